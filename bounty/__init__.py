@@ -1,0 +1,1 @@
+"""Bounties: submissions, runs, verdicts, awards and runners, plugged into the platform."""

@@ -1,0 +1,1 @@
+"""Settings, URLs, ASGI and Celery of the site. Imports none of the project's own code; names apps by string."""

@@ -1,0 +1,35 @@
+"""The control plane's Celery app: queue `control`, and the beat schedule that repairs state from the database.
+
+Tasks take ids, are idempotent, and may be lost with the broker at any time: beat re-queues from PostgreSQL.
+"""
+
+import os
+
+from celery import Celery
+from django.conf import settings
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gainshare.config.settings")
+
+app = Celery("gainshare")
+app.conf.update(
+    broker_url=settings.BROKER_URL,
+    broker_connection_retry_on_startup=True,
+    broker_transport_options={
+        "visibility_timeout": 3600,
+        "unacked_restore_interval": 2,
+        "unacked_restore_throttle": 1,
+    },
+    task_default_queue="control",
+    task_acks_late=True,
+    task_reject_on_worker_lost=True,
+    task_ignore_result=True,
+    worker_prefetch_multiplier=1,
+    worker_enable_remote_control=False,
+    worker_send_task_events=False,
+    timezone="UTC",
+    beat_schedule={
+        "reconcile-runs": {"task": "bounty.tasks.reconcile_runs", "schedule": settings.CELERY_BEAT_INTERVAL_S},
+        "expire-holds": {"task": "gainshare.ledger.tasks.expire_holds", "schedule": settings.CELERY_BEAT_INTERVAL_S},
+    },
+)
+app.autodiscover_tasks(["bounty", "gainshare.ledger", "gainshare.gateway"])

@@ -1,0 +1,140 @@
+"""The site's only settings file. Every value that differs between machines comes from the environment.
+
+Local mode (`gainshare up`) sets these variables itself; production sets them by hand (docs/production.md).
+"""
+
+from pathlib import Path
+
+from gainshare.config.env import Env, postgres_settings
+
+env = Env()
+
+ROOT = Path(__file__).resolve().parents[3]
+HOME = env.path("GAINSHARE_HOME", ROOT / ".gainshare")
+
+# -- Web --------------------------------------------------------------------------------------------
+SECRET_KEY = env.secret("GAINSHARE_SECRET_KEY")
+DEBUG = env.flag("GAINSHARE_DEBUG", default=False)
+ALLOWED_HOSTS = env.words("GAINSHARE_ALLOWED_HOSTS", ["127.0.0.1", "localhost", "[::1]"])
+PUBLIC_URL = env.text("GAINSHARE_URL", "http://127.0.0.1:8000")
+CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]
+ROOT_URLCONF = "gainshare.config.urls"
+ASGI_APPLICATION = "gainshare.config.asgi.application"
+LOGIN_URL = "/login/"
+LOGIN_REDIRECT_URL = "/"
+LOGOUT_REDIRECT_URL = "/"
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = PUBLIC_URL.startswith("https://")
+OPEN_SIGNUP = env.flag("GAINSHARE_OPEN_SIGNUP", default=True)
+DATA_UPLOAD_MAX_MEMORY_SIZE = 64 * 1024 * 1024  # evidence with its raw samples is the largest body
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "gainshare.accounts",
+    "gainshare.ledger",
+    "gainshare.gateway",
+    "gainshare.web",
+    "bounty",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+STATIC_URL = "/static/"
+STATIC_ROOT = HOME / "static"
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+}
+WHITENOISE_USE_FINDERS = True
+
+# -- Data -------------------------------------------------------------------------------------------
+DATABASES = {"default": postgres_settings(env.text("DATABASE_URL", "postgresql:///gainshare"))}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+AUTH_USER_MODEL = "accounts.User"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 10}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+    {"NAME": "django.contrib.auth.password_validation.NumericPasswordValidator"},
+]
+BLOB_ROOT = env.path("GAINSHARE_BLOB_ROOT", HOME / "blobs")
+
+# -- Time and language ------------------------------------------------------------------------------
+USE_TZ = True
+TIME_ZONE = "UTC"
+LANGUAGE_CODE = "en-us"
+USE_I18N = False
+
+# -- REST -------------------------------------------------------------------------------------------
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "gainshare.accounts.authentication.ApiKeyAuthentication",
+        "rest_framework.authentication.SessionAuthentication",
+    ],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticatedOrReadOnly"],
+    "DEFAULT_PAGINATION_CLASS": "rest_framework.pagination.LimitOffsetPagination",
+    "PAGE_SIZE": 50,
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "gainshare.accounts.errors.exception_handler",
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Gainshare API",
+    "DESCRIPTION": "Make the model faster, get paid in the model.",
+    "VERSION": "1",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "REDOC_DIST": "SIDECAR",
+}
+
+# -- Queues -----------------------------------------------------------------------------------------
+BROKER_URL = env.text("BROKER_URL", "redis://127.0.0.1:6379/0")
+CELERY_BEAT_INTERVAL_S = env.integer("GAINSHARE_BEAT_INTERVAL_S", 5, minimum=1)
+
+# -- Judging ----------------------------------------------------------------------------------------
+RUN_LEASE_S = env.integer("GAINSHARE_RUN_LEASE_S", 60, minimum=1)
+RUN_MAX_ATTEMPTS = env.integer("GAINSHARE_RUN_MAX_ATTEMPTS", 3, minimum=1)
+
+# -- Model access -----------------------------------------------------------------------------------
+MODEL_NODES = env.words("GAINSHARE_MODEL_NODES", [])
+MODEL_NODE_TOKEN = env.secret("GAINSHARE_NODE_TOKEN", default="")
+HOLD_S = env.integer("GAINSHARE_HOLD_S", 600, minimum=1)
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["console"], "level": env.text("GAINSHARE_LOG_LEVEL", "INFO")},
+}

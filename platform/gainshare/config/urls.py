@@ -1,0 +1,20 @@
+"""Every address of the site. Apps are named by string: the shell does not import what plugs into it."""
+
+from django.contrib import admin
+from django.urls import include, path
+from drf_spectacular.views import SpectacularAPIView, SpectacularRedocView, SpectacularSwaggerView
+
+urlpatterns = [
+    path("admin/", admin.site.urls),
+    path("v1/", include("gainshare.gateway.api")),
+    path("api/v1/", include("gainshare.accounts.api")),
+    path("api/v1/", include("gainshare.ledger.api")),
+    path("api/v1/", include("gainshare.gateway.usage")),
+    path("api/v1/", include("bounty.api")),
+    path("api/v1/runner/", include("bounty.runner_api")),
+    path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
+    path("api/docs/", SpectacularSwaggerView.as_view(url_name="schema"), name="api-docs"),
+    path("api/reference/", SpectacularRedocView.as_view(url_name="schema"), name="api-reference"),
+    path("", include("gainshare.web.pages")),
+    path("", include("bounty.pages")),
+]

@@ -1,0 +1,1 @@
+"""The OpenAI-compatible model-access API: authenticate, hold, stream, meter, settle."""

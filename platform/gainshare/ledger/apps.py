@@ -1,0 +1,8 @@
+"""Django's registration of the ledger app."""
+
+from django.apps import AppConfig
+
+
+class LedgerConfig(AppConfig):
+    name = "gainshare.ledger"
+    label = "ledger"

@@ -1,0 +1,1 @@
+"""Local mode: the embedded PostgreSQL and broker, and the supervisor of every process on one machine."""
