@@ -1,0 +1,54 @@
+"""The list of suites: names, units, presets, limits. Without torch, so that web processes can show it.
+
+What a suite does (inputs, calls, oracle) is in `benchmarks.suites`; this is what people read and what rules use.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+
+@dataclass(frozen=True, slots=True)
+class PresetInfo:
+    """One size of a suite."""
+
+    name: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class SuiteInfo:
+    """What is known of a suite without running it.
+
+    All effects are ln(base time / candidate time) in millionths of a nat (`log_ppm`):
+    `minimum_effect_log_ppm` is the smallest estimate that passes the gate; `cap_log_ppm` is the largest one that
+    is believed without a human's look; `worst_case_log_ppm` (negative) is how much slower any single case may be.
+    """
+
+    name: str
+    title: str
+    unit: str
+    presets: Mapping[str, PresetInfo]
+    minimum_effect_log_ppm: int
+    cap_log_ppm: int
+    worst_case_log_ppm: int
+
+
+MOE_FORWARD = SuiteInfo(
+    name="moe_forward",
+    title="MoE layer, forward",
+    unit="ns per call",
+    presets=MappingProxyType(
+        {
+            "demo": PresetInfo(
+                "demo", "Small shapes: about 20 ms a call for the textbook loop, verdicts in a minute"
+            ),
+            "standard": PresetInfo("standard", "Shapes of the served model: from one token to long prompts"),
+        }
+    ),
+    minimum_effect_log_ppm=9_950,  # ln 1.01, rounded down
+    cap_log_ppm=3_688_879,  # ln 40: past what removing every idle expert can give
+    worst_case_log_ppm=-51_293,  # ln 0.95
+)
+
+SUITES: Mapping[str, SuiteInfo] = MappingProxyType({suite.name: suite for suite in (MOE_FORWARD,)})
