@@ -1,0 +1,86 @@
+"""Users with a role, and their API keys. Knows nothing of credits, bounties or requests.
+
+An API key is shown once, as ``gs_<prefix>_<secret>``; only the SHA-256 of its 256-bit secret is kept.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from django.contrib.auth.models import AbstractUser
+from django.db import models
+from django.db.models.functions import Lower
+
+
+class Role(models.TextChoices):
+    """What a person may do."""
+
+    CONTRIBUTOR = "contributor", "Contributor"  # submits, spends, reviews others
+    MAINTAINER = "maintainer", "Maintainer"  # also funds, posts bounties, merges, runs runners
+
+
+class Scope(models.TextChoices):
+    """What an API key may be used for. A key never exceeds its owner's role."""
+
+    INFERENCE = "inference", "Use models"
+    SUBMIT = "submit", "Submit and review patches"
+    READ = "read", "Read one's own account"
+    MAINTAIN = "maintain", "Everything a maintainer may do"
+
+
+class User(AbstractUser):
+    """A person. The role decides; Django's groups and permissions are only for the admin site."""
+
+    role = models.CharField(max_length=16, choices=Role.choices, default=Role.CONTRIBUTOR)
+
+    class Meta(AbstractUser.Meta):
+        constraints = [
+            models.UniqueConstraint(Lower("username"), name="user_username_ci_unique"),
+            models.CheckConstraint(condition=models.Q(role__in=Role.values), name="user_role_known"),
+        ]
+
+    @property
+    def is_maintainer(self) -> bool:
+        return self.role == Role.MAINTAINER or self.is_superuser
+
+    @property
+    def allowed_scopes(self) -> frozenset[str]:
+        """The scopes that this person's keys, and this person's browser session, may have."""
+        scopes = set(Scope.values)
+        return frozenset(scopes if self.is_maintainer else scopes - {Scope.MAINTAIN.value})
+
+
+class ApiKey(models.Model):
+    """One key of one user. Revoking a key revokes the keys that were made with it."""
+
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="api_keys")
+    name = models.CharField(max_length=80)
+    prefix = models.CharField(max_length=16, unique=True)
+    secret_hash = models.CharField(max_length=64)
+    scopes = models.JSONField(default=list)
+    made_with = models.ForeignKey("self", on_delete=models.CASCADE, null=True, related_name="made_keys")
+    created_at = models.DateTimeField(auto_now_add=True)
+    expires_at = models.DateTimeField(null=True, blank=True)
+    revoked_at = models.DateTimeField(null=True, blank=True)
+    last_used_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+        verbose_name = "API key"
+
+    def __str__(self) -> str:
+        return f"gs_{self.prefix}_…"
+
+    def has_scope(self, scope: str) -> bool:
+        """Whether the key was given ``scope`` and its owner's role still allows it."""
+        return scope in self.scopes and scope in self.user.allowed_scopes
+
+    def refusal(self, now: datetime) -> str | None:
+        """Why the key cannot be used at ``now``; None when it can."""
+        if self.revoked_at is not None:
+            return "The API key was revoked."
+        if self.expires_at is not None and self.expires_at <= now:
+            return "The API key has expired."
+        if not self.user.is_active:
+            return "The account of this API key is disabled."
+        return None
