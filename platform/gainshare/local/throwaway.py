@@ -1,0 +1,75 @@
+"""A PostgreSQL for one test session: in a temporary folder, started at first need, gone at the end.
+
+Durability is off: it must survive killed processes, not a lost machine. A session that was itself killed leaves
+its folder behind; the next one removes it.
+"""
+
+import os
+import secrets
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from gainshare.local.postgres import Cluster, reachable_binaries, server_account
+from gainshare.local.processes import ProcessId
+from gainshare.local.reach import reaches
+
+PREFIX = "gainshare-test-"
+
+
+class ThrowawayPostgres:
+    """The cluster's URL is known before it runs; `start` may be called any number of times."""
+
+    def __init__(self) -> None:
+        account = server_account()
+        parent = Path(tempfile.gettempdir())
+        if len(bytes(parent)) > 60 or (account.user is not None and not reaches(parent, account.user)):
+            parent = Path("/tmp")  # noqa: S108 (mkdtemp below makes a private folder in it)
+        remove_leftovers(parent)
+        self.folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+        self.folder.chmod(0o711)
+        me = ProcessId.of(os.getpid())
+        (self.folder / "owner").write_text(f"{me.pid} {me.started_ticks}" if me else "0 0")
+        self.cluster = Cluster(
+            data=self.folder / "data",
+            sockets=self.folder / "s",
+            password=secrets.token_urlsafe(24),
+            binaries=reachable_binaries(account, self.folder / "binaries"),
+            is_durable=False,
+        )
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return self.cluster.url()
+
+    def start(self) -> None:
+        if self._process is None or self._process.poll() is not None:
+            self.cluster.initialise()
+            self._process = self.cluster.start(self.folder / "postgres.log")
+            self.cluster.ensure_database()
+
+    def remove(self) -> None:
+        if self._process is not None:
+            self.cluster.stop(self._process)
+            self._process = None
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def remove_leftovers(parent: Path) -> None:
+    """Remove folders in `parent` of test sessions of this user that are no longer alive."""
+    for folder in parent.glob(f"{PREFIX}*"):
+        try:
+            if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
+                continue
+            pid, ticks = (int(word) for word in (folder / "owner").read_text().split())
+        except (OSError, ValueError):
+            continue  # being made by another session at this moment
+        if not ProcessId(pid, ticks).is_alive():
+            _end_server(folder / "data")
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end_server(data: Path) -> None:
+    Cluster(data=data, sockets=data.parent / "s", password="").remove_stale_lock()

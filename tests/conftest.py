@@ -1,0 +1,31 @@
+"""Shared by the whole suite: the database starts when first needed, hashing is cheap, skips fail in CI."""
+
+import os
+
+import pytest
+from django.conf import settings
+from gainshare.local.throwaway import ThrowawayPostgres
+
+EXPECTED_SKIP = "expected:"
+
+
+def pytest_configure() -> None:
+    # Passwords in tests protect nothing; the real hasher costs 0.3 s each.
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(throwaway_postgres: ThrowawayPostgres | None) -> None:
+    """pytest-django asks for this before it creates the test database."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):  # noqa: ANN201 (a generator hook)
+    """With CI=true a skip is a failure, unless its reason starts with "expected:" (say, a GPU that CI lacks)."""
+    report = yield
+    if report.skipped and os.environ.get("CI") == "true" and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if not reason.removeprefix("Skipped: ").startswith(EXPECTED_SKIP):
+            report.outcome = "failed"
+            report.longrepr = f"unexpected skip in CI: {reason}"
+    return report
