@@ -34,7 +34,7 @@ def apply_experts(
     y_ND = compute(x_ND, rows_E, w_gate_EFD, w_up_EFD, w_down_EDF)
     unsort_N = torch.empty_like(order_N)
     unsort_N[order_N] = torch.arange(order_N.numel(), device=order_N.device)
-    y_TKD = y_ND[unsort_N].unflatten(0, experts_TK.shape)
+    y_TKD = y_ND[unsort_N].view(*experts_TK.shape, x_TD.shape[1])
     return (y_TKD * weights_TK[..., None]).sum(1).to(x_TD.dtype)
 
 
@@ -51,7 +51,7 @@ def _one_by_one(
     x_ND: Tensor, rows_E: Tensor, w_gate_EFD: Tensor, w_up_EFD: Tensor, w_down_EDF: Tensor
 ) -> Tensor:
     # unbind, not w[e]: indexing one expert makes its backward write a gradient as large as all of them
-    blocks = x_ND.split(rows_E.tolist())
+    blocks = torch.split(x_ND, rows_E.tolist())
     weights = zip(w_gate_EFD.unbind(), w_up_EFD.unbind(), w_down_EDF.unbind(), strict=True)
     outputs = [
         F.linear(F.silu(F.linear(block, w_gate)) * F.linear(block, w_up), w_down)

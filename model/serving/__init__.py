@@ -1,0 +1,1 @@
+"""The model node: cache, engine, usage counters, tokenizers and the HTTP server."""
