@@ -1,0 +1,108 @@
+"""What the bounty app refuses, each with a stable code, an HTTP status and a message that says what to do."""
+# ruff: noqa: N818 - these are the domain's words: a bounty is closed, a lease is lost
+
+from gainshare.accounts.errors import DomainError
+
+
+class BountyError(DomainError):
+    """Base of this app's refusals; nothing was changed."""
+
+    code = "bounty_refused"
+    status = 409
+
+
+class BadRequest(BountyError):
+    """A field that cannot be used."""
+
+    code = "invalid"
+    status = 400
+
+
+class NotFound(BountyError):
+    code = "not_found"
+    status = 404
+
+
+class NotAllowed(BountyError):
+    """The actor's role, or their part in this submission, does not allow it."""
+
+    code = "not_allowed"
+    status = 403
+
+
+class WrongState(BountyError):
+    """The subject is not in a state from which this can be done."""
+
+    code = "wrong_state"
+
+
+class BountyClosed(BountyError):
+    code = "bounty_closed"
+
+
+class EscrowUsedUp(BountyError):
+    """All of the bounty's escrow is paid or reserved."""
+
+    code = "escrow_exhausted"
+
+
+class TooManyAttempts(BountyError):
+    code = "too_many_attempts"
+    status = 429
+
+
+class WrongBase(BountyError):
+    """The diff is against another tree than the one that is best or merged now."""
+
+    code = "rebase"
+
+
+class AlreadySubmitted(BountyError):
+    """The same candidate is being judged."""
+
+    code = "already_submitted"
+
+
+class AlreadyJudged(BountyError):
+    """The same candidate was judged against the same base; there are no second tickets."""
+
+    code = "already_judged"
+
+
+class TipMoved(BountyError):
+    """The lineage moved on since the candidate was measured, so a merge would not be the measured tree."""
+
+    code = "tip_moved"
+
+
+class NotLeasable(BountyError):
+    code = "not_leasable"
+
+
+class LeaseLost(BountyError):
+    code = "lease_lost"
+
+
+class LogGap(BountyError):
+    """A piece of log does not start where the received log ends."""
+
+    code = "log_gap"
+
+
+class EvidenceRefused(BountyError):
+    """The evidence does not hold; the run is queued again."""
+
+    code = "evidence_refused"
+    status = 422
+
+
+class EvidenceConflict(BountyError):
+    """The run has its verdict from other evidence."""
+
+    code = "already_recorded"
+
+
+class CommitmentConflict(BountyError):
+    """This attempt has committed to other secrets already."""
+
+    code = "already_committed"

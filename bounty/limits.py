@@ -1,0 +1,15 @@
+"""The app's fixed limits, in one place. What differs between machines is in the settings."""
+
+from datetime import timedelta
+
+MAX_DIFF_CHARS = 1_048_576  # as long a diff as benchmarks.patches reads
+MAX_LOG_CHARS = 1_000_000  # of one run; the rest is dropped with a note
+MAX_LOG_POST_CHARS = 256 * 1024
+LOG_PAGE_CHARS = 64 * 1024
+MAX_REJECTIONS = 50  # rejected diffs per person and bounty: they cost no runner, only patience
+MAX_EVIDENCE_BYTES = 64 * 1024 * 1024
+
+WAKE_AGAIN_AFTER = timedelta(seconds=5)  # a queued run's wake-up is sent again only after this
+RECENT = timedelta(hours=1)  # how long a run counts against its person's turn
+RUNNER_ALIVE = timedelta(minutes=5)  # a runner seen within this counts as there
+OTHER_HOST_WAIT = timedelta(minutes=10)  # how long a confirmation waits for another host than the gate's

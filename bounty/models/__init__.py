@@ -1,0 +1,33 @@
+"""The bounty app's tables, one file per subject. Rows hold state and one-row rules; services do the rest."""
+
+from bounty.models.awards import Award, AwardState
+from bounty.models.bounties import Bounty, BountyState
+from bounty.models.changes import StateChange
+from bounty.models.evidence import Evidence, RunVerdict
+from bounty.models.runners import Runner, RunnerState
+from bounty.models.runs import OPEN_RUN_STATES, LogChunk, Run, RunKind, RunState
+from bounty.models.submissions import Review, ReviewDecision, Submission, SubmissionState
+from bounty.models.trees import Lineage, StoredTree
+
+__all__ = [
+    "OPEN_RUN_STATES",
+    "Award",
+    "AwardState",
+    "Bounty",
+    "BountyState",
+    "Evidence",
+    "Lineage",
+    "LogChunk",
+    "Review",
+    "ReviewDecision",
+    "Run",
+    "RunKind",
+    "RunState",
+    "RunVerdict",
+    "Runner",
+    "RunnerState",
+    "StateChange",
+    "StoredTree",
+    "Submission",
+    "SubmissionState",
+]

@@ -1,0 +1,70 @@
+"""Awards: what one submission earns. The money itself moves in the ledger, by the transfers named here."""
+
+from __future__ import annotations
+
+import uuid
+
+from django.db import models
+from django.db.models import F, Q
+
+from bounty.models.runs import Run
+from bounty.models.submissions import Submission
+
+
+class AwardState(models.TextChoices):
+    """Where an award stands."""
+
+    RESERVED = "reserved", "Reserved"  # escrow is set aside since the gate passed; no amount yet
+    UNVESTED = "unvested", "Unvested"  # the confirmation priced it; unspendable
+    VESTED = "vested", "Vested"  # a lot in the contributor's wallet
+    REVERSED = "reversed", "Reversed"  # vested, then taken back
+    VOID = "void", "Void"  # set aside or booked, but never paid: the escrow has it back
+
+
+class Award(models.Model):
+    """At most one award per submission counts; void ones were never paid and stay as history."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    submission = models.ForeignKey(Submission, on_delete=models.PROTECT, related_name="awards")
+    gate_run = models.ForeignKey(Run, on_delete=models.PROTECT, related_name="+")
+    confirmation_run = models.OneToOneField(Run, on_delete=models.PROTECT, null=True, related_name="award")
+    reservation_id = models.UUIDField(unique=True, help_text="The ledger's reserving transfer.")
+    transfer_id = models.UUIDField(unique=True, null=True, help_text="The ledger's transfer of the award.")
+    reserved_microcredits = models.BigIntegerField()
+    amount_microcredits = models.BigIntegerField(null=True)
+    rate_microcredits_per_nat = models.BigIntegerField()
+    log_ppm_bound = models.BigIntegerField(null=True)
+    is_partial = models.BooleanField(default=False, help_text="The escrow held less than the gain is worth.")
+    state = models.CharField(max_length=10, choices=AwardState.choices, default=AwardState.RESERVED)
+    created_at = models.DateTimeField(auto_now_add=True)
+    booked_at = models.DateTimeField(null=True, blank=True)
+    vested_at = models.DateTimeField(null=True, blank=True)
+    ended_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["submission"], condition=~Q(state=AwardState.VOID), name="one_award_per_submission"
+            ),
+            models.CheckConstraint(condition=Q(state__in=AwardState.values), name="award_state_known"),
+            models.CheckConstraint(condition=Q(reserved_microcredits__gt=0), name="award_reserves_something"),
+            models.CheckConstraint(
+                condition=Q(amount_microcredits__isnull=True)
+                | Q(amount_microcredits__gt=0, amount_microcredits__lte=F("reserved_microcredits")),
+                name="award_within_reservation",
+            ),
+            models.CheckConstraint(
+                condition=Q(state__in=[AwardState.RESERVED, AwardState.VOID])
+                | Q(
+                    amount_microcredits__isnull=False,
+                    transfer_id__isnull=False,
+                    confirmation_run__isnull=False,
+                    log_ppm_bound__gt=0,
+                ),
+                name="booked_award_is_confirmed",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.amount_microcredits or 0} micro-credits ({self.state})"

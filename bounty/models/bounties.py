@@ -1,0 +1,79 @@
+"""Bounties: what is measured, in which lineage, and what a nat of speed-up is worth.
+
+The escrow itself is an account of the ledger, named by :attr:`Bounty.escrow_reference`. A bounty's rate never
+falls (a trigger of the database holds that).
+"""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime, timedelta
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+
+from bounty.models.trees import Lineage
+
+
+class BountyState(models.TextChoices):
+    """Whether a bounty takes submissions."""
+
+    OPEN = "open", "Open"  # takes submissions
+    EXHAUSTED = "exhausted", "Exhausted"  # all escrow is reserved or paid; opens again if some comes back
+    CLOSED = "closed", "Closed"  # takes none, ever again; what is being judged is still judged and paid
+
+
+class Bounty(models.Model):
+    """One posted bounty. An award is ``rate x ln(base time / candidate time)``, at most what is in escrow."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    title = models.CharField(max_length=200)
+    description = models.TextField(blank=True)
+    lineage = models.ForeignKey(Lineage, on_delete=models.PROTECT, related_name="bounties")
+    suite = models.CharField(max_length=60)
+    preset = models.CharField(max_length=60)
+    hardware = models.SlugField(max_length=60)
+    escrow_microcredits = models.BigIntegerField(help_text="Put into escrow when the bounty was opened.")
+    rate_microcredits_per_nat = models.BigIntegerField()
+    min_reviewers = models.PositiveSmallIntegerField(default=1)
+    two_reviews_above_microcredits = models.BigIntegerField(
+        null=True, blank=True, help_text="Awards above this need at least two reviewers."
+    )
+    review_window_s = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        help_text="An unreviewed award vests after this many seconds; empty: it waits for a review.",
+    )
+    max_attempts = models.PositiveSmallIntegerField(default=10, help_text="Judged attempts per person.")
+    deadline_at = models.DateTimeField(null=True, blank=True)
+    state = models.CharField(max_length=12, choices=BountyState.choices, default=BountyState.OPEN)
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+    closed_at = models.DateTimeField(null=True, blank=True)
+    escrow_returned_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+        verbose_name_plural = "bounties"
+        constraints = [
+            models.CheckConstraint(condition=Q(state__in=BountyState.values), name="bounty_state_known"),
+            models.CheckConstraint(condition=Q(escrow_microcredits__gt=0), name="bounty_escrow_positive"),
+            models.CheckConstraint(condition=Q(rate_microcredits_per_nat__gt=0), name="bounty_rate_positive"),
+            models.CheckConstraint(condition=Q(min_reviewers__gte=1), name="bounty_has_a_reviewer"),
+            models.CheckConstraint(condition=Q(max_attempts__gte=1), name="bounty_allows_an_attempt"),
+        ]
+
+    def __str__(self) -> str:
+        return self.title
+
+    @property
+    def escrow_reference(self) -> str:
+        return f"bounty:{self.pk}"
+
+    def is_past_deadline(self, now: datetime) -> bool:
+        return self.deadline_at is not None and self.deadline_at <= now
+
+    @property
+    def review_window(self) -> timedelta | None:
+        return None if self.review_window_s is None else timedelta(seconds=self.review_window_s)

@@ -1,0 +1,59 @@
+"""Evidence and verdicts: written once, never changed (triggers of the database refuse UPDATE and DELETE)."""
+
+from __future__ import annotations
+
+from benchmarks.verdicts import VerdictKind
+from django.db import models
+from django.db.models import Q
+
+from bounty.models.runners import Runner
+from bounty.models.runs import Run
+from bounty.models.submissions import VERDICT_CHOICES
+
+
+class Evidence(models.Model):
+    """The sealed document behind a verdict. Its bytes are a blob; ``digest`` is the document's own."""
+
+    run = models.OneToOneField(Run, on_delete=models.PROTECT, related_name="evidence")
+    digest = models.CharField(max_length=80, unique=True)
+    blob = models.CharField(max_length=64)
+    size_bytes = models.PositiveIntegerField()
+    runner = models.ForeignKey(Runner, on_delete=models.PROTECT, related_name="+")
+    key_id = models.CharField(max_length=16)
+    sandbox_level = models.CharField(max_length=40)
+    is_award_eligible = models.BooleanField()
+    samples = models.JSONField(default=list, help_text="Per pair: index, control, log ratio. For plots only.")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        verbose_name_plural = "evidence"
+
+    def __str__(self) -> str:
+        return self.digest
+
+
+class RunVerdict(models.Model):
+    """How a run ended. Without evidence only where the infrastructure failed."""
+
+    run = models.OneToOneField(Run, on_delete=models.PROTECT, primary_key=True, related_name="verdict")
+    kind = models.CharField(max_length=24, choices=VERDICT_CHOICES)
+    reason = models.TextField()
+    log_ppm_estimate = models.BigIntegerField(null=True)
+    log_ppm_bound = models.BigIntegerField(null=True)
+    pairs = models.PositiveIntegerField(default=0)
+    evidence = models.OneToOneField(Evidence, on_delete=models.PROTECT, null=True, related_name="verdict")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(kind__in=[kind.value for kind in VerdictKind]), name="verdict_kind_known"
+            ),
+            models.CheckConstraint(
+                condition=Q(evidence__isnull=False) | Q(kind=VerdictKind.INFRASTRUCTURE_ERROR.value),
+                name="verdict_rests_on_evidence",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.kind

@@ -1,0 +1,113 @@
+"""Runs: one measurement of one candidate against one base, and its log.
+
+A run is judged by at most one runner at a time (the lease) and ends with at most one verdict (`evidence.py`).
+"""
+
+from __future__ import annotations
+
+import uuid
+
+from django.db import models
+from django.db.models import F, Q
+
+from bounty.models.runners import Runner
+from bounty.models.submissions import Submission
+from bounty.models.trees import StoredTree
+
+
+class RunKind(models.TextChoices):
+    """What a run is for."""
+
+    GATE = "gate", "Gate"  # is there a gain at all?
+    CONFIRMATION = "confirmation", "Confirmation"  # how large is it at least? Prices the award
+    AA = "aa", "A/A"  # the same tree on both sides: how noisy is this runner?
+
+
+class RunState(models.TextChoices):
+    """Where a run stands."""
+
+    QUEUED = "queued", "Queued"  # waits for a runner
+    LEASED = "leased", "Leased"  # a runner has taken it
+    PREPARING = "preparing", "Preparing"  # trees are fetched and built
+    GATING = "gating", "Gating"  # pairs are measured, with looks
+    MEASURING = "measuring", "Measuring"  # a fixed number of pairs is measured
+    FINISHED = "finished", "Finished"  # has its verdict
+    LOST = "lost", "Lost"  # the runner went away: queued again, unless nobody waits for it any more
+
+
+OPEN_RUN_STATES = (RunState.LEASED, RunState.PREPARING, RunState.GATING, RunState.MEASURING)
+
+
+class Run(models.Model):
+    """One run. ``attempt`` counts leases; ``nonce`` binds the evidence to this run and attempt."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    submission = models.ForeignKey(Submission, on_delete=models.PROTECT, null=True, related_name="runs")
+    kind = models.CharField(max_length=12, choices=RunKind.choices)
+    sequence = models.PositiveSmallIntegerField(default=1)
+    suite = models.CharField(max_length=60)
+    preset = models.CharField(max_length=60)
+    hardware = models.SlugField(max_length=60)
+    base_tree = models.ForeignKey(StoredTree, on_delete=models.PROTECT, related_name="+")
+    candidate_tree = models.ForeignKey(StoredTree, on_delete=models.PROTECT, related_name="+")
+    nonce = models.CharField(max_length=64, blank=True)
+    state = models.CharField(max_length=12, choices=RunState.choices, default=RunState.QUEUED)
+    attempt = models.PositiveSmallIntegerField(default=0)
+    lease = models.UUIDField(null=True, blank=True)
+    lease_expires_at = models.DateTimeField(null=True, blank=True)
+    runner = models.ForeignKey(Runner, on_delete=models.PROTECT, null=True, related_name="runs")
+    commitment = models.CharField(max_length=64, blank=True, help_text="Of this attempt's secrets.")
+    was_sampled = models.BooleanField(default=False, help_text="A first sample may have been taken.")
+    pairs_done = models.PositiveIntegerField(default=0)
+    pairs_max = models.PositiveIntegerField(default=0)
+    log_chars = models.PositiveIntegerField(default=0)
+    log_lease_chars = models.PositiveIntegerField(default=0, help_text="Received from the current lease.")
+    queued_at = models.DateTimeField(auto_now_add=True)
+    woken_at = models.DateTimeField(null=True, blank=True)
+    leased_at = models.DateTimeField(null=True, blank=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["queued_at"]
+        indexes = [models.Index(fields=["state", "hardware", "queued_at"])]
+        constraints = [
+            models.UniqueConstraint(fields=["submission", "kind", "sequence"], name="run_is_unique"),
+            models.UniqueConstraint(
+                fields=["submission"],
+                condition=Q(state__in=[RunState.QUEUED, *OPEN_RUN_STATES]),
+                name="one_unfinished_run_per_submission",
+            ),
+            models.UniqueConstraint(
+                fields=["runner"], condition=Q(state__in=OPEN_RUN_STATES), name="one_open_lease_per_runner"
+            ),
+            models.CheckConstraint(condition=Q(state__in=RunState.values), name="run_state_known"),
+            models.CheckConstraint(condition=Q(kind__in=RunKind.values), name="run_kind_known"),
+            models.CheckConstraint(
+                condition=Q(lease__isnull=False, lease_expires_at__isnull=False, runner__isnull=False)
+                | ~Q(state__in=OPEN_RUN_STATES),
+                name="open_run_has_a_lease",
+            ),
+            models.CheckConstraint(
+                condition=~Q(kind=RunKind.AA) | Q(submission__isnull=True, base_tree=F("candidate_tree")),
+                name="aa_run_measures_one_tree",
+            ),
+            models.CheckConstraint(
+                condition=Q(kind=RunKind.AA) | Q(submission__isnull=False), name="run_has_its_submission"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} run {self.pk} ({self.state})"
+
+
+class LogChunk(models.Model):
+    """A piece of a run's log. ``start`` is its first character's place in the whole log of the run."""
+
+    run = models.ForeignKey(Run, on_delete=models.PROTECT, related_name="log_chunks")
+    start = models.PositiveIntegerField()
+    text = models.TextField()
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["run", "start"]
+        constraints = [models.UniqueConstraint(fields=["run", "start"], name="log_chunk_place_is_unique")]

@@ -1,0 +1,50 @@
+"""Content-addressed trees that the platform knows, and lineages: named lines of merged trees.
+
+File contents live in the blob store (`settings.BLOB_ROOT`); a row holds the manifest, which is immutable.
+"""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.core.validators import RegexValidator
+from django.db import models
+
+SHA256 = r"^[0-9a-f]{64}$"
+
+
+class StoredTree(models.Model):
+    """One tree of `model/**`, named by its hash. ``parent`` is the tree that it was patched from, if any."""
+
+    hash = models.CharField(max_length=64, primary_key=True, validators=[RegexValidator(SHA256)])
+    manifest = models.JSONField()
+    parent = models.ForeignKey("self", on_delete=models.PROTECT, null=True, related_name="children")
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, null=True, related_name="+"
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        verbose_name = "tree"
+        constraints = [
+            models.CheckConstraint(condition=models.Q(hash__regex=SHA256), name="tree_hash_is_sha256")
+        ]
+
+    def __str__(self) -> str:
+        return self.hash[:12]
+
+
+class Lineage(models.Model):
+    """A line of trees that grows by merging accepted submissions. ``tip`` only moves by a merge."""
+
+    name = models.SlugField(max_length=60, unique=True)
+    is_demo = models.BooleanField(default=False)
+    origin = models.ForeignKey(StoredTree, on_delete=models.PROTECT, related_name="+")
+    tip = models.ForeignKey(StoredTree, on_delete=models.PROTECT, related_name="+")
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name

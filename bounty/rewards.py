@@ -1,0 +1,52 @@
+"""What a measured gain is worth, in whole micro-credits. Pure integer arithmetic; knows no database and no clock.
+
+A gain is ``log_ppm``: ln(base time / candidate time) in millionths of a nat. Awards are linear in it, so a gain
+split into several patches never pays more than in one piece: ``award(a) + award(b) <= award(a + b)``.
+"""
+
+from dataclasses import dataclass
+
+PPM = 1_000_000
+# The gate's estimate is what is set aside; a quarter more, since the confirmation may find more than the gate.
+RESERVE_NUMERATOR, RESERVE_DENOMINATOR = 5, 4
+
+
+@dataclass(frozen=True, slots=True)
+class AwardAmount:
+    """What is paid, and whether the reservation cut it."""
+
+    microcredits: int
+    is_partial: bool
+
+
+def award_microcredits(*, rate_microcredits_per_nat: int, log_ppm: int) -> int:
+    """``rate x log_ppm / 1e6``, floored once; nothing for a bound that is not above zero."""
+    if rate_microcredits_per_nat <= 0:
+        raise ValueError("a rate is a positive number of micro-credits per nat")
+    return max(0, rate_microcredits_per_nat * log_ppm // PPM)
+
+
+def confirmed_award(
+    *, rate_microcredits_per_nat: int, bound_log_ppm: int, reserved_microcredits: int
+) -> AwardAmount:
+    """The award for the confirmation's lower bound, at most what was reserved for it."""
+    if reserved_microcredits < 0:
+        raise ValueError("a reservation is not negative")
+    due = award_microcredits(rate_microcredits_per_nat=rate_microcredits_per_nat, log_ppm=bound_log_ppm)
+    return AwardAmount(min(due, reserved_microcredits), due > reserved_microcredits)
+
+
+def wanted_reservation(*, rate_microcredits_per_nat: int, estimate_log_ppm: int) -> int:
+    """What to set aside when the gate has passed with this estimate: a quarter above its worth, rounded up."""
+    if estimate_log_ppm <= 0:
+        raise ValueError("only a gain is worth a reservation")
+    numerator = rate_microcredits_per_nat * estimate_log_ppm * RESERVE_NUMERATOR
+    return -(-numerator // (PPM * RESERVE_DENOMINATOR))
+
+
+def required_reviewers(
+    *, amount_microcredits: int, min_reviewers: int, two_above_microcredits: int | None
+) -> int:
+    """How many other people must accept before an award of this size may vest."""
+    is_large = two_above_microcredits is not None and amount_microcredits > two_above_microcredits
+    return max(min_reviewers, 2) if is_large else min_reviewers

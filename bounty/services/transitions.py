@@ -1,0 +1,122 @@
+"""Changes of state. Each is one conditional UPDATE, and one row of history in the same transaction.
+
+Two callers that race for the same change: one of them gets True, the other False, and nothing happens twice.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from django.db import transaction
+from django.db.models import Q
+from gainshare.accounts.models import User
+
+from bounty.models import (
+    Award,
+    AwardState,
+    Bounty,
+    BountyState,
+    Run,
+    Runner,
+    RunnerState,
+    RunState,
+    StateChange,
+    Submission,
+    SubmissionState,
+)
+
+S, R, A, B = SubmissionState, RunState, AwardState, BountyState
+
+SUBMISSION_MOVES: Mapping[str, frozenset[str]] = {
+    S.RECEIVED: frozenset({S.CHECKED, S.REJECTED}),
+    S.CHECKED: frozenset({S.QUEUED, S.WITHDRAWN}),
+    S.REJECTED: frozenset(),
+    S.QUEUED: frozenset({S.JUDGING, S.JUDGED, S.WITHDRAWN}),
+    S.JUDGING: frozenset({S.JUDGED, S.WITHDRAWN}),
+    # queued: a maintainer orders the gate again after a suspicious or failed run
+    S.JUDGED: frozenset({S.CONFIRMING, S.DECLINED, S.QUEUED, S.WITHDRAWN}),
+    S.CONFIRMING: frozenset({S.CONFIRMED, S.JUDGED, S.WITHDRAWN}),
+    # queued: the lineage moved on and the candidate is measured again
+    S.CONFIRMED: frozenset({S.ACCEPTED, S.DECLINED, S.QUEUED, S.WITHDRAWN}),
+    S.ACCEPTED: frozenset({S.VESTED, S.DECLINED, S.QUEUED, S.WITHDRAWN}),
+    S.DECLINED: frozenset(),
+    S.VESTED: frozenset({S.REVERSED}),
+    S.REVERSED: frozenset(),
+    S.WITHDRAWN: frozenset(),
+}
+RUN_MOVES: Mapping[str, frozenset[str]] = {
+    R.QUEUED: frozenset({R.LEASED, R.LOST}),
+    R.LEASED: frozenset({R.PREPARING, R.GATING, R.MEASURING, R.FINISHED, R.LOST}),
+    R.PREPARING: frozenset({R.GATING, R.MEASURING, R.FINISHED, R.LOST}),
+    R.GATING: frozenset({R.MEASURING, R.FINISHED, R.LOST}),
+    R.MEASURING: frozenset({R.FINISHED, R.LOST}),
+    R.LOST: frozenset({R.QUEUED, R.FINISHED}),
+    R.FINISHED: frozenset(),
+}
+AWARD_MOVES: Mapping[str, frozenset[str]] = {
+    A.RESERVED: frozenset({A.UNVESTED, A.VOID}),
+    A.UNVESTED: frozenset({A.VESTED, A.VOID}),
+    A.VESTED: frozenset({A.REVERSED}),
+    A.REVERSED: frozenset(),
+    A.VOID: frozenset(),
+}
+BOUNTY_MOVES: Mapping[str, frozenset[str]] = {
+    B.OPEN: frozenset({B.EXHAUSTED, B.CLOSED}),
+    B.EXHAUSTED: frozenset({B.OPEN, B.CLOSED}),
+    B.CLOSED: frozenset(),
+}
+RUNNER_MOVES: Mapping[str, frozenset[str]] = {
+    RunnerState.ACTIVE: frozenset({RunnerState.QUARANTINED, RunnerState.RETIRED}),
+    RunnerState.QUARANTINED: frozenset({RunnerState.ACTIVE, RunnerState.RETIRED}),
+    RunnerState.RETIRED: frozenset(),
+}
+MOVES: Mapping[type, Mapping[str, frozenset[str]]] = {
+    Submission: SUBMISSION_MOVES,
+    Run: RUN_MOVES,
+    Award: AWARD_MOVES,
+    Bounty: BOUNTY_MOVES,
+    Runner: RUNNER_MOVES,
+}
+
+StatefulRow = Submission | Run | Award | Bounty | Runner
+
+
+def move(
+    row: StatefulRow,
+    *,
+    to: str,
+    reason: str,
+    actor: User | None = None,
+    where: Q | None = None,
+    **fields: Any,
+) -> bool:
+    """Change ``row`` from the state it was read in to ``to``, writing ``fields`` with it.
+
+    False when the row has meanwhile another state, or ``where`` does not hold: then nothing was written and the
+    caller reads again. On True the row in memory is up to date. Raises ValueError for a change that no state
+    machine has.
+    """
+    model = type(row)
+    old = str(row.state)
+    if to not in MOVES[model][old]:
+        raise ValueError(f"a {model.__name__.lower()} never goes from {old} to {to}")
+    condition = Q(pk=row.pk, state=old) if where is None else Q(pk=row.pk, state=old) & where
+    with transaction.atomic():
+        if not model._default_manager.filter(condition).update(state=to, **fields):
+            return False
+        note(row, old=old, new=to, reason=reason, actor=actor)
+    row.state = to
+    for name, value in fields.items():
+        setattr(row, name, value)
+    return True
+
+
+def note(row: Any, *, old: str, new: str, reason: str, actor: User | None = None) -> None:
+    """One row of history, for changes that have no state machine of their own and for what is made new."""
+    StateChange.objects.create(
+        subject=type(row).__name__.lower(), subject_id=str(row.pk), old=old, new=new, reason=reason, actor=actor
+    )
+
+
+def history(row: Any) -> list[StateChange]:
+    """Every change of this row, oldest first."""
+    return list(StateChange.objects.filter(subject=type(row).__name__.lower(), subject_id=str(row.pk)))
