@@ -1,0 +1,45 @@
+"""Confines submitted code: what runs inside answers one message after another with bytes, and sees nothing else.
+
+Levels, written on every result (`SandboxLevel`):
+
+- `bubblewrap`: started as root. Own mount, PID, network, IPC, UTS and cgroup namespaces; a read-only root without
+  the host's files; an unassigned uid per slot; no capability, no new privileges; a system-call filter; limits by
+  cgroup (v1 or v2), else polled.
+- `bubblewrap-user`: started by an ordinary user. The same in a user namespace of its own; limits by a delegated
+  cgroup, else polled.
+- `none`: a plain child process, for development. Confines nothing, is never chosen unasked, never earns an award.
+
+`best_level` says what this machine can do or raises `SandboxUnavailable` with what to do about it; `self_test`
+attacks a sandbox for real. `spawn` starts a sample to talk to, `run` a command to its end. Neither torch nor Django
+is imported here.
+"""
+
+from benchmarks.sandbox.levels import (
+    AWARD_ELIGIBLE,
+    Limits,
+    Mount,
+    SandboxError,
+    SandboxLevel,
+    SandboxUnavailable,
+)
+from benchmarks.sandbox.once import Completed, run
+from benchmarks.sandbox.probe import best_level, probe
+from benchmarks.sandbox.runtime import PythonRuntime, python_runtime
+from benchmarks.sandbox.sample import Sample, spawn
+
+__all__ = [
+    "AWARD_ELIGIBLE",
+    "Completed",
+    "Limits",
+    "Mount",
+    "PythonRuntime",
+    "Sample",
+    "SandboxError",
+    "SandboxLevel",
+    "SandboxUnavailable",
+    "best_level",
+    "probe",
+    "python_runtime",
+    "run",
+    "spawn",
+]

