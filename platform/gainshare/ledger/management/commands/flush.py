@@ -1,0 +1,26 @@
+"""`manage.py flush`, which would empty the ledger: allowed for test databases only.
+
+Tests that commit are cleaned up by Django through this command. The ledger's tables refuse TRUNCATE, so the
+triggers are set aside for that one transaction, which only a superuser of the database can do.
+"""
+
+from typing import Any
+
+from django.core.management.base import CommandError
+from django.core.management.commands.flush import Command as DjangoFlush
+from django.db import connections, transaction
+
+
+class Command(DjangoFlush):
+    help = "Refused: the ledger is append-only (only test databases are flushed)."
+
+    def handle(self, **options: Any) -> str | None:
+        connection = connections[options["database"]]
+        name = str(connection.settings_dict["NAME"])
+        if not name.startswith("test_"):
+            raise CommandError(f"{name} holds a ledger, which is append-only. Drop the database instead.")
+        with transaction.atomic(using=options["database"]):
+            with connection.cursor() as cursor:
+                cursor.execute("SET LOCAL session_replication_role = replica")
+            super().handle(**options)
+        return None

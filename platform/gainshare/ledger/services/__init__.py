@@ -1,0 +1,48 @@
+"""Everything that moves credits. Each function is keyword-only, opens its own transaction, and may be repeated with
+the same caller-made id: the same id with the same content is the same posting, with other content IdConflict.
+
+Amounts are whole micro-credits (a credit is a million of them). The rules live in the modules of this package.
+"""
+
+from gainshare.ledger.services.awards import (
+    book_award,
+    release_reservation,
+    reserve_award,
+    reverse_award,
+    vest_award,
+)
+from gainshare.ledger.services.escrow import (
+    EscrowBalance,
+    add_to_escrow,
+    close_escrow,
+    escrow_balance,
+    open_escrow,
+)
+from gainshare.ledger.services.grants import Balance, balance, expire_lots, grant_credits, lots_of
+from gainshare.ledger.services.holds import expire_holds, open_hold, settle_hold, void_hold
+from gainshare.ledger.services.treasury import Totals, fund_treasury, totals
+
+__all__ = [
+    "Balance",
+    "EscrowBalance",
+    "Totals",
+    "add_to_escrow",
+    "balance",
+    "book_award",
+    "close_escrow",
+    "escrow_balance",
+    "expire_holds",
+    "expire_lots",
+    "fund_treasury",
+    "grant_credits",
+    "lots_of",
+    "open_escrow",
+    "open_hold",
+    "release_reservation",
+    "reserve_award",
+    "reverse_award",
+    "settle_hold",
+    "totals",
+    "vest_award",
+    "void_hold",
+]

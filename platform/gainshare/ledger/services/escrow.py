@@ -1,0 +1,152 @@
+"""Money set aside for one purpose, named by a reference such as ``bounty:<uuid>``.
+
+A closed escrow takes no more money and no more reservations; what its open reservations and unvested awards
+release later goes back to the treasury at once.
+"""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from django.db import transaction
+from django.utils import timezone
+
+from gainshare.ledger.errors import EscrowClosed, EscrowExists, InsufficientTreasury, UnknownEscrow
+from gainshare.ledger.kinds import AccountKind, TransferKind
+from gainshare.ledger.models import Account, Transfer
+from gainshare.ledger.services.posting import (
+    derived_id,
+    lock_accounts,
+    made_before,
+    positive,
+    single_account,
+    write_transfer,
+)
+
+
+@dataclass(frozen=True)
+class EscrowBalance:
+    """Micro-credits in an escrow: all, those reserved or awarded but unvested, and the rest."""
+
+    posted: int
+    reserved: int
+    available: int
+
+
+def open_escrow(*, transfer_id: UUID, reference: str, amount_microcredits: int) -> Account:
+    """Opens the escrow ``reference`` with money from the treasury, once per ``transfer_id``.
+
+    Raises EscrowExists when another transfer opened it, InsufficientTreasury, InvalidAmount, IdConflict.
+    """
+    return _pay_in(transfer_id, reference, positive(amount_microcredits), is_new=True)
+
+
+def add_to_escrow(*, transfer_id: UUID, reference: str, amount_microcredits: int) -> Account:
+    """Adds to an open escrow from the treasury, once per ``transfer_id``.
+
+    Raises UnknownEscrow, EscrowClosed, InsufficientTreasury, InvalidAmount, IdConflict.
+    """
+    return _pay_in(transfer_id, reference, positive(amount_microcredits), is_new=False)
+
+
+def _pay_in(transfer_id: UUID, reference: str, amount: int, *, is_new: bool) -> Account:
+    terms = {"escrow": reference, "amount": amount}
+    with transaction.atomic():
+        if made := made_before(transfer_id, TransferKind.ESCROW, terms):
+            assert made.to_account is not None
+            return made.to_account
+        escrow = _opened(reference) if is_new else find_escrow(reference)
+        treasury = single_account(AccountKind.TREASURY)
+        locked = lock_accounts([escrow.pk, treasury.pk])
+        escrow, treasury = locked[escrow.pk], locked[treasury.pk]
+        if escrow.closed_at is not None:
+            raise EscrowClosed(f"The escrow {reference} is closed.")
+        if treasury.available_microcredits < amount:
+            raise InsufficientTreasury(treasury.available_microcredits, amount)
+        write_transfer(
+            transfer_id=transfer_id,
+            kind=TransferKind.ESCROW,
+            payer=treasury,
+            payee=escrow,
+            amount=amount,
+            terms=terms,
+            reference=reference,
+        )
+    return escrow
+
+
+def _opened(reference: str) -> Account:
+    if not reference or len(reference) > 200:
+        raise UnknownEscrow("Name the escrow, in at most 200 characters.", status=400)
+    # The database waits here for a concurrent opening of the same reference, and then reports nothing made.
+    Account.objects.bulk_create(
+        [Account(kind=AccountKind.ESCROW, reference=reference)], ignore_conflicts=True
+    )
+    escrow = find_escrow(reference)
+    if Transfer.objects.filter(to_account=escrow, kind=TransferKind.ESCROW).exists():
+        raise EscrowExists(f"The escrow {reference} exists already; add to it instead.")
+    return escrow
+
+
+def find_escrow(reference: str) -> Account:
+    """The escrow account, not locked. Raises UnknownEscrow."""
+    escrow = Account.objects.filter(kind=AccountKind.ESCROW, reference=reference).first()
+    if escrow is None:
+        raise UnknownEscrow(f"There is no escrow {reference}.")
+    return escrow
+
+
+def close_escrow(*, transfer_id: UUID, reference: str) -> Transfer | None:
+    """Closes the escrow and returns its unreserved rest to the treasury; None when there is no rest.
+
+    Closing again changes nothing. Raises UnknownEscrow, IdConflict.
+    """
+    terms = {"escrow": reference}
+    with transaction.atomic():
+        if made := made_before(transfer_id, TransferKind.ESCROW_RETURN, terms):
+            return made
+        escrow, treasury = lock_escrow(find_escrow(reference).pk)
+        if escrow.closed_at is None:
+            escrow.closed_at = timezone.now()
+            Account.objects.filter(pk=escrow.pk, closed_at=None).update(closed_at=escrow.closed_at)
+        if escrow.available_microcredits == 0:
+            return None
+        return write_transfer(
+            transfer_id=transfer_id,
+            kind=TransferKind.ESCROW_RETURN,
+            payer=escrow,
+            payee=treasury,
+            amount=escrow.available_microcredits,
+            terms=terms,
+            reference=reference,
+        )
+
+
+def lock_escrow(escrow_id: int) -> tuple[Account, Account]:
+    """Locks an escrow together with the treasury, to which a closed escrow's rest goes."""
+    treasury_id = single_account(AccountKind.TREASURY).pk
+    locked = lock_accounts([escrow_id, treasury_id])
+    return locked[escrow_id], locked[treasury_id]
+
+
+def return_rest_if_closed(escrow: Account, treasury: Account, *, cause: UUID) -> None:
+    """After something was released into a locked escrow: a closed one passes it on to the treasury."""
+    if escrow.closed_at is not None and escrow.available_microcredits > 0:
+        write_transfer(
+            transfer_id=derived_id(cause, "escrow_return"),
+            kind=TransferKind.ESCROW_RETURN,
+            payer=escrow,
+            payee=treasury,
+            amount=escrow.available_microcredits,
+            terms={"cause": str(cause)},
+            reference=escrow.reference,
+        )
+
+
+def escrow_balance(reference: str) -> EscrowBalance:
+    """What the escrow has now. Raises UnknownEscrow."""
+    escrow = find_escrow(reference)
+    return EscrowBalance(
+        posted=escrow.posted_microcredits,
+        reserved=escrow.pending_microcredits,
+        available=escrow.available_microcredits,
+    )

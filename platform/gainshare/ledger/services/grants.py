@@ -1,0 +1,153 @@
+"""Wallet lots that are given rather than earned, what a user has, and the expiry of lots."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID, uuid4
+
+from django.db import transaction
+from django.db.models import F, Q, QuerySet, Sum
+from django.utils import timezone
+
+from gainshare.accounts.models import User
+from gainshare.ledger.errors import InsufficientTreasury, LedgerError
+from gainshare.ledger.kinds import AccountKind, TransferKind, TransferState
+from gainshare.ledger.models import Account, Transfer
+from gainshare.ledger.services.posting import (
+    lock_accounts,
+    made_before,
+    positive,
+    single_account,
+    write_transfer,
+)
+
+UNTRANSFERABLE_SOURCES = frozenset({"starter"})
+
+
+@dataclass(frozen=True)
+class Balance:
+    """What a user has, in micro-credits: spendable, set aside by open holds, awarded but unvested, and owed."""
+
+    available: int
+    held: int
+    unvested: int
+    owed: int
+
+
+def grant_credits(
+    *,
+    transfer_id: UUID,
+    user: User,
+    amount_microcredits: int,
+    source: str,
+    priority: int = 100,
+    expires_at: datetime | None = None,
+    memo: str = "",
+    actor: User | None = None,
+) -> Account:
+    """Gives ``user`` a lot from the treasury, once per ``transfer_id``. Lots of low priority burn first.
+
+    Raises InsufficientTreasury, InvalidAmount, IdConflict, and LedgerError ``invalid_expiry``.
+    """
+    amount = positive(amount_microcredits)
+    if not source or len(source) > 40:
+        raise LedgerError(
+            "Name the source of the grant, in at most 40 characters.", code="invalid", status=400
+        )
+    terms = {
+        "user": user.pk,
+        "amount": amount,
+        "source": source,
+        "priority": priority,
+        "expires_at": expires_at.isoformat() if expires_at else None,
+    }
+    with transaction.atomic():
+        if made := made_before(transfer_id, TransferKind.GRANT, terms):
+            assert made.to_account is not None
+            return made.to_account
+        if expires_at is not None and expires_at <= timezone.now():
+            raise LedgerError("The grant would be expired from the start.", code="invalid_expiry", status=400)
+        treasury_id = single_account(AccountKind.TREASURY).pk
+        treasury = lock_accounts([treasury_id])[treasury_id]
+        if treasury.available_microcredits < amount:
+            raise InsufficientTreasury(treasury.available_microcredits, amount)
+        lot = Account.objects.create(
+            kind=AccountKind.WALLET_LOT,
+            owner=user,
+            reference=f"grant:{transfer_id}",
+            source=source,
+            priority=priority,
+            expires_at=expires_at,
+            is_transferable=source not in UNTRANSFERABLE_SOURCES,
+        )
+        write_transfer(
+            transfer_id=transfer_id,
+            kind=TransferKind.GRANT,
+            payer=treasury,
+            payee=lot,
+            amount=amount,
+            terms=terms,
+            memo=memo,
+            actor=actor,
+        )
+    return lot
+
+
+def lots_of(user: User) -> QuerySet[Account]:
+    """The user's lots that still have credits in them, in the order in which they burn."""
+    return Account.objects.filter(
+        owner=user, kind=AccountKind.WALLET_LOT, posted_microcredits__gt=0
+    ).order_by("priority", F("expires_at").asc(nulls_last=True), "created_at", "pk")
+
+
+def balance(user: User) -> Balance:
+    """What the user has now. An expired lot counts only for what open holds still keep of it."""
+    now = timezone.now()
+    fresh = Q(expires_at=None) | Q(expires_at__gt=now)
+    lots = lots_of(user).aggregate(
+        available=Sum(F("posted_microcredits") - F("pending_microcredits"), filter=fresh, default=0),
+        held=Sum("pending_microcredits", default=0),
+    )
+    unvested = Transfer.objects.filter(
+        to_account__owner=user, kind=TransferKind.AWARD, state=TransferState.PENDING
+    ).aggregate(total=Sum("amount_microcredits", default=0))
+    owed = Account.objects.filter(owner=user, kind=AccountKind.RECEIVABLE).aggregate(
+        total=Sum("posted_microcredits", default=0)
+    )
+    return Balance(
+        available=int(lots["available"]),
+        held=int(lots["held"]),
+        unvested=int(unvested["total"]),
+        owed=-int(owed["total"]),
+    )
+
+
+def expire_lots(*, now: datetime) -> int:
+    """Moves what expired lots have unused and unheld to breakage; how many lots gave something.
+
+    What an open hold keeps of a lot stays until the hold is resolved; the next call then takes what is left.
+    """
+    due = Account.objects.filter(
+        kind=AccountKind.WALLET_LOT,
+        expires_at__lte=now,
+        posted_microcredits__gt=F("pending_microcredits"),
+    ).order_by("pk")
+    return sum(_expire_lot(lot_id) for lot_id in due.values_list("pk", flat=True))
+
+
+def _expire_lot(lot_id: int) -> bool:
+    with transaction.atomic():
+        breakage_id = single_account(AccountKind.BREAKAGE).pk
+        locked = lock_accounts([lot_id, breakage_id])
+        lot = locked[lot_id]
+        if lot.available_microcredits <= 0:
+            return False
+        # The lock makes this happen once per unused part, so the id need not be the caller's.
+        write_transfer(
+            transfer_id=uuid4(),
+            kind=TransferKind.LOT_EXPIRY,
+            payer=lot,
+            payee=locked[breakage_id],
+            amount=lot.available_microcredits,
+            terms={"lot": lot.pk},
+        )
+    return True

@@ -1,0 +1,174 @@
+"""Holds: credits set aside before use, settled to what was used, or released.
+
+A hold's legs are linked pending transfers from the user's lots to revenue. A hold is resolved once: whoever locks
+its row first decides, and everybody else is told.
+"""
+
+from datetime import datetime
+from uuid import UUID
+
+from django.db import transaction
+from django.utils import timezone
+
+from gainshare.accounts.models import User
+from gainshare.ledger.errors import AboveHold, HoldResolved, IdConflict, InsufficientCredits, UnknownHold
+from gainshare.ledger.kinds import AccountKind, HoldState, TransferKind, TransferState
+from gainshare.ledger.models import Account, Hold, Reversal
+from gainshare.ledger.services.awards import repay
+from gainshare.ledger.services.grants import lots_of
+from gainshare.ledger.services.posting import (
+    claim,
+    derived_id,
+    lock_accounts,
+    not_negative,
+    post_pending,
+    receivable_of,
+    release_pending,
+    single_account,
+    write_transfer,
+)
+
+
+def open_hold(
+    *, hold_id: UUID, user: User, amount_microcredits: int, expires_at: datetime, reference: str
+) -> Hold:
+    """Sets credits aside over the user's lots in the order in which they burn, once per ``hold_id``.
+
+    A repetition must name the same user, amount and reference; its ``expires_at`` is not compared, since callers
+    compute it from the clock. Raises InsufficientCredits(available, needed), InvalidAmount, IdConflict.
+    """
+    amount = not_negative(amount_microcredits)
+    with transaction.atomic():
+        claim(hold_id)
+        made = Hold.objects.filter(pk=hold_id).first()
+        if made is not None:
+            if (made.user_id, made.amount, made.reference) != (user.pk, amount, reference):
+                raise IdConflict(f"The id {hold_id} already belongs to another hold.")
+            return made
+        revenue = single_account(AccountKind.REVENUE)
+        lots = _spendable(user)
+        available = sum(lot.available_microcredits for lot in lots)
+        if available < amount:
+            raise InsufficientCredits(available, amount)
+        hold = Hold.objects.create(
+            id=hold_id, user=user, amount=amount, expires_at=expires_at, reference=reference
+        )
+        missing = amount
+        for position, lot in enumerate(lots):
+            if missing == 0:
+                break
+            part = min(missing, lot.available_microcredits)
+            write_transfer(
+                transfer_id=derived_id(hold_id, f"leg:{position}"),
+                kind=TransferKind.USAGE,
+                payer=lot,
+                payee=revenue,
+                amount=part,
+                terms={"hold": str(hold_id)},
+                reference=reference,
+                hold=hold,
+                position=position,
+            )
+            missing -= part
+    return hold
+
+
+def _spendable(user: User) -> list[Account]:
+    """The user's lots, locked, that have something available now, in the order in which they burn."""
+    now = timezone.now()
+    order = list(lots_of(user).values_list("pk", flat=True))
+    locked = lock_accounts(order)
+    lots = [locked[pk] for pk in order]
+    return [lot for lot in lots if lot.available_microcredits > 0 and not lot.has_expired(now)]
+
+
+def settle_hold(*, hold_id: UUID, amount_microcredits: int, memo: str) -> Hold:
+    """Pays what was used, at most what is held, and releases the rest. Lots burn in the hold's order.
+
+    Settling again with the same amount changes nothing. Raises UnknownHold, AboveHold, InvalidAmount, HoldResolved
+    (voided or expired), IdConflict (settled before with another amount).
+    """
+    amount = not_negative(amount_microcredits)
+    with transaction.atomic():
+        hold = _locked(hold_id)
+        if hold.state == HoldState.SETTLED:
+            if hold.settled != amount:
+                raise IdConflict(f"The hold was already settled with {hold.settled} micro-credits.")
+            return hold
+        if hold.state != HoldState.OPEN:
+            raise HoldResolved(hold.state)
+        if amount > hold.amount:
+            raise AboveHold(f"The hold has {hold.amount} micro-credits; {amount} cannot be settled.")
+        _resolve(hold, HoldState.SETTLED, amount=amount, memo=memo)
+    return hold
+
+
+def void_hold(*, hold_id: UUID) -> Hold:
+    """Releases all of a hold. Voiding again changes nothing. Raises UnknownHold, HoldResolved."""
+    with transaction.atomic():
+        hold = _locked(hold_id)
+        if hold.state == HoldState.VOIDED:
+            return hold
+        if hold.state != HoldState.OPEN:
+            raise HoldResolved(hold.state)
+        _resolve(hold, HoldState.VOIDED)
+    return hold
+
+
+def expire_holds(*, now: datetime) -> int:
+    """Releases every open hold whose time has run out by ``now``; how many. One that is being resolved is left."""
+    due = Hold.objects.filter(state=HoldState.OPEN, expires_at__lte=now).order_by("expires_at")
+    return sum(_expire(hold_id) for hold_id in due.values_list("pk", flat=True))
+
+
+def _expire(hold_id: UUID) -> bool:
+    with transaction.atomic():
+        hold = Hold.objects.select_for_update(skip_locked=True, no_key=True).filter(pk=hold_id).first()
+        if hold is None or hold.state != HoldState.OPEN:
+            return False
+        _resolve(hold, HoldState.EXPIRED)
+    return True
+
+
+def _locked(hold_id: UUID) -> Hold:
+    hold = Hold.objects.select_for_update(no_key=True).filter(pk=hold_id).first()
+    if hold is None:
+        raise UnknownHold(f"There is no hold with the id {hold_id}.")
+    return hold
+
+
+def _resolve(hold: Hold, state: HoldState, *, amount: int = 0, memo: str = "") -> None:
+    """Resolves a locked open hold: pays ``amount`` from its legs in their order, releases the rest."""
+    hold.state, hold.settled, hold.memo, hold.resolved_at = state, amount, memo[:300], timezone.now()
+    hold.save(update_fields=["state", "settled", "memo", "resolved_at"])
+    legs = list(hold.legs.order_by("position"))
+    lot_ids = [leg.from_account_id for leg in legs]
+    receivable_id = receivable_of(hold.user).pk
+    revenue_id = single_account(AccountKind.REVENUE).pk
+    locked = lock_accounts([*lot_ids, receivable_id, *([revenue_id] if amount else [])])
+    unpaid = amount
+    for leg in legs:
+        lot = locked[leg.from_account_id]
+        part = min(unpaid, leg.amount_microcredits)
+        if part > 0:
+            post_pending(leg, payer=lot, payee=locked[revenue_id], amount=part)
+            unpaid -= part
+        else:
+            expired = state == HoldState.EXPIRED
+            release_pending(leg, payer=lot, state=TransferState.EXPIRED if expired else TransferState.VOIDED)
+    assert unpaid == 0
+    _collect_debt([locked[pk] for pk in lot_ids], locked[receivable_id], cause=hold.pk)
+
+
+def _collect_debt(lots: list[Account], receivable: Account, *, cause: UUID) -> None:
+    """What a hold releases into the lot of a reversed award repays that debt instead of staying spendable."""
+    if receivable.posted_microcredits == 0:
+        return
+    reversed_ids = set(
+        Reversal.objects.filter(award__to_account__in=[lot.pk for lot in lots]).values_list(
+            "award__to_account_id", flat=True
+        )
+    )
+    for lot in lots:
+        if lot.pk in reversed_ids:
+            repay(lot, receivable, cause=cause)
