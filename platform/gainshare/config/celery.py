@@ -30,6 +30,7 @@ app.conf.update(
     beat_schedule={
         "reconcile-runs": {"task": "bounty.tasks.reconcile_runs", "schedule": settings.CELERY_BEAT_INTERVAL_S},
         "expire-holds": {"task": "gainshare.ledger.tasks.expire_holds", "schedule": settings.CELERY_BEAT_INTERVAL_S},
+        "seal-entries": {"task": "gainshare.ledger.tasks.seal_entries", "schedule": settings.CELERY_BEAT_INTERVAL_S},
     },
 )
 app.autodiscover_tasks(["bounty", "gainshare.ledger", "gainshare.gateway"])

@@ -12,3 +12,9 @@ def expire_holds() -> None:
     now = timezone.now()
     services.expire_holds(now=now)
     services.expire_lots(now=now)
+
+
+@shared_task(name="gainshare.ledger.tasks.seal_entries")
+def seal_entries() -> None:
+    """Extends the hash chain over the entries that wait for it."""
+    services.seal_entries()

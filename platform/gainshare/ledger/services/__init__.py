@@ -20,6 +20,7 @@ from gainshare.ledger.services.escrow import (
 )
 from gainshare.ledger.services.grants import Balance, balance, expire_lots, grant_credits, lots_of
 from gainshare.ledger.services.holds import expire_holds, open_hold, settle_hold, void_hold
+from gainshare.ledger.services.sealing import seal_entries
 from gainshare.ledger.services.treasury import Totals, fund_treasury, totals
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "release_reservation",
     "reserve_award",
     "reverse_award",
+    "seal_entries",
     "settle_hold",
     "totals",
     "vest_award",

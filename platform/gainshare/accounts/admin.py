@@ -1,0 +1,48 @@
+"""Users and keys in Django's admin. Keys can be looked at and revoked, never made or changed here."""
+
+from django.contrib import admin
+from django.contrib.auth.admin import UserAdmin
+from django.db.models import QuerySet
+from django.http import HttpRequest
+
+from gainshare.accounts.models import ApiKey, User
+from gainshare.accounts.services import revoke_api_key
+
+
+@admin.register(User)
+class PlatformUserAdmin(UserAdmin):
+    list_display = ["username", "email", "role", "is_active", "date_joined"]
+    list_filter = ["role", "is_active"]
+    fieldsets = [*(UserAdmin.fieldsets or []), ("Gainshare", {"fields": ["role"]})]
+
+
+@admin.register(ApiKey)
+class ApiKeyAdmin(admin.ModelAdmin):
+    list_display = [
+        "prefix",
+        "user",
+        "name",
+        "scopes",
+        "created_at",
+        "expires_at",
+        "revoked_at",
+        "last_used_at",
+    ]
+    list_select_related = ["user"]
+    search_fields = ["prefix", "user__username"]
+    exclude = ["secret_hash"]
+    actions = ["revoke"]
+
+    @admin.action(description="Revoke the chosen keys and the keys made with them", permissions=["view"])
+    def revoke(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> None:
+        for key in queryset.select_related("user"):
+            revoke_api_key(user=key.user, prefix=key.prefix)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: ApiKey | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: ApiKey | None = None) -> bool:
+        return False

@@ -1,0 +1,83 @@
+"""JSON shapes of users and keys. Secrets go in, and a raw key comes out once; nothing here reads either back."""
+
+from rest_framework import serializers
+
+from gainshare.accounts.models import ApiKey, Role, Scope, User
+
+
+class SignUpSerializer(serializers.Serializer[User]):
+    """What a new user sends."""
+
+    username = serializers.CharField(max_length=150)
+    password = serializers.CharField(max_length=1000, write_only=True, trim_whitespace=False)
+    email = serializers.EmailField(required=False, default="", allow_blank=True)
+
+
+class UserSerializer(serializers.ModelSerializer[User]):
+    """A user as that user sees it."""
+
+    is_maintainer = serializers.BooleanField(read_only=True)
+
+    class Meta:
+        model = User
+        fields = ["username", "email", "role", "is_maintainer", "date_joined"]
+        read_only_fields = fields
+
+
+class RoleSerializer(serializers.Serializer[User]):
+    """A role to give."""
+
+    role = serializers.ChoiceField(choices=Role.choices)
+
+
+class ApiKeySerializer(serializers.ModelSerializer[ApiKey]):
+    """A key as its owner sees it in a list: never the secret."""
+
+    scopes = serializers.ListField(child=serializers.ChoiceField(choices=Scope.choices), read_only=True)
+    made_with = serializers.SlugRelatedField(slug_field="prefix", read_only=True, allow_null=True)
+
+    class Meta:
+        model = ApiKey
+        fields = [
+            "prefix",
+            "name",
+            "scopes",
+            "made_with",
+            "created_at",
+            "expires_at",
+            "revoked_at",
+            "last_used_at",
+        ]
+        read_only_fields = fields
+
+
+class NewApiKeySerializer(serializers.Serializer[ApiKey]):
+    """What makes a key."""
+
+    name = serializers.CharField(max_length=80)
+    scopes = serializers.ListField(child=serializers.ChoiceField(choices=Scope.choices), allow_empty=False)
+    expires_at = serializers.DateTimeField(required=False, allow_null=True, default=None)
+
+
+class MadeApiKeySerializer(ApiKeySerializer):
+    """A key just made, with the only sight of its raw text."""
+
+    key = serializers.CharField(read_only=True, help_text="Shown once: keep it now.")
+
+    class Meta(ApiKeySerializer.Meta):
+        fields = ["key", *ApiKeySerializer.Meta.fields]
+        read_only_fields = fields
+
+
+class ErrorDetailSerializer(serializers.Serializer[None]):
+    """The inside of an error."""
+
+    code = serializers.CharField(help_text="Stable, for programs.")
+    message = serializers.CharField(help_text="For people; says what to do.")
+    details = serializers.JSONField(required=False, help_text="Per field, for invalid input.")
+
+
+class ErrorSerializer(serializers.Serializer[None]):
+    """The shape of every REST error."""
+
+    error = ErrorDetailSerializer()

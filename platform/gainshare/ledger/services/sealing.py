@@ -1,0 +1,42 @@
+"""Seals waiting entries into the hash chain, in batches, off the path of requests."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from django.db import transaction
+
+from gainshare.ledger.chain import GENESIS, SealedEntry, link_hash
+from gainshare.ledger.models import Entry, Seal, Unsealed
+from gainshare.ledger.services.posting import claim
+
+BATCH = 10_000
+SEALER = UUID("7d1c3a53-54d4-4a6d-8d5e-0b6f7c1f2f4e")
+
+
+def seal_entries(*, batch: int = BATCH) -> int:
+    """Seals every entry that was committed and waits; how many. Two sealers take turns."""
+    sealed = 0
+    while True:
+        with transaction.atomic():
+            claim(SEALER)
+            waiting = list(Unsealed.objects.order_by("pk").values_list("pk", flat=True)[:batch])
+            if waiting:
+                last = Seal.objects.order_by("-pk").first()
+                previous = last.hash if last is not None else GENESIS
+                Seal.objects.create(
+                    entry_ids=waiting,
+                    previous_hash=previous,
+                    hash=link_hash(previous, sealed_entries(waiting)),
+                )
+        sealed += len(waiting)
+        if len(waiting) < batch:
+            return sealed
+
+
+def sealed_entries(entry_ids: Sequence[int]) -> list[SealedEntry]:
+    """The entries of one link, in their order; fewer than asked for when rows are missing."""
+    rows = Entry.objects.filter(pk__in=entry_ids).values_list(
+        "pk", "transfer_id", "transfer__kind", "account_id", "amount", "created_at"
+    )
+    found = {row[0]: SealedEntry(*row) for row in rows}
+    return [found[pk] for pk in entry_ids if pk in found]
