@@ -42,6 +42,7 @@ INSTALLED_APPS = [
     "gainshare.ledger",
     "gainshare.gateway",
     "gainshare.web",
+    "gainshare.local",
     "bounty",
 ]
 

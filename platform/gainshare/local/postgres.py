@@ -21,10 +21,12 @@ from urllib.parse import quote
 import psycopg
 
 from gainshare.local import processes
+from gainshare.local.errors import LocalModeError
 from gainshare.local.reach import reaches, unreachable_part
 
 OWNER = "gainshare"
 DATABASE = "gainshare"
+LEFTOVER_GRACE_S = 20.0
 SOCKET_PATH_LIMIT = 100  # bytes; the kernel's limit is 107 with the socket's own name
 # A test cluster may lose everything with the machine, never in a process kill.
 THROWAWAY_SETTINGS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
@@ -38,7 +40,7 @@ COMMON_SETTINGS = {
 }
 
 
-class PostgresError(RuntimeError):
+class PostgresError(LocalModeError):
     """The cluster cannot be made or started; the message says what to do."""
 
 
@@ -116,7 +118,7 @@ class Cluster:
             raise PostgresError(
                 f"the socket folder's path is longer than {SOCKET_PATH_LIMIT} bytes: {sockets}"
             )
-        self.data = data
+        self.data = data.resolve()
         self.sockets = sockets
         self.account = server_account()
         self.is_durable = is_durable
@@ -149,16 +151,18 @@ class Cluster:
     def initialise(self) -> None:
         """Run initdb when `data` holds no cluster yet; a half-made folder of a killed initdb is made anew."""
         self._own_folder(self.sockets)
-        if (self.data / "gainshare.complete").exists():
-            return
-        if self.data.exists():
-            shutil.rmtree(self.data)
-        self._own_folder(self.data)
+        is_complete = (self.data / "gainshare.complete").exists()
+        if not is_complete:
+            if self.data.exists():
+                shutil.rmtree(self.data)
+            self._own_folder(self.data)
         if self.account.user is not None and not reaches(self.data, self.account.user):
             raise PostgresError(
                 f"PostgreSQL runs as 'nobody', who cannot enter {unreachable_part(self.data, self.account.user)}: "
-                "put GAINSHARE_HOME where other users may enter, or run as an ordinary user"
+                "open that folder (chmod o+x), set GAINSHARE_HOME to another one, or run as an ordinary user"
             )
+        if is_complete:
+            return
         password_file = self.sockets / "initdb.password"
         password_file.touch(mode=0o600)
         try:
@@ -169,18 +173,27 @@ class Cluster:
             password_file.unlink(missing_ok=True)
         (self.data / "gainshare.complete").touch()
 
-    def remove_stale_lock(self) -> None:
-        """After a kill of the whole stack: end a server that still runs on `data`, drop a lock nobody holds."""
+    def end_leftovers(self) -> None:
+        """Before a start: end a server that a killed supervisor left on `data`, and all of its processes.
+
+        PostgreSQL's own lock file is left to it, since it guards the data; only one whose pid now belongs to
+        something else (after a reboot) is removed, once nothing works in the data folder any more.
+        """
         lock = self.data / "postmaster.pid"
         try:
             pid = int(lock.read_text().split("\n", 1)[0])
         except (FileNotFoundError, ValueError):
             return
-        command = Path(f"/proc/{pid}/cmdline")
-        with contextlib.suppress(OSError):
-            if str(self.data).encode() in command.read_bytes().split(b"\0"):
-                _stop_by_pid(pid)
-        lock.unlink(missing_ok=True)
+        is_ours = pid in _working_in(self.data)
+        if is_ours:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGINT)
+        deadline = time.monotonic() + LEFTOVER_GRACE_S
+        while _working_in(self.data) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        processes.kill_all(lambda: _working_in(self.data))
+        if not is_ours and processes.ProcessId.of(pid) is not None:
+            lock.unlink(missing_ok=True)
 
     def is_ready(self) -> bool:
         """Whether the server answers a query now (waits at most 2 s)."""
@@ -202,7 +215,7 @@ class Cluster:
         Raises PostgresError with the end of the log. The caller stops the returned process with `stop`.
         """
         for is_last_try in (False, True):
-            self.remove_stale_lock()
+            self.end_leftovers()
             with log.open("ab") as output:
                 process = processes.start(
                     self.argv,
@@ -267,10 +280,6 @@ class Cluster:
             os.chown(path, self.account.user, self.account.group)
 
 
-def _stop_by_pid(pid: int) -> None:
-    deadline = time.monotonic() + 20
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGINT)
-        while processes.ProcessId.of(pid) is not None and time.monotonic() < deadline:
-            time.sleep(0.05)
-        processes.kill_session(pid)
+def _working_in(data: Path) -> list[int]:
+    """Pids of the server's processes on `data`: each has it as its working directory."""
+    return [pid for pid in processes.all_pids() if processes.working_directory(pid) == data]

@@ -1,8 +1,8 @@
 """Processes as the supervisor sees them: start so that none outlives its parent, find again, end as a whole.
 
-A service is started in a session of its own, so `kill_session` reaches its pool children too, whatever process
-groups they make. A pid alone is never trusted: it is compared with the start time that Linux keeps for it.
-Knows nothing of what the services do.
+A service is started in a session of its own, so `stop` reaches its pool children too. Everything that belongs to
+one stack also carries a tag in its environment, by which leftovers of a killed supervisor are found. A pid alone
+is never trusted: it is compared with the start time that Linux keeps for it. Knows nothing of what services do.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+TAG = "GAINSHARE_STACK"
 PR_SET_PDEATHSIG = 1
 _PROC = Path("/proc")
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -68,26 +69,6 @@ def start(
     )
 
 
-def session_members(session: int) -> list[int]:
-    """Pids of all processes, zombies excepted, whose session id is `session`."""
-    members = []
-    for entry in _PROC.iterdir():
-        fields = _stat_fields(int(entry.name)) if entry.name.isdigit() else None
-        if fields is not None and fields[0] not in "ZX" and int(fields[3]) == session:
-            members.append(int(entry.name))
-    return members
-
-
-def kill_session(session: int) -> None:
-    """SIGKILL everything in a session, again and again until nothing is left of it (at most 5 s)."""
-    deadline = time.monotonic() + 5
-    while (members := session_members(session)) and time.monotonic() < deadline:
-        for pid in members:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.02)
-
-
 def stop(process: subprocess.Popen[bytes], *, first: signal.Signals, grace_s: float) -> None:
     """Ask the leader with `first`, wait up to `grace_s` seconds, then kill whatever is left of its session."""
     if process.poll() is None:
@@ -95,9 +76,58 @@ def stop(process: subprocess.Popen[bytes], *, first: signal.Signals, grace_s: fl
             process.send_signal(first)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(grace_s)
-    kill_session(process.pid)
+    kill_all(lambda: session_members(process.pid))
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(5)
+
+
+def kill_all(find: Callable[[], list[int]]) -> list[int]:
+    """SIGKILL what `find` finds, again until it finds nothing (at most 5 s). Returns all pids that it found."""
+    deadline = time.monotonic() + 5
+    killed: list[int] = []
+    while (pids := find()) and time.monotonic() < deadline:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        killed += [pid for pid in pids if pid not in killed]
+        time.sleep(0.02)
+    return killed
+
+
+def session_members(session: int) -> list[int]:
+    """Pids of all processes, zombies excepted, whose session id is `session`."""
+    members = []
+    for pid in all_pids():
+        fields = _stat_fields(pid)
+        if fields is not None and fields[0] not in "ZX" and int(fields[3]) == session:
+            members.append(pid)
+    return members
+
+
+def tagged(prefix: str) -> list[int]:
+    """Pids of all processes, zombies excepted, whose tag starts with `prefix` and that we may look at."""
+    wanted = f"{TAG}={prefix}".encode()
+    found = []
+    for pid in all_pids():
+        try:
+            environment = (_PROC / str(pid) / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if any(line.startswith(wanted) for line in environment) and ProcessId.of(pid) is not None:
+            found.append(pid)
+    return found
+
+
+def working_directory(pid: int) -> Path | None:
+    """The folder that a live process works in, None where it cannot be told."""
+    try:
+        return (_PROC / str(pid) / "cwd").readlink() if ProcessId.of(pid) is not None else None
+    except OSError:
+        return None
+
+
+def all_pids() -> list[int]:
+    return [int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit()]
 
 
 def _stat_fields(pid: int) -> list[str] | None:

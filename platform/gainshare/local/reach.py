@@ -6,13 +6,13 @@ Only root asks (for `nobody`, who has no groups): the answer comes from `stat`, 
 from pathlib import Path
 
 
-def reaches(path: Path, user: int) -> bool:
-    """Whether `user` may enter every folder above `path`, and read or enter `path` itself."""
-    return unreachable_part(path, user) is None
+def reaches(path: Path, user: int, *, to_enter: bool = False) -> bool:
+    """Whether `user` may enter every folder above `path` and read `path` (`to_enter`: only pass through it)."""
+    return unreachable_part(path, user, to_enter=to_enter) is None
 
 
-def unreachable_part(path: Path, user: int) -> Path | None:
-    """The first part of the absolute `path` that `user` may not enter (last part: may not read), else None."""
+def unreachable_part(path: Path, user: int, *, to_enter: bool = False) -> Path | None:
+    """The first part of the absolute `path` that is closed to `user`, else None. Missing parts are closed."""
     resolved = path.resolve()
     for part in [*reversed(resolved.parents), resolved]:
         try:
@@ -20,9 +20,7 @@ def unreachable_part(path: Path, user: int) -> Path | None:
         except OSError:
             return part
         mode = status.st_mode >> 6 if status.st_uid == user else status.st_mode
-        needed = 0o5 if part == resolved else 0o1
-        if part == resolved and part.is_file():
-            needed = 0o4
+        needed = 0o1 if part != resolved or to_enter else 0o5 if part.is_dir() else 0o4
         if mode & needed != needed:
             return part
     return None

@@ -72,4 +72,4 @@ def remove_leftovers(parent: Path) -> None:
 
 
 def _end_server(data: Path) -> None:
-    Cluster(data=data, sockets=data.parent / "s", password="").remove_stale_lock()
+    Cluster(data=data, sockets=data.parent / "s", password="").end_leftovers()

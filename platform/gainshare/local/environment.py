@@ -1,0 +1,88 @@
+"""Which environment each process of the local stack gets: what it needs, and no secret that it does not.
+
+The variables are those of `gainshare.config.settings`, `benchmarks.worker` and the model node.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from gainshare.local.paths import Home
+from gainshare.local.processes import TAG
+from gainshare.local.secrets import Secrets
+
+SYSTEM = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
+OUTGOING = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
+FAULTS = ("GAINSHARE_FAULT", "GAINSHARE_FAULT_DIR")
+PLATFORM_OVERRIDES = (
+    "GAINSHARE_RUN_LEASE_S",
+    "GAINSHARE_RUN_MAX_ATTEMPTS",
+    "GAINSHARE_HOLD_S",
+    "GAINSHARE_BEAT_INTERVAL_S",
+    "GAINSHARE_OPEN_SIGNUP",
+    "GAINSHARE_ALLOWED_HOSTS",
+    "GAINSHARE_LOG_LEVEL",
+    "GAINSHARE_DEBUG",
+    *FAULTS,
+    *OUTGOING,
+)
+RUNNER_OVERRIDES = ("GAINSHARE_RUNNER_LOG_LEVEL", *FAULTS)
+NODE_OVERRIDES = ("OMP_NUM_THREADS",)
+
+
+@dataclass(frozen=True)
+class Environments:
+    """The environments of one stack. `outer` is the supervisor's own, from which only named values are taken."""
+
+    home: Home
+    secrets: Secrets
+    tag: str
+    url: str
+    database_url: str
+    control_broker_url: str
+    runner_broker_url: str
+    node_url: str | None
+    hardware: str
+    outer: Mapping[str, str]
+
+    def platform(self) -> dict[str, str]:
+        """Web, control worker, beat and management commands."""
+        return {
+            **self._base(PLATFORM_OVERRIDES),
+            "DJANGO_SETTINGS_MODULE": "gainshare.config.settings",
+            "GAINSHARE_HOME": str(self.home.root),
+            "GAINSHARE_BLOB_ROOT": str(self.home.blobs),
+            "GAINSHARE_SECRET_KEY_FILE": str(self.secrets.django_key),
+            "GAINSHARE_URL": self.url,
+            "GAINSHARE_MODEL_NODES": self.node_url or "",
+            "DATABASE_URL": self.database_url,
+            "BROKER_URL": self.control_broker_url,
+        }
+
+    def web(self) -> dict[str, str]:
+        """The gateway lives in the web process, so that one alone has the node's token."""
+        return self.platform() | {"GAINSHARE_NODE_TOKEN_FILE": str(self.secrets.node_token)}
+
+    def runner(self) -> dict[str, str]:
+        """No database, no control queue: its own queue, its token and its signing key."""
+        return {
+            **self._base(RUNNER_OVERRIDES),
+            "GAINSHARE_URL": self.url,
+            "GAINSHARE_RUNNER_BROKER_URL": self.runner_broker_url,
+            "GAINSHARE_RUNNER_TOKEN_FILE": str(self.secrets.runner_token),
+            "GAINSHARE_RUNNER_KEY_FILE": str(self.secrets.runner_key),
+            "GAINSHARE_RUNNER_HARDWARE": self.hardware,
+            "GAINSHARE_RUNNER_HOME": str(self.home.runner),
+        }
+
+    def node(self) -> dict[str, str]:
+        """Weights and a port on the loopback; the token comes as a file on the command line."""
+        return self._base(NODE_OVERRIDES) | {"GAINSHARE_HOME": str(self.home.root)}
+
+    def server(self) -> dict[str, str]:
+        """PostgreSQL and Valkey."""
+        return {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC", TAG: self.tag}
+
+    def _base(self, overrides: Iterable[str]) -> dict[str, str]:
+        passed = {name: self.outer[name] for name in (*SYSTEM, *overrides) if name in self.outer}
+        return {"PATH": os.defpath, "PYTHONUNBUFFERED": "1", **passed, TAG: self.tag}

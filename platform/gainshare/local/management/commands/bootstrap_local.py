@@ -1,0 +1,73 @@
+"""`bootstrap_local`: what a new local site needs before anybody can log in. Repeating it changes nothing.
+
+Makes the administrator `admin` (a maintainer who may also use Django's admin pages), an API key for it, and a first
+price for the model that is served, since what has no price is refused.
+"""
+
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand
+from django.utils import timezone
+
+from gainshare.accounts.models import Role, Scope, User
+from gainshare.accounts.services import InvalidKey, authenticate_key, create_api_key, create_user
+from gainshare.ledger.errors import Unpriced
+from gainshare.ledger.price_book import active_price, publish_price
+from gainshare.local.secrets import read_secret, write_secret
+
+ADMIN = "admin"
+KEY_NAME = "local administrator"
+# Micro-credits per million tokens. A maintainer publishes other prices at any time.
+FIRST_PRICE = {"cached_input": 1_000_000, "fresh_input": 4_000_000, "output": 16_000_000}
+
+
+class Command(BaseCommand):
+    help = "Make the local administrator, its API key and a first price"
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument(
+            "--password-file", type=Path, required=True, help="holds the administrator's password"
+        )
+        parser.add_argument(
+            "--key-file", type=Path, required=True, help="gets the API key, unless its key works"
+        )
+        parser.add_argument("--price-model", default="", help="gets a first price, unless it has one")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        admin = ensure_admin(read_secret(options["password_file"]))
+        if not key_works(options["key_file"]):
+            _, raw = create_api_key(user=admin, name=KEY_NAME, scopes=list(Scope.values))
+            write_secret(options["key_file"], raw)
+        if options["price_model"]:
+            ensure_price(options["price_model"])
+
+
+def ensure_admin(password: str) -> User:
+    """The user `admin`, made with this password if missing. A password changed on the site stays changed."""
+    admin = User.objects.filter(username=ADMIN).first()
+    if admin is None:
+        admin = create_user(username=ADMIN, password=password, role=Role.MAINTAINER.value)
+    if not (admin.is_staff and admin.is_superuser):
+        admin.is_staff = admin.is_superuser = True
+        admin.save(update_fields=["is_staff", "is_superuser"])
+    return admin
+
+
+def key_works(file: Path) -> bool:
+    """Whether the file holds a key that the site takes now."""
+    try:
+        authenticate_key(read_secret(file))
+    except (FileNotFoundError, InvalidKey):
+        return False
+    return True
+
+
+def ensure_price(model: str) -> None:
+    """Publish the first price of `model`; one that a maintainer published stands."""
+    now = timezone.now()
+    try:
+        active_price(model, now)
+    except Unpriced:
+        publish_price(model=model, effective_at=now, actor=None, **FIRST_PRICE)

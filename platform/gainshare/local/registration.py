@@ -1,0 +1,62 @@
+"""Registers the local runner with the site, over HTTP like any other runner."""
+
+import base64
+import hashlib
+
+import httpx
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
+from gainshare.local.errors import LocalModeError
+from gainshare.local.secrets import Secrets, read_secret, write_secret
+
+TIMEOUT_S = 20.0
+
+
+def register_runner(*, url: str, hardware: str, secrets: Secrets) -> None:
+    """Make sure that `secrets.runner_token` holds a token which the site takes.
+
+    A token from an earlier start is kept while it works; else the administrator's key registers the runner anew.
+    A token is shown only once: where it was lost, the runner comes back as a new one with a new key.
+    Raises LocalModeError.
+    """
+    with httpx.Client(base_url=f"{url}/api/v1/", timeout=TIMEOUT_S, trust_env=False) as http:
+        if secrets.runner_token.exists() and _is_known(http, read_secret(secrets.runner_token)):
+            return
+        answer = _register(http, hardware, secrets)
+        if answer.status_code == httpx.codes.CONFLICT:
+            secrets.runner_key.unlink()
+            secrets.ensure()
+            answer = _register(http, hardware, secrets)
+    if not answer.is_success:
+        raise LocalModeError(
+            f"the site did not register the local runner ({answer.status_code}): {answer.text[:300]}"
+        )
+    write_secret(secrets.runner_token, answer.json()["token"])
+
+
+def _register(http: httpx.Client, hardware: str, secrets: Secrets) -> httpx.Response:
+    raw_key = _public_key(secrets)
+    return http.post(
+        "runners/",
+        headers={"Authorization": f"Bearer {read_secret(secrets.admin_key)}"},
+        json={
+            "name": f"local-{hashlib.sha256(raw_key).hexdigest()[:8]}",
+            "hardware": hardware,
+            "public_key": base64.b64encode(raw_key).decode(),
+        },
+    )
+
+
+def _is_known(http: httpx.Client, token: str) -> bool:
+    return http.get("runner/me/", headers={"Authorization": f"Bearer {token}"}).status_code == httpx.codes.OK
+
+
+def _public_key(secrets: Secrets) -> bytes:
+    """The raw Ed25519 public key."""
+    key = load_pem_private_key(secrets.runner_key.read_bytes(), password=None)
+    if not isinstance(key, Ed25519PrivateKey):
+        raise LocalModeError(
+            f"{secrets.runner_key} does not hold an Ed25519 private key: remove it to make a new one"
+        )
+    return key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)

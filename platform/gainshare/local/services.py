@@ -1,0 +1,265 @@
+"""The plan of the local stack: every process and every step between them, in the order in which they start."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from gainshare.local.broker import CONTROL_USER, RUNNER_USER, Broker
+from gainshare.local.environment import Environments
+from gainshare.local.errors import LocalModeError
+from gainshare.local.logs import tail
+from gainshare.local.model_cache import ensure_model
+from gainshare.local.paths import Home
+from gainshare.local.postgres import Cluster, reachable_binaries, server_account
+from gainshare.local.registration import register_runner
+from gainshare.local.secrets import Secrets, read_secret
+from gainshare.local.spec import LogSays, PlanItem, ServiceSpec, Step
+
+HARDWARE = "cpu"
+RUNNER_QUEUE = f"runner.{HARDWARE}"
+QUIET_CELERY = ("--without-gossip", "--without-mingle", "--without-heartbeat")
+
+
+@dataclass(frozen=True)
+class StackOptions:
+    """What the caller of `gainshare up` may choose. `model`: smollm2-moe, tiny or none."""
+
+    port: int
+    model: str
+    node_port: int
+    sandbox_level: str = ""
+    sandbox_problem: str = ""
+    """Why no sandbox works on this machine; the runner then stays out."""
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def node_url(self) -> str | None:
+        return None if self.model == "none" else f"http://127.0.0.1:{self.node_port}"
+
+
+@dataclass(frozen=True)
+class LocalStack:
+    """Everything the plan is made from; `plan` is what the supervisor works through."""
+
+    home: Home
+    secrets: Secrets
+    options: StackOptions
+    cluster: Cluster
+    broker: Broker
+    environments: Environments
+
+    @classmethod
+    def create(cls, home: Home, options: StackOptions, tag: str) -> "LocalStack":
+        """Make folders and secrets, and bind everything to them; starts nothing."""
+        home.create()
+        secrets = Secrets(home.secrets)
+        secrets.ensure()
+        cluster = Cluster(
+            data=home.postgres_data,
+            sockets=home.postgres_sockets,
+            password=read_secret(secrets.database_password),
+            binaries=reachable_binaries(server_account(), home.binaries_copy),
+        )
+        broker = Broker(
+            data=home.broker_data,
+            sockets=home.broker_sockets,
+            control_password=read_secret(secrets.broker_control_password),
+            runner_password=read_secret(secrets.broker_runner_password),
+            queue=RUNNER_QUEUE,
+        )
+        environments = Environments(
+            home=home,
+            secrets=secrets,
+            tag=tag,
+            url=options.url,
+            database_url=cluster.url(),
+            control_broker_url=broker.url(CONTROL_USER),
+            runner_broker_url=broker.url(RUNNER_USER),
+            node_url=options.node_url,
+            hardware=HARDWARE,
+            outer=os.environ,
+        )
+        return cls(home, secrets, options, cluster, broker, environments)
+
+    def plan(self) -> list[PlanItem]:
+        items: list[PlanItem] = [
+            Step("model", self._ensure_model),
+            Step("initdb", self.cluster.initialise),
+            self._postgres(),
+            Step("database", self.cluster.ensure_database),
+            Step("migrate", self._manage("migrate", "migrate", "--noinput")),
+            self._valkey(),
+            Step("bootstrap", self._manage("bootstrap", "bootstrap_local", *self._bootstrap_arguments())),
+            self._web(),
+            Step("runner registration", self._register_runner),
+            self._control(),
+            self._beat(),
+        ]
+        if self.options.model != "none":
+            items.append(self._node())
+        return [*items, self._runner()]
+
+    def _postgres(self) -> ServiceSpec:
+        account = self.cluster.account
+        return ServiceSpec(
+            name="postgres",
+            argv=tuple(self.cluster.argv),
+            env=self.environments.server(),
+            is_ready=lambda _: self.cluster.is_ready(),
+            before_start=self.cluster.end_leftovers,
+            stop_signal=signal.SIGINT,
+            stop_grace_s=20,
+            user=account.user,
+            group=account.group,
+            cwd=self.cluster.data,
+        )
+
+    def _valkey(self) -> ServiceSpec:
+        return ServiceSpec(
+            name="valkey",
+            argv=tuple(self.broker.argv),
+            env=self.environments.server(),
+            is_ready=lambda _: self.broker.is_ready(),
+            before_start=self.broker.prepare,
+        )
+
+    def _web(self) -> ServiceSpec:
+        flags = ("--host", "127.0.0.1", "--port", str(self.options.port), "--lifespan", "off")
+        return ServiceSpec(
+            name="web",
+            argv=_python(
+                "uvicorn", "gainshare.config.asgi:application", *flags, "--timeout-graceful-shutdown", "5"
+            ),
+            env=self.environments.web(),
+            is_ready=lambda _: _answers(f"{self.options.url}/api/v1/prices/", below=500),
+        )
+
+    def _control(self) -> ServiceSpec:
+        return ServiceSpec(
+            name="control",
+            argv=_celery(
+                "gainshare.config.celery", "worker", "-Q", "control", "--concurrency", "2", *QUIET_CELERY
+            ),
+            env=self.environments.platform(),
+            is_ready=_celery_is_ready,
+        )
+
+    def _beat(self) -> ServiceSpec:
+        schedule = self.home.celerybeat / "schedule"
+        return ServiceSpec(
+            name="beat",
+            argv=_celery("gainshare.config.celery", "beat", "--schedule", str(schedule), "--pidfile="),
+            env=self.environments.platform(),
+            is_ready=lambda says: says("beat: Starting"),
+        )
+
+    def _node(self) -> ServiceSpec:
+        where = ("--host", "127.0.0.1", "--port", str(self.options.node_port))
+        token = ("--token-file", str(self.secrets.node_token))
+        return ServiceSpec(
+            name="node",
+            argv=_python("model.serving.node", "--model", self.options.model, *where, *token),
+            env=self.environments.node(),
+            is_ready=lambda _: _answers(f"{self.options.node_url}/health", below=300),
+            ready_timeout_s=300,
+        )
+
+    def _runner(self) -> ServiceSpec:
+        return ServiceSpec(
+            name="runner",
+            argv=_celery(
+                "benchmarks.worker", "worker", "-Q", RUNNER_QUEUE, "--concurrency", "1", *QUIET_CELERY
+            ),
+            env=self.environments.runner(),
+            is_ready=_celery_is_ready,
+            ready_timeout_s=120,
+            # A run may take minutes and is repeated from the database: do not wait for it.
+            stop_signal=signal.SIGQUIT,
+            unavailable=self.options.sandbox_problem,
+        )
+
+    def _bootstrap_arguments(self) -> tuple[str, ...]:
+        files = (
+            "--password-file",
+            str(self.secrets.admin_password),
+            "--key-file",
+            str(self.secrets.admin_key),
+        )
+        return files if self.options.model == "none" else (*files, "--price-model", self.options.model)
+
+    def _manage(self, log: str, *command: str) -> Callable[[], None]:
+        def run() -> None:
+            run_logged(
+                (sys.executable, "-m", "django", *command), self.environments.platform(), self.home.logs, log
+            )
+
+        return run
+
+    def _register_runner(self) -> None:
+        register_runner(url=self.options.url, hardware=HARDWARE, secrets=self.secrets)
+
+    def _ensure_model(self) -> None:
+        if self.options.model != "none":
+            ensure_model(self.options.model, self.home.root)
+
+
+def run_logged(
+    argv: tuple[str, ...], env: dict[str, str], logs: Path, name: str, *, timeout_s: float = 300
+) -> None:
+    """Run a command to its end with its output in `logs/NAME.log`. Raises LocalModeError with the log's end."""
+    log = logs / f"{name}.log"
+    with log.open("ab") as output:
+        try:
+            done = subprocess.run(
+                argv,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                timeout=timeout_s,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise LocalModeError(f"{name} took longer than {timeout_s:.0f} s; its log is {log}") from None
+    if done.returncode != 0:
+        raise LocalModeError(f"{name} failed (exit {done.returncode}); its log {log} ends with:\n{tail(log)}")
+
+
+def free_space_problem(home: Home, needed_bytes: int) -> str | None:
+    """What to do about too little space for the database and logs, or None."""
+    free = shutil.disk_usage(home.root).free
+    if free >= needed_bytes:
+        return None
+    return (
+        f"only {free / 2**20:.0f} MiB are free in {home.root}, local mode needs {needed_bytes / 2**20:.0f} MiB: "
+        "free some, or set GAINSHARE_HOME to a folder on another disk"
+    )
+
+
+def _python(module: str, *arguments: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", module, *arguments)
+
+
+def _celery(app: str, command: str, *arguments: str) -> tuple[str, ...]:
+    return _python("celery", "-A", app, command, "--loglevel", "INFO", *arguments)
+
+
+def _celery_is_ready(says: LogSays) -> bool:
+    return says(" ready.")
+
+
+def _answers(url: str, *, below: int) -> bool:
+    try:
+        return httpx.get(url, timeout=2, trust_env=False).status_code < below
+    except httpx.HTTPError:
+        return False

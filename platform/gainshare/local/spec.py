@@ -1,0 +1,39 @@
+"""What a supervised service is, as plain data: `ServiceSpec` for a process, `Step` for work between two of them."""
+
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+LogSays = Callable[[str], bool]
+"""Whether the service's log holds this text since the process was last started."""
+
+
+@dataclass(frozen=True)
+class ServiceSpec:
+    """One process. `env` is all of its environment; `is_ready` is asked again and again, for at most 2 s a time."""
+
+    name: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    is_ready: Callable[[LogSays], bool]
+    before_start: Callable[[], None] = lambda: None
+    ready_timeout_s: float = 60.0
+    stop_signal: signal.Signals = signal.SIGTERM
+    stop_grace_s: float = 10.0
+    cwd: Path | None = None
+    user: int | None = None
+    group: int | None = None
+    unavailable: str = ""
+    """Why this service cannot run on this machine; it is then left out and the reason shown."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something to do once, in order, while the stack starts. Raises LocalModeError."""
+
+    name: str
+    run: Callable[[], None] = field(repr=False)
+
+
+PlanItem = ServiceSpec | Step

@@ -1,0 +1,129 @@
+"""`state.json`: what the supervisor of one home tells everybody else, and how a dead one's state is recognised.
+
+Schema `gainshare.local/1`. Holds no secret. Only the supervisor writes it, each time as a whole.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gainshare.local.errors import LocalModeError
+from gainshare.local.paths import Home
+from gainshare.local.processes import ProcessId
+
+SCHEMA = "gainshare.local/1"
+
+
+class AlreadyRunning(LocalModeError):  # noqa: N818 (named after the state of things)
+    """Another supervisor holds this home."""
+
+
+class NotRunning(LocalModeError):  # noqa: N818 (named after the state of things)
+    """No supervisor runs on this home."""
+
+
+@dataclass
+class ServiceState:
+    """One supervised process. `state`: waiting, starting, ready, restarting, stopped or unavailable."""
+
+    state: str = "waiting"
+    pid: int | None = None
+    started_ticks: int | None = None
+    restarts: int = 0
+    detail: str = ""
+
+    @property
+    def process(self) -> ProcessId | None:
+        if self.pid is None or self.started_ticks is None:
+            return None
+        return ProcessId(self.pid, self.started_ticks)
+
+
+@dataclass
+class StackState:
+    """The whole stack. `phase`: starting, ready, stopping, stopped or failed."""
+
+    url: str
+    model: str
+    home: str
+    run_folder: str
+    supervisor: ProcessId
+    boot_id: str
+    phase: str = "starting"
+    detail: str = ""
+    warning: str = ""
+    started_at: str = ""
+    node_url: str | None = None
+    sandbox: dict[str, Any] = field(default_factory=dict)
+    sockets: dict[str, str] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+    services: dict[str, ServiceState] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"schema": SCHEMA, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> "StackState":
+        fields = {key: value for key, value in document.items() if key != "schema"}
+        fields["supervisor"] = ProcessId(**fields["supervisor"])
+        fields["services"] = {name: ServiceState(**row) for name, row in fields["services"].items()}
+        return cls(**fields)
+
+    def is_current(self) -> bool:
+        """Whether the supervisor that wrote this still runs."""
+        return self.boot_id == boot_id() and self.supervisor.is_alive()
+
+
+def boot_id() -> str:
+    """Changes with every boot of the machine: pids from before it mean nothing."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def read_state(home: Home) -> StackState | None:
+    """The last written state, of a live or dead supervisor; None when there is none that can be read."""
+    try:
+        document = json.loads(home.state_file.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    return StackState.from_json(document) if document.get("schema") == SCHEMA else None
+
+
+def running_state(home: Home) -> StackState:
+    """The state of the supervisor that runs on `home` now. Raises NotRunning."""
+    state = read_state(home)
+    if state is None or not state.is_current():
+        raise NotRunning(
+            f"no local stack runs in {home.root}: start one with `gainshare up`", code="not_running"
+        )
+    return state
+
+
+def write_state(home: Home, state: StackState) -> None:
+    partial = home.state_file.with_suffix(".partial")
+    partial.write_text(json.dumps(state.to_json(), indent=2) + "\n")
+    partial.replace(home.state_file)
+
+
+@contextmanager
+def held_home(home: Home) -> Iterator[None]:
+    """Hold the home for one supervisor. Raises AlreadyRunning; a killed holder lets go by itself."""
+    descriptor = os.open(home.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            state = read_state(home)
+            where = f" at {state.url}" if state is not None else ""
+            raise AlreadyRunning(
+                f"a local stack already runs in {home.root}{where}: use it, stop it with `gainshare down`, or set "
+                "GAINSHARE_HOME to another folder and choose another --port",
+                code="already_running",
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,204 @@
+"""Works through the plan of the local stack, then keeps its processes alive until it is told to stop.
+
+One thread, one loop: children are started from it (their death signal hangs on this thread), tended in turn, and
+stopped in reverse order. Whatever ends the supervisor ends them: an orderly stop does so here, a SIGKILL through
+their death signals and the guardian.
+"""
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from types import FrameType
+
+from gainshare.local import processes
+from gainshare.local.errors import LocalModeError
+from gainshare.local.guardian import dismiss, start_guardian
+from gainshare.local.logs import tail
+from gainshare.local.managed import Managed
+from gainshare.local.paths import Home
+from gainshare.local.services import LocalStack, StackOptions, free_space_problem
+from gainshare.local.spec import PlanItem, ServiceSpec
+from gainshare.local.state import ServiceState, StackState, boot_id, held_home, read_state, write_state
+
+TICK_S = 0.1
+MIB = 1024 * 1024
+NEEDED_FREE_BYTES = 256 * MIB
+LOW_FREE_BYTES = 64 * MIB
+DISK_LOOK_EVERY_S = 5.0
+FIRST_START_FAILURES = 3  # a service that dies this often before it was ever ready fails the whole start
+
+Say = Callable[[str], None]
+
+
+class Stopped(Exception):  # noqa: N818 (control flow, not an error)
+    """The supervisor was told to stop while the stack was still starting."""
+
+
+class Supervisor:
+    """Runs one stack on one home. `say` gets lines for people, `on_ready` is called once all is up."""
+
+    def __init__(
+        self, home: Home, options: StackOptions, *, say: Say, on_ready: Callable[[StackState], None]
+    ) -> None:
+        self._home = home
+        self._options = options
+        self._say = say
+        self._on_ready = on_ready
+        self._stop = threading.Event()
+        self._services: list[Managed] = []
+        self._written: dict[str, object] = {}
+        self._looked_at_disk_at = 0.0
+
+    def run(self) -> None:
+        """Start everything, keep it alive, return after SIGINT or SIGTERM. Raises LocalModeError."""
+        self._home.root.mkdir(parents=True, exist_ok=True, mode=0o711 if os.geteuid() == 0 else 0o700)
+        with held_home(self._home), self._signals():
+            clean_up_after_dead(self._home)
+            if problem := free_space_problem(self._home, NEEDED_FREE_BYTES):
+                raise LocalModeError(problem, code="disk_full")
+            tag = f"{self._home.digest}.{secrets.token_hex(6)}"
+            stack = LocalStack.create(self._home, self._options, tag)
+            self._state = self._first_state(stack)
+            guardian = start_guardian(tag)
+            try:
+                self._bring_up(stack.plan())
+                self._state.phase = "ready"
+                self._write()
+                self._on_ready(self._state)
+                while not self._stop.wait(TICK_S):
+                    self._tend()
+            except Stopped:
+                pass
+            except LocalModeError as error:
+                self._state.detail = str(error)
+                raise
+            finally:
+                self._shut_down()
+                dismiss(guardian)
+
+    def _bring_up(self, plan: list[PlanItem]) -> None:
+        self._state.services = {item.name: ServiceState() for item in plan if isinstance(item, ServiceSpec)}
+        for item in plan:
+            if isinstance(item, ServiceSpec):
+                self._bring_up_service(item)
+            else:
+                self._say(f"{item.name} ...")
+                self._state.detail = item.name
+                self._write()
+                item.run()
+            self._tend()
+            if self._stop.is_set():
+                raise Stopped
+        self._state.detail = ""
+
+    def _bring_up_service(self, spec: ServiceSpec) -> None:
+        service = Managed(spec, self._home.logs, self._say)
+        self._services.append(service)
+        if spec.unavailable:
+            self._say(f"{spec.name} stays out: {spec.unavailable}")
+            return
+        began = time.monotonic()
+        self._say(f"{spec.name} ...")
+        self._state.detail = spec.name
+        service.start()
+        while not service.is_ready:
+            self._tend()
+            if self._stop.wait(TICK_S):
+                raise Stopped
+            if service.failures >= FIRST_START_FAILURES:
+                raise LocalModeError(
+                    f"{spec.name} does not start: it {service.state.detail}. Its log {service.log} ends with:\n"
+                    f"{tail(service.log)}",
+                    code="service_failed",
+                )
+        self._say(f"{spec.name} is ready after {time.monotonic() - began:.1f} s")
+
+    def _tend(self) -> None:
+        for service in self._services:
+            if not service.spec.unavailable:
+                service.tend()
+        if time.monotonic() - self._looked_at_disk_at > DISK_LOOK_EVERY_S:
+            self._looked_at_disk_at = time.monotonic()
+            self._warn(free_space_problem(self._home, LOW_FREE_BYTES) or "")
+        self._write()
+
+    def _warn(self, warning: str) -> None:
+        if warning and not self._state.warning:
+            self._say(f"warning: {warning}")
+        self._state.warning = warning
+
+    def _shut_down(self) -> None:
+        self._state.phase = "stopping"
+        self._write()
+        for service in reversed(self._services):
+            service.stop()
+        self._state.phase = "failed" if self._state.detail else "stopped"
+        self._write()
+        shutil.rmtree(self._home.run, ignore_errors=True)
+
+    def _first_state(self, stack: LocalStack) -> StackState:
+        me = processes.ProcessId.of(os.getpid())
+        if me is None:
+            raise LocalModeError("this machine has no /proc: local mode runs on Linux only")
+        return StackState(
+            url=self._options.url,
+            model=self._options.model,
+            home=str(self._home.root),
+            run_folder=str(self._home.run),
+            supervisor=me,
+            boot_id=boot_id(),
+            started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            node_url=self._options.node_url,
+            sandbox={"level": self._options.sandbox_level, "problem": self._options.sandbox_problem},
+            sockets={"postgres": str(stack.cluster.sockets), "valkey": str(stack.broker.socket)},
+            files={
+                "admin_password": str(stack.secrets.admin_password),
+                "admin_key": str(stack.secrets.admin_key),
+                "logs": str(self._home.logs),
+                "database": str(stack.cluster.data),
+            },
+        )
+
+    def _write(self) -> None:
+        """Write the state when it changed. A full disk must not bring the stack down: the next change tries again."""
+        for service in self._services:
+            self._state.services[service.spec.name] = service.state
+        document = self._state.to_json()
+        if document != self._written:
+            with contextlib.suppress(OSError):
+                write_state(self._home, self._state)
+                self._written = document
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        def on_signal(number: int, frame: FrameType | None) -> None:
+            self._stop.set()
+
+        before = {
+            number: signal.signal(number, on_signal)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def clean_up_after_dead(home: Home) -> list[int]:
+    """End what a killed supervisor of this home left running, and drop its sockets. The home must be held.
+
+    Returns the pids that had to be killed.
+    """
+    killed = processes.kill_all(lambda: processes.tagged(f"{home.digest}."))
+    state = read_state(home)
+    if state is not None:
+        shutil.rmtree(state.run_folder, ignore_errors=True)
+        home.state_file.unlink(missing_ok=True)
+    return killed
