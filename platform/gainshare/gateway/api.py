@@ -1,0 +1,233 @@
+"""The OpenAI-compatible API below /v1/: async views that check the key, admit the request and pass the answer on.
+
+Keys are the only way in; a browser's session is not looked at, so there is nothing for a forged request to use.
+Every answer that was admitted carries `X-Gainshare-Request-Id`, the id of its bill under /api/v1/usage/.
+"""
+
+import asyncio
+import functools
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+from uuid import UUID, uuid4
+
+from django.db import DatabaseError, InterfaceError
+from django.http import (
+    HttpRequest,
+    HttpResponseBase,
+    JsonResponse,
+    RawPostDataException,
+    StreamingHttpResponse,
+)
+from django.urls import path
+from django.views.decorators.csrf import csrf_exempt
+
+from benchmarks.faults import fault_point
+from gainshare.accounts.models import ApiKey, Scope
+from gainshare.accounts.services import InvalidKey, authenticate_key
+from gainshare.gateway import services
+from gainshare.gateway.database import in_database
+from gainshare.gateway.errors import (
+    BadKey,
+    BadRequest,
+    BodyTooLarge,
+    GatewayError,
+    MissingScope,
+    NodeUnavailable,
+    UnknownEndpoint,
+    UnknownModel,
+    error_body,
+    error_response,
+    unknown_endpoint,
+)
+from gainshare.gateway.generation import Generation, in_background, record_and_settle
+from gainshare.gateway.metering import Metered
+from gainshare.gateway.models import RequestStatus
+from gainshare.gateway.nodes import ModelNode, TokenCount, node_pool
+from gainshare.gateway.requests import Endpoint, GenerationRequest, read_request
+from gainshare.gateway.wire import DONE, Envelope, event
+
+logger = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 4 * 1024 * 1024
+
+AsyncView = Callable[..., Awaitable[HttpResponseBase]]
+
+
+def openai_view(method: str) -> Callable[[AsyncView], AsyncView]:
+    """Make a view answer every failure in OpenAI's shape; without session and CSRF, they play no part here."""
+
+    def decorate(view: AsyncView) -> AsyncView:
+        @csrf_exempt
+        @functools.wraps(view)
+        async def answer(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+            try:
+                if request.method != method:
+                    raise UnknownEndpoint(f"Use {method} for {request.path}.", code="method_not_allowed")
+                return await view(request, *args, **kwargs)
+            except GatewayError as error:
+                return error_response(error)
+            except (DatabaseError, InterfaceError):
+                logger.exception("the database failed a request")
+                return error_response(NodeUnavailable("The service is not available; try again shortly."))
+            except Exception:
+                logger.exception("unforeseen failure")
+                return error_response(GatewayError("The service failed; the failure is logged."))
+
+        return answer
+
+    return decorate
+
+
+async def caller(request: HttpRequest) -> ApiKey:
+    """The key that the request presents, with its user; raises `BadKey` or `MissingScope`."""
+    word, _, raw = request.headers.get("Authorization", "").partition(" ")
+    if word.lower() != "bearer" or not raw.strip():
+        raise BadKey("You didn't provide an API key. Send it as: Authorization: Bearer gs_…")
+    try:
+        key = await in_database(authenticate_key, raw.strip())
+    except InvalidKey as error:
+        raise BadKey(f"{error.reason} Make a new one on the Keys page.") from None
+    if not key.has_scope(Scope.INFERENCE):
+        raise MissingScope("This API key lacks the scope 'inference', which using models needs.")
+    return key
+
+
+@openai_view("GET")
+async def list_models(request: HttpRequest) -> HttpResponseBase:
+    await caller(request)
+    models = await in_database(services.priced_models, await node_pool().models())
+    return JsonResponse({"object": "list", "data": models})
+
+
+@openai_view("GET")
+async def retrieve_model(request: HttpRequest, model: str) -> HttpResponseBase:
+    await caller(request)
+    for entry in await in_database(services.priced_models, await node_pool().models()):
+        if entry["id"] == model:
+            return JsonResponse(entry)
+    raise UnknownModel(f"The model '{model[:100]}' does not exist.", param="model")
+
+
+@openai_view("POST")
+async def chat_completions(request: HttpRequest) -> HttpResponseBase:
+    return await generate(request, Endpoint.CHAT)
+
+
+@openai_view("POST")
+async def completions(request: HttpRequest) -> HttpResponseBase:
+    return await generate(request, Endpoint.COMPLETIONS)
+
+
+async def generate(http: HttpRequest, endpoint: Endpoint) -> HttpResponseBase:
+    """Authenticate, check, count, hold, then hand the node's tokens on."""
+    key = await caller(http)
+    request = read_request(read_body(http), endpoint)
+    request_id = uuid4()
+    node, count = await node_pool().tokenise(request)
+    admission = await admit(key, request, request_id, count)
+    fault_point("gateway.held")
+    generation = Generation(pool=node_pool(), node=node, request=request, admission=admission)
+    envelope = Envelope(
+        request_id=request_id, endpoint=endpoint, model=request.model, created=int(time.time())
+    )
+    try:
+        await generation.begin()
+        response: HttpResponseBase
+        if request.is_stream:
+            response = EventStream(generation, events(generation, request, envelope))
+        else:
+            async for chunk in generation.chunks():
+                envelope.gather(chunk)
+            response = JsonResponse(envelope.answer(generation.metered))
+    except GatewayError as error:
+        return error_response(error, request_id=str(request_id))
+    response["X-Gainshare-Request-Id"] = response["X-Request-Id"] = str(request_id)
+    response["X-Gainshare-Max-Tokens"] = str(admission.max_tokens)
+    return response
+
+
+def read_body(http: HttpRequest) -> bytes:
+    """The body, unless it is larger than any prompt could be."""
+    if int(http.META.get("CONTENT_LENGTH") or 0) > MAX_BODY_BYTES:
+        raise BodyTooLarge(f"The body may have at most {MAX_BODY_BYTES} bytes.")
+    try:
+        body = http.body
+    except RawPostDataException:
+        raise BadRequest("The body cannot be read; send JSON.", code="invalid_json") from None
+    if len(body) > MAX_BODY_BYTES:
+        raise BodyTooLarge(f"The body may have at most {MAX_BODY_BYTES} bytes.")
+    return body
+
+
+async def admit(
+    key: ApiKey, request: GenerationRequest, request_id: UUID, count: TokenCount
+) -> services.Admission:
+    """`services.admit`, which no cancellation can leave with a hold that nobody knows of."""
+    admitting = in_background(
+        in_database(
+            services.admit,
+            key=key,
+            request=request,
+            request_id=request_id,
+            prompt_tokens=count.prompt_tokens,
+            max_context=count.max_context,
+        )
+    )
+    try:
+        admission: services.Admission = await asyncio.shield(admitting)
+    except asyncio.CancelledError:
+        in_background(release(admitting))
+        raise
+    return admission
+
+
+async def release(admitting: "asyncio.Task[services.Admission]") -> None:
+    """The client left while its credits were being held: let them go."""
+    await asyncio.wait({admitting})
+    if admitting.cancelled() or admitting.exception() is not None:
+        return
+    await record_and_settle(admitting.result(), {"status": RequestStatus.CANCELLED, "metered": Metered()})
+
+
+async def events(
+    generation: Generation, request: GenerationRequest, envelope: Envelope
+) -> AsyncIterator[bytes]:
+    """The stream of server-sent events; a failure is one event with an `error`, which OpenAI's clients raise."""
+    try:
+        async for chunk in generation.chunks():
+            if (public := envelope.chunk(chunk, wants_usage=request.wants_usage)) is not None:
+                yield event(public)
+    except GatewayError as error:
+        yield event(error_body(error))
+        return
+    if request.wants_usage:
+        yield event(envelope.usage_chunk(generation.metered))
+    yield DONE
+
+
+class EventStream(StreamingHttpResponse):
+    """A streamed answer that ends its generation when the server drops it, even before its first event."""
+
+    def __init__(self, generation: Generation, content: AsyncIterator[bytes]) -> None:
+        super().__init__(content, content_type="text/event-stream")
+        self["Cache-Control"] = "no-cache, no-transform"
+        self["X-Accel-Buffering"] = "no"  # nginx would hold tokens back
+        self._generation = generation
+        self._loop = asyncio.get_running_loop()
+
+    def close(self) -> None:
+        """Called by Django in a thread once the response was sent or the client has gone."""
+        super().close()
+        self._loop.call_soon_threadsafe(self._generation.finish, RequestStatus.CANCELLED)
+
+
+urlpatterns = [
+    path("models", list_models, name="v1-models"),
+    path("models/<path:model>", retrieve_model, name="v1-model"),
+    path("chat/completions", chat_completions, name="v1-chat-completions"),
+    path("completions", completions, name="v1-completions"),
+    path("", csrf_exempt(unknown_endpoint)),
+    path("<path:rest>", csrf_exempt(unknown_endpoint)),
+]

@@ -1,0 +1,139 @@
+"""What the model-access API refuses, in OpenAI's error shape, so that their clients raise the class they know.
+
+One class per reason. `x-should-retry` tells the client whether the same request can succeed a moment later:
+it would otherwise repeat every 429. Knows nothing of requests, nodes or money.
+"""
+
+from typing import Any
+
+from django.http import HttpRequest, JsonResponse
+
+from gainshare.accounts.errors import DomainError
+
+
+class GatewayError(DomainError):
+    """A refusal with OpenAI's four fields; `code` and `message` are the platform's, `type` and `param` theirs."""
+
+    status = 500
+    code = "internal_error"
+    type = "server_error"
+    should_retry = False
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message, code=code)
+        self.param = param
+
+
+class BadRequest(GatewayError):
+    """The request can never be served as it stands."""
+
+    status = 400
+    code = "invalid_value"
+    type = "invalid_request_error"
+
+
+class ContextTooLong(BadRequest):
+    """Prompt and completion do not fit into the model's context."""
+
+    code = "context_length_exceeded"
+
+
+class BodyTooLarge(BadRequest):
+    """The body is larger than any prompt the models can read."""
+
+    status = 413
+    code = "request_too_large"
+
+
+class BadKey(GatewayError):
+    """No key, a wrong one, or one that was revoked or has expired."""
+
+    status = 401
+    code = "invalid_api_key"
+    type = "invalid_request_error"
+
+
+class MissingScope(GatewayError):
+    """The key is good, but not for using models."""
+
+    status = 403
+    code = "insufficient_scope"
+    type = "invalid_request_error"
+
+
+class UnknownModel(GatewayError):
+    """No node serves a model of that name."""
+
+    status = 404
+    code = "model_not_found"
+    type = "invalid_request_error"
+
+
+class UnpricedModel(GatewayError):
+    """The model is served but has no price: what cannot be billed is not sold."""
+
+    status = 404
+    code = "model_not_priced"
+    type = "invalid_request_error"
+
+
+class UnknownEndpoint(GatewayError):
+    """No such address, or not with this method."""
+
+    status = 404
+    code = "unknown_url"
+    type = "invalid_request_error"
+
+
+class NoCredits(GatewayError):
+    """The balance does not afford the prompt and one token."""
+
+    status = 429
+    code = "insufficient_quota"
+    type = "insufficient_quota"
+
+
+class NodeUnavailable(GatewayError):
+    """No node can take the request at this moment."""
+
+    status = 503
+    code = "service_unavailable"
+    should_retry = True
+
+
+class NodeFailed(GatewayError):
+    """The node broke off while it was answering."""
+
+    status = 502
+    code = "node_failed"
+    should_retry = True
+
+
+class TookTooLong(GatewayError):
+    """The generation did not end within the time its credits were held for."""
+
+    status = 504
+    code = "timeout"
+
+
+def error_body(error: GatewayError) -> dict[str, Any]:
+    """OpenAI's error object for `error`."""
+    return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
+
+
+def error_response(error: GatewayError, *, request_id: str = "") -> JsonResponse:
+    """`error` as an HTTP response with the headers that OpenAI's clients read."""
+    response = JsonResponse(error_body(error), status=error.status)
+    response["x-should-retry"] = "true" if error.should_retry else "false"
+    if error.status == 401:
+        response["WWW-Authenticate"] = "Bearer"
+    if error.should_retry:
+        response["Retry-After"] = "1"
+    if request_id:
+        response["X-Gainshare-Request-Id"] = response["X-Request-Id"] = request_id
+    return response
+
+
+def unknown_endpoint(request: HttpRequest, rest: str = "") -> JsonResponse:
+    """Every address below /v1/ that is not one of ours answers in OpenAI's shape too."""
+    return error_response(UnknownEndpoint(f"Unknown request URL: {request.method} {request.path}."))

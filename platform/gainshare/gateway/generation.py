@@ -1,0 +1,183 @@
+"""One admitted request from its first chunk to its settled hold, whatever happens in between.
+
+A generation ends exactly once: completed, cancelled (the client left) or failed (the node broke off, or the time
+for which credits are held ran out). Whoever sees the end first calls `finish`; what the meter had counted by then
+is recorded and settled in a task of its own, because the request's task may be the one being cancelled. Knows
+nothing of HTTP requests or responses.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from typing import Any
+
+from django.db import DatabaseError, InterfaceError
+from django.utils import timezone
+
+from benchmarks.faults import fault_point
+from gainshare.gateway import services
+from gainshare.gateway.database import in_database
+from gainshare.gateway.errors import GatewayError, NodeFailed, TookTooLong
+from gainshare.gateway.metering import Meter, Metered, MeterFault
+from gainshare.gateway.models import RequestStatus
+from gainshare.gateway.nodes import ModelNode, NodePool, NodeStreamBroken
+from gainshare.gateway.requests import GenerationRequest
+from gainshare.gateway.services import Admission
+
+logger = logging.getLogger(__name__)
+
+SETTLE_BEFORE_END_S = (
+    2.0  # generation stops this long before its hold lapses (a tenth of the hold if that is less)
+)
+WAIT_FOR_SETTLING_S = 2.0  # the client's last event waits at most this long for the settled bill
+RETRY_S = (0.1, 0.3, 1.0, 3.0)  # pauses between attempts to record an outcome; the last one repeats
+
+_tasks: set[asyncio.Task[Any]] = set()
+
+
+def in_background(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    """Run `work` on, even when nobody waits for it any more."""
+    task = asyncio.create_task(work)
+    _tasks.add(task)
+    task.add_done_callback(_tasks.discard)
+    return task
+
+
+class Generation:
+    """A running request. Call `begin`, iterate `chunks` to its end, or call `finish` to end it early."""
+
+    def __init__(
+        self, *, pool: NodePool, node: ModelNode, request: GenerationRequest, admission: Admission
+    ) -> None:
+        self.admission = admission
+        self.meter = Meter(prompt_tokens=admission.prompt_tokens, max_tokens=admission.max_tokens)
+        self._pool, self._node, self._request = pool, node, request
+        self._stack = AsyncExitStack()
+        self._stream: AsyncIterator[dict[str, Any]] | None = None
+        self._settling: asyncio.Task[Any] | None = None
+        left_s = (admission.expires_at - timezone.now()).total_seconds()
+        self._margin_s = min(SETTLE_BEFORE_END_S, left_s / 10)
+        self._deadline = asyncio.get_running_loop().time() + left_s - self._margin_s
+        self._watch: asyncio.Task[Any] | None = None
+
+    @property
+    def metered(self) -> Metered:
+        return self.meter.metered
+
+    async def begin(self) -> None:
+        """Start generating at the node; raises `GatewayError` (and has ended) where the node refuses."""
+        self._watch = in_background(self._end_at_deadline())
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                self._stream = await self._stack.enter_async_context(
+                    self._pool.generate(self._node, self._request, self.admission.max_tokens)
+                )
+        except TimeoutError:
+            await self.fail(TookTooLong.code)
+            raise TookTooLong("The model node did not start in time; nothing is charged.") from None
+        except GatewayError as error:
+            await self.fail(error.code)
+            raise
+        except BaseException:  # the client left: asyncio cancels this task
+            self.finish(RequestStatus.CANCELLED)
+            raise
+
+    async def chunks(self) -> AsyncIterator[dict[str, Any]]:
+        """The node's chunks, each counted before it is handed on. Raises `GatewayError` where the stream breaks.
+
+        The generation has ended and, unless the database is away, is settled when the iterator ends.
+        """
+        assert self._stream is not None, "begin() comes first"
+        passed_on = 0
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout_at(self._deadline):
+                        chunk = await anext(self._stream)
+                except StopAsyncIteration:
+                    break
+                self.meter.see(chunk)
+                yield chunk
+                passed_on += 1
+                fault_point("gateway.first_token" if passed_on == 1 else "gateway.streaming")
+            self.meter.check_complete()
+        except (NodeStreamBroken, MeterFault) as error:
+            logger.warning("request %s at %s: %s", self.admission.request_id, self._node.url, error)
+            await self.fail(NodeFailed.code)
+            raise NodeFailed(self._broken_off("The model node broke off")) from None
+        except TimeoutError:
+            await self.fail(TookTooLong.code)
+            raise TookTooLong(self._broken_off("The time for this request ran out")) from None
+        except BaseException:  # the client left: the task is cancelled or the generator closed
+            self.finish(RequestStatus.CANCELLED)
+            raise
+        await self._settled(self.finish(RequestStatus.COMPLETED))
+
+    def finish(self, status: RequestStatus, error_code: str = "") -> asyncio.Task[Any]:
+        """End the generation as `status`, unless it has already ended; the task that records and settles it."""
+        if self._settling is None:
+            self._settling = in_background(self._settle(status, error_code))
+        return self._settling
+
+    async def fail(self, error_code: str) -> None:
+        await self._settled(self.finish(RequestStatus.FAILED, error_code))
+
+    def _broken_off(self, what: str) -> str:
+        if self._request.is_stream and (tokens := self.metered.completion_tokens):
+            return f"{what}; only the {tokens} tokens you received are charged (request {self.admission.request_id})."
+        return (
+            f"{what} before an answer was complete; nothing is charged (request {self.admission.request_id})."
+        )
+
+    async def _settled(self, settling: asyncio.Task[Any]) -> None:
+        await asyncio.wait({settling}, timeout=WAIT_FOR_SETTLING_S)
+
+    async def _end_at_deadline(self) -> None:
+        """End a generation whose client stopped reading: its task waits to send and cannot see the deadline."""
+        await asyncio.sleep(self._deadline + self._margin_s / 2 - asyncio.get_running_loop().time())
+        self.finish(RequestStatus.FAILED, TookTooLong.code)
+
+    async def _settle(self, status: RequestStatus, error_code: str) -> None:
+        metered, finish_reason = self.metered, self.meter.finish_reason
+        if status is RequestStatus.FAILED and (not self._request.is_stream or not metered.completion_tokens):
+            metered = Metered(prompt_tokens=0, engine=metered.engine)  # nothing was delivered
+        fault_point("gateway.before_settle")
+        closing = asyncio.create_task(self._close())
+        outcome = {
+            "status": status,
+            "metered": metered,
+            "finish_reason": finish_reason,
+            "error_code": error_code,
+        }
+        await record_and_settle(self.admission, outcome)
+        await asyncio.wait({closing})
+
+    async def _close(self) -> None:
+        """Leave the node's stream, which makes the node stop generating."""
+        if self._watch is not None and self._watch is not asyncio.current_task():
+            self._watch.cancel()
+        await self._stack.aclose()
+
+
+async def record_and_settle(admission: Admission, outcome: dict[str, Any]) -> None:
+    """Record the outcome, trying until the hold lapses, then settle; beat repeats a settling that fails."""
+    attempt = 0
+    while True:
+        try:
+            await in_database(services.record_outcome, request_id=admission.request_id, **outcome)
+            fault_point("gateway.recorded")
+            await in_database(services.settle, request_id=admission.request_id)
+        except (DatabaseError, InterfaceError) as error:
+            pause = RETRY_S[min(attempt, len(RETRY_S) - 1)]
+            attempt += 1
+            logger.warning(
+                "request %s: settling failed (%s), next attempt in %s s", admission.request_id, error, pause
+            )
+            if timezone.now() + timedelta(seconds=pause) > admission.expires_at:
+                logger.error("request %s: not settled before its hold lapsed", admission.request_id)  # noqa: TRY400
+                return
+            await asyncio.sleep(pause)
+        else:
+            return

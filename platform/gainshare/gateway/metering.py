@@ -1,0 +1,101 @@
+"""Counts what a generation used, chunk by chunk, and does not take the node's last word for it. Pure.
+
+The node puts its counters on every chunk. The meter keeps the newest and refuses counters that run backwards, that
+exceed what was allowed, or that grow without a token's text or end having been sent: a total that was not seen
+growing cannot be billed. So the sum is known at any moment, however the stream ends.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+ENGINE_COUNTERS = ("queued_ms", "prefill_ms", "decode_ms", "device_ms", "kv_byte_ms")
+
+
+class MeterFault(Exception):
+    """The node's counters contradict what it sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metered:
+    """What was used. Tokens are exact; `engine` holds the engine's own times and is shown, never billed."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    engine: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+    def as_openai(self) -> dict[str, Any]:
+        """OpenAI's `usage` object."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.total_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
+        }
+
+
+class Meter:
+    """Follows one stream. `prompt_tokens` is the tokeniser's count, `max_tokens` what was paid for in advance."""
+
+    def __init__(self, *, prompt_tokens: int, max_tokens: int) -> None:
+        self._prompt_tokens = prompt_tokens
+        self._max_tokens = max_tokens
+        self.metered = Metered()
+        self.finish_reason = ""
+
+    def see(self, chunk: Mapping[str, Any]) -> None:
+        """Take the counters of one chunk; raises `MeterFault`, and then keeps what was counted before."""
+        for choice in chunk.get("choices", ()):
+            if reason := choice.get("finish_reason"):
+                self.finish_reason = str(reason)
+        usage = chunk.get("usage")
+        if not isinstance(usage, dict):
+            raise MeterFault("a chunk came without counters")
+        seen = Metered(
+            prompt_tokens=_count(usage, "prompt_tokens"),
+            cached_tokens=_count(usage.get("prompt_tokens_details") or {}, "cached_tokens"),
+            completion_tokens=_count(usage, "completion_tokens"),
+            engine=_engine(usage.get("gainshare") or {}),
+        )
+        if seen.prompt_tokens != self._prompt_tokens:
+            raise MeterFault(
+                f"the prompt has {self._prompt_tokens} tokens, the node counted {seen.prompt_tokens}"
+            )
+        if seen.cached_tokens > seen.prompt_tokens:
+            raise MeterFault(
+                f"{seen.cached_tokens} of {seen.prompt_tokens} prompt tokens cannot come from the cache"
+            )
+        if seen.completion_tokens < self.metered.completion_tokens:
+            raise MeterFault("the number of generated tokens went down")
+        if seen.completion_tokens > self._max_tokens:
+            raise MeterFault(f"{seen.completion_tokens} tokens were generated, {self._max_tokens} allowed")
+        if seen.completion_tokens > self.metered.completion_tokens and not chunk.get("choices"):
+            raise MeterFault("generated tokens were counted that no chunk brought")
+        self.metered = seen
+
+    def check_complete(self) -> None:
+        """Raises `MeterFault` where the stream ended without saying why, or before a first counter."""
+        if not self.finish_reason:
+            raise MeterFault("the stream ended without a finish reason")
+        if self.metered.prompt_tokens != self._prompt_tokens:
+            raise MeterFault("the stream ended without counters")
+
+
+def _count(counters: Mapping[str, Any], name: str) -> int:
+    value = counters.get(name, 0)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise MeterFault(f"{name} is not a count")
+    return value
+
+
+def _engine(counters: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        name: counters[name]
+        for name in ENGINE_COUNTERS
+        if isinstance(counters.get(name), int | float) and not isinstance(counters[name], bool)
+    }

@@ -1,0 +1,91 @@
+"""One row per request to a model: what was held, what was used, what it cost, and how it ended.
+
+The row is written together with the hold and carries its id, so that after any crash the two are found together.
+Knows nothing of prompts or answers: neither is stored.
+"""
+
+from __future__ import annotations
+
+import uuid
+
+from django.conf import settings
+from django.db import models
+from django.db.models import F, Q
+
+
+class RequestStatus(models.TextChoices):
+    """How far a request is. It leaves `running` once, and for good."""
+
+    RUNNING = "running", "Running"  # credits are held, tokens may be on their way
+    COMPLETED = "completed", "Completed"  # the model ended its answer
+    CANCELLED = "cancelled", "Cancelled"  # the client went away; what was generated until then is billed
+    FAILED = "failed", "Failed"  # node, time or gateway failed; only delivered tokens are billed
+
+
+class UsageRecord(models.Model):
+    """The meter's reading of one request and its bill. `request_id` is also the id of the ledger's hold."""
+
+    request_id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="usage_records")
+    key_prefix = models.CharField(max_length=16)
+    endpoint = models.CharField(max_length=32)
+    model = models.CharField(max_length=120)
+    is_stream = models.BooleanField()
+    status = models.CharField(max_length=10, choices=RequestStatus.choices, default=RequestStatus.RUNNING)
+    max_tokens = models.PositiveIntegerField(help_text="Tokens that the hold covers.")
+    prompt_tokens = models.PositiveIntegerField(help_text="The tokeniser's count before the start.")
+    cached_tokens = models.PositiveIntegerField(default=0)
+    completion_tokens = models.PositiveIntegerField(default=0)
+    engine = models.JSONField(default=dict, help_text="The engine's own counters: queued_ms, prefill_ms, …")
+    finish_reason = models.CharField(max_length=32, blank=True)
+    error_code = models.CharField(max_length=64, blank=True)
+    price = models.ForeignKey("ledger.PriceVersion", on_delete=models.PROTECT, related_name="+")
+    hold_microcredits = models.BigIntegerField()
+    bill_lines = models.JSONField(default=list)
+    billed_microcredits = models.BigIntegerField(default=0, help_text="Sum of the bill's lines.")
+    charged_microcredits = models.BigIntegerField(default=0, help_text="What the ledger took.")
+    created_at = models.DateTimeField(auto_now_add=True)
+    expires_at = models.DateTimeField(help_text="When the hold lapses.")
+    finished_at = models.DateTimeField(null=True)
+    settled_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+        constraints = [
+            models.CheckConstraint(condition=Q(status__in=RequestStatus.values), name="usage_status_known"),
+            models.CheckConstraint(
+                condition=Q(status=RequestStatus.RUNNING, finished_at__isnull=True)
+                | (~Q(status=RequestStatus.RUNNING) & Q(finished_at__isnull=False)),
+                name="usage_finished_has_time",
+            ),
+            models.CheckConstraint(
+                condition=Q(settled_at__isnull=True) | Q(finished_at__isnull=False),
+                name="usage_settled_after_finish",
+            ),
+            models.CheckConstraint(
+                condition=Q(charged_microcredits__gte=0, charged_microcredits__lte=F("billed_microcredits"))
+                & Q(charged_microcredits__lte=F("hold_microcredits")),
+                name="usage_charges_within_bill_and_hold",
+            ),
+            models.CheckConstraint(
+                condition=Q(cached_tokens__lte=F("prompt_tokens")), name="usage_cached_within_prompt"
+            ),
+            models.CheckConstraint(
+                condition=Q(completion_tokens__lte=F("max_tokens")), name="usage_tokens_within_hold"
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["user", "-created_at"], name="usage_by_user"),
+            models.Index(fields=["expires_at"], condition=Q(settled_at__isnull=True), name="usage_unsettled"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.request_id} ({self.status})"
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+    @property
+    def fresh_tokens(self) -> int:
+        return self.prompt_tokens - self.cached_tokens

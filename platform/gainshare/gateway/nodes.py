@@ -1,0 +1,218 @@
+"""Talks to model nodes over HTTP: which models they serve, how long a prompt is, and a stream of chunks.
+
+One pool per event loop, with connections kept alive between requests. Among the nodes that serve a model the one
+with the fewest requests of this process in flight is asked first. Knows nothing of users, credits or prices.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import httpx
+from django.conf import settings
+
+from gainshare.gateway.errors import (
+    BadRequest,
+    ContextTooLong,
+    GatewayError,
+    NodeFailed,
+    NodeUnavailable,
+    UnknownModel,
+)
+from gainshare.gateway.requests import GenerationRequest
+
+CATALOGUE_S = 10.0  # how long a node's list of models is trusted
+UNREACHABLE_S = 1.0  # how long a node that refused a connection is passed over
+SHORT_TIMEOUT = httpx.Timeout(10.0, connect=2.0)
+# Between two chunks of one stream; the whole generation has its own deadline (`generation.py`).
+STREAM_TIMEOUT = httpx.Timeout(120.0, connect=2.0)
+LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30.0)
+
+
+class NodeStreamBroken(Exception):
+    """The node's stream ended before it was complete; `detail` is for the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCount:
+    """The length of a prompt in tokens, and of the model's context."""
+
+    prompt_tokens: int
+    max_context: int
+
+
+@dataclass(eq=False, slots=True)
+class ModelNode:
+    """One node as this process knows it."""
+
+    url: str
+    in_flight: int = 0
+    models: dict[str, dict[str, Any]] = field(default_factory=dict)
+    asked_at: float = float("-inf")  # monotonic seconds
+    unreachable_until: float = float("-inf")
+
+
+class NodePool:
+    """The configured nodes and one HTTP client for all of them. Belongs to one event loop."""
+
+    def __init__(
+        self, urls: list[str], token: str, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
+        self.nodes = [ModelNode(url.rstrip("/")) for url in urls]
+        self._http = httpx.AsyncClient(
+            headers={"Authorization": f"Bearer {token}"} if token else {},
+            limits=LIMITS,
+            timeout=SHORT_TIMEOUT,
+            trust_env=False,
+            transport=transport,
+        )
+
+    async def models(self) -> dict[str, dict[str, Any]]:
+        """Name -> OpenAI's model object of everything that a reachable node serves; raises `NodeUnavailable`."""
+        reachable = await self._refresh(CATALOGUE_S)
+        return {name: model for node in reachable for name, model in node.models.items()}
+
+    async def serving(self, model: str) -> list[ModelNode]:
+        """The reachable nodes that serve `model`, least busy first; raises `UnknownModel`, `NodeUnavailable`."""
+        reachable = await self._refresh(CATALOGUE_S)
+        if not any(model in node.models for node in reachable):
+            reachable = await self._refresh(UNREACHABLE_S)  # a node may have been given a new model just now
+        serving = [node for node in reachable if model in node.models]
+        if not serving:
+            if len(reachable) < len(self.nodes):
+                raise NodeUnavailable("A model node is not reachable at the moment; try again shortly.")
+            known = ", ".join(sorted({name for node in reachable for name in node.models}))
+            raise UnknownModel(
+                f"The model '{model[:100]}' does not exist. Served here: {known or 'none'}.", param="model"
+            )
+        return sorted(serving, key=lambda node: node.in_flight)
+
+    async def tokenise(self, request: GenerationRequest) -> tuple[ModelNode, TokenCount]:
+        """A node for `request` and the prompt's length there."""
+        for node in await self.serving(request.model):
+            try:
+                answer = await self._http.post(
+                    f"{node.url}/tokenize", json={"model": request.model, **request.prompt}
+                )
+            except httpx.TransportError:
+                self._pass_over(node)
+                continue
+            if answer.status_code != 200:
+                raise _refusal(answer.status_code, answer.content)
+            body = answer.json()
+            return node, TokenCount(int(body["count"]), int(body["max_context"]))
+        raise NodeUnavailable("No model node can be reached at the moment; try again shortly.")
+
+    @asynccontextmanager
+    async def generate(
+        self, node: ModelNode, request: GenerationRequest, max_tokens: int
+    ) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
+        """Start a generation and yield the iterator of its chunks; leaving the block cancels it at the node.
+
+        Raises what the node refuses as `GatewayError`; the iterator raises `NodeStreamBroken`.
+        """
+        node.in_flight += 1
+        try:
+            url = f"{node.url}/v1/{request.endpoint.value}"
+            started = self._http.build_request(
+                "POST", url, json=request.node_body(max_tokens), timeout=STREAM_TIMEOUT
+            )
+            try:
+                response = await self._http.send(started, stream=True)
+            except httpx.TransportError:
+                self._pass_over(node)
+                raise NodeUnavailable("The model node cannot be reached; try again shortly.") from None
+            try:
+                if response.status_code != 200:
+                    raise _refusal(response.status_code, await response.aread())
+                async with aclosing(_chunks(response)) as chunks:
+                    yield chunks
+            finally:
+                # Closing an unfinished response closes its connection: that is what tells the node to stop.
+                await response.aclose()
+        finally:
+            node.in_flight -= 1
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    async def _refresh(self, max_age_s: float) -> list[ModelNode]:
+        """Ask every node whose list is older than `max_age_s`; return the nodes that can be reached."""
+        now = time.monotonic()
+        stale = [n for n in self.nodes if now - n.asked_at >= max_age_s and n.unreachable_until <= now]
+        if stale:
+            await asyncio.gather(*(self._ask(node) for node in stale))
+        now = time.monotonic()
+        reachable = [node for node in self.nodes if node.unreachable_until <= now]
+        if not reachable:
+            raise NodeUnavailable("No model node can be reached at the moment; try again shortly.")
+        return reachable
+
+    async def _ask(self, node: ModelNode) -> None:
+        try:
+            answer = await self._http.get(f"{node.url}/v1/models")
+            answer.raise_for_status()
+            node.models = {str(model["id"]): model for model in answer.json()["data"]}
+        except (httpx.HTTPError, ValueError, KeyError, TypeError):
+            self._pass_over(node)
+        else:
+            node.asked_at = time.monotonic()
+            node.unreachable_until = float("-inf")
+
+    def _pass_over(self, node: ModelNode) -> None:
+        """Leave `node` alone for a moment, then ask it anew what it serves."""
+        node.unreachable_until = time.monotonic() + UNREACHABLE_S
+        node.asked_at = float("-inf")
+
+
+async def _chunks(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
+    """The JSON objects of a stream of server-sent events, up to and without `[DONE]`."""
+    try:
+        async for line in response.aiter_lines():
+            if not line.startswith("data:"):
+                continue
+            data = line[5:].strip()
+            if data == "[DONE]":
+                return
+            chunk = json.loads(data)
+            if "error" in chunk:
+                raise NodeStreamBroken(f"the node reported: {str(chunk['error'])[:500]}")
+            yield chunk
+    except (httpx.HTTPError, ValueError) as error:
+        raise NodeStreamBroken(f"{type(error).__name__}: {error}") from None
+    raise NodeStreamBroken("the stream ended without [DONE]")
+
+
+def _refusal(status: int, content: bytes) -> GatewayError:
+    """The node's refusal in the gateway's terms: what the user can change stays, the rest is the node's fault."""
+    try:
+        error = json.loads(content)["error"]
+        message, code, param = str(error["message"]), error.get("code"), error.get("param")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        message, code, param = f"HTTP {status}", None, None
+    if code == ContextTooLong.code:
+        return ContextTooLong(message, param=param)
+    if status == 404:
+        return UnknownModel(message, param="model")
+    if status in {400, 413, 422}:
+        return BadRequest(message, param=param, code=code)
+    if status in {429, 503}:
+        return NodeUnavailable("The model node is busy or still loading; try again shortly.")
+    return NodeFailed(f"The model node failed (HTTP {status}).")
+
+
+_pools: WeakKeyDictionary[asyncio.AbstractEventLoop, NodePool] = WeakKeyDictionary()
+
+
+def node_pool() -> NodePool:
+    """The pool of the running event loop, made from the settings at first use."""
+    loop = asyncio.get_running_loop()
+    pool = _pools.get(loop)
+    if pool is None:
+        pool = _pools[loop] = NodePool(settings.MODEL_NODES, settings.MODEL_NODE_TOKEN)
+    return pool

@@ -1,0 +1,77 @@
+"""The sampling settings of a request and the values at which they make sense. Pure; see OpenAI's API reference."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from gainshare.gateway.errors import BadRequest
+
+# name -> (lowest, highest) of the real-valued settings, both ends allowed.
+RANGES: Mapping[str, tuple[float, float]] = {
+    "temperature": (0.0, 2.0),
+    "top_p": (0.0, 1.0),
+    "frequency_penalty": (-2.0, 2.0),
+    "presence_penalty": (-2.0, 2.0),
+}
+MAX_STOPS = 4
+MAX_STOP_CHARACTERS = 256
+SEED_RANGE = (-(2**63), 2**63 - 1)
+MAX_TOP_K = 2**31 - 1
+
+
+def checked_sampling(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The sampling settings present in `body`; raises `BadRequest` for values no sampler can follow."""
+    sampling: dict[str, Any] = {}
+    for name, (lowest, highest) in RANGES.items():
+        if (value := body.get(name)) is not None:
+            sampling[name] = _real(name, value, lowest, highest)
+    if sampling.get("top_p") == 0:
+        raise BadRequest("'top_p' must be above 0: no token would be left to choose from.", param="top_p")
+    if (top_k := body.get("top_k")) is not None:
+        sampling["top_k"] = _whole("top_k", top_k, 1, MAX_TOP_K)
+    if (seed := body.get("seed")) is not None:
+        sampling["seed"] = _whole("seed", seed, *SEED_RANGE)
+    if (stop := body.get("stop")) is not None:
+        sampling["stop"] = _stops(stop)
+    return sampling
+
+
+def _real(name: str, value: Any, lowest: float, highest: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise BadRequest(f"'{name}' must be a number.", param=name, code="invalid_type")
+    if value < lowest:
+        raise BadRequest(
+            f"'{name}' is {value}; it must be at least {lowest:g}.",
+            param=name,
+            code="decimal_below_min_value",
+        )
+    if value > highest:
+        raise BadRequest(
+            f"'{name}' is {value}; it must be at most {highest:g}.",
+            param=name,
+            code="decimal_above_max_value",
+        )
+    return float(value)
+
+
+def _whole(name: str, value: Any, lowest: int, highest: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise BadRequest(f"'{name}' must be a whole number.", param=name, code="invalid_type")
+    if not lowest <= value <= highest:
+        raise BadRequest(f"'{name}' must lie between {lowest} and {highest}.", param=name)
+    return value
+
+
+def _stops(stop: Any) -> list[str]:
+    stops = [stop] if isinstance(stop, str) else stop
+    if not isinstance(stops, list) or not all(isinstance(text, str) and text for text in stops):
+        raise BadRequest(
+            "'stop' must be a text or a list of texts, none empty.", param="stop", code="invalid_type"
+        )
+    if len(stops) > MAX_STOPS:
+        raise BadRequest(f"'stop' may hold at most {MAX_STOPS} texts.", param="stop")
+    if any(len(text) > MAX_STOP_CHARACTERS for text in stops):
+        raise BadRequest(
+            f"Each text in 'stop' may have at most {MAX_STOP_CHARACTERS} characters.", param="stop"
+        )
+    return stops

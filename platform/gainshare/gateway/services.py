@@ -1,0 +1,238 @@
+"""What the gateway writes: the admission of a request with its hold, its outcome, and the settling of the two.
+
+Each function opens its own transaction and is idempotent by request id. Settling has two steps, so that a crash
+between them loses nothing: first the outcome and its bill are recorded, then the ledger is asked to take the
+money. `settle_outstanding` finishes whatever a killed process left half-done. Knows nothing of HTTP or nodes.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import F
+from django.utils import timezone
+
+from gainshare.accounts.models import ApiKey
+from gainshare.gateway.errors import ContextTooLong, NoCredits, UnpricedModel
+from gainshare.gateway.metering import Metered
+from gainshare.gateway.models import RequestStatus, UsageRecord
+from gainshare.gateway.requests import GenerationRequest
+from gainshare.ledger.errors import HoldResolved, InsufficientCredits, UnknownHold, Unpriced
+from gainshare.ledger.models import PriceVersion
+from gainshare.ledger.price_book import active_price
+from gainshare.ledger.pricing import Bill, Usage, affordable_output, bill, upper_bound
+from gainshare.ledger.services import open_hold, settle_hold, void_hold
+
+logger = logging.getLogger(__name__)
+
+HOLD_ATTEMPTS = 3  # other requests of the same user may take credits between a refusal and the next try
+GRACE = timedelta(seconds=5)  # a web process that is alive settles within this time after its hold's end
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A request that may run: its hold covers the prompt and `max_tokens` tokens until `expires_at`."""
+
+    request_id: UUID
+    prompt_tokens: int
+    max_tokens: int
+    hold_microcredits: int
+    expires_at: datetime
+
+
+def room_for_completion(*, prompt_tokens: int, max_context: int, wanted: int | None) -> int:
+    """Tokens that may be generated as far as the model's context goes; raises `ContextTooLong`."""
+    room = max_context - prompt_tokens
+    if room < 1:
+        raise ContextTooLong(
+            f"This model's maximum context length is {max_context} tokens. Your prompt has {prompt_tokens} and "
+            "leaves no room for an answer. Shorten it.",
+            param="messages",
+        )
+    if wanted is not None and wanted > room:
+        raise ContextTooLong(
+            f"This model's maximum context length is {max_context} tokens. You requested "
+            f"{prompt_tokens + wanted} ({prompt_tokens} in the prompt, {wanted} in the completion). "
+            "Shorten the prompt or the completion.",
+            param="max_tokens",
+        )
+    return room if wanted is None else wanted
+
+
+def admit(
+    *, key: ApiKey, request: GenerationRequest, request_id: UUID, prompt_tokens: int, max_context: int
+) -> Admission:
+    """Hold the credits for `request`, with fewer tokens than asked for where the balance affords no more.
+
+    Raises `ContextTooLong`, `UnpricedModel` or `NoCredits`, and then has written nothing.
+    """
+    max_tokens = room_for_completion(
+        prompt_tokens=prompt_tokens, max_context=max_context, wanted=request.max_tokens
+    )
+    now = timezone.now()
+    try:
+        price = active_price(request.model, now)
+    except Unpriced:
+        raise UnpricedModel(
+            f"The model '{request.model}' has no price yet, so it cannot be used. Ask a maintainer to publish one.",
+            param="model",
+        ) from None
+    expires_at = now + timedelta(seconds=settings.HOLD_S)
+    for _ in range(HOLD_ATTEMPTS):
+        amount = upper_bound(prompt_tokens, max_tokens, price)
+        try:
+            with transaction.atomic():
+                open_hold(
+                    hold_id=request_id,
+                    user=key.user,
+                    amount_microcredits=amount,
+                    expires_at=expires_at,
+                    reference=f"request:{request_id}",
+                )
+                UsageRecord.objects.create(
+                    request_id=request_id,
+                    user=key.user,
+                    key_prefix=key.prefix,
+                    endpoint=request.endpoint.value,
+                    model=request.model,
+                    is_stream=request.is_stream,
+                    max_tokens=max_tokens,
+                    prompt_tokens=prompt_tokens,
+                    price=price,
+                    hold_microcredits=amount,
+                    expires_at=expires_at,
+                )
+        except InsufficientCredits as short:
+            affordable = affordable_output(short.available, prompt_tokens, price)
+            max_tokens = max_tokens if affordable is None else min(max_tokens, affordable)
+            if max_tokens < 1:
+                break
+        else:
+            return Admission(request_id, prompt_tokens, max_tokens, amount, expires_at)
+    raise NoCredits(
+        "You have too few credits for this request. Credits are earned with accepted improvements; "
+        "requests of yours that are still running hold theirs until they end."
+    )
+
+
+def price_bill(metered: Metered, price: PriceVersion) -> Bill:
+    """The bill of what was metered. Nothing generated and nothing read is an empty usage, and costs nothing."""
+    usage = Usage(
+        cached_tokens=metered.cached_tokens,
+        fresh_tokens=metered.prompt_tokens - metered.cached_tokens,
+        output_tokens=metered.completion_tokens,
+    )
+    return bill(usage, price)
+
+
+def record_outcome(
+    *,
+    request_id: UUID,
+    status: RequestStatus,
+    metered: Metered,
+    finish_reason: str = "",
+    error_code: str = "",
+) -> bool:
+    """Write how the request ended, and its bill. True when this call did it, False when another had."""
+    record = UsageRecord.objects.select_related("price").get(pk=request_id)
+    priced = price_bill(metered, record.price)
+    changed = UsageRecord.objects.filter(pk=request_id, status=RequestStatus.RUNNING).update(
+        status=status,
+        cached_tokens=metered.cached_tokens,
+        completion_tokens=metered.completion_tokens,
+        engine=dict(metered.engine),
+        finish_reason=finish_reason,
+        error_code=error_code,
+        bill_lines=[
+            {
+                "item": str(line.item),
+                "quantity": line.quantity,
+                "unit_price": line.unit_price,
+                "amount": line.amount,
+            }
+            for line in priced.lines
+        ],
+        billed_microcredits=priced.total,
+        finished_at=timezone.now(),
+    )
+    return changed == 1
+
+
+def settle(*, request_id: UUID) -> UsageRecord:
+    """Let the ledger take what the recorded bill says and release the rest of the hold."""
+    with transaction.atomic():
+        record = UsageRecord.objects.select_for_update().get(pk=request_id)
+        if record.settled_at is not None or record.finished_at is None:
+            return record
+        record.charged_microcredits = _collect(record)
+        record.settled_at = timezone.now()
+        record.save(update_fields=["charged_microcredits", "settled_at"])
+    return record
+
+
+def _collect(record: UsageRecord) -> int:
+    """Resolve the hold; the micro-credits that were taken."""
+    amount = min(record.billed_microcredits, record.hold_microcredits)
+    if amount < record.billed_microcredits:
+        logger.error("request %s: bill above its hold, the difference is waived", record.pk)
+    try:
+        with transaction.atomic():
+            if amount:
+                settle_hold(
+                    hold_id=record.pk,
+                    amount_microcredits=amount,
+                    memo=f"{record.model}, {record.total_tokens} tokens",
+                )
+            else:
+                void_hold(hold_id=record.pk)
+    except (HoldResolved, UnknownHold) as error:
+        # The hold lapsed before anyone could settle it: the user keeps the credits.
+        if amount:
+            logger.warning("request %s: %s not charged: %s", record.pk, amount, error)
+        return 0
+    return amount
+
+
+def settle_outstanding(*, now: datetime) -> int:
+    """Finish requests that their web process could not: the number of requests that were settled.
+
+    A request with an outcome only lacks the ledger's part. One that still runs after its hold's end has lost its
+    process together with the count of tokens, so it costs nothing.
+    """
+    lost = UsageRecord.objects.filter(status=RequestStatus.RUNNING, expires_at__lt=now - GRACE)
+    lost.update(status=RequestStatus.FAILED, error_code="gateway_lost", finished_at=now)
+    settled = 0
+    unsettled = UsageRecord.objects.filter(settled_at=None, finished_at__lt=now - GRACE)
+    for request_id in unsettled.order_by(F("finished_at")).values_list("pk", flat=True)[:500]:
+        settled += settle(request_id=request_id).settled_at is not None
+    return settled
+
+
+def priced_models(served: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """OpenAI's model objects of those served models that have a price, each with it (per million tokens)."""
+    now = timezone.now()
+    listed = []
+    for name in sorted(served):
+        try:
+            price = active_price(name, now)
+        except Unpriced:
+            continue
+        listed.append(
+            {
+                "id": name,
+                "object": "model",
+                "created": int(served[name].get("created") or 0),
+                "owned_by": "gainshare",
+                "microcredits_per_million_tokens": {
+                    "cached_input": price.cached_input,
+                    "fresh_input": price.fresh_input,
+                    "output": price.output,
+                },
+            }
+        )
+    return listed

@@ -1,0 +1,82 @@
+"""REST for one's own usage: GET /api/v1/usage/ and /api/v1/usage/{request_id}/ with the bill line by line."""
+
+from typing import Any
+
+from django.db.models import QuerySet
+from django.urls import path
+from rest_framework import generics, serializers
+
+from gainshare.accounts.permissions import HasScope
+from gainshare.gateway.models import UsageRecord
+
+
+class UsageSerializer(serializers.ModelSerializer[UsageRecord]):
+    """One request without its bill."""
+
+    class Meta:
+        model = UsageRecord
+        fields = (
+            "request_id", "key_prefix", "endpoint", "model", "is_stream", "status", "finish_reason", "error_code",
+            "prompt_tokens", "cached_tokens", "completion_tokens", "total_tokens", "charged_microcredits",
+            "created_at", "finished_at", "settled_at",
+        )  # fmt: skip
+        read_only_fields = fields
+
+
+class BillLineSerializer(serializers.Serializer[Any]):
+    """`quantity` tokens at `unit_price` micro-credits per million tokens make `amount` micro-credits."""
+
+    item = serializers.CharField()
+    quantity = serializers.IntegerField()
+    unit_price = serializers.IntegerField()
+    amount = serializers.IntegerField()
+
+
+class PriceSerializer(serializers.Serializer[Any]):
+    """The version of the price book that applied."""
+
+    id = serializers.IntegerField()
+    effective_at = serializers.DateTimeField()
+
+
+class UsageDetailSerializer(UsageSerializer):
+    """One request with its bill, its hold and the engine's counters."""
+
+    bill_lines = BillLineSerializer(many=True)
+    price = PriceSerializer()
+
+    class Meta(UsageSerializer.Meta):
+        fields = (
+            *UsageSerializer.Meta.fields,
+            "max_tokens", "hold_microcredits", "billed_microcredits", "bill_lines", "price", "engine",
+        )  # fmt: skip
+        read_only_fields = fields
+
+
+class OwnUsage(generics.GenericAPIView[UsageRecord]):
+    """The caller's requests, newest first."""
+
+    permission_classes = [HasScope("read") | HasScope("inference")]  # type: ignore[operator]
+    queryset = UsageRecord.objects.select_related("price")
+
+    def get_queryset(self) -> QuerySet[UsageRecord]:
+        return super().get_queryset().filter(user_id=self.request.user.pk)
+
+
+class UsageList(generics.ListAPIView[UsageRecord], OwnUsage):
+    """Your requests to models, newest first."""
+
+    serializer_class = UsageSerializer
+
+
+class UsageDetail(generics.RetrieveAPIView[UsageRecord], OwnUsage):
+    """One request of yours with its bill line by line; 404 for another's."""
+
+    serializer_class = UsageDetailSerializer
+    lookup_field = "request_id"
+
+
+urlpatterns = [
+    path("usage/", UsageList.as_view(), name="usage-list"),
+    path("usage/<uuid:request_id>/", UsageDetail.as_view(), name="usage-detail"),
+]

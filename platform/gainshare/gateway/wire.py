@@ -1,0 +1,73 @@
+"""The shapes that leave the gateway: chunks without the node's internals, whole answers, server-sent events. Pure."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from gainshare.gateway.metering import Metered
+from gainshare.gateway.requests import Endpoint
+
+DONE = b"data: [DONE]\n\n"
+CHUNK_OBJECTS = {Endpoint.CHAT: "chat.completion.chunk", Endpoint.COMPLETIONS: "text_completion"}
+ANSWER_OBJECTS = {Endpoint.CHAT: "chat.completion", Endpoint.COMPLETIONS: "text_completion"}
+ID_PREFIXES = {Endpoint.CHAT: "chatcmpl", Endpoint.COMPLETIONS: "cmpl"}
+
+
+def event(document: Mapping[str, Any]) -> bytes:
+    """One server-sent event."""
+    return b"data: " + json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+
+
+class Envelope:
+    """What is the same on everything that one request answers with."""
+
+    def __init__(self, *, request_id: UUID, endpoint: Endpoint, model: str, created: int) -> None:
+        self._endpoint = endpoint
+        self._common = {"id": f"{ID_PREFIXES[endpoint]}-{request_id}", "created": created, "model": model}
+        self._texts: list[str] = []
+        self._finish_reason: str | None = None
+
+    def chunk(self, node_chunk: Mapping[str, Any], *, wants_usage: bool) -> dict[str, Any] | None:
+        """The node's chunk as the client may see it; None for a chunk that only carries counters."""
+        if not node_chunk.get("choices"):
+            return None
+        chunk = {**self._common, "object": CHUNK_OBJECTS[self._endpoint], "choices": node_chunk["choices"]}
+        if wants_usage:
+            chunk["usage"] = None
+        return chunk
+
+    def usage_chunk(self, metered: Metered) -> dict[str, Any]:
+        """The last chunk, which OpenAI's clients ask for with `stream_options.include_usage`."""
+        return {
+            **self._common,
+            "object": CHUNK_OBJECTS[self._endpoint],
+            "choices": [],
+            "usage": metered.as_openai(),
+        }
+
+    def gather(self, node_chunk: Mapping[str, Any]) -> None:
+        """Add a chunk to the answer that `answer` returns whole."""
+        for choice in node_chunk.get("choices", ()):
+            delta = (
+                choice.get("delta", {}).get("content")
+                if self._endpoint is Endpoint.CHAT
+                else choice.get("text")
+            )
+            self._texts.append(delta or "")
+            self._finish_reason = choice.get("finish_reason") or self._finish_reason
+
+    def answer(self, metered: Metered) -> dict[str, Any]:
+        """Everything gathered, as the answer to a request without streaming."""
+        text = "".join(self._texts)
+        choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": self._finish_reason}
+        if self._endpoint is Endpoint.CHAT:
+            choice["message"] = {"role": "assistant", "content": text, "refusal": None}
+        else:
+            choice["text"] = text
+        return {
+            **self._common,
+            "object": ANSWER_OBJECTS[self._endpoint],
+            "choices": [choice],
+            "usage": metered.as_openai(),
+        }
