@@ -1,0 +1,62 @@
+"""What one has, where it lies, and how it moved."""
+
+from dataclasses import dataclass
+
+from django.core.paginator import Paginator
+from django.db.models import Q, QuerySet
+from django.http import HttpResponse
+from django.shortcuts import render
+from django.views.decorators.http import require_GET
+
+from gainshare.accounts.models import User
+from gainshare.ledger.kinds import AccountKind, HoldState
+from gainshare.ledger.models import Hold, Transfer
+from gainshare.ledger.services import balance, lots_of
+from gainshare.web.signed_in import SignedInRequest, signed_in
+
+PER_PAGE = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Movement:
+    """A transfer as its owner sees it. The amount is signed; None while it is pending or where nothing moved."""
+
+    transfer: Transfer
+    signed_microcredits: int | None
+    pending_microcredits: int | None
+
+
+@signed_in
+@require_GET
+def credits_page(request: SignedInRequest) -> HttpResponse:
+    """Balance, lots in the order in which they burn, open holds, movements newest first."""
+    page = Paginator(transfers_of(request.user), PER_PAGE).get_page(request.GET.get("page"))
+    context = {
+        "balance": balance(request.user),
+        "lots": lots_of(request.user),
+        "holds": Hold.objects.filter(user=request.user, state=HoldState.OPEN).order_by("-created_at"),
+        "page": page,
+        "movements": [movement(transfer, request.user) for transfer in page.object_list],
+    }
+    return render(request, "web/credits.html", context)
+
+
+def transfers_of(user: User) -> QuerySet[Transfer]:
+    """Every transfer from or to an account of the user's, newest first."""
+    own = Q(from_account__owner=user) | Q(to_account__owner=user)
+    return (
+        Transfer.objects.filter(own)
+        .select_related("from_account", "to_account")
+        .order_by("-created_at", "-pk")
+    )
+
+
+def movement(transfer: Transfer, user: User) -> Movement:
+    """`transfer` seen from the user: what left their lots is negative, what arrived positive."""
+    leaves = (
+        transfer.from_account.owner_id == user.pk and transfer.from_account.kind == AccountKind.WALLET_LOT
+    )
+    sign = -1 if leaves else 1
+    posted = None if transfer.posted_amount is None else sign * transfer.posted_amount
+    pending = sign * transfer.amount_microcredits if transfer.resolved_at is None else None
+    return Movement(transfer, posted, pending)

@@ -1,0 +1,85 @@
+"""The home page, logging in and out, signing up, one's account."""
+
+from django.conf import settings
+from django.contrib import messages
+from django.contrib.auth import login
+from django.contrib.auth.views import LoginView, PasswordChangeView
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.urls import reverse_lazy
+from django.utils.http import url_has_allowed_host_and_scheme
+from django.views.decorators.debug import sensitive_post_parameters
+from django.views.decorators.http import require_GET, require_http_methods
+
+from gainshare.accounts.errors import DomainError
+from gainshare.accounts.models import User
+from gainshare.accounts.services import create_user
+from gainshare.web.forms import SignUpForm
+from gainshare.web.signed_in import SignedInRequest, signed_in
+
+
+@require_GET
+def home(request: HttpRequest) -> HttpResponse:
+    """What Gainshare is, and where each of the three kinds of people starts."""
+    return render(request, "web/home.html", {"api_base": settings.PUBLIC_URL.rstrip("/") + "/v1"})
+
+
+class LogIn(LoginView):
+    template_name = "web/login.html"
+    redirect_authenticated_user = True
+    extra_context = {"open_signup": settings.OPEN_SIGNUP}
+
+
+@sensitive_post_parameters("password", "password_again")
+@require_http_methods(["GET", "POST"])
+def sign_up(request: HttpRequest) -> HttpResponse:
+    """Make an account and log in, where the site is open for everyone."""
+    if request.user.is_authenticated:
+        return redirect("home")
+    if not settings.OPEN_SIGNUP:
+        return render(request, "web/signup_closed.html", status=403)
+    form = SignUpForm(request.POST or None)
+    if request.method == "POST" and form.is_valid():
+        try:
+            user = create_user(
+                username=form.cleaned_data["username"],
+                password=form.cleaned_data["password"],
+                email=form.cleaned_data["email"],
+            )
+        except DomainError as error:
+            form.add_error("username" if error.code == "username_taken" else None, error.message)
+        else:
+            login(request, user)
+            messages.success(
+                request, f"Welcome, {user.username}. Make an API key to use models or submit patches."
+            )
+            return redirect(safe_next(request) or "home")
+    return render(request, "web/signup.html", {"form": form, "next": safe_next(request)})
+
+
+def safe_next(request: HttpRequest) -> str:
+    """Where the visitor wanted to go, if that is on this site."""
+    target = request.POST.get("next") or request.GET.get("next") or ""
+    allowed = url_has_allowed_host_and_scheme(
+        target, allowed_hosts={request.get_host()}, require_https=request.is_secure()
+    )
+    return target if allowed else ""
+
+
+@signed_in
+@require_GET
+def account(request: SignedInRequest) -> HttpResponse:
+    """Who one is here."""
+    return render(
+        request, "web/account.html", {"person": request.user, "scopes": sorted(request.user.allowed_scopes)}
+    )
+
+
+class ChangePassword(PasswordChangeView):
+    template_name = "web/password.html"
+    success_url = reverse_lazy("account")
+
+    def form_valid(self, form: object) -> HttpResponse:
+        assert isinstance(self.request.user, User)
+        messages.success(self.request, "Your password was changed.")
+        return super().form_valid(form)  # type: ignore[arg-type]  # Django's stub names the mixin's form

@@ -1,0 +1,48 @@
+"""How figures are written on pages: credits, tokens, durations, effects. Pure; knows no models and no templates."""
+
+MICROCREDITS_PER_CREDIT = 1_000_000
+MINUS = "\N{MINUS SIGN}"
+
+
+def format_credits(microcredits: int) -> str:
+    """Micro-credits as credits: six decimals, trailing zeros trimmed, thousands separated: `1,234.5`."""
+    whole, rest = divmod(abs(microcredits), MICROCREDITS_PER_CREDIT)
+    decimals = f"{rest:06d}".rstrip("0")
+    sign = MINUS if microcredits < 0 else ""
+    return f"{sign}{whole:,}" + (f".{decimals}" if decimals else "")
+
+
+def format_signed_credits(microcredits: int) -> str:
+    """Like `format_credits`, with a plus sign before what was gained."""
+    return ("+" if microcredits > 0 else "") + format_credits(microcredits)
+
+
+def parse_credits(text: str) -> int:
+    """A number of credits as typed into a form, in micro-credits; raises ValueError for more than six decimals."""
+    cleaned = text.strip().replace(",", "").replace("_", "")
+    whole, _, decimals = cleaned.partition(".")
+    if not (whole + decimals).isascii() or not (whole + decimals).isdigit() or len(decimals) > 6:
+        raise ValueError("Write credits as a number with at most six decimals, such as 250 or 0.5.")
+    return int(whole or "0") * MICROCREDITS_PER_CREDIT + int(decimals.ljust(6, "0"))
+
+
+def format_milliseconds(milliseconds: float) -> str:
+    """A duration in the unit that reads best: `0.4 ms`, `320 ms`, `2.5 s`, `3 min 20 s`."""
+    if milliseconds < 1:
+        return f"{milliseconds:.2g} ms"
+    if milliseconds < 1000:
+        return f"{milliseconds:.0f} ms"
+    seconds = milliseconds / 1000
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+
+
+def format_bytes(count: float) -> str:
+    """A size in binary units: `512 B`, `1.5 KiB`, `20.0 MiB`."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"

@@ -1,0 +1,74 @@
+"""The shell's forms. They check shape only; the rules are the accounts app's services'."""
+
+from datetime import datetime, timedelta
+
+from django import forms
+from django.contrib.auth.password_validation import password_validators_help_text_html
+from django.utils import timezone
+
+from gainshare.accounts.models import Scope, User
+
+LIFETIMES = {"": "Never", "1": "In one day", "30": "In 30 days", "90": "In 90 days", "365": "In one year"}
+
+
+class SignUpForm(forms.Form):
+    """A new account."""
+
+    username = forms.CharField(
+        max_length=150,
+        label="User name",
+        help_text="Letters, digits and @ . + - _ only. It is shown beside your submissions.",
+        widget=forms.TextInput(
+            attrs={"autocomplete": "username", "autofocus": True, "autocapitalize": "none"}
+        ),
+    )
+    email = forms.EmailField(
+        required=False, label="E-mail", widget=forms.EmailInput(attrs={"autocomplete": "email"})
+    )
+    password = forms.CharField(
+        label="Password",
+        strip=False,
+        help_text=password_validators_help_text_html,  # type: ignore[arg-type]  # lazy, as Django's own forms use it
+        widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}),
+    )
+    password_again = forms.CharField(
+        label="Password again",
+        strip=False,
+        widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}),
+    )
+
+    def clean_password_again(self) -> str:
+        again: str = self.cleaned_data["password_again"]
+        if again != self.cleaned_data.get("password"):
+            raise forms.ValidationError("The two passwords differ.")
+        return again
+
+
+class KeyForm(forms.Form):
+    """A new API key. The choices of scopes depend on the user's role."""
+
+    name = forms.CharField(
+        max_length=80,
+        label="Name",
+        help_text="What it is for, such as “laptop” or “CI”.",
+        widget=forms.TextInput(attrs={"autocomplete": "off"}),
+    )
+    scopes = forms.MultipleChoiceField(
+        label="May be used to",
+        widget=forms.CheckboxSelectMultiple,
+        error_messages={"required": "Choose at least one thing that the key may be used for."},
+    )
+    lifetime = forms.ChoiceField(label="Expires", required=False, choices=list(LIFETIMES.items()))
+
+    def __init__(self, *args: object, user: User, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]  # passed on as they came
+        scopes = self.fields["scopes"]
+        assert isinstance(scopes, forms.MultipleChoiceField)
+        scopes.choices = [
+            (scope.value, str(scope.label)) for scope in Scope if scope.value in user.allowed_scopes
+        ]
+
+    def expires_at(self) -> datetime | None:
+        """When the key ends; None for never."""
+        days = self.cleaned_data["lifetime"]
+        return timezone.now() + timedelta(days=int(days)) if days else None

@@ -1,0 +1,30 @@
+"""The addresses of the shell's pages, and what it puts into the navigation."""
+
+from django.contrib.auth.views import LogoutView
+from django.urls import path
+
+from gainshare.web import credit_pages, entrance, key_pages, navigation, playground, usage_pages
+from gainshare.web.navigation import Audience, NavEntry
+
+navigation.register(NavEntry("Playground", "playground", 30, Audience.SIGNED_IN))
+navigation.register(NavEntry("Credits", "credits", 40, Audience.SIGNED_IN))
+navigation.register(NavEntry("Usage", "usage", 50, Audience.SIGNED_IN))
+navigation.register(NavEntry("Keys", "keys", 60, Audience.SIGNED_IN))
+navigation.register(NavEntry("API docs", "api-docs", 70))
+navigation.register(NavEntry("Admin", "admin:index", 90, Audience.STAFF))
+
+urlpatterns = [
+    path("", entrance.home, name="home"),
+    path("login/", entrance.LogIn.as_view(), name="login"),
+    path("logout/", LogoutView.as_view(), name="logout"),
+    path("signup/", entrance.sign_up, name="signup"),
+    path("account/", entrance.account, name="account"),
+    path("account/password/", entrance.ChangePassword.as_view(), name="password"),
+    path("keys/", key_pages.keys, name="keys"),
+    path("keys/<str:prefix>/revoke/", key_pages.revoke, name="key-revoke"),
+    path("credits/", credit_pages.credits_page, name="credits"),
+    path("usage/", usage_pages.usage, name="usage"),
+    path("usage/<uuid:request_id>/", usage_pages.usage_detail, name="usage-detail-page"),
+    path("playground/", playground.playground, name="playground"),
+    path("playground/key/", playground.playground_key, name="playground-key"),
+]

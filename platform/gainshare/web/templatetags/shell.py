@@ -1,0 +1,73 @@
+"""Template filters and tags of the shell: figures, the navigation, status badges."""
+
+from typing import Any
+
+from django import template
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from gainshare.web import formatting
+from gainshare.web.navigation import NavLink, links_for
+
+register = template.Library()
+
+# What colour a state or verdict has: how it should make its reader feel.
+GOOD = {
+    "completed", "settled", "posted", "gain", "vested", "accepted", "confirmed", "active", "open", "finished", "true",
+}  # fmt: skip
+BAD = {
+    "failed", "regression", "wrong_output", "quality_loss", "build_failed", "patch_rejected", "timeout",
+    "resource_limit", "policy_violation", "rejected", "reversed", "lost", "revoked",
+}  # fmt: skip
+BUSY = {
+    "running", "pending", "queued", "leased", "preparing", "gating", "measuring", "judging", "confirming", "received",
+    "checked",
+}  # fmt: skip
+WARN = {"suspicious", "infrastructure_error", "expired", "cancelled", "exhausted", "declined"}
+
+
+@register.filter(name="credits")
+def credits_filter(microcredits: int | None) -> str:
+    """`{{ row.amount_microcredits|credits }}`: micro-credits as credits; an en dash where there is no amount."""
+    return "–" if microcredits is None else formatting.format_credits(int(microcredits))
+
+
+@register.filter
+def signed_credits(microcredits: int | None) -> str:
+    """Like `credits`, with a plus sign before gains."""
+    return "–" if microcredits is None else formatting.format_signed_credits(int(microcredits))
+
+
+@register.filter
+def milliseconds(value: float | None) -> str:
+    """A duration in milliseconds in its most readable unit."""
+    return "–" if value is None else formatting.format_milliseconds(float(value))
+
+
+@register.filter
+def tone(state: Any) -> str:
+    """The colour class of a state or verdict: good, bad, busy, warn or plain."""
+    word = str(state)
+    for name, words in (("good", GOOD), ("bad", BAD), ("busy", BUSY), ("warn", WARN)):
+        if word in words:
+            return name
+    return "plain"
+
+
+@register.filter
+def badge(state: Any) -> SafeString:
+    """A state or verdict as a coloured label; underscores become spaces."""
+    return format_html('<span class="badge badge-{}">{}</span>', tone(state), words(state))
+
+
+@register.filter
+def words(identifier: Any) -> str:
+    """`fresh_input` as `fresh input`."""
+    return str(identifier).replace("_", " ")
+
+
+@register.simple_tag(takes_context=True)
+def navigation(context: template.Context) -> list[NavLink]:
+    """The links of the header for this page's viewer."""
+    request = context.get("request")
+    return [] if request is None or not hasattr(request, "user") else links_for(request.user, request.path)

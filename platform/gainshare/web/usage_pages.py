@@ -1,0 +1,42 @@
+"""One's requests to models, each with its bill line by line."""
+
+from uuid import UUID
+
+from django.core.paginator import Paginator
+from django.http import HttpResponse
+from django.shortcuts import get_object_or_404, render
+from django.views.decorators.http import require_GET
+
+from gainshare.gateway.models import UsageRecord
+from gainshare.web.signed_in import SignedInRequest, signed_in
+
+PER_PAGE = 50
+
+
+@signed_in
+@require_GET
+def usage(request: SignedInRequest) -> HttpResponse:
+    """The user's requests, newest first."""
+    records = UsageRecord.objects.filter(user=request.user)
+    page = Paginator(records, PER_PAGE).get_page(request.GET.get("page"))
+    return render(request, "web/usage.html", {"page": page})
+
+
+@signed_in
+@require_GET
+def usage_detail(request: SignedInRequest, request_id: UUID) -> HttpResponse:
+    """One request's tokens, times and bill; another user's does not exist."""
+    own = UsageRecord.objects.filter(user=request.user).select_related("price")
+    record = get_object_or_404(own, pk=request_id)
+    return render(request, "web/usage_detail.html", {"record": record, "engine": engine_times(record)})
+
+
+def engine_times(record: UsageRecord) -> list[tuple[str, float]]:
+    """The engine's counters in milliseconds that the record has, with the names that people read."""
+    names = {
+        "queued_ms": "Waiting in the queue",
+        "prefill_ms": "Reading the prompt",
+        "decode_ms": "Writing the answer",
+        "device_ms": "Device time",
+    }
+    return [(label, record.engine[name]) for name, label in names.items() if name in record.engine]
