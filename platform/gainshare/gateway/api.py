@@ -8,7 +8,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -44,7 +44,7 @@ from gainshare.gateway.errors import (
 from gainshare.gateway.generation import Generation, in_background, record_and_settle
 from gainshare.gateway.metering import Metered
 from gainshare.gateway.models import RequestStatus
-from gainshare.gateway.nodes import ModelNode, TokenCount, node_pool
+from gainshare.gateway.nodes import TokenCount, node_pool
 from gainshare.gateway.requests import Endpoint, GenerationRequest, read_request
 from gainshare.gateway.wire import DONE, Envelope, event
 
@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
 
-AsyncView = Callable[..., Awaitable[HttpResponseBase]]
+AsyncView = Callable[..., Coroutine[Any, Any, HttpResponseBase]]
 
 
 def openai_view(method: str) -> Callable[[AsyncView], AsyncView]:

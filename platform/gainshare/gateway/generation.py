@@ -20,9 +20,9 @@ from benchmarks.faults import fault_point
 from gainshare.gateway import services
 from gainshare.gateway.database import in_database
 from gainshare.gateway.errors import GatewayError, NodeFailed, TookTooLong
-from gainshare.gateway.metering import Meter, Metered, MeterFault
+from gainshare.gateway.metering import Meter, Metered, MeterError
 from gainshare.gateway.models import RequestStatus
-from gainshare.gateway.nodes import ModelNode, NodePool, NodeStreamBroken
+from gainshare.gateway.nodes import ModelNode, NodePool, NodeStreamError
 from gainshare.gateway.requests import GenerationRequest
 from gainshare.gateway.services import Admission
 
@@ -103,7 +103,7 @@ class Generation:
                 passed_on += 1
                 fault_point("gateway.first_token" if passed_on == 1 else "gateway.streaming")
             self.meter.check_complete()
-        except (NodeStreamBroken, MeterFault) as error:
+        except (NodeStreamError, MeterError) as error:
             logger.warning("request %s at %s: %s", self.admission.request_id, self._node.url, error)
             await self.fail(NodeFailed.code)
             raise NodeFailed(self._broken_off("The model node broke off")) from None
@@ -176,7 +176,7 @@ async def record_and_settle(admission: Admission, outcome: dict[str, Any]) -> No
                 "request %s: settling failed (%s), next attempt in %s s", admission.request_id, error, pause
             )
             if timezone.now() + timedelta(seconds=pause) > admission.expires_at:
-                logger.error("request %s: not settled before its hold lapsed", admission.request_id)  # noqa: TRY400
+                logger.error("request %s: not settled before its hold lapsed", admission.request_id)
                 return
             await asyncio.sleep(pause)
         else:

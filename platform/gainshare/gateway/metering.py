@@ -12,7 +12,7 @@ from typing import Any
 ENGINE_COUNTERS = ("queued_ms", "prefill_ms", "decode_ms", "device_ms", "kv_byte_ms")
 
 
-class MeterFault(Exception):
+class MeterError(Exception):
     """The node's counters contradict what it sent."""
 
 
@@ -49,13 +49,13 @@ class Meter:
         self.finish_reason = ""
 
     def see(self, chunk: Mapping[str, Any]) -> None:
-        """Take the counters of one chunk; raises `MeterFault`, and then keeps what was counted before."""
+        """Take the counters of one chunk; raises `MeterError`, and then keeps what was counted before."""
         for choice in chunk.get("choices", ()):
             if reason := choice.get("finish_reason"):
                 self.finish_reason = str(reason)
         usage = chunk.get("usage")
         if not isinstance(usage, dict):
-            raise MeterFault("a chunk came without counters")
+            raise MeterError("a chunk came without counters")
         seen = Metered(
             prompt_tokens=_count(usage, "prompt_tokens"),
             cached_tokens=_count(usage.get("prompt_tokens_details") or {}, "cached_tokens"),
@@ -63,33 +63,33 @@ class Meter:
             engine=_engine(usage.get("gainshare") or {}),
         )
         if seen.prompt_tokens != self._prompt_tokens:
-            raise MeterFault(
+            raise MeterError(
                 f"the prompt has {self._prompt_tokens} tokens, the node counted {seen.prompt_tokens}"
             )
         if seen.cached_tokens > seen.prompt_tokens:
-            raise MeterFault(
+            raise MeterError(
                 f"{seen.cached_tokens} of {seen.prompt_tokens} prompt tokens cannot come from the cache"
             )
         if seen.completion_tokens < self.metered.completion_tokens:
-            raise MeterFault("the number of generated tokens went down")
+            raise MeterError("the number of generated tokens went down")
         if seen.completion_tokens > self._max_tokens:
-            raise MeterFault(f"{seen.completion_tokens} tokens were generated, {self._max_tokens} allowed")
+            raise MeterError(f"{seen.completion_tokens} tokens were generated, {self._max_tokens} allowed")
         if seen.completion_tokens > self.metered.completion_tokens and not chunk.get("choices"):
-            raise MeterFault("generated tokens were counted that no chunk brought")
+            raise MeterError("generated tokens were counted that no chunk brought")
         self.metered = seen
 
     def check_complete(self) -> None:
-        """Raises `MeterFault` where the stream ended without saying why, or before a first counter."""
+        """Raises `MeterError` where the stream ended without saying why, or before a first counter."""
         if not self.finish_reason:
-            raise MeterFault("the stream ended without a finish reason")
+            raise MeterError("the stream ended without a finish reason")
         if self.metered.prompt_tokens != self._prompt_tokens:
-            raise MeterFault("the stream ended without counters")
+            raise MeterError("the stream ended without counters")
 
 
 def _count(counters: Mapping[str, Any], name: str) -> int:
     value = counters.get(name, 0)
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise MeterFault(f"{name} is not a count")
+        raise MeterError(f"{name} is not a count")
     return value
 
 

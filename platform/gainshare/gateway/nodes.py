@@ -7,7 +7,7 @@ with the fewest requests of this process in flight is asked first. Knows nothing
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,7 +34,7 @@ STREAM_TIMEOUT = httpx.Timeout(120.0, connect=2.0)
 LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30.0)
 
 
-class NodeStreamBroken(Exception):
+class NodeStreamError(Exception):
     """The node's stream ended before it was complete; `detail` is for the log."""
 
 
@@ -114,7 +114,7 @@ class NodePool:
     ) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
         """Start a generation and yield the iterator of its chunks; leaving the block cancels it at the node.
 
-        Raises what the node refuses as `GatewayError`; the iterator raises `NodeStreamBroken`.
+        Raises what the node refuses as `GatewayError`; the iterator raises `NodeStreamError`.
         """
         node.in_flight += 1
         try:
@@ -170,7 +170,7 @@ class NodePool:
         node.asked_at = float("-inf")
 
 
-async def _chunks(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
+async def _chunks(response: httpx.Response) -> AsyncGenerator[dict[str, Any]]:
     """The JSON objects of a stream of server-sent events, up to and without `[DONE]`."""
     try:
         async for line in response.aiter_lines():
@@ -181,11 +181,11 @@ async def _chunks(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
                 return
             chunk = json.loads(data)
             if "error" in chunk:
-                raise NodeStreamBroken(f"the node reported: {str(chunk['error'])[:500]}")
+                raise NodeStreamError(f"the node reported: {str(chunk['error'])[:500]}")
             yield chunk
     except (httpx.HTTPError, ValueError) as error:
-        raise NodeStreamBroken(f"{type(error).__name__}: {error}") from None
-    raise NodeStreamBroken("the stream ended without [DONE]")
+        raise NodeStreamError(f"{type(error).__name__}: {error}") from None
+    raise NodeStreamError("the stream ended without [DONE]")
 
 
 def _refusal(status: int, content: bytes) -> GatewayError:

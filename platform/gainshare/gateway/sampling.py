@@ -28,9 +28,9 @@ def checked_sampling(body: Mapping[str, Any]) -> dict[str, Any]:
     if sampling.get("top_p") == 0:
         raise BadRequest("'top_p' must be above 0: no token would be left to choose from.", param="top_p")
     if (top_k := body.get("top_k")) is not None:
-        sampling["top_k"] = _whole("top_k", top_k, 1, MAX_TOP_K)
+        sampling["top_k"] = _whole("top_k", top_k, 0, MAX_TOP_K)
     if (seed := body.get("seed")) is not None:
-        sampling["seed"] = _whole("seed", seed, *SEED_RANGE)
+        sampling["seed"] = _whole("seed", seed, *SEED_RANGE) % 2**63  # nodes take no negative ones
     if (stop := body.get("stop")) is not None:
         sampling["stop"] = _stops(stop)
     return sampling

@@ -15,12 +15,12 @@ class UsageSerializer(serializers.ModelSerializer[UsageRecord]):
 
     class Meta:
         model = UsageRecord
-        fields = (
+        fields: tuple[str, ...] = (
             "request_id", "key_prefix", "endpoint", "model", "is_stream", "status", "finish_reason", "error_code",
             "prompt_tokens", "cached_tokens", "completion_tokens", "total_tokens", "charged_microcredits",
             "created_at", "finished_at", "settled_at",
         )  # fmt: skip
-        read_only_fields = fields
+        read_only_fields: tuple[str, ...] = fields
 
 
 class BillLineSerializer(serializers.Serializer[Any]):
@@ -56,11 +56,11 @@ class UsageDetailSerializer(UsageSerializer):
 class OwnUsage(generics.GenericAPIView[UsageRecord]):
     """The caller's requests, newest first."""
 
-    permission_classes = [HasScope("read") | HasScope("inference")]  # type: ignore[operator]
+    permission_classes = [HasScope("read") | HasScope("inference")]
     queryset = UsageRecord.objects.select_related("price")
 
     def get_queryset(self) -> QuerySet[UsageRecord]:
-        return super().get_queryset().filter(user_id=self.request.user.pk)
+        return super().get_queryset().filter(user=self.request.user.pk)
 
 
 class UsageList(generics.ListAPIView[UsageRecord], OwnUsage):

@@ -28,7 +28,7 @@ class SignUpForm(forms.Form):
     password = forms.CharField(
         label="Password",
         strip=False,
-        help_text=password_validators_help_text_html,  # type: ignore[arg-type]  # lazy, as Django's own forms use it
+        help_text=password_validators_help_text_html,
         widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}),
     )
     password_again = forms.CharField(

@@ -26,7 +26,7 @@ def signed_in(
 
     @login_required
     @functools.wraps(view)
-    def checked(request: HttpRequest, *args: P.args, **kwargs: P.kwargs) -> HttpResponse:
+    def checked(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponse:
         assert isinstance(request.user, User)
         return view(request, *args, **kwargs)  # type: ignore[arg-type]  # the user was checked above
 

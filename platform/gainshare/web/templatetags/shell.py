@@ -11,6 +11,8 @@ from gainshare.web.navigation import NavLink, links_for
 
 register = template.Library()
 
+NOTHING = "\N{EN DASH}"
+
 # What colour a state or verdict has: how it should make its reader feel.
 GOOD = {
     "completed", "settled", "posted", "gain", "vested", "accepted", "confirmed", "active", "open", "finished", "true",
@@ -29,19 +31,19 @@ WARN = {"suspicious", "infrastructure_error", "expired", "cancelled", "exhausted
 @register.filter(name="credits")
 def credits_filter(microcredits: int | None) -> str:
     """`{{ row.amount_microcredits|credits }}`: micro-credits as credits; an en dash where there is no amount."""
-    return "–" if microcredits is None else formatting.format_credits(int(microcredits))
+    return NOTHING if microcredits is None else formatting.format_credits(int(microcredits))
 
 
 @register.filter
 def signed_credits(microcredits: int | None) -> str:
     """Like `credits`, with a plus sign before gains."""
-    return "–" if microcredits is None else formatting.format_signed_credits(int(microcredits))
+    return NOTHING if microcredits is None else formatting.format_signed_credits(int(microcredits))
 
 
 @register.filter
 def milliseconds(value: float | None) -> str:
     """A duration in milliseconds in its most readable unit."""
-    return "–" if value is None else formatting.format_milliseconds(float(value))
+    return NOTHING if value is None else formatting.format_milliseconds(float(value))
 
 
 @register.filter

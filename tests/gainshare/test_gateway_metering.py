@@ -1,0 +1,73 @@
+"""The meter believes no counter that the stream contradicts. No database, no network."""
+
+from typing import Any
+
+import pytest
+from gainshare.gateway.metering import Meter, Metered, MeterError
+
+
+def chunk(
+    tokens: int, *, text: str | None = "x", prompt: int = 5, cached: int = 0, end: str | None = None
+) -> dict[str, Any]:
+    choices = [] if text is None else [{"index": 0, "delta": {"content": text}, "finish_reason": end}]
+    usage = {
+        "prompt_tokens": prompt,
+        "completion_tokens": tokens,
+        "total_tokens": prompt + tokens,
+        "prompt_tokens_details": {"cached_tokens": cached},
+        "gainshare": {"queued_ms": 1, "device_ms": 2.5, "secret": 9},
+    }
+    return {"choices": choices, "usage": usage}
+
+
+def meter_after(*chunks: dict[str, Any], max_tokens: int = 3) -> Meter:
+    meter = Meter(prompt_tokens=5, max_tokens=max_tokens)
+    for one in chunks:
+        meter.see(one)
+    return meter
+
+
+def test_the_newest_counters_stand_at_any_moment() -> None:
+    meter = meter_after(chunk(1), chunk(2, cached=4))
+    assert meter.metered == Metered(
+        prompt_tokens=5, cached_tokens=4, completion_tokens=2, engine={"queued_ms": 1, "device_ms": 2.5}
+    )
+    assert meter.metered.as_openai() == {
+        "prompt_tokens": 5,
+        "completion_tokens": 2,
+        "total_tokens": 7,
+        "prompt_tokens_details": {"cached_tokens": 4},
+    }
+
+
+def test_nothing_seen_is_nothing_used() -> None:
+    assert meter_after().metered == Metered(0, 0, 0, {})
+
+
+@pytest.mark.parametrize(
+    ("bad", "why"),
+    [
+        (chunk(1), "went down"),
+        (chunk(4), "3 allowed"),
+        (chunk(3, text=None), "no chunk brought"),
+        (chunk(2, prompt=6), "prompt has 5"),
+        (chunk(2, cached=6), "cache"),
+        ({"choices": [{"delta": {"content": "free"}}]}, "without counters"),
+        ({"choices": [{}], "usage": {"prompt_tokens": 5, "completion_tokens": -1}}, "not a count"),
+        ({"choices": [{}], "usage": {"prompt_tokens": 5, "completion_tokens": True}}, "not a count"),
+        ({"choices": [{}], "usage": {"prompt_tokens": 5, "completion_tokens": "2"}}, "not a count"),
+    ],
+)
+def test_contradictions_are_refused_and_the_last_good_count_stays(bad: dict[str, Any], why: str) -> None:
+    meter = meter_after(chunk(2))
+    with pytest.raises(MeterError, match=why):
+        meter.see(bad)
+    assert meter.metered.completion_tokens == 2
+
+
+def test_a_stream_is_complete_only_with_a_reason_and_counters() -> None:
+    meter_after(chunk(1), chunk(2, end="stop"), chunk(2, text=None)).check_complete()
+    with pytest.raises(MeterError, match="finish reason"):
+        meter_after(chunk(1)).check_complete()
+    with pytest.raises(MeterError):
+        meter_after().check_complete()

@@ -1,0 +1,159 @@
+"""What the gateway accepts and refuses before it asks a node or the ledger anything. No database, no network."""
+
+import json
+from typing import Any
+
+import pytest
+from gainshare.gateway.errors import BadRequest
+from gainshare.gateway.requests import Endpoint, GenerationRequest, read_request
+from hypothesis import given
+from hypothesis import strategies as st
+
+HELLO = [{"role": "user", "content": "Hello"}]
+
+
+def chat(**fields: Any) -> GenerationRequest:
+    return read_request(json.dumps({"model": "tiny", "messages": HELLO, **fields}).encode(), Endpoint.CHAT)
+
+
+def refused(**fields: Any) -> BadRequest:
+    with pytest.raises(BadRequest) as caught:
+        chat(**fields)
+    return caught.value
+
+
+def test_the_node_gets_the_prompt_the_settings_and_is_asked_for_counters_on_every_chunk() -> None:
+    request = chat(temperature=0, top_p=0.5, stop="END", seed=7, user="me", metadata={"a": "b"})
+    assert request.node_body(12) == {
+        "model": "tiny",
+        "messages": HELLO,
+        "temperature": 0.0,
+        "top_p": 0.5,
+        "stop": ["END"],
+        "seed": 7,
+        "max_tokens": 12,
+        "stream": True,
+        "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+    }
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "code"),
+    [
+        ({"temperature": -0.1}, "temperature", "decimal_below_min_value"),
+        ({"temperature": 2.1}, "temperature", "decimal_above_max_value"),
+        ({"temperature": "hot"}, "temperature", "invalid_type"),
+        ({"temperature": True}, "temperature", "invalid_type"),
+        ({"temperature": float("nan")}, "temperature", "invalid_type"),
+        ({"top_p": 0}, "top_p", "invalid_value"),
+        ({"top_p": 1.01}, "top_p", "decimal_above_max_value"),
+        ({"top_k": -1}, "top_k", "invalid_value"),
+        ({"max_tokens": 0}, "max_tokens", "integer_below_min_value"),
+        ({"max_tokens": 1.5}, "max_tokens", "invalid_type"),
+        ({"max_completion_tokens": -3}, "max_completion_tokens", "integer_below_min_value"),
+        ({"max_tokens": 3, "max_completion_tokens": 3}, "max_tokens", "invalid_value"),
+        ({"seed": 2**63}, "seed", "invalid_value"),
+        ({"stop": [""]}, "stop", "invalid_type"),
+        ({"stop": ["a", "b", "c", "d", "e"]}, "stop", "invalid_value"),
+        ({"stream": "yes"}, "stream", "invalid_type"),
+        ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),
+        (
+            {"stream": True, "stream_options": {"continuous_usage_stats": True}},
+            "stream_options.continuous_usage_stats",
+            "unknown_parameter",
+        ),
+        ({"n": 2}, "n", "unsupported_parameter"),
+        ({"n": True}, "n", "unsupported_parameter"),
+        ({"tools": [{"type": "function"}]}, "tools", "unsupported_parameter"),
+        ({"logprobs": True}, "logprobs", "unsupported_parameter"),
+        ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
+        ({"temprature": 1}, "temprature", "unknown_parameter"),
+        ({"prompt": "Hello"}, "prompt", "unknown_parameter"),
+        ({"model": ""}, "model", "missing_parameter"),
+        ({"model": 3}, "model", "missing_parameter"),
+        ({"messages": []}, "messages", "missing_parameter"),
+        ({"messages": "Hello"}, "messages", "missing_parameter"),
+        ({"messages": ["Hello"]}, "messages[0]", "invalid_type"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role", "invalid_value"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content", "invalid_type"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            "messages[0].content",
+            "invalid_value",
+        ),
+    ],
+)
+def test_impossible_settings_are_refused_by_name(fields: dict[str, Any], param: str, code: str) -> None:
+    error = refused(**fields)
+    assert (error.param, error.code, error.status) == (param, code, 400)
+    assert error.type == "invalid_request_error"
+
+
+def test_neutral_values_of_unsupported_parameters_are_accepted() -> None:
+    request = chat(n=1, tools=[], logprobs=False, response_format={"type": "text"}, logit_bias=None)
+    assert request.sampling == {}
+
+
+def test_content_parts_are_joined_and_developer_becomes_system() -> None:
+    parts = [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]
+    request = chat(
+        messages=[{"role": "developer", "content": "Be brief."}, {"role": "user", "content": parts}]
+    )
+    assert request.prompt["messages"] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hello"},
+    ]
+
+
+def test_completions_take_one_text() -> None:
+    def complete(**fields: Any) -> GenerationRequest:
+        return read_request(json.dumps({"model": "tiny", **fields}).encode(), Endpoint.COMPLETIONS)
+
+    assert complete(prompt="Once").prompt == {"prompt": "Once"}
+    assert complete(prompt=["Once"]).prompt == {"prompt": "Once"}
+    for fields in (
+        {},
+        {"prompt": ""},
+        {"prompt": ["a", "b"]},
+        {"prompt": [1, 2]},
+        {"prompt": "x", "best_of": 2},
+    ):
+        with pytest.raises(BadRequest):
+            complete(**fields)
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"[1]", b"\xff\xfe", b"null", b"[" * 200_000])
+def test_a_body_that_is_no_json_object_is_refused(raw: bytes) -> None:
+    with pytest.raises(BadRequest) as caught:
+        read_request(raw, Endpoint.CHAT)
+    assert caught.value.code == "invalid_json"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+NAMES = [
+    "temperature",
+    "top_p",
+    "top_k",
+    "seed",
+    "stop",
+    "max_tokens",
+    "stream",
+    "stream_options",
+    "messages",
+    "n",
+]
+
+
+@given(st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=10), JSON, max_size=5))
+def test_whatever_comes_is_a_request_or_a_named_refusal(fields: dict[str, Any]) -> None:
+    try:
+        request = chat(**{str(name): value for name, value in fields.items() if name not in {"self"}})
+    except BadRequest as error:
+        assert error.message and error.status == 400
+    else:
+        assert request.max_tokens is None or request.max_tokens >= 1
+        assert request.prompt["messages"]

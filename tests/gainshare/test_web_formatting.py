@@ -1,0 +1,59 @@
+"""Figures on pages. No database."""
+
+import pytest
+from gainshare.web.formatting import (
+    MINUS,
+    format_bytes,
+    format_credits,
+    format_milliseconds,
+    format_signed_credits,
+    parse_credits,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+@pytest.mark.parametrize(
+    ("microcredits", "text"),
+    [
+        (0, "0"),
+        (1, "0.000001"),
+        (1_000_000, "1"),
+        (1_500_000, "1.5"),
+        (1_234_567_890_120, "1,234,567.89012"),
+        (-250_000, f"{MINUS}0.25"),
+    ],
+)
+def test_credits_have_six_decimals_trimmed(microcredits: int, text: str) -> None:
+    assert format_credits(microcredits) == text
+
+
+def test_gains_carry_a_plus_sign_and_nothing_carries_none() -> None:
+    assert [format_signed_credits(amount) for amount in (5_000_000, 0, -5_000_000)] == [
+        "+5",
+        "0",
+        f"{MINUS}5",
+    ]
+
+
+@given(st.integers(min_value=0, max_value=2**62))
+def test_a_written_amount_reads_back_exactly(microcredits: int) -> None:
+    assert parse_credits(format_credits(microcredits)) == microcredits
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1.2345678", "1e3", "one", "٣", "1.2.3"])
+def test_amounts_that_are_no_credits_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="six decimals"):
+        parse_credits(text)
+
+
+def test_durations_and_sizes_take_the_unit_that_reads_best() -> None:
+    assert [format_milliseconds(ms) for ms in (0.4, 12, 2500, 60_000, 200_000)] == [
+        "0.4 ms", "12 ms", "2.5 s", "1 min", "3 min 20 s",
+    ]  # fmt: skip
+    assert [format_bytes(n) for n in (5, 1536, 20 * 2**20, 3 * 2**30)] == [
+        "5 B",
+        "1.5 KiB",
+        "20.0 MiB",
+        "3.0 GiB",
+    ]
