@@ -1,6 +1,8 @@
 """Shared by the whole suite: the database starts when first needed, hashing is cheap, skips fail in CI."""
 
 import os
+from collections.abc import Generator
+from typing import Any
 
 import pytest
 from django.conf import settings
@@ -20,9 +22,19 @@ def django_db_modify_db_settings(throwaway_postgres: ThrowawayPostgres | None) -
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):  # noqa: ANN201 (a generator hook)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    """A test or fixture that skips."""
+    return fail_unexpected_skip((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, Any, Any]:
+    """A module that skips while it is imported."""
+    return fail_unexpected_skip((yield))
+
+
+def fail_unexpected_skip(report: Any) -> Any:
     """With CI=true a skip is a failure, unless its reason starts with "expected:" (say, a GPU that CI lacks)."""
-    report = yield
     if report.skipped and os.environ.get("CI") == "true" and not hasattr(report, "wasxfail"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
         if not reason.removeprefix("Skipped: ").startswith(EXPECTED_SKIP):

@@ -1,12 +1,8 @@
 """Registers the local runner with the site, over HTTP like any other runner."""
 
-import base64
-import hashlib
-
 import httpx
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
+from benchmarks.evidence.signing import key_id, load_key, public_key
 from gainshare.local.errors import LocalModeError
 from gainshare.local.secrets import Secrets, read_secret, write_secret
 
@@ -36,27 +32,17 @@ def register_runner(*, url: str, hardware: str, secrets: Secrets) -> None:
 
 
 def _register(http: httpx.Client, hardware: str, secrets: Secrets) -> httpx.Response:
-    raw_key = _public_key(secrets)
+    public = public_key(load_key(secrets.runner_key))
     return http.post(
         "runners/",
         headers={"Authorization": f"Bearer {read_secret(secrets.admin_key)}"},
         json={
-            "name": f"local-{hashlib.sha256(raw_key).hexdigest()[:8]}",
+            "name": f"local-{key_id(public)}",
             "hardware": hardware,
-            "public_key": base64.b64encode(raw_key).decode(),
+            "public_key": public,
         },
     )
 
 
 def _is_known(http: httpx.Client, token: str) -> bool:
     return http.get("runner/me/", headers={"Authorization": f"Bearer {token}"}).status_code == httpx.codes.OK
-
-
-def _public_key(secrets: Secrets) -> bytes:
-    """The raw Ed25519 public key."""
-    key = load_pem_private_key(secrets.runner_key.read_bytes(), password=None)
-    if not isinstance(key, Ed25519PrivateKey):
-        raise LocalModeError(
-            f"{secrets.runner_key} does not hold an Ed25519 private key: remove it to make a new one"
-        )
-    return key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)

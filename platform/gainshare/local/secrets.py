@@ -10,8 +10,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from benchmarks.evidence.signing import generate_key, save_key
 
 RANDOM_BYTES = 32
 
@@ -76,10 +75,7 @@ class Secrets:
         if not self.admin_password.exists():
             write_secret(self.admin_password, secrets.token_urlsafe(12))
         if not self.runner_key.exists():
-            pem = Ed25519PrivateKey.generate().private_bytes(
-                Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
-            )
-            write_secret(self.runner_key, pem.decode())
+            save_key(generate_key(), self.runner_key)
 
 
 def write_secret(path: Path, text: str) -> None:

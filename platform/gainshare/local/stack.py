@@ -102,8 +102,12 @@ def stop(home: Home) -> StackState:
 
 
 def delete_data(home: Home) -> None:
-    """Remove everything that the stack of this home keeps. It must not be running."""
+    """Remove everything that the stack of this home keeps. It must not be running. Raises LocalModeError."""
     require_not_running(home)
+    if home.root.exists() and not home.lock_file.exists():
+        raise LocalModeError(
+            f"{home.root} was not made by `gainshare up`: nothing is deleted", code="not_a_home"
+        )
     shutil.rmtree(home.run, ignore_errors=True)
     shutil.rmtree(home.root, ignore_errors=True)
     if home.outside.exists():

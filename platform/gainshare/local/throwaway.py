@@ -2,12 +2,15 @@
 
 Durability is off: it must survive killed processes, not a lost machine. A session that was itself killed leaves
 its folder behind; the next one removes it.
+
+`python -m gainshare.local.throwaway COMMAND …` runs a command with such a database and random settings.
 """
 
 import os
 import secrets
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -73,3 +76,22 @@ def remove_leftovers(parent: Path) -> None:
 
 def _end_server(data: Path) -> None:
     Cluster(data=data, sockets=data.parent / "s", password="").end_leftovers()
+
+
+def main() -> int:
+    """Run the command of the command line; returns its exit status."""
+    postgres = ThrowawayPostgres()
+    try:
+        postgres.start()
+        settings = {
+            "DATABASE_URL": postgres.url,
+            "GAINSHARE_SECRET_KEY": secrets.token_urlsafe(32),
+            "GAINSHARE_HOME": str(postgres.folder),
+        }
+        return subprocess.run(sys.argv[1:], env=os.environ | settings, check=False).returncode
+    finally:
+        postgres.remove()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

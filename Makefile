@@ -1,0 +1,90 @@
+# The two commands of a fresh machine are `make demo` and `make test`. `make` alone lists all of them.
+#
+#   PYTHON            the interpreter to make .venv with; default: the first of python3, python3.11 .. that is >= 3.11
+#   TORCH_INDEX_URL   where torch comes from. On x86-64 Linux plain `torch` brings CUDA libraries (gigabytes);
+#                     on a machine without GPU: make demo TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
+#   PIP_ARGS          more options for pip, e.g. PIP_ARGS="--no-index --find-links wheels" without a network
+#   ARGS              passed on to `gainshare up`, `gainshare demo` or pytest, e.g. make test ARGS="-k ledger -x"
+#   BENCH             which figures `make bench` prints: python -m benchmarks.$(BENCH)
+
+PYTHON ?=
+TORCH_INDEX_URL ?=
+PIP_ARGS ?=
+ARGS ?=
+BENCH ?= loop
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet $(PIP_ARGS)
+RUNTIME := $(VENV)/.installed
+DEVELOPMENT := $(VENV)/.installed-dev
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-long up check bench clean
+
+help:
+	@echo "make demo       the main job end to end: six patches judged, one paid, the credits spent"
+	@echo "make test       the whole test suite"
+	@echo "make test-long  the same with soak, big kill runs and slow multi-process tests"
+	@echo "make up         start the site on this machine; prints its address and a login"
+	@echo "make check      ruff, mypy, import-linter, migrations"
+	@echo "make bench      print the figures of python -m benchmarks.$(BENCH)"
+	@echo "make clean      stop a running site; remove .venv, .gainshare and caches"
+	@echo "Variables are described on top of the Makefile."
+
+demo: $(RUNTIME)
+	$(BIN)/gainshare demo $(ARGS)
+
+up: $(RUNTIME)
+	$(BIN)/gainshare up $(ARGS)
+
+test: $(DEVELOPMENT)
+	$(BIN)/python -m pytest $(ARGS)
+
+test-long: $(DEVELOPMENT)
+	$(BIN)/python -m pytest -m "long or not long" $(ARGS)
+
+# Model and migration checks need settings and a database: both come from a throwaway PostgreSQL.
+check: $(DEVELOPMENT)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/python -m gainshare.local.throwaway $(BIN)/mypy
+	$(BIN)/python -m gainshare.local.throwaway $(BIN)/python manage.py makemigrations --check --dry-run
+
+bench: $(RUNTIME)
+	$(BIN)/python -m benchmarks.$(BENCH) $(ARGS)
+
+clean:
+	@if [ -d .gainshare ] && [ -x $(BIN)/gainshare ]; then \
+		env -u GAINSHARE_HOME $(BIN)/gainshare down --delete-data || exit 1; \
+	fi
+	rm -rf $(VENV) .gainshare .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@command -v g++ >/dev/null || command -v c++ >/dev/null || { \
+		echo "error: no C++ compiler: install one (Debian: apt-get install g++), then run make again" >&2; exit 1; }
+	@for candidate in $(or $(PYTHON),python3 python3.11 python3.12 python3.13 python3.14); do \
+		if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$candidate; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+		echo "error: no Python 3.11 or newer: install one (Debian: apt-get install python3), or name it: make PYTHON=/path/to/python3" >&2; exit 1; \
+	fi; \
+	if ! $$found -c 'import ensurepip, venv' 2>/dev/null; then \
+		echo "error: $$found lacks venv or ensurepip: install them (Debian: apt-get install python3-venv)" >&2; exit 1; \
+	fi; \
+	echo "$$found -m venv $(VENV)"; \
+	$$found -m venv --clear $(VENV)
+
+$(RUNTIME): pyproject.toml | $(BIN)/python
+	@echo "Installing the platform into $(VENV): one to three minutes"
+	@set -e; fail() { echo "error: pip could not install everything (see above). Without a network point PIP_ARGS to a folder of wheels; behind a proxy set HTTPS_PROXY" >&2; exit 1; }; \
+	if [ -n "$(TORCH_INDEX_URL)" ]; then $(PIP) --index-url $(TORCH_INDEX_URL) torch || fail; fi; \
+	$(PIP) --editable . || fail
+	@touch $@
+
+$(DEVELOPMENT): $(RUNTIME)
+	@echo "Installing what tests and checks need"
+	@$(PIP) --editable '.[dev]' || { echo "error: pip could not install the development tools (see above)" >&2; exit 1; }
+	@touch $@

@@ -1,0 +1,30 @@
+"""`gainshare bench`: the judge on your own machine. What it measures never earns an award."""
+
+import subprocess
+import sys
+from typing import Annotated
+
+import typer
+
+from gainshare.cli.output import JsonOption
+
+
+def bench(
+    suite: Annotated[str, typer.Option("--suite", help="Which suite to run.")] = "moe_forward",
+    base: Annotated[
+        str, typer.Option("--base", help="Folder or diff of the base tree; the shipped stack by default.")
+    ] = "",
+    candidate: Annotated[str, typer.Option("--candidate", help="Folder or diff of the candidate.")] = "",
+    preset: Annotated[str, typer.Option("--preset", help="Size of the suite: demo or standard.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a candidate against a base with the platform's own judge, in the same sandbox.
+
+    The judge runs as a program of its own, since it loads torch.
+    """
+    options = {"--suite": suite, "--base": base, "--candidate": candidate, "--preset": preset}
+    argv = [sys.executable, "-m", "benchmarks.bench"]
+    argv += [part for name, value in options.items() if value for part in (name, value)]
+    done = subprocess.run([*argv, *(["--json"] if as_json else [])], check=False)
+    if done.returncode != 0:
+        raise typer.Exit(2 if done.returncode == 2 else 1)

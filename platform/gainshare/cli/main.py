@@ -1,0 +1,57 @@
+"""The `gainshare` command. Each subcommand is one file; this one puts them together and reports errors.
+
+Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+"""
+
+import sys
+
+import typer
+
+from gainshare.cli.audit import audit
+from gainshare.cli.bench import bench
+from gainshare.cli.chat import chat
+from gainshare.cli.credits import show_credits
+from gainshare.cli.down import down
+from gainshare.cli.keys import keys
+from gainshare.cli.models import model
+from gainshare.cli.output import CliError, print_error
+from gainshare.cli.sandbox_test import sandbox_test
+from gainshare.cli.status import status
+from gainshare.cli.submit import submit
+from gainshare.cli.up import up
+from gainshare.cli.verify import verify
+from gainshare.local.errors import LocalModeError
+
+app = typer.Typer(
+    help="Make the model faster, get paid in the model.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command()(up)
+app.command()(down)
+app.command()(status)
+app.command()(submit)
+app.command()(bench)
+app.command("credits")(show_credits)
+app.add_typer(keys, name="keys")
+app.command()(chat)
+app.add_typer(model, name="model")
+app.command()(verify)
+app.command()(audit)
+app.command("sandbox-test")(sandbox_test)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    try:
+        app()
+    except (CliError, LocalModeError) as error:
+        print_error(str(error), code=error.code, as_json="--json" in sys.argv)
+        sys.exit(2 if error.code == "usage" else 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""`gainshare status`: the processes of the local stack, or where one submission stands."""
+
+from typing import Annotated, Any
+
+import typer
+
+from gainshare.cli.client import KeyOption, UrlOption, site
+from gainshare.cli.output import JsonOption, console, print_json, table
+from gainshare.cli.submission import describe, watch
+from gainshare.local.paths import home_from_environment
+from gainshare.local.state import StackState, running_state
+
+
+def status(
+    submission: Annotated[str, typer.Argument(help="Id of a submission; without it, the local stack.")] = "",
+    follow: Annotated[bool, typer.Option("--watch", help="Follow the submission until it rests.")] = False,
+    url: UrlOption = "",
+    key: KeyOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Show every process of the local stack, or the state, progress and verdict of a submission."""
+    if submission:
+        where = site(url, key)
+        seen = watch(where, submission, quiet=as_json) if follow else where.get(f"submissions/{submission}/")
+        if as_json:
+            print_json(seen)
+        else:
+            _show_submission(seen)
+        return
+    state = running_state(home_from_environment())
+    if as_json:
+        print_json(state.to_json())
+    else:
+        _show_stack(state)
+
+
+def _show_stack(state: StackState) -> None:
+    rows = [
+        (name, row.state, row.pid, row.restarts, f"{state.files['logs']}/{name}.log", row.detail)
+        for name, row in state.services.items()
+    ]
+    table(
+        f"{state.url} is {state.phase}",
+        ("process", "state", "pid", "restarts", "log", "detail"),
+        rows,
+        right=("pid", "restarts"),
+    )
+    sandbox = state.sandbox["level"] or f"none: {state.sandbox['problem']}"
+    console.print(
+        f"supervisor pid {state.supervisor.pid}, model {state.model}, sandbox {sandbox}", highlight=False
+    )
+    for note in (state.detail, state.warning):
+        if note:
+            console.print(note, style="yellow", markup=False, soft_wrap=True)
+
+
+def _show_submission(seen: dict[str, Any]) -> None:
+    console.print(f"submission {seen['id']}: {describe(seen)}", highlight=False, markup=False, soft_wrap=True)
+    runs = seen.get("runs") or []
+    if runs:
+        columns = ("run", "kind", "state", "attempt", "pairs done", "at most")
+        rows = [
+            (
+                row["id"],
+                row["kind"],
+                row["state"],
+                row.get("attempt"),
+                row.get("pairs_done"),
+                row.get("pairs_max"),
+            )
+            for row in runs
+        ]
+        table("Runs", columns, rows, right=("attempt", "pairs done", "at most"))

@@ -1,0 +1,46 @@
+"""A submission as the commands show it: one line that says where it stands, and the same line live."""
+
+import time
+from typing import Any
+
+from rich.live import Live
+from rich.markup import escape
+
+from gainshare.cli.client import Site
+from gainshare.cli.output import errors
+
+RESTING = frozenset(
+    {"rejected", "judged", "confirmed", "accepted", "declined", "vested", "reversed", "withdrawn"}
+)
+OPEN_RUN = frozenset({"queued", "leased", "preparing", "gating", "measuring"})
+POLL_S = 1.0
+
+
+def describe(submission: dict[str, Any]) -> str:
+    """State, then the open run's progress or the verdict with its reason."""
+    text = str(submission["state"])
+    for run in submission.get("runs") or ():
+        if run["state"] in OPEN_RUN:
+            text += f", {run['kind']} run {run['state']}"
+            if run.get("pairs_max"):
+                text += f" ({run['pairs_done']} of at most {run['pairs_max']} pairs)"
+    if verdict := submission.get("verdict"):
+        text += f", {verdict['kind']}: {verdict['reason']}"
+    return text
+
+
+def is_resting(submission: dict[str, Any]) -> bool:
+    """Whether nothing more happens without a person."""
+    return submission["state"] in RESTING
+
+
+def watch(where: Site, submission: str, *, quiet: bool) -> dict[str, Any]:
+    """Poll until the submission rests, with a live line on standard error. Returns its last form."""
+    seen: dict[str, Any] = where.get(f"submissions/{submission}/")
+    with Live(console=errors, transient=True, auto_refresh=False) as live:
+        while not is_resting(seen):
+            if not quiet:
+                live.update(escape(describe(seen)), refresh=True)
+            time.sleep(POLL_S)
+            seen = where.get(f"submissions/{submission}/")
+    return seen

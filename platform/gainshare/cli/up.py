@@ -1,0 +1,74 @@
+"""`gainshare up`: starts PostgreSQL, Valkey, web, workers and a model node on this machine."""
+
+from typing import Annotated
+
+import typer
+
+from gainshare.cli.output import CliError, JsonOption, console, print_json, say
+from gainshare.local import stack
+from gainshare.local.paths import Home, home_from_environment
+from gainshare.local.secrets import Secrets, read_secret
+from gainshare.local.state import StackState
+
+PortOption = Annotated[
+    int,
+    typer.Option("--port", envvar="GAINSHARE_PORT", min=1, max=65535, help="Port of the site on 127.0.0.1."),
+]
+ModelOption = Annotated[
+    str, typer.Option("--model", help="smollm2-moe (fetched once), tiny (random weights), none, or a folder.")
+]
+
+
+def up(
+    port: PortOption = stack.DEFAULT_PORT,
+    model: ModelOption = stack.DEFAULT_MODEL,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Start in the background and return when ready.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Start the whole site on this machine, print its address and a ready login, and keep it running."""
+    home = home_from_environment()
+    if detach:
+        announce(
+            stack.start_background(home, port=port, model=model, on_progress=lambda text: say(f"{text} ...")),
+            home,
+            as_json,
+        )
+    elif as_json:
+        raise CliError("--json prints one document and ends: use it with --detach", code="usage")
+    else:
+        stack.run_foreground(
+            home,
+            port=port,
+            model=model,
+            say=say,
+            on_ready=lambda state: announce(state, home, as_json=False),
+        )
+        say("stopped")
+
+
+def announce(state: StackState, home: Home, as_json: bool) -> None:
+    """Where the site is and how to get in. The password is shown, since it guards this machine's own site only."""
+    secrets = Secrets(home.secrets)
+    login = {
+        "url": state.url,
+        "username": "admin",
+        "password": read_secret(secrets.admin_password),
+        "key_file": str(secrets.admin_key),
+        "logs": str(home.logs),
+        "model": state.model,
+        "sandbox": state.sandbox["level"] or None,
+    }
+    if as_json:
+        print_json(login)
+        return
+    console.print(f"\nGainshare is up at {state.url}", highlight=False)
+    console.print(f"  login      admin / {login['password']}", highlight=False, markup=False)
+    console.print(f"  API key    in {login['key_file']}", highlight=False, soft_wrap=True)
+    console.print(f"  logs       in {login['logs']}", highlight=False, soft_wrap=True)
+    if state.sandbox["problem"]:
+        console.print(
+            f"  [yellow]no sandbox, so nothing is judged:[/] {state.sandbox['problem']}", soft_wrap=True
+        )
+    console.print("  stop with  Ctrl-C, or `gainshare down`\n", highlight=False)

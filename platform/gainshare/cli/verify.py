@@ -1,0 +1,65 @@
+"""`gainshare verify`: recomputes the verdict of an evidence file, offline."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gainshare.cli.output import CliError, JsonOption, console, print_json, table
+
+
+def verify(
+    file: Annotated[Path, typer.Argument(help="An evidence file, as the site gives it.")],
+    public_key: Annotated[
+        str, typer.Option("--public-key", help="Trust only this runner key (raw Ed25519, base64).")
+    ] = "",
+    nonce: Annotated[str, typer.Option("--nonce", help="The nonce that the site gave to the run.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Check signature, hashes and commitment, and recompute the verdict from the raw samples.
+
+    Exit status 1 when anything does not hold. Without --public-key the key inside the file is used, which shows
+    that the file is whole but not who made it.
+    """
+    from benchmarks.evidence.verify import verify_evidence
+
+    from benchmarks.evidence.signing import key_id
+
+    document = _load(file)
+    trusted = {key_id(public_key): public_key} if public_key else None
+    report = verify_evidence(document, trusted_keys=trusted, nonce=nonce or None)
+    checks = [{"name": check.name, "holds": check.holds, "detail": check.detail} for check in report.checks]
+    if as_json:
+        print_json(
+            {
+                "file": str(file),
+                "ok": report.ok,
+                "verdict": {"kind": report.verdict.kind.value, "reason": report.verdict.reason},
+                "checks": checks,
+            }
+        )
+    else:
+        rows = [(row["name"], "yes" if row["holds"] else "NO", row["detail"]) for row in checks]
+        table(str(file), ("check", "holds", "detail"), rows)
+        console.print(
+            f"{'verified' if report.ok else 'NOT verified'}, verdict {report.verdict.kind.value}: "
+            f"{report.verdict.reason}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def _load(file: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(file.read_bytes())
+    except OSError as error:
+        raise CliError(f"{file} cannot be read: {error.strerror}", code="unreadable") from None
+    except ValueError:
+        raise CliError(f"{file} is not JSON, so it is no evidence file", code="malformed") from None
+    if not isinstance(document, dict):
+        raise CliError(f"{file} is no evidence file: it does not hold one JSON object", code="malformed")
+    return document
