@@ -1,0 +1,304 @@
+"""The one place where samples and events become a verdict. The judge calls it, and so does whoever verifies.
+
+Pure: the same document gives the same verdict on every machine. In order: events (what a sample did), the checks of
+outputs, the statistics of the pairs, and for a gain what would make it unbelievable.
+"""
+
+import math
+from fractions import Fraction
+from typing import Any
+
+from benchmarks.evidence.samples import PPB_PER_PPM, Samples, read_samples, thawed_side
+from benchmarks.evidence.schema import validate
+from benchmarks.statistics.confirm import (
+    CONFIRMATION_PAIRS,
+    LEAST_PAIRS,
+    ConfirmationResult,
+    confirmation_bound,
+)
+from benchmarks.statistics.controls import control_check
+from benchmarks.statistics.gate import LOOKS, GateDecision, GateOutcome, GatePlan, gate_decision
+from benchmarks.statistics.median import median
+from benchmarks.statistics.units import PPM, floor_ppm, nats, percent_faster
+from benchmarks.verdicts import Verdict, VerdictKind
+
+ALPHA_PPM = 1_000
+UNITS_PER_CONTROL = 12
+
+# Events by weight: the first kind found decides. What a cheater did outweighs what he may have broken on the way;
+# trouble of the runner outweighs what may have followed from it.
+_WEIGHT = (
+    "policy_violation",
+    "protocol_violation",
+    "wrong_output",
+    "infrastructure_error",
+    "resource_limit",
+    "timeout",
+    "build_failed",
+    "crash",
+    "quality_loss",
+    "suspicious",
+    "cancelled",
+)
+
+
+def make_plan(*, looks: int = len(LOOKS), confirmation_pairs: int = CONFIRMATION_PAIRS) -> dict[str, Any]:
+    """The `plan` of a document: `looks` of the standard looks (fewer only for quick local runs)."""
+    return {
+        "looks": list(LOOKS[:looks]),
+        "may_extend": looks == len(LOOKS),
+        "alpha_ppm": ALPHA_PPM,
+        "confirmation_pairs": confirmation_pairs,
+    }
+
+
+def gate_plan(document: dict[str, Any]) -> GatePlan:
+    """The gate's plan as the document states it."""
+    plan, policy = document["plan"], document["suite"]["policy"]
+    return GatePlan(
+        minimum_effect_log=policy["minimum_effect_log_ppm"] / PPM,
+        looks=tuple(plan["looks"]),
+        alpha=Fraction(plan["alpha_ppm"], PPM),
+        may_extend=plan["may_extend"],
+    )
+
+
+def next_pairs(document: dict[str, Any]) -> int:
+    """How many units the run should have before it is decided again: the next look, or the confirmation's number."""
+    if document["run"]["kind"] == "confirmation":
+        return int(document["plan"]["confirmation_pairs"])
+    plan = gate_plan(document)
+    return plan.next_look(read_samples(document).unit_count) or plan.most_pairs
+
+
+def decide_so_far(document: dict[str, Any]) -> Verdict | None:
+    """The verdict of a document without one, or None while the run should measure on.
+
+    On means up to `next_pairs` units, or where these are there, a control pair that a gain still needs. Raises EvidenceError for a document that is not evidence.
+    """
+    validate(document, has_verdict=False)
+    samples = read_samples(document)
+    pairs = samples.unit_count
+    if found := _from_events(document, pairs):
+        return found
+    if document["checks"]["failures"]:
+        return _wrong_output(str(document["checks"]["failures"][0]), pairs)
+    if thawed := thawed_side(document):
+        return Verdict(
+            VerdictKind.SUSPICIOUS,
+            f"The {thawed[1]} used CPU time in pair {thawed[0]} while it was frozen. A maintainer looks at it.",
+            pairs=pairs,
+        )
+    if document["run"]["kind"] == "confirmation":
+        return _confirmation(document, samples)
+    return _gate(document, samples)
+
+
+def decide(document: dict[str, Any]) -> Verdict:
+    """The verdict of a document without one (a `verdict` key is ignored). Always gives one.
+
+    A run that ended before its numbers decided is an infrastructure error: it is measured again.
+    """
+    bare = {key: value for key, value in document.items() if key != "verdict"}
+    verdict = decide_so_far(bare)
+    if verdict is not None:
+        return verdict
+    pairs = read_samples(bare).unit_count
+    return Verdict(
+        VerdictKind.INFRASTRUCTURE_ERROR,
+        f"The run ended after {pairs} pairs, before they decided anything. It is queued again.",
+        pairs=pairs,
+    )
+
+
+def _from_events(document: dict[str, Any], pairs: int) -> Verdict | None:
+    if not document["events"]:
+        return None
+    event = min(document["events"], key=lambda each: _WEIGHT.index(each["kind"]))
+    kind, detail, stage = event["kind"], event["detail"].strip() or "no detail", event.get("stage", "")
+
+    def verdict(verdict_kind: VerdictKind, reason: str) -> Verdict:
+        return Verdict(verdict_kind, reason, pairs=pairs)
+
+    if kind == "cancelled":
+        return verdict(
+            VerdictKind.INFRASTRUCTURE_ERROR, f"The run was cancelled: {detail}. Submit again to measure it."
+        )
+    if kind == "infrastructure_error":
+        return verdict(
+            VerdictKind.INFRASTRUCTURE_ERROR,
+            f"The runner failed, not the patch: {detail}. It is queued again.",
+        )
+    if event.get("side") == "base" and kind != "policy_violation":
+        return verdict(
+            VerdictKind.INFRASTRUCTURE_ERROR,
+            f"The base tree failed, not the patch ({kind}: {detail}). A maintainer must look at the base tree.",
+        )
+    if kind in ("policy_violation", "protocol_violation"):
+        return verdict(
+            VerdictKind.POLICY_VIOLATION,
+            f"The patch did more than answer: {detail}. Only the time that the judge's own clock measures and the "
+            "outputs that it checks count: remove whatever writes to standard output, to the clock or to a verdict.",
+        )
+    if kind == "wrong_output":
+        return _wrong_output(detail, pairs)
+    if kind == "resource_limit":
+        return verdict(
+            VerdictKind.RESOURCE_LIMIT,
+            f"The patch went over a limit: {detail}. Use less, or ask for another limit in the bounty.",
+        )
+    if kind == "timeout":
+        return verdict(
+            VerdictKind.TIMEOUT,
+            f"The patch did not answer in time: {detail}. Look for an endless loop or a lock, then try "
+            "`gainshare bench` at home.",
+        )
+    if kind == "crash" and stage == "start":
+        return verdict(
+            VerdictKind.INFRASTRUCTURE_ERROR,
+            f"A sample ended before the patch was loaded: {detail}. It is queued again.",
+        )
+    if kind == "crash" and stage == "call":
+        return verdict(
+            VerdictKind.WRONG_OUTPUT,
+            f"The patch crashed instead of answering: {detail}. Read the log, then try `gainshare bench` at home.",
+        )
+    if kind in ("build_failed", "crash"):
+        return verdict(
+            VerdictKind.BUILD_FAILED,
+            f"The patch did not build or import: {detail}. Read the log, then try `gainshare bench` at home.",
+        )
+    if kind == "quality_loss":
+        return verdict(
+            VerdictKind.QUALITY_LOSS,
+            f"Held-out quality is worse: {detail}. Keep more precision where it matters.",
+        )
+    return verdict(VerdictKind.SUSPICIOUS, f"{_sentence(detail)} A maintainer looks at it.")
+
+
+def _wrong_output(detail: str, pairs: int) -> Verdict:
+    return Verdict(
+        VerdictKind.WRONG_OUTPUT,
+        f"An output is wrong: {detail}. Compare with the reference form on random inputs and shapes before you "
+        "submit again.",
+        pairs=pairs,
+    )
+
+
+def _unchecked(document: dict[str, Any], pairs: int) -> Verdict | None:
+    """Every timed output of the candidate is compared, some with the oracle: else the judge did not do its work."""
+    timed = sum(side == "candidate" for pair in document["pairs"] for side, _ns in pair["calls"])
+    checks = document["checks"]
+    if checks["outputs_checked"] >= timed and checks["oracle_checked"] > 0:
+        return None
+    return Verdict(
+        VerdictKind.INFRASTRUCTURE_ERROR,
+        f"Only {checks['outputs_checked']} of {timed} outputs were checked, {checks['oracle_checked']} against the "
+        "oracle. It is queued again.",
+        pairs=pairs,
+    )
+
+
+def _gate(document: dict[str, Any], samples: Samples) -> Verdict | None:
+    decision = gate_decision(_units(document, samples), gate_plan(document))
+    if decision.outcome is GateOutcome.CONTINUE:
+        return None
+    if unchecked := _unchecked(document, decision.look):
+        return unchecked
+    assert decision.estimate is not None
+    estimate = floor_ppm(decision.estimate)
+    bound = None if decision.bound is None else floor_ppm(decision.bound)
+    pairs, size = decision.look, percent_faster(estimate)
+    if decision.outcome is GateOutcome.REGRESSION:
+        reason = (
+            f"Slower than base: the median over {pairs} pairs is {size}. See the samples, find what costs, and "
+            "compare with `gainshare bench` at home."
+        )
+        return Verdict(VerdictKind.REGRESSION, reason, estimate, bound, pairs)
+    if decision.outcome is GateOutcome.NO_GAIN:
+        return Verdict(VerdictKind.NO_GAIN, _no_gain_reason(decision), estimate, bound, pairs)
+    if _lacks_controls(document, samples, pairs):
+        return None
+    if doubt := _doubt(document, samples):
+        return Verdict(doubt[0], doubt[1], estimate, bound, pairs)
+    reason = f"Faster than base: {size} over {pairs} pairs. A confirmation with new secrets sets the award."
+    return Verdict(VerdictKind.GAIN, reason, estimate, bound, pairs)
+
+
+def _no_gain_reason(decision: GateDecision) -> str:
+    assert decision.estimate is not None
+    return (
+        f"No gain of a size that counts: the median over {decision.look} pairs is "
+        f"{percent_faster(floor_ppm(decision.estimate))}, asked for are {percent_faster(floor_ppm(decision.minimum_effect))} "
+        "and a bound above chance. Find a larger effect; `gainshare bench` shows pairs at home."
+    )
+
+
+def _confirmation(document: dict[str, Any], samples: Samples) -> Verdict | None:
+    wanted = document["plan"]["confirmation_pairs"]
+    units = _units(document, samples)
+    if len(units) < max(wanted, LEAST_PAIRS):
+        return None
+    if unchecked := _unchecked(document, wanted):
+        return unchecked
+    result: ConfirmationResult = confirmation_bound(units[:wanted])
+    estimate, bound = result.estimate_log_ppm, result.bound_log_ppm
+    if not result.is_gain:
+        reason = (
+            f"Not confirmed: over {wanted} fresh pairs the median is {percent_faster(estimate)}, its 95 % lower bound "
+            f"{percent_faster(bound)}. Find a larger effect and submit again."
+        )
+        return Verdict(VerdictKind.NO_GAIN, reason, estimate, bound, wanted)
+    if _lacks_controls(document, samples, wanted):
+        return None
+    if doubt := _doubt(document, samples):
+        return Verdict(doubt[0], doubt[1], estimate, bound, wanted)
+    reason = (
+        f"Confirmed: with 95 % confidence base takes at least {percent_faster(bound)} longer ({wanted} fresh pairs, "
+        f"median {percent_faster(estimate)}). This bound sets the award; next, somebody else reviews the patch."
+    )
+    return Verdict(VerdictKind.GAIN, reason, estimate, bound, wanted)
+
+
+def _units(document: dict[str, Any], samples: Samples) -> list[float]:
+    return samples.units(document["suite"]["policy"]["cap_log_ppm"] * PPB_PER_PPM)
+
+
+def controls_needed(units: int) -> int:
+    """How many control pairs a gain over `units` units needs: one for every twelve begun."""
+    return -(-units // UNITS_PER_CONTROL)
+
+
+def _lacks_controls(document: dict[str, Any], samples: Samples, units: int) -> bool:
+    return document["run"]["kind"] != "aa" and len(samples.controls) < controls_needed(units)
+
+
+def _doubt(document: dict[str, Any], samples: Samples) -> tuple[VerdictKind, str] | None:
+    """What stands against a gain that the numbers show: one bad case, the cap, the control pairs."""
+    policy = document["suite"]["policy"]
+    for case, values in sorted(samples.by_case.items()):
+        middle = floor_ppm(median(list(map(nats, values))))
+        if middle < policy["worst_case_log_ppm"]:
+            return VerdictKind.NO_GAIN, (
+                f"Faster on the whole, but case {case} is at {percent_faster(middle)}, and no case may be below "
+                f"{percent_faster(policy['worst_case_log_ppm'])}. Mend that case and submit again."
+            )
+        if middle >= policy["cap_log_ppm"]:
+            return VerdictKind.SUSPICIOUS, (
+                f"Case {case} is faster by {percent_faster(middle)}, past the suite's cap of "
+                f"{percent_faster(policy['cap_log_ppm'])}. A maintainer looks at how."
+            )
+    if document["run"]["kind"] == "aa":
+        return None
+    control = control_check(samples.base_times)
+    if not math.isinf(control.threshold_log) and control.is_suspicious:
+        return VerdictKind.SUSPICIOUS, (
+            f"Base is slower beside the patch than beside itself by {percent_faster(floor_ppm(control.slowdown_log))} "
+            f"({control.comparisons} control pairs): the patch may slow its partner down. A maintainer looks at it."
+        )
+    return None
+
+
+def _sentence(text: str) -> str:
+    text = text[:1].upper() + text[1:]
+    return text if text.endswith((".", "!", "?")) else text + "."

@@ -1,0 +1,112 @@
+"""Building and sealing an evidence document: shape, verdict, digest, signature.
+
+A sealed document is `{"document": ..., "digest": "sha256:...", "signature": {...}}`.
+"""
+
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from benchmarks.evidence.canonical import canonical_bytes
+from benchmarks.evidence.decision import decide
+from benchmarks.evidence.schema import SCHEMA, validate
+from benchmarks.evidence.signing import ALGORITHM, key_id, public_key, sign
+from benchmarks.trees import sha256_hex
+from benchmarks.verdicts import Verdict, VerdictKind
+
+SIGNING_CONTEXT = SCHEMA.encode() + b"\n"
+
+
+def build_document(
+    *,
+    run: dict[str, Any],
+    suite: dict[str, Any],
+    plan: dict[str, Any],
+    trees: dict[str, str],
+    harness: dict[str, str],
+    policy_hash: str,
+    environment: dict[str, Any],
+    sandbox: dict[str, Any],
+    commitment: str,
+    secrets: str,
+    pairs: list[dict[str, Any]],
+    checks: dict[str, Any],
+    phases_ns: dict[str, int],
+    events: list[dict[str, Any]],
+    started_at: str,
+    finished_at: str,
+) -> dict[str, Any]:
+    """The document of a run with its verdict. Every part has the shape of docs/evidence.md; raises EvidenceError.
+
+    `secrets` is hex; times of day are ISO 8601 with an offset; all durations are integer nanoseconds.
+    """
+    document = {
+        "schema": SCHEMA,
+        "run": run,
+        "suite": suite,
+        "plan": plan,
+        "trees": trees,
+        "harness": harness,
+        "policy_hash": policy_hash,
+        "environment": environment,
+        "sandbox": sandbox,
+        "commitment": commitment,
+        "secrets": secrets,
+        "pairs": pairs,
+        "checks": checks,
+        "phases_ns": phases_ns,
+        "events": events,
+        "started_at": started_at,
+        "finished_at": finished_at,
+    }
+    document["verdict"] = verdict_to_dict(decide(document))
+    validate(document)
+    return document
+
+
+def verdict_to_dict(verdict: Verdict) -> dict[str, Any]:
+    """A verdict as it stands in a document."""
+    return {
+        "kind": verdict.kind.value,
+        "reason": verdict.reason,
+        "log_ppm_estimate": verdict.log_ppm_estimate,
+        "log_ppm_bound": verdict.log_ppm_bound,
+        "pairs": verdict.pairs,
+    }
+
+
+def verdict_from_dict(value: dict[str, Any]) -> Verdict:
+    """The verdict of a validated document."""
+    return Verdict(
+        VerdictKind(value["kind"]),
+        value["reason"],
+        value["log_ppm_estimate"],
+        value["log_ppm_bound"],
+        value["pairs"],
+    )
+
+
+def digest(document: dict[str, Any]) -> str:
+    """`sha256:` and the SHA-256 of the document's canonical bytes: its name everywhere."""
+    return "sha256:" + sha256_hex(canonical_bytes(document))
+
+
+def signed_bytes(document: dict[str, Any]) -> bytes:
+    """What a runner signs: the schema's name, a newline, the canonical bytes."""
+    return SIGNING_CONTEXT + canonical_bytes(document)
+
+
+def seal(document: dict[str, Any], key: Ed25519PrivateKey) -> dict[str, Any]:
+    """The sealed form. Raises EvidenceError or NotCanonical for a document that could not be verified later."""
+    validate(document)
+    public = public_key(key)
+    return {
+        "document": document,
+        "digest": digest(document),
+        "signature": {
+            "algorithm": ALGORITHM,
+            "key_id": key_id(public),
+            "public_key": public,
+            "value": sign(key, signed_bytes(document)),
+        },
+    }

@@ -1,0 +1,236 @@
+"""The shape of an evidence document, checked strictly before anything is concluded from it.
+
+docs/evidence.md describes the same in words. Knows nothing of signatures or of what the numbers mean.
+"""
+
+import re
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from benchmarks.statistics.gate import LOOKS
+from benchmarks.verdicts import VerdictKind
+
+SCHEMA = "gainshare.evidence/1"
+RUN_KINDS = ("gate", "confirmation", "aa")
+SIDES = ("base", "candidate")
+EVENT_KINDS = (
+    "protocol_violation",  # a sample did not speak the protocol: extra bytes, answers nobody asked for
+    "policy_violation",  # it did what the policy forbids
+    "wrong_output",
+    "resource_limit",
+    "timeout",
+    "crash",
+    "build_failed",
+    "quality_loss",
+    "suspicious",  # past the roofline, or another sign that a human must look at
+    "infrastructure_error",  # shown by something outside the sandbox
+    "cancelled",
+)
+MOST_LOG_PPM = 40_000_000  # e^40: no ratio of times is beyond it
+MOST_ALPHA_PPM = 100_000
+_HEX = re.compile(r"[0-9a-f]+")
+
+Rule = Callable[[Any], bool]
+
+
+class EvidenceError(ValueError):
+    """A document that is not evidence. The message names the field."""
+
+
+def validate(document: Any, *, has_verdict: bool = True) -> None:
+    """Raise EvidenceError unless `document` has exactly the declared shape."""
+    rules = dict(_DOCUMENT)
+    if not has_verdict:
+        del rules["verdict"]
+    _fields(document, rules, "document")
+    _pairs(document["pairs"], {case["name"] for case in document["suite"]["cases"]})
+    if _time(document["finished_at"]) < _time(document["started_at"]):
+        raise EvidenceError("document.finished_at is before started_at")
+
+
+def _fields(value: Any, rules: dict[str, Any], where: str, *, is_open: bool = False) -> None:
+    """Check a dict: each rule's key must be there and hold; other keys only where `is_open`."""
+    if not isinstance(value, dict):
+        raise EvidenceError(f"{where} is not an object")
+    if missing := sorted(rules.keys() - value.keys()):
+        raise EvidenceError(f"{where}.{missing[0]} is missing")
+    if not is_open and (extra := sorted(map(repr, value.keys() - rules.keys()))):
+        raise EvidenceError(f"{where} has the unknown key {extra[0]}")
+    for key, rule in rules.items():
+        if isinstance(rule, dict):
+            _fields(value[key], rule, f"{where}.{key}")
+        elif isinstance(rule, _Open):
+            _fields(value[key], rule.rules, f"{where}.{key}", is_open=True)
+        elif not rule(value[key]):
+            raise EvidenceError(f"{where}.{key} is not what it must be")
+
+
+class _Open:
+    """A nested object that may hold more than these keys."""
+
+    def __init__(self, **rules: Any) -> None:
+        self.rules = rules
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _name(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= 200
+
+
+def _integer(value: Any) -> bool:
+    return type(value) is int
+
+
+def _natural(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _positive(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _flag(value: Any) -> bool:
+    return type(value) is bool
+
+
+def _optional_integer(value: Any) -> bool:
+    return value is None or _integer(value)
+
+
+def _sha256(value: Any) -> bool:
+    return isinstance(value, str) and len(value) == 64 and _HEX.fullmatch(value) is not None
+
+
+def _hex_bytes(value: Any) -> bool:
+    return isinstance(value, str) and len(value) % 2 == 0 and _HEX.fullmatch(value) is not None
+
+
+def _timestamp(value: Any) -> bool:
+    try:
+        return _time(value).tzinfo is not None
+    except (TypeError, ValueError):
+        return False
+
+
+def _time(value: str) -> datetime:
+    return datetime.fromisoformat(value)
+
+
+def _cases(value: Any) -> bool:
+    names = [case.get("name") for case in value if isinstance(case, dict)] if isinstance(value, list) else []
+    return (
+        bool(names) and len(names) == len(value) and all(map(_name, names)) and len(set(names)) == len(names)
+    )
+
+
+def _looks(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and tuple(value) == LOOKS[: len(value)]
+
+
+def _naturals(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(k, str) and _natural(v) for k, v in value.items())
+
+
+def _is_side(value: Any) -> bool:
+    return isinstance(value, str) and value in SIDES
+
+
+def _events(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(event, dict)
+        and event.keys() <= {"kind", "detail", "side", "stage", "pair"}
+        and isinstance(event.get("kind"), str)
+        and event["kind"] in EVENT_KINDS
+        and _text(event.get("detail"))
+        and _is_side(event.get("side", "candidate"))
+        and _text(event.get("stage", ""))
+        and _natural(event.get("pair", 0))
+        for event in value
+    )
+
+
+def _call(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and _is_side(value[0]) and _positive(value[1])
+
+
+def _calls(value: Any) -> bool:
+    """Turns of one call of each side, in any order; a last turn may be half, where a pair was interrupted."""
+    return (
+        isinstance(value, list)
+        and all(map(_call, value))
+        and all(first[0] != second[0] for first, second in zip(value[::2], value[1::2], strict=False))
+    )
+
+
+_PAIR: dict[str, Any] = {
+    "index": _natural,
+    "control": _flag,
+    "case": _name,
+    "spawn_order": lambda value: isinstance(value, list) and sorted(map(str, value)) == list(SIDES),
+    "calls": _calls,
+    "cpu_while_frozen_ns": dict.fromkeys(SIDES, _natural),
+}
+
+
+def _pairs(pairs: list[Any], cases: set[str]) -> None:
+    previous = -1
+    for number, pair in enumerate(pairs):
+        where = f"document.pairs[{number}]"
+        _fields(pair, _PAIR, where, is_open=True)
+        if pair["case"] not in cases:
+            raise EvidenceError(f"{where}.case is not one of the suite's")
+        if not _naturals(pair.get("shape", {})):
+            raise EvidenceError(f"{where}.shape is not what it must be")
+        if pair["index"] < previous:
+            raise EvidenceError(f"{where}.index is out of order")
+        previous = pair["index"]
+
+
+_DOCUMENT: dict[str, Any] = {
+    "schema": lambda value: value == SCHEMA,
+    "run": {"id": _name, "kind": lambda value: isinstance(value, str) and value in RUN_KINDS, "nonce": _name},
+    "suite": _Open(
+        name=_name,
+        cases=_cases,
+        policy=_Open(
+            calls_per_side=_positive,
+            minimum_effect_log_ppm=lambda value: _positive(value) and value <= MOST_LOG_PPM,
+            cap_log_ppm=lambda value: _positive(value) and value <= MOST_LOG_PPM,
+            worst_case_log_ppm=lambda value: _integer(value) and -MOST_LOG_PPM <= value <= 0,
+        ),
+    ),
+    "plan": {
+        "looks": _looks,
+        "may_extend": _flag,
+        "alpha_ppm": lambda value: _positive(value) and value <= MOST_ALPHA_PPM,
+        "confirmation_pairs": _positive,
+    },
+    "trees": {"base": _sha256, "candidate": _sha256},
+    "harness": {"hash": _sha256, "version": _name},
+    "policy_hash": _sha256,
+    "environment": lambda value: isinstance(value, dict),
+    "sandbox": _Open(level=_name, award_eligible=_flag),
+    "commitment": _sha256,
+    "secrets": _hex_bytes,
+    "pairs": lambda value: isinstance(value, list),
+    "checks": {
+        "outputs_checked": _natural,
+        "oracle_checked": _natural,
+        "failures": lambda value: isinstance(value, list),
+    },
+    "phases_ns": _naturals,
+    "events": _events,
+    "verdict": {
+        "kind": lambda value: isinstance(value, str) and value in set(VerdictKind),
+        "reason": lambda value: isinstance(value, str) and bool(value),
+        "log_ppm_estimate": _optional_integer,
+        "log_ppm_bound": _optional_integer,
+        "pairs": _natural,
+    },
+    "started_at": _timestamp,
+    "finished_at": _timestamp,
+}

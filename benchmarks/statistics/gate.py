@@ -1,0 +1,196 @@
+"""The gate: does a candidate's gain stand out from the noise? Looks at 6, 12, 24, 48 pairs, at 96 where noise needs it.
+
+One number per pair goes in, ln(base time / candidate time), above zero where the candidate is faster. The question
+at every look is whether the pairs' median is above zero, at a total error of `alpha` over all looks.
+
+- From 12 pairs on the bound is an order statistic of the pairs. It holds for any noise with that median, heavy
+  tails and skew included; only independence is assumed, and the judge brings it about by drawing at random which
+  side is started first. The counts come from an exact random walk (`boundaries`), not from an approximation.
+- At 6 pairs no such bound exists at this alpha (all six above zero happen once in 64). There only a large effect can
+  pass: all six above zero, an estimate of at least `CLEAR_EFFECT_LOG`, and the median above five standard deviations
+  of the pairs: Student's 1 - 0.0001 quantile at 5 degrees of freedom, 9.678, times the median's relative
+  efficiency 1.2533, over the root of 6.
+- Bounds are taken against `allowance_log`, half the minimum effect, instead of bare zero: a build may be faster by
+  luck of its memory layout, in all pairs of a run alike, and no number of pairs averages that out.
+- A pass also needs an estimate of at least the minimum effect: the suite's, or 3 standard errors at the last look.
+
+It stops early for a gain, for a regression (the mirror image) and for futility. `python -m benchmarks.power` prints
+error rates and power under many kinds of noise.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from fractions import Fraction
+from functools import cache
+
+from benchmarks.statistics.median import median, standard_deviation, standard_error_of_median
+
+LOOKS = (6, 12, 24, 48)
+EXTENDED_LOOK = 96
+CLEAR_EFFECT_LOG = 0.13976194237515868  # ln 1.15
+CLEAR_DEVIATIONS = 5.0
+EXTENSION_ERRORS = 4.0  # go on to the extended look when the minimum effect is within so many standard errors
+EFFECT_ERRORS = 3.0
+
+# How the total error is spent, as shares of alpha; what a look cannot spend, because counts are whole, stays unspent.
+_SHARES = {6: Fraction(10, 100), 12: Fraction(25, 100), 24: Fraction(15, 100), 48: Fraction(35, 100)}
+_EXTENDED_SHARE = Fraction(15, 100)
+# Futility: at this look, an estimate below this multiple of the minimum effect ends the run.
+_FUTILE = {6: 0.0, 12: 0.5, 24: 0.8, 48: 1.0}
+
+
+class GateOutcome(StrEnum):
+    """What a look decides."""
+
+    CONTINUE = "continue"  # measure on, up to the next look
+    GAIN = "gain"
+    NO_GAIN = "no_gain"
+    REGRESSION = "regression"
+
+
+@dataclass(frozen=True, slots=True)
+class GatePlan:
+    """When to look and what to ask for.
+
+    `looks` is a leading part of `LOOKS`; effects are ln(base / candidate), in nats. Without `may_extend` the last
+    look is final.
+    """
+
+    minimum_effect_log: float
+    looks: tuple[int, ...] = LOOKS
+    alpha: Fraction = Fraction(1, 1000)
+    may_extend: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.looks or self.looks != LOOKS[: len(self.looks)]:
+            raise ValueError(f"looks are {LOOKS} or a leading part of it")
+        if not self.minimum_effect_log > 0 or not 0 < self.alpha < 1:
+            raise ValueError("the minimum effect is above zero and alpha between zero and one")
+        if self.may_extend and self.looks != LOOKS:
+            object.__setattr__(self, "may_extend", False)
+
+    @property
+    def allowance_log(self) -> float:
+        """What a lucky build may be worth: bounds must exceed it."""
+        return self.minimum_effect_log / 2
+
+    @property
+    def most_pairs(self) -> int:
+        """The pairs after which a decision is certain."""
+        return EXTENDED_LOOK if self.may_extend else self.looks[-1]
+
+    def next_look(self, pairs: int) -> int | None:
+        """The first look after `pairs` pairs, or None."""
+        return next((look for look in self._all_looks() if look > pairs), None)
+
+    def _all_looks(self) -> tuple[int, ...]:
+        return (*self.looks, EXTENDED_LOOK) if self.may_extend else self.looks
+
+
+@dataclass(frozen=True, slots=True)
+class GateDecision:
+    """The outcome of the last look taken, in nats.
+
+    `bound` is the lower bound of the median after the allowance (for a regression: the upper bound, above which it
+    is not), None before the first look or where this look has none. `minimum_effect` is the one asked for.
+    """
+
+    outcome: GateOutcome
+    look: int
+    estimate: float | None
+    bound: float | None
+    minimum_effect: float
+
+
+@cache
+def boundaries(alpha: Fraction) -> dict[int, int]:
+    """For each look after the first: how many pairs must lie above the allowance.
+
+    The smallest counts whose probability of being reached at that look, and at none before, is at most that look's
+    share of alpha, when every pair lies above with probability 1/2. Exact.
+    """
+    shares = {
+        **{look: share for look, share in _SHARES.items() if look != LOOKS[0]},
+        EXTENDED_LOOK: _EXTENDED_SHARE,
+    }
+    walk, taken = {0: Fraction(1)}, 0
+    needed: dict[int, int] = {}
+    for look, share in shares.items():
+        steps = look - taken
+        step = [Fraction(math.comb(steps, k), 2**steps) for k in range(steps + 1)]
+        after: dict[int, Fraction] = {}
+        for above, probability in walk.items():
+            for k, weight in enumerate(step):
+                after[above + k] = after.get(above + k, Fraction(0)) + probability * weight
+        count, spent = look + 1, Fraction(0)
+        while spent + after.get(count - 1, Fraction(0)) <= share * alpha:
+            count -= 1
+            spent += after.get(count, Fraction(0))
+        needed[look] = count
+        walk, taken = {above: p for above, p in after.items() if above < count}, look
+    return needed
+
+
+def gate_decision(log_ratios: Sequence[float], plan: GatePlan) -> GateDecision:
+    """Take every look that `log_ratios` (in the order measured) allows; the first that decides, decides.
+
+    Values are ln(base time / candidate time) of each pair. Pairs after a deciding look change nothing. Raises
+    ValueError for values that are not finite.
+    """
+    if not all(map(math.isfinite, log_ratios)):
+        raise ValueError("a log ratio is not finite")
+    decision = GateDecision(GateOutcome.CONTINUE, 0, None, None, plan.minimum_effect_log)
+    looks = plan._all_looks()
+    for look in looks:
+        if len(log_ratios) < look:
+            break
+        decision = _look(log_ratios[:look], plan)
+        if decision.outcome is not GateOutcome.CONTINUE:
+            break
+    return decision
+
+
+def _look(values: Sequence[float], plan: GatePlan) -> GateDecision:
+    look, estimate = len(values), median(values)
+    minimum, extends = _minimum_effect(values, plan)
+    lower = _bound(values, plan)
+    upper = _bound([-value for value in values], plan)  # of the mirror image
+    is_first = look == LOOKS[0]
+    floor = max(minimum, CLEAR_EFFECT_LOG) if is_first else minimum
+    if lower is not None and lower > 0 and estimate >= floor:
+        return GateDecision(GateOutcome.GAIN, look, estimate, lower, minimum)
+    if upper is not None and upper > 0 and -estimate >= floor:
+        return GateDecision(GateOutcome.REGRESSION, look, estimate, -upper, minimum)
+    is_last = look == plan.most_pairs or (look == plan.looks[-1] and not extends)
+    if is_last or _is_futile(estimate, look, plan):
+        return GateDecision(GateOutcome.NO_GAIN, look, estimate, lower, minimum)
+    return GateDecision(GateOutcome.CONTINUE, look, estimate, lower, minimum)
+
+
+def _minimum_effect(values: Sequence[float], plan: GatePlan) -> tuple[float, bool]:
+    """The least estimate that passes, and whether the noise calls for the extended look."""
+    at_last = standard_error_of_median(values) * math.sqrt(len(values) / plan.looks[-1])
+    extends = plan.may_extend and EXTENSION_ERRORS * at_last > plan.minimum_effect_log
+    if extends:
+        at_last *= math.sqrt(plan.looks[-1] / EXTENDED_LOOK)
+    return max(plan.minimum_effect_log, EFFECT_ERRORS * at_last), extends
+
+
+def _bound(values: Sequence[float], plan: GatePlan) -> float | None:
+    """The lower bound of the median at this look, less the allowance."""
+    if len(values) == LOOKS[0]:
+        if min(values) <= 0:
+            return None
+        return median(values) - CLEAR_DEVIATIONS * standard_deviation(values) - plan.allowance_log
+    needed = boundaries(plan.alpha)[len(values)]
+    return sorted(values)[len(values) - needed] - plan.allowance_log if needed <= len(values) else None
+
+
+def _is_futile(estimate: float, look: int, plan: GatePlan) -> bool:
+    """Whether measuring on is not worth its time: neither a gain nor a regression is in sight."""
+    if look >= EXTENDED_LOOK or estimate >= _FUTILE[look] * plan.minimum_effect_log:
+        return False
+    may_be_regression = estimate <= -plan.minimum_effect_log and look < LOOKS[2]
+    return not may_be_regression
