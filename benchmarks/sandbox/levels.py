@@ -41,13 +41,15 @@ class Mount:
     """One host path made visible inside, read-only unless `writable`.
 
     As root the sandboxed code runs under an unassigned uid, so what is mounted must be readable by "other".
-    `device` keeps device nodes below the path usable (accelerators).
+    `device` keeps device nodes below the path usable (accelerators). `hide` names folders directly below it that are
+    covered by an empty one.
     """
 
     source: Path
     target: str
     writable: bool = False
     device: bool = False
+    hide: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         target = PurePosixPath(self.target)

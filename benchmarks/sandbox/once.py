@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import selectors
+import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,11 +49,14 @@ def run(
     output_limit_bytes: int,
 ) -> Completed:
     """Feeds `input`, collects stdout up to `output_limit_bytes`, then ends the whole tree, however it went."""
+    deadline = time.monotonic() + timeout_s
     with spawn(argv, level=level, mounts=mounts, limits=limits, env=env, slot=slot) as sample:
-        stdout, stopped = _exchange(sample, input, time.monotonic() + timeout_s, output_limit_bytes)
+        stdout, stopped = _exchange(sample, input, deadline, output_limit_bytes)
         if stopped is None:
-            with suppress(TimeoutError):
-                sample.wait(max(0.0, 1.0))
+            try:
+                sample.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:  # stdout was closed, the work goes on
+                stopped = "wall"
         sample.kill()
         returncode = sample.returncode
     assert returncode is not None

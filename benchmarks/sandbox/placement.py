@@ -18,7 +18,7 @@ from benchmarks.sandbox.cgroup_v2 import CgroupV2
 from benchmarks.sandbox.groups import ProcessGroup
 from benchmarks.sandbox.levels import Limits, SandboxError
 from benchmarks.sandbox.polled import PolledGroup
-from benchmarks.sandbox.processes import send
+from benchmarks.sandbox.processes import send, start_ticks
 
 PREFIX = "gainshare-sandbox-"
 _numbers = itertools.count()
@@ -27,7 +27,7 @@ _numbers = itertools.count()
 def make_group(limits: Limits, overhead_pids: int) -> ProcessGroup:
     """An empty group with `limits`, by the strongest means that this process may use here."""
     hierarchies = usable_hierarchies()
-    name = f"{PREFIX}{os.getpid()}-{next(_numbers)}"
+    name = f"{PREFIX}{_owner()}-{next(_numbers)}"
     if hierarchies.v1:
         return CgroupV1(name, hierarchies.v1, limits, overhead_pids)
     if hierarchies.v2 is not None:
@@ -39,7 +39,7 @@ def make_group(limits: Limits, overhead_pids: int) -> ProcessGroup:
 def usable_hierarchies() -> Hierarchies:
     """Where groups can really be made: tried by making one, once per process. Sweeps leftovers on the way."""
     found = read_hierarchies()
-    trial = f"{PREFIX}{os.getpid()}-trial"
+    trial = f"{PREFIX}{_owner()}-trial"
     if all(controller in found.v1 for controller in cgroup_v1.REQUIRED):
         sweep(set(found.v1.values()))
         with suppress(OSError, SandboxError):
@@ -71,19 +71,34 @@ def _v2_parents(own: Path | None) -> Iterator[Path]:
 
 
 def sweep(parents: set[Path]) -> int:
-    """Removes groups of judges that are no longer alive, killing what still runs in them. Returns how many."""
+    """Removes groups of judges that are no longer alive, killing what still runs in them. Returns how many folders.
+
+    What is frozen dies only when it is thawed, and in version 1 that happens in another folder than the limits: so
+    everything is killed and thawed before anything is removed.
+    """
+    abandoned = [
+        folder for parent in parents for folder in parent.glob(f"{PREFIX}*") if not _owner_lives(folder)
+    ]
+    for folder in abandoned:
+        with suppress(OSError):
+            for pid in (folder / "cgroup.procs").read_text().split():
+                send(int(pid), signal.SIGKILL)
+            for state, value in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
+                if (folder / state).exists():
+                    (folder / state).write_text(value)
     removed = 0
-    for parent in parents:
-        for folder in parent.glob(f"{PREFIX}*"):
-            owner = folder.name.removeprefix(PREFIX).partition("-")[0]
-            if not owner.isdigit() or Path("/proc", owner).exists():
-                continue
-            with suppress(OSError, SandboxError):
-                for pid in (folder / "cgroup.procs").read_text().split():
-                    send(int(pid), signal.SIGKILL)
-                for state, value in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
-                    if (folder / state).exists():
-                        (folder / state).write_text(value)
-                remove_folder(folder)
-                removed += 1
+    for folder in abandoned:
+        with suppress(OSError, SandboxError):
+            remove_folder(folder)
+            removed += 1
     return removed
+
+
+def _owner() -> str:
+    """This process, so that a later one with the same number is told apart: its id and start time in ticks."""
+    return f"{os.getpid()}-{start_ticks(os.getpid())}"
+
+
+def _owner_lives(folder: Path) -> bool:
+    pid, ticks, _ = folder.name.removeprefix(PREFIX).split("-", 2)
+    return start_ticks(int(pid)) == int(ticks)

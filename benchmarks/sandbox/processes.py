@@ -19,12 +19,16 @@ NS_PER_TICK = 1_000_000_000 // TICKS_PER_SECOND
 
 @dataclass(frozen=True)
 class ProcessStat:
-    """The fields of /proc/<pid>/stat (proc(5)) that are used here. `reaped_ns` is CPU time of reaped children."""
+    """The fields of /proc/<pid>/stat (proc(5)) that are used here.
+
+    `reaped_ns` is CPU time of reaped children, `start_ticks` the start in clock ticks since boot.
+    """
 
     pid: int
     state: str
     parent: int
     reaped_ns: int
+    start_ticks: int
 
 
 def read_stat(pid: int) -> ProcessStat | None:
@@ -34,7 +38,14 @@ def read_stat(pid: int) -> ProcessStat | None:
     except OSError:
         return None
     fields = text.rpartition(")")[2].split()  # the name before it may contain anything
-    return ProcessStat(pid, fields[0], int(fields[1]), (int(fields[13]) + int(fields[14])) * NS_PER_TICK)
+    reaped_ns = (int(fields[13]) + int(fields[14])) * NS_PER_TICK
+    return ProcessStat(pid, fields[0], int(fields[1]), reaped_ns, int(fields[19]))
+
+
+def start_ticks(pid: int) -> int | None:
+    """When a process started, in clock ticks since boot; None when it is gone. Tells a reused number apart."""
+    stat = read_stat(pid)
+    return None if stat is None else stat.start_ticks
 
 
 def tree(root: int) -> list[ProcessStat]:

@@ -16,6 +16,8 @@ from pathlib import Path
 from benchmarks.sandbox.levels import Mount
 
 PACKAGES_TARGET = "/packages"
+#: Ourselves, where we are installed as packages: samples get their `model` from a tree, and nothing else of ours.
+OWN_PACKAGES = ("gainshare", "bounty", "benchmarks", "model")
 #: -S: no site folders beside PYTHONPATH; -s: no user site; -B: nothing is written beside read-only sources.
 FLAGS = ("-S", "-s", "-B")
 
@@ -52,20 +54,26 @@ def python_runtime(*, path: Iterable[str] = (), threads: int = 1) -> PythonRunti
 
     `threads` is the number of OpenMP and BLAS threads.
     """
-    packages = Path(sysconfig.get_path("purelib")).resolve()
+    packages = _package_mounts()
     env = {
         "PATH": "/usr/bin:/bin",
         "HOME": "/work",
         "TMPDIR": "/work",
         "USER": "sandbox",
         "LANG": "C.UTF-8",
-        "PYTHONPATH": ":".join([*path, PACKAGES_TARGET]),
+        "PYTHONPATH": ":".join([*path, *(mount.target for mount in packages)]),
         "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTHONUNBUFFERED": "1",
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         "OPENBLAS_NUM_THREADS": str(threads),
     }
-    return PythonRuntime(
-        argv=(str(base_interpreter()), *FLAGS), mounts=(Mount(packages, PACKAGES_TARGET),), env=env
+    return PythonRuntime(argv=(str(base_interpreter()), *FLAGS), mounts=packages, env=env)
+
+
+def _package_mounts() -> tuple[Mount, ...]:
+    """Pure and binary packages live apart on some systems."""
+    folders = dict.fromkeys(Path(sysconfig.get_path(kind)).resolve() for kind in ("purelib", "platlib"))
+    return tuple(
+        Mount(folder, f"{PACKAGES_TARGET}{index or ''}", hide=OWN_PACKAGES)
+        for index, folder in enumerate(folders)
     )

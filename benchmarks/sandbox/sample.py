@@ -211,8 +211,9 @@ def spawn(
         SandboxUnavailable: bubblewrap or a system-call filter is missing here.
         SandboxError: it could not be started or placed.
     """
+    fds: list[int] = []
     if level is SandboxLevel.NONE:
-        command, fds = translate(argv, mounts, env), []
+        command = translate(argv, mounts, env)
     else:
         command, fds = _bubblewrap_command(
             argv, level=level, mounts=mounts, limits=limits, env=env, slot=slot

@@ -88,6 +88,10 @@ RULES: tuple[Rule, ...] = (
     # Memory that no process maps would escape the limit where memory is polled.
     *_refuse("memfd_create memfd_secret", errno.ENOSYS),
     *_refuse("shmget msgget semget"),
+    # Files mounted into several sandboxes are the same files: no locks on them, no watching who opens them, no
+    # throwing them out of the page cache, no flushing of disks. The last two pretend to succeed.
+    *_refuse("flock inotify_init inotify_init1 inotify_add_watch", errno.ENOSYS),
+    *_refuse("fadvise64 sync syncfs", 0),
     # Only local and (empty) IP networks: vsock reaches a virtual machine's host past every namespace.
     Rule("socket", errno.EAFNOSUPPORT, "not_in", 0, (AF_UNIX, AF_INET, AF_INET6)),
     Rule("socketpair", errno.EAFNOSUPPORT, "not_in", 0, (AF_UNIX,)),

@@ -1,0 +1,56 @@
+"""`python -m benchmarks.sandbox [--json]`: attacks this machine's sandbox and prints what held."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+
+from benchmarks.sandbox.levels import AWARD_ELIGIBLE, Limits, SandboxError
+from benchmarks.sandbox.placement import make_group
+from benchmarks.sandbox.probe import best_level
+from benchmarks.sandbox.selftest import self_test
+
+
+def main() -> int:
+    """0: everything is contained. 1: something is not. 2: there is no sandbox here."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.sandbox", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="one JSON document instead of a table")
+    arguments = parser.parse_args()
+    started = time.monotonic()
+    try:
+        level = best_level()
+        attacks = self_test(level)
+        group = make_group(Limits(), 0)
+        accounting = group.kind
+        group.remove()
+    except SandboxError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    seconds = time.monotonic() - started
+    escaped = [attack for attack in attacks if not attack.contained]
+    if arguments.json:
+        document = {
+            "command": "python -m benchmarks.sandbox",
+            "level": str(level),
+            "award_eligible": level in AWARD_ELIGIBLE,
+            "accounting": accounting,
+            "seconds": round(seconds, 2),
+            "attacks": [vars(attack) for attack in attacks],
+        }
+        sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    else:
+        width = max(len(attack.name) for attack in attacks)
+        for attack in attacks:
+            word = "contained" if attack.contained else "ESCAPED  "
+            sys.stdout.write(f"{attack.name:<{width}}  {word}  {attack.detail}\n")
+        sys.stdout.write(
+            f"\nlevel {level} ({accounting}): {len(attacks) - len(escaped)} of {len(attacks)} attacks contained "
+            f"in {seconds:.1f} s\n"
+        )
+    return 1 if escaped else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
