@@ -31,7 +31,9 @@ def fair_order(waiting: Sequence[Waiting], load: Mapping[int | None, int]) -> li
     had = Counter(dict(load))
     order: list[UUID] = []
     while lines:
-        person = min(lines, key=lambda who: (who is None, had[who], lines[who][0].queued_at, lines[who][0].run_id))
+        person = min(
+            lines, key=lambda who: (who is None, had[who], lines[who][0].queued_at, lines[who][0].run_id)
+        )
         order.append(lines[person].popleft().run_id)
         had[person] += 1
         if not lines[person]:

@@ -6,7 +6,7 @@ from bounty.models.changes import StateChange
 from bounty.models.evidence import Evidence, RunVerdict
 from bounty.models.runners import Runner, RunnerState
 from bounty.models.runs import OPEN_RUN_STATES, LogChunk, Run, RunKind, RunState
-from bounty.models.submissions import Review, ReviewDecision, Submission, SubmissionState
+from bounty.models.submissions import NextStep, Review, ReviewDecision, Submission, SubmissionState
 from bounty.models.trees import Lineage, StoredTree
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Evidence",
     "Lineage",
     "LogChunk",
+    "NextStep",
     "Review",
     "ReviewDecision",
     "Run",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from benchmarks.verdicts import VerdictKind
 from django.db import models
 from django.db.models import Q
 
+from benchmarks.verdicts import VerdictKind
 from bounty.models.runners import Runner
 from bounty.models.runs import Run
 from bounty.models.submissions import VERDICT_CHOICES

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import uuid
 
-from benchmarks.verdicts import VerdictKind
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
 
+from benchmarks.verdicts import VerdictKind
 from bounty.models.bounties import Bounty
 from bounty.models.trees import StoredTree
 
@@ -29,6 +29,14 @@ class SubmissionState(models.TextChoices):
     VESTED = "vested", "Vested"  # the award is spendable
     REVERSED = "reversed", "Reversed"  # the award was taken back
     WITHDRAWN = "withdrawn", "Withdrawn"  # its author took it back
+
+
+class NextStep(models.TextChoices):
+    """What the control plane still has to do for a judged submission by itself."""
+
+    NONE = "", "None"  # the verdict is all there is
+    RESERVE = "reserve", "Reserve"  # set escrow aside and order the confirmation, now
+    AWAIT_ESCROW = "await_escrow", "Await escrow"  # the same, as soon as the escrow has something again
 
 
 class ReviewDecision(models.TextChoices):
@@ -57,9 +65,7 @@ class Submission(models.Model):
     state = models.CharField(max_length=12, choices=SubmissionState.choices, default=SubmissionState.RECEIVED)
     verdict_kind = models.CharField(max_length=24, choices=VERDICT_CHOICES, blank=True)
     verdict_reason = models.TextField(blank=True)
-    is_pending = models.BooleanField(
-        default=False, help_text="The verdict stands, but the control plane has a next step to do."
-    )
+    next_step = models.CharField(max_length=16, choices=NextStep.choices, default=NextStep.NONE, blank=True)
     sealed_at = models.DateTimeField(auto_now_add=True, help_text="Decides which of two copies is the first.")
     judged_at = models.DateTimeField(null=True, blank=True)
     confirmed_at = models.DateTimeField(null=True, blank=True)
@@ -68,7 +74,7 @@ class Submission(models.Model):
     class Meta:
         ordering = ["-sealed_at"]
         indexes = [
-            models.Index(fields=["state", "is_pending"]),
+            models.Index(fields=["state", "next_step"]),
             models.Index(fields=["patch_digest"]),
             models.Index(fields=["bounty", "submitter"]),
         ]
@@ -90,6 +96,12 @@ class Submission(models.Model):
     def __str__(self) -> str:
         return f"{self.pk} ({self.state})"
 
+    @property
+    def is_decided(self) -> bool:
+        """Whether the verdict may be shown: a passed gate says nothing before its confirmation."""
+        undecided = self.state == SubmissionState.CONFIRMING or self.next_step == NextStep.RESERVE
+        return bool(self.verdict_kind) and not undecided
+
 
 class Review(models.Model):
     """One person's decision on one submission's measured candidate. Never by its author."""
@@ -105,7 +117,8 @@ class Review(models.Model):
         ordering = ["created_at"]
         constraints = [
             models.UniqueConstraint(
-                fields=["submission", "reviewer", "candidate_tree"], name="one_review_per_person_and_candidate"
+                fields=["submission", "reviewer", "candidate_tree"],
+                name="one_review_per_person_and_candidate",
             ),
             models.CheckConstraint(
                 condition=Q(decision__in=ReviewDecision.values), name="review_decision_known"

@@ -113,7 +113,12 @@ def move(
 def note(row: Any, *, old: str, new: str, reason: str, actor: User | None = None) -> None:
     """One row of history, for changes that have no state machine of their own and for what is made new."""
     StateChange.objects.create(
-        subject=type(row).__name__.lower(), subject_id=str(row.pk), old=old, new=new, reason=reason, actor=actor
+        subject=type(row).__name__.lower(),
+        subject_id=str(row.pk),
+        old=old,
+        new=new,
+        reason=reason,
+        actor=actor,
     )
 
 

@@ -1,0 +1,56 @@
+"""The bounty app's REST API under /api/v1/. Views parse, call one service, render."""
+
+from django.urls import path
+
+from bounty.api.awards import AwardList
+from bounty.api.bounties import BountyClose, BountyDetail, BountyFund, BountyLeaderboard, BountyList
+from bounty.api.runners import RunnerDetail, RunnerList, RunnerStateView
+from bounty.api.runs import RunDetail, RunEvidence, RunList, RunLog
+from bounty.api.submission_actions import (
+    SubmissionMerge,
+    SubmissionRejudge,
+    SubmissionRemeasure,
+    SubmissionReverse,
+    SubmissionReview,
+    SubmissionWithdraw,
+)
+from bounty.api.submissions import (
+    SubmissionDetail,
+    SubmissionDiff,
+    SubmissionEvidence,
+    SubmissionList,
+    SubmissionLog,
+)
+from bounty.api.trees import LineageDetail, LineageList, TreeArchive, TreeDetail, TreeList
+
+urlpatterns = [
+    path("trees/", TreeList.as_view()),
+    path("trees/<str:hash>/", TreeDetail.as_view()),
+    path("trees/<str:hash>/archive/", TreeArchive.as_view()),
+    path("lineages/", LineageList.as_view()),
+    path("lineages/<slug:name>/", LineageDetail.as_view()),
+    path("bounties/", BountyList.as_view()),
+    path("bounties/<uuid:pk>/", BountyDetail.as_view()),
+    path("bounties/<uuid:pk>/close/", BountyClose.as_view()),
+    path("bounties/<uuid:pk>/fund/", BountyFund.as_view()),
+    path("bounties/<uuid:pk>/leaderboard/", BountyLeaderboard.as_view()),
+    path("submissions/", SubmissionList.as_view()),
+    path("submissions/<uuid:pk>/", SubmissionDetail.as_view()),
+    path("submissions/<uuid:pk>/diff/", SubmissionDiff.as_view()),
+    path("submissions/<uuid:pk>/log/", SubmissionLog.as_view()),
+    path("submissions/<uuid:pk>/evidence/", SubmissionEvidence.as_view()),
+    path("submissions/<uuid:pk>/withdraw/", SubmissionWithdraw.as_view()),
+    path("submissions/<uuid:pk>/review/", SubmissionReview.as_view()),
+    path("submissions/<uuid:pk>/merge/", SubmissionMerge.as_view()),
+    path("submissions/<uuid:pk>/remeasure/", SubmissionRemeasure.as_view()),
+    path("submissions/<uuid:pk>/rejudge/", SubmissionRejudge.as_view()),
+    path("submissions/<uuid:pk>/reverse/", SubmissionReverse.as_view()),
+    path("runs/", RunList.as_view()),
+    path("runs/<uuid:pk>/", RunDetail.as_view()),
+    path("runs/<uuid:pk>/log/", RunLog.as_view()),
+    path("runs/<uuid:pk>/evidence/", RunEvidence.as_view()),
+    path("awards/", AwardList.as_view()),
+    path("runners/", RunnerList.as_view()),
+    path("runners/<slug:name>/", RunnerDetail.as_view()),
+    path("runners/<slug:name>/state/", RunnerStateView.as_view()),
+]

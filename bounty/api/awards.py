@@ -1,0 +1,62 @@
+"""REST: awards."""
+
+from django.db.models import QuerySet
+from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_view
+from rest_framework import generics, serializers
+from rest_framework.permissions import AllowAny
+
+from bounty.models import Award
+
+
+class AwardOut(serializers.ModelSerializer):
+    submission = serializers.UUIDField(source="submission_id")
+    submitter = serializers.CharField(source="submission.submitter.username")
+    bounty = serializers.UUIDField(source="submission.bounty_id")
+
+    class Meta:
+        model = Award
+        fields = [
+            "id",
+            "submission",
+            "submitter",
+            "bounty",
+            "state",
+            "amount_microcredits",
+            "rate_microcredits_per_nat",
+            "log_ppm_bound",
+            "is_partial",
+            "transfer_id",
+            "booked_at",
+            "vested_at",
+            "ended_at",
+        ]
+
+
+@extend_schema_view(
+    get=extend_schema(
+        parameters=[
+            OpenApiParameter("submitter", str, description="A user name."),
+            OpenApiParameter("bounty", str),
+            OpenApiParameter("state", str),
+        ]
+    )
+)
+class AwardList(generics.ListAPIView):
+    """Priced awards, the newest first. What is only reserved is not shown: it would tell the gate's estimate."""
+
+    serializer_class = AwardOut
+    permission_classes = [AllowAny]
+
+    def get_queryset(self) -> QuerySet[Award]:
+        awards = Award.objects.filter(amount_microcredits__isnull=False).select_related(
+            "submission__submitter"
+        )
+        names = {
+            "submitter": "submission__submitter__username",
+            "bounty": "submission__bounty",
+            "state": "state",
+        }
+        wanted = {
+            field: value for name, field in names.items() if (value := self.request.query_params.get(name))
+        }
+        return awards.filter(**wanted)

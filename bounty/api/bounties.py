@@ -1,0 +1,186 @@
+"""REST: bounties and their leaderboards."""
+
+import math
+from typing import Any
+from uuid import UUID
+
+from django.db.models import QuerySet
+from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_view
+from gainshare.accounts.permissions import IsMaintainer
+from gainshare.ledger import services as ledger
+from rest_framework import generics, serializers
+from rest_framework.permissions import AllowAny, BasePermission
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from bounty.api.parsing import caller, validated
+from bounty.models import Bounty
+from bounty.services.bounties import add_funds, close_bounty, find_bounty, open_bounty
+from bounty.services.leaderboards import Place, leaderboard
+from bounty.services.series import measured_base, patch_base
+
+MAX_MICROCREDITS = 2**62
+
+
+class BountyIn(serializers.Serializer):
+    title = serializers.CharField(max_length=200)
+    description = serializers.CharField(allow_blank=True, default="", max_length=20_000)
+    lineage = serializers.CharField(help_text="A lineage's name.")
+    suite = serializers.CharField()
+    preset = serializers.CharField(default="standard")
+    hardware = serializers.SlugField(default="cpu", max_length=60)
+    escrow_microcredits = serializers.IntegerField(min_value=1, max_value=MAX_MICROCREDITS)
+    rate_microcredits_per_nat = serializers.IntegerField(min_value=1, max_value=MAX_MICROCREDITS)
+    min_reviewers = serializers.IntegerField(min_value=1, max_value=10, default=1)
+    two_reviews_above_microcredits = serializers.IntegerField(
+        min_value=0, max_value=MAX_MICROCREDITS, allow_null=True, default=None
+    )
+    review_window_s = serializers.IntegerField(
+        min_value=1, max_value=10_000_000, allow_null=True, default=None
+    )
+    max_attempts = serializers.IntegerField(min_value=1, max_value=1000, default=10)
+    deadline_at = serializers.DateTimeField(allow_null=True, default=None)
+
+
+class BountyOut(serializers.ModelSerializer):
+    lineage = serializers.CharField(source="lineage.name")
+    is_demo = serializers.BooleanField(source="lineage.is_demo")
+    created_by = serializers.CharField(source="created_by.username")
+
+    class Meta:
+        model = Bounty
+        fields = [
+            "id",
+            "title",
+            "description",
+            "lineage",
+            "is_demo",
+            "suite",
+            "preset",
+            "hardware",
+            "escrow_microcredits",
+            "rate_microcredits_per_nat",
+            "min_reviewers",
+            "two_reviews_above_microcredits",
+            "review_window_s",
+            "max_attempts",
+            "deadline_at",
+            "state",
+            "created_by",
+            "created_at",
+            "closed_at",
+        ]
+
+
+class EscrowOut(serializers.Serializer):
+    posted = serializers.IntegerField()
+    reserved = serializers.IntegerField()
+    available = serializers.IntegerField()
+
+
+class BountyDetailOut(BountyOut):
+    escrow = serializers.SerializerMethodField()
+    patch_base = serializers.SerializerMethodField(help_text="The tree that a diff must be made against now.")
+    measured_base = serializers.SerializerMethodField(
+        help_text="The best tree so far: what it is timed against."
+    )
+
+    class Meta(BountyOut.Meta):
+        fields = [*BountyOut.Meta.fields, "escrow", "patch_base", "measured_base"]
+
+    @extend_schema(responses=EscrowOut)
+    def get_escrow(self, bounty: Bounty) -> dict[str, Any]:
+        return dict(EscrowOut(ledger.escrow_balance(bounty.escrow_reference)).data)
+
+    def get_patch_base(self, bounty: Bounty) -> str:
+        return patch_base(bounty=bounty).pk
+
+    def get_measured_base(self, bounty: Bounty) -> str:
+        return measured_base(bounty=bounty).pk
+
+
+class FundIn(serializers.Serializer):
+    transfer_id = serializers.UUIDField(help_text="Made by the caller; repeating it moves nothing.")
+    amount_microcredits = serializers.IntegerField(min_value=1, max_value=MAX_MICROCREDITS)
+
+
+class CloseIn(serializers.Serializer):
+    reason = serializers.CharField(default="closed by a maintainer", max_length=1000)
+
+
+class PlaceOut(serializers.Serializer):
+    rank = serializers.IntegerField()
+    submitter = serializers.CharField()
+    submission = serializers.UUIDField()
+    log_ppm_bound = serializers.IntegerField(help_text="Confirmed lower bound, millionths of a nat.")
+    speed_up = serializers.SerializerMethodField(help_text="The same as a factor, for people to read.")
+    amount_microcredits = serializers.IntegerField()
+    state = serializers.CharField()
+    booked_at = serializers.DateTimeField()
+
+    def get_speed_up(self, place: Place) -> float:
+        return round(math.exp(place.log_ppm_bound / 1e6), 4)
+
+
+@extend_schema_view(
+    get=extend_schema(parameters=[OpenApiParameter("state", str, description="open, exhausted or closed")])
+)
+class BountyList(generics.ListAPIView):
+    """All bounties, the newest first."""
+
+    serializer_class = BountyOut
+
+    def get_queryset(self) -> QuerySet[Bounty]:
+        bounties = Bounty.objects.select_related("lineage", "created_by")
+        state = self.request.query_params.get("state")
+        return bounties.filter(state=state) if state else bounties
+
+    def get_permissions(self) -> list[BasePermission]:
+        return [AllowAny()] if self.request.method != "POST" else [IsMaintainer()]
+
+    @extend_schema(request=BountyIn, responses={201: BountyDetailOut})
+    def post(self, request: Request) -> Response:
+        bounty = open_bounty(actor=caller(request), **validated(BountyIn, request))
+        return Response(BountyDetailOut(bounty).data, status=201)
+
+
+class BountyDetail(generics.RetrieveAPIView):
+    """One bounty, with its escrow and the trees that count now."""
+
+    queryset = Bounty.objects.select_related("lineage", "created_by")
+    serializer_class = BountyDetailOut
+    permission_classes = [AllowAny]
+
+
+class BountyClose(APIView):
+    """Take no more submissions; what is left of the escrow goes back when the last one is settled."""
+
+    permission_classes = [IsMaintainer]
+
+    @extend_schema(request=CloseIn, responses=BountyDetailOut)
+    def post(self, request: Request, pk: UUID) -> Response:
+        reason = validated(CloseIn, request)["reason"]
+        bounty = close_bounty(bounty_id=pk, reason=reason, actor=caller(request))
+        return Response(BountyDetailOut(bounty).data)
+
+
+class BountyFund(APIView):
+    """Add to the escrow from the treasury."""
+
+    permission_classes = [IsMaintainer]
+
+    @extend_schema(request=FundIn, responses=BountyDetailOut)
+    def post(self, request: Request, pk: UUID) -> Response:
+        bounty = add_funds(actor=caller(request), bounty_id=pk, **validated(FundIn, request))
+        return Response(BountyDetailOut(bounty).data)
+
+
+class BountyLeaderboard(APIView):
+    """Confirmed gains of one bounty, the largest first."""
+
+    permission_classes = [AllowAny]
+
+    @extend_schema(responses=PlaceOut(many=True))
+    def get(self, request: Request, pk: UUID) -> Response:
+        return Response(PlaceOut(leaderboard(bounty=find_bounty(pk)), many=True).data)

@@ -1,0 +1,225 @@
+"""REST: runs, their logs and their evidence. Figures of a run are hidden until it has its verdict."""
+
+from typing import Any
+from uuid import UUID
+
+from django.db.models import QuerySet
+from django.http import HttpResponse
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_view
+from gainshare.accounts.permissions import IsMaintainer
+from rest_framework import generics, serializers
+from rest_framework.permissions import AllowAny, BasePermission
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from bounty.api.parsing import caller, validated
+from bounty.errors import BadRequest, NotFound
+from bounty.models import Run, RunVerdict
+from bounty.services.logs import LogPage, read_log
+from bounty.services.queues import queue_place
+from bounty.services.runs import find_run, order_aa_run
+from bounty.services.transitions import history
+from bounty.services.trees import blob_store
+
+
+class VerdictOut(serializers.Serializer):
+    kind = serializers.CharField()
+    reason = serializers.CharField()
+    log_ppm_estimate = serializers.IntegerField(allow_null=True, help_text="ln(base/candidate), millionths.")
+    log_ppm_bound = serializers.IntegerField(allow_null=True, help_text="Its one-sided lower bound.")
+    pairs = serializers.IntegerField()
+
+
+class ChangeOut(serializers.Serializer):
+    old = serializers.CharField()
+    new = serializers.CharField()
+    reason = serializers.CharField()
+    created_at = serializers.DateTimeField()
+
+
+class QueueOut(serializers.Serializer):
+    position = serializers.IntegerField(help_text="0 is next.")
+    eta_s = serializers.IntegerField(allow_null=True)
+
+
+class SampleOut(serializers.Serializer):
+    index = serializers.IntegerField()
+    control = serializers.BooleanField(help_text="A base/base pair.")
+    case = serializers.CharField()
+    log_ratio_ppb = serializers.IntegerField(help_text="ln(base/candidate) of the pair, billionths.")
+
+
+class EvidenceOut(serializers.Serializer):
+    digest = serializers.CharField()
+    key_id = serializers.CharField()
+    sandbox_level = serializers.CharField()
+    is_award_eligible = serializers.BooleanField()
+    size_bytes = serializers.IntegerField()
+
+
+def verdict_of(run: Run) -> RunVerdict | None:
+    return getattr(run, "verdict", None)
+
+
+class RunOut(serializers.ModelSerializer):
+    """A run as it stands in a list: progress, and the verdict once there is one."""
+
+    submission = serializers.UUIDField(source="submission_id", allow_null=True)
+    base_tree = serializers.CharField(source="base_tree_id")
+    candidate_tree = serializers.CharField(source="candidate_tree_id")
+    runner = serializers.CharField(source="runner.name", allow_null=True, default=None)
+    verdict = serializers.SerializerMethodField()
+
+    class Meta:
+        model = Run
+        fields = [
+            "id",
+            "submission",
+            "kind",
+            "sequence",
+            "suite",
+            "preset",
+            "hardware",
+            "base_tree",
+            "candidate_tree",
+            "state",
+            "attempt",
+            "pairs_done",
+            "pairs_max",
+            "runner",
+            "verdict",
+            "queued_at",
+            "leased_at",
+            "finished_at",
+        ]
+
+    @extend_schema(responses=VerdictOut)
+    def get_verdict(self, run: Run) -> dict[str, Any] | None:
+        verdict = verdict_of(run)
+        return dict(VerdictOut(verdict).data) if verdict is not None else None
+
+
+class RunDetailOut(RunOut):
+    queue = serializers.SerializerMethodField()
+    commitment = serializers.CharField()
+    evidence = serializers.SerializerMethodField()
+    samples = serializers.SerializerMethodField()
+    changes = serializers.SerializerMethodField()
+
+    class Meta(RunOut.Meta):
+        fields = [*RunOut.Meta.fields, "queue", "commitment", "evidence", "samples", "changes"]
+
+    @extend_schema(responses=QueueOut)
+    def get_queue(self, run: Run) -> dict[str, Any] | None:
+        place = queue_place(run)
+        return dict(QueueOut(place).data) if place is not None else None
+
+    @extend_schema(responses=EvidenceOut)
+    def get_evidence(self, run: Run) -> dict[str, Any] | None:
+        verdict = verdict_of(run)
+        if verdict is None or verdict.evidence is None:
+            return None
+        return dict(EvidenceOut(verdict.evidence).data)
+
+    @extend_schema(responses=SampleOut(many=True))
+    def get_samples(self, run: Run) -> list[dict[str, Any]]:
+        verdict = verdict_of(run)
+        return list(verdict.evidence.samples) if verdict is not None and verdict.evidence is not None else []
+
+    @extend_schema(responses=ChangeOut(many=True))
+    def get_changes(self, run: Run) -> list[dict[str, Any]]:
+        return [dict(ChangeOut(change).data) for change in history(run)]
+
+
+class LogOut(serializers.Serializer):
+    offset = serializers.IntegerField()
+    next_offset = serializers.IntegerField(help_text="Ask again from here.")
+    text = serializers.CharField()
+    is_final = serializers.BooleanField(help_text="Nothing more will come.")
+
+
+class AaIn(serializers.Serializer):
+    suite = serializers.CharField()
+    preset = serializers.CharField(default="standard")
+    hardware = serializers.SlugField(default="cpu")
+    tree = serializers.CharField(default="shipped")
+
+
+LOG_OFFSET = OpenApiParameter("offset", int, description="First character wanted; 0 when left out.")
+
+
+def offset_of(request: Request) -> int:
+    """The query's ``offset``; raises BadRequest unless it is a whole number from 0 on."""
+    raw = request.query_params.get("offset", "0")
+    if not raw.isascii() or not raw.isdigit() or len(raw) > 10:
+        raise BadRequest("offset is a whole number from 0 on.")
+    return int(raw)
+
+
+def rendered_log(page: LogPage) -> Response:
+    return Response(LogOut(page).data)
+
+
+def sealed_evidence(run: Run) -> HttpResponse:
+    """The sealed document of a run that has its verdict, to the byte. Raises NotFound."""
+    verdict = verdict_of(run)
+    if verdict is None or verdict.evidence is None:
+        raise NotFound("This run has no evidence (yet).")
+    response = HttpResponse(blob_store().get(verdict.evidence.blob), content_type="application/json")
+    response["Content-Disposition"] = f'attachment; filename="{run.pk}.json"'
+    return response
+
+
+@extend_schema_view(
+    get=extend_schema(parameters=[OpenApiParameter("state", str), OpenApiParameter("kind", str)])
+)
+class RunList(generics.ListAPIView):
+    """All runs, the newest first. A maintainer orders an A/A run with POST."""
+
+    serializer_class = RunOut
+
+    def get_queryset(self) -> QuerySet[Run]:
+        runs = Run.objects.select_related("runner", "verdict").order_by("-queued_at")
+        wanted = {key: value for key in ("state", "kind") if (value := self.request.query_params.get(key))}
+        return runs.filter(**wanted)
+
+    def get_permissions(self) -> list[BasePermission]:
+        return [AllowAny()] if self.request.method != "POST" else [IsMaintainer()]
+
+    @extend_schema(request=AaIn, responses={201: RunDetailOut})
+    def post(self, request: Request) -> Response:
+        run = order_aa_run(actor=caller(request), **validated(AaIn, request))
+        return Response(RunDetailOut(run).data, status=201)
+
+
+class RunDetail(APIView):
+    """One run; with its samples once it has its verdict."""
+
+    permission_classes = [AllowAny]
+
+    @extend_schema(responses=RunDetailOut)
+    def get(self, request: Request, pk: UUID) -> Response:
+        return Response(RunDetailOut(find_run(pk)).data)
+
+
+class RunLog(APIView):
+    """A run's log from a character on; poll it to follow a run."""
+
+    permission_classes = [AllowAny]
+
+    @extend_schema(parameters=[LOG_OFFSET], responses=LogOut)
+    def get(self, request: Request, pk: UUID) -> Response:
+        run = find_run(pk)
+        return rendered_log(read_log(runs=Run.objects.filter(pk=run.pk), offset=offset_of(request)))
+
+
+class RunEvidence(APIView):
+    """The sealed evidence, to be checked offline with `gainshare verify`."""
+
+    permission_classes = [AllowAny]
+
+    @extend_schema(responses={(200, "application/json"): OpenApiTypes.OBJECT})
+    def get(self, request: Request, pk: UUID) -> HttpResponse:
+        return sealed_evidence(find_run(pk))

@@ -1,0 +1,89 @@
+"""REST: what people decide about a submission."""
+
+from typing import Any
+from uuid import UUID
+
+from drf_spectacular.utils import extend_schema
+from gainshare.accounts.permissions import HasScope, IsMaintainer
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from bounty.api.parsing import caller, validated
+from bounty.api.submissions import SubmissionDetailOut, rendered
+from bounty.models import ReviewDecision
+from bounty.services.awards import reverse
+from bounty.services.reviews import merge, rejudge, remeasure, review
+from bounty.services.submissions import find_submission, withdraw
+
+
+class ReviewIn(serializers.Serializer):
+    decision = serializers.ChoiceField(choices=ReviewDecision.choices)
+    comment = serializers.CharField(allow_blank=True, default="", max_length=10_000)
+
+
+class ReasonIn(serializers.Serializer):
+    reason = serializers.CharField(max_length=1000)
+
+
+class SubmissionWithdraw(APIView):
+    """Take one's own submission back. After a first sample it still counts as an attempt."""
+
+    permission_classes = [HasScope("submit")]
+
+    @extend_schema(request=None, responses=SubmissionDetailOut)
+    def post(self, request: Request, pk: UUID) -> Response:
+        return rendered(withdraw(actor=caller(request), submission_id=pk))
+
+
+class SubmissionReview(APIView):
+    """Accept or decline a confirmed gain, or decline a suspicious one. Never one's own."""
+
+    permission_classes = [HasScope("submit")]
+
+    @extend_schema(request=ReviewIn, responses=SubmissionDetailOut)
+    def post(self, request: Request, pk: UUID) -> Response:
+        values: dict[str, Any] = validated(ReviewIn, request)
+        return rendered(review(actor=caller(request), submission_id=pk, **values))
+
+
+class SubmissionMerge(APIView):
+    """Make the measured candidate the lineage's tip and vest the award."""
+
+    permission_classes = [IsMaintainer]
+
+    @extend_schema(request=None, responses=SubmissionDetailOut)
+    def post(self, request: Request, pk: UUID) -> Response:
+        return rendered(merge(actor=caller(request), submission_id=pk))
+
+
+class SubmissionRemeasure(APIView):
+    """After the lineage's tip has moved: apply the diff to it and judge the result from the gate on."""
+
+    permission_classes = [HasScope("submit")]
+
+    @extend_schema(request=None, responses=SubmissionDetailOut)
+    def post(self, request: Request, pk: UUID) -> Response:
+        return rendered(remeasure(actor=caller(request), submission_id=pk))
+
+
+class SubmissionRejudge(APIView):
+    """Order the gate again after a suspicious verdict or an infrastructure error."""
+
+    permission_classes = [IsMaintainer]
+
+    @extend_schema(request=None, responses=SubmissionDetailOut)
+    def post(self, request: Request, pk: UUID) -> Response:
+        return rendered(rejudge(actor=caller(request), submission_id=pk))
+
+
+class SubmissionReverse(APIView):
+    """Take a vested award back: from its lot what is unspent, the rest as a debt."""
+
+    permission_classes = [IsMaintainer]
+
+    @extend_schema(request=ReasonIn, responses=SubmissionDetailOut)
+    def post(self, request: Request, pk: UUID) -> Response:
+        reason = validated(ReasonIn, request)["reason"]
+        return rendered(reverse(actor=caller(request), submission=find_submission(pk), reason=reason))

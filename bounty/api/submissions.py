@@ -1,0 +1,245 @@
+"""REST: submissions, to read and to send in. What people decide about them is in `submission_actions`."""
+
+from typing import Any
+from uuid import UUID
+
+from django.db.models import QuerySet
+from django.http import HttpResponse
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_view
+from gainshare.accounts.models import User
+from gainshare.accounts.permissions import HasScope
+from rest_framework import generics, serializers
+from rest_framework.permissions import AllowAny, BasePermission
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from benchmarks.trees import TreeError
+from bounty.api.awards import AwardOut
+from bounty.api.parsing import BoundedJSONParser, RawTextField, caller, validated
+from bounty.api.runs import (
+    LOG_OFFSET,
+    ChangeOut,
+    LogOut,
+    QueueOut,
+    RunOut,
+    VerdictOut,
+    offset_of,
+    rendered_log,
+    sealed_evidence,
+)
+from bounty.errors import NotFound
+from bounty.models import Review, RunState, Submission
+from bounty.services.awards import standing_award
+from bounty.services.logs import submission_log
+from bounty.services.queues import queue_place
+from bounty.services.submissions import find_submission, submit
+from bounty.services.transitions import history
+from bounty.services.trees import blob_store
+
+
+class SubmissionIn(serializers.Serializer):
+    bounty = serializers.UUIDField()
+    diff = RawTextField(help_text="The output of `git diff` against base_tree.")
+    base_tree = serializers.CharField(
+        allow_null=True,
+        default=None,
+        help_text="The tree that the diff is against; refused when it has moved.",
+    )
+
+
+class ReviewOut(serializers.ModelSerializer):
+    reviewer = serializers.CharField(source="reviewer.username")
+
+    class Meta:
+        model = Review
+        fields = ["reviewer", "decision", "comment", "created_at"]
+
+
+def shown_verdict(submission: Submission) -> dict[str, Any] | None:
+    """The submission's verdict with the figures of the run behind it; None while it is not decided."""
+    if not submission.is_decided:
+        return None
+    runs = [run for run in submission.runs.all() if hasattr(run, "verdict")]
+    last = max(runs, key=lambda run: run.verdict.created_at).verdict if runs else None
+    return {
+        "kind": submission.verdict_kind,
+        "reason": submission.verdict_reason,
+        "log_ppm_estimate": last.log_ppm_estimate if last is not None else None,
+        "log_ppm_bound": last.log_ppm_bound if last is not None else None,
+        "pairs": last.pairs if last is not None else 0,
+    }
+
+
+class SubmissionOut(serializers.ModelSerializer):
+    bounty = serializers.UUIDField(source="bounty_id")
+    bounty_title = serializers.CharField(source="bounty.title")
+    submitter = serializers.CharField(source="submitter.username")
+    base_tree = serializers.CharField(source="base_tree_id")
+    candidate_tree = serializers.CharField(source="candidate_tree_id", allow_null=True)
+    copy_of = serializers.UUIDField(source="copy_of_id", allow_null=True)
+    verdict = serializers.SerializerMethodField()
+
+    class Meta:
+        model = Submission
+        fields = [
+            "id",
+            "bounty",
+            "bounty_title",
+            "submitter",
+            "base_tree",
+            "candidate_tree",
+            "patch_digest",
+            "copy_of",
+            "state",
+            "verdict",
+            "sealed_at",
+            "judged_at",
+            "confirmed_at",
+            "merged_at",
+        ]
+
+    @extend_schema(responses=VerdictOut)
+    def get_verdict(self, submission: Submission) -> dict[str, Any] | None:
+        return shown_verdict(submission)
+
+
+class SubmissionDetailOut(SubmissionOut):
+    is_waiting_for_escrow = serializers.SerializerMethodField()
+    award = serializers.SerializerMethodField()
+    queue = serializers.SerializerMethodField()
+    runs = RunOut(many=True)
+    reviews = ReviewOut(many=True)
+    changes = serializers.SerializerMethodField()
+
+    class Meta(SubmissionOut.Meta):
+        fields = [
+            *SubmissionOut.Meta.fields,
+            "is_waiting_for_escrow",
+            "award",
+            "queue",
+            "runs",
+            "reviews",
+            "changes",
+        ]
+
+    def get_is_waiting_for_escrow(self, submission: Submission) -> bool:
+        return submission.next_step == "await_escrow"
+
+    @extend_schema(responses=AwardOut)
+    def get_award(self, submission: Submission) -> dict[str, Any] | None:
+        """Once priced: a reservation's size would tell the gate's estimate."""
+        award = standing_award(submission)
+        return dict(AwardOut(award).data) if award is not None and award.amount_microcredits else None
+
+    @extend_schema(responses=QueueOut)
+    def get_queue(self, submission: Submission) -> dict[str, Any] | None:
+        for run in submission.runs.all():
+            if run.state == RunState.QUEUED and (place := queue_place(run)) is not None:
+                return dict(QueueOut(place).data)
+        return None
+
+    @extend_schema(responses=ChangeOut(many=True))
+    def get_changes(self, submission: Submission) -> list[dict[str, Any]]:
+        return [dict(ChangeOut(change).data) for change in history(submission)]
+
+
+def rendered(submission: Submission, status: int = 200) -> Response:
+    """The detail of a submission, read anew."""
+    return Response(SubmissionDetailOut(find_submission(submission.pk)).data, status=status)
+
+
+@extend_schema_view(
+    get=extend_schema(
+        parameters=[
+            OpenApiParameter("bounty", str),
+            OpenApiParameter("state", str),
+            OpenApiParameter("submitter", str, description='A user name, or "me".'),
+        ]
+    )
+)
+class SubmissionList(generics.ListAPIView):
+    """All submissions, the newest first. POST sends one in."""
+
+    serializer_class = SubmissionOut
+    parser_classes = [BoundedJSONParser]
+
+    def get_permissions(self) -> list[BasePermission]:
+        return [AllowAny()] if self.request.method != "POST" else [HasScope("submit")()]
+
+    def get_queryset(self) -> QuerySet[Submission]:
+        found = Submission.objects.select_related("bounty", "submitter").prefetch_related("runs__verdict")
+        query = self.request.query_params
+        if bounty := query.get("bounty"):
+            found = found.filter(bounty=serializers.UUIDField().to_internal_value(bounty))
+        if state := query.get("state"):
+            found = found.filter(state=state)
+        if name := query.get("submitter"):
+            user = self.request.user
+            is_me = name == "me" and isinstance(user, User)
+            found = found.filter(submitter=user) if is_me else found.filter(submitter__username=name)
+        return found
+
+    @extend_schema(request=SubmissionIn, responses={201: SubmissionDetailOut})
+    def post(self, request: Request) -> Response:
+        values = validated(SubmissionIn, request)
+        submission = submit(
+            actor=caller(request),
+            bounty_id=values["bounty"],
+            diff=values["diff"],
+            base_tree=values["base_tree"],
+        )
+        return rendered(submission, 201)
+
+
+class SubmissionDetail(APIView):
+    """One submission: state, verdict, award, runs, reviews, and every change with its reason."""
+
+    permission_classes = [AllowAny]
+
+    @extend_schema(responses=SubmissionDetailOut)
+    def get(self, request: Request, pk: UUID) -> Response:
+        return rendered(find_submission(pk))
+
+
+class SubmissionDiff(APIView):
+    """The diff as it was sent."""
+
+    permission_classes = [AllowAny]
+
+    @extend_schema(responses={(200, "text/x-diff"): OpenApiTypes.STR})
+    def get(self, request: Request, pk: UUID) -> HttpResponse:
+        try:
+            data = blob_store().get(find_submission(pk).diff_blob)
+        except TreeError:
+            raise NotFound("This diff was too large to be kept.") from None
+        return HttpResponse(data, content_type="text/x-diff; charset=utf-8")
+
+
+class SubmissionLog(APIView):
+    """The log of all the submission's runs from a character on; poll it to follow them."""
+
+    permission_classes = [AllowAny]
+
+    @extend_schema(parameters=[LOG_OFFSET], responses=LogOut)
+    def get(self, request: Request, pk: UUID) -> Response:
+        return rendered_log(submission_log(submission=find_submission(pk), offset=offset_of(request)))
+
+
+class SubmissionEvidence(APIView):
+    """The sealed evidence of the submission's last verdict; each run has its own under runs/."""
+
+    permission_classes = [AllowAny]
+
+    @extend_schema(responses={(200, "application/json"): OpenApiTypes.OBJECT})
+    def get(self, request: Request, pk: UUID) -> HttpResponse:
+        runs = (
+            find_submission(pk)
+            .runs.filter(verdict__evidence__isnull=False)
+            .select_related("verdict__evidence")
+        )
+        last = runs.order_by("-verdict__created_at").first()
+        if last is None:
+            raise NotFound("This submission has no evidence (yet).")
+        return sealed_evidence(last)

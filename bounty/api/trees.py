@@ -1,0 +1,136 @@
+"""REST: trees and lineages."""
+
+import io
+import tarfile
+from typing import Any
+
+from django.http import HttpResponse
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema
+from gainshare.accounts.permissions import HasScope, IsMaintainer
+from rest_framework import generics, serializers
+from rest_framework.permissions import AllowAny, BasePermission
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from bounty.api.parsing import BoundedJSONParser, RawTextField, caller, validated
+from bounty.models import Lineage, StoredTree
+from bounty.services.transitions import history
+from bounty.services.trees import blob_store, create_lineage, create_tree, find_tree, load_tree
+
+
+class TreeIn(serializers.Serializer):
+    base = serializers.CharField(default="shipped", help_text='A tree\'s hash, or "shipped".')
+    diff = RawTextField(default="", help_text="A unified diff against that tree; empty: the tree itself.")
+
+
+class TreeOut(serializers.ModelSerializer):
+    parent = serializers.CharField(source="parent_id", allow_null=True)
+
+    class Meta:
+        model = StoredTree
+        fields = ["hash", "parent", "manifest", "created_at"]
+
+
+class TreeMade(serializers.Serializer):
+    hash = serializers.CharField()
+
+
+class LineageIn(serializers.Serializer):
+    name = serializers.CharField(max_length=60)
+    base_tree = serializers.CharField(default="shipped")
+    is_demo = serializers.BooleanField(default=False)
+
+
+class LineageOut(serializers.ModelSerializer):
+    origin = serializers.CharField(source="origin_id")
+    tip = serializers.CharField(source="tip_id")
+
+    class Meta:
+        model = Lineage
+        fields = ["name", "is_demo", "origin", "tip", "created_at"]
+
+
+class LineageMove(serializers.Serializer):
+    old = serializers.CharField()
+    new = serializers.CharField()
+    reason = serializers.CharField()
+    created_at = serializers.DateTimeField()
+
+
+class LineageWithMoves(LineageOut):
+    moves = serializers.SerializerMethodField()
+
+    class Meta(LineageOut.Meta):
+        fields = [*LineageOut.Meta.fields, "moves"]
+
+    @extend_schema(responses=LineageMove(many=True))
+    def get_moves(self, lineage: Lineage) -> list[dict[str, Any]]:
+        return [dict(LineageMove(change).data) for change in history(lineage)]
+
+
+class TreeList(APIView):
+    """Make a tree from another one and a diff."""
+
+    permission_classes = [HasScope("submit")]
+    parser_classes = [BoundedJSONParser]
+
+    @extend_schema(request=TreeIn, responses={201: TreeMade})
+    def post(self, request: Request) -> Response:
+        tree = create_tree(actor=caller(request), **validated(TreeIn, request))
+        return Response({"hash": tree.hash}, status=201)
+
+
+class TreeDetail(APIView):
+    """A tree's manifest. "shipped" names the installed stack's tree."""
+
+    permission_classes = [AllowAny]
+
+    @extend_schema(responses=TreeOut)
+    def get(self, request: Request, hash: str) -> Response:  # noqa: A002 - the URL's own name
+        return Response(TreeOut(find_tree(hash)).data)
+
+
+class TreeArchive(APIView):
+    """A tree's files as an uncompressed tar: unpack it, change it, send the diff."""
+
+    permission_classes = [AllowAny]
+
+    @extend_schema(responses={(200, "application/x-tar"): OpenApiTypes.BINARY})
+    def get(self, request: Request, hash: str) -> HttpResponse:  # noqa: A002
+        stored = find_tree(hash)
+        store, buffer = blob_store(), io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as archive:
+            for entry in load_tree(stored).entries:
+                data = store.get(entry.blob)
+                member = tarfile.TarInfo(entry.path)
+                member.size, member.mode = len(data), entry.mode
+                archive.addfile(member, io.BytesIO(data))
+        response = HttpResponse(buffer.getvalue(), content_type="application/x-tar")
+        response["Content-Disposition"] = f'attachment; filename="{stored.hash[:12]}.tar"'
+        return response
+
+
+class LineageList(generics.ListAPIView):
+    """Lines of trees that grow by merges."""
+
+    queryset = Lineage.objects.all()
+    serializer_class = LineageOut
+
+    def get_permissions(self) -> list[BasePermission]:
+        return [AllowAny()] if self.request.method != "POST" else [IsMaintainer()]
+
+    @extend_schema(request=LineageIn, responses={201: LineageOut})
+    def post(self, request: Request) -> Response:
+        lineage = create_lineage(actor=caller(request), **validated(LineageIn, request))
+        return Response(LineageOut(lineage).data, status=201)
+
+
+class LineageDetail(generics.RetrieveAPIView):
+    """One lineage with every move of its tip."""
+
+    queryset = Lineage.objects.all()
+    serializer_class = LineageWithMoves
+    permission_classes = [AllowAny]
+    lookup_field = "name"

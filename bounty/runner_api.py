@@ -1,0 +1,255 @@
+"""REST for runners, under /api/v1/runner/: lease, trees, progress, log, commitment, evidence.
+
+A runner proves itself with `Authorization: Bearer gsr_…`. Everything it sends about a run carries its lease; when
+that was given to another runner the answer is 409 `lease_lost` and the runner stops. Every call may be repeated.
+"""
+
+import re
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.http import HttpResponse
+from django.urls import path
+from drf_spectacular.extensions import OpenApiAuthenticationExtension
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers
+from rest_framework.authentication import BaseAuthentication, get_authorization_header
+from rest_framework.exceptions import AuthenticationFailed
+from rest_framework.permissions import BasePermission
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from benchmarks.trees import TreeError
+from bounty.api.parsing import BoundedJSONParser, LargeJSONParser, RawTextField, validated
+from bounty.errors import NotFound
+from bounty.models import Run, Runner
+from bounty.services.logs import append_log
+from bounty.services.runner_calls import commit, heartbeat, lease_run, report_failure
+from bounty.services.runners import TOKEN_MARK, authenticate_runner
+from bounty.services.trees import blob_store
+from bounty.services.verdicts import record_evidence
+
+
+class RunnerTokenAuthentication(BaseAuthentication):
+    """Puts the :class:`Runner` into ``request.auth``; ``request.user`` is the runner as well, never a person."""
+
+    def authenticate(self, request: Request) -> tuple[Runner, Runner] | None:
+        parts = get_authorization_header(request).split()
+        if len(parts) != 2 or parts[0].lower() != b"bearer":
+            return None
+        token = parts[1].decode("latin-1")
+        if not token.startswith(TOKEN_MARK):
+            return None
+        runner = authenticate_runner(token)
+        if runner is None:
+            raise AuthenticationFailed("The runner token is unknown or retired.", code="invalid_token")
+        return runner, runner
+
+    def authenticate_header(self, request: Request) -> str:
+        return "Bearer"
+
+
+class RunnerTokenScheme(OpenApiAuthenticationExtension):
+    target_class = RunnerTokenAuthentication
+    name = "runnerToken"
+
+    def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
+        return {"type": "http", "scheme": "bearer", "bearerFormat": "gsr_…"}
+
+
+class IsRunner(BasePermission):
+    message = "Only a registered runner may do this, with its token."
+
+    def has_permission(self, request: Request, view: Any) -> bool:
+        return isinstance(request.auth, Runner)
+
+
+class RunnerView(APIView):
+    authentication_classes = [RunnerTokenAuthentication]
+    permission_classes = [IsRunner]
+    parser_classes = [BoundedJSONParser]
+
+
+def calling_runner(request: Request) -> Runner:
+    assert isinstance(request.auth, Runner)
+    return request.auth
+
+
+class LeaseIn(serializers.Serializer):
+    run_id = serializers.UUIDField()
+
+
+class JobOut(serializers.Serializer):
+    id = serializers.UUIDField()
+    kind = serializers.CharField()
+    suite = serializers.CharField()
+    preset = serializers.CharField()
+    base_tree = serializers.CharField(source="base_tree_id")
+    candidate_tree = serializers.CharField(source="candidate_tree_id")
+    nonce = serializers.CharField()
+    attempt = serializers.IntegerField()
+
+
+class LeaseOut(serializers.Serializer):
+    run = JobOut()
+    lease = serializers.UUIDField()
+    lease_s = serializers.IntegerField()
+    trees = serializers.DictField(help_text="Manifests by tree hash.")
+
+
+class HeartbeatIn(serializers.Serializer):
+    lease = serializers.UUIDField()
+    stage = serializers.CharField()
+    pairs_done = serializers.IntegerField(default=0)
+    pairs_max = serializers.IntegerField(default=0)
+
+
+class HeartbeatOut(serializers.Serializer):
+    cancel = serializers.BooleanField()
+    lease_expires_at = serializers.DateTimeField()
+
+
+class CommitmentIn(serializers.Serializer):
+    lease = serializers.UUIDField()
+    commitment = serializers.CharField()
+
+
+class LogIn(serializers.Serializer):
+    lease = serializers.UUIDField()
+    offset = serializers.IntegerField(min_value=0, help_text="Characters sent before under this lease.")
+    text = RawTextField()
+
+
+class LogAnswer(serializers.Serializer):
+    next_offset = serializers.IntegerField()
+
+
+class EvidenceIn(serializers.Serializer):
+    lease = serializers.UUIDField()
+    evidence = serializers.JSONField()
+
+
+class RecordedOut(serializers.Serializer):
+    kind = serializers.CharField()
+    reason = serializers.CharField()
+    log_ppm_estimate = serializers.IntegerField(allow_null=True)
+    log_ppm_bound = serializers.IntegerField(allow_null=True)
+    pairs = serializers.IntegerField()
+
+
+class FailureIn(serializers.Serializer):
+    lease = serializers.UUIDField()
+    code = serializers.CharField(max_length=60)
+    detail = serializers.CharField(allow_blank=True, default="", max_length=10_000)
+
+
+class MeOut(serializers.ModelSerializer):
+    class Meta:
+        model = Runner
+        fields = ["id", "name", "hardware", "key_id", "state", "fingerprint", "created_at"]
+
+
+class Lease(RunnerView):
+    """The next run for this runner; `run_id` only says which wake-up is being answered. 409 when there is none."""
+
+    @extend_schema(request=LeaseIn, responses=LeaseOut)
+    def post(self, request: Request) -> Response:
+        run = lease_run(runner=calling_runner(request), run_id=validated(LeaseIn, request)["run_id"])
+        return Response(_bundle(run))
+
+
+def _bundle(run: Run) -> dict[str, Any]:
+    return {
+        "run": JobOut(run).data,
+        "lease": str(run.lease),
+        "lease_s": settings.RUN_LEASE_S,
+        "trees": {tree.hash: tree.manifest for tree in (run.base_tree, run.candidate_tree)},
+    }
+
+
+class Blob(RunnerView):
+    """The bytes of one file of a tree."""
+
+    @extend_schema(responses={(200, "application/octet-stream"): OpenApiTypes.BINARY})
+    def get(self, request: Request, sha256: str) -> HttpResponse:
+        try:
+            if not re.fullmatch(r"[0-9a-f]{64}", sha256):
+                raise NotFound("A blob is named by 64 hex digits.")
+            data = blob_store().get(sha256)
+        except TreeError as error:
+            raise NotFound(error.message) from None
+        return HttpResponse(data, content_type="application/octet-stream")
+
+
+class RunHeartbeat(RunnerView):
+    """Renew the lease and report progress."""
+
+    @extend_schema(request=HeartbeatIn, responses=HeartbeatOut)
+    def post(self, request: Request, pk: UUID) -> Response:
+        values = validated(HeartbeatIn, request)
+        return Response(HeartbeatOut(heartbeat(runner=calling_runner(request), run_id=pk, **values)).data)
+
+
+class RunCommitment(RunnerView):
+    """Commit to this attempt's secrets, before the first sample."""
+
+    @extend_schema(request=CommitmentIn, responses={204: None})
+    def post(self, request: Request, pk: UUID) -> Response:
+        commit(runner=calling_runner(request), run_id=pk, **validated(CommitmentIn, request))
+        return Response(status=204)
+
+
+class RunLogAppend(RunnerView):
+    """Add to the run's log. What was received before is not written twice; a gap is 409 with the right offset."""
+
+    @extend_schema(request=LogIn, responses=LogAnswer)
+    def post(self, request: Request, pk: UUID) -> Response:
+        values = validated(LogIn, request)
+        next_offset = append_log(run_id=pk, runner_id=calling_runner(request).pk, **values)
+        return Response({"next_offset": next_offset})
+
+
+class RunEvidenceRecord(RunnerView):
+    """The sealed evidence. Its verdict is recorded once; the same document again gets the same answer."""
+
+    parser_classes = [LargeJSONParser]
+
+    @extend_schema(request=EvidenceIn, responses=RecordedOut)
+    def post(self, request: Request, pk: UUID) -> Response:
+        values = validated(EvidenceIn, request)
+        verdict = record_evidence(
+            runner=calling_runner(request), run_id=pk, lease=values["lease"], sealed=values["evidence"]
+        )
+        return Response(RecordedOut(verdict).data)
+
+
+class RunFailed(RunnerView):
+    """The runner cannot go on, through no fault of the candidate: the run is queued again, at most twice."""
+
+    @extend_schema(request=FailureIn, responses={204: None})
+    def post(self, request: Request, pk: UUID) -> Response:
+        report_failure(runner=calling_runner(request), run_id=pk, **validated(FailureIn, request))
+        return Response(status=204)
+
+
+class Me(RunnerView):
+    """What the platform knows of this runner."""
+
+    @extend_schema(responses=MeOut)
+    def get(self, request: Request) -> Response:
+        return Response(MeOut(calling_runner(request)).data)
+
+
+urlpatterns = [
+    path("lease/", Lease.as_view()),
+    path("blobs/<str:sha256>/", Blob.as_view()),
+    path("runs/<uuid:pk>/heartbeat/", RunHeartbeat.as_view()),
+    path("runs/<uuid:pk>/commitment/", RunCommitment.as_view()),
+    path("runs/<uuid:pk>/log/", RunLogAppend.as_view()),
+    path("runs/<uuid:pk>/evidence/", RunEvidenceRecord.as_view()),
+    path("runs/<uuid:pk>/failed/", RunFailed.as_view()),
+    path("me/", Me.as_view()),
+]

@@ -1,0 +1,263 @@
+"""Awards and the ledger: reserve, book, vest, give back. Money and state change in one transaction.
+
+The ledger's ids are derived from the award's subject and step, so that repeating a step cannot move money twice.
+"""
+
+from uuid import UUID
+
+from django.db import transaction
+from django.utils import timezone
+from gainshare.accounts.models import User
+from gainshare.ledger import services as ledger
+from gainshare.ledger.errors import EscrowClosed, EscrowExhausted
+
+from benchmarks.faults import fault_point
+from bounty.errors import BadRequest, NotAllowed, WrongState
+from bounty.models import (
+    Award,
+    AwardState,
+    Bounty,
+    BountyState,
+    Lineage,
+    NextStep,
+    Run,
+    RunKind,
+    RunVerdict,
+    Submission,
+    SubmissionState,
+)
+from bounty.rewards import AwardAmount, wanted_reservation
+from bounty.services.bounties import available_escrow, follow_funds, step_id
+from bounty.services.runs import queue_run
+from bounty.services.series import measured_base
+from bounty.services.transitions import move, note
+
+
+def standing_award(submission: Submission) -> Award | None:
+    """The submission's one award that is not void."""
+    return submission.awards.exclude(state=AwardState.VOID).first()
+
+
+def reserve(*, submission: Submission, gate: RunVerdict) -> bool:
+    """Set escrow aside for a passed gate and order the confirmation; a short escrow reserves what it has.
+
+    False when nothing could be done now: the escrow is empty (the submission then awaits escrow) or gone.
+    """
+    bounty = Bounty.objects.select_related("lineage").get(pk=submission.bounty_id)
+    if bounty.escrow_returned_at is not None:
+        _stop_waiting(submission, "the bounty was closed and its escrow had been returned")
+        return False
+    wanted = wanted_reservation(
+        rate_microcredits_per_nat=bounty.rate_microcredits_per_nat,
+        estimate_log_ppm=max(gate.log_ppm_estimate or 0, gate.log_ppm_bound or 0, 1),
+    )
+    amount = min(wanted, available_escrow(bounty))
+    if amount <= 0:
+        _await_escrow(submission)
+        follow_funds(bounty=bounty)
+        return False
+    reservation_id = step_id(gate.run_id, "reserve")
+    try:
+        with transaction.atomic():
+            is_moved = move(
+                submission,
+                to=SubmissionState.CONFIRMING,
+                reason=f"the gate passed; {amount} micro-credits are reserved",
+                next_step=NextStep.NONE,
+            )
+            if not is_moved:
+                return True
+            ledger.reserve_award(
+                transfer_id=reservation_id,
+                escrow_reference=bounty.escrow_reference,
+                amount_microcredits=amount,
+                reference=f"submission:{submission.pk}",
+            )
+            award = Award.objects.create(
+                submission=submission,
+                gate_run=gate.run,
+                reservation_id=reservation_id,
+                reserved_microcredits=amount,
+                rate_microcredits_per_nat=bounty.rate_microcredits_per_nat,
+            )
+            note(award, old="", new=award.state, reason=f"{amount} micro-credits reserved")
+            base = measured_base(bounty=bounty, but_not=submission)
+            queue_run(submission=submission, kind=RunKind.CONFIRMATION, base=base)
+    except (EscrowExhausted, EscrowClosed):
+        submission.refresh_from_db()  # another gate took it between the look and the lock: look again
+        return True
+    follow_funds(bounty=bounty)
+    fault_point("control.reserved")
+    return True
+
+
+def _await_escrow(submission: Submission) -> None:
+    changed = Submission.objects.filter(
+        pk=submission.pk, state=SubmissionState.JUDGED, next_step=NextStep.RESERVE
+    ).update(next_step=NextStep.AWAIT_ESCROW)
+    if changed:
+        note(submission, old=submission.state, new=submission.state, reason="waits for escrow")
+
+
+def _stop_waiting(submission: Submission, reason: str) -> None:
+    changed = (
+        Submission.objects.filter(pk=submission.pk, state=SubmissionState.JUDGED)
+        .exclude(next_step=NextStep.NONE)
+        .update(next_step=NextStep.NONE, verdict_reason=f"{submission.verdict_reason} No award: {reason}.")
+    )
+    if changed:
+        note(submission, old=submission.state, new=submission.state, reason=f"no award: {reason}")
+
+
+def book(*, submission: Submission, award: Award, verdict: RunVerdict, amount: AwardAmount) -> bool:
+    """Book the confirmed award, unvested; its candidate is the series' best tree from then on.
+
+    When a better tree was booked since this confirmation was leased, another confirmation against that one is
+    ordered instead. False when there is nothing more to do now.
+    """
+    run = verdict.run
+    with transaction.atomic():
+        # The lock decides between two confirmations of one series.
+        Lineage.objects.select_for_update().get(pk=submission.bounty.lineage_id)
+        base = measured_base(bounty=submission.bounty, but_not=submission)
+        if base.pk != run.base_tree_id:
+            queue_run(submission=submission, kind=RunKind.CONFIRMATION, base=base)
+            return False
+        now = timezone.now()
+        is_moved = move(
+            submission,
+            to=SubmissionState.CONFIRMED,
+            reason=f"confirmed: {amount.microcredits} micro-credits, unvested",
+            verdict_kind=verdict.kind,
+            verdict_reason=verdict.reason,
+            confirmed_at=now,
+        )
+        if not is_moved:
+            return True
+        transfer_id = step_id(run.pk, "award")
+        ledger.book_award(
+            transfer_id=transfer_id,
+            reservation_id=award.reservation_id,
+            user=submission.submitter,
+            amount_microcredits=amount.microcredits,
+            reference=f"submission:{submission.pk}",
+        )
+        is_booked = move(
+            award,
+            to=AwardState.UNVESTED,
+            reason=f"rate x {verdict.log_ppm_bound} millionths of a nat",
+            confirmation_run=run,
+            transfer_id=transfer_id,
+            amount_microcredits=amount.microcredits,
+            log_ppm_bound=verdict.log_ppm_bound,
+            is_partial=amount.is_partial,
+            booked_at=now,
+        )
+        assert is_booked, "an award changes only together with its submission"
+        if amount.is_partial:
+            _close_after_partial(submission.bounty_id)
+    follow_funds(bounty=submission.bounty)
+    fault_point("control.award_booked")
+    return True
+
+
+def _close_after_partial(bounty_id: UUID) -> None:
+    bounty = Bounty.objects.get(pk=bounty_id)
+    if bounty.state != BountyState.CLOSED:
+        reason = "an award was worth more than the escrow held"
+        move(bounty, to=BountyState.CLOSED, reason=reason, closed_at=timezone.now())
+
+
+def refuse(*, submission: Submission, verdict_kind: str, reason: str) -> bool:
+    """The confirmation did not hold: back to judged with its verdict, and the reservation back to escrow."""
+    with transaction.atomic():
+        is_moved = move(
+            submission,
+            to=SubmissionState.JUDGED,
+            reason=f"not confirmed: {reason}",
+            verdict_kind=verdict_kind,
+            verdict_reason=reason,
+            next_step=NextStep.NONE,
+        )
+        if is_moved:
+            void_award(submission=submission, reason="not confirmed")
+    follow_funds(bounty=submission.bounty)
+    return True
+
+
+def void_award(*, submission: Submission, reason: str) -> None:
+    """Give a reserved or unvested award back to escrow. Inside the caller's transaction, after its own change."""
+    award = standing_award(submission)
+    if award is None:
+        return
+    if award.state == AwardState.RESERVED:
+        ledger.release_reservation(transfer_id=award.reservation_id)
+    elif award.state == AwardState.UNVESTED and award.transfer_id is not None:
+        ledger.reverse_award(
+            transfer_id=award.transfer_id, reversal_id=step_id(award.pk, "void"), reason=reason
+        )
+    else:
+        raise WrongState(f"An award that is {award.state} cannot be voided.")
+    is_moved = move(award, to=AwardState.VOID, reason=reason, ended_at=timezone.now())
+    assert is_moved, "an award changes only together with its submission"
+
+
+def vest(*, submission: Submission, reason: str) -> bool:
+    """Make an accepted submission's award spendable. False when another caller has just done so."""
+    with transaction.atomic():
+        award = standing_award(submission)
+        if award is None or award.transfer_id is None:
+            raise WrongState("This submission has no award to vest.")
+        if not move(submission, to=SubmissionState.VESTED, reason=reason):
+            return False
+        ledger.vest_award(transfer_id=award.transfer_id)
+        is_moved = move(award, to=AwardState.VESTED, reason=reason, vested_at=timezone.now())
+        assert is_moved, "an award changes only together with its submission"
+    fault_point("control.vested")
+    return True
+
+
+def reverse(*, actor: User, submission: Submission, reason: str) -> Submission:
+    """Take a vested award back: what is unspent from its lot, the rest as a debt. A merge at the tip is undone."""
+    if not actor.is_maintainer or submission.submitter_id == actor.pk:
+        raise NotAllowed("A maintainer other than the author reverses an award.")
+    if submission.state == SubmissionState.REVERSED:
+        return submission
+    if submission.state != SubmissionState.VESTED:
+        raise WrongState(f"Only a vested award is reversed; this submission is {submission.state}.")
+    if not reason.strip():
+        raise BadRequest("Say why the award is reversed; its author will read it.")
+    with transaction.atomic():
+        award = standing_award(submission)
+        assert award is not None and award.transfer_id is not None, "a vested submission has its award"
+        if not move(submission, to=SubmissionState.REVERSED, reason=reason, actor=actor):
+            raise WrongState("The submission has just changed; look at it again.")
+        ledger.reverse_award(
+            transfer_id=award.transfer_id, reversal_id=step_id(award.pk, "reverse"), reason=reason
+        )
+        move(award, to=AwardState.REVERSED, reason=reason, actor=actor, ended_at=timezone.now())
+        _undo_merge(submission, actor)
+    follow_funds(bounty=submission.bounty)
+    return submission
+
+
+def _undo_merge(submission: Submission, actor: User) -> None:
+    lineage = submission.bounty.lineage
+    if submission.merged_at is None:
+        return
+    undone = Lineage.objects.filter(pk=lineage.pk, tip=submission.candidate_tree_id).update(
+        tip=submission.base_tree_id
+    )
+    if undone:
+        note(
+            lineage,
+            old=str(submission.candidate_tree_id),
+            new=str(submission.base_tree_id),
+            reason=f"submission {submission.pk} reversed",
+            actor=actor,
+        )
+
+
+def confirmation_of(submission: Submission) -> Run | None:
+    """The newest confirmation run."""
+    return submission.runs.filter(kind=RunKind.CONFIRMATION).order_by("-sequence").first()

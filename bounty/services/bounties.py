@@ -1,0 +1,167 @@
+"""Opening, funding and closing bounties. The money itself stays in the ledger's escrow accounts."""
+
+import uuid
+from datetime import datetime
+from uuid import UUID
+
+from django.db import transaction
+from django.utils import timezone
+from gainshare.accounts.models import User
+from gainshare.ledger import services as ledger
+
+from benchmarks.catalogue import SUITES
+from bounty.errors import BadRequest, NotAllowed, NotFound
+from bounty.models import Bounty, BountyState, Lineage, NextStep, Submission, SubmissionState
+from bounty.services.transitions import move, note
+
+# Steps of one subject get their ledger ids from this, so that repeating a step repeats the id.
+STEPS = uuid.UUID("5b0e3f0c-7a0d-4d0b-9a64-1f3f6d1a8c11")
+
+UNSETTLED = (
+    SubmissionState.RECEIVED,
+    SubmissionState.CHECKED,
+    SubmissionState.QUEUED,
+    SubmissionState.JUDGING,
+    SubmissionState.CONFIRMING,
+    SubmissionState.CONFIRMED,
+    SubmissionState.ACCEPTED,
+)
+
+
+def step_id(subject: UUID, step: str) -> UUID:
+    """The ledger's id for one step of one subject: the same whenever the step is repeated."""
+    return uuid.uuid5(STEPS, f"{subject}:{step}")
+
+
+def find_bounty(bounty_id: UUID) -> Bounty:
+    """The bounty with its lineage; raises NotFound."""
+    bounty = Bounty.objects.select_related("lineage").filter(pk=bounty_id).first()
+    if bounty is None:
+        raise NotFound("There is no such bounty.")
+    return bounty
+
+
+def open_bounty(
+    *,
+    actor: User,
+    title: str,
+    lineage: str,
+    suite: str,
+    preset: str,
+    hardware: str,
+    escrow_microcredits: int,
+    rate_microcredits_per_nat: int,
+    description: str = "",
+    min_reviewers: int = 1,
+    two_reviews_above_microcredits: int | None = None,
+    review_window_s: int | None = None,
+    max_attempts: int = 10,
+    deadline_at: datetime | None = None,
+) -> Bounty:
+    """A new bounty whose escrow is taken from the treasury in the same transaction."""
+    if not actor.is_maintainer:
+        raise NotAllowed("Only a maintainer opens a bounty.")
+    known = SUITES.get(suite)
+    if known is None:
+        raise BadRequest(f"There is no such suite; choose one of {', '.join(SUITES)}.")
+    if preset not in known.presets:
+        raise BadRequest(f"The suite has no such preset; choose one of {', '.join(known.presets)}.")
+    line = Lineage.objects.filter(name=lineage).first()
+    if line is None:
+        raise NotFound("There is no lineage of this name; start it with POST lineages/.")
+    if escrow_microcredits <= 0 or rate_microcredits_per_nat <= 0:
+        raise BadRequest("Escrow and rate are positive numbers of micro-credits.")
+    if deadline_at is not None and deadline_at <= timezone.now():
+        raise BadRequest("The deadline has passed already.")
+    with transaction.atomic():
+        bounty = Bounty.objects.create(
+            title=title.strip(),
+            description=description,
+            lineage=line,
+            suite=suite,
+            preset=preset,
+            hardware=hardware,
+            escrow_microcredits=escrow_microcredits,
+            rate_microcredits_per_nat=rate_microcredits_per_nat,
+            min_reviewers=min_reviewers,
+            two_reviews_above_microcredits=two_reviews_above_microcredits,
+            review_window_s=review_window_s,
+            max_attempts=max_attempts,
+            deadline_at=deadline_at,
+            created_by=actor,
+        )
+        ledger.open_escrow(
+            transfer_id=step_id(bounty.pk, "open"),
+            reference=bounty.escrow_reference,
+            amount_microcredits=escrow_microcredits,
+        )
+        note(bounty, old="", new=bounty.state, reason="opened", actor=actor)
+    return bounty
+
+
+def add_funds(*, actor: User, bounty_id: UUID, transfer_id: UUID, amount_microcredits: int) -> Bounty:
+    """More escrow from the treasury; an exhausted bounty opens again. Repeating the id moves nothing."""
+    if not actor.is_maintainer:
+        raise NotAllowed("Only a maintainer adds to a bounty's escrow.")
+    bounty = find_bounty(bounty_id)
+    if bounty.state == BountyState.CLOSED:
+        raise BadRequest("The bounty is closed; open another one.", code="bounty_closed", status=409)
+    with transaction.atomic():
+        ledger.add_to_escrow(
+            transfer_id=transfer_id,
+            reference=bounty.escrow_reference,
+            amount_microcredits=amount_microcredits,
+        )
+        follow_funds(bounty=bounty)
+    return bounty
+
+
+def available_escrow(bounty: Bounty) -> int:
+    """Micro-credits of the escrow that are neither paid nor reserved."""
+    if bounty.escrow_returned_at is not None:
+        return 0
+    return ledger.escrow_balance(bounty.escrow_reference).available
+
+
+def follow_funds(*, bounty: Bounty) -> None:
+    """Exhaust an open bounty whose escrow is used up; open an exhausted one whose escrow has something again."""
+    bounty.refresh_from_db(fields=["state", "escrow_returned_at"])
+    if bounty.state == BountyState.CLOSED:
+        return
+    available = available_escrow(bounty)
+    if bounty.state == BountyState.OPEN and available <= 0:
+        move(bounty, to=BountyState.EXHAUSTED, reason="all escrow is reserved or paid")
+    elif bounty.state == BountyState.EXHAUSTED and available > 0:
+        move(bounty, to=BountyState.OPEN, reason=f"{available} micro-credits are available again")
+
+
+def close_bounty(*, bounty_id: UUID, reason: str, actor: User | None = None) -> Bounty:
+    """Take no more submissions. What is being judged is still judged and paid; the rest goes back after that."""
+    if actor is not None and not actor.is_maintainer:
+        raise NotAllowed("Only a maintainer closes a bounty.")
+    with transaction.atomic():
+        bounty = find_bounty(bounty_id)
+        if bounty.state != BountyState.CLOSED:
+            move(bounty, to=BountyState.CLOSED, reason=reason, actor=actor, closed_at=timezone.now())
+    return_leftover(bounty_id=bounty_id)
+    bounty.refresh_from_db()
+    return bounty
+
+
+def return_leftover(*, bounty_id: UUID) -> bool:
+    """Give a closed bounty's leftover escrow back to the treasury, once nothing can claim it any more."""
+    with transaction.atomic():
+        bounty = Bounty.objects.select_for_update().get(pk=bounty_id)
+        if bounty.state != BountyState.CLOSED or bounty.escrow_returned_at is not None:
+            return False
+        submissions = Submission.objects.filter(bounty=bounty)
+        if (
+            submissions.filter(state__in=UNSETTLED).exists()
+            or submissions.filter(state=SubmissionState.JUDGED, next_step=NextStep.RESERVE).exists()
+        ):
+            return False
+        ledger.close_escrow(transfer_id=step_id(bounty.pk, "close"), reference=bounty.escrow_reference)
+        bounty.escrow_returned_at = timezone.now()
+        bounty.save(update_fields=["escrow_returned_at"])
+        note(bounty, old=BountyState.CLOSED, new=BountyState.CLOSED, reason="leftover escrow returned")
+    return True

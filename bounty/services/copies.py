@@ -1,0 +1,75 @@
+"""No lottery tickets: what happens to a candidate that was submitted before.
+
+Somebody else's earlier submission of the same change makes this one a copy, which earns nothing. One's own is
+refused while it is judged, where it was judged against the same base, and where it has its award.
+"""
+
+from django.db.models import Q
+from gainshare.accounts.models import User
+
+from benchmarks.verdicts import VerdictKind
+from bounty.errors import AlreadyJudged, AlreadySubmitted
+from bounty.models import Bounty, RunKind, StoredTree, Submission, SubmissionState
+
+IN_FLIGHT = (
+    SubmissionState.CHECKED,
+    SubmissionState.QUEUED,
+    SubmissionState.JUDGING,
+    SubmissionState.CONFIRMING,
+)
+AWARDED = (
+    SubmissionState.CONFIRMED,
+    SubmissionState.ACCEPTED,
+    SubmissionState.VESTED,
+    SubmissionState.REVERSED,
+)
+
+
+def has_samples(submission: Submission) -> bool:
+    """Whether a runner may have taken a first sample: from then on it counts as an attempt."""
+    return submission.runs.filter(was_sampled=True).exists()
+
+
+def earlier_copy(
+    *, bounty: Bounty, submitter: User, patch_digest: str, candidate: StoredTree, base: StoredTree
+) -> Submission | None:
+    """The other person's submission that this one copies, or None.
+
+    ``base`` is the tree that the candidate would be timed against. Raises AlreadySubmitted or AlreadyJudged for
+    the submitter's own earlier ones. The caller holds the lineage's lock, so the sealing order is exact.
+    """
+    earlier = (
+        Submission.objects.filter(
+            Q(patch_digest=patch_digest) | Q(candidate_tree=candidate), bounty__lineage=bounty.lineage_id
+        )
+        .exclude(state=SubmissionState.REJECTED)
+        .select_related("bounty")
+        .order_by("sealed_at")
+    )
+    for old in earlier:
+        if old.state == SubmissionState.WITHDRAWN and not has_samples(old):
+            continue
+        if old.state == SubmissionState.JUDGED and old.verdict_kind == VerdictKind.INFRASTRUCTURE_ERROR:
+            continue
+        if old.submitter_id != submitter.pk:
+            return old
+        _refuse_own(old, bounty, base)
+    return None
+
+
+def _refuse_own(old: Submission, bounty: Bounty, base: StoredTree) -> None:
+    same_series = (old.bounty.suite, old.bounty.preset, old.bounty.hardware) == (
+        bounty.suite,
+        bounty.preset,
+        bounty.hardware,
+    )
+    if same_series and old.state in IN_FLIGHT:
+        raise AlreadySubmitted(f"This candidate is being judged already: see submission {old.pk}.")
+    if old.state in AWARDED:
+        raise AlreadyJudged(f"This change has its award: see submission {old.pk}. One gain is paid once.")
+    if same_series and old.runs.filter(kind=RunKind.GATE, base_tree=base).exists():
+        verdict = f"{old.verdict_kind}: {old.verdict_reason}" if old.is_decided else old.get_state_display()
+        raise AlreadyJudged(
+            f"This candidate was judged against the same base in submission {old.pk} ({verdict}). "
+            "All runs of one candidate are pooled, so it is not judged again: change the patch."
+        )

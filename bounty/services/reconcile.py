@@ -1,0 +1,119 @@
+"""What beat repairs from the database: lost leases, lost messages, half-done steps, windows and deadlines.
+
+Each repair stands alone: one that fails is logged, and the rest still happens.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from django.db.models import Q
+from django.utils import timezone
+
+from bounty.limits import WAKE_AGAIN_AFTER
+from bounty.models import (
+    OPEN_RUN_STATES,
+    Bounty,
+    BountyState,
+    NextStep,
+    Run,
+    Runner,
+    RunnerState,
+    RunState,
+    Submission,
+    SubmissionState,
+)
+from bounty.services.advance import advance_submission
+from bounty.services.bounties import close_bounty, follow_funds, return_leftover
+from bounty.services.queues import waiting_order
+from bounty.services.runs import lose_run
+from bounty.services.wakeups import wake_runner
+
+logger = logging.getLogger(__name__)
+
+WAKE_AT_LEAST_EVERY = timedelta(seconds=30)
+
+
+@dataclass
+class Repairs:
+    """How many of each were done."""
+
+    lost: int = 0
+    woken: int = 0
+    advanced: int = 0
+    closed: int = 0
+    failed: list[str] = field(default_factory=list)
+
+    def attempt(self, what: str, action: Callable[[], object]) -> bool:
+        try:
+            return bool(action())
+        except Exception:  # one broken row must not keep beat from all others; it is logged and tried again
+            logger.exception("could not repair %s", what)
+            self.failed.append(what)
+            return False
+
+
+def reconcile_runs() -> Repairs:
+    """One pass over everything that may have been left behind."""
+    repairs = Repairs()
+    now = timezone.now()
+    _lose_expired(repairs, now)
+    _advance(repairs, now)
+    _close(repairs, now)
+    _wake(repairs, now)
+    return repairs
+
+
+def _lose_expired(repairs: Repairs, now: datetime) -> None:
+    for run in Run.objects.filter(state__in=OPEN_RUN_STATES, lease_expires_at__lt=now):
+        repairs.lost += repairs.attempt(
+            f"run {run.pk}", lambda run=run: lose_run(run=run, reason="its lease ran out without a heartbeat")
+        )
+
+
+def _advance(repairs: Repairs, now: datetime) -> None:
+    """Submissions with a step to do, in the order in which they were sealed."""
+    has_new_verdict = Q(
+        state__in=[SubmissionState.QUEUED, SubmissionState.JUDGING, SubmissionState.CONFIRMING]
+    ) & ~Q(runs__state__in=[RunState.QUEUED, *OPEN_RUN_STATES])
+    to_reserve = Q(state=SubmissionState.JUDGED) & ~Q(next_step=NextStep.NONE)
+    merged = Q(state=SubmissionState.ACCEPTED, merged_at__isnull=False)
+    in_window = Q(
+        state__in=[SubmissionState.CONFIRMED, SubmissionState.ACCEPTED], bounty__review_window_s__isnull=False
+    )
+    waiting = Submission.objects.filter(has_new_verdict | to_reserve | merged | in_window)
+    for submission in waiting.order_by("sealed_at").distinct():
+        before = (submission.state, submission.next_step)
+
+        def go_on(submission: Submission = submission, before: tuple[str, str] = before) -> bool:
+            after = advance_submission(submission_id=submission.pk)
+            return (after.state, after.next_step) != before
+
+        repairs.advanced += repairs.attempt(f"submission {submission.pk}", go_on)
+
+
+def _close(repairs: Repairs, now: datetime) -> None:
+    for bounty in Bounty.objects.exclude(state=BountyState.CLOSED).filter(deadline_at__lte=now):
+        repairs.closed += repairs.attempt(
+            f"bounty {bounty.pk}",
+            lambda bounty=bounty: close_bounty(bounty_id=bounty.pk, reason="the deadline passed"),
+        )
+    for bounty in Bounty.objects.exclude(state=BountyState.CLOSED):
+        repairs.attempt(f"bounty {bounty.pk}", lambda bounty=bounty: follow_funds(bounty=bounty))
+    for bounty in Bounty.objects.filter(state=BountyState.CLOSED, escrow_returned_at=None):
+        repairs.attempt(f"bounty {bounty.pk}", lambda bounty=bounty: return_leftover(bounty_id=bounty.pk))
+
+
+def _wake(repairs: Repairs, now: datetime) -> None:
+    """Send wake-ups again for the heads of the queues, as many as there are idle runners."""
+    busy = Run.objects.filter(state__in=OPEN_RUN_STATES).values("runner")
+    idle = Runner.objects.filter(state=RunnerState.ACTIVE).exclude(pk__in=busy)
+    for hardware in set(idle.values_list("hardware", flat=True)):
+        heads = waiting_order(hardware=hardware)[: idle.filter(hardware=hardware).count()]
+        for run in Run.objects.filter(pk__in=heads, state=RunState.QUEUED):
+            pause = min(max((now - run.queued_at) / 10, WAKE_AGAIN_AFTER), WAKE_AT_LEAST_EVERY)
+            due = Q(woken_at=None) | Q(woken_at__lte=now - pause)
+            if Run.objects.filter(due, pk=run.pk).update(woken_at=now):
+                wake_runner(run_id=run.pk, hardware=hardware, resent_at=now)
+                repairs.woken += 1

@@ -1,0 +1,94 @@
+"""Registering runners and what they prove themselves with."""
+
+import base64
+import binascii
+import hashlib
+import secrets
+from typing import Any
+
+from django.db import IntegrityError, transaction
+from django.utils import timezone
+from gainshare.accounts.models import User
+
+from bounty.errors import BadRequest, BountyError, NotAllowed, NotFound
+from bounty.models import Runner, RunnerState
+from bounty.services.transitions import move, note
+
+TOKEN_MARK = "gsr_"  # noqa: S105 - the public beginning of every runner token, not a secret
+
+
+def token_hash(token: str) -> str:
+    """Hex SHA-256 of a runner token: 256 random bits need no slow hash."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def register_runner(
+    *,
+    actor: User | None,
+    name: str,
+    hardware: str,
+    public_key: str,
+    fingerprint: dict[str, Any] | None = None,
+    host: str = "",
+) -> tuple[Runner, str]:
+    """A new runner and its token, which is shown only here.
+
+    ``public_key`` is the raw Ed25519 key in base64. ``actor`` is a maintainer, or None when the machine's own
+    supervisor registers its local runner.
+    """
+    if actor is not None and not actor.is_maintainer:
+        raise NotAllowed("Only a maintainer registers a runner.")
+    try:
+        raw = base64.b64decode(public_key, validate=True)
+    except (binascii.Error, ValueError):
+        raw = b""
+    if len(raw) != 32:
+        raise BadRequest("The public key is a raw Ed25519 key of 32 bytes, in base64.")
+    token = TOKEN_MARK + secrets.token_hex(32)
+    try:
+        with transaction.atomic():
+            runner = Runner.objects.create(
+                name=name,
+                hardware=hardware,
+                token_hash=token_hash(token),
+                public_key=base64.b64encode(raw).decode(),
+                key_id=hashlib.sha256(raw).hexdigest()[:16],
+                fingerprint=fingerprint or {},
+                host=host or str((fingerprint or {}).get("host", "")),
+                created_by=actor,
+            )
+            note(runner, old="", new=runner.state, reason="registered", actor=actor)
+    except IntegrityError:
+        raise BountyError(
+            "A runner of this name or with this key is registered already.", code="runner_exists"
+        ) from None
+    return runner, token
+
+
+def authenticate_runner(token: str) -> Runner | None:
+    """The runner of this token, unless it is unknown or retired; notes that it was seen."""
+    runner = Runner.objects.filter(token_hash=token_hash(token)).exclude(state=RunnerState.RETIRED).first()
+    if runner is not None:
+        runner.last_seen_at = timezone.now()
+        Runner.objects.filter(pk=runner.pk).update(last_seen_at=runner.last_seen_at)
+    return runner
+
+
+def set_runner_state(*, actor: User, name: str, state: str, reason: str) -> Runner:
+    """Quarantine, bring back or retire a runner. What it holds is queued again when its lease runs out."""
+    if not actor.is_maintainer:
+        raise NotAllowed("Only a maintainer changes a runner's state.")
+    runner = Runner.objects.filter(name=name).first()
+    if runner is None:
+        raise NotFound("There is no runner of this name.")
+    if state not in RunnerState.values:
+        raise BadRequest(f"The state is one of {', '.join(RunnerState.values)}.")
+    if runner.state == state:
+        return runner
+    try:
+        move(runner, to=state, reason=reason or "by a maintainer", actor=actor)
+    except ValueError:
+        raise BountyError(
+            f"A runner that is {runner.state} never becomes {state}.", code="wrong_state"
+        ) from None
+    return runner

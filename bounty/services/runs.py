@@ -1,0 +1,120 @@
+"""Runs in the queue, and runs that were lost on the way."""
+
+from uuid import UUID
+
+from django.conf import settings
+from django.db import transaction
+from django.utils import timezone
+from gainshare.accounts.models import User
+
+from benchmarks.catalogue import SUITES
+from benchmarks.verdicts import VerdictKind
+from bounty.errors import BadRequest, NotAllowed, NotFound
+from bounty.models import (
+    Run,
+    RunKind,
+    RunState,
+    RunVerdict,
+    StoredTree,
+    Submission,
+    SubmissionState,
+)
+from bounty.services.logs import say
+from bounty.services.transitions import move, note
+from bounty.services.trees import find_tree
+from bounty.services.wakeups import wake_control, wake_runner
+
+
+def find_run(run_id: UUID) -> Run:
+    """The run with its submission and verdict; raises NotFound."""
+    run = Run.objects.select_related("submission__bounty", "runner", "verdict").filter(pk=run_id).first()
+    if run is None:
+        raise NotFound("There is no such run.")
+    return run
+
+
+def queue_run(*, submission: Submission, kind: RunKind, base: StoredTree) -> Run:
+    """A new run of the submission's candidate, and a wake-up for the runners of its hardware."""
+    bounty = submission.bounty
+    with transaction.atomic():
+        number = Run.objects.filter(submission=submission, kind=kind).count() + 1
+        run = Run.objects.create(
+            submission=submission,
+            kind=kind,
+            sequence=number,
+            suite=bounty.suite,
+            preset=bounty.preset,
+            hardware=bounty.hardware,
+            base_tree=base,
+            candidate_tree=submission.candidate_tree,
+            woken_at=timezone.now(),
+        )
+        note(run, old="", new=run.state, reason=f"{kind} ordered")
+        say(run, f"{kind} run {run.pk} queued: candidate {run.candidate_tree_id[:12]} against {base.pk[:12]}")
+        wake_runner(run_id=run.pk, hardware=run.hardware)
+    return run
+
+
+def order_aa_run(*, actor: User, suite: str, preset: str, hardware: str, tree: str) -> Run:
+    """A run of one tree against itself: shows a runner's noise. Earns nobody anything."""
+    if not actor.is_maintainer:
+        raise NotAllowed("Only a maintainer orders an A/A run.")
+    if suite not in SUITES or preset not in SUITES[suite].presets:
+        raise BadRequest("There is no such suite or preset.")
+    stored = find_tree(tree)
+    with transaction.atomic():
+        run = Run.objects.create(
+            kind=RunKind.AA,
+            suite=suite,
+            preset=preset,
+            hardware=hardware,
+            base_tree=stored,
+            candidate_tree=stored,
+            woken_at=timezone.now(),
+        )
+        note(run, old="", new=run.state, reason="A/A ordered", actor=actor)
+        wake_runner(run_id=run.pk, hardware=run.hardware)
+    return run
+
+
+def lose_run(*, run: Run, reason: str) -> bool:
+    """Take an open run from its runner: queued again, or after the last attempt ended as an infrastructure error.
+
+    False when the run has moved on meanwhile. The log stays.
+    """
+    with transaction.atomic():
+        if not move(run, to=RunState.LOST, reason=reason):
+            return False
+        say(run, f"attempt {run.attempt} lost: {reason}")
+        if run.submission_id is not None and _is_unwanted(run.submission_id):
+            return True
+        if run.attempt >= settings.RUN_MAX_ATTEMPTS:
+            end_without_evidence(run=run, reason=reason)
+            return True
+        move(
+            run,
+            to=RunState.QUEUED,
+            reason=f"attempt {run.attempt + 1} of {settings.RUN_MAX_ATTEMPTS}",
+            pairs_done=0,
+            woken_at=timezone.now(),
+        )
+        wake_runner(run_id=run.pk, hardware=run.hardware)
+    return True
+
+
+def end_without_evidence(*, run: Run, reason: str) -> None:
+    """The verdict ``infrastructure_error`` for a run whose last attempt was lost."""
+    with transaction.atomic():
+        move(run, to=RunState.FINISHED, reason="no attempt is left", finished_at=timezone.now())
+        text = (
+            f"{run.attempt} attempts were lost, the last one because: {reason}. This is the platform's failure "
+            "and does not count as an attempt: submit again, or ask a maintainer to have it judged again."
+        )
+        RunVerdict.objects.create(run=run, kind=VerdictKind.INFRASTRUCTURE_ERROR.value, reason=text)
+        say(run, f"verdict {VerdictKind.INFRASTRUCTURE_ERROR.value}: {text}")
+        if run.submission_id is not None:
+            wake_control(submission_id=run.submission_id)
+
+
+def _is_unwanted(submission_id: UUID) -> bool:
+    return Submission.objects.filter(pk=submission_id, state=SubmissionState.WITHDRAWN).exists()

@@ -1,0 +1,229 @@
+"""Taking in submissions: read, check, apply, compare with earlier ones, queue. And taking them back."""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from django.db import transaction
+from django.db.models import Exists, OuterRef
+from django.utils import timezone
+from gainshare.accounts.models import User
+
+from benchmarks.patches import PatchError, apply_patch, parse_patch
+from benchmarks.policy import PolicyViolation, check_patch, load_policy
+from benchmarks.trees import Tree, TreeError, sha256_hex
+from benchmarks.verdicts import VerdictKind
+from bounty.errors import (
+    BadRequest,
+    BountyClosed,
+    EscrowUsedUp,
+    NotAllowed,
+    NotFound,
+    TooManyAttempts,
+    WrongBase,
+    WrongState,
+)
+from bounty.limits import MAX_DIFF_CHARS, MAX_REJECTIONS
+from bounty.models import (
+    OPEN_RUN_STATES,
+    Bounty,
+    BountyState,
+    Lineage,
+    NextStep,
+    Run,
+    RunKind,
+    RunState,
+    StoredTree,
+    Submission,
+    SubmissionState,
+)
+from bounty.services.awards import void_award
+from bounty.services.bounties import available_escrow, find_bounty, follow_funds
+from bounty.services.copies import earlier_copy
+from bounty.services.runs import queue_run
+from bounty.services.series import measured_base, patch_base
+from bounty.services.transitions import move, note
+from bounty.services.trees import blob_store, load_tree, store_tree
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a diff turned out to be: a candidate tree, or the reason why there is none."""
+
+    patch_digest: str = ""
+    candidate: Tree | None = None
+    refusal: str = ""
+
+
+def find_submission(submission_id: UUID) -> Submission:
+    """The submission with its bounty and lineage; raises NotFound."""
+    submission = (
+        Submission.objects.select_related("bounty__lineage", "submitter").filter(pk=submission_id).first()
+    )
+    if submission is None:
+        raise NotFound("There is no such submission.")
+    return submission
+
+
+def submit(*, actor: User, bounty_id: UUID, diff: str, base_tree: str | None = None) -> Submission:
+    """A new submission: queued for its gate run, or rejected with a verdict that says why.
+
+    Raises NotFound, BountyClosed, EscrowUsedUp, TooManyAttempts, WrongBase, AlreadySubmitted, AlreadyJudged;
+    these leave no submission behind. A diff that cannot be read, allowed or applied, and a copy, stay visible as
+    rejected submissions.
+    """
+    bounty = find_bounty(bounty_id)
+    _require_open(bounty)
+    base = _named_base(bounty, base_tree)
+    data = diff.encode("utf-8", "surrogatepass")
+    reading = read_diff(diff=diff, base=load_tree(base))
+    diff_blob = sha256_hex(data) if len(data) > MAX_DIFF_CHARS else blob_store().put(data)
+    with transaction.atomic():
+        # One at a time per lineage: sealing order, attempts and the best tree are decided under this lock.
+        Lineage.objects.select_for_update().get(pk=bounty.lineage_id)
+        bounty = Bounty.objects.select_for_update().select_related("lineage").get(pk=bounty.pk)
+        _require_open(bounty)
+        _require_attempts(bounty, actor)
+        if base.pk != patch_base(bounty=bounty).pk:
+            raise _rebase(bounty)
+        submission = Submission(
+            bounty=bounty,
+            submitter=actor,
+            diff_blob=diff_blob,
+            patch_digest=reading.patch_digest,
+            base_tree=base,
+        )
+        if reading.candidate is None:
+            return _rejected(submission, reading.refusal)
+        candidate = store_tree(tree=reading.candidate, parent=base, created_by=actor)
+        against = measured_base(bounty=bounty)
+        original = earlier_copy(
+            bounty=bounty,
+            submitter=actor,
+            patch_digest=reading.patch_digest,
+            candidate=candidate,
+            base=against,
+        )
+        submission.candidate_tree = candidate
+        if original is not None:
+            submission.copy_of = original
+            return _rejected(
+                submission,
+                f"This is a copy of an earlier submission ({original.pk}), which was sealed first: "
+                "copies earn nothing.",
+            )
+        submission.save(force_insert=True)
+        note(submission, old="", new=submission.state, reason="diff received", actor=actor)
+        move(
+            submission, to=SubmissionState.CHECKED, reason="reads, is within the policy, applies, is no copy"
+        )
+        move(submission, to=SubmissionState.QUEUED, reason="waits for a runner")
+        queue_run(submission=submission, kind=RunKind.GATE, base=against)
+    return submission
+
+
+def read_diff(*, diff: str, base: Tree) -> Reading:
+    """Parse, check against the policy and apply. Pure but for the blobs that it stores."""
+    digest = ""
+    try:
+        patch = parse_patch(diff)
+        digest = patch.digest
+        check_patch(load_policy(), patch)
+        return Reading(digest, apply_patch(base, patch, blob_store()))
+    except (PatchError, PolicyViolation) as error:
+        return Reading(digest, None, f"{error.code}: {error.message}")
+    except TreeError as error:  # the platform's own tree or blob is damaged: not the diff's fault
+        raise BadRequest(error.message, code=error.code, status=500) from None
+
+
+def _require_open(bounty: Bounty) -> None:
+    if bounty.state == BountyState.CLOSED or bounty.is_past_deadline(timezone.now()):
+        raise BountyClosed("The bounty is closed and takes no more submissions.")
+    if bounty.state == BountyState.EXHAUSTED or available_escrow(bounty) <= 0:
+        raise EscrowUsedUp("All of the bounty's escrow is paid or reserved; it may open again.")
+
+
+def _named_base(bounty: Bounty, name: str | None) -> StoredTree:
+    expected = patch_base(bounty=bounty)
+    if name is not None and name != expected.pk:
+        raise _rebase(bounty)
+    return expected
+
+
+def _rebase(bounty: Bounty) -> WrongBase:
+    return WrongBase(
+        f"Diffs for this bounty are now against tree {patch_base(bounty=bounty).pk}: "
+        "fetch it, make the diff against it and submit again."
+    )
+
+
+def _require_attempts(bounty: Bounty, actor: User) -> None:
+    mine = Submission.objects.filter(bounty=bounty, submitter=actor)
+    if mine.filter(state=SubmissionState.REJECTED).count() >= MAX_REJECTIONS:
+        raise TooManyAttempts(
+            f"{MAX_REJECTIONS} of your diffs for this bounty were rejected; no more are read."
+        )
+    if attempts_used(bounty=bounty, person=actor) >= bounty.max_attempts:
+        raise TooManyAttempts(f"You have used your {bounty.max_attempts} attempts at this bounty.")
+
+
+def attempts_used(*, bounty: Bounty, person: User) -> int:
+    """How many submissions count: not the rejected, those withdrawn unsampled, and the platform's failures."""
+    sampled = Run.objects.filter(submission=OuterRef("pk"), was_sampled=True)
+    return (
+        Submission.objects.filter(bounty=bounty, submitter=person)
+        .exclude(state=SubmissionState.REJECTED)
+        .exclude(state=SubmissionState.JUDGED, verdict_kind=VerdictKind.INFRASTRUCTURE_ERROR.value)
+        .exclude(~Exists(sampled), state=SubmissionState.WITHDRAWN)
+        .count()
+    )
+
+
+def _rejected(submission: Submission, reason: str) -> Submission:
+    submission.save(force_insert=True)
+    note(submission, old="", new=submission.state, reason="diff received", actor=submission.submitter)
+    move(
+        submission,
+        to=SubmissionState.REJECTED,
+        reason=reason,
+        verdict_kind=VerdictKind.PATCH_REJECTED.value,
+        verdict_reason=reason,
+        judged_at=timezone.now(),
+    )
+    return submission
+
+
+def withdraw(*, actor: User, submission_id: UUID) -> Submission:
+    """Take one's submission back, before it has vested. After the first sample it still counts as an attempt."""
+    submission = find_submission(submission_id)
+    if submission.submitter_id != actor.pk:
+        raise NotAllowed("Only its author can withdraw a submission.")
+    if submission.state == SubmissionState.WITHDRAWN:
+        return submission
+    with transaction.atomic():
+        if submission.merged_at is not None or not _can_withdraw(submission):
+            raise WrongState(f"A submission that is {submission.state} cannot be withdrawn.")
+        is_moved = move(
+            submission,
+            to=SubmissionState.WITHDRAWN,
+            reason="withdrawn by its author",
+            actor=actor,
+            next_step=NextStep.NONE,
+        )
+        if not is_moved:
+            raise WrongState("The submission has just changed; look at it again.")
+        for run in submission.runs.filter(state__in=[RunState.QUEUED, *OPEN_RUN_STATES]):
+            move(run, to=RunState.LOST, reason="the submission was withdrawn")
+        void_award(submission=submission, reason="withdrawn by its author")
+    follow_funds(bounty=submission.bounty)
+    return submission
+
+
+def _can_withdraw(submission: Submission) -> bool:
+    return submission.state in {
+        SubmissionState.CHECKED,
+        SubmissionState.QUEUED,
+        SubmissionState.JUDGING,
+        SubmissionState.CONFIRMING,
+        SubmissionState.CONFIRMED,
+        SubmissionState.ACCEPTED,
+    } or (submission.state == SubmissionState.JUDGED and submission.next_step != NextStep.NONE)

@@ -1,0 +1,40 @@
+"""Messages to workers, sent when the transaction commits. They only wake: all truth is in the database.
+
+The broker may be away. Then nothing fails here; beat finds the same work in the database and sends again.
+"""
+
+import logging
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from django.db import transaction
+from gainshare.config.celery import app
+
+logger = logging.getLogger(__name__)
+
+RUN_JOB = "benchmarks.worker.run_job"
+ADVANCE = "bounty.tasks.advance_submission"
+RESENT_EXPIRES_S = 60
+
+
+def _send(name: str, args: list[str], **options: Any) -> None:
+    try:
+        app.send_task(name, args=args, retry=False, ignore_result=True, **options)
+    except (
+        Exception
+    ):  # whatever the broker's client raises: beat repeats the message, the request must not fail
+        logger.warning("the broker did not take %s%s; beat will send it again", name, tuple(args))
+
+
+def wake_runner(*, run_id: UUID, hardware: str, resent_at: datetime | None = None) -> None:
+    """Tell the runners of ``hardware`` that there is work. A resent message expires, so they cannot pile up."""
+    options: dict[str, Any] = {"queue": f"runner.{hardware}"}
+    if resent_at is not None:
+        options["expires"] = RESENT_EXPIRES_S
+    transaction.on_commit(lambda: _send(RUN_JOB, [str(run_id)], **options))
+
+
+def wake_control(*, submission_id: UUID) -> None:
+    """Have a control worker do the submission's next step."""
+    transaction.on_commit(lambda: _send(ADVANCE, [str(submission_id)], queue="control"))

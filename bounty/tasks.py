@@ -1,0 +1,20 @@
+"""The control worker's tasks: thin, idempotent, with ids as arguments. All truth is in the database."""
+
+from uuid import UUID
+
+from celery import shared_task
+
+from bounty.services.advance import advance_submission as advance
+from bounty.services.reconcile import reconcile_runs as reconcile
+
+
+@shared_task(name="bounty.tasks.advance_submission")
+def advance_submission(submission_id: str) -> None:
+    """Do what can be done now for one submission."""
+    advance(submission_id=UUID(submission_id))
+
+
+@shared_task(name="bounty.tasks.reconcile_runs")
+def reconcile_runs() -> None:
+    """Repair what a lost process or message has left behind."""
+    reconcile()
