@@ -1,0 +1,137 @@
+"""`python -m benchmarks.bench`: the platform's judge on your own machine.
+
+Same sandbox, same pairs, same statistics; the evidence is signed with a throw-away key and bound to no run, so it never
+earns an award. Progress goes to stderr, the result to stdout.
+"""
+
+from benchmarks import blas as _blas  # noqa: F401, I001 - before numpy is imported
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.catalogue import SUITES
+from benchmarks.device_lock import device_lock
+from benchmarks.evidence.signing import generate_key
+from benchmarks.job import Job
+from benchmarks.judge import JudgeOptions, judge
+from benchmarks.patches import PatchError, apply_patch, parse_patch
+from benchmarks.sandbox import SandboxError, best_level
+from benchmarks.statistics.units import percent_faster
+from benchmarks.suites import UnknownSuite
+from benchmarks.trees import BlobStore, Tree, TreeError, read_tree, shipped_tree, write_tree
+
+SHIPPED = "shipped"
+
+
+class Terminal:
+    """Callbacks that tell a person on stderr how far it is."""
+
+    def on_commitment(self, commitment: str) -> None:
+        self._say(f"secrets committed: {commitment[:16]}...")
+
+    def on_progress(self, stage: str, pairs_done: int, pairs_max: int) -> bool:
+        return False
+
+    def on_log(self, text: str) -> None:
+        self._say(text.rstrip("\n"))
+
+    @staticmethod
+    def _say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+
+def load_tree(source: str, base: Tree, store: BlobStore) -> Tree:
+    """A folder with `model/`, a diff against `base`, or "shipped". Raises TreeError, PatchError or OSError."""
+    if source == SHIPPED:
+        return shipped_tree(store)
+    path = Path(source)
+    if path.is_dir():
+        return read_tree(path, store)
+    return apply_patch(base, parse_patch(path.read_bytes()), store)
+
+
+def measure(
+    *,
+    kind: str,
+    suite: str,
+    preset: str,
+    base: str = SHIPPED,
+    candidate: str | None = None,
+    allow_none: bool = False,
+    callbacks: Terminal | None = None,
+    **plan: int,
+) -> dict[str, Any]:
+    """Judge locally; the sealed evidence. `plan` may hold `looks` or `confirmation_pairs` for something quicker."""
+    with tempfile.TemporaryDirectory(prefix="gainshare-bench-") as folder:
+        Path(folder).chmod(0o755)  # as root the samples run under uids of their own
+        store = BlobStore(Path(folder) / "blobs")
+        base_tree = load_tree(base, shipped_tree(store), store)
+        candidate_tree = (
+            base_tree if kind == "aa" or candidate is None else load_tree(candidate, base_tree, store)
+        )
+        tree_dirs = {}
+        for tree in {base_tree.hash: base_tree, candidate_tree.hash: candidate_tree}.values():
+            tree_dirs[tree.hash] = Path(folder) / "trees" / tree.hash
+            write_tree(tree, store, tree_dirs[tree.hash])
+        job = Job("local", kind, suite, preset, base_tree.hash, candidate_tree.hash, **plan)  # type: ignore[arg-type]  # argparse checked the kind
+        options = JudgeOptions(level=best_level(allow_none=allow_none))
+        say = callbacks or Terminal()
+        with device_lock("cpu", on_wait=lambda: say.on_log("waiting for another measurement to end")):
+            return judge(job, tree_dirs=tree_dirs, key=generate_key(), callbacks=say, options=options)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0 when something was measured, whatever the verdict; 2 when the arguments or this machine do not allow it."""
+    options = _parser().parse_args(arguments)
+    try:
+        sealed = measure(
+            kind=options.kind,
+            suite=options.suite,
+            preset=options.preset,
+            base=options.base,
+            candidate=options.candidate,
+            allow_none=options.allow_none,
+        )
+    except (TreeError, PatchError, UnknownSuite, SandboxError, OSError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
+    if options.out is not None:
+        options.out.write_text(json.dumps(sealed, indent=1) + "\n")
+    print(json.dumps(sealed) if options.json else summary(sealed["document"]))
+    return 0
+
+
+def summary(document: dict[str, Any]) -> str:
+    """The verdict for people."""
+    verdict = document["verdict"]
+    lines = [f"{verdict['kind']}: {verdict['reason']}"]
+    if verdict["log_ppm_estimate"] is not None:
+        lines.append(f"estimate {percent_faster(verdict['log_ppm_estimate'])} over {verdict['pairs']} pairs")
+    times = ", ".join(f"{name} {ns / 1e9:.1f} s" for name, ns in document["phases_ns"].items())
+    lines.append(f"time: {times}; sandbox {document['sandbox']['level']}; not award-eligible")
+    return "\n".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.bench", description=__doc__)
+    parser.add_argument("--suite", default="moe_forward", help=f"one of {', '.join(SUITES)}")
+    parser.add_argument("--preset", default="demo", help="size of the suite: demo or standard")
+    parser.add_argument(
+        "--base", default=SHIPPED, help="folder or diff of the base tree; the shipped stack by default"
+    )
+    parser.add_argument("--candidate", help="folder or diff (against the base tree) of the candidate")
+    parser.add_argument("--kind", default="gate", choices=("gate", "confirmation", "aa"))
+    parser.add_argument("--out", type=Path, help="write the evidence to this file")
+    parser.add_argument("--json", action="store_true", help="print the evidence instead of a summary")
+    parser.add_argument(
+        "--allow-none", action="store_true", help="without any sandbox where there is none: own code only"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""What a judge is asked to do, and how it reports back while it works. Plain values; no processes, no HTTP."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from benchmarks.statistics.confirm import CONFIRMATION_PAIRS
+from benchmarks.statistics.gate import LOOKS
+
+JobKind = Literal["gate", "confirmation", "aa"]
+LOCAL_NONCE = "local"  # of measurements at home: bound to no run, never award-eligible
+
+
+@dataclass(frozen=True)
+class Job:
+    """One measurement. Trees are named by their hashes; `nonce` binds the evidence to a run of the platform."""
+
+    run_id: str
+    kind: JobKind
+    suite: str
+    preset: str
+    base_tree: str
+    candidate_tree: str
+    nonce: str = LOCAL_NONCE
+    looks: int = len(LOOKS)  # fewer only for quick local runs
+    confirmation_pairs: int = CONFIRMATION_PAIRS
+
+    def __post_init__(self) -> None:
+        if self.kind == "aa" and self.base_tree != self.candidate_tree:
+            raise ValueError("an A/A control measures one tree against itself")
+
+    @property
+    def is_local(self) -> bool:
+        return self.nonce == LOCAL_NONCE
+
+
+class Callbacks(Protocol):
+    """How a judge tells what it does. All are called from the judge's own thread, never while a clock runs."""
+
+    def on_commitment(self, commitment: str) -> None:
+        """Before the first sample; an exception stops the run."""
+
+    def on_progress(self, stage: str, pairs_done: int, pairs_max: int) -> bool:
+        """`stage` is preparing, gating or measuring. True stops the run."""
+
+    def on_log(self, text: str) -> None:
+        """Lines for people. They tell of pairs done, never of results."""
+
+
+class Cancelled(Exception):  # noqa: N818 - says what happened
+    """The run was stopped from outside; nothing was decided."""
+
+
+@dataclass
+class Cancellation:
+    """Stops a judge from any thread: whatever it is running is ended at once."""
+
+    reason: str = ""
+    _enders: list[Callable[[], None]] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def is_set(self) -> bool:
+        return bool(self.reason)
+
+    def cancel(self, reason: str) -> None:
+        """The first reason given stays."""
+        with self._lock:
+            self.reason = self.reason or reason
+            enders = list(self._enders)
+        for end in enders:
+            end()
+
+    def ends(self, end: Callable[[], None]) -> None:
+        """Have `end` called when cancelled; at once if that has happened already. Replaces the one before."""
+        with self._lock:
+            self._enders = [end]
+            is_set = self.is_set
+        if is_set:
+            end()
+
+    def check(self) -> None:
+        """Raises Cancelled once it is set."""
+        if self.is_set:
+            raise Cancelled(self.reason)

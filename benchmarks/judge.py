@@ -1,0 +1,187 @@
+"""The judge: measures a candidate against a base and seals what it saw as evidence.
+
+Clock, secrets, inputs, expected outputs and verdict live here, in this process; the trees supply `model/**` only and run
+in sandboxes. The order is: commit to the secrets, build both trees, take pairs until the numbers decide (gate, A/A) or
+until there are as many as fixed beforehand (confirmation), then document, verdict, signature. Whatever a sample does
+wrong ends the run early with an event; the verdict is made of samples and events by `benchmarks.evidence.decision`
+alone. Knows nothing of HTTP, queues or where trees come from.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from benchmarks.catalogue import SUITES
+from benchmarks.evidence.commitment import commit
+from benchmarks.evidence.decision import decide_so_far, make_plan, next_pairs
+from benchmarks.evidence.document import build_document, seal
+from benchmarks.evidence.schema import SCHEMA
+from benchmarks.fingerprint import environment, package_version
+from benchmarks.job import Callbacks, Cancellation, Cancelled, Job
+from benchmarks.pairs.build import build_tree
+from benchmarks.pairs.cores import Cores, choose_cores
+from benchmarks.pairs.pair import SLOTS
+from benchmarks.pairs.phases import Phases
+from benchmarks.pairs.quiet import Quiet
+from benchmarks.pairs.runner import PairRunner
+from benchmarks.pairs.seeds import Seeds
+from benchmarks.pairs.side import SideFailed, SideSetup
+from benchmarks.policy import harness_hash, load_policy
+from benchmarks.sandbox import SandboxLevel, best_level
+from benchmarks.suites import Suite, get_suite
+
+STAGES = {"gate": "gating", "aa": "gating", "confirmation": "measuring"}
+
+
+@dataclass(frozen=True)
+class JudgeOptions:
+    """What the machine's owner decides. `level` None takes the best sandbox there is and refuses to do without."""
+
+    level: SandboxLevel | None = None
+    cores: Cores | None = None
+
+
+def judge(
+    job: Job,
+    *,
+    tree_dirs: Mapping[str, Path],
+    key: Ed25519PrivateKey,
+    callbacks: Callbacks,
+    options: JudgeOptions | None = None,
+    cancellation: Cancellation | None = None,
+    quiet: Quiet | None = None,
+) -> dict[str, Any]:
+    """Measure `job` and return the sealed evidence. `tree_dirs` maps the job's tree hashes to folders with `model/`.
+
+    Other threads of this process use `quiet` to keep out of timed calls. Raises Cancelled when stopped from outside,
+    UnknownSuite, SandboxUnavailable or SandboxError where nothing can be measured; then there is no evidence.
+    """
+    options = options or JudgeOptions()
+    return _Judgement(
+        job, tree_dirs, callbacks, options, cancellation or Cancellation(), quiet or Quiet()
+    ).run(key)
+
+
+class _Judgement:
+    """One run of the judge, from secrets to seal."""
+
+    def __init__(
+        self,
+        job: Job,
+        tree_dirs: Mapping[str, Path],
+        callbacks: Callbacks,
+        options: JudgeOptions,
+        cancellation: Cancellation,
+        quiet: Quiet,
+    ) -> None:
+        self._job, self._callbacks, self._cancellation = job, callbacks, cancellation
+        self._suite: Suite = get_suite(job.suite, job.preset)
+        self._level = options.level or best_level()
+        self._cores = options.cores or choose_cores()
+        self._trees = {"base": tree_dirs[job.base_tree], "candidate": tree_dirs[job.candidate_tree]}
+        self._secret, seeds = Seeds.fresh()
+        self._phases = Phases()
+        self._started_at = _now()
+        self._stage = "preparing"
+        self._wanted = self._told = 0
+        self._runner = PairRunner(
+            self._trees,
+            SideSetup(self._suite, self._level, self._cores),
+            seeds,
+            phases=self._phases,
+            quiet=quiet,
+            cancellation=cancellation,
+            on_log=callbacks.on_log,
+            on_pair=self._progress,
+        )
+
+    def run(self, key: Ed25519PrivateKey) -> dict[str, Any]:
+        job = self._job
+        self._callbacks.on_log(
+            f"{job.kind} of {job.suite}/{job.preset}: candidate {job.candidate_tree[:12]} against base "
+            f"{job.base_tree[:12]}, sandbox {self._level}, measuring on core {self._cores.measuring}\n"
+        )
+        self._callbacks.on_commitment(commit(self._secret, job.nonce))
+        self._progress(0)
+        self._build()
+        self._stage = STAGES[job.kind]
+        self._measure()
+        sealed = seal(build_document(**self._parts()), key)
+        verdict = sealed["document"]["verdict"]
+        self._callbacks.on_log(f"verdict: {verdict['kind']}. {verdict['reason']}\n")
+        return sealed
+
+    def _build(self) -> None:
+        with self._phases.spend("build"):
+            for name, tree in self._trees.items():
+                try:
+                    build_tree(name, tree, level=self._level, slot=SLOTS[name])
+                except SideFailed as failure:
+                    self._runner.add_event(failure)
+                    return
+
+    def _measure(self) -> None:
+        while decide_so_far(self._undecided()) is None:
+            units = next_pairs(self._undecided())
+            self._wanted = units * len(self._suite.cases)
+            self._progress(self._runner.measured)
+            self._runner.run_until(self._wanted)
+
+    def _progress(self, pairs_done: int) -> None:
+        if self._callbacks.on_progress(self._stage, pairs_done, self._wanted):
+            self._cancellation.cancel("the platform asked to stop")
+        self._cancellation.check()
+        if pairs_done > self._told:
+            self._told = pairs_done
+            self._callbacks.on_log(f"{pairs_done} pairs done; next look at {self._wanted}\n")
+
+    def _parts(self) -> dict[str, Any]:
+        """The document's parts, as far as the run has come."""
+        job, runner = self._job, self._runner
+        return {
+            "run": {"id": job.run_id, "kind": job.kind, "nonce": job.nonce},
+            "suite": self._suite.describe(),
+            "plan": make_plan(looks=job.looks, confirmation_pairs=job.confirmation_pairs),
+            "trees": {"base": job.base_tree, "candidate": job.candidate_tree},
+            "harness": {"hash": harness_hash(), "version": package_version("gainshare")},
+            "policy_hash": load_policy().hash,
+            "environment": environment(
+                measuring_core=self._cores.measuring, judge_core=self._cores.judge, clock="perf_counter_ns"
+            ),
+            "sandbox": {"level": self._level.value, "award_eligible": self._is_award_eligible()},
+            "commitment": commit(self._secret, job.nonce),
+            "secrets": self._secret.hex(),
+            "pairs": runner.pairs,
+            "checks": {
+                "outputs_checked": runner.outputs_checked,
+                "oracle_checked": runner.oracle_checked,
+                "failures": [event["detail"] for event in runner.events if event["kind"] == "wrong_output"],
+            },
+            "phases_ns": self._phases.as_dict(),
+            "events": runner.events,
+            "started_at": self._started_at,
+            "finished_at": _now(),
+        }
+
+    def _undecided(self) -> dict[str, Any]:
+        return {"schema": SCHEMA, **self._parts()}
+
+    def _is_award_eligible(self) -> bool:
+        job = self._job
+        return (
+            not job.is_local
+            and self._level.value in load_policy().award_sandbox_levels
+            and job.preset in SUITES[job.suite].presets
+            and make_plan(looks=job.looks, confirmation_pairs=job.confirmation_pairs) == make_plan()
+        )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+__all__ = ["Cancelled", "JudgeOptions", "judge"]

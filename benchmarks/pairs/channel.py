@@ -1,0 +1,152 @@
+"""The judge's end of a sample's two pipes: writes frames, reads exactly the frame that is due, keeps the clock.
+
+Everything that arrives is untrusted: sizes are fixed before reading, every wait has a deadline, and whatever is not the
+frame that is due ends the exchange. Knows nothing of sandboxes; see `benchmarks.pairs.protocol` for the format.
+"""
+
+import fcntl
+import os
+import select
+import time
+from contextlib import suppress
+from typing import Any
+
+from benchmarks.pairs.protocol import (
+    HEAD,
+    MAGIC,
+    Kind,
+    ProtocolError,
+    decode_header,
+    parse_head,
+)
+
+PIPE_BYTES = 1 << 20  # a whole answer fits, so that a call costs two wake-ups and not one per 64 KiB
+MAX_ERROR_BYTES = 64 * 1024
+
+
+class SampleClosed(Exception):  # noqa: N818 - names what happened
+    """The sample closed its pipes: it has ended, or is about to."""
+
+
+class SampleSilent(Exception):  # noqa: N818 - names what happened
+    """The deadline passed."""
+
+
+class SampleRaised(Exception):  # noqa: N818 - names what happened
+    """The sample answered that the stack raised."""
+
+
+class Channel:
+    """Non-blocking reads and writes with deadlines on two file descriptors, which stay the caller's to close."""
+
+    def __init__(self, write_fd: int, read_fd: int) -> None:
+        self._write_fd, self._read_fd = write_fd, read_fd
+        for fd in (write_fd, read_fd):
+            os.set_blocking(fd, False)
+            with suppress(PermissionError):  # over the user's limit: 64 KiB work as well, a little slower
+                fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        self._writable = select.poll()
+        self._writable.register(write_fd, select.POLLOUT)
+        self._readable = select.poll()
+        self._readable.register(read_fd, select.POLLIN)
+
+    def exchange(self, frame: list[Any], due: bytes, payload: bytearray, timeout_ms: int) -> int:
+        """Send `frame`, read an answer that is exactly `due` followed by len(payload) bytes; the nanoseconds it took.
+
+        The clock runs from before the first byte is sent until the last byte has arrived. Raises SampleClosed,
+        SampleSilent, SampleRaised (with the sample's words) or ProtocolError.
+        """
+        answer = bytearray(len(due) + len(payload))
+        start = time.perf_counter_ns()
+        deadline = start + timeout_ms * 1_000_000
+        self._send(frame, deadline)
+        self._receive_due(memoryview(answer), due, deadline)
+        elapsed = time.perf_counter_ns() - start
+        payload[:] = memoryview(answer)[len(due) :]
+        return elapsed
+
+    def receive_empty(self, kind: Kind, sequence: int, timeout_ms: int) -> None:
+        """Wait for a frame of this kind without payload, whatever its header says."""
+        deadline = time.perf_counter_ns() + timeout_ms * 1_000_000
+        head = bytearray(HEAD.size)
+        self._receive(memoryview(head), deadline)
+        got, number, header_bytes, payload_bytes = parse_head(bytes(head))
+        if got is Kind.ERROR:
+            self._raise_error(bytes(head), deadline)
+        if (got, number, payload_bytes) != (kind, sequence, 0):
+            raise ProtocolError(f"{got.name} came where {kind.name} was due")
+        self._receive(memoryview(bytearray(header_bytes)), deadline)
+
+    def send(self, frame: list[Any], timeout_ms: int) -> None:
+        """Send `frame` without waiting for an answer."""
+        self._send(frame, time.perf_counter_ns() + timeout_ms * 1_000_000)
+
+    def has_unread(self) -> bool:
+        """Whether bytes wait that no call asked for."""
+        return any(event & select.POLLIN for _, event in self._readable.poll(0))
+
+    def _send(self, frame: list[Any], deadline: int) -> None:
+        for buffer in frame:
+            view = memoryview(buffer).cast("B")
+            while view.nbytes:
+                try:
+                    view = view[os.write(self._write_fd, view) :]
+                except BlockingIOError:
+                    self._wait(self._writable, deadline)
+                except BrokenPipeError:
+                    raise SampleClosed from None
+
+    def _receive(self, view: memoryview, deadline: int) -> None:
+        while view.nbytes:
+            view = view[self._read_some(view, deadline) :]
+
+    def _receive_due(self, view: memoryview, due: bytes, deadline: int) -> None:
+        """Fill `view`, giving up as soon as the beginning is not `due`."""
+        filled = 0
+        is_checked = False
+        while filled < view.nbytes:
+            filled += self._read_some(view[filled:], deadline)
+            if not is_checked and filled >= HEAD.size:
+                if bytes(view[: HEAD.size]) != due[: HEAD.size]:
+                    self._refuse(view[:filled], deadline)
+                is_checked = True
+        if bytes(view[: len(due)]) != due:
+            raise ProtocolError("the answer's dtype or shape is not the one that was asked for")
+
+    def _refuse(self, got: memoryview, deadline: int) -> None:
+        head = bytes(got[: HEAD.size])
+        kind, _, _, _ = parse_head(head)
+        if kind is Kind.ERROR:
+            self._raise_error(bytes(got), deadline)
+        raise ProtocolError(f"{kind.name} of an unexpected size or number came where an answer was due")
+
+    def _raise_error(self, got: bytes, deadline: int) -> None:
+        _, _, header_bytes, payload_bytes = parse_head(got[: HEAD.size])
+        total = HEAD.size + header_bytes
+        if payload_bytes or len(got) > total or header_bytes > MAX_ERROR_BYTES:
+            raise ProtocolError("an ERROR frame carries more than its header")
+        rest = bytearray(total - len(got))
+        self._receive(memoryview(rest), deadline)
+        fields = decode_header(got[HEAD.size :] + bytes(rest))
+        raise SampleRaised(str(fields.get("error", "the stack raised"))[-MAX_ERROR_BYTES:])
+
+    def _read_some(self, view: memoryview, deadline: int) -> int:
+        while True:
+            try:
+                count = os.readv(self._read_fd, [view])
+            except BlockingIOError:
+                self._wait(self._readable, deadline)
+                continue
+            if count == 0:
+                raise SampleClosed
+            return count
+
+    def _wait(self, poll: select.poll, deadline: int) -> None:
+        left_ms = (deadline - time.perf_counter_ns()) // 1_000_000
+        if left_ms <= 0 or not poll.poll(left_ms + 1):
+            raise SampleSilent
+
+
+def due_answer(header: bytes, sequence: int, payload_bytes: int) -> bytes:
+    """Head and header that the answer to call `sequence` has to begin with."""
+    return HEAD.pack(MAGIC, Kind.RESULT, b"\0\0\0", sequence, len(header), payload_bytes) + header

@@ -1,0 +1,108 @@
+"""Takes pair after pair, as the schedule says, until it has as many as it was asked for.
+
+The next pair is prepared only when the one before is over, so nothing but the pair being measured runs while a clock
+does. Knows nothing of verdicts; what goes wrong with a sample is kept as an event.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.job import Cancellation
+from benchmarks.pairs.pair import Pair
+from benchmarks.pairs.phases import Phases
+from benchmarks.pairs.quiet import Quiet
+from benchmarks.pairs.schedule import schedule
+from benchmarks.pairs.seeds import Seeds
+from benchmarks.pairs.side import SideFailed, SideSetup
+
+MAX_LOG_CHARACTERS = 64 * 1024  # of all samples of a run together
+MAX_DETAIL_CHARACTERS = 4_000
+
+
+class PairRunner:
+    """`pairs`, `events` and the counts of checks grow while it runs, in the evidence's own form."""
+
+    def __init__(
+        self,
+        trees: Mapping[str, Path],
+        setup: SideSetup,
+        seeds: Seeds,
+        *,
+        phases: Phases,
+        quiet: Quiet,
+        cancellation: Cancellation,
+        on_log: Callable[[str], None],
+        on_pair: Callable[[int], None],
+    ) -> None:
+        self.pairs: list[dict[str, Any]] = []
+        self.events: list[dict[str, Any]] = []
+        self.outputs_checked = 0
+        self.oracle_checked = 0
+        self.measured = 0  # pairs that count, control pairs left out
+        self._trees, self._setup, self._seeds = dict(trees), setup, seeds
+        self._phases, self._quiet, self._cancellation = phases, quiet, cancellation
+        self._on_log, self._on_pair = on_log, on_pair
+        self._plans = schedule(setup.suite, seeds)
+        self._log_room = MAX_LOG_CHARACTERS
+
+    def run_until(self, wanted: int) -> None:
+        """Measure until `wanted` pairs count, or until an event ends the run. Raises Cancelled."""
+        while self.measured < wanted and not self.events:
+            self._cancellation.check()
+            self._one(
+                Pair(next(self._plans), self._trees, self._setup, self._seeds, self._phases, self._quiet)
+            )
+            self._on_pair(self.measured)
+
+    def _one(self, pair: Pair) -> None:
+        self._cancellation.ends(pair.kill)
+        failure: SideFailed | None = None
+        try:
+            pair.prepare()
+            pair.measure()
+        except SideFailed as error:
+            self._cancellation.check()  # what ends because we killed it has not failed
+            failure = error
+        finally:
+            pair.close()
+            self._keep(pair)
+        if failure is not None:
+            self.add_event(failure, pair=pair.plan.index)
+        elif not pair.plan.is_control:
+            self.measured += 1
+
+    def _keep(self, pair: Pair) -> None:
+        record = pair.record
+        self.outputs_checked += record.outputs_checked
+        self.oracle_checked += record.oracle_checked
+        if len(record.calls) % 2:  # interrupted within a turn: half a turn says nothing
+            record.calls.pop()
+        self.pairs.append(record.as_dict())
+        for side, text in pair.logs().items():
+            self._say(f"{side}, pair {pair.plan.index}", text)
+
+    def add_event(self, failure: SideFailed, *, pair: int | None = None) -> None:
+        """Note what ended the run, in the evidence and in the log."""
+        event: dict[str, Any] = {
+            "kind": failure.kind,
+            "detail": failure.detail[-MAX_DETAIL_CHARACTERS:],
+            "side": failure.side,
+            "stage": failure.stage,
+        }
+        if pair is not None:
+            event["pair"] = pair
+        self.events.append(event)
+        self._on_log(
+            f"{failure.kind}: {failure.side} at {failure.stage}: {failure.detail[-MAX_DETAIL_CHARACTERS:]}\n"
+        )
+
+    def _say(self, label: str, text: str) -> None:
+        """What a sample wrote, each line labelled, as far as the run's room for it goes."""
+        if not text or self._log_room <= 0:
+            return
+        lines = "".join(f"[{label}] {line}\n" for line in text.splitlines())[: self._log_room]
+        self._log_room -= len(lines)
+        if self._log_room <= 0:
+            lines += "\n[no more of the samples' output is kept]\n"
+        self._on_log(lines)

@@ -1,0 +1,96 @@
+"""The program inside the sandbox: imports what the suite needs, says READY, then calls the stack as the judge asks.
+
+Mounted read-only as /harness/sample.py beside `protocol.py` and the suite's half `suite_sample.py`. It shares its
+process with the submitted code, so nothing it sends is believed: clock, inputs, expected answers and verdict are with
+the judge.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import traceback
+from typing import Any
+
+import protocol  # type: ignore[import-not-found]  # it lies beside this file inside the sandbox
+from protocol import HEAD, Kind, ProtocolError
+
+TREE = "/tree"
+MAX_ERROR_CHARACTERS = 8_000
+
+
+class Pipe:
+    """Frames over the process's first stdin and stdout, kept away from the stack's prints."""
+
+    def __init__(self) -> None:
+        self._incoming, self._outgoing = os.dup(0), os.dup(1)
+        os.dup2(2, 1)  # what the stack prints goes to the log
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.close(nothing)
+
+    def send(self, buffers: list[Any]) -> None:
+        for buffer in buffers:
+            view = memoryview(buffer)
+            while view.nbytes:
+                view = view[os.write(self._outgoing, view) :]
+
+    def read(self, size: int) -> bytearray:
+        data = bytearray(size)
+        view = memoryview(data)
+        while view.nbytes:
+            count = os.readv(self._incoming, [view])
+            if count == 0:
+                raise SystemExit(0)  # the judge is done
+            view = view[count:]
+        return data
+
+    def receive(self) -> tuple[Kind, int, dict[str, Any], memoryview]:
+        kind, sequence, header_bytes, payload_bytes = protocol.parse_head(bytes(self.read(HEAD.size)))
+        fields = protocol.decode_header(bytes(self.read(header_bytes)))
+        return kind, sequence, fields, memoryview(self.read(payload_bytes))
+
+
+def main() -> None:
+    pipe = Pipe()
+    # Imports torch: before any clock starts, and before the tree can be reached.
+    import suite_sample  # type: ignore[import-not-found]  # beside this file inside the sandbox
+
+    suite_sample.prepare(int(os.environ["OMP_NUM_THREADS"]))
+    gc.collect()
+    gc.freeze()
+    pipe.send(protocol.encode_frame(Kind.READY, 0, {}))
+    sys.path.insert(0, TREE)
+    state: Any = None
+    while True:
+        kind, sequence, fields, payload = pipe.receive()
+        stage = kind.name.lower()
+        try:
+            if kind is Kind.LOAD:
+                state = suite_sample.build(fields["config"], protocol.split_tensors(fields, payload))
+                del payload
+                gc.collect()
+                gc.freeze()
+                answer = protocol.encode_frame(Kind.LOADED, sequence, {})
+            elif kind is Kind.CALL:
+                dtype, shape, data = suite_sample.call(state, protocol.split_tensors(fields, payload))
+                answer = protocol.encode_tensors(Kind.RESULT, sequence, [("y", dtype, shape, data)])
+            elif kind is Kind.ECHO:
+                tensors = protocol.split_tensors(fields, payload)
+                answer = protocol.encode_tensors(
+                    Kind.RESULT, sequence, [(name, *tensor) for name, tensor in tensors.items()]
+                )
+            else:
+                raise ProtocolError(f"a sample is not sent {stage}")
+        except Exception:
+            text = traceback.format_exc()
+            print(text, file=sys.stderr, flush=True)
+            answer = protocol.encode_frame(
+                Kind.ERROR, sequence, {"stage": stage, "error": text[-MAX_ERROR_CHARACTERS:]}
+            )
+        pipe.send(answer)
+
+
+if __name__ == "__main__":
+    main()

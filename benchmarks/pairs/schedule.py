@@ -1,0 +1,48 @@
+"""Which pairs a run takes, in which order: cases by turns, and base/base control pairs at secret places.
+
+Pure: everything follows from the run's seeds.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from benchmarks.pairs.seeds import Seeds
+from benchmarks.suites.base import Case, Suite
+
+BLOCK = 6  # candidate pairs between two looks at the least; each block holds one control pair
+
+
+@dataclass(frozen=True)
+class PairPlan:
+    """What a pair is to be. In a control pair both sides run base's tree."""
+
+    index: int
+    is_control: bool
+    case: str
+    shape: dict[str, int]
+
+
+def schedule(suite: Suite, seeds: Seeds) -> Iterator[PairPlan]:
+    """Endless. Each block of `BLOCK` candidate pairs has one control pair before one of them, with its shape."""
+    index = 0
+    cases = _cases(suite, seeds)
+    block = 0
+    while True:
+        control_before = seeds.order("block", block, "control").randrange(BLOCK)
+        for place in range(BLOCK):
+            case = next(cases)
+            shape = case.draw(seeds.numbers("block", block, "shape", place))
+            if place == control_before:
+                yield PairPlan(index, True, case.name, shape)
+                index += 1
+            yield PairPlan(index, False, case.name, shape)
+            index += 1
+        block += 1
+
+
+def _cases(suite: Suite, seeds: Seeds) -> Iterator[Case]:
+    """Every case once per round, in an order drawn anew for each round."""
+    number = 0
+    while True:
+        yield from seeds.order("round", number, "cases").sample(suite.cases, len(suite.cases))
+        number += 1

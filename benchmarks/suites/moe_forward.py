@@ -1,0 +1,201 @@
+"""Suite `moe_forward`: one forward pass of the Mixture-of-Experts layer, in single precision.
+
+Draws, per pair, secret shapes and weights, and per call secret tokens. How evenly the tokens spread over the experts
+is secret too: an implementation that counts on balance gives wrong answers. Knows numpy and the oracle, no torch.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.catalogue import MOE_FORWARD
+from benchmarks.oracle import moe
+from benchmarks.suites.base import (
+    Array,
+    Case,
+    Problem,
+    Suite,
+    Tensors,
+    TensorSpec,
+    TimeLimits,
+    Tolerance,
+    UnknownSuite,
+)
+
+MIB = 1024 * 1024
+
+# Tokens whose choice of experts hangs on less than this are drawn again: rounding may decide them either way.
+# Single-precision logits of size one are off by about 1e-6.
+MIN_MARGIN = 1e-4
+
+# Measured against the oracle, textbook and sorted forms in torch and numpy are all off by 4-6e-7 (root mean square)
+# and at most 4e-6 (largest element); bfloat16 inside is off by 4e-3.
+TOLERANCE = Tolerance(rms_ppb=2_000, peak_ppb=40_000)
+
+
+class MoEForwardProblem(Problem):
+    """One layer with its weights. Shapes: x and y [T, D]."""
+
+    def __init__(self, shape: dict[str, int], rng: np.random.Generator) -> None:
+        self.shape = shape
+        tokens, d_model = shape["tokens"], shape["d_model"]
+        self.config: dict[str, int | str] = {
+            **{name: value for name, value in shape.items() if name != "tokens"},
+            "gate": "softmax",
+        }
+        self.weights = draw_weights(shape, rng)
+        self.inputs = (TensorSpec("x", "float32", (tokens, d_model)),)
+        self.output = TensorSpec("y", "float32", (tokens, d_model))
+        active = shape["top_k"] + shape["n_shared"]
+        self.floor_flops = tokens * active * 3 * 2 * d_model * shape["d_expert"]
+        # A direction that all tokens share moves every expert's logit by its own amount: secret imbalance.
+        self._lean_D = rng.uniform(0.0, 1.0) * rng.standard_normal(d_model)
+        self._exact_weights = {name: value.astype(np.float64) for name, value in self.weights.items()}
+
+    def draw_inputs(self, rng: np.random.Generator) -> Tensors:
+        x_TD = self._tokens(rng, self.shape["tokens"])
+        while True:
+            margin_T = moe.top_k_margin(
+                x_TD.astype(np.float64), self._exact_weights["router.weight"], self.shape["top_k"]
+            )
+            (unclear,) = np.nonzero(margin_T < MIN_MARGIN)
+            if unclear.size == 0:
+                return {"x": x_TD}
+            x_TD[unclear] = self._tokens(rng, unclear.size)
+
+    def _tokens(self, rng: np.random.Generator, count: int) -> Array:
+        noise_TD = rng.standard_normal((count, self.shape["d_model"]), dtype=np.float32)
+        return (noise_TD + self._lean_D).astype(np.float32)
+
+    def exact(self, inputs: Tensors) -> Array:
+        return moe.moe_forward(
+            inputs["x"].astype(np.float64), self._exact_weights, top_k=self.shape["top_k"], gate="softmax"
+        )
+
+    def plain(self, inputs: Tensors) -> Array:
+        return moe.moe_forward(inputs["x"], self.weights, top_k=self.shape["top_k"], gate="softmax")
+
+
+def draw_weights(shape: dict[str, int], rng: np.random.Generator) -> Tensors:
+    """Single-precision weights under the stack's parameter names, scaled so that activations stay near one."""
+    experts, d_model, d_expert = shape["n_experts"], shape["d_model"], shape["d_expert"]
+
+    def normal(*size: int) -> Array:
+        values = rng.standard_normal(size, dtype=np.float32)
+        values *= np.float32(size[-1] ** -0.5)
+        return values
+
+    weights = {
+        "router.weight": normal(experts, d_model),
+        "experts.w_gate": normal(experts, d_expert, d_model),
+        "experts.w_up": normal(experts, d_expert, d_model),
+        "experts.w_down": normal(experts, d_model, d_expert),
+    }
+    if shape["n_shared"]:
+        d_shared = shape["n_shared"] * d_expert
+        weights["shared.w_gate"] = normal(d_shared, d_model)
+        weights["shared.w_up"] = normal(d_shared, d_model)
+        weights["shared.w_down"] = normal(d_model, d_shared)
+    return weights
+
+
+@dataclass(frozen=True)
+class MoEForward(Suite):
+    """See the module's docstring."""
+
+    @property
+    def sample_module(self) -> Path:
+        return Path(__file__).with_name("moe_forward_sample.py")
+
+    def problem(self, shape: dict[str, int], rng: np.random.Generator) -> MoEForwardProblem:
+        return MoEForwardProblem(shape, rng)
+
+
+def family(
+    name: str,
+    *,
+    tokens: tuple[int, ...],
+    d_model: int,
+    d_expert: tuple[int, ...],
+    n_experts: tuple[int, ...],
+    top_k: int,
+    n_shared: int,
+) -> Case:
+    """A family of MoE shapes, each dimension drawn from its choices."""
+    return Case(
+        name,
+        {
+            "tokens": tokens,
+            "d_model": (d_model,),
+            "d_expert": d_expert,
+            "n_experts": n_experts,
+            "top_k": (top_k,),
+            "n_shared": (n_shared,),
+        },
+    )
+
+
+# Sizes per preset. `demo` is the smallest that a pair can time well: about 20 ms a call for the textbook loop.
+# `tiny` is for tests of the machinery. `standard` has one family per regime of the served model.
+CASES = {
+    "tiny": (
+        family(
+            "tiny",
+            tokens=tuple(range(56, 73)),
+            d_model=128,
+            d_expert=(128,),
+            n_experts=(16,),
+            top_k=2,
+            n_shared=1,
+        ),
+    ),
+    "demo": (
+        family(
+            "prompt-256",
+            tokens=tuple(range(240, 273)),
+            d_model=256,
+            d_expert=(240, 256, 272),
+            n_experts=(16,),
+            top_k=2,
+            n_shared=1,
+        ),
+    ),
+    "standard": (
+        family(
+            "decode-16",
+            tokens=tuple(range(12, 21)),
+            d_model=512,
+            d_expert=(512,),
+            n_experts=(32,),
+            top_k=4,
+            n_shared=2,
+        ),
+        family(
+            "prompt-512",
+            tokens=tuple(range(480, 545)),
+            d_model=512,
+            d_expert=(480, 512, 544),
+            n_experts=(32,),
+            top_k=4,
+            n_shared=2,
+        ),
+    ),
+}
+CALLS_PER_SIDE = {"tiny": 12, "demo": 20, "standard": 20}
+
+
+def moe_forward(preset: str) -> MoEForward:
+    """The suite at one preset's sizes; raises UnknownSuite."""
+    if preset not in CASES:
+        raise UnknownSuite(f"moe_forward has no preset {preset!r}; presets: {', '.join(sorted(CASES))}")
+    return MoEForward(
+        info=MOE_FORWARD,
+        preset=preset,
+        cases=CASES[preset],
+        calls_per_side=CALLS_PER_SIDE[preset],
+        oracle_checks=3,
+        tolerance=TOLERANCE,
+        time_limits=TimeLimits(start_ms=60_000, load_ms=20_000, call_ms=10_000),
+        memory_bytes=1024 * MIB,
+    )
