@@ -1,7 +1,8 @@
 """The decoder-only transformer: blocks with dense or MoE feed-forwards, with and without a KV cache.
 
-Conventions are Llama's (pre-norm, RMSNorm, rotary, SwiGLU, no biases). Knows nothing of tokenizers, requests,
-training or files.
+Conventions are Llama's (pre-norm, RMSNorm, rotary, SwiGLU, no biases). Blocks may be bf16; the residual stream,
+the embedding, the last norm and the head stay fp32: sums over many layers and close calls between two tokens are
+where bf16's eight bits change answers. Knows nothing of tokenizers, requests, training or files.
 """
 
 from __future__ import annotations
@@ -62,9 +63,15 @@ class Transformer(nn.Module):
             if weight is not None:
                 nn.init.normal_(weight, std=config.d_model**-0.5)
 
+    def cast_blocks(self, dtype: torch.dtype) -> Transformer:
+        """Casts the blocks in place; embedding, last norm and head keep their dtype."""
+        self.layers.to(dtype)
+        return self
+
     @property
     def dtype(self) -> torch.dtype:
-        return self.embedding.dtype
+        """The blocks' dtype, which is also that of keys and values."""
+        return next(self.layers.parameters()).dtype
 
     @property
     def device(self) -> torch.device:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * weight over the last dimension, computed in fp32, returned in x's dtype."""
+    """x / sqrt(mean(x^2) + eps) * weight over the last dimension, computed in fp32, returned in weight's dtype."""
 
     def __init__(self, d_model: int, eps: float) -> None:
         super().__init__()
@@ -17,4 +17,4 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x_fp32 = x.float()
         scale = torch.rsqrt(x_fp32.square().mean(-1, keepdim=True) + self.eps)
-        return self.weight * (x_fp32 * scale).to(x.dtype)
+        return self.weight * (x_fp32 * scale).to(self.weight.dtype)

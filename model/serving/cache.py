@@ -30,6 +30,14 @@ class SequenceCache:
         """Bytes held, used or not."""
         return self._memory.numel() * self._memory.element_size()
 
+    def bytes_for(self, n_tokens: int) -> int:
+        """Bytes that a sequence of this length will hold."""
+        layers, two, heads, _, d_head = self._memory.shape
+        return layers * two * heads * d_head * self._capacity_for(n_tokens) * self._memory.element_size()
+
+    def _capacity_for(self, n_tokens: int) -> int:
+        return min(-(-n_tokens // BLOCK_TOKENS) * BLOCK_TOKENS, self._max_context)
+
     def reserve(self, n_tokens: int) -> None:
         """Makes room for `n_tokens` new ones. Raises ValueError beyond the model's context."""
         needed = self._length + n_tokens
@@ -38,8 +46,7 @@ class SequenceCache:
         capacity = self._memory.shape[3]
         if needed <= capacity:
             return
-        grown = min(-(-needed // BLOCK_TOKENS) * BLOCK_TOKENS, self._max_context)
-        shape = (*self._memory.shape[:3], grown, self._memory.shape[4])
+        shape = (*self._memory.shape[:3], self._capacity_for(needed), self._memory.shape[4])
         memory = torch.empty(shape, dtype=self._memory.dtype, device=self._memory.device)
         memory[:, :, :, : self._length] = self._memory[:, :, :, : self._length]
         self._memory = memory

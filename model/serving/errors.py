@@ -1,0 +1,32 @@
+"""Errors that a caller of the node sees, in OpenAI's shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class ApiError(Exception):
+    """An answer other than success. `param` names the request's field at fault."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        kind: str = "invalid_request_error",
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message, self.param, self.kind = status, code, message, param, kind
+        self.headers = headers or {}
+
+    def body(self) -> dict[str, Any]:
+        error = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
+        return {"error": error}
+
+
+def bad_value(param: str, message: str, code: str = "invalid_value") -> ApiError:
+    """A 400 that names the field and says what it may be."""
+    return ApiError(400, code, message, param=param)

@@ -1,0 +1,82 @@
+"""What a node serves: a model with its tokenizer, chat template and description, by name or folder.
+
+Knows nothing of requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.checkpoint import CheckpointError, is_complete, load_config, load_transformer, models_home
+from model.config import PRESETS
+from model.serving.chat import TEMPLATE_FILE, TINY_TEMPLATE, ChatTemplate
+from model.serving.tokenizer import TOKENIZER_FILE, BPETokenizer, ByteTokenizer, Tokenizer
+from model.transformer import Transformer
+
+TINY = "tiny"
+TINY_SEED = 20_250_101
+FETCH_HINT = "run `gainshare model fetch smollm2` (or `python -m model.smollm2 fetch`) first"
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    name: str
+    transformer: Transformer
+    tokenizer: Tokenizer
+    chat: ChatTemplate
+    metadata: Mapping[str, Any]  # shown by /v1/models
+
+    @property
+    def max_context(self) -> int:
+        return self.transformer.config.max_context
+
+
+def find_folder(name: str, home: Path | None = None) -> Path | None:
+    """The folder of a model named or located by `name`; None for the built-in tiny model.
+
+    Raises CheckpointError where there is none.
+    """
+    if name == TINY:
+        return None
+    for folder in (models_home(home) / name, Path(name)):
+        if is_complete(folder):
+            return folder
+    raise CheckpointError(f"there is no model {name!r} in {models_home(home)} or as a folder: {FETCH_HINT}")
+
+
+def load_served(name: str, home: Path | None = None) -> ServedModel:
+    """Loads weights, tokenizer and template. Raises CheckpointError."""
+    folder = find_folder(name, home)
+    if folder is None:
+        return tiny()
+    config, metadata = load_config(folder)
+    try:
+        tokenizer = BPETokenizer(folder / TOKENIZER_FILE, metadata["stop_tokens"])
+        chat = ChatTemplate((folder / TEMPLATE_FILE).read_text(encoding="utf-8"))
+    except Exception as error:  # tokenizers raises bare Exception
+        raise CheckpointError(
+            f"{folder} has no usable tokenizer or template: {error}; fetch it again"
+        ) from error
+    dtype = None if bf16_is_fast() else torch.float32
+    return ServedModel(config.name, load_transformer(folder, dtype), tokenizer, chat, metadata)
+
+
+def tiny() -> ServedModel:
+    """The test model: random weights, one token per byte. Its answers mean nothing, and its metadata says so."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(TINY_SEED)
+        transformer = Transformer(PRESETS[TINY]).requires_grad_(False).eval()
+    description = "random weights for tests: its answers mean nothing"
+    metadata = {"description": description, "is_random": True, "licence": "Apache-2.0"}
+    return ServedModel(TINY, transformer, ByteTokenizer(), ChatTemplate(TINY_TEMPLATE), metadata)
+
+
+def bf16_is_fast() -> bool:
+    """Whether this processor multiplies bf16 itself; elsewhere emulation is several times slower than fp32."""
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(supported and supported())

@@ -1,0 +1,66 @@
+"""An answer as server-sent events that end the moment the client leaves. Knows nothing of engines."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from model.serving.answers import DONE, Answer, server_sent
+from model.serving.errors import ApiError
+from model.serving.requests import Options
+from model.serving.service import Running
+
+
+async def stream_answer(running: Running, options: Options, answer: Answer) -> AsyncGenerator[str, None]:
+    """Chunks, then the closing usage where asked for, then [DONE]. A failure is told in the stream, without [DONE]."""
+    is_open = False
+    try:
+        async for event in running.events():
+            usage = event.usage if options.continuous_usage else None
+            if not is_open and (opening := answer.opening(usage)):
+                yield server_sent(opening)
+            is_open = True
+            if event.text or event.finish or usage:
+                yield server_sent(answer.piece(event.text, event.finish, usage))
+    except ApiError as error:
+        yield server_sent(error.body())
+        return
+    if options.include_usage:
+        yield server_sent(answer.closing(event.usage))
+    yield DONE
+
+
+class EventStream(StreamingResponse):
+    """A stream that watches for the client's leaving itself, whatever version of ASGI the server speaks.
+
+    The generation is cancelled however the stream ends, even if it never began.
+    """
+
+    def __init__(self, chunks: AsyncGenerator[str, None], running: Running) -> None:
+        super().__init__(chunks, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        self._chunks, self._running = chunks, running
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        sending = asyncio.create_task(self.stream_response(send))
+        leaving = asyncio.create_task(disconnected(receive))
+        try:
+            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._running.cancel()
+            sending.cancel()
+            leaving.cancel()
+            results = await asyncio.gather(sending, leaving, return_exceptions=True)
+            await self._chunks.aclose()
+        for result in results:
+            # a client that has left makes sending fail, which is nobody's fault
+            if isinstance(result, Exception) and not isinstance(result, OSError):
+                raise result
+
+
+async def disconnected(receive: Receive) -> None:
+    """Returns when the client has closed its connection."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,95 @@
+"""Text to token ids and token ids to bytes. Knows nothing of chat or of generation.
+
+Both tokenizers are byte-level, so each ordinary token stands for fixed bytes; whole characters are put together
+by `model/serving/text.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import tokenizers
+
+TOKENIZER_FILE = "tokenizer.json"
+
+
+class Tokenizer(Protocol):
+    @property
+    def stop_tokens(self) -> frozenset[int]:
+        """Ids that end an answer."""
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text in which special tokens may be spelt out."""
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes that a token stands for; none for a special token."""
+
+
+class ByteTokenizer:
+    """One token per UTF-8 byte plus five special ones: the tokenizer of the tiny random model."""
+
+    SPECIAL = ("<|bos|>", "<|eos|>", "<|system|>", "<|user|>", "<|assistant|>")
+    _PATTERN = re.compile("(" + "|".join(re.escape(token) for token in SPECIAL) + ")")
+
+    @property
+    def stop_tokens(self) -> frozenset[int]:
+        return frozenset({256 + self.SPECIAL.index("<|eos|>")})
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = []
+        for piece in self._PATTERN.split(text):
+            if piece in self.SPECIAL:
+                ids.append(256 + self.SPECIAL.index(piece))
+            else:
+                ids.extend(piece.encode("utf-8", errors="replace"))  # lone surrogates have no UTF-8 form
+        return ids
+
+    def token_bytes(self, token: int) -> bytes:
+        return bytes([token]) if token < 256 else b""
+
+
+class BPETokenizer:
+    """A byte-level BPE tokenizer from the file of a model folder."""
+
+    def __init__(self, file: Path, stop_tokens: Sequence[int]) -> None:
+        self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
+        self._stop_tokens = frozenset(stop_tokens)
+        byte_of = {character: byte for byte, character in enumerate(byte_alphabet())}
+        special = set(self._tokenizer.get_added_tokens_decoder())
+        self._bytes = {
+            token: b"" if token in special else bytes(byte_of[character] for character in text)
+            for text, token in self._tokenizer.get_vocab(with_added_tokens=True).items()
+        }
+
+    @property
+    def stop_tokens(self) -> frozenset[int]:
+        return self._stop_tokens
+
+    def encode(self, text: str) -> list[int]:
+        clean = text.encode("utf-8", errors="replace").decode("utf-8")
+        ids: list[int] = self._tokenizer.encode(clean, add_special_tokens=False).ids
+        return ids
+
+    def token_bytes(self, token: int) -> bytes:
+        return self._bytes.get(token, b"")
+
+
+def byte_alphabet() -> list[str]:
+    """The printable character that byte-level BPE writes for each byte (GPT-2's table)."""
+    printable = {
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    }
+    alphabet: list[str] = []
+    unprintable = 0
+    for byte in range(256):
+        if byte in printable:
+            alphabet.append(chr(byte))
+        else:
+            alphabet.append(chr(256 + unprintable))
+            unprintable += 1
+    return alphabet

@@ -1,0 +1,69 @@
+"""`python -m model.smollm2 fetch [--json] [--home DIR]`: progress on stderr, the result on stdout.
+
+Exit status 0 when the model is there, 1 when it could not be fetched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+from model.smollm2.fetch import Fetched, FetchError, fetch
+
+
+class Lines:
+    """Progress as plain lines: at most one per second and stage, plus the first and the last."""
+
+    def __init__(self) -> None:
+        self._shown_at = 0.0
+        self._stage = ""
+
+    def __call__(self, stage: str, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        if stage == self._stage and done != total and now - self._shown_at < 1:
+            return
+        self._stage, self._shown_at = stage, now
+        unit = f"{done / 1e6:.1f} MB" if stage == "download" else f"step {done}"
+        share = f", {100 * done // total} %" if total else ""
+        sys.stderr.write(f"{stage}: {unit}{share}\n")
+        sys.stderr.flush()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m model.smollm2", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("fetch", help="download SmolLM2-135M-Instruct and upcycle it")
+    command.add_argument("--json", action="store_true", help="print one JSON document instead of a sentence")
+    command.add_argument("--home", type=Path, help="state folder (default: GAINSHARE_HOME, else .gainshare)")
+    options = parser.parse_args(arguments)
+    started = time.monotonic()
+    try:
+        fetched = fetch(Lines(), options.home)
+    except FetchError as error:
+        if options.json:
+            sys.stdout.write(json.dumps({"error": {"code": "fetch_failed", "message": str(error)}}) + "\n")
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    sys.stdout.write(_result(fetched, time.monotonic() - started, as_json=options.json))
+    return 0
+
+
+def _result(fetched: Fetched, seconds: float, *, as_json: bool) -> str:
+    if as_json:
+        document = {
+            "model": fetched.name,
+            "folder": str(fetched.folder),
+            "bytes": fetched.n_bytes,
+            "cached": fetched.was_cached,
+            "seconds": round(seconds, 3),
+        }
+        return json.dumps(document) + "\n"
+    how = "was already here" if fetched.was_cached else f"is ready after {seconds:.0f} s"
+    return f"{fetched.name} {how}: {fetched.folder} ({fetched.n_bytes / 1e6:.0f} MB)\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
