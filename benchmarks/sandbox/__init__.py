@@ -14,6 +14,7 @@ attacks a sandbox for real. `spawn` starts a sample to talk to, `run` a command 
 is imported here.
 """
 
+from benchmarks.sandbox.artefacts import read_artefact
 from benchmarks.sandbox.levels import (
     AWARD_ELIGIBLE,
     Limits,
@@ -24,11 +25,14 @@ from benchmarks.sandbox.levels import (
 )
 from benchmarks.sandbox.once import Completed, run
 from benchmarks.sandbox.probe import best_level, probe
+from benchmarks.sandbox.results import Attack
 from benchmarks.sandbox.runtime import PythonRuntime, python_runtime
 from benchmarks.sandbox.sample import Sample, spawn
+from benchmarks.sandbox.selftest import self_test
 
 __all__ = [
     "AWARD_ELIGIBLE",
+    "Attack",
     "Completed",
     "Limits",
     "Mount",
@@ -40,6 +44,8 @@ __all__ = [
     "best_level",
     "probe",
     "python_runtime",
+    "read_artefact",
     "run",
+    "self_test",
     "spawn",
 ]

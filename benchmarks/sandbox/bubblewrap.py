@@ -102,9 +102,9 @@ def _mounts(mounts: Iterable[Mount]) -> list[str]:
 
 
 def sandbox_options(
-    *, level: SandboxLevel, mounts: Sequence[Mount], limits: Limits, env: Mapping[str, str], seccomp_fd: int
+    *, level: SandboxLevel, mounts: Sequence[Mount], limits: Limits, env: Mapping[str, str]
 ) -> list[str]:
-    """All options for bwrap. They are handed over by `--args FD`: its command line is readable inside."""
+    """All options but the filter's descriptor. Handed over by `--args FD`: bwrap's command line is readable inside."""
     options = ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
     if level is SandboxLevel.BUBBLEWRAP_USER:
         options += ["--unshare-user", "--disable-userns", "--uid", str(USER_UID), "--gid", str(USER_UID)]
@@ -126,15 +126,23 @@ def sandbox_options(
     inner = Mount(Path(__file__).with_name("inner.py"), INNER_TARGET)
     options += _mounts([inner, *interpreter_mounts(), *mounts])
     options += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/work"]
-    options += ["--seccomp", str(seccomp_fd), "--clearenv"]
+    options += ["--clearenv"]
     for name, value in env.items():
         options += ["--setenv", name, value]
     return options
 
 
-def inner_command(argv: Sequence[str], *, level: SandboxLevel, limits: Limits, slot: int) -> list[str]:
-    """The command bwrap executes: our last step, which then becomes `argv`."""
+def inner_command(
+    argv: Sequence[str], *, level: SandboxLevel, limits: Limits, slot: int, has_cgroup: bool
+) -> list[str]:
+    """The command bwrap executes: our last step, which then becomes `argv`.
+
+    RLIMIT_NPROC counts what the sample's uid runs, as root, or what runs in the user namespace (Linux 5.14+), with
+    bubblewrap's init. It is the limit where there is no cgroup; beside one it stands back, as only a cgroup tells
+    that its limit was hit.
+    """
     is_root = level is SandboxLevel.BUBBLEWRAP
+    processes = limits.pids + (0 if is_root else 1) + (OVERHEAD_PIDS if has_cgroup else 0)
     settings = {
         "drop": is_root,
         "uid": sandbox_uid(slot) if is_root else USER_UID,
@@ -144,8 +152,7 @@ def inner_command(argv: Sequence[str], *, level: SandboxLevel, limits: Limits, s
             "RLIMIT_NOFILE": limits.open_files,
             "RLIMIT_MEMLOCK": 0,
             "RLIMIT_MSGQUEUE": 0,
-            # Per uid, which is this sandbox's own as root; per user namespace (Linux 5.14+) as a user.
-            "RLIMIT_NPROC": limits.pids + OVERHEAD_PIDS,
+            "RLIMIT_NPROC": processes,
         },
     }
     return [str(base_interpreter()), "-I", "-S", "-B", INNER_TARGET, json.dumps(settings), *argv]

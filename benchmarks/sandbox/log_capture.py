@@ -8,6 +8,7 @@ from collections import deque
 from typing import IO, BinaryIO
 
 CHUNK_BYTES = 8192
+CLOSE_TIMEOUT_S = 5.0
 CUT = b"\n[... log cut here: the sandbox wrote more than is kept ...]\n"
 
 
@@ -63,5 +64,7 @@ class LogCapture:
             return bytes(self._head) + (CUT if is_cut else b"") + tail
 
     def close(self) -> None:
-        """Waits until everything written was read. Call after the writers are gone."""
-        self._thread.join()
+        """Waits until everything written was read. Call after the writers are gone: one that escaped a kill (level
+        NONE) is not waited for.
+        """
+        self._thread.join(CLOSE_TIMEOUT_S)

@@ -14,6 +14,8 @@ from benchmarks.sandbox.levels import Limits, SandboxError
 from benchmarks.sandbox.processes import cpu_clock_ns, memory_bytes, send, thread_count, tree
 
 POLL_S = 0.05
+#: Once half of the memory is used.
+CLOSE_POLL_S = 0.005
 FREEZE_TIMEOUT_S = 5.0
 STOPPED = ("T", "t", "Z", "X")
 
@@ -44,10 +46,12 @@ class PolledGroup:
         return [stat.pid for stat in tree(self._root) if stat.state not in ("Z", "X")]
 
     def _watch(self) -> None:
-        while not self._done.wait(POLL_S):
+        used = 0
+        while not self._done.wait(CLOSE_POLL_S if used > self._limits.memory_bytes // 2 else POLL_S):
             pids = self.pids()
-            self._peak = max(self._peak, sum(memory_bytes(pid) for pid in pids))
-            if self._peak > self._limits.memory_bytes:
+            used = sum(memory_bytes(pid) for pid in pids)
+            self._peak = max(self._peak, used)
+            if used > self._limits.memory_bytes:
                 self._exhausted = self._exhausted or "memory"
             elif sum(thread_count(pid) for pid in pids) > self._limits.pids + self._overhead_pids:
                 self._exhausted = self._exhausted or "pids"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import threading
 import time
@@ -83,15 +84,18 @@ class Sample:
 
     def cpu_ns(self) -> int:
         """User and system time of the whole tree so far, ended processes included, in nanoseconds."""
-        return self._group.cpu_ns()
+        with self._lock:
+            return self._group.cpu_ns()
 
     def peak_memory_bytes(self) -> int:
         """Highest total so far. By cgroup this counts page cache that the tree was first to read, too."""
-        return self._group.peak_memory_bytes()
+        with self._lock:
+            return self._group.peak_memory_bytes()
 
     def limit_hit(self) -> LimitHit | None:
         """The limit that this sandbox ran into: "memory", "pids" or "wall", else None."""
-        return "wall" if self._wall_hit else self._group.exhausted()
+        with self._lock:
+            return "wall" if self._wall_hit else self._group.exhausted()
 
     def log(self) -> bytes:
         """What was kept of stderr so far: its beginning and its end."""
@@ -211,15 +215,23 @@ def spawn(
         SandboxUnavailable: bubblewrap or a system-call filter is missing here.
         SandboxError: it could not be started or placed.
     """
-    fds: list[int] = []
-    if level is SandboxLevel.NONE:
-        command = translate(argv, mounts, env)
-    else:
-        command, fds = _bubblewrap_command(
-            argv, level=level, mounts=mounts, limits=limits, env=env, slot=slot
-        )
     group = make_group(limits, OVERHEAD_PIDS)
+    fds: list[int] = []
     try:
+        if level is SandboxLevel.NONE:
+            command = translate(argv, mounts, env)
+        else:
+            for mount in mounts:
+                _check(mount, level)
+            options = sandbox_options(level=level, mounts=mounts, limits=limits, env=env)
+            inner = inner_command(
+                argv, level=level, limits=limits, slot=slot, has_cgroup=group.kind != "polled"
+            )
+            fds += [
+                _in_memory(filter_bytes()),
+                _in_memory(b"".join(option.encode() + b"\0" for option in options)),
+            ]
+            command = [str(find_bwrap()), "--seccomp", str(fds[0]), "--args", str(fds[1]), "--", *inner]
         process = _starter.popen([*GATE, *command], fds)
     except BaseException:
         group.remove()
@@ -245,20 +257,18 @@ def spawn(
     return sample
 
 
-def _bubblewrap_command(
-    argv: Sequence[str],
-    *,
-    level: SandboxLevel,
-    mounts: Sequence[Mount],
-    limits: Limits,
-    env: Mapping[str, str],
-    slot: int,
-) -> tuple[list[str], list[int]]:
-    filter_fd = _in_memory(filter_bytes())
-    options = sandbox_options(level=level, mounts=mounts, limits=limits, env=env, seccomp_fd=filter_fd)
-    options_fd = _in_memory(b"".join(option.encode() + b"\0" for option in options))
-    command = [str(find_bwrap()), "--args", str(options_fd), "--"]
-    return [*command, *inner_command(argv, level=level, limits=limits, slot=slot)], [filter_fd, options_fd]
+def _check(mount: Mount, level: SandboxLevel) -> None:
+    """Says clearly what bubblewrap, or an import inside, would only say obscurely."""
+    try:
+        mode = mount.source.stat().st_mode
+    except OSError as error:
+        raise SandboxError(f"{mount.source} cannot be mounted at {mount.target}: {error.strerror}") from error
+    needed = 0o005 if stat.S_ISDIR(mode) else 0o004
+    if level is SandboxLevel.BUBBLEWRAP and not mount.device and mode & needed != needed:
+        raise SandboxError(
+            f"{mount.source} cannot be read at {mount.target}: as root a sandbox runs under an unassigned uid. "
+            f"Make it readable (chmod -R o+rX)."
+        )
 
 
 def _in_memory(content: bytes) -> int:

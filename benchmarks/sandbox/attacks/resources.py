@@ -75,7 +75,7 @@ def memory_bomb_in_parts(limit: int) -> None:
             held = _fill(limit // 4)
             time.sleep(60)
             os._exit(len(held) % 2)
-    time.sleep(4)
+    time.sleep(2)
     say(2 * limit)
 
 
