@@ -1,7 +1,10 @@
 """Shared by the whole suite: the database starts when first needed, hashing is cheap, skips fail in CI."""
 
 import os
-from collections.abc import Generator
+import shutil
+import tempfile
+from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +22,23 @@ def pytest_configure() -> None:
 @pytest.fixture(scope="session")
 def django_db_modify_db_settings(throwaway_postgres: ThrowawayPostgres | None) -> None:
     """pytest-django asks for this before it creates the test database."""
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A private folder with a path short enough for Unix sockets."""
+    folder = Path(tempfile.mkdtemp(prefix="gs-", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user may pass through (pytest's own are 0700), with a short path."""
+    folder = Path(tempfile.mkdtemp(prefix="gs-", dir="/tmp"))
+    folder.chmod(0o711)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.hookimpl(wrapper=True)

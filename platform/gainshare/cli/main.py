@@ -49,6 +49,10 @@ def main() -> None:
     except (CliError, LocalModeError) as error:
         print_error(str(error), code=error.code, as_json="--json" in sys.argv)
         sys.exit(2 if error.code == "usage" else 1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print_error(f"{where}{error.strerror or error}", code="os_error", as_json="--json" in sys.argv)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
 

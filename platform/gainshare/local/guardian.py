@@ -1,8 +1,8 @@
 """The process that outlives a killed supervisor just long enough to end what the supervisor started.
 
-`python -m gainshare.local.guardian TAG`, with the read end of the supervisor's pipe as standard input. A line
-`done` means an orderly end. The pipe closing without it means that the supervisor is dead: every process with
-the tag gets ten seconds to follow its own death signal, then SIGKILL.
+`python -m gainshare.local.guardian TAG SECONDS`, with the read end of the supervisor's pipe as standard input. A
+line `done` means an orderly end. The pipe closing without it means that the supervisor is dead: every process
+with the tag gets that many seconds to follow its own death signal, then SIGKILL.
 """
 
 import subprocess
@@ -15,10 +15,10 @@ GRACE_S = 10.0
 DONE = b"done\n"
 
 
-def start_guardian(tag: str) -> subprocess.Popen[bytes]:
+def start_guardian(tag: str, *, grace_s: float = GRACE_S) -> subprocess.Popen[bytes]:
     """Start it; the caller keeps `stdin` open for as long as it lives, and ends with `dismiss`."""
     return subprocess.Popen(
-        [sys.executable, "-m", "gainshare.local.guardian", tag],
+        [sys.executable, "-m", "gainshare.local.guardian", tag, str(grace_s)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -36,10 +36,10 @@ def dismiss(guardian: subprocess.Popen[bytes]) -> None:
 
 
 def main() -> None:
-    tag = sys.argv[1]
+    tag, grace_s = sys.argv[1], float(sys.argv[2])
     if sys.stdin.buffer.read().endswith(DONE):
         return
-    deadline = time.monotonic() + GRACE_S
+    deadline = time.monotonic() + grace_s
     while processes.tagged(tag) and time.monotonic() < deadline:
         time.sleep(0.1)
     processes.kill_all(lambda: processes.tagged(tag))

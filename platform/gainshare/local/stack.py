@@ -60,7 +60,7 @@ def start_background(
     `env` replaces the environment. `on_progress` gets the name of what is being started.
     """
     require_not_running(home)
-    home.root.mkdir(parents=True, exist_ok=True, mode=0o711 if os.geteuid() == 0 else 0o700)
+    home.create_root()
     log = home.root / "supervisor.log"
     outer = {**(os.environ if env is None else env), "GAINSHARE_HOME": str(home.root)}
     argv = [sys.executable, "-m", "gainshare.cli.main", "up", "--port", str(port), "--model", model]

@@ -44,12 +44,19 @@ class Supervisor:
     """Runs one stack on one home. `say` gets lines for people, `on_ready` is called once all is up."""
 
     def __init__(
-        self, home: Home, options: StackOptions, *, say: Say, on_ready: Callable[[StackState], None]
+        self,
+        home: Home,
+        options: StackOptions,
+        *,
+        say: Say,
+        on_ready: Callable[[StackState], None],
+        create: Callable[[Home, StackOptions, str], LocalStack] = LocalStack.create,
     ) -> None:
         self._home = home
         self._options = options
         self._say = say
         self._on_ready = on_ready
+        self._create = create
         self._stop = threading.Event()
         self._services: list[Managed] = []
         self._written: dict[str, object] = {}
@@ -57,13 +64,13 @@ class Supervisor:
 
     def run(self) -> None:
         """Start everything, keep it alive, return after SIGINT or SIGTERM. Raises LocalModeError."""
-        self._home.root.mkdir(parents=True, exist_ok=True, mode=0o711 if os.geteuid() == 0 else 0o700)
+        self._home.create_root()
         with held_home(self._home), self._signals():
             clean_up_after_dead(self._home)
             if problem := free_space_problem(self._home, NEEDED_FREE_BYTES):
                 raise LocalModeError(problem, code="disk_full")
             tag = f"{self._home.digest}.{secrets.token_hex(6)}"
-            stack = LocalStack.create(self._home, self._options, tag)
+            stack = self._create(self._home, self._options, tag)
             self._state = self._first_state(stack)
             guardian = start_guardian(tag)
             try:
@@ -74,7 +81,7 @@ class Supervisor:
                 while not self._stop.wait(TICK_S):
                     self._tend()
             except Stopped:
-                pass
+                self._state.detail = ""
             except LocalModeError as error:
                 self._state.detail = str(error)
                 raise
