@@ -33,10 +33,11 @@ def read_artefact(folder: Path, name: str, *, limit_bytes: int) -> bytes:
         raise SandboxError(f"result {name!r} cannot be read: {error.strerror}") from error
     finally:
         os.close(held)
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+        os.close(fd)
+        raise SandboxError(f"result {name!r} is not a file of its own")
     with os.fdopen(fd, "rb") as file:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
-            raise SandboxError(f"result {name!r} is not a file of its own")
         content = file.read(limit_bytes + 1)
     if len(content) > limit_bytes:
         raise SandboxError(f"result {name!r} is larger than {limit_bytes} bytes")

@@ -12,7 +12,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.sandbox import bombs, neighbours
+from benchmarks.sandbox import bombs, leftovers, neighbours
 from benchmarks.sandbox.levels import MIB, Limits, SandboxLevel
 from benchmarks.sandbox.once import run
 from benchmarks.sandbox.results import Attack
@@ -38,6 +38,7 @@ def self_test(level: SandboxLevel) -> list[Attack]:
             attacks += attack_family(level, family, stage)
         attacks.append(_host_unharmed(stage))
         attacks += neighbours.attack_neighbour(level, stage)
+        attacks += leftovers.attack_results(level, stage)
         attacks += bombs.attack_limits(level, stage)
     return attacks
 
