@@ -1,5 +1,7 @@
 """Users and keys in Django's admin. Keys can be looked at and revoked, never made or changed here."""
 
+from typing import TYPE_CHECKING
+
 from django.contrib import admin
 from django.contrib.auth.admin import UserAdmin
 from django.db.models import QuerySet
@@ -8,16 +10,23 @@ from django.http import HttpRequest
 from gainshare.accounts.models import ApiKey, User
 from gainshare.accounts.services import revoke_api_key
 
+if TYPE_CHECKING:  # generic for the type checker only
+    UserAdminBase = UserAdmin[User]
+    ApiKeyAdminBase = admin.ModelAdmin[ApiKey]
+else:
+    UserAdminBase = UserAdmin
+    ApiKeyAdminBase = admin.ModelAdmin
+
 
 @admin.register(User)
-class PlatformUserAdmin(UserAdmin):
+class PlatformUserAdmin(UserAdminBase):
     list_display = ["username", "email", "role", "is_active", "date_joined"]
     list_filter = ["role", "is_active"]
     fieldsets = [*(UserAdmin.fieldsets or []), ("Gainshare", {"fields": ["role"]})]
 
 
 @admin.register(ApiKey)
-class ApiKeyAdmin(admin.ModelAdmin):
+class ApiKeyAdmin(ApiKeyAdminBase):
     list_display = [
         "prefix",
         "user",

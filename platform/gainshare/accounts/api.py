@@ -62,6 +62,7 @@ class MeView(APIView):
 
     @extend_schema(operation_id="users_me", summary="Who am I", responses=UserSerializer)
     def get(self, request: Request) -> Response:
+        assert isinstance(request.user, User)
         return Response(UserSerializer(request.user).data)
 
 

@@ -34,7 +34,9 @@ class ApiKeySerializer(serializers.ModelSerializer[ApiKey]):
     """A key as its owner sees it in a list: never the secret."""
 
     scopes = serializers.ListField(child=serializers.ChoiceField(choices=Scope.choices), read_only=True)
-    made_with = serializers.SlugRelatedField(slug_field="prefix", read_only=True, allow_null=True)
+    made_with: serializers.SlugRelatedField[ApiKey] = serializers.SlugRelatedField(
+        slug_field="prefix", read_only=True, allow_null=True
+    )
 
     class Meta:
         model = ApiKey

@@ -107,7 +107,7 @@ class GrantSerializer(serializers.Serializer[None]):
     )
     username = serializers.CharField(max_length=150)
     amount_microcredits = AmountField()
-    source = serializers.CharField(max_length=40, default="grant")
+    source = serializers.CharField(max_length=40, default="grant")  # type: ignore[assignment]  # a declared field
     priority = serializers.IntegerField(default=100, min_value=0, max_value=1000)
     expires_at = serializers.DateTimeField(default=None, allow_null=True)
     memo = serializers.CharField(max_length=300, default="", allow_blank=True)

@@ -19,6 +19,7 @@ from gainshare.ledger.kinds import AccountKind, TransferKind, TransferState
 from gainshare.ledger.models import Account, Reversal, Transfer
 from gainshare.ledger.services.escrow import find_escrow, lock_escrow, return_rest_if_closed
 from gainshare.ledger.services.posting import (
+    Terms,
     claim,
     derived_id,
     lock_accounts,
@@ -44,7 +45,7 @@ def reserve_award(
     Repeating the call after a release returns the voided transfer: look at its state.
     """
     amount = positive(amount_microcredits)
-    terms = {"escrow": escrow_reference, "amount": amount, "reference": reference}
+    terms: Terms = {"escrow": escrow_reference, "amount": amount, "reference": reference}
     with transaction.atomic():
         if made := made_before(transfer_id, TransferKind.RESERVATION, terms):
             return made
@@ -85,7 +86,7 @@ def book_award(
     reservation was released or used), AboveReservation, InvalidAmount, IdConflict.
     """
     amount = positive(amount_microcredits)
-    terms = {
+    terms: Terms = {
         "reservation": str(reservation_id),
         "user": user.pk,
         "amount": amount,
@@ -132,12 +133,12 @@ def vest_award(*, transfer_id: UUID) -> Account:
     with transaction.atomic():
         award = lock_transfer(transfer_id, TransferKind.AWARD)
         lot = award.to_account
-        assert lot is not None and lot.owner is not None
+        assert lot is not None and lot.owner_id is not None
         if award.state == TransferState.POSTED:
             return Account.objects.get(pk=lot.pk)
         if award.state != TransferState.PENDING:
             raise TransferResolved("The award was reversed and cannot vest.")
-        receivable_id = receivable_of(lot.owner).pk
+        receivable_id = receivable_of(lot.owner_id).pk
         locked = lock_accounts([award.from_account_id, lot.pk, receivable_id])
         lot, receivable = locked[lot.pk], locked[receivable_id]
         post_pending(award, payer=locked[award.from_account_id], payee=lot, amount=award.amount_microcredits)
@@ -198,8 +199,8 @@ def reverse_award(*, transfer_id: UUID, reversal_id: UUID, reason: str) -> Rever
 def _take_back(award: Transfer, reversal_id: UUID) -> tuple[int, int]:
     """Refills the escrow of a vested award; what came from its lot, and what became a debt."""
     lot = award.to_account
-    assert lot is not None and lot.owner is not None
-    receivable_id, treasury_id = receivable_of(lot.owner).pk, single_account(AccountKind.TREASURY).pk
+    assert lot is not None and lot.owner_id is not None
+    receivable_id, treasury_id = receivable_of(lot.owner_id).pk, single_account(AccountKind.TREASURY).pk
     locked = lock_accounts([award.from_account_id, lot.pk, receivable_id, treasury_id])
     escrow, lot = locked[award.from_account_id], locked[lot.pk]
     from_lot = min(lot.available_microcredits, award.amount_microcredits)

@@ -14,6 +14,7 @@ from gainshare.ledger.errors import EscrowClosed, EscrowExists, InsufficientTrea
 from gainshare.ledger.kinds import AccountKind, TransferKind
 from gainshare.ledger.models import Account, Transfer
 from gainshare.ledger.services.posting import (
+    Terms,
     derived_id,
     lock_accounts,
     made_before,
@@ -49,7 +50,7 @@ def add_to_escrow(*, transfer_id: UUID, reference: str, amount_microcredits: int
 
 
 def _pay_in(transfer_id: UUID, reference: str, amount: int, *, is_new: bool) -> Account:
-    terms = {"escrow": reference, "amount": amount}
+    terms: Terms = {"escrow": reference, "amount": amount}
     with transaction.atomic():
         if made := made_before(transfer_id, TransferKind.ESCROW, terms):
             assert made.to_account is not None
@@ -100,7 +101,7 @@ def close_escrow(*, transfer_id: UUID, reference: str) -> Transfer | None:
 
     Closing again changes nothing. Raises UnknownEscrow, IdConflict.
     """
-    terms = {"escrow": reference}
+    terms: Terms = {"escrow": reference}
     with transaction.atomic():
         if made := made_before(transfer_id, TransferKind.ESCROW_RETURN, terms):
             return made

@@ -1,7 +1,7 @@
 """Wallet lots that are given rather than earned, what a user has, and the expiry of lots."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 from django.db import transaction
@@ -13,6 +13,7 @@ from gainshare.ledger.errors import InsufficientTreasury, LedgerError
 from gainshare.ledger.kinds import AccountKind, TransferKind, TransferState
 from gainshare.ledger.models import Account, Transfer
 from gainshare.ledger.services.posting import (
+    Terms,
     lock_accounts,
     made_before,
     positive,
@@ -53,12 +54,12 @@ def grant_credits(
         raise LedgerError(
             "Name the source of the grant, in at most 40 characters.", code="invalid", status=400
         )
-    terms = {
+    terms: Terms = {
         "user": user.pk,
         "amount": amount,
         "source": source,
         "priority": priority,
-        "expires_at": expires_at.isoformat() if expires_at else None,
+        "expires_at": expires_at.astimezone(UTC).isoformat() if expires_at else None,
     }
     with transaction.atomic():
         if made := made_before(transfer_id, TransferKind.GRANT, terms):

@@ -82,7 +82,7 @@ def _spendable(user: User) -> list[Account]:
     return [lot for lot in lots if lot.available_microcredits > 0 and not lot.has_expired(now)]
 
 
-def settle_hold(*, hold_id: UUID, amount_microcredits: int, memo: str) -> Hold:
+def settle_hold(*, hold_id: UUID, amount_microcredits: int, memo: str = "") -> Hold:
     """Pays what was used, at most what is held, and releases the rest. Lots burn in the hold's order.
 
     Settling again with the same amount changes nothing. Raises UnknownHold, AboveHold, InvalidAmount, HoldResolved
@@ -143,7 +143,7 @@ def _resolve(hold: Hold, state: HoldState, *, amount: int = 0, memo: str = "") -
     hold.save(update_fields=["state", "settled", "memo", "resolved_at"])
     legs = list(hold.legs.order_by("position"))
     lot_ids = [leg.from_account_id for leg in legs]
-    receivable_id = receivable_of(hold.user).pk
+    receivable_id = receivable_of(hold.user_id).pk
     revenue_id = single_account(AccountKind.REVENUE).pk
     locked = lock_accounts([*lot_ids, receivable_id, *([revenue_id] if amount else [])])
     unpaid = amount

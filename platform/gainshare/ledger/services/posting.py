@@ -15,6 +15,7 @@ from uuid import UUID, uuid5
 from django.db import connection
 from django.utils import timezone
 
+from benchmarks.faults import fault_point
 from gainshare.accounts.models import User
 from gainshare.ledger.errors import IdConflict, InvalidAmount, TransferResolved, UnknownTransfer
 from gainshare.ledger.kinds import BELOW_ZERO, FLOWS, AccountKind, TransferKind, TransferState
@@ -76,16 +77,16 @@ def single_account(kind: AccountKind) -> Account:
     return _found_or_made(kind, "", None)
 
 
-def receivable_of(user: User) -> Account:
-    """The account of what ``user`` owes; made at its first use."""
-    return _found_or_made(AccountKind.RECEIVABLE, f"user:{user.pk}", user)
+def receivable_of(user_id: int) -> Account:
+    """The account of what a user owes; made at its first use."""
+    return _found_or_made(AccountKind.RECEIVABLE, f"user:{user_id}", user_id)
 
 
-def _found_or_made(kind: AccountKind, reference: str, owner: User | None) -> Account:
+def _found_or_made(kind: AccountKind, reference: str, owner_id: int | None) -> Account:
     found = Account.objects.filter(kind=kind, reference=reference).first()
     if found is None:
         # Two first uses may meet here: both get the row that won.
-        made = Account(kind=kind, reference=reference, owner=owner)
+        made = Account(kind=kind, reference=reference, owner_id=owner_id)
         Account.objects.bulk_create([made], ignore_conflicts=True)
         found = Account.objects.get(kind=kind, reference=reference)
     return found
@@ -161,6 +162,7 @@ def post_pending(transfer: Transfer, *, payer: Account, payee: Account, amount: 
     """Posts ``amount`` of a locked pending transfer (all of it, or less for a leg of a hold), releasing the rest."""
     assert 0 < amount <= transfer.amount_microcredits
     _resolve(transfer, TransferState.POSTED, amount)
+    fault_point("ledger.transfer_resolved")
     payer.pending_microcredits -= transfer.amount_microcredits
     _write_entries(transfer, payer, payee, amount)
 
@@ -191,5 +193,6 @@ def _write_entries(transfer: Transfer, payer: Account, payee: Account, amount: i
             Entry(transfer=transfer, account=payee, amount=amount),
         ]
     )
+    fault_point("ledger.entries_written")
     payer.posted_microcredits -= amount
     payee.posted_microcredits += amount

@@ -14,7 +14,7 @@ from django.db import connections, transaction
 class Command(DjangoFlush):
     help = "Refused: the ledger is append-only (only test databases are flushed)."
 
-    def handle(self, **options: Any) -> str | None:
+    def handle(self, **options: Any) -> None:
         connection = connections[options["database"]]
         name = str(connection.settings_dict["NAME"])
         if not name.startswith("test_"):
@@ -23,4 +23,3 @@ class Command(DjangoFlush):
             with connection.cursor() as cursor:
                 cursor.execute("SET LOCAL session_replication_role = replica")
             super().handle(**options)
-        return None
