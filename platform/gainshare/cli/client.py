@@ -52,7 +52,7 @@ class Site:
             ) from None
         if response.is_success:
             return response.json() if response.content else None
-        raise _refusal(response)
+        raise refusal(response)
 
     def get(self, path: str, **query: str | int) -> Any:
         return self.request("GET", path, params=query)
@@ -86,7 +86,7 @@ def site(url: str, key: str) -> Site:
         ) from None
 
 
-def _refusal(response: httpx.Response) -> SiteError:
+def refusal(response: httpx.Response) -> SiteError:
     """The site's own words where it gave some, in the REST or the OpenAI error shape."""
     try:
         error = response.json()["error"]

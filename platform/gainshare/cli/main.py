@@ -11,6 +11,7 @@ from gainshare.cli.audit import audit
 from gainshare.cli.bench import bench
 from gainshare.cli.chat import chat
 from gainshare.cli.credits import show_credits
+from gainshare.cli.demo.command import demo
 from gainshare.cli.down import down
 from gainshare.cli.keys import keys
 from gainshare.cli.models import model
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 app.command()(up)
 app.command()(down)
+app.command()(demo)
 app.command()(status)
 app.command()(submit)
 app.command()(bench)

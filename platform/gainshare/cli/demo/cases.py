@@ -1,0 +1,37 @@
+"""The six diffs that the demo submits, and the verdict that each must get."""
+
+from dataclasses import dataclass
+
+TEXTBOOK_BASE = "base/textbook_moe.diff"
+"""The demo bounty's base tree, as a diff against the shipped stack: every expert computes every token."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One submission of the demo. ``verdicts`` are those that count as the expected outcome."""
+
+    author: str
+    diff: str
+    verdicts: frozenset[str]
+    shows: str
+
+
+CASES = (
+    Case("grace", "patches/honest_speedup.diff", frozenset({"gain"}), "an honest speed-up earns an award"),
+    Case("carol", "patches/comment_only.diff", frozenset({"no_gain"}), "a comment changes nothing"),
+    Case("walter", "patches/faster_but_wrong.diff", frozenset({"wrong_output"}), "faster but wrong is wrong"),
+    Case("sam", "patches/slower.diff", frozenset({"regression"}), "slower earns nothing"),
+    Case(
+        "mallory",
+        "patches/clock_cheat.diff",
+        frozenset({"no_gain", "regression", "suspicious", "wrong_output"}),
+        "patching the clock and writing one's own verdict earns nothing",
+    ),
+    Case(
+        "oscar",
+        "patches/outside_policy.diff",
+        frozenset({"patch_rejected", "policy_violation"}),
+        "a diff outside the policy is refused before it runs",
+    ),
+)
+HONEST_AUTHOR = CASES[0].author

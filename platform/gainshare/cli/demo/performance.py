@@ -1,0 +1,94 @@
+"""One performance of the demo: start a fresh stack, play the scenario on it, stop it, write `demo.json`."""
+
+import os
+
+import httpx
+import openai
+from rich.console import Console
+
+from gainshare.cli.client import Site
+from gainshare.cli.demo.record import Record
+from gainshare.cli.demo.scenario import Stage, play
+from gainshare.cli.demo.watching import Progress
+from gainshare.cli.output import CliError
+from gainshare.local.errors import LocalModeError
+from gainshare.local.model_cache import ensure_model
+from gainshare.local.paths import ROOT, Home, home_from_environment
+from gainshare.local.secrets import Secrets, read_secret
+from gainshare.local.stack import delete_data, start_background, stop
+from gainshare.local.state import NotRunning
+
+MODEL = "smollm2-moe"
+FAILURES = (CliError, LocalModeError, httpx.HTTPError, openai.OpenAIError, KeyError, OSError)
+"""What ends a demo early; anything else is a defect of the demo itself and is shown as a traceback."""
+
+
+def run_demo(*, port: int, keep: bool, console: Console) -> Record:
+    """Play the demo in `GAINSHARE_HOME/demo`, a home of its own that starts empty each time.
+
+    `keep` leaves the stack running. The record is written to `GAINSHARE_HOME/demo.json` however the demo ends.
+    """
+    parent = home_from_environment()
+    home = Home(parent.root / "demo")
+    record = Record(console)
+    try:
+        _start_afresh(home, parent, record, port)
+        _play(home, parent, record)
+    except FAILURES as error:
+        console.print(f"[red]the demo ended early:[/] {error}", highlight=False)
+    finally:
+        if not keep:
+            _stop(home, record)
+        record.save(parent.root / "demo.json")
+    return record
+
+
+def _start_afresh(home: Home, parent: Home, record: Record, port: int) -> None:
+    with record.step("model", f"{MODEL} lies in the local store, checksum verified") as step:
+        ensure_model(MODEL, parent.root)
+        step.ok, step.actual = True, f"{MODEL} ready"
+    with record.step("start", "PostgreSQL, broker, workers, web and model node are ready") as step:
+        _stop_leftover(home)
+        delete_data(home)
+        home.root.mkdir(parents=True, mode=0o711 if os.geteuid() == 0 else 0o700)
+        (home.root / "models").symlink_to(parent.root / "models", target_is_directory=True)
+        progress = Progress(record.console)
+        state = start_background(home, port=port, model=MODEL, on_progress=progress.show)
+        record.url = state.url
+        stopped = [name for name, service in state.services.items() if service.state != "ready"]
+        step.ok = not stopped and not state.warning
+        step.actual = state.warning or f"{len(state.services)} services at {state.url}"
+        if not step.ok:
+            raise LocalModeError(f"not every service is ready: {', '.join(stopped) or state.warning}")
+
+
+def _play(home: Home, parent: Home, record: Record) -> None:
+    admin = Site(record.url, read_secret(Secrets(home.secrets).admin_key))
+    stage = Stage(
+        url=record.url,
+        admin=admin,
+        examples=ROOT / "examples",
+        evidence_dir=parent.root / "demo-evidence",
+        model=MODEL,
+        record=record,
+        progress=Progress(record.console),
+    )
+    play(stage)
+
+
+def _stop(home: Home, record: Record) -> None:
+    try:
+        with record.step("stop", "every process has ended") as step:
+            state = stop(home)
+            alive = [name for name, row in state.services.items() if row.process and row.process.is_alive()]
+            step.ok, step.actual = not alive, f"still running: {', '.join(alive) or 'none'}"
+    except LocalModeError as error:
+        record.console.print(f"[red]could not stop the stack:[/] {error}", highlight=False)
+
+
+def _stop_leftover(home: Home) -> None:
+    """A demo that was kept, or whose terminal was closed, may still run in this home."""
+    try:
+        stop(home)
+    except NotRunning:
+        return
