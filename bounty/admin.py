@@ -1,6 +1,6 @@
 """Django's admin of the bounty app: to look, not to change. Every change goes through a service."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
 from django.http import HttpRequest
@@ -19,8 +19,13 @@ from bounty.models import (
     Submission,
 )
 
+if TYPE_CHECKING:
+    ModelAdmin = admin.ModelAdmin[Any]
+else:
+    ModelAdmin = admin.ModelAdmin  # Django's own class takes no type argument when it runs
 
-class ReadOnlyAdmin(admin.ModelAdmin):
+
+class ReadOnlyAdmin(ModelAdmin):
     """Shows rows. Adding, changing and deleting are refused to everybody."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:

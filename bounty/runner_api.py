@@ -52,7 +52,7 @@ class RunnerTokenAuthentication(BaseAuthentication):
         return "Bearer"
 
 
-class RunnerTokenScheme(OpenApiAuthenticationExtension):
+class RunnerTokenScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]  # the base registers itself untyped
     target_class = RunnerTokenAuthentication
     name = "runnerToken"
 
@@ -78,11 +78,11 @@ def calling_runner(request: Request) -> Runner:
     return request.auth
 
 
-class LeaseIn(serializers.Serializer):
+class LeaseIn(serializers.Serializer[Any]):
     run_id = serializers.UUIDField()
 
 
-class JobOut(serializers.Serializer):
+class JobOut(serializers.Serializer[Any]):
     id = serializers.UUIDField()
     kind = serializers.CharField()
     suite = serializers.CharField()
@@ -93,46 +93,46 @@ class JobOut(serializers.Serializer):
     attempt = serializers.IntegerField()
 
 
-class LeaseOut(serializers.Serializer):
+class LeaseOut(serializers.Serializer[Any]):
     run = JobOut()
     lease = serializers.UUIDField()
     lease_s = serializers.IntegerField()
     trees = serializers.DictField(help_text="Manifests by tree hash.")
 
 
-class HeartbeatIn(serializers.Serializer):
+class HeartbeatIn(serializers.Serializer[Any]):
     lease = serializers.UUIDField()
     stage = serializers.CharField()
     pairs_done = serializers.IntegerField(default=0)
     pairs_max = serializers.IntegerField(default=0)
 
 
-class HeartbeatOut(serializers.Serializer):
+class HeartbeatOut(serializers.Serializer[Any]):
     cancel = serializers.BooleanField()
     lease_expires_at = serializers.DateTimeField()
 
 
-class CommitmentIn(serializers.Serializer):
+class CommitmentIn(serializers.Serializer[Any]):
     lease = serializers.UUIDField()
     commitment = serializers.CharField()
 
 
-class LogIn(serializers.Serializer):
+class LogIn(serializers.Serializer[Any]):
     lease = serializers.UUIDField()
     offset = serializers.IntegerField(min_value=0, help_text="Characters sent before under this lease.")
     text = RawTextField()
 
 
-class LogAnswer(serializers.Serializer):
+class LogAnswer(serializers.Serializer[Any]):
     next_offset = serializers.IntegerField()
 
 
-class EvidenceIn(serializers.Serializer):
+class EvidenceIn(serializers.Serializer[Any]):
     lease = serializers.UUIDField()
     evidence = serializers.JSONField()
 
 
-class RecordedOut(serializers.Serializer):
+class RecordedOut(serializers.Serializer[Any]):
     kind = serializers.CharField()
     reason = serializers.CharField()
     log_ppm_estimate = serializers.IntegerField(allow_null=True)
@@ -140,13 +140,13 @@ class RecordedOut(serializers.Serializer):
     pairs = serializers.IntegerField()
 
 
-class FailureIn(serializers.Serializer):
+class FailureIn(serializers.Serializer[Any]):
     lease = serializers.UUIDField()
     code = serializers.CharField(max_length=60)
     detail = serializers.CharField(allow_blank=True, default="", max_length=10_000)
 
 
-class MeOut(serializers.ModelSerializer):
+class MeOut(serializers.ModelSerializer[Runner]):
     class Meta:
         model = Runner
         fields = ["id", "name", "hardware", "key_id", "state", "fingerprint", "created_at"]

@@ -8,7 +8,7 @@ from rest_framework.permissions import AllowAny
 from bounty.models import Award
 
 
-class AwardOut(serializers.ModelSerializer):
+class AwardOut(serializers.ModelSerializer[Award]):
     submission = serializers.UUIDField(source="submission_id")
     submitter = serializers.CharField(source="submission.submitter.username")
     bounty = serializers.UUIDField(source="submission.bounty_id")
@@ -41,7 +41,7 @@ class AwardOut(serializers.ModelSerializer):
         ]
     )
 )
-class AwardList(generics.ListAPIView):
+class AwardList(generics.ListAPIView[Award]):
     """Priced awards, the newest first. What is only reserved is not shown: it would tell the gate's estimate."""
 
     serializer_class = AwardOut

@@ -23,7 +23,7 @@ from bounty.services.series import measured_base, patch_base
 MAX_MICROCREDITS = 2**62
 
 
-class BountyIn(serializers.Serializer):
+class BountyIn(serializers.Serializer[Any]):
     title = serializers.CharField(max_length=200)
     description = serializers.CharField(allow_blank=True, default="", max_length=20_000)
     lineage = serializers.CharField(help_text="A lineage's name.")
@@ -43,7 +43,7 @@ class BountyIn(serializers.Serializer):
     deadline_at = serializers.DateTimeField(allow_null=True, default=None)
 
 
-class BountyOut(serializers.ModelSerializer):
+class BountyOut(serializers.ModelSerializer[Bounty]):
     lineage = serializers.CharField(source="lineage.name")
     is_demo = serializers.BooleanField(source="lineage.is_demo")
     created_by = serializers.CharField(source="created_by.username")
@@ -73,7 +73,7 @@ class BountyOut(serializers.ModelSerializer):
         ]
 
 
-class EscrowOut(serializers.Serializer):
+class EscrowOut(serializers.Serializer[Any]):
     posted = serializers.IntegerField()
     reserved = serializers.IntegerField()
     available = serializers.IntegerField()
@@ -100,16 +100,16 @@ class BountyDetailOut(BountyOut):
         return measured_base(bounty=bounty).pk
 
 
-class FundIn(serializers.Serializer):
+class FundIn(serializers.Serializer[Any]):
     transfer_id = serializers.UUIDField(help_text="Made by the caller; repeating it moves nothing.")
     amount_microcredits = serializers.IntegerField(min_value=1, max_value=MAX_MICROCREDITS)
 
 
-class CloseIn(serializers.Serializer):
+class CloseIn(serializers.Serializer[Any]):
     reason = serializers.CharField(default="closed by a maintainer", max_length=1000)
 
 
-class PlaceOut(serializers.Serializer):
+class PlaceOut(serializers.Serializer[Any]):
     rank = serializers.IntegerField()
     submitter = serializers.CharField()
     submission = serializers.UUIDField()
@@ -126,7 +126,7 @@ class PlaceOut(serializers.Serializer):
 @extend_schema_view(
     get=extend_schema(parameters=[OpenApiParameter("state", str, description="open, exhausted or closed")])
 )
-class BountyList(generics.ListAPIView):
+class BountyList(generics.ListAPIView[Bounty]):
     """All bounties, the newest first."""
 
     serializer_class = BountyOut
@@ -145,7 +145,7 @@ class BountyList(generics.ListAPIView):
         return Response(BountyDetailOut(bounty).data, status=201)
 
 
-class BountyDetail(generics.RetrieveAPIView):
+class BountyDetail(generics.RetrieveAPIView[Bounty]):
     """One bounty, with its escrow and the trees that count now."""
 
     queryset = Bounty.objects.select_related("lineage", "created_by")

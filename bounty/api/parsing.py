@@ -42,7 +42,7 @@ class LargeJSONParser(BoundedJSONParser):
 
 
 @extend_schema_field({"type": "string"})
-class RawTextField(serializers.Field):
+class RawTextField(serializers.Field[str, str, str, Any]):
     """A string exactly as sent: nothing is trimmed, and odd characters are somebody else's to judge."""
 
     def to_internal_value(self, data: Any) -> str:
@@ -54,7 +54,7 @@ class RawTextField(serializers.Field):
         return str(value)
 
 
-def validated(serializer: type[serializers.Serializer], request: Request) -> dict[str, Any]:
+def validated(serializer: type[serializers.Serializer[Any]], request: Request) -> dict[str, Any]:
     """The request's body as the serializer's values; raises ValidationError."""
     parsed = serializer(data=request.data)
     parsed.is_valid(raise_exception=True)

@@ -1,5 +1,7 @@
 """REST: registering and looking after runners."""
 
+from typing import Any
+
 from drf_spectacular.utils import extend_schema
 from gainshare.accounts.permissions import IsMaintainer
 from rest_framework import generics, serializers
@@ -13,7 +15,7 @@ from bounty.models import Runner, RunnerState
 from bounty.services.runners import register_runner, set_runner_state
 
 
-class RunnerIn(serializers.Serializer):
+class RunnerIn(serializers.Serializer[Any]):
     name = serializers.SlugField(max_length=60)
     hardware = serializers.SlugField(max_length=60, default="cpu")
     public_key = serializers.CharField(max_length=64, help_text="Raw Ed25519 public key in base64.")
@@ -21,7 +23,7 @@ class RunnerIn(serializers.Serializer):
     host = serializers.CharField(max_length=120, allow_blank=True, default="")
 
 
-class RunnerOut(serializers.ModelSerializer):
+class RunnerOut(serializers.ModelSerializer[Runner]):
     class Meta:
         model = Runner
         fields = [
@@ -44,12 +46,12 @@ class RunnerMade(RunnerOut):
         fields = [*RunnerOut.Meta.fields, "token"]
 
 
-class StateIn(serializers.Serializer):
+class StateIn(serializers.Serializer[Any]):
     state = serializers.ChoiceField(choices=RunnerState.choices)
     reason = serializers.CharField(max_length=1000, default="by a maintainer")
 
 
-class RunnerList(generics.ListAPIView):
+class RunnerList(generics.ListAPIView[Runner]):
     """All runners with their public keys. A maintainer registers one with POST."""
 
     queryset = Runner.objects.all()
@@ -64,7 +66,7 @@ class RunnerList(generics.ListAPIView):
         return Response({**RunnerOut(runner).data, "token": token}, status=201)
 
 
-class RunnerDetail(generics.RetrieveAPIView):
+class RunnerDetail(generics.RetrieveAPIView[Runner]):
     """One runner; its public key checks the signatures on its evidence."""
 
     queryset = Runner.objects.all()

@@ -24,7 +24,7 @@ from bounty.services.transitions import history
 from bounty.services.trees import blob_store
 
 
-class VerdictOut(serializers.Serializer):
+class VerdictOut(serializers.Serializer[Any]):
     kind = serializers.CharField()
     reason = serializers.CharField()
     log_ppm_estimate = serializers.IntegerField(allow_null=True, help_text="ln(base/candidate), millionths.")
@@ -32,26 +32,26 @@ class VerdictOut(serializers.Serializer):
     pairs = serializers.IntegerField()
 
 
-class ChangeOut(serializers.Serializer):
+class ChangeOut(serializers.Serializer[Any]):
     old = serializers.CharField()
     new = serializers.CharField()
     reason = serializers.CharField()
     created_at = serializers.DateTimeField()
 
 
-class QueueOut(serializers.Serializer):
+class QueueOut(serializers.Serializer[Any]):
     position = serializers.IntegerField(help_text="0 is next.")
     eta_s = serializers.IntegerField(allow_null=True)
 
 
-class SampleOut(serializers.Serializer):
+class SampleOut(serializers.Serializer[Any]):
     index = serializers.IntegerField()
     control = serializers.BooleanField(help_text="A base/base pair.")
     case = serializers.CharField()
     log_ratio_ppb = serializers.IntegerField(help_text="ln(base/candidate) of the pair, billionths.")
 
 
-class EvidenceOut(serializers.Serializer):
+class EvidenceOut(serializers.Serializer[Any]):
     digest = serializers.CharField()
     key_id = serializers.CharField()
     sandbox_level = serializers.CharField()
@@ -63,7 +63,7 @@ def verdict_of(run: Run) -> RunVerdict | None:
     return getattr(run, "verdict", None)
 
 
-class RunOut(serializers.ModelSerializer):
+class RunOut(serializers.ModelSerializer[Run]):
     """A run as it stands in a list: progress, and the verdict once there is one."""
 
     submission = serializers.UUIDField(source="submission_id", allow_null=True)
@@ -133,14 +133,14 @@ class RunDetailOut(RunOut):
         return [dict(ChangeOut(change).data) for change in history(run)]
 
 
-class LogOut(serializers.Serializer):
+class LogOut(serializers.Serializer[Any]):
     offset = serializers.IntegerField()
     next_offset = serializers.IntegerField(help_text="Ask again from here.")
     text = serializers.CharField()
     is_final = serializers.BooleanField(help_text="Nothing more will come.")
 
 
-class AaIn(serializers.Serializer):
+class AaIn(serializers.Serializer[Any]):
     suite = serializers.CharField()
     preset = serializers.CharField(default="standard")
     hardware = serializers.SlugField(default="cpu")
@@ -175,7 +175,7 @@ def sealed_evidence(run: Run) -> HttpResponse:
 @extend_schema_view(
     get=extend_schema(parameters=[OpenApiParameter("state", str), OpenApiParameter("kind", str)])
 )
-class RunList(generics.ListAPIView):
+class RunList(generics.ListAPIView[Run]):
     """All runs, the newest first. A maintainer orders an A/A run with POST."""
 
     serializer_class = RunOut

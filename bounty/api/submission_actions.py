@@ -18,12 +18,12 @@ from bounty.services.reviews import merge, rejudge, remeasure, review
 from bounty.services.submissions import find_submission, withdraw
 
 
-class ReviewIn(serializers.Serializer):
+class ReviewIn(serializers.Serializer[Any]):
     decision = serializers.ChoiceField(choices=ReviewDecision.choices)
     comment = serializers.CharField(allow_blank=True, default="", max_length=10_000)
 
 
-class ReasonIn(serializers.Serializer):
+class ReasonIn(serializers.Serializer[Any]):
     reason = serializers.CharField(max_length=1000)
 
 

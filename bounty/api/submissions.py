@@ -39,7 +39,7 @@ from bounty.services.transitions import history
 from bounty.services.trees import blob_store
 
 
-class SubmissionIn(serializers.Serializer):
+class SubmissionIn(serializers.Serializer[Any]):
     bounty = serializers.UUIDField()
     diff = RawTextField(help_text="The output of `git diff` against base_tree.")
     base_tree = serializers.CharField(
@@ -49,7 +49,7 @@ class SubmissionIn(serializers.Serializer):
     )
 
 
-class ReviewOut(serializers.ModelSerializer):
+class ReviewOut(serializers.ModelSerializer[Review]):
     reviewer = serializers.CharField(source="reviewer.username")
 
     class Meta:
@@ -72,7 +72,7 @@ def shown_verdict(submission: Submission) -> dict[str, Any] | None:
     }
 
 
-class SubmissionOut(serializers.ModelSerializer):
+class SubmissionOut(serializers.ModelSerializer[Submission]):
     bounty = serializers.UUIDField(source="bounty_id")
     bounty_title = serializers.CharField(source="bounty.title")
     submitter = serializers.CharField(source="submitter.username")
@@ -159,7 +159,7 @@ def rendered(submission: Submission, status: int = 200) -> Response:
         ]
     )
 )
-class SubmissionList(generics.ListAPIView):
+class SubmissionList(generics.ListAPIView[Submission]):
     """All submissions, the newest first. POST sends one in."""
 
     serializer_class = SubmissionOut
@@ -177,8 +177,9 @@ class SubmissionList(generics.ListAPIView):
             found = found.filter(state=state)
         if name := query.get("submitter"):
             user = self.request.user
-            is_me = name == "me" and isinstance(user, User)
-            found = found.filter(submitter=user) if is_me else found.filter(submitter__username=name)
+            if name == "me" and isinstance(user, User):
+                return found.filter(submitter=user)
+            found = found.filter(submitter__username=name)
         return found
 
     @extend_schema(request=SubmissionIn, responses={201: SubmissionDetailOut})

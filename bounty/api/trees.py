@@ -20,30 +20,30 @@ from bounty.services.transitions import history
 from bounty.services.trees import blob_store, create_lineage, create_tree, find_tree, load_tree
 
 
-class TreeIn(serializers.Serializer):
+class TreeIn(serializers.Serializer[Any]):
     base = serializers.CharField(default="shipped", help_text='A tree\'s hash, or "shipped".')
     diff = RawTextField(default="", help_text="A unified diff against that tree; empty: the tree itself.")
 
 
-class TreeOut(serializers.ModelSerializer):
-    parent = serializers.CharField(source="parent_id", allow_null=True)
+class TreeOut(serializers.ModelSerializer[StoredTree]):
+    parent_tree = serializers.CharField(source="parent_id", allow_null=True)
 
     class Meta:
         model = StoredTree
-        fields = ["hash", "parent", "manifest", "created_at"]
+        fields = ["hash", "parent_tree", "manifest", "created_at"]
 
 
-class TreeMade(serializers.Serializer):
+class TreeMade(serializers.Serializer[Any]):
     hash = serializers.CharField()
 
 
-class LineageIn(serializers.Serializer):
+class LineageIn(serializers.Serializer[Any]):
     name = serializers.CharField(max_length=60)
     base_tree = serializers.CharField(default="shipped")
     is_demo = serializers.BooleanField(default=False)
 
 
-class LineageOut(serializers.ModelSerializer):
+class LineageOut(serializers.ModelSerializer[Lineage]):
     origin = serializers.CharField(source="origin_id")
     tip = serializers.CharField(source="tip_id")
 
@@ -52,7 +52,7 @@ class LineageOut(serializers.ModelSerializer):
         fields = ["name", "is_demo", "origin", "tip", "created_at"]
 
 
-class LineageMove(serializers.Serializer):
+class LineageMove(serializers.Serializer[Any]):
     old = serializers.CharField()
     new = serializers.CharField()
     reason = serializers.CharField()
@@ -112,7 +112,7 @@ class TreeArchive(APIView):
         return response
 
 
-class LineageList(generics.ListAPIView):
+class LineageList(generics.ListAPIView[Lineage]):
     """Lines of trees that grow by merges."""
 
     queryset = Lineage.objects.all()
@@ -127,7 +127,7 @@ class LineageList(generics.ListAPIView):
         return Response(LineageOut(lineage).data, status=201)
 
 
-class LineageDetail(generics.RetrieveAPIView):
+class LineageDetail(generics.RetrieveAPIView[Lineage]):
     """One lineage with every move of its tip."""
 
     queryset = Lineage.objects.all()

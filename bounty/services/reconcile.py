@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 
 from django.db.models import Q
 from django.utils import timezone
@@ -68,7 +69,7 @@ def reconcile_runs() -> Repairs:
 def _lose_expired(repairs: Repairs, now: datetime) -> None:
     for run in Run.objects.filter(state__in=OPEN_RUN_STATES, lease_expires_at__lt=now):
         repairs.lost += repairs.attempt(
-            f"run {run.pk}", lambda run=run: lose_run(run=run, reason="its lease ran out without a heartbeat")
+            f"run {run.pk}", partial(lose_run, run=run, reason="its lease ran out without a heartbeat")
         )
 
 
@@ -84,25 +85,24 @@ def _advance(repairs: Repairs, now: datetime) -> None:
     )
     waiting = Submission.objects.filter(has_new_verdict | to_reserve | merged | in_window)
     for submission in waiting.order_by("sealed_at").distinct():
-        before = (submission.state, submission.next_step)
+        repairs.advanced += repairs.attempt(f"submission {submission.pk}", partial(_go_on, submission))
 
-        def go_on(submission: Submission = submission, before: tuple[str, str] = before) -> bool:
-            after = advance_submission(submission_id=submission.pk)
-            return (after.state, after.next_step) != before
 
-        repairs.advanced += repairs.attempt(f"submission {submission.pk}", go_on)
+def _go_on(before: Submission) -> bool:
+    after = advance_submission(submission_id=before.pk)
+    return (after.state, after.next_step) != (before.state, before.next_step)
 
 
 def _close(repairs: Repairs, now: datetime) -> None:
     for bounty in Bounty.objects.exclude(state=BountyState.CLOSED).filter(deadline_at__lte=now):
         repairs.closed += repairs.attempt(
             f"bounty {bounty.pk}",
-            lambda bounty=bounty: close_bounty(bounty_id=bounty.pk, reason="the deadline passed"),
+            partial(close_bounty, bounty_id=bounty.pk, reason="the deadline passed"),
         )
     for bounty in Bounty.objects.exclude(state=BountyState.CLOSED):
-        repairs.attempt(f"bounty {bounty.pk}", lambda bounty=bounty: follow_funds(bounty=bounty))
+        repairs.attempt(f"bounty {bounty.pk}", partial(follow_funds, bounty=bounty))
     for bounty in Bounty.objects.filter(state=BountyState.CLOSED, escrow_returned_at=None):
-        repairs.attempt(f"bounty {bounty.pk}", lambda bounty=bounty: return_leftover(bounty_id=bounty.pk))
+        repairs.attempt(f"bounty {bounty.pk}", partial(return_leftover, bounty_id=bounty.pk))
 
 
 def _wake(repairs: Repairs, now: datetime) -> None:

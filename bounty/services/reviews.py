@@ -17,6 +17,7 @@ from bounty.models import (
     Review,
     ReviewDecision,
     RunKind,
+    StoredTree,
     Submission,
     SubmissionState,
 )
@@ -139,7 +140,7 @@ def _merge(submission: Submission, lineage: Lineage, actor: User) -> None:
     Submission.objects.filter(pk=submission.pk, merged_at=None).update(merged_at=timezone.now())
 
 
-def _applied_to_tip(submission: Submission, lineage: Lineage):  # noqa: ANN202 (a StoredTree)
+def _applied_to_tip(submission: Submission, lineage: Lineage) -> StoredTree:
     store = blob_store()
     patch = parse_patch(store.get(submission.diff_blob))
     try:

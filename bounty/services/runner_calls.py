@@ -9,6 +9,7 @@ import secrets
 import uuid
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from django.conf import settings
@@ -65,7 +66,7 @@ def lease_run(*, runner: Runner, run_id: UUID) -> Run:
 
 def _take(run: Run, runner: Runner) -> bool:
     now = timezone.now()
-    fields = {
+    fields: dict[str, Any] = {
         "lease": uuid.uuid4(),
         "lease_expires_at": now + timedelta(seconds=settings.RUN_LEASE_S),
         "runner": runner,
@@ -145,6 +146,7 @@ def _was_withdrawn(run_id: UUID, lease: UUID, runner: Runner) -> bool:
     run = Run.objects.filter(pk=run_id).first()
     return (
         run is not None
+        and run.submission_id is not None
         and holds(run, lease=lease, runner_id=runner.pk)
         and Submission.objects.filter(pk=run.submission_id, state=SubmissionState.WITHDRAWN).exists()
     )

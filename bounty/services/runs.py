@@ -35,7 +35,8 @@ def find_run(run_id: UUID) -> Run:
 
 def queue_run(*, submission: Submission, kind: RunKind, base: StoredTree) -> Run:
     """A new run of the submission's candidate, and a wake-up for the runners of its hardware."""
-    bounty = submission.bounty
+    bounty, candidate = submission.bounty, submission.candidate_tree
+    assert candidate is not None, "only a checked submission is run"
     with transaction.atomic():
         number = Run.objects.filter(submission=submission, kind=kind).count() + 1
         run = Run.objects.create(
@@ -46,7 +47,7 @@ def queue_run(*, submission: Submission, kind: RunKind, base: StoredTree) -> Run
             preset=bounty.preset,
             hardware=bounty.hardware,
             base_tree=base,
-            candidate_tree=submission.candidate_tree,
+            candidate_tree=candidate,
             woken_at=timezone.now(),
         )
         note(run, old="", new=run.state, reason=f"{kind} ordered")
