@@ -1,0 +1,110 @@
+"""The buttons on a submission's page: which of them somebody may press, and what they do."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from uuid import UUID
+
+from django.contrib import messages
+from django.contrib.auth.models import AnonymousUser
+from django.http import Http404, HttpResponse
+from django.shortcuts import redirect
+from django.views.decorators.http import require_POST
+from gainshare.accounts.errors import DomainError
+from gainshare.accounts.models import User
+from gainshare.web.signed_in import SignedInRequest, signed_in
+
+from bounty.models import NextStep, Submission, SubmissionState
+from bounty.services import awards, reviews
+from bounty.services.submissions import find_submission, withdraw
+
+S = SubmissionState
+BEING_JUDGED = (S.CHECKED, S.QUEUED, S.JUDGING, S.CONFIRMING)
+OPEN_FOR_REVIEW = (S.CONFIRMED, S.ACCEPTED)
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One thing that can be done. `text` is the reviewer's comment or the reason."""
+
+    done: str
+    run: Callable[[User, UUID, str], Submission]
+
+
+ACTIONS: Mapping[str, Action] = {
+    "withdraw": Action(
+        "The submission was withdrawn.", lambda user, pk, text: withdraw(actor=user, submission_id=pk)
+    ),
+    "accept": Action(
+        "You accepted the submission.",
+        lambda user, pk, text: reviews.review(actor=user, submission_id=pk, decision="accept", comment=text),
+    ),
+    "decline": Action(
+        "You declined the submission.",
+        lambda user, pk, text: reviews.review(actor=user, submission_id=pk, decision="decline", comment=text),
+    ),
+    "merge": Action(
+        "The measured tree is merged, and the award has vested.",
+        lambda user, pk, text: reviews.merge(actor=user, submission_id=pk),
+    ),
+    "remeasure": Action(
+        "It is measured again against the new tip.",
+        lambda user, pk, text: reviews.remeasure(actor=user, submission_id=pk),
+    ),
+    "rejudge": Action(
+        "The gate run was ordered again.",
+        lambda user, pk, text: reviews.rejudge(actor=user, submission_id=pk),
+    ),
+    "reverse": Action(
+        "The award was taken back.",
+        lambda user, pk, text: awards.reverse(actor=user, submission=find_submission(pk), reason=text),
+    ),
+}
+
+
+def allowed_actions(submission: Submission, user: User | AnonymousUser) -> set[str]:
+    """The actions to offer. The services decide again when one is pressed."""
+    if not isinstance(user, User):
+        return set()
+    state, offered = submission.state, set()
+    is_author, is_merged = submission.submitter_id == user.pk, submission.merged_at is not None
+    may_wait = state == S.JUDGED and submission.next_step != NextStep.NONE
+    if is_author and not is_merged and (state in (*BEING_JUDGED, *OPEN_FOR_REVIEW) or may_wait):
+        offered.add("withdraw")
+    has_moved = submission.bounty.lineage.tip_id != submission.base_tree_id
+    if state in OPEN_FOR_REVIEW and has_moved and not is_merged and (is_author or user.is_maintainer):
+        offered.add("remeasure")
+    if not user.is_maintainer:
+        return offered
+    if state in (S.ACCEPTED, S.VESTED) and not is_merged and not has_moved:
+        offered.add("merge")
+    if is_author:
+        return offered
+    if state in OPEN_FOR_REVIEW and not submission.reviews.filter(
+        reviewer=user, candidate_tree=submission.candidate_tree_id
+    ):
+        offered |= {"accept", "decline"}
+    if state == S.JUDGED and submission.verdict_kind in reviews.JUDGED_AGAIN:
+        offered.add("rejudge")
+        if submission.verdict_kind == "suspicious":
+            offered.add("decline")
+    if state == S.VESTED:
+        offered.add("reverse")
+    return offered
+
+
+@signed_in
+@require_POST
+def act(request: SignedInRequest, submission_id: UUID, action: str) -> HttpResponse:
+    """Do one action, say how it went, go back to the submission."""
+    chosen = ACTIONS.get(action)
+    if chosen is None:
+        raise Http404("There is no such action.")
+    try:
+        chosen.run(request.user, submission_id, request.POST.get("text", "").strip())
+    except DomainError as error:
+        if error.status == 404:
+            raise Http404(error.message) from None
+        messages.error(request, error.message)
+    else:
+        messages.success(request, chosen.done)
+    return redirect("submission", submission_id=submission_id)

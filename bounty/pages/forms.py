@@ -1,0 +1,167 @@
+"""The bounty pages' forms: they read what people type; the services decide whether it can be done."""
+
+from typing import Any
+
+from django import forms
+from django.core.files.uploadedfile import UploadedFile
+from django.utils import timezone
+from gainshare.web.formatting import parse_credits
+
+from benchmarks.catalogue import SUITES
+from bounty.limits import MAX_DIFF_CHARS
+from bounty.models import Lineage, Runner, RunnerState
+
+CODE = {"class": "code", "spellcheck": "false", "autocapitalize": "none", "rows": 16}
+
+
+class CreditsField(forms.CharField):
+    """Credits as typed, with up to six decimals; cleaned to micro-credits."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("widget", forms.TextInput(attrs={"inputmode": "decimal", "autocomplete": "off"}))
+        super().__init__(**kwargs)
+
+    def clean(self, value: Any) -> Any:
+        text = super().clean(value)
+        if not text:
+            return None
+        try:
+            return parse_credits(text)
+        except ValueError as error:
+            raise forms.ValidationError(str(error)) from None
+
+
+class DiffForm(forms.Form):
+    """A diff, pasted or uploaded."""
+
+    diff = forms.CharField(
+        required=False,
+        strip=False,
+        label="Paste the diff",
+        help_text="A unified diff, as <code>git diff</code> prints it. Only files below <code>model/</code>.",
+        widget=forms.Textarea(attrs=CODE),
+    )
+    file = forms.FileField(
+        required=False,
+        label="Or choose a file",
+        widget=forms.FileInput(attrs={"accept": ".diff,.patch,text/plain"}),
+    )
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        upload: UploadedFile | None = cleaned.get("file")
+        pasted = cleaned.get("diff") or ""
+        if upload is not None and pasted.strip():
+            raise forms.ValidationError("Paste a diff or choose a file, not both.")
+        if upload is not None:
+            if (upload.size or 0) > 4 * MAX_DIFF_CHARS:
+                raise forms.ValidationError(
+                    f"The file is too large; a diff has at most {MAX_DIFF_CHARS} characters."
+                )
+            try:
+                cleaned["diff"] = upload.read().decode()
+            except UnicodeDecodeError:
+                raise forms.ValidationError(
+                    "The file is not text in UTF-8. Make the diff with git diff."
+                ) from None
+        elif pasted.strip():
+            # Browsers send form text with CRLF line ends; the diff was typed with LF.
+            cleaned["diff"] = pasted.replace("\r\n", "\n")
+        else:
+            raise forms.ValidationError("Paste a diff or choose a file.")
+        return cleaned
+
+
+class BountyForm(forms.Form):
+    """A new bounty."""
+
+    title = forms.CharField(max_length=200, label="Title")
+    description = forms.CharField(
+        required=False,
+        label="Description",
+        help_text="What you hope for, and where to start.",
+        widget=forms.Textarea(attrs={"rows": 5}),
+    )
+    lineage = forms.ModelChoiceField(
+        queryset=Lineage.objects.all(),
+        to_field_name="name",
+        empty_label=None,
+        label="Lineage",
+        help_text="The line of trees that accepted patches are merged into.",
+    )
+    suite = forms.ChoiceField(label="What is measured")
+    hardware = forms.ChoiceField(label="Hardware")
+    escrow = CreditsField(
+        label="Credits in escrow", help_text="Taken from the treasury now; what is not paid comes back."
+    )
+    rate = CreditsField(
+        label="Credits for e-fold speed",
+        help_text="An award is this rate times ln(speed-up): 1 % faster earns about a hundredth of it.",
+    )
+    min_reviewers = forms.IntegerField(
+        min_value=1, max_value=20, initial=1, label="Reviewers needed", widget=forms.NumberInput
+    )
+    max_attempts = forms.IntegerField(min_value=1, max_value=1000, initial=10, label="Attempts per person")
+    deadline_at = forms.DateTimeField(
+        required=False,
+        label="Deadline (UTC)",
+        widget=forms.DateTimeInput(attrs={"type": "datetime-local"}, format="%Y-%m-%dT%H:%M"),
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        suites, hardware = self.fields["suite"], self.fields["hardware"]
+        assert isinstance(suites, forms.ChoiceField) and isinstance(hardware, forms.ChoiceField)
+        suites.choices = [
+            (f"{suite.name}/{preset.name}", f"{suite.title}, {preset.name}: {preset.description}")
+            for suite in SUITES.values()
+            for preset in suite.presets.values()
+        ]
+        present = (
+            Runner.objects.exclude(state=RunnerState.RETIRED).values_list("hardware", flat=True).distinct()
+        )
+        hardware.choices = [(name, name) for name in sorted({"cpu", *present})]
+
+    def wide_fields(self) -> list[forms.BoundField]:
+        """The fields that take the form's whole width."""
+        return [self[name] for name in ("title", "description", "lineage", "suite", "hardware")]
+
+    def short_fields(self) -> list[forms.BoundField]:
+        """The fields that stand side by side."""
+        return [self[name] for name in ("escrow", "rate", "min_reviewers", "max_attempts", "deadline_at")]
+
+    def clean_deadline_at(self) -> Any:
+        deadline = self.cleaned_data["deadline_at"]
+        if deadline is not None and deadline <= timezone.now():
+            raise forms.ValidationError("The deadline has passed already.")
+        return deadline
+
+    def terms(self) -> dict[str, Any]:
+        """The cleaned form as `open_bounty` takes it."""
+        data = self.cleaned_data
+        suite, preset = data["suite"].split("/")
+        return {
+            "title": data["title"],
+            "description": data["description"],
+            "lineage": data["lineage"].name,
+            "suite": suite,
+            "preset": preset,
+            "hardware": data["hardware"],
+            "escrow_microcredits": data["escrow"],
+            "rate_microcredits_per_nat": data["rate"],
+            "min_reviewers": data["min_reviewers"],
+            "max_attempts": data["max_attempts"],
+            "deadline_at": data["deadline_at"],
+        }
+
+
+class LineageForm(forms.Form):
+    """A new lineage that starts at the installed stack or at another known tree."""
+
+    name = forms.CharField(max_length=60, label="Name", help_text="Lower-case letters, digits, - and _.")
+    base_tree = forms.CharField(
+        initial="shipped",
+        max_length=64,
+        label="Starts at",
+        help_text="<code>shipped</code> for the installed stack, or a tree's hash.",
+    )

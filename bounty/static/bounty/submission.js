@@ -1,0 +1,60 @@
+// Follows a submission while it is judged: polls the live view, moves the bar, appends the log.
+"use strict";
+
+const log = document.getElementById("log");
+const progress = document.getElementById("progress");
+const POLL_MS = 1500;
+const SLOWEST_POLL_MS = 30000;
+
+let offset = Number(log.dataset.nextOffset);
+let pause = POLL_MS;
+
+async function poll() {
+  let body;
+  try {
+    const response = await fetch(`${log.dataset.liveUrl}?offset=${offset}`);
+    if (!response.ok) throw new Error(String(response.status));
+    body = await response.json();
+    pause = POLL_MS;
+  } catch {
+    pause = Math.min(pause * 2, SLOWEST_POLL_MS);
+    return true;
+  }
+  append(body.log.text);
+  offset = body.log.next_offset;
+  if (progress) {
+    if (body.state !== progress.dataset.state) {
+      window.location.reload();
+      return false;
+    }
+    show(body);
+  }
+  return !body.log.is_final || !body.is_settled;
+}
+
+function append(text) {
+  if (!text) return;
+  const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
+  log.append(document.createTextNode(text));
+  document.getElementById("log-empty").hidden = true;
+  if (atEnd) log.scrollTop = log.scrollHeight;
+}
+
+function show(body) {
+  document.getElementById("progress-headline").textContent = body.headline;
+  document.getElementById("progress-detail").textContent = body.detail;
+  const bar = document.getElementById("progress-bar");
+  bar.hidden = body.pairs_max === 0;
+  bar.max = body.pairs_max || 1;
+  bar.value = body.pairs_done;
+  document.getElementById("progress-pairs").textContent = body.pairs_max
+    ? `${body.pairs_done} of at most ${body.pairs_max} pairs`
+    : "";
+}
+
+async function follow() {
+  while (await poll()) await new Promise((resolve) => setTimeout(resolve, pause));
+}
+
+log.scrollTop = log.scrollHeight;
+if (progress || log.dataset.final !== "true") follow();
