@@ -22,7 +22,8 @@ from benchmarks.patches import PatchError, apply_patch, parse_patch
 from benchmarks.sandbox import SandboxError, best_level
 from benchmarks.statistics.units import percent_faster
 from benchmarks.suites import UnknownSuite
-from benchmarks.trees import BlobStore, Tree, TreeError, read_tree, shipped_tree, write_tree
+from benchmarks.tree_folders import tree_folders
+from benchmarks.trees import BlobStore, Tree, TreeError, read_tree, shipped_tree
 
 SHIPPED = "shipped"
 
@@ -73,15 +74,12 @@ def measure(
         candidate_tree = (
             base_tree if kind == "aa" or candidate is None else load_tree(candidate, base_tree, store)
         )
-        tree_dirs = {}
-        for tree in {base_tree.hash: base_tree, candidate_tree.hash: candidate_tree}.values():
-            tree_dirs[tree.hash] = Path(folder) / "trees" / tree.hash
-            write_tree(tree, store, tree_dirs[tree.hash])
         job = Job("local", kind, suite, preset, base_tree.hash, candidate_tree.hash, **plan)  # type: ignore[arg-type]  # argparse checked the kind
         options = JudgeOptions(level=best_level(allow_none=allow_none))
         say = callbacks or Terminal()
         with device_lock("cpu", on_wait=lambda: say.on_log("waiting for another measurement to end")):
-            return judge(job, tree_dirs=tree_dirs, key=generate_key(), callbacks=say, options=options)
+            with tree_folders((base_tree, candidate_tree), store, Path(folder) / "trees") as tree_dirs:
+                return judge(job, tree_dirs=tree_dirs, key=generate_key(), callbacks=say, options=options)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -9,7 +9,7 @@ import os
 import select
 import time
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 from benchmarks.pairs.protocol import (
     HEAD,
@@ -36,6 +36,10 @@ class SampleRaised(Exception):  # noqa: N818 - names what happened
     """The sample answered that the stack raised."""
 
 
+class WrongForm(Exception):  # noqa: N818 - names what happened
+    """The sample answered the call that was due, but with another dtype or shape than asked for."""
+
+
 class Channel:
     """Non-blocking reads and writes with deadlines on two file descriptors, which stay the caller's to close."""
 
@@ -54,7 +58,7 @@ class Channel:
         """Send `frame`, read an answer that is exactly `due` followed by len(payload) bytes; the nanoseconds it took.
 
         The clock runs from before the first byte is sent until the last byte has arrived. Raises SampleClosed,
-        SampleSilent, SampleRaised (with the sample's words) or ProtocolError.
+        SampleSilent, SampleRaised (with the sample's words), WrongForm or ProtocolError.
         """
         answer = bytearray(len(due) + len(payload))
         start = time.perf_counter_ns()
@@ -108,19 +112,26 @@ class Channel:
             filled += self._read_some(view[filled:], deadline)
             if not is_checked and filled >= HEAD.size:
                 if bytes(view[: HEAD.size]) != due[: HEAD.size]:
-                    self._refuse(view[:filled], deadline)
+                    self._refuse(bytes(view[:filled]), due, deadline)
                 is_checked = True
         if bytes(view[: len(due)]) != due:
-            raise ProtocolError("the answer's dtype or shape is not the one that was asked for")
+            self._refuse(bytes(view[: len(due)]), due, deadline)
 
-    def _refuse(self, got: memoryview, deadline: int) -> None:
-        head = bytes(got[: HEAD.size])
-        kind, _, _, _ = parse_head(head)
-        if kind is Kind.ERROR:
-            self._raise_error(bytes(got), deadline)
-        raise ProtocolError(f"{kind.name} of an unexpected size or number came where an answer was due")
+    def _refuse(self, got: bytes, due: bytes, deadline: int) -> NoReturn:
+        """Say what came instead of the answer that was due."""
+        kind, sequence, header_bytes, _ = parse_head(got[: HEAD.size])
+        _, due_sequence, _, _ = parse_head(due[: HEAD.size])
+        if kind is Kind.ERROR and sequence == due_sequence:
+            self._raise_error(got, deadline)
+        if kind is not Kind.RESULT or sequence != due_sequence:
+            raise ProtocolError(f"{kind.name} number {sequence} came where answer {due_sequence} was due")
+        rest = bytearray(max(0, HEAD.size + header_bytes - len(got)))
+        self._receive(memoryview(rest), deadline)
+        stated = decode_header((got + bytes(rest))[HEAD.size : HEAD.size + header_bytes])
+        asked = decode_header(due[HEAD.size :])
+        raise WrongForm(f"the answer is {_form(stated)}, asked for was {_form(asked)}")
 
-    def _raise_error(self, got: bytes, deadline: int) -> None:
+    def _raise_error(self, got: bytes, deadline: int) -> NoReturn:
         _, _, header_bytes, payload_bytes = parse_head(got[: HEAD.size])
         total = HEAD.size + header_bytes
         if payload_bytes or len(got) > total or header_bytes > MAX_ERROR_BYTES:
@@ -150,3 +161,14 @@ class Channel:
 def due_answer(header: bytes, sequence: int, payload_bytes: int) -> bytes:
     """Head and header that the answer to call `sequence` has to begin with."""
     return HEAD.pack(MAGIC, Kind.RESULT, b"\0\0\0", sequence, len(header), payload_bytes) + header
+
+
+def _form(header: dict[str, Any]) -> str:
+    """Dtype and shape for people, of whatever a header says."""
+    tensors = header.get("tensors")
+    words = (
+        [f"{tensor.get('dtype')}{tensor.get('shape')}" for tensor in tensors if isinstance(tensor, dict)]
+        if isinstance(tensors, list)
+        else []
+    )
+    return ", ".join(words)[:200] or "no tensor"

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.pairs import cores as affinity
-from benchmarks.pairs.channel import Channel, SampleClosed, SampleRaised, SampleSilent, due_answer
+from benchmarks.pairs.channel import Channel, SampleClosed, SampleRaised, SampleSilent, WrongForm, due_answer
 from benchmarks.pairs.protocol import (
     Kind,
     ProtocolError,
@@ -33,7 +33,7 @@ MAX_PIDS = 64
 
 
 class SideFailed(Exception):  # noqa: N818 - carries an event, not a bug
-    """A sample did not do its part. `kind`: crash, timeout, resource_limit or protocol_violation."""
+    """A sample did not do its part. `kind` is one of the evidence's event kinds."""
 
     def __init__(self, kind: str, side: str, stage: str, detail: str) -> None:
         super().__init__(f"{side} at {stage}: {detail}")
@@ -183,6 +183,8 @@ class Side:
             raise SideFailed(
                 "timeout", self.name, stage, f"no complete answer within {limit_ms} ms"
             ) from None
+        except WrongForm as error:
+            raise SideFailed("wrong_output", self.name, stage, str(error)) from None
         except ProtocolError as error:
             raise SideFailed("protocol_violation", self.name, stage, str(error)) from None
         except SampleClosed:

@@ -183,6 +183,12 @@ CASES = {
     ),
 }
 CALLS_PER_SIDE = {"tiny": 12, "demo": 20, "standard": 20}
+TIME_LIMITS = {
+    "tiny": TimeLimits(start_ms=60_000, load_ms=20_000, call_ms=3_000),
+    "demo": TimeLimits(start_ms=60_000, load_ms=20_000, call_ms=10_000),
+    "standard": TimeLimits(start_ms=60_000, load_ms=60_000, call_ms=30_000),
+}
+MEMORY_BYTES = {"tiny": 512 * MIB, "demo": 1024 * MIB, "standard": 2048 * MIB}
 
 
 def moe_forward(preset: str) -> MoEForward:
@@ -196,6 +202,6 @@ def moe_forward(preset: str) -> MoEForward:
         calls_per_side=CALLS_PER_SIDE[preset],
         oracle_checks=3,
         tolerance=TOLERANCE,
-        time_limits=TimeLimits(start_ms=60_000, load_ms=20_000, call_ms=10_000),
-        memory_bytes=1024 * MIB,
+        time_limits=TIME_LIMITS[preset],
+        memory_bytes=MEMORY_BYTES[preset],
     )
