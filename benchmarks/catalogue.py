@@ -46,8 +46,8 @@ MOE_FORWARD = SuiteInfo(
             "standard": PresetInfo("standard", "Shapes of the served model: from one token to long prompts"),
         }
     ),
-    minimum_effect_log_ppm=9_950,  # ln 1.01, rounded down
-    cap_log_ppm=3_688_879,  # ln 40: past what removing every idle expert can give
+    minimum_effect_log_ppm=9_951,  # ln 1.01, rounded up
+    cap_log_ppm=3_688_880,  # ln 40, rounded up: past what removing every idle expert can give
     worst_case_log_ppm=-51_293,  # ln 0.95
 )
 

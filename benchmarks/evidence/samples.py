@@ -53,8 +53,8 @@ def read_samples(document: dict[str, Any]) -> Samples:
 
 
 def turns(calls: list[list[Any]]) -> list[tuple[int, int]]:
-    """(base_ns, candidate_ns) of each turn."""
-    both = [dict([first, second]) for first, second in zip(calls[::2], calls[1::2], strict=True)]
+    """(base_ns, candidate_ns) of each whole turn."""
+    both = [dict([first, second]) for first, second in zip(calls[::2], calls[1::2], strict=False)]
     return [(turn["base"], turn["candidate"]) for turn in both]
 
 
