@@ -1,12 +1,14 @@
 """`gainshare chat`: one question to a model of the site, through the unmodified `openai` client."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from openai import APIConnectionError, APIStatusError, OpenAI
 
 from gainshare.cli.client import KeyOption, UrlOption, site
 from gainshare.cli.output import CliError, JsonOption, console, errors, print_json
+
+if TYPE_CHECKING:
+    from openai import OpenAI
 
 
 def chat(
@@ -22,6 +24,8 @@ def chat(
     as_json: JsonOption = False,
 ) -> None:
     """Ask a model and stream its answer. It is paid from one's credits."""
+    from openai import APIConnectionError, APIStatusError, OpenAI  # its import takes half a second
+
     where = site(url, key)
     client = OpenAI(base_url=f"{where.url}/v1", api_key=where.key, max_retries=0)
     messages: list[Any] = [{"role": "system", "content": system}] if system else []
@@ -51,13 +55,13 @@ def chat(
         errors.print(f"[dim]{words}, request {answer['request_id']}[/]", highlight=False)
 
 
-def _first_model(client: OpenAI) -> str:
+def _first_model(client: "OpenAI") -> str:
     for model in client.models.list():
         return model.id
     raise CliError("the site serves no model at the moment", code="no_model")
 
 
-def _stream(client: OpenAI, *, show: bool, **request: Any) -> dict[str, Any]:
+def _stream(client: "OpenAI", *, show: bool, **request: Any) -> dict[str, Any]:
     words: list[str] = []
     usage = None
     with client.chat.completions.with_raw_response.create(

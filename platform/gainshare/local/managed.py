@@ -78,7 +78,7 @@ class Managed:
                 self.state.state = "ready"
                 self.state.detail = ""
             elif now - self._started_at > self.spec.ready_timeout_s:
-                self._fail(f"was not ready after {self.spec.ready_timeout_s:.0f} s")
+                self._fail(f"was not ready after {self.spec.ready_timeout_s:g} s")
         rotate(self.log)
 
     def stop(self) -> None:

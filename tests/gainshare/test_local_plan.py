@@ -1,0 +1,241 @@
+"""What each process of the local stack is given: order of the plan, environments, ports, registration of the runner."""
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gainshare.local.errors import LocalModeError
+from gainshare.local.model_cache import ensure_model
+from gainshare.local.paths import Home
+from gainshare.local.ports import free_port, require_free
+from gainshare.local.registration import register_runner
+from gainshare.local.secrets import Secrets, read_secret, write_secret
+from gainshare.local.services import LocalStack, StackOptions, free_space_problem, run_logged
+from gainshare.local.spec import ServiceSpec
+
+from benchmarks.evidence.signing import load_key, public_key
+
+OPTIONS = StackOptions(port=8123, model="tiny", node_port=8124, sandbox_level="bubblewrap")
+
+
+@pytest.fixture
+def stack(open_folder: Path) -> LocalStack:
+    return LocalStack.create(Home(open_folder / "home"), OPTIONS, "tag")
+
+
+def services(stack: LocalStack) -> dict[str, ServiceSpec]:
+    return {item.name: item for item in stack.plan() if isinstance(item, ServiceSpec)}
+
+
+def test_everything_starts_after_what_it_needs(stack: LocalStack) -> None:
+    assert [item.name for item in stack.plan()] == [
+        "model",
+        "initdb",
+        "postgres",
+        "database",
+        "migrate",
+        "valkey",
+        "bootstrap",
+        "web",
+        "runner registration",
+        "control",
+        "beat",
+        "node",
+        "runner",
+    ]
+
+
+def test_without_a_model_no_node_is_started_or_named(open_folder: Path) -> None:
+    options = StackOptions(port=8123, model="none", node_port=8124)
+    stack = LocalStack.create(Home(open_folder / "home"), options, "tag")
+    assert "node" not in services(stack)
+    assert services(stack)["web"].env["GAINSHARE_MODEL_NODES"] == ""
+
+
+def test_no_process_gets_a_secret_that_it_does_not_need(stack: LocalStack) -> None:
+    database = read_secret(stack.secrets.database_password)
+    control, runner = (
+        read_secret(stack.secrets.broker_control_password),
+        read_secret(stack.secrets.broker_runner_password),
+    )
+    holders = {
+        secret: {
+            name
+            for name, spec in services(stack).items()
+            if any(secret in value for value in spec.env.values())
+        }
+        for secret in (database, control, runner)
+    }
+    assert holders == {
+        database: {"web", "control", "beat"},
+        control: {"web", "control", "beat"},
+        runner: {"runner"},
+    }
+    for spec in services(stack).values():
+        assert not any(secret in word for secret in holders for word in spec.argv)
+
+
+def test_the_runner_has_neither_database_nor_control_queue(stack: LocalStack) -> None:
+    env = services(stack)["runner"].env
+    assert "DATABASE_URL" not in env
+    assert "BROKER_URL" not in env
+    assert "GAINSHARE_SECRET_KEY_FILE" not in env
+    assert env["GAINSHARE_RUNNER_BROKER_URL"].startswith("redis+socket://runner:")
+
+
+def test_only_web_and_node_have_the_nodes_token(stack: LocalStack) -> None:
+    token = str(stack.secrets.node_token)
+    holders = {
+        name for name, spec in services(stack).items() if token in spec.env.values() or token in spec.argv
+    }
+    assert holders == {"web", "node"}
+
+
+def test_the_callers_own_variables_are_not_passed_on(
+    open_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    monkeypatch.setenv("GAINSHARE_RUN_LEASE_S", "3")
+    monkeypatch.setenv("GAINSHARE_FAULT", "runner.leased")
+    stack = LocalStack.create(Home(open_folder / "home"), OPTIONS, "tag")
+    for name, spec in services(stack).items():
+        assert "AWS_SECRET_ACCESS_KEY" not in spec.env
+        assert "PYTHONPATH" not in spec.env
+        assert ("GAINSHARE_RUN_LEASE_S" in spec.env) == (name in {"web", "control", "beat"})
+        assert ("GAINSHARE_FAULT" in spec.env) == (name in {"web", "control", "beat", "runner"})
+        assert spec.env["GAINSHARE_STACK"] == "tag"
+
+
+def test_a_taken_port_is_named_with_what_to_do() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(LocalModeError, match=f"port {port} .* is taken.*--port {port + 1}") as raised:
+            require_free(port)
+        assert raised.value.code == "port_taken"
+    require_free(port)
+    require_free(free_port())
+
+
+def test_too_little_space_is_named_with_what_to_do(stack: LocalStack) -> None:
+    assert free_space_problem(stack.home, 1) is None
+    problem = free_space_problem(stack.home, 2**60)
+    assert problem is not None
+    assert "MiB are free" in problem
+    assert "GAINSHARE_HOME" in problem
+
+
+def test_a_failing_command_shows_the_end_of_its_log(tmp_path: Path) -> None:
+    with pytest.raises(LocalModeError, match=r"(?s)migrate failed \(exit 3\).*no such table"):
+        run_logged(("/bin/sh", "-c", "echo no such table; exit 3"), {}, tmp_path, "migrate")
+    with pytest.raises(LocalModeError, match=r"longer than 0 s"):
+        run_logged(("/bin/sleep", "9"), {}, tmp_path, "migrate", timeout_s=0.2)
+    run_logged(("/bin/true",), {}, tmp_path, "migrate")
+
+
+def test_an_unknown_model_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(LocalModeError, match="smollm2-moe, tiny, none"):
+        ensure_model("gpt-9", tmp_path)
+    ensure_model("tiny", tmp_path)
+    ensure_model(str(tmp_path), tmp_path)  # a folder with a checkpoint
+
+
+class RunnerSite(HTTPServer):
+    """The two addresses of the site that registration talks to, with what they saw."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), RunnerSiteHandler)
+        self.registered: list[dict[str, Any]] = []
+        self.tokens: set[str] = set()
+        self.known_keys: set[str] = set()
+        self.authorisation: list[str] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class RunnerSiteHandler(BaseHTTPRequestHandler):
+    server: RunnerSite
+
+    def do_GET(self) -> None:
+        token = self.headers["Authorization"].removeprefix("Bearer ")
+        self._answer(200 if self.path == "/api/v1/runner/me/" and token in self.server.tokens else 401, {})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.authorisation.append(self.headers["Authorization"])
+        if self.path != "/api/v1/runners/" or self.headers["Authorization"] != "Bearer gs_admin_key":
+            self._answer(403, {"error": {"code": "not_allowed", "message": "maintainers only"}})
+        elif body["public_key"] in self.server.known_keys:
+            self._answer(409, {"error": {"code": "conflict", "message": "known"}})
+        else:
+            self.server.registered.append(body)
+            self.server.known_keys.add(body["public_key"])
+            self.server.tokens.add(f"gsr_{len(self.server.registered)}")
+            self._answer(201, {"token": f"gsr_{len(self.server.registered)}"})
+
+    def _answer(self, status: int, body: dict[str, Any]) -> None:
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(json.dumps(body).encode())
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def runner_site() -> Iterator[RunnerSite]:
+    site = RunnerSite()
+    thread = threading.Thread(target=site.serve_forever)
+    thread.start()
+    yield site
+    site.shutdown()
+    thread.join()
+    site.server_close()
+
+
+@pytest.fixture
+def secrets(tmp_path: Path) -> Secrets:
+    made = Secrets(tmp_path)
+    made.ensure()
+    write_secret(made.admin_key, "gs_admin_key")
+    return made
+
+
+def test_the_runner_is_registered_once_with_its_public_key(runner_site: RunnerSite, secrets: Secrets) -> None:
+    register_runner(url=runner_site.url, hardware="cpu", secrets=secrets)
+    register_runner(url=runner_site.url, hardware="cpu", secrets=secrets)
+    assert len(runner_site.registered) == 1
+    assert runner_site.registered[0]["public_key"] == public_key(load_key(secrets.runner_key))
+    assert runner_site.registered[0]["hardware"] == "cpu"
+    assert read_secret(secrets.runner_token) == "gsr_1"
+    assert secrets.runner_token.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_token_that_no_longer_works_is_replaced_by_a_new_runner(
+    runner_site: RunnerSite, secrets: Secrets
+) -> None:
+    register_runner(url=runner_site.url, hardware="cpu", secrets=secrets)
+    old_key = secrets.runner_key.read_bytes()
+    runner_site.tokens.clear()
+    register_runner(url=runner_site.url, hardware="cpu", secrets=secrets)
+    assert read_secret(secrets.runner_token) == "gsr_2"
+    assert secrets.runner_key.read_bytes() != old_key
+    assert len({row["name"] for row in runner_site.registered}) == 2
+
+
+def test_a_refused_registration_is_an_error_with_the_sites_words(
+    runner_site: RunnerSite, secrets: Secrets
+) -> None:
+    write_secret(secrets.admin_key, "gs_other_key")
+    with pytest.raises(LocalModeError, match="maintainers only"):
+        register_runner(url=runner_site.url, hardware="cpu", secrets=secrets)
+    assert not secrets.runner_token.exists()
