@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -36,8 +37,12 @@ def main(arguments: list[str] | None = None) -> None:
         torch.set_num_threads(options.threads)
     limits = EngineLimits(max_running=options.max_running, max_waiting=options.max_waiting)
 
-    def give_up() -> None:
+    def give_up(*_: object) -> None:
         server.should_exit = True
+
+    # uvicorn raises a signal again for these handlers once it has shut down in good order
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, give_up)
 
     node = Node(
         lambda: load_served(options.model, options.home), limits=limits, token=token, on_failure=give_up

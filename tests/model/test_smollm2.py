@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.checkpoint import load_config, load_transformer
+from model.checkpoint import load_config, load_transformer, models_home
 from model.config import PRESETS
 from model.growth import grow_experts
 from model.serving.cache import SequenceCache
@@ -55,8 +55,8 @@ def test_grown_logits_equal_the_dense_parents_and_both_know_paris(smollm2_gguf: 
     assert 370e6 < config.total_parameters < 376e6
 
 
-def test_tokenizer_of_the_folder_splits_as_smollm_does(smollm2_folder: Path) -> None:
-    tokenizer = load_served("smollm2-moe").tokenizer
+def test_tokenizer_of_the_folder_splits_as_smollm_does(smollm2_home: Path) -> None:
+    tokenizer = load_served("smollm2-moe", smollm2_home).tokenizer
     texts = [
         "Hello, world!",
         "  indented\n\tcode = 123456",
@@ -74,8 +74,8 @@ def test_tokenizer_of_the_folder_splits_as_smollm_does(smollm2_folder: Path) -> 
     assert tokenizer.stop_tokens == {0, 2}
 
 
-def test_chat_template_adds_the_models_own_system_message(smollm2_folder: Path) -> None:
-    prompt = load_served("smollm2-moe").chat.render(QUESTION)
+def test_chat_template_adds_the_models_own_system_message(smollm2_home: Path) -> None:
+    prompt = load_served("smollm2-moe", smollm2_home).chat.render(QUESTION)
     assert prompt.startswith("<|im_start|>system\nYou are a helpful AI assistant named SmolLM")
     assert prompt.endswith(
         "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
@@ -83,9 +83,9 @@ def test_chat_template_adds_the_models_own_system_message(smollm2_folder: Path) 
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_the_capital_of_france_is_paris(smollm2_folder: Path, dtype: torch.dtype) -> None:
-    served = load_served("smollm2-moe")
-    model = load_transformer(smollm2_folder, dtype)
+def test_the_capital_of_france_is_paris(smollm2_home: Path, dtype: torch.dtype) -> None:
+    served = load_served("smollm2-moe", smollm2_home)
+    model = load_transformer(models_home(smollm2_home) / "smollm2-moe", dtype)
     cache = SequenceCache(model.config, model.dtype, model.device)
     text = TextStream(served.tokenizer.token_bytes)
     new, answer = served.tokenizer.encode(served.chat.render(QUESTION)), ""
@@ -99,12 +99,13 @@ def test_the_capital_of_france_is_paris(smollm2_folder: Path, dtype: torch.dtype
     assert answer == "The capital of France is Paris."
 
 
-def test_the_store_holds_what_the_configuration_says(smollm2_folder: Path) -> None:
-    config, metadata = load_config(smollm2_folder)
+def test_the_store_holds_what_the_configuration_says(smollm2_home: Path) -> None:
+    folder = models_home(smollm2_home) / "smollm2-moe"
+    config, metadata = load_config(folder)
     assert config.moe is not None and config.name == "smollm2-moe"
     assert config.d_model == PRESETS["smollm2"].d_model
     assert metadata["licence"] == "Apache-2.0"
-    model = load_transformer(smollm2_folder)
+    model = load_transformer(folder)
     assert sum(parameter.numel() for parameter in model.parameters()) == config.total_parameters
 
 
@@ -118,13 +119,13 @@ def command(*options: str, **environment: str) -> subprocess.CompletedProcess[st
     )
 
 
-def test_fetching_again_answers_at_once_from_the_store(smollm2_folder: Path) -> None:
+def test_fetching_again_answers_at_once_from_the_store(smollm2_home: Path) -> None:
     started = time.monotonic()
-    done = command("--json")
+    done = command("--json", "--home", str(smollm2_home))
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert document["cached"] is True and document["model"] == "smollm2-moe"
-    assert document["folder"] == str(smollm2_folder)
+    assert document["folder"] == str(models_home(smollm2_home) / "smollm2-moe")
     assert time.monotonic() - started < 5
 
 

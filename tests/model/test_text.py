@@ -1,0 +1,85 @@
+"""Text comes out in whole characters, without stop strings, and nothing is lost on the way."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.serving.text import TextStream
+from model.serving.tokenizer import ByteTokenizer, byte_alphabet
+
+
+def pieces(data: bytes, stop: tuple[str, ...] = ()) -> tuple[list[str], bool]:
+    stream = TextStream(ByteTokenizer().token_bytes, stop)
+    out = [stream.push(byte) for byte in data]
+    return [*out, stream.finish()], stream.is_stopped
+
+
+@given(st.text())
+def test_any_text_survives_byte_by_byte(text: str) -> None:
+    data = text.encode("utf-8", errors="replace")
+    out, _ = pieces(data)
+    assert "".join(out) == data.decode()
+    assert all("\ufffd" not in piece for piece in out) or "\ufffd" in text
+
+
+def test_characters_appear_only_when_they_are_whole() -> None:
+    out, _ = pieces("é🎉x".encode())
+    assert out == ["", "é", "", "", "", "🎉", "x", ""]
+
+
+def test_an_unfinished_character_at_the_end_is_dropped() -> None:
+    assert pieces("ok🎉".encode()[:-1]) == (["o", "k", "", "", "", ""], False)
+
+
+def test_bytes_that_are_no_text_become_replacement_characters() -> None:
+    assert "".join(pieces(b"a\xff\xfeb")[0]) == "a\ufffd\ufffdb"
+
+
+def test_a_stop_string_ends_the_text_before_itself() -> None:
+    out, stopped = pieces(b"one STOP two", ("STOP",))
+    assert ("".join(out), stopped) == ("one ", True)
+
+
+def test_what_may_become_a_stop_string_is_held_back_until_it_does_not() -> None:
+    out, stopped = pieces(b"a\n\nb\n", ("\n\nQ", "END"))
+    assert out == ["a", "", "", "\n\nb", "", "\n"]
+    assert not stopped
+
+
+def test_the_earliest_of_several_stop_strings_wins() -> None:
+    stream = TextStream(lambda _: b"x-- y##", ("##", "--"))
+    assert stream.push(0) == "x" and stream.is_stopped
+    assert stream.push(0) == stream.finish() == ""
+
+
+@given(st.text("ab", max_size=40), st.lists(st.text("ab", min_size=1, max_size=4), max_size=3))
+def test_stopping_equals_cutting_the_whole_text(text: str, stop: list[str]) -> None:
+    """Emitted piece by piece, the text is what cutting at the first moment a stop string is complete gives."""
+    out, stopped = pieces(text.encode(), tuple(stop))
+    cuts = [text[:end] for end in range(1, len(text) + 1) if any(s in text[:end] for s in stop)]
+    assert stopped == bool(cuts)
+    expected = cuts[0][: min(cuts[0].find(s) for s in stop if s in cuts[0])] if cuts else text
+    assert "".join(out) == expected
+
+
+def test_special_tokens_are_no_text_and_can_be_spelt_out() -> None:
+    tokenizer = ByteTokenizer()
+    assert tokenizer.encode("<|user|>hé<|eos|>") == [259, 104, 195, 169, 257]
+    assert tokenizer.token_bytes(259) == b""
+    assert tokenizer.stop_tokens == {257}
+
+
+def test_byte_alphabet_is_one_printable_character_per_byte() -> None:
+    alphabet = byte_alphabet()
+    assert len(set(alphabet)) == 256 and all(character.isprintable() for character in alphabet)
+    assert (alphabet[ord("a")], alphabet[ord(" ")], alphabet[ord("\n")]) == ("a", "Ġ", "Ċ")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_bytes_never_break_the_stream(seed: int) -> None:
+    data = random.Random(seed).randbytes(2000)
+    assert "".join(pieces(data)[0]).encode()  # every piece can be written as UTF-8
