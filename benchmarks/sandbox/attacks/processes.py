@@ -6,6 +6,7 @@ import ctypes
 import os
 import signal
 import struct
+from contextlib import suppress
 from pathlib import Path
 
 from .attempt import Targets, attack, call, first_that_works, main
@@ -14,6 +15,7 @@ PTRACE_ATTACH = 16
 PTRACE_TRACEME = 0
 PRIO_PROCESS, PRIO_USER = 0, 2
 RLIMIT_NOFILE = 7
+TRACED = 9
 
 
 @attack
@@ -38,13 +40,18 @@ def trace_host_process(targets: Targets) -> str | None:
 @attack
 def trace_anything(targets: Targets) -> str | None:
     """Even tracing among our own would open the filter to tricks."""
-    if os.fork() == 0:
-        try:
+    child = os.fork()
+    if child == 0:
+        with suppress(OSError):
             call(targets, "ptrace", PTRACE_TRACEME, 0, 0, 0)
-        except OSError:
-            os._exit(1)
+            os._exit(TRACED)
         os._exit(0)
-    return "allowed" if os.waitstatus_to_exitcode(os.wait()[1]) == 0 else None
+    _, status = os.waitpid(child, os.WUNTRACED)
+    if os.WIFSTOPPED(status):
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        return "allowed"
+    return "allowed" if os.WEXITSTATUS(status) == TRACED else None
 
 
 @attack
