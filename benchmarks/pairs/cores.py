@@ -83,6 +83,10 @@ class CacheScrubber:
         self._core = core
         self._buffer = np.zeros(2 * l2_bytes(core), dtype=np.uint8)
 
+    @property
+    def size_bytes(self) -> int:
+        return self._buffer.nbytes
+
     def scrub(self) -> None:
         """Goes over to the measuring core for the time of one pass over a buffer of twice its size."""
         task = threading.get_native_id()
