@@ -1,0 +1,94 @@
+"""Evidence for tests: really sealed, really signed, but over invented samples. No verdict outside a test rests on it."""
+
+import math
+import random
+from typing import Any
+
+from benchmarks.catalogue import SUITES
+from benchmarks.evidence.commitment import commit
+from benchmarks.evidence.decision import make_plan
+from benchmarks.evidence.document import build_document, seal
+from benchmarks.policy import HARNESS_VERSION, harness_hash, load_policy
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+CALLS_PER_SIDE = 4
+BASE_NS = 20_000_000
+SECRET = bytes(range(32))
+
+
+def invented_pairs(
+    speed_up_log: float, *, units: int = 48, every: int = 6, seed: int = 1
+) -> list[dict[str, Any]]:
+    """`units` measured pairs whose candidate is faster by about `speed_up_log` nats, and a control after every 6th."""
+    noise = random.Random(seed)
+    pairs: list[dict[str, Any]] = []
+    for number in range(units):
+        pairs.append(_pair(len(pairs), speed_up_log + noise.gauss(0, 0.004), noise, is_control=False))
+        if number % every == 0:
+            pairs.append(_pair(len(pairs), noise.gauss(0, 0.004), noise, is_control=True))
+    return pairs
+
+
+def _pair(index: int, log_ratio: float, noise: random.Random, *, is_control: bool) -> dict[str, Any]:
+    calls: list[list[Any]] = []
+    for _ in range(CALLS_PER_SIDE):
+        base = round(BASE_NS * math.exp(noise.gauss(0, 0.003)))
+        turn = [["base", base], ["candidate", max(1, round(base / math.exp(log_ratio)))]]
+        noise.shuffle(turn)
+        calls += turn
+    return {
+        "index": index,
+        "control": is_control,
+        "case": "small",
+        "spawn_order": ["base", "candidate"],
+        "calls": calls,
+        "cpu_while_frozen_ns": {"base": 0, "candidate": 0},
+    }
+
+
+def invented_document(
+    *,
+    run: dict[str, Any],
+    speed_up_log: float = 0.3,
+    secret: bytes = SECRET,
+    level: str = "bubblewrap",
+    events: list[dict[str, Any]] | None = None,
+    units: int = 48,
+) -> dict[str, Any]:
+    """A document about the ordered run (as the lease names it), with the verdict that its samples give."""
+    suite = SUITES[run["suite"]]
+    pairs = invented_pairs(speed_up_log, units=units)
+    timed = sum(side == "candidate" for pair in pairs for side, _ns in pair["calls"])
+    return build_document(
+        run={"id": run["id"], "kind": run["kind"], "nonce": run["nonce"]},
+        suite={
+            "name": suite.name,
+            "preset": run["preset"],
+            "cases": [{"name": "small"}],
+            "policy": {
+                "calls_per_side": CALLS_PER_SIDE,
+                "minimum_effect_log_ppm": suite.minimum_effect_log_ppm,
+                "cap_log_ppm": suite.cap_log_ppm,
+                "worst_case_log_ppm": suite.worst_case_log_ppm,
+            },
+        },
+        plan=make_plan(),
+        trees={"base": run["base_tree"], "candidate": run["candidate_tree"]},
+        harness={"hash": harness_hash(), "version": HARNESS_VERSION},
+        policy_hash=load_policy().hash,
+        environment={"note": "invented for a test"},
+        sandbox={"level": level, "award_eligible": level in load_policy().award_sandbox_levels},
+        commitment=commit(secret, run["nonce"]),
+        secrets=secret.hex(),
+        pairs=pairs,
+        checks={"outputs_checked": timed, "oracle_checked": units, "failures": []},
+        phases_ns={"measuring": 1},
+        events=events or [],
+        started_at="2026-01-01T00:00:00+00:00",
+        finished_at="2026-01-01T00:01:00+00:00",
+    )
+
+
+def invented_evidence(*, key: Ed25519PrivateKey, run: dict[str, Any], **how: Any) -> dict[str, Any]:
+    """The document of `invented_document`, sealed with `key`."""
+    return seal(invented_document(run=run, **how), key)
