@@ -84,7 +84,7 @@ def test_only_maintainers_publish() -> None:
     [
         "UPDATE ledger_priceversion SET output = 0",
         "DELETE FROM ledger_priceversion",
-        "TRUNCATE ledger_priceversion",
+        "TRUNCATE ledger_priceversion CASCADE",
     ],
 )
 def test_the_database_refuses_to_change_a_price(statement: str) -> None:

@@ -26,7 +26,7 @@ from gainshare.ledger.serializers import (
     FundSerializer,
     GrantSerializer,
     LotSerializer,
-    PriceSerializer,
+    PriceVersionSerializer,
     TransferSerializer,
     TreasurySerializer,
 )
@@ -117,7 +117,7 @@ class GrantsView(APIView):
 class PricesView(ListAPIView[PriceVersion]):
     """The price book."""
 
-    serializer_class = PriceSerializer
+    serializer_class = PriceVersionSerializer
     queryset = PriceVersion.objects.all()
 
     def get_permissions(self) -> list[BasePermission]:
@@ -135,15 +135,20 @@ class PricesView(ListAPIView[PriceVersion]):
     @extend_schema(
         operation_id="prices_publish",
         summary="Publish a price version (maintainers)",
-        request=PriceSerializer,
-        responses={201: PriceSerializer, 400: ErrorSerializer, 403: ErrorSerializer, 409: ErrorSerializer},
+        request=PriceVersionSerializer,
+        responses={
+            201: PriceVersionSerializer,
+            400: ErrorSerializer,
+            403: ErrorSerializer,
+            409: ErrorSerializer,
+        },
     )
     def post(self, request: Request) -> Response:
-        form = PriceSerializer(data=request.data)
+        form = PriceVersionSerializer(data=request.data)
         form.is_valid(raise_exception=True)
         fields = {"effective_at": timezone.now(), **form.validated_data}
         version = price_book.publish_price(actor=caller(request), **fields)
-        return Response(PriceSerializer(version).data, status=201)
+        return Response(PriceVersionSerializer(version).data, status=201)
 
 
 class AuditView(APIView):

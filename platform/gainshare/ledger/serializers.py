@@ -113,7 +113,7 @@ class GrantSerializer(serializers.Serializer[None]):
     memo = serializers.CharField(max_length=300, default="", allow_blank=True)
 
 
-class PriceSerializer(serializers.ModelSerializer[PriceVersion]):
+class PriceVersionSerializer(serializers.ModelSerializer[PriceVersion]):
     """One immutable version of a model's prices, in micro-credits per million tokens."""
 
     effective_at = serializers.DateTimeField(required=False, help_text="Now when left out.")
