@@ -186,6 +186,11 @@ def _patched(file: FilePatch, content: bytes) -> bytes:
     out: list[bytes] = []
     position = 0
     for hunk in file.hunks:
+        if hunk.old_index > len(lines):
+            raise PatchError(
+                "does_not_apply",
+                f"{file.path}:{hunk.old_index}: the file has {len(lines)} lines. Make the diff against this tree.",
+            )
         out += lines[position : hunk.old_index]
         position = hunk.old_index
         for line in hunk.lines:

@@ -1,0 +1,53 @@
+"""Fault points kill for real, once."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.faults import fault_point
+
+PROGRAM = "from benchmarks.faults import fault_point; fault_point('runner.leased'); print('went on')"
+
+
+def run(folder: Path | None, armed: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "GAINSHARE_FAULT": armed}
+    env.pop("GAINSHARE_FAULT_DIR", None)
+    if folder is not None:
+        env["GAINSHARE_FAULT_DIR"] = str(folder)
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM], env=env, capture_output=True, text=True, check=False
+    )
+
+
+def test_armed_fault_kills_the_first_process_and_lets_the_next_pass(tmp_path: Path) -> None:
+    first, second = (run(tmp_path, "control.award, runner.leased") for _ in range(2))
+    assert first.returncode == -9
+    assert first.stdout == ""
+    assert (second.returncode, second.stdout) == (0, "went on\n")
+    assert (tmp_path / "runner.leased").read_text().strip().isdigit()
+    assert not (tmp_path / "control.award").exists()
+
+
+def test_another_name_passes(tmp_path: Path) -> None:
+    assert run(tmp_path, "runner.lease").stdout == "went on\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_armed_fault_without_a_folder_is_an_error() -> None:
+    failed = run(None, "runner.leased")
+    assert failed.returncode == 1
+    assert "GAINSHARE_FAULT_DIR" in failed.stderr
+
+
+def test_unarmed_fault_point_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GAINSHARE_FAULT", raising=False)
+    fault_point("gateway.held")
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", "A", "a.", "a b"])
+def test_a_name_that_is_no_marker_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="fault point"):
+        fault_point(name)
