@@ -32,6 +32,7 @@ app = typer.Typer(
 app.command()(up)
 app.command()(down)
 app.command()(demo)
+app.command()(demo)
 app.command()(status)
 app.command()(submit)
 app.command()(bench)

@@ -44,7 +44,11 @@ def say(text: str) -> None:
 def table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[str] = ()
 ) -> None:
-    """Print rows; columns named in `right` are numbers."""
+    """Print rows, or that there are none; columns named in `right` are numbers."""
+    rows = list(rows)
+    if not rows:
+        console.print(f"{title}: none", highlight=False)
+        return
     grid = Table(title=title, title_justify="left")
     for column in columns:
         grid.add_column(column, justify="right" if column in right else "left", overflow="fold")

@@ -1,0 +1,140 @@
+"""The whole local stack: every process is started, seen, restarted after kill -9 and gone after the end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+import redis
+from gainshare.local.processes import tagged
+
+from tests.acceptance.running_stack import Stack, wait_for
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
+SERVICES = ("postgres", "valkey", "web", "control", "beat", "node", "runner")
+
+
+def gainshare(stack: Stack, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run the command as a user would, in the stack's environment."""
+    return subprocess.run(
+        [sys.executable, "-m", "gainshare.cli.main", *arguments],
+        env=stack.env,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def environment_of(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    return dict(line.split("=", 1) for line in lines if line)
+
+
+def test_every_process_is_ready_and_seen_by_status(stack: Stack) -> None:
+    done = gainshare(stack, "status", "--json")
+    assert done.returncode == 0, done.stderr
+    state = json.loads(done.stdout)
+    assert state["phase"] == "ready"
+    assert {name: row["state"] for name, row in state["services"].items()} == dict.fromkeys(SERVICES, "ready")
+    assert state["sandbox"]["level"] in {"bubblewrap", "bubblewrap-user"}
+    for row in state["services"].values():
+        os.kill(row["pid"], 0)
+
+
+def test_status_for_people_names_every_process(stack: Stack) -> None:
+    done = gainshare(stack, "status")
+    assert done.returncode == 0
+    for name in SERVICES:
+        assert name in done.stdout
+
+
+def test_the_runner_process_has_no_way_to_the_database(stack: Stack) -> None:
+    environment = environment_of(stack.pid("runner"))
+    assert "DATABASE_URL" not in environment
+    assert "BROKER_URL" not in environment
+    assert not any("postgresql://" in value for value in environment.values())
+
+
+def test_the_runners_own_credentials_do_not_open_the_control_queue(stack: Stack) -> None:
+    environment = environment_of(stack.pid("runner"))
+    user, _, rest = environment["GAINSHARE_RUNNER_BROKER_URL"].removeprefix("redis+socket://").partition(":")
+    password, _, socket = rest.partition("@")
+    client = redis.Redis(unix_socket_path=socket, username=user, password=password)
+    assert client.ping()
+    with pytest.raises(redis.exceptions.NoPermissionError):
+        client.lpush("control", "x")
+    with pytest.raises(redis.exceptions.NoPermissionError):
+        client.brpop(["control"], timeout=1)
+
+
+def test_commands_find_the_stack_and_its_key_by_themselves(stack: Stack) -> None:
+    account = json.loads(gainshare(stack, "credits", "--json").stdout)
+    assert set(account["balance"]) == {"available", "held", "unvested", "owed"}
+    audit = gainshare(stack, "audit", "--json")
+    assert audit.returncode == 0, audit.stdout
+    invariants = json.loads(audit.stdout)["invariants"]
+    assert len(invariants) >= 10
+    assert all(row["holds"] for row in invariants)
+
+
+def test_a_second_up_says_where_the_first_one_is(stack: Stack) -> None:
+    done = gainshare(stack, "up", "--port", "1024", "--detach", "--json")
+    assert done.returncode == 1
+    error = json.loads(done.stdout)["error"]
+    assert error["code"] == "already_running"
+    assert stack.url in error["message"]
+    assert "gainshare down" in error["message"]
+
+
+@pytest.mark.parametrize("service", ["beat", "control", "node", "web", "valkey", "postgres", "runner"])
+def test_a_killed_process_comes_back_and_the_site_answers(stack: Stack, service: str) -> None:
+    killed = stack.kill(service)
+    fresh = stack.wait_ready(service, after=killed)
+    assert fresh != killed
+    with stack.client() as client:
+        for _ in range(40):  # the web process reconnects on its next request
+            try:
+                answer = client.get("credits/")
+            except httpx.TransportError:
+                continue
+            if answer.status_code == 200:
+                break
+        assert answer.status_code == 200, stack.log("web")[-2000:]
+    assert f"{service} ended with signal 9" in (stack.home.root / "supervisor.log").read_text()
+
+
+def test_data_outlive_a_stop_and_nothing_else_does(start_stack: Callable[..., Stack]) -> None:
+    own = start_stack(model="none")
+    with own.client() as client:
+        assert (
+            client.post("users/", json={"username": "keeper", "password": "a-long-enough-pass"}).status_code
+            == 201
+        )
+    key = own.key
+    services = own.state().services
+    assert "node" not in services
+    down = gainshare(own, "down", "--json")
+    assert json.loads(down.stdout)["stopped"] is True
+    assert tagged(f"{own.home.digest}.") == []
+    assert not own.home.run.exists()
+    assert gainshare(own, "status").returncode == 1
+
+    own.start()
+    assert own.key == key
+    with own.client() as client:
+        again = client.post("users/", json={"username": "keeper", "password": "a-long-enough-pass"})
+        assert again.status_code == 409
+        assert client.get("users/me/").json()["username"] == "admin"
+    supervisor = own.state().supervisor
+    os.kill(supervisor.pid, signal.SIGKILL)
+    wait_for(lambda: not supervisor.is_alive(), what="the supervisor's end")
+    own.start()  # right after a kill -9: leftovers are cleaned up, no data is lost
+    assert own.state().supervisor.pid != supervisor.pid
+    with own.client() as client:
+        assert client.get("users/me/").status_code == 200
