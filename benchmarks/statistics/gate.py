@@ -33,6 +33,9 @@ CLEAR_EFFECT_LOG = 0.13976194237515868  # ln 1.15
 CLEAR_DEVIATIONS = 5.0
 EXTENSION_ERRORS = 4.0  # go on to the extended look when the minimum effect is within so many standard errors
 EFFECT_ERRORS = 3.0
+MEDIAN_EFFICIENCY = (
+    1.2533141373155003  # sqrt(pi / 2): the median's standard error over the mean's, normal noise
+)
 
 # How the total error is spent, as shares of alpha; what a look cannot spend, because counts are whole, stays unspent.
 _SHARES = {6: Fraction(10, 100), 12: Fraction(25, 100), 24: Fraction(15, 100), 48: Fraction(35, 100)}
@@ -171,10 +174,13 @@ def _look(values: Sequence[float], plan: GatePlan) -> GateDecision:
 
 def _minimum_effect(values: Sequence[float], plan: GatePlan) -> tuple[float, bool]:
     """The least estimate that passes, and whether the noise calls for the extended look."""
-    at_last = standard_error_of_median(values) * math.sqrt(len(values) / plan.looks[-1])
-    extends = plan.may_extend and EXTENSION_ERRORS * at_last > plan.minimum_effect_log
+    last = plan.looks[-1]
+    at_last = standard_error_of_median(values) * math.sqrt(len(values) / last)
+    # Two modes may leave the order statistics around the median equal; the standard deviation still sees them.
+    by_deviation = MEDIAN_EFFICIENCY * standard_deviation(values) / math.sqrt(last)
+    extends = plan.may_extend and EXTENSION_ERRORS * max(at_last, by_deviation) > plan.minimum_effect_log
     if extends:
-        at_last *= math.sqrt(plan.looks[-1] / EXTENDED_LOOK)
+        at_last *= math.sqrt(last / EXTENDED_LOOK)
     return max(plan.minimum_effect_log, EFFECT_ERRORS * at_last), extends
 
 
