@@ -12,7 +12,6 @@ from benchmarks.evidence.samples import PPB_PER_PPM, Samples, read_samples, thaw
 from benchmarks.evidence.schema import validate
 from benchmarks.statistics.confirm import (
     CONFIRMATION_PAIRS,
-    LEAST_PAIRS,
     ConfirmationResult,
     confirmation_bound,
 )
@@ -237,7 +236,7 @@ def _no_gain_reason(decision: GateDecision) -> str:
 def _confirmation(document: dict[str, Any], samples: Samples) -> Verdict | None:
     wanted = document["plan"]["confirmation_pairs"]
     units = _units(document, samples)
-    if len(units) < max(wanted, LEAST_PAIRS):
+    if len(units) < wanted:
         return None
     if unchecked := _unchecked(document, wanted):
         return unchecked

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
+from benchmarks.statistics.confirm import LEAST_PAIRS
 from benchmarks.statistics.gate import LOOKS
 from benchmarks.verdicts import VerdictKind
 
@@ -207,7 +208,7 @@ _DOCUMENT: dict[str, Any] = {
         "looks": _looks,
         "may_extend": _flag,
         "alpha_ppm": lambda value: _positive(value) and value <= MOST_ALPHA_PPM,
-        "confirmation_pairs": _positive,
+        "confirmation_pairs": lambda value: _integer(value) and value >= LEAST_PAIRS,
     },
     "trees": {"base": _sha256, "candidate": _sha256},
     "harness": {"hash": _sha256, "version": _name},
