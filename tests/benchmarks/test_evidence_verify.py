@@ -93,7 +93,8 @@ def test_any_changed_field_is_found(path: tuple[Any, ...], value: Any) -> None:
 
 
 @given(
-    st.sampled_from([path for path in LEAVES if path[0] == "document"]), st.sampled_from([0, 1, 2**62, "x", None])
+    st.sampled_from([path for path in LEAVES if path[0] == "document"]),
+    st.sampled_from([0, 1, 2**62, "x", None]),
 )
 @settings(max_examples=200, deadline=None)
 def test_a_resigned_lie_never_raises(path: tuple[Any, ...], value: Any) -> None:
