@@ -83,6 +83,37 @@ def test_commands_find_the_stack_and_its_key_by_themselves(stack: Stack) -> None
     assert all(row["holds"] for row in invariants)
 
 
+def test_chat_streams_an_answer_and_the_credits_pay_for_it(stack: Stack) -> None:
+    poor = gainshare(stack, "chat", "hello", "--json", "--key", new_key(stack, "poor"))
+    assert poor.returncode == 1
+    assert "credits" in json.loads(poor.stdout)["error"]["message"]
+    with stack.client() as admin:
+        fund = {"amount_microcredits": 50_000_000, "memo": "chat"}
+        assert admin.post("treasury/fund/", json=fund).status_code == 201
+        key = new_key(stack, "rich")
+        grant = {"username": "rich", "amount_microcredits": 20_000_000, "source": "grant"}
+        assert admin.post("grants/", json=grant).status_code == 201
+    done = gainshare(stack, "chat", "hello", "--max-tokens", "8", "--json", "--key", key)
+    assert done.returncode == 0, done.stdout + stack.log("web")[-2000:]
+    answer = json.loads(done.stdout)
+    assert answer["model"] == "tiny"
+    assert answer["usage"]["completion_tokens"] <= 8
+    assert answer["request_id"]
+    left = json.loads(gainshare(stack, "credits", "--json", "--key", key).stdout)["balance"]
+    assert 0 < left["available"] < 20_000_000
+    assert left["held"] == 0
+
+
+def new_key(stack: Stack, name: str) -> str:
+    """Sign up and make a key that may read and use models."""
+    password = "a-long-enough-pass"
+    with httpx.Client(base_url=f"{stack.url}/api/v1/", timeout=60) as visitor:
+        assert visitor.post("users/", json={"username": name, "password": password}).status_code == 201
+        body = {"name": "x", "scopes": ["read", "inference"]}
+        made: str = visitor.post("keys/", json=body, auth=(name, password)).json()["key"]
+    return made
+
+
 def test_a_second_up_says_where_the_first_one_is(stack: Stack) -> None:
     done = gainshare(stack, "up", "--port", "1024", "--detach", "--json")
     assert done.returncode == 1

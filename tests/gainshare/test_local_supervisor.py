@@ -152,6 +152,17 @@ def test_services_start_in_order_and_stop_in_reverse(launch: Callable[[str], Run
     assert not run.home.run.exists()
 
 
+def test_services_of_a_group_start_together(launch: Callable[[str], Run]) -> None:
+    slow = "import time; time.sleep(1.5); print('hello', flush=True); time.sleep(600)"
+    group = ", ".join(f"service('slow{n}', code={slow!r})" for n in range(4))
+    began = time.monotonic()
+    run = launch(f"[service('one'), ({group})]").wait_ready()
+    assert time.monotonic() - began < 6  # one after the other would take more
+    assert [run.service(f"slow{n}")["state"] for n in range(4)] == ["ready"] * 4
+    run.stop()
+    assert run.left() == []
+
+
 def test_a_killed_service_is_started_again_and_a_line_says_so(launch: Callable[[str], Run]) -> None:
     run = launch("[service('one'), service('two')]").wait_ready()
     before = run.service("two")["pid"]

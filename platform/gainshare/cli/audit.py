@@ -1,6 +1,7 @@
 """`gainshare audit`: every invariant of the ledger with its figure, straight from the database."""
 
 import os
+from typing import Any
 
 import typer
 
@@ -30,7 +31,7 @@ def audit(as_json: JsonOption = False) -> None:
         raise typer.Exit(1)
 
 
-def _invariants() -> list[dict[str, object]]:
+def _invariants() -> list[dict[str, Any]]:
     # Django is set up here and not on top: no other command needs a database.
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gainshare.config.settings")
     import django

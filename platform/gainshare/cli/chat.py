@@ -64,11 +64,11 @@ def _first_model(client: "OpenAI") -> str:
 def _stream(client: "OpenAI", *, show: bool, **request: Any) -> dict[str, Any]:
     words: list[str] = []
     usage = None
-    with client.chat.completions.with_raw_response.create(
+    with client.chat.completions.create(
         **request, stream=True, stream_options={"include_usage": True}
-    ) as response:
-        request_id = response.headers.get("x-gainshare-request-id")
-        for chunk in response.parse():
+    ) as stream:
+        request_id = stream.response.headers.get("x-gainshare-request-id")
+        for chunk in stream:
             usage = chunk.usage or usage
             for choice in chunk.choices:
                 words.append(choice.delta.content or "")

@@ -60,6 +60,11 @@ class Home:
         return self.root / "runner"
 
     @property
+    def static(self) -> Path:
+        """Where `collectstatic` would put files; whitenoise wants the folder to exist."""
+        return self.root / "static"
+
+    @property
     def celerybeat(self) -> Path:
         return self.root / "beat"
 
@@ -112,7 +117,15 @@ class Home:
     def create(self) -> None:
         """Make every folder, private to this user. Raises LocalModeError saying what is in the way."""
         self.create_root()
-        private = (self.logs, self.secrets, self.blobs, self.broker_data, self.runner, self.celerybeat)
+        private = (
+            self.logs,
+            self.secrets,
+            self.blobs,
+            self.broker_data,
+            self.runner,
+            self.static,
+            self.celerybeat,
+        )
         with _explained():
             for folder in private:
                 folder.mkdir(mode=0o700, exist_ok=True)

@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +27,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     if "GAINSHARE_HOME" not in os.environ:
         early_config.stash[_home] = tempfile.mkdtemp(prefix="gainshare-home-")
         os.environ["GAINSHARE_HOME"] = early_config.stash[_home]
+        (Path(early_config.stash[_home]) / "static").mkdir()  # whitenoise warns where it is missing
     if "DATABASE_URL" not in os.environ:
         postgres = early_config.stash[_postgres] = ThrowawayPostgres()
         os.environ["DATABASE_URL"] = postgres.url

@@ -92,7 +92,8 @@ class LocalStack:
         return cls(home, secrets, options, cluster, broker, environments)
 
     def plan(self) -> list[PlanItem]:
-        items: list[PlanItem] = [
+        node = () if self.options.model == "none" else (self._node(),)
+        return [
             Step("model", self._ensure_model),
             Step("initdb", self.cluster.initialise),
             self._postgres(),
@@ -102,12 +103,8 @@ class LocalStack:
             Step("bootstrap", self._manage("bootstrap", "bootstrap_local", *self._bootstrap_arguments())),
             self._web(),
             Step("runner registration", self._register_runner),
-            self._control(),
-            self._beat(),
+            (self._control(), self._beat(), *node, self._runner()),
         ]
-        if self.options.model != "none":
-            items.append(self._node())
-        return [*items, self._runner()]
 
     def _postgres(self) -> ServiceSpec:
         account = self.cluster.account

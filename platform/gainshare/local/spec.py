@@ -36,4 +36,16 @@ class Step:
     run: Callable[[], None] = field(repr=False)
 
 
-PlanItem = ServiceSpec | Step
+PlanItem = ServiceSpec | Step | tuple[ServiceSpec, ...]
+"""A tuple's services are started together: none of them needs another."""
+
+
+def services_of(plan: list[PlanItem]) -> list[ServiceSpec]:
+    """All processes of a plan, in order."""
+    found: list[ServiceSpec] = []
+    for item in plan:
+        if isinstance(item, ServiceSpec):
+            found.append(item)
+        elif isinstance(item, tuple):
+            found += item
+    return found

@@ -23,7 +23,7 @@ from gainshare.local.logs import tail
 from gainshare.local.managed import Managed
 from gainshare.local.paths import Home
 from gainshare.local.services import LocalStack, StackOptions, free_space_problem
-from gainshare.local.spec import PlanItem, ServiceSpec
+from gainshare.local.spec import PlanItem, ServiceSpec, Step, services_of
 from gainshare.local.state import ServiceState, StackState, boot_id, held_home, read_state, write_state
 
 TICK_S = 0.1
@@ -90,41 +90,55 @@ class Supervisor:
                 dismiss(guardian)
 
     def _bring_up(self, plan: list[PlanItem]) -> None:
-        self._state.services = {item.name: ServiceState() for item in plan if isinstance(item, ServiceSpec)}
+        self._state.services = {spec.name: ServiceState() for spec in services_of(plan)}
         for item in plan:
-            if isinstance(item, ServiceSpec):
-                self._bring_up_service(item)
-            else:
-                self._say(f"{item.name} ...")
-                self._state.detail = item.name
-                self._write()
+            if isinstance(item, Step):
+                self._announce(item.name)
                 item.run()
-            self._tend()
+                self._tend()
+            else:
+                self._bring_up_services((item,) if isinstance(item, ServiceSpec) else item)
             if self._stop.is_set():
                 raise Stopped
         self._state.detail = ""
 
-    def _bring_up_service(self, spec: ServiceSpec) -> None:
-        service = Managed(spec, self._home.logs, self._say)
-        self._services.append(service)
-        if spec.unavailable:
-            self._say(f"{spec.name} stays out: {spec.unavailable}")
-            return
+    def _bring_up_services(self, specs: tuple[ServiceSpec, ...]) -> None:
+        """Start them all, then wait until each is ready."""
+        waiting: list[Managed] = []
+        for spec in specs:
+            service = Managed(spec, self._home.logs, self._say)
+            self._services.append(service)
+            if spec.unavailable:
+                self._say(f"{spec.name} stays out: {spec.unavailable}")
+                continue
+            self._announce(spec.name)
+            service.start()
+            waiting.append(service)
         began = time.monotonic()
-        self._say(f"{spec.name} ...")
-        self._state.detail = spec.name
-        service.start()
-        while not service.is_ready:
+        while waiting:
             self._tend()
-            if self._stop.wait(TICK_S):
-                raise Stopped
+            for service in [service for service in waiting if service.is_ready]:
+                self._say(f"{service.spec.name} is ready after {time.monotonic() - began:.1f} s")
+                waiting.remove(service)
+            if waiting:
+                self._state.detail = waiting[0].spec.name
+                self._require_hope(waiting)
+                if self._stop.wait(TICK_S):
+                    raise Stopped
+
+    def _require_hope(self, waiting: list[Managed]) -> None:
+        for service in waiting:
             if service.failures >= FIRST_START_FAILURES:
                 raise LocalModeError(
-                    f"{spec.name} does not start: it {service.state.detail}. Its log {service.log} ends with:\n"
-                    f"{tail(service.log)}",
+                    f"{service.spec.name} does not start: it {service.state.detail}. Its log {service.log} ends "
+                    f"with:\n{tail(service.log)}",
                     code="service_failed",
                 )
-        self._say(f"{spec.name} is ready after {time.monotonic() - began:.1f} s")
+
+    def _announce(self, name: str) -> None:
+        self._say(f"{name} ...")
+        self._state.detail = name
+        self._write()
 
     def _tend(self) -> None:
         for service in self._services:
