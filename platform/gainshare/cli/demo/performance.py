@@ -30,20 +30,21 @@ def run_demo(*, port: int, keep: bool, console: Console) -> Record:
     """
     parent = home_from_environment()
     home = Home(parent.root / "demo")
-    record = Record(console)
+    record, progress = Record(console), Progress(console)
     try:
-        _start_afresh(home, parent, record, port)
-        _play(home, parent, record)
+        _start_afresh(home, parent, record, progress, port)
+        _play(home, parent, record, progress)
     except FAILURES as error:
         console.print(f"[red]the demo ended early:[/] {error}", highlight=False)
     finally:
+        progress.stop()
         if not keep:
             _stop(home, record)
         record.save(parent.root / "demo.json")
     return record
 
 
-def _start_afresh(home: Home, parent: Home, record: Record, port: int) -> None:
+def _start_afresh(home: Home, parent: Home, record: Record, progress: Progress, port: int) -> None:
     with record.step("model", f"{MODEL} lies in the local store, checksum verified") as step:
         ensure_model(MODEL, parent.root)
         step.ok, step.actual = True, f"{MODEL} ready"
@@ -52,8 +53,8 @@ def _start_afresh(home: Home, parent: Home, record: Record, port: int) -> None:
         delete_data(home)
         home.root.mkdir(parents=True, mode=0o711 if os.geteuid() == 0 else 0o700)
         (home.root / "models").symlink_to(parent.root / "models", target_is_directory=True)
-        progress = Progress(record.console)
         state = start_background(home, port=port, model=MODEL, on_progress=progress.show)
+        progress.stop()
         record.url = state.url
         stopped = [name for name, service in state.services.items() if service.state != "ready"]
         step.ok = not stopped and not state.warning
@@ -62,7 +63,7 @@ def _start_afresh(home: Home, parent: Home, record: Record, port: int) -> None:
             raise LocalModeError(f"not every service is ready: {', '.join(stopped) or state.warning}")
 
 
-def _play(home: Home, parent: Home, record: Record) -> None:
+def _play(home: Home, parent: Home, record: Record, progress: Progress) -> None:
     admin = Site(record.url, read_secret(Secrets(home.secrets).admin_key))
     stage = Stage(
         url=record.url,
@@ -71,7 +72,7 @@ def _play(home: Home, parent: Home, record: Record) -> None:
         evidence_dir=parent.root / "demo-evidence",
         model=MODEL,
         record=record,
-        progress=Progress(record.console),
+        progress=progress,
     )
     play(stage)
 

@@ -79,10 +79,8 @@ def _open_bounty(stage: Stage) -> str:
             "rate_microcredits_per_nat": RATE_MICROCREDITS_PER_NAT,
         }
         bounty = mira.post("bounties/", terms)
-        step.ok, step.actual = (
-            True,
-            f"base tree {base[:12]}, {credits_text(ESCROW_MICROCREDITS)} credits in escrow",
-        )
+        escrow = f"{credits_text(ESCROW_MICROCREDITS)} credits in escrow"
+        step.ok, step.actual = True, f"base tree {base[:12]}, {escrow}"
     return str(bounty["id"])
 
 
@@ -92,7 +90,7 @@ def _submit_all(stage: Stage, bounty: str) -> dict[str, str]:
         for case in CASES:
             diff = (stage.examples / case.diff).read_text()
             submissions[case.author] = stage.people[case.author].post(
-                "submissions/", bounty=bounty, diff=diff
+                "submissions/", {"bounty": bounty, "diff": diff}
             )["id"]
         step.ok, step.actual = True, f"{len(submissions)} received"
     return submissions

@@ -17,16 +17,25 @@ RESTING = frozenset(
 
 
 class Progress:
-    """One line per change of stage, and a status line that lives below it on a terminal."""
+    """A line for each new text, and on a terminal a line below it that changes in place."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._status = console.status("")
         self._last = ""
 
-    def show(self, text: str) -> None:
+    def show(self, text: str, *, detail: str = "") -> None:
+        """Print `text` unless it was the last one; `detail` is only for a person who looks on."""
         if text != self._last:
-            self._console.print(f"     [dim]{escape(text)}[/]")
+            self._console.print(f"     [dim]{escape(text)}[/]", highlight=False)
             self._last = text
+        if self._console.is_terminal:
+            self._status.update(escape(detail or text))
+            self._status.start()
+
+    def stop(self) -> None:
+        """Take the changing line away."""
+        self._status.stop()
 
 
 def wait_for_verdict(person: Person, submission: str, progress: Progress) -> dict[str, Any]:
@@ -37,17 +46,20 @@ def wait_for_verdict(person: Person, submission: str, progress: Progress) -> dic
     deadline = time.monotonic() + LIMIT_S
     while time.monotonic() < deadline:
         seen: dict[str, Any] = person.get(f"submissions/{submission}/")
-        progress.show(f"{person.name}: {describe(seen)}")
+        stage, detail = describe(seen)
+        progress.show(f"{person.name}: {stage}", detail=f"{person.name}: {stage}{detail}")
         if seen["state"] in RESTING and seen["verdict"] is not None:
+            progress.stop()
             return seen
         time.sleep(POLL_S)
     raise CliError(f"submission {submission} has no verdict after {LIMIT_S:.0f} s; see `gainshare status`")
 
 
-def describe(submission: dict[str, Any]) -> str:
-    """The submission's state and, while a run is on, its stage and pairs done."""
+def describe(submission: dict[str, Any]) -> tuple[str, str]:
+    """The submission's state with its run's stage, and the pairs done so far (empty while nothing is measured)."""
     for run in submission["runs"]:
         if run["state"] not in {"finished", "lost", "queued"}:
-            done, most = run["pairs_done"], run["pairs_max"]
-            return f"{submission['state']}, {run['kind']} {run['state']}, {done} of at most {most} pairs"
-    return str(submission["state"])
+            stage = f"{submission['state']}, {run['kind']} {run['state']}"
+            most = run["pairs_max"]
+            return (f"{stage}, at most {most} pairs", f", {run['pairs_done']} done") if most else (stage, "")
+    return str(submission["state"]), ""
