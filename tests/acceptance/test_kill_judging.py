@@ -1,0 +1,139 @@
+"""kill -9 at named fault points while patches are judged: one verdict a run, at most one award, the log kept.
+
+Every kill is real (SIGKILL by the process itself at its fault point, or from outside), on a whole stack of its own
+with short leases.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from gainshare.cli.client import Site, SiteError
+from gainshare.cli.demo.people import Person
+
+from tests.acceptance.bounty_world import BountyWorld, has_rested, open_bounty
+
+pytestmark = [pytest.mark.stack, pytest.mark.sandbox, pytest.mark.timeout(600)]
+
+
+@pytest.fixture
+def world(stack: Any) -> Iterator[BountyWorld]:
+    yield open_bounty(stack.url, stack.key)
+
+
+def test_a_gain_is_paid_once_whatever_is_killed_on_its_way(stack: Any, world: BountyWorld) -> None:
+    author = world.newcomer()
+    gate = ("runner.leased", "runner.before_evidence", "control.gate_passed", "control.reserved")
+    confirmation = ("runner.measuring", "runner.after_evidence", "control.confirmed", "control.award_booked")
+    for fault in gate:
+        stack.arm(fault)
+    submission = world.submit(author, "honest_speedup")
+    follow(author, submission, until=lambda seen: seen["state"] == "confirming" or has_rested(seen))
+    for fault in confirmation:
+        stack.arm(fault)
+    seen = follow(author, submission, until=has_rested)
+    assert seen["state"] == "confirmed", seen["verdict"]
+
+    path = f"submissions/{submission}/"
+    insist(lambda: world.reviewer.post(f"{path}review/", {"decision": "accept", "comment": "Reads well."}))
+    for fault in ("control.merged", "control.vested"):
+        stack.arm(fault)
+    insist(lambda: world.reviewer.post(f"{path}merge/"))
+    seen = follow(author, submission, until=lambda seen: seen["state"] == "vested")
+
+    for fault in (*gate, *confirmation, "control.merged", "control.vested"):
+        assert stack.has_fired(fault), f"{fault} was never reached"
+    assert author.get(f"lineages/{world.lineage}/")["tip"] == seen["candidate_tree"]
+    assert_judged_once(stack, submission, runs=2)
+    assert count(stack, "SELECT count(*) FROM bounty_award WHERE submission_id = %s", submission) == 1
+    balance = author.get("credits/")["balance"]
+    assert balance["available"] == seen["award"]["amount_microcredits"] > 0
+    assert_ledger_is_in_order(stack, world)
+
+
+def test_a_killed_pool_child_and_a_killed_control_worker_lose_no_run(stack: Any, world: BountyWorld) -> None:
+    author = world.newcomer()
+    stack.arm("runner.preparing")
+    submission = world.submit(author, "faster_but_wrong")
+    killed = stack.kill("control")
+    stack.wait_ready("control", after=killed)
+    seen = follow(author, submission, until=has_rested)
+    assert seen["verdict"]["kind"] == "wrong_output"
+    assert stack.has_fired("runner.preparing")
+    assert_judged_once(stack, submission, runs=1)
+    assert_ledger_is_in_order(stack, world)
+
+
+@pytest.mark.parametrize("service", ["runner", "valkey", "postgres"])
+def test_a_service_killed_with_work_queued_and_running_ends_in_one_verdict_each(
+    stack: Any, world: BountyWorld, service: str
+) -> None:
+    first, second = world.newcomer(), world.newcomer()
+    running = world.submit(first, "faster_but_wrong")
+    queued = world.submit(second, "slower")
+    follow(first, running, until=lambda seen: seen["state"] != "queued")
+    killed = stack.kill(service)
+    stack.wait_ready(service, after=killed)
+    assert follow(first, running, until=has_rested)["verdict"]["kind"] == "wrong_output"
+    assert follow(second, queued, until=has_rested)["verdict"]["kind"] in {"regression", "no_gain"}
+    for submission in (running, queued):
+        assert_judged_once(stack, submission, runs=1)
+    assert_ledger_is_in_order(stack, world)
+
+
+def follow(
+    person: Person, submission: str, *, until: Callable[[dict[str, Any]], bool], within_s: float = 300
+) -> dict[str, Any]:
+    """Poll a submission, through restarts of the site, until it is as asked."""
+    deadline = time.monotonic() + within_s
+    seen: dict[str, Any] = {}
+    while time.monotonic() < deadline:
+        try:
+            seen = person.get(f"submissions/{submission}/")
+        except SiteError:
+            seen = {}
+        if seen and until(seen):
+            return seen
+        time.sleep(0.3)
+    pytest.fail(f"submission {submission} stayed {seen.get('state')}: {seen.get('runs')}")
+
+
+def insist(request: Callable[[], Any], *, within_s: float = 60) -> Any:
+    """Repeat a request whose process may be killed under it, as a client with retries does."""
+    deadline = time.monotonic() + within_s
+    while True:
+        try:
+            return request()
+        except SiteError as error:
+            if error.code not in {"unreachable", "500", "502", "503"} or time.monotonic() > deadline:
+                raise
+        time.sleep(0.3)
+
+
+def assert_judged_once(stack: Any, submission: str, *, runs: int) -> None:
+    """Each run has exactly one verdict and its evidence, and its log was kept."""
+    rows = "FROM bounty_run r LEFT JOIN bounty_runverdict v ON v.run_id = r.id WHERE r.submission_id = %s"
+    assert count(stack, f"SELECT count(*) {rows}", submission) == runs
+    assert (
+        count(stack, f"SELECT count(*) {rows} AND v.run_id IS NOT NULL AND r.state = 'finished'", submission)
+        == runs
+    )
+    evidence = "JOIN bounty_evidence e ON e.id = v.evidence_id WHERE r.submission_id = %s"
+    joined = f"FROM bounty_run r JOIN bounty_runverdict v ON v.run_id = r.id {evidence}"
+    assert count(stack, f"SELECT count(DISTINCT e.digest) {joined}", submission) == runs
+    site = Site(stack.url, stack.key)
+    assert "pair" in site.get(f"submissions/{submission}/log/", offset=0)["text"]
+
+
+def assert_ledger_is_in_order(stack: Any, world: BountyWorld) -> None:
+    broken = [row for row in world.maintainer.get("audit/")["invariants"] if not row["holds"]]
+    assert broken == []
+    assert count(stack, "SELECT count(*) FROM ledger_hold WHERE state = 'open' AND expires_at < now()") == 0
+
+
+def count(stack: Any, query: str, *values: str) -> int:
+    with stack.database() as connection:
+        row = connection.execute(query, values).fetchone()
+    assert row is not None
+    return int(row[0])
