@@ -32,7 +32,7 @@ QUEUE = f"runner.{hardware()}"
 # A message stays invisible for longer than any job takes. A job lost with its worker comes back from the database.
 VISIBILITY_TIMEOUT_S = 3600
 
-app = Celery("benchmarks")
+app = Celery("benchmarks", fixups=[])  # not Django's, whatever the environment says
 app.conf.update(
     broker_url=os.environ.get("GAINSHARE_RUNNER_BROKER_URL", ""),
     broker_connection_retry_on_startup=True,
@@ -98,8 +98,9 @@ def check_machine() -> None:
     harness_hash()  # of the code that is loaded now, whatever is installed later
 
 
-@signals.worker_init.connect
-def _on_worker_init(**_: Any) -> None:
+@signals.celeryd_after_setup.connect
+def _before_consuming(**_: Any) -> None:
+    """Logging is set up, the pool and the consumer are not: SystemExit ends the worker here."""
     check_machine()
 
 

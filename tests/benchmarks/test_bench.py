@@ -1,0 +1,176 @@
+"""`python -m benchmarks.bench` and `python -m benchmarks.aa`: the judge from the command line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import aa, bench
+from benchmarks.evidence.verify import verify_evidence
+from benchmarks.patches import PatchError
+from benchmarks.sandbox.placement import PREFIX, sweep, usable_hierarchies
+from benchmarks.trees import BlobStore, shipped_tree, write_tree
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def broken_diff(open_folder: Path) -> Path:
+    """A patch that parses and builds, and cannot be imported: judged within one pair."""
+    store = BlobStore(open_folder / "blobs")
+    entry = shipped_tree(store).get("model/layers/__init__.py")
+    assert entry is not None
+    lines = store.get(entry.blob).decode().splitlines()
+    context = "".join(f" {line}\n" for line in lines)
+    path = open_folder / "broken.diff"
+    path.write_text(
+        "--- a/model/layers/__init__.py\n+++ b/model/layers/__init__.py\n"
+        f"@@ -1,{len(lines)} +1,{len(lines) + 1} @@\n{context}+import no_such_module\n"
+    )
+    return path
+
+
+def run_bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks.bench", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.sandbox
+def test_a_diff_is_judged_and_the_evidence_written_and_never_award_eligible(
+    broken_diff: Path, open_folder: Path
+) -> None:
+    out = open_folder / "evidence.json"
+    done = run_bench("--preset", "tiny", "--candidate", str(broken_diff), "--out", str(out), "--json")
+    assert done.returncode == 0, done.stderr
+    sealed = json.loads(done.stdout)
+    assert sealed == json.loads(out.read_text())
+    report = verify_evidence(sealed)
+    assert report.ok and not report.award_eligible
+    assert sealed["document"]["run"]["nonce"] == "local"
+    assert report.verdict.kind == "build_failed" and "no_such_module" in report.verdict.reason
+    assert "no_such_module" in done.stderr  # the sample's own words, on the way
+
+
+@pytest.mark.sandbox
+def test_a_folder_is_judged_and_summarised_for_people(open_folder: Path) -> None:
+    store = BlobStore(open_folder / "blobs")
+    write_tree(shipped_tree(store), store, open_folder / "mine")
+    moe = open_folder / "mine" / "model" / "layers" / "moe.py"
+    moe.chmod(0o644)
+    moe.write_text("raise RuntimeError('mine')\n")
+    done = run_bench("--preset", "tiny", "--candidate", str(open_folder / "mine"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("build_failed: ") and "not award-eligible" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--candidate", "/nowhere/at/all"), "No such file"),
+        (("--preset", "gigantic"), "gigantic"),
+        (("--suite", "nothing"), "nothing"),
+        (("--base", "/etc"), "model"),
+    ],
+)
+def test_what_cannot_be_measured_ends_with_2_and_a_reason(arguments: tuple[str, ...], words: str) -> None:
+    done = run_bench(*arguments)
+    assert done.returncode == 2
+    assert words in done.stderr and done.stdout == ""
+
+
+def test_a_diff_that_does_not_apply_is_refused(open_folder: Path) -> None:
+    store = BlobStore(open_folder / "blobs")
+    wrong = open_folder / "wrong.diff"
+    wrong.write_text(
+        "--- a/model/layers/moe.py\n+++ b/model/layers/moe.py\n@@ -1,1 +1,1 @@\n-not there\n+at all\n"
+    )
+    with pytest.raises(PatchError):
+        bench.load_tree(str(wrong), shipped_tree(store), store)
+
+
+@pytest.mark.sandbox
+def test_a_tree_against_itself_gives_the_noise_of_the_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    assert aa.main(["--preset", "tiny", "--quick", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    rows: dict[str, dict[str, Any]] = {row["name"]: row for row in report["rows"]}
+    assert report["command"] == "python -m benchmarks.aa"
+    assert rows["noise per pair"]["value"] > 0
+    assert rows["evidence verifies"]["value"] is True
+    assert rows["verdict of base against itself"]["value"] != "gain"
+    assert 0 < rows["transport, share of a call"]["value"] < 100
+    assert rows["time per pair"]["value"] > 0
+
+
+def groups_of(pid: int) -> list[Path]:
+    """Control groups of that judge's samples (none where this machine has no cgroups for us)."""
+    hierarchies = usable_hierarchies()
+    parents = [*hierarchies.v1.values(), *([hierarchies.v2] if hierarchies.v2 else [])]
+    return [folder for parent in parents for folder in parent.glob(f"{PREFIX}{pid}-*")]
+
+
+def members(folders: list[Path]) -> set[int]:
+    found: set[int] = set()
+    for folder in folders:
+        try:
+            found |= {int(pid) for pid in (folder / "cgroup.procs").read_text().split()}
+        except OSError:
+            continue  # it is just being removed
+    return found
+
+
+def runs(pid: int) -> bool:
+    """Whether it is more than a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+@pytest.mark.sandbox
+def test_no_sample_survives_a_judge_that_was_killed() -> None:
+    """kill -9 in the middle of measuring. What stood frozen then ends with the sweep that every judge begins with."""
+    argv = [
+        sys.executable,
+        "-m",
+        "benchmarks.bench",
+        "--preset",
+        "tiny",
+        "--kind",
+        "confirmation",
+        "--candidate",
+        "shipped",
+    ]
+    judge = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert judge.stderr is not None
+    try:
+        for line in judge.stderr:
+            if "1 pairs done" in line:
+                break
+        deadline = time.monotonic() + 30
+        while len(samples := members(groups_of(judge.pid))) < 4 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(1.0)  # somewhere within import or calls
+        samples |= members(groups_of(judge.pid))
+    finally:
+        os.kill(judge.pid, signal.SIGKILL)
+        judge.wait()
+        judge.stderr.close()
+    if not samples:
+        pytest.skip("expected: without cgroups the samples' groups cannot be listed")
+    hierarchies = usable_hierarchies()
+    sweep({*hierarchies.v1.values(), *([hierarchies.v2] if hierarchies.v2 else [])})
+    deadline = time.monotonic() + 10
+    while (alive := [pid for pid in samples if runs(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert alive == [] and groups_of(judge.pid) == []
