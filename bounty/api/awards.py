@@ -51,12 +51,11 @@ class AwardList(generics.ListAPIView[Award]):
         awards = Award.objects.filter(amount_microcredits__isnull=False).select_related(
             "submission__submitter"
         )
-        names = {
-            "submitter": "submission__submitter__username",
-            "bounty": "submission__bounty",
-            "state": "state",
-        }
-        wanted = {
-            field: value for name, field in names.items() if (value := self.request.query_params.get(name))
-        }
-        return awards.filter(**wanted)
+        query = self.request.query_params
+        if name := query.get("submitter"):
+            awards = awards.filter(submission__submitter__username=name)
+        if bounty := query.get("bounty"):
+            awards = awards.filter(submission__bounty=serializers.UUIDField().to_internal_value(bounty))
+        if state := query.get("state"):
+            awards = awards.filter(state=state)
+        return awards

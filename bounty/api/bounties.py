@@ -20,7 +20,7 @@ from bounty.services.bounties import add_funds, close_bounty, find_bounty, open_
 from bounty.services.leaderboards import Place, leaderboard
 from bounty.services.series import measured_base, patch_base
 
-MAX_MICROCREDITS = 2**62
+MAX_MICROCREDITS = 10**18  # the ledger's own limit
 
 
 class BountyIn(serializers.Serializer[Any]):

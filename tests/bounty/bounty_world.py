@@ -5,6 +5,10 @@ from itertools import count
 from typing import Any
 from uuid import uuid4
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from gainshare.accounts.models import User
+from gainshare.ledger import services as ledger
+
 from benchmarks.evidence.commitment import commit
 from benchmarks.evidence.signing import generate_key, public_key
 from benchmarks.trees import Tree, TreeEntry
@@ -17,10 +21,6 @@ from bounty.services.runners import register_runner
 from bounty.services.submissions import submit
 from bounty.services.trees import blob_store, create_lineage, store_tree
 from bounty.services.verdicts import record_evidence
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from gainshare.accounts.models import User
-from gainshare.ledger import services as ledger
-
 from tests.bounty.synthetic import SECRET, invented_evidence
 
 _numbers = count(1)
@@ -149,7 +149,9 @@ class World:
         self.judge(speed_up_log, **how)
         return advance_submission(submission_id=submission.pk)
 
-    def confirmed(self, who: User, diff: str, speed_up_log: float = 0.3, bounty: Bounty | None = None) -> Submission:
+    def confirmed(
+        self, who: User, diff: str, speed_up_log: float = 0.3, bounty: Bounty | None = None
+    ) -> Submission:
         """Submit, pass the gate, pass the confirmation."""
         submission = self.submit(who, diff, bounty)
         self.gate(submission, speed_up_log)

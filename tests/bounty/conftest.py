@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bounty.services import wakeups
 from pytest_django import Settings
 
+from bounty.services import wakeups
 from tests.bounty.bounty_world import World
 
 

@@ -4,12 +4,13 @@ import math
 import random
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from benchmarks.catalogue import SUITES
 from benchmarks.evidence.commitment import commit
 from benchmarks.evidence.decision import make_plan
 from benchmarks.evidence.document import build_document, seal
 from benchmarks.policy import HARNESS_VERSION, harness_hash, load_policy
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 CALLS_PER_SIDE = 4
 BASE_NS = 20_000_000

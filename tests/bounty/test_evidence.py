@@ -6,6 +6,8 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from django.db import DatabaseError, transaction
+
 from benchmarks.evidence.canonical import parse
 from benchmarks.evidence.commitment import commit
 from benchmarks.evidence.document import digest, seal
@@ -17,8 +19,6 @@ from bounty.services import runner_calls
 from bounty.services.advance import advance_submission
 from bounty.services.runners import set_runner_state
 from bounty.services.trees import blob_store
-from django.db import DatabaseError, transaction
-
 from tests.bounty.bounty_world import World, diff_of_line, job_of
 from tests.bounty.synthetic import SECRET, invented_document, invented_evidence
 

@@ -1,15 +1,15 @@
 """The main road: a gain is judged, confirmed, accepted, merged and vested, and the credits are there."""
 
 import pytest
+from gainshare.ledger import services as ledger
+from gainshare.ledger.audit import audit
+from pytest_django import DjangoCaptureOnCommitCallbacks
+
 from bounty.models import AwardState, BountyState, RunKind, RunState, SubmissionState
 from bounty.services import wakeups
 from bounty.services.advance import advance_submission
 from bounty.services.awards import standing_award
 from bounty.services.reviews import merge, review
-from gainshare.ledger import services as ledger
-from gainshare.ledger.audit import audit
-from pytest_django import DjangoCaptureOnCommitCallbacks
-
 from tests.bounty.bounty_world import World, diff_of_line
 from tests.bounty.conftest import Outbox
 
@@ -113,7 +113,9 @@ def test_the_runner_is_woken_when_the_submission_commits(
 
 
 def test_a_broker_that_is_away_fails_no_submission(
-    world: World, monkeypatch: pytest.MonkeyPatch, django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks,
 ) -> None:
     def refuse(*_args: object, **_options: object) -> None:
         raise ConnectionError("no broker")

@@ -4,6 +4,9 @@ import uuid
 from datetime import timedelta
 
 import pytest
+from django.utils import timezone
+from gainshare.ledger import services as ledger
+
 from bounty.errors import (
     AlreadyJudged,
     AlreadySubmitted,
@@ -22,9 +25,6 @@ from bounty.services.awards import standing_award
 from bounty.services.bounties import close_bounty
 from bounty.services.submissions import attempts_used, withdraw
 from bounty.services.transitions import history
-from django.utils import timezone
-from gainshare.ledger import services as ledger
-
 from tests.bounty.bounty_world import World, diff_of_line
 
 HEAD = "diff --git a/model/layers/experts.py b/model/layers/experts.py\n"
@@ -154,9 +154,7 @@ def test_an_unmerged_best_tree_is_what_diffs_must_build_on(world: World) -> None
 
 def test_a_copy_of_somebody_elses_submission_earns_nothing(world: World) -> None:
     first = world.submit(world.ann, diff_of_line(3, "step_3 = 33"))
-    dressed = "Faster, I promise\n\n" + diff_of_line(3, "step_3 = 33").replace(
-        "diff --git", "diff --git", 1
-    )
+    dressed = "Faster, I promise\n\n" + diff_of_line(3, "step_3 = 33").replace("diff --git", "diff --git", 1)
     copy = world.submit(world.bob, diff_of_line(3, "step_3 = 33"))
     assert (copy.state, copy.verdict_kind, copy.copy_of_id) == ("rejected", "patch_rejected", first.pk)
     assert "copy of an earlier submission" in copy.verdict_reason

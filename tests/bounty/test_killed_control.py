@@ -8,21 +8,23 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from bounty.models import Award, RunVerdict
-from bounty.services.awards import standing_award
-from bounty.services.reviews import review
-from bounty.services.submissions import find_submission
 from django.conf import settings
 from django.db import connection
 from gainshare.ledger import services as ledger
 from gainshare.ledger.audit import audit
 
+from bounty.models import Award, RunVerdict
+from bounty.services.awards import standing_award
+from bounty.services.reviews import review
+from bounty.services.submissions import find_submission
 from tests.bounty.bounty_world import World, diff_of_line
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 ROOT = Path(settings.ROOT)
-RECONCILE = "import django; django.setup(); from bounty.services.reconcile import reconcile_runs; reconcile_runs()"
+RECONCILE = (
+    "import django; django.setup(); from bounty.services.reconcile import reconcile_runs; reconcile_runs()"
+)
 MERGE = (
     "import sys, django; django.setup(); from bounty.services.reviews import merge; "
     "from gainshare.accounts.models import User; "

@@ -4,6 +4,9 @@ from datetime import timedelta
 from uuid import uuid4
 
 import pytest
+from django.utils import timezone
+from pytest_django import DjangoCaptureOnCommitCallbacks
+
 from benchmarks.evidence.signing import generate_key
 from bounty.errors import LeaseLost, LogGap, NotLeasable
 from bounty.limits import MAX_LOG_CHARS
@@ -15,9 +18,6 @@ from bounty.services.queues import queue_place
 from bounty.services.reconcile import reconcile_runs
 from bounty.services.runners import set_runner_state
 from bounty.services.submissions import withdraw
-from django.utils import timezone
-from pytest_django import DjangoCaptureOnCommitCallbacks
-
 from tests.bounty.bounty_world import World, diff_of_line
 from tests.bounty.conftest import Outbox
 
@@ -220,7 +220,9 @@ def test_a_log_goes_on_over_attempts_and_is_read_from_any_place(world: World) ->
 def test_the_log_is_final_with_the_verdict_and_covers_both_runs(world: World) -> None:
     submission = world.submit(world.ann, DIFF)
     world.gate(submission, 0.3)
-    assert submission_log(submission=advance_submission(submission_id=submission.pk), offset=0).is_final is False
+    assert (
+        submission_log(submission=advance_submission(submission_id=submission.pk), offset=0).is_final is False
+    )
     world.gate(submission, 0.3)
     page = submission_log(submission=advance_submission(submission_id=submission.pk), offset=0)
     assert page.is_final is True

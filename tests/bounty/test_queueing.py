@@ -4,9 +4,10 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from bounty.queueing import Waiting, eta_s, fair_order
 from hypothesis import given
 from hypothesis import strategies as st
+
+from bounty.queueing import Waiting, eta_s, fair_order
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -31,9 +32,9 @@ def test_the_platforms_own_runs_wait_behind_everybody() -> None:
     assert order == [UUID(int=2), UUID(int=1)]
 
 
-runs = st.lists(
-    st.tuples(st.one_of(st.none(), st.integers(1, 4)), st.integers(0, 1000)), max_size=40
-).map(lambda rows: [waiting(number, *row) for number, row in enumerate(rows)])
+runs = st.lists(st.tuples(st.one_of(st.none(), st.integers(1, 4)), st.integers(0, 1000)), max_size=40).map(
+    lambda rows: [waiting(number, *row) for number, row in enumerate(rows)]
+)
 
 
 @given(runs, st.dictionaries(st.integers(1, 4), st.integers(0, 5)))

@@ -5,6 +5,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from django.db import connection
+from gainshare.ledger import services as ledger
+from gainshare.ledger.audit import audit
+
 from benchmarks.evidence.signing import generate_key
 from bounty.errors import BountyError
 from bounty.models import Award, Run, RunState, RunVerdict, StateChange, Submission
@@ -14,10 +18,6 @@ from bounty.services.reconcile import reconcile_runs
 from bounty.services.reviews import merge, review
 from bounty.services.submissions import withdraw
 from bounty.services.verdicts import record_evidence
-from django.db import connection
-from gainshare.ledger import services as ledger
-from gainshare.ledger.audit import audit
-
 from tests.bounty.bounty_world import World, diff_of_line, job_of
 from tests.bounty.synthetic import invented_evidence
 
@@ -109,7 +109,10 @@ def test_one_of_two_identical_submissions_is_the_copy() -> None:
 def test_one_person_at_once_does_not_get_more_attempts() -> None:
     world = World(terms={"max_attempts": 2})
     results = at_once(
-        [lambda line=line: world.submit(world.ann, diff_of_line(line, f"step_{line} = 0")) for line in range(1, 6)]
+        [
+            lambda line=line: world.submit(world.ann, diff_of_line(line, f"step_{line} = 0"))
+            for line in range(1, 6)
+        ]
     )
     assert refusals(results) == 3
     assert Submission.objects.count() == 2

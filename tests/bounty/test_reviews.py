@@ -3,6 +3,11 @@
 from datetime import timedelta
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from django.utils import timezone
+from gainshare.ledger import services as ledger
+from gainshare.ledger.audit import audit
+
 from benchmarks.evidence.signing import generate_key
 from bounty.errors import BadRequest, NotAllowed, TipMoved, WrongBase, WrongState
 from bounty.models import AwardState, Lineage, Run, Submission, SubmissionState
@@ -13,11 +18,6 @@ from bounty.services.reconcile import reconcile_runs
 from bounty.services.reviews import merge, rejudge, remeasure, review
 from bounty.services.series import measured_base
 from bounty.services.submissions import find_submission
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from django.utils import timezone
-from gainshare.ledger import services as ledger
-from gainshare.ledger.audit import audit
-
 from tests.bounty.bounty_world import World, diff_of_line, job_of, make_user
 from tests.bounty.synthetic import invented_evidence
 
@@ -70,7 +70,9 @@ def test_a_large_award_needs_two_reviewers(db: None) -> None:
 def test_a_decline_gives_the_award_and_the_best_tree_back(world: World) -> None:
     submission = world.confirmed(world.ann, DIFF)
     assert measured_base(bounty=world.bounty).pk == submission.candidate_tree_id
-    submission = review(actor=world.ruth, submission_id=submission.pk, decision="decline", comment="unreadable")
+    submission = review(
+        actor=world.ruth, submission_id=submission.pk, decision="decline", comment="unreadable"
+    )
     assert submission.state == SubmissionState.DECLINED
     assert measured_base(bounty=world.bounty).pk == world.tree.pk
     assert ledger.balance(world.ann).unvested == 0

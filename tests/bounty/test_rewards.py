@@ -1,6 +1,9 @@
 """What a gain is worth: exact, monotone, never more for a gain that is split."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from bounty.rewards import (
     PPM,
     award_microcredits,
@@ -8,8 +11,6 @@ from bounty.rewards import (
     required_reviewers,
     wanted_reservation,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 rates = st.integers(1, 10**15)
 bounds = st.integers(-(10**7), 10**7)
