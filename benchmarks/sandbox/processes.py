@@ -48,6 +48,12 @@ def start_ticks(pid: int) -> int | None:
     return None if stat is None else stat.start_ticks
 
 
+def is_running(pid: int, ticks: int) -> bool:
+    """Whether the process that started at `ticks` still lives. A zombie does not."""
+    stat = read_stat(pid)
+    return stat is not None and stat.start_ticks == ticks and stat.state not in ("Z", "X")
+
+
 def tree(root: int) -> list[ProcessStat]:
     """`root` and all its descendants, parents first. Orphans inside a PID namespace belong to its init, so stay in."""
     children: dict[int, list[ProcessStat]] = defaultdict(list)

@@ -23,7 +23,7 @@ from benchmarks.sandbox.groups import ProcessGroup
 from benchmarks.sandbox.levels import Limits, Mount, SandboxError, SandboxLevel
 from benchmarks.sandbox.log_capture import LogCapture
 from benchmarks.sandbox.placement import make_group
-from benchmarks.sandbox.processes import send
+from benchmarks.sandbox.processes import is_running, send, start_ticks
 from benchmarks.sandbox.seccomp import filter_bytes
 from benchmarks.sandbox.unconfined import translate
 
@@ -114,24 +114,30 @@ class Sample:
             return self._killed
 
     def _end_tree(self) -> int:
-        """Kills everything inside first, so that bubblewrap's monitor reaps it, then the monitor."""
+        """Kills everything inside first, so that bubblewrap's monitor reaps it, then the monitor.
+
+        A cgroup forgets a process while it is still exiting, so each is waited for by its own number.
+        """
         self._timer.cancel()
-        killed: set[int] = set()
+        killed: dict[int, int | None] = {}  # pid -> start time, which tells a reused number apart
         deadline = time.monotonic() + EXIT_TIMEOUT_S
         patience = time.monotonic() + 1.0
         while True:
             living = set(self._group.pids())
             if self._process.poll() is None:
                 living.add(self.pid)
-            if not living:
+            exiting = [pid for pid, ticks in killed.items() if ticks is not None and is_running(pid, ticks)]
+            if not living and not exiting:
                 break
             now = time.monotonic()
             if now > deadline:
-                raise SandboxError(f"processes {sorted(living)} of a sandbox could not be killed")
+                raise SandboxError(
+                    f"processes {sorted({*living, *exiting})} of a sandbox could not be killed"
+                )
             inside = living - {self.pid}
             for pid in inside if inside and now < patience else living:
+                killed.setdefault(pid, start_ticks(pid))
                 send(pid, signal.SIGKILL)
-                killed.add(pid)
             self._group.thaw()
             time.sleep(0.001)
         self._process.wait()

@@ -1,0 +1,108 @@
+"""`run`: one command to its end, with what it may use up, and every way to end."""
+
+from typing import Any
+
+import pytest
+
+from benchmarks.sandbox import (
+    Completed,
+    Limits,
+    SandboxLevel,
+    SandboxUnavailable,
+    best_level,
+    python_runtime,
+    run,
+)
+from benchmarks.sandbox.levels import MIB
+
+pytestmark = pytest.mark.sandbox
+
+
+@pytest.fixture(scope="module")
+def level() -> SandboxLevel:
+    try:
+        return best_level()
+    except SandboxUnavailable as error:
+        pytest.skip(f"no sandbox on this machine: {error}")
+
+
+def run_python(level: SandboxLevel, code: str, **options: Any) -> Completed:
+    python = python_runtime()
+    options = {"limits": Limits(), "timeout_s": 20.0, "output_limit_bytes": MIB, "slot": 0} | options
+    return run([*python.argv, "-c", code], level=level, mounts=python.mounts, env=python.env, **options)
+
+
+def test_input_goes_in_output_and_errors_come_out(level: SandboxLevel) -> None:
+    data = b"0123456789" * 50_000
+    code = "import sys; text = sys.stdin.buffer.read(); sys.stdout.buffer.write(text); sys.exit('said why')"
+    done = run_python(level, code, input=data)
+    assert done.stdout == data
+    assert done.stderr_tail == "said why\n"
+    assert done.returncode == 1
+    assert not done.timed_out
+    assert not done.resource_limited
+    assert done.limit is None
+    assert done.cpu_ns > 0
+    assert done.peak_memory_bytes > 0
+
+
+def test_input_that_nobody_reads_is_no_error(level: SandboxLevel) -> None:
+    done = run_python(level, "print('done')", input=b"x" * MIB)
+    assert done.stdout == b"done\n"
+    assert done.returncode == 0
+
+
+def test_a_time_out_is_told_apart_from_a_resource_limit(level: SandboxLevel) -> None:
+    done = run_python(level, "import time; print('on', flush=True); time.sleep(60)", timeout_s=1.0)
+    assert done.timed_out
+    assert not done.resource_limited
+    assert done.stdout == b"on\n"
+
+
+def test_a_command_that_closes_its_output_is_still_timed(level: SandboxLevel) -> None:
+    done = run_python(level, "import os, time; os.close(1); time.sleep(60)", timeout_s=1.0)
+    assert done.timed_out
+
+
+def test_too_much_output_is_a_resource_limit(level: SandboxLevel) -> None:
+    done = run_python(level, "while True: print('x' * 1000)", output_limit_bytes=5000)
+    assert done.resource_limited
+    assert done.limit == "output"
+    assert len(done.stdout) == 5000
+
+
+def test_too_much_memory_is_a_resource_limit(level: SandboxLevel) -> None:
+    limits = Limits(memory_bytes=100 * MIB)
+    done = run_python(level, "held = bytearray(b'x') * (1 << 30); print('got it')", limits=limits)
+    assert done.resource_limited
+    assert done.limit == "memory"
+    assert done.stdout == b""
+
+
+def test_a_child_that_stays_behind_does_not_outlive_the_run(level: SandboxLevel) -> None:
+    code = "import os, time\nif os.fork() == 0:\n    os.setsid(); os.close(1); os.close(2); time.sleep(60)\nprint('left')"
+    done = run_python(level, code, timeout_s=10.0)
+    assert done.returncode == 0
+    assert done.stdout == b"left\n"
+
+
+def test_a_compiler_works_inside(level: SandboxLevel) -> None:
+    """C++ extensions are built here: the compiler's links lead through /etc/alternatives."""
+    code = (
+        "import pathlib, shutil, subprocess\n"
+        "if shutil.which('c++') is None: print('none'); raise SystemExit\n"
+        "pathlib.Path('a.cpp').write_text('extern \"C\" int answer() { return 42; }')\n"
+        "subprocess.run(['c++', '-shared', '-fPIC', '-o', 'a.so', 'a.cpp'], check=True)\n"
+        "import ctypes; print(ctypes.CDLL('./a.so').answer())\n"
+    )
+    done = run_python(level, code)
+    if done.stdout == b"none\n":
+        pytest.skip("no C++ compiler")
+    assert done.stdout == b"42\n", done.stderr_tail
+
+
+def test_nothing_of_ours_is_in_the_environment(level: SandboxLevel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GAINSHARE_SECRET_KEY", "do-not-tell")
+    done = run_python(level, "import os; print(dict(os.environ)); print(open('/proc/self/environ').read())")
+    assert b"do-not-tell" not in done.stdout
+    assert b"'PATH': '/usr/bin:/bin'" in done.stdout

