@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gainshare.local.disk import free_space_problem
 from gainshare.local.errors import LocalModeError
 from gainshare.local.model_cache import ensure_model
 from gainshare.local.paths import Home
 from gainshare.local.ports import free_port, require_free
 from gainshare.local.registration import register_runner
 from gainshare.local.secrets import Secrets, read_secret, write_secret
-from gainshare.local.services import LocalStack, StackOptions, free_space_problem, run_logged
+from gainshare.local.services import LocalStack, StackOptions, run_logged
 from gainshare.local.spec import ServiceSpec, services_of
 
 from benchmarks.evidence.signing import load_key, public_key

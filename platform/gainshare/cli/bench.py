@@ -16,13 +16,24 @@ def bench(
     ] = "",
     candidate: Annotated[str, typer.Option("--candidate", help="Folder or diff of the candidate.")] = "",
     preset: Annotated[str, typer.Option("--preset", help="Size of the suite: demo or standard.")] = "",
+    kind: Annotated[
+        str, typer.Option("--kind", help="gate, confirmation, or aa (base against itself).")
+    ] = "gate",
+    out: Annotated[str, typer.Option("--out", help="Write the evidence to this file.")] = "",
     as_json: JsonOption = False,
 ) -> None:
     """Measure a candidate against a base with the platform's own judge, in the same sandbox.
 
     The judge runs as a program of its own, since it loads torch.
     """
-    options = {"--suite": suite, "--base": base, "--candidate": candidate, "--preset": preset}
+    options = {
+        "--suite": suite,
+        "--base": base,
+        "--candidate": candidate,
+        "--preset": preset,
+        "--kind": kind,
+        "--out": out,
+    }
     argv = [sys.executable, "-m", "benchmarks.bench"]
     argv += [part for name, value in options.items() if value for part in (name, value)]
     done = subprocess.run([*argv, *(["--json"] if as_json else [])], check=False)

@@ -7,6 +7,7 @@ import typer
 from gainshare.cli.client import KeyOption, UrlOption, site
 from gainshare.cli.output import JsonOption, console, print_json, table
 from gainshare.cli.submission import describe, watch
+from gainshare.local.disk import LOW_FREE_BYTES, free_space_problem
 from gainshare.local.paths import home_from_environment
 from gainshare.local.state import StackState, running_state
 
@@ -27,7 +28,10 @@ def status(
         else:
             _show_submission(seen)
         return
-    state = running_state(home_from_environment())
+    home = home_from_environment()
+    state = running_state(home)
+    # Looked at here too: on a full disk the supervisor cannot write its own warning down.
+    state.warning = free_space_problem(home, LOW_FREE_BYTES) or state.warning
     if as_json:
         print_json(state.to_json())
     else:

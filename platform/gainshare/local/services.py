@@ -1,7 +1,6 @@
 """The plan of the local stack: every process and every step between them, in the order in which they start."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -230,17 +229,6 @@ def run_logged(
             raise LocalModeError(f"{name} took longer than {timeout_s:.0f} s; its log is {log}") from None
     if done.returncode != 0:
         raise LocalModeError(f"{name} failed (exit {done.returncode}); its log {log} ends with:\n{tail(log)}")
-
-
-def free_space_problem(home: Home, needed_bytes: int) -> str | None:
-    """What to do about too little space for the database and logs, or None."""
-    free = shutil.disk_usage(home.root).free
-    if free >= needed_bytes:
-        return None
-    return (
-        f"only {free / 2**20:.0f} MiB are free in {home.root}, local mode needs {needed_bytes / 2**20:.0f} MiB: "
-        "free some, or set GAINSHARE_HOME to a folder on another disk"
-    )
 
 
 def _python(module: str, *arguments: str) -> tuple[str, ...]:

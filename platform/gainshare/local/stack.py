@@ -60,6 +60,7 @@ def start_background(
     `env` replaces the environment. `on_progress` gets the name of what is being started.
     """
     require_not_running(home)
+    require_free(port)
     home.create_root()
     log = home.root / "supervisor.log"
     outer = {**(os.environ if env is None else env), "GAINSHARE_HOME": str(home.root)}

@@ -17,19 +17,17 @@ from datetime import UTC, datetime
 from types import FrameType
 
 from gainshare.local import processes
+from gainshare.local.disk import LOW_FREE_BYTES, NEEDED_FREE_BYTES, free_space_problem
 from gainshare.local.errors import LocalModeError
 from gainshare.local.guardian import dismiss, start_guardian
 from gainshare.local.logs import tail
 from gainshare.local.managed import Managed
 from gainshare.local.paths import Home
-from gainshare.local.services import LocalStack, StackOptions, free_space_problem
+from gainshare.local.services import LocalStack, StackOptions
 from gainshare.local.spec import PlanItem, ServiceSpec, Step, services_of
 from gainshare.local.state import ServiceState, StackState, boot_id, held_home, read_state, write_state
 
 TICK_S = 0.1
-MIB = 1024 * 1024
-NEEDED_FREE_BYTES = 256 * MIB
-LOW_FREE_BYTES = 64 * MIB
 DISK_LOOK_EVERY_S = 5.0
 FIRST_START_FAILURES = 3  # a service that dies this often before it was ever ready fails the whole start
 
@@ -54,7 +52,7 @@ class Supervisor:
     ) -> None:
         self._home = home
         self._options = options
-        self._say = say
+        self._say = _unfailing(say)
         self._on_ready = on_ready
         self._create = create
         self._stop = threading.Event()
@@ -210,6 +208,16 @@ class Supervisor:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _unfailing(say: Say) -> Say:
+    """Telling people about it must not end the stack: on a full disk the log cannot be written either."""
+
+    def say_if_possible(line: str) -> None:
+        with contextlib.suppress(OSError):
+            say(line)
+
+    return say_if_possible
 
 
 def clean_up_after_dead(home: Home) -> list[int]:

@@ -1,0 +1,198 @@
+"""The Makefile on machines that lack something, `.ci/run`, and the rule that an unexpected skip fails in CI."""
+
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TARGETS = ("demo", "test", "test-long", "up", "check", "bench", "clean")
+TOOLS = ("sh", "env", "rm", "find", "touch", "mkdir", "echo", "cat", "ls")
+Make = Callable[..., "subprocess.CompletedProcess[str]"]
+
+if shutil.which("make") is None:
+    pytest.skip("make is not installed: apt-get install make", allow_module_level=True)
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """Runs make on a copy of the Makefile, with nothing on the PATH but what the test puts there."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in TOOLS:
+        if found := shutil.which(name):
+            (tools / name).symlink_to(found)
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    shutil.copy(ROOT / "Makefile", checkout)
+    (checkout / "pyproject.toml").touch()
+
+    def run(*arguments: str, **programs: str) -> "subprocess.CompletedProcess[str]":
+        for name, script in programs.items():
+            path = tools / name.replace("gpp", "g++").replace("_", ".")
+            path.write_text(f"#!/bin/sh\n{script}\n")
+            path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        return subprocess.run(
+            [shutil.which("make") or "make", *arguments],
+            cwd=checkout,
+            env={"PATH": str(tools), "HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    return run
+
+
+NEW_ENOUGH = 'case "$2" in *version_info*|*ensurepip*) exit 0;; esac; echo "made with $0: $*"'
+TOO_OLD = "exit 1"
+NO_VENV = 'case "$2" in *version_info*) exit 0;; esac; exit 1'
+
+
+def test_make_alone_lists_every_target(make: Make) -> None:
+    done = make()
+    assert done.returncode == 0
+    for target in TARGETS:
+        assert f"make {target} " in done.stdout
+
+
+def test_without_a_compiler_it_says_what_to_install(make: Make) -> None:
+    done = make("demo", python3=NEW_ENOUGH)
+    assert done.returncode != 0
+    assert "no C++ compiler" in done.stderr
+    assert "apt-get install g++" in done.stderr
+
+
+def test_with_too_old_a_python_it_says_what_to_install(make: Make) -> None:
+    done = make("demo", gpp="exit 0", python3=TOO_OLD)
+    assert done.returncode != 0
+    assert "no Python 3.11 or newer" in done.stderr
+
+
+def test_without_venv_it_says_what_to_install(make: Make) -> None:
+    done = make("test", gpp="exit 0", python3=NO_VENV)
+    assert done.returncode != 0
+    assert "lacks venv or ensurepip" in done.stderr
+    assert "apt-get install python3-venv" in done.stderr
+
+
+def test_the_first_python_that_is_new_enough_is_taken(make: Make) -> None:
+    done = make("-n", "demo", gpp="exit 0", python3=TOO_OLD, python3_12=NEW_ENOUGH)
+    assert done.returncode == 0
+    done = make(".venv/bin/python", gpp="exit 0", python3=TOO_OLD, python3_12=NEW_ENOUGH)
+    assert "python3.12 -m venv .venv" in done.stdout
+
+
+def test_the_interpreter_can_be_named(make: Make) -> None:
+    done = make(".venv/bin/python", "PYTHON=mine", gpp="exit 0", python3=NEW_ENOUGH, mine=NEW_ENOUGH)
+    assert "mine -m venv" in done.stdout
+
+
+def test_when_pip_fails_it_says_what_to_do(make: Make, tmp_path: Path) -> None:
+    bin_folder = tmp_path / "checkout" / ".venv" / "bin"
+    bin_folder.mkdir(parents=True)
+    (bin_folder / "python").write_text("#!/bin/sh\necho no route to host >&2; exit 1\n")
+    (bin_folder / "python").chmod(0o755)
+    done = make("demo", gpp="exit 0")
+    assert done.returncode != 0
+    assert "no route to host" in done.stderr
+    assert "PIP_ARGS" in done.stderr
+    assert not (tmp_path / "checkout" / ".venv" / ".installed").exists()
+
+
+def test_torch_comes_from_the_named_index_first(make: Make, tmp_path: Path) -> None:
+    bin_folder = tmp_path / "checkout" / ".venv" / "bin"
+    bin_folder.mkdir(parents=True)
+    (bin_folder / "python").write_text(f'#!/bin/sh\necho "$*" >> {tmp_path}/calls\n')
+    (bin_folder / "python").chmod(0o755)
+    done = make(".venv/.installed", "TORCH_INDEX_URL=https://index.example/cpu", gpp="exit 0")
+    assert done.returncode == 0
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert "--index-url https://index.example/cpu torch" in calls[0]
+    assert calls[1].endswith("--editable .")
+    assert (
+        "nothing to be done" in make(".venv/.installed").stdout.lower()
+        or "up to date" in make(".venv/.installed").stdout
+    )
+
+
+def test_clean_removes_what_was_made_and_keeps_the_sources(make: Make, tmp_path: Path) -> None:
+    checkout = tmp_path / "checkout"
+    for made in (".venv", ".mypy_cache", "build", "gainshare.egg-info", "model/__pycache__"):
+        (checkout / made).mkdir(parents=True)
+    (checkout / "model" / "moe.py").touch()
+    assert make("clean").returncode == 0
+    assert sorted(path.name for path in checkout.iterdir()) == ["Makefile", "model", "pyproject.toml"]
+    assert [path.name for path in (checkout / "model").iterdir()] == ["moe.py"]
+
+
+def test_clean_stops_a_running_stack_first_and_not_another_home(make: Make, tmp_path: Path) -> None:
+    checkout = tmp_path / "checkout"
+    (checkout / ".gainshare").mkdir()
+    (checkout / ".venv" / "bin").mkdir(parents=True)
+    command = checkout / ".venv" / "bin" / "gainshare"
+    command.write_text(f'#!/bin/sh\necho "$* ${{GAINSHARE_HOME-unset}}" > {tmp_path}/called\n')
+    command.chmod(0o755)
+    assert make("clean", "GAINSHARE_HOME=/elsewhere").returncode == 0
+    assert (tmp_path / "called").read_text() == "down --delete-data unset\n"
+    command.parent.mkdir(parents=True)
+    (checkout / ".gainshare").mkdir()
+    command.write_text("#!/bin/sh\nexit 1\n")
+    command.chmod(0o755)
+    assert make("clean").returncode != 0
+    assert (checkout / ".gainshare").exists(), "what could not be stopped must not be deleted"
+
+
+def test_ci_run_is_a_strict_script_that_runs_all_three() -> None:
+    script = (ROOT / ".ci" / "run").read_text()
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+    assert "set -euo pipefail" in script
+    assert "export CI=true" in script
+    assert script.rstrip().endswith("make check\nmake test\nmake demo")
+    assert subprocess.run(["bash", "-n", str(ROOT / ".ci" / "run")], check=False).returncode == 0
+
+
+SKIPS = {
+    "test": "import pytest\ndef test_it():\n    pytest.skip({reason!r})\n",
+    "mark": "import pytest\n@pytest.mark.skip(reason={reason!r})\ndef test_it():\n    pass\n",
+    "fixture": "import pytest\n@pytest.fixture\ndef gpu():\n    pytest.skip({reason!r})\ndef test_it(gpu):\n    pass\n",
+    "module": "import pytest\npytest.skip({reason!r}, allow_module_level=True)\ndef test_it():\n    pass\n",
+}
+
+
+def pytest_on(code: str, folder: Path, ci: str) -> "subprocess.CompletedProcess[str]":
+    (folder / "test_skips.py").write_text(code)
+    argv = [sys.executable, "-m", "pytest", "-p", "no:django", "-p", "tests.conftest", "-c", os.devnull]
+    return subprocess.run(
+        [*argv, "--rootdir", str(folder), str(folder / "test_skips.py")],
+        cwd=ROOT,
+        env={**os.environ, "CI": ci, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("where", SKIPS)
+def test_an_unexpected_skip_fails_in_ci_only(where: str, tmp_path: Path) -> None:
+    code = SKIPS[where].format(reason="no Chromium here")
+    in_ci = pytest_on(code, tmp_path, "true")
+    assert in_ci.returncode in (1, 2), in_ci.stdout
+    assert "unexpected skip in CI" in in_ci.stdout
+    assert "no Chromium here" in in_ci.stdout
+    at_home = pytest_on(code, tmp_path, "false")
+    assert at_home.returncode in (0, 5), at_home.stdout
+    assert "1 skipped" in at_home.stdout
+
+
+@pytest.mark.parametrize("where", SKIPS)
+def test_an_expected_skip_passes_in_ci(where: str, tmp_path: Path) -> None:
+    done = pytest_on(SKIPS[where].format(reason="expected: no CUDA"), tmp_path, "true")
+    assert done.returncode in (0, 5), done.stdout
+    assert "1 skipped" in done.stdout
