@@ -11,5 +11,5 @@ MAX_EVIDENCE_BYTES = 64 * 1024 * 1024
 
 WAKE_AGAIN_AFTER = timedelta(seconds=5)  # a queued run's wake-up is sent again only after this
 RECENT = timedelta(hours=1)  # how long a run counts against its person's turn
-RUNNER_ALIVE = timedelta(minutes=5)  # a runner seen within this counts as there
-OTHER_HOST_WAIT = timedelta(minutes=10)  # how long a confirmation waits for another host than the gate's
+RUNNER_ALIVE = timedelta(hours=1)  # an idle runner asks for nothing; one seen within this counts as there
+OTHER_HOST_WAIT = timedelta(minutes=2)  # how long a confirmation waits for another host than the gate's

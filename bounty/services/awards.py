@@ -118,7 +118,10 @@ def book(*, submission: Submission, award: Award, verdict: RunVerdict, amount: A
     run = verdict.run
     with transaction.atomic():
         # The lock decides between two confirmations of one series.
-        Lineage.objects.select_for_update().get(pk=submission.bounty.lineage_id)
+        Lineage.objects.select_for_update(no_key=True).get(pk=submission.bounty.lineage_id)
+        newest = confirmation_of(submission)
+        if newest is None or newest.pk != run.pk:
+            return True  # another worker has ordered the next confirmation meanwhile
         base = measured_base(bounty=submission.bounty, but_not=submission)
         if base.pk != run.base_tree_id:
             queue_run(submission=submission, kind=RunKind.CONFIRMATION, base=base)
@@ -228,6 +231,9 @@ def reverse(*, actor: User, submission: Submission, reason: str) -> Submission:
     if not reason.strip():
         raise BadRequest("Say why the award is reversed; its author will read it.")
     with transaction.atomic():
+        # As in merging and booking, the lineage's lock comes first.
+        Lineage.objects.select_for_update(no_key=True).get(pk=submission.bounty.lineage_id)
+        submission.refresh_from_db()
         award = standing_award(submission)
         assert award is not None and award.transfer_id is not None, "a vested submission has its award"
         if not move(submission, to=SubmissionState.REVERSED, reason=reason, actor=actor):

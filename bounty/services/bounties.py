@@ -106,13 +106,10 @@ def add_funds(*, actor: User, bounty_id: UUID, transfer_id: UUID, amount_microcr
     bounty = find_bounty(bounty_id)
     if bounty.state == BountyState.CLOSED:
         raise BadRequest("The bounty is closed; open another one.", code="bounty_closed", status=409)
-    with transaction.atomic():
-        ledger.add_to_escrow(
-            transfer_id=transfer_id,
-            reference=bounty.escrow_reference,
-            amount_microcredits=amount_microcredits,
-        )
-        follow_funds(bounty=bounty)
+    ledger.add_to_escrow(
+        transfer_id=transfer_id, reference=bounty.escrow_reference, amount_microcredits=amount_microcredits
+    )
+    follow_funds(bounty=bounty)
     return bounty
 
 
@@ -148,16 +145,22 @@ def close_bounty(*, bounty_id: UUID, reason: str, actor: User | None = None) -> 
     return bounty
 
 
+def _awaits_escrow(bounty: Bounty) -> bool:
+    waiting = Submission.objects.filter(bounty=bounty, next_step=NextStep.AWAIT_ESCROW)
+    return waiting.exists()
+
+
 def return_leftover(*, bounty_id: UUID) -> bool:
     """Give a closed bounty's leftover escrow back to the treasury, once nothing can claim it any more."""
     with transaction.atomic():
-        bounty = Bounty.objects.select_for_update().get(pk=bounty_id)
+        bounty = Bounty.objects.select_for_update(no_key=True).get(pk=bounty_id)
         if bounty.state != BountyState.CLOSED or bounty.escrow_returned_at is not None:
             return False
         submissions = Submission.objects.filter(bounty=bounty)
         if (
             submissions.filter(state__in=UNSETTLED).exists()
             or submissions.filter(state=SubmissionState.JUDGED, next_step=NextStep.RESERVE).exists()
+            or (_awaits_escrow(bounty) and available_escrow(bounty) > 0)  # these come first, beat serves them
         ):
             return False
         ledger.close_escrow(transfer_id=step_id(bounty.pk, "close"), reference=bounty.escrow_reference)

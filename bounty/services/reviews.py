@@ -46,7 +46,7 @@ def review(*, actor: User, submission_id: UUID, decision: str, comment: str = ""
         raise NotAllowed("Only a maintainer reviews submissions.")
     with transaction.atomic():
         # Two acceptances at once are counted one after the other.
-        Submission.objects.select_for_update().get(pk=submission_id)
+        Submission.objects.select_for_update(no_key=True).get(pk=submission_id)
         submission = find_submission(submission_id)
         state = submission.state
         is_suspicious = (
@@ -107,7 +107,7 @@ def merge(*, actor: User, submission_id: UUID) -> Submission:
         raise NotAllowed("Only a maintainer merges.")
     submission = find_submission(submission_id)
     with transaction.atomic():
-        lineage = Lineage.objects.select_for_update().get(pk=submission.bounty.lineage_id)
+        lineage = Lineage.objects.select_for_update(no_key=True).get(pk=submission.bounty.lineage_id)
         submission = find_submission(submission_id)
         if submission.merged_at is None:
             if submission.state not in (SubmissionState.ACCEPTED, SubmissionState.VESTED):
@@ -165,7 +165,7 @@ def remeasure(*, actor: User, submission_id: UUID) -> Submission:
     if not actor.is_maintainer and submission.submitter_id != actor.pk:
         raise NotAllowed("Only a maintainer or the author has a submission measured again.")
     with transaction.atomic():
-        lineage = Lineage.objects.select_for_update().get(pk=submission.bounty.lineage_id)
+        lineage = Lineage.objects.select_for_update(no_key=True).get(pk=submission.bounty.lineage_id)
         submission = find_submission(submission_id)
         if submission.state not in OPEN_FOR_REVIEW or submission.merged_at is not None:
             raise WrongState(f"A submission that is {submission.state} is not measured again.")

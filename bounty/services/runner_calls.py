@@ -83,15 +83,22 @@ def _take(run: Run, runner: Runner) -> bool:
         fields["base_tree"] = measured_base(bounty=run.submission.bounty, but_not=run.submission)
     try:
         with transaction.atomic():
+            submission = _locked_submission(run)
             if not move(run, to=RunState.LEASED, reason=f"leased by {runner.name}", **fields):
                 return False
             say(run, f"attempt {run.attempt}: leased by {runner.name}")
-            submission = run.submission
             if submission is not None and submission.state == SubmissionState.QUEUED:
                 move(submission, to=SubmissionState.JUDGING, reason=f"{run.kind} run started")
     except IntegrityError:  # one open lease per runner: two requests with one token at once
         raise NotLeasable("This runner has just leased another run.") from None
     return True
+
+
+def _locked_submission(run: Run) -> Submission | None:
+    """The run's submission, locked before the run is: a withdrawal takes the two in this order."""
+    if run.submission_id is None:
+        return None
+    return Submission.objects.select_for_update(no_key=True).get(pk=run.submission_id)
 
 
 def _leave_to_other_host(run: Run, runner: Runner) -> bool:

@@ -4,6 +4,7 @@ import base64
 import binascii
 import hashlib
 import secrets
+from datetime import timedelta
 from typing import Any
 
 from django.db import IntegrityError, transaction
@@ -14,6 +15,7 @@ from bounty.errors import BadRequest, BountyError, NotAllowed, NotFound
 from bounty.models import Runner, RunnerState
 from bounty.services.transitions import move, note
 
+SEEN_EVERY = timedelta(seconds=10)
 TOKEN_MARK = "gsr_"  # noqa: S105 - the public beginning of every runner token, not a secret
 
 
@@ -68,9 +70,10 @@ def register_runner(
 def authenticate_runner(token: str) -> Runner | None:
     """The runner of this token, unless it is unknown or retired; notes that it was seen."""
     runner = Runner.objects.filter(token_hash=token_hash(token)).exclude(state=RunnerState.RETIRED).first()
-    if runner is not None:
-        runner.last_seen_at = timezone.now()
-        Runner.objects.filter(pk=runner.pk).update(last_seen_at=runner.last_seen_at)
+    now = timezone.now()
+    if runner is not None and (runner.last_seen_at is None or runner.last_seen_at < now - SEEN_EVERY):
+        runner.last_seen_at = now
+        Runner.objects.filter(pk=runner.pk).update(last_seen_at=now)
     return runner
 
 

@@ -79,8 +79,8 @@ def submit(*, actor: User, bounty_id: UUID, diff: str, base_tree: str | None = N
     diff_blob = sha256_hex(data) if len(data) > MAX_DIFF_CHARS else blob_store().put(data)
     with transaction.atomic():
         # One at a time per lineage: sealing order, attempts and the best tree are decided under this lock.
-        Lineage.objects.select_for_update().get(pk=bounty.lineage_id)
-        bounty = Bounty.objects.select_for_update().select_related("lineage").get(pk=bounty.pk)
+        Lineage.objects.select_for_update(no_key=True).get(pk=bounty.lineage_id)
+        bounty = Bounty.objects.select_for_update(no_key=True).select_related("lineage").get(pk=bounty.pk)
         _require_open(bounty)
         _require_attempts(bounty, actor)
         if base.pk != patch_base(bounty=bounty).pk:
@@ -194,12 +194,14 @@ def _rejected(submission: Submission, reason: str) -> Submission:
 
 def withdraw(*, actor: User, submission_id: UUID) -> Submission:
     """Take one's submission back, before it has vested. After the first sample it still counts as an attempt."""
-    submission = find_submission(submission_id)
-    if submission.submitter_id != actor.pk:
+    if find_submission(submission_id).submitter_id != actor.pk:
         raise NotAllowed("Only its author can withdraw a submission.")
-    if submission.state == SubmissionState.WITHDRAWN:
-        return submission
     with transaction.atomic():
+        # Locked before its run is: a runner that takes the run waits here, or is waited for.
+        Submission.objects.select_for_update(no_key=True).get(pk=submission_id)
+        submission = find_submission(submission_id)
+        if submission.state == SubmissionState.WITHDRAWN:
+            return submission
         if submission.merged_at is not None or not _can_withdraw(submission):
             raise WrongState(f"A submission that is {submission.state} cannot be withdrawn.")
         is_moved = move(

@@ -184,7 +184,7 @@ def test_a_confirmation_does_not_wait_for_another_host_for_ever(world: World) ->
     world.gate(submission, 0.3)
     other, _ = world.add_runner(generate_key(), host="two")
     Runner.objects.filter(pk=other.pk).update(last_seen_at=timezone.now())
-    Run.objects.filter(kind="confirmation").update(queued_at=timezone.now() - timedelta(minutes=11))
+    Run.objects.filter(kind="confirmation").update(queued_at=timezone.now() - timedelta(minutes=3))
     assert world.lease().kind == "confirmation"
 
 

@@ -13,10 +13,10 @@ from benchmarks.evidence.signing import generate_key
 from bounty.errors import BountyError
 from bounty.models import Award, Run, RunState, RunVerdict, StateChange, Submission
 from bounty.services.advance import advance_submission
-from bounty.services.awards import standing_award
+from bounty.services.awards import reverse, standing_award
 from bounty.services.reconcile import reconcile_runs
 from bounty.services.reviews import merge, review
-from bounty.services.submissions import withdraw
+from bounty.services.submissions import find_submission, withdraw
 from bounty.services.verdicts import record_evidence
 from tests.bounty.bounty_world import World, diff_of_line, job_of
 from tests.bounty.synthetic import invented_evidence
@@ -180,4 +180,47 @@ def test_withdrawing_while_it_is_being_booked_leaves_no_money_in_between() -> No
     else:
         assert submission.state == "confirmed"
         assert award is not None and balance.unvested == award.amount_microcredits
+    assert [invariant.name for invariant in audit() if not invariant.holds] == []
+
+
+def test_withdrawing_while_it_is_being_leased_never_locks_up() -> None:
+    world = World()
+    for number in range(1, 7):
+        submission = world.submit(world.ann, diff_of_line(number, f"step_{number} = 0"))
+        at_once(
+            [
+                lambda: withdraw(actor=world.ann, submission_id=submission.pk),  # noqa: B023 (joined below)
+                world.lease,
+            ]
+        )
+        submission.refresh_from_db()
+        assert submission.state == "withdrawn"
+        assert submission.runs.get().state == RunState.LOST
+
+
+def test_reversing_while_others_are_booked_and_merged_never_locks_up() -> None:
+    world = World()
+    first = world.vested(world.ann, DIFF)
+    other = world.open(title="Elsewhere", hardware="other")
+    second = world.submit(world.bob, diff_of_line(7, "step_7 = 77"), other)
+    world.runner.hardware = "other"
+    world.gate(second, 0.2)
+    world.judge(0.2)
+    at_once(
+        [
+            lambda: reverse(actor=world.mira, submission=find_submission(first.pk), reason="a cheat"),
+            lambda: advance_submission(submission_id=second.pk),
+            lambda: merge(actor=world.mira, submission_id=first.pk),
+            reconcile_runs,
+        ]
+    )
+    first.refresh_from_db()
+    second.refresh_from_db()
+    assert first.state == "reversed"
+    if second.state == "confirming":
+        # The reversal came first and moved the tip back: the second is timed against that one now.
+        assert second.runs.get(state="queued").base_tree_id == world.tree.pk
+    else:
+        assert second.state == "confirmed"
+    assert ledger.balance(world.ann).available == 0
     assert [invariant.name for invariant in audit() if not invariant.holds] == []
