@@ -73,12 +73,17 @@ def _v2_parents(own: Path | None) -> Iterator[Path]:
 def sweep(parents: set[Path]) -> int:
     """Removes groups of judges that are no longer alive, killing what still runs in them. Returns how many folders.
 
+    The cgroups beside each parent are looked through as well: a worker that was restarted may stand in another one.
     What is frozen dies only when it is thawed, and in version 1 that happens in another folder than the limits: so
     everything is killed and thawed before anything is removed.
     """
-    abandoned = [
-        folder for parent in parents for folder in parent.glob(f"{PREFIX}*") if not _owner_lives(folder)
-    ]
+    found = {
+        folder
+        for parent in parents
+        for folder in (*parent.glob(f"{PREFIX}*"), *parent.parent.glob(f"*/{PREFIX}*"))
+        if folder.is_dir()
+    }
+    abandoned = [folder for folder in found if _is_abandoned(folder)]
     for folder in abandoned:
         with suppress(OSError):
             for pid in (folder / "cgroup.procs").read_text().split():
@@ -94,11 +99,19 @@ def sweep(parents: set[Path]) -> int:
     return removed
 
 
+def _pid_namespace() -> int:
+    return Path("/proc/self/ns/pid").stat().st_ino
+
+
 def _owner() -> str:
-    """This process, so that a later one with the same number is told apart: its id and start time in ticks."""
-    return f"{os.getpid()}-{start_ticks(os.getpid())}"
+    """This process among all that share the hierarchy: PID namespace, process id, start time in ticks."""
+    return f"{_pid_namespace()}-{os.getpid()}-{start_ticks(os.getpid())}"
 
 
-def _owner_lives(folder: Path) -> bool:
-    pid, ticks, _ = folder.name.removeprefix(PREFIX).split("-", 2)
-    return start_ticks(int(pid)) == int(ticks)
+def _is_abandoned(folder: Path) -> bool:
+    """Its judge is gone. That of another container, whose processes have other numbers, is never taken for gone."""
+    try:
+        namespace, pid, ticks, _ = folder.name.removeprefix(PREFIX).split("-", 3)
+        return int(namespace) == _pid_namespace() and start_ticks(int(pid)) != int(ticks)
+    except ValueError:
+        return False

@@ -183,14 +183,19 @@ def test_a_group_that_cannot_be_configured_leaves_no_folder(tmp_path: Path) -> N
 
 
 def test_a_sweep_spares_the_living(tmp_path: Path) -> None:
-    mine = tmp_path / f"{PREFIX}{os.getpid()}-{start_ticks(os.getpid())}-0"
-    reused = tmp_path / f"{PREFIX}{os.getpid()}-1-0"
-    dead = tmp_path / f"{PREFIX}{2**22 + 1}-1-0"
-    other = tmp_path / "user.slice"
-    for folder in (mine, reused, dead, other):
-        folder.mkdir()
-    assert sweep({tmp_path}) == 2
-    assert sorted(tmp_path.iterdir()) == sorted([mine, other])
+    namespace = Path("/proc/self/ns/pid").stat().st_ino
+    own, beside = tmp_path / "own", tmp_path / "beside"
+    mine = own / f"{PREFIX}{namespace}-{os.getpid()}-{start_ticks(os.getpid())}-0"
+    elsewhere = own / f"{PREFIX}{namespace + 1}-{2**22 + 1}-1-0"
+    kept = [mine, elsewhere, own / "user.slice", own / f"{PREFIX}strange"]
+    reused = own / f"{PREFIX}{namespace}-{os.getpid()}-1-0"
+    dead = own / f"{PREFIX}{namespace}-{2**22 + 1}-1-0"
+    dead_beside = beside / f"{PREFIX}{namespace}-{2**22 + 1}-1-trial"
+    for folder in (*kept, reused, dead, dead_beside):
+        folder.mkdir(parents=True)
+    assert sweep({own}) == 3
+    assert sorted(own.iterdir()) == sorted(kept)
+    assert list(beside.iterdir()) == []
 
 
 def test_names_of_processes_do_not_confuse_the_reader() -> None:

@@ -61,7 +61,7 @@ def nothing_left() -> Iterator[None]:
 def groups() -> Iterator[Path]:
     hierarchies = usable_hierarchies()
     for parent in {*hierarchies.v1.values(), *filter(None, [hierarchies.v2])}:
-        yield from parent.glob(f"{PREFIX}{os.getpid()}-*")
+        yield from parent.glob(f"{PREFIX}*-{os.getpid()}-*")
 
 
 def start(level: SandboxLevel, code: str, **options: Any) -> Sample:
@@ -321,7 +321,7 @@ def test_a_killed_judge_leaves_nothing_that_the_next_does_not_clear(level: Sandb
     while any(map(is_alive, pids)) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not any(map(is_alive, pids))
-    assert [folder for parent in parents for folder in parent.glob(f"{PREFIX}{judge.pid}-*")] == []
+    assert [folder for parent in parents for folder in parent.glob(f"{PREFIX}*-{judge.pid}-*")] == []
 
 
 def test_the_unconfined_level_speaks_the_same_protocol() -> None:
