@@ -83,7 +83,7 @@ def transport_percent(document: dict[str, Any]) -> float:
         for pair in document["pairs"]
         if pair["calls"]
     ]
-    return statistics.median(shares)
+    return float(statistics.median(shares))
 
 
 def _base_ns(document: dict[str, Any]) -> list[int]:

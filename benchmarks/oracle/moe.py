@@ -37,7 +37,7 @@ def scores(x_TD: Array, router_ED: Array, gate: str) -> Array:
     """Router scores [T, E] before the choice of experts."""
     logits_TE = x_TD @ router_ED.T
     if gate == "softmax":
-        exponent_TE = np.exp(logits_TE - logits_TE.max(axis=1, keepdims=True))
+        exponent_TE: Array = np.exp(logits_TE - logits_TE.max(axis=1, keepdims=True))
         return exponent_TE / exponent_TE.sum(axis=1, keepdims=True)
     if gate == "sigmoid":
         return (np.tanh(logits_TE * logits_TE.dtype.type(0.5)) + 1) / 2

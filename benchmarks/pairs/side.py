@@ -92,7 +92,7 @@ class Side:
         """Wait until the sample has imported torch, then freeze it and hold it on the measuring core."""
         self._guard("start", lambda: self._channel.receive_empty(Kind.READY, 0, self._limits.start_ms))
         self.freeze()
-        affinity.pin(self._sample.pids(), self._cores.measuring)
+        affinity.pin(self.pids(), self._cores.measuring)
 
     def load(self, problem: Problem) -> None:
         """Import the tree and hand over the weights; frozen again afterwards."""
@@ -157,6 +157,10 @@ class Side:
     def log(self) -> str:
         """What it wrote to stdout and stderr, bounded."""
         return self._sample.log().decode(errors="replace")
+
+    def pids(self) -> list[int]:
+        """Its live processes, as this machine numbers them."""
+        return self._sample.pids()
 
     def peak_memory_bytes(self) -> int:
         return self._sample.peak_memory_bytes()

@@ -76,7 +76,6 @@ class Problem(ABC):
 
     config: dict[str, int | str]  # what the sample-side needs to build the module
     weights: Tensors
-    inputs: tuple[TensorSpec, ...]
     output: TensorSpec
     floor_flops: int  # no right answer can be computed with fewer floating-point operations
 

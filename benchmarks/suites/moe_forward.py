@@ -35,33 +35,36 @@ TOLERANCE = Tolerance(rms_ppb=2_000, peak_ppb=40_000)
 
 
 class MoEForwardProblem(Problem):
-    """One layer with its weights. Shapes: x and y [T, D]."""
+    """One layer with its weights. Shapes: x and y [B, T, D], B batches that the layer sees one after the other.
+
+    A call of few tokens is so short that its transport would count: then one message carries a block of them.
+    """
 
     def __init__(self, shape: dict[str, int], rng: np.random.Generator) -> None:
         self.shape = shape
-        tokens, d_model = shape["tokens"], shape["d_model"]
+        self._x_shape = (shape["block"], shape["tokens"], shape["d_model"])
         self.config: dict[str, int | str] = {
-            **{name: value for name, value in shape.items() if name != "tokens"},
+            **{name: value for name, value in shape.items() if name not in ("block", "tokens")},
             "gate": "softmax",
         }
         self.weights = draw_weights(shape, rng)
-        self.inputs = (TensorSpec("x", "float32", (tokens, d_model)),)
-        self.output = TensorSpec("y", "float32", (tokens, d_model))
+        self.output = TensorSpec("y", "float32", self._x_shape)
         active = shape["top_k"] + shape["n_shared"]
-        self.floor_flops = tokens * active * 3 * 2 * d_model * shape["d_expert"]
+        tokens = shape["block"] * shape["tokens"]
+        self.floor_flops = tokens * active * 3 * 2 * shape["d_model"] * shape["d_expert"]
         # A direction that all tokens share moves every expert's logit by its own amount: secret imbalance.
-        self._lean_D = rng.uniform(0.0, 1.0) * rng.standard_normal(d_model)
+        self._lean_D = rng.uniform(0.0, 1.0) * rng.standard_normal(shape["d_model"])
         self._exact_weights = {name: value.astype(np.float64) for name, value in self.weights.items()}
 
     def draw_inputs(self, rng: np.random.Generator) -> Tensors:
-        x_TD = self._tokens(rng, self.shape["tokens"])
+        x_TD = self._tokens(rng, self.shape["block"] * self.shape["tokens"])
         while True:
             margin_T = moe.top_k_margin(
                 x_TD.astype(np.float64), self._exact_weights["router.weight"], self.shape["top_k"]
             )
             (unclear,) = np.nonzero(margin_T < MIN_MARGIN)
             if unclear.size == 0:
-                return {"x": x_TD}
+                return {"x": x_TD.reshape(self._x_shape)}
             x_TD[unclear] = self._tokens(rng, unclear.size)
 
     def _tokens(self, rng: np.random.Generator, count: int) -> Array:
@@ -69,12 +72,16 @@ class MoEForwardProblem(Problem):
         return (noise_TD + self._lean_D).astype(np.float32)
 
     def exact(self, inputs: Tensors) -> Array:
-        return moe.moe_forward(
-            inputs["x"].astype(np.float64), self._exact_weights, top_k=self.shape["top_k"], gate="softmax"
-        )
+        return self._forward(inputs["x"].astype(np.float64), self._exact_weights)
 
     def plain(self, inputs: Tensors) -> Array:
-        return moe.moe_forward(inputs["x"], self.weights, top_k=self.shape["top_k"], gate="softmax")
+        return self._forward(inputs["x"], self.weights)
+
+    def _forward(self, x_BTD: Array, weights: Tensors) -> Array:
+        """Tokens do not see each other, so batches make no difference to the answer."""
+        x_TD = x_BTD.reshape(-1, x_BTD.shape[-1])
+        y_TD = moe.moe_forward(x_TD, weights, top_k=self.shape["top_k"], gate="softmax")
+        return y_TD.reshape(x_BTD.shape)
 
 
 def draw_weights(shape: dict[str, int], rng: np.random.Generator) -> Tensors:
@@ -121,11 +128,13 @@ def family(
     n_experts: tuple[int, ...],
     top_k: int,
     n_shared: int,
+    block: int = 1,
 ) -> Case:
-    """A family of MoE shapes, each dimension drawn from its choices."""
+    """A family of MoE shapes, each dimension drawn from its choices. `block` batches of `tokens` make one call."""
     return Case(
         name,
         {
+            "block": (block,),
             "tokens": tokens,
             "d_model": (d_model,),
             "d_expert": d_expert,
@@ -164,6 +173,7 @@ CASES = {
     "standard": (
         family(
             "decode-16",
+            block=2,
             tokens=tuple(range(12, 21)),
             d_model=512,
             d_expert=(512,),

@@ -36,10 +36,20 @@ def build(config: dict[str, Any], weights: dict[str, tuple[str, tuple[int, ...],
 def call(
     state: Any, inputs: dict[str, tuple[str, tuple[int, ...], memoryview]]
 ) -> tuple[str, tuple[int, ...], Any]:
-    """x [T, D] -> y [T, D], as (dtype, shape, bytes)."""
+    """x [B, T, D] -> y [B, T, D], one batch after the other, as (dtype, shape, bytes).
+
+    Each batch of several has memory of its own: the layer is not handed the others along with it.
+    """
+    x_BTD = _tensor(*inputs["x"])
+    batches = [x_BTD[0]] if len(x_BTD) == 1 else [x_TD.clone() for x_TD in x_BTD]
     with torch.inference_mode():
-        y_TD = state(_tensor(*inputs["x"]))
+        answers = [_plain(state(x_TD)) for x_TD in batches]
+        y_BTD = answers[0][None] if len(answers) == 1 else torch.stack(answers)
+    dtype = str(y_BTD.dtype).removeprefix("torch.")
+    return dtype, tuple(y_BTD.shape), y_BTD.contiguous().view(torch.uint8).numpy().data.cast("B")
+
+
+def _plain(y_TD: Any) -> torch.Tensor:
     if type(y_TD) is not torch.Tensor or y_TD.device.type != "cpu" or y_TD.layout is not torch.strided:
         raise TypeError(f"the layer answered with {type(y_TD).__name__}, not with a plain tensor")
-    dtype = str(y_TD.dtype).removeprefix("torch.")
-    return dtype, tuple(y_TD.shape), y_TD.contiguous().view(torch.uint8).numpy().data.cast("B")
+    return y_TD

@@ -417,6 +417,29 @@ return _honest(self, x_TD)
     assert record["cpu_while_frozen_ns"]["candidate"] <= frozen_cpu_limit_ns(record)
 
 
+def test_every_thread_of_both_sides_is_held_on_the_measuring_core(bench: Bench) -> None:
+    candidate = bench.wrapped(
+        """
+try:
+    _os.sched_setaffinity(0, range(_os.cpu_count()))
+except OSError:
+    pass
+_threading.Thread(target=_time.sleep, args=(60,), daemon=True).start()
+return _honest(self, x_TD)
+"""
+    )
+    with one_pair(bench, candidate, candidate) as pair:
+        pair.measure()
+        held = [
+            os.sched_getaffinity(int(task.name))
+            for side in pair._sides.values()
+            for pid in side.pids()
+            for task in Path(f"/proc/{pid}/task").iterdir()
+        ]
+    assert len(held) > 2 * 13  # the threads that each call started are among them
+    assert all(cores == {choose_cores().measuring} for cores in held)
+
+
 def test_work_of_a_side_that_is_not_frozen_would_be_seen(bench: Bench) -> None:
     """The same burner, thawed by hand: the account is not zero because nobody counts."""
     suite = get_suite("moe_forward", "tiny")

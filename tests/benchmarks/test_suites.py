@@ -84,7 +84,7 @@ def test_no_token_s_choice_of_experts_hangs_on_rounding() -> None:
     router = problem.weights["router.weight"].astype(np.float64)
     for call in range(50):
         x = problem.draw_inputs(Seeds(SECRET).numbers("inputs", call))["x"]
-        assert moe.top_k_margin(x.astype(np.float64), router, shape["top_k"]).min() >= MIN_MARGIN
+        assert moe.top_k_margin(x[0].astype(np.float64), router, shape["top_k"]).min() >= MIN_MARGIN
 
 
 def test_tokens_spread_unevenly_over_experts() -> None:
@@ -94,18 +94,18 @@ def test_tokens_spread_unevenly_over_experts() -> None:
     for number in range(8):
         problem = suite.problem(shape, Seeds(SECRET).numbers("p", number))
         x = problem.draw_inputs(Seeds(SECRET).numbers("i"))["x"]
-        chosen = np.argsort(-(x @ problem.weights["router.weight"].T), axis=1)[:, : shape["top_k"]]
+        chosen = np.argsort(-(x[0] @ problem.weights["router.weight"].T), axis=1)[:, : shape["top_k"]]
         load = np.bincount(chosen.ravel(), minlength=shape["n_experts"])
         most.append(load.max() / load.mean())
     assert max(most) > 2.0  # a fixed capacity of twice the mean would drop tokens
 
 
-@pytest.mark.parametrize("preset", ["tiny", "demo"])
-def test_the_shipped_stack_passes_its_own_checks_through_the_sample_half(preset: str) -> None:
+@pytest.mark.parametrize(("preset", "number"), [("tiny", 0), ("demo", 0), ("standard", 0)])
+def test_the_shipped_stack_passes_its_own_checks_through_the_sample_half(preset: str, number: int) -> None:
     suite = get_suite("moe_forward", preset)
     half = sample_half(suite)
     half.prepare(1)
-    shape = suite.cases[0].draw(Seeds(SECRET).numbers("shape"))
+    shape = suite.cases[number].draw(Seeds(SECRET).numbers("shape"))
     problem = suite.problem(shape, Seeds(SECRET).numbers("p"))
     state = half.build(dict(problem.config), as_frames(problem.weights))
     inputs = problem.draw_inputs(Seeds(SECRET).numbers("inputs"))
@@ -123,11 +123,21 @@ def test_the_sample_half_refuses_answers_that_are_no_plain_tensors() -> None:
     shape = suite.cases[0].draw(Seeds(SECRET).numbers("shape"))
     problem = suite.problem(shape, Seeds(SECRET).numbers("p"))
     inputs = as_frames(problem.draw_inputs(Seeds(SECRET).numbers("inputs")))
+    assert inputs["x"][1] == (1, shape["tokens"], shape["d_model"])
     with pytest.raises(TypeError, match="list"):
         half.call(lambda _: [1.0], inputs)
 
 
 def test_floor_counts_the_chosen_and_shared_experts_only() -> None:
     suite = get_suite("moe_forward", "tiny")
-    shape = {"tokens": 10, "d_model": 4, "d_expert": 8, "n_experts": 16, "top_k": 2, "n_shared": 1}
+    shape = {
+        "block": 1,
+        "tokens": 10,
+        "d_model": 4,
+        "d_expert": 8,
+        "n_experts": 16,
+        "top_k": 2,
+        "n_shared": 1,
+    }
     assert suite.problem(shape, np.random.default_rng(0)).floor_flops == 10 * 3 * 3 * 2 * 4 * 8
+    assert suite.problem(shape | {"block": 5}, np.random.default_rng(0)).floor_flops == 50 * 3 * 3 * 2 * 4 * 8
