@@ -62,6 +62,8 @@ def test_the_node_gets_the_prompt_the_settings_and_is_asked_for_counters_on_ever
             "stream_options.continuous_usage_stats",
             "unknown_parameter",
         ),
+        ({"presence_penalty": 0.5}, "presence_penalty", "unsupported_parameter"),
+        ({"ignore_eos": 1}, "ignore_eos", "invalid_type"),
         ({"n": 2}, "n", "unsupported_parameter"),
         ({"n": True}, "n", "unsupported_parameter"),
         ({"tools": [{"type": "function"}]}, "tools", "unsupported_parameter"),
@@ -111,13 +113,19 @@ def test_completions_take_one_text() -> None:
 
     assert complete(prompt="Once").prompt == {"prompt": "Once"}
     assert complete(prompt=["Once"]).prompt == {"prompt": "Once"}
-    for fields in (
+    assert complete(prompt=[1, 2]).prompt == complete(prompt=[[1, 2]]).prompt == {"prompt": [1, 2]}
+    assert complete(prompt="Once").default_tokens == 16
+    refused_ones: list[dict[str, Any]] = [
         {},
         {"prompt": ""},
+        {"prompt": []},
         {"prompt": ["a", "b"]},
-        {"prompt": [1, 2]},
+        {"prompt": [[1], [2]]},
+        {"prompt": [1, -2]},
+        {"prompt": [True]},
         {"prompt": "x", "best_of": 2},
-    ):
+    ]
+    for fields in refused_ones:
         with pytest.raises(BadRequest):
             complete(**fields)
 

@@ -6,6 +6,7 @@ with the fewest requests of this process in flight is asked first. Knows nothing
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
@@ -25,6 +26,9 @@ from gainshare.gateway.errors import (
     UnknownModel,
 )
 from gainshare.gateway.requests import GenerationRequest
+
+logger = logging.getLogger(__name__)
+logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log every request to a node
 
 CATALOGUE_S = 10.0  # how long a node's list of models is trusted
 UNREACHABLE_S = 1.0  # how long a node that refused a connection is passed over
@@ -158,7 +162,8 @@ class NodePool:
             answer = await self._http.get(f"{node.url}/v1/models")
             answer.raise_for_status()
             node.models = {str(model["id"]): model for model in answer.json()["data"]}
-        except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+            logger.warning("the node %s does not say what it serves: %s", node.url, error)
             self._pass_over(node)
         else:
             node.asked_at = time.monotonic()

@@ -15,6 +15,7 @@ from gainshare.gateway.errors import BadRequest
 from gainshare.gateway.sampling import checked_sampling
 
 MAX_MESSAGES = 1024
+COMPLETION_TOKENS = 16  # OpenAI's default length of a completion; a chat may fill the context
 
 # Accepted and not passed on: they change nothing about the answer.
 IGNORED = {
@@ -42,8 +43,11 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "best_of": (None, 1),
     "echo": (None, False),
     "suffix": (None, ""),
+    "frequency_penalty": (None, 0, 0.0),
+    "presence_penalty": (None, 0, 0.0),
 }
-SAMPLING = {"temperature", "top_p", "top_k", "frequency_penalty", "presence_penalty", "stop", "seed"}
+# OpenAI's, and two more that vLLM's users know.
+SAMPLING = {"temperature", "top_p", "stop", "seed", "top_k", "ignore_eos"}
 SHARED = {"model", "stream", "stream_options", "max_tokens"}
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
@@ -57,13 +61,17 @@ class Endpoint(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """A checked request. `prompt` holds `messages` or `prompt`, `sampling` what else goes to the node."""
+    """A checked request. `prompt` holds `messages` or `prompt`, `sampling` what else goes to the node.
+
+    `max_tokens` is what the user asked for; without it `default_tokens` applies, as far as the context goes.
+    """
 
     endpoint: Endpoint
     model: str
     is_stream: bool
     wants_usage: bool
     max_tokens: int | None
+    default_tokens: int | None
     prompt: Mapping[str, Any]
     sampling: Mapping[str, Any]
 
@@ -98,6 +106,7 @@ def read_request(raw: bytes, endpoint: Endpoint) -> GenerationRequest:
         is_stream=is_stream,
         wants_usage=_wants_usage(body, is_stream=is_stream),
         max_tokens=_max_tokens(body),
+        default_tokens=COMPLETION_TOKENS if endpoint is Endpoint.COMPLETIONS else None,
         prompt=_messages(body) if endpoint is Endpoint.CHAT else _prompt(body),
         sampling=checked_sampling(body),
     )
@@ -207,12 +216,15 @@ def _content(content: Any, where: str) -> str:
 
 
 def _prompt(body: Mapping[str, Any]) -> dict[str, Any]:
+    """One text, or the token ids of one text."""
     prompt = body.get("prompt")
-    if isinstance(prompt, list) and len(prompt) == 1:
+    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str | list):
         prompt = prompt[0]
-    if not isinstance(prompt, str):
+    is_text = isinstance(prompt, str)
+    is_tokens = isinstance(prompt, list) and all(type(token) is int and token >= 0 for token in prompt)
+    if not is_text and not is_tokens:
         raise BadRequest(
-            "'prompt' must be one text; lists of prompts and token ids are not supported.",
+            "'prompt' must be one text or one list of token ids; lists of prompts are not supported.",
             param="prompt",
             code="invalid_type" if "prompt" in body else "missing_parameter",
         )

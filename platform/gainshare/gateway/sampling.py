@@ -10,8 +10,6 @@ from gainshare.gateway.errors import BadRequest
 RANGES: Mapping[str, tuple[float, float]] = {
     "temperature": (0.0, 2.0),
     "top_p": (0.0, 1.0),
-    "frequency_penalty": (-2.0, 2.0),
-    "presence_penalty": (-2.0, 2.0),
 }
 MAX_STOPS = 4
 MAX_STOP_CHARACTERS = 256
@@ -33,6 +31,10 @@ def checked_sampling(body: Mapping[str, Any]) -> dict[str, Any]:
         sampling["seed"] = _whole("seed", seed, *SEED_RANGE) % 2**63  # nodes take no negative ones
     if (stop := body.get("stop")) is not None:
         sampling["stop"] = _stops(stop)
+    if (ignore_eos := body.get("ignore_eos")) is not None:
+        if not isinstance(ignore_eos, bool):
+            raise BadRequest("'ignore_eos' must be true or false.", param="ignore_eos", code="invalid_type")
+        sampling["ignore_eos"] = ignore_eos
     return sampling
 
 

@@ -45,8 +45,13 @@ class Admission:
     expires_at: datetime
 
 
-def room_for_completion(*, prompt_tokens: int, max_context: int, wanted: int | None) -> int:
-    """Tokens that may be generated as far as the model's context goes; raises `ContextTooLong`."""
+def room_for_completion(
+    *, prompt_tokens: int, max_context: int, wanted: int | None, default: int | None = None
+) -> int:
+    """Tokens that may be generated as far as the model's context goes; raises `ContextTooLong`.
+
+    `default` limits a request that says nothing, and gives way to the context where that is shorter.
+    """
     room = max_context - prompt_tokens
     if room < 1:
         raise ContextTooLong(
@@ -61,7 +66,9 @@ def room_for_completion(*, prompt_tokens: int, max_context: int, wanted: int | N
             "Shorten the prompt or the completion.",
             param="max_tokens",
         )
-    return room if wanted is None else wanted
+    if wanted is not None:
+        return wanted
+    return room if default is None else min(room, default)
 
 
 def admit(
@@ -72,7 +79,10 @@ def admit(
     Raises `ContextTooLong`, `UnpricedModel` or `NoCredits`, and then has written nothing.
     """
     max_tokens = room_for_completion(
-        prompt_tokens=prompt_tokens, max_context=max_context, wanted=request.max_tokens
+        prompt_tokens=prompt_tokens,
+        max_context=max_context,
+        wanted=request.max_tokens,
+        default=request.default_tokens,
     )
     now = timezone.now()
     try:
@@ -207,7 +217,7 @@ def settle_outstanding(*, now: datetime) -> int:
     lost = UsageRecord.objects.filter(status=RequestStatus.RUNNING, expires_at__lt=now - GRACE)
     lost.update(status=RequestStatus.FAILED, error_code="gateway_lost", finished_at=now)
     settled = 0
-    unsettled = UsageRecord.objects.filter(settled_at=None, finished_at__lt=now - GRACE)
+    unsettled = UsageRecord.objects.filter(settled_at=None, finished_at__isnull=False)
     for request_id in unsettled.order_by(F("finished_at")).values_list("pk", flat=True)[:500]:
         settled += settle(request_id=request_id).settled_at is not None
     return settled
@@ -228,6 +238,7 @@ def priced_models(served: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any
                 "object": "model",
                 "created": int(served[name].get("created") or 0),
                 "owned_by": "gainshare",
+                "max_context": served[name].get("max_context"),
                 "microcredits_per_million_tokens": {
                     "cached_input": price.cached_input,
                     "fresh_input": price.fresh_input,

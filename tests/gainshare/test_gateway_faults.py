@@ -1,0 +1,254 @@
+"""The gateway when its parts die: kill -9 of node and web, a frozen node, a database that goes away for a moment.
+
+Whatever happens, no hold stays open, delivered tokens are billed once, and the ledger's invariants hold.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any
+
+import openai
+import psycopg
+import pytest
+from django.db import connection
+from django.utils import timezone
+from gainshare.gateway import services
+from gainshare.gateway.metering import Metered
+from gainshare.gateway.models import RequestStatus, UsageRecord
+from gainshare.gateway.tasks import settle_outstanding_requests
+from gainshare.ledger import services as ledger
+from gainshare.ledger.kinds import HoldState
+from gainshare.ledger.models import Hold
+
+from tests.gainshare.gateway_stack import (
+    CREDIT,
+    MODEL,
+    Customer,
+    GatewayStack,
+    assert_ledger_holds,
+    bill_of,
+    hold_of,
+    running_stack,
+)
+
+HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
+HOLD_S = 30
+
+
+@pytest.fixture(scope="module")
+def stack(
+    tmp_path_factory: pytest.TempPathFactory, django_db_setup: None, django_db_blocker: Any
+) -> Iterator[GatewayStack]:
+    folder = tmp_path_factory.mktemp("gateway")
+    with django_db_blocker.unblock(), running_stack(folder, GAINSHARE_HOLD_S=str(HOLD_S)) as running:
+        yield running
+
+
+@pytest.fixture
+def customer(stack: GatewayStack) -> Customer:
+    return stack.customer()
+
+
+class LongAnswer:
+    """A streamed answer of `max_tokens` tokens. `seen` counts the tokens that arrived, also up to a failure."""
+
+    def __init__(self, stack: GatewayStack, customer: Customer, max_tokens: int = 480) -> None:
+        self.seen = 0
+        self._chunks = stack.client(customer.key).chat.completions.create(
+            model=MODEL,
+            messages=HELLO,
+            stream=True,
+            max_tokens=max_tokens,
+            extra_body={"ignore_eos": True},
+        )
+
+    def read(self, tokens: int = 1000) -> int:
+        """Read on until this many tokens were seen in all, or to the end; how many were."""
+        for chunk in self._chunks:
+            self.seen += bool(chunk.choices and chunk.choices[0].delta.role is None)
+            if self.seen == tokens:
+                break
+        return self.seen
+
+
+def beat(now: datetime | None = None) -> None:
+    """What beat does every few seconds, the ledger's and the gateway's repair; at another time if told so."""
+    at = now or timezone.now()
+    ledger.expire_holds(now=at)
+    services.settle_outstanding(now=at)
+
+
+@contextmanager
+def web_with(stack: GatewayStack, **variables: str) -> Iterator[None]:
+    """A web process with these environment variables on top; the usual one again afterwards."""
+    usual = dict(stack.web.environment)
+    stack.web.stop()
+    stack.web.environment.update(variables)
+    stack.web.start()
+    stack.web.wait_until_ready()
+    try:
+        yield
+    finally:
+        stack.web.environment = usual
+        stack.web.stop()
+        stack.web.start()
+        stack.web.wait_until_ready()
+
+
+def test_a_killed_node_ends_the_stream_with_an_error_and_bills_what_came(
+    stack: GatewayStack, customer: Customer
+) -> None:
+    answer = LongAnswer(stack, customer)
+    answer.read(5)
+    stack.node.kill()
+    with pytest.raises(openai.APIError) as caught:
+        answer.read()
+    assert caught.value.code == "node_failed"
+    seen = answer.seen
+    assert f"the {seen} tokens you received" in caught.value.message
+    record = stack.record(customer.user)
+    assert (record.status, record.error_code, record.completion_tokens) == ("failed", "node_failed", seen)
+    assert record.charged_microcredits == bill_of(record.prompt_tokens, seen)
+    with pytest.raises(openai.InternalServerError) as away:
+        LongAnswer(stack, customer)
+    assert (away.value.status_code, away.value.code) == (503, "service_unavailable")
+    assert away.value.response.headers["x-should-retry"] == "true"
+    stack.node.start()
+    stack.node.wait_until_ready()
+    patient = stack.client(customer.key, max_retries=5)
+    whole = patient.chat.completions.create(model=MODEL, messages=HELLO, max_tokens=2)
+    assert whole.choices[0].finish_reason in {"length", "stop"}
+    assert_ledger_holds()
+
+
+def test_a_node_killed_before_a_whole_answer_costs_nothing(stack: GatewayStack, customer: Customer) -> None:
+    """Frozen first, so that it surely dies before the answer is complete."""
+    assert stack.node.child is not None
+    os.kill(stack.node.child.pid, signal.SIGSTOP)
+    killer = threading.Timer(1.0, stack.node.kill)
+    killer.start()
+    with pytest.raises(openai.InternalServerError):
+        stack.client(customer.key).chat.completions.create(model=MODEL, messages=HELLO, max_tokens=300)
+    killer.join()
+    assert ledger.balance(customer.user).available == 10 * CREDIT
+    assert not Hold.objects.filter(user=customer.user, state=HoldState.OPEN).exists()
+    stack.node.start()
+    stack.node.wait_until_ready()
+
+
+def test_a_node_that_stops_answering_is_left_when_the_hold_runs_out(
+    stack: GatewayStack, customer: Customer
+) -> None:
+    assert stack.node.child is not None
+    with web_with(stack, GAINSHARE_HOLD_S="3"):
+        answer = LongAnswer(stack, customer)
+        answer.read(5)
+        os.kill(stack.node.child.pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(openai.APIError) as caught:
+                answer.read()
+        finally:
+            os.kill(stack.node.child.pid, signal.SIGCONT)
+    assert caught.value.code == "timeout"
+    record = stack.record(customer.user)
+    assert (record.status, record.error_code, record.completion_tokens) == (
+        "failed",
+        "timeout",
+        answer.seen,
+    )
+    assert record.charged_microcredits == bill_of(record.prompt_tokens, answer.seen)
+    assert hold_of(record).state == HoldState.SETTLED
+    assert record.settled_at is not None and record.settled_at < record.expires_at
+
+
+@pytest.mark.parametrize(
+    "fault", ["gateway.held", "gateway.first_token", "gateway.streaming", "gateway.before_settle"]
+)
+def test_a_killed_web_process_leaves_no_hold_open(
+    stack: GatewayStack, customer: Customer, fault: str
+) -> None:
+    """The count of tokens died with the process, so the request costs nothing."""
+    with web_with(stack, GAINSHARE_FAULT=fault):
+        with pytest.raises((openai.APIConnectionError, openai.APIError)):
+            LongAnswer(stack, customer, max_tokens=20).read()
+        assert stack.web.child is not None
+        assert stack.web.child.wait(timeout=10) == -signal.SIGKILL
+    record = UsageRecord.objects.get(user=customer.user)
+    assert record.status == RequestStatus.RUNNING
+    assert hold_of(record).state == HoldState.OPEN
+    beat()
+    assert hold_of(record).state == HoldState.OPEN  # the process might still be there
+    beat(record.expires_at + services.GRACE + timedelta(seconds=1))
+    record.refresh_from_db()
+    assert (record.status, record.error_code) == (RequestStatus.FAILED, "gateway_lost")
+    assert record.settled_at is not None and record.charged_microcredits == 0
+    assert hold_of(record).state == HoldState.EXPIRED
+    assert ledger.balance(customer.user).available == 10 * CREDIT
+    assert_ledger_holds()
+
+
+def test_a_bill_that_was_recorded_is_settled_by_beat_after_a_kill(
+    stack: GatewayStack, customer: Customer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with web_with(stack, GAINSHARE_FAULT="gateway.recorded"):
+        with pytest.raises((openai.APIConnectionError, openai.APIError)):
+            LongAnswer(stack, customer, max_tokens=20).read()
+        record = UsageRecord.objects.get(user=customer.user)
+        assert (record.status, record.settled_at) == (RequestStatus.COMPLETED, None)
+        assert record.billed_microcredits == bill_of(record.prompt_tokens, 20)
+        settle_outstanding_requests()
+        settle_outstanding_requests()
+    record.refresh_from_db()
+    assert record.charged_microcredits == record.billed_microcredits
+    assert hold_of(record).settled == record.billed_microcredits
+    assert ledger.balance(customer.user).available == 10 * CREDIT - record.billed_microcredits
+    assert_ledger_holds()
+
+
+@contextmanager
+def database_away() -> Iterator[None]:
+    """Nobody can connect to the gateway's database, and whoever was connected is thrown out."""
+    settings = connection.settings_dict
+    name = settings["NAME"]
+    connection.close()
+    arguments = {"host": settings["HOST"], "user": settings["USER"], "password": settings["PASSWORD"]}
+    with psycopg.connect(dbname="postgres", autocommit=True, **arguments) as server:
+        server.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+        server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+        try:
+            yield
+        finally:
+            server.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+
+
+def test_a_database_that_is_away_when_the_stream_ends_is_asked_again(
+    stack: GatewayStack, customer: Customer
+) -> None:
+    answer = LongAnswer(stack, customer)
+    answer.read(3)
+    with database_away():
+        answer.read()  # the answer arrives whole all the same
+        with pytest.raises(openai.InternalServerError) as caught:
+            LongAnswer(stack, customer)
+        assert caught.value.status_code == 503
+    record = stack.record(customer.user)
+    assert (record.status, answer.seen) == (RequestStatus.COMPLETED, 480)
+    assert record.charged_microcredits == bill_of(record.prompt_tokens, 480)
+    assert hold_of(record).settled == record.charged_microcredits
+    assert_ledger_holds()
+
+
+def test_settling_again_changes_nothing(stack: GatewayStack, customer: Customer) -> None:
+    LongAnswer(stack, customer, max_tokens=6).read()
+    record = stack.record(customer.user)
+    again = Metered(prompt_tokens=record.prompt_tokens, completion_tokens=1)
+    assert not services.record_outcome(request_id=record.pk, status=RequestStatus.CANCELLED, metered=again)
+    services.settle(request_id=record.pk)
+    after = UsageRecord.objects.get(pk=record.pk)
+    assert (after.status, after.completion_tokens) == (RequestStatus.COMPLETED, 6)
+    assert after.settled_at == record.settled_at
+    assert ledger.balance(customer.user).available == 10 * CREDIT - record.charged_microcredits
