@@ -4,7 +4,6 @@ import secrets
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from gainshare.cli.client import Site
 from gainshare.cli.demo.people import Person, contributor, maintainer
@@ -12,7 +11,6 @@ from gainshare.cli.demo.people import Person, contributor, maintainer
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 ESCROW_MICROCREDITS = 100_000_000
 RATE_MICROCREDITS_PER_NAT = 20_000_000
-RESTING = {"rejected", "judged", "confirmed", "accepted", "declined", "vested", "reversed", "withdrawn"}
 
 
 @dataclass(frozen=True)
@@ -57,11 +55,6 @@ def open_bounty(url: str, admin_key: str, *, base: str = "textbook_moe") -> Boun
         "rate_microcredits_per_nat": RATE_MICROCREDITS_PER_NAT,
     }
     return BountyWorld(url, mira, ruth, str(mira.post("bounties/", terms)["id"]), lineage)
-
-
-def has_rested(submission: dict[str, Any]) -> bool:
-    """Whether the judge is through with it."""
-    return submission["state"] in RESTING and submission["verdict"] is not None
 
 
 def _name(role: str) -> str:

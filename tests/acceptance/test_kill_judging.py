@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from gainshare.cli.client import Site, SiteError
 from gainshare.cli.demo.people import Person
+from gainshare.cli.submission import is_resting
 
-from tests.acceptance.bounty_world import BountyWorld, has_rested, open_bounty
+from tests.acceptance.bounty_world import BountyWorld, open_bounty
 
 pytestmark = [pytest.mark.stack, pytest.mark.sandbox, pytest.mark.timeout(600)]
 
@@ -29,10 +30,10 @@ def test_a_gain_is_paid_once_whatever_is_killed_on_its_way(stack: Any, world: Bo
     for fault in gate:
         stack.arm(fault)
     submission = world.submit(author, "honest_speedup")
-    follow(author, submission, until=lambda seen: seen["state"] == "confirming" or has_rested(seen))
+    follow(author, submission, until=lambda seen: seen["state"] == "confirming" or is_resting(seen))
     for fault in confirmation:
         stack.arm(fault)
-    seen = follow(author, submission, until=has_rested)
+    seen = follow(author, submission, until=is_resting)
     assert seen["state"] == "confirmed", seen["verdict"]
 
     path = f"submissions/{submission}/"
@@ -58,8 +59,8 @@ def test_a_killed_pool_child_and_a_killed_control_worker_lose_no_run(stack: Any,
     submission = world.submit(author, "faster_but_wrong")
     killed = stack.kill("control")
     stack.wait_ready("control", after=killed)
-    seen = follow(author, submission, until=has_rested)
-    assert seen["verdict"]["kind"] == "wrong_output"
+    seen = follow(author, submission, until=is_resting)
+    assert seen["verdict"]["kind"] == "wrong_output", seen["verdict"]
     assert stack.has_fired("runner.preparing")
     assert_judged_once(stack, submission, runs=1)
     assert_ledger_is_in_order(stack, world)
@@ -75,8 +76,10 @@ def test_a_service_killed_with_work_queued_and_running_ends_in_one_verdict_each(
     follow(first, running, until=lambda seen: seen["state"] != "queued")
     killed = stack.kill(service)
     stack.wait_ready(service, after=killed)
-    assert follow(first, running, until=has_rested)["verdict"]["kind"] == "wrong_output"
-    assert follow(second, queued, until=has_rested)["verdict"]["kind"] in {"regression", "no_gain"}
+    verdict = follow(first, running, until=is_resting)["verdict"]
+    assert verdict["kind"] == "wrong_output", verdict
+    verdict = follow(second, queued, until=is_resting)["verdict"]
+    assert verdict["kind"] in {"regression", "no_gain"}, verdict
     for submission in (running, queued):
         assert_judged_once(stack, submission, runs=1)
     assert_ledger_is_in_order(stack, world)

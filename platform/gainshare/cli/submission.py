@@ -30,8 +30,8 @@ def describe(submission: dict[str, Any]) -> str:
 
 
 def is_resting(submission: dict[str, Any]) -> bool:
-    """Whether nothing more happens without a person."""
-    return submission["state"] in RESTING
+    """Whether nothing more happens without a person: a passed gate is `judged` for a moment, without a verdict."""
+    return submission["state"] in RESTING and submission["verdict"] is not None
 
 
 def watch(where: Site, submission: str, *, quiet: bool) -> dict[str, Any]:

@@ -28,13 +28,22 @@ app.conf.update(
     worker_send_task_events=False,
     timezone="UTC",
     beat_schedule={
-        "reconcile-runs": {"task": "bounty.tasks.reconcile_runs", "schedule": settings.CELERY_BEAT_INTERVAL_S},
-        "expire-holds": {"task": "gainshare.ledger.tasks.expire_holds", "schedule": settings.CELERY_BEAT_INTERVAL_S},
+        "reconcile-runs": {
+            "task": "bounty.tasks.reconcile_runs",
+            "schedule": settings.CELERY_BEAT_INTERVAL_S,
+        },
+        "expire-holds": {
+            "task": "gainshare.ledger.tasks.expire_holds",
+            "schedule": settings.CELERY_BEAT_INTERVAL_S,
+        },
         "settle-outstanding": {
             "task": "gainshare.gateway.tasks.settle_outstanding",
             "schedule": settings.CELERY_BEAT_INTERVAL_S,
         },
-        "seal-entries": {"task": "gainshare.ledger.tasks.seal_entries", "schedule": settings.CELERY_BEAT_INTERVAL_S},
+        "seal-entries": {
+            "task": "gainshare.ledger.tasks.seal_entries",
+            "schedule": settings.CELERY_BEAT_INTERVAL_S,
+        },
     },
 )
 app.autodiscover_tasks(["bounty", "gainshare.ledger", "gainshare.gateway"])

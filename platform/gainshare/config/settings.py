@@ -117,6 +117,16 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
+    "ENUM_NAME_OVERRIDES": {
+        "AwardState": "bounty.models.awards.AwardState",
+        "BountyState": "bounty.models.bounties.BountyState",
+        "RunKind": "bounty.models.runs.RunKind",
+        "RunState": "bounty.models.runs.RunState",
+        "RunnerState": "bounty.models.runners.RunnerState",
+        "SubmissionState": "bounty.models.submissions.SubmissionState",
+        "TransferKind": "gainshare.ledger.kinds.TransferKind",
+        "TransferState": "gainshare.ledger.kinds.TransferState",
+    },
 }
 
 # -- Queues -----------------------------------------------------------------------------------------

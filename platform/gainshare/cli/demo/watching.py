@@ -8,12 +8,10 @@ from rich.markup import escape
 
 from gainshare.cli.demo.people import Person
 from gainshare.cli.output import CliError
+from gainshare.cli.submission import is_resting
 
 POLL_S = 0.5
 LIMIT_S = 420.0
-RESTING = frozenset(
-    {"rejected", "judged", "confirmed", "accepted", "declined", "vested", "reversed", "withdrawn"}
-)
 
 
 class Progress:
@@ -48,7 +46,7 @@ def wait_for_verdict(person: Person, submission: str, progress: Progress) -> dic
         seen: dict[str, Any] = person.get(f"submissions/{submission}/")
         stage, detail = describe(seen)
         progress.show(f"{person.name}: {stage}", detail=f"{person.name}: {stage}{detail}")
-        if seen["state"] in RESTING and seen["verdict"] is not None:
+        if is_resting(seen):
             progress.stop()
             return seen
         time.sleep(POLL_S)
