@@ -73,6 +73,12 @@ def save_checkpoint(
         raise
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Removes what a killed `save_checkpoint` left beside `folder`. Call it only while nobody else saves there."""
+    for partial in folder.parent.glob(f".{folder.name}-*"):
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def load_config(folder: Path) -> tuple[ModelConfig, dict[str, Any]]:
     """Shape and metadata of a model folder. Raises CheckpointError."""
     try:

@@ -99,6 +99,9 @@ class Engine:
 
     served: ServedModel
     limits: EngineLimits = field(default_factory=EngineLimits)
+    on_death: Callable[[Exception], None] | None = (
+        None  # told when the thread ends by a bug; nothing runs then
+    )
 
     def __post_init__(self) -> None:
         self.device = DeviceMeter()
@@ -156,6 +159,19 @@ class Engine:
     # -- on the engine's thread ---------------------------------------------------------------------
 
     def _run(self) -> None:
+        try:
+            self._loop()
+        except Exception as error:  # nobody may wait for a thread that is gone
+            log.exception("the engine's thread failed")
+            with self._changed:
+                self._is_stopping = True
+                orphans = self._take_cancelled()
+            for job in orphans:
+                self._end(job, Finish.ERROR)
+            if self.on_death is not None:
+                self.on_death(error)
+
+    def _loop(self) -> None:
         while True:
             with self._changed:
                 while not (self._waiting or self._running or self._is_stopping):

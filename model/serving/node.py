@@ -87,12 +87,15 @@ class Node:
         try:
             served = await asyncio.to_thread(self._load)
         except Exception as error:
-            self.failure = error
-            self._on_failure()
+            self._fail(error)
             return
-        engine = Engine(served, self._limits)
+        engine = Engine(served, self._limits, self._fail)
         engine.start()
         self._service = Service(served, engine)
+
+    def _fail(self, error: Exception) -> None:
+        self.failure = error
+        self._on_failure()
 
     def _checked(
         self, handler: Callable[[Request], Awaitable[Response]]

@@ -15,6 +15,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
 from model.config import PRESETS, ModelConfig
+from model.smollm2.errors import ConversionError
 
 CONTROL_TOKEN = 3  # gguf.TokenType.CONTROL
 _TENSORS = {
@@ -30,10 +31,6 @@ _TENSORS = {
     "token_embd.weight": "embedding",
     "output_norm.weight": "norm.weight",
 }
-
-
-class ConversionError(Exception):
-    """The file is not the model that this module knows how to read."""
 
 
 class GGUFModel:

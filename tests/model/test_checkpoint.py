@@ -57,6 +57,14 @@ def test_a_failed_save_leaves_nothing_and_keeps_the_old(
     load_transformer(tmp_path / "tiny")
 
 
+def test_what_a_killed_save_left_is_removed(tmp_path: Path) -> None:
+    save_tiny(tmp_path / "tiny")
+    (tmp_path / ".tiny-killed").mkdir()
+    (tmp_path / ".tiny-killed" / "model.safetensors").write_bytes(b"half")
+    checkpoint.remove_leftovers(tmp_path / "tiny")
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+
+
 def test_damaged_folders_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="holds no model"):
         load_config(tmp_path)

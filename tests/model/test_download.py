@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from model.smollm2 import release
-from model.smollm2.download import ATTEMPTS, DownloadError, download
+from model.smollm2.download import ATTEMPTS, download
+from model.smollm2.errors import DownloadError
 
 CONTENT = bytes(i * 7 % 251 for i in range(3_000_000))
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

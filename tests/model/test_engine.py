@@ -247,6 +247,25 @@ def test_a_failing_listener_harms_nobody_else(engine: Engine) -> None:
     assert engine.n_running == 0  # the failing one was cancelled, not run to its end
 
 
+def test_a_bug_in_the_engine_leaves_nobody_waiting(
+    served: ServedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deaths: list[Exception] = []
+    engine = Engine(served, on_death=deaths.append)
+
+    def broken() -> None:
+        raise RuntimeError("a bug in the scheduler")
+
+    monkeypatch.setattr(engine, "_schedule", broken)
+    engine.start()
+    (listener,) = run(engine, asking("a"))
+    assert listener.events[-1].finish is Finish.ERROR
+    engine.stop()
+    assert not engine.is_alive and [str(error) for error in deaths] == ["a bug in the scheduler"]
+    with pytest.raises(EngineStoppedError):
+        engine.submit(asking("a"), listener)
+
+
 def test_stopping_ends_everything_and_refuses_new_requests(served: ServedModel) -> None:
     engine = Engine(served)
     engine.start()

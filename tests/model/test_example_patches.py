@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -142,19 +143,23 @@ def test_dispatch_does_an_eighth_of_the_work_and_the_wrong_one_half_of_that(tree
 
 
 def test_speeds_are_as_named(trees: Trees) -> None:
-    """Best of interleaved calls, so that a busy machine slows all alike; the judge measures this properly."""
+    """Medians of ratios of CPU time within rounds, so that a busy machine slows all alike; the judge does better."""
     forms = {name: trees.experts(name) for name in ("base", "honest_speedup", "slower", "comment_only")}
     arguments = demo_arguments()
-    best = dict.fromkeys(forms, float("inf"))
+    ratios: dict[str, list[float]] = {name: [] for name in forms}
     with torch.inference_mode():
-        for _ in range(25):
+        for _ in range(31):
+            seconds = {}
             for name, apply in forms.items():
-                started = time.perf_counter()
+                started = time.process_time()
                 apply(*arguments)
-                best[name] = min(best[name], time.perf_counter() - started)
-    assert best["honest_speedup"] < 0.6 * best["base"]
-    assert best["slower"] > 1.1 * best["base"]
-    assert 0.8 * best["base"] < best["comment_only"] < 1.25 * best["base"]
+                seconds[name] = time.process_time() - started
+            for name in forms:
+                ratios[name].append(seconds[name] / seconds["base"])
+    medians = {name: statistics.median(values) for name, values in ratios.items()}
+    assert medians["honest_speedup"] < 0.7, medians
+    assert medians["slower"] > 1.1, medians
+    assert 0.85 < medians["comment_only"] < 1.18, medians
 
 
 IN_TREE = """

@@ -19,7 +19,8 @@ from model.serving.cache import SequenceCache
 from model.serving.chat import Message
 from model.serving.served import load_served
 from model.serving.text import TextStream
-from model.smollm2.convert import ConversionError, GGUFModel, unpermute
+from model.smollm2.convert import GGUFModel, unpermute
+from model.smollm2.errors import ConversionError
 from model.transformer import Transformer
 
 QUESTION = (Message("user", "What is the capital of France?"),)
