@@ -66,7 +66,8 @@ def in_child(function: Callable[[], str | None]) -> str | None:
     answer = json.loads(text)
     if "refused" in answer:
         raise Refused(errno.EPERM, answer["refused"])
-    return answer["got"]
+    got: str | None = answer["got"]
+    return got
 
 
 def first_that_works(attempts: Mapping[str, Callable[[], object]]) -> str | None:
