@@ -23,6 +23,7 @@ from benchmarks.verdicts import Verdict, VerdictKind
 
 ALPHA_PPM = 1_000
 UNITS_PER_CONTROL = 12
+SURE_COMPARISONS = 3  # fewer control comparisons may look bad by chance: more are taken before anybody is suspected
 
 # Events by weight: the first kind found decides. What a cheater did outweighs what he may have broken on the way;
 # trouble of the runner outweighs what may have followed from it.
@@ -73,7 +74,8 @@ def next_pairs(document: dict[str, Any]) -> int:
 def decide_so_far(document: dict[str, Any]) -> Verdict | None:
     """The verdict of a document without one, or None while the run should measure on.
 
-    On means up to `next_pairs` units, or where these are there, a control pair that a gain still needs. Raises EvidenceError for a document that is not evidence.
+    On means up to `next_pairs` units, or where these are there, a control pair that a gain still needs. Raises
+    EvidenceError for a document that is not evidence.
     """
     validate(document, has_verdict=False)
     samples = read_samples(document)
@@ -269,7 +271,13 @@ def controls_needed(units: int) -> int:
 
 
 def _lacks_controls(document: dict[str, Any], samples: Samples, units: int) -> bool:
-    return document["run"]["kind"] != "aa" and len(samples.controls) < controls_needed(units)
+    """Whether a gain needs more control pairs: there are too few, or too few to believe what they seem to show."""
+    if document["run"]["kind"] == "aa":
+        return False
+    if len(samples.controls) < controls_needed(units):
+        return True
+    control = control_check(samples.base_times)
+    return control.is_suspicious and control.comparisons < SURE_COMPARISONS
 
 
 def _doubt(document: dict[str, Any], samples: Samples) -> tuple[VerdictKind, str] | None:

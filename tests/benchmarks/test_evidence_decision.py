@@ -143,10 +143,17 @@ def test_running_while_frozen_is_suspicious(side: str) -> None:
 
 
 def test_slowing_the_partner_is_suspicious() -> None:
-    verdict = decide(undecided(make_pairs(1.5, 6, slowdown=1.5)))
+    verdict = decide(undecided(make_pairs(1.5, 24, slowdown=1.5)))
     assert verdict.kind is VerdictKind.SUSPICIOUS
     assert "beside itself" in verdict.reason
     assert kind_of(undecided(make_pairs(1.5, 30, slowdown=1.5), "confirmation")) is VerdictKind.SUSPICIOUS
+
+
+def test_few_control_pairs_that_look_bad_ask_for_more_before_anybody_is_suspected() -> None:
+    assert decide_so_far(undecided(make_pairs(1.5, 6, slowdown=1.5))) is None
+    assert decide_so_far(undecided(make_pairs(1.5, 12, slowdown=1.5))) is None
+    honest = [*make_pairs(1.5, 6, slowdown=1.5), *make_pairs(1.5, 18)]  # one bad moment, then it was quiet
+    assert kind_of(undecided([{**pair, "index": i} for i, pair in enumerate(honest)])) is VerdictKind.GAIN
 
 
 def test_a_gain_waits_for_its_control_pairs() -> None:

@@ -24,7 +24,7 @@ CASES = (
     Case(
         "mallory",
         "patches/clock_cheat.diff",
-        frozenset({"no_gain", "regression", "suspicious", "wrong_output"}),
+        frozenset({"policy_violation"}),
         "patching the clock and writing one's own verdict earns nothing",
     ),
     Case(
