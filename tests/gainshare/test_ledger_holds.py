@@ -19,6 +19,8 @@ from gainshare.ledger.errors import (
 )
 from gainshare.ledger.kinds import HoldState, TransferState
 from gainshare.ledger.models import Account
+from gainshare.ledger.services.grants import _expire_lot
+from gainshare.ledger.services.holds import _expire
 
 from tests.gainshare.ledger_world import World, posted, violations
 
@@ -227,3 +229,14 @@ def test_grants_need_a_treasury_a_source_and_a_future(world: World) -> None:
 def test_starter_credits_cannot_be_transferred(world: World) -> None:
     assert not world.grant(world.ann, 1, source="starter").is_transferable
     assert world.grant(world.ann, 1, source="thanks").is_transferable
+
+
+def test_a_sweep_that_comes_late_leaves_what_was_resolved_meanwhile(world: World) -> None:
+    """A sweep lists what is due, then locks one after another: by then somebody may have been faster."""
+    lot = world.grant(world.ann, 30, expires_at=in_days(1))
+    hold = world.hold(world.ann, 30)
+    assert _expire_lot(lot.pk) is False  # all of it is held
+    services.settle_hold(hold_id=hold.pk, amount_microcredits=10)
+    assert _expire(hold.pk) is False
+    assert _expire(uuid4()) is False
+    assert (posted(lot), services.balance(world.ann).available) == (20, 20)
