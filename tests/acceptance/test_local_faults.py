@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import psycopg
 import pytest
-from gainshare.local.paths import STATE_DIRECTORY, Home
+from gainshare.local.paths import STATE_DIRECTORY, Home, is_binaries_copy
 from gainshare.local.ports import free_port
 from gainshare.local.processes import kill_all, tagged
 from gainshare.local.reach import unreachable_part
@@ -228,6 +228,9 @@ def test_below_a_private_folder_the_database_finds_a_place_outside(
     assert gone.returncode == 0, gone.stdout
     assert not site.home.root.exists()
     assert not site.home.outside.exists()
+    assert not STATE_DIRECTORY.exists() or any(
+        not is_binaries_copy(entry) for entry in STATE_DIRECTORY.iterdir()
+    )
 
 
 OPENED = """

@@ -12,6 +12,7 @@ from gainshare.local.paths import STATE_DIRECTORY, Home, home_from_environment
 from gainshare.local.processes import ProcessId
 from gainshare.local.reach import reaches, unreachable_part
 from gainshare.local.secrets import Secrets, read_secret, write_secret
+from gainshare.local.stack import delete_data
 from gainshare.local.state import (
     AlreadyRunning,
     NotRunning,
@@ -240,3 +241,25 @@ def test_a_home_is_held_by_one_at_a_time(home: Home) -> None:
             pass
     with held_home(home):
         pass
+
+
+def test_deleting_a_home_leaves_a_folder_alone_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(LocalModeError, match="not made by `gainshare up`"):
+        delete_data(Home(tmp_path))
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_deleting_a_home_removes_it_and_its_run_folder(home: Home) -> None:
+    with held_home(home):
+        pass
+    delete_data(home)
+    assert not home.root.exists()
+    assert not home.run.exists()
+
+
+def test_a_home_in_use_is_not_deleted(home: Home) -> None:
+    write_state(home, make_state(home))
+    with pytest.raises(AlreadyRunning):
+        delete_data(home)
+    assert home.state_file.exists()

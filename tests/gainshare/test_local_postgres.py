@@ -259,3 +259,18 @@ def test_throwaway_of_a_live_session_is_left_alone() -> None:
         assert mine.folder.exists()
     finally:
         mine.remove()
+
+
+def test_a_command_runs_with_a_throwaway_database_and_its_exit_status_is_kept() -> None:
+    code = (
+        "import os, sys, psycopg\n"
+        "print(psycopg.connect(os.environ['DATABASE_URL']).execute('SELECT 41 + 1').fetchone()[0])\n"
+        "print(len(os.environ['GAINSHARE_SECRET_KEY']) > 20, os.environ['GAINSHARE_HOME'])\n"
+        "sys.exit(3)\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+    argv = [sys.executable, "-m", "gainshare.local.throwaway", sys.executable, "-c", code]
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
+    answer, has_secret, folder = done.stdout.split()
+    assert (done.returncode, answer, has_secret) == (3, "42", "True")
+    assert not Path(folder).exists()

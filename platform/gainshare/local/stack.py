@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from benchmarks.sandbox import SandboxUnavailable, best_level
 from gainshare.local.errors import LocalModeError
 from gainshare.local.logs import tail
-from gainshare.local.paths import STATE_DIRECTORY, Home
+from gainshare.local.paths import STATE_DIRECTORY, Home, is_binaries_copy
 from gainshare.local.ports import free_port, require_free
 from gainshare.local.processes import ProcessId
 from gainshare.local.services import StackOptions
@@ -111,10 +111,9 @@ def delete_data(home: Home) -> None:
         )
     shutil.rmtree(home.run, ignore_errors=True)
     shutil.rmtree(home.root, ignore_errors=True)
-    if home.outside.exists():
-        shutil.rmtree(home.outside, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            STATE_DIRECTORY.rmdir()  # only when no other home and no copy of the binaries is in it
+    shutil.rmtree(home.outside, ignore_errors=True)
+    if STATE_DIRECTORY.exists() and all(is_binaries_copy(entry) for entry in STATE_DIRECTORY.iterdir()):
+        shutil.rmtree(STATE_DIRECTORY, ignore_errors=True)  # no other home needs the copied binaries
 
 
 def require_not_running(home: Home) -> None:

@@ -56,7 +56,7 @@ class Supervisor:
         self._on_ready = on_ready
         self._create = create
         self._stop = threading.Event()
-        self._services: list[Managed] = []
+        self._groups: list[list[Managed]] = []
         self._written: dict[str, object] = {}
         self._looked_at_disk_at = 0.0
 
@@ -87,6 +87,10 @@ class Supervisor:
                 self._shut_down()
                 dismiss(guardian)
 
+    @property
+    def _services(self) -> list[Managed]:
+        return [service for group in self._groups for service in group]
+
     def _bring_up(self, plan: list[PlanItem]) -> None:
         self._state.services = {spec.name: ServiceState() for spec in services_of(plan)}
         for item in plan:
@@ -103,9 +107,10 @@ class Supervisor:
     def _bring_up_services(self, specs: tuple[ServiceSpec, ...]) -> None:
         """Start them all, then wait until each is ready."""
         waiting: list[Managed] = []
+        self._groups.append([])
         for spec in specs:
             service = Managed(spec, self._home.logs, self._say)
-            self._services.append(service)
+            self._groups[-1].append(service)
             if spec.unavailable:
                 self._say(f"{spec.name} stays out: {spec.unavailable}")
                 continue
@@ -155,8 +160,11 @@ class Supervisor:
     def _shut_down(self) -> None:
         self._state.phase = "stopping"
         self._write()
-        for service in reversed(self._services):
-            service.stop()
+        for group in reversed(self._groups):
+            for service in group:
+                service.ask_to_stop()
+            for service in group:
+                service.stop()
         self._state.phase = "failed" if self._state.detail else "stopped"
         self._write()
         shutil.rmtree(self._home.run, ignore_errors=True)
