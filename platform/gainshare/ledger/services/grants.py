@@ -100,6 +100,11 @@ def lots_of(user: User) -> QuerySet[Account]:
     ).order_by("priority", F("expires_at").asc(nulls_last=True), "created_at", "pk")
 
 
+def burn_order(lot: Account) -> tuple[int, bool, datetime, datetime, int]:
+    """The key by which locked lots burn; the same order as that of :func:`lots_of`."""
+    return (lot.priority, lot.expires_at is None, lot.expires_at or lot.created_at, lot.created_at, lot.pk)
+
+
 def balance(user: User) -> Balance:
     """What the user has now. An expired lot counts only for what open holds still keep of it."""
     now = timezone.now()

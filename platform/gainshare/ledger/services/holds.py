@@ -15,7 +15,7 @@ from gainshare.ledger.errors import AboveHold, HoldResolved, IdConflict, Insuffi
 from gainshare.ledger.kinds import AccountKind, HoldState, TransferKind, TransferState
 from gainshare.ledger.models import Account, Hold, Reversal
 from gainshare.ledger.services.awards import repay
-from gainshare.ledger.services.grants import lots_of
+from gainshare.ledger.services.grants import burn_order, lots_of
 from gainshare.ledger.services.posting import (
     claim,
     derived_id,
@@ -76,10 +76,10 @@ def open_hold(
 def _spendable(user: User) -> list[Account]:
     """The user's lots, locked, that have something available now, in the order in which they burn."""
     now = timezone.now()
-    order = list(lots_of(user).values_list("pk", flat=True))
-    locked = lock_accounts(order)
-    lots = [locked[pk] for pk in order]
-    return [lot for lot in lots if lot.available_microcredits > 0 and not lot.has_expired(now)]
+    lots = lots_of(user).select_for_update(no_key=True).order_by("pk")  # the order of all locks
+    return sorted(
+        (lot for lot in lots if lot.available_microcredits > 0 and not lot.has_expired(now)), key=burn_order
+    )
 
 
 def settle_hold(*, hold_id: UUID, amount_microcredits: int, memo: str = "") -> Hold:
