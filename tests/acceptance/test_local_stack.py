@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 import redis
-from gainshare.local.processes import tagged
 
+from gainshare.local.processes import tagged
 from tests.acceptance.running_stack import Stack, wait_for
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
@@ -45,6 +45,12 @@ def test_every_process_is_ready_and_seen_by_status(stack: Stack) -> None:
     assert state["sandbox"]["level"] in {"bubblewrap", "bubblewrap-user"}
     for row in state["services"].values():
         os.kill(row["pid"], 0)
+
+
+def test_the_log_with_the_ready_login_is_private(stack: Stack) -> None:
+    log = stack.home.root / "supervisor.log"
+    assert stack.admin_password in log.read_text()
+    assert log.stat().st_mode & 0o777 == 0o600
 
 
 def test_status_for_people_names_every_process(stack: Stack) -> None:

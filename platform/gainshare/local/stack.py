@@ -63,6 +63,8 @@ def start_background(
     require_free(port)
     home.create_root()
     log = home.root / "supervisor.log"
+    log.unlink(missing_ok=True)
+    log.touch(mode=0o600)  # it will hold the ready login
     outer = {**(os.environ if env is None else env), "GAINSHARE_HOME": str(home.root)}
     argv = [sys.executable, "-m", "gainshare.cli.main", "up", "--port", str(port), "--model", model]
     with log.open("wb") as output:
