@@ -48,7 +48,7 @@ class Callbacks(Protocol):
         """Lines for people. They tell of pairs done, never of results."""
 
 
-class Cancelled(Exception):  # noqa: N818 - says what happened
+class Cancelled(Exception):
     """The run was stopped from outside; nothing was decided."""
 
 

@@ -16,7 +16,7 @@ POLICY_FILE = Path(__file__).with_name("policy.toml")
 HARNESS_VERSION = "1"
 
 
-class PolicyViolation(ValueError):  # noqa: N818 - named after the verdict `policy_violation`
+class PolicyViolation(ValueError):
     """A patch outside the policy. `code`: outside, protected, file_type, too_many_files or too_large."""
 
     def __init__(self, code: str, message: str, path: str | None = None) -> None:

@@ -24,7 +24,7 @@ from benchmarks.fingerprint import cpu_name
 FILE_WIDTH = 180  # of a table that goes into a file or a log
 
 
-class MeasuringFailed(RuntimeError):  # noqa: N818 - says what happened
+class MeasuringFailed(RuntimeError):
     """A figure could not be measured. The message says why and what to do."""
 
 

@@ -24,11 +24,11 @@ class PlatformError(RuntimeError):
         self.code = code
 
 
-class NotLeasable(PlatformError):  # noqa: N818 - named after the API's code
+class NotLeasable(PlatformError):
     """There is nothing to do for this runner now."""
 
 
-class LeaseLost(PlatformError):  # noqa: N818 - named after the API's code
+class LeaseLost(PlatformError):
     """The run belongs to somebody else by now: stop at once."""
 
 

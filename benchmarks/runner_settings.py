@@ -9,7 +9,7 @@ from pathlib import Path
 _HARDWARE = re.compile(r"[a-z0-9][a-z0-9-]{0,59}")
 
 
-class BadRunnerSetting(ValueError):  # noqa: N818 - names the setting's fault
+class BadRunnerSetting(ValueError):
     """A variable is missing or unusable; the message names it and what it must be."""
 
 

@@ -1,5 +1,4 @@
 """What the bounty app refuses, each with a stable code, an HTTP status and a message that says what to do."""
-# ruff: noqa: N818 - these are the domain's words: a bounty is closed, a lease is lost
 
 from gainshare.accounts.errors import DomainError
 

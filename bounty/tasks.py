@@ -8,13 +8,13 @@ from bounty.services.advance import advance_submission as advance
 from bounty.services.reconcile import reconcile_runs as reconcile
 
 
-@shared_task(name="bounty.tasks.advance_submission")  # type: ignore[untyped-decorator]  # celery ships no types
+@shared_task(name="bounty.tasks.advance_submission")
 def advance_submission(submission_id: str) -> None:
     """Do what can be done now for one submission."""
     advance(submission_id=UUID(submission_id))
 
 
-@shared_task(name="bounty.tasks.reconcile_runs")  # type: ignore[untyped-decorator]  # celery ships no types
+@shared_task(name="bounty.tasks.reconcile_runs")
 def reconcile_runs() -> None:
     """Repair what a lost process or message has left behind."""
     reconcile()

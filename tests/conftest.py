@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from django.conf import settings
+
 from gainshare.local.throwaway import ThrowawayPostgres
 
 EXPECTED_SKIP = "expected:"

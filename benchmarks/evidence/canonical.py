@@ -11,7 +11,7 @@ MAX_INTEGER = 2**63 - 1
 MAX_DEPTH = 32
 
 
-class NotCanonical(ValueError):  # noqa: N818 - says what the value is
+class NotCanonical(ValueError):
     """A value that has no canonical form, or text that is not strict JSON."""
 
 

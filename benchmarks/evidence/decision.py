@@ -23,7 +23,9 @@ from benchmarks.verdicts import Verdict, VerdictKind
 
 ALPHA_PPM = 1_000
 UNITS_PER_CONTROL = 12
-SURE_COMPARISONS = 3  # fewer control comparisons may look bad by chance: more are taken before anybody is suspected
+SURE_COMPARISONS = (
+    3  # fewer control comparisons may look bad by chance: more are taken before anybody is suspected
+)
 
 # Events by weight: the first kind found decides. What a cheater did outweighs what he may have broken on the way;
 # trouble of the runner outweighs what may have followed from it.

@@ -38,9 +38,11 @@ def scores(x_TD: Array, router_ED: Array, gate: str) -> Array:
     logits_TE = x_TD @ router_ED.T
     if gate == "softmax":
         exponent_TE: Array = np.exp(logits_TE - logits_TE.max(axis=1, keepdims=True))
-        return exponent_TE / exponent_TE.sum(axis=1, keepdims=True)
+        total_T1: Array = exponent_TE.sum(axis=1, keepdims=True)
+        return exponent_TE / total_T1
     if gate == "sigmoid":
-        return (np.tanh(logits_TE * logits_TE.dtype.type(0.5)) + 1) / 2
+        half_TE: Array = np.tanh(logits_TE * logits_TE.dtype.type(0.5))
+        return (half_TE + 1) / 2
     raise ValueError(f"unknown gate {gate!r}")
 
 

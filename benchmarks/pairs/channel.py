@@ -24,19 +24,19 @@ PIPE_BYTES = 1 << 20  # a whole answer fits, so that a call costs two wake-ups a
 MAX_ERROR_BYTES = 64 * 1024
 
 
-class SampleClosed(Exception):  # noqa: N818 - names what happened
+class SampleClosed(Exception):
     """The sample closed its pipes: it has ended, or is about to."""
 
 
-class SampleSilent(Exception):  # noqa: N818 - names what happened
+class SampleSilent(Exception):
     """The deadline passed."""
 
 
-class SampleRaised(Exception):  # noqa: N818 - names what happened
+class SampleRaised(Exception):
     """The sample answered that the stack raised."""
 
 
-class WrongForm(Exception):  # noqa: N818 - names what happened
+class WrongForm(Exception):
     """The sample answered the call that was due, but with another dtype or shape than asked for."""
 
 

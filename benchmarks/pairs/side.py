@@ -32,7 +32,7 @@ MAX_LOG_BYTES = 16 * 1024
 MAX_PIDS = 64
 
 
-class SideFailed(Exception):  # noqa: N818 - carries an event, not a bug
+class SideFailed(Exception):
     """A sample did not do its part. `kind` is one of the evidence's event kinds."""
 
     def __init__(self, kind: str, side: str, stage: str, detail: str) -> None:

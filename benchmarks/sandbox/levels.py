@@ -32,7 +32,7 @@ class SandboxError(RuntimeError):
     """A sandbox that exists on this machine could not be started or steered."""
 
 
-class SandboxUnavailable(SandboxError):  # noqa: N818 - named after the state of the machine, not after an error
+class SandboxUnavailable(SandboxError):
     """This machine cannot confine submitted code. The message says what to do about it."""
 
 

@@ -19,7 +19,7 @@ Array = NDArray[Any]
 Tensors = dict[str, Array]
 
 
-class UnknownSuite(ValueError):  # noqa: N818 - says what the caller named
+class UnknownSuite(ValueError):
     """No suite, or no preset of the suite, has this name."""
 
 

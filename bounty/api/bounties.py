@@ -6,8 +6,6 @@ from uuid import UUID
 
 from django.db.models import QuerySet
 from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_view
-from gainshare.accounts.permissions import IsMaintainer
-from gainshare.ledger import services as ledger
 from rest_framework import generics, serializers
 from rest_framework.permissions import AllowAny, BasePermission
 from rest_framework.request import Request
@@ -19,6 +17,8 @@ from bounty.models import Bounty
 from bounty.services.bounties import add_funds, close_bounty, find_bounty, open_bounty
 from bounty.services.leaderboards import Place, leaderboard
 from bounty.services.series import measured_base, patch_base
+from gainshare.accounts.permissions import IsMaintainer
+from gainshare.ledger import services as ledger
 
 MAX_MICROCREDITS = 10**18  # the ledger's own limit
 

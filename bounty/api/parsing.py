@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from drf_spectacular.utils import extend_schema_field
-from gainshare.accounts.models import User
 from rest_framework import serializers, status
 from rest_framework.exceptions import APIException
 from rest_framework.parsers import JSONParser
 from rest_framework.request import Request
+
+from gainshare.accounts.models import User
 
 SMALL_BYTES = 4 * 1024 * 1024
 LARGE_BYTES = 96 * 1024 * 1024

@@ -3,7 +3,6 @@
 from typing import Any
 
 from drf_spectacular.utils import extend_schema
-from gainshare.accounts.permissions import IsMaintainer
 from rest_framework import generics, serializers
 from rest_framework.permissions import AllowAny, BasePermission
 from rest_framework.request import Request
@@ -13,6 +12,7 @@ from rest_framework.views import APIView
 from bounty.api.parsing import caller, validated
 from bounty.models import Runner, RunnerState
 from bounty.services.runners import register_runner, set_runner_state
+from gainshare.accounts.permissions import IsMaintainer
 
 
 class RunnerIn(serializers.Serializer[Any]):

@@ -7,7 +7,6 @@ from django.db.models import QuerySet
 from django.http import HttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_view
-from gainshare.accounts.permissions import IsMaintainer
 from rest_framework import generics, serializers
 from rest_framework.permissions import AllowAny, BasePermission
 from rest_framework.request import Request
@@ -22,6 +21,7 @@ from bounty.services.queues import queue_place
 from bounty.services.runs import find_run, order_aa_run
 from bounty.services.transitions import history
 from bounty.services.trees import blob_store
+from gainshare.accounts.permissions import IsMaintainer
 
 
 class VerdictOut(serializers.Serializer[Any]):

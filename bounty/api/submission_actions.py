@@ -4,7 +4,6 @@ from typing import Any
 from uuid import UUID
 
 from drf_spectacular.utils import extend_schema
-from gainshare.accounts.permissions import HasScope, IsMaintainer
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -16,6 +15,7 @@ from bounty.models import ReviewDecision
 from bounty.services.awards import reverse
 from bounty.services.reviews import merge, rejudge, remeasure, review
 from bounty.services.submissions import find_submission, withdraw
+from gainshare.accounts.permissions import HasScope, IsMaintainer
 
 
 class ReviewIn(serializers.Serializer[Any]):

@@ -7,8 +7,6 @@ from django.db.models import QuerySet
 from django.http import HttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_view
-from gainshare.accounts.models import User
-from gainshare.accounts.permissions import HasScope
 from rest_framework import generics, serializers
 from rest_framework.permissions import AllowAny, BasePermission
 from rest_framework.request import Request
@@ -37,6 +35,8 @@ from bounty.services.queues import queue_place
 from bounty.services.submissions import find_submission, submit
 from bounty.services.transitions import history
 from bounty.services.trees import blob_store
+from gainshare.accounts.models import User
+from gainshare.accounts.permissions import HasScope
 
 
 class SubmissionIn(serializers.Serializer[Any]):

@@ -7,7 +7,6 @@ from typing import Any
 from django.http import HttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
-from gainshare.accounts.permissions import HasScope, IsMaintainer
 from rest_framework import generics, serializers
 from rest_framework.permissions import AllowAny, BasePermission
 from rest_framework.request import Request
@@ -18,6 +17,7 @@ from bounty.api.parsing import BoundedJSONParser, RawTextField, caller, validate
 from bounty.models import Lineage, StoredTree
 from bounty.services.transitions import history
 from bounty.services.trees import blob_store, create_lineage, create_tree, find_tree, load_tree
+from gainshare.accounts.permissions import HasScope, IsMaintainer
 
 
 class TreeIn(serializers.Serializer[Any]):

@@ -7,9 +7,6 @@ from uuid import UUID
 
 from django.db import transaction
 from django.utils import timezone
-from gainshare.accounts.models import User
-from gainshare.ledger import services as ledger
-from gainshare.ledger.errors import EscrowClosed, EscrowExhausted
 
 from benchmarks.faults import fault_point
 from bounty.errors import BadRequest, NotAllowed, WrongState
@@ -31,6 +28,9 @@ from bounty.services.bounties import available_escrow, follow_funds, step_id
 from bounty.services.runs import queue_run
 from bounty.services.series import measured_base
 from bounty.services.transitions import move, note
+from gainshare.accounts.models import User
+from gainshare.ledger import services as ledger
+from gainshare.ledger.errors import EscrowClosed, EscrowExhausted
 
 
 def standing_award(submission: Submission) -> Award | None:

@@ -6,13 +6,13 @@ from uuid import UUID
 
 from django.db import transaction
 from django.utils import timezone
-from gainshare.accounts.models import User
-from gainshare.ledger import services as ledger
 
 from benchmarks.catalogue import SUITES
 from bounty.errors import BadRequest, NotAllowed, NotFound
 from bounty.models import Bounty, BountyState, Lineage, NextStep, Submission, SubmissionState
 from bounty.services.transitions import move, note
+from gainshare.accounts.models import User
+from gainshare.ledger import services as ledger
 
 # Steps of one subject get their ledger ids from this, so that repeating a step repeats the id.
 STEPS = uuid.UUID("5b0e3f0c-7a0d-4d0b-9a64-1f3f6d1a8c11")

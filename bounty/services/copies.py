@@ -5,11 +5,11 @@ refused while it is judged, where it was judged against the same base, and where
 """
 
 from django.db.models import Q
-from gainshare.accounts.models import User
 
 from benchmarks.verdicts import VerdictKind
 from bounty.errors import AlreadyJudged, AlreadySubmitted
 from bounty.models import Bounty, RunKind, StoredTree, Submission, SubmissionState
+from gainshare.accounts.models import User
 
 IN_FLIGHT = (
     SubmissionState.CHECKED,

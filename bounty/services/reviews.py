@@ -4,7 +4,6 @@ from uuid import UUID
 
 from django.db import transaction
 from django.utils import timezone
-from gainshare.accounts.models import User
 
 from benchmarks.faults import fault_point
 from benchmarks.patches import PatchError, apply_patch, parse_patch
@@ -30,6 +29,7 @@ from bounty.services.series import measured_base
 from bounty.services.submissions import find_submission
 from bounty.services.transitions import move, note
 from bounty.services.trees import blob_store, load_tree, store_tree
+from gainshare.accounts.models import User
 
 OPEN_FOR_REVIEW = (SubmissionState.CONFIRMED, SubmissionState.ACCEPTED)
 JUDGED_AGAIN = (VerdictKind.SUSPICIOUS.value, VerdictKind.INFRASTRUCTURE_ERROR.value)

@@ -9,11 +9,11 @@ from typing import Any
 
 from django.db import IntegrityError, transaction
 from django.utils import timezone
-from gainshare.accounts.models import User
 
 from bounty.errors import BadRequest, BountyError, NotAllowed, NotFound
 from bounty.models import Runner, RunnerState
 from bounty.services.transitions import move, note
+from gainshare.accounts.models import User
 
 SEEN_EVERY = timedelta(seconds=10)
 TOKEN_MARK = "gsr_"  # noqa: S105 - the public beginning of every runner token, not a secret

@@ -5,7 +5,6 @@ from uuid import UUID
 from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
-from gainshare.accounts.models import User
 
 from benchmarks.catalogue import SUITES
 from benchmarks.verdicts import VerdictKind
@@ -23,6 +22,7 @@ from bounty.services.logs import say
 from bounty.services.transitions import move, note
 from bounty.services.trees import find_tree
 from bounty.services.wakeups import wake_control, wake_runner
+from gainshare.accounts.models import User
 
 
 def find_run(run_id: UUID) -> Run:

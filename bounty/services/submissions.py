@@ -6,7 +6,6 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import Exists, OuterRef
 from django.utils import timezone
-from gainshare.accounts.models import User
 
 from benchmarks.patches import PatchError, apply_patch, parse_patch
 from benchmarks.policy import PolicyViolation, check_patch, load_policy
@@ -43,6 +42,7 @@ from bounty.services.runs import queue_run
 from bounty.services.series import measured_base, patch_base
 from bounty.services.transitions import move, note
 from bounty.services.trees import blob_store, load_tree, store_tree
+from gainshare.accounts.models import User
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ from typing import Any
 
 from django.db import transaction
 from django.db.models import Q
-from gainshare.accounts.models import User
 
 from bounty.models import (
     Award,
@@ -23,6 +22,7 @@ from bounty.models import (
     Submission,
     SubmissionState,
 )
+from gainshare.accounts.models import User
 
 S, R, A, B = SubmissionState, RunState, AwardState, BountyState
 

@@ -4,7 +4,6 @@ import re
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
-from gainshare.accounts.models import User
 
 from benchmarks.patches import PatchError, apply_patch, parse_patch
 from benchmarks.policy import PolicyViolation, check_patch, load_policy
@@ -12,6 +11,7 @@ from benchmarks.trees import BlobStore, Tree, TreeError, shipped_tree
 from bounty.errors import BadRequest, BountyError, NotAllowed, NotFound
 from bounty.models import Lineage, StoredTree
 from bounty.services.transitions import note
+from gainshare.accounts.models import User
 
 SHIPPED = "shipped"
 

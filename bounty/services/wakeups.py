@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from django.db import transaction
+
 from gainshare.config.celery import app
 
 logger = logging.getLogger(__name__)

@@ -19,7 +19,6 @@ from typing import Any
 
 import httpx
 import pytest
-from gainshare.local.broker import CONTROL_USER, RUNNER_USER, Broker
 
 from benchmarks.device_lock import device_lock
 from benchmarks.evidence.signing import generate_key, public_key, save_key
@@ -32,6 +31,7 @@ from benchmarks.runner_client import LeasedRun, LeaseLost, NotLeasable, Platform
 from benchmarks.runner_settings import BadRunnerSetting, RunnerSettings
 from benchmarks.tree_folders import tree_folders
 from benchmarks.trees import BlobStore, Tree, TreeEntry, shipped_tree
+from gainshare.local.broker import CONTROL_USER, RUNNER_USER, Broker
 
 TOKEN = "gsr_test"
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,8 +6,6 @@ from typing import Any
 from uuid import uuid4
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from gainshare.accounts.models import User
-from gainshare.ledger import services as ledger
 
 from benchmarks.evidence.commitment import commit
 from benchmarks.evidence.signing import generate_key, public_key
@@ -21,6 +19,8 @@ from bounty.services.runners import register_runner
 from bounty.services.submissions import submit
 from bounty.services.trees import blob_store, create_lineage, store_tree
 from bounty.services.verdicts import record_evidence
+from gainshare.accounts.models import User
+from gainshare.ledger import services as ledger
 from tests.bounty.synthetic import SECRET, invented_evidence
 
 _numbers = count(1)

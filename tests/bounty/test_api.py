@@ -4,12 +4,12 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from gainshare.accounts.models import User
-from gainshare.accounts.services import create_api_key
 from rest_framework.test import APIClient
 
 from bounty.models import Submission
 from bounty.services.submissions import find_submission
+from gainshare.accounts.models import User
+from gainshare.accounts.services import create_api_key
 from tests.bounty.bounty_world import World, diff_of_line, make_user
 
 DIFF = diff_of_line(3, "step_3 = 33")

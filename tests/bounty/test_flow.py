@@ -1,8 +1,6 @@
 """The main road: a gain is judged, confirmed, accepted, merged and vested, and the credits are there."""
 
 import pytest
-from gainshare.ledger import services as ledger
-from gainshare.ledger.audit import audit
 from pytest_django import DjangoCaptureOnCommitCallbacks
 
 from bounty.models import AwardState, BountyState, RunKind, RunState, SubmissionState
@@ -10,6 +8,8 @@ from bounty.services import wakeups
 from bounty.services.advance import advance_submission
 from bounty.services.awards import standing_award
 from bounty.services.reviews import merge, review
+from gainshare.ledger import services as ledger
+from gainshare.ledger.audit import audit
 from tests.bounty.bounty_world import World, diff_of_line
 from tests.bounty.conftest import Outbox
 

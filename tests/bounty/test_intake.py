@@ -5,7 +5,6 @@ from datetime import timedelta
 
 import pytest
 from django.utils import timezone
-from gainshare.ledger import services as ledger
 
 from bounty.errors import (
     AlreadyJudged,
@@ -25,6 +24,7 @@ from bounty.services.awards import standing_award
 from bounty.services.bounties import close_bounty
 from bounty.services.submissions import attempts_used, withdraw
 from bounty.services.transitions import history
+from gainshare.ledger import services as ledger
 from tests.bounty.bounty_world import World, diff_of_line
 
 HEAD = "diff --git a/model/layers/experts.py b/model/layers/experts.py\n"

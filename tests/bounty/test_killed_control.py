@@ -10,13 +10,13 @@ from urllib.parse import quote
 import pytest
 from django.conf import settings
 from django.db import connection
-from gainshare.ledger import services as ledger
-from gainshare.ledger.audit import audit
 
 from bounty.models import Award, RunVerdict
 from bounty.services.awards import standing_award
 from bounty.services.reviews import review
 from bounty.services.submissions import find_submission
+from gainshare.ledger import services as ledger
+from gainshare.ledger.audit import audit
 from tests.bounty.bounty_world import World, diff_of_line
 
 pytestmark = pytest.mark.django_db(transaction=True)

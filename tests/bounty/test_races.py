@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 from django.db import connection
-from gainshare.ledger import services as ledger
-from gainshare.ledger.audit import audit
 
 from benchmarks.evidence.signing import generate_key
 from bounty.errors import BountyError
@@ -18,6 +16,8 @@ from bounty.services.reconcile import reconcile_runs
 from bounty.services.reviews import merge, review
 from bounty.services.submissions import find_submission, withdraw
 from bounty.services.verdicts import record_evidence
+from gainshare.ledger import services as ledger
+from gainshare.ledger.audit import audit
 from tests.bounty.bounty_world import World, diff_of_line, job_of
 from tests.bounty.synthetic import invented_evidence
 

@@ -6,8 +6,6 @@ import pytest
 from django.db import DatabaseError, transaction
 from django.test import Client
 from django.utils import timezone
-from gainshare.accounts.models import User
-from gainshare.ledger import services as ledger
 from pytest_django import DjangoCaptureOnCommitCallbacks
 
 from benchmarks.evidence.signing import generate_key
@@ -17,6 +15,8 @@ from bounty.services import reconcile as reconcile_module
 from bounty.services.advance import advance_submission
 from bounty.services.reconcile import reconcile_runs
 from bounty.services.submissions import find_submission
+from gainshare.accounts.models import User
+from gainshare.ledger import services as ledger
 from tests.bounty.bounty_world import World, diff_of_line
 from tests.bounty.conftest import Outbox
 

@@ -5,8 +5,6 @@ from datetime import timedelta
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from django.utils import timezone
-from gainshare.ledger import services as ledger
-from gainshare.ledger.audit import audit
 
 from benchmarks.evidence.signing import generate_key
 from bounty.errors import BadRequest, NotAllowed, TipMoved, WrongBase, WrongState
@@ -18,6 +16,8 @@ from bounty.services.reconcile import reconcile_runs
 from bounty.services.reviews import merge, rejudge, remeasure, review
 from bounty.services.series import measured_base
 from bounty.services.submissions import find_submission
+from gainshare.ledger import services as ledger
+from gainshare.ledger.audit import audit
 from tests.bounty.bounty_world import World, diff_of_line, job_of, make_user
 from tests.bounty.synthetic import invented_evidence
 

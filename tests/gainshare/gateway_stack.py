@@ -23,6 +23,7 @@ import httpx
 import openai
 from django.db import connection, connections
 from django.utils import timezone
+
 from gainshare.accounts.models import User
 from gainshare.accounts.services import create_api_key, create_user
 from gainshare.gateway.models import UsageRecord

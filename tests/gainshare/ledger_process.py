@@ -18,6 +18,7 @@ import django
 django.setup()
 
 from django.utils import timezone  # noqa: E402 - the apps must be ready first
+
 from gainshare.accounts.models import User  # noqa: E402
 from gainshare.ledger import services  # noqa: E402
 from gainshare.ledger.errors import LedgerError  # noqa: E402

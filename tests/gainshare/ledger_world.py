@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from django.utils import timezone
+
 from gainshare.accounts.models import User
 from gainshare.ledger import services
 from gainshare.ledger.audit import Invariant, audit

@@ -6,16 +6,16 @@ from typing import Any
 import pytest
 from django.core.exceptions import PermissionDenied
 from django.http import Http404
-from gainshare.accounts import errors
-from gainshare.accounts.models import ApiKey, User
-from gainshare.accounts.permissions import HasScope
-from gainshare.accounts.services import create_api_key, create_user
 from rest_framework import exceptions
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.test import APIClient, APIRequestFactory
 from rest_framework.views import APIView
 
+from gainshare.accounts import errors
+from gainshare.accounts.models import ApiKey, User
+from gainshare.accounts.permissions import HasScope
+from gainshare.accounts.services import create_api_key, create_user
 from tests.gainshare.ledger_world import make_user
 
 PASSWORD = "correct horse battery"

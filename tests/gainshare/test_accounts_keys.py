@@ -8,6 +8,7 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
+
 from gainshare.accounts.keys import RawKey
 from gainshare.accounts.models import ApiKey, User
 from gainshare.accounts.services import (
@@ -19,7 +20,6 @@ from gainshare.accounts.services import (
     create_api_key,
     revoke_api_key,
 )
-
 from tests.gainshare.ledger_world import make_user
 
 

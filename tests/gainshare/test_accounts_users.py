@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from django.db import IntegrityError, connection, transaction
+
 from gainshare.accounts.models import User
 from gainshare.accounts.services import (
     BadAccountData,
@@ -17,7 +18,6 @@ from gainshare.accounts.services import (
     create_user,
     set_role,
 )
-
 from tests.gainshare.ledger_world import make_user
 
 PASSWORD = "correct horse battery"

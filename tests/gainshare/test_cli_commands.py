@@ -12,6 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+
 from gainshare.accounts.models import Role, Scope
 from gainshare.accounts.services import create_api_key, create_user
 from gainshare.cli import bench as bench_module

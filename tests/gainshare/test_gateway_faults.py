@@ -16,6 +16,7 @@ import psycopg
 import pytest
 from django.db import connection
 from django.utils import timezone
+
 from gainshare.gateway import services
 from gainshare.gateway.metering import Metered
 from gainshare.gateway.models import RequestStatus, UsageRecord
@@ -23,7 +24,6 @@ from gainshare.gateway.tasks import settle_outstanding_requests
 from gainshare.ledger import services as ledger
 from gainshare.ledger.kinds import HoldState
 from gainshare.ledger.models import Hold
-
 from tests.gainshare.gateway_stack import (
     CREDIT,
     MODEL,

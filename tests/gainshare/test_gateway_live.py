@@ -11,12 +11,12 @@ import httpx
 import openai
 import pytest
 from django.utils import timezone
+
 from gainshare.accounts.services import create_api_key, revoke_api_key
 from gainshare.gateway.models import RequestStatus, UsageRecord
 from gainshare.ledger import services as ledger
 from gainshare.ledger.kinds import HoldState
 from gainshare.ledger.models import Hold
-
 from tests.gainshare.gateway_stack import (
     CREDIT,
     MODEL,

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from gainshare.gateway.metering import Meter, Metered, MeterError
 
 

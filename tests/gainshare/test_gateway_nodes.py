@@ -13,6 +13,7 @@ from uuid import uuid4
 import httpx
 import pytest
 from django.utils import timezone
+
 from gainshare.gateway import generation as generation_module
 from gainshare.gateway.api import EventStream
 from gainshare.gateway.errors import (

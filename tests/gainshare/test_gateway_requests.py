@@ -4,10 +4,11 @@ import json
 from typing import Any
 
 import pytest
-from gainshare.gateway.errors import BadRequest
-from gainshare.gateway.requests import Endpoint, GenerationRequest, read_request
 from hypothesis import given
 from hypothesis import strategies as st
+
+from gainshare.gateway.errors import BadRequest
+from gainshare.gateway.requests import Endpoint, GenerationRequest, read_request
 
 HELLO = [{"role": "user", "content": "Hello"}]
 

@@ -1,6 +1,9 @@
 """Figures on pages. No database."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from gainshare.web.formatting import (
     MINUS,
     format_bytes,
@@ -9,8 +12,6 @@ from gainshare.web.formatting import (
     format_signed_credits,
     parse_credits,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ _attacks: list[AttackFunction] = []
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class Refused(OSError):  # noqa: N818 - the answer of a sandbox, which is what is hoped for
+class Refused(OSError):
     """The sandbox said no in another way than by an error number."""
 
 

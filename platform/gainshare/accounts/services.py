@@ -1,5 +1,4 @@
 """What changes users and keys. Each function opens its own transaction; views only parse, call and render."""
-# ruff: noqa: N818 - these are the domain's words: a key is invalid, a user name is taken
 
 from datetime import datetime, timedelta
 

@@ -22,9 +22,8 @@ def verify(
     Exit status 1 when anything does not hold. Without --public-key the key inside the file is used, which shows
     that the file is whole but not who made it.
     """
-    from benchmarks.evidence.verify import verify_evidence
-
     from benchmarks.evidence.signing import key_id
+    from benchmarks.evidence.verify import verify_evidence
 
     document = _load(file)
     trusted = {key_id(public_key): public_key} if public_key else None

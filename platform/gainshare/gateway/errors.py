@@ -3,7 +3,6 @@
 One class per reason. `x-should-retry` tells the client whether the same request can succeed a moment later:
 it would otherwise repeat every 429. Knows nothing of requests, nodes or money.
 """
-# ruff: noqa: N818 - named for what happened, as the ledger's errors are
 
 from typing import Any
 

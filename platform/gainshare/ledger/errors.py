@@ -1,5 +1,4 @@
 """What the ledger refuses, each with a stable code and an HTTP status. Importable without models."""
-# ruff: noqa: N818 - these are the domain's words: a price is unpriced, an escrow is closed
 
 from gainshare.accounts.errors import DomainError
 

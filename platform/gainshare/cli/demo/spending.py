@@ -15,18 +15,19 @@ MAX_TOKENS = 48
 def spend_on_chat(url: str, person: Person, model: str, console: Console) -> dict[str, Any]:
     """Stream one answer, print it as it comes, then print the bill. Returns both, with the request's id."""
     client = OpenAI(base_url=f"{url}/v1", api_key=person.key, max_retries=0)
-    with client.chat.completions.with_raw_response.create(
+    response = client.chat.completions.with_raw_response.create(
         model=model,
         messages=[{"role": "user", "content": QUESTION}],
         max_tokens=MAX_TOKENS,
         temperature=0,
         stream=True,
         stream_options={"include_usage": True},
-    ) as response:
-        request_id = response.headers["x-gainshare-request-id"]
-        console.print(f"     {QUESTION}\n     ", end="")
-        words, usage = [], None
-        for chunk in response.parse():
+    )
+    request_id = response.headers["x-gainshare-request-id"]
+    console.print(f"     {QUESTION}\n     ", end="")
+    words, usage = [], None
+    with response.parse() as stream:
+        for chunk in stream:
             usage = chunk.usage or usage
             for choice in chunk.choices:
                 words.append(choice.delta.content or "")
