@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import httpx
 import psycopg
 import pytest
+
 from gainshare.local import stack as local_stack
 from gainshare.local.paths import Home
 from gainshare.local.ports import free_port

@@ -13,12 +13,12 @@ from pathlib import Path
 import httpx
 import psycopg
 import pytest
+
+from benchmarks.sandbox.seccomp import CLONE_NEW_ANY, Rule, assemble
 from gainshare.local.paths import STATE_DIRECTORY, Home, is_binaries_copy
 from gainshare.local.ports import free_port
 from gainshare.local.processes import kill_all, tagged
 from gainshare.local.reach import unreachable_part
-
-from benchmarks.sandbox.seccomp import CLONE_NEW_ANY, Rule, assemble
 from tests.acceptance.running_stack import ROOT, wait_for
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]

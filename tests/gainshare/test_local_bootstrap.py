@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from django.core.management import call_command
 from django.utils import timezone
+
 from gainshare.accounts.models import ApiKey, Scope, User
 from gainshare.accounts.services import authenticate_key, revoke_api_key
 from gainshare.ledger.models import PriceVersion

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 from celery import Celery
+
 from gainshare.local.broker import CONTROL_USER, RUNNER_USER, Broker, access_rules, runner_keys
 
 PASSWORDS = {CONTROL_USER: "c/@:%", RUNNER_USER: "r@/%:x"}

@@ -1,11 +1,15 @@
 """The layout of GAINSHARE_HOME: private folders, secrets in 0600 files, bounded logs, the state file."""
 
 import os
+import shutil
 import stat
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from benchmarks.evidence.signing import load_key, public_key
 from gainshare.local import logs
 from gainshare.local.errors import LocalModeError
 from gainshare.local.paths import STATE_DIRECTORY, Home, home_from_environment
@@ -25,8 +29,6 @@ from gainshare.local.state import (
     write_state,
 )
 
-from benchmarks.evidence.signing import load_key, public_key
-
 NOBODY = 65534
 is_root = os.geteuid() == 0
 
@@ -36,10 +38,11 @@ def mode(path: Path) -> int:
 
 
 @pytest.fixture
-def home(open_folder: Path) -> Home:
+def home(open_folder: Path) -> Iterator[Home]:
     home = Home(open_folder / "home")
     home.create()
-    return home
+    yield home
+    shutil.rmtree(home.run, ignore_errors=True)
 
 
 def test_everything_below_the_home_is_private(home: Home) -> None:
@@ -95,6 +98,7 @@ def test_as_root_below_a_private_folder_the_database_lies_outside_the_home(open_
     finally:
         home.postgres_data.rmdir()
         home.outside.rmdir()
+        shutil.rmtree(home.run)
 
 
 @pytest.mark.skipif(not is_root, reason="expected: needs to be root")

@@ -1,6 +1,7 @@
 """What each process of the local stack is given: order of the plan, environments, ports, registration of the runner."""
 
 import json
+import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from benchmarks.evidence.signing import load_key, public_key
 from gainshare.local.disk import free_space_problem
 from gainshare.local.errors import LocalModeError
 from gainshare.local.model_cache import ensure_model
@@ -19,14 +22,19 @@ from gainshare.local.secrets import Secrets, read_secret, write_secret
 from gainshare.local.services import LocalStack, StackOptions, run_logged
 from gainshare.local.spec import ServiceSpec, services_of
 
-from benchmarks.evidence.signing import load_key, public_key
-
 OPTIONS = StackOptions(port=8123, model="tiny", node_port=8124, sandbox_level="bubblewrap")
 
 
 @pytest.fixture
-def stack(open_folder: Path) -> LocalStack:
-    return LocalStack.create(Home(open_folder / "home"), OPTIONS, "tag")
+def home(open_folder: Path) -> Iterator[Home]:
+    home = Home(open_folder / "home")
+    yield home
+    shutil.rmtree(home.run, ignore_errors=True)
+
+
+@pytest.fixture
+def stack(home: Home) -> LocalStack:
+    return LocalStack.create(home, OPTIONS, "tag")
 
 
 def services(stack: LocalStack) -> dict[str, ServiceSpec]:
@@ -50,9 +58,9 @@ def test_everything_starts_after_what_it_needs(stack: LocalStack) -> None:
     ]
 
 
-def test_without_a_model_no_node_is_started_or_named(open_folder: Path) -> None:
+def test_without_a_model_no_node_is_started_or_named(home: Home) -> None:
     options = StackOptions(port=8123, model="none", node_port=8124)
-    stack = LocalStack.create(Home(open_folder / "home"), options, "tag")
+    stack = LocalStack.create(home, options, "tag")
     assert "node" not in services(stack)
     assert services(stack)["web"].env["GAINSHARE_MODEL_NODES"] == ""
 
@@ -96,14 +104,12 @@ def test_only_web_and_node_have_the_nodes_token(stack: LocalStack) -> None:
     assert holders == {"web", "node"}
 
 
-def test_the_callers_own_variables_are_not_passed_on(
-    open_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_callers_own_variables_are_not_passed_on(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")
     monkeypatch.setenv("GAINSHARE_RUN_LEASE_S", "3")
     monkeypatch.setenv("GAINSHARE_FAULT", "runner.leased")
-    stack = LocalStack.create(Home(open_folder / "home"), OPTIONS, "tag")
+    stack = LocalStack.create(home, OPTIONS, "tag")
     for name, spec in services(stack).items():
         assert "AWS_SECRET_ACCESS_KEY" not in spec.env
         assert "PYTHONPATH" not in spec.env

@@ -13,6 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from django.db import connection
+
 from gainshare.local import postgres, processes
 from gainshare.local.postgres import (
     Cluster,

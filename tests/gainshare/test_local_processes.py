@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from gainshare.local import guardian, processes
 from gainshare.local.processes import TAG, ProcessId
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from gainshare.local import processes
 from gainshare.local.errors import LocalModeError
 from gainshare.local.managed import BACK_OFF_S, Managed, back_off_s
@@ -131,6 +133,7 @@ def launch(open_folder: Path) -> Iterator[Callable[[str], Run]]:
             run.process.kill()
             run.process.wait()
         processes.kill_all(run.left)
+        shutil.rmtree(run.home.run, ignore_errors=True)
 
 
 def test_services_start_in_order_and_stop_in_reverse(launch: Callable[[str], Run]) -> None:

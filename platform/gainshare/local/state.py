@@ -19,11 +19,11 @@ from gainshare.local.processes import ProcessId
 SCHEMA = "gainshare.local/1"
 
 
-class AlreadyRunning(LocalModeError):  # noqa: N818 (named after the state of things)
+class AlreadyRunning(LocalModeError):
     """Another supervisor holds this home."""
 
 
-class NotRunning(LocalModeError):  # noqa: N818 (named after the state of things)
+class NotRunning(LocalModeError):
     """No supervisor runs on this home."""
 
 

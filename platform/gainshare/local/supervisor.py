@@ -34,7 +34,7 @@ FIRST_START_FAILURES = 3  # a service that dies this often before it was ever re
 Say = Callable[[str], None]
 
 
-class Stopped(Exception):  # noqa: N818 (control flow, not an error)
+class Stopped(Exception):
     """The supervisor was told to stop while the stack was still starting."""
 
 
