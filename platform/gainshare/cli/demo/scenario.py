@@ -165,8 +165,9 @@ def _spend(stage: Stage) -> None:
         chat = spend_on_chat(stage.url, author, stage.model, stage.record.console)
         spent = before - author.get("credits/")["balance"]["available"]
         stage.record.chat = chat
-        total = chat["bill"]["total_microcredits"]
-        step.ok = "Paris" in chat["answer"] and spent == total > 0 and sum(chat["line_amounts"]) == total
+        total = chat["bill"]["charged_microcredits"]
+        lines = sum(line["amount"] for line in chat["bill"]["bill_lines"])
+        step.ok = "Paris" in chat["answer"] and spent == total == lines > 0
         step.actual = (
             f"{chat['answer']!r} for {credits_text(total)} credits, {spent} micro-credits left the wallet"
         )

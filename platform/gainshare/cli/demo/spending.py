@@ -1,5 +1,6 @@
 """Spend credits as any model user would: the unmodified `openai` client, streaming, then the bill."""
 
+import time
 from typing import Any
 
 from openai import OpenAI
@@ -7,9 +8,12 @@ from rich.console import Console
 from rich.table import Table
 
 from gainshare.cli.demo.people import Person
+from gainshare.cli.output import CliError
 
 QUESTION = "What is the capital of France?"
 MAX_TOKENS = 48
+SETTLE_LIMIT_S = 10.0
+POLL_S = 0.1
 
 
 def spend_on_chat(url: str, person: Person, model: str, console: Console) -> dict[str, Any]:
@@ -33,7 +37,7 @@ def spend_on_chat(url: str, person: Person, model: str, console: Console) -> dic
                 words.append(choice.delta.content or "")
                 console.print(words[-1], end="", markup=False, highlight=False)
     console.print()
-    bill = person.get(f"usage/{request_id}/")
+    bill = _settled_bill(person, request_id)
     _print_bill(bill, console)
     return {
         "request_id": request_id,
@@ -41,17 +45,26 @@ def spend_on_chat(url: str, person: Person, model: str, console: Console) -> dic
         "answer": "".join(words).strip(),
         "usage": usage.model_dump() if usage else None,
         "bill": bill,
-        "line_amounts": [line["amount_microcredits"] for line in bill["lines"]],
     }
+
+
+def _settled_bill(person: Person, request_id: str) -> dict[str, Any]:
+    """The bill, once the hold is settled: that happens after the last byte of the stream. Raises CliError."""
+    deadline = time.monotonic() + SETTLE_LIMIT_S
+    while time.monotonic() < deadline:
+        bill: dict[str, Any] = person.get(f"usage/{request_id}/")
+        if bill["settled_at"] is not None:
+            return bill
+        time.sleep(POLL_S)
+    raise CliError(f"request {request_id} was not settled within {SETTLE_LIMIT_S:.0f} s")
 
 
 def _print_bill(bill: dict[str, Any], console: Console) -> None:
     table = Table("item", "tokens", "micro-credits per million", "micro-credits", title="The bill")
     for column in table.columns[1:]:
         column.justify = "right"
-    for line in bill["lines"]:
-        row = (line["item"], line["quantity"], line["unit_price_microcredits"], line["amount_microcredits"])
-        table.add_row(*map(str, row))
+    for line in bill["bill_lines"]:
+        table.add_row(*(str(line[name]) for name in ("item", "quantity", "unit_price", "amount")))
     table.add_section()
-    table.add_row("total", "", "", str(bill["total_microcredits"]))
+    table.add_row("total", "", "", str(bill["charged_microcredits"]))
     console.print(table)
