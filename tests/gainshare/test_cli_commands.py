@@ -387,17 +387,13 @@ def test_bench_hands_its_options_on_and_keeps_the_exit_status(
 
     monkeypatch.setattr(bench_module.subprocess, "run", run)
     assert gainshare("bench", "--candidate", "my.diff", "--json")[0] == 1
-    assert seen == [
-        [
-            sys.executable,
-            "-m",
-            "benchmarks.bench",
-            "--suite",
-            "moe_forward",
-            "--candidate",
-            "my.diff",
-            "--json",
-        ]
+    (argv,) = seen
+    assert argv[:3] == [sys.executable, "-m", "benchmarks.bench"]
+    assert argv[3:] == [
+        *("--suite", "moe_forward"),
+        *("--candidate", "my.diff"),
+        *("--kind", "gate"),
+        "--json",
     ]
 
 
