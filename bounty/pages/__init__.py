@@ -1,10 +1,10 @@
 """The bounty app's pages: bounties, submissions, lineages. Plugs its entry into the shell's navigation."""
 
 from django.urls import path
-from gainshare.web import navigation
-from gainshare.web.navigation import NavEntry
 
 from bounty.pages import actions, bounties, lineages, submissions
+from gainshare.web import navigation
+from gainshare.web.navigation import NavEntry
 
 navigation.register(NavEntry("Bounties", "bounties", 10))
 navigation.register(NavEntry("Lineages", "lineages", 20))

@@ -9,13 +9,13 @@ from django.contrib.auth.models import AnonymousUser
 from django.http import Http404, HttpResponse
 from django.shortcuts import redirect
 from django.views.decorators.http import require_POST
-from gainshare.accounts.errors import DomainError
-from gainshare.accounts.models import User
-from gainshare.web.signed_in import SignedInRequest, signed_in
 
 from bounty.models import NextStep, Submission, SubmissionState
 from bounty.services import awards, reviews
 from bounty.services.submissions import find_submission, withdraw
+from gainshare.accounts.errors import DomainError
+from gainshare.accounts.models import User
+from gainshare.web.signed_in import SignedInRequest, signed_in
 
 S = SubmissionState
 BEING_JUDGED = (S.CHECKED, S.QUEUED, S.JUDGING, S.CONFIRMING)

@@ -12,12 +12,6 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
-from gainshare.accounts.errors import DomainError
-from gainshare.accounts.models import User
-from gainshare.ledger.kinds import AccountKind
-from gainshare.ledger.models import Account
-from gainshare.ledger.services import totals
-from gainshare.web.signed_in import SignedInRequest, signed_in
 
 from benchmarks.catalogue import SUITES
 from bounty.models import Bounty, BountyState, Lineage, Submission
@@ -27,6 +21,12 @@ from bounty.services.bounties import available_escrow, close_bounty, open_bounty
 from bounty.services.leaderboards import leaderboard
 from bounty.services.series import measured_base, patch_base
 from bounty.services.submissions import attempts_used
+from gainshare.accounts.errors import DomainError
+from gainshare.accounts.models import User
+from gainshare.ledger.kinds import AccountKind
+from gainshare.ledger.models import Account
+from gainshare.ledger.services import totals
+from gainshare.web.signed_in import SignedInRequest, signed_in
 
 PER_PAGE = 50
 TEN_PER_CENT = math.floor(1_000_000 * math.log(1.1))  # log_ppm of an example gain
@@ -120,7 +120,7 @@ def new_bounty(request: SignedInRequest) -> HttpResponse:
     """Open a bounty; its escrow is taken from the treasury."""
     if not request.user.is_maintainer:
         raise PermissionDenied("Only a maintainer opens a bounty. Ask one to give you that role.")
-    form = BountyForm(request.POST or None)
+    form = BountyForm(request.POST if request.method == "POST" else None)
     if request.method == "POST" and form.is_valid():
         try:
             bounty = open_bounty(actor=request.user, **form.terms())

@@ -5,11 +5,11 @@ from typing import Any
 from django import forms
 from django.core.files.uploadedfile import UploadedFile
 from django.utils import timezone
-from gainshare.web.formatting import parse_credits
 
 from benchmarks.catalogue import SUITES
 from bounty.limits import MAX_DIFF_CHARS
 from bounty.models import Lineage, Runner, RunnerState
+from gainshare.web.formatting import parse_credits
 
 CODE = {"class": "code", "spellcheck": "false", "autocapitalize": "none", "rows": 16}
 

@@ -8,13 +8,13 @@ from django.db.models import Count
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_http_methods
-from gainshare.accounts.errors import DomainError
-from gainshare.accounts.models import User
 
 from bounty.models import Bounty, Lineage, StateChange, Submission
 from bounty.pages.forms import LineageForm
 from bounty.services.transitions import history
 from bounty.services.trees import create_lineage
+from gainshare.accounts.errors import DomainError
+from gainshare.accounts.models import User
 
 SUBMISSION_ID = re.compile(r"submission ([0-9a-f-]{36})")
 
@@ -23,7 +23,7 @@ SUBMISSION_ID = re.compile(r"submission ([0-9a-f-]{36})")
 def lineage_list(request: HttpRequest) -> HttpResponse:
     """Every lineage; maintainers start new ones here."""
     is_maintainer = isinstance(request.user, User) and request.user.is_maintainer
-    form = LineageForm(request.POST or None) if is_maintainer else None
+    form = LineageForm(request.POST if request.method == "POST" else None) if is_maintainer else None
     if request.method == "POST":
         if form is None or not isinstance(request.user, User):
             raise PermissionDenied("Only a maintainer starts a lineage.")

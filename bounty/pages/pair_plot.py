@@ -16,7 +16,7 @@ Scale = Callable[[float], float]  # a value to pixels
 
 WIDTH, HEIGHT = 760, 300
 LEFT, RIGHT, TOP, BOTTOM = 82, 132, 18, 46
-LARGE = math.log(1.6)  # beyond this a factor reads better than per cent
+LARGE = math.log(1.5)  # beyond this a factor reads better than per cent
 LABEL_GAP = 15  # pixels between two lines of labels at the right
 
 
@@ -29,10 +29,10 @@ class PairPoint:
     is_control: bool = False
 
 
-def effect_label(log_ratio: float, *, decimals: int = 1) -> str:
-    """A log ratio as people read it: `+5.0 %` faster, `-3.2 %`, or `4.1×` where it is large."""
+def effect_label(log_ratio: float, *, decimals: int = 1, as_factor: bool = False) -> str:
+    """A log ratio as people read it: `+5.0 %` faster, `-3.2 %`, or `4.1×` where it is large or asked for."""
     factor = math.exp(log_ratio)
-    if abs(log_ratio) > LARGE:
+    if as_factor or abs(log_ratio) > LARGE:
         return f"{factor:.3g}\N{MULTIPLICATION SIGN}"
     per_cent = round(100 * (factor - 1), decimals) + 0.0
     sign = "+" if per_cent > 0 else "\N{MINUS SIGN}" if per_cent < 0 else ""
@@ -50,6 +50,7 @@ def plot_pairs(
     middle = median(measured)
     values = [point.log_ratio for point in finite] + [0.0] + ([] if bound is None else [bound])
     ticks = axis_ticks(min(values), max(values))
+    as_factor = spans_factors(ticks)
     low, high = min([*values, ticks[0]]), max([*values, ticks[-1]])
     padding = (high - low) * 0.04
     low, high = low - padding, high + padding
@@ -62,9 +63,9 @@ def plot_pairs(
     def x(place: float) -> float:
         return LEFT + 14 + (WIDTH - LEFT - RIGHT - 28) * (place / last if len(finite) > 1 else 0.5)
 
-    lines = [("median", middle, f"median {effect_label(middle)}")]
+    lines = [("median", middle, f"median {effect_label(middle, as_factor=as_factor)}")]
     if bound is not None:
-        lines.append(("bound", bound, f"bound {effect_label(bound)}"))
+        lines.append(("bound", bound, f"bound {effect_label(bound, as_factor=as_factor)}"))
     summary = (
         f"{title}: {len(measured)} measured pairs, median {effect_label(middle)} against base"
         f"{'' if bound is None else f', lower bound {effect_label(bound)}'}."
@@ -98,19 +99,22 @@ def axis_ticks(low: float, high: float) -> list[float]:
     return [math.log1p(place * step_per_cent / 100) for place in range(first, last + 1)]
 
 
+def spans_factors(ticks: Sequence[float]) -> bool:
+    """Whether an axis with these ticks is labelled in factors."""
+    return max(abs(ticks[0]), abs(ticks[-1])) > LARGE
+
+
 def _nice_step(rough: float) -> float:
     magnitude = 10.0 ** math.floor(math.log10(rough))
     return next(nice * magnitude for nice in (1, 2, 2.5, 5, 10) if nice * magnitude >= rough)
 
 
 def _frame(ticks: Sequence[float], y: Scale) -> SafeString:
-    spans_factors = max(abs(ticks[0]), abs(ticks[-1])) > LARGE
     step = abs(math.expm1(ticks[1]) - math.expm1(ticks[0])) * 100
     decimals = 0 if step >= 1 else 1 if step >= 0.1 else 2
     rows = []
     for tick in ticks:
-        factor = f"{math.exp(tick):.3g}\N{MULTIPLICATION SIGN}"
-        label = factor if spans_factors else effect_label(tick, decimals=decimals)
+        label = effect_label(tick, decimals=decimals, as_factor=spans_factors(ticks))
         rows.append(("zero" if abs(tick) < 1e-12 else "grid-line", LEFT, _px(y(tick)), WIDTH - RIGHT, label))
     return format_html(
         '{}<text x="14" y="{}" transform="rotate(-90 14 {})" text-anchor="middle">speed against base</text>',

@@ -10,8 +10,6 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods
-from gainshare.accounts.errors import DomainError
-from gainshare.web.signed_in import SignedInRequest, signed_in
 
 from benchmarks.trees import TreeError
 from bounty.errors import NotFound
@@ -26,6 +24,8 @@ from bounty.services.series import patch_base
 from bounty.services.submissions import attempts_used, find_submission, submit
 from bounty.services.transitions import history
 from bounty.services.trees import blob_store
+from gainshare.accounts.errors import DomainError
+from gainshare.web.signed_in import SignedInRequest, signed_in
 
 PER_PAGE = 50
 SHOWN_DIFF_LINES = 400
@@ -36,7 +36,7 @@ SHOWN_DIFF_LINES = 400
 def new_submission(request: SignedInRequest, bounty_id: UUID) -> HttpResponse:
     """Paste or upload a diff. What is wrong with it is a verdict on the page that follows."""
     bounty = get_object_or_404(Bounty.objects.select_related("lineage"), pk=bounty_id)
-    form = DiffForm(request.POST or None, request.FILES or None)
+    form = DiffForm(request.POST, request.FILES) if request.method == "POST" else DiffForm()
     if request.method == "POST" and form.is_valid():
         try:
             submission = submit(actor=request.user, bounty_id=bounty.pk, diff=form.cleaned_data["diff"])

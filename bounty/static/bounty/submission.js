@@ -36,6 +36,7 @@ function append(text) {
   if (!text) return;
   const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
   log.append(document.createTextNode(text));
+  log.hidden = false;
   document.getElementById("log-empty").hidden = true;
   if (atEnd) log.scrollTop = log.scrollHeight;
 }

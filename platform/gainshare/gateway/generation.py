@@ -101,7 +101,10 @@ class Generation:
                 self.meter.see(chunk)
                 yield chunk
                 passed_on += 1
-                fault_point("gateway.first_token" if passed_on == 1 else "gateway.streaming")
+                if passed_on == 1:
+                    fault_point("gateway.first_token")
+                else:
+                    fault_point("gateway.streaming")
             self.meter.check_complete()
         except (NodeStreamError, MeterError) as error:
             logger.warning("request %s at %s: %s", self.admission.request_id, self._node.url, error)

@@ -27,7 +27,6 @@ def home(request: HttpRequest) -> HttpResponse:
 class LogIn(LoginView):
     template_name = "web/login.html"
     redirect_authenticated_user = True
-    extra_context = {"open_signup": settings.OPEN_SIGNUP}
 
 
 @sensitive_post_parameters("password", "password_again")
@@ -38,7 +37,7 @@ def sign_up(request: HttpRequest) -> HttpResponse:
         return redirect("home")
     if not settings.OPEN_SIGNUP:
         return render(request, "web/signup_closed.html", status=403)
-    form = SignUpForm(request.POST or None)
+    form = SignUpForm(request.POST if request.method == "POST" else None)
     if request.method == "POST" and form.is_valid():
         try:
             user = create_user(

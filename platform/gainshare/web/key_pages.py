@@ -21,7 +21,7 @@ def keys(request: SignedInRequest) -> HttpResponse:
     """The user's keys. A new key's text is in the answer to the POST that made it, and nowhere else."""
     raw = None
     initial = {"scopes": [Scope.INFERENCE.value, Scope.READ.value]}
-    form = KeyForm(request.POST or None, user=request.user, initial=initial)
+    form = KeyForm(request.POST if request.method == "POST" else None, user=request.user, initial=initial)
     if request.method == "POST" and form.is_valid():
         try:
             _, raw = create_api_key(

@@ -3,6 +3,7 @@
 from typing import Any
 
 from django import template
+from django.conf import settings
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
@@ -66,6 +67,12 @@ def badge(state: Any) -> SafeString:
 def words(identifier: Any) -> str:
     """`fresh_input` as `fresh input`."""
     return str(identifier).replace("_", " ")
+
+
+@register.simple_tag
+def is_open_for_signup() -> bool:
+    """Whether visitors may make accounts themselves."""
+    return bool(settings.OPEN_SIGNUP)
 
 
 @register.simple_tag(takes_context=True)

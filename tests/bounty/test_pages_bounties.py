@@ -1,0 +1,145 @@
+"""The pages of bounties and lineages, as visitors, contributors and maintainers see them."""
+
+from typing import Any
+
+import pytest
+from django.test import Client
+
+from bounty.models import Bounty, Lineage
+from bounty.services.bounties import close_bounty
+from gainshare.accounts.models import User
+from gainshare.ledger import services as ledger
+from tests.bounty.bounty_world import World, diff_of_line
+
+
+def client_of(user: User | None = None) -> Client:
+    client = Client()
+    if user is not None:
+        client.force_login(user)
+    return client
+
+
+def page(path: str, user: User | None = None, status: int = 200) -> str:
+    response = client_of(user).get(path)
+    assert response.status_code == status, response.content.decode()[:500]
+    return response.content.decode()
+
+
+def test_the_list_says_what_is_left_and_what_a_gain_earns(world: World) -> None:
+    html = page("/bounties/")
+    assert world.bounty.title in html
+    assert ">100<" in html  # credits left in escrow
+    assert "1.9062" in html  # 20 x ln 1.1
+    assert "Open a bounty" not in html
+    assert "Open a bounty" in page("/bounties/", world.mira)
+
+
+def test_an_empty_list_says_what_to_do(db: None) -> None:
+    assert "No bounties yet" in page("/bounties/")
+
+
+def test_the_navigation_names_bounties_and_marks_the_current_page(world: World) -> None:
+    html = page(f"/bounties/{world.bounty.pk}/")
+    assert '<a href="/bounties/" aria-current="page">Bounties</a>' in html
+
+
+def test_a_bounty_shows_leaderboard_and_submissions(world: World) -> None:
+    vested = world.vested(world.ann, diff_of_line(1, "fast = 1"))
+    world.submit(world.bob, diff_of_line(2, "../escape"))
+    html = page(f"/bounties/{world.bounty.pk}/", world.bob)
+    assert f"/submissions/{vested.pk}/" in html
+    assert world.ann.username in html and world.bob.username in html
+    assert "you have used" in html
+    assert "Submit a patch" in html
+
+
+def test_results_of_a_passed_gate_stay_hidden_until_the_confirmation(world: World) -> None:
+    submission = world.submit(world.ann, diff_of_line(1, "fast = 1"))
+    world.gate(submission, 0.3)
+    html = page(f"/bounties/{world.bounty.pk}/")
+    assert "confirming" in html and "not yet" in html
+
+
+def test_a_closed_bounty_takes_nothing(world: World) -> None:
+    close_bounty(bounty_id=world.bounty.pk, reason="done", actor=world.mira)
+    assert "Submit a patch" not in page(f"/bounties/{world.bounty.pk}/", world.ann)
+    assert "takes no submissions now" in page(f"/bounties/{world.bounty.pk}/submit/", world.ann)
+
+
+def test_an_unknown_bounty_is_not_found(db: None) -> None:
+    page("/bounties/6a9f1b1e-0000-4000-8000-000000000000/", status=404)
+
+
+def new_terms(world: World, **changes: Any) -> dict[str, Any]:
+    terms = {
+        "title": "Quicker routing",
+        "description": "Start in <router.py>.",
+        "lineage": world.lineage.name,
+        "suite": "moe_forward/demo",
+        "hardware": "cpu",
+        "escrow": "12.5",
+        "rate": "3",
+        "min_reviewers": "1",
+        "max_attempts": "5",
+        "deadline_at": "",
+    }
+    return {**terms, **changes}
+
+
+def test_a_maintainer_opens_a_bounty_with_credits_in_escrow(world: World) -> None:
+    before = ledger.totals().treasury
+    response = client_of(world.mira).post("/bounties/new/", new_terms(world), follow=True)
+    bounty = Bounty.objects.get(title="Quicker routing")
+    assert response.redirect_chain == [(f"/bounties/{bounty.pk}/", 302)]
+    assert bounty.escrow_microcredits == 12_500_000
+    assert before - ledger.totals().treasury == 12_500_000
+    assert "&lt;router.py&gt;" in response.content.decode()
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"escrow": "a lot"}, "at most six decimals"),
+        ({"escrow": "0"}, "positive numbers"),
+        ({"escrow": "1000000000"}, "fund it first"),
+        ({"rate": "1.1234567"}, "at most six decimals"),
+        ({"title": ""}, "required"),
+        ({"deadline_at": "2020-01-01T00:00"}, "passed already"),
+        ({"suite": "made_up/demo"}, "valid choice"),
+    ],
+)
+def test_impossible_terms_are_refused_with_the_reason(
+    world: World, changes: dict[str, str], complaint: str
+) -> None:
+    response = client_of(world.mira).post("/bounties/new/", new_terms(world, **changes))
+    assert response.status_code == 400
+    assert complaint in response.content.decode()
+    assert Bounty.objects.count() == 1
+
+
+def test_opening_and_closing_is_for_maintainers(world: World) -> None:
+    assert "Only a maintainer opens a bounty" in page("/bounties/new/", world.ann, 403)
+    assert client_of().get("/bounties/new/").headers["Location"] == "/login/?next=/bounties/new/"
+    client_of(world.ann).post(f"/bounties/{world.bounty.pk}/close/")
+    world.bounty.refresh_from_db()
+    assert world.bounty.state == "open"
+    client_of(world.mira).post(f"/bounties/{world.bounty.pk}/close/")
+    world.bounty.refresh_from_db()
+    assert world.bounty.state == "closed"
+
+
+def test_a_lineage_shows_each_merge(world: World) -> None:
+    submission = world.vested(world.ann, diff_of_line(1, "fast = 1"))
+    html = page(f"/lineages/{world.lineage.name}/")
+    assert f"Submission by {world.ann.username}" in html
+    assert f"/submissions/{submission.pk}/" in html
+    assert world.lineage.name in page("/lineages/")
+
+
+def test_a_maintainer_starts_a_lineage(world: World) -> None:
+    terms = {"name": "main", "base_tree": world.tree.pk}
+    assert client_of(world.ann).post("/lineages/", terms).status_code == 403
+    assert client_of(world.mira).post("/lineages/", terms).status_code == 302
+    assert Lineage.objects.get(name="main").tip == world.tree
+    again = client_of(world.mira).post("/lineages/", terms)
+    assert again.status_code == 400 and b"There is a lineage of this name" in again.content
