@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+
 from gainshare.cli.client import Site, SiteError
 from gainshare.cli.demo.people import Person
 from gainshare.cli.submission import is_resting
-
 from tests.acceptance.bounty_world import BountyWorld, open_bounty
 
 pytestmark = [pytest.mark.stack, pytest.mark.sandbox, pytest.mark.timeout(600)]
@@ -126,7 +126,10 @@ def assert_judged_once(stack: Any, submission: str, *, runs: int) -> None:
     joined = f"FROM bounty_run r JOIN bounty_runverdict v ON v.run_id = r.id {evidence}"
     assert count(stack, f"SELECT count(DISTINCT e.digest) {joined}", submission) == runs
     site = Site(stack.url, stack.key)
-    assert "pair" in site.get(f"submissions/{submission}/log/", offset=0)["text"]
+    log = site.get(f"submissions/{submission}/log/", offset=0)["text"]
+    assert log.count("verdict: ") >= runs, (
+        log
+    )  # an attempt that was killed after its last pair has written one too
 
 
 def assert_ledger_is_in_order(stack: Any, world: BountyWorld) -> None:
