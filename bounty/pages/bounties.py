@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from django.contrib import messages
@@ -58,7 +59,8 @@ def bounty_list(request: HttpRequest) -> HttpResponse:
         .order_by("-is_open", "-created_at")
     )
     page = Paginator(bounties, PER_PAGE).get_page(request.GET.get("page"))
-    available = escrow_available([bounty.escrow_reference for bounty in page.object_list])
+    listed: list[Any] = list(page.object_list)  # bounties with the annotations above
+    available = escrow_available([bounty.escrow_reference for bounty in listed])
     rows = [
         BountyRow(
             bounty=bounty,
@@ -68,7 +70,7 @@ def bounty_list(request: HttpRequest) -> HttpResponse:
             submissions=bounty.n_submissions,
             best_log_ppm=bounty.best_log_ppm,
         )
-        for bounty in page.object_list
+        for bounty in listed
     ]
     return render(request, "bounty/bounty_list.html", {"rows": rows, "page": page})
 

@@ -5,6 +5,8 @@ from typing import Any
 from django import forms
 from django.core.files.uploadedfile import UploadedFile
 from django.utils import timezone
+from django.utils.html import format_html_join
+from django.utils.safestring import SafeString
 
 from benchmarks.catalogue import SUITES
 from bounty.limits import MAX_DIFF_CHARS
@@ -112,11 +114,15 @@ class BountyForm(forms.Form):
         super().__init__(*args, **kwargs)
         suites, hardware = self.fields["suite"], self.fields["hardware"]
         assert isinstance(suites, forms.ChoiceField) and isinstance(hardware, forms.ChoiceField)
+        presets = [(suite, preset) for suite in SUITES.values() for preset in suite.presets.values()]
         suites.choices = [
-            (f"{suite.name}/{preset.name}", f"{suite.title}, {preset.name}: {preset.description}")
-            for suite in SUITES.values()
-            for preset in suite.presets.values()
+            (f"{suite.name}/{preset.name}", f"{suite.title}, size {preset.name}") for suite, preset in presets
         ]
+        suites.help_text = format_html_join(
+            SafeString("<br>"),
+            "{}: {}.",
+            [(preset.name.capitalize(), preset.description.rstrip(".")) for _, preset in presets],
+        )
         present = (
             Runner.objects.exclude(state=RunnerState.RETIRED).values_list("hardware", flat=True).distinct()
         )

@@ -19,11 +19,12 @@ PER_PAGE = 50
 
 @dataclass(frozen=True, slots=True)
 class Movement:
-    """A transfer as its owner sees it. The amount is signed; None while it is pending or where nothing moved."""
+    """A transfer as its owner sees it: signed amounts, None where they do not apply, and the request that it pays."""
 
     transfer: Transfer
     signed_microcredits: int | None
     pending_microcredits: int | None
+    request_id: str
 
 
 @signed_in
@@ -59,4 +60,5 @@ def movement(transfer: Transfer, user: User) -> Movement:
     sign = -1 if leaves else 1
     posted = None if transfer.posted_amount is None else sign * transfer.posted_amount
     pending = sign * transfer.amount_microcredits if transfer.resolved_at is None else None
-    return Movement(transfer, posted, pending)
+    kind, _, subject = transfer.reference.partition(":")
+    return Movement(transfer, posted, pending, subject if kind == "request" else "")

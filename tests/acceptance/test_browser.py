@@ -1,0 +1,175 @@
+"""One walk through the site with a real browser, against the whole real stack.
+
+A newcomer signs up, makes a key, finds a bounty, submits a diff, watches the judge without reloading, reads the
+verdict, spends credits in the playground and reads the bill. On the way every page must stay within the width of a
+telephone, report no error and ask no other host for anything.
+"""
+
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
+
+from tests.acceptance.bounty_world import EXAMPLES, BountyWorld, open_bounty
+from tests.acceptance.running_stack import Stack
+
+pytestmark = [pytest.mark.stack, pytest.mark.browser, pytest.mark.timeout(600)]
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PASSWORD = "correct horse battery"
+VERDICT_MS = 240_000
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed: `apt-get install chromium` (or your system's package)")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield chromium
+        chromium.close()
+
+
+class Watch:
+    """Notes what no page may do: log errors, fail to load something, ask another host."""
+
+    def __init__(self, page: Page, url: str) -> None:
+        self.complaints: list[str] = []
+        self._host = urlsplit(url).netloc
+        page.on("console", self._console)
+        page.on("pageerror", lambda error: self.complaints.append(f"script error: {error}"))
+        page.on("request", self._request)
+
+    def _console(self, message: ConsoleMessage) -> None:
+        if message.type in {"error", "warning"}:
+            self.complaints.append(f"console: {message.text}")
+
+    def _request(self, request: Request) -> None:
+        if urlsplit(request.url).netloc not in {self._host, ""}:
+            self.complaints.append(f"asked {request.url}")
+
+
+@pytest.fixture(scope="module")
+def world(stack: Stack) -> BountyWorld:
+    return open_bounty(stack.url, stack.key)
+
+
+def heading(page: Page) -> str:
+    return page.locator("h1").inner_text()
+
+
+def test_a_newcomer_walks_from_signing_up_to_the_bill(
+    stack: Stack, world: BountyWorld, browser: Browser
+) -> None:
+    context = browser.new_context(base_url=stack.url, viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    watch = Watch(page, stack.url)
+    name = f"browser-{uuid.uuid4().hex[:8]}"
+
+    page.goto("/")
+    assert heading(page) == "Make the model faster, get paid in the model."
+    page.get_by_role("link", name="Sign up", exact=True).click()
+    page.get_by_label("User name").fill(name)
+    page.get_by_label("Password", exact=True).fill(PASSWORD)
+    page.get_by_label("Password again").fill(PASSWORD)
+    page.get_by_role("button", name="Sign up").click()
+    expect(page.get_by_role("status")).to_contain_text(f"Welcome, {name}")
+
+    page.get_by_role("link", name="Keys", exact=True).click()
+    page.get_by_label("Name").fill("laptop")
+    page.get_by_label("Submit and review patches").check()
+    page.get_by_role("button", name="Make the key").click()
+    key = page.locator("#new-key").inner_text()
+    assert re.fullmatch(r"gs_[0-9a-f]+_[0-9a-f]+", key)
+    page.goto("/keys/")
+    assert key not in page.content()
+
+    page.get_by_role("link", name="Bounties", exact=True).click()
+    page.locator(f'a[href="/bounties/{world.bounty}/"]').click()
+    assert "Stop computing what is thrown away" in heading(page)
+    page.get_by_role("link", name="Submit a patch").click()
+    page.get_by_label("Paste the diff").fill("this is no diff")
+    page.get_by_role("button", name="Submit").click()
+    expect(page.locator("#verdict")).to_contain_text("Verdict: patch rejected")
+
+    page.goto(f"/bounties/{world.bounty}/submit/")
+    page.locator("input[type=file]").set_input_files(EXAMPLES / "patches" / "slower.diff")
+    page.get_by_role("button", name="Submit").click()
+    submission = page.url
+    expect(page.locator("#progress-headline")).to_contain_text("Gate run")
+    expect(page.locator("#verdict")).to_contain_text("Verdict: regression", timeout=VERDICT_MS)
+    expect(page.locator("svg.plot circle.pair").nth(5)).to_be_visible()
+    expect(page.locator("#log")).to_contain_text("verdict")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download").first.click()
+    assert download.value.suggested_filename.endswith(".json")
+
+    _spend_in_the_playground(stack, page, name)
+    _within_a_telephone(
+        browser, context.storage_state(), stack.url, [submission, f"/bounties/{world.bounty}/"]
+    )
+
+    page.get_by_role("button", name="Log out").click()
+    expect(page.get_by_role("link", name="Log in", exact=True)).to_be_visible()
+    assert watch.complaints == []
+
+
+def _spend_in_the_playground(stack: Stack, page: Page, name: str) -> None:
+    """Receive credits, ask the model something, read the bill and the balance."""
+    with stack.client() as admin:
+        fund = {"transfer_id": str(uuid.uuid4()), "amount_microcredits": 5_000_000, "memo": "test"}
+        admin.post("treasury/fund/", json=fund).raise_for_status()
+        grant = {
+            "transfer_id": str(uuid.uuid4()),
+            "username": name,
+            "amount_microcredits": 5_000_000,
+            "source": "starter",
+            "memo": "Welcome",
+        }
+        admin.post("grants/", json=grant).raise_for_status()
+    page.get_by_role("link", name="Playground", exact=True).click()
+    page.get_by_role("button", name="Make one for an hour").click()
+    expect(page.get_by_label("Model")).to_be_enabled()
+    page.get_by_label("Longest answer").fill("24")
+    page.get_by_label("Your message").fill("What is the capital of France?")
+    page.get_by_role("button", name="Send").click()
+    expect(page.locator(".bubble-assistant .meta")).to_contain_text("tokens", timeout=60_000)
+    page.get_by_role("link", name="see the bill").click()
+    expect(page.locator("tfoot")).to_contain_text("Charged")
+    charged = float(page.locator("tfoot td").inner_text())
+    page.get_by_role("link", name="Credits", exact=True).click()
+    available = float(page.locator(".figure dd").first.inner_text())
+    assert charged > 0 and available == pytest.approx(5 - charged, abs=1e-9)
+    expect(page.locator("main")).to_contain_text("Welcome")
+
+
+def _within_a_telephone(browser: Browser, state: object, url: str, more: list[str]) -> None:
+    """No page is wider than a telephone, light or dark."""
+    context = browser.new_context(
+        base_url=url,
+        storage_state=state,  # type: ignore[arg-type]  # what Playwright itself returned
+        viewport={"width": 390, "height": 844},
+        color_scheme="dark",
+    )
+    page = context.new_page()
+    own = ["/", "/bounties/", "/lineages/", "/submissions/", "/keys/", "/credits/", "/usage/", "/playground/"]
+    for path in [*own, *more]:
+        page.goto(path)
+        wider = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+        assert wider <= 0, f"{path} is {wider} pixels too wide"
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(15, 18, 22)"
+    context.close()
