@@ -6,11 +6,11 @@ from uuid import uuid4
 
 import pytest
 from django.utils import timezone
+from rest_framework.test import APIClient
+
 from gainshare.accounts.models import User
 from gainshare.accounts.services import create_api_key
 from gainshare.ledger import services
-from rest_framework.test import APIClient
-
 from tests.gainshare.ledger_world import World, make_user
 
 pytestmark = pytest.mark.django_db

@@ -8,10 +8,10 @@ from uuid import uuid4
 import pytest
 from django.db import connection
 from django.utils import timezone
+
 from gainshare.ledger import services
 from gainshare.ledger.audit import audit
 from gainshare.ledger.models import Seal
-
 from tests.gainshare.ledger_world import World, violations
 
 pytestmark = pytest.mark.django_db

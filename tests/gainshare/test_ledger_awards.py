@@ -3,6 +3,7 @@
 from uuid import uuid4
 
 import pytest
+
 from gainshare.ledger import services
 from gainshare.ledger.errors import (
     AboveReservation,
@@ -13,7 +14,6 @@ from gainshare.ledger.errors import (
 )
 from gainshare.ledger.kinds import TransferKind, TransferState
 from gainshare.ledger.models import Reversal, Transfer
-
 from tests.gainshare.ledger_world import World, posted, violations
 
 pytestmark = pytest.mark.django_db

@@ -7,11 +7,11 @@ from uuid import UUID
 
 import pytest
 from django.utils import timezone
+
 from gainshare.config.celery import app
 from gainshare.ledger import services, tasks
 from gainshare.ledger.chain import GENESIS, SealedEntry, link_hash
 from gainshare.ledger.models import Entry, Hold, Seal, Unsealed
-
 from tests.gainshare.ledger_world import World, violations
 
 ENTRY = SealedEntry(

@@ -10,6 +10,7 @@ from uuid import uuid4
 import pytest
 from django.db import connection
 from django.utils import timezone
+
 from gainshare.ledger import services
 from gainshare.ledger.errors import (
     EscrowExhausted,
@@ -22,7 +23,6 @@ from gainshare.ledger.errors import (
 )
 from gainshare.ledger.kinds import AccountKind, HoldState, TransferKind
 from gainshare.ledger.models import Account, Entry, Hold, Reversal, Seal, Transfer, Unsealed
-
 from tests.gainshare.ledger_world import World, posted, violations
 
 pytestmark = pytest.mark.django_db(transaction=True)

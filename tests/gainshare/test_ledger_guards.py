@@ -11,12 +11,12 @@ from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
+
 from gainshare.ledger import services
 from gainshare.ledger.kinds import FLOWS, OWNED, SINGLETONS, AccountKind, TransferKind
 from gainshare.ledger.models import Account, Entry, Hold, Seal, Transfer
 from gainshare.ledger.price_book import publish_price
 from gainshare.ledger.services.posting import TWO_PHASE, receivable_of, single_account
-
 from tests.gainshare.ledger_world import World, violations
 
 pytestmark = pytest.mark.django_db

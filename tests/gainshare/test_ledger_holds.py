@@ -6,6 +6,7 @@ from uuid import uuid4
 
 import pytest
 from django.utils import timezone
+
 from gainshare.ledger import services
 from gainshare.ledger.errors import (
     AboveHold,
@@ -21,7 +22,6 @@ from gainshare.ledger.kinds import HoldState, TransferState
 from gainshare.ledger.models import Account
 from gainshare.ledger.services.grants import _expire_lot
 from gainshare.ledger.services.holds import _expire
-
 from tests.gainshare.ledger_world import World, posted, violations
 
 pytestmark = pytest.mark.django_db

@@ -16,9 +16,9 @@ from uuid import uuid4
 import pytest
 from django.db import connection
 from django.utils import timezone
+
 from gainshare.ledger import services
 from gainshare.ledger.models import Entry, Hold, Transfer
-
 from tests.gainshare.ledger_world import World, violations
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
+
 from gainshare.accounts.models import User
 from gainshare.ledger.errors import IdConflict, InvalidAmount, MaintainerOnly, RetroactivePrice, Unpriced
 from gainshare.ledger.models import PriceVersion
 from gainshare.ledger.price_book import active_price, publish_price
 from gainshare.ledger.pricing import Usage, bill
-
 from tests.gainshare.ledger_world import make_user
 
 pytestmark = pytest.mark.django_db

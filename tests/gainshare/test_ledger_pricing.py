@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from gainshare.ledger.pricing import Line, Usage, affordable_output, bill, upper_bound
 from hypothesis import given
 from hypothesis import strategies as st
+
+from gainshare.ledger.pricing import Line, Usage, affordable_output, bill, upper_bound
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+
 from gainshare.ledger import services
 from gainshare.ledger.errors import (
     EscrowClosed,
@@ -17,7 +18,6 @@ from gainshare.ledger.errors import (
 from gainshare.ledger.kinds import AccountKind, TransferState
 from gainshare.ledger.models import Account, Transfer
 from gainshare.ledger.services.posting import MAX_MICROCREDITS
-
 from tests.gainshare.ledger_world import World, violations
 
 pytestmark = pytest.mark.django_db
