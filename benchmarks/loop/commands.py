@@ -27,8 +27,8 @@ def gainshare(*arguments: str, env: Mapping[str, str], may_fail: bool = False) -
 @contextmanager
 def local_stack(*, model: str, port: int, env: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     """A whole local stack for the time of the block; gives its state."""
-    state = gainshare("up", "--detach", "--model", model, "--port", str(port), env=env)
+    gainshare("up", "--detach", "--model", model, "--port", str(port), env=env)
     try:
-        yield state
+        yield gainshare("status", env=env)
     finally:
         gainshare("down", env=env)

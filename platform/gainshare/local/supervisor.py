@@ -187,6 +187,7 @@ class Supervisor:
             files={
                 "admin_password": str(stack.secrets.admin_password),
                 "admin_key": str(stack.secrets.admin_key),
+                "node_token": str(stack.secrets.node_token),
                 "logs": str(self._home.logs),
                 "database": str(stack.cluster.data),
             },
