@@ -10,6 +10,7 @@ from uuid import UUID
 import httpx
 import openai
 import pytest
+from django.db import connection
 from django.utils import timezone
 
 from gainshare.accounts.services import create_api_key, revoke_api_key
@@ -158,6 +159,40 @@ def test_wrong_revoked_and_expired_keys_are_refused(stack: GatewayStack, custome
     assert (missing.status_code, missing.json()["error"]["code"]) == (401, "invalid_api_key")
     assert not UsageRecord.objects.filter(user=customer.user).exists()
     assert short.prefix in raw
+
+
+def test_a_key_that_was_just_good_stops_working_when_revoked(stack: GatewayStack, customer: Customer) -> None:
+    client = stack.client(customer.key)
+    client.chat.completions.create(model=MODEL, messages=HELLO, max_tokens=1)
+    revoke_api_key(user=customer.user, prefix=customer.prefix)
+    with pytest.raises(openai.AuthenticationError):
+        client.chat.completions.create(model=MODEL, messages=HELLO, max_tokens=1)
+    assert UsageRecord.objects.filter(user=customer.user).count() == 1
+
+
+def test_what_is_wrong_with_a_body_is_not_told_to_strangers(stack: GatewayStack) -> None:
+    with pytest.raises(openai.AuthenticationError):
+        stack.client("gs_unknown").chat.completions.create(model=MODEL, messages=[])
+
+
+def test_a_model_without_a_price_is_not_sold(stack: GatewayStack, customer: Customer) -> None:
+    def rename(old: str, new: str) -> None:
+        """Prices never change, says a trigger; this test sets it aside."""
+        with connection.cursor() as cursor:
+            cursor.execute("SET session_replication_role = replica")
+            cursor.execute("UPDATE ledger_priceversion SET model = %s WHERE model = %s", [new, old])
+            cursor.execute("SET session_replication_role = origin")
+
+    client = stack.client(customer.key)
+    rename(MODEL, "elsewhere")
+    try:
+        with pytest.raises(openai.NotFoundError) as caught:
+            client.chat.completions.create(model=MODEL, messages=HELLO)
+        assert client.models.list().data == []
+    finally:
+        rename("elsewhere", MODEL)
+    assert caught.value.code == "model_not_priced"
+    assert not Hold.objects.filter(user=customer.user).exists()
 
 
 def test_a_session_cookie_opens_nothing(stack: GatewayStack, customer: Customer) -> None:

@@ -24,8 +24,7 @@ from django.urls import path
 from django.views.decorators.csrf import csrf_exempt
 
 from benchmarks.faults import fault_point
-from gainshare.accounts.models import ApiKey, Scope
-from gainshare.accounts.services import InvalidKey, authenticate_key
+from gainshare.accounts.models import ApiKey
 from gainshare.gateway import services
 from gainshare.gateway.database import in_database
 from gainshare.gateway.errors import (
@@ -33,24 +32,28 @@ from gainshare.gateway.errors import (
     BadRequest,
     BodyTooLarge,
     GatewayError,
-    MissingScope,
     NodeUnavailable,
     UnknownEndpoint,
     UnknownModel,
+    UnpricedModel,
     error_body,
     error_response,
     unknown_endpoint,
 )
 from gainshare.gateway.generation import Generation, in_background, record_and_settle
+from gainshare.gateway.known_keys import KnownKeys
 from gainshare.gateway.metering import Metered
 from gainshare.gateway.models import RequestStatus
-from gainshare.gateway.nodes import TokenCount, node_pool
+from gainshare.gateway.nodes import ModelNode, TokenCount, node_pool
 from gainshare.gateway.requests import Endpoint, GenerationRequest, read_request
 from gainshare.gateway.wire import DONE, Envelope, event
+from gainshare.ledger.models import PriceVersion
 
 logger = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
+
+known_keys = KnownKeys()
 
 AsyncView = Callable[..., Coroutine[Any, Any, HttpResponseBase]]
 
@@ -80,30 +83,24 @@ def openai_view(method: str) -> Callable[[AsyncView], AsyncView]:
     return decorate
 
 
-async def caller(request: HttpRequest) -> ApiKey:
-    """The key that the request presents, with its user; raises `BadKey` or `MissingScope`."""
+def presented_key(request: HttpRequest) -> str:
+    """The key in the request's header, unchecked; raises `BadKey` where there is none."""
     word, _, raw = request.headers.get("Authorization", "").partition(" ")
     if word.lower() != "bearer" or not raw.strip():
         raise BadKey("You didn't provide an API key. Send it as: Authorization: Bearer gs_…")
-    try:
-        key = await in_database(authenticate_key, raw.strip())
-    except InvalidKey as error:
-        raise BadKey(f"{error.reason} Make a new one on the Keys page.") from None
-    if not key.has_scope(Scope.INFERENCE):
-        raise MissingScope("This API key lacks the scope 'inference', which using models needs.")
-    return key
+    return raw.strip()
 
 
 @openai_view("GET")
 async def list_models(request: HttpRequest) -> HttpResponseBase:
-    await caller(request)
+    await in_database(services.caller, raw_key=presented_key(request))
     models = await in_database(services.priced_models, await node_pool().models())
     return JsonResponse({"object": "list", "data": models})
 
 
 @openai_view("GET")
 async def retrieve_model(request: HttpRequest, model: str) -> HttpResponseBase:
-    await caller(request)
+    await in_database(services.caller, raw_key=presented_key(request))
     for entry in await in_database(services.priced_models, await node_pool().models()):
         if entry["id"] == model:
             return JsonResponse(entry)
@@ -122,11 +119,20 @@ async def completions(request: HttpRequest) -> HttpResponseBase:
 
 async def generate(http: HttpRequest, endpoint: Endpoint) -> HttpResponseBase:
     """Authenticate, check, count, hold, then hand the node's tokens on."""
-    key = await caller(http)
-    request = read_request(read_body(http), endpoint)
+    raw_key = presented_key(http)
+    try:
+        request = read_request(read_body(http), endpoint)
+    except GatewayError:
+        await in_database(services.caller, raw_key=raw_key)  # what is wrong is told to customers only
+        raise
+    key, price, (node, count) = await check_and_count(raw_key, request)
+    if price is None:
+        raise UnpricedModel(
+            f"The model '{request.model}' has no price yet, so it cannot be used. Ask a maintainer to publish one.",
+            param="model",
+        )
     request_id = uuid4()
-    node, count = await node_pool().tokenise(request)
-    admission = await admit(key, request, request_id, count)
+    admission = await admit(key, request, request_id, price, count)
     fault_point("gateway.held")
     generation = Generation(pool=node_pool(), node=node, request=request, admission=admission)
     envelope = Envelope(
@@ -148,6 +154,28 @@ async def generate(http: HttpRequest, endpoint: Endpoint) -> HttpResponseBase:
     return response
 
 
+async def check_and_count(
+    raw_key: str, request: GenerationRequest
+) -> tuple[ApiKey, PriceVersion | None, tuple[ModelNode, TokenCount]]:
+    """The caller, the price, and the prompt's length at a node.
+
+    A stranger's prompt is not looked at before the key was found good; for a key that was good a moment ago, the
+    node counts while the database checks.
+    """
+    counting = asyncio.create_task(node_pool().tokenise(request)) if known_keys.has(raw_key) else None
+    try:
+        key, price = await in_database(services.caller_and_price, raw_key=raw_key, model=request.model)
+    except BaseException as error:
+        if counting is not None:
+            counting.cancel()
+            await asyncio.gather(counting, return_exceptions=True)
+        if isinstance(error, BadKey):
+            known_keys.forget(raw_key)
+        raise
+    known_keys.remember(raw_key)
+    return key, price, await (counting or node_pool().tokenise(request))
+
+
 def read_body(http: HttpRequest) -> bytes:
     """The body, unless it is larger than any prompt could be."""
     if int(http.META.get("CONTENT_LENGTH") or 0) > MAX_BODY_BYTES:
@@ -162,7 +190,7 @@ def read_body(http: HttpRequest) -> bytes:
 
 
 async def admit(
-    key: ApiKey, request: GenerationRequest, request_id: UUID, count: TokenCount
+    key: ApiKey, request: GenerationRequest, request_id: UUID, price: PriceVersion, count: TokenCount
 ) -> services.Admission:
     """`services.admit`, which no cancellation can leave with a hold that nobody knows of."""
     admitting = in_background(
@@ -171,6 +199,7 @@ async def admit(
             key=key,
             request=request,
             request_id=request_id,
+            price=price,
             prompt_tokens=count.prompt_tokens,
             max_context=count.max_context,
         )

@@ -16,7 +16,7 @@ from django.db import InterfaceError, OperationalError, connection
 P = ParamSpec("P")
 T = TypeVar("T")
 
-THREADS = 8
+THREADS = 4
 _threads = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="gateway-db")
 
 

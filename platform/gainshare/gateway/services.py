@@ -13,12 +13,12 @@ from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.db import transaction
-from django.db.models import F
+from django.db import connection, transaction
 from django.utils import timezone
 
-from gainshare.accounts.models import ApiKey
-from gainshare.gateway.errors import ContextTooLong, NoCredits, UnpricedModel
+from gainshare.accounts.models import ApiKey, Scope
+from gainshare.accounts.services import InvalidKey, authenticate_key
+from gainshare.gateway.errors import BadKey, ContextTooLong, MissingScope, NoCredits
 from gainshare.gateway.metering import Metered
 from gainshare.gateway.models import RequestStatus, UsageRecord
 from gainshare.gateway.requests import GenerationRequest
@@ -71,12 +71,38 @@ def room_for_completion(
     return room if default is None else min(room, default)
 
 
+def caller(*, raw_key: str) -> ApiKey:
+    """The key that was presented, with its user; raises `BadKey` or `MissingScope`."""
+    try:
+        key = authenticate_key(raw_key)
+    except InvalidKey as error:
+        raise BadKey(f"{error.reason} Make a new one on the Keys page.") from None
+    if not key.has_scope(Scope.INFERENCE):
+        raise MissingScope("This API key lacks the scope 'inference', which using models needs.")
+    return key
+
+
+def caller_and_price(*, raw_key: str, model: str) -> tuple[ApiKey, PriceVersion | None]:
+    """`caller`, and the model's price now, in one visit to the database. None where the model has no price."""
+    key = caller(raw_key=raw_key)
+    try:
+        return key, active_price(model, timezone.now())
+    except Unpriced:
+        return key, None
+
+
 def admit(
-    *, key: ApiKey, request: GenerationRequest, request_id: UUID, prompt_tokens: int, max_context: int
+    *,
+    key: ApiKey,
+    request: GenerationRequest,
+    request_id: UUID,
+    price: PriceVersion,
+    prompt_tokens: int,
+    max_context: int,
 ) -> Admission:
     """Hold the credits for `request`, with fewer tokens than asked for where the balance affords no more.
 
-    Raises `ContextTooLong`, `UnpricedModel` or `NoCredits`, and then has written nothing.
+    Raises `ContextTooLong` or `NoCredits`, and then has written nothing.
     """
     max_tokens = room_for_completion(
         prompt_tokens=prompt_tokens,
@@ -84,19 +110,12 @@ def admit(
         wanted=request.max_tokens,
         default=request.default_tokens,
     )
-    now = timezone.now()
-    try:
-        price = active_price(request.model, now)
-    except Unpriced:
-        raise UnpricedModel(
-            f"The model '{request.model}' has no price yet, so it cannot be used. Ask a maintainer to publish one.",
-            param="model",
-        ) from None
-    expires_at = now + timedelta(seconds=settings.HOLD_S)
+    expires_at = timezone.now() + timedelta(seconds=settings.HOLD_S)
     for _ in range(HOLD_ATTEMPTS):
         amount = upper_bound(prompt_tokens, max_tokens, price)
         try:
             with transaction.atomic():
+                _commit_without_waiting()
                 open_hold(
                     hold_id=request_id,
                     user=key.user,
@@ -104,7 +123,7 @@ def admit(
                     expires_at=expires_at,
                     reference=f"request:{request_id}",
                 )
-                UsageRecord.objects.create(
+                record = UsageRecord(
                     request_id=request_id,
                     user=key.user,
                     key_prefix=key.prefix,
@@ -117,6 +136,9 @@ def admit(
                     hold_microcredits=amount,
                     expires_at=expires_at,
                 )
+                UsageRecord.objects.bulk_create(
+                    [record], ignore_conflicts=True
+                )  # a repeated call changes nothing
         except InsufficientCredits as short:
             affordable = affordable_output(short.available, prompt_tokens, price)
             max_tokens = max_tokens if affordable is None else min(max_tokens, affordable)
@@ -128,6 +150,17 @@ def admit(
         "You have too few credits for this request. Credits are earned with accepted improvements; "
         "requests of yours that are still running hold theirs until they end."
     )
+
+
+def _commit_without_waiting() -> None:
+    """Let this transaction's commit not wait for the disk, which is most of what an admission takes.
+
+    A crash of the whole database server may then lose a hold of the last moments together with its record. The
+    ledger stays whole: both go or stay together, later transactions depend on earlier ones, and a request whose
+    hold is gone is not charged.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL synchronous_commit TO off")
 
 
 def price_bill(metered: Metered, price: PriceVersion) -> Bill:
@@ -148,8 +181,14 @@ def record_outcome(
     finish_reason: str = "",
     error_code: str = "",
 ) -> bool:
-    """Write how the request ended, and its bill. True when this call did it, False when another had."""
-    record = UsageRecord.objects.select_related("price").get(pk=request_id)
+    """Write how the request ended, and its bill. True when this call did it, False when another had.
+
+    False also when there is no such request: its admission was lost in a crash of the database server.
+    """
+    record = UsageRecord.objects.select_related("price").filter(pk=request_id).first()
+    if record is None:
+        logger.warning("request %s: its admission was lost, so it is not charged", request_id)
+        return False
     priced = price_bill(metered, record.price)
     changed = UsageRecord.objects.filter(pk=request_id, status=RequestStatus.RUNNING).update(
         status=status,
@@ -173,16 +212,16 @@ def record_outcome(
     return changed == 1
 
 
-def settle(*, request_id: UUID) -> UsageRecord:
-    """Let the ledger take what the recorded bill says and release the rest of the hold."""
+def settle(*, request_id: UUID) -> bool:
+    """Let the ledger take what the recorded bill says and release the rest of the hold. True when this call did."""
     with transaction.atomic():
-        record = UsageRecord.objects.select_for_update().get(pk=request_id)
-        if record.settled_at is not None or record.finished_at is None:
-            return record
+        record = UsageRecord.objects.select_for_update().filter(pk=request_id).first()
+        if record is None or record.settled_at is not None or record.finished_at is None:
+            return False
         record.charged_microcredits = _collect(record)
         record.settled_at = timezone.now()
         record.save(update_fields=["charged_microcredits", "settled_at"])
-    return record
+    return True
 
 
 def _collect(record: UsageRecord) -> int:
@@ -216,11 +255,8 @@ def settle_outstanding(*, now: datetime) -> int:
     """
     lost = UsageRecord.objects.filter(status=RequestStatus.RUNNING, expires_at__lt=now - GRACE)
     lost.update(status=RequestStatus.FAILED, error_code="gateway_lost", finished_at=now)
-    settled = 0
-    unsettled = UsageRecord.objects.filter(settled_at=None, finished_at__isnull=False)
-    for request_id in unsettled.order_by(F("finished_at")).values_list("pk", flat=True)[:500]:
-        settled += settle(request_id=request_id).settled_at is not None
-    return settled
+    unsettled = UsageRecord.objects.filter(settled_at=None, finished_at__isnull=False).order_by("finished_at")
+    return sum(settle(request_id=request_id) for request_id in unsettled.values_list("pk", flat=True)[:500])
 
 
 def priced_models(served: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
