@@ -39,6 +39,11 @@ def _ppb(value: float) -> int:
     return int(min(value, 1e6) * PPB)  # values above a million times the right answer are all equally wrong
 
 
+def percent(ppb: int) -> str:
+    """A part of the right answer's size, for people: two significant digits."""
+    return f"{ppb / 1e7:.2g} %"
+
+
 def compare_pair(
     base: Array, candidate: Array, problem: Problem, inputs: Tensors, tolerance: Tolerance
 ) -> WrongAnswer | None:
@@ -55,9 +60,9 @@ def compare_pair(
     side = "base" if base_off.rms_ppb > candidate_off.rms_ppb else "candidate"
     return WrongAnswer(
         side,
-        f"candidate and base differ by {apart.rms_ppb} ppb rms and {apart.peak_ppb} ppb at the worst element "
-        f"(allowed {tolerance.rms_ppb} and {tolerance.peak_ppb}); from the exact answer base is off by "
-        f"{base_off.rms_ppb} ppb rms, candidate by {candidate_off.rms_ppb} ppb",
+        f"candidate and base differ by {percent(apart.rms_ppb)} rms and {percent(apart.peak_ppb)} at the worst "
+        f"element (allowed {percent(tolerance.rms_ppb)} and {percent(tolerance.peak_ppb)}); from the exact answer "
+        f"base is off by {percent(base_off.rms_ppb)} rms, candidate by {percent(candidate_off.rms_ppb)}",
     )
 
 
@@ -70,12 +75,14 @@ def compare_oracle(
     base_off, candidate_off = distance(base, exact).rms_ppb, distance(candidate, exact).rms_ppb
     most = plain * tolerance.drift_ratio_ppm // PPM
     if base_off > most:
-        return WrongAnswer("base", f"base is off the exact answer by {base_off} ppb rms, allowed {most}")
+        return WrongAnswer(
+            "base", f"base is off the exact answer by {percent(base_off)} rms, allowed {percent(most)}"
+        )
     allowed = min(max(base_off, plain) * tolerance.error_ratio_ppm // PPM, most)
     if candidate_off > allowed:
         return WrongAnswer(
             "candidate",
-            f"candidate is off the exact answer by {candidate_off} ppb rms, base by {base_off}; allowed {allowed}. "
-            "Less exact numerics belong to the quality route",
+            f"candidate is off the exact answer by {percent(candidate_off)} rms, base by {percent(base_off)}; "
+            f"allowed {percent(allowed)}. Less exact numerics belong to the quality route",
         )
     return None
