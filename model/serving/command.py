@@ -97,7 +97,8 @@ def _read_token(file: Path | None) -> str | None:
 def _listen(host: str, port: int) -> socket.socket:
     """Binds before anything is loaded, so that a taken port is told at once."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # With the protocol named, asyncio switches Nagle's delay off: each streamed token leaves at once.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
