@@ -4,6 +4,7 @@ Every kill is real (SIGKILL by the process itself at its fault point, or from ou
 with short leases.
 """
 
+import random
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,6 +17,8 @@ from gainshare.cli.submission import is_resting
 from tests.acceptance.bounty_world import BountyWorld, open_bounty
 
 pytestmark = [pytest.mark.stack, pytest.mark.sandbox, pytest.mark.timeout(600)]
+
+KILLS = 50
 
 
 @pytest.fixture
@@ -83,6 +86,28 @@ def test_a_service_killed_with_work_queued_and_running_ends_in_one_verdict_each(
     for submission in (running, queued):
         assert_judged_once(stack, submission, runs=1)
     assert_ledger_is_in_order(stack, world)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_many_random_kills_leave_one_verdict_for_each_patch(stack: Any) -> None:
+    rng = random.Random(KILLS)
+    faults = ("runner.leased", "runner.preparing", "runner.before_evidence", "runner.after_evidence")
+    services = ("runner", "valkey", "postgres", "web", "control", "beat")
+    for _ in range(KILLS):
+        world = open_bounty(stack.url, stack.key)
+        author, victim = world.newcomer(), rng.choice((*faults, *services))
+        if victim in faults:
+            stack.arm(victim)
+        submission = world.submit(author, "faster_but_wrong")
+        if victim in services:
+            time.sleep(rng.uniform(0, 3))  # anywhere in the few seconds that judging takes
+            stack.wait_ready(victim, after=stack.kill(victim))
+        seen = follow(author, submission, until=is_resting)
+        assert seen["verdict"]["kind"] == "wrong_output", (victim, seen["verdict"])
+        assert victim in services or stack.has_fired(victim)
+        assert_judged_once(stack, submission, runs=1)
+        assert_ledger_is_in_order(stack, world)
 
 
 def follow(
