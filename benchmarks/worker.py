@@ -19,6 +19,7 @@ from celery import Celery, signals
 from benchmarks.device_lock import device_lock
 from benchmarks.evidence.signing import KeyFileError, load_key
 from benchmarks.leased_run import carry_out
+from benchmarks.lost_broker import end_worker_on_lost_ack
 from benchmarks.policy import harness_hash
 from benchmarks.runner_client import NotLeasable, RunnerClient
 from benchmarks.runner_settings import BadRunnerSetting, RunnerSettings, hardware
@@ -32,6 +33,7 @@ QUEUE = f"runner.{hardware()}"
 # A message stays invisible for longer than any job takes. A job lost with its worker comes back from the database.
 VISIBILITY_TIMEOUT_S = 3600
 
+end_worker_on_lost_ack()
 app = Celery("benchmarks", fixups=[])  # not Django's, whatever the environment says
 app.conf.update(
     broker_url=os.environ.get("GAINSHARE_RUNNER_BROKER_URL", ""),

@@ -4,8 +4,11 @@ from uuid import UUID
 
 from celery import shared_task
 
+from benchmarks.lost_broker import end_worker_on_lost_ack
 from bounty.services.advance import advance_submission as advance
 from bounty.services.reconcile import reconcile_runs as reconcile
+
+end_worker_on_lost_ack()  # this module is loaded by every control worker
 
 
 @shared_task(name="bounty.tasks.advance_submission")
