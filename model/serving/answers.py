@@ -16,7 +16,8 @@ DONE = "data: [DONE]\n\n"
 
 def server_sent(document: dict[str, Any]) -> str:
     """One event of a `text/event-stream`."""
-    return f"data: {json.dumps(document, ensure_ascii=False)}\n\n"
+    # ASCII: many clients end a line at every Unicode line break, as U+2028 or U+0085
+    return f"data: {json.dumps(document)}\n\n"
 
 
 @dataclass

@@ -28,6 +28,7 @@ from gainshare.gateway.generation import Generation
 from gainshare.gateway.nodes import NodePool
 from gainshare.gateway.requests import Endpoint, GenerationRequest, read_request
 from gainshare.gateway.services import Admission
+from gainshare.gateway.wire import event
 
 Handler = Callable[[httpx.Request], httpx.Response]
 NODES = ["http://a", "http://b"]
@@ -63,6 +64,19 @@ async def test_a_node_that_is_down_is_passed_over_and_the_other_one_asked() -> N
     assert (node.url, count.prompt_tokens, count.max_context) == ("http://b", 4, 512)
     await pool.tokenise(request())
     assert asked.count(("a", "/tokenize")) == 1
+
+
+async def test_line_breaks_of_unicode_within_a_token_do_not_break_the_stream() -> None:
+    texts = ["a\u2028b", "c\u0085d", "e\x1cf", "plain"]
+    sent_events = [f"data: {json.dumps({'text': text}, ensure_ascii=False)}\r\n\r\n" for text in texts]
+    body = "".join([": a comment\r\n", *sent_events, "data: [DONE]\n\n"]).encode()
+    pool = pool_of(lambda sent: httpx.Response(200, content=body))
+    async with pool.generate(pool.nodes[0], request(), 8) as chunks:
+        assert [chunk["text"] async for chunk in chunks] == texts
+
+
+def test_events_are_ascii() -> None:
+    assert event({"text": "a\u2028b\u0085"}) == b'data: {"text":"a\\u2028b\\u0085"}\n\n'
 
 
 async def test_the_less_busy_node_is_asked_first() -> None:

@@ -175,14 +175,26 @@ class NodePool:
         node.asked_at = float("-inf")
 
 
+async def _lines(response: httpx.Response) -> AsyncGenerator[bytes]:
+    """The lines of an event stream, split at LF only: httpx's own end at U+2028 and U+0085 too, which a model may write
+    within its JSON. A CR before the LF is white space around the JSON.
+    """
+    rest = b""
+    async for piece in response.aiter_bytes():
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            yield line
+    yield rest
+
+
 async def _chunks(response: httpx.Response) -> AsyncGenerator[dict[str, Any]]:
     """The JSON objects of a stream of server-sent events, up to and without `[DONE]`."""
     try:
-        async for line in response.aiter_lines():
-            if not line.startswith("data:"):
+        async for line in _lines(response):
+            if not line.startswith(b"data:"):
                 continue
             data = line[5:].strip()
-            if data == "[DONE]":
+            if data == b"[DONE]":
                 return
             chunk = json.loads(data)
             if "error" in chunk:
