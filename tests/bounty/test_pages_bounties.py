@@ -67,7 +67,7 @@ def test_a_closed_bounty_takes_nothing(world: World) -> None:
 
 
 def test_an_unknown_bounty_is_not_found(db: None) -> None:
-    page("/bounties/6a9f1b1e-0000-4000-8000-000000000000/", status=404)
+    assert "Traceback" not in page("/bounties/6a9f1b1e-0000-4000-8000-000000000000/", status=404)
 
 
 def new_terms(world: World, **changes: Any) -> dict[str, Any]:

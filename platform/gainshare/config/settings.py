@@ -1,6 +1,6 @@
 """The site's only settings file. Every value that differs between machines comes from the environment.
 
-Local mode (`gainshare up`) sets these variables itself; production sets them by hand (docs/production.md).
+Local mode (`gainshare up`) sets these variables itself; production sets them by hand; this file is their list.
 """
 
 from pathlib import Path
