@@ -1,17 +1,19 @@
-"""The node pool and a generation's end, against nodes that misbehave on purpose. No database, no network.
+"""The node pool and a generation's end, against nodes that misbehave on purpose. No database.
 
-The nodes are an `httpx.MockTransport`; settling is caught before it reaches the ledger.
+The nodes are HTTP servers in this process; settling is caught before it reaches the ledger.
 """
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
-import httpx
 import pytest
+import pytest_asyncio
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from django.utils import timezone
 
 from gainshare.gateway import generation as generation_module
@@ -30,8 +32,10 @@ from gainshare.gateway.requests import Endpoint, GenerationRequest, read_request
 from gainshare.gateway.services import Admission
 from gainshare.gateway.wire import event
 
-Handler = Callable[[httpx.Request], httpx.Response]
-NODES = ["http://a", "http://b"]
+Answer = web.Response | Awaitable[web.StreamResponse] | None
+Handler = Callable[
+    [str, web.Request], Answer
+]  # which node is asked, and for what; None breaks the connection off
 
 
 def request(model: str = "tiny", *, stream: bool = True) -> GenerationRequest:
@@ -39,66 +43,126 @@ def request(model: str = "tiny", *, stream: bool = True) -> GenerationRequest:
     return read_request(json.dumps(body).encode(), Endpoint.CHAT)
 
 
-def serving(*models: str) -> httpx.Response:
-    return httpx.Response(200, json={"object": "list", "data": [{"id": model} for model in models]})
+def serving(*models: str) -> web.Response:
+    return web.json_response({"object": "list", "data": [{"id": model} for model in models]})
 
 
-def pool_of(handler: Handler, urls: list[str] = NODES) -> NodePool:
-    return NodePool(urls, "token", httpx.MockTransport(handler))
+class Nodes:
+    """Two nodes, a and b, that answer as a test's handler says, and the pools that talk to them."""
+
+    def __init__(self) -> None:
+        self.handler: Handler = lambda name, sent: serving("tiny")
+        self.servers: dict[str, TestServer] = {}
+        self.pools: list[NodePool] = []
+
+    async def start(self) -> None:
+        for name in ("a", "b"):
+            app = web.Application()
+            app.router.add_route("*", "/{path:.*}", self._answering(name))
+            self.servers[name] = TestServer(app)
+            await self.servers[name].start_server()
+
+    def _answering(self, name: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def answer(sent: web.Request) -> web.StreamResponse:
+            given = self.handler(name, sent)
+            if given is None:
+                assert sent.transport is not None
+                sent.transport.abort()
+                return web.Response()
+            return given if isinstance(given, web.Response) else await given
+
+        return answer
+
+    def url(self, name: str) -> str:
+        return str(self.servers[name].make_url("")).rstrip("/")
+
+    def pool(self, handler: Handler, names: str = "ab") -> NodePool:
+        self.handler = handler
+        self.pools.append(NodePool([self.url(name) for name in names], "token"))
+        return self.pools[-1]
+
+    async def stop(self) -> None:
+        for pool in self.pools:
+            await pool.aclose()
+        for server in self.servers.values():
+            await server.close()
 
 
-async def test_a_node_that_is_down_is_passed_over_and_the_other_one_asked() -> None:
+@pytest_asyncio.fixture
+async def nodes() -> AsyncIterator[Nodes]:
+    started = Nodes()
+    await started.start()
+    yield started
+    await started.stop()
+
+
+async def test_a_node_that_is_down_is_passed_over_and_the_other_one_asked(nodes: Nodes) -> None:
     asked = []
 
-    def handler(sent: httpx.Request) -> httpx.Response:
-        asked.append((sent.url.host, sent.url.path))
+    def handler(name: str, sent: web.Request) -> Answer:
+        asked.append((name, sent.path))
         assert sent.headers["authorization"] == "Bearer token"
-        if sent.url.path == "/v1/models":
+        if sent.path == "/v1/models":
             return serving("tiny")
-        if sent.url.host == "a":
-            raise httpx.ConnectError("refused")
-        return httpx.Response(200, json={"count": 4, "max_context": 512})
+        return None if name == "a" else web.json_response({"count": 4, "max_context": 512})
 
-    pool = pool_of(handler)
+    pool = nodes.pool(handler)
     node, count = await pool.tokenise(request())
-    assert (node.url, count.prompt_tokens, count.max_context) == ("http://b", 4, 512)
+    assert (node.url, count.prompt_tokens, count.max_context) == (nodes.url("b"), 4, 512)
     await pool.tokenise(request())
     assert asked.count(("a", "/tokenize")) == 1
 
 
-async def test_line_breaks_of_unicode_within_a_token_do_not_break_the_stream() -> None:
+async def test_a_node_that_refuses_connections_is_passed_over(nodes: Nodes) -> None:
+    pool = nodes.pool(lambda name, sent: serving("tiny"))
+    await nodes.servers["a"].close()
+    assert [node.url for node in await pool.serving("tiny")] == [nodes.url("b")]
+
+
+async def test_line_breaks_of_unicode_within_a_token_do_not_break_the_stream(nodes: Nodes) -> None:
     texts = ["a\u2028b", "c\u0085d", "e\x1cf", "plain"]
     sent_events = [f"data: {json.dumps({'text': text}, ensure_ascii=False)}\r\n\r\n" for text in texts]
     body = "".join([": a comment\r\n", *sent_events, "data: [DONE]\n\n"]).encode()
-    pool = pool_of(lambda sent: httpx.Response(200, content=body))
+    pool = nodes.pool(lambda name, sent: web.Response(body=body))
     async with pool.generate(pool.nodes[0], request(), 8) as chunks:
         assert [chunk["text"] async for chunk in chunks] == texts
+
+
+async def test_the_connection_of_a_complete_stream_serves_the_next_request(nodes: Nodes) -> None:
+    peers = []
+
+    def handler(name: str, sent: web.Request) -> Answer:
+        assert sent.transport is not None
+        peers.append(sent.transport.get_extra_info("peername"))
+        return web.Response(body=b'data: {"text": "a"}\n\ndata: [DONE]\n\n')
+
+    pool = nodes.pool(handler)
+    for _ in range(2):
+        async with pool.generate(pool.nodes[0], request(), 8) as chunks:
+            assert [chunk["text"] async for chunk in chunks] == ["a"]
+    assert len(peers) == 2
+    assert len(set(peers)) == 1
 
 
 def test_events_are_ascii() -> None:
     assert event({"text": "a\u2028b\u0085"}) == b'data: {"text":"a\\u2028b\\u0085"}\n\n'
 
 
-async def test_the_less_busy_node_is_asked_first() -> None:
-    pool = pool_of(lambda sent: serving("tiny"))
+async def test_the_less_busy_node_is_asked_first(nodes: Nodes) -> None:
+    pool = nodes.pool(lambda name, sent: serving("tiny"))
     pool.nodes[0].in_flight = 2
-    assert [node.url for node in await pool.serving("tiny")] == ["http://b", "http://a"]
+    assert [node.url for node in await pool.serving("tiny")] == [nodes.url("b"), nodes.url("a")]
 
 
-async def test_unknown_is_told_from_unreachable() -> None:
-    def only_b(sent: httpx.Request) -> httpx.Response:
-        if sent.url.host == "a":
-            raise httpx.ConnectError("refused")
-        return serving("tiny")
-
+async def test_unknown_is_told_from_unreachable(nodes: Nodes) -> None:
     with pytest.raises(UnknownModel, match="Served here: tiny"):
-        await pool_of(lambda sent: serving("tiny")).serving("other")
+        await nodes.pool(lambda name, sent: serving("tiny")).serving("other")
     with pytest.raises(NodeUnavailable):
-        await pool_of(only_b).serving("other")
+        await nodes.pool(lambda name, sent: None if name == "a" else serving("tiny")).serving("other")
     with pytest.raises(NodeUnavailable):
-        await pool_of(lambda sent: httpx.Response(503)).serving("tiny")
+        await nodes.pool(lambda name, sent: web.Response(status=503)).serving("tiny")
     with pytest.raises(NodeUnavailable):
-        await pool_of(lambda sent: serving("tiny"), []).models()
+        await nodes.pool(lambda name, sent: serving("tiny"), names="").models()
 
 
 @pytest.mark.parametrize(
@@ -114,15 +178,15 @@ async def test_unknown_is_told_from_unreachable() -> None:
     ],
 )
 async def test_a_nodes_refusal_is_told_in_the_gateways_terms(
-    status: int, code: str, error: type[Exception]
+    nodes: Nodes, status: int, code: str, error: type[Exception]
 ) -> None:
-    def handler(sent: httpx.Request) -> httpx.Response:
-        if sent.url.path == "/v1/models":
+    def handler(name: str, sent: web.Request) -> Answer:
+        if sent.path == "/v1/models":
             return serving("tiny")
-        return httpx.Response(status, json={"error": {"message": "no", "code": code, "param": None}})
+        return web.json_response({"error": {"message": "no", "code": code, "param": None}}, status=status)
 
     with pytest.raises(error):
-        await pool_of(handler).tokenise(request())
+        await nodes.pool(handler).tokenise(request())
 
 
 def chunk(tokens: int, finish: str | None = None, prompt: int = 3) -> bytes:
@@ -155,27 +219,36 @@ def ended(monkeypatch: pytest.MonkeyPatch) -> Ended:
     return Ended(monkeypatch)
 
 
-class Body(httpx.AsyncByteStream):
-    """The body of a node's answer: these pieces, then silence until it is closed, if `hangs`."""
+class Body:
+    """The body of a node's answer: these pieces, then silence until the gateway leaves, if `hangs`."""
 
     def __init__(self, *pieces: bytes, hangs: bool = False) -> None:
         self.pieces, self.hangs, self.is_closed = pieces, hangs, False
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        for piece in self.pieces:
-            yield piece
-        if self.hangs:
-            await asyncio.Event().wait()
+    async def send(self, sent: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        try:
+            await response.prepare(sent)
+            for piece in self.pieces:
+                await response.write(piece)
+            if self.hangs:
+                await asyncio.Event().wait()
+            return response
+        finally:
+            self.is_closed = True
 
-    async def aclose(self) -> None:
-        self.is_closed = True
+    async def closed(self) -> None:
+        """Returns once the node has seen that its answer is no longer read."""
+        async with asyncio.timeout(5):
+            while not self.is_closed:
+                await asyncio.sleep(0.01)
 
 
-async def begun(body: Body, *, hold_s: float = 60.0, stream: bool = True) -> Generation:
-    pool = pool_of(
-        lambda sent: serving("tiny") if sent.url.path == "/v1/models" else httpx.Response(200, stream=body)
+async def begun(nodes: Nodes, body: Body, *, hold_s: float = 60.0, stream: bool = True) -> Generation:
+    pool = nodes.pool(
+        lambda name, sent: serving("tiny") if sent.path == "/v1/models" else body.send(sent), names="a"
     )
-    (node, _) = await pool.serving("tiny")
+    (node,) = await pool.serving("tiny")
     expires_at = timezone.now() + timedelta(seconds=hold_s)
     admission = Admission(uuid4(), prompt_tokens=3, max_tokens=5, hold_microcredits=9, expires_at=expires_at)
     generation = Generation(pool=pool, node=node, request=request(stream=stream), admission=admission)
@@ -183,12 +256,12 @@ async def begun(body: Body, *, hold_s: float = 60.0, stream: bool = True) -> Gen
     return generation
 
 
-async def test_a_complete_answer_ends_completed_and_its_stream_is_closed(ended: Ended) -> None:
+async def test_a_complete_answer_ends_completed_and_its_stream_is_closed(nodes: Nodes, ended: Ended) -> None:
     body = Body(chunk(1), chunk(2, "stop"), b"data: [DONE]\n\n")
-    generation = await begun(body)
+    generation = await begun(nodes, body)
     assert len([piece async for piece in generation.chunks()]) == 2
     assert ended.only == ("completed", "", 2)
-    assert body.is_closed
+    await body.closed()
 
 
 @pytest.mark.parametrize(
@@ -205,46 +278,47 @@ async def test_a_complete_answer_ends_completed_and_its_stream_is_closed(ended: 
     ],
 )
 async def test_a_node_that_contradicts_itself_fails_and_only_sound_counts_are_billed(
-    ended: Ended, pieces: tuple[bytes, ...]
+    nodes: Nodes, ended: Ended, pieces: tuple[bytes, ...]
 ) -> None:
-    generation = await begun(Body(*pieces))
+    generation = await begun(nodes, Body(*pieces))
     with pytest.raises(NodeFailed, match="only the 1 tokens"):
         [piece async for piece in generation.chunks()]
     assert ended.only == ("failed", "node_failed", 1)
 
 
-async def test_a_failed_whole_answer_bills_nothing(ended: Ended) -> None:
-    generation = await begun(Body(chunk(1)), stream=False)
+async def test_a_failed_whole_answer_bills_nothing(nodes: Nodes, ended: Ended) -> None:
+    generation = await begun(nodes, Body(chunk(1)), stream=False)
     with pytest.raises(NodeFailed, match="nothing is charged"):
         [piece async for piece in generation.chunks()]
     assert ended.only == ("failed", "node_failed", 0)
 
 
-async def test_a_silent_node_is_left_before_the_hold_lapses(ended: Ended) -> None:
+async def test_a_silent_node_is_left_before_the_hold_lapses(nodes: Nodes, ended: Ended) -> None:
     body = Body(chunk(1), hangs=True)
-    generation = await begun(body, hold_s=0.5)
+    generation = await begun(nodes, body, hold_s=0.5)
     with pytest.raises(TookTooLong):
         [piece async for piece in generation.chunks()]
     assert ended.only == ("failed", "timeout", 1)
     assert timezone.now() < generation.admission.expires_at
-    assert body.is_closed
+    await body.closed()
 
 
-async def test_a_client_that_stops_reading_cannot_outlast_the_hold(ended: Ended) -> None:
+async def test_a_client_that_stops_reading_cannot_outlast_the_hold(nodes: Nodes, ended: Ended) -> None:
     body = Body(chunk(1), chunk(2), hangs=True)
-    generation = await begun(body, hold_s=0.5)
+    generation = await begun(nodes, body, hold_s=0.5)
     stalled = generation.chunks()
     await anext(stalled)
     async with asyncio.timeout(5):
-        while not (ended.outcomes and body.is_closed):
+        while not ended.outcomes:
             await asyncio.sleep(0.01)
+    await body.closed()
     assert ended.only == ("failed", "timeout", 1)
     assert timezone.now() < generation.admission.expires_at
 
 
-async def test_a_response_dropped_before_its_first_event_is_cancelled(ended: Ended) -> None:
+async def test_a_response_dropped_before_its_first_event_is_cancelled(nodes: Nodes, ended: Ended) -> None:
     body = Body(chunk(1), hangs=True)
-    generation = await begun(body)
+    generation = await begun(nodes, body)
 
     async def never_started() -> AsyncIterator[bytes]:
         yield b""
@@ -252,13 +326,14 @@ async def test_a_response_dropped_before_its_first_event_is_cancelled(ended: End
     response = EventStream(generation, never_started())
     await asyncio.to_thread(response.close)
     async with asyncio.timeout(5):
-        while not (ended.outcomes and body.is_closed):
+        while not ended.outcomes:
             await asyncio.sleep(0.01)
+    await body.closed()
     assert ended.only == ("cancelled", "", 0)
 
 
-async def test_only_the_first_end_counts(ended: Ended) -> None:
-    generation = await begun(Body(chunk(1, "stop"), b"data: [DONE]\n\n"))
+async def test_only_the_first_end_counts(nodes: Nodes, ended: Ended) -> None:
+    generation = await begun(nodes, Body(chunk(1, "stop"), b"data: [DONE]\n\n"))
     assert len([piece async for piece in generation.chunks()]) == 1
     await generation.fail("late")
     assert ended.only == ("completed", "", 1)

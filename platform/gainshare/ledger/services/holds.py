@@ -7,7 +7,7 @@ its row first decides, and everybody else is told.
 from datetime import datetime
 from uuid import UUID
 
-from django.db import transaction
+from django.db import connection, transaction
 from django.utils import timezone
 
 from gainshare.accounts.models import User
@@ -17,7 +17,6 @@ from gainshare.ledger.models import Account, Hold, Reversal
 from gainshare.ledger.services.awards import repay
 from gainshare.ledger.services.grants import burn_order, lots_of
 from gainshare.ledger.services.posting import (
-    claim,
     derived_id,
     lock_accounts,
     not_negative,
@@ -38,48 +37,70 @@ def open_hold(
     compute it from the clock. Raises InsufficientCredits(available, needed), InvalidAmount, IdConflict.
     """
     amount = not_negative(amount_microcredits)
-    with transaction.atomic():
-        claim(hold_id)
-        made = Hold.objects.filter(pk=hold_id).first()
-        if made is not None:
-            if (made.user_id, made.amount, made.reference) != (user.pk, amount, reference):
-                raise IdConflict(f"The id {hold_id} already belongs to another hold.")
-            return made
-        revenue = single_account(AccountKind.REVENUE)
-        lots = _spendable(user)
-        available = sum(lot.available_microcredits for lot in lots)
-        if available < amount:
-            raise InsufficientCredits(available, amount)
-        hold = Hold.objects.create(
-            id=hold_id, user=user, amount=amount, expires_at=expires_at, reference=reference
-        )
-        missing = amount
-        for position, lot in enumerate(lots):
-            if missing == 0:
-                break
-            part = min(missing, lot.available_microcredits)
-            write_transfer(
-                transfer_id=derived_id(hold_id, f"leg:{position}"),
-                kind=TransferKind.USAGE,
-                payer=lot,
-                payee=revenue,
-                amount=part,
-                terms={"hold": str(hold_id)},
-                reference=reference,
-                hold=hold,
-                position=position,
-            )
-            missing -= part
-    return hold
-
-
-def _spendable(user: User) -> list[Account]:
-    """The user's lots, locked, that have something available now, in the order in which they burn."""
     now = timezone.now()
+    hold = Hold(
+        id=hold_id, user=user, amount=amount, created_at=now, expires_at=expires_at, reference=reference
+    )
+    # A refusal is raised after the block, with nothing written: so the block needs no savepoint of its own, and a
+    # caller that goes on in its transaction may still catch it.
+    with transaction.atomic(savepoint=False):
+        lots = _spendable(user, now)
+        available = sum(lot.available_microcredits for lot in lots)
+        if available >= amount and _written(hold):
+            _write_legs(hold, lots)
+            return hold
+        made = Hold.objects.filter(pk=hold_id).first()
+    if made is None:
+        raise InsufficientCredits(available, amount)
+    if (made.user_id, made.amount, made.reference) != (user.pk, amount, reference):
+        raise IdConflict(f"The id {hold_id} already belongs to another hold.")
+    return made
+
+
+def _spendable(user: User, now: datetime) -> list[Account]:
+    """The user's lots, locked, that have something available now, in the order in which they burn."""
     lots = lots_of(user).select_for_update(no_key=True).order_by("pk")  # the order of all locks
     return sorted(
         (lot for lot in lots if lot.available_microcredits > 0 and not lot.has_expired(now)), key=burn_order
     )
+
+
+def _written(hold: Hold) -> bool:
+    """Writes the hold's row; False when its id is taken. Waits for whoever is just taking it.
+
+    One statement both claims the id and writes, which the ORM cannot say: it does not tell a conflict from success.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO ledger_hold (id, user_id, amount, settled, state, reference, memo, created_at, expires_at)"
+            " VALUES (%s, %s, %s, 0, %s, %s, '', %s, %s) ON CONFLICT (id) DO NOTHING",
+            [
+                hold.pk, hold.user_id, hold.amount, HoldState.OPEN, hold.reference, hold.created_at, hold.expires_at,
+            ],
+        )  # fmt: skip
+        return int(cursor.rowcount) == 1
+
+
+def _write_legs(hold: Hold, lots: list[Account]) -> None:
+    """Sets the hold's amount aside on locked ``lots``, which have that much, in their order."""
+    revenue = single_account(AccountKind.REVENUE)
+    missing = hold.amount
+    for position, lot in enumerate(lots):
+        if missing == 0:
+            break
+        part = min(missing, lot.available_microcredits)
+        write_transfer(
+            transfer_id=derived_id(hold.pk, f"leg:{position}"),
+            kind=TransferKind.USAGE,
+            payer=lot,
+            payee=revenue,
+            amount=part,
+            terms={"hold": str(hold.pk)},
+            reference=hold.reference,
+            hold=hold,
+            position=position,
+        )
+        missing -= part
 
 
 def settle_hold(*, hold_id: UUID, amount_microcredits: int, memo: str = "") -> Hold:
