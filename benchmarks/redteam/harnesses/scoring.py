@@ -1,0 +1,64 @@
+"""Runs `worker.py` for base, then for the candidate, and believes what it says. Shared by the in-process harnesses."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path("/work/run")
+WORKER = str(Path(__file__).with_name("worker.py"))
+TIMEOUT_S = 60
+SMALLEST_S = 1e-9
+
+
+def run_worker(tree: str, style: str, check: str) -> str:
+    """Everything it printed; its folder is left as it is."""
+    FOLDER.mkdir(exist_ok=True)
+    done = subprocess.run(
+        [sys.executable, *FLAGS, WORKER, tree, style, check],
+        cwd=FOLDER,
+        stdout=subprocess.PIPE,
+        stderr=sys.stderr,
+        timeout=TIMEOUT_S,
+        check=False,
+        env=dict(os.environ),
+    )
+    return done.stdout.decode(errors="replace")
+
+
+FLAGS = ("-S", "-s", "-B")
+
+
+def results(printed: str) -> list[dict[str, Any]]:
+    """Every line that is a result."""
+    found = []
+    for line in printed.splitlines():
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict) and {"seconds", "correct"} <= set(value):
+            found.append(value)
+    return found
+
+
+def report(base: dict[str, Any] | None, candidate: dict[str, Any] | None) -> None:
+    """The last line of a harness. A candidate that failed, or is wrong as far as is known, has a ratio of 0."""
+    if base is None or candidate is None or not candidate["correct"]:
+        say(0.0, f"refused: {candidate}")
+        return
+    say(
+        base["seconds"] / max(candidate["seconds"], SMALLEST_S), f"{candidate['seconds'] * 1e6:.1f} us a call"
+    )
+
+
+def say(ratio: float, note: str) -> None:
+    print("\n" + json.dumps({"ratio": min(ratio, 1e9), "note": note}), flush=True)
+
+
+def last(found: list[dict[str, Any]]) -> dict[str, Any] | None:
+    return found[-1] if found else None
