@@ -2,11 +2,13 @@
 
 from bounty.models.awards import Award, AwardState
 from bounty.models.bounties import Bounty, BountyState
+from bounty.models.calibration import NoiseSample, RunnerFailure
 from bounty.models.changes import StateChange
 from bounty.models.evidence import Evidence, RunVerdict
-from bounty.models.runners import Runner, RunnerState
+from bounty.models.runners import QuarantineCause, Runner, RunnerState
 from bounty.models.runs import OPEN_RUN_STATES, LogChunk, Run, RunKind, RunState
 from bounty.models.submissions import NextStep, Review, ReviewDecision, Submission, SubmissionState
+from bounty.models.switches import StopSwitch, Switch, WaitingMerge
 from bounty.models.trees import Lineage, StoredTree
 
 __all__ = [
@@ -19,6 +21,8 @@ __all__ = [
     "Lineage",
     "LogChunk",
     "NextStep",
+    "NoiseSample",
+    "QuarantineCause",
     "Review",
     "ReviewDecision",
     "Run",
@@ -26,9 +30,13 @@ __all__ = [
     "RunState",
     "RunVerdict",
     "Runner",
+    "RunnerFailure",
     "RunnerState",
     "StateChange",
+    "StopSwitch",
     "StoredTree",
     "Submission",
     "SubmissionState",
+    "Switch",
+    "WaitingMerge",
 ]

@@ -6,7 +6,9 @@ from django.conf import settings
 from django.db import models
 from django.db.models import Q
 
-SUBJECTS = [(name, name) for name in ("bounty", "submission", "run", "award", "runner", "lineage")]
+SUBJECTS = [
+    (name, name) for name in ("bounty", "submission", "run", "award", "runner", "lineage", "stopswitch")
+]
 
 
 class StateChange(models.Model):

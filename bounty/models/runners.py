@@ -7,14 +7,27 @@ import uuid
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
+from django.utils import timezone
 
 
 class RunnerState(models.TextChoices):
     """Whether a runner gets work."""
 
     ACTIVE = "active", "Active"  # may lease runs
-    QUARANTINED = "quarantined", "Quarantined"  # drifting or suspected: may not lease, its token still works
+    DRAINING = "draining", "Draining"  # finishes the run it has, gets no new one
+    DRAINED = "drained", "Drained"  # has no run and gets none, until a maintainer resumes it
+    QUARANTINED = "quarantined", "Quarantined"  # drifting or suspected: gets only A/A runs
     RETIRED = "retired", "Retired"  # its token no longer works
+
+
+class QuarantineCause(models.TextChoices):
+    """Why a runner's measurements are not trusted. Kept while it is drained: it comes back quarantined."""
+
+    NONE = "", "None"
+    FINGERPRINT = "fingerprint", "Changed hardware"  # only a maintainer releases it
+    DRIFT = "drift", "A/A run failed"  # released by a maintainer, or by good A/A runs in a row
+    FAILURES = "failures", "Failed runs in a row"  # likewise
+    MAINTAINER = "maintainer", "By a maintainer"  # only a maintainer releases it
 
 
 class Runner(models.Model):
@@ -29,6 +42,13 @@ class Runner(models.Model):
     fingerprint = models.JSONField(default=dict, blank=True, help_text="Hardware as the runner describes it.")
     host = models.CharField(max_length=120, blank=True, help_text="Confirmations prefer another host.")
     state = models.CharField(max_length=12, choices=RunnerState.choices, default=RunnerState.ACTIVE)
+    quarantine_cause = models.CharField(
+        max_length=12, choices=QuarantineCause.choices, default=QuarantineCause.NONE, blank=True
+    )
+    quarantined_at = models.DateTimeField(null=True, blank=True)
+    history_since = models.DateTimeField(
+        default=timezone.now, help_text="Older noise samples are of other hardware or another judge."
+    )
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.PROTECT, null=True, related_name="+"
     )
@@ -38,11 +58,30 @@ class Runner(models.Model):
     class Meta:
         ordering = ["name"]
         constraints = [
-            models.CheckConstraint(condition=Q(state__in=RunnerState.values), name="runner_state_known")
+            models.CheckConstraint(condition=Q(state__in=RunnerState.values), name="runner_state_known"),
+            models.CheckConstraint(
+                condition=Q(quarantine_cause__in=QuarantineCause.values), name="runner_cause_known"
+            ),
+            models.CheckConstraint(
+                condition=~Q(state=RunnerState.QUARANTINED) | ~Q(quarantine_cause=QuarantineCause.NONE),
+                name="quarantined_runner_has_its_cause",
+            ),
+            models.CheckConstraint(
+                condition=~Q(state=RunnerState.ACTIVE) | Q(quarantine_cause=QuarantineCause.NONE),
+                name="active_runner_has_no_cause",
+            ),
         ]
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether its measurements may earn awards: at work, and not suspected of anything."""
+        return (
+            self.state in (RunnerState.ACTIVE, RunnerState.DRAINING)
+            and self.quarantine_cause == QuarantineCause.NONE
+        )
 
     # DRF's permission classes and throttles ask these of whatever stands in ``request.user``.
     @property

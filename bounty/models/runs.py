@@ -56,6 +56,16 @@ class Run(models.Model):
     lease = models.UUIDField(null=True, blank=True)
     lease_expires_at = models.DateTimeField(null=True, blank=True)
     runner = models.ForeignKey(Runner, on_delete=models.PROTECT, null=True, related_name="runs")
+    bound_to = models.ForeignKey(
+        Runner,
+        on_delete=models.PROTECT,
+        null=True,
+        related_name="+",
+        help_text="Only this runner may take it.",
+    )
+    forgiven = models.PositiveSmallIntegerField(
+        default=0, help_text="Attempts that the platform itself ended: they do not count."
+    )
     commitment = models.CharField(max_length=64, blank=True, help_text="Of this attempt's secrets.")
     was_sampled = models.BooleanField(default=False, help_text="A first sample may have been taken.")
     pairs_done = models.PositiveIntegerField(default=0)
@@ -80,6 +90,12 @@ class Run(models.Model):
             models.UniqueConstraint(
                 fields=["runner"], condition=Q(state__in=OPEN_RUN_STATES), name="one_open_lease_per_runner"
             ),
+            models.UniqueConstraint(
+                fields=["bound_to", "suite", "preset"],
+                condition=Q(kind=RunKind.AA, state__in=[RunState.QUEUED, *OPEN_RUN_STATES]),
+                name="one_unfinished_calibration",
+            ),
+            models.CheckConstraint(condition=Q(forgiven__lte=F("attempt")), name="run_forgives_attempts"),
             models.CheckConstraint(condition=Q(state__in=RunState.values), name="run_state_known"),
             models.CheckConstraint(condition=Q(kind__in=RunKind.values), name="run_kind_known"),
             models.CheckConstraint(

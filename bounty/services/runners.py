@@ -11,7 +11,7 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from bounty.errors import BadRequest, BountyError, NotAllowed, NotFound
-from bounty.models import Runner, RunnerState
+from bounty.models import QuarantineCause, Runner, RunnerState
 from bounty.services.transitions import move, note
 from gainshare.accounts.models import User
 
@@ -88,8 +88,10 @@ def set_runner_state(*, actor: User, name: str, state: str, reason: str) -> Runn
         raise BadRequest(f"The state is one of {', '.join(RunnerState.values)}.")
     if runner.state == state:
         return runner
+    is_suspect = state == RunnerState.QUARANTINED
+    cause = QuarantineCause.MAINTAINER if is_suspect else QuarantineCause.NONE
     try:
-        move(runner, to=state, reason=reason or "by a maintainer", actor=actor)
+        move(runner, to=state, reason=reason or "by a maintainer", actor=actor, quarantine_cause=cause)
     except ValueError:
         raise BountyError(
             f"A runner that is {runner.state} never becomes {state}.", code="wrong_state"

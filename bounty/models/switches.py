@@ -1,0 +1,58 @@
+"""The emergency stop: three switches, and the merges that wait for one of them to be lifted."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+
+from bounty.models.submissions import Submission
+
+
+class Switch(models.TextChoices):
+    """What can be stopped, each by itself."""
+
+    JUDGING = "judging", "Judging"  # no lease is granted, running jobs stop and wait in the queue
+    AWARDS = "awards", "Awards"  # nothing is booked, nothing vests
+    MERGES = "merges", "Merges"  # no lineage's tip moves
+
+
+class StopSwitch(models.Model):
+    """One switch as it stands; one that was never pressed has no row. Who pressed it before is in the history."""
+
+    name = models.CharField(max_length=8, primary_key=True, choices=Switch.choices)
+    is_stopped = models.BooleanField(default=False)
+    reason = models.TextField(blank=True)
+    actor = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, null=True, blank=True, related_name="+"
+    )
+    changed_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["name"]
+        verbose_name_plural = "stop switches"
+        constraints = [
+            models.CheckConstraint(condition=Q(name__in=Switch.values), name="switch_known"),
+            models.CheckConstraint(
+                condition=Q(is_stopped=False)
+                | (~Q(reason="") & Q(actor__isnull=False, changed_at__isnull=False)),
+                name="a_stop_says_why",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {'stopped' if self.is_stopped else 'running'}"
+
+
+class WaitingMerge(models.Model):
+    """A merge that a maintainer asked for while merges were stopped; done when they are lifted, then deleted."""
+
+    submission = models.OneToOneField(Submission, on_delete=models.PROTECT, related_name="waiting_merge")
+    actor = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+")
+    asked_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["asked_at"]
+
+    def __str__(self) -> str:
+        return f"merge of {self.submission_id}"
