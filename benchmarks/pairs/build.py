@@ -1,43 +1,130 @@
 """Builds a tree for measuring, in the same class of sandbox that measures it, without network.
 
-Today every source is compiled to bytecode in memory, which finds what does not parse before any pair is started. Base
-and candidate go through the same steps. Nothing that a build makes is shared between trees.
+Every Python source is compiled to bytecode in memory, which finds what does not parse before any pair is started. Where
+a tree has `model/csrc/*.cpp`, these become one shared library with fixed flags. It leaves the sandbox through the pipe
+and is put where `model/native.py` looks for it, into the tree's own folder: that folder is written fresh for one run
+and mounted read-only as one side's `/tree/model`, so no build outlives its run or is seen by the other side. Base and
+candidate go through the same steps. Knows nothing of what the library does: nothing here ever loads it.
 """
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.pairs.side import SideFailed
-from benchmarks.sandbox import Limits, Mount, SandboxLevel, python_runtime, run
+from benchmarks.sandbox import Completed, Limits, Mount, SandboxLevel, python_runtime, run
 
+PROGRAM = "/harness/build.py"
+LIBRARY = "_native.so"  # beside model/native.py
 TIMEOUT_S = 60.0
-OUTPUT_BYTES = 1 << 20
+MEMORY_BYTES = 1536 << 20
+PIDS = 32
+LOG_BYTES = 64 * 1024
+MAX_LIBRARY_BYTES = 8 << 20
+MAX_MESSAGE_CHARACTERS = 3_000
 
-COMPILE = """
-import pathlib, sys
-for path in sorted(pathlib.Path("/tree").rglob("*.py")):
-    try:
-        compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
-    except (SyntaxError, ValueError) as error:
-        sys.exit(f"{path}: {type(error).__name__}: {error}")
-"""
+#: What the sandbox has: /usr is mounted as it is. A tree has no say in the compiler or its flags.
+COMPILERS = ("/usr/bin/g++", "/usr/bin/c++")
+FLAGS = (
+    "-O3",
+    "-march=native",
+    "-std=c++17",
+    "-fopenmp",
+    "-shared",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-frandom-seed=gainshare",  # with a stripped result: equal sources give equal bytes
+    "-s",
+    "-Wl,--no-undefined",
+    "-Wl,-z,noexecstack",
+)
 
 
-def build_tree(name: str, tree: Path, *, level: SandboxLevel, slot: int) -> None:
-    """Raises SideFailed: build_failed, timeout or resource_limit, at stage "build"."""
+def build_tree(
+    name: str,
+    tree: Path,
+    *,
+    level: SandboxLevel,
+    slot: int,
+    on_log: Callable[[str], None] | None = None,
+) -> Path | None:
+    """Check the sources below `tree`/model and build its library; where that lies, or None for a tree of Python only.
+
+    What the compiler says goes to `on_log`, bounded. Raises SideFailed at stage "build": build_failed, timeout,
+    resource_limit, or infrastructure_error where this runner has no compiler and the tree needs one.
+    """
+    target = tree / "model" / LIBRARY
+    needs_compiler = any((tree / "model" / "csrc").glob("*.cpp"))
+    if target.exists() and not needs_compiler:
+        raise SideFailed("build_failed", name, "build", f"a tree may not bring a model/{LIBRARY} of its own")
     runtime = python_runtime()
     done = run(
-        [*runtime.argv, "-c", COMPILE],
+        [*runtime.argv, PROGRAM, "/tree/model", *(_compiler(name) if needs_compiler else ())],
         level=level,
-        mounts=[*runtime.mounts, Mount(tree / "model", "/tree/model")],
-        limits=Limits(wall_s=TIMEOUT_S),
+        mounts=[
+            *runtime.mounts,
+            Mount(Path(__file__).with_name("build_inside.py"), PROGRAM),
+            Mount(tree / "model", "/tree/model"),
+        ],
+        limits=Limits(memory_bytes=MEMORY_BYTES, pids=PIDS, wall_s=TIMEOUT_S, log_bytes=LOG_BYTES),
         env=runtime.env,
         slot=slot,
         timeout_s=TIMEOUT_S,
-        output_limit_bytes=OUTPUT_BYTES,
+        output_limit_bytes=MAX_LIBRARY_BYTES,
     )
+    _refuse_failure(name, done)
+    said = done.stderr_tail.strip()
+    if said and on_log is not None:
+        on_log("".join(f"[{name}, build] {line}\n" for line in _bounded(said).splitlines()))
+    if not needs_compiler:
+        return None
+    _refuse_other_files(name, done.stdout)
+    _place(target, done.stdout)
+    return target
+
+
+def _compiler(name: str) -> tuple[str, ...]:
+    found = next((path for path in map(shutil.which, COMPILERS) if path is not None), None)
+    if found is None:
+        detail = (
+            "the tree has C++ sources and this runner no compiler: install g++ on it (apt-get install g++)"
+        )
+        raise SideFailed("infrastructure_error", name, "build", detail)
+    return (found, *FLAGS)
+
+
+def _refuse_failure(name: str, done: Completed) -> None:
     if done.timed_out:
         raise SideFailed("timeout", name, "build", f"not built within {TIMEOUT_S:.0f} s")
+    if done.limit == "output":
+        size = f"{MAX_LIBRARY_BYTES >> 20} MiB"
+        raise SideFailed("resource_limit", name, "build", f"the built library is larger than {size}")
     if done.resource_limited:
         raise SideFailed("resource_limit", name, "build", f"the limit of {done.limit} was reached")
     if done.returncode != 0:
-        raise SideFailed("build_failed", name, "build", done.stderr_tail.strip()[-2000:] or "no reason given")
+        raise SideFailed(
+            "build_failed", name, "build", _bounded(done.stderr_tail.strip()) or "no reason given"
+        )
+
+
+def _refuse_other_files(name: str, library: bytes) -> None:
+    """A 64-bit ELF shared object by its head; what is in it is run in the sandbox of its own side only."""
+    if library[:5] != b"\x7fELF\x02" or library[16:18] != b"\x03\x00":
+        raise SideFailed("build_failed", name, "build", "the compiler's result is not a shared library")
+
+
+def _place(target: Path, library: bytes) -> None:
+    """Whole or not at all; in a control of a tree against itself the second build replaces the first."""
+    partial = target.with_suffix(".partial")
+    partial.unlink(missing_ok=True)
+    partial.write_bytes(library)
+    partial.chmod(0o444)  # for the sandbox's own uids
+    partial.replace(target)
+
+
+def _bounded(text: str) -> str:
+    """A compiler's first errors explain the others, its last line says how it ended."""
+    if len(text) <= MAX_MESSAGE_CHARACTERS:
+        return text
+    tail = MAX_MESSAGE_CHARACTERS // 5
+    return f"{text[: MAX_MESSAGE_CHARACTERS - tail]}\n[...]\n{text[-tail:]}"

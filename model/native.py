@@ -1,0 +1,177 @@
+"""Finds the stack's own compiled kernels: one library with a plain C interface, built from `model/csrc/*.cpp`.
+
+    lib = native.library()      # ctypes.CDLL, or None: then use torch
+    python -m model.native build
+
+A judge builds the library itself and lays it beside this file. A served stack builds it once, when a kernel is first
+asked for or by the command above, into its state folder under a name made of sources, flags, compiler and processor.
+Without sources, without a compiler, or where the build fails there is none: `available()` and `state()` say so, and
+the log does once. Knows nothing of what the kernels compute; does not import torch.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+SOURCES = Path(__file__).resolve().with_name("csrc")
+BUILT_BY_JUDGE = Path(__file__).resolve().with_name("_native.so")
+COMPILE_TIMEOUT_S = 120.0
+#: The judge has its own copy of these, so that a patch here changes nothing about how it is measured.
+FLAGS = (
+    "-O3",
+    "-march=native",
+    "-std=c++17",
+    "-fopenmp",
+    "-shared",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-frandom-seed=gainshare",
+    "-s",
+    "-Wl,--no-undefined",
+    "-Wl,-z,noexecstack",
+)
+
+
+class NativeBuildError(Exception):
+    """There is no library, and the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class _Native:
+    library: ctypes.CDLL | None
+    state: str
+
+
+def library() -> ctypes.CDLL | None:
+    """The compiled kernels, loaded once per process, or None where callers must use torch."""
+    return _load().library
+
+
+def available() -> bool:
+    """Whether `library` gives one."""
+    return _load().library is not None
+
+
+def state() -> str:
+    """For people: which library is used, or why there is none."""
+    return _load().state
+
+
+def build(home: Path | None = None) -> Path:
+    """The library for this machine's processor, compiled where it is not there yet. Raises NativeBuildError."""
+    sources = sorted(SOURCES.glob("*.cpp"))
+    if not sources:
+        raise NativeBuildError(f"this tree has no C++ sources ({SOURCES}/*.cpp)")
+    compiler = shutil.which("g++") or shutil.which("c++")
+    if compiler is None:
+        raise NativeBuildError("there is no C++ compiler: install one (Debian: apt-get install g++)")
+    folder = _own_folder(home)
+    target = folder / f"{_key(compiler)}.so"
+    if not target.is_file():
+        _compile([compiler, *FLAGS, "-I", str(SOURCES), *map(str, sources)], target)
+    return target
+
+
+@cache
+def _load() -> _Native:
+    """Says once which it is: a stack that silently serves slower is a fault nobody finds."""
+    try:
+        path = BUILT_BY_JUDGE if BUILT_BY_JUDGE.is_file() else build()
+        found = _Native(ctypes.CDLL(str(path)), f"native kernels: {path}")
+        log.info("%s", found.state)
+    except (NativeBuildError, OSError) as error:
+        found = _Native(None, f"no native kernels, torch is used instead: {error}")
+        log.warning("%s", found.state)
+    return found
+
+
+def _own_folder(home: Path | None) -> Path:
+    """`HOME/native`, where nobody else may write: what lies there is executed."""
+    beside = Path(__file__).resolve().parents[1] / ".gainshare"
+    folder = (home or Path(os.environ.get("GAINSHARE_HOME") or beside)) / "native"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.stat()
+    except OSError as error:
+        raise NativeBuildError(
+            f"{folder} cannot be made ({error.strerror}): set GAINSHARE_HOME to a folder of yours"
+        ) from error
+    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise NativeBuildError(f"others may write into {folder}: chown it and chmod 700")
+    return folder
+
+
+def _key(compiler: str) -> str:
+    """Names a build: other sources, flags, compiler or processor make another file."""
+    digest = hashlib.sha256()
+    version = subprocess.run([compiler, "--version"], capture_output=True, check=False, timeout=30).stdout
+    for part in (*FLAGS, compiler, version.decode(errors="replace"), platform.machine(), *_processor()):
+        digest.update(part.encode() + b"\0")
+    for path in sorted(SOURCES.rglob("*")):
+        if path.is_file():
+            content = path.read_bytes()
+            digest.update(f"{path.relative_to(SOURCES)} {len(content)}\0".encode() + content)
+    return digest.hexdigest()[:32]
+
+
+def _processor() -> list[str]:
+    """Model and instruction sets of the first core, which `-march=native` asks too."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return [platform.processor()]
+    wanted = ("model name", "flags", "Features", "CPU part")
+    return sorted({line for line in lines if line.split("\t")[0].strip(": ") in wanted})
+
+
+def _compile(command: list[str], target: Path) -> None:
+    """Into place whole or not at all, so that processes starting together may all try."""
+    handle, partial = tempfile.mkstemp(prefix=".build-", suffix=".so", dir=target.parent)
+    os.close(handle)
+    try:
+        done = subprocess.run(
+            [*command, "-o", partial],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=COMPILE_TIMEOUT_S,
+        )
+        if done.returncode != 0:
+            raise NativeBuildError(f"{command[0]} failed: {done.stderr.strip()[:2000]}")
+        Path(partial).chmod(0o755)
+        Path(partial).replace(target)
+    except subprocess.TimeoutExpired:
+        raise NativeBuildError(f"{command[0]} took more than {COMPILE_TIMEOUT_S:.0f} s") from None
+    finally:
+        Path(partial).unlink(missing_ok=True)
+
+
+def main(arguments: list[str]) -> int:
+    """0 when the library is there, 1 when it cannot be built, 2 for a wrong command line."""
+    if arguments != ["build"]:
+        sys.stderr.write("usage: python -m model.native build\n")
+        return 2
+    try:
+        sys.stdout.write(f"{build()}\n")
+    except NativeBuildError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
