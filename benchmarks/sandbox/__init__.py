@@ -27,8 +27,9 @@ from benchmarks.sandbox.once import Completed, run
 from benchmarks.sandbox.probe import best_level, probe
 from benchmarks.sandbox.results import Attack
 from benchmarks.sandbox.runtime import PythonRuntime, python_runtime
-from benchmarks.sandbox.sample import Sample, spawn
+from benchmarks.sandbox.sample import Sample
 from benchmarks.sandbox.selftest import self_test
+from benchmarks.sandbox.starting import spawn
 
 __all__ = [
     "AWARD_ELIGIBLE",

@@ -7,6 +7,7 @@ Knows nothing of cgroups or of the life of a process.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -15,8 +16,9 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 
 from benchmarks.sandbox.identity import USER_UID, sandbox_uid
-from benchmarks.sandbox.levels import Limits, Mount, SandboxLevel, SandboxUnavailable
+from benchmarks.sandbox.levels import LENT_BYTES, Limits, Mount, SandboxLevel, SandboxUnavailable
 from benchmarks.sandbox.runtime import base_interpreter, interpreter_mounts
+from benchmarks.sandbox.seccomp import filter_bytes
 
 INNER_TARGET = "/sandbox/inner.py"
 #: The first version with --disable-userns.
@@ -133,22 +135,30 @@ def sandbox_options(
 
 
 def inner_command(
-    argv: Sequence[str], *, level: SandboxLevel, limits: Limits, slot: int, has_cgroup: bool
+    argv: Sequence[str],
+    *,
+    level: SandboxLevel,
+    limits: Limits,
+    slot: int,
+    has_cgroup: bool,
+    socket: int | None = None,
 ) -> list[str]:
     """The command bwrap executes: our last step, which then becomes `argv`.
 
     RLIMIT_NPROC counts what the sample's uid runs, as root, or what runs in the user namespace (Linux 5.14+), with
     bubblewrap's init. It is the limit where there is no cgroup; beside one it stands back, as only a cgroup tells
-    that its limit was hit.
+    that its limit was hit. `socket` is the number of the one descriptor that is kept beside the pipes.
     """
     is_root = level is SandboxLevel.BUBBLEWRAP
     processes = limits.pids + (0 if is_root else 1) + (OVERHEAD_PIDS if has_cgroup else 0)
+    file_bytes = limits.scratch_bytes if socket is None else max(limits.scratch_bytes, LENT_BYTES)
     settings = {
+        "socket": socket,
         "drop": is_root,
         "uid": sandbox_uid(slot) if is_root else USER_UID,
         "limits": {
             "RLIMIT_CORE": 0,
-            "RLIMIT_FSIZE": limits.scratch_bytes,
+            "RLIMIT_FSIZE": file_bytes,
             "RLIMIT_NOFILE": limits.open_files,
             "RLIMIT_MEMLOCK": 0,
             "RLIMIT_MSGQUEUE": 0,
@@ -156,3 +166,30 @@ def inner_command(
         },
     }
     return [str(base_interpreter()), "-I", "-S", "-B", INNER_TARGET, json.dumps(settings), *argv]
+
+
+def bubblewrap_command(
+    argv: Sequence[str],
+    *,
+    level: SandboxLevel,
+    mounts: Sequence[Mount],
+    limits: Limits,
+    env: Mapping[str, str],
+    slot: int,
+    has_cgroup: bool,
+    socket: int | None,
+) -> tuple[list[str], list[int]]:
+    """The whole command, and the descriptors it has to inherit, which are the caller's to close."""
+    options = sandbox_options(level=level, mounts=mounts, limits=limits, env=env)
+    inner = inner_command(argv, level=level, limits=limits, slot=slot, has_cgroup=has_cgroup, socket=socket)
+    bwrap = str(find_bwrap())
+    fds = [in_memory(filter_bytes()), in_memory(b"".join(option.encode() + b"\0" for option in options))]
+    return [bwrap, "--seccomp", str(fds[0]), "--args", str(fds[1]), "--", *inner], fds
+
+
+def in_memory(content: bytes) -> int:
+    """A descriptor to read `content` from."""
+    fd = os.memfd_create("sandbox", os.MFD_CLOEXEC)
+    os.write(fd, content)
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd

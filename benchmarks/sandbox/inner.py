@@ -1,8 +1,9 @@
 """The last step inside a sandbox before submitted code: limits, identity, proof, exec.
 
-Runs as `python -I -S -B inner.py LIMITS_JSON COMMAND...`, alone: it imports nothing of ours. As root it gives up
-root for the unassigned uid of its slot. Then it reads back from /proc what it has become, and refuses to go on
-unless no capability is left, no new privileges can be had and a system-call filter is active.
+Runs as `python -I -S -B inner.py LIMITS_JSON COMMAND...`, alone: it imports nothing of ours. It closes every
+descriptor but stdin, stdout, stderr and the declared socket, which becomes number 3. As root it gives up root for the
+unassigned uid of its slot. Then it reads back from /proc what it has become, and refuses to go on unless no capability
+is left, no new privileges can be had and a system-call filter is active.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Any, NoReturn
 
 #: Exit status that means "the sandbox was not tight enough, nothing was run".
 REFUSED = 97
+
+SOCKET_FD = 3
 
 PR_CAPBSET_DROP = 24
 PR_SET_NO_NEW_PRIVS = 38
@@ -45,6 +48,18 @@ def drop_to(uid: int) -> None:
     libc.capset(header, (ctypes.c_uint32 * 6)())  # effective, permitted, inheritable: nothing
 
 
+def keep_descriptors(socket: int | None) -> None:
+    """Nothing but the three pipes and, where one was declared, `socket` as number 3."""
+    first = SOCKET_FD
+    if socket is not None:
+        if socket == SOCKET_FD:
+            os.set_inheritable(socket, True)
+        else:
+            os.dup2(socket, SOCKET_FD)
+        first += 1
+    os.closerange(first, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+
+
 def set_limits(limits: dict[str, int]) -> None:
     for name, value in limits.items():
         resource.setrlimit(getattr(resource, name), (value, value))
@@ -70,6 +85,7 @@ def verify(uid: int) -> None:
 def main(argv: list[str]) -> NoReturn:
     settings: dict[str, Any] = json.loads(argv[1])
     try:
+        keep_descriptors(settings["socket"])
         set_limits(settings["limits"])
         if settings["drop"]:
             drop_to(settings["uid"])

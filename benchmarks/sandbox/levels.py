@@ -11,6 +11,10 @@ from pathlib import Path, PurePosixPath
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
+#: In the environment of a sample that was given a socket: which descriptor it is.
+SOCKET_VARIABLE = "SANDBOX_SOCKET_FD"
+#: What a sample with a socket may write into one file: as much as memory that the judge lends it ever has.
+LENT_BYTES = 512 * MIB
 
 
 class SandboxLevel(StrEnum):

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from benchmarks.sandbox.levels import Limits, Mount, SandboxLevel
-from benchmarks.sandbox.sample import Sample, spawn
+from benchmarks.sandbox.sample import Sample
+from benchmarks.sandbox.starting import spawn
 
 CHUNK_BYTES = 65536
 

@@ -9,7 +9,7 @@ from functools import cache
 from benchmarks.sandbox.inner import REFUSED
 from benchmarks.sandbox.levels import Limits, SandboxError, SandboxLevel, SandboxUnavailable
 from benchmarks.sandbox.runtime import python_runtime
-from benchmarks.sandbox.sample import spawn
+from benchmarks.sandbox.starting import spawn
 
 PROBE_TIMEOUT_S = 20.0
 ANSWER = b"confined"

@@ -1,4 +1,4 @@
-"""Starts one sandbox and steers it: talk through pipes, freeze, thaw, count, kill.
+"""Steers one running sandbox: talk through pipes, freeze, thaw, count, kill.
 
 A `Sample` belongs to one judge thread at a time; `kill` may come from any. The judge owns the clock: nothing here
 measures time for a verdict.
@@ -6,29 +6,20 @@ measures time for a verdict.
 
 from __future__ import annotations
 
-import os
 import signal
-import stat
+import socket as sockets
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from types import TracebackType
-from typing import IO, BinaryIO, Literal, Self
+from typing import IO, Literal, Self
 
-from benchmarks.sandbox.bubblewrap import OVERHEAD_PIDS, find_bwrap, inner_command, sandbox_options
 from benchmarks.sandbox.groups import ProcessGroup
-from benchmarks.sandbox.levels import Limits, Mount, SandboxError, SandboxLevel
+from benchmarks.sandbox.levels import Limits, SandboxError
 from benchmarks.sandbox.log_capture import LogCapture
-from benchmarks.sandbox.placement import make_group
 from benchmarks.sandbox.processes import is_running, send, start_ticks
-from benchmarks.sandbox.seccomp import filter_bytes
-from benchmarks.sandbox.unconfined import translate
 
-#: Waits for one line on stdin before it becomes the real command: by then it stands in its group, on its cores.
-GATE = ("/bin/sh", "-c", 'read -r go && exec "$@"', "sandbox")
 EXIT_TIMEOUT_S = 10.0
 
 LimitHit = Literal["memory", "pids", "wall"]
@@ -37,13 +28,21 @@ LimitHit = Literal["memory", "pids", "wall"]
 class Sample:
     """One running sandbox. `stdin` and `stdout` are raw, unbuffered binary pipes; `pid` is its outermost process.
 
+    `socket` is our end of the one that was asked for, to send through only, see `spawn`.
+
     Use as a context manager, or `close` it: what it ran, its cgroups and its pipes are gone afterwards.
     """
 
     def __init__(
-        self, process: subprocess.Popen[bytes], group: ProcessGroup, log: LogCapture, limits: Limits
+        self,
+        process: subprocess.Popen[bytes],
+        group: ProcessGroup,
+        log: LogCapture,
+        limits: Limits,
+        socket: sockets.socket | None,
     ) -> None:
         assert process.stdin is not None and process.stdout is not None
+        self.socket = socket
         self.stdin: IO[bytes] = process.stdin
         self.stdout: IO[bytes] = process.stdout
         self.pid = process.pid
@@ -155,6 +154,8 @@ class Sample:
         for pipe in (self.stdin, self.stdout):
             with suppress(BrokenPipeError):
                 pipe.close()
+        if self.socket is not None:
+            self.socket.close()
         self._log.close()
 
     def __enter__(self) -> Self:
@@ -164,122 +165,3 @@ class Sample:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-class _Starter:
-    """Starts every sandbox from one thread that lives as long as this process.
-
-    `--die-with-parent` is PR_SET_PDEATHSIG, which fires when the *thread* that forked ends: a sandbox started by a
-    short-lived helper thread would die with it.
-    """
-
-    def __init__(self) -> None:
-        self._renew()
-        os.register_at_fork(after_in_child=self._renew)
-
-    def _renew(self) -> None:
-        self._executor = ThreadPoolExecutor(1, "sandbox-start")
-
-    def popen(self, argv: Sequence[str], pass_fds: Sequence[int]) -> subprocess.Popen[bytes]:
-        return self._executor.submit(self._popen, argv, pass_fds).result()
-
-    @staticmethod
-    def _popen(argv: Sequence[str], pass_fds: Sequence[int]) -> subprocess.Popen[bytes]:
-        pipe = subprocess.PIPE
-        return subprocess.Popen(  # the tiny environment is bubblewrap's own: its init's is readable inside
-            argv,
-            bufsize=0,
-            stdin=pipe,
-            stdout=pipe,
-            stderr=pipe,
-            env={},
-            pass_fds=pass_fds,
-            start_new_session=True,
-        )
-
-
-_starter = _Starter()
-
-
-def spawn(
-    argv: Sequence[str],
-    *,
-    level: SandboxLevel,
-    mounts: Sequence[Mount],
-    limits: Limits,
-    env: Mapping[str, str],
-    slot: int,
-    stderr: BinaryIO | None = None,
-) -> Sample:
-    """Starts `argv` in a fresh sandbox of `level` and returns at once.
-
-    `env` is the whole environment inside. `slot` (0 to 15) decides the uid as root: live samples of one judge need
-    different ones. What is written to stderr inside goes to `stderr`, at most `limits.log_bytes` of it, and is kept
-    for `Sample.log`. A sandbox that is not tight enough runs nothing and exits with `inner.REFUSED`.
-
-    Raises:
-        SandboxUnavailable: bubblewrap or a system-call filter is missing here.
-        SandboxError: it could not be started or placed.
-    """
-    group = make_group(limits, OVERHEAD_PIDS)
-    fds: list[int] = []
-    try:
-        if level is SandboxLevel.NONE:
-            command = translate(argv, mounts, env)
-        else:
-            for mount in mounts:
-                _check(mount, level)
-            options = sandbox_options(level=level, mounts=mounts, limits=limits, env=env)
-            inner = inner_command(
-                argv, level=level, limits=limits, slot=slot, has_cgroup=group.kind != "polled"
-            )
-            fds += [
-                _in_memory(filter_bytes()),
-                _in_memory(b"".join(option.encode() + b"\0" for option in options)),
-            ]
-            command = [str(find_bwrap()), "--seccomp", str(fds[0]), "--args", str(fds[1]), "--", *inner]
-        process = _starter.popen([*GATE, *command], fds)
-    except BaseException:
-        group.remove()
-        raise
-    finally:
-        for fd in fds:
-            os.close(fd)
-    assert process.stdin is not None and process.stderr is not None
-    log = LogCapture(process.stderr, stderr, limits.log_bytes)
-    try:
-        group.add(process.pid)
-        if limits.cores is not None:
-            os.sched_setaffinity(process.pid, limits.cores)
-    except OSError as error:
-        process.kill()
-        process.wait()
-        group.remove()
-        log.close()
-        raise SandboxError(f"a sandbox could not be placed: {error}") from error
-    sample = Sample(process, group, log, limits)
-    with suppress(BrokenPipeError):
-        sample.stdin.write(b"go\n")
-    return sample
-
-
-def _check(mount: Mount, level: SandboxLevel) -> None:
-    """Says clearly what bubblewrap, or an import inside, would only say obscurely."""
-    try:
-        mode = mount.source.stat().st_mode
-    except OSError as error:
-        raise SandboxError(f"{mount.source} cannot be mounted at {mount.target}: {error.strerror}") from error
-    needed = 0o005 if stat.S_ISDIR(mode) else 0o004
-    if level is SandboxLevel.BUBBLEWRAP and not mount.device and mode & needed != needed:
-        raise SandboxError(
-            f"{mount.source} cannot be read at {mount.target}: as root a sandbox runs under an unassigned uid. "
-            f"Make it readable (chmod -R o+rX)."
-        )
-
-
-def _in_memory(content: bytes) -> int:
-    """A descriptor to read `content` from."""
-    fd = os.memfd_create("sandbox", os.MFD_CLOEXEC)
-    os.write(fd, content)
-    os.lseek(fd, 0, os.SEEK_SET)
-    return fd

@@ -122,7 +122,7 @@ def test_a_frozen_sample_uses_no_cpu_and_goes_on_after(level: SandboxLevel) -> N
             sample.freeze()
             before = sample.cpu_ns()
             time.sleep(0.1)
-            assert sample.cpu_ns() == before
+            assert sample.cpu_ns() - before < 1_000_000  # called frozen a moment before it is off its core
             sample.thaw()
             time.sleep(0.1)
             assert sample.cpu_ns() - before > 10_000_000

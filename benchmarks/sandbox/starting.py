@@ -1,0 +1,156 @@
+"""Starts one sandbox of any level: gathers what it may hold, places it in its group, lets it go.
+
+Knows nothing of what runs inside, nor of how it is steered afterwards (`benchmarks.sandbox.sample`).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import subprocess
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from typing import BinaryIO
+
+from benchmarks.sandbox.bubblewrap import OVERHEAD_PIDS, bubblewrap_command
+from benchmarks.sandbox.inner import SOCKET_FD
+from benchmarks.sandbox.levels import SOCKET_VARIABLE, Limits, Mount, SandboxError, SandboxLevel
+from benchmarks.sandbox.log_capture import LogCapture
+from benchmarks.sandbox.placement import make_group
+from benchmarks.sandbox.sample import Sample
+from benchmarks.sandbox.unconfined import translate
+
+#: Waits for one line on stdin before it becomes the real command: by then it stands in its group, on its cores.
+GATE = ("/bin/sh", "-c", 'read -r go && exec "$@"', "sandbox")
+
+
+class _Starter:
+    """Starts every sandbox from one thread that lives as long as this process.
+
+    `--die-with-parent` is PR_SET_PDEATHSIG, which fires when the *thread* that forked ends: a sandbox started by a
+    short-lived helper thread would die with it.
+    """
+
+    def __init__(self) -> None:
+        self._renew()
+        os.register_at_fork(after_in_child=self._renew)
+
+    def _renew(self) -> None:
+        self._executor = ThreadPoolExecutor(1, "sandbox-start")
+
+    def popen(self, argv: Sequence[str], pass_fds: Sequence[int]) -> subprocess.Popen[bytes]:
+        return self._executor.submit(self._popen, argv, pass_fds).result()
+
+    @staticmethod
+    def _popen(argv: Sequence[str], pass_fds: Sequence[int]) -> subprocess.Popen[bytes]:
+        pipe = subprocess.PIPE
+        return subprocess.Popen(  # the tiny environment is bubblewrap's own: its init's is readable inside
+            argv,
+            bufsize=0,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            env={},
+            pass_fds=pass_fds,
+            start_new_session=True,
+        )
+
+
+_starter = _Starter()
+
+
+def spawn(
+    argv: Sequence[str],
+    *,
+    level: SandboxLevel,
+    mounts: Sequence[Mount],
+    limits: Limits,
+    env: Mapping[str, str],
+    slot: int,
+    stderr: BinaryIO | None = None,
+    has_socket: bool = False,
+) -> Sample:
+    """Starts `argv` in a fresh sandbox of `level` and returns at once.
+
+    `env` is the whole environment inside. `slot` (0 to 15) decides the uid as root: live samples of one judge need
+    different ones. What is written to stderr inside goes to `stderr`, at most `limits.log_bytes` of it, and is kept
+    for `Sample.log`. A sandbox that is not tight enough runs nothing and exits with `inner.REFUSED`.
+
+    The sample holds exactly its three pipes. With `has_socket` it inherits one more descriptor, the end of a unix
+    SOCK_SEQPACKET pair: SANDBOX_SOCKET_FD in its environment says which, ours is `Sample.socket`. It is one-way: the
+    sample cannot send through it.
+
+    Raises:
+        SandboxUnavailable: what this level needs, or a system-call filter, is missing here.
+        SandboxError: it could not be started or placed.
+    """
+    with ExitStack() as starting, ExitStack() as failing:
+        ours, its = _one_way_pair(failing, starting) if has_socket else (None, None)
+        group = make_group(limits, OVERHEAD_PIDS)
+        failing.callback(group.remove)
+        fds: list[int] = []
+        if level is SandboxLevel.NONE:
+            if its is not None:
+                env = {**env, SOCKET_VARIABLE: str(its)}
+            command = translate(argv, mounts, env)
+        else:
+            for mount in mounts:
+                _check(mount, level)
+            if its is not None:
+                env = {**env, SOCKET_VARIABLE: str(SOCKET_FD)}
+            command, fds = bubblewrap_command(
+                argv,
+                level=level,
+                mounts=mounts,
+                limits=limits,
+                env=env,
+                slot=slot,
+                has_cgroup=group.kind != "polled",
+                socket=its,
+            )
+            for fd in fds:
+                starting.callback(os.close, fd)
+        process = _starter.popen([*GATE, *command], fds if its is None else [*fds, its])
+        assert process.stdin is not None and process.stderr is not None
+        log = LogCapture(process.stderr, stderr, limits.log_bytes)
+        failing.callback(log.close)
+        failing.callback(process.wait)
+        failing.callback(process.kill)
+        try:
+            group.add(process.pid)
+            if limits.cores is not None:
+                os.sched_setaffinity(process.pid, limits.cores)
+        except OSError as error:
+            raise SandboxError(f"a sandbox could not be placed: {error}") from error
+        sample = Sample(process, group, log, limits, ours)
+        failing.pop_all()  # from here on they are the sample's
+    with suppress(BrokenPipeError):
+        sample.stdin.write(b"go\n")
+    return sample
+
+
+def _one_way_pair(failing: ExitStack, starting: ExitStack) -> tuple[socket.socket, int]:
+    """Our end, and the number of the sample's, which is closed here once the sample has it."""
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    failing.callback(ours.close)
+    starting.callback(its.close)
+    ours.shutdown(
+        socket.SHUT_RD
+    )  # whoever sends to it gets EPIPE: descriptors of the sample's never reach us
+    return ours, its.fileno()
+
+
+def _check(mount: Mount, level: SandboxLevel) -> None:
+    """Says clearly what bubblewrap, or an import inside, would only say obscurely."""
+    try:
+        mode = mount.source.stat().st_mode
+    except OSError as error:
+        raise SandboxError(f"{mount.source} cannot be mounted at {mount.target}: {error.strerror}") from error
+    needed = 0o005 if stat.S_ISDIR(mode) else 0o004
+    if level is SandboxLevel.BUBBLEWRAP and not mount.device and mode & needed != needed:
+        raise SandboxError(
+            f"{mount.source} cannot be read at {mount.target}: as root a sandbox runs under an unassigned uid. "
+            f"Make it readable (chmod -R o+rX)."
+        )
