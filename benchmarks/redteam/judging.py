@@ -1,0 +1,146 @@
+"""Takes one patch through the judge as a submission is taken: text, policy, application, gate, confirmation.
+
+Nothing here decides a verdict. Knows the judge only by `judge`, its jobs and the intake of patches.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.evidence.signing import generate_key
+from benchmarks.job import Job, JobKind
+from benchmarks.judge import JudgeOptions, judge
+from benchmarks.patches import PatchError, apply_patch, parse_patch
+from benchmarks.policy import PolicyViolation, check_patch, load_policy
+from benchmarks.redteam.patch_file import REFUSALS, ROOT, RedTeamPatch
+from benchmarks.sandbox import SandboxLevel, best_level
+from benchmarks.statistics.gate import LOOKS
+from benchmarks.tree_folders import tree_folders
+from benchmarks.trees import BlobStore, Tree, shipped_tree
+from benchmarks.verdicts import VerdictKind
+
+NONCE = "0" * 64  # as a platform's job has one: the evidence is what an award would be made of
+QUIET_LOG: Callable[[str], None] = lambda _: None  # noqa: E731 - a default that says nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a patch fared. `is_awarded`: the gate passed and the confirmation found a bound above zero."""
+
+    verdict: str
+    reason: str
+    is_awarded: bool
+    pairs: int
+    seconds: float
+    log_ppm_estimate: int | None = None
+
+    @property
+    def is_refused(self) -> bool:
+        """Refused as a cheat or as wrong, not merely found to be no gain."""
+        return self.verdict in REFUSALS
+
+
+@dataclass
+class Callbacks:
+    """The judge's callbacks: its log goes to `say`."""
+
+    say: Callable[[str], None] = QUIET_LOG
+    commitments: list[str] = field(default_factory=list)
+
+    def on_commitment(self, commitment: str) -> None:
+        self.commitments.append(commitment)
+
+    def on_progress(self, stage: str, pairs_done: int, pairs_max: int) -> bool:
+        return False
+
+    def on_log(self, text: str) -> None:
+        self.say(text)
+
+
+class Bench:
+    """Trees, blobs and the judge's options for any number of patches. `folder` must be readable by everybody."""
+
+    def __init__(self, folder: Path, *, level: SandboxLevel | None = None, looks: int = len(LOOKS)) -> None:
+        self.folder = folder
+        self.level = level or best_level()
+        self.store = BlobStore(folder / "blobs")
+        self.shipped = shipped_tree(self.store)
+        self._looks = looks
+        self._key = generate_key()
+
+    def base(self, patch: RedTeamPatch) -> Tree:
+        """Raises PatchError where the diff that makes the base no longer applies."""
+        if not patch.base:
+            return self.shipped
+        return apply_patch(self.shipped, parse_patch((ROOT / patch.base).read_bytes()), self.store)
+
+    def take_in(self, patch: RedTeamPatch) -> Tree:
+        """The candidate's tree. Raises PatchError or PolicyViolation, as for any submission."""
+        parsed = parse_patch(patch.diff)
+        check_patch(load_policy(), parsed)
+        return apply_patch(self.base(patch), parsed, self.store)
+
+    @contextmanager
+    def written(self, *trees: Tree) -> Iterator[dict[str, Path]]:
+        """Tree hash -> folder."""
+        with tree_folders(trees, self.store, self.folder / "trees") as folders:
+            yield folders
+
+    def judge(self, patch: RedTeamPatch, *, say: Callable[[str], None] = QUIET_LOG) -> Outcome:
+        """Gate, and where it passes the confirmation. Raises what the judge raises where nothing can be measured."""
+        started = time.monotonic()
+        try:
+            candidate = self.take_in(patch)
+        except PatchError as error:
+            reason = f"{error.code}: {error.message}"
+            return Outcome(VerdictKind.PATCH_REJECTED, reason, False, 0, _since(started))
+        except PolicyViolation as error:
+            reason = f"{error.code}: {error.message}"
+            return Outcome(VerdictKind.POLICY_VIOLATION, reason, False, 0, _since(started))
+        verdict = self._run("gate", patch, candidate, say)
+        is_awarded = False
+        if verdict["kind"] == VerdictKind.GAIN:
+            confirmed = self._run("confirmation", patch, candidate, say)
+            is_awarded = confirmed["kind"] == VerdictKind.GAIN
+            if not is_awarded:
+                verdict = confirmed
+        return Outcome(
+            verdict["kind"],
+            verdict["reason"],
+            is_awarded,
+            verdict["pairs"],
+            _since(started),
+            verdict["log_ppm_estimate"],
+        )
+
+    def _run(
+        self, kind: JobKind, patch: RedTeamPatch, candidate: Tree, say: Callable[[str], None]
+    ) -> dict[str, Any]:
+        base = self.base(patch)
+        job = Job(
+            f"redteam-{patch.name}",
+            kind,
+            patch.suite,
+            patch.preset,
+            base.hash,
+            candidate.hash,
+            NONCE,
+            self._looks,
+        )
+        with self.written(base, candidate) as folders:
+            sealed = judge(
+                job,
+                tree_dirs=folders,
+                key=self._key,
+                callbacks=Callbacks(say),
+                options=JudgeOptions(level=self.level),
+            )
+        verdict: dict[str, Any] = sealed["document"]["verdict"]
+        return verdict
+
+
+def _since(started: float) -> float:
+    return round(time.monotonic() - started, 1)
