@@ -16,11 +16,24 @@ class PresetInfo:
     description: str
 
 
+GUARD_MEMORY_MARGIN_LOG_PPM = 19_802  # ln 1.02: peak memory hardly varies from run to run
+GUARD_LOAD_MARGIN_LOG_PPM = 95_310  # ln 1.10: the time to load starts a process, whose noise is 6-8 %
+
+
+@dataclass(frozen=True, slots=True)
+class GuardInfo:
+    """How a suite guards gains in others: in which preset, and how much worse it may become (log_ppm, above zero)."""
+
+    preset: str
+    margin_log_ppm: int
+    only_if_numerics_changed: bool = False  # skipped while all outputs are equal to the bit
+
+
 @dataclass(frozen=True, slots=True)
 class SuiteInfo:
     """What is known of a suite without running it.
 
-    All effects are ln(base time / candidate time) in millionths of a nat (`log_ppm`):
+    A suite's values are in `unit`, of which less is better. All effects are ln(base's value / candidate's) in millionths of a nat (`log_ppm`):
     `minimum_effect_log_ppm` is the smallest estimate that passes the gate; `cap_log_ppm` is the largest one that
     is believed without a human's look; `worst_case_log_ppm` (negative) is how much slower any single case may be.
     """
@@ -32,6 +45,7 @@ class SuiteInfo:
     minimum_effect_log_ppm: int
     cap_log_ppm: int
     worst_case_log_ppm: int
+    guard: GuardInfo | None = None  # None: it does not guard other suites' gains
 
 
 MOE_FORWARD = SuiteInfo(
@@ -49,6 +63,7 @@ MOE_FORWARD = SuiteInfo(
     minimum_effect_log_ppm=9_951,  # ln 1.01, rounded up
     cap_log_ppm=3_688_880,  # ln 40, rounded up: past what removing every idle expert can give
     worst_case_log_ppm=-51_293,  # ln 0.95
+    guard=GuardInfo("demo", margin_log_ppm=29_558),  # ln 1.03
 )
 
 SUITES: Mapping[str, SuiteInfo] = MappingProxyType({suite.name: suite for suite in (MOE_FORWARD,)})

@@ -8,7 +8,8 @@ from typing import Literal, Protocol
 from benchmarks.statistics.confirm import CONFIRMATION_PAIRS
 from benchmarks.statistics.gate import LOOKS
 
-JobKind = Literal["gate", "confirmation", "aa"]
+CPU = "cpu"
+JobKind = Literal["gate", "confirmation", "guard", "aa"]
 LOCAL_NONCE = "local"  # of measurements at home: bound to no run, never award-eligible
 
 
@@ -22,6 +23,7 @@ class Job:
     preset: str
     base_tree: str
     candidate_tree: str
+    device: str = CPU
     nonce: str = LOCAL_NONCE
     looks: int = len(LOOKS)  # fewer only for quick local runs
     confirmation_pairs: int = CONFIRMATION_PAIRS

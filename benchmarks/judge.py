@@ -32,9 +32,9 @@ from benchmarks.pairs.seeds import Seeds
 from benchmarks.pairs.side import SideFailed, SideSetup
 from benchmarks.policy import harness_hash, load_policy
 from benchmarks.sandbox import SandboxLevel, best_level
-from benchmarks.suites import Suite, get_suite
+from benchmarks.suites import Suite, get_guard_suite, get_suite
 
-STAGES = {"gate": "gating", "aa": "gating", "confirmation": "measuring"}
+STAGES = {"gate": "gating", "aa": "gating", "confirmation": "measuring", "guard": "measuring"}
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ class _Judgement:
         quiet: Quiet,
     ) -> None:
         self._job, self._callbacks, self._cancellation = job, callbacks, cancellation
-        self._suite: Suite = get_suite(job.suite, job.preset)
+        find_suite = get_guard_suite if job.kind == "guard" else get_suite
+        self._suite: Suite = find_suite(job.suite, job.preset)
         self._level = options.level or best_level()
         self._cores = options.cores or choose_cores()
         self._trees = {"base": tree_dirs[job.base_tree], "candidate": tree_dirs[job.candidate_tree]}
@@ -90,11 +91,12 @@ class _Judgement:
         self._wanted = self._told = 0
         self._runner = PairRunner(
             self._trees,
-            SideSetup(self._suite, self._level, self._cores),
+            SideSetup(self._suite, self._level, self._cores, job.device),
             seeds,
             phases=self._phases,
             quiet=quiet,
             cancellation=cancellation,
+            has_controls=job.kind != "guard",
             on_log=callbacks.on_log,
             on_pair=self._progress,
         )
@@ -126,10 +128,10 @@ class _Judgement:
 
     def _measure(self) -> None:
         while decide_so_far(self._undecided()) is None:
-            units = next_pairs(self._undecided())
-            self._wanted = units * len(self._suite.cases)
-            self._progress(self._runner.measured)
-            self._runner.run_until(self._wanted)
+            wanted = next_pairs(self._undecided())
+            self._wanted = sum(wanted.values())
+            self._progress(self._runner.measured.total())
+            self._runner.run_until(wanted)
 
     def _progress(self, pairs_done: int) -> None:
         if self._callbacks.on_progress(self._stage, pairs_done, self._wanted):
@@ -159,6 +161,7 @@ class _Judgement:
             "checks": {
                 "outputs_checked": runner.outputs_checked,
                 "oracle_checked": runner.oracle_checked,
+                "outputs_differing": runner.outputs_differing,
                 "failures": [event["detail"] for event in runner.events if event["kind"] == "wrong_output"],
             },
             "phases_ns": self._phases.as_dict(),

@@ -8,6 +8,7 @@ import math
 from fractions import Fraction
 from typing import Any
 
+from benchmarks.evidence.guard import guard_verdict, wanted_pairs
 from benchmarks.evidence.samples import PPB_PER_PPM, Samples, read_samples, thawed_side
 from benchmarks.evidence.schema import validate
 from benchmarks.statistics.confirm import (
@@ -65,12 +66,17 @@ def gate_plan(document: dict[str, Any]) -> GatePlan:
     )
 
 
-def next_pairs(document: dict[str, Any]) -> int:
-    """How many units the run should have before it is decided again: the next look, or the confirmation's number."""
-    if document["run"]["kind"] == "confirmation":
-        return int(document["plan"]["confirmation_pairs"])
-    plan = gate_plan(document)
-    return plan.next_look(read_samples(document).unit_count) or plan.most_pairs
+def next_pairs(document: dict[str, Any]) -> dict[str, int]:
+    """How many pairs of each case the run should have before it is decided again: up to the next look, or all."""
+    kind = document["run"]["kind"]
+    if kind == "guard":
+        return wanted_pairs(document)
+    if kind == "confirmation":
+        units = int(document["plan"]["confirmation_pairs"])
+    else:
+        plan = gate_plan(document)
+        units = plan.next_look(read_samples(document).unit_count) or plan.most_pairs
+    return {case["name"]: units for case in document["suite"]["cases"]}
 
 
 def decide_so_far(document: dict[str, Any]) -> Verdict | None:
@@ -92,6 +98,8 @@ def decide_so_far(document: dict[str, Any]) -> Verdict | None:
             f"The {thawed[1]} used CPU time in pair {thawed[0]} while it was frozen. A maintainer looks at it.",
             pairs=pairs,
         )
+    if document["run"]["kind"] == "guard":
+        return guard_verdict(document)
     if document["run"]["kind"] == "confirmation":
         return _confirmation(document, samples)
     return _gate(document, samples)

@@ -23,6 +23,7 @@ class Samples:
     by_case: dict[str, tuple[int, ...]]  # complete measured pairs
     controls: tuple[int, ...]  # complete control pairs
     base_times: tuple[BaseTime, ...]  # of both
+    complete: tuple[dict[str, Any], ...]  # the measured pairs themselves
 
     def units(self, cap_ppb: int) -> list[float]:
         """One log ratio in nats per unit, each case's held at `cap_ppb` before they are combined."""
@@ -37,29 +38,35 @@ class Samples:
 
 def read_samples(document: dict[str, Any]) -> Samples:
     """The samples of a validated document. Interrupted pairs stay in the document and are left out here."""
-    complete = 2 * document["suite"]["policy"]["calls_per_side"]
-    by_case: dict[str, list[int]] = {case["name"]: [] for case in document["suite"]["cases"]}
+    complete = {case["name"]: 2 * case["calls"] for case in document["suite"]["cases"]}
+    by_case: dict[str, list[int]] = {name: [] for name in complete}
     controls: list[int] = []
     base_times: list[BaseTime] = []
+    whole: list[dict[str, Any]] = []
     for pair in document["pairs"]:
-        if len(pair["calls"]) != complete:
+        if len(pair["calls"]) != complete[pair["case"]]:
             continue
         value = pair_log_ppb(turns(pair["calls"]))
         (controls if pair["control"] else by_case[pair["case"]]).append(value)
         base_times.append(_base_time(pair))
+        if not pair["control"]:
+            whole.append(pair)
     return Samples(
-        {case: tuple(values) for case, values in by_case.items()}, tuple(controls), tuple(base_times)
+        {case: tuple(values) for case, values in by_case.items()},
+        tuple(controls),
+        tuple(base_times),
+        tuple(whole),
     )
 
 
 def turns(calls: list[list[Any]]) -> list[tuple[int, int]]:
-    """(base_ns, candidate_ns) of each whole turn."""
+    """(base's, candidate's) value of each whole turn, in the suite's unit."""
     both = [dict([first, second]) for first, second in zip(calls[::2], calls[1::2], strict=False)]
     return [(turn["base"], turn["candidate"]) for turn in both]
 
 
 def _base_time(pair: dict[str, Any]) -> BaseTime:
-    """Base's median call, per unit of work where the pair tells its shape: shapes differ a little from pair to pair.
+    """Base's median value, per unit of work where the pair tells its shape: shapes differ a little from pair to pair.
 
     Work is taken as the product of the shape's dimensions. In a control pair both sides are base.
     """
@@ -74,8 +81,7 @@ def _base_time(pair: dict[str, Any]) -> BaseTime:
 
 def frozen_cpu_limit_ns(pair: dict[str, Any]) -> int:
     """How much CPU time a side may have used while frozen: 20 ms (two ticks of the clock that counts it) or 2 %."""
-    measured_ns: int = sum(ns for _side, ns in pair["calls"])
-    return max(20_000_000, measured_ns // 50)
+    return max(20_000_000, int(pair["timed_ns"]) // 50)
 
 
 def thawed_side(document: dict[str, Any]) -> tuple[int, str] | None:

@@ -12,8 +12,8 @@ from benchmarks.statistics.confirm import LEAST_PAIRS
 from benchmarks.statistics.gate import LOOKS
 from benchmarks.verdicts import VerdictKind
 
-SCHEMA = "gainshare.evidence/1"
-RUN_KINDS = ("gate", "confirmation", "aa")
+SCHEMA = "gainshare.evidence/2"
+RUN_KINDS = ("gate", "confirmation", "guard", "aa")
 SIDES = ("base", "candidate")
 EVENT_KINDS = (
     "protocol_violation",  # a sample did not speak the protocol: extra bytes, answers nobody asked for
@@ -121,10 +121,16 @@ def _time(value: str) -> datetime:
     return datetime.fromisoformat(value)
 
 
+def _case(value: Any) -> bool:
+    return isinstance(value, dict) and _name(value.get("name")) and _positive(value.get("calls"))
+
+
 def _cases(value: Any) -> bool:
-    names = [case.get("name") for case in value if isinstance(case, dict)] if isinstance(value, list) else []
     return (
-        bool(names) and len(names) == len(value) and all(map(_name, names)) and len(set(names)) == len(names)
+        isinstance(value, list)
+        and bool(value)
+        and all(map(_case, value))
+        and len({case["name"] for case in value}) == len(value)
     )
 
 
@@ -173,7 +179,10 @@ _PAIR: dict[str, Any] = {
     "case": _name,
     "spawn_order": lambda value: isinstance(value, list) and sorted(map(str, value)) == list(SIDES),
     "calls": _calls,
+    "timed_ns": _natural,
     "cpu_while_frozen_ns": dict.fromkeys(SIDES, _natural),
+    "load_ns": dict.fromkeys(SIDES, _natural),
+    "peak_memory_bytes": dict.fromkeys(SIDES, _natural),
 }
 
 
@@ -196,9 +205,9 @@ _DOCUMENT: dict[str, Any] = {
     "run": {"id": _name, "kind": lambda value: isinstance(value, str) and value in RUN_KINDS, "nonce": _name},
     "suite": _Open(
         name=_name,
+        unit=_name,
         cases=_cases,
         policy=_Open(
-            calls_per_side=_positive,
             minimum_effect_log_ppm=lambda value: _positive(value) and value <= MOST_LOG_PPM,
             cap_log_ppm=lambda value: _positive(value) and value <= MOST_LOG_PPM,
             worst_case_log_ppm=lambda value: _integer(value) and -MOST_LOG_PPM <= value <= 0,
@@ -221,6 +230,7 @@ _DOCUMENT: dict[str, Any] = {
     "checks": {
         "outputs_checked": _natural,
         "oracle_checked": _natural,
+        "outputs_differing": _natural,
         "failures": lambda value: isinstance(value, list),
     },
     "phases_ns": _naturals,

@@ -221,7 +221,7 @@ def _sample_checks(document: dict[str, Any], verdict: Verdict) -> list[Check]:
             f"{len(outputs['failures'])} wrong",
         ),
     ]
-    if verdict.kind is VerdictKind.GAIN and document["run"]["kind"] != "aa":
+    if verdict.kind is VerdictKind.GAIN and document["run"]["kind"] not in ("aa", "guard"):
         needed = controls_needed(verdict.pairs)
         enough = len(samples.controls) >= needed
         checks.append(Check("controls", enough, f"{len(samples.controls)} control pairs, {needed} needed"))

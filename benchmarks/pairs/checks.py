@@ -1,5 +1,6 @@
 """Is an answer right? Compares one call's answers with each other and with the oracle. Pure arithmetic on arrays."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,8 @@ from benchmarks.suites.base import Array, Problem, Tensors, Tolerance
 
 PPB = 1_000_000_000
 PPM = 1_000_000
+
+ToleranceOf = Callable[[str], Tolerance]  # by the name of an output
 
 
 @dataclass(frozen=True)
@@ -44,45 +47,86 @@ def percent(ppb: int) -> str:
     return f"{ppb / 1e7:.2g} %"
 
 
-def compare_pair(
-    base: Array, candidate: Array, problem: Problem, inputs: Tensors, tolerance: Tolerance
-) -> WrongAnswer | None:
-    """Candidate's answer against base's to the same input; the oracle is asked only who of the two is wrong."""
-    for side, answer in (("base", base), ("candidate", candidate)):
-        if not np.isfinite(answer).all():
-            bad = int(answer.size - np.isfinite(answer).sum())
-            return WrongAnswer(side, f"{bad} of {answer.size} values are not finite numbers")
-    apart = distance(candidate, base)
-    if apart.rms_ppb <= tolerance.rms_ppb and apart.peak_ppb <= tolerance.peak_ppb:
+def not_finite(answer: Array) -> str | None:
+    """What is wrong with an answer that holds anything but finite numbers; None where nothing is."""
+    finite = np.isfinite(answer)
+    if finite.all():
         return None
-    exact = problem.exact(inputs)
+    return f"{answer.size - int(finite.sum())} of {answer.size} values are not finite numbers"
+
+
+def are_equal(base: Tensors, candidate: Tensors) -> bool:
+    """Whether both answered the same to the bit: then the patch has not changed the numerics."""
+    return all(answer.tobytes() == candidate[name].tobytes() for name, answer in base.items())
+
+
+def compare_pair(
+    base: Tensors,
+    candidate: Tensors,
+    problem: Problem,
+    inputs: Tensors,
+    turn: int,
+    tolerance_of: ToleranceOf,
+) -> WrongAnswer | None:
+    """Candidate's answers against base's to the same inputs; the oracle is asked only who of the two is wrong."""
+    for side, answers in (("base", base), ("candidate", candidate)):
+        for name, answer in answers.items():
+            if detail := not_finite(answer):
+                return WrongAnswer(side, f"{name}: {detail}")
+    for name in base:
+        tolerance = tolerance_of(name)
+        apart = distance(candidate[name], base[name])
+        if apart.rms_ppb > tolerance.rms_ppb or apart.peak_ppb > tolerance.peak_ppb:
+            exact = problem.exact(inputs, turn)[name]
+            return _who_is_wrong(name, base[name], candidate[name], exact, apart, tolerance)
+    return None
+
+
+def _who_is_wrong(
+    name: str, base: Array, candidate: Array, exact: Array, apart: Distance, tolerance: Tolerance
+) -> WrongAnswer:
     base_off, candidate_off = distance(base, exact), distance(candidate, exact)
-    side = "base" if base_off.rms_ppb > candidate_off.rms_ppb else "candidate"
     return WrongAnswer(
-        side,
-        f"candidate and base differ by {percent(apart.rms_ppb)} rms and {percent(apart.peak_ppb)} at the worst "
+        "base" if base_off.rms_ppb > candidate_off.rms_ppb else "candidate",
+        f"{name}: candidate and base differ by {percent(apart.rms_ppb)} rms and {percent(apart.peak_ppb)} at the worst "
         f"element (allowed {percent(tolerance.rms_ppb)} and {percent(tolerance.peak_ppb)}); from the exact answer "
         f"base is off by {percent(base_off.rms_ppb)} rms, candidate by {percent(candidate_off.rms_ppb)}",
     )
 
 
 def compare_oracle(
-    base: Array, candidate: Array, problem: Problem, inputs: Tensors, tolerance: Tolerance
+    base: Tensors,
+    candidate: Tensors,
+    problem: Problem,
+    inputs: Tensors,
+    turn: int,
+    tolerance_of: ToleranceOf,
 ) -> WrongAnswer | None:
-    """Both answers against the exact one: candidate's error against base's, both against a plain implementation's."""
-    exact = problem.exact(inputs)
-    plain = distance(problem.plain(inputs), exact).rms_ppb
+    """Both answers against the exact ones: candidate's error against base's, both against a plain implementation's."""
+    exact, plain = problem.exact(inputs, turn), problem.plain(inputs, turn)
+    for name in base:
+        wrong = _beside_exact(name, base[name], candidate[name], exact[name], plain[name], tolerance_of(name))
+        if wrong is not None:
+            return wrong
+    return None
+
+
+def _beside_exact(
+    name: str, base: Array, candidate: Array, exact: Array, plain: Array, tolerance: Tolerance
+) -> WrongAnswer | None:
+    plain_off = distance(plain, exact).rms_ppb
     base_off, candidate_off = distance(base, exact).rms_ppb, distance(candidate, exact).rms_ppb
-    most = plain * tolerance.drift_ratio_ppm // PPM
+    most = plain_off * tolerance.drift_ratio_ppm // PPM
     if base_off > most:
         return WrongAnswer(
-            "base", f"base is off the exact answer by {percent(base_off)} rms, allowed {percent(most)}"
+            "base",
+            f"{name}: base is off the exact answer by {percent(base_off)} rms, allowed {percent(most)}",
         )
-    allowed = min(max(base_off, plain) * tolerance.error_ratio_ppm // PPM, most)
+    allowed = min(max(base_off, plain_off) * tolerance.error_ratio_ppm // PPM, most)
     if candidate_off > allowed:
         return WrongAnswer(
             "candidate",
-            f"candidate is off the exact answer by {percent(candidate_off)} rms, base by {percent(base_off)}; "
+            f"{name}: candidate is off the exact answer by {percent(candidate_off)} rms, base by {percent(base_off)}; "
             f"allowed {percent(allowed)}. Less exact numerics belong to the quality route",
         )
     return None

@@ -7,6 +7,9 @@ doubled, since turbo goes above what the kernel reports.
 from functools import cache
 from pathlib import Path
 
+from benchmarks.pairs.devices import CPU
+
+ACCELERATOR_FLOPS = 20_000_000_000_000_000  # the largest in 2026 reach 10-20 PFLOP/s, in four bits
 FLOPS_PER_CYCLE = 64
 TURBO = 2
 FALLBACK_HZ = 4_000_000_000  # where the kernel does not tell (aarch64)
@@ -21,6 +24,6 @@ def peak_flops(cpuinfo: str | None = None) -> int:
     return FLOPS_PER_CYCLE * TURBO * hertz
 
 
-def floor_ns(flops: int) -> int:
-    """Nanoseconds below which no honest call can be."""
-    return flops * 1_000_000_000 // peak_flops()
+def floor_ns(flops: int, device: str) -> int:
+    """Nanoseconds below which no honest call can be, on one core or on one accelerator."""
+    return flops * 1_000_000_000 // (peak_flops() if device == CPU else ACCELERATOR_FLOPS)

@@ -4,6 +4,7 @@ The next pair is prepared only when the one before is over, so nothing but the p
 does. Knows nothing of verdicts; what goes wrong with a sample is kept as an event.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ class PairRunner:
         phases: Phases,
         quiet: Quiet,
         cancellation: Cancellation,
+        has_controls: bool,
         on_log: Callable[[str], None],
         on_pair: Callable[[int], None],
     ) -> None:
@@ -39,21 +41,23 @@ class PairRunner:
         self.events: list[dict[str, Any]] = []
         self.outputs_checked = 0
         self.oracle_checked = 0
-        self.measured = 0  # pairs that count, control pairs left out
+        self.outputs_differing = 0
+        self.measured: Counter[str] = Counter()  # pairs that count of each case, control pairs left out
         self._trees, self._setup, self._seeds = dict(trees), setup, seeds
         self._phases, self._quiet, self._cancellation = phases, quiet, cancellation
         self._on_log, self._on_pair = on_log, on_pair
-        self._plans = schedule(setup.suite, seeds)
+        self._plans = schedule(setup.suite, seeds, has_controls=has_controls)
         self._log_room = MAX_LOG_CHARACTERS
 
-    def run_until(self, wanted: int) -> None:
-        """Measure until `wanted` pairs count, or until an event ends the run. Raises Cancelled."""
-        while self.measured < wanted and not self.events:
+    def run_until(self, wanted: Mapping[str, int]) -> None:
+        """Measure until so many pairs of each case count, or until an event ends the run. Raises Cancelled."""
+        while not self.events and any(self.measured[case] < pairs for case, pairs in wanted.items()):
+            plan = next(self._plans)
+            if self.measured[plan.case] >= wanted[plan.case]:
+                continue
             self._cancellation.check()
-            self._one(
-                Pair(next(self._plans), self._trees, self._setup, self._seeds, self._phases, self._quiet)
-            )
-            self._on_pair(self.measured)
+            self._one(Pair(plan, self._trees, self._setup, self._seeds, self._phases, self._quiet))
+            self._on_pair(self.measured.total())
 
     def _one(self, pair: Pair) -> None:
         self._cancellation.ends(pair.kill)
@@ -70,12 +74,13 @@ class PairRunner:
         if failure is not None:
             self.add_event(failure, pair=pair.plan.index)
         elif not pair.plan.is_control:
-            self.measured += 1
+            self.measured[pair.plan.case] += 1
 
     def _keep(self, pair: Pair) -> None:
         record = pair.record
         self.outputs_checked += record.outputs_checked
         self.oracle_checked += record.oracle_checked
+        self.outputs_differing += record.outputs_differing
         if len(record.calls) % 2:  # interrupted within a turn: half a turn says nothing
             record.calls.pop()
         self.pairs.append(record.as_dict())

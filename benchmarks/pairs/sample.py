@@ -1,7 +1,7 @@
 """The program inside the sandbox: imports what the suite needs, says READY, then calls the stack as the judge asks.
 
-Mounted read-only as /harness/sample.py beside `protocol.py` and the suite's half `suite_sample.py`. It shares its
-process with the submitted code, so nothing it sends is believed: clock, inputs, expected answers and verdict are with
+`sample.py DEVICE`, mounted read-only as /harness/sample.py beside `protocol.py`, `tensors.py` and the suite's half
+`suite_sample.py`. It shares its process with the submitted code, so nothing it sends is believed: clock, inputs, expected answers and verdict are with
 the judge.
 """
 
@@ -57,7 +57,8 @@ def main() -> None:
     # Imports torch: before any clock starts, and before the tree can be reached.
     import suite_sample  # type: ignore[import-not-found]  # beside this file inside the sandbox
 
-    suite_sample.prepare(int(os.environ["OMP_NUM_THREADS"]))
+    device = sys.argv[1]
+    suite_sample.prepare(int(os.environ["OMP_NUM_THREADS"]), device)
     gc.collect()
     gc.freeze()
     pipe.send(protocol.encode_frame(Kind.READY, 0, {}))
@@ -68,19 +69,17 @@ def main() -> None:
         stage = kind.name.lower()
         try:
             if kind is Kind.LOAD:
-                state = suite_sample.build(fields["config"], protocol.split_tensors(fields, payload))
+                config = {**fields["config"], "device": device}
+                state = suite_sample.build(config, protocol.split_tensors(fields, payload))
                 del payload
                 gc.collect()
                 gc.freeze()
                 answer = protocol.encode_frame(Kind.LOADED, sequence, {})
             elif kind is Kind.CALL:
-                dtype, shape, data = suite_sample.call(state, protocol.split_tensors(fields, payload))
-                answer = protocol.encode_tensors(Kind.RESULT, sequence, [("y", dtype, shape, data)])
+                answers = suite_sample.call(state, protocol.split_tensors(fields, payload))
+                answer = _result(sequence, answers)
             elif kind is Kind.ECHO:
-                tensors = protocol.split_tensors(fields, payload)
-                answer = protocol.encode_tensors(
-                    Kind.RESULT, sequence, [(name, *tensor) for name, tensor in tensors.items()]
-                )
+                answer = _result(sequence, protocol.split_tensors(fields, payload))
             else:
                 raise ProtocolError(f"a sample is not sent {stage}")
         except Exception:
@@ -90,6 +89,13 @@ def main() -> None:
                 Kind.ERROR, sequence, {"stage": stage, "error": text[-MAX_ERROR_CHARACTERS:]}
             )
         pipe.send(answer)
+
+
+def _result(sequence: int, tensors: dict[str, Any]) -> list[Any]:
+    frame: list[Any] = protocol.encode_tensors(
+        Kind.RESULT, sequence, [(name, *raw) for name, raw in tensors.items()]
+    )
+    return frame
 
 
 if __name__ == "__main__":

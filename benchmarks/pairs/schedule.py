@@ -22,8 +22,8 @@ class PairPlan:
     shape: dict[str, int]
 
 
-def schedule(suite: Suite, seeds: Seeds) -> Iterator[PairPlan]:
-    """Endless. Each block of `BLOCK` candidate pairs has one control pair before one of them, with its shape."""
+def schedule(suite: Suite, seeds: Seeds, *, has_controls: bool = True) -> Iterator[PairPlan]:
+    """Endless. Where there are control pairs, each block of `BLOCK` candidate pairs has one control pair before one of them, with its shape."""
     index = 0
     cases = _cases(suite, seeds)
     block = 0
@@ -32,7 +32,7 @@ def schedule(suite: Suite, seeds: Seeds) -> Iterator[PairPlan]:
         for place in range(BLOCK):
             case = next(cases)
             shape = case.draw(seeds.numbers("block", block, "shape", place))
-            if place == control_before:
+            if has_controls and place == control_before:
                 yield PairPlan(index, True, case.name, shape)
                 index += 1
             yield PairPlan(index, False, case.name, shape)

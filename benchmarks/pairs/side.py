@@ -4,6 +4,7 @@ Turns everything that can go wrong with a sample into one SideFailed with a kind
 nothing of the other side, of statistics or of verdicts.
 """
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import numpy as np
 
 from benchmarks.pairs import cores as affinity
 from benchmarks.pairs.channel import Channel, SampleClosed, SampleRaised, SampleSilent, WrongForm, due_answer
+from benchmarks.pairs.devices import CPU, device_mounts
 from benchmarks.pairs.protocol import (
     Kind,
     ProtocolError,
@@ -47,6 +49,7 @@ class SideSetup:
     suite: Suite
     level: SandboxLevel
     cores: affinity.Cores
+    device: str = CPU
     wall_s: float = 600.0
 
 
@@ -56,24 +59,31 @@ def harness_mounts(suite: Suite) -> list[Mount]:
     return [
         Mount(here / "sample.py", f"{HARNESS}/sample.py"),
         Mount(here / "protocol.py", f"{HARNESS}/protocol.py"),
+        Mount(here.parent / "suites" / "tensors.py", f"{HARNESS}/tensors.py"),
         Mount(suite.sample_module, f"{HARNESS}/suite_sample.py"),
+        *(Mount(helper, f"{HARNESS}/{helper.name}") for helper in suite.sample_helpers),
     ]
 
 
 class Side:
     """`name` is what the evidence calls it: base or candidate. Use `close` in a finally."""
 
-    def __init__(self, name: str, tree: Path, setup: SideSetup, slot: int) -> None:
+    def __init__(self, name: str, tree: Path, suite: Suite, setup: SideSetup, slot: int) -> None:
         self.name = name
-        self._limits = setup.suite.time_limits
+        self._limits = suite.time_limits
         self._cores = setup.cores
         runtime = python_runtime(threads=1)
         self._sample: Sample = spawn(
-            [*runtime.argv, f"{HARNESS}/sample.py"],
+            [*runtime.argv, f"{HARNESS}/sample.py", setup.device],
             level=setup.level,
-            mounts=[*runtime.mounts, *harness_mounts(setup.suite), Mount(tree / "model", "/tree/model")],
+            mounts=[
+                *runtime.mounts,
+                *harness_mounts(suite),
+                *device_mounts(setup.device),
+                Mount(tree / "model", "/tree/model"),
+            ],
             limits=Limits(
-                memory_bytes=setup.suite.memory_bytes,
+                memory_bytes=suite.memory_bytes,
                 pids=MAX_PIDS,
                 wall_s=setup.wall_s,
                 cores=setup.cores.all,
@@ -94,8 +104,8 @@ class Side:
         self.freeze()
         affinity.pin(self.pids(), self._cores.measuring)
 
-    def load(self, problem: Problem) -> None:
-        """Import the tree and hand over the weights; frozen again afterwards."""
+    def load(self, problem: Problem) -> int:
+        """Import the tree and hand over the weights; frozen again afterwards. The nanoseconds it took."""
         self._sequence += 1
         frame = encode_tensors(Kind.LOAD, self._sequence, buffers(problem.weights), config=problem.config)
         limit = self._limits.load_ms
@@ -105,24 +115,28 @@ class Side:
             self._channel.send(frame, limit)
             self._channel.receive_empty(Kind.LOADED, self._sequence, limit)
 
+        start = time.perf_counter_ns()
         self._guard("load", exchange)
+        elapsed_ns = time.perf_counter_ns() - start
         self.freeze()
         self._refuse_unread("load")
+        return elapsed_ns
 
-    def call(self, inputs: Tensors, output: TensorSpec) -> tuple[Array, int]:
-        """The answer and the nanoseconds from "message sent" to "all bytes received"; frozen again afterwards."""
-        return self._timed(Kind.CALL, inputs, output)
+    def call(self, inputs: Tensors, outputs: tuple[TensorSpec, ...]) -> tuple[Tensors, int]:
+        """The answers and the nanoseconds from "message sent" to "all bytes received"; frozen again afterwards."""
+        return self._timed(Kind.CALL, inputs, outputs)
 
     def echo(self, inputs: Tensors) -> int:
         """Nanoseconds that the first input takes there and back without any call."""
         name, value = next(iter(inputs.items()))
-        return self._timed(Kind.ECHO, {name: value}, TensorSpec(name, str(value.dtype), value.shape))[1]
+        return self._timed(Kind.ECHO, {name: value}, (TensorSpec(name, str(value.dtype), value.shape),))[1]
 
-    def _timed(self, kind: Kind, inputs: Tensors, output: TensorSpec) -> tuple[Array, int]:
+    def _timed(self, kind: Kind, inputs: Tensors, outputs: tuple[TensorSpec, ...]) -> tuple[Tensors, int]:
         self._sequence += 1
         frame = encode_tensors(kind, self._sequence, buffers(inputs))
-        header = encode_header({"tensors": tensor_fields([(output.name, output.dtype, output.shape, b"")])})
-        payload = bytearray(output.size_bytes)
+        fields = tensor_fields([(spec.name, spec.dtype, spec.shape, b"") for spec in outputs])
+        header = encode_header({"tensors": fields})
+        payload = bytearray(sum(spec.size_bytes for spec in outputs))
         due = due_answer(header, self._sequence, len(payload))
         self.thaw()
         elapsed_ns: int = self._guard(
@@ -130,7 +144,7 @@ class Side:
         )
         self.freeze()
         self._refuse_unread("call")
-        return as_array(payload, output), elapsed_ns
+        return as_arrays(payload, outputs), elapsed_ns
 
     def _refuse_unread(self, stage: str) -> None:
         if self._channel.has_unread():
@@ -213,5 +227,13 @@ def buffers(tensors: Tensors) -> list[TensorBytes]:
     return [(name, str(value.dtype), value.shape, value.data.cast("B")) for name, value in tensors.items()]
 
 
-def as_array(payload: bytearray, spec: TensorSpec) -> Array:
-    return np.frombuffer(payload, dtype=spec.dtype).reshape(spec.shape)
+def as_arrays(payload: bytearray, specs: tuple[TensorSpec, ...]) -> Tensors:
+    """The payload's tensors, without copying."""
+    arrays: Tensors = {}
+    offset = 0
+    for spec in specs:
+        count = spec.size_bytes // np.dtype(spec.dtype).itemsize
+        flat: Array = np.frombuffer(payload, dtype=spec.dtype, count=count, offset=offset)
+        arrays[spec.name] = flat.reshape(spec.shape)
+        offset += spec.size_bytes
+    return arrays

@@ -6,10 +6,21 @@ half that is mounted into the sandbox and calls the stack). What web pages show 
 """
 
 from benchmarks import blas as _blas  # noqa: F401 - before numpy is imported
+from benchmarks.catalogue import SUITES as CATALOGUE
 from benchmarks.suites.base import Case, Problem, Suite, TensorSpec, UnknownSuite
+from benchmarks.suites.guard import guard_suite
 from benchmarks.suites.moe_forward import moe_forward
 
-__all__ = ["SUITES", "Case", "Problem", "Suite", "TensorSpec", "UnknownSuite", "get_suite"]
+__all__ = [
+    "SUITES",
+    "Case",
+    "Problem",
+    "Suite",
+    "TensorSpec",
+    "UnknownSuite",
+    "get_guard_suite",
+    "get_suite",
+]
 
 SUITES = {"moe_forward": moe_forward}
 
@@ -19,3 +30,11 @@ def get_suite(name: str, preset: str) -> Suite:
     if name not in SUITES:
         raise UnknownSuite(f"there is no suite {name!r}; known suites: {', '.join(sorted(SUITES))}")
     return SUITES[name](preset)
+
+
+def get_guard_suite(name: str, preset: str) -> Suite:
+    """What guards a gain in this suite: all others that say so, in their quick presets. Raises UnknownSuite."""
+    guards = {
+        other: SUITES[other](info.guard.preset) for other, info in CATALOGUE.items() if info.guard is not None
+    }
+    return guard_suite(get_suite(name, preset), guards)

@@ -1,14 +1,21 @@
 """What a suite tells the judge: families of secret problems, their exact answers, tolerances and limits.
 
+A suite measures in one of two ways. Most time *calls*: both sides answer the same fresh inputs by turns, and a pair's
+number is the median of the turns' ratios. The others hold a *trial*: each side ends a pair with one value in a unit of
+the suite's own (bytes, loss, time until a target), of which less is better.
+
 A suite knows nothing of processes, sandboxes, clocks or verdicts. All its figures are whole numbers (nanoseconds,
 bytes, parts per million or per billion), because they go into signed evidence.
 """
 
+from __future__ import annotations
+
+import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +24,7 @@ from benchmarks.catalogue import SuiteInfo
 
 Array = NDArray[Any]
 Tensors = dict[str, Array]
+WARM_UP = -1  # the turn before the first timed one
 
 
 class UnknownSuite(ValueError):
@@ -72,24 +80,69 @@ class TimeLimits:
 
 
 class Problem(ABC):
-    """One pair's secret instance of a case: fixed weights, and any number of fresh inputs."""
+    """One pair's secret instance of a case: fixed weights, and fresh inputs for every turn.
 
-    config: dict[str, int | str]  # what the sample-side needs to build the module
+    Turns are asked for in order: the untimed warm-up (`WARM_UP`), then 0, 1, 2 ... A problem may remember the turns
+    before, as decoding does. `exact` and `plain` are asked only for some turns, each after its inputs were drawn.
+    """
+
+    config: dict[str, int | str]  # what the sample-side needs to build its module
     weights: Tensors
-    output: TensorSpec
-    floor_flops: int  # no right answer can be computed with fewer floating-point operations
+    outputs: tuple[TensorSpec, ...]  # of every timed call
+    floor_flops: int  # no right answer can be computed with fewer floating-point operations; 0 says nothing
 
     @abstractmethod
-    def draw_inputs(self, rng: np.random.Generator) -> Tensors:
-        """Fresh inputs for one call."""
+    def draw_inputs(self, rng: np.random.Generator, turn: int) -> Tensors:
+        """Fresh inputs for one timed call."""
+
+    def before(self, rng: np.random.Generator, turn: int) -> Tensors | None:
+        """Inputs of an untimed call that comes before the timed one of `turn`; its answers are compared as well."""
+        return None
+
+    def outputs_for(self, inputs: Tensors) -> tuple[TensorSpec, ...]:
+        """What the answer to `inputs` must be; differs from `outputs` only where there are untimed calls."""
+        return self.outputs
 
     @abstractmethod
-    def exact(self, inputs: Tensors) -> Array:
+    def exact(self, inputs: Tensors, turn: int) -> Tensors:
         """The answer in double precision."""
 
     @abstractmethod
-    def plain(self, inputs: Tensors) -> Array:
-        """The answer of a plain implementation in the output's own precision."""
+    def plain(self, inputs: Tensors, turn: int) -> Tensors:
+        """The answer of a plain implementation in the outputs' own precision."""
+
+
+class TrialSides(Protocol):
+    """What a trial may do with the two sides of a pair: the core keeps clock, freezing and order."""
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Both sides, in this pair's secret order."""
+
+    def call(
+        self, name: str, inputs: Tensors, outputs: tuple[TensorSpec, ...], *, is_timed: bool = True
+    ) -> tuple[Tensors, int]:
+        """One call of one side: its finite answers and the nanoseconds it took; frozen before and afterwards."""
+
+    def peak_memory_bytes(self, name: str) -> int:
+        """The most memory that the side has used so far."""
+
+    def numbers(self, *label: str | int) -> np.random.Generator:
+        """A generator of this pair's own for `label`."""
+
+    def checked(self, *, with_oracle: bool) -> None:
+        """Counts one answer that the trial has checked."""
+
+    def fail(self, kind: str, name: str, detail: str) -> Exception:
+        """The exception to raise for what a side did wrong; `kind` is one of the evidence's event kinds."""
+
+
+class Trial(ABC):
+    """How a suite with a unit of its own comes to one value of each side. Holds no state."""
+
+    @abstractmethod
+    def run(self, problem: Problem, sides: TrialSides, order: random.Random) -> dict[str, int]:
+        """The value of each side, above zero; less is better. Both sides have loaded `problem.weights`."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +152,8 @@ class Suite(ABC):
     info: SuiteInfo  # name, unit, effects that count: what web pages know as well
     preset: str
     cases: tuple[Case, ...]
-    calls_per_side: int  # timed calls of each side in one pair
-    oracle_checks: int  # how many of them are also compared with the oracle
+    calls_per_side: int  # timed calls of each side in one pair; 1 for a trial, whose value counts as one
+    oracle_checks: int  # how many of them are also compared with the oracle; a trial counts its own
     tolerance: Tolerance
     time_limits: TimeLimits
     memory_bytes: int
@@ -112,26 +165,45 @@ class Suite(ABC):
     @property
     @abstractmethod
     def sample_module(self) -> Path:
-        """The file with `prepare`, `build` and `call` that is mounted into the sandbox."""
+        """The file with `prepare`, `build` and `call` that is mounted into the sandbox as `suite_sample.py`."""
+
+    @property
+    def sample_helpers(self) -> tuple[Path, ...]:
+        """More files that are mounted beside it, under their own names."""
+        return ()
+
+    @property
+    def trial(self) -> Trial | None:
+        """How a pair is measured where it is not by timed calls."""
+        return None
 
     @abstractmethod
     def problem(self, shape: dict[str, int], rng: np.random.Generator) -> Problem:
         """Draw the weights of one pair, whose shape a case has drawn."""
+
+    def part(self, case: str) -> Suite:
+        """The suite that a case belongs to: this one, unless the suite is made of others."""
+        return self
+
+    def tolerance_of(self, output: str) -> Tolerance:
+        """How far one output may be off."""
+        return self.tolerance
 
     def describe(self) -> dict[str, Any]:
         """The suite as it stands in the evidence."""
         return {
             "name": self.name,
             "preset": self.preset,
+            "unit": self.info.unit,
             "cases": [
                 {
                     "name": case.name,
+                    "calls": self.part(case.name).calls_per_side,
                     "dimensions": {key: list(values) for key, values in case.dimensions.items()},
                 }
                 for case in self.cases
             ],
             "policy": {
-                "calls_per_side": self.calls_per_side,
                 "oracle_checks": self.oracle_checks,
                 "minimum_effect_log_ppm": self.info.minimum_effect_log_ppm,
                 "cap_log_ppm": self.info.cap_log_ppm,

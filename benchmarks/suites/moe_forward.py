@@ -48,7 +48,7 @@ class MoEForwardProblem(Problem):
             "gate": "softmax",
         }
         self.weights = draw_weights(shape, rng)
-        self.output = TensorSpec("y", "float32", self._x_shape)
+        self.outputs = (TensorSpec("y", "float32", self._x_shape),)
         active = shape["top_k"] + shape["n_shared"]
         tokens = shape["block"] * shape["tokens"]
         self.floor_flops = tokens * active * 3 * 2 * shape["d_model"] * shape["d_expert"]
@@ -56,7 +56,7 @@ class MoEForwardProblem(Problem):
         self._lean_D = rng.uniform(0.0, 1.0) * rng.standard_normal(shape["d_model"])
         self._exact_weights = {name: value.astype(np.float64) for name, value in self.weights.items()}
 
-    def draw_inputs(self, rng: np.random.Generator) -> Tensors:
+    def draw_inputs(self, rng: np.random.Generator, turn: int) -> Tensors:
         x_TD = self._tokens(rng, self.shape["block"] * self.shape["tokens"])
         while True:
             margin_T = moe.top_k_margin(
@@ -71,11 +71,11 @@ class MoEForwardProblem(Problem):
         noise_TD = rng.standard_normal((count, self.shape["d_model"]), dtype=np.float32)
         return (noise_TD + self._lean_D).astype(np.float32)
 
-    def exact(self, inputs: Tensors) -> Array:
-        return self._forward(inputs["x"].astype(np.float64), self._exact_weights)
+    def exact(self, inputs: Tensors, turn: int) -> Tensors:
+        return {"y": self._forward(inputs["x"].astype(np.float64), self._exact_weights)}
 
-    def plain(self, inputs: Tensors) -> Array:
-        return self._forward(inputs["x"], self.weights)
+    def plain(self, inputs: Tensors, turn: int) -> Tensors:
+        return {"y": self._forward(inputs["x"], self.weights)}
 
     def _forward(self, x_BTD: Array, weights: Tensors) -> Array:
         """Tokens do not see each other, so batches make no difference to the answer."""

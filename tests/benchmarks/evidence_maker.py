@@ -51,7 +51,10 @@ def make_pairs(
                         "shape": {"tokens": 256},
                         "spawn_order": rng.sample(["base", "candidate"], 2),
                         "calls": calls,
+                        "timed_ns": sum(ns for _side, ns in calls),
                         "cpu_while_frozen_ns": {"base": 0, "candidate": 0},
+                        "load_ns": {"base": 900_000_000, "candidate": 900_000_000},
+                        "peak_memory_bytes": {"base": 300_000_000, "candidate": 300_000_000},
                     }
                 )
     return pairs
@@ -64,9 +67,12 @@ def make_parts(pairs: list[dict[str, Any]], kind: str = "gate", **changed: Any) 
         "suite": {
             "name": "moe_forward",
             "preset": "demo",
-            "cases": [{"name": case} for case in sorted({pair["case"] for pair in pairs} or {"only"})],
+            "unit": "ns per call",
+            "cases": [
+                {"name": case, "calls": CALLS}
+                for case in sorted({pair["case"] for pair in pairs} or {"only"})
+            ],
             "policy": {
-                "calls_per_side": CALLS,
                 "minimum_effect_log_ppm": 9_951,
                 "cap_log_ppm": 3_688_880,
                 "worst_case_log_ppm": -51_293,
@@ -81,7 +87,7 @@ def make_parts(pairs: list[dict[str, Any]], kind: str = "gate", **changed: Any) 
         "commitment": commit(SECRET, "nonce-1"),
         "secrets": SECRET.hex(),
         "pairs": pairs,
-        "checks": {"outputs_checked": 10_000, "oracle_checked": 3, "failures": []},
+        "checks": {"outputs_checked": 10_000, "oracle_checked": 3, "outputs_differing": 0, "failures": []},
         "phases_ns": {"measuring": 1},
         "events": [],
         "started_at": "2025-01-01T00:00:00+00:00",
@@ -93,6 +99,15 @@ def make_parts(pairs: list[dict[str, Any]], kind: str = "gate", **changed: Any) 
 def make_document(pairs: list[dict[str, Any]], kind: str = "gate", **changed: Any) -> dict[str, Any]:
     """A document with its verdict."""
     return build_document(**make_parts(pairs, kind, **changed))
+
+
+def guard_parts(pairs: list[dict[str, Any]], **changed: Any) -> dict[str, Any]:
+    """All that `build_document` takes for a guard run over the cases that `pairs` have."""
+    parts = make_parts(pairs, "guard", **changed)
+    for case in parts["suite"]["cases"]:
+        case.update(margin_log_ppm=29_558, only_if_numerics_changed=case["name"].startswith("quality/"))
+    parts["suite"]["policy"].update(memory_margin_log_ppm=19_802, load_margin_log_ppm=95_310)
+    return parts
 
 
 def undecided(pairs: list[dict[str, Any]], kind: str = "gate", **changed: Any) -> dict[str, Any]:

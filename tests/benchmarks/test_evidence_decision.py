@@ -49,11 +49,11 @@ def test_a_run_that_ended_early_is_nobodys_fault() -> None:
 
 
 def test_how_far_to_measure() -> None:
-    assert next_pairs(undecided([])) == 6
-    assert next_pairs(undecided(make_pairs(1.05, 6))) == 12
-    assert next_pairs(undecided(make_pairs(1.0, 48))) == 96
-    assert next_pairs(undecided([], "confirmation")) == 30
-    assert next_pairs(undecided(make_pairs(1.05, 6), plan=make_plan(looks=1))) == 6
+    assert next_pairs(undecided([])) == {"only": 6}
+    assert next_pairs(undecided(make_pairs(1.05, 6))) == {"only": 12}
+    assert next_pairs(undecided(make_pairs(1.0, 48))) == {"only": 96}
+    assert next_pairs(undecided([], "confirmation")) == {"only": 30}
+    assert next_pairs(undecided(make_pairs(1.05, 6), plan=make_plan(looks=1))) == {"only": 6}
 
 
 def test_confirmation_sets_the_bound_from_a_fixed_number() -> None:
@@ -119,7 +119,7 @@ def test_cheating_outweighs_what_else_went_wrong() -> None:
 
 
 def test_a_failed_check_is_a_wrong_output() -> None:
-    checks = {"outputs_checked": 60, "oracle_checked": 3, "failures": ["off by 1"]}
+    checks = {"outputs_checked": 60, "oracle_checked": 3, "outputs_differing": 0, "failures": ["off by 1"]}
     verdict = decide(undecided(make_pairs(2.0, 12), checks=checks))
     assert verdict.kind is VerdictKind.WRONG_OUTPUT
     assert "off by 1" in verdict.reason
@@ -127,7 +127,7 @@ def test_a_failed_check_is_a_wrong_output() -> None:
 
 @pytest.mark.parametrize(("outputs", "oracle"), [(6 * CALLS, 3), (1000, 0)])
 def test_gains_without_checked_outputs_do_not_count(outputs: int, oracle: int) -> None:
-    checks = {"outputs_checked": outputs, "oracle_checked": oracle, "failures": []}
+    checks = {"outputs_checked": outputs, "oracle_checked": oracle, "outputs_differing": 0, "failures": []}
     assert kind_of(undecided(make_pairs(1.5, 6), checks=checks)) is VerdictKind.INFRASTRUCTURE_ERROR
 
 

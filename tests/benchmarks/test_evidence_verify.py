@@ -111,7 +111,7 @@ def test_a_resigned_lie_never_raises(path: tuple[Any, ...], value: Any) -> None:
 def resigned(document: dict[str, Any], key: Any = KEY) -> dict[str, Any]:
     """Sealed without any check, as a dishonest runner could do."""
     public = public_key(key)
-    message = b"gainshare.evidence/1\n" + canonical_bytes(document)
+    message = b"gainshare.evidence/2\n" + canonical_bytes(document)
     signature = {
         "algorithm": "ed25519",
         "key_id": key_id(public),
@@ -289,7 +289,7 @@ def test_canonical_round_trip(value: Any) -> None:
 
 
 BROKEN: dict[str, tuple[str, Any]] = {
-    "schema": ("schema", "gainshare.evidence/2"),
+    "schema": ("schema", "gainshare.evidence/0"),
     "run kind": ("run__kind", "demo"),
     "unhashable run kind": ("run__kind", []),
     "extra key in run": ("run__more", 1),

@@ -452,7 +452,9 @@ def test_work_of_a_side_that_is_not_frozen_would_be_seen(bench: Bench) -> None:
         + "\nimport threading\nthreading.Thread(target=lambda: [None for _ in iter(int, 1)], daemon=True).start()\n",
     )
     with tree_folders((burning,), bench.store, bench.folder / "trees") as folders:
-        side = Side("candidate", folders[burning.hash], SideSetup(suite, best_level(), choose_cores()), 1)
+        side = Side(
+            "candidate", folders[burning.hash], suite, SideSetup(suite, best_level(), choose_cores()), 1
+        )
         try:
             side.await_ready()
             side.load(problem)

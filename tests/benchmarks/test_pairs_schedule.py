@@ -159,8 +159,9 @@ def test_pinning_holds_every_thread_of_a_process() -> None:
 def test_the_roofline_is_generous_but_not_endless() -> None:
     assert peak_flops("processor : 0\ncpu MHz\t\t: 2600.000\n") == 2 * 64 * 2_600_000_000
     assert peak_flops("processor : 0\n") == 2 * 64 * 4_000_000_000
-    assert floor_ns(peak_flops()) == 1_000_000_000
-    assert floor_ns(0) == 0
+    assert floor_ns(peak_flops(), "cpu") == 1_000_000_000
+    assert floor_ns(0, "cpu") == floor_ns(0, "cuda") == 0
+    assert floor_ns(peak_flops(), "cuda") < floor_ns(peak_flops(), "cpu")
 
 
 def test_the_fingerprint_names_the_machine_in_text_and_whole_numbers() -> None:

@@ -1,6 +1,7 @@
 """What the suites draw, what they ask for, and that the sandboxed half fits the judge's half."""
 
 import importlib.util
+import sys
 from types import ModuleType
 
 import numpy as np
@@ -11,8 +12,8 @@ from benchmarks.evidence.canonical import canonical_bytes
 from benchmarks.oracle import moe
 from benchmarks.pairs.checks import compare_oracle, compare_pair
 from benchmarks.pairs.seeds import Seeds
-from benchmarks.suites import SUITES, Suite, UnknownSuite, get_suite
-from benchmarks.suites.base import Tensors
+from benchmarks.suites import SUITES, Suite, UnknownSuite, get_suite, tensors
+from benchmarks.suites.base import WARM_UP, Tensors
 from benchmarks.suites.moe_forward import MIN_MARGIN
 
 SECRET = bytes(range(32))
@@ -23,7 +24,11 @@ def sample_half(suite: Suite) -> ModuleType:
     spec = importlib.util.spec_from_file_location("suite_sample", suite.sample_module)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.modules["tensors"] = tensors  # it lies beside the sample's half inside the sandbox
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        del sys.modules["tensors"]
     return module
 
 
@@ -43,7 +48,7 @@ def test_every_suite_of_the_catalogue_can_be_judged_in_all_its_presets() -> None
 
 def test_unknown_names_are_refused_with_the_known_ones() -> None:
     with pytest.raises(UnknownSuite, match="moe_forward"):
-        get_suite("moe_backward", "demo")
+        get_suite("moe_sideways", "demo")
     with pytest.raises(UnknownSuite, match="standard"):
         get_suite("moe_forward", "huge")
 
@@ -83,7 +88,7 @@ def test_no_token_s_choice_of_experts_hangs_on_rounding() -> None:
     problem = suite.problem(shape, Seeds(SECRET).numbers("p"))
     router = problem.weights["router.weight"].astype(np.float64)
     for call in range(50):
-        x = problem.draw_inputs(Seeds(SECRET).numbers("inputs", call))["x"]
+        x = problem.draw_inputs(Seeds(SECRET).numbers("inputs", call), call)["x"]
         assert moe.top_k_margin(x[0].astype(np.float64), router, shape["top_k"]).min() >= MIN_MARGIN
 
 
@@ -93,7 +98,7 @@ def test_tokens_spread_unevenly_over_experts() -> None:
     most = []
     for number in range(8):
         problem = suite.problem(shape, Seeds(SECRET).numbers("p", number))
-        x = problem.draw_inputs(Seeds(SECRET).numbers("i"))["x"]
+        x = problem.draw_inputs(Seeds(SECRET).numbers("i"), WARM_UP)["x"]
         chosen = np.argsort(-(x[0] @ problem.weights["router.weight"].T), axis=1)[:, : shape["top_k"]]
         load = np.bincount(chosen.ravel(), minlength=shape["n_experts"])
         most.append(load.max() / load.mean())
@@ -104,17 +109,19 @@ def test_tokens_spread_unevenly_over_experts() -> None:
 def test_the_shipped_stack_passes_its_own_checks_through_the_sample_half(preset: str, number: int) -> None:
     suite = get_suite("moe_forward", preset)
     half = sample_half(suite)
-    half.prepare(1)
+    half.prepare(1, "cpu")
     shape = suite.cases[number].draw(Seeds(SECRET).numbers("shape"))
     problem = suite.problem(shape, Seeds(SECRET).numbers("p"))
-    state = half.build(dict(problem.config), as_frames(problem.weights))
-    inputs = problem.draw_inputs(Seeds(SECRET).numbers("inputs"))
-    dtype, answer_shape, data = half.call(state, as_frames(inputs))
-    assert (dtype, answer_shape) == (problem.output.dtype, problem.output.shape)
-    assert memoryview(data).nbytes == problem.output.size_bytes
-    answer = np.frombuffer(data, dtype=np.float32).reshape(answer_shape)
-    assert compare_pair(problem.plain(inputs), answer, problem, inputs, suite.tolerance) is None
-    assert compare_oracle(problem.plain(inputs), answer, problem, inputs, suite.tolerance) is None
+    state = half.build({**problem.config, "device": "cpu"}, as_frames(problem.weights))
+    inputs = problem.draw_inputs(Seeds(SECRET).numbers("inputs"), WARM_UP)
+    (spec,) = problem.outputs_for(inputs)
+    dtype, answer_shape, data = half.call(state, as_frames(inputs))[spec.name]
+    assert (dtype, answer_shape) == (spec.dtype, spec.shape)
+    assert memoryview(data).nbytes == spec.size_bytes
+    answer = {spec.name: np.frombuffer(data, dtype=np.float32).reshape(answer_shape)}
+    plain = problem.plain(inputs, WARM_UP)
+    for compare in (compare_pair, compare_oracle):
+        assert compare(plain, answer, problem, inputs, WARM_UP, suite.tolerance_of) is None
 
 
 def test_the_sample_half_refuses_answers_that_are_no_plain_tensors() -> None:
@@ -122,10 +129,10 @@ def test_the_sample_half_refuses_answers_that_are_no_plain_tensors() -> None:
     half = sample_half(suite)
     shape = suite.cases[0].draw(Seeds(SECRET).numbers("shape"))
     problem = suite.problem(shape, Seeds(SECRET).numbers("p"))
-    inputs = as_frames(problem.draw_inputs(Seeds(SECRET).numbers("inputs")))
+    inputs = as_frames(problem.draw_inputs(Seeds(SECRET).numbers("inputs"), WARM_UP))
     assert inputs["x"][1] == (1, shape["tokens"], shape["d_model"])
     with pytest.raises(TypeError, match="list"):
-        half.call(lambda _: [1.0], inputs)
+        half.call((lambda _: [1.0], "cpu"), inputs)
 
 
 def test_floor_counts_the_chosen_and_shared_experts_only() -> None:

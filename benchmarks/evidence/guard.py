@@ -1,0 +1,108 @@
+"""The verdict of a guard run: did a gain in one suite make anything else worse?
+
+One rail per case of the guard suite, one per case for its peak memory, and one for the time to load over all of them.
+Each is a test of non-inferiority (`benchmarks.statistics.guard`); the first that is violated decides. Pure.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from benchmarks.evidence.samples import read_samples
+from benchmarks.evidence.schema import EvidenceError
+from benchmarks.statistics.guard import GuardDecision, GuardOutcome, GuardPlan, guard_decision
+from benchmarks.statistics.units import PPM, floor_ppm, log_ppb, nats, percent_faster
+from benchmarks.verdicts import Verdict, VerdictKind
+
+
+@dataclass(frozen=True, slots=True)
+class Rail:
+    """Log ratios ln(base / candidate) in nats, and by how much they may be below zero. `case` None is all cases."""
+
+    name: str
+    case: str | None
+    values: tuple[float, ...]
+    plan: GuardPlan
+    is_needed: bool = True
+
+    @property
+    def decision(self) -> GuardDecision:
+        return guard_decision(self.values, self.plan)
+
+
+def rails(document: dict[str, Any]) -> Iterator[Rail]:
+    """The rails of a validated guard document. Raises EvidenceError where margins are missing."""
+    cases, policy = document["suite"]["cases"], document["suite"]["policy"]
+    samples = read_samples(document)
+    is_changed = document["checks"]["outputs_differing"] > 0
+    memory, load = _margin(policy, "memory_margin_log_ppm"), _margin(policy, "load_margin_log_ppm")
+    complete = list(samples.complete)
+    for case in cases:
+        name = case["name"]
+        is_needed = is_changed or not case.get("only_if_numerics_changed", False)
+        values = tuple(nats(value) for value in samples.by_case[name])
+        yield Rail(name, name, values, _margin(case, "margin_log_ppm"), is_needed)
+        peaks = tuple(_ratio(pair["peak_memory_bytes"]) for pair in complete if pair["case"] == name)
+        yield Rail(f"peak memory of {name}", name, peaks, memory, is_needed)
+    yield Rail("time to load", None, tuple(_ratio(pair["load_ns"]) for pair in complete), load)
+
+
+def guard_verdict(document: dict[str, Any]) -> Verdict | None:
+    """None while a rail needs more pairs. Violations first: one is enough."""
+    found = [(rail, rail.decision) for rail in rails(document) if rail.is_needed]
+    pairs = sum(len(rail.values) for rail, _ in found if rail.case == rail.name)
+    violated = [(rail, decision) for rail, decision in found if decision.outcome is GuardOutcome.VIOLATED]
+    if violated:
+        return _violated(*violated[0], pairs)
+    if any(decision.outcome is GuardOutcome.MEASURE_ON for _, decision in found):
+        return None
+    reason = f"Nothing else became worse: all {len(found)} guard rails hold (other suites, peak memory, time to load)."
+    return Verdict(VerdictKind.GAIN, reason, pairs=pairs)
+
+
+def wanted_pairs(document: dict[str, Any]) -> dict[str, int]:
+    """How many pairs of each case there should be before the rails are looked at again."""
+    wanted = {case["name"]: 0 for case in document["suite"]["cases"]}
+    for rail in rails(document):
+        if not rail.is_needed or rail.decision.outcome is not GuardOutcome.MEASURE_ON:
+            continue
+        look = rail.plan.next_look(len(rail.values)) or rail.plan.most_pairs
+        if rail.case is not None:
+            wanted[rail.case] = max(wanted[rail.case], look)
+        else:
+            wanted = {case: max(pairs, -(-look // len(wanted))) for case, pairs in wanted.items()}
+    return wanted
+
+
+def _violated(rail: Rail, decision: GuardDecision, pairs: int) -> Verdict:
+    assert decision.estimate is not None
+    estimate = floor_ppm(decision.estimate)
+    allowed = percent_faster(-round(rail.plan.margin_log * PPM))
+    how = (
+        f"the median over {decision.look} pairs is {percent_faster(estimate)}"
+        if decision.is_proven
+        else f"{decision.look} pairs could not show that it is not (median {percent_faster(estimate)})"
+    )
+    kind = VerdictKind.QUALITY_LOSS if rail.name.startswith("quality/") else VerdictKind.REGRESSION
+    return Verdict(
+        kind,
+        f"A gain that costs elsewhere: {rail.name} may be at {allowed} at the worst; {how}. Keep the gain without that "
+        "cost, then submit again.",
+        estimate,
+        None if decision.bound is None else floor_ppm(decision.bound),
+        pairs,
+    )
+
+
+def _margin(holder: dict[str, Any], key: str) -> GuardPlan:
+    value = holder.get(key)
+    if type(value) is not int or value <= 0:
+        raise EvidenceError(f"document.suite has no {key}, which a guard run needs")
+    return GuardPlan(value / PPM, most_pairs=24)
+
+
+def _ratio(sides: dict[str, int]) -> float:
+    if min(sides.values()) <= 0:
+        raise EvidenceError("a complete pair says nothing of its memory or load time")
+    return nats(log_ppb(Fraction(sides["base"], sides["candidate"])))

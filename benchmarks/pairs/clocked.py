@@ -1,0 +1,91 @@
+"""One call of one side with everything else kept still. Both ways of measuring a pair go through here.
+
+Knows nothing of the order of calls, of what is a right answer, or of what the times mean.
+"""
+
+import gc
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.pairs.cores import CacheScrubber
+from benchmarks.pairs.phases import Phases
+from benchmarks.pairs.quiet import Quiet
+from benchmarks.pairs.schedule import PairPlan
+from benchmarks.pairs.side import Side
+from benchmarks.suites.base import Tensors, TensorSpec
+
+SIDES = ("base", "candidate")
+
+
+def _zeros() -> dict[str, int]:
+    return dict.fromkeys(SIDES, 0)
+
+
+@dataclass
+class PairRecord:
+    """What was measured. `calls` are (side, value in the suite's unit) in the order made, one of each side by turns."""
+
+    plan: PairPlan
+    spawn_order: tuple[str, str]
+    calls: list[tuple[str, int]] = field(default_factory=list)
+    timed_ns: int = 0  # of all timed calls of both sides
+    cpu_while_frozen_ns: dict[str, int] = field(default_factory=_zeros)
+    transport_ns: int = 0
+    load_ns: dict[str, int] = field(default_factory=_zeros)
+    peak_memory_bytes: dict[str, int] = field(default_factory=_zeros)
+    outputs_checked: int = 0
+    oracle_checked: int = 0
+    outputs_differing: int = 0  # answers of base and candidate that were not equal to the bit
+
+    def as_dict(self) -> dict[str, Any]:
+        """As it stands in the evidence."""
+        return {
+            "index": self.plan.index,
+            "control": self.plan.is_control,
+            "case": self.plan.case,
+            "shape": dict(self.plan.shape),
+            "spawn_order": list(self.spawn_order),
+            "calls": [[side, value] for side, value in self.calls],
+            "timed_ns": self.timed_ns,
+            "cpu_while_frozen_ns": dict(self.cpu_while_frozen_ns),
+            "transport_ns": self.transport_ns,
+            "load_ns": dict(self.load_ns),
+            "peak_memory_bytes": dict(self.peak_memory_bytes),
+        }
+
+
+class Clocked:
+    """The two loaded sides of a pair, frozen except for the one that is called."""
+
+    def __init__(
+        self,
+        sides: Mapping[str, Side],
+        record: PairRecord,
+        scrubber: CacheScrubber,
+        phases: Phases,
+        quiet: Quiet,
+    ) -> None:
+        self.sides, self.record = dict(sides), record
+        self._scrubber, self._phases, self._quiet = scrubber, phases, quiet
+
+    def call(
+        self, name: str, inputs: Tensors, outputs: tuple[TensorSpec, ...], *, is_timed: bool
+    ) -> tuple[Tensors, int]:
+        """The answers of side `name` and the nanoseconds it took. Raises SideFailed."""
+        with self._phases.spend("measuring"):
+            gc.disable()
+            try:
+                self._scrubber.scrub()
+                self._account_frozen()
+                with self._quiet.measuring():
+                    answers, elapsed_ns = self.sides[name].call(inputs, outputs)
+            finally:
+                gc.enable()
+        if is_timed:
+            self.record.timed_ns += elapsed_ns
+        return answers, elapsed_ns
+
+    def _account_frozen(self) -> None:
+        for name, side in self.sides.items():
+            self.record.cpu_while_frozen_ns[name] += side.take_cpu_while_frozen_ns()

@@ -1,0 +1,56 @@
+"""Measures a pair by a trial: the suite decides which side is called how often, and says one value of each in the end.
+
+The calls themselves are made like all others, and whatever a side answers must be finite numbers.
+"""
+
+import random
+
+import numpy as np
+
+from benchmarks.pairs.checks import not_finite
+from benchmarks.pairs.clocked import SIDES, Clocked
+from benchmarks.pairs.seeds import Seeds
+from benchmarks.pairs.side import SideFailed
+from benchmarks.suites.base import Problem, Tensors, TensorSpec, Trial
+
+
+class PairTrial:
+    """What a trial may do with the sides of one pair: `benchmarks.suites.base.TrialSides`."""
+
+    def __init__(self, clocked: Clocked, seeds: Seeds, order: random.Random) -> None:
+        self._clocked, self._seeds = clocked, seeds
+        first, second = order.sample(SIDES, 2)
+        self._names = (first, second)
+
+    @property
+    def names(self) -> tuple[str, str]:
+        return self._names
+
+    def call(
+        self, name: str, inputs: Tensors, outputs: tuple[TensorSpec, ...], *, is_timed: bool = True
+    ) -> tuple[Tensors, int]:
+        answers, elapsed_ns = self._clocked.call(name, inputs, outputs, is_timed=is_timed)
+        for answer in answers.values():
+            if detail := not_finite(answer):
+                raise SideFailed("wrong_output", name, "call", detail)
+        return answers, elapsed_ns
+
+    def peak_memory_bytes(self, name: str) -> int:
+        return self._clocked.sides[name].peak_memory_bytes()
+
+    def numbers(self, *label: str | int) -> np.random.Generator:
+        return self._seeds.numbers("pair", self._clocked.record.plan.index, "trial", *label)
+
+    def checked(self, *, with_oracle: bool) -> None:
+        self._clocked.record.outputs_checked += 1
+        self._clocked.record.oracle_checked += with_oracle
+
+    def fail(self, kind: str, name: str, detail: str) -> SideFailed:
+        return SideFailed(kind, name, "call", detail)
+
+
+def hold(trial: Trial, clocked: Clocked, problem: Problem, seeds: Seeds, order: random.Random) -> None:
+    """Run the trial and put its values on the pair's record. Raises SideFailed."""
+    sides = PairTrial(clocked, seeds, order)
+    values = trial.run(problem, sides, order)
+    clocked.record.calls = [(name, values[name]) for name in sides.names]
