@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 
+from benchmarks.fingerprint import fingerprint
 from benchmarks.trees import Tree, TreeError, sha256_hex
 
 FIRST_PAUSE_S = 0.2
@@ -96,7 +97,8 @@ class RunnerClient:
 
     def lease(self, run_id: str) -> LeasedRun:
         """Take the run that is next for this runner; `run_id` names the wake-up. Raises NotLeasable."""
-        return LeasedRun.from_answer(self._json("POST", "lease/", {"run_id": run_id}, patience_s=60))
+        body = {"run_id": run_id, "fingerprint": fingerprint()}
+        return LeasedRun.from_answer(self._json("POST", "lease/", body, patience_s=60))
 
     def blob(self, sha256: str) -> bytes:
         """The bytes of that hash, verified."""

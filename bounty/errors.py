@@ -82,6 +82,12 @@ class LeaseLost(BountyError):
     code = "lease_lost"
 
 
+class Stopped(BountyError):
+    """A maintainer has pressed the emergency stop."""
+
+    code = "stopped"
+
+
 class LogGap(BountyError):
     """A piece of log does not start where the received log ends."""
 

@@ -4,6 +4,8 @@ The next run is the oldest one of the person who has had the least: runs that ar
 within the recent past. Each run placed in the order counts at once, so people take turns.
 """
 
+import heapq
+import math
 from collections import Counter, defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -41,8 +43,36 @@ def fair_order(waiting: Sequence[Waiting], load: Mapping[int | None, int]) -> li
     return order
 
 
-def eta_s(*, position: int, typical_run_s: float | None, runners: int) -> int | None:
-    """Seconds until the run at ``position`` (0 is next) starts; None when nothing is known to go by."""
-    if typical_run_s is None or runners < 1:
-        return None
-    return round((position + 1) * typical_run_s / runners) if position >= 0 else None
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """When a run starts and ends, in seconds from now; None where nothing is known to go by."""
+
+    starts_in_s: int | None
+    ends_in_s: int | None
+
+
+UNKNOWN = Estimate(None, None)
+
+
+def estimate(
+    *,
+    ahead_s: Sequence[float | None],
+    own_s: float | None,
+    busy_s: Sequence[float | None],
+    idle: int,
+) -> Estimate:
+    """Let every runner take the next run as soon as it is free, and see when ours is taken.
+
+    ``ahead_s`` is how long each run before ours takes, in order, ``busy_s`` what the running ones still need. A
+    runner whose run nobody can tell the end of is not counted on.
+    """
+    free = [0.0] * idle + [math.inf if left is None else max(left, 0.0) for left in busy_s]
+    if not free or any(span is None for span in ahead_s):
+        return UNKNOWN
+    heapq.heapify(free)
+    for span in ahead_s:
+        heapq.heapreplace(free, free[0] + (span or 0.0))
+    starts = free[0]
+    if math.isinf(starts):
+        return UNKNOWN
+    return Estimate(round(starts), None if own_s is None else round(starts + own_s))

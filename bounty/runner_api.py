@@ -80,11 +80,14 @@ def calling_runner(request: Request) -> Runner:
 
 class LeaseIn(serializers.Serializer[Any]):
     run_id = serializers.UUIDField()
+    fingerprint = serializers.DictField(
+        help_text="What the machine is now, as `python -m benchmarks.fingerprint` prints it."
+    )
 
 
 class JobOut(serializers.Serializer[Any]):
     id = serializers.UUIDField()
-    kind = serializers.CharField()
+    kind = serializers.CharField(source="judged_as")
     suite = serializers.CharField()
     preset = serializers.CharField()
     base_tree = serializers.CharField(source="base_tree_id")
@@ -157,7 +160,7 @@ class Lease(RunnerView):
 
     @extend_schema(request=LeaseIn, responses=LeaseOut)
     def post(self, request: Request) -> Response:
-        run = lease_run(runner=calling_runner(request), run_id=validated(LeaseIn, request)["run_id"])
+        run = lease_run(runner=calling_runner(request), **validated(LeaseIn, request))
         return Response(_bundle(run))
 
 

@@ -6,6 +6,7 @@ from celery import shared_task
 
 from benchmarks.lost_broker import end_worker_on_lost_ack
 from bounty.services.advance import advance_submission as advance
+from bounty.services.calibration_schedule import schedule_calibrations
 from bounty.services.reconcile import reconcile_runs as reconcile
 
 end_worker_on_lost_ack()  # this module is loaded by every control worker
@@ -21,3 +22,9 @@ def advance_submission(submission_id: str) -> None:
 def reconcile_runs() -> None:
     """Repair what a lost process or message has left behind."""
     reconcile()
+
+
+@shared_task(name="bounty.tasks.calibrate_runners")
+def calibrate_runners() -> None:
+    """Order the A/A runs that are due."""
+    schedule_calibrations()

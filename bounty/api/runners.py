@@ -11,7 +11,8 @@ from rest_framework.views import APIView
 
 from bounty.api.parsing import caller, validated
 from bounty.models import Runner, RunnerState
-from bounty.services.runners import register_runner, set_runner_state
+from bounty.services.runner_care import set_runner_state
+from bounty.services.runners import register_runner
 from gainshare.accounts.permissions import IsMaintainer
 
 

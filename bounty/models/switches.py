@@ -14,7 +14,7 @@ class Switch(models.TextChoices):
 
     JUDGING = "judging", "Judging"  # no lease is granted, running jobs stop and wait in the queue
     AWARDS = "awards", "Awards"  # nothing is booked, nothing vests
-    MERGES = "merges", "Merges"  # no lineage's tip moves
+    MERGES = "merges", "Merges"  # nothing is merged: what is asked for waits
 
 
 class StopSwitch(models.Model):

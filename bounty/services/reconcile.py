@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
+from uuid import UUID
 
 from django.db.models import Q
 from django.utils import timezone
@@ -19,16 +20,23 @@ from bounty.models import (
     BountyState,
     NextStep,
     Run,
+    RunKind,
     Runner,
     RunnerState,
     RunState,
     Submission,
     SubmissionState,
+    Switch,
 )
 from bounty.services.advance import advance_submission
 from bounty.services.bounties import close_bounty, follow_funds, return_leftover
-from bounty.services.queues import waiting_order
+from bounty.services.lifted_merges import merge_waiting
+from bounty.services.queues import own_order, waiting_order
+from bounty.services.recalls import recall_forgotten
+from bounty.services.runner_care import settle_drains
 from bounty.services.runs import lose_run
+from bounty.services.series import MAY_BE_LEFT_BEHIND
+from bounty.services.switches import is_stopped
 from bounty.services.wakeups import wake_runner
 
 logger = logging.getLogger(__name__)
@@ -41,6 +49,9 @@ class Repairs:
     """How many of each were done."""
 
     lost: int = 0
+    recalled: int = 0
+    drained: int = 0
+    merged: int = 0
     woken: int = 0
     advanced: int = 0
     closed: int = 0
@@ -60,6 +71,7 @@ def reconcile_runs() -> Repairs:
     repairs = Repairs()
     now = timezone.now()
     _lose_expired(repairs, now)
+    _settle(repairs)
     _advance(repairs, now)
     _close(repairs, now)
     _wake(repairs, now)
@@ -73,6 +85,21 @@ def _lose_expired(repairs: Repairs, now: datetime) -> None:
         )
 
 
+def _settle(repairs: Repairs) -> None:
+    """What somebody asked for and could not be done at once, or was left half done."""
+
+    def counted(name: str, action: Callable[[], int]) -> None:
+        def act() -> bool:
+            setattr(repairs, name, action())
+            return True
+
+        repairs.attempt(name, act)
+
+    counted("recalled", recall_forgotten)
+    counted("drained", settle_drains)
+    counted("merged", merge_waiting)
+
+
 def _advance(repairs: Repairs, now: datetime) -> None:
     """Submissions with a step to do, in the order in which they were sealed."""
     has_new_verdict = Q(
@@ -83,7 +110,10 @@ def _advance(repairs: Repairs, now: datetime) -> None:
     in_window = Q(
         state__in=[SubmissionState.CONFIRMED, SubmissionState.ACCEPTED], bounty__review_window_s__isnull=False
     )
-    waiting = Submission.objects.filter(has_new_verdict | to_reserve | merged | in_window)
+    checked = Q(state__in=[SubmissionState.CONFIRMED, SubmissionState.ACCEPTED], runs__kind=RunKind.RECHECK)
+    waiting = Submission.objects.filter(
+        has_new_verdict | to_reserve | merged | in_window | checked | MAY_BE_LEFT_BEHIND
+    )
     for submission in waiting.order_by("sealed_at").distinct():
         repairs.advanced += repairs.attempt(f"submission {submission.pk}", partial(_go_on, submission))
 
@@ -106,14 +136,19 @@ def _close(repairs: Repairs, now: datetime) -> None:
 
 
 def _wake(repairs: Repairs, now: datetime) -> None:
-    """Send wake-ups again for the heads of the queues, as many as there are idle runners."""
+    """Send wake-ups again for the heads of the queues, as many as there are idle runners to take them."""
+    if is_stopped(Switch.JUDGING):
+        return
     busy = Run.objects.filter(state__in=OPEN_RUN_STATES).values("runner")
-    idle = Runner.objects.filter(state=RunnerState.ACTIVE).exclude(pk__in=busy)
+    idle = Runner.objects.filter(state__in=[RunnerState.ACTIVE, RunnerState.QUARANTINED]).exclude(pk__in=busy)
+    heads: set[UUID] = set()
     for hardware in set(idle.values_list("hardware", flat=True)):
-        heads = waiting_order(hardware=hardware)[: idle.filter(hardware=hardware).count()]
-        for run in Run.objects.filter(pk__in=heads, state=RunState.QUEUED):
-            pause = min(max((now - run.queued_at) / 10, WAKE_AGAIN_AFTER), WAKE_AT_LEAST_EVERY)
-            due = Q(woken_at=None) | Q(woken_at__lte=now - pause)
-            if Run.objects.filter(due, pk=run.pk).update(woken_at=now):
-                wake_runner(run_id=run.pk, hardware=hardware, resent_at=now)
-                repairs.woken += 1
+        owns = [own_order(runner)[:1] for runner in idle.filter(hardware=hardware)]
+        heads |= {run_id for own in owns for run_id in own}
+        heads |= set(waiting_order(hardware=hardware)[: sum(not own for own in owns)])
+    for run in Run.objects.filter(pk__in=heads, state=RunState.QUEUED):
+        pause = min(max((now - run.queued_at) / 10, WAKE_AGAIN_AFTER), WAKE_AT_LEAST_EVERY)
+        due = Q(woken_at=None) | Q(woken_at__lte=now - pause)
+        if Run.objects.filter(due, pk=run.pk).update(woken_at=now):
+            wake_runner(run_id=run.pk, hardware=run.hardware, resent_at=now)
+            repairs.woken += 1

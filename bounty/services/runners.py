@@ -1,4 +1,4 @@
-"""Registering runners and what they prove themselves with."""
+"""Registering runners and what they prove themselves with. Looking after them is in `runner_care`."""
 
 import base64
 import binascii
@@ -10,9 +10,10 @@ from typing import Any
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
-from bounty.errors import BadRequest, BountyError, NotAllowed, NotFound
-from bounty.models import QuarantineCause, Runner, RunnerState
-from bounty.services.transitions import move, note
+from bounty.errors import BadRequest, BountyError, NotAllowed
+from bounty.models import Runner, RunnerState
+from bounty.services.fingerprints import checked
+from bounty.services.transitions import note
 from gainshare.accounts.models import User
 
 SEEN_EVERY = timedelta(seconds=10)
@@ -35,7 +36,8 @@ def register_runner(
 ) -> tuple[Runner, str]:
     """A new runner and its token, which is shown only here.
 
-    ``public_key`` is the raw Ed25519 key in base64. ``actor`` is a maintainer, or None when the machine's own
+    ``public_key`` is the raw Ed25519 key in base64, ``fingerprint`` what `python -m benchmarks.fingerprint` prints
+    there; left out, the runner's first request for work tells it. ``actor`` is a maintainer, or None when the machine's own
     supervisor registers its local runner.
     """
     if actor is not None and not actor.is_maintainer:
@@ -46,6 +48,7 @@ def register_runner(
         raw = b""
     if len(raw) != 32:
         raise BadRequest("The public key is a raw Ed25519 key of 32 bytes, in base64.")
+    machine = checked(fingerprint or {})
     token = TOKEN_MARK + secrets.token_hex(32)
     try:
         with transaction.atomic():
@@ -55,8 +58,8 @@ def register_runner(
                 token_hash=token_hash(token),
                 public_key=base64.b64encode(raw).decode(),
                 key_id=hashlib.sha256(raw).hexdigest()[:16],
-                fingerprint=fingerprint or {},
-                host=host or str((fingerprint or {}).get("host", "")),
+                fingerprint=machine,
+                host=host,
                 created_by=actor,
             )
             note(runner, old="", new=runner.state, reason="registered", actor=actor)
@@ -74,26 +77,4 @@ def authenticate_runner(token: str) -> Runner | None:
     if runner is not None and (runner.last_seen_at is None or runner.last_seen_at < now - SEEN_EVERY):
         runner.last_seen_at = now
         Runner.objects.filter(pk=runner.pk).update(last_seen_at=now)
-    return runner
-
-
-def set_runner_state(*, actor: User, name: str, state: str, reason: str) -> Runner:
-    """Quarantine, bring back or retire a runner. What it holds is queued again when its lease runs out."""
-    if not actor.is_maintainer:
-        raise NotAllowed("Only a maintainer changes a runner's state.")
-    runner = Runner.objects.filter(name=name).first()
-    if runner is None:
-        raise NotFound("There is no runner of this name.")
-    if state not in RunnerState.values:
-        raise BadRequest(f"The state is one of {', '.join(RunnerState.values)}.")
-    if runner.state == state:
-        return runner
-    is_suspect = state == RunnerState.QUARANTINED
-    cause = QuarantineCause.MAINTAINER if is_suspect else QuarantineCause.NONE
-    try:
-        move(runner, to=state, reason=reason or "by a maintainer", actor=actor, quarantine_cause=cause)
-    except ValueError:
-        raise BountyError(
-            f"A runner that is {runner.state} never becomes {state}.", code="wrong_state"
-        ) from None
     return runner

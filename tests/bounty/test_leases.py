@@ -16,7 +16,7 @@ from bounty.services.advance import advance_submission
 from bounty.services.logs import append_log, submission_log
 from bounty.services.queues import queue_place
 from bounty.services.reconcile import reconcile_runs
-from bounty.services.runners import set_runner_state
+from bounty.services.runner_care import set_runner_state
 from bounty.services.submissions import withdraw
 from tests.bounty.bounty_world import World, diff_of_line
 from tests.bounty.conftest import Outbox

@@ -10,6 +10,8 @@ from django.conf import settings
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gainshare.config.settings")
 
+CALIBRATION_LOOK_S = 60  # how often beat looks whether a runner's A/A run is due
+
 app = Celery("gainshare")
 app.conf.update(
     broker_url=settings.BROKER_URL,
@@ -31,6 +33,10 @@ app.conf.update(
         "reconcile-runs": {
             "task": "bounty.tasks.reconcile_runs",
             "schedule": settings.CELERY_BEAT_INTERVAL_S,
+        },
+        "calibrate-runners": {
+            "task": "bounty.tasks.calibrate_runners",
+            "schedule": CALIBRATION_LOOK_S,
         },
         "expire-holds": {
             "task": "gainshare.ledger.tasks.expire_holds",

@@ -3,6 +3,7 @@
 import httpx
 
 from benchmarks.evidence.signing import key_id, load_key, public_key
+from benchmarks.fingerprint import fingerprint
 from gainshare.local.errors import LocalModeError
 from gainshare.local.secrets import Secrets, read_secret, write_secret
 
@@ -40,6 +41,7 @@ def _register(http: httpx.Client, hardware: str, secrets: Secrets) -> httpx.Resp
             "name": f"local-{key_id(public)}",
             "hardware": hardware,
             "public_key": public,
+            "fingerprint": fingerprint(),
         },
     )
 

@@ -1,0 +1,56 @@
+"""Runs that a runner finished before it was found out: what was decided on figures that may be wrong."""
+
+from datetime import datetime
+
+from django.db.models import Q
+
+from benchmarks.verdicts import VerdictKind
+from bounty.models import PRICING_KINDS, NoiseSample, Run, RunKind, Runner, RunState, SubmissionState
+
+# Nothing is paid, or to be paid, for these.
+BEYOND_DOUBT = (
+    SubmissionState.REJECTED,
+    SubmissionState.DECLINED,
+    SubmissionState.WITHDRAWN,
+    SubmissionState.REVERSED,
+)
+
+
+def runs_in_doubt(runner: Runner) -> list[Run]:
+    """Award-relevant runs between the runner's last good A/A run and its quarantine for drift, oldest first.
+
+    Award-relevant are gains, and whatever a run said that prices or guards one. The list stays after the runner is released; it is
+    empty for a runner that was never in quarantine, or in quarantine for something else.
+    """
+    until = runner.quarantined_at
+    if until is None or not _drifted(runner, until):
+        return []
+    relevant = Q(verdict__kind=VerdictKind.GAIN.value) | Q(kind__in=[*PRICING_KINDS, RunKind.GUARD])
+    runs = Run.objects.filter(
+        relevant,
+        runner=runner,
+        state=RunState.FINISHED,
+        submission__isnull=False,
+        verdict__evidence__is_award_eligible=True,
+        finished_at__gt=last_good_before(runner, until),
+        finished_at__lte=until,
+    )
+    return list(
+        runs.exclude(submission__state__in=BEYOND_DOUBT)
+        .select_related("submission__bounty", "submission__submitter", "verdict", "runner")
+        .order_by("finished_at")
+    )
+
+
+def last_good_before(runner: Runner, until: datetime) -> datetime:
+    """When the runner last measured a tree against itself well; else when its history began."""
+    start = runner.history_since if runner.history_since <= until else runner.created_at
+    good = NoiseSample.objects.filter(runner=runner, is_good=True, created_at__lte=until)
+    at = good.order_by("-created_at").values_list("created_at", flat=True).first()
+    return start if at is None else max(at, start)
+
+
+def _drifted(runner: Runner, until: datetime) -> bool:
+    """Whether its last A/A run before the quarantine was a bad one."""
+    newest = NoiseSample.objects.filter(runner=runner, created_at__lte=until).order_by("-created_at").first()
+    return newest is not None and not newest.is_good

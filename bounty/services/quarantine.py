@@ -1,0 +1,58 @@
+"""A runner's quarantine: who or what began it and why, and its end. Gives and takes no runs.
+
+A runner that drains or is drained stays so; it comes back quarantined.
+"""
+
+from django.db import transaction
+from django.utils import timezone
+
+from bounty.models import QuarantineCause, Runner, RunnerState
+from bounty.services.transitions import move, note
+from gainshare.accounts.models import User
+
+
+def quarantine(*, runner: Runner, cause: QuarantineCause, reason: str, actor: User | None = None) -> bool:
+    """Trust this runner's measurements no more. False when it was quarantined, or retired, already."""
+    with transaction.atomic():
+        fresh = Runner.objects.select_for_update(no_key=True).get(pk=runner.pk)
+        if fresh.state == RunnerState.RETIRED or fresh.quarantine_cause != QuarantineCause.NONE:
+            _reread(runner, fresh)
+            return False
+        fields = {"quarantine_cause": cause, "quarantined_at": timezone.now()}
+        if fresh.state == RunnerState.ACTIVE:
+            move(fresh, to=RunnerState.QUARANTINED, reason=reason, actor=actor, **fields)
+        else:
+            Runner.objects.filter(pk=fresh.pk).update(**fields)
+            note(fresh, old=fresh.state, new=fresh.state, reason=f"quarantined: {reason}", actor=actor)
+            fresh.quarantine_cause, fresh.quarantined_at = cause, fields["quarantined_at"]
+        _reread(runner, fresh)
+    return True
+
+
+def end_quarantine(*, runner: Runner, reason: str, actor: User | None = None) -> bool:
+    """Trust it again. False when it was not quarantined."""
+    with transaction.atomic():
+        fresh = Runner.objects.select_for_update(no_key=True).get(pk=runner.pk)
+        if fresh.quarantine_cause == QuarantineCause.NONE:
+            _reread(runner, fresh)
+            return False
+        # `quarantined_at` stays: it says which runs were measured before the doubt arose.
+        if fresh.state == RunnerState.QUARANTINED:
+            move(
+                fresh,
+                to=RunnerState.ACTIVE,
+                reason=reason,
+                actor=actor,
+                quarantine_cause=QuarantineCause.NONE,
+            )
+        else:
+            Runner.objects.filter(pk=fresh.pk).update(quarantine_cause=QuarantineCause.NONE)
+            note(fresh, old=fresh.state, new=fresh.state, reason=f"released: {reason}", actor=actor)
+            fresh.quarantine_cause = QuarantineCause.NONE
+        _reread(runner, fresh)
+    return True
+
+
+def _reread(runner: Runner, fresh: Runner) -> None:
+    runner.state, runner.quarantine_cause = fresh.state, fresh.quarantine_cause
+    runner.quarantined_at = fresh.quarantined_at
