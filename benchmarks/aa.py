@@ -6,17 +6,18 @@ Every figure comes from the platform's own judge with the shipped stack on both 
 from benchmarks import blas as _blas  # noqa: F401, I001 - before numpy is imported
 
 import argparse
+import math
 import statistics
 import sys
 from typing import Any
 
 from benchmarks.bench import measure
-from benchmarks.evidence.samples import read_samples
+from benchmarks.evidence.samples import read_samples, turns
 from benchmarks.evidence.verify import verify_evidence
 from benchmarks.report import Report, Row
 from benchmarks.sandbox import SandboxError
 from benchmarks.statistics.confirm import LEAST_PAIRS
-from benchmarks.statistics.diagnostics import diagnose
+from benchmarks.statistics.diagnostics import PairOrder, diagnose
 from benchmarks.statistics.units import nats
 
 NOISE_TARGET_PERCENT = 2.0
@@ -28,7 +29,7 @@ def control_rows(sealed: dict[str, Any]) -> list[Row]:
     document = sealed["document"]
     samples = read_samples(document)
     ratios = [nats(value) for values in samples.by_case.values() for value in values]
-    found = diagnose(ratios, [nats(value) for value in samples.controls])
+    found = diagnose(ratios, [nats(value) for value in samples.controls], pair_orders(document))
     noise, middle = found.noise / 10_000, 100 * statistics.median(ratios)
     share, seconds = transport_percent(document), sum(document["phases_ns"].values()) / 1e9
     base_ms = statistics.median(_base_ns(document)) / 1e6
@@ -44,6 +45,7 @@ def control_rows(sealed: dict[str, Any]) -> list[Row]:
             f"standard deviation of ln(base/base), {found.pairs} pairs of {name}, {document['sandbox']['level']}",
         ),
         Row("median of the pairs", round(middle, 2), "%", None, None, "zero but for noise"),
+        Row("remarks", len(found.words), "", None, None, " ".join(found.words) or "nothing stands out"),
         Row("one call of base", round(base_ms, 2), "ms", None, None, "median"),
         Row(
             "transport, share of a call",
@@ -74,6 +76,23 @@ def control_rows(sealed: dict[str, Any]) -> list[Row]:
             "evidence verifies", verify_evidence(sealed).ok, "", "yes", verify_evidence(sealed).ok, "offline"
         ),
     ]
+
+
+def pair_orders(document: dict[str, Any]) -> list[PairOrder]:
+    """How each measured pair was run, in the order of its log ratio: case by case."""
+    complete = 2 * document["suite"]["policy"]["calls_per_side"]
+    return [
+        _order(pair)
+        for case in document["suite"]["cases"]
+        for pair in document["pairs"]
+        if pair["case"] == case["name"] and not pair["control"] and len(pair["calls"]) == complete
+    ]
+
+
+def _order(pair: dict[str, Any]) -> PairOrder:
+    by_turn = [math.log(base / candidate) for base, candidate in turns(pair["calls"])]
+    first = by_turn[0] - statistics.median(by_turn[1:]) if len(by_turn) > 1 else None
+    return PairOrder(pair["spawn_order"][0] == "base", first)
 
 
 def transport_percent(document: dict[str, Any]) -> float:

@@ -15,6 +15,7 @@ Noise = NDArray[np.float64]
 Model = Callable[[np.random.Generator, int, int], Noise]
 
 FIRST_DRIFT = 1.0  # a drift goes from plus to minus so many standard deviations within a run
+SWITCH = 0.1  # a throttling processor changes its speed so often, per pair
 
 
 def gaussian(rng: np.random.Generator, runs: int, pairs: int) -> Noise:
@@ -63,6 +64,19 @@ def drift(rng: np.random.Generator, runs: int, pairs: int) -> Noise:
     return noise * _places(rng, runs, pairs) / math.sqrt(1 + FIRST_DRIFT**2 / 3)
 
 
+def throttling(rng: np.random.Generator, runs: int, pairs: int) -> Noise:
+    """The processor's speed changes in steps that last ten pairs on average, and is unsteady while it is low.
+
+    Calls alternate, so a step moves both sides alike, but for the pair in the middle of which it falls: there one
+    place is off by three standard deviations.
+    """
+    changes = rng.random((runs, pairs)) < SWITCH
+    is_slow = np.cumsum(changes, axis=1) % 2 == 1
+    own = rng.standard_normal((runs, pairs)) * np.where(is_slow, 1.5, 1.0)
+    noise: Noise = own + 3.0 * changes * _places(rng, runs, pairs)
+    return noise / math.sqrt((1.0 + 1.5**2) / 2 + 9.0 * SWITCH)
+
+
 def autocorrelated(rng: np.random.Generator, runs: int, pairs: int) -> Noise:
     """AR(1) with 0.5 between pairs, in favour of a place."""
     return _ar1(rng, runs, pairs, 0.5) * _places(rng, runs, pairs)
@@ -71,6 +85,11 @@ def autocorrelated(rng: np.random.Generator, runs: int, pairs: int) -> Noise:
 def autocorrelated_candidate(rng: np.random.Generator, runs: int, pairs: int) -> Noise:
     """AR(1) with 0.3, in favour of the candidate itself: random order of starting does not help here."""
     return _ar1(rng, runs, pairs, 0.3)
+
+
+def autocorrelated_strongly(rng: np.random.Generator, runs: int, pairs: int) -> Noise:
+    """AR(1) with 0.5, in favour of the candidate itself: for the confirmation's bound only."""
+    return _ar1(rng, runs, pairs, 0.5)
 
 
 def _places(rng: np.random.Generator, runs: int, pairs: int) -> Noise:
@@ -100,6 +119,7 @@ MODELS: dict[str, Model] = {
     "slow and fast modes": slow_mode,
     "two equal modes": two_modes,
     "drift": drift,
+    "throttling in steps": throttling,
     "AR(1) 0.5 of the place": autocorrelated,
     "AR(1) 0.3 of the candidate": autocorrelated_candidate,
 }

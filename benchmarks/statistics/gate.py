@@ -1,4 +1,4 @@
-"""The gate: does a candidate's gain stand out from the noise? Looks at 6, 12, 24, 48 pairs, at 96 where noise needs it.
+"""The gate: does a candidate's gain stand out from the noise? Looks at 6, 12, 24, 48 pairs, 96 and 144 where noise needs it.
 
 One number per pair goes in, ln(base time / candidate time), above zero where the candidate is faster. The question
 at every look is whether the pairs' median is above zero, at a total error of `alpha` over all looks.
@@ -13,35 +13,41 @@ at every look is whether the pairs' median is above zero, at a total error of `a
 - Bounds are taken against `allowance_log`, half the minimum effect, instead of bare zero: a build may be faster by
   luck of its memory layout, in all pairs of a run alike, and no number of pairs averages that out.
 - A pass also needs an estimate of at least the minimum effect: the suite's, or 3 standard errors at the last look.
+- Two equal modes leave nothing near the median: there a 2 % gain needs more than 96 pairs to be found. So where the
+  noise still hides the minimum effect at 96 there is one more look, at 144. It takes nothing from the earlier ones:
+  what whole counts left unspent pays for it.
 
 It stops early for a gain, for a regression (the mirror image) and for futility. `python -m benchmarks.power` prints
-error rates and power under many kinds of noise.
+error rates and power under many kinds of noise. An end for futility spends no error: later attempts of the same
+candidate may go on from it (`earlier_pairs`, `benchmarks.statistics.attempts`).
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from fractions import Fraction
 from functools import cache
 
 from benchmarks.statistics.median import median, standard_deviation, standard_error_of_median
+from benchmarks.statistics.walk import spending_boundaries
 
 LOOKS = (6, 12, 24, 48)
-EXTENDED_LOOK = 96
+EXTENDED_LOOKS = (96, 144)
 CLEAR_EFFECT_LOG = 0.13976194237515868  # ln 1.15
 CLEAR_DEVIATIONS = 5.0
-EXTENSION_ERRORS = 4.0  # go on to the extended look when the minimum effect is within so many standard errors
+EXTENSION_ERRORS = 4.0  # go on to an extended look when the minimum effect is within so many standard errors
 EFFECT_ERRORS = 3.0
 MEDIAN_EFFICIENCY = (
     1.2533141373155003  # sqrt(pi / 2): the median's standard error over the mean's, normal noise
 )
 
 # How the total error is spent, as shares of alpha; what a look cannot spend, because counts are whole, stays unspent.
-_SHARES = {6: Fraction(10, 100), 12: Fraction(25, 100), 24: Fraction(15, 100), 48: Fraction(35, 100)}
-_EXTENDED_SHARE = Fraction(15, 100)
+_SHARES = {
+    look: Fraction(percent, 100) for look, percent in {6: 10, 12: 25, 24: 15, 48: 35, 96: 8, 144: 7}.items()
+}
 # Futility: at this look, an estimate below this multiple of the minimum effect ends the run.
-_FUTILE = {6: 0.0, 12: 0.5, 24: 0.8, 48: 1.0}
+FUTILE = {6: 0.0, 12: 0.5, 24: 0.8, 48: 1.0, 96: 1.0}
 
 
 class GateOutcome(StrEnum):
@@ -82,14 +88,15 @@ class GatePlan:
     @property
     def most_pairs(self) -> int:
         """The pairs after which a decision is certain."""
-        return EXTENDED_LOOK if self.may_extend else self.looks[-1]
+        return self.all_looks()[-1]
 
     def next_look(self, pairs: int) -> int | None:
         """The first look after `pairs` pairs, or None."""
-        return next((look for look in self._all_looks() if look > pairs), None)
+        return next((look for look in self.all_looks() if look > pairs), None)
 
-    def _all_looks(self) -> tuple[int, ...]:
-        return (*self.looks, EXTENDED_LOOK) if self.may_extend else self.looks
+    def all_looks(self) -> tuple[int, ...]:
+        """The looks, with those that only noise brings about."""
+        return (*self.looks, *EXTENDED_LOOKS) if self.may_extend else self.looks
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,47 +116,27 @@ class GateDecision:
 
 @cache
 def boundaries(alpha: Fraction) -> dict[int, int]:
-    """For each look after the first: how many pairs must lie above the allowance.
-
-    The smallest counts whose probability of being reached at that look, and at none before, is at most that look's
-    share of alpha, when every pair lies above with probability 1/2. Exact.
-    """
-    shares = {
-        **{look: share for look, share in _SHARES.items() if look != LOOKS[0]},
-        EXTENDED_LOOK: _EXTENDED_SHARE,
-    }
-    walk, taken = {0: Fraction(1)}, 0
-    needed: dict[int, int] = {}
-    for look, share in shares.items():
-        steps = look - taken
-        step = [Fraction(math.comb(steps, k), 2**steps) for k in range(steps + 1)]
-        after: dict[int, Fraction] = {}
-        for above, probability in walk.items():
-            for k, weight in enumerate(step):
-                after[above + k] = after.get(above + k, Fraction(0)) + probability * weight
-        count, spent = look + 1, Fraction(0)
-        while spent + after.get(count - 1, Fraction(0)) <= share * alpha:
-            count -= 1
-            spent += after.get(count, Fraction(0))
-        needed[look] = count
-        walk, taken = {above: p for above, p in after.items() if above < count}, look
-    return needed
+    """For each look after the first: how many pairs must lie above the allowance. Exact."""
+    return spending_boundaries({look: share * alpha for look, share in _SHARES.items() if look != LOOKS[0]})
 
 
-def gate_decision(log_ratios: Sequence[float], plan: GatePlan) -> GateDecision:
+def gate_decision(log_ratios: Sequence[float], plan: GatePlan, *, earlier_pairs: int = 0) -> GateDecision:
     """Take every look that `log_ratios` (in the order measured) allows; the first that decides, decides.
 
-    Values are ln(base time / candidate time) of each pair. Pairs after a deciding look change nothing. Raises
-    ValueError for values that are not finite.
+    Values are ln(base time / candidate time) of each pair. Pairs after a deciding look change nothing. The first
+    `earlier_pairs` of them are from earlier attempts of the same candidate: looks among them still decide a gain or a
+    regression, but what ended for futility goes on, up to the plan's last look. Raises ValueError for values that are
+    not finite.
     """
     if not all(map(math.isfinite, log_ratios)):
         raise ValueError("a log ratio is not finite")
     decision = GateDecision(GateOutcome.CONTINUE, 0, None, None, plan.minimum_effect_log)
-    looks = plan._all_looks()
-    for look in looks:
+    for look in plan.all_looks():
         if len(log_ratios) < look:
             break
         decision = _look(log_ratios[:look], plan)
+        if decision.outcome is GateOutcome.NO_GAIN and look <= earlier_pairs and look < plan.most_pairs:
+            decision = replace(decision, outcome=GateOutcome.CONTINUE)
         if decision.outcome is not GateOutcome.CONTINUE:
             break
     return decision
@@ -166,21 +153,21 @@ def _look(values: Sequence[float], plan: GatePlan) -> GateDecision:
         return GateDecision(GateOutcome.GAIN, look, estimate, lower, minimum)
     if upper is not None and upper > 0 and -estimate >= floor:
         return GateDecision(GateOutcome.REGRESSION, look, estimate, -upper, minimum)
-    is_last = look == plan.most_pairs or (look == plan.looks[-1] and not extends)
+    is_last = look == plan.most_pairs or (look >= plan.looks[-1] and not extends)
     if is_last or _is_futile(estimate, look, plan):
         return GateDecision(GateOutcome.NO_GAIN, look, estimate, lower, minimum)
     return GateDecision(GateOutcome.CONTINUE, look, estimate, lower, minimum)
 
 
 def _minimum_effect(values: Sequence[float], plan: GatePlan) -> tuple[float, bool]:
-    """The least estimate that passes, and whether the noise calls for the extended look."""
+    """The least estimate that passes, and whether the noise calls for the next extended look."""
     last = plan.looks[-1]
     at_last = standard_error_of_median(values) * math.sqrt(len(values) / last)
     # Two modes may leave the order statistics around the median equal; the standard deviation still sees them.
     by_deviation = MEDIAN_EFFICIENCY * standard_deviation(values) / math.sqrt(last)
     extends = plan.may_extend and EXTENSION_ERRORS * max(at_last, by_deviation) > plan.minimum_effect_log
     if extends:
-        at_last *= math.sqrt(last / EXTENDED_LOOK)
+        at_last *= math.sqrt(last / plan.most_pairs)
     return max(plan.minimum_effect_log, EFFECT_ERRORS * at_last), extends
 
 
@@ -196,7 +183,7 @@ def _bound(values: Sequence[float], plan: GatePlan) -> float | None:
 
 def _is_futile(estimate: float, look: int, plan: GatePlan) -> bool:
     """Whether measuring on is not worth its time: neither a gain nor a regression is in sight."""
-    if look >= EXTENDED_LOOK or estimate >= _FUTILE[look] * plan.minimum_effect_log:
+    if look == plan.most_pairs or estimate >= FUTILE[look] * plan.minimum_effect_log:
         return False
     may_be_regression = estimate <= -plan.minimum_effect_log and look < LOOKS[2]
     return not may_be_regression

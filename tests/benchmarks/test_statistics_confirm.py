@@ -1,13 +1,20 @@
 """The confirmation's bound is an exact order statistic, and everything is rounded against the contributor."""
 
 import math
+import random
 from fractions import Fraction
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.statistics.confirm import CONFIRMATION_PAIRS, confirmation_bound
+from benchmarks.statistics.confirm import (
+    CONFIRMATION_PAIRS,
+    CORRELATION_STEPS,
+    bound_rank,
+    confirmation_bound,
+    repeated_confirmation,
+)
 from benchmarks.statistics.median import (
     lower_bound_rank,
     median,
@@ -18,9 +25,16 @@ from benchmarks.statistics.median import (
 from benchmarks.statistics.units import floor_ppm, log_ppb, pair_log_ppb, percent_faster
 
 
+def shuffled(values: list[float]) -> list[float]:
+    """In an order whose neighbours do not resemble each other."""
+    order = list(values)
+    random.Random(4).shuffle(order)
+    return order
+
+
 def test_bound_is_the_eleventh_smallest_of_thirty() -> None:
-    values = [number / 1000 for number in range(1, 31)]
-    result = confirmation_bound(values[::-1])
+    values = shuffled([number / 1000 for number in range(1, 31)])
+    result = confirmation_bound(values)
     assert CONFIRMATION_PAIRS == 30
     assert (result.rank, result.bound_log_ppm, result.estimate_log_ppm) == (11, 11_000, 15_500)
     assert float(result.confidence) == pytest.approx(0.9506, abs=1e-4)
@@ -28,9 +42,54 @@ def test_bound_is_the_eleventh_smallest_of_thirty() -> None:
 
 
 def test_twenty_four_pairs_are_more_careful() -> None:
-    result = confirmation_bound([number / 1000 for number in range(1, 25)])
+    result = confirmation_bound(shuffled([number / 1000 for number in range(1, 25)]))
     assert result.rank == 8
     assert float(result.confidence) == pytest.approx(0.9680, abs=1e-4)
+
+
+def test_pairs_that_resemble_their_neighbours_are_worth_less() -> None:
+    values = [number / 1000 for number in range(1, 31)]
+    drifting = confirmation_bound(values)
+    assert drifting.correlation > Fraction(9, 10)
+    assert (drifting.rank, drifting.bound_log_ppm) == (8, 8_000)
+    assert drifting.confidence > confirmation_bound(shuffled(values)).confidence
+    assert drifting.estimate_log_ppm == confirmation_bound(shuffled(values)).estimate_log_ppm
+
+
+@pytest.mark.parametrize(
+    ("count", "ranks"),
+    [(24, [8, 7, 6, 5]), (30, [11, 10, 9, 8]), (60, [24, 23, 21, 20]), (90, [37, 35, 34, 32])],
+)
+def test_each_step_of_correlation_lowers_the_rank(count: int, ranks: list[int]) -> None:
+    just_above = [Fraction(0), *(step + Fraction(1, 1000) for step in CORRELATION_STEPS)]
+    assert [bound_rank(count, correlation) for correlation in just_above] == ranks
+    assert bound_rank(count, Fraction(1, 10)) == ranks[0]  # at a step, not above it
+    assert bound_rank(count, Fraction(-1)) == ranks[0]
+
+
+def test_a_bound_needs_enough_pairs_for_its_error() -> None:
+    with pytest.raises(ValueError, match="no bound"):
+        bound_rank(4, Fraction(0))
+    assert bound_rank(5, Fraction(1)) == 1
+
+
+def test_a_repeated_confirmation_pools_all_pairs() -> None:
+    bad, lucky = shuffled([-0.002] * 15 + [0.004] * 15), shuffled([0.05] * 30)
+    assert repeated_confirmation([lucky]) == confirmation_bound(lucky)
+    pooled = repeated_confirmation([bad, lucky])
+    assert pooled.pairs == 60
+    assert pooled.bound_log_ppm < confirmation_bound(lucky).bound_log_ppm
+    assert pooled.confidence >= Fraction(99, 100)
+    with pytest.raises(ValueError, match="no confirmation"):
+        repeated_confirmation([])
+
+
+def test_a_second_confirmation_misses_in_at_most_one_more_case_of_a_hundred() -> None:
+    """Exactly: fewer than 20 of the first 30 above zero, then so many of 60 that the pooled bound is above it."""
+    needed = 60 - bound_rank(60, Fraction(0), Fraction(1, 100)) + 1
+    second = sum(Fraction(math.comb(30, first), 2**30) * tail_half(30, needed - first) for first in range(20))
+    assert 0 < second <= Fraction(1, 100)
+    assert tail_half(30, 20) + second <= Fraction(6, 100)
 
 
 def test_few_pairs_are_refused() -> None:
@@ -44,8 +103,8 @@ def test_few_pairs_are_refused() -> None:
 
 def test_a_bound_of_zero_is_no_gain() -> None:
     assert not confirmation_bound([0.0] * 30).is_gain
-    assert not confirmation_bound([-0.001] * 11 + [0.5] * 19).is_gain
-    assert confirmation_bound([-0.001] * 10 + [0.5] * 20).is_gain
+    assert not confirmation_bound(shuffled([-0.001] * 11 + [0.5] * 19)).is_gain
+    assert confirmation_bound(shuffled([-0.001] * 10 + [0.5] * 20)).is_gain
 
 
 @pytest.mark.parametrize("count", [5, 6, 24, 25, 30, 48])

@@ -1,11 +1,10 @@
-"""Control pairs expose a candidate that slows its partner; diagnostics describe the machine."""
+"""Control pairs expose a candidate that slows its partner."""
 
 import math
 
 import pytest
 
 from benchmarks.statistics.controls import BaseTime, control_check
-from benchmarks.statistics.diagnostics import diagnose
 
 
 def times(beside_candidate: float, pairs: int, every: int = 6, drift: float = 0.0) -> list[BaseTime]:
@@ -59,21 +58,3 @@ def test_noisy_controls_raise_the_threshold() -> None:
     result = control_check(noisy)
     assert result.threshold_log > 0.3
     assert not result.is_suspicious
-
-
-def test_diagnostics_describe_noise_drift_and_outliers() -> None:
-    pairs = [0.001, -0.001, 0.002, -0.002, 0.021, 0.019, 0.022, 0.9]
-    found = diagnose(pairs, [0.001, 0.003])
-    assert (found.pairs, found.controls) == (8, 2)
-    assert found.control_offset == 2_000
-    assert found.drift == pytest.approx(21_500, abs=1)
-    assert found.outliers == 1
-    assert found.noise > 300_000
-    assert found.control_noise == pytest.approx(1_414, abs=1)
-
-
-def test_diagnostics_of_nothing() -> None:
-    found = diagnose([])
-    assert (found.pairs, found.noise, found.drift, found.outliers) == (0, 0, 0, 0)
-    assert found.control_noise is None
-    assert found.control_offset is None

@@ -6,9 +6,9 @@ from fractions import Fraction
 
 import pytest
 
-from benchmarks.power import exact_spend
 from benchmarks.statistics.gate import (
     CLEAR_EFFECT_LOG,
+    EXTENDED_LOOKS,
     LOOKS,
     GateOutcome,
     GatePlan,
@@ -16,6 +16,7 @@ from benchmarks.statistics.gate import (
     gate_decision,
 )
 from benchmarks.statistics.median import tail_half
+from benchmarks.statistics.walk import reached_at
 
 PLAN = GatePlan(minimum_effect_log=math.log(1.01))
 SPREAD = [-0.004, 0.003, 0.001, -0.002, 0.004, -0.001, 0.002, -0.003, 0.0005, -0.0005, 0.0015, -0.0015]
@@ -26,8 +27,9 @@ def pairs(effect: float, count: int, scale: float = 1.0) -> list[float]:
 
 
 def test_boundaries_spend_no_more_than_alpha() -> None:
-    assert boundaries(Fraction(1, 1000)) == {12: 12, 24: 21, 48: 36, 96: 66}
-    assert exact_spend() == pytest.approx(0.00081939, abs=1e-8)
+    needed = boundaries(Fraction(1, 1000))
+    assert needed == {12: 12, 24: 21, 48: 36, 96: 67, 144: 95}
+    assert float(sum(reached_at(needed).values())) == pytest.approx(0.00080557, abs=1e-8)
     assert tail_half(12, 12) == Fraction(1, 4096)
     assert tail_half(24, 21) < Fraction(15, 100_000)
 
@@ -86,7 +88,7 @@ def test_a_patch_without_effect_stops_early() -> None:
 
 
 def test_an_effect_below_the_minimum_never_passes() -> None:
-    quiet = pairs(0.008, 96, scale=0.1)  # as sure as can be, and too small
+    quiet = pairs(0.008, 144, scale=0.1)  # as sure as can be, and too small
     decision = gate_decision(quiet, PLAN)
     assert (decision.outcome, decision.look) == (GateOutcome.NO_GAIN, 48)
 
@@ -103,7 +105,7 @@ def test_noise_raises_the_minimum_effect() -> None:
     assert gate_decision(pairs(0.012, 12), PLAN).minimum_effect == PLAN.minimum_effect_log
 
 
-def test_the_extended_look_is_taken_only_where_noise_needs_it() -> None:
+def test_extended_looks_are_taken_only_where_noise_needs_them() -> None:
     hopeful = [0.013] * 30 + [0.004] * 18  # 30 of 48 above the allowance, the median above the minimum
     quiet = gate_decision(interleaved(hopeful), PLAN)
     assert (quiet.outcome, quiet.look) == (GateOutcome.NO_GAIN, 48)
@@ -112,10 +114,20 @@ def test_the_extended_look_is_taken_only_where_noise_needs_it() -> None:
     assert (decision.outcome, decision.look) == (GateOutcome.CONTINUE, 48)
     without = GatePlan(PLAN.minimum_effect_log, may_extend=False)
     assert gate_decision(interleaved(noisy), without).outcome is GateOutcome.NO_GAIN
-    final = gate_decision(interleaved([0.03] * 60 + [-0.02] * 36), PLAN)
-    assert (final.outcome, final.look) == (GateOutcome.NO_GAIN, 96)
     passing = gate_decision(interleaved([0.03] * 67 + [-0.02] * 29), PLAN)
-    assert passing.outcome is GateOutcome.GAIN
+    assert (passing.outcome, passing.look) == (GateOutcome.GAIN, 96)
+    still_open = gate_decision(interleaved([0.03] * 62 + [-0.02] * 34), PLAN)
+    assert (still_open.outcome, still_open.look) == (GateOutcome.CONTINUE, 96)
+    found_late = gate_decision(interleaved([0.03] * 96 + [-0.02] * 48), PLAN)
+    assert (found_late.outcome, found_late.look) == (GateOutcome.GAIN, EXTENDED_LOOKS[-1])
+    final = gate_decision(interleaved([0.03] * 90 + [-0.02] * 54), PLAN)
+    assert (final.outcome, final.look) == (GateOutcome.NO_GAIN, EXTENDED_LOOKS[-1])
+
+
+def test_an_extended_look_without_hope_ends() -> None:
+    fading = interleaved([0.03] * 30 + [-0.02] * 18) + interleaved([0.008] * 30 + [-0.02] * 18)
+    decision = gate_decision(fading, PLAN)
+    assert (decision.outcome, decision.look) == (GateOutcome.NO_GAIN, 96)
 
 
 def interleaved(values: list[float]) -> list[float]:
@@ -130,7 +142,7 @@ def interleaved(values: list[float]) -> list[float]:
 
 def test_pairs_after_a_deciding_look_change_nothing() -> None:
     decided = gate_decision(pairs(0.05, 12), PLAN)
-    assert gate_decision(pairs(0.05, 12) + [-1.0] * 84, PLAN) == decided
+    assert gate_decision(pairs(0.05, 12) + [-1.0] * 132, PLAN) == decided
 
 
 def test_exactly_the_needed_number_above_the_allowance_passes() -> None:
@@ -147,6 +159,8 @@ def test_fewer_looks_end_earlier() -> None:
     assert gate_decision(pairs(0.009, 12, scale=3.0), quick).outcome is GateOutcome.NO_GAIN
     assert PLAN.next_look(0) == 6
     assert PLAN.next_look(48) == 96
+    assert PLAN.next_look(96) == 144
+    assert PLAN.next_look(144) is None
     assert quick.next_look(12) is None
 
 

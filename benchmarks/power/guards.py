@@ -1,0 +1,97 @@
+"""Rows: the guard rails' errors and pairs, and the control check's."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from benchmarks.noise_models import gaussian
+from benchmarks.power.batch import guard
+from benchmarks.power.cells import Cell, noise_cells
+from benchmarks.power.intervals import at_most, binomial_lower
+from benchmarks.report import Row
+from benchmarks.statistics.controls import BaseTime, control_check
+from benchmarks.statistics.guard import LOAD_MARGIN_LOG, TIME_MARGIN_LOG, GuardPlan, guard_boundaries
+from benchmarks.statistics.walk import reached_at
+
+RAILS = 8
+LOSS_TARGET, EQUAL_TARGET = 0.05, 0.01
+
+
+def guard_rows(runs: int) -> Iterator[Row]:
+    """A loss of exactly the margin that holds; an equal candidate that some of eight rails stop."""
+    spent = float(sum(reached_at(guard_boundaries()).values()))
+    needed = ", ".join(f"{count} of {look}" for look, count in guard_boundaries().items())
+    yield Row(
+        "guard rail: a loss of the margin holds, exactly",
+        round(spent, 6),
+        "",
+        f"<= {LOSS_TARGET}",
+        spent <= LOSS_TARGET,
+        f"random walk; pairs needed above minus the margin: {needed}",
+    )
+    plan = GuardPlan(TIME_MARGIN_LOG)
+    loss = math.expm1(-TIME_MARGIN_LOG)
+    for seed, cell in enumerate(noise_cells()):
+        held = guard(cell.draw(np.random.default_rng(5_000 + seed), runs, plan.most_pairs, loss), plan).holds
+        count = int(held.sum())
+        yield Row(
+            f"guard rail: a loss of 3 % holds: {cell.name}",
+            count / runs,
+            "",
+            f"<= {LOSS_TARGET}",
+            binomial_lower(count, runs) <= LOSS_TARGET,
+            f"{runs} rails with a margin of 3 %",
+        )
+    for what, margin, sds in (
+        ("time", TIME_MARGIN_LOG, (0.01, 0.02, 0.03)),
+        ("load", LOAD_MARGIN_LOG, (0.06, 0.08)),
+    ):
+        for sd in sds:
+            yield _equal_row(what, GuardPlan(margin), sd, runs)
+
+
+def _equal_row(what: str, plan: GuardPlan, sd: float, runs: int) -> Row:
+    draws = Cell("", gaussian, sd).draw(np.random.default_rng(5_500), runs * RAILS, plan.most_pairs)
+    taken = guard(draws, plan)
+    stopped = int((~taken.holds.reshape(runs, RAILS)).any(axis=1).sum())
+    margin = math.expm1(plan.margin_log)
+    how = f"{runs} candidates; {taken.look.mean():.1f} pairs a rail on average, all rails after {RAILS * taken.look.mean():.0f}"
+    return Row(
+        f"guard rails: equal candidate stopped by one of {RAILS} ({what}, margin {margin:.0%}, sd {sd:.0%})",
+        stopped / runs,
+        "",
+        f"<= {EQUAL_TARGET}",
+        at_most(stopped, runs, EQUAL_TARGET),
+        how,
+    )
+
+
+def control_rows(runs: int) -> Iterator[Row]:
+    """The control check: honest candidates suspected, and partners slowed down found, one control in six pairs."""
+    for pairs in (6, 12, 30):
+        for slowdown in (0.0, 0.5):
+            share = _suspected(pairs, slowdown, runs) / runs
+            name = f"suspicious over {pairs} pairs: " + (
+                "partner slowed by 50 %" if slowdown else "honest candidate"
+            )
+            target, holds = (">= 0.95", share >= 0.95) if slowdown else ("<= 0.01", share <= 0.01)
+            how = f"{runs} runs; base's time drifts 1 % a pair, noise 3 %"
+            yield Row(name, share, "", target, holds, how)
+
+
+def _suspected(pairs: int, slowdown: float, runs: int) -> int:
+    rng = np.random.default_rng(4_000 + pairs)
+    count = pairs + pairs // 6
+    is_control = [index % 7 == 3 for index in range(count)]
+    suspected = 0
+    for _ in range(runs):
+        drifting = np.cumsum(0.01 * rng.standard_normal(count)).tolist()
+        noise = (0.03 * rng.standard_normal(count)).tolist()
+        suspected += control_check(
+            [
+                BaseTime("case", control, drift + own + (0.0 if control else math.log1p(slowdown)))
+                for control, drift, own in zip(is_control, drifting, noise, strict=True)
+            ]
+        ).is_suspicious
+    return suspected

@@ -1,0 +1,198 @@
+"""`python -m benchmarks.power real`: the judge on this machine, on rebuilt no-ops and on small gains of known size.
+
+Rounds of runs until `--runs` or `--minutes` is reached or Ctrl-C: a gate and a record of 30 pairs of a no-op that is
+rebuilt each time, and for each size of gain a gate and, where it passes, a confirmation. A gain is made by giving the
+*base* a matrix product that nobody reads; what such a product costs is measured first. Every run is written to a file
+at once; `--resample FILE` prints the table of an earlier one. Needs a quiet machine for figures that mean something.
+"""
+
+from benchmarks import blas as _blas  # noqa: F401, I001 - before numpy is imported
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.bench import Terminal, measure
+from benchmarks.evidence.samples import PPB_PER_PPM, read_samples
+from benchmarks.power.measured import measured_rows
+from benchmarks.power.record import MeasuredRun, Record, RecordError
+from benchmarks.power.variants import MOST_COLUMNS, no_op_folder, shipped_folder, slower_folder
+from benchmarks.report import MeasuringFailed, Report
+from benchmarks.sandbox import SandboxError
+from benchmarks.statistics.confirm import CONFIRMATION_PAIRS, LEAST_PAIRS
+from benchmarks.statistics.median import median
+from benchmarks.suites import UnknownSuite
+from benchmarks.verdicts import VerdictKind
+
+GAINS = (0.02, 0.05)
+CALIBRATION_COLUMNS = 1_024
+TRIES = 3
+RECORD = Path(".gainshare/power-real.json")
+
+Judge = Callable[..., dict[str, Any]]
+
+
+class Quietly(Terminal):
+    """A judge that says nothing while it works: one line a run is enough."""
+
+    def on_commitment(self, commitment: str) -> None:
+        pass
+
+    def on_log(self, text: str) -> None:
+        pass
+
+
+@dataclass
+class Measuring:
+    """Runs the judge and keeps what it finds. `judge` is `benchmarks.bench.measure` but for tests."""
+
+    record: Record
+    path: Path
+    folder: Path
+    judge: Judge = measure
+    deadline: float = float("inf")  # time.monotonic()
+    confirmation_pairs: int = CONFIRMATION_PAIRS
+
+    def run(self, what: str, kind: str, base: Path, candidate: Path, columns: int = 0) -> MeasuredRun:
+        """One run, recorded and told. What the machine's own trouble ended is measured again, and not recorded.
+
+        Raises MeasuringFailed when that happens so often that it will not stop.
+        """
+        reasons = []
+        for _ in range(TRIES):
+            run, reason = self._judged(what, kind, base, candidate, columns)
+            if run.verdict != VerdictKind.INFRASTRUCTURE_ERROR:
+                self.record.runs.append(run)
+                self.record.save(self.path)
+                return run
+            reasons.append(reason)
+        raise MeasuringFailed(f"{TRIES} runs in a row ended by the machine's own trouble: {reasons[-1]}")
+
+    def _judged(
+        self, what: str, kind: str, base: Path, candidate: Path, columns: int
+    ) -> tuple[MeasuredRun, str]:
+        started = time.monotonic_ns()
+        plan = {"confirmation_pairs": self.confirmation_pairs} if kind == "confirmation" else {}
+        sealed = self.judge(
+            kind=kind,
+            suite=self.record.suite,
+            preset=self.record.preset,
+            base=str(base),
+            candidate=str(candidate),
+            callbacks=Quietly(),
+            **plan,
+        )
+        document = sealed["document"]
+        verdict = document["verdict"]
+        cap = document["suite"]["policy"]["cap_log_ppm"] * PPB_PER_PPM
+        run = MeasuredRun(
+            what=what,
+            kind=kind,
+            verdict=verdict["kind"],
+            pairs=verdict["pairs"],
+            bound_log_ppm=verdict["log_ppm_bound"],
+            log_ratios=tuple(read_samples(document).units(cap)),
+            wall_ns=time.monotonic_ns() - started,
+            columns=columns,
+        )
+        middle = f"median {100 * median(run.log_ratios):+.2f} %" if run.log_ratios else verdict["reason"]
+        say(f"{what} {kind}: {run.verdict} after {run.pairs} pairs, {middle}, {run.wall_ns / 1e9:.0f} s")
+        return run, verdict["reason"]
+
+    def rounds(self, most: int) -> Iterator[None]:
+        """Calibrate, then take rounds; yields after every run, so that whoever drives it can stop."""
+        shipped = shipped_folder(self.folder)
+        slow = slower_folder(self.folder, CALIBRATION_COLUMNS)
+        calibration = self.run("calibration", "confirmation", slow, shipped, CALIBRATION_COLUMNS)
+        yield
+        sizes = {gain: columns_for(gain, calibration.log_ratios) for gain in GAINS}
+        bases = {columns: slower_folder(self.folder, columns) for columns in sorted(set(sizes.values()))}
+        for number in range(most):
+            say(f"round {number + 1} of {most}")
+            no_op = no_op_folder(self.folder, number)
+            for kind in ("gate", "confirmation"):
+                self.run("no-op", kind, shipped, no_op)
+                yield
+            for columns, base in bases.items():
+                gate = self.run("gain", "gate", base, shipped, columns)
+                yield
+                if gate.verdict == "gain":
+                    self.run("gain", "confirmation", base, shipped, columns)
+                    yield
+
+    def until_done(self, most: int) -> None:
+        """All rounds, or as many as the deadline and the person at the keyboard allow."""
+        try:
+            for _ in self.rounds(most):
+                if time.monotonic() >= self.deadline:
+                    say("the time is up")
+                    return
+        except KeyboardInterrupt:
+            say("interrupted: what was measured so far")
+        except MeasuringFailed as failure:
+            say(f"stopped: {failure}")
+
+
+def columns_for(gain: float, calibration: tuple[float, ...]) -> int:
+    """Columns of redundant work worth a gain of `gain`, from the pairs measured with `CALIBRATION_COLUMNS`.
+
+    Costs are taken as proportional. Raises ValueError where the calibration saw no cost.
+    """
+    cost = median(calibration)
+    if cost <= 0:
+        raise ValueError(
+            f"{CALIBRATION_COLUMNS} more columns cost nothing that was seen: take a quieter machine or a larger preset"
+        )
+    return min(MOST_COLUMNS, max(1, round(CALIBRATION_COLUMNS * gain / cost)))
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0 when something was measured, 2 when this machine does not allow it."""
+    chosen = _parser().parse_args(arguments)
+    try:
+        record = Record.load(chosen.resample) if chosen.resample else _measure(chosen)
+    except (RecordError, UnknownSuite, SandboxError, ValueError, OSError) as error:
+        say(f"power real: {error}")
+        return 2
+    if not record.runs:
+        say("power real: stopped before the first run ended, so there is nothing to show")
+        return 2
+    rows = measured_rows(record)
+    Report.here("python -m benchmarks.power real", rows).show(as_json=chosen.json)
+    return 0
+
+
+def _measure(chosen: argparse.Namespace) -> Record:
+    record = Record(chosen.suite, chosen.preset)
+    with tempfile.TemporaryDirectory(prefix="gainshare-power-") as folder:
+        measuring = Measuring(
+            record,
+            chosen.record,
+            Path(folder),
+            deadline=time.monotonic() + 60 * chosen.minutes,
+            confirmation_pairs=max(LEAST_PAIRS, chosen.pairs),
+        )
+        measuring.until_done(chosen.runs)
+    return record
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.power real", description=__doc__)
+    parser.add_argument("--suite", default="moe_forward")
+    parser.add_argument("--preset", default="demo")
+    parser.add_argument("--runs", type=int, default=10, help="rounds; one takes four to six minutes")
+    parser.add_argument("--minutes", type=float, default=60.0, help="start no run after so many")
+    parser.add_argument("--pairs", type=int, default=CONFIRMATION_PAIRS, help="of a record or confirmation")
+    parser.add_argument("--record", type=Path, default=RECORD, help="file that grows run by run")
+    parser.add_argument("--resample", type=Path, help="print the table of this file instead of measuring")
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
+    return parser
