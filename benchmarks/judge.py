@@ -121,7 +121,7 @@ class _Judgement:
         with self._phases.spend("build"):
             for name, tree in self._trees.items():
                 try:
-                    build_tree(name, tree, level=self._level, slot=SLOTS[name])
+                    build_tree(name, tree, level=self._level, slot=SLOTS[name], on_log=self._callbacks.on_log)
                 except SideFailed as failure:
                     self._runner.add_event(failure)
                     return

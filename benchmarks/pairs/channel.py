@@ -1,5 +1,7 @@
 """The judge's end of a sample's two pipes: writes frames, reads exactly the frame that is due, keeps the clock.
 
+Large tensors go beside the pipes, through a socket that only the judge can send by.
+
 Everything that arrives is untrusted: sizes are fixed before reading, every wait has a deadline, and whatever is not the
 frame that is due ends the exchange. Knows nothing of sandboxes; see `benchmarks.pairs.protocol` for the format.
 """
@@ -7,18 +9,20 @@ frame that is due ends the exchange. Knows nothing of sandboxes; see `benchmarks
 import fcntl
 import os
 import select
+import socket
 import time
 from contextlib import suppress
 from typing import Any, NoReturn
 
+from benchmarks.pairs.messages import Answer, Message
 from benchmarks.pairs.protocol import (
     HEAD,
-    MAGIC,
     Kind,
     ProtocolError,
     decode_header,
     parse_head,
 )
+from benchmarks.pairs.sealed import Lent, Sealed, SealedError
 
 PIPE_BYTES = 1 << 20  # a whole answer fits, so that a call costs two wake-ups and not one per 64 KiB
 MAX_ERROR_BYTES = 64 * 1024
@@ -43,8 +47,8 @@ class WrongForm(Exception):
 class Channel:
     """Non-blocking reads and writes with deadlines on two file descriptors, which stay the caller's to close."""
 
-    def __init__(self, write_fd: int, read_fd: int) -> None:
-        self._write_fd, self._read_fd = write_fd, read_fd
+    def __init__(self, write_fd: int, read_fd: int, socket: socket.socket | None = None) -> None:
+        self._write_fd, self._read_fd, self._socket = write_fd, read_fd, socket
         for fd in (write_fd, read_fd):
             os.set_blocking(fd, False)
             with suppress(PermissionError):  # over the user's limit: 64 KiB work as well, a little slower
@@ -54,20 +58,24 @@ class Channel:
         self._readable = select.poll()
         self._readable.register(read_fd, select.POLLIN)
 
-    def exchange(self, frame: list[Any], due: bytes, payload: bytearray, timeout_ms: int) -> int:
-        """Send `frame`, read an answer that is exactly `due` followed by len(payload) bytes; the nanoseconds it took.
+    def exchange(self, message: Message, answer: Answer, timeout_ms: int) -> int:
+        """Send `message`, read exactly the answer that is due into `answer`; the nanoseconds it took.
 
-        The clock runs from before the first byte is sent until the last byte has arrived. Raises SampleClosed,
-        SampleSilent, SampleRaised (with the sample's words), WrongForm or ProtocolError.
+        The clock runs from before the first byte is sent until the last byte has arrived and none can change any
+        more. Raises SampleClosed, SampleSilent, SampleRaised (with the sample's words), WrongForm or ProtocolError.
         """
-        answer = bytearray(len(due) + len(payload))
+        buffer = bytearray(len(answer.due) + answer.pipe_bytes)
         start = time.perf_counter_ns()
         deadline = start + timeout_ms * 1_000_000
-        self._send(frame, deadline)
-        self._receive_due(memoryview(answer), due, deadline)
-        elapsed = time.perf_counter_ns() - start
-        payload[:] = memoryview(answer)[len(due) :]
-        return elapsed
+        self._send_message(message, deadline)
+        if answer.lent is not None:
+            self._pass_on(answer.lent, deadline)
+        self._receive_due(memoryview(buffer), answer.due, deadline)
+        try:
+            answer.collect(memoryview(buffer)[len(answer.due) :])
+        except SealedError as error:
+            raise ProtocolError(str(error)) from None
+        return time.perf_counter_ns() - start
 
     def receive_empty(self, kind: Kind, sequence: int, timeout_ms: int) -> None:
         """Wait for a frame of this kind without payload, whatever its header says."""
@@ -81,13 +89,27 @@ class Channel:
             raise ProtocolError(f"{got.name} came where {kind.name} was due")
         self._receive(memoryview(bytearray(header_bytes)), deadline)
 
-    def send(self, frame: list[Any], timeout_ms: int) -> None:
-        """Send `frame` without waiting for an answer."""
-        self._send(frame, time.perf_counter_ns() + timeout_ms * 1_000_000)
+    def send(self, message: Message, timeout_ms: int) -> None:
+        """Send `message` without waiting for an answer."""
+        self._send_message(message, time.perf_counter_ns() + timeout_ms * 1_000_000)
 
     def has_unread(self) -> bool:
         """Whether bytes wait that no call asked for."""
         return any(event & select.POLLIN for _, event in self._readable.poll(0))
+
+    def _send_message(self, message: Message, deadline: int) -> None:
+        self._send(message.frame, deadline)
+        if message.sealed is not None:
+            self._pass_on(message.sealed, deadline)
+
+    def _pass_on(self, memory: Sealed | Lent, deadline: int) -> None:
+        """A sample does not take descriptors actively, so one that cannot be sent is of a sample that has ended."""
+        if self._socket is None:
+            raise ValueError("this channel has no socket for large tensors")
+        try:
+            memory.send(self._socket, deadline)
+        except SealedError:
+            raise SampleClosed from None
 
     def _send(self, frame: list[Any], deadline: int) -> None:
         for buffer in frame:
@@ -156,11 +178,6 @@ class Channel:
         left_ms = (deadline - time.perf_counter_ns()) // 1_000_000
         if left_ms <= 0 or not poll.poll(left_ms + 1):
             raise SampleSilent
-
-
-def due_answer(header: bytes, sequence: int, payload_bytes: int) -> bytes:
-    """Head and header that the answer to call `sequence` has to begin with."""
-    return HEAD.pack(MAGIC, Kind.RESULT, b"\0\0\0", sequence, len(header), payload_bytes) + header
 
 
 def _form(header: dict[str, Any]) -> str:

@@ -59,17 +59,39 @@ def inherited_socket() -> socket.socket:
     return socket.socket(fileno=int(number))
 
 
+class Sealed:
+    """The bytes of `parts`, one after the other, in one sealed memory file. Made before a clock runs; `send` is short."""
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        views = _views(parts)
+        self.size_bytes = _checked_size(sum(view.nbytes for view in views))
+        self._fd: int | None = _memory(self.size_bytes)
+        try:
+            _write(self._fd, views)
+            _seal(self._fd, self.size_bytes)
+        except BaseException:
+            self.close()
+            raise
+
+    def send(self, sock: socket.socket, deadline_ns: int) -> None:
+        """Once; the memory is the receiver's from then on."""
+        if self._fd is None:
+            raise SealedError("sealed memory is sent once")
+        try:
+            _send(sock, INPUT, self.size_bytes, self._fd, deadline_ns)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
 def send_sealed(sock: socket.socket, parts: Sequence[Part], deadline_ns: int) -> None:
-    """Send the bytes of `parts`, one after the other, as one sealed memory file."""
-    views = _views(parts)
-    size = _checked_size(sum(view.nbytes for view in views))
-    fd = _memory(size)
-    try:
-        _write(fd, views)
-        _seal(fd, size)
-        _send(sock, INPUT, size, fd, deadline_ns)
-    finally:
-        os.close(fd)
+    """Seal and send at once."""
+    Sealed(parts).send(sock, deadline_ns)
 
 
 def receive_sealed(sock: socket.socket, size_bytes: int, deadline_ns: int) -> mmap.mmap:
@@ -98,6 +120,12 @@ class Lent:
         except OSError as error:
             self.close()
             raise SealedError(f"{size_bytes} bytes could not be lent: {error.strerror}") from error
+
+    def send(self, sock: socket.socket, deadline_ns: int) -> None:
+        """Give it to the sample for its next answer, which `fill_lent` takes."""
+        if self.fd is None:
+            raise SealedError("lent memory is sent before it is collected")
+        _send(sock, OUTPUT, self.size_bytes, self.fd, deadline_ns)
 
     def collect(self) -> mmap.mmap:
         """All bytes, read-only and final. Raises SealedError when the sample can still write to them.
@@ -131,8 +159,7 @@ def lend(sock: socket.socket, size_bytes: int, deadline_ns: int) -> Lent:
     """Give the sample memory for its next answer, which `fill_lent` takes."""
     lent = Lent(size_bytes)
     try:
-        assert lent.fd is not None
-        _send(sock, OUTPUT, size_bytes, lent.fd, deadline_ns)
+        lent.send(sock, deadline_ns)
     except BaseException:
         lent.close()
         raise

@@ -4,6 +4,7 @@ Turns everything that can go wrong with a sample into one SideFailed with a kind
 nothing of the other side, of statistics or of verdicts.
 """
 
+import mmap
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,16 +16,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.pairs import cores as affinity
-from benchmarks.pairs.channel import Channel, SampleClosed, SampleRaised, SampleSilent, WrongForm, due_answer
+from benchmarks.pairs.channel import Channel, SampleClosed, SampleRaised, SampleSilent, WrongForm
 from benchmarks.pairs.devices import CPU, device_mounts
-from benchmarks.pairs.protocol import (
-    Kind,
-    ProtocolError,
-    TensorBytes,
-    encode_header,
-    encode_tensors,
-    tensor_fields,
-)
+from benchmarks.pairs.messages import answer_for, message
+from benchmarks.pairs.protocol import Kind, ProtocolError, TensorBytes
 from benchmarks.sandbox import Limits, Mount, Sample, SandboxLevel, python_runtime, spawn
 from benchmarks.suites.base import Array, Problem, Suite, Tensors, TensorSpec
 
@@ -59,6 +54,7 @@ def harness_mounts(suite: Suite) -> list[Mount]:
     return [
         Mount(here / "sample.py", f"{HARNESS}/sample.py"),
         Mount(here / "protocol.py", f"{HARNESS}/protocol.py"),
+        Mount(here / "sealed.py", f"{HARNESS}/sealed.py"),
         Mount(here.parent / "suites" / "tensors.py", f"{HARNESS}/tensors.py"),
         Mount(suite.sample_module, f"{HARNESS}/suite_sample.py"),
         *(Mount(helper, f"{HARNESS}/{helper.name}") for helper in suite.sample_helpers),
@@ -91,8 +87,11 @@ class Side:
             ),
             env=runtime.env,
             slot=slot,
+            has_socket=True,
         )
-        self._channel = Channel(self._sample.stdin.fileno(), self._sample.stdout.fileno())
+        self._channel = Channel(
+            self._sample.stdin.fileno(), self._sample.stdout.fileno(), self._sample.socket
+        )
         self._sequence = 0
         self._frozen_at_ns = 0
 
@@ -107,12 +106,12 @@ class Side:
     def load(self, problem: Problem) -> int:
         """Import the tree and hand over the weights; frozen again afterwards. The nanoseconds it took."""
         self._sequence += 1
-        frame = encode_tensors(Kind.LOAD, self._sequence, buffers(problem.weights), config=problem.config)
+        loading = message(Kind.LOAD, self._sequence, buffers(problem.weights), config=problem.config)
         limit = self._limits.load_ms
         self.thaw()
 
         def exchange() -> None:
-            self._channel.send(frame, limit)
+            self._channel.send(loading, limit)
             self._channel.receive_empty(Kind.LOADED, self._sequence, limit)
 
         start = time.perf_counter_ns()
@@ -133,18 +132,19 @@ class Side:
 
     def _timed(self, kind: Kind, inputs: Tensors, outputs: tuple[TensorSpec, ...]) -> tuple[Tensors, int]:
         self._sequence += 1
-        frame = encode_tensors(kind, self._sequence, buffers(inputs))
-        fields = tensor_fields([(spec.name, spec.dtype, spec.shape, b"") for spec in outputs])
-        header = encode_header({"tensors": fields})
-        payload = bytearray(sum(spec.size_bytes for spec in outputs))
-        due = due_answer(header, self._sequence, len(payload))
+        answer = answer_for(outputs, self._sequence)
+        asking = message(kind, self._sequence, buffers(inputs), answer)
         self.thaw()
-        elapsed_ns: int = self._guard(
-            "call", lambda: self._channel.exchange(frame, due, payload, self._limits.call_ms)
-        )
+        try:
+            elapsed_ns: int = self._guard(
+                "call", lambda: self._channel.exchange(asking, answer, self._limits.call_ms)
+            )
+        finally:
+            asking.close()
+            answer.close()
         self.freeze()
         self._refuse_unread("call")
-        return as_arrays(payload, outputs), elapsed_ns
+        return as_arrays(answer.payload, outputs), elapsed_ns
 
     def _refuse_unread(self, stage: str) -> None:
         if self._channel.has_unread():
@@ -227,7 +227,7 @@ def buffers(tensors: Tensors) -> list[TensorBytes]:
     return [(name, str(value.dtype), value.shape, value.data.cast("B")) for name, value in tensors.items()]
 
 
-def as_arrays(payload: bytearray, specs: tuple[TensorSpec, ...]) -> Tensors:
+def as_arrays(payload: bytearray | mmap.mmap, specs: tuple[TensorSpec, ...]) -> Tensors:
     """The payload's tensors, without copying."""
     arrays: Tensors = {}
     offset = 0

@@ -100,10 +100,10 @@ class Bench:
         """Gate with one look, so at most 6 pairs. Verified; returns the document."""
         callbacks = options.pop("callbacks", None) or Record()
         cancellation = options.pop("cancellation", None)
-        fields = {"run_id": "run-1", "kind": "gate", "nonce": NONCE, "looks": 1} | options
-        job = Job(
-            suite="moe_forward", preset="tiny", base_tree=base.hash, candidate_tree=candidate.hash, **fields
-        )
+        fields = {
+            "run_id": "run-1", "kind": "gate", "suite": "moe_forward", "preset": "tiny", "nonce": NONCE, "looks": 1,
+        } | options  # fmt: skip
+        job = Job(base_tree=base.hash, candidate_tree=candidate.hash, **fields)
         with tree_folders((base, candidate), self.store, self.folder / "trees") as folders:
             sealed = judge(job, tree_dirs=folders, key=KEY, callbacks=callbacks, cancellation=cancellation)
         report = verify_evidence(
@@ -244,6 +244,31 @@ def test_a_candidate_that_does_not_answer_rightly_ends_the_run_early(
     assert document["verdict"]["kind"] == verdict
     assert document["events"][0]["side"] == "candidate"
     assert len([pair for pair in document["pairs"] if not pair["control"]]) == 1
+
+
+# Keeps a writable view of the memory that the judge lends for an answer, to write into it after the clock has stopped.
+KEEP_LENT_MEMORY = """
+import mmap
+sealed = _sys.modules["sealed"]
+if not hasattr(sealed, "kept"):
+    honest_receive, sealed.kept = sealed._receive, []
+
+    def receive(sock, purpose, size, deadline):
+        fd = honest_receive(sock, purpose, size, deadline)
+        if purpose == sealed.OUTPUT:
+            sealed.kept.append(mmap.mmap(fd, size))
+        return fd
+
+    sealed._receive = receive
+return _honest(self, x_TD)
+"""
+
+
+def test_an_answer_that_could_still_be_written_is_refused(bench: Bench) -> None:
+    document = bench.judge(bench.shipped, bench.wrapped(KEEP_LENT_MEMORY), preset="demo")
+    assert [found["kind"] for found in document["events"]] == ["protocol_violation"]
+    assert "could not be sealed" in document["events"][0]["detail"]
+    assert document["verdict"]["kind"] == "policy_violation"
 
 
 # Writes to every descriptor that is a pipe; the judge's is among them.

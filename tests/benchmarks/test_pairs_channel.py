@@ -16,13 +16,13 @@ from benchmarks.pairs.channel import (
     SampleRaised,
     SampleSilent,
     WrongForm,
-    due_answer,
 )
+from benchmarks.pairs.messages import Answer, Message, due_head
 from benchmarks.pairs.protocol import Kind, ProtocolError
 
 CALL = protocol.encode_tensors(Kind.CALL, 7, [("x", "float32", (4,), bytes(16))])
 HEADER = protocol.encode_header({"tensors": protocol.tensor_fields([("y", "float32", (4,), b"")])})
-DUE = due_answer(HEADER, 7, 16)
+DUE = due_head(HEADER, 7, 16)
 RIGHT = DUE + bytes(range(16))
 
 
@@ -35,8 +35,8 @@ class Pipes:
     sample_out: int
 
     def exchange(self, timeout_ms: int = 5_000) -> tuple[int, bytes]:
-        payload = bytearray(16)
-        return self.channel.exchange(CALL, DUE, payload, timeout_ms), bytes(payload)
+        answer = Answer(DUE, 16)
+        return self.channel.exchange(Message(CALL), answer, timeout_ms), bytes(answer.payload)
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_a_large_call_does_not_wait_for_the_sample_to_read_it_first(pipes: Pipes
         os.write(pipes.sample_out, RIGHT)
 
     thread = in_background(sample)
-    pipes.channel.exchange(call, DUE, bytearray(16), 10_000)
+    pipes.channel.exchange(Message(call), Answer(DUE, 16), 10_000)
     thread.join()
     assert len(received) == sum(memoryview(part).nbytes for part in call)
 
@@ -172,7 +172,7 @@ def test_a_sample_that_does_not_read_runs_into_the_deadline(pipes: Pipes) -> Non
     size = 4 << 20
     call = protocol.encode_tensors(Kind.CALL, 7, [("x", "uint8", (size,), bytes(size))])
     with pytest.raises(SampleSilent):
-        pipes.channel.exchange(call, DUE, bytearray(16), 200)
+        pipes.channel.exchange(Message(call), Answer(DUE, 16), 200)
 
 
 def test_a_sample_that_ended_is_noticed_at_once(pipes: Pipes) -> None:
