@@ -23,7 +23,7 @@ from benchmarks.sandbox.seccomp import filter_bytes
 INNER_TARGET = "/sandbox/inner.py"
 #: The first version with --disable-userns.
 OLDEST_BWRAP = (0, 8, 0)
-#: Processes that are ours in every sandbox: bubblewrap's monitor and its init.
+#: Processes that are ours in every sandbox: bubblewrap's monitor and the init, its own or `inner.py`.
 OVERHEAD_PIDS = 2
 SCRATCH = ("/tmp", "/dev/shm", "/work")  # noqa: S108 - paths inside the sandbox
 #: Read-only pieces of the system that interpreters and compilers need. Missing ones are left out.
@@ -110,6 +110,7 @@ def sandbox_options(
     options = ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
     if level is SandboxLevel.BUBBLEWRAP_USER:
         options += ["--unshare-user", "--disable-userns", "--uid", str(USER_UID), "--gid", str(USER_UID)]
+        options += ["--as-pid-1"]  # `inner.py` is the init: bubblewrap's would be open to the sample
     options += ["--die-with-parent", "--new-session", "--hostname", "sandbox", "--cap-drop", "ALL"]
     if level is SandboxLevel.BUBBLEWRAP:
         for capability in KEPT:
@@ -122,6 +123,8 @@ def sandbox_options(
             options += ["--tmpfs", covered, "--remount-ro", covered]
         elif Path(covered).exists():
             options += ["--ro-bind", "/dev/null", covered]
+    # The namespaces' own settings are the user's to change, where a user made the namespaces.
+    options += ["--ro-bind", "/proc/sys", "/proc/sys"]
     options += ["--dev", "/dev"]
     for path in SCRATCH:
         options += ["--perms", "1777", "--size", str(limits.scratch_bytes), "--tmpfs", path]
@@ -154,10 +157,10 @@ def inner_command(
     file_bytes = limits.scratch_bytes if socket is None else max(limits.scratch_bytes, LENT_BYTES)
     settings = {
         "socket": socket,
+        "init": not is_root,
         "drop": is_root,
         "uid": sandbox_uid(slot) if is_root else USER_UID,
         "limits": {
-            "RLIMIT_CORE": 0,
             "RLIMIT_FSIZE": file_bytes,
             "RLIMIT_NOFILE": limits.open_files,
             "RLIMIT_MEMLOCK": 0,

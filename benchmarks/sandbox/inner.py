@@ -4,13 +4,19 @@ Runs as `python -I -S -B inner.py LIMITS_JSON COMMAND...`, alone: it imports not
 descriptor but stdin, stdout, stderr and the declared socket, which becomes number 3. As root it gives up root for the
 unassigned uid of its slot. Then it reads back from /proc what it has become, and refuses to go on unless no capability
 is left, no new privileges can be had and a system-call filter is active.
+
+Where nothing else stands between the sample and the outside (bubblewrap's own init can be written to by whoever has its
+uid), it also becomes the namespace's init: a process of one uid with the sample that the sample cannot open, trace or
+end, and that ends with whoever started the sandbox.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import resource
+import signal
 import sys
 from typing import Any, NoReturn
 
@@ -19,6 +25,8 @@ REFUSED = 97
 
 SOCKET_FD = 3
 
+PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
 PR_CAPBSET_DROP = 24
 PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT = 47
@@ -34,8 +42,6 @@ def refuse(reason: str) -> NoReturn:
 
 def drop_to(uid: int) -> None:
     """Becomes `uid` with no group, no capability and no way back. Must run as root with the set-id capabilities."""
-    import ctypes
-
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
     for capability in range(LAST_CAPABILITY + 1):
@@ -82,6 +88,30 @@ def verify(uid: int) -> None:
         refuse("no system-call filter is active")
 
 
+def become_init() -> None:
+    """Forks: the child returns and becomes the sample, this process waits for it and leaves with its status.
+
+    Not dumpable: its files in /proc belong to root. It holds no pipe, so the judge sees the sample's end at once. A
+    signal from inside cannot end the init of a PID namespace.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the only one that Python catches: it would end this process
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) or libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0):
+        refuse("init could not be closed to the sample")
+    sample = os.fork()
+    if sample == 0:
+        return  # execve makes it dumpable again
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(nothing, fd)
+    keep_descriptors(None)
+    while True:
+        pid, status = os.wait()
+        if pid == sample:
+            code = os.waitstatus_to_exitcode(status)
+            os._exit(code if code >= 0 else 128 - code)
+
+
 def main(argv: list[str]) -> NoReturn:
     settings: dict[str, Any] = json.loads(argv[1])
     try:
@@ -91,6 +121,8 @@ def main(argv: list[str]) -> NoReturn:
             drop_to(settings["uid"])
         verify(settings["uid"])
         os.umask(0o077)
+        if settings["init"]:
+            become_init()
         os.execvpe(argv[2], argv[2:], dict(os.environ))  # noqa: S606 - becoming the command is the purpose
     except (OSError, ValueError, KeyError) as error:
         refuse(f"{type(error).__name__}: {error}")

@@ -44,6 +44,12 @@ CLONE_NEW_ANY = 0x7E020000  # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, N
 SETUID_OR_SETGID = 0o6000
 TERMINAL_INJECTION = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
 AF_UNIX, AF_INET, AF_INET6 = 1, 2, 10
+RLIMIT_CORE = 4
+PR_SCHED_CORE = 62
+MAP_HUGETLB = 0x40000
+MADV_COLD, MADV_PAGEOUT = 20, 21
+FCNTL_LOCKS = (5, 6, 7, 36, 37, 38)  # F_GETLK, F_SETLK, F_SETLKW and those of open file descriptions
+F_SETLEASE, F_NOTIFY = 1024, 1026
 X32_BIT = 0x40000000
 
 
@@ -78,20 +84,28 @@ RULES: tuple[Rule, ...] = (
     # Kernel interfaces with a history of escapes, or which observe the whole machine.
     *_refuse("bpf perf_event_open userfaultfd personality name_to_handle_at open_by_handle_at fanotify_init"),
     *_refuse("io_uring_setup io_uring_enter io_uring_register", errno.ENOSYS),
-    *_refuse("lookup_dcookie syslog uselib nfsservctl vhangup acct"),
+    *_refuse("modify_ldt lookup_dcookie syslog uselib nfsservctl vhangup acct"),
     *_refuse("kexec_load kexec_file_load init_module finit_module delete_module reboot swapon swapoff"),
     *_refuse("iopl ioperm sethostname setdomainname settimeofday clock_settime clock_adjtime adjtimex"),
     # Keeps a sample on its core and priority, and its hands off the others'.
     *_refuse("sched_setaffinity sched_setscheduler sched_setparam sched_setattr setpriority ioprio_set"),
     *_refuse("mbind set_mempolicy set_mempolicy_home_node migrate_pages move_pages"),
+    Rule("prctl", when="equals", argument=0, values=(PR_SCHED_CORE,)),
     Rule("prlimit64", when="not_in", argument=0, values=(0,)),
-    # Memory that no process maps would escape the limit where memory is polled.
+    # A crash is handed to the host's core handler, whatever the limit, unless the limit is exactly 1. So it stays.
+    Rule("prlimit64", when="equals", argument=1, values=(RLIMIT_CORE,)),
+    Rule("setrlimit", when="equals", argument=0, values=(RLIMIT_CORE,)),
+    # Memory that no process maps would escape the limit where memory is polled; huge pages escape it everywhere.
     *_refuse("memfd_create memfd_secret", errno.ENOSYS),
     *_refuse("shmget msgget semget"),
-    # Files mounted into several sandboxes are the same files: no locks on them, no watching who opens them, no
-    # throwing them out of the page cache, no flushing of disks. The last two pretend to succeed.
-    *_refuse("flock inotify_init inotify_init1 inotify_add_watch", errno.ENOSYS),
-    *_refuse("fadvise64 sync syncfs", 0),
+    Rule("mmap", errno.ENOMEM, "any_bit", 3, (MAP_HUGETLB,)),
+    # Files mounted into several sandboxes are the same files: no locks on them, no watching who opens them or what
+    # of them is in the page cache, no throwing them out of it, no flushing of disks. The last two pretend to succeed.
+    *_refuse("flock inotify_init inotify_init1 inotify_add_watch cachestat", errno.ENOSYS),
+    Rule("fcntl", errno.ENOLCK, "equals", 1, FCNTL_LOCKS),
+    Rule("fcntl", errno.EPERM, "equals", 1, (F_SETLEASE, F_NOTIFY)),
+    Rule("madvise", 0, "equals", 2, (MADV_COLD, MADV_PAGEOUT)),
+    *_refuse("fadvise64 sync syncfs fsync fdatasync sync_file_range", 0),
     # Only local and (empty) IP networks: vsock reaches a virtual machine's host past every namespace.
     Rule("socket", errno.EAFNOSUPPORT, "not_in", 0, (AF_UNIX, AF_INET, AF_INET6)),
     Rule("socketpair", errno.EAFNOSUPPORT, "not_in", 0, (AF_UNIX,)),
@@ -128,23 +142,26 @@ def _load(offset: int) -> Instruction:
 
 
 def _rule_body(rule: Rule) -> list[Instruction]:
-    """What runs once the call's number matched: ends in a refusal or in ALLOW, so the number is not needed again."""
+    """What runs once the call's number matched: a refusal, or on to whatever comes after."""
     refusal = _return(ERRNO | rule.errno)
     if rule.when == "always":
         return [refusal]
     load = _load(OFFSET_ARGUMENTS + 8 * rule.argument)
     if rule.when == "any_bit":
-        return [load, Instruction(JUMP_ANY_BIT, 0, 1, rule.values[0]), refusal, _return(ALLOW)]
-    # A match jumps over the remaining tests and the fall-through return.
+        return [load, Instruction(JUMP_ANY_BIT, 0, 1, rule.values[0]), refusal]
     count = len(rule.values)
-    tests = [Instruction(JUMP_EQUAL, count - index, 0, value) for index, value in enumerate(rule.values)]
-    if rule.when == "equals":
-        return [load, *tests, _return(ALLOW), refusal]
-    return [load, *tests, refusal, _return(ALLOW)]
+    if rule.when == "not_in":  # a match jumps over the remaining tests and the refusal
+        tests = [Instruction(JUMP_EQUAL, count - index, 0, value) for index, value in enumerate(rule.values)]
+    else:  # a match jumps to the refusal, the last mismatch over it
+        tests = [
+            Instruction(JUMP_EQUAL, count - 1 - index, int(index == count - 1), value)
+            for index, value in enumerate(rule.values)
+        ]
+    return [load, *tests, refusal]
 
 
 def assemble(machine: str, rules: Sequence[Rule] = RULES) -> list[Instruction]:
-    """The filter as instructions. One call is named by at most one rule."""
+    """The filter as instructions. Where several rules name one call, the first that matches decides."""
     if machine not in AUDIT_ARCH:
         raise SandboxUnavailable(
             f"No system-call filter exists for {machine!r} machines. Run the runner on x86_64 or aarch64."
@@ -158,14 +175,13 @@ def assemble(machine: str, rules: Sequence[Rule] = RULES) -> list[Instruction]:
     if machine == "x86_64":  # x32 calls carry the same architecture and a bit in the number
         program += [Instruction(JUMP_ANY_BIT, 0, 1, X32_BIT), _return(KILL_PROCESS)]
     program += [Instruction(JUMP_GREATER, 0, 1, NEWEST_KNOWN), _return(ERRNO | errno.ENOSYS)]
-    seen: set[int] = set()
+    bodies: dict[int, list[Instruction]] = {}
     for rule in rules:
         call = number(rule.name, machine)
-        if call is None:
-            continue
-        assert call not in seen, f"two rules for {rule.name}"
-        seen.add(call)
-        body = _rule_body(rule)
+        if call is not None:
+            bodies.setdefault(call, []).extend(_rule_body(rule))
+    for call, body in bodies.items():
+        body.append(_return(ALLOW))
         program += [Instruction(JUMP_EQUAL, 0, len(body), call), *body]
     return [*program, _return(ALLOW)]
 

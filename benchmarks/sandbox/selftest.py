@@ -6,7 +6,9 @@ there) is looked at from outside, here. A worker refuses jobs while any attack i
 
 from __future__ import annotations
 
+import ctypes
 import json
+import mmap
 import os
 import signal
 from collections.abc import Iterator, Sequence
@@ -19,7 +21,7 @@ from benchmarks.sandbox.results import Attack
 from benchmarks.sandbox.runtime import python_runtime
 from benchmarks.sandbox.targets import PROBE_TARGET, Stage, set_stage
 
-FAMILIES = ("environment", "network", "filesystem", "privileges", "processes")
+FAMILIES = ("environment", "network", "filesystem", "shared_files", "machine", "privileges", "processes")
 FAMILY_TIMEOUT_S = 20.0
 OUTPUT_LIMIT_BYTES = MIB
 
@@ -36,7 +38,7 @@ def self_test(level: SandboxLevel) -> list[Attack]:
     with set_stage() as stage:
         for family in FAMILIES:
             attacks += attack_family(level, family, stage)
-        attacks.append(_host_unharmed(stage))
+        attacks += [_host_unharmed(stage), page_cache(stage)]
         attacks += neighbours.attack_neighbour(level, stage)
         attacks += leftovers.attack_results(level, stage)
         attacks += bombs.attack_limits(level, stage)
@@ -102,3 +104,24 @@ def _traces(token: str, folders: Sequence[str]) -> Iterator[Path]:
         path = Path(folder, token)
         if path.exists() and folder != "/dev/shm":  # noqa: S108 - our own plant has that name there
             yield path
+
+
+def page_cache(stage: Stage) -> Attack:
+    """What was planted is still in memory, whatever the attackers did to throw it out."""
+    share = resident_share(stage.ballast)
+    return Attack("host.page_cache", share == 1.0, f"{share:.0%} of a shared file is still in the page cache")
+
+
+def resident_share(path: Path) -> float:
+    """The part of a file's pages that is in memory (mincore(2)). The file must be ours, else the kernel says all."""
+    pages = -(-path.stat().st_size // mmap.PAGESIZE)
+    states = (ctypes.c_ubyte * pages)()
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE) as view:
+        start = ctypes.c_char.from_buffer(view)
+        failed = ctypes.CDLL(None, use_errno=True).mincore(
+            ctypes.byref(start), ctypes.c_size_t(len(view)), states
+        )
+        del start
+    if failed:
+        raise OSError(ctypes.get_errno(), "mincore")
+    return sum(state & 1 for state in states) / pages

@@ -6,6 +6,7 @@ Knows nothing of what runs inside, nor of how it is steered afterwards (`benchma
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import stat
 import subprocess
@@ -120,6 +121,7 @@ def spawn(
         failing.callback(process.kill)
         try:
             group.add(process.pid)
+            _forbid_core_dumps(process.pid)
             if limits.cores is not None:
                 os.sched_setaffinity(process.pid, limits.cores)
         except OSError as error:
@@ -129,6 +131,13 @@ def spawn(
     with suppress(BrokenPipeError):
         sample.stdin.write(b"go\n")
     return sample
+
+
+def _forbid_core_dumps(pid: int) -> None:
+    """A limit of 1 is the only one at which the kernel does not even call the host's core handler (core(5))."""
+    hard = resource.prlimit(pid, resource.RLIMIT_CORE)[1]
+    if hard != 0 or os.geteuid() == 0:
+        resource.prlimit(pid, resource.RLIMIT_CORE, (1, 1))
 
 
 def _one_way_pair(failing: ExitStack, starting: ExitStack) -> tuple[socket.socket, int]:

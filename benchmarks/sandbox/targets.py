@@ -26,6 +26,7 @@ from benchmarks.sandbox.syscalls import NUMBERS, number
 
 PROBE_TARGET = "/probe"
 CANARY_VARIABLE = "GAINSHARE_SANDBOX_CANARY"
+BALLAST_BYTES = 1024 * 1024
 GREETING = b"the host answers"
 CHECKOUT = Path(__file__).resolve().parents[2]
 #: Files and folders that a sandbox must not show, where the host has them.
@@ -52,12 +53,16 @@ PRIVATE_FOLDERS = (
 
 @dataclass(frozen=True)
 class Stage:
-    """`mount` brings the attack programs in. `facts` is the JSON they are told. `victim` is a process of ours."""
+    """`mount` brings the attack programs in. `facts` is the JSON they are told. `victim` is a process of ours.
+
+    `ballast` is a file among the programs that stands in the page cache whole.
+    """
 
     mount: Mount
     facts: dict[str, Any]
     victim: subprocess.Popen[bytes]
     token: str
+    ballast: Path
 
 
 @contextmanager
@@ -71,6 +76,7 @@ def set_stage() -> Iterator[Stage]:
         shutil.copytree(Path(__file__).with_name("attacks"), folder / "probe/attacks")
         secret_file = folder / "secret"
         secret_file.write_text(canary)
+        _plant_ballast(folder / "probe/ballast")
         _plant_environment(stack, canary)
         _plant_descriptor(stack, secret_file)
         shm_file = _plant_shared_memory(stack, token, canary)
@@ -99,17 +105,26 @@ def set_stage() -> Iterator[Stage]:
                 *prefixes,
             ],
             "mounted_files": [INNER_TARGET, str(base_interpreter()), f"{PROBE_TARGET}/attacks/attempt.py"],
-            "shared_file": f"{PROBE_TARGET}/attacks/attempt.py",
+            "scratch": "/work",
+            "ballast": f"{PROBE_TARGET}/ballast",
             "host_files": [str(secret_file), *_private_files()],
             "host_folders": [str(folder), *_private_folders()],
         }
-        yield Stage(Mount(folder / "probe", PROBE_TARGET), facts, victim, token)
+        yield Stage(Mount(folder / "probe", PROBE_TARGET), facts, victim, token, folder / "probe/ballast")
 
 
 def _plant_environment(stack: ExitStack, canary: str) -> None:
     """Into the judge's own environment: what is not handed over by name must not get in."""
     os.environ[CANARY_VARIABLE] = canary
     stack.callback(os.environ.pop, CANARY_VARIABLE, None)
+
+
+def _plant_ballast(path: Path) -> None:
+    """Written through to the disk: pages that are still dirty cannot be thrown out by anybody."""
+    with path.open("wb") as file:
+        file.write(b"ballast." * (BALLAST_BYTES // 8))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _plant_descriptor(stack: ExitStack, file: Path) -> None:

@@ -32,14 +32,16 @@ FORK_FLAGS = 0x01200011
 MOST_INSTRUCTIONS = 4096  # BPF_MAXINSNS
 
 
-def decide(machine: str, call: int, *arguments: int, arch: int | None = None) -> int:
+def decide(
+    machine: str, call: int, *arguments: int, arch: int | None = None, program: bytes | None = None
+) -> int:
     """What the assembled filter returns for one call: a BPF machine for the opcodes we use."""
     padded = [*arguments, 0, 0, 0, 0, 0, 0][:6]
     data = struct.pack("<IIQ6Q", call, AUDIT_ARCH[machine] if arch is None else arch, 0, *padded)
-    program = list(struct.iter_unpack("<HBBI", filter_bytes(machine)))
+    instructions = list(struct.iter_unpack("<HBBI", program or filter_bytes(machine)))
     accumulator = position = 0
     while True:
-        opcode, if_true, if_false, constant = program[position]
+        opcode, if_true, if_false, constant = instructions[position]
         position += 1
         if opcode == RETURN:
             return constant
@@ -121,8 +123,23 @@ def test_new_namespaces_are_refused_but_threads_and_forks_are_not(machine: str) 
         ("mknodat", (3, 0, 0o140600), ALLOW),  # a socket
         ("mknodat", (3, 0, 0o020600), refused_with(errno.EPERM)),  # a character device
         ("mknodat", (3, 0, 0o060600), refused_with(errno.EPERM)),  # a block device
-        ("prlimit64", (0,), ALLOW),
-        ("prlimit64", (1,), refused_with(errno.EPERM)),
+        ("prlimit64", (0, 7), ALLOW),
+        ("prlimit64", (1, 7), refused_with(errno.EPERM)),
+        ("prlimit64", (0, 4), refused_with(errno.EPERM)),  # RLIMIT_CORE
+        ("prlimit64", (0, 4 | 1 << 32), refused_with(errno.EPERM)),
+        ("setrlimit", (7,), ALLOW),
+        ("setrlimit", (4,), refused_with(errno.EPERM)),
+        ("prctl", (15,), ALLOW),
+        ("prctl", (62,), refused_with(errno.EPERM)),  # PR_SCHED_CORE
+        ("mmap", (0, 4096, 3, 0x22), ALLOW),
+        ("mmap", (0, 4096, 3, 0x22 | 0x40000), refused_with(errno.ENOMEM)),  # MAP_HUGETLB
+        ("madvise", (0, 4096, 4), ALLOW),  # MADV_DONTNEED on memory of its own
+        ("madvise", (0, 4096, 20), refused_with(0)),  # MADV_COLD
+        ("madvise", (0, 4096, 21), refused_with(0)),  # MADV_PAGEOUT
+        *[("fcntl", (3, command), ALLOW) for command in (0, 1, 2, 3, 4, 1030, 1031, 1033, 1034)],
+        *[("fcntl", (3, command), refused_with(errno.ENOLCK)) for command in (5, 6, 7, 36, 37, 38)],
+        ("fcntl", (3, 1024), refused_with(errno.EPERM)),  # F_SETLEASE
+        ("fcntl", (3, 1026), refused_with(errno.EPERM)),  # F_NOTIFY
     ],
 )
 def test_rules_on_arguments(machine: str, name: str, arguments: tuple[int, ...], expected: int) -> None:
@@ -137,6 +154,24 @@ def test_ordinary_calls_pass_and_unknown_ones_do_not_exist(machine: str) -> None
     assert {call for call in range(NEWEST_KNOWN + 1) if call not in named} <= set(passing)
     assert decide(machine, NEWEST_KNOWN + 1) == refused_with(errno.ENOSYS)
     assert decide(machine, 0xFFFFFFFF if machine == "aarch64" else 0x3FFFFFFF) == refused_with(errno.ENOSYS)
+
+
+def test_of_several_rules_for_one_call_the_first_that_matches_decides() -> None:
+    rules = [
+        Rule("prctl", 1, "equals", 0, (5, 6, 7)),
+        Rule("prctl", 2, "any_bit", 1, (4,)),
+        Rule("prctl", 3, "not_in", 2, (8, 9)),
+    ]
+    program = b"".join(instruction.pack() for instruction in assemble("x86_64", rules))
+    call = call_number("prctl", "x86_64")
+    for arguments, expected in (
+        *[((value, 4, 1), refused_with(1)) for value in (5, 6, 7)],
+        ((4, 4, 8), refused_with(2)),
+        ((4, 3, 7), refused_with(3)),
+        *[((4, 3, value), ALLOW) for value in (8, 9)],
+    ):
+        assert decide("x86_64", call, *arguments, program=program) == expected, arguments
+    assert decide("x86_64", call + 1, 5, program=program) == ALLOW
 
 
 def test_other_architectures_calls_kill() -> None:

@@ -124,6 +124,57 @@ def test_a_user_gets_the_same_sample(user_level: None) -> None:
     assert out["limit"] == "memory"
 
 
+def test_a_users_sample_dies_with_its_judge_and_reports_how_it_ended(user_level: None) -> None:
+    """The init between them is ours, and the sample can do nothing to it."""
+    answer = as_user(
+        r"""
+        import json, os, signal, subprocess, sys, time
+        from benchmarks.sandbox import Limits, best_level, python_runtime, spawn
+        python, level = python_runtime(), best_level()
+        def start(code):
+            return spawn([*python.argv, "-c", code], level=level, mounts=python.mounts, limits=Limits(), env=python.env,
+                         slot=0)
+        out = {}
+        for name, code in {
+            "seven": "raise SystemExit(7)",
+            "abort": "import os; os.abort()",
+            "killed": "import os; os.kill(os.getpid(), 9)",
+            "orphans": "import os\nif os.fork() == 0:\n    os.setsid(); os.close(1)\n    while True: pass",
+            "init": "import os\nfor n in range(1, 65):\n    try: os.kill(1, n)\n    except OSError: pass\nraise SystemExit(3)",
+        }.items():
+            with start(code) as sample:
+                out[name] = sample.wait(10)
+                out[name + " left"] = len(sample.pids())
+        judge = os.fork()
+        if judge == 0:
+            from benchmarks.sandbox.starting import _starter
+            sample = start("import ctypes; ctypes.CDLL(None).prctl(1, 0, 0, 0, 0); print(1, flush=True)\nwhile True: pass")
+            sample.stdout.read(2)
+            with open(f"/tmp/gainshare-pids-{os.getpid()}", "w") as file:
+                file.write(json.dumps(sample.pids()))
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.waitpid(judge, 0)
+        name = f"/tmp/gainshare-pids-{judge}"
+        pids = json.load(open(name))
+        os.unlink(name)
+        def lives(pid):
+            try: return open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0] not in "ZX"
+            except OSError: return False
+        deadline = time.monotonic() + 5
+        while any(map(lives, pids)) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        out["judge killed"] = [len(pids) >= 3, [pid for pid in pids if lives(pid)]]
+        print(json.dumps(out))
+        """
+    )
+    assert answer.returncode == 0, answer.stderr
+    out = json.loads(answer.stdout)
+    codes = {name: out[name] for name in ("seven", "abort", "killed", "orphans", "init")}
+    assert codes == {"seven": 7, "abort": 134, "killed": 137, "orphans": 0, "init": 3}
+    assert [out[f"{name} left"] for name in codes] == [0] * 5
+    assert out["judge killed"] == [True, []]
+
+
 def test_every_attack_is_contained_for_a_user(user_level: None) -> None:
     answer = as_user(
         """
@@ -133,7 +184,7 @@ def test_every_attack_is_contained_for_a_user(user_level: None) -> None:
         """
     )
     attacks = json.loads(answer.stdout or "[]")
-    assert len(attacks) >= 60, answer.stderr
+    assert len(attacks) >= 90, answer.stderr
     assert [attack for attack in attacks if not attack["contained"]] == []
 
 
@@ -150,7 +201,19 @@ WORK_UNCONFINED = {
     "filesystem.host_folders",
     "filesystem.host_through_proc",
     "filesystem.set_id_file",
-    "filesystem.watch_shared_file",
+    "shared_files.whole_file_locks",
+    "shared_files.record_locks",
+    "shared_files.asking_for_locks",
+    "shared_files.open_file_locks",
+    "shared_files.leases",
+    "shared_files.watch_by_inotify",
+    "shared_files.watch_by_dnotify",
+    "shared_files.replace_mounted_files",
+    "machine.message_queues",
+    "environment.descriptors_of_processes",
+    "environment.keyrings",
+    "processes.parent_processes",
+    "processes.settings_of_host_process",
     "privileges.capabilities",
     "privileges.user_namespace_by_unshare",
     "privileges.user_namespace_by_clone",
@@ -165,22 +228,35 @@ WORK_UNCONFINED = {
 }
 
 
+def is_on_disk() -> bool:
+    """Whether /tmp can lose pages at all: those of a tmpfs have nowhere else to be."""
+    kind = subprocess.run(["stat", "-f", "-c", "%T", "/tmp"], capture_output=True, text=True, check=True)
+    return kind.stdout.strip() != "tmpfs"
+
+
 def test_the_attacks_work_where_nothing_confines_them(user_level: None) -> None:
     """Otherwise "contained" would mean nothing."""
     answer = as_user(
         """
         import json
         from benchmarks.sandbox import SandboxLevel
-        from benchmarks.sandbox.selftest import FAMILIES, attack_family
+        from benchmarks.sandbox.selftest import FAMILIES, attack_family, page_cache
         from benchmarks.sandbox.targets import set_stage
         with set_stage() as stage:
+            decoy = stage.mount.source / "decoy"
+            decoy.touch()
+            # there are no mounts at this level
+            stage.facts.update(ballast=str(stage.ballast), mounted_files=[str(decoy)], scratch="/tmp")
             attacks = [attack for family in FAMILIES for attack in attack_family(SandboxLevel.NONE, family, stage)]
+            attacks.append(page_cache(stage))
         print(json.dumps({attack.name: attack.detail for attack in attacks if not attack.contained}))
         """
     )
     assert answer.returncode == 0, answer.stderr
     got_through = json.loads(answer.stdout)
     assert set(got_through) >= WORK_UNCONFINED
+    if is_on_disk():
+        assert "host.page_cache" in got_through
     assert not [name for name, detail in got_through.items() if "the attack itself failed" in detail]
 
 

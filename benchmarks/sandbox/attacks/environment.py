@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import resource
 import struct
 from pathlib import Path
 
-from .attempt import Targets, attack, call, main
+from .attempt import Refused, Targets, attack, call, first_that_works, main
 
 TIOCSTI = 0x5412
 
@@ -41,12 +43,27 @@ def command_lines_of_processes(targets: Targets) -> str | None:
 def inherited_descriptors(targets: Targets) -> str | None:
     """Anything open beyond stdin, stdout and stderr."""
     found = []
-    for fd in range(3, 1024):
+    for fd in range(3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]):
         try:
             found.append(f"{fd} -> {Path(f'/proc/self/fd/{fd}').readlink()}")
         except OSError:
             continue
     return "; ".join(found) or None
+
+
+@attack
+def descriptors_of_processes(targets: Targets) -> str | None:
+    """What other processes have open, memory files among it, through their links in /proc."""
+    found = []
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        if link.parts[2] == str(os.getpid()):
+            continue
+        try:
+            os.close(os.open(link, os.O_RDONLY | os.O_NONBLOCK))
+        except OSError:
+            continue
+        found.append(str(link))
+    return ", ".join(found) or None
 
 
 @attack
@@ -81,9 +98,21 @@ def terminal_injection(targets: Targets) -> str | None:
 @attack
 def keyrings(targets: Targets) -> str | None:
     """Leaves or finds keys in the kernel's keyrings, which sandboxes would share."""
-    session = -3
-    key = call(targets, "add_key", b"user", b"gainshare", b"x", 1, session)
-    return f"added key {key}"
+    session, user, get_id = -3, -4, 0
+    return first_that_works(
+        {
+            "add_key": lambda: call(targets, "add_key", b"user", b"gainshare", b"x", 1, session),
+            "request_key": lambda: call(targets, "request_key", b"user", b"gainshare", None, session),
+            "keyctl": lambda: call(targets, "keyctl", get_id, user, 0, 0, 0),
+            "/proc/keys": lambda: _read_some("/proc/keys"),
+        }
+    )
+
+
+def _read_some(path: str) -> None:
+    """An empty file tells nothing."""
+    if not Path(path).read_bytes():
+        raise Refused(errno.ENODATA, "empty")
 
 
 if __name__ == "__main__":

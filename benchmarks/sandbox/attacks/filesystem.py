@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import importlib.util
 import os
 import stat
+import struct
 import tempfile
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -50,7 +49,14 @@ def write_outside_scratch(targets: Targets) -> str | None:
 @attack
 def overwrite_mounted_files(targets: Targets) -> str | None:
     """Opens the interpreter, the last start-up step and system tools for writing."""
-    files = ["/usr/bin/env", "/bin/sh", "/etc/ld.so.cache", *targets["mounted_files"]]
+    files = [
+        "/usr/bin/env",
+        "/bin/sh",
+        "/etc/ld.so.cache",
+        "/proc/self/exe",
+        "/proc/1/exe",
+        *targets["mounted_files"],
+    ]
     return _each(_open, files, os.O_WRONLY)
 
 
@@ -126,26 +132,23 @@ def set_id_file(targets: Targets) -> str | None:
 
 
 @attack
-def lock_shared_file(targets: Targets) -> str | None:
-    """A lock on a file that the host and other sandboxes have open as well."""
-    with Path(targets["shared_file"]).open("rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return "locked"
-
-
-@attack
-def watch_shared_file(targets: Targets) -> str | None:
-    """Learns when others open a file."""
-    descriptor = call(targets, "inotify_init1", 0)
-    with contextlib.closing(os.fdopen(descriptor)):
-        return "watching"
-
-
-@attack
 def file_by_handle(targets: Targets) -> str | None:
     """Opens files by inode, past every mount."""
-    call(targets, "name_to_handle_at", -100, b"/usr", b"\x80\0\0\0" + b"\0" * 132, b"\0" * 4, 0)
-    return "a handle was given out"
+    blank = b"\x80\0\0\0" + b"\0" * 132
+    root = os.open("/", os.O_RDONLY)
+    try:
+        return first_that_works(
+            {
+                "asked for a handle": lambda: call(
+                    targets, "name_to_handle_at", -100, b"/usr", blank, b"\0" * 4, 0
+                ),
+                "opened by a handle": lambda: call(
+                    targets, "open_by_handle_at", root, struct.pack("<Iiq", 8, 1, 2), os.O_RDONLY
+                ),
+            }
+        )
+    finally:
+        os.close(root)
 
 
 if __name__ == "__main__":

@@ -114,15 +114,21 @@ def other_namespaces(targets: Targets) -> str | None:
 def enter_namespaces(targets: Targets) -> str | None:
     """Joins namespaces by descriptor, also the ones we are in: setns itself is the way back out."""
 
-    def join(name: str) -> None:
-        fd = os.open(f"/proc/self/ns/{name}", os.O_RDONLY)
+    def join(pid: str, name: str) -> None:
+        fd = os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY)
         try:
             call(targets, "setns", fd, 0)
         finally:
             os.close(fd)
 
+    pids, names = (
+        ("self", "1", str(targets["victim_pid"])),
+        ("mnt", "net", "uts", "ipc", "pid", "user", "cgroup"),
+    )
     return in_child(
-        lambda: first_that_works({name: partial(join, name) for name in ("mnt", "net", "uts", "ipc")})
+        lambda: first_that_works(
+            {f"{name} of {pid}": partial(join, pid, name) for pid in pids for name in names}
+        )
     )
 
 

@@ -6,7 +6,9 @@ import ctypes
 import os
 import signal
 import struct
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from .attempt import Targets, attack, call, first_that_works, main
@@ -119,6 +121,41 @@ def limits_of_others(targets: Targets) -> str | None:
     old = ctypes.create_string_buffer(16)
     call(targets, "prlimit64", targets["victim_pid"], RLIMIT_NOFILE, None, old)
     return "read a limit of the victim"
+
+
+@attack
+def belong_to_the_outside(targets: Targets) -> str | None:
+    """A process group or session that reaches out would let one signal to it reach the judge. Theirs show as 0."""
+    found = {"group": os.getpgid(0), "session": os.getsid(0)}
+    return ", ".join(name for name, number in found.items() if number == 0) or None
+
+
+@attack
+def parent_processes(targets: Targets) -> str | None:
+    """What stands above us here: its memory, its root, its descriptors, its settings."""
+    attempts: dict[str, Callable[[], object]] = {}
+    for pid in {1, os.getppid()} - {os.getpid(), 0}:
+        attempts |= {
+            f"memory of {pid}": partial(_open, f"/proc/{pid}/mem", os.O_RDWR),
+            f"root of {pid}": partial(os.listdir, f"/proc/{pid}/root/"),
+            f"environment of {pid}": partial(_open, f"/proc/{pid}/environ", os.O_RDONLY),
+            f"namespace of {pid}": partial(_open, f"/proc/{pid}/ns/mnt", os.O_RDONLY),
+            f"clear_refs of {pid}": partial(_open, f"/proc/{pid}/clear_refs", os.O_WRONLY),
+            f"descriptor of {pid}": partial(_open, f"/proc/{pid}/fd/2", os.O_WRONLY),
+        }
+    return first_that_works(attempts)
+
+
+def _open(path: str, flags: int) -> None:
+    os.close(os.open(path, flags))
+
+
+@attack
+def settings_of_host_process(targets: Targets) -> str | None:
+    """Makes the victim the first that is killed when memory runs out, or slows its timers."""
+    folder = f"/proc/{targets['victim_pid']}"
+    names = ("oom_score_adj", "timerslack_ns", "autogroup", "comm", "coredump_filter")
+    return first_that_works({name: partial(_open, f"{folder}/{name}", os.O_WRONLY) for name in names})
 
 
 @attack
