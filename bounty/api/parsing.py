@@ -55,6 +55,12 @@ class RawTextField(serializers.Field[str, str, str, Any]):
         return str(value)
 
 
+class StatedReason(serializers.Serializer[Any]):
+    """The body of an action whose reason goes into somebody's history."""
+
+    reason = serializers.CharField(max_length=1000)
+
+
 def validated(serializer: type[serializers.Serializer[Any]], request: Request) -> dict[str, Any]:
     """The request's body as the serializer's values; raises ValidationError."""
     parsed = serializer(data=request.data)

@@ -1,4 +1,4 @@
-"""REST: registering and looking after runners."""
+"""REST: registering runners and seeing how they are. What maintainers do with them is in `runner_actions`."""
 
 from typing import Any
 
@@ -10,34 +10,53 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from bounty.api.parsing import caller, validated
-from bounty.models import Runner, RunnerState
-from bounty.services.runner_care import set_runner_state
+from bounty.api.runs import ChangeOut, RunOut
+from bounty.models import OPEN_RUN_STATES, NoiseSample, Runner, RunnerFailure
+from bounty.services.doubts import runs_in_doubt
+from bounty.services.runner_care import find_runner
 from bounty.services.runners import register_runner
+from bounty.services.transitions import history
 from gainshare.accounts.permissions import IsMaintainer
+
+SHOWN_FAILURES = 20
 
 
 class RunnerIn(serializers.Serializer[Any]):
     name = serializers.SlugField(max_length=60)
     hardware = serializers.SlugField(max_length=60, default="cpu")
     public_key = serializers.CharField(max_length=64, help_text="Raw Ed25519 public key in base64.")
-    fingerprint = serializers.DictField(default=dict, help_text="CPU, cores, memory as the runner sees them.")
+    fingerprint = serializers.DictField(
+        default=dict, help_text="What `python -m benchmarks.fingerprint` prints on that machine."
+    )
     host = serializers.CharField(max_length=120, allow_blank=True, default="")
 
 
 class RunnerOut(serializers.ModelSerializer[Runner]):
+    current_run = serializers.SerializerMethodField()
+
     class Meta:
         model = Runner
         fields = [
             "id",
             "name",
             "hardware",
+            "host",
             "public_key",
             "key_id",
             "fingerprint",
             "state",
+            "quarantine_cause",
+            "quarantined_at",
+            "history_since",
+            "current_run",
             "created_at",
             "last_seen_at",
         ]
+
+    @extend_schema(responses=serializers.UUIDField(allow_null=True))
+    def get_current_run(self, runner: Runner) -> str | None:
+        run = runner.runs.filter(state__in=OPEN_RUN_STATES).first()
+        return str(run.pk) if run is not None else None
 
 
 class RunnerMade(RunnerOut):
@@ -47,9 +66,49 @@ class RunnerMade(RunnerOut):
         fields = [*RunnerOut.Meta.fields, "token"]
 
 
-class StateIn(serializers.Serializer[Any]):
-    state = serializers.ChoiceField(choices=RunnerState.choices)
-    reason = serializers.CharField(max_length=1000, default="by a maintainer")
+class NoiseSampleOut(serializers.ModelSerializer[NoiseSample]):
+    run = serializers.UUIDField(source="run_id")
+
+    class Meta:
+        model = NoiseSample
+        fields = [
+            "run",
+            "suite",
+            "preset",
+            "pairs",
+            "noise_log_ppm",
+            "median_log_ppm",
+            "slowdown_log_ppm",
+            "verdict_kind",
+            "is_good",
+            "fault",
+            "created_at",
+        ]
+
+
+class FailureOut(serializers.ModelSerializer[RunnerFailure]):
+    run = serializers.UUIDField(source="run_id")
+
+    class Meta:
+        model = RunnerFailure
+        fields = ["run", "attempt", "reason", "created_at"]
+
+
+class RunnerDetailOut(RunnerOut):
+    failures = serializers.SerializerMethodField()
+    changes = serializers.SerializerMethodField()
+
+    class Meta(RunnerOut.Meta):
+        fields = [*RunnerOut.Meta.fields, "failures", "changes"]
+
+    @extend_schema(responses=FailureOut(many=True))
+    def get_failures(self, runner: Runner) -> list[dict[str, Any]]:
+        newest = runner.failures.order_by("-created_at")[:SHOWN_FAILURES]
+        return [dict(FailureOut(failure).data) for failure in newest]
+
+    @extend_schema(responses=ChangeOut(many=True))
+    def get_changes(self, runner: Runner) -> list[dict[str, Any]]:
+        return [dict(ChangeOut(change).data) for change in history(runner)]
 
 
 class RunnerList(generics.ListAPIView[Runner]):
@@ -68,21 +127,29 @@ class RunnerList(generics.ListAPIView[Runner]):
 
 
 class RunnerDetail(generics.RetrieveAPIView[Runner]):
-    """One runner; its public key checks the signatures on its evidence."""
+    """One runner, with its history; its public key checks the signatures on its evidence."""
 
     queryset = Runner.objects.all()
-    serializer_class = RunnerOut
+    serializer_class = RunnerDetailOut
     permission_classes = [AllowAny]
     lookup_field = "name"
 
 
-class RunnerStateView(APIView):
-    """Quarantine a runner, bring it back, or retire it for good."""
+class RunnerNoise(generics.ListAPIView[NoiseSample]):
+    """What the runner's A/A runs found, the newest first."""
 
-    permission_classes = [IsMaintainer]
+    serializer_class = NoiseSampleOut
+    permission_classes = [AllowAny]
 
-    @extend_schema(request=StateIn, responses=RunnerOut)
-    def post(self, request: Request, name: str) -> Response:
-        return Response(
-            RunnerOut(set_runner_state(actor=caller(request), name=name, **validated(StateIn, request))).data
-        )
+    def get_queryset(self) -> Any:
+        return NoiseSample.objects.filter(runner__name=self.kwargs.get("name")).order_by("-created_at")
+
+
+class RunnerDoubts(APIView):
+    """Award-relevant runs between the runner's last good A/A run and its quarantine for drift."""
+
+    permission_classes = [AllowAny]
+
+    @extend_schema(responses=RunOut(many=True))
+    def get(self, request: Request, name: str) -> Response:
+        return Response(RunOut(runs_in_doubt(find_runner(name)), many=True).data)

@@ -13,11 +13,12 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from bounty.api.parsing import caller, validated
+from bounty.api.parsing import StatedReason, caller, validated
 from bounty.errors import BadRequest, NotFound
 from bounty.models import Run, RunVerdict
 from bounty.services.logs import LogPage, read_log
 from bounty.services.queues import queue_place
+from bounty.services.run_care import cancel_run, rerun
 from bounty.services.runs import find_run, order_aa_run
 from bounty.services.transitions import history
 from bounty.services.trees import blob_store
@@ -40,8 +41,12 @@ class ChangeOut(serializers.Serializer[Any]):
 
 
 class QueueOut(serializers.Serializer[Any]):
-    position = serializers.IntegerField(help_text="0 is next.")
-    eta_s = serializers.IntegerField(allow_null=True)
+    """Where an unfinished run stands. Estimates are medians of earlier runs of its sort, None without any."""
+
+    position = serializers.IntegerField(allow_null=True, help_text="0 is next; null while it runs.")
+    runners = serializers.IntegerField(help_text="That are at work on this hardware, or that it may run on.")
+    starts_in_s = serializers.IntegerField(allow_null=True)
+    ends_in_s = serializers.IntegerField(allow_null=True)
 
 
 class SampleOut(serializers.Serializer[Any]):
@@ -202,6 +207,28 @@ class RunDetail(APIView):
     @extend_schema(responses=RunDetailOut)
     def get(self, request: Request, pk: UUID) -> Response:
         return Response(RunDetailOut(find_run(pk)).data)
+
+
+class RunCancel(APIView):
+    """End a waiting or running run for good. It does not count as its author's attempt."""
+
+    permission_classes = [IsMaintainer]
+
+    @extend_schema(request=StatedReason, responses=RunDetailOut)
+    def post(self, request: Request, pk: UUID) -> Response:
+        run = cancel_run(actor=caller(request), run_id=pk, **validated(StatedReason, request))
+        return Response(RunDetailOut(run).data)
+
+
+class RunRerun(APIView):
+    """Order a run that failed, or that is doubted, again. The answer is the new run; the old verdict stays."""
+
+    permission_classes = [IsMaintainer]
+
+    @extend_schema(request=StatedReason, responses={201: RunDetailOut})
+    def post(self, request: Request, pk: UUID) -> Response:
+        run = rerun(actor=caller(request), run_id=pk, **validated(StatedReason, request))
+        return Response(RunDetailOut(run).data, status=201)
 
 
 class RunLog(APIView):

@@ -1,13 +1,15 @@
-"""The bounty app's pages: bounties, submissions, lineages. Plugs its entry into the shell's navigation."""
+"""The bounty app's pages: bounties, submissions, lineages, runners. Plugs its entries into the shell's navigation."""
 
 from django.urls import path
 
-from bounty.pages import actions, bounties, lineages, submissions
-from gainshare.web import navigation
+from bounty.pages import actions, bounties, lineages, runners, submissions, switches
+from gainshare.web import banners, navigation
 from gainshare.web.navigation import NavEntry
 
 navigation.register(NavEntry("Bounties", "bounties", 10))
 navigation.register(NavEntry("Lineages", "lineages", 20))
+navigation.register(NavEntry("Runners", "runners", 25))
+banners.register("stop", switches.stop_banners)
 
 urlpatterns = [
     path("bounties/", bounties.bounty_list, name="bounties"),
@@ -19,6 +21,11 @@ urlpatterns = [
     path("submissions/<uuid:submission_id>/", submissions.submission_detail, name="submission"),
     path("submissions/<uuid:submission_id>/live/", submissions.live, name="submission-live"),
     path("submissions/<uuid:submission_id>/<slug:action>/", actions.act, name="submission-act"),
+    path("runners/", runners.runner_list, name="runners"),
+    path("runners/<slug:name>/", runners.runner_detail, name="runner"),
+    path("runners/<slug:name>/<slug:action>/", runners.act, name="runner-act"),
+    path("stop/", switches.stop_page, name="stop"),
+    path("stop/<slug:name>/", switches.press, name="stop-press"),
     path("lineages/", lineages.lineage_list, name="lineages"),
     path("lineages/<slug:name>/", lineages.lineage_detail, name="lineage"),
 ]

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from bounty.models import OPEN_RUN_STATES, NextStep, Run, RunKind, RunState, Submission, SubmissionState
-from bounty.services.queues import queue_place
+from bounty.models import OPEN_RUN_STATES, NextStep, Run, RunState, Submission, SubmissionState
+from bounty.services.queues import QueuePlace, queue_place
+from bounty.stages import measuring_words, run_title
 
 SETTLED = frozenset(
     {
@@ -40,7 +41,7 @@ class Progress:
 def progress_of(submission: Submission) -> Progress:
     """The submission's progress, from its newest unfinished run."""
     run = submission.runs.filter(state__in=[RunState.QUEUED, *OPEN_RUN_STATES]).order_by("-queued_at").first()
-    is_settled = submission.state in SETTLED and submission.next_step != NextStep.RESERVE
+    is_settled = submission.state in SETTLED and submission.next_step != NextStep.RESERVE and run is None
     headline, detail = describe(submission, run)
     measuring = run is not None and run.state in (RunState.GATING, RunState.MEASURING)
     return Progress(
@@ -62,22 +63,34 @@ def describe(submission: Submission, run: Run | None) -> tuple[str, str]:
                 "The gate passed, but the bounty's escrow is used up. It goes on if some comes back.",
             )
         return submission.get_state_display(), "The next step is being prepared."
-    stage = "Confirmation run" if run.kind == RunKind.CONFIRMATION else "Gate run"
+    stage = run_title(run.kind)
     if run.state == RunState.QUEUED:
         place = queue_place(run)
         if place is None:
             return f"{stage}: waiting for a runner", "It is about to be taken."
-        ahead = "It is next." if place.position == 0 else f"{place.position} ahead of it."
-        eta = "" if place.eta_s is None else f" About {duration(place.eta_s)} to go."
-        return f"{stage}: waiting for a runner", ahead + eta
+        return f"{stage}: waiting for a runner", waiting_text(place)
     if run.state in (RunState.GATING, RunState.MEASURING):
-        what = (
-            "A fixed number of fresh pairs; their lower bound alone sets the award."
-            if run.kind == RunKind.CONFIRMATION
-            else "It stops as soon as the pairs decide. Results stay hidden until the verdict."
-        )
-        return f"{stage}: measuring pairs", what
-    return f"{stage}: {STAGES[RunState(run.state)].lower()}", f"Attempt {run.attempt}."
+        return f"{stage}: measuring pairs", measuring_words(run.kind) + _ends_text(run)
+    return f"{stage}: {STAGES[RunState(run.state)].lower()}", f"Attempt {run.attempt}.{_ends_text(run)}"
+
+
+def _ends_text(run: Run) -> str:
+    place = queue_place(run)
+    if place is None or not place.ends_in_s:
+        return ""
+    return f" Runs like it end in about {duration(place.ends_in_s)} from now."
+
+
+def waiting_text(place: QueuePlace) -> str:
+    """Its place in the queue, and about when it starts and ends as far as earlier runs tell."""
+    ahead = "It is next." if not place.position else f"{place.position} ahead of it."
+    if place.runners == 0:
+        return f"{ahead} No runner of this hardware is at work now."
+    if place.starts_in_s is None:
+        return ahead
+    starts = f" Starts in about {duration(place.starts_in_s)}" if place.starts_in_s else " Starts now"
+    ends = "" if place.ends_in_s is None else f", ends in about {duration(place.ends_in_s)}"
+    return f"{ahead}{starts}{ends}."
 
 
 def duration(seconds: int) -> str:

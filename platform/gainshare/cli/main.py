@@ -16,8 +16,10 @@ from gainshare.cli.down import down
 from gainshare.cli.keys import keys
 from gainshare.cli.models import model
 from gainshare.cli.output import CliError, print_error
+from gainshare.cli.runners import runners
 from gainshare.cli.sandbox_test import sandbox_test
 from gainshare.cli.status import status
+from gainshare.cli.stop import stop
 from gainshare.cli.submit import submit
 from gainshare.cli.up import up
 from gainshare.cli.verify import verify
@@ -40,6 +42,8 @@ app.command("credits")(show_credits)
 app.add_typer(keys, name="keys")
 app.command()(chat)
 app.add_typer(model, name="model")
+app.add_typer(runners, name="runners")
+app.command()(stop)
 app.command()(verify)
 app.command()(audit)
 app.command("sandbox-test")(sandbox_test)

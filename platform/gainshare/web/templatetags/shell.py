@@ -8,6 +8,8 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from gainshare.web import formatting
+from gainshare.web.banners import Banner
+from gainshare.web.banners import banners as standing_banners
 from gainshare.web.navigation import NavLink, links_for
 
 register = template.Library()
@@ -24,9 +26,9 @@ BAD = {
 }  # fmt: skip
 BUSY = {
     "running", "pending", "queued", "leased", "preparing", "gating", "measuring", "judging", "confirming", "received",
-    "checked",
+    "checked", "draining",
 }  # fmt: skip
-WARN = {"suspicious", "infrastructure_error", "expired", "cancelled", "exhausted", "declined"}
+WARN = {"suspicious", "infrastructure_error", "expired", "cancelled", "exhausted", "declined", "quarantined"}
 
 
 @register.filter(name="credits")
@@ -73,6 +75,12 @@ def words(identifier: Any) -> str:
 def is_open_for_signup() -> bool:
     """Whether visitors may make accounts themselves."""
     return bool(settings.OPEN_SIGNUP)
+
+
+@register.simple_tag
+def banners() -> list[Banner]:
+    """What stands above every page now."""
+    return standing_banners()
 
 
 @register.simple_tag(takes_context=True)

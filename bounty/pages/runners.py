@@ -1,0 +1,176 @@
+"""Pages of runners: how each of them is and has been, and what maintainers do with it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from django.contrib import messages
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.utils.safestring import SafeString
+from django.views.decorators.http import require_GET, require_POST
+
+from bounty.models import OPEN_RUN_STATES, NoiseSample, QuarantineCause, Run, Runner, RunnerState
+from bounty.pages.noise_plot import NoisePoint, plot_noise
+from bounty.services import runner_care
+from bounty.services.calibration import noise_limit
+from bounty.services.doubts import runs_in_doubt
+from bounty.services.transitions import history
+from gainshare.accounts.errors import DomainError
+from gainshare.accounts.models import User
+from gainshare.web.signed_in import SignedInRequest, signed_in
+
+SHOWN_SAMPLES = 60
+SHOWN_ROWS = 20
+FINGERPRINT_LABELS = {
+    "cpu": "Processor",
+    "cores": "Cores",
+    "memory_bytes": "Memory",
+    "kernel": "Kernel",
+    "devices": "Devices",
+    "harness": "Judge",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One thing that a maintainer can do. `text` is the reason."""
+
+    label: str
+    done: str
+    run: Callable[[User, str, str], object]
+
+
+ACTIONS: Mapping[str, Action] = {
+    "drain": Action(
+        "Drain",
+        "It gets no new run.",
+        lambda user, name, text: runner_care.drain(actor=user, name=name, reason=text),
+    ),
+    "resume": Action(
+        "Resume",
+        "It is at work again.",
+        lambda user, name, text: runner_care.resume(actor=user, name=name, reason=text),
+    ),
+    "quarantine": Action(
+        "Quarantine",
+        "It gets only A/A runs now.",
+        lambda user, name, text: runner_care.quarantine(actor=user, name=name, reason=text),
+    ),
+    "release": Action(
+        "Release",
+        "Its measurements are trusted again.",
+        lambda user, name, text: runner_care.release(actor=user, name=name, reason=text),
+    ),
+    "calibrate": Action(
+        "Calibrate",
+        "Its A/A runs are ordered.",
+        lambda user, name, text: runner_care.calibrate(actor=user, name=name),
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """A runner's noise in one suite and preset."""
+
+    suite: str
+    preset: str
+    plot: SafeString
+    last: NoiseSample
+
+
+def offered_actions(runner: Runner) -> list[tuple[str, Action]]:
+    """What a maintainer is offered; the services decide again when one is pressed."""
+    if runner.state == RunnerState.RETIRED:
+        return []
+    is_draining = runner.state in (RunnerState.DRAINING, RunnerState.DRAINED)
+    names = ["calibrate", "resume" if is_draining else "drain"]
+    names.append("quarantine" if runner.quarantine_cause == QuarantineCause.NONE else "release")
+    return [(name, ACTIONS[name]) for name in names]
+
+
+@require_GET
+def runner_list(request: HttpRequest) -> HttpResponse:
+    """Every runner: state, hardware, when it was last seen, what it does now, how noisy it was last."""
+    rows = [
+        {
+            "runner": runner,
+            "run": current_run(runner),
+            "last": NoiseSample.objects.filter(runner=runner).order_by("-created_at").first(),
+        }
+        for runner in Runner.objects.order_by("hardware", "name")
+    ]
+    return render(request, "bounty/runner_list.html", {"rows": rows})
+
+
+@require_GET
+def runner_detail(request: HttpRequest, name: str) -> HttpResponse:
+    """One runner: its machine, its noise, its failures, its history, and the runs that are in doubt for it."""
+    runner = get_object_or_404(Runner, name=name)
+    is_maintainer = isinstance(request.user, User) and request.user.is_maintainer
+    context = {
+        "runner": runner,
+        "run": current_run(runner),
+        "series": noise_series(runner),
+        "bad": NoiseSample.objects.filter(runner=runner, is_good=False).order_by("-created_at")[:SHOWN_ROWS],
+        "failures": runner.failures.order_by("-created_at")[:SHOWN_ROWS],
+        "doubts": runs_in_doubt(runner),
+        "changes": reversed(history(runner)),
+        "machine": machine_facts(runner.fingerprint),
+        "actions": offered_actions(runner) if is_maintainer else [],
+    }
+    return render(request, "bounty/runner_detail.html", context)
+
+
+def current_run(runner: Runner) -> Run | None:
+    """The run that it has now."""
+    return runner.runs.filter(state__in=OPEN_RUN_STATES).select_related("submission__bounty").first()
+
+
+def noise_series(runner: Runner) -> list[Series]:
+    """The runner's noise history since it last changed, one plot for each suite and preset."""
+    samples = NoiseSample.objects.filter(runner=runner, created_at__gte=runner.history_since)
+    kinds = samples.order_by("suite", "preset").values_list("suite", "preset").distinct()
+    found = []
+    for suite, preset in kinds:
+        newest = list(samples.filter(suite=suite, preset=preset).order_by("-created_at")[:SHOWN_SAMPLES])
+        points = [NoisePoint(row.created_at, row.noise_log_ppm, row.fault) for row in reversed(newest)]
+        limit = noise_limit(runner=runner, suite=suite, preset=preset)
+        plot = plot_noise(points, limit_log_ppm=limit, title=f"{suite}/{preset}")
+        found.append(Series(suite, preset, plot, newest[0]))
+    return found
+
+
+def machine_facts(fingerprint: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The fingerprint as people read it."""
+    return [
+        (FINGERPRINT_LABELS.get(name, name.replace("_", " ").capitalize()), _fact(name, value))
+        for name, value in fingerprint.items()
+    ]
+
+
+def _fact(name: str, value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    if name.endswith("_bytes") and isinstance(value, int):
+        return f"{value / 2**30:.1f} GiB"
+    return str(value)[:16] if name == "harness" else str(value)
+
+
+@signed_in
+@require_POST
+def act(request: SignedInRequest, name: str, action: str) -> HttpResponse:
+    """Do one action, say how it went, go back to the runner."""
+    chosen = ACTIONS.get(action)
+    if chosen is None:
+        raise Http404("There is no such action.")
+    try:
+        chosen.run(request.user, name, request.POST.get("text", "").strip())
+    except DomainError as error:
+        if error.status == 404:
+            raise Http404(error.message) from None
+        messages.error(request, error.message)
+    else:
+        messages.success(request, chosen.done)
+    return redirect("runner", name=name)

@@ -1,0 +1,59 @@
+"""The page of the emergency stop, and the banner that every page shows while something is stopped."""
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.views.decorators.http import require_GET, require_POST
+
+from bounty.models import StateChange, Switch
+from bounty.services.emergency import lift, stop
+from bounty.services.switches import switches
+from gainshare.accounts.errors import DomainError
+from gainshare.accounts.models import User
+from gainshare.web.banners import Banner
+from gainshare.web.signed_in import SignedInRequest, signed_in
+
+SHOWN_CHANGES = 50
+EFFECTS = {
+    Switch.JUDGING: "No runner gets a run. What was running is back in the queue, and its attempt does not count.",
+    Switch.AWARDS: "Nothing is booked and nothing vests. Submissions wait where they are.",
+    Switch.MERGES: "Submissions are still accepted; their merges wait.",
+}
+
+
+def stop_banners() -> list[Banner]:
+    """One line for everything that is stopped now, with the reason."""
+    return [
+        Banner(f"{row.get_name_display()} stopped: {row.reason}", reverse("stop"))
+        for row in switches()
+        if row.is_stopped
+    ]
+
+
+@require_GET
+def stop_page(request: HttpRequest) -> HttpResponse:
+    """The three switches and who pressed them when; buttons for maintainers."""
+    context = {
+        "rows": [(row, EFFECTS[Switch(row.name)]) for row in switches()],
+        "changes": StateChange.objects.filter(subject="stopswitch")
+        .select_related("actor")
+        .order_by("-pk")[:SHOWN_CHANGES],
+        "may_press": isinstance(request.user, User) and request.user.is_maintainer,
+    }
+    return render(request, "bounty/stop.html", context)
+
+
+@signed_in
+@require_POST
+def press(request: SignedInRequest, name: str) -> HttpResponse:
+    """Stop or lift one switch, say how it went, go back to the page."""
+    reason, is_lift = request.POST.get("text", "").strip(), request.POST.get("action") == "lift"
+    try:
+        row = (lift if is_lift else stop)(actor=request.user, switch=name, reason=reason)
+    except DomainError as error:
+        messages.error(request, error.message)
+    else:
+        state = "goes on" if is_lift else "is stopped"
+        messages.success(request, f"{row.get_name_display()} {state}.")
+    return redirect("stop")
