@@ -66,4 +66,28 @@ MOE_FORWARD = SuiteInfo(
     guard=GuardInfo("demo", margin_log_ppm=29_558),  # ln 1.03
 )
 
-SUITES: Mapping[str, SuiteInfo] = MappingProxyType({suite.name: suite for suite in (MOE_FORWARD,)})
+MOE_BACKWARD = SuiteInfo(
+    name="moe_backward",
+    title="MoE layer, forward and backward",
+    unit="ns per call",
+    presets=MappingProxyType(
+        {
+            "demo": PresetInfo("demo", "Batches of 512 tokens, verdicts in a minute or two"),
+            "standard": PresetInfo("standard", "Batches of 1,024 and 2,048 tokens, wide and narrow experts"),
+        }
+    ),
+    minimum_effect_log_ppm=9_951,  # ln 1.01
+    cap_log_ppm=3_688_880,  # ln 40, as moe_forward
+    worst_case_log_ppm=-51_293,  # ln 0.95
+    guard=GuardInfo("demo", margin_log_ppm=29_558),  # ln 1.03
+)
+
+SUITES: Mapping[str, SuiteInfo] = MappingProxyType(
+    {
+        suite.name: suite
+        for suite in (
+            MOE_FORWARD,
+            MOE_BACKWARD,
+        )
+    }
+)

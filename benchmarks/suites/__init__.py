@@ -9,6 +9,7 @@ from benchmarks import blas as _blas  # noqa: F401 - before numpy is imported
 from benchmarks.catalogue import SUITES as CATALOGUE
 from benchmarks.suites.base import Case, Problem, Suite, TensorSpec, UnknownSuite
 from benchmarks.suites.guard import guard_suite
+from benchmarks.suites.moe_backward import moe_backward
 from benchmarks.suites.moe_forward import moe_forward
 
 __all__ = [
@@ -22,7 +23,10 @@ __all__ = [
     "get_suite",
 ]
 
-SUITES = {"moe_forward": moe_forward}
+SUITES = {
+    "moe_forward": moe_forward,
+    "moe_backward": moe_backward,
+}
 
 
 def get_suite(name: str, preset: str) -> Suite:

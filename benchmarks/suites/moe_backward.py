@@ -1,0 +1,150 @@
+"""Suite `moe_backward`: one forward and backward pass of the Mixture-of-Experts layer, in single precision.
+
+A call brings fresh secret tokens x and a fresh secret gradient of y; the answer is y, the gradient of x and the gradients
+of all weights, whole. So nothing can be left out: every element is compared.
+
+    family     widths below; imbalance over the experts and shapes are secret, as in `moe_forward`
+    tolerance  against base 1e-5 rms and 2e-4 at the worst element, per tensor; see `TOLERANCE`
+    unit       ns per call; ratios of alternating calls, the gate's test on the pairs' median log ratio
+    roofline   18 operations per active weight and token: three products on the way there, six on the way back
+    cap        40x, as `moe_forward`: from the textbook loop to the chosen experts alone
+    power      as the kernel suites: calls of 20 ms or longer keep the noise of a pair below 2 %
+    time       demo about 3 s a pair on one core, standard about 12 s
+
+Gradients are as large as the weights, so a call moves 3 to 5 MB at demo's sizes. Knows numpy and the oracle, no torch.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.catalogue import MOE_BACKWARD
+from benchmarks.oracle.moe_backward import moe_backward as gradients_of
+from benchmarks.suites.base import Case, Suite, Tensors, TensorSpec, TimeLimits, Tolerance, UnknownSuite
+from benchmarks.suites.moe_forward import MIB, MoEForwardProblem, family
+
+GRADIENT = "grad."  # before the name of what it is a gradient of
+
+
+class MoEBackwardProblem(MoEForwardProblem):
+    """One layer with its weights. Inputs: x and grad_y [1, T, D]. Answers: y, grad.x and grad.NAME of each weight."""
+
+    def __init__(self, shape: dict[str, int], rng: np.random.Generator) -> None:
+        super().__init__(shape | {"block": 1}, rng)
+        self.outputs += (
+            TensorSpec(f"{GRADIENT}x", "float32", self._x_shape),
+            *(
+                TensorSpec(f"{GRADIENT}{name}", "float32", value.shape)
+                for name, value in self.weights.items()
+            ),
+        )
+        self.floor_flops *= 3  # the way back has two products for each one on the way there
+
+    def draw_inputs(self, rng: np.random.Generator, turn: int) -> Tensors:
+        inputs = super().draw_inputs(rng, turn)
+        return inputs | {"grad_y": rng.standard_normal(self._x_shape, dtype=np.float32)}
+
+    def exact(self, inputs: Tensors, turn: int) -> Tensors:
+        return super().exact(inputs, turn) | self._gradients(inputs, self._exact_weights)
+
+    def plain(self, inputs: Tensors, turn: int) -> Tensors:
+        return super().plain(inputs, turn) | self._gradients(inputs, self.weights)
+
+    def _gradients(self, inputs: Tensors, weights: Tensors) -> Tensors:
+        """In the precision of `weights`."""
+        dtype = weights["router.weight"].dtype
+        x_TD, grad_y_TD = (inputs[name][0].astype(dtype) for name in ("x", "grad_y"))
+        grad_x_TD, of_weights = gradients_of(x_TD, grad_y_TD, weights, top_k=self.shape["top_k"])
+        named = {f"{GRADIENT}{name}": value for name, value in of_weights.items()}
+        return {f"{GRADIENT}x": grad_x_TD[None], **named}
+
+
+@dataclass(frozen=True)
+class MoEBackward(Suite):
+    """See the module's docstring."""
+
+    @property
+    def sample_module(self) -> Path:
+        return Path(__file__).with_name("moe_backward_sample.py")
+
+    def problem(self, shape: dict[str, int], rng: np.random.Generator) -> MoEBackwardProblem:
+        return MoEBackwardProblem(shape, rng)
+
+
+# Measured against the oracle per tensor (74 problems of all presets): the grouped and the textbook form in torch and the
+# plain numpy form are off by 3-9e-7 (root mean square) and at most 1.8e-5 (largest element); bfloat16 inside by 4e-3.
+TOLERANCE = Tolerance(rms_ppb=10_000, peak_ppb=200_000)
+# Few tokens make short sums, whose errors do not average out: two right forms differed by up to 1.75 times there.
+TINY_TOLERANCE = Tolerance(
+    rms_ppb=10_000, peak_ppb=200_000, error_ratio_ppm=2_000_000, drift_ratio_ppm=4_000_000
+)
+
+# As many tokens as keep what is computed large beside what is sent.
+CASES: dict[str, tuple[Case, ...]] = {
+    "tiny": (
+        family(
+            "tiny",
+            tokens=tuple(range(56, 73)),
+            d_model=64,
+            d_expert=(64,),
+            n_experts=(8,),
+            top_k=2,
+            n_shared=1,
+        ),
+    ),
+    "demo": (
+        family(
+            "batch-512",
+            tokens=tuple(range(480, 545)),
+            d_model=128,
+            d_expert=(240, 256, 272),
+            n_experts=(8,),
+            top_k=4,
+            n_shared=1,
+        ),
+    ),
+    "standard": (
+        family(
+            "batch-1024",
+            tokens=tuple(range(960, 1089)),
+            d_model=256,
+            d_expert=(480, 512, 544),
+            n_experts=(8,),
+            top_k=4,
+            n_shared=1,
+        ),
+        family(
+            "narrow-2048",
+            tokens=tuple(range(1920, 2177)),
+            d_model=256,
+            d_expert=(128, 144),
+            n_experts=(32,),
+            top_k=4,
+            n_shared=2,
+        ),
+    ),
+}
+CALLS_PER_SIDE = {"tiny": 6, "demo": 20, "standard": 12}
+TIME_LIMITS = {
+    "tiny": TimeLimits(start_ms=60_000, load_ms=20_000, call_ms=5_000),
+    "demo": TimeLimits(start_ms=60_000, load_ms=20_000, call_ms=10_000),
+    "standard": TimeLimits(start_ms=60_000, load_ms=60_000, call_ms=30_000),
+}
+MEMORY_BYTES = {"tiny": 768 * MIB, "demo": 1024 * MIB, "standard": 2048 * MIB}
+
+
+def moe_backward(preset: str) -> MoEBackward:
+    """The suite at one preset's sizes; raises UnknownSuite."""
+    if preset not in CASES:
+        raise UnknownSuite(f"moe_backward has no preset {preset!r}; presets: {', '.join(sorted(CASES))}")
+    return MoEBackward(
+        info=MOE_BACKWARD,
+        preset=preset,
+        cases=CASES[preset],
+        calls_per_side=CALLS_PER_SIDE[preset],
+        oracle_checks=3,
+        tolerance=TINY_TOLERANCE if preset == "tiny" else TOLERANCE,
+        time_limits=TIME_LIMITS[preset],
+        memory_bytes=MEMORY_BYTES[preset],
+    )
