@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,14 @@ from benchmarks.device_lock import device_lock
 from benchmarks.evidence.signing import generate_key
 from benchmarks.job import Job
 from benchmarks.judge import JudgeOptions, judge
+from benchmarks.pairs.build import build_tree
+from benchmarks.pairs.devices import CPU, DEVICES
+from benchmarks.pairs.side import SideFailed
 from benchmarks.patches import PatchError, apply_patch, parse_patch
+from benchmarks.profiling import ProfileFailed, profile_tree
 from benchmarks.sandbox import SandboxError, best_level
 from benchmarks.statistics.units import percent_faster
-from benchmarks.suites import UnknownSuite
+from benchmarks.suites import UnknownSuite, get_suite
 from benchmarks.tree_folders import tree_folders
 from benchmarks.trees import BlobStore, Tree, TreeError, read_tree, shipped_tree
 
@@ -64,9 +69,14 @@ def measure(
     candidate: str | None = None,
     allow_none: bool = False,
     callbacks: Terminal | None = None,
+    device: str = "cpu",
+    trees: Mapping[str, str] | None = None,
     **plan: int,
 ) -> dict[str, Any]:
-    """Judge locally; the sealed evidence. `plan` may hold `looks` or `confirmation_pairs` for something quicker."""
+    """Judge locally; the sealed evidence. `plan` may hold `looks` or `confirmation_pairs` for something quicker.
+
+    With `trees` (side to hash) other trees than these are refused: TreeError.
+    """
     with tempfile.TemporaryDirectory(prefix="gainshare-bench-") as folder:
         Path(folder).chmod(0o755)  # as root the samples run under uids of their own
         store = BlobStore(Path(folder) / "blobs")
@@ -74,18 +84,54 @@ def measure(
         candidate_tree = (
             base_tree if kind == "aa" or candidate is None else load_tree(candidate, base_tree, store)
         )
-        job = Job("local", kind, suite, preset, base_tree.hash, candidate_tree.hash, **plan)  # type: ignore[arg-type]  # argparse checked the kind
+        if trees is not None:
+            _require(trees, {"base": base_tree, "candidate": candidate_tree})
+        job = Job("local", kind, suite, preset, base_tree.hash, candidate_tree.hash, device, **plan)  # type: ignore[arg-type]  # argparse checked the kind
         options = JudgeOptions(level=best_level(allow_none=allow_none))
         say = callbacks or Terminal()
-        with device_lock("cpu", on_wait=lambda: say.on_log("waiting for another measurement to end")):
+        with device_lock(device, on_wait=lambda: say.on_log("waiting for another measurement to end")):
             with tree_folders((base_tree, candidate_tree), store, Path(folder) / "trees") as tree_dirs:
                 return judge(job, tree_dirs=tree_dirs, key=generate_key(), callbacks=say, options=options)
+
+
+def _require(wanted: Mapping[str, str], given: Mapping[str, Tree]) -> None:
+    for side, tree in given.items():
+        if tree.hash != wanted[side]:
+            raise TreeError(
+                "other_tree", f"the {side} tree is {tree.hash[:12]}, asked for is {wanted[side][:12]}"
+            )
+
+
+def profile(options: argparse.Namespace) -> str:
+    """Profile both trees into the folder that was named; what to print. Raises ProfileFailed and as `measure` does."""
+    suite = get_suite(options.suite, options.preset)
+    level = best_level(allow_none=options.allow_none)
+    options.profile.mkdir(parents=True, exist_ok=True)
+    said = []
+    with tempfile.TemporaryDirectory(prefix="gainshare-bench-") as folder:
+        Path(folder).chmod(0o755)
+        store = BlobStore(Path(folder) / "blobs")
+        base = load_tree(options.base, shipped_tree(store), store)
+        trees = {"base": base}
+        if options.candidate is not None:
+            trees["candidate"] = load_tree(options.candidate, base, store)
+        with tree_folders(trees.values(), store, Path(folder) / "trees") as folders:
+            for side, tree in trees.items():
+                build_tree(side, folders[tree.hash], level=level, slot=0)
+                found = profile_tree(suite, folders[tree.hash], level=level, device=options.device)
+                trace = options.profile / f"{side}.trace.json"
+                trace.write_bytes(found.trace)
+                said.append(f"{side}: Chrome trace in {trace} (open it in ui.perfetto.dev)\n{found.table}")
+    return "\n".join(said)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """0 when something was measured, whatever the verdict; 2 when the arguments or this machine do not allow it."""
     options = _parser().parse_args(arguments)
     try:
+        if options.profile is not None:
+            print(profile(options))
+            return 0
         sealed = measure(
             kind=options.kind,
             suite=options.suite,
@@ -93,8 +139,12 @@ def main(arguments: list[str] | None = None) -> int:
             base=options.base,
             candidate=options.candidate,
             allow_none=options.allow_none,
+            device=options.device,
         )
-    except (TreeError, PatchError, UnknownSuite, SandboxError, OSError) as error:
+    except SideFailed as failure:
+        print(f"bench: {failure}", file=sys.stderr)
+        return 2
+    except (ProfileFailed, TreeError, PatchError, UnknownSuite, SandboxError, OSError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
     if options.out is not None:
@@ -122,7 +172,14 @@ def _parser() -> argparse.ArgumentParser:
         "--base", default=SHIPPED, help="folder or diff of the base tree; the shipped stack by default"
     )
     parser.add_argument("--candidate", help="folder or diff (against the base tree) of the candidate")
-    parser.add_argument("--kind", default="gate", choices=("gate", "confirmation", "aa"))
+    parser.add_argument("--kind", default="gate", choices=("gate", "confirmation", "guard", "aa"))
+    parser.add_argument("--device", default=CPU, choices=DEVICES, help="where the stack computes")
+    parser.add_argument(
+        "--profile",
+        type=Path,
+        metavar="FOLDER",
+        help="instead of judging: torch's profile of both trees, a table each and a Chrome trace in this folder",
+    )
     parser.add_argument("--out", type=Path, help="write the evidence to this file")
     parser.add_argument("--json", action="store_true", help="print the evidence instead of a summary")
     parser.add_argument(

@@ -89,6 +89,19 @@ def test_what_cannot_be_measured_ends_with_2_and_a_reason(arguments: tuple[str, 
     assert words in done.stderr and done.stdout == ""
 
 
+@pytest.mark.sandbox
+def test_a_profile_gives_a_table_and_a_chrome_trace_of_both_trees(
+    broken_diff: Path, open_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = open_folder / "profile"
+    assert bench.main(["--preset", "tiny", "--profile", str(folder)]) == 0
+    assert "aten::mm" in capsys.readouterr().out
+    trace = json.loads((folder / "base.trace.json").read_text())
+    assert any(event.get("name") == "call" for event in trace["traceEvents"])
+    assert bench.main(["--preset", "tiny", "--profile", str(folder), "--candidate", str(broken_diff)]) == 2
+    assert "no_such_module" in capsys.readouterr().err
+
+
 def test_a_diff_that_does_not_apply_is_refused(open_folder: Path) -> None:
     store = BlobStore(open_folder / "blobs")
     wrong = open_folder / "wrong.diff"

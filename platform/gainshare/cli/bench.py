@@ -17,9 +17,16 @@ def bench(
     candidate: Annotated[str, typer.Option("--candidate", help="Folder or diff of the candidate.")] = "",
     preset: Annotated[str, typer.Option("--preset", help="Size of the suite: demo or standard.")] = "",
     kind: Annotated[
-        str, typer.Option("--kind", help="gate, confirmation, or aa (base against itself).")
+        str, typer.Option("--kind", help="gate, confirmation, guard, or aa (base against itself).")
     ] = "gate",
     out: Annotated[str, typer.Option("--out", help="Write the evidence to this file.")] = "",
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "",
+    profile: Annotated[
+        str,
+        typer.Option(
+            "--profile", help="Instead of judging: torch's profile, with Chrome traces in this folder."
+        ),
+    ] = "",
     as_json: JsonOption = False,
 ) -> None:
     """Measure a candidate against a base with the platform's own judge, in the same sandbox.
@@ -33,6 +40,8 @@ def bench(
         "--preset": preset,
         "--kind": kind,
         "--out": out,
+        "--device": device,
+        "--profile": profile,
     }
     argv = [sys.executable, "-m", "benchmarks.bench"]
     argv += [part for name, value in options.items() if value for part in (name, value)]

@@ -86,6 +86,16 @@ def site(url: str, key: str) -> Site:
         ) from None
 
 
+def site_url(url: str) -> str:
+    """The site's address for what needs no key. Raises CliError."""
+    if url:
+        return url.rstrip("/")
+    try:
+        return running_state(home_from_environment()).url
+    except NotRunning:
+        raise CliError(NO_SITE, code="no_site") from None
+
+
 def refusal(response: httpx.Response) -> SiteError:
     """The site's own words where it gave some, in the REST or the OpenAI error shape."""
     try:

@@ -6,7 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
+from gainshare.cli.client import UrlOption
 from gainshare.cli.output import CliError, JsonOption, console, print_json, table
+from gainshare.cli.remeasure import measure_again
 
 
 def verify(
@@ -15,9 +17,26 @@ def verify(
         str, typer.Option("--public-key", help="Trust only this runner key (raw Ed25519, base64).")
     ] = "",
     nonce: Annotated[str, typer.Option("--nonce", help="The nonce that the site gave to the run.")] = "",
+    rerun: Annotated[
+        bool,
+        typer.Option("--rerun", help="Then measure both trees again on this machine, with the same judge."),
+    ] = False,
+    base: Annotated[
+        str,
+        typer.Option("--base", help="With --rerun: folder or diff of the base tree; else the site is asked."),
+    ] = "",
+    candidate: Annotated[
+        str,
+        typer.Option(
+            "--candidate", help="With --rerun: folder or diff of the candidate; else the site is asked."
+        ),
+    ] = "",
+    url: UrlOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Check signature, hashes and commitment, and recompute the verdict from the raw samples.
+
+    With --rerun the trees, which must have the hashes that the evidence names, are measured again.
 
     Exit status 1 when anything does not hold. Without --public-key the key inside the file is used, which shows
     that the file is whole but not who made it.
@@ -50,6 +69,11 @@ def verify(
         )
     if not report.ok:
         raise typer.Exit(1)
+    if rerun:
+        sources = {"base": base, "candidate": candidate}
+        raise typer.Exit(
+            measure_again(file, document["document"]["trees"], sources, url=url, as_json=as_json)
+        )
 
 
 def _load(file: Path) -> dict[str, Any]:

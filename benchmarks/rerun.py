@@ -1,0 +1,111 @@
+"""`python -m benchmarks.rerun EVIDENCE --base DIR --candidate DIR`: measures again what an evidence file says.
+
+The same kind of run, suite and preset, with fresh secrets, on this machine. The trees must have the hashes that the
+evidence names. Times on another machine differ, and so may the size of an effect: what is compared is the verdict,
+and for a gain whether at least half of the stated bound is found again.
+"""
+
+from benchmarks import blas as _blas  # noqa: F401, I001 - before numpy is imported
+
+import argparse
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.bench import measure
+from benchmarks.evidence.canonical import NotCanonical, parse
+from benchmarks.evidence.schema import EvidenceError, validate
+from benchmarks.patches import PatchError
+from benchmarks.sandbox import SandboxError
+from benchmarks.statistics.units import percent_faster
+from benchmarks.suites import UnknownSuite
+from benchmarks.trees import TreeError
+from benchmarks.verdicts import VerdictKind
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """`agrees` is whether this machine comes to the same conclusion; effects are log_ppm."""
+
+    agrees: bool
+    stated_kind: str
+    stated_estimate: int | None
+    stated_bound: int | None
+    kind: str
+    estimate: int | None
+    bound: int | None
+    reason: str
+
+
+def compare(stated: dict[str, Any], found: dict[str, Any]) -> Rerun:
+    """Two verdicts as they stand in documents."""
+    agrees = stated["kind"] == found["kind"]
+    if agrees and stated["kind"] == VerdictKind.GAIN and stated["log_ppm_bound"] is not None:
+        agrees = 2 * (found["log_ppm_estimate"] or 0) >= stated["log_ppm_bound"]
+    return Rerun(
+        agrees,
+        stated["kind"],
+        stated["log_ppm_estimate"],
+        stated["log_ppm_bound"],
+        found["kind"],
+        found["log_ppm_estimate"],
+        found["log_ppm_bound"],
+        found["reason"],
+    )
+
+
+def rerun(document: dict[str, Any], *, base: str, candidate: str) -> tuple[Rerun, dict[str, Any]]:
+    """The comparison and the new evidence. Raises TreeError where a tree is not the one that was measured."""
+    sealed = measure(
+        kind=document["run"]["kind"],
+        suite=document["suite"]["name"],
+        preset=document["suite"]["preset"],
+        base=base,
+        candidate=candidate,
+        trees=document["trees"],
+    )
+    return compare(document["verdict"], sealed["document"]["verdict"]), sealed
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0 when the verdicts agree, 1 when they do not, 2 when nothing could be measured."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.rerun", description=__doc__)
+    parser.add_argument("evidence", type=Path, help="an evidence file")
+    parser.add_argument("--base", required=True, help="folder or diff of the base tree, or `shipped`")
+    parser.add_argument("--candidate", required=True, help="folder or diff (against base) of the candidate")
+    parser.add_argument("--out", type=Path, help="write the new evidence to this file")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    options = parser.parse_args(arguments)
+    try:
+        document = parse(options.evidence.read_bytes())["document"]
+        validate(document)
+        found, sealed = rerun(document, base=options.base, candidate=options.candidate)
+    except (KeyError, TypeError, NotCanonical, EvidenceError) as error:
+        print(f"rerun: {options.evidence} is no evidence file: {error}", file=sys.stderr)
+        return 2
+    except (TreeError, PatchError, UnknownSuite, SandboxError, OSError) as error:
+        print(f"rerun: {error}", file=sys.stderr)
+        return 2
+    if options.out is not None:
+        options.out.write_text(json.dumps(sealed, indent=1) + "\n")
+    print(json.dumps(asdict(found)) if options.json else summary(found))
+    return 0 if found.agrees else 1
+
+
+def summary(found: Rerun) -> str:
+    """For people."""
+    return (
+        f"stated:   {found.stated_kind}, {_size(found.stated_estimate)} (bound {_size(found.stated_bound)})\n"
+        f"measured: {found.kind}, {_size(found.estimate)} (bound {_size(found.bound)})\n"
+        f"{found.reason}\n{'agrees' if found.agrees else 'DOES NOT AGREE'}"
+    )
+
+
+def _size(log_ppm: int | None) -> str:
+    return "no effect stated" if log_ppm is None else percent_faster(log_ppm)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""`gainshare verify --rerun`: gets the two trees, then lets the judge measure them again on this machine.
+
+The judge runs as a program of its own, since it loads numpy and starts sandboxes.
+"""
+
+import io
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import httpx
+
+from gainshare.cli.client import TIMEOUT_S, site_url
+from gainshare.cli.output import CliError
+
+MAX_ARCHIVE_BYTES = 256 * 1024 * 1024
+
+
+def measure_again(
+    file: Path, trees: Mapping[str, str], sources: Mapping[str, str], *, url: str, as_json: bool
+) -> int:
+    """The exit status: 0 when this machine comes to the same conclusion, 1 when not. Raises CliError.
+
+    `trees` maps each side to its tree's hash; a side without a source is asked for at the site.
+    """
+    with tempfile.TemporaryDirectory(prefix="gainshare-rerun-") as folder:
+        named = {
+            side: sources[side] or str(fetch_tree(site_url(url), trees[side], Path(folder) / side))
+            for side in ("base", "candidate")
+        }
+        argv = [sys.executable, "-m", "benchmarks.rerun", str(file)]
+        argv += [part for side, source in named.items() for part in (f"--{side}", source)]
+        done = subprocess.run([*argv, *(["--json"] if as_json else [])], check=False)
+        return 1 if done.returncode < 0 else done.returncode
+
+
+def fetch_tree(url: str, tree: str, folder: Path) -> Path:
+    """The tree's files below `folder`, as the site has them; whether they are the tree is for the judge to say."""
+    try:
+        answer = httpx.get(f"{url}/api/v1/trees/{tree}/archive/", timeout=TIMEOUT_S)
+    except httpx.HTTPError as error:
+        raise CliError(
+            f"{url} cannot be reached ({error}): give --base and --candidate", code="unreachable"
+        ) from None
+    if answer.status_code != 200:
+        raise CliError(
+            f"{url} does not have the tree {tree[:12]}: give it with --base or --candidate",
+            code="unknown_tree",
+        )
+    if len(answer.content) > MAX_ARCHIVE_BYTES:
+        raise CliError(f"the archive of {tree[:12]} is larger than any tree", code="too_large")
+    try:
+        with tarfile.open(fileobj=io.BytesIO(answer.content)) as archive:
+            archive.extractall(folder, filter="data")
+    except tarfile.TarError as error:
+        raise CliError(f"the archive of {tree[:12]} cannot be unpacked: {error}", code="malformed") from None
+    return folder

@@ -1,0 +1,75 @@
+"""Measuring again what an evidence file says."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import rerun
+from benchmarks.evidence.document import seal
+from benchmarks.evidence.signing import generate_key
+from benchmarks.trees import BlobStore, shipped_tree
+from tests.benchmarks.evidence_maker import make_document, make_pairs
+
+GAIN = {"kind": "gain", "log_ppm_estimate": 200_000, "log_ppm_bound": 100_000}
+
+
+def verdict(kind: str, estimate: int | None = None) -> dict[str, Any]:
+    return {"kind": kind, "log_ppm_estimate": estimate, "log_ppm_bound": None, "reason": "because"}
+
+
+@pytest.mark.parametrize(
+    ("found", "agrees"),
+    [
+        (verdict("gain", 90_000), True),
+        (verdict("gain", 50_000), True),
+        (verdict("gain", 49_999), False),  # less than half of what was stated
+        (verdict("no_gain", 90_000), False),
+        (verdict("wrong_output"), False),
+    ],
+)
+def test_a_gain_is_found_again_or_not(found: dict[str, Any], agrees: bool) -> None:
+    assert rerun.compare(GAIN, found).agrees is agrees
+
+
+def test_other_verdicts_agree_by_their_kind() -> None:
+    assert rerun.compare(verdict("no_gain", 3), verdict("no_gain", -9)).agrees
+    assert not rerun.compare(verdict("no_gain", 3), verdict("regression", -90_000)).agrees
+
+
+def evidence_file(folder: Path, **changed: Any) -> Path:
+    path = folder / "evidence.json"
+    path.write_text(json.dumps(seal(make_document(make_pairs(1.0, 24), **changed), generate_key())))
+    return path
+
+
+def test_other_trees_than_those_of_the_evidence_are_refused(
+    open_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = evidence_file(open_folder)
+    assert rerun.main([str(file), "--base", "shipped", "--candidate", "shipped"]) == 2
+    assert "asked for is 000000000000" in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_evidence_is_refused(open_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = open_folder / "other.json"
+    path.write_text("{}")
+    assert rerun.main([str(path), "--base", "shipped", "--candidate", "shipped"]) == 2
+    assert "no evidence file" in capsys.readouterr().err
+
+
+@pytest.mark.sandbox
+def test_both_trees_are_measured_again(open_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A tree against itself, stated as a gain of a third: the machine must not agree."""
+    shipped = shipped_tree(BlobStore(open_folder / "blobs")).hash
+    parts: dict[str, Any] = {"trees": {"base": shipped, "candidate": shipped}}
+    document = make_document(make_pairs(1.4, 6), **parts)
+    assert document["verdict"]["kind"] == "gain"
+    document["suite"]["preset"] = "tiny"
+    path = open_folder / "evidence.json"
+    path.write_text(json.dumps(seal(document, generate_key())))
+    assert rerun.main([str(path), "--base", "shipped", "--candidate", "shipped", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert (found["stated_kind"], found["agrees"]) == ("gain", False)
+    assert found["kind"] in ("no_gain", "regression", "suspicious")
