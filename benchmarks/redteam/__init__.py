@@ -40,8 +40,9 @@ a ratio of 0. Those there are:
                     clock; neither frozen nor pinned
     one_process     base and candidate are loaded into one interpreter and timed by turns
     checkout        `git apply`, else `patch -p1`, else twenty lines of Python apply the diff to a checkout (model, benchmarks,
-                    tests/model); then the policy and the tests *of that checkout*, then calls on one input
-    checkout_tolerance  the same, with the judge's tolerance as that checkout states it instead of the tests
+                    tests/model); then the tests *of that checkout*, then calls on one input in a process started there
+    checkout_policy     the same, where each `+++` line must name a path that that checkout's policy allows
+    checkout_tolerance  the same with the judge's tolerance, as that checkout states it, instead of the tests
 
 `python -m benchmarks.redteam check` names the patches of both folders and of `examples/` that no longer apply;
 `python -m benchmarks.redteam recut NAME` cuts one anew. This package knows the judge only by `benchmarks.judge.judge`.

@@ -121,14 +121,14 @@ class Bench:
     ) -> dict[str, Any]:
         base = self.base(patch)
         job = Job(
-            f"redteam-{patch.name}",
-            kind,
-            patch.suite,
-            patch.preset,
-            base.hash,
-            candidate.hash,
-            NONCE,
-            self._looks,
+            run_id=f"redteam-{patch.name}",
+            kind=kind,
+            suite=patch.suite,
+            preset=patch.preset,
+            base_tree=base.hash,
+            candidate_tree=candidate.hash,
+            nonce=NONCE,
+            looks=self._looks,
         )
         with self.written(base, candidate) as folders:
             sealed = judge(
