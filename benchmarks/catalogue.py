@@ -82,12 +82,97 @@ MOE_BACKWARD = SuiteInfo(
     guard=GuardInfo("demo", margin_log_ppm=29_558),  # ln 1.03
 )
 
+PREFILL = SuiteInfo(
+    name="prefill",
+    title="Prefill: reading prompts",
+    unit="ns per call",
+    presets=MappingProxyType(
+        {
+            "demo": PresetInfo("demo", "Two prompts of up to 200 ids, a model of 7M parameters"),
+            "standard": PresetInfo("standard", "Four prompts, and one long one in the engine's chunks; 40M"),
+        }
+    ),
+    minimum_effect_log_ppm=9_951,  # ln 1.01
+    cap_log_ppm=1_386_295,  # ln 4, rounded up: matrix products that run at half of the roofline already
+    worst_case_log_ppm=-51_293,  # ln 0.95
+    guard=GuardInfo("demo", margin_log_ppm=29_558),  # ln 1.03
+)
+
+DECODE = SuiteInfo(
+    name="decode",
+    title="Decode: one sequence, one id at a time",
+    unit="ns per call",
+    presets=MappingProxyType(
+        {
+            "demo": PresetInfo("demo", "Steps behind contexts of 100-200 ids, a model of 7M parameters"),
+            "standard": PresetInfo("standard", "Steps behind contexts of 150-300 ids; 40M parameters"),
+        }
+    ),
+    minimum_effect_log_ppm=9_951,  # ln 1.01
+    cap_log_ppm=2_079_442,  # ln 8, rounded up: what removing all dispatch can give at small sizes
+    worst_case_log_ppm=-51_293,  # ln 0.95
+    guard=GuardInfo("demo", margin_log_ppm=29_558),  # ln 1.03
+)
+
+DECODE_BATCHED = SuiteInfo(
+    name="decode_batched",
+    title="Decode: many sequences together",
+    unit="ns per call",
+    presets=MappingProxyType(
+        {
+            "demo": PresetInfo("demo", "8 sequences a step, a model of 7M parameters"),
+            "standard": PresetInfo("standard", "8 and 16 sequences a step; 40M parameters"),
+        }
+    ),
+    minimum_effect_log_ppm=9_951,  # ln 1.01
+    cap_log_ppm=1_791_760,  # ln 6, rounded up
+    worst_case_log_ppm=-51_293,  # ln 0.95
+    guard=GuardInfo("demo", margin_log_ppm=29_558),  # ln 1.03
+)
+
+CHECKPOINT_LOAD = SuiteInfo(
+    name="checkpoint_load",
+    title="Checkpoint on disk to first logits",
+    unit="ns per call",
+    presets=MappingProxyType(
+        {
+            "demo": PresetInfo("demo", "Checkpoints of about 25 MB and two short prompts"),
+            "standard": PresetInfo("standard", "Checkpoints of about 50 MB and two short prompts"),
+        }
+    ),
+    minimum_effect_log_ppm=9_951,  # ln 1.01
+    cap_log_ppm=1_609_438,  # ln 5, rounded up: the bytes must be read and the prompts computed
+    worst_case_log_ppm=-51_293,  # ln 0.95
+    guard=GuardInfo("demo", margin_log_ppm=48_791),  # ln 1.05
+)
+
+PEAK_MEMORY = SuiteInfo(
+    name="peak_memory",
+    title="Peak memory of prompts and steps",
+    unit="bytes",
+    presets=MappingProxyType(
+        {
+            "demo": PresetInfo("demo", "8 prompts of up to 1,000 ids at once, then 4 steps"),
+            "standard": PresetInfo("standard", "16 prompts of up to 1,000 ids at once, then 4 steps"),
+        }
+    ),
+    minimum_effect_log_ppm=9_951,  # ln 1.01
+    cap_log_ppm=1_386_295,  # ln 4, rounded up: the interpreter and torch remain
+    worst_case_log_ppm=-19_803,  # ln 1/1.02: memory hardly varies from run to run
+    guard=GuardInfo("demo", margin_log_ppm=19_802),  # ln 1.02
+)
+
 SUITES: Mapping[str, SuiteInfo] = MappingProxyType(
     {
         suite.name: suite
         for suite in (
             MOE_FORWARD,
             MOE_BACKWARD,
+            PREFILL,
+            DECODE,
+            DECODE_BATCHED,
+            CHECKPOINT_LOAD,
+            PEAK_MEMORY,
         )
     }
 )

@@ -177,5 +177,5 @@ def _attend(q_NHC: Array, k_SGC: Array, v_SGC: Array) -> Array:
     score_GRNS[..., hidden_NS] = -np.inf
     weight_GRNS = np.exp(score_GRNS - score_GRNS.max(axis=-1, keepdims=True))
     weight_GRNS /= weight_GRNS.sum(axis=-1, keepdims=True)
-    y_GRNC = weight_GRNS @ v_SGC.transpose(1, 0, 2)[:, None]
+    y_GRNC: Array = weight_GRNS @ v_SGC.transpose(1, 0, 2)[:, None]
     return y_GRNC.transpose(2, 0, 1, 3).reshape(queries, n_heads, d_head)

@@ -8,9 +8,14 @@ half that is mounted into the sandbox and calls the stack). What web pages show 
 from benchmarks import blas as _blas  # noqa: F401 - before numpy is imported
 from benchmarks.catalogue import SUITES as CATALOGUE
 from benchmarks.suites.base import Case, Problem, Suite, TensorSpec, UnknownSuite
+from benchmarks.suites.checkpoint_load import checkpoint_load
+from benchmarks.suites.decode import decode
+from benchmarks.suites.decode_batched import decode_batched
 from benchmarks.suites.guard import guard_suite
 from benchmarks.suites.moe_backward import moe_backward
 from benchmarks.suites.moe_forward import moe_forward
+from benchmarks.suites.peak_memory import peak_memory
+from benchmarks.suites.prefill import prefill
 
 __all__ = [
     "SUITES",
@@ -26,6 +31,11 @@ __all__ = [
 SUITES = {
     "moe_forward": moe_forward,
     "moe_backward": moe_backward,
+    "prefill": prefill,
+    "decode": decode,
+    "decode_batched": decode_batched,
+    "checkpoint_load": checkpoint_load,
+    "peak_memory": peak_memory,
 }
 
 

@@ -1,0 +1,176 @@
+"""Suite `checkpoint_load`: from a checkpoint on disk to the first logits, in single precision.
+
+Before each timed call an untimed one hands over the tensors' bytes of a fresh checkpoint, which the sample writes to its
+own /tmp: safetensors, never pickle. Their order in the file is secret, and the file's header, without which nobody knows
+which bytes are whose, comes only with the timed call. That call loads the folder with the stack's own loader
+(`model.checkpoint.load_transformer`) and answers fresh prompts, so that loading really happened. Weights that no token
+needs may stay unread: lazy loading is a gain like others.
+
+    family     widths of `decoder_suite.py`, a checkpoint of 0.3 (tiny), 22-30 (demo), 45-60 MB (standard)
+    size cap   CHECKPOINT_CAP_BYTES; the sample's /tmp holds 64 MiB
+    tolerance  `decoder_suite.TOLERANCES`: single precision; bfloat16 inside fails by a factor of 1,000
+    unit       ns per call; ratios of alternating calls, the gate's test on the pairs' median log ratio
+    roofline   the prompts' operations as in suite `prefill`; the honest bound is reading the file from memory once
+    cap        5x: reading the bytes and the prompts' pass remain
+    power      as the kernel suites; 12 turns of 30-100 ms
+    time       demo about 10 s a pair, standard about 30 s, most of it drawing weights and handing them over
+
+Knows numpy and the oracle, no torch.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.catalogue import CHECKPOINT_LOAD
+from benchmarks.suites.base import Array, Case, Problem, Suite, Tensors, TensorSpec, UnknownSuite
+from benchmarks.suites.decoder_problem import DecoderProblem, model_config
+from benchmarks.suites.decoder_suite import (
+    MEMORY_BYTES,
+    MIB,
+    TIME_LIMITS,
+    TOLERANCES,
+    family,
+    spread,
+)
+from benchmarks.suites.prefill import prefill_flops
+
+CHECKPOINT_CAP_BYTES = 60 * MIB
+HEADER_BYTES = 32 * 1024  # padded to this, so that the header's length tells nothing
+
+
+class Checkpoint(DecoderProblem):
+    """One checkpoint and the prompts that are asked of it."""
+
+    def draw_inputs(self, rng: np.random.Generator, turn: int) -> Tensors:
+        return self.begin(rng, turn, spread(self.shape["tokens"], self.places))
+
+
+class CheckpointLoadProblem(Problem):
+    """A fresh checkpoint for each turn. Dimensions beside the widths: `sequences` prompts, the longest of `tokens` ids.
+
+    Inputs of the untimed call: `data`, the tensors' bytes; it answers how many bytes were `stored`. Inputs of the
+    timed call: `header`, the file's beginning, and `ids`, `lengths`, `is_new` as in suite `prefill`.
+    """
+
+    def __init__(self, shape: dict[str, int], rng: np.random.Generator) -> None:
+        self.shape = shape
+        self.config = model_config(shape) | {"chunk": shape["max_context"], "together": 1}
+        self.weights = {}  # LOAD imports the stack; each call brings its own
+        self.outputs = (TensorSpec("logits", "float32", (shape["sequences"], shape["vocab"])),)
+        self.floor_flops = prefill_flops(shape, spread(shape["tokens"], shape["sequences"]))
+        self._seeds: dict[int, tuple[Array, Array]] = {}
+        self._header: Array = np.empty(0, np.uint8)
+        self._held: tuple[int, Checkpoint] | None = None
+
+    def before(self, rng: np.random.Generator, turn: int) -> Tensors:
+        self._seeds[turn] = (rng.integers(2**63, size=4), rng.integers(2**63, size=4))
+        self._held = None
+        weights = self._checkpoint(turn).weights
+        names = [str(name) for name in rng.permutation(list(weights))]
+        self._header = header(weights, names)
+        data = np.concatenate([weights[name].reshape(-1).view(np.uint8) for name in names])
+        assert data.size + HEADER_BYTES <= CHECKPOINT_CAP_BYTES
+        return {"data": data}
+
+    def draw_inputs(self, rng: np.random.Generator, turn: int) -> Tensors:
+        return {"header": self._header, **self._prompts(turn)}
+
+    def outputs_for(self, inputs: Tensors) -> tuple[TensorSpec, ...]:
+        return (TensorSpec("stored", "int64", (1,)),) if "data" in inputs else self.outputs
+
+    def exact(self, inputs: Tensors, turn: int) -> Tensors:
+        if "data" in inputs:
+            return {"stored": np.array([inputs["data"].size], np.float64)}
+        return self._asked(turn).exact(inputs, turn)
+
+    def plain(self, inputs: Tensors, turn: int) -> Tensors:
+        return self.exact(inputs, turn) if "data" in inputs else self._asked(turn).plain(inputs, turn)
+
+    def _checkpoint(self, turn: int) -> Checkpoint:
+        """The turn's checkpoint; only one is kept, and any can be drawn again."""
+        if self._held is None or self._held[0] != turn:
+            weights_rng = np.random.default_rng(self._seeds[turn][0])
+            self._held = (turn, Checkpoint(self.shape, weights_rng, self.shape["sequences"]))
+        return self._held[1]
+
+    def _prompts(self, turn: int) -> Tensors:
+        return self._checkpoint(turn).draw_inputs(np.random.default_rng(self._seeds[turn][1]), turn)
+
+    def _asked(self, turn: int) -> Checkpoint:
+        """The turn's checkpoint, asked the turn's prompts."""
+        if self._held is None or self._held[0] != turn:
+            self._prompts(turn)
+        return self._checkpoint(turn)
+
+
+def header(weights: Tensors, names: list[str]) -> Array:
+    """The first HEADER_BYTES of a safetensors file whose tensors lie in the order of `names`."""
+    fields, offset = {}, 0
+    for name in names:
+        value = weights[name]
+        end = offset + value.nbytes
+        fields[name] = {"dtype": "F32", "shape": list(value.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(fields, separators=(",", ":")).encode()
+    length = HEADER_BYTES - 8
+    if len(text) > length:
+        raise ValueError(f"a header of {len(text)} bytes does not fit into {length}: raise HEADER_BYTES")
+    return np.frombuffer(length.to_bytes(8, "little") + text.ljust(length), np.uint8)
+
+
+@dataclass(frozen=True)
+class CheckpointLoad(Suite):
+    """See the module's docstring."""
+
+    @property
+    def sample_module(self) -> Path:
+        return Path(__file__).with_name("checkpoint_load_sample.py")
+
+    @property
+    def sample_helpers(self) -> tuple[Path, ...]:
+        return (Path(__file__).with_name("decoder_sample.py"),)
+
+    def problem(self, shape: dict[str, int], rng: np.random.Generator) -> CheckpointLoadProblem:
+        return CheckpointLoadProblem(shape, rng)
+
+
+def checkpoints(preset: str, **own: tuple[int, ...]) -> tuple[Case, ...]:
+    """One case: short prompts, yet long enough that every expert is asked something."""
+    return (
+        family(
+            preset,
+            "prompts-2x64",
+            sequences=(2,),
+            tokens=tuple(range(56, 73)),
+            max_context=(128,),
+            **own,
+        ),
+    )
+
+
+CASES = {
+    "tiny": checkpoints("tiny"),
+    "demo": checkpoints("demo"),
+    # The served model's widths in two layers: what fits into the sample's /tmp.
+    "standard": checkpoints("standard", n_layers=(2,), vocab=(7936, 8192, 8448)),
+}
+CALLS_PER_SIDE = {"tiny": 4, "demo": 12, "standard": 12}
+
+
+def checkpoint_load(preset: str) -> CheckpointLoad:
+    """The suite at one preset's sizes; raises UnknownSuite."""
+    if preset not in CASES:
+        raise UnknownSuite(f"checkpoint_load has no preset {preset!r}; presets: {', '.join(sorted(CASES))}")
+    return CheckpointLoad(
+        info=CHECKPOINT_LOAD,
+        preset=preset,
+        cases=CASES[preset],
+        calls_per_side=CALLS_PER_SIDE[preset],
+        oracle_checks=2,
+        tolerance=TOLERANCES[preset],
+        time_limits=TIME_LIMITS[preset],
+        memory_bytes=MEMORY_BYTES[preset],
+    )

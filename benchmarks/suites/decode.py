@@ -1,0 +1,115 @@
+"""Suite `decode`: one id at a time for one sequence, from the id to its logits, in single precision.
+
+The warm-up turn, untimed, reads the prompts. Each timed turn sends one more id, drawn only then and not the likeliest
+one, so no step can be taken before it is asked for and none can be batched with the next; the caches live in the sample.
+A step is so short that its transport would count: then one message carries one id for each of a few sequences of
+different lengths, which are stepped one after the other and do not know of each other. What the ids before were is only
+in the caches: an answer that forgets them, or mixes them up, is wrong.
+
+    family     widths of `decoder_suite.py`; contexts of 100-300 ids
+    tolerance  `decoder_suite.TOLERANCES`: single precision; bfloat16 inside fails by a factor of 1,000
+    unit       ns per call (a step of each sequence); ratios of alternating calls, the gate's test on the pairs' median
+    roofline   2 operations per active weight, head included, and id; attention over the context. The honest bound is
+               reading the active weights once per step: 4 bytes each at 22-27 GB/s of one core (FLOOR_BYTES in the
+               problem), which caches may beat for small models, so it bounds nothing automatically
+    cap        8x: at small sizes a step is bound by dispatch, which a compiled step can remove
+    power      as the kernel suites; 24 turns of 10-20 ms
+    time       demo about 5 s a pair on one core, standard about 15 s
+
+Knows numpy and the oracle, no torch.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.catalogue import DECODE
+from benchmarks.suites.base import WARM_UP, Tensors, UnknownSuite
+from benchmarks.suites.decoder_problem import DecoderProblem, active_parameters, head_parameters
+from benchmarks.suites.decoder_suite import (
+    MEMORY_BYTES,
+    TIME_LIMITS,
+    TOLERANCES,
+    DecoderSuite,
+    family,
+    spread,
+)
+
+
+class DecodeProblem(DecoderProblem):
+    """Dimensions beside the widths: `sequences`, the longest prompt of `context` ids, stepped `together` or alone (0)."""
+
+    def __init__(self, shape: dict[str, int], rng: np.random.Generator) -> None:
+        super().__init__(shape, rng, shape["sequences"])
+        self.lengths = rng.permutation(spread(shape["context"], shape["sequences"])).tolist()
+        self.config |= {"chunk": shape["max_context"], "together": shape["together"]}
+        self.floor_flops = decode_flops(shape, self.lengths)
+
+    def draw_inputs(self, rng: np.random.Generator, turn: int) -> Tensors:
+        return self.begin(rng, turn, self.lengths) if turn == WARM_UP else self.go_on(rng, turn)
+
+
+def decode_flops(shape: dict[str, int], contexts: list[int]) -> int:
+    """No right logits after one more id behind each of these contexts with fewer operations."""
+    attention = 2 * 2 * sum(contexts) * shape["n_layers"] * shape["n_heads"] * shape["d_head"]
+    return 2 * len(contexts) * (active_parameters(shape) + head_parameters(shape)) + attention
+
+
+@dataclass(frozen=True)
+class Decode(DecoderSuite):
+    """See the module's docstring."""
+
+    def problem(self, shape: dict[str, int], rng: np.random.Generator) -> DecodeProblem:
+        return DecodeProblem(shape, rng)
+
+
+ALONE = {"together": (0,)}
+CASES = {
+    "tiny": (
+        family(
+            "tiny",
+            "context-24",
+            sequences=(2,),
+            context=tuple(range(20, 29)),
+            max_context=(64,),
+            **ALONE,
+        ),
+    ),
+    "demo": (
+        family(
+            "demo",
+            "context-200",
+            sequences=(4,),
+            context=tuple(range(180, 221)),
+            max_context=(512,),
+            **ALONE,
+        ),
+    ),
+    "standard": (
+        family(
+            "standard",
+            "context-300",
+            sequences=(2,),
+            context=tuple(range(270, 331)),
+            max_context=(1024,),
+            **ALONE,
+        ),
+    ),
+}
+CALLS_PER_SIDE = {"tiny": 6, "demo": 24, "standard": 24}
+
+
+def decode(preset: str) -> Decode:
+    """The suite at one preset's sizes; raises UnknownSuite."""
+    if preset not in CASES:
+        raise UnknownSuite(f"decode has no preset {preset!r}; presets: {', '.join(sorted(CASES))}")
+    return Decode(
+        info=DECODE,
+        preset=preset,
+        cases=CASES[preset],
+        calls_per_side=CALLS_PER_SIDE[preset],
+        oracle_checks=3,
+        tolerance=TOLERANCES[preset],
+        time_limits=TIME_LIMITS[preset],
+        memory_bytes=MEMORY_BYTES[preset],
+    )

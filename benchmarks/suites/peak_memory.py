@@ -1,0 +1,132 @@
+"""Suite `peak_memory`: the most memory that a fresh process uses for a fixed workload.
+
+A trial: both sides read the same long prompts and then take the same decode steps, all checked as in suites `prefill` and
+`decode`; a side's value is the peak of its cgroup in bytes, the interpreter and torch included (about 200 MB, never
+subtracted). One value per side and pair. Weights are small and prompts long, so that activations decide the peak, not
+loading. Where no cgroup counts, the sandbox polls the tree's memory, and short peaks may be missed: the evidence says so.
+On CUDA the figure is still the host's memory.
+
+    family     widths of `decoder_suite.py`; 8 prompts up to 1,000 ids (demo), 16 (standard), then 4 steps
+    tolerance  `decoder_suite.TOLERANCES`: single precision; bfloat16 inside fails by a factor of 1,000
+    unit       bytes; the pair's number is ln(base's / candidate's), the gate's test on the pairs' median
+    cap        4x: the interpreter and torch remain
+    power      NOISE
+    time       demo about 15 s a pair on one core, standard about 60 s
+
+Knows numpy and the oracle, no torch.
+"""
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+
+import benchmarks.pairs.checks as checks  # not `from`: it imports the suites' base itself
+from benchmarks.catalogue import PEAK_MEMORY
+from benchmarks.suites.base import WARM_UP, Problem, Tensors, Tolerance, Trial, TrialSides, UnknownSuite
+from benchmarks.suites.decode import DecodeProblem
+from benchmarks.suites.decoder_suite import MIB, TIME_LIMITS, TOLERANCES, DecoderSuite, family
+
+STEPS = 4  # decode steps after the prompts
+
+
+class PeakMemoryProblem(DecodeProblem):
+    """The turns of suite `decode`: prompts first, then one id at a time, all sequences together."""
+
+
+@dataclass(frozen=True)
+class PeakMemoryTrial(Trial):
+    """See the module's docstring."""
+
+    tolerance: Tolerance
+
+    def run(self, problem: Problem, sides: TrialSides, order: random.Random) -> dict[str, int]:
+        for turn in range(WARM_UP, STEPS):
+            inputs = problem.draw_inputs(sides.numbers("inputs", turn), turn)
+            names = order.sample(sides.names, 2)
+            answers = {name: sides.call(name, inputs, problem.outputs)[0] for name in names}
+            self._check(answers, problem, inputs, turn, sides)
+        return {name: sides.peak_memory_bytes(name) for name in sides.names}
+
+    def _tolerance_of(self, output: str) -> Tolerance:
+        return self.tolerance
+
+    def _check(
+        self, answers: dict[str, Tensors], problem: Problem, inputs: Tensors, turn: int, sides: TrialSides
+    ) -> None:
+        """The prompts' answers and the last step's are compared with the oracle as well."""
+        base, candidate = answers["base"], answers["candidate"]
+        with_oracle = turn in (WARM_UP, STEPS - 1)
+        wrong = checks.compare_pair(base, candidate, problem, inputs, turn, self._tolerance_of)
+        if wrong is None and with_oracle:
+            wrong = checks.compare_oracle(base, candidate, problem, inputs, turn, self._tolerance_of)
+        sides.checked(with_oracle=with_oracle)
+        if wrong is not None:
+            raise sides.fail("wrong_output", wrong.side, wrong.detail)
+
+
+@dataclass(frozen=True)
+class PeakMemory(DecoderSuite):
+    """See the module's docstring."""
+
+    @property
+    def trial(self) -> Trial:
+        return PeakMemoryTrial(self.tolerance)
+
+    def problem(self, shape: dict[str, int], rng: np.random.Generator) -> PeakMemoryProblem:
+        return PeakMemoryProblem(shape, rng)
+
+
+SMALL_VOCAB = (480, 512, 544)
+CASES = {
+    "tiny": (
+        family(
+            "tiny",
+            "prompts-4x256",
+            sequences=(4,),
+            context=tuple(range(240, 273)),
+            max_context=(512,),
+            together=(1,),
+        ),
+    ),
+    "demo": (
+        family(
+            "demo",
+            "prompts-8x1000",
+            vocab=SMALL_VOCAB,
+            sequences=(8,),
+            context=tuple(range(960, 1041)),
+            max_context=(2048,),
+            together=(1,),
+        ),
+    ),
+    "standard": (
+        family(
+            "standard",
+            "prompts-16x1000",
+            vocab=SMALL_VOCAB,
+            n_layers=(2,),
+            sequences=(16,),
+            context=tuple(range(960, 1041)),
+            max_context=(2048,),
+            together=(1,),
+        ),
+    ),
+}
+MEMORY_BYTES = {"tiny": 768 * MIB, "demo": 1536 * MIB, "standard": 3072 * MIB}
+
+
+def peak_memory(preset: str) -> PeakMemory:
+    """The suite at one preset's sizes; raises UnknownSuite."""
+    if preset not in CASES:
+        raise UnknownSuite(f"peak_memory has no preset {preset!r}; presets: {', '.join(sorted(CASES))}")
+    return PeakMemory(
+        info=PEAK_MEMORY,
+        preset=preset,
+        cases=CASES[preset],
+        calls_per_side=1,
+        oracle_checks=0,
+        tolerance=TOLERANCES[preset],
+        time_limits=TIME_LIMITS[preset],
+        memory_bytes=MEMORY_BYTES[preset],
+    )

@@ -1,0 +1,130 @@
+"""Suite `prefill`: reading prompts, from ids to the logits after each prompt's last one, in single precision.
+
+One call reads fresh secret prompts into fresh caches through `Transformer.step`, as the engine does; prompts of one call
+are of different lengths, and their lengths change places from call to call. Before each timed call an untimed one adds one
+id to each prompt read last and is checked as well: caches that were not filled, or filled wrongly, show there. The answer
+after a prompt depends on every id before it through all layers, so what looks at the future or forgets the past is wrong.
+
+    family     widths of `decoder_suite.py`; prompts of 150-270 ids (demo), 4 prompts of 75-150 or one of 440-560 in the
+               engine's chunks of 128 (standard)
+    tolerance  `decoder_suite.TOLERANCES`: single precision; bfloat16 inside fails by a factor of 1,000
+    unit       ns per call; ratios of alternating calls, the gate's test on the pairs' median log ratio
+    roofline   2 operations per active weight and id, the head once per prompt, attention scores and sums
+    cap        4x: reading is bound by matrix products that the shipped stack does at half of the roofline or better
+    power      as the kernel suites: calls of 20 ms or longer keep the noise of a pair below 2 %
+    time       demo about 5 s a pair on one core, standard about 20 s
+
+Knows numpy and the oracle, no torch.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.catalogue import PREFILL
+from benchmarks.suites.base import Tensors, UnknownSuite
+from benchmarks.suites.decoder_problem import DecoderProblem, active_parameters, head_parameters
+from benchmarks.suites.decoder_suite import (
+    MEMORY_BYTES,
+    TIME_LIMITS,
+    TOLERANCES,
+    DecoderSuite,
+    family,
+    spread,
+)
+
+
+class PrefillProblem(DecoderProblem):
+    """Dimensions beside the widths: `sequences` prompts a call, the longest of `tokens` ids, read `chunk` at a time."""
+
+    def __init__(self, shape: dict[str, int], rng: np.random.Generator) -> None:
+        super().__init__(shape, rng, shape["sequences"])
+        self.lengths = spread(shape["tokens"], shape["sequences"])
+        self.config |= {"chunk": shape["chunk"], "together": 1}
+        self.floor_flops = prefill_flops(shape, self.lengths)
+
+    def before(self, rng: np.random.Generator, turn: int) -> Tensors | None:
+        return self.go_on(rng, turn) if turn >= 0 else None
+
+    def draw_inputs(self, rng: np.random.Generator, turn: int) -> Tensors:
+        return self.begin(rng, turn, rng.permutation(self.lengths).tolist())
+
+
+def prefill_flops(shape: dict[str, int], lengths: list[int]) -> int:
+    """No right logits after prompts of these lengths with fewer operations.
+
+    Of the last layer only keys, values and what follows from the last id are needed, so that layer is not counted.
+    """
+    inner = shape | {"n_layers": shape["n_layers"] - 1}
+    seen = sum(length * (length + 1) // 2 for length in lengths) * inner["n_layers"]
+    attention = 2 * 2 * seen * shape["n_heads"] * shape["d_head"]
+    return 2 * (sum(lengths) * active_parameters(inner) + len(lengths) * head_parameters(shape)) + attention
+
+
+@dataclass(frozen=True)
+class Prefill(DecoderSuite):
+    """See the module's docstring."""
+
+    def problem(self, shape: dict[str, int], rng: np.random.Generator) -> PrefillProblem:
+        return PrefillProblem(shape, rng)
+
+
+WHOLE = 4096  # ids per step: more than any prompt here has
+ENGINE_CHUNK = 128  # `EngineLimits.chunk_tokens` of the stack
+CASES = {
+    "tiny": (
+        family(
+            "tiny",
+            "prompts-2x24",
+            sequences=(2,),
+            tokens=tuple(range(20, 29)),
+            chunk=(WHOLE,),
+            max_context=(64,),
+        ),
+    ),
+    "demo": (
+        family(
+            "demo",
+            "prompts-2x200",
+            sequences=(2,),
+            tokens=tuple(range(180, 221)),
+            chunk=(WHOLE,),
+            max_context=(512,),
+        ),
+    ),
+    "standard": (
+        family(
+            "standard",
+            "prompts-4x150",
+            sequences=(4,),
+            tokens=tuple(range(135, 166)),
+            chunk=(WHOLE,),
+            max_context=(1024,),
+        ),
+        family(
+            "standard",
+            "prompt-500",
+            sequences=(1,),
+            tokens=tuple(range(440, 561)),
+            chunk=(ENGINE_CHUNK,),
+            max_context=(1024,),
+        ),
+    ),
+}
+CALLS_PER_SIDE = {"tiny": 4, "demo": 20, "standard": 12}
+
+
+def prefill(preset: str) -> Prefill:
+    """The suite at one preset's sizes; raises UnknownSuite."""
+    if preset not in CASES:
+        raise UnknownSuite(f"prefill has no preset {preset!r}; presets: {', '.join(sorted(CASES))}")
+    return Prefill(
+        info=PREFILL,
+        preset=preset,
+        cases=CASES[preset],
+        calls_per_side=CALLS_PER_SIDE[preset],
+        oracle_checks=2,
+        tolerance=TOLERANCES[preset],
+        time_limits=TIME_LIMITS[preset],
+        memory_bytes=MEMORY_BYTES[preset],
+    )
