@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 from benchmarks.bench import measure
-from benchmarks.evidence.samples import read_samples, turns
+from benchmarks.evidence.samples import Samples, read_samples, turns
 from benchmarks.evidence.verify import verify_evidence
 from benchmarks.report import Report, Row
 from benchmarks.sandbox import SandboxError
@@ -29,7 +29,7 @@ def control_rows(sealed: dict[str, Any]) -> list[Row]:
     document = sealed["document"]
     samples = read_samples(document)
     ratios = [nats(value) for values in samples.by_case.values() for value in values]
-    found = diagnose(ratios, [nats(value) for value in samples.controls], pair_orders(document))
+    found = diagnose(ratios, [nats(value) for value in samples.controls], pair_orders(samples))
     noise, middle = found.noise / 10_000, 100 * statistics.median(ratios)
     share, seconds = transport_percent(document), sum(document["phases_ns"].values()) / 1e9
     base_ms = statistics.median(_base_ns(document)) / 1e6
@@ -78,15 +78,9 @@ def control_rows(sealed: dict[str, Any]) -> list[Row]:
     ]
 
 
-def pair_orders(document: dict[str, Any]) -> list[PairOrder]:
+def pair_orders(samples: Samples) -> list[PairOrder]:
     """How each measured pair was run, in the order of its log ratio: case by case."""
-    complete = 2 * document["suite"]["policy"]["calls_per_side"]
-    return [
-        _order(pair)
-        for case in document["suite"]["cases"]
-        for pair in document["pairs"]
-        if pair["case"] == case["name"] and not pair["control"] and len(pair["calls"]) == complete
-    ]
+    return [_order(pair) for case in samples.by_case for pair in samples.complete if pair["case"] == case]
 
 
 def _order(pair: dict[str, Any]) -> PairOrder:

@@ -43,7 +43,8 @@ class Gated:
 
     @property
     def passed(self) -> Flags:
-        return self.outcome == GAIN
+        passed: Flags = self.outcome == GAIN
+        return passed
 
 
 def gate(values: Values, plan: GatePlan, *, go_on: bool = False) -> Gated:

@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.catalogue import MOE_FORWARD
 from benchmarks.noise_models import MODELS, Model, Noise, gaussian, process_bias
-from benchmarks.power.batch import Counts, Flags, Gated, Values, confirm, gate
+from benchmarks.power.batch import GAIN, Counts, Flags, Gated, Values, confirm, gate
 from benchmarks.statistics.confirm import CONFIRMATION_PAIRS
 from benchmarks.statistics.gate import GatePlan
 
@@ -61,7 +61,8 @@ class Submissions:
 
     @property
     def passed(self) -> Flags:
-        return self.outcome == 1
+        passed: Flags = self.outcome == GAIN
+        return passed
 
     @property
     def awarded(self) -> Flags:

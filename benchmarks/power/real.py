@@ -9,6 +9,7 @@ at once; `--resample FILE` prints the table of an earlier one. Needs a quiet mac
 from benchmarks import blas as _blas  # noqa: F401, I001 - before numpy is imported
 
 import argparse
+import math
 import sys
 import tempfile
 import time
@@ -21,16 +22,17 @@ from benchmarks.bench import Terminal, measure
 from benchmarks.evidence.samples import PPB_PER_PPM, read_samples
 from benchmarks.power.measured import measured_rows
 from benchmarks.power.record import MeasuredRun, Record, RecordError
-from benchmarks.power.variants import MOST_COLUMNS, no_op_folder, shipped_folder, slower_folder
+from benchmarks.power.variants import no_op_folder, shipped_folder, slower_folder
 from benchmarks.report import MeasuringFailed, Report
 from benchmarks.sandbox import SandboxError
 from benchmarks.statistics.confirm import CONFIRMATION_PAIRS, LEAST_PAIRS
 from benchmarks.statistics.median import median
-from benchmarks.suites import UnknownSuite
+from benchmarks.suites import UnknownSuite, get_suite
 from benchmarks.verdicts import VerdictKind
 
 GAINS = (0.02, 0.05)
-CALIBRATION_COLUMNS = 1_024
+CALIBRATION_COLUMNS = (1_024, 4_096, 16_384)  # the first whose cost stands out
+LEAST_COST_LOG = 0.05
 TRIES = 3
 RECORD = Path(".gainshare/power-real.json")
 
@@ -107,10 +109,13 @@ class Measuring:
     def rounds(self, most: int) -> Iterator[None]:
         """Calibrate, then take rounds; yields after every run, so that whoever drives it can stop."""
         shipped = shipped_folder(self.folder)
-        slow = slower_folder(self.folder, CALIBRATION_COLUMNS)
-        calibration = self.run("calibration", "confirmation", slow, shipped, CALIBRATION_COLUMNS)
-        yield
-        sizes = {gain: columns_for(gain, calibration.log_ratios) for gain in GAINS}
+        for columns in CALIBRATION_COLUMNS:
+            slow = slower_folder(self.folder, columns)
+            calibration = self.run("calibration", "confirmation", slow, shipped, columns)
+            yield
+            if calibration.log_ratios and median(calibration.log_ratios) >= LEAST_COST_LOG:
+                break
+        sizes = {gain: columns_for(gain, calibration) for gain in GAINS}
         bases = {columns: slower_folder(self.folder, columns) for columns in sorted(set(sizes.values()))}
         for number in range(most):
             say(f"round {number + 1} of {most}")
@@ -138,17 +143,17 @@ class Measuring:
             say(f"stopped: {failure}")
 
 
-def columns_for(gain: float, calibration: tuple[float, ...]) -> int:
-    """Columns of redundant work worth a gain of `gain`, from the pairs measured with `CALIBRATION_COLUMNS`.
+def columns_for(gain: float, calibration: MeasuredRun) -> int:
+    """Columns of redundant work worth a gain of `gain`, if costs are proportional to those of the calibration.
 
-    Costs are taken as proportional. Raises ValueError where the calibration saw no cost.
+    Raises ValueError where the calibration saw no cost that stands out.
     """
-    cost = median(calibration)
-    if cost <= 0:
+    cost = median(calibration.log_ratios) if calibration.log_ratios else 0.0
+    if cost < LEAST_COST_LOG:
         raise ValueError(
-            f"{CALIBRATION_COLUMNS} more columns cost nothing that was seen: take a quieter machine or a larger preset"
+            f"{calibration.columns} more columns cost only {100 * cost:.1f} %: take a quieter machine or a larger preset"
         )
-    return min(MOST_COLUMNS, max(1, round(CALIBRATION_COLUMNS * gain / cost)))
+    return max(1, round(calibration.columns * math.log1p(gain) / cost))
 
 
 def say(text: str) -> None:
@@ -172,6 +177,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _measure(chosen: argparse.Namespace) -> Record:
+    get_suite(chosen.suite, chosen.preset)  # a wrong name is said before anything is waited for
     record = Record(chosen.suite, chosen.preset)
     with tempfile.TemporaryDirectory(prefix="gainshare-power-") as folder:
         measuring = Measuring(

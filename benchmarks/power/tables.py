@@ -8,8 +8,8 @@ from benchmarks.power.guards import control_rows, guard_rows
 from benchmarks.power.strategies import strategy_rows
 from benchmarks.report import Row
 
-SIMULATIONS, QUICK_SIMULATIONS = 100_000, 2_000
-POWER_SHARE = 5  # power needs fewer simulations than errors of one in a thousand
+SIMULATIONS, QUICK_SIMULATIONS = 300_000, 2_000
+POWER_SHARE = 15  # power needs fewer simulations than errors of one in a thousand
 Progress = Callable[[str], None]
 
 
