@@ -50,6 +50,17 @@ class TooManyAttempts(BountyError):
     status = 429
 
 
+class AlreadyDisputed(BountyError):
+    """The verdict has an open dispute."""
+
+    code = "already_disputed"
+
+
+class TooManyDisputes(BountyError):
+    code = "too_many_disputes"
+    status = 429
+
+
 class WrongBase(BountyError):
     """The diff is against another tree than the one that is best or merged now."""
 

@@ -12,4 +12,9 @@ MAX_EVIDENCE_BYTES = 64 * 1024 * 1024
 WAKE_AGAIN_AFTER = timedelta(seconds=5)  # a queued run's wake-up is sent again only after this
 RECENT = timedelta(hours=1)  # how long a run counts against its person's turn
 RUNNER_ALIVE = timedelta(hours=1)  # an idle runner asks for nothing; one seen within this counts as there
-OTHER_HOST_WAIT = timedelta(minutes=2)  # how long a confirmation waits for another host than the gate's
+OTHER_HOST_WAIT = timedelta(
+    minutes=2
+)  # how long a second measurement waits for another host than the first's
+
+MAX_DISPUTES = 5  # per person and bounty: each one takes a maintainer's time
+MAX_DISPUTE_CHARS = 10_000

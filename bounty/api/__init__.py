@@ -4,8 +4,17 @@ from django.urls import path
 
 from bounty.api.awards import AwardList
 from bounty.api.bounties import BountyClose, BountyDetail, BountyFund, BountyLeaderboard, BountyList
-from bounty.api.runners import RunnerDetail, RunnerList, RunnerStateView
-from bounty.api.runs import RunDetail, RunEvidence, RunList, RunLog
+from bounty.api.disputes import DisputeAnswer, DisputeDetail, DisputeList, SubmissionDispute
+from bounty.api.runner_actions import (
+    RunnerCalibrate,
+    RunnerDrain,
+    RunnerQuarantine,
+    RunnerRelease,
+    RunnerResume,
+    RunnerStateView,
+)
+from bounty.api.runners import RunnerDetail, RunnerDoubts, RunnerList, RunnerNoise
+from bounty.api.runs import RunCancel, RunDetail, RunEvidence, RunList, RunLog, RunRerun
 from bounty.api.submission_actions import (
     SubmissionMerge,
     SubmissionRejudge,
@@ -21,6 +30,7 @@ from bounty.api.submissions import (
     SubmissionList,
     SubmissionLog,
 )
+from bounty.api.switches import SwitchLift, SwitchList, SwitchStop
 from bounty.api.trees import LineageDetail, LineageList, TreeArchive, TreeDetail, TreeList
 
 urlpatterns = [
@@ -45,12 +55,28 @@ urlpatterns = [
     path("submissions/<uuid:pk>/remeasure/", SubmissionRemeasure.as_view()),
     path("submissions/<uuid:pk>/rejudge/", SubmissionRejudge.as_view()),
     path("submissions/<uuid:pk>/reverse/", SubmissionReverse.as_view()),
+    path("submissions/<uuid:pk>/dispute/", SubmissionDispute.as_view()),
+    path("disputes/", DisputeList.as_view()),
+    path("disputes/<uuid:pk>/", DisputeDetail.as_view()),
+    path("disputes/<uuid:pk>/answer/", DisputeAnswer.as_view()),
     path("runs/", RunList.as_view()),
     path("runs/<uuid:pk>/", RunDetail.as_view()),
     path("runs/<uuid:pk>/log/", RunLog.as_view()),
     path("runs/<uuid:pk>/evidence/", RunEvidence.as_view()),
+    path("runs/<uuid:pk>/cancel/", RunCancel.as_view()),
+    path("runs/<uuid:pk>/rerun/", RunRerun.as_view()),
     path("awards/", AwardList.as_view()),
     path("runners/", RunnerList.as_view()),
     path("runners/<slug:name>/", RunnerDetail.as_view()),
+    path("runners/<slug:name>/noise/", RunnerNoise.as_view()),
+    path("runners/<slug:name>/doubts/", RunnerDoubts.as_view()),
     path("runners/<slug:name>/state/", RunnerStateView.as_view()),
+    path("runners/<slug:name>/drain/", RunnerDrain.as_view()),
+    path("runners/<slug:name>/resume/", RunnerResume.as_view()),
+    path("runners/<slug:name>/quarantine/", RunnerQuarantine.as_view()),
+    path("runners/<slug:name>/release/", RunnerRelease.as_view()),
+    path("runners/<slug:name>/calibrate/", RunnerCalibrate.as_view()),
+    path("switches/", SwitchList.as_view()),
+    path("switches/<slug:name>/stop/", SwitchStop.as_view()),
+    path("switches/<slug:name>/lift/", SwitchLift.as_view()),
 ]

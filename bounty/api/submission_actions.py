@@ -13,7 +13,8 @@ from bounty.api.parsing import caller, validated
 from bounty.api.submissions import SubmissionDetailOut, rendered
 from bounty.models import ReviewDecision
 from bounty.services.awards import reverse
-from bounty.services.reviews import merge, rejudge, remeasure, review
+from bounty.services.remeasure import remeasure
+from bounty.services.reviews import merge, rejudge, review
 from bounty.services.submissions import find_submission, withdraw
 from gainshare.accounts.permissions import HasScope, IsMaintainer
 

@@ -15,6 +15,7 @@ from rest_framework.views import APIView
 
 from benchmarks.trees import TreeError
 from bounty.api.awards import AwardOut
+from bounty.api.disputes import DisputeOut
 from bounty.api.parsing import BoundedJSONParser, RawTextField, caller, validated
 from bounty.api.runs import (
     LOG_OFFSET,
@@ -26,15 +27,18 @@ from bounty.api.runs import (
     offset_of,
     rendered_log,
     sealed_evidence,
+    verdict_of,
 )
 from bounty.errors import NotFound
-from bounty.models import Review, RunState, Submission
+from bounty.models import OPEN_RUN_STATES, Review, RunState, Submission, SubmissionState
 from bounty.services.awards import standing_award
 from bounty.services.logs import submission_log
 from bounty.services.queues import queue_place
+from bounty.services.rechecks import CheckOutcome, check_of
 from bounty.services.submissions import find_submission, submit
 from bounty.services.transitions import history
 from bounty.services.trees import blob_store
+from bounty.stages import stage
 from gainshare.accounts.models import User
 from gainshare.accounts.permissions import HasScope
 
@@ -61,15 +65,23 @@ def shown_verdict(submission: Submission) -> dict[str, Any] | None:
     """The submission's verdict with the figures of the run behind it; None while it is not decided."""
     if not submission.is_decided:
         return None
-    runs = [run for run in submission.runs.all() if hasattr(run, "verdict")]
-    last = max(runs, key=lambda run: run.verdict.created_at).verdict if runs else None
+    behind = next((run for run in submission.runs.all() if run.pk == submission.verdict_run_id), None)
+    found = verdict_of(behind) if behind is not None else None
     return {
         "kind": submission.verdict_kind,
         "reason": submission.verdict_reason,
-        "log_ppm_estimate": last.log_ppm_estimate if last is not None else None,
-        "log_ppm_bound": last.log_ppm_bound if last is not None else None,
-        "pairs": last.pairs if last is not None else 0,
+        "log_ppm_estimate": found.log_ppm_estimate if found is not None else None,
+        "log_ppm_bound": found.log_ppm_bound if found is not None else None,
+        "pairs": found.pairs if found is not None else 0,
     }
+
+
+class CheckOut(serializers.Serializer[Any]):
+    """A random re-measurement of a confirmed gain."""
+
+    run = serializers.UUIDField(source="run.pk")
+    outcome = serializers.ChoiceField(choices=[(outcome.value, outcome.value) for outcome in CheckOutcome])
+    doubt = serializers.CharField(help_text="What speaks against the gain; empty where nothing does.")
 
 
 class SubmissionOut(serializers.ModelSerializer[Submission]):
@@ -106,6 +118,11 @@ class SubmissionOut(serializers.ModelSerializer[Submission]):
 
 
 class SubmissionDetailOut(SubmissionOut):
+    stage = serializers.SerializerMethodField(
+        help_text='The state, with what is being measured: "confirming: guard rails".'
+    )
+    check = serializers.SerializerMethodField()
+    disputes = DisputeOut(many=True)
     is_waiting_for_escrow = serializers.SerializerMethodField()
     award = serializers.SerializerMethodField()
     queue = serializers.SerializerMethodField()
@@ -116,6 +133,9 @@ class SubmissionDetailOut(SubmissionOut):
     class Meta(SubmissionOut.Meta):
         fields = [
             *SubmissionOut.Meta.fields,
+            "stage",
+            "check",
+            "disputes",
             "is_waiting_for_escrow",
             "award",
             "queue",
@@ -123,6 +143,18 @@ class SubmissionDetailOut(SubmissionOut):
             "reviews",
             "changes",
         ]
+
+    def get_stage(self, submission: Submission) -> str:
+        waiting = (RunState.QUEUED, *OPEN_RUN_STATES)
+        kinds = [run.kind for run in submission.runs.all() if run.state in waiting]
+        return stage(submission.state, kinds[-1] if kinds else None)
+
+    @extend_schema(responses=CheckOut)
+    def get_check(self, submission: Submission) -> dict[str, Any] | None:
+        """The random re-measurement, from the moment it is ordered."""
+        award = standing_award(submission) if submission.state != SubmissionState.CONFIRMING else None
+        check = check_of(award) if award is not None else None
+        return dict(CheckOut(check).data) if check is not None else None
 
     def get_is_waiting_for_escrow(self, submission: Submission) -> bool:
         return submission.next_step == "await_escrow"
@@ -136,7 +168,7 @@ class SubmissionDetailOut(SubmissionOut):
     @extend_schema(responses=QueueOut)
     def get_queue(self, submission: Submission) -> dict[str, Any] | None:
         for run in submission.runs.all():
-            if run.state == RunState.QUEUED and (place := queue_place(run)) is not None:
+            if (place := queue_place(run)) is not None:
                 return dict(QueueOut(place).data)
         return None
 
@@ -229,18 +261,15 @@ class SubmissionLog(APIView):
 
 
 class SubmissionEvidence(APIView):
-    """The sealed evidence of the submission's last verdict; each run has its own under runs/."""
+    """The sealed evidence behind the submission's verdict; each run has its own under runs/."""
 
     permission_classes = [AllowAny]
 
     @extend_schema(responses={(200, "application/json"): OpenApiTypes.OBJECT})
     def get(self, request: Request, pk: UUID) -> HttpResponse:
-        runs = (
-            find_submission(pk)
-            .runs.filter(verdict__evidence__isnull=False)
-            .select_related("verdict__evidence")
-        )
-        last = runs.order_by("-verdict__created_at").first()
-        if last is None:
+        submission = find_submission(pk)
+        runs = submission.runs.select_related("verdict__evidence")
+        behind = runs.filter(pk=submission.verdict_run_id, verdict__evidence__isnull=False).first()
+        if behind is None or not submission.is_decided:
             raise NotFound("This submission has no evidence (yet).")
-        return sealed_evidence(last)
+        return sealed_evidence(behind)

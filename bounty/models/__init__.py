@@ -4,19 +4,23 @@ from bounty.models.awards import Award, AwardState
 from bounty.models.bounties import Bounty, BountyState
 from bounty.models.calibration import NoiseSample, RunnerFailure
 from bounty.models.changes import StateChange
+from bounty.models.disputes import Dispute, DisputeState
 from bounty.models.evidence import Evidence, RunVerdict
 from bounty.models.runners import QuarantineCause, Runner, RunnerState
-from bounty.models.runs import OPEN_RUN_STATES, LogChunk, Run, RunKind, RunState
+from bounty.models.runs import OPEN_RUN_STATES, PRICING_KINDS, LogChunk, Run, RunKind, RunState
 from bounty.models.submissions import NextStep, Review, ReviewDecision, Submission, SubmissionState
 from bounty.models.switches import StopSwitch, Switch, WaitingMerge
 from bounty.models.trees import Lineage, StoredTree
 
 __all__ = [
     "OPEN_RUN_STATES",
+    "PRICING_KINDS",
     "Award",
     "AwardState",
     "Bounty",
     "BountyState",
+    "Dispute",
+    "DisputeState",
     "Evidence",
     "Lineage",
     "LogChunk",

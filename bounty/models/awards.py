@@ -1,4 +1,7 @@
-"""Awards: what one submission earns. The money itself moves in the ledger, by the transfers named here."""
+"""Awards: what one submission earns. The money itself moves in the ledger, by the transfers named here.
+
+A booked award keeps its amount for ever. Where a gain is priced anew, its award is voided and another one booked.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +41,11 @@ class Award(models.Model):
     state = models.CharField(max_length=10, choices=AwardState.choices, default=AwardState.RESERVED)
     created_at = models.DateTimeField(auto_now_add=True)
     booked_at = models.DateTimeField(null=True, blank=True)
+    series_at = models.DateTimeField(
+        null=True,
+        blank=True,
+        help_text="Its place in its series: when the submission's first award was booked.",
+    )
     vested_at = models.DateTimeField(null=True, blank=True)
     ended_at = models.DateTimeField(null=True, blank=True)
 
@@ -60,6 +68,7 @@ class Award(models.Model):
                     amount_microcredits__isnull=False,
                     transfer_id__isnull=False,
                     confirmation_run__isnull=False,
+                    series_at__isnull=False,
                     log_ppm_bound__gt=0,
                 ),
                 name="booked_award_is_confirmed",

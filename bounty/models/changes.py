@@ -7,7 +7,8 @@ from django.db import models
 from django.db.models import Q
 
 SUBJECTS = [
-    (name, name) for name in ("bounty", "submission", "run", "award", "runner", "lineage", "stopswitch")
+    (name, name)
+    for name in ("bounty", "submission", "run", "award", "runner", "lineage", "stopswitch", "dispute")
 ]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import uuid
 
+from django.conf import settings
 from django.db import models
 from django.db.models import F, Q
 
@@ -20,6 +21,9 @@ class RunKind(models.TextChoices):
 
     GATE = "gate", "Gate"  # is there a gain at all?
     CONFIRMATION = "confirmation", "Confirmation"  # how large is it at least? Prices the award
+    GUARD = "guard", "Guard rails"  # did anything else get worse? Every priced gain needs one
+    # A confirmation once more: at random while it is reviewed, against a best tree that moved, or after a dispute
+    RECHECK = "recheck", "Re-measurement"
     AA = "aa", "A/A"  # the same tree on both sides: how noisy is this runner?
 
 
@@ -36,6 +40,7 @@ class RunState(models.TextChoices):
 
 
 OPEN_RUN_STATES = (RunState.LEASED, RunState.PREPARING, RunState.GATING, RunState.MEASURING)
+PRICING_KINDS = (RunKind.CONFIRMATION, RunKind.RECHECK)  # their lower bound is what an award is made of
 
 
 class Run(models.Model):
@@ -50,6 +55,16 @@ class Run(models.Model):
     hardware = models.SlugField(max_length=60)
     base_tree = models.ForeignKey(StoredTree, on_delete=models.PROTECT, related_name="+")
     candidate_tree = models.ForeignKey(StoredTree, on_delete=models.PROTECT, related_name="+")
+    after = models.OneToOneField(
+        "self",
+        on_delete=models.PROTECT,
+        null=True,
+        related_name="guard",
+        help_text="Of a guard run: the run whose price it guards.",
+    )
+    avoid_host = models.CharField(
+        max_length=120, blank=True, help_text="Measured there before: another host is preferred."
+    )
     nonce = models.CharField(max_length=64, blank=True)
     state = models.CharField(max_length=12, choices=RunState.choices, default=RunState.QUEUED)
     attempt = models.PositiveSmallIntegerField(default=0)
@@ -110,10 +125,25 @@ class Run(models.Model):
             models.CheckConstraint(
                 condition=Q(kind=RunKind.AA) | Q(submission__isnull=False), name="run_has_its_submission"
             ),
+            models.CheckConstraint(
+                condition=Q(kind=RunKind.GUARD, after__isnull=False)
+                | (~Q(kind=RunKind.GUARD) & Q(after__isnull=True)),
+                name="guard_follows_a_price",
+            ),
         ]
+
+    @property
+    def attempts_left(self) -> int:
+        """How many leases it may still have; those that the platform itself ended do not count."""
+        return int(settings.RUN_MAX_ATTEMPTS) - (self.attempt - self.forgiven)
 
     def __str__(self) -> str:
         return f"{self.kind} run {self.pk} ({self.state})"
+
+    @property
+    def judged_as(self) -> str:
+        """The kind under which the judge knows it: a re-measurement is a confirmation to the judge."""
+        return RunKind.CONFIRMATION.value if self.kind == RunKind.RECHECK else self.kind
 
 
 class LogChunk(models.Model):

@@ -21,8 +21,10 @@ class SubmissionState(models.TextChoices):
     REJECTED = "rejected", "Rejected"  # one of these failed; it is never run
     QUEUED = "queued", "Queued"  # its gate run waits for a runner
     JUDGING = "judging", "Judging"  # a runner has its gate run
-    JUDGED = "judged", "Judged"  # the gate has a verdict (after a failed confirmation: that one's)
-    CONFIRMING = "confirming", "Confirming"  # the gate passed, escrow is reserved, a second run prices it
+    JUDGED = "judged", "Judged"  # has a verdict: the gate's, or of a later run that did not hold
+    # The gate passed, escrow is reserved: a second run prices it, then its guard rails are measured. Also while a
+    # booked award is priced anew, since the best tree moved or a maintainer ordered it
+    CONFIRMING = "confirming", "Confirming"
     CONFIRMED = "confirmed", "Confirmed"  # the award is booked, unvested, and waits for a review
     ACCEPTED = "accepted", "Accepted"  # enough other people accepted; waits for the merge
     DECLINED = "declined", "Declined"  # a reviewer declined; a booked award went back to escrow
@@ -59,12 +61,22 @@ class Submission(models.Model):
     )
     diff_blob = models.CharField(max_length=64, help_text="SHA-256 of the diff as sent, in the blob store.")
     patch_digest = models.CharField(max_length=64, blank=True, help_text="SHA-256 of the normalised patch.")
+    code_digest = models.CharField(
+        max_length=64, blank=True, help_text="Of the candidate's code without comments and layout."
+    )
     base_tree = models.ForeignKey(StoredTree, on_delete=models.PROTECT, related_name="+")
     candidate_tree = models.ForeignKey(StoredTree, on_delete=models.PROTECT, null=True, related_name="+")
     copy_of = models.ForeignKey("self", on_delete=models.PROTECT, null=True, related_name="copies")
     state = models.CharField(max_length=12, choices=SubmissionState.choices, default=SubmissionState.RECEIVED)
     verdict_kind = models.CharField(max_length=24, choices=VERDICT_CHOICES, blank=True)
     verdict_reason = models.TextField(blank=True)
+    verdict_run = models.ForeignKey(
+        "bounty.Run",
+        on_delete=models.PROTECT,
+        null=True,
+        related_name="+",
+        help_text="The run that the verdict rests on; none where nothing was run.",
+    )
     next_step = models.CharField(max_length=16, choices=NextStep.choices, default=NextStep.NONE, blank=True)
     sealed_at = models.DateTimeField(auto_now_add=True, help_text="Decides which of two copies is the first.")
     judged_at = models.DateTimeField(null=True, blank=True)
@@ -76,6 +88,7 @@ class Submission(models.Model):
         indexes = [
             models.Index(fields=["state", "next_step"]),
             models.Index(fields=["patch_digest"]),
+            models.Index(fields=["code_digest"]),
             models.Index(fields=["bounty", "submitter"]),
         ]
         constraints = [

@@ -11,7 +11,7 @@ from django.shortcuts import redirect
 from django.views.decorators.http import require_POST
 
 from bounty.models import NextStep, Submission, SubmissionState
-from bounty.services import awards, reviews
+from bounty.services import awards, remeasure, reviews
 from bounty.services.submissions import find_submission, withdraw
 from gainshare.accounts.errors import DomainError
 from gainshare.accounts.models import User
@@ -48,7 +48,7 @@ ACTIONS: Mapping[str, Action] = {
     ),
     "remeasure": Action(
         "It is measured again against the new tip.",
-        lambda user, pk, text: reviews.remeasure(actor=user, submission_id=pk),
+        lambda user, pk, text: remeasure.remeasure(actor=user, submission_id=pk),
     ),
     "rejudge": Action(
         "The gate run was ordered again.",

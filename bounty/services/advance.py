@@ -17,13 +17,23 @@ from bounty.models import (
     RunVerdict,
     Submission,
     SubmissionState,
+    Switch,
 )
-from bounty.rewards import confirmed_award
-from bounty.services.awards import book, confirmation_of, refuse, reserve, standing_award, vest
+from bounty.rewards import award_microcredits
+from bounty.services.awards import has_enough_acceptances, reserve, standing_award, vest
+from bounty.services.booking import book, refuse
+from bounty.services.guards import guard_of, order_guard, pricing_run
+from bounty.services.rechecks import CheckOutcome, check_of, holds_up
+from bounty.services.remeasure import follow_best, measure_anew
+from bounty.services.series import is_left_behind
 from bounty.services.submissions import find_submission
+from bounty.services.switches import is_stopped
 from bounty.services.transitions import move
 
 MAX_STEPS = 12  # more than any submission has; a loop that does not end is a bug
+UNTRUSTED = "No award: the evidence was made in a sandbox that the policy does not trust."
+# What another base could have changed; anything else is the patch's own doing.
+COMPARED = (VerdictKind.GAIN, VerdictKind.NO_GAIN, VerdictKind.REGRESSION)
 
 
 def advance_submission(*, submission_id: UUID) -> Submission:
@@ -38,14 +48,18 @@ def advance_submission(*, submission_id: UUID) -> Submission:
 def _step(submission: Submission) -> bool:
     """One step; False when there is nothing to do now."""
     state = submission.state
+    if state == SubmissionState.QUEUED and is_left_behind(submission):
+        return follow_best(submission_id=submission.pk)
     if state in (SubmissionState.QUEUED, SubmissionState.JUDGING):
         return _judge(submission)
     if state == SubmissionState.JUDGED and submission.next_step != NextStep.NONE:
+        if is_left_behind(submission) and follow_best(submission_id=submission.pk):
+            return True
         return _reserve(submission)
     if state == SubmissionState.CONFIRMING:
         return _confirm(submission)
     if state in (SubmissionState.CONFIRMED, SubmissionState.ACCEPTED):
-        return _vest_if_due(submission)
+        return _review(submission)
     return False
 
 
@@ -73,13 +87,14 @@ def _judge(submission: Submission) -> bool:
         if _is_eligible(verdict.evidence):
             next_step = NextStep.RESERVE
         else:
-            reason += " No award: the evidence was made in a sandbox that the policy does not trust."
+            reason += f" {UNTRUSTED}"
     moved = move(
         submission,
         to=SubmissionState.JUDGED,
         reason=f"gate: {verdict.kind}",
         verdict_kind=verdict.kind,
         verdict_reason=reason,
+        verdict_run=verdict.run,
         next_step=next_step,
         judged_at=timezone.now(),
     )
@@ -95,38 +110,84 @@ def _reserve(submission: Submission) -> bool:
 
 
 def _confirm(submission: Submission) -> bool:
-    verdict = verdict_of(confirmation_of(submission))
-    award = standing_award(submission)
-    if verdict is None or award is None:
+    """Price, then guard rails, then the award; back to the price when the best tree has moved meanwhile."""
+    priced, award = pricing_run(submission), standing_award(submission)
+    verdict = verdict_of(priced)
+    if priced is None or award is None:
         return False
-    if verdict.kind != VerdictKind.GAIN:
-        return refuse(submission=submission, verdict_kind=verdict.kind, reason=verdict.reason)
-    if not _is_eligible(verdict.evidence):
-        reason = (
-            f"{verdict.reason} No award: the evidence was made in a sandbox that the policy does not trust."
-        )
-        return refuse(submission=submission, verdict_kind=verdict.kind, reason=reason)
-    amount = confirmed_award(
-        rate_microcredits_per_nat=award.rate_microcredits_per_nat,
-        bound_log_ppm=verdict.log_ppm_bound or 0,
-        reserved_microcredits=award.reserved_microcredits,
+    if verdict is None:
+        return is_left_behind(submission) and follow_best(submission_id=submission.pk)
+    if verdict.kind in COMPARED and is_left_behind(submission):
+        return measure_anew(submission_id=submission.pk)
+    if refusal := _refusal(verdict):
+        return refuse(submission=submission, run=priced, verdict_kind=verdict.kind, reason=refusal)
+    due = award_microcredits(
+        rate_microcredits_per_nat=award.rate_microcredits_per_nat, log_ppm=verdict.log_ppm_bound or 0
     )
-    if amount.microcredits <= 0:
+    if due <= 0:
         reason = "The confirmed lower bound is not worth one micro-credit at this bounty's rate."
-        return refuse(submission=submission, verdict_kind=VerdictKind.NO_GAIN.value, reason=reason)
+        return refuse(
+            submission=submission, run=priced, verdict_kind=VerdictKind.NO_GAIN.value, reason=reason
+        )
     fault_point("control.confirmed")
-    return book(submission=submission, award=award, verdict=verdict, amount=amount)
+    guard = guard_of(priced)
+    if guard is None:
+        return order_guard(submission=submission, priced=priced)
+    guarded = verdict_of(guard)
+    if guarded is None:
+        return False
+    if refusal := _refusal(guarded):
+        return refuse(submission=submission, run=guard, verdict_kind=guarded.kind, reason=refusal)
+    fault_point("control.guards_held")
+    if is_stopped(Switch.AWARDS):
+        return False
+    if book(submission=submission, verdict=verdict):
+        return True
+    return measure_anew(submission_id=submission.pk)
+
+
+def _refusal(verdict: RunVerdict) -> str:
+    """Why a price or its guard rails earn nothing; empty where they hold."""
+    if verdict.kind != VerdictKind.GAIN:
+        return verdict.reason
+    return "" if _is_eligible(verdict.evidence) else f"{verdict.reason} {UNTRUSTED}"
+
+
+def _review(submission: Submission) -> bool:
+    """What the control plane does by itself while people review: follow, doubt, accept, vest."""
+    if submission.merged_at is None and is_left_behind(submission):
+        return follow_best(submission_id=submission.pk)
+    award = standing_award(submission)
+    check = check_of(award) if award is not None else None
+    if check is not None and check.outcome == CheckOutcome.INCONSISTENT and submission.merged_at is None:
+        return _suspect(submission, check.run, check.doubt)
+    if submission.state == SubmissionState.CONFIRMED and has_enough_acceptances(submission):
+        return move(submission, to=SubmissionState.ACCEPTED, reason="enough people have accepted this tree")
+    return not holds_up(award) and _vest_if_due(submission)
+
+
+def _suspect(submission: Submission, run: Run, doubt: str) -> bool:
+    """Not found again: a maintainer looks. The award stays as it is, unvested, until somebody decides."""
+    reason = f"{doubt} The award waits: a maintainer looks at it, declines it or has it measured again."
+    move(
+        submission,
+        to=SubmissionState.JUDGED,
+        reason=doubt,
+        verdict_kind=VerdictKind.SUSPICIOUS.value,
+        verdict_reason=reason,
+        verdict_run=run,
+        next_step=NextStep.NONE,
+    )
+    return True
 
 
 def _vest_if_due(submission: Submission) -> bool:
     if submission.state == SubmissionState.ACCEPTED and submission.merged_at is not None:
-        vest(submission=submission, reason="accepted, and merged as measured")
-        return True
+        return vest(submission=submission, reason="accepted, and merged as measured")
     window = submission.bounty.review_window
     if window is None or submission.confirmed_at is None or submission.confirmed_at + window > timezone.now():
         return False
     if submission.state == SubmissionState.CONFIRMED:
         move(submission, to=SubmissionState.ACCEPTED, reason="the review window passed without a decline")
         return True
-    vest(submission=submission, reason="the review window passed without a decline")
-    return True
+    return vest(submission=submission, reason="the review window passed without a decline")

@@ -3,8 +3,6 @@
 The ledger's ids are derived from the award's subject and step, so that repeating a step cannot move money twice.
 """
 
-from uuid import UUID
-
 from django.db import transaction
 from django.utils import timezone
 
@@ -14,19 +12,20 @@ from bounty.models import (
     Award,
     AwardState,
     Bounty,
-    BountyState,
     Lineage,
     NextStep,
-    Run,
+    ReviewDecision,
     RunKind,
     RunVerdict,
     Submission,
     SubmissionState,
+    Switch,
 )
-from bounty.rewards import AwardAmount, wanted_reservation
+from bounty.rewards import required_reviewers, wanted_reservation
 from bounty.services.bounties import available_escrow, follow_funds, step_id
 from bounty.services.runs import queue_run
-from bounty.services.series import measured_base
+from bounty.services.series import measured_base, wake_left_behind
+from bounty.services.switches import is_stopped
 from bounty.services.transitions import move, note
 from gainshare.accounts.models import User
 from gainshare.ledger import services as ledger
@@ -81,8 +80,8 @@ def reserve(*, submission: Submission, gate: RunVerdict) -> bool:
                 rate_microcredits_per_nat=bounty.rate_microcredits_per_nat,
             )
             note(award, old="", new=award.state, reason=f"{amount} micro-credits reserved")
-            base = measured_base(bounty=bounty, but_not=submission)
-            queue_run(submission=submission, kind=RunKind.CONFIRMATION, base=base)
+            base = measured_base(bounty=bounty, of=submission)
+            queue_run(submission=submission, kind=RunKind.CONFIRMATION, base=base, elsewhere_than=gate.run)
     except (EscrowExhausted, EscrowClosed):
         submission.refresh_from_db()  # another gate took it between the look and the lock: look again
         return True
@@ -109,85 +108,6 @@ def _stop_waiting(submission: Submission, reason: str) -> None:
         note(submission, old=submission.state, new=submission.state, reason=f"no award: {reason}")
 
 
-def book(*, submission: Submission, award: Award, verdict: RunVerdict, amount: AwardAmount) -> bool:
-    """Book the confirmed award, unvested; its candidate is the series' best tree from then on.
-
-    When a better tree was booked since this confirmation was leased, another confirmation against that one is
-    ordered instead. False when there is nothing more to do now.
-    """
-    run = verdict.run
-    with transaction.atomic():
-        # The lock decides between two confirmations of one series.
-        Lineage.objects.select_for_update(no_key=True).get(pk=submission.bounty.lineage_id)
-        newest = confirmation_of(submission)
-        if newest is None or newest.pk != run.pk:
-            return True  # another worker has ordered the next confirmation meanwhile
-        base = measured_base(bounty=submission.bounty, but_not=submission)
-        if base.pk != run.base_tree_id:
-            queue_run(submission=submission, kind=RunKind.CONFIRMATION, base=base)
-            return False
-        now = timezone.now()
-        is_moved = move(
-            submission,
-            to=SubmissionState.CONFIRMED,
-            reason=f"confirmed: {amount.microcredits} micro-credits, unvested",
-            verdict_kind=verdict.kind,
-            verdict_reason=verdict.reason,
-            confirmed_at=now,
-        )
-        if not is_moved:
-            return True
-        transfer_id = step_id(run.pk, "award")
-        ledger.book_award(
-            transfer_id=transfer_id,
-            reservation_id=award.reservation_id,
-            user=submission.submitter,
-            amount_microcredits=amount.microcredits,
-            reference=f"submission:{submission.pk}",
-        )
-        is_booked = move(
-            award,
-            to=AwardState.UNVESTED,
-            reason=f"rate x {verdict.log_ppm_bound} millionths of a nat",
-            confirmation_run=run,
-            transfer_id=transfer_id,
-            amount_microcredits=amount.microcredits,
-            log_ppm_bound=verdict.log_ppm_bound,
-            is_partial=amount.is_partial,
-            booked_at=now,
-        )
-        assert is_booked, "an award changes only together with its submission"
-        if amount.is_partial:
-            _close_after_partial(submission.bounty_id)
-    follow_funds(bounty=submission.bounty)
-    fault_point("control.award_booked")
-    return True
-
-
-def _close_after_partial(bounty_id: UUID) -> None:
-    bounty = Bounty.objects.get(pk=bounty_id)
-    if bounty.state != BountyState.CLOSED:
-        reason = "an award was worth more than the escrow held"
-        move(bounty, to=BountyState.CLOSED, reason=reason, closed_at=timezone.now())
-
-
-def refuse(*, submission: Submission, verdict_kind: str, reason: str) -> bool:
-    """The confirmation did not hold: back to judged with its verdict, and the reservation back to escrow."""
-    with transaction.atomic():
-        is_moved = move(
-            submission,
-            to=SubmissionState.JUDGED,
-            reason=f"not confirmed: {reason}",
-            verdict_kind=verdict_kind,
-            verdict_reason=reason,
-            next_step=NextStep.NONE,
-        )
-        if is_moved:
-            void_award(submission=submission, reason="not confirmed")
-    follow_funds(bounty=submission.bounty)
-    return True
-
-
 def void_award(*, submission: Submission, reason: str) -> None:
     """Give a reserved or unvested award back to escrow. Inside the caller's transaction, after its own change."""
     award = standing_award(submission)
@@ -205,9 +125,27 @@ def void_award(*, submission: Submission, reason: str) -> None:
     assert is_moved, "an award changes only together with its submission"
 
 
+def has_enough_acceptances(submission: Submission) -> bool:
+    """Whether as many people have accepted this very candidate as an award of this size needs."""
+    award = standing_award(submission)
+    assert award is not None and award.amount_microcredits is not None, "a confirmed submission has its award"
+    needed = required_reviewers(
+        amount_microcredits=award.amount_microcredits,
+        min_reviewers=submission.bounty.min_reviewers,
+        two_above_microcredits=submission.bounty.two_reviews_above_microcredits,
+    )
+    accepted = submission.reviews.filter(
+        decision=ReviewDecision.ACCEPT, candidate_tree=submission.candidate_tree_id
+    )
+    return accepted.count() >= needed
+
+
 def vest(*, submission: Submission, reason: str) -> bool:
-    """Make an accepted submission's award spendable. False when another caller has just done so."""
+    """Make an accepted submission's award spendable. False when another caller has just done so, or awards are
+    stopped: then it waits."""
     with transaction.atomic():
+        if is_stopped(Switch.AWARDS):
+            return False
         award = standing_award(submission)
         if award is None or award.transfer_id is None:
             raise WrongState("This submission has no award to vest.")
@@ -243,6 +181,7 @@ def reverse(*, actor: User, submission: Submission, reason: str) -> Submission:
         )
         move(award, to=AwardState.REVERSED, reason=reason, actor=actor, ended_at=timezone.now())
         _undo_merge(submission, actor)
+        wake_left_behind(lineage_id=submission.bounty.lineage_id)
     follow_funds(bounty=submission.bounty)
     return submission
 
@@ -262,8 +201,3 @@ def _undo_merge(submission: Submission, actor: User) -> None:
             reason=f"submission {submission.pk} reversed",
             actor=actor,
         )
-
-
-def confirmation_of(submission: Submission) -> Run | None:
-    """The newest confirmation run."""
-    return submission.runs.filter(kind=RunKind.CONFIRMATION).order_by("-sequence").first()

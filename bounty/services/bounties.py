@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from benchmarks.catalogue import SUITES
 from bounty.errors import BadRequest, NotAllowed, NotFound
-from bounty.models import Bounty, BountyState, Lineage, NextStep, Submission, SubmissionState
+from bounty.models import AwardState, Bounty, BountyState, Lineage, NextStep, Submission, SubmissionState
 from bounty.services.transitions import move, note
 from gainshare.accounts.models import User
 from gainshare.ledger import services as ledger
@@ -159,6 +159,7 @@ def return_leftover(*, bounty_id: UUID) -> bool:
         submissions = Submission.objects.filter(bounty=bounty)
         if (
             submissions.filter(state__in=UNSETTLED).exists()
+            or submissions.filter(awards__state=AwardState.UNVESTED).exists()  # waits for somebody's decision
             or submissions.filter(state=SubmissionState.JUDGED, next_step=NextStep.RESERVE).exists()
             or (_awaits_escrow(bounty) and available_escrow(bounty) > 0)  # these come first, beat serves them
         ):

@@ -7,6 +7,7 @@ Evidence is in `verdicts`, the log in `logs`.
 import re
 import secrets
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,10 +17,11 @@ from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
-from bounty.errors import BadRequest, CommitmentConflict, LeaseLost, NotFound, NotLeasable
+from bounty.errors import BadRequest, CommitmentConflict, LeaseLost, NotFound, NotLeasable, Stopped
 from bounty.limits import OTHER_HOST_WAIT, RUNNER_ALIVE
 from bounty.models import (
     OPEN_RUN_STATES,
+    QuarantineCause,
     Run,
     RunKind,
     Runner,
@@ -27,12 +29,15 @@ from bounty.models import (
     RunState,
     Submission,
     SubmissionState,
+    Switch,
 )
+from bounty.services.fingerprints import follow_fingerprint
 from bounty.services.leases import holds, require_lease
 from bounty.services.logs import say
-from bounty.services.queues import waiting_order
+from bounty.services.queues import order_for
 from bounty.services.runs import lose_run
 from bounty.services.series import measured_base
+from bounty.services.switches import is_stopped, require_running
 from bounty.services.transitions import move
 
 STAGES = {"preparing": RunState.PREPARING, "gating": RunState.GATING, "measuring": RunState.MEASURING}
@@ -47,21 +52,29 @@ class Heartbeat:
     lease_expires_at: datetime
 
 
-def lease_run(*, runner: Runner, run_id: UUID) -> Run:
+def lease_run(*, runner: Runner, run_id: UUID, fingerprint: Mapping[str, Any] | None = None) -> Run:
     """Give the runner the run that is next in the fair order; ``run_id`` only says which wake-up it answers.
 
     A run that this runner still holds is lost by asking again: it runs one job at a time, so it was restarted.
-    Raises NotLeasable when nothing waits for this runner.
+    Raises NotLeasable when nothing waits for this runner, or it may have nothing.
     """
-    if runner.state != RunnerState.ACTIVE:
-        raise NotLeasable(f"This runner is {runner.state} and gets no work; ask a maintainer.")
     for held in Run.objects.filter(runner=runner, state__in=OPEN_RUN_STATES):
         lose_run(run=held, reason="its runner was restarted")
-    for waiting_id in waiting_order(hardware=runner.hardware):
+    if fingerprint is not None:
+        follow_fingerprint(runner=runner, fingerprint=fingerprint)
+    runner.refresh_from_db()
+    _require_at_work(runner)
+    for waiting_id in order_for(runner):
         run = Run.objects.select_related("submission__bounty").get(pk=waiting_id)
         if run.state == RunState.QUEUED and not _leave_to_other_host(run, runner) and _take(run, runner):
             return run
     raise NotLeasable("Nothing waits for this runner now.")
+
+
+def _require_at_work(runner: Runner) -> None:
+    """Raises NotLeasable where this runner gets no run at all."""
+    if runner.state not in (RunnerState.ACTIVE, RunnerState.QUARANTINED):
+        raise NotLeasable(f"This runner is {runner.state} and gets no work; ask a maintainer.")
 
 
 def _take(run: Run, runner: Runner) -> bool:
@@ -80,15 +93,23 @@ def _take(run: Run, runner: Runner) -> bool:
     }
     if run.kind == RunKind.CONFIRMATION and run.submission is not None:
         # The award is for beating the best tree of this moment, not that of the submission's.
-        fields["base_tree"] = measured_base(bounty=run.submission.bounty, but_not=run.submission)
+        fields["base_tree"] = measured_base(bounty=run.submission.bounty, of=run.submission)
     try:
         with transaction.atomic():
+            require_running(Switch.JUDGING)
+            # Waits for whoever changes the runner's state, and is waited for: what it is now counts.
+            at_work = Runner.objects.select_for_update(no_key=True).get(pk=runner.pk)
+            _require_at_work(at_work)
+            if at_work.state == RunnerState.QUARANTINED and run.kind != RunKind.AA:
+                raise NotLeasable("This runner is quarantined and gets only A/A runs; ask a maintainer.")
             submission = _locked_submission(run)
             if not move(run, to=RunState.LEASED, reason=f"leased by {runner.name}", **fields):
                 return False
             say(run, f"attempt {run.attempt}: leased by {runner.name}")
             if submission is not None and submission.state == SubmissionState.QUEUED:
                 move(submission, to=SubmissionState.JUDGING, reason=f"{run.kind} run started")
+    except Stopped as stop:
+        raise NotLeasable(stop.message) from None
     except IntegrityError:  # one open lease per runner: two requests with one token at once
         raise NotLeasable("This runner has just leased another run.") from None
     return True
@@ -102,16 +123,10 @@ def _locked_submission(run: Run) -> Submission | None:
 
 
 def _leave_to_other_host(run: Run, runner: Runner) -> bool:
-    """Whether a confirmation should wait for a host other than the gate's: one is there, and not for too long."""
-    if run.kind != RunKind.CONFIRMATION or run.queued_at < timezone.now() - OTHER_HOST_WAIT:
+    """Whether a run should wait for another host than the one before it: one is there, and not for too long."""
+    if not run.avoid_host or run.avoid_host != runner.host:
         return False
-    gate = (
-        Run.objects.filter(submission=run.submission_id, kind=RunKind.GATE, runner__isnull=False)
-        .select_related("runner")
-        .order_by("-sequence")
-        .first()
-    )
-    if gate is None or gate.runner is None or gate.runner.host != runner.host:
+    if run.queued_at < timezone.now() - OTHER_HOST_WAIT:
         return False
     others = Runner.objects.filter(
         hardware=runner.hardware,
@@ -124,7 +139,7 @@ def _leave_to_other_host(run: Run, runner: Runner) -> bool:
 def heartbeat(
     *, runner: Runner, run_id: UUID, lease: UUID, stage: str, pairs_done: int, pairs_max: int
 ) -> Heartbeat:
-    """Renew the lease and note the progress. ``cancel`` tells the runner to stop a withdrawn submission's run."""
+    """Renew the lease and note the progress. ``cancel`` tells the runner to stop: the run was taken back or ended."""
     if stage not in STAGES:
         raise BadRequest(f"The stage is one of {', '.join(STAGES)}.")
     if not 0 <= pairs_done <= 100_000 or not 0 <= pairs_max <= 100_000:
@@ -134,7 +149,7 @@ def heartbeat(
         try:
             run = require_lease(run_id=run_id, lease=lease, runner_id=runner.pk)
         except LeaseLost:
-            if _was_withdrawn(run_id, lease, runner):
+            if _is_taken_back(run_id, lease, runner):
                 return Heartbeat(True, expires_at)
             raise
         to = STAGES[stage]
@@ -149,13 +164,15 @@ def heartbeat(
     return Heartbeat(False, expires_at)
 
 
-def _was_withdrawn(run_id: UUID, lease: UUID, runner: Runner) -> bool:
+def _is_taken_back(run_id: UUID, lease: UUID, runner: Runner) -> bool:
+    """Whether this was the run's last lease and people ended it: withdrawn, cancelled, stopped, quarantined."""
     run = Run.objects.filter(pk=run_id).first()
+    if run is None or not holds(run, lease=lease, runner_id=runner.pk):
+        return False
     return (
-        run is not None
-        and run.submission_id is not None
-        and holds(run, lease=lease, runner_id=runner.pk)
-        and Submission.objects.filter(pk=run.submission_id, state=SubmissionState.WITHDRAWN).exists()
+        run.state in (RunState.LOST, RunState.FINISHED)
+        or is_stopped(Switch.JUDGING)
+        or runner.quarantine_cause != QuarantineCause.NONE
     )
 
 

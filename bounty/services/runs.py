@@ -12,12 +12,14 @@ from bounty.errors import BadRequest, NotAllowed, NotFound
 from bounty.models import (
     Run,
     RunKind,
+    Runner,
     RunState,
     RunVerdict,
     StoredTree,
     Submission,
     SubmissionState,
 )
+from bounty.services.failures import note_failure
 from bounty.services.logs import say
 from bounty.services.transitions import move, note
 from bounty.services.trees import find_tree
@@ -33,8 +35,20 @@ def find_run(run_id: UUID) -> Run:
     return run
 
 
-def queue_run(*, submission: Submission, kind: RunKind, base: StoredTree) -> Run:
-    """A new run of the submission's candidate, and a wake-up for the runners of its hardware."""
+def queue_run(
+    *,
+    submission: Submission,
+    kind: RunKind,
+    base: StoredTree,
+    elsewhere_than: Run | None = None,
+    after: Run | None = None,
+) -> Run:
+    """A new run of the submission's candidate, and a wake-up for the runners of its hardware.
+
+    ``elsewhere_than`` is an earlier run whose host is avoided if there is another; ``after`` is what a guard run
+    guards.
+    """
+    measured_by = elsewhere_than.runner if elsewhere_than is not None else None
     bounty, candidate = submission.bounty, submission.candidate_tree
     assert candidate is not None, "only a checked submission is run"
     with transaction.atomic():
@@ -48,6 +62,8 @@ def queue_run(*, submission: Submission, kind: RunKind, base: StoredTree) -> Run
             hardware=bounty.hardware,
             base_tree=base,
             candidate_tree=candidate,
+            after=after,
+            avoid_host=measured_by.host if measured_by is not None else "",
             woken_at=timezone.now(),
         )
         note(run, old="", new=run.state, reason=f"{kind} ordered")
@@ -60,42 +76,62 @@ def order_aa_run(*, actor: User, suite: str, preset: str, hardware: str, tree: s
     """A run of one tree against itself: shows a runner's noise. Earns nobody anything."""
     if not actor.is_maintainer:
         raise NotAllowed("Only a maintainer orders an A/A run.")
+    return queue_aa_run(
+        suite=suite, preset=preset, hardware=hardware, tree=find_tree(tree), reason="A/A ordered", actor=actor
+    )
+
+
+def queue_aa_run(
+    *,
+    suite: str,
+    preset: str,
+    hardware: str,
+    tree: StoredTree,
+    reason: str,
+    runner: Runner | None = None,
+    actor: User | None = None,
+) -> Run:
+    """A new A/A run, for one runner or for any of this hardware. Raises IntegrityError when that runner has one
+    of this suite and preset before it already."""
     if suite not in SUITES or preset not in SUITES[suite].presets:
         raise BadRequest("There is no such suite or preset.")
-    stored = find_tree(tree)
     with transaction.atomic():
         run = Run.objects.create(
             kind=RunKind.AA,
             suite=suite,
             preset=preset,
             hardware=hardware,
-            base_tree=stored,
-            candidate_tree=stored,
+            base_tree=tree,
+            candidate_tree=tree,
+            bound_to=runner,
             woken_at=timezone.now(),
         )
-        note(run, old="", new=run.state, reason="A/A ordered", actor=actor)
+        note(run, old="", new=run.state, reason=reason, actor=actor)
         wake_runner(run_id=run.pk, hardware=run.hardware)
     return run
 
 
-def lose_run(*, run: Run, reason: str) -> bool:
+def lose_run(*, run: Run, reason: str, is_forgiven: bool = False) -> bool:
     """Take an open run from its runner: queued again, or after the last attempt ended as an infrastructure error.
 
-    False when the run has moved on meanwhile. The log stays.
+    An attempt that the platform itself ended is forgiven: it does not count, neither against the run nor against
+    its runner. False when the run has moved on meanwhile. The log stays.
     """
     with transaction.atomic():
-        if not move(run, to=RunState.LOST, reason=reason):
+        if not move(run, to=RunState.LOST, reason=reason, forgiven=run.forgiven + is_forgiven):
             return False
-        say(run, f"attempt {run.attempt} lost: {reason}")
+        say(run, f"attempt {run.attempt} {'ended' if is_forgiven else 'lost'}: {reason}")
+        if not is_forgiven:
+            note_failure(run=run, reason=reason)
         if run.submission_id is not None and _is_unwanted(run.submission_id):
             return True
-        if run.attempt >= settings.RUN_MAX_ATTEMPTS:
+        if run.attempts_left <= 0:
             end_without_evidence(run=run, reason=reason)
             return True
         move(
             run,
             to=RunState.QUEUED,
-            reason=f"attempt {run.attempt + 1} of {settings.RUN_MAX_ATTEMPTS}",
+            reason=f"{run.attempts_left} of {settings.RUN_MAX_ATTEMPTS} attempts are left",
             pairs_done=0,
             woken_at=timezone.now(),
         )
@@ -105,12 +141,18 @@ def lose_run(*, run: Run, reason: str) -> bool:
 
 def end_without_evidence(*, run: Run, reason: str) -> None:
     """The verdict ``infrastructure_error`` for a run whose last attempt was lost."""
+    text = (
+        f"{run.attempt - run.forgiven} attempts were lost, the last one because: {reason}. This is the platform's "
+        "failure and does not count as an attempt: submit again, or ask a maintainer to have it judged again."
+    )
+    end_lost(run=run, reason="no attempt is left", text=text)
+
+
+def end_lost(*, run: Run, reason: str, text: str, actor: User | None = None) -> None:
+    """End a lost run with the verdict ``infrastructure_error``, which says ``text``."""
     with transaction.atomic():
-        move(run, to=RunState.FINISHED, reason="no attempt is left", finished_at=timezone.now())
-        text = (
-            f"{run.attempt} attempts were lost, the last one because: {reason}. This is the platform's failure "
-            "and does not count as an attempt: submit again, or ask a maintainer to have it judged again."
-        )
+        if not move(run, to=RunState.FINISHED, reason=reason, actor=actor, finished_at=timezone.now()):
+            return
         RunVerdict.objects.create(run=run, kind=VerdictKind.INFRASTRUCTURE_ERROR.value, reason=text)
         say(run, f"verdict {VerdictKind.INFRASTRUCTURE_ERROR.value}: {text}")
         if run.submission_id is not None:

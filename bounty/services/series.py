@@ -2,42 +2,106 @@
 
 The best tree is the candidate of the newest booked award that stands, across all bounties of the series; a new
 series begins at the lineage's tip. It is read from the awards each time, so an award that is taken back takes
-its tree with it.
+its tree with it. A submission is never measured against its own award, nor against those booked after it.
 """
 
-from bounty.models import Award, AwardState, Bounty, Lineage, StoredTree, Submission
+from django.db.models import F, Q
+
+from bounty.models import (
+    Award,
+    AwardState,
+    Bounty,
+    Lineage,
+    NextStep,
+    Run,
+    StoredTree,
+    Submission,
+    SubmissionState,
+)
+from bounty.services.wakeups import wake_control
 
 STANDING = (AwardState.UNVESTED, AwardState.VESTED)
+# Whose base may have been overtaken, and who then follow the best tree. `is_left_behind` decides.
+MAY_BE_LEFT_BEHIND = (
+    Q(merged_at=None)
+    & ~Q(base_tree=F("bounty__lineage__tip"))
+    & (
+        Q(
+            state__in=[
+                SubmissionState.QUEUED,
+                SubmissionState.CONFIRMING,
+                SubmissionState.CONFIRMED,
+                SubmissionState.ACCEPTED,
+            ]
+        )
+        | (Q(state=SubmissionState.JUDGED) & ~Q(next_step=NextStep.NONE))
+    )
+)
 
 
-def best_award(*, bounty: Bounty, but_not: Submission | None = None) -> Award | None:
-    """The newest standing award of the bounty's series; ``but_not`` leaves one submission's own out."""
+def best_award(*, bounty: Bounty, of: Submission | None = None) -> Award | None:
+    """The newest standing award of the bounty's series; for the submission ``of`` that before its own."""
     awards = Award.objects.filter(
         state__in=STANDING,
         submission__bounty__lineage=bounty.lineage_id,
         submission__bounty__suite=bounty.suite,
         submission__bounty__hardware=bounty.hardware,
     )
-    if but_not is not None:
-        awards = awards.exclude(submission=but_not)
+    if of is not None:
+        own = Award.objects.filter(submission=of, state__in=STANDING).first()
+        awards = awards.exclude(submission=of)
+        if own is not None:
+            awards = awards.filter(series_at__lt=own.series_at)
     return (
         awards.select_related("submission", "confirmation_run__candidate_tree")
-        .order_by("-booked_at", "-created_at")
+        .order_by("-series_at", "-created_at")
         .first()
     )
 
 
-def measured_base(*, bounty: Bounty, but_not: Submission | None = None) -> StoredTree:
+def measured_base(*, bounty: Bounty, of: Submission | None = None) -> StoredTree:
     """The tree that a candidate is timed against now."""
-    best = best_award(bounty=bounty, but_not=but_not)
+    best = best_award(bounty=bounty, of=of)
     if best is None or best.confirmation_run is None:
-        return Lineage.objects.select_related("tip").get(pk=bounty.lineage_id).tip
+        return _tip(bounty)
     return best.confirmation_run.candidate_tree
 
 
-def patch_base(*, bounty: Bounty) -> StoredTree:
-    """The tree that a new diff must be made against: the tip, or the best tree while that is not merged."""
-    best = best_award(bounty=bounty)
+def patch_base(*, bounty: Bounty, of: Submission | None = None) -> StoredTree:
+    """The tree that a diff must be made against: the tip, or the best tree while that is not merged."""
+    best = best_award(bounty=bounty, of=of)
     if best is None or best.confirmation_run is None or best.submission.merged_at is not None:
-        return Lineage.objects.select_related("tip").get(pk=bounty.lineage_id).tip
+        return _tip(bounty)
     return best.confirmation_run.candidate_tree
+
+
+def is_left_behind(submission: Submission) -> bool:
+    """Whether the tree that the diff was applied to is neither the tip nor an unmerged best tree any more.
+
+    What was measured could then never be merged as measured.
+    """
+    bounty = submission.bounty
+    if submission.base_tree_id == _tip(bounty).pk:
+        return False
+    return submission.base_tree_id != patch_base(bounty=bounty, of=submission).pk
+
+
+def is_about_now(run: Run, submission: Submission) -> bool:
+    """Whether a pricing run measured the submission's present candidate against the tree that counts now."""
+    against = measured_base(bounty=submission.bounty, of=submission)
+    return (
+        run.candidate_tree_id == submission.candidate_tree_id
+        and run.base_tree_id == against.pk
+        and not is_left_behind(submission)
+    )
+
+
+def wake_left_behind(*, lineage_id: int) -> None:
+    """After a tip or a best tree moved: have control workers look at the open submissions of the lineage."""
+    waiting = Submission.objects.filter(MAY_BE_LEFT_BEHIND, bounty__lineage=lineage_id)
+    for submission_id in waiting.values_list("pk", flat=True):
+        wake_control(submission_id=submission_id)
+
+
+def _tip(bounty: Bounty) -> StoredTree:
+    return Lineage.objects.select_related("tip").get(pk=bounty.lineage_id).tip

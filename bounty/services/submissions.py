@@ -26,6 +26,8 @@ from bounty.models import (
     OPEN_RUN_STATES,
     Bounty,
     BountyState,
+    Dispute,
+    DisputeState,
     Lineage,
     NextStep,
     Run,
@@ -43,6 +45,8 @@ from bounty.services.series import measured_base, patch_base
 from bounty.services.transitions import move, note
 from bounty.services.trees import blob_store, load_tree, store_tree
 from gainshare.accounts.models import User
+
+NOT_THEIR_FAULT = (VerdictKind.INFRASTRUCTURE_ERROR, VerdictKind.PATCH_REJECTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,12 +171,18 @@ def _require_attempts(bounty: Bounty, actor: User) -> None:
 
 
 def attempts_used(*, bounty: Bounty, person: User) -> int:
-    """How many submissions count: not the rejected, those withdrawn unsampled, and the platform's failures."""
+    """How many submissions count.
+
+    Not: the rejected, those withdrawn unsampled, the platform's failures, those that a moved tip left behind, and
+    those whose verdict was overturned.
+    """
     sampled = Run.objects.filter(submission=OuterRef("pk"), was_sampled=True)
+    overturned = Dispute.objects.filter(submission=OuterRef("pk"), state=DisputeState.OVERTURNED)
     return (
         Submission.objects.filter(bounty=bounty, submitter=person)
         .exclude(state=SubmissionState.REJECTED)
-        .exclude(state=SubmissionState.JUDGED, verdict_kind=VerdictKind.INFRASTRUCTURE_ERROR.value)
+        .exclude(state=SubmissionState.JUDGED, verdict_kind__in=[kind.value for kind in NOT_THEIR_FAULT])
+        .exclude(Exists(overturned), state=SubmissionState.JUDGED)
         .exclude(~Exists(sampled), state=SubmissionState.WITHDRAWN)
         .count()
     )

@@ -14,6 +14,8 @@ from bounty.models import (
     AwardState,
     Bounty,
     BountyState,
+    Dispute,
+    DisputeState,
     Run,
     Runner,
     RunnerState,
@@ -24,20 +26,22 @@ from bounty.models import (
 )
 from gainshare.accounts.models import User
 
-S, R, A, B = SubmissionState, RunState, AwardState, BountyState
+S, R, A, B, D = SubmissionState, RunState, AwardState, BountyState, DisputeState
 
 SUBMISSION_MOVES: Mapping[str, frozenset[str]] = {
     S.RECEIVED: frozenset({S.CHECKED, S.REJECTED}),
     S.CHECKED: frozenset({S.QUEUED, S.WITHDRAWN}),
-    S.REJECTED: frozenset(),
+    S.REJECTED: frozenset({S.QUEUED}),  # a maintainer has a supposed copy judged after all
     S.QUEUED: frozenset({S.JUDGING, S.JUDGED, S.WITHDRAWN}),
     S.JUDGING: frozenset({S.JUDGED, S.WITHDRAWN}),
     # queued: a maintainer orders the gate again after a suspicious or failed run
-    S.JUDGED: frozenset({S.CONFIRMING, S.DECLINED, S.QUEUED, S.WITHDRAWN}),
+    # confirmed: a maintainer waives a doubt about a booked gain
+    S.JUDGED: frozenset({S.CONFIRMING, S.CONFIRMED, S.DECLINED, S.QUEUED, S.WITHDRAWN}),
     S.CONFIRMING: frozenset({S.CONFIRMED, S.JUDGED, S.WITHDRAWN}),
-    # queued: the lineage moved on and the candidate is measured again
-    S.CONFIRMED: frozenset({S.ACCEPTED, S.DECLINED, S.QUEUED, S.WITHDRAWN}),
-    S.ACCEPTED: frozenset({S.VESTED, S.DECLINED, S.QUEUED, S.WITHDRAWN}),
+    # confirming: priced anew, since the best tree moved or a maintainer ordered it. judged: the diff does not apply
+    # to the new tip, or a random re-measurement did not find the gain again
+    S.CONFIRMED: frozenset({S.ACCEPTED, S.CONFIRMING, S.JUDGED, S.DECLINED, S.WITHDRAWN}),
+    S.ACCEPTED: frozenset({S.VESTED, S.CONFIRMING, S.JUDGED, S.DECLINED, S.WITHDRAWN}),
     S.DECLINED: frozenset(),
     S.VESTED: frozenset({S.REVERSED}),
     S.REVERSED: frozenset(),
@@ -64,9 +68,20 @@ BOUNTY_MOVES: Mapping[str, frozenset[str]] = {
     B.EXHAUSTED: frozenset({B.OPEN, B.CLOSED}),
     B.CLOSED: frozenset(),
 }
+DISPUTE_MOVES: Mapping[str, frozenset[str]] = {
+    D.OPEN: frozenset({D.UPHELD, D.REMEASURED, D.OVERTURNED}),
+    D.UPHELD: frozenset(),
+    D.REMEASURED: frozenset(),
+    D.OVERTURNED: frozenset(),
+}
 RUNNER_MOVES: Mapping[str, frozenset[str]] = {
-    RunnerState.ACTIVE: frozenset({RunnerState.QUARANTINED, RunnerState.RETIRED}),
-    RunnerState.QUARANTINED: frozenset({RunnerState.ACTIVE, RunnerState.RETIRED}),
+    RunnerState.ACTIVE: frozenset({RunnerState.DRAINING, RunnerState.QUARANTINED, RunnerState.RETIRED}),
+    # A runner that is quarantined when it drains comes back quarantined.
+    RunnerState.DRAINING: frozenset(
+        {RunnerState.DRAINED, RunnerState.ACTIVE, RunnerState.QUARANTINED, RunnerState.RETIRED}
+    ),
+    RunnerState.DRAINED: frozenset({RunnerState.ACTIVE, RunnerState.QUARANTINED, RunnerState.RETIRED}),
+    RunnerState.QUARANTINED: frozenset({RunnerState.ACTIVE, RunnerState.DRAINING, RunnerState.RETIRED}),
     RunnerState.RETIRED: frozenset(),
 }
 MOVES: Mapping[type, Mapping[str, frozenset[str]]] = {
@@ -75,9 +90,10 @@ MOVES: Mapping[type, Mapping[str, frozenset[str]]] = {
     Award: AWARD_MOVES,
     Bounty: BOUNTY_MOVES,
     Runner: RUNNER_MOVES,
+    Dispute: DISPUTE_MOVES,
 }
 
-StatefulRow = Submission | Run | Award | Bounty | Runner
+StatefulRow = Submission | Run | Award | Bounty | Runner | Dispute
 
 
 def move(

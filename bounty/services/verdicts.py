@@ -8,7 +8,6 @@ about the trees and the suite that were ordered, by this very version of the jud
 from typing import Any
 from uuid import UUID
 
-from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
@@ -18,7 +17,8 @@ from benchmarks.evidence.verify import VerificationReport, verify_evidence
 from benchmarks.statistics.units import pair_log_ppb
 from benchmarks.verdicts import Verdict, VerdictKind
 from bounty.errors import EvidenceConflict, EvidenceRefused, LeaseLost, NotFound
-from bounty.models import OPEN_RUN_STATES, Evidence, Run, Runner, RunnerState, RunState, RunVerdict
+from bounty.models import OPEN_RUN_STATES, Evidence, Run, Runner, RunState, RunVerdict
+from bounty.services.calibration import note_outcome
 from bounty.services.leases import holds, require_lease
 from bounty.services.logs import say
 from bounty.services.runs import lose_run
@@ -55,7 +55,7 @@ def record_evidence(*, runner: Runner, run_id: UUID, lease: UUID, sealed: Any) -
         lose_run(run=run, reason=reason)
         raise EvidenceRefused(f"The evidence does not hold: {'; '.join(wrong)}"[:2000])
     is_failure = report.verdict.kind == VerdictKind.INFRASTRUCTURE_ERROR
-    if is_failure and run.attempt < settings.RUN_MAX_ATTEMPTS:
+    if is_failure and run.attempts_left > 0:
         if not lose_run(run=run, reason=report.verdict.reason):
             raise LeaseLost("This lease no longer holds the run.")
         return report.verdict
@@ -66,7 +66,7 @@ def mismatches(run: Run, document: dict[str, Any]) -> list[str]:
     """Where a verified document is not about what was ordered: ``name (stated, ordered)`` each."""
     stated_and_ordered = {
         "run": (document["run"]["id"], str(run.pk)),
-        "kind": (document["run"]["kind"], run.kind),
+        "kind": (document["run"]["kind"], run.judged_as),
         "suite": (document["suite"]["name"], run.suite),
         "preset": (document["suite"].get("preset"), run.preset),
         "base tree": (document["trees"]["base"], run.base_tree_id),
@@ -81,7 +81,7 @@ def mismatches(run: Run, document: dict[str, Any]) -> list[str]:
 
 def plot_samples(document: dict[str, Any]) -> list[dict[str, Any]]:
     """Per complete pair its log ratio in billionths of a nat, for people to look at; no verdict is made of these."""
-    complete = 2 * document["suite"]["policy"]["calls_per_side"]
+    complete = {case["name"]: 2 * case["calls"] for case in document["suite"]["cases"]}
     return [
         {
             "index": pair["index"],
@@ -90,7 +90,7 @@ def plot_samples(document: dict[str, Any]) -> list[dict[str, Any]]:
             "log_ratio_ppb": pair_log_ppb(turns(pair["calls"])),
         }
         for pair in document["pairs"]
-        if len(pair["calls"]) == complete
+        if len(pair["calls"]) == complete[pair["case"]]
     ]
 
 
@@ -111,7 +111,7 @@ def _record(
     with transaction.atomic():
         run = require_lease(run_id=run.pk, lease=lease, runner_id=runner.pk)
         # Read again under the lock: a runner that was quarantined meanwhile earns nobody an award.
-        is_trusted = Runner.objects.filter(pk=runner.pk, state=RunnerState.ACTIVE).exists()
+        is_trusted = Runner.objects.get(pk=runner.pk).is_trusted
         evidence = Evidence.objects.create(
             run=run,
             digest=sealed["digest"],
@@ -140,6 +140,7 @@ def _record(
             pairs_done=max(run.pairs_done, verdict.pairs),
         )
         say(run, f"verdict {verdict.kind.value}: {verdict.reason}")
+        note_outcome(run=run, document=sealed["document"], verdict=verdict)
         if run.submission_id is not None:
             wake_control(submission_id=run.submission_id)
     return recorded

@@ -58,7 +58,7 @@ def job_of(run: Run) -> dict[str, Any]:
     """The leased run as the runner API names it."""
     return {
         "id": str(run.pk),
-        "kind": run.kind,
+        "kind": run.judged_as,
         "suite": run.suite,
         "preset": run.preset,
         "base_tree": run.base_tree_id,
@@ -152,10 +152,19 @@ class World:
     def confirmed(
         self, who: User, diff: str, speed_up_log: float = 0.3, bounty: Bounty | None = None
     ) -> Submission:
-        """Submit, pass the gate, pass the confirmation."""
+        """Submit, pass the gate, pass the confirmation, hold the guard rails."""
         submission = self.submit(who, diff, bounty)
         self.gate(submission, speed_up_log)
-        return self.gate(submission, speed_up_log)
+        return self.price(submission, speed_up_log)
+
+    def price(self, submission: Submission, speed_up_log: float) -> Submission:
+        """Pass the waiting confirmation or re-measurement, and hold the guard rails."""
+        self.gate(submission, speed_up_log)
+        return self.guard(submission)
+
+    def guard(self, submission: Submission, speed_up_log: float = 0.0, **how: Any) -> Submission:
+        """Judge the submission's guard rails, which hold unless told otherwise."""
+        return self.gate(submission, speed_up_log, **how)
 
     def vested(self, who: User, diff: str, speed_up_log: float = 0.3) -> Submission:
         submission = self.confirmed(who, diff, speed_up_log)

@@ -14,17 +14,18 @@ from benchmarks.policy import HARNESS_VERSION, harness_hash, load_policy
 
 CALLS_PER_SIDE = 4
 BASE_NS = 20_000_000
+GUARD_MARGIN_LOG_PPM = 30_000
 SECRET = bytes(range(32))
 
 
 def invented_pairs(
-    speed_up_log: float, *, units: int = 48, every: int = 6, seed: int = 1
+    speed_up_log: float, *, units: int = 48, every: int = 6, seed: int = 1, noise_log: float = 0.004
 ) -> list[dict[str, Any]]:
     """`units` measured pairs whose candidate is faster by about `speed_up_log` nats, and a control after every 6th."""
     noise = random.Random(seed)
     pairs: list[dict[str, Any]] = []
     for number in range(units):
-        pairs.append(_pair(len(pairs), speed_up_log + noise.gauss(0, 0.004), noise, is_control=False))
+        pairs.append(_pair(len(pairs), speed_up_log + noise.gauss(0, noise_log), noise, is_control=False))
         if number % every == 0:
             pairs.append(_pair(len(pairs), noise.gauss(0, 0.004), noise, is_control=True))
     return pairs
@@ -43,7 +44,10 @@ def _pair(index: int, log_ratio: float, noise: random.Random, *, is_control: boo
         "case": "small",
         "spawn_order": ["base", "candidate"],
         "calls": calls,
+        "timed_ns": sum(ns for _side, ns in calls),
         "cpu_while_frozen_ns": {"base": 0, "candidate": 0},
+        "load_ns": {"base": 900_000_000, "candidate": 900_000_000},
+        "peak_memory_bytes": {"base": 300_000_000, "candidate": 300_000_000},
     }
 
 
@@ -55,22 +59,25 @@ def invented_document(
     level: str = "bubblewrap",
     events: list[dict[str, Any]] | None = None,
     units: int = 48,
+    noise_log: float = 0.004,
 ) -> dict[str, Any]:
     """A document about the ordered run (as the lease names it), with the verdict that its samples give."""
     suite = SUITES[run["suite"]]
-    pairs = invented_pairs(speed_up_log, units=units)
+    pairs = invented_pairs(speed_up_log, units=units, noise_log=noise_log)
     timed = sum(side == "candidate" for pair in pairs for side, _ns in pair["calls"])
     return build_document(
         run={"id": run["id"], "kind": run["kind"], "nonce": run["nonce"]},
         suite={
             "name": suite.name,
             "preset": run["preset"],
-            "cases": [{"name": "small"}],
+            "unit": suite.unit,
+            "cases": [{"name": "small", "calls": CALLS_PER_SIDE, "margin_log_ppm": GUARD_MARGIN_LOG_PPM}],
             "policy": {
-                "calls_per_side": CALLS_PER_SIDE,
                 "minimum_effect_log_ppm": suite.minimum_effect_log_ppm,
                 "cap_log_ppm": suite.cap_log_ppm,
                 "worst_case_log_ppm": suite.worst_case_log_ppm,
+                "memory_margin_log_ppm": GUARD_MARGIN_LOG_PPM,  # read in guard runs only, as the case's is
+                "load_margin_log_ppm": GUARD_MARGIN_LOG_PPM,
             },
         },
         plan=make_plan(),
@@ -82,7 +89,7 @@ def invented_document(
         commitment=commit(secret, run["nonce"]),
         secrets=secret.hex(),
         pairs=pairs,
-        checks={"outputs_checked": timed, "oracle_checked": units, "failures": []},
+        checks={"outputs_checked": timed, "oracle_checked": units, "outputs_differing": 0, "failures": []},
         phases_ns={"measuring": 1},
         events=events or [],
         started_at="2026-01-01T00:00:00+00:00",

@@ -146,7 +146,12 @@ def test_a_submission_from_queue_to_award_over_rest(world: World) -> None:
 
     world.gate(submission, 0.3)
     seen = get(anybody, path)
-    assert seen["state"] == "confirmed"
+    assert (seen["state"], seen["stage"]) == ("confirming", "confirming: guard rails")
+    assert (seen["verdict"], seen["award"]) == (None, None)
+
+    world.guard(submission)
+    seen = get(anybody, path)
+    assert seen["state"] == seen["stage"] == "confirmed"
     assert seen["verdict"]["kind"] == "gain" and seen["verdict"]["log_ppm_bound"] > 280_000
     assert seen["award"]["state"] == "unvested" and seen["award"]["amount_microcredits"] > 5_000_000
     board = get(anybody, f"bounties/{world.bounty.pk}/leaderboard/")

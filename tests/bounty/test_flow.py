@@ -26,6 +26,8 @@ def test_a_gain_goes_all_the_way_to_spendable_credits(world: World) -> None:
     assert ledger.escrow_balance(world.bounty.escrow_reference).reserved == award.reserved_microcredits
 
     submission = world.gate(submission, 0.3)
+    assert (submission.state, standing_award(submission)) == (SubmissionState.CONFIRMING, award)
+    submission = world.guard(submission)
     assert submission.state == SubmissionState.CONFIRMED
     award = standing_award(submission)
     assert award is not None and award.state == AwardState.UNVESTED
@@ -53,7 +55,7 @@ def test_every_step_may_be_repeated(world: World) -> None:
     assert award is not None
     assert submission.awards.count() == 1
     assert ledger.balance(world.ann).available == award.amount_microcredits
-    assert submission.runs.count() == 2
+    assert submission.runs.count() == 3
 
 
 def test_no_gain_earns_nothing_and_frees_the_queue(world: World) -> None:
@@ -139,7 +141,7 @@ def test_an_escrow_that_is_used_up_closes_after_a_partial_award(db: None) -> Non
     submission = world.gate(submission, 0.3)
     world.bounty.refresh_from_db()
     assert world.bounty.state == BountyState.EXHAUSTED
-    submission = world.gate(submission, 0.3)
+    submission = world.price(submission, 0.3)
     award = standing_award(submission)
     assert award is not None and award.is_partial and award.amount_microcredits == 1_000_000
     world.bounty.refresh_from_db()

@@ -275,8 +275,11 @@ def test_a_gate_in_flight_keeps_its_base_and_the_confirmation_takes_the_best_tre
     first = world.gate(first, 0.3)
     second = world.gate(second, 0.4)
     assert (first.state, second.state) == ("confirming", "confirming")
-    first = world.gate(first, 0.3)
+    waiting = second.runs.filter(state=RunState.QUEUED)
+    waiting.update(hardware="elsewhere")  # so that the first one is through before
+    first = world.price(first, 0.3)
     assert first.state == SubmissionState.CONFIRMED
+    waiting.update(hardware="cpu")
     confirmation = world.lease()
     assert (confirmation.submission_id, confirmation.kind) == (second.pk, RunKind.CONFIRMATION)
     assert confirmation.base_tree_id == first.candidate_tree_id

@@ -223,11 +223,11 @@ def test_the_log_is_final_with_the_verdict_and_covers_both_runs(world: World) ->
     assert (
         submission_log(submission=advance_submission(submission_id=submission.pk), offset=0).is_final is False
     )
-    world.gate(submission, 0.3)
+    world.price(submission, 0.3)
     page = submission_log(submission=advance_submission(submission_id=submission.pk), offset=0)
     assert page.is_final is True
     assert page.text.index("gate run") < page.text.index("confirmation run")
-    assert page.text.count("verdict gain") == 2
+    assert page.text.count("verdict gain") == 3
 
 
 def test_a_log_is_bounded_and_says_so(world: World) -> None:

@@ -121,7 +121,7 @@ def test_a_confirmed_gain_shows_plot_bound_evidence_and_award(world: World) -> N
     submission = world.confirmed(world.ann, DIFF, 0.3)
     html = page(url(submission))
     assert "Verdict: gain" in html
-    assert html.count('<svg class="plot"') == 2  # gate and confirmation
+    assert html.count('<svg class="plot"') == 3  # gate, confirmation and guard rails
     assert "one-sided lower bound" in html
     award = submission.awards.get()
     assert award.amount_microcredits is not None

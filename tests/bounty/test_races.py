@@ -87,13 +87,13 @@ def test_evidence_posted_twice_at_once_gives_one_verdict() -> None:
 def test_a_submission_advanced_by_many_workers_reserves_and_books_once() -> None:
     world = World()
     submission = world.submit(world.ann, DIFF)
-    for _ in range(2):
+    for _ in range(3):  # gate, confirmation, guard rails
         world.judge(0.3)
         at_once([lambda: advance_submission(submission_id=submission.pk)] * 4 + [reconcile_runs])
     award = Award.objects.get()
     assert award.state == "unvested"
     assert ledger.balance(world.ann).unvested == award.amount_microcredits
-    assert Run.objects.count() == 2
+    assert Run.objects.count() == 3
     for new in ("judged", "confirming", "confirmed"):
         assert StateChange.objects.filter(subject="submission", new=new).count() == 1
     assert [invariant.name for invariant in audit() if not invariant.holds] == []
@@ -163,7 +163,8 @@ def test_withdrawing_while_it_is_being_booked_leaves_no_money_in_between() -> No
     world = World()
     submission = world.submit(world.ann, DIFF)
     world.gate(submission, 0.3)
-    world.judge(0.3)
+    world.gate(submission, 0.3)
+    world.judge(0.0)
     at_once(
         [
             lambda: advance_submission(submission_id=submission.pk),
@@ -204,8 +205,10 @@ def test_reversing_while_others_are_booked_and_merged_never_locks_up() -> None:
     other = world.open(title="Elsewhere", hardware="other")
     second = world.submit(world.bob, diff_of_line(7, "step_7 = 77"), other)
     world.runner.hardware = "other"
+    world.runner.save()
     world.gate(second, 0.2)
-    world.judge(0.2)
+    world.gate(second, 0.2)
+    world.judge(0.0)
     at_once(
         [
             lambda: reverse(actor=world.mira, submission=find_submission(first.pk), reason="a cheat"),

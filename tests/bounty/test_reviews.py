@@ -1,4 +1,4 @@
-"""Reviews, merges, measuring again and reversals: who may, when, and where the money is afterwards."""
+"""Reviews, merges, judging again and reversals: who may, when, and where the money is afterwards."""
 
 from datetime import timedelta
 
@@ -7,13 +7,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from django.utils import timezone
 
 from benchmarks.evidence.signing import generate_key
-from bounty.errors import BadRequest, NotAllowed, TipMoved, WrongBase, WrongState
-from bounty.models import AwardState, Lineage, Run, Submission, SubmissionState
+from bounty.errors import BadRequest, NotAllowed, WrongState
+from bounty.models import AwardState, Lineage, Run, RunKind, Submission, SubmissionState
 from bounty.services.advance import advance_submission
 from bounty.services.awards import reverse, standing_award
 from bounty.services.bounties import close_bounty
 from bounty.services.reconcile import reconcile_runs
-from bounty.services.reviews import merge, rejudge, remeasure, review
+from bounty.services.reviews import merge, rejudge, review
 from bounty.services.series import measured_base
 from bounty.services.submissions import find_submission
 from gainshare.ledger import services as ledger
@@ -89,70 +89,6 @@ def test_a_reviewer_does_not_decide_both_ways(world: World) -> None:
     review(actor=world.ruth, submission_id=submission.pk, decision="accept")
     with pytest.raises(WrongState):
         review(actor=world.ruth, submission_id=submission.pk, decision="decline")
-
-
-def two_accepted(world: World) -> tuple[Submission, Submission]:
-    """Two gains of one lineage on two suites' worth of bounties: both confirmed against the same tip."""
-    other = world.open(title="Elsewhere", hardware="other")
-    first = world.confirmed(world.ann, DIFF)
-    second = world.submit(world.bob, diff_of_line(7, "step_7 = 77"), other)
-    world.runner.hardware = "other"
-    world.gate(second, 0.2)
-    second = world.gate(second, 0.2)
-    world.runner.hardware = "cpu"
-    assert second.state == SubmissionState.CONFIRMED
-    for submission in (first, second):
-        review(actor=world.ruth, submission_id=submission.pk, decision="accept")
-    return find_submission(first.pk), find_submission(second.pk)
-
-
-def test_a_merge_on_a_moved_tip_is_refused_and_measured_again(world: World) -> None:
-    first, second = two_accepted(world)
-    merge(actor=world.mira, submission_id=first.pk)
-    with pytest.raises(TipMoved, match="remeasure"):
-        merge(actor=world.mira, submission_id=second.pk)
-    assert ledger.balance(world.bob).available == 0
-    old_amount = amount_of(second)
-
-    second = remeasure(actor=world.bob, submission_id=second.pk)
-    assert second.state == SubmissionState.QUEUED
-    assert second.base_tree_id == first.candidate_tree_id
-    assert ledger.balance(world.bob).unvested == 0
-    world.runner.hardware = "other"
-    world.gate(second, 0.1)
-    second = world.gate(second, 0.1)
-    assert 0 < amount_of(second) < old_amount
-    with pytest.raises(WrongState):  # Ruth's acceptance was for the old candidate
-        merge(actor=world.mira, submission_id=second.pk)
-    review(actor=world.ruth, submission_id=second.pk, decision="accept")
-    second = merge(actor=world.mira, submission_id=second.pk)
-    assert second.state == SubmissionState.VESTED
-    assert Lineage.objects.get(pk=world.lineage.pk).tip_id == second.candidate_tree_id
-    assert ledger.balance(world.bob).available == amount_of(second)
-    assert [invariant.name for invariant in audit() if not invariant.holds] == []
-
-
-def test_what_no_longer_applies_is_not_measured_again(world: World) -> None:
-    other = world.open(title="Elsewhere", hardware="other")
-    first = world.confirmed(world.ann, DIFF)
-    second = world.submit(world.bob, diff_of_line(3, "step_3 = 'mine'"), other)
-    world.runner.hardware = "other"
-    world.gate(second, 0.2)
-    world.gate(second, 0.2)
-    for submission in (first, second):
-        review(actor=world.ruth, submission_id=submission.pk, decision="accept")
-    merge(actor=world.mira, submission_id=first.pk)
-    with pytest.raises(WrongBase, match="does not apply"):
-        remeasure(actor=world.mira, submission_id=second.pk)
-    assert find_submission(second.pk).state == SubmissionState.ACCEPTED
-
-
-def test_measuring_again_needs_a_moved_tip_and_the_right_person(world: World) -> None:
-    submission = world.confirmed(world.ann, DIFF)
-    with pytest.raises(NotAllowed):
-        remeasure(actor=world.bob, submission_id=submission.pk)
-    with pytest.raises(WrongState, match="merge it"):
-        remeasure(actor=world.ann, submission_id=submission.pk)
 
 
 def test_an_unreviewed_award_vests_after_the_window_where_the_bounty_says_so(db: None) -> None:
@@ -233,7 +169,7 @@ def test_a_closed_bounty_still_pays_what_it_was_judging(world: World) -> None:
     submission = world.submit(world.ann, DIFF)
     close_bounty(bounty_id=world.bounty.pk, reason="enough", actor=world.mira)
     world.gate(submission, 0.3)
-    submission = world.gate(submission, 0.3)
+    submission = world.price(submission, 0.3)
     assert submission.state == SubmissionState.CONFIRMED
     review(actor=world.ruth, submission_id=submission.pk, decision="accept")
     merge(actor=world.mira, submission_id=submission.pk)
@@ -273,10 +209,17 @@ def test_two_confirmations_against_one_base_pay_one_gain_once(world: World) -> N
     _post(world, run_two, other_key, 0.3)
     first = advance_submission(submission_id=first.pk)
     second = advance_submission(submission_id=second.pk)
+    guard_one, guard_two = world.lease(), world.lease(runner_two)
+    assert (guard_one.submission_id, guard_two.submission_id) == (first.pk, second.pk)
+    _post(world, guard_one, world.key, 0.0)
+    _post(world, guard_two, other_key, 0.0)
+    first = advance_submission(submission_id=first.pk)
+    second = advance_submission(submission_id=second.pk)
     assert first.state == SubmissionState.CONFIRMED
     assert second.state == SubmissionState.CONFIRMING  # to be timed against the first one's tree
     again = world.lease()
-    assert (again.submission_id, again.base_tree_id) == (second.pk, first.candidate_tree_id)
+    assert (again.kind, again.submission_id) == (RunKind.CONFIRMATION, second.pk)
+    assert again.base_tree_id == first.candidate_tree_id
     _post(world, again, world.key, 0.0)
     second = advance_submission(submission_id=second.pk)
     assert (second.state, second.verdict_kind) == ("judged", "no_gain")

@@ -72,6 +72,8 @@ def test_a_runner_takes_a_gain_to_its_award(world: World, runner: RunnerClient) 
     assert gate.trees[gate.candidate_tree].hash == submission.candidate_tree_id
     advance_submission(submission_id=submission.pk)
     assert measure(world, runner, 0.3).kind == "confirmation"
+    advance_submission(submission_id=submission.pk)
+    assert measure(world, runner, 0.0).kind == "guard"
     submission = advance_submission(submission_id=submission.pk)
     assert submission.state == "confirmed"
     assert submission.awards.get().amount_microcredits > 0

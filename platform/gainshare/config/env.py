@@ -33,7 +33,7 @@ class Env:
             return raw in TRUE_WORDS
         raise BadSetting(f"{name} must be one of {sorted(TRUE_WORDS | FALSE_WORDS)}")
 
-    def integer(self, name: str, default: int, *, minimum: int) -> int:
+    def integer(self, name: str, default: int, *, minimum: int, maximum: int | None = None) -> int:
         raw = self._source.get(name, "").strip()
         if not raw:
             return default
@@ -43,6 +43,8 @@ class Env:
             raise BadSetting(f"{name} must be a whole number") from None
         if value < minimum:
             raise BadSetting(f"{name} must be at least {minimum}")
+        if maximum is not None and value > maximum:
+            raise BadSetting(f"{name} must be at most {maximum}")
         return value
 
     def words(self, name: str, default: list[str]) -> list[str]:

@@ -120,10 +120,13 @@ SPECTACULAR_SETTINGS = {
     "ENUM_NAME_OVERRIDES": {
         "AwardState": "bounty.models.awards.AwardState",
         "BountyState": "bounty.models.bounties.BountyState",
+        "DisputeState": "bounty.models.disputes.DisputeState",
         "RunKind": "bounty.models.runs.RunKind",
         "RunState": "bounty.models.runs.RunState",
+        "QuarantineCause": "bounty.models.runners.QuarantineCause",
         "RunnerState": "bounty.models.runners.RunnerState",
         "SubmissionState": "bounty.models.submissions.SubmissionState",
+        "Switch": "bounty.models.switches.Switch",
         "TransferKind": "gainshare.ledger.kinds.TransferKind",
         "TransferState": "gainshare.ledger.kinds.TransferState",
     },
@@ -136,6 +139,9 @@ CELERY_BEAT_INTERVAL_S = env.integer("GAINSHARE_BEAT_INTERVAL_S", 5, minimum=1)
 # -- Judging ----------------------------------------------------------------------------------------
 RUN_LEASE_S = env.integer("GAINSHARE_RUN_LEASE_S", 60, minimum=1)
 RUN_MAX_ATTEMPTS = env.integer("GAINSHARE_RUN_MAX_ATTEMPTS", 3, minimum=1)
+# Of a hundred confirmed gains so many are measured once more, at random, while they are reviewed.
+RECHECK_PERCENT = env.integer("GAINSHARE_RECHECK_PERCENT", 10, minimum=0, maximum=100)
+AA_INTERVAL_S = env.integer("GAINSHARE_AA_INTERVAL_S", 6 * 3600, minimum=60)  # each runner measures itself
 
 # -- Model access -----------------------------------------------------------------------------------
 MODEL_NODES = env.words("GAINSHARE_MODEL_NODES", [])

@@ -1,0 +1,114 @@
+"""REST: disputes. Authors file them, maintainers answer them, everybody reads them."""
+
+from typing import Any
+from uuid import UUID
+
+from django.db.models import QuerySet
+from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_view
+from rest_framework import generics, serializers
+from rest_framework.permissions import AllowAny
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from bounty.api.parsing import caller, validated
+from bounty.limits import MAX_DISPUTE_CHARS
+from bounty.models import Dispute
+from bounty.services.disputes import ANSWERS, answer_dispute, disputes, file_dispute, find_dispute
+from gainshare.accounts.models import User
+from gainshare.accounts.permissions import HasScope, IsMaintainer
+
+
+class DisputeOut(serializers.ModelSerializer[Dispute]):
+    submission = serializers.UUIDField(source="submission_id")
+    run = serializers.UUIDField(source="run_id", allow_null=True)
+    author = serializers.CharField(source="author.username")
+    answered_by = serializers.CharField(source="answered_by.username", allow_null=True, default=None)
+    ordered_run = serializers.UUIDField(source="ordered_run_id", allow_null=True)
+
+    class Meta:
+        model = Dispute
+        fields = [
+            "id",
+            "submission",
+            "run",
+            "verdict_kind",
+            "verdict_reason",
+            "author",
+            "text",
+            "state",
+            "answer",
+            "answered_by",
+            "ordered_run",
+            "created_at",
+            "answered_at",
+        ]
+
+
+class DisputeIn(serializers.Serializer[Any]):
+    text = serializers.CharField(max_length=MAX_DISPUTE_CHARS, help_text="What is wrong with the verdict.")
+
+
+class AnswerIn(serializers.Serializer[Any]):
+    answer = serializers.ChoiceField(choices=sorted(ANSWERS))
+    text = serializers.CharField(max_length=MAX_DISPUTE_CHARS, help_text="Why; the author reads it.")
+
+
+class SubmissionDispute(APIView):
+    """Object to the verdict of one's own submission; a maintainer answers."""
+
+    permission_classes = [HasScope("submit")]
+
+    @extend_schema(request=DisputeIn, responses={201: DisputeOut})
+    def post(self, request: Request, pk: UUID) -> Response:
+        text = validated(DisputeIn, request)["text"]
+        dispute = file_dispute(actor=caller(request), submission_id=pk, text=text)
+        return Response(DisputeOut(dispute).data, status=201)
+
+
+@extend_schema_view(
+    get=extend_schema(
+        parameters=[
+            OpenApiParameter("state", str, description="open, upheld, remeasured or overturned"),
+            OpenApiParameter("author", str, description='A user name, or "me".'),
+            OpenApiParameter("submission", str),
+        ]
+    )
+)
+class DisputeList(generics.ListAPIView[Dispute]):
+    """All disputes, the newest first."""
+
+    serializer_class = DisputeOut
+    permission_classes = [AllowAny]
+
+    def get_queryset(self) -> QuerySet[Dispute]:
+        query, user = self.request.query_params, self.request.user
+        found = disputes(state=query.get("state", ""))
+        if submission := query.get("submission"):
+            found = found.filter(submission=serializers.UUIDField().to_internal_value(submission))
+        if name := query.get("author"):
+            if name == "me" and isinstance(user, User):
+                return found.filter(author=user)
+            found = found.filter(author__username=name)
+        return found
+
+
+class DisputeDetail(APIView):
+    """One dispute with its answer."""
+
+    permission_classes = [AllowAny]
+
+    @extend_schema(responses=DisputeOut)
+    def get(self, request: Request, pk: UUID) -> Response:
+        return Response(DisputeOut(find_dispute(pk)).data)
+
+
+class DisputeAnswer(APIView):
+    """Uphold the verdict, order a re-measurement, or overturn it. Never one's own."""
+
+    permission_classes = [IsMaintainer]
+
+    @extend_schema(request=AnswerIn, responses=DisputeOut)
+    def post(self, request: Request, pk: UUID) -> Response:
+        values: dict[str, Any] = validated(AnswerIn, request)
+        return Response(DisputeOut(answer_dispute(actor=caller(request), dispute_id=pk, **values)).data)

@@ -1,0 +1,40 @@
+"""Which confirmed gains are measured once more while they are reviewed, and what that says. Pure; no database, no clock.
+
+The draw is a keyed hash of the submission's id: whoever does not have the platform's secret cannot foresee it, and
+nobody can draw again.
+"""
+
+import hashlib
+import hmac
+from uuid import UUID
+
+from benchmarks.statistics.units import percent_faster
+from benchmarks.verdicts import VerdictKind
+
+_LABEL = b"gainshare.recheck/1\n"
+
+
+def is_drawn(*, secret: str, submission_id: UUID, percent: int) -> bool:
+    """Whether this submission is among the ``percent`` of a hundred that are measured again."""
+    if not 0 <= percent <= 100:
+        raise ValueError("a share is 0 to 100 per cent")
+    drawn = hmac.new(secret.encode(), _LABEL + submission_id.bytes, hashlib.sha256).digest()
+    return int.from_bytes(drawn[:8]) % 100 < percent
+
+
+def doubt(*, confirmed_bound_log_ppm: int, kind: str, estimate_log_ppm: int | None, reason: str) -> str:
+    """What speaks against the confirmed gain, or nothing: the re-measurement should find at least half of its bound.
+
+    The confirmed figure is a lower bound, so an honest gain lies above it in 19 of 20 cases; half of it leaves room
+    for noise and for another host. The platform's own failure says nothing either way.
+    """
+    if kind == VerdictKind.INFRASTRUCTURE_ERROR:
+        return ""
+    if kind != VerdictKind.GAIN or estimate_log_ppm is None:
+        return f"A random re-measurement did not find the gain again ({kind.replace('_', ' ')}): {reason}"
+    if 2 * estimate_log_ppm < confirmed_bound_log_ppm:
+        return (
+            f"A random re-measurement found {percent_faster(estimate_log_ppm)}, less than half of the confirmed "
+            f"{percent_faster(confirmed_bound_log_ppm)}."
+        )
+    return ""

@@ -1,0 +1,159 @@
+"""A confirmed gain becomes an award, unvested; or its confirmation did not hold and the money goes back.
+
+Money and state change in one transaction, under the lineage's lock: it decides which of two gains is the best tree.
+"""
+
+from uuid import UUID
+
+from django.db import transaction
+from django.utils import timezone
+
+from benchmarks.faults import fault_point
+from bounty.models import (
+    Award,
+    AwardState,
+    Bounty,
+    BountyState,
+    Lineage,
+    NextStep,
+    Run,
+    RunVerdict,
+    Submission,
+    SubmissionState,
+    Switch,
+)
+from bounty.rewards import AwardAmount, confirmed_award
+from bounty.services.awards import standing_award, void_award
+from bounty.services.bounties import available_escrow, follow_funds, step_id
+from bounty.services.guards import pricing_run
+from bounty.services.rechecks import order_if_drawn
+from bounty.services.series import is_about_now, wake_left_behind
+from bounty.services.switches import is_stopped
+from bounty.services.transitions import move, note
+from gainshare.ledger import services as ledger
+
+
+def book(*, submission: Submission, verdict: RunVerdict) -> bool:
+    """Book the confirmed award, unvested; its candidate is the series' best tree from then on.
+
+    An award that was booked before is voided and booked anew at the new price, in its old place in the series.
+    False when the best tree has moved since the run was leased: nothing was booked, another price is due.
+    """
+    run = verdict.run
+    with transaction.atomic():
+        if is_stopped(Switch.AWARDS):
+            return True  # pressed just now: looked at again, it waits
+        # The lock decides between two confirmations of one series.
+        Lineage.objects.select_for_update(no_key=True).get(pk=submission.bounty.lineage_id)
+        submission = Submission.objects.select_related("bounty__lineage", "submitter").get(pk=submission.pk)
+        newest, award = pricing_run(submission), standing_award(submission)
+        if submission.state != SubmissionState.CONFIRMING or newest != run or award is None:
+            return True  # another worker has gone on meanwhile
+        if not is_about_now(run, submission):
+            return False
+        is_booked_before = award.state == AwardState.UNVESTED
+        amount = _price_of(award, submission.bounty, verdict)
+        now = timezone.now()
+        is_moved = move(
+            submission,
+            to=SubmissionState.CONFIRMED,
+            reason=f"confirmed: {amount.microcredits} micro-credits, unvested",
+            verdict_kind=verdict.kind,
+            verdict_reason=verdict.reason,
+            verdict_run=run,
+            confirmed_at=now,
+        )
+        if not is_moved:
+            return True
+        if is_booked_before:
+            award = _voided_for_a_new_price(award, submission, run, amount.microcredits)
+        transfer_id = step_id(run.pk, "award")
+        ledger.book_award(
+            transfer_id=transfer_id,
+            reservation_id=award.reservation_id,
+            user=submission.submitter,
+            amount_microcredits=amount.microcredits,
+            reference=f"submission:{submission.pk}",
+        )
+        is_booked = move(
+            award,
+            to=AwardState.UNVESTED,
+            reason=f"rate x {verdict.log_ppm_bound} millionths of a nat",
+            confirmation_run=run,
+            transfer_id=transfer_id,
+            amount_microcredits=amount.microcredits,
+            log_ppm_bound=verdict.log_ppm_bound,
+            is_partial=amount.is_partial,
+            booked_at=now,
+            series_at=award.series_at or now,
+        )
+        assert is_booked, "an award changes only together with its submission"
+        if amount.is_partial:
+            _close_after_partial(submission.bounty_id)
+        order_if_drawn(submission=submission, priced=run)
+        wake_left_behind(lineage_id=submission.bounty.lineage_id)
+    follow_funds(bounty=submission.bounty)
+    fault_point("control.award_booked")
+    return True
+
+
+def _price_of(award: Award, bounty: Bounty, verdict: RunVerdict) -> AwardAmount:
+    """What the verdict's bound is worth: at most what was reserved, and for a new price what escrow still has."""
+    ceiling = award.reserved_microcredits
+    if award.state == AwardState.UNVESTED:
+        ceiling = min(ceiling, available_escrow(bounty) + (award.amount_microcredits or 0))
+    amount = confirmed_award(
+        rate_microcredits_per_nat=award.rate_microcredits_per_nat,
+        bound_log_ppm=verdict.log_ppm_bound or 0,
+        reserved_microcredits=ceiling,
+    )
+    is_short = award.state == AwardState.RESERVED or ceiling < award.reserved_microcredits
+    return AwardAmount(amount.microcredits, amount.is_partial and is_short)
+
+
+def _voided_for_a_new_price(old: Award, submission: Submission, run: Run, amount: int) -> Award:
+    """Void a booked award and reserve its successor's amount from the same escrow, in one transaction."""
+    void_award(submission=submission, reason=f"priced anew by {run.kind} run {run.pk}")
+    reservation_id = step_id(run.pk, "reserve")
+    ledger.reserve_award(
+        transfer_id=reservation_id,
+        escrow_reference=submission.bounty.escrow_reference,
+        amount_microcredits=amount,
+        reference=f"submission:{submission.pk}",
+    )
+    award = Award.objects.create(
+        submission=submission,
+        gate_run=old.gate_run,
+        reservation_id=reservation_id,
+        reserved_microcredits=old.reserved_microcredits,
+        rate_microcredits_per_nat=old.rate_microcredits_per_nat,
+        series_at=old.series_at,
+    )
+    note(award, old="", new=award.state, reason=f"{amount} micro-credits reserved for the new price")
+    return award
+
+
+def _close_after_partial(bounty_id: UUID) -> None:
+    bounty = Bounty.objects.get(pk=bounty_id)
+    if bounty.state != BountyState.CLOSED:
+        reason = "an award was worth more than the escrow held"
+        move(bounty, to=BountyState.CLOSED, reason=reason, closed_at=timezone.now())
+
+
+def refuse(*, submission: Submission, run: Run, verdict_kind: str, reason: str) -> bool:
+    """A confirmation or its guard rails did not hold: judged with that verdict, and the money back to escrow."""
+    with transaction.atomic():
+        is_moved = move(
+            submission,
+            to=SubmissionState.JUDGED,
+            reason=f"not confirmed: {reason}",
+            verdict_kind=verdict_kind,
+            verdict_reason=reason,
+            verdict_run=run,
+            next_step=NextStep.NONE,
+        )
+        if is_moved:
+            void_award(submission=submission, reason="not confirmed")
+            wake_left_behind(lineage_id=submission.bounty.lineage_id)
+    follow_funds(bounty=submission.bounty)
+    return True

@@ -1,0 +1,205 @@
+"""When the best tree moves: open gains are applied to the tree that counts now and priced anew, or sent back.
+
+A diff is applied exactly or not at all. What was judged before stays judged: no second gate, only another
+confirmation, whose bound replaces the price (never above what was reserved for it).
+"""
+
+from uuid import UUID
+
+from django.db import transaction
+from django.utils import timezone
+
+from benchmarks.faults import fault_point
+from benchmarks.patches import PatchError, apply_patch, parse_patch
+from benchmarks.trees import TreeError
+from benchmarks.verdicts import VerdictKind
+from bounty.errors import BadRequest, NotAllowed, WrongBase, WrongState
+from bounty.models import (
+    OPEN_RUN_STATES,
+    AwardState,
+    Lineage,
+    NextStep,
+    Run,
+    RunKind,
+    RunState,
+    StoredTree,
+    Submission,
+    SubmissionState,
+)
+from bounty.services.awards import standing_award, void_award
+from bounty.services.bounties import follow_funds
+from bounty.services.guards import pricing_run
+from bounty.services.logs import say
+from bounty.services.runs import queue_run
+from bounty.services.series import (
+    is_about_now,
+    is_left_behind,
+    measured_base,
+    patch_base,
+    wake_left_behind,
+)
+from bounty.services.submissions import find_submission
+from bounty.services.transitions import move, note
+from bounty.services.trees import blob_store, load_tree, store_tree
+from gainshare.accounts.models import User
+
+OPEN_GAIN = (SubmissionState.CONFIRMED, SubmissionState.ACCEPTED)
+WHY = "the best tree moved"
+
+
+def applied_to(base: StoredTree, submission: Submission) -> StoredTree:
+    """The tree that the submission's diff makes of ``base``. Raises WrongBase where it does not apply exactly."""
+    store = blob_store()
+    try:
+        tree = apply_patch(load_tree(base), parse_patch(store.get(submission.diff_blob)), store)
+    except PatchError as error:
+        raise WrongBase(error.message) from None
+    except TreeError as error:  # the platform's own tree or blob is damaged: not the diff's fault
+        raise BadRequest(error.message, code=error.code, status=500) from None
+    return store_tree(tree=tree, parent=base, created_by=submission.submitter)
+
+
+def remeasure(*, actor: User, submission_id: UUID) -> Submission:
+    """Have an open gain follow the moved tip now; the control plane does the same by itself."""
+    submission = find_submission(submission_id)
+    if not actor.is_maintainer and submission.submitter_id != actor.pk:
+        raise NotAllowed("Only a maintainer or the author has a submission measured again.")
+    if submission.state not in OPEN_GAIN or submission.merged_at is not None:
+        raise WrongState(f"A submission that is {submission.state} is not measured again.")
+    if not follow_best(submission_id=submission_id, actor=actor):
+        raise WrongState("The tip is still the tree that this was measured from: merge it.")
+    return find_submission(submission_id)
+
+
+def follow_best(*, submission_id: UUID, actor: User | None = None) -> bool:
+    """Apply a diff that was left behind to the tree that counts now. False when there is nothing to do now.
+
+    A submission whose run is being measured waits for that run's verdict. Where the diff does not apply, its author
+    is asked to submit it again, and whatever was reserved or booked goes back to escrow.
+    """
+    with transaction.atomic():
+        lineage_id = find_submission(submission_id).bounty.lineage_id
+        Lineage.objects.select_for_update(no_key=True).get(pk=lineage_id)
+        Submission.objects.select_for_update(no_key=True).get(pk=submission_id)
+        submission = find_submission(submission_id)
+        if submission.merged_at is not None or not _may_follow(submission) or not is_left_behind(submission):
+            return False
+        base = patch_base(bounty=submission.bounty, of=submission)
+        try:
+            candidate = applied_to(base, submission)
+        except WrongBase as refusal:
+            _send_back(submission, base, refusal.message)
+        else:
+            _follow(submission, base, candidate, actor)
+        wake_left_behind(lineage_id=lineage_id)
+    follow_funds(bounty=submission.bounty)
+    fault_point("control.followed")
+    return True
+
+
+def _may_follow(submission: Submission) -> bool:
+    state = submission.state
+    if state == SubmissionState.JUDGED:
+        return submission.next_step != NextStep.NONE
+    if state in (SubmissionState.QUEUED, SubmissionState.CONFIRMING):
+        return not submission.runs.filter(state__in=OPEN_RUN_STATES).exists()
+    return state in OPEN_GAIN
+
+
+def _follow(submission: Submission, base: StoredTree, candidate: StoredTree, actor: User | None) -> None:
+    """The locked submission's new trees, and the run that measures them."""
+    why = f"{WHY}: applied to {base.pk[:12]}"
+    if submission.state in OPEN_GAIN:
+        _end_runs(submission, WHY)  # a random check of what does not count any more
+        move(
+            submission,
+            to=SubmissionState.CONFIRMING,
+            reason=f"{why}, to be priced anew",
+            actor=actor,
+            base_tree=base,
+            candidate_tree=candidate,
+        )
+        order_price(submission=submission)
+        return
+    submission.base_tree, submission.candidate_tree = base, candidate
+    submission.save(update_fields=["base_tree", "candidate_tree"])
+    note(submission, old=submission.state, new=submission.state, reason=why, actor=actor)
+    if submission.state in (SubmissionState.QUEUED, SubmissionState.CONFIRMING):
+        _redirect(submission)
+
+
+def _redirect(submission: Submission) -> None:
+    """Point the waiting run at the new trees, in its place in the queue; where none waits, order a price."""
+    waiting = submission.runs.filter(state=RunState.QUEUED).exclude(kind=RunKind.GUARD).first()
+    if waiting is None:
+        _end_runs(submission, WHY)
+        order_price(submission=submission)
+        return
+    against = measured_base(bounty=submission.bounty, of=submission)
+    Run.objects.filter(pk=waiting.pk, state=RunState.QUEUED).update(
+        base_tree=against, candidate_tree=submission.candidate_tree
+    )
+    note(waiting, old=waiting.state, new=waiting.state, reason=WHY)
+    say(waiting, f"{WHY}: candidate {submission.candidate_tree_id} against {against.pk}")
+
+
+def order_price(*, submission: Submission) -> Run:
+    """Another pricing run of a confirming submission: elsewhere, if there is another host."""
+    award = standing_award(submission)
+    is_booked = award is not None and award.state == AwardState.UNVESTED
+    return queue_run(
+        submission=submission,
+        kind=RunKind.RECHECK if is_booked else RunKind.CONFIRMATION,
+        base=measured_base(bounty=submission.bounty, of=submission),
+        elsewhere_than=pricing_run(submission),
+    )
+
+
+def _end_runs(submission: Submission, reason: str) -> None:
+    for run in submission.runs.filter(state__in=[RunState.QUEUED, *OPEN_RUN_STATES]):
+        move(run, to=RunState.LOST, reason=reason)
+
+
+def _send_back(submission: Submission, base: StoredTree, why: str) -> None:
+    """End a locked submission whose diff does not apply any more: no attempt is counted, no money stays."""
+    _end_runs(submission, WHY)
+    reason = (
+        f"The lineage moved on, and the diff does not apply to its tree any more ({why}). Make it against "
+        f"{base.pk} and submit it again; this does not count as an attempt."
+    )
+    fields = {
+        "verdict_kind": VerdictKind.PATCH_REJECTED.value,
+        "verdict_reason": reason,
+        "verdict_run": None,
+        "next_step": NextStep.NONE,
+        "judged_at": timezone.now(),
+    }
+    if submission.state == SubmissionState.JUDGED:
+        Submission.objects.filter(pk=submission.pk).update(**fields)
+        note(submission, old=submission.state, new=submission.state, reason=reason)
+    else:
+        move(submission, to=SubmissionState.JUDGED, reason=reason, **fields)
+    void_award(submission=submission, reason="the diff does not apply to the moved tip")
+
+
+def measure_anew(*, submission_id: UUID) -> bool:
+    """Order another price for a confirming submission whose run was about trees that do not count any more.
+
+    False when nothing had to be ordered: another worker has done it.
+    """
+    if follow_best(submission_id=submission_id):
+        return True
+    with transaction.atomic():
+        lineage_id = find_submission(submission_id).bounty.lineage_id
+        Lineage.objects.select_for_update(no_key=True).get(pk=lineage_id)
+        Submission.objects.select_for_update(no_key=True).get(pk=submission_id)
+        submission = find_submission(submission_id)
+        run = pricing_run(submission)
+        if submission.state != SubmissionState.CONFIRMING or run is None:
+            return False
+        if submission.runs.filter(state__in=[RunState.QUEUED, *OPEN_RUN_STATES]).exists():
+            return False
+        if is_about_now(run, submission):
+            return False
+        order_price(submission=submission)
+    return True

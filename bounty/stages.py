@@ -1,0 +1,45 @@
+"""What a submission is doing now, in the words that people read. Pure."""
+
+from bounty.models import RunKind, SubmissionState
+
+_WHEN_CONFIRMING = {
+    RunKind.CONFIRMATION: "price",
+    RunKind.RECHECK: "price, measured anew",
+    RunKind.GUARD: "guard rails",
+}
+_RUNS = {
+    RunKind.GATE: "Gate run",
+    RunKind.CONFIRMATION: "Confirmation run",
+    RunKind.GUARD: "Confirming: guard rails",
+    RunKind.RECHECK: "Re-measurement",
+}
+_WHAT = {
+    RunKind.GATE: "It stops as soon as the pairs decide. Results stay hidden until the verdict.",
+    RunKind.CONFIRMATION: "A fixed number of fresh pairs; their lower bound alone sets the award.",
+    RunKind.GUARD: "The other suites, peak memory and load time: nothing else may become worse.",
+    RunKind.RECHECK: "The gain is measured once more, with fresh secrets; elsewhere, if there is another host.",
+}
+
+
+def stage(state: str, kind: str | None) -> str:
+    """The submission's state, with what is being confirmed or checked: "confirming: guard rails".
+
+    ``kind`` is that of its unfinished run, None where there is none.
+    """
+    if kind is None:
+        return str(state)
+    if state == SubmissionState.CONFIRMING:
+        return f"{state}: {_WHEN_CONFIRMING[RunKind(kind)]}"
+    if kind == RunKind.RECHECK:
+        return f"{state}: random re-measurement"
+    return str(state)
+
+
+def run_title(kind: str) -> str:
+    """A run's name on a page."""
+    return _RUNS.get(RunKind(kind), "Run")
+
+
+def measuring_words(kind: str) -> str:
+    """What it means that this kind of run is being measured."""
+    return _WHAT.get(RunKind(kind), "")
