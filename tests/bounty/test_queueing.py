@@ -7,7 +7,7 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bounty.queueing import Waiting, eta_s, fair_order
+from bounty.queueing import UNKNOWN, Estimate, Waiting, estimate, fair_order
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -64,8 +64,37 @@ def test_no_waiting_person_is_ever_two_turns_behind_another(queue: list[Waiting]
         assert all(served[person] - served[other] <= 1 for other in left if left[other] > 0)
 
 
-def test_eta_counts_what_is_in_front() -> None:
-    assert eta_s(position=0, typical_run_s=30.0, runners=1) == 30
-    assert eta_s(position=3, typical_run_s=30.0, runners=2) == 60
-    assert eta_s(position=3, typical_run_s=None, runners=2) is None
-    assert eta_s(position=3, typical_run_s=30.0, runners=0) is None
+def test_the_next_run_starts_as_soon_as_a_runner_is_free() -> None:
+    assert estimate(ahead_s=[], own_s=30.0, busy_s=[], idle=1) == Estimate(0, 30)
+    assert estimate(ahead_s=[], own_s=30.0, busy_s=[12.0, 50.0], idle=0) == Estimate(12, 42)
+
+
+def test_runs_ahead_are_dealt_out_to_the_runner_that_is_free_first() -> None:
+    # The idle runner takes 40 s, the busy one is free after 10 s and takes 20 s: ours follows on that one at 30 s.
+    assert estimate(ahead_s=[40.0, 20.0], own_s=5.0, busy_s=[10.0], idle=1) == Estimate(30, 35)
+
+
+def test_nothing_is_estimated_without_runners_or_where_a_run_ahead_is_unknown() -> None:
+    assert estimate(ahead_s=[], own_s=30.0, busy_s=[], idle=0) == UNKNOWN
+    assert estimate(ahead_s=[None], own_s=30.0, busy_s=[], idle=1) == UNKNOWN
+    assert estimate(ahead_s=[], own_s=None, busy_s=[], idle=1) == Estimate(0, None)
+
+
+def test_a_runner_that_nobody_can_tell_the_end_of_is_not_counted_on() -> None:
+    assert estimate(ahead_s=[20.0], own_s=5.0, busy_s=[None], idle=1) == Estimate(20, 25)
+    assert estimate(ahead_s=[], own_s=5.0, busy_s=[None], idle=0) == UNKNOWN
+
+
+spans = st.lists(st.floats(0, 1000), max_size=12)
+
+
+@given(spans, spans, st.integers(0, 4), st.floats(0, 1000))
+def test_another_runner_never_makes_it_later_and_another_run_ahead_never_earlier(
+    ahead: list[float], busy: list[float], idle: int, own: float
+) -> None:
+    def starts(ahead_s: list[float], idle: int) -> float:
+        found = estimate(ahead_s=ahead_s, own_s=own, busy_s=busy, idle=idle).starts_in_s
+        return float("inf") if found is None else found
+
+    assert starts(ahead, idle + 1) <= starts(ahead, idle)
+    assert starts([*ahead, 10.0], idle) >= starts(ahead, idle)
