@@ -162,12 +162,29 @@ PEAK_MEMORY = SuiteInfo(
     guard=GuardInfo("demo", margin_log_ppm=19_802),  # ln 1.02
 )
 
+TRAIN_STEP = SuiteInfo(
+    name="train_step",
+    title="Training, one optimiser step",
+    unit="ns per call",
+    presets=MappingProxyType(
+        {
+            "demo": PresetInfo("demo", "Two layers, 512 tokens a step, verdicts in a minute or two"),
+            "standard": PresetInfo("standard", "Four layers, 1,024 tokens a step"),
+        }
+    ),
+    minimum_effect_log_ppm=9_951,  # ln 1.01
+    cap_log_ppm=2_302_586,  # ln 10: past what the step's matrix products leave room for
+    worst_case_log_ppm=-51_293,  # ln 0.95
+    guard=GuardInfo("demo", margin_log_ppm=29_558),  # ln 1.03
+)
+
 SUITES: Mapping[str, SuiteInfo] = MappingProxyType(
     {
         suite.name: suite
         for suite in (
             MOE_FORWARD,
             MOE_BACKWARD,
+            TRAIN_STEP,
             PREFILL,
             DECODE,
             DECODE_BATCHED,

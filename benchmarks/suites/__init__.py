@@ -16,6 +16,7 @@ from benchmarks.suites.moe_backward import moe_backward
 from benchmarks.suites.moe_forward import moe_forward
 from benchmarks.suites.peak_memory import peak_memory
 from benchmarks.suites.prefill import prefill
+from benchmarks.suites.train_step import train_step
 
 __all__ = [
     "SUITES",
@@ -31,6 +32,7 @@ __all__ = [
 SUITES = {
     "moe_forward": moe_forward,
     "moe_backward": moe_backward,
+    "train_step": train_step,
     "prefill": prefill,
     "decode": decode,
     "decode_batched": decode_batched,

@@ -33,15 +33,24 @@ SECRET = bytes(range(32))
 
 def sample_half(suite: Suite) -> ModuleType:
     """The module that is mounted into the sandbox, ready for one thread on the CPU."""
-    spec = importlib.util.spec_from_file_location("suite_sample", suite.sample_module)
+    beside = {"tensors": tensors}  # what lies beside the sample's half inside the sandbox
+    sys.modules.update(beside)
+    try:
+        for helper in suite.sample_helpers:
+            beside[helper.stem] = sys.modules[helper.stem] = _load(helper.stem, helper)
+        module = _load("suite_sample", suite.sample_module)
+    finally:
+        for name in beside:
+            del sys.modules[name]
+    module.prepare(1, "cpu")
+    return module
+
+
+def _load(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["tensors"] = tensors  # it lies beside the sample's half inside the sandbox
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        del sys.modules["tensors"]
-    module.prepare(1, "cpu")
+    spec.loader.exec_module(module)
     return module
 
 

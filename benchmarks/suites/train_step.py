@@ -1,0 +1,243 @@
+"""Suite `train_step`: optimiser steps of a small Mixture-of-Experts transformer, in single precision.
+
+A call brings a fresh secret batch and fresh secret probe ids: the answer is the batch's loss before the update, and the
+logits of the probes after it. The process keeps its state from call to call, so each answer depends on every update
+before it; and since the probes belong to the timed call, no part of an update can be put off until nothing is timed.
+
+    family     widths below; ids follow a secret, uneven distribution
+    tolerance  logits against base 2e-4 rms and 5e-3 at the worst element, the loss 1e-5; see `TOLERANCE`
+    unit       ns per call; ratios of alternating calls, the gate's test on the pairs' median log ratio
+    roofline   6 operations per active weight and token of the batch, 2 per one of the probes, attention left out
+    cap        10x: a step is bound by matrix products that the shipped stack does at a tenth of the roofline or better
+    power      as the kernel suites: calls of 20 ms or longer keep the noise of a pair below 2 %
+    time       demo about 4 s a pair on one core, standard about 15 s
+
+The exact answers come from the same steps in double precision (`benchmarks/oracle/training.py`), taken beside the sides.
+Knows numpy and the oracle, no torch.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.catalogue import TRAIN_STEP
+from benchmarks.oracle.decoder_backward import Parameters, forward, routing_margins
+from benchmarks.oracle.training import Recipe, Training
+from benchmarks.oracle.transformer import Ids
+from benchmarks.suites.base import (
+    Array,
+    Case,
+    Problem,
+    Suite,
+    Tensors,
+    TensorSpec,
+    TimeLimits,
+    Tolerance,
+    UnknownSuite,
+)
+from benchmarks.suites.decoder_problem import (
+    active_parameters,
+    draw_weights,
+    head_parameters,
+    model_config,
+    oracle_config,
+)
+
+MIB = 1024 * 1024
+
+# A step this large moves the probes' logits by 4 to 12 % of their size, hundreds of times the tolerance: leaving one out,
+# taking half of a batch or yesterday's shows at once. A learning rate that is 1 % off, no clipping or no decay show in
+# the first three steps (1e-3 and more), bfloat16 gradients in the fourth by the oracle (4e-5 where 3e-6 is honest).
+RECIPE = Recipe(learning_rate=1e-3, beta1=0.9, beta2=0.95, eps=1e-6, weight_decay=0.1, clip_norm=1.0)
+
+# Sequences in which a token's choice of experts hangs on less than this are drawn again: rounding, of this step and of
+# those before it, may decide it either way.
+MIN_MARGIN = 5e-4
+
+# Measured over 20 steps (26 problems of presets tiny and demo): the stack and the plain numpy form are off the exact
+# logits by 1-5e-6 (root mean square; at worst 3e-5, largest element 3e-4), without growing from step to step. Steps
+# amplify rounding by chance, so two right forms are up to 4 times apart in their errors, in either direction.
+TOLERANCE = Tolerance(
+    rms_ppb=200_000, peak_ppb=5_000_000, error_ratio_ppm=8_000_000, drift_ratio_ppm=10_000_000
+)
+LOSS_TOLERANCE = Tolerance(rms_ppb=10_000, peak_ppb=10_000)
+LOSS_ROUNDING = 1e-6  # relative; at most 2.5e-7 was measured
+
+
+class TrainStepProblem(Problem):
+    """A transformer under training. Inputs: tokens [B, S] and probe [P, S]. Answers: loss [1], logits [P, S, V]."""
+
+    def __init__(self, shape: dict[str, int], rng: np.random.Generator) -> None:
+        self.shape = shape
+        self.weights = training_weights(shape, rng)
+        self.config = model_config(shape) | {name: repr(value) for name, value in asdict(RECIPE).items()}
+        batch, probes, length = shape["sequences"], shape["probes"], shape["tokens"]
+        self.outputs = (
+            TensorSpec("loss", "float32", (1,)),
+            TensorSpec("logits", "float32", (probes, length, shape["vocab"])),
+        )
+        weights = active_parameters(shape) + head_parameters(shape)
+        self.floor_flops = 2 * weights * length * (3 * batch + probes)
+        rank = rng.permutation(shape["vocab"])
+        self._chance = 1 / (rank + 4.0)
+        self._chance /= self._chance.sum()
+        self._oracle = oracle_config(shape)
+        double = {name: value.astype(np.float64) for name, value in self.weights.items()}
+        self._exact = Training(double, self._oracle, RECIPE)
+        self._plain = Training(self.weights, self._oracle, RECIPE)
+        self._to_come: list[tuple[int, Tensors]] = []  # turns that the plain form has not taken yet
+        self._exact_answers: dict[int, Tensors] = {}
+        self._plain_answers: dict[int, Tensors] = {}
+
+    def draw_inputs(self, rng: np.random.Generator, turn: int) -> Tensors:
+        """Takes the oracle's step as well: the probes' choices of experts must be clear after it."""
+        tokens = self._clear(rng, self.shape["sequences"])
+        loss = self._exact.step(tokens)
+        probe = self._clear(rng, self.shape["probes"])
+        logits = forward(self._exact.parameters, probe, self._oracle).logits_BSV
+        inputs = {"tokens": tokens, "probe": probe}
+        self._exact_answers[turn] = {"loss": loss[None], "logits": logits}
+        self._to_come.append((turn, inputs))
+        return inputs
+
+    def _clear(self, rng: np.random.Generator, count: int) -> Ids:
+        """Sequences without a choice of experts that hangs on rounding."""
+        tokens = self._ids(rng, count)
+        unclear = np.arange(count)
+        while unclear.size:
+            tape = forward(self._exact.parameters, tokens[unclear], self._oracle)
+            margin = routing_margins(self._exact.parameters, tape, self._oracle)
+            unclear = unclear[margin < MIN_MARGIN]
+            tokens[unclear] = self._ids(rng, unclear.size)
+        return tokens
+
+    def _ids(self, rng: np.random.Generator, count: int) -> Ids:
+        return rng.choice(self.shape["vocab"], size=(count, self.shape["tokens"]), p=self._chance)
+
+    def exact(self, inputs: Tensors, turn: int) -> Tensors:
+        return self._exact_answers[turn]
+
+    def plain(self, inputs: Tensors, turn: int) -> Tensors:
+        while self._to_come:
+            number, given = self._to_come.pop(0)
+            self._plain.step(given["tokens"])
+            logits = forward(self._plain.parameters, given["probe"], self._oracle).logits_BSV
+            exact = self._exact_answers[number]["loss"]
+            # The error of a single number may be next to nothing by luck, which nobody is held to.
+            self._plain_answers[number] = {"logits": logits, "loss": exact * (1 + LOSS_ROUNDING)}
+        return self._plain_answers[turn]
+
+
+def training_weights(shape: dict[str, int], rng: np.random.Generator) -> Parameters:
+    """Weights to begin training with: as those of the inference suites, but an embedding that a tied head can use."""
+    weights: dict[str, Array] = draw_weights(shape, rng)
+    weights["embedding"] *= np.float32(shape["d_model"] ** -0.5)
+    return weights
+
+
+@dataclass(frozen=True)
+class TrainStep(Suite):
+    """See the module's docstring."""
+
+    @property
+    def sample_module(self) -> Path:
+        return Path(__file__).with_name("train_step_sample.py")
+
+    @property
+    def sample_helpers(self) -> tuple[Path, ...]:
+        return (Path(__file__).with_name("training_models.py"),)
+
+    def problem(self, shape: dict[str, int], rng: np.random.Generator) -> TrainStepProblem:
+        return TrainStepProblem(shape, rng)
+
+    def tolerance_of(self, output: str) -> Tolerance:
+        return LOSS_TOLERANCE if output == "loss" else self.tolerance
+
+
+def family(name: str, **dimensions: tuple[int, ...]) -> Case:
+    return Case(name, {"n_shared": (1,), "top_k": (2,), "first_moe_layer": (0,), **dimensions})
+
+
+CASES = {
+    "tiny": (
+        family(
+            "tiny",
+            sequences=(4,),
+            probes=(2,),
+            tokens=tuple(range(14, 19)),
+            vocab=(56, 64),
+            d_model=(32,),
+            n_layers=(2,),
+            n_heads=(4,),
+            n_kv_heads=(2,),
+            d_head=(8,),
+            d_ff=(48,),
+            d_expert=(32,),
+            n_experts=(4,),
+            tied=(0, 1),
+            max_context=(32,),
+        ),
+    ),
+    "demo": (
+        family(
+            "batch-8x64",
+            sequences=(8,),
+            probes=(1,),
+            tokens=tuple(range(60, 69)),
+            vocab=(240, 256, 272),
+            d_model=(64,),
+            n_layers=(2,),
+            n_heads=(4,),
+            n_kv_heads=(2,),
+            d_head=(16,),
+            d_ff=(128,),
+            d_expert=(48, 64, 80),
+            n_experts=(8,),
+            tied=(0, 1),
+            max_context=(128,),
+        ),
+    ),
+    "standard": (
+        family(
+            "batch-8x128",
+            sequences=(8,),
+            probes=(1,),
+            tokens=tuple(range(120, 137)),
+            vocab=(960, 1024, 1088),
+            d_model=(128,),
+            n_layers=(4,),
+            n_heads=(4,),
+            n_kv_heads=(2,),
+            d_head=(32,),
+            d_ff=(256,),
+            d_expert=(112, 128, 144),
+            n_experts=(8,),
+            tied=(0, 1),
+            max_context=(256,),
+        ),
+    ),
+}
+CALLS_PER_SIDE = {"tiny": 6, "demo": 20, "standard": 12}
+TIME_LIMITS = {
+    "tiny": TimeLimits(start_ms=60_000, load_ms=20_000, call_ms=5_000),
+    "demo": TimeLimits(start_ms=60_000, load_ms=20_000, call_ms=10_000),
+    "standard": TimeLimits(start_ms=60_000, load_ms=60_000, call_ms=30_000),
+}
+MEMORY_BYTES = {"tiny": 768 * MIB, "demo": 1024 * MIB, "standard": 2048 * MIB}
+
+
+def train_step(preset: str) -> TrainStep:
+    """The suite at one preset's sizes; raises UnknownSuite."""
+    if preset not in CASES:
+        raise UnknownSuite(f"train_step has no preset {preset!r}; presets: {', '.join(sorted(CASES))}")
+    return TrainStep(
+        info=TRAIN_STEP,
+        preset=preset,
+        cases=CASES[preset],
+        calls_per_side=CALLS_PER_SIDE[preset],
+        oracle_checks=4,
+        tolerance=TOLERANCE,
+        time_limits=TIME_LIMITS[preset],
+        memory_bytes=MEMORY_BYTES[preset],
+    )
