@@ -7,6 +7,8 @@ Levels, written on every result (`SandboxLevel`):
   cgroup (v1 or v2), else polled.
 - `bubblewrap-user`: started by an ordinary user. The same in a user namespace of its own; limits by a delegated
   cgroup, else polled.
+- `container`: a container of crun, an OCI runtime without daemon, image or network; as root, or rootless. What runs
+  inside finds the same as under bubblewrap.
 - `none`: a plain child process, for development. Confines nothing, is never chosen unasked, never earns an award.
 
 `best_level` says what this machine can do or raises `SandboxUnavailable` with what to do about it; `self_test`
@@ -24,7 +26,7 @@ from benchmarks.sandbox.levels import (
     SandboxUnavailable,
 )
 from benchmarks.sandbox.once import Completed, run
-from benchmarks.sandbox.probe import best_level, probe
+from benchmarks.sandbox.probe import best_level, levels_here, probe
 from benchmarks.sandbox.results import Attack
 from benchmarks.sandbox.runtime import PythonRuntime, python_runtime
 from benchmarks.sandbox.sample import Sample
@@ -43,6 +45,7 @@ __all__ = [
     "SandboxLevel",
     "SandboxUnavailable",
     "best_level",
+    "levels_here",
     "probe",
     "python_runtime",
     "read_artefact",

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.sandbox [--json]`: attacks this machine's sandbox and prints what held."""
+"""`python -m benchmarks.sandbox [--level NAME] [--json]`: attacks this machine's sandbox and prints what held."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import json
 import sys
 import time
 
-from benchmarks.sandbox.levels import AWARD_ELIGIBLE, Limits, SandboxError
-from benchmarks.sandbox.placement import make_group
-from benchmarks.sandbox.probe import best_level
+from benchmarks.sandbox.levels import AWARD_ELIGIBLE, SandboxError, SandboxLevel
+from benchmarks.sandbox.placement import accounting
+from benchmarks.sandbox.probe import REAL_LEVELS, best_level, probe
 from benchmarks.sandbox.selftest import self_test
 
 
@@ -17,14 +17,15 @@ def main() -> int:
     """0: everything is contained. 1: something is not. 2: there is no sandbox here."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sandbox", description=__doc__)
     parser.add_argument("--json", action="store_true", help="one JSON document instead of a table")
+    parser.add_argument(
+        "--level", choices=[level.value for level in REAL_LEVELS], help="instead of the one chosen here"
+    )
     arguments = parser.parse_args()
     started = time.monotonic()
     try:
-        level = best_level()
+        level = SandboxLevel(arguments.level) if arguments.level else best_level()
+        probe(level)
         attacks = self_test(level)
-        group = make_group(Limits(), 0)
-        accounting = group.kind
-        group.remove()
     except SandboxError as error:
         sys.stderr.write(f"{error}\n")
         return 2
@@ -35,7 +36,7 @@ def main() -> int:
             "command": "python -m benchmarks.sandbox",
             "level": str(level),
             "award_eligible": level in AWARD_ELIGIBLE,
-            "accounting": accounting,
+            "accounting": accounting(),
             "seconds": round(seconds, 2),
             "attacks": [vars(attack) for attack in attacks],
         }
@@ -46,7 +47,7 @@ def main() -> int:
             word = "contained" if attack.contained else "ESCAPED  "
             sys.stdout.write(f"{attack.name:<{width}}  {word}  {attack.detail}\n")
         sys.stdout.write(
-            f"\nlevel {level} ({accounting}): {len(attacks) - len(escaped)} of {len(attacks)} attacks contained "
+            f"\nlevel {level} ({accounting()}): {len(attacks) - len(escaped)} of {len(attacks)} attacks contained "
             f"in {seconds:.1f} s\n"
         )
     return 1 if escaped else 0

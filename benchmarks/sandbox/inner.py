@@ -27,6 +27,8 @@ SOCKET_FD = 3
 
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
+PR_SET_SECCOMP = 22
+SECCOMP_MODE_FILTER = 2
 PR_CAPBSET_DROP = 24
 PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT = 47
@@ -88,13 +90,32 @@ def verify(uid: int) -> None:
         refuse("no system-call filter is active")
 
 
+class FilterProgram(ctypes.Structure):
+    """`struct sock_fprog` of linux/filter.h."""
+
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
+
+
+def install_filter(path: str) -> None:
+    """The system-call filter in `path`, where whoever started us has not installed it."""
+    with open(path, "rb") as file:  # noqa: PTH123 - see verify
+        program = file.read()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(
+        PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(FilterProgram(len(program) // 8, program))
+    ):
+        refuse(f"the system-call filter was not taken: {os.strerror(ctypes.get_errno())}")
+
+
 def become_init() -> None:
     """Forks: the child returns and becomes the sample, this process waits for it and leaves with its status.
 
     Not dumpable: its files in /proc belong to root. It holds no pipe, so the judge sees the sample's end at once. A
     signal from inside cannot end the init of a PID namespace.
     """
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the only one that Python catches: it would end this process
+    signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # the only one that Python catches: it would end this process
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) or libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0):
         refuse("init could not be closed to the sample")
@@ -119,6 +140,8 @@ def main(argv: list[str]) -> NoReturn:
         set_limits(settings["limits"])
         if settings["drop"]:
             drop_to(settings["uid"])
+        if settings["filter"]:
+            install_filter(settings["filter"])
         verify(settings["uid"])
         os.umask(0o077)
         if settings["init"]:

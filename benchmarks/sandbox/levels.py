@@ -24,12 +24,16 @@ class SandboxLevel(StrEnum):
     BUBBLEWRAP = "bubblewrap"
     #: bubblewrap started by an ordinary user: everything happens in a user namespace of its own.
     BUBBLEWRAP_USER = "bubblewrap-user"
+    #: A container of an OCI runtime, without daemon and image: as root under an unassigned uid, else rootless.
+    CONTAINER = "container"
     #: A plain child process. For development on machines without Linux namespaces; nothing is confined.
     NONE = "none"
 
 
 #: Levels whose measurements may earn an award.
-AWARD_ELIGIBLE: frozenset[SandboxLevel] = frozenset({SandboxLevel.BUBBLEWRAP, SandboxLevel.BUBBLEWRAP_USER})
+AWARD_ELIGIBLE: frozenset[SandboxLevel] = frozenset(
+    {SandboxLevel.BUBBLEWRAP, SandboxLevel.BUBBLEWRAP_USER, SandboxLevel.CONTAINER}
+)
 
 
 class SandboxError(RuntimeError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def attack_neighbour(level: SandboxLevel, stage: Stage) -> list[Attack]:
         pids = quiet.pids()
         port = json.loads(ready)["port"]
         with _start(level, stage, 1, role="hunter", token=token, pids=pids, port=port) as hunter:
-            same = _shared_identity(pids, hunter.pids(), level)
+            same = _shared_identity(pids, hunter.pids())
             answer = _read_line(hunter)
             found = json.loads(answer) if answer else [f"no report: {hunter.log()!r}"]
         quiet.stdin.write(b".")
@@ -62,17 +63,17 @@ def attack_neighbour(level: SandboxLevel, stage: Stage) -> list[Attack]:
     ]
 
 
-def _shared_identity(first: list[int], second: list[int], level: SandboxLevel) -> list[str]:
+def _shared_identity(first: list[int], second: list[int]) -> list[str]:
     """Namespaces and, as root, uids that the commands of two samples have in common. The last pid is the command's."""
     kinds = ["pid", "net", "mnt", "ipc", "uts"]
-    if level is SandboxLevel.BUBBLEWRAP_USER:
+    if os.geteuid() != 0:
         kinds.append("user")
     shared = [
         f"{kind} namespace"
         for kind in kinds
         if Path(f"/proc/{first[-1]}/ns/{kind}").readlink() == Path(f"/proc/{second[-1]}/ns/{kind}").readlink()
     ]
-    if level is SandboxLevel.BUBBLEWRAP and _uids(first[-1]) & _uids(second[-1]):
+    if os.geteuid() == 0 and _uids(first[-1]) & _uids(second[-1]):
         shared.append("uid")
     return shared
 

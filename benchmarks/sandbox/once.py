@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from benchmarks.sandbox.levels import Limits, Mount, SandboxLevel
+from benchmarks.sandbox.log_capture import readable
 from benchmarks.sandbox.sample import Sample
 from benchmarks.sandbox.starting import spawn
 
@@ -21,7 +22,7 @@ CHUNK_BYTES = 65536
 class Completed:
     """How a command ended. `limit` names what it ran into; `resource_limited` leaves time-outs out.
 
-    `stderr_tail` is the bounded log: its beginning and its end.
+    `stderr_tail` is the bounded log: its beginning and its end, safe to print.
     """
 
     returncode: int
@@ -65,7 +66,7 @@ def run(
     return Completed(
         returncode=returncode,
         stdout=stdout,
-        stderr_tail=sample.log().decode(errors="replace"),
+        stderr_tail=readable(sample.log().decode(errors="replace")),
         timed_out=limit == "wall",
         limit=limit,
         cpu_ns=sample.cpu_ns(),

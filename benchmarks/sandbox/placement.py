@@ -27,7 +27,7 @@ _numbers = itertools.count()
 def make_group(limits: Limits, overhead_pids: int) -> ProcessGroup:
     """An empty group with `limits`, by the strongest means that this process may use here."""
     hierarchies = usable_hierarchies()
-    name = f"{PREFIX}{_owner()}-{next(_numbers)}"
+    name = f"{PREFIX}{owner()}-{next(_numbers)}"
     if hierarchies.v1:
         return CgroupV1(name, hierarchies.v1, limits, overhead_pids)
     if hierarchies.v2 is not None:
@@ -35,11 +35,18 @@ def make_group(limits: Limits, overhead_pids: int) -> ProcessGroup:
     return PolledGroup(limits, overhead_pids)
 
 
+def accounting() -> str:
+    """By what sandboxes are counted here: "cgroup-v1", "cgroup-v2" or "polled"."""
+    group = make_group(Limits(), 0)
+    group.remove()
+    return group.kind
+
+
 @cache
 def usable_hierarchies() -> Hierarchies:
     """Where groups can really be made: tried by making one, once per process. Sweeps leftovers on the way."""
     found = read_hierarchies()
-    trial = f"{PREFIX}{_owner()}-trial"
+    trial = f"{PREFIX}{owner()}-trial"
     if all(controller in found.v1 for controller in cgroup_v1.REQUIRED):
         sweep(set(found.v1.values()))
         with suppress(OSError, SandboxError):
@@ -83,7 +90,7 @@ def sweep(parents: set[Path]) -> int:
         for folder in (*parent.glob(f"{PREFIX}*"), *parent.parent.glob(f"*/{PREFIX}*"))
         if folder.is_dir()
     }
-    abandoned = [folder for folder in found if _is_abandoned(folder)]
+    abandoned = [folder for folder in found if is_abandoned(folder.name.removeprefix(PREFIX))]
     for folder in abandoned:
         with suppress(OSError):
             for pid in (folder / "cgroup.procs").read_text().split():
@@ -103,15 +110,17 @@ def _pid_namespace() -> int:
     return Path("/proc/self/ns/pid").stat().st_ino
 
 
-def _owner() -> str:
+def owner() -> str:
     """This process among all that share the hierarchy: PID namespace, process id, start time in ticks."""
     return f"{_pid_namespace()}-{os.getpid()}-{start_ticks(os.getpid())}"
 
 
-def _is_abandoned(folder: Path) -> bool:
-    """Its judge is gone. That of another container, whose processes have other numbers, is never taken for gone."""
+def is_abandoned(name: str) -> bool:
+    """`name` begins with what `owner` answered to a judge that is gone. That of another container, whose processes have
+    other numbers, is never taken for gone.
+    """
     try:
-        namespace, pid, ticks, _ = folder.name.removeprefix(PREFIX).split("-", 3)
+        namespace, pid, ticks, _ = name.split("-", 3)
         return int(namespace) == _pid_namespace() and start_ticks(int(pid)) != int(ticks)
     except ValueError:
         return False

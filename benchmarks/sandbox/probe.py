@@ -11,6 +11,8 @@ from benchmarks.sandbox.levels import Limits, SandboxError, SandboxLevel, Sandbo
 from benchmarks.sandbox.runtime import python_runtime
 from benchmarks.sandbox.starting import spawn
 
+LEVEL_VARIABLE = "GAINSHARE_SANDBOX_LEVEL"
+REAL_LEVELS = (SandboxLevel.BUBBLEWRAP, SandboxLevel.BUBBLEWRAP_USER, SandboxLevel.CONTAINER)
 PROBE_TIMEOUT_S = 20.0
 ANSWER = b"confined"
 
@@ -41,7 +43,7 @@ def probe(level: SandboxLevel) -> None:
     """
     if level is SandboxLevel.NONE:
         return
-    if level is not level_of_this_user():
+    if level not in (level_of_this_user(), SandboxLevel.CONTAINER):
         who = "root" if level is SandboxLevel.BUBBLEWRAP else "an ordinary user"
         raise SandboxUnavailable(f"Level `{level}` needs the runner to be started by {who}.")
     python = python_runtime()
@@ -53,13 +55,17 @@ def probe(level: SandboxLevel) -> None:
             sample.stdin.close()
             answer = sample.stdout.read(len(ANSWER)) or b""
             returncode = sample.wait(PROBE_TIMEOUT_S)
-    except (SandboxUnavailable, subprocess.TimeoutExpired):
+    except SandboxUnavailable:
         raise
+    except subprocess.TimeoutExpired as error:
+        raise SandboxUnavailable(
+            f"Level `{level}` did not answer within {error.timeout:.0f} s.{ADVICE_NONE}"
+        ) from error
     except (SandboxError, OSError) as error:
         raise SandboxUnavailable(f"A sandbox could not be started: {error}.{ADVICE_NONE}") from error
     if answer != ANSWER or returncode != 0:
         cause = sample.log().decode(errors="replace").strip() or f"it exited with status {returncode}"
-        advice = ADVICE_ROOT if level is SandboxLevel.BUBBLEWRAP else ADVICE_USER
+        advice = ADVICE_ROOT if os.geteuid() == 0 else ADVICE_USER
         if returncode == REFUSED:
             advice = "The sandbox was not tight enough on this kernel, so nothing was run in it."
         raise SandboxUnavailable(f"Level `{level}` does not work here: {cause}. {advice}{ADVICE_NONE}")
@@ -75,15 +81,37 @@ def _probed(level: SandboxLevel) -> str | None:
 
 
 def best_level(*, allow_none: bool = False) -> SandboxLevel:
-    """The strongest level of this machine, probed once per process.
+    """The level to use on this machine, probed once per process: bubblewrap, else a container.
+
+    GAINSHARE_SANDBOX_LEVEL asks for one of them; nothing else is then taken in its place.
 
     Raises:
         SandboxUnavailable: there is no real sandbox, and `allow_none` does not permit to do without.
     """
-    level = level_of_this_user()
-    problem = _probed(level)
-    if problem is None:
-        return level
+    if asked := os.environ.get(LEVEL_VARIABLE):
+        return _asked_level(asked)
+    problems = []
+    for level in (level_of_this_user(), SandboxLevel.CONTAINER):
+        problem = _probed(level)
+        if problem is None:
+            return level
+        problems.append(problem)
     if allow_none:
         return SandboxLevel.NONE
-    raise SandboxUnavailable(problem)
+    raise SandboxUnavailable(problems[0])
+
+
+def _asked_level(asked: str) -> SandboxLevel:
+    if asked not in (level.value for level in REAL_LEVELS):
+        raise SandboxUnavailable(
+            f"{LEVEL_VARIABLE} is {asked!r}; it names one of {', '.join(REAL_LEVELS)}, or is not set."
+        )
+    level = SandboxLevel(asked)
+    if problem := _probed(level):
+        raise SandboxUnavailable(problem)
+    return level
+
+
+def levels_here() -> dict[SandboxLevel, str | None]:
+    """Every level that confines: None where it works on this machine for this user, else why not and what to do."""
+    return {level: _probed(level) for level in REAL_LEVELS}

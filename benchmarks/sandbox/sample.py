@@ -6,12 +6,15 @@ measures time for a verdict.
 
 from __future__ import annotations
 
+import shutil
 import signal
 import socket as sockets
 import subprocess
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import IO, Literal, Self
 
@@ -39,10 +42,12 @@ class Sample:
         group: ProcessGroup,
         log: LogCapture,
         limits: Limits,
-        socket: sockets.socket | None,
+        socket: sockets.socket | None = None,
+        leftovers: Sequence[Path] = (),
     ) -> None:
         assert process.stdin is not None and process.stdout is not None
         self.socket = socket
+        self._leftovers = leftovers  # folders that the running sandbox needs
         self.stdin: IO[bytes] = process.stdin
         self.stdout: IO[bytes] = process.stdout
         self.pid = process.pid
@@ -97,8 +102,16 @@ class Sample:
             return "wall" if self._wall_hit else self._group.exhausted()
 
     def log(self) -> bytes:
-        """What was kept of stderr so far: its beginning and its end."""
+        """What was kept of stderr so far: its beginning and its end, as bytes that may hold anything."""
         return self._log.kept()
+
+    def take_log(self) -> str:
+        """Lines written to stderr since this was asked last, safe to print; call it while the sample runs, too.
+
+        All answers together are at most `Limits.log_bytes` and a mark: the beginning as it is written, the end of a
+        long log once the sample has ended, however it did. Call it once more after `close`.
+        """
+        return self._log.take()
 
     def wait(self, timeout_s: float) -> int:
         """The return code, once the outermost process ended. Raises subprocess.TimeoutExpired."""
@@ -141,6 +154,8 @@ class Sample:
             time.sleep(0.001)
         self._process.wait()
         self._group.remove()
+        for folder in self._leftovers:
+            shutil.rmtree(folder, ignore_errors=True)
         return len(killed)
 
     def _on_wall(self) -> None:

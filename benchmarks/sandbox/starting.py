@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import socket
 import stat
 import subprocess
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import BinaryIO
 
-from benchmarks.sandbox.bubblewrap import OVERHEAD_PIDS, bubblewrap_command
+from benchmarks.sandbox.bubblewrap import bubblewrap_command
+from benchmarks.sandbox.container import container_command, make_bundle_folder
 from benchmarks.sandbox.inner import SOCKET_FD
+from benchmarks.sandbox.interior import OVERHEAD_PIDS, Interior
 from benchmarks.sandbox.levels import SOCKET_VARIABLE, Limits, Mount, SandboxError, SandboxLevel
 from benchmarks.sandbox.log_capture import LogCapture
 from benchmarks.sandbox.placement import make_group
@@ -92,27 +96,23 @@ def spawn(
         group = make_group(limits, OVERHEAD_PIDS)
         failing.callback(group.remove)
         fds: list[int] = []
+        leftovers: list[Path] = []
+        if its is not None:
+            env = {**env, SOCKET_VARIABLE: str(its if level is SandboxLevel.NONE else SOCKET_FD)}
         if level is SandboxLevel.NONE:
-            if its is not None:
-                env = {**env, SOCKET_VARIABLE: str(its)}
             command = translate(argv, mounts, env)
         else:
             for mount in mounts:
-                _check(mount, level)
-            if its is not None:
-                env = {**env, SOCKET_VARIABLE: str(SOCKET_FD)}
-            command, fds = bubblewrap_command(
-                argv,
-                level=level,
-                mounts=mounts,
-                limits=limits,
-                env=env,
-                slot=slot,
-                has_cgroup=group.kind != "polled",
-                socket=its,
-            )
-            for fd in fds:
-                starting.callback(os.close, fd)
+                _check(mount)
+            inside = Interior(argv, mounts, limits, env, slot, group.kind != "polled", its)
+            if level is SandboxLevel.CONTAINER:
+                leftovers.append(make_bundle_folder())
+                failing.callback(shutil.rmtree, leftovers[0], ignore_errors=True)
+                command = container_command(inside, leftovers[0])
+            else:
+                command, fds = bubblewrap_command(inside, level)
+                for fd in fds:
+                    starting.callback(os.close, fd)
         process = _starter.popen([*GATE, *command], fds if its is None else [*fds, its])
         assert process.stdin is not None and process.stderr is not None
         log = LogCapture(process.stderr, stderr, limits.log_bytes)
@@ -126,7 +126,7 @@ def spawn(
                 os.sched_setaffinity(process.pid, limits.cores)
         except OSError as error:
             raise SandboxError(f"a sandbox could not be placed: {error}") from error
-        sample = Sample(process, group, log, limits, ours)
+        sample = Sample(process, group, log, limits, ours, leftovers)
         failing.pop_all()  # from here on they are the sample's
     with suppress(BrokenPipeError):
         sample.stdin.write(b"go\n")
@@ -151,14 +151,14 @@ def _one_way_pair(failing: ExitStack, starting: ExitStack) -> tuple[socket.socke
     return ours, its.fileno()
 
 
-def _check(mount: Mount, level: SandboxLevel) -> None:
+def _check(mount: Mount) -> None:
     """Says clearly what bubblewrap, or an import inside, would only say obscurely."""
     try:
         mode = mount.source.stat().st_mode
     except OSError as error:
         raise SandboxError(f"{mount.source} cannot be mounted at {mount.target}: {error.strerror}") from error
     needed = 0o005 if stat.S_ISDIR(mode) else 0o004
-    if level is SandboxLevel.BUBBLEWRAP and not mount.device and mode & needed != needed:
+    if os.geteuid() == 0 and not mount.device and mode & needed != needed:
         raise SandboxError(
             f"{mount.source} cannot be read at {mount.target}: as root a sandbox runs under an unassigned uid. "
             f"Make it readable (chmod -R o+rX)."

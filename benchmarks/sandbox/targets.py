@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.sandbox.bubblewrap import INNER_TARGET
+from benchmarks.sandbox.interior import INNER_TARGET
 from benchmarks.sandbox.levels import Mount
 from benchmarks.sandbox.runtime import PACKAGES_TARGET, base_interpreter, interpreter_mounts
 from benchmarks.sandbox.syscalls import NUMBERS, number

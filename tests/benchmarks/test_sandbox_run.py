@@ -10,6 +10,7 @@ from benchmarks.sandbox import (
     SandboxLevel,
     SandboxUnavailable,
     best_level,
+    probe,
     python_runtime,
     run,
 )
@@ -18,12 +19,16 @@ from benchmarks.sandbox.levels import MIB
 pytestmark = pytest.mark.sandbox
 
 
-@pytest.fixture(scope="module")
-def level() -> SandboxLevel:
+@pytest.fixture(scope="module", params=["best", "container"])
+def level(request: pytest.FixtureRequest) -> SandboxLevel:
+    """What this machine and user have by themselves, and a container."""
     try:
-        return best_level()
+        if request.param == "best":
+            return best_level()
+        probe(SandboxLevel.CONTAINER)
     except SandboxUnavailable as error:
-        pytest.skip(f"no sandbox on this machine: {error}")
+        pytest.skip(f"no sandbox `{request.param}` on this machine: {error}")
+    return SandboxLevel.CONTAINER
 
 
 def run_python(level: SandboxLevel, code: str, **options: Any) -> Completed:

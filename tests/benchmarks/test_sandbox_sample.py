@@ -6,6 +6,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ from benchmarks.sandbox import (
     SandboxLevel,
     SandboxUnavailable,
     best_level,
+    container,
+    probe,
     python_runtime,
     spawn,
 )
@@ -43,25 +46,34 @@ SPIN = "print('on', flush=True)\nwhile True: pass"
 WAIT = "import sys; print('on', flush=True); sys.stdin.read()"
 
 
-@pytest.fixture(scope="module")
-def level() -> SandboxLevel:
+@pytest.fixture(scope="module", params=["best", "container"])
+def level(request: pytest.FixtureRequest) -> SandboxLevel:
+    """What this machine and user have by themselves, and a container."""
     try:
-        return best_level()
+        if request.param == "best":
+            return best_level()
+        probe(SandboxLevel.CONTAINER)
     except SandboxUnavailable as error:
-        pytest.skip(f"no sandbox on this machine: {error}")
+        pytest.skip(f"no sandbox `{request.param}` on this machine: {error}")
+    return SandboxLevel.CONTAINER
 
 
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
-    """No cgroup of this process outlives a test."""
+    """No cgroup and no folder of this process outlives a test."""
     yield
     assert list(groups()) == []
+    assert bundles(os.getpid()) == []
 
 
 def groups() -> Iterator[Path]:
     hierarchies = usable_hierarchies()
     for parent in {*hierarchies.v1.values(), *filter(None, [hierarchies.v2])}:
         yield from parent.glob(f"{PREFIX}*-{os.getpid()}-*")
+
+
+def bundles(pid: int) -> list[Path]:
+    return list(Path(tempfile.gettempdir()).glob(f"{container.PREFIX}*-{pid}-*"))
 
 
 def start(level: SandboxLevel, code: str, **options: Any) -> Sample:
@@ -258,7 +270,7 @@ def test_a_missing_mount_is_named(level: SandboxLevel) -> None:
 
 
 def test_an_unreadable_mount_is_named(level: SandboxLevel, open_folder: Path) -> None:
-    if level is not SandboxLevel.BUBBLEWRAP:
+    if os.geteuid() != 0:
         pytest.skip("expected: only as root a sample is somebody else")
     (open_folder / "closed").mkdir(mode=0o700)
     with pytest.raises(SandboxError, match="chmod"):
@@ -269,7 +281,7 @@ def test_two_live_samples_have_different_identities(level: SandboxLevel) -> None
     code = "import os; print(os.getuid(), flush=True); os.read(0, 1)"
     with start(level, code, slot=0) as first, start(level, code, slot=1) as second:
         uids = (first.stdout.read(20), second.stdout.read(20))
-        assert (uids[0] != uids[1]) == (level is SandboxLevel.BUBBLEWRAP)
+        assert (uids[0] != uids[1]) == (os.geteuid() == 0)
         for kind in ("pid", "net", "mnt", "ipc"):
             names = {Path(f"/proc/{sample.pids()[-1]}/ns/{kind}").readlink() for sample in (first, second)}
             assert len(names | {Path(f"/proc/self/ns/{kind}").readlink()}) == 3
@@ -288,10 +300,10 @@ def test_a_sample_outlives_the_thread_that_started_it(level: SandboxLevel) -> No
 
 JUDGE = """
 import sys, time
-from benchmarks.sandbox import Limits, best_level, python_runtime, spawn
+from benchmarks.sandbox import Limits, SandboxLevel, python_runtime, spawn
 python = python_runtime()
 samples = [
-    spawn([*python.argv, "-c", "print('on', flush=True)\\nwhile True: pass"], level=best_level(), mounts=python.mounts,
+    spawn([*python.argv, "-c", "print('on', flush=True)\\nwhile True: pass"], level=SandboxLevel(sys.argv[1]), mounts=python.mounts,
           limits=Limits(), env=python.env, slot=slot)
     for slot in (0, 1)
 ]
@@ -304,7 +316,7 @@ time.sleep(60)
 
 def test_a_killed_judge_leaves_nothing_that_the_next_does_not_clear(level: SandboxLevel) -> None:
     """Running samples die with it. A frozen one cannot, until the sweep of the next judge thaws it."""
-    judge = subprocess.Popen([sys.executable, "-c", JUDGE], stdout=subprocess.PIPE, text=True)
+    judge = subprocess.Popen([sys.executable, "-c", JUDGE, level.value], stdout=subprocess.PIPE, text=True)
     assert judge.stdout is not None
     pids = [int(pid) for pid in judge.stdout.readline().split()]
     assert len(pids) >= 4
@@ -322,6 +334,9 @@ def test_a_killed_judge_leaves_nothing_that_the_next_does_not_clear(level: Sandb
         time.sleep(0.01)
     assert not any(map(is_alive, pids))
     assert [folder for parent in parents for folder in parent.glob(f"{PREFIX}*-{judge.pid}-*")] == []
+    assert len(bundles(judge.pid)) == (2 if level is SandboxLevel.CONTAINER else 0)
+    container.make_bundle_folder().rmdir()
+    assert bundles(judge.pid) == []
 
 
 def test_the_unconfined_level_speaks_the_same_protocol() -> None:

@@ -20,6 +20,7 @@ from benchmarks.sandbox import (
 from benchmarks.sandbox.bubblewrap import sandbox_options
 from benchmarks.sandbox.cgroup_paths import find_hierarchies
 from benchmarks.sandbox.identity import NARROW_BASE, SLOTS, sandbox_uid
+from benchmarks.sandbox.interior import Interior
 from benchmarks.sandbox.log_capture import CUT, LogCapture
 from benchmarks.sandbox.runtime import python_runtime
 from benchmarks.sandbox.selftest import read_report
@@ -96,12 +97,8 @@ def test_hierarchies_inside_a_container_start_at_the_mounts_root() -> None:
 
 
 def test_as_root_the_environment_is_cleared_and_no_user_namespace_is_made() -> None:
-    options = sandbox_options(
-        level=SandboxLevel.BUBBLEWRAP,
-        mounts=[Mount(Path("/opt/x"), "/a/b/c")],
-        limits=Limits(),
-        env={"KEY": "value"},
-    )
+    inside = Interior([], [Mount(Path("/opt/x"), "/a/b/c")], Limits(), {"KEY": "value"}, 0, has_cgroup=True)
+    options = sandbox_options(inside, SandboxLevel.BUBBLEWRAP)
     assert "--clearenv" in options
     assert options[options.index("--setenv") : options.index("--setenv") + 3] == ["--setenv", "KEY", "value"]
     assert options.index("/a/b") < options.index("/a/b/c"), "folders above a mount are made readable first"
@@ -111,7 +108,8 @@ def test_as_root_the_environment_is_cleared_and_no_user_namespace_is_made() -> N
 
 
 def test_an_ordinary_users_sandbox_forbids_further_user_namespaces() -> None:
-    options = sandbox_options(level=SandboxLevel.BUBBLEWRAP_USER, mounts=[], limits=Limits(), env={})
+    inside = Interior([], [], Limits(), {}, 0, has_cgroup=False)
+    options = sandbox_options(inside, SandboxLevel.BUBBLEWRAP_USER)
     assert {"--unshare-user", "--disable-userns"} <= set(options)
     assert "--cap-add" not in options
 

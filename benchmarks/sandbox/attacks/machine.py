@@ -44,10 +44,20 @@ def kernel_log(targets: Targets) -> str | None:
     return first_that_works(
         {
             "syslog": lambda: call(targets, "syslog", READ_ALL, buffer, 4096),
-            "/proc/kmsg": lambda: os.close(os.open("/proc/kmsg", os.O_RDONLY | os.O_NONBLOCK)),
-            "/dev/kmsg": lambda: os.close(os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)),
+            "/proc/kmsg": lambda: _open_log("/proc/kmsg"),
+            "/dev/kmsg": lambda: _open_log("/dev/kmsg"),
         }
     )
+
+
+def _open_log(path: str) -> None:
+    """It may be covered by the empty device."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        if os.fstat(fd).st_rdev == Path(os.devnull).stat().st_rdev:
+            raise Refused(errno.ENODATA, "covered")
+    finally:
+        os.close(fd)
 
 
 @attack

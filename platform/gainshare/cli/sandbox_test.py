@@ -1,37 +1,80 @@
 """`gainshare sandbox-test`: attacks this machine's sandbox and shows what held."""
 
+import time
+from typing import Annotated
+
 import typer
 
 from gainshare.cli.output import CliError, JsonOption, console, print_json, table
 
+LevelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--level", help="Attack this level instead of the one that runs here by itself: a name listed below."
+    ),
+]
 
-def sandbox_test(as_json: JsonOption = False) -> None:
-    """Try to break out of the sandbox in every way we know. Exit status 1 when anything works."""
-    from benchmarks.sandbox import AWARD_ELIGIBLE, SandboxUnavailable, best_level, self_test
 
+def sandbox_test(level: LevelOption = None, as_json: JsonOption = False) -> None:
+    """Try to break out of the sandbox in every way we know. Exit status 1 when anything works.
+
+    Also lists every level of this machine, and what to do about those that do not work. Levels: bubblewrap (as root),
+    bubblewrap-user (as an ordinary user), container.
+    """
+    from benchmarks.sandbox import AWARD_ELIGIBLE, SandboxError, best_level, levels_here, self_test
+    from benchmarks.sandbox.placement import accounting
+
+    levels = levels_here()
+    started = time.monotonic()
     try:
-        level = best_level()
-    except SandboxUnavailable as error:
+        if level is None:
+            chosen = best_level()
+        elif level not in levels:
+            names = ", ".join(levels)
+            raise CliError(
+                f"there is no level {level!r} to attack: it is one of {names}", code="no_such_level"
+            )
+        else:
+            chosen = next(known for known in levels if known == level)
+            if problem := levels[chosen]:
+                raise CliError(problem, code="no_sandbox")
+        attacks = self_test(chosen)
+    except SandboxError as error:
         raise CliError(str(error), code="no_sandbox") from None
-    attacks = self_test(level)
     contained = all(attack.contained for attack in attacks)
-    if as_json:
-        rows = [
+    document = {
+        "level": chosen.value,
+        "award_eligible": chosen in AWARD_ELIGIBLE,
+        "accounting": accounting(),
+        "contained": contained,
+        "seconds": round(time.monotonic() - started, 1),
+        "levels": [
+            {"level": name.value, "available": problem is None, "reason": problem}
+            for name, problem in levels.items()
+        ],
+        "attacks": [
             {"name": attack.name, "contained": attack.contained, "detail": attack.detail}
             for attack in attacks
-        ]
-        is_eligible = level in AWARD_ELIGIBLE
-        print_json(
-            {"level": level.value, "award_eligible": is_eligible, "contained": contained, "attacks": rows}
-        )
+        ],
+    }
+    if as_json:
+        print_json(document)
     else:
         table(
-            f"Sandbox {level.value}",
+            f"Sandbox {chosen.value}",
             ("attack", "contained", "detail"),
             [(attack.name, "yes" if attack.contained else "NO", attack.detail) for attack in attacks],
         )
+        table(
+            "Levels of this machine",
+            ("level", "works here", "why not, and what to do"),
+            [(name.value, "no" if problem else "yes", problem) for name, problem in levels.items()],
+        )
         console.print(
-            f"{sum(attack.contained for attack in attacks)} of {len(attacks)} contained", highlight=False
+            f"Level {chosen.value}, counted by {document['accounting']}: "
+            f"{sum(attack.contained for attack in attacks)} of {len(attacks)} attacks contained "
+            f"in {document['seconds']} s",
+            highlight=False,
         )
     if not contained:
         raise typer.Exit(1)
