@@ -25,6 +25,7 @@ from benchmarks.pairs.side import SideFailed
 from benchmarks.patches import PatchError, apply_patch, parse_patch
 from benchmarks.profiling import ProfileFailed, profile_tree
 from benchmarks.sandbox import SandboxError, best_level
+from benchmarks.statistics.gate import LOOKS
 from benchmarks.statistics.units import percent_faster
 from benchmarks.suites import UnknownSuite, get_suite
 from benchmarks.tree_folders import tree_folders
@@ -140,6 +141,7 @@ def main(arguments: list[str] | None = None) -> int:
             candidate=options.candidate,
             allow_none=options.allow_none,
             device=options.device,
+            looks=options.looks,
         )
     except SideFailed as failure:
         print(f"bench: {failure}", file=sys.stderr)
@@ -179,6 +181,13 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FOLDER",
         help="instead of judging: torch's profile of both trees, a table each and a Chrome trace in this folder",
+    )
+    parser.add_argument(
+        "--looks",
+        type=int,
+        default=len(LOOKS),
+        choices=range(1, len(LOOKS) + 1),
+        help="fewer looks are quicker",
     )
     parser.add_argument("--out", type=Path, help="write the evidence to this file")
     parser.add_argument("--json", action="store_true", help="print the evidence instead of a summary")

@@ -23,6 +23,7 @@ from benchmarks.evidence.schema import SCHEMA
 from benchmarks.fingerprint import environment, package_version
 from benchmarks.job import Callbacks, Cancellation, Cancelled, Job
 from benchmarks.pairs.build import build_tree
+from benchmarks.pairs.calibration import calibrated
 from benchmarks.pairs.cores import Cores, choose_cores
 from benchmarks.pairs.pair import SLOTS
 from benchmarks.pairs.phases import Phases
@@ -84,15 +85,16 @@ class _Judgement:
         self._level = options.level or best_level()
         self._cores = options.cores or choose_cores()
         self._trees = {"base": tree_dirs[job.base_tree], "candidate": tree_dirs[job.candidate_tree]}
-        self._secret, seeds = Seeds.fresh()
-        self._phases = Phases()
+        self._secret, self._seeds = Seeds.fresh()
+        self._phases, self._quiet = Phases(), quiet
         self._started_at = _now()
         self._stage = "preparing"
         self._wanted = self._told = 0
+        self._setup = SideSetup(self._suite, self._level, self._cores, job.device)
         self._runner = PairRunner(
             self._trees,
-            SideSetup(self._suite, self._level, self._cores, job.device),
-            seeds,
+            self._setup,
+            self._seeds,
             phases=self._phases,
             quiet=quiet,
             cancellation=cancellation,
@@ -110,6 +112,7 @@ class _Judgement:
         self._callbacks.on_commitment(commit(self._secret, job.nonce))
         self._progress(0)
         self._build()
+        self._calibrate()
         self._stage = STAGES[job.kind]
         self._measure()
         sealed = seal(build_document(**self._parts()), key)
@@ -125,6 +128,24 @@ class _Judgement:
                 except SideFailed as failure:
                     self._runner.add_event(failure)
                     return
+
+    def _calibrate(self) -> None:
+        """Settle how many calls a pair has; a guard's quick presets are what they are."""
+        if self._runner.events or self._job.kind == "guard":
+            return
+        try:
+            self._suite = calibrated(
+                self._trees,
+                self._setup,
+                self._seeds.child("calibration"),
+                phases=self._phases,
+                quiet=self._quiet,
+                cancellation=self._cancellation,
+            )
+        except SideFailed as failure:
+            self._runner.add_event(failure)
+            return
+        self._runner.measure_with(self._suite)
 
     def _measure(self) -> None:
         while decide_so_far(self._undecided()) is None:

@@ -6,6 +6,7 @@ does. Knows nothing of verdicts; what goes wrong with a sample is kept as an eve
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from benchmarks.pairs.quiet import Quiet
 from benchmarks.pairs.schedule import schedule
 from benchmarks.pairs.seeds import Seeds
 from benchmarks.pairs.side import SideFailed, SideSetup
+from benchmarks.suites.base import Suite
 
 MAX_LOG_CHARACTERS = 64 * 1024  # of all samples of a run together
 MAX_DETAIL_CHARACTERS = 4_000
@@ -48,6 +50,10 @@ class PairRunner:
         self._on_log, self._on_pair = on_log, on_pair
         self._plans = schedule(setup.suite, seeds, has_controls=has_controls)
         self._log_room = MAX_LOG_CHARACTERS
+
+    def measure_with(self, suite: Suite) -> None:
+        """Take all pairs with this form of the suite, whose cases are the same. Before the first pair."""
+        self._setup = replace(self._setup, suite=suite)
 
     def run_until(self, wanted: Mapping[str, int]) -> None:
         """Measure until so many pairs of each case count, or until an event ends the run. Raises Cancelled."""

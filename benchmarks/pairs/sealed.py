@@ -44,6 +44,8 @@ SIZE_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 ALL_SEALS = SIZE_SEALS | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 DESCRIPTOR_BYTES = array.array("i").itemsize
 
+MOST_POLL_MS = (1 << 31) - 1
+
 Part = Any  # whatever memoryview() takes, contiguous
 
 
@@ -289,7 +291,7 @@ def _wait(sock: socket.socket, event: int, deadline_ns: int) -> None:
     left_ms = -((time.perf_counter_ns() - deadline_ns) // 1_000_000)
     poll = select.poll()
     poll.register(sock, event)
-    if left_ms <= 0 or not poll.poll(left_ms):
+    if left_ms <= 0 or not poll.poll(min(left_ms, MOST_POLL_MS)):
         raise SealedError(
             "nothing came within the time allowed" if event == select.POLLIN else "nobody took it in time"
         )

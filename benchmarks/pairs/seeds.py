@@ -26,6 +26,10 @@ class Seeds:
         secret = secrets.token_bytes(SECRET_BYTES)
         return secret, cls(secret)
 
+    def child(self, name: str) -> "Seeds":
+        """Generators of the same labels that have nothing to do with this one's."""
+        return Seeds(self._key(("child", name)))
+
     def _key(self, label: tuple[str | int, ...]) -> bytes:
         text = "\0".join(f"{type(part).__name__}:{part}" for part in label)
         return hashlib.sha256(self._secret + text.encode()).digest()

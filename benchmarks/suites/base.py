@@ -13,7 +13,7 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -157,6 +157,8 @@ class Suite(ABC):
     tolerance: Tolerance
     time_limits: TimeLimits
     memory_bytes: int
+    # Where above `calls_per_side`: a pair may have up to so many, as the machine's speed asks.
+    most_calls: int = field(default=0, kw_only=True)
 
     @property
     def name(self) -> str:

@@ -193,6 +193,7 @@ CASES = {
     ),
 }
 CALLS_PER_SIDE = {"tiny": 12, "demo": 20, "standard": 20}
+MOST_CALLS = {"tiny": 12, "demo": 60, "standard": 60}
 TIME_LIMITS = {
     "tiny": TimeLimits(start_ms=60_000, load_ms=20_000, call_ms=3_000),
     "demo": TimeLimits(start_ms=60_000, load_ms=20_000, call_ms=10_000),
@@ -214,4 +215,5 @@ def moe_forward(preset: str) -> MoEForward:
         tolerance=TOLERANCE,
         time_limits=TIME_LIMITS[preset],
         memory_bytes=MEMORY_BYTES[preset],
+        most_calls=MOST_CALLS[preset],
     )

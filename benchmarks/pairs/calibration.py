@@ -1,0 +1,57 @@
+"""How many calls a pair should have on this machine, found out before the first pair that counts.
+
+Starting a pair costs seconds, whatever is measured in it; more calls than a few make its number steadier until the
+machine's own drift takes over. So the calls of a pair should take about as long as a pair takes to start, and how many
+that is depends on the machine and on the tree. One base/base pair tells. The number found stands in the evidence.
+"""
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.job import Cancellation
+from benchmarks.pairs.pair import Pair
+from benchmarks.pairs.phases import Phases
+from benchmarks.pairs.quiet import Quiet
+from benchmarks.pairs.schedule import PairPlan
+from benchmarks.pairs.seeds import Seeds
+from benchmarks.pairs.side import SideFailed, SideSetup
+from benchmarks.suites.base import Suite
+
+TIMED_NS = 1_200_000_000  # of both sides together; a pair starts in about two seconds
+
+
+def calls_for(call_ns: int, fewest: int, most: int) -> int:
+    """Calls of each side whose turns take about `TIMED_NS`, within the suite's range."""
+    return max(fewest, min(most, TIMED_NS // (2 * call_ns)))
+
+
+def calibrated(
+    trees: Mapping[str, Path],
+    setup: SideSetup,
+    seeds: Seeds,
+    *,
+    phases: Phases,
+    quiet: Quiet,
+    cancellation: Cancellation,
+) -> Suite:
+    """The suite with a number of calls that suits its slowest case. Raises SideFailed (base's) and Cancelled."""
+    suite = setup.suite
+    if suite.most_calls <= suite.calls_per_side:
+        return suite
+    slowest_ns = 1
+    for index, case in enumerate(suite.cases):
+        plan = PairPlan(index, True, case.name, case.draw(seeds.numbers("shape", index)))
+        pair = Pair(plan, trees, setup, seeds, phases, quiet)
+        cancellation.ends(pair.kill)
+        try:
+            pair.prepare()
+            pair.measure()
+        except SideFailed:
+            cancellation.check()  # what ends because we killed it has not failed
+            raise
+        finally:
+            pair.close()
+        slowest_ns = max(slowest_ns, statistics.median_low([ns for _, ns in pair.record.calls]))
+    return replace(suite, calls_per_side=calls_for(slowest_ns, suite.calls_per_side, suite.most_calls))
