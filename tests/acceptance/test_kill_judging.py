@@ -19,6 +19,7 @@ from tests.acceptance.bounty_world import BountyWorld, open_bounty
 pytestmark = [pytest.mark.stack, pytest.mark.sandbox, pytest.mark.timeout(600)]
 
 KILLS = 50
+RANDOM_KILLS = 20
 
 
 @pytest.fixture
@@ -26,34 +27,63 @@ def world(stack: Any) -> Iterator[BountyWorld]:
     yield open_bounty(stack.url, stack.key)
 
 
+# One gain from its gate to its vesting, and where processes are killed in each stage.
+STAGES: dict[str, tuple[str, ...]] = {
+    "gate": ("runner.leased", "runner.preparing", "runner.before_evidence", "control.gate_passed", "control.reserved"),
+    "confirmation": ("runner.measuring", "runner.after_evidence", "control.confirmed", "control.guard_ordered"),
+    "guard": ("runner.leased", "runner.before_evidence", "control.guards_held", "control.award_booked"),
+    "merge": ("control.merged", "control.vested"),
+}  # fmt: skip
+KILLS_PER_GAIN = sum(map(len, STAGES.values()))
+
+
 def test_a_gain_is_paid_once_whatever_is_killed_on_its_way(stack: Any, world: BountyWorld) -> None:
+    assert KILLS_PER_GAIN >= 8
+    judge_gain_under_kills(stack, world)
+
+
+def judge_gain_under_kills(stack: Any, world: BountyWorld) -> None:
+    """Each fault of `STAGES` fires while one gain is judged, guarded, merged and paid; then nothing is there twice."""
     author = world.newcomer()
-    gate = ("runner.leased", "runner.before_evidence", "control.gate_passed", "control.reserved")
-    confirmation = ("runner.measuring", "runner.after_evidence", "control.confirmed", "control.award_booked")
-    for fault in gate:
-        stack.arm(fault)
+    arm(stack, "gate")
     submission = world.submit(author, "honest_speedup")
-    follow(author, submission, until=lambda seen: seen["state"] == "confirming" or is_resting(seen))
-    for fault in confirmation:
-        stack.arm(fault)
-    seen = follow(author, submission, until=is_resting)
+    follow(author, submission, until=lambda seen: runs_of(seen, "confirmation") > 0 or is_resting(seen))
+    fired(stack, "gate")
+    arm(stack, "confirmation")
+    follow(author, submission, until=lambda seen: runs_of(seen, "guard") > 0 or is_resting(seen))
+    arm(stack, "guard")
+    seen = follow(author, submission, until=is_resting, within_s=600)
     assert seen["state"] == "confirmed", seen["verdict"]
+    fired(stack, "confirmation")
+    fired(stack, "guard")
 
     path = f"submissions/{submission}/"
     insist(lambda: world.reviewer.post(f"{path}review/", {"decision": "accept", "comment": "Reads well."}))
-    for fault in ("control.merged", "control.vested"):
-        stack.arm(fault)
+    arm(stack, "merge")
     insist(lambda: world.reviewer.post(f"{path}merge/"))
     seen = follow(author, submission, until=lambda seen: seen["state"] == "vested")
+    fired(stack, "merge")
 
-    for fault in (*gate, *confirmation, "control.merged", "control.vested"):
-        assert stack.has_fired(fault), f"{fault} was never reached"
     assert author.get(f"lineages/{world.lineage}/")["tip"] == seen["candidate_tree"]
-    assert_judged_once(stack, submission, runs=2)
+    assert_judged_once(stack, submission, runs=3)
     assert count(stack, "SELECT count(*) FROM bounty_award WHERE submission_id = %s", submission) == 1
     balance = author.get("credits/")["balance"]
     assert balance["available"] == seen["award"]["amount_microcredits"] > 0
     assert_ledger_is_in_order(stack, world)
+
+
+def runs_of(seen: dict[str, Any], kind: str) -> int:
+    return sum(run["kind"] == kind for run in seen["runs"])
+
+
+def arm(stack: Any, stage: str) -> None:
+    for fault in STAGES[stage]:
+        stack.arm(fault)
+
+
+def fired(stack: Any, stage: str) -> None:
+    for fault in STAGES[stage]:
+        assert stack.has_fired(fault), f"{fault} was never reached in stage {stage}"
 
 
 def test_a_killed_pool_child_and_a_killed_control_worker_lose_no_run(stack: Any, world: BountyWorld) -> None:
@@ -89,12 +119,19 @@ def test_a_service_killed_with_work_queued_and_running_ends_in_one_verdict_each(
 
 
 @pytest.mark.long
+@pytest.mark.timeout(5400)
+def test_fifty_kills_over_all_stages_leave_one_verdict_a_run_and_one_award_a_gain(stack: Any) -> None:
+    for _ in range(-(-KILLS // KILLS_PER_GAIN)):
+        judge_gain_under_kills(stack, open_bounty(stack.url, stack.key))
+
+
+@pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_many_random_kills_leave_one_verdict_for_each_patch(stack: Any) -> None:
     rng = random.Random(KILLS)
     faults = ("runner.leased", "runner.preparing", "runner.before_evidence", "runner.after_evidence")
     services = ("runner", "valkey", "postgres", "web", "control", "beat")
-    for _ in range(KILLS):
+    for _ in range(RANDOM_KILLS):
         world = open_bounty(stack.url, stack.key)
         author, victim = world.newcomer(), rng.choice((*faults, *services))
         if victim in faults:
