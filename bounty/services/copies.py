@@ -1,14 +1,16 @@
 """No lottery tickets: what happens to a candidate that was submitted before.
 
-Somebody else's earlier submission of the same change makes this one a copy, which earns nothing. One's own is
-refused while it is judged, where it was judged against the same base, and where it has its award.
+The same candidate is: the same normalised diff, the same tree by another diff, or the same code in other comments
+and layout. Somebody else's earlier submission of it makes this one a copy, which earns nothing. One's own is refused
+while it is judged, where it was judged against the same base, and where it has its award; each one that is taken
+counts as an attempt.
 """
 
 from django.db.models import Q
 
 from benchmarks.verdicts import VerdictKind
 from bounty.errors import AlreadyJudged, AlreadySubmitted
-from bounty.models import Bounty, RunKind, StoredTree, Submission, SubmissionState
+from bounty.models import Bounty, DisputeState, RunKind, StoredTree, Submission, SubmissionState
 from gainshare.accounts.models import User
 
 IN_FLIGHT = (
@@ -31,7 +33,13 @@ def has_samples(submission: Submission) -> bool:
 
 
 def earlier_copy(
-    *, bounty: Bounty, submitter: User, patch_digest: str, candidate: StoredTree, base: StoredTree
+    *,
+    bounty: Bounty,
+    submitter: User,
+    patch_digest: str,
+    code_digest: str,
+    candidate: StoredTree,
+    base: StoredTree,
 ) -> Submission | None:
     """The other person's submission that this one copies, or None.
 
@@ -40,7 +48,8 @@ def earlier_copy(
     """
     earlier = (
         Submission.objects.filter(
-            Q(patch_digest=patch_digest) | Q(candidate_tree=candidate), bounty__lineage=bounty.lineage_id
+            Q(patch_digest=patch_digest) | Q(candidate_tree=candidate) | Q(code_digest=code_digest),
+            bounty__lineage=bounty.lineage_id,
         )
         .exclude(state=SubmissionState.REJECTED)
         .select_related("bounty")
@@ -49,12 +58,24 @@ def earlier_copy(
     for old in earlier:
         if old.state == SubmissionState.WITHDRAWN and not has_samples(old):
             continue
-        if old.state == SubmissionState.JUDGED and old.verdict_kind == VerdictKind.INFRASTRUCTURE_ERROR:
-            continue
         if old.submitter_id != submitter.pk:
             return old
+        if _may_be_sent_again(old):
+            continue
+        if old.state == SubmissionState.DECLINED and old.patch_digest != patch_digest:
+            continue  # a reviewer may have asked for other comments or layout; it counts as another attempt
         _refuse_own(old, bounty, base)
     return None
+
+
+def _may_be_sent_again(old: Submission) -> bool:
+    """Whether its verdict says nothing about the candidate: the platform failed, or a maintainer struck it out."""
+    if old.state != SubmissionState.JUDGED:
+        return False
+    return (
+        old.verdict_kind == VerdictKind.INFRASTRUCTURE_ERROR
+        or old.disputes.filter(state=DisputeState.OVERTURNED).exists()
+    )
 
 
 def _refuse_own(old: Submission, bounty: Bounty, base: StoredTree) -> None:

@@ -11,6 +11,7 @@ from benchmarks.patches import PatchError, apply_patch, parse_patch
 from benchmarks.policy import PolicyViolation, check_patch, load_policy
 from benchmarks.trees import Tree, TreeError, sha256_hex
 from benchmarks.verdicts import VerdictKind
+from bounty.code_digest import code_digest
 from bounty.errors import (
     BadRequest,
     BountyClosed,
@@ -56,6 +57,7 @@ class Reading:
     patch_digest: str = ""
     candidate: Tree | None = None
     refusal: str = ""
+    code_digest: str = ""
 
 
 def find_submission(submission_id: UUID) -> Submission:
@@ -94,6 +96,7 @@ def submit(*, actor: User, bounty_id: UUID, diff: str, base_tree: str | None = N
             submitter=actor,
             diff_blob=diff_blob,
             patch_digest=reading.patch_digest,
+            code_digest=reading.code_digest,
             base_tree=base,
         )
         if reading.candidate is None:
@@ -104,6 +107,7 @@ def submit(*, actor: User, bounty_id: UUID, diff: str, base_tree: str | None = N
             bounty=bounty,
             submitter=actor,
             patch_digest=reading.patch_digest,
+            code_digest=reading.code_digest,
             candidate=candidate,
             base=against,
         )
@@ -132,7 +136,9 @@ def read_diff(*, diff: str, base: Tree) -> Reading:
         patch = parse_patch(diff)
         digest = patch.digest
         check_patch(load_policy(), patch)
-        return Reading(digest, apply_patch(base, patch, blob_store()))
+        store = blob_store()
+        candidate = apply_patch(base, patch, store)
+        return Reading(digest, candidate, code_digest=code_digest(candidate, store))
     except (PatchError, PolicyViolation) as error:
         return Reading(digest, None, f"{error.code}: {error.message}")
     except TreeError as error:  # the platform's own tree or blob is damaged: not the diff's fault

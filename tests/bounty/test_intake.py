@@ -22,6 +22,7 @@ from bounty.services import runner_calls
 from bounty.services.advance import advance_submission
 from bounty.services.awards import standing_award
 from bounty.services.bounties import close_bounty
+from bounty.services.reviews import review
 from bounty.services.submissions import attempts_used, withdraw
 from bounty.services.transitions import history
 from gainshare.ledger import services as ledger
@@ -170,6 +171,51 @@ def test_the_same_tree_by_another_diff_is_a_copy_too(world: World) -> None:
     copy = world.submit(world.bob, with_context)
     assert (copy.state, copy.copy_of_id) == ("rejected", first.pk)
     assert copy.patch_digest != first.patch_digest
+
+
+@pytest.mark.parametrize("dress", ["step_3  =  33  # faster", "step_3 = 33\n+# a comment\n+"])
+def test_the_same_code_in_other_comments_and_layout_is_a_copy_too(world: World, dress: str) -> None:
+    first = world.submit(world.ann, diff_of_line(3, "step_3 = 33"))
+    added = 1 + dress.count("\n")
+    diff = diff_of_line(3, dress).replace("+3,1 @@", f"+3,{added} @@")
+    copy = world.submit(world.bob, diff)
+    assert (copy.state, copy.copy_of_id) == ("rejected", first.pk)
+    assert copy.patch_digest != first.patch_digest and copy.candidate_tree_id != first.candidate_tree_id
+
+
+def test_ones_own_code_in_another_dress_gets_no_second_ticket(world: World) -> None:
+    first = world.submit(world.ann, diff_of_line(3, "step_3 = 33"))
+    with pytest.raises(AlreadySubmitted):
+        world.submit(world.ann, diff_of_line(3, "step_3 = 33  # again"))
+    world.gate(first, 0.0)
+    with pytest.raises(AlreadyJudged):
+        world.submit(world.ann, diff_of_line(3, "step_3 = 33  # again"))
+
+
+def test_what_was_declined_may_come_back_better_commented_and_counts_again(world: World) -> None:
+    first = world.confirmed(world.ann, diff_of_line(3, "step_3 = 33"))
+    review(actor=world.ruth, submission_id=first.pk, decision="decline", comment="say why")
+    with pytest.raises(AlreadyJudged):
+        world.submit(world.ann, diff_of_line(3, "step_3 = 33"))
+    again = world.submit(world.ann, diff_of_line(3, "step_3 = 33  # since 33 is faster"))
+    assert again.state == SubmissionState.QUEUED
+    assert attempts_used(bounty=world.bounty, person=world.ann) == 2
+
+
+def test_a_change_of_comments_alone_is_an_attempt(world: World) -> None:
+    submission = world.submit(world.ann, diff_of_line(3, "step_3 = 3  # the third"))
+    assert submission.state == SubmissionState.QUEUED
+    assert attempts_used(bounty=world.bounty, person=world.ann) == 1
+
+
+def test_a_platforms_failure_opens_no_way_for_copies(world: World) -> None:
+    first = world.submit(world.ann, diff_of_line(3, "step_3 = 33"))
+    for _ in range(3):
+        world.judge(0.3, events=[{"kind": "infrastructure_error", "detail": "the disk is full"}])
+    first = advance_submission(submission_id=first.pk)
+    assert first.verdict_kind == "infrastructure_error"
+    assert world.submit(world.bob, diff_of_line(3, "step_3 = 33")).copy_of_id == first.pk
+    assert world.submit(world.ann, diff_of_line(3, "step_3 = 33")).state == SubmissionState.QUEUED
 
 
 def test_a_candidate_gets_no_second_ticket(world: World) -> None:
