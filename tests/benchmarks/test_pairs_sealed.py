@@ -33,12 +33,11 @@ from benchmarks.sandbox import (
     Mount,
     Sample,
     SandboxLevel,
-    SandboxUnavailable,
-    best_level,
     python_runtime,
     spawn,
 )
 from benchmarks.sandbox.levels import LENT_BYTES, MIB, SOCKET_VARIABLE
+from tests.benchmarks.sandbox_levels import LEVELS, level_or_skip
 
 SIZE = 3 * 4096 + 5
 Ends = tuple[socket.socket, socket.socket]
@@ -336,12 +335,9 @@ while size := os.read(0, 20).strip():
 FILL = "sealed.fill_lent(sock, [memoryview(data)], soon())"
 
 
-@pytest.fixture(scope="module")
-def level() -> SandboxLevel:
-    try:
-        return best_level()
-    except SandboxUnavailable as error:
-        pytest.skip(f"no sandbox on this machine: {error}")
+@pytest.fixture(scope="module", params=LEVELS)
+def level(request: pytest.FixtureRequest) -> SandboxLevel:
+    return level_or_skip(request.param)
 
 
 def start(level: SandboxLevel, code: str, **limits: object) -> Sample:
@@ -368,14 +364,14 @@ def exchange(sample: Sample, data: bytes) -> mmap.mmap:
 
 
 @pytest.mark.sandbox
-@pytest.mark.parametrize("place", ["best", "none"])
+@pytest.mark.parametrize("place", ["confined", "none"])
 def test_sixteen_megabytes_go_into_a_sandbox_and_come_back(level: SandboxLevel, place: str) -> None:
     before = open_fds()
     data = np.random.default_rng(1).bytes(16 * MIB)
     code = ECHO.replace("HOLD", FILL)
     if place == "none":
         code = code.replace("/harness", str(Path(sealed.__file__).parent))
-    with start(level if place == "best" else SandboxLevel.NONE, code) as sample:
+    with start(level if place == "confined" else SandboxLevel.NONE, code) as sample:
         for _ in range(3):
             content = exchange(sample, data)
             assert content[:] == data

@@ -8,27 +8,18 @@ from benchmarks.sandbox import (
     Completed,
     Limits,
     SandboxLevel,
-    SandboxUnavailable,
-    best_level,
-    probe,
     python_runtime,
     run,
 )
 from benchmarks.sandbox.levels import MIB
+from tests.benchmarks.sandbox_levels import LEVELS, level_or_skip
 
 pytestmark = pytest.mark.sandbox
 
 
-@pytest.fixture(scope="module", params=["best", "container"])
+@pytest.fixture(scope="module", params=LEVELS)
 def level(request: pytest.FixtureRequest) -> SandboxLevel:
-    """What this machine and user have by themselves, and a container."""
-    try:
-        if request.param == "best":
-            return best_level()
-        probe(SandboxLevel.CONTAINER)
-    except SandboxUnavailable as error:
-        pytest.skip(f"no sandbox `{request.param}` on this machine: {error}")
-    return SandboxLevel.CONTAINER
+    return level_or_skip(request.param)
 
 
 def run_python(level: SandboxLevel, code: str, **options: Any) -> Completed:

@@ -21,16 +21,14 @@ from benchmarks.sandbox import (
     Sample,
     SandboxError,
     SandboxLevel,
-    SandboxUnavailable,
-    best_level,
     container,
-    probe,
     python_runtime,
     spawn,
 )
 from benchmarks.sandbox.levels import MIB
 from benchmarks.sandbox.placement import PREFIX, sweep, usable_hierarchies
 from benchmarks.sandbox.processes import read_stat, tree
+from tests.benchmarks.sandbox_levels import LEVELS, level_or_skip
 
 pytestmark = pytest.mark.sandbox
 
@@ -46,16 +44,9 @@ SPIN = "print('on', flush=True)\nwhile True: pass"
 WAIT = "import sys; print('on', flush=True); sys.stdin.read()"
 
 
-@pytest.fixture(scope="module", params=["best", "container"])
+@pytest.fixture(scope="module", params=LEVELS)
 def level(request: pytest.FixtureRequest) -> SandboxLevel:
-    """What this machine and user have by themselves, and a container."""
-    try:
-        if request.param == "best":
-            return best_level()
-        probe(SandboxLevel.CONTAINER)
-    except SandboxUnavailable as error:
-        pytest.skip(f"no sandbox `{request.param}` on this machine: {error}")
-    return SandboxLevel.CONTAINER
+    return level_or_skip(request.param)
 
 
 @pytest.fixture(autouse=True)
