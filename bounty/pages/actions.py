@@ -22,6 +22,9 @@ BEING_JUDGED = (S.CHECKED, S.QUEUED, S.JUDGING, S.CONFIRMING)
 OPEN_FOR_REVIEW = (S.CONFIRMED, S.ACCEPTED)
 
 
+MERGE_WAITS = "Merges are stopped: it waits, and is merged by itself when the stop is lifted."
+
+
 @dataclass(frozen=True, slots=True)
 class Action:
     """One thing that can be done. `text` is the reviewer's comment or the reason."""
@@ -100,11 +103,12 @@ def act(request: SignedInRequest, submission_id: UUID, action: str) -> HttpRespo
     if chosen is None:
         raise Http404("There is no such action.")
     try:
-        chosen.run(request.user, submission_id, request.POST.get("text", "").strip())
+        after = chosen.run(request.user, submission_id, request.POST.get("text", "").strip())
     except DomainError as error:
         if error.status == 404:
             raise Http404(error.message) from None
         messages.error(request, error.message)
     else:
-        messages.success(request, chosen.done)
+        is_waiting = action == "merge" and after.merged_at is None
+        messages.success(request, MERGE_WAITS if is_waiting else chosen.done)
     return redirect("submission", submission_id=submission_id)

@@ -18,13 +18,20 @@ def quarantine(*, runner: Runner, cause: QuarantineCause, reason: str, actor: Us
         if fresh.state == RunnerState.RETIRED or fresh.quarantine_cause != QuarantineCause.NONE:
             _reread(runner, fresh)
             return False
-        fields = {"quarantine_cause": cause, "quarantined_at": timezone.now()}
+        now = timezone.now()
         if fresh.state == RunnerState.ACTIVE:
-            move(fresh, to=RunnerState.QUARANTINED, reason=reason, actor=actor, **fields)
+            move(
+                fresh,
+                to=RunnerState.QUARANTINED,
+                reason=reason,
+                actor=actor,
+                quarantine_cause=cause,
+                quarantined_at=now,
+            )
         else:
-            Runner.objects.filter(pk=fresh.pk).update(**fields)
+            Runner.objects.filter(pk=fresh.pk).update(quarantine_cause=cause, quarantined_at=now)
             note(fresh, old=fresh.state, new=fresh.state, reason=f"quarantined: {reason}", actor=actor)
-            fresh.quarantine_cause, fresh.quarantined_at = cause, fields["quarantined_at"]
+            fresh.quarantine_cause, fresh.quarantined_at = cause, now
         _reread(runner, fresh)
     return True
 

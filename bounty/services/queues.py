@@ -12,8 +12,18 @@ from django.utils import timezone
 
 from benchmarks.verdicts import VerdictKind
 from bounty.limits import RECENT, RUNNER_ALIVE
-from bounty.models import OPEN_RUN_STATES, QuarantineCause, Run, RunKind, Runner, RunnerState, RunState
+from bounty.models import (
+    OPEN_RUN_STATES,
+    QuarantineCause,
+    Run,
+    RunKind,
+    Runner,
+    RunnerState,
+    RunState,
+    Switch,
+)
 from bounty.queueing import UNKNOWN, Estimate, Waiting, estimate, fair_order
+from bounty.services.switches import is_stopped
 
 TYPICAL_OF = 20  # finished runs
 Sort = tuple[str, str, str]  # kind, suite, preset: what decides how long a run takes on one kind of hardware
@@ -95,8 +105,9 @@ def _runners(run: Run) -> list[Runner]:
 
 
 def _estimate(run: Run, ahead: list[UUID], runners: list[Runner], now: datetime) -> Estimate:
-    """What the fair order and the usual durations say; runs that are bound to a runner are not foreseen."""
-    if not runners:
+    """What the fair order and the usual durations say; runs that are bound to a runner are not foreseen. Nothing
+    while judging is stopped: nobody knows for how long."""
+    if not runners or is_stopped(Switch.JUDGING):
         return UNKNOWN
 
     @cache

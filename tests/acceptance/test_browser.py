@@ -166,7 +166,8 @@ def _within_a_telephone(browser: Browser, state: object, url: str, more: list[st
         color_scheme="dark",
     )
     page = context.new_page()
-    own = ["/", "/bounties/", "/lineages/", "/submissions/", "/keys/", "/credits/", "/usage/", "/playground/"]
+    own = ["/", "/bounties/", "/lineages/", "/runners/", "/stop/", "/submissions/"]
+    own += ["/keys/", "/credits/", "/usage/", "/playground/"]
     for path in [*own, *more]:
         page.goto(path)
         wider = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")

@@ -33,9 +33,14 @@ COMMANDS = [
     "credits",
     "chat",
     "verify",
+    "stop",
     "sandbox-test",
 ]
-GROUPS = {"keys": ["list", "create", "revoke"], "model": ["fetch", "list"]}
+GROUPS = {
+    "keys": ["list", "create", "revoke"],
+    "model": ["fetch", "list"],
+    "runners": ["list", "show", "drain", "resume", "quarantine", "release", "calibrate"],
+}
 Result = tuple[int, str, str]
 Command = Callable[..., Result]
 
