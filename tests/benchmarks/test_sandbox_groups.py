@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.sandbox import Limits, SandboxError, cgroup_v2, placement
+from benchmarks.sandbox import Limits, SandboxError, cgroup_v2, placement, python_runtime, spawn, starting
 from benchmarks.sandbox.cgroup_folders import read_key
 from benchmarks.sandbox.cgroup_paths import Hierarchies, read_hierarchies
 from benchmarks.sandbox.cgroup_v1 import CgroupV1
@@ -18,6 +18,7 @@ from benchmarks.sandbox.levels import MIB
 from benchmarks.sandbox.placement import PREFIX, make_group, sweep
 from benchmarks.sandbox.polled import PolledGroup
 from benchmarks.sandbox.processes import cpu_clock_ns, read_stat, start_ticks, tree
+from tests.benchmarks.sandbox_levels import level_or_skip
 
 SPIN = "import os\nos.fork()\nos.write(1, b'on\\n')\nwhile True: pass"
 GROW = "import os, time\nos.fork()\nheld = bytearray(b'x') * (80 << 20)\ntime.sleep(60)"
@@ -167,6 +168,44 @@ def test_version_2_freezes_real_processes(
     monkeypatch.setattr(CgroupV2, "peak_memory_bytes", lambda _: 0)
     group.remove()
     assert not (parent / f"gainshare-test-{os.getpid()}").exists()
+
+
+@pytest.mark.sandbox
+def test_a_sandbox_lives_and_dies_in_a_version_2_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What needs no controller, on the kernel: placed, counted, frozen, killed while frozen, and the folder gone."""
+    parent = read_hierarchies().v2
+    if parent is None or not os.access(parent, os.W_OK):
+        pytest.skip("expected: no writable cgroup v2 hierarchy")
+    if "memory" not in (parent / "cgroup.controllers").read_text().split():  # they belong to version 1 here
+        monkeypatch.setattr(CgroupV2, "_configure", lambda *_: None)
+        monkeypatch.setattr(CgroupV2, "peak_memory_bytes", lambda _: 0)
+    folder = parent / f"gainshare-test-{os.getpid()}-life"
+    monkeypatch.setattr(starting, "make_group", lambda *limits: CgroupV2(folder.name, parent, *limits))
+    python = python_runtime()
+    with spawn(
+        [*python.argv, "-c", SPIN],
+        level=level_or_skip("best"),
+        mounts=python.mounts,
+        limits=Limits(wall_s=30),
+        env=python.env,
+        slot=0,
+    ) as sample:
+        assert sample.stdout.read(3) == b"on\n"
+        assert sample.stdout.read(3) == b"on\n"
+        pids = sample.pids()
+        assert len(pids) >= 4  # bubblewrap, its init, the two that spin
+        sample.freeze()
+        before = sample.cpu_ns()
+        time.sleep(0.1)
+        assert sample.cpu_ns() - before < 1_000_000
+        sample.thaw()
+        time.sleep(0.1)
+        assert sample.cpu_ns() - before > 10_000_000
+        sample.freeze()
+        assert sample.kill() >= 1
+        assert [stat for pid in pids if (stat := read_stat(pid)) and stat.state not in ("Z", "X")] == []
+    assert not folder.exists()
+    assert sample.cpu_ns() > 0
 
 
 def test_machines_without_cgroups_are_polled(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import pytest
 from benchmarks.sandbox import Attack, SandboxUnavailable, best_level, self_test
 from benchmarks.sandbox.__main__ import main
 from benchmarks.sandbox.targets import CANARY_VARIABLE, set_stage
+from gainshare.cli.main import main as gainshare
 
 pytestmark = pytest.mark.sandbox
 
@@ -86,3 +87,65 @@ def test_the_command_fails_when_anything_got_through(
     assert status == 1
     assert "ESCAPED" in output
     assert f"{len(attacks)} of {len(attacks) + 1} attacks contained" in output
+
+
+def run_gainshare(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
+) -> tuple[int, str, str]:
+    """`gainshare sandbox-test`: exit status, standard output, standard error."""
+    monkeypatch.setattr(sys, "argv", ["gainshare", "sandbox-test", *arguments])
+    status = 0
+    try:
+        gainshare()
+    except SystemExit as end:
+        status = int(end.code or 0)
+    output = capsys.readouterr()
+    return status, output.out, output.err
+
+
+def test_gainshare_lists_attacks_and_levels(
+    attacks: list[Attack], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("benchmarks.sandbox.self_test", lambda _: attacks)
+    status, output, _ = run_gainshare(monkeypatch, capsys, "--json")
+    document = json.loads(output)
+    assert status == 0
+    assert document["contained"] is True
+    assert document["level"] == best_level()
+    assert document["accounting"] in ("cgroup-v1", "cgroup-v2", "polled")
+    assert document["attacks"] == [vars(attack) for attack in attacks]
+    listed = {row["level"]: row for row in document["levels"]}
+    assert set(listed) == {"bubblewrap", "bubblewrap-user", "container"}
+    assert listed[best_level()] == {"level": best_level(), "available": True, "reason": None}
+    assert sum(row["available"] for row in listed.values()) < 3, "nobody is root and an ordinary user at once"
+    assert all(row["reason"] for row in listed.values() if not row["available"])
+
+    status, output, _ = run_gainshare(monkeypatch, capsys)
+    assert status == 0
+    assert f"{len(attacks)} of {len(attacks)} attacks contained" in output
+    assert "Levels of this machine" in output
+
+
+def test_gainshare_fails_when_anything_got_through(
+    attacks: list[Attack], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        "benchmarks.sandbox.self_test", lambda _: [*attacks, Attack("x.y", False, "read the secret")]
+    )
+    status, output, _ = run_gainshare(monkeypatch, capsys)
+    assert status == 1
+    assert "read the secret" in output
+    assert f"{len(attacks)} of {len(attacks) + 1} attacks contained" in output
+
+
+@pytest.mark.parametrize(
+    ("asked", "code"), [("none", "no_such_level"), ("vm", "no_such_level"), ("other", "no_sandbox")]
+)
+def test_gainshare_attacks_no_level_that_is_not_there(
+    asked: str, code: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if asked == "other":  # the other kind of user's
+        asked = "bubblewrap-user" if best_level() == "bubblewrap" else "bubblewrap"
+    status, output, _ = run_gainshare(monkeypatch, capsys, "--level", asked, "--json")
+    assert status == 1
+    assert json.loads(output)["error"]["code"] == code
