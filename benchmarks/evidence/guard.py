@@ -99,7 +99,7 @@ def _margin(holder: dict[str, Any], key: str) -> GuardPlan:
     value = holder.get(key)
     if type(value) is not int or value <= 0:
         raise EvidenceError(f"document.suite has no {key}, which a guard run needs")
-    return GuardPlan(value / PPM, most_pairs=24)
+    return GuardPlan(value / PPM)
 
 
 def _ratio(sides: dict[str, int]) -> float:
