@@ -178,6 +178,37 @@ TRAIN_STEP = SuiteInfo(
     guard=GuardInfo("demo", margin_log_ppm=29_558),  # ln 1.03
 )
 
+TIME_TO_LOSS = SuiteInfo(
+    name="time_to_loss",
+    title="Training, time to a held-out loss",
+    unit="ns until the target loss",
+    presets=MappingProxyType(
+        {
+            "demo": PresetInfo("demo", "Two layers, about 80 steps of 512 ids: ten seconds a pair"),
+            "standard": PresetInfo("standard", "Three layers, about 130 steps of 1,152 ids"),
+        }
+    ),
+    minimum_effect_log_ppm=19_803,  # ln 1.02
+    cap_log_ppm=1_386_295,  # ln 4
+    worst_case_log_ppm=-51_293,  # ln 0.95
+)
+
+QUALITY = SuiteInfo(
+    name="quality",
+    title="Held-out loss after equal training time",
+    unit="nano-nats per id",
+    presets=MappingProxyType(
+        {
+            "demo": PresetInfo("demo", "Two layers, the time of 100 steps of base: ten seconds a pair"),
+            "standard": PresetInfo("standard", "Three layers, the time of 200 steps of base"),
+        }
+    ),
+    minimum_effect_log_ppm=9_951,  # ln 1.01: loss, so 1 % is a lot
+    cap_log_ppm=223_144,  # ln 1.25: what is above may have looked the answers up
+    worst_case_log_ppm=-9_951,
+    guard=GuardInfo("demo", margin_log_ppm=9_951, only_if_numerics_changed=True),  # ln 1.01
+)
+
 SUITES: Mapping[str, SuiteInfo] = MappingProxyType(
     {
         suite.name: suite
@@ -185,6 +216,8 @@ SUITES: Mapping[str, SuiteInfo] = MappingProxyType(
             MOE_FORWARD,
             MOE_BACKWARD,
             TRAIN_STEP,
+            TIME_TO_LOSS,
+            QUALITY,
             PREFILL,
             DECODE,
             DECODE_BATCHED,

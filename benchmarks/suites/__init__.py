@@ -16,6 +16,8 @@ from benchmarks.suites.moe_backward import moe_backward
 from benchmarks.suites.moe_forward import moe_forward
 from benchmarks.suites.peak_memory import peak_memory
 from benchmarks.suites.prefill import prefill
+from benchmarks.suites.quality import quality
+from benchmarks.suites.time_to_loss import time_to_loss
 from benchmarks.suites.train_step import train_step
 
 __all__ = [
@@ -33,6 +35,8 @@ SUITES = {
     "moe_forward": moe_forward,
     "moe_backward": moe_backward,
     "train_step": train_step,
+    "time_to_loss": time_to_loss,
+    "quality": quality,
     "prefill": prefill,
     "decode": decode,
     "decode_batched": decode_batched,

@@ -126,6 +126,7 @@ CASES: dict[str, tuple[Case, ...]] = {
     ),
 }
 CALLS_PER_SIDE = {"tiny": 6, "demo": 20, "standard": 12}
+MOST_CALLS = {"tiny": 6, "demo": 60, "standard": 36}
 TIME_LIMITS = {
     "tiny": TimeLimits(start_ms=60_000, load_ms=20_000, call_ms=5_000),
     "demo": TimeLimits(start_ms=60_000, load_ms=20_000, call_ms=10_000),
@@ -147,4 +148,5 @@ def moe_backward(preset: str) -> MoEBackward:
         tolerance=TINY_TOLERANCE if preset == "tiny" else TOLERANCE,
         time_limits=TIME_LIMITS[preset],
         memory_bytes=MEMORY_BYTES[preset],
+        most_calls=MOST_CALLS[preset],
     )

@@ -16,7 +16,7 @@ GRADIENT = "grad."
 def prepare(threads: int, device: str) -> None:
     tensors.start(threads, device)
     ones = torch.ones(8, 8, device=device, requires_grad=True)
-    (ones @ ones).sum().backward()  # starts autograd's own thread
+    (ones @ ones).sum().backward()  # type: ignore[no-untyped-call]  # starts autograd's own thread
 
 
 def build(config: dict[str, Any], weights: dict[str, Any]) -> Any:

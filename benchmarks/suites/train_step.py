@@ -83,7 +83,7 @@ class TrainStepProblem(Problem):
         self._chance = 1 / (rank + 4.0)
         self._chance /= self._chance.sum()
         self._oracle = oracle_config(shape)
-        double = {name: value.astype(np.float64) for name, value in self.weights.items()}
+        double: Parameters = {name: value.astype(np.float64) for name, value in self.weights.items()}
         self._exact = Training(double, self._oracle, RECIPE)
         self._plain = Training(self.weights, self._oracle, RECIPE)
         self._to_come: list[tuple[int, Tensors]] = []  # turns that the plain form has not taken yet

@@ -17,7 +17,7 @@ CONSTANTS = ("learning_rate", "beta1", "beta2", "eps", "weight_decay", "clip_nor
 def prepare(threads: int, device: str) -> None:
     tensors.start(threads, device)
     ones = torch.ones(8, 8, device=device, requires_grad=True)
-    (ones @ ones).sum().backward()  # starts autograd's own thread
+    (ones @ ones).sum().backward()  # type: ignore[no-untyped-call]  # starts autograd's own thread
 
 
 def build(config: dict[str, Any], weights: dict[str, Any]) -> Any:

@@ -15,7 +15,7 @@ class Recipe:
     `warmup_steps` steps and stays from then on; 0 starts with all of it.
     """
 
-    learning_rate: float = 3e-3
+    learning_rate: float = 6e-3
     beta1: float = 0.9
     beta2: float = 0.95
     eps: float = 1e-8

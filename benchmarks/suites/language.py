@@ -1,0 +1,263 @@
+"""What the suites that train on text have in common: a pair's model and text, held-out scoring, and proof of causality.
+
+The judge sends batches of training text and, apart from them, held-out sequences, for which a side answers with logits.
+Their loss is computed here, in double precision: nothing that a side says about its own loss counts. Held-out sequences
+are fresh every time, so none can be learnt by heart, and a model that looks at the future is found by changing the future:
+the logits of what came before must stay. The shipped stack may be patched in all of `model/`, its recipe included.
+
+Knows numpy and the oracle's arithmetic, no torch, and nothing of clocks.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.oracle.decoder_backward import log_softmax
+from benchmarks.oracle.transformer import Ids
+from benchmarks.suites.base import (
+    Array,
+    Case,
+    Problem,
+    Suite,
+    Tensors,
+    TensorSpec,
+    TimeLimits,
+    Tolerance,
+    TrialSides,
+)
+from benchmarks.suites.decoder_problem import model_config
+from benchmarks.suites.text import VOCAB, SecretText, standard_library, windows
+from benchmarks.suites.train_step import training_weights
+
+MIB = 1024 * 1024
+NANO = 1_000_000_000
+
+# How far the logits of a prefix may move when what follows it changes: root mean square of the difference over that of the
+# logits, rows centred. Single precision moves them by 1e-6, bfloat16 inside by 4e-3.
+CAUSAL_PPB = 20_000_000
+NO_TOLERANCE = Tolerance(
+    rms_ppb=0, peak_ppb=0
+)  # answers of two sides are never compared: each trains its own way
+
+
+class LanguageProblem(Problem):
+    """A transformer and a secret language. A step's input is `tokens` [B, S]; scoring's is `held_out` [H, S]."""
+
+    def __init__(self, shape: dict[str, int], rng: np.random.Generator) -> None:
+        self.shape = shape
+        self.weights = training_weights(shape, rng)
+        self.config = model_config(shape)
+        self.outputs = (TensorSpec("loss", "float32", (1,)),)
+        self.scored = (TensorSpec("logits", "float32", (shape["held_out"], shape["tokens"], shape["vocab"])),)
+        self.floor_flops = 0  # a patch may come to the same loss with fewer steps, and with smaller ones
+        self.text = SecretText(rng, training=shape["training_ids"], held_out=shape["held_out_ids"])
+        self._bigram = bigram_surprise(self.text.training)
+
+    def batch(self, rng: np.random.Generator) -> Tensors:
+        return {"tokens": windows(self.text.training, rng, self.shape["sequences"], self.shape["tokens"])}
+
+    def unseen(self, rng: np.random.Generator) -> Ids:
+        """Held-out sequences [H, S + 1]; the last id of each is never sent."""
+        return windows(self.text.held_out, rng, self.shape["held_out"], self.shape["tokens"] + 1)
+
+    def changed(self, rng: np.random.Generator, ids_HS: Ids) -> tuple[Ids, Ids]:
+        """The same sequences up to a place of each, [H], from which on they are other text."""
+        count, length = ids_HS.shape
+        place_H = rng.integers(length // 4, length, size=count)
+        other_HS = windows(self.text.held_out, rng, count, length)
+        changed = np.where(np.arange(length) < place_H[:, None], ids_HS, other_HS)
+        row = np.arange(count)
+        moved = rng.integers(1, VOCAB, size=count)  # the first one differs for certain
+        changed[row, place_H] = (ids_HS[row, place_H] + moved) % VOCAB
+        return changed, place_H
+
+    def bigram_loss(self, ids: Ids) -> float:
+        """In nats per id, of guessing each id from the one before it as the training text has them."""
+        return float(self._bigram[ids[:, :-1], ids[:, 1:]].mean())
+
+    def draw_inputs(self, rng: np.random.Generator, turn: int) -> Tensors:
+        return self.batch(rng)
+
+    def exact(self, inputs: Tensors, turn: int) -> Tensors:
+        raise TypeError("what training leads to has no exact answer: a trial scores it")
+
+    plain = exact
+
+
+def bigram_surprise(text: Ids) -> Array:
+    """-ln of each id's chance after each other one [V, V], smoothed towards the ids' own frequencies."""
+    single_V = np.bincount(text, minlength=VOCAB) + 0.5
+    single_V = single_V / single_V.sum()
+    pair_VV = np.zeros((VOCAB, VOCAB))
+    np.add.at(pair_VV, (text[:-1], text[1:]), 1)
+    kinds_V1 = (pair_VV > 0).sum(axis=1, keepdims=True) + 1
+    surprise: Array = -np.log(
+        (pair_VV + kinds_V1 * single_V) / (pair_VV.sum(axis=1, keepdims=True) + kinds_V1)
+    )
+    return surprise
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one side's logits are worth: nats [H, S] of each next id; nanoseconds of the calls that gave them."""
+
+    nats_HS: Array
+    elapsed_ns: int
+
+    @property
+    def loss(self) -> float:
+        return float(self.nats_HS.mean())
+
+
+class Scoring:
+    """Scores both sides on held-out text, one fresh batch after the other."""
+
+    def __init__(self, problem: LanguageProblem, sides: TrialSides) -> None:
+        self._problem, self._sides = problem, sides
+
+    def once(self, name: str, ids: Ids) -> Score:
+        """One call with all of a batch but the last ids."""
+        logits, elapsed_ns = self._ask(name, ids[:, :-1])
+        self._sides.checked(with_oracle=False)
+        return Score(nats(logits, ids[:, 1:]), elapsed_ns)
+
+    def proven(self, name: str, ids: Ids, rng: np.random.Generator, *, is_changed_first: bool) -> Score:
+        """Two calls, in either order: the batch, and the batch with another future.
+
+        Raises the sides' failure where logits of the common past differ: then they depended on the future. A side
+        does not know which of the two it has before it, so it cannot be honest in one of them only.
+        """
+        changed, place_H = self._problem.changed(rng, ids[:, :-1])
+        first, second = (changed, ids[:, :-1]) if is_changed_first else (ids[:, :-1], changed)
+        (one, one_ns), (two, two_ns) = self._ask(name, first), self._ask(name, second)
+        off_ppb = common_past_ppb(one, two, place_H)
+        self._sides.checked(with_oracle=True)
+        if off_ppb > CAUSAL_PPB:
+            raise self._sides.fail(
+                "wrong_output",
+                name,
+                f"uses future tokens: where only the text behind a place was changed, the logits before it moved by "
+                f"{off_ppb / 1e7:.2g} % of their size (allowed {CAUSAL_PPB / 1e7:.2g} %)",
+            )
+        return Score(nats(two if is_changed_first else one, ids[:, 1:]), one_ns + two_ns)
+
+    def _ask(self, name: str, ids: Ids) -> tuple[Array, int]:
+        answers, elapsed_ns = self._sides.call(name, {"held_out": ids}, self._problem.scored)
+        return answers["logits"], elapsed_ns
+
+
+def nats(logits_HSV: Array, next_HS: Ids) -> Array:
+    """-ln of the chance that the logits give to each next id, in double precision."""
+    log_p = log_softmax(logits_HSV.astype(np.float64))
+    surprise: Array = -np.take_along_axis(log_p, next_HS[..., None], axis=-1)[..., 0]
+    return surprise
+
+
+def common_past_ppb(one_HSV: Array, two_HSV: Array, place_H: Ids) -> int:
+    """How far two answers' logits before the place of each row are apart, parts per billion of their size.
+
+    The larger of two figures: over all of them, and over the last ones alone, which a look at one id ahead moves most.
+    """
+    one, two = (value.astype(np.float64) for value in (one_HSV, two_HSV))
+    one, two = one - one.mean(axis=-1, keepdims=True), two - two.mean(axis=-1, keepdims=True)
+    position = np.arange(one.shape[1])
+    is_past, is_last = position < place_H[:, None], position == place_H[:, None] - 1
+    parts = []
+    for where in (is_past, is_last):
+        size = float(np.sqrt(np.mean(np.square(one[where])))) or 1.0
+        parts.append(float(np.sqrt(np.mean(np.square(one[where] - two[where])))) / size)
+    return int(min(max(parts), 1e6) * NANO)
+
+
+@dataclass(frozen=True)
+class LanguageSuite(Suite):
+    """A suite whose sides train through `language_sample.py`."""
+
+    @property
+    def sample_module(self) -> Path:
+        return Path(__file__).with_name("language_sample.py")
+
+    @property
+    def sample_helpers(self) -> tuple[Path, ...]:
+        return (Path(__file__).with_name("training_models.py"),)
+
+    def problem(self, shape: dict[str, int], rng: np.random.Generator) -> LanguageProblem:
+        return LanguageProblem(shape, rng)
+
+    def describe(self) -> dict[str, Any]:
+        """With the text that pairs are drawn from: figures of different texts do not compare."""
+        corpus = standard_library()
+        return super().describe() | {
+            "corpus": {
+                "name": "the standard library of Python, respelled",
+                "sha256": corpus.sha256,
+                "files": len(corpus.files),
+                "bytes": corpus.size_bytes,
+            }
+        }
+
+
+def family(name: str, **dimensions: tuple[int, ...]) -> Case:
+    fixed = {"vocab": (VOCAB,), "tied": (1,), "first_moe_layer": (0,), "top_k": (2,), "n_shared": (1,)}
+    return Case(name, {**fixed, **dimensions})
+
+
+# Widths per preset, and what a step and one scoring are made of.
+WIDTHS: dict[str, dict[str, tuple[int, ...]]] = {
+    "tiny": {
+        "d_model": (32,),
+        "n_layers": (1,),
+        "n_heads": (2,),
+        "n_kv_heads": (1,),
+        "d_head": (16,),
+        "d_ff": (32,),
+        "d_expert": (32, 48),
+        "n_experts": (4,),
+        "max_context": (64,),
+        "sequences": (8,),
+        "tokens": (28, 30, 32, 34),
+        "held_out": (16,),
+        "training_ids": (100_000,),
+        "held_out_ids": (40_000,),
+    },
+    "demo": {
+        "d_model": (64,),
+        "n_layers": (2,),
+        "n_heads": (4,),
+        "n_kv_heads": (2,),
+        "d_head": (16,),
+        "d_ff": (64,),
+        "d_expert": (48, 64, 80),
+        "n_experts": (8,),
+        "max_context": (128,),
+        "sequences": (8,),
+        "tokens": (60, 64, 68),
+        "held_out": (32,),
+        "training_ids": (400_000,),
+        "held_out_ids": (100_000,),
+    },
+    "standard": {
+        "d_model": (128,),
+        "n_layers": (3,),
+        "n_heads": (4,),
+        "n_kv_heads": (2,),
+        "d_head": (32,),
+        "d_ff": (128,),
+        "d_expert": (96, 128, 160),
+        "n_experts": (8,),
+        "max_context": (256,),
+        "sequences": (12,),
+        "tokens": (92, 96, 100),
+        "held_out": (32,),
+        "training_ids": (1_000_000,),
+        "held_out_ids": (200_000,),
+    },
+}
+TIME_LIMITS = {
+    "tiny": TimeLimits(start_ms=60_000, load_ms=20_000, call_ms=5_000),
+    "demo": TimeLimits(start_ms=60_000, load_ms=20_000, call_ms=10_000),
+    "standard": TimeLimits(start_ms=60_000, load_ms=60_000, call_ms=30_000),
+}
+MEMORY_BYTES = {"tiny": 768 * MIB, "demo": 1024 * MIB, "standard": 2048 * MIB}
