@@ -18,6 +18,7 @@ from benchmarks.redteam.rot import stale
 from benchmarks.redteam.table import rows_of
 from benchmarks.report import Report
 from benchmarks.sandbox import SandboxError
+from benchmarks.statistics.gate import LOOKS
 from benchmarks.suites import UnknownSuite
 
 COMMAND = "python -m benchmarks.redteam"
@@ -65,7 +66,7 @@ def _attempts(patches: Sequence[RedTeamPatch], *, quick: bool, log: bool) -> lis
     attempts = []
     with tempfile.TemporaryDirectory(prefix="gainshare-redteam-") as folder, device_lock("cpu"):
         Path(folder).chmod(0o755)  # as root the samples run under uids of their own
-        bench = Bench(Path(folder), **({"looks": QUICK_LOOKS} if quick else {}))
+        bench = Bench(Path(folder), looks=QUICK_LOOKS if quick else len(LOOKS))
         for number, patch in enumerate(patches, 1):
             done = attempt(bench, patch, say=_write if log else _nothing)
             won = f", control {done.control.ratio:.3g}x" if done.control else ""

@@ -59,7 +59,7 @@ def apply_anyhow() -> str | None:
 def is_allowed() -> bool:
     """Every `+++` line names a file that the checkout's policy allows."""
     patch = tomllib.loads((CHECKOUT / "benchmarks" / "policy.toml").read_text())["patch"]
-    paths = [line[6:] for line in DIFF.read_text().split("\n") if line.startswith("+++ b/")]
+    paths = [line[6:] for line in DIFF.read_bytes().decode().split("\n") if line.startswith("+++ b/")]
     return all(
         any(covers(allowed, path) for allowed in patch["allowed"])
         and not any(covers(protected, path) for protected in patch["protected"])

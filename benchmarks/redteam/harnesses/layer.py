@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 TOKENS, D_MODEL = 64, 128
-CONFIG = {"d_model": D_MODEL, "d_expert": 128, "n_experts": 16, "top_k": 2, "n_shared": 1}
+CONFIG: dict[str, Any] = {"d_model": D_MODEL, "d_expert": 128, "n_experts": 16, "top_k": 2, "n_shared": 1}
 WARM_UP, CALLS = 3, 40
 
 
