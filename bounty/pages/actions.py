@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from uuid import UUID
 
 from django.contrib import messages
@@ -10,8 +11,11 @@ from django.http import Http404, HttpResponse
 from django.shortcuts import redirect
 from django.views.decorators.http import require_POST
 
-from bounty.models import NextStep, Submission, SubmissionState
+from bounty.errors import NotFound
+from bounty.models import Dispute, DisputeState, NextStep, Submission, SubmissionState
 from bounty.services import awards, remeasure, reviews
+from bounty.services.disputes import ANSWERS, answer_dispute, file_dispute, may_dispute
+from bounty.services.rechecks import holds_up
 from bounty.services.submissions import find_submission, withdraw
 from gainshare.accounts.errors import DomainError
 from gainshare.accounts.models import User
@@ -31,6 +35,18 @@ class Action:
 
     done: str
     run: Callable[[User, UUID, str], Submission]
+
+
+def disputed(dispute: Dispute) -> Submission:
+    return find_submission(dispute.submission_id)
+
+
+def answer_open_dispute(user: User, submission_id: UUID, text: str, *, answer: str) -> Submission:
+    """Answer the oldest open dispute of the submission: its page shows them in this order."""
+    dispute = find_submission(submission_id).disputes.filter(state=DisputeState.OPEN).first()
+    if dispute is None:
+        raise NotFound("This submission has no open dispute (any more).")
+    return disputed(answer_dispute(actor=user, dispute_id=dispute.pk, answer=answer, text=text))
 
 
 ACTIONS: Mapping[str, Action] = {
@@ -57,6 +73,14 @@ ACTIONS: Mapping[str, Action] = {
         "The gate run was ordered again.",
         lambda user, pk, text: reviews.rejudge(actor=user, submission_id=pk),
     ),
+    "dispute": Action(
+        "Your dispute is on record; a maintainer answers it.",
+        lambda user, pk, text: disputed(file_dispute(actor=user, submission_id=pk, text=text)),
+    ),
+    **{
+        f"answer-{answer}": Action("Your answer is on record.", partial(answer_open_dispute, answer=answer))
+        for answer in ANSWERS
+    },
     "reverse": Action(
         "The award was taken back.",
         lambda user, pk, text: awards.reverse(actor=user, submission=find_submission(pk), reason=text),
@@ -69,6 +93,8 @@ def allowed_actions(submission: Submission, user: User | AnonymousUser) -> set[s
     if not isinstance(user, User):
         return set()
     state, offered = submission.state, set()
+    if submission.submitter_id == user.pk and may_dispute(submission):
+        offered.add("dispute")
     is_author, is_merged = submission.submitter_id == user.pk, submission.merged_at is not None
     may_wait = state == S.JUDGED and submission.next_step != NextStep.NONE
     if is_author and not is_merged and (state in (*BEING_JUDGED, *OPEN_FOR_REVIEW) or may_wait):
@@ -78,10 +104,13 @@ def allowed_actions(submission: Submission, user: User | AnonymousUser) -> set[s
         offered.add("remeasure")
     if not user.is_maintainer:
         return offered
-    if state in (S.ACCEPTED, S.VESTED) and not is_merged and not has_moved:
+    may_merge = state in (S.ACCEPTED, S.VESTED) and not is_merged and not has_moved
+    if may_merge and not holds_up(awards.standing_award(submission)):
         offered.add("merge")
     if is_author:
         return offered
+    if submission.disputes.filter(state=DisputeState.OPEN).exclude(author=user).exists():
+        offered.add("answer")
     if state in OPEN_FOR_REVIEW and not submission.reviews.filter(
         reviewer=user, candidate_tree=submission.candidate_tree_id
     ):

@@ -13,13 +13,14 @@ from django.views.decorators.http import require_GET, require_http_methods
 
 from benchmarks.trees import TreeError
 from bounty.errors import NotFound
-from bounty.models import Bounty, BountyState, Run, Submission
+from bounty.models import Award, Bounty, BountyState, Run, Submission, SubmissionState
 from bounty.pages.actions import allowed_actions
 from bounty.pages.forms import DiffForm
 from bounty.pages.pair_plot import PairPoint, plot_pairs
 from bounty.pages.progress import progress_of
 from bounty.services.awards import standing_award
 from bounty.services.logs import submission_log
+from bounty.services.rechecks import Check, check_of
 from bounty.services.series import patch_base
 from bounty.services.submissions import attempts_used, find_submission, submit
 from bounty.services.transitions import history
@@ -79,6 +80,8 @@ def submission_detail(request: HttpRequest, submission_id: UUID) -> HttpResponse
         "submission": submission,
         "bounty": submission.bounty,
         "progress": progress_of(submission),
+        "check": shown_check(submission, award),
+        "disputes": submission.disputes.select_related("author", "answered_by", "run"),
         "runs": [run_view(run) for run in runs_of(submission)],
         "award": award if award is not None and award.amount_microcredits else None,
         "reviews": submission.reviews.select_related("reviewer"),
@@ -88,6 +91,15 @@ def submission_detail(request: HttpRequest, submission_id: UUID) -> HttpResponse
         "actions": allowed_actions(submission, request.user),
     }
     return render(request, "bounty/submission_detail.html", context)
+
+
+def shown_check(submission: Submission, award: Award | None) -> Check | None:
+    """The random re-measurement that reviewers should know of; while it is priced anew there is none."""
+    if award is None or submission.state == SubmissionState.CONFIRMING:
+        return None
+    check = check_of(award)
+    is_the_verdict = check is not None and check.run.pk == submission.verdict_run_id
+    return None if is_the_verdict else check
 
 
 @never_cache

@@ -11,7 +11,7 @@ import pytest
 from django.conf import settings
 from django.db import connection
 
-from bounty.models import Award, RunVerdict
+from bounty.models import Award, Run, RunKind, RunVerdict
 from bounty.services.awards import standing_award
 from bounty.services.reviews import review
 from bounty.services.submissions import find_submission
@@ -47,6 +47,7 @@ def in_a_worker(program: str, *arguments: str, fault: str, marks: Path) -> int:
         "PYTHONPATH": f"{ROOT}:{ROOT / 'platform'}",
         "GAINSHARE_BLOB_ROOT": str(settings.BLOB_ROOT),
         "BROKER_URL": "memory://",
+        "GAINSHARE_RECHECK_PERCENT": "0",  # else one of ten gains would have another run
         "GAINSHARE_FAULT": fault,
         "GAINSHARE_FAULT_DIR": str(marks),
     }
@@ -69,13 +70,15 @@ def in_a_worker(program: str, *arguments: str, fault: str, marks: Path) -> int:
         ("control.gate_passed", 1),
         ("control.reserved", 1),
         ("control.confirmed", 2),
-        ("control.award_booked", 2),
+        ("control.guard_ordered", 2),
+        ("control.guards_held", 3),
+        ("control.award_booked", 3),
     ],
 )
 def test_a_killed_step_is_finished_by_the_next_worker(fault: str, at_run: int, tmp_path: Path) -> None:
     world = World()
     submission = world.submit(world.ann, diff_of_line(3, "step_3 = 33"))
-    for number in (1, 2):
+    for number in (1, 2, 3):  # gate, confirmation, guard rails
         world.judge(0.3)
         is_armed = fault if number == at_run else "control.nowhere"
         status = in_a_worker(RECONCILE, fault=is_armed, marks=tmp_path / "marks")
@@ -84,7 +87,8 @@ def test_a_killed_step_is_finished_by_the_next_worker(fault: str, at_run: int, t
             assert in_a_worker(RECONCILE, fault=fault, marks=tmp_path / "marks") == 0
     submission = find_submission(submission.pk)
     award = standing_award(submission)
-    assert (submission.state, Award.objects.count(), RunVerdict.objects.count()) == ("confirmed", 1, 2)
+    assert (submission.state, Award.objects.count(), RunVerdict.objects.count()) == ("confirmed", 1, 3)
+    assert Run.objects.count() == 3
     assert award is not None and ledger.balance(world.ann).unvested == award.amount_microcredits
     assert [invariant.name for invariant in audit() if not invariant.holds] == []
 
@@ -104,3 +108,26 @@ def test_a_killed_merge_vests_once(fault: str, tmp_path: Path) -> None:
     assert ledger.balance(world.ann).available == award.amount_microcredits
     world.lineage.refresh_from_db()
     assert world.lineage.tip_id == submission.candidate_tree_id
+
+
+@pytest.mark.parametrize("fault", ["control.followed", "control.guard_ordered", "control.award_booked"])
+def test_a_killed_new_price_is_finished_once(fault: str, tmp_path: Path) -> None:
+    world = World()
+    first = world.confirmed(world.ann, diff_of_line(3, "step_3 = 33"))
+    second = world.confirmed(world.bob, diff_of_line(5, "step_5 = 55"))
+    review(actor=world.ruth, submission_id=first.pk, decision="decline", comment="unreadable")
+    marks = tmp_path / "marks"
+    died = [in_a_worker(RECONCILE, fault=fault, marks=marks)]
+    for _ in range(2):  # the new price and its guard rails
+        assert in_a_worker(RECONCILE, fault="control.nowhere", marks=marks) == 0
+        world.judge(0.2)
+        died.append(in_a_worker(RECONCILE, fault=fault, marks=marks))
+    assert in_a_worker(RECONCILE, fault=fault, marks=marks) == 0
+    assert died.count(-signal.SIGKILL) == 1
+    second = find_submission(second.pk)
+    award = standing_award(second)
+    assert (second.state, second.base_tree_id) == ("confirmed", world.tree.pk)
+    assert award is not None and second.awards.count() == 2
+    assert ledger.balance(world.bob).unvested == award.amount_microcredits
+    assert second.runs.filter(kind=RunKind.RECHECK).count() == 1
+    assert [invariant.name for invariant in audit() if not invariant.holds] == []

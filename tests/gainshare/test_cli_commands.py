@@ -29,6 +29,8 @@ COMMANDS = [
     "audit",
     "bench",
     "submit",
+    "dispute",
+    "disputes",
     "status",
     "credits",
     "chat",
@@ -354,6 +356,15 @@ def test_what_cannot_be_submitted_is_one_clear_error(
         (tmp_path / "my.diff").write_bytes(content)
     status, out, _ = gainshare("submit", bounty, str(tmp_path / "my.diff"), "--json")
     assert (status, error_of(out)["code"]) == (1, code)
+
+
+def test_a_submission_does_not_rest_while_a_run_of_it_is_open() -> None:
+    confirmed = {**JUDGED, "state": "confirmed"}
+    assert is_resting(confirmed)
+    again = {"id": "r2", "kind": "recheck", "state": "queued"}
+    checked = {**confirmed, "stage": "confirmed: random re-measurement", "runs": [*JUDGED["runs"], again]}
+    assert not is_resting(checked)
+    assert describe(checked).startswith("confirmed: random re-measurement, recheck run queued")
 
 
 def test_progress_is_described_in_pairs_not_results() -> None:

@@ -23,7 +23,7 @@ async function poll() {
   append(body.log.text);
   offset = body.log.next_offset;
   if (progress) {
-    if (body.state !== progress.dataset.state) {
+    if (body.state !== progress.dataset.state || body.is_settled) {
       window.location.reload();
       return false;
     }

@@ -12,6 +12,7 @@ from gainshare.cli.bench import bench
 from gainshare.cli.chat import chat
 from gainshare.cli.credits import show_credits
 from gainshare.cli.demo.command import demo
+from gainshare.cli.disputes import dispute, disputes
 from gainshare.cli.down import down
 from gainshare.cli.keys import keys
 from gainshare.cli.models import model
@@ -37,6 +38,8 @@ app.command()(demo)
 app.command()(demo)
 app.command()(status)
 app.command()(submit)
+app.command()(dispute)
+app.command()(disputes)
 app.command()(bench)
 app.command("credits")(show_credits)
 app.add_typer(keys, name="keys")

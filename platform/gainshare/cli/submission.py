@@ -18,7 +18,7 @@ POLL_S = 1.0
 
 def describe(submission: dict[str, Any]) -> str:
     """State, then the open run's progress or the verdict with its reason."""
-    text = str(submission["state"])
+    text = str(submission.get("stage") or submission["state"])
     for run in submission.get("runs") or ():
         if run["state"] in OPEN_RUN:
             text += f", {run['kind']} run {run['state']}"
@@ -30,7 +30,10 @@ def describe(submission: dict[str, Any]) -> str:
 
 
 def is_resting(submission: dict[str, Any]) -> bool:
-    """Whether nothing more happens without a person: a passed gate is `judged` for a moment, without a verdict."""
+    """Whether nothing more happens without a person: a passed gate is `judged` for a moment, without a verdict, and a
+    confirmed gain may be measured once more at random."""
+    if any(run["state"] in OPEN_RUN for run in submission.get("runs") or ()):
+        return False
     return submission["state"] in RESTING and submission["verdict"] is not None
 
 
