@@ -114,6 +114,8 @@ def merge(*, actor: User, submission_id: UUID) -> Submission:
 def _merge(submission: Submission, lineage: Lineage, actor: User) -> None:
     award = standing_award(submission)
     assert award is not None and award.confirmation_run is not None, "an accepted submission has its award"
+    if lineage.tip_id != submission.base_tree_id and submission.state == SubmissionState.VESTED:
+        raise TipMoved("The tip has moved on since this gain was paid: its author submits the change again.")
     if lineage.tip_id != submission.base_tree_id:
         raise TipMoved(
             f"The lineage's tip is {lineage.tip_id[:12]} and this diff is against {submission.base_tree_id[:12]}. "
