@@ -15,7 +15,7 @@ from benchmarks.redteam.patch_file import ROOT, read_all, read_patch_file, split
 from benchmarks.redteam.rot import EXAMPLES, EXAMPLES_BASE
 from benchmarks.trees import BlobStore, Tree, read_tree, shipped_tree, write_tree
 
-MARKERS = (b"<<<<<<< ", b">>>>>>> ")
+MARKERS = (b"<<<<<<<", b">>>>>>>")
 
 
 class RecutFailed(RuntimeError):
@@ -109,8 +109,9 @@ def _merge(patch: Patch, folder: Path, diff: Path) -> bool:
     if tool is None:
         raise RecutFailed("GNU patch is missing: install it (Debian: apt-get install patch)")
     diff.write_text(normalise(patch))
+    options = ("-p1", "-f", "-s", "--merge", "--read-only=ignore", "--no-backup-if-mismatch")
     done = subprocess.run(
-        [tool, "-p1", "-f", "-s", "--merge", "--read-only=ignore", "-d", str(folder), "-i", str(diff)],
+        [tool, *options, "-d", str(folder), "-i", str(diff)],
         capture_output=True,
         text=True,
         check=False,
