@@ -144,7 +144,8 @@ class Scoring:
         return Score(nats(two if is_changed_first else one, ids[:, 1:]), one_ns + two_ns)
 
     def _ask(self, name: str, ids: Ids) -> tuple[Array, int]:
-        answers, elapsed_ns = self._sides.call(name, {"held_out": ids}, self._problem.scored)
+        inputs = {"held_out": np.ascontiguousarray(ids)}
+        answers, elapsed_ns = self._sides.call(name, inputs, self._problem.scored)
         return answers["logits"], elapsed_ns
 
 

@@ -18,6 +18,7 @@ from benchmarks.pairs.cores import choose_cores
 from benchmarks.pairs.pair import Pair
 from benchmarks.pairs.phases import Phases
 from benchmarks.pairs.quiet import Quiet
+from benchmarks.pairs.sample_log import SampleLog
 from benchmarks.pairs.schedule import PairPlan
 from benchmarks.pairs.seeds import Seeds
 from benchmarks.pairs.side import SideSetup
@@ -127,7 +128,7 @@ class Trees:
         trees = {self.shipped.hash: self.shipped, candidate.hash: candidate}
         with tree_folders(tuple(trees.values()), self.store, self.folder / "trees") as folders:
             places = {"base": folders[self.shipped.hash], "candidate": folders[candidate.hash]}
-            pair = Pair(plan, places, setup, seeds, Phases(), Quiet())
+            pair = Pair(plan, places, setup, seeds, Phases(), Quiet(), SampleLog(print))
             try:
                 pair.prepare()
                 yield pair
