@@ -77,7 +77,7 @@ class PeakMemory(DecoderSuite):
         return PeakMemoryProblem(shape, rng)
 
 
-SMALL_VOCAB = (480, 512, 544)
+SMALL = {"vocab": (480, 512, 544), "n_layers": (2,)}
 CASES = {
     "tiny": (
         family(
@@ -93,7 +93,8 @@ CASES = {
         family(
             "demo",
             "prompts-8x1000",
-            vocab=SMALL_VOCAB,
+            **SMALL,
+            n_experts=(8,),
             sequences=(8,),
             context=tuple(range(960, 1041)),
             max_context=(2048,),
@@ -104,8 +105,7 @@ CASES = {
         family(
             "standard",
             "prompts-16x1000",
-            vocab=SMALL_VOCAB,
-            n_layers=(2,),
+            **SMALL,
             sequences=(16,),
             context=tuple(range(960, 1041)),
             max_context=(2048,),
