@@ -10,11 +10,13 @@ alone. Knows nothing of HTTP, queues or where trees come from.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from benchmarks.bugs import ATTEMPTS, BUG_KINDS, Trials
 from benchmarks.catalogue import SUITES
 from benchmarks.evidence.commitment import commit
 from benchmarks.evidence.decision import decide_so_far, make_plan, next_pairs
@@ -34,8 +36,17 @@ from benchmarks.pairs.side import SideFailed, SideSetup
 from benchmarks.policy import harness_hash, load_policy
 from benchmarks.sandbox import SandboxLevel, best_level
 from benchmarks.suites import Suite, get_guard_suite, get_suite
+from benchmarks.suites.bug import bug_suite
+from benchmarks.trees import sha256_hex
 
-STAGES = {"gate": "gating", "aa": "gating", "confirmation": "measuring", "guard": "measuring"}
+STAGES = {
+    "gate": "gating",
+    "aa": "gating",
+    "confirmation": "measuring",
+    "guard": "measuring",
+    "reproduction": "measuring",
+    "fix": "measuring",
+}
 
 
 @dataclass(frozen=True)
@@ -80,8 +91,7 @@ class _Judgement:
         quiet: Quiet,
     ) -> None:
         self._job, self._callbacks, self._cancellation = job, callbacks, cancellation
-        find_suite = get_guard_suite if job.kind == "guard" else get_suite
-        self._suite: Suite = find_suite(job.suite, job.preset)
+        self._suite: Suite = _suite_of(job)
         self._level = options.level or best_level()
         self._cores = options.cores or choose_cores()
         self._trees = {"base": tree_dirs[job.base_tree], "candidate": tree_dirs[job.candidate_tree]}
@@ -91,14 +101,25 @@ class _Judgement:
         self._stage = "preparing"
         self._wanted = self._told = 0
         self._setup = SideSetup(self._suite, self._level, self._cores, job.device)
-        self._runner = PairRunner(
+        self._trials = Trials(
+            job.reproduction,
             self._trees,
+            level=self._level,
+            cores=self._cores.all,
+            seeds=self._seeds,
+            device=job.device,
+            on_log=callbacks.on_log,
+        )
+        candidate = self._trees["candidate"]
+        self._runner = PairRunner(
+            # A fix may differ from base, so its pairs have the candidate on both sides: the oracle alone judges.
+            {"base": candidate, "candidate": candidate} if job.kind == "fix" else self._trees,
             self._setup,
             self._seeds,
             phases=self._phases,
             quiet=quiet,
             cancellation=cancellation,
-            has_controls=job.kind != "guard",
+            has_controls=job.kind not in ("guard", *BUG_KINDS),
             on_log=callbacks.on_log,
             on_pair=self._progress,
         )
@@ -114,6 +135,8 @@ class _Judgement:
         self._build()
         self._calibrate()
         self._stage = STAGES[job.kind]
+        if job.kind in BUG_KINDS:
+            self._try()
         self._measure()
         sealed = seal(build_document(**self._parts()), key)
         verdict = sealed["document"]["verdict"]
@@ -131,7 +154,7 @@ class _Judgement:
 
     def _calibrate(self) -> None:
         """Settle how many calls a pair has; a guard's quick presets are what they are."""
-        if self._runner.events or self._job.kind == "guard":
+        if self._runner.events or self._job.kind in ("guard", *BUG_KINDS):
             return
         try:
             self._suite = calibrated(
@@ -141,11 +164,24 @@ class _Judgement:
                 phases=self._phases,
                 quiet=self._quiet,
                 cancellation=self._cancellation,
+                sample_log=self._runner.sample_log,
             )
         except SideFailed as failure:
             self._runner.add_event(failure)
             return
         self._runner.measure_with(self._suite)
+
+    def _try(self) -> None:
+        """The reproduction's trials, until they decide or only the suites are left."""
+        sides = ["base"] if self._job.kind == "reproduction" else ["base", "candidate"]
+        with self._phases.spend("measuring"):
+            self._trials.read()
+            for side, number in product(sides, range(ATTEMPTS)):
+                if decide_so_far(self._undecided()) is not None:
+                    return
+                self._progress(0)
+                self._trials.attempt(side, number)
+                self._callbacks.on_log(f"attempt {number + 1} of {ATTEMPTS} on {side} done\n")
 
     def _measure(self) -> None:
         while decide_so_far(self._undecided()) is None:
@@ -167,7 +203,7 @@ class _Judgement:
         job, runner = self._job, self._runner
         return {
             "run": {"id": job.run_id, "kind": job.kind, "nonce": job.nonce},
-            "suite": self._suite.describe(),
+            "suite": self._described_suite(),
             "plan": make_plan(looks=job.looks, confirmation_pairs=job.confirmation_pairs),
             "trees": {"base": job.base_tree, "candidate": job.candidate_tree},
             "harness": {"hash": harness_hash(), "version": package_version("gainshare")},
@@ -187,9 +223,16 @@ class _Judgement:
             },
             "phases_ns": self._phases.as_dict(),
             "events": runner.events,
+            "trials": self._trials.rows,
             "started_at": self._started_at,
             "finished_at": _now(),
         }
+
+    def _described_suite(self) -> dict[str, Any]:
+        described = self._suite.describe()
+        if self._job.kind in BUG_KINDS:
+            described["reproduction"] = sha256_hex(self._job.reproduction.encode())
+        return described
 
     def _undecided(self) -> dict[str, Any]:
         return {"schema": SCHEMA, **self._parts()}
@@ -202,6 +245,13 @@ class _Judgement:
             and job.preset in SUITES[job.suite].presets
             and make_plan(looks=job.looks, confirmation_pairs=job.confirmation_pairs) == make_plan()
         )
+
+
+def _suite_of(job: Job) -> Suite:
+    """What the job's pairs are of. Raises UnknownSuite."""
+    if job.kind in BUG_KINDS:
+        return bug_suite(job.preset)
+    return (get_guard_suite if job.kind == "guard" else get_suite)(job.suite, job.preset)
 
 
 def _now() -> str:

@@ -14,6 +14,7 @@ from benchmarks.job import Cancellation
 from benchmarks.pairs.pair import Pair
 from benchmarks.pairs.phases import Phases
 from benchmarks.pairs.quiet import Quiet
+from benchmarks.pairs.sample_log import SampleLog
 from benchmarks.pairs.schedule import PairPlan
 from benchmarks.pairs.seeds import Seeds
 from benchmarks.pairs.side import SideFailed, SideSetup
@@ -35,6 +36,7 @@ def calibrated(
     phases: Phases,
     quiet: Quiet,
     cancellation: Cancellation,
+    sample_log: SampleLog,
 ) -> Suite:
     """The suite with a number of calls that suits its slowest case. Raises SideFailed (base's) and Cancelled."""
     suite = setup.suite
@@ -43,7 +45,7 @@ def calibrated(
     slowest_ns = 1
     for index, case in enumerate(suite.cases):
         plan = PairPlan(index, True, case.name, case.draw(seeds.numbers("shape", index)))
-        pair = Pair(plan, trees, setup, seeds, phases, quiet)
+        pair = Pair(plan, trees, setup, seeds, phases, quiet, sample_log)
         cancellation.ends(pair.kill)
         try:
             pair.prepare()

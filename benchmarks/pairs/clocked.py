@@ -4,7 +4,7 @@ Knows nothing of the order of calls, of what is a right answer, or of what the t
 """
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,9 +65,10 @@ class Clocked:
         scrubber: CacheScrubber,
         phases: Phases,
         quiet: Quiet,
+        after_call: Callable[[], None],
     ) -> None:
         self.sides, self.record = dict(sides), record
-        self._scrubber, self._phases, self._quiet = scrubber, phases, quiet
+        self._scrubber, self._phases, self._quiet, self._after_call = scrubber, phases, quiet, after_call
 
     def call(
         self, name: str, inputs: Tensors, outputs: tuple[TensorSpec, ...], *, is_timed: bool
@@ -82,6 +83,7 @@ class Clocked:
                     answers, elapsed_ns = self.sides[name].call(inputs, outputs)
             finally:
                 gc.enable()
+        self._after_call()
         if is_timed:
             self.record.timed_ns += elapsed_ns
         return answers, elapsed_ns

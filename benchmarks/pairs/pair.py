@@ -13,6 +13,7 @@ from benchmarks.pairs.clocked import SIDES, Clocked, PairRecord
 from benchmarks.pairs.cores import CacheScrubber, judge_on
 from benchmarks.pairs.phases import Phases
 from benchmarks.pairs.quiet import Quiet
+from benchmarks.pairs.sample_log import SampleLog
 from benchmarks.pairs.schedule import PairPlan
 from benchmarks.pairs.seeds import Seeds
 from benchmarks.pairs.side import Side, SideSetup
@@ -32,8 +33,9 @@ class Pair:
         seeds: Seeds,
         phases: Phases,
         quiet: Quiet,
+        sample_log: SampleLog,
     ) -> None:
-        self.plan = plan
+        self.plan, self._sample_log = plan, sample_log
         self._setup, self._seeds, self._phases, self._quiet = setup, seeds, phases, quiet
         self._suite = setup.suite.part(plan.case)
         self._trees = {"base": trees["base"], "candidate": trees["base" if plan.is_control else "candidate"]}
@@ -55,6 +57,7 @@ class Pair:
         with self._phases.spend("import"):
             for name in self.record.spawn_order:
                 self._sides[name].await_ready()
+        self._pass_on_logs()
 
     def measure(self) -> None:
         """Fill `record`. Raises SideFailed where a sample did not answer, or answered wrongly (kind wrong_output)."""
@@ -63,11 +66,12 @@ class Pair:
             problem = suite.problem(self.plan.shape, self._seeds.numbers("pair", index, "problem"))
             scrubber = CacheScrubber(cores.measuring)
         order = self._seeds.order("pair", index, "calls")
-        clocked = Clocked(self._sides, self.record, scrubber, self._phases, self._quiet)
+        clocked = Clocked(self._sides, self.record, scrubber, self._phases, self._quiet, self._pass_on_logs)
         with judge_on(cores.judge):
             with self._phases.spend("import"):
                 for name in order.sample(SIDES, 2):
                     self.record.load_ns[name] = self._sides[name].load(problem)
+                    self._pass_on_logs()
             if suite.trial is None:
                 device = self._setup.device
                 Turns(clocked, suite, problem, self._seeds, self._phases, device=device).take(order)
@@ -75,9 +79,10 @@ class Pair:
                 trial.hold(suite.trial, clocked, problem, self._seeds, order)
         self.record.peak_memory_bytes = {name: side.peak_memory_bytes() for name, side in self._sides.items()}
 
-    def logs(self) -> dict[str, str]:
-        """What each side wrote, bounded."""
-        return {name: side.log() for name, side in self._sides.items()}
+    def _pass_on_logs(self) -> None:
+        """What the sides have written since; never while a clock runs."""
+        for name, side in self._sides.items():
+            self._sample_log(f"{name}, pair {self.plan.index}", side.take_log())
 
     def kill(self) -> None:
         with self._lock:
@@ -89,3 +94,4 @@ class Pair:
         with self._phases.spend("setup"):
             for side in self._sides.values():
                 side.close()
+        self._pass_on_logs()

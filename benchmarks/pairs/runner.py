@@ -14,12 +14,12 @@ from benchmarks.job import Cancellation
 from benchmarks.pairs.pair import Pair
 from benchmarks.pairs.phases import Phases
 from benchmarks.pairs.quiet import Quiet
+from benchmarks.pairs.sample_log import SampleLog
 from benchmarks.pairs.schedule import schedule
 from benchmarks.pairs.seeds import Seeds
 from benchmarks.pairs.side import SideFailed, SideSetup
 from benchmarks.suites.base import Suite
 
-MAX_LOG_CHARACTERS = 64 * 1024  # of all samples of a run together
 MAX_DETAIL_CHARACTERS = 4_000
 
 
@@ -49,7 +49,7 @@ class PairRunner:
         self._phases, self._quiet, self._cancellation = phases, quiet, cancellation
         self._on_log, self._on_pair = on_log, on_pair
         self._plans = schedule(setup.suite, seeds, has_controls=has_controls)
-        self._log_room = MAX_LOG_CHARACTERS
+        self.sample_log = SampleLog(on_log)
 
     def measure_with(self, suite: Suite) -> None:
         """Take all pairs with this form of the suite, whose cases are the same. Before the first pair."""
@@ -62,7 +62,9 @@ class PairRunner:
             if self.measured[plan.case] >= wanted[plan.case]:
                 continue
             self._cancellation.check()
-            self._one(Pair(plan, self._trees, self._setup, self._seeds, self._phases, self._quiet))
+            self._one(
+                Pair(plan, self._trees, self._setup, self._seeds, self._phases, self._quiet, self.sample_log)
+            )
             self._on_pair(self.measured.total())
 
     def _one(self, pair: Pair) -> None:
@@ -90,8 +92,6 @@ class PairRunner:
         if len(record.calls) % 2:  # interrupted within a turn: half a turn says nothing
             record.calls.pop()
         self.pairs.append(record.as_dict())
-        for side, text in pair.logs().items():
-            self._say(f"{side}, pair {pair.plan.index}", text)
 
     def add_event(self, failure: SideFailed, *, pair: int | None = None) -> None:
         """Note what ended the run, in the evidence and in the log."""
@@ -107,13 +107,3 @@ class PairRunner:
         self._on_log(
             f"{failure.kind}: {failure.side} at {failure.stage}: {failure.detail[-MAX_DETAIL_CHARACTERS:]}\n"
         )
-
-    def _say(self, label: str, text: str) -> None:
-        """What a sample wrote, each line labelled, as far as the run's room for it goes."""
-        if not text or self._log_room <= 0:
-            return
-        lines = "".join(f"[{label}] {line}\n" for line in text.splitlines())[: self._log_room]
-        self._log_room -= len(lines)
-        if self._log_room <= 0:
-            lines += "\n[no more of the samples' output is kept]\n"
-        self._on_log(lines)

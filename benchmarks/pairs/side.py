@@ -172,6 +172,10 @@ class Side:
         """What it wrote to stdout and stderr, bounded."""
         return self._sample.log().decode(errors="replace")
 
+    def take_log(self) -> str:
+        """Whole lines that it wrote since this was asked last, safe to print; once more after `close`."""
+        return self._sample.take_log()
+
     def pids(self) -> list[int]:
         """Its live processes, as this machine numbers them."""
         return self._sample.pids()

@@ -23,6 +23,7 @@ from benchmarks.pairs.cores import choose_cores
 from benchmarks.pairs.pair import Pair
 from benchmarks.pairs.phases import Phases
 from benchmarks.pairs.quiet import Quiet
+from benchmarks.pairs.sample_log import SampleLog
 from benchmarks.pairs.schedule import PairPlan
 from benchmarks.pairs.seeds import Seeds
 from benchmarks.pairs.side import Side, SideFailed, SideSetup
@@ -246,6 +247,25 @@ def test_a_candidate_that_does_not_answer_rightly_ends_the_run_early(
     assert len([pair for pair in document["pairs"] if not pair["control"]]) == 1
 
 
+# Says when it is called, then hangs: its words must have arrived before its time is up.
+TALKS_AND_HANGS = """
+self.calls = getattr(self, "calls", 0) + 1
+print("call", self.calls, file=_sys.stderr, flush=True)
+if self.calls == 3:
+    _time.sleep(3600)
+return _honest(self, x_TD)
+"""
+
+
+def test_what_a_sample_writes_is_told_while_it_runs_and_kept_however_it_ends(bench: Bench) -> None:
+    callbacks = Record()
+    document = bench.judge(bench.shipped, bench.wrapped(TALKS_AND_HANGS), callbacks=callbacks)
+    assert [found["kind"] for found in document["events"]] == ["timeout"]
+    log = callbacks.log
+    assert [f"] call {number}\n" in log for number in (1, 2, 3)] == [True] * 3
+    assert log.index("] call 1") < log.index("timeout: candidate")  # told as it came, not with the ending
+
+
 # Keeps a writable view of the memory that the judge lends for an answer, to write into it after the clock has stopped.
 KEEP_LENT_MEMORY = """
 import mmap
@@ -419,7 +439,7 @@ def one_pair(bench: Bench, base: Tree, candidate: Tree) -> Iterator[Pair]:
     setup = SideSetup(suite, best_level(), choose_cores())
     with tree_folders((base, candidate), bench.store, bench.folder / "trees") as folders:
         trees = {"base": folders[base.hash], "candidate": folders[candidate.hash]}
-        pair = Pair(plan, trees, setup, seeds, Phases(), Quiet())
+        pair = Pair(plan, trees, setup, seeds, Phases(), Quiet(), SampleLog(print))
         try:
             pair.prepare()
             yield pair
