@@ -49,7 +49,8 @@ class Pair:
         """Start both sides at once, in random order, and wait until both have imported torch and stand frozen."""
         with self._phases.spend("setup"):
             for name in self.record.spawn_order:
-                side = Side(name, self._trees[name], self._suite, self._setup, SLOTS[name])
+                slot = self.record.spawn_order.index(name)  # at random, as the order is
+                side = Side(name, self._trees[name], self._suite, self._setup, slot)
                 with self._lock:
                     self._sides[name] = side
                     if self._is_killed:
