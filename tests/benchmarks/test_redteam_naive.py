@@ -51,9 +51,9 @@ def appended(bench: Bench, code: str, folder: Path, naive: str) -> RedTeamPatch:
     return read_patch_file(path)
 
 
-@pytest.mark.parametrize("name", ["clock-python", "cache-by-shape"])
-def test_a_naive_timer_falls_for_a_cheat(bench: Bench, cheats: dict[str, RedTeamPatch], name: str) -> None:
-    control = control_of(bench, cheats[name])
+def test_a_naive_timer_falls_for_a_bent_clock(bench: Bench, cheats: dict[str, RedTeamPatch]) -> None:
+    """`tests/acceptance/test_redteam.py` does the same with a cache and with forged lines."""
+    control = control_of(bench, cheats["clock-python"])
     assert control.is_won, control
     assert control.harness == "same_inputs"
 
@@ -70,6 +70,7 @@ def test_a_naive_timer_refuses_what_is_wrong_from_the_first_answer_on(bench: Ben
     assert "refused" in control.note
 
 
+@pytest.mark.long
 def test_a_stack_that_cannot_be_imported_wins_nothing(bench: Bench, tmp_path: Path) -> None:
     control = control_of(bench, appended(bench, "raise SystemExit(3)\n", tmp_path, "same_inputs"))
     assert not control.is_won
