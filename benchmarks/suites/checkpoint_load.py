@@ -12,8 +12,8 @@ needs may stay unread: lazy loading is a gain like others.
     unit       ns per call; ratios of alternating calls, the gate's test on the pairs' median log ratio
     roofline   the prompts' operations as in suite `prefill`; the honest bound is reading the file from memory once
     cap        5x: reading the bytes and the prompts' pass remain
-    power      as the kernel suites; 12 turns of 30-100 ms
-    time       demo about 10 s a pair, standard about 30 s, most of it drawing weights and handing them over
+    power      as the kernel suites: 12 turns of 30 ms or more
+    time       at most 20 s a pair (demo), 40 s (standard), most of it drawing weights and handing them over
 
 Knows numpy and the oracle, no torch.
 """

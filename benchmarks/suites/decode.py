@@ -9,12 +9,12 @@ in the caches: an answer that forgets them, or mixes them up, is wrong.
     family     widths of `decoder_suite.py`; contexts of 100-300 ids
     tolerance  `decoder_suite.TOLERANCES`: single precision; bfloat16 inside fails by a factor of 1,000
     unit       ns per call (a step of each sequence); ratios of alternating calls, the gate's test on the pairs' median
-    roofline   2 operations per active weight, head included, and id; attention over the context. The honest bound is
-               reading the active weights once per step: 4 bytes each at 22-27 GB/s of one core (FLOOR_BYTES in the
-               problem), which caches may beat for small models, so it bounds nothing automatically
+    roofline   2 operations per active weight, head included, and id; attention over the context. What really bounds a
+               step is reading the active weights once: 4 bytes each at one core's 22-27 GB/s. Nothing is refused by
+               that bound, because small models may stay in a cache
     cap        8x: at small sizes a step is bound by dispatch, which a compiled step can remove
-    power      as the kernel suites; 24 turns of 10-20 ms
-    time       demo about 5 s a pair on one core, standard about 15 s
+    power      as the kernel suites: 24 turns of 10-20 ms
+    time       at most 15 s a pair (demo), 40 s (standard), most of it starting, drawing and checking
 
 Knows numpy and the oracle, no torch.
 """

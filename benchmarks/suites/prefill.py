@@ -5,14 +5,14 @@ are of different lengths, and their lengths change places from call to call. Bef
 id to each prompt read last and is checked as well: caches that were not filled, or filled wrongly, show there. The answer
 after a prompt depends on every id before it through all layers, so what looks at the future or forgets the past is wrong.
 
-    family     widths of `decoder_suite.py`; prompts of 150-270 ids (demo), 4 prompts of 75-150 or one of 440-560 in the
+    family     widths of `decoder_suite.py`; 2 prompts of 90-220 ids (demo); 4 of 67-165, or one of 440-560 in the
                engine's chunks of 128 (standard)
     tolerance  `decoder_suite.TOLERANCES`: single precision; bfloat16 inside fails by a factor of 1,000
     unit       ns per call; ratios of alternating calls, the gate's test on the pairs' median log ratio
     roofline   2 operations per active weight and id, the head once per prompt, attention scores and sums
     cap        4x: reading is bound by matrix products that the shipped stack does at half of the roofline or better
-    power      as the kernel suites: calls of 20 ms or longer keep the noise of a pair below 2 %
-    time       demo about 5 s a pair on one core, standard about 20 s
+    power      as the kernel suites: 20 turns of 20 ms or more
+    time       at most 20 s a pair (demo), 60 s (standard), most of it drawing prompts and checking
 
 Knows numpy and the oracle, no torch.
 """

@@ -130,7 +130,7 @@ def test_in_real_sandboxes_equal_trees_use_equal_memory_and_wrong_answers_are_fo
     suite, trees = peak_memory("tiny"), Trees(open_folder)
     values = dict(trees.measure(suite, trees.shipped).calls)
     assert 50_000_000 < values["base"] < suite.memory_bytes
-    assert abs(values["candidate"] / values["base"] - 1) < 0.02
+    assert abs(values["candidate"] / values["base"] - 1) < 0.04
     with pytest.raises(SideFailed) as failed:
         trees.measure(suite, trees.appended(ENGINE_STEP, READS_ONE))
     assert (failed.value.kind, failed.value.side) == ("wrong_output", "candidate")
