@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.catalogue import SUITES
+from benchmarks.bugs import BUG_KINDS, NotAReproduction, read_reproduction
+from benchmarks.catalogue import BUG, SUITES
 from benchmarks.device_lock import device_lock
 from benchmarks.evidence.signing import generate_key
 from benchmarks.job import Job
@@ -32,6 +33,7 @@ from benchmarks.tree_folders import tree_folders
 from benchmarks.trees import BlobStore, Tree, TreeError, read_tree, shipped_tree
 
 SHIPPED = "shipped"
+REFUSALS = (ProfileFailed, TreeError, PatchError, UnknownSuite, SandboxError, NotAReproduction, OSError)
 
 
 class Terminal:
@@ -72,22 +74,39 @@ def measure(
     callbacks: Terminal | None = None,
     device: str = "cpu",
     trees: Mapping[str, str] | None = None,
+    reproduction: bytes = b"",
     **plan: int,
 ) -> dict[str, Any]:
     """Judge locally; the sealed evidence. `plan` may hold `looks` or `confirmation_pairs` for something quicker.
 
-    With `trees` (side to hash) other trees than these are refused: TreeError.
+    With `trees` (side to hash) other trees than these are refused: TreeError. A bug's kinds need the `reproduction`,
+    and have a suite and preset of their own. Raises NotAReproduction.
     """
+    text = read_reproduction(reproduction) if kind in BUG_KINDS else ""
+    if kind in BUG_KINDS:
+        suite, preset = BUG.name, next(iter(BUG.presets))
     with tempfile.TemporaryDirectory(prefix="gainshare-bench-") as folder:
         Path(folder).chmod(0o755)  # as root the samples run under uids of their own
         store = BlobStore(Path(folder) / "blobs")
         base_tree = load_tree(base, shipped_tree(store), store)
         candidate_tree = (
-            base_tree if kind == "aa" or candidate is None else load_tree(candidate, base_tree, store)
+            base_tree
+            if kind in ("aa", "reproduction") or candidate is None
+            else load_tree(candidate, base_tree, store)
         )
         if trees is not None:
             _require(trees, {"base": base_tree, "candidate": candidate_tree})
-        job = Job("local", kind, suite, preset, base_tree.hash, candidate_tree.hash, device, **plan)  # type: ignore[arg-type]  # argparse checked the kind
+        job = Job(
+            "local",
+            kind,
+            suite,
+            preset,
+            base_tree.hash,
+            candidate_tree.hash,
+            device,
+            reproduction=text,
+            **plan,
+        )  # type: ignore[arg-type]  # argparse checked the kind
         options = JudgeOptions(level=best_level(allow_none=allow_none))
         say = callbacks or Terminal()
         with device_lock(device, on_wait=lambda: say.on_log("waiting for another measurement to end")):
@@ -142,11 +161,12 @@ def main(arguments: list[str] | None = None) -> int:
             allow_none=options.allow_none,
             device=options.device,
             looks=options.looks,
+            reproduction=options.reproduction.read_bytes() if options.reproduction is not None else b"",
         )
     except SideFailed as failure:
         print(f"bench: {failure}", file=sys.stderr)
         return 2
-    except (ProfileFailed, TreeError, PatchError, UnknownSuite, SandboxError, OSError) as error:
+    except REFUSALS as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
     if options.out is not None:
@@ -174,7 +194,10 @@ def _parser() -> argparse.ArgumentParser:
         "--base", default=SHIPPED, help="folder or diff of the base tree; the shipped stack by default"
     )
     parser.add_argument("--candidate", help="folder or diff (against the base tree) of the candidate")
-    parser.add_argument("--kind", default="gate", choices=("gate", "confirmation", "guard", "aa"))
+    parser.add_argument("--kind", default="gate", choices=("gate", "confirmation", "guard", "aa", *BUG_KINDS))
+    parser.add_argument(
+        "--reproduction", type=Path, metavar="FILE", help="the bug's reproduction, for the kinds that try one"
+    )
     parser.add_argument("--device", default=CPU, choices=DEVICES, help="where the stack computes")
     parser.add_argument(
         "--profile",

@@ -209,6 +209,25 @@ QUALITY = SuiteInfo(
     guard=GuardInfo("demo", margin_log_ppm=9_951, only_if_numerics_changed=True),  # ln 1.01
 )
 
+# Nothing is timed: a fix earns its bounty's award for the severity, not a rate. The limits are those of its pairs, in
+# which the candidate stands beside itself.
+BUG = SuiteInfo(
+    name="bug",
+    title="Bug: reproduced, then fixed",
+    unit="trials",
+    presets=MappingProxyType(
+        {
+            "standard": PresetInfo(
+                "standard",
+                "Three attempts of the reproduction on each tree, then one pair of every quick suite",
+            )
+        }
+    ),
+    minimum_effect_log_ppm=9_951,  # ln 1.01
+    cap_log_ppm=3_688_880,  # ln 40, as moe_forward
+    worst_case_log_ppm=-51_293,  # ln 0.95
+)
+
 SUITES: Mapping[str, SuiteInfo] = MappingProxyType(
     {
         suite.name: suite
@@ -223,6 +242,7 @@ SUITES: Mapping[str, SuiteInfo] = MappingProxyType(
             DECODE_BATCHED,
             CHECKPOINT_LOAD,
             PEAK_MEMORY,
+            BUG,
         )
     }
 )

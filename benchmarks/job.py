@@ -5,11 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from benchmarks.evidence.bugs import BUG_KINDS
 from benchmarks.statistics.confirm import CONFIRMATION_PAIRS
 from benchmarks.statistics.gate import LOOKS
 
 CPU = "cpu"
-JobKind = Literal["gate", "confirmation", "guard", "aa"]
+JobKind = Literal["gate", "confirmation", "guard", "aa", "reproduction", "fix"]
 LOCAL_NONCE = "local"  # of measurements at home: bound to no run, never award-eligible
 
 
@@ -27,10 +28,17 @@ class Job:
     nonce: str = LOCAL_NONCE
     looks: int = len(LOOKS)  # fewer only for quick local runs
     confirmation_pairs: int = CONFIRMATION_PAIRS
+    reproduction: str = ""  # the text of a bug's reproduction, for the kinds that try one
 
     def __post_init__(self) -> None:
         if self.kind == "aa" and self.base_tree != self.candidate_tree:
             raise ValueError("an A/A control measures one tree against itself")
+        if self.kind == "reproduction" and self.base_tree != self.candidate_tree:
+            raise ValueError("a reproduction is tried on one tree")
+        if (self.kind in BUG_KINDS) != bool(self.reproduction):
+            raise ValueError(
+                f"a run of kind {self.kind} {'needs a' if self.kind in BUG_KINDS else 'has no'} reproduction"
+            )
 
     @property
     def is_local(self) -> bool:

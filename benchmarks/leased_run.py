@@ -60,6 +60,7 @@ def _measure(
         store = BlobStore(home / "blobs")
         for tree in run.trees.values():
             fetch_blobs(tree, store, client, cancellation)
+        reproduction = client.blob(run.reproduction) if run.reproduction else b""
         with tree_folders(run.trees.values(), store, home / "trees") as folders:
             fault_point("runner.preparing")
             job = Job(
@@ -70,6 +71,7 @@ def _measure(
                 base_tree=run.base_tree,
                 candidate_tree=run.candidate_tree,
                 nonce=run.nonce,
+                reproduction=reproduction.decode(),
             )
             callbacks = _WithFault(reporter)
             sealed = judge(

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bench import measure
+from benchmarks.bugs import NotAReproduction
 from benchmarks.evidence.canonical import NotCanonical, parse
 from benchmarks.evidence.schema import EvidenceError, validate
 from benchmarks.patches import PatchError
 from benchmarks.sandbox import SandboxError
 from benchmarks.statistics.units import percent_faster
 from benchmarks.suites import UnknownSuite
-from benchmarks.trees import TreeError
+from benchmarks.trees import TreeError, sha256_hex
 from benchmarks.verdicts import VerdictKind
 
 
@@ -56,8 +57,16 @@ def compare(stated: dict[str, Any], found: dict[str, Any]) -> Rerun:
     )
 
 
-def rerun(document: dict[str, Any], *, base: str, candidate: str) -> tuple[Rerun, dict[str, Any]]:
-    """The comparison and the new evidence. Raises TreeError where a tree is not the one that was measured."""
+def rerun(
+    document: dict[str, Any], *, base: str, candidate: str, reproduction: bytes = b""
+) -> tuple[Rerun, dict[str, Any]]:
+    """The comparison and the new evidence. Raises TreeError where a tree is not the one that was measured, and
+    NotAReproduction where the reproduction is not.
+    """
+    if document["suite"].get("reproduction", sha256_hex(reproduction)) != sha256_hex(reproduction):
+        raise NotAReproduction(
+            "this is not the reproduction that was tried: name its file with --reproduction"
+        )
     sealed = measure(
         kind=document["run"]["kind"],
         suite=document["suite"]["name"],
@@ -65,6 +74,7 @@ def rerun(document: dict[str, Any], *, base: str, candidate: str) -> tuple[Rerun
         base=base,
         candidate=candidate,
         trees=document["trees"],
+        reproduction=reproduction,
     )
     return compare(document["verdict"], sealed["document"]["verdict"]), sealed
 
@@ -75,17 +85,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("evidence", type=Path, help="an evidence file")
     parser.add_argument("--base", required=True, help="folder or diff of the base tree, or `shipped`")
     parser.add_argument("--candidate", required=True, help="folder or diff (against base) of the candidate")
+    parser.add_argument("--reproduction", type=Path, help="the bug's reproduction, where one was tried")
     parser.add_argument("--out", type=Path, help="write the new evidence to this file")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args(arguments)
     try:
         document = parse(options.evidence.read_bytes())["document"]
         validate(document)
-        found, sealed = rerun(document, base=options.base, candidate=options.candidate)
+        text = options.reproduction.read_bytes() if options.reproduction is not None else b""
+        found, sealed = rerun(document, base=options.base, candidate=options.candidate, reproduction=text)
     except (KeyError, TypeError, NotCanonical, EvidenceError) as error:
         print(f"rerun: {options.evidence} is no evidence file: {error}", file=sys.stderr)
         return 2
-    except (TreeError, PatchError, UnknownSuite, SandboxError, OSError) as error:
+    except (TreeError, PatchError, UnknownSuite, SandboxError, NotAReproduction, OSError) as error:
         print(f"rerun: {error}", file=sys.stderr)
         return 2
     if options.out is not None:

@@ -48,6 +48,9 @@ class LeasedRun:
     lease: str
     lease_s: float
     trees: dict[str, Tree]
+    reproduction: str = (
+        ""  # SHA-256 of a bug's reproduction, a blob like those of trees; empty for other kinds
+    )
 
     @classmethod
     def from_answer(cls, answer: dict[str, Any]) -> "LeasedRun":
@@ -72,6 +75,7 @@ class LeasedRun:
             lease=str(answer["lease"]),
             lease_s=float(answer["lease_s"]),
             trees=trees,
+            reproduction=str(run.get("reproduction") or ""),
         )
 
 

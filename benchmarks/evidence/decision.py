@@ -8,6 +8,7 @@ import math
 from fractions import Fraction
 from typing import Any
 
+from benchmarks.evidence import bugs
 from benchmarks.evidence.guard import guard_verdict, wanted_pairs
 from benchmarks.evidence.samples import PPB_PER_PPM, Samples, read_samples, thawed_side
 from benchmarks.evidence.schema import validate
@@ -71,6 +72,8 @@ def next_pairs(document: dict[str, Any]) -> dict[str, int]:
     kind = document["run"]["kind"]
     if kind == "guard":
         return wanted_pairs(document)
+    if kind in bugs.BUG_KINDS:
+        return bugs.wanted_pairs(document)
     if kind == "confirmation":
         units = int(document["plan"]["confirmation_pairs"])
     else:
@@ -100,6 +103,8 @@ def decide_so_far(document: dict[str, Any]) -> Verdict | None:
         )
     if document["run"]["kind"] == "guard":
         return guard_verdict(document)
+    if document["run"]["kind"] in bugs.BUG_KINDS:
+        return bugs.bug_verdict(document)
     if document["run"]["kind"] == "confirmation":
         return _confirmation(document, samples)
     return _gate(document, samples)
@@ -140,7 +145,8 @@ def _from_events(document: dict[str, Any], pairs: int) -> Verdict | None:
             VerdictKind.INFRASTRUCTURE_ERROR,
             f"The runner failed, not the patch: {detail}. It is queued again.",
         )
-    if event.get("side") == "base" and kind != "policy_violation":
+    is_base = event.get("side") == "base" and not bugs.runs_the_patch(document, event)
+    if is_base and kind != "policy_violation":
         return verdict(
             VerdictKind.INFRASTRUCTURE_ERROR,
             f"The base tree failed, not the patch ({kind}: {detail}). A maintainer must look at the base tree.",

@@ -35,6 +35,7 @@ def build_document(
     events: list[dict[str, Any]],
     started_at: str,
     finished_at: str,
+    trials: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """The document of a run with its verdict. Every part has the shape of docs/evidence.md; raises EvidenceError.
 
@@ -56,6 +57,7 @@ def build_document(
         "checks": checks,
         "phases_ns": phases_ns,
         "events": events,
+        "trials": trials or [],
         "started_at": started_at,
         "finished_at": finished_at,
     }

@@ -13,7 +13,7 @@ from benchmarks.statistics.gate import LOOKS
 from benchmarks.verdicts import VerdictKind
 
 SCHEMA = "gainshare.evidence/2"
-RUN_KINDS = ("gate", "confirmation", "guard", "aa")
+RUN_KINDS = ("gate", "confirmation", "guard", "aa", "reproduction", "fix")
 SIDES = ("base", "candidate")
 EVENT_KINDS = (
     "protocol_violation",  # a sample did not speak the protocol: extra bytes, answers nobody asked for
@@ -28,6 +28,13 @@ EVENT_KINDS = (
     "infrastructure_error",  # shown by something outside the sandbox
     "cancelled",
 )
+TRIED_KINDS = ("reproduction", "fix")  # their suite names a reproduction, and only they have trials
+TRIAL_OUTCOMES = {
+    "read": ("readable", "broken"),  # side "none": the reproduction alone, without a tree
+    # what observing a tree came to; malformed is no plain JSON data
+    "observe": ("answered", "raised", "crashed", "timeout", "resource_limit", "malformed"),
+    "check": ("holds", "refused", "broken"),  # of what was seen of that side's tree
+}
 MOST_LOG_PPM = 40_000_000  # e^40: no ratio of times is beyond it
 MOST_ALPHA_PPM = 100_000
 _HEX = re.compile(r"[0-9a-f]+")
@@ -44,7 +51,15 @@ def validate(document: Any, *, has_verdict: bool = True) -> None:
     rules = dict(_DOCUMENT)
     if not has_verdict:
         del rules["verdict"]
+    if isinstance(document, dict) and "trials" not in document:
+        del rules["trials"]  # signed before there were any
     _fields(document, rules, "document")
+    if document["run"]["kind"] in TRIED_KINDS:
+        _fields(document["suite"], {"reproduction": _sha256}, "document.suite", is_open=True)
+        if "trials" not in document:
+            raise EvidenceError("document.trials is missing")
+    elif document.get("trials"):
+        raise EvidenceError("document.trials belongs to runs about a bug only")
     _pairs(document["pairs"], {case["name"] for case in document["suite"]["cases"]})
     if _time(document["finished_at"]) < _time(document["started_at"]):
         raise EvidenceError("document.finished_at is before started_at")
@@ -160,6 +175,23 @@ def _events(value: Any) -> bool:
     )
 
 
+def _trials(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_trial, value))
+
+
+def _trial(value: Any) -> bool:
+    if not isinstance(value, dict) or value.keys() != {"step", "side", "attempt", "outcome", "detail"}:
+        return False
+    step, side = value["step"], value["side"]
+    return (
+        isinstance(step, str)
+        and value["outcome"] in TRIAL_OUTCOMES.get(step, ())
+        and (side == "none" if step == "read" else _is_side(side))
+        and _natural(value["attempt"])
+        and _text(value["detail"])
+    )
+
+
 def _call(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and _is_side(value[0]) and _positive(value[1])
 
@@ -235,6 +267,7 @@ _DOCUMENT: dict[str, Any] = {
     },
     "phases_ns": _naturals,
     "events": _events,
+    "trials": _trials,
     "verdict": {
         "kind": lambda value: isinstance(value, str) and value in set(VerdictKind),
         "reason": lambda value: isinstance(value, str) and bool(value),

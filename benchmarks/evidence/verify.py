@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks.catalogue import SUITES
 from benchmarks.evidence import commitment as commitments
+from benchmarks.evidence.bugs import BUG_KINDS
 from benchmarks.evidence.canonical import NotCanonical, parse
 from benchmarks.evidence.decision import controls_needed, decide, make_plan
 from benchmarks.evidence.document import digest, signed_bytes, verdict_from_dict
@@ -221,7 +222,7 @@ def _sample_checks(document: dict[str, Any], verdict: Verdict) -> list[Check]:
             f"{len(outputs['failures'])} wrong",
         ),
     ]
-    if verdict.kind is VerdictKind.GAIN and document["run"]["kind"] not in ("aa", "guard"):
+    if verdict.kind is VerdictKind.GAIN and document["run"]["kind"] not in ("aa", "guard", *BUG_KINDS):
         needed = controls_needed(verdict.pairs)
         enough = len(samples.controls) >= needed
         checks.append(Check("controls", enough, f"{len(samples.controls)} control pairs, {needed} needed"))
