@@ -93,7 +93,7 @@ PREFILL = SuiteInfo(
         }
     ),
     minimum_effect_log_ppm=9_951,  # ln 1.01
-    cap_log_ppm=1_386_295,  # ln 4, rounded up: matrix products that run at half of the roofline already
+    cap_log_ppm=1_386_295,  # ln 4, rounded up: matrix products at a third of what a core reaches
     worst_case_log_ppm=-51_293,  # ln 0.95
     guard=GuardInfo("demo", margin_log_ppm=29_558),  # ln 1.03
 )

@@ -1,7 +1,7 @@
 """Suite `peak_memory`: the most memory that a fresh process uses for a fixed workload.
 
 A trial: both sides read the same long prompts and then take the same decode steps, all checked as in suites `prefill` and
-`decode`; a side's value is the peak of its cgroup in bytes, the interpreter and torch included (about 200 MB, never
+`decode`; a side's value is the peak of its cgroup in bytes, the interpreter and torch included (about 150 MB, never
 subtracted). One value per side and pair. Weights are small and prompts long, so that activations decide the peak, not
 loading. Where no cgroup counts, the sandbox polls the tree's memory, and short peaks may be missed: the evidence says so.
 On CUDA the figure is still the host's memory.
@@ -11,7 +11,7 @@ On CUDA the figure is still the host's memory.
     unit       bytes; the pair's number is ln(base's / candidate's), the gate's test on the pairs' median
     cap        4x: the interpreter and torch remain
     power      8 pairs of equal trees (demo) differed by 0.05 % five times, else by 0.7, 1.4 and 2.6 %: a buffer more or
-               less is alive at the peak. The median of 6 pairs finds 5 %
+               less is alive at the peak. So a saving of a few per cent takes the median of several pairs
     time       at most 20 s a pair (demo), 60 s (standard), most of it checking
 
 Knows numpy and the oracle, no torch.

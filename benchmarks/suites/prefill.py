@@ -10,7 +10,7 @@ after a prompt depends on every id before it through all layers, so what looks a
     tolerance  `decoder_suite.TOLERANCES`: single precision; bfloat16 inside fails by a factor of 1,000
     unit       ns per call; ratios of alternating calls, the gate's test on the pairs' median log ratio
     roofline   2 operations per active weight and id, the head once per prompt, attention scores and sums
-    cap        4x: reading is bound by matrix products that the shipped stack does at half of the roofline or better
+    cap        4x: the shipped stack reads the demo's prompts at a third of what a core's matrix products reach
     power      as the kernel suites: 20 turns of 20 ms or more
     time       at most 20 s a pair (demo), 60 s (standard), most of it drawing prompts and checking
 
