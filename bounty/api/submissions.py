@@ -268,8 +268,6 @@ class SubmissionEvidence(APIView):
     @extend_schema(responses={(200, "application/json"): OpenApiTypes.OBJECT})
     def get(self, request: Request, pk: UUID) -> HttpResponse:
         submission = find_submission(pk)
-        runs = submission.runs.select_related("verdict__evidence")
-        behind = runs.filter(pk=submission.verdict_run_id, verdict__evidence__isnull=False).first()
-        if behind is None or not submission.is_decided:
+        if submission.verdict_run is None or not submission.is_decided:
             raise NotFound("This submission has no evidence (yet).")
-        return sealed_evidence(behind)
+        return sealed_evidence(submission.verdict_run)

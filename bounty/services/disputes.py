@@ -4,6 +4,7 @@ An answer never makes an award: that needs evidence. It leaves the verdict, has 
 secrets (elsewhere, if there is another host), or strikes the verdict out. Everything stays on record.
 """
 
+from typing import Any
 from uuid import UUID
 
 from django.db import IntegrityError, transaction
@@ -248,6 +249,6 @@ def _may_earn(run: Run) -> bool:
     return evidence is not None and evidence.is_award_eligible and (verdict.log_ppm_estimate or 0) > 0
 
 
-def _must_move(submission: Submission, to: str, reason: str, actor: User, **fields: object) -> None:
+def _must_move(submission: Submission, to: str, reason: str, actor: User, **fields: Any) -> None:
     if not move(submission, to=to, reason=reason, actor=actor, **fields):
         raise WrongState("The submission has just changed; look at it again.")

@@ -33,7 +33,7 @@ class Check:
 
 
 def order_if_drawn(*, submission: Submission, priced: Run) -> Run | None:
-    """Queue the random re-measurement of a gain that was just booked, if it is drawn: elsewhere, with new secrets."""
+    """Queue the random re-measurement of a gain that was just booked, if it is drawn: elsewhere, with other secrets."""
     percent = settings.RECHECK_PERCENT
     if not is_drawn(secret=settings.SECRET_KEY, submission_id=submission.pk, percent=percent):
         return None

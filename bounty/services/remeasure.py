@@ -4,6 +4,7 @@ A diff is applied exactly or not at all. What was judged before stays judged: no
 confirmation, whose bound replaces the price (never above what was reserved for it).
 """
 
+from typing import Any
 from uuid import UUID
 
 from django.db import transaction
@@ -167,7 +168,7 @@ def _send_back(submission: Submission, base: StoredTree, why: str) -> None:
         f"The lineage moved on, and the diff does not apply to its tree any more ({why}). Make it against "
         f"{base.pk} and submit it again; this does not count as an attempt."
     )
-    fields = {
+    fields: dict[str, Any] = {
         "verdict_kind": VerdictKind.PATCH_REJECTED.value,
         "verdict_reason": reason,
         "verdict_run": None,

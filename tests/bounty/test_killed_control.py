@@ -13,6 +13,7 @@ from django.db import connection
 
 from bounty.models import Award, Run, RunKind, RunVerdict
 from bounty.services.awards import standing_award
+from bounty.services.reconcile import reconcile_runs
 from bounty.services.reviews import review
 from bounty.services.submissions import find_submission
 from gainshare.ledger import services as ledger
@@ -80,11 +81,9 @@ def test_a_killed_step_is_finished_by_the_next_worker(fault: str, at_run: int, t
     submission = world.submit(world.ann, diff_of_line(3, "step_3 = 33"))
     for number in (1, 2, 3):  # gate, confirmation, guard rails
         world.judge(0.3)
-        is_armed = fault if number == at_run else "control.nowhere"
-        status = in_a_worker(RECONCILE, fault=is_armed, marks=tmp_path / "marks")
-        assert status == (-signal.SIGKILL if number == at_run else 0)
         if number == at_run:
-            assert in_a_worker(RECONCILE, fault=fault, marks=tmp_path / "marks") == 0
+            assert in_a_worker(RECONCILE, fault=fault, marks=tmp_path / "marks") == -signal.SIGKILL
+        assert reconcile_runs().failed == []
     submission = find_submission(submission.pk)
     award = standing_award(submission)
     assert (submission.state, Award.objects.count(), RunVerdict.objects.count()) == ("confirmed", 1, 3)
@@ -110,20 +109,18 @@ def test_a_killed_merge_vests_once(fault: str, tmp_path: Path) -> None:
     assert world.lineage.tip_id == submission.candidate_tree_id
 
 
-@pytest.mark.parametrize("fault", ["control.followed", "control.guard_ordered", "control.award_booked"])
-def test_a_killed_new_price_is_finished_once(fault: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("fault", "at_step"), [("control.followed", 0), ("control.award_booked", 2)])
+def test_a_killed_new_price_is_finished_once(fault: str, at_step: int, tmp_path: Path) -> None:
     world = World()
     first = world.confirmed(world.ann, diff_of_line(3, "step_3 = 33"))
     second = world.confirmed(world.bob, diff_of_line(5, "step_5 = 55"))
     review(actor=world.ruth, submission_id=first.pk, decision="decline", comment="unreadable")
-    marks = tmp_path / "marks"
-    died = [in_a_worker(RECONCILE, fault=fault, marks=marks)]
-    for _ in range(2):  # the new price and its guard rails
-        assert in_a_worker(RECONCILE, fault="control.nowhere", marks=marks) == 0
-        world.judge(0.2)
-        died.append(in_a_worker(RECONCILE, fault=fault, marks=marks))
-    assert in_a_worker(RECONCILE, fault=fault, marks=marks) == 0
-    assert died.count(-signal.SIGKILL) == 1
+    for step in range(3):  # it follows, has its new price, has its guard rails
+        if step == at_step:
+            assert in_a_worker(RECONCILE, fault=fault, marks=tmp_path / "marks") == -signal.SIGKILL
+        assert reconcile_runs().failed == []
+        if step < 2:
+            world.judge(0.2)
     second = find_submission(second.pk)
     award = standing_award(second)
     assert (second.state, second.base_tree_id) == ("confirmed", world.tree.pk)
