@@ -254,8 +254,21 @@ def test_evidence_of_the_runners_own_failure_queues_the_run_again_at_most_twice(
     assert run.evidence.digest
 
 
-def test_a_runner_quarantined_while_it_judged_earns_nobody_an_award(world: World, leased: Run) -> None:
+def test_a_run_is_taken_from_a_runner_that_is_quarantined_while_it_judges(world: World, leased: Run) -> None:
+    sealed = invented_evidence(key=world.key, run=job_of(leased))
     set_runner_state(actor=world.mira, name=world.runner.name, state="quarantined", reason="drifts")
+    with pytest.raises(LeaseLost):
+        world.record(leased, sealed)
+    leased.refresh_from_db()
+    assert (leased.state, leased.attempts_left) == (RunState.QUEUED, 3)
+    assert not Evidence.objects.exists()
+
+
+def test_evidence_that_comes_before_its_quarantined_runner_lost_the_run_earns_nobody_an_award(
+    world: World, leased: Run
+) -> None:
+    # Between the quarantine's two steps: the runner is not trusted any more, the run is not taken back yet.
+    Runner.objects.filter(pk=world.runner.pk).update(state="quarantined", quarantine_cause="maintainer")
     world.record(leased, invented_evidence(key=world.key, run=job_of(leased)))
     leased.refresh_from_db()
     assert leased.evidence.is_award_eligible is False
