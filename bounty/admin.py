@@ -8,6 +8,7 @@ from django.http import HttpRequest
 from bounty.models import (
     Award,
     Bounty,
+    Dispute,
     Evidence,
     Lineage,
     Review,
@@ -104,3 +105,10 @@ class ReviewAdmin(ReadOnlyAdmin):
 class StoredTreeAdmin(ReadOnlyAdmin):
     list_display = ["hash", "parent", "created_by", "created_at"]
     exclude = ["manifest"]
+
+
+@admin.register(Dispute)
+class DisputeAdmin(ReadOnlyAdmin):
+    list_display = ["id", "submission", "verdict_kind", "author", "state", "answered_by", "created_at"]
+    list_filter = ["state", "verdict_kind"]
+    search_fields = ["id", "submission__id", "author__username"]

@@ -112,7 +112,17 @@ def test_the_admin_shows_everything_and_changes_nothing(world: World) -> None:
     root.save()
     client = Client()
     client.force_login(root)
-    for name in ("bounty", "submission", "run", "runverdict", "evidence", "award", "runner", "statechange"):
+    for name in (
+        "bounty",
+        "submission",
+        "run",
+        "runverdict",
+        "evidence",
+        "award",
+        "runner",
+        "dispute",
+        "statechange",
+    ):
         answer = client.get(f"/admin/bounty/{name}/")
         assert answer.status_code == 200, name
         assert client.get(f"/admin/bounty/{name}/add/").status_code == 403
