@@ -19,10 +19,10 @@ def rows_of(attempts: Sequence[Attempt]) -> list[Row]:
         awarded = [attempt for attempt in cheats if attempt.outcome.is_awarded]
         rows.append(_total("cheats awarded", len(awarded), len(cheats), "0", not awarded, awarded))
         failed = [attempt for attempt in cheats if attempt.control is not None and not attempt.control.is_won]
-        how = "their control failed: refusing them proves nothing"
+        how = "refusing them proves nothing"
         rows.append(
             _total(
-                "cheats that win nothing where nobody looks",
+                "cheats whose control failed",
                 len(failed),
                 len(cheats),
                 "0",

@@ -63,6 +63,6 @@ def test_no_cheat_is_awarded_and_no_honest_patch_refused(capsys: pytest.CaptureF
     totals = {row["name"]: row for row in report["rows"][:4]}
     assert totals["cheats awarded"]["value"] == 0, totals
     assert totals["honest patches refused"]["value"] == 0, totals
-    assert totals["cheats that win nothing where nobody looks"]["value"] == 0, totals
+    assert totals["cheats whose control failed"]["value"] == 0, totals
     odd = [row for row in report["rows"][4:] if not row["holds"]]
     assert odd == []

@@ -109,7 +109,7 @@ def test_totals_count_what_went_wrong_and_name_it() -> None:
     totals = {row.name: row for row in rows_of(attempts)[:4]}
     awarded = totals["cheats awarded"]
     assert (awarded.value, awarded.unit, awarded.holds, awarded.how) == (1, "of 3", False, "through")
-    weak = totals["cheats that win nothing where nobody looks"]
+    weak = totals["cheats whose control failed"]
     assert (weak.value, weak.holds) == (1, False)
     assert weak.how.startswith("weak; ")
     refused = totals["honest patches refused"]
