@@ -38,6 +38,7 @@ from bounty.models import (
     Submission,
     SubmissionState,
 )
+from bounty.services.adopted import require_adopted
 from bounty.services.awards import void_award
 from bounty.services.bounties import available_escrow, find_bounty, follow_funds
 from bounty.services.copies import earlier_copy
@@ -73,12 +74,14 @@ def find_submission(submission_id: UUID) -> Submission:
 def submit(*, actor: User, bounty_id: UUID, diff: str, base_tree: str | None = None) -> Submission:
     """A new submission: queued for its gate run, or rejected with a verdict that says why.
 
-    Raises NotFound, BountyClosed, EscrowUsedUp, TooManyAttempts, WrongBase, AlreadySubmitted, AlreadyJudged;
-    these leave no submission behind. A diff that cannot be read, allowed or applied, and a copy, stay visible as
+    Raises NotFound, BountyClosed, EscrowUsedUp, TooManyAttempts, WrongBase, AlreadySubmitted, AlreadyJudged,
+    NotReproduced; these leave no submission behind. A diff that cannot be read, allowed or applied, and a copy, stay visible as
     rejected submissions.
     """
     bounty = find_bounty(bounty_id)
     _require_open(bounty)
+    if bounty.is_for_a_bug:
+        require_adopted(bounty=bounty)
     base = _named_base(bounty, base_tree)
     data = diff.encode("utf-8", "surrogatepass")
     reading = read_diff(diff=diff, base=load_tree(base))
@@ -209,7 +212,10 @@ def _rejected(submission: Submission, reason: str) -> Submission:
 
 
 def withdraw(*, actor: User, submission_id: UUID) -> Submission:
-    """Take one's submission back, before it has vested. After the first sample it still counts as an attempt."""
+    """Take one's submission back, until its bound is known. After the first sample it still counts as an attempt.
+
+    A confirmed one stays: whoever could give a low bound back and draw another would be paid the luckiest of several.
+    """
     if find_submission(submission_id).submitter_id != actor.pk:
         raise NotAllowed("Only its author can withdraw a submission.")
     with transaction.atomic():
@@ -242,6 +248,4 @@ def _can_withdraw(submission: Submission) -> bool:
         SubmissionState.QUEUED,
         SubmissionState.JUDGING,
         SubmissionState.CONFIRMING,
-        SubmissionState.CONFIRMED,
-        SubmissionState.ACCEPTED,
     } or (submission.state == SubmissionState.JUDGED and submission.next_step != NextStep.NONE)

@@ -16,6 +16,8 @@ from bounty.models import (
     BountyState,
     Dispute,
     DisputeState,
+    Reproduction,
+    ReproductionState,
     Run,
     Runner,
     RunnerState,
@@ -40,8 +42,8 @@ SUBMISSION_MOVES: Mapping[str, frozenset[str]] = {
     S.CONFIRMING: frozenset({S.CONFIRMED, S.JUDGED, S.WITHDRAWN}),
     # confirming: priced anew, since the best tree moved or a maintainer ordered it. judged: the diff does not apply
     # to the new tip, or a random re-measurement did not find the gain again
-    S.CONFIRMED: frozenset({S.ACCEPTED, S.CONFIRMING, S.JUDGED, S.DECLINED, S.WITHDRAWN}),
-    S.ACCEPTED: frozenset({S.VESTED, S.CONFIRMING, S.JUDGED, S.DECLINED, S.WITHDRAWN}),
+    S.CONFIRMED: frozenset({S.ACCEPTED, S.CONFIRMING, S.JUDGED, S.DECLINED}),
+    S.ACCEPTED: frozenset({S.VESTED, S.CONFIRMING, S.JUDGED, S.DECLINED}),
     S.DECLINED: frozenset(),
     S.VESTED: frozenset({S.REVERSED}),
     S.REVERSED: frozenset(),
@@ -74,6 +76,13 @@ DISPUTE_MOVES: Mapping[str, frozenset[str]] = {
     D.REMEASURED: frozenset(),
     D.OVERTURNED: frozenset(),
 }
+REPRODUCTION_MOVES: Mapping[str, frozenset[str]] = {
+    ReproductionState.QUEUED: frozenset({ReproductionState.REPRODUCED, ReproductionState.REFUSED}),
+    ReproductionState.REPRODUCED: frozenset({ReproductionState.ADOPTED, ReproductionState.DECLINED}),
+    ReproductionState.ADOPTED: frozenset({ReproductionState.DECLINED}),
+    ReproductionState.REFUSED: frozenset(),
+    ReproductionState.DECLINED: frozenset(),
+}
 RUNNER_MOVES: Mapping[str, frozenset[str]] = {
     RunnerState.ACTIVE: frozenset({RunnerState.DRAINING, RunnerState.QUARANTINED, RunnerState.RETIRED}),
     # A runner that is quarantined when it drains comes back quarantined.
@@ -91,9 +100,10 @@ MOVES: Mapping[type, Mapping[str, frozenset[str]]] = {
     Bounty: BOUNTY_MOVES,
     Runner: RUNNER_MOVES,
     Dispute: DISPUTE_MOVES,
+    Reproduction: REPRODUCTION_MOVES,
 }
 
-StatefulRow = Submission | Run | Award | Bounty | Runner | Dispute
+StatefulRow = Submission | Run | Award | Bounty | Runner | Dispute | Reproduction
 
 
 def move(

@@ -297,12 +297,13 @@ def test_withdrawing_after_the_first_sample_counts_and_ends_the_candidate(world:
         world.submit(world.ann, diff_of_line(3, "step_3 = 33"))
 
 
-def test_withdrawing_a_confirmed_gain_gives_the_escrow_back(world: World) -> None:
+def test_a_confirmed_gain_is_not_given_back_to_draw_a_luckier_bound(world: World) -> None:
     submission = world.confirmed(world.ann, diff_of_line(3, "step_3 = 33"))
-    withdraw(actor=world.ann, submission_id=submission.pk)
-    assert standing_award(submission) is None
-    assert ledger.balance(world.ann).unvested == 0
-    assert ledger.escrow_balance(world.bounty.escrow_reference).available == world.escrow
+    with pytest.raises(WrongState, match="confirmed cannot be withdrawn"):
+        withdraw(actor=world.ann, submission_id=submission.pk)
+    award = standing_award(submission)
+    assert award is not None
+    assert ledger.balance(world.ann).unvested == award.amount_microcredits
 
 
 def test_only_the_author_withdraws_and_not_what_is_decided(world: World) -> None:
