@@ -143,7 +143,6 @@ CHECKPOINT_LOAD = SuiteInfo(
     minimum_effect_log_ppm=9_951,  # ln 1.01
     cap_log_ppm=1_609_438,  # ln 5, rounded up: the bytes must be read and the prompts computed
     worst_case_log_ppm=-51_293,  # ln 0.95
-    guard=GuardInfo("demo", margin_log_ppm=48_791),  # ln 1.05
 )
 
 PEAK_MEMORY = SuiteInfo(
@@ -159,7 +158,6 @@ PEAK_MEMORY = SuiteInfo(
     minimum_effect_log_ppm=9_951,  # ln 1.01
     cap_log_ppm=1_386_295,  # ln 4, rounded up: the interpreter and torch remain
     worst_case_log_ppm=-19_803,  # ln 1/1.02: memory hardly varies from run to run
-    guard=GuardInfo("demo", margin_log_ppm=19_802),  # ln 1.02
 )
 
 TRAIN_STEP = SuiteInfo(

@@ -4,6 +4,8 @@ pytest-django reads the settings before any conftest.py is imported, so the envi
 itself starts when the first test asks for it (`tests/conftest.py`). Values already set in the environment win.
 """
 
+from benchmarks import blas as _blas  # noqa: F401, I001 - before numpy is imported
+
 import os
 import secrets
 import shutil
