@@ -129,4 +129,5 @@ class SecretText:
 def windows(text: Ids, rng: np.random.Generator, count: int, length: int) -> Ids:
     """[count, length] ids from places drawn at random."""
     starts = rng.integers(text.size - length + 1, size=count)
-    return text[starts[:, None] + np.arange(length)]
+    drawn: Ids = text[starts[:, None] + np.arange(length)]
+    return drawn

@@ -1,4 +1,4 @@
-"""The stack's transformer from the judge's numbers. Mounted beside the sandboxed halves of the training suites.
+"""Libraries and the stack's transformer for the training suites. Mounted beside their sandboxed halves.
 
 Runs inside the sandbox only.
 """
@@ -8,6 +8,16 @@ from __future__ import annotations
 from typing import Any
 
 import tensors  # type: ignore[import-not-found]  # it lies beside this file inside the sandbox
+import torch
+
+
+def start(threads: int, device: str) -> None:
+    """Before the tree is imported: what torch loads and starts with its first backward pass and optimiser."""
+    tensors.start(threads, device)
+    ones = torch.ones(8, 8, device=device, requires_grad=True)
+    optimizer = torch.optim.AdamW([ones], fused=True)
+    (ones @ ones).sum().backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
 
 
 def transformer(config: dict[str, Any], weights: dict[str, Any]) -> Any:

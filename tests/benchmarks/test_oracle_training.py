@@ -3,6 +3,8 @@
 The torch form below is a third reading of the definitions: it shares no code with `model/` nor with the oracle.
 """
 
+from benchmarks import blas as _blas  # noqa: F401, I001 - before numpy is imported
+
 from dataclasses import replace
 
 import numpy as np

@@ -1,6 +1,6 @@
 """Suite moe_backward: the shipped layer's gradients are right, and no gradient can be left out or made cheaper."""
 
-from __future__ import annotations
+from benchmarks import blas as _blas  # noqa: F401, I001 - before numpy is imported
 
 from collections.abc import Callable
 from pathlib import Path

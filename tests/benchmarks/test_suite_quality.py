@@ -1,6 +1,6 @@
 """Suite quality: the judge's own loss after equal time, and what a candidate cannot win it by."""
 
-from __future__ import annotations
+from benchmarks import blas as _blas  # noqa: F401, I001 - before numpy is imported
 
 import random
 from collections.abc import Callable

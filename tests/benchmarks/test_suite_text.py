@@ -1,6 +1,6 @@
 """Secret text: real, the same for the same secret, split by files, and not to be looked up anywhere."""
 
-from __future__ import annotations
+from benchmarks import blas as _blas  # noqa: F401, I001 - before numpy is imported
 
 from itertools import pairwise
 

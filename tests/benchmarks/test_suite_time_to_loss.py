@@ -1,6 +1,6 @@
 """Suite time_to_loss: time until the judge's own loss is low enough, and what a candidate cannot shorten it by."""
 
-from __future__ import annotations
+from benchmarks import blas as _blas  # noqa: F401, I001 - before numpy is imported
 
 import random
 from dataclasses import replace

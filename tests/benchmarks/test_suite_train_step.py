@@ -1,6 +1,6 @@
 """Suite train_step: the shipped trainer's steps are right, and no update can be skipped, halved, cheapened or put off."""
 
-from __future__ import annotations
+from benchmarks import blas as _blas  # noqa: F401, I001 - before numpy is imported
 
 from collections.abc import Callable
 from dataclasses import replace
