@@ -12,19 +12,20 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from benchmarks.bugs import BUG_KINDS, NotAReproduction, read_reproduction
 from benchmarks.catalogue import BUG, SUITES
 from benchmarks.device_lock import device_lock
+from benchmarks.evidence.bugs import BUG_KINDS
 from benchmarks.evidence.signing import generate_key
-from benchmarks.job import Job
+from benchmarks.job import Job, JobKind
 from benchmarks.judge import JudgeOptions, judge
 from benchmarks.pairs.build import build_tree
 from benchmarks.pairs.devices import CPU, DEVICES
 from benchmarks.pairs.side import SideFailed
 from benchmarks.patches import PatchError, apply_patch, parse_patch
 from benchmarks.profiling import ProfileFailed, profile_tree
+from benchmarks.reproduction import NotAReproduction, read_reproduction
 from benchmarks.sandbox import SandboxError, best_level
 from benchmarks.statistics.gate import LOOKS
 from benchmarks.statistics.units import percent_faster
@@ -98,15 +99,15 @@ def measure(
             _require(trees, {"base": base_tree, "candidate": candidate_tree})
         job = Job(
             "local",
-            kind,
+            cast(JobKind, kind),
             suite,
             preset,
             base_tree.hash,
             candidate_tree.hash,
             device,
+            **plan,  # type: ignore[arg-type]  # whole numbers
             reproduction=text,
-            **plan,
-        )  # type: ignore[arg-type]  # argparse checked the kind
+        )
         options = JudgeOptions(level=best_level(allow_none=allow_none))
         say = callbacks or Terminal()
         with device_lock(device, on_wait=lambda: say.on_log("waiting for another measurement to end")):

@@ -13,22 +13,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.evidence.bugs import ATTEMPTS, BUG_KINDS
 from benchmarks.pairs.devices import CPU, device_mounts
 from benchmarks.pairs.seeds import Seeds
 from benchmarks.sandbox import Completed, Limits, Mount, SandboxLevel, python_runtime, run
 from benchmarks.trees import sha256_hex
 
-__all__ = [
-    "ATTEMPTS",
-    "BUG_KINDS",
-    "MAX_REPRODUCTION_BYTES",
-    "NotAReproduction",
-    "Trials",
-    "read_reproduction",
-]
-
-MAX_REPRODUCTION_BYTES = 16 * 1024
 MAX_SEEN_BYTES = 256 * 1024
 OBSERVE_S = 60.0
 CHECK_S = 30.0
@@ -40,27 +29,6 @@ SLOTS = {"base": 0, "candidate": 1, "none": 2}  # of the sandboxes' own user ids
 
 _PROGRAM = "/harness/bug_inside.py"
 _REFUSED, _RAISED, _BROKEN, _MALFORMED = 10, 11, 12, 13  # what bug_inside.py ends with
-
-
-class NotAReproduction(ValueError):
-    """A file that no trial could use; the message says what to do."""
-
-
-def read_reproduction(data: bytes) -> str:
-    """The text of a reproduction's file. Raises NotAReproduction; whether it loads shows in its first trial."""
-    if not data.strip():
-        raise NotAReproduction(
-            "the reproduction is empty: it is a Python file with the functions observe and check"
-        )
-    if len(data) > MAX_REPRODUCTION_BYTES:
-        raise NotAReproduction(
-            f"the reproduction has {len(data)} bytes, allowed are {MAX_REPRODUCTION_BYTES}: leave out what the bug "
-            "does not need"
-        )
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        raise NotAReproduction("the reproduction is not text in UTF-8") from None
 
 
 class Trials:

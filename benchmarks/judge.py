@@ -16,8 +16,9 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from benchmarks.bugs import ATTEMPTS, BUG_KINDS, Trials
+from benchmarks.bugs import Trials
 from benchmarks.catalogue import SUITES
+from benchmarks.evidence.bugs import ATTEMPTS, BUG_KINDS
 from benchmarks.evidence.commitment import commit
 from benchmarks.evidence.decision import decide_so_far, make_plan, next_pairs
 from benchmarks.evidence.document import build_document, seal

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bench import measure
-from benchmarks.bugs import NotAReproduction
 from benchmarks.evidence.canonical import NotCanonical, parse
 from benchmarks.evidence.schema import EvidenceError, validate
 from benchmarks.patches import PatchError
+from benchmarks.reproduction import NotAReproduction
 from benchmarks.sandbox import SandboxError
 from benchmarks.statistics.units import percent_faster
 from benchmarks.suites import UnknownSuite

@@ -79,6 +79,18 @@ class AlreadyJudged(BountyError):
     code = "already_judged"
 
 
+class NotReproduced(BountyError):
+    """The bug has no reproduction yet, so no fix of it can be judged."""
+
+    code = "not_reproduced"
+
+
+class AlreadyReproduced(BountyError):
+    """The bug has its reproduction."""
+
+    code = "already_reproduced"
+
+
 class TipMoved(BountyError):
     """The lineage moved on since the candidate was measured, so a merge would not be the measured tree."""
 

@@ -44,6 +44,22 @@ def wanted_reservation(*, rate_microcredits_per_nat: int, estimate_log_ppm: int)
     return -(-numerator // (PPM * RESERVE_DENOMINATOR))
 
 
+@dataclass(frozen=True, slots=True)
+class BugShares:
+    """How a bug's award is shared. Together they are the award, to the micro-credit."""
+
+    reproduction_microcredits: int
+    fix_microcredits: int
+
+
+def bug_shares(*, award_microcredits: int, reproduction_ppm: int, is_reproduction_paid: bool) -> BugShares:
+    """The reproduction's share is floored, the rest is the fix's; all of it where nobody is paid for reproducing."""
+    if award_microcredits <= 0 or not 0 <= reproduction_ppm < PPM:
+        raise ValueError("an award is above zero, and a part of it is left for the fix")
+    reproduction = award_microcredits * reproduction_ppm // PPM if is_reproduction_paid else 0
+    return BugShares(reproduction, award_microcredits - reproduction)
+
+
 def required_reviewers(
     *, amount_microcredits: int, min_reviewers: int, two_above_microcredits: int | None
 ) -> int:

@@ -92,6 +92,11 @@ class JobOut(serializers.Serializer[Any]):
     preset = serializers.CharField()
     base_tree = serializers.CharField(source="base_tree_id")
     candidate_tree = serializers.CharField(source="candidate_tree_id")
+    reproduction = serializers.CharField(
+        source="reproduction.blob",
+        default="",
+        help_text="Of a bug's runs: the hash of the file to try, a blob.",
+    )
     nonce = serializers.CharField()
     attempt = serializers.IntegerField()
 

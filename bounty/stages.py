@@ -6,18 +6,22 @@ _WHEN_CONFIRMING = {
     RunKind.CONFIRMATION: "price",
     RunKind.RECHECK: "price, measured anew",
     RunKind.GUARD: "guard rails",
+    RunKind.FIX: "tried once more",
 }
 _RUNS = {
     RunKind.GATE: "Gate run",
     RunKind.CONFIRMATION: "Confirmation run",
     RunKind.GUARD: "Confirming: guard rails",
     RunKind.RECHECK: "Re-measurement",
+    RunKind.REPRODUCTION: "Reproduction",
+    RunKind.FIX: "Trying the fix",
 }
 _WHAT = {
     RunKind.GATE: "It stops as soon as the pairs decide. Results stay hidden until the verdict.",
     RunKind.CONFIRMATION: "A fixed number of fresh pairs; their lower bound alone sets the award.",
     RunKind.GUARD: "The other suites, peak memory and load time: nothing else may become worse.",
     RunKind.RECHECK: "The gain is measured once more, with fresh secrets; elsewhere, if there is another host.",
+    RunKind.FIX: "Three attempts of the reproduction on each tree, then one pair of every quick suite.",
 }
 
 

@@ -8,6 +8,7 @@ from benchmarks.lost_broker import end_worker_on_lost_ack
 from bounty.services.advance import advance_submission as advance
 from bounty.services.calibration_schedule import schedule_calibrations
 from bounty.services.reconcile import reconcile_runs as reconcile
+from bounty.services.reproductions import settle
 
 end_worker_on_lost_ack()  # this module is loaded by every control worker
 
@@ -16,6 +17,12 @@ end_worker_on_lost_ack()  # this module is loaded by every control worker
 def advance_submission(submission_id: str) -> None:
     """Do what can be done now for one submission."""
     advance(submission_id=UUID(submission_id))
+
+
+@shared_task(name="bounty.tasks.settle_reproduction")
+def settle_reproduction(reproduction_id: str) -> None:
+    """Go on with a reproduction whose run has its verdict."""
+    settle(reproduction_id=UUID(reproduction_id))
 
 
 @shared_task(name="bounty.tasks.reconcile_runs")

@@ -166,7 +166,11 @@ def _not_fixed(candidate: list[Attempt]) -> Verdict:
 def _suite_green(document: dict[str, Any]) -> Verdict | None:
     """The trials are done and well; None until every case of the suites has its pair."""
     calls = {case["name"]: 2 * case["calls"] for case in document["suite"]["cases"]}
-    complete = [pair for pair in document["pairs"] if len(pair["calls"]) == calls[pair["case"]]]
+    complete = [
+        pair
+        for pair in document["pairs"]
+        if not pair["control"] and len(pair["calls"]) == calls[pair["case"]]
+    ]
     if {pair["case"] for pair in complete} != set(calls):
         return None
     checks = document["checks"]

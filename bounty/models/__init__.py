@@ -1,11 +1,12 @@
 """The bounty app's tables, one file per subject. Rows hold state and one-row rules; services do the rest."""
 
-from bounty.models.awards import Award, AwardState
-from bounty.models.bounties import Bounty, BountyState
+from bounty.models.awards import COUNTING, Award, AwardRole, AwardState
+from bounty.models.bounties import Bounty, BountyState, Severity
 from bounty.models.calibration import NoiseSample, RunnerFailure
 from bounty.models.changes import StateChange
 from bounty.models.disputes import Dispute, DisputeState
 from bounty.models.evidence import Evidence, RunVerdict
+from bounty.models.reproductions import Reproduction, ReproductionState
 from bounty.models.runners import QuarantineCause, Runner, RunnerState
 from bounty.models.runs import OPEN_RUN_STATES, PRICING_KINDS, LogChunk, Run, RunKind, RunState
 from bounty.models.submissions import NextStep, Review, ReviewDecision, Submission, SubmissionState
@@ -13,9 +14,11 @@ from bounty.models.switches import StopSwitch, Switch, WaitingMerge
 from bounty.models.trees import Lineage, StoredTree
 
 __all__ = [
+    "COUNTING",
     "OPEN_RUN_STATES",
     "PRICING_KINDS",
     "Award",
+    "AwardRole",
     "AwardState",
     "Bounty",
     "BountyState",
@@ -27,6 +30,8 @@ __all__ = [
     "NextStep",
     "NoiseSample",
     "QuarantineCause",
+    "Reproduction",
+    "ReproductionState",
     "Review",
     "ReviewDecision",
     "Run",
@@ -36,6 +41,7 @@ __all__ = [
     "Runner",
     "RunnerFailure",
     "RunnerState",
+    "Severity",
     "StateChange",
     "StopSwitch",
     "StoredTree",

@@ -10,8 +10,11 @@ import uuid
 from django.db import models
 from django.db.models import F, Q
 
+from bounty.models.bounties import Bounty
+from bounty.models.reproductions import Reproduction
 from bounty.models.runs import Run
 from bounty.models.submissions import Submission
+from gainshare.accounts.models import User
 
 
 class AwardState(models.TextChoices):
@@ -24,13 +27,38 @@ class AwardState(models.TextChoices):
     VOID = "void", "Void"  # set aside or booked, but never paid: the escrow has it back
 
 
+class AwardRole(models.TextChoices):
+    """What an award is for."""
+
+    GAIN = "gain", "Gain"  # what the confirmed bound is worth
+    FIX = "fix", "Fix"  # of a bug
+    REPRODUCTION = "reproduction", "Reproduction"  # of the bug that the submission fixes
+
+
+COUNTING = (AwardState.RESERVED, AwardState.UNVESTED, AwardState.VESTED)
+
+
 class Award(models.Model):
-    """At most one award per submission counts; void ones were never paid and stay as history."""
+    """At most one award per submission and role counts; void ones were never paid and stay as history.
+
+    A fix brings two: its author's own, and that of whoever reproduced the bug. They rise and fall together.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     submission = models.ForeignKey(Submission, on_delete=models.PROTECT, related_name="awards")
+    role = models.CharField(max_length=12, choices=AwardRole.choices, default=AwardRole.GAIN)
+    bug = models.ForeignKey(
+        Bounty, on_delete=models.PROTECT, null=True, related_name="+", help_text="The bug that it pays for."
+    )
+    reproduction = models.ForeignKey(
+        Reproduction,
+        on_delete=models.PROTECT,
+        null=True,
+        related_name="awards",
+        help_text="That it pays for.",
+    )
     gate_run = models.ForeignKey(Run, on_delete=models.PROTECT, related_name="+")
-    confirmation_run = models.OneToOneField(Run, on_delete=models.PROTECT, null=True, related_name="award")
+    confirmation_run = models.ForeignKey(Run, on_delete=models.PROTECT, null=True, related_name="awards")
     reservation_id = models.UUIDField(unique=True, help_text="The ledger's reserving transfer.")
     transfer_id = models.UUIDField(unique=True, null=True, help_text="The ledger's transfer of the award.")
     reserved_microcredits = models.BigIntegerField()
@@ -53,7 +81,21 @@ class Award(models.Model):
         ordering = ["-created_at"]
         constraints = [
             models.UniqueConstraint(
-                fields=["submission"], condition=~Q(state=AwardState.VOID), name="one_award_per_submission"
+                fields=["submission", "role"],
+                condition=~Q(state=AwardState.VOID),
+                name="one_award_per_submission",
+            ),
+            models.UniqueConstraint(fields=["confirmation_run", "role"], name="one_award_per_run"),
+            models.UniqueConstraint(
+                fields=["bug", "role"],
+                condition=Q(bug__isnull=False, state__in=COUNTING),
+                name="one_bug_is_paid_once",
+            ),
+            models.CheckConstraint(
+                condition=Q(role=AwardRole.GAIN, bug__isnull=True, reproduction__isnull=True)
+                | Q(role=AwardRole.FIX, bug__isnull=False, reproduction__isnull=True)
+                | Q(role=AwardRole.REPRODUCTION, bug__isnull=False, reproduction__isnull=False),
+                name="award_is_for_something",
             ),
             models.CheckConstraint(condition=Q(state__in=AwardState.values), name="award_state_known"),
             models.CheckConstraint(condition=Q(reserved_microcredits__gt=0), name="award_reserves_something"),
@@ -69,11 +111,19 @@ class Award(models.Model):
                     transfer_id__isnull=False,
                     confirmation_run__isnull=False,
                     series_at__isnull=False,
-                    log_ppm_bound__gt=0,
+                )
+                & (
+                    Q(role=AwardRole.GAIN, log_ppm_bound__isnull=False, log_ppm_bound__gt=0)
+                    | (~Q(role=AwardRole.GAIN) & Q(log_ppm_bound__isnull=True))
                 ),
                 name="booked_award_is_confirmed",
             ),
         ]
+
+    @property
+    def recipient(self) -> User:
+        """Whom it pays."""
+        return self.submission.submitter if self.reproduction is None else self.reproduction.author
 
     def __str__(self) -> str:
         return f"{self.amount_microcredits or 0} micro-credits ({self.state})"

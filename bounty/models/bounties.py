@@ -11,9 +11,12 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import models
-from django.db.models import Q
+from django.db.models import F, Q
 
+from benchmarks.catalogue import BUG
 from bounty.models.trees import Lineage
+
+PPM = 1_000_000
 
 
 class BountyState(models.TextChoices):
@@ -24,8 +27,20 @@ class BountyState(models.TextChoices):
     CLOSED = "closed", "Closed"  # takes none, ever again; what is being judged is still judged and paid
 
 
+class Severity(models.TextChoices):
+    """How bad a bug is. What each is worth is for the bounty to say."""
+
+    LOW = "low", "Low"  # wrong in a corner that few reach
+    MEDIUM = "medium", "Medium"  # wrong for some, with a way around it
+    HIGH = "high", "High"  # wrong for many, or without a way around it
+    CRITICAL = "critical", "Critical"  # wrong answers or lost work that nobody notices
+
+
 class Bounty(models.Model):
-    """One posted bounty. An award is ``rate x ln(base time / candidate time)``, at most what is in escrow."""
+    """One posted bounty. An award is ``rate x ln(base time / candidate time)``, at most what is in escrow.
+
+    A bounty for a bug has a severity and a fixed award instead of a rate; the first reproduction earns a share of it.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     title = models.CharField(max_length=200)
@@ -35,7 +50,16 @@ class Bounty(models.Model):
     preset = models.CharField(max_length=60)
     hardware = models.SlugField(max_length=60)
     escrow_microcredits = models.BigIntegerField(help_text="Put into escrow when the bounty was opened.")
-    rate_microcredits_per_nat = models.BigIntegerField()
+    rate_microcredits_per_nat = models.BigIntegerField(help_text="0 for a bug, which has an award instead.")
+    severity = models.CharField(
+        max_length=8, choices=Severity.choices, blank=True, help_text="Of a bug; empty for any other bounty."
+    )
+    award_microcredits = models.BigIntegerField(
+        null=True, blank=True, help_text="For the whole bug: reproduction and fix."
+    )
+    reproduction_ppm = models.PositiveIntegerField(
+        null=True, blank=True, help_text="The reproduction's share of the award, in millionths."
+    )
     min_reviewers = models.PositiveSmallIntegerField(default=1)
     two_reviews_above_microcredits = models.BigIntegerField(
         null=True, blank=True, help_text="Awards above this need at least two reviewers."
@@ -59,13 +83,40 @@ class Bounty(models.Model):
         constraints = [
             models.CheckConstraint(condition=Q(state__in=BountyState.values), name="bounty_state_known"),
             models.CheckConstraint(condition=Q(escrow_microcredits__gt=0), name="bounty_escrow_positive"),
-            models.CheckConstraint(condition=Q(rate_microcredits_per_nat__gt=0), name="bounty_rate_positive"),
+            models.CheckConstraint(
+                condition=Q(
+                    suite=BUG.name,
+                    severity__in=Severity.values,
+                    award_microcredits__gt=0,
+                    award_microcredits__lte=F("escrow_microcredits"),
+                    reproduction_ppm__lt=PPM,
+                    rate_microcredits_per_nat=0,
+                    review_window_s__isnull=True,
+                    # Stated, since a comparison with null holds in a check.
+                    award_microcredits__isnull=False,
+                    reproduction_ppm__isnull=False,
+                )
+                | (
+                    ~Q(suite=BUG.name)
+                    & Q(
+                        severity="",
+                        award_microcredits__isnull=True,
+                        reproduction_ppm__isnull=True,
+                        rate_microcredits_per_nat__gt=0,
+                    )
+                ),
+                name="bounty_pays_by_rate_or_severity",
+            ),
             models.CheckConstraint(condition=Q(min_reviewers__gte=1), name="bounty_has_a_reviewer"),
             models.CheckConstraint(condition=Q(max_attempts__gte=1), name="bounty_allows_an_attempt"),
         ]
 
     def __str__(self) -> str:
         return self.title
+
+    @property
+    def is_for_a_bug(self) -> bool:
+        return self.suite == BUG.name
 
     @property
     def escrow_reference(self) -> str:

@@ -8,7 +8,17 @@ from django.db.models import Q
 
 SUBJECTS = [
     (name, name)
-    for name in ("bounty", "submission", "run", "award", "runner", "lineage", "stopswitch", "dispute")
+    for name in (
+        "bounty",
+        "submission",
+        "run",
+        "award",
+        "runner",
+        "lineage",
+        "stopswitch",
+        "dispute",
+        "reproduction",
+    )
 ]
 
 

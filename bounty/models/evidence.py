@@ -23,6 +23,7 @@ class Evidence(models.Model):
     sandbox_level = models.CharField(max_length=40)
     is_award_eligible = models.BooleanField()
     samples = models.JSONField(default=list, help_text="Per pair: index, control, log ratio. For plots only.")
+    trials = models.JSONField(default=list, help_text="Of a bug's runs, as they stand in the document.")
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

@@ -11,6 +11,7 @@ from django.conf import settings
 from django.db import models
 from django.db.models import F, Q
 
+from bounty.models.reproductions import Reproduction
 from bounty.models.runners import Runner
 from bounty.models.submissions import Submission
 from bounty.models.trees import StoredTree
@@ -24,6 +25,8 @@ class RunKind(models.TextChoices):
     GUARD = "guard", "Guard rails"  # did anything else get worse? Every priced gain needs one
     # A confirmation once more: at random while it is reviewed, against a best tree that moved, or after a dispute
     RECHECK = "recheck", "Re-measurement"
+    REPRODUCTION = "reproduction", "Reproduction"  # does a reproduction show its bug?
+    FIX = "fix", "Fix"  # does a patch mend the bug, and leave everything else right?
     AA = "aa", "A/A"  # the same tree on both sides: how noisy is this runner?
 
 
@@ -61,6 +64,13 @@ class Run(models.Model):
         null=True,
         related_name="guard",
         help_text="Of a guard run: the run whose price it guards.",
+    )
+    reproduction = models.ForeignKey(
+        Reproduction,
+        on_delete=models.PROTECT,
+        null=True,
+        related_name="runs",
+        help_text="Of a bug's runs: what is tried.",
     )
     avoid_host = models.CharField(
         max_length=120, blank=True, help_text="Measured there before: another host is preferred."
@@ -123,7 +133,24 @@ class Run(models.Model):
                 name="aa_run_measures_one_tree",
             ),
             models.CheckConstraint(
-                condition=Q(kind=RunKind.AA) | Q(submission__isnull=False), name="run_has_its_submission"
+                condition=Q(kind__in=[RunKind.AA, RunKind.REPRODUCTION]) | Q(submission__isnull=False),
+                name="run_has_its_submission",
+            ),
+            models.CheckConstraint(
+                condition=Q(
+                    kind=RunKind.REPRODUCTION,
+                    reproduction__isnull=False,
+                    submission__isnull=True,
+                    base_tree=F("candidate_tree"),
+                )
+                | Q(kind=RunKind.FIX, reproduction__isnull=False)
+                | (~Q(kind__in=[RunKind.REPRODUCTION, RunKind.FIX]) & Q(reproduction__isnull=True)),
+                name="bug_run_has_its_reproduction",
+            ),
+            models.UniqueConstraint(
+                fields=["reproduction"],
+                condition=Q(kind=RunKind.REPRODUCTION, state__in=[RunState.QUEUED, *OPEN_RUN_STATES]),
+                name="one_unfinished_run_per_reproduction",
             ),
             models.CheckConstraint(
                 condition=Q(kind=RunKind.GUARD, after__isnull=False)

@@ -8,7 +8,7 @@ from django.utils import timezone
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 
-from benchmarks.catalogue import SUITES
+from benchmarks.catalogue import BUG, SUITES
 from bounty.limits import MAX_DIFF_CHARS
 from bounty.models import Lineage, Runner, RunnerState
 from gainshare.web.formatting import parse_credits
@@ -114,7 +114,8 @@ class BountyForm(forms.Form):
         super().__init__(*args, **kwargs)
         suites, hardware = self.fields["suite"], self.fields["hardware"]
         assert isinstance(suites, forms.ChoiceField) and isinstance(hardware, forms.ChoiceField)
-        presets = [(suite, preset) for suite in SUITES.values() for preset in suite.presets.values()]
+        timed = [suite for suite in SUITES.values() if suite is not BUG]  # a bug's terms are others
+        presets = [(suite, preset) for suite in timed for preset in suite.presets.values()]
         suites.choices = [
             (f"{suite.name}/{preset.name}", f"{suite.title}, size {preset.name}") for suite, preset in presets
         ]

@@ -22,6 +22,7 @@ from bounty.models import (
 from bounty.rewards import award_microcredits
 from bounty.services.awards import has_enough_acceptances, reserve, standing_award, vest
 from bounty.services.booking import book, refuse
+from bounty.services.fixes import fix_step
 from bounty.services.guards import guard_of, order_guard, pricing_run
 from bounty.services.rechecks import CheckOutcome, check_of, holds_up
 from bounty.services.remeasure import follow_best, measure_anew
@@ -47,6 +48,8 @@ def advance_submission(*, submission_id: UUID) -> Submission:
 
 def _step(submission: Submission) -> bool:
     """One step; False when there is nothing to do now."""
+    if submission.bounty.is_for_a_bug:
+        return fix_step(submission)
     state = submission.state
     if state == SubmissionState.QUEUED and is_left_behind(submission):
         return follow_best(submission_id=submission.pk)

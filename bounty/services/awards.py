@@ -4,12 +4,14 @@ The ledger's ids are derived from the award's subject and step, so that repeatin
 """
 
 from django.db import transaction
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from benchmarks.faults import fault_point
 from bounty.errors import BadRequest, NotAllowed, WrongState
 from bounty.models import (
     Award,
+    AwardRole,
     AwardState,
     Bounty,
     Lineage,
@@ -33,8 +35,13 @@ from gainshare.ledger.errors import EscrowClosed, EscrowExhausted
 
 
 def standing_award(submission: Submission) -> Award | None:
-    """The submission's one award that is not void."""
-    return submission.awards.exclude(state=AwardState.VOID).first()
+    """The submission's own award that is not void: its author's."""
+    return standing_awards(submission).exclude(role=AwardRole.REPRODUCTION).first()
+
+
+def standing_awards(submission: Submission) -> QuerySet[Award]:
+    """Every award of the submission that is not void: its author's, and for a bug that for the reproduction."""
+    return submission.awards.exclude(state=AwardState.VOID).order_by("role")
 
 
 def reserve(*, submission: Submission, gate: RunVerdict) -> bool:
@@ -109,10 +116,12 @@ def _stop_waiting(submission: Submission, reason: str) -> None:
 
 
 def void_award(*, submission: Submission, reason: str) -> None:
-    """Give a reserved or unvested award back to escrow. Inside the caller's transaction, after its own change."""
-    award = standing_award(submission)
-    if award is None:
-        return
+    """Give what is reserved or unvested back to escrow. Inside the caller's transaction, after its own change."""
+    for award in standing_awards(submission):
+        _void(award, reason)
+
+
+def _void(award: Award, reason: str) -> None:
     if award.state == AwardState.RESERVED:
         ledger.release_reservation(transfer_id=award.reservation_id)
     elif award.state == AwardState.UNVESTED and award.transfer_id is not None:
@@ -127,10 +136,10 @@ def void_award(*, submission: Submission, reason: str) -> None:
 
 def has_enough_acceptances(submission: Submission) -> bool:
     """Whether as many people have accepted this very candidate as an award of this size needs."""
-    award = standing_award(submission)
-    assert award is not None and award.amount_microcredits is not None, "a confirmed submission has its award"
+    amounts = [award.amount_microcredits for award in standing_awards(submission)]
+    assert amounts and None not in amounts, "a confirmed submission has its award"
     needed = required_reviewers(
-        amount_microcredits=award.amount_microcredits,
+        amount_microcredits=sum(filter(None, amounts)),
         min_reviewers=submission.bounty.min_reviewers,
         two_above_microcredits=submission.bounty.two_reviews_above_microcredits,
     )
@@ -146,14 +155,16 @@ def vest(*, submission: Submission, reason: str) -> bool:
     with transaction.atomic():
         if is_stopped(Switch.AWARDS):
             return False
-        award = standing_award(submission)
-        if award is None or award.transfer_id is None:
+        due = [(award, award.transfer_id) for award in standing_awards(submission)]
+        if not due or any(transfer_id is None for _, transfer_id in due):
             raise WrongState("This submission has no award to vest.")
         if not move(submission, to=SubmissionState.VESTED, reason=reason):
             return False
-        ledger.vest_award(transfer_id=award.transfer_id)
-        is_moved = move(award, to=AwardState.VESTED, reason=reason, vested_at=timezone.now())
-        assert is_moved, "an award changes only together with its submission"
+        for award, transfer_id in due:
+            assert transfer_id is not None
+            ledger.vest_award(transfer_id=transfer_id)
+            is_moved = move(award, to=AwardState.VESTED, reason=reason, vested_at=timezone.now())
+            assert is_moved, "an award changes only together with its submission"
     fault_point("control.vested")
     return True
 
@@ -172,14 +183,16 @@ def reverse(*, actor: User, submission: Submission, reason: str) -> Submission:
         # As in merging and booking, the lineage's lock comes first.
         Lineage.objects.select_for_update(no_key=True).get(pk=submission.bounty.lineage_id)
         submission.refresh_from_db()
-        award = standing_award(submission)
-        assert award is not None and award.transfer_id is not None, "a vested submission has its award"
+        taken = list(standing_awards(submission))
+        assert taken, "a vested submission has its award"
         if not move(submission, to=SubmissionState.REVERSED, reason=reason, actor=actor):
             raise WrongState("The submission has just changed; look at it again.")
-        ledger.reverse_award(
-            transfer_id=award.transfer_id, reversal_id=step_id(award.pk, "reverse"), reason=reason
-        )
-        move(award, to=AwardState.REVERSED, reason=reason, actor=actor, ended_at=timezone.now())
+        for award in taken:
+            assert award.transfer_id is not None, "a vested award was booked"
+            ledger.reverse_award(
+                transfer_id=award.transfer_id, reversal_id=step_id(award.pk, "reverse"), reason=reason
+            )
+            move(award, to=AwardState.REVERSED, reason=reason, actor=actor, ended_at=timezone.now())
         _undo_merge(submission, actor)
         wake_left_behind(lineage_id=submission.bounty.lineage_id)
     follow_funds(bounty=submission.bounty)

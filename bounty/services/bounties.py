@@ -7,15 +7,27 @@ from uuid import UUID
 from django.db import transaction
 from django.utils import timezone
 
-from benchmarks.catalogue import SUITES
+from benchmarks.catalogue import BUG, SUITES
 from bounty.errors import BadRequest, NotAllowed, NotFound
-from bounty.models import AwardState, Bounty, BountyState, Lineage, NextStep, Submission, SubmissionState
+from bounty.models import (
+    AwardState,
+    Bounty,
+    BountyState,
+    Lineage,
+    NextStep,
+    Severity,
+    Submission,
+    SubmissionState,
+)
+from bounty.rewards import PPM
 from bounty.services.transitions import move, note
 from gainshare.accounts.models import User
 from gainshare.ledger import services as ledger
 
 # Steps of one subject get their ledger ids from this, so that repeating a step repeats the id.
 STEPS = uuid.UUID("5b0e3f0c-7a0d-4d0b-9a64-1f3f6d1a8c11")
+
+REPRODUCTION_PPM = 300_000  # of a bug's award, where its bounty says nothing else
 
 UNSETTLED = (
     SubmissionState.RECEIVED,
@@ -50,15 +62,21 @@ def open_bounty(
     preset: str,
     hardware: str,
     escrow_microcredits: int,
-    rate_microcredits_per_nat: int,
+    rate_microcredits_per_nat: int = 0,
     description: str = "",
     min_reviewers: int = 1,
     two_reviews_above_microcredits: int | None = None,
     review_window_s: int | None = None,
     max_attempts: int = 10,
     deadline_at: datetime | None = None,
+    severity: str = "",
+    award_microcredits: int | None = None,
+    reproduction_ppm: int | None = None,
 ) -> Bounty:
-    """A new bounty whose escrow is taken from the treasury in the same transaction."""
+    """A new bounty whose escrow is taken from the treasury in the same transaction.
+
+    One for a bug has a severity, a fixed award and the reproduction's share of it; any other has a rate.
+    """
     if not actor.is_maintainer:
         raise NotAllowed("Only a maintainer opens a bounty.")
     known = SUITES.get(suite)
@@ -69,7 +87,19 @@ def open_bounty(
     line = Lineage.objects.filter(name=lineage).first()
     if line is None:
         raise NotFound("There is no lineage of this name; start it with POST lineages/.")
-    if escrow_microcredits <= 0 or rate_microcredits_per_nat <= 0:
+    if known is BUG:
+        reproduction_ppm = REPRODUCTION_PPM if reproduction_ppm is None else reproduction_ppm
+        _require_terms_of_a_bug(
+            severity=severity,
+            award_microcredits=award_microcredits,
+            escrow_microcredits=escrow_microcredits,
+            reproduction_ppm=reproduction_ppm,
+            is_by_rate=rate_microcredits_per_nat != 0,
+            has_window=review_window_s is not None,
+        )
+    elif severity or award_microcredits is not None or reproduction_ppm is not None:
+        raise BadRequest("Severity, award and the reproduction's share belong to bounties for a bug.")
+    elif escrow_microcredits <= 0 or rate_microcredits_per_nat <= 0:
         raise BadRequest("Escrow and rate are positive numbers of micro-credits.")
     if deadline_at is not None and deadline_at <= timezone.now():
         raise BadRequest("The deadline has passed already.")
@@ -89,6 +119,9 @@ def open_bounty(
             max_attempts=max_attempts,
             deadline_at=deadline_at,
             created_by=actor,
+            severity=severity,
+            award_microcredits=award_microcredits,
+            reproduction_ppm=reproduction_ppm,
         )
         ledger.open_escrow(
             transfer_id=step_id(bounty.pk, "open"),
@@ -97,6 +130,29 @@ def open_bounty(
         )
         note(bounty, old="", new=bounty.state, reason="opened", actor=actor)
     return bounty
+
+
+def _require_terms_of_a_bug(
+    *,
+    severity: str,
+    award_microcredits: int | None,
+    escrow_microcredits: int,
+    reproduction_ppm: int,
+    is_by_rate: bool,
+    has_window: bool,
+) -> None:
+    if severity not in Severity.values:
+        raise BadRequest(f"A bug's severity is one of {', '.join(Severity.values)}.")
+    if award_microcredits is None or not 0 < award_microcredits <= escrow_microcredits:
+        raise BadRequest("A bug's award is a positive number of micro-credits that the escrow covers.")
+    if not 0 <= reproduction_ppm < PPM:
+        raise BadRequest("The reproduction's share is from 0 to below 1000000 millionths of the award.")
+    if is_by_rate:
+        raise BadRequest("A bounty for a bug has an award for its severity, and no rate.")
+    if has_window:
+        raise BadRequest(
+            "A fix is paid when somebody else has accepted it and it is merged: no review window."
+        )
 
 
 def add_funds(*, actor: User, bounty_id: UUID, transfer_id: UUID, amount_microcredits: int) -> Bounty:

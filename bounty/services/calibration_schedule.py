@@ -11,6 +11,7 @@ from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
+from benchmarks.catalogue import BUG
 from bounty.models import (
     OPEN_RUN_STATES,
     Bounty,
@@ -46,6 +47,7 @@ class Calibration:
 def calibrations_of(hardware: str) -> list[Calibration]:
     """One for each suite and preset that open bounties of this hardware pay for."""
     bounties = Bounty.objects.filter(state=BountyState.OPEN, hardware=hardware).select_related("lineage__tip")
+    bounties = bounties.exclude(suite=BUG.name)  # whose runs time nothing
     newest = {(bounty.suite, bounty.preset): bounty for bounty in bounties.order_by("created_at")}
     return [Calibration(*key, bounty.lineage.tip) for key, bounty in sorted(newest.items())]
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from bounty.models import Award, AwardState, Bounty
+from bounty.models import Award, AwardRole, AwardState, Bounty
 
 LENGTH = 100
 
@@ -25,7 +25,9 @@ class Place:
 def leaderboard(*, bounty: Bounty) -> list[Place]:
     """Standing awards, the largest bound first, at most 100."""
     awards = (
-        Award.objects.filter(submission__bounty=bounty, state__in=[AwardState.UNVESTED, AwardState.VESTED])
+        Award.objects.filter(
+            submission__bounty=bounty, role=AwardRole.GAIN, state__in=[AwardState.UNVESTED, AwardState.VESTED]
+        )
         .select_related("submission__submitter")
         .order_by("-log_ppm_bound", "booked_at")[:LENGTH]
     )

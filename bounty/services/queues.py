@@ -8,6 +8,7 @@ from statistics import median
 from uuid import UUID
 
 from django.db.models import Q
+from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from benchmarks.verdicts import VerdictKind
@@ -26,6 +27,8 @@ from bounty.queueing import UNKNOWN, Estimate, Waiting, estimate, fair_order
 from bounty.services.switches import is_stopped
 
 TYPICAL_OF = 20  # finished runs
+# Whose turn a run takes: nobody's for an A/A run.
+PERSON = Coalesce("submission__submitter_id", "reproduction__author_id")
 Sort = tuple[str, str, str]  # kind, suite, preset: what decides how long a run takes on one kind of hardware
 
 
@@ -42,10 +45,7 @@ class QueuePlace:
 def waiting_order(*, hardware: str) -> list[UUID]:
     """Queued runs that any runner of this hardware may take, in the order in which they would be leased now."""
     queued = Run.objects.filter(state=RunState.QUEUED, hardware=hardware, bound_to=None)
-    waiting = [
-        Waiting(pk, person, at)
-        for pk, person, at in queued.values_list("pk", "submission__submitter_id", "queued_at")
-    ]
+    waiting = [Waiting(pk, person, at) for pk, person, at in queued.values_list("pk", PERSON, "queued_at")]
     return fair_order(waiting, _load(hardware))
 
 
@@ -70,7 +70,7 @@ def _load(hardware: str) -> Counter[int | None]:
     counted = Q(state__in=OPEN_RUN_STATES) | Q(
         state=RunState.FINISHED, finished_at__gte=timezone.now() - RECENT
     )
-    people = Run.objects.filter(counted, hardware=hardware).values_list("submission__submitter_id", flat=True)
+    people = Run.objects.filter(counted, hardware=hardware).values_list(PERSON, flat=True)
     return Counter(people)
 
 

@@ -33,6 +33,7 @@ from bounty.services.bounties import close_bounty, follow_funds, return_leftover
 from bounty.services.lifted_merges import merge_waiting
 from bounty.services.queues import own_order, waiting_order
 from bounty.services.recalls import recall_forgotten
+from bounty.services.reproductions import settle, unsettled_reproductions
 from bounty.services.runner_care import settle_drains
 from bounty.services.runs import lose_run
 from bounty.services.series import MAY_BE_LEFT_BEHIND
@@ -72,6 +73,7 @@ def reconcile_runs() -> Repairs:
     now = timezone.now()
     _lose_expired(repairs, now)
     _settle(repairs)
+    _reproduce(repairs)
     _advance(repairs, now)
     _close(repairs, now)
     _wake(repairs, now)
@@ -98,6 +100,12 @@ def _settle(repairs: Repairs) -> None:
     counted("recalled", recall_forgotten)
     counted("drained", settle_drains)
     counted("merged", merge_waiting)
+
+
+def _reproduce(repairs: Repairs) -> None:
+    """Reproductions whose run has its verdict, and bugs that may have their first one."""
+    for reproduction_id in unsettled_reproductions():
+        repairs.attempt(f"reproduction {reproduction_id}", partial(settle, reproduction_id=reproduction_id))
 
 
 def _advance(repairs: Repairs, now: datetime) -> None:

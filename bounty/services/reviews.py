@@ -10,6 +10,7 @@ from benchmarks.verdicts import VerdictKind
 from bounty.errors import BadRequest, NotAllowed, TipMoved, WrongBase, WrongState
 from bounty.models import (
     OPEN_RUN_STATES,
+    Award,
     Lineage,
     NextStep,
     Review,
@@ -43,6 +44,8 @@ def review(*, actor: User, submission_id: UUID, decision: str, comment: str = ""
         raise BadRequest("The decision is accept or decline.")
     if find_submission(submission_id).submitter_id == actor.pk:
         raise NotAllowed("Nobody reviews their own submission.")
+    if Award.objects.filter(submission=submission_id, reproduction__author=actor).exists():
+        raise NotAllowed("Nobody reviews the fix of a bug that they are paid for reproducing.")
     if not actor.is_maintainer:
         raise NotAllowed("Only a maintainer reviews submissions.")
     with transaction.atomic():

@@ -9,6 +9,7 @@ from bounty.errors import BadRequest, NotAllowed, WrongState
 from bounty.models import (
     OPEN_RUN_STATES,
     Run,
+    RunKind,
     RunState,
     Submission,
     SubmissionState,
@@ -35,7 +36,7 @@ def cancel_run(*, actor: User, run_id: UUID, reason: str) -> Run:
         if run.state not in (RunState.QUEUED, *OPEN_RUN_STATES):
             return find_run(run_id)
         why = f"cancelled by a maintainer: {reason}"
-        if run.submission_id is None:
+        if run.kind == RunKind.AA:
             move(run, to=RunState.LOST, reason=why, actor=actor, finished_at=timezone.now())
         else:
             move(run, to=RunState.LOST, reason=why, actor=actor)
@@ -53,6 +54,10 @@ def rerun(*, actor: User, run_id: UUID, reason: str) -> Run:
     run = _allowed(actor, run_id, reason)
     if run.state not in (RunState.FINISHED, RunState.LOST):
         raise WrongState("The run is not over: cancel it first.")
+    if run.kind == RunKind.REPRODUCTION:
+        raise WrongState(
+            "A reproduction is judged once: its author sends it in again after the platform's failure."
+        )
     if run.submission is None:
         return _again_for_runner(run, actor, reason)
     with transaction.atomic():

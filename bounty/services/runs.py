@@ -6,7 +6,7 @@ from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
-from benchmarks.catalogue import SUITES
+from benchmarks.catalogue import BUG, SUITES
 from benchmarks.verdicts import VerdictKind
 from bounty.errors import BadRequest, NotAllowed, NotFound
 from bounty.models import (
@@ -19,11 +19,12 @@ from bounty.models import (
     Submission,
     SubmissionState,
 )
+from bounty.services.adopted import adopted
 from bounty.services.failures import note_failure
 from bounty.services.logs import say
 from bounty.services.transitions import move, note
 from bounty.services.trees import find_tree
-from bounty.services.wakeups import wake_control, wake_runner
+from bounty.services.wakeups import wake_control, wake_reproduction, wake_runner
 from gainshare.accounts.models import User
 
 
@@ -46,8 +47,11 @@ def queue_run(
     """A new run of the submission's candidate, and a wake-up for the runners of its hardware.
 
     ``elsewhere_than`` is an earlier run whose host is avoided if there is another; ``after`` is what a guard run
-    guards.
+    guards. A patch of a bug has runs of one kind only, whatever is asked for: with the bug's reproduction.
     """
+    reproduction = None
+    if submission.bounty.is_for_a_bug:
+        kind, reproduction = RunKind.FIX, adopted(bounty=submission.bounty)
     measured_by = elsewhere_than.runner if elsewhere_than is not None else None
     bounty, candidate = submission.bounty, submission.candidate_tree
     assert candidate is not None, "only a checked submission is run"
@@ -63,6 +67,7 @@ def queue_run(
             base_tree=base,
             candidate_tree=candidate,
             after=after,
+            reproduction=reproduction,
             avoid_host=measured_by.host if measured_by is not None else "",
             woken_at=timezone.now(),
         )
@@ -93,8 +98,8 @@ def queue_aa_run(
 ) -> Run:
     """A new A/A run, for one runner or for any of this hardware. Raises IntegrityError when that runner has one
     of this suite and preset before it already."""
-    if suite not in SUITES or preset not in SUITES[suite].presets:
-        raise BadRequest("There is no such suite or preset.")
+    if suite == BUG.name or suite not in SUITES or preset not in SUITES[suite].presets:
+        raise BadRequest("There is no such suite or preset to measure noise with.")
     with transaction.atomic():
         run = Run.objects.create(
             kind=RunKind.AA,
@@ -155,8 +160,15 @@ def end_lost(*, run: Run, reason: str, text: str, actor: User | None = None) -> 
             return
         RunVerdict.objects.create(run=run, kind=VerdictKind.INFRASTRUCTURE_ERROR.value, reason=text)
         say(run, f"verdict {VerdictKind.INFRASTRUCTURE_ERROR.value}: {text}")
-        if run.submission_id is not None:
-            wake_control(submission_id=run.submission_id)
+        wake_after(run)
+
+
+def wake_after(run: Run) -> None:
+    """Have a control worker go on with what a finished run was for."""
+    if run.submission_id is not None:
+        wake_control(submission_id=run.submission_id)
+    elif run.reproduction_id is not None:
+        wake_reproduction(reproduction_id=run.reproduction_id)
 
 
 def _is_unwanted(submission_id: UUID) -> bool:

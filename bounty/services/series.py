@@ -40,7 +40,12 @@ MAY_BE_LEFT_BEHIND = (
 
 
 def best_award(*, bounty: Bounty, of: Submission | None = None) -> Award | None:
-    """The newest standing award of the bounty's series; for the submission ``of`` that before its own."""
+    """The newest standing award of the bounty's series; for the submission ``of`` that before its own.
+
+    Fixes of bugs make no series: each is judged against the lineage's tip.
+    """
+    if bounty.is_for_a_bug:
+        return None
     awards = Award.objects.filter(
         state__in=STANDING,
         submission__bounty__lineage=bounty.lineage_id,

@@ -21,10 +21,9 @@ from bounty.models import OPEN_RUN_STATES, Evidence, Run, Runner, RunState, RunV
 from bounty.services.calibration import note_outcome
 from bounty.services.leases import holds, require_lease
 from bounty.services.logs import say
-from bounty.services.runs import lose_run
+from bounty.services.runs import lose_run, wake_after
 from bounty.services.transitions import move
 from bounty.services.trees import blob_store
-from bounty.services.wakeups import wake_control
 
 
 def record_evidence(*, runner: Runner, run_id: UUID, lease: UUID, sealed: Any) -> RunVerdict | Verdict:
@@ -68,6 +67,10 @@ def mismatches(run: Run, document: dict[str, Any]) -> list[str]:
         "run": (document["run"]["id"], str(run.pk)),
         "kind": (document["run"]["kind"], run.judged_as),
         "suite": (document["suite"]["name"], run.suite),
+        "reproduction": (
+            document["suite"].get("reproduction", ""),
+            run.reproduction.blob if run.reproduction is not None else "",
+        ),
         "preset": (document["suite"].get("preset"), run.preset),
         "base tree": (document["trees"]["base"], run.base_tree_id),
         "candidate tree": (document["trees"]["candidate"], run.candidate_tree_id),
@@ -122,6 +125,7 @@ def _record(
             sandbox_level=sealed["document"]["sandbox"]["level"],
             is_award_eligible=report.award_eligible and is_trusted,
             samples=plot_samples(sealed["document"]),
+            trials=sealed["document"].get("trials", []),
         )
         recorded = RunVerdict.objects.create(
             run=run,
@@ -141,6 +145,5 @@ def _record(
         )
         say(run, f"verdict {verdict.kind.value}: {verdict.reason}")
         note_outcome(run=run, document=sealed["document"], verdict=verdict)
-        if run.submission_id is not None:
-            wake_control(submission_id=run.submission_id)
+        wake_after(run)
     return recorded

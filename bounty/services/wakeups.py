@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 
 RUN_JOB = "benchmarks.worker.run_job"
 ADVANCE = "bounty.tasks.advance_submission"
+SETTLE = "bounty.tasks.settle_reproduction"
 RESENT_EXPIRES_S = 60
 
 
@@ -39,3 +40,8 @@ def wake_runner(*, run_id: UUID, hardware: str, resent_at: datetime | None = Non
 def wake_control(*, submission_id: UUID) -> None:
     """Have a control worker do the submission's next step."""
     transaction.on_commit(lambda: _send(ADVANCE, [str(submission_id)], queue="control"))
+
+
+def wake_reproduction(*, reproduction_id: UUID) -> None:
+    """Have a control worker read what the reproduction's run said."""
+    transaction.on_commit(lambda: _send(SETTLE, [str(reproduction_id)], queue="control"))

@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 from benchmarks.bench import main
-from benchmarks.bugs import MAX_REPRODUCTION_BYTES, NotAReproduction, Trials, parse_seen, read_reproduction
+from benchmarks.bugs import Trials, parse_seen
 from benchmarks.evidence.bugs import read_trials
 from benchmarks.evidence.verify import verify_evidence
 from benchmarks.job import Job
 from benchmarks.pairs.seeds import Seeds
 from benchmarks.patches import apply_patch, parse_patch
 from benchmarks.policy import check_patch, load_policy
+from benchmarks.reproduction import MAX_REPRODUCTION_BYTES, NotAReproduction, read_reproduction
 from benchmarks.sandbox import best_level
 from benchmarks.suites.base import UnknownSuite
 from benchmarks.suites.bug import bug_suite

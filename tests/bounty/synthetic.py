@@ -60,6 +60,8 @@ def invented_document(
     events: list[dict[str, Any]] | None = None,
     units: int = 48,
     noise_log: float = 0.004,
+    trials: list[dict[str, Any]] | None = None,
+    reproduction: str = "",
 ) -> dict[str, Any]:
     """A document about the ordered run (as the lease names it), with the verdict that its samples give."""
     suite = SUITES[run["suite"]]
@@ -79,7 +81,9 @@ def invented_document(
                 "memory_margin_log_ppm": GUARD_MARGIN_LOG_PPM,  # read in guard runs only, as the case's is
                 "load_margin_log_ppm": GUARD_MARGIN_LOG_PPM,
             },
+            **({"reproduction": reproduction} if reproduction else {}),
         },
+        trials=trials,
         plan=make_plan(),
         trees={"base": run["base_tree"], "candidate": run["candidate_tree"]},
         harness={"hash": harness_hash(), "version": HARNESS_VERSION},

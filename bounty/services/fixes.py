@@ -1,0 +1,292 @@
+"""The control plane's own steps with the fix of a bug: judged, booked as two awards, reviewed, vested.
+
+There is one run: the reproduction fails on base, passes on the patched tree, and the suites are right. It prices
+nothing, so there is neither confirmation nor price. One bug is paid once: another fix that passes waits, and is paid
+where the first one falls through.
+"""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from django.db import transaction
+from django.utils import timezone
+
+from benchmarks.faults import fault_point
+from benchmarks.verdicts import VerdictKind
+from bounty.models import (
+    COUNTING,
+    OPEN_RUN_STATES,
+    Award,
+    AwardRole,
+    AwardState,
+    Bounty,
+    BountyState,
+    Lineage,
+    NextStep,
+    Reproduction,
+    Run,
+    RunKind,
+    RunState,
+    RunVerdict,
+    Submission,
+    SubmissionState,
+    Switch,
+)
+from bounty.rewards import bug_shares
+from bounty.services.awards import has_enough_acceptances, vest, void_award
+from bounty.services.booking import refuse
+from bounty.services.bounties import available_escrow, follow_funds, step_id
+from bounty.services.remeasure import follow_best
+from bounty.services.runs import queue_run
+from bounty.services.series import is_left_behind, measured_base
+from bounty.services.submissions import find_submission
+from bounty.services.switches import is_stopped
+from bounty.services.transitions import move, note
+from gainshare.accounts.models import User
+from gainshare.ledger import services as ledger
+
+UNTRUSTED = "No award: the evidence was made in a sandbox that the policy does not trust."
+
+
+@dataclass(frozen=True, slots=True)
+class Lot:
+    """One part of a bug's award."""
+
+    role: AwardRole
+    person: User
+    microcredits: int
+    reproduction: Reproduction | None = None
+
+
+def fix_step(submission: Submission) -> bool:
+    """One step; False when there is nothing to do now."""
+    state = submission.state
+    if state == SubmissionState.QUEUED and is_left_behind(submission):
+        return follow_best(submission_id=submission.pk)
+    if state in (SubmissionState.QUEUED, SubmissionState.JUDGING):
+        return _judge(submission)
+    if state == SubmissionState.JUDGED and submission.next_step != NextStep.NONE:
+        if is_left_behind(submission) and follow_best(submission_id=submission.pk):
+            return True
+        return _pay(submission)
+    if state == SubmissionState.CONFIRMING:
+        if is_left_behind(submission) and follow_best(submission_id=submission.pk):
+            return True
+        return _tried_again(submission)
+    if state in (SubmissionState.CONFIRMED, SubmissionState.ACCEPTED):
+        return _review(submission)
+    return False
+
+
+def fix_run(submission: Submission) -> Run | None:
+    """The newest run of the patch."""
+    return submission.runs.filter(kind=RunKind.FIX).order_by("-sequence").first()
+
+
+def _verdict(submission: Submission) -> RunVerdict | None:
+    run = fix_run(submission)
+    if run is None:
+        return None
+    found = RunVerdict.objects.select_related("run__reproduction__author", "evidence").filter(run=run)
+    return found.first()
+
+
+def _refusal(verdict: RunVerdict) -> str:
+    """Why the run earns nothing; empty where the bug is fixed."""
+    if verdict.kind != VerdictKind.GAIN:
+        return verdict.reason
+    is_trusted = verdict.evidence is not None and verdict.evidence.is_award_eligible
+    return "" if is_trusted else f"{verdict.reason} {UNTRUSTED}"
+
+
+def _judge(submission: Submission) -> bool:
+    verdict = _verdict(submission)
+    if verdict is None:
+        return False
+    refusal = _refusal(verdict)
+    is_moved = move(
+        submission,
+        to=SubmissionState.JUDGED,
+        reason=f"fix: {verdict.kind}",
+        verdict_kind=verdict.kind,
+        verdict_reason=refusal or verdict.reason,
+        verdict_run=verdict.run,
+        next_step=NextStep.NONE if refusal else NextStep.RESERVE,
+        judged_at=timezone.now(),
+    )
+    if is_moved and not refusal:
+        fault_point("control.fix_passed")
+    return True
+
+
+def _tried_again(submission: Submission) -> bool:
+    """The tip moved, or somebody disputed: the newest run decides anew, and what was booked goes back if it fails."""
+    verdict = _verdict(submission)
+    if verdict is None:
+        return False
+    if refusal := _refusal(verdict):
+        return refuse(submission=submission, run=verdict.run, verdict_kind=verdict.kind, reason=refusal)
+    return _pay(submission)
+
+
+def _pay(submission: Submission) -> bool:
+    verdict = _verdict(submission)
+    if verdict is None or is_stopped(Switch.AWARDS):
+        return False
+    if not _is_about_now(verdict.run, submission):
+        # No runner's time for a fix that could not be paid now anyway.
+        return not _is_paid_to_another(submission) and _try_again(submission.pk)
+    return book_fix(submission_id=submission.pk, verdict=verdict)
+
+
+def _is_paid_to_another(submission: Submission) -> bool:
+    """Whether the bug's award is booked, or paid, for another fix."""
+    counting = Award.objects.filter(bug=submission.bounty_id, state__in=COUNTING)
+    return counting.exclude(submission=submission).exists()
+
+
+def _is_about_now(run: Run, submission: Submission) -> bool:
+    return (
+        run.candidate_tree_id == submission.candidate_tree_id
+        and run.base_tree_id == measured_base(bounty=submission.bounty).pk
+    )
+
+
+def _try_again(submission_id: UUID) -> bool:
+    """Order another run for a fix that has followed the tip since it was tried. False when one waits already."""
+    with transaction.atomic():
+        Submission.objects.select_for_update(no_key=True).get(pk=submission_id)
+        submission = find_submission(submission_id)
+        unfinished = submission.runs.filter(state__in=[RunState.QUEUED, *OPEN_RUN_STATES])
+        before = fix_run(submission)
+        if unfinished.exists() or before is None or _is_about_now(before, submission):
+            return False
+        if submission.state == SubmissionState.JUDGED:
+            reason = "the tip moved: tried again on the tree that counts now"
+            move(submission, to=SubmissionState.QUEUED, reason=reason, next_step=NextStep.NONE)
+        base = measured_base(bounty=submission.bounty)
+        queue_run(submission=submission, kind=RunKind.FIX, base=base, elsewhere_than=before)
+    return True
+
+
+def book_fix(*, submission_id: UUID, verdict: RunVerdict) -> bool:
+    """Book the bug's award, unvested: the reproduction's share and the rest, from one escrow, in one transaction.
+
+    False when the bug is being paid to somebody else, or the escrow is short: the fix then waits.
+    """
+    run = verdict.run
+    with transaction.atomic():
+        # As in every booking, the lineage's lock comes first; the bounty's decides between two fixes.
+        lineage_id = find_submission(submission_id).bounty.lineage_id
+        Lineage.objects.select_for_update(no_key=True).get(pk=lineage_id)
+        Submission.objects.select_for_update(no_key=True).get(pk=submission_id)
+        submission = find_submission(submission_id)
+        bounty = Bounty.objects.select_for_update(no_key=True).get(pk=submission.bounty_id)
+        may_book = submission.next_step != NextStep.NONE or submission.state == SubmissionState.CONFIRMING
+        if not may_book or fix_run(submission) != run or not _is_about_now(run, submission):
+            return True  # another worker has gone on meanwhile
+        # Priced before: given back and booked anew, for a booked award keeps its run.
+        void_award(submission=submission, reason=f"tried again by {run.kind} run {run.pk}")
+        assert bounty.award_microcredits is not None
+        if _is_paid_to_another(submission) or available_escrow(bounty) < bounty.award_microcredits:
+            return _await_escrow(submission)
+        is_moved = move(
+            submission,
+            to=SubmissionState.CONFIRMED,
+            reason=f"fixed: {bounty.award_microcredits} micro-credits, unvested",
+            verdict_kind=verdict.kind,
+            verdict_reason=verdict.reason,
+            verdict_run=run,
+            confirmed_at=timezone.now(),
+            next_step=NextStep.NONE,
+        )
+        assert is_moved, "the submission's row is locked"
+        for lot in lots_of(bounty=bounty, submission=submission, run=run):
+            _book_lot(lot, submission, bounty, run)
+    follow_funds(bounty=bounty)
+    fault_point("control.fix_booked")
+    return True
+
+
+def lots_of(*, bounty: Bounty, submission: Submission, run: Run) -> list[Lot]:
+    """Who gets how much of the bug's award. Both lots are the same person's who did both."""
+    assert bounty.award_microcredits is not None and bounty.reproduction_ppm is not None
+    tried = run.reproduction
+    assert tried is not None, "a fix is judged with a reproduction"
+    shares = bug_shares(
+        award_microcredits=bounty.award_microcredits,
+        reproduction_ppm=bounty.reproduction_ppm,
+        is_reproduction_paid=tried.earns,
+    )
+    lots = [Lot(AwardRole.FIX, submission.submitter, shares.fix_microcredits)]
+    if shares.reproduction_microcredits:
+        lots.append(Lot(AwardRole.REPRODUCTION, tried.author, shares.reproduction_microcredits, tried))
+    return lots
+
+
+def _book_lot(lot: Lot, submission: Submission, bounty: Bounty, run: Run) -> None:
+    """Reserve and book one lot; its ids follow from the run and the role, so that no repetition pays twice."""
+    reservation_id, transfer_id = step_id(run.pk, f"reserve:{lot.role}"), step_id(run.pk, f"award:{lot.role}")
+    ledger.reserve_award(
+        transfer_id=reservation_id,
+        escrow_reference=bounty.escrow_reference,
+        amount_microcredits=lot.microcredits,
+        reference=f"submission:{submission.pk}",
+    )
+    ledger.book_award(
+        transfer_id=transfer_id,
+        reservation_id=reservation_id,
+        user=lot.person,
+        amount_microcredits=lot.microcredits,
+        reference=f"submission:{submission.pk}",
+    )
+    now = timezone.now()
+    award = Award.objects.create(
+        submission=submission,
+        role=lot.role,
+        bug=bounty,
+        reproduction=lot.reproduction,
+        gate_run=run,
+        confirmation_run=run,
+        reservation_id=reservation_id,
+        transfer_id=transfer_id,
+        reserved_microcredits=lot.microcredits,
+        amount_microcredits=lot.microcredits,
+        rate_microcredits_per_nat=0,
+        state=AwardState.UNVESTED,
+        booked_at=now,
+        series_at=now,
+    )
+    what = f"{lot.microcredits} of {bounty.award_microcredits} micro-credits for the {lot.role}"
+    note(award, old="", new=award.state, reason=what)
+
+
+def _await_escrow(submission: Submission) -> bool:
+    assert submission.state == SubmissionState.JUDGED, (
+        "what was booked before has just come back to its escrow"
+    )
+    changed = Submission.objects.filter(pk=submission.pk, next_step=NextStep.RESERVE).update(
+        next_step=NextStep.AWAIT_ESCROW
+    )
+    if changed:
+        note(submission, old=submission.state, new=submission.state, reason="waits: another fix was first")
+    return False
+
+
+def _review(submission: Submission) -> bool:
+    """While people review: follow the tip, accept, and once it is merged vest both awards and close the bounty."""
+    if submission.merged_at is None and is_left_behind(submission):
+        return follow_best(submission_id=submission.pk)
+    if submission.state == SubmissionState.CONFIRMED and has_enough_acceptances(submission):
+        return move(submission, to=SubmissionState.ACCEPTED, reason="enough people have accepted this tree")
+    if submission.state != SubmissionState.ACCEPTED or submission.merged_at is None:
+        return False
+    with transaction.atomic():
+        if not vest(submission=submission, reason="accepted, and merged as judged"):
+            return False
+        bounty = Bounty.objects.select_for_update(no_key=True).get(pk=submission.bounty_id)
+        if bounty.state != BountyState.CLOSED:
+            reason = "the bug is fixed and paid"
+            move(bounty, to=BountyState.CLOSED, reason=reason, closed_at=timezone.now())
+    fault_point("control.bug_paid")
+    return True

@@ -1,0 +1,210 @@
+"""Reproductions: sent in, judged on the bounty's tree, and the first that shows the bug becomes the bounty's.
+
+Which one is the first is decided by the order of sealing, not by whose run ends sooner: a reproduction waits for the
+verdicts of those that were sealed before it.
+"""
+
+from typing import Any
+from uuid import UUID
+
+from django.db import transaction
+from django.db.models import Exists, OuterRef, Q
+from django.utils import timezone
+
+from benchmarks.faults import fault_point
+from benchmarks.reproduction import NotAReproduction, read_reproduction
+from benchmarks.verdicts import VerdictKind
+from bounty.errors import (
+    AlreadyJudged,
+    AlreadyReproduced,
+    BadRequest,
+    BountyClosed,
+    NotAllowed,
+    NotFound,
+    TooManyAttempts,
+    WrongState,
+)
+from bounty.models import (
+    Bounty,
+    BountyState,
+    Reproduction,
+    ReproductionState,
+    Run,
+    RunKind,
+    RunState,
+    RunVerdict,
+    Submission,
+)
+from bounty.services.adopted import adopted
+from bounty.services.bounties import UNSETTLED, find_bounty, open_bounty
+from bounty.services.logs import say
+from bounty.services.series import patch_base
+from bounty.services.transitions import move, note
+from bounty.services.trees import blob_store
+from bounty.services.wakeups import wake_runner
+from gainshare.accounts.models import User
+
+S = ReproductionState
+
+
+def find_reproduction(reproduction_id: UUID) -> Reproduction:
+    """The reproduction with its bounty; raises NotFound."""
+    found = Reproduction.objects.select_related("bounty__lineage", "author").filter(pk=reproduction_id)
+    reproduction = found.first()
+    if reproduction is None:
+        raise NotFound("There is no such reproduction.")
+    return reproduction
+
+
+def open_bug(*, actor: User, reproduction: str, **terms: Any) -> Bounty:
+    """A bounty for a bug that comes with its own reproduction: all of the award is then for the fix."""
+    with transaction.atomic():
+        bounty = open_bounty(actor=actor, **terms)
+        reproduce(actor=actor, bounty_id=bounty.pk, text=reproduction)
+    return bounty
+
+
+def reproduce(*, actor: User, bounty_id: UUID, text: str) -> Reproduction:
+    """A new reproduction, queued to be tried on the bounty's tree.
+
+    Raises NotFound, BadRequest, BountyClosed, AlreadyReproduced, AlreadyJudged (the same file), TooManyAttempts.
+    """
+    data = text.encode("utf-8", "surrogatepass")
+    try:
+        read_reproduction(data)
+    except NotAReproduction as refusal:
+        raise BadRequest(f"{str(refusal)[:1].upper()}{str(refusal)[1:]}.") from None
+    blob = blob_store().put(data)
+    with transaction.atomic():
+        # One at a time per bounty: the order of sealing is decided under this lock.
+        find_bounty(bounty_id)
+        bounty = Bounty.objects.select_for_update(no_key=True).get(pk=bounty_id)
+        _require_wanted(bounty, actor, blob)
+        tree = patch_base(bounty=bounty)
+        reproduction = Reproduction.objects.create(
+            bounty=bounty, author=actor, blob=blob, tree=tree, earns=actor.pk != bounty.created_by_id
+        )
+        note(reproduction, old="", new=reproduction.state, reason="reproduction received", actor=actor)
+        _queue(reproduction)
+    return reproduction
+
+
+def _require_wanted(bounty: Bounty, actor: User, blob: str) -> None:
+    if not bounty.is_for_a_bug:
+        raise BadRequest("This bounty is for a gain, not for a bug: submit a diff.")
+    if bounty.state == BountyState.CLOSED or bounty.is_past_deadline(timezone.now()):
+        raise BountyClosed("The bounty is closed and takes no reproductions.")
+    if (first := adopted(bounty=bounty)) is not None:
+        raise AlreadyReproduced(f"This bug has its reproduction ({first.pk}): fix it, and submit the diff.")
+    same = Reproduction.objects.filter(bounty=bounty, blob=blob).exclude(
+        verdict_kind=VerdictKind.INFRASTRUCTURE_ERROR.value
+    )
+    if (old := same.first()) is not None:
+        raise AlreadyJudged(f"This very file was sent in before: see reproduction {old.pk}.")
+    mine = Reproduction.objects.filter(bounty=bounty, author=actor)
+    used = mine.exclude(verdict_kind=VerdictKind.INFRASTRUCTURE_ERROR.value).count()
+    if used >= bounty.max_attempts:
+        raise TooManyAttempts(f"You have sent in {used} reproductions of this bug; no more are tried.")
+
+
+def _queue(reproduction: Reproduction) -> None:
+    bounty = reproduction.bounty
+    run = Run.objects.create(
+        kind=RunKind.REPRODUCTION,
+        reproduction=reproduction,
+        suite=bounty.suite,
+        preset=bounty.preset,
+        hardware=bounty.hardware,
+        base_tree=reproduction.tree,
+        candidate_tree=reproduction.tree,
+        woken_at=timezone.now(),
+    )
+    note(run, old="", new=run.state, reason="reproduction ordered")
+    say(run, f"reproduction run {run.pk} queued: tree {reproduction.tree_id[:12]}")
+    wake_runner(run_id=run.pk, hardware=run.hardware)
+
+
+def settle(*, reproduction_id: UUID) -> Reproduction:
+    """Read the verdict of the reproduction's run, and let the bug have its first one. Repeatable."""
+    reproduction = find_reproduction(reproduction_id)
+    if reproduction.state == S.QUEUED:
+        verdict = (
+            RunVerdict.objects.select_related("evidence", "run")
+            .filter(run__reproduction=reproduction, run__kind=RunKind.REPRODUCTION)
+            .first()
+        )
+        if verdict is not None:
+            _read(reproduction, verdict)
+            fault_point("control.reproduction_read")
+    adopt_first(bounty_id=reproduction.bounty_id)
+    return find_reproduction(reproduction_id)
+
+
+def _read(reproduction: Reproduction, verdict: RunVerdict) -> None:
+    is_trusted = verdict.evidence is not None and verdict.evidence.is_award_eligible
+    shows = verdict.kind == VerdictKind.GAIN and is_trusted
+    reason = verdict.reason
+    if verdict.kind == VerdictKind.GAIN and not is_trusted:
+        reason += " It does not count: the evidence was made in a sandbox that the policy does not trust."
+    move(
+        reproduction,
+        to=S.REPRODUCED if shows else S.REFUSED,
+        reason=f"tried: {verdict.kind}",
+        verdict_kind=verdict.kind,
+        verdict_reason=reason,
+        judged_at=timezone.now(),
+    )
+
+
+def adopt_first(*, bounty_id: UUID) -> Reproduction | None:
+    """Make the first reproduction the bounty's, unless it has one, or an earlier one waits for its verdict."""
+    with transaction.atomic():
+        bounty = Bounty.objects.select_for_update(no_key=True).get(pk=bounty_id)
+        if bounty.state == BountyState.CLOSED or adopted(bounty=bounty) is not None:
+            return None
+        first = (
+            Reproduction.objects.filter(bounty=bounty, state__in=[S.QUEUED, S.REPRODUCED])
+            .order_by("sealed_at", "pk")
+            .first()
+        )
+        if first is None or first.state != S.REPRODUCED:
+            return None
+        move(first, to=S.ADOPTED, reason="the first that shows the bug")
+    fault_point("control.adopted")
+    return first
+
+
+def unsettled_reproductions() -> list[UUID]:
+    """Those with a verdict that nobody has read, and those that wait to be the first."""
+    finished = Run.objects.filter(
+        reproduction=OuterRef("pk"), kind=RunKind.REPRODUCTION, state=RunState.FINISHED
+    )
+    has_first = Reproduction.objects.filter(bounty=OuterRef("bounty"), state=S.ADOPTED)
+    waiting = Q(state=S.REPRODUCED) & ~Exists(has_first) & ~Q(bounty__state=BountyState.CLOSED)
+    found = Reproduction.objects.filter((Q(state=S.QUEUED) & Exists(finished)) | waiting)
+    return list(found.order_by("sealed_at", "pk").values_list("pk", flat=True))
+
+
+def decline(*, actor: User, reproduction_id: UUID, reason: str) -> Reproduction:
+    """A maintainer says that what it shows is no bug. The next one in order takes its place.
+
+    Raises NotFound, NotAllowed, BadRequest, WrongState (fixes are being judged with it, or were paid).
+    """
+    if not reason.strip():
+        raise BadRequest("Say why it shows no bug; its author will read it.")
+    reproduction = find_reproduction(reproduction_id)
+    if not actor.is_maintainer or reproduction.author_id == actor.pk:
+        raise NotAllowed("A maintainer other than its author declines a reproduction.")
+    with transaction.atomic():
+        Bounty.objects.select_for_update(no_key=True).get(pk=reproduction.bounty_id)
+        reproduction = find_reproduction(reproduction_id)
+        if reproduction.state == S.DECLINED:
+            return reproduction
+        if reproduction.state not in (S.REPRODUCED, S.ADOPTED):
+            raise WrongState(f"A reproduction that is {reproduction.state} is not declined.")
+        fixes = Submission.objects.filter(bounty=reproduction.bounty_id)
+        if fixes.filter(Q(state__in=UNSETTLED) | Q(awards__state__in=["unvested", "vested"])).exists():
+            raise WrongState("A fix is being judged with it, or was paid: decide about that one first.")
+        move(reproduction, to=S.DECLINED, reason=reason, actor=actor)
+    adopt_first(bounty_id=reproduction.bounty_id)
+    return reproduction

@@ -1,0 +1,98 @@
+"""A world with a bounty for a bug: Ann reproduces it, Bob fixes it. Evidence is sealed over invented trials."""
+
+from typing import Any
+
+from benchmarks.evidence.document import seal
+from bounty.models import Bounty, Reproduction, Run, RunKind, Submission
+from bounty.services.advance import advance_submission
+from bounty.services.reproductions import reproduce, settle
+from bounty.services.reviews import merge, review
+from gainshare.accounts.models import User
+from tests.bounty.bounty_world import World, diff_of_line, job_of
+from tests.bounty.synthetic import invented_document
+
+AWARD = 10_000_001  # odd: shares of it have a remainder
+TEXT = "def observe():\n    return {}\n\n\ndef check(seen):\n    assert seen\n"
+FIX = diff_of_line(3, "step_3 = 33")
+
+
+def attempts(side: str, outcome: str) -> list[dict[str, Any]]:
+    """Three attempts on one tree that all end like this."""
+    rows = []
+    for number in range(3):
+        rows.append(
+            {"step": "observe", "side": side, "attempt": number, "outcome": "answered", "detail": "2 bytes"}
+        )
+        rows.append(
+            {"step": "check", "side": side, "attempt": number, "outcome": outcome, "detail": "off by 2"}
+        )
+    return rows
+
+
+def trials_of(kind: str, *, base: str, candidate: str) -> list[dict[str, Any]]:
+    """The rows of a run whose attempts end so on base and on the candidate."""
+    read = {"step": "read", "side": "none", "attempt": 0, "outcome": "readable", "detail": ""}
+    rows = [read, *attempts("base", base)]
+    return rows + attempts("candidate", candidate) if kind == "fix" and base == "refused" else rows
+
+
+class BugWorld(World):
+    """`bug` pays `AWARD`, three tenths of it to the reproduction unless told otherwise."""
+
+    bug: Bounty
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.bug = self.open_bug()
+
+    def open_bug(self, **terms: Any) -> Bounty:
+        asked = {
+            "title": "Positions are wrong in batches",
+            "suite": "bug",
+            "preset": "standard",
+            "escrow_microcredits": AWARD,
+            "rate_microcredits_per_nat": 0,
+            "severity": "high",
+            "award_microcredits": AWARD,
+        }
+        return self.open(**{**asked, **terms})
+
+    def try_out(self, *, base: str = "refused", candidate: str = "holds", **how: Any) -> Run:
+        """Lease the next run about a bug and post evidence of what its attempts came to."""
+        run = self.lease()
+        assert run.kind in (RunKind.REPRODUCTION, RunKind.FIX) and run.reproduction is not None
+        self.commit(run)
+        trials = trials_of(run.kind, base=base, candidate=candidate)
+        units = 1 if run.kind == RunKind.FIX and trials[-1]["outcome"] == "holds" and base == "refused" else 0
+        document = invented_document(
+            run=job_of(run),
+            speed_up_log=0.0,
+            units=units,
+            trials=trials,
+            reproduction=run.reproduction.blob,
+            **how,
+        )
+        self.record(run, seal(document, self.key))
+        return run
+
+    def reproduce(self, who: User, text: str = TEXT, bounty: Bounty | None = None) -> Reproduction:
+        return reproduce(actor=who, bounty_id=(bounty or self.bug).pk, text=text)
+
+    def adopted(
+        self, who: User | None = None, text: str = TEXT, bounty: Bounty | None = None
+    ) -> Reproduction:
+        """Sent in, tried, and the bounty's."""
+        made = self.reproduce(who or self.ann, text, bounty)
+        self.try_out()
+        return settle(reproduction_id=made.pk)
+
+    def fix(self, who: User | None = None, diff: str = FIX, **outcomes: Any) -> Submission:
+        """Submitted and judged."""
+        submission = self.submit(who or self.bob, diff, self.bug)
+        self.try_out(**outcomes)
+        return advance_submission(submission_id=submission.pk)
+
+    def paid(self, submission: Submission) -> Submission:
+        """Accepted by Ruth, merged by Mira."""
+        review(actor=self.ruth, submission_id=submission.pk, decision="accept")
+        return merge(actor=self.mira, submission_id=submission.pk)
