@@ -17,7 +17,7 @@ class PresetInfo:
 
 
 GUARD_MEMORY_MARGIN_LOG_PPM = 19_802  # ln 1.02: peak memory hardly varies from run to run
-GUARD_LOAD_MARGIN_LOG_PPM = 95_310  # ln 1.10: the time to load starts a process, whose noise is 6-8 %
+GUARD_LOAD_MARGIN_LOG_PPM = 95_310  # ln 1.10, of starting and loading: a tenth of a second
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from gainshare.cli.output import CliError
 from gainshare.cli.submission import is_resting
 
 POLL_S = 0.5
-LIMIT_S = 420.0
+LIMIT_S = 900.0
 
 
 class Progress:
