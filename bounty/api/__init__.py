@@ -5,6 +5,12 @@ from django.urls import path
 from bounty.api.awards import AwardList
 from bounty.api.bounties import BountyClose, BountyDetail, BountyFund, BountyLeaderboard, BountyList
 from bounty.api.disputes import DisputeAnswer, DisputeDetail, DisputeList, SubmissionDispute
+from bounty.api.reproductions import (
+    ReproductionDecline,
+    ReproductionDetail,
+    ReproductionList,
+    ReproductionText,
+)
 from bounty.api.runner_actions import (
     RunnerCalibrate,
     RunnerDrain,
@@ -44,6 +50,10 @@ urlpatterns = [
     path("bounties/<uuid:pk>/close/", BountyClose.as_view()),
     path("bounties/<uuid:pk>/fund/", BountyFund.as_view()),
     path("bounties/<uuid:pk>/leaderboard/", BountyLeaderboard.as_view()),
+    path("reproductions/", ReproductionList.as_view()),
+    path("reproductions/<uuid:pk>/", ReproductionDetail.as_view()),
+    path("reproductions/<uuid:pk>/text/", ReproductionText.as_view()),
+    path("reproductions/<uuid:pk>/decline/", ReproductionDecline.as_view()),
     path("submissions/", SubmissionList.as_view()),
     path("submissions/<uuid:pk>/", SubmissionDetail.as_view()),
     path("submissions/<uuid:pk>/diff/", SubmissionDiff.as_view()),

@@ -11,6 +11,9 @@ from bounty.models import Award
 class AwardOut(serializers.ModelSerializer[Award]):
     submission = serializers.UUIDField(source="submission_id")
     submitter = serializers.CharField(source="submission.submitter.username")
+    recipient = serializers.CharField(
+        source="recipient.username", help_text="Whom it pays: for a reproduction not the submission's author."
+    )
     bounty = serializers.UUIDField(source="submission.bounty_id")
 
     class Meta:
@@ -19,6 +22,8 @@ class AwardOut(serializers.ModelSerializer[Award]):
             "id",
             "submission",
             "submitter",
+            "role",
+            "recipient",
             "bounty",
             "state",
             "amount_microcredits",
@@ -49,7 +54,7 @@ class AwardList(generics.ListAPIView[Award]):
 
     def get_queryset(self) -> QuerySet[Award]:
         awards = Award.objects.filter(amount_microcredits__isnull=False).select_related(
-            "submission__submitter"
+            "submission__submitter", "reproduction__author"
         )
         query = self.request.query_params
         if name := query.get("submitter"):

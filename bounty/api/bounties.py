@@ -12,10 +12,12 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from bounty.api.parsing import caller, validated
-from bounty.models import Bounty
+from bounty.api.parsing import RawTextField, caller, validated
+from bounty.models import Bounty, Severity
+from bounty.services.adopted import adopted
 from bounty.services.bounties import add_funds, close_bounty, find_bounty, open_bounty
 from bounty.services.leaderboards import Place, leaderboard
+from bounty.services.reproductions import open_bug
 from bounty.services.series import measured_base, patch_base
 from gainshare.accounts.permissions import IsMaintainer
 from gainshare.ledger import services as ledger
@@ -31,7 +33,30 @@ class BountyIn(serializers.Serializer[Any]):
     preset = serializers.CharField(default="standard")
     hardware = serializers.SlugField(default="cpu", max_length=60)
     escrow_microcredits = serializers.IntegerField(min_value=1, max_value=MAX_MICROCREDITS)
-    rate_microcredits_per_nat = serializers.IntegerField(min_value=1, max_value=MAX_MICROCREDITS)
+    rate_microcredits_per_nat = serializers.IntegerField(
+        min_value=0, max_value=MAX_MICROCREDITS, default=0, help_text="Not for a bug."
+    )
+    severity = serializers.ChoiceField(
+        choices=Severity.choices, allow_blank=True, default="", help_text="Of a bug (suite bug)."
+    )
+    award_microcredits = serializers.IntegerField(
+        min_value=1,
+        max_value=MAX_MICROCREDITS,
+        allow_null=True,
+        default=None,
+        help_text="Of a bug: for reproduction and fix together.",
+    )
+    reproduction_ppm = serializers.IntegerField(
+        min_value=0,
+        max_value=999_999,
+        allow_null=True,
+        default=None,
+        help_text="The reproduction's share of it in millionths; 300000 where nothing is said.",
+    )
+    reproduction = RawTextField(
+        default="",
+        help_text="A bug's reproduction, where you have one: all of the award is then for the fix.",
+    )
     min_reviewers = serializers.IntegerField(min_value=1, max_value=10, default=1)
     two_reviews_above_microcredits = serializers.IntegerField(
         min_value=0, max_value=MAX_MICROCREDITS, allow_null=True, default=None
@@ -61,6 +86,9 @@ class BountyOut(serializers.ModelSerializer[Bounty]):
             "hardware",
             "escrow_microcredits",
             "rate_microcredits_per_nat",
+            "severity",
+            "award_microcredits",
+            "reproduction_ppm",
             "min_reviewers",
             "two_reviews_above_microcredits",
             "review_window_s",
@@ -80,6 +108,9 @@ class EscrowOut(serializers.Serializer[Any]):
 
 
 class BountyDetailOut(BountyOut):
+    reproduction = serializers.SerializerMethodField(
+        help_text="The id of the bug's reproduction, once it has one."
+    )
     escrow = serializers.SerializerMethodField()
     patch_base = serializers.SerializerMethodField(help_text="The tree that a diff must be made against now.")
     measured_base = serializers.SerializerMethodField(
@@ -87,7 +118,11 @@ class BountyDetailOut(BountyOut):
     )
 
     class Meta(BountyOut.Meta):
-        fields = [*BountyOut.Meta.fields, "escrow", "patch_base", "measured_base"]
+        fields = [*BountyOut.Meta.fields, "reproduction", "escrow", "patch_base", "measured_base"]
+
+    def get_reproduction(self, bounty: Bounty) -> str | None:
+        found = adopted(bounty=bounty)
+        return str(found.pk) if found is not None else None
 
     @extend_schema(responses=EscrowOut)
     def get_escrow(self, bounty: Bounty) -> dict[str, Any]:
@@ -141,7 +176,12 @@ class BountyList(generics.ListAPIView[Bounty]):
 
     @extend_schema(request=BountyIn, responses={201: BountyDetailOut})
     def post(self, request: Request) -> Response:
-        bounty = open_bounty(actor=caller(request), **validated(BountyIn, request))
+        terms = validated(BountyIn, request)
+        reproduction = terms.pop("reproduction")
+        if reproduction:
+            bounty = open_bug(actor=caller(request), reproduction=reproduction, **terms)
+        else:
+            bounty = open_bounty(actor=caller(request), **terms)
         return Response(BountyDetailOut(bounty).data, status=201)
 
 

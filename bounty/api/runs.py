@@ -74,6 +74,7 @@ class RunOut(serializers.ModelSerializer[Run]):
     submission = serializers.UUIDField(source="submission_id", allow_null=True)
     base_tree = serializers.CharField(source="base_tree_id")
     candidate_tree = serializers.CharField(source="candidate_tree_id")
+    reproduction = serializers.UUIDField(source="reproduction_id", allow_null=True)
     runner = serializers.CharField(source="runner.name", allow_null=True, default=None)
     verdict = serializers.SerializerMethodField()
 
@@ -82,6 +83,7 @@ class RunOut(serializers.ModelSerializer[Run]):
         fields = [
             "id",
             "submission",
+            "reproduction",
             "kind",
             "sequence",
             "suite",
@@ -106,7 +108,18 @@ class RunOut(serializers.ModelSerializer[Run]):
         return dict(VerdictOut(verdict).data) if verdict is not None else None
 
 
+class TrialOut(serializers.Serializer[Any]):
+    """One step of an attempt at a bug's reproduction, as it stands in the evidence."""
+
+    step = serializers.CharField(help_text="read, observe or check.")
+    side = serializers.CharField(help_text="base, candidate, or none: without a tree.")
+    attempt = serializers.IntegerField()
+    outcome = serializers.CharField()
+    detail = serializers.CharField()
+
+
 class RunDetailOut(RunOut):
+    trials = serializers.SerializerMethodField(help_text="Of a bug's runs.")
     queue = serializers.SerializerMethodField()
     commitment = serializers.CharField()
     evidence = serializers.SerializerMethodField()
@@ -114,7 +127,7 @@ class RunDetailOut(RunOut):
     changes = serializers.SerializerMethodField()
 
     class Meta(RunOut.Meta):
-        fields = [*RunOut.Meta.fields, "queue", "commitment", "evidence", "samples", "changes"]
+        fields = [*RunOut.Meta.fields, "queue", "commitment", "evidence", "samples", "trials", "changes"]
 
     @extend_schema(responses=QueueOut)
     def get_queue(self, run: Run) -> dict[str, Any] | None:
@@ -132,6 +145,11 @@ class RunDetailOut(RunOut):
     def get_samples(self, run: Run) -> list[dict[str, Any]]:
         verdict = verdict_of(run)
         return list(verdict.evidence.samples) if verdict is not None and verdict.evidence is not None else []
+
+    @extend_schema(responses=TrialOut(many=True))
+    def get_trials(self, run: Run) -> list[dict[str, Any]]:
+        verdict = verdict_of(run)
+        return list(verdict.evidence.trials) if verdict is not None and verdict.evidence is not None else []
 
     @extend_schema(responses=ChangeOut(many=True))
     def get_changes(self, run: Run) -> list[dict[str, Any]]:

@@ -30,8 +30,8 @@ from bounty.api.runs import (
     verdict_of,
 )
 from bounty.errors import NotFound
-from bounty.models import OPEN_RUN_STATES, Review, RunState, Submission, SubmissionState
-from bounty.services.awards import standing_award
+from bounty.models import OPEN_RUN_STATES, AwardRole, Review, RunState, Submission, SubmissionState
+from bounty.services.awards import standing_award, standing_awards
 from bounty.services.logs import submission_log
 from bounty.services.queues import queue_place
 from bounty.services.rechecks import CheckOutcome, check_of
@@ -125,6 +125,7 @@ class SubmissionDetailOut(SubmissionOut):
     disputes = DisputeOut(many=True)
     is_waiting_for_escrow = serializers.SerializerMethodField()
     award = serializers.SerializerMethodField()
+    shares = serializers.SerializerMethodField(help_text="Of a bug's fix: every part of the award.")
     queue = serializers.SerializerMethodField()
     runs = RunOut(many=True)
     reviews = ReviewOut(many=True)
@@ -138,6 +139,7 @@ class SubmissionDetailOut(SubmissionOut):
             "disputes",
             "is_waiting_for_escrow",
             "award",
+            "shares",
             "queue",
             "runs",
             "reviews",
@@ -164,6 +166,11 @@ class SubmissionDetailOut(SubmissionOut):
         """Once priced: a reservation's size would tell the gate's estimate."""
         award = standing_award(submission)
         return dict(AwardOut(award).data) if award is not None and award.amount_microcredits else None
+
+    @extend_schema(responses=AwardOut(many=True))
+    def get_shares(self, submission: Submission) -> list[dict[str, Any]]:
+        booked = standing_awards(submission).exclude(role=AwardRole.GAIN)
+        return [dict(AwardOut(award).data) for award in booked]
 
     @extend_schema(responses=QueueOut)
     def get_queue(self, submission: Submission) -> dict[str, Any] | None:

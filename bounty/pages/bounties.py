@@ -16,6 +16,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from benchmarks.catalogue import SUITES
 from bounty.models import Bounty, BountyState, Lineage, Submission
+from bounty.pages.bugs import bug_view
 from bounty.pages.forms import BountyForm
 from bounty.rewards import award_microcredits
 from bounty.services.bounties import available_escrow, close_bounty, open_bounty
@@ -87,7 +88,9 @@ def suite_title(name: str) -> str:
 
 
 def example_award(bounty: Bounty) -> int:
-    """What a confirmed gain of 10 % earns, escrow permitting."""
+    """What a confirmed gain of 10 % earns, escrow permitting; of a bug all that it pays."""
+    if bounty.award_microcredits is not None:
+        return bounty.award_microcredits
     return award_microcredits(
         rate_microcredits_per_nat=bounty.rate_microcredits_per_nat, log_ppm=TEN_PER_CENT
     )
@@ -102,6 +105,7 @@ def bounty_detail(request: HttpRequest, bounty_id: UUID) -> HttpResponse:
     attempts = attempts_used(bounty=bounty, person=request.user) if isinstance(request.user, User) else None
     context = {
         "bounty": bounty,
+        "bug": bug_view(bounty) if bounty.is_for_a_bug else None,
         "suite": SUITES.get(bounty.suite),
         "preset": SUITES[bounty.suite].presets.get(bounty.preset) if bounty.suite in SUITES else None,
         "available": available_escrow(bounty),

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from bounty.models import OPEN_RUN_STATES, NextStep, Run, RunState, Submission, SubmissionState
+from bounty.models import OPEN_RUN_STATES, NextStep, Run, RunKind, RunState, Submission, SubmissionState
 from bounty.services.queues import QueuePlace, queue_place
 from bounty.stages import measuring_words, run_title
 
@@ -69,6 +69,8 @@ def describe(submission: Submission, run: Run | None) -> tuple[str, str]:
         if place is None:
             return f"{stage}: waiting for a runner", "It is about to be taken."
         return f"{stage}: waiting for a runner", waiting_text(place)
+    if run.state in (RunState.GATING, RunState.MEASURING) and run.kind == RunKind.FIX and not run.pairs_done:
+        return f"{stage}: the reproduction", measuring_words(run.kind) + _ends_text(run)
     if run.state in (RunState.GATING, RunState.MEASURING):
         return f"{stage}: measuring pairs", measuring_words(run.kind) + _ends_text(run)
     return f"{stage}: {STAGES[RunState(run.state)].lower()}", f"Attempt {run.attempt}.{_ends_text(run)}"

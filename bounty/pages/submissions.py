@@ -13,8 +13,9 @@ from django.views.decorators.http import require_GET, require_http_methods
 
 from benchmarks.trees import TreeError
 from bounty.errors import NotFound
-from bounty.models import Award, Bounty, BountyState, Run, Submission, SubmissionState
+from bounty.models import Award, Bounty, BountyState, Run, RunKind, Submission, SubmissionState
 from bounty.pages.actions import allowed_actions
+from bounty.pages.bugs import shares_of, trials_of
 from bounty.pages.forms import DiffForm
 from bounty.pages.pair_plot import PairPoint, plot_pairs
 from bounty.pages.progress import progress_of
@@ -83,6 +84,7 @@ def submission_detail(request: HttpRequest, submission_id: UUID) -> HttpResponse
         "check": shown_check(submission, award),
         "disputes": submission.disputes.select_related("author", "answered_by", "run"),
         "runs": [run_view(run) for run in runs_of(submission)],
+        "shares": shares_of(submission),
         "award": award if award is not None and award.amount_microcredits else None,
         "reviews": submission.reviews.select_related("reviewer"),
         "changes": history(submission),
@@ -126,10 +128,10 @@ def run_view(run: Run) -> dict[str, Any]:
     verdict = getattr(run, "verdict", None)
     evidence = verdict.evidence if verdict is not None else None
     plot = ""
-    if verdict is not None and evidence is not None:
+    if verdict is not None and evidence is not None and run.kind != RunKind.FIX:
         bound = None if verdict.log_ppm_bound is None else verdict.log_ppm_bound / 1e6
         plot = plot_pairs(points_of(evidence.samples), bound=bound, title=run.get_kind_display())
-    return {"run": run, "verdict": verdict, "evidence": evidence, "plot": plot}
+    return {"run": run, "verdict": verdict, "evidence": evidence, "plot": plot, "trials": trials_of(run)}
 
 
 def points_of(samples: list[dict[str, Any]]) -> list[PairPoint]:

@@ -29,6 +29,7 @@ COMMANDS = [
     "audit",
     "bench",
     "submit",
+    "reproduce",
     "dispute",
     "disputes",
     "status",

@@ -17,8 +17,15 @@ def bench(
     candidate: Annotated[str, typer.Option("--candidate", help="Folder or diff of the candidate.")] = "",
     preset: Annotated[str, typer.Option("--preset", help="Size of the suite: demo or standard.")] = "",
     kind: Annotated[
-        str, typer.Option("--kind", help="gate, confirmation, guard, or aa (base against itself).")
+        str,
+        typer.Option(
+            "--kind",
+            help="gate, confirmation, guard, aa (base against itself), or for a bug reproduction or fix.",
+        ),
     ] = "gate",
+    reproduction: Annotated[
+        str, typer.Option("--reproduction", help="The bug's reproduction, a Python file.")
+    ] = "",
     out: Annotated[str, typer.Option("--out", help="Write the evidence to this file.")] = "",
     device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "",
     profile: Annotated[
@@ -39,6 +46,7 @@ def bench(
         "--candidate": candidate,
         "--preset": preset,
         "--kind": kind,
+        "--reproduction": reproduction,
         "--out": out,
         "--device": device,
         "--profile": profile,

@@ -17,6 +17,7 @@ from gainshare.cli.down import down
 from gainshare.cli.keys import keys
 from gainshare.cli.models import model
 from gainshare.cli.output import CliError, print_error
+from gainshare.cli.reproduce import reproduce
 from gainshare.cli.runners import runners
 from gainshare.cli.sandbox_test import sandbox_test
 from gainshare.cli.status import status
@@ -38,6 +39,7 @@ app.command()(demo)
 app.command()(demo)
 app.command()(status)
 app.command()(submit)
+app.command()(reproduce)
 app.command()(dispute)
 app.command()(disputes)
 app.command()(bench)

@@ -19,10 +19,11 @@ NOTHING = "\N{EN DASH}"
 # What colour a state or verdict has: how it should make its reader feel.
 GOOD = {
     "completed", "settled", "posted", "gain", "vested", "accepted", "confirmed", "active", "open", "finished", "true",
+    "adopted", "reproduced",
 }  # fmt: skip
 BAD = {
     "failed", "regression", "wrong_output", "quality_loss", "build_failed", "patch_rejected", "timeout",
-    "resource_limit", "policy_violation", "rejected", "reversed", "lost", "revoked",
+    "resource_limit", "policy_violation", "rejected", "reversed", "lost", "revoked", "refused",
 }  # fmt: skip
 BUSY = {
     "running", "pending", "queued", "leased", "preparing", "gating", "measuring", "judging", "confirming", "received",

@@ -1,0 +1,148 @@
+"""REST: reproductions of bugs."""
+
+from typing import Any
+from uuid import UUID
+
+from django.db.models import QuerySet
+from django.http import HttpResponse
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_view
+from rest_framework import generics, serializers
+from rest_framework.permissions import AllowAny, BasePermission
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from bounty.api.parsing import BoundedJSONParser, RawTextField, StatedReason, caller, validated
+from bounty.api.runs import ChangeOut, RunOut
+from bounty.models import Reproduction
+from bounty.services.reproductions import decline, find_reproduction, reproduce
+from bounty.services.transitions import history
+from bounty.services.trees import blob_store
+from gainshare.accounts.models import User
+from gainshare.accounts.permissions import HasScope, IsMaintainer
+
+
+class ReproductionIn(serializers.Serializer[Any]):
+    bounty = serializers.UUIDField()
+    text = RawTextField(help_text="A Python file with `observe()` and `check(seen)`, at most 16 KiB.")
+
+
+class ReproductionVerdictOut(serializers.Serializer[Any]):
+    kind = serializers.CharField(source="verdict_kind")
+    reason = serializers.CharField(source="verdict_reason")
+
+
+class ReproductionOut(serializers.ModelSerializer[Reproduction]):
+    bounty = serializers.UUIDField(source="bounty_id")
+    author = serializers.CharField(source="author.username")
+    tree = serializers.CharField(source="tree_id", help_text="The tree that it was tried on.")
+    sha256 = serializers.CharField(source="blob", help_text="Of the file; stands in the evidence.")
+    verdict = serializers.SerializerMethodField()
+
+    class Meta:
+        model = Reproduction
+        fields = [
+            "id",
+            "bounty",
+            "author",
+            "tree",
+            "sha256",
+            "earns",
+            "state",
+            "verdict",
+            "sealed_at",
+            "judged_at",
+        ]
+
+    @extend_schema(responses=ReproductionVerdictOut)
+    def get_verdict(self, reproduction: Reproduction) -> dict[str, Any] | None:
+        return dict(ReproductionVerdictOut(reproduction).data) if reproduction.verdict_kind else None
+
+
+class ReproductionDetailOut(ReproductionOut):
+    runs = RunOut(many=True)
+    changes = serializers.SerializerMethodField()
+
+    class Meta(ReproductionOut.Meta):
+        fields = [*ReproductionOut.Meta.fields, "runs", "changes"]
+
+    @extend_schema(responses=ChangeOut(many=True))
+    def get_changes(self, reproduction: Reproduction) -> list[dict[str, Any]]:
+        return [dict(ChangeOut(change).data) for change in history(reproduction)]
+
+
+def rendered(reproduction: Reproduction, status: int = 200) -> Response:
+    """The detail of a reproduction, read anew."""
+    return Response(ReproductionDetailOut(find_reproduction(reproduction.pk)).data, status=status)
+
+
+@extend_schema_view(
+    get=extend_schema(
+        parameters=[
+            OpenApiParameter("bounty", str),
+            OpenApiParameter("state", str),
+            OpenApiParameter("author", str, description='A user name, or "me".'),
+        ]
+    )
+)
+class ReproductionList(generics.ListAPIView[Reproduction]):
+    """All reproductions, in the order of sealing. POST sends one in."""
+
+    serializer_class = ReproductionOut
+    parser_classes = [BoundedJSONParser]
+
+    def get_permissions(self) -> list[BasePermission]:
+        return [AllowAny()] if self.request.method != "POST" else [HasScope("submit")()]
+
+    def get_queryset(self) -> QuerySet[Reproduction]:
+        found = Reproduction.objects.select_related("author")
+        query = self.request.query_params
+        if bounty := query.get("bounty"):
+            found = found.filter(bounty=serializers.UUIDField().to_internal_value(bounty))
+        if state := query.get("state"):
+            found = found.filter(state=state)
+        if name := query.get("author"):
+            user = self.request.user
+            if name == "me" and isinstance(user, User):
+                return found.filter(author=user)
+            found = found.filter(author__username=name)
+        return found
+
+    @extend_schema(request=ReproductionIn, responses={201: ReproductionDetailOut})
+    def post(self, request: Request) -> Response:
+        values = validated(ReproductionIn, request)
+        made = reproduce(actor=caller(request), bounty_id=values["bounty"], text=values["text"])
+        return rendered(made, 201)
+
+
+class ReproductionDetail(APIView):
+    """One reproduction: state, verdict, its run, and every change with its reason."""
+
+    permission_classes = [AllowAny]
+
+    @extend_schema(responses=ReproductionDetailOut)
+    def get(self, request: Request, pk: UUID) -> Response:
+        return rendered(find_reproduction(pk))
+
+
+class ReproductionText(APIView):
+    """The file as it was sent."""
+
+    permission_classes = [AllowAny]
+
+    @extend_schema(responses={(200, "text/plain"): OpenApiTypes.STR})
+    def get(self, request: Request, pk: UUID) -> HttpResponse:
+        data = blob_store().get(find_reproduction(pk).blob)
+        return HttpResponse(data, content_type="text/plain; charset=utf-8")
+
+
+class ReproductionDecline(APIView):
+    """A maintainer says that what it shows is no bug; the next one in order takes its place."""
+
+    permission_classes = [IsMaintainer]
+
+    @extend_schema(request=StatedReason, responses=ReproductionDetailOut)
+    def post(self, request: Request, pk: UUID) -> Response:
+        reason = validated(StatedReason, request)["reason"]
+        return rendered(decline(actor=caller(request), reproduction_id=pk, reason=reason))
