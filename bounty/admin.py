@@ -11,6 +11,7 @@ from bounty.models import (
     Dispute,
     Evidence,
     Lineage,
+    Reproduction,
     Review,
     Run,
     Runner,
@@ -52,6 +53,12 @@ class SubmissionAdmin(ReadOnlyAdmin):
     search_fields = ["id", "submitter__username", "patch_digest", "candidate_tree__hash"]
 
 
+@admin.register(Reproduction)
+class ReproductionAdmin(ReadOnlyAdmin):
+    list_display = ["id", "bounty", "author", "state", "verdict_kind", "sealed_at"]
+    list_filter = ["state"]
+
+
 @admin.register(Run)
 class RunAdmin(ReadOnlyAdmin):
     list_display = ["id", "kind", "submission", "state", "attempt", "runner", "pairs_done", "queued_at"]
@@ -73,7 +80,7 @@ class EvidenceAdmin(ReadOnlyAdmin):
 
 @admin.register(Award)
 class AwardAdmin(ReadOnlyAdmin):
-    list_display = ["submission", "state", "amount_microcredits", "log_ppm_bound", "booked_at"]
+    list_display = ["submission", "role", "state", "amount_microcredits", "log_ppm_bound", "booked_at"]
     list_filter = ["state"]
 
 

@@ -8,16 +8,20 @@ import pytest
 from benchmarks.bench import main
 from benchmarks.bugs import Trials, parse_seen
 from benchmarks.evidence.bugs import read_trials
+from benchmarks.evidence.signing import generate_key
 from benchmarks.evidence.verify import verify_evidence
 from benchmarks.job import Job
+from benchmarks.leased_run import carry_out
 from benchmarks.pairs.seeds import Seeds
 from benchmarks.patches import apply_patch, parse_patch
 from benchmarks.policy import check_patch, load_policy
 from benchmarks.reproduction import MAX_REPRODUCTION_BYTES, NotAReproduction, read_reproduction
+from benchmarks.runner_client import RunnerClient
 from benchmarks.sandbox import best_level
 from benchmarks.suites.base import UnknownSuite
 from benchmarks.suites.bug import bug_suite
 from benchmarks.trees import BlobStore, shipped_tree
+from tests.benchmarks.runner_platform import TOKEN, Platform
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "bugs"
 REPRODUCTION = EXAMPLES / "batched_positions.py"
@@ -194,6 +198,35 @@ def test_the_example_reproduces_a_real_bug_of_the_stack_and_its_evidence_verifie
     problem, found = read_trials(sealed["document"]["trials"])
     assert problem == "" and [len(found[side]) for side in ("base", "candidate")] == [3, 0]
     assert "sequence 1 is off" in report.verdict.reason
+
+
+@pytest.mark.sandbox
+@pytest.mark.timeout(120)
+def test_a_runner_fetches_a_reproduction_tries_it_and_posts_its_trials(open_folder: Path) -> None:
+    store = BlobStore(open_folder / "platform-blobs")
+    tree = shipped_tree(store)
+    platform = Platform(store, tree, tree, kind="reproduction")
+    text = b"""
+def observe():
+    from model.config import PRESETS
+    return {"names": sorted(PRESETS)}
+
+def check(seen):
+    assert "huge" in seen["names"], "there is no huge preset"
+"""
+    platform.run |= {"suite": "bug", "preset": "standard", "reproduction": store.put(text)}
+    client = RunnerClient(platform.url, TOKEN, timeout_s=5)
+    try:
+        carry_out(client.lease(platform.run["id"]), client, home=open_folder / "runner", key=generate_key())
+    finally:
+        client.close()
+        platform.close()
+    assert platform.failures == []
+    document = platform.evidence[0]["document"]
+    assert document["verdict"]["kind"] == "gain" and "no huge preset" in document["verdict"]["reason"]
+    assert document["suite"]["reproduction"] == platform.run["reproduction"]
+    assert document["commitment"] == platform.commitments[0][1]
+    assert [row["outcome"] for row in document["trials"]] == ["readable", *["answered", "refused"] * 3]
 
 
 @pytest.mark.sandbox

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from bounty.rewards import (
     PPM,
     award_microcredits,
+    bug_shares,
     confirmed_award,
     required_reviewers,
     wanted_reservation,
@@ -78,3 +79,27 @@ def test_large_awards_need_two_reviewers(amount: int, least: int, above: int | N
         required_reviewers(amount_microcredits=amount, min_reviewers=least, two_above_microcredits=above)
         == needed
     )
+
+
+@pytest.mark.parametrize(
+    ("award", "ppm", "shares"),
+    [
+        (10_000_001, 300_000, (3_000_000, 7_000_001)),
+        (1, 999_999, (0, 1)),
+        (3, 500_000, (1, 2)),
+        (10, 0, (0, 10)),
+    ],
+)
+def test_a_bugs_shares_are_floored_to_the_reproduction_and_add_up(
+    award: int, ppm: int, shares: tuple[int, int]
+) -> None:
+    found = bug_shares(award_microcredits=award, reproduction_ppm=ppm, is_reproduction_paid=True)
+    assert (found.reproduction_microcredits, found.fix_microcredits) == shares
+    unpaid = bug_shares(award_microcredits=award, reproduction_ppm=ppm, is_reproduction_paid=False)
+    assert (unpaid.reproduction_microcredits, unpaid.fix_microcredits) == (0, award)
+
+
+@pytest.mark.parametrize(("award", "ppm"), [(0, 1), (-1, 1), (1, 1_000_000), (1, -1)])
+def test_shares_that_leave_nothing_for_the_fix_are_refused(award: int, ppm: int) -> None:
+    with pytest.raises(ValueError, match="left for the fix"):
+        bug_shares(award_microcredits=award, reproduction_ppm=ppm, is_reproduction_paid=True)
