@@ -42,7 +42,7 @@ def load(source: str) -> ModuleType:
     sys.modules[NAME] = module
     try:
         exec(compile(source, FILE, "exec", dont_inherit=True), module.__dict__)  # noqa: S102 - that is its purpose
-    except Exception as error:
+    except BaseException as error:  # SystemExit, too: how this program ends is not for the file to say
         raise Ends(BROKEN, f"{FILE} does not load without a tree: {said(error)}") from error
     for name in ("observe", "check"):
         if not callable(getattr(module, name, None)):
@@ -60,7 +60,7 @@ def observe(module: ModuleType) -> bytes:
     sys.path.insert(0, TREE)
     try:
         seen = module.observe()
-    except Exception as error:
+    except BaseException as error:
         raise Ends(RAISED, f"observe raised {said(error)}") from error
     try:
         if not isinstance(seen, dict):
@@ -76,7 +76,7 @@ def check(module: ModuleType, seen: dict[str, Any]) -> None:
         module.check(seen)
     except AssertionError as error:
         raise Ends(REFUSED, f"check refused what was seen: {said(error)}") from error
-    except Exception as error:
+    except BaseException as error:
         raise Ends(BROKEN, f"check raised {said(error)}") from error
 
 

@@ -121,6 +121,8 @@ def _observed(done: Completed) -> tuple[str, str, dict[str, Any]]:
         return "malformed", f"observe returned more than {MAX_SEEN_BYTES >> 10} KiB", {}
     if done.resource_limited:
         return "resource_limit", f"the limit of {done.limit} was reached", {}
+    if done.returncode == 0 and not done.stdout:
+        return "crashed", "the process ended before it had answered", {}
     if done.returncode == 0:
         try:
             seen = parse_seen(done.stdout)

@@ -96,6 +96,8 @@ def test_the_check_refuses_what_base_shows_and_takes_what_the_candidate_shows(
     [
         ("raise RuntimeError('overflow')", "raised"),
         ("import os; os.abort()", "crashed"),
+        ("import os; os._exit(0)", "crashed"),
+        ("raise SystemExit(0)", "raised"),
         ("return {'x': float('nan')}", "malformed"),
         ("return [1]", "malformed"),
         ("return {'x': object()}", "malformed"),
@@ -144,6 +146,15 @@ def test_a_check_has_no_tree_and_anything_but_an_assertion_is_its_own_fault(tree
     tried = trials(needs_the_tree, trees)
     tried.attempt("candidate", 0)
     assert outcomes(tried)[-1] == ("check", "broken") and "ModuleNotFoundError" in tried.rows[-1]["detail"]
+
+
+@pytest.mark.sandbox
+@pytest.mark.parametrize("ending", ["raise SystemExit(0)", "raise KeyboardInterrupt", "1 / 0"])
+def test_a_check_holds_only_when_it_comes_to_its_end(ending: str, trees: dict[str, Path]) -> None:
+    text = f"def observe():\n    return {{}}\n\ndef check(seen):\n    {ending}\n"
+    tried = trials(text, trees)
+    tried.attempt("base", 0)
+    assert outcomes(tried) == [("observe", "answered"), ("check", "broken")]
 
 
 LYING = """

@@ -9,6 +9,8 @@ from benchmarks.evidence.document import build_document, seal
 from benchmarks.evidence.schema import EvidenceError, validate
 from benchmarks.evidence.signing import generate_key
 from benchmarks.evidence.verify import verify_evidence
+from benchmarks.reproduction import NotAReproduction
+from benchmarks.rerun import rerun
 from benchmarks.verdicts import VerdictKind
 from tests.benchmarks.evidence_maker import CALLS, make_pairs, make_parts, undecided
 
@@ -185,3 +187,8 @@ def test_sealed_trials_verify_and_a_changed_one_does_not() -> None:
     sealed["document"]["trials"][-1]["outcome"] = "refused"
     report = verify_evidence(sealed)
     assert {check.name for check in report.checks if not check.holds} >= {"digest", "signature", "verdict"}
+
+
+def test_measuring_again_needs_the_very_reproduction_that_was_tried() -> None:
+    with pytest.raises(NotAReproduction, match="--reproduction"):
+        rerun(document("fix", FIXED, pairs=1), base="shipped", candidate="shipped", reproduction=b"another")

@@ -20,11 +20,18 @@ MAX_ARCHIVE_BYTES = 256 * 1024 * 1024
 
 
 def measure_again(
-    file: Path, trees: Mapping[str, str], sources: Mapping[str, str], *, url: str, as_json: bool
+    file: Path,
+    trees: Mapping[str, str],
+    sources: Mapping[str, str],
+    *,
+    url: str,
+    as_json: bool,
+    reproduction: str = "",
 ) -> int:
     """The exit status: 0 when this machine comes to the same conclusion, 1 when not. Raises CliError.
 
     `trees` maps each side to its tree's hash; a side without a source is asked for at the site.
+    `reproduction` is a bug's file, where the evidence is about one.
     """
     with tempfile.TemporaryDirectory(prefix="gainshare-rerun-") as folder:
         named = {
@@ -33,6 +40,7 @@ def measure_again(
         }
         argv = [sys.executable, "-m", "benchmarks.rerun", str(file)]
         argv += [part for side, source in named.items() for part in (f"--{side}", source)]
+        argv += ["--reproduction", reproduction] if reproduction else []
         done = subprocess.run([*argv, *(["--json"] if as_json else [])], check=False)
         return 1 if done.returncode < 0 else done.returncode
 

@@ -31,6 +31,10 @@ def verify(
             "--candidate", help="With --rerun: folder or diff of the candidate; else the site is asked."
         ),
     ] = "",
+    reproduction: Annotated[
+        str,
+        typer.Option("--reproduction", help="With --rerun, of a bug's evidence: the reproduction's file."),
+    ] = "",
     url: UrlOption = "",
     as_json: JsonOption = False,
 ) -> None:
@@ -72,7 +76,14 @@ def verify(
     if rerun:
         sources = {"base": base, "candidate": candidate}
         raise typer.Exit(
-            measure_again(file, document["document"]["trees"], sources, url=url, as_json=as_json)
+            measure_again(
+                file,
+                document["document"]["trees"],
+                sources,
+                url=url,
+                as_json=as_json,
+                reproduction=reproduction,
+            )
         )
 
 
