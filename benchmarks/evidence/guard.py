@@ -16,7 +16,6 @@ from benchmarks.statistics.guard import GuardDecision, GuardOutcome, GuardPlan, 
 from benchmarks.statistics.units import PPM, floor_ppm, log_ppb, nats, percent_faster
 from benchmarks.verdicts import Verdict, VerdictKind
 
-
 START_NS = 1_000_000_000
 """What starting any process takes, before it loads: loading takes 15 to 200 ms, whose own ratio would be all noise."""
 

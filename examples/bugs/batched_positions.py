@@ -14,6 +14,7 @@ TOLERANCE = 1e-4  # of the logits, which are about 1; a wrong position moves the
 def observe() -> dict[str, Any]:
     """Logits of the next token of three sequences: each alone, and all in one step."""
     import torch
+
     from model.config import PRESETS
     from model.serving.cache import SequenceCache
     from model.transformer import Transformer
