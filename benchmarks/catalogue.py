@@ -167,7 +167,7 @@ TRAIN_STEP = SuiteInfo(
     presets=MappingProxyType(
         {
             "demo": PresetInfo("demo", "Two layers, 512 tokens a step, verdicts in a minute or two"),
-            "standard": PresetInfo("standard", "Four layers, 1,024 tokens a step"),
+            "standard": PresetInfo("standard", "Three layers, 1,024 tokens a step"),
         }
     ),
     minimum_effect_log_ppm=9_951,  # ln 1.01
@@ -183,7 +183,7 @@ TIME_TO_LOSS = SuiteInfo(
     presets=MappingProxyType(
         {
             "demo": PresetInfo("demo", "Two layers, about 80 steps of 512 ids: ten seconds a pair"),
-            "standard": PresetInfo("standard", "Three layers, about 130 steps of 1,152 ids"),
+            "standard": PresetInfo("standard", "Three layers, about 160 steps of 1,152 ids"),
         }
     ),
     minimum_effect_log_ppm=19_803,  # ln 1.02
