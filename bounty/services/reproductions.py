@@ -25,8 +25,10 @@ from bounty.errors import (
     WrongState,
 )
 from bounty.models import (
+    COUNTING,
     Bounty,
     BountyState,
+    NextStep,
     Reproduction,
     ReproductionState,
     Run,
@@ -203,7 +205,8 @@ def decline(*, actor: User, reproduction_id: UUID, reason: str) -> Reproduction:
         if reproduction.state not in (S.REPRODUCED, S.ADOPTED):
             raise WrongState(f"A reproduction that is {reproduction.state} is not declined.")
         fixes = Submission.objects.filter(bounty=reproduction.bounty_id)
-        if fixes.filter(Q(state__in=UNSETTLED) | Q(awards__state__in=["unvested", "vested"])).exists():
+        is_open = Q(state__in=UNSETTLED) | ~Q(next_step=NextStep.NONE)
+        if fixes.filter(is_open | Q(awards__state__in=COUNTING)).exists():
             raise WrongState("A fix is being judged with it, or was paid: decide about that one first.")
         move(reproduction, to=S.DECLINED, reason=reason, actor=actor)
     adopt_first(bounty_id=reproduction.bounty_id)

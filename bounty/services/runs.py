@@ -19,7 +19,7 @@ from bounty.models import (
     Submission,
     SubmissionState,
 )
-from bounty.services.adopted import adopted
+from bounty.services.adopted import require_adopted
 from bounty.services.failures import note_failure
 from bounty.services.logs import say
 from bounty.services.transitions import move, note
@@ -47,11 +47,12 @@ def queue_run(
     """A new run of the submission's candidate, and a wake-up for the runners of its hardware.
 
     ``elsewhere_than`` is an earlier run whose host is avoided if there is another; ``after`` is what a guard run
-    guards. A patch of a bug has runs of one kind only, whatever is asked for: with the bug's reproduction.
+    guards. A patch of a bug has runs of one kind only, whatever is asked for: with the bug's reproduction
+    (raises NotReproduced where a maintainer has declined it).
     """
     reproduction = None
     if submission.bounty.is_for_a_bug:
-        kind, reproduction = RunKind.FIX, adopted(bounty=submission.bounty)
+        kind, reproduction = RunKind.FIX, require_adopted(bounty=submission.bounty)
     measured_by = elsewhere_than.runner if elsewhere_than is not None else None
     bounty, candidate = submission.bounty, submission.candidate_tree
     assert candidate is not None, "only a checked submission is run"

@@ -582,3 +582,24 @@ def test_many_workers_book_a_fix_once() -> None:
     submission.refresh_from_db()
     assert submission.state == SubmissionState.CONFIRMED
     assert Award.objects.count() == 2 and broken_invariants() == []
+
+
+def test_nothing_is_tried_with_a_declined_reproduction(world: BugWorld) -> None:
+    made = world.adopted()
+    submission = world.fix(base="broken")
+    assert submission.verdict_kind == "suspicious"
+    decline(actor=world.ruth, reproduction_id=made.pk, reason="it always fails")
+    with pytest.raises(NotReproduced):
+        rejudge(actor=world.mira, submission_id=submission.pk)
+    with pytest.raises(NotReproduced):
+        world.submit(world.ann, OTHER_FIX, world.bug)
+    world.adopted(world.bob, TEXT + "\n")
+    rejudge(actor=world.mira, submission_id=submission.pk)
+    assert world.try_out().reproduction != made
+
+
+def test_a_reproduction_that_was_paid_is_not_declined_any_more(world: BugWorld) -> None:
+    made = world.adopted()
+    world.paid(world.fix())
+    with pytest.raises(WrongState):
+        decline(actor=world.ruth, reproduction_id=made.pk, reason="late")
