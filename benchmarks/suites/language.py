@@ -35,8 +35,9 @@ MIB = 1024 * 1024
 NANO = 1_000_000_000
 
 # How far the logits of a prefix may move when what follows it changes: root mean square of the difference over that of the
-# logits, rows centred. Single precision moves them by 1e-6, bfloat16 inside by 4e-3.
-CAUSAL_PPB = 20_000_000
+# logits, rows centred. Those of the shipped stack are equal to the bit, with bfloat16 inside too; kernels that sum in
+# another order for other neighbours have room. One step on the very sequences that are scored moves them by 2 to 3 %.
+CAUSAL_PPB = 5_000_000
 NO_TOLERANCE = Tolerance(
     rms_ppb=0, peak_ppb=0
 )  # answers of two sides are never compared: each trains its own way

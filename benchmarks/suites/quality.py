@@ -7,11 +7,12 @@ included: where another suite's candidate changes numerics, this suite is its gu
 
     family     widths of `language.py`; shapes, spelling, ids, split into training and held-out files are secret
     tolerance  none against base. Every batch is scored twice, once with its future changed, in a random order: logits of
-               the common past may not move by more than 2 % of their size. Scoring may take 1.5 times base's time: what
+               the common past may not move by more than 0.5 % of their size. Scoring may take 1.5 times base's time: what
                takes longer may be training
     unit       nano-nats per id; the pair's number is ln(base's / candidate's), the gate's test on the pairs' median
     cap        1.25x lower loss: what is above may have looked the answers up
-    power      identical code differs by a step or two in a hundred, 0.1 to 0.3 % of the loss
+    power      identical code differs by as many steps as the clock's noise is worth, one in a hundred or two; near the end
+               of base's steps the loss falls by 0.1 to 0.2 % a step
     time       demo about 10 s a pair on one core, standard about 90 s
 
 Knows numpy, no torch.

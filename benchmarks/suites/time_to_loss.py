@@ -5,14 +5,14 @@ schedule: all of it may be patched) and answer for the same fresh held-out seque
 A side's value is the nanoseconds of all its calls, scoring included so that nothing can be put off into it, until its loss
 is at most `target_nano` above that of a bigram table on the same sequences (or below it, where that is negative); between
 two scorings it is interpolated.
-The bigram takes four fifths of the luck of the draw out of a scoring, and holds for texts of any Python version.
+The bigram takes three quarters of the luck of the draw out of a scoring, and holds for texts of any Python version.
 
     family     widths of `language.py`; shapes, spelling, ids, split into training and held-out files are secret
     tolerance  none against base: every way to the target is allowed. Logits must be finite and must not use the future,
                which the deciding scoring and every fourth one prove
     unit       ns until the target; the pair's number is ln(base's / candidate's), the gate's test on the pairs' median
     cap        4x; a side that does not reach the target within the cap of steps has lost quality
-    power      a scoring errs by 0.03 nats where the curve falls by 0.005 to 0.01 a step: some per cent per pair where steps
+    power      a scoring errs by 0.03 nats where the curve falls by 0.003 to 0.01 a step: some per cent per pair where steps
                are taken otherwise, as little as a kernel suite where they are only faster
     time       demo about 10 s a pair on one core, standard about 90 s
 
