@@ -31,7 +31,7 @@ def world(stack: Any) -> Iterator[BountyWorld]:
 STAGES: dict[str, tuple[str, ...]] = {
     "gate": ("runner.leased", "runner.preparing", "runner.before_evidence", "control.gate_passed", "control.reserved"),
     "confirmation": ("runner.measuring", "runner.after_evidence", "control.confirmed", "control.guard_ordered"),
-    "guard": ("runner.measuring", "runner.before_evidence", "control.guards_held", "control.award_booked"),
+    "guard": ("runner.measuring", "control.guards_held", "control.award_booked"),
     "merge": ("control.merged", "control.vested"),
 }  # fmt: skip
 KILLS_PER_GAIN = sum(map(len, STAGES.values()))
