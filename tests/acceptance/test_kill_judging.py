@@ -47,7 +47,10 @@ def judge_gain_under_kills(stack: Any, world: BountyWorld) -> None:
     author = world.newcomer()
     arm(stack, "gate")
     submission = world.submit(author, "honest_speedup")
-    follow(author, submission, until=lambda seen: runs_of(seen, "confirmation") > 0 or is_resting(seen))
+    seen = follow(
+        author, submission, until=lambda seen: runs_of(seen, "confirmation") > 0 or is_resting(seen)
+    )
+    assert runs_of(seen, "confirmation"), seen["verdict"]
     fired(stack, "gate")
     arm(stack, "confirmation")
     follow(author, submission, until=lambda seen: runs_of(seen, "guard") > 0 or is_resting(seen))
