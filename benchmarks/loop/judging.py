@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from benchmarks.loop.commands import gainshare
@@ -24,13 +25,17 @@ def judging_rows(env: Mapping[str, str]) -> list[Row]:
         how="; ".join(step["name"] for step in record["steps"] if not step["ok"]) or "gainshare demo --json",
     )
     rows = [demo_row]
+    phases = {Path(row["file"]).stem: row["phases_ns"] for row in record["evidence"]}
     for submission in record["submissions"]:
         for run in submission["runs"]:
-            rows.extend(_run_rows(submission, run, is_first=submission is record["submissions"][0]))
+            is_first = submission is record["submissions"][0]
+            rows.extend(_run_rows(submission, run, phases.get(run["id"], {}), is_first=is_first))
     return rows
 
 
-def _run_rows(submission: dict[str, Any], run: dict[str, Any], *, is_first: bool) -> list[Row]:
+def _run_rows(
+    submission: dict[str, Any], run: dict[str, Any], phases_ns: Mapping[str, int], *, is_first: bool
+) -> list[Row]:
     rows = []
     if is_first and run["kind"] == "gate":
         waited = _seconds(run["queued_at"], run["leased_at"])
@@ -40,7 +45,8 @@ def _run_rows(submission: dict[str, Any], run: dict[str, Any], *, is_first: bool
         )
     spent = _seconds(run["leased_at"], run["finished_at"])
     kind = run["verdict"]["kind"]
-    budget = CONFIRMATION_BUDGET_S if run["kind"] == "confirmation" else BUDGET_S.get(kind)
+    budget = {"confirmation": CONFIRMATION_BUDGET_S, "gate": BUDGET_S.get(kind)}.get(run["kind"])
+    split = ", ".join(f"{phase} {ns / 1e9:.1f}" for phase, ns in phases_ns.items())
     rows.append(
         Row(
             name=f"{run['kind']} of {submission['diff'].removeprefix('patches/')}: {kind}",
@@ -48,7 +54,7 @@ def _run_rows(submission: dict[str, Any], run: dict[str, Any], *, is_first: bool
             unit="s",
             target=f"<= {budget:.0f} s" if budget else None,
             holds=spent <= budget if budget else None,
-            how=f"{run['pairs_done']} pairs; leased -> verdict",
+            how=f"{run['pairs_done']} pairs; leased -> verdict" + (f"; {split} s" if split else ""),
         )
     )
     return rows

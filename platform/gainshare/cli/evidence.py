@@ -13,4 +13,10 @@ def check_evidence(sealed: dict[str, Any], path: Path) -> dict[str, Any]:
     path.write_text(json.dumps(sealed, indent=1) + "\n")
     report = verify_evidence(json.loads(path.read_text()))
     failed = [f"{check.name}: {check.detail}" for check in report.checks if not check.holds]
-    return {"file": str(path), "ok": report.ok, "verdict": report.verdict.kind.value, "failed": failed}
+    return {
+        "file": str(path),
+        "ok": report.ok,
+        "verdict": report.verdict.kind.value,
+        "failed": failed,
+        "phases_ns": sealed["document"]["phases_ns"] if report.digest is not None else {},
+    }
