@@ -27,9 +27,9 @@ def world(stack: Any) -> Iterator[BountyWorld]:
     yield open_bounty(stack.url, stack.key)
 
 
-# One gain from its gate to its vesting, and where processes are killed in each stage.
+# One gain from its gate to its vesting, and where processes are killed in each stage; a run has three attempts.
 STAGES: dict[str, tuple[str, ...]] = {
-    "gate": ("runner.leased", "runner.preparing", "runner.before_evidence", "control.gate_passed", "control.reserved"),
+    "gate": ("runner.leased", "runner.before_evidence", "control.gate_passed", "control.reserved"),
     "confirmation": ("runner.measuring", "runner.after_evidence", "control.confirmed", "control.guard_ordered"),
     "guard": ("runner.measuring", "control.guards_held", "control.award_booked"),
     "merge": ("control.merged", "control.vested"),
