@@ -15,7 +15,7 @@ def observe() -> dict[str, Any]:
     """Logits of the next token of three sequences: each alone, and all in one step."""
     import torch
 
-    from model.config import PRESETS
+    from model.presets import PRESETS
     from model.serving.cache import SequenceCache
     from model.transformer import Transformer
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from model.checkpoint import CheckpointError, is_complete, load_config, load_transformer, models_home
-from model.config import PRESETS
+from model.presets import PRESETS
 from model.serving.chat import TEMPLATE_FILE, TINY_TEMPLATE, ChatTemplate
 from model.serving.tokenizer import TOKENIZER_FILE, BPETokenizer, ByteTokenizer, Tokenizer
 from model.transformer import Transformer

@@ -14,7 +14,8 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
-from model.config import PRESETS, ModelConfig
+from model.config import ModelConfig
+from model.presets import PRESETS
 from model.smollm2.errors import ConversionError
 
 CONTROL_TOKEN = 3  # gguf.TokenType.CONTROL

@@ -219,7 +219,7 @@ def test_a_runner_fetches_a_reproduction_tries_it_and_posts_its_trials(open_fold
     platform = Platform(store, tree, tree, kind="reproduction")
     text = b"""
 def observe():
-    from model.config import PRESETS
+    from model.presets import PRESETS
     return {"names": sorted(PRESETS)}
 
 def check(seen):

@@ -10,7 +10,7 @@ import torch
 
 from model import checkpoint
 from model.checkpoint import CheckpointError, load_config, load_transformer, models_home, save_checkpoint
-from model.config import PRESETS
+from model.presets import PRESETS
 from model.transformer import Transformer
 
 

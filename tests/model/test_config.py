@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from model.config import PRESETS, ConfigError, ModelConfig, MoEConfig
+from model.config import ConfigError, ModelConfig, MoEConfig
+from model.presets import PRESETS
 
 
 def test_config_and_package_import_without_torch() -> None:

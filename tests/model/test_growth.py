@@ -7,8 +7,9 @@ import dataclasses
 import pytest
 import torch
 
-from model.config import PRESETS, ConfigError, ModelConfig
+from model.config import ConfigError, ModelConfig
 from model.growth import grow_experts
+from model.presets import PRESETS
 from model.transformer import Transformer
 
 PARENT = dataclasses.replace(PRESETS["tiny"], name="parent", moe=None, n_layers=3)

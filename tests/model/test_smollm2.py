@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from model.checkpoint import load_config, load_transformer, models_home
-from model.config import PRESETS
 from model.growth import grow_experts
+from model.presets import PRESETS
 from model.serving.cache import SequenceCache
 from model.serving.chat import Message
 from model.serving.served import load_served

@@ -10,8 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model.config import PRESETS, ConfigError
+from model.config import ConfigError
 from model.layers.moe import MoELayer
+from model.presets import PRESETS
 from model.training.loss import next_token_loss
 from model.training.recipe import Recipe
 from model.training.trainer import Trainer
