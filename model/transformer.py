@@ -14,38 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import ModelConfig
-from model.layers.attention import Attention, KeyValueStore, Segment, segment
-from model.layers.ffn import SwiGLU
-from model.layers.moe import MoELayer
+from model.layers.attention import KeyValueStore, segment
+from model.layers.block import Block
+from model.layers.masks import sequence_mask
 from model.layers.norm import RMSNorm
 from model.layers.rotary import Rotation, rotation_at
-
-
-class Block(nn.Module):
-    """x + attention(norm(x)), then x + ffn(norm(x)); `layer` decides whether the feed-forward is MoE."""
-
-    def __init__(self, config: ModelConfig, layer: int) -> None:
-        super().__init__()
-        self.layer = layer
-        self.attention_norm = RMSNorm(config.d_model, config.norm_eps)
-        self.attention = Attention(config)
-        self.ffn_norm = RMSNorm(config.d_model, config.norm_eps)
-        self.ffn: SwiGLU | MoELayer
-        if config.moe is not None and config.is_moe_layer(layer):
-            self.ffn = MoELayer(config.moe)
-        else:
-            self.ffn = SwiGLU(config.d_model, config.d_ff)
-
-    def forward(self, x_BSD: Tensor, rotation: Rotation) -> Tensor:
-        x_BSD = x_BSD + self.attention(self.attention_norm(x_BSD), rotation)
-        y_TD: Tensor = self.ffn(self.ffn_norm(x_BSD).flatten(0, 1))
-        return x_BSD + y_TD.view_as(x_BSD)
-
-    def forward_cached(self, x_TD: Tensor, rotation: Rotation, segments: Sequence[Segment]) -> Tensor:
-        normed_TD = self.attention_norm(x_TD)
-        x_TD = x_TD + self.attention.forward_cached(normed_TD, rotation, self.layer, segments)
-        y_TD: Tensor = self.ffn(self.ffn_norm(x_TD))
-        return x_TD + y_TD
 
 
 class Transformer(nn.Module):
@@ -77,13 +50,32 @@ class Transformer(nn.Module):
     def device(self) -> torch.device:
         return self.embedding.device
 
-    def forward(self, tokens_BS: Tensor) -> Tensor:
-        """Whole sequences without a cache: ids [B, S] -> logits [B, S, V]."""
-        rotation = self._rotation(torch.arange(tokens_BS.shape[1], device=self.device))
+    def forward(
+        self, tokens_BS: Tensor, *, positions_BS: Tensor | None = None, documents_BS: Tensor | None = None
+    ) -> Tensor:
+        """Whole sequences without a cache: ids [B, S] -> fp32 logits [B, S, V]; the rest is as for `hidden`."""
+        return self.logits(self.hidden(tokens_BS, positions_BS=positions_BS, documents_BS=documents_BS))
+
+    def hidden(
+        self, tokens_BS: Tensor, *, positions_BS: Tensor | None = None, documents_BS: Tensor | None = None
+    ) -> Tensor:
+        """The residual stream [B, S, D] after the last block, before the last norm.
+
+        `documents_BS`: integer ids of the documents that are packed into a row; a token attends within its own only.
+        `positions_BS`: rotary positions, each below `max_context`, starting again with each document; 0, 1 ... S-1
+        where None.
+        """
+        positions = self._positions(tokens_BS) if positions_BS is None else positions_BS
+        rotation, masks = self._rotation(positions), self._masks(tokens_BS, documents_BS)
         x_BSD = F.embedding(tokens_BS, self.embedding)
         for block in self.layers:
-            x_BSD = block(x_BSD, rotation)
-        return self._logits(x_BSD)
+            x_BSD = block(x_BSD, rotation, masks[block.window])
+        return x_BSD
+
+    def logits(self, x: Tensor) -> Tensor:
+        """fp32 logits [..., V] of residual streams [..., D]: last norm and head."""
+        head = self.embedding if self.head is None else self.head
+        return F.linear(self.norm(x), head).float()
 
     @torch.inference_mode()
     def step(self, parts: Sequence[tuple[KeyValueStore, Sequence[int]]]) -> Tensor:
@@ -107,12 +99,25 @@ class Transformer(nn.Module):
         x_TD = F.embedding(torch.tensor(ids, device=self.device), self.embedding)
         for block in self.layers:
             x_TD = block.forward_cached(x_TD, rotation, segments)  # type: ignore[operator]  # a Block, not a Tensor
-        return self._logits(x_TD[last])
+        return self.logits(x_TD[last])
 
     def _rotation(self, positions: Tensor) -> Rotation:
         config = self.config
         return rotation_at(positions, config.d_head, config.rope_theta, config.max_context, self.dtype)
 
-    def _logits(self, x: Tensor) -> Tensor:
-        head = self.embedding if self.head is None else self.head
-        return F.linear(self.norm(x), head).float()
+    def _positions(self, tokens_BS: Tensor) -> Tensor:
+        n_tokens, max_context = tokens_BS.shape[1], self.config.max_context
+        if n_tokens > max_context:
+            raise ValueError(
+                f"rows of {n_tokens} tokens exceed the context of {max_context}: cut them, or give positions_BS"
+            )
+        return torch.arange(n_tokens, device=self.device)
+
+    def _masks(self, tokens_BS: Tensor, documents_BS: Tensor | None) -> dict[int | None, Tensor | None]:
+        """The mask of each window that occurs among the blocks."""
+        n_tokens, device = tokens_BS.shape[1], tokens_BS.device
+        windows = {block.window for block in self.layers}
+        return {
+            window: sequence_mask(n_tokens, documents_BS=documents_BS, window=window, device=device)
+            for window in windows
+        }

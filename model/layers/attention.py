@@ -65,10 +65,12 @@ class Attention(nn.Module):
         for weight in (self.w_q, self.w_k, self.w_v, self.w_o):
             nn.init.normal_(weight, std=weight.shape[-1] ** -0.5)
 
-    def forward(self, x_BSD: Tensor, rotation: Rotation) -> Tensor:
-        """Whole sequences from position 0 on: [B, S, D] -> [B, S, D]."""
+    def forward(self, x_BSD: Tensor, rotation: Rotation, mask: Tensor | None = None) -> Tensor:
+        """Whole sequences: [B, S, D] -> [B, S, D]; `mask` [S, S] or [B, 1, S, S], None: plainly causal."""
         q_BHSC, k_BGSC, v_BGSC = (heads.transpose(1, 2) for heads in self._project(x_BSD, rotation))
-        y_BHSC = F.scaled_dot_product_attention(q_BHSC, k_BGSC, v_BGSC, is_causal=True, enable_gqa=True)
+        y_BHSC = F.scaled_dot_product_attention(
+            q_BHSC, k_BGSC, v_BGSC, attn_mask=mask, is_causal=mask is None, enable_gqa=True
+        )
         return F.linear(y_BHSC.transpose(1, 2).flatten(2), self.w_o)
 
     def forward_cached(
