@@ -1,12 +1,18 @@
 """Chooses each token's experts and their weights, in fp32. Knows nothing of what an expert computes.
 
+Group-limited choice (DeepSeek-V2, arXiv:2405.04434, section 2.2.2; DeepSeek-V3, arXiv:2412.19437, section 2.1.2): the
+experts lie in equal groups, neighbours together, and a token's experts come from its best groups only.
+
 Load balance without an auxiliary loss: a bias per expert is added to the scores for the choice only, never to
-the weights, and moves by a fixed step against the load (Wang et al. 2024, arXiv:2408.15664; used in DeepSeek-V3,
-arXiv:2412.19437). The training loop calls `balance` once per optimiser step.
+the weights, and moves by a fixed step against the load (Wang et al. 2024, arXiv:2408.15664; used in DeepSeek-V3).
+`model/layers/balance.py` moves the biases of a model once per optimiser step.
+
+Shape suffix of this file: M groups of experts, L experts of a group.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -14,6 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import MoEConfig
+
+TINY = 1e-20  # DeepSeek-V3's guard of the division: far from any score, all sigmoids of a token may underflow
 
 
 class Routing(NamedTuple):
@@ -23,8 +31,19 @@ class Routing(NamedTuple):
     experts_TK: Tensor  # int64, all different within a row
 
 
+class Scores(NamedTuple):
+    """What a routing was made from; the auxiliary losses are functions of it."""
+
+    logits_TE: Tensor  # fp32
+    scores_TE: Tensor  # fp32: softmax or sigmoid of the logits, without the balancing bias
+
+
 class Router(nn.Module):
-    """Parameter `weight` [E, D]; buffer `bias` [E] (fp32) only where the configuration balances by bias."""
+    """Parameter `weight` [E, D]; buffer `bias` [E] only where the configuration balances by bias.
+
+    All is computed in fp32, under autocast too. The bias stays fp32 when the module is cast to less: its steps are
+    finer than bf16. (In a double module everything is double.)
+    """
 
     bias: Tensor | None
 
@@ -38,17 +57,31 @@ class Router(nn.Module):
     def reset_parameters(self) -> None:
         nn.init.normal_(self.weight, std=self.config.d_model**-0.5)
 
-    def forward(self, x_TD: Tensor) -> Routing:
-        logits_TE = F.linear(x_TD.float(), self.weight.float())
-        scores_TE = logits_TE.softmax(-1) if self.config.gate == "softmax" else logits_TE.sigmoid()
-        if self.bias is None:
-            weights_TK, experts_TK = scores_TE.topk(self.config.top_k, dim=-1)
+    def forward(self, x_TD: Tensor, *, return_scores: bool = False) -> Routing | tuple[Routing, Scores]:
+        """[T, D] -> `Routing`, with `return_scores` also the `Scores` behind it."""
+        config = self.config
+        logits_TE = self._logits(x_TD)
+        scores_TE = logits_TE.softmax(-1) if config.gate == "softmax" else logits_TE.sigmoid()
+        if self.bias is None and config.top_groups == config.n_groups:
+            weights_TK, experts_TK = scores_TE.topk(config.top_k, dim=-1)
         else:
-            experts_TK = (scores_TE.detach() + self.bias.float()).topk(self.config.top_k, dim=-1).indices
+            chosen_by_TE = scores_TE.detach()
+            experts_TK = self.choose(chosen_by_TE if self.bias is None else chosen_by_TE + wide(self.bias))
             weights_TK = scores_TE.gather(-1, experts_TK)
-        if self.config.normalise_top_k:
-            weights_TK = weights_TK / weights_TK.sum(-1, keepdim=True)
-        return Routing(weights_TK * self.config.routed_scale, experts_TK)
+        if config.normalise_top_k:
+            sum_T1 = weights_TK.sum(-1, keepdim=True)
+            weights_TK = weights_TK / (sum_T1 if config.gate == "softmax" else sum_T1 + TINY)
+        if config.routed_scale != 1:
+            weights_TK = weights_TK * config.routed_scale
+        routing = Routing(weights_TK, experts_TK)
+        return (routing, Scores(logits_TE, scores_TE)) if return_scores else routing
+
+    def choose(self, chosen_by_TE: Tensor) -> Tensor:
+        """The experts [T, K] that are best by the given scores, best first; from the best groups where there are."""
+        config = self.config
+        if config.top_groups < config.n_groups:
+            chosen_by_TE = _within_best_groups(chosen_by_TE, config)
+        return chosen_by_TE.topk(config.top_k, dim=-1).indices
 
     @torch.no_grad()
     def balance(self, load_E: Tensor, rate: float = 1e-3) -> None:
@@ -61,7 +94,39 @@ class Router(nn.Module):
         load_E = load_E.float()
         self.bias += rate * torch.sign(load_E.mean() - load_E).to(self.bias.dtype)
 
+    def _logits(self, x_TD: Tensor) -> Tensor:
+        if not torch.is_autocast_enabled(x_TD.device.type):
+            return F.linear(wide(x_TD), wide(self.weight))
+        with torch.autocast(x_TD.device.type, enabled=False):
+            return F.linear(wide(x_TD), wide(self.weight))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Router:
+        """As every module's: moves and casts; but the bias keeps fp32."""
+        bias, self.bias = self.bias, None
+        super()._apply(fn, recurse)
+        if bias is not None:
+            moved = fn(bias)
+            self.bias = moved if moved.element_size() >= bias.element_size() else bias.to(moved.device)
+        return self
+
+
+def wide(x: Tensor) -> Tensor:
+    """In fp32; double stays."""
+    return x if x.dtype is torch.float64 else x.float()
+
 
 def expert_load(experts_TK: Tensor, n_experts: int) -> Tensor:
     """How many (token, choice) pairs each expert got, int64 [E]."""
     return torch.bincount(experts_TK.flatten(), minlength=n_experts)
+
+
+def _within_best_groups(chosen_by_TE: Tensor, config: MoEConfig) -> Tensor:
+    """Minus infinity for experts outside a token's best groups: with a negative bias a zero could still win."""
+    chosen_by_TML = chosen_by_TE.unflatten(-1, (config.n_groups, -1))
+    if config.group_score == "max":
+        groups_TM = chosen_by_TML.amax(-1)
+    else:
+        groups_TM = chosen_by_TML.topk(2, dim=-1).values.sum(-1)
+    best_TM = groups_TM.topk(config.top_groups, dim=-1).indices
+    barred_TM = torch.ones_like(groups_TM, dtype=torch.bool).scatter_(-1, best_TM, False)
+    return chosen_by_TML.masked_fill(barred_TM[..., None], float("-inf")).flatten(-2)
