@@ -1,0 +1,114 @@
+"""Cross-entropy of the head's logits without the logits: projection, loss and gradient of some positions at a time.
+
+With a large vocabulary the fp32 logits [B, S, V] and their gradient are the largest tensors of training. Here never
+more than `chunk` rows of them exist. The gradients are computed in the forward pass, chunk by chunk, while the logits
+are there, so that nothing is projected twice (as in Liger Kernel, arXiv:2410.10989, section 3.2); the backward pass only
+scales them. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from model.data.batch import IGNORED
+from model.training.loss import count_targets, wide
+
+CHUNK = 1024  # positions: long enough for a matrix product at full speed, 1/16 of a batch of 16,384 tokens
+
+
+def chunked_target_loss(
+    x_BSD: Tensor,
+    head_VD: Tensor,
+    targets_BS: Tensor,
+    *,
+    n_targets: int | Tensor | None = None,
+    z_weight: float = 0.0,
+    chunk: int = CHUNK,
+) -> Tensor:
+    """`target_loss(F.linear(x_BSD, head_VD), targets_BS, ...)`, equal in value and gradient; scalar.
+
+    `x_BSD` is what the head multiplies (behind the last norm). Under autocast the projection is in its format, all
+    else in fp32. The gradient has no gradient of its own. Raises ValueError for a chunk below 1.
+    """
+    if chunk < 1:
+        raise ValueError(f"a chunk holds at least one position, not {chunk}")
+    divisor = count_targets(targets_BS) if n_targets is None else n_targets
+    x_ND, targets_N = x_BSD.flatten(0, -2), targets_BS.flatten()
+    needs_gradient = torch.is_grad_enabled()
+    summed: Tensor = _ChunkedLoss.apply(x_ND, head_VD, targets_N, z_weight, chunk, needs_gradient)
+    return summed / divisor
+
+
+class _ChunkedLoss(torch.autograd.Function):
+    """The sum over positions; C positions of a chunk."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_ND: Tensor,
+        head_VD: Tensor,
+        targets_N: Tensor,
+        z_weight: float,
+        chunk: int,
+        needs_gradient: bool,
+    ) -> Tensor:
+        device = x_ND.device.type
+        is_autocast = torch.is_autocast_enabled(device)
+        format_ = torch.get_autocast_dtype(device) if is_autocast else x_ND.dtype
+        needs_x, needs_head = (needs_gradient and needed for needed in ctx.needs_input_grad[:2])
+        loss = wide(x_ND.new_zeros(()))
+        grad_x_ND = torch.empty_like(x_ND) if needs_x else None
+        grad_head_VD = torch.zeros_like(wide(head_VD)) if needs_head else None
+        with torch.autocast(device, enabled=False):
+            cast_head_VD = head_VD.to(format_)
+            for start in range(0, len(x_ND), chunk):
+                part = slice(start, start + chunk)
+                x_CD, targets_C = x_ND[part].to(format_), targets_N[part]
+                logits_CV = wide(F.linear(x_CD, cast_head_VD))
+                lse_C = logits_CV.logsumexp(-1)
+                loss += _summed_loss(logits_CV, lse_C, targets_C, z_weight)
+                if grad_x_ND is None and grad_head_VD is None:
+                    continue
+                grad_CV = _turn_into_gradient(logits_CV, lse_C, targets_C, z_weight).to(format_)
+                if grad_x_ND is not None:
+                    grad_x_ND[part] = grad_CV @ cast_head_VD
+                if grad_head_VD is not None:
+                    grad_head_VD += grad_CV.mT @ x_CD
+        ctx.save_for_backward(grad_x_ND, grad_head_VD)
+        ctx.head_dtype = head_VD.dtype
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
+        grad_x_ND, grad_head_VD = ctx.saved_tensors
+        if grad_x_ND is not None:
+            grad_x_ND = grad_x_ND * grad.to(grad_x_ND.dtype)
+        if grad_head_VD is not None:
+            grad_head_VD = (grad_head_VD * grad).to(ctx.head_dtype)
+        return grad_x_ND, grad_head_VD, None, None, None, None
+
+
+def _summed_loss(logits_CV: Tensor, lse_C: Tensor, targets_C: Tensor, z_weight: float) -> Tensor:
+    is_ignored_C = targets_C == IGNORED
+    target_C1 = targets_C.masked_fill(is_ignored_C, 0)[:, None]
+    loss_C = lse_C - logits_CV.gather(-1, target_C1).squeeze(-1)
+    if z_weight:
+        loss_C = loss_C + z_weight * lse_C.square()
+    return loss_C.masked_fill(is_ignored_C, 0.0).sum()
+
+
+def _turn_into_gradient(logits_CV: Tensor, lse_C: Tensor, targets_C: Tensor, z_weight: float) -> Tensor:
+    """In place: d loss / d logits = (1 + 2 z lse) * softmax - one_hot(target), zero at ignored positions."""
+    is_ignored_C = targets_C == IGNORED
+    target_C1 = targets_C.masked_fill(is_ignored_C, 0)[:, None]
+    grad_CV = logits_CV.sub_(lse_C[:, None]).exp_()
+    if z_weight:
+        grad_CV *= 1 + 2 * z_weight * lse_C[:, None]
+    grad_CV.scatter_add_(-1, target_C1, grad_CV.new_full(target_C1.shape, -1.0))
+    return grad_CV.masked_fill_(is_ignored_C[:, None], 0.0)
