@@ -113,6 +113,10 @@ class MoEConfig:
         _require_choice("MoEConfig", "group_score", self.group_score, get_args(GroupScore))
         _require(self.n_experts % self.n_groups == 0, "MoEConfig.n_experts must be a multiple of n_groups")
         _require(self.top_groups <= self.n_groups, "MoEConfig.top_groups must not exceed n_groups")
+        _require(
+            self.group_score == "max" or self.n_groups == 1 or self.n_experts >= 2 * self.n_groups,
+            "MoEConfig.group_score top2 needs groups of at least two experts (n_groups)",
+        )
         reachable = self.n_experts // self.n_groups * self.top_groups
         _require(
             self.top_k <= reachable,
