@@ -103,7 +103,10 @@ class Router(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Router:
         """As every module's: moves and casts; but the bias keeps fp32."""
         bias, self.bias = self.bias, None
-        super()._apply(fn, recurse)
+        try:
+            super()._apply(fn, recurse)
+        finally:
+            self.bias = bias
         if bias is not None:
             moved = fn(bias)
             self.bias = moved if moved.element_size() >= bias.element_size() else bias.to(moved.device)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.config import Gate, MoEConfig
-from model.layers.moe import MoELayer
+from model.layers import metrics
+from model.layers.balance import balance_experts
+from model.layers.moe import MoELayer, moe_layers
 from model.layers.router import Router, expert_load
 
 CONFIG = MoEConfig(d_model=32, d_expert=16, n_experts=8, top_k=3, n_shared=2)
@@ -99,3 +106,96 @@ def test_balancing_evens_out_a_skewed_load() -> None:
 def test_balancing_without_a_bias_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="bias_balancing"):
         MoELayer(CONFIG).balance()
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 32), (1, 1, 32), (2, 3, 2, 32), (7, 32)])
+def test_any_leading_dimensions_are_tokens(shape: tuple[int, ...]) -> None:
+    layer = MoELayer(CONFIG).eval()
+    x = torch.randn(shape)
+    y = layer(x)
+    assert y.shape == x.shape and y.dtype == x.dtype
+    torch.testing.assert_close(y.view(-1, 32), layer(x.view(-1, 32)), rtol=0, atol=0)
+
+
+def test_inputs_need_not_be_contiguous() -> None:
+    layer, x = MoELayer(CONFIG), torch.randn(5, 2, 32)
+    torch.testing.assert_close(layer(x.transpose(0, 1)), layer(x).transpose(0, 1))
+
+
+def test_gated_shared_experts_of_any_width() -> None:
+    torch.manual_seed(4)
+    config = MoEConfig(32, 16, 8, 3, n_shared=1, shared_width=20, gate_shared=True)
+    layer = MoELayer(config).double()
+    shapes = {name: tuple(p.shape) for name, p in layer.named_parameters() if name.startswith("shared")}
+    assert shapes == {"shared_gate": (1, 32), "shared.w_gate": (20, 32)} | {
+        "shared.w_up": (20, 32),
+        "shared.w_down": (32, 20),
+    }
+    assert sum(p.numel() for p in layer.parameters()) == config.total_parameters
+    x = torch.randn(6, 32, dtype=torch.float64)
+    routed = layer.experts(x, *layer.router(x))
+    for row, routed_D, y_D in zip(x, routed, layer(x), strict=True):
+        assert layer.shared is not None and layer.shared_gate is not None
+        openness = 1 / (1 + torch.exp(-(layer.shared_gate[0] @ row)))
+        shared_D = layer.shared.w_down @ (F.silu(layer.shared.w_gate @ row) * (layer.shared.w_up @ row))
+        torch.testing.assert_close(y_D, routed_D + openness * shared_D)
+
+
+class Operations(TorchDispatchMode):
+    """The names of all operations, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def operations(layer: MoELayer, x: Tensor) -> list[str]:
+    with Operations() as seen:
+        layer(x)
+    return seen.names
+
+
+FOR_TRAINING: dict[str, Any] = {
+    "switch_loss": 0.1,
+    "sequence_loss": 0.1,
+    "z_loss": 0.1,
+    "capacity_factor": 0.5,
+}
+
+
+def test_inference_and_plain_training_do_no_extra_work() -> None:
+    plain, loaded = MoELayer(CONFIG), MoELayer(replace(CONFIG, **FOR_TRAINING))
+    metrics.watch(loaded)
+    x = torch.randn(10, 32)
+    expected = operations(plain.eval(), x)
+    assert operations(loaded.eval(), x) == expected
+    assert operations(plain.train(), x) == expected
+    assert len(operations(loaded.train(), x)) > len(expected)
+    assert sum("bincount" in name for name in expected) <= 1  # the experts' own
+    assert not any("logsumexp" in name or "scatter" in name for name in expected)
+
+
+def test_routed_experts_may_be_applied_by_another_function() -> None:
+    layer = MoELayer(replace(CONFIG, n_shared=0))
+    x = torch.randn(5, 32)
+    layer.experts.apply_experts = lambda x_TD, weights_TK, *_: x_TD * weights_TK.sum(-1, keepdim=True)
+    torch.testing.assert_close(layer(x), x)
+
+
+def test_balancing_a_model_moves_each_bias_once_and_clears_the_loads() -> None:
+    layer = MoELayer(replace(CONFIG, bias_balancing=True)).train()
+    other = MoELayer(CONFIG).train()
+    model = torch.nn.Sequential(layer, other, layer)  # one layer in two places
+    model(torch.randn(40, 32) + layer.router.weight[0].detach())
+    assert list(moe_layers(model)) == ["0", "1"]
+    assert layer.load_E is not None and layer.router.bias is not None
+    load = layer.load_E.clone()
+    assert int(load.sum()) == 2 * 40 * 3
+    balance_experts(model, 0.25)
+    assert torch.equal(layer.router.bias, 0.25 * torch.sign(load.float().mean() - load))
+    assert layer.router.bias.any() and not layer.load_E.any()
+    balance_experts(torch.nn.Linear(2, 2))  # nothing to balance
