@@ -1,0 +1,103 @@
+"""Whole folders, with tokenizer and stop tokens: Hugging Face's to one that nodes serve, and back.
+
+A node serves byte-level BPE tokenizers with a chat template; other folders convert all the same, for training and
+evaluation. Knows nothing of the model store.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+import torch
+
+from model.checkpoint import CheckpointError, load_config, load_transformer, save_checkpoint
+from model.hf.folder import load, load_json, save
+from model.hf.registry import FAMILIES
+
+TOKENIZER_FILE = "tokenizer.json"
+TEMPLATE_FILE = "chat_template.jinja"
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+GENERATION_CONFIG_FILE = "generation_config.json"
+
+
+def import_folder(source: Path, target: Path, *, dtype: torch.dtype | None = None) -> None:
+    """Writes the Hugging Face model in `source` as a model folder of ours, named as `target`.
+
+    Raises UnsupportedModel, CheckpointError, FileExistsError where `target` is there, or OSError.
+    """
+    if target.exists():
+        raise FileExistsError(f"{target} is there already: choose another name, or remove it first")
+    config, state = load(source, dtype=dtype)
+    document = load_json(source)
+    metadata = {
+        "description": f"{document['model_type']} from Hugging Face files",
+        "source": {"model_type": document["model_type"], "folder": source.resolve().name},
+        "stop_tokens": _stop_tokens(source, document),
+    }
+    named = {**config.to_dict(), "name": target.name}
+    save_checkpoint(target, type(config).from_dict(named), state, metadata=metadata, files=_texts(source))
+
+
+def export_folder(source: Path, target: Path, *, model_type: str | None = None) -> str:
+    """Writes our model folder `source` for transformers, and returns the architecture that was chosen.
+
+    Raises UnsupportedModel, CheckpointError, FileExistsError where `target` is there and not empty, or OSError.
+    """
+    config, metadata = load_config(source)
+    stop: list[int] = list(metadata.get("stop_tokens") or [])
+    files = _texts(source)
+    if TOKENIZER_FILE in files:
+        files[TOKENIZER_CONFIG_FILE] = json.dumps(_tokenizer_config(files[TOKENIZER_FILE], stop), indent=2)
+    extra = {"eos_token_id": stop[0] if len(stop) == 1 else stop or None}
+    save(
+        target, config, load_transformer(source).state_dict(), model_type=model_type, extra=extra, files=files
+    )
+    return FAMILIES[load_json(target)["model_type"]].architecture
+
+
+def _stop_tokens(source: Path, document: dict[str, Any]) -> list[int]:
+    """The ids that end an answer; those of generation come first, as in transformers."""
+    generation = source / GENERATION_CONFIG_FILE
+    given = _json(generation).get("eos_token_id") if generation.is_file() else None
+    if given is None:
+        given = document.get("eos_token_id")
+    if given is None:
+        return []
+    return sorted({given} if isinstance(given, int) else set(given))
+
+
+def _texts(folder: Path) -> dict[str, str]:
+    """Tokenizer and chat template of a folder, in the files where nodes and transformers look for them."""
+    texts = {
+        name: (folder / name).read_text(encoding="utf-8")
+        for name in (TOKENIZER_FILE, TEMPLATE_FILE)
+        if (folder / name).is_file()
+    }
+    settings = folder / TOKENIZER_CONFIG_FILE
+    if TEMPLATE_FILE not in texts and settings.is_file():
+        template = _json(settings).get("chat_template")
+        if isinstance(
+            template, str
+        ):  # older models keep it here; several named ones are not for us to choose from
+            texts[TEMPLATE_FILE] = template
+    return texts
+
+
+def _tokenizer_config(tokenizer: str, stop: list[int]) -> dict[str, Any]:
+    settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    if stop:
+        settings["eos_token"] = tokenizers.Tokenizer.from_str(tokenizer).id_to_token(stop[0])
+    return settings
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{file} cannot be read: {error}; fetch it anew") from error
+    if not isinstance(document, dict):
+        raise CheckpointError(f"{file} holds no JSON object; fetch it anew")
+    return document

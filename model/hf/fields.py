@@ -1,0 +1,180 @@
+"""Rules that translate single fields of Hugging Face's `config.json` to and from a `ModelConfig`.
+
+A family is a tuple of rules. Each reads its part of their configuration into a nested dict of our fields, and
+writes the same part back. Names with a dot reach into `moe` and `latent`. Knows nothing of weights, and does not
+import torch.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from model.config import ModelConfig
+from model.hf.errors import UnsupportedModel
+
+Theirs = Mapping[str, Any]
+Ours = dict[str, Any]
+
+REQUIRED: Final = object()
+_LOG = logging.getLogger("model.hf")
+
+
+class Rule(Protocol):
+    """One part of a configuration, translated both ways. Both methods raise UnsupportedModel."""
+
+    def read(self, theirs: Theirs, ours: Ours) -> None:
+        """Adds this part to `ours`; rules before it have added theirs."""
+
+    def write(self, config: ModelConfig, theirs: dict[str, Any]) -> None:
+        """Adds this part of `config` to `theirs`."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """A value with the same meaning on both sides, under one of their names and all of our names.
+
+    Where it is missing, or null without `is_optional`, its value is `default`, or that of our field `same_as`.
+    """
+
+    theirs: str | tuple[str, ...]  # the first is written, all are read
+    ours: str | tuple[str, ...]  # the first is written from, all are read into
+    kind: type[int] | type[float] | type[bool] = int
+    default: Any = REQUIRED
+    same_as: str | None = None
+    is_optional: bool = False  # null is a value of its own
+
+    def read(self, theirs: Theirs, ours: Ours) -> None:
+        names = _names(self.theirs)
+        name = next((name for name in names if name in theirs), names[0])
+        value = theirs.get(name)
+        if value is None and not (self.is_optional and name in theirs):
+            value = self._missing(name, ours)
+        for path in _names(self.ours):
+            put(ours, path, _typed(name, value, self.kind))
+
+    def write(self, config: ModelConfig, theirs: dict[str, Any]) -> None:
+        theirs[_names(self.theirs)[0]] = pick(config, _names(self.ours)[0])
+
+    def _missing(self, name: str, ours: Ours) -> Any:
+        if self.same_as is not None:
+            return ours[self.same_as]
+        if self.default is REQUIRED:
+            raise UnsupportedModel(f"config.json lacks {name}: is it complete?")
+        return self.default
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A field of theirs that may only have `values`, which all mean the same; the first is what a missing one means."""
+
+    theirs: str
+    values: tuple[Any, ...]
+    why: str
+    is_written: bool = True
+
+    def read(self, theirs: Theirs, ours: Ours) -> None:
+        value = theirs.get(self.theirs)
+        if value is not None and value not in self.values:
+            raise UnsupportedModel(f"{self.theirs} = {value!r} is not supported: {self.why}")
+
+    def write(self, config: ModelConfig, theirs: dict[str, Any]) -> None:
+        if self.is_written:
+            theirs[self.theirs] = self.values[0]
+
+
+@dataclass(frozen=True)
+class Always:
+    """A field of ours that has one value in the whole family; they have no field for it.
+
+    Another value is found when what was written is read back, see `Family.write_config`.
+    """
+
+    ours: str
+    value: Any
+
+    def read(self, theirs: Theirs, ours: Ours) -> None:
+        put(ours, self.ours, self.value)
+
+    def write(self, config: ModelConfig, theirs: dict[str, Any]) -> None:
+        """Nothing to write."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """A field of theirs that says nothing to us, with the value that is true of what we write."""
+
+    theirs: str
+    value: Any
+
+    def read(self, theirs: Theirs, ours: Ours) -> None:
+        """Nothing to read."""
+
+    def write(self, config: ModelConfig, theirs: dict[str, Any]) -> None:
+        theirs[self.theirs] = self.value
+
+
+@dataclass(frozen=True)
+class Divisible:
+    """Our field `whole` must be a multiple of `part`: transformers refuses the model otherwise."""
+
+    whole: str
+    part: str
+
+    def read(self, theirs: Theirs, ours: Ours) -> None:
+        """Their side has been checked by whoever wrote it; nothing follows for ours."""
+
+    def write(self, config: ModelConfig, theirs: dict[str, Any]) -> None:
+        if pick(config, self.whole) % pick(config, self.part):
+            raise UnsupportedModel(f"ModelConfig.{self.whole} must be a multiple of {self.part}")
+
+
+@dataclass(frozen=True)
+class TrainingOnly:
+    """A field that acts in training alone and has no counterpart here: noted where it is set, never an error."""
+
+    theirs: str
+
+    def read(self, theirs: Theirs, ours: Ours) -> None:
+        if theirs.get(self.theirs):
+            _LOG.warning("%s = %r acts in training only and is left out", self.theirs, theirs[self.theirs])
+
+    def write(self, config: ModelConfig, theirs: dict[str, Any]) -> None:
+        """Their default, which is 0, is what we do."""
+
+
+def put(ours: Ours, path: str, value: Any) -> None:
+    """Sets a field of a nested dict; `moe.top_k` is `ours["moe"]["top_k"]`."""
+    *parents, field = path.split(".")
+    for parent in parents:
+        ours = ours.setdefault(parent, {})
+    ours[field] = value
+
+
+def pick(config: ModelConfig, path: str) -> Any:
+    """The value of a field such as `moe.top_k`. Raises UnsupportedModel where that part is None."""
+    value: Any = config
+    *parents, field = path.split(".")
+    for parent in parents:
+        value = getattr(value, parent)
+        if value is None:
+            raise UnsupportedModel(f"ModelConfig.{parent} must be given")
+    return getattr(value, field)
+
+
+def _names(names: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else names
+
+
+def _typed(name: str, value: Any, kind: type) -> Any:
+    """The value as `kind`; whole numbers pass for fractions, and null has been dealt with before."""
+    if value is None or type(value) is kind:
+        return value
+    if kind is float and type(value) is int:
+        return float(value)
+    raise UnsupportedModel(f"{name} must be {_NAMES_OF[kind]}, not {value!r}")
+
+
+_NAMES_OF = {int: "a whole number", float: "a number", bool: "true or false"}

@@ -1,0 +1,127 @@
+"""Hugging Face model folders: `config.json` and safetensors to a configuration and a state of ours, and back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.checkpoint import CONFIG_FILE, CheckpointError
+from model.config import ModelConfig
+from model.hf.registry import read_config, write_config
+from model.hf.shards import read_tensors, tensor_files, write_tensors
+from model.hf.tensors import our_shapes, put_together, take_apart
+from model.transformer import Transformer
+
+SHARD_BYTES = 5_000_000_000
+# What generation may ask for; null is better than a family's default, which belongs to another vocabulary.
+_TOKENS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+
+
+def load(folder: Path, *, dtype: torch.dtype | None = None) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """A folder that `save_pretrained` wrote, as our configuration (named as the folder) and state, on the CPU.
+
+    Tensors are read one at a time; they keep their dtype unless `dtype` is given. Fields that only act in training
+    are left out with a warning to the log. Raises UnsupportedModel, which names the field, where this stack cannot
+    represent the model, and CheckpointError where the folder is incomplete or damaged.
+    """
+    theirs = load_json(folder)
+    family, config = read_config(theirs, folder.resolve().name)
+    files = tensor_files(folder)
+    return config, put_together(family, our_shapes(config), read_tensors(files), dtype)
+
+
+def to_transformer(config: ModelConfig, state: Mapping[str, Tensor]) -> Transformer:
+    """A model that uses the tensors of `state` without a copy, in evaluation mode.
+
+    Raises CheckpointError where `state` is not one of `config`.
+    """
+    with torch.device("meta"):
+        model = Transformer(config)
+    try:
+        model.load_state_dict(dict(state), assign=True)
+    except RuntimeError as error:
+        raise CheckpointError(f"the weights do not fit {config.name}: {error}") from error
+    _materialise_counters(model)
+    return model.eval()
+
+
+def save(
+    folder: Path,
+    config: ModelConfig,
+    state: Mapping[str, Tensor],
+    *,
+    model_type: str | None = None,
+    extra: Mapping[str, Any] | None = None,
+    files: Mapping[str, str] | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Writes a folder that `AutoModelForCausalLM.from_pretrained` loads as the same model.
+
+    `model_type` picks the family, None the first that can represent the model; `extra` is added to `config.json`
+    (token ids, say), `files` are texts to write beside it (a tokenizer). The folder is there whole or not at all. Raises UnsupportedModel where no family, or not that
+    one, can represent the model; CheckpointError where `state` is not one of `config`; FileExistsError where the
+    folder is there and not empty; OSError with nothing left behind.
+    """
+    family, theirs = write_config(config, model_type)
+    _check_state(config, state)
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty: choose another folder, or empty it first")
+    document = {**theirs, "dtype": _dtype_name(state), **_TOKENS, **(extra or {})}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        write_tensors(partial, take_apart(family, state), shard_bytes)
+        (partial / CONFIG_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        for name, text in (files or {}).items():
+            (partial / name).write_text(text, encoding="utf-8")
+        partial.chmod(0o755)
+        partial.rename(folder)  # replaces an empty folder
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def load_json(folder: Path) -> dict[str, Any]:
+    """The parsed `config.json` of a folder. Raises CheckpointError."""
+    file = folder / CONFIG_FILE
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder} holds no model: {CONFIG_FILE} is missing") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} cannot be read: {error}; fetch it anew") from error
+    if not isinstance(document, dict):
+        raise CheckpointError(f"{file} holds no JSON object; fetch it anew")
+    return document
+
+
+def _check_state(config: ModelConfig, state: Mapping[str, Tensor]) -> None:
+    expected = our_shapes(config)
+    wrong = [name for name in {**expected, **state} if name not in state or name not in expected]
+    wrong += [name for name in expected if name in state and state[name].shape != expected[name]]
+    if wrong:
+        raise CheckpointError(f"the weights do not fit {config.name}: see {', '.join(wrong[:5])}")
+
+
+def _dtype_name(state: Mapping[str, Tensor]) -> str:
+    """The widest dtype: transformers loads all weights in one, and must not narrow any."""
+    dtypes = {tensor.dtype for name, tensor in state.items() if not name.endswith("router.bias")}
+    widest = dtypes.pop()
+    for dtype in dtypes:
+        widest = torch.promote_types(widest, dtype)
+    return str(widest).removeprefix("torch.")
+
+
+def _materialise_counters(model: Transformer) -> None:
+    """Buffers that are not part of the state count what training did; they begin at zero."""
+    for module in model.modules():
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            if buffer.is_meta:
+                module.register_buffer(name, torch.zeros(buffer.shape, dtype=buffer.dtype), persistent=False)

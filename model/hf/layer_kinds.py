@@ -1,0 +1,112 @@
+"""Which layers have experts and which a sliding window, between `config.json` and a `ModelConfig`.
+
+Does not import torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from model.config import ModelConfig
+from model.hf.errors import UnsupportedModel
+from model.hf.fields import Ours, Theirs
+
+SLIDING, FULL = "sliding_attention", "full_attention"
+
+
+@dataclass(frozen=True)
+class SparseStep:
+    """Qwen's rule: every `decoder_sparse_step`-th layer has experts, except those in `mlp_only_layers`.
+
+    Written as a step of 1 with all dense layers listed, which says the same.
+    """
+
+    def read(self, theirs: Theirs, ours: Ours) -> None:
+        step, dense = theirs.get("decoder_sparse_step", 1), theirs.get("mlp_only_layers") or []
+        if type(step) is not int or step < 1:
+            raise UnsupportedModel(f"decoder_sparse_step must be a whole number above 0, not {step!r}")
+        ours["dense_layers"] = tuple(
+            layer for layer in range(ours["n_layers"]) if layer in dense or (layer + 1) % step
+        )
+
+    def write(self, config: ModelConfig, theirs: dict[str, Any]) -> None:
+        theirs["decoder_sparse_step"] = 1
+        theirs["mlp_only_layers"] = [
+            layer for layer in range(config.n_layers) if not config.is_moe_layer(layer)
+        ]
+
+
+@dataclass(frozen=True)
+class LeadingDense:
+    """DeepSeek's rule: the first `first_k_dense_replace` layers are dense."""
+
+    default: int  # where it is missing
+
+    def read(self, theirs: Theirs, ours: Ours) -> None:
+        n_dense = theirs.get("first_k_dense_replace", self.default)
+        if type(n_dense) is not int:
+            raise UnsupportedModel(f"first_k_dense_replace must be a whole number, not {n_dense!r}")
+        ours["first_moe_layer"] = n_dense
+
+    def write(self, config: ModelConfig, theirs: dict[str, Any]) -> None:
+        layers = range(config.n_layers)
+        theirs["first_k_dense_replace"] = next(
+            (layer for layer in layers if config.is_moe_layer(layer)), config.n_layers
+        )
+
+
+@dataclass(frozen=True)
+class OneWindow:
+    """`sliding_window` binds all layers (Mixtral), where `switch` is true if the family has one (Qwen3-MoE)."""
+
+    switch: str | None = None
+
+    def read(self, theirs: Theirs, ours: Ours) -> None:
+        is_on = self.switch is None or bool(theirs.get(self.switch))
+        ours["sliding_window"] = _window(theirs) if is_on else None
+
+    def write(self, config: ModelConfig, theirs: dict[str, Any]) -> None:
+        theirs["sliding_window"] = config.sliding_window
+        if self.switch is not None:
+            theirs[self.switch] = config.sliding_window is not None
+
+
+@dataclass(frozen=True)
+class WindowPerLayer:
+    """Qwen2-MoE: `layer_types` names the layers that the window binds, where `use_sliding_window` is true.
+
+    Files without `layer_types` mean transformers' own: each second layer from the first on, below
+    `max_window_layers` (28 where missing).
+    """
+
+    def read(self, theirs: Theirs, ours: Ours) -> None:
+        n_layers, is_on = ours["n_layers"], bool(theirs.get("use_sliding_window"))
+        kinds = theirs.get("layer_types")
+        if kinds is None:
+            limit = theirs.get("max_window_layers", 28) if is_on else 0
+            kinds = [SLIDING if layer % 2 == 0 and layer < limit else FULL for layer in range(n_layers)]
+        if len(kinds) != n_layers or any(kind not in (SLIDING, FULL) for kind in kinds):
+            raise UnsupportedModel(
+                f"layer_types must be {n_layers} times {SLIDING!r} or {FULL!r}, not {kinds!r}"
+            )
+        if not is_on and SLIDING in kinds:
+            raise UnsupportedModel(f"layer_types has {SLIDING!r} while use_sliding_window is false")
+        ours["sliding_window"] = _window(theirs) if SLIDING in kinds else None
+        ours["full_attention_layers"] = tuple(
+            layer for layer in range(n_layers) if SLIDING in kinds and kinds[layer] == FULL
+        )
+
+    def write(self, config: ModelConfig, theirs: dict[str, Any]) -> None:
+        windows = [config.window(layer) for layer in range(config.n_layers)]
+        theirs["use_sliding_window"] = any(window is not None for window in windows)
+        theirs["sliding_window"] = config.sliding_window
+        theirs["max_window_layers"] = config.n_layers
+        theirs["layer_types"] = [FULL if window is None else SLIDING for window in windows]
+
+
+def _window(theirs: Theirs) -> int | None:
+    window = theirs.get("sliding_window")
+    if window is not None and (type(window) is not int or window < 1):
+        raise UnsupportedModel(f"sliding_window must be a whole number above 0 or null, not {window!r}")
+    return window

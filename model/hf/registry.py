@@ -1,0 +1,47 @@
+"""The families that this stack reads and writes, and which one fits. Does not import torch."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from model.config import ModelConfig
+from model.hf.deepseek import DEEPSEEK_V2, DEEPSEEK_V3
+from model.hf.errors import UnsupportedModel
+from model.hf.family import Family
+from model.hf.fields import Theirs
+from model.hf.llama import LLAMA
+from model.hf.mixtral import MIXTRAL
+from model.hf.olmoe import OLMOE
+from model.hf.qwen import QWEN2_MOE, QWEN3_MOE
+
+FAMILIES: Final[dict[str, Family]] = {
+    family.model_type: family
+    for family in (LLAMA, MIXTRAL, QWEN2_MOE, QWEN3_MOE, OLMOE, DEEPSEEK_V2, DEEPSEEK_V3)
+}
+
+
+def family_named(model_type: object) -> Family:
+    """Raises UnsupportedModel for a model type that is not among `FAMILIES`."""
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
+        raise UnsupportedModel(f"model_type = {model_type!r} is not supported: only {', '.join(FAMILIES)}")
+    return FAMILIES[model_type]
+
+
+def read_config(theirs: Theirs, name: str) -> tuple[Family, ModelConfig]:
+    """The family of a parsed `config.json` and its model, called `name`. Raises UnsupportedModel."""
+    family = family_named(theirs.get("model_type"))
+    return family, family.read_config(theirs, name)
+
+
+def write_config(config: ModelConfig, model_type: str | None = None) -> tuple[Family, dict[str, Any]]:
+    """The fields of a `config.json` for `config`, in the named family, else in the first that can represent it.
+
+    Raises UnsupportedModel, which says of each family tried why it cannot.
+    """
+    reasons: list[str] = []
+    for family in FAMILIES.values() if model_type is None else (family_named(model_type),):
+        try:
+            return family, family.write_config(config)
+        except UnsupportedModel as error:
+            reasons.append(f"{family.model_type}: {error}")
+    raise UnsupportedModel(f"{config.name} cannot be written for transformers. " + "; ".join(reasons))

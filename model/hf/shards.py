@@ -1,0 +1,106 @@
+"""Safetensors files of a model folder: one file, or several with an index that says which tensor is where.
+
+Reads one tensor at a time and writes one file at a time. Knows nothing of models or of what tensors mean.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from model.checkpoint import CheckpointError
+
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
+
+def tensor_files(folder: Path) -> dict[Path, list[str]]:
+    """The weight files of a folder, and which tensors to read from each. Raises CheckpointError."""
+    if (folder / INDEX_FILE).is_file():
+        return _indexed(folder)
+    file = folder / WEIGHTS_FILE
+    if not file.is_file():
+        pickled = any(folder.glob("pytorch_model*.bin"))
+        hint = (
+            "its weights are pickled: save it anew with transformers' save_pretrained"
+            if pickled
+            else "fetch it anew"
+        )
+        raise CheckpointError(f"{folder} has neither {WEIGHTS_FILE} nor {INDEX_FILE}; {hint}")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return {file: list(opened.keys())}
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file} cannot be read: {error}; fetch it anew") from error
+
+
+def read_tensors(files: Mapping[Path, list[str]]) -> Iterator[tuple[str, Tensor]]:
+    """Each tensor once, file by file, so that no more than one is held beside what the caller keeps.
+
+    Raises CheckpointError for a file that is damaged or lacks a tensor.
+    """
+    for file, names in files.items():
+        try:
+            with safe_open(file, framework="pt") as opened:
+                for name in names:
+                    yield name, opened.get_tensor(name)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{file} cannot be read: {error}; fetch it anew") from error
+
+
+def write_tensors(folder: Path, tensors: Mapping[str, Tensor], shard_bytes: int) -> None:
+    """Writes tensors in their order, starting a new file before one grows beyond `shard_bytes`.
+
+    Views of one tensor that do not overlap may be written side by side. Raises OSError (disk full, no permission).
+    """
+    shards = _shards(tensors, shard_bytes)
+    if len(shards) == 1:
+        _write(folder / WEIGHTS_FILE, shards[0], tensors)
+        return
+    where: dict[str, str] = {}
+    for number, names in enumerate(shards, 1):
+        file = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        _write(folder / file, names, tensors)
+        where |= dict.fromkeys(names, file)
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    index = {"metadata": {"total_size": total}, "weight_map": where}
+    (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _indexed(folder: Path) -> dict[Path, list[str]]:
+    try:
+        where = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))["weight_map"]
+        files: dict[Path, list[str]] = {}
+        for name, file in where.items():
+            if Path(file).name != file:
+                raise CheckpointError(f"{folder / INDEX_FILE} names {file!r}, which is not in its own folder")
+            files.setdefault(folder / file, []).append(name)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{folder / INDEX_FILE} cannot be read: {error}; fetch it anew") from error
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise CheckpointError(f"{folder} lacks {', '.join(missing)}, which its index names; fetch it anew")
+    return files
+
+
+def _shards(tensors: Mapping[str, Tensor], shard_bytes: int) -> list[list[str]]:
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name, tensor in tensors.items():
+        if shards[-1] and size + tensor.nbytes > shard_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += tensor.nbytes
+    return shards
+
+
+def _write(file: Path, names: list[str], tensors: Mapping[str, Tensor]) -> None:
+    on_cpu = {name: tensors[name].detach().to("cpu").contiguous() for name in names}
+    save_file(on_cpu, file, metadata={"format": "pt"})
+    file.chmod(0o644)  # safetensors makes it private

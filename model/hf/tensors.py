@@ -1,0 +1,162 @@
+"""The weights of a family, between their names and ours: renamed, and experts stacked or taken apart.
+
+Knows nothing of files. Shapes and names on our side are those of `Transformer.state_dict`, so that what is read here
+always fits the model.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.checkpoint import CheckpointError
+from model.config import ModelConfig
+from model.hf.errors import UnsupportedModel
+from model.hf.family import EXPERT, Family
+from model.transformer import Transformer
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_HEAD = "lm_head.weight"
+_RECOMPUTED = ".rotary_emb.inv_freq"  # stored by transformers before 4.32, a function of the configuration
+_FUSED = ".mlp.experts.gate_up_proj"
+_AHEAD = "ahead."  # our modules for multi-token prediction; theirs are further layers
+_THEIR_LAYER = re.compile(r"model\.layers\.(\d+)\.")
+_SHOWN = 5  # names in an error
+_LOG = logging.getLogger("model.hf")
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a tensor of theirs goes: the whole of one of ours, or one expert of the stack."""
+
+    ours: str
+    expert: int | None
+    shape: torch.Size
+
+
+def our_shapes(config: ModelConfig) -> dict[str, torch.Size]:
+    """Names and shapes of a model's state, without its memory."""
+    with torch.device("meta"):
+        return {name: tensor.shape for name, tensor in Transformer(config).state_dict().items()}
+
+
+def slots(family: Family, shapes: Mapping[str, torch.Size]) -> dict[str, Slot]:
+    """Their name of each tensor, in our order, and its place. Raises UnsupportedModel for what they have no name for."""
+    found: dict[str, Slot] = {}
+    for ours, shape in shapes.items():
+        theirs = family.their_name(ours)
+        if EXPERT not in theirs:
+            found[theirs] = Slot(ours, None, shape)
+            continue
+        for expert in range(shape[0]):
+            found[theirs.replace(EXPERT, str(expert))] = Slot(ours, expert, shape[1:])
+    return found
+
+
+def take_apart(family: Family, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our state under their names; experts are views of our stacks. Raises UnsupportedModel.
+
+    Modules for multi-token prediction are left out with a warning to the log.
+    """
+    if any(name.startswith(_AHEAD) for name in state):
+        _LOG.warning("modules for multi-token prediction act in training only and are left out")
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(_AHEAD)}
+    places = slots(family, {name: tensor.shape for name, tensor in state.items()})
+    return {
+        theirs: state[slot.ours] if slot.expert is None else state[slot.ours][slot.expert]
+        for theirs, slot in places.items()
+    }
+
+
+def put_together(
+    family: Family,
+    shapes: Mapping[str, torch.Size],
+    tensors: Iterable[tuple[str, Tensor]],
+    dtype: torch.dtype | None = None,
+) -> dict[str, Tensor]:
+    """Our state from their tensors in any order, each taken once; in their dtype where `dtype` is None.
+
+    The balancing bias of a router keeps its dtype: its steps are finer than bf16. Raises CheckpointError for tensors
+    that are missing, unknown or of another shape, UnsupportedModel for a format that we do not read. Layers of theirs
+    behind the last are modules for multi-token prediction, and left out with a warning to the log.
+    """
+    places = slots(family, shapes)
+    n_layers = sum(name.endswith(".attention_norm.weight") for name in shapes)
+    state: dict[str, Tensor] = {}
+    seen: set[str] = set()
+    unknown: list[str] = []
+    tied_head: Tensor | None = None
+    for theirs, tensor in tensors:
+        slot = places.get(theirs)
+        if slot is not None:
+            _check(theirs, tensor, slot)
+            _place(state, shapes, slot, tensor, dtype)
+            seen.add(theirs)
+        elif theirs == _HEAD:
+            tied_head = tensor
+        elif not theirs.endswith(_RECOMPUTED):
+            unknown.append(theirs)
+    ahead = [name for name in unknown if family.has_modules_ahead and _layer(name) >= n_layers]
+    if ahead:
+        _LOG.warning("modules for multi-token prediction are left out: %s", _some(ahead))
+        unknown = [name for name in unknown if name not in ahead]
+    _refuse(family, unknown, [theirs for theirs in places if theirs not in seen])
+    if tied_head is not None and not torch.equal(tied_head.to(state["embedding"].dtype), state["embedding"]):
+        raise CheckpointError(f"{_HEAD} differs from the embedding although tie_word_embeddings is true")
+    return {name: state[name] for name in shapes}
+
+
+def _check(theirs: str, tensor: Tensor, slot: Slot) -> None:
+    if tensor.dtype not in FLOATS:
+        raise UnsupportedModel(
+            f"{theirs} is {tensor.dtype}: quantised weights are not supported, dequantise them first"
+        )
+    if tensor.shape != slot.shape:
+        raise CheckpointError(
+            f"{theirs} has shape {list(tensor.shape)}, and config.json asks for {list(slot.shape)}"
+        )
+
+
+def _place(
+    state: dict[str, Tensor],
+    shapes: Mapping[str, torch.Size],
+    slot: Slot,
+    tensor: Tensor,
+    dtype: torch.dtype | None,
+) -> None:
+    dtype = tensor.dtype if dtype is None or slot.ours.endswith("router.bias") else dtype
+    if slot.expert is None:
+        state[slot.ours] = tensor.to(dtype)
+        return
+    if slot.ours not in state:
+        state[slot.ours] = torch.empty(shapes[slot.ours], dtype=dtype)
+    stack = state[slot.ours]
+    if stack.dtype != dtype:
+        raise CheckpointError(f"the experts of {slot.ours} differ in dtype: give one to convert them to")
+    stack[slot.expert] = tensor
+
+
+def _refuse(family: Family, unknown: list[str], missing: list[str]) -> None:
+    if any(_FUSED in name for name in unknown):
+        raise UnsupportedModel("experts are stored fused: save the model with save_original_format=True")
+    if unknown:
+        raise CheckpointError(
+            f"a {family.model_type} has no {_some(unknown)}: does config.json belong to the weights?"
+        )
+    if missing:
+        raise CheckpointError(f"the weights lack {_some(missing)}; fetch them anew")
+
+
+def _layer(theirs: str) -> int:
+    found = _THEIR_LAYER.match(theirs)
+    return -1 if found is None else int(found[1])
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
