@@ -41,7 +41,7 @@ COMMANDS = [
 ]
 GROUPS = {
     "keys": ["list", "create", "revoke"],
-    "model": ["fetch", "list"],
+    "model": ["fetch", "import", "export", "list"],
     "runners": ["list", "show", "drain", "resume", "quarantine", "release", "calibrate"],
 }
 Result = tuple[int, str, str]
@@ -432,6 +432,24 @@ def test_model_list_says_what_is_here(gainshare: Command, tmp_path: Path) -> Non
     rows = {row["name"]: row["is_here"] for row in json.loads(out)}
     assert (status, rows) == (0, {"tiny": True, "smollm2-moe": False})
     assert gainshare("model", "list")[0] == 0
+
+
+def test_model_import_and_export_say_what_is_missing(gainshare: Command, tmp_path: Path) -> None:
+    status, out, _ = gainshare("model", "import", str(tmp_path), "--name", "mine", "--json")
+    assert status == 1
+    assert json.loads(out)["error"]["code"] == "conversion_failed"
+    assert "config.json is missing" in out
+    status, _, err = gainshare("model", "export", "mine", str(tmp_path / "out"))
+    assert status == 1
+    assert "mine holds no model" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_model_import_takes_plain_names_only(gainshare: Command, tmp_path: Path) -> None:
+    for name in ("../mine", ".mine", ""):
+        status, out, _ = gainshare("model", "import", str(tmp_path), "--name", name, "--json")
+        assert status == 2
+        assert json.loads(out)["error"]["code"] == "usage"
 
 
 def test_model_fetch_refuses_an_unknown_name(gainshare: Command) -> None:

@@ -1,7 +1,8 @@
-"""`gainshare model`: fetches a model to serve, and lists those that are here."""
+"""`gainshare model`: fetches or converts models, and lists those that are here."""
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,7 +11,9 @@ from gainshare.cli.output import CliError, JsonOption, print_json, table
 from gainshare.local.model_cache import BUILT_IN, FETCHED
 from gainshare.local.paths import home_from_environment
 
-model = typer.Typer(no_args_is_help=True, help="Fetch a model to serve, and list those that are here.")
+model = typer.Typer(
+    no_args_is_help=True, help="Fetch, import and export models, and list those that are here."
+)
 ALIASES = {"smollm2": "smollm2-moe"}
 
 
@@ -27,6 +30,35 @@ def fetch_model(
     argv = [sys.executable, "-m", *FETCHED[known], "--home", str(home.root), *(["--json"] if as_json else [])]
     if subprocess.run(argv, check=False).returncode != 0:
         raise typer.Exit(1)  # the program has said why
+
+
+@model.command("import")
+def import_model(
+    folder: Annotated[Path, typer.Argument(help="a folder that transformers' save_pretrained wrote")],
+    name: Annotated[str | None, typer.Option(help="its name here (default: the folder's)")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16 (default: as stored)")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Convert a Hugging Face model into the local store; `gainshare up --model FOLDER` serves it."""
+    name = folder.resolve().name if name is None else name
+    if Path(name).name != name or name.startswith("."):
+        raise CliError(f"{name!r} is no name for a model: give a plain one with --name", code="usage")
+    options = [] if dtype is None else ["--dtype", dtype]
+    _convert("import", str(folder), str(_store() / name), *options, as_json=as_json)
+
+
+@model.command("export")
+def export_model(
+    name: Annotated[str, typer.Argument(help="a model of the local store, or a folder with one")],
+    folder: Annotated[Path, typer.Argument(help="the folder to write; it must not be there yet")],
+    family: Annotated[str | None, typer.Option(help="model type (default: the first that fits)")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a model so that transformers' from_pretrained loads it."""
+    stored = _store() / name
+    options = [] if family is None else ["--family", family]
+    source = stored if stored.is_dir() else Path(name)
+    _convert("export", str(source), str(folder), *options, as_json=as_json)
 
 
 @model.command("list")
@@ -46,3 +78,14 @@ def list_models(as_json: JsonOption = False) -> None:
             ("name", "here", "folder"),
             [(row["name"], "yes" if row["is_here"] else "no", row["folder"]) for row in rows],
         )
+
+
+def _store() -> Path:
+    return home_from_environment().root / "models"
+
+
+def _convert(*arguments: str, as_json: bool) -> None:
+    """Runs `python -m model.hf`, which says what it did or why it could not."""
+    argv = [sys.executable, "-m", "model.hf", *arguments, *(["--json"] if as_json else [])]
+    if subprocess.run(argv, check=False).returncode != 0:
+        raise typer.Exit(1)
