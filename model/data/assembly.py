@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from model.data.batch import IGNORED, PADDING, Batch
 from model.data.curriculum import Mask
-from model.data.token_documents import TokenDocuments
 from model.data.drawing import Piece
+from model.data.token_documents import TokenDocuments
 
 Row = list[Piece]
 

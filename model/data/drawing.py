@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from model.data.token_documents import Span, TokenDocuments
 from model.data.errors import DataError
 from model.data.order import keyed_order
+from model.data.token_documents import Span, TokenDocuments
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,11 +20,11 @@ from model.data.assembly import Row, assemble
 from model.data.batch import Batch
 from model.data.batching import bucket
 from model.data.curriculum import Curriculum, Moment, Segment
-from model.data.token_documents import TokenDocuments
 from model.data.drawing import Cursor, Drawer, Drawn, Piece
 from model.data.errors import StateError
 from model.data.order import keyed_order
 from model.data.packing import pack
+from model.data.token_documents import TokenDocuments
 
 Layout = Literal["packed", "bucketed"]
 State = dict[str, Any]  # plain JSON: numbers, strings, lists and dicts of them

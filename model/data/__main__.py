@@ -1,0 +1,231 @@
+"""Builds training data from this machine's corpora and looks at it.
+
+    python -m model.data build DATA                 from all corpora that are here
+    python -m model.data corpora                    what they are, and how to get the absent ones
+    python -m model.data stats DATA [--json]        sizes, lengths, padding
+    python -m model.data show DATA KIND [--document N]
+
+Progress is on stderr, results on stdout. Exit status 0 when it worked, 1 when it could not, 2 for a wrong command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from model.config import ConfigError
+from model.data import tokenizer as tokenizers
+from model.data.build import Settings, build
+from model.data.corpora import KINDS, ROOT, Corpus, built_in_corpora, select
+from model.data.data_folder import SIDES, DataFolder, open_data_folder
+from model.data.errors import CorpusError, DataError
+from model.data.hub_corpus import HubDataset
+from model.data.show import show_batch, show_document
+from model.data.statistics import Row, statistics
+from model.data.tokenizer import TextTokenizer
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        text: str = options.run(options)
+    except (DataError, ConfigError, ValueError) as error:
+        return _failed(str(error))
+    except OSError as error:
+        return _failed(f"{error.filename or options.folder}: {error.strerror or error}")
+    sys.stdout.write(text + "\n")
+    return 0
+
+
+def _failed(message: str) -> int:
+    sys.stderr.write(f"error: {message}\n")
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m model.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    _add_build(commands)
+    command = commands.add_parser("corpora", help="list the corpora and whether they are on this machine")
+    command.set_defaults(run=_list, folder=None)
+    command.add_argument(
+        "--root", type=Path, default=ROOT, help="where Debian's packages are unpacked (default: /)"
+    )
+    command = commands.add_parser("stats", help="sizes, lengths and padding of a data folder")
+    command.set_defaults(run=_stats)
+    command.add_argument("folder", type=Path)
+    command.add_argument("--sequence-length", type=int, default=512, help="tokens (default: 512)")
+    command.add_argument(
+        "--batch-tokens", type=int, default=16_384, help="positions a batch (default: 16384)"
+    )
+    command.add_argument(
+        "--verify", action="store_true", help="read every byte and compare it with the manifests"
+    )
+    command.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
+    command = commands.add_parser("show", help="print a document, or one packed sequence")
+    command.set_defaults(run=_show)
+    command.add_argument("folder", type=Path)
+    command.add_argument("kind", choices=KINDS)
+    command.add_argument("--side", choices=SIDES, default="train")
+    command.add_argument("--document", type=int, help="its number; without it a packed sequence is shown")
+    command.add_argument("--sequence-length", type=int, default=512, help="tokens (default: 512)")
+    command.add_argument("--seed", type=int, default=0, help="another one shows another sequence")
+    return parser
+
+
+def _add_build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    default = Settings()
+    command = commands.add_parser("build", help="build a data folder from corpora")
+    command.set_defaults(run=_build)
+    command.add_argument("folder", type=Path, help="where to put it")
+    command.add_argument(
+        "--corpus", action="append", default=[], help="its name; repeat; default: all that are here"
+    )
+    command.add_argument(
+        "--hub",
+        action="append",
+        default=[],
+        metavar="KIND:NAME,column=C,licence=L[,split=…][,limit=N]",
+        help="a Hugging Face dataset beside them; needs the extra `datasets`",
+    )
+    command.add_argument(
+        "--tokenizer", type=Path, help="folder with a tokenizer.json to use instead of training one"
+    )
+    command.add_argument("--markup", choices=("own", "chatml"), help="special tokens of --tokenizer's model")
+    command.add_argument(
+        "--vocab-size", type=int, default=default.vocab_size, help=f"default: {default.vocab_size}"
+    )
+    command.add_argument(
+        "--held-out",
+        type=float,
+        default=default.held_out_share,
+        help=f"share (default: {default.held_out_share})",
+    )
+    command.add_argument(
+        "--longest-instruction",
+        type=int,
+        default=default.longest_instruction,
+        help=f"tokens; longer ones are left out (default: {default.longest_instruction})",
+    )
+    command.add_argument(
+        "--root", type=Path, default=ROOT, help="where Debian's packages are unpacked (default: /)"
+    )
+    command.add_argument("--replace", action="store_true", help="replace the folder if it exists")
+    command.add_argument("--json", action="store_true", help="print build.json instead of a sentence")
+
+
+def _build(options: argparse.Namespace) -> str:
+    started = time.monotonic()
+    corpora = list(select(tuple(options.corpus), built_in_corpora(options.root)))
+    if options.hub and not options.corpus:
+        corpora = []
+    corpora += [_hub_corpus(text) for text in options.hub]
+    tokenizer = None
+    if options.tokenizer is not None:
+        markups = {None: None, "own": tokenizers.Markup(), "chatml": tokenizers.CHATML}
+        tokenizer = TextTokenizer.load(options.tokenizer, markups[options.markup])
+    settings = Settings(
+        vocab_size=options.vocab_size,
+        held_out_share=options.held_out,
+        longest_instruction=options.longest_instruction,
+    )
+    data = build(
+        options.folder,
+        corpora,
+        settings=settings,
+        tokenizer=tokenizer,
+        are_required=bool(options.corpus or options.hub),
+        replace=options.replace,
+        report=Lines(),
+    )
+    for name, remedy in data.build["absent"].items():
+        sys.stderr.write(f"note: without the corpus {name}: {remedy}\n")
+    if options.json:
+        return json.dumps(data.build)
+    return _built(data, time.monotonic() - started)
+
+
+def _hub_corpus(text: str) -> Corpus:
+    kind, _, dataset = text.partition(":")
+    for known in KINDS:
+        if kind == known:
+            hub = HubDataset.parse(dataset)
+            return Corpus(
+                f"hub:{hub.name}", known, hub.licence, "a Hugging Face dataset", "check its name", hub.read
+            )
+    raise CorpusError(f"--hub {text}: begin with one of {', '.join(KINDS)} and a colon")
+
+
+def _built(data: DataFolder, seconds: float) -> str:
+    lines = [
+        f"{data.path} is ready after {seconds:.0f} s, with {data.tokenizer.vocab_size:,} tokens of vocabulary"
+    ]
+    for side in SIDES:
+        for kind, documents in data.sources(side).items():
+            manifest = documents.manifest
+            lines.append(
+                f"  {kind:<12}{side:<9}{len(documents):>7,} documents{manifest.n_tokens:>12,} tokens, "
+                f"{manifest.n_bytes / manifest.n_tokens:.2f} bytes a token"
+            )
+    return "\n".join(lines)
+
+
+def _list(options: argparse.Namespace) -> str:
+    lines = []
+    for corpus in built_in_corpora(options.root):
+        is_here = next(iter(corpus.read()), None) is not None
+        where = "here" if is_here else f"absent ({corpus.remedy})"
+        lines.append(f"{corpus.name:<20}{corpus.kind:<12}{corpus.licence:<14}{corpus.about}: {where}")
+    return "\n".join(lines)
+
+
+def _stats(options: argparse.Namespace) -> str:
+    data = open_data_folder(options.folder)
+    if options.verify:
+        for side in SIDES:
+            for documents in data.sources(side).values():
+                documents.verify()
+    rows = statistics(data, options.sequence_length, options.batch_tokens)
+    if options.json:
+        document = {"command": "python -m model.data stats", "folder": str(data.path)}
+        return json.dumps({**document, "rows": [asdict(row) for row in rows]})
+    return "\n".join(_line(row) for row in rows)
+
+
+def _line(row: Row) -> str:
+    value = f"{row.value:,}" if isinstance(row.value, int) else f"{row.value:,.2f}"
+    return f"{row.name:<40}{value:>14} {row.unit:<10}{row.how}"
+
+
+def _show(options: argparse.Namespace) -> str:
+    data = open_data_folder(options.folder)
+    if options.document is not None:
+        return show_document(data, options.kind, options.side, options.document)
+    return show_batch(data, options.kind, options.side, options.sequence_length, options.seed)
+
+
+class Lines:
+    """Progress as plain lines: at most one a second and stage, and the last of each stage that has a known end."""
+
+    def __init__(self) -> None:
+        self._shown_at = 0.0
+        self._stage = ""
+
+    def __call__(self, stage: str, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        if stage == self._stage and done != total and now - self._shown_at < 1:
+            return
+        self._stage, self._shown_at = stage, now
+        share = f" of {total:,}, {100 * done // total} %" if total else ""
+        sys.stderr.write(f"{stage}: {done:,} documents{share}\n")
+        sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""A built data folder: its tokenizer, its record of how it was built, and its documents by kind and side.
+
+    tokenizer.json markup.json build.json general/{train,held_out}/ domain/… instruction/…
+
+Knows nothing of corpora or of how a folder is built.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from model.data.corpora import KINDS
+from model.data.errors import ShardError
+from model.data.manifest import AGAIN, MANIFEST_FILE, damaged
+from model.data.shards import ShardedDocuments
+from model.data.tokenizer import TextTokenizer
+
+Side = Literal["train", "held_out"]
+SIDES: tuple[Side, ...] = ("train", "held_out")
+FORMAT = "gainshare.data-folder/1"
+BUILD_FILE = "build.json"
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """Use `open_data_folder`. `build` is what `build.json` says."""
+
+    path: Path
+    tokenizer: TextTokenizer
+    build: dict[str, Any]
+
+    def kinds(self, side: Side = "train") -> tuple[str, ...]:
+        return tuple(kind for kind in KINDS if (self.path / kind / side / MANIFEST_FILE).is_file())
+
+    def documents(self, kind: str, side: Side = "train") -> ShardedDocuments:
+        """Raises ShardError where they are missing, damaged or of another tokenizer."""
+        documents = ShardedDocuments(self.path / kind / side)
+        if documents.manifest.tokenizer_sha256 != self.tokenizer.sha256:
+            raise ShardError(
+                f"{documents.folder} was made with another tokenizer than {self.path}'s: {AGAIN}"
+            )
+        return documents
+
+    def sources(self, side: Side = "train") -> dict[str, ShardedDocuments]:
+        """Documents by kind, as `DataStream` takes them. Raises ShardError."""
+        return {kind: self.documents(kind, side) for kind in self.kinds(side)}
+
+
+def open_data_folder(path: Path) -> DataFolder:
+    """Raises ShardError where the folder was not built to its end, TokenizerError for a damaged tokenizer."""
+    file = path / BUILD_FILE
+    try:
+        build = json.loads(file.read_text(encoding="utf-8"))
+        if build["format"] != FORMAT:
+            raise ShardError(f"{file} is of another version than {FORMAT!r}: {AGAIN}")
+    except (FileNotFoundError, NotADirectoryError):
+        raise ShardError(f"{path} is no data folder: {BUILD_FILE} is missing; {AGAIN}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise damaged(file, str(error)) from error
+    return DataFolder(path, TextTokenizer.load(path), build)

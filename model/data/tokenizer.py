@@ -1,0 +1,166 @@
+"""Byte-level BPE: training, files, and the ids of documents and instructions. Knows nothing of shards or models.
+
+Every byte has a token of its own, so no text is unknown (Radford et al. 2019, Language Models are Unsupervised
+Multitask Learners). Text is first split as in OpenAI's cl100k_base: words with the blank before them, runs of
+punctuation, at most three digits, runs of blanks (Python's indentation).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import tokenizers
+from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+
+from model.data.errors import TokenizerError
+from model.data.token_documents import Span
+
+TOKENIZER_FILE = "tokenizer.json"
+MARKUP_FILE = "markup.json"
+MINIMUM_COUNT = 2  # a merge seen once teaches nothing
+
+SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+@dataclass(frozen=True)
+class Markup:
+    """What stands around texts, spelt with special tokens: behind a document, and before and behind a question."""
+
+    document_end: str = "<|end|>"
+    user: str = "<|user|>"
+    assistant: str = "<|assistant|>"
+
+    @property
+    def strings(self) -> tuple[str, str, str]:
+        return self.document_end, self.user, self.assistant
+
+
+CHATML = Markup(
+    "<|im_end|>", "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"
+)  # SmolLM2-Instruct's
+
+
+class TextTokenizer:
+    """Text to ids and back. Special tokens that are spelt out in a text are text: only `markup` makes them.
+
+    Raises TokenizerError where `markup` does not begin with a special token of the tokenizer.
+    """
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer, markup: Markup | None = None) -> None:
+        self._tokenizer = tokenizers.Tokenizer.from_str(tokenizer.to_str())
+        self.markup = markup or Markup()
+        special = {
+            token.content for token in self._tokenizer.get_added_tokens_decoder().values() if token.special
+        }
+        for text in self.markup.strings:
+            if not any(text.startswith(token) for token in special):
+                raise TokenizerError(
+                    f"the markup {text!r} begins with no special token of this tokenizer, which has "
+                    f"{', '.join(sorted(special)) or 'none'}: give its own markup"
+                )
+        self._end, self._user, self._assistant = (self._raw(text) for text in self.markup.strings)
+        self._tokenizer.encode_special_tokens = True
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int, markup: Markup | None = None) -> TextTokenizer:
+        """At most `vocab_size` tokens: the markup's, 256 bytes, and merges that occur twice or more, commonest first.
+
+        Raises TokenizerError for a size without room for a merge, or where no text has one.
+        """
+        markup = markup or Markup()
+        least = 256 + len(set(markup.strings))
+        if vocab_size <= least:
+            raise TokenizerError(
+                f"vocab_size must be above {least}: the bytes and special tokens take that many"
+            )
+        tokenizer = tokenizers.Tokenizer(models.BPE())
+        split = pre_tokenizers.Split(Regex(SPLIT), behavior="isolated")
+        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            min_frequency=MINIMUM_COUNT,
+            special_tokens=list(dict.fromkeys(markup.strings)),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator((_utf8(text) for text in texts), trainer)
+        if tokenizer.get_vocab_size() <= least:
+            raise TokenizerError("the texts hold no two bytes that occur together twice: give more text")
+        return cls(tokenizer, markup)
+
+    @classmethod
+    def load(cls, folder: Path, markup: Markup | None = None) -> TextTokenizer:
+        """From a folder's `tokenizer.json` and, unless given, `markup.json`. Raises TokenizerError."""
+        file = folder / TOKENIZER_FILE
+        try:
+            if markup is None:
+                markup = Markup(**json.loads((folder / MARKUP_FILE).read_text(encoding="utf-8")))
+            return cls(tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8")), markup)
+        except FileNotFoundError as error:
+            raise TokenizerError(
+                f"{error.filename} is missing: build the data again or name its folder"
+            ) from None
+        except TokenizerError:
+            raise
+        except Exception as error:  # tokenizers raises bare Exceptions
+            raise TokenizerError(
+                f"{folder} holds no usable tokenizer: {error}; build the data again"
+            ) from error
+
+    def save(self, folder: Path) -> None:
+        """Writes what `load` reads. Raises OSError."""
+        (folder / TOKENIZER_FILE).write_text(self._document(), encoding="utf-8")
+        (folder / MARKUP_FILE).write_text(json.dumps(asdict(self.markup), indent=2) + "\n", encoding="utf-8")
+
+    @property
+    def vocab_size(self) -> int:
+        size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
+        return size
+
+    @property
+    def sha256(self) -> str:
+        """Equal for tokenizers that give every document the same ids."""
+        return hashlib.sha256((self._document() + json.dumps(asdict(self.markup))).encode()).hexdigest()
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text alone, without a document's end."""
+        return self._raw(text)
+
+    def encode_documents(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text with the document's end behind it."""
+        encodings = self._tokenizer.encode_batch_fast(
+            [_utf8(text) for text in texts], add_special_tokens=False
+        )
+        return [[*encoding.ids, *self._end] for encoding in encodings]
+
+    def encode_instruction(self, question: str, answer: str) -> tuple[list[int], Span]:
+        """Ids of a question and its answer in markup, and the range that is scored: the answer with its end."""
+        before = [*self._user, *self._raw(question), *self._assistant]
+        ids = [*before, *self._raw(answer), *self._end]
+        return ids, (len(before), len(ids))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids, special tokens spelt out."""
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)
+        return text
+
+    def _raw(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(_utf8(text), add_special_tokens=False).ids
+        return ids
+
+    def _document(self) -> str:
+        document: str = self._tokenizer.to_str(pretty=True)
+        return document
+
+
+def _utf8(text: str) -> str:
+    return text.encode("utf-8", errors="replace").decode("utf-8")  # lone surrogates have no UTF-8 form
