@@ -1,0 +1,168 @@
+"""The mesh: who is where, who talks to whom, and which meshes a model refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.config import LatentConfig, ModelConfig, MoEConfig
+from model.parallel.mesh import Axis, Mesh, MeshError, check, refusals, split_layers
+
+MODEL = ModelConfig(
+    name="m",
+    vocab_size=64,
+    d_model=16,
+    n_layers=6,
+    n_heads=8,
+    n_kv_heads=4,
+    d_head=4,
+    d_ff=24,
+    max_context=32,
+    moe=MoEConfig(d_model=16, d_expert=8, n_experts=12, top_k=2, n_shared=1),
+    first_moe_layer=1,
+)
+DEGREES = st.integers(1, 4)
+
+
+@st.composite
+def meshes(draw: st.DrawFn) -> Mesh:
+    ep = draw(DEGREES)
+    return Mesh(dp=ep * draw(st.integers(1, 3)), tp=draw(DEGREES), pp=draw(DEGREES), ep=ep)
+
+
+@given(meshes())
+def test_ranks_and_coordinates_are_inverse_and_neighbours_share_tensor_groups(mesh: Mesh) -> None:
+    seen = set()
+    for rank in range(mesh.world_size):
+        at = mesh.coordinates(rank)
+        assert mesh.rank(pp=at.pp, dp=at.dp, tp=at.tp) == rank
+        assert at.dp == at.edp * mesh.ep + at.ep
+        seen.add((at.pp, at.dp, at.tp))
+        assert mesh.group("tp", rank) == tuple(range(rank - at.tp, rank - at.tp + mesh.tp))
+    assert len(seen) == mesh.world_size
+
+
+@given(meshes())
+def test_groups_of_each_axis_partition_the_world_and_differ_along_it_only(mesh: Mesh) -> None:
+    for axis in get_args(Axis):
+        groups = mesh.groups(axis)
+        assert sorted(rank for group in groups for rank in group) == list(range(mesh.world_size))
+        for group in groups:
+            assert len(group) == mesh.degree(axis)
+            places = [dataclasses.asdict(mesh.coordinates(rank)) for rank in group]
+            assert [place[axis] for place in places] == list(range(len(group)))
+            fixed = {"tp": ("pp", "dp"), "pp": ("dp", "tp"), "dp": ("pp", "tp")}.get(axis, ("pp", "tp"))
+            assert all(len({place[other] for place in places}) == 1 for other in fixed)
+
+
+def test_the_documented_order_holds_for_eight_ranks() -> None:
+    mesh = Mesh(dp=2, tp=2, pp=2, ep=2)
+    assert mesh.groups("tp") == ((0, 1), (2, 3), (4, 5), (6, 7))
+    assert mesh.groups("dp") == ((0, 2), (1, 3), (4, 6), (5, 7))
+    assert mesh.groups("ep") == mesh.groups("dp")
+    assert mesh.groups("pp") == ((0, 4), (1, 5), (2, 6), (3, 7))
+    assert mesh.groups("edp") == tuple((rank,) for rank in range(8))
+
+
+def test_expert_groups_are_neighbours_along_the_data_axis() -> None:
+    mesh = Mesh(dp=4, ep=2)
+    assert mesh.groups("ep") == ((0, 1), (2, 3))
+    assert mesh.groups("edp") == ((0, 2), (1, 3))
+
+
+@given(meshes())
+def test_a_mesh_is_read_back_from_its_text(mesh: Mesh) -> None:
+    assert Mesh.parse(str(mesh)) == mesh
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("dp=2,tq=2", "unknown axis 'tq'"),
+        ("dp=two", "whole number"),
+        ("dp=2,dp=4", "twice"),
+        ("dp=0", "at least 1"),
+        ("dp=2,ep=4", "must divide dp"),
+    ],
+)
+def test_unreadable_or_impossible_meshes_are_refused(text: str, message: str) -> None:
+    with pytest.raises(MeshError, match=message):
+        Mesh.parse(text)
+
+
+def test_ranks_outside_are_refused() -> None:
+    with pytest.raises(MeshError, match="outside"):
+        Mesh(dp=2).coordinates(2)
+    with pytest.raises(MeshError, match="outside"):
+        Mesh(dp=2).rank(pp=0, dp=2, tp=0)
+    with pytest.raises(MeshError, match="unknown axis"):
+        Mesh().group("xp", 0)  # type: ignore[arg-type]
+
+
+@given(st.integers(1, 40), st.integers(1, 40))
+def test_layers_are_split_evenly_in_order_and_never_to_nobody(n_layers: int, n_stages: int) -> None:
+    if n_stages > n_layers:
+        with pytest.raises(MeshError, match="at least one"):
+            split_layers(n_layers, n_stages)
+        return
+    stages = split_layers(n_layers, n_stages)
+    assert [layer for stage in stages for layer in stage] == list(range(n_layers))
+    sizes = [len(stage) for stage in stages]
+    assert max(sizes) - min(sizes) <= 1
+    assert sizes[-1] == min(sizes)  # the head's stage is never the longer one
+
+
+def test_a_fitting_mesh_passes() -> None:
+    check(MODEL, Mesh(dp=4, tp=4, pp=3, ep=4), 48)
+    assert list(refusals(MODEL, Mesh(dp=12, ep=12))) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "mesh", "message"),
+    [
+        ({}, Mesh(dp=3), r"needs 3 ranks .* there are 2"),
+        ({"n_heads": 6, "n_kv_heads": 6}, Mesh(tp=2 * 2), r"n_heads \(6\)"),
+        ({}, Mesh(tp=8), r"n_kv_heads \(4\) is not a multiple of tp \(8\)"),
+        ({"d_ff": 25}, Mesh(tp=2), r"d_ff \(25\)"),
+        ({"vocab_size": 63}, Mesh(tp=2), r"vocab_size \(63\)"),
+        ({"moe": dataclasses.replace(MODEL.moe, d_expert=9)}, Mesh(tp=2), r"moe.d_expert \(9\)"),
+        ({"moe": dataclasses.replace(MODEL.moe, shared_width=9)}, Mesh(tp=2), "shared experts' width"),
+        ({"qk_norm": "all"}, Mesh(tp=2), "qk_norm 'all'"),
+        ({"output_bias": True}, Mesh(tp=2), "output_bias"),
+        ({"ffn_bias": True}, Mesh(tp=2), "ffn_bias"),
+        ({"moe": None}, Mesh(dp=2, ep=2), "no experts to spread"),
+        ({}, Mesh(dp=8, ep=8), r"n_experts \(12\) is not a multiple of ep \(8\)"),
+        ({}, Mesh(pp=7), "6 layers cannot make 7"),
+        ({"attention_owners": (0, 0, 2, 2, 2, 5)}, Mesh(pp=2), "attention_owners ties layers 2 and 3"),
+        ({"ffn_owners": (0, 1, 1, 1, 4, 5)}, Mesh(pp=2), "ffn_owners ties layers 1 and 3"),
+        ({"n_ahead": 1}, Mesh(), "multi-token prediction"),
+    ],
+)
+def test_impossible_meshes_are_refused_with_the_reason(change: dict, mesh: Mesh, message: str) -> None:
+    config = dataclasses.replace(MODEL, **change)
+    world_size = 2 if "there are 2" in message else mesh.world_size
+    with pytest.raises(MeshError, match=message):
+        check(config, mesh, world_size)
+
+
+def test_shared_layers_within_a_stage_and_latent_heads_are_no_reason() -> None:
+    check(dataclasses.replace(MODEL, attention_owners=(0, 0, 2, 3, 3, 5)), Mesh(pp=2))
+    latent = LatentConfig(kv_rank=8, d_nope=4, d_rope=4, d_value=4)
+    check(dataclasses.replace(MODEL, latent=latent), Mesh(tp=8))  # its key/value heads are not split
+
+
+def test_interleaved_chunks_count_as_stages() -> None:
+    check(MODEL, Mesh(pp=3), n_chunks=2)
+    with pytest.raises(MeshError, match="6 layers cannot make 8"):
+        check(MODEL, Mesh(pp=2), n_chunks=4)
+
+
+def test_a_mesh_can_be_read_without_torch() -> None:
+    code = "import sys, model.parallel.mesh; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
