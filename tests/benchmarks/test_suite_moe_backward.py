@@ -121,7 +121,7 @@ def test_upstream_gradients_are_fresh_in_every_call(side: InProcess) -> None:
 
 
 @pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="NO CUDA DEVICE HERE: moe_backward was not run on one"
+    not torch.cuda.is_available(), reason="expected: NO CUDA DEVICE HERE: moe_backward was not run on one"
 )
 def test_the_layer_on_cuda_passes_the_checks() -> None:
     suite = moe_backward("demo")

@@ -218,7 +218,7 @@ def test_the_text_that_was_trained_on_stands_in_the_evidence() -> None:
 
 
 @pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="NO CUDA DEVICE HERE: quality was not trained on one"
+    not torch.cuda.is_available(), reason="expected: NO CUDA DEVICE HERE: quality was not trained on one"
 )
 def test_training_on_cuda_learns_as_well() -> None:
     sides = sides_of_a_pair()

@@ -182,7 +182,7 @@ def test_the_shipped_recipe_reaches_the_target_long_before_the_cap(preset: str) 
 
 
 @pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="NO CUDA DEVICE HERE: time_to_loss was not trained on one"
+    not torch.cuda.is_available(), reason="expected: NO CUDA DEVICE HERE: time_to_loss was not trained on one"
 )
 def test_training_on_cuda_reaches_the_target_in_as_many_steps() -> None:
     sides = sides_of_a_pair()

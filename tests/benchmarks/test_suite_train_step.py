@@ -220,7 +220,7 @@ def test_floor_counts_batch_and_probes() -> None:
 
 
 @pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="NO CUDA DEVICE HERE: train_step was not run on one"
+    not torch.cuda.is_available(), reason="expected: NO CUDA DEVICE HERE: train_step was not run on one"
 )
 def test_steps_on_cuda_pass_the_checks() -> None:
     suite = train_step("demo")

@@ -25,7 +25,10 @@ def test_a_saved_model_computes_the_same(tmp_path: Path) -> None:
     model = save_tiny(tmp_path / "tiny")
     loaded = load_transformer(tmp_path / "tiny")
     tokens = torch.arange(20)[None]
-    assert torch.equal(loaded(tokens), model(tokens).detach())
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    # Not bit for bit: where a memory-mapped weight starts decides which kernel multiplies it.
+    torch.testing.assert_close(loaded(tokens), model(tokens).detach(), rtol=1e-5, atol=1e-5)
     assert load_config(tmp_path / "tiny") == (model.config, {"a": 1})
     assert (tmp_path / "tiny" / "note.txt").read_text() == "hello"
 

@@ -165,7 +165,7 @@ def test_frozen_parameters_stay() -> None:
 
 
 @pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="NO CUDA DEVICE HERE: training on CUDA was not tested"
+    not torch.cuda.is_available(), reason="expected: NO CUDA DEVICE HERE: training on CUDA was not tested"
 )
 def test_a_step_on_cuda_equals_the_step_on_cpu() -> None:
     here, there = Trainer(model(), PLAIN), Trainer(model().cuda(), PLAIN)
