@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from model.checkpoint import CONFIG_FILE, CheckpointError
 from model.config import ModelConfig
 from model.hf.registry import read_config, write_config
 from model.hf.shards import read_tensors, tensor_files, write_tensors
-from model.hf.tensors import our_shapes, put_together, take_apart
+from model.hf.tensors import names_to_read, our_shapes, put_together, take_apart
 from model.transformer import Transformer
 
 SHARD_BYTES = 5_000_000_000
@@ -33,8 +34,9 @@ def load(folder: Path, *, dtype: torch.dtype | None = None) -> tuple[ModelConfig
     """
     theirs = load_json(folder)
     family, config = read_config(theirs, folder.resolve().name)
-    files = tensor_files(folder)
-    return config, put_together(family, our_shapes(config), read_tensors(files), dtype)
+    shapes, files = our_shapes(config), tensor_files(folder)
+    names = names_to_read(family, shapes, chain.from_iterable(files.values()))
+    return config, put_together(family, shapes, read_tensors(files, names), dtype)
 
 
 def to_transformer(config: ModelConfig, state: Mapping[str, Tensor]) -> Transformer:

@@ -28,7 +28,7 @@ _NUMBERS: Mapping[str, Mapping[str, str]] = {
         "mscale_all_dim": "mscale_all_dims",
     },
 }
-_MISSING = {
+_MISSING: Mapping[str, float | None] = {
     "beta_fast": 32.0,
     "beta_slow": 1.0,
     "attention_factor": None,

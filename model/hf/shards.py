@@ -6,7 +6,7 @@ Reads one tensor at a time and writes one file at a time. Knows nothing of model
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -39,15 +39,15 @@ def tensor_files(folder: Path) -> dict[Path, list[str]]:
         raise CheckpointError(f"{file} cannot be read: {error}; fetch it anew") from error
 
 
-def read_tensors(files: Mapping[Path, list[str]]) -> Iterator[tuple[str, Tensor]]:
-    """Each tensor once, file by file, so that no more than one is held beside what the caller keeps.
+def read_tensors(files: Mapping[Path, list[str]], wanted: Container[str]) -> Iterator[tuple[str, Tensor]]:
+    """Each wanted tensor once, file by file, so that no more than one is held beside what the caller keeps.
 
     Raises CheckpointError for a file that is damaged or lacks a tensor.
     """
     for file, names in files.items():
         try:
             with safe_open(file, framework="pt") as opened:
-                for name in names:
+                for name in filter(wanted.__contains__, names):
                     yield name, opened.get_tensor(name)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{file} cannot be read: {error}; fetch it anew") from error

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -73,6 +73,30 @@ def take_apart(family: Family, state: Mapping[str, Tensor]) -> dict[str, Tensor]
     }
 
 
+def names_to_read(family: Family, shapes: Mapping[str, torch.Size], stored: Iterable[str]) -> set[str]:
+    """Those of the stored tensors that a model of ours needs, before any of them is read.
+
+    Layers behind the last are modules for multi-token prediction, and left out with a warning to the log. Raises
+    CheckpointError where tensors are missing or unknown, UnsupportedModel where experts are stored fused.
+    """
+    places, names = slots(family, shapes), set(stored)
+    ahead = {name for name in names if family.has_modules_ahead and _layer(name) >= _n_layers(shapes)}
+    if ahead:
+        _LOG.warning("modules for multi-token prediction are left out: %s", _some(ahead))
+    unknown = {
+        name for name in names - places.keys() - ahead if name != _HEAD and not name.endswith(_RECOMPUTED)
+    }
+    if any(_FUSED in name for name in unknown):
+        raise UnsupportedModel("experts are stored fused: save the model with save_original_format=True")
+    if unknown:
+        raise CheckpointError(
+            f"a {family.model_type} has no {_some(unknown)}: does config.json belong to the weights?"
+        )
+    if missing := places.keys() - names:
+        raise CheckpointError(f"the weights lack {_some(missing)}; fetch them anew")
+    return names & (places.keys() | {_HEAD})
+
+
 def put_together(
     family: Family,
     shapes: Mapping[str, torch.Size],
@@ -81,31 +105,19 @@ def put_together(
 ) -> dict[str, Tensor]:
     """Our state from their tensors in any order, each taken once; in their dtype where `dtype` is None.
 
-    The balancing bias of a router keeps its dtype: its steps are finer than bf16. Raises CheckpointError for tensors
-    that are missing, unknown or of another shape, UnsupportedModel for a format that we do not read. Layers of theirs
-    behind the last are modules for multi-token prediction, and left out with a warning to the log.
+    `tensors` are those of `names_to_read`. The balancing bias of a router keeps its dtype: its steps are finer than
+    bf16. Raises CheckpointError for tensors of another shape than config.json's, UnsupportedModel for quantised ones.
     """
     places = slots(family, shapes)
-    n_layers = sum(name.endswith(".attention_norm.weight") for name in shapes)
     state: dict[str, Tensor] = {}
-    seen: set[str] = set()
-    unknown: list[str] = []
     tied_head: Tensor | None = None
     for theirs, tensor in tensors:
         slot = places.get(theirs)
-        if slot is not None:
-            _check(theirs, tensor, slot)
-            _place(state, shapes, slot, tensor, dtype)
-            seen.add(theirs)
-        elif theirs == _HEAD:
+        if slot is None:
             tied_head = tensor
-        elif not theirs.endswith(_RECOMPUTED):
-            unknown.append(theirs)
-    ahead = [name for name in unknown if family.has_modules_ahead and _layer(name) >= n_layers]
-    if ahead:
-        _LOG.warning("modules for multi-token prediction are left out: %s", _some(ahead))
-        unknown = [name for name in unknown if name not in ahead]
-    _refuse(family, unknown, [theirs for theirs in places if theirs not in seen])
+            continue
+        _check(theirs, tensor, slot)
+        _place(state, shapes, slot, tensor, dtype)
     if tied_head is not None and not torch.equal(tied_head.to(state["embedding"].dtype), state["embedding"]):
         raise CheckpointError(f"{_HEAD} differs from the embedding although tie_word_embeddings is true")
     return {name: state[name] for name in shapes}
@@ -141,15 +153,8 @@ def _place(
     stack[slot.expert] = tensor
 
 
-def _refuse(family: Family, unknown: list[str], missing: list[str]) -> None:
-    if any(_FUSED in name for name in unknown):
-        raise UnsupportedModel("experts are stored fused: save the model with save_original_format=True")
-    if unknown:
-        raise CheckpointError(
-            f"a {family.model_type} has no {_some(unknown)}: does config.json belong to the weights?"
-        )
-    if missing:
-        raise CheckpointError(f"the weights lack {_some(missing)}; fetch them anew")
+def _n_layers(shapes: Mapping[str, torch.Size]) -> int:
+    return sum(name.endswith(".attention_norm.weight") for name in shapes)
 
 
 def _layer(theirs: str) -> int:
@@ -157,6 +162,6 @@ def _layer(theirs: str) -> int:
     return -1 if found is None else int(found[1])
 
 
-def _some(names: list[str]) -> str:
+def _some(names: Collection[str]) -> str:
     more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(sorted(names)[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -82,9 +82,17 @@ FIELDS: dict[str, dict[str, Any]] = {
 }
 
 
+def configuration(model_type: str, **fields: Any) -> Any:
+    """A small configuration of transformers."""
+    fields = {**SHARED_FIELDS, **FIELDS[model_type], **fields}
+    # Some families' own default is for a model of theirs.
+    fields.setdefault("num_key_value_heads", fields["num_attention_heads"])
+    return AutoConfig.for_model(model_type, **fields)
+
+
 def build(model_type: str, seed: int = 0, **fields: Any) -> Any:
     """A random fp32 model of transformers in evaluation mode; `fields` override those of its family above."""
-    config = AutoConfig.for_model(model_type, **{**SHARED_FIELDS, **FIELDS[model_type], **fields})
+    config = configuration(model_type, **fields)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32)
     randomise(model, seed)
     return model.eval()

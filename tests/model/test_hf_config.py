@@ -17,13 +17,12 @@ from model.hf import FAMILIES, UnsupportedModel
 from model.hf.meaning import differences, meaning
 from model.hf.registry import read_config, write_config
 from model.presets import PRESETS
-from tests.model.hf_models import FIELDS, SHARED_FIELDS, random_fields
+from tests.model.hf_models import FIELDS, configuration, random_fields
 
 
 def theirs(model_type: str, **fields: Any) -> dict[str, Any]:
     """What transformers writes to config.json for a small model."""
-    config = AutoConfig.for_model(model_type, **{**SHARED_FIELDS, **FIELDS[model_type], **fields})
-    document = json.loads(config.to_json_string())
+    document = json.loads(configuration(model_type, **fields).to_json_string())
     return {**document, **{name: value for name, value in fields.items() if name not in document}}
 
 
@@ -160,9 +159,7 @@ def test_published_fields_of_deepseek_v3_are_understood_once_dequantised() -> No
 @pytest.mark.parametrize("seed", range(8))
 def test_transformers_reads_what_we_write_as_the_same_configuration(model_type: str, seed: int) -> None:
     """Each field of theirs that a model depends on comes back, through our configuration, as it was."""
-    before = AutoConfig.for_model(
-        model_type, **{**SHARED_FIELDS, **FIELDS[model_type], **random_fields(model_type, seed)}
-    )
+    before = configuration(model_type, **random_fields(model_type, seed))
     family, config = read_config(json.loads(before.to_json_string()), "between")
     assert family is FAMILIES[model_type]
     after = AutoConfig.for_model(**family.write_config(config) | {"bos_token_id": None, "eos_token_id": None})

@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from tests.model.hf_models import FIELDS, N_TOKENS, assert_same_both_ways, build, random_fields
+from model import hf
+from model.smollm2.convert import GGUFModel
+from tests.model.hf_models import FIELDS, N_TOKENS, assert_same_both_ways, build, load_theirs, random_fields
 
 WINDOW = 5  # shorter than the prompt
 assert WINDOW < 9 < N_TOKENS
@@ -59,3 +62,18 @@ def test_a_random_variation_agrees(model_type: str, tmp_path: Path) -> None:
 def test_many_random_variations_agree(model_type: str, seed: int, tmp_path: Path) -> None:
     model = build(model_type, seed=seed, **random_fields(model_type, seed))
     assert_same_both_ways(model, tmp_path, seed=seed)
+
+
+@pytest.mark.long
+def test_smollm2_gives_the_same_logits_in_transformers(smollm2_gguf: Path, tmp_path: Path) -> None:
+    """Real weights of a real size, from our conversion of GGUF through our Llama folder."""
+    source = GGUFModel(smollm2_gguf)
+    config, state = source.config, source.dense_state()
+    hf.save(tmp_path / "smollm2", config, state)
+    ids = source.tokenizer().encode("The capital of France is Paris, and that of Italy is").ids
+    tokens_BS = torch.tensor([ids])
+    with torch.no_grad():
+        ours = hf.to_transformer(config, state)(tokens_BS)
+        theirs = load_theirs(tmp_path / "smollm2")(tokens_BS).logits
+    assert source.tokenizer().decode([int(theirs[0, -1].argmax())]) == " Rome"
+    assert (ours - theirs).abs().max() < 1e-5 * theirs.abs().max()
