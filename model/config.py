@@ -48,13 +48,17 @@ class RopeScaling:
         None  # yarn: on cosines and sines; None: derived from factor and the mscales
     )
     mscale: float | None = None  # yarn, as DeepSeek uses it
-    mscale_all_dims: float | None = None  # yarn, as DeepSeek uses it: also scales the softmax
+    mscale_all_dims: float | None = None  # yarn, as DeepSeek uses it: also scales latent attention's softmax
     truncate: bool = True  # yarn: round the blend's limits to whole dimensions
 
     def __post_init__(self) -> None:
         _require_choice("RopeScaling", "kind", self.kind, get_args(RopeKind))
         _require(self.factor >= 1, "RopeScaling.factor must be at least 1")
         _require(self.original_context >= 1, "RopeScaling.original_context must be at least 1")
+        _require(
+            self.kind != "llama3" or self.high_frequency_factor > self.low_frequency_factor,
+            "RopeScaling.high_frequency_factor must be above low_frequency_factor",
+        )
 
 
 @dataclass(frozen=True)

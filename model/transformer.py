@@ -1,6 +1,6 @@
 """The decoder-only transformer: blocks with dense or MoE feed-forwards, with and without a KV cache.
 
-Conventions are Llama's (pre-norm, RMSNorm, rotary, SwiGLU, no biases). Blocks may be bf16; the residual stream,
+Conventions are Llama's (pre-norm, RMSNorm, rotary, SwiGLU). Blocks may be bf16; the residual stream,
 the embedding, the last norm and the head stay fp32: sums over many layers and close calls between two tokens are
 where bf16's eight bits change answers. Knows nothing of tokenizers, requests, training or files.
 """
@@ -14,11 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import ModelConfig
+from model.layers.ahead import AheadModule, tokens_ahead
 from model.layers.attention import KeyValueStore, segment
 from model.layers.block import Block
 from model.layers.masks import sequence_mask
 from model.layers.norm import RMSNorm
-from model.layers.rotary import Rotation, rotation_at
+from model.layers.recompute import Checkpointing, checked
+from model.layers.rotary import Rotary, Rotation
+
+Masks = dict[int | None, Tensor | None]  # of each sliding window that occurs; None: plainly causal
 
 
 class Transformer(nn.Module):
@@ -27,11 +31,14 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.rotary = Rotary.of(config)
+        self.windows = tuple({config.window(layer): None for layer in range(config.n_layers)})
         self.embedding = nn.Parameter(torch.empty(config.vocab_size, config.d_model))
-        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
+        self.layers = nn.ModuleList(_blocks(config))
         self.norm = RMSNorm(config.d_model, config.norm_eps)
         tied = config.tie_embeddings
         self.head = None if tied else nn.Parameter(torch.empty(config.vocab_size, config.d_model))
+        self.ahead = nn.ModuleList(AheadModule(config) for _ in range(config.n_ahead))
         for weight in (self.embedding, self.head):
             if weight is not None:
                 nn.init.normal_(weight, std=config.d_model**-0.5)
@@ -39,7 +46,19 @@ class Transformer(nn.Module):
     def cast_blocks(self, dtype: torch.dtype) -> Transformer:
         """Casts the blocks in place; embedding, last norm and head keep their dtype."""
         self.layers.to(dtype)
+        for module in self.ahead:
+            module.cast_block(dtype)  # type: ignore[operator]  # an AheadModule, not a Tensor
         return self
+
+    @property
+    def checkpointing(self) -> Checkpointing:
+        """What the blocks keep for their backward pass, see layers/recompute.py; to be set: none, full, selective."""
+        return self.layers[0].checkpointing  # type: ignore[return-value]  # a Block's
+
+    @checkpointing.setter
+    def checkpointing(self, mode: str) -> None:
+        for block in (*self.layers, *(module.block for module in self.ahead)):
+            block.checkpointing = checked(mode)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -65,17 +84,36 @@ class Transformer(nn.Module):
         `positions_BS`: rotary positions, each below `max_context`, starting again with each document; 0, 1 ... S-1
         where None.
         """
-        positions = self._positions(tokens_BS) if positions_BS is None else positions_BS
-        rotation, masks = self._rotation(positions), self._masks(tokens_BS, documents_BS)
+        rotation, masks = self.rotation_and_masks(tokens_BS, positions_BS, documents_BS)
         x_BSD = F.embedding(tokens_BS, self.embedding)
         for block in self.layers:
-            x_BSD = block(x_BSD, rotation, masks[block.window])
+            x_BSD = block(x_BSD, rotation, masks[block.window])  # type: ignore[index]  # an int or None
         return x_BSD
 
     def logits(self, x: Tensor) -> Tensor:
         """fp32 logits [..., V] of residual streams [..., D]: last norm and head."""
-        head = self.embedding if self.head is None else self.head
-        return F.linear(self.norm(x), head).float()
+        return self._head(self.norm(x))
+
+    def ahead_logits(
+        self,
+        x_BSD: Tensor,
+        tokens_BS: Tensor,
+        *,
+        positions_BS: Tensor | None = None,
+        documents_BS: Tensor | None = None,
+    ) -> list[Tensor]:
+        """fp32 logits [B, S, V] of each multi-token prediction module, from what `hidden` returned; for training.
+
+        Those of module i at position p are for token p + i + 2. At the last i + 2 positions of a row, or of a
+        document where rows are packed, they mean nothing and belong in no loss: nothing follows there.
+        """
+        rotation, masks = self.rotation_and_masks(tokens_BS, positions_BS, documents_BS)
+        logits: list[Tensor] = []
+        for depth, module in enumerate(self.ahead):
+            embedded_BSD = F.embedding(tokens_ahead(tokens_BS, depth + 1), self.embedding)
+            x_BSD = module(x_BSD, embedded_BSD, rotation, masks[module.block.window])
+            logits.append(self._head(module.norm(x_BSD)))
+        return logits
 
     @torch.inference_mode()
     def step(self, parts: Sequence[tuple[KeyValueStore, Sequence[int]]]) -> Tensor:
@@ -94,30 +132,61 @@ class Transformer(nn.Module):
             positions.extend(range(store.length, store.length + len(new)))
             ids.extend(new)
             last.append(len(ids) - 1)
-        segments = [segment(store, len(new), self.device) for store, new in parts]
-        rotation = self._rotation(torch.tensor(positions, device=self.device))
+        segments = {
+            window: [segment(store, len(new), self.device, window) for store, new in parts]
+            for window in self.windows
+        }
+        rotation = self._rotation_behind(parts, torch.tensor(positions, device=self.device))
         x_TD = F.embedding(torch.tensor(ids, device=self.device), self.embedding)
         for block in self.layers:
-            x_TD = block.forward_cached(x_TD, rotation, segments)  # type: ignore[operator]  # a Block, not a Tensor
+            x_TD = block.forward_cached(x_TD, rotation, segments[block.window])  # type: ignore[operator,index]  # a Block
         return self.logits(x_TD[last])
 
-    def _rotation(self, positions: Tensor) -> Rotation:
-        config = self.config
-        return rotation_at(positions, config.d_head, config.rope_theta, config.max_context, self.dtype)
+    def rotation_and_masks(
+        self, tokens_BS: Tensor, positions_BS: Tensor | None = None, documents_BS: Tensor | None = None
+    ) -> tuple[Rotation, Masks]:
+        """What blocks need beside the residual stream: `block(x_BSD, rotation, masks[block.window])`.
 
-    def _positions(self, tokens_BS: Tensor) -> Tensor:
+        Raises ValueError where rows without positions exceed the context.
+        """
         n_tokens, max_context = tokens_BS.shape[1], self.config.max_context
-        if n_tokens > max_context:
-            raise ValueError(
-                f"rows of {n_tokens} tokens exceed the context of {max_context}: cut them, or give positions_BS"
-            )
-        return torch.arange(n_tokens, device=self.device)
-
-    def _masks(self, tokens_BS: Tensor, documents_BS: Tensor | None) -> dict[int | None, Tensor | None]:
-        """The mask of each window that occurs among the blocks."""
-        n_tokens, device = tokens_BS.shape[1], tokens_BS.device
-        windows = {block.window for block in self.layers}
-        return {
-            window: sequence_mask(n_tokens, documents_BS=documents_BS, window=window, device=device)
-            for window in windows
+        if positions_BS is None:
+            if n_tokens > max_context:
+                raise ValueError(
+                    f"rows of {n_tokens} tokens exceed the context of {max_context}: cut them, or give positions_BS"
+                )
+            positions_BS = torch.arange(n_tokens, device=tokens_BS.device)
+        rotation = self.rotary.at(positions_BS, self.dtype)
+        masks = {
+            window: sequence_mask(n_tokens, documents_BS=documents_BS, window=window, device=tokens_BS.device)
+            for window in self.windows
         }
+        return rotation, masks
+
+    def _rotation_behind(
+        self, parts: Sequence[tuple[KeyValueStore, Sequence[int]]], positions_T: Tensor
+    ) -> Rotation:
+        lengths_T = None
+        if self.rotary.is_dynamic:
+            lengths = [store.length + len(new) for store, new in parts for _ in new]
+            lengths_T = torch.tensor(lengths, device=self.device)
+        return self.rotary.at(positions_T, self.dtype, lengths_T)
+
+    def _head(self, normed: Tensor) -> Tensor:
+        return F.linear(normed, self.embedding if self.head is None else self.head).float()
+
+
+def _blocks(config: ModelConfig) -> list[Block]:
+    """All layers; those that share weights use their owners'."""
+    blocks: list[Block] = []
+    for layer in range(config.n_layers):
+        attention, ffn = config.attention_owner(layer), config.ffn_owner(layer)
+        blocks.append(
+            Block(
+                config,
+                layer,
+                attention_of=None if attention == layer else blocks[attention],
+                ffn_of=None if ffn == layer else blocks[ffn],
+            )
+        )
+    return blocks

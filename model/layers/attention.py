@@ -1,8 +1,9 @@
 """Causal grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245), with and without a cache of the past.
 
+As many key/value heads as heads give multi-head attention, one gives multi-query attention (arXiv:1911.02150).
 The cached form takes a *ragged* batch: the new tokens of several sequences one after the other in one [T, D]
 tensor, so that projections run once for all of them and nothing is padded; only the attention itself goes
-sequence by sequence. Knows nothing of where a cache keeps its memory.
+sequence by sequence. Knows nothing of where a cache keeps its memory, nor of sliding windows but through masks.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import ModelConfig
+from model.layers.masks import causal_mask
+from model.layers.norm import RMSNorm
 from model.layers.rotary import Rotation, rotate
 
 
@@ -27,7 +30,10 @@ class KeyValueStore(Protocol):
         """Tokens of the past, the same for each layer; it grows once a whole step is done."""
 
     def extend(self, layer: int, k_TGC: Tensor, v_TGC: Tensor) -> tuple[Tensor, Tensor]:
-        """Writes new keys and values behind the past; returns past and new ones, each [G, S, C]."""
+        """Writes new keys and values behind the past; returns past and new ones, each [G, S, C].
+
+        Keys and values may differ in width; latent attention keeps no values at all (width 0).
+        """
 
 
 @dataclass(frozen=True)
@@ -38,27 +44,46 @@ class Segment:
     n_tokens: int
     mask: (
         Tensor | None
-    )  # [n_tokens, past + n_tokens], true where a query may look; None where no mask is needed
+    )  # [n_tokens, past + n_tokens - first], true where a query may look; None where no mask is needed
+    first: int = 0  # keys before this one are out of reach of all new tokens
 
 
-def segment(store: KeyValueStore, n_tokens: int, device: torch.device) -> Segment:
+def segment(store: KeyValueStore, n_tokens: int, device: torch.device, window: int | None = None) -> Segment:
     """A segment with the mask it needs: one that continues a past by several tokens is not plainly causal."""
-    if n_tokens == 1 or store.length == 0:
-        return Segment(store, n_tokens, None)
-    shape = (n_tokens, store.length + n_tokens)
-    return Segment(store, n_tokens, torch.ones(shape, dtype=torch.bool, device=device).tril(store.length))
+    first = 0 if window is None else max(store.length - window + 1, 0)
+    if n_tokens == 1 or (store.length == 0 and (window is None or window >= n_tokens)):
+        return Segment(store, n_tokens, None, first)
+    n_keys = store.length + n_tokens - first
+    mask = causal_mask(n_tokens, n_keys, window=window, device=device)
+    return Segment(store, n_tokens, mask, first)
 
 
 class Attention(nn.Module):
-    """Weights: w_q [H*C, D], w_k and w_v [G*C, D], w_o [D, H*C]; no biases."""
+    """Weights: w_q [H*C, D], w_k and w_v [G*C, D], w_o [D, H*C].
+
+    Where the configuration asks for them: biases b_q, b_k, b_v, b_o of the same rows, and norms q_norm and k_norm
+    over each head (Qwen3) or over all heads at once (OLMoE), before the rotation.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.n_heads, self.n_kv_heads, self.d_head = config.n_heads, config.n_kv_heads, config.d_head
-        self.w_q = nn.Parameter(torch.empty(self.n_heads * self.d_head, config.d_model))
-        self.w_k = nn.Parameter(torch.empty(self.n_kv_heads * self.d_head, config.d_model))
-        self.w_v = nn.Parameter(torch.empty(self.n_kv_heads * self.d_head, config.d_model))
-        self.w_o = nn.Parameter(torch.empty(config.d_model, self.n_heads * self.d_head))
+        d_q, d_kv = self.n_heads * self.d_head, self.n_kv_heads * self.d_head
+        self.clip = config.qkv_clip
+        self.norms_heads = config.qk_norm == "head"
+        self.w_q = nn.Parameter(torch.empty(d_q, config.d_model))
+        self.w_k = nn.Parameter(torch.empty(d_kv, config.d_model))
+        self.w_v = nn.Parameter(torch.empty(d_kv, config.d_model))
+        self.w_o = nn.Parameter(torch.empty(config.d_model, d_q))
+        self.b_q = nn.Parameter(torch.zeros(d_q)) if config.qkv_bias else None
+        self.b_k = nn.Parameter(torch.zeros(d_kv)) if config.qkv_bias else None
+        self.b_v = nn.Parameter(torch.zeros(d_kv)) if config.qkv_bias else None
+        self.b_o = nn.Parameter(torch.zeros(config.d_model)) if config.output_bias else None
+        self.q_norm: RMSNorm | None = None
+        self.k_norm: RMSNorm | None = None
+        if config.qk_norm != "none":
+            self.q_norm = RMSNorm(self.d_head if self.norms_heads else d_q, config.norm_eps)
+            self.k_norm = RMSNorm(self.d_head if self.norms_heads else d_kv, config.norm_eps)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -71,7 +96,7 @@ class Attention(nn.Module):
         y_BHSC = F.scaled_dot_product_attention(
             q_BHSC, k_BGSC, v_BGSC, attn_mask=mask, is_causal=mask is None, enable_gqa=True
         )
-        return F.linear(y_BHSC.transpose(1, 2).flatten(2), self.w_o)
+        return F.linear(y_BHSC.transpose(1, 2).flatten(2), self.w_o, self.b_o)
 
     def forward_cached(
         self, x_TD: Tensor, rotation: Rotation, layer: int, segments: Sequence[Segment]
@@ -83,6 +108,8 @@ class Attention(nn.Module):
         for part in segments:
             end = start + part.n_tokens
             k_GSC, v_GSC = part.store.extend(layer, k_TGC[start:end], v_TGC[start:end])
+            if part.first:
+                k_GSC, v_GSC = k_GSC[:, part.first :], v_GSC[:, part.first :]
             y_1HtC = F.scaled_dot_product_attention(
                 q_THC[start:end].transpose(0, 1)[None],
                 k_GSC[None],
@@ -94,12 +121,18 @@ class Attention(nn.Module):
             outputs.append(y_1HtC[0].transpose(0, 1))
             start = end
         y_THC = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-        return F.linear(y_THC.flatten(1), self.w_o)
+        return F.linear(y_THC.flatten(1), self.w_o, self.b_o)
 
     def _project(self, x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         """[..., D] -> queries [..., H, C], keys and values [..., G, C]; queries and keys turned."""
-        lead = x.shape[:-1]
-        q = F.linear(x, self.w_q).view(*lead, self.n_heads, self.d_head)
-        k = F.linear(x, self.w_k).view(*lead, self.n_kv_heads, self.d_head)
-        v = F.linear(x, self.w_v).view(*lead, self.n_kv_heads, self.d_head)
+        q, k = F.linear(x, self.w_q, self.b_q), F.linear(x, self.w_k, self.b_k)
+        v = F.linear(x, self.w_v, self.b_v)
+        if self.q_norm is not None and self.k_norm is not None and not self.norms_heads:
+            q, k = self.q_norm(q), self.k_norm(k)
+        # The heads are counted from the weights at hand: tensor parallelism leaves a rank only some of them.
+        q, k, v = (heads.view(*x.shape[:-1], -1, self.d_head) for heads in (q, k, v))
+        if self.q_norm is not None and self.k_norm is not None and self.norms_heads:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if self.clip is not None:
+            q, k, v = (heads.clamp(-self.clip, self.clip) for heads in (q, k, v))
         return rotate(q, rotation), rotate(k, rotation), v

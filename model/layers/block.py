@@ -7,41 +7,74 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from model.config import ModelConfig
 from model.layers.attention import Attention, Segment
 from model.layers.ffn import SwiGLU
+from model.layers.latent import LatentAttention
 from model.layers.moe import MoELayer
 from model.layers.norm import RMSNorm
+from model.layers.recompute import Checkpointing, recomputed, recomputed_but_products
 from model.layers.rotary import Rotation
+from model.layers.sharing import lend
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + ffn(norm(x)); `layer` decides whether the feed-forward is MoE."""
+    """x + attention(norm(x)), then x + ffn(norm(x)); `layer` decides whether the feed-forward is MoE.
 
-    def __init__(self, config: ModelConfig, layer: int) -> None:
+    `attention_of` and `ffn_of` are blocks whose attention or feed-forward this one uses instead of its own.
+    """
+
+    attention: Attention | LatentAttention
+    ffn: SwiGLU | MoELayer
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        layer: int,
+        *,
+        attention_of: Block | None = None,
+        ffn_of: Block | None = None,
+    ) -> None:
         super().__init__()
         self.layer = layer
         self.window = config.window(layer)
+        self.checkpointing: Checkpointing = "none"
         self.attention_norm = RMSNorm(config.d_model, config.norm_eps)
-        self.attention = Attention(config)
+        if attention_of is not None:
+            lend(self, "attention", attention_of.attention)
+        else:
+            self.attention = Attention(config) if config.latent is None else LatentAttention(config)
         self.ffn_norm = RMSNorm(config.d_model, config.norm_eps)
-        self.ffn: SwiGLU | MoELayer
-        if config.moe is not None and config.is_moe_layer(layer):
+        if ffn_of is not None:
+            lend(self, "ffn", ffn_of.ffn)
+        elif config.moe is not None and config.is_moe_layer(layer):
             self.ffn = MoELayer(config.moe)
         else:
-            self.ffn = SwiGLU(config.d_model, config.d_ff)
+            self.ffn = SwiGLU(config.d_model, config.d_ff, bias=config.ffn_bias)
 
     def forward(self, x_BSD: Tensor, rotation: Rotation, mask: Tensor | None = None) -> Tensor:
         """Whole sequences; `mask` as `layers/masks.py` makes it for this block's window, None: plainly causal."""
-        x_BSD = x_BSD + self.attention(self.attention_norm(x_BSD), rotation, mask)
-        y_BSD: Tensor = self.ffn(self.ffn_norm(x_BSD))
-        return x_BSD + y_BSD
+        if self.checkpointing == "none" or not torch.is_grad_enabled():
+            return self._whole(x_BSD, rotation, mask)
+        if self.checkpointing == "full":
+            return recomputed(self._whole, x_BSD, rotation, mask)
+        return recomputed(self._feed, recomputed_but_products(self._attend, x_BSD, rotation, mask))
+
+    def _whole(self, x_BSD: Tensor, rotation: Rotation, mask: Tensor | None) -> Tensor:
+        return self._feed(self._attend(x_BSD, rotation, mask))
+
+    def _attend(self, x_BSD: Tensor, rotation: Rotation, mask: Tensor | None) -> Tensor:
+        return x_BSD + self.attention(self.attention_norm(x_BSD), rotation, mask)
+
+    def _feed(self, x: Tensor) -> Tensor:
+        y: Tensor = self.ffn(self.ffn_norm(x))
+        return x + y
 
     def forward_cached(self, x_TD: Tensor, rotation: Rotation, segments: Sequence[Segment]) -> Tensor:
         """New tokens of several sequences; the segments are made for this block's window."""
         normed_TD = self.attention_norm(x_TD)
         x_TD = x_TD + self.attention.forward_cached(normed_TD, rotation, self.layer, segments)
-        y_TD: Tensor = self.ffn(self.ffn_norm(x_TD))
-        return x_TD + y_TD
+        return self._feed(x_TD)

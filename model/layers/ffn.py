@@ -8,13 +8,19 @@ from torch import Tensor, nn
 
 
 class SwiGLU(nn.Module):
-    """w_down(silu(w_gate x) * w_up x). Weights: w_gate, w_up [F, D], w_down [D, F]; no biases."""
+    """w_down(silu(w_gate x) * w_up x). Weights: w_gate, w_up [F, D], w_down [D, F].
 
-    def __init__(self, d_model: int, d_ff: int) -> None:
+    With `bias` also b_gate, b_up [F] and b_down [D].
+    """
+
+    def __init__(self, d_model: int, d_ff: int, *, bias: bool = False) -> None:
         super().__init__()
         self.w_gate = nn.Parameter(torch.empty(d_ff, d_model))
         self.w_up = nn.Parameter(torch.empty(d_ff, d_model))
         self.w_down = nn.Parameter(torch.empty(d_model, d_ff))
+        self.b_gate = nn.Parameter(torch.zeros(d_ff)) if bias else None
+        self.b_up = nn.Parameter(torch.zeros(d_ff)) if bias else None
+        self.b_down = nn.Parameter(torch.zeros(d_model)) if bias else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -22,4 +28,5 @@ class SwiGLU(nn.Module):
             nn.init.normal_(weight, std=weight.shape[-1] ** -0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(F.silu(F.linear(x, self.w_gate)) * F.linear(x, self.w_up), self.w_down)
+        gate, up = F.linear(x, self.w_gate, self.b_gate), F.linear(x, self.w_up, self.b_up)
+        return F.linear(F.silu(gate) * up, self.w_down, self.b_down)

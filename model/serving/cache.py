@@ -13,13 +13,17 @@ BLOCK_TOKENS = (
 
 
 class SequenceCache:
-    """Keys and values of one sequence, [layers, 2, G, capacity, C]; implements attention's KeyValueStore."""
+    """Keys [layers, G, capacity, C] and values of one sequence; implements attention's KeyValueStore.
+
+    Latent attention keeps one vector of latent and rotary key per token and layer, as a key without a value.
+    """
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
         self._max_context = config.max_context
         self._length = 0
-        shape = (config.n_layers, 2, config.n_kv_heads, 0, config.d_head)
-        self._memory = torch.empty(shape, dtype=dtype, device=device)
+        n_heads, d_key, d_value = _kept(config)
+        self._keys = torch.empty((config.n_layers, n_heads, 0, d_key), dtype=dtype, device=device)
+        self._values = torch.empty((config.n_layers, n_heads, 0, d_value), dtype=dtype, device=device)
 
     @property
     def length(self) -> int:
@@ -28,12 +32,20 @@ class SequenceCache:
     @property
     def n_bytes(self) -> int:
         """Bytes held, used or not."""
-        return self._memory.numel() * self._memory.element_size()
+        return self._capacity * self._bytes_per_token
 
     def bytes_for(self, n_tokens: int) -> int:
         """Bytes that a sequence of this length will hold."""
-        layers, two, heads, _, d_head = self._memory.shape
-        return layers * two * heads * d_head * self._capacity_for(n_tokens) * self._memory.element_size()
+        return self._capacity_for(n_tokens) * self._bytes_per_token
+
+    @property
+    def _capacity(self) -> int:
+        return self._keys.shape[2]
+
+    @property
+    def _bytes_per_token(self) -> int:
+        n_layers, n_heads, _, d_key = self._keys.shape
+        return n_layers * n_heads * (d_key + self._values.shape[3]) * self._keys.element_size()
 
     def _capacity_for(self, n_tokens: int) -> int:
         return min(-(-n_tokens // BLOCK_TOKENS) * BLOCK_TOKENS, self._max_context)
@@ -43,20 +55,24 @@ class SequenceCache:
         needed = self._length + n_tokens
         if needed > self._max_context:
             raise ValueError(f"a sequence of {needed} tokens exceeds the context of {self._max_context}")
-        capacity = self._memory.shape[3]
-        if needed <= capacity:
+        if needed <= self._capacity:
             return
-        shape = (*self._memory.shape[:3], self._capacity_for(needed), self._memory.shape[4])
-        memory = torch.empty(shape, dtype=self._memory.dtype, device=self._memory.device)
-        memory[:, :, :, : self._length] = self._memory[:, :, :, : self._length]
-        self._memory = memory
+        capacity = self._capacity_for(needed)
+        self._keys = self._grown(self._keys, capacity)
+        self._values = self._grown(self._values, capacity)
+
+    def _grown(self, memory: Tensor, capacity: int) -> Tensor:
+        """A copy of the past in more room."""
+        grown = memory.new_empty((*memory.shape[:2], capacity, memory.shape[3]))
+        grown[:, :, : self._length] = memory[:, :, : self._length]
+        return grown
 
     def extend(self, layer: int, k_TGC: Tensor, v_TGC: Tensor) -> tuple[Tensor, Tensor]:
         """Writes behind the past without moving `length`; returns keys and values so far, each [G, S, C]."""
         n_tokens = k_TGC.shape[0]
         self.reserve(n_tokens)
         end = self._length + n_tokens
-        keys, values = self._memory[layer]
+        keys, values = self._keys[layer], self._values[layer]
         keys[:, self._length : end] = k_TGC.transpose(0, 1)
         values[:, self._length : end] = v_TGC.transpose(0, 1)
         return keys[:, :end], values[:, :end]
@@ -64,6 +80,13 @@ class SequenceCache:
     def advance(self, n_tokens: int) -> None:
         """Counts written tokens as past."""
         end = self._length + n_tokens
-        if end > self._memory.shape[3]:
+        if end > self._capacity:
             raise ValueError("cannot advance over tokens that were never written")
         self._length = end
+
+
+def _kept(config: ModelConfig) -> tuple[int, int, int]:
+    """Heads, width of keys and width of values that each layer keeps of a token."""
+    if config.latent is not None:
+        return 1, config.latent.kv_rank + config.latent.d_rope, 0
+    return config.n_kv_heads, config.d_head, config.d_head

@@ -1,4 +1,4 @@
-"""The transformer equals transformers' Llama, and decoding through the cache equals the full forward pass."""
+"""The transformer equals its definition and transformers' Llama; decoding through a cache equals the full forward pass."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from model.config import ModelConfig
+from model.config import LatentConfig, ModelConfig, RopeScaling
 from model.presets import PRESETS
 from model.serving.cache import SequenceCache
 from model.transformer import Transformer
+from tests.model import plain_decoder
+from tests.model.random_models import SMALL, random_tokens, random_transformer, relative_error, stepped
 
 DENSE = ModelConfig(
     name="llama-shaped",
@@ -26,6 +28,22 @@ DENSE = ModelConfig(
     rope_theta=5_000.0,
 )
 MOE = dataclasses.replace(PRESETS["tiny"], n_layers=3, first_moe_layer=1, max_context=600)
+LATENT = LatentConfig(kv_rank=12, d_nope=6, d_rope=4, d_value=6, q_rank=10)
+WINDOWED = dataclasses.replace(SMALL, n_layers=3, sliding_window=4, full_attention_layers=(1,))
+KINDS = {
+    "dense": SMALL,
+    "untied, all biases": dataclasses.replace(
+        SMALL, tie_embeddings=False, qkv_bias=True, output_bias=True, ffn_bias=True
+    ),
+    "experts, norms": dataclasses.replace(
+        SMALL,
+        moe=dataclasses.replace(PRESETS["tiny"].moe, d_model=24),
+        first_moe_layer=1,
+        qk_norm="head",
+    ),
+    "latent": dataclasses.replace(SMALL, latent=LATENT, rope_interleaved=True),
+    "windows": WINDOWED,
+}
 
 
 def llama(config: ModelConfig) -> LlamaForCausalLM:
@@ -152,3 +170,99 @@ def test_parameter_counts_are_those_of_the_built_model(name: str) -> None:
     with torch.device("meta"):
         model = Transformer(PRESETS[name])
     assert sum(parameter.numel() for parameter in model.parameters()) == PRESETS[name].total_parameters
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_logits_equal_the_definition(name: str) -> None:
+    config = KINDS[name]
+    model = random_transformer(config)
+    tokens = random_tokens(config, 2, 10)
+    state = {key: tensor.double() for key, tensor in model.state_dict().items()}
+    with torch.no_grad():
+        hidden = model.hidden(tokens)
+        logits = model(tokens)
+    assert torch.equal(model.logits(hidden), logits)
+    for row, ids in enumerate(tokens.tolist()):
+        x_SD = plain_decoder.hidden(config, state, ids)
+        assert relative_error(hidden[row], x_SD) < 1e-5
+        assert relative_error(logits[row], plain_decoder.logits(config, state, x_SD)) < 1e-5
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_packed_documents_are_as_if_alone(name: str) -> None:
+    """Two rows, cut differently; a third document of padding is beyond the last."""
+    config = KINDS[name]
+    model = random_transformer(config)
+    rows = [[6, 1, 5], [9, 2, 1]]
+    tokens = random_tokens(config, 2, 12)
+    documents = torch.tensor([[number for number, n in enumerate(row) for _ in range(n)] for row in rows])
+    positions = torch.tensor([[place for n in row for place in range(n)] for row in rows])
+    with torch.no_grad():
+        packed = model(tokens, positions_BS=positions, documents_BS=documents)
+        for row, lengths in enumerate(rows):
+            alone = [model(part[None])[0] for part in tokens[row].split(lengths)]
+            assert relative_error(packed[row], torch.cat(alone)) < 1e-5
+        unmasked = model(tokens, positions_BS=positions)
+    assert relative_error(unmasked, packed) > 0.01
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_decodes_through_its_cache(name: str) -> None:
+    config = KINDS[name]
+    model = random_transformer(config).eval()
+    tokens = random_tokens(config, 30)
+    chunks = [9, 1, 1, 1, 7, 1, 10]
+    with torch.no_grad():
+        expected = model(tokens[None])[0, torch.tensor(chunks).cumsum(0) - 1]
+    assert relative_error(stepped(model, tokens.tolist(), chunks), expected) < 1e-5
+
+
+def test_ragged_steps_of_windows_and_latents_do_not_mix_sequences() -> None:
+    for config in (WINDOWED, KINDS["latent"]):
+        model = random_transformer(config).eval()
+        first, second = random_tokens(config, 2, 20)
+        with torch.no_grad():
+            expected = model(torch.stack((first, second)))
+        caches = new_cache(model), new_cache(model)
+        model.step([(caches[0], first[:11].tolist())])
+        caches[0].advance(11)
+        mixed = model.step([(caches[0], first[11:14].tolist()), (caches[1], second[:9].tolist())])
+        assert relative_error(mixed, torch.stack((expected[0, 13], expected[1, 8]))) < 1e-5
+
+
+def test_dynamic_rotary_follows_each_sequences_own_length() -> None:
+    scaling = RopeScaling("dynamic", 4.0, original_context=16)
+    config = dataclasses.replace(SMALL, rope_scaling=scaling)
+    model = random_transformer(config).eval()
+    long, short = random_tokens(config, 40).tolist(), random_tokens(config, 9, seed=2).tolist()
+    with torch.no_grad():
+        expected = torch.stack((model(torch.tensor([long]))[0, -1], model(torch.tensor([short]))[0, -1]))
+    together = model.step([(new_cache(model), long), (new_cache(model), short)])
+    assert relative_error(together, expected) < 1e-5
+    plain = random_transformer(dataclasses.replace(config, rope_scaling=None)).eval()
+    unscaled = plain.step([(new_cache(plain), long), (new_cache(plain), short)])
+    assert relative_error(unscaled[1], expected[1]) < 1e-5 < 0.01 < relative_error(unscaled[0], expected[0])
+
+
+def test_a_sliding_window_forgets_what_lies_beyond_all_its_layers() -> None:
+    config = dataclasses.replace(SMALL, n_layers=2, sliding_window=4)
+    model = random_transformer(config).eval()
+    tokens = random_tokens(config, 1, 20)
+    other = tokens.clone()
+    other[0, 3] = (other[0, 3] + 1) % config.vocab_size
+    with torch.no_grad():
+        moved = (model(tokens) - model(other)).abs().amax(-1)[0]
+    reach = 3 + config.n_layers * (4 - 1)
+    assert moved[3 : reach + 1].min() > 0 == moved[:3].max()
+    assert moved[reach + 1 :].max() == 0
+
+
+def test_rows_beyond_the_context_need_positions() -> None:
+    model = random_transformer(dataclasses.replace(SMALL, max_context=8))
+    tokens = random_tokens(SMALL, 1, 12)
+    with pytest.raises(ValueError, match="context of 8"):
+        model(tokens)
+    positions = torch.arange(12)[None] % 6
+    documents = torch.arange(12)[None] // 6
+    packed = model(tokens, positions_BS=positions, documents_BS=documents)
+    assert relative_error(packed[:, 6:], model(tokens[:, 6:]).detach()) < 1e-5

@@ -1,0 +1,77 @@
+"""Activation checkpointing (Chen et al. 2016, arXiv:1604.06174): what a layer keeps for its backward pass.
+
+Non-reentrant throughout, so that hooks, shared weights and unused gradients work as in plain training; values and
+gradients are those of plain training. Knows nothing of what is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    SelectiveCheckpointContext,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
+
+from model.config import ConfigError
+
+# none: everything; full: a block's input alone; selective: beside the inputs of a block's halves what the products
+# before attention's fused kernel and the kernel itself return, so that norms, rotations and the feed-forward, whose
+# activations are the widest, are computed again (Korthikanti et al. 2022, arXiv:2205.05198).
+Checkpointing = Literal["none", "full", "selective"]
+
+_ATEN = torch.ops.aten
+_PRODUCTS = {_ATEN.mm.default, _ATEN.addmm.default}
+_KERNELS = {
+    _ATEN._scaled_dot_product_flash_attention_for_cpu.default,
+    _ATEN._scaled_dot_product_flash_attention.default,
+    _ATEN._scaled_dot_product_efficient_attention.default,
+    _ATEN._scaled_dot_product_cudnn_attention.default,
+}
+
+
+def checked(value: str) -> Checkpointing:
+    """The mode of that name. Raises ConfigError for any other."""
+    if value not in get_args(Checkpointing):
+        raise ConfigError(f"checkpointing must be one of {', '.join(get_args(Checkpointing))}, not {value!r}")
+    return value  # type: ignore[return-value]  # just checked
+
+
+def recomputed(compute: Callable[..., Tensor], *args: Any) -> Tensor:
+    """`compute(*args)`, keeping its inputs alone. It must draw no random numbers."""
+    y: Tensor = checkpoint(compute, *args, use_reentrant=False, preserve_rng_state=False)
+    return y
+
+
+def recomputed_but_products(compute: Callable[..., Tensor], *args: Any) -> Tensor:
+    """`compute(*args)`, an attention, keeping its inputs and what its products and its kernel return."""
+    y: Tensor = checkpoint(
+        compute,
+        *args,
+        use_reentrant=False,
+        preserve_rng_state=False,
+        context_fn=lambda: create_selective_checkpoint_contexts(_KeepProducts()),
+    )
+    return y
+
+
+class _KeepProducts:
+    """Keeps products up to the attention kernel: no gradient asks for what the output projection behind it returns."""
+
+    def __init__(self) -> None:
+        self.has_attended = {False: False, True: False}  # in the forward pass, and when computing again
+
+    def __call__(
+        self, context: SelectiveCheckpointContext, operation: Any, *_args: Any, **_kwargs: Any
+    ) -> CheckpointPolicy:
+        has_attended = self.has_attended[context.is_recompute]
+        if operation in _KERNELS:
+            self.has_attended[context.is_recompute] = True
+        if operation in _KERNELS or (operation in _PRODUCTS and not has_attended):
+            return CheckpointPolicy.MUST_SAVE
+        return CheckpointPolicy.PREFER_RECOMPUTE
