@@ -63,7 +63,7 @@ def balance_loss(share_TE: Tensor, experts_TK: Tensor, n_sequences: int) -> Tens
     GShard's descendants divided by K; as the mean over sequences DeepSeek-V3's (arXiv:2412.19437, eq. 17-20).
     `share_TE` are scores that sum to one for each token. Only they get a gradient.
     """
-    n_tokens, n_experts = share_TE.shape
+    (n_tokens, n_experts), n_sequences = share_TE.shape, max(n_sequences, 1)
     chosen_BN = experts_TK.reshape(n_sequences, -1)
     ones_BN = torch.ones_like(chosen_BN, dtype=share_TE.dtype)
     count_BE = share_TE.new_zeros(n_sequences, n_experts).scatter_add_(1, chosen_BN, ones_BN)

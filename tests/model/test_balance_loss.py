@@ -128,9 +128,10 @@ def test_balance_within_each_sequence_is_stricter_than_over_the_batch() -> None:
     assert balance_loss(share_TE, chosen_T1, 2).item() == pytest.approx(2.0)
 
 
-def test_losses_of_no_tokens_are_zero() -> None:
+@pytest.mark.parametrize("shape", [(0, 8), (0, 3, 8), (2, 0, 8)])
+def test_losses_of_no_tokens_are_zero(shape: tuple[int, ...]) -> None:
     layer = make_layer(**ALL)
-    y = layer(torch.zeros(0, 8, dtype=torch.float64, requires_grad=True))
+    y = layer(torch.zeros(shape, dtype=torch.float64, requires_grad=True))
     y.sum().backward()
     assert layer.router.weight.grad is not None and not layer.router.weight.grad.any()
 

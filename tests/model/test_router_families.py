@@ -78,7 +78,7 @@ ROUTERS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
 
 
 def reference(path: str, config_class: str, arguments: dict[str, Any], seed: int) -> nn.Module:
-    """A module of `transformers` with normal weights of standard deviation 0.5, biases included."""
+    """A module of `transformers` with normal weights of standard deviation 0.5, and biases of 0.15."""
     family, name = path.split(".")
     modeling = importlib.import_module(f"transformers.models.{family}.modeling_{family}")
     config = getattr(importlib.import_module("transformers"), config_class)(**COMMON | arguments)
@@ -86,8 +86,10 @@ def reference(path: str, config_class: str, arguments: dict[str, Any], seed: int
     module: nn.Module = getattr(modeling, name)(config)
     rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for tensor in (*module.parameters(), *module.buffers()):
-            tensor.normal_(std=0.5, generator=rng)
+        for weight in module.parameters():
+            weight.normal_(std=0.5, generator=rng)
+        for bias in module.buffers():
+            bias.normal_(std=0.15, generator=rng)
     return module
 
 
