@@ -1,0 +1,81 @@
+"""A linear map whose three products, forward and backward, run in 8 bits; its weight stays a full-precision master.
+
+Saves for the backward pass what a plain linear map saves: references to its input and weight. Knows nothing of
+modules; which numbers 8 bits can hold is `int8.py`'s and `fp8.py`'s subject.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Protocol, get_args
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.distributed.tensor import DTensor
+
+from model.config import ConfigError
+from model.layers.quantisation.fp8 import FP8
+from model.layers.quantisation.int8 import Int8
+
+EightBitMode = Literal["int8", "fp8"]
+
+
+class Arithmetic(Protocol):
+    """The products of a linear map y = x w^T with x [T, K], w [N, K] and the gradient g [T, N] of y."""
+
+    def forward_product(self, x_TK: Tensor, w_NK: Tensor, out_dtype: torch.dtype) -> Tensor:
+        """x w^T, [T, N]."""
+
+    def input_gradient(self, g_TN: Tensor, w_NK: Tensor, noise_TN: Tensor | None) -> Tensor:
+        """g w, [T, K], fp32."""
+
+    def weight_gradient(self, g_TN: Tensor, x_TK: Tensor, noise_TN: Tensor | None) -> Tensor:
+        """g^T x, [N, K], fp32."""
+
+    def noise(self, g_TN: Tensor) -> Tensor | None:
+        """What stochastic rounding of g needs, from the default random generator; None where nothing is drawn."""
+
+    def refusal(self, device: torch.device) -> str | None:
+        """Why a device cannot do it, and what to do; None where it can."""
+
+
+def arithmetic_of(mode: str) -> Arithmetic:
+    """Raises ConfigError for an unknown mode."""
+    if mode not in get_args(EightBitMode):
+        raise ConfigError(f"8-bit training has the modes {', '.join(get_args(EightBitMode))}, not {mode!r}")
+    return Int8() if mode == "int8" else FP8()
+
+
+def eight_bit_linear(x: Tensor, w_NK: Tensor, bias_N: Tensor | None, arithmetic: Arithmetic) -> Tensor:
+    """As F.linear: [..., K] -> [..., N], in autocast's dtype where it is on, else in x's; biases add unquantised.
+
+    Raises NotImplementedError for weights that are spread over ranks as DTensors.
+    """
+    if isinstance(w_NK, DTensor) or isinstance(x, DTensor):
+        raise NotImplementedError("8-bit products take plain tensors: train tensor-parallel models in bf16")
+    device = x.device.type
+    out_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    y_TN: Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), w_NK, arithmetic, out_dtype)
+    y = y_TN.view(*x.shape[:-1], w_NK.shape[0])
+    return y if bias_N is None else y + bias_N.to(y.dtype)
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x_TK: Tensor, w_NK: Tensor, arithmetic: Arithmetic, out_dtype: torch.dtype
+    ) -> Tensor:
+        ctx.save_for_backward(x_TK, w_NK)
+        ctx.arithmetic = arithmetic
+        return arithmetic.forward_product(x_TK, w_NK, out_dtype)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]  # torch ships no types for it
+    def backward(ctx: Any, g_TN: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        x_TK, w_NK = ctx.saved_tensors
+        arithmetic: Arithmetic = ctx.arithmetic
+        noise_TN = arithmetic.noise(g_TN)
+        needs_x, needs_w = ctx.needs_input_grad[:2]
+        grad_x = arithmetic.input_gradient(g_TN, w_NK, noise_TN).to(x_TK.dtype) if needs_x else None
+        grad_w = arithmetic.weight_gradient(g_TN, x_TK, noise_TN).to(w_NK.dtype) if needs_w else None
+        return grad_x, grad_w, None, None
