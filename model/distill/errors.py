@@ -1,0 +1,11 @@
+"""What can be wrong with a teacher."""
+
+from __future__ import annotations
+
+
+class IncompatibleError(ValueError):
+    """Teacher and student cannot go together; the message says why and what to do."""
+
+
+class CacheError(Exception):
+    """A teacher's cache cannot be used as asked; the message says what to do."""

@@ -1,0 +1,88 @@
+"""Hidden states as a second thing to learn from a teacher (FitNets, arXiv:1412.6550; TinyBERT, arXiv:1909.10351).
+
+A learned projection takes each student layer's residual stream to the width of the teacher's layer that it is mapped
+to. The loss is relative to the teacher's mean square, so that layers of different size weigh the same and a projection
+to zero costs one. Knows nothing of logits or of training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.config import ConfigError, ModelConfig
+from model.transformer import Transformer
+
+States = dict[int, Tensor]  # by layer: the residual stream [B, S, D] behind it
+
+
+def even_layer_map(n_student: int, n_teacher: int) -> dict[int, int]:
+    """Each student layer to the teacher's layer at the same relative depth; the last to the last."""
+    return {layer: round((layer + 1) * n_teacher / n_student) - 1 for layer in range(n_student)}
+
+
+@contextmanager
+def hidden_states(model: Transformer, layers: Iterable[int]) -> Iterator[States]:
+    """Collects what the given layers put out while the model runs in the context, with gradients where it has them."""
+    found: States = {}
+    is_open = True  # recomputation in the backward pass runs layers again
+
+    def keep(layer: int) -> Callable[[nn.Module, object, Tensor], None]:
+        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+            if is_open:
+                found[layer] = output
+
+        return hook
+
+    handles = [model.layers[layer].register_forward_hook(keep(layer)) for layer in layers]
+    try:
+        yield found
+    finally:
+        is_open = False
+        for handle in handles:
+            handle.remove()
+
+
+class HiddenStateLoss(nn.Module):
+    """The mean over mapped layers of |W h_student - h_teacher|^2 / |h_teacher|^2, over positions.
+
+    Parameters: `projections.L` [D_teacher, D_student] for each student layer L; the identity where widths are equal.
+    Train them with the student. Raises ConfigError for a layer that one of the two does not have.
+    """
+
+    def __init__(self, student: ModelConfig, teacher: ModelConfig, layer_map: Mapping[int, int]) -> None:
+        super().__init__()
+        for layer, target in layer_map.items():
+            if not (0 <= layer < student.n_layers and 0 <= target < teacher.n_layers):
+                raise ConfigError(
+                    f"the layer map sends {layer} to {target}: the student has {student.n_layers} layers, the teacher "
+                    f"{teacher.n_layers}"
+                )
+        if not layer_map:
+            raise ConfigError(
+                "the layer map is empty: map at least one student layer, as even_layer_map does"
+            )
+        self.layer_map = dict(layer_map)
+        self.projections = nn.ParameterDict(
+            {str(layer): _projection(student.d_model, teacher.d_model) for layer in layer_map}
+        )
+
+    def forward(self, student: States, teacher: States, is_scored_BS: Tensor) -> Tensor:
+        """fp32 scalar; zero where no position of bool [B, S] is scored. No gradient reaches the teacher."""
+        losses = []
+        for layer, target in self.layer_map.items():
+            h_ND = student[layer][is_scored_BS].float()
+            target_NX = teacher[target][is_scored_BS].detach().float()
+            error = (F.linear(h_ND, self.projections[str(layer)].float()) - target_NX).square().sum()
+            losses.append(error / target_NX.square().sum().clamp_min(torch.finfo(torch.float32).tiny))
+        return torch.stack(losses).mean()
+
+
+def _projection(d_student: int, d_teacher: int) -> nn.Parameter:
+    if d_student == d_teacher:
+        return nn.Parameter(torch.eye(d_teacher))
+    return nn.Parameter(torch.randn(d_teacher, d_student) * d_student**-0.5)

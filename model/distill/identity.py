@@ -1,0 +1,59 @@
+"""Whether two models mean the same text by a token id, and which weights a cache was made with.
+
+Knows nothing of losses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import torch
+from torch import nn
+
+from model.config import ModelConfig
+from model.distill.errors import IncompatibleError
+
+# What decides the ids of a text; the rest of a tokenizer.json (padding, truncation, templates) does not.
+TOKENIZER_PARTS = ("model", "added_tokens", "normalizer", "pre_tokenizer")
+
+
+def tokenizer_sha256(document: str) -> str:
+    """Of the content of a `tokenizer.json`: equal for tokenizers that give every text the same ids.
+
+    Raises IncompatibleError for a text that is no such document.
+    """
+    try:
+        content = json.loads(document)
+        parts = {name: content[name] for name in TOKENIZER_PARTS}
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise IncompatibleError(
+            f"this is no tokenizer.json of the tokenizers library ({error}): export it with Tokenizer.save"
+        ) from error
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def model_sha256(model: nn.Module, config: ModelConfig) -> str:
+    """Of a model's shape and of all its weights, bit by bit. Reads them once: about a second per gigabyte."""
+    digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"\0{name} {tensor.dtype} {list(tensor.shape)}\0".encode())
+        flat = tensor.detach().cpu().contiguous().flatten()
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def require_same_tokens(
+    *, student_vocabulary: int, student_tokenizer: str, teacher_vocabulary: int, teacher_tokenizer: str
+) -> None:
+    """`..._tokenizer`: as `tokenizer_sha256` gives it. Raises IncompatibleError."""
+    if student_vocabulary != teacher_vocabulary:
+        raise IncompatibleError(
+            f"the student has a vocabulary of {student_vocabulary} tokens and the teacher one of {teacher_vocabulary}: "
+            "give the student the teacher's vocabulary, and its data the teacher's tokenizer"
+        )
+    if student_tokenizer != teacher_tokenizer:
+        raise IncompatibleError(
+            f"the student's tokenizer ({student_tokenizer[:12]}) is not the teacher's ({teacher_tokenizer[:12]}): one "
+            "token id means different text to them. Tokenise the student's data with the teacher's tokenizer"
+        )
