@@ -1,4 +1,4 @@
-"""AdamW over a model's parameters. Knows nothing of losses or data."""
+"""The optimiser that a recipe names, over a model's parameters. Knows nothing of losses or data."""
 
 from __future__ import annotations
 
@@ -8,6 +8,22 @@ import torch
 from torch import nn
 
 from model.training.recipe import Recipe
+
+TABLES = ("embedding", "head")  # their rows see gradients of very different size: no 8-bit moments
+
+
+def optimizer_for(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Over the parameters that require gradients; `recipe.optimizer` chooses the kind."""
+    if recipe.optimizer == "muon":
+        from model.training.muon import Muon
+
+        return Muon(model.named_parameters(), recipe)
+    if recipe.optimizer == "adamw_8bit":
+        from model.training.optimizer_8bit import adamw_8bit
+
+        tables = [parameter for name, parameter in model.named_parameters() if name in TABLES]
+        return adamw_8bit(model.parameters(), recipe, full_precision=tables)
+    return adamw(model.parameters(), recipe)
 
 
 def adamw(parameters: Iterable[nn.Parameter], recipe: Recipe) -> torch.optim.AdamW:

@@ -1,28 +1,62 @@
 """One optimiser step after another on batches of token ids.
 
-This is the seam that the judge's training suites measure: `Trainer(model)` and `step(tokens_BS)`. Knows nothing of where
-batches come from, of evaluation, files or several processes.
+This is the seam that the judge's training suites measure: `Trainer(model)` and `step(tokens_BS)`. `update` is the same step
+for packed batches, in several micro-batches, in 16 bits, with a moving average. Knows nothing of where batches come from,
+of evaluation, files or several processes.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
-from model.layers.moe import MoELayer
+from model.data.batch import Batch
+from model.layers.balance import balance_experts
+from model.layers.moe import set_loss_scale
+from model.training.ema import WeightAverage
+from model.training.errors import NotFiniteError
 from model.training.loss import next_token_loss
-from model.training.optimizer import adamw, set_learning_rate
+from model.training.objective import Losses, losses_on
+from model.training.optimizer import optimizer_for, set_learning_rate
+from model.training.precision import Precision, autocast, cast_experts, loss_scaler
 from model.training.recipe import Recipe
 from model.transformer import Transformer
+
+LEAST_LOSS_SCALE = 2.0**-4  # fp16: below it gradients overflow for another reason than the scale
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one update saw and did. Losses are means in nats per target, before the update."""
+
+    loss: float
+    ahead_loss: float | None  # of multi-token prediction, unweighted; None where the model has none
+    gradient_norm: float  # before clipping
+    learning_rate: float
+    n_tokens: int
+    n_targets: int
+    is_skipped: bool  # fp16 only: gradients overflowed, so nothing moved
 
 
 class Trainer:
     """Trains `model` in place and keeps its optimiser's state; `steps` updates are behind it."""
 
-    def __init__(self, model: Transformer, recipe: Recipe | None = None) -> None:
+    def __init__(
+        self, model: Transformer, recipe: Recipe | None = None, *, precision: Precision = "fp32"
+    ) -> None:
         self.model = model.train()
         self.recipe = recipe or Recipe()
-        self.optimizer = adamw(model.parameters(), self.recipe)
+        self.precision: Precision = precision
+        if precision != "fp32":
+            cast_experts(model)
+        self.optimizer = optimizer_for(model, self.recipe)
+        self.scaler = loss_scaler(precision, model.device)
+        decay = self.recipe.ema_decay
+        self.average = None if decay is None else WeightAverage(model, decay)
         self.steps = 0
 
     def step(self, tokens_BS: Tensor) -> Tensor:
@@ -33,9 +67,46 @@ class Trainer:
         loss.backward()  # type: ignore[no-untyped-call]  # torch ships no types for it
         nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
         self.optimizer.step()
-        self._balance()
-        self.steps += 1
+        self._after_update()
         return loss.detach()
+
+    def update(
+        self,
+        micro_batches: Sequence[Batch],
+        *,
+        progress: float | None = None,
+        learning_rate_scale: float = 1.0,
+    ) -> Update:
+        """One update on all micro-batches as if they were one batch: each target weighs the same.
+
+        `progress` is the share of the run's budget behind it, for schedules that need it; `learning_rate_scale` a
+        curriculum's factor on the recipe's rate. Raises NotFiniteError before anything has moved, and ValueError
+        where no target is scored.
+        """
+        n_targets = sum(batch.n_targets for batch in micro_batches)
+        if n_targets == 0:
+            raise ValueError("no position of this batch is scored: there is nothing to learn from it")
+        learning_rate = self.recipe.learning_rate_at(self.steps, progress) * learning_rate_scale
+        set_learning_rate(self.optimizer, learning_rate)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = [self._backward(batch, n_targets) for batch in micro_batches]
+        loss = _sum([part.next_token for part in losses])
+        ahead = [part.ahead for part in losses if part.ahead is not None]
+        self.scaler.unscale_(self.optimizer)
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm))
+        is_skipped = self._require_finite(loss, norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self._after_update(is_skipped=is_skipped)
+        return Update(
+            loss=loss,
+            ahead_loss=_sum(ahead) if ahead else None,
+            gradient_norm=norm,
+            learning_rate=learning_rate,
+            n_tokens=sum(batch.n_tokens for batch in micro_batches),
+            n_targets=n_targets,
+            is_skipped=is_skipped,
+        )
 
     @torch.no_grad()
     def logits(self, tokens_BS: Tensor) -> Tensor:
@@ -47,7 +118,37 @@ class Trainer:
             self.model.train()
         return logits_BSV
 
-    def _balance(self) -> None:
-        for module in self.model.modules():
-            if isinstance(module, MoELayer) and module.load_E is not None:
-                module.balance(self.recipe.balance_rate)
+    def _backward(self, batch: Batch, n_targets: int) -> Losses:
+        """Adds a micro-batch's share of the gradients; returns its share of the losses."""
+        # A mean over this micro-batch weighs as much as its targets, and is scaled like the loss in fp16.
+        set_loss_scale(self.model, batch.n_targets / n_targets * self.scaler.get_scale())
+        batch = batch.to(self.model.device, non_blocking=True)
+        with autocast(self.precision, self.model.device):
+            losses = losses_on(self.model, batch, n_targets=n_targets)
+        total = losses.next_token
+        if losses.ahead is not None:
+            total = total + self.recipe.ahead_weight * losses.ahead
+        self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+        return Losses(losses.next_token.detach(), None if losses.ahead is None else losses.ahead.detach())
+
+    def _require_finite(self, loss: float, norm: float) -> bool:
+        """Whether this update must be left out, which only fp16 may do."""
+        is_overflow = self.scaler.is_enabled() and not math.isfinite(norm)
+        if is_overflow and math.isfinite(loss) and self.scaler.get_scale() > LEAST_LOSS_SCALE:
+            return True
+        if not math.isfinite(loss):
+            raise NotFiniteError(f"the loss of step {self.steps} is {loss}", loss=loss, gradient_norm=norm)
+        if not math.isfinite(norm):
+            message = f"the gradients of step {self.steps} have norm {norm}, at a loss of {loss:.4f}"
+            raise NotFiniteError(message, loss=loss, gradient_norm=norm)
+        return False
+
+    def _after_update(self, *, is_skipped: bool = False) -> None:
+        balance_experts(self.model, self.recipe.balance_rate)
+        if self.average is not None and not is_skipped:
+            self.average.update(self.model)
+        self.steps += 1
+
+
+def _sum(parts: Sequence[Tensor]) -> float:
+    return float(torch.stack(list(parts)).double().sum())

@@ -23,6 +23,7 @@ from gainshare.cli.sandbox_test import sandbox_test
 from gainshare.cli.status import status
 from gainshare.cli.stop import stop
 from gainshare.cli.submit import submit
+from gainshare.cli.train import train
 from gainshare.cli.up import up
 from gainshare.cli.verify import verify
 from gainshare.local.errors import LocalModeError
@@ -43,6 +44,7 @@ app.command()(reproduce)
 app.command()(dispute)
 app.command()(disputes)
 app.command()(bench)
+app.command()(train)
 app.command("credits")(show_credits)
 app.add_typer(keys, name="keys")
 app.command()(chat)

@@ -1,0 +1,184 @@
+"""The checkpoints of one training run on disk: a folder per saved step, whole or not there at all.
+
+Each is also a model folder (model/checkpoint.py), so a run's newest weights can be served or evaluated as they are. The
+other parts lie beside them without pickle: safetensors for tensors, state.json for the rest with every file's SHA-256. An
+older checkpoint goes only when a newer one is safely on disk. Knows nothing of what the parts mean.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from model.checkpoint import load_config, save_checkpoint
+from model.config import ModelConfig
+from model.data.new_folder import new_folder
+from model.training.errors import DamagedCheckpointError
+from model.training.state import MODEL, Snapshot
+
+FORMAT = "gainshare.training/1"
+STATE_FILE = "state.json"
+STEP_FOLDER = re.compile(r"step-(\d{8,})")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint that could be read, and why newer ones could not."""
+
+    folder: Path
+    snapshot: Snapshot
+    model: ModelConfig
+    damaged: tuple[str, ...] = field(default=())
+
+
+class Checkpoints:
+    """Below `root`, which is made when first saved to. One process at a time may save."""
+
+    def __init__(self, root: Path, *, keep: int) -> None:
+        if keep < 1:
+            raise ValueError("at least one checkpoint must be kept")
+        self.root, self.keep = root, keep
+
+    def folders(self) -> list[Path]:
+        """Complete checkpoints, oldest first."""
+        if not self.root.is_dir():
+            return []
+        found = [(int(match[1]), path) for path in self.root.iterdir() if (match := _step_of(path))]
+        return [path for _, path in sorted(found)]
+
+    def save(
+        self,
+        snapshot: Snapshot,
+        model: ModelConfig,
+        *,
+        metadata: Mapping[str, Any],
+        files: Mapping[str, str] | None = None,
+    ) -> Path:
+        """Writes one checkpoint, then removes the oldest beyond `keep`.
+
+        Raises OSError (full disk, no permission) with the earlier checkpoints untouched and nothing half-written left.
+        """
+        folder = self.root / f"step-{snapshot.progress.step:08d}"
+        try:
+            with new_folder(folder, replace=True) as partial:
+                _write(partial, snapshot, model, metadata=metadata, files=files or {})
+        except SafetensorError as error:
+            raise _system_error(error, folder) from error
+        self._remove_but(folder)
+        return folder
+
+    def newest(self) -> Loaded | None:
+        """The newest checkpoint that is whole; None where there is none at all.
+
+        Raises DamagedCheckpointError where all are damaged.
+        """
+        damaged: list[str] = []
+        for folder in reversed(self.folders()):
+            try:
+                snapshot, model = load(folder)
+            except DamagedCheckpointError as error:
+                damaged.append(str(error))
+            else:
+                return Loaded(folder, snapshot, model, tuple(damaged))
+        if damaged:
+            raise DamagedCheckpointError("; ".join(damaged))
+        return None
+
+    def remove_leftovers(self) -> None:
+        """What killed saves left behind; only while nobody else saves here."""
+        for partial in self.root.glob(".step-*"):
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def _remove_but(self, saved: Path) -> None:
+        """All but the newest up to `saved`: later ones are damaged, or this run would have gone on from them."""
+        folders = self.folders()
+        behind = folders.index(saved) + 1
+        for old in (*folders[: max(0, behind - self.keep)], *folders[behind:]):
+            shutil.rmtree(old)
+
+
+def load(folder: Path) -> tuple[Snapshot, ModelConfig]:
+    """A checkpoint's contents, every file checked against its hash. Raises DamagedCheckpointError."""
+    try:
+        document = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+        facts, hashes = document["facts"], document["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedCheckpointError(f"{folder / STATE_FILE} cannot be read: {error}") from error
+    if document.get("format") != FORMAT:
+        raise DamagedCheckpointError(
+            f"{folder} has format {document.get('format')!r}; this version reads {FORMAT!r}"
+        )
+    if _facts_hash(facts) != document.get("facts_sha256"):
+        raise DamagedCheckpointError(f"{folder / STATE_FILE} is damaged: its contents have another hash")
+    for name, expected in hashes.items():
+        _require_hash(folder / name, expected)
+    model, _ = load_config(folder)
+    tensors = [name for name in hashes if name.endswith(".safetensors")]
+    return Snapshot({Path(name).stem: load_file(folder / name) for name in tensors}, facts), model
+
+
+def _system_error(error: SafetensorError, folder: Path) -> OSError:
+    """What the system told the tensors' writer, which wraps it in words."""
+    number = re.search(r"os error (\d+)", str(error))
+    if number is None:
+        return OSError(f"{folder} cannot be written: {error}")
+    return OSError(int(number[1]), os.strerror(int(number[1])), str(folder))
+
+
+def _step_of(path: Path) -> re.Match[str] | None:
+    return STEP_FOLDER.fullmatch(path.name) if path.is_dir() else None
+
+
+def _write(
+    folder: Path,
+    snapshot: Snapshot,
+    model: ModelConfig,
+    *,
+    metadata: Mapping[str, Any],
+    files: Mapping[str, str],
+) -> None:
+    """All files of a checkpoint into `folder`, state.json last."""
+    save_checkpoint(folder / MODEL, model, snapshot.tensors[MODEL], metadata=metadata, files=files)
+    for file in (folder / MODEL).iterdir():
+        file.rename(folder / file.name)
+    (folder / MODEL).rmdir()
+    for part, tensors in snapshot.tensors.items():
+        if part != MODEL:
+            file = folder / f"{part}.safetensors"
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
+            file.chmod(0o644)  # safetensors makes it private, the other files are not
+    _write_state(folder, snapshot.facts)
+
+
+def _write_state(folder: Path, facts: dict[str, Any]) -> None:
+    hashes = {path.name: _file_hash(path) for path in sorted(folder.iterdir())}
+    document = {"format": FORMAT, "facts": facts, "facts_sha256": _facts_hash(facts), "sha256": hashes}
+    (folder / STATE_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def _facts_hash(facts: Any) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _file_hash(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _require_hash(file: Path, expected: str) -> None:
+    try:
+        found = _file_hash(file)
+    except OSError as error:
+        raise DamagedCheckpointError(f"{file} cannot be read: {error.strerror}") from error
+    if found != expected:
+        raise DamagedCheckpointError(f"{file} is damaged: it is not what was written")

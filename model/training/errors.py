@@ -1,0 +1,42 @@
+"""What can end a training run early. Does not import torch; `faults.py` says what to do about each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class NotFiniteError(ArithmeticError):
+    """A loss or gradient that is no number; the weights are still those before the update."""
+
+    def __init__(self, message: str, *, loss: float, gradient_norm: float) -> None:
+        super().__init__(message)
+        self.loss, self.gradient_norm = loss, gradient_norm
+
+
+class SavedStateError(Exception):
+    """A saved state that does not belong to this run; the message says what differs."""
+
+
+class DamagedCheckpointError(Exception):
+    """A checkpoint whose files are missing or not what was written; the message names the file."""
+
+
+class FolderInUseError(Exception):
+    """Another process trains into this folder; the message names it."""
+
+
+class RunExistsError(Exception):
+    """The output folder holds a run already, and nobody asked to go on with it."""
+
+
+class RunFailedError(Exception):
+    """A run ended by the error that is its cause, after `step` updates.
+
+    `saved` is its newest checkpoint; `batch_file` holds the batch that it failed on, where it could be written.
+    """
+
+    def __init__(
+        self, *, step: int, saved: Path | None, output: Path, batch_file: Path | None = None
+    ) -> None:
+        super().__init__(f"the run ended after {step} updates")
+        self.step, self.saved, self.output, self.batch_file = step, saved, output, batch_file

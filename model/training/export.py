@@ -1,0 +1,55 @@
+"""A trained model as a model folder: one safetensors file, its shape, its tokenizer. Knows nothing of training steps."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from model.checkpoint import CheckpointError, load_config, save_checkpoint
+from model.data.tokenizer import MARKUP_FILE, TOKENIZER_FILE
+from model.serving.chat import TEMPLATE_FILE
+from model.training.checkpoints import Checkpoints
+from model.training.state import AVERAGE, MODEL
+from model.training.trainer import Trainer
+
+
+def export_model(
+    trainer: Trainer, folder: Path, *, metadata: Mapping[str, Any], files: Mapping[str, str]
+) -> None:
+    """The weights as trained so far, or their moving average where one is kept. Replaces the folder as a whole."""
+    average, model = trainer.average, trainer.model
+    with contextlib.nullcontext() if average is None else average.swapped_in(model):
+        state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+        save_checkpoint(
+            folder,
+            model.config,
+            state,
+            metadata={**metadata, "is_average": average is not None},
+            files=files,
+        )
+
+
+def export_newest(checkpoints: Path, folder: Path) -> int:
+    """The newest whole checkpoint below `checkpoints`, its averaged weights where it has some; returns its step.
+
+    Raises CheckpointError where there is none, DamagedCheckpointError where none is whole.
+    """
+    loaded = Checkpoints(checkpoints, keep=1).newest()
+    if loaded is None:
+        raise CheckpointError(f"{checkpoints} holds no checkpoint: train first")
+    state = dict(loaded.snapshot.tensors[MODEL])
+    average = loaded.snapshot.tensors.get(AVERAGE, {})
+    for name, weight in average.items():
+        state[name] = weight.to(state[name].dtype)
+    _, metadata = load_config(loaded.folder)
+    files = {
+        name: (loaded.folder / name).read_text(encoding="utf-8")
+        for name in (TOKENIZER_FILE, MARKUP_FILE, TEMPLATE_FILE)
+        if (loaded.folder / name).is_file()
+    }
+    save_checkpoint(
+        folder, loaded.model, state, metadata={**metadata, "is_average": bool(average)}, files=files
+    )
+    return loaded.snapshot.progress.step

@@ -1,0 +1,136 @@
+"""What ends a training run early, in words that name the next thing to do, with an exit status for each kind.
+
+Knows nothing of how the run got there; does not import torch until it is asked about an error.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.checkpoint import CheckpointError
+from model.config import ConfigError
+from model.data.errors import DataError
+from model.training.errors import (
+    DamagedCheckpointError,
+    FolderInUseError,
+    NotFiniteError,
+    RunExistsError,
+    RunFailedError,
+    SavedStateError,
+)
+
+# Exit statuses; 1 is any other failure, 128 + n a signal's.
+USAGE, OUT_OF_MEMORY, NOT_FINITE, DISK, DATA, CHECKPOINT, IN_USE = 2, 3, 4, 5, 6, 7, 8
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+CPU_ALLOCATION_MESSAGES = ("can't allocate memory", "not enough memory", "cannot allocate memory")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`code` is for programs, `message` says what happened, `action` what to do."""
+
+    code: str
+    exit_status: int
+    message: str
+    action: str
+
+    def __str__(self) -> str:
+        return f"{self.message}. {self.action}"
+
+
+def explain(error: BaseException, command: str) -> Fault | None:
+    """The fault behind `error`; None for one that nobody foresaw. `command` is what starts this run."""
+    failed = error if isinstance(error, RunFailedError) else None
+    cause = error.__cause__ if failed is not None else error
+    assert cause is not None
+    resume = _resume(failed, command)
+    where = f"after step {failed.step}" if failed is not None else "before the first step"
+    if isinstance(cause, ConfigError):
+        return Fault("usage", USAGE, str(cause), "Mend the file and start again")
+    if isinstance(cause, RunExistsError):
+        action = f"`{command} --resume` goes on with it; else choose another output"
+        return Fault("run_exists", USAGE, str(cause), action)
+    if isinstance(cause, FolderInUseError):
+        return Fault("in_use", IN_USE, str(cause), "Then start again")
+    if isinstance(cause, CheckpointError | DamagedCheckpointError | SavedStateError):
+        return _unusable_checkpoint(cause)
+    if isinstance(cause, NotFiniteError):
+        return _not_finite(cause, failed, resume)
+    if isinstance(cause, DataError):
+        return Fault(
+            "data", DATA, f"the data cannot be used {where}: {cause}", f"When that is done, {resume}"
+        )
+    if isinstance(cause, OSError):
+        return _system_refused(cause, failed, where, resume)
+    if is_out_of_memory(cause):
+        return Fault(
+            "out_of_memory",
+            OUT_OF_MEMORY,
+            f"out of memory {where}: {_first_line(cause)}",
+            f'Raise [compute] micro_batches or set checkpointing = "full" there; then {resume}',
+        )
+    return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the host's or the device's memory ran out; CPU allocations fail with a plain RuntimeError."""
+    import torch
+
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(part in text for part in CPU_ALLOCATION_MESSAGES)
+
+
+def _not_finite(cause: NotFiniteError, failed: RunFailedError | None, resume: str) -> Fault:
+    batch = ""
+    if failed is not None and failed.batch_file is not None:
+        batch = f" (its batch is in {failed.batch_file})"
+    return Fault(
+        "not_finite",
+        NOT_FINITE,
+        f"{cause}{batch}; nothing was updated by it",
+        f"Lower [recipe] learning_rate or clip_norm, or raise warmup_steps; then {resume}",
+    )
+
+
+def _system_refused(cause: OSError, failed: RunFailedError | None, where: str, resume: str) -> Fault:
+    place = failed.output if failed is not None else Path.cwd()
+    if cause.errno not in FULL:
+        name = f"{cause.filename}: " if cause.filename else ""
+        return Fault(
+            "os_error", 1, f"{name}{cause.strerror or cause} {where}", f"When that is mended, {resume}"
+        )
+    try:
+        free = f" ({shutil.disk_usage(place).free / 2**20:,.0f} MiB free)"
+    except OSError:
+        free = ""
+    return Fault(
+        "disk_full",
+        DISK,
+        f"{cause.filename or place}: {cause.strerror} {where}{free}",
+        f"Free space there or lower [saving] keep; then {resume}",
+    )
+
+
+def _unusable_checkpoint(cause: BaseException) -> Fault:
+    return Fault(
+        "checkpoint",
+        CHECKPOINT,
+        str(cause),
+        "Take the configuration that the run was started with, remove what is damaged, or choose another output",
+    )
+
+
+def _resume(failed: RunFailedError | None, command: str) -> str:
+    if failed is None or failed.saved is None:
+        return f"`{command}` starts again"
+    return f"`{command} --resume` goes on from {failed.saved}"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

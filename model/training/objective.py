@@ -1,0 +1,43 @@
+"""What training minimises on one packed batch: next-token loss and, where the model has them, losses further ahead.
+
+Auxiliary losses of routers are not here: MoE layers attach them to their own output. Knows nothing of optimisers.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from model.data.batch import Batch
+from model.training.chunked_loss import chunked_target_loss
+from model.training.loss import ahead_loss, target_loss
+from model.transformer import Transformer
+
+LARGE_VOCABULARY = 16_384  # from here on logits are the largest tensors of a step, so never all of them exist
+
+
+class Losses(NamedTuple):
+    """fp32 scalars in nats, summed over a batch's scored positions and divided by the caller's number of targets."""
+
+    next_token: Tensor
+    ahead: Tensor | None  # mean over multi-token prediction modules; None without them or outside of training
+
+
+def losses_on(model: Transformer, batch: Batch, *, n_targets: int) -> Losses:
+    """One forward pass over a batch on the model's device."""
+    packing = {"positions_BS": batch.positions_BS, "documents_BS": batch.documents_BS}
+    x_BSD = model.hidden(batch.tokens_BS, **packing)
+    next_token = _next_token_loss(model, x_BSD, batch.targets_BS, n_targets)
+    if not model.training or not len(model.ahead):
+        return Losses(next_token, None)
+    logits = model.ahead_logits(x_BSD, batch.tokens_BS, **packing)
+    ahead = ahead_loss(logits, batch.targets_BS, documents_BS=batch.documents_BS, n_targets=n_targets)
+    return Losses(next_token, ahead)
+
+
+def _next_token_loss(model: Transformer, x_BSD: Tensor, targets_BS: Tensor, n_targets: int) -> Tensor:
+    if model.config.vocab_size < LARGE_VOCABULARY:
+        return target_loss(model.logits(x_BSD), targets_BS, n_targets=n_targets)
+    head_VD = model.embedding if model.head is None else model.head
+    return chunked_target_loss(model.norm(x_BSD), head_VD, targets_BS, n_targets=n_targets)

@@ -1,0 +1,340 @@
+"""One training run from its first step, or from its newest checkpoint, to the end of its budget.
+
+Tells observers of everything that happens and knows nothing of how they show it. Whatever ends a run early, the newest
+whole checkpoint stays; Ctrl-C and SIGTERM save a new one first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from model.data.batch import Batch
+from model.layers import metrics
+from model.training.checkpoints import Checkpoints, Loaded
+from model.training.config_changes import changes, shape_changes
+from model.training.errors import NotFiniteError, RunExistsError, RunFailedError, SavedStateError
+from model.training.evaluation import held_out_loss
+from model.training.events import Evaluated, Event, Finished, Noticed, Observer, Saved, Started, Stepped
+from model.training.export import export_model
+from model.training.gemm_peak import measure_gemm_peak
+from model.training.layer_metrics import summary
+from model.training.memory import memory_use
+from model.training.micro_batches import split
+from model.training.pace import Pace
+from model.training.run_config import RunConfig
+from model.training.run_folder import RunFolder
+from model.training.run_log import RunLog
+from model.training.run_plot import draw_run
+from model.training.setup import compute_dtype, machine_facts, trainer_for
+from model.training.state import Progress, capture, restore
+from model.training.stop_signals import StopSignals
+from model.training.tensorboard import TensorBoardLog
+from model.training.throughput import Speedometer
+from model.training.trainer import Update
+from model.training.training_data import TrainingData
+
+BUDGET_SPENT = "the budget is spent"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to. `exit_status` is 0, or a signal's where one ended it."""
+
+    step: int
+    tokens: int
+    reason: str
+    exit_status: int
+    loss: float | None  # of the last step
+    held_out_loss: float | None  # the newest; of the averaged weights where there are some
+    checkpoint: str | None
+    model: str | None  # the trained model's folder, once the budget is spent
+    log: str
+    plot: str | None
+
+
+def train(
+    config: RunConfig,
+    data: TrainingData,
+    *,
+    is_resumed: bool = False,
+    stop_at: int | None = None,
+    observers: Sequence[Observer] = (),
+) -> Result:
+    """Trains to the end of the budget, to `stop_at` steps in all, or until a signal comes.
+
+    Owns `data` and closes it. Raises RunExistsError where the output holds a run and `is_resumed` is not said,
+    ConfigError, SavedStateError, DamagedCheckpointError and FolderInUseError before the first step, and afterwards
+    RunFailedError from whatever went wrong.
+    """
+    folder = RunFolder(config.output)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(data.stream)
+        stack.enter_context(folder.locked())
+        signals = stack.enter_context(StopSignals())
+        run = _Run(config, folder, data)
+        notices = run.begin(is_resumed=is_resumed)
+        run.observers = [
+            *observers,
+            RunLog(folder.log, step=run.progress.step),
+            TensorBoardLog(folder.tensorboard, step=run.progress.step),
+        ]
+        for observer in run.observers:
+            stack.push(_closing(observer))
+        try:
+            return run.to_the_end(notices, signals, stop_at)
+        except Exception as error:
+            raise run.failure(error) from error
+
+
+class _Run:
+    """The parts of one run and how far it is."""
+
+    def __init__(self, config: RunConfig, folder: RunFolder, data: TrainingData) -> None:
+        self.config, self.folder, self.data = config, folder, data
+        self.trainer = trainer_for(config, data.vocabulary)
+        self.checkpoints = Checkpoints(folder.checkpoints, keep=config.saving.keep)
+        self.observers: list[Observer] = []
+        self.progress = Progress()
+        self.saved: Path | None = None
+        self.batch: Batch | None = None  # of the step that is being made
+        self.loss: float | None = None
+        self.held_out: float | None = None
+        self._pace = Pace(0.0, 0.0)
+
+    def begin(self, *, is_resumed: bool) -> list[str]:
+        """Goes to the newest checkpoint, or to step 0; returns what a person should know about it."""
+        if self.checkpoints.folders() and not is_resumed:
+            newest = self.checkpoints.folders()[-1].name
+            raise RunExistsError(f"{self.folder.root} already holds a run ({newest})")
+        self.checkpoints.remove_leftovers()
+        loaded = self.checkpoints.newest()
+        if loaded is None:
+            return [f"{self.folder.root} holds no checkpoint yet: starting at step 0"] if is_resumed else []
+        self._require_same_shape(loaded)
+        self.progress = restore(self.trainer, loaded.snapshot)
+        self.data.stream.resume(loaded.snapshot.facts["stream"])
+        self.saved = loaded.folder
+        self.held_out = loaded.snapshot.facts["run"].get("held_out")
+        return [
+            *(f"passed over a damaged checkpoint: {message}" for message in loaded.damaged),
+            *changes(loaded.snapshot.facts["run"], self._facts()),
+        ]
+
+    def to_the_end(self, notices: Sequence[str], signals: StopSignals, stop_at: int | None) -> Result:
+        trainer = self.trainer
+        peak = measure_gemm_peak(trainer.model.device, compute_dtype(trainer))
+        speedometer = Speedometer(trainer.model.config, peak)
+        self._tell(
+            Started(
+                step=self.progress.step,
+                machine=machine_facts(trainer),
+                config=self.config.to_dict(),
+                parameters=trainer.model.config.total_parameters,
+                active_parameters=trainer.model.config.active_parameters,
+                peak_flops=peak,
+            )
+        )
+        for message in notices:
+            self._tell(Noticed(self.progress.step, message))
+        metrics.watch(trainer.model)
+        self._pace = Pace(self._share_done(), self.progress.seconds)
+        reason = self._reason_to_stop(signals, stop_at)
+        while reason is None:
+            self._step(speedometer)
+            reason = self._reason_to_stop(signals, stop_at)
+            # Evaluated before it is saved: a resumed run knows what has been evaluated, and does not do it again.
+            if _is_due(
+                self.progress.step, self.config.evaluation.every_steps, is_last=reason == BUDGET_SPENT
+            ):
+                self._evaluate()
+            if _is_due(self.progress.step, self.config.saving.every_steps) or reason is not None:
+                self._save()
+        return self._finish(reason, signals)
+
+    def failure(self, error: Exception) -> RunFailedError:
+        """The error to raise instead of `error`; leaves the batch of a step that came to nothing in a file."""
+        file = None
+        if isinstance(error, NotFiniteError) and self.batch is not None:
+            file = self.folder.bad_batch(self.progress.step)
+            with contextlib.suppress(OSError, SafetensorError):  # the disk may be full as well
+                save_file(vars(self.batch.to("cpu")), file)
+        is_written = file is not None and file.is_file()
+        return RunFailedError(
+            step=self.progress.step,
+            saved=self.saved,
+            output=self.folder.root,
+            batch_file=file if is_written else None,
+        )
+
+    def _step(self, speedometer: Speedometer) -> None:
+        began = time.perf_counter()
+        moment = self.data.curriculum.at(self.progress.tokens)
+        self.batch = next(self.data.stream)
+        update = self.trainer.update(
+            split(self.batch, self.config.compute.micro_batches),
+            progress=self._share_done(),
+            learning_rate_scale=moment.learning_rate_scale,
+        )
+        seconds = time.perf_counter() - began
+        self.progress = Progress(
+            step=self.progress.step + 1,
+            tokens=self.data.stream.tokens_seen,
+            targets=self.progress.targets + update.n_targets,
+            seconds=self.progress.seconds + seconds,
+        )
+        self.loss = update.loss
+        self._tell_step(update, self.batch, seconds, speedometer, stage=moment.stage.name)
+
+    def _tell_step(
+        self, update: Update, batch: Batch, seconds: float, speedometer: Speedometer, *, stage: str
+    ) -> None:
+        speed = speedometer.of(batch, seconds)
+        share = self._share_done()
+        memory = memory_use(self.trainer.model.device)
+        measured = summary(metrics.collect(self.trainer.model))
+        if update.ahead_loss is not None:
+            measured["ahead_loss"] = update.ahead_loss
+        self._tell(
+            Stepped(
+                step=self.progress.step,
+                tokens=self.progress.tokens,
+                loss=update.loss,
+                learning_rate=update.learning_rate,
+                gradient_norm=update.gradient_norm,
+                tokens_per_s=speed.tokens_per_s,
+                mfu=speed.mfu,
+                seconds=self.progress.seconds,
+                progress=share,
+                eta_s=self._pace.left_s(share, self.progress.seconds),
+                memory_bytes=None if memory is None else memory.peak_bytes,
+                padding_share=speed.padding_share,
+                stage=stage if len(self.data.curriculum.stages) > 1 else None,
+                is_skipped=update.is_skipped,
+                metrics=measured,
+            )
+        )
+
+    def _evaluate(self) -> None:
+        """On the held-out batches, if there are some; of the averaged weights too, which then count."""
+        if not self.data.held_out:
+            return
+        average = self.trainer.average
+        for weights in (None,) if average is None else (None, average):
+            began = time.perf_counter()
+            scores = {
+                kind: held_out_loss(
+                    self.trainer.model, batches, precision=self.trainer.precision, average=weights
+                )
+                for kind, batches in self.data.held_out.items()
+            }
+            targets = sum(score.targets for score in scores.values())
+            self.held_out = sum(score.loss * score.targets for score in scores.values()) / targets
+            self._tell(
+                Evaluated(
+                    step=self.progress.step,
+                    tokens=self.progress.tokens,
+                    loss=self.held_out,
+                    losses={kind: score.loss for kind, score in scores.items()},
+                    targets=targets,
+                    seconds=time.perf_counter() - began,
+                    is_average=weights is not None,
+                )
+            )
+
+    def _save(self) -> None:
+        began = time.perf_counter()
+        snapshot = capture(self.trainer, self.progress, self.data.stream.state(), run=self._facts())
+        self.saved = self.checkpoints.save(
+            snapshot, self.trainer.model.config, metadata=self._metadata(), files=self.data.files
+        )
+        self._tell(Saved(self.progress.step, self.saved, time.perf_counter() - began))
+
+    def _finish(self, reason: str, signals: StopSignals) -> Result:
+        """Where the budget is spent, leaves the trained model ready to serve; draws the run in any case."""
+        is_done = reason == BUDGET_SPENT
+        if is_done:
+            export_model(self.trainer, self.folder.model, metadata=self._metadata(), files=self.data.files)
+        self._tell(Finished(self.progress.step, self.progress.tokens, reason))
+        plot = draw_run(self.folder.log, self.config.name)
+        if plot is not None:
+            self.folder.plot.write_text(plot, encoding="utf-8")
+        return Result(
+            step=self.progress.step,
+            tokens=self.progress.tokens,
+            reason=reason,
+            exit_status=signals.exit_status,
+            loss=self.loss,
+            held_out_loss=self.held_out,
+            checkpoint=None if self.saved is None else str(self.saved),
+            model=str(self.folder.model) if is_done else None,
+            log=str(self.folder.log),
+            plot=None if plot is None else str(self.folder.plot),
+        )
+
+    def _reason_to_stop(self, signals: StopSignals, stop_at: int | None) -> str | None:
+        if self._share_done() >= 1:
+            return BUDGET_SPENT
+        if signals.received is not None:
+            return f"stopped by {signals.received.name}"
+        if stop_at is not None and self.progress.step >= stop_at:
+            return f"stopped behind step {stop_at:,} as asked"
+        return None
+
+    def _share_done(self) -> float:
+        done = self.progress
+        return self.config.budget.share_done(steps=done.step, tokens=done.tokens, seconds=done.seconds)
+
+    def _require_same_shape(self, loaded: Loaded) -> None:
+        if differing := shape_changes(loaded.model, self.trainer.model.config):
+            raise SavedStateError(
+                f"{loaded.folder} is of a model of another shape ({', '.join(differing)}): take the configuration that "
+                "it was started with"
+            )
+
+    def _facts(self) -> dict[str, Any]:
+        """What a resumed run compares itself with and goes on with."""
+        return {
+            "config": self.config.to_dict(),
+            "machine": machine_facts(self.trainer),
+            "held_out": self.held_out,
+        }
+
+    def _metadata(self) -> dict[str, Any]:
+        done = self.progress
+        return {
+            "description": f"trained by `gainshare train`: {done.step:,} steps, {done.tokens:,} tokens",
+            "steps": done.step,
+            "tokens": done.tokens,
+            "seed": self.config.seed,
+            "stop_tokens": list(self.data.stop_tokens),
+        }
+
+    def _tell(self, event: Event) -> None:
+        for observer in self.observers:
+            observer.on(event)
+
+
+def _closing(observer: Observer) -> Callable[..., None]:
+    """Closes at the end; what the disk refuses then does not hide the error that has ended the run already."""
+
+    def close(_kind: object, error: BaseException | None, _trace: object) -> None:
+        try:
+            observer.close()
+        except OSError:
+            if error is None:
+                raise
+
+    return close
+
+
+def _is_due(step: int, every_steps: int, *, is_last: bool = False) -> bool:
+    """0 is never, not even at the end."""
+    return every_steps > 0 and (is_last or step % every_steps == 0)

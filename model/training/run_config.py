@@ -1,0 +1,188 @@
+"""What one training run is, read from a TOML file. Does not import torch.
+
+Paths are relative to the folder that the command is started in. docs/training.md describes every key.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from model.config import ConfigError
+from model.data.curriculum import Curriculum
+from model.training.curriculum_table import CURRICULUM_KEYS, curriculum_from_table
+from model.training.model_table import ModelTable
+from model.training.recipe import Recipe
+from model.training.tables import convert, read_table, require_known
+
+PrecisionName = Literal["fp32", "bf16", "fp16"]
+CheckpointingName = Literal["none", "full", "selective"]
+EightBitName = Literal["none", "int8", "fp8"]
+TABLES = ("model", "data", "curriculum", "recipe", "budget", "compute", "evaluation", "saving")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where batches come from: a folder that `python -m model.data build` made."""
+
+    folder: Path
+    batch_tokens: int  # positions of one update, padding included
+    sequence_length: int = 512  # of curricula that do not say otherwise
+    layout: Literal["packed", "bucketed"] = "packed"
+    prefetch: int = 2  # batches that are prepared ahead; 0 prepares them when they are wanted
+
+    def __post_init__(self) -> None:
+        _at_least("data", self, batch_tokens=2, sequence_length=2, prefetch=0)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When training is done: at the first of these that is reached."""
+
+    tokens: int | None = None
+    steps: int | None = None
+    seconds: float | None = None  # spent in training, without evaluation and saving
+
+    def __post_init__(self) -> None:
+        given = [value for value in vars(self).values() if value is not None]
+        if not given:
+            raise ConfigError("[budget] needs tokens, steps or seconds")
+        if min(given) <= 0:
+            raise ConfigError("[budget] must be above 0")
+
+    def share_done(self, *, steps: int, tokens: int, seconds: float) -> float:
+        """Of the budget that is nearest to its end; at least 1 where training is done."""
+        spent = {"steps": steps, "tokens": tokens, "seconds": seconds}
+        return max(spent[name] / limit for name, limit in vars(self).items() if limit is not None)
+
+
+@dataclass(frozen=True)
+class ComputeConfig:
+    """Where and how the model is multiplied."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: PrecisionName = "bf16"
+    eight_bit: EightBitName = "none"  # the blocks' matrix products in 8 bits, see docs/eight-bit.md
+    checkpointing: CheckpointingName = "none"
+    micro_batches: int = 1  # that one update's batch is computed in, one after the other
+    compile: bool = False  # torch.compile of each block
+    threads: int | None = None  # None: torch's own choice
+
+    def __post_init__(self) -> None:
+        _at_least("compute", self, micro_batches=1)
+        if self.threads is not None and self.threads < 1:
+            raise ConfigError("[compute] threads must be at least 1")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Held-out loss."""
+
+    every_steps: int = 100  # and at the end; 0: never
+    tokens: int = 32_768  # of each kind of documents, the same ones each time
+
+    def __post_init__(self) -> None:
+        _at_least("evaluation", self, every_steps=0, tokens=1)
+
+
+@dataclass(frozen=True)
+class SavingConfig:
+    """Checkpoints to go on from."""
+
+    every_steps: int = 200  # and at the end; 0: only there
+    keep: int = 2  # the newest ones
+
+    def __post_init__(self) -> None:
+        _at_least("saving", self, every_steps=0, keep=1)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run. `output` is the folder for checkpoints, log, plot and the trained model."""
+
+    name: str
+    output: Path
+    model: ModelTable
+    data: DataConfig
+    budget: Budget
+    curriculum_table: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Recipe = field(default_factory=Recipe)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    saving: SavingConfig = field(default_factory=SavingConfig)
+    seed: int = 0
+
+    def curriculum(self, sources: tuple[str, ...]) -> Curriculum:
+        """Over the run's tokens, from the sources that the data folder has. Raises ConfigError."""
+        return curriculum_from_table(
+            self.curriculum_table,
+            total_tokens=self._tokens(),
+            sequence_length=self.data.sequence_length,
+            sources=sources,
+        )
+
+    def _tokens(self) -> int | None:
+        """Of the whole run: those of the budget, or of as many full batches as it has steps."""
+        if self.budget.tokens is not None or self.budget.steps is None:
+            return self.budget.tokens
+        return self.budget.steps * self.data.batch_tokens
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON, for logs and checkpoints."""
+        plain: dict[str, Any] = _plain(asdict(self))
+        return plain
+
+
+def read_run_config(file: Path) -> RunConfig:
+    """Raises ConfigError with the file's name for anything in it that is not right, OSError where it cannot be read."""
+    try:
+        with file.open("rb") as opened:
+            document = tomllib.load(opened)
+        return run_config_from(document, name=file.stem)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file} is not TOML: {error}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from error
+
+
+def run_config_from(document: Mapping[str, Any], *, name: str) -> RunConfig:
+    """The run that a TOML document describes; `name` unless it has one of its own. Raises ConfigError."""
+    require_known(document, ("name", "output", "seed", *TABLES), "the file")
+    for required in ("output", "model", "data", "budget"):
+        if required not in document:
+            raise ConfigError(f"the file needs {required!r}: docs/training.md describes every key")
+    table = document.get("curriculum", {})
+    if not isinstance(table, Mapping):
+        raise ConfigError("[curriculum] must be a table")
+    require_known(table, CURRICULUM_KEYS, "[curriculum]")
+    name = convert(str, document.get("name", name), "name")
+    return RunConfig(
+        name=name,
+        output=convert(Path, document["output"], "output"),
+        model=ModelTable.read(document["model"], name=name),
+        data=read_table(DataConfig, document["data"], "[data]"),
+        budget=read_table(Budget, document["budget"], "[budget]"),
+        curriculum_table=dict(table),
+        recipe=read_table(Recipe, document.get("recipe", {}), "[recipe]"),
+        compute=read_table(ComputeConfig, document.get("compute", {}), "[compute]"),
+        evaluation=read_table(EvaluationConfig, document.get("evaluation", {}), "[evaluation]"),
+        saving=read_table(SavingConfig, document.get("saving", {}), "[saving]"),
+        seed=convert(int, document.get("seed", 0), "seed"),
+    )
+
+
+def _at_least(table: str, config: object, **lowest: int) -> None:
+    for name, low in lowest.items():
+        if getattr(config, name) < low:
+            raise ConfigError(f"[{table}] {name} must be at least {low}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,62 @@
+"""Where a training run keeps its things, and that one process at a time writes there. Does not import torch."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.training.errors import FolderInUseError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The output folder of one run. Nothing is made before it is needed."""
+
+    root: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "log.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.root / "tensorboard"
+
+    @property
+    def plot(self) -> Path:
+        return self.root / "plot.svg"
+
+    @property
+    def model(self) -> Path:
+        """The trained model, ready to serve."""
+        return self.root / "model"
+
+    def bad_batch(self, step: int) -> Path:
+        """The batch on which the update after `step` others came to nothing."""
+        return self.root / f"bad-batch-step-{step}.safetensors"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Makes the folder and holds it. Raises FolderInUseError; the system lets go when the process dies."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / "lock").open("a+", encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                lock.seek(0)
+                owner = lock.read().strip() or "unknown"
+                raise FolderInUseError(
+                    f"process {owner} trains into {self.root}: wait for it, stop it, or choose another output"
+                ) from None
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            yield

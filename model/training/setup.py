@@ -1,0 +1,85 @@
+"""Puts the parts of a run together: device, model and trainer, as its configuration says.
+
+Knows nothing of data, of files that a run writes, or of what happens after the first step.
+"""
+
+from __future__ import annotations
+
+import platform
+
+import torch
+
+from model.checkpoint import load_transformer
+from model.config import ConfigError
+from model.layers.quantisation import quantise_training
+from model.training.precision import DTYPES, check_precision
+from model.training.run_config import RunConfig
+from model.training.trainer import Trainer
+from model.transformer import Transformer
+
+
+def device_of(config: RunConfig) -> torch.device:
+    """Raises ConfigError where the configuration wants what this machine does not have."""
+    wanted = config.compute.device
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("[compute] device is 'cuda', but torch sees no CUDA device: use 'auto' or 'cpu'")
+    is_cuda = wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available())
+    device = torch.device("cuda" if is_cuda else "cpu")
+    check_precision(config.compute.precision, device)
+    return device
+
+
+def trainer_for(config: RunConfig, vocabulary: int) -> Trainer:
+    """A trainer of the configured model with fp32 masters: random by `seed`, or a checkpoint's weights.
+
+    Sets torch's threads and seed for the process. Raises ConfigError and CheckpointError.
+    """
+    compute = config.compute
+    if compute.threads is not None:
+        torch.set_num_threads(compute.threads)
+    device = device_of(config)
+    model = _model(config, vocabulary).to(device).requires_grad_(True)
+    model.checkpointing = compute.checkpointing
+    if compute.eight_bit != "none":
+        quantise_training(model, compute.eight_bit)
+    trainer = Trainer(model, config.recipe, precision=compute.precision)
+    if compute.compile:
+        for block in model.layers:
+            block.compile()
+    return trainer
+
+
+def machine_facts(trainer: Trainer) -> dict[str, str | int]:
+    """What measured figures belong to."""
+    device = trainer.model.device
+    is_cuda = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device)
+        if is_cuda
+        else f"CPU, {torch.get_num_threads()} threads",
+        "precision": trainer.precision,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "system": platform.platform(),
+    }
+
+
+def compute_dtype(trainer: Trainer) -> torch.dtype:
+    """In which the large matrix products are made."""
+    return DTYPES[trainer.precision]
+
+
+def _model(config: RunConfig, vocabulary: int) -> Transformer:
+    torch.manual_seed(config.seed)
+    shape = config.model.shape(vocabulary)
+    longest = config.data.sequence_length
+    if longest > shape.max_context:
+        raise ConfigError(
+            f"[data] sequence_length is {longest}, but the model's max_context {shape.max_context}: lower the first or "
+            "raise the second"
+        )
+    model = Transformer(shape)
+    if config.model.checkpoint is not None:
+        # Copied: a folder's weights are mapped from its file, in the format that it was saved in.
+        model.load_state_dict(load_transformer(config.model.checkpoint).state_dict())
+    return model

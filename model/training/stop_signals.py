@@ -1,0 +1,42 @@
+"""Ctrl-C and SIGTERM as a wish that the training loop reads between two steps. Does not import torch.
+
+The first signal asks to finish the step and save. A second Ctrl-C raises KeyboardInterrupt at once, for those who cannot
+wait. The handlers that were there before come back at the end.
+"""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopSignals:
+    """`received` is the first signal that came, None before. Works in a process's main thread only."""
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in SIGNALS:
+            self._before[number] = signal.signal(number, self._on)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @property
+    def exit_status(self) -> int:
+        """What a shell expects of a process that a signal ended; 0 where none came."""
+        return 0 if self.received is None else 128 + self.received
+
+    def _on(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = self.received or signal.Signals(number)

@@ -1,0 +1,84 @@
+"""The data of one run: its stream of batches, its held-out batches and what its tokenizer leaves beside the weights.
+
+Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from model.config import ConfigError
+from model.data.batch import Batch
+from model.data.curriculum import Curriculum
+from model.data.data_folder import DataFolder, open_data_folder
+from model.data.evaluation import evaluation_batches
+from model.data.prefetch import PrefetchedStream
+from model.data.stream import BatchStream, DataStream
+from model.training.run_config import RunConfig
+from model.training.serving_files import serving_files
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What `train` trains on. `held_out` by name; `vocabulary` counts the tokenizer's tokens."""
+
+    stream: BatchStream
+    curriculum: Curriculum
+    held_out: Mapping[str, Sequence[Batch]]
+    vocabulary: int
+    files: Mapping[str, str] = field(default_factory=dict)  # for the model's folder
+    stop_tokens: Sequence[int] = ()
+
+
+def open_data(config: RunConfig, *, pin: bool = False) -> TrainingData:
+    """Opens the data folder; batches are in page-locked memory where `pin` is set.
+
+    Raises DataError for missing, unfinished or damaged data and ConfigError where the configuration does not fit it.
+    """
+    folder = open_data_folder(config.data.folder)
+    sources = folder.sources("train")
+    curriculum = config.curriculum(tuple(sources))
+    missing = sorted(curriculum.sources - set(sources))
+    if missing:
+        raise ConfigError(
+            f"[curriculum] draws from {', '.join(missing)}, but {folder.path} has {', '.join(sources) or 'nothing'}: "
+            "build it with those corpora or change the plan"
+        )
+    stream: BatchStream = DataStream(
+        sources,
+        curriculum,
+        batch_tokens=config.data.batch_tokens,
+        seed=config.seed,
+        layout=config.data.layout,
+    )
+    if config.data.prefetch:
+        stream = PrefetchedStream(stream, depth=config.data.prefetch, pin=pin)
+    beside = serving_files(folder.tokenizer)
+    return TrainingData(
+        stream=stream,
+        curriculum=curriculum,
+        held_out=_held_out(folder, config),
+        vocabulary=folder.tokenizer.vocab_size,
+        files=beside.files,
+        stop_tokens=beside.stop_tokens,
+    )
+
+
+def _held_out(folder: DataFolder, config: RunConfig) -> dict[str, list[Batch]]:
+    if not config.evaluation.every_steps:
+        return {}
+    return {
+        kind: list(
+            evaluation_batches(
+                documents,
+                sequence_length=config.data.sequence_length,
+                batch_tokens=max(
+                    config.data.batch_tokens // config.compute.micro_batches, config.data.sequence_length
+                ),
+                max_tokens=config.evaluation.tokens,
+                is_packed=config.data.layout == "packed",
+            )
+        )
+        for kind, documents in folder.sources("held_out").items()
+    }

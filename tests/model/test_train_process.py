@@ -1,0 +1,172 @@
+"""Training as a process of its own: killed, interrupted, without disk or memory, and with damaged data."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.training.run import train
+from model.training.run_config import read_run_config
+from model.training.run_log import read_log
+from model.training.training_data import open_data
+from tests.model.test_train_run import equal_states
+from tests.model.training_runs import data_folder, run_document, toml
+
+LIMIT_S = 120
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return data_folder(tmp_path_factory.mktemp("data") / "built")
+
+
+def run_file(folder: Path, data: Path, name: str = "run", **tables: Any) -> Path:
+    document = run_document(
+        folder / name, **{**tables, "data": {"folder": str(data), "prefetch": 2, **tables.get("data", {})}}
+    )
+    file = folder / f"{name}.toml"
+    file.write_text(toml(document))
+    return file
+
+
+def start(file: Path, *options: str, limit: Callable[[], None] | None = None) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "model.training", str(file), *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=limit,  # nothing else runs in this process meanwhile
+    )
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=LIMIT_S)
+    return process.returncode, out, err
+
+
+def steps_logged(output: Path) -> list[int]:
+    log = output / "log.jsonl"
+    return [row["step"] for row in read_log(log, "stepped")] if log.exists() else []
+
+
+def wait_for_step(output: Path, step: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while not any(done >= step for done in steps_logged(output)):
+        assert process.poll() is None and time.monotonic() < deadline, ended(process)
+        time.sleep(0.01)
+
+
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, data: Path) -> None:
+    tables: dict[str, Any] = {"budget": {"steps": 120}, "saving": {"every_steps": 7}}
+    straight = read_run_config(run_file(tmp_path, data, "straight", **tables))
+    train(straight, open_data(straight))
+    file = run_file(tmp_path, data, "killed", **tables)
+    process = start(file)
+    wait_for_step(tmp_path / "killed", 16, process)
+    process.kill()
+    assert ended(process)[0] == -signal.SIGKILL
+    reached = steps_logged(tmp_path / "killed")[-1]
+    assert 16 <= reached < 120, "the run ended before it could be killed"
+    status, out, err = ended(start(file, "--resume", "--json"))
+    assert status == 0, err
+    document = json.loads(out)
+    assert document["step"] == 120 and document["held_out_loss"] > 0
+    assert equal_states(tmp_path / "straight", tmp_path / "killed")
+    assert steps_logged(tmp_path / "killed") == list(range(1, 121))
+    assert "going on behind step" in err and Path(document["plot"]).read_text().startswith("<svg")
+    for name in ("tokenizer.json", "chat_template.jinja", "model.safetensors"):
+        assert (Path(document["model"]) / name).is_file()
+
+
+def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path, data: Path) -> None:
+    """A limit on the size of files stands for it; what was saved before stays and is whole."""
+    file = run_file(tmp_path, data)
+    status, _, err = ended(start(file, "--steps", "2"))
+    assert status == 0 and f"go on with: gainshare train {file} --resume" in err.replace("\n", "")
+    size = max(path.stat().st_size for path in (tmp_path / "run" / "checkpoints").rglob("*"))
+    limit = size // 2
+
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    status, out, err = ended(start(file, "--resume", "--json", limit=small_files))
+    assert status == 5, (out, err)
+    error = json.loads(out)["error"]
+    assert error["code"] == "disk_full"
+    for part in ("File too large after step 4", "Free space there", "--resume", "step-00000002"):
+        assert part in error["message"]
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000002"]
+    status, out, err = ended(start(file, "--resume", "--json"))
+    assert status == 0 and json.loads(out)["step"] == 6, err
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_says_how_to_go_on(
+    tmp_path: Path, data: Path, number: signal.Signals, expected: int
+) -> None:
+    file = run_file(tmp_path, data, budget={"steps": 100_000}, saving={"every_steps": 0})
+    process = start(file)
+    wait_for_step(tmp_path / "run", 3, process)
+    process.send_signal(number)
+    status, out, err = ended(process)
+    assert status == expected
+    last = steps_logged(tmp_path / "run")[-1]
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == [f"step-{last:08d}"]
+    assert f"stopped by {number.name}" in out and "--resume" in err
+    status, out, err = ended(start(file, "--resume", "--steps", str(last + 1), "--json"))
+    assert status == 0 and json.loads(out)["step"] == last + 1, err
+
+
+@pytest.mark.long
+def test_memory_that_runs_out_is_said_and_more_micro_batches_go_on(tmp_path: Path, data: Path) -> None:
+    small, large = {"batch_tokens": 4096}, {"micro_batches": 64}
+    file = run_file(tmp_path, data, data=small, model={"preset": "tiny", "vocab_size": 60_000})
+
+    def little_memory() -> None:
+        limit = 5 * 2**30
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+    status, out, err = ended(start(file, "--json", limit=little_memory))
+    assert status == 3, (out, err)
+    assert "micro_batches" in json.loads(out)["error"]["message"]
+    file = run_file(tmp_path, data, data=small, compute=large, model={"preset": "tiny", "vocab_size": 60_000})
+    status, out, err = ended(start(file, "--json", "--steps", "1", limit=little_memory))
+    assert status == 0, (out, err)
+
+
+@pytest.mark.long
+def test_damaged_data_is_named(tmp_path: Path) -> None:
+    folder = data_folder(tmp_path / "data")
+    [shard] = (folder / "general" / "train").glob("*.arrow")
+    content = bytearray(shard.read_bytes())
+    for place in range(len(content) // 4, len(content) // 2):
+        content[place] ^= 0x55
+    shard.write_bytes(content)
+    status, out, err = ended(start(run_file(tmp_path, folder), "--json"))
+    assert status == 6, (out, err)
+    message = json.loads(out)["error"]["message"]
+    assert str(shard) in message and "build the data again" in message
+
+
+def test_what_cannot_start_says_why_before_it_loads_torch(tmp_path: Path, data: Path) -> None:
+    file = run_file(tmp_path, data)
+    file.write_text(file.read_text().replace("warmup_steps", "warmup_stepps"))
+    code = (
+        "import sys; from model.training.command import main;"
+        f"status = main([{str(file)!r}]); sys.exit(100 * ('torch' in sys.modules) + status)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "did you mean 'warmup_steps'" in done.stderr.replace("\n", " ")
