@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Literal, get_args
 
 from model.config import ModelConfig
@@ -124,6 +125,7 @@ class Mesh:
         return tuple(sorted({self.group(axis, rank) for rank in range(self.world_size)}))
 
 
+@lru_cache(maxsize=256)
 def split_layers(n_layers: int, n_stages: int) -> tuple[range, ...]:
     """Which layers each pipeline stage has: neighbours, as even as can be.
 

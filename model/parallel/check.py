@@ -1,0 +1,292 @@
+"""Trains a small model on a mesh of ranks and in one process, and prints both loss curves: they must be equal.
+
+    torchrun --standalone --nproc-per-node 4 -m model.parallel.check --mesh tp=2,pp=2 --mesh ep=2,dp=2,pp=2
+
+Each `--mesh` is run in turn by the same processes. `--model` names a shape below, a preset, or a JSON file of
+`ModelConfig.to_dict`. Exit 0 where all curves are equal within the tolerance, 1 where one is not, 2 for input that
+cannot be run, 3 where a rank is missing or lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.config import ConfigError, LatentConfig, ModelConfig, MoEConfig
+from model.parallel.mesh import Mesh, MeshError
+from model.parallel.processes import RankMissingError, connect, disconnect, join
+from model.parallel.trainer import ParallelTrainer
+from model.parallel.zero import ZeroConfig, ZeroTrainer
+from model.presets import PRESETS
+from model.training.recipe import Recipe
+from model.training.trainer import Trainer
+from model.transformer import Transformer
+
+_MOE = MoEConfig(d_model=32, d_expert=16, n_experts=8, top_k=2, n_shared=1)
+_SMALL = ModelConfig(
+    name="small-moe",
+    vocab_size=64,
+    d_model=32,
+    n_layers=4,
+    n_heads=4,
+    n_kv_heads=2,
+    d_head=8,
+    d_ff=48,
+    max_context=64,
+    moe=_MOE,
+    first_moe_layer=1,
+    qk_norm="head",
+    qkv_bias=True,
+)
+SHAPES: dict[str, ModelConfig] = {
+    # Tied head, one dense layer, norms and biases on queries and keys.
+    "small-moe": _SMALL,
+    # Latent attention, sigmoid gate in groups with a balancing bias, untied head.
+    "small-latent": ModelConfig(
+        name="small-latent",
+        vocab_size=64,
+        d_model=32,
+        n_layers=4,
+        n_heads=4,
+        n_kv_heads=4,
+        d_head=8,
+        d_ff=48,
+        max_context=64,
+        tie_embeddings=False,
+        latent=LatentConfig(kv_rank=12, d_nope=8, d_rope=4, d_value=8, q_rank=16),
+        moe=MoEConfig(
+            d_model=32,
+            d_expert=16,
+            n_experts=8,
+            top_k=3,
+            n_shared=2,
+            gate="sigmoid",
+            gate_shared=True,
+            bias_balancing=True,
+            n_groups=4,
+            top_groups=2,
+            group_score="top2",
+            sequence_loss=1e-2,
+        ),
+        first_moe_layer=1,
+        attention_owners=(0, 0, 2, 2),
+    ),
+    "small-dense": ModelConfig(
+        name="small-dense",
+        vocab_size=64,
+        d_model=32,
+        n_layers=4,
+        n_heads=4,
+        n_kv_heads=4,
+        d_head=8,
+        d_ff=48,
+        max_context=64,
+        sliding_window=8,
+        full_attention_layers=(3,),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is trained: `rows` random sequences per step, the same for every mesh."""
+
+    config: ModelConfig
+    steps: int
+    rows: int
+    tokens: int
+    seed: int
+    n_micro_batches: int | None
+    n_chunks: int
+    checkpointing: Any
+    is_packed: bool
+    shards_states: bool
+    zero: ZeroConfig | None
+
+    def batch(self, step: int) -> Tensor:
+        """Ids [B, S] with structure to learn: each row counts up from a random start by a random stride."""
+        rng = torch.Generator().manual_seed(self.seed * 10_007 + step)
+        start_B1 = torch.randint(self.config.vocab_size, (self.rows, 1), generator=rng)
+        stride_B1 = torch.randint(1, 4, (self.rows, 1), generator=rng)
+        noise_BS = torch.randint(2, (self.rows, self.tokens), generator=rng)
+        return (start_B1 + stride_B1 * torch.arange(self.tokens) + noise_BS) % self.config.vocab_size
+
+    def packing(self) -> dict[str, Tensor]:
+        """Two documents in each row, where that is asked for."""
+        if not self.is_packed:
+            return {}
+        first = self.tokens // 3
+        documents_S = (torch.arange(self.tokens) >= first).long()
+        positions_S = torch.arange(self.tokens) - first * documents_S
+        return {
+            "documents_BS": documents_S.expand(self.rows, -1).contiguous(),
+            "positions_BS": positions_S.expand(self.rows, -1).contiguous(),
+        }
+
+    def state(self) -> dict[str, Tensor]:
+        torch.manual_seed(self.seed)
+        return Transformer(self.config).state_dict()
+
+
+def single_process(job: Job, recipe: Recipe) -> list[float]:
+    """The loss curve of the whole model under `model.training.trainer.Trainer`."""
+    model = Transformer(job.config)
+    model.load_state_dict(job.state())
+    model.forward = partial(model.forward, **job.packing())  # type: ignore[method-assign]  # the trainer passes ids only
+    trainer = Trainer(model, recipe)
+    return [float(trainer.step(job.batch(step))) for step in range(job.steps)]
+
+
+def on_mesh(job: Job, mesh: Mesh, recipe: Recipe, timeout_s: float) -> list[float]:
+    """The loss curve of a parallel trainer; every rank of the world calls it."""
+    processes = connect(mesh, timeout_s=timeout_s)
+    trainer: ParallelTrainer | ZeroTrainer
+    if job.zero is not None:
+        n_micro_batches = job.n_micro_batches or 1
+        trainer = ZeroTrainer(
+            job.config, job.state(), processes, recipe, zero=job.zero, n_micro_batches=n_micro_batches
+        )
+    else:
+        trainer = ParallelTrainer(
+            job.config,
+            job.state(),
+            processes,
+            recipe,
+            n_micro_batches=job.n_micro_batches,
+            n_chunks=job.n_chunks,
+            checkpointing=job.checkpointing,
+            shards_states=job.shards_states,
+        )
+    packing = {name: own_rows(tensor, mesh, processes.at.dp) for name, tensor in job.packing().items()}
+    return [
+        float(trainer.step(own_rows(job.batch(step), mesh, processes.at.dp), **packing))
+        for step in range(job.steps)
+    ]
+
+
+def own_rows(batch_BS: Tensor, mesh: Mesh, place: int) -> Tensor:
+    """The rows of one data parallel rank. Raises MeshError where they do not divide."""
+    if batch_BS.shape[0] % mesh.dp:
+        raise MeshError(f"{batch_BS.shape[0]} rows cannot be spread over dp={mesh.dp}: change --rows")
+    return batch_BS.chunk(mesh.dp)[place]
+
+
+def largest_difference(curve: list[float], reference: list[float]) -> float:
+    """Largest relative difference of two loss curves."""
+    return max(abs(a - b) / abs(b) for a, b in zip(curve, reference, strict=True))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        meshes = [Mesh.parse(text) for text in options.mesh]
+        job = _job(options)
+        rank, _ = join(timeout_s=options.timeout)
+        recipe = Recipe(learning_rate=options.learning_rate, warmup_steps=2, clip_norm=options.clip)
+        if options.announce and rank == 0:
+            sys.stdout.write("mesh training starts\n")
+            sys.stdout.flush()
+        curves = {str(mesh): on_mesh(job, mesh, recipe, options.timeout) for mesh in meshes}
+        reference = single_process(job, recipe)
+    except RankMissingError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 3
+    except (MeshError, ConfigError, OSError, ValueError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    finally:
+        disconnect()
+    worst = {name: largest_difference(curve, reference) for name, curve in curves.items()}
+    if rank == 0:
+        _report(options, job, reference, curves, worst)
+    return 0 if max(worst.values()) <= options.tolerance else 1
+
+
+def _report(
+    options: argparse.Namespace,
+    job: Job,
+    reference: list[float],
+    curves: dict[str, list[float]],
+    worst: dict[str, float],
+) -> None:
+    if options.json:
+        rows = [
+            {"mesh": name, "losses": curve, "largest_difference": worst[name]}
+            for name, curve in curves.items()
+        ]
+        document = {
+            "model": job.config.name,
+            "tolerance": options.tolerance,
+            "single": reference,
+            "rows": rows,
+        }
+        sys.stdout.write(json.dumps(document) + "\n")
+        return
+    for step, loss in enumerate(reference):
+        others = "  ".join(f"{curve[step]:.6f}" for curve in curves.values())
+        sys.stdout.write(f"step {step + 1:3d}  single process {loss:.6f}  mesh {others}\n")
+    for name, difference in worst.items():
+        verdict = "equal" if difference <= options.tolerance else "NOT EQUAL"
+        sys.stdout.write(f"{name}: {verdict}, largest relative difference {difference:.2e}\n")
+
+
+def _job(options: argparse.Namespace) -> Job:
+    if options.model in SHAPES or options.model in PRESETS:
+        config = SHAPES.get(options.model) or PRESETS[options.model]
+    else:
+        config = ModelConfig.from_dict(json.loads(Path(options.model).read_text(encoding="utf-8")))
+    return Job(
+        config=config,
+        steps=options.steps,
+        rows=options.rows,
+        tokens=min(options.tokens, config.max_context),
+        seed=options.seed,
+        n_micro_batches=options.micro_batches,
+        n_chunks=options.chunks,
+        checkpointing=options.checkpointing,
+        is_packed=options.packed,
+        shards_states=options.shard_states,
+        zero=None
+        if options.zero is None
+        else ZeroConfig(options.zero, offload=options.offload, is_bf16=options.bf16),
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m model.parallel.check", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--mesh", action="append", required=True, help="for example dp=2,tp=2,pp=2,ep=2")
+    parser.add_argument("--model", default="small-moe", help=f"{', '.join(SHAPES)}, a preset, or a JSON file")
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--rows", type=int, default=8, help="sequences per step, over all ranks")
+    parser.add_argument("--tokens", type=int, default=16, help="tokens per sequence")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--micro-batches", type=int, default=None, help="default: pp")
+    parser.add_argument("--chunks", type=int, default=1, help="pipeline stages per rank, interleaved")
+    parser.add_argument("--checkpointing", choices=("none", "full", "selective"), default="none")
+    parser.add_argument("--packed", action="store_true", help="two documents in each row")
+    parser.add_argument("--shard-states", action="store_true", help="optimiser states over dp (ZeRO 1)")
+    parser.add_argument("--zero", type=int, help="train dp and ep through DeepSpeed, with this ZeRO stage")
+    parser.add_argument("--offload", action="store_true", help="with --zero: optimiser states in host memory")
+    parser.add_argument("--bf16", action="store_true", help="with --zero: bf16 weights, fp32 master copy")
+    parser.add_argument("--clip", type=float, default=1.0, help="largest norm of the gradients")
+    parser.add_argument("--learning-rate", type=float, default=3e-3)
+    parser.add_argument("--tolerance", type=float, default=1e-4, help="relative difference of losses")
+    parser.add_argument("--timeout", type=float, default=120.0, help="seconds that any wait may take")
+    parser.add_argument(
+        "--announce", action="store_true", help="rank 0 says when the first mesh starts to train"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON document on rank 0")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

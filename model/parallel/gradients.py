@@ -1,0 +1,127 @@
+"""Adding up gradients over the ranks that hold copies of a parameter, and clipping by the norm over all ranks.
+
+The loss is a sum over tokens divided by their number in the whole step, so every axis adds and none averages. What is
+added over which axis:
+
+- parameters that are whole on each tensor parallel rank but see its heads only: over `tp`;
+- the embedding that is tied to the head and lies on the first and the last pipeline stage: over these two;
+- routed experts: over `edp`, the ranks that hold copies of them; all else: over `dp`.
+
+Knows nothing of losses or schedules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from model.parallel.collectives import Group
+from model.parallel.processes import Processes
+from model.parallel.shards import Layout, layouts
+from model.parallel.stage import Stage
+
+BUCKET_ELEMENTS = 2**23  # small gradients travel together, up to this many in one message
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One trained parameter of this rank, how it is spread, and how many ranks hold the same values."""
+
+    name: str
+    parameter: nn.Parameter
+    layout: Layout
+    is_partial: bool
+    is_tied: bool
+    replicas: int
+
+
+class Gradients:
+    """The gradients of one rank's stages. All ranks must call its methods together."""
+
+    def __init__(self, stages: Sequence[Stage], processes: Processes) -> None:
+        self.processes = processes
+        self.trained = list(_trained(stages, processes))
+
+    def add_up(self) -> None:
+        """After the last backward pass of a step: every copy of a parameter gets the gradient of the whole step."""
+        for item in self.trained:  # an expert that saw no token has none, but its copies elsewhere may
+            if item.parameter.grad is None:
+                item.parameter.grad = torch.zeros_like(item.parameter)
+        self._add(self.processes.group("tp"), [item for item in self.trained if item.is_partial])
+        self._add(self.processes.ends, [item for item in self.trained if item.is_tied])
+        self._add(self.processes.group("dp"), [item for item in self.trained if not item.layout.is_expert])
+        self._add(self.processes.group("edp"), [item for item in self.trained if item.layout.is_expert])
+
+    def clip(self, max_norm: float) -> Tensor:
+        """Scales all gradients so that their norm over the whole model is at most `max_norm`; returns it before."""
+        norm = self.norm()
+        scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)  # as torch's clip_grad_norm_ does
+        for item in self.trained:
+            if item.parameter.grad is not None:
+                item.parameter.grad.mul_(scale.to(item.parameter.grad.dtype))
+        return norm
+
+    def norm(self) -> Tensor:
+        """Euclidean norm over all gradients of the whole model, each parameter once; fp32 scalar."""
+        device = self.trained[0].parameter.device
+        total = torch.zeros((), dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
+        for item in self.trained:
+            if item.parameter.grad is not None:
+                total += item.parameter.grad.float().square().sum().to(total.dtype) / item.replicas
+        if self.processes.mesh.world_size > 1:
+            dist.all_reduce(total)
+        return total.sqrt().float()
+
+    @staticmethod
+    def _add(group: Group, items: Sequence[Trained]) -> None:
+        if group is None:
+            return
+        for bucket in _buckets([item.parameter.grad for item in items if item.parameter.grad is not None]):
+            if len(bucket) == 1:
+                dist.all_reduce(bucket[0], group=group)
+                continue
+            flat = torch.cat([gradient.flatten() for gradient in bucket])
+            dist.all_reduce(flat, group=group)
+            for gradient, total in zip(
+                bucket, flat.split([gradient.numel() for gradient in bucket]), strict=True
+            ):
+                gradient.copy_(total.view_as(gradient))
+
+
+def _trained(stages: Sequence[Stage], processes: Processes) -> Iterator[Trained]:
+    mesh = processes.mesh
+    layout_of = layouts(stages[0].whole_config, mesh)
+    for stage in stages:
+        for name, parameter in stage.named_parameters():  # names a shared parameter once
+            if not parameter.requires_grad:
+                continue
+            layout = layout_of[name]
+            is_tied = name == "embedding" and stage.config.tie_embeddings and mesh.pp > 1
+            copies = mesh.edp if layout.is_expert else mesh.dp
+            if layout.tp_dim is None:
+                copies *= mesh.tp
+            yield Trained(
+                name=name,
+                parameter=parameter,
+                layout=layout,
+                is_partial=mesh.tp > 1 and ".attention." in name and layout.tp_dim is None,
+                is_tied=is_tied,
+                replicas=copies * 2 if is_tied else copies,
+            )
+
+
+def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Neighbours of one dtype together, up to BUCKET_ELEMENTS; larger ones alone."""
+    bucket: list[Tensor] = []
+    for gradient in gradients:
+        full = sum(other.numel() for other in bucket) + gradient.numel() > BUCKET_ELEMENTS
+        if bucket and (full or gradient.dtype is not bucket[0].dtype):
+            yield bucket
+            bucket = []
+        bucket.append(gradient)
+    if bucket:
+        yield bucket

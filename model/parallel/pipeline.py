@@ -1,0 +1,179 @@
+"""Runs the micro-batches of one step through the pipeline: forward, loss and backward on every rank's stages.
+
+The schedules are torch's (torch.distributed.pipelining): 1F1B (PipeDream-Flush, arXiv:2006.09503) with one stage per
+rank, interleaved 1F1B (Megatron-LM, arXiv:2104.04473) with several. Without a pipeline axis micro-batches are plain
+gradient accumulation. Shapes are given to the stages beforehand, so that no extra forward pass infers them. Knows
+nothing of optimisers or of gradients' sums over ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleInterleaved1F1B
+
+from model.parallel.mesh import MeshError
+from model.parallel.processes import Processes
+from model.parallel.stage import Stage
+
+
+class Runner(Protocol):
+    """Forward and backward of one step on this rank."""
+
+    def run(self, tokens_BS: Tensor, targets_BS: Tensor, scale: Tensor, packing: dict[str, Tensor]) -> Tensor:
+        """Adds the gradients of `scale` * summed loss; returns that loss on the last stage's rank and 0 elsewhere.
+
+        `packing` holds positions_BS and documents_BS where rows hold packed documents.
+        """
+
+
+def runner(stages: Sequence[Stage], processes: Processes, n_micro_batches: int) -> Runner:
+    """Raises MeshError where a pipeline has too few micro-batches, or there is none for several stages."""
+    if processes.mesh.pp == 1:
+        if len(stages) > 1:
+            raise MeshError("interleaved stages need a pipeline: use pp of at least 2, or one stage per rank")
+        return Accumulation(stages[0], n_micro_batches)
+    return Pipeline(stages, processes, n_micro_batches)
+
+
+def require_even(n_rows: int, n_micro_batches: int) -> None:
+    """Raises MeshError where rows cannot be cut into equal micro-batches."""
+    if n_rows % n_micro_batches or not n_rows:
+        raise MeshError(
+            f"a batch of {n_rows} rows cannot be cut into {n_micro_batches} equal micro-batches: change either"
+        )
+
+
+class Accumulation:
+    """No pipeline: one micro-batch after the other on one stage that has all layers."""
+
+    def __init__(self, stage: Stage, n_micro_batches: int) -> None:
+        self.stage, self.n_micro_batches = stage, n_micro_batches
+
+    def run(self, tokens_BS: Tensor, targets_BS: Tensor, scale: Tensor, packing: dict[str, Tensor]) -> Tensor:
+        require_even(tokens_BS.shape[0], self.n_micro_batches)
+        pieces = {name: tensor.chunk(self.n_micro_batches) for name, tensor in packing.items()}
+        total = torch.zeros((), device=tokens_BS.device)
+        for i, (tokens, targets) in enumerate(
+            zip(
+                tokens_BS.chunk(self.n_micro_batches),
+                targets_BS.chunk(self.n_micro_batches),
+                strict=True,
+            )
+        ):
+            loss = self.stage(
+                tokens, targets_BS=targets, **{name: piece[i] for name, piece in pieces.items()}
+            )
+            loss = loss * scale
+            loss.backward()
+            total += loss.detach()
+        return total
+
+
+class LeanStage(PipelineStage):
+    """A stage whose receive buffers live from a micro-batch's arrival to the end of its backward pass.
+
+    torch's own keeps one buffer per micro-batch of the whole step and direction, which at 64 micro-batches is more than
+    all activations in flight.
+    """
+
+    def _setup_forward_recv_info(self, num_microbatches: int, has_backward: bool) -> None:
+        super()._setup_forward_recv_info(num_microbatches, has_backward)
+        for infos in self.args_recv_info.values():
+            _drop_buffers(infos)
+
+    def _setup_backward_recv_info(self, num_microbatches: int) -> None:
+        super()._setup_backward_recv_info(num_microbatches)
+        for infos in self.grad_recv_info.values():
+            _drop_buffers(infos)
+
+    def get_fwd_recv_ops(self, fwd_chunk_id: int) -> list[Any]:
+        _make_buffers(self.args_recv_info[fwd_chunk_id], self.device)
+        return super().get_fwd_recv_ops(fwd_chunk_id)
+
+    def get_bwd_recv_ops(self, bwd_chunk_id: int) -> list[Any]:
+        if self.has_backward and not self.is_last:
+            _make_buffers(self.grad_recv_info[bwd_chunk_id], self.device)
+        return super().get_bwd_recv_ops(bwd_chunk_id)
+
+    def backward_one_chunk(self, bwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
+        done = super().backward_one_chunk(bwd_chunk_id, *args, **kwargs)
+        _drop_buffers(self.args_recv_info[bwd_chunk_id])
+        _drop_buffers(self.grad_recv_info[bwd_chunk_id])
+        return done
+
+
+def _drop_buffers(infos: Iterable[Any]) -> None:
+    for info in infos:
+        info.buffer = None
+
+
+def _make_buffers(infos: Iterable[Any], device: torch.device) -> None:
+    for info in infos:
+        if not info.is_root_arg and info.tensor_meta is not None:
+            info.buffer = info.tensor_meta.to_tensor(device).detach()
+
+
+class Pipeline:
+    """torch's schedule over this rank's stages; made anew for each shape of micro-batches."""
+
+    def __init__(self, stages: Sequence[Stage], processes: Processes, n_micro_batches: int) -> None:
+        if n_micro_batches < processes.mesh.pp:
+            raise MeshError(
+                f"{n_micro_batches} micro-batches cannot fill {processes.mesh.pp} pipeline stages: use at least as many"
+            )
+        if len(stages) > 1 and n_micro_batches % processes.mesh.pp:
+            raise MeshError(
+                f"{n_micro_batches} micro-batches are not a multiple of pp ({processes.mesh.pp}), which interleaved "
+                "stages need"
+            )
+        self.stages, self.processes, self.n_micro_batches = list(stages), processes, n_micro_batches
+        self.scale = torch.ones(())
+        self._schedules: dict[tuple[int, int], Schedule1F1B | ScheduleInterleaved1F1B] = {}
+
+    def run(self, tokens_BS: Tensor, targets_BS: Tensor, scale: Tensor, packing: dict[str, Tensor]) -> Tensor:
+        require_even(tokens_BS.shape[0], self.n_micro_batches)
+        self.scale = scale
+        shape = (tokens_BS.shape[0] // self.n_micro_batches, tokens_BS.shape[1])
+        if shape not in self._schedules:
+            self._schedules[shape] = self._schedule(shape)
+        losses: list[Tensor] = []
+        self._schedules[shape].step(
+            *((tokens_BS,) if self.stages[0].is_first else ()),
+            target=targets_BS,
+            losses=losses,
+            return_outputs=False,
+            targets_BS=targets_BS,
+            **packing,
+        )
+        if not losses:
+            return torch.zeros((), device=tokens_BS.device)
+        return torch.stack([loss.detach() for loss in losses]).sum()
+
+    def _schedule(self, shape: tuple[int, int]) -> Schedule1F1B | ScheduleInterleaved1F1B:
+        piped = [self._piped(stage, shape) for stage in self.stages]
+        if len(piped) == 1:
+            return Schedule1F1B(piped[0], self.n_micro_batches, self._scaled, scale_grads=False)
+        return ScheduleInterleaved1F1B(list(piped), self.n_micro_batches, self._scaled, scale_grads=False)
+
+    def _piped(self, stage: Stage, shape: tuple[int, int]) -> LeanStage:
+        ids = torch.empty(shape, dtype=torch.int64, device="meta")
+        stream = torch.empty(
+            (*shape, stage.config.d_model), dtype=stage.stream_dtype, device="meta", requires_grad=True
+        )
+        loss = torch.empty((), device="meta", requires_grad=True)
+        return LeanStage(
+            stage,
+            stage.index,
+            stage.n_stages,
+            stage.device,
+            input_args=(ids if stage.is_first else stream,),
+            output_args=(loss if stage.is_last else stream,),
+            group=self.processes.group("pp"),
+        )
+
+    def _scaled(self, loss: Tensor, _: Tensor) -> Tensor:
+        return loss * self.scale

@@ -1,0 +1,36 @@
+"""The share that one rank of a mesh has in a model's shape: heads, widths, vocabulary and experts. Does not import torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import lru_cache
+
+from model.config import ModelConfig, MoEConfig
+
+
+@lru_cache(maxsize=64)  # the planner asks thousands of times
+def local_config(config: ModelConfig, tp: int) -> ModelConfig:
+    """The shape with 1 / tp of the heads, widths and vocabulary, for a model and degree that `mesh.check` accepts.
+
+    Experts keep their number, since the router chooses among all of them.
+    """
+    if tp == 1:
+        return config
+    moe = config.moe
+    if moe is not None:
+        shared = moe.d_shared // tp if moe.n_shared else None
+        moe = dataclasses.replace(moe, d_expert=moe.d_expert // tp, shared_width=shared)
+    return dataclasses.replace(
+        config,
+        vocab_size=config.vocab_size // tp,
+        n_heads=config.n_heads // tp,
+        n_kv_heads=(config.n_heads if config.latent is not None else config.n_kv_heads)
+        // tp,  # latent: unused
+        d_ff=max(config.d_ff // tp, 1),  # unused where all layers are MoE
+        moe=moe,
+    )
+
+
+def local_experts(config: MoEConfig, ep: int) -> MoEConfig:
+    """The shape of one rank's experts: each arriving row has exactly one expert, chosen elsewhere."""
+    return dataclasses.replace(config, n_experts=config.n_experts // ep, top_k=1, n_groups=1, top_groups=1)

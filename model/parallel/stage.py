@@ -1,0 +1,141 @@
+"""One rank's part of the transformer: the layers of its pipeline stage, with its share of heads, widths and experts.
+
+Parameter names are those of the whole model, so that shards of any mesh can be cut from, and put together to, the
+same checkpoint (`shards.py`). Knows nothing of schedules, optimisers or data.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.config import ModelConfig
+from model.layers.block import Block
+from model.layers.moe import MoELayer
+from model.layers.recompute import Checkpointing
+from model.parallel.collectives import Group, copy_to
+from model.parallel.expert import ParallelExperts
+from model.parallel.mesh import Coordinates, Mesh, split_layers
+from model.parallel.share import local_config
+from model.parallel.tensor import cross_entropy_sum, embed, join_parts, split_modules
+from model.transformer import Transformer
+
+
+class Elsewhere(nn.Module):
+    """Stands where another stage's block would: it has no parameters and is not called."""
+
+    checkpointing: Checkpointing = "none"
+
+
+class Stage(Transformer):
+    """Token ids, or the residual stream of the stage before, to the residual stream or, on the last stage, the loss.
+
+    Made on the meta device: `shards.load` gives it weights. `tp_group` and `ep_group` are None for an axis of degree
+    one, and also where a shard is only to be looked at.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        mesh: Mesh,
+        at: Coordinates,
+        *,
+        chunk: int = 0,
+        n_chunks: int = 1,
+        tp_group: Group = None,
+        ep_group: Group = None,
+    ) -> None:
+        with torch.device("meta"):
+            super().__init__(local_config(config, mesh.tp))
+            self.whole_config = config
+            self.index, self.n_stages = chunk * mesh.pp + at.pp, mesh.pp * n_chunks
+            self.own_layers = split_layers(config.n_layers, self.n_stages)[self.index]
+            self.tp_group, self.first_id = tp_group, at.tp * self.config.vocab_size
+            self._spread_experts(mesh, ep_group)
+        self._drop_other_stages()
+        for module in self._split_modules():
+            join_parts(module, tp_group)
+
+    @property
+    def is_first(self) -> bool:
+        return self.index == 0
+
+    @property
+    def is_last(self) -> bool:
+        return self.index == self.n_stages - 1
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def stream_dtype(self) -> torch.dtype:
+        """Of the residual stream that goes from stage to stage: that of the embedding, fp32."""
+        return torch.float32
+
+    @property
+    def blocks(self) -> list[Block]:
+        """This stage's blocks, in order."""
+        return [block for block in self.layers if isinstance(block, Block)]
+
+    def forward(  # type: ignore[override]  # a stage is called by the parallel trainer, not as a model
+        self,
+        x: Tensor,
+        *,
+        targets_BS: Tensor,
+        positions_BS: Tensor | None = None,
+        documents_BS: Tensor | None = None,
+    ) -> Tensor:
+        """Ids [B, S] (first stage) or stream [B, S, D] to stream [B, S, D] or (last stage) the summed loss, scalar.
+
+        Targets are ids, or -100 where a position is not scored; the last stage alone uses them.
+        """
+        x_BSD = self._run(x, positions_BS=positions_BS, documents_BS=documents_BS)
+        if not self.is_last:
+            return x_BSD
+        return cross_entropy_sum(
+            self.local_logits(x_BSD).flatten(0, 1), targets_BS.flatten(), self.first_id, self.tp_group
+        )
+
+    def local_logits(self, x_BSD: Tensor) -> Tensor:
+        """fp32 logits [B, S, V / tp] of this rank's part of the vocabulary; the last stage only."""
+        head = self.embedding if self.head is None else self.head
+        return F.linear(copy_to(self.norm(x_BSD), self.tp_group), head).float()
+
+    def expert_parameters(self) -> set[nn.Parameter]:
+        """Parameters of routed experts: they are replicated over the expert-data axis only."""
+        return {
+            parameter
+            for block in self.blocks
+            if isinstance(block.ffn, MoELayer)
+            for parameter in block.ffn.experts.parameters()
+        }
+
+    def _run(self, x: Tensor, *, positions_BS: Tensor | None, documents_BS: Tensor | None) -> Tensor:
+        rotation, masks = self.rotation_and_masks(x, positions_BS, documents_BS)
+        x_BSD = embed(x, self.embedding, self.first_id, self.tp_group) if self.is_first else x
+        for block in self.blocks:
+            x_BSD = block(x_BSD, rotation, masks[block.window])
+        return x_BSD
+
+    def _spread_experts(self, mesh: Mesh, group: Group) -> None:
+        if mesh.ep == 1:
+            return
+        for block in self.blocks:
+            if isinstance(block.ffn, MoELayer):
+                block.ffn.experts = ParallelExperts(block.ffn.config, mesh.ep, group)
+
+    def _drop_other_stages(self) -> None:
+        for layer in set(range(len(self.layers))) - set(self.own_layers):
+            self.layers[layer] = Elsewhere()
+        keeps_embedding = self.is_first or (self.is_last and self.head is None)
+        if not self.is_last:
+            self.norm = nn.Identity()  # type: ignore[assignment]
+            self.head = None
+        if not keeps_embedding:
+            self.embedding = None  # type: ignore[assignment]
+
+    def _split_modules(self) -> list[nn.Module]:
+        """Each once, however many layers share it."""
+        return list(dict.fromkeys(module for block in self.blocks for module in split_modules(block)))

@@ -1,0 +1,103 @@
+"""Tensor parallelism: heads, feed-forward widths and the vocabulary are split over the ranks of the `tp` axis.
+
+Attention and feed-forwards are split by columns going in and by rows coming out (Megatron-LM, arXiv:1909.08053), which
+for stacked and plain parameters alike means: the same modules, built for 1 / tp of the heads and widths, between
+`copy_to` and `reduce_from`. `parallelize_module` of torch splits `nn.Linear`s only, which this model has none of.
+Norms, routers and the residual stream are whole on each rank. Knows nothing of pipelines or optimisers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.layers.block import Block
+from model.layers.moe import MoELayer
+from model.parallel.collectives import Group, copy_to, maximum_over, reduce_from, sum_over
+
+IGNORED = -100  # a target that is not scored
+
+
+def split_modules(block: Block) -> Iterator[nn.Module]:
+    """The modules of a block whose outputs are sums over the tensor parallel ranks."""
+    yield block.attention
+    if isinstance(block.ffn, MoELayer):
+        yield block.ffn.experts
+        if block.ffn.shared is not None:
+            yield block.ffn.shared
+    else:
+        yield block.ffn
+
+
+def join_parts(module: nn.Module, group: Group) -> None:
+    """From now on `module` is one rank's part of a sum: its output is added up over `group`.
+
+    Its floating-point positional arguments are what the parts share; gradients for them are summed too.
+    """
+    if group is None:
+        return
+
+    def copy_arguments(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(
+            copy_to(argument, group) if _takes_gradient(argument) else argument for argument in arguments
+        )
+
+    def reduce_output(_: nn.Module, __: tuple[Any, ...], y: Tensor) -> Tensor:
+        return reduce_from(y, group)
+
+    module.register_forward_pre_hook(copy_arguments)
+    module.register_forward_hook(reduce_output)
+
+
+def _takes_gradient(argument: Any) -> bool:
+    return isinstance(argument, Tensor) and argument.requires_grad
+
+
+def embed(tokens_BS: Tensor, embedding_VD: Tensor, first_id: int, group: Group) -> Tensor:
+    """Rows of a vocabulary of which this rank holds the ids from `first_id` on: [B, S] -> [B, S, D]."""
+    if group is None:
+        return F.embedding(tokens_BS, embedding_VD)
+    local_BS = tokens_BS - first_id
+    is_here_BS = (local_BS >= 0) & (local_BS < embedding_VD.shape[0])
+    x_BSD = F.embedding(local_BS.where(is_here_BS, 0), embedding_VD) * is_here_BS[..., None]
+    return reduce_from(x_BSD, group)
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """Saves the probabilities of this rank's part of the vocabulary; the largest logit and the sum go over the wire."""
+
+    @staticmethod
+    def forward(ctx: Any, logits_TV: Tensor, targets_T: Tensor, first_id: int, group: Group) -> Tensor:
+        largest_T = maximum_over(logits_TV.amax(-1), group)
+        shifted_TV = logits_TV - largest_T[:, None]
+        local_T = targets_T - first_id
+        is_here_T = (local_T >= 0) & (local_T < logits_TV.shape[1])
+        index_T1 = local_T.where(is_here_T, 0)[:, None]
+        target_T = sum_over(shifted_TV.gather(1, index_T1)[:, 0] * is_here_T, group)
+        p_TV = shifted_TV.exp_()
+        total_T = sum_over(p_TV.sum(-1), group)
+        p_TV /= total_T[:, None]
+        is_scored_T = targets_T != IGNORED
+        ctx.save_for_backward(p_TV, index_T1, is_here_T, is_scored_T)
+        return ((total_T.log() - target_T) * is_scored_T).sum()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        p_TV, index_T1, is_here_T, is_scored_T = ctx.saved_tensors
+        grad_TV = p_TV.clone()
+        grad_TV.scatter_add_(1, index_T1, -is_here_T[:, None].to(p_TV.dtype))
+        return grad_TV * (grad * is_scored_T)[:, None], None, None, None
+
+
+def cross_entropy_sum(logits_TV: Tensor, targets_T: Tensor, first_id: int, group: Group) -> Tensor:
+    """Sum over the scored targets of their cross-entropy in nats, where this rank holds V of the vocabulary's logits.
+
+    Targets are ids of the whole vocabulary, or -100 for those that are not scored. Every rank of the group gets the
+    sum; logits are fp32 and go through no collective, only two numbers per token do.
+    """
+    total: Tensor = _CrossEntropy.apply(logits_TV, targets_T, first_id, group)  # type: ignore[no-untyped-call]
+    return total

@@ -1,0 +1,126 @@
+"""One optimiser step after another on a mesh of ranks; the parallel counterpart of `model/training/trainer.py`.
+
+At equal weights and batches its losses are those of the single process up to rounding. What the MoE layers do with a
+whole batch (capacity, the switch loss) they do with the micro-batches of one data parallel rank, as in every
+engine; auxiliary losses are averaged over micro-batches and ranks. Knows
+nothing of where batches come from, of evaluation or of files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.config import ModelConfig
+from model.layers.moe import moe_layers, set_loss_scale
+from model.layers.recompute import Checkpointing
+from model.parallel.collectives import sum_over
+from model.parallel.gradients import Gradients
+from model.parallel.mesh import check
+from model.parallel.pipeline import runner
+from model.parallel.processes import Processes, naming_lost_ranks
+from model.parallel.sharded_adamw import ShardedAdamW
+from model.parallel.shards import load
+from model.parallel.stage import Stage
+from model.parallel.tensor import IGNORED
+from model.training.optimizer import set_learning_rate
+from model.training.recipe import Recipe
+
+
+def next_token_targets(tokens_BS: Tensor) -> Tensor:
+    """Each position's next token; the last one of a row has none (-100)."""
+    targets_BS = torch.full_like(tokens_BS, IGNORED)
+    targets_BS[:, :-1] = tokens_BS[:, 1:]
+    return targets_BS
+
+
+class ParallelTrainer:
+    """Trains this rank's shard of a model whose whole weights are `state`. All ranks make one, and step together.
+
+    `n_micro_batches` cuts each batch; with a pipeline it must be at least `pp`. `n_chunks` above one gives each rank
+    that many pipeline stages, interleaved. `shards_states` spreads the optimiser's states over dp (ZeRO 1). Raises MeshError where the mesh does not fit the model.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        state: Mapping[str, Tensor],
+        processes: Processes,
+        recipe: Recipe | None = None,
+        *,
+        n_micro_batches: int | None = None,
+        n_chunks: int = 1,
+        device: torch.device | None = None,
+        block_dtype: torch.dtype = torch.float32,
+        checkpointing: Checkpointing = "none",
+        shards_states: bool = False,
+    ) -> None:
+        mesh = processes.mesh
+        check(config, mesh, n_chunks=n_chunks)
+        self.config, self.processes, self.recipe = config, processes, recipe or Recipe()
+        self.device = device or torch.device("cpu")
+        self.stages = [self._stage(state, chunk, n_chunks, block_dtype) for chunk in range(n_chunks)]
+        n_micro_batches = n_micro_batches or mesh.pp
+        for stage in self.stages:
+            stage.checkpointing = checkpointing
+            set_loss_scale(stage, 1.0 / (n_micro_batches * mesh.dp))
+        self.runner = runner(self.stages, processes, n_micro_batches)
+        self.gradients = Gradients(self.stages, processes)
+        self.optimizer = ShardedAdamW(
+            self.gradients.trained, processes, self.recipe, is_sharded=shards_states
+        )
+        self.steps = 0
+
+    def step(
+        self,
+        tokens_BS: Tensor,
+        targets_BS: Tensor | None = None,
+        *,
+        positions_BS: Tensor | None = None,
+        documents_BS: Tensor | None = None,
+    ) -> Tensor:
+        """One update on this data parallel rank's rows; returns the mean loss of the whole step, fp32, on all ranks.
+
+        Ranks that differ only on tp and pp must be given the same rows. Raises RankMissingError where a rank is lost.
+        """
+        with naming_lost_ranks():
+            return self._step(tokens_BS, targets_BS, positions_BS=positions_BS, documents_BS=documents_BS)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """This rank's shard, under the whole model's names; see `shards.merge`."""
+        return {name: tensor for stage in self.stages for name, tensor in stage.state_dict().items()}
+
+    def _step(self, tokens_BS: Tensor, targets_BS: Tensor | None, **packing: Tensor | None) -> Tensor:
+        set_learning_rate(self.optimizer.optimizer, self.recipe.learning_rate_at(self.steps))
+        targets_BS = next_token_targets(tokens_BS) if targets_BS is None else targets_BS
+        n_scored = sum_over((targets_BS != IGNORED).sum(), self.processes.group("dp"))
+        self.optimizer.zero_grad()
+        given = {name: tensor for name, tensor in packing.items() if tensor is not None}
+        loss = self.runner.run(tokens_BS, targets_BS, 1.0 / n_scored, given)
+        self.gradients.add_up()
+        self.gradients.clip(self.recipe.clip_norm)
+        self.optimizer.step()
+        self._balance()
+        self.steps += 1
+        return sum_over(sum_over(loss, self.processes.group("dp")), self.processes.group("pp"))
+
+    def _balance(self) -> None:
+        # balance.balance_experts would add up over all ranks where dp is 1, and stages have different layers
+        for layer in (layer for stage in self.stages for layer in moe_layers(stage).values()):
+            if layer.load_E is not None:
+                sum_over(layer.load_E, self.processes.group("dp"))
+                layer.balance(self.recipe.balance_rate)
+
+    def _stage(
+        self, state: Mapping[str, Tensor], chunk: int, n_chunks: int, block_dtype: torch.dtype
+    ) -> Stage:
+        processes = self.processes
+        groups: dict[str, Any] = {"tp_group": processes.group("tp"), "ep_group": processes.group("ep")}
+        stage = Stage(self.config, processes.mesh, processes.at, chunk=chunk, n_chunks=n_chunks, **groups)
+        stage.cast_blocks(block_dtype)
+        load(stage, state, processes.mesh, processes.at, self.device)
+        stage.train()
+        return stage
