@@ -1,0 +1,137 @@
+"""Bytes that a pipeline stage keeps for the backward pass of one micro-batch. Does not import torch.
+
+Each entry is a tensor that autograd saves in model/layers and model/parallel, in elements per token; `measure.py` adds
+up what is really alive after a forward pass. T tokens of a micro-batch, D stream, F feed-forward width, H heads of C,
+G key/value heads, E experts, K chosen, V vocabulary; all widths are one rank's. Kernels that save less than stock
+operations make the sums an upper bound.
+"""
+
+from __future__ import annotations
+
+from model.config import LatentConfig, ModelConfig, MoEConfig
+from model.parallel.mesh import split_layers
+from model.parallel.share import local_config
+from model.plan.layout import STREAM_BYTES, Layout, Workload
+
+INDEX_BYTES = 8
+FP32_BYTES = 4
+
+
+def stage_activations(workload: Workload, layout: Layout, stage: int) -> float:
+    """Of one micro-batch in flight on one rank's share of a stage, its input and output included."""
+    config = local_config(workload.config, layout.mesh.tp)
+    tokens = layout.rows * workload.tokens
+    width = workload.precision.block_bytes
+    layers = split_layers(config.n_layers, layout.n_stages)[stage]
+    per_token = sum(_layer(config, layer, width, layout) for layer in layers)
+    if stage == 0:
+        per_token += INDEX_BYTES + (1 if layout.mesh.tp > 1 else 0)  # ids; whether they are this rank's
+    if stage == layout.n_stages - 1:
+        per_token += head_saved(config)
+    else:
+        per_token += STREAM_BYTES * config.d_model  # the output, which is kept until its gradient comes
+    return tokens * per_token
+
+
+def working_set(workload: Workload, layout: Layout, stage: int) -> float:
+    """What comes and goes within one micro-batch on top: the recomputed layer, or the head's logits."""
+    config = local_config(workload.config, layout.mesh.tp)
+    tokens = layout.rows * workload.tokens
+    width = workload.precision.block_bytes
+    layers = split_layers(config.n_layers, layout.n_stages)[stage]
+    recomputed = max(saved_plainly(config, layer, width, layout) for layer in layers)
+    # the gradients of a layer's widest tensors live beside them: about as much as half of it
+    working = (1.5 if layout.checkpointing != "none" else 0.5) * recomputed
+    if stage == layout.n_stages - 1:
+        working = max(working, 2 * FP32_BYTES * config.vocab_size)
+    return tokens * working
+
+
+def head_saved(config: ModelConfig) -> float:
+    """Last norm, head and loss, per token: the stream, its norm twice, the probabilities and the target."""
+    return _norm(config, STREAM_BYTES) + STREAM_BYTES * config.d_model + _loss(config)
+
+
+def _loss(config: ModelConfig) -> float:
+    return FP32_BYTES * config.vocab_size + INDEX_BYTES + 2
+
+
+def _layer(config: ModelConfig, layer: int, width: int, layout: Layout) -> float:
+    stream = STREAM_BYTES * config.d_model
+    if layout.checkpointing == "full":
+        return stream
+    if layout.checkpointing == "selective":
+        return 2 * stream + _attention_products(config, width)
+    return saved_plainly(config, layer, width, layout)
+
+
+def saved_plainly(config: ModelConfig, layer: int, width: int, layout: Layout) -> float:
+    """Bytes per token of one layer without checkpointing; `width` are bytes per element of a block."""
+    saved = 2 * _norm(config, width) + _attention(config, width)
+    normed = width * config.d_model
+    if config.moe is not None and config.is_moe_layer(layer):
+        return saved + normed + _moe(config.moe, width, layout)
+    return saved + normed + 4 * width * config.d_ff
+
+
+def _norm(config: ModelConfig, width: int) -> float:
+    """The stream, its scale, and the scaled stream that multiplies the norm's weight; the result is its user's."""
+    return (STREAM_BYTES + width) * config.d_model + FP32_BYTES
+
+
+def _attention(config: ModelConfig, width: int) -> float:
+    normed = width * config.d_model
+    if config.latent is not None:
+        return normed + _latent(config, config.latent, width)
+    q, kv = config.n_heads * config.d_head, config.n_kv_heads * config.d_head
+    saved = width * (q + 2 * kv) + width * q + FP32_BYTES * config.n_heads  # q, k, v, output, log-sum-exp
+    if config.qk_norm != "none":
+        heads = config.n_heads + config.n_kv_heads
+        in_fp32 = FP32_BYTES if width < FP32_BYTES else 0  # norms compute in fp32: bf16 heads are copied
+        saved += (q + kv) * (width + (in_fp32 or width)) + FP32_BYTES * heads
+    return normed + saved
+
+
+def _latent(config: ModelConfig, latent: LatentConfig, width: int) -> float:
+    d_query = latent.d_nope + latent.d_rope
+    padded = config.n_heads * max(d_query, latent.d_value)
+    saved = 4 * width * padded + FP32_BYTES * config.n_heads  # padded q, k, v and output
+    saved += width * config.n_heads * latent.d_value if latent.d_value < d_query else 0  # w_o's input
+    saved += width * 2 * latent.kv_rank + _normed_in_fp32(latent.kv_rank, width)
+    if latent.q_rank is not None:
+        saved += width * 2 * latent.q_rank + _normed_in_fp32(latent.q_rank, width)
+    return saved
+
+
+def _normed_in_fp32(elements: int, width: int) -> float:
+    """What a norm adds to its input and output where the input is not fp32: a copy of it; and the scale."""
+    return (FP32_BYTES * elements if width < FP32_BYTES else 0) + FP32_BYTES
+
+
+def _attention_products(config: ModelConfig, width: int) -> float:
+    """What selective checkpointing keeps: attention's matrix products and its kernel's outputs."""
+    if config.latent is not None:
+        latent = config.latent
+        d_query, d_kv = latent.d_nope + latent.d_rope, latent.d_nope + latent.d_value
+        products = config.n_heads * (d_query + d_kv) + latent.kv_rank + latent.d_rope + config.d_model
+        products += latent.q_rank or 0
+        kernel = config.n_heads * max(d_query, latent.d_value)
+    else:
+        q, kv = config.n_heads * config.d_head, config.n_kv_heads * config.d_head
+        products, kernel = q + 2 * kv + config.d_model, q
+    return width * (products + kernel) + FP32_BYTES * config.n_heads
+
+
+def _moe(moe: MoEConfig, width: int, layout: Layout) -> float:
+    k = moe.top_k
+    router = FP32_BYTES * moe.n_experts + (INDEX_BYTES + 2 * FP32_BYTES) * k  # scores, choice, weights
+    router += FP32_BYTES * moe.d_model if width < FP32_BYTES else 0  # its fp32 input
+    if moe.normalise_top_k:
+        router += FP32_BYTES
+    rows = width * (2 * moe.d_model + 4 * moe.d_expert) + 2 * INDEX_BYTES  # x, y; gate, up, silu, product
+    if layout.mesh.ep > 1:
+        rows += 2 * INDEX_BYTES + FP32_BYTES  # sorted once more where they are computed
+    shared = 4 * width * moe.d_shared
+    if moe.gate_shared:
+        shared += width * (moe.d_model + 1)
+    return router + k * rows + shared

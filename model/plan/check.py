@@ -1,0 +1,171 @@
+"""Compares the planner's formulas with a running job: bytes per axis, and bytes kept for the backward pass.
+
+    torchrun --standalone --nproc-per-node 2 -m model.plan.check --mesh tp=2 --mesh dp=2,ep=2 --mesh pp=2 --json
+
+Each mesh trains a small model for two steps; the messages of the second are counted on every rank and added up.
+Activations are measured in one forward pass of each rank's stages. Exit 0 where all are within the tolerance, 1 where
+one is not, 2 for input that cannot be run, 3 where a rank is missing or lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from model.config import ConfigError, ModelConfig, MoEConfig
+from model.parallel.mesh import Mesh, MeshError
+from model.parallel.processes import Processes, RankMissingError, connect, disconnect, join
+from model.parallel.trainer import ParallelTrainer, next_token_targets
+from model.plan.activations import stage_activations
+from model.plan.layout import PRECISIONS, Checkpointing, Layout, Workload
+from model.plan.measure import counted_messages, kept_by
+from model.plan.traffic import step_traffic
+from model.transformer import Transformer
+
+TOKENS = 64
+ROWS = 2
+MODEL = ModelConfig(
+    name="plan-check",
+    vocab_size=256,
+    d_model=128,
+    n_layers=4,
+    n_heads=8,
+    n_kv_heads=4,
+    d_head=16,
+    d_ff=320,
+    max_context=TOKENS,
+    moe=MoEConfig(d_model=128, d_expert=64, n_experts=8, top_k=2, n_shared=1),
+    first_moe_layer=1,
+)
+
+
+def compare(mesh: Mesh, checkpointing: Checkpointing, timeout_s: float) -> list[dict[str, Any]]:
+    """One row per axis with its bytes, counted and predicted, over all ranks; and one for activations."""
+    processes = connect(mesh, timeout_s=timeout_s)
+    n_micro = max(mesh.pp, 2)
+    workload = Workload(MODEL, TOKENS, mesh.dp * n_micro * ROWS, PRECISIONS["fp32"])
+    layout = Layout(mesh, ROWS, checkpointing)
+    torch.manual_seed(0)
+    state = Transformer(MODEL).state_dict()
+    trainer = ParallelTrainer(MODEL, state, processes, n_micro_batches=n_micro, checkpointing=checkpointing)
+    tokens_BS = _batch(n_micro * ROWS, seed=processes.at.dp)
+    trainer.step(tokens_BS)
+    with counted_messages(processes) as messages:
+        trainer.step(tokens_BS)
+    predicted = step_traffic(workload, layout, processes.at.pp)
+    rows = [
+        _row(f"{axis} bytes", mesh, checkpointing, counted, guessed)
+        for axis, counted, guessed in _over_ranks(messages.bytes, predicted)
+    ]
+    kept, guessed = _activations(trainer, workload, layout, processes)
+    return [*rows, _row("activations", mesh, checkpointing, kept, guessed)]
+
+
+def _activations(
+    trainer: ParallelTrainer, workload: Workload, layout: Layout, processes: Processes
+) -> tuple[float, float]:
+    """Bytes that the stages of all ranks keep of one micro-batch, measured and predicted."""
+    totals = torch.zeros(2, dtype=torch.float64)
+    for stage in trainer.stages:
+        tokens_BS = _batch(ROWS, seed=7)
+        x = tokens_BS
+        if not stage.is_first:
+            x = torch.randn(ROWS, TOKENS, MODEL.d_model, requires_grad=True)
+        targets_BS = next_token_targets(tokens_BS)
+        stage(x, targets_BS=targets_BS)  # tables of rotations are made once
+        y, kept = kept_by(lambda x=x, stage=stage, targets=targets_BS: stage(x, targets_BS=targets))  # type: ignore[misc]
+        # what comes in is kept too: ids, or the stream that another stage sent
+        totals[0] += kept + x.numel() * x.element_size()
+        totals[1] += stage_activations(workload, layout, stage.index)
+        y.sum().backward()  # ranks must take part in each other's backward collectives
+        trainer.optimizer.zero_grad()
+    dist.all_reduce(totals)
+    return float(totals[0]), float(totals[1])
+
+
+def _over_ranks(counted: Counter[str], predicted: Counter[str]) -> list[tuple[str, int, int]]:
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, (counted, predicted))
+    measured, guessed = Counter[str](), Counter[str]()
+    for one, other in gathered:
+        measured, guessed = measured + one, guessed + other
+    return [
+        (axis, measured[axis], guessed[axis]) for axis in sorted(set(guessed) | (set(measured) - {"world"}))
+    ]
+
+
+def _row(name: str, mesh: Mesh, checkpointing: str, measured: float, predicted: float) -> dict[str, Any]:
+    off = abs(predicted - measured) / max(measured, 1)
+    return {
+        "name": name,
+        "mesh": str(mesh),
+        "checkpointing": checkpointing,
+        "measured": measured,
+        "predicted": predicted,
+        "off": off,
+    }
+
+
+def _batch(rows: int, seed: int) -> torch.Tensor:
+    rng = torch.Generator().manual_seed(seed)
+    return torch.randint(MODEL.vocab_size, (rows, TOKENS), generator=rng)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        meshes = [Mesh.parse(text) for text in options.mesh]
+        rank, _ = join(timeout_s=options.timeout)
+        rows = [
+            row
+            for mesh in meshes
+            for checkpointing in options.checkpointing or ["none"]
+            for row in compare(mesh, checkpointing, options.timeout)
+        ]
+    except RankMissingError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 3
+    except (MeshError, ConfigError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    finally:
+        disconnect()
+    if rank == 0:
+        _report(rows, options)
+    return 0 if all(row["off"] <= options.tolerance for row in rows) else 1
+
+
+def _report(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
+    if options.json:
+        sys.stdout.write(json.dumps({"tolerance": options.tolerance, "rows": rows}) + "\n")
+        return
+    for row in rows:
+        verdict = "ok" if row["off"] <= options.tolerance else "OFF"
+        sys.stdout.write(
+            f"{row['mesh']:24} {row['checkpointing']:10} {row['name']:12} measured {row['measured']:12.0f} "
+            f"predicted {row['predicted']:12.0f}  {row['off']:.2%} {verdict}\n"
+        )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m model.plan.check",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--mesh", action="append", required=True, help="for example dp=2,ep=2")
+    parser.add_argument("--checkpointing", action="append", choices=("none", "full", "selective"))
+    parser.add_argument("--tolerance", type=float, default=0.05, help="relative difference")
+    parser.add_argument("--timeout", type=float, default=120.0, help="seconds that any wait may take")
+    parser.add_argument("--json", action="store_true")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

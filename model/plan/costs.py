@@ -1,0 +1,245 @@
+"""Memory and time of one layout on a cluster, in closed form. Does not import torch.
+
+Memory follows model/parallel and ZeRO (arXiv:1910.02054); the 1F1B schedule holds as many micro-batches in flight as
+there are stages behind (arXiv:2104.04473). Time is the slowest stage's compute and communication, one after the other
+without any overlap, times the micro-batches and the pipeline's fill; so it is on the safe side of what a good engine
+reaches. Expert load is taken as even.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from model.config import ModelConfig
+from model.parallel.mesh import split_layers
+from model.parallel.share import local_config
+from model.plan.activations import FP32_BYTES, stage_activations, working_set
+from model.plan.cluster import Cluster, Network
+from model.plan.layout import Layout, Workload
+from model.plan.sizes import rank_parameters
+from model.plan.traffic import Message, gradient_messages, micro_batch_messages
+
+FP32_STATE_BYTES = 8  # AdamW's two moments; what is fp32 is its own master copy
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on the fullest device of a layout."""
+
+    weights: float
+    gradients: float
+    optimiser: float
+    activations: float  # of all micro-batches in flight
+    working: float  # recomputed layer or logits
+
+    @property
+    def total(self) -> float:
+        return self.weights + self.gradients + self.optimiser + self.activations + self.working
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of one optimiser step: those of the busy stage, by what it does, and the pipeline's idle share."""
+
+    compute: float
+    tp: float
+    ep: float
+    pp: float
+    dp: float
+    optimiser: float
+    bubble: float
+
+    @property
+    def step(self) -> float:
+        return self.compute + self.tp + self.ep + self.pp + self.dp + self.optimiser + self.bubble
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a layout costs; `mfu` is model FLOP/s over the cluster's peak, recomputation not counted."""
+
+    layout: Layout
+    memory: Memory
+    times: Times
+    tokens_per_s: float
+    mfu: float
+
+
+def estimate(workload: Workload, layout: Layout, cluster: Cluster) -> Estimate:
+    """Of a layout that `mesh.check` accepts and whose micro-batches divide the batch."""
+    ranks = range(layout.mesh.pp)
+    memory = max((rank_memory(workload, layout, pp) for pp in ranks), key=lambda held: held.total)
+    times = step_times(workload, layout, cluster)
+    tokens_per_s = workload.tokens_per_step / times.step
+    flops = tokens_per_s * model_flops_per_token(workload.config, workload.tokens)
+    return Estimate(layout, memory, times, tokens_per_s, flops / (layout.mesh.world_size * cluster.flops))
+
+
+def rank_memory(workload: Workload, layout: Layout, pp: int) -> Memory:
+    """Of a rank at place `pp` of the pipeline axis."""
+    mesh, precision = layout.mesh, workload.precision
+    held = rank_parameters(workload.config, mesh, pp, layout.n_chunks)
+
+    def spread(bytes_each: float, outside_bytes: float, from_stage: int) -> float:
+        is_spread = layout.zero >= from_stage
+        dense = (held.block * bytes_each + held.outside * outside_bytes) / (mesh.dp if is_spread else 1)
+        return dense + held.expert * bytes_each / (mesh.edp if is_spread else 1)
+
+    stages = layout.stages(pp)
+    in_flight = micro_batches_in_flight(layout, pp, layout.micro_batches(workload))
+    activations = sum(stage_activations(workload, layout, stage) for stage in stages)
+    return Memory(
+        weights=spread(precision.block_bytes, FP32_BYTES, 3),
+        gradients=spread(precision.gradient_bytes, FP32_BYTES, 2),
+        optimiser=spread(precision.state_bytes, FP32_STATE_BYTES, 1),
+        activations=activations * in_flight / len(stages),
+        working=max(working_set(workload, layout, stage) for stage in stages),
+    )
+
+
+def micro_batches_in_flight(layout: Layout, pp: int, n_micro: int) -> int:
+    """Stage inputs that a rank holds at once, counted over its chunks."""
+    if layout.n_chunks == 1:
+        return min(n_micro, layout.mesh.pp - pp)
+    warm_up = 2 * (layout.mesh.pp - pp - 1) + (layout.n_chunks - 1) * layout.mesh.pp + 1
+    return min(n_micro * layout.n_chunks, warm_up)
+
+
+def step_times(workload: Workload, layout: Layout, cluster: Cluster) -> Times:
+    """Of the rank that is busiest per micro-batch; all others wait for it."""
+    busiest = max(
+        range(layout.mesh.pp), key=lambda pp: sum(_micro_batch(workload, layout, cluster, pp).values())
+    )
+    each = _micro_batch(workload, layout, cluster, busiest)
+    n_micro = layout.micro_batches(workload)
+    sync = {
+        pp: sum(_seconds(message, layout, cluster) for message in gradient_messages(workload, layout, pp))
+        for pp in range(layout.mesh.pp)
+    }
+    return Times(
+        compute=each["compute"] * n_micro,
+        tp=each["tp"] * n_micro,
+        ep=each["ep"] * n_micro,
+        pp=each["pp"] * n_micro,
+        dp=max(sync.values()),
+        optimiser=_optimiser_seconds(workload, layout, cluster),
+        bubble=sum(each.values()) * (layout.mesh.pp - 1) / layout.n_chunks,
+    )
+
+
+def bubble_share(times: Times) -> float:
+    """Share of a step in which the busiest stage waits for its pipeline to fill and drain."""
+    return times.bubble / times.step
+
+
+def model_flops_per_token(config: ModelConfig, tokens: int) -> float:
+    """Forward and backward, recomputation not counted: 6 per parameter that multiplies, and attention's products."""
+    multiplied = config.active_parameters - (
+        0 if config.tie_embeddings else config.vocab_size * config.d_model
+    )
+    return 6 * multiplied + 3 * sum(
+        _attention_flops(config, layer, tokens) for layer in range(config.n_layers)
+    )
+
+
+def stage_flops(config: ModelConfig, layout: Layout, stage: int, tokens: int) -> tuple[float, float]:
+    """One rank's forward FLOPs per token of a stage: plain matrix products, and those of routed experts."""
+    local = local_config(config, layout.mesh.tp)
+    plain, expert = 0.0, 0.0
+    for layer in split_layers(config.n_layers, layout.n_stages)[stage]:
+        plain += 2 * local.attention_parameters + _attention_flops(local, layer, tokens)
+        if local.moe is not None and local.is_moe_layer(layer):
+            routed = local.moe.top_k * 3 * local.d_model * local.moe.d_expert
+            expert += 2 * routed
+            plain += 2 * (local.moe.active_parameters - routed)
+        else:
+            plain += 2 * 3 * local.d_model * local.d_ff
+    if stage == layout.n_stages - 1:
+        plain += 2 * local.vocab_size * local.d_model
+    return plain, expert
+
+
+def _attention_flops(config: ModelConfig, layer: int, tokens: int) -> float:
+    """Scores and weighted sum per token, forward: a query sees half of the row on average, or its window."""
+    window = config.window(layer)
+    seen = tokens / 2 if window is None else min(window, tokens / 2)
+    if config.latent is not None:
+        per_key = config.latent.d_nope + config.latent.d_rope + config.latent.d_value
+    else:
+        per_key = 2 * config.d_head
+    return 2 * seen * config.n_heads * per_key
+
+
+def _micro_batch(workload: Workload, layout: Layout, cluster: Cluster, pp: int) -> dict[str, float]:
+    """Seconds of one micro-batch on one rank, by what takes them."""
+    passes = 3 if layout.checkpointing == "none" else 4  # backward is twice a forward pass
+    tokens = layout.rows * workload.tokens
+    seconds = dict.fromkeys(("compute", "tp", "ep", "pp"), 0.0)
+    for stage in layout.stages(pp):
+        plain, expert = stage_flops(workload.config, layout, stage, workload.tokens)
+        on_experts = expert * tokens / (cluster.flops * cluster.expert_efficiency)
+        seconds["compute"] += passes * (
+            plain * tokens / (cluster.flops * cluster.efficiency)
+            + max(on_experts, _expert_read_seconds(workload, layout, cluster, stage))
+        )
+    for message in micro_batch_messages(workload, layout, pp):
+        seconds[message.axis] += _seconds(message, layout, cluster)
+    return seconds
+
+
+def _expert_read_seconds(workload: Workload, layout: Layout, cluster: Cluster, stage: int) -> float:
+    """Reading a stage's experts from memory once: the floor where few tokens reach each of them."""
+    local = local_config(workload.config, layout.mesh.tp)
+    if local.moe is None:
+        return 0.0
+    layers = split_layers(local.n_layers, layout.n_stages)[stage]
+    n_moe = sum(local.is_moe_layer(layer) for layer in layers)
+    experts = local.moe.n_experts // layout.mesh.ep * 3 * local.d_model * local.moe.d_expert
+    return n_moe * experts * workload.precision.block_bytes / (cluster.memory_gb_s * 1e9)
+
+
+def _optimiser_seconds(workload: Workload, layout: Layout, cluster: Cluster) -> float:
+    """Reading and writing states, gradients and weights of the rank that has most of them."""
+    touched = 0.0
+    for pp in range(layout.mesh.pp):
+        held = rank_memory(workload, layout, pp)
+        touched = max(touched, 2 * held.optimiser + held.gradients + held.weights)
+    return touched / (cluster.memory_gb_s * 1e9)
+
+
+def _seconds(message: Message, layout: Layout, cluster: Cluster) -> float:
+    network = _network(message.axis, layout, cluster)
+    n = network.n_ranks
+    if message.kind == "send":
+        each = message.size / (network.gb_s * 1e9) + network.latency_us * 1e-6
+    elif message.kind == "all_to_all":
+        each = _all_to_all_seconds(message.size, network, cluster)
+    elif message.kind == "hand_out":  # n - 1 ranks' parts arrive
+        each = (n - 1) * (message.size / (network.gb_s * 1e9) + network.latency_us * 1e-6)
+    elif message.kind == "reduce_scatter":
+        each = (n - 1) / n * message.size / (network.gb_s * 1e9) + (n - 1) * network.latency_us * 1e-6
+    else:  # a ring passes the data around twice, once adding up and once handing out
+        each = 2 * (n - 1) / n * message.size / (network.gb_s * 1e9) + 2 * (n - 1) * network.latency_us * 1e-6
+    return each * message.count
+
+
+def _all_to_all_seconds(size: float, network: Network, cluster: Cluster) -> float:
+    """What leaves the node and what stays travel at once; each rank sends to each other one message."""
+    n, n_local = network.n_ranks, network.n_local
+    outside = size * (n - n_local) / n / (cluster.inter_gb_s * 1e9)
+    inside = size * (n_local - 1) / n / (cluster.intra_gb_s * 1e9)
+    return max(outside, inside) + (n - 1) * network.latency_us * 1e-6
+
+
+def _network(axis: str, layout: Layout, cluster: Cluster) -> Network:
+    mesh = layout.mesh
+    if axis in ("pp", "ends"):
+        stride = mesh.tp * mesh.dp
+        return cluster.network(stride, 2 if mesh.pp > 1 else 1)
+    stride, n_ranks = {
+        "tp": (1, mesh.tp),
+        "dp": (mesh.tp, mesh.dp),
+        "ep": (mesh.tp, mesh.ep),
+        "edp": (mesh.tp * mesh.ep, mesh.edp),
+    }[axis]
+    return cluster.network(stride, n_ranks)

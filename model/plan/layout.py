@@ -1,0 +1,74 @@
+"""One way to train: mesh, micro-batches, checkpointing, optimiser sharding. Does not import torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from model.config import ModelConfig
+from model.parallel.mesh import Mesh
+
+Checkpointing = Literal["none", "selective", "full"]
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Bytes per parameter. Norms, embedding and head stay fp32, as model/transformer.py has it.
+
+    `block_bytes` are those of a block's weights and of its activations; `state_bytes` are the optimiser's per
+    parameter of a block, master copy included; `gradient_bytes` those of accumulated gradients.
+    """
+
+    name: str
+    block_bytes: int
+    gradient_bytes: int
+    state_bytes: int
+
+
+PRECISIONS = {
+    "fp32": Precision("fp32", block_bytes=4, gradient_bytes=4, state_bytes=8),
+    # bf16 weights and gradients, fp32 master copy and AdamW moments
+    "bf16": Precision("bf16", block_bytes=2, gradient_bytes=2, state_bytes=12),
+    "bf16-fp32-gradients": Precision("bf16-fp32-gradients", block_bytes=2, gradient_bytes=4, state_bytes=12),
+}
+STREAM_BYTES = 4  # per element of the residual stream, the embedding, the head and its logits
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is trained: `batch` sequences of `tokens` tokens per optimiser step."""
+
+    config: ModelConfig
+    tokens: int
+    batch: int
+    precision: Precision
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.tokens * self.batch
+
+
+@dataclass(frozen=True)
+class Layout:
+    """`rows` sequences per micro-batch and data parallel rank; `zero` is the stage of arXiv:1910.02054, 0 to 3.
+
+    `n_chunks` pipeline stages per rank, interleaved where above one.
+    """
+
+    mesh: Mesh
+    rows: int
+    checkpointing: Checkpointing
+    zero: int = 1
+    n_chunks: int = 1
+
+    def micro_batches(self, workload: Workload) -> int:
+        """Per step; the search only makes layouts that divide."""
+        return workload.batch // (self.mesh.dp * self.rows)
+
+    @property
+    def n_stages(self) -> int:
+        return self.mesh.pp * self.n_chunks
+
+    def stages(self, rank: int) -> tuple[int, ...]:
+        """Pipeline stages that the rank at this place on the pipeline axis has."""
+        return tuple(chunk * self.mesh.pp + rank for chunk in range(self.n_chunks))

@@ -1,0 +1,120 @@
+"""Tries every layout of a model on so many devices, and says why the others cannot be used. Does not import torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from model.config import ModelConfig
+from model.parallel.mesh import Mesh, refusals
+from model.plan.cluster import Cluster
+from model.plan.costs import Estimate, estimate
+from model.plan.layout import Checkpointing, Layout, Workload
+
+ROWS = (1, 2, 4, 8)
+CHUNKS = (1, 2, 4)
+CHECKPOINTING: tuple[Checkpointing, ...] = ("none", "selective", "full")
+
+
+@dataclass
+class Refused:
+    """One reason, how many layouts it ruled out, and one of them with its own numbers."""
+
+    reason: str
+    count: int = 0
+    example: str = ""
+
+
+@dataclass
+class Plan:
+    """The layouts that fit, fastest first, and the reasons against all others."""
+
+    estimates: list[Estimate] = field(default_factory=list)
+    refused: dict[str, Refused] = field(default_factory=dict)
+
+    def refuse(self, reason: str, layout: str) -> None:
+        kind = re.sub(r"\d[\d.]*", "N", reason)
+        entry = self.refused.setdefault(kind, Refused(kind))
+        if not entry.count:
+            entry.example = f"{layout}: {reason}"
+        entry.count += 1
+
+
+def search(workload: Workload, cluster: Cluster, devices: int, zero_stages: tuple[int, ...] = (1,)) -> Plan:
+    """All meshes of exactly `devices` ranks, with all micro-batch sizes, schedules and kinds of checkpointing."""
+    plan = Plan()
+    for mesh in meshes(workload.config, devices, cluster.devices_per_node):
+        reason = next(refusals(workload.config, mesh), None)
+        if reason is not None:
+            plan.refuse(reason, str(mesh))
+            continue
+        for layout in _layouts(mesh, zero_stages):
+            reason = refusal(workload, layout)
+            if reason is not None:
+                plan.refuse(reason, _named(layout))
+                continue
+            found = estimate(workload, layout, cluster)
+            if found.memory.total > cluster.usable_bytes:
+                needed, usable = found.memory.total / 2**30, cluster.usable_bytes / 2**30
+                plan.refuse(
+                    f"needs {needed:.1f} GiB on a device that has {usable:.1f} for it", _named(layout)
+                )
+            else:
+                plan.estimates.append(found)
+    plan.estimates.sort(key=lambda found: found.times.step)
+    return plan
+
+
+def meshes(config: ModelConfig, devices: int, devices_per_node: int) -> Iterator[Mesh]:
+    """All of `devices` ranks; tensor parallel stays on a node, where alone its messages are fast enough."""
+    for tp in _divisors(devices):
+        if tp > devices_per_node:
+            break
+        for pp in _divisors(devices // tp):
+            dp = devices // tp // pp
+            experts = config.moe.n_experts if config.moe is not None and config.n_moe_layers else 1
+            for ep in _divisors(dp):
+                if ep <= experts:
+                    yield Mesh(dp=dp, tp=tp, pp=pp, ep=ep)
+
+
+def refusal(workload: Workload, layout: Layout) -> str | None:
+    """Why a layout on a possible mesh cannot be run; None where it can."""
+    mesh = layout.mesh
+    if workload.batch % (mesh.dp * layout.rows):
+        return f"a batch of {workload.batch} sequences cannot be cut into micro-batches of {layout.rows} on dp={mesh.dp}"
+    n_micro = layout.micro_batches(workload)
+    if n_micro < mesh.pp:
+        return f"{n_micro} micro-batches cannot fill {mesh.pp} pipeline stages"
+    if layout.zero >= 2 and mesh.pp > 1:
+        return f"ZeRO-{layout.zero} spreads gradients that a pipeline adds up over micro-batches"
+    if layout.zero == 3 and mesh.ep > 1:
+        return "ZeRO-3 and expert parallelism exclude each other in DeepSpeed"
+    if layout.n_chunks > 1:
+        if mesh.pp == 1:
+            return "interleaved stages need a pipeline"
+        if workload.config.n_layers % layout.n_stages:
+            return f"{workload.config.n_layers} layers do not make {layout.n_stages} equal interleaved stages"
+        if n_micro % mesh.pp:
+            return f"interleaved stages need micro-batches in multiples of {mesh.pp}, not {n_micro}"
+        return next(refusals(workload.config, mesh, n_chunks=layout.n_chunks), None)
+    return None
+
+
+def _layouts(mesh: Mesh, zero_stages: tuple[int, ...]) -> Iterator[Layout]:
+    for rows in ROWS:
+        for n_chunks in CHUNKS:
+            for checkpointing in CHECKPOINTING:
+                for zero in zero_stages:
+                    yield Layout(mesh, rows, checkpointing, zero, n_chunks)
+
+
+def _named(layout: Layout) -> str:
+    return (
+        f"{layout.mesh} rows={layout.rows} chunks={layout.n_chunks} {layout.checkpointing} zero={layout.zero}"
+    )
+
+
+def _divisors(number: int) -> list[int]:
+    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]

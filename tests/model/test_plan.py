@@ -1,0 +1,349 @@
+"""The planner: parameters per rank, memory and time by hand for small cases, the search and its command."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.config import ConfigError, ModelConfig, MoEConfig
+from model.parallel.mesh import Mesh
+from model.plan.__main__ import main
+from model.plan.cluster import Cluster, ClusterError, Network, cluster_from, read_cluster, shipped
+from model.plan.costs import (
+    bubble_share,
+    estimate,
+    micro_batches_in_flight,
+    model_flops_per_token,
+    rank_memory,
+    stage_flops,
+    step_times,
+)
+from model.plan.layout import PRECISIONS, Layout, Workload
+from model.plan.search import refusal, search
+from model.plan.shapes import model_of
+from model.plan.sizes import rank_parameters, stage_parameters
+from model.plan.traffic import step_traffic
+
+MODEL = ModelConfig(
+    name="m",
+    vocab_size=256,
+    d_model=64,
+    n_layers=8,
+    n_heads=8,
+    n_kv_heads=4,
+    d_head=16,
+    d_ff=128,
+    max_context=128,
+    tie_embeddings=False,
+    moe=MoEConfig(d_model=64, d_expert=32, n_experts=16, top_k=2, n_shared=1),
+)
+CLUSTER = Cluster(
+    name="c",
+    source="made up",
+    devices_per_node=4,
+    memory_gib=1.0,
+    flops=1e12,
+    memory_gb_s=100.0,
+    intra_gb_s=10.0,
+    inter_gb_s=1.0,
+    efficiency=0.5,
+    expert_efficiency=0.25,
+)
+WORKLOAD = Workload(MODEL, tokens=128, batch=64, precision=PRECISIONS["bf16"])
+
+
+@st.composite
+def meshes(draw: st.DrawFn) -> Mesh:
+    ep = draw(st.sampled_from([1, 2, 4]))
+    return Mesh(
+        dp=ep * draw(st.sampled_from([1, 2])),
+        tp=draw(st.sampled_from([1, 2, 4])),
+        pp=draw(st.sampled_from([1, 2, 4, 8])),
+        ep=ep,
+    )
+
+
+@given(meshes())
+def test_what_ranks_hold_adds_up_to_the_whole_model(mesh: Mesh) -> None:
+    """Split parameters once; replicated ones (norms, routers) once per tensor parallel rank."""
+    held = [rank_parameters(MODEL, mesh, pp) for pp in range(mesh.pp)]
+    expert = sum(part.expert for part in held) * mesh.tp * mesh.ep
+    assert expert == 8 * 16 * 3 * 64 * 32
+    whole = 8 * (2 * 64 + 16 * 64)  # two norms and the router of each layer
+    dense = sum(part.block + part.outside for part in held)
+    assert (dense - whole - 64) * mesh.tp + whole + 64 + expert == MODEL.total_parameters
+
+
+def test_a_tied_embedding_lies_on_both_ends_and_chunks_are_counted_together() -> None:
+    tied = dataclasses.replace(MODEL, tie_embeddings=True)
+    table = 256 * 64
+    assert stage_parameters(tied, Mesh(), 0, 1).outside == table + 64
+    assert stage_parameters(tied, Mesh(pp=2), 0, 2).outside == table
+    assert stage_parameters(tied, Mesh(pp=2), 1, 2).outside == table + 64
+    assert stage_parameters(tied, Mesh(pp=4), 1, 4).outside == 0
+    assert (
+        rank_parameters(MODEL, Mesh(pp=2), 0, n_chunks=2).block == rank_parameters(MODEL, Mesh(pp=2), 0).block
+    )
+
+
+def test_zero_spreads_states_then_gradients_then_weights() -> None:
+    held = rank_parameters(MODEL, Mesh(dp=4), 0)
+    blocks = held.block + held.expert
+    for zero in range(4):
+        memory = rank_memory(WORKLOAD, Layout(Mesh(dp=4), 1, "full", zero), 0)
+        assert memory.optimiser == (blocks * 12 + held.outside * 8) / (4 if zero >= 1 else 1)
+        assert memory.gradients == (blocks * 2 + held.outside * 4) / (4 if zero >= 2 else 1)
+        assert memory.weights == (blocks * 2 + held.outside * 4) / (4 if zero >= 3 else 1)
+
+
+def test_states_of_experts_are_spread_over_their_copies_only() -> None:
+    mesh = Mesh(dp=4, ep=2)
+    held = rank_parameters(MODEL, mesh, 0)
+    memory = rank_memory(WORKLOAD, Layout(mesh, 1, "full", 1), 0)
+    assert memory.optimiser == (held.block * 12 + held.outside * 8) / 4 + held.expert * 12 / 2
+
+
+@given(meshes(), st.sampled_from([1, 2]))
+def test_checkpointing_keeps_less_and_more_rows_keep_more(mesh: Mesh, rows: int) -> None:
+    kept = [
+        rank_memory(WORKLOAD, Layout(mesh, rows, mode), 0).activations
+        for mode in ("none", "selective", "full")
+    ]
+    assert kept[0] > kept[1] > kept[2] > 0
+    doubled = rank_memory(
+        dataclasses.replace(WORKLOAD, batch=128), Layout(mesh, 2 * rows, "full"), 0
+    ).activations
+    assert doubled == pytest.approx(2 * kept[2])
+
+
+def test_one_forward_one_backward_holds_as_many_as_there_are_stages_behind() -> None:
+    layout = Layout(Mesh(pp=4), 1, "full")
+    assert [micro_batches_in_flight(layout, pp, 16) for pp in range(4)] == [4, 3, 2, 1]
+    assert micro_batches_in_flight(layout, 0, 2) == 2
+    chunked = dataclasses.replace(layout, n_chunks=2)
+    # as torch's interleaved schedule warms up: twice the ranks behind, a round of chunks, and the one at work
+    assert [micro_batches_in_flight(chunked, pp, 16) for pp in range(4)] == [11, 9, 7, 5]
+
+
+def test_flops_of_a_dense_layer_are_those_counted_by_hand() -> None:
+    dense = dataclasses.replace(MODEL, moe=None, n_layers=1)
+    attention = 64 * 16 * (8 + 4 + 4) + 8 * 16 * 64
+    plain, expert = stage_flops(dense, Layout(Mesh(), 1, "none"), 0, 128)
+    scores = 2 * 64 * 8 * 2 * 16  # 64 keys on average, 8 heads, scores and sum of 16
+    assert expert == 0
+    assert plain == 2 * (attention + 3 * 64 * 128 + 256 * 64) + scores
+
+
+def test_flops_are_split_evenly_and_the_model_counts_three_forward_passes() -> None:
+    layout = Layout(Mesh(dp=2, tp=2, pp=2, ep=2), 1, "none")
+    parts = [stage_flops(MODEL, layout, stage, 128) for stage in range(2)]
+    whole = stage_flops(MODEL, Layout(Mesh(), 1, "none"), 0, 128)
+    router = 8 * 2 * 16 * 64  # is not split over tp
+    assert sum(expert for _, expert in parts) * 2 == whole[1]
+    assert sum(plain for plain, _ in parts) * 2 == whole[0] + router
+    norms = (2 * 8 + 1) * 64
+    assert model_flops_per_token(MODEL, 128) == pytest.approx(3 * sum(whole) + 6 * norms, rel=1e-12)
+
+
+def test_time_of_one_device_is_compute_and_the_optimiser() -> None:
+    layout = Layout(Mesh(), 64, "none", 0)
+    times = step_times(WORKLOAD, layout, CLUSTER)
+    plain, expert = stage_flops(MODEL, layout, 0, 128)
+    assert times.compute == pytest.approx(3 * 64 * 128 * (plain / 0.5e12 + expert / 0.25e12))
+    assert times.tp == times.ep == times.pp == times.dp == times.bubble == 0
+    memory = rank_memory(WORKLOAD, layout, 0)
+    assert times.optimiser == pytest.approx(
+        (2 * memory.optimiser + memory.gradients + memory.weights) / 100e9
+    )
+
+
+def test_recomputation_costs_a_third_of_the_compute_and_no_mfu() -> None:
+    plain, full = (estimate(WORKLOAD, Layout(Mesh(), 64, mode), CLUSTER) for mode in ("none", "full"))
+    assert full.times.compute == pytest.approx(plain.times.compute * 4 / 3)
+    assert full.mfu < plain.mfu < 0.5
+
+
+def test_experts_that_few_tokens_reach_cost_their_reading() -> None:
+    slow = dataclasses.replace(CLUSTER, memory_gb_s=0.1)
+    layout = Layout(Mesh(), 1, "none")
+    ample = step_times(WORKLOAD, layout, CLUSTER).compute
+    assert step_times(WORKLOAD, layout, slow).compute > 2 * ample
+
+
+def test_the_bubble_shrinks_with_micro_batches_and_chunks() -> None:
+    few = step_times(WORKLOAD, Layout(Mesh(pp=4), 16, "none"), CLUSTER)
+    many = step_times(WORKLOAD, Layout(Mesh(pp=4), 4, "none"), CLUSTER)
+    chunked = step_times(WORKLOAD, Layout(Mesh(pp=4), 4, "none", n_chunks=2), CLUSTER)
+    assert few.bubble / (few.compute + few.pp) == pytest.approx(3 / 4)
+    assert many.bubble / (many.compute + many.pp) == pytest.approx(3 / 16)
+    assert chunked.bubble / (chunked.compute + chunked.pp) == pytest.approx(3 / 32)
+    assert bubble_share(few) > bubble_share(many) > bubble_share(chunked)
+
+
+def test_messages_of_each_axis_by_hand() -> None:
+    stream, n_micro = 2 * 128 * 64, 4
+    workload = dataclasses.replace(WORKLOAD, batch=2 * n_micro)
+    assert step_traffic(workload, Layout(Mesh(), 2, "none"), 0) == {}
+    tensor = step_traffic(workload, Layout(Mesh(tp=2), 2, "none"), 0)
+    # three sums forward and three backward per layer in bf16, the weights' gradients, and embedding, head and loss
+    per_micro = 8 * (6 * 2 * stream + 256 * 2 * 4) + 2 * 4 * stream + 3 * 256 * 4
+    assert tensor == {"tp": n_micro * per_micro}
+    experts = step_traffic(
+        dataclasses.replace(workload, batch=4 * n_micro), Layout(Mesh(dp=2, ep=2), 2, "none"), 0
+    )
+    assert experts["ep"] == n_micro * 8 * (4 * 2 * 2 * stream + 16 * 8)
+    held = rank_parameters(MODEL, Mesh(dp=2, ep=2), 0)
+    gradients = held.block * 2 + held.outside * 4
+    assert experts["dp"] == gradients + gradients // 2  # and as many bytes of weights, half of them from here
+    unsharded = step_traffic(
+        dataclasses.replace(workload, batch=4 * n_micro), Layout(Mesh(dp=2, ep=2), 2, "none", zero=0), 0
+    )
+    assert unsharded["dp"] == gradients
+    pipeline = Layout(Mesh(pp=4), 2, "none")
+    assert [step_traffic(workload, pipeline, pp)["pp"] for pp in range(4)] == [
+        n_micro * stream * 4 * neighbours for neighbours in (1, 2, 2, 1)
+    ]
+
+
+def test_rings_within_a_node_are_faster_than_those_that_leave_it() -> None:
+    assert CLUSTER.network(1, 4) == Network(4, 4, 10.0, 0.0)
+    assert CLUSTER.network(1, 8) == Network(8, 4, 4.0, 0.0)  # four adapters at 1 GB/s
+    assert CLUSTER.network(4, 8) == Network(8, 1, 1.0, 0.0)
+    assert dataclasses.replace(CLUSTER, inter_gb_s=5.0).network(1, 8).gb_s == 10.0
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.floats(1e9, 3e12))
+def test_shapes_have_about_the_parameters_that_were_asked_for(parameters: float) -> None:
+    config = model_of(parameters)
+    assert config.total_parameters == pytest.approx(parameters, rel=0.03)
+    assert config.n_layers % 8 == 0 and config.n_heads % config.n_kv_heads == 0
+
+
+def test_too_few_parameters_have_no_shape() -> None:
+    with pytest.raises(ConfigError, match="at least 1e9"):
+        model_of(1e8)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"memory_gb": 80}, "unknown key 'memory_gb', did you mean 'memory_gib'"),
+        ({"flops": "fast"}, "flops must be a number"),
+        ({"flops": True}, "flops must be a number"),
+        ({"name": 3}, "name must be a text"),
+        ({"devices_per_node": 4.5}, "whole number"),
+        ({"efficiency": 1.5}, "share of peak"),
+        ({"inter_gb_s": 0}, "inter_gb_s must be above 0"),
+        ({"intra_latency_us": -1}, "must not be negative"),
+        ({"reserved_gib": 2.0}, "no memory for tensors"),
+    ],
+)
+def test_wrong_clusters_are_refused_by_key(change: dict, message: str) -> None:
+    with pytest.raises(ClusterError, match=message):
+        cluster_from({**dataclasses.asdict(CLUSTER), **change}, "file.toml")
+
+
+def test_missing_keys_and_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match=r"missing .* 'source'"):
+        cluster_from({"name": "c"}, "file.toml")
+    with pytest.raises(ClusterError, match="h100-80gb"):
+        read_cluster("no-such-cluster")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("name = ")
+    with pytest.raises(ClusterError, match="cannot be read"):
+        read_cluster(str(broken))
+
+
+def test_shipped_clusters_are_readable_and_say_where_their_figures_are_from() -> None:
+    assert {"h100-80gb", "h200-141gb"} <= set(shipped())
+    assert all("assumed" in read_cluster(name).source for name in shipped())
+
+
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        (Layout(Mesh(dp=3), 1, "none"), "cannot be cut"),
+        (Layout(Mesh(pp=8), 16, "none"), "4 micro-batches cannot fill 8"),
+        (Layout(Mesh(pp=2), 1, "none", zero=2), "ZeRO-2"),
+        (Layout(Mesh(dp=2, ep=2), 1, "none", zero=3), "ZeRO-3"),
+        (Layout(Mesh(), 1, "none", n_chunks=2), "need a pipeline"),
+        (Layout(Mesh(pp=8), 1, "none", n_chunks=4), "8 layers do not make 32"),
+        (Layout(Mesh(pp=4), 8, "none", n_chunks=2), None),
+        (Layout(Mesh(dp=2, tp=2, pp=2, ep=2), 1, "full"), None),
+    ],
+)
+def test_layouts_that_cannot_run_are_refused(layout: Layout, message: str | None) -> None:
+    reason = refusal(WORKLOAD, layout)
+    assert (reason is None) if message is None else (reason is not None and message in reason)
+
+
+def test_search_returns_what_fits_fastest_first_and_counts_the_rest() -> None:
+    plan = search(WORKLOAD, CLUSTER, 8)
+    assert plan.estimates
+    steps = [found.times.step for found in plan.estimates]
+    assert steps == sorted(steps)
+    assert all(found.memory.total <= CLUSTER.usable_bytes for found in plan.estimates)
+    assert all(found.layout.mesh.world_size == 8 for found in plan.estimates)
+    assert any("heads" in entry.example for entry in plan.refused.values())
+    assert any("equal interleaved stages" in entry.example for entry in plan.refused.values())
+    tiny = search(WORKLOAD, dataclasses.replace(CLUSTER, memory_gib=0.001), 8)
+    assert not tiny.estimates
+    reasons = [entry for entry in tiny.refused.values() if "GiB" in entry.reason]
+    assert len(reasons) == 1 and reasons[0].count > 50
+
+
+def test_search_prefers_no_recomputation_where_memory_allows() -> None:
+    assert search(WORKLOAD, CLUSTER, 4).estimates[0].layout.checkpointing == "none"
+
+
+def test_a_trillion_parameters_fit_on_256_devices(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--params", "1e12", "--devices", "256", "--json", "--top", "3"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["parameters"] == pytest.approx(1e12, rel=0.03)
+    best = document["rows"][0]
+    assert best["pp"] * best["tp"] * best["dp"] == 256
+    assert best["memory_bytes"] <= (79.6 - 4) * 2**30
+    parts = ("weights", "gradients", "optimiser", "activations", "working")
+    assert best["memory_bytes"] == pytest.approx(sum(best[f"{part}_bytes"] for part in parts))
+    # all weights, gradients and states of the experts alone are 62 GB on each of 256 devices
+    assert best["memory_bytes"] > 62e9
+    assert document["refused"]
+
+
+def test_the_table_names_the_source_and_the_refusals(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "shape.json"
+    file.write_text(json.dumps(MODEL.to_dict()))
+    assert main(["--config", str(file), "--devices", "4", "--tokens", "128", "--batch", "64"]) == 0
+    out = capsys.readouterr().out
+    assert "computed, not measured" in out and "efficiencies assumed" in out
+    assert "Refused:" in out and "MFU" in out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--config", "nowhere.json", "--devices", "4"],
+        ["--params", "1e6", "--devices", "4"],
+        ["--params", "1e9", "--devices", "0"],
+        ["--params", "1e9", "--devices", "4", "--cluster", "nowhere"],
+        ["--config", "tiny", "--devices", "4", "--tokens", "4096"],
+    ],
+)
+def test_unusable_input_ends_with_code_two(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_planning_needs_no_torch() -> None:
+    code = "import sys, model.plan.__main__ as m; m.main(['--config', 'tiny', '--devices', '2', '--tokens', '64', '--json']); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
