@@ -129,8 +129,8 @@ def _compute(
     )
     for piece in _different(new):
         place = place_BS[rows.index(piece.row), piece.start : piece.stop].to(answer.ids_NK.device)
-        fields = (answer.ids_NK[place], answer.log_p_NK[place], answer.log_rest_N[place])
-        writer.put(piece.digest, TopK(*(field.cpu() for field in fields), manifest.temperature))
+        ids_NK, log_p_NK = answer.ids_NK[place].cpu(), answer.log_p_NK[place].cpu()
+        writer.put(piece.digest, TopK(ids_NK, log_p_NK, answer.log_rest_N[place].cpu(), answer.temperature))
 
 
 def _different(pieces: list[Piece]) -> list[Piece]:

@@ -13,7 +13,7 @@ nothing of files.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -77,10 +77,10 @@ def split_experts(config: ModelConfig, factor: int) -> Growth:
         return tensor.repeat_interleave(factor, 0)
 
     def parts_of_first(w_EFD: Tensor) -> Tensor:
-        return w_EFD.unflatten(1, (factor, width)).flatten(0, 1)
+        return torch.stack(torch.split(w_EFD, width, 1), dim=1).flatten(0, 1)
 
     def parts_of_second(w_EDF: Tensor) -> Tensor:
-        return w_EDF.unflatten(2, (factor, width)).movedim(2, 1).flatten(0, 1)
+        return torch.stack(torch.split(w_EDF, width, 2), dim=1).flatten(0, 1)
 
     picks = {"w_gate": parts_of_first, "w_up": parts_of_first, "w_down": parts_of_second}
     return _grown(config, child, picks, rows, _bias_factor(moe, factor), noise=0.0, seed=0)
@@ -89,7 +89,7 @@ def split_experts(config: ModelConfig, factor: int) -> Growth:
 def _grown(
     config: ModelConfig,
     moe: MoEConfig,
-    picks: dict[str, Callable[[Tensor], Tensor]],
+    picks: Mapping[str, Callable[[Tensor], Tensor]],
     rows: Callable[[Tensor], Tensor],
     bias_factor: float,
     *,

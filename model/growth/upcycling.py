@@ -18,6 +18,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import TypedDict, Unpack
 
+import torch
 from torch import Tensor
 
 from model.config import ConfigError, Gate, GroupScore, ModelConfig, MoEConfig
@@ -106,8 +107,7 @@ def upcycle_slices(
 
     def sliced(neurons: int) -> Callable[[Tensor], Tensor]:
         def pick(tensor: Tensor) -> Tensor:
-            slices = tensor.unflatten(neurons, (n_slices, width)).movedim(neurons, 0)
-            return slices.repeat(n_copies, 1, 1)
+            return torch.stack(torch.split(tensor, width, neurons)).repeat(n_copies, 1, 1)
 
         return pick
 

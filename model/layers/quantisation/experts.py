@@ -37,7 +37,7 @@ class EightBitExperts:
         n_choices, n_experts = experts_TK.shape[1], w_gate_EFD.shape[0]
         expert_N, order_N = experts_TK.flatten().sort(stable=True)
         rows = torch.bincount(expert_N, minlength=n_experts).tolist()
-        blocks = x_TD[order_N // n_choices].split(rows)
+        blocks = torch.split(x_TD[order_N // n_choices], rows)
         # unbind, not w[e]: indexing one expert makes its backward write a gradient as large as all of them
         weights = zip(w_gate_EFD.unbind(), w_up_EFD.unbind(), w_down_EDF.unbind(), strict=True)
         y_ND = torch.cat(

@@ -77,7 +77,7 @@ def exact_product(a_MK: Tensor, b_KN: Tensor, *, strict: bool) -> Tensor:
         terms, columns = -n_terms % CUDA_MULTIPLE, -n_columns % CUDA_MULTIPLE
         a_MK = F.pad(a_MK, (0, terms, 0, max(CUDA_MIN_ROWS - n_rows, 0)))
         b_KN = F.pad(b_KN, (0, columns, 0, terms))
-    pieces = zip(a_MK.split(MAX_TERMS, dim=1), b_KN.split(MAX_TERMS, dim=0), strict=True)
+    pieces = zip(torch.split(a_MK, MAX_TERMS, 1), torch.split(b_KN, MAX_TERMS, 0), strict=True)
     products = [torch._int_mm(a, b).float() for a, b in pieces]
     total = products[0]
     for product in products[1:]:

@@ -55,7 +55,8 @@ def eight_bit_linear(x: Tensor, w_NK: Tensor, bias_N: Tensor | None, arithmetic:
         raise NotImplementedError("8-bit products take plain tensors: train tensor-parallel models in bf16")
     device = x.device.type
     out_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-    y_TN: Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), w_NK, arithmetic, out_dtype)
+    x_TK = x.reshape(-1, x.shape[-1])
+    y_TN: Tensor = _Linear.apply(x_TK, w_NK, arithmetic, out_dtype)  # type: ignore[no-untyped-call]  # torch's
     y = y_TN.view(*x.shape[:-1], w_NK.shape[0])
     return y if bias_N is None else y + bias_N.to(y.dtype)
 
@@ -70,7 +71,7 @@ class _Linear(torch.autograd.Function):
         return arithmetic.forward_product(x_TK, w_NK, out_dtype)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]  # torch ships no types for it
+    @once_differentiable
     def backward(ctx: Any, g_TN: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         x_TK, w_NK = ctx.saved_tensors
         arithmetic: Arithmetic = ctx.arithmetic
