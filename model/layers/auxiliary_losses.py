@@ -80,7 +80,7 @@ def router_z_loss(logits_TE: Tensor) -> Tensor:
 
 def attach(carrier: Tensor, loss: Tensor, scale: float | Tensor = 1.0) -> Tensor:
     """`carrier` unchanged. When its gradient is computed, `loss` (a scalar) gets the gradient `scale`."""
-    attached: Tensor = _Attach.apply(carrier, loss, scale)
+    attached: Tensor = _Attach.apply(carrier, loss, scale)  # type: ignore[no-untyped-call]
     return attached
 
 

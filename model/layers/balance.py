@@ -29,7 +29,8 @@ def balance_experts(model: nn.Module, rate: float = 1e-3, *, group: dist.Process
     if dist.is_available() and dist.is_initialized():
         summed = torch.cat(loads)
         dist.all_reduce(summed, group=group)
-        for load_E, sum_E in zip(loads, summed.split([len(load_E) for load_E in loads]), strict=True):
+        sizes = [len(load_E) for load_E in loads]
+        for load_E, sum_E in zip(loads, torch.split(summed, sizes), strict=True):
             load_E.copy_(sum_E)
     for layer in layers:
         layer.balance(rate)

@@ -50,11 +50,14 @@ def collect(model: nn.Module, *, group: dist.ProcessGroup | None = None) -> dict
         raise RuntimeError("no MoE layer is watched: call metrics.watch(model) before training")
     if not watched:
         return {}
-    counts, sums = _read(list(watched.values()), group)
+    read = _read(list(watched.values()), group)
     for layer in watched.values():
         layer.meter.reset()
-    parts = zip(watched.items(), counts, sums, strict=True)
-    return {name: _metrics(layer, *counted) for (name, layer), *counted in parts if counted[0][-1]}
+    return {
+        name: _metrics(layer, counts, sums)
+        for (name, layer), counts, sums in zip(watched.items(), *read, strict=True)
+        if counts[-1]  # passes
+    }
 
 
 def _read(
@@ -68,9 +71,8 @@ def _read(
         dist.all_reduce(counts, group=group)
         dist.all_reduce(sums, group=group)
     sizes = [layer.meter.n_counts for layer in layers]
-    return [part.tolist() for part in counts.cpu().split(sizes)], [
-        part.tolist() for part in sums.cpu().split(N_SUMS)
-    ]
+    count_parts, sum_parts = torch.split(counts.cpu(), sizes), torch.split(sums.cpu(), N_SUMS)
+    return [part.tolist() for part in count_parts], [part.tolist() for part in sum_parts]
 
 
 def _metrics(layer: MoELayer, counts: list[int], sums: list[float]) -> ExpertMetrics:

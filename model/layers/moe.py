@@ -104,7 +104,7 @@ class MoELayer(nn.Module):
         (weights_TK, experts_TK), scores = router(x_TD, return_scores=True)
         n_dropped = 0
         if config.capacity_factor is None:
-            y_TD = self.experts(x_TD, weights_TK, experts_TK)
+            y_TD: Tensor = self.experts(x_TD, weights_TK, experts_TK)
         else:
             kept_TK = within_capacity(experts_TK, config.n_experts, expert_capacity(len(x_TD), config))
             y_TD, n_dropped = apply_within_capacity(self.experts, x_TD, weights_TK, experts_TK, kept_TK)

@@ -104,7 +104,7 @@ class Router(nn.Module):
         """As every module's: moves and casts; but the bias keeps fp32."""
         bias, self.bias = self.bias, None
         try:
-            super()._apply(fn, recurse)
+            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch ships no types for it
         finally:
             self.bias = bias
         if bias is not None:
@@ -125,7 +125,7 @@ def expert_load(experts_TK: Tensor, n_experts: int) -> Tensor:
 
 def _within_best_groups(chosen_by_TE: Tensor, config: MoEConfig) -> Tensor:
     """Minus infinity for experts outside a token's best groups: with a negative bias a zero could still win."""
-    chosen_by_TML = chosen_by_TE.unflatten(-1, (config.n_groups, -1))
+    chosen_by_TML = chosen_by_TE.view(-1, config.n_groups, config.n_experts // config.n_groups)
     if config.group_score == "max":
         groups_TM = chosen_by_TML.amax(-1)
     else:

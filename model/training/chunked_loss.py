@@ -39,8 +39,9 @@ def chunked_target_loss(
         raise ValueError(f"a chunk holds at least one position, not {chunk}")
     divisor = count_targets(targets_BS) if n_targets is None else n_targets
     x_ND, targets_N = x_BSD.flatten(0, -2), targets_BS.flatten()
-    needs_gradient = torch.is_grad_enabled()
-    summed: Tensor = _ChunkedLoss.apply(x_ND, head_VD, targets_N, z_weight, chunk, needs_gradient)
+    summed: Tensor = _ChunkedLoss.apply(  # type: ignore[no-untyped-call]
+        x_ND, head_VD, targets_N, z_weight, chunk, torch.is_grad_enabled()
+    )
     return summed / divisor
 
 
