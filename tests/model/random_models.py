@@ -52,4 +52,6 @@ def stepped(model: Transformer, tokens: list[int], chunks: list[int]) -> torch.T
 
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
     """The largest difference over the largest expected value."""
-    return float((found.double() - expected.double()).abs().max() / expected.abs().max())
+    return float(
+        (found.detach().double() - expected.detach().double()).abs().max() / expected.detach().abs().max()
+    )

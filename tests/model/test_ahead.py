@@ -55,7 +55,7 @@ def test_module_i_knows_the_tokens_up_to_i_plus_one_ahead_and_no_further(config:
     for depth in range(config.n_ahead):
         moved = (before[depth] - after[depth]).abs().amax(-1)[0]
         first_that_knows = changed_at - (depth + 1)
-        assert moved[:first_that_knows].max() <= 1e-6
+        assert moved[:first_that_knows].max() <= 1e-5
         assert moved[first_that_knows] > 1e-4
         # where nothing follows, the row's own beginning stands in: no valid position may see it
     wrapped = tokens.clone()
@@ -65,7 +65,7 @@ def test_module_i_knows_the_tokens_up_to_i_plus_one_ahead_and_no_further(config:
         kept, touched = model.ahead_logits(hidden, tokens), model.ahead_logits(hidden, wrapped)
     for depth in range(config.n_ahead):
         moved = (kept[depth] - touched[depth]).abs().amax(-1)[0]
-        assert moved[: N_TOKENS - 1 - depth].max() <= 1e-6 < moved[N_TOKENS - 1 - depth]
+        assert moved[: N_TOKENS - 1 - depth].max() <= 1e-5 < moved[N_TOKENS - 1 - depth]
 
 
 def test_packed_documents_equal_each_document_alone() -> None:

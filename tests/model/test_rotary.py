@@ -127,7 +127,8 @@ def test_rotation_multiplies_pairs_as_complex_numbers(is_interleaved: bool) -> N
     pairs = x.unflatten(-1, (4, 2)) if is_interleaved else x.unflatten(-1, (2, 4)).transpose(-1, -2)
     angle = positions[..., None] * 500.0 ** -(torch.arange(4, dtype=torch.float64) / 4)
     turned = (
-        torch.view_as_complex(pairs.double().contiguous()) * torch.polar(torch.ones(()), angle)[:, :, None]
+        torch.view_as_complex(pairs.double().contiguous())
+        * torch.polar(torch.ones_like(angle), angle)[:, :, None]
     )
     expected = torch.view_as_real(turned)
     expected = expected.flatten(-2) if is_interleaved else expected.transpose(-1, -2).flatten(-2)
