@@ -223,7 +223,8 @@ class Lines:
             return
         self._stage, self._shown_at = stage, now
         share = f" of {total:,}, {100 * done // total} %" if total else ""
-        sys.stderr.write(f"{stage}: {done:,} documents{share}\n")
+        count = f": {done:,} documents{share}" if done else ""
+        sys.stderr.write(f"{stage}{count}\n")
         sys.stderr.flush()
 
 

@@ -80,6 +80,7 @@ class _Text(HTMLParser):
         }
     )
     SKIPPED = frozenset({"script", "style", "nav", "head"})
+    VOID = frozenset({"br", "hr", "img", "link", "meta", "input", "col", "wbr"})  # elements without an end
     SKIPPED_CLASSES = frozenset({"navheader", "navfooter"})
 
     def __init__(self) -> None:
@@ -90,7 +91,7 @@ class _Text(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         classes = set((dict(attrs).get("class") or "").split())
         if self._open or tag in self.SKIPPED or classes & self.SKIPPED_CLASSES:
-            if tag not in {"br", "hr", "img", "link", "meta", "input", "col", "wbr"}:  # these have no end
+            if tag not in self.VOID:
                 self._open.append(tag)
         elif tag in self.BLOCKS:
             self.parts.append("\n")
@@ -100,7 +101,7 @@ class _Text(HTMLParser):
             while tag in self._open:
                 if self._open.pop() == tag:
                     break
-        elif tag in self.BLOCKS:
+        elif tag in self.BLOCKS and tag not in self.VOID:
             self.parts.append("\n")
 
     def handle_data(self, data: str) -> None:

@@ -6,6 +6,7 @@ Reads and parses files; imports and runs none of them. Knows nothing of which pa
 from __future__ import annotations
 
 import ast
+import os
 import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
@@ -43,18 +44,24 @@ class SourceTree:
     root: Path
     skipped_files: frozenset[str] = frozenset()  # relative to root
 
+    def paths(self) -> list[str]:
+        """Relative to the root, in order."""
+        found: list[str] = []
+        for folder, folders, files in os.walk(self.root):
+            folders[:] = [name for name in folders if name not in SKIPPED_FOLDERS]
+            relative = Path(folder).relative_to(self.root)
+            found += [(relative / name).as_posix() for name in files if name.endswith(".py")]
+        return sorted(path for path in found if path not in self.skipped_files)
+
     def files(self) -> Iterator[tuple[str, str]]:
-        """(path, text) of each file in the order of paths; those that are not UTF-8 are left out."""
-        for file in sorted(self.root.rglob("*.py")):
-            relative = file.relative_to(self.root)
-            if SKIPPED_FOLDERS.intersection(relative.parts[:-1]) or relative.as_posix() in self.skipped_files:
-                continue
+        """(name and path, text) of each file that is UTF-8 and not empty."""
+        for path in self.paths():
             try:
-                text = file.read_text(encoding="utf-8")
+                text = (self.root / path).read_text(encoding="utf-8")
             except (UnicodeDecodeError, OSError):
                 continue
             if text.strip():
-                yield f"{self.name}/{relative.as_posix()}", text
+                yield f"{self.name}/{path}", text
 
 
 def sources(tree: SourceTree, corpus: str, licence: str) -> Iterator[TextDocument]:

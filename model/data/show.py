@@ -8,7 +8,7 @@ from model.data.batch import IGNORED, PADDING
 from model.data.curriculum import Curriculum, Stage
 from model.data.data_folder import DataFolder, Side
 from model.data.errors import DataError
-from model.data.stream import DataStream
+from model.data.stream import WIDTH_MULTIPLE, DataStream
 
 
 def show_document(data: DataFolder, kind: str, side: Side, document: int) -> str:
@@ -36,11 +36,13 @@ def show_document(data: DataFolder, kind: str, side: Side, document: int) -> str
 def show_batch(data: DataFolder, kind: str, side: Side, sequence_length: int, seed: int) -> str:
     """The pieces of one packed sequence, each with its positions, how many are scored, and its text."""
     stage = Stage(kind, 1.0, {kind: 1.0}, sequence_length)
+    batch_tokens = -(-sequence_length // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
     stream = DataStream(
         {kind: data.documents(kind, side)},
         Curriculum((stage,), total_tokens=sequence_length),
-        batch_tokens=-(-sequence_length // 8) * 8,
+        batch_tokens=batch_tokens,
         seed=seed,
+        window_tokens=64 * batch_tokens,
     )
     batch = next(stream).rows(0, 1)
     lines = [f"{batch.n_tokens} of {batch.n_cells} positions hold tokens, {batch.n_targets} are scored"]

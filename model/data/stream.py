@@ -168,6 +168,8 @@ class DataStream:
         self._next_draw = self._drawer.start()
         if window is not None:
             self._open(window)
+            if not 0 <= window.delivered <= len(self._units):
+                raise StateError("the state is behind its window's end: take an older checkpoint")
 
     def close(self) -> None:
         """Nothing to end."""

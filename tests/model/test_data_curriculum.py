@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.config import ConfigError
@@ -49,6 +49,7 @@ def test_the_learning_rate_is_continuous_and_ends_at_a_tenth() -> None:
     assert middle.learning_rate_scale == pytest.approx(1 - 0.9 * 5_000 / 11_000)
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(
@@ -95,6 +96,7 @@ def test_sequences_grow_in_equal_steps_of_tokens() -> None:
     assert curriculum.at(0).stage.name == "general"
 
 
+@settings(deadline=None)
 @given(
     st.integers(2, 300), st.integers(0, 300), st.integers(1, 20_000), st.integers(1, 30), st.integers(1, 64)
 )

@@ -7,7 +7,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.data.batching import bucket, cells
@@ -31,6 +31,7 @@ def best_fit_decreasing(lengths: list[int], capacity: int) -> list[int]:
     return sorted(capacity - room for room in rooms)
 
 
+@settings(deadline=None)
 @given(lengths_lists)
 def test_packing_is_best_fit_decreasing(lengths: list[int]) -> None:
     sequences = pack(lengths, CAPACITY)
@@ -39,6 +40,7 @@ def test_packing_is_best_fit_decreasing(lengths: list[int]) -> None:
     assert fills == best_fit_decreasing(lengths, CAPACITY)
 
 
+@settings(deadline=None)
 @given(st.lists(st.sets(st.integers(1, CAPACITY - 1), max_size=5), min_size=1, max_size=30))
 def test_packing_stays_within_eleven_ninths_of_the_least(cuts: list[set[int]]) -> None:
     lengths: list[int] = []  # of full sequences, cut at these places: so many are the least possible
@@ -67,6 +69,7 @@ def test_lengths_that_do_not_fit_are_refused(lengths: list[int]) -> None:
         pack(lengths, 8)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 200), st.integers(1, 17))
 def test_only_documents_longer_than_a_sequence_are_cut(length: int, capacity: int) -> None:
     pieces = cut(length, capacity)
@@ -74,6 +77,7 @@ def test_only_documents_longer_than_a_sequence_are_cut(length: int, capacity: in
     assert len(pieces) == -(-length // capacity)
 
 
+@settings(deadline=None)
 @given(lengths_lists, st.integers(CAPACITY, 200), st.sampled_from([1, 4, 8]))
 def test_buckets_keep_the_budget_and_hold_everything_once(
     lengths: list[int], budget: int, multiple: int
@@ -131,6 +135,7 @@ def test_packing_wastes_least_on_mixed_lengths() -> None:
         padding_shares([0, 3], 4, 8)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 300), st.integers())
 def test_a_keyed_order_is_a_permutation_that_its_key_decides(n: int, seed: int) -> None:
     order = keyed_order(n, ("a", seed))
