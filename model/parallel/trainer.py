@@ -41,7 +41,8 @@ class ParallelTrainer:
     """Trains this rank's shard of a model whose whole weights are `state`. All ranks make one, and step together.
 
     `n_micro_batches` cuts each batch; with a pipeline it must be at least `pp`. `n_chunks` above one gives each rank
-    that many pipeline stages, interleaved. `shards_states` spreads the optimiser's states over dp (ZeRO 1). Raises MeshError where the mesh does not fit the model.
+    that many pipeline stages, interleaved. `shards_states` spreads the optimiser's states over dp (ZeRO 1). Raises
+    MeshError where the mesh does not fit the model.
     """
 
     def __init__(

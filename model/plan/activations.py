@@ -109,16 +109,16 @@ def _normed_in_fp32(elements: int, width: int) -> float:
 
 
 def _attention_products(config: ModelConfig, width: int) -> float:
-    """What selective checkpointing keeps: attention's matrix products and its kernel's outputs."""
+    """What selective checkpointing keeps: attention's products but the last, which nothing asks for, and its kernel's."""
     if config.latent is not None:
         latent = config.latent
         d_query, d_kv = latent.d_nope + latent.d_rope, latent.d_nope + latent.d_value
-        products = config.n_heads * (d_query + d_kv) + latent.kv_rank + latent.d_rope + config.d_model
+        products = config.n_heads * (d_query + d_kv) + latent.kv_rank + latent.d_rope
         products += latent.q_rank or 0
         kernel = config.n_heads * max(d_query, latent.d_value)
     else:
         q, kv = config.n_heads * config.d_head, config.n_kv_heads * config.d_head
-        products, kernel = q + 2 * kv + config.d_model, q
+        products, kernel = q + 2 * kv, q
     return width * (products + kernel) + FP32_BYTES * config.n_heads
 
 

@@ -53,7 +53,9 @@ def compare(mesh: Mesh, checkpointing: Checkpointing, timeout_s: float) -> list[
     layout = Layout(mesh, ROWS, checkpointing)
     torch.manual_seed(0)
     state = Transformer(MODEL).state_dict()
-    trainer = ParallelTrainer(MODEL, state, processes, n_micro_batches=n_micro, checkpointing=checkpointing)
+    trainer = ParallelTrainer(
+        MODEL, state, processes, n_micro_batches=n_micro, checkpointing=checkpointing, shards_states=True
+    )
     tokens_BS = _batch(n_micro * ROWS, seed=processes.at.dp)
     trainer.step(tokens_BS)
     with counted_messages(processes) as messages:
