@@ -7,7 +7,8 @@ where bf16's eight bits change answers. Knows nothing of tokenizers, requests, t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -46,14 +47,14 @@ class Transformer(nn.Module):
     def cast_blocks(self, dtype: torch.dtype) -> Transformer:
         """Casts the blocks in place; embedding, last norm and head keep their dtype."""
         self.layers.to(dtype)
-        for module in self.ahead:
-            module.cast_block(dtype)  # type: ignore[operator]  # an AheadModule, not a Tensor
+        for module in cast("Iterable[AheadModule]", self.ahead):
+            module.cast_block(dtype)
         return self
 
     @property
     def checkpointing(self) -> Checkpointing:
         """What the blocks keep for their backward pass, see layers/recompute.py; to be set: none, full, selective."""
-        return self.layers[0].checkpointing  # type: ignore[return-value]  # a Block's
+        return cast("Block", self.layers[0]).checkpointing
 
     @checkpointing.setter
     def checkpointing(self, mode: str) -> None:
@@ -86,8 +87,8 @@ class Transformer(nn.Module):
         """
         rotation, masks = self.rotation_and_masks(tokens_BS, positions_BS, documents_BS)
         x_BSD = F.embedding(tokens_BS, self.embedding)
-        for block in self.layers:
-            x_BSD = block(x_BSD, rotation, masks[block.window])  # type: ignore[index]  # an int or None
+        for block in cast("Iterable[Block]", self.layers):
+            x_BSD = block(x_BSD, rotation, masks[block.window])
         return x_BSD
 
     def logits(self, x: Tensor) -> Tensor:
@@ -109,7 +110,7 @@ class Transformer(nn.Module):
         """
         rotation, masks = self.rotation_and_masks(tokens_BS, positions_BS, documents_BS)
         logits: list[Tensor] = []
-        for depth, module in enumerate(self.ahead):
+        for depth, module in enumerate(cast("Iterable[AheadModule]", self.ahead)):
             embedded_BSD = F.embedding(tokens_ahead(tokens_BS, depth + 1), self.embedding)
             x_BSD = module(x_BSD, embedded_BSD, rotation, masks[module.block.window])
             logits.append(self._head(module.norm(x_BSD)))
@@ -138,8 +139,8 @@ class Transformer(nn.Module):
         }
         rotation = self._rotation_behind(parts, torch.tensor(positions, device=self.device))
         x_TD = F.embedding(torch.tensor(ids, device=self.device), self.embedding)
-        for block in self.layers:
-            x_TD = block.forward_cached(x_TD, rotation, segments[block.window])  # type: ignore[operator,index]  # a Block
+        for block in cast("Iterable[Block]", self.layers):
+            x_TD = block.forward_cached(x_TD, rotation, segments[block.window])
         return self.logits(x_TD[last])
 
     def rotation_and_masks(

@@ -67,7 +67,8 @@ class Block(nn.Module):
         return self._feed(self._attend(x_BSD, rotation, mask))
 
     def _attend(self, x_BSD: Tensor, rotation: Rotation, mask: Tensor | None) -> Tensor:
-        return x_BSD + self.attention(self.attention_norm(x_BSD), rotation, mask)
+        y_BSD: Tensor = self.attention(self.attention_norm(x_BSD), rotation, mask)
+        return x_BSD + y_BSD
 
     def _feed(self, x: Tensor) -> Tensor:
         y: Tensor = self.ffn(self.ffn_norm(x))

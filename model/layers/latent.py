@@ -105,22 +105,22 @@ class LatentAttention(nn.Module):
             q = F.linear(self.q_norm(F.linear(x, self.w_q_down, self.b_q_down)), self.w_q_up)
         # The heads are counted from the weights at hand: tensor parallelism leaves a rank only some of them.
         q = q.view(*x.shape[:-1], -1, self.d_query)
-        q_nope, q_rope = q.split([self.latent.d_nope, self.latent.d_rope], dim=-1)
+        q_nope, q_rope = torch.split(q, [self.latent.d_nope, self.latent.d_rope], dim=-1)
         return torch.cat((q_nope, rotate(q_rope, rotation)), dim=-1)
 
     def _kept(self, x: Tensor, rotation: Rotation) -> Tensor:
         """[..., D] -> [..., A]: the normed latent and the turned shared key, all that attention asks of a token."""
         down = F.linear(x, self.w_kv_down, self.b_kv_down)
-        latent, k_rope = down.split([self.latent.kv_rank, self.latent.d_rope], dim=-1)
+        latent, k_rope = torch.split(down, [self.latent.kv_rank, self.latent.d_rope], dim=-1)
         turned = rotate(k_rope[..., None, :], rotation)[..., 0, :]
         return torch.cat((self.kv_norm(latent), turned), dim=-1)
 
     def _expanded(self, kept: Tensor) -> tuple[Tensor, Tensor]:
         """[..., S, A] -> keys [..., H, S, N + P] and values [..., H, S, U]."""
         latent = self.latent
-        latents, k_rope = kept.split([latent.kv_rank, latent.d_rope], dim=-1)
-        kv = F.linear(latents, self.w_kv_up).unflatten(-1, (-1, latent.d_nope + latent.d_value))
-        k_nope, v = kv.transpose(-2, -3).split([latent.d_nope, latent.d_value], dim=-1)
+        latents, k_rope = torch.split(kept, [latent.kv_rank, latent.d_rope], dim=-1)
+        kv = F.linear(latents, self.w_kv_up).view(*kept.shape[:-1], -1, latent.d_nope + latent.d_value)
+        k_nope, v = torch.split(kv.transpose(-2, -3), [latent.d_nope, latent.d_value], dim=-1)
         k_rope = k_rope.unsqueeze(-3).expand(*k_nope.shape[:-1], latent.d_rope)
         return torch.cat((k_nope, k_rope), dim=-1), v
 
@@ -142,9 +142,9 @@ class LatentAttention(nn.Module):
     def _attend_absorbed(self, q_HtC: Tensor, past_SA: Tensor, part: Segment) -> Tensor:
         """q . (W_uk c) = (W_uk^T q) . c, and a weighted sum of W_uv c is W_uv of the weighted sum of c."""
         latent = self.latent
-        up_HXR = self.w_kv_up.unflatten(0, (-1, latent.d_nope + latent.d_value))
-        w_uk_HNR, w_uv_HUR = up_HXR.split([latent.d_nope, latent.d_value], dim=1)
-        q_nope, q_rope = q_HtC.split([latent.d_nope, latent.d_rope], dim=-1)
+        up_HXR = self.w_kv_up.view(-1, latent.d_nope + latent.d_value, latent.kv_rank)
+        w_uk_HNR, w_uv_HUR = torch.split(up_HXR, [latent.d_nope, latent.d_value], dim=1)
+        q_nope, q_rope = torch.split(q_HtC, [latent.d_nope, latent.d_rope], dim=-1)
         q_HtA = torch.cat((q_nope @ w_uk_HNR, q_rope), dim=-1)
         score_HtS = (q_HtA @ past_SA.T).float() * self.scale
         if part.mask is not None:
@@ -154,7 +154,8 @@ class LatentAttention(nn.Module):
                 torch.ones_like(score_HtS[0], dtype=torch.bool).triu(1), -torch.inf
             )
         p_HtS = score_HtS.softmax(-1).to(past_SA.dtype)
-        return p_HtS @ past_SA[:, : latent.kv_rank] @ w_uv_HUR.mT
+        y_HtU: Tensor = p_HtS @ past_SA[:, : latent.kv_rank] @ w_uv_HUR.mT
+        return y_HtU
 
 
 def absorbing_is_cheaper(n_tokens: int, n_keys: int, latent: LatentConfig) -> bool:

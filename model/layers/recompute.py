@@ -55,7 +55,7 @@ def recomputed_but_products(compute: Callable[..., Tensor], *args: Any) -> Tenso
         *args,
         use_reentrant=False,
         preserve_rng_state=False,
-        context_fn=lambda: create_selective_checkpoint_contexts(_KeepProducts()),
+        context_fn=lambda: create_selective_checkpoint_contexts(_KeepProducts()),  # type: ignore[no-untyped-call]
     )
     return y
 
