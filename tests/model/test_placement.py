@@ -1,0 +1,273 @@
+"""Device models, the assignment of parts to devices, and experts that lie on two of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.config import ConfigError, ModelConfig, MoEConfig
+from model.layers.moe import Experts, MoELayer
+from model.parallel.device_model import DeviceModel, DeviceModelError, read_device_model, to_json
+from model.parallel.measure_device import measure_device
+from model.parallel.offload import OffloadedExperts, hottest
+from model.parallel.placement import (
+    PlacementError,
+    best_single,
+    gains,
+    main,
+    place,
+    split_experts,
+    work_of,
+)
+
+MODEL = ModelConfig(
+    name="m",
+    vocab_size=256,
+    d_model=64,
+    n_layers=4,
+    n_heads=4,
+    n_kv_heads=4,
+    d_head=16,
+    d_ff=128,
+    max_context=512,
+    moe=MoEConfig(d_model=64, d_expert=32, n_experts=8, top_k=2, n_shared=1),
+)
+# Made-up devices with round figures: the arithmetic is tested, not a machine.
+HOST = DeviceModel(
+    name="host",
+    kind="cpu",
+    measured_at="2026-01-01T00:00:00+00:00",
+    dtype="float32",
+    memory_bytes=10**9,
+    memory_gb_s=20.0,
+    link_gb_s=1e6,
+    link_latency_us=0.0,
+    rates={
+        "data": ((1.0, 1e5),),
+        "attention": ((64.0, 1e10),),
+        "dense": ((1.0, 1e10), (100.0, 1e11)),
+        "experts": ((1.0, 1e10),),
+    },
+)
+ACCELERATOR = DeviceModel(
+    name="accelerator",
+    kind="cuda",
+    measured_at="2026-01-01T00:00:00+00:00",
+    dtype="float32",
+    memory_bytes=10**9,
+    memory_gb_s=1000.0,
+    link_gb_s=10.0,
+    link_latency_us=10.0,
+    rates={"attention": ((64.0, 1e12),), "dense": ((1.0, 1e12),), "experts": ((1.0, 5e11),)},
+)
+
+
+def test_rates_are_interpolated_on_logarithmic_axes_and_stay_beyond() -> None:
+    assert HOST.rate("dense", 10) == pytest.approx(10**10.5)
+    assert HOST.rate("dense", 0.5) == 1e10
+    assert HOST.rate("dense", 1e6) == 1e11
+    assert HOST.seconds("dense", 2e10, 1) == pytest.approx(2.0)
+    assert HOST.seconds("dense", 0, 1) == 0
+
+
+@given(st.floats(1, 100))
+def test_rates_lie_between_the_samples(size: float) -> None:
+    assert 1e10 * 0.999 <= HOST.rate("dense", size) <= 1e11 * 1.001
+
+
+def test_copies_cost_latency_and_bandwidth_but_none_on_the_host() -> None:
+    assert ACCELERATOR.copy_seconds(1e10) == pytest.approx(1.00001)
+    assert HOST.copy_seconds(1e10) == 0
+
+
+def test_a_model_is_read_back_and_broken_ones_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "device.json"
+    file.write_text(to_json(HOST))
+    assert read_device_model(file) == HOST
+    document = json.loads(to_json(HOST))
+    for change, message in (
+        ({"format": "other/1"}, "not of format"),
+        ({"memory_bytes": 0}, "memory_bytes must be above 0"),
+        ({"rates": {"dense": []}}, "ascending sizes"),
+        ({"rates": {"dense": [[2, 1], [1, 1]]}}, "ascending sizes"),
+        ({"rates": {"dance": [[1, 1]]}}, "unknown operation 'dance'"),
+        ({"surprise": 1}, "surprise"),
+    ):
+        file.write_text(json.dumps({**document, **change}))
+        with pytest.raises(DeviceModelError, match=message):
+            read_device_model(file)
+    with pytest.raises(DeviceModelError, match="placement measure"):
+        read_device_model(tmp_path / "missing.json")
+    with pytest.raises(DeviceModelError, match="not measured on data"):
+        ACCELERATOR.rate("data", 1)
+
+
+def test_work_of_a_step_is_that_of_the_configuration() -> None:
+    work = work_of(MODEL, 128, dtype="float32", is_training=False)
+    assert work["experts"].flops == 128 * 2 * 4 * 2 * 3 * 64 * 32
+    assert work["experts"].weight_bytes == 4 * 4 * 8 * 3 * 64 * 32
+    assert work["experts"].size == 128 * 2 / 8
+    multiplied = sum(work[part].flops for part in ("attention", "dense", "experts"))  # type: ignore[index]
+    scores = 4 * 128 * 2 * 64 * 4 * 2 * 16
+    assert multiplied == 2 * 128 * MODEL.active_parameters + scores
+    training = work_of(MODEL, 128, dtype="float32")
+    assert training["dense"].flops == 3 * work["dense"].flops
+
+
+def test_one_device_has_one_placement_and_no_gain() -> None:
+    placed = place(MODEL, [HOST], 128)
+    assert set(placed.devices.values()) == {"host"}
+    assert placed.copies_s == 0
+    assert placed.step_s == pytest.approx(sum(placed.seconds.values()))  # the data path shares its device
+    assert gains(placed, best_single(MODEL, [HOST], 128)) == dict.fromkeys(
+        ("data", "attention", "dense", "experts", "step"), 1.0
+    )
+
+
+def test_products_go_to_the_accelerator_and_data_stays_on_the_host() -> None:
+    placed = place(MODEL, [HOST, ACCELERATOR], 512)
+    assert placed.devices["data"] == "host"
+    assert placed.devices["attention"] == placed.devices["dense"] == "accelerator"
+    single = best_single(MODEL, [HOST, ACCELERATOR], 512)
+    assert placed.step_s <= single.step_s < best_single(MODEL, [HOST], 512).step_s
+
+
+def test_a_slow_link_keeps_everything_together() -> None:
+    slow = dataclasses.replace(ACCELERATOR, link_latency_us=1e6)
+    placed = place(MODEL, [HOST, slow], 512)
+    assert placed.copies_s == 0
+
+
+def test_the_data_path_runs_ahead_where_it_has_a_device_of_its_own() -> None:
+    placed = place(MODEL, [HOST, ACCELERATOR], 512)
+    compute = sum(placed.seconds[part] for part in ("attention", "dense", "experts")) + placed.copies_s  # type: ignore[index]
+    assert placed.step_s == pytest.approx(max(placed.seconds["data"], compute))
+
+
+def test_what_does_not_fit_the_accelerator_is_computed_on_the_host() -> None:
+    weights = work_of(MODEL, 512, dtype="float32")["experts"].weight_bytes
+    others = sum(
+        work.weight_bytes for part, work in work_of(MODEL, 512, dtype="float32").items() if part != "experts"
+    )
+    small = dataclasses.replace(ACCELERATOR, memory_bytes=int(others + weights / 2))
+    load = [0.4, 0.2, 0.1, 0.1, 0.05, 0.05, 0.05, 0.05]
+    placed = place(MODEL, [HOST, small], 512, load=load)
+    assert placed.experts is not None
+    assert 0 < placed.experts.n_hot <= 4
+    assert placed.experts.hot_share == pytest.approx(sum(load[: placed.experts.n_hot]))
+    assert placed.experts.cold_s > 0
+    even = place(MODEL, [HOST, small], 512)
+    assert placed.step_s < even.step_s  # a skewed load leaves less to the slow side
+
+
+def test_all_experts_are_hot_where_they_fit_and_the_host_is_slow() -> None:
+    work = work_of(MODEL, 512, dtype="float32")["experts"]
+    split = split_experts(work, 8, [1 / 8] * 8, ACCELERATOR, HOST, 1e9)
+    assert split.n_hot == 8 and split.cold_s == 0
+    assert split_experts(work, 8, [1 / 8] * 8, ACCELERATOR, HOST, 0).n_hot == 0
+
+
+def test_equal_sides_share_the_experts() -> None:
+    work = work_of(MODEL, 4096, dtype="float32")["experts"]
+    twin = dataclasses.replace(HOST, name="twin", kind="cuda")
+    assert split_experts(work, 8, [1 / 8] * 8, twin, HOST, 1e9).n_hot == 4
+
+
+def test_what_fits_nowhere_and_mixed_measurements_are_refused() -> None:
+    with pytest.raises(PlacementError, match="fits on no assignment"):
+        place(MODEL, [dataclasses.replace(HOST, memory_bytes=1000)], 128)
+    with pytest.raises(PlacementError, match="fits on none"):
+        best_single(MODEL, [dataclasses.replace(HOST, memory_bytes=1000)], 128)
+    with pytest.raises(PlacementError, match="different dtypes"):
+        place(MODEL, [HOST, dataclasses.replace(ACCELERATOR, dtype="bfloat16")], 128)
+    with pytest.raises(PlacementError, match="one name"):
+        place(MODEL, [HOST, HOST], 128)
+    with pytest.raises(PlacementError, match="no device model"):
+        place(MODEL, [], 128)
+    with pytest.raises(PlacementError, match="load needs 8"):
+        place(MODEL, [HOST], 128, load=[1.0])
+
+
+def test_this_machine_is_measured_and_a_model_placed_on_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "cpu.json"
+    assert main(["measure", "--device", "cpu", "--seconds", "0.01", "--out", str(file)]) == 0
+    model = read_device_model(file)
+    assert model.kind == "cpu" and set(model.rates) == {"data", "attention", "dense", "experts"}
+    assert 1e8 < model.rate("dense", 1024) < 1e14
+    assert main(["simulate", str(file), "--config", "tiny", "--tokens", "64", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["simulated"] is True
+    assert document["inputs"][0]["name"] == model.name
+    assert document["gains"]["step"] == 1.0
+    assert main(["simulate", str(file), "--config", "tiny", "--tokens", "64"]) == 0
+    assert "simulated from measured device models" in capsys.readouterr().out
+
+
+def test_devices_that_are_not_there_are_named() -> None:
+    with pytest.raises(DeviceModelError, match="no device 'abacus'"):
+        measure_device("abacus", "float32", seconds=0.01)
+    absent = "xpu" if not torch.xpu.is_available() else "mps"
+    with pytest.raises(DeviceModelError, match=f"has no {absent}"):
+        measure_device(absent, "float32", seconds=0.01)
+
+
+def test_unusable_input_ends_with_code_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simulate", str(tmp_path / "none.json"), "--config", "tiny"]) == 2
+    assert "error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("hot", [[], [3], [5, 0, 2], [0, 1, 2, 3, 4, 5, 6, 7]], ids=len)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_experts_on_two_sides_equal_experts_on_one(hot: list[int], dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    assert MODEL.moe is not None
+    layer = MoELayer(MODEL.moe).to(dtype)
+    plain: Experts = layer.experts
+    offloaded = OffloadedExperts(plain, hot, torch.device("cpu"))
+    x = torch.randn(20, 64).to(dtype).requires_grad_()
+    expected = layer(x)
+    (expected_grad,) = torch.autograd.grad(expected.float().square().sum(), x)
+    layer.experts = offloaded  # type: ignore[assignment]
+    y = layer(x)
+    (grad,) = torch.autograd.grad(y.float().square().sum(), x)
+    tolerance = 5e-2 if dtype is torch.bfloat16 else 1e-5
+    assert y.dtype == dtype
+    assert torch.allclose(y.float(), expected.float(), rtol=tolerance, atol=tolerance)
+    assert torch.allclose(grad.float(), expected_grad.float(), rtol=tolerance, atol=4 * tolerance)
+    held = sum(parameter.numel() for parameter in offloaded.parameters())
+    assert held == sum(parameter.numel() for parameter in plain.parameters())
+
+
+@pytest.mark.skipif(
+    not torch.cuda.is_available(),
+    reason="expected: NO CUDA DEVICE HERE: experts were not split between host and device",
+)
+def test_hot_experts_on_an_accelerator_equal_plain_ones() -> None:
+    torch.manual_seed(0)
+    assert MODEL.moe is not None
+    layer = MoELayer(MODEL.moe).cuda()
+    x = torch.randn(20, 64, device="cuda")
+    expected = layer(x)
+    layer.experts = OffloadedExperts(layer.experts, [1, 6], torch.device("cuda"))  # type: ignore[assignment]
+    y = layer(x)
+    assert y.is_cuda and torch.allclose(y, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_the_most_loaded_experts_are_the_hot_ones() -> None:
+    assert hottest(torch.tensor([3, 9, 9, 1]), 3) == [1, 2, 0]
+    assert hottest(torch.tensor([3, 9]), 0) == []
+
+
+@pytest.mark.parametrize("hot", [[1, 1], [8], [-1]])
+def test_wrong_hot_experts_are_refused(hot: list[int]) -> None:
+    assert MODEL.moe is not None
+    with pytest.raises(ConfigError, match="different ids below 8"):
+        OffloadedExperts(Experts(MODEL.moe), hot, torch.device("cpu"))
