@@ -1,4 +1,4 @@
-"""Takes one patch through the judge as a submission is taken: text, policy, application, gate, confirmation.
+"""Takes one patch through the judge as a submission is taken: text, policy, application, gate, confirmation, guard rails.
 
 Nothing here decides a verdict. Knows the judge only by `judge`, its jobs and the intake of patches.
 """
@@ -23,12 +23,13 @@ from benchmarks.trees import BlobStore, Tree, shipped_tree
 from benchmarks.verdicts import VerdictKind
 
 NONCE = "0" * 64  # as a platform's job has one: the evidence is what an award would be made of
+RUNS_AFTER_GATE: tuple[JobKind, ...] = ("confirmation", "guard")
 QUIET_LOG: Callable[[str], None] = lambda _: None  # noqa: E731 - a default that says nothing
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a patch fared. `is_awarded`: the gate passed and the confirmation found a bound above zero."""
+    """How a patch fared. `is_awarded`: the gate passed, the confirmation found a bound above zero, the guard rails held."""
 
     verdict: str
     reason: str
@@ -90,7 +91,7 @@ class Bench:
             yield folders
 
     def judge(self, patch: RedTeamPatch, *, say: Callable[[str], None] = QUIET_LOG) -> Outcome:
-        """Gate, and where it passes the confirmation. Raises what the judge raises where nothing can be measured."""
+        """Every run up to an award, as far as each passes. Raises what the judge raises where nothing can be measured."""
         started = time.monotonic()
         try:
             candidate = self.take_in(patch)
@@ -100,13 +101,14 @@ class Bench:
         except PolicyViolation as error:
             reason = f"{error.code}: {error.message}"
             return Outcome(VerdictKind.POLICY_VIOLATION, reason, False, 0, _since(started))
-        verdict = self._run("gate", patch, candidate, say)
-        is_awarded = False
-        if verdict["kind"] == VerdictKind.GAIN:
-            confirmed = self._run("confirmation", patch, candidate, say)
-            is_awarded = confirmed["kind"] == VerdictKind.GAIN
-            if not is_awarded:
-                verdict = confirmed
+        verdict = gate = self._run("gate", patch, candidate, say)
+        for kind in RUNS_AFTER_GATE:
+            if verdict["kind"] != VerdictKind.GAIN:
+                break
+            verdict = self._run(kind, patch, candidate, say)
+        is_awarded = verdict["kind"] == VerdictKind.GAIN
+        if is_awarded:
+            verdict = gate
         return Outcome(
             verdict["kind"],
             verdict["reason"],
