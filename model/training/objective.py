@@ -5,7 +5,7 @@ Auxiliary losses of routers are not here: MoE layers attach them to their own ou
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -22,6 +22,12 @@ class Losses(NamedTuple):
 
     next_token: Tensor
     ahead: Tensor | None  # mean over multi-token prediction modules; None without them or outside of training
+
+
+class Objective(Protocol):
+    """`losses_on`, or another function of a model and a batch in its place, such as `model.distill.Distillation`."""
+
+    def __call__(self, model: Transformer, batch: Batch, *, n_targets: int) -> Losses: ...
 
 
 def losses_on(model: Transformer, batch: Batch, *, n_targets: int) -> Losses:

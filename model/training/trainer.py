@@ -20,7 +20,7 @@ from model.layers.moe import set_loss_scale
 from model.training.ema import WeightAverage
 from model.training.errors import NotFiniteError
 from model.training.loss import next_token_loss
-from model.training.objective import Losses, losses_on
+from model.training.objective import Losses, Objective, losses_on
 from model.training.optimizer import optimizer_for, set_learning_rate
 from model.training.precision import Precision, autocast, cast_experts, loss_scaler
 from model.training.recipe import Recipe
@@ -57,6 +57,7 @@ class Trainer:
         self.scaler = loss_scaler(precision, model.device)
         decay = self.recipe.ema_decay
         self.average = None if decay is None else WeightAverage(model, decay)
+        self.objective: Objective = losses_on  # what `update` minimises; another one may be set
         self.steps = 0
 
     def step(self, tokens_BS: Tensor) -> Tensor:
@@ -124,7 +125,7 @@ class Trainer:
         set_loss_scale(self.model, batch.n_targets / n_targets * self.scaler.get_scale())
         batch = batch.to(self.model.device, non_blocking=True)
         with autocast(self.precision, self.model.device):
-            losses = losses_on(self.model, batch, n_targets=n_targets)
+            losses = self.objective(self.model, batch, n_targets=n_targets)
         total = losses.next_token
         if losses.ahead is not None:
             total = total + self.recipe.ahead_weight * losses.ahead

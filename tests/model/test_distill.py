@@ -30,6 +30,9 @@ from model.distill.hidden import hidden_states
 from model.distill.teacher import scored
 from model.presets import PRESETS
 from model.training.objective import losses_on
+from model.training.precision import Precision
+from model.training.recipe import Recipe
+from model.training.trainer import Trainer
 from model.transformer import Transformer
 
 VOCABULARY = 24
@@ -123,6 +126,27 @@ def test_gradients_reach_student_and_projections_but_not_the_teacher() -> None:
     assert all(p.grad is not None and p.grad.any() for p in projections)
     assert all(p.grad is None and not p.requires_grad for p in teacher.model.parameters())
     assert not teacher.model.training
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_trainer_takes_it_as_its_objective_whole_or_in_micro_batches(precision: Precision) -> None:
+    whole = random_batch(ignore_first=2)
+    parts = [whole.rows(0, 1), whole.rows(1, 4)]
+    updated = []
+    for micro_batches in ([whole], parts):
+        trainer = Trainer(
+            model_of(STUDENT, 1), Recipe(warmup_steps=0, learning_rate=1e-3), precision=precision
+        )
+        distillation = Distillation(teacher_of(), STUDENT, tokenizer=TOKENIZER, weight=0.8)
+        trainer.objective = distillation
+        update = trainer.update(micro_batches)
+        expected = distillation(model_of(STUDENT, 1), whole, n_targets=whole.n_targets).next_token
+        assert update.loss == pytest.approx(expected.item(), rel=1e-5 if precision == "fp32" else 2e-2)
+        updated.append(update)
+    assert updated[0].loss == pytest.approx(updated[1].loss, rel=1e-5 if precision == "fp32" else 1e-2)
+    assert updated[0].gradient_norm == pytest.approx(
+        updated[1].gradient_norm, rel=1e-4 if precision == "fp32" else 2e-2
+    )
 
 
 def test_recomputed_blocks_give_the_same_gradients_with_hidden_states() -> None:
