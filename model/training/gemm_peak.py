@@ -18,7 +18,10 @@ MEASURE_S = 0.4
 def measure_gemm_peak(device: torch.device, dtype: torch.dtype, *, seconds: float = MEASURE_S) -> float:
     """FLOP/s of the fastest of the square products that fit into `seconds`; at least three are timed."""
     side = CUDA_SIDE if device.type == "cuda" else CPU_SIDE
-    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    generator = torch.Generator(device).manual_seed(
+        0
+    )  # of its own: a resumed run's random numbers go on untouched
+    left, right = (torch.randn(side, side, device=device, generator=generator).to(dtype) for _ in range(2))
     out = left @ right  # warms up: first calls load kernels
     best_ns, begun, calls = float("inf"), time.perf_counter(), 0
     while calls < 3 or time.perf_counter() - begun < seconds:

@@ -81,7 +81,9 @@ def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_run_from_its_file_to_a_model(tmp_path: Path) -> None:
     data_folder(tmp_path / "data")
-    document = run_document(Path("out"), data={"folder": "data"}, recipe={"ema_decay": 0.9})
+    document = run_document(
+        Path("out"), data={"folder": "data", "sequence_length": 32}, recipe={"ema_decay": 0.9}
+    )
     (tmp_path / "run.toml").write_text(toml(document))
     (tmp_path / "model").mkdir()  # where one starts it there may be a folder of that name
     (tmp_path / "model" / "__init__.py").write_text("raise RuntimeError('the wrong model')")

@@ -329,8 +329,10 @@ def test_speed_counts_tokens_and_pairs_within_documents_but_no_padding() -> None
 
 
 def test_the_peak_is_a_speed_that_a_product_reaches() -> None:
+    before = torch.get_rng_state()
     peak = measure_gemm_peak(torch.device("cpu"), torch.float32, seconds=0.0)
     assert 1e8 < peak < 1e14
+    assert torch.equal(torch.get_rng_state(), before)  # else a resumed run would draw other random numbers
 
 
 def test_memory_grows_with_what_is_held() -> None:

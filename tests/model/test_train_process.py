@@ -22,7 +22,7 @@ from model.training.training_data import open_data
 from tests.model.test_train_run import equal_states
 from tests.model.training_runs import data_folder, run_document, toml
 
-LIMIT_S = 120
+LIMIT_S = 280  # a machine that does other things besides may need it
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +31,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_file(folder: Path, data: Path, name: str = "run", **tables: Any) -> Path:
+    sizes = {"sequence_length": 32, "batch_tokens": 128, "prefetch": 2}
     document = run_document(
-        folder / name, **{**tables, "data": {"folder": str(data), "prefetch": 2, **tables.get("data", {})}}
+        folder / name, **{**tables, "data": {"folder": str(data), **sizes, **tables.get("data", {})}}
     )
     file = folder / f"{name}.toml"
     file.write_text(toml(document))
@@ -51,7 +52,10 @@ def start(file: Path, *options: str, limit: Callable[[], None] | None = None) ->
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=LIMIT_S)
+    try:
+        out, err = process.communicate(timeout=LIMIT_S)
+    finally:
+        process.kill()  # no harm to one that has ended
     return process.returncode, out, err
 
 
@@ -68,22 +72,22 @@ def wait_for_step(output: Path, step: int, process: subprocess.Popen[str]) -> No
 
 
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, data: Path) -> None:
-    tables: dict[str, Any] = {"budget": {"steps": 120}, "saving": {"every_steps": 7}}
+    tables: dict[str, Any] = {"budget": {"steps": 80}, "saving": {"every_steps": 7}}
     straight = read_run_config(run_file(tmp_path, data, "straight", **tables))
     train(straight, open_data(straight))
     file = run_file(tmp_path, data, "killed", **tables)
     process = start(file)
-    wait_for_step(tmp_path / "killed", 16, process)
+    wait_for_step(tmp_path / "killed", 9, process)
     process.kill()
     assert ended(process)[0] == -signal.SIGKILL
     reached = steps_logged(tmp_path / "killed")[-1]
-    assert 16 <= reached < 120, "the run ended before it could be killed"
+    assert 9 <= reached < 80, "the run ended before it could be killed"
     status, out, err = ended(start(file, "--resume", "--json"))
     assert status == 0, err
     document = json.loads(out)
-    assert document["step"] == 120 and document["held_out_loss"] > 0
+    assert document["step"] == 80 and document["held_out_loss"] > 0
     assert equal_states(tmp_path / "straight", tmp_path / "killed")
-    assert steps_logged(tmp_path / "killed") == list(range(1, 121))
+    assert steps_logged(tmp_path / "killed") == list(range(1, 81))
     assert "going on behind step" in err and Path(document["plot"]).read_text().startswith("<svg")
     for name in ("tokenizer.json", "chat_template.jinja", "model.safetensors"):
         assert (Path(document["model"]) / name).is_file()

@@ -321,6 +321,16 @@ def test_eight_bit_products_make_nearly_the_same_run(tmp_path: Path, eight_bit: 
     assert losses(rounded.events) == pytest.approx(losses(plain.events), rel=0.1)
 
 
+def test_the_noise_of_int8_s_rounding_goes_on_too(tmp_path: Path) -> None:
+    tables: dict[str, Any] = {"compute": {"eight_bit": "int8"}, "recipe": {"optimizer": "adamw_8bit"}}
+    straight, stopped = (run_config(tmp_path / name, **tables) for name in ("a", "b"))
+    run(straight)
+    run(stopped, stop_at=3)
+    torch.manual_seed(99)
+    run(stopped, is_resumed=True)
+    assert equal_states(straight.output, stopped.output)
+
+
 def test_cuda_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="torch sees no CUDA device"):

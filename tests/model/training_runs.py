@@ -122,8 +122,10 @@ def data_folder(folder: Path) -> Path:
                 licence="none",
                 path=f"{kind}/{number}",
                 origin=f"{kind}/{number}",
-                text=f"{kind} text {number} says that {number} times {number} is {number * number}. " * 3,
-                answer=f"it is {number * number}" if kind == "instruction" else None,
+                text=f"{number} times {number}?"
+                if kind == "instruction"
+                else f"{kind} {number * number}. " * 9,
+                answer=f"{number * number}" if kind == "instruction" else None,
             )
             for number in range(40)
         ]
