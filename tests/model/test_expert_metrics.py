@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Callable
@@ -146,6 +147,28 @@ def test_a_recomputed_pass_is_counted_once(run: str) -> None:
     found = metrics.collect(layer)[""]
     assert found.n_tokens == 2 * 3 * 5 and sum(found.load) == 60
     assert 0 < found.dropped_share < 1 and 0.9 < found.losses["switch"] < 3
+
+
+@pytest.mark.long  # Dynamo takes its time
+@pytest.mark.parametrize("is_checkpointed", [False, True])
+def test_a_compiled_layer_counts_and_learns_as_a_plain_one(is_checkpointed: bool) -> None:
+    layer = make_layer(
+        bias_balancing=True, switch_loss=0.1, z_loss=0.1
+    ).double()  # fp32 grouped_mm cannot compile
+    plain_layer = copy.deepcopy(layer)
+    metrics.watch(layer)
+    run = CHECKPOINTS["non-reentrant" if is_checkpointed else "plain"]
+    compiled = torch.compile(lambda x: run(layer, x), backend="aot_eager")
+    for _ in range(2):
+        x = torch.randn(3, 5, 8, dtype=torch.float64)
+        compiled(x).square().sum().backward()
+        plain_layer(x).square().sum().backward()
+    for parameter, expected in zip(layer.parameters(), plain_layer.parameters(), strict=True):
+        assert parameter.grad is not None and expected.grad is not None
+        torch.testing.assert_close(parameter.grad, expected.grad)
+    assert layer.load_E is not None and plain_layer.load_E is not None
+    assert torch.equal(layer.load_E, plain_layer.load_E)
+    assert metrics.collect(layer)[""].n_tokens == 30
 
 
 def test_nested_checkpoints_count_once() -> None:
