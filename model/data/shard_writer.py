@@ -134,7 +134,7 @@ def _record_batch(documents: Sequence[_Open], manifest: Manifest) -> Any:
             _offsets(ids), pa.array(np.concatenate(ids)), type=schema.field("tokens").type
         ),
         pa.array([len(document) for document in ids], pa.uint32()),
-        pa.array([zlib.crc32(document) for document in ids], pa.uint32()),
+        pa.array([zlib.crc32(document.data) for document in ids], pa.uint32()),
         pa.array(flat_answers, schema.field("answers").type),
         pa.array([record.source for record in records], pa.string()),
         pa.array([record.path for record in records], pa.string()),

@@ -100,7 +100,7 @@ class _MappedShard:
     def tokens(self, row: int) -> Ids:
         ids: Ids = self._ids[self._starts[row] : self._starts[row + 1]]
         if not self._is_checked[row]:
-            if zlib.crc32(ids) != self._crc32[row]:
+            if zlib.crc32(ids.data) != self._crc32[row]:
                 raise damaged(self._file, f"the tokens of its document {row} are not those that were written")
             self._is_checked[row] = True
         return ids

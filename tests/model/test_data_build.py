@@ -23,7 +23,7 @@ from model.data.evaluation import evaluation_batches
 from model.data.statistics import statistics
 from model.data.stream import DataStream
 from model.data.text_documents import TextDocument
-from model.data.tokenizer import TextTokenizer
+from model.data.tokenizer import CHATML, Markup, TextTokenizer
 
 SETTINGS = Settings(vocab_size=400, held_out_share=0.3, longest_instruction=60, shard_tokens=2_000)
 
@@ -249,6 +249,28 @@ def test_errors_are_one_line_and_exit_with_1(tmp_path: Path, capsys: pytest.Capt
         printed = capsys.readouterr()
         assert printed.out == "" and printed.err.startswith("error: ") and printed.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_corpora_are_listed_with_their_licences_and_remedies(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["corpora", "--root", str(tmp_path)]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert re.fullmatch(
+        r"wordnet +general +WordNet-3.0 .*: absent \(.*apt-get install wordnet-base\)", lines["wordnet"]
+    )
+    assert re.fullmatch(r"python-sources +domain +PSF-2.0 .*: here", lines["python-sources"])
+
+
+def test_a_model_s_tokenizer_and_markup_are_taken_from_its_folder(tmp_path: Path) -> None:
+    markup = Markup("<|im_end|>", "<|im_start|>", "<|im_start|>")
+    trained = TextTokenizer.train([document.text for document in PROSE.read()], 400, markup)
+    trained.save(tmp_path)
+    arguments = ["build", str(tmp_path / "data"), "--corpus", "python-topics", "--tokenizer", str(tmp_path)]
+    assert main([*arguments, "--markup", "own"]) == 1
+    assert main([*arguments, "--markup", "chatml"]) == 0
+    tokenizer = open_data_folder(tmp_path / "data").tokenizer
+    assert tokenizer.markup == CHATML and tokenizer.encode("prose") == trained.encode("prose")
 
 
 def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
