@@ -41,7 +41,7 @@ def import_model(
 ) -> None:
     """Convert a Hugging Face model into the local store; `gainshare up --model FOLDER` serves it."""
     name = folder.resolve().name if name is None else name
-    if Path(name).name != name or name.startswith("."):
+    if not name or Path(name).name != name or name.startswith("."):
         raise CliError(f"{name!r} is no name for a model: give a plain one with --name", code="usage")
     options = [] if dtype is None else ["--dtype", dtype]
     _convert("import", str(folder), str(_store() / name), *options, as_json=as_json)
