@@ -5,6 +5,8 @@ different, so its choices never compete with each other, and whether a token is 
 model stays causal (GShard's order, all first choices before all second ones, would not). Weights are not normalised
 anew. Dropped pairs are not computed at all; a token that loses all its choices keeps what the shared experts and the
 residual stream give it. Knows nothing of routers.
+
+Shape suffixes of this file: P all (token, choice) pairs, N the sorted or the kept ones.
 """
 
 from __future__ import annotations
