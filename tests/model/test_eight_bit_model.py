@@ -155,6 +155,19 @@ def test_recomputed_blocks_give_the_same_gradients(checkpointing: str) -> None:
     assert all(torch.equal(found[name], gradient) for name, gradient in expected.items())
 
 
+@pytest.mark.long  # half a minute of tracing, more on a busy machine
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("mode", MODES)
+def test_compiled_blocks_give_the_same_gradients_without_breaks(mode: EightBitMode) -> None:
+    config = replace(SMALL, moe=None, n_layers=1)
+    model = quantise_training(model_of(config), mode)
+    expected = gradients_of(model)  # type: ignore[arg-type]
+    torch._dynamo.reset()
+    model.layers[0].compile(backend="aot_eager", fullgraph=True)  # type: ignore[index,union-attr]
+    found = gradients_of(model)  # type: ignore[arg-type]
+    assert all(torch.equal(found[name], gradient) for name, gradient in expected.items())
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_model_learns_in_eight_bits_what_it_learns_in_fp32(mode: EightBitMode) -> None:
     """Each token is the one before it plus three, on sequences that training did not see."""
