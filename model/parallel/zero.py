@@ -76,8 +76,8 @@ class ZeroTrainer:
         )
         load(stage, state, mesh, processes.at, device)
         stage.train()
-        # the engine divides the loss by the micro-batches and averages gradients over dp
-        set_loss_scale(stage, 1.0)
+        # the engine averages gradients over dp; its division of the loss does not reach auxiliary losses' gradients
+        set_loss_scale(stage, 1.0 / n_micro_batches)
         experts = _mark_experts(stage, mesh.ep)
         self.engine = _engine(stage, experts, self.recipe, self.zero, n_micro_batches)
         self.steps = 0
@@ -159,6 +159,9 @@ def _engine(
     import deepspeed
     from deepspeed.utils import groups
 
+    # DeepSpeed would compile a shared-memory extension for the CPU here, minutes long, and a killed build's lock makes the
+    # next run wait for ever: collectives stay torch's
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend=torch.distributed.get_backend())
     if experts:
         ep = int(experts[0].group_name.rpartition("_")[2])  # type: ignore[attr-defined]

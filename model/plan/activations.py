@@ -84,7 +84,9 @@ def _attention(config: ModelConfig, width: int) -> float:
     if config.latent is not None:
         return normed + _latent(config, config.latent, width)
     q, kv = config.n_heads * config.d_head, config.n_kv_heads * config.d_head
-    saved = width * (q + 2 * kv) + width * q + FP32_BYTES * config.n_heads  # q, k, v, output, log-sum-exp
+    saved: float = (
+        width * (q + 2 * kv) + width * q + FP32_BYTES * config.n_heads
+    )  # q, k, v, output, log-sum-exp
     if config.qk_norm != "none":
         heads = config.n_heads + config.n_kv_heads
         in_fp32 = FP32_BYTES if width < FP32_BYTES else 0  # norms compute in fp32: bf16 heads are copied
@@ -95,7 +97,7 @@ def _attention(config: ModelConfig, width: int) -> float:
 def _latent(config: ModelConfig, latent: LatentConfig, width: int) -> float:
     d_query = latent.d_nope + latent.d_rope
     padded = config.n_heads * max(d_query, latent.d_value)
-    saved = 4 * width * padded + FP32_BYTES * config.n_heads  # padded q, k, v and output
+    saved: float = 4 * width * padded + FP32_BYTES * config.n_heads  # padded q, k, v and output
     saved += width * config.n_heads * latent.d_value if latent.d_value < d_query else 0  # w_o's input
     saved += width * 2 * latent.kv_rank + _normed_in_fp32(latent.kv_rank, width)
     if latent.q_rank is not None:
