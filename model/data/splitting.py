@@ -87,7 +87,7 @@ def _without_duplicates(documents: Sequence[TextDocument]) -> list[TextDocument]
 def _shingles(text: str, hashes: dict[str, int]) -> NDArray[np.uint64]:
     """Hashes of all runs of `SHINGLE_WORDS` words, or one of the whole where there are fewer; `hashes` is a cache."""
     words = text.casefold().split()
-    for word in set(words) - hashes.keys():
+    for word in [word for word in set(words) if word not in hashes]:
         hashes[word] = int.from_bytes(
             hashlib.blake2b(word.encode("utf-8", "replace"), digest_size=8).digest()
         )
