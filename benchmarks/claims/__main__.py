@@ -1,0 +1,100 @@
+"""Measure the stack's claims and print one report. See the package for what is measured.
+
+Progress is on standard error. Results are kept in the output folder, so that a run that was killed goes on where it was.
+Exit 0 where all that was asked for could be measured, whether it holds or not; 1 where something could not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.claims.bench import Bench
+from benchmarks.claims.claim import Claim, Figure, Measured
+from benchmarks.claims.document import write_document
+from benchmarks.claims.registry import CLAIMS
+from benchmarks.claims.scale import Scale
+from benchmarks.report import MeasuringFailed, Report, Row
+
+OUTPUT = Path("build/claims")
+DOCS = Path("docs")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if unknown := set(options.names) - set(CLAIMS):
+        parser.error(f"unknown claim {', '.join(sorted(unknown))}: choose of {', '.join(CLAIMS)}")
+    scale: Scale = "quick" if options.quick else "full"
+    chosen = [claim for name, claim in CLAIMS.items() if name in options.names or not options.names]
+    bench = Bench(options.output, device_models=tuple(options.device_model))
+    measured = {claim: _measure(claim, bench, scale) for claim in chosen}
+    rows: dict[Claim, Sequence[Row]] = {
+        claim: found.rows if isinstance(found, Measured) else [_failed(claim, found)]
+        for claim, found in measured.items()
+    }
+    command = " ".join(["python -m benchmarks.claims", f"--{scale}", *options.names])
+    report = Report.here(command, [row for of_claim in rows.values() for row in of_claim])
+    has_changed = len(bench.sources) > 1
+    if has_changed:
+        bench.say(
+            "warning: the stack's source changed meanwhile: the figures come from more than one state of it"
+        )
+    docs = options.docs or (DOCS if scale == "full" and not options.names else None)
+    if docs is not None:
+        figures: dict[Claim, Sequence[Figure]] = {
+            claim: found.figures for claim, found in measured.items() if isinstance(found, Measured)
+        }
+        page = write_document(docs, report, rows, figures, scale=scale, has_changed=has_changed)
+        bench.say(f"wrote {page}")
+    report.show(as_json=options.json)
+    return 0 if all(isinstance(found, Measured) for found in measured.values()) else 1
+
+
+def _measure(claim: Claim, bench: Bench, scale: Scale) -> Measured | MeasuringFailed:
+    begun = time.monotonic()
+    try:
+        found = claim.measure(bench, scale)
+    except MeasuringFailed as error:
+        bench.say(f"{claim.name}: could not be measured: {error}")
+        return error
+    bench.say(f"{claim.name}: measured after {time.monotonic() - begun:.0f} s")
+    return found
+
+
+def _failed(claim: Claim, error: MeasuringFailed) -> Row:
+    return Row(claim.name, None, "", None, None, f"could not be measured: {error}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.claims", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join(CLAIMS)}; all when none is named"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="tiny models, under ten minutes on two cores")
+    size.add_argument("--full", action="store_true", help="larger models and more seeds, hours; the default")
+    parser.add_argument(
+        "--output", type=Path, default=OUTPUT, help=f"where results are kept (default {OUTPUT})"
+    )
+    parser.add_argument(
+        "--docs", type=Path, help=f"write claims.md and its plots there ({DOCS} for a full run of all claims)"
+    )
+    parser.add_argument(
+        "--device-model",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a device measured elsewhere, for placement; may be repeated",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

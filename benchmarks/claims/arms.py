@@ -1,0 +1,58 @@
+"""Sides of a comparison: each gets the same learning-rate grid, then runs with every seed at its best rate.
+
+Knows nothing of what the sides are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from benchmarks.claims.bench import Bench, Result
+from benchmarks.claims.training import TrainingRun, loss_of
+from benchmarks.claims.tuning import TUNING_SEED, Tuned, best_rate
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Results by side, in the order of seeds, and the rate that each side was run at."""
+
+    results: Mapping[str, Sequence[Result]]
+    rates: Mapping[str, Tuned]
+
+
+def compare(
+    bench: Bench,
+    arms: Mapping[str, TrainingRun],
+    *,
+    rates: Sequence[float],
+    seeds: Sequence[int],
+    what: str,
+    score: Callable[[Result], float] = loss_of,
+) -> Compared:
+    """Runs of all sides. `score` is what rates are chosen by: less is better."""
+    tuned = tune(bench, arms, rates=rates, what=what, score=score)
+    grid = [(name, seed) for name in arms for seed in seeds]
+    runs = [replace(arms[name], learning_rate=tuned[name].rate, seed=seed).job() for name, seed in grid]
+    found = bench.run(runs, f"{what}: {len(seeds)} seeds")
+    results: dict[str, list[Result]] = {name: [] for name in arms}
+    for (name, _), result in zip(grid, found, strict=True):
+        results[name].append(result)
+    return Compared(results, tuned)
+
+
+def tune(
+    bench: Bench,
+    arms: Mapping[str, TrainingRun],
+    *,
+    rates: Sequence[float],
+    what: str,
+    score: Callable[[Result], float] = loss_of,
+) -> dict[str, Tuned]:
+    """The best rate of each side on the tuning seed."""
+    grid = [(name, rate) for name in arms for rate in rates]
+    runs = [replace(arms[name], learning_rate=rate, seed=TUNING_SEED).job() for name, rate in grid]
+    losses: dict[str, dict[float, float]] = {name: {} for name in arms}
+    for (name, rate), result in zip(grid, bench.run(runs, f"{what}: learning rates"), strict=True):
+        losses[name][rate] = score(result)
+    return {name: best_rate(by_rate) for name, by_rate in losses.items()}

@@ -1,0 +1,149 @@
+"""Runs jobs in fresh processes, several at once where nothing is timed, and keeps their results.
+
+A result lies in `<output>/results/<key>.json`; the key is the sha256 of the job's kind and settings and of the stack's
+source, so that equal work is done once, a run that was killed goes on, and changed code is measured anew. What a job
+leaves behind for others (weights, data) lies in `<output>/made/<key>`. Knows nothing of claims; does not import torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.claims.source import ROOT, source_sha256
+from benchmarks.pairs.cores import choose_cores
+from benchmarks.report import MeasuringFailed
+
+Result = dict[str, Any]
+
+SHOWN_OF_LOG = 2_000  # characters of a failed job's output
+# glibc gives freed memory back at once, so that a process's size is what it uses.
+EXACT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """Work for one process: `kind` is a module of this package with a function `work(settings, made)`.
+
+    `is_alone`: nothing else of this run goes on meanwhile and the process stays on one core, because it is timed.
+    """
+
+    kind: str
+    settings: dict[str, Any]
+    is_alone: bool = False
+    timeout_s: float = 3600.0
+
+    def key(self, source: str) -> str:
+        content = json.dumps([self.kind, self.settings, source], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+
+@dataclass
+class Bench:
+    """Where results are kept, and how many processes work at once."""
+
+    output: Path
+    n_at_once: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    say: Callable[[str], None] = field(default_factory=lambda: _to_stderr)
+    device_models: tuple[Path, ...] = ()  # measured elsewhere, for placement
+    sources: set[str] = field(default_factory=set)  # that results came from; more than one: the code changed
+
+    def run(self, jobs: Sequence[Job], what: str) -> list[Result]:
+        """Results in the jobs' order. Raises MeasuringFailed where one does not end well."""
+        source = source_sha256()
+        keys = [job.key(source) for job in jobs]
+        kept = {key: result for key in keys if (result := self._kept(key)) is not None}
+        waiting = {
+            key: job for key, job in zip(keys, jobs, strict=True) if key not in kept
+        }  # equal jobs are one
+        self.say(f"{what}: {len(waiting)} to do, {len(set(keys)) - len(waiting)} kept")
+        begun = time.monotonic()
+        for group, at_once in (
+            ([key for key, job in waiting.items() if not job.is_alone], self.n_at_once),
+            ([key for key, job in waiting.items() if job.is_alone], 1),
+        ):
+            with ThreadPoolExecutor(max_workers=at_once) as pool:
+                futures = {key: pool.submit(self._do, key, waiting[key]) for key in group}
+                try:
+                    for done, (key, future) in enumerate(futures.items(), 1):
+                        kept[key] = future.result()
+                        self.say(f"{what}: {done}/{len(group)} after {time.monotonic() - begun:.0f} s")
+                except BaseException:
+                    pool.shutdown(cancel_futures=True)
+                    raise
+        self.sources.add(source)
+        return [kept[key] for key in keys]
+
+    def one(self, job: Job, what: str) -> Result:
+        return self.run([job], what)[0]
+
+    def made(self, result: Result) -> Path:
+        """The folder of what a job left behind; jobs find those of others beside their own, by key."""
+        return self.output / "made" / str(result["key"])
+
+    def _file(self, key: str) -> Path:
+        return self.output / "results" / f"{key}.json"
+
+    def _kept(self, key: str) -> Result | None:
+        try:
+            result: Result = json.loads(self._file(key).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except json.JSONDecodeError as error:
+            raise MeasuringFailed(f"{self._file(key)} is damaged ({error}): delete it") from error
+        return result if not result["has_made"] or self.made(result).is_dir() else None
+
+    def _do(self, key: str, job: Job) -> Result:
+        made = self.output / "made" / key
+        begun = time.monotonic()
+        answer = _ask(job, made)
+        seconds = time.monotonic() - begun
+        result = {**answer, "key": key, "seconds": seconds, "has_made": made.is_dir()}
+        file = self._file(key)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(f".{os.getpid()}.partial")
+        partial.write_text(json.dumps(result) + "\n", encoding="utf-8")
+        partial.replace(file)
+        return result
+
+
+def _to_stderr(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def _ask(job: Job, made: Path) -> Result:
+    """What the job's process answers on the last line of its standard output."""
+    request = {
+        "kind": job.kind,
+        "settings": job.settings,
+        "made": str(made.resolve()),
+        "core": choose_cores().measuring if job.is_alone else None,
+    }
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.claims.job"],
+            input=json.dumps(request),
+            env={**os.environ, **EXACT_MEMORY, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=job.timeout_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise MeasuringFailed(f"a job of {job.kind} took longer than {job.timeout_s:.0f} s") from None
+    if done.returncode != 0:
+        tail = done.stderr[-SHOWN_OF_LOG:].strip()
+        raise MeasuringFailed(f"a job of {job.kind} ended with status {done.returncode}: {tail}")
+    answer: Result = json.loads(done.stdout.splitlines()[-1])
+    return answer

@@ -1,0 +1,191 @@
+"""Three-stage curriculum against one mixed stage: tokens to the same held-out loss.
+
+The baseline sees as many tokens of every source, all mixed from the start, at the same learning rates; only the order
+differs. A curriculum's loss in the middle of a run means nothing, because its last stage has not come: so whole runs of
+smaller budgets are trained, and the budget whose loss equals the baseline's is read off between them (on logarithmic
+tokens). Compute is proportional to tokens: both sides have one model and one sequence length.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from benchmarks.claims.arms import tune
+from benchmarks.claims.bench import Bench, Result
+from benchmarks.claims.claim import Claim, Curve, Figure, Measured
+from benchmarks.claims.corpus import corpora
+from benchmarks.claims.decoders import decoder
+from benchmarks.claims.scale import SAYS, Scale
+from benchmarks.claims.spread import Spread
+from benchmarks.claims.training import TrainingRun, loss_of
+from benchmarks.claims.tuning import Tuned, grid_text
+from benchmarks.report import Row
+from model.data.curriculum import one_mixture, three_stages
+
+LEAST_SAVED = 0.40
+KINDS = ("general", "domain", "instruction")
+TARGETS = {"instructions, what the training is for": ("instruction",), "mean of all three kinds": KINDS}
+STAGED, MIXED = "three stages", "one mixture"
+
+
+@dataclass(frozen=True)
+class Settings:
+    model: dict[str, int]
+    n_tokens: int
+    budgets: tuple[
+        float, ...
+    ]  # of the curriculum, as shares of the baseline's tokens, ascending; the last is 1
+    rates: tuple[float, ...]
+    seeds: tuple[int, ...]
+    batch_tokens: int
+
+
+SETTINGS: dict[Scale, Settings] = {
+    "quick": Settings(
+        {"d_model": 48, "n_layers": 3, "d_ff": 128}, 200_000, (0.4, 0.6, 0.8, 1.0), (4e-3, 1e-2), (1, 2), 512
+    ),
+    "full": Settings(
+        {"d_model": 192, "n_layers": 6, "d_ff": 512},
+        5_000_000,
+        (0.3, 0.45, 0.6, 0.8, 1.0),
+        (2e-3, 4e-3, 8e-3),
+        (1, 2, 3),
+        2048,
+    ),
+}
+
+
+def measure(bench: Bench, scale: Scale) -> Measured:
+    settings, data = SETTINGS[scale], corpora(bench, scale)
+    model = decoder("curriculum", data.vocab_size, **settings.model).to_dict()
+    staged = three_stages(settings.n_tokens, 128)
+    arms = {
+        name: TrainingRun(
+            model,
+            data.key,
+            settings.n_tokens,
+            0.0,
+            0,
+            batch_tokens=settings.batch_tokens,
+            curriculum=curriculum.to_dict(),
+            recipe={},
+            scored_kinds=KINDS,
+        )
+        for name, curriculum in ((STAGED, staged), (MIXED, one_mixture(staged)))
+    }
+    rates = tune(
+        bench,
+        arms,
+        rates=settings.rates,
+        what="curriculum",
+        score=lambda result: loss_of(result, ("instruction",)),
+    )
+    plan = [(MIXED, 1.0, seed) for seed in settings.seeds]
+    plan += [(STAGED, budget, seed) for budget in settings.budgets for seed in settings.seeds]
+    runs = [
+        replace(
+            arms[name],
+            learning_rate=rates[name].rate,
+            seed=seed,
+            n_tokens=round(settings.n_tokens * budget),
+        ).job()
+        for name, budget, seed in plan
+    ]
+    found = dict(zip(plan, bench.run(runs, "curriculum: budgets and seeds"), strict=True))
+    mixed = [found[MIXED, 1.0, seed] for seed in settings.seeds]
+    by_budget = {
+        budget: [found[STAGED, budget, seed] for seed in settings.seeds] for budget in settings.budgets
+    }
+    figure = Figure(
+        "Held-out loss on instructions by budget",
+        "tokens",
+        "nats",
+        [
+            Curve(
+                STAGED,
+                [settings.n_tokens * budget for budget in by_budget],
+                [Spread.of([loss_of(r, ("instruction",)) for r in rs]).mean for rs in by_budget.values()],
+            ),
+            Curve(
+                f"{MIXED}, whole budget",
+                [settings.n_tokens * budget for budget in by_budget],
+                [Spread.of([loss_of(r, ("instruction",)) for r in mixed]).mean] * len(by_budget),
+            ),
+        ],
+    )
+    return Measured(decide(mixed, by_budget, rates, settings, scale), [figure])
+
+
+def decide(
+    mixed: Sequence[Result],
+    staged: Mapping[float, Sequence[Result]],
+    rates: Mapping[str, Tuned],
+    settings: Settings,
+    scale: Scale,
+) -> list[Row]:
+    """One row a target: the budget that reaches the baseline's loss, seed by seed."""
+    rows = []
+    for target, kinds in TARGETS.items():
+        budgets = [
+            budget_reaching(
+                loss_of(baseline, kinds), {b: loss_of(results[i], kinds) for b, results in staged.items()}
+            )
+            for i, baseline in enumerate(mixed)
+        ]
+        full = Spread.of([loss_of(result, kinds) for result in staged[max(staged)]])
+        base = Spread.of([loss_of(result, kinds) for result in mixed])
+        how = (
+            f"baseline {base.text(3)} nats after {settings.n_tokens:,} tokens, three stages {full.text(3)} after as many; "
+            f"budgets tried {', '.join(f'{budget:.0%}' for budget in staged)}; "
+            f"{grid_text(settings.rates, rates)}; {SAYS[scale]}"
+        )
+        reached = [budget for budget in budgets if budget is not None]
+        if len(reached) < len(budgets):
+            n_missed = len(budgets) - len(reached)
+            how = (
+                f"not reached with {n_missed} of {len(budgets)} seeds within the baseline's own budget; {how}"
+            )
+            rows.append(_row(target, None, how))
+            continue
+        change = Spread.of([100 * (budget - 1) for budget in reached])
+        is_bound = any(budget == min(staged) for budget in reached)
+        bound = "at least that much: the smallest budget tried already reaches it; " if is_bound else ""
+        rows.append(_row(target, change, f"{bound}change {change.text(1, '%')}; {how}"))
+    return rows
+
+
+def _row(target: str, change: Spread | None, how: str) -> Row:
+    return Row(
+        f"curriculum: compute to the mixed stage's loss ({target})",
+        "not reached" if change is None else round(change.mean, 1),
+        "" if change is None else "%",
+        f"-{LEAST_SAVED:.0%}",
+        change is not None and change.mean <= -100 * LEAST_SAVED,
+        how,
+    )
+
+
+def budget_reaching(loss: float, by_budget: Mapping[float, float]) -> float | None:
+    """The least share of the budget at which the loss is reached, interpolated on logarithmic budgets; None: never.
+
+    Where the smallest budget reaches it already, that budget: nothing is read off beyond what was tried.
+    """
+    budgets = sorted(by_budget)
+    for index, budget in enumerate(budgets):
+        if by_budget[budget] > loss:
+            continue
+        if index == 0:
+            return budget
+        before = budgets[index - 1]
+        share = (by_budget[before] - loss) / (by_budget[before] - by_budget[budget])
+        return math.exp(math.log(before) + share * math.log(budget / before))
+    return None
+
+
+CLAIM = Claim(
+    "curriculum",
+    "Three stages of general, domain and instruction text reach the loss of one mixed stage with 40 % less compute",
+    measure,
+)

@@ -1,0 +1,182 @@
+"""Progressive growth: a dense parent becomes an MoE child, against the child trained from scratch with equal compute.
+
+Compute is operations: 6 x active parameters x tokens, the parent's and the child's together. The child starts from the
+parent's weights (one shared half, copies of the other half as experts) with a new optimiser. Both sides have one grid of
+learning rates; the grown side's rate holds for parent and child. The parent's rate stays constant, because its training
+goes on; the child's and the baseline's fall as a cosine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from benchmarks.claims.bench import Bench, Result
+from benchmarks.claims.claim import Claim, Curve, Figure, Measured
+from benchmarks.claims.corpus import Corpora, corpora
+from benchmarks.claims.decoders import decoder
+from benchmarks.claims.scale import SAYS, Scale
+from benchmarks.claims.spread import Spread
+from benchmarks.claims.training import TrainingRun, loss_of
+from benchmarks.claims.tuning import TUNING_SEED, Tuned, best_rate, grid_text
+from benchmarks.report import Row
+from model.growth import upcycle_halves
+from model.training.flops import training_cost
+
+MOST_JUMP = 1e-3  # of the loss, relative: rounding is a thousandth of that
+GROWN, SCRATCH = "grown", "from scratch"
+N_EXPERTS, TOP_K = 7, 2
+ROUTING = {"switch_loss": 0.01}
+
+
+@dataclass(frozen=True)
+class Settings:
+    model: dict[str, int]
+    parent_tokens: int
+    child_tokens: int
+    rates: tuple[float, ...]
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One seed of both sides."""
+
+    parent: Result
+    child: Result
+    scratch: Result
+
+
+SETTINGS: dict[Scale, Settings] = {
+    "quick": Settings({"d_model": 64, "n_layers": 3, "d_ff": 192}, 100_000, 60_000, (4e-3, 1e-2), (1, 2)),
+    "full": Settings(
+        {"d_model": 256, "n_layers": 6, "d_ff": 704}, 3_000_000, 2_000_000, (2e-3, 4e-3, 8e-3), (1, 2, 3)
+    ),
+}
+
+
+def runs_of(settings: Settings, data: Corpora) -> dict[str, TrainingRun]:
+    """Parent, child (whose `start` is to be set) and the baseline of equal compute."""
+    config = decoder("parent", data.vocab_size, **settings.model)
+    child = upcycle_halves(
+        config, n_experts=N_EXPERTS, top_k=TOP_K, switch_loss=ROUTING["switch_loss"]
+    ).config
+    parent_cost, child_cost = training_cost(config).per_token, training_cost(child).per_token
+    equal_tokens = settings.child_tokens + round(settings.parent_tokens * parent_cost / child_cost)
+    parent = TrainingRun(
+        config.to_dict(), data.key, settings.parent_tokens, 0.0, 0, recipe={}, keeps_weights=True, n_scores=4
+    )
+    grown = TrainingRun(
+        config.to_dict(),
+        data.key,
+        settings.child_tokens,
+        0.0,
+        0,
+        scores_start=True,
+        n_scores=4,
+        grow={"n_experts": N_EXPERTS, "top_k": TOP_K, **ROUTING},
+    )
+    scratch = TrainingRun(child.to_dict(), data.key, equal_tokens, 0.0, 0, n_scores=8)
+    return {"parent": parent, "child": grown, "scratch": scratch}
+
+
+def measure(bench: Bench, scale: Scale) -> Measured:
+    settings, data = SETTINGS[scale], corpora(bench, scale)
+    runs = runs_of(settings, data)
+    tuning = [(rate, rate, TUNING_SEED) for rate in settings.rates]
+    tried = _train(bench, runs, tuning, "growth: learning rates")
+    rates = {
+        GROWN: best_rate(
+            {rate: loss_of(found.child) for (rate, _, _), found in zip(tuning, tried, strict=True)}
+        ),
+        SCRATCH: best_rate(
+            {rate: loss_of(found.scratch) for (rate, _, _), found in zip(tuning, tried, strict=True)}
+        ),
+    }
+    wanted = [(rates[GROWN].rate, rates[SCRATCH].rate, seed) for seed in settings.seeds]
+    trained = _train(bench, runs, wanted, "growth: seeds")
+    return Measured(decide(trained, rates, settings, scale), [_figure(trained[0])])
+
+
+def _train(
+    bench: Bench, runs: Mapping[str, TrainingRun], wanted: Sequence[tuple[float, float, int]], what: str
+) -> list[Trained]:
+    """Of each (grown side's rate, baseline's rate, seed)."""
+    first = [
+        replace(runs[name], learning_rate=rate, seed=seed).job()
+        for grown_rate, scratch_rate, seed in wanted
+        for name, rate in (("parent", grown_rate), ("scratch", scratch_rate))
+    ]
+    found = bench.run(first, f"{what}: parents and baselines")
+    parents, scratches = found[::2], found[1::2]
+    children = bench.run(
+        [
+            replace(runs["child"], learning_rate=rate, seed=seed + 1000, start=parent["key"]).job()
+            for (rate, _, seed), parent in zip(wanted, parents, strict=True)
+        ],
+        f"{what}: children",
+    )
+    return [Trained(*three) for three in zip(parents, children, scratches, strict=True)]
+
+
+def decide(
+    trained: Sequence[Trained], rates: Mapping[str, Tuned], settings: Settings, scale: Scale
+) -> list[Row]:
+    jump = Spread.of([100 * (loss_of(t.child, at=0) / loss_of(t.parent) - 1) for t in trained])
+    change = Spread.of([100 * (loss_of(t.child) / loss_of(t.scratch) - 1) for t in trained])
+    first = trained[0]
+    compute = (first.parent["flops"] + first.child["flops"]) / first.scratch["flops"]
+    sizes = f"parent {first.parent['parameters'] / 1e6:.2f}M, child {first.child['parameters'] / 1e6:.2f}M parameters"
+    grown, scratch = (
+        Spread.of([loss_of(result) for result in results])
+        for results in ([t.child for t in trained], [t.scratch for t in trained])
+    )
+    worst = max(abs(jump.low), abs(jump.high))
+    return [
+        Row(
+            "growth: loss jump when a dense parent becomes an MoE child",
+            round(jump.mean, 5),
+            "%",
+            f"none: below {MOST_JUMP:.1%}",
+            worst < 100 * MOST_JUMP,
+            f"held-out loss of the child before its first step against its parent's, {jump.text(5, '%')}; {sizes}; "
+            f"{SAYS[scale]}",
+        ),
+        Row(
+            "growth: held-out loss of the grown child against from scratch at equal compute",
+            round(change.mean, 2),
+            "%",
+            "lower, with every seed",
+            change.high < 0,
+            f"grown {grown.text(3)}, from scratch {scratch.text(3)} nats; change {change.text(2, '%')}; compute of the "
+            f"grown side {100 * compute:.1f} % of the other's; {sizes}; parent {settings.parent_tokens:,} tokens, child "
+            f"{settings.child_tokens:,}, from scratch {first.scratch['tokens']:,}; "
+            f"{grid_text(settings.rates, rates)}; {SAYS[scale]}",
+        ),
+    ]
+
+
+def _figure(trained: Trained) -> Figure:
+    """Loss by compute, first seed; the child's compute begins where its parent's ends."""
+
+    def curve(name: str, result: Result, before: float) -> Curve:
+        per_token = result["flops"] / result["tokens"]
+        return Curve(
+            name,
+            [before + point["tokens"] * per_token for point in result["points"]],
+            [loss_of(result, at=at) for at in range(len(result["points"]))],
+        )
+
+    curves = [
+        curve("parent", trained.parent, 0.0),
+        curve("child", trained.child, trained.parent["flops"]),
+        curve("child's shape from scratch", trained.scratch, 0.0),
+    ]
+    return Figure("Growth against training from scratch, first seed", "FLOPs", "held-out nats", curves)
+
+
+CLAIM = Claim(
+    "growth",
+    "A dense parent grows into an MoE child without a jump of its loss, and beats training from scratch at equal compute",
+    measure,
+)

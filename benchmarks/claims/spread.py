@@ -1,0 +1,30 @@
+"""A figure over several seeds: mean and range. Knows nothing of what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Mean, least and greatest of `n` values."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Raises ValueError where there is no value."""
+        if not values:
+            raise ValueError("a spread needs at least one value")
+        return cls(sum(values) / len(values), min(values), max(values), len(values))
+
+    def text(self, digits: int = 2, unit: str = "", *, of: str = "seeds") -> str:
+        """`-35.2 % (-37.1..-33.0 over 3 seeds)`; with one value, that it is one."""
+        shown = f"{self.mean:.{digits}f}{unit and ' ' + unit}"
+        if self.n == 1:
+            return f"{shown} (one of {of})"
+        return f"{shown} ({self.low:.{digits}f}..{self.high:.{digits}f} over {self.n} {of})"
