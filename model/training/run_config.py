@@ -47,7 +47,7 @@ class Budget:
     seconds: float | None = None  # spent in training, without evaluation and saving
 
     def __post_init__(self) -> None:
-        given = [value for value in vars(self).values() if value is not None]
+        given = [value for value in (self.tokens, self.steps, self.seconds) if value is not None]
         if not given:
             raise ConfigError("[budget] needs tokens, steps or seconds")
         if min(given) <= 0:
@@ -55,8 +55,8 @@ class Budget:
 
     def share_done(self, *, steps: int, tokens: int, seconds: float) -> float:
         """Of the budget that is nearest to its end; at least 1 where training is done."""
-        spent = {"steps": steps, "tokens": tokens, "seconds": seconds}
-        return max(spent[name] / limit for name, limit in vars(self).items() if limit is not None)
+        limits = ((steps, self.steps), (tokens, self.tokens), (seconds, self.seconds))
+        return max(spent / limit for spent, limit in limits if limit is not None)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,9 @@ from typing import Any
 
 import pytest
 
+from model.data.tokenizer import TextTokenizer
+from model.serving.chat import Message
+from model.serving.served import load_served
 from model.training.run import train
 from model.training.run_config import read_run_config
 from model.training.run_log import read_log
@@ -22,6 +25,7 @@ from model.training.training_data import open_data
 from tests.model.test_train_run import equal_states
 from tests.model.training_runs import data_folder, run_document, toml
 
+pytestmark = pytest.mark.timeout(900)  # seconds on an idle machine; a busy one starves whole processes
 LIMIT_S = 280  # a machine that does other things besides may need it
 
 
@@ -89,8 +93,11 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, data: Path) -> None:
     assert equal_states(tmp_path / "straight", tmp_path / "killed")
     assert steps_logged(tmp_path / "killed") == list(range(1, 81))
     assert "going on behind step" in err and Path(document["plot"]).read_text().startswith("<svg")
-    for name in ("tokenizer.json", "chat_template.jinja", "model.safetensors"):
-        assert (Path(document["model"]) / name).is_file()
+    served = load_served(document["model"])
+    prompt = served.chat.render([Message("user", "3 times 3?")])
+    ids, (answer_start, _) = TextTokenizer.load(data).encode_instruction("3 times 3?", "9")
+    assert served.tokenizer.encode(prompt) == ids[:answer_start]  # asked as it was trained
+    assert served.tokenizer.stop_tokens == {ids[-1]}
 
 
 def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path, data: Path) -> None:

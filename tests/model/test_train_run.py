@@ -313,6 +313,18 @@ def test_checkpointed_activations_make_the_same_run(tmp_path: Path, checkpointin
     assert loads[0] == pytest.approx(loads[1])
 
 
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_compiled_blocks_make_the_same_run_and_the_same_checkpoints(tmp_path: Path) -> None:
+    tables: dict[str, Any] = {"budget": {"steps": 3}, "evaluation": {"every_steps": 0}}
+    plain = run_config(tmp_path / "plain", **tables)
+    compiled = run_config(tmp_path / "compiled", compute={"compile": True}, **tables)
+    _, one = run(plain)
+    _, other = run(compiled)
+    assert losses(other.events) == pytest.approx(losses(one.events), rel=1e-3)
+    assert final_state(plain.output)["model"].keys() == final_state(compiled.output)["model"].keys()
+
+
 @pytest.mark.parametrize("eight_bit", ["int8", "fp8"])
 def test_eight_bit_products_make_nearly_the_same_run(tmp_path: Path, eight_bit: str) -> None:
     _, plain = run(run_config(tmp_path / "plain"))
