@@ -434,6 +434,17 @@ def test_model_list_says_what_is_here(gainshare: Command, tmp_path: Path) -> Non
     assert gainshare("model", "list")[0] == 0
 
 
+def test_model_list_names_imported_models_with_their_folder(gainshare: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "home" / "models" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder.parent / ".mine-half-written").mkdir()
+    (folder.parent / ".mine-half-written" / "config.json").write_text("{}")
+    _, out, _ = gainshare("model", "list", "--json")
+    assert [row["name"] for row in json.loads(out)] == ["tiny", "smollm2-moe", "mine"]
+    assert json.loads(out)[-1] == {"name": "mine", "is_here": True, "folder": str(folder)}
+
+
 def test_model_import_and_export_say_what_is_missing(gainshare: Command, tmp_path: Path) -> None:
     status, out, _ = gainshare("model", "import", str(tmp_path), "--name", "mine", "--json")
     assert status == 1

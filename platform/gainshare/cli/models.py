@@ -63,10 +63,11 @@ def export_model(
 
 @model.command("list")
 def list_models(as_json: JsonOption = False) -> None:
-    """List the models that `gainshare up --model` takes, and which of them are here."""
-    store = home_from_environment().root / "models"
+    """List the models that `gainshare up --model` takes (imported ones by their folder), and which are here."""
+    store = _store()
     rows = [{"name": name, "is_here": True, "folder": None} for name in BUILT_IN]
-    for name in FETCHED:
+    imported = sorted({file.parent.name for file in store.glob("[!.]*/config.json")} - set(FETCHED))
+    for name in (*FETCHED, *imported):
         folder = store / name
         is_here = (folder / "config.json").exists()
         rows.append({"name": name, "is_here": is_here, "folder": str(folder) if is_here else None})
