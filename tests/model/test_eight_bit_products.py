@@ -186,7 +186,8 @@ def test_stochastic_rounding_is_off_by_less_than_a_step() -> None:
 
 
 @pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="NO CUDA DEVICE HERE: 8-bit products on CUDA were not tested"
+    not torch.cuda.is_available(),
+    reason="expected: NO CUDA DEVICE HERE: 8-bit products on CUDA were not tested",
 )
 @pytest.mark.parametrize("size", SIZES)
 def test_products_on_cuda_equal_those_on_cpu(size: tuple[int, int, int]) -> None:
