@@ -71,7 +71,7 @@ def test_frequencies_and_amplitude_equal_transformers(name: str, d_head: int, th
     scaling, parameters = SCALINGS[name]
     expected, factor = theirs(parameters, d_head, theta, scaling.original_context)
     found = Rotary(d_head, theta, 100, scaling).frequencies(CPU)
-    assert torch.allclose(found, expected, atol=1e-6, rtol=1e-5)
+    assert torch.allclose(found, expected, atol=0, rtol=2e-6)  # none is above 1
     assert amplitude(scaling) == pytest.approx(factor, abs=1e-12)
     plain = Rotary(d_head, theta, 100).frequencies(CPU)
     assert not torch.allclose(found, plain, atol=1e-6, rtol=1e-2) or name.endswith("together")
