@@ -15,10 +15,11 @@ from benchmarks.claims.tuning import TUNING_SEED, Tuned, best_rate
 
 @dataclass(frozen=True)
 class Compared:
-    """Results by side, in the order of seeds, and the rate that each side was run at."""
+    """Results by side, in the order of seeds, the rate that each side was run at, and its run that decided that."""
 
     results: Mapping[str, Sequence[Result]]
     rates: Mapping[str, Tuned]
+    tuning: Mapping[str, Result]
 
 
 def compare(
@@ -31,14 +32,15 @@ def compare(
     score: Callable[[Result], float] = loss_of,
 ) -> Compared:
     """Runs of all sides. `score` is what rates are chosen by: less is better."""
-    tuned = tune(bench, arms, rates=rates, what=what, score=score)
+    tried = try_rates(bench, arms, rates=rates, what=what)
+    tuned = chosen_rates(tried, score)
     grid = [(name, seed) for name in arms for seed in seeds]
     runs = [replace(arms[name], learning_rate=tuned[name].rate, seed=seed).job() for name, seed in grid]
     found = bench.run(runs, f"{what}: {len(seeds)} seeds")
     results: dict[str, list[Result]] = {name: [] for name in arms}
     for (name, _), result in zip(grid, found, strict=True):
         results[name].append(result)
-    return Compared(results, tuned)
+    return Compared(results, tuned, {name: tried[name][tuned[name].rate] for name in arms})
 
 
 def tune(
@@ -50,9 +52,25 @@ def tune(
     score: Callable[[Result], float] = loss_of,
 ) -> dict[str, Tuned]:
     """The best rate of each side on the tuning seed."""
+    return chosen_rates(try_rates(bench, arms, rates=rates, what=what), score)
+
+
+def try_rates(
+    bench: Bench, arms: Mapping[str, TrainingRun], *, rates: Sequence[float], what: str
+) -> dict[str, dict[float, Result]]:
+    """Every side at every rate, with the tuning seed."""
     grid = [(name, rate) for name in arms for rate in rates]
     runs = [replace(arms[name], learning_rate=rate, seed=TUNING_SEED).job() for name, rate in grid]
-    losses: dict[str, dict[float, float]] = {name: {} for name in arms}
+    tried: dict[str, dict[float, Result]] = {name: {} for name in arms}
     for (name, rate), result in zip(grid, bench.run(runs, f"{what}: learning rates"), strict=True):
-        losses[name][rate] = score(result)
-    return {name: best_rate(by_rate) for name, by_rate in losses.items()}
+        tried[name][rate] = result
+    return tried
+
+
+def chosen_rates(
+    tried: Mapping[str, Mapping[float, Result]], score: Callable[[Result], float]
+) -> dict[str, Tuned]:
+    return {
+        name: best_rate({rate: score(result) for rate, result in by_rate.items()})
+        for name, by_rate in tried.items()
+    }

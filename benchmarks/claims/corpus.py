@@ -63,7 +63,9 @@ def work(settings: dict[str, Any], made: Path) -> Result:
 
 def limited(corpus: Corpus, most_bytes: int | None) -> Corpus:
     """The same corpus up to the document that reaches `most_bytes`, in its own order; the rest is not even read."""
-    return corpus if most_bytes is None else dataclasses.replace(corpus, read=_within(corpus.read, most_bytes))
+    return (
+        corpus if most_bytes is None else dataclasses.replace(corpus, read=_within(corpus.read, most_bytes))
+    )
 
 
 def _within(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from benchmarks.claims.arms import tune
 from benchmarks.claims.bench import Bench, Result
@@ -19,7 +20,7 @@ from benchmarks.claims.corpus import corpora
 from benchmarks.claims.decoders import decoder
 from benchmarks.claims.scale import SAYS, Scale
 from benchmarks.claims.spread import Spread
-from benchmarks.claims.training import TrainingRun, loss_of
+from benchmarks.claims.training import SIZES, TrainingRun, loss_of
 from benchmarks.claims.tuning import Tuned, grid_text
 from benchmarks.report import Row
 from model.data.curriculum import one_mixture, three_stages
@@ -32,19 +33,18 @@ STAGED, MIXED = "three stages", "one mixture"
 
 @dataclass(frozen=True)
 class Settings:
-    model: dict[str, int]
+    model: dict[str, Any]
     n_tokens: int
     budgets: tuple[
         float, ...
     ]  # of the curriculum, as shares of the baseline's tokens, ascending; the last is 1
     rates: tuple[float, ...]
     seeds: tuple[int, ...]
-    batch_tokens: int
 
 
 SETTINGS: dict[Scale, Settings] = {
     "quick": Settings(
-        {"d_model": 48, "n_layers": 3, "d_ff": 128}, 200_000, (0.4, 0.6, 0.8, 1.0), (4e-3, 1e-2), (1, 2), 512
+        {"d_model": 48, "n_layers": 3, "d_ff": 128}, 100_000, (0.4, 0.6, 0.8, 1.0), (4e-3, 1e-2), (1, 2)
     ),
     "full": Settings(
         {"d_model": 192, "n_layers": 6, "d_ff": 512},
@@ -52,7 +52,6 @@ SETTINGS: dict[Scale, Settings] = {
         (0.3, 0.45, 0.6, 0.8, 1.0),
         (2e-3, 4e-3, 8e-3),
         (1, 2, 3),
-        2048,
     ),
 }
 
@@ -60,7 +59,7 @@ SETTINGS: dict[Scale, Settings] = {
 def measure(bench: Bench, scale: Scale) -> Measured:
     settings, data = SETTINGS[scale], corpora(bench, scale)
     model = decoder("curriculum", data.vocab_size, **settings.model).to_dict()
-    staged = three_stages(settings.n_tokens, 128)
+    staged = three_stages(settings.n_tokens, SIZES[scale].get("sequence_length", 128))
     arms = {
         name: TrainingRun(
             model,
@@ -68,10 +67,10 @@ def measure(bench: Bench, scale: Scale) -> Measured:
             settings.n_tokens,
             0.0,
             0,
-            batch_tokens=settings.batch_tokens,
             curriculum=curriculum.to_dict(),
             recipe={},
             scored_kinds=KINDS,
+            **SIZES[scale],
         )
         for name, curriculum in ((STAGED, staged), (MIXED, one_mixture(staged)))
     }

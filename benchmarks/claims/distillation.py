@@ -7,6 +7,7 @@ and weight are the package's defaults, not tuned: the student without a teacher 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from benchmarks.claims.arms import Compared, compare, tune
 from benchmarks.claims.bench import Bench, Result
@@ -15,7 +16,7 @@ from benchmarks.claims.corpus import corpora
 from benchmarks.claims.decoders import decoder
 from benchmarks.claims.scale import SAYS, Scale
 from benchmarks.claims.spread import Spread
-from benchmarks.claims.training import TrainingRun, loss_of
+from benchmarks.claims.training import SIZES, TrainingRun, loss_of
 from benchmarks.claims.tuning import TUNING_SEED, grid_text
 from benchmarks.report import Row
 
@@ -24,8 +25,8 @@ TAUGHT, ALONE = "with its teacher", "without"
 
 @dataclass(frozen=True)
 class Settings:
-    student: dict[str, int]
-    teacher: dict[str, int]
+    student: dict[str, Any]
+    teacher: dict[str, Any]
     student_tokens: int
     teacher_tokens: int
     rates: tuple[float, ...]
@@ -36,8 +37,8 @@ SETTINGS: dict[Scale, Settings] = {
     "quick": Settings(
         {"d_model": 32, "n_layers": 2, "d_ff": 96},
         {"d_model": 96, "n_layers": 5, "d_ff": 224},
-        120_000,
-        250_000,
+        60_000,
+        100_000,
         (5e-3, 1.5e-2),
         (1, 2),
     ),
@@ -57,7 +58,13 @@ def measure(bench: Bench, scale: Scale) -> Measured:
     teacher_model = decoder("teacher", data.vocab_size, **settings.teacher)
     student_model = decoder("student", data.vocab_size, **settings.student)
     teacher = TrainingRun(
-        teacher_model.to_dict(), data.key, settings.teacher_tokens, 0.0, TUNING_SEED, keeps_weights=True
+        teacher_model.to_dict(),
+        data.key,
+        settings.teacher_tokens,
+        0.0,
+        TUNING_SEED,
+        keeps_weights=True,
+        **SIZES[scale],
     )
     rate = tune(bench, {"teacher": teacher}, rates=settings.rates[:2], what="distillation: teacher")[
         "teacher"
@@ -65,7 +72,9 @@ def measure(bench: Bench, scale: Scale) -> Measured:
     taught_by = bench.one(
         TrainingRun(**{**vars(teacher), "learning_rate": rate.rate}).job(), "distillation: teacher"
     )
-    alone = TrainingRun(student_model.to_dict(), data.key, settings.student_tokens, 0.0, 0, n_scores=8)
+    alone = TrainingRun(
+        student_model.to_dict(), data.key, settings.student_tokens, 0.0, 0, n_scores=4, **SIZES[scale]
+    )
     taught = TrainingRun(
         **{**vars(alone), "teacher": taught_by["key"], "teacher_model": teacher_model.to_dict()}
     )

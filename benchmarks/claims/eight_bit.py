@@ -16,7 +16,7 @@ from benchmarks.claims.corpus import corpora
 from benchmarks.claims.decoders import decoder
 from benchmarks.claims.scale import SAYS, Scale
 from benchmarks.claims.spread import Spread
-from benchmarks.claims.training import TrainingRun, accuracy_of, loss_of
+from benchmarks.claims.training import SIZES, TrainingRun, accuracy_of, loss_of
 from benchmarks.claims.tuning import grid_text
 from benchmarks.report import Row
 from model.config import MoEConfig
@@ -38,7 +38,7 @@ class Settings:
 
 
 SETTINGS: dict[Scale, Settings] = {
-    "quick": Settings(64, 3, 128, 64, 120_000, (4e-3, 1e-2), (1, 2)),
+    "quick": Settings(64, 3, 128, 64, 60_000, (4e-3, 1e-2), (1, 2)),
     "full": Settings(256, 6, 704, 192, 4_000_000, (2e-3, 4e-3, 8e-3), (1, 2, 3, 4, 5)),
 }
 
@@ -55,7 +55,7 @@ def measure(bench: Bench, scale: Scale) -> Measured:
         moe=moe,
         first_moe_layer=1,
     )
-    full = TrainingRun(model.to_dict(), data.key, settings.n_tokens, 0.0, 0)
+    full = TrainingRun(model.to_dict(), data.key, settings.n_tokens, 0.0, 0, **SIZES[scale])
     arms = {FULL: full, EIGHT_BIT: replace(full, eight_bit="int8")}
     compared = compare(bench, arms, rates=settings.rates, seeds=settings.seeds, what="eight-bit")
     return Measured(decide(compared, settings, scale))

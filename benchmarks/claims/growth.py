@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from benchmarks.claims.bench import Bench, Result
 from benchmarks.claims.claim import Claim, Curve, Figure, Measured
@@ -17,7 +18,7 @@ from benchmarks.claims.corpus import Corpora, corpora
 from benchmarks.claims.decoders import decoder
 from benchmarks.claims.scale import SAYS, Scale
 from benchmarks.claims.spread import Spread
-from benchmarks.claims.training import TrainingRun, loss_of
+from benchmarks.claims.training import SIZES, TrainingRun, loss_of
 from benchmarks.claims.tuning import TUNING_SEED, Tuned, best_rate, grid_text
 from benchmarks.report import Row
 from model.growth import upcycle_halves
@@ -27,11 +28,12 @@ MOST_JUMP = 1e-3  # of the loss, relative: rounding is a thousandth of that
 GROWN, SCRATCH = "grown", "from scratch"
 N_EXPERTS, TOP_K = 7, 2
 ROUTING = {"switch_loss": 0.01}
+CHILD_SEEDS = 1000  # added to the parent's: a child sees other batches
 
 
 @dataclass(frozen=True)
 class Settings:
-    model: dict[str, int]
+    model: dict[str, Any]
     parent_tokens: int
     child_tokens: int
     rates: tuple[float, ...]
@@ -48,14 +50,14 @@ class Trained:
 
 
 SETTINGS: dict[Scale, Settings] = {
-    "quick": Settings({"d_model": 64, "n_layers": 3, "d_ff": 192}, 100_000, 60_000, (4e-3, 1e-2), (1, 2)),
+    "quick": Settings({"d_model": 64, "n_layers": 3, "d_ff": 192}, 60_000, 40_000, (4e-3, 1e-2), (1, 2)),
     "full": Settings(
         {"d_model": 256, "n_layers": 6, "d_ff": 704}, 3_000_000, 2_000_000, (2e-3, 4e-3, 8e-3), (1, 2, 3)
     ),
 }
 
 
-def runs_of(settings: Settings, data: Corpora) -> dict[str, TrainingRun]:
+def runs_of(settings: Settings, data: Corpora, scale: Scale) -> dict[str, TrainingRun]:
     """Parent, child (whose `start` is to be set) and the baseline of equal compute."""
     config = decoder("parent", data.vocab_size, **settings.model)
     child = upcycle_halves(
@@ -64,7 +66,15 @@ def runs_of(settings: Settings, data: Corpora) -> dict[str, TrainingRun]:
     parent_cost, child_cost = training_cost(config).per_token, training_cost(child).per_token
     equal_tokens = settings.child_tokens + round(settings.parent_tokens * parent_cost / child_cost)
     parent = TrainingRun(
-        config.to_dict(), data.key, settings.parent_tokens, 0.0, 0, recipe={}, keeps_weights=True, n_scores=4
+        config.to_dict(),
+        data.key,
+        settings.parent_tokens,
+        0.0,
+        0,
+        recipe={},
+        keeps_weights=True,
+        n_scores=2,
+        **SIZES[scale],
     )
     grown = TrainingRun(
         config.to_dict(),
@@ -73,16 +83,17 @@ def runs_of(settings: Settings, data: Corpora) -> dict[str, TrainingRun]:
         0.0,
         0,
         scores_start=True,
-        n_scores=4,
+        n_scores=2,
         grow={"n_experts": N_EXPERTS, "top_k": TOP_K, **ROUTING},
+        **SIZES[scale],
     )
-    scratch = TrainingRun(child.to_dict(), data.key, equal_tokens, 0.0, 0, n_scores=8)
+    scratch = TrainingRun(child.to_dict(), data.key, equal_tokens, 0.0, 0, n_scores=4, **SIZES[scale])
     return {"parent": parent, "child": grown, "scratch": scratch}
 
 
 def measure(bench: Bench, scale: Scale) -> Measured:
     settings, data = SETTINGS[scale], corpora(bench, scale)
-    runs = runs_of(settings, data)
+    runs = runs_of(settings, data, scale)
     tuning = [(rate, rate, TUNING_SEED) for rate in settings.rates]
     tried = _train(bench, runs, tuning, "growth: learning rates")
     rates = {
@@ -109,13 +120,14 @@ def _train(
     ]
     found = bench.run(first, f"{what}: parents and baselines")
     parents, scratches = found[::2], found[1::2]
-    children = bench.run(
-        [
-            replace(runs["child"], learning_rate=rate, seed=seed + 1000, start=parent["key"]).job()
-            for (rate, _, seed), parent in zip(wanted, parents, strict=True)
-        ],
-        f"{what}: children",
-    )
+    grown = [
+        replace(runs["child"], learning_rate=rate, seed=seed + CHILD_SEEDS, start=parent["key"]).job()
+        for (rate, _, seed), parent in zip(wanted, parents, strict=True)
+        if not parent["has_diverged"]
+    ]
+    children_of = iter(bench.run(grown, f"{what}: children"))
+    # a parent that diverged has no child: its own loss, which is infinite, stands for both
+    children = [parent if parent["has_diverged"] else next(children_of) for parent in parents]
     return [Trained(*three) for three in zip(parents, children, scratches, strict=True)]
 
 

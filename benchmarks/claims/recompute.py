@@ -46,7 +46,7 @@ class Settings:
 
 
 SETTINGS: dict[Scale, Settings] = {
-    "quick": Settings(192, 12, 512, 8, 256, (0, 1)),
+    "quick": Settings(192, 12, 512, 8, 256, (0,)),
     "full": Settings(512, 16, 1408, 8, 512, (0, 1, 2)),
 }
 

@@ -18,7 +18,7 @@ from benchmarks.claims.corpus import corpora
 from benchmarks.claims.decoders import decoder
 from benchmarks.claims.scale import SAYS, Scale
 from benchmarks.claims.spread import Spread
-from benchmarks.claims.training import TrainingRun, loss_of
+from benchmarks.claims.training import SIZES, TrainingRun, loss_of
 from benchmarks.claims.tuning import grid_text
 from benchmarks.report import Row
 from model.config import ModelConfig
@@ -39,7 +39,7 @@ class Settings:
 
 
 SETTINGS: dict[Scale, Settings] = {
-    "quick": Settings(80, 6, 208, 120_000, (4e-3, 1e-2), (1, 2)),
+    "quick": Settings(80, 6, 208, 60_000, (4e-3, 1e-2), (1, 2)),
     "full": Settings(256, 8, 704, 4_000_000, (2e-3, 4e-3, 8e-3), (1, 2, 3)),
 }
 
@@ -66,23 +66,16 @@ def models(settings: Settings, vocab_size: int) -> dict[str, ModelConfig]:
 def measure(bench: Bench, scale: Scale) -> Measured:
     settings, data = SETTINGS[scale], corpora(bench, scale)
     arms = {
-        name: TrainingRun(config.to_dict(), data.key, settings.n_tokens, 0.0, 0)
+        name: TrainingRun(config.to_dict(), data.key, settings.n_tokens, 0.0, 0, **SIZES[scale])
         for name, config in models(settings, data.vocab_size).items()
     }
-    compared = compare(
-        bench, arms, rates=settings.rates, seeds=(*settings.seeds, CHOOSING_SEED), what="sharing"
-    )
+    compared = compare(bench, arms, rates=settings.rates, seeds=settings.seeds, what="sharing")
     return Measured(decide(compared, settings, scale))
 
 
-CHOOSING_SEED = 100  # decides which way of sharing is reported; not among the reported seeds
-
-
 def decide(compared: Compared, settings: Settings, scale: Scale) -> list[Row]:
-    """`compared` has the choosing seed's results last."""
-    choosing = {name: results[-1] for name, results in compared.results.items()}
-    reported = {name: results[:-1] for name, results in compared.results.items()}
-    name = chosen_sharing(choosing)
+    reported = compared.results
+    name = chosen_sharing(compared.tuning)
     ratios = loss_ratios(reported[name], reported[PLAIN])
     bytes_saved = 1 - reported[name][0]["stored_bytes"] / reported[PLAIN][0]["stored_bytes"]
     is_equal = ratios.mean <= 1 + MARGIN
@@ -97,7 +90,7 @@ def decide(compared: Compared, settings: Settings, scale: Scale) -> list[Row]:
     how = (
         f"{name}: held-out loss {changes.text(2, '%')} against plain ({size:.2f}M parameters, "
         f"{settings.n_tokens:,} tokens each, equal steps), {'equal' if is_equal else 'not equal'} within {MARGIN:.0%}; "
-        f"chosen on a seed of its own; also tried: {others}; {grid_text(settings.rates, compared.rates)}; {SAYS[scale]}"
+        f"chosen on the tuning seed; also tried: {others}; {grid_text(settings.rates, compared.rates)}; {SAYS[scale]}"
     )
     return [
         Row(

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchmarks.claims.bench import Job, Result
+from benchmarks.claims.scale import Scale
 from model.config import ModelConfig
 from model.data.batch import Batch
 from model.data.curriculum import Curriculum, Stage
@@ -35,6 +36,11 @@ from model.transformer import Transformer
 
 WEIGHTS = "weights.safetensors"
 EQUAL_MIX = {"general": 1.0, "domain": 1.0}
+# How much text a step and a score take, beside what claims choose.
+SIZES: dict[Scale, dict[str, Any]] = {
+    "quick": {"batch_tokens": 256, "scored_tokens": 8_192},
+    "full": {"sequence_length": 256, "batch_tokens": 4_096, "scored_tokens": 65_536},
+}
 PLAIN: dict[str, Any] = {"schedule": "cosine", "final_share": 0.1}  # of claims without a curriculum
 
 

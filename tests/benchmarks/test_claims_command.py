@@ -1,0 +1,132 @@
+"""The command line of the claims, and the page that it writes; with claims of this file instead of the stack's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.claims import __main__ as command
+from benchmarks.claims.bench import Bench
+from benchmarks.claims.claim import Claim, Curve, Figure, Measured
+from benchmarks.claims.registry import CLAIMS
+from benchmarks.claims.scale import Scale
+from benchmarks.report import MeasuringFailed, Row
+
+HELD = Row("speed", 2.0, "x", "2x", True, "a | pipe and\na line")
+MISSED = Row("memory", -10.0, "%", "-70%", False, "too little")
+OPEN = Row("placement", None, "x", "3.2x", None, "not measured here")
+
+
+def claim(name: str, *rows: Row, figures: tuple[Figure, ...] = ()) -> Claim:
+    return Claim(name, f"{name} is good", lambda bench, scale: Measured(rows, figures))
+
+
+def _broken(bench: Bench, scale: Scale) -> Measured:
+    raise MeasuringFailed("no second core")
+
+
+@pytest.fixture
+def claims(monkeypatch: pytest.MonkeyPatch) -> dict[str, Claim]:
+    figure = Figure("Loss", "tokens", "nats", [Curve("mine", [1.0, 2.0], [3.0, 2.0])])
+    own = {"one": claim("one", HELD, figures=(figure,)), "two": claim("two", MISSED, OPEN)}
+    monkeypatch.setattr(command, "CLAIMS", own)
+    return own
+
+
+def test_all_claims_print_one_document(
+    claims: dict[str, Claim], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main(["--quick", "--json", "--output", str(tmp_path)]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert list(document) == ["command", "date", "commit", "machine", "rows"]
+    assert document["command"] == "python -m benchmarks.claims --quick"
+    assert [row["name"] for row in document["rows"]] == ["speed", "memory", "placement"]
+    assert [row["holds"] for row in document["rows"]] == [True, False, None]
+
+
+def test_named_claims_alone_are_measured(
+    claims: dict[str, Claim], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main(["--quick", "--json", "--output", str(tmp_path), "two"]) == 0
+    assert [row["name"] for row in json.loads(capsys.readouterr().out)["rows"]] == ["memory", "placement"]
+
+
+def test_an_unknown_claim_lists_those_that_there_are(
+    claims: dict[str, Claim], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command.main(["three"])
+    assert ended.value.code == 2
+    assert "unknown claim three: choose of one, two" in capsys.readouterr().err
+
+
+def test_what_cannot_be_measured_does_not_end_the_others(
+    claims: dict[str, Claim], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    claims["one"] = Claim("one", "one is good", _broken)
+    assert command.main(["--quick", "--json", "--output", str(tmp_path)]) == 1
+    first, *rest = json.loads(capsys.readouterr().out)["rows"]
+    assert (first["name"], first["value"], first["holds"]) == ("one", None, None)
+    assert first["how"] == "could not be measured: no second core"
+    assert [row["name"] for row in rest] == ["memory", "placement"]
+
+
+def test_a_full_run_is_the_default_and_writes_the_page(
+    claims: dict[str, Claim], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "DOCS", tmp_path / "docs")
+    assert command.main(["--json", "--output", str(tmp_path)]) == 0
+    page = (tmp_path / "docs" / "claims.md").read_text(encoding="utf-8")
+    assert "Written by `python -m benchmarks.claims --full`" in page
+    assert "1 figures meet their target, 1 miss it" in page
+    assert "| speed | 2 x | 2x | yes | a \\| pipe and a line |" in page
+    assert "| memory | -10 % | -70% | **no** | too little |" in page
+    assert "| placement | - x | 3.2x |  | not measured here |" in page
+    assert "![Loss](figures/claims-one.svg)" in page
+    drawn = (tmp_path / "docs" / "figures" / "claims-one.svg").read_text(encoding="utf-8")
+    assert "<svg" in drawn
+    assert "mine" in drawn
+
+
+@pytest.mark.parametrize("arguments", [["--quick"], ["--full", "two"]], ids=["quick", "named"])
+def test_a_partial_run_leaves_the_page_alone(
+    claims: dict[str, Claim], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.setattr(command, "DOCS", tmp_path / "docs")
+    command.main([*arguments, "--output", str(tmp_path)])
+    assert not (tmp_path / "docs").exists()
+
+
+def test_a_quick_page_says_that_it_is_one(claims: dict[str, Claim], tmp_path: Path) -> None:
+    command.main(["--quick", "--docs", str(tmp_path / "page"), "--output", str(tmp_path)])
+    assert "figures of the quick scale" in (tmp_path / "page" / "claims.md").read_text(encoding="utf-8")
+
+
+def test_a_source_that_changed_meanwhile_is_said(
+    claims: dict[str, Claim], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def changing(bench: Bench, scale: Scale) -> Measured:
+        bench.sources |= {"before", "after"}
+        return Measured([HELD])
+
+    claims["one"] = Claim("one", "one is good", changing)
+    command.main(["--quick", "--docs", str(tmp_path / "page"), "--output", str(tmp_path)])
+    assert "source changed meanwhile" in capsys.readouterr().err
+    assert "more than one state" in (tmp_path / "page" / "claims.md").read_text(encoding="utf-8")
+
+
+def test_the_stacks_claims_are_those_of_the_design() -> None:
+    assert list(CLAIMS) == [
+        "sparse-moe",
+        "sharing",
+        "distillation",
+        "curriculum",
+        "padding",
+        "recompute",
+        "eight-bit",
+        "placement",
+        "parallelism",
+        "growth",
+    ]
