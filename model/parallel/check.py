@@ -22,7 +22,7 @@ from torch import Tensor
 
 from model.config import ConfigError, LatentConfig, ModelConfig, MoEConfig
 from model.parallel.mesh import Mesh, MeshError
-from model.parallel.processes import RankMissingError, connect, disconnect, join
+from model.parallel.processes import RankMissingError, connect, disconnect, join, own_device
 from model.parallel.trainer import ParallelTrainer
 from model.parallel.zero import ZeroConfig, ZeroTrainer
 from model.presets import PRESETS
@@ -165,9 +165,12 @@ def on_mesh(job: Job, mesh: Mesh, recipe: Recipe, timeout_s: float) -> list[floa
             checkpointing=job.checkpointing,
             shards_states=job.shards_states,
         )
-    packing = {name: own_rows(tensor, mesh, processes.at.dp) for name, tensor in job.packing().items()}
+    device = own_device()
+    packing = {
+        name: own_rows(tensor, mesh, processes.at.dp).to(device) for name, tensor in job.packing().items()
+    }
     return [
-        float(trainer.step(own_rows(job.batch(step), mesh, processes.at.dp), **packing))
+        float(trainer.step(own_rows(job.batch(step), mesh, processes.at.dp).to(device), **packing))
         for step in range(job.steps)
     ]
 

@@ -52,12 +52,12 @@ class _Exchange(torch.autograd.Function):
 
 def copy_to(x: Tensor, group: Group) -> Tensor:
     """Into a region where each rank of `group` computes a part: x as it is; gradients are summed over the ranks."""
-    return x if group is None else _CopyTo.apply(x, group)  # type: ignore[no-any-return, no-untyped-call]
+    return x if group is None else _CopyTo.apply(x, group)  # type: ignore[no-untyped-call]
 
 
 def reduce_from(x: Tensor, group: Group) -> Tensor:
     """Out of such a region: the sum of the ranks' parts; gradients pass as they are."""
-    return x if group is None else _ReduceFrom.apply(x, group)  # type: ignore[no-any-return, no-untyped-call]
+    return x if group is None else _ReduceFrom.apply(x, group)  # type: ignore[no-untyped-call]
 
 
 def exchange_rows(x_ND: Tensor, sent: Sequence[int], received: Sequence[int], group: Group) -> Tensor:

@@ -81,14 +81,13 @@ class Gradients:
         if group is None:
             return
         for bucket in _buckets([item.parameter.grad for item in items if item.parameter.grad is not None]):
-            if len(bucket) == 1:
+            if len(bucket) == 1 and bucket[0].is_contiguous():
                 dist.all_reduce(bucket[0], group=group)
                 continue
             flat = torch.cat([gradient.flatten() for gradient in bucket])
             dist.all_reduce(flat, group=group)
-            for gradient, total in zip(
-                bucket, flat.split([gradient.numel() for gradient in bucket]), strict=True
-            ):
+            totals = torch.split(flat, [gradient.numel() for gradient in bucket])
+            for gradient, total in zip(bucket, totals, strict=True):
                 gradient.copy_(total.view_as(gradient))
 
 

@@ -127,7 +127,8 @@ def _data_path(seconds: float) -> float:
             for row in pack(lengths, ROW_TOKENS)
         ]
 
-    return sum(lengths) / _seconds_of(rows, torch.device("cpu"), seconds)
+    n_tokens: int = sum(lengths)
+    return n_tokens / _seconds_of(rows, torch.device("cpu"), seconds)
 
 
 def _link(device: torch.device, seconds: float) -> tuple[float, float]:

@@ -25,6 +25,10 @@ def hottest(load_E: Tensor, n_hot: int) -> list[int]:
 class _Side(nn.Module):
     """Some of a layer's experts, on one device."""
 
+    w_gate: nn.Parameter
+    w_up: nn.Parameter
+    w_down: nn.Parameter
+
     def __init__(self, experts: Experts, ids: Sequence[int], device: torch.device) -> None:
         super().__init__()
         index = torch.tensor(list(ids), dtype=torch.int64)

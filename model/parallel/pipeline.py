@@ -141,13 +141,16 @@ class Pipeline:
         if shape not in self._schedules:
             self._schedules[shape] = self._schedule(shape)
         losses: list[Tensor] = []
+        for_stages: dict[str, Any] = {
+            "targets_BS": targets_BS,
+            **packing,
+        }  # every stage gets its micro-batches of these
         self._schedules[shape].step(
             *((tokens_BS,) if self.stages[0].is_first else ()),
             target=targets_BS,
             losses=losses,
             return_outputs=False,
-            targets_BS=targets_BS,
-            **packing,
+            **for_stages,
         )
         if not losses:
             return torch.zeros((), device=tokens_BS.device)

@@ -59,6 +59,13 @@ def environment_rank() -> tuple[int, int]:
         ) from None
 
 
+def own_device() -> torch.device:
+    """The CUDA device that torchrun's LOCAL_RANK names where there is CUDA, else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+
+
 def join(*, timeout_s: float = JOIN_TIMEOUT_S, backend: str | None = None) -> tuple[int, int]:
     """Joins the default process group of `torchrun`'s environment; returns rank and world size.
 
@@ -66,6 +73,8 @@ def join(*, timeout_s: float = JOIN_TIMEOUT_S, backend: str | None = None) -> tu
     """
     rank, world_size = environment_rank()
     chosen = backend or ("nccl" if torch.cuda.is_available() else "gloo")
+    if chosen == "nccl":
+        torch.cuda.set_device(own_device())
     try:
         # gloo meets in the store only at the first collective, so a barrier proves that all ranks are here
         dist.init_process_group(

@@ -8,7 +8,7 @@ slice only. Goes with all axes: experts are spread over `edp`, all else over `dp
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,11 +21,14 @@ from model.parallel.mesh import Axis
 from model.parallel.processes import Processes
 from model.training.recipe import Recipe
 
+MOMENTS = ("exp_avg", "exp_avg_sq")  # as torch's AdamW names them
+
 
 @dataclass(frozen=True)
 class _Part:
     """A parameter, flattened, its slices by rank, and what the optimiser updates of it here."""
 
+    name: str  # in the whole model
     parameter: nn.Parameter
     slices: tuple[Tensor, ...]  # views of the parameter
     place: int
@@ -92,6 +95,46 @@ class ShardedAdamW:
         )
         return moments + masters
 
+    @torch.no_grad()
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        """Master weights and both moments by kind and name, fp32, in the shapes of this rank's shard; all ranks call.
+
+        `shards.merge` makes each kind one of the whole model, so that training goes on with any other mesh.
+        """
+        return {
+            kind: {part.name: self._whole(part, kind) for part in self.parts} for kind in ("master", *MOMENTS)
+        }
+
+    @torch.no_grad()
+    def load_state(self, state: Mapping[str, Mapping[str, Tensor]], steps: int) -> None:
+        """Continues from what `state` returned after `steps` steps; each rank keeps its slices."""
+        for part in self.parts:
+            n_slices = len(part.slices)
+            own = {
+                kind: values[part.name].reshape(-1).tensor_split(n_slices)[part.place].to(part.master)
+                for kind, values in state.items()
+            }
+            part.master.copy_(own.pop("master"))
+            if part.master.numel() and steps:
+                step = torch.tensor(float(steps), device=part.master.device)
+                self.optimizer.state[part.master] = {"step": step, **{k: v.clone() for k, v in own.items()}}
+            if part.own.dtype is not part.master.dtype:
+                part.own.copy_(part.master)
+        self._hand_out()
+
+    def _whole(self, part: _Part, kind: str) -> Tensor:
+        """One kind of state of a parameter, put together from all ranks' slices."""
+        moments = self.optimizer.state.get(part.master, {})
+        own = part.master if kind == "master" else moments.get(kind, torch.zeros_like(part.master))
+        whole = torch.empty(part.parameter.numel(), dtype=part.master.dtype, device=part.master.device)
+        slices = whole.tensor_split(len(part.slices))
+        slices[part.place].copy_(own)
+        if part.group is not None:
+            for source, piece in enumerate(slices):
+                if piece.numel():
+                    dist.broadcast(piece, group=part.group, group_src=source)
+        return whole.view_as(part.parameter)
+
     def _hand_out(self) -> None:
         """Each rank's slices of all parameters of one dtype travel in one message."""
         together: dict[tuple[dist.ProcessGroup, torch.dtype], list[_Part]] = defaultdict(list)
@@ -104,7 +147,7 @@ class ShardedAdamW:
                 message = torch.cat(slices)
                 dist.broadcast(message, group=group, group_src=source)
                 if source != parts[0].place:
-                    arrived = message.split([piece.numel() for piece in slices])
+                    arrived = torch.split(message, [piece.numel() for piece in slices])
                     for piece, values in zip(slices, arrived, strict=True):
                         piece.copy_(values)
 
@@ -117,4 +160,6 @@ def _part(item: Trained, processes: Processes, is_sharded: bool) -> _Part:
     slices = item.parameter.detach().view(-1).tensor_split(n_ranks)
     own = slices[place]
     is_wide = own.dtype in (torch.float32, torch.float64)
-    return _Part(item.parameter, slices, place, group, nn.Parameter(own if is_wide else own.float()))
+    return _Part(
+        item.name, item.parameter, slices, place, group, nn.Parameter(own if is_wide else own.float())
+    )

@@ -19,9 +19,9 @@ from model.layers.moe import moe_layers, set_loss_scale
 from model.layers.recompute import Checkpointing
 from model.parallel.collectives import sum_over
 from model.parallel.gradients import Gradients
-from model.parallel.mesh import check
+from model.parallel.mesh import MeshError, check
 from model.parallel.pipeline import runner
-from model.parallel.processes import Processes, naming_lost_ranks
+from model.parallel.processes import Processes, naming_lost_ranks, own_device
 from model.parallel.sharded_adamw import ShardedAdamW
 from model.parallel.shards import load
 from model.parallel.stage import Stage
@@ -41,7 +41,8 @@ class ParallelTrainer:
     """Trains this rank's shard of a model whose whole weights are `state`. All ranks make one, and step together.
 
     `n_micro_batches` cuts each batch; with a pipeline it must be at least `pp`. `n_chunks` above one gives each rank
-    that many pipeline stages, interleaved. `shards_states` spreads the optimiser's states over dp (ZeRO 1). Raises
+    that many pipeline stages, interleaved. `device` is CUDA's of the local rank where there is CUDA, else the CPU; batches
+    must lie there. `shards_states` spreads the optimiser's states over dp (ZeRO 1). Raises
     MeshError where the mesh does not fit the model.
     """
 
@@ -62,7 +63,7 @@ class ParallelTrainer:
         mesh = processes.mesh
         check(config, mesh, n_chunks=n_chunks)
         self.config, self.processes, self.recipe = config, processes, recipe or Recipe()
-        self.device = device or torch.device("cpu")
+        self.device = device or own_device()
         self.stages = [self._stage(state, chunk, n_chunks, block_dtype) for chunk in range(n_chunks)]
         n_micro_batches = n_micro_batches or mesh.pp
         for stage in self.stages:
@@ -93,6 +94,26 @@ class ParallelTrainer:
     def state_dict(self) -> dict[str, Tensor]:
         """This rank's shard, under the whole model's names; see `shards.merge`."""
         return {name: tensor for stage in self.stages for name, tensor in stage.state_dict().items()}
+
+    def training_state(self) -> dict[str, Any]:
+        """All that training goes on from, of this rank; plain tensors, for `torch.save`. All ranks call it together."""
+        return {"steps": self.steps, "model": self.state_dict(), "optimiser": self.optimizer.state()}
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `training_state` returned on this rank, or was cut for it. All ranks call it together.
+
+        Raises MeshError where a weight is missing or of another shape.
+        """
+        for stage in self.stages:
+            for name, own in stage.state_dict().items():
+                given = state["model"].get(name)
+                if given is None or given.shape != own.shape:
+                    raise MeshError(
+                        f"the saved shard has no {name} of shape {tuple(own.shape)}: it is another mesh's"
+                    )
+                own.copy_(given)
+        self.steps = state["steps"]
+        self.optimizer.load_state(state["optimiser"], self.steps)
 
     def _step(self, tokens_BS: Tensor, targets_BS: Tensor | None, **packing: Tensor | None) -> Tensor:
         set_learning_rate(self.optimizer.optimizer, self.recipe.learning_rate_at(self.steps))

@@ -21,7 +21,7 @@ from model.layers.moe import moe_layers, set_loss_scale
 from model.parallel.collectives import sum_over
 from model.parallel.expert import ParallelExperts
 from model.parallel.mesh import MeshError, check
-from model.parallel.processes import Processes, naming_lost_ranks
+from model.parallel.processes import Processes, naming_lost_ranks, own_device
 from model.parallel.shards import load
 from model.parallel.stage import Stage
 from model.parallel.tensor import IGNORED
@@ -69,12 +69,7 @@ class ZeroTrainer:
         self.config, self.processes, self.n_micro_batches = config, processes, n_micro_batches
         mesh = processes.mesh
         stage = Stage(config, mesh, processes.at, ep_group=processes.group("ep"))
-        device = (
-            torch.device("cuda", torch.cuda.current_device())
-            if torch.cuda.is_available()
-            else torch.device("cpu")
-        )
-        load(stage, state, mesh, processes.at, device)
+        load(stage, state, mesh, processes.at, own_device())
         stage.train()
         # the engine averages gradients over dp; its division of the loss does not reach auxiliary losses' gradients
         set_loss_scale(stage, 1.0 / n_micro_batches)

@@ -85,7 +85,7 @@ def _activations(
         # what comes in is kept too: ids, or the stream that another stage sent
         totals[0] += kept + x.numel() * x.element_size()
         totals[1] += stage_activations(workload, layout, stage.index)
-        y.sum().backward()  # ranks must take part in each other's backward collectives
+        y.sum().backward()  # type: ignore[no-untyped-call]  # ranks must take part in each other's backward collectives
         trainer.optimizer.zero_grad()
     dist.all_reduce(totals)
     return float(totals[0]), float(totals[1])

@@ -36,11 +36,11 @@ def shard_parameters(config: ModelConfig, mesh: Mesh, rank: int, n_chunks: int =
     return counted
 
 
-class LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ships no types for it
     """Counts the bytes of storages that operations make while it is on and that are still alive."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = 0
         self.peak = 0
         self._known: set[int] = set()
@@ -78,13 +78,15 @@ def kept_by(forward: Callable[[], Tensor]) -> tuple[Tensor, int]:
     return y, live.now
 
 
-class Messages(TorchDispatchMode):
+class Messages(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of tensors that this rank hands to collectives and sends, by axis of the mesh."""
 
     def __init__(self, processes: Processes) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.bytes: Counter[str] = Counter()
-        self._axes = {group.group_name: axis for axis, group in processes.groups.items() if group is not None}
+        self._axes: dict[str, str] = {
+            group.group_name: axis for axis, group in processes.groups.items() if group is not None
+        }
         if processes.ends is not None:
             self._axes[processes.ends.group_name] = "ends"
 

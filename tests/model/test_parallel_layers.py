@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import pytest
@@ -307,3 +308,49 @@ def test_states_are_counted_in_bytes() -> None:
     in_blocks = sum(p.numel() for p in mixed.stages[0].layers.parameters())
     assert plain.optimizer.state_bytes() == 8 * total
     assert mixed.optimizer.state_bytes() == 8 * total + 4 * in_blocks
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["small-moe", "small-latent"])
+def test_training_goes_on_bit_by_bit(name: str, dtype: torch.dtype) -> None:
+    config, recipe = SHAPES[name], Recipe(learning_rate=3e-3, warmup_steps=2)
+
+    def batch(step: int) -> torch.Tensor:
+        return torch.randint(64, (2, 16), generator=torch.Generator().manual_seed(step))
+
+    straight = ParallelTrainer(config, random_state(config), alone(), recipe, block_dtype=dtype)
+    losses = [straight.step(batch(step)) for step in range(4)]
+    first = ParallelTrainer(config, random_state(config), alone(), recipe, block_dtype=dtype)
+    for step in range(2):
+        first.step(batch(step))
+    saved = copy.deepcopy(first.training_state())
+    second = ParallelTrainer(config, random_state(config, seed=9), alone(), recipe, block_dtype=dtype)
+    second.load_training_state(saved)
+    assert [second.step(batch(step)) for step in (2, 3)] == losses[2:]
+    resumed = second.training_state()
+    for kind, values in straight.training_state()["optimiser"].items():
+        assert all(torch.equal(resumed["optimiser"][kind][name], value) for name, value in values.items())
+
+
+def test_moments_are_cut_for_another_mesh_as_weights_are() -> None:
+    trainer = ParallelTrainer(SMALL, random_state(SMALL), alone())
+    trainer.step(torch.randint(64, (2, 16)))
+    moments = trainer.training_state()["optimiser"]["exp_avg"]
+    mesh = Mesh(dp=2, tp=2, pp=2, ep=2)
+    of = layouts(SMALL, mesh)
+    shards = {}
+    for rank in range(mesh.world_size):
+        at = mesh.coordinates(rank)
+        named = Stage(SMALL, mesh, at).state_dict()
+        shards[rank] = {name: of[name].cut(moments[name], mesh, at) for name in named}
+    merged = merge(SMALL, mesh, shards)
+    assert all(torch.equal(merged[name], moment) for name, moment in moments.items())
+    assert merged["layers.1.ffn.experts.w_up"].abs().sum() > 0
+
+
+def test_a_shard_of_another_mesh_is_not_gone_on_from() -> None:
+    trainer = ParallelTrainer(SMALL, random_state(SMALL), alone())
+    state = trainer.training_state()
+    state["model"] = {**state["model"], "embedding": torch.zeros(32, 32)}
+    with pytest.raises(MeshError, match="no embedding of shape"):
+        trainer.load_training_state(state)
