@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from model.config import ConfigError, LatentConfig, ModelConfig, MoEConfig
 from model.parallel.mesh import Mesh, MeshError
 from model.parallel.processes import RankMissingError, connect, disconnect, join, own_device
 from model.parallel.trainer import ParallelTrainer
+from model.parallel.training_state import cut_training, merge_training
 from model.parallel.zero import ZeroConfig, ZeroTrainer
 from model.presets import PRESETS
 from model.training.recipe import Recipe
@@ -175,6 +177,25 @@ def on_mesh(job: Job, mesh: Mesh, recipe: Recipe, timeout_s: float) -> list[floa
     ]
 
 
+def moved(job: Job, first: Mesh, second: Mesh, recipe: Recipe, timeout_s: float) -> list[float]:
+    """The loss curve of a run whose second half goes on from the merged state of the first, on another mesh."""
+    half = job.steps // 2
+    whole: dict[str, Any] = {}
+    losses: list[float] = []
+    for mesh, steps in ((first, range(half)), (second, range(half, job.steps))):
+        processes = connect(mesh, timeout_s=timeout_s)
+        trainer = ParallelTrainer(job.config, job.state(), processes, recipe, shards_states=job.shards_states)
+        if whole:
+            trainer.load_training_state(cut_training(job.config, whole, mesh, processes.rank))
+        for step in steps:
+            rows = own_rows(job.batch(step), mesh, processes.at.dp)
+            losses.append(float(trainer.step(rows.to(own_device()))))
+        states: list[Any] = [None] * mesh.world_size
+        dist.all_gather_object(states, trainer.training_state())
+        whole = merge_training(job.config, mesh, dict(enumerate(states)))
+    return losses
+
+
 def own_rows(batch_BS: Tensor, mesh: Mesh, place: int) -> Tensor:
     """The rows of one data parallel rank. Raises MeshError where they do not divide."""
     if batch_BS.shape[0] % mesh.dp:
@@ -197,7 +218,11 @@ def main(arguments: list[str] | None = None) -> int:
         if options.announce and rank == 0:
             sys.stdout.write("mesh training starts\n")
             sys.stdout.flush()
-        curves = {str(mesh): on_mesh(job, mesh, recipe, options.timeout) for mesh in meshes}
+        if options.move:
+            first, second = meshes
+            curves = {f"{first} then {second}": moved(job, first, second, recipe, options.timeout)}
+        else:
+            curves = {str(mesh): on_mesh(job, mesh, recipe, options.timeout) for mesh in meshes}
         reference = single_process(job, recipe)
     except RankMissingError as error:
         sys.stderr.write(f"error: {error}\n")
@@ -286,6 +311,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds that any wait may take")
     parser.add_argument(
         "--announce", action="store_true", help="rank 0 says when the first mesh starts to train"
+    )
+    parser.add_argument(
+        "--move", action="store_true", help="train half of the steps on the first mesh, go on on the second"
     )
     parser.add_argument("--json", action="store_true", help="one JSON document on rank 0")
     return parser

@@ -91,11 +91,15 @@ def layouts_of_stage(stage: Stage, mesh: Mesh) -> dict[str, Layout]:
 def merge(config: ModelConfig, mesh: Mesh, shards: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """A whole model's state dict from the shards of its ranks; the inverse of cutting.
 
-    `shards` maps ranks to state dicts; ranks that only hold copies may be left out. Raises MeshError where a part
-    is missing.
+    `shards` maps ranks to state dicts, or to moments, which buffers have none of; ranks that only hold copies may be
+    left out. Raises MeshError where a part is missing.
     """
     merged: dict[str, Tensor] = {}
+    with torch.device("meta"):
+        buffers = {name for name, _ in Transformer(config).named_buffers()}
     for name, layout in layouts(config, mesh).items():
+        if name in buffers and not any(name in shard for shard in shards.values()):
+            continue
         experts = [
             torch.cat([_part(name, mesh, shards, ep, tp) for tp in range(mesh.tp)], layout.tp_dim)
             if layout.tp_dim is not None

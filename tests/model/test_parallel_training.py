@@ -160,6 +160,15 @@ def test_states_spread_over_copies_train_alike(model: str) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("model", ["small-moe", "small-latent"])
+def test_a_run_goes_on_on_another_mesh(model: str) -> None:
+    first, second = "dp=2,ep=2", "tp=2"
+    for order in ((first, second), (second, "pp=2"), ("pp=2", first)):
+        arguments = (*meshes(*order), "--move", "--model", model, "--steps", "6", "--shard-states")
+        assert_learns(job(2, "model.parallel.check", *arguments))
+
+
+@pytest.mark.long
 def test_torchrun_starts_the_same_job() -> None:
     process = subprocess.run(
         [
