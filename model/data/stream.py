@@ -145,7 +145,11 @@ class DataStream:
 
     @property
     def epochs(self) -> dict[str, float]:
-        return self._drawer.epochs(self._next_draw)
+        drawn = self._drawer.epochs(self._next_draw)
+        if self._window is None or not self._units:
+            return drawn
+        start, part = self._drawer.epochs(self._window.start), self._window.delivered / len(self._units)
+        return {name: start[name] + (drawn[name] - start[name]) * part for name in drawn}
 
     def state(self) -> State:
         window = None if self._window is None else asdict(self._window)

@@ -15,9 +15,9 @@ import torch
 from model.data.__main__ import main
 from model.data.batch import IGNORED, PADDING
 from model.data.build import Settings, build
-from model.data.corpora import Corpus, Kind
+from model.data.corpora import KINDS, Corpus, Kind, built_in_corpora
 from model.data.curriculum import three_stages
-from model.data.data_folder import BUILD_FILE, open_data_folder
+from model.data.data_folder import BUILD_FILE, SIDES, open_data_folder
 from model.data.errors import CorpusError, DataError, ShardError
 from model.data.evaluation import evaluation_batches
 from model.data.statistics import statistics
@@ -311,3 +311,21 @@ def test_packed_real_text_wastes_little(tmp_path: Path) -> None:
     assert sum(batch.n_tokens for batch in batches) > 0.97 * 30 * 1024
     for batch in batches:
         assert torch.equal(batch.targets_BS != IGNORED, batch.documents_BS != PADDING)
+
+
+@pytest.mark.long
+def test_all_that_is_on_this_machine_builds(tmp_path: Path) -> None:
+    """Minutes: every corpus that is here, read back whole, and no held-out text that training mostly contains."""
+    data = build(tmp_path / "data", built_in_corpora())
+    assert data.kinds("train") == data.kinds("held_out") == KINDS
+    rows = {row.name: row.value for row in statistics(data, 512, 16_384)}
+    for kind in KINDS:
+        for side in SIDES:
+            documents = data.documents(kind, side)
+            documents.verify()
+            for number in range(len(documents)):
+                documents.tokens(number)
+        assert 2.5 < rows[f"{kind} train: bytes per token"] < 5
+        assert rows[f"{kind} train: padding, packed"] < 2
+        assert 0.02 < rows[f"{kind} held_out: documents"] / rows[f"{kind} train: documents"] < 0.12
+    assert rows["domain train: tokens"] > 1_500_000

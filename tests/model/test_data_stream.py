@@ -173,6 +173,14 @@ def test_a_stage_draws_from_its_own_mixture() -> None:
     assert domain.total() == pytest.approx(3_000 * 10 / 51, abs=2 * 48)
 
 
+def test_epochs_count_what_was_delivered() -> None:
+    n_tokens = sum(length - 1 for length in LENGTHS["general"])
+    batches = stream(ONE, window_tokens=10 * n_tokens)
+    for _ in range(40):
+        next(batches)
+        assert batches.epochs["general"] == pytest.approx(batches.tokens_seen / n_tokens, abs=0.5)
+
+
 def test_sequences_grow_with_the_curriculum() -> None:
     batches = stream(THREE)
     for _ in range(60):
@@ -183,14 +191,16 @@ def test_sequences_grow_with_the_curriculum() -> None:
 
 
 def test_no_more_than_two_batches_are_passed_over_at_a_segment_s_end() -> None:
-    """With one source, what an epoch's counter says was drawn is little more than what was delivered."""
+    """With one source, what was drawn is little more than what was delivered."""
     curriculum = Curriculum(
         (Stage("a", 1.0, {"general": 1.0}, 16), Stage("b", 1.0, {"general": 1.0}, 16)), 1_000
     )
     batches = stream(curriculum, window_tokens=10_000)
     while batches.tokens_seen < 500:
         next(batches)
-    drawn = batches.epochs["general"] * sum(length - 1 for length in LENGTHS["general"])
+    drawn = batches._drawer.epochs(batches._next_draw)["general"] * sum(
+        length - 1 for length in LENGTHS["general"]
+    )
     assert drawn - batches.tokens_seen < 2 * 48 + 61
 
 
