@@ -35,6 +35,7 @@ STAGED, MIXED = "three stages", "one mixture"
 class Settings:
     model: dict[str, Any]
     n_tokens: int
+    sequence_length: int  # long enough for the answers of most instructions
     budgets: tuple[
         float, ...
     ]  # of the curriculum, as shares of the baseline's tokens, ascending; the last is 1
@@ -44,11 +45,12 @@ class Settings:
 
 SETTINGS: dict[Scale, Settings] = {
     "quick": Settings(
-        {"d_model": 48, "n_layers": 3, "d_ff": 128}, 100_000, (0.4, 0.6, 0.8, 1.0), (4e-3, 1e-2), (1, 2)
+        {"d_model": 48, "n_layers": 3, "d_ff": 128}, 100_000, 256, (0.4, 0.6, 0.8, 1.0), (4e-3, 1e-2), (1, 2)
     ),
     "full": Settings(
         {"d_model": 192, "n_layers": 6, "d_ff": 512},
         5_000_000,
+        512,
         (0.3, 0.45, 0.6, 0.8, 1.0),
         (2e-3, 4e-3, 8e-3),
         (1, 2, 3),
@@ -59,7 +61,7 @@ SETTINGS: dict[Scale, Settings] = {
 def measure(bench: Bench, scale: Scale) -> Measured:
     settings, data = SETTINGS[scale], corpora(bench, scale)
     model = decoder("curriculum", data.vocab_size, **settings.model).to_dict()
-    staged = three_stages(settings.n_tokens, SIZES[scale].get("sequence_length", 128))
+    staged = three_stages(settings.n_tokens, settings.sequence_length)
     arms = {
         name: TrainingRun(
             model,
@@ -70,7 +72,7 @@ def measure(bench: Bench, scale: Scale) -> Measured:
             curriculum=curriculum.to_dict(),
             recipe={},
             scored_kinds=KINDS,
-            **SIZES[scale],
+            **{**SIZES[scale], "sequence_length": settings.sequence_length},
         )
         for name, curriculum in ((STAGED, staged), (MIXED, one_mixture(staged)))
     }

@@ -44,7 +44,7 @@ SETTINGS: dict[Scale, Settings] = {
     ),
     "full": Settings(
         {"d_model": 80, "n_layers": 4, "d_ff": 224},
-        {"d_model": 320, "n_layers": 6, "d_ff": 864},
+        {"d_model": 288, "n_layers": 6, "d_ff": 704},
         3_000_000,
         8_000_000,
         (2e-3, 5e-3, 1.2e-2),

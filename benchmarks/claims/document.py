@@ -66,7 +66,7 @@ def _table(rows: Sequence[Row]) -> str:
     for row in rows:
         cells = (
             row.name,
-            f"{shown(row.value)} {row.unit}".strip(),
+            "-" if row.value is None else f"{shown(row.value)} {row.unit}".strip(),
             row.target or "",
             marks[row.holds],
             row.how,

@@ -226,6 +226,10 @@ def _score(model: Transformer, batches: list[Batch]) -> dict[str, float]:
         loss += float(torch.nn.functional.cross_entropy(logits_NV, targets_N, reduction="sum"))
         right += int((logits_NV.argmax(-1) == targets_N).sum())
         n_targets += targets_N.numel()
+    if not n_targets:
+        raise ValueError(
+            "no held-out position is scored: raise sequence_length, so that answers begin within it"
+        )
     return {"loss": loss / n_targets, "accuracy": right / n_targets}
 
 

@@ -83,7 +83,7 @@ def test_a_full_run_is_the_default_and_writes_the_page(
     assert "1 figures meet their target, 1 miss it" in page
     assert "| speed | 2 x | 2x | yes | a \\| pipe and a line |" in page
     assert "| memory | -10 % | -70% | **no** | too little |" in page
-    assert "| placement | - x | 3.2x |  | not measured here |" in page
+    assert "| placement | - | 3.2x |  | not measured here |" in page
     assert "![Loss](figures/claims-one.svg)" in page
     drawn = (tmp_path / "docs" / "figures" / "claims-one.svg").read_text(encoding="utf-8")
     assert "<svg" in drawn

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ WORDS = ("red", "green", "blue", "a cat", "the dog", "runs", "sleeps", "under tr
 
 def _texts(kind: Kind) -> Iterator[TextDocument]:
     for number in range(60):
-        words = [WORDS[(number * 7 + place * place) % len(WORDS)] for place in range(20 + number % 9)]
+        words = random.Random(f"{kind} {number}").choices(WORDS, k=20 + number % 9)  # no long runs in common
         text, answer = f"{kind} {number}: {' '.join(words)}.", f"{words[0]} {words[1]}"
         yield TextDocument(
             kind, "CC0", str(number), f"{kind}-{number}", text, answer if kind == "instruction" else None
@@ -152,7 +153,8 @@ def test_a_curriculum_is_cut_to_the_runs_tokens(made: Path) -> None:
 
     staged = dataclasses.replace(
         SHORT,
-        curriculum=three_stages(50_000, 32, shares={"general": 2, "domain": 1, "instruction": 1}).to_dict(),
+        sequence_length=128,
+        curriculum=three_stages(50_000, 128, shares={"general": 2, "domain": 1, "instruction": 1}).to_dict(),
         recipe={},
         scored_kinds=("general", "domain", "instruction"),
     )
