@@ -130,7 +130,8 @@ def mixed_up(side: InProcess) -> None:
 
 def half_precision(side: InProcess) -> None:
     for store in side.state["stores"]:
-        store._memory = store._memory.bfloat16().float()
+        store._keys = store._keys.bfloat16().float()
+        store._values = store._values.bfloat16().float()
 
 
 @pytest.mark.parametrize("make", SUITES)

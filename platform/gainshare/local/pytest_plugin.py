@@ -1,7 +1,8 @@
 """What the test suite needs before Django's settings load; named in pyproject's `addopts`, not an entry point.
 
 pytest-django reads the settings before any conftest.py is imported, so the environment is set here. The database
-itself starts when the first test asks for it (`tests/conftest.py`). Values already set in the environment win.
+itself starts when the first test asks for it (`tests/conftest.py`). Values already set in the environment win; but each
+worker of pytest-xdist has a database and a home of its own, not those of the process that started it.
 """
 
 from benchmarks import blas as _blas  # noqa: F401, I001 - before numpy is imported
@@ -19,9 +20,16 @@ from gainshare.local.throwaway import ThrowawayPostgres
 _postgres = pytest.StashKey[ThrowawayPostgres]()
 _home = pytest.StashKey[str]()
 
+OWN = "GAINSHARE_TEST_OWN"
+"""Names the variables that this session set itself, for the workers it starts."""
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        for name in os.environ.pop(OWN, "").split():
+            os.environ.pop(name, None)
+    given = set(os.environ)
     os.environ.setdefault("GAINSHARE_SECRET_KEY", secrets.token_urlsafe(32))
     os.environ.setdefault(
         "BROKER_URL", "memory://"
@@ -33,6 +41,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     if "DATABASE_URL" not in os.environ:
         postgres = early_config.stash[_postgres] = ThrowawayPostgres()
         os.environ["DATABASE_URL"] = postgres.url
+    os.environ[OWN] = " ".join({"GAINSHARE_HOME", "DATABASE_URL"} - given)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
