@@ -67,12 +67,16 @@ class Estimate:
 
 def estimate(workload: Workload, layout: Layout, cluster: Cluster) -> Estimate:
     """Of a layout that `mesh.check` accepts and whose micro-batches divide the batch."""
-    ranks = range(layout.mesh.pp)
-    memory = max((rank_memory(workload, layout, pp) for pp in ranks), key=lambda held: held.total)
-    times = step_times(workload, layout, cluster)
+    memory, times = fullest_memory(workload, layout), step_times(workload, layout, cluster)
     tokens_per_s = workload.tokens_per_step / times.step
     flops = tokens_per_s * model_flops_per_token(workload.config, workload.tokens)
     return Estimate(layout, memory, times, tokens_per_s, flops / (layout.mesh.world_size * cluster.flops))
+
+
+def fullest_memory(workload: Workload, layout: Layout) -> Memory:
+    """Of the rank that needs most."""
+    ranks = range(layout.mesh.pp)
+    return max((rank_memory(workload, layout, pp) for pp in ranks), key=lambda held: held.total)
 
 
 def rank_memory(workload: Workload, layout: Layout, pp: int) -> Memory:

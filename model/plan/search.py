@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from model.config import ModelConfig
 from model.parallel.mesh import Mesh, refusals
 from model.plan.cluster import Cluster
-from model.plan.costs import Estimate, estimate
+from model.plan.costs import Estimate, estimate, fullest_memory
 from model.plan.layout import Checkpointing, Layout, Workload
 
 ROWS = (1, 2, 4, 8)
@@ -54,14 +54,12 @@ def search(workload: Workload, cluster: Cluster, devices: int, zero_stages: tupl
             if reason is not None:
                 plan.refuse(reason, _named(layout))
                 continue
-            found = estimate(workload, layout, cluster)
-            if found.memory.total > cluster.usable_bytes:
-                needed, usable = found.memory.total / 2**30, cluster.usable_bytes / 2**30
-                plan.refuse(
-                    f"needs {needed:.1f} GiB on a device that has {usable:.1f} for it", _named(layout)
-                )
+            needed = fullest_memory(workload, layout).total
+            if needed > cluster.usable_bytes:
+                gib, usable = needed / 2**30, cluster.usable_bytes / 2**30
+                plan.refuse(f"needs {gib:.1f} GiB on a device that has {usable:.1f} for it", _named(layout))
             else:
-                plan.estimates.append(found)
+                plan.estimates.append(estimate(workload, layout, cluster))
     plan.estimates.sort(key=lambda found: found.times.step)
     return plan
 
