@@ -38,7 +38,7 @@ def test_spread_gives_mean_and_range() -> None:
 
 
 def test_one_seed_is_said_to_be_one() -> None:
-    assert Spread.of([2.0]).text(1) == "2.0 (one of seeds)"
+    assert Spread.of([2.0]).text(1) == "2.0 (no spread: seeds 1)"
 
 
 def test_a_spread_of_nothing_is_refused() -> None:
