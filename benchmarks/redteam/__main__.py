@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.device_lock import device_lock
 from benchmarks.patches import PatchError
 from benchmarks.redteam.attempt import Attempt, attempt
-from benchmarks.redteam.judging import Bench
+from benchmarks.redteam.judging import RUNS_AFTER_GATE, Bench
 from benchmarks.redteam.patch_file import PatchFileError, RedTeamPatch, read_all
 from benchmarks.redteam.recut import RecutFailed, recut
 from benchmarks.redteam.rot import stale
@@ -46,10 +46,13 @@ def _judge(words: list[str]) -> int:
     parser.add_argument(
         "--quick", action="store_true", help="one look of 6 pairs: sees gains of 15 % and more"
     )
+    parser.add_argument(
+        "--gate", action="store_true", help="stop at the gate, and count what passes it as awarded"
+    )
     parser.add_argument("--log", action="store_true", help="the judge's log to stderr")
     chosen = parser.parse_args(words)
     patches = _chosen(read_all(), chosen.names, parser)
-    attempts = _attempts(patches, quick=chosen.quick, log=chosen.log)
+    attempts = _attempts(patches, quick=chosen.quick, gate_only=chosen.gate, log=chosen.log)
     Report.here(COMMAND, rows_of(attempts)).show(as_json=chosen.json)
     return 0
 
@@ -62,11 +65,15 @@ def _chosen(
     return [patch for patch in patches if not names or patch.name in names]
 
 
-def _attempts(patches: Sequence[RedTeamPatch], *, quick: bool, log: bool) -> list[Attempt]:
+def _attempts(patches: Sequence[RedTeamPatch], *, quick: bool, gate_only: bool, log: bool) -> list[Attempt]:
     attempts = []
     with tempfile.TemporaryDirectory(prefix="gainshare-redteam-") as folder, device_lock("cpu"):
         Path(folder).chmod(0o755)  # as root the samples run under uids of their own
-        bench = Bench(Path(folder), looks=QUICK_LOOKS if quick else len(LOOKS))
+        bench = Bench(
+            Path(folder),
+            looks=QUICK_LOOKS if quick else len(LOOKS),
+            runs_after_gate=() if gate_only else RUNS_AFTER_GATE,
+        )
         for number, patch in enumerate(patches, 1):
             done = attempt(bench, patch, say=_write if log else _nothing)
             won = f", control {done.control.ratio:.3g}x" if done.control else ""

@@ -62,14 +62,25 @@ class Callbacks:
 
 
 class Bench:
-    """Trees, blobs and the judge's options for any number of patches. `folder` must be readable by everybody."""
+    """Trees, blobs and the judge's options for any number of patches. `folder` must be readable by everybody.
 
-    def __init__(self, folder: Path, *, level: SandboxLevel | None = None, looks: int = len(LOOKS)) -> None:
+    With fewer `runs_after_gate` what passes the last of them counts as awarded.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        level: SandboxLevel | None = None,
+        looks: int = len(LOOKS),
+        runs_after_gate: tuple[JobKind, ...] = RUNS_AFTER_GATE,
+    ) -> None:
         self.folder = folder
         self.level = level or best_level()
         self.store = BlobStore(folder / "blobs")
         self.shipped = shipped_tree(self.store)
         self._looks = looks
+        self._runs_after_gate = runs_after_gate
         self._key = generate_key()
 
     def base(self, patch: RedTeamPatch) -> Tree:
@@ -102,7 +113,7 @@ class Bench:
             reason = f"{error.code}: {error.message}"
             return Outcome(VerdictKind.POLICY_VIOLATION, reason, False, 0, _since(started))
         verdict = gate = self._run("gate", patch, candidate, say)
-        for kind in RUNS_AFTER_GATE:
+        for kind in self._runs_after_gate:
             if verdict["kind"] != VerdictKind.GAIN:
                 break
             verdict = self._run(kind, patch, candidate, say)
