@@ -34,10 +34,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data_folder(tmp_path_factory.mktemp("data") / "built")
 
 
-def run_file(folder: Path, data: Path, name: str = "run", **tables: Any) -> Path:
+def run_file(folder: Path, built: Path, name: str = "run", **tables: Any) -> Path:
     sizes = {"sequence_length": 32, "batch_tokens": 128, "prefetch": 2}
     document = run_document(
-        folder / name, **{**tables, "data": {"folder": str(data), **sizes, **tables.get("data", {})}}
+        folder / name, **{**tables, "data": {"folder": str(built), **sizes, **tables.get("data", {})}}
     )
     file = folder / f"{name}.toml"
     file.write_text(toml(document))
@@ -142,8 +142,12 @@ def test_a_signal_saves_and_says_how_to_go_on(
 
 @pytest.mark.long
 def test_memory_that_runs_out_is_said_and_more_micro_batches_go_on(tmp_path: Path, data: Path) -> None:
-    small, large = {"batch_tokens": 4096}, {"micro_batches": 64}
-    file = run_file(tmp_path, data, data=small, model={"preset": "tiny", "vocab_size": 60_000})
+    tables: dict[str, Any] = {
+        "data": {"batch_tokens": 32_768},
+        "model": {"preset": "tiny", "vocab_size": 16_000},  # logits of 2 GiB
+        "evaluation": {"every_steps": 0},
+    }
+    file = run_file(tmp_path, data, **tables)
 
     def little_memory() -> None:
         limit = 5 * 2**30
@@ -152,7 +156,7 @@ def test_memory_that_runs_out_is_said_and_more_micro_batches_go_on(tmp_path: Pat
     status, out, err = ended(start(file, "--json", limit=little_memory))
     assert status == 3, (out, err)
     assert "micro_batches" in json.loads(out)["error"]["message"]
-    file = run_file(tmp_path, data, data=small, compute=large, model={"preset": "tiny", "vocab_size": 60_000})
+    file = run_file(tmp_path, data, **tables, compute={"micro_batches": 64})
     status, out, err = ended(start(file, "--json", "--steps", "1", limit=little_memory))
     assert status == 0, (out, err)
 
