@@ -29,7 +29,9 @@ def _broken(bench: Bench, scale: Scale) -> Measured:
 
 @pytest.fixture
 def claims(monkeypatch: pytest.MonkeyPatch) -> dict[str, Claim]:
-    figure = Figure("Loss", "tokens", "nats", [Curve("mine", [1.0, 2.0], [3.0, 2.0])])
+    figure = Figure(
+        "Loss", "tokens", "nats", [Curve("mine", [1.0, 2.0], [3.0, 2.0]), Curve("theirs", [1.0], [4.0])]
+    )
     own = {"one": claim("one", HELD, figures=(figure,)), "two": claim("two", MISSED, OPEN)}
     monkeypatch.setattr(command, "CLAIMS", own)
     return own
