@@ -6,7 +6,7 @@ and weight are the package's defaults, not tuned: the student without a teacher 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.claims.arms import Compared, compare, tune
@@ -69,15 +69,11 @@ def measure(bench: Bench, scale: Scale) -> Measured:
     rate = tune(bench, {"teacher": teacher}, rates=settings.rates[:2], what="distillation: teacher")[
         "teacher"
     ]
-    taught_by = bench.one(
-        TrainingRun(**{**vars(teacher), "learning_rate": rate.rate}).job(), "distillation: teacher"
-    )
+    taught_by = bench.one(replace(teacher, learning_rate=rate.rate).job(), "distillation: teacher")
     alone = TrainingRun(
         student_model.to_dict(), data.key, settings.student_tokens, 0.0, 0, n_scores=4, **SIZES[scale]
     )
-    taught = TrainingRun(
-        **{**vars(alone), "teacher": taught_by["key"], "teacher_model": teacher_model.to_dict()}
-    )
+    taught = replace(alone, teacher=taught_by["key"], teacher_model=teacher_model.to_dict())
     compared = compare(
         bench, {TAUGHT: taught, ALONE: alone}, rates=settings.rates, seeds=settings.seeds, what="distillation"
     )

@@ -18,11 +18,11 @@ from benchmarks.claims.scale import SAYS, Scale
 from benchmarks.claims.sparse_moe import sparse_model
 from benchmarks.report import MeasuringFailed, Row
 from model.config import ModelConfig
-from model.parallel.device_model import DeviceModel, DeviceModelError, read_device_model
+from model.parallel.device_model import DeviceModel, DeviceModelError, Operation, read_device_model
 from model.parallel.placement import PlacementError, best_single, place
 
 # What DESIGN.md promises of each group of parts.
-TARGETS: dict[str, tuple[float, tuple[str, ...]]] = {
+TARGETS: dict[str, tuple[float, tuple[Operation, ...]]] = {
     "GEMM": (3.2, ("dense", "experts")),
     "attention": (2.1, ("attention",)),
     "data path": (1.8, ("data",)),
@@ -81,9 +81,9 @@ def decide(
     )
     rows = []
     for part, (_, operations) in TARGETS.items():
-        before = sum(single.seconds[operation] for operation in operations)  # type: ignore[index]  # of PARTS
-        after = sum(placed.seconds[operation] for operation in operations)  # type: ignore[index]
-        on = ", ".join(sorted({placed.devices[operation] for operation in operations}))  # type: ignore[index]
+        before = sum(single.seconds[operation] for operation in operations)
+        after = sum(placed.seconds[operation] for operation in operations)
+        on = ", ".join(sorted({placed.devices[operation] for operation in operations}))
         how = (
             f"simulated from measured rates of {inputs}; placed on {on}, best single device "
             f"{single.devices['dense']}; whole step {single.step_s / placed.step_s:.2f}x; {TOKENS} tokens of "

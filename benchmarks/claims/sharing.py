@@ -74,31 +74,28 @@ def measure(bench: Bench, scale: Scale) -> Measured:
 
 
 def decide(compared: Compared, settings: Settings, scale: Scale) -> list[Row]:
-    reported = compared.results
+    results, plain = compared.results, compared.results[PLAIN]
     name = chosen_sharing(compared.tuning)
-    ratios = loss_ratios(reported[name], reported[PLAIN])
-    bytes_saved = 1 - reported[name][0]["stored_bytes"] / reported[PLAIN][0]["stored_bytes"]
-    is_equal = ratios.mean <= 1 + MARGIN
+    change = loss_change(results[name], plain)
+    saved = bytes_saved(results[name], plain)
+    is_equal = change.mean <= 100 * MARGIN
     others = ", ".join(
-        f"{other}: -{100 * (1 - results[0]['stored_bytes'] / reported[PLAIN][0]['stored_bytes']):.0f} % bytes at "
-        f"{100 * (loss_ratios(results, reported[PLAIN]).mean - 1):+.2f} % loss"
-        for other, results in reported.items()
+        f"{other}: -{100 * bytes_saved(of_side, plain):.0f} % bytes at {loss_change(of_side, plain).mean:+.2f} % loss"
+        for other, of_side in results.items()
         if other not in (PLAIN, name)
     )
-    size = reported[PLAIN][0]["parameters"] / 1e6
-    changes = Spread(*(100 * (value - 1) for value in (ratios.mean, ratios.low, ratios.high)), ratios.n)
     how = (
-        f"{name}: held-out loss {changes.text(2, '%')} against plain ({size:.2f}M parameters, "
+        f"{name}: held-out loss {change.text(2, '%')} against plain ({plain[0]['parameters'] / 1e6:.2f}M parameters, "
         f"{settings.n_tokens:,} tokens each, equal steps), {'equal' if is_equal else 'not equal'} within {MARGIN:.0%}; "
         f"chosen on the tuning seed; also tried: {others}; {grid_text(settings.rates, compared.rates)}; {SAYS[scale]}"
     )
     return [
         Row(
             "head sharing + cross-layer tying: stored bytes at equal held-out loss",
-            round(-100 * bytes_saved, 1),
+            round(-100 * saved, 1),
             "%",
             f"-{LEAST_SAVED:.0%} at a loss within {MARGIN:.0%}",
-            is_equal and bytes_saved >= LEAST_SAVED,
+            is_equal and saved >= LEAST_SAVED,
             how,
         )
     ]
@@ -114,9 +111,14 @@ def chosen_sharing(results: Mapping[str, Result]) -> str:
     return min(shared, key=lambda name: loss_of(shared[name]))
 
 
-def loss_ratios(results: Sequence[Result], plain: Sequence[Result]) -> Spread:
-    """Of paired seeds."""
-    return Spread.of([loss_of(mine) / loss_of(other) for mine, other in zip(results, plain, strict=True)])
+def loss_change(results: Sequence[Result], plain: Sequence[Result]) -> Spread:
+    """Of paired seeds, in per cent."""
+    pairs = zip(results, plain, strict=True)
+    return Spread.of([100 * (loss_of(mine) / loss_of(other) - 1) for mine, other in pairs])
+
+
+def bytes_saved(results: Sequence[Result], plain: Sequence[Result]) -> float:
+    return 1 - float(results[0]["stored_bytes"]) / float(plain[0]["stored_bytes"])
 
 
 CLAIM = Claim(

@@ -26,5 +26,5 @@ class Spread:
         """`-35.2 % (-37.1..-33.0 over 3 seeds)`; with one value, that it is one."""
         shown = f"{self.mean:.{digits}f}{unit and ' ' + unit}"
         if self.n == 1:
-            return f"{shown} (no spread: {of} 1)"
+            return f"{shown} (no spread: one of the {of} alone)"
         return f"{shown} ({self.low:.{digits}f}..{self.high:.{digits}f} over {self.n} {of})"
