@@ -99,24 +99,21 @@ def measure(bench: Bench, scale: Scale) -> Measured:
     by_budget = {
         budget: [found[STAGED, budget, seed] for seed in settings.seeds] for budget in settings.budgets
     }
-    figure = Figure(
-        "Held-out loss on instructions by budget",
-        "tokens",
-        "nats",
-        [
-            Curve(
-                STAGED,
-                [settings.n_tokens * budget for budget in by_budget],
-                [Spread.of([loss_of(r, ("instruction",)) for r in rs]).mean for rs in by_budget.values()],
-            ),
-            Curve(
-                f"{MIXED}, whole budget",
-                [settings.n_tokens * budget for budget in by_budget],
-                [Spread.of([loss_of(r, ("instruction",)) for r in mixed]).mean] * len(by_budget),
-            ),
-        ],
-    )
-    return Measured(decide(mixed, by_budget, rates, settings, scale), [figure])
+    return Measured(decide(mixed, by_budget, rates, settings, scale), [_figure(mixed, by_budget, settings)])
+
+
+def _figure(mixed: Sequence[Result], staged: Mapping[float, Sequence[Result]], settings: Settings) -> Figure:
+    """Mean losses on instructions over the seeds; the baseline's is a level."""
+
+    def mean_loss(results: Sequence[Result]) -> float:
+        return Spread.of([loss_of(result, ("instruction",)) for result in results]).mean
+
+    tokens = [settings.n_tokens * budget for budget in staged]
+    curves = [
+        Curve(STAGED, tokens, [mean_loss(results) for results in staged.values()]),
+        Curve(f"{MIXED}, whole budget", tokens, [mean_loss(mixed)] * len(tokens)),
+    ]
+    return Figure("Held-out loss on instructions by budget", "tokens", "nats", curves)
 
 
 def decide(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ import pytest
 
 from benchmarks.claims import bench as bench_module
 from benchmarks.claims.bench import Bench, Job
-from benchmarks.claims.source import source_sha256
+from benchmarks.claims.source import ROOT, source_sha256
 from benchmarks.report import MeasuringFailed
 
 
@@ -137,6 +140,63 @@ def test_a_job_that_ends_badly_says_why(bench: Bench) -> None:
 def test_a_job_that_takes_too_long_is_ended(bench: Bench) -> None:
     with pytest.raises(MeasuringFailed, match="longer than 0 s"):
         bench.one(Job("training", {}, timeout_s=0.01), "any")
+
+
+RUN_THAT_WAITS = """
+import os, sys, threading
+from pathlib import Path
+from benchmarks.claims.bench import Bench, Job
+read_end, write_end = os.pipe()  # nothing is ever written: the job waits for its request for good
+import benchmarks.claims.bench as bench
+real = bench.subprocess.run
+def waiting(command, **options):
+    del options["input"]
+    return real(command, stdin=read_end, **options)
+bench.subprocess.run = waiting
+Bench(Path(sys.argv[1]), n_at_once=1).one(Job("training", {}), "waiting")
+"""
+
+
+def test_a_run_that_is_killed_leaves_no_job_behind(tmp_path: Path) -> None:
+    run = subprocess.Popen([sys.executable, "-c", RUN_THAT_WAITS, str(tmp_path)], cwd=ROOT)
+    try:
+        job = _within(20, lambda: _child_of(run.pid))
+        _within(20, lambda: "benchmarks.claims.job" in _command(job) and _is_asleep(job))
+    finally:
+        run.kill()
+        run.wait()
+    assert _within(5, lambda: not Path(f"/proc/{job}").exists())
+
+
+def _within(seconds: float, found: Callable[[], Any]) -> Any:
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends:
+        if value := found():
+            return value
+        time.sleep(0.05)
+    raise AssertionError(f"not within {seconds} s")
+
+
+def _child_of(pid: int) -> int | None:
+    children = [
+        child
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for child in (task / "children").read_text().split()
+    ]
+    return int(children[0]) if children else None
+
+
+def _command(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+
+
+def _is_asleep(pid: int) -> bool:
+    """Waiting for its request: it has asked to die with its parent by then. An interpreter that starts hardly sleeps."""
+    states = []
+    for _ in range(5):
+        states.append(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0])
+        time.sleep(0.1)
+    return states == ["S"] * 5
 
 
 @pytest.mark.parametrize(
