@@ -77,13 +77,14 @@ class TrainingRun:
 def loss_of(result: Result, kinds: tuple[str, ...] | None = None, at: int = -1) -> float:
     """Held-out loss in nats a token, each kind weighing the same; of the last score unless `at` says otherwise."""
     scores = result["points"][at]["scores"]
-    return sum(scores[kind]["loss"] for kind in kinds or scores) / len(kinds or scores)
+    chosen = kinds or tuple(scores)
+    return sum(float(scores[kind]["loss"]) for kind in chosen) / len(chosen)
 
 
 def accuracy_of(result: Result) -> float:
     """Share of held-out tokens that are the model's first guess at the end, each kind weighing the same."""
     scores = result["points"][-1]["scores"]
-    return sum(kind["accuracy"] for kind in scores.values()) / len(scores)
+    return sum(float(kind["accuracy"]) for kind in scores.values()) / len(scores)
 
 
 def work(settings: dict[str, Any], made: Path) -> Result:

@@ -22,7 +22,8 @@ def build(config: dict[str, Any], weights: dict[str, Any]) -> Any:
     from model.training.recipe import Recipe
     from model.training.trainer import Trainer
 
-    recipe = Recipe(warmup_steps=0, **{name: float(config[name]) for name in CONSTANTS})
+    constants: dict[str, Any] = {name: float(config[name]) for name in CONSTANTS}
+    recipe = Recipe(warmup_steps=0, **constants)
     return Trainer(training_models.transformer(config, weights), recipe), config["device"]
 
 
