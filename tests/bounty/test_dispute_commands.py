@@ -14,6 +14,7 @@ from bounty.services.disputes import answer_dispute, file_dispute
 from gainshare.accounts.models import Scope, User
 from gainshare.accounts.services import create_api_key
 from gainshare.cli.main import main
+from gainshare.cli.output import console
 from tests.bounty.bounty_world import World, diff_of_line
 
 Command = Callable[..., tuple[int, str, str]]
@@ -102,7 +103,7 @@ def test_the_commands_file_and_list_disputes(
     world = World()
     monkeypatch.setenv("GAINSHARE_URL", live_server.url)
     monkeypatch.setenv("GAINSHARE_KEY", key_of(world.ann, Scope.READ.value, Scope.SUBMIT.value))
-    monkeypatch.setenv("COLUMNS", "240")
+    monkeypatch.setattr(console, "width", 240)
 
     def gainshare(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["gainshare", *arguments])

@@ -11,6 +11,7 @@ from bounty.services.switches import switches
 from gainshare.accounts.models import Scope, User
 from gainshare.accounts.services import create_api_key
 from gainshare.cli.main import main
+from gainshare.cli.output import console
 from tests.bounty.bounty_world import World
 
 Command = Callable[..., tuple[int, str, str]]
@@ -33,7 +34,7 @@ def gainshare(
 ) -> Command:
     monkeypatch.setenv("GAINSHARE_URL", live_server.url)
     monkeypatch.setenv("GAINSHARE_KEY", key_of(world.mira, [Scope.MAINTAIN.value]))
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(console, "width", 200)
 
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["gainshare", *arguments])
