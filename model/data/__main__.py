@@ -27,6 +27,7 @@ from model.data.hub_corpus import HubDataset
 from model.data.show import show_batch, show_document
 from model.data.statistics import Row, statistics
 from model.data.tokenizer import TextTokenizer
+from model.progress_lines import ProgressLines
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -142,7 +143,7 @@ def _build(options: argparse.Namespace) -> str:
         tokenizer=tokenizer,
         are_required=bool(options.corpus or options.hub),
         replace=options.replace,
-        report=Lines(),
+        report=ProgressLines(documents_line),
     )
     for name, remedy in data.build["absent"].items():
         sys.stderr.write(f"note: without the corpus {name}: {remedy}\n")
@@ -210,22 +211,9 @@ def _show(options: argparse.Namespace) -> str:
     return show_batch(data, options.kind, options.side, options.sequence_length, options.seed)
 
 
-class Lines:
-    """Progress as plain lines: at most one a second and stage, and the last of each stage that has a known end."""
-
-    def __init__(self) -> None:
-        self._shown_at = 0.0
-        self._stage = ""
-
-    def __call__(self, stage: str, done: int, total: int | None) -> None:
-        now = time.monotonic()
-        if stage == self._stage and done != total and now - self._shown_at < 1:
-            return
-        self._stage, self._shown_at = stage, now
-        share = f" of {total:,}, {100 * done // total} %" if total else ""
-        count = f": {done:,} documents{share}" if done else ""
-        sys.stderr.write(f"{stage}{count}\n")
-        sys.stderr.flush()
+def documents_line(stage: str, done: int, total: int | None) -> str:
+    share = f" of {total:,}, {100 * done // total} %" if total else ""
+    return stage + (f": {done:,} documents{share}" if done else "")
 
 
 if __name__ == "__main__":

@@ -11,25 +11,13 @@ import sys
 import time
 from pathlib import Path
 
+from model.progress_lines import ProgressLines
 from model.smollm2.fetch import Fetched, FetchError, fetch
 
 
-class Lines:
-    """Progress as plain lines: at most one per second and stage, plus the first and the last."""
-
-    def __init__(self) -> None:
-        self._shown_at = 0.0
-        self._stage = ""
-
-    def __call__(self, stage: str, done: int, total: int | None) -> None:
-        now = time.monotonic()
-        if stage == self._stage and done != total and now - self._shown_at < 1:
-            return
-        self._stage, self._shown_at = stage, now
-        unit = f"{done / 1e6:.1f} MB" if stage == "download" else f"step {done}"
-        share = f", {100 * done // total} %" if total else ""
-        sys.stderr.write(f"{stage}: {unit}{share}\n")
-        sys.stderr.flush()
+def fetch_line(stage: str, done: int, total: int | None) -> str:
+    unit = f"{done / 1e6:.1f} MB" if stage == "download" else f"step {done}"
+    return f"{stage}: {unit}" + (f", {100 * done // total} %" if total else "")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     started = time.monotonic()
     try:
-        fetched = fetch(Lines(), options.home)
+        fetched = fetch(ProgressLines(fetch_line), options.home)
     except FetchError as error:
         if options.json:
             sys.stdout.write(json.dumps({"error": {"code": "fetch_failed", "message": str(error)}}) + "\n")
