@@ -117,4 +117,15 @@ def load_transformer(folder: Path, dtype: torch.dtype | None = None) -> Transfor
         raise CheckpointError(
             f"{folder / WEIGHTS_FILE} cannot be used: {error}; fetch the model again"
         ) from error
+    _start_counters(model)
     return model.requires_grad_(False).eval().cast_blocks(dtype or model.dtype)
+
+
+def _start_counters(model: Transformer) -> None:
+    """What is counted and never stored, such as expert load, starts at zero; it is all that no file has filled."""
+    import torch
+
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if buffer.is_meta:
+                setattr(module, name, torch.zeros_like(buffer, device="cpu"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 
 from model import checkpoint
 from model.checkpoint import CheckpointError, load_config, load_transformer, models_home, save_checkpoint
+from model.layers.moe import moe_layers
 from model.presets import PRESETS
 from model.transformer import Transformer
 
@@ -31,6 +33,17 @@ def test_a_saved_model_computes_the_same(tmp_path: Path) -> None:
     torch.testing.assert_close(loaded(tokens), model(tokens).detach(), rtol=1e-5, atol=1e-5)
     assert load_config(tmp_path / "tiny") == (model.config, {"a": 1})
     assert (tmp_path / "tiny" / "note.txt").read_text() == "hello"
+
+
+def test_a_loaded_model_with_balanced_experts_counts_their_load_from_zero(tmp_path: Path) -> None:
+    tiny = PRESETS["tiny"]
+    assert tiny.moe is not None
+    config = dataclasses.replace(tiny, moe=dataclasses.replace(tiny.moe, bias_balancing=True))
+    save_checkpoint(tmp_path / "tiny", config, Transformer(config).state_dict(), metadata={}, files={})
+    loaded = load_transformer(tmp_path / "tiny").to("cpu").train()
+    loaded(torch.arange(20)[None])
+    for layer in moe_layers(loaded).values():
+        assert layer.load_E is not None and int(layer.load_E.sum()) == 20 * tiny.moe.top_k
 
 
 def test_blocks_can_be_cast_while_the_ends_stay_fp32(tmp_path: Path) -> None:
