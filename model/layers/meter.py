@@ -13,7 +13,6 @@ from model.layers.auxiliary_losses import LOSSES
 N_SUMS = 1 + len(LOSSES)
 
 
-@torch.compiler.assume_constant_result  # a compiled region's Python runs in the first pass only
 def is_recomputing() -> bool:
     """Whether this forward pass runs inside a backward pass: activation checkpointing repeats one that was counted.
 
@@ -21,6 +20,11 @@ def is_recomputing() -> bool:
     work in this thread.
     """
     return torch._C._current_graph_task_id() != -1
+
+
+# What `torch.compiler.assume_constant_result` sets, for a compiled region's Python runs in the first pass only. The
+# decorator itself would import the compiler: most of a second for every process that only computes.
+is_recomputing._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 class ExpertMeter:

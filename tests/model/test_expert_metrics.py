@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -190,3 +192,9 @@ def test_a_pass_between_forward_and_backward_of_another_counts() -> None:
         assert isinstance(y, Tensor)
         y.sum().backward()
     assert metrics.collect(layer)[""].n_tokens == 9
+
+
+def test_a_process_that_only_computes_does_not_import_the_compiler() -> None:
+    """It would cost each sample of the judge most of a second, twice a pair."""
+    code = "import sys, model.transformer, model.training.trainer; assert 'torch._dynamo' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
