@@ -76,11 +76,13 @@ def test_the_due_answer_is_read_and_the_call_arrives_whole(pipes: Pipes) -> None
 
 def test_the_clock_runs_until_the_last_byte_has_arrived(pipes: Pipes) -> None:
     def answer() -> None:
+        os.read(pipes.sample_in, 1000)
         for place in range(len(RIGHT)):
             os.write(pipes.sample_out, RIGHT[place : place + 1])
         # all but the last byte would do for a clock that stops at the first
 
     def late() -> None:
+        os.read(pipes.sample_in, 1000)  # the call is here, so the clock is running
         os.write(pipes.sample_out, RIGHT[:-1])
         time.sleep(0.2)
         os.write(pipes.sample_out, RIGHT[-1:])
