@@ -1,0 +1,47 @@
+"""What the engine asks of whatever computes: one step over parts of many sequences whose past lies in numbered blocks.
+
+An executor owns the model's weights and the memory of the key/value blocks; the engine owns which sequence holds which
+block. So the plain torch path, compiled kernels, several processes and split placements all serve the same scheduler.
+Knows nothing of requests, sampling or text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Part:
+    """The new tokens of one sequence in a step.
+
+    `tokens` are written at positions `past`, `past` + 1 ...; `blocks` is the sequence's block table and has room for
+    them: position p lies in `blocks[p // block_tokens]` at offset `p % block_tokens`. Logits are wanted after each of
+    the last `n_logits` tokens: 0 within a prompt, 1 for a plain step, more where drafts are to be verified.
+    """
+
+    tokens: Sequence[int]
+    past: int
+    blocks: Sequence[int]
+    n_logits: int = 1
+
+
+class Executor(Protocol):
+    """Computes steps. Not thread-safe: one thread drives it."""
+
+    block_tokens: int
+    n_blocks: int
+    bytes_per_block: int  # keys and values of all layers
+
+    def step(self, parts: Sequence[Part]) -> Tensor:
+        """fp32 logits [sum of n_logits, V], in order of the parts, on the CPU.
+
+        Writes keys and values of the new tokens into their blocks. A step that raised may be repeated: nothing but
+        those positions has changed. The logits of a part do not depend on which other parts ride along.
+        """
+
+    def copy_block(self, source: int, target: int) -> None:
+        """Copies one block's keys and values in all layers: a shared block is about to be written."""
