@@ -86,7 +86,7 @@ class Transformer(nn.Module):
         where None.
         """
         rotation, masks = self.rotation_and_masks(tokens_BS, positions_BS, documents_BS)
-        x_BSD = F.embedding(tokens_BS, self.embedding)
+        x_BSD = self.embed(tokens_BS)
         for block in cast("Iterable[Block]", self.layers):
             x_BSD = block(x_BSD, rotation, masks[block.window])
         return x_BSD
@@ -138,10 +138,14 @@ class Transformer(nn.Module):
             for window in self.windows
         }
         rotation = self._rotation_behind(parts, torch.tensor(positions, device=self.device))
-        x_TD = F.embedding(torch.tensor(ids, device=self.device), self.embedding)
+        x_TD = self.embed(torch.tensor(ids, device=self.device))
         for block in cast("Iterable[Block]", self.layers):
             x_TD = block.forward_cached(x_TD, rotation, segments[block.window])
         return self.logits(x_TD[last])
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """The residual stream's beginning [..., D] for ids [...]."""
+        return F.embedding(tokens, self.embedding)
 
     def rotation_and_masks(
         self, tokens_BS: Tensor, positions_BS: Tensor | None = None, documents_BS: Tensor | None = None
