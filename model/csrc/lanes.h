@@ -1,0 +1,235 @@
+// Vectors of fp32 and bf16 numbers: loads, stores, sums, conversions, dot products, exp and silu.
+//
+// One vector is LANES fp32 numbers: 16 with AVX-512, 8 with AVX, else 4 (SSE, NEON). What the compiler can do with
+// vector types is written that way, and only what it cannot with intrinsics; so every kernel on top has one source for
+// all processors, and `+ - * /` work on vectors. A bf16 number is its 16 bits. Knows nothing of tensors or threads.
+
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#define LANES_AVX512 1
+#include <immintrin.h>
+#endif
+#if defined(LANES_AVX512) && defined(__AVX512BF16__)
+#define LANES_BF16_DOT 1  // two bf16 products per lane and instruction
+#endif
+
+#define LANES_EXPORT extern "C" __attribute__((visibility("default")))
+#define LANES_INLINE inline __attribute__((always_inline))
+
+namespace lanes {
+
+#if defined(LANES_AVX512)
+constexpr int LANES = 16;
+#elif defined(__AVX__)
+constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;
+#endif
+
+typedef uint16_t bf16;
+typedef float Floats __attribute__((vector_size(LANES * 4)));
+typedef int32_t Ints __attribute__((vector_size(LANES * 4)));
+typedef uint32_t Words __attribute__((vector_size(LANES * 4)));
+typedef uint16_t Halves __attribute__((vector_size(LANES * 2)));  // LANES bf16 numbers
+
+template <typename To, typename From>
+LANES_INLINE To bits(const From &from) {
+    static_assert(sizeof(To) == sizeof(From), "same bits, other type");
+    To to;
+    std::memcpy(&to, &from, sizeof to);
+    return to;
+}
+
+LANES_INLINE Floats zeros() { return Floats{}; }
+LANES_INLINE Floats all(float value) { return Floats{} + value; }
+
+// --- One number -------------------------------------------------------------------------------------------------
+
+LANES_INLINE float widen(bf16 value) { return bits<float>(static_cast<uint32_t>(value) << 16); }
+
+// To the nearest, ties to even; NaN stays one.
+LANES_INLINE bf16 narrow(float value) {
+    const uint32_t word = bits<uint32_t>(value);
+    if ((word & 0x7fffffffu) > 0x7f800000u) return static_cast<bf16>((word >> 16) | 0x40u);
+    return static_cast<bf16>((word + 0x7fffu + ((word >> 16) & 1u)) >> 16);
+}
+
+// --- Vectors: whole, unaligned ------------------------------------------------------------------------------------
+
+LANES_INLINE Floats widen(Halves values) {
+    return bits<Floats>(__builtin_convertvector(values, Words) << 16);
+}
+
+LANES_INLINE Halves narrow(Floats values) {
+#if defined(LANES_BF16_DOT)
+    return bits<Halves>(_mm512_cvtneps_pbh(bits<__m512>(values)));  // numbers below 2^-126 become zero
+#else
+    const Words words = bits<Words>(values);
+    const Words rounded = (words + 0x7fffu + ((words >> 16) & 1u)) >> 16;
+    const Words is_nan = bits<Words>((words & 0x7fffffffu) > 0x7f800000u);
+    return __builtin_convertvector((is_nan & ((words >> 16) | 0x40u)) | (~is_nan & rounded), Halves);
+#endif
+}
+
+LANES_INLINE Floats load(const float *from) {
+    Floats values;
+    std::memcpy(&values, from, sizeof values);
+    return values;
+}
+
+LANES_INLINE Floats load(const bf16 *from) {
+    Halves values;
+    std::memcpy(&values, from, sizeof values);
+    return widen(values);
+}
+
+LANES_INLINE void store(float *to, Floats values) { std::memcpy(to, &values, sizeof values); }
+
+LANES_INLINE void store(bf16 *to, Floats values) {
+    const Halves halves = narrow(values);
+    std::memcpy(to, &halves, sizeof halves);
+}
+
+// --- Vectors: the first `count` numbers, 0 <= count <= LANES; the others are zero and not touched in memory ------------
+
+LANES_INLINE Floats load_part(const float *from, int64_t count) {
+#if defined(LANES_AVX512)
+    return bits<Floats>(_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), from));
+#else
+    Floats values{};
+    std::memcpy(&values, from, static_cast<size_t>(count) * sizeof(float));
+    return values;
+#endif
+}
+
+LANES_INLINE Floats load_part(const bf16 *from, int64_t count) {
+#if defined(LANES_AVX512)
+    return widen(bits<Halves>(_mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << count) - 1), from)));
+#else
+    Halves values{};
+    std::memcpy(&values, from, static_cast<size_t>(count) * sizeof(bf16));
+    return widen(values);
+#endif
+}
+
+LANES_INLINE void store_part(float *to, Floats values, int64_t count) {
+#if defined(LANES_AVX512)
+    _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1), bits<__m512>(values));
+#else
+    std::memcpy(to, &values, static_cast<size_t>(count) * sizeof(float));
+#endif
+}
+
+LANES_INLINE void store_part(bf16 *to, Floats values, int64_t count) {
+    const Halves halves = narrow(values);
+#if defined(LANES_AVX512)
+    _mm256_mask_storeu_epi16(to, static_cast<__mmask16>((1u << count) - 1), bits<__m256i>(halves));
+#else
+    std::memcpy(to, &halves, static_cast<size_t>(count) * sizeof(bf16));
+#endif
+}
+
+// --- Sums over the lanes, always in the same order ----------------------------------------------------------------------
+
+LANES_INLINE float sum(Floats values) {
+    float part[LANES];
+    std::memcpy(part, &values, sizeof part);
+#pragma GCC unroll 4
+    for (int width = LANES / 2; width; width /= 2)
+#pragma GCC unroll 8
+        for (int i = 0; i < width; ++i) part[i] += part[i + width];
+    return part[0];
+}
+
+// to[i] = sum(values[i]), for four vectors together, in the order of `sum`.
+LANES_INLINE void sum4(const Floats *values, float *to) {
+#if defined(LANES_AVX512)
+    __m256 half[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+        const __m512 whole = bits<__m512>(values[i]);
+        half[i] = _mm256_add_ps(_mm512_castps512_ps256(whole), _mm512_extractf32x8_ps(whole, 1));
+    }
+    // Of each vector the lanes 0-3 and 4-7 side by side with another's, then added: lanes 0-3 of (a, b) and of (c, d).
+    const auto low = [](__m256 a, __m256 b) { return _mm256_permute2f128_ps(a, b, 0x20); };
+    const auto high = [](__m256 a, __m256 b) { return _mm256_permute2f128_ps(a, b, 0x31); };
+    const __m256 ab = _mm256_add_ps(low(half[0], half[1]), high(half[0], half[1]));
+    const __m256 cd = _mm256_add_ps(low(half[2], half[3]), high(half[2], half[3]));
+    // lanes 0, 1 of a, c | b, d plus lanes 2, 3 of them
+    const __m256 ac_bd = _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
+    // a, c | b, d in lanes 0 and 2 of each half
+    const __m256 sums = _mm256_add_ps(ac_bd, _mm256_movehdup_ps(ac_bd));
+    const __m128 ac = _mm256_castps256_ps128(sums), bd = _mm256_extractf128_ps(sums, 1);
+    _mm_storeu_ps(to, _mm_shuffle_ps(_mm_unpacklo_ps(ac, bd), _mm_unpackhi_ps(ac, bd), 0x44));
+#else
+    for (int i = 0; i < 4; ++i) to[i] = sum(values[i]);
+#endif
+}
+
+LANES_INLINE Floats least(Floats a, Floats b) { return a < b ? a : b; }
+LANES_INLINE Floats most(Floats a, Floats b) { return a > b ? a : b; }
+
+// --- Dot products of bf16 -------------------------------------------------------------------------------------------
+
+// sum + a0 * b0 + a1 * b1 in each lane, where a 32-bit lane holds two bf16 numbers, the earlier one in its low half.
+LANES_INLINE Floats add_products(Floats sum, Words a, Words b) {
+#if defined(LANES_BF16_DOT)
+    return bits<Floats>(_mm512_dpbf16_ps(bits<__m512>(sum), bits<__m512bh>(a), bits<__m512bh>(b)));
+#else
+    sum += bits<Floats>(a << 16) * bits<Floats>(b << 16);
+    return sum + bits<Floats>(a & 0xffff0000u) * bits<Floats>(b & 0xffff0000u);
+#endif
+}
+
+// 2 * LANES bf16 numbers.
+LANES_INLINE Words load_pairs(const bf16 *from) {
+    Words values;
+    std::memcpy(&values, from, sizeof values);
+    return values;
+}
+
+// The first `count` of 2 * LANES bf16 numbers, the others zero.
+LANES_INLINE Words load_pairs_part(const bf16 *from, int64_t count) {
+#if defined(LANES_AVX512)
+    return bits<Words>(_mm512_maskz_loadu_epi16(static_cast<__mmask32>((uint64_t{1} << count) - 1), from));
+#else
+    Words values{};
+    std::memcpy(&values, from, static_cast<size_t>(count) * sizeof(bf16));
+    return values;
+#endif
+}
+
+// Two bf16 numbers in every lane.
+LANES_INLINE Words all_pairs(const bf16 *from) {
+    uint32_t pair;
+    std::memcpy(&pair, from, sizeof pair);
+    return Words{} + pair;
+}
+
+// --- Functions ------------------------------------------------------------------------------------------------------
+
+// e^x, off by less than 2 units in the last place on [-87, 88] and bounded outside: 2^n * e^r with |r| <= ln(2) / 2.
+// NaN gives NaN.
+LANES_INLINE Floats exponential(Floats x) {
+    const Floats bounded = x < -87.0f ? all(-87.0f) : x > 88.0f ? all(88.0f) : x;
+    const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+    const Floats n = (bounded * 1.44269504f + magic) - magic;
+    const Floats r = (bounded - n * 0.693359375f) + n * 2.12194440e-4f;
+    Floats p = r * (1.0f / 5040) + 1.0f / 720;
+    p = p * r + 1.0f / 120;
+    p = p * r + 1.0f / 24;
+    p = p * r + 1.0f / 6;
+    p = p * r + 0.5f;
+    p = p * r * r + r + 1.0f;
+    const Ints exponent = (__builtin_convertvector(n, Ints) + 127) << 23;
+    return p * bits<Floats>(exponent);
+}
+
+LANES_INLINE Floats sigmoid(Floats x) { return 1.0f / (1.0f + exponential(-x)); }
+LANES_INLINE Floats silu(Floats x) { return x * sigmoid(x); }
+
+}  // namespace lanes
