@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.claims.bench import Bench
-from benchmarks.claims.claim import Claim, Figure, Measured
-from benchmarks.claims.document import write_document
+from benchmarks.claims.claim import Claim, Measured
+from benchmarks.claims.document import record_file, write_document
+from benchmarks.claims.record import Entry, RecordError, read_record
 from benchmarks.claims.registry import CLAIMS
 from benchmarks.claims.scale import Scale
 from benchmarks.report import MeasuringFailed, Report, Row
@@ -30,26 +31,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unknown claim {', '.join(sorted(unknown))}: choose of {', '.join(CLAIMS)}")
     scale: Scale = "quick" if options.quick else "full"
     chosen = [claim for name, claim in CLAIMS.items() if name in options.names or not options.names]
+    docs = options.docs or (DOCS if scale == "full" and not options.names else None)
+    if docs is not None:
+        try:
+            read_record(record_file(docs))  # before hours are spent
+        except RecordError as error:
+            parser.error(str(error))
     bench = Bench(options.output, device_models=tuple(options.device_model))
     measured = {claim: _measure(claim, bench, scale) for claim in chosen}
-    rows: dict[Claim, Sequence[Row]] = {
-        claim: found.rows if isinstance(found, Measured) else [_failed(claim, found)]
+    rows = [
+        row
         for claim, found in measured.items()
-    }
+        for row in (found.rows if isinstance(found, Measured) else [_failed(claim, found)])
+    ]
     command = " ".join(["python -m benchmarks.claims", f"--{scale}", *options.names])
-    report = Report.here(command, [row for of_claim in rows.values() for row in of_claim])
-    has_changed = len(bench.sources) > 1
-    if has_changed:
+    report = Report.here(command, rows)
+    if bench.has_changed:
         bench.say(
             "warning: the stack's source changed meanwhile: the figures come from more than one state of it"
         )
-    docs = options.docs or (DOCS if scale == "full" and not options.names else None)
     if docs is not None:
-        figures: dict[Claim, Sequence[Figure]] = {
-            claim: found.figures for claim, found in measured.items() if isinstance(found, Measured)
+        entries = {
+            claim.name: Entry.of(report, found, scale=scale, has_changed=bench.has_changed)
+            for claim, found in measured.items()
+            if isinstance(found, Measured)
         }
-        page = write_document(docs, report, rows, figures, scale=scale, has_changed=has_changed)
-        bench.say(f"wrote {page}")
+        bench.say(f"wrote {write_document(docs, list(CLAIMS.values()), entries)}")
     report.show(as_json=options.json)
     return 0 if all(isinstance(found, Measured) for found in measured.values()) else 1
 
@@ -83,7 +90,9 @@ def _parser() -> argparse.ArgumentParser:
         "--output", type=Path, default=OUTPUT, help=f"where results are kept (default {OUTPUT})"
     )
     parser.add_argument(
-        "--docs", type=Path, help=f"write claims.md and its plots there ({DOCS} for a full run of all claims)"
+        "--docs",
+        type=Path,
+        help=f"keep what was measured there and write claims.md and its plots anew ({DOCS} for a full run of all claims)",
     )
     parser.add_argument(
         "--device-model",

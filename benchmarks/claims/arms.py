@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from benchmarks.claims.bench import Bench, Result
 from benchmarks.claims.training import TrainingRun, loss_of
-from benchmarks.claims.tuning import TUNING_SEED, Tuned, best_rate
+from benchmarks.claims.tuning import TUNING_SEED, Tuned, best_rate, next_rate
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def compare(
     score: Callable[[Result], float] = loss_of,
 ) -> Compared:
     """Runs of all sides. `score` is what rates are chosen by: less is better."""
-    tried = try_rates(bench, arms, rates=rates, what=what)
+    tried = try_rates(bench, arms, rates=rates, what=what, score=score)
     tuned = chosen_rates(tried, score)
     grid = [(name, seed) for name in arms for seed in seeds]
     runs = [replace(arms[name], learning_rate=tuned[name].rate, seed=seed).job() for name, seed in grid]
@@ -52,25 +52,34 @@ def tune(
     score: Callable[[Result], float] = loss_of,
 ) -> dict[str, Tuned]:
     """The best rate of each side on the tuning seed."""
-    return chosen_rates(try_rates(bench, arms, rates=rates, what=what), score)
+    return chosen_rates(try_rates(bench, arms, rates=rates, what=what, score=score), score)
 
 
 def try_rates(
-    bench: Bench, arms: Mapping[str, TrainingRun], *, rates: Sequence[float], what: str
+    bench: Bench,
+    arms: Mapping[str, TrainingRun],
+    *,
+    rates: Sequence[float],
+    what: str,
+    score: Callable[[Result], float] = loss_of,
 ) -> dict[str, dict[float, Result]]:
-    """Every side at every rate, with the tuning seed."""
-    grid = [(name, rate) for name in arms for rate in rates]
-    runs = [replace(arms[name], learning_rate=rate, seed=TUNING_SEED).job() for name, rate in grid]
+    """Every side at every rate and at those that its grid grows by, with the tuning seed."""
     tried: dict[str, dict[float, Result]] = {name: {} for name in arms}
-    for (name, rate), result in zip(grid, bench.run(runs, f"{what}: learning rates"), strict=True):
-        tried[name][rate] = result
+    wanted = [(name, rate) for name in arms for rate in rates]
+    while wanted:
+        runs = [replace(arms[name], learning_rate=rate, seed=TUNING_SEED).job() for name, rate in wanted]
+        for (name, rate), result in zip(wanted, bench.run(runs, f"{what}: learning rates"), strict=True):
+            tried[name][rate] = result
+        beyond = {name: next_rate(_scored(by_rate, score), len(rates)) for name, by_rate in tried.items()}
+        wanted = [(name, rate) for name, rate in beyond.items() if rate is not None]
     return tried
 
 
 def chosen_rates(
     tried: Mapping[str, Mapping[float, Result]], score: Callable[[Result], float]
 ) -> dict[str, Tuned]:
-    return {
-        name: best_rate({rate: score(result) for rate, result in by_rate.items()})
-        for name, by_rate in tried.items()
-    }
+    return {name: best_rate(_scored(by_rate, score)) for name, by_rate in tried.items()}
+
+
+def _scored(by_rate: Mapping[float, Result], score: Callable[[Result], float]) -> dict[float, float]:
+    return {rate: score(result) for rate, result in by_rate.items()}

@@ -1,7 +1,7 @@
 """Runs jobs in fresh processes, several at once where nothing is timed, and keeps their results.
 
-A result lies in `<output>/results/<key>.json`; the key is the sha256 of the job's kind and settings and of the stack's
-source, so that equal work is done once, a run that was killed goes on, and changed code is measured anew. What a job
+A result lies in `<output>/results/<key>.json`; the key is the sha256 of the job's kind and settings and of the source that
+it depends on, so that equal work is done once, a run that was killed goes on, and changed code is measured anew. What a job
 leaves behind for others (weights, data) lies in `<output>/made/<key>`. Knows nothing of claims; does not import torch.
 """
 
@@ -26,7 +26,7 @@ from benchmarks.report import MeasuringFailed
 Result = dict[str, Any]
 
 SHOWN_OF_LOG = 2_000  # characters of a failed job's output
-# glibc gives freed memory back at once, so that a process's size is what it uses.
+# glibc gives freed memory back at once, so that a process's size is what it uses; slow, since pages come anew each time.
 EXACT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
@@ -35,11 +35,13 @@ class Job:
     """Work for one process: `kind` is a module of this package with a function `work(settings, made)`.
 
     `is_alone`: nothing else of this run goes on meanwhile and the process stays on one core, because it is timed.
+    `is_weighed`: its size is measured, so that freed memory must not stay in it.
     """
 
     kind: str
     settings: dict[str, Any]
     is_alone: bool = False
+    is_weighed: bool = False
     timeout_s: float = 3600.0
 
     def key(self, source: str) -> str:
@@ -55,12 +57,17 @@ class Bench:
     n_at_once: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     say: Callable[[str], None] = field(default_factory=lambda: _to_stderr)
     device_models: tuple[Path, ...] = ()  # measured elsewhere, for placement
-    sources: set[str] = field(default_factory=set)  # that results came from; more than one: the code changed
+    sources: dict[str, set[str]] = field(default_factory=dict)  # that results came from, by kind of job
+
+    @property
+    def has_changed(self) -> bool:
+        """Whether results of one kind came from different code."""
+        return any(len(found) > 1 for found in self.sources.values())
 
     def run(self, jobs: Sequence[Job], what: str) -> list[Result]:
         """Results in the jobs' order. Raises MeasuringFailed where one does not end well."""
-        source = source_sha256()
-        keys = [job.key(source) for job in jobs]
+        sources = {kind: source_sha256(kind) for kind in {job.kind for job in jobs}}
+        keys = [job.key(sources[job.kind]) for job in jobs]
         kept = {key: result for key in keys if (result := self._kept(key)) is not None}
         waiting = {
             key: job for key, job in zip(keys, jobs, strict=True) if key not in kept
@@ -80,7 +87,8 @@ class Bench:
                 except BaseException:
                     pool.shutdown(cancel_futures=True)
                     raise
-        self.sources.add(source)
+        for kind, source in sources.items():
+            self.sources.setdefault(kind, set()).add(source)
         return [kept[key] for key in keys]
 
     def one(self, job: Job, what: str) -> Result:
@@ -133,7 +141,12 @@ def _ask(job: Job, made: Path) -> Result:
         done = subprocess.run(
             [sys.executable, "-m", "benchmarks.claims.job"],
             input=json.dumps(request),
-            env={**os.environ, **EXACT_MEMORY, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+            env={
+                **os.environ,
+                **(EXACT_MEMORY if job.is_weighed else {}),
+                "OMP_NUM_THREADS": "1",
+                "MKL_NUM_THREADS": "1",
+            },
             cwd=ROOT,
             capture_output=True,
             text=True,

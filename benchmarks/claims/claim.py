@@ -27,6 +27,7 @@ class Figure:
     x_name: str
     y_name: str
     curves: Sequence[Curve]
+    is_x_log: bool = False
 
 
 @dataclass(frozen=True)

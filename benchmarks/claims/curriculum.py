@@ -137,7 +137,7 @@ def decide(
         how = (
             f"baseline {base.text(3)} nats after {settings.n_tokens:,} tokens, three stages {full.text(3)} after as many; "
             f"budgets tried {', '.join(f'{budget:.0%}' for budget in staged)}; "
-            f"{grid_text(settings.rates, rates)}; {SAYS[scale]}"
+            f"{grid_text(rates)}; {SAYS[scale]}"
         )
         reached = [budget for budget in budgets if budget is not None]
         if len(reached) < len(budgets):

@@ -101,7 +101,7 @@ def decide(compared: Compared, teacher: Result, settings: Settings, scale: Scale
         f"held-out nats a token: {losses}; teacher {loss_of(teacher):.3f}; student {student['parameters'] / 1e3:.0f}k, "
         f"teacher {teacher['parameters'] / 1e3:.0f}k parameters ({teacher['parameters'] / student['parameters']:.1f}x); "
         f"{student['steps']} steps either side, temperature 2, weight 0.5; change {change.text(2, '%')}; "
-        f"{grid_text(settings.rates, compared.rates)}; {SAYS[scale]}"
+        f"{grid_text(compared.rates)}; {SAYS[scale]}"
     )
     return [
         Row(

@@ -1,4 +1,4 @@
-"""`docs/claims.md` and its plots, from a report. Knows nothing of how figures were measured."""
+"""`docs/claims.md` and its plots, from what was measured of each claim. Knows nothing of how figures were measured."""
 
 from __future__ import annotations
 
@@ -6,58 +6,69 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.claims.claim import Claim, Figure
+from benchmarks.claims.record import Entry, read_record, shown, write_record
 from benchmarks.claims.scale import Scale
-from benchmarks.report import Report, Row, shown
+from benchmarks.report import Row
+from benchmarks.report import shown as shown_value
 from model.training.line_chart import Line, Panel, draw
 
 DOCUMENT = "claims.md"
 FIGURES = "figures"
+RECORD = "claims.json"  # beside the plots
 
 
-def write_document(
-    folder: Path,
-    report: Report,
-    rows: Mapping[Claim, Sequence[Row]],
-    figures: Mapping[Claim, Sequence[Figure]],
-    *,
-    scale: Scale,
-    has_changed: bool,
-) -> Path:
-    """Writes the page and an SVG file for each plot; returns the page. Raises OSError."""
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = [_head(report, rows, scale, has_changed=has_changed)]
-    for claim, of_claim in rows.items():
-        parts.append(f"## {claim.name}\n\n{claim.says}.\n\n{_table(of_claim)}")
-        for number, figure in enumerate(figures.get(claim, ())):
-            name = f"claims-{claim.name}{f'-{number}' if number else ''}.svg"
-            if _draw(folder / FIGURES / name, figure):
-                parts.append(f"![{figure.title}]({FIGURES}/{name})")
+def write_document(folder: Path, claims: Sequence[Claim], entries: Mapping[str, Entry]) -> Path:
+    """Adds `entries` to what the folder's record has of earlier runs, and writes page and plots anew; returns the page.
+
+    Raises RecordError for a damaged record and OSError.
+    """
+    record = read_record(record_file(folder))
+    for name, entry in entries.items():
+        record[name] = {**record.get(name, {}), entry.scale: entry}
+    write_record(record_file(folder), record)
+    measured = {claim: shown(record.get(claim.name, {})) for claim in claims}
+    parts = [_head([entry for entry in measured.values() if entry is not None])]
+    for claim, of_claim in measured.items():
+        parts += _section(folder, claim, of_claim)
     page = folder / DOCUMENT
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return page
 
 
-def _head(report: Report, rows: Mapping[Claim, Sequence[Row]], scale: Scale, *, has_changed: bool) -> str:
-    every = [row for of_claim in rows.values() for row in of_claim]
-    held, missed = sum(row.holds is True for row in every), sum(row.holds is False for row in every)
-    small = (
-        "These are figures of the quick scale: models of some ten to hundred thousand parameters and a few hundred "
-        "steps, to see that all is measured. `--full` measures larger ones over more seeds.\n\n"
-        if scale == "quick"
-        else ""
-    )
-    changed = (
-        "The stack's source changed while this was measured: the figures come from more than one state of it.\n\n"
-        if has_changed
-        else ""
-    )
+def record_file(folder: Path) -> Path:
+    return folder / FIGURES / RECORD
+
+
+def _head(entries: Sequence[Entry]) -> str:
+    rows = [row for entry in entries for row in entry.measured.rows]
+    held, missed = sum(row.holds is True for row in rows), sum(row.holds is False for row in rows)
     return (
         "# The stack's claims, measured\n\n"
-        f"Written by `{report.command}`; do not edit it by hand. {report.date}, commit {(report.commit or 'none')[:12]}, "
-        f"{report.machine}.\n\n{small}{changed}"
-        f"{held} figures meet their target, {missed} miss it, the others have none or could not be measured here. "
-        "A missed target is reported with what was measured; nothing was left out."
+        f"Written by `python -m benchmarks.claims --docs docs` from `{FIGURES}/{RECORD}`, which keeps the newest run of each "
+        "claim; do not edit it by hand. "
+        f"{held} figures meet their target, {missed} miss it, the others have none or could not be measured. "
+        "A missed target is reported with what was measured; nothing was left out.\n\n"
+        "`--quick` trains models of ten to a few hundred thousand parameters for some hundred steps, to see that all is "
+        "measured; `--full` trains models of one to some million parameters. Neither says what a large model would do."
     )
+
+
+def _section(folder: Path, claim: Claim, entry: Entry | None) -> list[str]:
+    title = f"## {claim.name}\n\n{claim.says}."
+    if entry is None:
+        return [f"{title}\n\nNot measured yet: `python -m benchmarks.claims --docs docs {claim.name}`."]
+    scale: dict[Scale, str] = {"full": "Full scale", "quick": "Quick scale"}
+    changed = " The code changed meanwhile: these figures come from more than one state of it."
+    parts = [
+        f"{title}\n\n{scale[entry.scale]}, {entry.date[:10]}, commit {(entry.commit or 'none')[:12]}, {entry.machine}: "
+        f"`{entry.command}`.{changed if entry.has_changed else ''}",
+        _table(entry.measured.rows),
+    ]
+    for number, figure in enumerate(entry.measured.figures):
+        name = f"claims-{claim.name}{f'-{number}' if number else ''}.svg"
+        if _draw(folder / FIGURES / name, figure):
+            parts.append(f"![{figure.title}]({FIGURES}/{name})")
+    return parts
 
 
 def _table(rows: Sequence[Row]) -> str:
@@ -66,7 +77,7 @@ def _table(rows: Sequence[Row]) -> str:
     for row in rows:
         cells = (
             row.name,
-            "-" if row.value is None else f"{shown(row.value)} {row.unit}".strip(),
+            "-" if row.value is None else f"{shown_value(row.value)} {row.unit}".strip(),
             row.target or "",
             marks[row.holds],
             row.how,
@@ -82,5 +93,6 @@ def _draw(file: Path, figure: Figure) -> bool:
         return False
     file.parent.mkdir(parents=True, exist_ok=True)
     panel = Panel(figure.y_name, lines)
-    file.write_text(draw(figure.title, [panel], x_name=figure.x_name), encoding="utf-8")
+    text = draw(figure.title, [panel], x_name=figure.x_name, is_x_log=figure.is_x_log)
+    file.write_text(text, encoding="utf-8")
     return True

@@ -75,7 +75,7 @@ def decide(compared: Compared, settings: Settings, scale: Scale) -> list[Row]:
         f"{'THE TASK SATURATES: nothing is shown; ' if is_saturated else ''}"
         f"held-out next-token accuracy {listed}; kept {kept.text(2, '%')}; held-out loss {loss.text(2, '%')}; "
         f"MoE of {pairs[0][0]['parameters'] / 1e6:.2f}M parameters, {settings.n_tokens:,} tokens either side; "
-        f"{grid_text(settings.rates, compared.rates)}; {SAYS[scale]}"
+        f"{grid_text(compared.rates)}; {SAYS[scale]}"
     )
     return [
         Row(

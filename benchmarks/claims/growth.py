@@ -19,7 +19,7 @@ from benchmarks.claims.decoders import decoder
 from benchmarks.claims.scale import SAYS, Scale
 from benchmarks.claims.spread import Spread
 from benchmarks.claims.training import SIZES, TrainingRun, loss_of
-from benchmarks.claims.tuning import TUNING_SEED, Tuned, best_rate, grid_text
+from benchmarks.claims.tuning import TUNING_SEED, Tuned, best_rate, grid_text, next_rate
 from benchmarks.report import Row
 from model.growth import upcycle_halves
 from model.training.flops import training_cost
@@ -94,41 +94,58 @@ def runs_of(settings: Settings, data: Corpora, scale: Scale) -> dict[str, Traini
 def measure(bench: Bench, scale: Scale) -> Measured:
     settings, data = SETTINGS[scale], corpora(bench, scale)
     runs = runs_of(settings, data, scale)
-    tuning = [(rate, rate, TUNING_SEED) for rate in settings.rates]
-    tried = _train(bench, runs, tuning, "growth: learning rates")
-    rates = {
-        GROWN: best_rate(
-            {rate: loss_of(found.child) for (rate, _, _), found in zip(tuning, tried, strict=True)}
-        ),
-        SCRATCH: best_rate(
-            {rate: loss_of(found.scratch) for (rate, _, _), found in zip(tuning, tried, strict=True)}
-        ),
-    }
-    wanted = [(rates[GROWN].rate, rates[SCRATCH].rate, seed) for seed in settings.seeds]
-    trained = _train(bench, runs, wanted, "growth: seeds")
+    rates = _tune(bench, runs, settings.rates)
+    grown, scratch = _train(
+        bench,
+        runs,
+        grown=[(rates[GROWN].rate, seed) for seed in settings.seeds],
+        scratch=[(rates[SCRATCH].rate, seed) for seed in settings.seeds],
+        what="growth: seeds",
+    )
+    trained = [Trained(*pair, alone) for pair, alone in zip(grown, scratch, strict=True)]
     return Measured(decide(trained, rates, settings, scale), [_figure(trained[0])])
 
 
+def _tune(bench: Bench, runs: Mapping[str, TrainingRun], rates: Sequence[float]) -> dict[str, Tuned]:
+    losses: dict[str, dict[float, float]] = {GROWN: {}, SCRATCH: {}}
+    wanted: dict[str, list[float]] = {side: list(rates) for side in losses}
+    while any(wanted.values()):
+        grid = {side: [(rate, TUNING_SEED) for rate in of_side] for side, of_side in wanted.items()}
+        grown, scratch = _train(
+            bench, runs, grown=grid[GROWN], scratch=grid[SCRATCH], what="growth: learning rates"
+        )
+        for side, found in ((GROWN, [child for _, child in grown]), (SCRATCH, scratch)):
+            losses[side] |= {rate: loss_of(result) for rate, result in zip(wanted[side], found, strict=True)}
+        beyond = {side: next_rate(of_side, len(rates)) for side, of_side in losses.items()}
+        wanted = {side: [] if rate is None else [rate] for side, rate in beyond.items()}
+    return {side: best_rate(of_side) for side, of_side in losses.items()}
+
+
 def _train(
-    bench: Bench, runs: Mapping[str, TrainingRun], wanted: Sequence[tuple[float, float, int]], what: str
-) -> list[Trained]:
-    """Of each (grown side's rate, baseline's rate, seed)."""
+    bench: Bench,
+    runs: Mapping[str, TrainingRun],
+    *,
+    grown: Sequence[tuple[float, int]],
+    scratch: Sequence[tuple[float, int]],
+    what: str,
+) -> tuple[list[tuple[Result, Result]], list[Result]]:
+    """Of each (rate, seed): parents with their children, and baselines."""
     first = [
         replace(runs[name], learning_rate=rate, seed=seed).job()
-        for grown_rate, scratch_rate, seed in wanted
-        for name, rate in (("parent", grown_rate), ("scratch", scratch_rate))
+        for name, of_side in (("parent", grown), ("scratch", scratch))
+        for rate, seed in of_side
     ]
     found = bench.run(first, f"{what}: parents and baselines")
-    parents, scratches = found[::2], found[1::2]
-    grown = [
+    parents, scratches = found[: len(grown)], found[len(grown) :]
+    growing = [
         replace(runs["child"], learning_rate=rate, seed=seed + CHILD_SEEDS, start=parent["key"]).job()
-        for (rate, _, seed), parent in zip(wanted, parents, strict=True)
+        for (rate, seed), parent in zip(grown, parents, strict=True)
         if not parent["has_diverged"]
     ]
-    children_of = iter(bench.run(grown, f"{what}: children"))
+    children_of = iter(bench.run(growing, f"{what}: children"))
     # a parent that diverged has no child: its own loss, which is infinite, stands for both
     children = [parent if parent["has_diverged"] else next(children_of) for parent in parents]
-    return [Trained(*three) for three in zip(parents, children, scratches, strict=True)]
+    return list(zip(parents, children, strict=True)), scratches
 
 
 def decide(
@@ -163,7 +180,7 @@ def decide(
             f"grown {grown.text(3)}, from scratch {scratch.text(3)} nats; change {change.text(2, '%')}; compute of the "
             f"grown side {100 * compute:.1f} % of the other's; {sizes}; parent {settings.parent_tokens:,} tokens, child "
             f"{settings.child_tokens:,}, from scratch {first.scratch['tokens']:,}; "
-            f"{grid_text(settings.rates, rates)}; {SAYS[scale]}",
+            f"{grid_text(rates)}; {SAYS[scale]}",
         ),
     ]
 

@@ -116,6 +116,7 @@ def measure(bench: Bench, scale: Scale) -> Measured:
         Job(
             "recompute",
             {"model": model, "mode": mode, "seed": seed, "rows": settings.rows, "length": settings.length},
+            is_weighed=True,
         )
         for mode, seed in plan
     ]

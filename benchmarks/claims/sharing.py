@@ -87,7 +87,7 @@ def decide(compared: Compared, settings: Settings, scale: Scale) -> list[Row]:
     how = (
         f"{name}: held-out loss {change.text(2, '%')} against plain ({plain[0]['parameters'] / 1e6:.2f}M parameters, "
         f"{settings.n_tokens:,} tokens each, equal steps), {'equal' if is_equal else 'not equal'} within {MARGIN:.0%}; "
-        f"chosen on the tuning seed; also tried: {others}; {grid_text(settings.rates, compared.rates)}; {SAYS[scale]}"
+        f"chosen on the tuning seed; also tried: {others}; {grid_text(compared.rates)}; {SAYS[scale]}"
     )
     return [
         Row(

@@ -97,7 +97,8 @@ def measure(bench: Bench, scale: Scale) -> Measured:
         Curve(dtype, [float(t) for t in by_tokens], [100 * saved(pairs).mean for pairs in by_tokens.values()])
         for dtype, by_tokens in result["pairs"].items()
     ]
-    return Measured(rows, [Figure("Time per token against dense, %", "tokens in a pass", "%", curves)])
+    title = "Change of the time per token from dense to sparse"
+    return Measured(rows, [Figure(title, "tokens in a pass", "%", curves, is_x_log=True)])
 
 
 def size_rows(sparse: ModelConfig) -> list[Row]:

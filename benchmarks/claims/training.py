@@ -29,7 +29,6 @@ from model.growth import upcycle_halves
 from model.layers.quantisation.convert import quantise_training
 from model.training.errors import NotFiniteError
 from model.training.flops import training_cost
-from model.training.objective import Losses
 from model.training.recipe import Recipe
 from model.training.trainer import Trainer
 from model.transformer import Transformer
@@ -148,34 +147,21 @@ def _model(run: TrainingRun, jobs: Path) -> Transformer:
 
 
 def _trainer(run: TrainingRun, model: Transformer, data: DataFolder, jobs: Path) -> Trainer:
-    recipe = Recipe(learning_rate=run.learning_rate, **run.recipe)
+    trainer = Trainer(model, Recipe(learning_rate=run.learning_rate, **run.recipe))
     if run.teacher is None:
-        return Trainer(model, recipe)
+        return trainer
     assert run.teacher_model is not None
     teacher = Transformer(ModelConfig.from_dict(run.teacher_model))
     teacher.load_state_dict(load_file(jobs / run.teacher / WEIGHTS))
     tokenizer = data.tokenizer.sha256
-    distillation = Distillation(
+    trainer.objective = Distillation(
         LiveTeacher(teacher, tokenizer=tokenizer),
         model.config,
         tokenizer=tokenizer,
         temperature=run.temperature,
         weight=run.distil_weight,
     )
-    return _DistillingTrainer(model, recipe, distillation)
-
-
-class _DistillingTrainer(Trainer):
-    """The same updates on a distillation's losses. Full precision, no multi-token prediction, no auxiliary losses."""
-
-    def __init__(self, model: Transformer, recipe: Recipe, distillation: Distillation) -> None:
-        super().__init__(model, recipe)
-        self.distillation = distillation
-
-    def _backward(self, batch: Batch, n_targets: int) -> Losses:
-        losses: Losses = self.distillation(self.model, batch, n_targets=n_targets)
-        losses.next_token.backward()  # type: ignore[no-untyped-call]  # torch ships no types for it
-        return Losses(losses.next_token.detach(), None)
+    return trainer
 
 
 def _stream(run: TrainingRun, data: DataFolder) -> DataStream:

@@ -33,10 +33,18 @@ class Panel:
     is_from_zero: bool = False
 
 
-def draw(title: str, panels: Sequence[Panel], *, x_name: str, marks: Sequence[tuple[float, str]] = ()) -> str:
+def draw(
+    title: str,
+    panels: Sequence[Panel],
+    *,
+    x_name: str,
+    marks: Sequence[tuple[float, str]] = (),
+    is_x_log: bool = False,
+) -> str:
     """An SVG document of the panels below each other, with one x axis; `marks` are named vertical lines.
 
-    Panels without a point are left out. Raises ValueError where none has any.
+    Panels without a point are left out. Raises ValueError where none has any, and on a logarithmic axis for an x that
+    is not above zero.
     """
     drawn = [
         (panel, points)
@@ -46,7 +54,7 @@ def draw(title: str, panels: Sequence[Panel], *, x_name: str, marks: Sequence[tu
     if not drawn:
         raise ValueError("there is nothing to draw: no line has a point")
     xs = [x for _, lines in drawn for line in lines for x, _ in line]
-    x_axis = _Axis.over(min(xs), max(xs), LEFT, WIDTH - RIGHT)
+    x_axis = _Axis.over(min(xs), max(xs), LEFT, WIDTH - RIGHT, is_log=is_x_log)
     height = TOP + len(drawn) * PANEL_HEIGHT + 10
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
@@ -88,16 +96,30 @@ class _Axis:
     high: float
     start: float
     end: float
+    is_log: bool = False
 
     @classmethod
-    def over(cls, low: float, high: float, start: float, end: float) -> _Axis:
+    def over(cls, low: float, high: float, start: float, end: float, *, is_log: bool = False) -> _Axis:
+        if is_log and low <= 0:
+            raise ValueError(f"a logarithmic axis needs values above zero, not {low}")
         if high > low:
-            return cls(low, high, start, end)
+            return cls(low, high, start, end, is_log)
         margin = abs(low) * 0.1 or 1.0
-        return cls(low - margin, high + margin, start, end)
+        return cls(low - margin, high + margin, start, end, is_log)
 
     def __call__(self, value: float) -> float:
-        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+        low, high, at = (self._scaled(number) for number in (self.low, self.high, value))
+        return self.start + (at - low) / (high - low) * (self.end - self.start)
+
+    def ticks(self, most: int) -> list[float]:
+        if not self.is_log:
+            return nice_ticks(self.low, self.high, most)
+        tens = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+        inside = [10.0**power for power in tens if self.low <= 10.0**power <= self.high]
+        return inside if len(inside) > 1 else [self.low, self.high]
+
+    def _scaled(self, value: float) -> float:
+        return math.log10(value) if self.is_log else value
 
 
 def _thinned(line: Line) -> list[tuple[float, float]]:
@@ -125,13 +147,12 @@ def _panel(
     floor, ceiling = top + PANEL_HEIGHT - BOTTOM, top + 26
     y_axis = _Axis.over(low if panel.is_from_zero else low - margin, high + margin, floor, ceiling)
     parts = [_text(LEFT, top + 16, panel.title, weight=600)]
-    for tick in nice_ticks(y_axis.low, y_axis.high):
+    for tick in y_axis.ticks(6):
         y = y_axis(tick)
         parts.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="{GRID}"/>')
         parts.append(_text(LEFT - 8, y + 4, short(tick), anchor="end", fill=FAINT))
     parts += [
-        _text(x_axis(tick), floor + 16, short(tick), anchor="middle", fill=FAINT)
-        for tick in nice_ticks(x_axis.low, x_axis.high, 8)
+        _text(x_axis(tick), floor + 16, short(tick), anchor="middle", fill=FAINT) for tick in x_axis.ticks(8)
     ]
     for x, name in marks:
         if x_axis.low < x < x_axis.high:

@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks.claims import bench as bench_module
 from benchmarks.claims.bench import Bench, Job
-from benchmarks.claims.source import ROOT, source_sha256
+from benchmarks.claims.source import READS, ROOT, SUFFIXES, source_files, source_sha256
 from benchmarks.report import MeasuringFailed
 
 
@@ -52,7 +52,7 @@ class Recorded:
 def process(monkeypatch: pytest.MonkeyPatch) -> Recorded:
     recorded = Recorded()
     monkeypatch.setattr(bench_module, "_ask", recorded)
-    monkeypatch.setattr(bench_module, "source_sha256", lambda: "source")
+    monkeypatch.setattr(bench_module, "source_sha256", lambda kind: "source")
     return recorded
 
 
@@ -95,10 +95,19 @@ def test_changed_source_is_measured_anew(
     bench: Bench, process: Recorded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.run(jobs(2), "any")
-    monkeypatch.setattr(bench_module, "source_sha256", lambda: "other source")
+    monkeypatch.setattr(bench_module, "source_sha256", lambda kind: "other source")
     bench.run(jobs(2), "any")
     assert process.asked == [2, 2]
-    assert len(bench.sources) == 2
+    assert bench.has_changed
+
+
+def test_kinds_of_jobs_may_have_different_source(
+    bench: Bench, process: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench_module, "source_sha256", lambda kind: f"source of {kind}")
+    bench.run([*jobs(2), Job("padding", {"number": 2})], "any")
+    assert process.asked == [2, 2]
+    assert not bench.has_changed
 
 
 def test_changed_settings_are_measured_anew(bench: Bench, process: Recorded) -> None:
@@ -200,21 +209,86 @@ def _is_asleep(pid: int) -> bool:
 
 
 @pytest.mark.parametrize(
-    "change",
-    [
-        lambda root: (root / "model" / "a.py").write_text("x = 2\n"),
-        lambda root: (root / "model" / "a.py").rename(root / "model" / "b.py"),
-        lambda root: (root / "benchmarks" / "claims" / "new.py").write_text(""),
-        lambda root: (root / "model" / "kernel.cpp").write_text("int x;\n"),
-    ],
-    ids=["content", "name", "new file", "kernel"],
+    ("name", "settings", "memory"),
+    [("weighed", {"is_weighed": True}, "65536"), ("other", {}, None)],
 )
-def test_the_source_is_what_is_in_its_files(tmp_path: Path, change: Callable[[Path], object]) -> None:
-    for folder in ("model", "benchmarks/claims"):
-        (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "model" / "a.py").write_text("x = 1\n")
-    before = source_sha256(tmp_path)
-    (tmp_path / "model" / "notes.txt").write_text("no code")
-    assert source_sha256(tmp_path) == before
-    change(tmp_path)
-    assert source_sha256(tmp_path) != before
+def test_only_what_is_weighed_gives_memory_back_at_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, name: str, settings: dict[str, bool], memory: str | None
+) -> None:
+    given: list[dict[str, str]] = []
+
+    def run(command: list[str], *, env: dict[str, str], **_other: Any) -> subprocess.CompletedProcess[str]:
+        given.append(env)
+        return subprocess.CompletedProcess(command, 0, '{"name": "done"}\n', "")
+
+    monkeypatch.setattr(bench_module.subprocess, "run", run)
+    bench.one(Job("training", {}, **settings), name)
+    assert given[0].get("MALLOC_TRIM_THRESHOLD_") == memory
+    assert given[0]["OMP_NUM_THREADS"] == "1"
+
+
+FILES = {
+    "benchmarks/claims/__init__.py": "",
+    "benchmarks/claims/job.py": "import json\n",
+    "benchmarks/claims/training.py": "from model import layers\nfrom benchmarks.claims.job import main\n",
+    "benchmarks/claims/other.py": "import model.native\n",
+    "benchmarks/report.py": "x = 1\n",
+    "model/__init__.py": "",
+    "model/layers/__init__.py": "from . import norm\nfrom ..config import Config\n",
+    "model/layers/norm.py": "def f():\n    import model.late\n    import benchmarks.report\n",
+    "model/layers/unused.py": "x = 1\n",
+    "model/config.py": "import model.config  # a circle\n",
+    "model/late.py": "",
+    "model/native.py": "",
+    "model/csrc/kernel.cpp": "int x;\n",
+}
+RUN_BY_TRAINING = {
+    "benchmarks/claims/job.py",
+    "benchmarks/claims/training.py",
+    "model/__init__.py",
+    "model/layers/__init__.py",
+    "model/layers/norm.py",
+    "model/config.py",
+    "model/late.py",
+}
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for name, content in FILES.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_a_result_depends_on_what_its_job_imports_and_on_nothing_else(tree: Path, name: str) -> None:
+    before = source_sha256("training", tree)
+    (tree / name).write_text(FILES[name] + "# changed\n")
+    assert (source_sha256("training", tree) != before) == (
+        name in {*RUN_BY_TRAINING, "benchmarks/claims/__init__.py"}
+    )
+
+
+def test_kernels_belong_to_what_loads_them(tree: Path) -> None:
+    before = source_sha256("other", tree)
+    (tree / "model" / "csrc" / "kernel.cpp").write_text("int y;\n")
+    assert source_sha256("other", tree) != before
+
+
+def test_a_moved_module_is_another_source(tree: Path) -> None:
+    before = source_sha256("training", tree)
+    (tree / "model" / "late.py").rename(tree / "model" / "late")
+    assert source_sha256("training", tree) != before
+
+
+def test_what_is_imported_in_this_tree_is_found() -> None:
+    found = {str(file.relative_to(ROOT)) for file in source_files(("benchmarks.claims.training",))}
+    assert {"model/transformer.py", "model/layers/moe.py", "model/distill/objective.py"} <= found
+    assert not any(name.startswith("model/serving/") for name in found)
+
+
+def test_every_file_that_is_no_python_belongs_to_a_module() -> None:
+    others = [file for file in (ROOT / "model").rglob("*") if file.suffix in SUFFIXES]
+    folders = [ROOT / folder for folder in READS.values()]
+    assert [file for file in others if not any(file.is_relative_to(folder) for folder in folders)] == []

@@ -81,7 +81,8 @@ def test_a_full_run_is_the_default_and_writes_the_page(
     monkeypatch.setattr(command, "DOCS", tmp_path / "docs")
     assert command.main(["--json", "--output", str(tmp_path)]) == 0
     page = (tmp_path / "docs" / "claims.md").read_text(encoding="utf-8")
-    assert "Written by `python -m benchmarks.claims --full`" in page
+    assert "Full scale, 20" in page
+    assert "`python -m benchmarks.claims --full`" in page
     assert "1 figures meet their target, 1 miss it" in page
     assert "| speed | 2 x | 2x | yes | a \\| pipe and a line |" in page
     assert "| memory | -10 % | -70% | **no** | too little |" in page
@@ -101,22 +102,69 @@ def test_a_partial_run_leaves_the_page_alone(
     assert not (tmp_path / "docs").exists()
 
 
+def page_of(folder: Path, *arguments: str) -> str:
+    command.main([*arguments, "--docs", str(folder / "page"), "--output", str(folder)])
+    return (folder / "page" / "claims.md").read_text(encoding="utf-8")
+
+
 def test_a_quick_page_says_that_it_is_one(claims: dict[str, Claim], tmp_path: Path) -> None:
-    command.main(["--quick", "--docs", str(tmp_path / "page"), "--output", str(tmp_path)])
-    assert "figures of the quick scale" in (tmp_path / "page" / "claims.md").read_text(encoding="utf-8")
+    page = page_of(tmp_path, "--quick")
+    assert page.count("Quick scale, 20") == 2
+    assert "Full scale" not in page
+
+
+def test_a_claim_that_was_never_measured_says_how_to(claims: dict[str, Claim], tmp_path: Path) -> None:
+    page = page_of(tmp_path, "--quick", "one")
+    assert "Not measured yet: `python -m benchmarks.claims --docs docs two`" in page
+
+
+def test_claims_measured_one_by_one_stand_on_one_page(claims: dict[str, Claim], tmp_path: Path) -> None:
+    page_of(tmp_path, "--quick")
+    page = page_of(tmp_path, "--full", "two")
+    assert "`python -m benchmarks.claims --quick`" in page
+    assert "`python -m benchmarks.claims --full two`" in page
+    assert "| speed | 2 x | 2x | yes |" in page and "| memory | -10 % |" in page
+    assert "![Loss](figures/claims-one.svg)" in page
+
+
+def test_a_quick_run_does_not_hide_a_full_one(claims: dict[str, Claim], tmp_path: Path) -> None:
+    page_of(tmp_path, "--full")
+    claims["two"] = claim("two", OPEN)
+    page = page_of(tmp_path, "--quick", "two")
+    assert "| memory | -10 % |" in page
+    claims["two"] = claim("two", OPEN)
+    assert "| memory | -10 % |" not in page_of(tmp_path, "--full", "two")
+
+
+def test_a_claim_that_fails_keeps_what_was_measured_before(claims: dict[str, Claim], tmp_path: Path) -> None:
+    before = page_of(tmp_path, "--full")
+    claims["one"] = Claim("one", "one is good", _broken)
+    assert page_of(tmp_path, "--full", "one") == before
+
+
+def test_a_damaged_record_is_named_before_anything_is_measured(
+    claims: dict[str, Claim], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page_of(tmp_path, "--quick")
+    (tmp_path / "page" / "figures" / "claims.json").write_text('{"one": {"full": {}}}', encoding="utf-8")
+    claims["one"] = Claim("one", "one is good", _broken)
+    with pytest.raises(SystemExit) as ended:
+        page_of(tmp_path, "--quick")
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "claims.json is damaged" in said and "no second core" not in said
 
 
 def test_a_source_that_changed_meanwhile_is_said(
     claims: dict[str, Claim], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def changing(bench: Bench, scale: Scale) -> Measured:
-        bench.sources |= {"before", "after"}
+        bench.sources = {"training": {"before", "after"}}
         return Measured([HELD])
 
     claims["one"] = Claim("one", "one is good", changing)
-    command.main(["--quick", "--docs", str(tmp_path / "page"), "--output", str(tmp_path)])
+    assert "more than one state" in page_of(tmp_path, "--quick")
     assert "source changed meanwhile" in capsys.readouterr().err
-    assert "more than one state" in (tmp_path / "page" / "claims.md").read_text(encoding="utf-8")
 
 
 def test_the_stacks_claims_are_those_of_the_design() -> None:

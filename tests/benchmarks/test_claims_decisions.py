@@ -23,7 +23,7 @@ from benchmarks.claims import (
 )
 from benchmarks.claims.spread import Spread
 from benchmarks.claims.training import loss_of
-from benchmarks.claims.tuning import Tuned, best_rate, grid_text
+from benchmarks.claims.tuning import MOST_ADDED, Tuned, best_rate, grid_text, next_rate
 from benchmarks.report import MeasuringFailed, Row
 from model.parallel.device_model import DeviceModel
 from tests.benchmarks.claim_results import RATE, compared, result
@@ -47,19 +47,49 @@ def test_a_spread_of_nothing_is_refused() -> None:
 
 
 def test_the_rate_of_the_least_loss_is_chosen() -> None:
-    assert best_rate({1e-3: 3.0, 2e-3: 2.0, 4e-3: 2.5}) == Tuned(2e-3, is_at_edge=False)
+    assert best_rate({4e-3: 2.5, 1e-3: 3.0, 2e-3: 2.0}) == Tuned(2e-3, (1e-3, 2e-3, 4e-3))
+    assert not best_rate({1e-3: 3.0, 2e-3: 2.0, 4e-3: 2.5}).is_at_edge
 
 
 def test_a_rate_at_the_edge_of_the_grid_says_so() -> None:
     tuned = best_rate({1e-3: 3.0, 2e-3: 2.0})
     assert tuned.is_at_edge
-    assert "edge of the grid" in grid_text((1e-3, 2e-3), {"plain": tuned})
+    assert "plain 0.002 of 0.001/0.002 (edge of the grid)" in grid_text({"plain": tuned})
 
 
 def test_a_diverged_run_is_never_chosen() -> None:
     assert best_rate({1e-3: 3.0, 1e-2: math.nan, 1e-1: math.inf}).rate == 1e-3
-    with pytest.raises(ValueError, match="diverged"):
+    with pytest.raises(MeasuringFailed, match="diverged"):
         best_rate({1e-2: math.nan})
+
+
+@pytest.mark.parametrize(
+    ("losses", "beyond"),
+    [
+        ({1e-3: 3.0, 2e-3: 2.0}, 4e-3),
+        ({1e-3: 2.0, 2e-3: 3.0}, 5e-4),
+        ({1e-3: 3.0, 2e-3: 2.0, 4e-3: 2.5}, None),  # inside
+        ({1e-3: 4.0, 2e-3: 3.0, 4e-3: 2.5, 8e-3: 2.0}, None),  # grown enough
+        ({1e-3: math.inf, 2e-3: math.inf}, 5e-4),
+        ({1e-3: 2.0}, None),
+    ],
+)
+def test_a_grid_grows_beyond_the_edge_where_its_best_lies(
+    losses: dict[float, float], beyond: float | None
+) -> None:
+    assert next_rate(losses, 2) == beyond
+
+
+@given(best=st.floats(1e-6, 1.0), ratio=st.floats(1.5, 4.0))
+def test_a_growing_grid_comes_nearer_to_the_best_rate_and_ends(best: float, ratio: float) -> None:
+    losses = {rate: abs(math.log(rate / best)) for rate in (4e-3, float(f"{4e-3 * ratio:.2g}"))}
+    first = min(losses.values())
+    while (rate := next_rate(losses, 2)) is not None:
+        assert rate not in losses
+        losses[rate] = abs(math.log(rate / best))
+    assert min(losses.values()) <= first
+    assert len(losses) <= 2 + MOST_ADDED
+    assert not best_rate(losses).is_at_edge or len(losses) == 2 + MOST_ADDED
 
 
 # Sharing.

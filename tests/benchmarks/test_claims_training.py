@@ -232,5 +232,8 @@ def test_a_job_in_a_process_of_its_own_measures_memory(tmp_path: Path) -> None:
     bench = Bench(tmp_path, n_at_once=1, say=lambda text: None)
     model = decoder("deep", recompute.VOCABULARY, d_model=64, n_layers=8, d_ff=192).to_dict()
     settings = {"model": model, "seed": 0, "rows": 4, "length": 128}
-    found = {mode: bench.one(Job("recompute", {**settings, "mode": mode}), mode) for mode in ("none", "full")}
+    found = {
+        mode: bench.one(Job("recompute", {**settings, "mode": mode}, is_weighed=True), mode)
+        for mode in ("none", "full")
+    }
     assert 0 < found["full"]["process_bytes"] < found["none"]["process_bytes"]

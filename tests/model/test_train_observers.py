@@ -247,6 +247,17 @@ def test_points_lie_where_their_values_are() -> None:
     assert x0 == 70 and x1 == 740 and y0 > y1  # larger is higher
 
 
+def test_on_a_logarithmic_axis_equal_ratios_are_equal_distances() -> None:
+    line = Line("l", [1, 10, 1000], [1.0, 2.0, 3.0])
+    text = draw("t", [Panel("p", [line])], x_name="x", is_x_log=True)
+    [points] = re.findall(r'polyline points="([^"]+)"', text)
+    xs = [float(pair.split(",")[0]) for pair in points.split()]
+    assert xs[2] - xs[1] == pytest.approx(2 * (xs[1] - xs[0]), abs=0.2)
+    assert [tick in text for tick in (">1<", ">10<", ">100<", ">1k<")] == [True] * 4
+    with pytest.raises(ValueError, match="above zero"):
+        draw("t", [Panel("p", [Line("l", [0, 1], [1.0, 2.0])])], x_name="x", is_x_log=True)
+
+
 def test_long_curves_are_thinned_and_gaps_left_out() -> None:
     ys = [math.nan if k == 3 else float(k) for k in range(5000)]
     text = draw("t", [Panel("p", [Line("l", list(range(5000)), ys)])], x_name="x")
