@@ -83,7 +83,7 @@ class Job:
         self.cache = SequenceCache(transformer.config, transformer.dtype, transformer.device)
         self.cache_bytes_at_most = self.cache.bytes_for(len(generation.prompt) + generation.max_tokens)
         self.meter = RequestMeter(len(generation.prompt), time.monotonic_ns())
-        self.sampler = Sampler(generation.settings)
+        self.sampler = Sampler(generation.settings, prompt=generation.prompt)
         self.text = TextStream(served.tokenizer.token_bytes, generation.stop)
         self.unread = list(generation.prompt)  # tokens that the cache does not hold yet
         self.is_cancelled = False
@@ -236,7 +236,7 @@ class Engine:
     def _choose(self, job: Job, logits_V: Tensor) -> int | Literal[Finish.ERROR]:
         """The sequence's next token; logits that are not finite end only the sequence that they belong to."""
         try:
-            return job.sampler(logits_V)
+            return job.sampler(logits_V).token
         except FloatingPointError:
             log.exception("a sequence has no usable logits")
             return Finish.ERROR

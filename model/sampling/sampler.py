@@ -1,0 +1,135 @@
+"""Draws one sequence's tokens, one after the other or against drafts. Knows nothing of text, batches or engines.
+
+A draw is a function of the logits, the settings, the tokens before it (penalties, constraint), the seed and the
+index of the output token. Nothing else enters: not the call order, not other sequences. So a seed gives the same
+tokens alone, in a batch, after a preemption and under speculation, wherever the logits are the same.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import secrets
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.sampling.chosen import Chosen, with_logprobs
+from model.sampling.constraint import Constraint
+from model.sampling.filters import kept_tokens
+from model.sampling.noise import all_tokens, derived_seed, gumbel, key
+from model.sampling.penalties import Penalties
+from model.sampling.settings import MAX_SEED, SamplingSettings
+
+_LEAST_TEMPERATURE = 1e-5
+
+
+class Sampler:
+    """One answer's state: what it has drawn, and what may follow."""
+
+    def __init__(
+        self, settings: SamplingSettings, *, prompt: Sequence[int] = (), constraint: Constraint | None = None
+    ) -> None:
+        """`prompt` matters to the repetition penalty alone."""
+        self.settings = settings
+        self.constraint = constraint
+        self.seed = secrets.randbelow(MAX_SEED + 1) if settings.seed is None else settings.seed
+        self.n_drawn = 0
+        self._penalties = Penalties(settings, prompt)
+
+    def __call__(self, logits_V: Tensor) -> Chosen:
+        """Draws the next token and records it.
+
+        Raises FloatingPointError where the logits, or those of the tokens that the constraint allows, hold no finite
+        maximum, and ConstraintError where the constraint cannot go on.
+        """
+        raw_V: NDArray[np.float32] = logits_V.detach().float().cpu().numpy()
+        best = float(raw_V[raw_V.argmax()])  # a nan, where there is one
+        if not math.isfinite(best):
+            raise FloatingPointError("the model's logits are not finite")
+        token = self._drawn(self._penalties.applied(raw_V), self.n_drawn)
+        if self.constraint is not None:
+            self.constraint.accept(token)
+        self._penalties.record(token)
+        self.n_drawn += 1
+        if self.settings.logprobs is None:
+            return Chosen(token)
+        return with_logprobs(token, raw_V, best, self.settings.logprobs)
+
+    def verify(self, logits_MV: Tensor, drafts: Sequence[int]) -> list[Chosen]:
+        """The tokens that plain decoding would draw, up to and with the first that differs from its draft.
+
+        Row i of the logits stands behind i drafts, so M is one more than there are drafts. All tokens returned are
+        recorded; where all drafts were drawn, the last row gives one more token, unless a draft ended a constrained
+        answer. A draft is accepted with exactly the probability that sampling would draw it: the greatest that
+        keeps the distribution where drafts are single tokens (Leviathan et al. 2023, arXiv:2211.17192).
+        """
+        if logits_MV.shape[0] != len(drafts) + 1:
+            raise ValueError(
+                f"{len(drafts)} drafts need {len(drafts) + 1} rows of logits, not {logits_MV.shape[0]}"
+            )
+        chosen: list[Chosen] = []
+        for logits_V, draft in zip(logits_MV, (*drafts, None), strict=True):
+            chosen.append(self(logits_V))
+            if chosen[-1].token != draft or (self.constraint is not None and self.constraint.is_finished):
+                break
+        return chosen
+
+    def guess(self, logits_V: Tensor, ahead: int) -> int:
+        """What would be drawn `ahead` tokens from now if the model's logits were these; records nothing.
+
+        A draft made so shares the draw's randomness, which makes it likelier to be accepted than the likeliest token.
+        Penalties are those of now, and a constraint is left out: a guess may be wrong.
+        """
+        raw_V: NDArray[np.float32] = logits_V.detach().float().cpu().numpy()
+        return self._free(self._penalties.applied(raw_V), self.n_drawn + ahead)
+
+    def fork(self, i: int) -> Sampler:
+        """The sampler of the i-th of n answers, behind the same past; the 0-th goes on as this one would."""
+        other = copy.copy(self)
+        if i > 0:
+            other.seed = derived_seed(self.seed, i)
+            other.settings = replace(self.settings, seed=other.seed)
+        other._penalties = self._penalties.fork()
+        other.constraint = None if self.constraint is None else self.constraint.fork()
+        return other
+
+    def _drawn(self, logits_V: NDArray[np.float32], index: int) -> int:
+        """The token that is drawn from the changed logits, within the constraint."""
+        constraint = self.constraint
+        if constraint is None:
+            return self._free(logits_V, index)
+        if self._ignores_ruled_out_tokens:
+            token = self._free(logits_V, index)
+            if constraint.allows(token):
+                return token  # the winner among all tokens is the winner among those allowed
+        logits_V = np.where(constraint.mask(), logits_V, np.float32(-np.inf))
+        if not np.isfinite(logits_V.max()):
+            raise FloatingPointError("no token that the constraint allows has a finite logit")
+        return self._free(logits_V, index)
+
+    @property
+    def _ignores_ruled_out_tokens(self) -> bool:
+        """Whether ruling out tokens changes nothing for the others: filters count and weigh them all."""
+        settings = self.settings
+        return settings.temperature == 0 or (
+            settings.top_k == 0 and settings.top_p == 1 and settings.min_p == 0
+        )
+
+    def _free(self, logits_V: NDArray[np.float32], index: int) -> int:
+        """The token that is drawn where nothing is ruled out but by -inf; of even ones the lowest id."""
+        settings = self.settings
+        best = int(logits_V.argmax())
+        if settings.temperature == 0:
+            return best
+        scale = np.float32(1 / max(settings.temperature, _LEAST_TEMPERATURE))
+        relative_V = (logits_V - logits_V[best]) * scale
+        ids = kept_tokens(relative_V, settings)
+        noise_key = key(self.seed, index)
+        if ids is None:
+            relative_V += gumbel(noise_key, all_tokens(relative_V.size))
+            return int(relative_V.argmax())
+        return int(ids[(relative_V[ids] + gumbel(noise_key, ids.astype(np.uint32))).argmax()])
