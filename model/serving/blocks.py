@@ -1,0 +1,168 @@
+"""Who holds which block of the key/value cache, and which full blocks may be used again: the block pool.
+
+A block is a number; what it stores is the executor's business. A held block counts its holders, so that several
+sequences may share it. Full blocks are known by the hash of all tokens up to their end (Kwon et al. 2023,
+arXiv:2309.06180); when nobody holds such a block any more it stays findable until its room is needed, the longest
+unused first. Knows nothing of requests, tensors, threads or time.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+
+KEY_BYTES = (
+    16  # nobody finds two prefixes of one 128-bit hash; a salt keeps others' prefixes unknown beside that
+)
+
+
+class NoBlockError(Exception):
+    """Every block is held: somebody has to give some back first."""
+
+
+def root_key(salt: str) -> bytes:
+    """Where a chain of block keys starts. Chains of different salts never meet, so no prefix is shared over them."""
+    return blake2b(salt.encode(), digest_size=KEY_BYTES).digest()
+
+
+def next_key(key: bytes, tokens: Sequence[int]) -> bytes:
+    """The key of a full block of `tokens` behind the block (or root) of `key`."""
+    return blake2b(key + array("q", tokens).tobytes(), digest_size=KEY_BYTES).digest()
+
+
+class BlockPool:
+    """`n_blocks` blocks of `block_tokens` tokens; each is free, held by somebody, or idle: kept for its content only."""
+
+    def __init__(self, n_blocks: int, block_tokens: int) -> None:
+        if n_blocks < 1 or block_tokens < 1:
+            raise ValueError(
+                f"a pool needs blocks and room in them, not {n_blocks} blocks of {block_tokens} tokens"
+            )
+        self.n_blocks, self.block_tokens = n_blocks, block_tokens
+        self.n_evicted = 0  # blocks whose content was given up for room
+        self.sharing_changes = 0  # grows whenever a block gets its second holder or loses the last but one
+        self._holders = [0] * n_blocks
+        self._n_touched = 0  # blocks from here on were never held: memory that was never written stays unused
+        self._free: dict[int, None] = {}  # a set that gives back the last one added first
+        self._idle: dict[int, None] = {}  # longest unused first
+        self._block_of: dict[bytes, int] = {}
+        self._key_of: dict[int, bytes] = {}
+
+    @property
+    def n_available(self) -> int:
+        """Blocks that `allocate` can give, idle ones included."""
+        return self.n_blocks - self._n_touched + len(self._free) + len(self._idle)
+
+    @property
+    def n_held(self) -> int:
+        return self.n_blocks - self.n_available
+
+    @property
+    def n_idle(self) -> int:
+        return len(self._idle)
+
+    def holders(self, block: int) -> int:
+        return self._holders[block]
+
+    def blocks_for(self, n_tokens: int) -> int:
+        """Blocks that so many tokens fill or begin."""
+        return -(-n_tokens // self.block_tokens)
+
+    def allocate(self, after: int | None = None) -> int:
+        """A block for one holder, its content undefined; the one behind `after` where that is free.
+
+        Neighbours let an executor read a sequence's past in one piece. Raises NoBlockError.
+        """
+        block = self._take(after)
+        self._holders[block] = 1
+        return block
+
+    def _take(self, after: int | None) -> int:
+        if after is not None:
+            if after + 1 in self._free:
+                del self._free[after + 1]
+                return after + 1
+            if after + 1 == self._n_touched < self.n_blocks:
+                return self._take_untouched()
+        if self._free:
+            return self._free.popitem()[0]
+        if self._n_touched < self.n_blocks:
+            return self._take_untouched()
+        if not self._idle:
+            raise NoBlockError(f"all {self.n_blocks} blocks are held")
+        block = next(iter(self._idle))
+        del self._idle[block]
+        self._forget(block)
+        self.n_evicted += 1
+        return block
+
+    def _take_untouched(self) -> int:
+        self._n_touched += 1
+        return self._n_touched - 1
+
+    def share(self, block: int) -> None:
+        """One more holder, of a held or an idle block."""
+        holders = self._holders[block]
+        if holders == 0:
+            del self._idle[block]  # KeyError: a free block has nothing to share
+        else:
+            self.sharing_changes += 1
+        self._holders[block] = holders + 1
+
+    def release(self, block: int) -> None:
+        """One holder less; nobody may hold a block that it has released."""
+        holders = self._holders[block]
+        assert holders > 0, f"block {block} is released but nobody holds it"
+        self._holders[block] = holders - 1
+        if holders > 1:
+            self.sharing_changes += 1
+        elif block in self._key_of:
+            self._idle[block] = None
+        else:
+            self._free[block] = None
+
+    def release_all(self, blocks: Sequence[int]) -> None:
+        """Releases a sequence's blocks, the last first: what begins a prefix is given up after what continues it."""
+        for block in reversed(blocks):
+            self.release(block)
+
+    def register(self, block: int, key: bytes) -> None:
+        """Makes a held, full block findable. Where the same content is findable already, that one stays."""
+        assert self._holders[block] > 0, f"block {block} is registered but nobody holds it"
+        if key not in self._block_of and block not in self._key_of:
+            self._block_of[key] = block
+            self._key_of[block] = key
+
+    def find(self, keys: Iterable[bytes]) -> list[int]:
+        """The blocks of the longest known beginning of a chain; nobody holds them by that."""
+        found: list[int] = []
+        for key in keys:
+            block = self._block_of.get(key)
+            if block is None:
+                break
+            found.append(block)
+        return found
+
+    def n_idle_among(self, blocks: Iterable[int]) -> int:
+        return sum(self._holders[block] == 0 for block in blocks)
+
+    def forget(self, blocks: Iterable[int]) -> None:
+        """Makes held blocks impossible to find: their content is not to be trusted."""
+        for block in blocks:
+            assert self._holders[block] > 0, f"block {block} is forgotten but nobody holds it"
+            self._forget(block)
+
+    def forget_all_idle(self) -> int:
+        """Gives up everything that is kept for its content only; returns how many blocks that were."""
+        n_idle = len(self._idle)
+        for block in self._idle:
+            self._forget(block)
+            self._free[block] = None
+        self._idle.clear()
+        return n_idle
+
+    def _forget(self, block: int) -> None:
+        key = self._key_of.pop(block, None)
+        if key is not None:
+            del self._block_of[key]
