@@ -85,7 +85,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="tiny models, under ten minutes on two cores")
-    size.add_argument("--full", action="store_true", help="larger models and more seeds, hours; the default")
+    size.add_argument(
+        "--full", action="store_true", help="larger models and more seeds, about an hour; the default"
+    )
     parser.add_argument(
         "--output", type=Path, default=OUTPUT, help=f"where results are kept (default {OUTPUT})"
     )

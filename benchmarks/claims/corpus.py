@@ -19,8 +19,8 @@ from model.data.text_documents import TextDocument
 
 # With every full installation of Python: the same on every machine of one version, so that figures compare.
 CORPORA = ("python-docstrings", "python-topics", "python-sources", "python-instructions")
-VOCABULARY: dict[Scale, int] = {"quick": 1024, "full": 4096}
-MOST_BYTES: dict[Scale, int | None] = {"quick": 1_000_000, "full": None}  # of each corpus
+VOCABULARY: dict[Scale, int] = {"quick": 1024, "full": 2048}
+MOST_BYTES: dict[Scale, int] = {"quick": 1_000_000, "full": 4_000_000}  # of each corpus
 
 
 def corpus_job(scale: Scale) -> Job:

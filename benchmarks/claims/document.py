@@ -48,8 +48,8 @@ def _head(entries: Sequence[Entry]) -> str:
         "claim; do not edit it by hand. "
         f"{held} figures meet their target, {missed} miss it, the others have none or could not be measured. "
         "A missed target is reported with what was measured; nothing was left out.\n\n"
-        "`--quick` trains models of ten to a few hundred thousand parameters for some hundred steps, to see that all is "
-        "measured; `--full` trains models of one to some million parameters. Neither says what a large model would do."
+        "`--quick` trains models of up to half a million parameters for some hundred steps, to see that all is measured; "
+        "`--full` models of up to two million for about a thousand. Neither says what a large model would do."
     )
 
 

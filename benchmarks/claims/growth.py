@@ -51,9 +51,7 @@ class Trained:
 
 SETTINGS: dict[Scale, Settings] = {
     "quick": Settings({"d_model": 64, "n_layers": 3, "d_ff": 192}, 60_000, 40_000, (4e-3, 1e-2), (1, 2)),
-    "full": Settings(
-        {"d_model": 256, "n_layers": 6, "d_ff": 704}, 3_000_000, 2_000_000, (2e-3, 4e-3, 8e-3), (1, 2, 3)
-    ),
+    "full": Settings({"d_model": 96, "n_layers": 4, "d_ff": 256}, 400_000, 250_000, (4e-3, 8e-3), (1, 2, 3)),
 }
 
 

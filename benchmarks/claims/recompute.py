@@ -52,7 +52,7 @@ class Settings:
 
 SETTINGS: dict[Scale, Settings] = {
     "quick": Settings(192, 12, 512, 8, 256, (0,)),
-    "full": Settings(512, 16, 1408, 8, 512, (0, 1, 2)),
+    "full": Settings(384, 12, 1024, 4, 512, (0, 1, 2)),
 }
 
 

@@ -40,7 +40,7 @@ class Settings:
 
 SETTINGS: dict[Scale, Settings] = {
     "quick": Settings(80, 6, 208, 60_000, (4e-3, 1e-2), (1, 2)),
-    "full": Settings(256, 8, 704, 4_000_000, (2e-3, 4e-3, 8e-3), (1, 2, 3)),
+    "full": Settings(96, 6, 256, 400_000, (4e-3, 8e-3), (1, 2, 3)),
 }
 
 

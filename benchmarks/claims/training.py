@@ -38,7 +38,7 @@ EQUAL_MIX = {"general": 1.0, "domain": 1.0}
 # How much text a step and a score take, beside what claims choose.
 SIZES: dict[Scale, dict[str, Any]] = {
     "quick": {"batch_tokens": 256, "scored_tokens": 8_192},
-    "full": {"sequence_length": 256, "batch_tokens": 4_096, "scored_tokens": 65_536},
+    "full": {"sequence_length": 256, "batch_tokens": 512, "scored_tokens": 32_768},
 }
 PLAIN: dict[str, Any] = {"schedule": "cosine", "final_share": 0.1}  # of claims without a curriculum
 
