@@ -21,6 +21,7 @@ from benchmarks.claims import (
     sharing,
     sparse_moe,
 )
+from benchmarks.claims.corpus import VOCABULARY
 from benchmarks.claims.spread import Spread
 from benchmarks.claims.training import loss_of
 from benchmarks.claims.tuning import MOST_ADDED, Tuned, best_rate, grid_text, next_rate
@@ -177,9 +178,9 @@ def test_one_seed_without_a_gain_misses() -> None:
 
 
 def test_the_student_has_a_tenth_of_the_parameters() -> None:
-    for settings in distillation.SETTINGS.values():
+    for scale, settings in distillation.SETTINGS.items():
         student, teacher = (
-            distillation.decoder("any", 1024 if settings.student["d_model"] < 64 else 4096, **shape)
+            distillation.decoder("any", VOCABULARY[scale], **shape)
             for shape in (settings.student, settings.teacher)
         )
         assert 8 < teacher.total_parameters / student.total_parameters < 12
