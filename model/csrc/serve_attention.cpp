@@ -1,0 +1,162 @@
+// Attention of new tokens over keys and values in numbered blocks: queries times keys, softmax, times values.
+//
+// A task is up to 12 rows of (token, query head) that look at one key/value head of one sequence. Keys and values of a
+// block are packed like weights, so both products are those of serve_products.h. Blocks start at multiples of 16 tokens
+// and what a query may not see has probability zero: a row's result is the same in a whole prompt, in a chunk of it and
+// alone. Two passes, so memory grows with the keys; no tile of scores is ever larger than 12 rows.
+
+#include "serve_rows.h"
+
+namespace serve {
+
+// One key/value head of a block.
+struct Head {
+    int64_t keys_bytes, bytes;  // of the keys; of keys and values
+    int64_t panel_bytes;        // of 16 columns of the values
+    int group, number_bytes;
+    explicit Head(const Model &model) {
+        group = group_of(model.cache_kind);
+        number_bytes = row_bytes_of(model.cache_kind);
+        panel_bytes = BLOCK * HALF * number_bytes;
+        keys_bytes = up_to(model.d_key, group) * BLOCK * number_bytes;
+        bytes = keys_bytes + up_to(model.d_value, HALF) / HALF * panel_bytes;
+    }
+    char *at(const Model &model, int layer, int block, int head) const {
+        return model.cache + ((static_cast<int64_t>(layer) * model.n_blocks + block) * model.n_kv_heads + head) * bytes;
+    }
+};
+
+int64_t block_bytes(const Model &model) { return Head(model).bytes * model.n_kv_heads; }
+
+static LANES_INLINE void put(int32_t kind, char *to, int64_t i, float value) {
+    if (kind == FP32) reinterpret_cast<float *>(to)[i] = value;
+    else reinterpret_cast<lanes::bf16 *>(to)[i] = lanes::narrow(value);
+}
+
+void keep(const Model &model, int layer, const Part &part, int row, int head, const float *key, const float *value) {
+    const Head shape(model);
+    const int position = part.past + row, offset = position % BLOCK, g = shape.group;
+    char *keys = shape.at(model, layer, part.blocks[position / BLOCK], head), *values = keys + shape.keys_bytes;
+    // What an earlier owner left is multiplied with zeros: it has to be finite.
+    if (offset == 0) std::memset(values, 0, static_cast<size_t>(shape.bytes - shape.keys_bytes));
+    for (int d = 0; d < model.d_key; ++d) put(model.cache_kind, keys, (d / g * BLOCK + offset) * g + d % g, key[d]);
+    for (int d = 0; d < model.d_value; ++d) {
+        char *panel = values + d / HALF * shape.panel_bytes;
+        put(model.cache_kind, panel, (offset / g * HALF + d % HALF) * g + offset % g, value[d]);
+    }
+}
+
+// The rows of a task, of a part's rows (token, query head of the group).
+struct Task {
+    const Part *part;
+    int head, first, n;
+};
+
+// Working memory of a thread.
+struct Scratch {
+    float *scores;              // [TILE_ROWS][span]
+    char *weights;              // the same as the values' rows
+    const char **keys, **heads;  // of each block
+    int64_t span;
+    Scratch(char *memory, int64_t most_keys) {
+        span = up_to(most_keys + BLOCK, STRIP);
+        scores = reinterpret_cast<float *>(memory);
+        weights = memory + TILE_ROWS * span * 4;
+        keys = reinterpret_cast<const char **>(weights + TILE_ROWS * span * 4);
+        heads = keys + span / BLOCK;
+    }
+    static int64_t bytes(int64_t most_keys) {
+        const int64_t span = up_to(most_keys + BLOCK, STRIP);
+        return TILE_ROWS * span * 8 + span / BLOCK * 16;
+    }
+};
+
+int64_t attention_bytes(int64_t most_keys) { return Scratch::bytes(most_keys); }
+
+// e^(score - largest) in [first, end), zeros elsewhere in [0, n); as rows of `kind`; returns the sum of what was written.
+static float weigh(int32_t kind, const float *scores, float scale, int first, int end, int64_t n, char *to) {
+    float largest = -INFINITY;
+    for (int i = first; i < end; ++i) largest = scores[i] > largest ? scores[i] : largest;
+    Floats sums = lanes::zeros();
+    for (int64_t i = 0; i < n; i += LANES) {
+        Floats weights = lanes::exponential((lanes::load(scores + i) - largest) * scale);
+        if (i < first || i + LANES > end)
+            for (int lane = 0; lane < LANES; ++lane)
+                if (i + lane < first || i + lane >= end) weights[lane] = 0.0f;
+        if (kind == FP32) {
+            lanes::store(reinterpret_cast<float *>(to) + i, weights);
+        } else {
+            lanes::store(reinterpret_cast<lanes::bf16 *>(to) + i, weights);
+            weights = lanes::load(reinterpret_cast<lanes::bf16 *>(to) + i);
+        }
+        sums += weights;
+    }
+    return lanes::sum(sums);
+}
+
+static void attend_rows(const Model &model, int layer, const Task &task, const Memory &memory, char *thread_memory, int64_t most_keys) {
+    const Head shape(model);
+    const Scratch scratch(thread_memory, most_keys);
+    const int per_group = model.n_heads / model.n_kv_heads;
+    const Part &part = *task.part;
+    const int window = model.layers[layer].attention.window;
+    const float scale = model.layers[layer].attention.scale;
+    const int last_position = part.past + (task.first + task.n - 1) / per_group;
+    const auto first_key = [&](int position) { return window && position >= window ? position - window + 1 : 0; };
+    const int first_block = first_key(part.past + task.first / per_group) / BLOCK;
+    const int n_blocks = last_position / BLOCK - first_block + 1;
+    const char *rows[TILE_ROWS];
+    for (int i = 0; i < task.n; ++i) {
+        const int row = task.first + i, query = task.head * per_group + row % per_group;
+        rows[i] = memory.queries.data + ((part.first + row / per_group) * static_cast<int64_t>(model.n_heads) + query) * memory.queries.stride;
+    }
+    for (int b = 0; b < n_blocks; ++b) scratch.heads[b] = shape.at(model, layer, part.blocks[first_block + b], task.head);
+
+    Tile tile;
+    for (int b = 0; b < n_blocks; b += 2) {
+        const int64_t second = b + 1 < n_blocks ? scratch.heads[b + 1] - scratch.heads[b] : 0;
+        const Panel panel = {scratch.heads + b, 1, (model.d_key + shape.group - 1) / shape.group, second, UNIT, nullptr};
+        multiply(model.cache_kind, rows, task.n, panel, tile);
+        for (int i = 0; i < task.n; ++i) std::memcpy(scratch.scores + i * scratch.span + b * BLOCK, tile[i], sizeof tile[i]);
+    }
+    float sums[TILE_ROWS];
+    const int64_t row_bytes = scratch.span * shape.number_bytes;
+    for (int i = 0; i < task.n; ++i) {
+        const int position = part.past + (task.first + i) / per_group, base = first_block * BLOCK;
+        rows[i] = scratch.weights + i * row_bytes;
+        sums[i] = weigh(model.cache_kind, scratch.scores + i * scratch.span, scale, first_key(position) - base, position + 1 - base, n_blocks * BLOCK, scratch.weights + i * row_bytes);
+    }
+    for (int column = 0; column < model.d_value; column += STRIP) {
+        for (int b = 0; b < n_blocks; ++b) scratch.keys[b] = scratch.heads[b] + shape.keys_bytes + column / HALF * shape.panel_bytes;
+        const bool is_half = model.d_value - column <= HALF;
+        const Panel panel = {scratch.keys, n_blocks, BLOCK / shape.group, is_half ? 0 : shape.panel_bytes, UNIT, nullptr};
+        multiply(model.cache_kind, rows, task.n, panel, tile);
+        const int n_columns = model.d_value - column < STRIP ? model.d_value - column : STRIP;
+        for (int i = 0; i < task.n; ++i) {
+            const int row = task.first + i, query = task.head * per_group + row % per_group;
+            float *to = memory.heads_TN + (part.first + row / per_group) * memory.d_heads + query * model.d_value + column;
+            for (int c = 0; c < n_columns; ++c) to[c] = tile[i][c] / sums[i];
+        }
+    }
+}
+
+void attend(const Model &model, int layer, const Step &step, const Memory &memory) {
+    const int per_group = model.n_heads / model.n_kv_heads;
+    int n_tasks = 0;
+    for (int p = 0; p < step.n_parts; ++p) n_tasks += (step.parts[p].n * per_group + TILE_ROWS - 1) / TILE_ROWS;
+    n_tasks *= model.n_kv_heads;
+    share(model.n_threads, n_tasks, [&](int index, int thread) {
+        int tile = index / model.n_kv_heads, p = 0;
+        for (;; ++p) {
+            const int n_tiles = (step.parts[p].n * per_group + TILE_ROWS - 1) / TILE_ROWS;
+            if (tile < n_tiles) break;
+            tile -= n_tiles;
+        }
+        const Part &part = step.parts[p];
+        const int first = tile * TILE_ROWS, left = part.n * per_group - first;
+        const Task task = {&part, index % model.n_kv_heads, first, left < TILE_ROWS ? left : TILE_ROWS};
+        attend_rows(model, layer, task, memory, memory.threads + thread * memory.thread_bytes, step.most_keys);
+    });
+}
+
+}  // namespace serve

@@ -1,0 +1,92 @@
+// Rows times packed weights, for any number of rows: the one product of the serving kernels.
+//
+// A matrix [N, K] is packed into strips of 32 outputs: [N/32][K/group][32][group], so that a product reads it once from
+// front to back. Each output is summed by one lane in order of k, whatever number of rows is multiplied together: a
+// row's result depends neither on its neighbours nor on the number of threads. Keys and values of attention are packed
+// the same way, see serve_attention.cpp. Knows nothing of layers.
+
+#pragma once
+
+#include "lanes.h"
+
+namespace serve {
+
+constexpr int STRIP = 32;      // outputs that one tile computes
+constexpr int HALF = 16;       // outputs of one vector
+constexpr int TILE_ROWS = 12;  // 12 x 2 sums fill 24 of 32 registers
+constexpr int UNIT = 64;       // bytes of a vector of weights: HALF outputs of one group of k
+
+// How weights are kept, and rows for them.
+enum Kind : int32_t {
+    FP32 = 0,          // groups of 1, fp32 rows
+    BF16 = 1,          // groups of 2, bf16 rows
+    INT8 = 2,          // sign and magnitude, groups of 4, a scale per output; bf16 rows
+    INT8_DYNAMIC = 3,  // two's complement, groups of 4, a scale per output; rows of int8 + 128, a scale each
+};
+
+constexpr int group_of(int32_t kind) { return kind == FP32 ? 1 : kind == BF16 ? 2 : 4; }
+constexpr int row_bytes_of(int32_t kind) { return kind == FP32 ? 4 : kind == INT8_DYNAMIC ? 1 : 2; }  // of one number
+
+// Rows to be multiplied: row i lies at `first + index[i] * stride`, `index` null: one after the other.
+struct Rows {
+    const char *first;
+    int64_t stride;
+    const int32_t *index;
+    const float *scales;  // INT8_DYNAMIC: of row index[i]
+    int32_t at(int i) const { return index ? index[i] : i; }
+};
+
+// A packed matrix; the layout of this struct is model/serving/packed.py's too.
+struct Matrix {
+    const char *data;
+    const float *scales;    // [n rounded up to STRIP], null for FP32 and BF16
+    const int32_t *starts;  // INT8_DYNAMIC: -128 times the sum of each output's weights
+    int32_t n, k;           // k is rounded up to whole groups by the packing
+    int32_t kind;
+    int32_t padding;
+    int64_t strip_bytes() const {
+        const int group = group_of(kind);
+        return static_cast<int64_t>((k + group - 1) / group) * 2 * UNIT;
+    }
+    int strips() const { return (n + STRIP - 1) / STRIP; }
+};
+
+// Weights in memory as a tile reads them: two vectors per group, at `segment + offset * UNIT` and `second` bytes behind;
+// the segments follow each other in k.
+struct Panel {
+    const char *const *segments;
+    int n_segments;
+    int steps;  // groups per segment
+    int64_t second, stride;
+    const int32_t *starts;
+};
+
+// How many outputs of a strip are real.
+constexpr int in_strip(int n, int strip) { return n - strip * STRIP < STRIP ? n - strip * STRIP : STRIP; }
+
+typedef float Tile[TILE_ROWS][STRIP];
+
+// Sums of 1 to TILE_ROWS rows with a panel, without scales.
+void multiply(int32_t kind, const char *const *rows, int n_rows, const Panel &panel, Tile tile);
+
+// The same for one strip of a matrix and rows first .. first + n_rows - 1, scales applied. `expanded` is null or the
+// strip as BF16, made by `expand`.
+void multiply_strip(const Matrix &matrix, int strip, const Rows &rows, int first, int n_rows, const char *expanded, Tile tile);
+
+// INT8 weights of one strip as BF16 of the same values: pays where many tiles follow. `to` has room for twice the strip.
+void expand(const Matrix &matrix, int strip, char *to);
+
+// Calls each(row, outputs[STRIP]) for every row with its products with one strip.
+template <typename Each>
+LANES_INLINE void for_rows(const Matrix &matrix, int strip, const Rows &rows, int n_rows, char *room, const Each &each) {
+    const bool expands = matrix.kind == INT8 && n_rows > 2 * TILE_ROWS;
+    if (expands) expand(matrix, strip, room);
+    for (int first = 0; first < n_rows; first += TILE_ROWS) {
+        Tile tile;
+        const int count = n_rows - first < TILE_ROWS ? n_rows - first : TILE_ROWS;
+        multiply_strip(matrix, strip, rows, first, count, expands ? room : nullptr, tile);
+        for (int i = 0; i < count; ++i) each(first + i, tile[i]);
+    }
+}
+
+}  // namespace serve

@@ -1,0 +1,201 @@
+// One step of the compiled engine, from token ids to logits: the entry points that Python calls.
+//
+// The residual stream is fp32; rows for weights are narrowed once per product. A row's results do not depend on the
+// other rows of the step nor on the number of threads, see serve_products.h. Knows nothing of which sequence owns which
+// block, nor of sampling.
+
+#include "serve_rows.h"
+
+namespace serve {
+
+int64_t block_bytes(const Model &model);
+int64_t attention_bytes(int64_t most_keys);
+void keep(const Model &model, int layer, const Part &part, int row, int head, const float *key, const float *value);
+
+// --- Working memory ---------------------------------------------------------------------------------------------------
+
+namespace {
+
+// Hands out pieces of memory one after the other; from null it only counts.
+struct Pieces {
+    char *base;
+    int64_t used = 0;
+    template <typename T>
+    T *take(int64_t n) {
+        T *piece = base ? reinterpret_cast<T *>(base + used) : nullptr;
+        used += up_to(n * static_cast<int64_t>(sizeof(T)), 64);
+        return piece;
+    }
+    Packed take_rows(int32_t kind, int64_t n_rows, int64_t width) {
+        const int64_t stride = up_to(width, HALF) * row_bytes_of(kind);
+        char *data = take<char>(n_rows * stride);
+        return {data, kind == INT8_DYNAMIC ? take<float>(n_rows) : nullptr, stride};
+    }
+};
+
+int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// The largest of each size over the layers; `hidden` counts numbers of all rows together.
+struct Widths {
+    int64_t down = 0, hidden = 0, hidden_rows, experts = 0, chosen = 1, k = 0;
+    Widths(const Model &model, int64_t n_tokens) : hidden_rows(n_tokens) {
+        for (const Layer *layer = model.layers; layer < model.layers + model.n_layers; ++layer) {
+            down = most(down, layer->attention.down.n);
+            k = most(k, most(layer->attention.out.k, model.d_model));
+            k = most(k, most(layer->routed.width, layer->shared.width));
+            hidden = most(hidden, n_tokens * up_to(layer->shared.width, HALF));
+            if (!layer->routed.width) continue;
+            hidden = most(hidden, n_tokens * layer->router.top_k * up_to(layer->routed.width, HALF));
+            experts = most(experts, layer->router.weight.n);
+            chosen = most(chosen, layer->router.top_k);
+        }
+        hidden_rows *= chosen;
+    }
+};
+
+}  // namespace
+
+Memory lay_out(const Model &model, int n_tokens, int most_keys, char *base) {
+    const Widths widths(model, n_tokens);
+    Pieces pieces{base};
+    Memory memory{};
+    memory.d_x = up_to(model.d_model, STRIP);
+    memory.d_down = up_to(widths.down, STRIP);
+    memory.d_heads = static_cast<int64_t>(model.n_heads) * model.d_value;
+    memory.d_router = up_to(widths.experts, STRIP);
+    memory.x_TD = pieces.take<float>(n_tokens * memory.d_x);
+    memory.normed_TD = pieces.take<float>(n_tokens * memory.d_x);
+    memory.down_TN = pieces.take<float>(n_tokens * memory.d_down);
+    memory.heads_TN = pieces.take<float>(n_tokens * memory.d_heads);
+    memory.router_TE = pieces.take<float>(n_tokens * memory.d_router);
+    memory.in = pieces.take_rows(model.kind, n_tokens, most(model.d_model, static_cast<int64_t>(model.n_heads) * model.d_out));
+    memory.hidden = pieces.take_rows(model.kind, 1, widths.hidden);
+    if (model.kind == INT8_DYNAMIC) {
+        memory.hidden.scales = pieces.take<float>(widths.hidden_rows);
+        memory.hidden_NF = pieces.take<float>(widths.hidden);
+    }
+    memory.queries = pieces.take_rows(model.cache_kind, static_cast<int64_t>(n_tokens) * model.n_heads, model.d_key);
+    memory.weights_N = pieces.take<float>(n_tokens * widths.chosen);
+    memory.choice_weights_TK = pieces.take<float>(n_tokens * widths.chosen);
+    memory.tokens_N = pieces.take<int32_t>(n_tokens * widths.chosen);
+    memory.choices_TK = pieces.take<int32_t>(n_tokens * widths.chosen);
+    memory.offsets_E = pieces.take<int32_t>(widths.experts);
+    memory.thread_bytes = up_to(most(attention_bytes(most_keys), up_to(widths.k, 4) * STRIP * 2), 64);
+    memory.threads = pieces.take<char>(model.n_threads * memory.thread_bytes);
+    memory.bytes = pieces.used;
+    return memory;
+}
+
+// --- A step -----------------------------------------------------------------------------------------------------------
+
+namespace {
+
+// Norms the residual stream, in fp32 and as rows for weights.
+void norm(const Model &model, const float *weight, int n_tokens, const Memory &memory) {
+    share(model.n_threads, n_tokens, [&](int t, int) {
+        float *normed = memory.normed_TD + t * memory.d_x;
+        norm_row(memory.x_TD + t * memory.d_x, weight, model.d_model, model.eps, normed);
+        pack_row(model.kind, normed, model.d_model, memory.in.data + t * memory.in.stride, memory.in.scale(t));
+    });
+}
+
+void norm_heads(const AttentionWeights &weights, const float *weight, int n_heads, int width, float eps, float *x) {
+    if (weights.head_norm == ALL_HEADS) norm_row(x, weight, static_cast<int64_t>(n_heads) * width, eps, x);
+    if (weights.head_norm == EACH_HEAD)
+        for (int head = 0; head < n_heads; ++head) norm_row(x + head * width, weight, width, eps, x + head * width);
+}
+
+// From the projections of one token to its queries, and to its keys and values in the cache.
+void place_heads(const Model &model, int layer, const Part &part, int row, int turn, const Memory &memory) {
+    const AttentionWeights &weights = model.layers[layer].attention;
+    const int t = part.first + row, n_heads = model.n_heads, n_kv_heads = model.n_kv_heads, width = model.d_key;
+    float *q = memory.down_TN + t * memory.d_down, *k = q + n_heads * width, *v = k + n_kv_heads * width;
+    add_row(q, weights.b_down, weights.down.n);
+    norm_heads(weights, weights.q_norm, n_heads, width, model.eps, q);
+    norm_heads(weights, weights.k_norm, n_kv_heads, width, model.eps, k);
+    if (weights.clip < INFINITY)
+        for (int i = 0; i < weights.down.n; ++i) q[i] = q[i] > weights.clip ? weights.clip : q[i] < -weights.clip ? -weights.clip : q[i];
+    const float *cos = model.cos + static_cast<int64_t>(turn) * model.d_rotary, *sin = model.sin + static_cast<int64_t>(turn) * model.d_rotary;
+    for (int head = 0; head < n_heads; ++head) {
+        turn_row(q + head * width, cos, sin, width, model.is_interleaved);
+        const int64_t place = static_cast<int64_t>(t) * n_heads + head;
+        pack_row(model.cache_kind, q + head * width, width, memory.queries.data + place * memory.queries.stride, nullptr);
+    }
+    for (int head = 0; head < n_kv_heads; ++head) {
+        turn_row(k + head * width, cos, sin, width, model.is_interleaved);
+        keep(model, layer, part, row, head, k + head * width, v + head * model.d_value);
+    }
+}
+
+void attention(const Model &model, int index, const Step &step, const Memory &memory) {
+    const AttentionWeights &weights = model.layers[index].attention;
+    const auto room = [&](int thread) { return memory.threads + thread * memory.thread_bytes; };
+    norm(model, weights.norm, step.n_tokens, memory);
+    share(model.n_threads, weights.down.strips(), [&](int strip, int thread) {
+        for_rows(weights.down, strip, memory.in.rows(), step.n_tokens, room(thread), [&](int row, const float *outputs) {
+            std::memcpy(memory.down_TN + row * memory.d_down + strip * STRIP, outputs, STRIP * sizeof(float));
+        });
+    });
+    for (const Part *part = step.parts; part < step.parts + step.n_parts; ++part)
+        share(model.n_threads, part->n, [&](int row, int) { place_heads(model, index, *part, row, step.turns[part->first + row], memory); });
+    attend(model, index, step, memory);
+    share(model.n_threads, step.n_tokens, [&](int t, int) {
+        pack_row(model.kind, memory.heads_TN + t * memory.d_heads, weights.out.k, memory.in.data + t * memory.in.stride, memory.in.scale(t));
+    });
+    share(model.n_threads, weights.out.strips(), [&](int strip, int thread) {
+        for_rows(weights.out, strip, memory.in.rows(), step.n_tokens, room(thread), [&](int row, const float *outputs) {
+            float *x = memory.x_TD + row * memory.d_x + strip * STRIP;
+            if (weights.b_out) add_row(x, weights.b_out + strip * STRIP, in_strip(model.d_model, strip));
+            for (int c = 0; c < STRIP; c += LANES) lanes::store(x + c, lanes::load(x + c) + lanes::load(outputs + c));
+        });
+    });
+}
+
+// Last norm and head of the rows whose logits are wanted.
+void tell(const Model &model, const Step &step, const Memory &memory) {
+    for (int i = 0; i < step.n_wanted; ++i) {
+        norm_row(memory.x_TD + step.wanted[i] * memory.d_x, model.norm, model.d_model, model.eps, memory.normed_TD);
+        pack_row(model.kind, memory.normed_TD, model.d_model, memory.in.data + i * memory.in.stride, memory.in.scale(i));
+    }
+    if (!step.n_wanted) return;
+    share(model.n_threads, model.head.strips(), [&](int strip, int thread) {
+        for_rows(model.head, strip, memory.in.rows(), step.n_wanted, memory.threads + thread * memory.thread_bytes, [&](int row, const float *outputs) {
+            float *to = step.logits + static_cast<int64_t>(row) * model.head.n + strip * STRIP;
+            std::memcpy(to, outputs, static_cast<size_t>(in_strip(model.head.n, strip)) * sizeof(float));
+        });
+    });
+}
+
+}  // namespace
+}  // namespace serve
+
+// --- Entry points -----------------------------------------------------------------------------------------------------
+
+using namespace serve;
+
+LANES_EXPORT int64_t serve_block_bytes(const Model *model) { return block_bytes(*model); }
+
+LANES_EXPORT int64_t serve_memory(const Model *model, int32_t n_tokens, int32_t most_keys) {
+    return lay_out(*model, n_tokens, most_keys, nullptr).bytes;
+}
+
+LANES_EXPORT void serve_step(const Model *model, const Step *step) {
+    const Memory memory = lay_out(*model, step->n_tokens, step->most_keys, step->memory);
+    for (int t = 0; t < step->n_tokens; ++t) {
+        float *x = memory.x_TD + t * memory.d_x;
+        std::memcpy(x, model->embedding + static_cast<int64_t>(step->ids[t]) * model->d_model, static_cast<size_t>(model->d_model) * sizeof(float));
+    }
+    for (int layer = 0; layer < model->n_layers; ++layer) {
+        attention(*model, layer, *step, memory);
+        norm(*model, model->layers[layer].ffn_norm, step->n_tokens, memory);
+        feed(*model, layer, step->n_tokens, memory);
+    }
+    tell(*model, *step, memory);
+}
+
+// Sizes of the structs that Python mirrors, in the order of serve_model.h; returns how many.
+LANES_EXPORT int32_t serve_sizes(int64_t *sizes) {
+    const int64_t all[] = {sizeof(Matrix), sizeof(Stack), sizeof(AttentionWeights), sizeof(FeedForward), sizeof(Router), sizeof(Layer), sizeof(Model), sizeof(Part), sizeof(Step)};
+    std::memcpy(sizes, all, sizeof all);
+    return sizeof all / sizeof all[0];
+}

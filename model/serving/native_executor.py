@@ -1,0 +1,184 @@
+"""Computes the engine's steps with the stack's own kernels (model/csrc/serve_*.cpp): one C call per step.
+
+Weights are packed once, in fp32, bf16 or int8; keys and values lie in blocks of 16 tokens, in fp32 where the weights
+are and in bf16 otherwise. A sequence's logits are the same bits alone and in any batch, in one chunk or in many, and
+with any number of threads. Knows nothing of requests, sampling or which sequence owns which block.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model import native
+from model.config import ModelConfig
+from model.serving import native_tables as tables
+from model.serving.executor import Part
+from model.serving.native_weights import NativeWeights
+from model.serving.packed import KINDS, Weights, huge_zeros
+from model.transformer import Transformer
+
+BLOCK_TOKENS = 16  # BLOCK of serve_model.h
+MOST_EXPERTS = 1024
+
+
+def supports(config: ModelConfig) -> str | None:
+    """Why a model cannot be computed here; None where it can. The torch executor computes all."""
+    library = native.library()
+    if library is None:
+        return native.state()
+    try:
+        tables.check(library)
+    except tables.TablesError as error:
+        return str(error)
+    if config.latent is not None:
+        return "latent attention has no compiled form yet"
+    if config.moe is not None and config.moe.n_experts > MOST_EXPERTS:
+        return f"more than {MOST_EXPERTS} experts"
+    return None
+
+
+class NativeExecutor:
+    """Implements `executor.Executor`. Raises ValueError for a model that `supports` refuses.
+
+    `n_threads` is torch's own number where None. Memory of the cache is taken as blocks are written.
+    """
+
+    def __init__(
+        self,
+        transformer: Transformer,
+        n_blocks: int,
+        *,
+        weights: Weights = "bf16",
+        n_threads: int | None = None,
+    ) -> None:
+        reason = supports(transformer.config)
+        if reason is not None:
+            raise ValueError(f"{transformer.config.name} has no compiled executor: {reason}")
+        if weights not in get_args(Weights):
+            raise ValueError(f"weights must be one of {', '.join(get_args(Weights))}, not {weights!r}")
+        if n_blocks < 1:
+            raise ValueError("n_blocks must be at least 1")
+        library = native.library()
+        assert library is not None
+        self._library = library
+        self.config = transformer.config
+        self.block_tokens = BLOCK_TOKENS
+        self.n_blocks = n_blocks
+        self.weights = NativeWeights(transformer, weights)
+        self._rotary = transformer.rotary
+        self._model = self._described(n_threads or torch.get_num_threads())
+        self._model_at = ctypes.addressof(self._model)
+        layer_bytes = int(library.serve_block_bytes(ctypes.byref(self._model)))
+        self.bytes_per_block = layer_bytes * self.config.n_layers
+        self._cache = huge_zeros(n_blocks * self.bytes_per_block).view(-1, n_blocks, layer_bytes)
+        self._model.cache = self._cache.data_ptr()
+        self._memory = torch.empty(0, dtype=torch.uint8)
+        self._turn_tables: tuple[Tensor, ...] = ()
+        if not self._rotary.is_dynamic:
+            self._set_turns(torch.arange(self.config.max_context), None)
+
+    @torch.inference_mode()
+    def step(self, parts: Sequence[Part]) -> Tensor:
+        """fp32 logits [sum of n_logits, V], see `Executor.step`. Raises ValueError for a part that cannot be computed."""
+        ids: list[int] = []
+        positions: list[int] = []
+        wanted: list[int] = []
+        blocks: list[int] = []
+        rows = (tables.PartRow * len(parts))()
+        most_keys = 0
+        for row, part in zip(rows, parts, strict=True):
+            n_tokens, n_keys = len(part.tokens), part.past + len(part.tokens)
+            self._check(part, n_keys)
+            row.first, row.n, row.past = len(ids), n_tokens, part.past
+            row.blocks = len(blocks) * 4  # from the start of the table below
+            ids.extend(part.tokens)
+            positions.extend(range(part.past, n_keys))
+            wanted.extend(range(len(ids) - part.n_logits, len(ids)))
+            blocks.extend(part.blocks)
+            most_keys = max(most_keys, n_keys)
+        table = np.array(blocks, dtype=np.int32)
+        if not parts or table.min() < 0 or table.max() >= self.n_blocks:
+            raise ValueError(f"a step needs parts whose blocks lie in 0 .. {self.n_blocks - 1}")
+        for row in rows:
+            row.blocks = table.ctypes.data + (row.blocks or 0)
+        ids_T = np.array(ids, dtype=np.int32)
+        if ids_T.min() < 0 or ids_T.max() >= self.config.vocab_size:
+            raise ValueError(f"token ids must lie in 0 .. {self.config.vocab_size - 1}")
+        turns_T = np.array(positions, dtype=np.int32)
+        if self._rotary.is_dynamic:
+            lengths = [part.past + len(part.tokens) for part in parts for _ in part.tokens]
+            self._set_turns(torch.from_numpy(turns_T), torch.tensor(lengths))
+            turns_T = np.arange(len(ids), dtype=np.int32)
+        wanted_N = np.array(wanted, dtype=np.int32)
+        logits_NV = torch.empty((len(wanted), self.config.vocab_size))
+        step = tables.Step(
+            ids_T.ctypes.data,
+            turns_T.ctypes.data,
+            wanted_N.ctypes.data,
+            ctypes.addressof(rows),
+            logits_NV.data_ptr(),
+            self._working_memory(len(ids), most_keys),
+            len(ids),
+            len(parts),
+            len(wanted),
+            most_keys,
+        )
+        self._library.serve_step(self._model_at_pointer(), ctypes.byref(step))
+        return logits_NV
+
+    def copy_block(self, source: int, target: int) -> None:
+        """Copies one block's keys and values in all layers."""
+        self._cache[:, target] = self._cache[:, source]
+
+    def _model_at_pointer(self) -> ctypes.c_void_p:
+        return ctypes.c_void_p(self._model_at)
+
+    def _check(self, part: Part, n_keys: int) -> None:
+        """What would make the kernels read or write where they must not."""
+        if not part.tokens or part.past < 0 or n_keys > self.config.max_context:
+            raise ValueError("each part needs new tokens that end within max_context")
+        if len(part.blocks) * BLOCK_TOKENS < n_keys:
+            raise ValueError(f"{n_keys} tokens do not fit into {len(part.blocks)} blocks of {BLOCK_TOKENS}")
+        if not 0 <= part.n_logits <= len(part.tokens):
+            raise ValueError("logits can be had after new tokens only")
+
+    def _working_memory(self, n_tokens: int, most_keys: int) -> int:
+        """The address of enough memory for a step; it grows and stays."""
+        needed = int(self._library.serve_memory(self._model_at, n_tokens, most_keys))
+        if needed > self._memory.numel():
+            self._memory = huge_zeros(needed + needed // 4)
+        return self._memory.data_ptr()
+
+    def _set_turns(self, positions: Tensor, lengths: Tensor | None) -> None:
+        rotation = self._rotary.at(positions.long(), torch.float32, lengths)
+        self._turn_tables = (rotation.cos.contiguous(), rotation.sin.contiguous())
+        self._model.cos, self._model.sin = (table.data_ptr() for table in self._turn_tables)
+
+    def _described(self, n_threads: int) -> tables.Model:
+        config, weights = self.config, self.weights
+        return tables.Model(
+            layers=ctypes.addressof(weights.layers),
+            embedding=weights.embedding,
+            norm=weights.norm,
+            head=weights.head,
+            n_layers=config.n_layers,
+            n_blocks=self.n_blocks,
+            n_threads=n_threads,
+            d_model=config.d_model,
+            n_heads=config.n_heads,
+            n_kv_heads=config.n_kv_heads,
+            d_key=config.d_head,
+            d_value=config.d_head,
+            d_rotary=config.d_head,
+            is_interleaved=config.rope_interleaved,
+            d_out=config.d_head,
+            kind=KINDS[weights.weights],
+            cache_kind=KINDS["fp32" if weights.weights == "fp32" else "bf16"],
+            eps=config.norm_eps,
+        )

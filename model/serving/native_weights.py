@@ -1,0 +1,140 @@
+"""A transformer's weights as the tables of the compiled engine: packed, with everything the kernels ask of a layer.
+
+Weights that layers share are packed once. The embedding is read where it lies; all else is a copy, so the transformer's
+own layers may be dropped afterwards. Knows nothing of steps or caches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from model.config import ModelConfig
+from model.layers.attention import Attention
+from model.layers.block import Block
+from model.layers.ffn import SwiGLU
+from model.layers.moe import MoELayer
+from model.layers.norm import RMSNorm
+from model.layers.router import Router
+from model.serving import native_tables as tables
+from model.serving.packed import PackedMemory, PackedStack, Weights, interleaved, pack, pointer
+from model.transformer import Transformer
+
+HEAD_NORMS = {"none": 0, "head": 1, "all": 2}
+
+
+class NativeWeights:
+    """`layers`, `head`, `norm` and `embedding` for a `tables.Model`; keeps all memory that they point to."""
+
+    def __init__(self, transformer: Transformer, weights: Weights) -> None:
+        self.weights = weights
+        self.config: ModelConfig = transformer.config
+        self._memory = PackedMemory()
+        self._kept: list[Tensor | PackedStack] = []
+        self._attentions: dict[int, tables.AttentionWeights] = {}
+        self._ffns: dict[int, tables.Layer] = {}
+        blocks = list(cast("Iterable[Block]", transformer.layers))
+        self.layers = (tables.Layer * len(blocks))(*(self._layer(block) for block in blocks))
+        head = transformer.embedding if transformer.head is None else transformer.head
+        self.head = tables.matrix(self._pack(head))
+        self.norm = self._vector(transformer.norm.weight)
+        self.embedding = self._vector(transformer.embedding)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of packed matrices, without norms, biases and the embedding."""
+        return self._memory.n_bytes
+
+    def _pack(self, weight: Tensor, weights: Weights | None = None) -> PackedStack:
+        packed = pack(weight, weights or self.weights, self._memory)
+        self._kept.append(packed)
+        return packed
+
+    def _vector(self, values: Tensor | None) -> tables.c_void_p:
+        """The address of fp32 values that stay."""
+        if values is None:
+            return pointer(None)
+        kept = values.detach().float().contiguous()
+        self._kept.append(kept)
+        return pointer(kept)
+
+    def _norm(self, norm: RMSNorm | None) -> tables.c_void_p:
+        return self._vector(None if norm is None else norm.weight)
+
+    def _layer(self, block: Block) -> tables.Layer:
+        attention, ffn = block.attention, block.ffn
+        if id(attention) not in self._attentions:
+            assert isinstance(attention, Attention), "NativeExecutor.supports refuses other kinds"
+            self._attentions[id(attention)] = self._attention(attention)
+        if id(ffn) not in self._ffns:
+            self._ffns[id(ffn)] = self._mixture(ffn) if isinstance(ffn, MoELayer) else self._dense(ffn)
+        layer = tables.Layer.from_buffer_copy(self._ffns[id(ffn)])
+        layer.attention = self._attentions[id(attention)]
+        layer.attention.norm = self._norm(block.attention_norm)
+        layer.attention.window = block.window or 0
+        layer.ffn_norm = self._norm(block.ffn_norm)
+        return layer
+
+    def _attention(self, attention: Attention) -> tables.AttentionWeights:
+        biases = [attention.b_q, attention.b_k, attention.b_v]
+        return tables.AttentionWeights(
+            down=tables.matrix(self._pack(torch.cat([attention.w_q, attention.w_k, attention.w_v]))),
+            out=tables.matrix(self._pack(attention.w_o)),
+            b_down=self._vector(_joined(biases)),
+            q_norm=self._norm(attention.q_norm),
+            k_norm=self._norm(attention.k_norm),
+            b_out=self._vector(attention.b_o),
+            head_norm=HEAD_NORMS[self.config.qk_norm],
+            clip=math.inf if attention.clip is None else attention.clip,
+            scale=attention.d_head**-0.5,
+        )
+
+    def _dense(self, ffn: SwiGLU) -> tables.Layer:
+        return tables.Layer(shared=self._feed_forward(ffn))
+
+    def _feed_forward(self, ffn: SwiGLU) -> tables.FeedForward:
+        return tables.FeedForward(
+            gate_up=tables.stack(self._pack(interleaved(ffn.w_gate, ffn.w_up))),
+            down=tables.stack(self._pack(ffn.w_down)),
+            b_gate=self._vector(ffn.b_gate),
+            b_up=self._vector(ffn.b_up),
+            b_down=self._vector(ffn.b_down),
+            width=ffn.w_gate.shape[0],
+        )
+
+    def _mixture(self, moe: MoELayer) -> tables.Layer:
+        experts = moe.experts
+        routed = tables.FeedForward(
+            gate_up=tables.stack(self._pack(interleaved(experts.w_gate, experts.w_up))),
+            down=tables.stack(self._pack(experts.w_down)),
+            width=experts.w_gate.shape[1],
+        )
+        layer = tables.Layer(routed=routed, router=self._router(moe.router))
+        if moe.shared is not None:
+            layer.shared = self._feed_forward(moe.shared)
+            layer.shared_gate = self._vector(moe.shared_gate)
+        return layer
+
+    def _router(self, router: Router) -> tables.Router:
+        """In fp32 always, as the router computes."""
+        config = router.config
+        return tables.Router(
+            weight=tables.matrix(self._pack(router.weight, "fp32")),
+            bias=self._vector(router.bias),
+            top_k=config.top_k,
+            n_groups=config.n_groups,
+            top_groups=config.top_groups,
+            is_sigmoid=config.gate == "sigmoid",
+            sums_two=config.group_score == "top2",
+            normalises=config.normalise_top_k,
+            scale=config.routed_scale,
+        )
+
+
+def _joined(parts: list[Tensor | None]) -> Tensor | None:
+    given = [part for part in parts if part is not None]
+    return torch.cat(given) if given else None
