@@ -71,7 +71,8 @@ def _bins(relative_V: Floats) -> Ids:
     """Bins of equal width over the logits' range, 0 for the largest."""
     depth = min(max(-float(relative_V.min()), 1e-6), _DEEPEST)
     bins_V = relative_V * np.float32(-(_N_BINS - 1) / depth)
-    return np.minimum(bins_V, np.float32(_N_BINS - 1), out=bins_V).astype(np.intp)
+    bins: Ids = np.minimum(bins_V, np.float32(_N_BINS - 1)).astype(np.intp)
+    return bins
 
 
 def _sorted(relative_V: Floats, ids: Ids) -> Ids:
