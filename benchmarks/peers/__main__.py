@@ -1,0 +1,53 @@
+"""Measure the stack beside its peers and print one report. See the package for how.
+
+Progress is on standard error. Exit 0 where measuring worked, whether targets are met or not; 1 where it did not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from benchmarks.peers import serve, train
+from benchmarks.report import MeasuringFailed, Report
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    command = f"python -m benchmarks.peers {options.what}" + (" --quick" if options.quick else "")
+    try:
+        if options.what == "train":
+            rows = train.measure(quick=options.quick)
+        else:
+            rows = serve.measure(quick=options.quick, setup=options.setup)
+    except MeasuringFailed as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    Report.here(command, rows).show(as_json=options.json)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    commands = parser.add_subparsers(dest="what", required=True)
+    for name, about in (
+        ("train", "optimiser steps beside transformers"),
+        ("serve", "the engine beside transformers, vLLM and llama.cpp"),
+    ):
+        command = commands.add_parser(name, help=about)
+        command.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
+        command.add_argument(
+            "--quick", action="store_true", help="fewer shapes and rounds, under four minutes"
+        )
+    commands.choices["serve"].add_argument(
+        "--setup",
+        action="store_true",
+        help="set the peers up first, each in its own environment below .gainshare/peers (about 4 GB, 10 minutes)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""Who is compared in serving, in which number format, and how each is started. Does not import torch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.peers.environments import PEERS, interpreter
+from benchmarks.peers.models import PeerModel
+from benchmarks.peers.side import Side, driver
+from benchmarks.peers.workloads import LARGEST_BATCH, MAX_TOKENS
+
+OURS = "ours"
+LOAD_TIMEOUT_S = 600.0  # vLLM compiles
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One engine in one format of weights; `peer` is None for this stack's own engine."""
+
+    engine: str
+    weights: str
+    module: str
+    peer: str | None = None
+    env: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def name(self) -> str:
+        return f"{self.engine} {self.weights}"
+
+    def path(self, model: PeerModel) -> Path:
+        return model.gguf(self.weights) if self.engine == "llama.cpp" else model.hf
+
+    @property
+    def is_eight_bit(self) -> bool:
+        return self.weights in ("int8", "q8_0")
+
+
+_VLLM_ENV = (
+    ("VLLM_ENABLE_V1_MULTIPROCESSING", "0"),  # the engine in the process that is stopped and timed
+    ("VLLM_CPU_KVCACHE_SPACE", "1"),  # GiB
+    ("VLLM_CPU_OMP_THREADS_BIND", "nobind"),  # its core is given from outside
+    ("VLLM_NO_USAGE_STATS", "1"),
+    ("HF_HUB_OFFLINE", "1"),
+)
+
+CONTENDERS = (
+    Contender(OURS, "bf16", "ours_serve"),
+    Contender(OURS, "int8", "ours_serve"),
+    Contender("transformers", "bf16", "transformers_serve", "transformers"),
+    Contender("vllm", "bf16", "vllm_serve", "vllm", _VLLM_ENV),
+    Contender("llama.cpp", "f16", "llama_serve", "llama.cpp"),
+    Contender("llama.cpp", "bf16", "llama_serve", "llama.cpp"),
+    Contender("llama.cpp", "q8_0", "llama_serve", "llama.cpp"),
+)
+
+
+def available(home: Path, say: Callable[[str], None]) -> dict[Contender, Path]:
+    """The interpreters of those that are set up; `say` is told of the others."""
+    found: dict[Contender, Path] = {}
+    for contender in CONTENDERS:
+        python = Path(sys.executable)
+        if contender.peer is not None:
+            peers = interpreter(PEERS[contender.peer], home)
+            if peers is None:
+                say(f"{contender.name} is not set up: run python -m benchmarks.peers serve --setup")
+                continue
+            python = peers
+        found[contender] = python
+    return found
+
+
+def start(contender: Contender, python: Path, *, core: int, home: Path) -> Side:
+    """Its process, not loaded yet."""
+    log = home / "logs" / f"serve-{contender.name.replace(' ', '-')}.log"
+    env: Mapping[str, str] = {**dict(contender.env), "VLLM_CACHE_ROOT": str(home / "cache" / "vllm")}
+    return Side(contender.name, argv=driver(contender.module, python), core=core, log=log, env=env)
+
+
+def load(side: Side, contender: Contender, model: PeerModel) -> dict[str, object]:
+    """What the driver says of its engine: version, seconds, memory. Raises SideFailed."""
+    room = (
+        {} if contender.engine == "transformers" else {"max_tokens": MAX_TOKENS, "max_batch": LARGEST_BATCH}
+    )
+    return side.ask(
+        "load",
+        timeout_s=LOAD_TIMEOUT_S,
+        path=str(contender.path(model)),
+        weights=contender.weights,
+        **room,
+    )

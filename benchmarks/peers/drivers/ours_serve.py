@@ -1,0 +1,143 @@
+"""Serving with this stack: requests are submitted to the engine as a node does it, one thread listens.
+
+Token ids are read from the text of events, so the driver asks nothing of the engine that a node does not.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.peers.drivers.channel import resident_bytes, serve
+from benchmarks.peers.drivers.record import Record
+from model import hf
+from model.sampling import SamplingSettings
+from model.serving.chat import TINY_TEMPLATE, ChatTemplate
+from model.serving.engine import Engine, EngineLimits, Event, Finish, Generation
+from model.serving.executor import Executor, Part
+from model.serving.native_executor import BLOCK_TOKENS, NativeExecutor
+from model.serving.served import ServedModel
+from model.transformer import Transformer
+
+WAIT_S = 120.0
+
+_engine: Engine | None = None
+_clock: TimedExecutor
+
+
+class IdTokenizer:
+    """Spells a token as its number and a space: texts tell which tokens they are made of."""
+
+    stop_tokens: frozenset[int] = frozenset()
+
+    def encode(self, text: str) -> list[int]:
+        return [int(number) for number in text.split()]
+
+    def token_bytes(self, token: int) -> bytes:
+        return f"{token} ".encode()
+
+
+class TimedExecutor:
+    """An executor that counts its steps and the nanoseconds in them."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self.block_tokens, self.n_blocks = executor.block_tokens, executor.n_blocks
+        self.bytes_per_block = executor.bytes_per_block
+        self.reset()
+
+    def reset(self) -> None:
+        self.ns = self.steps = 0
+
+    def step(self, parts: Sequence[Part]) -> Tensor:
+        begun = time.monotonic_ns()
+        logits = self._executor.step(parts)
+        self.ns += time.monotonic_ns() - begun
+        self.steps += 1
+        return logits
+
+    def copy_block(self, source: int, target: int) -> None:
+        self._executor.copy_block(source, target)
+
+
+def load(path: str, weights: str, max_tokens: int, max_batch: int) -> dict[str, Any]:
+    """The folder's weights in `weights`, on the compiled executor."""
+    global _engine, _clock
+    torch.set_num_threads(1)
+    begun = time.monotonic()
+    config, state = hf.load(Path(path), dtype=torch.float32)
+    transformer = hf.to_transformer(config, state)
+    _clock = TimedExecutor(_executor(transformer, weights, max_tokens, max_batch))
+    served = ServedModel(config.name, transformer, IdTokenizer(), ChatTemplate(TINY_TEMPLATE), {})
+    _engine = Engine(served, EngineLimits(max_running=max_batch), executor=_clock)
+    _engine.start()
+    seconds = time.monotonic() - begun
+    return {"version": "of this tree", "load_s": seconds, "resident_bytes": resident_bytes()}
+
+
+def run(name: str, requests: list[dict[str, Any]]) -> dict[str, Any]:
+    """Answers the requests; each is submitted when it arrives."""
+    assert _engine is not None
+    run = _Run(_engine, requests)
+    _clock.reset()
+    begun = time.monotonic_ns()
+    answer = run.answer()
+    busy_ns = time.monotonic_ns() - begun
+    return {**answer, "executor_ns": _clock.ns, "steps": _clock.steps, "busy_ns": busy_ns}
+
+
+class _Run:
+    """One workload on its way: the engine's thread reports tokens, this one submits what has arrived."""
+
+    def __init__(self, engine: Engine, requests: list[dict[str, Any]]) -> None:
+        self.engine, self.record = engine, Record(requests)
+        self.failure: str | None = None
+        self.changed = threading.Condition()
+        self.waits_for = 0  # the number of tokens at which the next request arrives
+
+    def answer(self) -> dict[str, Any]:
+        with self.changed:
+            while not self.record.is_done and self.failure is None:
+                for number, request in self.record.arrived():
+                    self._submit(number, request)
+                self.waits_for = self.record.next_arrival
+                if not self.changed.wait(WAIT_S):
+                    raise RuntimeError(f"the engine gave no token for {WAIT_S:.0f} s")
+        if self.failure is not None:
+            raise RuntimeError(f"the engine ended a request: {self.failure}")
+        return self.record.answer()
+
+    def _submit(self, number: int, request: dict[str, Any]) -> None:
+        generation = Generation(
+            prompt=tuple(request["prompt"]),
+            max_tokens=request["n_new"],
+            settings=SamplingSettings(temperature=0.0),
+            ignore_stop_tokens=True,
+        )
+        self.engine.submit(generation, lambda event: self._hear(number, event))
+
+    def _hear(self, number: int, event: Event) -> None:
+        """On the engine's thread; the other one is woken only when it has something to do."""
+        now_ns = time.monotonic_ns()
+        with self.changed:
+            for word in event.text.split():
+                self.record.token(number, int(word), now_ns)
+            if event.finish not in (None, Finish.LENGTH):
+                self.failure = str(event.finish)
+            if self.failure or self.record.is_done or self.record.n_produced >= self.waits_for:
+                self.changed.notify()
+
+
+def _executor(transformer: Transformer, weights: str, max_tokens: int, max_batch: int) -> Executor:
+    n_blocks = max_batch * -(-max_tokens // BLOCK_TOKENS) + 1
+    return NativeExecutor(transformer, n_blocks, weights=weights)
+
+
+if __name__ == "__main__":
+    serve({"load": load, "run": run})

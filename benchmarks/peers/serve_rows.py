@@ -1,0 +1,191 @@
+"""Serving's answers to rows: rates of every contender, ratios to the peers, shares of the rooflines. Starts nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.peers import rates, targets
+from benchmarks.peers.contenders import OURS, Contender
+from benchmarks.peers.machine import Machine
+from benchmarks.peers.models import PeerModel
+from benchmarks.peers.quartiles import Quartiles
+from benchmarks.peers.roofline import cache_read, prefill_flops, weights_read
+from benchmarks.peers.turns import Answer
+from benchmarks.peers.workloads import PREFILL
+from benchmarks.report import Row
+
+MIB = 1 << 20
+B1, B16 = "decode B1", "decode B16"
+
+
+@dataclass
+class Measured:
+    """All that was found out about one model."""
+
+    model: PeerModel
+    contenders: dict[str, Contender] = field(default_factory=dict)
+    loaded: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    answers: dict[str, dict[str, list[Answer]]] = field(default_factory=dict)  # by workload and contender
+    prompt_tokens: dict[str, list[list[int]]] = field(default_factory=dict)  # by workload and round
+    prefix: dict[str, list[tuple[Answer, Answer]]] = field(default_factory=dict)  # miss and hit
+    bandwidth: dict[str, float] = field(default_factory=dict)  # bytes/s, by format of weights
+    gemm: float = 0.0  # FLOP/s in bf16
+
+    def peaks(self, machine: Machine) -> None:
+        """Asks the machine again: the best of a run counts."""
+        self.gemm = machine.gemm("bfloat16")
+        for weights in targets.CLASSES:
+            n_bytes = int(weights_read(self.model.config, weights))
+            self.bandwidth[weights] = machine.bandwidth(n_bytes)
+
+    def rates(self, task: str) -> dict[str, list[float]]:
+        """Tokens per second by contender, round by round; those that gave no answer are left out."""
+        found: dict[str, list[float]] = {}
+        for name, answers in self.answers[task].items():
+            if not answers:
+                continue
+            if task in PREFILL:
+                found[name] = [rates.prefill_rate(answer, PREFILL[task]) for answer in answers]
+            else:
+                found[name] = [rates.decode_rate(answer) for answer in answers]
+        return found
+
+
+def rows_of(found: Measured) -> list[Row]:
+    """All rows but those of the answers' check."""
+    rows: list[Row] = []
+    for task in found.answers:
+        by_name = found.rates(task)
+        rows += ratio_rows(found, task, by_name)
+        rows += [_rate_row(found, task, name, values) for name, values in by_name.items()]
+    rows += roofline_rows(found)
+    for name in found.prefix:
+        rows += _own_rows(found, name)
+    return rows + [_load_row(found, name) for name in found.loaded]
+
+
+def ratio_rows(found: Measured, task: str, by_name: Mapping[str, Sequence[float]]) -> list[Row]:
+    """Each of our formats beside each peer's best one of the same width."""
+    rows = []
+    for ours, contender in found.contenders.items():
+        if contender.engine != OURS or ours not in by_name:
+            continue
+        width = targets.CLASSES[contender.weights]
+        for engine in {each.engine: None for each in found.contenders.values() if each.engine != OURS}:
+            names = [
+                name
+                for name, each in found.contenders.items()
+                if each.engine == engine and targets.CLASSES[each.weights] == width and name in by_name
+            ]
+            if names:
+                peer = targets.best_peer(names, by_name)
+                rows.append(
+                    targets.ratio_row(
+                        workload=task,
+                        model=found.model.name,
+                        ours=ours,
+                        engine=engine,
+                        peer=peer,
+                        rates=by_name,
+                    )
+                )
+    return rows
+
+
+def roofline_rows(found: Measured) -> list[Row]:
+    """Decode at batch 1 against the bandwidth, prompts against the GEMM peak; targets are ours alone."""
+    rows: list[Row] = []
+    for name, values in found.rates(B1).items() if B1 in found.answers else ():
+        weights = found.contenders[name].weights
+        bandwidth = found.bandwidth[weights]
+        floors = [
+            (weights_read(found.model.config, weights) + cache_read(found.model.config, context)) / bandwidth
+            for context in _contexts(found, name)
+        ]
+        share = Quartiles.of([rate * floor for rate, floor in zip(values, floors, strict=True)])
+        how = (
+            f"{weights_read(found.model.config, weights) / MIB:.0f} MiB of active weights and the cache at "
+            f"{bandwidth / 1e9:.1f} GB/s, measured at that size in this run"
+        )
+        is_ours = found.contenders[name].engine == OURS
+        target = targets.DECODE_SHARE.get(weights) if is_ours else None
+        rows.append(
+            targets.share_row(f"serve, roofline of {name}: {found.model.name}, {B1}", share, target, how)
+        )
+    for task in PREFILL if found.gemm else ():
+        for name, values in found.rates(task).items() if task in found.answers else ():
+            contender = found.contenders[name]
+            if targets.CLASSES[contender.weights] != targets.SIXTEEN_BITS:
+                continue
+            flops = prefill_flops(found.model.config, PREFILL[task])
+            share = Quartiles.of([rate / PREFILL[task] * flops / found.gemm for rate in values])
+            how = f"{flops / 1e9:.1f} GFLOP at {found.gemm / 1e9:.0f} GFLOP/s in bf16, measured in this run"
+            target = targets.PREFILL_SHARE if contender.engine == OURS else None
+            rows.append(
+                targets.share_row(
+                    f"serve, roofline of {name}: {found.model.name}, {task}", share, target, how
+                )
+            )
+    return rows
+
+
+def _contexts(found: Measured, name: str) -> list[float]:
+    answers = found.answers[B1][name]
+    prompts = found.prompt_tokens[B1]
+    return [rates.mean_context(answer, prompts[number]) for number, answer in enumerate(answers)]
+
+
+def _rate_row(found: Measured, task: str, name: str, values: Sequence[float]) -> Row:
+    speed = Quartiles.of(values)
+    how = speed.text()
+    answers = found.answers[task][name]
+    if task not in PREFILL and task != B1:
+        whole = Quartiles.of([rates.whole_rate(answer) for answer in answers])
+        how += f" while all decode; {whole.text()} with prompts and arrivals"
+    if "how" in answers[0]:
+        how += f"; experts: {answers[0]['how']}"
+    return Row(
+        f"serve, {name}: {found.model.name}, {task}", round(speed.median, 1), "tokens/core-s", None, None, how
+    )
+
+
+def _own_rows(found: Measured, name: str) -> list[Row]:
+    """Of our engine alone: what a shared prefix saves, and what of a step is not the executor's."""
+    rows = []
+    if pairs := found.prefix[name]:
+        shares = [rates.first_token_s(hit) / rates.first_token_s(miss) for miss, hit in pairs]
+        rows.append(
+            targets.below_row(
+                f"serve, first token on a prefix hit over a miss, {name}: {found.model.name}",
+                Quartiles.of(shares),
+                targets.PREFIX_SHARE,
+                "512 of 528 prompt tokens are shared",
+            )
+        )
+    answers = found.answers.get(B16, {}).get(name, [])
+    if answers and all("executor_ns" in answer for answer in answers):
+        outside = [1 - answer["executor_ns"] / answer["busy_ns"] for answer in answers]
+        step_ms = Quartiles.of([answer["busy_ns"] / answer["steps"] / 1e6 for answer in answers])
+        rows.append(
+            targets.below_row(
+                f"serve, time outside the executor, {name}: {found.model.name}, {B16}",
+                Quartiles.of(outside),
+                targets.OUTSIDE_SHARE,
+                f"scheduler, sampling and events, of steps of {step_ms.median:.1f} ms",
+            )
+        )
+    return rows
+
+
+def _load_row(found: Measured, name: str) -> Row:
+    loaded = found.loaded[name]
+    return Row(
+        f"serve, loading {name}: {found.model.name}",
+        round(float(loaded["load_s"]), 2),
+        "s",
+        None,
+        None,
+        f"version {loaded['version']}; {loaded['resident_bytes'] / MIB:.0f} MiB resident after it",
+    )
