@@ -44,6 +44,14 @@ LANES_INLINE To bits(const From &from) {
     return to;
 }
 
+// Keeps a loaded vector in its register: GCC would rather load it again for each use.
+LANES_INLINE Words held(Words values) {
+#if defined(LANES_AVX512)
+    asm("" : "+v"(values));
+#endif
+    return values;
+}
+
 LANES_INLINE Floats zeros() { return Floats{}; }
 LANES_INLINE Floats all(float value) { return Floats{} + value; }
 
@@ -136,13 +144,19 @@ LANES_INLINE void store_part(bf16 *to, Floats values, int64_t count) {
 // --- Sums over the lanes, always in the same order ----------------------------------------------------------------------
 
 LANES_INLINE float sum(Floats values) {
+#if defined(LANES_AVX512)
+    const __m512 whole = bits<__m512>(values);
+    const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(whole), _mm512_extractf32x8_ps(whole, 1));
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+#else
     float part[LANES];
     std::memcpy(part, &values, sizeof part);
-#pragma GCC unroll 4
     for (int width = LANES / 2; width; width /= 2)
-#pragma GCC unroll 8
         for (int i = 0; i < width; ++i) part[i] += part[i + width];
     return part[0];
+#endif
 }
 
 // to[i] = sum(values[i]), for four vectors together, in the order of `sum`.
@@ -215,21 +229,42 @@ LANES_INLINE Words all_pairs(const bf16 *from) {
 // e^x, off by less than 2 units in the last place on [-87, 88] and bounded outside: 2^n * e^r with |r| <= ln(2) / 2.
 // NaN gives NaN.
 LANES_INLINE Floats exponential(Floats x) {
-    const Floats bounded = x < -87.0f ? all(-87.0f) : x > 88.0f ? all(88.0f) : x;
+#if defined(LANES_AVX512)  // in both the second operand is the answer where x is NaN
+    x = bits<Floats>(_mm512_min_ps(_mm512_set1_ps(88.0f), bits<__m512>(x)));
+    x = bits<Floats>(_mm512_max_ps(_mm512_set1_ps(-87.0f), bits<__m512>(x)));
+    const Floats n = bits<Floats>(_mm512_roundscale_ps(bits<__m512>(x * 1.44269504f), 0));
+#else
+    x = x < -87.0f ? all(-87.0f) : x > 88.0f ? all(88.0f) : x;
     const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-    const Floats n = (bounded * 1.44269504f + magic) - magic;
-    const Floats r = (bounded - n * 0.693359375f) + n * 2.12194440e-4f;
+    const Floats n = (x * 1.44269504f + magic) - magic;
+#endif
+    const Floats r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
     Floats p = r * (1.0f / 5040) + 1.0f / 720;
     p = p * r + 1.0f / 120;
     p = p * r + 1.0f / 24;
     p = p * r + 1.0f / 6;
     p = p * r + 0.5f;
-    p = p * r * r + r + 1.0f;
+    p = p * r + 1.0f;
+    p = p * r + 1.0f;
+#if defined(LANES_AVX512)
+    return bits<Floats>(_mm512_scalef_ps(bits<__m512>(p), bits<__m512>(n)));
+#else
     const Ints exponent = (__builtin_convertvector(n, Ints) + 127) << 23;
     return p * bits<Floats>(exponent);
+#endif
 }
 
-LANES_INLINE Floats sigmoid(Floats x) { return 1.0f / (1.0f + exponential(-x)); }
+// 1 / x to the last place or two, for 1 <= x < 2^127.
+LANES_INLINE Floats reciprocal(Floats x) {
+#if defined(LANES_AVX512)
+    const Floats guess = bits<Floats>(_mm512_rcp14_ps(bits<__m512>(x)));
+    return guess * (2.0f - x * guess);
+#else
+    return 1.0f / x;
+#endif
+}
+
+LANES_INLINE Floats sigmoid(Floats x) { return reciprocal(1.0f + exponential(-x)); }
 LANES_INLINE Floats silu(Floats x) { return x * sigmoid(x); }
 
 }  // namespace lanes
