@@ -32,5 +32,8 @@ class Constraint(Protocol):
     def allowed_prefix(self, tokens: Sequence[int]) -> int:
         """How many of these tokens could come next, one after the other; changes nothing."""
 
+    def forced_tokens(self) -> list[int]:
+        """Tokens that spell what is certain to come next; often none."""
+
     def fork(self) -> Constraint:
         """An equal state, to go on by itself."""
