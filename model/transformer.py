@@ -117,11 +117,14 @@ class Transformer(nn.Module):
         return logits
 
     @torch.inference_mode()
-    def step(self, parts: Sequence[tuple[KeyValueStore, Sequence[int]]]) -> Tensor:
+    def step(
+        self, parts: Sequence[tuple[KeyValueStore, Sequence[int]]], n_logits: Sequence[int] | None = None
+    ) -> Tensor:
         """One pass over the new token ids of N sequences, each behind the past in its store.
 
-        Returns the logits [N, V] after each sequence's last new token. The stores hold the new keys and values
-        at once; their owner advances their length when the step has succeeded, so a failed step leaves no trace.
+        Returns the logits [N, V] after each sequence's last new token, or, one part's rows after the other's, those
+        after the last `n_logits` tokens of each. The stores hold the new keys and values at once; their owner
+        advances their length when the step has succeeded, so a failed step leaves no trace.
         Raises ValueError for a part without tokens or one that ends beyond `max_context`.
         """
         positions: list[int] = []
@@ -141,6 +144,8 @@ class Transformer(nn.Module):
         x_TD = self.embed(torch.tensor(ids, device=self.device))
         for block in cast("Iterable[Block]", self.layers):
             x_TD = block.forward_cached(x_TD, rotation, segments[block.window])
+        if n_logits is not None:
+            last = [end - n + i for end, n in zip(last, n_logits, strict=True) for i in range(1, n + 1)]
         return self.logits(x_TD[last])
 
     def embed(self, tokens: Tensor) -> Tensor:

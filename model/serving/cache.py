@@ -21,7 +21,7 @@ class SequenceCache:
     def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
         self._max_context = config.max_context
         self._length = 0
-        n_heads, d_key, d_value = _kept(config)
+        n_heads, d_key, d_value = kept_per_token(config)
         self._keys = torch.empty((config.n_layers, n_heads, 0, d_key), dtype=dtype, device=device)
         self._values = torch.empty((config.n_layers, n_heads, 0, d_value), dtype=dtype, device=device)
 
@@ -85,7 +85,7 @@ class SequenceCache:
         self._length = end
 
 
-def _kept(config: ModelConfig) -> tuple[int, int, int]:
+def kept_per_token(config: ModelConfig) -> tuple[int, int, int]:
     """Heads, width of keys and width of values that each layer keeps of a token."""
     if config.latent is not None:
         return 1, config.latent.kv_rank + config.latent.d_rope, 0

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 NS_PER_MS = 1_000_000
+_QUEUED, _PREFILL, _DECODE = range(3)  # a request's phases
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,16 @@ class Usage:
     prompt_tokens: int
     cached_tokens: int  # of the prompt, taken from a prefix cache
     completion_tokens: int  # every sampled token, the stop token included
-    queued_ns: int  # from submission to the first step
-    prefill_ns: int  # from the first step to the first token
-    decode_ns: int  # from the first token to the end
+    queued_ns: int  # until the first step, and while preempted: nothing of it ran
+    prefill_ns: int  # the rest of the time until the first token
+    decode_ns: int  # the rest of the time from the first token to the end
     device_ns: int  # this request's share of the steps that it took part in
-    kv_byte_ns: int  # bytes of cache held, integrated over time; not while queued
+    kv_byte_ns: int  # bytes of cache held, integrated over time; nothing is held while queued
+
+    @property
+    def fresh_tokens(self) -> int:
+        """Of the prompt, those that had to be computed."""
+        return self.prompt_tokens - self.cached_tokens
 
     def to_openai(self) -> dict[str, object]:
         """OpenAI's `usage` object with our counters beside it; milliseconds are whole, rounded down."""
@@ -44,26 +50,37 @@ class Usage:
 
 
 class RequestMeter:
-    """Counts one request. Its owner calls it in order: started, then any number of tokens, then ended."""
+    """Counts one request. Its owner calls it in order: started, then any number of tokens, then ended.
+
+    In between it may be preempted and started again. Times of the three phases add up to its whole life.
+    """
 
     def __init__(self, prompt_tokens: int, now_ns: int) -> None:
         self.prompt_tokens = prompt_tokens
+        self.cached_tokens = 0
         self.completion_tokens = 0
         self.device_ns = 0
-        self._submitted_ns = now_ns
-        self._started_ns: int | None = None
-        self._first_token_ns: int | None = None
-        self._ended_ns: int | None = None
+        self._phase = _QUEUED
+        self._phase_ns = [0, 0, 0]
+        self._since_ns = now_ns
+        self._is_ended = False
         self._kv_bytes = 0
         self._kv_byte_ns = 0
         self._kv_since_ns = now_ns
 
     def started(self, now_ns: int) -> None:
-        self._started_ns = now_ns
+        """Something of it runs from now on; harmless where something did already."""
+        if self._phase == _QUEUED:
+            self._enter(_DECODE if self.completion_tokens else _PREFILL, now_ns)
+
+    def preempted(self, now_ns: int) -> None:
+        """Nothing of it runs from now on, and it holds no cache."""
+        self.holds_cache(0, now_ns)
+        self._enter(_QUEUED, now_ns)
 
     def token(self, now_ns: int) -> None:
-        if self._first_token_ns is None:
-            self._first_token_ns = now_ns
+        if self.completion_tokens == 0:
+            self._enter(_DECODE, now_ns)
         self.completion_tokens += 1
 
     def holds_cache(self, n_bytes: int, now_ns: int) -> None:
@@ -73,19 +90,24 @@ class RequestMeter:
 
     def ended(self, now_ns: int) -> None:
         self.holds_cache(0, now_ns)
-        self._ended_ns = now_ns
+        self._enter(self._phase, now_ns)
+        self._is_ended = True
+
+    def _enter(self, phase: int, now_ns: int) -> None:
+        self._phase_ns[self._phase] += now_ns - self._since_ns
+        self._phase, self._since_ns = phase, now_ns
 
     def read(self, now_ns: int) -> Usage:
-        now_ns = self._ended_ns if self._ended_ns is not None else now_ns
-        started_ns = self._started_ns if self._started_ns is not None else now_ns
-        first_ns = self._first_token_ns if self._first_token_ns is not None else now_ns
+        phase_ns = list(self._phase_ns)
+        if not self._is_ended:
+            phase_ns[self._phase] += now_ns - self._since_ns
         return Usage(
             prompt_tokens=self.prompt_tokens,
-            cached_tokens=0,  # there is no prefix cache yet
+            cached_tokens=self.cached_tokens,
             completion_tokens=self.completion_tokens,
-            queued_ns=started_ns - self._submitted_ns,
-            prefill_ns=first_ns - started_ns,
-            decode_ns=now_ns - first_ns,
+            queued_ns=phase_ns[_QUEUED],
+            prefill_ns=phase_ns[_PREFILL],
+            decode_ns=phase_ns[_DECODE],
             device_ns=self.device_ns,
             kv_byte_ns=self._kv_byte_ns + self._kv_bytes * max(0, now_ns - self._kv_since_ns),
         )
@@ -98,10 +120,10 @@ class DeviceMeter:
         self.busy_ns = 0
 
     def step(self, duration_ns: int, parts: Sequence[tuple[RequestMeter, int]]) -> None:
-        """Splits one step's duration over its requests by their number of tokens in it."""
+        """Splits one step's duration over its requests in proportion to the work (above 0) of each in it."""
         self.busy_ns += duration_ns
-        left_ns, left_tokens = duration_ns, sum(n_tokens for _, n_tokens in parts)
-        for meter, n_tokens in parts:
-            share_ns = left_ns * n_tokens // left_tokens
+        left_ns, left_work = duration_ns, sum(work for _, work in parts)
+        for meter, work in parts:
+            share_ns = left_ns * work // left_work
             meter.device_ns += share_ns
-            left_ns, left_tokens = left_ns - share_ns, left_tokens - n_tokens
+            left_ns, left_work = left_ns - share_ns, left_work - work

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import queue
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -18,11 +18,13 @@ from model.serving.engine import (
     Event,
     Finish,
     Generation,
-    Job,
+    NeverFitsError,
     QueueFullError,
 )
+from model.serving.executors import blocks_within
 from model.serving.served import ServedModel, tiny
 from model.serving.text import TextStream
+from model.serving.torch_executor import TorchExecutor
 
 TIMEOUT_S = 30
 
@@ -56,9 +58,17 @@ def served() -> ServedModel:
     return tiny()
 
 
+def on_torch(served: ServedModel, limits: EngineLimits | None = None) -> Engine:
+    """An engine over the transformer itself, whose `step` a test may change."""
+    limits = limits or EngineLimits()
+    transformer = served.transformer
+    n_blocks = blocks_within(transformer.config, transformer.dtype.itemsize, limits)
+    return Engine(served, limits, executor=TorchExecutor(transformer, n_blocks))
+
+
 @pytest.fixture
 def engine(served: ServedModel) -> Iterator[Engine]:
-    engine = Engine(served)
+    engine = on_torch(served, EngineLimits(max_running=8, step_tokens=128))
     engine.start()
     yield engine
     engine.stop()
@@ -135,7 +145,7 @@ def test_the_models_own_stop_token_ends_the_answer() -> None:
     eager.transformer.norm.weight = torch.nn.Parameter(
         torch.zeros(64), requires_grad=False
     )  # all logits are zero
-    engine = Engine(replace(eager, tokenizer=StopAtZero()))
+    engine = on_torch(replace(eager, tokenizer=StopAtZero()))
     engine.start()
     asked = asking("q", settings=SamplingSettings(temperature=0), ignore_stop_tokens=False)
     (listener,) = run(engine, asked)
@@ -170,7 +180,7 @@ def test_a_cancelled_generation_ends_before_the_next_step(engine: Engine) -> Non
 
 
 def test_a_full_queue_refuses_and_recovers(served: ServedModel) -> None:
-    engine = Engine(served, EngineLimits(max_running=1, max_waiting=2))
+    engine = on_torch(served, EngineLimits(max_running=1, max_waiting=2))
     engine.start()
     first = Collected()
     job = engine.submit(asking("a", max_tokens=500), first)
@@ -186,24 +196,23 @@ def test_a_full_queue_refuses_and_recovers(served: ServedModel) -> None:
     engine.stop()
 
 
-def test_cache_memory_bounds_how_many_run_at_once(served: ServedModel) -> None:
-    one = Job(served, asking("a" * 100, max_tokens=300), Collected()).cache_bytes_at_most
-    engine = Engine(served, EngineLimits(max_cache_bytes=one * 2))
-    most = 0
-
-    def listen(event: Event) -> None:
-        nonlocal most
-        most = max(most, engine.n_running)
-        if event.finish:
-            ended.release()
-
-    ended = threading.Semaphore(0)
+def test_a_cache_too_small_for_all_answers_all_the_same(served: ServedModel) -> None:
+    """Seven sequences of up to 25 blocks over a cache of 30: they give way to each other and lose nothing."""
+    asked = [asking("a" * 100, max_tokens=60, seed=seed) for seed in range(7)]
+    roomy = on_torch(served)
+    roomy.start()
+    expected = [listener.text for listener in run(roomy, *asked)]
+    roomy.stop()
+    executor = TorchExecutor(served.transformer, 30)
+    engine = Engine(served, executor=executor)
     engine.start()
-    for _ in range(5):
-        engine.submit(asking("a" * 100, max_tokens=300), listen)
-    for _ in range(5):
-        assert ended.acquire(timeout=TIMEOUT_S)
-    assert most == 2
+    listeners = run(engine, *asked)
+    assert [listener.text for listener in listeners] == expected
+    assert engine.n_preemptions > 0
+    assert sum(listener.events[-1].usage.device_ns for listener in listeners) == engine.device.busy_ns
+    assert engine.pool.n_held == 0
+    with pytest.raises(NeverFitsError, match="30"):
+        engine.submit(asking("a" * 400, max_tokens=100), Collected())
     engine.stop()
 
 
@@ -224,8 +233,8 @@ def test_logits_that_are_not_finite_end_only_their_own_sequence(
 ) -> None:
     step = served.transformer.step
 
-    def poisoned(parts: list[tuple[object, list[int]]]) -> torch.Tensor:
-        logits = step(parts).clone()
+    def poisoned(parts: list[tuple[object, list[int]]], n_logits: list[int]) -> torch.Tensor:
+        logits = step(parts, n_logits).clone()
         for row, (_, tokens) in enumerate(parts):
             if tokens == list(b"poison"):
                 logits[row] = float("nan")
@@ -251,12 +260,13 @@ def test_a_bug_in_the_engine_leaves_nobody_waiting(
     served: ServedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deaths: list[Exception] = []
-    engine = Engine(served, on_death=deaths.append)
+    engine = on_torch(served)
+    engine.on_death = deaths.append
 
-    def broken() -> None:
+    def broken(*_: object) -> None:
         raise RuntimeError("a bug in the scheduler")
 
-    monkeypatch.setattr(engine, "_schedule", broken)
+    monkeypatch.setattr(engine._scheduler, "schedule", broken)
     engine.start()
     (listener,) = run(engine, asking("a"))
     assert listener.events[-1].finish is Finish.ERROR
@@ -267,7 +277,7 @@ def test_a_bug_in_the_engine_leaves_nobody_waiting(
 
 
 def test_stopping_ends_everything_and_refuses_new_requests(served: ServedModel) -> None:
-    engine = Engine(served)
+    engine = on_torch(served)
     engine.start()
     listener = Collected()
     engine.submit(asking("a", max_tokens=500), listener)
@@ -279,6 +289,11 @@ def test_stopping_ends_everything_and_refuses_new_requests(served: ServedModel) 
 
 
 def test_what_cannot_fit_the_context_is_refused(engine: Engine) -> None:
-    for impossible in (asking("a" * 500, max_tokens=13), asking("", 5), asking("a", 0)):
-        with pytest.raises(ValueError):
-            engine.submit(impossible, Collected())
+    with pytest.raises(ValueError, match="context of 512"):
+        engine.submit(asking("a" * 500, max_tokens=13), Collected())
+
+
+@pytest.mark.parametrize("change", [{"prompt": ()}, {"max_tokens": 0}, {"n": 0}, {"deadline_ms": 0}])
+def test_what_asks_for_nothing_is_no_generation(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="at least"):
+        replace(asking("a"), **change)

@@ -11,9 +11,10 @@ import torch
 from model.config import LatentConfig, ModelConfig
 from model.presets import PRESETS
 from model.sampling import SamplingSettings
-from model.serving.engine import Engine, Event, Finish, Generation, Job
+from model.serving.engine import Engine, EngineLimits, Event, Finish, Generation
 from model.serving.served import ServedModel, tiny
 from model.serving.text import TextStream
+from model.serving.torch_executor import TorchExecutor
 from tests.model.random_models import random_transformer
 
 TIMEOUT_S = 240
@@ -32,21 +33,21 @@ def served(config: ModelConfig) -> ServedModel:
     return replace(tiny(), transformer=random_transformer(config).requires_grad_(False).eval())
 
 
-def finished(model: ServedModel, n_tokens: int) -> tuple[Job, list[Event]]:
-    """A greedy generation from PROMPT, on an engine of its own."""
+def finished(model: ServedModel, n_tokens: int) -> list[Event]:
+    """A greedy generation from PROMPT, on an engine of its own over the transformer."""
     settings = SamplingSettings(temperature=0)
     generation = Generation(tuple(PROMPT), n_tokens, settings, ignore_stop_tokens=True)
     events: queue.Queue[Event] = queue.Queue()
-    engine = Engine(model)
+    engine = Engine(model, EngineLimits(step_tokens=100), executor=TorchExecutor(model.transformer, 40))
     engine.start()
     try:
-        job = engine.submit(generation, events.put)
+        engine.submit(generation, events.put)
         seen = [events.get(timeout=TIMEOUT_S)]
         while seen[-1].finish is None:
             seen.append(events.get(timeout=TIMEOUT_S))
     finally:
         engine.stop()
-    return job, seen
+    return seen
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -57,17 +58,15 @@ def test_greedy_answers_are_the_whole_forward_passes_argmax(name: str) -> None:
         tokens.append(int(model.transformer(torch.tensor([tokens]))[0, -1].argmax()))
     stream = TextStream(model.tokenizer.token_bytes)
     expected = "".join(stream.push(token) for token in tokens[len(PROMPT) :]) + stream.finish()
-    _, events = finished(model, N_TOKENS)
+    events = finished(model, N_TOKENS)
     assert events[-1].finish is Finish.LENGTH
     assert "".join(event.text for event in events) == expected
     assert len(set(tokens[len(PROMPT) :])) > 2  # a constant answer would compare nothing
 
 
 def test_a_latent_sequence_holds_fewer_bytes() -> None:
-    held = {}
-    for name, config in (("latent", CONFIGS["latent"]), ("heads", TINY)):
-        job, events = finished(served(config), 2)
-        assert events[-1].usage.kv_byte_ns > 0
-        assert job.cache.n_bytes == job.cache_bytes_at_most
-        held[name] = job.cache.n_bytes
-    assert held["latent"] / held["heads"] == (24 + 8) / (2 * TINY.n_kv_heads * TINY.d_head)
+    size = {
+        name: TorchExecutor(served(config).transformer, 2).bytes_per_block
+        for name, config in (("latent", CONFIGS["latent"]), ("heads", TINY))
+    }
+    assert size["latent"] / size["heads"] == (24 + 8) / (2 * TINY.n_kv_heads * TINY.d_head)

@@ -22,7 +22,7 @@ def test_every_busy_nanosecond_is_charged_to_exactly_one_request(steps: list[tup
     )
 
 
-def test_shares_follow_the_number_of_tokens() -> None:
+def test_shares_follow_the_work() -> None:
     device, (long, short) = DeviceMeter(), (RequestMeter(99, 0), RequestMeter(1, 0))
     device.step(1000, [(long, 99), (short, 1)])
     assert (long.device_ns, short.device_ns) == (990, 10)
@@ -50,6 +50,39 @@ def test_cache_memory_is_integrated_over_time_and_never_while_queued() -> None:
     meter.holds_cache(20, 1200)
     meter.ended(1300)
     assert meter.read(5000).kv_byte_ns == 10 * 200 + 20 * 100
+
+
+def test_time_given_way_counts_as_queued_and_holds_nothing() -> None:
+    meter = RequestMeter(7, now_ns=0)
+    meter.started(100)
+    meter.holds_cache(10, 100)
+    meter.preempted(150)
+    meter.started(400)
+    meter.started(410)  # a second answer of it: it runs already
+    meter.holds_cache(20, 400)
+    meter.token(500)
+    meter.preempted(550)
+    meter.started(600)
+    meter.ended(900)
+    usage = meter.read(1000)
+    assert (usage.queued_ns, usage.prefill_ns, usage.decode_ns) == (100 + 250 + 50, 50 + 100, 50 + 300)
+    assert usage.kv_byte_ns == 10 * 50 + 20 * 150
+
+
+def test_the_three_phases_are_the_whole_life() -> None:
+    meter = RequestMeter(7, now_ns=0)
+    for call, now_ns in ((meter.started, 3), (meter.token, 9), (meter.preempted, 20), (meter.started, 21)):
+        call(now_ns)
+        usage = meter.read(now_ns + 2)
+        assert usage.queued_ns + usage.prefill_ns + usage.decode_ns == now_ns + 2
+
+
+def test_cached_and_fresh_tokens_are_the_prompt() -> None:
+    meter = RequestMeter(7, now_ns=0)
+    meter.cached_tokens = 4
+    usage = meter.read(1)
+    assert (usage.cached_tokens, usage.fresh_tokens) == (4, 3)
+    assert usage.to_openai()["prompt_tokens_details"] == {"cached_tokens": 4}
 
 
 def test_a_request_that_never_ran_has_only_waited() -> None:

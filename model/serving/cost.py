@@ -1,0 +1,40 @@
+"""How the time of a step is split over its sequences: the relative work of each, from the model's shape alone.
+
+The unit is one multiplication of one token with one weight. A sequence's work is that of its new tokens (weights of
+all blocks, attention over the past, and the head where logits are wanted) and its part in reading the weights once,
+which costs a step as much whoever rides in it. Knows nothing of requests, devices or time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from model.config import ModelConfig
+
+PASS_TOKENS = (
+    4  # reading the weights for a decoding sequence costs like this many tokens; see docs/serving.md
+)
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """Multiplications per token in the blocks, per key that a token looks at, and per row of logits."""
+
+    per_token: int
+    per_key: int
+    per_logits: int
+
+    @classmethod
+    def of(cls, config: ModelConfig) -> StepCost:
+        head = config.vocab_size * config.d_model
+        outside = head if config.tie_embeddings else 2 * head
+        if config.latent is None:
+            per_key = 2 * config.n_heads * config.d_head
+        else:
+            per_key = config.n_heads * (2 * config.latent.kv_rank + config.latent.d_rope)
+        return cls(config.active_parameters - outside, config.n_layers * per_key, head)
+
+    def work(self, n_tokens: int, past: int, n_logits: int) -> int:
+        """Of a sequence with so many new tokens behind its past; a window is not looked at."""
+        n_keys = n_tokens * past + n_tokens * (n_tokens + 1) // 2
+        return (n_tokens + PASS_TOKENS) * self.per_token + n_keys * self.per_key + n_logits * self.per_logits

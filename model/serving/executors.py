@@ -1,0 +1,53 @@
+"""Which executor computes a served model where nobody names one: the stack's own kernels, else plain torch.
+
+Knows nothing of requests or scheduling.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from model.config import ModelConfig
+from model.serving import native_executor
+from model.serving.cache import kept_per_token
+from model.serving.executor import Executor
+from model.serving.generation import EngineLimits
+from model.serving.packed import Weights
+from model.serving.torch_executor import TorchExecutor
+from model.transformer import Transformer
+
+log = logging.getLogger(__name__)
+
+BLOCK_TOKENS = native_executor.BLOCK_TOKENS
+WEIGHTS: dict[torch.dtype, Weights] = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+PREFIX_CONTEXTS = 4  # per running answer: its own context, and three to be found again
+
+
+def default_executor(transformer: Transformer, limits: EngineLimits) -> Executor:
+    """In the precision that the transformer has. Says in the log why it is not the compiled one."""
+    n_blocks = blocks_within(transformer.config, transformer.dtype.itemsize, limits)
+    reason = native_executor.supports(transformer.config)
+    if transformer.device.type != "cpu" or transformer.dtype not in WEIGHTS:
+        reason = f"the model lies on {transformer.device} in {transformer.dtype}"
+    if reason is None:
+        return native_executor.NativeExecutor(transformer, n_blocks, weights=WEIGHTS[transformer.dtype])
+    log.warning("%s is computed by plain torch: %s", transformer.config.name, reason)
+    return TorchExecutor(transformer, n_blocks, block_tokens=BLOCK_TOKENS)
+
+
+def blocks_within(config: ModelConfig, itemsize: int, limits: EngineLimits) -> int:
+    """Blocks that fit `max_cache_bytes`, but no more than a few whole contexts for each running answer.
+
+    Raises ValueError where not even one fits.
+    """
+    n_heads, d_key, d_value = kept_per_token(config)
+    block_bytes = BLOCK_TOKENS * config.n_layers * n_heads * (d_key + d_value) * itemsize
+    per_context = -(-config.max_context // BLOCK_TOKENS)
+    n_blocks = min(limits.max_cache_bytes // block_bytes, PREFIX_CONTEXTS * limits.max_running * per_context)
+    if n_blocks < 1:
+        raise ValueError(
+            f"max_cache_bytes must be at least {block_bytes}, one block of {BLOCK_TOKENS} tokens of this model"
+        )
+    return n_blocks
