@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.serving.distributed_messages import FIRST_INTS, Channel, Command, decode_parts, encode_parts
@@ -15,11 +15,13 @@ ids = st.integers(0, 2**31 - 1)
 parts = st.builds(Part, st.lists(ids, max_size=5), ids, st.lists(ids, max_size=5), st.integers(0, 5))
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.lists(parts, max_size=6))
 def test_parts_are_read_back(sent: list[Part]) -> None:
     assert decode_parts(encode_parts(sent)) == sent
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.lists(parts, min_size=1, max_size=4), st.integers(min_value=1))
 def test_parts_that_are_cut_off_are_refused(sent: list[Part], n_missing: int) -> None:
     integers = encode_parts(sent)

@@ -1,0 +1,56 @@
+"""Drives an executor as the engine does: sequences with block tables of their own, in no order, over one pool."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import torch
+
+from model.serving.executor import Executor, Part
+
+
+class Sequences:
+    """Greedy or given continuations of several sequences; blocks are handed out in random order."""
+
+    def __init__(self, executor: Executor, vocab_size: int, seed: int = 0) -> None:
+        self.executor, self.vocab_size = executor, vocab_size
+        self._random = random.Random(seed)
+        self._free = list(range(executor.n_blocks))
+        self._random.shuffle(self._free)
+        self.tokens: dict[int, list[int]] = {}
+        self._past: dict[int, int] = {}
+        self._blocks: dict[int, list[int]] = {}
+
+    def part(self, sequence: int, tokens: Sequence[int], n_logits: int = 1) -> Part:
+        """New tokens of a sequence, which begins with its first part; blocks are taken as they are needed."""
+        blocks, past = self._blocks.setdefault(sequence, []), self._past.setdefault(sequence, 0)
+        while len(blocks) * self.executor.block_tokens < past + len(tokens):
+            blocks.append(self._free.pop())
+        self._past[sequence] = past + len(tokens)
+        self.tokens.setdefault(sequence, []).extend(tokens)
+        return Part(list(tokens), past, list(blocks), n_logits)
+
+    def random_tokens(self, n: int) -> list[int]:
+        return [self._random.randrange(self.vocab_size) for _ in range(n)]
+
+
+def served_mix(
+    executor: Executor, vocab_size: int, n_decoded: int = 6
+) -> tuple[list[torch.Tensor], list[list[int]]]:
+    """Prompts in chunks beside decoding sequences, drafts, then greedy decoding; all logits and all tokens."""
+    sequences = Sequences(executor, vocab_size)
+    draw, part = sequences.random_tokens, sequences.part
+    logits = [
+        executor.step([part(0, draw(5)), part(1, draw(21), 0)]),
+        executor.step([part(0, draw(1)), part(1, draw(4)), part(2, draw(3), 2)]),
+        executor.step([part(2, draw(3), 3)]),
+        executor.step([part(3, draw(1), 0)]),
+    ]
+    last = executor.step([part(sequence, draw(1)) for sequence in range(4)])
+    for _ in range(n_decoded):
+        logits.append(last)
+        last = executor.step(
+            [part(sequence, [int(row.argmax())]) for sequence, row in zip(range(4), last, strict=True)]
+        )
+    return [*logits, last], [sequences.tokens[sequence] for sequence in range(4)]
