@@ -112,6 +112,8 @@ struct Memory {
     int64_t d_x, d_down, d_heads, d_router;                                // their widths
     Packed in, hidden;  // rows for weights; those within feed-forwards are as wide as the feed-forward at hand
     Packed queries;     // [T, H] rows for keys
+    float *queries_TN, *mapped_TN;  // latent attention: queries from their latent; heads mapped to latents and back
+    Packed latent;                  // of [T, H] heads, to be mapped
     float *weights_N;   // of each pair of token and expert, sorted by expert
     int32_t *tokens_N, *choices_TK, *offsets_E;
     float *choice_weights_TK;
@@ -141,6 +143,20 @@ LANES_INLINE void share(int n_threads, int n_tasks, const Work &work) {
 #pragma omp for schedule(dynamic)
         for (int task = 0; task < n_tasks; ++task) work(task, thread);
     }
+}
+
+// Calls each(part, row) for every new token; the tokens of one block follow each other on one thread.
+template <typename Each>
+LANES_INLINE void share_blocks(int n_threads, const Step &step, const Each &each) {
+    const auto n_blocks = [](const Part &part) { return (part.past + part.n - 1) / BLOCK - part.past / BLOCK + 1; };
+    int n_tasks = 0;
+    for (int p = 0; p < step.n_parts; ++p) n_tasks += n_blocks(step.parts[p]);
+    share(n_threads, n_tasks, [&](int task, int) {
+        const Part *part = step.parts;
+        for (; task >= n_blocks(*part); ++part) task -= n_blocks(*part);
+        const int start = (part->past / BLOCK + task) * BLOCK - part->past;
+        for (int row = start < 0 ? 0 : start; row < start + BLOCK && row < part->n; ++row) each(*part, row);
+    });
 }
 
 }  // namespace serve

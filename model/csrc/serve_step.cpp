@@ -4,12 +4,16 @@
 // other rows of the step nor on the number of threads, see serve_products.h. Knows nothing of which sequence owns which
 // block, nor of sampling.
 
+#include <cstdlib>
+
 #include "serve_rows.h"
 
 namespace serve {
 
 int64_t block_bytes(const Model &model);
 int64_t attention_bytes(int64_t most_keys);
+void place_latent(const Model &model, int layer, const Step &step, const Memory &memory);
+void restore_latent(const Model &model, int layer, int n_tokens, const Memory &memory);
 void keep(const Model &model, int layer, const Part &part, int row, int head, const float *key, const float *value);
 
 // --- Working memory ---------------------------------------------------------------------------------------------------
@@ -37,11 +41,15 @@ int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // The largest of each size over the layers; `hidden` counts numbers of all rows together.
 struct Widths {
-    int64_t down = 0, hidden = 0, hidden_rows, experts = 0, chosen = 1, k = 0;
+    int64_t down = 0, hidden = 0, hidden_rows, experts = 0, chosen = 1, k = 0, q_up_n = 0, q_up_k = 0;
     Widths(const Model &model, int64_t n_tokens) : hidden_rows(n_tokens) {
         for (const Layer *layer = model.layers; layer < model.layers + model.n_layers; ++layer) {
             down = most(down, layer->attention.down.n);
-            k = most(k, most(layer->attention.out.k, model.d_model));
+            const AttentionWeights &attention = layer->attention;
+            k = most(k, most(attention.out.k, model.d_model));
+            k = most(k, most(attention.q_up.k, most(attention.absorb.first.k, attention.restore.first.k)));
+            q_up_n = most(q_up_n, attention.q_up.n);
+            q_up_k = most(q_up_k, attention.q_up.k);
             k = most(k, most(layer->routed.width, layer->shared.width));
             hidden = most(hidden, n_tokens * up_to(layer->shared.width, HALF));
             if (!layer->routed.width) continue;
@@ -57,6 +65,7 @@ struct Widths {
 
 Memory lay_out(const Model &model, int n_tokens, int most_keys, char *base) {
     const Widths widths(model, n_tokens);
+    const int64_t n_heads_TH = static_cast<int64_t>(n_tokens) * model.n_heads;
     Pieces pieces{base};
     Memory memory{};
     memory.d_x = up_to(model.d_model, STRIP);
@@ -68,13 +77,18 @@ Memory lay_out(const Model &model, int n_tokens, int most_keys, char *base) {
     memory.down_TN = pieces.take<float>(n_tokens * memory.d_down);
     memory.heads_TN = pieces.take<float>(n_tokens * memory.d_heads);
     memory.router_TE = pieces.take<float>(n_tokens * memory.d_router);
-    memory.in = pieces.take_rows(model.kind, n_tokens, most(model.d_model, static_cast<int64_t>(model.n_heads) * model.d_out));
+    memory.in = pieces.take_rows(model.kind, n_tokens, most(most(model.d_model, widths.q_up_k), static_cast<int64_t>(model.n_heads) * model.d_out));
     memory.hidden = pieces.take_rows(model.kind, 1, widths.hidden);
     if (model.kind == INT8_DYNAMIC) {
         memory.hidden.scales = pieces.take<float>(widths.hidden_rows);
         memory.hidden_NF = pieces.take<float>(widths.hidden);
     }
-    memory.queries = pieces.take_rows(model.cache_kind, static_cast<int64_t>(n_tokens) * model.n_heads, model.d_key);
+    memory.queries = pieces.take_rows(model.cache_kind, n_heads_TH, model.d_key);
+    if (model.d_nope) {
+        memory.queries_TN = pieces.take<float>(n_tokens * up_to(widths.q_up_n, STRIP));
+        memory.mapped_TN = pieces.take<float>(n_heads_TH * most(model.d_key, model.d_out));
+        memory.latent = pieces.take_rows(model.kind, n_heads_TH, most(model.d_nope, model.d_value));
+    }
     memory.weights_N = pieces.take<float>(n_tokens * widths.chosen);
     memory.choice_weights_TK = pieces.take<float>(n_tokens * widths.chosen);
     memory.tokens_N = pieces.take<int32_t>(n_tokens * widths.chosen);
@@ -95,7 +109,7 @@ void norm(const Model &model, const float *weight, int n_tokens, const Memory &m
     share(model.n_threads, n_tokens, [&](int t, int) {
         float *normed = memory.normed_TD + t * memory.d_x;
         norm_row(memory.x_TD + t * memory.d_x, weight, model.d_model, model.eps, normed);
-        pack_row(model.kind, normed, model.d_model, memory.in.data + t * memory.in.stride, memory.in.scale(t));
+        pack_row(model.kind, normed, model.d_model, memory.in.row(t), memory.in.scale(t));
     });
 }
 
@@ -119,12 +133,16 @@ void place_heads(const Model &model, int layer, const Part &part, int row, int t
     for (int head = 0; head < n_heads; ++head) {
         turn_row(q + head * width, cos, sin, width, model.is_interleaved);
         const int64_t place = static_cast<int64_t>(t) * n_heads + head;
-        pack_row(model.cache_kind, q + head * width, width, memory.queries.data + place * memory.queries.stride, nullptr);
+        pack_row(model.cache_kind, q + head * width, width, memory.queries.row(place), nullptr);
     }
     for (int head = 0; head < n_kv_heads; ++head) {
         turn_row(k + head * width, cos, sin, width, model.is_interleaved);
         keep(model, layer, part, row, head, k + head * width, v + head * model.d_value);
     }
+}
+
+void place_grouped(const Model &model, int layer, const Step &step, const Memory &memory) {
+    share_blocks(model.n_threads, step, [&](const Part &part, int row) { place_heads(model, layer, part, row, step.turns[part.first + row], memory); });
 }
 
 void attention(const Model &model, int index, const Step &step, const Memory &memory) {
@@ -136,11 +154,14 @@ void attention(const Model &model, int index, const Step &step, const Memory &me
             std::memcpy(memory.down_TN + row * memory.d_down + strip * STRIP, outputs, STRIP * sizeof(float));
         });
     });
-    for (const Part *part = step.parts; part < step.parts + step.n_parts; ++part)
-        share(model.n_threads, part->n, [&](int row, int) { place_heads(model, index, *part, row, step.turns[part->first + row], memory); });
+    const bool is_latent = model.d_nope > 0;
+    if (is_latent) place_latent(model, index, step, memory);
+    else place_grouped(model, index, step, memory);
     attend(model, index, step, memory);
+    if (is_latent) restore_latent(model, index, step.n_tokens, memory);
     share(model.n_threads, step.n_tokens, [&](int t, int) {
-        pack_row(model.kind, memory.heads_TN + t * memory.d_heads, weights.out.k, memory.in.data + t * memory.in.stride, memory.in.scale(t));
+        const float *heads = is_latent ? memory.mapped_TN + static_cast<int64_t>(t) * weights.out.k : memory.heads_TN + t * memory.d_heads;
+        pack_row(model.kind, heads, weights.out.k, memory.in.row(t), memory.in.scale(t));
     });
     share(model.n_threads, weights.out.strips(), [&](int strip, int thread) {
         for_rows(weights.out, strip, memory.in.rows(), step.n_tokens, room(thread), [&](int row, const float *outputs) {
@@ -155,7 +176,7 @@ void attention(const Model &model, int index, const Step &step, const Memory &me
 void tell(const Model &model, const Step &step, const Memory &memory) {
     for (int i = 0; i < step.n_wanted; ++i) {
         norm_row(memory.x_TD + step.wanted[i] * memory.d_x, model.norm, model.d_model, model.eps, memory.normed_TD);
-        pack_row(model.kind, memory.normed_TD, model.d_model, memory.in.data + i * memory.in.stride, memory.in.scale(i));
+        pack_row(model.kind, memory.normed_TD, model.d_model, memory.in.row(i), memory.in.scale(i));
     }
     if (!step.n_wanted) return;
     share(model.n_threads, model.head.strips(), [&](int strip, int thread) {
@@ -191,6 +212,23 @@ LANES_EXPORT void serve_step(const Model *model, const Step *step) {
         feed(*model, layer, step->n_tokens, memory);
     }
     tell(*model, *step, memory);
+}
+
+// fp32 rows [M, K] times one matrix, as the layers multiply them: to [M, N]. False where there is no memory.
+LANES_EXPORT int32_t serve_product(const Matrix *matrix, const float *x_MK, int32_t n_rows, float *to_MN) {
+    const int64_t stride = up_to(matrix->k, HALF) * row_bytes_of(matrix->kind);
+    const int64_t rows_bytes = up_to(n_rows * stride, 64), scales_bytes = up_to(n_rows * 4, 64);
+    char *memory = static_cast<char *>(std::malloc(static_cast<size_t>(rows_bytes + scales_bytes + up_to(matrix->k, 4) * STRIP * 2)));
+    if (!memory) return 0;
+    float *scales = reinterpret_cast<float *>(memory + rows_bytes);
+    const Packed rows = {memory, matrix->kind == INT8_DYNAMIC ? scales : nullptr, stride};
+    for (int row = 0; row < n_rows; ++row) pack_row(matrix->kind, x_MK + static_cast<int64_t>(row) * matrix->k, matrix->k, rows.row(row), rows.scale(row));
+    for (int strip = 0; strip < matrix->strips(); ++strip)
+        for_rows(*matrix, strip, rows.rows(), n_rows, memory + rows_bytes + scales_bytes, [&](int row, const float *outputs) {
+            std::memcpy(to_MN + static_cast<int64_t>(row) * matrix->n + strip * STRIP, outputs, static_cast<size_t>(in_strip(matrix->n, strip)) * sizeof(float));
+        });
+    std::free(memory);
+    return 1;
 }
 
 // Sizes of the structs that Python mirrors, in the order of serve_model.h; returns how many.

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from model import native
 from model.config import ModelConfig
+from model.layers.latent import LATENT_NORM_EPS
 from model.serving import native_tables as tables
 from model.serving.executor import Part
 from model.serving.native_weights import NativeWeights
@@ -36,8 +37,6 @@ def supports(config: ModelConfig) -> str | None:
         tables.check(library)
     except tables.TablesError as error:
         return str(error)
-    if config.latent is not None:
-        return "latent attention has no compiled form yet"
     if config.moe is not None and config.moe.n_experts > MOST_EXPERTS:
         return f"more than {MOST_EXPERTS} experts"
     return None
@@ -73,7 +72,7 @@ class NativeExecutor:
         self.weights = NativeWeights(transformer, weights)
         self._rotary = transformer.rotary
         self._model = self._described(n_threads or torch.get_num_threads())
-        self._model_at = ctypes.addressof(self._model)
+        self._model_at = ctypes.c_void_p(ctypes.addressof(self._model))
         layer_bytes = int(library.serve_block_bytes(ctypes.byref(self._model)))
         self.bytes_per_block = layer_bytes * self.config.n_layers
         self._cache = huge_zeros(n_blocks * self.bytes_per_block).view(-1, n_blocks, layer_bytes)
@@ -129,15 +128,12 @@ class NativeExecutor:
             len(wanted),
             most_keys,
         )
-        self._library.serve_step(self._model_at_pointer(), ctypes.byref(step))
+        self._library.serve_step(self._model_at, ctypes.byref(step))
         return logits_NV
 
     def copy_block(self, source: int, target: int) -> None:
         """Copies one block's keys and values in all layers."""
         self._cache[:, target] = self._cache[:, source]
-
-    def _model_at_pointer(self) -> ctypes.c_void_p:
-        return ctypes.c_void_p(self._model_at)
 
     def _check(self, part: Part, n_keys: int) -> None:
         """What would make the kernels read or write where they must not."""
@@ -161,7 +157,9 @@ class NativeExecutor:
         self._model.cos, self._model.sin = (table.data_ptr() for table in self._turn_tables)
 
     def _described(self, n_threads: int) -> tables.Model:
-        config, weights = self.config, self.weights
+        config, weights, latent = self.config, self.weights, self.config.latent
+        # Absorbed latent attention is that of all heads over one head of latent and rotary key.
+        d_key = config.d_head if latent is None else latent.kv_rank + latent.d_rope
         return tables.Model(
             layers=ctypes.addressof(weights.layers),
             embedding=weights.embedding,
@@ -172,13 +170,15 @@ class NativeExecutor:
             n_threads=n_threads,
             d_model=config.d_model,
             n_heads=config.n_heads,
-            n_kv_heads=config.n_kv_heads,
-            d_key=config.d_head,
-            d_value=config.d_head,
-            d_rotary=config.d_head,
+            n_kv_heads=config.n_kv_heads if latent is None else 1,
+            d_key=d_key,
+            d_value=config.d_head if latent is None else latent.kv_rank,
+            d_rotary=self._rotary.d_rotary,
             is_interleaved=config.rope_interleaved,
-            d_out=config.d_head,
+            d_nope=0 if latent is None else latent.d_nope,
+            d_out=config.d_head if latent is None else latent.d_value,
             kind=KINDS[weights.weights],
             cache_kind=KINDS["fp32" if weights.weights == "fp32" else "bf16"],
             eps=config.norm_eps,
+            latent_eps=LATENT_NORM_EPS,
         )

@@ -170,6 +170,9 @@ def check(library: ctypes.CDLL) -> None:
         library.serve_memory.restype = c_int64
         library.serve_memory.argtypes = [c_void_p, c_int32, c_int32]
         library.serve_step.restype = None
+        library.serve_step.argtypes = [c_void_p, c_void_p]
+        library.serve_product.restype = c_int32
+        library.serve_product.argtypes = [c_void_p, c_void_p, c_int32, c_void_p]
         sizes = (c_int64 * 32)()
         n_sizes = library.serve_sizes(sizes)
     except AttributeError as error:

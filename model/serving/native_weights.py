@@ -17,6 +17,7 @@ from model.config import ModelConfig
 from model.layers.attention import Attention
 from model.layers.block import Block
 from model.layers.ffn import SwiGLU
+from model.layers.latent import LatentAttention
 from model.layers.moe import MoELayer
 from model.layers.norm import RMSNorm
 from model.layers.router import Router
@@ -68,8 +69,11 @@ class NativeWeights:
     def _layer(self, block: Block) -> tables.Layer:
         attention, ffn = block.attention, block.ffn
         if id(attention) not in self._attentions:
-            assert isinstance(attention, Attention), "NativeExecutor.supports refuses other kinds"
-            self._attentions[id(attention)] = self._attention(attention)
+            self._attentions[id(attention)] = (
+                self._latent(attention)
+                if isinstance(attention, LatentAttention)
+                else self._grouped(attention)
+            )
         if id(ffn) not in self._ffns:
             self._ffns[id(ffn)] = self._mixture(ffn) if isinstance(ffn, MoELayer) else self._dense(ffn)
         layer = tables.Layer.from_buffer_copy(self._ffns[id(ffn)])
@@ -79,7 +83,7 @@ class NativeWeights:
         layer.ffn_norm = self._norm(block.ffn_norm)
         return layer
 
-    def _attention(self, attention: Attention) -> tables.AttentionWeights:
+    def _grouped(self, attention: Attention) -> tables.AttentionWeights:
         biases = [attention.b_q, attention.b_k, attention.b_v]
         return tables.AttentionWeights(
             down=tables.matrix(self._pack(torch.cat([attention.w_q, attention.w_k, attention.w_v]))),
@@ -92,6 +96,32 @@ class NativeWeights:
             clip=math.inf if attention.clip is None else attention.clip,
             scale=attention.d_head**-0.5,
         )
+
+    def _latent(self, attention: LatentAttention) -> tables.AttentionWeights:
+        """The maps from latents to keys and values, [H, N + U, R], move into queries and outputs (absorbed form)."""
+        latent = attention.latent
+        first = attention.w_q if attention.w_q_down is None else attention.w_q_down
+        assert first is not None
+        up_HXR = attention.w_kv_up.view(-1, latent.d_nope + latent.d_value, latent.kv_rank)
+        to_keys_HNR, to_values_HUR = torch.split(up_HXR, [latent.d_nope, latent.d_value], dim=1)
+        biases = [attention.b_q_down, attention.b_kv_down]
+        if attention.b_kv_down is not None and attention.b_q_down is None:
+            biases[0] = torch.zeros(first.shape[0])
+        table = tables.AttentionWeights(
+            down=tables.matrix(self._pack(torch.cat([first, attention.w_kv_down]))),
+            out=tables.matrix(self._pack(attention.w_o)),
+            absorb=tables.stack(self._pack(to_keys_HNR.mT)),
+            restore=tables.stack(self._pack(to_values_HUR)),
+            b_down=self._vector(_joined(biases)),
+            q_norm=self._norm(attention.q_norm),
+            k_norm=self._norm(attention.kv_norm),
+            b_out=self._vector(attention.b_o),
+            clip=math.inf,
+            scale=attention.scale,
+        )
+        if attention.w_q_up is not None:
+            table.q_up = tables.matrix(self._pack(attention.w_q_up))
+        return table
 
     def _dense(self, ffn: SwiGLU) -> tables.Layer:
         return tables.Layer(shared=self._feed_forward(ffn))

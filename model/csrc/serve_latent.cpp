@@ -1,0 +1,88 @@
+// Latent attention in its absorbed form (model/layers/latent.py): queries are mapped into the space of the latents, and
+// attention is that of many heads over one head whose keys are latent and rotary key, and whose values are the latent.
+//
+// The same form serves prompts too: it multiplies more than expanding the latents would, but a token's result does not
+// depend on how many come with it.
+
+#include "serve_rows.h"
+
+namespace serve {
+
+void keep(const Model &model, int layer, const Part &part, int row, int head, const float *key, const float *value);
+
+static int query_width(const Model &model) { return model.d_nope + model.d_rotary; }
+
+// Keeps a token's latent and rotary key; makes its queries' latent ready for the next product, where there is one.
+static void place_token(const Model &model, int layer, const Part &part, int row, int turn, const Memory &memory) {
+    const AttentionWeights &weights = model.layers[layer].attention;
+    const int t = part.first + row, d_latent = model.d_value;
+    float *q = memory.down_TN + t * memory.d_down, *key = q + weights.down.n - model.d_key;
+    add_row(q, weights.b_down, weights.down.n);
+    norm_row(key, weights.k_norm, d_latent, model.latent_eps, key);
+    turn_row(key + d_latent, model.cos + static_cast<int64_t>(turn) * model.d_rotary, model.sin + static_cast<int64_t>(turn) * model.d_rotary, model.d_rotary, model.is_interleaved);
+    keep(model, layer, part, row, 0, key, key);
+    if (weights.q_up.n) {
+        norm_row(q, weights.q_norm, weights.q_up.k, model.latent_eps, q);
+        pack_row(model.kind, q, weights.q_up.k, memory.in.row(t), memory.in.scale(t));
+    }
+}
+
+// Maps rows [T, H] of `from` by one matrix per head, into `to` [T, H, stride].
+static void map_heads(const Model &model, const Stack &maps, int n_tokens, const Memory &memory, int64_t stride) {
+    const Matrix first = maps.first;
+    share(model.n_threads, model.n_heads * first.strips(), [&](int task, int thread) {
+        const int head = task / first.strips(), strip = task % first.strips();
+        const Rows rows = {memory.latent.row(head), memory.latent.stride * model.n_heads, nullptr, memory.latent.scale(head * n_tokens)};
+        for_rows(maps[head], strip, rows, n_tokens, memory.threads + thread * memory.thread_bytes, [&](int t, const float *outputs) {
+            float *to = memory.mapped_TN + (static_cast<int64_t>(t) * model.n_heads + head) * stride + strip * STRIP;
+            std::memcpy(to, outputs, static_cast<size_t>(in_strip(first.n, strip)) * sizeof(float));
+        });
+    });
+}
+
+// Rows of one head follow each other in `scales`, as `map_heads` reads them.
+static void pack_head(const Model &model, const float *x, int width, int t, int head, int n_tokens, const Memory &memory) {
+    const int64_t row = static_cast<int64_t>(t) * model.n_heads + head;
+    pack_row(model.kind, x, width, memory.latent.row(row), memory.latent.scale(static_cast<int64_t>(head) * n_tokens + t));
+}
+
+void place_latent(const Model &model, int layer, const Step &step, const Memory &memory) {
+    const AttentionWeights &weights = model.layers[layer].attention;
+    const int n_heads = model.n_heads, d_query = query_width(model);
+    share_blocks(model.n_threads, step, [&](const Part &part, int row) { place_token(model, layer, part, row, step.turns[part.first + row], memory); });
+    float *q_TN = memory.down_TN;
+    int64_t d_q = memory.d_down;
+    if (weights.q_up.n) {
+        q_TN = memory.queries_TN;
+        d_q = up_to(weights.q_up.n, STRIP);
+        share(model.n_threads, weights.q_up.strips(), [&](int strip, int thread) {
+            for_rows(weights.q_up, strip, memory.in.rows(), step.n_tokens, memory.threads + thread * memory.thread_bytes, [&](int t, const float *outputs) {
+                std::memcpy(q_TN + t * d_q + strip * STRIP, outputs, STRIP * sizeof(float));
+            });
+        });
+    }
+    share(model.n_threads, step.n_tokens, [&](int t, int) {
+        for (int head = 0; head < n_heads; ++head) pack_head(model, q_TN + t * d_q + head * d_query, model.d_nope, t, head, step.n_tokens, memory);
+    });
+    map_heads(model, weights.absorb, step.n_tokens, memory, model.d_key);
+    share(model.n_threads, step.n_tokens, [&](int t, int) {
+        const float *cos = model.cos + static_cast<int64_t>(step.turns[t]) * model.d_rotary, *sin = model.sin + static_cast<int64_t>(step.turns[t]) * model.d_rotary;
+        for (int head = 0; head < n_heads; ++head) {
+            const int64_t place = static_cast<int64_t>(t) * n_heads + head;
+            float *mapped = memory.mapped_TN + place * model.d_key;
+            std::memcpy(mapped + model.d_value, q_TN + t * d_q + head * d_query + model.d_nope, static_cast<size_t>(model.d_rotary) * sizeof(float));
+            turn_row(mapped + model.d_value, cos, sin, model.d_rotary, model.is_interleaved);
+            pack_row(model.cache_kind, mapped, model.d_key, memory.queries.row(place), nullptr);
+        }
+    });
+}
+
+// From weighted sums of latents to the heads' outputs, in `mapped_TN`.
+void restore_latent(const Model &model, int layer, int n_tokens, const Memory &memory) {
+    share(model.n_threads, n_tokens, [&](int t, int) {
+        for (int head = 0; head < model.n_heads; ++head) pack_head(model, memory.heads_TN + t * memory.d_heads + head * model.d_value, model.d_value, t, head, n_tokens, memory);
+    });
+    map_heads(model, model.layers[layer].attention.restore, n_tokens, memory, model.d_out);
+}
+
+}  // namespace serve

@@ -1,0 +1,170 @@
+"""Packed weights and the compiled product over them: exact where numbers are integers, else as near as rounding allows."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import get_args
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from model import native
+from model.serving import native_tables as tables
+from model.serving.packed import (
+    GROUP,
+    STRIP,
+    PackedMemory,
+    PackedStack,
+    Weights,
+    huge_zeros,
+    interleaved,
+    pack,
+    quantise,
+)
+
+ALL_WEIGHTS: tuple[Weights, ...] = get_args(Weights)
+SHAPES = [(1, 1), (16, 8), (33, 7), (64, 130), (95, 64)]
+
+
+@pytest.fixture(scope="module")
+def library() -> ctypes.CDLL:
+    library = native.library()
+    assert library is not None, native.state()
+    tables.check(library)
+    return library
+
+
+def packed(weight: Tensor, weights: Weights) -> PackedStack:
+    return pack(weight, weights, PackedMemory())
+
+
+def product(library: ctypes.CDLL, stack: PackedStack, x_MK: Tensor) -> Tensor:
+    out_MN = torch.full((x_MK.shape[0], stack.n), torch.nan)
+    table, x_MK = tables.matrix(stack), x_MK.contiguous()
+    assert library.serve_product(ctypes.byref(table), x_MK.data_ptr(), x_MK.shape[0], out_MN.data_ptr())
+    return out_MN
+
+
+def as_multiplied(weight_NK: Tensor, weights: Weights) -> Tensor:
+    """The fp64 matrix that the packed one stands for."""
+    if weights == "fp32":
+        return weight_NK.double()
+    if weights == "bf16":
+        return weight_NK.bfloat16().double()
+    quantised, scale_N = quantise(weight_NK)
+    return quantised.double() * scale_N.double()[:, None]
+
+
+def as_rows(x_MK: Tensor, weights: Weights) -> Tensor:
+    """The fp64 rows that the product sees."""
+    if weights == "fp32":
+        return x_MK.double()
+    if weights in ("bf16", "int8"):
+        return x_MK.bfloat16().double()
+    largest_M1 = x_MK.abs().amax(1, keepdim=True)
+    inverse_M1 = torch.where(largest_M1 > 0, 127 / largest_M1, torch.zeros_like(largest_M1))
+    return (x_MK * inverse_M1).round().double() * (largest_M1 / 127).double()
+
+
+@pytest.mark.parametrize("weights", ALL_WEIGHTS)
+@pytest.mark.parametrize(("n", "k"), SHAPES)
+def test_products_are_those_of_the_rounded_numbers(
+    library: ctypes.CDLL, weights: Weights, n: int, k: int
+) -> None:
+    torch.manual_seed(n * k)
+    weight_NK, x_MK = torch.randn(n, k), torch.randn(30, k)  # 30 rows: several tiles, int8 strips expanded
+    found = product(library, packed(weight_NK, weights), x_MK)
+    expected = as_rows(x_MK, weights) @ as_multiplied(weight_NK, weights).T
+    assert (found.double() - expected).abs().max() < 2e-6 * k**0.5 * (1 + expected.abs().max())
+
+
+@pytest.mark.parametrize("weights", ALL_WEIGHTS)
+def test_small_integers_are_multiplied_exactly(library: ctypes.CDLL, weights: Weights) -> None:
+    """Every int8 weight there is, both signs, in each place of a group."""
+    weight_NK = torch.arange(-127, 128).repeat(40)[: 34 * 260].view(34, 260).float()
+    weight_NK[:, 0] = 127  # the scale of each output is one
+    x_MK = torch.randint(-3, 4, (13, 260)).float()
+    x_MK[:, 1] = 127 if weights == "int8-dynamic" else 2
+    expected = x_MK.double() @ weight_NK.double().T
+    assert torch.equal(product(library, packed(weight_NK, weights), x_MK).double(), expected)
+
+
+@pytest.mark.parametrize("weights", ALL_WEIGHTS)
+def test_a_row_has_the_same_bits_among_any_others(library: ctypes.CDLL, weights: Weights) -> None:
+    torch.manual_seed(0)
+    stack, x_MK = packed(torch.randn(70, 90), weights), torch.randn(27, 90)
+    together = product(library, stack, x_MK)
+    for n_rows in range(1, 27):
+        assert torch.equal(product(library, stack, x_MK[:n_rows]), together[:n_rows])
+
+
+def test_each_matrix_of_a_stack_is_packed_like_one_alone() -> None:
+    torch.manual_seed(0)
+    stack_MNK = torch.randn(3, 40, 20)
+    for weights in ALL_WEIGHTS:
+        stack = packed(stack_MNK, weights)
+        for i in range(3):
+            alone = packed(stack_MNK[i], weights)
+            assert torch.equal(stack.data[i * stack.bytes_each : (i + 1) * stack.bytes_each], alone.data)
+            for many, one in ((stack.scales, alone.scales), (stack.starts, alone.starts)):
+                assert (many is None) == (one is None)
+                assert many is None or one is None or torch.equal(many[i], one[0])
+
+
+@settings(max_examples=30, deadline=None)
+@given(n=st.integers(1, 100), k=st.integers(1, 70), weights=st.sampled_from(ALL_WEIGHTS))
+def test_a_packed_matrix_is_as_large_as_its_numbers_and_their_padding(
+    n: int, k: int, weights: Weights
+) -> None:
+    stack = packed(torch.zeros(n, k), weights)
+    groups, strips = -(-k // GROUP[weights]), -(-n // STRIP)
+    # A group has 4 bytes, whatever its numbers.
+    assert stack.data.numel() == stack.bytes_each == groups * strips * STRIP * 4
+    assert stack.data.data_ptr() % 64 == 0
+
+
+def test_quantising_is_off_by_half_a_step_at_most() -> None:
+    torch.manual_seed(0)
+    weight_NK = torch.randn(50, 300) * torch.logspace(-6, 6, 50)[:, None]
+    weight_NK[7] = 0
+    quantised, scale_N = quantise(weight_NK)
+    error_NK = (quantised.double() * scale_N.double()[:, None] - weight_NK.double()).abs()
+    assert (error_NK <= 0.5001 * scale_N[:, None]).all()
+    assert scale_N[7] == 0 and (quantised[7] == 0).all()
+    assert (quantised.abs().amax(1)[scale_N > 0] == 127).all()
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_number_that_is_none_reaches_the_outputs(library: ctypes.CDLL, bad: float) -> None:
+    """Quantised rows have no way to say NaN but their scale."""
+    x_MK = torch.ones(2, 20)
+    x_MK[1, 3] = bad
+    for weights in ALL_WEIGHTS:
+        found = product(library, packed(torch.ones(5, 20), weights), x_MK)
+        assert found[0].isfinite().all() and not found[1].isfinite().any()
+
+
+def test_gate_and_up_take_turns_of_16_rows() -> None:
+    gate, up = torch.arange(20.0)[:, None], torch.arange(100.0, 120.0)[:, None]
+    rows = interleaved(gate, up)[:, 0].view(2, 2, 16)
+    assert torch.equal(rows[0, 0], torch.arange(16.0)) and torch.equal(rows[0, 1], torch.arange(100.0, 116.0))
+    assert torch.equal(rows[1, 0, :4], torch.arange(16.0, 20.0)) and (rows[1, :, 4:] == 0).all()
+
+
+def test_pieces_of_memory_do_not_overlap_and_are_zero() -> None:
+    memory = PackedMemory()
+    pieces = [memory.take(size) for size in (1, 64, 65, 3)]
+    for number, piece in enumerate(pieces, 1):
+        assert (piece == 0).all()
+        piece.fill_(number)
+    assert [int(piece.float().mean()) for piece in pieces] == [1, 2, 3, 4]
+    assert memory.n_bytes == 133
+
+
+def test_memory_outlives_what_asked_for_it() -> None:
+    kept = huge_zeros(10_000)[5:]
+    torch.empty(1 << 20).fill_(1)
+    assert kept.sum() == 0
