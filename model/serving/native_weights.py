@@ -7,7 +7,8 @@ own layers may be dropped afterwards. Knows nothing of steps or caches.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from ctypes import c_void_p
 from typing import cast
 
 import torch
@@ -55,7 +56,7 @@ class NativeWeights:
         self._kept.append(packed)
         return packed
 
-    def _vector(self, values: Tensor | None) -> tables.c_void_p:
+    def _vector(self, values: Tensor | None) -> c_void_p:
         """The address of fp32 values that stay."""
         if values is None:
             return pointer(None)
@@ -63,7 +64,7 @@ class NativeWeights:
         self._kept.append(kept)
         return pointer(kept)
 
-    def _norm(self, norm: RMSNorm | None) -> tables.c_void_p:
+    def _norm(self, norm: RMSNorm | None) -> c_void_p:
         return self._vector(None if norm is None else norm.weight)
 
     def _layer(self, block: Block) -> tables.Layer:
@@ -104,7 +105,7 @@ class NativeWeights:
         assert first is not None
         up_HXR = attention.w_kv_up.view(-1, latent.d_nope + latent.d_value, latent.kv_rank)
         to_keys_HNR, to_values_HUR = torch.split(up_HXR, [latent.d_nope, latent.d_value], dim=1)
-        biases = [attention.b_q_down, attention.b_kv_down]
+        biases: list[Tensor | None] = [attention.b_q_down, attention.b_kv_down]
         if attention.b_kv_down is not None and attention.b_q_down is None:
             biases[0] = torch.zeros(first.shape[0])
         table = tables.AttentionWeights(
@@ -165,6 +166,6 @@ class NativeWeights:
         )
 
 
-def _joined(parts: list[Tensor | None]) -> Tensor | None:
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
     given = [part for part in parts if part is not None]
     return torch.cat(given) if given else None

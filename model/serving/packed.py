@@ -106,8 +106,10 @@ def pack(weight: Tensor, weights: Weights, memory: PackedMemory) -> PackedStack:
 def interleaved(gate: Tensor, up: Tensor) -> Tensor:
     """Rows of both in turns of 16, padded with zeros: [..., F, D] twice -> [..., 2 F', D]."""
     padding = (0, 0, 0, -gate.shape[-2] % HALF)
-    halves = [F.pad(part.detach(), padding).unflatten(-2, (-1, HALF)) for part in (gate, up)]
-    return torch.stack(halves, dim=-3).flatten(-4, -2)
+    padded = [F.pad(part.detach(), padding).contiguous() for part in (gate, up)]
+    *stack, n, k = padded[0].shape
+    halves = [part.view(*stack, n // HALF, HALF, k) for part in padded]
+    return torch.stack(halves, dim=-3).view(*stack, 2 * n, k)
 
 
 def quantise(weight_NK: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from model import native
 from model.config import LatentConfig, ModelConfig, MoEConfig, RopeScaling
+from model.layers.router import Router
 from model.layers.sharing import unshare
-from model.serving import native_executor, native_tables
+from model.serving import native_tables
 from model.serving.executor import Part
 from model.serving.native_executor import BLOCK_TOKENS, NativeExecutor, supports
 from model.serving.packed import Weights
@@ -61,8 +63,8 @@ CONFIGS: dict[str, ModelConfig] = {
 def model_of(name: str) -> Transformer:
     model = random_transformer(CONFIGS[name])
     for module in model.modules():
-        if getattr(module, "bias", None) is not None:  # of routers, which start at zero
-            module.bias.copy_(0.1 * torch.randn(module.bias.shape))
+        if isinstance(module, Router) and module.bias is not None:  # starts at zero
+            module.bias += 0.1 * torch.randn_like(module.bias)
     return model.requires_grad_(False).eval()
 
 
@@ -135,7 +137,7 @@ def test_a_sequence_has_the_same_bits_alone_and_in_any_batch(name: str, seed: in
                 riders.append(i)
         if not parts:
             continue
-        logits = executor.step(parts).split([part.n_logits for part in parts])
+        logits = torch.split(executor.step(parts), [part.n_logits for part in parts])
         for i, part, found in zip(riders, parts, logits, strict=True):
             past[i] += len(part.tokens)
             assert torch.equal(found, alone[i][past[i] - part.n_logits : past[i]])
@@ -262,15 +264,15 @@ def test_what_is_not_supported_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         NativeExecutor(model, N_BLOCKS, weights="int4")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="n_blocks"):
         NativeExecutor(model, 0)
-    monkeypatch.setattr(native_executor.native, "library", lambda: None)
-    monkeypatch.setattr(native_executor.native, "state", lambda: "no native kernels")
+    monkeypatch.setattr(native, "library", lambda: None)
+    monkeypatch.setattr(native, "state", lambda: "no native kernels")
     assert supports(SMALL) == "no native kernels"
     with pytest.raises(ValueError, match="small has no compiled executor: no native kernels"):
         NativeExecutor(model, N_BLOCKS)
 
 
 def test_a_library_of_other_sources_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    library = native_executor.native.library()
+    library = native.library()
     assert library is not None
     monkeypatch.setattr(native_tables, "MIRRORED", (*native_tables.MIRRORED[:-1], native_tables.Layer))
     with pytest.raises(native_tables.TablesError, match="rebuild it"):
