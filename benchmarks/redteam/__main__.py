@@ -44,7 +44,7 @@ def _judge(words: list[str]) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="patches by name; all when none is named")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     parser.add_argument(
-        "--quick", action="store_true", help="one look of 6 pairs: sees gains of 15 % and more"
+        "--quick", action="store_true", help="one look of 6 pairs: sees gains of 15 %% and more"
     )
     parser.add_argument(
         "--gate", action="store_true", help="stop at the gate, and count what passes it as awarded"
