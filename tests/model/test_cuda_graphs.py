@@ -15,15 +15,8 @@ from hypothesis import strategies as st
 from model.config import LatentConfig, ModelConfig, MoEConfig, RopeScaling
 from model.layers.experts import apply_experts
 from model.layers.moe import moe_layers
-from model.serving.cuda_graphs import (
-    Compute,
-    DecodeInputs,
-    GraphedExecutor,
-    Ladder,
-    capturable_experts,
-    next_size,
-    refusal,
-)
+from model.serving.cuda_graphs import Compute, GraphedExecutor, Ladder, next_size, refusal
+from model.serving.cuda_graphs_step import DecodeInputs, capturable_experts
 from model.serving.executor import Part
 from model.serving.offload_layout import Layout, spread
 from model.serving.torch_executor import TorchExecutor
