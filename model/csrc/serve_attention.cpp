@@ -28,21 +28,27 @@ struct Head {
 
 int64_t block_bytes(const Model &model) { return Head(model).bytes * model.n_kv_heads; }
 
-static LANES_INLINE void put(int32_t kind, char *to, int64_t i, float value) {
-    if (kind == FP32) reinterpret_cast<float *>(to)[i] = value;
-    else reinterpret_cast<lanes::bf16 *>(to)[i] = lanes::narrow(value);
-}
-
+// Keys: units of 4 bytes, one or two numbers of a token, in its column. Values: a token's numbers in its row of a panel,
+// in bf16 as one half of words whose other half is the token before or behind it.
 void keep(const Model &model, int layer, const Part &part, int row, int head, const float *key, const float *value) {
     const Head shape(model);
-    const int position = part.past + row, offset = position % BLOCK, g = shape.group;
+    const int position = part.past + row, offset = position % BLOCK, n_units = (model.d_key + shape.group - 1) / shape.group;
     char *keys = shape.at(model, layer, part.blocks[position / BLOCK], head), *values = keys + shape.keys_bytes;
+    alignas(64) char packed[4 * MOST_WIDTH];
+    pack_row(model.cache_kind, key, model.d_key, packed, nullptr);
+    for (int unit = 0; unit < n_units; ++unit) std::memcpy(keys + (unit * BLOCK + offset) * 4, packed + unit * 4, 4);
     // What an earlier owner left is multiplied with zeros: it has to be finite.
     if (offset == 0) std::memset(values, 0, static_cast<size_t>(shape.bytes - shape.keys_bytes));
-    for (int d = 0; d < model.d_key; ++d) put(model.cache_kind, keys, (d / g * BLOCK + offset) * g + d % g, key[d]);
-    for (int d = 0; d < model.d_value; ++d) {
-        char *panel = values + d / HALF * shape.panel_bytes;
-        put(model.cache_kind, panel, (offset / g * HALF + d % HALF) * g + offset % g, value[d]);
+    pack_row(model.cache_kind, value, model.d_value, packed, nullptr);
+    for (int column = 0; column < model.d_value; column += HALF, values += shape.panel_bytes) {
+        if (model.cache_kind == FP32) {
+            std::memcpy(values + offset * UNIT, packed + column * 4, UNIT);
+            continue;
+        }
+        lanes::bf16 *to = reinterpret_cast<lanes::bf16 *>(values + offset / 2 * UNIT) + offset % 2;
+        const lanes::bf16 *from = reinterpret_cast<const lanes::bf16 *>(packed) + column;
+#pragma omp simd
+        for (int i = 0; i < HALF; ++i) to[2 * i] = from[i];
     }
 }
 
@@ -75,14 +81,18 @@ int64_t attention_bytes(int64_t most_keys) { return Scratch::bytes(most_keys); }
 
 // e^(score - largest) in [first, end), zeros elsewhere in [0, n); as rows of `kind`; returns the sum of what was written.
 static float weigh(int32_t kind, const float *scores, float scale, int first, int end, int64_t n, char *to) {
-    float largest = -INFINITY;
-    for (int i = first; i < end; ++i) largest = scores[i] > largest ? scores[i] : largest;
-    Floats sums = lanes::zeros();
+    using lanes::Ints;
+    const Floats least = lanes::all(-INFINITY);
+    Ints places;
+    for (int lane = 0; lane < LANES; ++lane) places[lane] = lane;
+    const auto seen = [&](int64_t i) { return (places + static_cast<int32_t>(i) >= first) & (places + static_cast<int32_t>(i) < end); };
+    Floats largest_of = least, sums = lanes::zeros();
+    for (int64_t i = 0; i < n; i += LANES) largest_of = lanes::most(seen(i) ? lanes::load(scores + i) : least, largest_of);
+    float largest = largest_of[0];
+    for (int lane = 1; lane < LANES; ++lane) largest = largest_of[lane] > largest ? largest_of[lane] : largest;
     for (int64_t i = 0; i < n; i += LANES) {
         Floats weights = lanes::exponential((lanes::load(scores + i) - largest) * scale);
-        if (i < first || i + LANES > end)
-            for (int lane = 0; lane < LANES; ++lane)
-                if (i + lane < first || i + lane >= end) weights[lane] = 0.0f;
+        weights = seen(i) ? weights : lanes::zeros();
         if (kind == FP32) {
             lanes::store(reinterpret_cast<float *>(to) + i, weights);
         } else {
@@ -115,7 +125,7 @@ static void attend_rows(const Model &model, int layer, const Task &task, const M
     Tile tile;
     for (int b = 0; b < n_blocks; b += 2) {
         const int64_t second = b + 1 < n_blocks ? scratch.heads[b + 1] - scratch.heads[b] : 0;
-        const Panel panel = {scratch.heads + b, 1, (model.d_key + shape.group - 1) / shape.group, second, UNIT, nullptr};
+        const Panel panel = {scratch.heads + b, 1, (model.d_key + shape.group - 1) / shape.group, second, UNIT, 0, nullptr};
         multiply(model.cache_kind, rows, task.n, panel, tile);
         for (int i = 0; i < task.n; ++i) std::memcpy(scratch.scores + i * scratch.span + b * BLOCK, tile[i], sizeof tile[i]);
     }
@@ -129,7 +139,7 @@ static void attend_rows(const Model &model, int layer, const Task &task, const M
     for (int column = 0; column < model.d_value; column += STRIP) {
         for (int b = 0; b < n_blocks; ++b) scratch.keys[b] = scratch.heads[b] + shape.keys_bytes + column / HALF * shape.panel_bytes;
         const bool is_half = model.d_value - column <= HALF;
-        const Panel panel = {scratch.keys, n_blocks, BLOCK / shape.group, is_half ? 0 : shape.panel_bytes, UNIT, nullptr};
+        const Panel panel = {scratch.keys, n_blocks, BLOCK / shape.group, is_half ? 0 : shape.panel_bytes, UNIT, 0, nullptr};
         multiply(model.cache_kind, rows, task.n, panel, tile);
         const int n_columns = model.d_value - column < STRIP ? model.d_value - column : STRIP;
         for (int i = 0; i < task.n; ++i) {

@@ -15,10 +15,8 @@ struct Used {
 static void route(const Model &model, const Layer &layer, int n_tokens, const Memory &memory) {
     const Router &router = layer.router;
     const Rows rows = {reinterpret_cast<const char *>(memory.normed_TD), memory.d_x * 4, nullptr, nullptr};
-    share(model.n_threads, router.weight.strips(), [&](int strip, int) {
-        for_rows(router.weight, strip, rows, n_tokens, nullptr, [&](int row, const float *outputs) {
-            std::memcpy(memory.router_TE + row * memory.d_router + strip * STRIP, outputs, STRIP * sizeof(float));
-        });
+    multiply_all(model, router.weight, rows, n_tokens, memory, [&](int row, int strip, const float *outputs) {
+        std::memcpy(memory.router_TE + row * memory.d_router + strip * STRIP, outputs, STRIP * sizeof(float));
     });
     share(model.n_threads, n_tokens, [&](int t, int) {
         choose(router, memory.router_TE + t * memory.d_router, memory.choices_TK + t * router.top_k, memory.choice_weights_TK + t * router.top_k);
@@ -72,11 +70,13 @@ static void apply(const Model &model, const FeedForward &ffn, const Used *used, 
     const Matrix up = ffn.gate_up.first, down = ffn.down.first;
     const Packed hidden = {memory.hidden.data, memory.hidden.scales, hidden_stride(model, ffn)};
     const auto room = [&](int thread) { return memory.threads + thread * memory.thread_bytes; };
-    share(model.n_threads, n_used * up.strips(), [&](int task, int thread) {
-        const Used &expert = used[task / up.strips()];
-        const int strip = task % up.strips();
+    const int run = n_used > 2 * model.n_threads ? up.strips() : (up.strips() + 4 * model.n_threads - 1) / (4 * model.n_threads);
+    const int n_runs = (up.strips() + run - 1) / run;
+    share(model.n_threads, n_used * n_runs, [&](int task, int thread) {
+        const Used &expert = used[task / n_runs];
+        const int first = task % n_runs * run, n = up.strips() - first < run ? up.strips() - first : run;
         const Rows rows = memory.in.rows(tokens ? tokens + expert.first : nullptr);
-        for_rows(ffn.gate_up[expert.expert], strip, rows, expert.n, room(thread), [&](int row, const float *outputs) {
+        for_outputs(ffn.gate_up[expert.expert], first, n, rows, expert.n, room(thread), [&](int row, int strip, const float *outputs) {
             activate(model, ffn, outputs, strip, expert.first + row, memory);
         });
     });
@@ -84,10 +84,10 @@ static void apply(const Model &model, const FeedForward &ffn, const Used *used, 
         share(model.n_threads, n_rows, [&](int row, int) {
             pack_row(model.kind, memory.hidden_NF + row * up_to(ffn.width, HALF), ffn.width, hidden.row(row), hidden.scale(row));
         });
-    share(model.n_threads, down.strips(), [&](int strip, int thread) {
+    share_strips(model.n_threads, down.strips(), [&](int first, int n, int thread) {
         for (const Used *expert = used; expert < used + n_used; ++expert) {
             const Rows rows = {hidden.row(expert->first), hidden.stride, nullptr, hidden.scale(expert->first)};
-            for_rows(ffn.down[expert->expert], strip, rows, expert->n, room(thread), [&](int row, const float *outputs) {
+            for_outputs(ffn.down[expert->expert], first, n, rows, expert->n, room(thread), [&](int row, int strip, const float *outputs) {
                 const int pair = expert->first + row;
                 float *x = memory.x_TD + (tokens ? tokens[pair] : row) * memory.d_x + strip * STRIP;
                 const float weight = weights ? weights[pair] : 1.0f;

@@ -13,6 +13,7 @@ namespace serve {
 
 constexpr int BLOCK = 16;  // tokens of a block of keys and values
 constexpr int MOST_EXPERTS = 1024;
+constexpr int MOST_WIDTH = 2048;  // of a key or value
 
 // Matrices of one shape, one behind the other: of experts or of heads.
 struct Stack {
@@ -132,7 +133,7 @@ void choose(const Router &router, float *logits_E, int32_t *experts_K, float *we
 
 // Calls work(task, thread) for every task, spread over the threads.
 template <typename Work>
-LANES_INLINE void share(int n_threads, int n_tasks, const Work &work) {
+void share(int n_threads, int n_tasks, const Work &work) {
     if (n_threads == 1 || n_tasks == 1) {
         for (int task = 0; task < n_tasks; ++task) work(task, 0);
         return;
@@ -145,9 +146,28 @@ LANES_INLINE void share(int n_threads, int n_tasks, const Work &work) {
     }
 }
 
+// Calls work(first, n, thread) for runs of strips: all at once on one thread, since memory is read fastest in order.
+template <typename Work>
+void share_strips(int n_threads, int n_strips, const Work &work) {
+    int run = n_threads == 1 ? n_strips : n_strips / (4 * n_threads);
+    run = run < 2 ? 2 : run;
+    share(n_threads, (n_strips + run - 1) / run, [&](int task, int thread) {
+        const int first = task * run;
+        work(first, n_strips - first < run ? n_strips - first : run, thread);
+    });
+}
+
+// The products of rows with a whole matrix: calls each(row, strip, outputs[STRIP]).
+template <typename Each>
+void multiply_all(const Model &model, const Matrix &matrix, const Rows &rows, int n_rows, const Memory &memory, const Each &each) {
+    share_strips(model.n_threads, matrix.strips(), [&](int first, int n, int thread) {
+        for_outputs(matrix, first, n, rows, n_rows, memory.threads + thread * memory.thread_bytes, each);
+    });
+}
+
 // Calls each(part, row) for every new token; the tokens of one block follow each other on one thread.
 template <typename Each>
-LANES_INLINE void share_blocks(int n_threads, const Step &step, const Each &each) {
+void share_blocks(int n_threads, const Step &step, const Each &each) {
     const auto n_blocks = [](const Part &part) { return (part.past + part.n - 1) / BLOCK - part.past / BLOCK + 1; };
     int n_tasks = 0;
     for (int p = 0; p < step.n_parts; ++p) n_tasks += n_blocks(step.parts[p]);

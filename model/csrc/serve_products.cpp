@@ -88,18 +88,20 @@ LANES_INLINE Expanded expand_unit(Words16 packed) {
 struct ByFp32 {
     typedef Floats16 Sum;
     static constexpr int ROW = 4;
-    template <int ROWS>
-    static LANES_INLINE void add(Sum (&sums)[ROWS][2], const char *const *rows, int64_t at, const char *w0, const char *w1) {
-        const Floats16 a = load_unit<Floats16>(w0), b = load_unit<Floats16>(w1);
+    template <int ROWS, int VECTORS>
+    static LANES_INLINE void add(Sum (&sums)[ROWS][VECTORS], const char *const *rows, int64_t at, const char *const (&weights)[VECTORS]) {
+        Floats16 w[VECTORS];
+#pragma GCC unroll 4
+        for (int j = 0; j < VECTORS; ++j) w[j] = load_unit<Floats16>(weights[j]);
 #pragma GCC unroll 12
         for (int i = 0; i < ROWS; ++i) {
             const Floats16 x = Floats16{} + bits<float>(load_word(rows[i] + at));
+#pragma GCC unroll 4
+            for (int j = 0; j < VECTORS; ++j)
 #if defined(LANES_AVX512)
-            sums[i][0] = bits<Sum>(_mm512_fmadd_ps(bits<__m512>(x), bits<__m512>(a), bits<__m512>(sums[i][0])));
-            sums[i][1] = bits<Sum>(_mm512_fmadd_ps(bits<__m512>(x), bits<__m512>(b), bits<__m512>(sums[i][1])));
+                sums[i][j] = bits<Sum>(_mm512_fmadd_ps(bits<__m512>(x), bits<__m512>(w[j]), bits<__m512>(sums[i][j])));
 #else
-            sums[i][0] += x * a;
-            sums[i][1] += x * b;
+                sums[i][j] += x * w[j];
 #endif
         }
     }
@@ -108,14 +110,16 @@ struct ByFp32 {
 struct ByBf16 {
     typedef Floats16 Sum;
     static constexpr int ROW = 4;
-    template <int ROWS>
-    static LANES_INLINE void add(Sum (&sums)[ROWS][2], const char *const *rows, int64_t at, const char *w0, const char *w1) {
-        const Words16 a = load_unit<Words16>(w0), b = load_unit<Words16>(w1);
+    template <int ROWS, int VECTORS>
+    static LANES_INLINE void add(Sum (&sums)[ROWS][VECTORS], const char *const *rows, int64_t at, const char *const (&weights)[VECTORS]) {
+        Words16 w[VECTORS];
+#pragma GCC unroll 4
+        for (int j = 0; j < VECTORS; ++j) w[j] = load_unit<Words16>(weights[j]);
 #pragma GCC unroll 12
         for (int i = 0; i < ROWS; ++i) {
             const Words16 x = Words16{} + load_word(rows[i] + at);
-            sums[i][0] = add_pairs(sums[i][0], x, a);
-            sums[i][1] = add_pairs(sums[i][1], x, b);
+#pragma GCC unroll 4
+            for (int j = 0; j < VECTORS; ++j) sums[i][j] = add_pairs(sums[i][j], x, w[j]);
         }
     }
 };
@@ -123,14 +127,16 @@ struct ByBf16 {
 struct ByInt8 {
     typedef Floats16 Sum;
     static constexpr int ROW = 8;
-    template <int ROWS>
-    static LANES_INLINE void add(Sum (&sums)[ROWS][2], const char *const *rows, int64_t at, const char *w0, const char *w1) {
-        const Expanded a = expand_unit(load_unit<Words16>(w0)), b = expand_unit(load_unit<Words16>(w1));
+    template <int ROWS, int VECTORS>
+    static LANES_INLINE void add(Sum (&sums)[ROWS][VECTORS], const char *const *rows, int64_t at, const char *const (&weights)[VECTORS]) {
+        Expanded w[VECTORS];
+#pragma GCC unroll 4
+        for (int j = 0; j < VECTORS; ++j) w[j] = expand_unit(load_unit<Words16>(weights[j]));
 #pragma GCC unroll 12
         for (int i = 0; i < ROWS; ++i) {
             const Words16 x = Words16{} + load_word(rows[i] + at), y = Words16{} + load_word(rows[i] + at + 4);
-            sums[i][0] = add_pairs(add_pairs(sums[i][0], x, a.first), y, a.second);
-            sums[i][1] = add_pairs(add_pairs(sums[i][1], x, b.first), y, b.second);
+#pragma GCC unroll 4
+            for (int j = 0; j < VECTORS; ++j) sums[i][j] = add_pairs(add_pairs(sums[i][j], x, w[j].first), y, w[j].second);
         }
     }
 };
@@ -148,80 +154,95 @@ struct ByInt8Dynamic {
         return sum;
 #endif
     }
-    template <int ROWS>
-    static LANES_INLINE void add(Sum (&sums)[ROWS][2], const char *const *rows, int64_t at, const char *w0, const char *w1) {
-        const Words16 a = load_unit<Words16>(w0), b = load_unit<Words16>(w1);
+    template <int ROWS, int VECTORS>
+    static LANES_INLINE void add(Sum (&sums)[ROWS][VECTORS], const char *const *rows, int64_t at, const char *const (&weights)[VECTORS]) {
+        Words16 w[VECTORS];
+#pragma GCC unroll 4
+        for (int j = 0; j < VECTORS; ++j) w[j] = load_unit<Words16>(weights[j]);
 #pragma GCC unroll 12
         for (int i = 0; i < ROWS; ++i) {
             const Words16 x = Words16{} + load_word(rows[i] + at);
-            sums[i][0] = add_quads(sums[i][0], x, a);
-            sums[i][1] = add_quads(sums[i][1], x, b);
+#pragma GCC unroll 4
+            for (int j = 0; j < VECTORS; ++j) sums[i][j] = add_quads(sums[i][j], x, w[j]);
         }
     }
 };
 
 // --- Tiles ------------------------------------------------------------------------------------------------------------
 
-constexpr int AHEAD = 2048;  // bytes of weights asked for ahead of their use; the hardware stops at pages
+constexpr int AHEAD = 6144;  // bytes of weights asked for ahead of their use; the hardware stops at pages
 
-template <typename By, int ROWS>
-static void tile_of(const char *const *from, const Panel &panel, Tile tile) {
+// STRIPS is 2 where few rows would leave the multipliers waiting for their own sums.
+template <typename By, int ROWS, int STRIPS>
+static void tile_of(const char *const *from, const Panel &panel, Tile *tiles) {
     typedef typename By::Sum Sum;
+    constexpr int VECTORS = 2 * STRIPS;
+    const int64_t behind[4] = {0, panel.second, panel.next_strip, panel.next_strip + panel.second};
     const char *rows[ROWS];
-    Sum sums[ROWS][2];
+    Sum sums[ROWS][VECTORS];
     for (int i = 0; i < ROWS; ++i) rows[i] = from[i];
 #pragma GCC unroll 12
     for (int i = 0; i < ROWS; ++i)
-#pragma GCC unroll 2
-        for (int half = 0; half < 2; ++half)
-            sums[i][half] = panel.starts ? __builtin_convertvector(load_unit<Ints16>(reinterpret_cast<const char *>(panel.starts + half * HALF)), Sum) : Sum{};
+#pragma GCC unroll 4
+        for (int j = 0; j < VECTORS; ++j)
+            sums[i][j] = panel.starts ? __builtin_convertvector(load_unit<Ints16>(reinterpret_cast<const char *>(panel.starts + j * HALF)), Sum) : Sum{};
     int64_t at = 0;
     for (int s = 0; s < panel.n_segments; ++s) {
         const char *w = panel.segments[s];
         for (int step = 0; step < panel.steps; ++step, w += panel.stride, at += By::ROW) {
-            __builtin_prefetch(w + AHEAD);
-            __builtin_prefetch(w + AHEAD + panel.second);
-            By::template add<ROWS>(sums, rows, at, w, w + panel.second);
+            const char *weights[VECTORS];
+#pragma GCC unroll 4
+            for (int j = 0; j < VECTORS; ++j) {
+                weights[j] = w + behind[j];
+                __builtin_prefetch(weights[j] + AHEAD);
+            }
+            By::template add<ROWS, VECTORS>(sums, rows, at, weights);
         }
     }
 #pragma GCC unroll 12
     for (int i = 0; i < ROWS; ++i)
-#pragma GCC unroll 2
-        for (int half = 0; half < 2; ++half) {
-            const Floats16 values = __builtin_convertvector(sums[i][half], Floats16);
-            std::memcpy(&tile[i][half * HALF], &values, sizeof values);
+#pragma GCC unroll 4
+        for (int j = 0; j < VECTORS; ++j) {
+            const Floats16 values = __builtin_convertvector(sums[i][j], Floats16);
+            std::memcpy(&tiles[j / 2][i][j % 2 * HALF], &values, sizeof values);
         }
 }
 
-typedef void (*TileOf)(const char *const *, const Panel &, Tile);
+typedef void (*TileOf)(const char *const *, const Panel &, Tile *);
 
 // Tiles of 5, 7, 9, 10 and 11 rows compute some row twice: that is cheaper than more code.
-#define SERVE_TILES(By) {tile_of<By, 1>, tile_of<By, 2>, tile_of<By, 3>, tile_of<By, 4>, tile_of<By, 6>, tile_of<By, 8>, tile_of<By, 12>}
 static constexpr int WIDTHS[] = {1, 2, 3, 4, 6, 8, 12};
+#define SERVE_TILES(By) {tile_of<By, 1, 1>, tile_of<By, 2, 1>, tile_of<By, 3, 1>, tile_of<By, 4, 1>, tile_of<By, 6, 1>, tile_of<By, 8, 1>, tile_of<By, 12, 1>}
+#define SERVE_PAIRS(By) {tile_of<By, 1, 2>, tile_of<By, 2, 2>, tile_of<By, 3, 2>}
 static constexpr TileOf TILES[4][7] = {SERVE_TILES(ByFp32), SERVE_TILES(ByBf16), SERVE_TILES(ByInt8), SERVE_TILES(ByInt8Dynamic)};
+static constexpr TileOf PAIRS[4][FEW_ROWS] = {SERVE_PAIRS(ByFp32), SERVE_PAIRS(ByBf16), SERVE_PAIRS(ByInt8), SERVE_PAIRS(ByInt8Dynamic)};
 
 void multiply(int32_t kind, const char *const *rows, int n_rows, const Panel &panel, Tile tile) {
     const char *filled[TILE_ROWS];
     int width = 0;
     while (WIDTHS[width] < n_rows) ++width;
     for (int i = 0; i < WIDTHS[width]; ++i) filled[i] = rows[i < n_rows ? i : n_rows - 1];
-    TILES[kind][width](filled, panel, tile);
+    TILES[kind][width](filled, panel, reinterpret_cast<Tile *>(tile));
 }
 
-void multiply_strip(const Matrix &matrix, int strip, const Rows &rows, int first, int n_rows, const char *expanded, Tile tile) {
+void multiply_strips(const Matrix &matrix, int strip, int n_strips, const Rows &rows, int first, int n_rows, const char *expanded, Tile *tiles) {
     const char *from[TILE_ROWS];
     for (int i = 0; i < n_rows; ++i) from[i] = rows.first + rows.at(first + i) * rows.stride;
     const int group = group_of(matrix.kind);
-    const char *data = expanded ? expanded : matrix.data + strip * matrix.strip_bytes();
+    const int64_t strip_bytes = matrix.strip_bytes();
+    const char *data = expanded ? expanded : matrix.data + strip * strip_bytes;
     const int steps = (matrix.k + group - 1) / group;
     const int32_t *starts = matrix.starts ? matrix.starts + strip * STRIP : nullptr;
-    const Panel panel = {&data, 1, expanded ? steps * 2 : steps, UNIT, 2 * UNIT, starts};
-    multiply(expanded ? static_cast<int32_t>(BF16) : matrix.kind, from, n_rows, panel, tile);
+    const Panel panel = {&data, 1, expanded ? steps * 2 : steps, UNIT, 2 * UNIT, strip_bytes, starts};
+    if (n_strips == 2) PAIRS[matrix.kind][n_rows - 1](from, panel, tiles);
+    else multiply(expanded ? static_cast<int32_t>(BF16) : matrix.kind, from, n_rows, panel, *tiles);
     if (!matrix.scales) return;
-    const float *scales = matrix.scales + strip * STRIP;
-    for (int i = 0; i < n_rows; ++i) {
-        const float of_row = rows.scales ? rows.scales[rows.at(first + i)] : 1.0f;
-        for (int column = 0; column < STRIP; ++column) tile[i][column] *= of_row * scales[column];
+    for (int s = 0; s < n_strips; ++s) {
+        const float *scales = matrix.scales + (strip + s) * STRIP;
+        for (int i = 0; i < n_rows; ++i) {
+            const float of_row = rows.scales ? rows.scales[rows.at(first + i)] : 1.0f;
+            for (int column = 0; column < STRIP; ++column) tiles[s][i][column] *= of_row * scales[column];
+        }
     }
 }
 

@@ -14,6 +14,7 @@ namespace serve {
 constexpr int STRIP = 32;      // outputs that one tile computes
 constexpr int HALF = 16;       // outputs of one vector
 constexpr int TILE_ROWS = 12;  // 12 x 2 sums fill 24 of 32 registers
+constexpr int FEW_ROWS = 3;    // up to here two strips are computed together
 constexpr int UNIT = 64;       // bytes of a vector of weights: HALF outputs of one group of k
 
 // How weights are kept, and rows for them.
@@ -58,6 +59,7 @@ struct Panel {
     int n_segments;
     int steps;  // groups per segment
     int64_t second, stride;
+    int64_t next_strip;  // where two strips are computed together
     const int32_t *starts;
 };
 
@@ -69,23 +71,29 @@ typedef float Tile[TILE_ROWS][STRIP];
 // Sums of 1 to TILE_ROWS rows with a panel, without scales.
 void multiply(int32_t kind, const char *const *rows, int n_rows, const Panel &panel, Tile tile);
 
-// The same for one strip of a matrix and rows first .. first + n_rows - 1, scales applied. `expanded` is null or the
-// strip as BF16, made by `expand`.
-void multiply_strip(const Matrix &matrix, int strip, const Rows &rows, int first, int n_rows, const char *expanded, Tile tile);
+// The same for one or two strips of a matrix and rows first .. first + n_rows - 1, scales applied. Two strips take up to
+// FEW_ROWS rows. `expanded` is null or the strip as BF16, made by `expand`.
+void multiply_strips(const Matrix &matrix, int strip, int n_strips, const Rows &rows, int first, int n_rows, const char *expanded, Tile *tiles);
 
 // INT8 weights of one strip as BF16 of the same values: pays where many tiles follow. `to` has room for twice the strip.
 void expand(const Matrix &matrix, int strip, char *to);
 
-// Calls each(row, outputs[STRIP]) for every row with its products with one strip.
+// Calls each(row, strip, outputs[STRIP]) for every row with its products with the strips first .. first + n_strips - 1.
 template <typename Each>
-LANES_INLINE void for_rows(const Matrix &matrix, int strip, const Rows &rows, int n_rows, char *room, const Each &each) {
+void for_outputs(const Matrix &matrix, int first_strip, int n_strips, const Rows &rows, int n_rows, char *room, const Each &each) {
     const bool expands = matrix.kind == INT8 && n_rows > 2 * TILE_ROWS;
-    if (expands) expand(matrix, strip, room);
-    for (int first = 0; first < n_rows; first += TILE_ROWS) {
-        Tile tile;
-        const int count = n_rows - first < TILE_ROWS ? n_rows - first : TILE_ROWS;
-        multiply_strip(matrix, strip, rows, first, count, expands ? room : nullptr, tile);
-        for (int i = 0; i < count; ++i) each(first + i, tile[i]);
+    const int end = first_strip + n_strips;
+    for (int strip = first_strip; strip < end;) {
+        const int together = n_rows <= FEW_ROWS && strip + 1 < end ? 2 : 1;
+        if (expands) expand(matrix, strip, room);
+        for (int first = 0; first < n_rows; first += TILE_ROWS) {
+            Tile tiles[2];
+            const int count = n_rows - first < TILE_ROWS ? n_rows - first : TILE_ROWS;
+            multiply_strips(matrix, strip, together, rows, first, count, expands ? room : nullptr, tiles);
+            for (int s = 0; s < together; ++s)
+                for (int i = 0; i < count; ++i) each(first + i, strip + s, tiles[s][i]);
+        }
+        strip += together;
     }
 }
 

@@ -147,12 +147,9 @@ void place_grouped(const Model &model, int layer, const Step &step, const Memory
 
 void attention(const Model &model, int index, const Step &step, const Memory &memory) {
     const AttentionWeights &weights = model.layers[index].attention;
-    const auto room = [&](int thread) { return memory.threads + thread * memory.thread_bytes; };
     norm(model, weights.norm, step.n_tokens, memory);
-    share(model.n_threads, weights.down.strips(), [&](int strip, int thread) {
-        for_rows(weights.down, strip, memory.in.rows(), step.n_tokens, room(thread), [&](int row, const float *outputs) {
-            std::memcpy(memory.down_TN + row * memory.d_down + strip * STRIP, outputs, STRIP * sizeof(float));
-        });
+    multiply_all(model, weights.down, memory.in.rows(), step.n_tokens, memory, [&](int row, int strip, const float *outputs) {
+        std::memcpy(memory.down_TN + row * memory.d_down + strip * STRIP, outputs, STRIP * sizeof(float));
     });
     const bool is_latent = model.d_nope > 0;
     if (is_latent) place_latent(model, index, step, memory);
@@ -163,12 +160,10 @@ void attention(const Model &model, int index, const Step &step, const Memory &me
         const float *heads = is_latent ? memory.mapped_TN + static_cast<int64_t>(t) * weights.out.k : memory.heads_TN + t * memory.d_heads;
         pack_row(model.kind, heads, weights.out.k, memory.in.row(t), memory.in.scale(t));
     });
-    share(model.n_threads, weights.out.strips(), [&](int strip, int thread) {
-        for_rows(weights.out, strip, memory.in.rows(), step.n_tokens, room(thread), [&](int row, const float *outputs) {
-            float *x = memory.x_TD + row * memory.d_x + strip * STRIP;
-            if (weights.b_out) add_row(x, weights.b_out + strip * STRIP, in_strip(model.d_model, strip));
-            for (int c = 0; c < STRIP; c += LANES) lanes::store(x + c, lanes::load(x + c) + lanes::load(outputs + c));
-        });
+    multiply_all(model, weights.out, memory.in.rows(), step.n_tokens, memory, [&](int row, int strip, const float *outputs) {
+        float *x = memory.x_TD + row * memory.d_x + strip * STRIP;
+        if (weights.b_out) add_row(x, weights.b_out + strip * STRIP, in_strip(model.d_model, strip));
+        for (int c = 0; c < STRIP; c += LANES) lanes::store(x + c, lanes::load(x + c) + lanes::load(outputs + c));
     });
 }
 
@@ -179,11 +174,9 @@ void tell(const Model &model, const Step &step, const Memory &memory) {
         pack_row(model.kind, memory.normed_TD, model.d_model, memory.in.row(i), memory.in.scale(i));
     }
     if (!step.n_wanted) return;
-    share(model.n_threads, model.head.strips(), [&](int strip, int thread) {
-        for_rows(model.head, strip, memory.in.rows(), step.n_wanted, memory.threads + thread * memory.thread_bytes, [&](int row, const float *outputs) {
-            float *to = step.logits + static_cast<int64_t>(row) * model.head.n + strip * STRIP;
-            std::memcpy(to, outputs, static_cast<size_t>(in_strip(model.head.n, strip)) * sizeof(float));
-        });
+    multiply_all(model, model.head, memory.in.rows(), step.n_wanted, memory, [&](int row, int strip, const float *outputs) {
+        float *to = step.logits + static_cast<int64_t>(row) * model.head.n + strip * STRIP;
+        std::memcpy(to, outputs, static_cast<size_t>(in_strip(model.head.n, strip)) * sizeof(float));
     });
 }
 
@@ -223,10 +216,9 @@ LANES_EXPORT int32_t serve_product(const Matrix *matrix, const float *x_MK, int3
     float *scales = reinterpret_cast<float *>(memory + rows_bytes);
     const Packed rows = {memory, matrix->kind == INT8_DYNAMIC ? scales : nullptr, stride};
     for (int row = 0; row < n_rows; ++row) pack_row(matrix->kind, x_MK + static_cast<int64_t>(row) * matrix->k, matrix->k, rows.row(row), rows.scale(row));
-    for (int strip = 0; strip < matrix->strips(); ++strip)
-        for_rows(*matrix, strip, rows.rows(), n_rows, memory + rows_bytes + scales_bytes, [&](int row, const float *outputs) {
-            std::memcpy(to_MN + static_cast<int64_t>(row) * matrix->n + strip * STRIP, outputs, static_cast<size_t>(in_strip(matrix->n, strip)) * sizeof(float));
-        });
+    for_outputs(*matrix, 0, matrix->strips(), rows.rows(), n_rows, memory + rows_bytes + scales_bytes, [&](int row, int strip, const float *outputs) {
+        std::memcpy(to_MN + static_cast<int64_t>(row) * matrix->n + strip * STRIP, outputs, static_cast<size_t>(in_strip(matrix->n, strip)) * sizeof(float));
+    });
     std::free(memory);
     return 1;
 }

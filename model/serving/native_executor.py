@@ -25,7 +25,8 @@ from model.serving.packed import KINDS, Weights, huge_zeros
 from model.transformer import Transformer
 
 BLOCK_TOKENS = 16  # BLOCK of serve_model.h
-MOST_EXPERTS = 1024
+MOST_EXPERTS = 1024  # of a layer, and MOST_WIDTH of a key: also of serve_model.h
+MOST_WIDTH = 2048
 
 
 def supports(config: ModelConfig) -> str | None:
@@ -39,7 +40,14 @@ def supports(config: ModelConfig) -> str | None:
         return str(error)
     if config.moe is not None and config.moe.n_experts > MOST_EXPERTS:
         return f"more than {MOST_EXPERTS} experts"
+    if _key_width(config) > MOST_WIDTH:
+        return f"keys of more than {MOST_WIDTH} numbers"
     return None
+
+
+def _key_width(config: ModelConfig) -> int:
+    """Of what the cache keeps; absorbed latent attention keeps latent and rotary key as the key of one head."""
+    return config.d_head if config.latent is None else config.latent.kv_rank + config.latent.d_rope
 
 
 class NativeExecutor:
@@ -158,8 +166,6 @@ class NativeExecutor:
 
     def _described(self, n_threads: int) -> tables.Model:
         config, weights, latent = self.config, self.weights, self.config.latent
-        # Absorbed latent attention is that of all heads over one head of latent and rotary key.
-        d_key = config.d_head if latent is None else latent.kv_rank + latent.d_rope
         return tables.Model(
             layers=ctypes.addressof(weights.layers),
             embedding=weights.embedding,
@@ -171,7 +177,7 @@ class NativeExecutor:
             d_model=config.d_model,
             n_heads=config.n_heads,
             n_kv_heads=config.n_kv_heads if latent is None else 1,
-            d_key=d_key,
+            d_key=_key_width(config),
             d_value=config.d_head if latent is None else latent.kv_rank,
             d_rotary=self._rotary.d_rotary,
             is_interleaved=config.rope_interleaved,

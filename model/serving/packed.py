@@ -50,7 +50,8 @@ class PackedMemory:
 
 def huge_zeros(n_bytes: int) -> Tensor:
     """Zeroed uint8 memory of its own mapping; pages that are never written take no room."""
-    mapping = mmap.mmap(-1, n_bytes)
+    # Private: shared memory gets no huge pages.
+    mapping = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         mapping.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(mapping, dtype=torch.uint8)

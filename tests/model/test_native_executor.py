@@ -259,6 +259,7 @@ def test_a_step_without_wanted_logits_only_writes() -> None:
 def test_what_is_not_supported_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(SMALL, moe=replace(MOE, n_experts=2000))
     assert "more than 1024 experts" in (supports(config) or "")
+    assert "keys of more than 2048" in (supports(replace(SMALL, d_head=2050)) or "")
     model = model_of("llama")
     with pytest.raises(ValueError, match="weights must be one of fp32, bf16"):
         NativeExecutor(model, N_BLOCKS, weights="int4")  # type: ignore[arg-type]
