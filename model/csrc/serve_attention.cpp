@@ -65,14 +65,14 @@ struct Scratch {
     const char **keys, **heads;  // of each block
     int64_t span;
     Scratch(char *memory, int64_t most_keys) {
-        span = up_to(most_keys + BLOCK, STRIP);
+        span = up_to(most_keys + BLOCK, 2 * STRIP);
         scores = reinterpret_cast<float *>(memory);
         weights = memory + TILE_ROWS * span * 4;
         keys = reinterpret_cast<const char **>(weights + TILE_ROWS * span * 4);
         heads = keys + span / BLOCK;
     }
     static int64_t bytes(int64_t most_keys) {
-        const int64_t span = up_to(most_keys + BLOCK, STRIP);
+        const int64_t span = up_to(most_keys + BLOCK, 2 * STRIP);
         return TILE_ROWS * span * 8 + span / BLOCK * 16;
     }
 };
@@ -122,12 +122,14 @@ static void attend_rows(const Model &model, int layer, const Task &task, const M
     }
     for (int b = 0; b < n_blocks; ++b) scratch.heads[b] = shape.at(model, layer, part.blocks[first_block + b], task.head);
 
-    Tile tile;
-    for (int b = 0; b < n_blocks; b += 2) {
-        const int64_t second = b + 1 < n_blocks ? scratch.heads[b + 1] - scratch.heads[b] : 0;
-        const Panel panel = {scratch.heads + b, 1, (model.d_key + shape.group - 1) / shape.group, second, UNIT, 0, nullptr};
-        multiply(model.cache_kind, rows, task.n, panel, tile);
-        for (int i = 0; i < task.n; ++i) std::memcpy(scratch.scores + i * scratch.span + b * BLOCK, tile[i], sizeof tile[i]);
+    const int n_strips = task.n <= FEW_ROWS ? 2 : 1, per_tile = n_strips * STRIP / HALF;
+    Tile tiles[2];
+    for (int b = 0; b < n_blocks; b += per_tile) {
+        Panel panel = {scratch.heads + b, 1, (model.d_key + shape.group - 1) / shape.group, UNIT, {}, nullptr};
+        for (int j = 1; j < per_tile; ++j) panel.behind[j] = b + j < n_blocks ? scratch.heads[b + j] - scratch.heads[b] : 0;
+        multiply(model.cache_kind, rows, task.n, n_strips, panel, tiles);
+        for (int s = 0; s < n_strips; ++s)
+            for (int i = 0; i < task.n; ++i) std::memcpy(scratch.scores + i * scratch.span + b * BLOCK + s * STRIP, tiles[s][i], sizeof tiles[s][i]);
     }
     float sums[TILE_ROWS];
     const int64_t row_bytes = scratch.span * shape.number_bytes;
@@ -136,16 +138,15 @@ static void attend_rows(const Model &model, int layer, const Task &task, const M
         rows[i] = scratch.weights + i * row_bytes;
         sums[i] = weigh(model.cache_kind, scratch.scores + i * scratch.span, scale, first_key(position) - base, position + 1 - base, n_blocks * BLOCK, scratch.weights + i * row_bytes);
     }
-    for (int column = 0; column < model.d_value; column += STRIP) {
+    for (int column = 0; column < model.d_value; column += n_strips * STRIP) {
         for (int b = 0; b < n_blocks; ++b) scratch.keys[b] = scratch.heads[b] + shape.keys_bytes + column / HALF * shape.panel_bytes;
-        const bool is_half = model.d_value - column <= HALF;
-        const Panel panel = {scratch.keys, n_blocks, BLOCK / shape.group, is_half ? 0 : shape.panel_bytes, UNIT, 0, nullptr};
-        multiply(model.cache_kind, rows, task.n, panel, tile);
-        const int n_columns = model.d_value - column < STRIP ? model.d_value - column : STRIP;
+        Panel panel = {scratch.keys, n_blocks, BLOCK / shape.group, UNIT, {}, nullptr};
+        for (int j = 1; j < per_tile; ++j) panel.behind[j] = column + j * HALF < model.d_value ? j * shape.panel_bytes : 0;
+        multiply(model.cache_kind, rows, task.n, n_strips, panel, tiles);
         for (int i = 0; i < task.n; ++i) {
             const int row = task.first + i, query = task.head * per_group + row % per_group;
-            float *to = memory.heads_TN + (part.first + row / per_group) * memory.d_heads + query * model.d_value + column;
-            for (int c = 0; c < n_columns; ++c) to[c] = tile[i][c] / sums[i];
+            float *to = memory.heads_TN + (part.first + row / per_group) * memory.d_heads + query * model.d_value;
+            for (int c = column; c < model.d_value && c < column + n_strips * STRIP; ++c) to[c] = tiles[(c - column) / STRIP][i][(c - column) % STRIP] / sums[i];
         }
     }
 }

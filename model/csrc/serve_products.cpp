@@ -177,10 +177,11 @@ template <typename By, int ROWS, int STRIPS>
 static void tile_of(const char *const *from, const Panel &panel, Tile *tiles) {
     typedef typename By::Sum Sum;
     constexpr int VECTORS = 2 * STRIPS;
-    const int64_t behind[4] = {0, panel.second, panel.next_strip, panel.next_strip + panel.second};
+    int64_t behind[VECTORS];
     const char *rows[ROWS];
     Sum sums[ROWS][VECTORS];
     for (int i = 0; i < ROWS; ++i) rows[i] = from[i];
+    for (int j = 0; j < VECTORS; ++j) behind[j] = panel.behind[j];
 #pragma GCC unroll 12
     for (int i = 0; i < ROWS; ++i)
 #pragma GCC unroll 4
@@ -217,12 +218,13 @@ static constexpr int WIDTHS[] = {1, 2, 3, 4, 6, 8, 12};
 static constexpr TileOf TILES[4][7] = {SERVE_TILES(ByFp32), SERVE_TILES(ByBf16), SERVE_TILES(ByInt8), SERVE_TILES(ByInt8Dynamic)};
 static constexpr TileOf PAIRS[4][FEW_ROWS] = {SERVE_PAIRS(ByFp32), SERVE_PAIRS(ByBf16), SERVE_PAIRS(ByInt8), SERVE_PAIRS(ByInt8Dynamic)};
 
-void multiply(int32_t kind, const char *const *rows, int n_rows, const Panel &panel, Tile tile) {
+void multiply(int32_t kind, const char *const *rows, int n_rows, int n_strips, const Panel &panel, Tile *tiles) {
+    if (n_strips == 2) return PAIRS[kind][n_rows - 1](rows, panel, tiles);
     const char *filled[TILE_ROWS];
     int width = 0;
     while (WIDTHS[width] < n_rows) ++width;
     for (int i = 0; i < WIDTHS[width]; ++i) filled[i] = rows[i < n_rows ? i : n_rows - 1];
-    TILES[kind][width](filled, panel, reinterpret_cast<Tile *>(tile));
+    TILES[kind][width](filled, panel, tiles);
 }
 
 void multiply_strips(const Matrix &matrix, int strip, int n_strips, const Rows &rows, int first, int n_rows, const char *expanded, Tile *tiles) {
@@ -233,9 +235,8 @@ void multiply_strips(const Matrix &matrix, int strip, int n_strips, const Rows &
     const char *data = expanded ? expanded : matrix.data + strip * strip_bytes;
     const int steps = (matrix.k + group - 1) / group;
     const int32_t *starts = matrix.starts ? matrix.starts + strip * STRIP : nullptr;
-    const Panel panel = {&data, 1, expanded ? steps * 2 : steps, UNIT, 2 * UNIT, strip_bytes, starts};
-    if (n_strips == 2) PAIRS[matrix.kind][n_rows - 1](from, panel, tiles);
-    else multiply(expanded ? static_cast<int32_t>(BF16) : matrix.kind, from, n_rows, panel, *tiles);
+    const Panel panel = {&data, 1, expanded ? steps * 2 : steps, 2 * UNIT, {0, UNIT, strip_bytes, strip_bytes + UNIT}, starts};
+    multiply(expanded ? static_cast<int32_t>(BF16) : matrix.kind, from, n_rows, n_strips, panel, tiles);
     if (!matrix.scales) return;
     for (int s = 0; s < n_strips; ++s) {
         const float *scales = matrix.scales + (strip + s) * STRIP;

@@ -52,15 +52,15 @@ struct Matrix {
     int strips() const { return (n + STRIP - 1) / STRIP; }
 };
 
-// Weights in memory as a tile reads them: two vectors per group, at `segment + offset * UNIT` and `second` bytes behind;
-// the segments follow each other in k.
+// Weights in memory as a tile reads them: vectors of 16 outputs, the first of a group at `segment + step * stride`, the
+// others so many bytes behind it. The segments follow each other in k.
 struct Panel {
     const char *const *segments;
     int n_segments;
     int steps;  // groups per segment
-    int64_t second, stride;
-    int64_t next_strip;  // where two strips are computed together
-    const int32_t *starts;
+    int64_t stride;
+    int64_t behind[4];      // of the second strip too, where two are computed together
+    const int32_t *starts;  // null: sums start at zero
 };
 
 // How many outputs of a strip are real.
@@ -68,11 +68,10 @@ constexpr int in_strip(int n, int strip) { return n - strip * STRIP < STRIP ? n 
 
 typedef float Tile[TILE_ROWS][STRIP];
 
-// Sums of 1 to TILE_ROWS rows with a panel, without scales.
-void multiply(int32_t kind, const char *const *rows, int n_rows, const Panel &panel, Tile tile);
+// Sums of 1 to TILE_ROWS rows with a panel, without scales: one strip's, or two strips' of up to FEW_ROWS rows.
+void multiply(int32_t kind, const char *const *rows, int n_rows, int n_strips, const Panel &panel, Tile *tiles);
 
-// The same for one or two strips of a matrix and rows first .. first + n_rows - 1, scales applied. Two strips take up to
-// FEW_ROWS rows. `expanded` is null or the strip as BF16, made by `expand`.
+// The same for strips of a matrix and rows first .. first + n_rows - 1, scales applied. `expanded` is null or the strip as BF16, made by `expand`.
 void multiply_strips(const Matrix &matrix, int strip, int n_strips, const Rows &rows, int first, int n_rows, const char *expanded, Tile *tiles);
 
 // INT8 weights of one strip as BF16 of the same values: pays where many tiles follow. `to` has room for twice the strip.
