@@ -117,14 +117,14 @@ class Transformer(nn.Module):
         return logits
 
     @torch.inference_mode()
-    def step(
+    def step_hidden(
         self, parts: Sequence[tuple[KeyValueStore, Sequence[int]]], n_logits: Sequence[int] | None = None
-    ) -> Tensor:
+    ) -> tuple[Tensor, list[int]]:
         """One pass over the new token ids of N sequences, each behind the past in its store.
 
-        Returns the logits [N, V] after each sequence's last new token, or, one part's rows after the other's, those
-        after the last `n_logits` tokens of each. The stores hold the new keys and values at once; their owner
-        advances their length when the step has succeeded, so a failed step leaves no trace.
+        Returns the residual stream [T, D] of all new tokens, and which of its rows are each sequence's last, or, one
+        part's after the other's, the last `n_logits` of each. The stores hold the new keys and values at once; their
+        owner advances their length when the step has succeeded, so a failed step leaves no trace.
         Raises ValueError for a part without tokens or one that ends beyond `max_context`.
         """
         positions: list[int] = []
@@ -146,7 +146,33 @@ class Transformer(nn.Module):
             x_TD = block.forward_cached(x_TD, rotation, segments[block.window])
         if n_logits is not None:
             last = [end - n + i for end, n in zip(last, n_logits, strict=True) for i in range(1, n + 1)]
-        return self.logits(x_TD[last])
+        return x_TD, last
+
+    @torch.inference_mode()
+    def step(
+        self, parts: Sequence[tuple[KeyValueStore, Sequence[int]]], n_logits: Sequence[int] | None = None
+    ) -> Tensor:
+        """The logits [N, V] behind the rows that `step_hidden` names."""
+        x_TD, rows = self.step_hidden(parts, n_logits)
+        return self.logits(x_TD[rows])
+
+    @torch.inference_mode()
+    def ahead_step(
+        self, depth: int, x_TD: Tensor, tokens: Sequence[int], store: KeyValueStore
+    ) -> tuple[Tensor, Tensor]:
+        """Multi-token prediction module `depth` over consecutive positions of one sequence, behind its past there.
+
+        `x_TD` is what `step_hidden`, or the module before, returned for those positions; `tokens` are those that lie
+        `depth` + 1 further. Returns the residual stream [T, D] for the module after it, and the logits [V] behind the
+        last position, for the token that lies one further still.
+        """
+        module = cast("AheadModule", self.ahead[depth])
+        positions_T = torch.arange(store.length, store.length + len(tokens), device=self.device)
+        rotation = self._rotation_behind([(store, tokens)], positions_T)
+        new = segment(store, len(tokens), self.device, module.block.window)
+        embedded_TD = self.embed(torch.tensor(tokens, device=self.device))
+        x_TD = module.block.forward_cached(module.join(x_TD, embedded_TD), rotation, [new])
+        return x_TD, self._head(module.norm(x_TD[-1]))
 
     def embed(self, tokens: Tensor) -> Tensor:
         """The residual stream's beginning [..., D] for ids [...]."""

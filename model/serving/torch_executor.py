@@ -9,6 +9,7 @@ Windows save time, not memory: old blocks stay. Knows nothing of requests, sampl
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ class TorchExecutor:
         n_layers = transformer.config.n_layers
         n_heads, d_key, d_value = kept_per_token(transformer.config)
         shape = (n_layers, n_heads, n_blocks * block_tokens)
-        options = {"dtype": transformer.dtype, "device": transformer.device}
+        options: dict[str, Any] = {"dtype": transformer.dtype, "device": transformer.device}
         self._keys = torch.empty((*shape, d_key), **options)
         self._values = torch.empty((*shape, d_value), **options)
 
@@ -47,11 +48,15 @@ class TorchExecutor:
 
     def step(self, parts: Sequence[Part]) -> Tensor:
         """As `Executor.step`. Raises ValueError for a part that is empty, too long, or beyond its blocks."""
+        return self._transformer.step(self._stored(parts), [part.n_logits for part in parts]).cpu()
+
+    def _stored(self, parts: Sequence[Part]) -> list[tuple[PagedStore, Sequence[int]]]:
+        """The parts' tokens, each with its store; raises as `step`."""
         for part in parts:
             self._check(part)
-        stores = [_PagedStore(self._keys, self._values, self.block_tokens, part) for part in parts]
-        pairs = [(store, part.tokens) for store, part in zip(stores, parts, strict=True)]
-        return self._transformer.step(pairs, [part.n_logits for part in parts]).cpu()
+        return [
+            (PagedStore(self._keys, self._values, self.block_tokens, part), part.tokens) for part in parts
+        ]
 
     def _check(self, part: Part) -> None:
         end = part.past + len(part.tokens)
@@ -68,7 +73,7 @@ class TorchExecutor:
             ]
 
 
-class _PagedStore:
+class PagedStore:
     """One part's past within the paged memory [layers, G, slots, C]; implements attention's KeyValueStore."""
 
     def __init__(self, keys: Tensor, values: Tensor, block_tokens: int, part: Part) -> None:
