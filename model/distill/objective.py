@@ -72,6 +72,12 @@ class Distillation(nn.Module):
                 raise IncompatibleError("hidden states are not cached: use a LiveTeacher, or no layer_map")
             self.hidden = HiddenStateLoss(student, teacher.model.config, layer_map)
         self.last: Parts | None = None
+        self._collected: Parts | None = None
+
+    def collect(self) -> Parts | None:
+        """The sums of the parts of all batches since this was last asked for: a whole update's; None without any."""
+        collected, self._collected = self._collected, None
+        return collected
 
     def forward(self, model: Transformer, batch: Batch, *, n_targets: int) -> Losses:
         """As `losses_on`, on a batch on the student's device; `next_token` is the weighted sum of all parts."""
@@ -92,6 +98,7 @@ class Distillation(nn.Module):
             hidden = share * self.hidden(states, teacher_states, is_scored_BS)
             total = total + self.hidden_weight * hidden
         self.last = Parts(target.detach(), divergence.detach(), None if hidden is None else hidden.detach())
+        self._collected = _sum(self._collected, self.last)
         ahead = None
         if model.training and len(model.ahead):
             logits = model.ahead_logits(x_BSD, batch.tokens_BS, **packing)
@@ -103,3 +110,10 @@ class Distillation(nn.Module):
             return self.teacher.distributions(batch), {}
         assert isinstance(self.teacher, LiveTeacher)
         return self.teacher.observe(batch, set(self.hidden.layer_map.values()))
+
+
+def _sum(before: Parts | None, added: Parts) -> Parts:
+    if before is None:
+        return added
+    hidden = None if before.hidden is None or added.hidden is None else before.hidden + added.hidden
+    return Parts(before.target + added.target, before.divergence + added.divergence, hidden)

@@ -60,7 +60,7 @@ def explain(error: BaseException, command: str) -> Fault | None:
         return _unusable_checkpoint(cause)
     if isinstance(cause, NotFiniteError):
         return _not_finite(cause, failed, resume)
-    if isinstance(cause, DataError):
+    if isinstance(cause, DataError) or _is_unanswered(cause):
         return Fault(
             "data", DATA, f"the data cannot be used {where}: {cause}", f"When that is done, {resume}"
         )
@@ -84,6 +84,13 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     text = str(error).lower()
     return isinstance(error, RuntimeError) and any(part in text for part in CPU_ALLOCATION_MESSAGES)
+
+
+def _is_unanswered(cause: BaseException) -> bool:
+    """Whether a teacher's cache does not know the data."""
+    from model.distill.errors import CacheError
+
+    return isinstance(cause, CacheError)
 
 
 def _not_finite(cause: NotFiniteError, failed: RunFailedError | None, resume: str) -> Fault:

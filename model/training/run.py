@@ -20,6 +20,7 @@ from model.data.batch import Batch
 from model.layers import metrics
 from model.training.checkpoints import Checkpoints, Loaded
 from model.training.config_changes import changes, shape_changes
+from model.training.distillation import learn_from_teacher, parts
 from model.training.errors import NotFiniteError, RunExistsError, RunFailedError, SavedStateError
 from model.training.evaluation import held_out_loss
 from model.training.events import Evaluated, Event, Finished, Noticed, Observer, Saved, Started, Stepped
@@ -100,6 +101,8 @@ class _Run:
     def __init__(self, config: RunConfig, folder: RunFolder, data: TrainingData) -> None:
         self.config, self.folder, self.data = config, folder, data
         self.trainer = trainer_for(config, data.vocabulary)
+        if config.distillation is not None:
+            learn_from_teacher(self.trainer, config.distillation, data.files)
         self.checkpoints = Checkpoints(folder.checkpoints, keep=config.saving.keep)
         self.observers: list[Observer] = []
         self.progress = Progress()
@@ -199,7 +202,7 @@ class _Run:
         speed = speedometer.of(batch, seconds)
         share = self._share_done()
         memory = memory_use(self.trainer.model.device)
-        measured = summary(metrics.collect(self.trainer.model))
+        measured = summary(metrics.collect(self.trainer.model)) | parts(self.trainer.objective)
         if update.ahead_loss is not None:
             measured["ahead_loss"] = update.ahead_loss
         self._tell(

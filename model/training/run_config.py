@@ -21,7 +21,17 @@ from model.training.tables import convert, read_table, require_known
 PrecisionName = Literal["fp32", "bf16", "fp16"]
 CheckpointingName = Literal["none", "full", "selective"]
 EightBitName = Literal["none", "int8", "fp8"]
-TABLES = ("model", "data", "curriculum", "recipe", "budget", "compute", "evaluation", "saving")
+TABLES = (
+    "model",
+    "data",
+    "curriculum",
+    "recipe",
+    "distillation",
+    "budget",
+    "compute",
+    "evaluation",
+    "saving",
+)
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,26 @@ class Budget:
         """Of the budget that is nearest to its end; at least 1 where training is done."""
         limits = ((steps, self.steps), (tokens, self.tokens), (seconds, self.seconds))
         return max(spent / limit for spent, limit in limits if limit is not None)
+
+
+@dataclass(frozen=True)
+class DistillationConfig:
+    """A teacher, whose expectations are learnt beside the targets (Hinton et al. 2015, arXiv:1503.02531)."""
+
+    teacher: Path | None = None  # a model folder over the same tokens, which answers while the student trains
+    cache: Path | None = None  # or a folder of its answers, as model.distill.precompute leaves
+    temperature: float = 2.0
+    weight: float = 0.5  # of the teacher; the targets have the rest
+
+    def __post_init__(self) -> None:
+        if (self.teacher is None) == (self.cache is None):
+            raise ConfigError("[distillation] needs either teacher, a model folder, or cache, its answers")
+        if not 0 < self.weight <= 1:
+            raise ConfigError(
+                "[distillation] weight must be above 0 and at most 1: without a teacher leave it out"
+            )
+        if not self.temperature > 0:
+            raise ConfigError("[distillation] temperature must be above 0")
 
 
 @dataclass(frozen=True)
@@ -110,6 +140,7 @@ class RunConfig:
     budget: Budget
     curriculum_table: Mapping[str, Any] = field(default_factory=dict)
     recipe: Recipe = field(default_factory=Recipe)
+    distillation: DistillationConfig | None = None
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     saving: SavingConfig = field(default_factory=SavingConfig)
@@ -167,11 +198,18 @@ def run_config_from(document: Mapping[str, Any], *, name: str) -> RunConfig:
         budget=read_table(Budget, document["budget"], "[budget]"),
         curriculum_table=dict(table),
         recipe=read_table(Recipe, document.get("recipe", {}), "[recipe]"),
+        distillation=_distillation(document),
         compute=read_table(ComputeConfig, document.get("compute", {}), "[compute]"),
         evaluation=read_table(EvaluationConfig, document.get("evaluation", {}), "[evaluation]"),
         saving=read_table(SavingConfig, document.get("saving", {}), "[saving]"),
         seed=convert(int, document.get("seed", 0), "seed"),
     )
+
+
+def _distillation(document: Mapping[str, Any]) -> DistillationConfig | None:
+    if "distillation" not in document:
+        return None
+    return read_table(DistillationConfig, document["distillation"], "[distillation]")
 
 
 def _at_least(table: str, config: object, **lowest: int) -> None:

@@ -1,0 +1,81 @@
+"""What a run's table [distillation] makes of its objective: a teacher's expectations beside the targets.
+
+The teacher is a model folder whose tokenizer is the data's, or a folder of its answers. Hidden states have no key: their
+projections would have to be trained and saved with the student. Knows nothing of how distributions are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from model.checkpoint import load_transformer
+from model.config import ConfigError
+from model.data.tokenizer import TOKENIZER_FILE
+from model.distill import (
+    CachedTeacher,
+    CacheError,
+    Distillation,
+    IncompatibleError,
+    LiveTeacher,
+    Teacher,
+    tokenizer_sha256,
+)
+from model.training.objective import Objective
+from model.training.precision import cast_experts
+from model.training.run_config import DistillationConfig
+from model.training.trainer import Trainer
+
+
+def learn_from_teacher(trainer: Trainer, config: DistillationConfig, files: Mapping[str, str]) -> None:
+    """Gives `trainer` the distillation's objective; `files` are those beside the student's data, its tokenizer among them.
+
+    Raises ConfigError where teacher and data do not go together or the folder of answers cannot be used, and
+    CheckpointError for a folder without a model.
+    """
+    if TOKENIZER_FILE not in files:
+        raise ConfigError(
+            f"[distillation] needs data with a {TOKENIZER_FILE}, to compare it with the teacher's"
+        )
+    try:
+        trainer.objective = Distillation(
+            _teacher(trainer, config),
+            trainer.model.config,
+            tokenizer=tokenizer_sha256(files[TOKENIZER_FILE]),
+            temperature=config.temperature,
+            weight=config.weight,
+        )
+    except (IncompatibleError, CacheError) as error:
+        raise ConfigError(f"[distillation] {error}") from error
+
+
+def parts(objective: Objective) -> dict[str, float]:
+    """A distillation's parts since they were last asked for, by the names of logs; nothing of another objective."""
+    if not isinstance(objective, Distillation):
+        return {}
+    collected = objective.collect()
+    if collected is None:
+        return {}
+    return {"target_loss": float(collected.target), "teacher_divergence": float(collected.divergence)}
+
+
+def _teacher(trainer: Trainer, config: DistillationConfig) -> Teacher:
+    if config.cache is not None:
+        return CachedTeacher.open(config.cache)
+    assert config.teacher is not None
+    model = load_transformer(config.teacher, torch.float32).to(trainer.model.device)
+    if trainer.precision != "fp32":
+        cast_experts(model)  # the forward pass runs in the student's context
+    return LiveTeacher(model, tokenizer=tokenizer_sha256(_tokenizer(config.teacher)))
+
+
+def _tokenizer(folder: Path) -> str:
+    try:
+        return (folder / TOKENIZER_FILE).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(
+            f"[distillation] teacher {folder} has no {TOKENIZER_FILE}: name the folder of a model with its tokenizer, "
+            "as a finished run leaves in OUTPUT/model"
+        ) from None

@@ -1,0 +1,215 @@
+"""Runs whose file names a teacher: what they learn, log and refuse, and that they go on exactly."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from model.checkpoint import load_transformer
+from model.config import ConfigError
+from model.data.batch import Batch
+from model.data.data_folder import open_data_folder
+from model.distill import Distillation, LiveTeacher, precompute, tokenizer_sha256
+from model.training import run as run_module
+from model.training.checkpoints import load
+from model.training.distillation import learn_from_teacher, parts
+from model.training.events import Stepped
+from model.training.faults import explain
+from model.training.objective import losses_on
+from model.training.run import train
+from model.training.run_config import DistillationConfig, RunConfig
+from model.training.setup import trainer_for
+from model.training.training_data import open_data
+from tests.model.training_runs import Remembers, data_folder, run_config, same_state
+
+
+@pytest.fixture(autouse=True)
+def no_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The peak of this machine has a test of its own."""
+    monkeypatch.setattr(run_module, "measure_gemm_peak", lambda _device, _dtype: 1e12)
+
+
+@pytest.fixture(scope="module")
+def school(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `data` and a `teacher` that has seen some of it."""
+    folder = tmp_path_factory.mktemp("school")
+    data_folder(folder / "data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "measure_gemm_peak", lambda _device, _dtype: 1e12)
+        config = student(folder, folder / "teacher", budget={"steps": 30}, distillation=None, n_layers=2)
+        train(config, open_data(config))
+    return folder
+
+
+def student(school: Path, output: Path, *, n_layers: int = 1, **tables: Any) -> RunConfig:
+    given: dict[str, Any] = {
+        "model": {"n_layers": n_layers},
+        "data": {"folder": str(school / "data"), "batch_tokens": 256, "sequence_length": 64},
+        "distillation": {"teacher": str(school / "teacher" / "model")},
+        "evaluation": {"every_steps": 0},
+        **tables,
+    }
+    return run_config(output, **{name: table for name, table in given.items() if table is not None})
+
+
+def steps_of(config: RunConfig, **options: Any) -> list[Stepped]:
+    seen = Remembers()
+    train(config, open_data(config), observers=[seen], **options)
+    return seen.of(Stepped)
+
+
+def weights(output: Path) -> dict[str, torch.Tensor]:
+    newest = sorted((output / "checkpoints").iterdir())[-1]
+    return load(newest)[0].tensors["model"]
+
+
+def test_a_step_s_loss_is_its_parts(school: Path, tmp_path: Path) -> None:
+    tables = {"teacher": str(school / "teacher" / "model"), "weight": 0.3, "temperature": 3.0}
+    for step in steps_of(student(school, tmp_path, distillation=tables)):
+        target, divergence = step.metrics["target_loss"], step.metrics["teacher_divergence"]
+        assert step.loss == pytest.approx(0.7 * target + 0.3 * divergence, rel=1e-5)
+        assert target > 0 and divergence > 0
+
+
+def test_micro_batches_log_the_whole_update(school: Path, tmp_path: Path) -> None:
+    one, two = (
+        steps_of(student(school, tmp_path / str(n), compute={"micro_batches": n, "threads": 1}), stop_at=1)[0]
+        for n in (1, 2)
+    )
+    for name in ("target_loss", "teacher_divergence"):
+        assert two.metrics[name] == pytest.approx(one.metrics[name], rel=1e-4)
+
+
+def test_a_student_comes_nearer_to_its_teacher(school: Path, tmp_path: Path) -> None:
+    alone, taught = tmp_path / "alone", tmp_path / "taught"
+    steps_of(student(school, alone, distillation=None))
+    first, *_, last = steps_of(student(school, taught))
+    assert last.metrics["teacher_divergence"] < first.metrics["teacher_divergence"]
+    assert not same_state(weights(alone), weights(taught))
+
+
+def test_a_taught_run_goes_on_bit_for_bit(school: Path, tmp_path: Path) -> None:
+    straight = student(school, tmp_path / "straight")
+    stopped = replace(straight, output=tmp_path / "stopped")
+    whole = steps_of(straight)
+    before = steps_of(stopped, stop_at=3)
+    after = steps_of(stopped, is_resumed=True)
+    assert [step.loss for step in (*before, *after)] == [step.loss for step in whole]
+    assert same_state(weights(straight.output), weights(stopped.output))
+
+
+def test_the_teacher_takes_the_student_s_format(school: Path, tmp_path: Path) -> None:
+    config = student(school, tmp_path, compute={"precision": "bf16"})
+    [step] = steps_of(config, stop_at=1)
+    exact = steps_of(student(school, tmp_path / "fp32"), stop_at=1)[0]
+    assert step.loss == pytest.approx(exact.loss, rel=0.02)
+    assert step.loss != exact.loss
+
+
+def batches(config: RunConfig, n: int) -> Iterator[Batch]:
+    with open_data(config).stream as stream:
+        yield from itertools.islice(stream, n)
+
+
+def fill(school: Path, folder: Path, config: RunConfig, n: int, temperature: float = 2.0) -> None:
+    model = load_transformer(school / "teacher" / "model", torch.float32)
+    identity = tokenizer_sha256((school / "data" / "tokenizer.json").read_text(encoding="utf-8"))
+    teacher = LiveTeacher(model, tokenizer=identity)
+    precompute(folder, teacher, batches(config, n), k=teacher.vocab_size, temperature=temperature)
+
+
+def test_cached_answers_teach_as_the_model_does(school: Path, tmp_path: Path) -> None:
+    live = student(school, tmp_path / "live")
+    fill(school, tmp_path / "answers", live, 6)
+    cached = student(school, tmp_path / "cached", distillation={"cache": str(tmp_path / "answers")})
+    for one, other in zip(steps_of(live), steps_of(cached), strict=True):
+        assert other.loss == pytest.approx(one.loss, rel=2e-3)  # answers are kept in 16 bits
+
+
+def test_data_that_the_cache_does_not_know_ends_the_run_and_keeps_the_checkpoint(
+    school: Path, tmp_path: Path
+) -> None:
+    fill(school, tmp_path / "answers", student(school, tmp_path / "any"), 1)
+    config = student(school, tmp_path / "run", distillation={"cache": str(tmp_path / "answers")})
+    config = replace(config, saving=replace(config.saving, every_steps=1))
+    with pytest.raises(Exception) as raised:
+        train(config, open_data(config))
+    fault = explain(raised.value, "gainshare train run.toml")
+    assert fault is not None and (fault.code, fault.exit_status) == ("data", 6)
+    assert "knows nothing about a piece" in str(fault)
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-00000001"]
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({}, "needs either teacher, a model folder, or cache"),
+        ({"teacher": "a", "cache": "b"}, "needs either teacher"),
+        ({"teacher": "a", "weight": 0.0}, "weight must be above 0"),
+        ({"teacher": "a", "weight": 1.5}, "at most 1"),
+        ({"teacher": "a", "temperature": 0}, "temperature must be above 0"),
+        ({"teacher": "a", "temprature": 1}, "did you mean 'temperature'"),
+        (3, r"\[distillation\] must be a table"),
+    ],
+)
+def test_a_wrong_table_is_refused(tmp_path: Path, table: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run_config(tmp_path, distillation=table)
+
+
+def test_a_teacher_of_another_tokenizer_is_refused(school: Path, tmp_path: Path) -> None:
+    import shutil
+
+    other = tmp_path / "other"
+    shutil.copytree(school / "teacher" / "model", other)
+    document = json.loads((other / "tokenizer.json").read_text(encoding="utf-8"))
+    document["model"]["merges"].pop()
+    (other / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
+    with pytest.raises(
+        ConfigError, match=r"\[distillation\] the student's tokenizer .* is not the teacher's"
+    ):
+        train(
+            config := student(school, tmp_path / "run", distillation={"teacher": str(other)}),
+            open_data(config),
+        )
+    (other / "tokenizer.json").unlink()
+    with pytest.raises(ConfigError, match=r"has no tokenizer.json"):
+        train(config, open_data(config))
+
+
+def test_a_cache_of_another_temperature_or_none_is_refused(school: Path, tmp_path: Path) -> None:
+    fill(school, tmp_path / "answers", student(school, tmp_path / "any"), 1, temperature=4.0)
+    for folder, message in (
+        (tmp_path / "answers", "temperature of 4.0"),
+        (tmp_path / "none", "holds no teacher's"),
+    ):
+        config = student(school, tmp_path / "run", distillation={"cache": str(folder)})
+        with pytest.raises(ConfigError, match=message):
+            train(config, open_data(config))
+
+
+def test_data_without_a_tokenizer_is_refused(school: Path, tmp_path: Path) -> None:
+    config = student(school, tmp_path)
+    trainer = trainer_for(config, open_data_folder(school / "data").tokenizer.vocab_size)
+    with pytest.raises(ConfigError, match=r"needs data with a tokenizer.json"):
+        learn_from_teacher(trainer, DistillationConfig(teacher=school / "teacher" / "model"), {})
+    assert trainer.objective is losses_on
+
+
+def test_an_objective_without_a_teacher_has_no_parts(school: Path, tmp_path: Path) -> None:
+    assert parts(losses_on) == {}
+    config = student(school, tmp_path)
+    data = open_data(config)
+    trainer = trainer_for(config, data.vocabulary)
+    assert config.distillation is not None
+    learn_from_teacher(trainer, config.distillation, data.files)
+    assert isinstance(trainer.objective, Distillation)
+    assert parts(trainer.objective) == {}  # no batch yet
+    data.stream.close()
