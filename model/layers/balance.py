@@ -19,14 +19,15 @@ from model.layers.moe import moe_layers
 def balance_experts(model: nn.Module, rate: float = 1e-3, *, group: dist.ProcessGroup | None = None) -> None:
     """One step of bias balancing of each layer that has a bias, over the load counted since the last one.
 
-    Call it once per optimiser step. Where torch.distributed is initialised the loads are summed over `group`, or over
-    all ranks: these must hold the same layers (pipeline stages name their data-parallel group) and must all call.
+    Call it once per optimiser step. The loads are summed over `group`: the ranks that hold copies of these layers and
+    see different data (a mesh's dp axis), which must all call. None is this rank alone, whatever torch.distributed
+    knows of: other ranks may hold other layers, and copies that are balanced apart drift apart.
     """
     layers = [layer for layer in moe_layers(model).values() if layer.load_E is not None]
     if not layers:
         return
     loads = [layer.load_E for layer in layers if layer.load_E is not None]
-    if dist.is_available() and dist.is_initialized():
+    if group is not None:
         summed = torch.cat(loads)
         dist.all_reduce(summed, group=group)
         sizes = [len(load_E) for load_E in loads]

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.layers.moe import moe_layers, set_loss_scale
+from model.layers.balance import balance_experts
+from model.layers.moe import set_loss_scale
 from model.layers.recompute import Checkpointing
 from model.parallel.collectives import sum_over
 from model.parallel.gradients import Gradients
@@ -125,16 +126,10 @@ class ParallelTrainer:
         self.gradients.add_up()
         self.gradients.clip(self.recipe.clip_norm)
         self.optimizer.step()
-        self._balance()
+        for stage in self.stages:
+            balance_experts(stage, self.recipe.balance_rate, group=self.processes.group("dp"))
         self.steps += 1
         return sum_over(sum_over(loss, self.processes.group("dp")), self.processes.group("pp"))
-
-    def _balance(self) -> None:
-        # balance.balance_experts would add up over all ranks where dp is 1, and stages have different layers
-        for layer in (layer for stage in self.stages for layer in moe_layers(stage).values()):
-            if layer.load_E is not None:
-                sum_over(layer.load_E, self.processes.group("dp"))
-                layer.balance(self.recipe.balance_rate)
 
     def _stage(
         self, state: Mapping[str, Tensor], chunk: int, n_chunks: int, block_dtype: torch.dtype

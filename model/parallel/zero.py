@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from model.config import ModelConfig
-from model.layers.moe import moe_layers, set_loss_scale
+from model.layers.balance import balance_experts
+from model.layers.moe import set_loss_scale
 from model.parallel.collectives import sum_over
 from model.parallel.expert import ParallelExperts
 from model.parallel.mesh import MeshError, check
@@ -104,7 +105,7 @@ class ZeroTrainer:
             total += loss.detach()
             self.engine.backward(loss * (n * self.processes.mesh.dp))
             self.engine.step()
-        self._balance()
+        balance_experts(self.engine.module, self.recipe.balance_rate, group=dp)
         self.steps += 1
         return sum_over(total, dp)
 
@@ -115,12 +116,6 @@ class ZeroTrainer:
         stage: Stage = self.engine.module
         with deepspeed.zero.GatheredParameters(list(stage.parameters()), enabled=self.zero.stage == 3):
             return {name: tensor.detach().clone() for name, tensor in stage.state_dict().items()}
-
-    def _balance(self) -> None:
-        for layer in moe_layers(self.engine.module).values():
-            if layer.load_E is not None:
-                sum_over(layer.load_E, self.processes.group("dp"))
-                layer.balance(self.recipe.balance_rate)
 
 
 def _require_supported(config: ModelConfig, processes: Processes, zero: ZeroConfig) -> None:

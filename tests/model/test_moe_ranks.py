@@ -40,8 +40,14 @@ model = nn.Sequential(layer, nn.Linear(8, 8), MoELayer(MoEConfig(**{**config, "n
 metrics.watch(model)
 layer(xs[rank])
 found = metrics.collect(model, group=dist.group.WORLD)
-balance_experts(model, 0.25)
+own = MoELayer(MoEConfig(**config)).train()  # a layer that the other rank does not have, as of a pipeline's stage
+own.load_state_dict(state)
+own(xs[rank])
+if rank == 0:
+    balance_experts(own, 0.25)  # without a group nobody else is waited for
+balance_experts(model, 0.25, group=dist.group.WORLD)
 print(json.dumps({
+    "own": own.router.bias.tolist(),
     "metrics": {name: asdict(value) for name, value in found.items()},
     "bias": layer.router.bias.tolist(),
     "left": int(layer.load_E.sum()),
@@ -82,6 +88,7 @@ def test_two_ranks_balance_and_count_as_one_process(tmp_path: Path) -> None:
     xs[0] += 2 * layer.router.weight[0].detach()  # the ranks disagree on which experts are popular
     xs[1] += 2 * layer.router.weight[1].detach()
     first, second = run_ranks(tmp_path, layer, xs)
+    own = [first.pop("own"), second.pop("own")]
     assert first == second
     metrics.watch(layer)
     for x in xs:  # as the ranks: capacity binds within each half
@@ -92,6 +99,7 @@ def test_two_ranks_balance_and_count_as_one_process(tmp_path: Path) -> None:
     balance_experts(layer, 0.25)
     assert first["bias"] == layer.router.bias.tolist()
     assert not torch.equal(-torch.sign(layer.router.bias), alone)  # one rank alone would have moved otherwise
+    assert own == [(-0.25 * alone).tolist(), [0.0] * 6]  # rank 0 alone
     assert first["left"] == 0 and first["idle"] == [0.0] * 4
     assert list(first["metrics"]) == ["0"]  # no pass went through the other layer
     found = first["metrics"]["0"]
