@@ -4,7 +4,7 @@ A layer's value passes through `attach` unchanged; in the backward pass `attach`
 would have had as a term of the total loss. So forward signatures stay plain, and pipelines, activation checkpointing
 and shared layers need to know nothing of auxiliary losses.
 
-The losses are means over the tokens of one forward pass on one rank, padding included. Knows nothing of experts.
+The losses are means over the tokens of one forward pass on one rank. Knows nothing of experts.
 """
 
 from __future__ import annotations
@@ -28,12 +28,17 @@ def loss_weights(config: MoEConfig) -> dict[str, float]:
 
 
 def auxiliary_losses(
-    config: MoEConfig, scores: Scores, experts_TK: Tensor, n_sequences: int
+    config: MoEConfig,
+    scores: Scores,
+    experts_TK: Tensor,
+    n_sequences: int,
+    is_token_T: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Those of `LOSSES` that have a weight in `config`, themselves unweighted scalars.
 
     `experts_TK` is the choice by the scores alone, without a balancing bias: so DeepSeek-V3's formulas count it.
-    The T tokens are `n_sequences` of equal length, one after the other.
+    The T positions are `n_sequences` of equal length, one after the other; those that bool `is_token_T` names hold a
+    token, the others padding, which is left out of every mean.
     """
     weights = loss_weights(config)
     losses: dict[str, Tensor] = {}
@@ -42,11 +47,11 @@ def auxiliary_losses(
         if config.gate == "sigmoid":
             share_TE = share_TE / (share_TE.sum(-1, keepdim=True) + TINY)
         if "switch" in weights:
-            losses["switch"] = balance_loss(share_TE, experts_TK, 1)
+            losses["switch"] = balance_loss(share_TE, experts_TK, 1, is_token_T)
         if "sequence" in weights:
-            losses["sequence"] = balance_loss(share_TE, experts_TK, n_sequences)
+            losses["sequence"] = balance_loss(share_TE, experts_TK, n_sequences, is_token_T)
     if "z" in weights:
-        losses["z"] = router_z_loss(scores.logits_TE)
+        losses["z"] = router_z_loss(scores.logits_TE, is_token_T)
     return losses
 
 
@@ -56,26 +61,40 @@ def weighted_sum(config: MoEConfig, losses: dict[str, Tensor]) -> Tensor:
     return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
 
 
-def balance_loss(share_TE: Tensor, experts_TK: Tensor, n_sequences: int) -> Tensor:
+def balance_loss(
+    share_TE: Tensor, experts_TK: Tensor, n_sequences: int, is_token_T: Tensor | None = None
+) -> Tensor:
     """E * sum over experts of (share of choices * mean score): 1 where both are even. A scalar.
 
     Over the whole batch (`n_sequences` 1) Switch Transformer's loss (arXiv:2101.03961, eq. 4), for K choices as in
     GShard's descendants divided by K; as the mean over sequences DeepSeek-V3's (arXiv:2412.19437, eq. 17-20).
-    `share_TE` are scores that sum to one for each token. Only they get a gradient.
+    `share_TE` are scores that sum to one for each token. Only they get a gradient. Positions that are no token count
+    nowhere, and a sequence of padding alone is none.
     """
-    (n_tokens, n_experts), n_sequences = share_TE.shape, max(n_sequences, 1)
+    (n_positions, n_experts), n_sequences = share_TE.shape, max(n_sequences, 1)
+    n_choices = max(experts_TK.shape[1], 1)
     chosen_BN = experts_TK.reshape(n_sequences, -1)
     ones_BN = torch.ones_like(chosen_BN, dtype=share_TE.dtype)
+    if is_token_T is None:
+        n_tokens_B1 = share_TE.new_full((n_sequences, 1), n_positions // n_sequences)
+    else:
+        is_token_T1 = is_token_T.to(share_TE.dtype)[:, None]
+        share_TE = share_TE * is_token_T1
+        ones_BN = ones_BN * is_token_T1.expand_as(experts_TK).reshape(n_sequences, -1)
+        n_tokens_B1 = is_token_T1.reshape(n_sequences, -1).sum(1, keepdim=True)
     count_BE = share_TE.new_zeros(n_sequences, n_experts).scatter_add_(1, chosen_BN, ones_BN)
     sum_BE = share_TE.reshape(n_sequences, -1, n_experts).sum(1)
-    per_sequence = max(n_tokens // n_sequences, 1)
-    n_choices = max(experts_TK.shape[1], 1) * per_sequence
-    return n_experts * (count_BE / n_choices * sum_BE / per_sequence).sum(-1).mean()
+    per_token_B1 = n_tokens_B1.clamp_min(1)
+    loss_B = n_experts * (count_BE / (n_choices * per_token_B1) * sum_BE / per_token_B1).sum(-1)
+    return loss_B.sum() / (n_tokens_B1 > 0).sum().clamp_min(1)
 
 
-def router_z_loss(logits_TE: Tensor) -> Tensor:
+def router_z_loss(logits_TE: Tensor, is_token_T: Tensor | None = None) -> Tensor:
     """Mean over tokens of the squared log-sum-exp of the logits (ST-MoE, arXiv:2202.08906, eq. 5). A scalar."""
-    return logits_TE.logsumexp(-1).square().sum() / max(len(logits_TE), 1)
+    squares_T = logits_TE.logsumexp(-1).square()
+    if is_token_T is None:
+        return squares_T.sum() / max(len(logits_TE), 1)
+    return (squares_T * is_token_T).sum() / is_token_T.sum().clamp_min(1)
 
 
 def attach(carrier: Tensor, loss: Tensor, scale: float | Tensor = 1.0) -> Tensor:

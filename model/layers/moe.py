@@ -5,12 +5,13 @@ This is the seam that the judge's `moe_forward` suite measures; its parameter na
 `shared.w_gate/.w_up [F_shared, D]`, `shared.w_down [D, F_shared]`, with their gate `shared_gate [1, D]`.
 
 What only training asks for (auxiliary losses, counted load, capacity, metrics) is done in training mode only: the
-answer of a served token does not depend on its neighbours. Knows nothing of positions, padding or optimisers.
+answer of a served token does not depend on its neighbours. Knows nothing of positions, documents or optimisers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -53,8 +54,9 @@ class Experts(nn.Module):
 class MoELayer(nn.Module):
     """y = shared(x) + sum over the chosen experts of weight * expert(x).
 
-    `loss_scale` is the factor on the auxiliary losses' gradients, see `set_loss_scale`; `meter` records what the layer
-    does in training once it is switched on, see `model/layers/metrics.py`.
+    `loss_scale` is the factor on the auxiliary losses' gradients, see `set_loss_scale`; `is_token` leaves padding out of
+    what training counts, see `count_tokens_only`; `meter` records what the layer does in training once it is switched on,
+    see `model/layers/metrics.py`.
     """
 
     load_E: Tensor | None
@@ -70,6 +72,7 @@ class MoELayer(nn.Module):
         load_E = torch.zeros(config.n_experts, dtype=torch.int64) if config.bias_balancing else None
         self.register_buffer("load_E", load_E, persistent=False)
         self.loss_scale: float | Tensor = 1.0
+        self.is_token: Tensor | None = None
         self.meter = ExpertMeter(config.n_experts)
         self._has_losses = bool(loss_weights(config))
         self.reset_parameters()
@@ -102,27 +105,37 @@ class MoELayer(nn.Module):
         """The routed experts' sum, with the auxiliary losses attached; counts load and metrics once per pass."""
         config, router = self.config, self.router
         (weights_TK, experts_TK), scores = router(x_TD, return_scores=True)
+        is_token_T = None if self.is_token is None else self.is_token.flatten()
         n_dropped = 0
         if config.capacity_factor is None:
             y_TD: Tensor = self.experts(x_TD, weights_TK, experts_TK)
         else:
             kept_TK = within_capacity(experts_TK, config.n_experts, expert_capacity(len(x_TD), config))
             y_TD, n_dropped = apply_within_capacity(self.experts, x_TD, weights_TK, experts_TK, kept_TK)
+            if n_dropped and is_token_T is not None:
+                n_dropped = int((~kept_TK[is_token_T]).sum())
         losses: dict[str, Tensor] = {}
         if self._has_losses:
             by_scores_TK = experts_TK if router.bias is None else router.choose(scores.scores_TE.detach())
-            losses = auxiliary_losses(config, scores, by_scores_TK, n_sequences)
+            losses = auxiliary_losses(config, scores, by_scores_TK, n_sequences, is_token_T)
             y_TD = attach(y_TD, weighted_sum(config, losses), self.loss_scale)
         if not is_recomputing():
-            self._count(experts_TK, n_dropped, scores.logits_TE, losses)
+            self._count(experts_TK, n_dropped, scores.logits_TE, losses, is_token_T)
         return y_TD
 
     @torch.no_grad()
     def _count(
-        self, experts_TK: Tensor, n_dropped: int, logits_TE: Tensor, losses: dict[str, Tensor]
+        self,
+        experts_TK: Tensor,
+        n_dropped: int,
+        logits_TE: Tensor,
+        losses: dict[str, Tensor],
+        is_token_T: Tensor | None,
     ) -> None:
         if self.load_E is None and not self.meter.is_on:
             return
+        if is_token_T is not None:
+            experts_TK, logits_TE = experts_TK[is_token_T], logits_TE[is_token_T]
         load_E = expert_load(experts_TK, self.config.n_experts)
         if self.load_E is not None:
             self.load_E += load_E
@@ -143,6 +156,24 @@ class MoELayer(nn.Module):
 def moe_layers(model: nn.Module) -> dict[str, MoELayer]:
     """The MoE layers of a model by module name, each once however many layers share it."""
     return {name: module for name, module in model.named_modules() if isinstance(module, MoELayer)}
+
+
+@contextmanager
+def count_tokens_only(model: nn.Module, is_token: Tensor | None) -> Iterator[None]:
+    """Within this context expert load, metrics and auxiliary losses of all MoE layers leave padding out.
+
+    `is_token`, bool [B, S], says which positions hold a token; None: all do. Forward and backward pass of one batch of
+    that shape belong into it: checkpoints read it again in the backward pass. Padding is routed and computed all the
+    same; where there is a capacity it takes its share of it.
+    """
+    layers = moe_layers(model).values()
+    for layer in layers:
+        layer.is_token = is_token
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.is_token = None
 
 
 def set_loss_scale(model: nn.Module, scale: float | Tensor) -> None:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from model.data.batch import Batch
+from model.data.batch import PADDING, Batch
 from model.layers.balance import balance_experts
-from model.layers.moe import set_loss_scale
+from model.layers.moe import count_tokens_only, set_loss_scale
 from model.training.ema import WeightAverage
 from model.training.errors import NotFiniteError
 from model.training.loss import next_token_loss
@@ -123,13 +123,15 @@ class Trainer:
         """Adds a micro-batch's share of the gradients; returns its share of the losses."""
         # A mean over this micro-batch weighs as much as its targets, and is scaled like the loss in fp16.
         set_loss_scale(self.model, batch.n_targets / n_targets * self.scaler.get_scale())
+        is_padded = batch.n_tokens < batch.n_cells  # asked of the host's copy
         batch = batch.to(self.model.device, non_blocking=True)
-        with autocast(self.precision, self.model.device):
-            losses = self.objective(self.model, batch, n_targets=n_targets)
-        total = losses.next_token
-        if losses.ahead is not None:
-            total = total + self.recipe.ahead_weight * losses.ahead
-        self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+        with count_tokens_only(self.model, batch.documents_BS != PADDING if is_padded else None):
+            with autocast(self.precision, self.model.device):
+                losses = self.objective(self.model, batch, n_targets=n_targets)
+            total = losses.next_token
+            if losses.ahead is not None:
+                total = total + self.recipe.ahead_weight * losses.ahead
+            self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
         return Losses(losses.next_token.detach(), None if losses.ahead is None else losses.ahead.detach())
 
     def _require_finite(self, loss: float, norm: float) -> bool:
