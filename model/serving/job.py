@@ -8,6 +8,7 @@ from model.sampling import Sampler
 from model.serving.generation import Finish, Generation, Listener
 from model.serving.sequence import Phase, SequenceState
 from model.serving.served import ServedModel
+from model.serving.speculation import Proposer
 from model.serving.text import TextStream
 from model.serving.usage import RequestMeter
 
@@ -23,6 +24,8 @@ class Answer:
     sampler: Sampler
     text: TextStream
     sequence: SequenceState | None = None
+    proposer: Proposer | None = None  # made with the first drafts
+    may_draft: bool = True
     n_tokens: int = 0
     finish: Finish | None = None
 
@@ -41,7 +44,6 @@ class Job:
             for i, each in enumerate(samplers)
         ]
         self.answers[0].sequence = self._sequence(now_ns)
-        self.is_cancelled = False
         self.is_started = False
         self.holding: tuple[int, int] | None = (
             None  # what its cache was last counted from: blocks, state of sharing

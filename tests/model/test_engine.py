@@ -266,7 +266,7 @@ def test_a_bug_in_the_engine_leaves_nobody_waiting(
     def broken(*_: object) -> None:
         raise RuntimeError("a bug in the scheduler")
 
-    monkeypatch.setattr(engine._scheduler, "schedule", broken)
+    monkeypatch.setattr(engine._core.scheduler, "schedule", broken)
     engine.start()
     (listener,) = run(engine, asking("a"))
     assert listener.events[-1].finish is Finish.ERROR
