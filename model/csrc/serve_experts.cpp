@@ -15,7 +15,7 @@ struct Used {
 static void route(const Model &model, const Layer &layer, int n_tokens, const Memory &memory) {
     const Router &router = layer.router;
     const Rows rows = {reinterpret_cast<const char *>(memory.normed_TD), memory.d_x * 4, nullptr, nullptr};
-    multiply_all(model, router.weight, rows, n_tokens, memory, [&](int row, int strip, const float *outputs) {
+    multiply_all(model, router.weight, rows, n_tokens, [&](int row, int strip, const float *outputs) {
         std::memcpy(memory.router_TE + row * memory.d_router + strip * STRIP, outputs, STRIP * sizeof(float));
     });
     share(model.n_threads, n_tokens, [&](int t, int) {
@@ -60,7 +60,7 @@ static LANES_INLINE void activate(const Model &model, const FeedForward &ffn, co
         }
         const Floats value = lanes::silu(gate) * up;
         if (model.kind == FP32) lanes::store(reinterpret_cast<float *>(packed) + column + i, value);
-        else if (model.kind == INT8_DYNAMIC) lanes::store(wide + i, value);
+        else if (is_scaled(model.kind)) lanes::store(wide + i, value);
         else lanes::store(reinterpret_cast<lanes::bf16 *>(packed) + column + i, value);
     }
 }
@@ -69,25 +69,24 @@ static LANES_INLINE void activate(const Model &model, const FeedForward &ffn, co
 static void apply(const Model &model, const FeedForward &ffn, const Used *used, int n_used, int n_rows, const int32_t *tokens, const float *weights, const Memory &memory) {
     const Matrix up = ffn.gate_up.first, down = ffn.down.first;
     const Packed hidden = {memory.hidden.data, memory.hidden.scales, hidden_stride(model, ffn)};
-    const auto room = [&](int thread) { return memory.threads + thread * memory.thread_bytes; };
     const int run = n_used > 2 * model.n_threads ? up.strips() : (up.strips() + 4 * model.n_threads - 1) / (4 * model.n_threads);
     const int n_runs = (up.strips() + run - 1) / run;
-    share(model.n_threads, n_used * n_runs, [&](int task, int thread) {
+    share(model.n_threads, n_used * n_runs, [&](int task, int) {
         const Used &expert = used[task / n_runs];
         const int first = task % n_runs * run, n = up.strips() - first < run ? up.strips() - first : run;
         const Rows rows = memory.in.rows(tokens ? tokens + expert.first : nullptr);
-        for_outputs(ffn.gate_up[expert.expert], first, n, rows, expert.n, room(thread), [&](int row, int strip, const float *outputs) {
+        for_outputs(ffn.gate_up[expert.expert], first, n, rows, expert.n, [&](int row, int strip, const float *outputs) {
             activate(model, ffn, outputs, strip, expert.first + row, memory);
         });
     });
-    if (model.kind == INT8_DYNAMIC)
+    if (is_scaled(model.kind))
         share(model.n_threads, n_rows, [&](int row, int) {
             pack_row(model.kind, memory.hidden_NF + row * up_to(ffn.width, HALF), ffn.width, hidden.row(row), hidden.scale(row));
         });
-    share_strips(model.n_threads, down.strips(), [&](int first, int n, int thread) {
+    share_strips(model.n_threads, down.strips(), [&](int first, int n) {
         for (const Used *expert = used; expert < used + n_used; ++expert) {
             const Rows rows = {hidden.row(expert->first), hidden.stride, nullptr, hidden.scale(expert->first)};
-            for_outputs(ffn.down[expert->expert], first, n, rows, expert->n, room(thread), [&](int row, int strip, const float *outputs) {
+            for_outputs(ffn.down[expert->expert], first, n, rows, expert->n, [&](int row, int strip, const float *outputs) {
                 const int pair = expert->first + row;
                 float *x = memory.x_TD + (tokens ? tokens[pair] : row) * memory.d_x + strip * STRIP;
                 const float weight = weights ? weights[pair] : 1.0f;

@@ -30,9 +30,9 @@ static void place_token(const Model &model, int layer, const Part &part, int row
 // Maps rows [T, H] of `from` by one matrix per head, into `to` [T, H, stride].
 static void map_heads(const Model &model, const Stack &maps, int n_tokens, const Memory &memory, int64_t stride) {
     const Matrix first = maps.first;
-    share(model.n_threads, model.n_heads, [&](int head, int thread) {
+    share(model.n_threads, model.n_heads, [&](int head, int) {
         const Rows rows = {memory.latent.row(head), memory.latent.stride * model.n_heads, nullptr, memory.latent.scale(head * n_tokens)};
-        for_outputs(maps[head], 0, first.strips(), rows, n_tokens, memory.threads + thread * memory.thread_bytes, [&](int t, int strip, const float *outputs) {
+        for_outputs(maps[head], 0, first.strips(), rows, n_tokens, [&](int t, int strip, const float *outputs) {
             float *to = memory.mapped_TN + (static_cast<int64_t>(t) * model.n_heads + head) * stride + strip * STRIP;
             std::memcpy(to, outputs, static_cast<size_t>(in_strip(first.n, strip)) * sizeof(float));
         });
@@ -54,7 +54,7 @@ void place_latent(const Model &model, int layer, const Step &step, const Memory 
     if (weights.q_up.n) {
         q_TN = memory.queries_TN;
         d_q = up_to(weights.q_up.n, STRIP);
-        multiply_all(model, weights.q_up, memory.in.rows(), step.n_tokens, memory, [&](int t, int strip, const float *outputs) {
+        multiply_all(model, weights.q_up, memory.in.rows(), step.n_tokens, [&](int t, int strip, const float *outputs) {
             std::memcpy(q_TN + t * d_q + strip * STRIP, outputs, STRIP * sizeof(float));
         });
     }

@@ -146,23 +146,21 @@ void share(int n_threads, int n_tasks, const Work &work) {
     }
 }
 
-// Calls work(first, n, thread) for runs of strips: all at once on one thread, since memory is read fastest in order.
+// Calls work(first, n) for runs of strips: all at once on one thread, since memory is read fastest in order.
 template <typename Work>
 void share_strips(int n_threads, int n_strips, const Work &work) {
     int run = n_threads == 1 ? n_strips : n_strips / (4 * n_threads);
     run = run < 2 ? 2 : run;
-    share(n_threads, (n_strips + run - 1) / run, [&](int task, int thread) {
+    share(n_threads, (n_strips + run - 1) / run, [&](int task, int) {
         const int first = task * run;
-        work(first, n_strips - first < run ? n_strips - first : run, thread);
+        work(first, n_strips - first < run ? n_strips - first : run);
     });
 }
 
 // The products of rows with a whole matrix: calls each(row, strip, outputs[STRIP]).
 template <typename Each>
-void multiply_all(const Model &model, const Matrix &matrix, const Rows &rows, int n_rows, const Memory &memory, const Each &each) {
-    share_strips(model.n_threads, matrix.strips(), [&](int first, int n, int thread) {
-        for_outputs(matrix, first, n, rows, n_rows, memory.threads + thread * memory.thread_bytes, each);
-    });
+void multiply_all(const Model &model, const Matrix &matrix, const Rows &rows, int n_rows, const Each &each) {
+    share_strips(model.n_threads, matrix.strips(), [&](int first, int n) { for_outputs(matrix, first, n, rows, n_rows, each); });
 }
 
 // Calls each(part, row) for every new token; the tokens of one block follow each other on one thread.

@@ -3,9 +3,6 @@
 
 #include "serve_products.h"
 
-#if defined(LANES_AVX512) && defined(__AVX512VBMI__)
-#define SERVE_LOOKUP 1
-#endif
 #if defined(LANES_AVX512) && defined(__AVX512VNNI__)
 #define SERVE_VNNI 1
 #endif
@@ -39,49 +36,6 @@ LANES_INLINE Floats16 add_pairs(Floats16 sum, Words16 a, Words16 b) {
     return sum + bits<Floats16>(a & 0xffff0000u) * bits<Floats16>(b & 0xffff0000u);
 #endif
 }
-
-// Four sign-and-magnitude bytes of 16 outputs as two vectors of bf16 pairs. Within each 16 bytes the first eight are
-// the first pairs of four outputs, the others their second pairs (model/serving/packed.py packs them so).
-struct Expanded {
-    Words16 first, second;
-};
-
-#if defined(SERVE_LOOKUP)
-// The bits of bf16 m for m = 0 .. 127, low bytes and high bytes: an integer below 256 is a bf16 number.
-struct Table {
-    uint8_t low[128], high[128];
-    Table() {
-        for (int m = 0; m < 128; ++m) {
-            const uint16_t number = lanes::narrow(static_cast<float>(m));
-            low[m] = static_cast<uint8_t>(number);
-            high[m] = static_cast<uint8_t>(number >> 8);
-        }
-    }
-};
-static const Table table;
-
-LANES_INLINE Expanded expand_unit(Words16 packed) {
-    const __m512i bytes = bits<__m512i>(packed);
-    const __m512i low = _mm512_permutex2var_epi8(_mm512_loadu_si512(table.low), bytes, _mm512_loadu_si512(table.low + 64));
-    const __m512i magnitude = _mm512_permutex2var_epi8(_mm512_loadu_si512(table.high), bytes, _mm512_loadu_si512(table.high + 64));
-    const __m512i high = _mm512_ternarylogic_epi32(magnitude, bytes, _mm512_set1_epi8(-128), 0xf8);  // a | (b & c)
-    return {bits<Words16>(_mm512_unpacklo_epi8(low, high)), bits<Words16>(_mm512_unpackhi_epi8(low, high))};
-}
-#else
-LANES_INLINE Expanded expand_unit(Words16 packed) {
-    uint8_t from[64];
-    uint16_t to[2][32];
-    std::memcpy(from, &packed, sizeof from);
-    for (int i = 0; i < 64; ++i) {
-        const float magnitude = static_cast<float>(from[i] & 127);
-        to[i / 8 % 2][i / 16 * 8 + i % 8] = lanes::narrow(from[i] & 128 ? -magnitude : magnitude);
-    }
-    Expanded expanded;
-    std::memcpy(&expanded.first, to[0], sizeof to[0]);
-    std::memcpy(&expanded.second, to[1], sizeof to[1]);
-    return expanded;
-}
-#endif
 
 // --- What one group of k adds, of each kind; ROW is its bytes in a row ---------------------------------------------
 
@@ -124,23 +78,6 @@ struct ByBf16 {
     }
 };
 
-struct ByInt8 {
-    typedef Floats16 Sum;
-    static constexpr int ROW = 8;
-    template <int ROWS, int VECTORS>
-    static LANES_INLINE void add(Sum (&sums)[ROWS][VECTORS], const char *const *rows, int64_t at, const char *const (&weights)[VECTORS]) {
-        Expanded w[VECTORS];
-#pragma GCC unroll 4
-        for (int j = 0; j < VECTORS; ++j) w[j] = expand_unit(load_unit<Words16>(weights[j]));
-#pragma GCC unroll 12
-        for (int i = 0; i < ROWS; ++i) {
-            const Words16 x = Words16{} + load_word(rows[i] + at), y = Words16{} + load_word(rows[i] + at + 4);
-#pragma GCC unroll 4
-            for (int j = 0; j < VECTORS; ++j) sums[i][j] = add_pairs(add_pairs(sums[i][j], x, w[j].first), y, w[j].second);
-        }
-    }
-};
-
 struct ByInt8Dynamic {
     typedef Ints16 Sum;
     static constexpr int ROW = 4;
@@ -166,6 +103,10 @@ struct ByInt8Dynamic {
             for (int j = 0; j < VECTORS; ++j) sums[i][j] = add_quads(sums[i][j], x, w[j]);
         }
     }
+};
+
+struct ByInt8 : ByInt8Dynamic {
+    static constexpr int ROW = 8;  // high and low bytes take turns
 };
 
 // --- Tiles ------------------------------------------------------------------------------------------------------------
@@ -227,35 +168,28 @@ void multiply(int32_t kind, const char *const *rows, int n_rows, int n_strips, c
     TILES[kind][width](filled, panel, tiles);
 }
 
-void multiply_strips(const Matrix &matrix, int strip, int n_strips, const Rows &rows, int first, int n_rows, const char *expanded, Tile *tiles) {
+void multiply_strips(const Matrix &matrix, int strip, int n_strips, const Rows &rows, int first, int n_rows, Tile *tiles) {
     const char *from[TILE_ROWS];
-    for (int i = 0; i < n_rows; ++i) from[i] = rows.first + rows.at(first + i) * rows.stride;
-    const int group = group_of(matrix.kind);
+    const int parts = parts_of(matrix.kind), group = group_of(matrix.kind);
+    for (int i = 0; i < n_rows; ++i)
+        for (int part = 0; part < parts; ++part) from[i * parts + part] = rows.first + rows.at(first + i) * rows.stride + part * 4;
     const int64_t strip_bytes = matrix.strip_bytes();
-    const char *data = expanded ? expanded : matrix.data + strip * strip_bytes;
-    const int steps = (matrix.k + group - 1) / group;
+    const char *data = matrix.data + strip * strip_bytes;
     const int32_t *starts = matrix.starts ? matrix.starts + strip * STRIP : nullptr;
-    const Panel panel = {&data, 1, expanded ? steps * 2 : steps, 2 * UNIT, {0, UNIT, strip_bytes, strip_bytes + UNIT}, starts};
-    multiply(expanded ? static_cast<int32_t>(BF16) : matrix.kind, from, n_rows, n_strips, panel, tiles);
+    const Panel panel = {&data, 1, (matrix.k + group - 1) / group, 2 * UNIT, {0, UNIT, strip_bytes, strip_bytes + UNIT}, starts};
+    multiply(matrix.kind, from, n_rows * parts, n_strips, panel, tiles);
     if (!matrix.scales) return;
     for (int s = 0; s < n_strips; ++s) {
         const float *scales = matrix.scales + (strip + s) * STRIP;
         for (int i = 0; i < n_rows; ++i) {
-            const float of_row = rows.scales ? rows.scales[rows.at(first + i)] : 1.0f;
-            for (int column = 0; column < STRIP; ++column) tiles[s][i][column] *= of_row * scales[column];
+            const float of_row = rows.scales[rows.at(first + i)];
+            const float *high = tiles[s][i * parts], *low = tiles[s][i * parts + 1];
+            for (int column = 0; column < STRIP; ++column) {
+                const float sum = parts == 1 ? high[column] : high[column] * 256.0f + low[column];
+                tiles[s][i][column] = sum * (of_row * scales[column]);
+            }
         }
     }
-}
-
-void expand(const Matrix &matrix, int strip, char *to) {
-    const char *data = matrix.data + strip * matrix.strip_bytes();
-    const int64_t steps = matrix.strip_bytes() / (2 * UNIT);
-    for (int64_t step = 0; step < steps; ++step, data += 2 * UNIT, to += 4 * UNIT)
-        for (int half = 0; half < 2; ++half) {
-            const Expanded unit = expand_unit(load_unit<Words16>(data + half * UNIT));
-            std::memcpy(to + half * UNIT, &unit.first, UNIT);
-            std::memcpy(to + (2 + half) * UNIT, &unit.second, UNIT);
-        }
 }
 
 }  // namespace serve

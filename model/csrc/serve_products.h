@@ -21,27 +21,29 @@ constexpr int UNIT = 64;       // bytes of a vector of weights: HALF outputs of 
 enum Kind : int32_t {
     FP32 = 0,          // groups of 1, fp32 rows
     BF16 = 1,          // groups of 2, bf16 rows
-    INT8 = 2,          // sign and magnitude, groups of 4, a scale per output; bf16 rows
-    INT8_DYNAMIC = 3,  // two's complement, groups of 4, a scale per output; rows of int8 + 128, a scale each
+    INT8 = 2,          // groups of 4, a scale per output; rows of 16 bits and a scale each, as two rows of 8 bits
+    INT8_DYNAMIC = 3,  // the same weights; rows of 8 bits and a scale each
 };
 
+constexpr bool is_scaled(int32_t kind) { return kind >= INT8; }
 constexpr int group_of(int32_t kind) { return kind == FP32 ? 1 : kind == BF16 ? 2 : 4; }
 constexpr int row_bytes_of(int32_t kind) { return kind == FP32 ? 4 : kind == INT8_DYNAMIC ? 1 : 2; }  // of one number
+constexpr int parts_of(int32_t kind) { return kind == INT8 ? 2 : 1; }  // rows that a tile computes for one
 
 // Rows to be multiplied: row i lies at `first + index[i] * stride`, `index` null: one after the other.
 struct Rows {
     const char *first;
     int64_t stride;
     const int32_t *index;
-    const float *scales;  // INT8_DYNAMIC: of row index[i]
+    const float *scales;  // of row index[i], where the kind is scaled
     int32_t at(int i) const { return index ? index[i] : i; }
 };
 
 // A packed matrix; the layout of this struct is model/serving/packed.py's too.
 struct Matrix {
     const char *data;
-    const float *scales;    // [n rounded up to STRIP], null for FP32 and BF16
-    const int32_t *starts;  // INT8_DYNAMIC: -128 times the sum of each output's weights
+    const float *scales;    // [n rounded up to STRIP], null where the kind is not scaled
+    const int32_t *starts;  // likewise: -128 times the sum of each output's weights, since 128 is added to rows
     int32_t n, k;           // k is rounded up to whole groups by the packing
     int32_t kind;
     int32_t padding;
@@ -71,24 +73,19 @@ typedef float Tile[TILE_ROWS][STRIP];
 // Sums of 1 to TILE_ROWS rows with a panel, without scales: one strip's, or two strips' of up to FEW_ROWS rows.
 void multiply(int32_t kind, const char *const *rows, int n_rows, int n_strips, const Panel &panel, Tile *tiles);
 
-// The same for strips of a matrix and rows first .. first + n_rows - 1, scales applied. `expanded` is null or the strip as BF16, made by `expand`.
-void multiply_strips(const Matrix &matrix, int strip, int n_strips, const Rows &rows, int first, int n_rows, const char *expanded, Tile *tiles);
-
-// INT8 weights of one strip as BF16 of the same values: pays where many tiles follow. `to` has room for twice the strip.
-void expand(const Matrix &matrix, int strip, char *to);
+// The same for strips of a matrix and rows first .. first + n_rows - 1, scales applied.
+void multiply_strips(const Matrix &matrix, int strip, int n_strips, const Rows &rows, int first, int n_rows, Tile *tiles);
 
 // Calls each(row, strip, outputs[STRIP]) for every row with its products with the strips first .. first + n_strips - 1.
 template <typename Each>
-void for_outputs(const Matrix &matrix, int first_strip, int n_strips, const Rows &rows, int n_rows, char *room, const Each &each) {
-    const bool expands = matrix.kind == INT8 && n_rows > 2 * TILE_ROWS;
-    const int end = first_strip + n_strips;
+void for_outputs(const Matrix &matrix, int first_strip, int n_strips, const Rows &rows, int n_rows, const Each &each) {
+    const int parts = parts_of(matrix.kind), most = TILE_ROWS / parts, end = first_strip + n_strips;
     for (int strip = first_strip; strip < end;) {
-        const int together = n_rows <= FEW_ROWS && strip + 1 < end ? 2 : 1;
-        if (expands) expand(matrix, strip, room);
-        for (int first = 0; first < n_rows; first += TILE_ROWS) {
+        const int together = n_rows * parts <= FEW_ROWS && strip + 1 < end ? 2 : 1;
+        for (int first = 0; first < n_rows; first += most) {
             Tile tiles[2];
-            const int count = n_rows - first < TILE_ROWS ? n_rows - first : TILE_ROWS;
-            multiply_strips(matrix, strip, together, rows, first, count, expands ? room : nullptr, tiles);
+            const int count = n_rows - first < most ? n_rows - first : most;
+            multiply_strips(matrix, strip, together, rows, first, count, tiles);
             for (int s = 0; s < together; ++s)
                 for (int i = 0; i < count; ++i) each(first + i, strip + s, tiles[s][i]);
         }

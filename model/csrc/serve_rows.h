@@ -45,6 +45,20 @@ inline void add_row(float *x, const float *bias, int64_t n) {
     });
 }
 
+// Writes whole numbers as bytes + 128; INT8's are 256 * high + low, four high bytes before their four low ones.
+LANES_INLINE void put_bytes(int32_t kind, lanes::Ints values, char *to, int64_t at) {
+    typedef uint8_t Bytes __attribute__((vector_size(LANES)));
+    if (kind == INT8_DYNAMIC) {
+        const Bytes bytes = __builtin_convertvector(values + 128, Bytes);
+        std::memcpy(to + at, &bytes, sizeof bytes);
+        return;
+    }
+    const lanes::Ints high = (values + 128) >> 8;
+    const Bytes parts[2] = {__builtin_convertvector(high + 128, Bytes), __builtin_convertvector(values - high * 256 + 128, Bytes)};
+    for (int i = 0; i < LANES; i += 4)
+        for (int part = 0; part < 2; ++part) std::memcpy(to + (at + i) * 2 + part * 4, reinterpret_cast<const char *>(&parts[part]) + i, 4);
+}
+
 // Writes a row in the form of `kind`, zeros behind it up to a multiple of 16.
 inline void pack_row(int32_t kind, const float *x, int64_t n, char *to, float *scale) {
     const int64_t n_filled = up_to(n, HALF);
@@ -53,7 +67,7 @@ inline void pack_row(int32_t kind, const float *x, int64_t n, char *to, float *s
         std::memset(to + n * 4, 0, static_cast<size_t>(n_filled - n) * 4);
         return;
     }
-    if (kind != INT8_DYNAMIC) {
+    if (kind == BF16) {
         lanes::bf16 *numbers = reinterpret_cast<lanes::bf16 *>(to);
         in_vectors(n, [&](int64_t i, int64_t count) { lanes::store_part(numbers + i, lanes::load_part(x + i, count), count); });
         std::memset(numbers + n, 0, static_cast<size_t>(n_filled - n) * 2);
@@ -67,15 +81,13 @@ inline void pack_row(int32_t kind, const float *x, int64_t n, char *to, float *s
     });
     float largest = 0;
     for (int i = 0; i < LANES; ++i) largest = most[i] > largest ? most[i] : largest;
-    *scale = largest / 127.0f + lanes::sum(unusable);
-    const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
-    typedef uint8_t Bytes __attribute__((vector_size(LANES)));
-    in_vectors(n, [&](int64_t i, int64_t count) {
-        const Floats v = lanes::load_part(x + i, count) * inverse + 12582912.0f;  // 1.5 * 2^23: rounds to integers
-        const Bytes bytes = __builtin_convertvector(lanes::bits<lanes::Ints>(v) + 128, Bytes);
-        std::memcpy(to + i, &bytes, static_cast<size_t>(count));
-    });
-    std::memset(to + n, 128, static_cast<size_t>(n_filled - n));
+    const float steps = kind == INT8 ? 127.0f * 256.0f : 127.0f, inverse = largest > 0 ? steps / largest : 0.0f;
+    *scale = largest / steps + lanes::sum(unusable);
+    for (int64_t i = 0; i < n_filled; i += LANES) {
+        const int64_t count = n - i < 0 ? 0 : n - i < LANES ? n - i : LANES;
+        const Floats rounded = lanes::load_part(x + i, count) * inverse + 12582912.0f;  // 1.5 * 2^23: to integers
+        put_bytes(kind, lanes::bits<lanes::Ints>(rounded) - 0x4b400000, to, i);
+    }
 }
 
 // Turns d numbers by one row of cosines and sines (model/layers/rotary.py: `rotate`).

@@ -33,7 +33,7 @@ struct Pieces {
     Packed take_rows(int32_t kind, int64_t n_rows, int64_t width) {
         const int64_t stride = up_to(width, HALF) * row_bytes_of(kind);
         char *data = take<char>(n_rows * stride);
-        return {data, kind == INT8_DYNAMIC ? take<float>(n_rows) : nullptr, stride};
+        return {data, is_scaled(kind) ? take<float>(n_rows) : nullptr, stride};
     }
 };
 
@@ -41,16 +41,13 @@ int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // The largest of each size over the layers; `hidden` counts numbers of all rows together.
 struct Widths {
-    int64_t down = 0, hidden = 0, hidden_rows, experts = 0, chosen = 1, k = 0, q_up_n = 0, q_up_k = 0;
+    int64_t down = 0, hidden = 0, hidden_rows, experts = 0, chosen = 1, q_up_n = 0, q_up_k = 0;
     Widths(const Model &model, int64_t n_tokens) : hidden_rows(n_tokens) {
         for (const Layer *layer = model.layers; layer < model.layers + model.n_layers; ++layer) {
             down = most(down, layer->attention.down.n);
             const AttentionWeights &attention = layer->attention;
-            k = most(k, most(attention.out.k, model.d_model));
-            k = most(k, most(attention.q_up.k, most(attention.absorb.first.k, attention.restore.first.k)));
             q_up_n = most(q_up_n, attention.q_up.n);
             q_up_k = most(q_up_k, attention.q_up.k);
-            k = most(k, most(layer->routed.width, layer->shared.width));
             hidden = most(hidden, n_tokens * up_to(layer->shared.width, HALF));
             if (!layer->routed.width) continue;
             hidden = most(hidden, n_tokens * layer->router.top_k * up_to(layer->routed.width, HALF));
@@ -79,7 +76,7 @@ Memory lay_out(const Model &model, int n_tokens, int most_keys, char *base) {
     memory.router_TE = pieces.take<float>(n_tokens * memory.d_router);
     memory.in = pieces.take_rows(model.kind, n_tokens, most(most(model.d_model, widths.q_up_k), static_cast<int64_t>(model.n_heads) * model.d_out));
     memory.hidden = pieces.take_rows(model.kind, 1, widths.hidden);
-    if (model.kind == INT8_DYNAMIC) {
+    if (is_scaled(model.kind)) {
         memory.hidden.scales = pieces.take<float>(widths.hidden_rows);
         memory.hidden_NF = pieces.take<float>(widths.hidden);
     }
@@ -94,7 +91,7 @@ Memory lay_out(const Model &model, int n_tokens, int most_keys, char *base) {
     memory.tokens_N = pieces.take<int32_t>(n_tokens * widths.chosen);
     memory.choices_TK = pieces.take<int32_t>(n_tokens * widths.chosen);
     memory.offsets_E = pieces.take<int32_t>(widths.experts);
-    memory.thread_bytes = up_to(most(attention_bytes(most_keys), up_to(widths.k, 4) * STRIP * 2), 64);
+    memory.thread_bytes = up_to(attention_bytes(most_keys), 64);
     memory.threads = pieces.take<char>(model.n_threads * memory.thread_bytes);
     memory.bytes = pieces.used;
     return memory;
@@ -148,7 +145,7 @@ void place_grouped(const Model &model, int layer, const Step &step, const Memory
 void attention(const Model &model, int index, const Step &step, const Memory &memory) {
     const AttentionWeights &weights = model.layers[index].attention;
     norm(model, weights.norm, step.n_tokens, memory);
-    multiply_all(model, weights.down, memory.in.rows(), step.n_tokens, memory, [&](int row, int strip, const float *outputs) {
+    multiply_all(model, weights.down, memory.in.rows(), step.n_tokens, [&](int row, int strip, const float *outputs) {
         std::memcpy(memory.down_TN + row * memory.d_down + strip * STRIP, outputs, STRIP * sizeof(float));
     });
     const bool is_latent = model.d_nope > 0;
@@ -160,7 +157,7 @@ void attention(const Model &model, int index, const Step &step, const Memory &me
         const float *heads = is_latent ? memory.mapped_TN + static_cast<int64_t>(t) * weights.out.k : memory.heads_TN + t * memory.d_heads;
         pack_row(model.kind, heads, weights.out.k, memory.in.row(t), memory.in.scale(t));
     });
-    multiply_all(model, weights.out, memory.in.rows(), step.n_tokens, memory, [&](int row, int strip, const float *outputs) {
+    multiply_all(model, weights.out, memory.in.rows(), step.n_tokens, [&](int row, int strip, const float *outputs) {
         float *x = memory.x_TD + row * memory.d_x + strip * STRIP;
         if (weights.b_out) add_row(x, weights.b_out + strip * STRIP, in_strip(model.d_model, strip));
         for (int c = 0; c < STRIP; c += LANES) lanes::store(x + c, lanes::load(x + c) + lanes::load(outputs + c));
@@ -174,7 +171,7 @@ void tell(const Model &model, const Step &step, const Memory &memory) {
         pack_row(model.kind, memory.normed_TD, model.d_model, memory.in.row(i), memory.in.scale(i));
     }
     if (!step.n_wanted) return;
-    multiply_all(model, model.head, memory.in.rows(), step.n_wanted, memory, [&](int row, int strip, const float *outputs) {
+    multiply_all(model, model.head, memory.in.rows(), step.n_wanted, [&](int row, int strip, const float *outputs) {
         float *to = step.logits + static_cast<int64_t>(row) * model.head.n + strip * STRIP;
         std::memcpy(to, outputs, static_cast<size_t>(in_strip(model.head.n, strip)) * sizeof(float));
     });
@@ -207,16 +204,14 @@ LANES_EXPORT void serve_step(const Model *model, const Step *step) {
     tell(*model, *step, memory);
 }
 
-// fp32 rows [M, K] times one matrix, as the layers multiply them: to [M, N]. False where there is no memory.
+// fp32 rows [M, K] times one matrix, as the layers multiply them: to [M, N]. 0 where there is no memory, else 1.
 LANES_EXPORT int32_t serve_product(const Matrix *matrix, const float *x_MK, int32_t n_rows, float *to_MN) {
-    const int64_t stride = up_to(matrix->k, HALF) * row_bytes_of(matrix->kind);
-    const int64_t rows_bytes = up_to(n_rows * stride, 64), scales_bytes = up_to(n_rows * 4, 64);
-    char *memory = static_cast<char *>(std::malloc(static_cast<size_t>(rows_bytes + scales_bytes + up_to(matrix->k, 4) * STRIP * 2)));
+    const int64_t stride = up_to(matrix->k, HALF) * row_bytes_of(matrix->kind), scales_bytes = up_to(n_rows * 4, 64);
+    char *memory = static_cast<char *>(std::malloc(static_cast<size_t>(scales_bytes + n_rows * stride)));
     if (!memory) return 0;
-    float *scales = reinterpret_cast<float *>(memory + rows_bytes);
-    const Packed rows = {memory, matrix->kind == INT8_DYNAMIC ? scales : nullptr, stride};
+    const Packed rows = {memory + scales_bytes, is_scaled(matrix->kind) ? reinterpret_cast<float *>(memory) : nullptr, stride};
     for (int row = 0; row < n_rows; ++row) pack_row(matrix->kind, x_MK + static_cast<int64_t>(row) * matrix->k, matrix->k, rows.row(row), rows.scale(row));
-    for_outputs(*matrix, 0, matrix->strips(), rows.rows(), n_rows, memory + rows_bytes + scales_bytes, [&](int row, int strip, const float *outputs) {
+    for_outputs(*matrix, 0, matrix->strips(), rows.rows(), n_rows, [&](int row, int strip, const float *outputs) {
         std::memcpy(to_MN + static_cast<int64_t>(row) * matrix->n + strip * STRIP, outputs, static_cast<size_t>(in_strip(matrix->n, strip)) * sizeof(float));
     });
     std::free(memory);

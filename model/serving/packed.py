@@ -81,11 +81,7 @@ def pack(weight: Tensor, weights: Weights, memory: PackedMemory) -> PackedStack:
     scales = starts = None
     if weights in ("int8", "int8-dynamic"):
         scales = torch.zeros((n_matrices, n_strips * STRIP))
-        starts = (
-            torch.zeros((n_matrices, n_strips * STRIP), dtype=torch.int32)
-            if weights == "int8-dynamic"
-            else None
-        )
+        starts = torch.zeros((n_matrices, n_strips * STRIP), dtype=torch.int32)
     for i, matrix_NK in enumerate(stack_MNK):
         padded = F.pad(matrix_NK.float(), (0, n_groups * group - k, 0, n_strips * STRIP - n))
         target = data[i * bytes_each : (i + 1) * bytes_each]
@@ -94,13 +90,10 @@ def pack(weight: Tensor, weights: Weights, memory: PackedMemory) -> PackedStack:
         elif weights == "bf16":
             _write(target, padded.bfloat16(), torch.bfloat16, 2)
         else:
-            assert scales is not None
+            assert scales is not None and starts is not None
             quantised, scales[i] = quantise(padded)
-            if starts is None:
-                _write_lookup(target, quantised)
-            else:
-                _write(target, quantised, torch.int8, 4)
-                starts[i] = -128 * quantised.sum(1, dtype=torch.int32)
+            _write(target, quantised, torch.int8, 4)
+            starts[i] = -128 * quantised.sum(1, dtype=torch.int32)
     return PackedStack(weights, n, k, data, bytes_each, scales, starts)
 
 
@@ -129,11 +122,3 @@ def _write(target: Tensor, padded_NK: Tensor, dtype: torch.dtype, group: int) ->
     n, k = padded_NK.shape
     view = target.view(dtype).view(n // STRIP, k // group, STRIP, group)
     view.copy_(padded_NK.view(n // STRIP, STRIP, k // group, group).transpose(1, 2))
-
-
-def _write_lookup(target: Tensor, quantised_NK: Tensor) -> None:
-    """Sign and magnitude. Of 16 outputs and 4 k: [4 quarters of outputs][2 pairs of k][4 outputs][2 of a pair]."""
-    n, k = quantised_NK.shape
-    coded = torch.where(quantised_NK < 0, 128 - quantised_NK.short(), quantised_NK.short()).to(torch.uint8)
-    units = coded.view(n // STRIP, STRIP // HALF, 4, 4, k // 4, 2, 2).permute(0, 4, 1, 2, 5, 3, 6)
-    target.view(units.shape).copy_(units)

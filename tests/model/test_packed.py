@@ -62,11 +62,12 @@ def as_rows(x_MK: Tensor, weights: Weights) -> Tensor:
     """The fp64 rows that the product sees."""
     if weights == "fp32":
         return x_MK.double()
-    if weights in ("bf16", "int8"):
+    if weights == "bf16":
         return x_MK.bfloat16().double()
+    steps = 127 * 256 if weights == "int8" else 127
     largest_M1 = x_MK.abs().amax(1, keepdim=True)
-    inverse_M1 = torch.where(largest_M1 > 0, 127 / largest_M1, torch.zeros_like(largest_M1))
-    return (x_MK * inverse_M1).round().double() * (largest_M1 / 127).double()
+    inverse_M1 = torch.where(largest_M1 > 0, steps / largest_M1, torch.zeros_like(largest_M1))
+    return (x_MK * inverse_M1).round().double() * (largest_M1 / steps).double()
 
 
 @pytest.mark.parametrize("weights", ALL_WEIGHTS)
@@ -75,7 +76,7 @@ def test_products_are_those_of_the_rounded_numbers(
     library: ctypes.CDLL, weights: Weights, n: int, k: int
 ) -> None:
     torch.manual_seed(n * k)
-    weight_NK, x_MK = torch.randn(n, k), torch.randn(30, k)  # 30 rows: several tiles, int8 strips expanded
+    weight_NK, x_MK = torch.randn(n, k), torch.randn(30, k)  # 30 rows: several tiles
     found = product(library, packed(weight_NK, weights), x_MK)
     expected = as_rows(x_MK, weights) @ as_multiplied(weight_NK, weights).T
     assert (found.double() - expected).abs().max() < 2e-6 * k**0.5 * (1 + expected.abs().max())
@@ -87,7 +88,7 @@ def test_small_integers_are_multiplied_exactly(library: ctypes.CDLL, weights: We
     weight_NK = torch.arange(-127, 128).repeat(40)[: 34 * 260].view(34, 260).float()
     weight_NK[:, 0] = 127  # the scale of each output is one
     x_MK = torch.randint(-3, 4, (13, 260)).float()
-    x_MK[:, 1] = 127 if weights == "int8-dynamic" else 2
+    x_MK[:, 1] = 127 if weights.startswith("int8") else 2  # the scale of each row is a power of two
     expected = x_MK.double() @ weight_NK.double().T
     assert torch.equal(product(library, packed(weight_NK, weights), x_MK).double(), expected)
 
