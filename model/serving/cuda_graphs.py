@@ -138,7 +138,7 @@ def cuda_capture(device: torch.device) -> Capture:
     pool = torch.cuda.graph_pool_handle()
 
     def capture(compute: Compute) -> Compute:
-        beside = torch.cuda.Stream(device)
+        beside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch ships no types for it
         beside.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(beside):
             for _ in range(WARM_UPS):

@@ -96,15 +96,18 @@ class DecodeStep:
     ) -> Tensor:
         attention = cast("Attention", block.attention)
         q_BHC, k_BGC, v_BGC = attention._project(normed_BD, rotation)
-        kept = []
-        for memory, new_BGC in ((self._keys, k_BGC), (self._values, v_BGC)):
-            of_layer = memory[block.layer]
-            of_layer.index_copy_(1, own_B, new_BGC.transpose(0, 1))
-            kept.append(of_layer[:, slots_BS].transpose(0, 1))  # [B, G, S, C]
+        k_BGSC = self._written(self._keys[block.layer], k_BGC, own_B, slots_BS)
+        v_BGSC = self._written(self._values[block.layer], v_BGC, own_B, slots_BS)
         y_BH1C = F.scaled_dot_product_attention(
-            q_BHC[:, :, None], *kept, attn_mask=mask_B11S, enable_gqa=True
+            q_BHC[:, :, None], k_BGSC, v_BGSC, attn_mask=mask_B11S, enable_gqa=True
         )
         return F.linear(y_BH1C.flatten(1), attention.w_o, attention.b_o)
+
+    @staticmethod
+    def _written(memory_GSC: Tensor, new_BGC: Tensor, own_B: Tensor, slots_BS: Tensor) -> Tensor:
+        """Writes each row's new heads into its slot; all that the rows see, [B, G, S, C]."""
+        memory_GSC.index_copy_(1, own_B, new_BGC.transpose(0, 1))
+        return memory_GSC[:, slots_BS].transpose(0, 1)
 
 
 def _visible(positions_S: Tensor, past_B: Tensor, window: int | None) -> Tensor:

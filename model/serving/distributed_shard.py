@@ -24,7 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import ModelConfig, MoEConfig
+from model.layers.attention import Attention
 from model.layers.block import Block
+from model.layers.latent import LatentAttention
 from model.layers.moe import Experts, MoELayer
 from model.parallel import tensor
 from model.parallel.collectives import Group, sum_over
@@ -168,7 +170,7 @@ def shard_of(
         buffer.zero_()
     shard.load_state_dict({name: _cut(shard, name, state) for name in shard.state_dict()})
     _add_up(shard)
-    return cast("ModelShard", shard.requires_grad_(False).eval())
+    return shard.requires_grad_(False).eval()
 
 
 def _cut(shard: ModelShard, name: str, state: Mapping[str, Tensor]) -> Tensor:
@@ -214,7 +216,7 @@ def _sum_output(module: nn.Module, group: Group) -> None:
         module.register_forward_hook(add_up)
 
 
-def _sum_cached(attention: nn.Module, group: Group) -> None:
+def _sum_cached(attention: Attention | LatentAttention, group: Group) -> None:
     """As `_sum_output`; hooks see a module's call only, and attention to a cache is a method beside it."""
     compute = attention.forward_cached
 

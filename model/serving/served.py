@@ -15,6 +15,7 @@ import torch
 from model.checkpoint import CheckpointError, is_complete, load_config, load_transformer, models_home
 from model.presets import PRESETS
 from model.serving.chat import TEMPLATE_FILE, TINY_TEMPLATE, ChatTemplate
+from model.serving.executor import Executor
 from model.serving.tokenizer import TOKENIZER_FILE, BPETokenizer, ByteTokenizer, Tokenizer
 from model.transformer import Transformer
 
@@ -30,6 +31,7 @@ class ServedModel:
     tokenizer: Tokenizer
     chat: ChatTemplate
     metadata: Mapping[str, Any]  # shown by /v1/models
+    executor: Executor | None = None  # that was loaded with it: of several ranks or devices
 
     @property
     def max_context(self) -> int:

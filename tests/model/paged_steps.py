@@ -15,9 +15,9 @@ class Sequences:
 
     def __init__(self, executor: Executor, vocab_size: int, seed: int = 0) -> None:
         self.executor, self.vocab_size = executor, vocab_size
-        self._random = random.Random(seed)
+        self._random = random.Random(seed)  # of tokens: the same over pools of any size
         self._free = list(range(executor.n_blocks))
-        self._random.shuffle(self._free)
+        random.Random(seed).shuffle(self._free)
         self.tokens: dict[int, list[int]] = {}
         self._past: dict[int, int] = {}
         self._blocks: dict[int, list[int]] = {}

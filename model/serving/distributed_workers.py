@@ -1,0 +1,128 @@
+"""The processes of the ranks beside rank 0: started, watched and ended. Knows nothing of what they compute."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from model.parallel.processes import RankMissingError
+
+POLL_S = 0.1
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A rank whose process is gone."""
+
+    rank: int
+    status: int
+
+    def __str__(self) -> str:
+        if self.status < 0:
+            return f"rank {self.rank} was ended by {signal.Signals(-self.status).name}"
+        return f"rank {self.rank} ended with exit status {self.status}"
+
+
+class Workers:
+    """Ranks 1 ... n of a job, each `python -m MODULE RANK JOB` with its output on our standard error.
+
+    They hold the reading end of a pipe and end when its writing end, ours, closes: so none outlives this process,
+    however it ends.
+    """
+
+    def __init__(self, module: str, job: str, n_workers: int) -> None:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *_python_path()])}
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._closing = threading.Event()
+        self._watching: threading.Thread | None = None
+        try:
+            for rank in range(1, n_workers + 1):
+                self._processes[rank] = subprocess.Popen(
+                    [sys.executable, "-m", module, str(rank), job],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    env=environment,
+                )
+        except OSError:
+            self.kill()
+            raise
+
+    @property
+    def process_ids(self) -> list[int]:
+        return [process.pid for process in self._processes.values()]
+
+    def wait_for_line(self, timeout_s: float) -> None:
+        """Returns when each has written a line. Raises RankMissingError where one ends first, or takes longer."""
+        deadline = time.monotonic() + timeout_s
+        for rank, process in self._processes.items():
+            assert process.stdout is not None
+            if not _line_comes(process.stdout, deadline):
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(POLL_S)
+                ended = self.first_ended()
+                why = f"{ended}: see its output above" if ended else f"it was silent for {timeout_s:.0f} s"
+                raise RankMissingError(f"rank {rank} of {len(self._processes) + 1} did not start: {why}")
+
+    def first_ended(self, wait_s: float = 0.0) -> Ended | None:
+        """A rank whose process is gone, once one is, but waits no longer than `wait_s`."""
+        deadline = time.monotonic() + wait_s
+        while True:
+            for rank, process in self._processes.items():
+                if (status := process.poll()) is not None:
+                    return Ended(rank, status)
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(POLL_S)
+
+    def watch(self, on_end: Callable[[Ended], None]) -> None:
+        """From now on calls `on_end` once, on a thread of its own, when a rank is gone that was not to be."""
+
+        def watch() -> None:
+            while not self._closing.wait(POLL_S):
+                ended = self.first_ended()
+                if ended is not None and not self._closing.is_set():
+                    on_end(ended)
+                    return
+
+        self._watching = threading.Thread(target=watch, name="ranks", daemon=True)
+        self._watching.start()
+
+    def end(self, grace_s: float) -> None:
+        """Gives them time to end by themselves, then kills them. May be called again."""
+        self._closing.set()
+        deadline = time.monotonic() + grace_s
+        for process in self._processes.values():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(deadline - time.monotonic(), 0.0))
+        self.kill()
+
+    def kill(self) -> None:
+        """Ends all at once."""
+        for process in self._processes.values():
+            process.kill()
+        for process in self._processes.values():
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    pipe.close()
+
+
+def _line_comes(pipe: IO[bytes], deadline: float) -> bool:
+    remaining = max(deadline - time.monotonic(), 0.0)
+    ready, _, _ = select.select([pipe], [], [], remaining)
+    return bool(ready) and bool(pipe.readline())
+
+
+def _python_path() -> Sequence[str]:
+    return filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))  # type: ignore[return-value]
