@@ -3,21 +3,28 @@
 The engine computes the guesses (drafts) behind the known tokens in one step; `Sampler.verify` then draws what plain
 decoding would have drawn and keeps the drafts that were right (Leviathan et al. 2023, arXiv:2211.17192). Bad guesses
 cost time, never the answer. How many are worth their time is decided here, from how the last ones fared. Proposers
-follow one answer each. Knows nothing of models or steps; the guesses themselves come from speculation_lookup.py,
-speculation_ahead.py and constraints.
+follow one answer each. Knows nothing of models or steps; proposers.py says which guesses there are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from model.sampling import Constraint
-from model.serving.speculation_lookup import LookupProposer
 
-# What one more token adds to a step that decodes one, as a share of that step: dense models that wait for memory take
+# What a draft adds to a step that decodes one token, as a share of that step: dense models that wait for memory take
 # less, models whose tokens each fetch experts of their own take more.
 COST_PER_DRAFT = 0.2
+
+
+def cost_among(n_running: int, cost: float = COST_PER_DRAFT) -> float:
+    """What a draft costs where `n_running` answers share a step, as a share of what the step costs each of them.
+
+    A step is taken to cost a fixed part, shared by all, and the same for each token: so a draft costs ever more of an
+    answer's share, and nearly all of it in large batches.
+    """
+    return n_running / (n_running + 1 / cost - 1)
 
 
 class Proposer(Protocol):
@@ -42,28 +49,31 @@ class DraftLength:
     FIRST_SHARE, FIRST_WEIGHT = 0.7, 2.0  # what is believed before anything was verified, in drafts
     SHORTEST_REST, LONGEST_REST = 4, 64
 
-    def __init__(self, cost: float = COST_PER_DRAFT) -> None:
-        if not cost > 0:  # nor nan
-            raise ValueError("a draft's cost must be above 0, as a share of a step")
-        self._cost = cost
+    def __init__(self) -> None:
         self._accepted = self.FIRST_SHARE * self.FIRST_WEIGHT
         self._judged = self.FIRST_WEIGHT
         self._rest = self.SHORTEST_REST
         self._resting = 0
+        self._cost = COST_PER_DRAFT
 
     @property
     def share(self) -> float:
         """The share of drafts accepted, of those whose predecessors were accepted; recent ones count more."""
         return self._accepted / self._judged
 
-    def next_length(self, most: int) -> int:
-        """How many drafts the next step should verify, at most `most`. Asked once per step."""
+    def next_length(self, most: int, cost: float = COST_PER_DRAFT) -> int:
+        """How many drafts the next step should verify, at most `most`, where each costs so much. Asked once per step."""
+        if not cost > 0:  # nor nan
+            raise ValueError("a draft's cost must be above 0, as a share of a step")
         if most < 1:
             return 0
+        self._cost = cost
         if self._resting > 0:
             self._resting -= 1
             return 0
-        return max(1, self._best_length(most))  # one draft, until it is verified, shows whether guessing pays again
+        return max(
+            1, self._best_length(most)
+        )  # one draft, until it is verified, shows whether guessing pays again
 
     def verified(self, accepted: int, judged: int) -> None:
         """`judged` drafts were compared with what was drawn, of which the first `accepted` were right."""
@@ -96,15 +106,16 @@ class AdaptiveProposer:
     How those fared shows in the tokens that have come since: nobody has to tell.
     """
 
-    def __init__(self, proposer: Proposer, length: DraftLength | None = None) -> None:
-        self._proposer = proposer
-        self.length = DraftLength() if length is None else length
+    def __init__(self, proposer: Proposer, n_running: Callable[[], int] = lambda: 1) -> None:
+        """`n_running`: how many answers share the next step."""
+        self._proposer, self._n_running = proposer, n_running
+        self.length = DraftLength()
         self._drafts: list[int] = []
         self._drafted_at = 0  # length of the tokens behind which they stood
 
     def propose(self, tokens: Sequence[int], n: int) -> list[int]:
         self._learn(tokens)
-        n_wanted = self.length.next_length(n)
+        n_wanted = self.length.next_length(n, cost_among(self._n_running()))
         self._drafts = self._proposer.propose(tokens, n_wanted) if n_wanted else []
         self._drafted_at = len(tokens)
         return list(self._drafts)
@@ -127,14 +138,6 @@ class ConstrainedProposer:
             return forced
         drafts = self._proposer.propose(tokens, n)
         return drafts[: self._constraint.allowed_prefix(drafts)]
-
-
-def proposer_for(constraint: Constraint | None = None, *, cost: float = COST_PER_DRAFT) -> Proposer:
-    """The proposer that serves any model: looks up what followed before, and adapts how much it drafts."""
-    proposer: Proposer = LookupProposer()
-    if constraint is not None:
-        proposer = ConstrainedProposer(proposer, constraint)
-    return AdaptiveProposer(proposer, DraftLength(cost))
 
 
 def matching(first: Sequence[int], second: Sequence[int]) -> int:

@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from model.sampling import Sampler, SamplingSettings
 from model.serving.cache import SequenceCache
 from model.serving.constrained import JSONGrammars
+from model.serving.proposers import proposers
 from model.serving.speculation import (
     AdaptiveProposer,
     ConstrainedProposer,
     DraftLength,
     Proposer,
+    cost_among,
     matching,
-    proposer_for,
 )
 from model.serving.tokenizer import ByteTokenizer
 from model.transformer import Transformer
@@ -99,15 +100,38 @@ def test_rests_double_up_to_the_longest_and_start_short_again_after_success() ->
 
 @given(st.floats(0.01, 0.99), st.floats(0.01, 1.5), st.integers(1, 12))
 def test_the_length_maximises_tokens_per_time(share: float, cost: float, most: int) -> None:
-    length = DraftLength(cost)
+    length = DraftLength()
     length._accepted, length._judged = share * 1000, 1000.0
 
     def rate(k: int) -> float:
         return (1 - share ** (k + 1)) / (1 - share) / (1 + cost * k)
 
     best = max(range(most + 1), key=rate)
-    found = length.next_length(most)
+    found = length.next_length(most, cost)
     assert found == max(1, best) or rate(found) == pytest.approx(rate(best))
+
+
+def test_a_draft_costs_more_of_an_answers_share_the_more_answers_there_are() -> None:
+    costs = [cost_among(n) for n in (1, 2, 4, 16, 1000)]
+    assert costs[0] == pytest.approx(0.2)
+    assert costs == sorted(costs) and costs[-1] < 1
+    alone, crowded = DraftLength(), DraftLength()
+    for length in (alone, crowded):
+        for _ in range(20):
+            length.verified(7, 10)
+    assert alone.next_length(8, cost_among(1)) > crowded.next_length(8, cost_among(16)) == 1
+
+
+def test_the_number_of_running_answers_is_asked_for_at_each_step() -> None:
+    n_running = 1
+    scripted = Scripted(range(1000))
+    proposer = AdaptiveProposer(scripted, lambda: n_running)
+    for length in range(0, 60, 5):
+        proposer.propose(range(length), 6)
+    n_running = 10_000
+    proposer.propose(range(61), 6)
+    proposer.propose(range(66), 6)
+    assert scripted.asked[5] == 6 > scripted.asked[-1]
 
 
 def test_no_room_means_no_drafts_and_no_trial() -> None:
@@ -119,7 +143,7 @@ def test_no_room_means_no_drafts_and_no_trial() -> None:
 @pytest.mark.parametrize("cost", [0.0, -1.0, float("nan")])
 def test_a_draft_costs_something(cost: float) -> None:
     with pytest.raises(ValueError, match="cost"):
-        DraftLength(cost)
+        DraftLength().next_length(4, cost)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +167,8 @@ def test_what_came_tells_how_drafts_fared(
             self.told.append((accepted, judged))
 
     length = Told()
-    proposer = AdaptiveProposer(Scripted([0, *drafts]), length)
+    proposer = AdaptiveProposer(Scripted([0, *drafts]))
+    proposer.length = length
     assert proposer.propose([0], 3) == drafts
     proposer.propose([0, *came], 3)
     assert length.told[-1] == (accepted, judged)
@@ -166,6 +191,15 @@ def test_a_constraint_drafts_what_it_forces_and_cuts_what_it_rules_out() -> None
         constraint.accept(byte)
     assert proposer.propose(script[:8], 3) == list(b"12")
     assert proposer.propose(script[:10], 3) == []
+
+
+def test_an_engine_drafts_what_an_answers_constraint_forces() -> None:
+    constraint = JSONGrammars(ByteTokenizer(), 261).json_schema({"const": "forced"})
+    proposer = proposers()(Sampler(SamplingSettings(), constraint=constraint), list)
+    assert proposer.propose([1, 2, 3], 2) == list(b'"f')
+    plain = proposers()(Sampler(SamplingSettings()), list)
+    assert plain.propose([1, 2, 3], 4) == []
+    assert plain.propose([1, 2, 3, 1, 2], 2) == [3, 1]
 
 
 def decoded(
@@ -202,7 +236,11 @@ def test_a_model_answers_the_same_with_and_without_speculation(settings: Samplin
     prompt = [chooser.randrange(SMALL.vocab_size) for _ in range(12)] * 2
     plain, n_plain = decoded(model, prompt, Sampler(settings, prompt=prompt), 80, None)
     often_wrong = [token if i % 3 else 0 for i, token in enumerate(plain)]
-    for proposer in (proposer_for(), Scripted([0] * 200), Scripted([*often_wrong, 0, 0, 0, 0])):
+    for proposer in (
+        proposers()(Sampler(settings), list),
+        Scripted([0] * 200),
+        Scripted([*often_wrong, 0, 0, 0, 0]),
+    ):
         found, steps = decoded(model, prompt, Sampler(settings, prompt=prompt), 80, proposer)
         assert found == plain
         assert steps <= n_plain

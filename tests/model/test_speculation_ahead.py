@@ -13,6 +13,7 @@ from torch import Tensor
 from model.config import LatentConfig, ModelConfig, MoEConfig
 from model.sampling import Sampler, SamplingSettings
 from model.serving.executor import Part
+from model.serving.proposers import proposers
 from model.serving.speculation_ahead import AheadExecutor, AheadProposer
 from model.transformer import Transformer
 from tests.model.random_models import SMALL, random_transformer, relative_error
@@ -152,6 +153,16 @@ def test_decoding_with_modules_leaves_the_answer_as_it_is() -> None:
                 computed += len(found)
             answers.append(tokens[:26])
         assert answers[0] == answers[1]
+
+
+def test_an_engine_uses_the_modules_where_they_are_computed() -> None:
+    executor = AheadExecutor(random_transformer(CONFIGS["dense"]).eval(), 10, block_tokens=BLOCK_TOKENS)
+    tokens = list(range(10))  # nothing to look up
+    executor.step([Part(tokens[:9], 0, BLOCKS, 1)])
+    sampler = Sampler(SamplingSettings(temperature=0))
+    by_modules = proposers(executor)(sampler, lambda: BLOCKS)
+    assert by_modules.propose(tokens, 2) == drafted(executor, tokens, 2)[0]
+    assert proposers()(sampler, lambda: BLOCKS).propose(tokens, 2) == []
 
 
 def test_steps_compute_what_the_plain_executor_computes(config: ModelConfig) -> None:

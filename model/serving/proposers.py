@@ -1,0 +1,35 @@
+"""Which guesses an engine verifies: those of the model's prediction modules where they are computed, else lookups.
+
+Knows nothing of how either guesses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from model.sampling import Sampler
+from model.serving.executor import Executor
+from model.serving.speculation import AdaptiveProposer, ConstrainedProposer, Proposer
+from model.serving.speculation_ahead import AheadExecutor, AheadProposer
+from model.serving.speculation_lookup import LookupProposer
+
+MakeProposer = Callable[[Sampler, Callable[[], Sequence[int]]], Proposer]
+
+
+def proposers(executor: Executor | None = None, n_running: Callable[[], int] = lambda: 1) -> MakeProposer:
+    """Makes a proposer for each answer, from its sampler and a function that returns its block table of the moment.
+
+    `n_running`: how many answers share the next step; the more they are, the less is drafted.
+    """
+
+    def make(sampler: Sampler, blocks: Callable[[], Sequence[int]]) -> Proposer:
+        proposer: Proposer = (
+            AheadProposer(executor, blocks, sampler.guess)
+            if isinstance(executor, AheadExecutor)
+            else LookupProposer()
+        )
+        if sampler.constraint is not None:
+            proposer = ConstrainedProposer(proposer, sampler.constraint)
+        return AdaptiveProposer(proposer, n_running)
+
+    return make
