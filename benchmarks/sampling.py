@@ -1,0 +1,152 @@
+"""What choosing tokens costs, and what lookups guess: `python -m benchmarks.sampling [--json]`, 20 seconds on one core.
+
+Draws are timed over a vocabulary of SmolLM2's size; lookups follow texts that are at hand on any machine, drafts verified
+by the text itself, so those figures are counts that no machine changes. Knows nothing of engines: what speculation saves
+in one is `python -m benchmarks.peers serve`'s to say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.report import Report, Row
+from model.checkpoint import models_home
+from model.sampling import Sampler, SamplingSettings
+from model.serving.constrained import JSONGrammars
+from model.serving.proposers import proposers
+from model.serving.speculation import COST_PER_DRAFT, matching
+from model.serving.tokenizer import TOKENIZER_FILE, BPETokenizer, ByteTokenizer, Tokenizer
+
+LICENCE = Path(__file__).resolve().parents[1] / "LICENSE"
+VOCABULARY = 49_152
+REPEATS = 200
+MOST_DRAFTS, PROMPT_TOKENS, TEXT_TOKENS = 8, 64, 2500
+GREEDY_TARGET_MS, SAMPLED_TARGET_MS = 0.3, 1.0
+STOP_TOKEN = 2  # SmolLM2's
+SETTINGS: dict[str, dict[str, Any]] = {
+    "greedy": {"temperature": 0.0},
+    "plain sampling": {},
+    "top-k 50": {"top_k": 50},
+    "top-p 0.9": {"top_p": 0.9},
+    "top-k 50, top-p 0.9, min-p 0.05": {"top_k": 50, "top_p": 0.9, "min_p": 0.05},
+    "greedy, 1,000 tokens penalised": {"temperature": 0.0, "repetition_penalty": 1.1},
+    "greedy, 5 log probabilities": {"temperature": 0.0, "logprobs": 5},
+}
+SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+
+
+def measure(repeats: int = REPEATS) -> list[Row]:
+    """All rows. Times are medians."""
+    tokenizer = _tokenizer()
+    rows = [*_draw_rows(repeats), *_constraint_rows(tokenizer or ByteTokenizer(), repeats)]
+    if tokenizer is None:
+        how = "needs SmolLM2's tokenizer: run `gainshare model fetch smollm2`"
+        return [*rows, Row("lookup", None, "tokens/step", None, None, how)]
+    return [*rows, *_lookup_rows(tokenizer)]
+
+
+def _draw_rows(repeats: int) -> Iterator[Row]:
+    generator = torch.Generator().manual_seed(1)
+    for spread, about in ((1.0, "flat"), (4.0, "peaked")):
+        logits_V = spread * torch.randn(VOCABULARY, generator=generator)
+        for name, settings in SETTINGS.items():
+            sampler = Sampler(SamplingSettings(seed=1, **settings), prompt=range(1000))
+            milliseconds = _median_ms(partial(sampler, logits_V), repeats)
+            most = GREEDY_TARGET_MS if settings.get("temperature") == 0 else SAMPLED_TARGET_MS
+            how = f"normal logits of spread {spread:g}, {VOCABULARY} tokens, median of {repeats}"
+            yield Row(
+                f"draw, {name}, {about}", milliseconds, "ms", f"<= {most} ms", milliseconds <= most, how
+            )
+
+
+def _constraint_rows(tokenizer: Tokenizer, repeats: int) -> Iterator[Row]:
+    started = time.perf_counter()
+    grammars = JSONGrammars(tokenizer, VOCABULARY)
+    yield Row("index a vocabulary", (time.perf_counter() - started) * 1e3, "ms", None, None, "once per model")
+    compiling_ms = _median_ms(lambda: grammars.json_schema(SCHEMA), repeats)
+    yield Row("compile a schema", compiling_ms, "ms", None, None, "two properties")
+    constraint = grammars.json_schema(SCHEMA)
+    for token in tokenizer.encode('{"name": "A'):
+        constraint.accept(token)
+    how = "inside a string, where most tokens may follow"
+    yield Row("mask a vocabulary", _median_ms(constraint.mask, repeats), "ms", None, None, how)
+    token = tokenizer.encode("a")[0]
+    asking_ms = _median_ms(lambda: constraint.allows(token), repeats)
+    yield Row("ask about one token", asking_ms, "ms", None, None, how)
+
+
+def _lookup_rows(tokenizer: Tokenizer) -> Iterator[Row]:
+    records = [
+        {"id": i, "name": f"user{i}", "tags": ["a", "b"], "score": i * 7 % 13, "is_new": i % 5 == 0}
+        for i in range(300)
+    ]
+    texts = {
+        "JSON records": json.dumps(records),
+        "Python's shutil.py": inspect.getsource(shutil),
+        "the licence": LICENCE.read_text(encoding="utf-8"),
+    }
+    for name, text in texts.items():
+        per_step, speed_up = follow(tokenizer.encode(text)[:TEXT_TOKENS])
+        how = f"at most {MOST_DRAFTS} drafts, {TEXT_TOKENS} tokens of text at most, verified by the text"
+        yield Row(f"lookup in {name}", per_step, "tokens/step", None, None, how)
+        how = f"each draft taken to cost {COST_PER_DRAFT} of a step"
+        yield Row(f"lookup in {name}: speed-up", speed_up, "x", ">= 1", speed_up >= 1, how)
+
+
+def follow(text: Sequence[int]) -> tuple[float, float]:
+    """Tokens per step, and tokens per time of one plain step, where lookups guess a text's tokens."""
+    proposer = proposers()(Sampler(SamplingSettings()), list)
+    length, steps, time_spent = PROMPT_TOKENS, 0, 0.0
+    while length < len(text):
+        drafts = proposer.propose(text[:length], MOST_DRAFTS)
+        length += matching(drafts, text[length:]) + 1
+        steps += 1
+        time_spent += 1 + COST_PER_DRAFT * len(drafts)
+    n_tokens = length - PROMPT_TOKENS
+    return n_tokens / steps, n_tokens / time_spent
+
+
+def _tokenizer() -> Tokenizer | None:
+    file = models_home() / "smollm2-moe" / TOKENIZER_FILE
+    return BPETokenizer(file, [STOP_TOKEN]) if file.exists() else None
+
+
+def _median_ms(work: Callable[[], object], repeats: int) -> float:
+    work()
+    times: list[float] = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times) * 1e3
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.sampling", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    Report.here("python -m benchmarks.sampling", measure()).show(as_json=options.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
