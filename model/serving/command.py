@@ -17,8 +17,9 @@ import uvicorn
 
 from model.checkpoint import CheckpointError
 from model.serving.engine import EngineLimits
+from model.serving.hardware import add_options, load_on, read_options
 from model.serving.node import Node
-from model.serving.served import find_folder, load_served
+from model.serving.served import ServedModel, find_folder
 
 SHUTDOWN_S = 10  # answers in flight may take this long to end after SIGTERM
 
@@ -28,6 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     try:
         token = _read_token(options.token_file)
+        hardware = read_options(options)
         find_folder(options.model, options.home)  # a missing model should not take until after start-up
         listener = _listen(options.host, options.port)
     except (CheckpointError, OSError, ValueError) as error:
@@ -44,9 +46,11 @@ def main(arguments: list[str] | None = None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, give_up)
 
-    node = Node(
-        lambda: load_served(options.model, options.home), limits=limits, token=token, on_failure=give_up
-    )
+    def load() -> ServedModel:
+        threads = options.threads
+        return load_on(hardware, options.model, options.home, limits, threads=threads, on_loss=node.fail)
+
+    node = Node(load, limits=limits, token=token, on_failure=give_up)
     config = uvicorn.Config(
         node.app(),
         log_level="warning",
@@ -82,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max-waiting", type=int, default=EngineLimits.max_waiting, help="more are answered 429"
     )
+    add_options(parser)
     return parser
 
 

@@ -8,6 +8,7 @@ HTTP, requests or sampling.
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import logging
 import shutil
@@ -51,6 +52,7 @@ class DistributedExecutor:
         self.failure: RankMissingError | None = None
         self._is_closed = False
         workers.watch(self._lost)
+        atexit.register(self._close_at_exit)
 
     @property
     def process_ids(self) -> list[int]:
@@ -76,6 +78,7 @@ class DistributedExecutor:
             if self._is_closed:
                 return
             self._is_closed = True
+        atexit.unregister(self._close_at_exit)
         if self.failure is None:
             try:
                 self._channel.send(Command.STOP)
@@ -83,6 +86,11 @@ class DistributedExecutor:
                 log.warning("the other ranks could not be told to stop: they are killed")
         self._workers.end(STOP_GRACE_S if self.failure is None else 0.0)
         leave()
+
+    def _close_at_exit(self) -> None:
+        # With a rank lost, a step may still wait for it, and leaving would wait for that step.
+        if self.failure is None:
+            self.close()
 
     def _together(self, command: Command, integers: Sequence[int], compute: Callable[[], Tensor]) -> Tensor:
         if self.failure is not None:

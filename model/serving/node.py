@@ -87,13 +87,14 @@ class Node:
         try:
             served = await asyncio.to_thread(self._load)
         except Exception as error:
-            self._fail(error)
+            self.fail(error)
             return
-        engine = Engine(served, self._limits, self._fail)
+        engine = Engine(served, self._limits, self.fail)
         engine.start()
         self._service = Service(served, engine)
 
-    def _fail(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
+        """Ends the node: what it serves with is lost. From any thread."""
         self.failure = error
         self._on_failure()
 

@@ -1,0 +1,117 @@
+"""A node's options for what computes: what goes together, what is loaded, and what is refused with a reason."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from model.parallel.device_model import DeviceModel, DeviceModelError, to_json
+from model.parallel.mesh import MeshError
+from model.serving.engine import EngineLimits
+from model.serving.executors import BLOCK_TOKENS
+from model.serving.hardware import Hardware, add_options, load_on, read_options
+from model.serving.offload import OffloadExecutor
+from model.serving.served import tiny
+from model.serving.torch_executor import TorchExecutor
+from tests.model.conftest import NodeProcess
+from tests.model.paged_steps import served_mix
+
+LIMITS = EngineLimits(max_cache_bytes=1 << 20)
+
+
+def read(*arguments: str) -> Hardware:
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    return read_options(parser.parse_args(arguments))
+
+
+def test_without_options_the_engine_chooses() -> None:
+    assert read() == Hardware()
+    assert load_on(read(), "tiny", None, LIMITS).executor is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tensor-parallel", "2", "--expert-parallel", "3"], "one a multiple of the other"),
+        (["--hot-experts", "2", "--device-models", "a.json"], "leave --hot-experts out"),
+        (["--hot-experts", "2", "--accelerator", "cpu", "--tensor-parallel", "2"], "single process"),
+        (["--hot-experts", "2", "--accelerator", "abacus"], "no device 'abacus' here .* give another"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(arguments: list[str], message: str) -> None:
+    with pytest.raises((ValueError, MeshError), match=message):
+        read(*arguments)
+
+
+def test_hot_experts_are_served_with_the_answers_of_one_device() -> None:
+    served = load_on(read("--hot-experts", "3", "--accelerator", "cpu"), "tiny", None, LIMITS)
+    assert isinstance(served.executor, OffloadExecutor)
+    assert [experts.hot_ids for experts in served.executor.experts] == [[0, 1, 2]] * 2
+    alone = TorchExecutor(tiny().transformer, served.executor.n_blocks, block_tokens=BLOCK_TOKENS)
+    assert served.executor.bytes_per_block == alone.bytes_per_block
+    assert served_mix(served.executor, 261)[1] == served_mix(alone, 261)[1]
+
+
+def test_device_models_decide_where_experts_lie(tmp_path: Path) -> None:
+    rates = dict.fromkeys(("data", "attention", "dense", "experts"), ((1.0, 10000000000.0),))
+    host = DeviceModel("host", "cpu", "2026-01-01", "float32", 1 << 30, 10.0, 1e300, 0.0, rates)  # type: ignore[arg-type]
+    file = tmp_path / "cpu.json"
+    file.write_text(to_json(host))
+    served = load_on(read("--device-models", str(file)), "tiny", None, LIMITS)
+    assert isinstance(served.executor, OffloadExecutor)
+    assert [experts.hot for experts in served.executor.experts] == [None, None]
+    file.write_text(to_json(dataclasses.replace(host, name="abacus", kind="abacus")))
+    with pytest.raises(ValueError, match="no device 'abacus' here"):
+        load_on(read("--device-models", str(file)), "tiny", None, LIMITS)
+    with pytest.raises(DeviceModelError, match="placement measure"):
+        load_on(read("--device-models", str(tmp_path / "none.json")), "tiny", None, LIMITS)
+
+
+def children(process_id: int) -> list[int]:
+    tasks = Path(f"/proc/{process_id}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+
+
+@pytest.mark.long
+def test_a_node_of_two_ranks_serves_and_ends_with_a_rank_that_is_killed(
+    start_node: Callable[..., NodeProcess],
+) -> None:
+    node = start_node("--model", "tiny", "--tensor-parallel", "2", "--expert-parallel", "2")
+    asked = {"model": "tiny", "prompt": "one or many?", "max_tokens": 8, "temperature": 0}
+    one = start_node("--model", "tiny")
+    texts = [
+        httpx.post(f"{each.url}/v1/completions", json=asked, timeout=60).json()["choices"][0]["text"]
+        for each in (node, one)
+    ]
+    assert texts[0] == texts[1] != ""
+    (rank,) = children(node.process.pid)
+    os.kill(rank, signal.SIGKILL)
+    started = time.monotonic()
+    assert node.process.wait(30) == 1
+    assert time.monotonic() - started < 20
+    errors = "".join(node.stderr)
+    assert "error: rank 1 was ended by SIGKILL, and the others cannot go on without it" in errors
+
+
+@pytest.mark.long
+def test_a_node_that_is_told_to_stop_takes_its_ranks_with_it(start_node: Callable[..., NodeProcess]) -> None:
+    for number, status in ((signal.SIGTERM, 0), (signal.SIGKILL, -signal.SIGKILL)):
+        node = start_node("--model", "tiny", "--tensor-parallel", "2")
+        (rank,) = children(node.process.pid)
+        node.process.send_signal(number)
+        assert node.process.wait(30) in (status, -number)
+        for _ in range(200):
+            if not Path(f"/proc/{rank}").exists() or "zombie" in Path(f"/proc/{rank}/status").read_text():
+                break
+            time.sleep(0.05)
+        else:
+            raise AssertionError("the rank outlives its node")
