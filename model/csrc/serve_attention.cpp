@@ -22,7 +22,7 @@ struct Head {
         bytes = keys_bytes + up_to(model.d_value, HALF) / HALF * panel_bytes;
     }
     char *at(const Model &model, int layer, int block, int head) const {
-        return model.cache + ((static_cast<int64_t>(layer) * model.n_blocks + block) * model.n_kv_heads + head) * bytes;
+        return model.cache + ((static_cast<int64_t>(layer) * model.n_kv_heads + head) * model.n_blocks + block) * bytes;
     }
 };
 
@@ -62,17 +62,17 @@ struct Task {
 struct Scratch {
     float *scores;              // [TILE_ROWS][span]
     char *weights;              // the same as the values' rows
-    const char **keys, **heads;  // of each block
+    const char **heads, **values;  // of each block: its keys and values, the values of one panel
     int64_t span;
     Scratch(char *memory, int64_t most_keys) {
-        span = up_to(most_keys + BLOCK, 2 * STRIP);
+        span = up_to(most_keys + BLOCK, STRIP);
         scores = reinterpret_cast<float *>(memory);
         weights = memory + TILE_ROWS * span * 4;
-        keys = reinterpret_cast<const char **>(weights + TILE_ROWS * span * 4);
-        heads = keys + span / BLOCK;
+        heads = reinterpret_cast<const char **>(weights + TILE_ROWS * span * 4);
+        values = heads + span / BLOCK;
     }
     static int64_t bytes(int64_t most_keys) {
-        const int64_t span = up_to(most_keys + BLOCK, 2 * STRIP);
+        const int64_t span = up_to(most_keys + BLOCK, STRIP);
         return TILE_ROWS * span * 8 + span / BLOCK * 16;
     }
 };
@@ -122,14 +122,13 @@ static void attend_rows(const Model &model, int layer, const Task &task, const M
     }
     for (int b = 0; b < n_blocks; ++b) scratch.heads[b] = shape.at(model, layer, part.blocks[first_block + b], task.head);
 
-    const int n_strips = task.n <= FEW_ROWS ? 2 : 1, per_tile = n_strips * STRIP / HALF;
-    Tile tiles[2];
-    for (int b = 0; b < n_blocks; b += per_tile) {
-        Panel panel = {scratch.heads + b, 1, (model.d_key + shape.group - 1) / shape.group, UNIT, {}, nullptr};
-        for (int j = 1; j < per_tile; ++j) panel.behind[j] = b + j < n_blocks ? scratch.heads[b + j] - scratch.heads[b] : 0;
-        multiply(model.cache_kind, rows, task.n, n_strips, panel, tiles);
-        for (int s = 0; s < n_strips; ++s)
-            for (int i = 0; i < task.n; ++i) std::memcpy(scratch.scores + i * scratch.span + b * BLOCK + s * STRIP, tiles[s][i], sizeof tiles[s][i]);
+    // Neighbouring blocks of a sequence are mostly neighbours in memory too.
+    Tile tile;
+    for (int b = 0; b < n_blocks; b += 2) {
+        const int64_t second = b + 1 < n_blocks ? scratch.heads[b + 1] - scratch.heads[b] : 0;
+        const Panel panel = {scratch.heads + b, 1, (model.d_key + shape.group - 1) / shape.group, second, UNIT, 2 * shape.bytes, nullptr};
+        multiply(model.cache_kind, rows, task.n, panel, tile);
+        for (int i = 0; i < task.n; ++i) std::memcpy(scratch.scores + i * scratch.span + b * BLOCK, tile[i], sizeof tile[i]);
     }
     float sums[TILE_ROWS];
     const int64_t row_bytes = scratch.span * shape.number_bytes;
@@ -138,15 +137,15 @@ static void attend_rows(const Model &model, int layer, const Task &task, const M
         rows[i] = scratch.weights + i * row_bytes;
         sums[i] = weigh(model.cache_kind, scratch.scores + i * scratch.span, scale, first_key(position) - base, position + 1 - base, n_blocks * BLOCK, scratch.weights + i * row_bytes);
     }
-    for (int column = 0; column < model.d_value; column += n_strips * STRIP) {
-        for (int b = 0; b < n_blocks; ++b) scratch.keys[b] = scratch.heads[b] + shape.keys_bytes + column / HALF * shape.panel_bytes;
-        Panel panel = {scratch.keys, n_blocks, BLOCK / shape.group, UNIT, {}, nullptr};
-        for (int j = 1; j < per_tile; ++j) panel.behind[j] = column + j * HALF < model.d_value ? j * shape.panel_bytes : 0;
-        multiply(model.cache_kind, rows, task.n, n_strips, panel, tiles);
+    for (int column = 0; column < model.d_value; column += STRIP) {
+        for (int b = 0; b < n_blocks; ++b) scratch.values[b] = scratch.heads[b] + shape.keys_bytes + column / HALF * shape.panel_bytes;
+        const int64_t second = column + HALF < model.d_value ? shape.panel_bytes : 0;
+        const Panel panel = {scratch.values, n_blocks, BLOCK / shape.group, second, UNIT, 2 * shape.bytes, nullptr};
+        multiply(model.cache_kind, rows, task.n, panel, tile);
         for (int i = 0; i < task.n; ++i) {
             const int row = task.first + i, query = task.head * per_group + row % per_group;
-            float *to = memory.heads_TN + (part.first + row / per_group) * memory.d_heads + query * model.d_value;
-            for (int c = column; c < model.d_value && c < column + n_strips * STRIP; ++c) to[c] = tiles[(c - column) / STRIP][i][(c - column) % STRIP] / sums[i];
+            float *to = memory.heads_TN + (part.first + row / per_group) * memory.d_heads + query * model.d_value + column;
+            for (int c = 0; c < STRIP && column + c < model.d_value; ++c) to[c] = tile[i][c] / sums[i];
         }
     }
 }

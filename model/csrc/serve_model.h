@@ -73,7 +73,7 @@ struct Model {
     const Layer *layers;
     const float *embedding, *norm, *cos, *sin;  // cos and sin: [positions, d_rotary]
     Matrix head;
-    char *cache;  // [layers][blocks][G] of keys [d_key][BLOCK] and values [BLOCK][d_value], packed as Panel reads them
+    char *cache;  // [layers][G][blocks] of keys [d_key][BLOCK] and values [BLOCK][d_value], packed as Panel reads them
     int32_t n_layers, n_blocks, n_threads;
     int32_t d_model, n_heads, n_kv_heads, d_key, d_value, d_rotary, is_interleaved;
     int32_t d_nope, d_out;  // latent attention: of a query's head without rotation, of a head's output; else 0, d_value

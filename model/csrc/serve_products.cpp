@@ -42,16 +42,14 @@ LANES_INLINE Floats16 add_pairs(Floats16 sum, Words16 a, Words16 b) {
 struct ByFp32 {
     typedef Floats16 Sum;
     static constexpr int ROW = 4;
-    template <int ROWS, int VECTORS>
-    static LANES_INLINE void add(Sum (&sums)[ROWS][VECTORS], const char *const *rows, int64_t at, const char *const (&weights)[VECTORS]) {
-        Floats16 w[VECTORS];
-#pragma GCC unroll 4
-        for (int j = 0; j < VECTORS; ++j) w[j] = load_unit<Floats16>(weights[j]);
+    template <int ROWS>
+    static LANES_INLINE void add(Sum (&sums)[ROWS][2], const char *const *rows, int64_t at, const char *w0, const char *w1) {
+        const Floats16 w[2] = {load_unit<Floats16>(w0), load_unit<Floats16>(w1)};
 #pragma GCC unroll 12
         for (int i = 0; i < ROWS; ++i) {
             const Floats16 x = Floats16{} + bits<float>(load_word(rows[i] + at));
-#pragma GCC unroll 4
-            for (int j = 0; j < VECTORS; ++j)
+#pragma GCC unroll 2
+            for (int j = 0; j < 2; ++j)
 #if defined(LANES_AVX512)
                 sums[i][j] = bits<Sum>(_mm512_fmadd_ps(bits<__m512>(x), bits<__m512>(w[j]), bits<__m512>(sums[i][j])));
 #else
@@ -64,16 +62,14 @@ struct ByFp32 {
 struct ByBf16 {
     typedef Floats16 Sum;
     static constexpr int ROW = 4;
-    template <int ROWS, int VECTORS>
-    static LANES_INLINE void add(Sum (&sums)[ROWS][VECTORS], const char *const *rows, int64_t at, const char *const (&weights)[VECTORS]) {
-        Words16 w[VECTORS];
-#pragma GCC unroll 4
-        for (int j = 0; j < VECTORS; ++j) w[j] = load_unit<Words16>(weights[j]);
+    template <int ROWS>
+    static LANES_INLINE void add(Sum (&sums)[ROWS][2], const char *const *rows, int64_t at, const char *w0, const char *w1) {
+        const Words16 w[2] = {load_unit<Words16>(w0), load_unit<Words16>(w1)};
 #pragma GCC unroll 12
         for (int i = 0; i < ROWS; ++i) {
             const Words16 x = Words16{} + load_word(rows[i] + at);
-#pragma GCC unroll 4
-            for (int j = 0; j < VECTORS; ++j) sums[i][j] = add_pairs(sums[i][j], x, w[j]);
+#pragma GCC unroll 2
+            for (int j = 0; j < 2; ++j) sums[i][j] = add_pairs(sums[i][j], x, w[j]);
         }
     }
 };
@@ -91,16 +87,14 @@ struct ByInt8Dynamic {
         return sum;
 #endif
     }
-    template <int ROWS, int VECTORS>
-    static LANES_INLINE void add(Sum (&sums)[ROWS][VECTORS], const char *const *rows, int64_t at, const char *const (&weights)[VECTORS]) {
-        Words16 w[VECTORS];
-#pragma GCC unroll 4
-        for (int j = 0; j < VECTORS; ++j) w[j] = load_unit<Words16>(weights[j]);
+    template <int ROWS>
+    static LANES_INLINE void add(Sum (&sums)[ROWS][2], const char *const *rows, int64_t at, const char *w0, const char *w1) {
+        const Words16 w[2] = {load_unit<Words16>(w0), load_unit<Words16>(w1)};
 #pragma GCC unroll 12
         for (int i = 0; i < ROWS; ++i) {
             const Words16 x = Words16{} + load_word(rows[i] + at);
-#pragma GCC unroll 4
-            for (int j = 0; j < VECTORS; ++j) sums[i][j] = add_quads(sums[i][j], x, w[j]);
+#pragma GCC unroll 2
+            for (int j = 0; j < 2; ++j) sums[i][j] = add_quads(sums[i][j], x, w[j]);
         }
     }
 };
@@ -111,83 +105,68 @@ struct ByInt8 : ByInt8Dynamic {
 
 // --- Tiles ------------------------------------------------------------------------------------------------------------
 
-constexpr int AHEAD = 6144;  // bytes of weights asked for ahead of their use; the hardware stops at pages
-
-// STRIPS is 2 where few rows would leave the multipliers waiting for their own sums.
-template <typename By, int ROWS, int STRIPS>
-static void tile_of(const char *const *from, const Panel &panel, Tile *tiles) {
+template <typename By, int ROWS>
+static void tile_of(const char *const *from, const Panel &panel, Tile tile) {
     typedef typename By::Sum Sum;
-    constexpr int VECTORS = 2 * STRIPS;
-    int64_t behind[VECTORS];
     const char *rows[ROWS];
-    Sum sums[ROWS][VECTORS];
+    Sum sums[ROWS][2];
     for (int i = 0; i < ROWS; ++i) rows[i] = from[i];
-    for (int j = 0; j < VECTORS; ++j) behind[j] = panel.behind[j];
 #pragma GCC unroll 12
     for (int i = 0; i < ROWS; ++i)
-#pragma GCC unroll 4
-        for (int j = 0; j < VECTORS; ++j)
+#pragma GCC unroll 2
+        for (int j = 0; j < 2; ++j)
             sums[i][j] = panel.starts ? __builtin_convertvector(load_unit<Ints16>(reinterpret_cast<const char *>(panel.starts + j * HALF)), Sum) : Sum{};
     int64_t at = 0;
     for (int s = 0; s < panel.n_segments; ++s) {
         const char *w = panel.segments[s];
         for (int step = 0; step < panel.steps; ++step, w += panel.stride, at += By::ROW) {
-            const char *weights[VECTORS];
-#pragma GCC unroll 4
-            for (int j = 0; j < VECTORS; ++j) {
-                weights[j] = w + behind[j];
-                __builtin_prefetch(weights[j] + AHEAD);
-            }
-            By::template add<ROWS, VECTORS>(sums, rows, at, weights);
+            // Into the second cache: hardware prefetching stops at pages, and the first one is too small for so far ahead.
+            __builtin_prefetch(w + panel.ahead, 0, 2);
+            __builtin_prefetch(w + panel.ahead + panel.second, 0, 2);
+            By::template add<ROWS>(sums, rows, at, w, w + panel.second);
         }
     }
 #pragma GCC unroll 12
     for (int i = 0; i < ROWS; ++i)
-#pragma GCC unroll 4
-        for (int j = 0; j < VECTORS; ++j) {
+#pragma GCC unroll 2
+        for (int j = 0; j < 2; ++j) {
             const Floats16 values = __builtin_convertvector(sums[i][j], Floats16);
-            std::memcpy(&tiles[j / 2][i][j % 2 * HALF], &values, sizeof values);
+            std::memcpy(&tile[i][j * HALF], &values, sizeof values);
         }
 }
 
-typedef void (*TileOf)(const char *const *, const Panel &, Tile *);
+typedef void (*TileOf)(const char *const *, const Panel &, Tile);
 
 // Tiles of 5, 7, 9, 10 and 11 rows compute some row twice: that is cheaper than more code.
 static constexpr int WIDTHS[] = {1, 2, 3, 4, 6, 8, 12};
-#define SERVE_TILES(By) {tile_of<By, 1, 1>, tile_of<By, 2, 1>, tile_of<By, 3, 1>, tile_of<By, 4, 1>, tile_of<By, 6, 1>, tile_of<By, 8, 1>, tile_of<By, 12, 1>}
-#define SERVE_PAIRS(By) {tile_of<By, 1, 2>, tile_of<By, 2, 2>, tile_of<By, 3, 2>}
+#define SERVE_TILES(By) {tile_of<By, 1>, tile_of<By, 2>, tile_of<By, 3>, tile_of<By, 4>, tile_of<By, 6>, tile_of<By, 8>, tile_of<By, 12>}
 static constexpr TileOf TILES[4][7] = {SERVE_TILES(ByFp32), SERVE_TILES(ByBf16), SERVE_TILES(ByInt8), SERVE_TILES(ByInt8Dynamic)};
-static constexpr TileOf PAIRS[4][FEW_ROWS] = {SERVE_PAIRS(ByFp32), SERVE_PAIRS(ByBf16), SERVE_PAIRS(ByInt8), SERVE_PAIRS(ByInt8Dynamic)};
 
-void multiply(int32_t kind, const char *const *rows, int n_rows, int n_strips, const Panel &panel, Tile *tiles) {
-    if (n_strips == 2) return PAIRS[kind][n_rows - 1](rows, panel, tiles);
+void multiply(int32_t kind, const char *const *rows, int n_rows, const Panel &panel, Tile tile) {
     const char *filled[TILE_ROWS];
     int width = 0;
     while (WIDTHS[width] < n_rows) ++width;
     for (int i = 0; i < WIDTHS[width]; ++i) filled[i] = rows[i < n_rows ? i : n_rows - 1];
-    TILES[kind][width](filled, panel, tiles);
+    TILES[kind][width](filled, panel, tile);
 }
 
-void multiply_strips(const Matrix &matrix, int strip, int n_strips, const Rows &rows, int first, int n_rows, Tile *tiles) {
+void multiply_strip(const Matrix &matrix, int strip, const Rows &rows, int first, int n_rows, Tile tile) {
     const char *from[TILE_ROWS];
     const int parts = parts_of(matrix.kind), group = group_of(matrix.kind);
     for (int i = 0; i < n_rows; ++i)
         for (int part = 0; part < parts; ++part) from[i * parts + part] = rows.first + rows.at(first + i) * rows.stride + part * 4;
-    const int64_t strip_bytes = matrix.strip_bytes();
-    const char *data = matrix.data + strip * strip_bytes;
+    const char *data = matrix.data + strip * matrix.strip_bytes();
     const int32_t *starts = matrix.starts ? matrix.starts + strip * STRIP : nullptr;
-    const Panel panel = {&data, 1, (matrix.k + group - 1) / group, 2 * UNIT, {0, UNIT, strip_bytes, strip_bytes + UNIT}, starts};
-    multiply(matrix.kind, from, n_rows * parts, n_strips, panel, tiles);
+    const Panel panel = {&data, 1, (matrix.k + group - 1) / group, UNIT, 2 * UNIT, AHEAD, starts};
+    multiply(matrix.kind, from, n_rows * parts, panel, tile);
     if (!matrix.scales) return;
-    for (int s = 0; s < n_strips; ++s) {
-        const float *scales = matrix.scales + (strip + s) * STRIP;
-        for (int i = 0; i < n_rows; ++i) {
-            const float of_row = rows.scales[rows.at(first + i)];
-            const float *high = tiles[s][i * parts], *low = tiles[s][i * parts + 1];
-            for (int column = 0; column < STRIP; ++column) {
-                const float sum = parts == 1 ? high[column] : high[column] * 256.0f + low[column];
-                tiles[s][i][column] = sum * (of_row * scales[column]);
-            }
+    const float *scales = matrix.scales + strip * STRIP;
+    for (int i = 0; i < n_rows; ++i) {
+        const float of_row = rows.scales[rows.at(first + i)];
+        const float *high = tile[i * parts], *low = tile[i * parts + 1];
+        for (int column = 0; column < STRIP; ++column) {
+            const float sum = parts == 1 ? high[column] : high[column] * 256.0f + low[column];
+            tile[i][column] = sum * (of_row * scales[column]);
         }
     }
 }

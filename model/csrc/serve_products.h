@@ -14,7 +14,7 @@ namespace serve {
 constexpr int STRIP = 32;      // outputs that one tile computes
 constexpr int HALF = 16;       // outputs of one vector
 constexpr int TILE_ROWS = 12;  // 12 x 2 sums fill 24 of 32 registers
-constexpr int FEW_ROWS = 3;    // up to here two strips are computed together
+constexpr int AHEAD = 3072;    // bytes of weights asked for ahead of their use
 constexpr int UNIT = 64;       // bytes of a vector of weights: HALF outputs of one group of k
 
 // How weights are kept, and rows for them.
@@ -54,14 +54,13 @@ struct Matrix {
     int strips() const { return (n + STRIP - 1) / STRIP; }
 };
 
-// Weights in memory as a tile reads them: vectors of 16 outputs, the first of a group at `segment + step * stride`, the
-// others so many bytes behind it. The segments follow each other in k.
+// Weights in memory as a tile reads them: two vectors per group of k, at `segment + step * stride` and `second` bytes
+// behind. The segments follow each other in k; `ahead` is how far in front to ask memory for more.
 struct Panel {
     const char *const *segments;
     int n_segments;
     int steps;  // groups per segment
-    int64_t stride;
-    int64_t behind[4];      // of the second strip too, where two are computed together
+    int64_t second, stride, ahead;
     const int32_t *starts;  // null: sums start at zero
 };
 
@@ -70,27 +69,23 @@ constexpr int in_strip(int n, int strip) { return n - strip * STRIP < STRIP ? n 
 
 typedef float Tile[TILE_ROWS][STRIP];
 
-// Sums of 1 to TILE_ROWS rows with a panel, without scales: one strip's, or two strips' of up to FEW_ROWS rows.
-void multiply(int32_t kind, const char *const *rows, int n_rows, int n_strips, const Panel &panel, Tile *tiles);
+// Sums of 1 to TILE_ROWS rows with a panel, without scales.
+void multiply(int32_t kind, const char *const *rows, int n_rows, const Panel &panel, Tile tile);
 
-// The same for strips of a matrix and rows first .. first + n_rows - 1, scales applied.
-void multiply_strips(const Matrix &matrix, int strip, int n_strips, const Rows &rows, int first, int n_rows, Tile *tiles);
+// The same for one strip of a matrix and rows first .. first + n_rows - 1, scales applied.
+void multiply_strip(const Matrix &matrix, int strip, const Rows &rows, int first, int n_rows, Tile tile);
 
 // Calls each(row, strip, outputs[STRIP]) for every row with its products with the strips first .. first + n_strips - 1.
 template <typename Each>
 void for_outputs(const Matrix &matrix, int first_strip, int n_strips, const Rows &rows, int n_rows, const Each &each) {
-    const int parts = parts_of(matrix.kind), most = TILE_ROWS / parts, end = first_strip + n_strips;
-    for (int strip = first_strip; strip < end;) {
-        const int together = n_rows * parts <= FEW_ROWS && strip + 1 < end ? 2 : 1;
+    const int most = TILE_ROWS / parts_of(matrix.kind);
+    for (int strip = first_strip; strip < first_strip + n_strips; ++strip)
         for (int first = 0; first < n_rows; first += most) {
-            Tile tiles[2];
+            Tile tile;
             const int count = n_rows - first < most ? n_rows - first : most;
-            multiply_strips(matrix, strip, together, rows, first, count, tiles);
-            for (int s = 0; s < together; ++s)
-                for (int i = 0; i < count; ++i) each(first + i, strip + s, tiles[s][i]);
+            multiply_strip(matrix, strip, rows, first, count, tile);
+            for (int i = 0; i < count; ++i) each(first + i, strip, tile[i]);
         }
-        strip += together;
-    }
 }
 
 }  // namespace serve

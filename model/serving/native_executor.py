@@ -83,7 +83,8 @@ class NativeExecutor:
         self._model_at = ctypes.c_void_p(ctypes.addressof(self._model))
         layer_bytes = int(library.serve_block_bytes(ctypes.byref(self._model)))
         self.bytes_per_block = layer_bytes * self.config.n_layers
-        self._cache = huge_zeros(n_blocks * self.bytes_per_block).view(-1, n_blocks, layer_bytes)
+        heads = self.config.n_layers * self._model.n_kv_heads
+        self._cache = huge_zeros(n_blocks * self.bytes_per_block).view(heads, n_blocks, -1)
         self._model.cache = self._cache.data_ptr()
         self._memory = torch.empty(0, dtype=torch.uint8)
         self._turn_tables: tuple[Tensor, ...] = ()
