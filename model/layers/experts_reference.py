@@ -25,3 +25,12 @@ def apply_experts(
         h_TF = F.silu(F.linear(x_TD, w_gate_FD)) * F.linear(x_TD, w_up_FD)
         y_TD = y_TD + weight_T[:, None] * F.linear(h_TF, w_down_DF)
     return y_TD.to(x_TD.dtype)
+
+
+def gradients(
+    tensors: tuple[Tensor, ...], grad_y_TD: Tensor, is_needed: tuple[bool, ...]
+) -> tuple[Tensor | None, ...]:
+    """The gradients of `apply_experts(*tensors)` with regard to those that need one; they have gradients themselves."""
+    inputs = [tensor for tensor, needed in zip(tensors, is_needed, strict=True) if needed]
+    found = iter(torch.autograd.grad(apply_experts(*tensors), inputs, grad_y_TD, create_graph=True))
+    return tuple(next(found) if needed else None for needed in is_needed)

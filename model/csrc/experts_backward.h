@@ -1,0 +1,188 @@
+// The gradients of `forward`: of x, of the pairs' weights and of the three stacks, each written once and whole.
+//
+// The hidden rows are computed again from what the activation got. Sums are fp32 and in the same order for any number
+// of threads; the gradients of gate and up are rounded to the call's format once, as products of them need it.
+
+#pragma once
+
+#include <initializer_list>
+
+#include "experts_routing.h"
+
+namespace experts {
+
+// The activation's part of a panel of hidden columns: from grad_y w_down to the gradients of gate and up, [N, 2 F], and
+// of each pair's weight, summed over the panel.
+template <typename T>
+void activation_panel(const Call &call, const Routing &routing, int64_t expert, int64_t first, const T *next,
+                      uint32_t *panel, T *grad_gate_up, float *of_weight) {
+    const int64_t n = routing.rows(expert), start = routing.start[expert], d = call.d, f = call.f;
+    const int64_t count = f - first < COLUMNS ? f - first : COLUMNS;
+    const T *down = static_cast<const T *>(call.down) + expert * d * f + first;
+    pack_rows(down, [&](int64_t i) { return down + i * f; }, d, count, panel);
+    const T *grad_y = static_cast<const T *>(call.grad_y), *kept = static_cast<const T *>(call.gate_up);
+    const auto row = [&](int64_t r) { return grad_y + routing.token[start + r] * d; };
+    const auto ahead = fetching([&](int64_t i) { return next + i * f; }, d, count * static_cast<int64_t>(sizeof(T)));
+    with_panel<T>(n, row, 1, d, panel, ahead, [&](int64_t r, const float *out) {
+        const int64_t at = (start + r) * 2 * f + first;
+        const float weight = routing.weight[start + r];
+        Floats products = zeros();
+        for (int v = 0; v < VECTORS; ++v) {
+            const Floats gate = load_at(kept + at, v, count), up = load_at(kept + at + f, v, count);
+            const Floats grad_h = load(out + v * LANES), s = sigmoid(gate), activated = gate * s;
+            products += grad_h * activated * up;
+            const Floats weighted = weight * grad_h;
+            store_at(grad_gate_up + at, v, count, weighted * up * (s + activated * (1.0f - s)));
+            store_at(grad_gate_up + at + f, v, count, weighted * activated);
+        }
+        of_weight[start + r] = sum(products);
+    });
+}
+
+template <typename T>
+void input_panel(const Call &call, const Routing &routing, int64_t first, uint32_t *panel, float *sums,
+                 const T *grad_gate_up) {
+    const int64_t d = call.d, f = call.f, count = d - first < COLUMNS ? d - first : COLUMNS;
+    std::memset(sums, 0, sizeof(float) * static_cast<size_t>(call.tokens * COLUMNS));
+    for (int64_t i = 0; i < routing.n_touched; ++i) {
+        const int64_t expert = routing.touched[i], n = routing.rows(expert), start = routing.start[expert];
+        const T *gate = static_cast<const T *>(call.gate) + expert * f * d + first;
+        const T *up = static_cast<const T *>(call.up) + expert * f * d + first;
+        pack_rows(gate, [&](int64_t j) { return j < f ? gate + j * d : up + (j - f) * d; }, 2 * f, count, panel);
+        const auto row = [&](int64_t r) { return grad_gate_up + (start + r) * 2 * f; };
+        const int64_t distance = i + 1 < routing.n_touched ? (routing.touched[i + 1] - expert) * f * d : 0;
+        const auto ahead = fetching([&](int64_t j) { return (j < f ? gate + j * d : up + (j - f) * d) + distance; },
+                                    distance ? 2 * f : 0, count * static_cast<int64_t>(sizeof(T)));
+        with_panel<T>(n, row, 1, 2 * f, panel, ahead, [&](int64_t r, const float *out) {
+            float *to = sums + routing.token[start + r] * COLUMNS;
+            for (int v = 0; v < VECTORS; ++v) store(to + v * LANES, load(to + v * LANES) + load(out + v * LANES));
+        });
+    }
+    T *grad_x = static_cast<T *>(call.grad_x) + first;
+    for (int64_t t = 0; t < call.tokens; ++t)
+        for (int v = 0; v < VECTORS; ++v) store_at(grad_x + t * d, v, count, load(sums + t * COLUMNS + v * LANES));
+}
+
+// Rows first .. last of an expert's [F, D] gradients of gate (rows below F) and up (from F on): grad_gate_up^T x.
+template <typename T>
+void gated_gradients(const Call &call, const Routing &routing, int64_t expert, int64_t first, int64_t last,
+                     uint32_t *left, uint32_t *panel, const T *grad_gate_up) {
+    const int64_t n = routing.rows(expert), start = routing.start[expert], d = call.d, f = call.f;
+    const T *x = static_cast<const T *>(call.x), *grads = grad_gate_up + start * 2 * f;
+    pack_left(grads, [&](int64_t i) { return grads + i * 2 * f; }, n, first, last - first, left);
+    const int64_t k = units<T>(n) * PER_UNIT<T>, block = units<T>(n) * ROWS;
+    for (int64_t column = 0; column < d; column += COLUMNS) {
+        const int64_t count = d - column < COLUMNS ? d - column : COLUMNS;
+        pack_rows(x, [&](int64_t i) { return x + routing.token[start + i] * d + column; }, n, count, panel);
+        const auto row = [&](int64_t r) {
+            return reinterpret_cast<const T *>(left + r / ROWS * block + r % ROWS);
+        };
+        with_panel<T>(last - first, row, ROWS, k, panel, fetching_nothing(), [&](int64_t r, const float *out) {
+            const int64_t m = first + r;
+            T *grad = static_cast<T *>(m < f ? call.grad_gate : call.grad_up);
+            T *to = grad + (expert * f + (m < f ? m : m - f)) * d + column;
+            for (int v = 0; v < VECTORS; ++v) store_at(to, v, count, load(out + v * LANES));
+        });
+    }
+}
+
+// Rows first .. last of an expert's [D, F] gradient of down: (weight * grad_y)^T hidden.
+template <typename T>
+void down_gradients(const Call &call, const Routing &routing, int64_t expert, int64_t first, int64_t last,
+                    uint32_t *left, uint32_t *panel, T *rows) {
+    const int64_t n = routing.rows(expert), start = routing.start[expert], d = call.d, f = call.f;
+    const int64_t height = last - first;
+    const T *grad_y = static_cast<const T *>(call.grad_y) + first, *kept = static_cast<const T *>(call.gate_up);
+    for (int64_t i = 0; i < n; ++i) {
+        const T *from = grad_y + routing.token[start + i] * d;
+        for (int64_t c = 0; c < height; c += COLUMNS)
+            for (int v = 0; v < VECTORS; ++v)
+                store_at(rows + i * height + c, v, height - c,
+                         routing.weight[start + i] * load_at(from + c, v, height - c));
+    }
+    const T *weighted = rows;
+    pack_left(weighted, [&](int64_t i) { return weighted + i * height; }, n, 0, height, left);
+    const int64_t k = units<T>(n) * PER_UNIT<T>, block = units<T>(n) * ROWS;
+    for (int64_t column = 0; column < f; column += COLUMNS) {
+        const int64_t count = f - column < COLUMNS ? f - column : COLUMNS;
+        for (int64_t i = 0; i < n; ++i) {
+            const T *gate = kept + (start + i) * 2 * f + column, *up = gate + f;
+            for (int v = 0; v < VECTORS; ++v)
+                store(rows + i * COLUMNS + v * LANES, silu(load_at(gate, v, count)) * load_at(up, v, count));
+        }
+        pack_rows(weighted, [&](int64_t i) { return weighted + i * COLUMNS; }, n, count, panel);
+        const auto row = [&](int64_t r) {
+            return reinterpret_cast<const T *>(left + r / ROWS * block + r % ROWS);
+        };
+        with_panel<T>(height, row, ROWS, k, panel, fetching_nothing(), [&](int64_t r, const float *out) {
+            T *to = static_cast<T *>(call.grad_down) + (expert * d + first + r) * f + column;
+            for (int v = 0; v < VECTORS; ++v) store_at(to, v, count, load(out + v * LANES));
+        });
+    }
+}
+
+// Each pair's products summed over the panels of hidden columns, in their order.
+inline void weight_gradients(const Call &call, const Routing &routing, const float *of_weight, int64_t panels) {
+    for (int64_t p = 0; p < call.pairs(); ++p) {
+        float whole = 0;
+        for (int64_t i = 0; i < panels; ++i) whole += of_weight[i * call.pairs() + p];
+        call.grad_weights[routing.pair[p]] = whole;
+    }
+}
+
+// 0, or 1 where an expert's number is out of range, or 2 without memory.
+template <typename T>
+int backward(const Call &call) {
+    Routing routing(call);
+    if (const int error = routing.sort(call)) return error;
+    const int64_t d = call.d, f = call.f, size = sizeof(T);
+    const int64_t h_panels = (f + COLUMNS - 1) / COLUMNS, x_panels = (d + COLUMNS - 1) / COLUMNS;
+    // Experts are cut into as many parts as keep all threads busy.
+    const int64_t wanted = call.threads == 1 ? 1 : (4 * call.threads + call.experts - 1) / call.experts;
+    const int64_t tall = 2 * f > d ? 2 * f : d, height = ((tall + wanted - 1) / wanted + ROWS - 1) / ROWS * ROWS;
+    const int64_t gated_parts = (2 * f + height - 1) / height, down_parts = (d + height - 1) / height;
+    const int64_t wide = height > COLUMNS ? height : COLUMNS;
+    const int64_t left = aligned(units<T>(routing.most) * height * 4), panel = aligned(panel_bytes<T>(
+        d > 2 * f ? (d > routing.most ? d : routing.most) : 2 * f > routing.most ? 2 * f : routing.most));
+    const int64_t rows = aligned(routing.most * wide * size), sums = aligned(call.tokens * COLUMNS * 4);
+    const int64_t own = panel + left + (rows > sums ? rows : sums);
+    const Memory grads(call.pairs() * 2 * f * size), of_weight(h_panels * call.pairs() * 4), scratch(call.threads * own);
+    if (!grads.data || !of_weight.data || !scratch.data) return 2;
+    for (void *stack : {call.grad_gate, call.grad_up, call.grad_down})
+        in_large_pages(stack, call.experts * d * f * size);
+    T *const grad_gate_up = grads.at<T>(0);
+    const int64_t n_panels = routing.n_touched * h_panels;
+    const int threads = static_cast<int>(call.threads);
+#pragma omp parallel num_threads(threads)
+    {
+        const int64_t base = own * thread_number();
+        uint32_t *own_panel = scratch.at<uint32_t>(base), *own_left = scratch.at<uint32_t>(base + panel);
+        const int64_t other = base + panel + left;
+#pragma omp for schedule(dynamic)
+        for (int64_t i = 0; i < n_panels; ++i) {
+            const int64_t next = i + threads < n_panels ? i + threads : i, at = next % h_panels * COLUMNS;
+            const T *down = static_cast<const T *>(call.down) + routing.touched[next / h_panels] * d * f + at;
+            activation_panel<T>(call, routing, routing.touched[i / h_panels], i % h_panels * COLUMNS, down, own_panel,
+                                grad_gate_up, of_weight.at<float>(i % h_panels * call.pairs() * 4));
+        }
+#pragma omp for schedule(dynamic)
+        for (int64_t i = 0; i < (call.grad_x ? x_panels : 0); ++i)
+            input_panel<T>(call, routing, i * COLUMNS, own_panel, scratch.at<float>(other), grad_gate_up);
+#pragma omp for schedule(dynamic)
+        for (int64_t i = 0; i < (call.grad_gate ? call.experts * gated_parts : 0); ++i) {
+            const int64_t expert = i / gated_parts, first = i % gated_parts * height;
+            const int64_t last = first + height < 2 * f ? first + height : 2 * f;
+            gated_gradients<T>(call, routing, expert, first, last, own_left, own_panel, grad_gate_up);
+        }
+#pragma omp for schedule(dynamic)
+        for (int64_t i = 0; i < (call.grad_down ? call.experts * down_parts : 0); ++i) {
+            const int64_t expert = i / down_parts, first = i % down_parts * height;
+            const int64_t last = first + height < d ? first + height : d;
+            down_gradients<T>(call, routing, expert, first, last, own_left, own_panel, scratch.at<T>(other));
+        }
+    }
+    if (call.grad_weights) weight_gradients(call, routing, of_weight.at<float>(0), h_panels);
+    return 0;
+}
+
+}  // namespace experts

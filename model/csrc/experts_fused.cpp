@@ -1,0 +1,24 @@
+// The routed experts' sum, forward and backward, for `model/layers/experts_fused.py`.
+
+#include "experts_backward.h"
+#include "experts_forward.h"
+
+// Of each format whether this processor has its own products: 1 for fp32, 2 for bf16.
+LANES_EXPORT int experts_fused_is_fast() {
+#if defined(LANES_BF16_DOT)
+    return 3;
+#elif defined(LANES_AVX512)
+    return 1;
+#else
+    return 0;
+#endif
+}
+
+// Both take a Call and return 0, or 1 where an expert's number is out of range, or 2 without memory.
+LANES_EXPORT int experts_fused_forward(const experts::Call *call, int is_bf16) {
+    return is_bf16 ? experts::forward<lanes::bf16>(*call) : experts::forward<float>(*call);
+}
+
+LANES_EXPORT int experts_fused_backward(const experts::Call *call, int is_bf16) {
+    return is_bf16 ? experts::backward<lanes::bf16>(*call) : experts::backward<float>(*call);
+}

@@ -1,0 +1,308 @@
+// Products of rows with columns, a tile at a time, and the panels that columns are packed into.
+//
+// A unit is 32 bits along the summed dimension: one fp32 number or two bf16 numbers. So a panel of COLUMNS columns is
+// [units][COLUMNS] words in both formats, and packing and transposing are the same code. Sums are fp32. Two ways lead
+// to the same tile of results:
+//   product_tile  columns packed into a panel, rows broadcast: no sums over lanes, pays from a few rows on
+//   dot_tile      columns read where they lie, sums over lanes at the end: every number is read once, nothing is copied
+// In both, what one row and one column give does not depend on the other rows and columns of the tile.
+
+#pragma once
+
+#include "lanes.h"
+
+namespace experts {
+
+using namespace lanes;
+
+#if defined(LANES_AVX512) || defined(__aarch64__)
+constexpr int ROWS = 6, VECTORS = 4;  // 24 of 32 registers are sums
+#else
+constexpr int ROWS = 4, VECTORS = 2;  // 8 of 16
+#endif
+constexpr int COLUMNS = VECTORS * LANES;
+constexpr int DOT_ROWS = 4, DOT_COLUMNS = 4;
+constexpr int64_t FETCHED = 16 << 10;  // bytes between what is read and what is fetched meanwhile
+static_assert(COLUMNS % DOT_COLUMNS == 0, "dot_tile fills a tile in whole groups of columns");
+
+template <typename T>
+constexpr int64_t PER_UNIT = 4 / sizeof(T);
+
+template <typename T>
+constexpr int64_t units(int64_t count) {
+    return (count + PER_UNIT<T> - 1) / PER_UNIT<T>;
+}
+
+LANES_INLINE Words load_units(const float *from) { return bits<Words>(load(from)); }
+LANES_INLINE Words load_units(const bf16 *from) { return load_pairs(from); }
+LANES_INLINE Words load_units_part(const float *from, int64_t count) { return bits<Words>(load_part(from, count)); }
+LANES_INLINE Words load_units_part(const bf16 *from, int64_t count) { return load_pairs_part(from, count); }
+
+// sum + a * b; the pointer only says of which format the units are.
+LANES_INLINE Floats add(const float *, Floats sum, Words a, Words b) {
+    return sum + bits<Floats>(a) * bits<Floats>(b);
+}
+LANES_INLINE Floats add(const bf16 *, Floats sum, Words a, Words b) { return add_products(sum, a, b); }
+
+// out[r][c] = rows[r] . column c of the panel, over k numbers; `step` units lie between a row's units. A row whose k
+// ends within a unit is not read beyond its end.
+template <typename T, int R>
+__attribute__((noinline)) void product_tile(const T *const *rows, int64_t step, int64_t k, const uint32_t *panel,
+                                            float *out) {
+    const T *format = nullptr;
+    Floats sums[R][VECTORS];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+        for (int v = 0; v < VECTORS; ++v) sums[r][v] = zeros();
+    const T *row[R];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) row[r] = rows[r];
+    const int64_t stride = step * PER_UNIT<T>, whole = k / PER_UNIT<T>;
+    const auto add_unit = [&](const uint32_t(&unit)[R]) {
+        Words b[VECTORS];
+#pragma GCC unroll 8
+        for (int v = 0; v < VECTORS; ++v) std::memcpy(&b[v], panel + v * LANES, sizeof b[v]);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) {
+            const Words a = Words{} + unit[r];
+#pragma GCC unroll 8
+            for (int v = 0; v < VECTORS; ++v) sums[r][v] = add(format, sums[r][v], a, b[v]);
+        }
+        panel += COLUMNS;
+    };
+    uint32_t unit[R];
+    for (int64_t u = 0; u < whole; ++u) {
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) std::memcpy(&unit[r], row[r] + u * stride, sizeof unit[r]);
+        add_unit(unit);
+    }
+    if (k % PER_UNIT<T>) {
+        for (int r = 0; r < R; ++r) {
+            unit[r] = 0;
+            std::memcpy(&unit[r], row[r] + whole * stride, sizeof(T));
+        }
+        add_unit(unit);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+        for (int v = 0; v < VECTORS; ++v) store(out + r * COLUMNS + v * LANES, sums[r][v]);
+}
+
+// out[r][c] = rows[r] . columns[c] over k numbers, for R <= DOT_ROWS rows and DOT_COLUMNS columns. Meanwhile as much
+// memory is fetched from `ahead` on, in its own order: four streams at once are more than processors foresee.
+template <typename T, int R>
+__attribute__((noinline)) void dots(const T *const *rows, const T *const *columns, int64_t k, const T *ahead,
+                                    float *out) {
+    const T *format = nullptr;
+    constexpr int64_t WIDTH = LANES * PER_UNIT<T>;
+    Floats sums[R][DOT_COLUMNS];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+        for (int c = 0; c < DOT_COLUMNS; ++c) sums[r][c] = zeros();
+    const char *fetched = reinterpret_cast<const char *>(ahead);
+    int64_t i = 0;
+    for (; i + WIDTH <= k; i += WIDTH) {
+        Words b[DOT_COLUMNS];
+#pragma GCC unroll 4
+        for (int c = 0; c < DOT_COLUMNS; ++c) {
+            b[c] = held(load_units(columns[c] + i));
+            __builtin_prefetch(fetched + c * 64);
+        }
+        fetched += DOT_COLUMNS * 64;
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) {
+            const Words a = held(load_units(rows[r] + i));
+#pragma GCC unroll 4
+            for (int c = 0; c < DOT_COLUMNS; ++c) sums[r][c] = add(format, sums[r][c], a, b[c]);
+        }
+    }
+    if (i < k)
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) {
+            const Words a = load_units_part(rows[r] + i, k - i);
+#pragma GCC unroll 4
+            for (int c = 0; c < DOT_COLUMNS; ++c)
+                sums[r][c] = add(format, sums[r][c], a, load_units_part(columns[c] + i, k - i));
+        }
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) sum4(sums[r], out + r * COLUMNS);
+}
+
+// The tile of n <= ROWS rows with a packed panel, as `product_tile`.
+template <typename T>
+void product_of(int n, const T *const *rows, int64_t step, int64_t k, const uint32_t *panel, float *out) {
+    static_assert(ROWS <= 6, "a case for each number of rows");
+    switch (n) {
+        case 1: return product_tile<T, 1>(rows, step, k, panel, out);
+        case 2: return product_tile<T, 2>(rows, step, k, panel, out);
+        case 3: return product_tile<T, 3>(rows, step, k, panel, out);
+        case 4: return product_tile<T, 4>(rows, step, k, panel, out);
+#if defined(LANES_AVX512) || defined(__aarch64__)
+        case 5: return product_tile<T, 5>(rows, step, k, panel, out);
+        case 6: return product_tile<T, 6>(rows, step, k, panel, out);
+#endif
+    }
+}
+
+// The tile of n <= DOT_ROWS rows with all COLUMNS columns; `next` are the columns after these.
+template <typename T>
+void dot_tile(int n, const T *const *rows, const T *const *columns, const T *const *next, int64_t k, float *out) {
+    const int64_t groups = 1 + FETCHED / (DOT_COLUMNS * k * static_cast<int64_t>(sizeof(T)));
+    const int64_t distance = DOT_COLUMNS * groups < COLUMNS ? DOT_COLUMNS * groups : COLUMNS;
+    for (int64_t c = 0; c < COLUMNS; c += DOT_COLUMNS) {
+        const T *ahead = c + distance < COLUMNS ? columns[c + distance] : next[c + distance - COLUMNS];
+        switch (n) {
+            case 1: dots<T, 1>(rows, columns + c, k, ahead, out + c); break;
+            case 2: dots<T, 2>(rows, columns + c, k, ahead, out + c); break;
+            case 3: dots<T, 3>(rows, columns + c, k, ahead, out + c); break;
+            case 4: dots<T, 4>(rows, columns + c, k, ahead, out + c); break;
+        }
+    }
+}
+
+// LANES vectors of LANES words, transposed in place.
+LANES_INLINE void transpose(Words *v) {
+#if defined(LANES_AVX512)
+    __m512i a[16], b[16];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) {  // pairs of rows, words side by side
+        a[2 * i] = _mm512_unpacklo_epi32(bits<__m512i>(v[2 * i]), bits<__m512i>(v[2 * i + 1]));
+        a[2 * i + 1] = _mm512_unpackhi_epi32(bits<__m512i>(v[2 * i]), bits<__m512i>(v[2 * i + 1]));
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 16; i += 4) {  // fours of rows: b[i + j] has column 4 * q + j in its quarter q
+        b[i] = _mm512_unpacklo_epi64(a[i], a[i + 2]);
+        b[i + 1] = _mm512_unpackhi_epi64(a[i], a[i + 2]);
+        b[i + 2] = _mm512_unpacklo_epi64(a[i + 1], a[i + 3]);
+        b[i + 3] = _mm512_unpackhi_epi64(a[i + 1], a[i + 3]);
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {  // a 4 x 4 transpose of quarters
+        const __m512i p = _mm512_shuffle_i32x4(b[j], b[j + 4], 0x44), q = _mm512_shuffle_i32x4(b[j], b[j + 4], 0xee);
+        const __m512i r = _mm512_shuffle_i32x4(b[j + 8], b[j + 12], 0x44);
+        const __m512i s = _mm512_shuffle_i32x4(b[j + 8], b[j + 12], 0xee);
+        v[j] = bits<Words>(_mm512_shuffle_i32x4(p, r, 0x88));
+        v[j + 4] = bits<Words>(_mm512_shuffle_i32x4(p, r, 0xdd));
+        v[j + 8] = bits<Words>(_mm512_shuffle_i32x4(q, s, 0x88));
+        v[j + 12] = bits<Words>(_mm512_shuffle_i32x4(q, s, 0xdd));
+    }
+#else
+    for (int i = 0; i < LANES; ++i)
+        for (int j = 0; j < i; ++j) {
+            const uint32_t word = v[i][j];
+            v[i][j] = v[j][i];
+            v[j][i] = word;
+        }
+#endif
+}
+
+// A panel of COLUMNS columns, each k numbers side by side where its pointer says.
+template <typename T>
+void pack_columns(const T *const *columns, int64_t k, uint32_t *panel) {
+    constexpr int64_t WIDTH = LANES * PER_UNIT<T>;
+    for (int64_t i = 0; i < k; i += WIDTH, panel += LANES * COLUMNS) {
+        const int64_t count = k - i < WIDTH ? k - i : WIDTH;
+        for (int v = 0; v < VECTORS; ++v) {
+            Words block[LANES];
+            const T *const *from = columns + v * LANES;
+            if (count == WIDTH)
+#pragma GCC unroll 16
+                for (int c = 0; c < LANES; ++c) block[c] = load_units(from[c] + i);
+            else
+#pragma GCC unroll 16
+                for (int c = 0; c < LANES; ++c) block[c] = load_units_part(from[c] + i, count);
+            transpose(block);
+            for (int64_t u = 0; u < units<T>(count); ++u)
+                std::memcpy(panel + u * COLUMNS + v * LANES, &block[u], sizeof block[u]);
+        }
+    }
+}
+
+// Vector v of COLUMNS numbers of which `count` are there.
+template <typename T>
+LANES_INLINE Floats load_at(const T *from, int v, int64_t count) {
+    const int64_t left = count - v * LANES;
+    return left >= LANES ? load(from + v * LANES) : left > 0 ? load_part(from + v * LANES, left) : zeros();
+}
+
+template <typename T>
+LANES_INLINE void store_at(T *to, int v, int64_t count, Floats values) {
+    const int64_t left = count - v * LANES;
+    if (left >= LANES)
+        store(to + v * LANES, values);
+    else if (left > 0)
+        store_part(to + v * LANES, values, left);
+}
+
+LANES_INLINE Words two_rows(Floats even, Floats odd) {  // both hold bf16 numbers
+    return (bits<Words>(even) >> 16) | (bits<Words>(odd) & 0xffff0000u);
+}
+
+// A panel whose unit u holds `count` <= COLUMNS numbers of row(u) (fp32) or of row(2 u) and row(2 u + 1) (bf16).
+template <typename Row>
+void pack_rows(const float *, Row row, int64_t k, int64_t count, uint32_t *panel) {
+    for (int64_t i = 0; i < k; ++i, panel += COLUMNS) {
+        const float *from = row(i);
+#pragma GCC unroll 4
+        for (int v = 0; v < VECTORS; ++v)
+            store(reinterpret_cast<float *>(panel) + v * LANES, load_at(from, v, count));
+    }
+}
+
+template <typename Row>
+void pack_rows(const bf16 *, Row row, int64_t k, int64_t count, uint32_t *panel) {
+    for (int64_t i = 0; i < k; i += 2, panel += COLUMNS) {
+        const bf16 *even = row(i), *odd = row(i + 1 < k ? i + 1 : i);
+        const int64_t in_odd = i + 1 < k ? count : 0;
+#pragma GCC unroll 4
+        for (int v = 0; v < VECTORS; ++v) {
+            const Words words = two_rows(load_at(even, v, count), load_at(odd, v, in_odd));
+            std::memcpy(panel + v * LANES, &words, sizeof words);
+        }
+    }
+}
+
+// Columns first .. first + count of k rows as rows of tiles: [blocks of ROWS columns][units of k][ROWS] words; columns
+// that fill up the last block are zero. A few rows at a time, so that both sides stay within a page or two.
+constexpr int64_t LEFT_ROWS = 8;
+
+template <typename Row>
+void pack_left(const float *, Row row, int64_t k, int64_t first, int64_t count, uint32_t *packed) {
+    for (int64_t start = 0; start < k; start += LEFT_ROWS) {
+        const int64_t end = start + LEFT_ROWS < k ? start + LEFT_ROWS : k;
+        uint32_t *to = packed + start * ROWS;
+        for (int64_t m = 0; m < count; m += ROWS, to += k * ROWS)
+            for (int64_t i = start; i < end; ++i) {
+                float values[ROWS] = {};
+                const float *from = row(i) + first + m;
+                if (count - m >= ROWS)
+                    std::memcpy(values, from, sizeof values);
+                else
+                    std::memcpy(values, from, static_cast<size_t>(count - m) * sizeof(float));
+                std::memcpy(to + (i - start) * ROWS, values, sizeof values);
+            }
+    }
+}
+
+template <typename Row>
+void pack_left(const bf16 *, Row row, int64_t k, int64_t first, int64_t count, uint32_t *packed) {
+    const int64_t pairs = units<bf16>(k);
+    for (int64_t start = 0; start < pairs; start += LEFT_ROWS) {
+        const int64_t end = start + LEFT_ROWS < pairs ? start + LEFT_ROWS : pairs;
+        uint32_t *to = packed + start * ROWS;
+        for (int64_t m = 0; m < count; m += ROWS, to += pairs * ROWS)
+            for (int64_t u = start; u < end; ++u) {
+                bf16 even[ROWS] = {}, odd[ROWS] = {};
+                const size_t size = static_cast<size_t>(count - m < ROWS ? count - m : ROWS) * sizeof(bf16);
+                std::memcpy(even, row(2 * u) + first + m, size);
+                if (2 * u + 1 < k) std::memcpy(odd, row(2 * u + 1) + first + m, size);
+                for (int r = 0; r < ROWS; ++r)
+                    to[(u - start) * ROWS + r] = static_cast<uint32_t>(even[r]) | static_cast<uint32_t>(odd[r]) << 16;
+            }
+    }
+}
+
+}  // namespace experts
