@@ -223,11 +223,12 @@ class EngineCore:
 
     def _read_token(self, answer: Answer, token: int) -> tuple[str, Finish | None]:
         """The text that a new token settles, and whether the answer ends with it."""
-        generation, constraint = answer.job.generation, answer.sampler.constraint
-        if token in self.served.tokenizer.stop_tokens and not generation.ignore_stop_tokens:
+        generation = answer.job.generation
+        may_stop = not generation.ignore_stop_tokens or generation.constraint is not None  # which ends by one
+        if may_stop and token in self.served.tokenizer.stop_tokens:
             return "", Finish.STOP
         text = answer.text.push(token)
-        if answer.text.is_stopped or (constraint is not None and constraint.is_finished):
+        if answer.text.is_stopped:
             return text, Finish.STOP
         return text, Finish.LENGTH if answer.n_tokens == generation.max_tokens else None
 

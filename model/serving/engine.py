@@ -117,8 +117,9 @@ class Engine:
         """Queues a generation.
 
         Raises QueueFullError, EngineStoppedError, and ValueError where it cannot fit the context or (NeverFitsError)
-        the cache.
+        the cache, or (SamplingError) its settings do not fit the model.
         """
+        generation.settings.check_vocabulary(self.served.transformer.config.vocab_size)
         length = len(generation.prompt) + generation.max_tokens
         if length > self.served.max_context:
             raise ValueError(f"prompt and max_tokens exceed the context of {self.served.max_context} tokens")
