@@ -221,7 +221,7 @@ def test_only_what_is_weighed_gives_memory_back_at_once(
         given.append(env)
         return subprocess.CompletedProcess(command, 0, '{"name": "done"}\n', "")
 
-    monkeypatch.setattr(bench_module.subprocess, "run", run)
+    monkeypatch.setattr(subprocess, "run", run)
     bench.one(Job("training", {}, **settings), name)
     assert given[0].get("MALLOC_TRIM_THRESHOLD_") == memory
     assert given[0]["OMP_NUM_THREADS"] == "1"

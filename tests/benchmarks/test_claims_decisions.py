@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.claims import (
@@ -22,6 +22,7 @@ from benchmarks.claims import (
     sparse_moe,
 )
 from benchmarks.claims.corpus import VOCABULARY
+from benchmarks.claims.decoders import decoder
 from benchmarks.claims.spread import Spread
 from benchmarks.claims.training import loss_of
 from benchmarks.claims.tuning import MOST_ADDED, Tuned, best_rate, grid_text, next_rate
@@ -81,6 +82,7 @@ def test_a_grid_grows_beyond_the_edge_where_its_best_lies(
     assert next_rate(losses, 2) == beyond
 
 
+@settings(deadline=None)
 @given(best=st.floats(1e-6, 1.0), ratio=st.floats(1.5, 4.0))
 def test_a_growing_grid_comes_nearer_to_the_best_rate_and_ends(best: float, ratio: float) -> None:
     losses = {rate: abs(math.log(rate / best)) for rate in (4e-3, float(f"{4e-3 * ratio:.2g}"))}
@@ -180,8 +182,7 @@ def test_one_seed_without_a_gain_misses() -> None:
 def test_the_student_has_a_tenth_of_the_parameters() -> None:
     for scale, settings in distillation.SETTINGS.items():
         student, teacher = (
-            distillation.decoder("any", VOCABULARY[scale], **shape)
-            for shape in (settings.student, settings.teacher)
+            decoder("any", VOCABULARY[scale], **shape) for shape in (settings.student, settings.teacher)
         )
         assert 8 < teacher.total_parameters / student.total_parameters < 12
 

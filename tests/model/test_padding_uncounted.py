@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from model.config import MoEConfig
 from model.layers import metrics
 from model.layers.auxiliary_losses import balance_loss, router_z_loss
 from model.layers.moe import MoELayer, count_tokens_only
+from model.layers.recompute import Checkpointing
 from model.training.recipe import Recipe
 from model.training.trainer import Trainer
 from tests.model.training_runs import MOE, model_of, packed_batch
@@ -50,8 +52,8 @@ def auxiliary_gradients(layer: MoELayer, x: Tensor, is_token: Tensor | None) -> 
 
 @pytest.mark.parametrize("name", ["switch_loss", "z_loss"])
 def test_losses_over_the_batch_are_those_of_its_tokens_alone(name: str) -> None:
-    config = replace(CONFIG, **{"switch_loss": 0.0, "sequence_loss": 0.0, "z_loss": 0.0, name: 0.5})
-    layer = layer_of(config)
+    weights: dict[str, Any] = {"switch_loss": 0.0, "sequence_loss": 0.0, "z_loss": 0.0, name: 0.5}
+    layer = layer_of(replace(CONFIG, **weights))
     x_BSD, is_token_BS = padded()
     expected = auxiliary_gradients(layer, x_BSD[is_token_BS], None)
     torch.testing.assert_close(auxiliary_gradients(layer, x_BSD, is_token_BS), expected)
@@ -148,10 +150,10 @@ def test_a_context_that_an_error_ends_is_left() -> None:
 
 
 @pytest.mark.parametrize("checkpointing", ["none", "full"])
-def test_training_counts_the_tokens_of_packed_batches(checkpointing: str) -> None:
+def test_training_counts_the_tokens_of_packed_batches(checkpointing: Checkpointing) -> None:
     assert MOE.moe is not None
     model = model_of(replace(MOE, moe=replace(MOE.moe, switch_loss=0.1)))
-    model.checkpointing = checkpointing  # type: ignore[assignment]
+    model.checkpointing = checkpointing
     trainer = Trainer(model, Recipe(warmup_steps=1))
     metrics.watch(model)
     batch = packed_batch()
