@@ -28,6 +28,7 @@ from model.layers.attention import Attention
 from model.layers.block import Block
 from model.layers.latent import LatentAttention
 from model.layers.moe import Experts, MoELayer
+from model.layers.sharing import is_lent
 from model.parallel import tensor
 from model.parallel.collectives import Group, sum_over
 from model.parallel.mesh import Mesh, MeshError, refusals
@@ -194,9 +195,9 @@ def _add_up(shard: ModelShard) -> None:
     """Lets the outputs of all split modules be summed over the ranks that have parts of them."""
     groups, is_one_group = shard.groups, shard.degrees.tensor == shard.degrees.n_ranks
     for block in cast("list[Block]", list(shard.layers)):
-        if "attention" in dict(block.named_children()):  # else another block's, which is met there
+        if not is_lent(block, "attention"):  # else it is another block's, and met there
             _sum_cached(block.attention, groups.tensor)
-        if "ffn" not in dict(block.named_children()):
+        if is_lent(block, "ffn"):
             continue
         if not isinstance(block.ffn, MoELayer):
             _sum_output(block.ffn, groups.tensor)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -124,5 +124,5 @@ def _line_comes(pipe: IO[bytes], deadline: float) -> bool:
     return bool(ready) and bool(pipe.readline())
 
 
-def _python_path() -> Sequence[str]:
-    return filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))  # type: ignore[return-value]
+def _python_path() -> list[str]:
+    return list(filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))

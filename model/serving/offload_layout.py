@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from model.config import ConfigError, ModelConfig
 from model.layers.block import Block
 from model.layers.moe import MoELayer
+from model.layers.sharing import is_lent
 from model.parallel.device_model import DeviceModel
 from model.parallel.placement import Placement, place
 from model.serving.offload_experts import MovableExperts
@@ -79,26 +80,30 @@ def spread(model: Transformer, layout: Layout) -> list[MovableExperts]:
         )
     movable: list[MovableExperts] = []
     for block in cast("list[Block]", list(model.layers)):
-        own = dict(block.named_children())  # what another block lends is met there
-        if isinstance(own.get("ffn"), MoELayer):
-            layer = cast("MoELayer", block.ffn)
-            experts = MovableExperts(layer.experts, range(layout.n_hot), layout.accelerator, layout.host)
-            layer.experts = nn.Identity()  # type: ignore[assignment]  # stays where it is when the layer moves
-            layer.to(layout.dense)
-            layer.experts = experts.index_on(layout.dense)  # type: ignore[assignment]
-            movable.append(experts)
-        elif "ffn" in own:
-            block.ffn.to(layout.dense)
-        if "ffn" in own and layout.dense != layout.attention:
-            _visit(block.ffn, layout.dense, layout.attention)
-        for name in set(own) - {"ffn"}:
-            own[name].to(layout.attention)
+        if not is_lent(block, "ffn"):  # else it is another block's, and met there
+            if isinstance(block.ffn, MoELayer):
+                movable.append(_spread_experts(block.ffn, layout))
+            else:
+                block.ffn.to(layout.dense)
+            if layout.dense != layout.attention:
+                _visit(block.ffn, layout.dense, layout.attention)
+        for name, module in block.named_children():
+            if name != "ffn":
+                module.to(layout.attention)
     model.norm.to(layout.attention)
     for name in ("embedding", "head"):
         weight = getattr(model, name)
         if weight is not None:
             weight.data = weight.data.to(layout.attention)
     return movable
+
+
+def _spread_experts(layer: MoELayer, layout: Layout) -> MovableExperts:
+    experts = MovableExperts(layer.experts, range(layout.n_hot), layout.accelerator, layout.host)
+    layer.experts = nn.Identity()  # type: ignore[assignment]  # experts stay where they are when the layer moves
+    layer.to(layout.dense)
+    layer.experts = experts.index_on(layout.dense)  # type: ignore[assignment]
+    return experts
 
 
 def _visit(module: nn.Module, there: torch.device, home: torch.device) -> None:
