@@ -127,6 +127,10 @@ static void attend_rows(const Model &model, int layer, const Task &task, const M
     for (int b = 0; b < n_blocks; b += 2) {
         const int64_t second = b + 1 < n_blocks ? scratch.heads[b + 1] - scratch.heads[b] : 0;
         const Panel panel = {scratch.heads + b, 1, (model.d_key + shape.group - 1) / shape.group, second, UNIT, 2 * shape.bytes, nullptr};
+        for (int64_t at = shape.keys_bytes; at < shape.bytes; at += UNIT) {  // the values are wanted soon
+            __builtin_prefetch(scratch.heads[b] + at, 0, 2);
+            __builtin_prefetch(scratch.heads[b] + second + at, 0, 2);
+        }
         multiply(model.cache_kind, rows, task.n, panel, tile);
         for (int i = 0; i < task.n; ++i) std::memcpy(scratch.scores + i * scratch.span + b * BLOCK, tile[i], sizeof tile[i]);
     }
@@ -145,7 +149,9 @@ static void attend_rows(const Model &model, int layer, const Task &task, const M
         for (int i = 0; i < task.n; ++i) {
             const int row = task.first + i, query = task.head * per_group + row % per_group;
             float *to = memory.heads_TN + (part.first + row / per_group) * memory.d_heads + query * model.d_value + column;
-            for (int c = 0; c < STRIP && column + c < model.d_value; ++c) to[c] = tile[i][c] / sums[i];
+            const int n_columns = in_strip(model.d_value, column / STRIP);
+            const float share = 1.0f / sums[i];
+            for (int c = 0; c < n_columns; ++c) to[c] = tile[i][c] * share;
         }
     }
 }

@@ -92,13 +92,21 @@ inline void pack_row(int32_t kind, const float *x, int64_t n, char *to, float *s
 
 // Turns d numbers by one row of cosines and sines (model/layers/rotary.py: `rotate`).
 inline void turn_row(float *x, const float *cos, const float *sin, int d, bool is_interleaved) {
-    const int first = is_interleaved ? 2 : 1, second = is_interleaved ? 1 : d / 2;
-    for (int i = 0; i < d / 2; ++i) {
-        float &a = x[i * first], &b = x[i * first + second];
-        const float turned = a * cos[i * first] - b * sin[i * first];
-        b = b * cos[i * first + second] + a * sin[i * first + second];
-        a = turned;
+    if (is_interleaved) {
+        for (int i = 0; i < d; i += 2) {
+            const float a = x[i], b = x[i + 1];
+            x[i] = a * cos[i] - b * sin[i];
+            x[i + 1] = b * cos[i + 1] + a * sin[i + 1];
+        }
+        return;
     }
+    const int half = d / 2;
+    in_vectors(half, [&](int64_t i, int64_t count) {
+        const auto part = [&](const float *from, int64_t at) { return lanes::load_part(from + at, count); };
+        const Floats a = part(x, i), b = part(x, i + half);
+        lanes::store_part(x + i, a * part(cos, i) - b * part(sin, i), count);
+        lanes::store_part(x + i + half, b * part(cos, i + half) + a * part(sin, i + half), count);
+    });
 }
 
 }  // namespace serve
