@@ -27,6 +27,7 @@ from model.sampling import Sampler, SamplingSettings
 from model.serving.constrained import JSONGrammars
 from model.serving.proposers import proposers
 from model.serving.speculation import COST_PER_DRAFT, matching
+from model.serving.speculation_lookup import LookupProposer
 from model.serving.tokenizer import TOKENIZER_FILE, BPETokenizer, ByteTokenizer, Tokenizer
 
 LICENCE = Path(__file__).resolve().parents[1] / "LICENSE"
@@ -58,8 +59,8 @@ def measure(repeats: int = REPEATS) -> list[Row]:
     rows = [*_draw_rows(repeats), *_constraint_rows(tokenizer or ByteTokenizer(), repeats)]
     if tokenizer is None:
         how = "needs SmolLM2's tokenizer: run `gainshare model fetch smollm2`"
-        return [*rows, Row("lookup", None, "tokens/step", None, None, how)]
-    return [*rows, *_lookup_rows(tokenizer)]
+        return [*rows, *_lookup_times(repeats), Row("lookup", None, "tokens/step", None, None, how)]
+    return [*rows, *_lookup_rows(tokenizer), *_lookup_times(repeats)]
 
 
 def _draw_rows(repeats: int) -> Iterator[Row]:
@@ -108,6 +109,17 @@ def _lookup_rows(tokenizer: Tokenizer) -> Iterator[Row]:
         yield Row(f"lookup in {name}", per_step, "tokens/step", None, None, how)
         how = f"each draft taken to cost {COST_PER_DRAFT} of a step"
         yield Row(f"lookup in {name}: speed-up", speed_up, "x", ">= 1", speed_up >= 1, how)
+
+
+def _lookup_times(repeats: int) -> Iterator[Row]:
+    text = [token % 997 for token in range(0, 7 * TEXT_TOKENS, 7)]
+    started = time.perf_counter()
+    proposer = LookupProposer()
+    proposer.propose(text, 1)
+    per_token_us = (time.perf_counter() - started) / len(text) * 1e6
+    yield Row("lookup: index", per_token_us, "us/token", None, None, f"a prompt of {len(text)} tokens")
+    proposing_us = _median_ms(partial(proposer.propose, text, MOST_DRAFTS), repeats) * 1e3
+    yield Row("lookup: propose", proposing_us, "us", None, None, f"{MOST_DRAFTS} drafts, no new token")
 
 
 def follow(text: Sequence[int]) -> tuple[float, float]:

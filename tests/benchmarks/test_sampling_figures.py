@@ -17,7 +17,7 @@ def test_every_figure_is_there_and_positive(
     monkeypatch.setattr(sampling.measure, "__defaults__", (3,))
     assert sampling.main(["--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
-    assert len(rows) == 2 * len(sampling.SETTINGS) + 4 + 1
+    assert len(rows) == 2 * len(sampling.SETTINGS) + 4 + 2 + 1
     assert all(row["value"] > 0 for row in rows[:-1])
     assert rows[-1]["value"] is None and "fetch" in rows[-1]["how"]  # said, where a tokenizer is missing
 
