@@ -13,24 +13,22 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from model.sampling import Chosen, ConstraintError, Sampler
+from model.sampling import Chosen, ConstraintError
 from model.serving.blocks import BlockPool
 from model.serving.cost import StepCost
 from model.serving.executor import Executor, Part
 from model.serving.generation import EngineLimits, Event, Finish
 from model.serving.job import Answer, Job
+from model.serving.proposers import MakeProposer
 from model.serving.scheduler import Plan, Scheduler, Work
 from model.serving.sequence import SequenceState
 from model.serving.served import ServedModel
-from model.serving.speculation import Proposer
 from model.serving.stats import EngineStats, StepReport
 from model.serving.usage import DeviceMeter
 
 log = logging.getLogger(__name__)
 LEAST_TOKENS_TIMED = 32  # a step's pace says how fast prompts are read only if it reads some
 
-Blocks = Callable[[], Sequence[int]]  # an answer's block table of the moment
-MakeProposer = Callable[[Sampler, Blocks], Proposer]
 Outcome = list[Chosen] | None  # an answer's next tokens; None where its logits or constraint are of no use
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from model.serving.blocks import BlockPool
-from model.serving.core import EngineCore, MakeProposer
+from model.serving.core import EngineCore
 from model.serving.executor import Executor
 from model.serving.executors import default_executor
 from model.serving.generation import (
@@ -26,6 +26,7 @@ from model.serving.generation import (
     QueueFullError,
 )
 from model.serving.job import Job
+from model.serving.proposers import MakeProposer
 from model.serving.served import ServedModel
 from model.serving.stats import EngineStats, StepReport
 from model.serving.usage import DeviceMeter
