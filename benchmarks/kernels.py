@@ -1,0 +1,234 @@
+"""What the compiled executor reaches alone, without an engine around it: `python -m benchmarks.kernels [--json] [--quick]`.
+
+Steps of a Qwen3-MoE of 186M parameters (54M active, random weights) in each form of weights, in turns, beside the bandwidth
+and the matrix products of the same core in the same run; then what each form costs in held-out loss on SmolLM2, where that
+is fetched. One core, 3 minutes; `--quick` 1 minute. `python -m benchmarks.peers serve` compares whole engines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import os
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+import torch.nn.functional as F
+
+from benchmarks.peers.drivers.machine import bandwidth, gemm
+from benchmarks.peers.models import QWEN3_MOE_186M
+from benchmarks.peers.quartiles import Quartiles
+from benchmarks.peers.roofline import cache_read, prefill_flops, weights_read
+from benchmarks.report import Report, Row
+from model.checkpoint import CheckpointError
+from model.config import ModelConfig
+from model.serving.executor import Part
+from model.serving.native_executor import BLOCK_TOKENS, NativeExecutor, supports
+from model.serving.packed import Weights
+from model.serving.served import load_served
+from model.serving.tokenizer import BPETokenizer
+from model.transformer import Transformer
+
+ALL_WEIGHTS: tuple[Weights, ...] = get_args(Weights)
+CONTEXT = 128  # tokens behind each sequence that decodes
+BATCHES, PROMPTS = (1, 8, 16), (128, 512)
+GEMM_DTYPES: dict[Weights, str] = {
+    "fp32": "float32",
+    "bf16": "bfloat16",
+    "int8": "bfloat16",
+    "int8-dynamic": "int8",
+}
+DECODE_TARGETS: dict[Weights, float] = {"bf16": 0.75, "int8": 0.6, "int8-dynamic": 0.6}
+PREFILL_TARGET = 0.6
+LOSS_TARGET = 0.01  # nats per token
+TEXTS = (argparse, inspect, shutil, statistics)  # modules whose sources SmolLM2 reads
+TEXT_TOKENS = 512
+
+
+@dataclass(frozen=True)
+class Plan:
+    rounds: int
+    n_texts: int
+    weights: tuple[Weights, ...] = ALL_WEIGHTS
+
+
+FULL, QUICK = Plan(rounds=9, n_texts=4), Plan(rounds=3, n_texts=1)
+
+
+def measure(plan: Plan, config: ModelConfig = QWEN3_MOE_186M) -> list[Row]:
+    """All rows. A reason instead of figures where there are no kernels."""
+    reason = supports(config)
+    if reason is not None:
+        return [Row("compiled executor", None, "", None, None, reason)]
+    return [*speed_rows(plan, config), *loss_rows(plan)]
+
+
+def speed_rows(plan: Plan, config: ModelConfig) -> Iterator[Row]:
+    """Milliseconds of steps and what share of the core's limits they are; every form of weights in each round."""
+    transformer = random_transformer(config)
+    n_blocks = max(BATCHES) * -(-(CONTEXT + 1) // BLOCK_TOKENS) + max(PROMPTS) // BLOCK_TOKENS
+    executors: dict[Weights, NativeExecutor] = {}
+    for weights in plan.weights:
+        started = time.perf_counter()
+        executors[weights] = NativeExecutor(transformer, n_blocks, weights=weights)
+        packing_s = time.perf_counter() - started
+        how = f"{executors[weights].weights.n_bytes / 2**20:.0f} MiB, beside the {config.total_parameters * 4 / 2**20:.0f} MiB given"
+        yield Row(f"pack {weights}", packing_s, "s", None, None, how)
+    for executor in executors.values():
+        fill_cache(executor, max(BATCHES))
+    steps = {
+        **{f"decode B{n}": decode_parts(n) for n in BATCHES},
+        **{f"prefill {n}": prefill_parts(n) for n in PROMPTS},
+    }
+    times: dict[tuple[str, Weights], list[float]] = {
+        (name, weights): [] for name in steps for weights in plan.weights
+    }
+    for _ in range(plan.rounds):
+        for name, parts in steps.items():
+            for weights, executor in executors.items():
+                repeats = 1 if name.startswith("prefill") else 5
+                times[name, weights].append(timed_s(lambda: executor.step(parts), repeats))  # noqa: B023
+    for weights in plan.weights:
+        yield from _decode_rows(config, weights, times)
+        yield from _prefill_rows(config, weights, times)
+
+
+def _decode_rows(
+    config: ModelConfig, weights: Weights, times: dict[tuple[str, Weights], list[float]]
+) -> Iterator[Row]:
+    for n in BATCHES:
+        rate = Quartiles.of([n / second for second in times[f"decode B{n}", weights]])
+        how = f"context {CONTEXT}, median of {rate.n} rounds, {rate.low:.0f} to {rate.high:.0f}"
+        yield Row(f"decode B{n} {weights}", rate.median, "tok/s", None, None, how)
+    kept_bytes = 4 if weights == "fp32" else 2
+    n_bytes = weights_read(config, weights) + cache_read(config, CONTEXT, element_bytes=kept_bytes)
+    reached = bandwidth(int(n_bytes))
+    share = n_bytes / statistics.median(times["decode B1", weights]) / reached["bytes_per_s"]
+    target = DECODE_TARGETS.get(weights)
+    yield Row(
+        f"decode B1 {weights}, of the roofline",
+        share,
+        "",
+        None if target is None else f">= {target}",
+        None if target is None else share >= target,
+        f"{n_bytes / 1e6:.0f} MB a token; read here at {reached['bytes_per_s'] / 1e9:.1f} GB/s ({reached['way']})",
+    )
+
+
+def _prefill_rows(
+    config: ModelConfig, weights: Weights, times: dict[tuple[str, Weights], list[float]]
+) -> Iterator[Row]:
+    flops = gemm(GEMM_DTYPES[weights])["flops"]
+    for n in PROMPTS:
+        seconds = statistics.median(times[f"prefill {n}", weights])
+        how = f"median of {len(times[f'prefill {n}', weights])} rounds"
+        yield Row(f"prefill {n} {weights}", n / seconds, "tok/s", None, None, how)
+        share = prefill_flops(config, n) / seconds / flops
+        how = f"products of {GEMM_DTYPES[weights]} here: {flops / 1e9:.0f} G/s"
+        target = f">= {PREFILL_TARGET}" if weights == "bf16" else None
+        holds = share >= PREFILL_TARGET if target else None
+        yield Row(f"prefill {n} {weights}, of the products' peak", share, "", target, holds, how)
+
+
+def loss_rows(plan: Plan) -> Iterator[Row]:
+    """Held-out loss of SmolLM2 on sources of Python's library, in each form of weights."""
+    try:
+        served = load_served("smollm2")
+    except CheckpointError as error:
+        yield Row("loss on SmolLM2", None, "nats", None, None, str(error))
+        return
+    assert isinstance(served.tokenizer, BPETokenizer)
+    texts = [
+        served.tokenizer.encode(inspect.getsource(module))[:TEXT_TOKENS] for module in TEXTS[: plan.n_texts]
+    ]
+    exact: float | None = None
+    for weights in plan.weights:
+        executor = NativeExecutor(served.transformer, TEXT_TOKENS // BLOCK_TOKENS, weights=weights)
+        loss = statistics.fmean(text_loss(executor, text) for text in texts)
+        how = f"{len(texts)} texts of {TEXT_TOKENS} tokens"
+        yield Row(f"loss on SmolLM2, {weights}", loss, "nats", None, None, how)
+        if exact is None:
+            exact = loss
+            continue
+        added = loss - exact
+        how = f"against {plan.weights[0]}, same texts"
+        yield Row(f"loss added by {weights}", added, "nats", f"<= {LOSS_TARGET}", added <= LOSS_TARGET, how)
+
+
+def text_loss(executor: NativeExecutor, text: Sequence[int]) -> float:
+    """Mean cross-entropy per token, nats; the text is one sequence in blocks 0, 1 ..."""
+    blocks = range(-(-len(text) // BLOCK_TOKENS))
+    logits_SV = executor.step([Part(text, 0, blocks, len(text))])
+    return float(F.cross_entropy(logits_SV[:-1], torch.tensor(text[1:])))
+
+
+def random_transformer(config: ModelConfig) -> Transformer:
+    """The same random numbers over and over, each matrix scaled by its width: real sizes, made in a second."""
+    with torch.device("meta"):
+        transformer = Transformer(config)
+    transformer = transformer.to_empty(device="cpu").requires_grad_(False)
+    pattern = torch.randn(1 << 20, generator=torch.Generator().manual_seed(1))
+    for parameter in transformer.parameters():
+        if parameter.ndim == 1:
+            parameter.fill_(1.0)
+            continue
+        numbers = parameter.view(-1)
+        for start in range(0, numbers.numel(), pattern.numel()):
+            piece = numbers[start : start + pattern.numel()]
+            piece.copy_(pattern[: piece.numel()])
+        parameter.mul_(parameter.shape[-1] ** -0.5)
+    return transformer
+
+
+def decode_parts(n_sequences: int) -> list[Part]:
+    """One new token of each sequence behind CONTEXT others."""
+    n_blocks = -(-(CONTEXT + 1) // BLOCK_TOKENS)
+    return [Part([7 * i + 1], CONTEXT, range(i * n_blocks, (i + 1) * n_blocks)) for i in range(n_sequences)]
+
+
+def prefill_parts(n_tokens: int) -> list[Part]:
+    """One prompt, in the blocks behind those of decoding."""
+    first = max(BATCHES) * -(-(CONTEXT + 1) // BLOCK_TOKENS)
+    tokens = [31 * i % 251 for i in range(n_tokens)]
+    return [Part(tokens, 0, range(first, first + n_tokens // BLOCK_TOKENS))]
+
+
+def fill_cache(executor: NativeExecutor, n_sequences: int) -> None:
+    """Keys and values of the decoding sequences' contexts: memory that was never written reads too fast."""
+    tokens = [13 * i % 251 for i in range(CONTEXT)]
+    for part in decode_parts(n_sequences):
+        executor.step([Part(tokens, 0, part.blocks, 0)])
+
+
+def timed_s(work: Callable[[], object], repeats: int) -> float:
+    """Seconds of the median call."""
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds and texts")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    plan = QUICK if options.quick else FULL
+    command = f"python -m benchmarks.kernels{' --quick' if options.quick else ''}"
+    Report.here(command, measure(plan)).show(as_json=options.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
