@@ -35,10 +35,10 @@ def import_folder(source: Path, target: Path, *, dtype: torch.dtype | None = Non
     metadata = {
         "description": f"{document['model_type']} from Hugging Face files",
         "source": {"model_type": document["model_type"], "folder": source.resolve().name},
-        "stop_tokens": _stop_tokens(source, document),
+        "stop_tokens": stop_tokens(source, document),
     }
     named = {**config.to_dict(), "name": target.name}
-    save_checkpoint(target, type(config).from_dict(named), state, metadata=metadata, files=_texts(source))
+    save_checkpoint(target, type(config).from_dict(named), state, metadata=metadata, files=texts(source))
 
 
 def export_folder(source: Path, target: Path, *, model_type: str | None = None) -> str:
@@ -48,7 +48,7 @@ def export_folder(source: Path, target: Path, *, model_type: str | None = None) 
     """
     config, metadata = load_config(source)
     stop: list[int] = list(metadata.get("stop_tokens") or [])
-    files = _texts(source)
+    files = texts(source)
     if TOKENIZER_FILE in files:
         files[TOKENIZER_CONFIG_FILE] = json.dumps(_tokenizer_config(files[TOKENIZER_FILE], stop), indent=2)
     extra = {"eos_token_id": stop[0] if len(stop) == 1 else stop or None}
@@ -58,8 +58,9 @@ def export_folder(source: Path, target: Path, *, model_type: str | None = None) 
     return FAMILIES[load_json(target)["model_type"]].architecture
 
 
-def _stop_tokens(source: Path, document: dict[str, Any]) -> list[int]:
-    """The ids that end an answer; those of generation come first, as in transformers."""
+def stop_tokens(source: Path, document: dict[str, Any]) -> list[int]:
+    """The ids that end an answer of the model described by `document`; those of generation come first, as in
+    transformers."""
     generation = source / GENERATION_CONFIG_FILE
     given = _json(generation).get("eos_token_id") if generation.is_file() else None
     if given is None:
@@ -69,21 +70,21 @@ def _stop_tokens(source: Path, document: dict[str, Any]) -> list[int]:
     return sorted({given} if isinstance(given, int) else set(given))
 
 
-def _texts(folder: Path) -> dict[str, str]:
-    """Tokenizer and chat template of a folder, in the files where nodes and transformers look for them."""
-    texts = {
+def texts(folder: Path) -> dict[str, str]:
+    """Tokenizer and chat template of a folder, by the files where nodes and transformers look for them."""
+    found = {
         name: (folder / name).read_text(encoding="utf-8")
         for name in (TOKENIZER_FILE, TEMPLATE_FILE)
         if (folder / name).is_file()
     }
     settings = folder / TOKENIZER_CONFIG_FILE
-    if TEMPLATE_FILE not in texts and settings.is_file():
+    if TEMPLATE_FILE not in found and settings.is_file():
         template = _json(settings).get("chat_template")
         if isinstance(
             template, str
         ):  # older models keep it here; several named ones are not for us to choose from
-            texts[TEMPLATE_FILE] = template
-    return texts
+            found[TEMPLATE_FILE] = template
+    return found
 
 
 def _tokenizer_config(tokenizer: str, stop: list[int]) -> dict[str, Any]:

@@ -18,6 +18,8 @@ TINY_TEMPLATE = (
     "<|bos|>{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|eos|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+# For models that were trained on no chats.
+NO_TEMPLATE = "{{ raise_exception('this model has no chat template: use /v1/completions') }}"
 
 
 class ChatError(ValueError):

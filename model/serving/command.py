@@ -6,6 +6,7 @@ Exit status 0 after SIGTERM or SIGINT, 2 for options that cannot work, 1 when th
 from __future__ import annotations
 
 import argparse
+import asyncio
 import logging
 import signal
 import socket
@@ -13,66 +14,109 @@ import sys
 from pathlib import Path
 
 import torch
-import uvicorn
 
 from model.checkpoint import CheckpointError
-from model.serving.engine import EngineLimits
+from model.serving.errors import LoadError
+from model.serving.generation import EngineLimits
 from model.serving.hardware import add_options, load_on, read_options
+from model.serving.host import Host, Load, OnDeath
+from model.serving.loading import check_loadable, without_running_out
 from model.serving.node import Node
-from model.serving.served import ServedModel, find_folder
+from model.serving.process import DrainingServer
+from model.serving.served import find_folder
+from model.serving.service import Service
+from model.serving.upstream import Upstream, UpstreamServer
+from model.serving.upstream_probe import probe
 
-SHUTDOWN_S = 10  # answers in flight may take this long to end after SIGTERM
+DRAIN_S = 10.0
 
 
 def main(arguments: list[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     try:
-        token = _read_token(options.token_file)
-        hardware = read_options(options)
-        find_folder(options.model, options.home)  # a missing model should not take until after start-up
-        listener = _listen(options.host, options.port)
+        token = _read_secret(options.token_file)
+        loader = _upstream(options) if options.upstream else _bundled(options)
+        listener = listen(options.host, options.port)
     except (CheckpointError, OSError, ValueError) as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    limits = EngineLimits(max_running=options.max_running, max_waiting=options.max_waiting)
 
     def give_up(*_: object) -> None:
         server.should_exit = True
 
-    # uvicorn raises a signal again for these handlers once it has shut down in good order
+    # until the server listens for signals itself; it may raise one again when it has ended in good order
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, give_up)
 
-    def load() -> ServedModel:
-        threads = options.threads
-        return load_on(hardware, options.model, options.home, limits, threads=threads, on_loss=node.fail)
-
-    node = Node(load, limits=limits, token=token, on_failure=give_up)
-    config = uvicorn.Config(
-        node.app(),
-        log_level="warning",
-        timeout_graceful_shutdown=SHUTDOWN_S,
-        timeout_keep_alive=75,  # longer than a gateway's own, so that it closes idle connections first
-        server_header=False,
-    )
-    server = uvicorn.Server(config)
-    host, port = listener.getsockname()[:2]
-    sys.stderr.write(f"model node {options.model} listens on http://{host}:{port}\n")
+    host = Host(loader, drain_s=options.drain_s, on_failure=give_up)
+    server = DrainingServer(Node(host, token=token).app(), host)
+    address, port = listener.getsockname()[:2]
+    sys.stderr.write(f"model node {options.upstream or options.model} listens on http://{address}:{port}\n")
     sys.stderr.flush()
     server.run(sockets=[listener])
-    if node.failure is not None:
-        sys.stderr.write(f"error: {node.failure}\n")
+    if host.failure is not None:
+        sys.stderr.write(f"error: {host.failure}\n")
         sys.exit(1)
+
+
+def _bundled(options: argparse.Namespace) -> Load:
+    """Loads models for the bundled engine. Raises CheckpointError where the first one is not there, or ValueError."""
+    if not options.model:
+        raise ValueError("choose a model with --model, or another server with --upstream")
+    find_folder(options.model, options.home)  # a missing model should not take until after start-up
+    hardware = read_options(options)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    limits = EngineLimits(max_running=options.max_running, max_waiting=options.max_waiting)
+
+    def load_service(name: str | None, on_death: OnDeath) -> Service:
+        if name is not None and hardware.degrees.n_ranks > 1:
+            message = (
+                "a node of several ranks cannot load a second model: start another node, and end this one"
+            )
+            raise LoadError(409, "swap_unsupported", message)
+        model = name or options.model
+        check_loadable(model, options.home)
+        served = without_running_out(
+            lambda: load_on(hardware, model, options.home, limits, threads=options.threads, on_loss=on_death)
+        )
+        return without_running_out(lambda: Service(served, limits, on_death))
+
+    return load_service
+
+
+def _upstream(options: argparse.Namespace) -> Load:
+    """Finds models of another server."""
+    key = _read_secret(options.upstream_key_file)
+
+    def find(name: str | None, _: OnDeath) -> Upstream:
+        server = UpstreamServer(options.upstream, key)
+
+        async def asked() -> Upstream:
+            try:
+                return await probe(
+                    server,
+                    name or options.model,
+                    tokenizer_folder=options.tokenizer,
+                    max_context=options.max_context,
+                )
+            finally:
+                await server.close()  # its connections belong to this loop, which ends here
+
+        return asyncio.run(asked())
+
+    return find
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m model.serving.node", description="Serves one model over HTTP."
     )
-    parser.add_argument("--model", required=True, help="smollm2-moe, tiny (random weights) or a model folder")
+    parser.add_argument(
+        "--model",
+        help="smollm2-moe, tiny (random weights) or a model folder, ours or Hugging Face's; the model's name with --upstream",
+    )
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8100, help="0 takes a free one; it is printed on stderr")
     parser.add_argument(
@@ -86,11 +130,23 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max-waiting", type=int, default=EngineLimits.max_waiting, help="more are answered 429"
     )
+    parser.add_argument(
+        "--drain-s", type=float, default=DRAIN_S, help="after SIGTERM, running answers may take this long"
+    )
     add_options(parser)
+    upstream = parser.add_argument_group("another server behind this node")
+    upstream.add_argument(
+        "--upstream", metavar="URL", help="an OpenAI-compatible server, as http://host:8000/v1"
+    )
+    upstream.add_argument("--upstream-key-file", type=Path, help="its API key")
+    upstream.add_argument(
+        "--tokenizer", type=Path, help="folder with its tokenizer.json and chat_template.jinja, to count with"
+    )
+    upstream.add_argument("--max-context", type=int, help="its context, where the server does not say it")
     return parser
 
 
-def _read_token(file: Path | None) -> str | None:
+def _read_secret(file: Path | None) -> str | None:
     if file is None:
         return None
     token = file.read_text(encoding="utf-8").strip()
@@ -99,7 +155,7 @@ def _read_token(file: Path | None) -> str | None:
     return token
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     """Binds before anything is loaded, so that a taken port is told at once."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # With the protocol named, asyncio switches Nagle's delay off: each streamed token leaves at once.

@@ -30,3 +30,17 @@ class ApiError(Exception):
 def bad_value(param: str, message: str, code: str = "invalid_value") -> ApiError:
     """A 400 that names the field and says what it may be."""
     return ApiError(400, code, message, param=param)
+
+
+def not_now(code: str, message: str, *, retry_s: int = 1, status: int = 503) -> ApiError:
+    """A refusal that the same request may not meet a moment later."""
+    kind = "rate_limit_error" if status == 429 else "server_error"
+    return ApiError(status, code, message, kind=kind, headers={"Retry-After": str(retry_s)})
+
+
+class LoadError(Exception):
+    """A model that cannot be served; `status` is HTTP's word for why."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status, self.code = status, code

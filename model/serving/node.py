@@ -1,9 +1,10 @@
 """The model node: one model behind OpenAI-shaped HTTP, for the gateway to talk to.
 
 `python -m model.serving.node --model NAME_OR_DIR --host 127.0.0.1 --port N [--token-file FILE]`
+`python -m model.serving.node --upstream URL …` stands before another OpenAI-compatible server.
 
-Answers GET /health (no token), GET /v1/models, GET /stats, POST /tokenize, POST /v1/chat/completions and
-POST /v1/completions. Knows nothing of accounts, credits or prices.
+Answers GET /health and /ready (no token), /v1/models, /stats, /metrics, POST /tokenize, /v1/chat/completions,
+/v1/completions and /admin/swap; docs/node.md describes them. Knows nothing of accounts, credits or prices.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -23,52 +23,45 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from model.serving.answers import Answer
-from model.serving.engine import Engine, EngineLimits, Generation
+from model.serving.backend import Ask, Piece, Running
 from model.serving.errors import ApiError, bad_value
-from model.serving.requests import (
-    COMPLETION_DEFAULT_TOKENS,
-    Options,
-    Prompt,
-    read_messages,
-    read_model,
-    read_object,
-    read_options,
-    read_prompt,
-)
-from model.serving.served import ServedModel
-from model.serving.service import Running, Service
+from model.serving.host import Deployment, Host
+from model.serving.metrics import CONTENT_TYPE, NodeMetrics
+from model.serving.requests import read_messages, read_model, read_object, read_options, read_prompt
 from model.serving.streaming import EventStream, disconnected, stream_answer
 
 MAX_BODY_BYTES = 4 << 20
 CLIENT_CLOSED = 499  # nobody reads this answer; the number is nginx's, for the access log
+OWNER_HEADER = "x-gainshare-owner"  # set by the gateway: an opaque name of the account that asks
+MAX_OWNER_CHARACTERS = 128
 
-Load = Callable[[], ServedModel]
+Handler = Callable[[Request], Awaitable[Response]]
 
 
 class Node:
-    """The routes, over a model that loads in the background once the server listens."""
+    """The routes, over a host whose model loads in the background once the server listens."""
 
-    def __init__(
-        self, load: Load, *, limits: EngineLimits, token: str | None, on_failure: Callable[[], None]
-    ) -> None:
-        self._load, self._limits, self._token, self._on_failure = load, limits, token, on_failure
-        self._service: Service | None = None
-        self._created = int(time.time())
-        self.failure: Exception | None = None
+    def __init__(self, host: Host, *, token: str | None) -> None:
+        self.host, self._token = host, token
+        self._metrics = NodeMetrics(host)
 
     def app(self) -> Starlette:
+        checked = self._checked
         return Starlette(
             routes=[
                 Route("/health", self.health),
-                Route("/stats", self._checked(self.stats)),
-                Route("/v1/models", self._checked(self.models)),
-                Route("/v1/models/{name:path}", self._checked(self.model)),
-                Route("/tokenize", self._checked(self.tokenize), methods=["POST"]),
-                Route("/v1/chat/completions", self._checked(self.chat), methods=["POST"]),
-                Route("/v1/completions", self._checked(self.completion), methods=["POST"]),
+                Route("/ready", self.ready),
+                Route("/stats", checked(self.stats)),
+                Route("/metrics", checked(self.metrics)),
+                Route("/v1/models", checked(self.models)),
+                Route("/v1/models/{name:path}", checked(self.model)),
+                Route("/tokenize", checked(self.tokenize), methods=["POST"]),
+                Route("/v1/chat/completions", checked(self.chat), methods=["POST"]),
+                Route("/v1/completions", checked(self.completion), methods=["POST"]),
+                Route("/admin/swap", checked(self.swap), methods=["POST"]),
             ],
             exception_handlers={
-                ApiError: _answer_error,
+                ApiError: self._answer_error,
                 HTTPException: _answer_http_error,
                 Exception: _answer_bug,
             },
@@ -77,30 +70,12 @@ class Node:
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        loading = asyncio.create_task(self._start())
+        loading = asyncio.create_task(self.host.start())
         yield
         await loading
-        if self._service is not None:
-            await asyncio.to_thread(self._service.engine.stop)
+        await self.host.stop()
 
-    async def _start(self) -> None:
-        try:
-            served = await asyncio.to_thread(self._load)
-        except Exception as error:
-            self.fail(error)
-            return
-        engine = Engine(served, self._limits, self.fail)
-        engine.start()
-        self._service = Service(served, engine)
-
-    def fail(self, error: Exception) -> None:
-        """Ends the node: what it serves with is lost. From any thread."""
-        self.failure = error
-        self._on_failure()
-
-    def _checked(
-        self, handler: Callable[[Request], Awaitable[Response]]
-    ) -> Callable[[Request], Awaitable[Response]]:
+    def _checked(self, handler: Handler) -> Handler:
         async def check(request: Request) -> Response:
             given = request.headers.get("authorization", "")
             if self._token and not hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
@@ -110,102 +85,129 @@ class Node:
 
         return check
 
-    @property
-    def service(self) -> Service:
-        if self._service is None:
-            headers = {"Retry-After": "1"}
-            raise ApiError(503, "loading", "the model is loading", kind="server_error", headers=headers)
-        return self._service
+    # -- state ----------------------------------------------------------------------------------------
 
     async def health(self, _: Request) -> Response:
-        service = self._service
-        if service is None:
+        """Whether the process works: 503 while it loads and after its engine has ended."""
+        deployment = self.host.deployment
+        if deployment is None:
             return JSONResponse({"status": "loading"}, 503)
-        if not service.engine.is_alive:
+        if not deployment.backend.is_alive:
             return JSONResponse({"status": "failed"}, 503)
-        engine = service.engine
-        state = {"model": service.served.name, "waiting": engine.n_waiting, "running": engine.n_running}
-        return JSONResponse({"status": "ok", **state})
+        stats = deployment.backend.stats()
+        state = {"model": deployment.backend.name, "waiting": stats["waiting"], "running": stats["running"]}
+        return JSONResponse({"status": "draining" if self.host.is_draining else "ok", **state})
+
+    async def ready(self, _: Request) -> Response:
+        """Whether a new request would be taken now."""
+        try:
+            deployment = self.host.accepting()
+            await deployment.backend.check_ready()
+        except ApiError as error:
+            return JSONResponse({"status": error.code}, 503, error.headers)
+        return JSONResponse({"status": "ready", "model": deployment.backend.name})
 
     async def stats(self, _: Request) -> Response:
-        engine = self.service.engine
-        counters = {
-            "busy_ns": engine.device.busy_ns,
-            "waiting": engine.n_waiting,
-            "running": engine.n_running,
-        }
-        return JSONResponse(counters)
+        deployment = self.host.current
+        return JSONResponse({**deployment.backend.stats(), "answering": deployment.n_answering})
+
+    async def metrics(self, _: Request) -> Response:
+        return Response(self._metrics.render(), headers={"Content-Type": CONTENT_TYPE})
 
     async def models(self, _: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [self._describe()]})
+        return JSONResponse({"object": "list", "data": [_described(self.host.accepting())]})
 
     async def model(self, request: Request) -> Response:
-        self.service.check_model(request.path_params["name"])
-        return JSONResponse(self._describe())
+        deployment = self.host.current
+        _check_model(deployment, request.path_params["name"])
+        return JSONResponse(_described(deployment))
 
-    def _describe(self) -> dict[str, Any]:
-        served = self.service.served
-        config = served.transformer.config
-        return {
-            "id": served.name,
-            "object": "model",
-            "created": self._created,
-            "owned_by": "gainshare",
-            "max_context": served.max_context,
-            "total_parameters": config.total_parameters,
-            "active_parameters": config.active_parameters,
-            "metadata": dict(served.metadata),
-        }
+    async def swap(self, request: Request) -> Response:
+        """Another model, loaded beside the current one: {"model": NAME_OR_DIR}."""
+        if not self._token:
+            message = "swapping models needs a node with a token: start it with --token-file"
+            raise ApiError(403, "token_needed", message)
+        swapped = await self.host.swap(read_model(read_object(await _json(request))))
+        return JSONResponse(
+            {"model": swapped.model, "previous": swapped.previous, "load_ms": swapped.load_ms}
+        )
+
+    # -- answers --------------------------------------------------------------------------------------
 
     async def tokenize(self, request: Request) -> Response:
         body = read_object(await _json(request))
-        self.service.check_model(read_model(body))
-        prompt: Prompt = read_messages(body) if "messages" in body else read_prompt(body)
-        tokens = await self.service.tokens_of(prompt)
-        return JSONResponse({"count": len(tokens), "max_context": self.service.served.max_context})
+        deployment = self.host.accepting()
+        _check_model(deployment, read_model(body))
+        counted = await deployment.backend.count(
+            read_messages(body) if "messages" in body else read_prompt(body)
+        )
+        return JSONResponse({"count": counted.count, "max_context": counted.max_context})
 
     async def chat(self, request: Request) -> Response:
-        body = read_object(await _json(request))
-        options = read_options(body)
-        self.service.check_model(options.model)
-        generation = await self._generation(read_messages(body), options, None)
-        return await self._answer(request, generation, options, Answer(options.model, is_chat=True))
+        return await self._generate(request, is_chat=True)
 
     async def completion(self, request: Request) -> Response:
+        return await self._generate(request, is_chat=False)
+
+    async def _generate(self, request: Request, *, is_chat: bool) -> Response:
         body = read_object(await _json(request))
-        options = read_options(body)
-        self.service.check_model(options.model)
-        generation = await self._generation(read_prompt(body), options, COMPLETION_DEFAULT_TOKENS)
-        return await self._answer(request, generation, options, Answer(options.model, is_chat=False))
-
-    async def _generation(self, prompt: Prompt, options: Options, default_tokens: int | None) -> Generation:
-        tokens = await self.service.tokens_of(prompt)
-        return self.service.generation(tokens, options, default_tokens)
-
-    async def _answer(
-        self, request: Request, generation: Generation, options: Options, answer: Answer
-    ) -> Response:
-        running = self.service.submit(generation)
+        options = read_options(body, is_chat=is_chat)
+        deployment = self.host.accepting()
+        _check_model(deployment, options.model)
+        prompt = read_messages(body) if is_chat else read_prompt(body)
+        ask = Ask(prompt, options, is_chat, body, _owner(request))
+        running = self._metrics.watch("chat" if is_chat else "completion", await deployment.start(ask))
+        answer = Answer(options.model, is_chat=is_chat)
         if options.is_streamed:
             return EventStream(stream_answer(running, options, answer), running)
         return await _whole(request, running, answer)
 
+    # -- failures -------------------------------------------------------------------------------------
+
+    def _answer_error(self, _: Request, error: Exception) -> Response:
+        assert isinstance(error, ApiError)
+        self._metrics.refused(error.code)
+        headers = {**error.headers, **({"Connection": "close"} if self.host.is_draining else {})}
+        return JSONResponse(error.body(), error.status, headers)
+
+
+def _check_model(deployment: Deployment, name: str) -> None:
+    serves = deployment.backend.name
+    if name != serves:
+        message = f"the model {name!r} does not exist here; this node serves {serves!r}"
+        raise ApiError(404, "model_not_found", message, param="model")
+
+
+def _described(deployment: Deployment) -> dict[str, Any]:
+    backend = deployment.backend
+    head = {"id": backend.name, "object": "model", "created": deployment.created, "owned_by": "gainshare"}
+    return {**head, **backend.describe()}
+
+
+def _owner(request: Request) -> str:
+    owner = request.headers.get(OWNER_HEADER, "")
+    if len(owner) > MAX_OWNER_CHARACTERS:
+        raise bad_value("", f"{OWNER_HEADER} may have at most {MAX_OWNER_CHARACTERS} characters")
+    return owner
+
 
 async def _whole(request: Request, running: Running, answer: Answer) -> Response:
     """Waits for the answer, but not for longer than the client does."""
-    generating = asyncio.create_task(running.whole())
+    generating = asyncio.create_task(_gathered(running))
     leaving = asyncio.create_task(disconnected(request.receive))
     try:
         await asyncio.wait({generating, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not generating.done():
             return Response(status_code=CLIENT_CLOSED)
-        text, last = generating.result()
+        return JSONResponse(answer.whole(generating.result()))
     finally:
         running.cancel()
         generating.cancel()
         leaving.cancel()
-    assert last.finish is not None
-    return JSONResponse(answer.whole(text, last.finish, last.usage))
+
+
+async def _gathered(running: Running) -> list[Piece]:
+    return [piece async for piece in running.pieces()]
 
 
 async def _json(request: Request) -> Any:
@@ -221,23 +223,16 @@ async def _json(request: Request) -> Any:
         raise bad_value("", f"the request body is not JSON: {error}", "invalid_json") from error
 
 
-def _answer_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)
-    return JSONResponse(error.body(), error.status, error.headers)
-
-
 def _answer_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = "method_not_allowed" if error.status_code == 405 else "not_found"
-    return _answer_error(
-        request, ApiError(error.status_code, code, f"{request.method} {request.url.path}: {error.detail}")
-    )
+    refusal = ApiError(error.status_code, code, f"{request.method} {request.url.path}: {error.detail}")
+    return JSONResponse(refusal.body(), refusal.status)
 
 
 def _answer_bug(request: Request, error: Exception) -> Response:
-    return _answer_error(
-        request, ApiError(500, "internal_error", "the node failed on this request", kind="server_error")
-    )
+    failure = ApiError(500, "internal_error", "the node failed on this request", kind="server_error")
+    return JSONResponse(failure.body(), failure.status)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 Settings that would change the answer but are not supported are refused rather than ignored; fields that change
 nothing (`user`, `metadata`, unknown ones) are ignored. Knows nothing of HTTP or of the engine.
+
+One field is ours: `gainshare`, an object with `priority` (higher goes first, 0 where it is missing) and
+`deadline_ms` (an answer that is not complete that long after the request is of no use).
 """
 
 from __future__ import annotations
@@ -10,29 +13,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from model.sampling import SamplingError, SamplingSettings
+from model.sampling import SamplingSettings
 from model.serving.chat import Message
 from model.serving.errors import bad_value
+from model.serving.fields import Body, flag, is_whole, section, whole
+from model.serving.response_format import read_schema
+from model.serving.sampling_fields import read_answers, read_settings
 
 MAX_STOP_STRINGS = 4
 MAX_STOP_CHARACTERS = 256
+MAX_PRIORITY = 100
+MAX_DEADLINE_MS = 24 * 3600 * 1000
 COMPLETION_DEFAULT_TOKENS = 16  # OpenAI's default for /v1/completions
+EXTENSION = "gainshare"
 
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 # Field -> the values that mean "not used".
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "n": (1,),
-    "best_of": (1,),
     "echo": (False,),
     "suffix": ("",),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "logit_bias": ({},),
     "tools": ([],),
     "functions": ([],),
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "audio": (),
 }
@@ -40,7 +41,7 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True)
 class Options:
-    """What both kinds of request may ask for; `max_tokens` None means the endpoint's default."""
+    """What both kinds of request may ask for; `max_tokens` None means the endpoint's default, for each answer."""
 
     model: str
     max_tokens: int | None
@@ -50,6 +51,10 @@ class Options:
     is_streamed: bool
     include_usage: bool
     continuous_usage: bool
+    n_answers: int = 1
+    schema: Mapping[str, Any] | None = None  # of the JSON that each answer must be
+    priority: int = 0
+    deadline_ms: int | None = None
 
 
 Prompt = str | tuple[int, ...] | tuple[Message, ...]  # text, token ids, or a chat
@@ -61,14 +66,14 @@ def read_object(body: Any) -> Mapping[str, Any]:
     return body
 
 
-def read_model(body: Mapping[str, Any]) -> str:
+def read_model(body: Body) -> str:
     model = body.get("model")
     if not isinstance(model, str) or not model:
         raise bad_value("model", "model must name the model to use", "missing_model")
     return model
 
 
-def read_messages(body: Mapping[str, Any]) -> tuple[Message, ...]:
+def read_messages(body: Body) -> tuple[Message, ...]:
     """Chat messages; content may be a string or a list of text parts."""
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
@@ -97,57 +102,48 @@ def _read_message(i: int, message: Any) -> Message:
     return Message(role, content)
 
 
-def read_prompt(body: Mapping[str, Any]) -> str | tuple[int, ...]:
+def read_prompt(body: Body) -> str | tuple[int, ...]:
     """The prompt of a completion: text or token ids; one prompt per request."""
     prompt = body.get("prompt")
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], (str, list)):
         prompt = prompt[0]
     if isinstance(prompt, str) and prompt:
         return prompt
-    if isinstance(prompt, list) and prompt and all(_is_integer(token) for token in prompt):
+    if isinstance(prompt, list) and prompt and all(is_whole(token) for token in prompt):
         return tuple(prompt)
     raise bad_value("prompt", "prompt must be one non-empty text or one non-empty list of token ids")
 
 
-def read_options(body: Mapping[str, Any]) -> Options:
+def read_options(body: Body, *, is_chat: bool) -> Options:
     """Everything but the prompt. Raises ApiError (400) that names the field."""
     for name, unused in _UNSUPPORTED.items():
         value = body.get(name)
         if value is not None and value not in unused:
             raise bad_value(name, f"{name} is not supported by this model node", "unsupported_parameter")
-    stream_options = body.get("stream_options")
-    if stream_options is not None and not isinstance(stream_options, dict):
-        raise bad_value("stream_options", "stream_options must be an object")
-    streaming = stream_options or {}
+    streaming, extension = section(body, "stream_options"), section(body, EXTENSION)
+    schema = read_schema(body)
+    if schema is not None and flag(body, "ignore_eos"):
+        raise bad_value(
+            "ignore_eos", "ignore_eos cannot go with a response_format: such an answer has an end"
+        )
     max_name = "max_completion_tokens" if body.get("max_completion_tokens") is not None else "max_tokens"
-    max_tokens = _integer(body, max_name, None)
-    if max_tokens is not None and max_tokens < 1:
-        raise bad_value(max_name, f"{max_name} must be at least 1")
     return Options(
         model=read_model(body),
-        max_tokens=max_tokens,
-        settings=_settings(body),
+        max_tokens=whole(body, max_name, lowest=1),
+        settings=read_settings(body, is_chat=is_chat),
         stop=_stop(body),
-        ignore_stop_tokens=_flag(body, "ignore_eos"),
-        is_streamed=_flag(body, "stream"),
-        include_usage=_flag(streaming, "include_usage"),
-        continuous_usage=_flag(streaming, "continuous_usage_stats"),
+        ignore_stop_tokens=flag(body, "ignore_eos"),
+        is_streamed=flag(body, "stream"),
+        include_usage=flag(streaming, "include_usage"),
+        continuous_usage=flag(streaming, "continuous_usage_stats"),
+        n_answers=read_answers(body),
+        schema=schema,
+        priority=whole(extension, "priority", lowest=-MAX_PRIORITY, highest=MAX_PRIORITY) or 0,
+        deadline_ms=whole(extension, "deadline_ms", lowest=1, highest=MAX_DEADLINE_MS),
     )
 
 
-def _settings(body: Mapping[str, Any]) -> SamplingSettings:
-    try:
-        return SamplingSettings(
-            temperature=_number(body, "temperature", 1.0),
-            top_p=_number(body, "top_p", 1.0),
-            top_k=_integer(body, "top_k", 0) or 0,
-            seed=_integer(body, "seed", None),
-        )
-    except SamplingError as error:
-        raise bad_value(error.parameter, str(error)) from error
-
-
-def _stop(body: Mapping[str, Any]) -> tuple[str, ...]:
+def _stop(body: Body) -> tuple[str, ...]:
     stop = body.get("stop")
     if stop is None:
         return ()
@@ -157,34 +153,3 @@ def _stop(body: Mapping[str, Any]) -> tuple[str, ...]:
     if not all(isinstance(text, str) and 0 < len(text) <= MAX_STOP_CHARACTERS for text in texts):
         raise bad_value("stop", f"each stop text must have 1 to {MAX_STOP_CHARACTERS} characters")
     return tuple(texts)
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _integer(body: Mapping[str, Any], name: str, default: int | None) -> int | None:
-    value = body.get(name)
-    if value is None:
-        return default
-    if not _is_integer(value):
-        raise bad_value(name, f"{name} must be a whole number")
-    return int(value)
-
-
-def _number(body: Mapping[str, Any], name: str, default: float) -> float:
-    value = body.get(name)
-    if value is None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise bad_value(name, f"{name} must be a number")
-    return float(value) if abs(value) < 1e9 else 1e9  # an integer may be too large for a float
-
-
-def _flag(body: Mapping[str, Any], name: str) -> bool:
-    value = body.get(name)
-    if value is None:
-        return False
-    if not isinstance(value, bool):
-        raise bad_value(name, f"{name} must be true or false")
-    return value

@@ -12,9 +12,13 @@ from typing import Any
 
 import torch
 
+from model import hf
 from model.checkpoint import CheckpointError, is_complete, load_config, load_transformer, models_home
+from model.hf.convert import stop_tokens, texts
+from model.hf.folder import load_json
+from model.hf.shards import INDEX_FILE, WEIGHTS_FILE
 from model.presets import PRESETS
-from model.serving.chat import TEMPLATE_FILE, TINY_TEMPLATE, ChatTemplate
+from model.serving.chat import NO_TEMPLATE, TEMPLATE_FILE, TINY_TEMPLATE, ChatTemplate
 from model.serving.executor import Executor
 from model.serving.tokenizer import TOKENIZER_FILE, BPETokenizer, ByteTokenizer, Tokenizer
 from model.transformer import Transformer
@@ -46,7 +50,7 @@ def find_folder(name: str, home: Path | None = None) -> Path | None:
     if name == TINY:
         return None
     for folder in (models_home(home) / name, Path(name)):
-        if is_complete(folder):
+        if is_complete(folder) or is_hugging_face(folder):
             return folder
     raise CheckpointError(f"there is no model {name!r} in {models_home(home)} or as a folder: {FETCH_HINT}")
 
@@ -56,6 +60,8 @@ def load_served(name: str, home: Path | None = None) -> ServedModel:
     folder = find_folder(name, home)
     if folder is None:
         return tiny()
+    if is_hugging_face(folder):
+        return _load_hugging_face(folder)
     config, metadata = load_config(folder)
     try:
         tokenizer = BPETokenizer(folder / TOKENIZER_FILE, metadata["stop_tokens"])
@@ -66,6 +72,30 @@ def load_served(name: str, home: Path | None = None) -> ServedModel:
         ) from error
     dtype = None if bf16_is_fast() else torch.float32
     return ServedModel(config.name, load_transformer(folder, dtype), tokenizer, chat, metadata)
+
+
+def is_hugging_face(folder: Path) -> bool:
+    """Whether `save_pretrained` of transformers wrote this folder; ours name their format."""
+    weights = (folder / WEIGHTS_FILE).is_file() or (folder / INDEX_FILE).is_file()
+    try:
+        document = load_json(folder) if weights else {}
+    except CheckpointError:  # whoever loads the folder says what is wrong
+        return False
+    return "model_type" in document and "format" not in document
+
+
+def _load_hugging_face(folder: Path) -> ServedModel:
+    """Raises CheckpointError, or UnsupportedModel where the stack cannot represent the model."""
+    config, state = hf.load(folder)
+    files = texts(folder)
+    try:
+        tokenizer = BPETokenizer(folder / TOKENIZER_FILE, stop_tokens(folder, load_json(folder)))
+        chat = ChatTemplate(files.get(TEMPLATE_FILE, NO_TEMPLATE))
+    except Exception as error:  # tokenizers raises bare Exception
+        raise CheckpointError(f"{folder} has no usable tokenizer or template: {error}") from error
+    transformer = hf.to_transformer(config, state).requires_grad_(False)
+    transformer = transformer.cast_blocks(transformer.dtype if bf16_is_fast() else torch.float32)
+    return ServedModel(config.name, transformer, tokenizer, chat, {"description": "from Hugging Face files"})
 
 
 def tiny() -> ServedModel:

@@ -1,13 +1,33 @@
-"""From a read request to events: prompt, limits, the engine's queue, and cancelling. No HTTP in here."""
+"""The bundled engine as a backend: prompts to tokens, limits, the engine's queue, and events to pieces. No HTTP in here."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable
+from functools import cached_property
+from typing import Any
 
+from prometheus_client.metrics_core import Metric
+
+from model.sampling import Constraint, SamplingError
+from model.serving.backend import Ask, Piece, TokenCount
 from model.serving.chat import ChatError, Message
-from model.serving.engine import Engine, EngineStoppedError, Event, Finish, Generation, QueueFullError
-from model.serving.errors import ApiError, bad_value
+from model.serving.constrained import JSONGrammars
+from model.serving.context import room_for
+from model.serving.engine import Engine
+from model.serving.engine_metrics import ExpertLoadSampler, StepTimes
+from model.serving.errors import ApiError, bad_value, not_now
+from model.serving.executor import Executor
+from model.serving.generation import (
+    EngineLimits,
+    EngineStoppedError,
+    Event,
+    Finish,
+    Generation,
+    NeverFitsError,
+    QueueFullError,
+)
+from model.serving.logprobs import LogprobWriter
 from model.serving.requests import Options, Prompt
 from model.serving.served import ServedModel
 
@@ -15,18 +35,71 @@ BUSY_RETRY_S = 2
 
 
 class Service:
-    """One served model and its engine, asked from an event loop."""
+    """One served model and its running engine, asked from an event loop."""
 
-    def __init__(self, served: ServedModel, engine: Engine) -> None:
+    def __init__(
+        self,
+        served: ServedModel,
+        limits: EngineLimits,
+        on_death: Callable[[Exception], None] | None = None,
+        executor: Executor | None = None,
+    ) -> None:
         self.served = served
-        self.engine = engine
+        self._steps = StepTimes()
+        self.engine = Engine(served, limits, on_death, executor, self._steps.observe)
+        self._experts = ExpertLoadSampler(served.transformer)
+        self.engine.start()
 
-    def check_model(self, name: str) -> None:
-        if name != self.served.name:
-            message = f"the model {name!r} does not exist here; this node serves {self.served.name!r}"
-            raise ApiError(404, "model_not_found", message, param="model")
+    @property
+    def name(self) -> str:
+        return self.served.name
 
-    async def tokens_of(self, prompt: Prompt) -> tuple[int, ...]:
+    @property
+    def is_alive(self) -> bool:
+        return self.engine.is_alive
+
+    def describe(self) -> dict[str, Any]:
+        config = self.served.transformer.config
+        return {
+            "max_context": self.served.max_context,
+            "total_parameters": config.total_parameters,
+            "active_parameters": config.active_parameters,
+            "metadata": dict(self.served.metadata),
+        }
+
+    def stats(self) -> dict[str, int]:
+        engine, pool = self.engine, self.engine.pool
+        return {
+            "running": engine.n_running,
+            "waiting": engine.n_waiting,
+            "busy_ns": engine.device.busy_ns,
+            "scheduling_ns": engine.stats.scheduling_ns,
+            "steps": engine.stats.n_steps,
+            "preemptions": engine.n_preemptions,
+            "drafted_tokens": engine.stats.n_drafted,
+            "accepted_tokens": engine.stats.n_accepted,
+            "kv_blocks": pool.n_blocks,
+            "kv_blocks_held": pool.n_held,
+            "kv_blocks_idle": pool.n_idle,
+            "kv_blocks_evicted": pool.n_evicted,
+        }
+
+    def collect(self) -> Iterable[Metric]:
+        yield self._steps.collect()
+        yield from self._experts.collect()
+
+    async def check_ready(self) -> None:
+        if not self.engine.is_alive:
+            raise not_now("failed", "the engine has ended")
+
+    async def count(self, prompt: Prompt) -> TokenCount:
+        return TokenCount(len(await self._tokens_of(prompt)), self.served.max_context)
+
+    async def start(self, ask: Ask) -> EngineRun:
+        tokens = await self._tokens_of(ask.prompt)
+        return EngineRun(self, await asyncio.to_thread(self._generation, tokens, ask), ask)
+
+    async def _tokens_of(self, prompt: Prompt) -> tuple[int, ...]:
         """Token ids of a prompt; long texts are encoded on another thread. Raises ApiError (400)."""
         return await asyncio.to_thread(self._encode, prompt)
 
@@ -40,64 +113,99 @@ class Service:
             except ChatError as error:
                 raise bad_value("messages", str(error)) from error
         ids = tuple(item for item in prompt if isinstance(item, int))
-        vocab_size = self.served.transformer.config.vocab_size
-        if not all(0 <= token < vocab_size for token in ids):
-            raise bad_value("prompt", f"token ids must lie between 0 and {vocab_size - 1}")
+        if not all(0 <= token < self._vocab_size for token in ids):
+            raise bad_value("prompt", f"token ids must lie between 0 and {self._vocab_size - 1}")
         return ids
 
-    def generation(self, tokens: tuple[int, ...], options: Options, default_tokens: int | None) -> Generation:
-        """Refuses what cannot fit the context; `default_tokens` None means as much as fits."""
-        room = self.served.max_context - len(tokens)
-        wanted = options.max_tokens if options.max_tokens is not None else min(default_tokens or room, room)
-        if room < 1 or wanted > room:
-            raise bad_value(
-                "messages" if default_tokens is None else "prompt",
-                f"this model's context is {self.served.max_context} tokens; the prompt has {len(tokens)} and "
-                f"{max(wanted, 0)} more were asked for. Shorten the prompt or lower max_tokens",
-                "context_length_exceeded",
-            )
-        return Generation(tokens, wanted, options.settings, options.stop, options.ignore_stop_tokens)
+    def _generation(self, tokens: tuple[int, ...], ask: Ask) -> Generation:
+        """What the engine is asked for. Raises ApiError (400) for what cannot fit the context or the vocabulary."""
+        options = ask.options
+        max_tokens = room_for(len(tokens), self.served.max_context, options, is_chat=ask.is_chat)
+        try:
+            options.settings.check_vocabulary(self._vocab_size)
+        except SamplingError as error:
+            raise bad_value(error.parameter, str(error)) from error
+        return Generation(
+            tokens,
+            max_tokens,
+            options.settings,
+            options.stop,
+            options.ignore_stop_tokens,
+            n=options.n_answers,
+            salt=ask.owner,
+            owner=ask.owner,
+            priority=options.priority,
+            deadline_ms=options.deadline_ms,
+            constraint=self._constraint(options),
+        )
 
-    def submit(self, generation: Generation) -> Running:
-        """Queues a generation. Raises ApiError: 429 when the queue is full, 503 during shutdown."""
-        return Running(self.engine, generation)
+    def _constraint(self, options: Options) -> Constraint | None:
+        """What holds each answer to its schema. Raises ApiError (400) for schemas that cannot be used."""
+        if options.schema is None:
+            return None
+        try:
+            return self._grammars.json_schema(options.schema)
+        except ValueError as error:
+            raise bad_value("response_format", str(error)) from error
+
+    @cached_property
+    def _grammars(self) -> JSONGrammars:
+        """Made when first needed. Raises ValueError where the tokenizer has no stop token."""
+        return JSONGrammars(self.served.tokenizer, self._vocab_size)
+
+    @property
+    def _vocab_size(self) -> int:
+        return self.served.transformer.config.vocab_size
+
+    async def stop(self) -> None:
+        await asyncio.to_thread(self.engine.stop)
+        self._experts.close()
 
 
-class Running:
-    """A submitted generation's events, to be iterated once. Whoever holds it must cancel it in the end."""
+class EngineRun:
+    """A submitted generation's events as pieces, to be iterated once. Whoever holds it must cancel it in the end."""
 
-    def __init__(self, engine: Engine, generation: Generation) -> None:
-        self._engine = engine
+    def __init__(self, service: Service, generation: Generation, ask: Ask) -> None:
+        self._engine = service.engine
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[Event] = asyncio.Queue()
+        token_bytes = service.served.tokenizer.token_bytes
+        self._writers = [LogprobWriter(token_bytes, is_chat=ask.is_chat) for _ in range(generation.n)]
         try:
-            self._job = engine.submit(generation, self._pass_on)
+            self._job = self._engine.submit(generation, self._pass_on)
         except QueueFullError as error:
-            headers = {"Retry-After": str(BUSY_RETRY_S)}
-            raise ApiError(429, "queue_full", f"{error}", kind="rate_limit_error", headers=headers) from error
+            raise not_now("queue_full", str(error), retry_s=BUSY_RETRY_S, status=429) from error
         except EngineStoppedError as error:
-            raise ApiError(503, "shutting_down", f"{error}", kind="server_error") from error
+            raise not_now("shutting_down", str(error)) from error
+        except NeverFitsError as error:
+            raise bad_value("messages" if ask.is_chat else "prompt", str(error), "cache_exceeded") from error
 
     def _pass_on(self, event: Event) -> None:  # on the engine's thread
         self._loop.call_soon_threadsafe(self._queue.put_nowait, event)
 
     def cancel(self) -> None:
-        """Ends the generation before the engine's next step; harmless when it has ended."""
         self._engine.cancel(self._job)
 
-    async def events(self) -> AsyncIterator[Event]:
-        """Events up to the one with a finish. Raises ApiError: 500 when the model failed, 503 during shutdown."""
-        while True:
+    async def pieces(self) -> AsyncIterator[Piece]:
+        is_last = False
+        while not is_last:
             event = await self._queue.get()
-            if event.finish is Finish.ERROR:
-                raise ApiError(500, "model_failed", "the model failed on this request", kind="server_error")
-            if event.finish is Finish.CANCELLED:
-                raise ApiError(503, "shutting_down", "the node ended this answer early", kind="server_error")
-            yield event
-            if event.finish is not None:
-                return
+            _check(event)
+            is_last = event.is_last
+            yield self._piece(event)
 
-    async def whole(self) -> tuple[str, Event]:
-        """The whole text and the last event."""
-        events = [event async for event in self.events()]
-        return "".join(event.text for event in events), events[-1]
+    def _piece(self, event: Event) -> Piece:
+        logprobs = self._writers[event.answer].write(event.chosen) if event.chosen is not None else None
+        finish = None if event.finish is None else event.finish.value
+        return Piece(event.text, event.usage, event.answer, finish, logprobs)
+
+
+def _check(event: Event) -> None:
+    """Raises ApiError where an answer broke off. A late one that has begun ends as it is, its reason "deadline"."""
+    if event.finish is Finish.ERROR:
+        raise ApiError(500, "model_failed", "the model failed on this request", kind="server_error")
+    if event.finish is Finish.CANCELLED:
+        raise not_now("shutting_down", "the node ended this answer early")
+    if event.finish is Finish.DEADLINE and event.usage.completion_tokens == 0:
+        message = "the deadline of this request passed, or could not be met any more, before its answer began"
+        raise ApiError(504, "deadline_exceeded", message, kind="server_error")

@@ -9,27 +9,24 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from model.serving.answers import DONE, Answer, server_sent
+from model.serving.backend import Piece, Running
 from model.serving.errors import ApiError
 from model.serving.requests import Options
-from model.serving.service import Running
 
 
 async def stream_answer(running: Running, options: Options, answer: Answer) -> AsyncGenerator[str, None]:
     """Chunks, then the closing usage where asked for, then [DONE]. A failure is told in the stream, without [DONE]."""
-    is_open = False
+    last: Piece | None = None
     try:
-        async for event in running.events():
-            usage = event.usage if options.continuous_usage else None
-            if not is_open and (opening := answer.opening(usage)):
-                yield server_sent(opening)
-            is_open = True
-            if event.text or event.finish or usage:
-                yield server_sent(answer.piece(event.text, event.finish, usage))
+        async for piece in running.pieces():
+            last = piece
+            for chunk in answer.chunks(piece, with_usage=options.continuous_usage):
+                yield server_sent(chunk)
     except ApiError as error:
         yield server_sent(error.body())
         return
-    if options.include_usage:
-        yield server_sent(answer.closing(event.usage))
+    if options.include_usage and last is not None:
+        yield server_sent(answer.closing(last.usage))
     yield DONE
 
 

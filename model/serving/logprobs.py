@@ -1,0 +1,91 @@
+"""Log-probabilities of chosen tokens in OpenAI's two shapes. Does not import torch.
+
+Chat answers carry one entry per token; completions carry parallel lists. JSON has no infinities: what could not be
+chosen at all is shown as -9999, as OpenAI does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+IMPOSSIBLE = -9999.0
+
+
+class ChosenToken(Protocol):
+    """A token, its log-probability (None where it was not asked for) and the likeliest ones with theirs."""
+
+    @property
+    def token(self) -> int: ...
+    @property
+    def logprob(self) -> float | None: ...
+    @property
+    def top(self) -> Sequence[tuple[int, float]]: ...
+
+
+class LogprobWriter:
+    """Writes one answer's log-probabilities, token by token; keeps how much text the tokens before made."""
+
+    def __init__(self, token_bytes: Callable[[int], bytes], *, is_chat: bool) -> None:
+        self._token_bytes, self._is_chat = token_bytes, is_chat
+        self._offset = 0
+
+    def write(self, chosen: ChosenToken) -> dict[str, Any] | None:
+        """The entry of one token; None where log-probabilities were not asked for."""
+        if chosen.logprob is None:
+            return None
+        return self._for_chat(chosen) if self._is_chat else self._for_completion(chosen)
+
+    def _for_chat(self, chosen: ChosenToken) -> dict[str, Any]:
+        assert chosen.logprob is not None
+        top = [self._entry(token, logprob) for token, logprob in chosen.top]
+        entry = {**self._entry(chosen.token, chosen.logprob), "top_logprobs": top}
+        return {"content": [entry], "refusal": None}
+
+    def _entry(self, token: int, logprob: float) -> dict[str, Any]:
+        given = self._token_bytes(token)
+        text = given.decode("utf-8", errors="replace")
+        return {"token": text or _name(token), "logprob": shown(logprob), "bytes": list(given)}
+
+    def _for_completion(self, chosen: ChosenToken) -> dict[str, Any]:
+        assert chosen.logprob is not None
+        text = self._distinct(chosen.token)
+        top = {self._distinct(token): shown(logprob) for token, logprob in chosen.top}
+        offset = self._offset
+        self._offset += len(self._token_bytes(chosen.token).decode("utf-8", errors="replace"))
+        return {
+            "tokens": [text],
+            "token_logprobs": [shown(chosen.logprob)],
+            "top_logprobs": [{text: shown(chosen.logprob), **top}],
+            "text_offset": [offset],
+        }
+
+    def _distinct(self, token: int) -> str:
+        """A text that no other token has: parts of characters are spelt out, as OpenAI spells them."""
+        given = self._token_bytes(token)
+        try:
+            return given.decode("utf-8") or _name(token)
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in given)
+
+
+def shown(logprob: float) -> float:
+    return max(float(logprob), IMPOSSIBLE)
+
+
+def joined(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The log-probabilities of an answer from those of its pieces; None where there were none."""
+    whole: dict[str, Any] | None = None
+    for part in parts:
+        if whole is None:
+            whole = {name: list(value) if isinstance(value, list) else value for name, value in part.items()}
+            continue
+        for name, value in part.items():
+            if isinstance(value, list) and isinstance(whole.get(name), list):
+                whole[name] += value
+    return whole
+
+
+def _name(token: int) -> str:
+    """For special tokens, which stand for no text."""
+    return f"token_id:{token}"

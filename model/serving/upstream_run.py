@@ -1,0 +1,130 @@
+"""One answer of another server as pieces with counters that a meter can rely on.
+
+Counters never go down, never exceed what was allowed, and grow only with a piece: what the server counts is taken
+where it counts all along; otherwise this node counts the text it passes on, and takes the server's total at the end.
+The ends of answers are held back until that total is known. Knows nothing of HTTP connections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from model.serving.backend import Piece
+from model.serving.errors import ApiError
+from model.serving.event_stream import BrokenStreamError
+from model.serving.tokenizer import Tokenizer
+from model.serving.upstream_count import TextCount
+
+NOT_COUNTED = ["queued_ms", "prefill_ms", "decode_ms", "device_ms", "kv_byte_ms"]
+
+
+@dataclass(frozen=True)
+class UpstreamUsage:
+    """What is known of a request that another server computes; times and memory are not."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    prompt_counted_by: str  # "upstream" or "recount"
+    completion_counted_by: str
+
+    def to_openai(self) -> dict[str, Any]:
+        counted_by = {
+            "prompt_tokens": self.prompt_counted_by,
+            "completion_tokens": self.completion_counted_by,
+        }
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
+            "gainshare": {"counted_by": counted_by, "not_counted": NOT_COUNTED},
+        }
+
+
+class Translation:
+    """Follows one stream of chunks. `limit` is the most tokens that all answers together may have."""
+
+    def __init__(
+        self, *, n_answers: int, n_prompt: int, prompt_source: str, limit: int, tokenizer: Tokenizer | None
+    ) -> None:
+        self._n_answers, self._limit = n_answers, limit
+        self._texts = [TextCount(tokenizer) for _ in range(n_answers)] if tokenizer is not None else None
+        self._ended: dict[int, Piece] = {}
+        self._total: int | None = None  # as the server counts, once it has said so
+        self.miscounted = False
+        self.usage = UpstreamUsage(n_prompt, 0, 0, prompt_source, "recount")
+
+    async def pieces(self, chunks: AsyncIterator[Mapping[str, Any]]) -> AsyncIterator[Piece]:
+        """Raises ApiError (502) for streams that break off or contradict themselves."""
+        try:
+            async for chunk in chunks:
+                if "error" in chunk:
+                    raise failed(f"it reports: {_message(chunk['error'])}")
+                self._take_usage(chunk.get("usage"))
+                for choice in chunk.get("choices") or ():
+                    piece = self._piece(choice)
+                    if piece is not None:
+                        yield piece
+        except (BrokenStreamError, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise failed(f"{type(error).__name__}: {error}") from error
+        for piece in self._last():
+            yield piece
+
+    def _piece(self, choice: Mapping[str, Any]) -> Piece | None:
+        """One choice of a chunk; None where it only ends its answer, which is told last."""
+        index = int(choice.get("index") or 0)
+        if not 0 <= index < self._n_answers or index in self._ended:
+            raise failed(f"answer {index} was not asked for, or has ended already")
+        text = str((choice.get("delta") or {}).get("content") or choice.get("text") or "")
+        if self._texts is not None:
+            self._texts[index].push(text)
+        self._count()
+        piece = Piece(text, self.usage, index, None, choice.get("logprobs"))
+        if choice.get("finish_reason") is None:
+            return piece
+        self._ended[index] = replace(piece, finish=str(choice["finish_reason"]))
+        return None
+
+    def _take_usage(self, usage: Any) -> None:
+        if not isinstance(usage, Mapping):
+            return
+        self._total = int(usage.get("completion_tokens") or 0)
+        cached = int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
+        told = int(usage.get("prompt_tokens") or self.usage.prompt_tokens)
+        self.miscounted |= told != self.usage.prompt_tokens
+        self.usage = replace(self.usage, cached_tokens=min(cached, self.usage.prompt_tokens))
+
+    def _count(self) -> None:
+        """The newest number of tokens: the server's where it has one, else that of the texts so far."""
+        if self._total is not None:
+            n_tokens, source = self._total, "upstream"
+        elif self._texts is not None:
+            n_tokens, source = min(sum(text.n_tokens for text in self._texts), self._limit), "recount"
+        else:
+            return
+        if n_tokens > self._limit:
+            raise failed(f"it counts {n_tokens} tokens where {self._limit} were allowed")
+        self.miscounted |= n_tokens < self.usage.completion_tokens
+        n_tokens = max(n_tokens, self.usage.completion_tokens)
+        self.usage = replace(self.usage, completion_tokens=n_tokens, completion_counted_by=source)
+
+    def _last(self) -> list[Piece]:
+        if len(self._ended) < self._n_answers:
+            raise failed("an answer has no finish reason")
+        if self._total is None and self._texts is None:
+            raise failed(
+                "it counts no tokens, and this node has no tokenizer to count them: give it --tokenizer"
+            )
+        self._count()
+        return [replace(piece, usage=self.usage) for _, piece in sorted(self._ended.items())]
+
+
+def failed(why: str) -> ApiError:
+    return ApiError(502, "upstream_failed", f"the server behind this node failed: {why}", kind="server_error")
+
+
+def _message(error: Any) -> str:
+    return str(error.get("message", error) if isinstance(error, Mapping) else error)[:500]

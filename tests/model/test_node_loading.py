@@ -1,0 +1,125 @@
+"""Loading models for serving: Hugging Face folders, and failures told apart by their cause."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from model import hf
+from model.checkpoint import CheckpointError
+from model.serving import loading
+from model.serving.chat import ChatError, Message
+from model.serving.errors import LoadError
+from model.serving.served import load_served
+from tests.model.random_models import SMALL, random_transformer
+
+TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+
+
+def hf_folder(folder: Path, *, template: str | None = TEMPLATE) -> Path:
+    """SMALL as transformers would save it, with a tokenizer of single bytes."""
+    from model.serving.tokenizer import byte_alphabet
+
+    vocab = {character: i for i, character in enumerate(byte_alphabet()[33 : 33 + 52])}
+    tokenizer = {
+        "version": "1.0",
+        "added_tokens": [],
+        "pre_tokenizer": {
+            "type": "ByteLevel",
+            "add_prefix_space": False,
+            "trim_offsets": True,
+            "use_regex": True,
+        },
+        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+        "model": {"type": "BPE", "vocab": vocab, "merges": []},
+    }
+    files = {"tokenizer.json": json.dumps(tokenizer)}
+    if template is not None:
+        files["chat_template.jinja"] = template
+    model = random_transformer(SMALL)
+    hf.save(folder, SMALL, model.state_dict(), extra={"eos_token_id": 7}, files=files)
+    return folder
+
+
+def test_a_hugging_face_folder_is_served_as_it_is(tmp_path: Path) -> None:
+    served = load_served(str(hf_folder(tmp_path / "theirs")))
+    assert served.name == "theirs" and served.max_context == SMALL.max_context
+    assert served.tokenizer.stop_tokens == {7}
+    assert served.chat.render([Message("user", "ab")]) == "[user]ab"
+    tokens = torch.tensor([[1, 2, 3]])
+    with torch.no_grad():
+        expected = random_transformer(SMALL).eval()(tokens)
+        assert torch.allclose(served.transformer(tokens).float(), expected, atol=0.1)
+    assert not any(parameter.requires_grad for parameter in served.transformer.parameters())
+
+
+def test_a_folder_without_a_template_serves_completions_only(tmp_path: Path) -> None:
+    served = load_served(str(hf_folder(tmp_path / "base", template=None)))
+    with pytest.raises(ChatError, match="/v1/completions"):
+        served.chat.render([Message("user", "ab")])
+
+
+def test_each_failure_has_its_own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(LoadError) as missing:
+        loading.load("nowhere", tmp_path)
+    assert (missing.value.status, missing.value.code) == (404, "model_not_found")
+    damaged = hf_folder(tmp_path / "damaged")
+    weights = damaged / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(LoadError) as unusable:
+        loading.load(str(damaged))
+    assert (unusable.value.status, unusable.value.code) == (422, "model_not_usable")
+    monkeypatch.setattr(loading, "available_memory", lambda: 1000)
+    with pytest.raises(LoadError) as large:
+        loading.load(str(damaged))
+    assert (large.value.status, large.value.code) == (507, "out_of_memory")
+
+
+def chained(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, "no"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory: you tried"
+        ),
+        chained(
+            CheckpointError("model.safetensors cannot be used"),
+            OSError(errno.ENOMEM, "Cannot allocate memory"),
+        ),
+        torch.OutOfMemoryError("CUDA out of memory"),
+    ],
+)
+def test_every_lack_of_memory_is_told_as_one(error: Exception) -> None:
+    def fails() -> None:
+        raise error
+
+    with pytest.raises(LoadError) as caught:
+        loading.without_running_out(fails)
+    assert (caught.value.status, caught.value.code) == (507, "out_of_memory")
+
+
+def test_bugs_are_not_dressed_up_as_bad_models() -> None:
+    def fails() -> None:
+        raise RuntimeError("shape mismatch in a kernel")
+
+    with pytest.raises(RuntimeError, match="kernel"):
+        loading.without_running_out(fails)
+
+
+def test_memory_is_asked_about_before_it_is_taken() -> None:
+    available = loading.available_memory()
+    assert available is not None and 2**20 < available < 2**50
+    loading.check_memory(available, available)
+    loading.check_memory(1 << 60, None)
+    with pytest.raises(LoadError, match="GiB are needed"):
+        loading.check_memory(available + 1, available)
