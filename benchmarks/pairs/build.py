@@ -79,7 +79,7 @@ def build_tree(
     if not needs_compiler:
         return None
     _refuse_other_files(name, done.stdout)
-    _place(target, done.stdout)
+    _place(target, done.stdout, name)
     return target
 
 
@@ -113,9 +113,9 @@ def _refuse_other_files(name: str, library: bytes) -> None:
         raise SideFailed("build_failed", name, "build", "the compiler's result is not a shared library")
 
 
-def _place(target: Path, library: bytes) -> None:
-    """Whole or not at all; in a control of a tree against itself the second build replaces the first."""
-    partial = target.with_suffix(".partial")
+def _place(target: Path, library: bytes, name: str) -> None:
+    """Whole or not at all; in a control of a tree against itself the later build replaces the other."""
+    partial = target.with_suffix(f".{name}")
     partial.unlink(missing_ok=True)
     partial.write_bytes(library)
     partial.chmod(0o444)  # for the sandbox's own uids
