@@ -68,7 +68,9 @@ def _bundled(options: argparse.Namespace) -> Load:
     hardware = read_options(options)
     if options.threads:
         torch.set_num_threads(options.threads)
-    limits = EngineLimits(max_running=options.max_running, max_waiting=options.max_waiting)
+    limits = EngineLimits(
+        max_running=options.max_running, max_waiting=options.max_waiting, max_drafts=options.max_drafts
+    )
 
     def load_service(name: str | None, on_death: OnDeath) -> Service:
         if name is not None and hardware.degrees.n_ranks > 1:
@@ -129,6 +131,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-running", type=int, default=EngineLimits.max_running)
     parser.add_argument(
         "--max-waiting", type=int, default=EngineLimits.max_waiting, help="more are answered 429"
+    )
+    parser.add_argument(
+        "--max-drafts",
+        type=int,
+        default=EngineLimits.max_drafts,
+        help="guessed tokens that a step may verify for each answer; 0 decodes plainly",
     )
     parser.add_argument(
         "--drain-s", type=float, default=DRAIN_S, help="after SIGTERM, running answers may take this long"

@@ -98,7 +98,7 @@ class EngineLimits:
     max_waiting: int = 64
     step_tokens: int = 256
     max_cache_bytes: int = 2 << 30
-    max_drafts: int = 4  # per answer and step, where a proposer makes any
+    max_drafts: int = 4  # per answer and step, where a proposer makes any; 0: plain decoding
 
     @property
     def max_waiting_per_owner(self) -> int:

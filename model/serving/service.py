@@ -28,6 +28,7 @@ from model.serving.generation import (
     QueueFullError,
 )
 from model.serving.logprobs import LogprobWriter
+from model.serving.proposers import proposers
 from model.serving.requests import Options, Prompt
 from model.serving.served import ServedModel
 
@@ -46,7 +47,8 @@ class Service:
     ) -> None:
         self.served = served
         self._steps = StepTimes()
-        self.engine = Engine(served, limits, on_death, executor, self._steps.observe)
+        speculating = proposers(executor or served.executor, lambda: self.engine.n_running)
+        self.engine = Engine(served, limits, on_death, executor, self._steps.observe, speculating)
         self._experts = ExpertLoadSampler(served.transformer)
         self.engine.start()
 

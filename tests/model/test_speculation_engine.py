@@ -20,6 +20,7 @@ from model.serving.engine import Engine, EngineLimits, Event, Finish, Generation
 from model.serving.executor import Executor
 from model.serving.proposers import proposers
 from model.serving.served import ServedModel, tiny
+from model.serving.service import Service
 from model.serving.speculation_ahead import AheadExecutor
 from model.serving.torch_executor import TorchExecutor
 from tests.model.random_models import random_transformer
@@ -58,7 +59,7 @@ class Collected:
 
     def answers(self) -> dict[int, tuple[str, list[int], Finish | None]]:
         """Text, tokens and end of each answer."""
-        assert self._is_over.wait(60)
+        assert self._is_over.wait(200)
         found: dict[int, tuple[str, list[int], Finish | None]] = {}
         for event in self.events:
             text, tokens, _ = found.get(event.answer, ("", [], None))
@@ -162,3 +163,18 @@ def test_a_bias_on_a_token_that_the_model_lacks_is_refused_at_once(served: Serve
     with running(served, TorchExecutor(served.transformer, N_BLOCKS), None) as engine:
         with pytest.raises(SamplingError, match="token 9999"):
             engine.submit(asked, Collected())
+
+
+@pytest.mark.parametrize("max_drafts", [0, 4])
+def test_a_nodes_engine_speculates_unless_told_not_to(max_drafts: int) -> None:
+    service = Service(tiny(), replace(LIMITS, max_drafts=max_drafts))
+    try:
+        repeating = tuple(b"round and round and round and ")
+        bias = dict.fromkeys(b"round ", 100.0)  # an answer that repeats itself
+        settings = SamplingSettings(temperature=0, logit_bias=bias)
+        asked = Generation(repeating, 40, settings, ignore_stop_tokens=True)
+        ((_, tokens, _),) = answered(service.engine, asked)[0].values()
+    finally:
+        service.engine.stop()
+    assert len(tokens) == 40
+    assert (service.stats()["accepted_tokens"] > 0) is (max_drafts > 0)
