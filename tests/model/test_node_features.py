@@ -21,7 +21,7 @@ IGNORE = {"ignore_eos": True}
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[ServedNode]:
-    with serving(bundled(), token=TOKEN) as node:
+    with serving(bundled(), token=TOKEN, drain_s=300) as node:  # a busy machine takes long
         yield node
 
 
