@@ -28,9 +28,10 @@ PREFIX_CONTEXTS = 4  # per running answer: its own context, and three to be foun
 def default_executor(transformer: Transformer, limits: EngineLimits) -> Executor:
     """In the precision that the transformer has. Says in the log why it is not the compiled one."""
     n_blocks = blocks_within(transformer.config, transformer.dtype.itemsize, limits)
-    reason = native_executor.supports(transformer.config)
     if transformer.device.type != "cpu" or transformer.dtype not in WEIGHTS:
-        reason = f"the model lies on {transformer.device} in {transformer.dtype}"
+        reason: str | None = f"the model lies on {transformer.device} in {transformer.dtype}"
+    else:
+        reason = native_executor.supports(transformer.config)
     if reason is None:
         return native_executor.NativeExecutor(transformer, n_blocks, weights=WEIGHTS[transformer.dtype])
     log.warning("%s is computed by plain torch: %s", transformer.config.name, reason)

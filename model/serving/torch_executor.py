@@ -60,6 +60,8 @@ class TorchExecutor:
 
     def _check(self, part: Part) -> None:
         end = part.past + len(part.tokens)
+        if not part.tokens:
+            raise ValueError("each part needs new tokens")
         if end > len(part.blocks) * self.block_tokens:
             raise ValueError(f"{end} tokens do not fit into {len(part.blocks)} blocks of {self.block_tokens}")
         if not 0 <= part.n_logits <= len(part.tokens):
