@@ -123,14 +123,6 @@ struct Memory {
     int64_t bytes;
 };
 
-Memory lay_out(const Model &model, int n_tokens, int most_keys, char *memory);
-
-void attend(const Model &model, int layer, const Step &step, const Memory &memory);
-void feed(const Model &model, int layer, int n_tokens, const Memory &memory);
-
-// Chooses experts of one token from its logits: `top_k` experts, best first, and their weights.
-void choose(const Router &router, float *logits_E, int32_t *experts_K, float *weights_K);
-
 // Calls work(task, thread) for every task, spread over the threads.
 template <typename Work>
 void share(int n_threads, int n_tasks, const Work &work) {

@@ -6,15 +6,11 @@
 
 #include <cstdlib>
 
-#include "serve_rows.h"
+#include "serve_attention.h"
+#include "serve_experts.h"
+#include "serve_latent.h"
 
 namespace serve {
-
-int64_t block_bytes(const Model &model);
-int64_t attention_bytes(int64_t most_keys);
-void place_latent(const Model &model, int layer, const Step &step, const Memory &memory);
-void restore_latent(const Model &model, int layer, int n_tokens, const Memory &memory);
-void keep(const Model &model, int layer, const Part &part, int row, int head, const float *key, const float *value);
 
 // --- Working memory ---------------------------------------------------------------------------------------------------
 
@@ -60,7 +56,7 @@ struct Widths {
 
 }  // namespace
 
-Memory lay_out(const Model &model, int n_tokens, int most_keys, char *base) {
+static Memory lay_out(const Model &model, int n_tokens, int most_keys, char *base) {
     const Widths widths(model, n_tokens);
     const int64_t n_heads_TH = static_cast<int64_t>(n_tokens) * model.n_heads;
     Pieces pieces{base};

@@ -4,16 +4,16 @@
 // The same form serves prompts too: it multiplies more than expanding the latents would, but a token's result does not
 // depend on how many come with it.
 
-#include "serve_rows.h"
+#pragma once
+
+#include "serve_attention.h"
 
 namespace serve {
 
-void keep(const Model &model, int layer, const Part &part, int row, int head, const float *key, const float *value);
-
-static int query_width(const Model &model) { return model.d_nope + model.d_rotary; }
+inline int query_width(const Model &model) { return model.d_nope + model.d_rotary; }
 
 // Keeps a token's latent and rotary key; makes its queries' latent ready for the next product, where there is one.
-static void place_token(const Model &model, int layer, const Part &part, int row, int turn, const Memory &memory) {
+inline void place_token(const Model &model, int layer, const Part &part, int row, int turn, const Memory &memory) {
     const AttentionWeights &weights = model.layers[layer].attention;
     const int t = part.first + row, d_latent = model.d_value;
     float *q = memory.down_TN + t * memory.d_down, *key = q + weights.down.n - model.d_key;
@@ -28,7 +28,7 @@ static void place_token(const Model &model, int layer, const Part &part, int row
 }
 
 // Maps rows [T, H] of `from` by one matrix per head, into `to` [T, H, stride].
-static void map_heads(const Model &model, const Stack &maps, int n_tokens, const Memory &memory, int64_t stride) {
+inline void map_heads(const Model &model, const Stack &maps, int n_tokens, const Memory &memory, int64_t stride) {
     const Matrix first = maps.first;
     share(model.n_threads, model.n_heads, [&](int head, int) {
         const Rows rows = {memory.latent.row(head), memory.latent.stride * model.n_heads, nullptr, memory.latent.scale(head * n_tokens)};
@@ -40,12 +40,12 @@ static void map_heads(const Model &model, const Stack &maps, int n_tokens, const
 }
 
 // Rows of one head follow each other in `scales`, as `map_heads` reads them.
-static void pack_head(const Model &model, const float *x, int width, int t, int head, int n_tokens, const Memory &memory) {
+inline void pack_head(const Model &model, const float *x, int width, int t, int head, int n_tokens, const Memory &memory) {
     const int64_t row = static_cast<int64_t>(t) * model.n_heads + head;
     pack_row(model.kind, x, width, memory.latent.row(row), memory.latent.scale(static_cast<int64_t>(head) * n_tokens + t));
 }
 
-void place_latent(const Model &model, int layer, const Step &step, const Memory &memory) {
+inline void place_latent(const Model &model, int layer, const Step &step, const Memory &memory) {
     const AttentionWeights &weights = model.layers[layer].attention;
     const int n_heads = model.n_heads, d_query = query_width(model);
     share_blocks(model.n_threads, step, [&](const Part &part, int row) { place_token(model, layer, part, row, step.turns[part.first + row], memory); });
@@ -75,7 +75,7 @@ void place_latent(const Model &model, int layer, const Step &step, const Memory 
 }
 
 // From weighted sums of latents to the heads' outputs, in `mapped_TN`.
-void restore_latent(const Model &model, int layer, int n_tokens, const Memory &memory) {
+inline void restore_latent(const Model &model, int layer, int n_tokens, const Memory &memory) {
     share(model.n_threads, n_tokens, [&](int t, int) {
         for (int head = 0; head < model.n_heads; ++head) pack_head(model, memory.heads_TN + t * memory.d_heads + head * model.d_value, model.d_value, t, head, n_tokens, memory);
     });

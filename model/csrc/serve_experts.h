@@ -3,6 +3,9 @@
 // Pairs of (token, expert) are sorted by expert. One pass computes silu(gate) * up of all of them, one adds the
 // weighted outputs to the residual stream, an expert after the other in order of their numbers.
 
+#pragma once
+
+#include "serve_router.h"
 #include "serve_rows.h"
 
 namespace serve {
@@ -12,7 +15,7 @@ struct Used {
     int expert, first, n;
 };
 
-static void route(const Model &model, const Layer &layer, int n_tokens, const Memory &memory) {
+inline void route(const Model &model, const Layer &layer, int n_tokens, const Memory &memory) {
     const Router &router = layer.router;
     const Rows rows = {reinterpret_cast<const char *>(memory.normed_TD), memory.d_x * 4, nullptr, nullptr};
     multiply_all(model, router.weight, rows, n_tokens, [&](int row, int strip, const float *outputs) {
@@ -24,7 +27,7 @@ static void route(const Model &model, const Layer &layer, int n_tokens, const Me
 }
 
 // Sorts the pairs by expert, within it by token; returns how many experts are used.
-static int sort_pairs(const Router &router, int n_tokens, const Memory &memory, Used *used) {
+inline int sort_pairs(const Router &router, int n_tokens, const Memory &memory, Used *used) {
     const int n_experts = router.weight.n, n_pairs = n_tokens * router.top_k;
     int32_t *next = memory.offsets_E;
     std::memset(next, 0, static_cast<size_t>(n_experts) * sizeof *next);
@@ -44,10 +47,10 @@ static int sort_pairs(const Router &router, int n_tokens, const Memory &memory, 
     return n_used;
 }
 
-static int64_t hidden_stride(const Model &model, const FeedForward &ffn) { return up_to(ffn.width, HALF) * row_bytes_of(model.kind); }
+inline int64_t hidden_stride(const Model &model, const FeedForward &ffn) { return up_to(ffn.width, HALF) * row_bytes_of(model.kind); }
 
 // silu(gate) * up of 16 columns, into the row that the next product reads, or in fp32 where that has a scale.
-static LANES_INLINE void activate(const Model &model, const FeedForward &ffn, const float *outputs, int strip, int row, const Memory &memory) {
+LANES_INLINE void activate(const Model &model, const FeedForward &ffn, const float *outputs, int strip, int row, const Memory &memory) {
     const int64_t column = static_cast<int64_t>(strip) * HALF;
     float *wide = memory.hidden_NF + row * up_to(ffn.width, HALF) + column;
     char *packed = memory.hidden.data + row * hidden_stride(model, ffn);
@@ -66,7 +69,7 @@ static LANES_INLINE void activate(const Model &model, const FeedForward &ffn, co
 }
 
 // Adds the feed-forwards `used` of the rows `tokens` (null: all in order, with weight 1 or `gates`) to the residual stream.
-static void apply(const Model &model, const FeedForward &ffn, const Used *used, int n_used, int n_rows, const int32_t *tokens, const float *weights, const Memory &memory) {
+inline void apply(const Model &model, const FeedForward &ffn, const Used *used, int n_used, int n_rows, const int32_t *tokens, const float *weights, const Memory &memory) {
     const Matrix up = ffn.gate_up.first, down = ffn.down.first;
     const Packed hidden = {memory.hidden.data, memory.hidden.scales, hidden_stride(model, ffn)};
     const int run = n_used > 2 * model.n_threads ? up.strips() : (up.strips() + 4 * model.n_threads - 1) / (4 * model.n_threads);
@@ -97,7 +100,7 @@ static void apply(const Model &model, const FeedForward &ffn, const Used *used, 
     });
 }
 
-static void gate_shared(const Model &model, const float *gate, int n_tokens, const Memory &memory) {
+inline void gate_shared(const Model &model, const float *gate, int n_tokens, const Memory &memory) {
     for (int t = 0; t < n_tokens; ++t) {
         Floats sums = lanes::zeros();
         in_vectors(model.d_model, [&](int64_t i, int64_t count) {
@@ -108,7 +111,7 @@ static void gate_shared(const Model &model, const float *gate, int n_tokens, con
 }
 
 // The feed-forward of a layer: reads the normed rows, adds to the residual stream.
-void feed(const Model &model, int index, int n_tokens, const Memory &memory) {
+inline void feed(const Model &model, int index, int n_tokens, const Memory &memory) {
     const Layer &layer = model.layers[index];
     if (layer.routed.width) {
         Used used[MOST_EXPERTS];

@@ -5,6 +5,8 @@
 // and what a query may not see has probability zero: a row's result is the same in a whole prompt, in a chunk of it and
 // alone. Two passes, so memory grows with the keys; no tile of scores is ever larger than 12 rows.
 
+#pragma once
+
 #include "serve_rows.h"
 
 namespace serve {
@@ -26,11 +28,11 @@ struct Head {
     }
 };
 
-int64_t block_bytes(const Model &model) { return Head(model).bytes * model.n_kv_heads; }
+inline int64_t block_bytes(const Model &model) { return Head(model).bytes * model.n_kv_heads; }
 
 // Keys: units of 4 bytes, one or two numbers of a token, in its column. Values: a token's numbers in its row of a panel,
 // in bf16 as one half of words whose other half is the token before or behind it.
-void keep(const Model &model, int layer, const Part &part, int row, int head, const float *key, const float *value) {
+inline void keep(const Model &model, int layer, const Part &part, int row, int head, const float *key, const float *value) {
     const Head shape(model);
     const int position = part.past + row, offset = position % BLOCK, n_units = (model.d_key + shape.group - 1) / shape.group;
     char *keys = shape.at(model, layer, part.blocks[position / BLOCK], head), *values = keys + shape.keys_bytes;
@@ -77,10 +79,10 @@ struct Scratch {
     }
 };
 
-int64_t attention_bytes(int64_t most_keys) { return Scratch::bytes(most_keys); }
+inline int64_t attention_bytes(int64_t most_keys) { return Scratch::bytes(most_keys); }
 
 // e^(score - largest) in [first, end), zeros elsewhere in [0, n); as rows of `kind`; returns the sum of what was written.
-static float weigh(int32_t kind, const float *scores, float scale, int first, int end, int64_t n, char *to) {
+inline float weigh(int32_t kind, const float *scores, float scale, int first, int end, int64_t n, char *to) {
     using lanes::Ints;
     const Floats least = lanes::all(-INFINITY);
     Ints places;
@@ -104,7 +106,7 @@ static float weigh(int32_t kind, const float *scores, float scale, int first, in
     return lanes::sum(sums);
 }
 
-static void attend_rows(const Model &model, int layer, const Task &task, const Memory &memory, char *thread_memory, int64_t most_keys) {
+inline void attend_rows(const Model &model, int layer, const Task &task, const Memory &memory, char *thread_memory, int64_t most_keys) {
     const Head shape(model);
     const Scratch scratch(thread_memory, most_keys);
     const int per_group = model.n_heads / model.n_kv_heads;
@@ -156,7 +158,7 @@ static void attend_rows(const Model &model, int layer, const Task &task, const M
     }
 }
 
-void attend(const Model &model, int layer, const Step &step, const Memory &memory) {
+inline void attend(const Model &model, int layer, const Step &step, const Memory &memory) {
     const int per_group = model.n_heads / model.n_kv_heads;
     int n_tasks = 0;
     for (int p = 0; p < step.n_parts; ++p) n_tasks += (step.parts[p].n * per_group + TILE_ROWS - 1) / TILE_ROWS;

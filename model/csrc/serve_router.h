@@ -1,6 +1,8 @@
 // Which experts a token goes to, as model/layers/router.py defines it: softmax or sigmoid gates, a bias of the choice,
 // group-limited choice, normalised and scaled weights. Ties go to the expert with the lower number.
 
+#pragma once
+
 #include <cmath>
 
 #include "serve_model.h"
@@ -10,14 +12,14 @@ namespace serve {
 constexpr float BARRED = -INFINITY;
 
 // The place of the largest of n numbers that is not taken; NaN is larger than all, as in torch.
-static int best(const float *values, const char *taken, int n) {
+inline int best(const float *values, const char *taken, int n) {
     int found = -1;
     for (int i = 0; i < n; ++i)
         if (!taken[i] && (found < 0 || values[i] > values[found] || (values[i] != values[i] && values[found] == values[found]))) found = i;
     return found;
 }
 
-static void gate(const Router &router, float *scores_E) {
+inline void gate(const Router &router, float *scores_E) {
     const int n = router.weight.n;
     if (router.is_sigmoid) {
         for (int e = 0; e < n; ++e) scores_E[e] = 1.0f / (1.0f + std::exp(-scores_E[e]));
@@ -30,7 +32,7 @@ static void gate(const Router &router, float *scores_E) {
 }
 
 // Bars the experts outside the best groups.
-static void bar_groups(const Router &router, float *chosen_by_E, char *barred_E) {
+inline void bar_groups(const Router &router, float *chosen_by_E, char *barred_E) {
     const int n = router.weight.n, size = n / router.n_groups;
     float scores_M[MOST_EXPERTS];
     char taken_M[MOST_EXPERTS] = {0};
@@ -47,7 +49,7 @@ static void bar_groups(const Router &router, float *chosen_by_E, char *barred_E)
     for (int e = 0; e < n; ++e) barred_E[e] = !taken_M[e / size];
 }
 
-void choose(const Router &router, float *scores_E, int32_t *experts_K, float *weights_K) {
+inline void choose(const Router &router, float *scores_E, int32_t *experts_K, float *weights_K) {
     const int n = router.weight.n;
     float chosen_by_E[MOST_EXPERTS];
     char taken_E[MOST_EXPERTS] = {0};
