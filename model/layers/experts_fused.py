@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from model import native
 from model.layers import experts_reference
 
-#: Up to so many tokens, without gradients, each token's answer is the same whatever other tokens come with it.
+#: Up to so many tokens each one's answer is the same whatever other tokens come with it.
 FEW_TOKENS = 64
 #: In larger calls experts with at most so many rows read their weights where they lie: packing them costs more.
 FEW_ROWS = 6
@@ -78,14 +78,15 @@ def apply_experts(
     if torch.is_grad_enabled() and any(t.requires_grad for t in (*arguments[:2], *stacks)):
         y_TD: Tensor = _FusedExperts.apply(*arguments, *stacks)  # type: ignore[no-untyped-call]
         return y_TD
-    few = len(x_TD) * experts_TK.shape[1] if len(x_TD) <= FEW_TOKENS else FEW_ROWS
-    return _forward(arguments, stacks, few=few)
+    return _forward(arguments, stacks)
 
 
 def _forward(
-    arguments: tuple[Tensor, ...], stacks: tuple[Tensor, ...], *, few: int, gate_up_N2F: Tensor | None = None
+    arguments: tuple[Tensor, ...], stacks: tuple[Tensor, ...], *, gate_up_N2F: Tensor | None = None
 ) -> Tensor:
-    y_TD = torch.empty_like(arguments[0])
+    x_TD, _, experts_TK = arguments
+    y_TD = torch.empty_like(x_TD)
+    few = experts_TK.numel() if len(x_TD) <= FEW_TOKENS else FEW_ROWS
     _run("forward", arguments, stacks, few=few, gate_up=gate_up_N2F, y=y_TD)
     return y_TD
 
@@ -95,7 +96,7 @@ class _FusedExperts(torch.autograd.Function):
     def forward(ctx: Any, *tensors: Tensor) -> Tensor:
         x_TD, _, experts_TK, w_gate_EFD, *_ = tensors
         gate_up_N2F = x_TD.new_empty(experts_TK.numel(), 2 * w_gate_EFD.shape[1])
-        y_TD = _forward(tensors[:3], tensors[3:], few=FEW_ROWS, gate_up_N2F=gate_up_N2F)
+        y_TD = _forward(tensors[:3], tensors[3:], gate_up_N2F=gate_up_N2F)
         ctx.save_for_backward(*tensors, gate_up_N2F)
         return y_TD
 

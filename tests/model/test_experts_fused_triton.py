@@ -24,7 +24,8 @@ import torch
 from model.layers import experts_reference, experts_triton
 
 device = sys.argv[1]
-for dtype, tolerance in ((torch.float32, 2e-6), (torch.bfloat16, 1e-2)):
+formats = [(torch.float32, 2e-6), (torch.bfloat16, 1e-2)]
+for dtype, tolerance in formats if device == "cuda" else formats[:1]:  # the interpreter has no bf16 products
     for t, d, f, e, k in ((1, 16, 16, 4, 2), (70, 40, 24, 3, 2), (9, 33, 65, 12, 1)):
         rng = torch.Generator().manual_seed(t)
         draw = lambda *size: torch.randn(*size, generator=rng) * size[-1] ** -0.5
