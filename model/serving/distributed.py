@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from model import native
 from model.parallel.processes import RankMissingError
 from model.serving import distributed_worker
 from model.serving.distributed_messages import Channel, Command, encode_parts
@@ -165,6 +166,7 @@ def start(
     served = load_served(model, home)
     whole = served.transformer
     check_degrees(whole.config, degrees)
+    native.available()  # once, before each rank would build them for itself
     folder = Path(tempfile.mkdtemp(prefix="gainshare-ranks-"))
     job = RankJob(
         model=model,

@@ -17,11 +17,13 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from model import native
 from model.parallel.processes import RankMissingError
 from model.serving.distributed_messages import Channel
 from model.serving.distributed_shard import Degrees, Groups, shard_of
 from model.serving.executor import Executor
 from model.serving.served import ServedModel, load_served
+from model.serving.torch_executor import TorchExecutor
 
 JOIN_TIMEOUT_S = 300.0  # a busy machine may take minutes to import torch and to load
 STEP_TIMEOUT_S = 120.0  # of one collective: a rank that is silent for longer is lost
@@ -90,9 +92,12 @@ def join(job: RankJob, rank: int) -> Rank:
 
 
 def build(rank: Rank, served: ServedModel) -> Executor:
-    """This rank's part of the model over its part of the cache. Raises MeshError."""
-    from model.serving.torch_executor import TorchExecutor
+    """This rank's part of the model over its part of the cache, ready to compute. Raises MeshError.
 
+    Kernels that layers would build when they are first used are built here: others would wait within a step.
+    """
+    if rank.device.type == "cpu":
+        native.available()
     job, whole = rank.job, served.transformer
     shard = shard_of(
         whole.config,
