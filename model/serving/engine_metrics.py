@@ -7,7 +7,7 @@ step. Knows nothing of requests.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from prometheus_client.metrics_core import (
@@ -17,10 +17,10 @@ from prometheus_client.metrics_core import (
     Metric,
 )
 from prometheus_client.utils import floatToGoString
-from torch import Tensor
+from torch import nn
 
 from model.layers.moe import MoELayer
-from model.layers.router import expert_load
+from model.layers.router import Routing, expert_load
 from model.serving.stats import StepReport
 from model.transformer import Transformer
 
@@ -70,13 +70,13 @@ class ExpertLoadSampler:
             for i, layer in enumerate(layers)
         ]
 
-    def _hook(self, layer: int, n_experts: int) -> object:
-        def count(_: torch.nn.Module, __: object, output: tuple[Tensor, Tensor]) -> None:
+    def _hook(self, layer: int, n_experts: int) -> Callable[[nn.Module, object, Routing], None]:
+        def count(_: nn.Module, __: object, routing: Routing) -> None:
             if layer == 0:
                 self._n_steps += 1
                 self.n_sampled += self._is_sampled
             if self._is_sampled:
-                self._load_LE[layer] += expert_load(output[1], n_experts).cpu()
+                self._load_LE[layer] += expert_load(routing[1], n_experts).cpu()
 
         return count
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import aclosing
 from typing import Any
 
@@ -196,7 +196,7 @@ class UpstreamRun:
         response: aiohttp.ClientResponse,
         translation: Translation,
         deadline_ms: int | None,
-        on_end: Any,
+        on_end: Callable[[UpstreamRun], None],
     ) -> None:
         self._response, self._translation, self._on_end = response, translation, on_end
         self._deadline = (
@@ -213,7 +213,7 @@ class UpstreamRun:
             async for piece in self._translation.pieces(chunks):
                 yield piece
 
-    async def _chunks(self) -> Any:
+    async def _chunks(self) -> AsyncGenerator[dict[str, Any]]:
         """The stream's documents until its end or the deadline. Raises ApiError."""
         async with aclosing(documents(self._response.content.iter_any())) as stream:
             while True:
