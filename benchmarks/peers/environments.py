@@ -53,7 +53,7 @@ PEERS = {
         "llama.cpp",
         ("llama-cpp-python>=0.3.16,<0.4",),
         "llama_cpp",
-        env=(("CMAKE_ARGS", "-DGGML_NATIVE=ON"),),
+        env=(("CMAKE_ARGS", "-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF"),),
     ),
 }
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.peers.side import Side, driver
 
-TIMEOUT_S = 120.0
+TIMEOUT_S = 300.0
 
 
 class Machine:

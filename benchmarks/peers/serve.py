@@ -43,7 +43,7 @@ class Plan:
     most_rounds: int
 
 
-FULL = Plan({"qwen3-moe-186m": 190.0, "smollm2-135m": 220.0}, workloads.NAMES, most_rounds=7)
+FULL = Plan({"qwen3-moe-186m": 200.0, "smollm2-135m": 230.0}, workloads.NAMES, most_rounds=7)
 QUICK = Plan({"qwen3-moe-186m": 90.0}, ("prefill 128", "decode B1", "decode B8"), most_rounds=3)
 
 

@@ -41,16 +41,27 @@ class Measured:
             self.bandwidth[weights] = machine.bandwidth(n_bytes)
 
     def rates(self, task: str) -> dict[str, list[float]]:
-        """Tokens per second by contender, round by round; those that gave no answer are left out."""
-        found: dict[str, list[float]] = {}
+        """Tokens per second by contender, round by round; those that gave no answer are left out, see `failures`."""
+        return {
+            name: [_rate(task, answer) for answer in answers]
+            for name, answers in self.answers[task].items()
+            if answers and name not in self.failures(task)
+        }
+
+    def failures(self, task: str) -> dict[str, str]:
+        """Why a contender's answers give no rate."""
+        found: dict[str, str] = {}
         for name, answers in self.answers[task].items():
-            if not answers:
-                continue
-            if task in PREFILL:
-                found[name] = [rates.prefill_rate(answer, PREFILL[task]) for answer in answers]
-            else:
-                found[name] = [rates.decode_rate(answer) for answer in answers]
+            try:
+                for answer in answers:
+                    _rate(task, answer)
+            except ValueError as error:
+                found[name] = str(error)
         return found
+
+
+def _rate(task: str, answer: Answer) -> float:
+    return rates.prefill_rate(answer, PREFILL[task]) if task in PREFILL else rates.decode_rate(answer)
 
 
 def rows_of(found: Measured) -> list[Row]:
@@ -60,6 +71,8 @@ def rows_of(found: Measured) -> list[Row]:
         by_name = found.rates(task)
         rows += ratio_rows(found, task, by_name)
         rows += [_rate_row(found, task, name, values) for name, values in by_name.items()]
+        for name, why in found.failures(task).items():
+            rows.append(Row(_name(found, task, name), None, "tokens/core-s", None, None, why))
     rows += roofline_rows(found)
     for name in found.prefix:
         rows += _own_rows(found, name)
@@ -146,9 +159,11 @@ def _rate_row(found: Measured, task: str, name: str, values: Sequence[float]) ->
         how += f" while all decode; {whole.text()} with prompts and arrivals"
     if "how" in answers[0]:
         how += f"; experts: {answers[0]['how']}"
-    return Row(
-        f"serve, {name}: {found.model.name}, {task}", round(speed.median, 1), "tokens/core-s", None, None, how
-    )
+    return Row(_name(found, task, name), round(speed.median, 1), "tokens/core-s", None, None, how)
+
+
+def _name(found: Measured, task: str, contender: str) -> str:
+    return f"serve, {contender}: {found.model.name}, {task}"
 
 
 def _own_rows(found: Measured, name: str) -> list[Row]:
@@ -166,14 +181,15 @@ def _own_rows(found: Measured, name: str) -> list[Row]:
         )
     answers = found.answers.get(B16, {}).get(name, [])
     if answers and all("executor_ns" in answer for answer in answers):
-        outside = [1 - answer["executor_ns"] / answer["busy_ns"] for answer in answers]
         step_ms = Quartiles.of([answer["busy_ns"] / answer["steps"] / 1e6 for answer in answers])
+        outside = Quartiles.of([1 - answer["executor_ns"] / answer["busy_ns"] for answer in answers])
         rows.append(
             targets.below_row(
-                f"serve, time outside the executor, {name}: {found.model.name}, {B16}",
-                Quartiles.of(outside),
-                targets.OUTSIDE_SHARE,
-                f"scheduler, sampling and events, of steps of {step_ms.median:.1f} ms",
+                f"serve, scheduling over a step, {name}: {found.model.name}, {B16}",
+                Quartiles.of([answer["scheduling_ns"] / answer["busy_ns"] for answer in answers]),
+                targets.SCHEDULING_SHARE,
+                f"steps of {step_ms.median:.1f} ms; with sampling, events and counters {outside.text()} of a step "
+                "are not the executor's",
             )
         )
     return rows

@@ -36,7 +36,7 @@ class Workload:
             promised += request.n_new
 
     def to_json(self) -> list[dict[str, Any]]:
-        return [asdict(request) for request in self.requests]
+        return [{**asdict(request), "prompt": list(request.prompt)} for request in self.requests]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ PREFILL = {"prefill 128": 128, "prefill 512": 512}
 DECODE = {
     "decode B1": Kind(1, (32, 32), (40, 40)),
     "decode B8": Kind(8, (8, 64), (32, 48)),
-    "decode B16": Kind(16, (8, 64), (32, 48)),
+    "decode B16": Kind(16, (8, 64), (24, 40)),
 }
 NAMES = (*PREFILL, *DECODE)
 MAX_TOKENS = 640  # of a prompt and its answer, in every workload

@@ -57,6 +57,11 @@ class Batch:
         """Positions that are scored: what a mean loss divides by."""
         return int((self.targets_BS != IGNORED).sum())
 
+    @property
+    def is_packed(self) -> bool:
+        """Whether a sequence holds more than one piece: otherwise it needs no mask but the causal one."""
+        return bool((self.documents_BS > 0).any())
+
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """The same batch on `device`; copies overlap with compute where `pin` was called before."""
         return Batch(

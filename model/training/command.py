@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from model.config import ConfigError
+from model.training.host_memory import keep_freed_memory
 from model.training.run_config import RunConfig, read_run_config
 from model.training.run_folder import RunFolder
 
@@ -69,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(config: RunConfig, options: argparse.Namespace, errors: Console) -> Result:
+    keep_freed_memory()
     # torch takes seconds to import: usage and configuration have been checked by then.
     from model.training.progress import progress_on
     from model.training.run import train

@@ -31,8 +31,13 @@ class Objective(Protocol):
 
 
 def losses_on(model: Transformer, batch: Batch, *, n_targets: int) -> Losses:
-    """One forward pass over a batch on the model's device."""
-    packing = {"positions_BS": batch.positions_BS, "documents_BS": batch.documents_BS}
+    """One forward pass over a batch on the model's device.
+
+    Without packing nothing behind a piece is seen by it, so attention's causal kernels need no mask: twice as fast.
+    """
+    packing: dict[str, Tensor] = {}
+    if batch.is_packed:
+        packing = {"positions_BS": batch.positions_BS, "documents_BS": batch.documents_BS}
     x_BSD = model.hidden(batch.tokens_BS, **packing)
     next_token = _next_token_loss(model, x_BSD, batch.targets_BS, n_targets)
     if not model.training or not len(model.ahead):

@@ -114,3 +114,31 @@ def test_the_machine_has_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
         assert machine.gemm("int8")["flops"] > 1e8
     finally:
         torch.set_num_threads(threads)
+
+
+def test_our_engine_answers_as_the_model_does_alone_and_among_late_arrivals(folder: str) -> None:
+    from benchmarks.peers.drivers import ours_serve
+
+    threads = torch.get_num_threads()
+    ours_serve.load(folder, "fp32", max_tokens=64, max_batch=4)
+    try:
+        requests = [Request(tuple(range(260, 260 + n)), 5, after) for n, after in ((7, 0), (3, 0), (12, 4))]
+        answer = ours_serve.run("w", Workload("w", tuple(requests)).to_json())
+        transformers_serve.load(folder, "fp32")
+        sequences = [
+            {"prompt": list(request.prompt), "tokens": each["tokens"]}
+            for request, each in zip(requests, answer["requests"], strict=True)
+        ]
+        assert [len(each["tokens"]) for each in sequences] == [5, 5, 5]
+        regrets = transformers_serve.regrets(sequences)["regrets"]
+        assert max(max(each) for each in regrets) < 1e-4
+        first_end = answer["requests"][0]["times_ns"][0]
+        assert answer["requests"][2]["submitted_ns"] > first_end
+        assert 0 < answer["executor_ns"] < answer["busy_ns"]
+        assert answer["steps"] >= 6
+        with pytest.raises(ValueError, match="context"):
+            ours_serve.run("long", Workload("long", (Request((300,) * 3000, 1),)).to_json())
+    finally:
+        assert ours_serve._engine is not None
+        ours_serve._engine.stop()
+        torch.set_num_threads(threads)

@@ -88,7 +88,13 @@ def found(tmp_path: Path) -> Measured:
         "decode B1": {name: [reply([[ms * n for n in range(1, 11)]])] * 2 for name, ms in pace.items()},
         "decode B16": {
             name: [
-                reply([[ms * n for n in range(1, 11)]] * 16, executor_ns=97 * MS, busy_ns=100 * MS, steps=10)
+                reply(
+                    [[ms * n for n in range(1, 11)]] * 16,
+                    executor_ns=90 * MS,
+                    scheduling_ns=3 * MS,
+                    busy_ns=100 * MS,
+                    steps=10,
+                )
             ]
             * 2
             for name, ms in pace.items()
@@ -119,6 +125,16 @@ def test_a_side_without_answers_has_no_row(found: Measured) -> None:
     assert "serve, ours bf16: qwen3-moe-186m, decode B16" in names
 
 
+def test_an_engine_that_kept_requests_waiting_until_others_had_ended_has_no_rate(found: Measured) -> None:
+    one_by_one = reply([[10 * n for n in range(1, 5)], [10 * n for n in range(6, 9)]])
+    found.answers["decode B16"]["llama.cpp f16"] = [one_by_one]
+    rows = {row.name: row for row in serve_rows.rows_of(found)}
+    row = rows["serve, llama.cpp f16: qwen3-moe-186m, decode B16"]
+    assert row.value is None
+    assert "never all decoding" in row.how
+    assert "serve, ours bf16 over llama.cpp bf16: qwen3-moe-186m, decode B16" in rows
+
+
 def test_shares_of_the_rooflines_come_from_the_peaks_of_the_run(found: Measured) -> None:
     rows = {row.name: row for row in serve_rows.rows_of(found)}
     cache = 2 * 6 * 8 * 64 * 37 * 2
@@ -135,9 +151,10 @@ def test_our_engines_own_rows(found: Measured) -> None:
     rows = {row.name: row for row in serve_rows.rows_of(found)}
     prefix = rows["serve, first token on a prefix hit over a miss, ours bf16: qwen3-moe-186m"]
     assert (prefix.value, prefix.holds) == (0.1, True)
-    outside = rows["serve, time outside the executor, ours bf16: qwen3-moe-186m, decode B16"]
-    assert (outside.value, outside.holds) == (0.03, True)
-    assert "steps of 10.0 ms" in outside.how
+    scheduling = rows["serve, scheduling over a step, ours bf16: qwen3-moe-186m, decode B16"]
+    assert (scheduling.value, scheduling.holds) == (0.03, True)
+    assert "steps of 10.0 ms" in scheduling.how
+    assert "0.1 (0.1 to 0.1, 2 turns) of a step" in scheduling.how
     assert not any("prefix hit" in name and "int8" in name for name in rows)
 
 

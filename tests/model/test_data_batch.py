@@ -118,3 +118,9 @@ def test_fingerprints_of_memory_documents_tell_ids_and_answers_apart() -> None:
     }
     assert len(prints) == 4
     assert MemoryDocuments([(1, 2, 3), (4, 5)]).fingerprint == MemoryDocuments(ids_).fingerprint
+
+
+def test_a_batch_is_packed_where_a_row_holds_two_pieces() -> None:
+    alone, beside = Piece("prose", 0, 0, 3), Piece("prose", 1, 0, 1)
+    assert not assemble([[alone], [beside]], SOURCES, 6, "all").is_packed  # padding is no piece
+    assert assemble([[alone], [alone, beside]], SOURCES, 6, "all").is_packed

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from model.config import ConfigError
-from model.data.batch import IGNORED, Batch
-from model.layers.moe import Experts, moe_layers
+from model.data.batch import IGNORED, PADDING, Batch
+from model.layers.moe import Experts, count_tokens_only, moe_layers
 from model.training import objective
 from model.training.errors import NotFiniteError
 from model.training.micro_batches import split
@@ -49,6 +49,24 @@ def test_on_whole_rows_it_is_the_judged_step() -> None:
     for p, q in zip(one.model.parameters(), other.model.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=0, atol=2e-5)
     assert one.steps == other.steps == 3
+
+
+def test_rows_of_one_piece_need_no_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With padding behind a piece the loss and its gradients are those of the mask that is left out."""
+    tokens, batch = whole_rows()
+    documents = batch.documents_BS.clone()
+    documents[1, 7:], documents[2, 3:] = PADDING, PADDING
+    targets = batch.targets_BS.masked_fill(documents == PADDING, IGNORED)
+    padded = Batch(tokens, batch.positions_BS.masked_fill(documents == PADDING, 0), documents, targets)
+    assert not padded.is_packed
+    plain = Trainer(model_of(WITHOUT_LOSSES), PLAIN)
+    masked = Trainer(model_of(WITHOUT_LOSSES), PLAIN)
+    found = gradients(plain, [padded])
+    monkeypatch.setattr(Batch, "is_packed", True)
+    expected = gradients(masked, [padded])
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
 
 
 def test_the_loss_is_the_mean_over_scored_positions() -> None:
@@ -99,9 +117,10 @@ def test_auxiliary_losses_weigh_as_much_as_their_micro_batch_s_targets() -> None
         share = part.n_targets / batch.n_targets
         for layer in moe_layers(reference).values():
             layer.loss_scale = share
-        logits = reference(part.tokens_BS, positions_BS=part.positions_BS, documents_BS=part.documents_BS)
-        loss = F.cross_entropy(logits.flatten(0, 1), part.targets_BS.flatten(), ignore_index=IGNORED)
-        (loss * share).backward()
+        with count_tokens_only(reference, part.documents_BS != PADDING):
+            logits = reference(part.tokens_BS, positions_BS=part.positions_BS, documents_BS=part.documents_BS)
+            loss = F.cross_entropy(logits.flatten(0, 1), part.targets_BS.flatten(), ignore_index=IGNORED)
+            (loss * share).backward()
     name = "layers.0.ffn.router.weight"
     torch.testing.assert_close(
         found[name], dict(reference.named_parameters())[name].grad, rtol=1e-4, atol=1e-6

@@ -33,7 +33,7 @@ def load(path: str, weights: str, max_tokens: int, max_batch: int) -> dict[str, 
         raise RuntimeError(f"llama.cpp cannot load {path}; see the log")
     settings = llama_cpp.llama_context_default_params()
     settings.n_ctx = max_tokens * max_batch
-    settings.n_batch = settings.n_ubatch = BATCH_TOKENS
+    settings.n_batch = BATCH_TOKENS
     settings.n_seq_max = max_batch
     settings.n_threads = settings.n_threads_batch = 1
     _context = llama_cpp.llama_init_from_model(model, settings)

@@ -1,6 +1,6 @@
-"""Serving with this stack: requests are submitted to the engine as a node does it, one thread listens.
+"""Serving with this stack: requests are submitted to the engine as a node does it, a listener notes their tokens.
 
-Token ids are read from the text of events, so the driver asks nothing of the engine that a node does not.
+Without speculation: peers guess nothing ahead either. A prompt may fill a step, as it may with the peers.
 """
 
 from __future__ import annotations
@@ -22,25 +22,16 @@ from model.serving.chat import TINY_TEMPLATE, ChatTemplate
 from model.serving.engine import Engine, EngineLimits, Event, Finish, Generation
 from model.serving.executor import Executor, Part
 from model.serving.native_executor import BLOCK_TOKENS, NativeExecutor
+from model.serving.packed import Weights
 from model.serving.served import ServedModel
+from model.serving.tokenizer import ByteTokenizer
 from model.transformer import Transformer
 
 WAIT_S = 120.0
+STEP_TOKENS = 1024
 
 _engine: Engine | None = None
 _clock: TimedExecutor
-
-
-class IdTokenizer:
-    """Spells a token as its number and a space: texts tell which tokens they are made of."""
-
-    stop_tokens: frozenset[int] = frozenset()
-
-    def encode(self, text: str) -> list[int]:
-        return [int(number) for number in text.split()]
-
-    def token_bytes(self, token: int) -> bytes:
-        return f"{token} ".encode()
 
 
 class TimedExecutor:
@@ -66,7 +57,7 @@ class TimedExecutor:
         self._executor.copy_block(source, target)
 
 
-def load(path: str, weights: str, max_tokens: int, max_batch: int) -> dict[str, Any]:
+def load(path: str, weights: Weights, max_tokens: int, max_batch: int) -> dict[str, Any]:
     """The folder's weights in `weights`, on the compiled executor."""
     global _engine, _clock
     torch.set_num_threads(1)
@@ -74,8 +65,10 @@ def load(path: str, weights: str, max_tokens: int, max_batch: int) -> dict[str, 
     config, state = hf.load(Path(path), dtype=torch.float32)
     transformer = hf.to_transformer(config, state)
     _clock = TimedExecutor(_executor(transformer, weights, max_tokens, max_batch))
-    served = ServedModel(config.name, transformer, IdTokenizer(), ChatTemplate(TINY_TEMPLATE), {})
-    _engine = Engine(served, EngineLimits(max_running=max_batch), executor=_clock)
+    served = ServedModel(config.name, transformer, ByteTokenizer(), ChatTemplate(TINY_TEMPLATE), {})
+    _engine = Engine(
+        served, EngineLimits(max_running=max_batch, step_tokens=STEP_TOKENS, max_drafts=0), executor=_clock
+    )
     _engine.start()
     seconds = time.monotonic() - begun
     return {"version": "of this tree", "load_s": seconds, "resident_bytes": resident_bytes()}
@@ -86,10 +79,17 @@ def run(name: str, requests: list[dict[str, Any]]) -> dict[str, Any]:
     assert _engine is not None
     run = _Run(_engine, requests)
     _clock.reset()
+    scheduling_ns = _engine.stats.scheduling_ns
     begun = time.monotonic_ns()
     answer = run.answer()
     busy_ns = time.monotonic_ns() - begun
-    return {**answer, "executor_ns": _clock.ns, "steps": _clock.steps, "busy_ns": busy_ns}
+    return {
+        **answer,
+        "executor_ns": _clock.ns,
+        "steps": _clock.steps,
+        "busy_ns": busy_ns,
+        "scheduling_ns": _engine.stats.scheduling_ns - scheduling_ns,
+    }
 
 
 class _Run:
@@ -126,15 +126,15 @@ class _Run:
         """On the engine's thread; the other one is woken only when it has something to do."""
         now_ns = time.monotonic_ns()
         with self.changed:
-            for word in event.text.split():
-                self.record.token(number, int(word), now_ns)
+            if event.chosen is not None:
+                self.record.token(number, event.chosen.token, now_ns)
             if event.finish not in (None, Finish.LENGTH):
                 self.failure = str(event.finish)
             if self.failure or self.record.is_done or self.record.n_produced >= self.waits_for:
                 self.changed.notify()
 
 
-def _executor(transformer: Transformer, weights: str, max_tokens: int, max_batch: int) -> Executor:
+def _executor(transformer: Transformer, weights: Weights, max_tokens: int, max_batch: int) -> Executor:
     n_blocks = max_batch * -(-max_tokens // BLOCK_TOKENS) + 1
     return NativeExecutor(transformer, n_blocks, weights=weights)
 

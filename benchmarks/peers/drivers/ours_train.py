@@ -1,4 +1,4 @@
-"""Training with this stack: `Trainer.update`, as `gainshare train` calls it, on an unpacked batch."""
+"""Training with this stack: `Trainer.update` on an unpacked batch, in a process set up as `gainshare train` sets up its own."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from benchmarks.peers.drivers.channel import serve
 from benchmarks.peers.drivers.training_batch import tokens
 from model import hf, native
 from model.data.batch import Batch
+from model.training.host_memory import keep_freed_memory
 from model.training.loss import next_token_targets
 from model.training.precision import Precision
 from model.training.recipe import Recipe
@@ -60,4 +61,5 @@ def _batch(trainer: Trainer, n_rows: int, row_tokens: int, seed: str) -> Batch:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     serve({"load": load, "step": step, "profile": profile})

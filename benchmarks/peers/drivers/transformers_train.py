@@ -1,6 +1,6 @@
 """Training with transformers: its model and its loss, with the optimiser and the clipping that the stack has too.
 
-Of its implementations of experts the fastest is used, found by trying each on the batch's shape.
+The process keeps freed memory as `gainshare train` does, so that this is no part of what is compared. Of its implementations of experts the fastest is used, found by trying each on the batch's shape.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from benchmarks.peers.drivers.channel import serve
 from benchmarks.peers.drivers.training_batch import tokens
+from model.training.host_memory import keep_freed_memory
 from model.training.optimizer import adamw
 from model.training.recipe import Recipe
 
@@ -113,4 +114,5 @@ def _gathered_bytes(n_tokens: int) -> int:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     serve({"load": load, "choose": choose, "step": step})
