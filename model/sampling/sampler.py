@@ -64,8 +64,8 @@ class Sampler:
 
         Row i of the logits stands behind i drafts, so M is one more than there are drafts. All tokens returned are
         recorded; where all drafts were drawn, the last row gives one more token, unless a draft ended a constrained
-        answer. A draft is accepted with exactly the probability that sampling would draw it: the greatest that
-        keeps the distribution where drafts are single tokens (Leviathan et al. 2023, arXiv:2211.17192).
+        answer. A draft that was chosen without knowing the seed is accepted with exactly the probability that sampling
+        would draw it: the greatest that keeps the distribution (Leviathan et al. 2023, arXiv:2211.17192).
         """
         if logits_MV.shape[0] != len(drafts) + 1:
             raise ValueError(

@@ -24,6 +24,7 @@ def cost_among(n_running: int, cost: float = COST_PER_DRAFT) -> float:
     A step is taken to cost a fixed part, shared by all, and the same for each token: so a draft costs ever more of an
     answer's share, and nearly all of it in large batches.
     """
+    n_running = max(n_running, 1)
     return n_running / (n_running + 1 / cost - 1)
 
 
@@ -71,9 +72,8 @@ class DraftLength:
         if self._resting > 0:
             self._resting -= 1
             return 0
-        return max(
-            1, self._best_length(most)
-        )  # one draft, until it is verified, shows whether guessing pays again
+        # One draft, until it is verified, shows whether guessing pays again.
+        return max(1, self._best_length(most))
 
     def verified(self, accepted: int, judged: int) -> None:
         """`judged` drafts were compared with what was drawn, of which the first `accepted` were right."""

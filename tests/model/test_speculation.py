@@ -113,7 +113,7 @@ def test_the_length_maximises_tokens_per_time(share: float, cost: float, most: i
 
 def test_a_draft_costs_more_of_an_answers_share_the_more_answers_there_are() -> None:
     costs = [cost_among(n) for n in (1, 2, 4, 16, 1000)]
-    assert costs[0] == pytest.approx(0.2)
+    assert costs[0] == pytest.approx(0.2) == cost_among(0)
     assert costs == sorted(costs) and costs[-1] < 1
     alone, crowded = DraftLength(), DraftLength()
     for length in (alone, crowded):
