@@ -1,5 +1,6 @@
 """The gateway with the unmodified `openai` client, a real model node, a real web process and a real ledger."""
 
+import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -99,6 +100,73 @@ def test_a_streamed_answer_is_the_same_answer_without_the_internals(
     assert last.choices == [] and last.usage is not None and whole.usage is not None
     assert last.usage.to_dict() == whole.usage.to_dict()
     assert "gainshare" not in last.usage.to_dict()
+
+
+def test_several_answers_are_held_for_and_billed_together(stack: GatewayStack, customer: Customer) -> None:
+    client = stack.client(customer.key)
+    answer = client.chat.completions.create(
+        model=MODEL,
+        messages=HELLO,
+        max_tokens=5,
+        n=3,
+        logprobs=True,
+        top_logprobs=1,
+        extra_body={"ignore_eos": True},
+    )
+    assert [choice.index for choice in answer.choices] == [0, 1, 2]
+    for choice in answer.choices:
+        assert choice.logprobs is not None and len(choice.logprobs.content or []) == 5
+    assert answer.usage is not None and answer.usage.completion_tokens == 15
+    record = stack.record(customer.user)
+    assert (record.max_tokens, record.completion_tokens, record.finish_reason) == (15, 15, "length")
+    assert record.hold_microcredits == bill_of(record.prompt_tokens, 15) == record.charged_microcredits
+    assert_ledger_holds()
+
+
+def test_several_answers_share_what_the_balance_affords(stack: GatewayStack) -> None:
+    poor = stack.customer(balance=bill_of(40, 9))
+    answer = stack.client(poor.key).chat.completions.create(
+        model=MODEL, messages=HELLO, max_tokens=400, n=2, extra_body={"ignore_eos": True}
+    )
+    record = stack.record(poor.user)
+    assert answer.usage is not None and record.max_tokens % 2 == 0
+    assert 0 < answer.usage.completion_tokens == record.max_tokens < 800
+    assert_ledger_holds()
+
+
+def test_answers_keep_to_a_schema(stack: GatewayStack, customer: Customer) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"a": {"enum": [1]}},
+        "required": ["a"],
+        "additionalProperties": False,
+    }
+    form: Any = {"type": "json_schema", "json_schema": {"name": "one", "schema": schema, "strict": True}}
+    answer = stack.client(customer.key).chat.completions.create(
+        model=MODEL, messages=HELLO, max_tokens=300, seed=3, response_format=form
+    )
+    assert json.loads(answer.choices[0].message.content or "") == {"a": 1}
+
+
+def test_a_cached_beginning_is_cheaper_for_its_own_account_only(
+    stack: GatewayStack, customer: Customer
+) -> None:
+    other = stack.customer()
+    ask: dict[str, Any] = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": "A beginning that comes again and again. " * 5}],
+        "max_tokens": 1,
+    }
+    cached = []
+    for key in (customer.key, customer.key, other.key):
+        usage = stack.client(key).chat.completions.create(**ask).usage
+        assert usage is not None and usage.prompt_tokens_details is not None
+        cached.append(usage.prompt_tokens_details.cached_tokens)
+    assert cached[0] == cached[2] == 0 < (cached[1] or 0)
+    eventually(lambda: UsageRecord.objects.filter(user=customer.user, settled_at__isnull=False).count() == 2)
+    first, second = UsageRecord.objects.filter(user=customer.user).order_by("created_at")
+    assert second.cached_tokens == cached[1] and second.charged_microcredits < first.charged_microcredits
+    assert_ledger_holds()
 
 
 def test_usage_is_left_out_of_a_stream_that_did_not_ask_for_it(

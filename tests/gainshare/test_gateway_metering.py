@@ -72,3 +72,27 @@ def test_a_stream_is_complete_only_with_a_reason_and_counters() -> None:
         meter_after(chunk(1)).check_complete()
     with pytest.raises(MeterError):
         meter_after().check_complete()
+
+
+def answer(index: int, tokens: int, end: str | None = None) -> dict[str, Any]:
+    one = chunk(tokens)
+    return {**one, "choices": [{"index": index, "delta": {"content": "x"}, "finish_reason": end}]}
+
+
+def test_several_answers_are_complete_when_each_has_ended() -> None:
+    meter = Meter(prompt_tokens=5, max_tokens=6, n_answers=2)
+    for one in (answer(0, 1), answer(1, 2), answer(1, 3, "stop")):
+        meter.see(one)
+    with pytest.raises(MeterError, match="2 answers"):
+        meter.check_complete()
+    meter.see(answer(0, 6, "length"))
+    meter.check_complete()
+    assert (meter.finish_reason, meter.metered.completion_tokens) == ("length,stop", 6)
+    with pytest.raises(MeterError, match="not asked for"):
+        meter.see(answer(2, 6, "stop"))
+
+
+def test_a_reason_of_any_length_fits_its_column() -> None:
+    meter = Meter(prompt_tokens=5, max_tokens=6)
+    meter.see(answer(0, 1, "x" * 100))
+    assert meter.finish_reason == "x" * 32

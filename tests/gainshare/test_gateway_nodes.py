@@ -21,6 +21,7 @@ from gainshare.gateway.api import EventStream
 from gainshare.gateway.errors import (
     BadRequest,
     ContextTooLong,
+    DeadlineMissed,
     NodeFailed,
     NodeUnavailable,
     TookTooLong,
@@ -29,7 +30,7 @@ from gainshare.gateway.errors import (
 from gainshare.gateway.generation import Generation
 from gainshare.gateway.nodes import NodePool
 from gainshare.gateway.requests import Endpoint, GenerationRequest, read_request
-from gainshare.gateway.services import Admission
+from gainshare.gateway.services import Admission, owner_name
 from gainshare.gateway.wire import event
 
 Answer = web.Response | Awaitable[web.StreamResponse] | None
@@ -284,6 +285,41 @@ async def test_a_node_that_contradicts_itself_fails_and_only_sound_counts_are_bi
     with pytest.raises(NodeFailed, match="only the 1 tokens"):
         [piece async for piece in generation.chunks()]
     assert ended.only == ("failed", "node_failed", 1)
+
+
+async def test_a_missed_deadline_is_told_as_one_and_costs_nothing(nodes: Nodes, ended: Ended) -> None:
+    late = {"error": {"message": "too late", "code": "deadline_exceeded"}}
+    generation = await begun(nodes, Body(f"data: {json.dumps(late)}\n\n".encode()))
+    with pytest.raises(DeadlineMissed, match="deadline"):
+        [piece async for piece in generation.chunks()]
+    assert ended.only == ("failed", "deadline_exceeded", 0)
+
+
+async def test_a_node_that_shuts_down_is_passed_over_before_anything_is_held(nodes: Nodes) -> None:
+    def handler(name: str, sent: web.Request) -> Answer:
+        if sent.path == "/v1/models":
+            return serving("tiny")
+        if name == "a":
+            return web.json_response({"error": {"message": "no", "code": "shutting_down"}}, status=503)
+        return web.json_response({"count": 4, "max_context": 512})
+
+    node, _ = await nodes.pool(handler).tokenise(request())
+    assert node.url == nodes.url("b")
+
+
+async def test_nodes_are_told_whose_request_it_is_without_a_name(nodes: Nodes) -> None:
+    owners = []
+
+    def handler(name: str, sent: web.Request) -> Answer:
+        owners.append(sent.headers.get("X-Gainshare-Owner"))
+        return web.Response(body=b"data: [DONE]\n\n")
+
+    pool = nodes.pool(handler)
+    for owner in (owner_name(7), owner_name(8), owner_name(7)):
+        async with pool.generate(pool.nodes[0], request(), 8, owner=owner) as chunks:
+            assert [chunk async for chunk in chunks] == []
+    first, second, third = owners
+    assert first == third != second and first is not None and len(first) == 32
 
 
 async def test_a_failed_whole_answer_bills_nothing(nodes: Nodes, ended: Ended) -> None:

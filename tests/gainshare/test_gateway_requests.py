@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gainshare.gateway.errors import BadRequest
@@ -63,13 +63,29 @@ def test_the_node_gets_the_prompt_the_settings_and_is_asked_for_counters_on_ever
             "stream_options.continuous_usage_stats",
             "unknown_parameter",
         ),
-        ({"presence_penalty": 0.5}, "presence_penalty", "unsupported_parameter"),
+        ({"presence_penalty": 2.5}, "presence_penalty", "decimal_above_max_value"),
+        ({"frequency_penalty": "much"}, "frequency_penalty", "invalid_type"),
+        ({"repetition_penalty": 0}, "repetition_penalty", "invalid_value"),
+        ({"min_p": -0.1}, "min_p", "decimal_below_min_value"),
+        ({"logit_bias": []}, "logit_bias", "invalid_type"),
+        ({"logit_bias": {"x": 1}}, "logit_bias", "invalid_value"),
+        ({"logit_bias": {"1": 101}}, "logit_bias", "decimal_above_max_value"),
+        ({"logit_bias": {str(i): 1 for i in range(1025)}}, "logit_bias", "invalid_value"),
         ({"ignore_eos": 1}, "ignore_eos", "invalid_type"),
-        ({"n": 2}, "n", "unsupported_parameter"),
-        ({"n": True}, "n", "unsupported_parameter"),
+        ({"n": 0}, "n", "invalid_value"),
+        ({"n": 17}, "n", "invalid_value"),
+        ({"n": True}, "n", "invalid_type"),
+        ({"best_of": 2}, "best_of", "unsupported_parameter"),
         ({"tools": [{"type": "function"}]}, "tools", "unsupported_parameter"),
-        ({"logprobs": True}, "logprobs", "unsupported_parameter"),
-        ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
+        ({"logprobs": 1}, "logprobs", "invalid_type"),
+        ({"top_logprobs": 2}, "top_logprobs", "invalid_value"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "invalid_value"),
+        ({"response_format": {"type": "xml"}}, "response_format", "invalid_value"),
+        ({"response_format": "json"}, "response_format", "invalid_value"),
+        ({"gainshare": {"priority": 1}}, "gainshare.priority", "invalid_value"),
+        ({"gainshare": {"deadline_ms": 0}}, "gainshare.deadline_ms", "invalid_value"),
+        ({"gainshare": {"speed": 1}}, "gainshare.speed", "unknown_parameter"),
+        ({"gainshare": 1}, "gainshare", "invalid_type"),
         ({"temprature": 1}, "temprature", "unknown_parameter"),
         ({"prompt": "Hello"}, "prompt", "unknown_parameter"),
         ({"model": ""}, "model", "missing_parameter"),
@@ -93,8 +109,30 @@ def test_impossible_settings_are_refused_by_name(fields: dict[str, Any], param: 
 
 
 def test_neutral_values_of_unsupported_parameters_are_accepted() -> None:
-    request = chat(n=1, tools=[], logprobs=False, response_format={"type": "text"}, logit_bias=None)
-    assert request.sampling == {}
+    request = chat(n=1, tools=[], logprobs=False, response_format={"type": "text"}, logit_bias={})
+    assert (request.sampling, request.n_answers) == ({}, 1)
+
+
+def test_what_answers_are_asked_for_reaches_the_node() -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}}
+    asked: dict[str, Any] = {
+        "n": 3,
+        "logprobs": True,
+        "top_logprobs": 5,
+        "presence_penalty": -1.0,
+        "frequency_penalty": 0.5,
+        "repetition_penalty": 1.2,
+        "min_p": 0.1,
+        "logit_bias": {"7": -100.0},
+        "response_format": form,
+        "gainshare": {"priority": -3, "deadline_ms": 2000},
+    }
+    request = chat(**asked)
+    assert request.n_answers == 3
+    assert {name: request.node_body(12)[name] for name in asked} == asked
+    completion = {"model": "tiny", "prompt": "a", "logprobs": 2}
+    read = read_request(json.dumps(completion).encode(), Endpoint.COMPLETIONS)
+    assert read.sampling == {"logprobs": 2}
 
 
 def test_content_parts_are_joined_and_developer_becomes_system() -> None:
@@ -154,9 +192,15 @@ NAMES = [
     "stream_options",
     "messages",
     "n",
+    "logprobs",
+    "top_logprobs",
+    "logit_bias",
+    "response_format",
+    "gainshare",
 ]
 
 
+@settings(deadline=None)  # the first call on a busy machine
 @given(st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=10), JSON, max_size=5))
 def test_whatever_comes_is_a_request_or_a_named_refusal(fields: dict[str, Any]) -> None:
     try:

@@ -116,6 +116,13 @@ class TookTooLong(GatewayError):
     code = "timeout"
 
 
+class DeadlineMissed(GatewayError):
+    """The deadline that the request named could not be met."""
+
+    status = 504
+    code = "deadline_exceeded"
+
+
 def error_body(error: GatewayError) -> dict[str, Any]:
     """OpenAI's error object for `error`."""
     return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}

@@ -19,10 +19,10 @@ from django.utils import timezone
 from benchmarks.faults import fault_point
 from gainshare.gateway import services
 from gainshare.gateway.database import in_database
-from gainshare.gateway.errors import GatewayError, NodeFailed, TookTooLong
+from gainshare.gateway.errors import DeadlineMissed, GatewayError, NodeFailed, TookTooLong
 from gainshare.gateway.metering import Meter, Metered, MeterError
 from gainshare.gateway.models import RequestStatus
-from gainshare.gateway.nodes import ModelNode, NodePool, NodeStreamError
+from gainshare.gateway.nodes import DeadlinePassed, ModelNode, NodePool, NodeStreamError
 from gainshare.gateway.requests import GenerationRequest
 from gainshare.gateway.services import Admission
 
@@ -52,7 +52,11 @@ class Generation:
         self, *, pool: NodePool, node: ModelNode, request: GenerationRequest, admission: Admission
     ) -> None:
         self.admission = admission
-        self.meter = Meter(prompt_tokens=admission.prompt_tokens, max_tokens=admission.max_tokens)
+        self.meter = Meter(
+            prompt_tokens=admission.prompt_tokens,
+            max_tokens=admission.output_tokens,
+            n_answers=admission.n_answers,
+        )
         self._pool, self._node, self._request = pool, node, request
         self._stack = AsyncExitStack()
         self._stream: AsyncIterator[dict[str, Any]] | None = None
@@ -72,7 +76,9 @@ class Generation:
         try:
             async with asyncio.timeout_at(self._deadline):
                 self._stream = await self._stack.enter_async_context(
-                    self._pool.generate(self._node, self._request, self.admission.max_tokens)
+                    self._pool.generate(
+                        self._node, self._request, self.admission.max_tokens, owner=self.admission.owner
+                    )
                 )
         except TimeoutError:
             await self.fail(TookTooLong.code)
@@ -106,6 +112,9 @@ class Generation:
                 else:
                     fault_point("gateway.streaming")
             self.meter.check_complete()
+        except DeadlinePassed:
+            await self.fail(DeadlineMissed.code)
+            raise DeadlineMissed(self._broken_off("The deadline of the request passed")) from None
         except (NodeStreamError, MeterError) as error:
             logger.warning("request %s at %s: %s", self.admission.request_id, self._node.url, error)
             await self.fail(NodeFailed.code)

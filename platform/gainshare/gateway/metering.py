@@ -12,6 +12,9 @@ from typing import Any
 ENGINE_COUNTERS = ("queued_ms", "prefill_ms", "decode_ms", "device_ms", "kv_byte_ms")
 
 
+MAX_REASON_CHARACTERS = 32  # as the database keeps it
+
+
 class MeterError(Exception):
     """The node's counters contradict what it sent."""
 
@@ -40,19 +43,27 @@ class Metered:
 
 
 class Meter:
-    """Follows one stream. `prompt_tokens` is the tokeniser's count, `max_tokens` what was paid for in advance."""
+    """Follows one stream. `prompt_tokens` is the tokeniser's count, `max_tokens` what was paid for in advance, for all
+    `n_answers` together.
+    """
 
-    def __init__(self, *, prompt_tokens: int, max_tokens: int) -> None:
+    def __init__(self, *, prompt_tokens: int, max_tokens: int, n_answers: int = 1) -> None:
         self._prompt_tokens = prompt_tokens
         self._max_tokens = max_tokens
+        self._n_answers = n_answers
         self.metered = Metered()
-        self.finish_reason = ""
+        self._reasons: dict[int, str] = {}
+
+    @property
+    def finish_reason(self) -> str:
+        """Why the answers ended, each reason once; empty before the first end."""
+        return ",".join(sorted(set(self._reasons.values())))[:MAX_REASON_CHARACTERS]
 
     def see(self, chunk: Mapping[str, Any]) -> None:
         """Take the counters of one chunk; raises `MeterError`, and then keeps what was counted before."""
         for choice in chunk.get("choices", ()):
             if reason := choice.get("finish_reason"):
-                self.finish_reason = str(reason)
+                self._reasons[self._index(choice)] = str(reason)
         usage = chunk.get("usage")
         if not isinstance(usage, dict):
             raise MeterError("a chunk came without counters")
@@ -78,10 +89,18 @@ class Meter:
             raise MeterError("generated tokens were counted that no chunk brought")
         self.metered = seen
 
+    def _index(self, choice: Mapping[str, Any]) -> int:
+        index = _count(choice, "index")
+        if index >= self._n_answers:
+            raise MeterError(f"answer {index} was not asked for")
+        return index
+
     def check_complete(self) -> None:
-        """Raises `MeterError` where the stream ended without saying why, or before a first counter."""
-        if not self.finish_reason:
-            raise MeterError("the stream ended without a finish reason")
+        """Raises `MeterError` where the stream ended without saying why each answer did, or before a first counter."""
+        if len(self._reasons) != self._n_answers:
+            raise MeterError(
+                f"{self._n_answers} answers were asked for, {len(self._reasons)} have a finish reason"
+            )
         if self.metered.prompt_tokens != self._prompt_tokens:
             raise MeterError("the stream ended without counters")
 

@@ -26,6 +26,7 @@ from gainshare.gateway.errors import (
     UnknownModel,
 )
 from gainshare.gateway.requests import GenerationRequest
+from model.serving.event_stream import lines
 
 logger = logging.getLogger(__name__)
 
@@ -36,11 +37,16 @@ KEEP_ALIVE_S = 30.0  # less than a node's own, so that this side closes idle con
 SHORT_TIMEOUT = aiohttp.ClientTimeout(total=10.0, sock_connect=2.0)
 # Between two chunks of one stream; the whole generation has its own deadline (`generation.py`).
 STREAM_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=2.0, sock_read=120.0)
+OWNER_HEADER = "X-Gainshare-Owner"  # as `model/serving/node.py` reads it
 UNREACHABLE = (aiohttp.ClientError, TimeoutError)
 
 
 class NodeStreamError(Exception):
-    """The node's stream ended before it was complete; `detail` is for the log."""
+    """The node's stream ended before it was complete; the message is for the log."""
+
+
+class DeadlinePassed(NodeStreamError):
+    """The node did not begin the answer before the deadline that the request named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +110,9 @@ class NodePool:
             except UNREACHABLE:
                 self._pass_over(node)
                 continue
+            if answer.status == 503:  # it loads or shuts down: another one may be ready
+                self._pass_over(node)
+                continue
             if answer.status != 200:
                 raise _refusal(answer.status, content)
             body = json.loads(content)
@@ -112,9 +121,9 @@ class NodePool:
 
     @asynccontextmanager
     async def generate(
-        self, node: ModelNode, request: GenerationRequest, max_tokens: int
+        self, node: ModelNode, request: GenerationRequest, max_tokens: int, *, owner: str = ""
     ) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
-        """Start a generation and yield the iterator of its chunks; leaving the block cancels it at the node.
+        """Start a generation for the account that nodes know as `owner`, and yield the iterator of its chunks; leaving the block cancels it at the node.
 
         Raises what the node refuses as `GatewayError`; the iterator raises `NodeStreamError`.
         """
@@ -123,7 +132,10 @@ class NodePool:
             url = f"{node.url}/v1/{request.endpoint.value}"
             try:
                 response = await self._http.post(
-                    url, json=request.node_body(max_tokens), timeout=STREAM_TIMEOUT
+                    url,
+                    json=request.node_body(max_tokens),
+                    headers={OWNER_HEADER: owner} if owner else None,
+                    timeout=STREAM_TIMEOUT,
                 )
             except UNREACHABLE:
                 self._pass_over(node)
@@ -172,20 +184,10 @@ class NodePool:
         node.asked_at = float("-inf")
 
 
-async def _lines(body: aiohttp.StreamReader) -> AsyncGenerator[bytes]:
-    """The lines of an event stream, split at LF only; a CR before it is white space around the JSON."""
-    rest = b""
-    async for piece in body.iter_any():
-        *lines, rest = (rest + piece).split(b"\n")
-        for line in lines:
-            yield line
-    yield rest
-
-
 async def _chunks(body: aiohttp.StreamReader) -> AsyncGenerator[dict[str, Any]]:
     """The JSON objects of a stream of server-sent events, up to and without `[DONE]`."""
     try:
-        async for line in _lines(body):
+        async for line in lines(body.iter_any()):
             if not line.startswith(b"data:"):
                 continue
             data = line[5:].strip()
@@ -194,11 +196,16 @@ async def _chunks(body: aiohttp.StreamReader) -> AsyncGenerator[dict[str, Any]]:
                 return
             chunk = json.loads(data)
             if "error" in chunk:
-                raise NodeStreamError(f"the node reported: {str(chunk['error'])[:500]}")
+                raise _reported(chunk["error"])
             yield chunk
     except (*UNREACHABLE, ValueError) as error:
         raise NodeStreamError(f"{type(error).__name__}: {error}") from None
     raise NodeStreamError("the stream ended without [DONE]")
+
+
+def _reported(error: Any) -> NodeStreamError:
+    is_late = isinstance(error, dict) and error.get("code") == "deadline_exceeded"
+    return (DeadlinePassed if is_late else NodeStreamError)(f"the node reported: {str(error)[:500]}")
 
 
 async def _drain(body: aiohttp.StreamReader) -> None:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from gainshare.gateway.answers import EXTENSION, checked_answers, n_answers
 from gainshare.gateway.errors import BadRequest
-from gainshare.gateway.sampling import checked_sampling
+from gainshare.gateway.sampling import SAMPLING, checked_sampling
 
 MAX_MESSAGES = 1024
 COMPLETION_TOKENS = 16  # OpenAI's default length of a completion; a chat may fill the context
@@ -28,7 +29,6 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "tool_choice": (None, "none", "auto"),
     "functions": (None, []),
     "function_call": (None, "none", "auto"),
-    "response_format": (None, {"type": "text"}),
     "modalities": (None, ["text"]),
     "audio": (None,),
     "prediction": (None,),
@@ -36,19 +36,11 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "verbosity": (None,),
     "web_search_options": (None,),
     "moderation": (None,),
-    "logprobs": (None, False),
-    "top_logprobs": (None, 0),
-    "logit_bias": (None, {}),
-    "n": (None, 1),
     "best_of": (None, 1),
     "echo": (None, False),
     "suffix": (None, ""),
-    "frequency_penalty": (None, 0, 0.0),
-    "presence_penalty": (None, 0, 0.0),
 }
-# OpenAI's, and two more that vLLM's users know.
-SAMPLING = {"temperature", "top_p", "stop", "seed", "top_k", "ignore_eos"}
-SHARED = {"model", "stream", "stream_options", "max_tokens"}
+SHARED = {"model", "stream", "stream_options", "max_tokens", "n", "logprobs", "response_format", EXTENSION}
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 
@@ -63,7 +55,8 @@ class Endpoint(StrEnum):
 class GenerationRequest:
     """A checked request. `prompt` holds `messages` or `prompt`, `sampling` what else goes to the node.
 
-    `max_tokens` is what the user asked for; without it `default_tokens` applies, as far as the context goes.
+    `max_tokens` is what the user asked for, for each of `n_answers`; without it `default_tokens` applies, as far as
+    the context goes.
     """
 
     endpoint: Endpoint
@@ -74,6 +67,7 @@ class GenerationRequest:
     default_tokens: int | None
     prompt: Mapping[str, Any]
     sampling: Mapping[str, Any]
+    n_answers: int = 1
 
     def node_body(self, max_tokens: int) -> dict[str, Any]:
         """The body for the node: always streamed, always with counters on every chunk."""
@@ -108,12 +102,13 @@ def read_request(raw: bytes, endpoint: Endpoint) -> GenerationRequest:
         max_tokens=_max_tokens(body),
         default_tokens=COMPLETION_TOKENS if endpoint is Endpoint.COMPLETIONS else None,
         prompt=_messages(body) if endpoint is Endpoint.CHAT else _prompt(body),
-        sampling=checked_sampling(body),
+        sampling={**checked_sampling(body), **checked_answers(body, is_chat=endpoint is Endpoint.CHAT)},
+        n_answers=n_answers(body),
     )
 
 
 def _refuse_unknown(body: Mapping[str, Any], endpoint: Endpoint) -> None:
-    own = {"messages", "max_completion_tokens"} if endpoint is Endpoint.CHAT else {"prompt"}
+    own = {"messages", "max_completion_tokens", "top_logprobs"} if endpoint is Endpoint.CHAT else {"prompt"}
     for name, value in body.items():
         if name in SHARED | SAMPLING | IGNORED | own:
             continue

@@ -10,11 +10,19 @@ from gainshare.gateway.errors import BadRequest
 RANGES: Mapping[str, tuple[float, float]] = {
     "temperature": (0.0, 2.0),
     "top_p": (0.0, 1.0),
+    "min_p": (0.0, 1.0),
+    "presence_penalty": (-2.0, 2.0),
+    "frequency_penalty": (-2.0, 2.0),
+    "repetition_penalty": (0.0, 10.0),
 }
+BIAS_RANGE = (-100.0, 100.0)
+MAX_BIASES = 1024
 MAX_STOPS = 4
 MAX_STOP_CHARACTERS = 256
 SEED_RANGE = (-(2**63), 2**63 - 1)
 MAX_TOP_K = 2**31 - 1
+# OpenAI's, and more that vLLM's users know.
+SAMPLING = {*RANGES, "stop", "seed", "top_k", "ignore_eos", "logit_bias"}
 
 
 def checked_sampling(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -25,10 +33,14 @@ def checked_sampling(body: Mapping[str, Any]) -> dict[str, Any]:
             sampling[name] = _real(name, value, lowest, highest)
     if sampling.get("top_p") == 0:
         raise BadRequest("'top_p' must be above 0: no token would be left to choose from.", param="top_p")
+    if sampling.get("repetition_penalty") == 0:
+        raise BadRequest("'repetition_penalty' must be above 0.", param="repetition_penalty")
+    if (biases := body.get("logit_bias")) not in (None, {}):
+        sampling["logit_bias"] = _biases(biases)
     if (top_k := body.get("top_k")) is not None:
-        sampling["top_k"] = _whole("top_k", top_k, 0, MAX_TOP_K)
+        sampling["top_k"] = whole("top_k", top_k, 0, MAX_TOP_K)
     if (seed := body.get("seed")) is not None:
-        sampling["seed"] = _whole("seed", seed, *SEED_RANGE) % 2**63  # nodes take no negative ones
+        sampling["seed"] = whole("seed", seed, *SEED_RANGE) % 2**63  # nodes take no negative ones
     if (stop := body.get("stop")) is not None:
         sampling["stop"] = _stops(stop)
     if (ignore_eos := body.get("ignore_eos")) is not None:
@@ -56,12 +68,25 @@ def _real(name: str, value: Any, lowest: float, highest: float) -> float:
     return float(value)
 
 
-def _whole(name: str, value: Any, lowest: int, highest: int) -> int:
+def whole(name: str, value: Any, lowest: int, highest: int) -> int:
+    """`value`, if it is a whole number within the limits; raises `BadRequest` naming `name`."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise BadRequest(f"'{name}' must be a whole number.", param=name, code="invalid_type")
     if not lowest <= value <= highest:
         raise BadRequest(f"'{name}' must lie between {lowest} and {highest}.", param=name)
     return value
+
+
+def _biases(biases: Any) -> dict[str, float]:
+    """Token id -> what is added to its logit."""
+    if not isinstance(biases, dict):
+        raise BadRequest("'logit_bias' must be an object.", param="logit_bias", code="invalid_type")
+    if len(biases) > MAX_BIASES:
+        raise BadRequest(f"'logit_bias' may name at most {MAX_BIASES} tokens.", param="logit_bias")
+    for token in biases:
+        if not (token.isascii() and token.isdigit() and len(token) < 10):
+            raise BadRequest("'logit_bias' must map token ids to numbers.", param="logit_bias")
+    return {token: _real("logit_bias", bias, *BIAS_RANGE) for token, bias in biases.items()}
 
 
 def _stops(stop: Any) -> list[str]:

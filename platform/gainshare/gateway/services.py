@@ -15,6 +15,7 @@ from uuid import UUID
 from django.conf import settings
 from django.db import connection, transaction
 from django.utils import timezone
+from django.utils.crypto import salted_hmac
 
 from gainshare.accounts.models import ApiKey, Scope
 from gainshare.accounts.services import InvalidKey, authenticate_key
@@ -36,13 +37,23 @@ GRACE = timedelta(seconds=5)  # a web process that is alive settles within this 
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """A request that may run: its hold covers the prompt and `max_tokens` tokens until `expires_at`."""
+    """A request that may run: its hold covers the prompt and `n_answers` of `max_tokens` tokens until `expires_at`.
+
+    `owner` is what nodes know the account by: always the same, and nothing that anybody could trace back.
+    """
 
     request_id: UUID
     prompt_tokens: int
     max_tokens: int
     hold_microcredits: int
     expires_at: datetime
+    n_answers: int = 1
+    owner: str = ""
+
+    @property
+    def output_tokens(self) -> int:
+        """The most tokens that all answers together may have."""
+        return self.max_tokens * self.n_answers
 
 
 def room_for_completion(
@@ -110,9 +121,10 @@ def admit(
         wanted=request.max_tokens,
         default=request.default_tokens,
     )
+    n_answers = request.n_answers
     expires_at = timezone.now() + timedelta(seconds=settings.HOLD_S)
     for _ in range(HOLD_ATTEMPTS):
-        amount = upper_bound(prompt_tokens, max_tokens, price)
+        amount = upper_bound(prompt_tokens, max_tokens * n_answers, price)
         try:
             with transaction.atomic():
                 _commit_without_waiting()
@@ -130,7 +142,7 @@ def admit(
                     endpoint=request.endpoint.value,
                     model=request.model,
                     is_stream=request.is_stream,
-                    max_tokens=max_tokens,
+                    max_tokens=max_tokens * n_answers,
                     prompt_tokens=prompt_tokens,
                     price=price,
                     hold_microcredits=amount,
@@ -141,15 +153,22 @@ def admit(
                 )  # a repeated call changes nothing
         except InsufficientCredits as short:
             affordable = affordable_output(short.available, prompt_tokens, price)
-            max_tokens = max_tokens if affordable is None else min(max_tokens, affordable)
+            max_tokens = max_tokens if affordable is None else min(max_tokens, affordable // n_answers)
             if max_tokens < 1:
                 break
         else:
-            return Admission(request_id, prompt_tokens, max_tokens, amount, expires_at)
+            return Admission(
+                request_id, prompt_tokens, max_tokens, amount, expires_at, n_answers, owner_name(key.user_id)
+            )
     raise NoCredits(
         "You have too few credits for this request. Credits are earned with accepted improvements; "
         "requests of yours that are still running hold theirs until they end."
     )
+
+
+def owner_name(user_id: int) -> str:
+    """The account's name at model nodes, which queue and cache prefixes by it: opaque, and the same every time."""
+    return salted_hmac("gainshare.gateway.owner", str(user_id), algorithm="sha256").hexdigest()[:32]
 
 
 def _commit_without_waiting() -> None:

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from gainshare.gateway.metering import Metered
 from gainshare.gateway.requests import Endpoint
+from model.serving.logprobs import joined
 
 DONE = b"data: [DONE]\n\n"
 CHUNK_OBJECTS = {Endpoint.CHAT: "chat.completion.chunk", Endpoint.COMPLETIONS: "text_completion"}
@@ -25,8 +26,7 @@ class Envelope:
     def __init__(self, *, request_id: UUID, endpoint: Endpoint, model: str, created: int) -> None:
         self._endpoint = endpoint
         self._common = {"id": f"{ID_PREFIXES[endpoint]}-{request_id}", "created": created, "model": model}
-        self._texts: list[str] = []
-        self._finish_reason: str | None = None
+        self._gathered: dict[int, _Choice] = {}
 
     def chunk(self, node_chunk: Mapping[str, Any], *, wants_usage: bool) -> dict[str, Any] | None:
         """The node's chunk as the client may see it; None for a chunk that only carries counters."""
@@ -47,27 +47,39 @@ class Envelope:
         }
 
     def gather(self, node_chunk: Mapping[str, Any]) -> None:
-        """Add a chunk to the answer that `answer` returns whole."""
+        """Add a chunk to the answers that `answer` returns whole."""
         for choice in node_chunk.get("choices", ()):
-            delta = (
-                choice.get("delta", {}).get("content")
-                if self._endpoint is Endpoint.CHAT
-                else choice.get("text")
-            )
-            self._texts.append(delta or "")
-            self._finish_reason = choice.get("finish_reason") or self._finish_reason
+            self._gathered.setdefault(choice.get("index", 0), _Choice()).add(choice)
 
     def answer(self, metered: Metered) -> dict[str, Any]:
         """Everything gathered, as the answer to a request without streaming."""
-        text = "".join(self._texts)
-        choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": self._finish_reason}
-        if self._endpoint is Endpoint.CHAT:
-            choice["message"] = {"role": "assistant", "content": text, "refusal": None}
-        else:
-            choice["text"] = text
+        choices = [choice.whole(index, self._endpoint) for index, choice in sorted(self._gathered.items())]
         return {
             **self._common,
             "object": ANSWER_OBJECTS[self._endpoint],
-            "choices": [choice],
+            "choices": choices,
             "usage": metered.as_openai(),
         }
+
+
+class _Choice:
+    """One of the answers, put together from its chunks."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+        self._logprobs: list[Mapping[str, Any]] = []
+        self._finish_reason: str | None = None
+
+    def add(self, choice: Mapping[str, Any]) -> None:
+        self._texts.append(choice.get("delta", {}).get("content") or choice.get("text") or "")
+        if choice.get("logprobs"):
+            self._logprobs.append(choice["logprobs"])
+        self._finish_reason = choice.get("finish_reason") or self._finish_reason
+
+    def whole(self, index: int, endpoint: Endpoint) -> dict[str, Any]:
+        logprobs = joined(self._logprobs)
+        choice: dict[str, Any] = {"index": index, "logprobs": logprobs, "finish_reason": self._finish_reason}
+        text = "".join(self._texts)
+        if endpoint is Endpoint.CHAT:
+            return {**choice, "message": {"role": "assistant", "content": text, "refusal": None}}
+        return {**choice, "text": text}
