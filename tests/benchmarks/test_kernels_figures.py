@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,18 +12,13 @@ from benchmarks import kernels
 from benchmarks.kernels import Plan, decode_parts, prefill_parts, random_transformer, text_loss
 from benchmarks.peers.models import QWEN3_MOE_22M
 from model import native
-from model.checkpoint import CheckpointError
 from model.serving.native_executor import NativeExecutor
 
 SMALL = replace(QWEN3_MOE_22M, n_layers=1, vocab_size=300)
 
 
-def refuse_models(_name: str) -> None:
-    raise CheckpointError("there is no model 'smollm2': fetch it")
-
-
-def test_every_form_of_weights_has_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "load_served", refuse_models)
+def test_every_form_of_weights_has_its_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(kernels, "models_home", lambda: tmp_path)
     monkeypatch.setattr(kernels, "bandwidth", lambda n_bytes: {"bytes_per_s": 1e9, "way": f"{n_bytes}"})
     monkeypatch.setattr(kernels, "gemm", lambda _dtype: {"flops": 1e9})
     rows = {row.name: row for row in kernels.measure(Plan(1, 1, ("bf16", "int8")), SMALL)}
@@ -32,7 +28,7 @@ def test_every_form_of_weights_has_its_rows(monkeypatch: pytest.MonkeyPatch) -> 
         share = rows[f"decode B1 {weights}, of the roofline"]
         assert share.target and share.holds == (float(share.value or 0) >= kernels.DECODE_TARGETS[weights])
     assert rows["prefill 128 int8, of the products' peak"].target is None
-    assert rows["loss on SmolLM2"].value is None and "fetch it" in rows["loss on SmolLM2"].how
+    assert rows["loss on SmolLM2"].value is None and "model.smollm2 fetch" in rows["loss on SmolLM2"].how
 
 
 def test_without_kernels_there_is_a_reason_and_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
