@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tokenizers
@@ -40,22 +41,16 @@ from tests.model.random_models import SMALL, random_transformer, relative_error
 
 LIMITS = EngineLimits(max_cache_bytes=1 << 20)
 WAIT_S = 120  # on a busy machine
+PATIENT: dict[str, Any] = {"limits": LIMITS, "threads": 1, "step_timeout_s": 300.0}
+pytestmark = pytest.mark.timeout(600)
 
 
 @contextmanager
 def ranks(
-    model: str, degrees: Degrees, **changes: object
+    model: str, degrees: Degrees, **changes: Any
 ) -> Iterator[tuple[ServedModel, DistributedExecutor, list[Exception]]]:
     lost: list[Exception] = []
-    served, executor = start(
-        model,
-        None,
-        degrees,
-        limits=LIMITS,
-        threads=1,
-        on_loss=lost.append,
-        **changes,  # type: ignore[arg-type]
-    )
+    served, executor = start(model, None, degrees, on_loss=lost.append, **{**PATIENT, **changes})
     try:
         yield served, executor, lost
     finally:
@@ -159,7 +154,7 @@ def test_a_rank_that_is_killed_ends_the_job_at_once_and_says_which() -> None:
 
 @pytest.mark.long
 def test_a_rank_that_hangs_is_lost_when_its_time_is_up() -> None:
-    with ranks("tiny", Degrees(tensor=2), step_timeout_s=2.0) as (_, executor, lost):
+    with ranks("tiny", Degrees(tensor=2), step_timeout_s=10.0) as (_, executor, lost):
         process = executor.process_ids[0]
         os.kill(process, signal.SIGSTOP)
         with pytest.raises(RankMissingError, match="a step of several ranks failed"):
