@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.peers.environments import PEERS, interpreter
 from benchmarks.peers.models import PeerModel
-from benchmarks.peers.side import Side, driver
+from benchmarks.peers.side import Side, SideFailed, driver
 from benchmarks.peers.workloads import LARGEST_BATCH, MAX_TOKENS
 
 OURS = "ours"
-LOAD_TIMEOUT_S = 600.0  # vLLM compiles
+LOAD_TIMEOUT_S = 600.0
+COMPILE_TIMEOUT_S = 3600.0
+COMPILING = "vllm"  # compiles a model when it first loads it, and keeps what it made
 
 
 @dataclass(frozen=True)
@@ -79,14 +82,37 @@ def start(contender: Contender, python: Path, *, core: int, home: Path) -> Side:
     return Side(contender.name, argv=driver(contender.module, python), core=core, log=log, env=env)
 
 
-def load(side: Side, contender: Contender, model: PeerModel) -> dict[str, object]:
+def compile_all(
+    models: Iterable[PeerModel],
+    pythons: Mapping[Contender, Path],
+    *,
+    core: int,
+    home: Path,
+    say: Callable[[str], None],
+) -> None:
+    """Loads each model once where an engine compiles it then; `say` is told what could not be."""
+    for contender, python in pythons.items():
+        for model in models if contender.engine == COMPILING else ():
+            say(f"{contender.name}: compiling {model.name}")
+            with start(contender, python, core=core, home=home) as side:
+                try:
+                    loaded = load(side, contender, model, timeout_s=COMPILE_TIMEOUT_S)
+                except SideFailed as error:
+                    say(f"{contender.name} could not compile {model.name}: {error}")
+                    continue
+            say(f"{contender.name}: compiled {model.name} after {loaded['load_s']:.0f} s")
+
+
+def load(
+    side: Side, contender: Contender, model: PeerModel, *, timeout_s: float = LOAD_TIMEOUT_S
+) -> dict[str, Any]:
     """What the driver says of its engine: version, seconds, memory. Raises SideFailed."""
     room = (
         {} if contender.engine == "transformers" else {"max_tokens": MAX_TOKENS, "max_batch": LARGEST_BATCH}
     )
     return side.ask(
         "load",
-        timeout_s=LOAD_TIMEOUT_S,
+        timeout_s=timeout_s,
         path=str(contender.path(model)),
         weights=contender.weights,
         **room,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.pairs.cores import choose_cores, judge_on
 from benchmarks.peers import workloads
-from benchmarks.peers.contenders import OURS, Contender, available, load, start
+from benchmarks.peers.contenders import OURS, Contender, available, compile_all, load, start
 from benchmarks.peers.environments import PEERS, interpreter, set_up_all
 from benchmarks.peers.machine import Machine
 from benchmarks.peers.making import make_models
@@ -59,6 +59,8 @@ def measure(*, quick: bool, setup: bool) -> list[Row]:
         models.append(smollm2(home))
     ggufs = [contender.weights for contender in pythons if contender.engine == "llama.cpp"]
     make_models(models, ggufs=ggufs, home=home, say=_say)
+    if setup:
+        compile_all(models, pythons, core=cores.measuring, home=home, say=_say)
     rows: list[Row] = []
     with judge_on(cores.judge):
         for model in models:
