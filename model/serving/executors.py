@@ -25,8 +25,13 @@ WEIGHTS: dict[torch.dtype, Weights] = {torch.float32: "fp32", torch.bfloat16: "b
 PREFIX_CONTEXTS = 4  # per running answer: its own context, and three to be found again
 
 
-def default_executor(transformer: Transformer, limits: EngineLimits) -> Executor:
-    """In the precision that the transformer has. Says in the log why it is not the compiled one."""
+def default_executor(
+    transformer: Transformer, limits: EngineLimits, weights: Weights | None = None
+) -> Executor:
+    """In the precision that the transformer has, or in `weights`. Says in the log why it is not the compiled one.
+
+    Raises ValueError for `weights` of a model without compiled form: plain torch cannot have them.
+    """
     n_blocks = blocks_within(transformer.config, transformer.dtype.itemsize, limits)
     if transformer.device.type != "cpu" or transformer.dtype not in WEIGHTS:
         reason: str | None = f"the model lies on {transformer.device} in {transformer.dtype}"

@@ -3,6 +3,7 @@
     --tensor-parallel N --expert-parallel M     ranks on this machine (`distributed.py`)
     --hot-experts N [--accelerator cuda]        N experts of each layer on the accelerator (`offload.py`)
     --device-models FILE FILE                   the same, with N and the rest from measured device models
+    --weights int8                              the compiled kernels on the host, with weights in this form
 
 Knows nothing of HTTP or requests.
 """
@@ -14,6 +15,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import torch
 
@@ -21,10 +23,11 @@ from model.config import ModelConfig
 from model.parallel.device_model import read_device_model
 from model.serving import distributed
 from model.serving.distributed_shard import Degrees
-from model.serving.executors import BLOCK_TOKENS, blocks_within
+from model.serving.executors import BLOCK_TOKENS, blocks_within, default_executor
 from model.serving.generation import EngineLimits
 from model.serving.offload import OffloadExecutor
 from model.serving.offload_layout import HOST, Layout
+from model.serving.packed import Weights
 from model.serving.served import ServedModel, load_served
 from model.serving.torch_executor import TorchExecutor
 
@@ -39,6 +42,7 @@ class Hardware:
     n_hot: int | None = None
     accelerator: str = "cuda"
     device_models: tuple[Path, ...] = ()
+    weights: Weights | None = None  # None: as the model's file has them
 
     @property
     def is_offloaded(self) -> bool:
@@ -73,6 +77,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="place parts and experts by what `model.parallel.placement measure` measured",
     )
+    group.add_argument(
+        "--weights",
+        choices=get_args(Weights),
+        help="form of the compiled kernels' weights (default: bf16 or fp32, as the model is loaded)",
+    )
 
 
 def read_options(options: argparse.Namespace) -> Hardware:
@@ -82,7 +91,12 @@ def read_options(options: argparse.Namespace) -> Hardware:
         options.hot_experts,
         options.accelerator,
         tuple(options.device_models),
+        options.weights,
     )
+    if hardware.weights is not None and (hardware.is_offloaded or hardware.degrees.n_ranks > 1):
+        raise ValueError(
+            "--weights are the compiled kernels': they know neither several ranks nor offloading"
+        )
     if hardware.n_hot is not None and hardware.device_models:
         raise ValueError("--device-models say how many experts are hot: leave --hot-experts out")
     if hardware.is_offloaded and hardware.degrees.n_ranks > 1:
@@ -112,6 +126,9 @@ def load_on(
         )
         return dataclasses.replace(served, executor=executor)
     served = load_served(model, home)
+    if hardware.weights is not None:
+        compiled = default_executor(served.transformer, limits, hardware.weights)
+        return dataclasses.replace(served, executor=compiled)
     if not hardware.is_offloaded:
         return served
     config = served.transformer.config

@@ -13,11 +13,13 @@ from pathlib import Path
 import httpx
 import pytest
 
+from model import native
 from model.parallel.device_model import DeviceModel, DeviceModelError, to_json
 from model.parallel.mesh import MeshError
 from model.serving.engine import EngineLimits
 from model.serving.executors import BLOCK_TOKENS
 from model.serving.hardware import Hardware, add_options, load_on, read_options
+from model.serving.native_executor import NativeExecutor
 from model.serving.offload import OffloadExecutor
 from model.serving.served import tiny
 from model.serving.torch_executor import TorchExecutor
@@ -45,12 +47,22 @@ def test_without_options_the_engine_chooses() -> None:
         (["--tensor-parallel", "2", "--expert-parallel", "3"], "one a multiple of the other"),
         (["--hot-experts", "2", "--device-models", "a.json"], "leave --hot-experts out"),
         (["--hot-experts", "2", "--accelerator", "cpu", "--tensor-parallel", "2"], "single process"),
+        (["--weights", "int8", "--tensor-parallel", "2"], "neither several ranks nor offloading"),
         (["--hot-experts", "2", "--accelerator", "abacus"], "no device 'abacus' here .* give another"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(arguments: list[str], message: str) -> None:
     with pytest.raises((ValueError, MeshError), match=message):
         read(*arguments)
+
+
+def test_weights_are_packed_in_the_form_asked_for_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    served = load_on(read("--weights", "int8"), "tiny", None, LIMITS)
+    assert isinstance(served.executor, NativeExecutor) and served.executor.weights.weights == "int8"
+    monkeypatch.setattr(native, "library", lambda: None)
+    monkeypatch.setattr(native, "state", lambda: "no compiler")
+    with pytest.raises(ValueError, match="tiny cannot be served in int8: no compiler"):
+        load_on(read("--weights", "int8"), "tiny", None, LIMITS)
 
 
 def test_hot_experts_are_served_with_the_answers_of_one_device() -> None:
