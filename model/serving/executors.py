@@ -33,12 +33,15 @@ def default_executor(
     Raises ValueError for `weights` of a model without compiled form: plain torch cannot have them.
     """
     n_blocks = blocks_within(transformer.config, transformer.dtype.itemsize, limits)
-    if transformer.device.type != "cpu" or transformer.dtype not in WEIGHTS:
+    if transformer.device.type != "cpu" or (weights is None and transformer.dtype not in WEIGHTS):
         reason: str | None = f"the model lies on {transformer.device} in {transformer.dtype}"
     else:
         reason = native_executor.supports(transformer.config)
     if reason is None:
-        return native_executor.NativeExecutor(transformer, n_blocks, weights=WEIGHTS[transformer.dtype])
+        kept = weights or WEIGHTS[transformer.dtype]
+        return native_executor.NativeExecutor(transformer, n_blocks, weights=kept)
+    if weights is not None:
+        raise ValueError(f"{transformer.config.name} cannot be served in {weights}: {reason}")
     log.warning("%s is computed by plain torch: %s", transformer.config.name, reason)
     return TorchExecutor(transformer, n_blocks, block_tokens=BLOCK_TOKENS)
 
