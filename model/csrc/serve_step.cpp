@@ -4,11 +4,10 @@
 // other rows of the step nor on the number of threads, see serve_products.h. Knows nothing of which sequence owns which
 // block, nor of sampling.
 
-#include <cstdlib>
-
 #include "serve_attention.h"
 #include "serve_experts.h"
 #include "serve_latent.h"
+#include "serve_pack.h"
 
 namespace serve {
 
@@ -212,6 +211,11 @@ LANES_EXPORT int32_t serve_product(const Matrix *matrix, const float *x_MK, int3
     });
     std::free(memory);
     return 1;
+}
+
+// Packs one matrix from rows of fp32 or bf16, see serve_pack.h. 0 where there is no memory, else 1.
+LANES_EXPORT int32_t serve_pack(const Matrix *matrix, const void *first, const void *second, int32_t n_rows, int32_t is_bf16) {
+    return pack_matrix(*matrix, {first, second, n_rows, is_bf16});
 }
 
 // Sizes of the structs that Python mirrors, in the order of serve_model.h; returns how many.

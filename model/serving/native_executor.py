@@ -77,7 +77,7 @@ class NativeExecutor:
         self.config = transformer.config
         self.block_tokens = BLOCK_TOKENS
         self.n_blocks = n_blocks
-        self.weights = NativeWeights(transformer, weights)
+        self.weights = NativeWeights(library, transformer, weights)
         self._rotary = transformer.rotary
         self._model = self._described(n_threads or torch.get_num_threads())
         self._model_at = ctypes.c_void_p(ctypes.addressof(self._model))

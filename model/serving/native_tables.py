@@ -9,23 +9,11 @@ from __future__ import annotations
 import ctypes
 from ctypes import Structure, c_float, c_int32, c_int64, c_void_p
 
-from model.serving.packed import KINDS, PackedStack, pointer
+from model.serving.packed import Matrix, PackedStack, matrix
 
 
 class TablesError(Exception):
     """The library was built from other sources than these structs."""
-
-
-class Matrix(Structure):
-    _fields_ = [
-        ("data", c_void_p),
-        ("scales", c_void_p),
-        ("starts", c_void_p),
-        ("n", c_int32),
-        ("k", c_int32),
-        ("kind", c_int32),
-        ("padding", c_int32),
-    ]
 
 
 class Stack(Structure):
@@ -145,19 +133,6 @@ class Step(Structure):
 MIRRORED = (Matrix, Stack, AttentionWeights, FeedForward, Router, Layer, Model, PartRow, Step)
 
 
-def matrix(packed: PackedStack) -> Matrix:
-    """The first matrix of a stack."""
-    return Matrix(
-        pointer(packed.data),
-        pointer(packed.scales),
-        pointer(packed.starts),
-        packed.n,
-        packed.k,
-        KINDS[packed.weights],
-        0,
-    )
-
-
 def stack(packed: PackedStack) -> Stack:
     return Stack(matrix(packed), packed.bytes_each)
 
@@ -171,6 +146,8 @@ def check(library: ctypes.CDLL) -> None:
         library.serve_memory.argtypes = [c_void_p, c_int32, c_int32]
         library.serve_step.restype = None
         library.serve_step.argtypes = [c_void_p, c_void_p]
+        library.serve_pack.restype = c_int32
+        library.serve_pack.argtypes = [c_void_p, c_void_p, c_void_p, c_int32, c_int32]
         library.serve_product.restype = c_int32
         library.serve_product.argtypes = [c_void_p, c_void_p, c_int32, c_void_p]
         sizes = (c_int64 * 32)()

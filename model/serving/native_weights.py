@@ -6,6 +6,7 @@ own layers may be dropped afterwards. Knows nothing of steps or caches.
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Iterable, Sequence
 from ctypes import c_void_p
@@ -23,7 +24,7 @@ from model.layers.moe import MoELayer
 from model.layers.norm import RMSNorm
 from model.layers.router import Router
 from model.serving import native_tables as tables
-from model.serving.packed import PackedMemory, PackedStack, Weights, interleaved, pack, pointer
+from model.serving.packed import PackedMemory, PackedStack, Weights, matrix, pack, pointer
 from model.transformer import Transformer
 
 HEAD_NORMS = {"none": 0, "head": 1, "all": 2}
@@ -32,7 +33,8 @@ HEAD_NORMS = {"none": 0, "head": 1, "all": 2}
 class NativeWeights:
     """`layers`, `head`, `norm` and `embedding` for a `tables.Model`; keeps all memory that they point to."""
 
-    def __init__(self, transformer: Transformer, weights: Weights) -> None:
+    def __init__(self, library: ctypes.CDLL, transformer: Transformer, weights: Weights) -> None:
+        self._library = library
         self.weights = weights
         self.config: ModelConfig = transformer.config
         self._memory = PackedMemory()
@@ -42,7 +44,7 @@ class NativeWeights:
         blocks = list(cast("Iterable[Block]", transformer.layers))
         self.layers = (tables.Layer * len(blocks))(*(self._layer(block) for block in blocks))
         head = transformer.embedding if transformer.head is None else transformer.head
-        self.head = tables.matrix(self._pack(head))
+        self.head = matrix(self._pack(head))
         self.norm = self._vector(transformer.norm.weight)
         self.embedding = self._vector(transformer.embedding)
 
@@ -51,8 +53,10 @@ class NativeWeights:
         """Bytes of packed matrices, without norms, biases and the embedding."""
         return self._memory.n_bytes
 
-    def _pack(self, weight: Tensor, weights: Weights | None = None) -> PackedStack:
-        packed = pack(weight, weights or self.weights, self._memory)
+    def _pack(
+        self, weight: Tensor, weights: Weights | None = None, beside: Tensor | None = None
+    ) -> PackedStack:
+        packed = pack(self._library, weight, weights or self.weights, self._memory, beside)
         self._kept.append(packed)
         return packed
 
@@ -87,8 +91,8 @@ class NativeWeights:
     def _grouped(self, attention: Attention) -> tables.AttentionWeights:
         biases = [attention.b_q, attention.b_k, attention.b_v]
         return tables.AttentionWeights(
-            down=tables.matrix(self._pack(torch.cat([attention.w_q, attention.w_k, attention.w_v]))),
-            out=tables.matrix(self._pack(attention.w_o)),
+            down=matrix(self._pack(torch.cat([attention.w_q, attention.w_k, attention.w_v]))),
+            out=matrix(self._pack(attention.w_o)),
             b_down=self._vector(_joined(biases)),
             q_norm=self._norm(attention.q_norm),
             k_norm=self._norm(attention.k_norm),
@@ -109,8 +113,8 @@ class NativeWeights:
         if attention.b_kv_down is not None and attention.b_q_down is None:
             biases[0] = torch.zeros(first.shape[0])
         table = tables.AttentionWeights(
-            down=tables.matrix(self._pack(torch.cat([first, attention.w_kv_down]))),
-            out=tables.matrix(self._pack(attention.w_o)),
+            down=matrix(self._pack(torch.cat([first, attention.w_kv_down]))),
+            out=matrix(self._pack(attention.w_o)),
             absorb=tables.stack(self._pack(to_keys_HNR.mT)),
             restore=tables.stack(self._pack(to_values_HUR)),
             b_down=self._vector(_joined(biases)),
@@ -121,7 +125,7 @@ class NativeWeights:
             scale=attention.scale,
         )
         if attention.w_q_up is not None:
-            table.q_up = tables.matrix(self._pack(attention.w_q_up))
+            table.q_up = matrix(self._pack(attention.w_q_up))
         return table
 
     def _dense(self, ffn: SwiGLU) -> tables.Layer:
@@ -129,7 +133,7 @@ class NativeWeights:
 
     def _feed_forward(self, ffn: SwiGLU) -> tables.FeedForward:
         return tables.FeedForward(
-            gate_up=tables.stack(self._pack(interleaved(ffn.w_gate, ffn.w_up))),
+            gate_up=tables.stack(self._pack(ffn.w_gate, beside=ffn.w_up)),
             down=tables.stack(self._pack(ffn.w_down)),
             b_gate=self._vector(ffn.b_gate),
             b_up=self._vector(ffn.b_up),
@@ -140,7 +144,7 @@ class NativeWeights:
     def _mixture(self, moe: MoELayer) -> tables.Layer:
         experts = moe.experts
         routed = tables.FeedForward(
-            gate_up=tables.stack(self._pack(interleaved(experts.w_gate, experts.w_up))),
+            gate_up=tables.stack(self._pack(experts.w_gate, beside=experts.w_up)),
             down=tables.stack(self._pack(experts.w_down)),
             width=experts.w_gate.shape[1],
         )
@@ -154,7 +158,7 @@ class NativeWeights:
         """In fp32 always, as the router computes."""
         config = router.config
         return tables.Router(
-            weight=tables.matrix(self._pack(router.weight, "fp32")),
+            weight=matrix(self._pack(router.weight, "fp32")),
             bias=self._vector(router.bias),
             top_k=config.top_k,
             n_groups=config.n_groups,

@@ -1,8 +1,8 @@
 """Weights as the compiled engine multiplies them: packed once at load, in fp32, bf16 or int8.
 
 A matrix [N, K] becomes strips of 32 outputs, [N/32][K/group][32][group], so that one product reads it from front to back;
-see model/csrc/serve_products.h. Int8 weights have one scale per output: the largest magnitude of its row is 127.
-Knows nothing of which matrix belongs to which layer.
+see model/csrc/serve_products.h; the kernels' library packs them. Int8 weights have one scale per output: the largest
+magnitude of its row is 127. Knows nothing of which matrix belongs to which layer.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 Weights = Literal["fp32", "bf16", "int8", "int8-dynamic"]
@@ -26,7 +25,6 @@ HALF = 16
 CHUNK_BYTES = 64 << 20
 ALIGNMENT = 64
 READ_AHEAD_BYTES = 4096  # kernels ask for a little more than there is; asking never faults
-INT8_LARGEST = 127
 
 
 class PackedMemory:
@@ -70,55 +68,63 @@ class PackedStack:
     starts: Tensor | None = None  # int32, the same shape: -128 times the sum of an output's weights
 
 
-def pack(weight: Tensor, weights: Weights, memory: PackedMemory) -> PackedStack:
-    """Packs [N, K] or a stack [M, N, K] of any float dtype."""
-    stack_MNK = weight.detach()[None] if weight.dim() == 2 else weight.detach()
-    n_matrices, n, k = stack_MNK.shape
+def pack(
+    library: ctypes.CDLL, weight: Tensor, weights: Weights, memory: PackedMemory, beside: Tensor | None = None
+) -> PackedStack:
+    """Packs [N, K] or a stack [M, N, K] of any float dtype.
+
+    With `beside`, of the same shape, strips are 16 rows of `weight`, then the same 16 of `beside`: outputs 2 N', with N'
+    the next multiple of 16. Raises MemoryError where there is none to work in.
+    """
+    sources = [_readable(part) for part in (weight, beside) if part is not None]
+    n_matrices, n_rows, k = sources[0].shape
+    n = n_rows if beside is None else 2 * -(-n_rows // HALF) * HALF
     n_strips, group = -(-n // STRIP), GROUP[weights]
-    n_groups = -(-k // group)
-    bytes_each = n_strips * n_groups * STRIP * group * NUMBER_BYTES[weights]
+    bytes_each = n_strips * -(-k // group) * STRIP * group * NUMBER_BYTES[weights]
     data = memory.take(n_matrices * bytes_each)
     scales = starts = None
     if weights in ("int8", "int8-dynamic"):
         scales = torch.zeros((n_matrices, n_strips * STRIP))
         starts = torch.zeros((n_matrices, n_strips * STRIP), dtype=torch.int32)
-    for i, matrix_NK in enumerate(stack_MNK):
-        padded = F.pad(matrix_NK.float(), (0, n_groups * group - k, 0, n_strips * STRIP - n))
-        target = data[i * bytes_each : (i + 1) * bytes_each]
-        if weights == "fp32":
-            _write(target, padded, torch.float32, 1)
-        elif weights == "bf16":
-            _write(target, padded.bfloat16(), torch.bfloat16, 2)
-        else:
-            assert scales is not None and starts is not None
-            quantised, scales[i] = quantise(padded)
-            _write(target, quantised, torch.int8, 4)
-            starts[i] = -128 * quantised.sum(1, dtype=torch.int32)
-    return PackedStack(weights, n, k, data, bytes_each, scales, starts)
+    stack = PackedStack(weights, n, k, data, bytes_each, scales, starts)
+    is_bf16 = sources[0].dtype is torch.bfloat16
+    for i in range(n_matrices):
+        rows = [source[i].data_ptr() for source in sources]
+        table = matrix(stack, i)
+        if not library.serve_pack(
+            ctypes.byref(table), rows[0], rows[1] if beside is not None else None, n_rows, is_bf16
+        ):
+            raise MemoryError(f"no memory to pack a matrix of {n} x {k} in")
+    return stack
 
 
-def interleaved(gate: Tensor, up: Tensor) -> Tensor:
-    """Rows of both in turns of 16, padded with zeros: [..., F, D] twice -> [..., 2 F', D]."""
-    padding = (0, 0, 0, -gate.shape[-2] % HALF)
-    padded = [F.pad(part.detach(), padding).contiguous() for part in (gate, up)]
-    *stack, n, k = padded[0].shape
-    halves = [part.view(*stack, n // HALF, HALF, k) for part in padded]
-    return torch.stack(halves, dim=-3).view(*stack, 2 * n, k)
+def _readable(weight: Tensor) -> Tensor:
+    """[M, N, K], contiguous, in fp32 or bf16."""
+    stack_MNK = weight.detach()[None] if weight.dim() == 2 else weight.detach()
+    return (stack_MNK if stack_MNK.dtype is torch.bfloat16 else stack_MNK.float()).contiguous()
 
 
-def quantise(weight_NK: Tensor) -> tuple[Tensor, Tensor]:
-    """int8 [N, K] and the scale of each output, fp32 [N]: weight is about their product."""
-    scale_N = weight_NK.abs().amax(1) / INT8_LARGEST
-    quantised = (weight_NK / scale_N.clamp(min=torch.finfo(torch.float32).tiny)[:, None]).round()
-    return quantised.clamp(-INT8_LARGEST, INT8_LARGEST).to(torch.int8), scale_N
+class Matrix(ctypes.Structure):
+    """One packed matrix, as `Matrix` of serve_products.h."""
+
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("scales", ctypes.c_void_p),
+        ("starts", ctypes.c_void_p),
+        ("n", ctypes.c_int32),
+        ("k", ctypes.c_int32),
+        ("kind", ctypes.c_int32),
+        ("padding", ctypes.c_int32),
+    ]
+
+
+def matrix(packed: PackedStack, index: int = 0) -> Matrix:
+    """One matrix of a stack; whoever keeps it keeps the stack."""
+    data = packed.data[index * packed.bytes_each :]
+    rest = [pointer(None if tensor is None else tensor[index]) for tensor in (packed.scales, packed.starts)]
+    return Matrix(pointer(data), *rest, packed.n, packed.k, KINDS[packed.weights], 0)
 
 
 def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
     """Its address; null for None. Whoever keeps the address keeps the tensor."""
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
-
-
-def _write(target: Tensor, padded_NK: Tensor, dtype: torch.dtype, group: int) -> None:
-    n, k = padded_NK.shape
-    view = target.view(dtype).view(n // STRIP, k // group, STRIP, group)
-    view.copy_(padded_NK.view(n // STRIP, STRIP, k // group, group).transpose(1, 2))
