@@ -40,7 +40,8 @@ def whole_rate(answer: Answer) -> float:
     requests = answer["requests"]
     begin = min(request["submitted_ns"] for request in requests)
     end = max(request["times_ns"][-1] for request in requests)
-    return float(sum(len(request["times_ns"]) for request in requests)) / ((end - begin) / NS)
+    count = sum(len(request["times_ns"]) for request in requests)
+    return count / (float(end - begin) / NS)
 
 
 def mean_context(answer: Answer, prompts: Sequence[int]) -> float:

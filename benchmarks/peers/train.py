@@ -29,7 +29,7 @@ from model.config import ModelConfig
 TARGET = 2.0  # times the tokens per second of transformers
 LOAD_S, STEP_S, CHOOSE_S = 300.0, 300.0, 600.0
 # Two right steps differ by rounding, which grows from step to step.
-LOSS_TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}
+LOSS_TOLERANCE = {"fp32": 1e-4, "bf16": 3e-2}
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 OURS, THEIRS = "ours", "transformers"
 

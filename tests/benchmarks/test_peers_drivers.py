@@ -43,7 +43,7 @@ def test_making_keeps_what_is_there(folder: str) -> None:
     assert file.stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 2e-6), ("bf16", 2e-2)])
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 2e-6), ("bf16", 3e-2)])
 def test_both_sides_take_the_same_steps(folder: str, precision: Any, tolerance: float) -> None:
     ours_train.load(folder, precision)
     transformers_train.load(folder, precision)

@@ -32,7 +32,7 @@ def serve(commands: Mapping[str, Command]) -> None:
     for line in sys.stdin:
         request = json.loads(line)
         try:
-            answer = {"answer": commands[request["command"]](**request["arguments"])}
+            answer: dict[str, Any] = {"answer": commands[request["command"]](**request["arguments"])}
         except Exception as error:
             traceback.print_exc()
             answer = {"error": f"{type(error).__name__}: {error}"}

@@ -42,7 +42,7 @@ class Record:
 
     def token(self, number: int, token: int, now_ns: int) -> bool:
         """One more token of a request; whether it was its last. What comes beyond `n_new` is not counted."""
-        n_new = self.requests[number]["n_new"]
+        n_new: int = self.requests[number]["n_new"]
         if len(self._tokens[number]) < n_new:
             self._tokens[number].append(token)
             self._times_ns[number].append(now_ns)
@@ -55,7 +55,8 @@ class Record:
 
     @property
     def is_done(self) -> bool:
-        return self.n_produced == sum(request["n_new"] for request in self.requests)
+        wanted: int = sum(request["n_new"] for request in self.requests)
+        return self.n_produced == wanted
 
     def answer(self) -> dict[str, Any]:
         """What the parent computes rates from. Raises RuntimeError where the engine has ended early."""
