@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import platform
+import subprocess
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -191,3 +194,27 @@ def test_memory_outlives_what_asked_for_it() -> None:
     kept = huge_zeros(10_000)[5:]
     torch.empty(1 << 20).fill_(1)
     assert kept.sum() == 0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("processor", ["x86-64", "x86-64-v3"])
+def test_other_processors_compute_the_same_products(
+    library: ctypes.CDLL, processor: str, tmp_path: Path
+) -> None:
+    """The forms written for processors without AVX-512, which this machine can run as well."""
+    if platform.machine() != "x86_64":
+        pytest.skip("expected: NO OTHER PROCESSOR TO COMPILE FOR HERE: the flags are x86-64's")
+    flags = [flag if flag != "-march=native" else f"-march={processor}" for flag in native.FLAGS]
+    sources = sorted(map(str, native.SOURCES.glob("serve_*.cpp")))
+    subprocess.run(["g++", *flags, *sources, "-o", str(tmp_path / "other.so")], check=True, timeout=300)
+    other = ctypes.CDLL(str(tmp_path / "other.so"))
+    tables.check(other)
+    torch.manual_seed(0)
+    weight_NK, x_MK = torch.randn(70, 90), torch.randn(27, 90)
+    for weights in ALL_WEIGHTS:
+        here = product(library, packed(library, weight_NK, weights), x_MK)
+        there = product(other, packed(other, weight_NK, weights), x_MK)
+        # Without fused multiply-add a number of a quantised row may round to the step beside.
+        step = {"int8": 1e-3, "int8-dynamic": 0.1}.get(weights, 1e-4)
+        assert (here - there).abs().max() < step
+        assert torch.equal(product(other, packed(other, weight_NK, weights), x_MK[:5]), there[:5])
