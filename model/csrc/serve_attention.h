@@ -32,7 +32,7 @@ inline int64_t block_bytes(const Model &model) { return Head(model).bytes * mode
 
 // Keys: units of 4 bytes, one or two numbers of a token, in its column. Values: a token's numbers in its row of a panel,
 // in bf16 as one half of words whose other half is the token before or behind it.
-inline void keep(const Model &model, int layer, const Part &part, int row, int head, const float *key, const float *value) {
+SERVE_ONCE void keep(const Model &model, int layer, const Part &part, int row, int head, const float *key, const float *value) {
     const Head shape(model);
     const int position = part.past + row, offset = position % BLOCK, n_units = (model.d_key + shape.group - 1) / shape.group;
     char *keys = shape.at(model, layer, part.blocks[position / BLOCK], head), *values = keys + shape.keys_bytes;
@@ -82,7 +82,7 @@ struct Scratch {
 inline int64_t attention_bytes(int64_t most_keys) { return Scratch::bytes(most_keys); }
 
 // e^(score - largest) in [first, end), zeros elsewhere in [0, n); as rows of `kind`; returns the sum of what was written.
-inline float weigh(int32_t kind, const float *scores, float scale, int first, int end, int64_t n, char *to) {
+SERVE_ONCE float weigh(int32_t kind, const float *scores, float scale, int first, int end, int64_t n, char *to) {
     using lanes::Ints;
     const Floats least = lanes::all(-INFINITY);
     Ints places;

@@ -7,6 +7,9 @@
 
 #include "serve_model.h"
 
+// Compiled once: quick to build, and the same bits wherever it is called from.
+#define SERVE_ONCE __attribute__((noinline)) inline
+
 namespace serve {
 
 using lanes::Floats;
@@ -20,7 +23,7 @@ LANES_INLINE void in_vectors(int64_t n, const Each &each) {
     if (i < n) each(i, n - i);
 }
 
-inline float root_mean_square(const float *x, int64_t n, float eps) {
+SERVE_ONCE float root_mean_square(const float *x, int64_t n, float eps) {
     Floats sums = lanes::zeros();
     in_vectors(n, [&](int64_t i, int64_t count) {
         const Floats v = lanes::load_part(x + i, count);
@@ -30,7 +33,7 @@ inline float root_mean_square(const float *x, int64_t n, float eps) {
 }
 
 // to = x / rms(x) * weight; `to` may be x.
-inline void norm_row(const float *x, const float *weight, int64_t n, float eps, float *to) {
+SERVE_ONCE void norm_row(const float *x, const float *weight, int64_t n, float eps, float *to) {
     const float scale = 1.0f / root_mean_square(x, n, eps);
     in_vectors(n, [&](int64_t i, int64_t count) {
         const Floats v = lanes::load_part(x + i, count) * scale * lanes::load_part(weight + i, count);
@@ -60,7 +63,7 @@ LANES_INLINE void put_bytes(int32_t kind, lanes::Ints values, char *to, int64_t 
 }
 
 // Writes a row in the form of `kind`, zeros behind it up to a multiple of 16.
-inline void pack_row(int32_t kind, const float *x, int64_t n, char *to, float *scale) {
+SERVE_ONCE void pack_row(int32_t kind, const float *x, int64_t n, char *to, float *scale) {
     const int64_t n_filled = up_to(n, HALF);
     if (kind == FP32) {
         std::memcpy(to, x, static_cast<size_t>(n) * sizeof(float));
@@ -91,7 +94,7 @@ inline void pack_row(int32_t kind, const float *x, int64_t n, char *to, float *s
 }
 
 // Turns d numbers by one row of cosines and sines (model/layers/rotary.py: `rotate`).
-inline void turn_row(float *x, const float *cos, const float *sin, int d, bool is_interleaved) {
+SERVE_ONCE void turn_row(float *x, const float *cos, const float *sin, int d, bool is_interleaved) {
     if (is_interleaved) {
         for (int i = 0; i < d; i += 2) {
             const float a = x[i], b = x[i + 1];
