@@ -16,7 +16,6 @@ from prometheus_client.metrics_core import (
     HistogramMetricFamily,
     Metric,
 )
-from prometheus_client.utils import floatToGoString
 from torch import nn
 
 from model.layers.moe import MoELayer
@@ -47,7 +46,7 @@ class StepTimes:
         buckets, n_so_far = [], 0
         for bound, count in zip((*self._bounds_s, float("inf")), list(self._counts), strict=True):
             n_so_far += count
-            buckets.append((floatToGoString(bound), n_so_far))
+            buckets.append(("+Inf" if bound == float("inf") else f"{bound:g}", n_so_far))
         return HistogramMetricFamily(
             f"{PREFIX}step_seconds", "Duration of the engine's steps.", buckets=buckets, sum_value=self._sum_s
         )

@@ -46,7 +46,7 @@ class NodeMetrics:
     """Counts as requests end, and asks the host for the rest when scraped."""
 
     def __init__(self, host: Host) -> None:
-        disable_created_metrics()  # a second series for each, which Prometheus does not need
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each is of no use
         self._registry = registry = CollectorRegistry()
         self._requests = Counter(
             f"{PREFIX}requests",

@@ -47,7 +47,7 @@ async def _entry(server: UpstreamServer, model: str | None) -> Mapping[str, Any]
     if model is None and len(entries) == 1:
         return next(iter(entries.values()))
     if model in entries:
-        return entries[model]  # type: ignore[index]
+        return entries[model]
     wanted = (
         f"no model {model!r}" if model is not None else "more than one model, or none: choose with --model"
     )

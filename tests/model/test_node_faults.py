@@ -1,0 +1,223 @@
+"""Clients that misbehave, caches that run out, models that cannot be loaded: a clear error each, others unharmed.
+
+Nodes are real HTTP servers; where a process is the point (signals, limits of memory) it is one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import resource
+import signal
+import struct
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+
+from model.checkpoint import FORMAT
+from model.config import ModelConfig
+from model.serving.generation import EngineLimits
+from model.transformer import Transformer
+from tests.model.node_in_process import ServedNode, bundled, serving
+from tests.model.test_node_loading import hf_folder
+
+TOKEN = "token-of-the-faults"
+HEADERS = {"Authorization": f"Bearer {TOKEN}"}
+N_CLIENTS = 200
+
+
+def body(max_tokens: int = 20, **fields: Any) -> dict[str, Any]:
+    return {"model": "tiny", "prompt": "abc", "max_tokens": max_tokens, "ignore_eos": True, **fields}
+
+
+def wait_until_idle(url: str, timeout_s: float = 60) -> dict[str, int]:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        stats: dict[str, int] = httpx.get(f"{url}/stats", headers=HEADERS, timeout=30).json()
+        if stats["running"] == stats["waiting"] == stats["answering"] == 0:
+            return stats
+        time.sleep(0.02)
+    raise AssertionError(f"the node did not get idle: {stats}")
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[ServedNode]:
+    with serving(bundled(EngineLimits(max_waiting=2 * N_CLIENTS)), token=TOKEN) as node:
+        yield node
+
+
+async def streamed(url: str, i: int, *, leaves: bool) -> str:
+    """One client's whole stream; one that leaves closes its connection after the first bytes."""
+    host, port = url.removeprefix("http://").split(":")
+    payload = json.dumps(body(12, seed=i, stream=True)).encode()
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {TOKEN}\r\n"
+        end = f"Connection: close\r\nContent-Length: {len(payload)}\r\n\r\n"
+        writer.write((head + end).encode() + payload)
+        await writer.drain()
+        first = await reader.read(64)
+        return "" if leaves else (first + await reader.read()).decode()
+    finally:
+        writer.close()
+
+
+def test_two_hundred_clients_of_which_half_leave(node: ServedNode) -> None:
+    async def all_of_them() -> list[str]:
+        return await asyncio.gather(*(streamed(node.url, i, leaves=i % 2 == 1) for i in range(N_CLIENTS)))
+
+    answers = asyncio.run(all_of_them())
+    whole = [answer for answer in answers if answer]
+    assert len(whole) == N_CLIENTS // 2
+    for answer in whole:
+        assert "data: [DONE]" in answer and '"finish_reason": "length"' in answer
+    stats = wait_until_idle(node.url)
+    assert stats["kv_blocks_held"] == 0, "those who left hold nothing"
+    assert (
+        httpx.post(f"{node.url}/v1/completions", json=body(), headers=HEADERS, timeout=60).status_code == 200
+    )
+
+
+def test_one_client_that_fills_the_cache_shuts_nobody_out() -> None:
+    """A cache of 128 tokens, and eight requests of one account that want 100 each."""
+    with serving(bundled(EngineLimits(max_cache_bytes=64 << 10)), token=TOKEN) as node:
+        url = f"{node.url}/v1/completions"
+
+        def ask(owner: str, n_tokens: int) -> httpx.Response:
+            headers = {**HEADERS, "X-Gainshare-Owner": owner}
+            return httpx.post(url, json=body(n_tokens, temperature=0), headers=headers, timeout=120)
+
+        refused = ask("hog", 400)
+        error = refused.json()["error"]
+        assert (refused.status_code, error["code"], error["param"]) == (400, "cache_exceeded", "prompt")
+        alone = ask("alone", 90).json()["choices"][0]["text"]
+        with ThreadPoolExecutor(10) as pool:
+            hogs = [pool.submit(ask, "hog", 90) for _ in range(8)]
+            others = [pool.submit(ask, "other", 5) for _ in range(2)]
+            answers = [each.result() for each in (*hogs, *others)]
+        assert [answer.status_code for answer in answers] == [200] * 10
+        assert {answer.json()["choices"][0]["text"] for answer in answers[:8]} == {alone}
+        assert wait_until_idle(node.url)["kv_blocks_held"] == 0
+
+
+def test_one_account_cannot_fill_the_whole_queue() -> None:
+    limits = EngineLimits(max_running=1, max_waiting=8)
+    with serving(bundled(limits), token=TOKEN) as node, ThreadPoolExecutor(16) as pool:
+
+        def ask(owner: str) -> int:
+            headers = {**HEADERS, "X-Gainshare-Owner": owner}
+            return httpx.post(
+                f"{node.url}/v1/completions", json=body(300), headers=headers, timeout=120
+            ).status_code
+
+        flood = [pool.submit(ask, "flood") for _ in range(14)]
+        while httpx.get(f"{node.url}/stats", headers=HEADERS, timeout=60).json()["waiting"] < 4:
+            time.sleep(0.005)
+        assert ask("other") == 200
+        statuses = [each.result() for each in flood]
+    assert set(statuses) == {200, 429}
+
+
+def sparse_model(folder: Path, d_model: int) -> int:
+    """A model folder whose weights are one large hole of zeros; returns their bytes."""
+    config = ModelConfig(
+        name="large", vocab_size=261, d_model=d_model, n_layers=4, n_heads=8, n_kv_heads=8, d_head=d_model // 8,
+        d_ff=4 * d_model, max_context=64,
+    )  # fmt: skip
+    with torch.device("meta"):
+        state = Transformer(config).state_dict()
+    header, offset = {}, 0
+    for name, tensor in state.items():
+        end = offset + 4 * tensor.numel()
+        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        offset = end
+    encoded = json.dumps(header).encode()
+    folder.mkdir()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", len(encoded)) + encoded)
+        file.truncate(8 + len(encoded) + offset)
+    document = {"format": FORMAT, "model": config.to_dict(), "metadata": {"stop_tokens": [1]}}
+    (folder / "config.json").write_text(json.dumps(document))
+    return offset
+
+
+def address_space(pid: int) -> int:
+    """Bytes of virtual memory that a process has."""
+    found = re.search(r"VmSize:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+@pytest.fixture
+def swappable(start_node: Callable[..., Any], tmp_path: Path) -> Any:
+    (tmp_path / "token").write_text(TOKEN)
+    return start_node("--model", "tiny", "--token-file", str(tmp_path / "token"), "--drain-s", "60")
+
+
+def test_failed_swaps_leave_the_old_model_serving_and_sigterm_lets_it_end(
+    swappable: Any, tmp_path: Path
+) -> None:
+    """One process for all of it: no room for the new model, a damaged one, none; then the end."""
+    client = httpx.Client(base_url=swappable.url, headers=HEADERS, timeout=120)
+
+    def swap(model: object) -> tuple[int, str]:
+        answer = client.post("/admin/swap", json={"model": str(model)})
+        assert "tiny serves on" in answer.json()["error"]["message"]
+        assert client.post("/v1/completions", json=body()).status_code == 200
+        return answer.status_code, answer.json()["error"]["code"]
+
+    client.post("/v1/completions", json=body())
+    files = hf_folder(tmp_path / "served")
+    n_bytes = sparse_model(tmp_path / "large", d_model=1024)
+    for name in ("tokenizer.json", "chat_template.jinja"):
+        (tmp_path / "large" / name).write_text((files / name).read_text())
+    pid = swappable.process.pid
+    before = resource.prlimit(pid, resource.RLIMIT_AS)
+    resource.prlimit(pid, resource.RLIMIT_AS, (address_space(pid) + n_bytes // 2, before[1]))
+    assert swap(tmp_path / "large") == (507, "out_of_memory")
+    resource.prlimit(pid, resource.RLIMIT_AS, before)
+    (tmp_path / "large" / "model.safetensors").write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00{}      ")
+    assert swap(tmp_path / "large") == (422, "model_not_usable")
+    assert swap(tmp_path / "none") == (404, "model_not_found")
+    drains_before_it_ends(swappable, client)
+
+
+def drains_before_it_ends(node: Any, client: httpx.Client) -> None:
+    with client.stream("POST", "/v1/completions", json=body(450, stream=True)) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        node.process.send_signal(signal.SIGTERM)
+        with httpx.Client(base_url=node.url, headers=HEADERS, timeout=60) as other:
+            while (ready := other.get("/ready")).status_code == 200:
+                time.sleep(0.01)
+            assert (ready.json()["status"], ready.headers["retry-after"]) == ("shutting_down", "2")
+            refused = other.post("/v1/completions", json=body())
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "shutting_down")
+            assert other.get("/health").json()["status"] == "draining"
+        assert "data: [DONE]" in list(lines)
+    assert node.process.wait(timeout=60) == 0
+
+
+def test_draining_breaks_off_what_takes_too_long() -> None:
+    with serving(bundled(), token=TOKEN, drain_s=0.0) as node:
+        request = body(500, stream=True)
+        with httpx.stream(
+            "POST", f"{node.url}/v1/completions", json=request, headers=HEADERS, timeout=60
+        ) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            node.drain()
+            rest = [line for line in lines if line]
+        node.thread.join(60)
+        assert not node.thread.is_alive()
+    assert (
+        "data: [DONE]" in rest
+        or json.loads(rest[-1].removeprefix("data: "))["error"]["code"] == "shutting_down"
+    )
