@@ -87,7 +87,10 @@ SERVE_ONCE float weigh(int32_t kind, const float *scores, float scale, int first
     const Floats least = lanes::all(-INFINITY);
     Ints places;
     for (int lane = 0; lane < LANES; ++lane) places[lane] = lane;
-    const auto seen = [&](int64_t i) { return (places + static_cast<int32_t>(i) >= first) & (places + static_cast<int32_t>(i) < end); };
+    const auto seen = [&](int64_t i) {
+        const Ints at = places + static_cast<int32_t>(i);
+        return (at >= first) & (at < end);
+    };
     Floats largest_of = least, sums = lanes::zeros();
     for (int64_t i = 0; i < n; i += LANES) largest_of = lanes::most(seen(i) ? lanes::load(scores + i) : least, largest_of);
     float largest = largest_of[0];
@@ -106,7 +109,8 @@ SERVE_ONCE float weigh(int32_t kind, const float *scores, float scale, int first
     return lanes::sum(sums);
 }
 
-inline void attend_rows(const Model &model, int layer, const Task &task, const Memory &memory, char *thread_memory, int64_t most_keys) {
+inline void attend_rows(
+    const Model &model, int layer, const Task &task, const Memory &memory, char *thread_memory, int64_t most_keys) {
     const Head shape(model);
     const Scratch scratch(thread_memory, most_keys);
     const int per_group = model.n_heads / model.n_kv_heads;
@@ -120,7 +124,7 @@ inline void attend_rows(const Model &model, int layer, const Task &task, const M
     const char *rows[TILE_ROWS];
     for (int i = 0; i < task.n; ++i) {
         const int row = task.first + i, query = task.head * per_group + row % per_group;
-        rows[i] = memory.queries.data + ((part.first + row / per_group) * static_cast<int64_t>(model.n_heads) + query) * memory.queries.stride;
+        rows[i] = memory.queries.row((part.first + row / per_group) * static_cast<int64_t>(model.n_heads) + query);
     }
     for (int b = 0; b < n_blocks; ++b) scratch.heads[b] = shape.at(model, layer, part.blocks[first_block + b], task.head);
 
@@ -128,7 +132,8 @@ inline void attend_rows(const Model &model, int layer, const Task &task, const M
     Tile tile;
     for (int b = 0; b < n_blocks; b += 2) {
         const int64_t second = b + 1 < n_blocks ? scratch.heads[b + 1] - scratch.heads[b] : 0;
-        const Panel panel = {scratch.heads + b, 1, (model.d_key + shape.group - 1) / shape.group, second, UNIT, 2 * shape.bytes, nullptr};
+        const int steps = (model.d_key + shape.group - 1) / shape.group;
+        const Panel panel = {scratch.heads + b, 1, steps, second, UNIT, 2 * shape.bytes, nullptr};
         for (int64_t at = shape.keys_bytes; at < shape.bytes; at += UNIT) {  // the values are wanted soon
             __builtin_prefetch(scratch.heads[b] + at, 0, 2);
             __builtin_prefetch(scratch.heads[b] + second + at, 0, 2);
@@ -141,10 +146,13 @@ inline void attend_rows(const Model &model, int layer, const Task &task, const M
     for (int i = 0; i < task.n; ++i) {
         const int position = part.past + (task.first + i) / per_group, base = first_block * BLOCK;
         rows[i] = scratch.weights + i * row_bytes;
-        sums[i] = weigh(model.cache_kind, scratch.scores + i * scratch.span, scale, first_key(position) - base, position + 1 - base, n_blocks * BLOCK, scratch.weights + i * row_bytes);
+        const int first = first_key(position) - base, end = position + 1 - base;
+        char *to = scratch.weights + i * row_bytes;
+        sums[i] = weigh(model.cache_kind, scratch.scores + i * scratch.span, scale, first, end, n_blocks * BLOCK, to);
     }
     for (int column = 0; column < model.d_value; column += STRIP) {
-        for (int b = 0; b < n_blocks; ++b) scratch.values[b] = scratch.heads[b] + shape.keys_bytes + column / HALF * shape.panel_bytes;
+        const int64_t behind = shape.keys_bytes + column / HALF * shape.panel_bytes;
+        for (int b = 0; b < n_blocks; ++b) scratch.values[b] = scratch.heads[b] + behind;
         const int64_t second = column + HALF < model.d_value ? shape.panel_bytes : 0;
         const Panel panel = {scratch.values, n_blocks, BLOCK / shape.group, second, UNIT, 2 * shape.bytes, nullptr};
         multiply(model.cache_kind, rows, task.n, panel, tile);

@@ -19,10 +19,11 @@ inline void route(const Model &model, const Layer &layer, int n_tokens, const Me
     const Router &router = layer.router;
     const Rows rows = {reinterpret_cast<const char *>(memory.normed_TD), memory.d_x * 4, nullptr, nullptr};
     multiply_all(model, router.weight, rows, n_tokens, [&](int row, int strip, const float *outputs) {
-        std::memcpy(memory.router_TE + row * memory.d_router + strip * STRIP, outputs, STRIP * sizeof(float));
+        copy_row(outputs, STRIP, memory.router_TE + row * memory.d_router + strip * STRIP);
     });
     share(model.n_threads, n_tokens, [&](int t, int) {
-        choose(router, memory.router_TE + t * memory.d_router, memory.choices_TK + t * router.top_k, memory.choice_weights_TK + t * router.top_k);
+        const int place = t * router.top_k;
+        choose(router, memory.router_TE + t * memory.d_router, memory.choices_TK + place, memory.choice_weights_TK + place);
     });
 }
 
@@ -47,10 +48,13 @@ inline int sort_pairs(const Router &router, int n_tokens, const Memory &memory, 
     return n_used;
 }
 
-inline int64_t hidden_stride(const Model &model, const FeedForward &ffn) { return up_to(ffn.width, HALF) * row_bytes_of(model.kind); }
+inline int64_t hidden_stride(const Model &model, const FeedForward &ffn) {
+    return up_to(ffn.width, HALF) * row_bytes_of(model.kind);
+}
 
 // silu(gate) * up of 16 columns, into the row that the next product reads, or in fp32 where that has a scale.
-LANES_INLINE void activate(const Model &model, const FeedForward &ffn, const float *outputs, int strip, int row, const Memory &memory) {
+LANES_INLINE void activate(
+    const Model &model, const FeedForward &ffn, const float *outputs, int strip, int row, const Memory &memory) {
     const int64_t column = static_cast<int64_t>(strip) * HALF;
     float *wide = memory.hidden_NF + row * up_to(ffn.width, HALF) + column;
     char *packed = memory.hidden.data + row * hidden_stride(model, ffn);
@@ -69,7 +73,8 @@ LANES_INLINE void activate(const Model &model, const FeedForward &ffn, const flo
 }
 
 // Adds the feed-forwards `used` of the rows `tokens` (null: all in order, with weight 1 or `gates`) to the residual stream.
-inline void apply(const Model &model, const FeedForward &ffn, const Used *used, int n_used, int n_rows, const int32_t *tokens, const float *weights, const Memory &memory) {
+inline void apply(const Model &model, const FeedForward &ffn, const Used *used, int n_used, int n_rows, const int32_t *tokens,
+                  const float *weights, const Memory &memory) {
     const Matrix up = ffn.gate_up.first, down = ffn.down.first;
     const Packed hidden = {memory.hidden.data, memory.hidden.scales, hidden_stride(model, ffn)};
     const int run = n_used > 2 * model.n_threads ? up.strips() : (up.strips() + 4 * model.n_threads - 1) / (4 * model.n_threads);

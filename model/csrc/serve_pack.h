@@ -22,6 +22,10 @@ struct Source {
     }
 };
 
+inline void widen_row(const lanes::bf16 *x, int64_t n, float *to) {
+    in_vectors(n, [&](int64_t i, int64_t count) { lanes::store_part(to + i, lanes::load_part(x + i, count), count); });
+}
+
 // The numbers as bytes of one scale: the largest magnitude is 127. Returns the scale and the sum of the bytes.
 inline float quantise_row(const float *x, int k, int8_t *to, int32_t *sum) {
     Floats most = lanes::zeros(), unusable = lanes::zeros();
@@ -50,7 +54,7 @@ inline float quantise_row(const float *x, int k, int8_t *to, int32_t *sum) {
 // Packs into the memory that `matrix` points to, which is zero. False where there is no working memory.
 inline bool pack_matrix(const Matrix &matrix, const Source &source) {
     const int k = matrix.k, group = group_of(matrix.kind);
-    const int64_t n_groups = (k + group - 1) / group, row_bytes = n_groups * 4;
+    const int64_t n_groups = (k + group - 1) / group, row_bytes = up_to(n_groups, HALF) * 4;  // `pack_row` fills vectors
     char *memory = static_cast<char *>(std::calloc(1, static_cast<size_t>(up_to(k * 4, 64) + STRIP * row_bytes)));
     if (!memory) return false;
     float *wide = reinterpret_cast<float *>(memory);
@@ -63,10 +67,9 @@ inline bool pack_matrix(const Matrix &matrix, const Source &source) {
                 std::memset(to, 0, static_cast<size_t>(row_bytes));
                 continue;
             }
-            if (source.is_bf16) in_vectors(k, [&](int64_t at, int64_t count) { lanes::store_part(wide + at, lanes::load_part(static_cast<const lanes::bf16 *>(from) + at, count), count); });
-            else std::memcpy(wide, from, static_cast<size_t>(k) * 4);
-            if (matrix.kind == FP32) std::memcpy(to, wide, static_cast<size_t>(k) * 4);
-            else if (matrix.kind == BF16) in_vectors(k, [&](int64_t at, int64_t count) { lanes::store_part(reinterpret_cast<lanes::bf16 *>(to) + at, lanes::load_part(wide + at, count), count); });
+            if (source.is_bf16) widen_row(static_cast<const lanes::bf16 *>(from), k, wide);
+            else copy_row(static_cast<const float *>(from), k, wide);
+            if (!is_scaled(matrix.kind)) pack_row(matrix.kind, wide, k, to, nullptr);
             else {
                 int32_t sum;
                 const_cast<float *>(matrix.scales)[strip * STRIP + i] = quantise_row(wide, k, reinterpret_cast<int8_t *>(to), &sum);
@@ -76,7 +79,7 @@ inline bool pack_matrix(const Matrix &matrix, const Source &source) {
         uint32_t *dealt = reinterpret_cast<uint32_t *>(const_cast<char *>(matrix.data) + strip * matrix.strip_bytes());
         const uint32_t *words = reinterpret_cast<const uint32_t *>(rows);
         for (int64_t g = 0; g < n_groups; ++g)
-            for (int i = 0; i < STRIP; ++i) dealt[g * STRIP + i] = words[i * n_groups + g];
+            for (int i = 0; i < STRIP; ++i) dealt[g * STRIP + i] = words[i * (row_bytes / 4) + g];
     }
     std::free(memory);
     return true;

@@ -105,6 +105,11 @@ struct ByInt8 : ByInt8Dynamic {
 
 // --- Tiles ------------------------------------------------------------------------------------------------------------
 
+template <typename Sum>
+LANES_INLINE Sum first_of(const int32_t *starts) {
+    return __builtin_convertvector(load_unit<Ints16>(reinterpret_cast<const char *>(starts)), Sum);
+}
+
 template <typename By, int ROWS>
 static void tile_of(const char *const *from, const Panel &panel, Tile tile) {
     typedef typename By::Sum Sum;
@@ -115,7 +120,7 @@ static void tile_of(const char *const *from, const Panel &panel, Tile tile) {
     for (int i = 0; i < ROWS; ++i)
 #pragma GCC unroll 2
         for (int j = 0; j < 2; ++j)
-            sums[i][j] = panel.starts ? __builtin_convertvector(load_unit<Ints16>(reinterpret_cast<const char *>(panel.starts + j * HALF)), Sum) : Sum{};
+            sums[i][j] = panel.starts ? first_of<Sum>(panel.starts + j * HALF) : Sum{};
     int64_t at = 0;
     for (int s = 0; s < panel.n_segments; ++s) {
         const char *w = panel.segments[s];
@@ -139,8 +144,10 @@ typedef void (*TileOf)(const char *const *, const Panel &, Tile);
 
 // Tiles of 5, 7, 9, 10 and 11 rows compute some row twice: that is cheaper than more code.
 static constexpr int WIDTHS[] = {1, 2, 3, 4, 6, 8, 12};
-#define SERVE_TILES(By) {tile_of<By, 1>, tile_of<By, 2>, tile_of<By, 3>, tile_of<By, 4>, tile_of<By, 6>, tile_of<By, 8>, tile_of<By, 12>}
-static constexpr TileOf TILES[4][7] = {SERVE_TILES(ByFp32), SERVE_TILES(ByBf16), SERVE_TILES(ByInt8), SERVE_TILES(ByInt8Dynamic)};
+#define SERVE_TILES(By) \
+    {tile_of<By, 1>, tile_of<By, 2>, tile_of<By, 3>, tile_of<By, 4>, tile_of<By, 6>, tile_of<By, 8>, tile_of<By, 12>}
+static constexpr TileOf TILES[4][7] = {
+    SERVE_TILES(ByFp32), SERVE_TILES(ByBf16), SERVE_TILES(ByInt8), SERVE_TILES(ByInt8Dynamic)};
 
 void multiply(int32_t kind, const char *const *rows, int n_rows, const Panel &panel, Tile tile) {
     const char *filled[TILE_ROWS];
@@ -154,7 +161,8 @@ void multiply_strip(const Matrix &matrix, int strip, const Rows &rows, int first
     const char *from[TILE_ROWS];
     const int parts = parts_of(matrix.kind), group = group_of(matrix.kind);
     for (int i = 0; i < n_rows; ++i)
-        for (int part = 0; part < parts; ++part) from[i * parts + part] = rows.first + rows.at(first + i) * rows.stride + part * 4;
+        for (int part = 0; part < parts; ++part)
+            from[i * parts + part] = rows.first + rows.at(first + i) * rows.stride + part * 4;
     const char *data = matrix.data + strip * matrix.strip_bytes();
     const int32_t *starts = matrix.starts ? matrix.starts + strip * STRIP : nullptr;
     const Panel panel = {&data, 1, (matrix.k + group - 1) / group, UNIT, 2 * UNIT, AHEAD, starts};

@@ -14,8 +14,11 @@ constexpr float BARRED = -INFINITY;
 // The place of the largest of n numbers that is not taken; NaN is larger than all, as in torch.
 inline int best(const float *values, const char *taken, int n) {
     int found = -1;
-    for (int i = 0; i < n; ++i)
-        if (!taken[i] && (found < 0 || values[i] > values[found] || (values[i] != values[i] && values[found] == values[found]))) found = i;
+    const auto is_nan = [&](int i) { return values[i] != values[i]; };
+    for (int i = 0; i < n; ++i) {
+        if (taken[i]) continue;
+        if (found < 0 || values[i] > values[found] || (is_nan(i) && !is_nan(found))) found = i;
+    }
     return found;
 }
 

@@ -41,6 +41,8 @@ SERVE_ONCE void norm_row(const float *x, const float *weight, int64_t n, float e
     });
 }
 
+inline void copy_row(const float *x, int64_t n, float *to) { std::memcpy(to, x, static_cast<size_t>(n) * sizeof(float)); }
+
 inline void add_row(float *x, const float *bias, int64_t n) {
     if (!bias) return;
     in_vectors(n, [&](int64_t i, int64_t count) {
@@ -59,7 +61,8 @@ LANES_INLINE void put_bytes(int32_t kind, lanes::Ints values, char *to, int64_t 
     const lanes::Ints high = (values + 128) >> 8;
     const Bytes parts[2] = {__builtin_convertvector(high + 128, Bytes), __builtin_convertvector(values - high * 256 + 128, Bytes)};
     for (int i = 0; i < LANES; i += 4)
-        for (int part = 0; part < 2; ++part) std::memcpy(to + (at + i) * 2 + part * 4, reinterpret_cast<const char *>(&parts[part]) + i, 4);
+        for (int part = 0; part < 2; ++part)
+            std::memcpy(to + (at + i) * 2 + part * 4, reinterpret_cast<const char *>(&parts[part]) + i, 4);
 }
 
 // Writes a row in the form of `kind`, zeros behind it up to a multiple of 16.
@@ -93,9 +96,11 @@ SERVE_ONCE void pack_row(int32_t kind, const float *x, int64_t n, char *to, floa
     }
 }
 
-// Turns d numbers by one row of cosines and sines (model/layers/rotary.py: `rotate`).
-SERVE_ONCE void turn_row(float *x, const float *cos, const float *sin, int d, bool is_interleaved) {
-    if (is_interleaved) {
+// Turns the rotary numbers of a head by one row of cosines and sines (model/layers/rotary.py: `rotate`).
+SERVE_ONCE void turn_row(const Model &model, int row, float *x) {
+    const int d = model.d_rotary;
+    const float *cos = model.cos + static_cast<int64_t>(row) * d, *sin = model.sin + static_cast<int64_t>(row) * d;
+    if (model.is_interleaved) {
         for (int i = 0; i < d; i += 2) {
             const float a = x[i], b = x[i + 1];
             x[i] = a * cos[i] - b * sin[i];

@@ -69,7 +69,8 @@ static Memory lay_out(const Model &model, int n_tokens, int most_keys, char *bas
     memory.down_TN = pieces.take<float>(n_tokens * memory.d_down);
     memory.heads_TN = pieces.take<float>(n_tokens * memory.d_heads);
     memory.router_TE = pieces.take<float>(n_tokens * memory.d_router);
-    memory.in = pieces.take_rows(model.kind, n_tokens, most(most(model.d_model, widths.q_up_k), static_cast<int64_t>(model.n_heads) * model.d_out));
+    const int64_t d_heads_out = static_cast<int64_t>(model.n_heads) * model.d_out;
+    memory.in = pieces.take_rows(model.kind, n_tokens, most(most(model.d_model, widths.q_up_k), d_heads_out));
     memory.hidden = pieces.take_rows(model.kind, 1, widths.hidden);
     if (is_scaled(model.kind)) {
         memory.hidden.scales = pieces.take<float>(widths.hidden_rows);
@@ -120,28 +121,30 @@ void place_heads(const Model &model, int layer, const Part &part, int row, int t
     norm_heads(weights, weights.q_norm, n_heads, width, model.eps, q);
     norm_heads(weights, weights.k_norm, n_kv_heads, width, model.eps, k);
     if (weights.clip < INFINITY)
-        for (int i = 0; i < weights.down.n; ++i) q[i] = q[i] > weights.clip ? weights.clip : q[i] < -weights.clip ? -weights.clip : q[i];
-    const float *cos = model.cos + static_cast<int64_t>(turn) * model.d_rotary, *sin = model.sin + static_cast<int64_t>(turn) * model.d_rotary;
+        for (int i = 0; i < weights.down.n; ++i)
+            q[i] = q[i] > weights.clip ? weights.clip : q[i] < -weights.clip ? -weights.clip : q[i];
     for (int head = 0; head < n_heads; ++head) {
-        turn_row(q + head * width, cos, sin, width, model.is_interleaved);
+        turn_row(model, turn, q + head * width);
         const int64_t place = static_cast<int64_t>(t) * n_heads + head;
         pack_row(model.cache_kind, q + head * width, width, memory.queries.row(place), nullptr);
     }
     for (int head = 0; head < n_kv_heads; ++head) {
-        turn_row(k + head * width, cos, sin, width, model.is_interleaved);
+        turn_row(model, turn, k + head * width);
         keep(model, layer, part, row, head, k + head * width, v + head * model.d_value);
     }
 }
 
 void place_grouped(const Model &model, int layer, const Step &step, const Memory &memory) {
-    share_blocks(model.n_threads, step, [&](const Part &part, int row) { place_heads(model, layer, part, row, step.turns[part.first + row], memory); });
+    share_blocks(model.n_threads, step, [&](const Part &part, int row) {
+        place_heads(model, layer, part, row, step.turns[part.first + row], memory);
+    });
 }
 
 void attention(const Model &model, int index, const Step &step, const Memory &memory) {
     const AttentionWeights &weights = model.layers[index].attention;
     norm(model, weights.norm, step.n_tokens, memory);
     multiply_all(model, weights.down, memory.in.rows(), step.n_tokens, [&](int row, int strip, const float *outputs) {
-        std::memcpy(memory.down_TN + row * memory.d_down + strip * STRIP, outputs, STRIP * sizeof(float));
+        copy_row(outputs, STRIP, memory.down_TN + row * memory.d_down + strip * STRIP);
     });
     const bool is_latent = model.d_nope > 0;
     if (is_latent) place_latent(model, index, step, memory);
@@ -149,8 +152,8 @@ void attention(const Model &model, int index, const Step &step, const Memory &me
     attend(model, index, step, memory);
     if (is_latent) restore_latent(model, index, step.n_tokens, memory);
     share(model.n_threads, step.n_tokens, [&](int t, int) {
-        const float *heads = is_latent ? memory.mapped_TN + static_cast<int64_t>(t) * weights.out.k : memory.heads_TN + t * memory.d_heads;
-        pack_row(model.kind, heads, weights.out.k, memory.in.row(t), memory.in.scale(t));
+        const float *heads = is_latent ? memory.mapped_TN : memory.heads_TN;
+        pack_row(model.kind, heads + static_cast<int64_t>(t) * weights.out.k, weights.out.k, memory.in.row(t), memory.in.scale(t));
     });
     multiply_all(model, weights.out, memory.in.rows(), step.n_tokens, [&](int row, int strip, const float *outputs) {
         float *x = memory.x_TD + row * memory.d_x + strip * STRIP;
@@ -168,7 +171,7 @@ void tell(const Model &model, const Step &step, const Memory &memory) {
     if (!step.n_wanted) return;
     multiply_all(model, model.head, memory.in.rows(), step.n_wanted, [&](int row, int strip, const float *outputs) {
         float *to = step.logits + static_cast<int64_t>(row) * model.head.n + strip * STRIP;
-        std::memcpy(to, outputs, static_cast<size_t>(in_strip(model.head.n, strip)) * sizeof(float));
+        copy_row(outputs, in_strip(model.head.n, strip), to);
     });
 }
 
@@ -188,8 +191,8 @@ LANES_EXPORT int64_t serve_memory(const Model *model, int32_t n_tokens, int32_t 
 LANES_EXPORT void serve_step(const Model *model, const Step *step) {
     const Memory memory = lay_out(*model, step->n_tokens, step->most_keys, step->memory);
     for (int t = 0; t < step->n_tokens; ++t) {
-        float *x = memory.x_TD + t * memory.d_x;
-        std::memcpy(x, model->embedding + static_cast<int64_t>(step->ids[t]) * model->d_model, static_cast<size_t>(model->d_model) * sizeof(float));
+        const float *embedded = model->embedding + static_cast<int64_t>(step->ids[t]) * model->d_model;
+        copy_row(embedded, model->d_model, memory.x_TD + t * memory.d_x);
     }
     for (int layer = 0; layer < model->n_layers; ++layer) {
         attention(*model, layer, *step, memory);
@@ -205,9 +208,10 @@ LANES_EXPORT int32_t serve_product(const Matrix *matrix, const float *x_MK, int3
     char *memory = static_cast<char *>(std::malloc(static_cast<size_t>(scales_bytes + n_rows * stride)));
     if (!memory) return 0;
     const Packed rows = {memory + scales_bytes, is_scaled(matrix->kind) ? reinterpret_cast<float *>(memory) : nullptr, stride};
-    for (int row = 0; row < n_rows; ++row) pack_row(matrix->kind, x_MK + static_cast<int64_t>(row) * matrix->k, matrix->k, rows.row(row), rows.scale(row));
+    for (int64_t row = 0; row < n_rows; ++row)
+        pack_row(matrix->kind, x_MK + row * matrix->k, matrix->k, rows.row(row), rows.scale(row));
     for_outputs(*matrix, 0, matrix->strips(), rows.rows(), n_rows, [&](int row, int strip, const float *outputs) {
-        std::memcpy(to_MN + static_cast<int64_t>(row) * matrix->n + strip * STRIP, outputs, static_cast<size_t>(in_strip(matrix->n, strip)) * sizeof(float));
+        copy_row(outputs, in_strip(matrix->n, strip), to_MN + static_cast<int64_t>(row) * matrix->n + strip * STRIP);
     });
     std::free(memory);
     return 1;
@@ -220,7 +224,8 @@ LANES_EXPORT int32_t serve_pack(const Matrix *matrix, const void *first, const v
 
 // Sizes of the structs that Python mirrors, in the order of serve_model.h; returns how many.
 LANES_EXPORT int32_t serve_sizes(int64_t *sizes) {
-    const int64_t all[] = {sizeof(Matrix), sizeof(Stack), sizeof(AttentionWeights), sizeof(FeedForward), sizeof(Router), sizeof(Layer), sizeof(Model), sizeof(Part), sizeof(Step)};
+    const int64_t all[] = {sizeof(Matrix), sizeof(Stack), sizeof(AttentionWeights), sizeof(FeedForward), sizeof(Router),
+                           sizeof(Layer),  sizeof(Model), sizeof(Part),             sizeof(Step)};
     std::memcpy(sizes, all, sizeof all);
     return sizeof all / sizeof all[0];
 }
