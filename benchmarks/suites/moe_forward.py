@@ -146,7 +146,7 @@ def family(
 
 
 # Sizes per preset. `demo` is the smallest that a pair can time well: 20 to 30 ms a call for the textbook loop, and some
-# 10 ms for the stack's own form, of which transport takes less than a twentieth.
+# 7 ms for the stack's own form, of which transport takes less than a twentieth.
 # `tiny` is for tests of the machinery. `standard` has one family per regime of the served model.
 CASES = {
     "tiny": (
@@ -162,10 +162,10 @@ CASES = {
     ),
     "demo": (
         family(
-            "prompt-256",
-            tokens=tuple(range(240, 273)),
+            "prompt-200",
+            tokens=tuple(range(184, 217)),
             d_model=256,
-            d_expert=(304, 320, 336),
+            d_expert=(400, 416, 432),
             n_experts=(16,),
             top_k=2,
             n_shared=1,
