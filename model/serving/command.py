@@ -6,7 +6,6 @@ Exit status 0 after SIGTERM or SIGINT, 2 for options that cannot work, 1 when th
 from __future__ import annotations
 
 import argparse
-import asyncio
 import logging
 import signal
 import socket
@@ -25,8 +24,7 @@ from model.serving.node import Node
 from model.serving.process import DrainingServer
 from model.serving.served import find_folder
 from model.serving.service import Service
-from model.serving.upstream import Upstream, UpstreamServer
-from model.serving.upstream_probe import probe
+from model.serving.upstream_probe import upstream_loader
 
 DRAIN_S = 10.0
 
@@ -90,25 +88,13 @@ def _bundled(options: argparse.Namespace) -> Load:
 
 def _upstream(options: argparse.Namespace) -> Load:
     """Finds models of another server."""
-    key = _read_secret(options.upstream_key_file)
-
-    def find(name: str | None, _: OnDeath) -> Upstream:
-        server = UpstreamServer(options.upstream, key)
-
-        async def asked() -> Upstream:
-            try:
-                return await probe(
-                    server,
-                    name or options.model,
-                    tokenizer_folder=options.tokenizer,
-                    max_context=options.max_context,
-                )
-            finally:
-                await server.close()  # its connections belong to this loop, which ends here
-
-        return asyncio.run(asked())
-
-    return find
+    return upstream_loader(
+        options.upstream,
+        _read_secret(options.upstream_key_file),
+        model=options.model,
+        tokenizer_folder=options.tokenizer,
+        max_context=options.max_context,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

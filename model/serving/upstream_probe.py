@@ -6,6 +6,7 @@ nothing of requests.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 from model.serving.chat import Message
 from model.serving.errors import ApiError, LoadError
+from model.serving.host import Load, OnDeath
 from model.serving.upstream import Upstream, UpstreamServer
 from model.serving.upstream_count import LlamaCppCounter, LocalCounter, PromptCounter, TokenizeCounter
 
@@ -20,6 +22,27 @@ log = logging.getLogger(__name__)
 
 CONTEXT_FIELDS = ("max_model_len", "max_context", "context_length", "context_window")
 HELLO = (Message("user", "Hello"),)
+
+
+def upstream_loader(
+    url: str, key: str | None, *, model: str | None, tokenizer_folder: Path | None, max_context: int | None
+) -> Load:
+    """Finds a model of the server at `url` whenever a node is to serve one; without a name, `model` or its only one."""
+
+    def find(name: str | None, _: OnDeath) -> Upstream:
+        server = UpstreamServer(url, key)
+
+        async def asked() -> Upstream:
+            try:
+                return await probe(
+                    server, name or model, tokenizer_folder=tokenizer_folder, max_context=max_context
+                )
+            finally:
+                await server.close()  # its connections belong to this loop, which ends here
+
+        return asyncio.run(asked())
+
+    return find
 
 
 async def probe(
