@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from benchmarks.report import Row, shown
 
-#: Most of a token's regret in nats. Logits of the compared models spread by 1 nat and more, the best of 49,152 lies 4 above.
-TOLERANCE = {"fp32": 1e-3, "bf16": 0.3, "f16": 0.3, "int8": 1.0, "q8_0": 1.0}
+#: Most of the mean regret in nats. Logits of the compared models spread by 1 nat and more, the best of 49,152 lies 4 above.
+#: A single token may fall short by much more: rounding can choose another expert.
+TOLERANCE = {"fp32": 1e-4, "bf16": 0.02, "f16": 0.02, "int8": 0.06, "q8_0": 0.06}
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,10 @@ def output_row(side: str, model: str, weights: str, regrets: Regrets) -> Row:
     allowed = TOLERANCE[weights]
     return Row(
         f"serve, answers of {side}: {model}",
-        round(regrets.worst, 4),
+        round(regrets.mean, 5),
         "nats",
         f"<= {shown(allowed)}",
-        regrets.worst <= allowed,
-        f"worst regret of {regrets.n_tokens} greedy tokens by fp32 transformers (mean {regrets.mean:.4f}); "
+        regrets.mean <= allowed,
+        f"mean regret of {regrets.n_tokens} greedy tokens by fp32 transformers (worst {regrets.worst:.3f}); "
         f"{regrets.n_best} are its own choice too",
     )

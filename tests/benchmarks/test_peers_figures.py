@@ -88,7 +88,6 @@ def test_a_record_lets_requests_arrive_with_the_tokens_before_them() -> None:
         Workload("w", (Request((1,), 2), Request((1,), 3, after=1), Request((1,), 1, after=5))).to_json()
     )
     assert [number for number, _ in record.arrived()] == [0]
-    assert record.next_arrival == 1
     assert record.arrived() == []
     assert not record.token(0, 7, 10)
     assert [number for number, _ in record.arrived()] == [1]
@@ -100,7 +99,6 @@ def test_a_record_lets_requests_arrive_with_the_tokens_before_them() -> None:
     for at in (40, 50, 60):
         record.token(1, at, at)
     assert [number for number, _ in record.arrived()] == [2]
-    assert record.next_arrival == 6
     record.token(2, 5, 70)
     assert record.is_done
     answers = record.answer()["requests"]
@@ -185,12 +183,15 @@ def test_ratios_are_paired() -> None:
 
 
 def test_regrets_hold_a_side_to_the_model() -> None:
-    right = Regrets.of([[0.0, 0.0], [0.02]])
-    assert (right.n_tokens, right.n_best) == (3, 2)
+    right = Regrets.of([[0.0, 0.0], [0.02, 0.0]])
+    assert (right.n_tokens, right.n_best) == (4, 3)
     row = output_row("ours bf16", "m", "bf16", right)
     assert row.holds
-    assert "2 are its own choice" in row.how
+    assert row.value == 0.005
+    assert "3 are its own choice" in row.how
     assert not output_row("ours fp32", "m", "fp32", right).holds
+    one_other_expert = Regrets.of([[0.0] * 99, [0.7]])
+    assert output_row("other", "m", "bf16", one_other_expert).holds
     assert not output_row("other", "m", "int8", Regrets.of([[0.0, 3.5]])).holds
     with pytest.raises(ValueError, match="no token"):
         Regrets.of([[]])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,44 +94,43 @@ def run(name: str, requests: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 class _Run:
-    """One workload on its way: the engine's thread reports tokens, this one submits what has arrived."""
+    """One workload on its way. What arrives later is submitted from the engine's thread, between two of its steps."""
 
     def __init__(self, engine: Engine, requests: list[dict[str, Any]]) -> None:
         self.engine, self.record = engine, Record(requests)
         self.failure: str | None = None
         self.changed = threading.Condition()
-        self.waits_for = 0  # the number of tokens at which the next request arrives
 
     def answer(self) -> dict[str, Any]:
         with self.changed:
+            self._submit_arrived()
             while not self.record.is_done and self.failure is None:
-                for number, request in self.record.arrived():
-                    self._submit(number, request)
-                self.waits_for = self.record.next_arrival
                 if not self.changed.wait(WAIT_S):
-                    raise RuntimeError(f"the engine gave no token for {WAIT_S:.0f} s")
+                    raise RuntimeError(f"the engine did not answer within {WAIT_S:.0f} s")
         if self.failure is not None:
             raise RuntimeError(f"the engine ended a request: {self.failure}")
         return self.record.answer()
 
-    def _submit(self, number: int, request: dict[str, Any]) -> None:
-        generation = Generation(
-            prompt=tuple(request["prompt"]),
-            max_tokens=request["n_new"],
-            settings=SamplingSettings(temperature=0.0),
-            ignore_stop_tokens=True,
-        )
-        self.engine.submit(generation, lambda event: self._hear(number, event))
+    def _submit_arrived(self) -> None:
+        for number, request in self.record.arrived():
+            generation = Generation(
+                prompt=tuple(request["prompt"]),
+                max_tokens=request["n_new"],
+                settings=SamplingSettings(temperature=0.0),
+                ignore_stop_tokens=True,
+            )
+            self.engine.submit(generation, partial(self._hear, number))
 
     def _hear(self, number: int, event: Event) -> None:
-        """On the engine's thread; the other one is woken only when it has something to do."""
+        """On the engine's thread; the other one is woken only in the end."""
         now_ns = time.monotonic_ns()
         with self.changed:
             if event.chosen is not None:
                 self.record.token(number, event.chosen.token, now_ns)
+                self._submit_arrived()
             if event.finish not in (None, Finish.LENGTH):
                 self.failure = str(event.finish)
-            if self.failure or self.record.is_done or self.record.n_produced >= self.waits_for:
+            if self.failure or self.record.is_done:
                 self.changed.notify()
 
 

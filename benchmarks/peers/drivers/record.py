@@ -33,13 +33,6 @@ class Record:
             self._n_arrived += 1
         return new
 
-    @property
-    def next_arrival(self) -> int:
-        """How many tokens there are when the next request arrives; where none is left, how many there are in the end."""
-        if self._n_arrived < len(self.requests):
-            return int(self.requests[self._n_arrived]["after"])
-        return sum(request["n_new"] for request in self.requests)
-
     def token(self, number: int, token: int, now_ns: int) -> bool:
         """One more token of a request; whether it was its last. What comes beyond `n_new` is not counted."""
         n_new: int = self.requests[number]["n_new"]
