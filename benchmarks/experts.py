@@ -79,7 +79,8 @@ class Weights:
 
     def compute(self, form: str, tokens: Tokens) -> Tensor:
         if form == "floor":
-            return self.dense(tokens.x)
+            dense_TD: Tensor = self.dense(tokens.x)
+            return dense_TD
         routed_TD = experts.apply_experts(tokens.x, tokens.weights, tokens.chosen, *self.stacks)
         shared_TD: Tensor = self.shared(tokens.x)
         return routed_TD + shared_TD
@@ -156,7 +157,7 @@ def _cell(weights: Weights, n: int, dtype: str, *, backward: bool, seconds: floa
         drawn = {form: Tokens.drawn(n, weights.dtype, rng) for form in forms}
         for form in order.sample(forms, len(forms)):
             taken[form].append(_seconds(form, drawn[form], weights, backward=backward))
-        chosen.append(drawn.get("fused", drawn["sorted"]).chosen.unique().numel())
+        chosen.append(len(set(drawn.get("fused", drawn["sorted"]).chosen.flatten().tolist())))
     return Cell(n, dtype, backward, taken, chosen)
 
 

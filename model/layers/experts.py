@@ -31,7 +31,7 @@ def apply_experts(
     tensors = (x_TD, weights_TK, experts_TK, w_gate_EFD, w_up_EFD, w_down_EDF)
     for kernels in (experts_fused, experts_triton):
         if kernels.fits(*tensors):
-            return kernels.apply_experts(*tensors)
+            return kernels.apply_experts(*tensors)  # type: ignore[no-any-return]  # a module's
     n_choices, n_experts = experts_TK.shape[1], w_gate_EFD.shape[0]
     expert_N, order_N = experts_TK.flatten().sort(stable=True)
     rows_E = torch.bincount(expert_N, minlength=n_experts)

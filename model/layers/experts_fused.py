@@ -21,9 +21,9 @@ from model import native
 from model.layers import experts_reference
 
 #: Up to so many tokens each one's answer is the same whatever other tokens come with it.
-FEW_TOKENS = 64
-#: In larger calls experts with at most so many rows read their weights where they lie: packing them costs more.
-FEW_ROWS = 6
+FEW_TOKENS = 256
+#: In larger calls experts with at most so many rows read their weights where they lie: packing them costs more there.
+FEW_ROWS = 32
 
 _DTYPES = (torch.float32, torch.bfloat16)
 _PLAIN = (Tensor, nn.Parameter)

@@ -6,7 +6,7 @@ on the device, so that the host never waits for counts. Sums are fp32; fp32 inpu
 
 # Kernels are typed by what they are launched with, and triton is no dependency: CUDA builds of torch bring it.
 # ruff: noqa: ANN001, ANN201
-# mypy: disallow-untyped-defs=False, disallow-untyped-calls=False, disallow-untyped-decorators=False
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-calls=False, disallow-untyped-decorators=False
 
 from __future__ import annotations
 

@@ -22,6 +22,8 @@ pytestmark = pytest.mark.skipif(
 # Root mean square of the difference to the reference in fp32, relative. fp32 sums in another order; bf16 rounds the
 # hidden numbers and the answer to 8 bits, and its gradients come of two more roundings.
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 8e-3}
+# Read weights where they lie, or from packed panels, whatever the size would have it.
+WAYS = {"where they lie": 1 << 40, "packed": 0}
 FORMATS = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 
 
@@ -82,6 +84,7 @@ def assert_equals_reference(problem: Problem, dtype: torch.dtype) -> None:
         assert error(one, other) <= TOLERANCE[dtype], name
 
 
+@pytest.mark.parametrize("way", WAYS)
 @FORMATS
 @pytest.mark.parametrize(
     ("t", "d", "f", "e", "k"),
@@ -96,9 +99,15 @@ def assert_equals_reference(problem: Problem, dtype: torch.dtype) -> None:
     ],
 )
 def test_compiled_experts_equal_the_reference(
-    t: int, d: int, f: int, e: int, k: int, dtype: torch.dtype
+    t: int, d: int, f: int, e: int, k: int, dtype: torch.dtype, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    choose(way, monkeypatch)
     assert_equals_reference(Problem(t, d, f, e, k, dtype), dtype)
+
+
+def choose(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experts_fused, "FEW_TOKENS", WAYS[way])
+    monkeypatch.setattr(experts_fused, "FEW_ROWS", WAYS[way])
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
@@ -110,25 +119,29 @@ def test_compiled_experts_equal_the_reference(
     k=st.integers(1, 9),
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
     threads=st.sampled_from([1, 3]),
+    way=st.sampled_from(sorted(WAYS)),
 )
 def test_any_size_equals_the_reference(
-    t: int, d: int, f: int, e: int, k: int, dtype: torch.dtype, threads: int
+    t: int, d: int, f: int, e: int, k: int, dtype: torch.dtype, threads: int, way: str
 ) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        # Sums of a handful of products do not average their errors out.
-        tolerance = TOLERANCE[dtype] * 4
         problem = Problem(t, d, f, e, min(k, e), dtype)
-        found = problem.answers(experts_fused.apply_experts)
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            choose(way, monkeypatch)
+            found = problem.answers(experts_fused.apply_experts)
         expected = problem.answers(experts_reference.apply_experts, wide=True)
+        tolerance = TOLERANCE[dtype] * 4  # sums of a handful of products do not average their errors out
         assert all(error(one, other) <= tolerance for one, other in zip(found, expected, strict=True))
     finally:
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("way", WAYS)
 @FORMATS
-def test_threads_change_no_bit(dtype: torch.dtype) -> None:
+def test_threads_change_no_bit(dtype: torch.dtype, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    choose(way, monkeypatch)
     problem = Problem(97, 200, 72, 5, 2, dtype)
     before = torch.get_num_threads()
     try:
