@@ -45,7 +45,7 @@ class Settings:
 
 SETTINGS: dict[Scale, Settings] = {
     "quick": Settings(
-        {"d_model": 48, "n_layers": 3, "d_ff": 128}, 100_000, 256, (0.4, 0.6, 0.8, 1.0), (4e-3, 1e-2), (1, 2)
+        {"d_model": 48, "n_layers": 3, "d_ff": 128}, 100_000, 256, (0.4, 0.6, 1.0), (4e-3, 1e-2), (1, 2)
     ),
     "full": Settings(
         {"d_model": 96, "n_layers": 4, "d_ff": 256},

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import hypothesis
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.claims import (
@@ -82,7 +83,7 @@ def test_a_grid_grows_beyond_the_edge_where_its_best_lies(
     assert next_rate(losses, 2) == beyond
 
 
-@settings(deadline=None)
+@hypothesis.settings(deadline=None)
 @given(best=st.floats(1e-6, 1.0), ratio=st.floats(1.5, 4.0))
 def test_a_growing_grid_comes_nearer_to_the_best_rate_and_ends(best: float, ratio: float) -> None:
     losses = {rate: abs(math.log(rate / best)) for rate in (4e-3, float(f"{4e-3 * ratio:.2g}"))}

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,39 +14,23 @@ import torch
 from benchmarks.claims import corpus, padding, recompute, training
 from benchmarks.claims.bench import Bench, Job
 from benchmarks.claims.decoders import decoder
-from benchmarks.claims.job import KINDS
+from benchmarks.claims.job import KINDS as KINDS_OF_JOBS
 from benchmarks.claims.training import TrainingRun, accuracy_of, loss_of
 from model.config import MoEConfig
 from model.data.build import Settings, build
-from model.data.corpora import Corpus, Kind
-from model.data.text_documents import TextDocument
 from model.transformer import Transformer
+from tests.benchmarks.claim_text import KINDS, text_corpus, text_documents
 
 VOCABULARY = 300
-WORDS = ("red", "green", "blue", "a cat", "the dog", "runs", "sleeps", "under trees", "by night")
-
-
-def _texts(kind: Kind) -> Iterator[TextDocument]:
-    for number in range(60):
-        words = random.Random(f"{kind} {number}").choices(WORDS, k=20 + number % 9)  # no long runs in common
-        text, answer = f"{kind} {number}: {' '.join(words)}.", f"{words[0]} {words[1]}"
-        yield TextDocument(
-            kind, "CC0", str(number), f"{kind}-{number}", text, answer if kind == "instruction" else None
-        )
-
-
-def text_corpus(kind: Kind) -> Corpus:
-    return Corpus(kind, kind, "CC0", "made up", "write more", lambda: _texts(kind))
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of jobs' folders, with text in `data`."""
     folder = tmp_path_factory.mktemp("made")
-    kinds: tuple[Kind, ...] = ("general", "domain", "instruction")
     build(
         folder / "data",
-        [text_corpus(kind) for kind in kinds],
+        [text_corpus(kind) for kind in KINDS],
         settings=Settings(vocab_size=VOCABULARY, held_out_share=0.2),
     )
     return folder
@@ -170,7 +152,7 @@ def test_a_corpus_is_cut_at_the_document_that_fills_it() -> None:
     cut = corpus.limited(text_corpus("general"), 500)
     documents = list(cut.read())
     assert 500 <= sum(document.n_bytes for document in documents) < 500 + documents[-1].n_bytes
-    assert documents == list(_texts("general"))[: len(documents)]
+    assert documents == list(text_documents("general"))[: len(documents)]
     assert len(list(corpus.limited(text_corpus("general"), None).read())) == 60
 
 
@@ -223,7 +205,7 @@ def test_saved_bytes_leave_parameters_out(deep: Transformer) -> None:
 def test_every_kind_of_job_has_its_work() -> None:
     import importlib
 
-    for kind in KINDS:
+    for kind in KINDS_OF_JOBS:
         assert callable(importlib.import_module(f"benchmarks.claims.{kind}").work)
 
 
