@@ -15,11 +15,22 @@ import pytest
 import torch
 
 from benchmarks.claims import bench as bench_module
-from benchmarks.claims import corpus, curriculum, distillation, eight_bit, growth, sharing, training
+from benchmarks.claims import (
+    corpus,
+    curriculum,
+    distillation,
+    eight_bit,
+    growth,
+    sharing,
+    sparse_moe,
+    training,
+)
 from benchmarks.claims.bench import Bench, Job
 from benchmarks.claims.claim import Claim, Measured
+from benchmarks.claims.decoders import decoder
 from benchmarks.claims.tuning import MOST_ADDED, TUNING_SEED
 from benchmarks.report import Row
+from model.config import MoEConfig
 from tests.benchmarks.claim_text import KINDS, text_corpus
 
 TINY: dict[str, Any] = {"d_model": 16, "n_layers": 2, "d_ff": 32, "n_heads": 2}
@@ -106,3 +117,27 @@ def test_a_claim_is_measured_to_its_last_row(claim: Claim, bench: Bench, jobs: I
     n_before = len(jobs.jobs)
     assert claim.measure(bench, "quick").rows == found.rows  # all of it was kept
     assert len(jobs.jobs) == n_before
+
+
+def test_the_sparse_model_s_times_become_rows_and_a_plot(
+    bench: Bench, jobs: InThisProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moe = MoEConfig(16, d_expert=16, n_experts=40, top_k=4, n_shared=2)
+    small = decoder("sparse", 64, d_model=16, n_layers=1, d_ff=32, n_heads=2, moe=moe)
+    monkeypatch.setattr(sparse_moe, "sparse_model", lambda: small)
+    monkeypatch.setattr(sparse_moe, "BATCH_SIZES", (1, 16))
+    monkeypatch.setattr(sparse_moe, "DTYPES", {"quick": ("float32", "bfloat16")})
+    monkeypatch.setattr(sparse_moe, "CALLS", {"quick": {1: 4, 16: 2}})
+    found = sparse_moe.CLAIM.measure(bench, "quick")
+    times = [row for row in found.rows if "time per token" in row.name]
+    assert [row.name.rpartition("T = ")[2] for row in times] == [
+        "1, float32",
+        "16, float32",
+        "1, bfloat16",
+        "16, bfloat16",
+    ]
+    assert all(row.holds is None and isinstance(row.value, float) for row in times)
+    assert ["4 interleaved" in row.how for row in times] == [True, False, True, False]
+    assert jobs.jobs[-1].is_alone
+    [figure] = found.figures
+    assert figure.is_x_log and [curve.xs for curve in figure.curves] == [[1.0, 16.0]] * 2
