@@ -37,7 +37,7 @@ TOKENS = (1, 16, 512, 4096)
 FEW_TOKENS = 16  # up to here the weights' way from memory decides
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 CELL_SECONDS, QUICK_SECONDS = 10.0, 1.5
-MIN_ROUNDS, MAX_ROUNDS = 3, 200
+MIN_ROUNDS, MAX_ROUNDS = 5, 200
 STREAM_BYTES = 256 << 20  # far beyond any cache
 
 
