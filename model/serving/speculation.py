@@ -13,9 +13,9 @@ from typing import Protocol
 
 from model.sampling import Constraint
 
-# What a draft adds to a step that decodes one token, as a share of that step: dense models that wait for memory take
-# less, models whose tokens each fetch experts of their own take more.
-COST_PER_DRAFT = 0.2
+# What a draft adds to a step that decodes one token, as a share of that step; `python -m benchmarks.sampling` measures it.
+# Models whose tokens each fetch experts of their own take so much, dense ones less.
+COST_PER_DRAFT = 0.3
 
 
 def cost_among(n_running: int, cost: float = COST_PER_DRAFT) -> float:

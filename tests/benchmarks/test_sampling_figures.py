@@ -7,6 +7,8 @@ import json
 import pytest
 
 from benchmarks import sampling
+from model.serving.served import tiny
+from model.serving.torch_executor import TorchExecutor
 
 
 def test_every_figure_is_there_and_positive(
@@ -32,4 +34,12 @@ def test_lookups_follow_what_repeats_and_lose_nothing_elsewhere() -> None:
 def test_the_text_rows_name_the_speed_up_beside_the_count() -> None:
     rows = list(sampling._lookup_rows(sampling.ByteTokenizer()))
     assert [row.unit for row in rows] == ["tokens/step", "x"] * 3
-    assert all(row.value >= 1 for row in rows)  # type: ignore[operator]
+    assert all(row.value >= sampling.LEAST_SPEED_UP for row in rows)  # type: ignore[operator]
+
+
+def test_more_drafts_cost_more_than_none() -> None:
+    transformer = tiny().transformer
+    rows = list(sampling.cost_rows(TorchExecutor(transformer, 8), transformer.config.vocab_size, rounds=3))
+    assert [row.name for row in rows] == [f"cost of each of {n} drafts" for n in (1, 2, 4)]
+    assert all(row.value > -1 for row in rows)  # type: ignore[operator]  # a share of a step, whatever the noise
+    assert "TorchExecutor" in rows[0].how
