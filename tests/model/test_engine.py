@@ -26,7 +26,7 @@ from model.serving.served import ServedModel, tiny
 from model.serving.text import TextStream
 from model.serving.torch_executor import TorchExecutor
 
-TIMEOUT_S = 30
+TIMEOUT_S = 240  # the first step of all may have to wait for a compiler
 
 
 class Collected:
