@@ -11,6 +11,8 @@ Whether it may be used is `fits`' answer; `model/layers/experts.py` asks it. Kno
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -25,6 +27,7 @@ FEW_TOKENS = 256
 #: In larger calls experts with at most so many rows read their weights where they lie: packing them costs more there.
 FEW_ROWS = 32
 
+_is_off = False
 _DTYPES = (torch.float32, torch.bfloat16)
 _PLAIN = (Tensor, nn.Parameter)
 _POINTER = ctypes.c_void_p
@@ -153,10 +156,25 @@ def _fast_formats() -> int:
     return 0 if kernel is None else int(kernel())
 
 
+@contextmanager
+def torch_instead() -> Iterator[None]:
+    """Within it no kernels of our own are used, in any thread: for what counts torch's operations and their memory.
+
+    A forward pass that something watches and its recomputation that nothing does must both be within it.
+    """
+    global _is_off
+    before, _is_off = _is_off, True
+    try:
+        yield
+    finally:
+        _is_off = before
+
+
 def is_watched() -> bool:
     """Whether calls of torch's operations are being recorded, or tensors stand for others."""
     return (
-        torch.compiler.is_compiling()
+        _is_off
+        or torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._are_functorch_transforms_active()
     )

@@ -162,6 +162,15 @@ def test_under_transformations_torch_s_operations_are_used(calls: list[str]) -> 
 
 
 @pytest.mark.usefixtures("both_formats")
+def test_kernels_can_be_left_out_for_a_while() -> None:
+    with experts_fused.torch_instead():
+        with experts_fused.torch_instead():
+            assert not experts_fused.fits(*arguments())
+        assert not experts_fused.fits(*arguments())
+    assert experts_fused.fits(*arguments())
+
+
+@pytest.mark.usefixtures("both_formats")
 def test_while_compiling_torch_s_operations_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     assert not experts_fused.fits(*arguments())

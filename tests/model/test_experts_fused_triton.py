@@ -90,7 +90,8 @@ def test_gradients_of_the_reference_come_only_for_what_needs_them() -> None:
     )
     found = experts_reference.gradients(tensors, torch.ones(3, 4), (True, *(False,) * 5))
     (expected,) = torch.autograd.grad(experts_reference.apply_experts(*tensors).sum(), tensors[0])
-    assert torch.equal(found[0], expected) and found[1:] == (None,) * 5  # type: ignore[arg-type]  # it is not None
+    torch.testing.assert_close(found[0], expected)
+    assert found[1:] == (None,) * 5
 
 
 @pytest.mark.skipif(

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.config import LatentConfig, ModelConfig
+from model.layers.experts_fused import torch_instead
 from model.parallel.check import SHAPES
 from model.parallel.mesh import Mesh
 from model.parallel.shards import load
@@ -131,10 +132,11 @@ def test_kept_activations_are_within_five_per_cent(variant: str, checkpointing: 
     ids = torch.randint(config.vocab_size, (rows, tokens))
     targets = next_token_targets(ids)
     stage(ids, targets_BS=targets)  # tables of rotations are made once
-    loss, kept = kept_by(lambda: stage(ids, targets_BS=targets))
-    predicted = stage_activations(workload, layout, 0)
-    assert kept + ids.numel() * 8 == pytest.approx(predicted, rel=0.05)
-    loss.backward()
+    with torch_instead():  # the formulas count what torch's operations save; our own save less
+        loss, kept = kept_by(lambda: stage(ids, targets_BS=targets))
+        predicted = stage_activations(workload, layout, 0)
+        assert kept + ids.numel() * 8 == pytest.approx(predicted, rel=0.05)
+        loss.backward()
 
 
 def run_check(n_ranks: int, *arguments: str) -> list[dict[str, Any]]:
