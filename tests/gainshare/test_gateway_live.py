@@ -324,8 +324,8 @@ def test_an_overlong_prompt_is_refused_before_anything_is_held(
         ({"temperature": 3}, "temperature"),
         ({"top_p": 0}, "top_p"),
         ({"max_tokens": 0}, "max_tokens"),
-        ({"n": 2}, "n"),
-        ({"frequency_penalty": 1}, "frequency_penalty"),
+        ({"n": 17}, "n"),
+        ({"frequency_penalty": 3}, "frequency_penalty"),
         ({"extra_body": {"colour": "blue"}}, "colour"),
     ],
 )
