@@ -29,9 +29,10 @@ def load(path: str, weights: str) -> dict[str, Any]:
     """The folder's weights in `weights`."""
     global _model
     torch.set_num_threads(1)
-    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     begun = time.monotonic()
-    _model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=PRECISIONS[weights]).eval()
+    _model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=PRECISIONS[weights])
+    _model.eval()
     seconds = time.monotonic() - begun
     return {"version": transformers.__version__, "load_s": seconds, "resident_bytes": resident_bytes()}
 

@@ -33,7 +33,7 @@ def load(folder: str, precision: str) -> dict[str, Any]:
     """fp32 masters of the folder's weights, multiplied in `precision` under autocast."""
     global _model, _optimizer, _precision
     torch.set_num_threads(1)
-    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     _precision = precision
     _model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     _model.train()
