@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.config import ModelConfig, MoEConfig
+from model.layers.experts_fused import torch_instead
 from model.layers.moe import Experts, MoELayer
 from model.parallel.check import SHAPES
 from model.parallel.expert import ParallelExperts
@@ -84,7 +85,8 @@ def test_experts_of_one_rank_equal_the_plain_ones_forward_and_backward(dtype: to
     for experts in (plain, parallel):
         x = torch.linspace(-1, 1, 20 * 16).view(20, 16).to(dtype).requires_grad_()
         weights = torch.linspace(0, 1, 60).view(20, 3).requires_grad_()
-        y = experts(x, weights, chosen)
+        with torch_instead():  # bf16 rounds elsewhere in the fused kernels
+            y = experts(x, weights, chosen)
         y.float().square().sum().backward()
         results.append((y, x.grad, weights.grad, experts.w_down.grad, experts.w_gate.grad))
     for a, b in zip(*results, strict=True):
@@ -223,7 +225,11 @@ def test_one_rank_trains_as_the_plain_trainer_does(name: str, checkpointing: str
     )
     for step in range(3):
         tokens = torch.randint(config.vocab_size, (4, 16), generator=torch.Generator().manual_seed(step))
-        assert torch.allclose(parallel.step(tokens), plain.step(tokens), rtol=1e-5)
+        with (
+            torch_instead()
+        ):  # as the parallel one computes: Adam makes much of roundings where gradients are small
+            expected = plain.step(tokens)
+        assert torch.allclose(parallel.step(tokens), expected, rtol=1e-5)
     trained = parallel.state_dict()
     assert all(torch.allclose(trained[name], t, atol=2e-5) for name, t in model.state_dict().items())
 
