@@ -372,12 +372,12 @@ def test_leaving_mid_stream_stops_the_node_and_bills_what_was_generated(
 
 def test_leaving_a_whole_answer_stops_the_node_too(stack: GatewayStack, customer: Customer) -> None:
     with pytest.raises(openai.APITimeoutError):
-        stack.client(customer.key, timeout=0.25).chat.completions.create(
-            model=MODEL, messages=HELLO, max_tokens=480, extra_body={"ignore_eos": True}
+        stack.client(customer.key, timeout=0.2).chat.completions.create(
+            model=MODEL, messages=HELLO, n=16, max_tokens=480, extra_body={"ignore_eos": True}
         )
     record = stack.record(customer.user)
     assert record.status == RequestStatus.CANCELLED
-    assert record.completion_tokens < 480
+    assert record.completion_tokens < 16 * 480
     assert record.charged_microcredits == bill_of(
         record.prompt_tokens if record.completion_tokens else 0, record.completion_tokens
     )
