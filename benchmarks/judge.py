@@ -27,6 +27,7 @@ from benchmarks.evidence.schema import SCHEMA
 from benchmarks.fingerprint import environment, package_version
 from benchmarks.job import Callbacks, Cancellation, Cancelled, Job
 from benchmarks.pairs.build import build_tree
+from benchmarks.pairs.build_memory import BuildMemory
 from benchmarks.pairs.calibration import calibrated
 from benchmarks.pairs.cores import Cores, choose_cores
 from benchmarks.pairs.pair import SLOTS
@@ -49,6 +50,9 @@ STAGES = {
     "reproduction": "measuring",
     "fix": "measuring",
 }
+
+
+_builds = BuildMemory()
 
 
 @dataclass(frozen=True)
@@ -146,20 +150,22 @@ class _Judgement:
         return sealed
 
     def _build(self) -> None:
-        """All trees at once, each in a sandbox of its own: nothing is timed yet."""
+        """Both trees at once, each in a sandbox of its own: nothing is timed yet."""
         with self._phases.spend("build"), ThreadPoolExecutor(len(self._trees)) as pool:
-            builds = [
-                pool.submit(
-                    build_tree, name, tree, level=self._level, slot=SLOTS[name], on_log=self._callbacks.on_log
-                )
-                for name, tree in self._trees.items()
-            ]
-            for build in builds:
+            for build in [pool.submit(self._build_one, name) for name in self._trees]:
                 try:
                     build.result()
                 except SideFailed as failure:
                     self._runner.add_event(failure)
                     return
+
+    def _build_one(self, name: str) -> None:
+        tree, tree_hash = self._trees[name], getattr(self._job, f"{name}_tree")
+        level, slot, on_log = self._level, SLOTS[name], self._callbacks.on_log
+        if self._job.kind == "confirmation":
+            build_tree(name, tree, level=level, slot=slot, on_log=on_log)
+        else:
+            _builds.build(name, tree, tree_hash, level=level, slot=slot, on_log=on_log)
 
     def _calibrate(self) -> None:
         """Settle how many calls a pair has; a guard's quick presets are what they are."""

@@ -3,8 +3,8 @@
 Every Python source is compiled to bytecode in memory, which finds what does not parse before any pair is started. Where
 a tree has `model/csrc/*.cpp`, these become one shared library with fixed flags. It leaves the sandbox through the pipe
 and is put where `model/native.py` looks for it, into the tree's own folder: that folder is written fresh for one run
-and mounted read-only as one side's `/tree/model`, so no build outlives its run or is seen by the other side. Base and
-candidate go through the same steps. Knows nothing of what the library does: nothing here ever loads it.
+and mounted read-only as one side's `/tree/model`, so the other side sees nothing of it. Base and candidate go through the
+same steps. Knows nothing of what the library does: nothing here ever loads it.
 """
 
 import shutil
@@ -79,8 +79,7 @@ def build_tree(
     if not needs_compiler:
         return None
     _refuse_other_files(name, done.stdout)
-    _place(target, done.stdout, name)
-    return target
+    return place(tree, done.stdout, name)
 
 
 def _compiler(name: str) -> tuple[str, ...]:
@@ -113,13 +112,24 @@ def _refuse_other_files(name: str, library: bytes) -> None:
         raise SideFailed("build_failed", name, "build", "the compiler's result is not a shared library")
 
 
-def _place(target: Path, library: bytes, name: str) -> None:
-    """Whole or not at all; in a control of a tree against itself the later build replaces the other."""
+def compiler_identity() -> str:
+    """Names the compiler as it is now: another one builds something else. Empty where there is none."""
+    found = next((path for path in map(shutil.which, COMPILERS) if path is not None), None)
+    if found is None:
+        return ""
+    status = Path(found).resolve().stat()
+    return f"{found} {status.st_size} {status.st_mtime_ns}"
+
+
+def place(tree: Path, library: bytes, name: str) -> Path:
+    """Put a built library into `tree`, whole or not at all. In a control of a tree against itself the later one stays."""
+    target = tree / "model" / LIBRARY
     partial = target.with_suffix(f".{name}")
     partial.unlink(missing_ok=True)
     partial.write_bytes(library)
     partial.chmod(0o444)  # for the sandbox's own uids
     partial.replace(target)
+    return target
 
 
 def _bounded(text: str) -> str:
