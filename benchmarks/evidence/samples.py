@@ -85,10 +85,10 @@ def frozen_cpu_limit_ns(pair: dict[str, Any]) -> int:
 
 
 def thawed_side(document: dict[str, Any]) -> tuple[int, str] | None:
-    """(pair's index, side) of the first side that ran while it was frozen, or None."""
+    """(pair's index, whose tree it ran) of the first side that ran while it was frozen, or None."""
     for pair in document["pairs"]:
         limit = frozen_cpu_limit_ns(pair)
         for side in SIDES:
             if pair["cpu_while_frozen_ns"][side] > limit:
-                return pair["index"], side
+                return pair["index"], "base" if pair["control"] else side
     return None

@@ -5,7 +5,8 @@ Nothing is left of a pair when it is over, and nothing of it was there before. H
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.pairs import trial
@@ -16,14 +17,17 @@ from benchmarks.pairs.quiet import Quiet
 from benchmarks.pairs.sample_log import SampleLog
 from benchmarks.pairs.schedule import PairPlan
 from benchmarks.pairs.seeds import Seeds
-from benchmarks.pairs.side import Side, SideSetup
+from benchmarks.pairs.side import Side, SideFailed, SideSetup
 from benchmarks.pairs.turns import Turns
 
 SLOTS = {"base": 0, "candidate": 1}
 
 
 class Pair:
-    """Prepare (no clock runs), measure, close. `kill` may come from any thread and ends it at once."""
+    """Prepare (no clock runs), measure, close. `kill` may come from any thread and ends it at once.
+
+    What fails in a control pair is base's failure, on both sides: the candidate has no process in it.
+    """
 
     def __init__(
         self,
@@ -46,7 +50,10 @@ class Pair:
         self._is_killed = False
 
     def prepare(self) -> None:
-        """Start both sides at once, in random order, and wait until both have imported torch and stand frozen."""
+        """Start both sides at once, in random order, and wait until both have imported torch and stand frozen.
+
+        Raises SideFailed.
+        """
         with self._phases.spend("setup"):
             for name in self.record.spawn_order:
                 slot = self.record.spawn_order.index(name)  # at random, as the order is
@@ -55,13 +62,17 @@ class Pair:
                     self._sides[name] = side
                     if self._is_killed:
                         side.kill()
-        with self._phases.spend("import"):
+        with self._phases.spend("import"), self._naming_the_tree():
             for name in self.record.spawn_order:
                 self._sides[name].await_ready()
         self._pass_on_logs()
 
     def measure(self) -> None:
         """Fill `record`. Raises SideFailed where a sample did not answer, or answered wrongly (kind wrong_output)."""
+        with self._naming_the_tree():
+            self._measure()
+
+    def _measure(self) -> None:
         suite, index, cores = self._suite, self.plan.index, self._setup.cores
         with self._phases.spend("setup"):
             problem = suite.problem(self.plan.shape, self._seeds.numbers("pair", index, "problem"))
@@ -79,6 +90,16 @@ class Pair:
             else:
                 trial.hold(suite.trial, clocked, problem, self._seeds, order)
         self.record.peak_memory_bytes = {name: side.peak_memory_bytes() for name, side in self._sides.items()}
+
+    @contextmanager
+    def _naming_the_tree(self) -> Iterator[None]:
+        """A failure names the side by the tree that it ran, not by its place in the pair."""
+        try:
+            yield
+        except SideFailed as failure:
+            if not self.plan.is_control:
+                raise
+            raise SideFailed(failure.kind, "base", failure.stage, failure.detail) from failure
 
     def _pass_on_logs(self) -> None:
         """What the sides have written since; never while a clock runs."""

@@ -142,6 +142,13 @@ def test_running_while_frozen_is_suspicious(side: str) -> None:
     assert side in verdict.reason
 
 
+def test_what_ran_while_frozen_in_a_control_pair_was_base() -> None:
+    pairs = make_pairs(1.5, 6)
+    control = next(pair for pair in pairs if pair["control"])
+    control["cpu_while_frozen_ns"]["candidate"] = 10**9
+    assert "The base used CPU time" in decide(undecided(pairs)).reason
+
+
 def test_slowing_the_partner_is_suspicious() -> None:
     verdict = decide(undecided(make_pairs(1.5, 24, slowdown=1.5)))
     assert verdict.kind is VerdictKind.SUSPICIOUS

@@ -19,6 +19,7 @@ from benchmarks.evidence.signing import generate_key, public_key
 from benchmarks.evidence.verify import verify_evidence
 from benchmarks.job import Cancellation, Cancelled, Job
 from benchmarks.judge import judge
+from benchmarks.pairs.clocked import SIDES
 from benchmarks.pairs.cores import choose_cores
 from benchmarks.pairs.pair import Pair
 from benchmarks.pairs.phases import Phases
@@ -432,10 +433,12 @@ def test_unknown_suites_and_lopsided_controls_are_refused() -> None:
 
 
 @contextmanager
-def one_pair(bench: Bench, base: Tree, candidate: Tree) -> Iterator[Pair]:
+def one_pair(
+    bench: Bench, base: Tree, candidate: Tree, *, is_control: bool = False, secret: bytes | None = None
+) -> Iterator[Pair]:
     suite = get_suite("moe_forward", "tiny")
-    seeds = Seeds.fresh()[1]
-    plan = PairPlan(0, False, suite.cases[0].name, suite.cases[0].draw(seeds.numbers("shape")))
+    seeds = Seeds(secret) if secret else Seeds.fresh()[1]
+    plan = PairPlan(0, is_control, suite.cases[0].name, suite.cases[0].draw(seeds.numbers("shape")))
     setup = SideSetup(suite, best_level(), choose_cores())
     with tree_folders((base, candidate), bench.store, bench.folder / "trees") as folders:
         trees = {"base": folders[base.hash], "candidate": folders[candidate.hash]}
@@ -445,6 +448,27 @@ def one_pair(bench: Bench, base: Tree, candidate: Tree) -> Iterator[Pair]:
             yield pair
         finally:
             pair.close()
+
+
+def first_called(secret: bytes) -> str:
+    """The side that the first pair of a run with this secret calls first: loading draws from the same order before."""
+    order = Seeds(secret).order("pair", 0, "calls")
+    order.sample(SIDES, 2)
+    return order.sample(SIDES, 2)[0]
+
+
+@pytest.mark.parametrize("called_first", SIDES)
+def test_a_control_pair_s_failure_is_base_s_whichever_side_it_strikes(
+    bench: Bench, called_first: str
+) -> None:
+    """Both sides run base's tree: a contributor whose patch never ran has not answered wrongly."""
+    secrets = (bytes([number]) * 32 for number in range(256))
+    secret = next(secret for secret in secrets if first_called(secret) == called_first)
+    base = bench.wrapped("raise ValueError('base is broken')")
+    with one_pair(bench, base, bench.shipped, is_control=True, secret=secret) as pair:
+        with pytest.raises(SideFailed, match="base is broken") as caught:
+            pair.measure()
+    assert (caught.value.side, caught.value.kind, caught.value.stage) == ("base", "crash", "call")
 
 
 def test_threads_that_burn_the_core_stand_still_while_frozen(bench: Bench) -> None:
