@@ -27,7 +27,7 @@ from benchmarks.evidence.schema import SCHEMA
 from benchmarks.fingerprint import environment, package_version
 from benchmarks.job import Callbacks, Cancellation, Cancelled, Job
 from benchmarks.pairs.build import build_tree
-from benchmarks.pairs.build_memory import BuildMemory
+from benchmarks.pairs.build_memory import REMEMBERED
 from benchmarks.pairs.calibration import calibrated
 from benchmarks.pairs.cores import Cores, choose_cores
 from benchmarks.pairs.pair import SLOTS
@@ -50,9 +50,6 @@ STAGES = {
     "reproduction": "measuring",
     "fix": "measuring",
 }
-
-
-_builds = BuildMemory()
 
 
 @dataclass(frozen=True)
@@ -160,12 +157,8 @@ class _Judgement:
                     return
 
     def _build_one(self, name: str) -> None:
-        tree, tree_hash = self._trees[name], getattr(self._job, f"{name}_tree")
-        level, slot, on_log = self._level, SLOTS[name], self._callbacks.on_log
-        if self._job.kind == "confirmation":
-            build_tree(name, tree, level=level, slot=slot, on_log=on_log)
-        else:
-            _builds.build(name, tree, tree_hash, level=level, slot=slot, on_log=on_log)
+        build = build_tree if self._job.kind == "confirmation" else REMEMBERED.build
+        build(name, self._trees[name], level=self._level, slot=SLOTS[name], on_log=self._callbacks.on_log)
 
     def _calibrate(self) -> None:
         """Settle how many calls a pair has; a guard's quick presets are what they are."""

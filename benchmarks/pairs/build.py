@@ -1,12 +1,14 @@
 """Builds a tree for measuring, in the same class of sandbox that measures it, without network.
 
 Every Python source is compiled to bytecode in memory, which finds what does not parse before any pair is started. Where
-a tree has `model/csrc/*.cpp`, these become one shared library with fixed flags. It leaves the sandbox through the pipe
-and is put where `model/native.py` looks for it, into the tree's own folder: that folder is written fresh for one run
-and mounted read-only as one side's `/tree/model`, so the other side sees nothing of it. Base and candidate go through the
-same steps. Knows nothing of what the library does: nothing here ever loads it.
+a tree has `model/csrc/*.cpp`, these become one shared library with fixed flags, in a sandbox that has `model/csrc` of
+the tree and nothing else of it. It leaves the sandbox through the pipe and is put where `model/native.py` looks for it,
+into the tree's own folder: that folder is written fresh for one run and mounted read-only as one side's `/tree/model`,
+so the other side sees nothing of it. Base and candidate go through the same steps. Knows nothing of what the library
+does: nothing here ever loads it.
 """
 
+import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,8 @@ from benchmarks.pairs.side import SideFailed
 from benchmarks.sandbox import Completed, Limits, Mount, SandboxLevel, python_runtime, run
 
 PROGRAM = "/harness/build.py"
+INSIDE = "/tree/model"
+SOURCES = "csrc"  # below model/
 LIBRARY = "_native.so"  # beside model/native.py
 TIMEOUT_S = 60.0
 MEMORY_BYTES = 1536 << 20
@@ -50,36 +54,71 @@ def build_tree(
 ) -> Path | None:
     """Check the sources below `tree`/model and build its library; where that lies, or None for a tree of Python only.
 
+    Raises SideFailed as `check_tree` and `compile_native` do.
+    """
+    check_tree(name, tree, level=level, slot=slot)
+    library = compile_native(name, tree, level=level, slot=slot, on_log=on_log)
+    return place(tree, library, name) if library else None
+
+
+def check_tree(name: str, tree: Path, *, level: SandboxLevel, slot: int) -> None:
+    """That all Python sources parse and there is no binary. Raises SideFailed at stage "build": build_failed, timeout, resource_limit."""
+    if (tree / "model" / LIBRARY).exists() and not has_native(tree):
+        raise SideFailed("build_failed", name, "build", f"a tree may not bring a model/{LIBRARY} of its own")
+    _refuse_failure(name, _run(Mount(tree / "model", INSIDE), (), level, slot))
+
+
+def compile_native(
+    name: str,
+    tree: Path,
+    *,
+    level: SandboxLevel,
+    slot: int,
+    on_log: Callable[[str], None] | None = None,
+) -> bytes:
+    """The library's bytes, which follow from `sources_digest` and the compiler; empty for a tree of Python only.
+
     What the compiler says goes to `on_log`, bounded. Raises SideFailed at stage "build": build_failed, timeout,
     resource_limit, or infrastructure_error where this runner has no compiler and the tree needs one.
     """
-    target = tree / "model" / LIBRARY
-    needs_compiler = any((tree / "model" / "csrc").glob("*.cpp"))
-    if target.exists() and not needs_compiler:
-        raise SideFailed("build_failed", name, "build", f"a tree may not bring a model/{LIBRARY} of its own")
+    if not has_native(tree):
+        return b""
+    done = _run(Mount(tree / "model" / SOURCES, f"{INSIDE}/{SOURCES}"), _compiler(name), level, slot)
+    _refuse_failure(name, done)
+    said = done.stderr_tail.strip()
+    if said and on_log is not None:
+        on_log("".join(f"[{name}, build] {line}\n" for line in _bounded(said).splitlines()))
+    _refuse_other_files(name, done.stdout)
+    return done.stdout
+
+
+def has_native(tree: Path) -> bool:
+    """Whether there is anything to compile."""
+    return any((tree / "model" / SOURCES).glob("*.cpp"))
+
+
+def sources_digest(tree: Path) -> str:
+    """SHA-256 of all that a compiler gets to see of `tree`: names and bytes below `model/csrc`."""
+    digest = hashlib.sha256()
+    folder = tree / "model" / SOURCES
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(folder)}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()
+
+
+def _run(sources: Mount, command: tuple[str, ...], level: SandboxLevel, slot: int) -> Completed:
     runtime = python_runtime()
-    done = run(
-        [*runtime.argv, PROGRAM, "/tree/model", *(_compiler(name) if needs_compiler else ())],
+    return run(
+        [*runtime.argv, PROGRAM, INSIDE, *command],
         level=level,
-        mounts=[
-            *runtime.mounts,
-            Mount(Path(__file__).with_name("build_inside.py"), PROGRAM),
-            Mount(tree / "model", "/tree/model"),
-        ],
+        mounts=[*runtime.mounts, Mount(Path(__file__).with_name("build_inside.py"), PROGRAM), sources],
         limits=Limits(memory_bytes=MEMORY_BYTES, pids=PIDS, wall_s=TIMEOUT_S, log_bytes=LOG_BYTES),
         env=runtime.env,
         slot=slot,
         timeout_s=TIMEOUT_S,
         output_limit_bytes=MAX_LIBRARY_BYTES,
     )
-    _refuse_failure(name, done)
-    said = done.stderr_tail.strip()
-    if said and on_log is not None:
-        on_log("".join(f"[{name}, build] {line}\n" for line in _bounded(said).splitlines()))
-    if not needs_compiler:
-        return None
-    _refuse_other_files(name, done.stdout)
-    return place(tree, done.stdout, name)
 
 
 def _compiler(name: str) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
-"""Remembers, in this process's memory, what trees were built to: a base that many patches start from is compiled once.
+"""Remembers, in this process's memory, what C++ sources were built to: those that a patch left alone are compiled once.
 
-What is remembered is private to a tree's hash, a sandbox level and a compiler, and only builds that went well are. A
-confirmation does not ask here: its builds are new. Knows nothing of jobs.
+What is remembered is private to the sources' digest, a sandbox level and a compiler, and only builds that went well are.
+A compiler sees nothing of a tree but these sources, so equal ones cannot give different libraries. A confirmation does
+not ask here: its builds are new. Knows nothing of jobs.
 """
 
 from collections import OrderedDict
@@ -9,16 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
 
-from benchmarks.pairs.build import build_tree, compiler_identity, place
+from benchmarks.pairs.build import check_tree, compile_native, compiler_identity, place, sources_digest
 from benchmarks.sandbox import SandboxLevel
 
-MOST_TREES = 32  # of at most 8 MiB each, some 100 kB as a rule
+MOST_LIBRARIES = 32  # of at most 8 MiB each, some 100 kB as a rule
 
 Key = tuple[str, SandboxLevel, str]
 
 
 class BuildMemory:
-    """Libraries by tree; the longest unused go first. Any thread may use it."""
+    """Libraries by sources; the longest unused go first. Any thread may use it."""
 
     def __init__(self) -> None:
         self._libraries: OrderedDict[Key, bytes] = OrderedDict()  # empty: a tree of Python only
@@ -28,26 +29,34 @@ class BuildMemory:
         self,
         name: str,
         tree: Path,
-        tree_hash: str,
         *,
         level: SandboxLevel,
         slot: int,
         on_log: Callable[[str], None] | None = None,
     ) -> None:
-        """What `build_tree` does, or its result put into `tree` again. Raises SideFailed as `build_tree` does."""
-        key = (tree_hash, level, compiler_identity())
-        with self._lock:
-            library = self._libraries.get(key)
-            if library is not None:
-                self._libraries.move_to_end(key)
+        """What `build_tree` does, with a library from memory where there is one. Raises SideFailed as `build_tree` does."""
+        check_tree(name, tree, level=level, slot=slot)
+        key = (sources_digest(tree), level, compiler_identity())
+        library = self._recall(key)
         if library is None:
-            self._remember(key, build_tree(name, tree, level=level, slot=slot, on_log=on_log))
-        elif library:
+            library = compile_native(name, tree, level=level, slot=slot, on_log=on_log)
+            self._remember(key, library)
+        if library:
             place(tree, library, name)
 
-    def _remember(self, key: Key, built: Path | None) -> None:
-        library = b"" if built is None else built.read_bytes()
+    def _recall(self, key: Key) -> bytes | None:
+        with self._lock:
+            if key not in self._libraries:
+                return None
+            self._libraries.move_to_end(key)
+            return self._libraries[key]
+
+    def _remember(self, key: Key, library: bytes) -> None:
         with self._lock:
             self._libraries[key] = library
-            if len(self._libraries) > MOST_TREES:
+            if len(self._libraries) > MOST_LIBRARIES:
                 self._libraries.popitem(last=False)
+
+
+REMEMBERED = BuildMemory()
+"""This process's own, shared by all that builds trees over and over."""

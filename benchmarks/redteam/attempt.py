@@ -2,12 +2,15 @@
 
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.pairs.build_memory import REMEMBERED
+from benchmarks.pairs.side import SideFailed
 from benchmarks.patches import PatchError, apply_patch, parse_patch
 from benchmarks.redteam.judging import QUIET_LOG, Bench, Outcome
-from benchmarks.redteam.naive import Control, run_control
+from benchmarks.redteam.naive import SLOT, Control, run_control
 from benchmarks.redteam.patch_file import ROOT, RedTeamPatch
 
 CHECKOUT_PARTS = ("benchmarks", "tests/model")
@@ -58,6 +61,9 @@ def control_of(bench: Bench, patch: RedTeamPatch, *, arguments: tuple[str, ...] 
             "/base/model": folders[base.hash] / "model",
             "/candidate/model": folders[candidate.hash] / "model",
         }
+        for name, tree in (("base", base), ("candidate", candidate)):
+            with suppress(SideFailed):  # then the harness finds no library, and sees what it makes of that
+                REMEMBERED.build(name, folders[tree.hash], level=bench.level, slot=SLOT)
         return run_control(patch.naive, mounts, arguments=arguments, level=bench.level)
 
 

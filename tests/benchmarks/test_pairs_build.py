@@ -154,10 +154,12 @@ def test_a_runner_without_a_compiler_is_at_fault_and_not_the_patch(
         '#include "/proc/1/environ"\n',
         f'#include "{Path(build_module.__file__)}"\n',
         f'#include "{Path(__file__)}"\n',
+        '#include "../layers.py"\n',  # nor anything else of the tree, or equal sources could give other libraries
+        '#include "/tree/model/__init__.py"\n',
     ],
 )
-def test_files_of_the_host_are_not_there_to_be_included(folder: Path, source: str) -> None:
-    found = failure(folder, {"csrc/add.cpp": source + ADD})
+def test_nothing_but_the_tree_s_sources_is_there_to_be_included(folder: Path, source: str) -> None:
+    found = failure(folder, {"layers.py": "", "csrc/add.cpp": source + ADD})
     assert found.kind == "build_failed"
     assert "No such file" in found.detail or "error" in found.detail
     assert "root:" not in found.detail and "PATH=" not in found.detail
