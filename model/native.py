@@ -4,8 +4,8 @@
     python -m model.native build
 
 A judge builds the library itself and lays it beside this file. A served stack builds it once, when a kernel is first
-asked for or by the command above, into its state folder under a name made of sources, flags, compiler and processor.
-Without sources, without a compiler, or where the build fails there is none: `available()` and `state()` say so, and
+asked for or by the command above, under a name made of sources, flags, compiler and processor, into the `native` folder
+of its home or into GAINSHARE_KERNELS, which several homes of one user may share. Without sources, without a compiler, or where the build fails there is none: `available()` and `state()` say so, and
 the log does once. Knows nothing of what the kernels compute; does not import torch.
 """
 
@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -81,7 +82,7 @@ def build(home: Path | None = None) -> Path:
     folder = _own_folder(home)
     target = folder / f"{_key(compiler)}.so"
     if not target.is_file():
-        _compile([compiler, *FLAGS, "-I", str(SOURCES), *map(str, sources)], target)
+        _compile([compiler, *FLAGS], sources, target)
     return target
 
 
@@ -99,19 +100,27 @@ def _load() -> _Native:
 
 
 def _own_folder(home: Path | None) -> Path:
-    """`HOME/native`, where nobody else may write: what lies there is executed."""
-    beside = Path(__file__).resolve().parents[1] / ".gainshare"
-    folder = (home or Path(os.environ.get("GAINSHARE_HOME") or beside)) / "native"
+    """Where nobody else may write: what lies there is executed."""
+    folder = _folder(home)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.stat()
     except OSError as error:
         raise NativeBuildError(
-            f"{folder} cannot be made ({error.strerror}): set GAINSHARE_HOME to a folder of yours"
+            f"{folder} cannot be made ({error.strerror}): set GAINSHARE_HOME or GAINSHARE_KERNELS to a folder of yours"
         ) from error
     if status.st_uid != os.geteuid() or status.st_mode & 0o022:
         raise NativeBuildError(f"others may write into {folder}: chown it and chmod 700")
     return folder
+
+
+def _folder(home: Path | None) -> Path:
+    """`HOME/native`; HOME is the argument, else GAINSHARE_KERNELS goes first, then GAINSHARE_HOME and the checkout's."""
+    shared = os.environ.get("GAINSHARE_KERNELS")
+    if home is None and shared:
+        return Path(shared)
+    beside = Path(__file__).resolve().parents[1] / ".gainshare"
+    return (home or Path(os.environ.get("GAINSHARE_HOME") or beside)) / "native"
 
 
 def _key(compiler: str) -> str:
@@ -137,27 +146,36 @@ def _processor() -> list[str]:
     return sorted({line for line in lines if line.split("\t")[0].strip(": ") in wanted})
 
 
-def _compile(command: list[str], target: Path) -> None:
-    """Into place whole or not at all, so that processes starting together may all try."""
-    handle, partial = tempfile.mkstemp(prefix=".build-", suffix=".so", dir=target.parent)
-    os.close(handle)
+def _compile(command: list[str], sources: list[Path], target: Path) -> None:
+    """Each source by a process of its own. Into place whole or not at all, so that processes starting together may all try."""
+    with tempfile.TemporaryDirectory(prefix=".build-", dir=target.parent) as folder:
+        objects = [f"{folder}/{source.stem}.o" for source in sources]
+        commands = [
+            [*command, "-I", str(SOURCES), "-c", str(source), "-o", built]
+            for source, built in zip(sources, objects, strict=True)
+        ]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(_run, commands))  # the list raises what one of them raised
+        partial = Path(folder) / "_native.so"
+        _run([*command, *objects, "-o", str(partial)])
+        partial.chmod(0o755)
+        partial.replace(target)
+
+
+def _run(command: list[str]) -> None:
     try:
         done = subprocess.run(
-            [*command, "-o", partial],
+            command,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             check=False,
             timeout=COMPILE_TIMEOUT_S,
         )
-        if done.returncode != 0:
-            raise NativeBuildError(f"{command[0]} failed: {done.stderr.strip()[:2000]}")
-        Path(partial).chmod(0o755)
-        Path(partial).replace(target)
     except subprocess.TimeoutExpired:
         raise NativeBuildError(f"{command[0]} took more than {COMPILE_TIMEOUT_S:.0f} s") from None
-    finally:
-        Path(partial).unlink(missing_ok=True)
+    if done.returncode != 0:
+        raise NativeBuildError(f"{command[0]} failed: {done.stderr.strip()[:2000]}")
 
 
 def main(arguments: list[str]) -> int:

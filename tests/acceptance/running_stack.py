@@ -65,7 +65,7 @@ class Stack:
             **{
                 name: value
                 for name, value in os.environ.items()
-                if not name.startswith(("GAINSHARE_", "DJANGO_"))
+                if not name.startswith(("GAINSHARE_", "DJANGO_")) or name == "GAINSHARE_KERNELS"
             },
             **SHORT_LEASES,
             **overrides,

@@ -99,7 +99,7 @@ def test_each_computes_what_the_shipped_stack_computes_gradients_included(
     for name, tree in {"shipped": bench.shipped, **{p.name: bench.take_in(p) for p in PATCHES}}.items():
         write_tree(tree, bench.store, tmp_path / name)
         folders[str(tmp_path / name)] = name
-    environment = {"PATH": os.environ["PATH"], "GAINSHARE_HOME": str(tmp_path / "home")}
+    environment = {name: os.environ[name] for name in ("PATH", "GAINSHARE_HOME", "GAINSHARE_KERNELS")}
     done = subprocess.run(
         [sys.executable, "-c", ANSWERS, *folders], env=environment, capture_output=True, text=True
     )

@@ -27,6 +27,7 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(native, "SOURCES", folder)
     monkeypatch.setattr(native, "BUILT_BY_JUDGE", folder.parent / "_native.so")
     monkeypatch.setenv("GAINSHARE_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("GAINSHARE_KERNELS", raising=False)
     native._load.cache_clear()
     yield folder
     native._load.cache_clear()
@@ -45,6 +46,15 @@ def test_the_first_use_builds_and_loads(sources: Path, tmp_path: Path) -> None:
     (built,) = (tmp_path / "home/native").iterdir()
     assert str(built) in native.state()
     assert (tmp_path / "home/native").stat().st_mode & 0o777 == 0o700
+
+
+def test_homes_may_share_one_folder(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GAINSHARE_KERNELS", str(tmp_path / "shared"))
+    built = native.build()
+    assert built.parent == tmp_path / "shared" and not (tmp_path / "home").exists()
+    monkeypatch.setenv("GAINSHARE_HOME", str(tmp_path / "another"))
+    assert native.build() == built
+    assert native.build(tmp_path / "asked for").parent == tmp_path / "asked for/native"
 
 
 def test_a_second_process_finds_the_library_without_a_compiler(

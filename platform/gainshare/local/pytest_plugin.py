@@ -2,7 +2,8 @@
 
 pytest-django reads the settings before any conftest.py is imported, so the environment is set here. The database
 itself starts when the first test asks for it (`tests/conftest.py`). Values already set in the environment win; but each
-worker of pytest-xdist has a database and a home of its own, not those of the process that started it.
+worker of pytest-xdist has a database and a home of its own, not those of the process that started it. Compiled kernels
+are shared by all homes, and kept in the checkout's own.
 """
 
 from benchmarks import blas as _blas  # noqa: F401, I001 - before numpy is imported
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from gainshare.local.paths import ROOT
 from gainshare.local.throwaway import ThrowawayPostgres
 
 _postgres = pytest.StashKey[ThrowawayPostgres]()
@@ -38,6 +40,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
         early_config.stash[_home] = tempfile.mkdtemp(prefix="gainshare-home-")
         os.environ["GAINSHARE_HOME"] = early_config.stash[_home]
         (Path(early_config.stash[_home]) / "static").mkdir()  # whitenoise warns where it is missing
+    os.environ.setdefault("GAINSHARE_KERNELS", str(ROOT / ".gainshare" / "native"))
     if "DATABASE_URL" not in os.environ:
         postgres = early_config.stash[_postgres] = ThrowawayPostgres()
         os.environ["DATABASE_URL"] = postgres.url

@@ -53,7 +53,8 @@ def _start_afresh(home: Home, parent: Home, record: Record, progress: Progress, 
         delete_data(home)
         home.root.mkdir(parents=True, mode=0o711 if os.geteuid() == 0 else 0o700)
         (home.root / "models").symlink_to(parent.root / "models", target_is_directory=True)
-        state = start_background(home, port=port, model=MODEL, on_progress=progress.show)
+        env = {"GAINSHARE_KERNELS": str(parent.root / "native"), **os.environ}  # kept from demo to demo
+        state = start_background(home, port=port, model=MODEL, env=env, on_progress=progress.show)
         progress.stop()
         record.url = state.url
         stopped = [name for name, service in state.services.items() if service.state != "ready"]
