@@ -85,7 +85,7 @@ def _forks(level: SandboxLevel, stage: Stage) -> Attack:
         sample.stdout.read(1)  # it says a number once it cannot go on, or ends
         pids = sample.pids()
         sample.kill()
-        left = [pid for pid in pids if (stat := read_stat(pid)) is not None and stat.state != "Z"]
+        left = [pid for pid in pids if (stat := read_stat(pid)) is not None and stat.is_alive]
     contained = len(pids) <= PIDS + OWN_PIDS and not left
     return Attack(
         "resources.fork_bomb", contained, f"{len(pids)} processes at most, {len(left)} left after the kill"

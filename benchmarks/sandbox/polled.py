@@ -11,13 +11,12 @@ import time
 
 from benchmarks.sandbox.groups import Exhausted
 from benchmarks.sandbox.levels import Limits, SandboxError
-from benchmarks.sandbox.processes import cpu_clock_ns, memory_bytes, send, thread_count, tree
+from benchmarks.sandbox.processes import cpu_clock_ns, is_stopped, memory_bytes, send, thread_count, tree
 
 POLL_S = 0.05
 #: Once half of the memory is used.
 CLOSE_POLL_S = 0.005
 FREEZE_TIMEOUT_S = 5.0
-STOPPED = ("T", "t", "Z", "X")
 
 
 class PolledGroup:
@@ -43,7 +42,7 @@ class PolledGroup:
     def pids(self) -> list[int]:
         if self._root is None or self._done.is_set():
             return []
-        return [stat.pid for stat in tree(self._root) if stat.state not in ("Z", "X")]
+        return [stat.pid for stat in tree(self._root) if stat.is_alive]
 
     def _watch(self) -> None:
         used = 0
@@ -60,11 +59,11 @@ class PolledGroup:
                     send(pid, signal.SIGKILL)
 
     def freeze(self) -> None:
-        """Stops every process, again until a whole pass finds nothing running: what is stopped cannot fork."""
+        """Stops every thread, again until a whole pass finds nothing running: what is stopped cannot fork."""
         assert self._root is not None
         deadline = time.monotonic() + FREEZE_TIMEOUT_S
         while True:
-            running = [stat for stat in tree(self._root) if stat.state not in STOPPED]
+            running = [stat for stat in tree(self._root) if stat.is_alive and not is_stopped(stat.pid)]
             if not running:
                 return
             if time.monotonic() > deadline:

@@ -9,26 +9,36 @@ import os
 import signal
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 NS_PER_TICK = 1_000_000_000 // TICKS_PER_SECOND
+DEAD = ("Z", "X")
+STOPPED = ("T", "t", *DEAD)
 
 
 @dataclass(frozen=True)
 class ProcessStat:
     """The fields of /proc/<pid>/stat (proc(5)) that are used here.
 
-    `reaped_ns` is CPU time of reaped children, `start_ticks` the start in clock ticks since boot.
+    `state` is that of the first thread only. `reaped_ns` is CPU time of reaped children, `start_ticks` the start in clock
+    ticks since boot.
     """
 
     pid: int
     state: str
     parent: int
     reaped_ns: int
+    threads: int
     start_ticks: int
+
+    @property
+    def is_alive(self) -> bool:
+        """A zombie is dead, unless only its first thread has ended: the others run on."""
+        return self.state not in DEAD or self.threads > 1
 
 
 def read_stat(pid: int) -> ProcessStat | None:
@@ -39,7 +49,7 @@ def read_stat(pid: int) -> ProcessStat | None:
         return None
     fields = text.rpartition(")")[2].split()  # the name before it may contain anything
     reaped_ns = (int(fields[13]) + int(fields[14])) * NS_PER_TICK
-    return ProcessStat(pid, fields[0], int(fields[1]), reaped_ns, int(fields[19]))
+    return ProcessStat(pid, fields[0], int(fields[1]), reaped_ns, int(fields[17]), int(fields[19]))
 
 
 def start_ticks(pid: int) -> int | None:
@@ -51,7 +61,22 @@ def start_ticks(pid: int) -> int | None:
 def is_running(pid: int, ticks: int) -> bool:
     """Whether the process that started at `ticks` still lives. A zombie does not."""
     stat = read_stat(pid)
-    return stat is not None and stat.start_ticks == ticks and stat.state not in ("Z", "X")
+    return stat is not None and stat.start_ticks == ticks and stat.is_alive
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether none of its threads can run. A signal reaches them one after the other, the first one's state says little."""
+    for folder in thread_folders(pid):
+        with suppress(OSError):  # a thread that has just ended
+            if (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()[0] not in STOPPED:
+                return False
+    return True
+
+
+def thread_folders(pid: int) -> Iterator[Path]:
+    """/proc's folders of a process's threads; none when it is gone."""
+    with suppress(OSError):
+        yield from Path("/proc", str(pid), "task").iterdir()
 
 
 def tree(root: int) -> list[ProcessStat]:
@@ -89,9 +114,17 @@ def send(pid: int, number: signal.Signals) -> None:
 
 
 def memory_bytes(pid: int) -> int:
-    """Anonymous and shared memory that a process has mapped. Pages of files are left out: they are shared with the host."""
+    """Anonymous and shared memory that a process has mapped. Pages of files are left out: they are shared with the host.
+
+    A thread that has ended shows none, so where the first one has, another is asked.
+    """
+    own = _mapped_bytes(Path("/proc", str(pid)))
+    return own or next(filter(None, map(_mapped_bytes, thread_folders(pid))), 0)
+
+
+def _mapped_bytes(folder: Path) -> int:
     try:
-        text = Path("/proc", str(pid), "status").read_text(errors="replace")
+        text = (folder / "status").read_text(errors="replace")
     except OSError:
         return 0
     total = 0

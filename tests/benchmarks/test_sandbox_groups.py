@@ -17,11 +17,37 @@ from benchmarks.sandbox.cgroup_v2 import CgroupV2
 from benchmarks.sandbox.levels import MIB
 from benchmarks.sandbox.placement import PREFIX, make_group, sweep
 from benchmarks.sandbox.polled import PolledGroup
-from benchmarks.sandbox.processes import cpu_clock_ns, read_stat, start_ticks, tree
+from benchmarks.sandbox.processes import (
+    ProcessStat,
+    cpu_clock_ns,
+    memory_bytes,
+    read_stat,
+    start_ticks,
+    thread_folders,
+    tree,
+)
 from tests.benchmarks.sandbox_levels import level_or_skip
 
 SPIN = "import os\nos.fork()\nos.write(1, b'on\\n')\nwhile True: pass"
 GROW = "import os, time\nos.fork()\nheld = bytearray(b'x') * (80 << 20)\ntime.sleep(60)"
+# The first thread ends by itself and leaves a zombie to be seen; the others grow, or spin.
+HEADLESS = """
+import ctypes, os, threading, time
+held = []
+def work():
+    held.append(bytearray(b'x') * (%d << 20))
+    os.write(1, b'on')
+    while True: pass
+threading.Thread(target=work).start()
+ctypes.CDLL(None).syscall(60, 0)
+"""
+THREADS = """
+import os, threading
+def spin():
+    while True: pass
+for _ in range(20): threading.Thread(target=spin).start()
+os.write(1, b'on')
+"""
 FORK = "import os, time\n[os.fork() for _ in range(5)]\ntime.sleep(60)"
 
 
@@ -59,6 +85,59 @@ def test_polled_freezing_stops_a_whole_tree(spinning: "subprocess.Popen[bytes]")
     assert group.cpu_ns() > before
     group.remove()
     assert group.cpu_ns() > before
+
+
+def test_polled_freezing_stops_every_thread() -> None:
+    """A process looks stopped by its first thread while others still run."""
+    process = start(THREADS)
+    assert process.stdout is not None and process.stdout.read(2) == b"on"
+    group = PolledGroup(Limits(), 2)
+    group.add(process.pid)
+    for _ in range(50):
+        group.freeze()
+        states = [
+            (folder / "stat").read_text().rpartition(")")[2].split()[0]
+            for folder in thread_folders(process.pid)
+        ]
+        assert set(states) == {"T"} and len(states) == 21
+        group.thaw()
+    group.remove()
+    end(process)
+
+
+def test_a_process_whose_first_thread_has_ended_is_stopped_and_counted() -> None:
+    process = start(HEADLESS % 80)
+    assert process.stdout is not None and process.stdout.read(2) == b"on"
+    stat = until_headless(process.pid)
+    assert stat.is_alive and memory_bytes(process.pid) > 80 * MIB
+    group = PolledGroup(Limits(), 2)
+    group.add(process.pid)
+    assert group.pids() == [process.pid]
+    group.freeze()
+    before = group.cpu_ns()
+    time.sleep(0.1)
+    assert group.cpu_ns() == before
+    group.thaw()
+    group.remove()
+    end(process)
+
+
+def test_memory_of_a_process_whose_first_thread_has_ended_is_limited() -> None:
+    process = start(HEADLESS % 200)
+    group = PolledGroup(Limits(memory_bytes=120 * MIB), 2)
+    group.add(process.pid)
+    assert process.wait(20) == -9
+    assert group.exhausted() == "memory"
+    group.remove()
+    end(process)
+
+
+def until_headless(pid: int) -> ProcessStat:
+    deadline = time.monotonic() + 20
+    while (stat := read_stat(pid)) is None or stat.state != "Z":
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return stat
 
 
 def test_polled_memory_is_that_of_all_processes_together() -> None:
@@ -203,7 +282,7 @@ def test_a_sandbox_lives_and_dies_in_a_version_2_group(monkeypatch: pytest.Monke
         assert sample.cpu_ns() - before > 10_000_000
         sample.freeze()
         assert sample.kill() >= 1
-        assert [stat for pid in pids if (stat := read_stat(pid)) and stat.state not in ("Z", "X")] == []
+        assert [stat for pid in pids if (stat := read_stat(pid)) and stat.is_alive] == []
     assert not folder.exists()
     assert sample.cpu_ns() > 0
 

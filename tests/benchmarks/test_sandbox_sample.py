@@ -88,7 +88,7 @@ def await_start(sample: Sample) -> None:
 
 def is_alive(pid: int) -> bool:
     stat = read_stat(pid)
-    return stat is not None and stat.state not in ("Z", "X")
+    return stat is not None and stat.is_alive
 
 
 def test_frames_go_in_and_come_back(level: SandboxLevel) -> None:
