@@ -88,11 +88,11 @@ class Node:
     # -- state ----------------------------------------------------------------------------------------
 
     async def health(self, _: Request) -> Response:
-        """Whether the process works: 503 while it loads and after its engine has ended."""
+        """Whether the process works: 503 while it loads and where its engine has ended by itself."""
         deployment = self.host.deployment
         if deployment is None:
             return JSONResponse({"status": "loading"}, 503)
-        if not deployment.backend.is_alive:
+        if not deployment.backend.is_alive and not self.host.is_draining:
             return JSONResponse({"status": "failed"}, 503)
         stats = deployment.backend.stats()
         state = {"model": deployment.backend.name, "waiting": stats["waiting"], "running": stats["running"]}
