@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleInterleaved1F1B
 
@@ -71,6 +72,47 @@ class Accumulation:
             loss.backward()
             total += loss.detach()
         return total
+
+
+@torch.no_grad()
+def summed_loss(
+    stages: Sequence[Stage],
+    processes: Processes,
+    tokens_BS: Tensor,
+    targets_BS: Tensor,
+    packing: dict[str, Tensor],
+) -> Tensor:
+    """A forward pass in evaluation mode, one stage after the other; the loss on the last stage's rank, 0 elsewhere."""
+    x: Tensor = tokens_BS
+    neighbours = Neighbours(processes)
+    for stage in stages:
+        if not stage.is_first:
+            shape = (*tokens_BS.shape, stage.config.d_model)
+            x = neighbours.receive(torch.empty(shape, dtype=stage.stream_dtype, device=stage.device))
+        stage.eval()
+        x = stage(x, targets_BS=targets_BS, **packing)
+        stage.train()
+        if stage.is_last:
+            return x
+        neighbours.send(x)
+    return torch.zeros((), device=tokens_BS.device)
+
+
+class Neighbours:
+    """The ranks that hold the stages before and behind this rank's, in a circle where there are several per rank."""
+
+    def __init__(self, processes: Processes) -> None:
+        self._group = processes.group("pp")
+        ranks = processes.mesh.group("pp", processes.rank)
+        place = processes.at.pp
+        self._before, self._behind = ranks[place - 1], ranks[(place + 1) % len(ranks)]
+
+    def send(self, x: Tensor) -> None:
+        dist.send(x.contiguous(), self._behind, group=self._group)
+
+    def receive(self, into: Tensor) -> Tensor:
+        dist.recv(into, self._before, group=self._group)
+        return into
 
 
 class LeanStage(PipelineStage):

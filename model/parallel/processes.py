@@ -6,6 +6,7 @@ Every wait has an end: joining and each collective raise after `timeout_s` inste
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from model.parallel.mesh import Axis, Coordinates, Mesh, MeshError
 
 JOIN_TIMEOUT_S = 120.0
 STEP_TIMEOUT_S = 600.0
+MEETING_TIMEOUT_S = 300.0  # a busy machine may take minutes to import torch and to load
 
 
 class RankMissingError(RuntimeError):
@@ -87,6 +89,50 @@ def join(*, timeout_s: float = JOIN_TIMEOUT_S, backend: str | None = None) -> tu
             f"the other ranks' output for why one ended, and start all {world_size} together ({_first_line(error)})"
         ) from error
     return rank, world_size
+
+
+def has_device_each(n_ranks: int) -> bool:
+    """Whether every rank of this machine can have a CUDA device of its own."""
+    return torch.cuda.is_available() and torch.cuda.device_count() >= n_ranks
+
+
+def meet(
+    meeting_file: str,
+    rank: int,
+    n_ranks: int,
+    *,
+    is_cuda: bool | None = None,
+    timeout_s: float = STEP_TIMEOUT_S,
+) -> torch.device:
+    """Joins the default process group of ranks on one machine, which meet through a file; returns this rank's device.
+
+    They talk over the loopback interface (gloo), with `is_cuda` over NCCL; None: where each has a device of its own. A
+    collective that waits longer than `timeout_s` raises. Raises RankMissingError where some ranks do not come.
+    """
+    device, backend = torch.device("cpu"), "gloo"
+    if has_device_each(n_ranks) if is_cuda is None else is_cuda:
+        device, backend = torch.device("cuda", rank), "nccl"
+        torch.cuda.set_device(device)
+    _talk_over_loopback()
+    store = dist.FileStore(meeting_file, n_ranks)  # type: ignore[attr-defined]  # public, but in no __all__
+    store.set_timeout(timedelta(seconds=MEETING_TIMEOUT_S))
+    try:
+        dist.init_process_group(
+            backend, store=store, rank=rank, world_size=n_ranks, timeout=timedelta(seconds=timeout_s)
+        )
+        dist.barrier()  # gloo may connect at the first collective only
+    except (dist.DistError, RuntimeError) as error:
+        raise RankMissingError(f"rank {rank} of {n_ranks} could not join the others: {error}") from error
+    return device
+
+
+def _talk_over_loopback() -> None:
+    """Else gloo takes the address of the host's name, which other machines may reach."""
+    names = {name for _, name in socket.if_nameindex()}
+    for name in ("lo", "lo0"):
+        if name in names:
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+            return
 
 
 def connect(mesh: Mesh, *, timeout_s: float = STEP_TIMEOUT_S) -> Processes:

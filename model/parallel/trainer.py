@@ -15,18 +15,20 @@ import torch
 from torch import Tensor
 
 from model.config import ModelConfig
+from model.data.batch import Batch
 from model.layers.balance import balance_experts
 from model.layers.moe import set_loss_scale
 from model.layers.recompute import Checkpointing
 from model.parallel.collectives import sum_over
 from model.parallel.gradients import Gradients
 from model.parallel.mesh import MeshError, check
-from model.parallel.pipeline import runner
+from model.parallel.pipeline import runner, summed_loss
 from model.parallel.processes import Processes, naming_lost_ranks, own_device
 from model.parallel.sharded_adamw import ShardedAdamW
 from model.parallel.shards import load
 from model.parallel.stage import Stage
 from model.parallel.tensor import IGNORED
+from model.training.errors import require_finite
 from model.training.optimizer import set_learning_rate
 from model.training.recipe import Recipe
 
@@ -89,8 +91,32 @@ class ParallelTrainer:
 
         Ranks that differ only on tp and pp must be given the same rows. Raises RankMissingError where a rank is lost.
         """
+        given = {"positions_BS": positions_BS, "documents_BS": documents_BS}
+        packing = {name: tensor for name, tensor in given.items() if tensor is not None}
+        targets_BS = next_token_targets(tokens_BS) if targets_BS is None else targets_BS
         with naming_lost_ranks():
-            return self._step(tokens_BS, targets_BS, positions_BS=positions_BS, documents_BS=documents_BS)
+            loss, _ = self._gradients(tokens_BS, targets_BS, packing)
+            self._apply(self.recipe.learning_rate_at(self.steps))
+            return loss
+
+    def update(self, batch: Batch, learning_rate: float, *, is_packed: bool) -> tuple[float, float]:
+        """As `step`, on this rank's rows of a batch; returns loss and gradient norm, before clipping, on all ranks.
+
+        `is_packed` must be that of the whole batch. Raises NotFiniteError on all ranks before anything has moved.
+        """
+        with naming_lost_ranks():
+            loss, norm = self._gradients(batch.tokens_BS, batch.targets_BS, _packing(batch, is_packed))
+            figures = float(loss), float(norm)
+            require_finite(self.steps, *figures)
+            self._apply(learning_rate)
+            return figures
+
+    def summed_loss(self, batch: Batch, *, is_packed: bool) -> float:
+        """In nats over all scored positions of all ranks' rows, without an update; on all ranks."""
+        with naming_lost_ranks():
+            packing = _packing(batch, is_packed)
+            loss = summed_loss(self.stages, self.processes, batch.tokens_BS, batch.targets_BS, packing)
+            return float(self._over_ranks(loss))
 
     def state_dict(self) -> dict[str, Tensor]:
         """This rank's shard, under the whole model's names; see `shards.merge`."""
@@ -116,19 +142,26 @@ class ParallelTrainer:
         self.steps = state["steps"]
         self.optimizer.load_state(state["optimiser"], self.steps)
 
-    def _step(self, tokens_BS: Tensor, targets_BS: Tensor | None, **packing: Tensor | None) -> Tensor:
-        set_learning_rate(self.optimizer.optimizer, self.recipe.learning_rate_at(self.steps))
-        targets_BS = next_token_targets(tokens_BS) if targets_BS is None else targets_BS
+    def _gradients(
+        self, tokens_BS: Tensor, targets_BS: Tensor, packing: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Those of the mean loss of the whole step, clipped; returns that loss, and their norm before."""
         n_scored = sum_over((targets_BS != IGNORED).sum(), self.processes.group("dp"))
         self.optimizer.zero_grad()
-        given = {name: tensor for name, tensor in packing.items() if tensor is not None}
-        loss = self.runner.run(tokens_BS, targets_BS, 1.0 / n_scored, given)
+        loss = self.runner.run(tokens_BS, targets_BS, 1.0 / n_scored, packing)
         self.gradients.add_up()
-        self.gradients.clip(self.recipe.clip_norm)
+        norm = self.gradients.clip(self.recipe.clip_norm)
+        return self._over_ranks(loss), norm
+
+    def _apply(self, learning_rate: float) -> None:
+        set_learning_rate(self.optimizer.optimizer, learning_rate)
         self.optimizer.step()
         for stage in self.stages:
             balance_experts(stage, self.recipe.balance_rate, group=self.processes.group("dp"))
         self.steps += 1
+
+    def _over_ranks(self, loss: Tensor) -> Tensor:
+        """The sum over rows and stages; tensor parallel ranks hold it all."""
         return sum_over(sum_over(loss, self.processes.group("dp")), self.processes.group("pp"))
 
     def _stage(
@@ -141,3 +174,8 @@ class ParallelTrainer:
         load(stage, state, processes.mesh, processes.at, self.device)
         stage.train()
         return stage
+
+
+def _packing(batch: Batch, is_packed: bool) -> dict[str, Tensor]:
+    """What a stage needs beside ids where rows hold several documents; without them causal kernels need no mask."""
+    return {"positions_BS": batch.positions_BS, "documents_BS": batch.documents_BS} if is_packed else {}

@@ -22,12 +22,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from model import native
-from model.parallel.processes import RankMissingError
+from model.parallel.processes import MEETING_TIMEOUT_S, RankMissingError
+from model.parallel.workers import Ended, Workers
 from model.serving import distributed_worker
 from model.serving.distributed_messages import Channel, Command, encode_parts
-from model.serving.distributed_rank import JOIN_TIMEOUT_S, STEP_TIMEOUT_S, Rank, RankJob, build, join, leave
+from model.serving.distributed_rank import STEP_TIMEOUT_S, Rank, RankJob, build, join, leave
 from model.serving.distributed_shard import Degrees, check_degrees
-from model.serving.distributed_workers import Ended, Workers
 from model.serving.executor import Executor, Part
 from model.serving.executors import BLOCK_TOKENS, blocks_within
 from model.serving.generation import EngineLimits
@@ -181,7 +181,7 @@ def start(
     )
     workers = Workers(distributed_worker.__name__, job.to_json(), degrees.n_ranks - 1)
     try:
-        workers.wait_for_line(JOIN_TIMEOUT_S)
+        workers.wait_for_line(MEETING_TIMEOUT_S)
         return _ready(join(job, 0), served, workers, on_loss)
     except BaseException as error:
         ended = workers.first_ended(wait_s=0.5)

@@ -8,8 +8,6 @@ starts ranks, nor of what they are told to do.
 from __future__ import annotations
 
 import json
-import os
-import socket
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -18,14 +16,13 @@ import torch
 import torch.distributed as dist
 
 from model import native
-from model.parallel.processes import RankMissingError
+from model.parallel.processes import RankMissingError, meet
 from model.serving.distributed_messages import Channel
 from model.serving.distributed_shard import Degrees, Groups, shard_of
 from model.serving.executor import Executor
 from model.serving.served import ServedModel, load_served
 from model.serving.torch_executor import TorchExecutor
 
-JOIN_TIMEOUT_S = 300.0  # a busy machine may take minutes to import torch and to load
 STEP_TIMEOUT_S = 120.0  # of one collective: a rank that is silent for longer is lost
 _FOREVER = timedelta(days=365)  # receivers wait for work as long as there is none
 
@@ -75,16 +72,11 @@ def join(job: RankJob, rank: int) -> Rank:
     """Joins the default process group and makes the groups of the job. Raises RankMissingError where they do not come."""
     if job.threads:
         torch.set_num_threads(job.threads)
-    device, backend = _device(job.degrees.n_ranks, rank)
-    _talk_over_loopback()
     n_ranks, timeout = job.degrees.n_ranks, timedelta(seconds=job.step_timeout_s)
-    store = dist.FileStore(job.meeting_file, n_ranks)  # type: ignore[attr-defined]  # public, but in no __all__
-    store.set_timeout(timedelta(seconds=JOIN_TIMEOUT_S))
+    device = meet(job.meeting_file, rank, n_ranks, timeout_s=job.step_timeout_s)
     try:
-        dist.init_process_group(backend, store=store, rank=rank, world_size=n_ranks, timeout=timeout)
         channel = Channel(dist.new_group(backend="gloo", timeout=_FOREVER))
         groups = Groups(dist.group.WORLD if n_ranks > 1 else None, _tensor_group(job.degrees, rank, timeout))
-        dist.barrier()  # gloo may connect at the first collective only
         channel.meet()
     except (dist.DistError, RuntimeError) as error:
         raise RankMissingError(f"rank {rank} of {n_ranks} could not join the others: {error}") from error
@@ -117,14 +109,6 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def _device(n_ranks: int, rank: int) -> tuple[torch.device, str]:
-    """CUDA where every rank can have a device of its own."""
-    if torch.cuda.is_available() and torch.cuda.device_count() >= n_ranks:
-        torch.cuda.set_device(rank)
-        return torch.device("cuda", rank), "nccl"
-    return torch.device("cpu"), "gloo"
-
-
 def _tensor_group(degrees: Degrees, rank: int, timeout: timedelta) -> dist.ProcessGroup | None:
     """Every rank takes part in making every group."""
     if degrees.tensor == 1:
@@ -136,12 +120,3 @@ def _tensor_group(degrees: Degrees, rank: int, timeout: timedelta) -> dist.Proce
         if rank in members:
             own = group
     return own
-
-
-def _talk_over_loopback() -> None:
-    """Else gloo takes the address of the host's name, which other machines may reach."""
-    names = {name for _, name in socket.if_nameindex()}
-    for name in ("lo", "lo0"):
-        if name in names:
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
-            return

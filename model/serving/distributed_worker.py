@@ -8,17 +8,13 @@ lost rank 0, or its own step failed; the traceback on standard error then says w
 from __future__ import annotations
 
 import logging
-import os
-import signal
 import sys
-import threading
 
 from model.parallel.processes import naming_lost_ranks
+from model.parallel.workers import attach
 from model.serving.distributed_messages import Command, decode_parts
 from model.serving.distributed_rank import Rank, RankJob, build, join, leave
 from model.serving.executor import Executor
-
-HERE = "here"  # the line on standard output that says: I am about to join
 
 log = logging.getLogger(__name__)
 
@@ -28,13 +24,7 @@ def main(arguments: list[str]) -> int:
     logging.basicConfig(
         level=logging.INFO, format=f"%(asctime)s rank {rank} %(name)s %(levelname)s %(message)s"
     )
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # a terminal sends it to all ranks; the node tells us to stop
-    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
-    sys.stdout.write(f"{HERE}\n")
-    sys.stdout.flush()
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # nobody reads the pipe any further
+    attach()
     try:
         joined = join(job, rank)
         executor = build(joined, job.load())
@@ -58,12 +48,6 @@ def serve(rank: Rank, executor: Executor) -> None:
                 executor.step(decode_parts(integers))
             else:
                 executor.copy_block(*integers)
-
-
-def _end_with_parent() -> None:
-    """Nothing is ever written to this pipe: its end is the parent's. A collective may hold the main thread."""
-    os.read(sys.stdin.fileno(), 1)  # not sys.stdin: its lock would be held when the interpreter ends
-    os._exit(0)
 
 
 if __name__ == "__main__":

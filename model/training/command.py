@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from model.training.run import Result
 
 EPILOG = """exit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 out of memory, 4 loss not finite, 5 disk full,
-6 data unusable, 7 checkpoint unusable, 8 output in use, 130 interrupted by Ctrl-C, 143 by SIGTERM (both after saving)"""
+6 data unusable, 7 checkpoint unusable, 8 output in use, 9 another process lost, 130 interrupted by Ctrl-C, 143 by SIGTERM (both after saving)"""
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 
@@ -11,6 +12,15 @@ class NotFiniteError(ArithmeticError):
     def __init__(self, message: str, *, loss: float, gradient_norm: float) -> None:
         super().__init__(message)
         self.loss, self.gradient_norm = loss, gradient_norm
+
+
+def require_finite(step: int, loss: float, norm: float) -> None:
+    """Raises NotFiniteError where the loss or the gradients' norm of the update behind `step` others is no number."""
+    if not math.isfinite(loss):
+        raise NotFiniteError(f"the loss of step {step} is {loss}", loss=loss, gradient_norm=norm)
+    if not math.isfinite(norm):
+        message = f"the gradients of step {step} have norm {norm}, at a loss of {loss:.4f}"
+        raise NotFiniteError(message, loss=loss, gradient_norm=norm)
 
 
 class SavedStateError(Exception):

@@ -13,6 +13,7 @@ from pathlib import Path
 from model.checkpoint import CheckpointError
 from model.config import ConfigError
 from model.data.errors import DataError
+from model.parallel.mesh import MeshError
 from model.training.errors import (
     DamagedCheckpointError,
     FolderInUseError,
@@ -23,7 +24,7 @@ from model.training.errors import (
 )
 
 # Exit statuses; 1 is any other failure, 128 + n a signal's.
-USAGE, OUT_OF_MEMORY, NOT_FINITE, DISK, DATA, CHECKPOINT, IN_USE = 2, 3, 4, 5, 6, 7, 8
+USAGE, OUT_OF_MEMORY, NOT_FINITE, DISK, DATA, CHECKPOINT, IN_USE, RANK_LOST = 2, 3, 4, 5, 6, 7, 8, 9
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CPU_ALLOCATION_MESSAGES = ("can't allocate memory", "not enough memory", "cannot allocate memory")
@@ -49,7 +50,7 @@ def explain(error: BaseException, command: str) -> Fault | None:
     assert cause is not None
     resume = _resume(failed, command)
     where = f"after step {failed.step}" if failed is not None else "before the first step"
-    if isinstance(cause, ConfigError):
+    if isinstance(cause, ConfigError | MeshError):
         return Fault("usage", USAGE, str(cause), "Mend the file and start again")
     if isinstance(cause, RunExistsError):
         action = f"`{command} --resume` goes on with it; else choose another output"
@@ -64,6 +65,8 @@ def explain(error: BaseException, command: str) -> Fault | None:
         return Fault(
             "data", DATA, f"the data cannot be used {where}: {cause}", f"When that is done, {resume}"
         )
+    if _is_lost_rank(cause):
+        return Fault("rank_lost", RANK_LOST, f"{cause} {where}", f"When that is mended, {resume}")
     if isinstance(cause, OSError):
         return _system_refused(cause, failed, where, resume)
     if is_out_of_memory(cause):
@@ -84,6 +87,13 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     text = str(error).lower()
     return isinstance(error, RuntimeError) and any(part in text for part in CPU_ALLOCATION_MESSAGES)
+
+
+def _is_lost_rank(cause: BaseException) -> bool:
+    """Whether one of several processes is gone, or did not come."""
+    from model.parallel.processes import RankMissingError
+
+    return isinstance(cause, RankMissingError)
 
 
 def _is_unanswered(cause: BaseException) -> bool:

@@ -17,25 +17,21 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from model.data.batch import Batch
-from model.layers import metrics
 from model.training.checkpoints import Checkpoints, Loaded
 from model.training.config_changes import changes, shape_changes
-from model.training.distillation import learn_from_teacher, parts
+from model.training.engine import Engine, engine_for
 from model.training.errors import NotFiniteError, RunExistsError, RunFailedError, SavedStateError
-from model.training.evaluation import held_out_loss
 from model.training.events import Evaluated, Event, Finished, Noticed, Observer, Saved, Started, Stepped
-from model.training.export import export_model
 from model.training.gemm_peak import measure_gemm_peak
-from model.training.layer_metrics import summary
 from model.training.memory import memory_use
-from model.training.micro_batches import split
 from model.training.pace import Pace
+from model.training.precision import DTYPES
 from model.training.run_config import RunConfig
 from model.training.run_folder import RunFolder
 from model.training.run_log import RunLog
 from model.training.run_plot import draw_run
-from model.training.setup import compute_dtype, machine_facts, trainer_for
-from model.training.state import Progress, capture, restore
+from model.training.setup import machine_facts
+from model.training.state import Progress
 from model.training.stop_signals import StopSignals
 from model.training.tensorboard import TensorBoardLog
 from model.training.throughput import Speedometer
@@ -72,15 +68,18 @@ def train(
     """Trains to the end of the budget, to `stop_at` steps in all, or until a signal comes.
 
     Owns `data` and closes it. Raises RunExistsError where the output holds a run and `is_resumed` is not said,
-    ConfigError, SavedStateError, DamagedCheckpointError and FolderInUseError before the first step, and afterwards
-    RunFailedError from whatever went wrong.
+    SavedStateError, DamagedCheckpointError, FolderInUseError and what `engine_for` raises before the first step, and
+    afterwards RunFailedError from whatever went wrong.
     """
     folder = RunFolder(config.output)
     with contextlib.ExitStack() as stack:
         stack.enter_context(data.stream)
         stack.enter_context(folder.locked())
         signals = stack.enter_context(StopSignals())
-        run = _Run(config, folder, data)
+        checkpoints = Checkpoints(folder.checkpoints, keep=config.saving.keep)
+        if not is_resumed:
+            _require_none(checkpoints, folder)
+        run = _Run(config, folder, data, checkpoints, stack.enter_context(engine_for(config, data)))
         notices = run.begin(is_resumed=is_resumed)
         run.observers = [
             *observers,
@@ -98,12 +97,16 @@ def train(
 class _Run:
     """The parts of one run and how far it is."""
 
-    def __init__(self, config: RunConfig, folder: RunFolder, data: TrainingData) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: RunFolder,
+        data: TrainingData,
+        checkpoints: Checkpoints,
+        engine: Engine,
+    ) -> None:
         self.config, self.folder, self.data = config, folder, data
-        self.trainer = trainer_for(config, data.vocabulary)
-        if config.distillation is not None:
-            learn_from_teacher(self.trainer, config.distillation, data.files)
-        self.checkpoints = Checkpoints(folder.checkpoints, keep=config.saving.keep)
+        self.checkpoints, self.engine = checkpoints, engine
         self.observers: list[Observer] = []
         self.progress = Progress()
         self.saved: Path | None = None
@@ -114,15 +117,12 @@ class _Run:
 
     def begin(self, *, is_resumed: bool) -> list[str]:
         """Goes to the newest checkpoint, or to step 0; returns what a person should know about it."""
-        if self.checkpoints.folders() and not is_resumed:
-            newest = self.checkpoints.folders()[-1].name
-            raise RunExistsError(f"{self.folder.root} already holds a run ({newest})")
         self.checkpoints.remove_leftovers()
         loaded = self.checkpoints.newest()
         if loaded is None:
             return [f"{self.folder.root} holds no checkpoint yet: starting at step 0"] if is_resumed else []
         self._require_same_shape(loaded)
-        self.progress = restore(self.trainer, loaded.snapshot)
+        self.progress = self.engine.restore(loaded)
         self.data.stream.resume(loaded.snapshot.facts["stream"])
         self.saved = loaded.folder
         self.held_out = loaded.snapshot.facts["run"].get("held_out")
@@ -132,22 +132,21 @@ class _Run:
         ]
 
     def to_the_end(self, notices: Sequence[str], signals: StopSignals, stop_at: int | None) -> Result:
-        trainer = self.trainer
-        peak = measure_gemm_peak(trainer.model.device, compute_dtype(trainer))
-        speedometer = Speedometer(trainer.model.config, peak)
+        model = self.engine.config
+        peak = measure_gemm_peak(self.engine.device, DTYPES[self.engine.precision])
+        speedometer = Speedometer(model, peak * self.engine.n_processes)
         self._tell(
             Started(
                 step=self.progress.step,
-                machine=machine_facts(trainer),
+                machine=self._machine(),
                 config=self.config.to_dict(),
-                parameters=trainer.model.config.total_parameters,
-                active_parameters=trainer.model.config.active_parameters,
+                parameters=model.total_parameters,
+                active_parameters=model.active_parameters,
                 peak_flops=peak,
             )
         )
         for message in notices:
             self._tell(Noticed(self.progress.step, message))
-        metrics.watch(trainer.model)
         self._pace = Pace(self._share_done(), self.progress.seconds)
         reason = self._reason_to_stop(signals, stop_at)
         while reason is None:
@@ -181,8 +180,8 @@ class _Run:
         began = time.perf_counter()
         moment = self.data.curriculum.at(self.progress.tokens)
         self.batch = next(self.data.stream)
-        update = self.trainer.update(
-            split(self.batch, self.config.compute.micro_batches),
+        update = self.engine.update(
+            self.batch,
             progress=self._share_done(),
             learning_rate_scale=moment.learning_rate_scale,
         )
@@ -201,8 +200,8 @@ class _Run:
     ) -> None:
         speed = speedometer.of(batch, seconds)
         share = self._share_done()
-        memory = memory_use(self.trainer.model.device)
-        measured = summary(metrics.collect(self.trainer.model)) | parts(self.trainer.objective)
+        memory = memory_use(self.engine.device)
+        measured = self.engine.measured()
         if update.ahead_loss is not None:
             measured["ahead_loss"] = update.ahead_loss
         self._tell(
@@ -229,13 +228,10 @@ class _Run:
         """On the held-out batches, if there are some; of the averaged weights too, which then count."""
         if not self.data.held_out:
             return
-        average = self.trainer.average
-        for weights in (None,) if average is None else (None, average):
+        for of_average in (False, True) if self.engine.has_average else (False,):
             began = time.perf_counter()
             scores = {
-                kind: held_out_loss(
-                    self.trainer.model, batches, precision=self.trainer.precision, average=weights
-                )
+                kind: self.engine.held_out_loss(batches, of_average=of_average)
                 for kind, batches in self.data.held_out.items()
             }
             targets = sum(score.targets for score in scores.values())
@@ -248,15 +244,15 @@ class _Run:
                     losses={kind: score.loss for kind, score in scores.items()},
                     targets=targets,
                     seconds=time.perf_counter() - began,
-                    is_average=weights is not None,
+                    is_average=of_average,
                 )
             )
 
     def _save(self) -> None:
         began = time.perf_counter()
-        snapshot = capture(self.trainer, self.progress, self.data.stream.state(), run=self._facts())
+        snapshot = self.engine.capture(self.progress, self.data.stream.state(), run=self._facts())
         self.saved = self.checkpoints.save(
-            snapshot, self.trainer.model.config, metadata=self._metadata(), files=self.data.files
+            snapshot, self.engine.config, metadata=self._metadata(), files=self.data.files
         )
         self._tell(Saved(self.progress.step, self.saved, time.perf_counter() - began))
 
@@ -264,7 +260,7 @@ class _Run:
         """Where the budget is spent, leaves the trained model ready to serve; draws the run in any case."""
         is_done = reason == BUDGET_SPENT
         if is_done:
-            export_model(self.trainer, self.folder.model, metadata=self._metadata(), files=self.data.files)
+            self.engine.export(self.folder.model, metadata=self._metadata(), files=self.data.files)
         self._tell(Finished(self.progress.step, self.progress.tokens, reason))
         plot = draw_run(self.folder.log, self.config.name)
         if plot is not None:
@@ -296,7 +292,7 @@ class _Run:
         return self.config.budget.share_done(steps=done.step, tokens=done.tokens, seconds=done.seconds)
 
     def _require_same_shape(self, loaded: Loaded) -> None:
-        if differing := shape_changes(loaded.model, self.trainer.model.config):
+        if differing := shape_changes(loaded.model, self.engine.config):
             raise SavedStateError(
                 f"{loaded.folder} is of a model of another shape ({', '.join(differing)}): take the configuration that "
                 "it was started with"
@@ -306,9 +302,13 @@ class _Run:
         """What a resumed run compares itself with and goes on with."""
         return {
             "config": self.config.to_dict(),
-            "machine": machine_facts(self.trainer),
+            "machine": self._machine(),
             "held_out": self.held_out,
         }
+
+    def _machine(self) -> dict[str, Any]:
+        facts = machine_facts(self.engine.device, self.engine.precision)
+        return facts | {"processes": self.engine.n_processes}
 
     def _metadata(self) -> dict[str, Any]:
         done = self.progress
@@ -323,6 +323,12 @@ class _Run:
     def _tell(self, event: Event) -> None:
         for observer in self.observers:
             observer.on(event)
+
+
+def _require_none(checkpoints: Checkpoints, folder: RunFolder) -> None:
+    """Raises RunExistsError where there are some: nobody asked to go on with them."""
+    if found := checkpoints.folders():
+        raise RunExistsError(f"{folder.root} already holds a run ({found[-1].name})")
 
 
 def _closing(observer: Observer) -> Callable[..., None]:

@@ -9,15 +9,17 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from model.config import ConfigError
 from model.data.curriculum import Curriculum
+from model.parallel.mesh import Mesh, MeshError
 from model.training.curriculum_table import CURRICULUM_KEYS, curriculum_from_table
 from model.training.model_table import ModelTable
 from model.training.recipe import Recipe
 from model.training.tables import convert, read_table, require_known
 
+T = TypeVar("T")
 PrecisionName = Literal["fp32", "bf16", "fp16"]
 CheckpointingName = Literal["none", "full", "selective"]
 EightBitName = Literal["none", "int8", "fp8"]
@@ -29,6 +31,7 @@ TABLES = (
     "distillation",
     "budget",
     "compute",
+    "parallel",
     "evaluation",
     "saving",
 )
@@ -108,6 +111,31 @@ class ComputeConfig:
 
 
 @dataclass(frozen=True)
+class ParallelConfig:
+    """The processes on this machine that train together; docs/parallel.md says what each axis splits."""
+
+    dp: int = 1
+    tp: int = 1
+    pp: int = 1
+    ep: int = 1  # of the dp
+    chunks: int = 1  # pipeline stages of each process, interleaved
+    shard_states: bool = True  # the optimiser's, over dp (ZeRO 1)
+
+    def __post_init__(self) -> None:
+        _at_least("parallel", self, chunks=1)
+        if self.mesh.world_size == 1:
+            raise ConfigError("[parallel] is a single process: raise dp, tp or pp, or leave the table out")
+
+    @property
+    def mesh(self) -> Mesh:
+        """Raises ConfigError where there is no such mesh."""
+        try:
+            return Mesh(dp=self.dp, tp=self.tp, pp=self.pp, ep=self.ep)
+        except MeshError as error:
+            raise ConfigError(f"[parallel] {error}") from error
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """Held-out loss."""
 
@@ -142,9 +170,14 @@ class RunConfig:
     recipe: Recipe = field(default_factory=Recipe)
     distillation: DistillationConfig | None = None
     compute: ComputeConfig = field(default_factory=ComputeConfig)
+    parallel: ParallelConfig | None = None
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     saving: SavingConfig = field(default_factory=SavingConfig)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.parallel is not None:
+            _check_parallel(self, self.parallel)
 
     def curriculum(self, sources: tuple[str, ...]) -> Curriculum:
         """Over the run's tokens, from the sources that the data folder has. Raises ConfigError."""
@@ -198,18 +231,38 @@ def run_config_from(document: Mapping[str, Any], *, name: str) -> RunConfig:
         budget=read_table(Budget, document["budget"], "[budget]"),
         curriculum_table=dict(table),
         recipe=read_table(Recipe, document.get("recipe", {}), "[recipe]"),
-        distillation=_distillation(document),
+        distillation=_optional(DistillationConfig, document, "distillation"),
         compute=read_table(ComputeConfig, document.get("compute", {}), "[compute]"),
+        parallel=_optional(ParallelConfig, document, "parallel"),
         evaluation=read_table(EvaluationConfig, document.get("evaluation", {}), "[evaluation]"),
         saving=read_table(SavingConfig, document.get("saving", {}), "[saving]"),
         seed=convert(int, document.get("seed", 0), "seed"),
     )
 
 
-def _distillation(document: Mapping[str, Any]) -> DistillationConfig | None:
-    if "distillation" not in document:
-        return None
-    return read_table(DistillationConfig, document["distillation"], "[distillation]")
+def _optional(kind: type[T], document: Mapping[str, Any], name: str) -> T | None:
+    return read_table(kind, document[name], f"[{name}]") if name in document else None
+
+
+def _check_parallel(config: RunConfig, parallel: ParallelConfig) -> None:
+    """Raises ConfigError for what several processes cannot do, or not do together."""
+    compute, recipe = config.compute, config.recipe
+    single = {
+        "[compute] precision 'fp16'": compute.precision == "fp16",
+        "[compute] eight_bit": compute.eight_bit != "none",
+        "[compute] compile": compute.compile,
+        f"[recipe] optimizer {recipe.optimizer!r}": recipe.optimizer != "adamw",
+        "[recipe] ema_decay": recipe.ema_decay is not None,
+        "[distillation]": config.distillation is not None,
+    }
+    for what, is_wanted in single.items():
+        if is_wanted:
+            raise ConfigError(f"[parallel] does not go with {what}: leave one of them out")
+    if compute.micro_batches < parallel.pp:
+        raise ConfigError(
+            f"[compute] micro_batches is {compute.micro_batches}, but [parallel] pp is {parallel.pp}: a pipeline needs "
+            "at least as many micro-batches as it has stages"
+        )
 
 
 def _at_least(table: str, config: object, **lowest: int) -> None:

@@ -10,10 +10,10 @@ import platform
 import torch
 
 from model.checkpoint import load_transformer
-from model.config import ConfigError
+from model.config import ConfigError, ModelConfig
 from model.layers.moe import Experts
 from model.layers.quantisation import quantise_training
-from model.training.precision import DTYPES, check_precision
+from model.training.precision import Precision, check_precision
 from model.training.run_config import RunConfig
 from model.training.trainer import Trainer
 from model.transformer import Transformer
@@ -39,7 +39,7 @@ def trainer_for(config: RunConfig, vocabulary: int) -> Trainer:
     if compute.threads is not None:
         torch.set_num_threads(compute.threads)
     device = device_of(config)
-    model = _model(config, vocabulary).to(device).requires_grad_(True)
+    model = model_for(config, vocabulary).to(device).requires_grad_(True)
     model.checkpointing = compute.checkpointing
     if compute.eight_bit != "none":
         quantise_training(model, compute.eight_bit)
@@ -49,24 +49,41 @@ def trainer_for(config: RunConfig, vocabulary: int) -> Trainer:
     return trainer
 
 
-def machine_facts(trainer: Trainer) -> dict[str, str | int]:
+def shape_for(config: RunConfig, vocabulary: int) -> ModelConfig:
+    """The configured model's. Raises ConfigError where it cannot read the data's sequences."""
+    shape = config.model.shape(vocabulary)
+    longest = config.data.sequence_length
+    if longest > shape.max_context:
+        raise ConfigError(
+            f"[data] sequence_length is {longest}, but the model's max_context {shape.max_context}: lower the first or "
+            "raise the second"
+        )
+    return shape
+
+
+def model_for(config: RunConfig, vocabulary: int) -> Transformer:
+    """The configured model in fp32 on the host: random by `seed`, or a checkpoint's weights. Raises as `trainer_for`."""
+    shape = shape_for(config, vocabulary)
+    torch.manual_seed(config.seed)
+    model = Transformer(shape)
+    if config.model.checkpoint is not None:
+        # Copied: a folder's weights are mapped from its file, in the format that it was saved in.
+        model.load_state_dict(load_transformer(config.model.checkpoint).state_dict())
+    return model
+
+
+def machine_facts(device: torch.device, precision: Precision) -> dict[str, str | int]:
     """What measured figures belong to."""
-    device = trainer.model.device
     is_cuda = device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(device)
         if is_cuda
         else f"CPU, {torch.get_num_threads()} threads",
-        "precision": trainer.precision,
+        "precision": precision,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "system": platform.platform(),
     }
-
-
-def compute_dtype(trainer: Trainer) -> torch.dtype:
-    """In which the large matrix products are made."""
-    return DTYPES[trainer.precision]
 
 
 def _compile(model: Transformer) -> None:
@@ -76,19 +93,3 @@ def _compile(model: Transformer) -> None:
             module.apply_experts = torch.compiler.disable(module.apply_experts)  # type: ignore[no-untyped-call]
     for block in model.layers:
         block.compile()
-
-
-def _model(config: RunConfig, vocabulary: int) -> Transformer:
-    torch.manual_seed(config.seed)
-    shape = config.model.shape(vocabulary)
-    longest = config.data.sequence_length
-    if longest > shape.max_context:
-        raise ConfigError(
-            f"[data] sequence_length is {longest}, but the model's max_context {shape.max_context}: lower the first or "
-            "raise the second"
-        )
-    model = Transformer(shape)
-    if config.model.checkpoint is not None:
-        # Copied: a folder's weights are mapped from its file, in the format that it was saved in.
-        model.load_state_dict(load_transformer(config.model.checkpoint).state_dict())
-    return model

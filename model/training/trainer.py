@@ -18,7 +18,7 @@ from model.data.batch import PADDING, Batch
 from model.layers.balance import balance_experts
 from model.layers.moe import count_tokens_only, set_loss_scale
 from model.training.ema import WeightAverage
-from model.training.errors import NotFiniteError
+from model.training.errors import require_finite
 from model.training.loss import next_token_loss
 from model.training.objective import Losses, Objective, losses_on
 from model.training.optimizer import optimizer_for, set_learning_rate
@@ -139,11 +139,7 @@ class Trainer:
         is_overflow = self.scaler.is_enabled() and not math.isfinite(norm)
         if is_overflow and math.isfinite(loss) and self.scaler.get_scale() > LEAST_LOSS_SCALE:
             return True
-        if not math.isfinite(loss):
-            raise NotFiniteError(f"the loss of step {self.steps} is {loss}", loss=loss, gradient_norm=norm)
-        if not math.isfinite(norm):
-            message = f"the gradients of step {self.steps} have norm {norm}, at a loss of {loss:.4f}"
-            raise NotFiniteError(message, loss=loss, gradient_norm=norm)
+        require_finite(self.steps, loss, norm)
         return False
 
     def _after_update(self, *, is_skipped: bool = False) -> None:

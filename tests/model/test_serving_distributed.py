@@ -25,11 +25,11 @@ from tokenizers import models, pre_tokenizers
 from model.checkpoint import save_checkpoint
 from model.parallel.mesh import MeshError
 from model.parallel.processes import RankMissingError
+from model.parallel.workers import Workers
 from model.sampling import SamplingSettings
 from model.serving.chat import TEMPLATE_FILE, TINY_TEMPLATE
 from model.serving.distributed import DistributedExecutor, start
 from model.serving.distributed_shard import Degrees
-from model.serving.distributed_workers import Workers
 from model.serving.engine import Engine, EngineLimits, Event, Generation
 from model.serving.executor import Part
 from model.serving.executors import BLOCK_TOKENS

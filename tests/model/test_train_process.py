@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,59 +17,17 @@ from model.serving.chat import Message
 from model.serving.served import load_served
 from model.training.run import train
 from model.training.run_config import read_run_config
-from model.training.run_log import read_log
 from model.training.training_data import open_data
 from tests.model.test_train_run import equal_states
-from tests.model.training_runs import data_folder, run_document, toml
+from tests.model.training_processes import ended, run_file, start, steps_logged, wait_for_step
+from tests.model.training_runs import data_folder
 
 pytestmark = pytest.mark.timeout(900)  # seconds on an idle machine; a busy one starves whole processes
-LIMIT_S = 280  # a machine that does other things besides may need it
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data_folder(tmp_path_factory.mktemp("data") / "built")
-
-
-def run_file(folder: Path, built: Path, name: str = "run", **tables: Any) -> Path:
-    sizes = {"sequence_length": 32, "batch_tokens": 128, "prefetch": 2}
-    document = run_document(
-        folder / name, **{**tables, "data": {"folder": str(built), **sizes, **tables.get("data", {})}}
-    )
-    file = folder / f"{name}.toml"
-    file.write_text(toml(document))
-    return file
-
-
-def start(file: Path, *options: str, limit: Callable[[], None] | None = None) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "model.training", str(file), *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        preexec_fn=limit,  # nothing else runs in this process meanwhile
-    )
-
-
-def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    try:
-        out, err = process.communicate(timeout=LIMIT_S)
-    finally:
-        process.kill()  # no harm to one that has ended
-    return process.returncode, out, err
-
-
-def steps_logged(output: Path) -> list[int]:
-    log = output / "log.jsonl"
-    return [row["step"] for row in read_log(log, "stepped")] if log.exists() else []
-
-
-def wait_for_step(output: Path, step: int, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while not any(done >= step for done in steps_logged(output)):
-        assert process.poll() is None and time.monotonic() < deadline, ended(process)
-        time.sleep(0.01)
 
 
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, data: Path) -> None:

@@ -18,6 +18,7 @@ from model.config import ConfigError
 from model.data.batch import Batch
 from model.data.errors import ShardError
 from model.training import checkpoints as checkpoints_module
+from model.training import engine as engine_module
 from model.training import run as run_module
 from model.training.checkpoints import load
 from model.training.errors import (
@@ -392,7 +393,7 @@ def test_a_loss_that_is_no_number_names_step_and_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = run_config(tmp_path)
-    update = run_module.trainer_for
+    update = engine_module.trainer_for
 
     def poisoned(*arguments: Any) -> Any:
         trainer = update(*arguments)
@@ -407,7 +408,7 @@ def test_a_loss_that_is_no_number_names_step_and_batch(
         trainer.update = spoilt
         return trainer
 
-    monkeypatch.setattr(run_module, "trainer_for", poisoned)
+    monkeypatch.setattr(engine_module, "trainer_for", poisoned)
     fault, failed = fault_of(config, data_for(config))
     assert (fault.code, fault.exit_status) == ("not_finite", 4)
     assert isinstance(failed.__cause__, NotFiniteError) and failed.batch_file is not None

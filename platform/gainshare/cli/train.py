@@ -28,7 +28,7 @@ def train(
     """Train a model. Ctrl-C saves; --resume goes on exactly there.
 
     Exit status: 0 done, 2 wrong usage or configuration, 3 out of memory, 4 loss not finite, 5 disk full, 6 data unusable,
-    7 checkpoint unusable, 8 output in use, 130 or 143 interrupted after saving, 1 anything else.
+    7 checkpoint unusable, 8 output in use, 9 another process lost, 130 or 143 interrupted after saving, 1 anything else.
     """
     # -P: a folder `model` where the command is started must not be taken for ours.
     argv = [sys.executable, "-P", "-m", "model.training", str(config)]

@@ -18,6 +18,7 @@ from typing import IO
 from model.parallel.processes import RankMissingError
 
 POLL_S = 0.1
+HERE = "here"  # the line on a worker's standard output that says: I am about to join
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -116,6 +117,21 @@ class Workers:
             for pipe in (process.stdin, process.stdout):
                 if pipe is not None:
                     pipe.close()
+
+
+def attach() -> None:
+    """The first thing that a worker does: says that it is here, ends with its parent, and leaves Ctrl-C to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all ranks; rank 0 tells us to stop
+    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+    sys.stdout.write(f"{HERE}\n")
+    sys.stdout.flush()
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # nobody reads the pipe any further
+
+
+def _end_with_parent() -> None:
+    """Nothing is ever written to this pipe: its end is the parent's. A collective may hold the main thread."""
+    os.read(sys.stdin.fileno(), 1)  # not sys.stdin: its lock would be held when the interpreter ends
+    os._exit(0)
 
 
 def _line_comes(pipe: IO[bytes], deadline: float) -> bool:

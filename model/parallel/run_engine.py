@@ -1,0 +1,178 @@
+"""A training run on several processes of this machine, behind the interface that a single one has (training/engine.py).
+
+This process is rank 0: it starts the others, draws batches, and announces each order before all ranks carry it out
+together. Ranks cannot step back, so one that is lost ends the run, which goes on from its newest checkpoint. Knows nothing
+of budgets or logs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from model import native
+from model.checkpoint import save_checkpoint
+from model.config import ConfigError
+from model.data.batch import Batch
+from model.parallel import run_rank
+from model.parallel.mesh import check
+from model.parallel.processes import MEETING_TIMEOUT_S, RankMissingError, disconnect, has_device_each
+from model.parallel.run_rank import Order, RankJob, RunRank, join
+from model.parallel.run_state import from_snapshot, to_snapshot
+from model.parallel.training_state import merge_training
+from model.parallel.workers import Workers
+from model.training.checkpoints import Loaded
+from model.training.errors import NotFiniteError
+from model.training.evaluation import Score
+from model.training.precision import Precision
+from model.training.run_config import ParallelConfig, RunConfig
+from model.training.setup import device_of, shape_for
+from model.training.state import MODEL, Progress, Snapshot
+from model.training.trainer import Update
+
+STOP_GRACE_S = 10.0
+
+log = logging.getLogger(__name__)
+
+
+class ManyProcesses:
+    """Implements `training.engine.Engine` over the ranks of a mesh, which it starts and ends."""
+
+    has_average = False
+
+    def __init__(self, config: RunConfig, parallel: ParallelConfig, vocabulary: int) -> None:
+        """Raises ConfigError and MeshError before any process starts, CheckpointError and RankMissingError afterwards."""
+        self.config, self.mesh = shape_for(config, vocabulary), parallel.mesh
+        check(self.config, self.mesh, n_chunks=parallel.chunks)
+        is_cuda = _is_on_cuda(config, self.mesh.world_size)
+        if not is_cuda:
+            native.available()  # once, before each rank would build them for itself
+        self.precision: Precision = config.compute.precision
+        self.n_processes = self.mesh.world_size
+        self._recipe = config.recipe
+        self._steps = 0
+        threads = config.compute.threads or max(1, len(os.sched_getaffinity(0)) // self.n_processes)
+        self._folder = Path(tempfile.mkdtemp(prefix="gainshare-ranks-"))  # NCCL meets there again later
+        job = RankJob(str(self._folder / "meeting"), self.n_processes, threads, is_cuda)
+        self._workers = Workers(run_rank.__name__, job.to_json(), self.n_processes - 1)
+        try:
+            self._workers.wait_for_line(MEETING_TIMEOUT_S)
+            device, self._orders = join(job, 0)
+            self._orders.send((config, parallel, vocabulary))
+            self._own = RunRank(config, parallel, vocabulary, device, self._orders)
+        except BaseException as error:
+            ended = self._workers.first_ended(wait_s=0.5)
+            self._kill()
+            if ended is not None and isinstance(error, RuntimeError):
+                raise RankMissingError(f"{ended} before it was ready: see its output above") from error
+            raise
+        self._device = device
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
+
+    @property
+    def process_ids(self) -> list[int]:
+        """Of the other ranks."""
+        return self._workers.process_ids
+
+    def update(self, batch: Batch, *, progress: float, learning_rate_scale: float) -> Update:
+        n_targets = batch.n_targets
+        if n_targets == 0:
+            raise ValueError("no position of this batch is scored: there is nothing to learn from it")
+        learning_rate = self._recipe.learning_rate_at(self._steps, progress) * learning_rate_scale
+        loss, norm = self._together("update", batch=batch.to("cpu"), learning_rate=learning_rate)
+        self._steps += 1
+        return Update(
+            loss=loss,
+            ahead_loss=None,
+            gradient_norm=norm,
+            learning_rate=learning_rate,
+            n_tokens=batch.n_tokens,
+            n_targets=n_targets,
+            is_skipped=False,
+        )
+
+    def measured(self) -> dict[str, float]:
+        """Of the layers on rank 0's pipeline stages."""
+        figures: dict[str, float] = self._together("measured")
+        return figures
+
+    def held_out_loss(self, batches: Sequence[Batch], *, of_average: bool) -> Score:
+        assert not of_average
+        targets = sum(batch.n_targets for batch in batches)
+        if targets == 0:
+            raise ValueError("the held-out batches score no position: give evaluation other data")
+        total: float = sum(self._together("summed_loss", batch=batch) for batch in batches)
+        return Score(total / targets, targets)
+
+    def capture(self, progress: Progress, stream: dict[str, Any], *, run: dict[str, Any]) -> Snapshot:
+        return to_snapshot(self._whole(), progress, stream, run=run)
+
+    def restore(self, loaded: Loaded) -> Progress:
+        from_snapshot(loaded.snapshot)  # before the other ranks see it
+        self._together("restore", folder=loaded.folder)
+        self._steps = loaded.snapshot.progress.step
+        return loaded.snapshot.progress
+
+    def export(self, folder: Path, *, metadata: Mapping[str, Any], files: Mapping[str, str]) -> None:
+        weights = to_snapshot(self._whole(), Progress(), {}, run={}).tensors[MODEL]
+        save_checkpoint(folder, self.config, weights, metadata={**metadata, "is_average": False}, files=files)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """In good order the ranks are told to stop; after an error one of them may be stuck, so all are killed."""
+        if error is not None:
+            self._kill()
+            return
+        try:
+            self._orders.send(None)
+            self._workers.end(STOP_GRACE_S)
+        except RuntimeError:
+            log.warning("the other ranks could not be told to stop: they are killed")
+        self._kill()
+        disconnect()
+
+    def _kill(self) -> None:
+        self._workers.kill()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _whole(self) -> dict[str, Any]:
+        return merge_training(self.config, self.mesh, self._together("training_state"))
+
+    def _together(self, order: Order, **arguments: Any) -> Any:
+        """What this rank comes to when all carry out the order. Raises RankMissingError where one of them is gone."""
+        try:
+            self._orders.send((order, arguments))
+            return getattr(self._own, order)(**arguments)
+        except NotFiniteError:
+            raise
+        except Exception as error:
+            ended = self._workers.first_ended(wait_s=1.0)
+            if ended is None:
+                raise
+            raise RankMissingError(
+                f"{ended}, and the others cannot go on without it: see its output above"
+            ) from error
+
+
+def _is_on_cuda(config: RunConfig, n_ranks: int) -> bool:
+    """Raises ConfigError where CUDA is asked for by name and not every rank can have a device."""
+    if device_of(config).type == "cpu" or has_device_each(n_ranks):
+        return device_of(config).type == "cuda"
+    if config.compute.device == "cuda":
+        raise ConfigError(
+            f"[parallel] needs {n_ranks} CUDA devices, and torch sees {torch.cuda.device_count()}: use fewer processes or "
+            "device 'cpu'"
+        )
+    return False

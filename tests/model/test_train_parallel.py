@@ -1,0 +1,178 @@
+"""`gainshare train` on several processes: the losses of one, its checkpoints for any number, and what a lost one does."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from model.config import ConfigError
+from model.data.batch import IGNORED, PADDING
+from model.parallel.mesh import Mesh
+from model.parallel.run_rank import own_rows
+from model.training.run import train
+from model.training.run_config import RunConfig, read_run_config, run_config_from
+from model.training.run_log import read_log
+from model.training.training_data import open_data
+from tests.model.test_train_run import equal_states
+from tests.model.training_processes import ended, run_file, start, steps_logged, wait_for_step
+from tests.model.training_runs import data_folder, packed_batch, run_document
+
+pytestmark = pytest.mark.timeout(900)  # each rank imports torch; a busy machine starves whole processes
+# Nothing that is a mean over one rank's rows, so that curves may be compared.
+PLAIN: dict[str, Any] = {"bias_balancing": False, "switch_loss": 0.0}
+TABLES: dict[str, Any] = {
+    "model": {"preset": "tiny", "n_layers": 2, "tie_embeddings": True, "moe": PLAIN},
+    "compute": {"precision": "fp32", "threads": 1, "micro_batches": 2},
+}
+EXPERTS = {"dp": 2, "ep": 2}
+TOLERANCE = 1e-4
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return data_folder(tmp_path_factory.mktemp("data") / "built")
+
+
+def curve(output: Path) -> list[float]:
+    return [row["loss"] for row in read_log(output / "log.jsonl", "stepped")]
+
+
+def held_out(output: Path) -> list[float]:
+    return [row["loss"] for row in read_log(output / "log.jsonl", "evaluated")]
+
+
+def in_one_process(folder: Path, data: Path, name: str, **tables: Any) -> RunConfig:
+    return read_run_config(run_file(folder, data, name, **{**TABLES, **tables}))
+
+
+def done(file: Path, *options: str) -> dict[str, Any]:
+    status, out, err = ended(start(file, "--json", *options))
+    assert status == 0, err
+    document: dict[str, Any] = json.loads(out)
+    return document
+
+
+MESHES = [
+    pytest.param(EXPERTS, id="experts"),
+    pytest.param({"pp": 2}, id="pipeline", marks=pytest.mark.long),
+    pytest.param({"tp": 2}, id="tensor", marks=pytest.mark.long),
+    pytest.param({"dp": 2, "pp": 2, "shard_states": False}, id="four", marks=pytest.mark.long),
+]
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_many_processes_train_as_one_does_and_one_goes_on(
+    tmp_path: Path, data: Path, mesh: dict[str, Any]
+) -> None:
+    one = in_one_process(tmp_path, data, "one", budget={"steps": 8})
+    train(one, open_data(one))
+    many = tmp_path / "many"
+    first = done(
+        run_file(tmp_path, data, "many", **TABLES, budget={"steps": 8}, parallel=mesh), "--steps", "5"
+    )
+    assert first["step"] == 5 and first["model"] is None
+    assert curve(many) == pytest.approx(curve(one.output)[:5], rel=TOLERANCE)
+    assert held_out(many)[:1] == pytest.approx(held_out(one.output)[:1], rel=TOLERANCE)
+    alone = in_one_process(tmp_path, data, "many", budget={"steps": 8})
+    result = train(alone, open_data(alone), is_resumed=True)
+    assert result.step == 8 and result.model is not None
+    assert curve(many) == pytest.approx(curve(one.output), rel=TOLERANCE)
+    assert curve(many)[-1] < curve(many)[0] - 0.5, "equal curves prove little where nothing is learnt"
+    notices = [row["message"] for row in read_log(many / "log.jsonl", "noticed")]
+    assert any(notice.startswith("parallel") for notice in notices)
+
+
+def test_a_killed_process_ends_the_run_and_its_checkpoint_goes_on_bit_for_bit(
+    tmp_path: Path, data: Path
+) -> None:
+    tables: dict[str, Any] = {**TABLES, "parallel": EXPERTS, "saving": {"every_steps": 4}}
+    done(run_file(tmp_path, data, "straight", **tables, budget={"steps": 40}))
+    file = run_file(tmp_path, data, "killed", **tables, budget={"steps": 40})
+    process = start(file, "--json")
+    wait_for_step(tmp_path / "killed", 6, process)
+    [worker] = children(process)
+    os.kill(worker, signal.SIGKILL)
+    status, out, err = ended(process)
+    assert status == 9, err
+    error = json.loads(out)["error"]
+    assert error["code"] == "rank_lost"
+    for part in ("rank 1 was ended by SIGKILL", "after step", "--resume", "step-"):
+        assert part in error["message"]
+    reached = steps_logged(tmp_path / "killed")[-1]
+    assert 6 <= reached < 40, "the run ended before its process could be killed"
+    assert done(file, "--resume")["step"] == 40
+    assert equal_states(tmp_path / "straight", tmp_path / "killed")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_to_all_processes_saves(
+    tmp_path: Path, data: Path, number: signal.Signals, expected: int
+) -> None:
+    tables: dict[str, Any] = {**TABLES, "parallel": EXPERTS, "saving": {"every_steps": 0}}
+    process = start(run_file(tmp_path, data, **tables, budget={"steps": 100_000}))
+    wait_for_step(tmp_path / "run", 3, process)
+    workers = children(process)
+    for process_id in (*workers, process.pid):  # as a terminal does
+        os.kill(process_id, number)
+    status, out, _ = ended(process)
+    assert status == expected and f"stopped by {number.name}" in out
+    last = steps_logged(tmp_path / "run")[-1]
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == [f"step-{last:08d}"]
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+
+
+def children(process: subprocess.Popen[str]) -> list[int]:
+    tasks = Path(f"/proc/{process.pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        ({"parallel": {"ep": 2}}, r"\[parallel\] ep \(2\) must divide dp \(1\)"),
+        ({"parallel": {"dp": 1}}, "single process: raise dp, tp or pp"),
+        ({"parallel": {"dp": 2, "shard_state": True}}, "did you mean 'shard_states'"),
+        ({"parallel": {"pp": 2}, "compute": {"micro_batches": 1}}, "as many micro-batches"),
+        ({"parallel": {"dp": 2}, "compute": {"eight_bit": "int8"}}, "does not go with .* eight_bit"),
+        ({"parallel": {"dp": 2}, "recipe": {"optimizer": "muon"}}, "optimizer 'muon'"),
+        ({"parallel": {"dp": 2}, "recipe": {"ema_decay": 0.9}}, "ema_decay"),
+        ({"parallel": {"dp": 2}, "distillation": {"teacher": "folder"}}, "distillation"),
+    ],
+)
+def test_what_several_processes_cannot_do_is_refused(
+    tmp_path: Path, tables: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run_config_from(run_document(tmp_path, **tables), name="refused")
+
+
+def test_a_mesh_that_the_model_cannot_have_is_refused_before_any_process_starts(
+    tmp_path: Path, data: Path
+) -> None:
+    file = run_file(tmp_path, data, **{**TABLES, "parallel": {"dp": 3, "ep": 3}})
+    status, out, err = ended(start(file, "--json"))
+    assert status == 2, err
+    assert "n_experts (8) is not a multiple of ep (3)" in json.loads(out)["error"]["message"]
+
+
+def test_rows_that_do_not_divide_are_filled_up_with_padding() -> None:
+    batch, mesh = packed_batch(rows=5), Mesh(dp=2)
+    parts = [own_rows(batch, mesh, place, n_micro_batches=2) for place in range(2)]
+    whole = [torch.cat([getattr(part, name) for part in parts]) for name in vars(batch)]
+    assert all(len(part.tokens_BS) == 4 for part in parts)
+    assert all(
+        torch.equal(rows[:5], getattr(batch, name)) for rows, name in zip(whole, vars(batch), strict=True)
+    )
+    assert sum(part.n_tokens for part in parts) == batch.n_tokens
+    assert parts[1].documents_BS[1:].eq(PADDING).all() and parts[1].targets_BS[1:].eq(IGNORED).all()
+    even = own_rows(replace(batch), Mesh(dp=5), 4, n_micro_batches=1)
+    assert torch.equal(even.tokens_BS, batch.tokens_BS[4:])
