@@ -211,7 +211,8 @@ def test_stages_one_after_the_other_are_the_whole_model(name: str) -> None:
 @pytest.mark.parametrize("checkpointing", ["none", "full", "selective"])
 @pytest.mark.parametrize("name", SHAPES)
 def test_one_rank_trains_as_the_plain_trainer_does(name: str, checkpointing: str) -> None:
-    config, recipe = SHAPES[name], Recipe(learning_rate=3e-3, warmup_steps=1)
+    # With a small eps Adam makes full steps of roundings, where a gradient is nothing else.
+    config, recipe = SHAPES[name], Recipe(learning_rate=3e-3, warmup_steps=1, eps=1e-4)
     model = Transformer(config)
     model.load_state_dict(random_state(config))
     plain = Trainer(model, recipe)
@@ -225,7 +226,7 @@ def test_one_rank_trains_as_the_plain_trainer_does(name: str, checkpointing: str
     )
     for step in range(3):
         tokens = torch.randint(config.vocab_size, (4, 16), generator=torch.Generator().manual_seed(step))
-        with torch_instead():  # both in one form: Adam makes much of roundings where gradients are small
+        with torch_instead():  # both in one form
             assert torch.allclose(parallel.step(tokens), plain.step(tokens), rtol=1e-5)
     trained = parallel.state_dict()
     assert all(torch.allclose(trained[name], t, atol=2e-5) for name, t in model.state_dict().items())
