@@ -27,7 +27,7 @@ inline void route(const Model &model, const Layer &layer, int n_tokens, const Me
     });
 }
 
-// Sorts the pairs by expert, within it by token; returns how many experts are used.
+// Sorts the pairs by expert, within it by token, and counts them; returns how many experts are used.
 inline int sort_pairs(const Router &router, int n_tokens, const Memory &memory, Used *used) {
     const int n_experts = router.weight.n, n_pairs = n_tokens * router.top_k;
     int32_t *next = memory.offsets_E;
@@ -38,6 +38,7 @@ inline int sort_pairs(const Router &router, int n_tokens, const Memory &memory, 
         const int n = next[e];
         next[e] = first;
         if (n) used[n_used++] = {e, first, n};
+        router.load[e] += n;
         first += n;
     }
     for (int i = 0; i < n_pairs; ++i) {

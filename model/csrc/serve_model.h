@@ -55,6 +55,7 @@ struct FeedForward {
 struct Router {
     Matrix weight;      // FP32
     const float *bias;  // of the choice; null: none
+    int64_t *load;      // [E], counts up: pairs of token and choice that each expert has got
     int32_t top_k, n_groups, top_groups;
     int32_t is_sigmoid, sums_two, normalises;  // sums_two: a group's score is the sum of its two best
     float scale;

@@ -26,11 +26,11 @@ PREFIX_CONTEXTS = 4  # per running answer: its own context, and three to be foun
 
 
 def default_executor(
-    transformer: Transformer, limits: EngineLimits, weights: Weights | None = None
+    transformer: Transformer, limits: EngineLimits, weights: Weights | None = None, *, consume: bool = False
 ) -> Executor:
     """In the precision that the transformer has, or in `weights`. Says in the log why it is not the compiled one.
 
-    Raises ValueError for `weights` of a model without compiled form: plain torch cannot have them.
+    With `consume` the transformer is the executor's from then on: the compiled one takes its weights, see there. Raises ValueError for `weights` of a model without compiled form: plain torch cannot have them.
     """
     n_blocks = blocks_within(transformer.config, transformer.dtype.itemsize, limits)
     if transformer.device.type != "cpu" or (weights is None and transformer.dtype not in WEIGHTS):
@@ -39,7 +39,7 @@ def default_executor(
         reason = native_executor.supports(transformer.config)
     if reason is None:
         kept = weights or WEIGHTS[transformer.dtype]
-        return native_executor.NativeExecutor(transformer, n_blocks, weights=kept)
+        return native_executor.NativeExecutor(transformer, n_blocks, weights=kept, consume=consume)
     if weights is not None:
         raise ValueError(f"{transformer.config.name} cannot be served in {weights}: {reason}")
     log.warning("%s is computed by plain torch: %s", transformer.config.name, reason)

@@ -115,22 +115,20 @@ def load_on(
     threads: int | None = None,
     on_loss: Callable[[Exception], None] | None = None,
 ) -> ServedModel:
-    """The model, with the executor that the hardware asks for; without options the engine makes its own.
+    """The model, with the executor that the hardware asks for, or the fastest that there is for it on one device.
 
     Raises CheckpointError, ConfigError, MeshError, PlacementError, DeviceModelError or RankMissingError, each with
     what to change. `on_loss` is told when a rank is lost later: nothing can be served then.
     """
     if hardware.degrees.n_ranks > 1:
-        served, executor = distributed.start(
+        served, ranks = distributed.start(
             model, home, hardware.degrees, limits=limits, threads=threads, on_loss=on_loss
         )
-        return dataclasses.replace(served, executor=executor)
+        return dataclasses.replace(served, executor=ranks)
     served = load_served(model, home)
-    if hardware.weights is not None:
-        compiled = default_executor(served.transformer, limits, hardware.weights)
-        return dataclasses.replace(served, executor=compiled)
     if not hardware.is_offloaded:
-        return served
+        executor = default_executor(served.transformer, limits, hardware.weights, consume=True)
+        return dataclasses.replace(served, executor=executor)
     config = served.transformer.config
     n_blocks = blocks_within(config, served.transformer.dtype.itemsize, limits)
     offloaded = OffloadExecutor(

@@ -53,7 +53,8 @@ def _key_width(config: ModelConfig) -> int:
 class NativeExecutor:
     """Implements `executor.Executor`. Raises ValueError for a model that `supports` refuses.
 
-    `n_threads` is torch's own number where None. Memory of the cache is taken as blocks are written.
+    `n_threads` is torch's own number where None. Memory of the cache is taken as blocks are written. With `consume` the
+    transformer gives up its weights as they are packed: it can compute nothing then, and a model is in memory once.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class NativeExecutor:
         *,
         weights: Weights = "bf16",
         n_threads: int | None = None,
+        consume: bool = False,
     ) -> None:
         reason = supports(transformer.config)
         if reason is not None:
@@ -77,7 +79,8 @@ class NativeExecutor:
         self.config = transformer.config
         self.block_tokens = BLOCK_TOKENS
         self.n_blocks = n_blocks
-        self.weights = NativeWeights(library, transformer, weights)
+        self.n_steps = 0
+        self.weights = NativeWeights(library, transformer, weights, consume=consume)
         self._rotary = transformer.rotary
         self._model = self._described(n_threads or torch.get_num_threads())
         self._model_at = ctypes.c_void_p(ctypes.addressof(self._model))
@@ -138,6 +141,7 @@ class NativeExecutor:
             most_keys,
         )
         self._library.serve_step(self._model_at, ctypes.byref(step))
+        self.n_steps += 1
         return logits_NV
 
     def copy_block(self, source: int, target: int) -> None:

@@ -55,6 +55,7 @@ class Router(Structure):
     _fields_ = [
         ("weight", Matrix),
         ("bias", c_void_p),
+        ("load", c_void_p),
         ("top_k", c_int32),
         ("n_groups", c_int32),
         ("top_groups", c_int32),

@@ -1,7 +1,7 @@
 """A transformer's weights as the tables of the compiled engine: packed, with everything the kernels ask of a layer.
 
-Weights that layers share are packed once. The embedding is read where it lies; all else is a copy, so the transformer's
-own layers may be dropped afterwards. Knows nothing of steps or caches.
+Weights that layers share are packed once. What the kernels read in place, as an fp32 embedding, is kept; all else is a
+copy, so the transformer's own weights may be given up. Knows nothing of steps or caches.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ctypes import c_void_p
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.config import ModelConfig
 from model.layers.attention import Attention
@@ -31,9 +31,16 @@ HEAD_NORMS = {"none": 0, "head": 1, "all": 2}
 
 
 class NativeWeights:
-    """`layers`, `head`, `norm` and `embedding` for a `tables.Model`; keeps all memory that they point to."""
+    """`layers`, `head`, `norm` and `embedding` for a `tables.Model`; keeps all memory that they point to.
 
-    def __init__(self, library: ctypes.CDLL, transformer: Transformer, weights: Weights) -> None:
+    `expert_load_LE`: of each mixture, from the first on, how many (token, choice) pairs each expert has got, int64;
+    the kernels count.
+    """
+
+    def __init__(
+        self, library: ctypes.CDLL, transformer: Transformer, weights: Weights, *, consume: bool = False
+    ) -> None:
+        """With `consume` each of the transformer's layers gives up its weights once they are packed; see `give_up`."""
         self._library = library
         self.weights = weights
         self.config: ModelConfig = transformer.config
@@ -41,12 +48,19 @@ class NativeWeights:
         self._kept: list[Tensor | PackedStack] = []
         self._attentions: dict[int, tables.AttentionWeights] = {}
         self._ffns: dict[int, tables.Layer] = {}
+        self.expert_load_LE: list[Tensor] = []
         blocks = list(cast("Iterable[Block]", transformer.layers))
-        self.layers = (tables.Layer * len(blocks))(*(self._layer(block) for block in blocks))
+        self.layers = (tables.Layer * len(blocks))()
+        for i, block in enumerate(blocks):
+            self.layers[i] = self._layer(block)
+            if consume:  # layers that share weights with this one find them packed
+                give_up(block)
         head = transformer.embedding if transformer.head is None else transformer.head
         self.head = matrix(self._pack(head))
         self.norm = self._vector(transformer.norm.weight)
         self.embedding = self._vector(transformer.embedding)
+        if consume:
+            give_up(transformer)
 
     @property
     def n_bytes(self) -> int:
@@ -157,9 +171,12 @@ class NativeWeights:
     def _router(self, router: Router) -> tables.Router:
         """In fp32 always, as the router computes."""
         config = router.config
+        load_E = torch.zeros(config.n_experts, dtype=torch.int64)
+        self.expert_load_LE.append(load_E)
         return tables.Router(
             weight=matrix(self._pack(router.weight, "fp32")),
             bias=self._vector(router.bias),
+            load=pointer(load_E),
             top_k=config.top_k,
             n_groups=config.n_groups,
             top_groups=config.top_groups,
@@ -168,6 +185,13 @@ class NativeWeights:
             normalises=config.normalise_top_k,
             scale=config.routed_scale,
         )
+
+
+def give_up(module: nn.Module) -> None:
+    """Frees a module's weights: shapes and dtypes stay, on the meta device, where computing with them is an error."""
+    for part in module.modules():
+        for name, weight in list(part.named_parameters(recurse=False)):
+            setattr(part, name, nn.Parameter(torch.empty_like(weight, device="meta"), requires_grad=False))
 
 
 def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:

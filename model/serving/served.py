@@ -31,7 +31,7 @@ FETCH_HINT = "run `gainshare model fetch smollm2` (or `python -m model.smollm2 f
 @dataclass(frozen=True)
 class ServedModel:
     name: str
-    transformer: Transformer
+    transformer: Transformer  # only described by it where `executor` has consumed its weights
     tokenizer: Tokenizer
     chat: ChatTemplate
     metadata: Mapping[str, Any]  # shown by /v1/models

@@ -15,9 +15,11 @@ from model.serving.chat import ChatError, Message
 from model.serving.constrained import JSONGrammars
 from model.serving.context import room_for
 from model.serving.engine import Engine
-from model.serving.engine_metrics import ExpertLoadSampler, StepTimes
+from model.serving.engine_metrics import StepTimes, expert_metrics
 from model.serving.errors import ApiError, bad_value, not_now
 from model.serving.executor import Executor
+from model.serving.executors import default_executor
+from model.serving.expert_load import expert_load_of
 from model.serving.generation import (
     EngineLimits,
     EngineStoppedError,
@@ -47,9 +49,10 @@ class Service:
     ) -> None:
         self.served = served
         self._steps = StepTimes()
-        speculating = proposers(executor or served.executor, lambda: self.engine.n_running)
-        self.engine = Engine(served, limits, on_death, executor, self._steps.observe, speculating)
-        self._experts = ExpertLoadSampler(served.transformer)
+        computing = executor or served.executor or default_executor(served.transformer, limits)
+        speculating = proposers(computing, lambda: self.engine.n_running)
+        self.engine = Engine(served, limits, on_death, computing, self._steps.observe, speculating)
+        self._experts = expert_load_of(computing, served.transformer)
         self.engine.start()
 
     @property
@@ -88,7 +91,7 @@ class Service:
 
     def collect(self) -> Iterable[Metric]:
         yield self._steps.collect()
-        yield from self._experts.collect()
+        yield from expert_metrics(self._experts)
 
     async def check_ready(self) -> None:
         if not self.engine.is_alive:

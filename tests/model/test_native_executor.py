@@ -20,6 +20,7 @@ from model.layers.router import Router
 from model.layers.sharing import unshare
 from model.serving import native_tables
 from model.serving.executor import Part
+from model.serving.expert_load import RouterListener, expert_load_of
 from model.serving.native_executor import BLOCK_TOKENS, NativeExecutor, supports
 from model.serving.packed import Weights
 from model.transformer import Transformer
@@ -93,6 +94,27 @@ def test_fp32_logits_are_those_of_the_transformer(name: str) -> None:
     expected = stepped(model, tokens, [30] + [1] * 14)
     assert (found[29:] - expected).abs().max() < 1e-4
     assert expected.abs().max() > 2  # logits of a real size
+
+
+@pytest.mark.parametrize("name", ["mixtral with a window", "shared weights", "deepseek", "llama"])
+def test_the_kernels_count_what_each_expert_gets(name: str) -> None:
+    model, tokens = model_of(name), random_tokens(SMALL, 40).tolist()
+    executor = NativeExecutor(model, N_BLOCKS, weights="fp32")
+    counted, listened = expert_load_of(executor, model), RouterListener(model, every=1)
+    computed(executor, tokens, [30, 9, 1])
+    model(torch.tensor([tokens]))
+    assert counted.load() == listened.load()
+    assert counted.n_counted == 3 and counted.every == 1
+    assert all(sum(load_E) % 40 == 0 and sum(load_E) for load_E in counted.load())
+
+
+@pytest.mark.parametrize("name", ["mixtral with a window", "shared weights", "deepseek", "dynamic"])
+def test_a_consumed_transformer_leaves_the_same_bits_and_no_weights(name: str) -> None:
+    model, tokens = model_of(name), random_tokens(SMALL, 40).tolist()
+    expected = computed(NativeExecutor(model, N_BLOCKS, weights="fp32"), tokens, [30, 10])
+    consuming = NativeExecutor(model, N_BLOCKS, weights="fp32", consume=True)
+    assert torch.equal(computed(consuming, tokens, [30, 10]), expected)
+    assert {weight.device.type for weight in model.parameters()} == {"meta"}
 
 
 @pytest.mark.parametrize("weights", ["bf16", "int8", "int8-dynamic"])

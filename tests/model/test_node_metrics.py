@@ -1,4 +1,4 @@
-"""What a node shows to Prometheus. No HTTP; the expert sampler listens to a real tiny MoE."""
+"""What a node shows to Prometheus. No HTTP; the routers listened to are those of a real tiny MoE."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import torch
 from prometheus_client.parser import text_string_to_metric_families
 
 from model.config import MoEConfig
-from model.serving.engine_metrics import ExpertLoadSampler, StepTimes
+from model.serving.engine_metrics import StepTimes, expert_metrics
 from model.serving.errors import ApiError
+from model.serving.expert_load import RouterListener
 from model.serving.host import Host
 from model.serving.metrics import NodeMetrics
 from model.serving.stats import StepReport
@@ -115,25 +116,29 @@ MOE = MoEConfig(d_model=SMALL.d_model, d_expert=16, n_experts=6, top_k=2)
 def test_expert_load_is_sampled_in_some_steps_and_counts_every_choice() -> None:
     torch.manual_seed(0)
     model = Transformer(replace(SMALL, moe=MOE)).eval()
-    sampler = ExpertLoadSampler(model, every=3)
+    listener = RouterListener(model, every=3)
     tokens = torch.randint(SMALL.vocab_size, (2, 5))
     with torch.no_grad():
         before = model(tokens)
         for _ in range(6):
             assert torch.equal(model(tokens), before), "listening changes nothing"
-    load = sampler.load()
-    assert sampler.n_sampled == 3  # of seven passes
+    load = listener.load()
+    assert listener.n_counted == 3  # of seven passes
     assert len(load) == 2 and all(sum(counts) == 3 * 10 * MOE.top_k for counts in load)
-    families = {family.name: family for family in sampler.collect()}
+    families = {family.name: family for family in expert_metrics(listener)}
     uneven = families["gainshare_node_expert_load_max_over_mean"].samples
     assert [sample.labels["layer"] for sample in uneven] == [str(i) for i in range(len(load))]
     assert all(1 <= sample.value <= MOE.n_experts / MOE.top_k + 1e-9 for sample in uneven)
     assert len(families["gainshare_node_expert_tokens"].samples) == sum(map(len, load))
-    sampler.close()
+    listener.close()
     model(tokens)
-    assert sampler.load() == load
+    assert listener.load() == load
+
+
+def test_before_the_first_step_nothing_is_said_of_evenness() -> None:
+    listener = RouterListener(Transformer(replace(SMALL, moe=MOE)))
+    assert [family.name for family in expert_metrics(listener)] == ["gainshare_node_expert_sampled_steps"]
 
 
 def test_a_dense_model_has_no_expert_load() -> None:
-    sampler = ExpertLoadSampler(Transformer(SMALL))
-    assert list(sampler.collect()) == []
+    assert list(expert_metrics(RouterListener(Transformer(SMALL)))) == []

@@ -36,9 +36,23 @@ def read(*arguments: str) -> Hardware:
     return read_options(parser.parse_args(arguments))
 
 
-def test_without_options_the_engine_chooses() -> None:
+def test_without_options_the_fastest_executor_has_the_only_copy_of_the_weights() -> None:
     assert read() == Hardware()
-    assert load_on(read(), "tiny", None, LIMITS).executor is None
+    served, kept = load_on(read(), "tiny", None, LIMITS), tiny().transformer
+    assert isinstance(served.executor, NativeExecutor)
+    assert {weight.device.type for weight in served.transformer.parameters()} == {"meta"}
+    assert served.transformer.dtype == kept.dtype
+    beside = NativeExecutor(kept, served.executor.n_blocks, weights=served.executor.weights.weights)
+    assert served_mix(served.executor, 261)[1] == served_mix(beside, 261)[1]
+    assert {weight.device.type for weight in kept.parameters()} == {"cpu"}
+
+
+def test_without_kernels_plain_torch_keeps_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "library", lambda: None)
+    monkeypatch.setattr(native, "state", lambda: "no compiler")
+    served = load_on(read(), "tiny", None, LIMITS)
+    assert isinstance(served.executor, TorchExecutor)
+    assert {weight.device.type for weight in served.transformer.parameters()} == {"cpu"}
 
 
 @pytest.mark.parametrize(

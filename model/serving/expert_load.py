@@ -1,0 +1,95 @@
+"""Which experts the steps use: counted by the compiled kernels themselves, else by listening to the routers.
+
+Whoever reads may do so from any thread, and may miss what the step of this moment adds. Knows nothing of Prometheus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from model.layers.moe import MoELayer
+from model.layers.router import Routing, expert_load
+from model.serving.executor import Executor
+from model.serving.native_executor import NativeExecutor
+from model.transformer import Transformer
+
+SAMPLE_EVERY = 32
+
+
+class ExpertLoad(Protocol):
+    """(Token, choice) pairs per expert, in the steps that were counted: one in `every`."""
+
+    every: int
+
+    @property
+    def n_counted(self) -> int:
+        """Steps so far whose pairs are in `load`."""
+
+    def load(self) -> list[list[int]]:
+        """Pairs per expert of each mixture, from the first on; empty for a dense model."""
+
+    def close(self) -> None:
+        """Counts no more."""
+
+
+def expert_load_of(executor: Executor, transformer: Transformer) -> ExpertLoad:
+    """What counts for this executor of the transformer."""
+    return KernelLoad(executor) if isinstance(executor, NativeExecutor) else RouterListener(transformer)
+
+
+class KernelLoad:
+    """The kernels sort their pairs by expert, so counting them costs one addition per expert: each step is counted."""
+
+    every = 1
+
+    def __init__(self, executor: NativeExecutor) -> None:
+        self._executor = executor
+
+    @property
+    def n_counted(self) -> int:
+        return self._executor.n_steps
+
+    def load(self) -> list[list[int]]:
+        return [load_E.tolist() for load_E in self._executor.weights.expert_load_LE]
+
+    def close(self) -> None:
+        """There is nothing to end: the counters are the executor's own."""
+
+
+class RouterListener:
+    """Counts in some steps, by hooks, what runs through `Transformer`; an executor that routes elsewhere shows nothing."""
+
+    def __init__(self, transformer: Transformer, every: int = SAMPLE_EVERY) -> None:
+        self.every, self._n_steps = every, 0
+        self.n_counted = 0
+        layers = [module for module in transformer.modules() if isinstance(module, MoELayer)]
+        self._load_LE = [torch.zeros(layer.config.n_experts, dtype=torch.int64) for layer in layers]
+        self._handles = [
+            layer.router.register_forward_hook(self._hook(i, layer.config.n_experts))
+            for i, layer in enumerate(layers)
+        ]
+
+    def _hook(self, layer: int, n_experts: int) -> Callable[[nn.Module, object, Routing], None]:
+        def count(_: nn.Module, __: object, routing: Routing) -> None:
+            if layer == 0:
+                self._n_steps += 1
+                self.n_counted += self._is_counted
+            if self._is_counted:
+                self._load_LE[layer] += expert_load(routing[1], n_experts).cpu()
+
+        return count
+
+    @property
+    def _is_counted(self) -> bool:
+        return self._n_steps % self.every == 1 % self.every
+
+    def load(self) -> list[list[int]]:
+        return [load_E.tolist() for load_E in self._load_LE]
+
+    def close(self) -> None:
+        for handle in self._handles:
+            handle.remove()
