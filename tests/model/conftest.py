@@ -92,3 +92,9 @@ def start_node() -> Iterator[Callable[..., NodeProcess]]:
     for process in started:
         process.kill()
         process.wait()
+
+
+@pytest.fixture
+def no_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training runs take this machine's peak as given: measuring it has a test of its own."""
+    monkeypatch.setattr("model.training.run.measure_gemm_peak", lambda _device, _dtype: 1e12)

@@ -21,9 +21,8 @@ from model.training.run import train
 from model.training.run_config import RunConfig, read_run_config, run_config_from
 from model.training.run_log import read_log
 from model.training.training_data import open_data
-from tests.model.test_train_run import equal_states
 from tests.model.training_processes import ended, run_file, start, steps_logged, wait_for_step
-from tests.model.training_runs import data_folder, packed_batch, run_document
+from tests.model.training_runs import data_folder, equal_states, packed_batch, run_document
 
 pytestmark = pytest.mark.timeout(900)  # each rank imports torch; a busy machine starves whole processes
 # Nothing that is a mean over one rank's rows, so that curves may be compared.

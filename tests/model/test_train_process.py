@@ -18,9 +18,8 @@ from model.serving.served import load_served
 from model.training.run import train
 from model.training.run_config import read_run_config
 from model.training.training_data import open_data
-from tests.model.test_train_run import equal_states
 from tests.model.training_processes import ended, run_file, start, steps_logged, wait_for_step
-from tests.model.training_runs import data_folder
+from tests.model.training_runs import data_folder, equal_states
 
 pytestmark = pytest.mark.timeout(900)  # seconds on an idle machine; a busy one starves whole processes
 

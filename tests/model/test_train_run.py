@@ -1,8 +1,7 @@
-"""Whole runs in this process: budgets, saving, resuming bit for bit, signals, evaluation, and what ends them early."""
+"""Whole runs in this process: budgets, saving, resuming bit for bit, signals and evaluation."""
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 from dataclasses import replace
@@ -13,69 +12,34 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from model.checkpoint import CheckpointError, load_config, load_transformer
+from model.checkpoint import load_config, load_transformer
 from model.config import ConfigError
-from model.data.batch import Batch
-from model.data.errors import ShardError
-from model.training import checkpoints as checkpoints_module
-from model.training import engine as engine_module
-from model.training import run as run_module
-from model.training.checkpoints import load
 from model.training.errors import (
-    DamagedCheckpointError,
     FolderInUseError,
-    NotFiniteError,
     RunExistsError,
     RunFailedError,
     SavedStateError,
 )
 from model.training.evaluation import held_out_loss
-from model.training.events import Evaluated, Event, Finished, Noticed, Saved, Started, Stepped
+from model.training.events import Evaluated, Finished, Noticed, Saved, Started, Stepped
 from model.training.export import export_newest
-from model.training.faults import Fault, explain
-from model.training.run import Result, train
-from model.training.run_config import RunConfig
 from model.training.run_folder import RunFolder
 from model.training.run_log import read_log
 from model.training.setup import device_of, trainer_for
 from model.training.stop_signals import StopSignals
-from tests.model.training_runs import Remembers, data_for, losses, run_config, same_state
+from tests.model.training_runs import (
+    Interrupts,
+    Remembers,
+    data_for,
+    equal_states,
+    final_state,
+    losses,
+    run,
+    run_config,
+    same_state,
+)
 
-
-@pytest.fixture(autouse=True)
-def no_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The peak of this machine has a test of its own."""
-    monkeypatch.setattr(run_module, "measure_gemm_peak", lambda _device, _dtype: 1e12)
-
-
-class Interrupts(Remembers):
-    """Sends this process a signal when a step is done; or raises what it was given."""
-
-    def __init__(self, step: int, what: signal.Signals | Exception) -> None:
-        super().__init__()
-        self.step, self.what = step, what
-
-    def on(self, event: Event) -> None:
-        super().on(event)
-        if isinstance(event, Stepped) and event.step == self.step:
-            if isinstance(self.what, Exception):
-                raise self.what
-            os.kill(os.getpid(), self.what)
-
-
-def run(config: RunConfig, seen: Remembers | None = None, **options: Any) -> tuple[Result, Remembers]:
-    seen = seen or Remembers()
-    return train(config, data_for(config), observers=[seen], **options), seen
-
-
-def final_state(output: Path) -> dict[str, dict[str, torch.Tensor]]:
-    newest = sorted((output / "checkpoints").iterdir())[-1]
-    return load(newest)[0].tensors
-
-
-def equal_states(one: Path, other: Path) -> bool:
-    first, second = final_state(one), final_state(other)
-    return first.keys() == second.keys() and all(same_state(first[part], second[part]) for part in first)
+pytestmark = pytest.mark.usefixtures("no_measuring")
 
 
 def test_a_run_ends_with_its_budget_and_leaves_everything(tmp_path: Path) -> None:
@@ -357,154 +321,6 @@ def test_sequences_longer_than_the_context_are_refused(tmp_path: Path) -> None:
     config = run_config(tmp_path, data={"sequence_length": 1024, "batch_tokens": 2048})
     with pytest.raises(ConfigError, match="sequence_length is 1024, but the model's max_context 512"):
         trainer_for(config, 32)
-
-
-class BadBatch:
-    """A stream whose batch of one step makes the loss infinite or fails."""
-
-    def __init__(self, stream: Any, step: int, error: Exception | None = None) -> None:
-        self.stream, self.step, self.error, self.count = stream, step, error, 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.stream, name)
-
-    def __enter__(self) -> BadBatch:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stream.close()
-
-    def __next__(self) -> Batch:
-        self.count += 1
-        if self.count == self.step and self.error is not None:
-            raise self.error
-        return next(self.stream)
-
-
-def fault_of(config: RunConfig, data: Any, seen: Remembers | None = None) -> tuple[Fault, RunFailedError]:
-    with pytest.raises(RunFailedError) as raised:
-        train(config, data, observers=[seen or Remembers()])
-    fault = explain(raised.value, "gainshare train x.toml")
-    assert fault is not None
-    return fault, raised.value
-
-
-def test_a_loss_that_is_no_number_names_step_and_batch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = run_config(tmp_path)
-    update = engine_module.trainer_for
-
-    def poisoned(*arguments: Any) -> Any:
-        trainer = update(*arguments)
-        honest = trainer.update
-
-        def spoilt(*batches: Any, **options: Any) -> Any:
-            if trainer.steps == 4:
-                with torch.no_grad():
-                    trainer.model.norm.weight.fill_(float("nan"))
-            return honest(*batches, **options)
-
-        trainer.update = spoilt
-        return trainer
-
-    monkeypatch.setattr(engine_module, "trainer_for", poisoned)
-    fault, failed = fault_of(config, data_for(config))
-    assert (fault.code, fault.exit_status) == ("not_finite", 4)
-    assert isinstance(failed.__cause__, NotFiniteError) and failed.batch_file is not None
-    assert failed.batch_file == tmp_path / "bad-batch-step-4.safetensors"
-    for part in (
-        "loss of step 4 is nan",
-        str(failed.batch_file),
-        "learning_rate",
-        "--resume",
-        "step-00000004",
-    ):
-        assert part in str(fault)
-    # The batch is the fifth one, as the stream would give it again.
-    stream = data_for(config).stream
-    fifth = [next(stream) for _ in range(5)][-1]
-    assert torch.equal(load_file(failed.batch_file)["tokens_BS"], fifth.tokens_BS)
-    # The newest checkpoint is from before the weights went bad.
-    kept = final_state(tmp_path)["model"]
-    assert all(torch.isfinite(value).all() for value in kept.values())
-
-
-def test_damaged_data_keeps_the_last_checkpoint_and_names_the_file(tmp_path: Path) -> None:
-    config = run_config(tmp_path)
-    data = data_for(config)
-    error = ShardError("data/general/train/shard-0.arrow is damaged: …; build the data again")
-    fault, failed = fault_of(config, replace(data, stream=BadBatch(data.stream, 4, error)))
-    assert (fault.code, fault.exit_status, failed.step) == ("data", 6, 3)
-    for part in ("shard-0.arrow", "after step 3", "build the data again", "--resume", "step-00000002"):
-        assert part in str(fault)
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        MemoryError(),
-        RuntimeError(
-            "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried"
-        ),
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
-    ],
-    ids=["python", "cpu", "cuda"],
-)
-def test_memory_that_ran_out_says_what_needs_less(tmp_path: Path, error: Exception) -> None:
-    config = run_config(tmp_path)
-    fault, _ = fault_of(config, data_for(config), Interrupts(3, error))
-    assert (fault.code, fault.exit_status) == ("out_of_memory", 3)
-    for part in ("after step 3", "micro_batches", "checkpointing", "--resume", "step-00000002"):
-        assert part in str(fault)
-    # And it can be followed: more micro-batches go on from there.
-    result, seen = run(run_config(tmp_path, compute={"micro_batches": 4}), is_resumed=True)
-    assert result.step == 6 and seen.of(Stepped)[0].step == 3
-
-
-def test_a_full_disk_while_saving_keeps_the_last_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = run_config(tmp_path)
-    honest = checkpoints_module.save_checkpoint
-
-    def full(folder: Path, *arguments: Any, **options: Any) -> None:
-        if "00000004" in str(folder):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
-        honest(folder, *arguments, **options)
-
-    monkeypatch.setattr(checkpoints_module, "save_checkpoint", full)
-    fault, _ = fault_of(config, data_for(config))
-    assert (fault.code, fault.exit_status) == ("disk_full", 5)
-    for part in ("No space left", "MiB free", "Free space", "--resume", "step-00000002"):
-        assert part in str(fault)
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "status"),
-    [
-        (ConfigError("[data] is wrong"), "usage", 2),
-        (RunExistsError("x holds a run"), "run_exists", 2),
-        (FolderInUseError("process 7 trains"), "in_use", 8),
-        (DamagedCheckpointError("a is damaged"), "checkpoint", 7),
-        (SavedStateError("another shape"), "checkpoint", 7),
-        (CheckpointError("no model"), "checkpoint", 7),
-        (ShardError("no data"), "data", 6),
-        (PermissionError(errno.EACCES, "Permission denied", "out"), "os_error", 1),
-    ],
-)
-def test_faults_before_the_first_step(error: Exception, code: str, status: int) -> None:
-    fault = explain(error, "gainshare train x.toml")
-    assert fault is not None and (fault.code, fault.exit_status) == (code, status)
-    assert fault.action and str(fault).endswith(fault.action)
-
-
-def test_an_error_that_nobody_foresaw_is_not_explained_away() -> None:
-    assert explain(KeyError("x"), "c") is None
-    failed = RunFailedError(step=3, saved=None, output=Path("x"))
-    failed.__cause__ = RuntimeError("a bug")
-    assert explain(failed, "c") is None
 
 
 def test_a_second_ctrl_c_does_not_wait() -> None:

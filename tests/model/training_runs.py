@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +20,9 @@ from model.data.stream import DataStream
 from model.data.text_documents import TextDocument
 from model.data.token_documents import MemoryDocuments
 from model.presets import PRESETS
-from model.training.events import Event
+from model.training.checkpoints import load
+from model.training.events import Event, Stepped
+from model.training.run import Result, train
 from model.training.run_config import RunConfig, run_config_from
 from model.training.training_data import TrainingData
 from model.transformer import Transformer
@@ -189,3 +193,33 @@ def same_state(one: Any, other: Any) -> bool:
 
 def losses(events: Sequence[Event]) -> list[float]:
     return [event.loss for event in events if type(event).__name__ == "Stepped"]
+
+
+class Interrupts(Remembers):
+    """Sends this process a signal when a step is done; or raises what it was given."""
+
+    def __init__(self, step: int, what: signal.Signals | Exception) -> None:
+        super().__init__()
+        self.step, self.what = step, what
+
+    def on(self, event: Event) -> None:
+        super().on(event)
+        if isinstance(event, Stepped) and event.step == self.step:
+            if isinstance(self.what, Exception):
+                raise self.what
+            os.kill(os.getpid(), self.what)
+
+
+def run(config: RunConfig, seen: Remembers | None = None, **options: Any) -> tuple[Result, Remembers]:
+    seen = seen or Remembers()
+    return train(config, data_for(config), observers=[seen], **options), seen
+
+
+def final_state(output: Path) -> dict[str, dict[str, torch.Tensor]]:
+    newest = sorted((output / "checkpoints").iterdir())[-1]
+    return load(newest)[0].tensors
+
+
+def equal_states(one: Path, other: Path) -> bool:
+    first, second = final_state(one), final_state(other)
+    return first.keys() == second.keys() and all(same_state(first[part], second[part]) for part in first)
