@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from model.serving.blocks import BlockPool
 from model.serving.core import EngineCore
 from model.serving.executor import Executor
-from model.serving.executors import default_executor
+from model.serving.executors import executor_for
 from model.serving.generation import (
     EngineLimits,
     EngineStoppedError,
@@ -64,8 +64,7 @@ class Engine:
     clock_ns: Callable[[], int] = time.monotonic_ns
 
     def __post_init__(self) -> None:
-        own = self.executor or self.served.executor
-        executor = own or default_executor(self.served.transformer, self.limits)
+        executor = executor_for(self.served, self.limits, self.executor)
         self._core = EngineCore(
             self.served, self.limits, executor, self.on_step, self.make_proposer, self.clock_ns
         )

@@ -15,6 +15,7 @@ from model.serving.cache import kept_per_token
 from model.serving.executor import Executor
 from model.serving.generation import EngineLimits
 from model.serving.packed import Weights
+from model.serving.served import ServedModel
 from model.serving.torch_executor import TorchExecutor
 from model.transformer import Transformer
 
@@ -23,6 +24,11 @@ log = logging.getLogger(__name__)
 BLOCK_TOKENS = native_executor.BLOCK_TOKENS
 WEIGHTS: dict[torch.dtype, Weights] = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 PREFIX_CONTEXTS = 4  # per running answer: its own context, and three to be found again
+
+
+def executor_for(served: ServedModel, limits: EngineLimits, own: Executor | None = None) -> Executor:
+    """The caller's own, else the one that was loaded with the model, else the fastest that there is for it."""
+    return own or served.executor or default_executor(served.transformer, limits)
 
 
 def default_executor(

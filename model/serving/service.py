@@ -18,7 +18,7 @@ from model.serving.engine import Engine
 from model.serving.engine_metrics import StepTimes, expert_metrics
 from model.serving.errors import ApiError, bad_value, not_now
 from model.serving.executor import Executor
-from model.serving.executors import default_executor
+from model.serving.executors import executor_for
 from model.serving.expert_load import expert_load_of
 from model.serving.generation import (
     EngineLimits,
@@ -49,7 +49,7 @@ class Service:
     ) -> None:
         self.served = served
         self._steps = StepTimes()
-        computing = executor or served.executor or default_executor(served.transformer, limits)
+        computing = executor_for(served, limits, executor)
         speculating = proposers(computing, lambda: self.engine.n_running)
         self.engine = Engine(served, limits, on_death, computing, self._steps.observe, speculating)
         self._experts = expert_load_of(computing, served.transformer)
