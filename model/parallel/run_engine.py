@@ -79,11 +79,6 @@ class ManyProcesses:
     def device(self) -> torch.device:
         return self._device
 
-    @property
-    def process_ids(self) -> list[int]:
-        """Of the other ranks."""
-        return self._workers.process_ids
-
     def update(self, batch: Batch, *, progress: float, learning_rate_scale: float) -> Update:
         n_targets = batch.n_targets
         if n_targets == 0:

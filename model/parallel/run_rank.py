@@ -186,7 +186,7 @@ def _on_host(state: Any) -> Any:
 def main(arguments: list[str]) -> int:
     rank, job = int(arguments[0]), RankJob.from_json(arguments[1])
     logging.basicConfig(
-        level=logging.INFO, format=f"%(asctime)s rank {rank} %(name)s %(levelname)s %(message)s"
+        level=logging.WARNING, format=f"%(asctime)s rank {rank} %(name)s %(levelname)s %(message)s"
     )
     attach()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a group's goes to all ranks; rank 0 saves, then tells us
