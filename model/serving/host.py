@@ -35,7 +35,7 @@ class Deployment:
         self._ended = asyncio.Event()
 
     async def start(self, ask: Ask) -> Running:
-        """As `Backend.start`; the request counts as being answered until it is cancelled."""
+        """As `Backend.start`; the request counts as being answered until its last piece is taken or it is cancelled."""
         self.n_answering += 1
         try:
             return _Counted(await self.backend.start(ask), self._end_one)
@@ -60,16 +60,21 @@ class Deployment:
 
 
 class _Counted:
-    """A running request that tells once that it has ended."""
+    """A running request that tells once that it has ended: given out whole, or cancelled."""
 
     def __init__(self, running: Running, on_end: Callable[[], None]) -> None:
         self._running, self._on_end, self._has_ended = running, on_end, False
 
-    def pieces(self) -> AsyncIterator[Piece]:
-        return self._running.pieces()
+    async def pieces(self) -> AsyncIterator[Piece]:
+        async for piece in self._running.pieces():
+            yield piece
+        self._end()  # before the caller closes its answer: who has read that to its end finds the model free
 
     def cancel(self) -> None:
         self._running.cancel()
+        self._end()
+
+    def _end(self) -> None:
         if not self._has_ended:
             self._has_ended = True
             self._on_end()

@@ -86,6 +86,19 @@ async def test_a_swap_switches_new_requests_and_lets_old_ones_end() -> None:
     assert shelf.made["a"].is_stopped and not shelf.made["b"].is_stopped
 
 
+async def test_an_answer_given_out_whole_holds_no_swap_up_before_it_is_closed() -> None:
+    shelf = Shelf("a", "b")
+    host = await started(shelf)
+    deployment = host.accepting()
+    running = await deployment.start(ask())
+    await host.swap("b")
+    shelf.made["a"].gate.set()
+    assert len([piece async for piece in running.pieces()]) == 3
+    assert (await host.swap("b")).previous == "b"
+    running.cancel()
+    assert deployment.n_answering == 0
+
+
 async def test_an_old_model_that_takes_too_long_is_broken_off() -> None:
     shelf = Shelf("a", "b")
     host = await started(shelf, drain_s=0.05)
