@@ -1,34 +1,21 @@
-"""What rows say for given figures: no torch work, no processes."""
+"""What rows say for given figures of rates, architecture and schooling: no torch work, no processes."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.claims import (
-    curriculum,
-    distillation,
-    eight_bit,
-    growth,
-    padding,
-    parallelism,
-    placement,
-    recompute,
-    sharing,
-    sparse_moe,
-)
+from benchmarks.claims import curriculum, distillation, sharing, sparse_moe
 from benchmarks.claims.corpus import VOCABULARY
 from benchmarks.claims.decoders import decoder
 from benchmarks.claims.spread import Spread
 from benchmarks.claims.training import loss_of
 from benchmarks.claims.tuning import MOST_ADDED, Tuned, best_rate, grid_text, next_rate
 from benchmarks.report import MeasuringFailed, Row
-from model.parallel.device_model import DeviceModel
 from tests.benchmarks.claim_results import RATE, compared, result
 
 ALL = ("general", "domain", "instruction")
@@ -248,238 +235,6 @@ def test_the_smallest_budget_is_a_bound_and_the_row_says_so() -> None:
     row = curriculum_rows(3.5, {0.25: 3.0, 1.0: 2.0})[0]
     assert row.value == -75.0
     assert "at least that much" in row.how
-
-
-# Padding.
-
-
-@given(st.floats(0.01, 0.98), st.integers(1, 10**6))
-def test_padding_tokens_follow_from_shares(before: float, tokens: int) -> None:
-    after = before / 2
-    padded = [share * tokens / (1 - share) for share in (before, after)]
-    assert padding.change_of_tokens(before, after) == pytest.approx(padded[1] / padded[0] - 1)
-
-
-def test_no_padding_left_is_all_of_it_gone() -> None:
-    assert padding.change_of_tokens(0.4, 0.0) == -1.0
-
-
-def test_a_baseline_without_padding_is_refused() -> None:
-    with pytest.raises(ValueError, match="above 0"):
-        padding.change_of_tokens(0.0, 0.0)
-
-
-def test_padding_rows_are_of_all_kinds_first() -> None:
-    shares = [{"padded": 0.5, "bucketed": 0.3, "packed": 0.01}] * 3
-    found = {
-        "shares": {"general": shares, "all kinds": shares},
-        "streamed": {"general": {"packed": 0.02, "bucketed": 0.3}},
-        "documents": {"general": 10, "all kinds": 10},
-        "median_length": {"general": 100.0, "all kinds": 100.0},
-    }
-    rows = padding.decide(found, "quick")
-    assert [row.name for row in rows][:2] == [
-        "packing: padding tokens, all kinds",
-        "packing: padding tokens, general",
-    ]
-    assert [row.holds for row in rows] == [True, True, False, False]
-    assert "the stream's own batches hold 2.00 %" in rows[1].how
-
-
-# Gradient checkpointing.
-
-
-def recompute_rows(full: int) -> list[Row]:
-    results = {
-        mode: [{"process_bytes": size, "saved_bytes": size // 2}]
-        for mode, size in (("none", 1000), ("selective", 600), ("full", full))
-    }
-    return recompute.decide(results, recompute.SETTINGS["quick"], "quick")
-
-
-def test_full_checkpointing_holds_and_selective_is_reported() -> None:
-    rows = recompute_rows(200)  # hooks do not see what selective checkpointing keeps: one row of it
-    assert [(row.value, row.holds) for row in rows] == [
-        (-80.0, True),
-        (-80.0, True),
-        (-40.0, None),
-    ]
-
-
-def test_checkpointing_that_saves_too_little_misses() -> None:
-    assert [row.holds for row in recompute_rows(400)][:2] == [False, False]
-
-
-def test_a_process_that_does_not_grow_cannot_be_judged() -> None:
-    results = {mode: [{"process_bytes": 0, "saved_bytes": 5}] for mode in recompute.MODES}
-    with pytest.raises(MeasuringFailed, match="cannot be told"):
-        recompute.decide(results, recompute.SETTINGS["quick"], "quick")
-
-
-# 8-bit training.
-
-
-def eight_bit_row(eight: list[float], full: list[float]) -> Row:
-    sides = {
-        eight_bit.FULL: [result(2.0, accuracy=accuracy) for accuracy in full],
-        eight_bit.EIGHT_BIT: [result(2.0, accuracy=accuracy) for accuracy in eight],
-    }
-    (row,) = eight_bit.decide(compared(sides), eight_bit.SETTINGS["quick"], "quick")
-    return row
-
-
-def test_accuracy_that_is_kept_holds() -> None:
-    row = eight_bit_row([0.398, 0.400], [0.4, 0.4])
-    assert (row.value, row.holds) == (99.75, True)
-
-
-def test_accuracy_that_is_lost_misses() -> None:
-    assert eight_bit_row([0.39, 0.39], [0.4, 0.4]).holds is False
-
-
-def test_a_task_that_saturates_shows_nothing() -> None:
-    row = eight_bit_row([0.99], [0.99])
-    assert row.holds is False
-    assert "SATURATES" in row.how
-
-
-# Growth.
-
-
-def grown(parent: float, start: float, child: float, scratch: float) -> growth.Trained:
-    points = [result(start)["points"][0], result(child)["points"][0]]
-    return growth.Trained(result(parent), result(child, points=points), result(scratch, flops=2000))
-
-
-def growth_rows(*trained: growth.Trained) -> list[Row]:
-    rates = {growth.GROWN: RATE, growth.SCRATCH: RATE}
-    return growth.decide(trained, rates, growth.SETTINGS["quick"], "quick")
-
-
-def test_growth_without_a_jump_and_with_a_gain_holds() -> None:
-    jump, gain = growth_rows(grown(2.0, 2.0, 1.8, 1.9), grown(2.0, 2.0, 1.7, 1.9))
-    assert (jump.value, jump.holds) == (0.0, True)
-    assert gain.holds is True
-    assert "100.0 % of the other's" in gain.how
-
-
-def test_a_jump_of_one_seed_misses_even_where_the_mean_is_none() -> None:
-    jump, _ = growth_rows(grown(2.0, 2.01, 1.8, 1.9), grown(2.0, 1.99, 1.8, 1.9))
-    assert jump.value == 0.0
-    assert jump.holds is False
-
-
-def test_growth_that_loses_with_one_seed_misses() -> None:
-    _, gain = growth_rows(grown(2.0, 2.0, 1.8, 1.9), grown(2.0, 2.0, 1.95, 1.9))
-    assert gain.holds is False
-
-
-# Parallelism and planner.
-
-
-def test_curves_are_equal_within_the_tolerance_only() -> None:
-    found = {
-        "4": {
-            "model": "small-moe",
-            "single": [2.0, 1.0],
-            "rows": [
-                {"mesh": "tp=2", "losses": [2.0, 1.0], "largest_difference": 1e-6},
-                {"mesh": "pp=2", "losses": [2.0, 1.1], "largest_difference": 0.1},
-            ],
-        }
-    }
-    assert [row.holds for row in parallelism.curve_rows(found, "quick")] == [True, False]
-
-
-def plan_document(**changes: Any) -> dict[str, Any]:
-    best = {
-        "pp": 8,
-        "tp": 4,
-        "ep": 8,
-        "dp": 8,
-        "memory_bytes": 60 * 2**30,
-        "zero": 1,
-        "checkpointing": "full",
-    }
-    best |= {"step_s": 9.0, "bubble_share": 0.1, "mfu": 0.4}
-    counted = {"rank": 0, "counted": {"total": 5}, "formula": {"total": 5}}
-    return {
-        "cluster": {"name": "h100"},
-        "parameters": 1e12,
-        "n_fitting": 3,
-        "rows": [best],
-        "verified": [counted],
-        "refused": [],
-        **changes,
-    }
-
-
-def test_a_plan_that_fits_holds_and_says_that_it_is_computed() -> None:
-    fits, counted = parallelism.plan_rows(plan_document())
-    assert (fits.value, fits.holds, counted.holds) == (60.0, True, True)
-    assert "not measured" in fits.how
-
-
-def test_shards_of_another_size_miss() -> None:
-    other = {"rank": 0, "counted": {"total": 5}, "formula": {"total": 6}}
-    assert parallelism.plan_rows(plan_document(verified=[other]))[1].holds is False
-
-
-def test_shards_that_were_not_counted_are_not_equal() -> None:
-    assert parallelism.plan_rows(plan_document(verified=[]))[1].holds is False
-
-
-def test_no_layout_is_a_miss_with_its_reason() -> None:
-    (row,) = parallelism.plan_rows(plan_document(rows=[], refused=[{"example": "too large"}]))
-    assert row.holds is False
-    assert "too large" in row.how
-
-
-# Placement.
-
-
-def device(name: str, kind: str, **rates: float) -> DeviceModel:
-    return DeviceModel(
-        name=name,
-        kind=kind,
-        measured_at="2026-11-25",
-        dtype="float32",
-        memory_bytes=2**36,
-        memory_gb_s=100.0,
-        link_gb_s=2.0**20,
-        link_latency_us=0.0,
-        rates={operation: ((1.0, rate),) for operation, rate in rates.items()},  # type: ignore[misc]
-    )
-
-
-CPU = device("processor", "cpu", data=1e5, attention=1e10, dense=1e10, experts=1e10)
-GPU = device("accelerator", "cuda", attention=5e10, dense=2e10, experts=2e10)
-
-
-def test_one_device_claims_nothing() -> None:
-    rows = placement.decide(sparse_moe.sparse_model(), [CPU], [], "quick")
-    assert [(row.value, row.holds) for row in rows] == [(None, None)] * 3
-    assert all("no second device" in row.how for row in rows)
-
-
-def test_two_devices_are_simulated_and_the_rows_say_so() -> None:
-    rows = placement.decide(sparse_moe.sparse_model(), [CPU], [GPU], "quick")
-    assert all(row.how.startswith("simulated from measured rates of processor (here") for row in rows)
-    assert all("accelerator (elsewhere" in row.how for row in rows)
-    assert all(
-        isinstance(row.value, float) and row.holds is (row.value >= float(str(row.target)[:-1]))
-        for row in rows
-    )
-
-
-def test_devices_measured_in_other_formats_cannot_be_compared() -> None:
-    other = DeviceModel(**{**vars_of(GPU), "dtype": "bfloat16"})
-    with pytest.raises(MeasuringFailed, match="dtypes"):
-        placement.decide(sparse_moe.sparse_model(), [CPU], [other], "quick")
-
-
-def vars_of(model: DeviceModel) -> dict[str, Any]:
-    return {name: getattr(model, name) for name in model.__dataclass_fields__}
 
 
 # Sparse MoE.

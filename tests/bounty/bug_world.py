@@ -1,19 +1,26 @@
 """A world with a bounty for a bug: Ann reproduces it, Bob fixes it. Evidence is sealed over invented trials."""
 
 from typing import Any
+from uuid import uuid4
 
 from benchmarks.evidence.document import seal
 from bounty.models import Bounty, Reproduction, Run, RunKind, Submission
 from bounty.services.advance import advance_submission
+from bounty.services.awards import standing_awards
+from bounty.services.bounties import add_funds
 from bounty.services.reproductions import reproduce, settle
 from bounty.services.reviews import merge, review
 from gainshare.accounts.models import User
+from gainshare.ledger.audit import audit
 from tests.bounty.bounty_world import World, diff_of_line, job_of
 from tests.bounty.synthetic import invented_document
 
 AWARD = 10_000_001  # odd: shares of it have a remainder
 TEXT = "def observe():\n    return {}\n\n\ndef check(seen):\n    assert seen\n"
+SHARE = AWARD * 3 // 10  # of the reproduction
+REST = AWARD - SHARE
 FIX = diff_of_line(3, "step_3 = 33")
+OTHER_FIX = diff_of_line(3, "step_3 = 34")
 
 
 def attempts(side: str, outcome: str) -> list[dict[str, Any]]:
@@ -34,6 +41,14 @@ def trials_of(kind: str, *, base: str, candidate: str) -> list[dict[str, Any]]:
     read = {"step": "read", "side": "none", "attempt": 0, "outcome": "readable", "detail": ""}
     rows = [read, *attempts("base", base)]
     return rows + attempts("candidate", candidate) if kind == "fix" and base == "refused" else rows
+
+
+def broken_invariants() -> list[str]:
+    return [invariant.name for invariant in audit() if not invariant.holds]
+
+
+def amounts(submission: Any) -> dict[str, tuple[str, int | None]]:
+    return {award.role: (award.state, award.amount_microcredits) for award in standing_awards(submission)}
 
 
 class BugWorld(World):
@@ -96,3 +111,7 @@ class BugWorld(World):
         """Accepted by Ruth, merged by Mira."""
         review(actor=self.ruth, submission_id=submission.pk, decision="accept")
         return merge(actor=self.mira, submission_id=submission.pk)
+
+    def add_more(self) -> None:
+        """Escrow for more than one award: not the money is what keeps a second fix from being paid."""
+        add_funds(actor=self.mira, bounty_id=self.bug.pk, transfer_id=uuid4(), amount_microcredits=5 * AWARD)

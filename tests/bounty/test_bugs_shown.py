@@ -2,8 +2,6 @@
 
 import json
 import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -22,12 +20,11 @@ from bounty.services.reproductions import decline, settle
 from gainshare.accounts.models import User
 from gainshare.accounts.services import create_api_key
 from gainshare.cli import bench as bench_module
-from gainshare.cli.main import main
 from tests.bounty.bug_world import AWARD, FIX, TEXT, BugWorld, trials_of
+from tests.command_here import Command, command_here
 
 API = "/api/v1/"
 SHARE = AWARD * 3 // 10
-Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -219,18 +216,7 @@ def test_the_form_for_gains_does_not_offer_bugs(world: BugWorld) -> None:
 @pytest.fixture
 def gainshare(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
     monkeypatch.setenv("GAINSHARE_HOME", str(tmp_path / "home"))
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["gainshare", *arguments])
-        status = 0
-        try:
-            main()
-        except SystemExit as end:
-            status = int(end.code or 0)
-        out, err = capfd.readouterr()
-        return status, out, err
-
-    return run
+    return command_here(monkeypatch, capfd)
 
 
 @pytest.mark.django_db(transaction=True)

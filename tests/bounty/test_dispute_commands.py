@@ -1,8 +1,6 @@
 """Disputes over REST, and `gainshare dispute` and `gainshare disputes` against a real site over HTTP."""
 
 import json
-import sys
-from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
@@ -13,11 +11,10 @@ from bounty.models import Dispute
 from bounty.services.disputes import answer_dispute, file_dispute
 from gainshare.accounts.models import Scope, User
 from gainshare.accounts.services import create_api_key
-from gainshare.cli.main import main
 from gainshare.cli.output import console
 from tests.bounty.bounty_world import World, diff_of_line
+from tests.command_here import command_here
 
-Command = Callable[..., tuple[int, str, str]]
 DIFF = diff_of_line(3, "step_3 = 33")
 API = "/api/v1/"
 
@@ -104,16 +101,7 @@ def test_the_commands_file_and_list_disputes(
     monkeypatch.setenv("GAINSHARE_URL", live_server.url)
     monkeypatch.setenv("GAINSHARE_KEY", key_of(world.ann, Scope.READ.value, Scope.SUBMIT.value))
     monkeypatch.setattr(console, "width", 240)
-
-    def gainshare(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["gainshare", *arguments])
-        status = 0
-        try:
-            main()
-        except SystemExit as end:
-            status = int(end.code or 0)
-        return status, *capfd.readouterr()
-
+    gainshare = command_here(monkeypatch, capfd)
     submission = world.submit(world.ann, DIFF)
     status, out, err = gainshare("dispute", str(submission.pk), "--text", "too early")
     assert (status, out) == (1, "") and "no verdict to dispute" in err

@@ -1,8 +1,6 @@
 """`gainshare runners` and `gainshare stop` against a real site over HTTP."""
 
 import json
-import sys
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,11 +8,9 @@ import pytest
 from bounty.services.switches import switches
 from gainshare.accounts.models import Scope, User
 from gainshare.accounts.services import create_api_key
-from gainshare.cli.main import main
 from gainshare.cli.output import console
 from tests.bounty.bounty_world import World
-
-Command = Callable[..., tuple[int, str, str]]
+from tests.command_here import Command, command_here
 
 
 def key_of(user: User, scopes: list[str]) -> str:
@@ -35,18 +31,7 @@ def gainshare(
     monkeypatch.setenv("GAINSHARE_URL", live_server.url)
     monkeypatch.setenv("GAINSHARE_KEY", key_of(world.mira, [Scope.MAINTAIN.value]))
     monkeypatch.setattr(console, "width", 200)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["gainshare", *arguments])
-        status = 0
-        try:
-            main()
-        except SystemExit as end:
-            status = int(end.code or 0)
-        out, err = capfd.readouterr()
-        return status, out, err
-
-    return run
+    return command_here(monkeypatch, capfd)
 
 
 def result(gainshare: Command, *arguments: str) -> Any:
