@@ -42,6 +42,7 @@ FLAGS = (
     "-fvisibility=hidden",
     "-frandom-seed=gainshare",
     "-s",
+    "-Wno-psabi",  # vectors wider than the processor's are handed to inlined functions only
     "-Wl,--no-undefined",
     "-Wl,-z,noexecstack",
 )

@@ -39,6 +39,7 @@ FLAGS = (
     "-fvisibility=hidden",
     "-frandom-seed=gainshare",  # with a stripped result: equal sources give equal bytes
     "-s",
+    "-Wno-psabi",  # says where vectors are wider than the processor's, which is no fault
     "-Wl,--no-undefined",
     "-Wl,-z,noexecstack",
 )

@@ -128,7 +128,7 @@ LANES_INLINE void store_part(float *to, Floats values, int64_t count) {
 #if defined(LANES_AVX512)
     _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1), bits<__m512>(values));
 #else
-    std::memcpy(to, &values, static_cast<size_t>(count) * sizeof(float));
+    for (int64_t i = 0; i < count; ++i) to[i] = values[i];
 #endif
 }
 
