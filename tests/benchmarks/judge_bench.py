@@ -9,9 +9,9 @@ from benchmarks.evidence.signing import generate_key, public_key
 from benchmarks.evidence.verify import verify_evidence
 from benchmarks.job import Job
 from benchmarks.judge import judge
-from benchmarks.patches import apply_patch, diff_trees, parse_patch
 from benchmarks.tree_folders import tree_folders
-from benchmarks.trees import BlobStore, Tree, TreeEntry, shipped_tree
+from benchmarks.trees import BlobStore, Tree, shipped_tree
+from tests.benchmarks.real_pairs import replaced
 
 NONCE = "n" * 64
 KEY = generate_key()
@@ -59,12 +59,7 @@ class Bench:
 
     def patched(self, base: Tree, path: str, text: str) -> Tree:
         """`base` with one file replaced, by way of a real patch."""
-        entries = [
-            TreeEntry(path, entry.mode, self.store.put(text.encode())) if entry.path == path else entry
-            for entry in base.entries
-        ]
-        patch = parse_patch(diff_trees(base, Tree(tuple(entries)), self.store))
-        return apply_patch(base, patch, self.store)
+        return replaced(base, path, text.encode(), self.store)
 
     def textbook(self) -> Tree:
         """Every expert computes every token."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,20 +13,11 @@ import numpy as np
 
 from benchmarks.pairs.checks import WrongAnswer, compare_oracle, compare_pair
 from benchmarks.pairs.clocked import PairRecord
-from benchmarks.pairs.cores import choose_cores
-from benchmarks.pairs.pair import Pair
-from benchmarks.pairs.phases import Phases
-from benchmarks.pairs.quiet import Quiet
-from benchmarks.pairs.sample_log import SampleLog
-from benchmarks.pairs.schedule import PairPlan
 from benchmarks.pairs.seeds import Seeds
-from benchmarks.pairs.side import SideSetup
-from benchmarks.patches import apply_patch, diff_trees, parse_patch
-from benchmarks.sandbox import best_level
 from benchmarks.suites import Suite, tensors
 from benchmarks.suites.base import Problem, Tensors
-from benchmarks.tree_folders import tree_folders
-from benchmarks.trees import BlobStore, Tree, TreeEntry, shipped_tree
+from benchmarks.trees import BlobStore, Tree, shipped_tree
+from tests.benchmarks.real_pairs import prepared_pair, replaced
 
 SECRET = bytes(range(32))
 
@@ -107,30 +97,10 @@ class Trees:
         """The shipped tree with `text` behind one of its files, by way of a real patch."""
         entry = self.shipped.get(path)
         assert entry is not None
-        blob = self.store.put(self.store.get(entry.blob) + text.encode())
-        entries = [
-            TreeEntry(path, old.mode, blob) if old.path == path else old for old in self.shipped.entries
-        ]
-        patch = parse_patch(diff_trees(self.shipped, Tree(tuple(entries)), self.store))
-        return apply_patch(self.shipped, patch, self.store)
+        return replaced(self.shipped, path, self.store.get(entry.blob) + text.encode(), self.store)
 
     def measure(self, suite: Suite, candidate: Tree) -> PairRecord:
         """One pair of real sandboxes, shipped against candidate. Raises SideFailed."""
-        with self._pair(suite, candidate) as pair:
+        with prepared_pair(suite, self.shipped, candidate, store=self.store, folder=self.folder) as pair:
             pair.measure()
         return pair.record
-
-    @contextmanager
-    def _pair(self, suite: Suite, candidate: Tree) -> Iterator[Pair]:
-        seeds = Seeds.fresh()[1]
-        plan = PairPlan(0, False, suite.cases[0].name, suite.cases[0].draw(seeds.numbers("shape")))
-        setup = SideSetup(suite, best_level(), choose_cores())
-        trees = {self.shipped.hash: self.shipped, candidate.hash: candidate}
-        with tree_folders(tuple(trees.values()), self.store, self.folder / "trees") as folders:
-            places = {"base": folders[self.shipped.hash], "candidate": folders[candidate.hash]}
-            pair = Pair(plan, places, setup, seeds, Phases(), Quiet(), SampleLog(print))
-            try:
-                pair.prepare()
-                yield pair
-            finally:
-                pair.close()

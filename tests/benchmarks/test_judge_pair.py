@@ -12,10 +12,6 @@ from benchmarks.evidence.samples import frozen_cpu_limit_ns
 from benchmarks.pairs.clocked import SIDES
 from benchmarks.pairs.cores import choose_cores
 from benchmarks.pairs.pair import Pair
-from benchmarks.pairs.phases import Phases
-from benchmarks.pairs.quiet import Quiet
-from benchmarks.pairs.sample_log import SampleLog
-from benchmarks.pairs.schedule import PairPlan
 from benchmarks.pairs.seeds import Seeds
 from benchmarks.pairs.side import Side, SideFailed, SideSetup
 from benchmarks.sandbox import best_level
@@ -23,6 +19,7 @@ from benchmarks.suites import get_suite
 from benchmarks.tree_folders import tree_folders
 from benchmarks.trees import BlobStore, Tree
 from tests.benchmarks.judge_bench import MOE, Bench
+from tests.benchmarks.real_pairs import prepared_pair
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.timeout(180)]
 
@@ -36,18 +33,11 @@ def bench(open_folder: Path) -> Bench:
 def one_pair(
     bench: Bench, base: Tree, candidate: Tree, *, is_control: bool = False, secret: bytes | None = None
 ) -> Iterator[Pair]:
-    suite = get_suite("moe_forward", "tiny")
-    seeds = Seeds(secret) if secret else Seeds.fresh()[1]
-    plan = PairPlan(0, is_control, suite.cases[0].name, suite.cases[0].draw(seeds.numbers("shape")))
-    setup = SideSetup(suite, best_level(), choose_cores())
-    with tree_folders((base, candidate), bench.store, bench.folder / "trees") as folders:
-        trees = {"base": folders[base.hash], "candidate": folders[candidate.hash]}
-        pair = Pair(plan, trees, setup, seeds, Phases(), Quiet(), SampleLog(print))
-        try:
-            pair.prepare()
-            yield pair
-        finally:
-            pair.close()
+    suite, seeds = get_suite("moe_forward", "tiny"), Seeds(secret) if secret else None
+    with prepared_pair(
+        suite, base, candidate, store=bench.store, folder=bench.folder, is_control=is_control, seeds=seeds
+    ) as pair:
+        yield pair
 
 
 def first_called(secret: bytes) -> str:

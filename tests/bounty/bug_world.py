@@ -112,6 +112,17 @@ class BugWorld(World):
         review(actor=self.ruth, submission_id=submission.pk, decision="accept")
         return merge(actor=self.mira, submission_id=submission.pk)
 
+    def two_fixes(self) -> tuple[Submission, Submission]:
+        """Bob's and Ann's of one bug, both tried out and good, Bob's first."""
+        self.add_more()
+        self.adopted()
+        first, second = self.submit(self.bob, FIX, self.bug), self.submit(self.ann, OTHER_FIX, self.bug)
+        for each in (first, second):
+            self.try_out()
+            advance_submission(submission_id=each.pk)
+        second.refresh_from_db()
+        return first, second
+
     def add_more(self) -> None:
         """Escrow for more than one award: not the money is what keeps a second fix from being paid."""
         add_funds(actor=self.mira, bounty_id=self.bug.pk, transfer_id=uuid4(), amount_microcredits=5 * AWARD)

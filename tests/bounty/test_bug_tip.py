@@ -10,7 +10,7 @@ from bounty.services.reconcile import reconcile_runs
 from bounty.services.reviews import merge, review
 from gainshare.ledger import services as ledger
 from tests.bounty.bounty_world import diff_of_line
-from tests.bounty.bug_world import AWARD, FIX, OTHER_FIX, REST, SHARE, BugWorld, amounts, broken_invariants
+from tests.bounty.bug_world import AWARD, FIX, REST, SHARE, BugWorld, amounts, broken_invariants
 
 
 @pytest.fixture
@@ -64,13 +64,7 @@ def test_a_waiting_fix_run_is_pointed_at_the_moved_tip(world: BugWorld) -> None:
 
 
 def test_a_fix_that_waited_while_the_tip_moved_is_tried_again_before_it_is_paid(world: BugWorld) -> None:
-    world.add_more()
-    world.adopted()
-    first = world.submit(world.bob, FIX, world.bug)
-    second = world.submit(world.ann, OTHER_FIX, world.bug)
-    for each in (first, second):
-        world.try_out()
-        advance_submission(submission_id=each.pk)
+    _, second = world.two_fixes()
     world.vested(world.bob, diff_of_line(9, "step_9 = 99"))
     reconcile_runs()
     world.try_out(candidate="refused")  # the first one's second run, on the moved tip

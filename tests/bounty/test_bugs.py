@@ -151,14 +151,7 @@ def test_both_lots_together_decide_how_many_reviewers_a_bug_needs(world: BugWorl
 
 
 def test_a_decline_gives_both_lots_back_and_lets_the_next_fix_be_paid(world: BugWorld) -> None:
-    world.add_more()
-    world.adopted()
-    first = world.submit(world.bob, FIX, world.bug)
-    second = world.submit(world.ann, OTHER_FIX, world.bug)
-    for each in (first, second):
-        world.try_out()
-        advance_submission(submission_id=each.pk)
-    second.refresh_from_db()
+    first, second = world.two_fixes()
     assert (second.state, second.next_step) == ("judged", "await_escrow")
     review(actor=world.ruth, submission_id=first.pk, decision="decline", comment="unreadable")
     assert ledger.balance(world.bob).unvested == 0
@@ -170,13 +163,7 @@ def test_a_decline_gives_both_lots_back_and_lets_the_next_fix_be_paid(world: Bug
 
 
 def test_one_bug_is_paid_once_whatever_the_escrow_holds(world: BugWorld) -> None:
-    world.add_more()
-    world.adopted()
-    first = world.submit(world.bob, FIX, world.bug)
-    second = world.submit(world.ann, OTHER_FIX, world.bug)
-    for each in (first, second):
-        world.try_out()
-        advance_submission(submission_id=each.pk)
+    first, second = world.two_fixes()
     world.paid(first)
     reconcile_runs()
     second.refresh_from_db()
