@@ -14,7 +14,7 @@ from model import native
 from model.layers import experts, experts_fused
 
 needs_kernels = pytest.mark.skipif(
-    not native.available(), reason=f"expected: NO COMPILED KERNELS HERE: {native.state()}"
+    not native.available(), reason=f"NO COMPILED KERNELS HERE: {native.state()}"
 )
 
 

@@ -288,8 +288,8 @@ def test_a_bad_hub_dataset_is_refused(text: str, reason: str) -> None:
 HAS_DATASETS = importlib.util.find_spec("datasets") is not None
 
 
-@pytest.mark.skipif(HAS_DATASETS, reason="expected: the extra `datasets` is installed")
-def test_without_the_extra_the_remedy_is_named() -> None:
+def test_without_the_extra_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)  # as where it is not installed
     with pytest.raises(CorpusError, match=r"pip install 'gainshare\[datasets\]'"):
         list(HubDataset("a", "text", "x").read())
 

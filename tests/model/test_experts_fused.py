@@ -15,9 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from model import native
 from model.layers import experts_fused, experts_reference
 
-pytestmark = pytest.mark.skipif(
-    not native.available(), reason=f"expected: NO COMPILED KERNELS HERE: {native.state()}"
-)
+pytestmark = pytest.mark.skipif(not native.available(), reason=f"NO COMPILED KERNELS HERE: {native.state()}")
 
 # Root mean square of the difference to the reference in fp32, relative. fp32 sums in another order; bf16 rounds the
 # hidden numbers and the answer to 8 bits, and its gradients come of two more roundings.

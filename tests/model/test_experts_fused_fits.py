@@ -19,7 +19,7 @@ from model import native
 from model.layers import experts, experts_fused, experts_reference
 
 needs_kernels = pytest.mark.skipif(
-    not native.available(), reason=f"expected: NO COMPILED KERNELS HERE: {native.state()}"
+    not native.available(), reason=f"NO COMPILED KERNELS HERE: {native.state()}"
 )
 
 
@@ -197,7 +197,7 @@ def test_without_these_kernels_torch_is_used(
 
 
 @pytest.mark.usefixtures("both_formats")
-@pytest.mark.skipif(shutil.which("g++") is None, reason="expected: NO COMPILER HERE: needs g++")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="NO COMPILER HERE: needs g++")
 @pytest.mark.parametrize("processor", ["x86-64", pytest.param("x86-64-v3", marks=pytest.mark.long)])
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="expected: NO x86-64 HERE: other flags elsewhere")
 def test_the_same_source_is_right_on_processors_without_its_instructions(
