@@ -36,7 +36,8 @@ def default_executor(
 ) -> Executor:
     """In the precision that the transformer has, or in `weights`. Says in the log why it is not the compiled one.
 
-    With `consume` the transformer is the executor's from then on: the compiled one takes its weights, see there. Raises ValueError for `weights` of a model without compiled form: plain torch cannot have them.
+    With `consume` the transformer is the executor's from then on: the compiled one takes its weights, see there. Raises
+    ValueError for `weights` of a model without compiled form: plain torch cannot have them.
     """
     n_blocks = blocks_within(transformer.config, transformer.dtype.itemsize, limits)
     if transformer.device.type != "cpu" or (weights is None and transformer.dtype not in WEIGHTS):
