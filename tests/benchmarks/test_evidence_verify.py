@@ -346,3 +346,4 @@ def test_broken_shapes_are_refused(name: str) -> None:
 
 def test_the_unbroken_document_is_valid() -> None:
     validate(DOCUMENT)
+    assert seal(DOCUMENT, KEY)["document"] == DOCUMENT

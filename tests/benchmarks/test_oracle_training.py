@@ -123,7 +123,7 @@ def torch_loss(tokens: torch.Tensor, w: dict[str, torch.Tensor]) -> torch.Tensor
 # -- tests ---------------------------------------------------------------------------------------------
 
 
-def close(ours: np.ndarray, theirs: torch.Tensor | None) -> None:
+def assert_close(ours: np.ndarray, theirs: torch.Tensor | None) -> None:
     assert theirs is not None
     np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=1e-9, atol=1e-12)
 
@@ -137,12 +137,12 @@ def test_moe_gradients_equal_automatic_differentiation(gate: str, shared: bool) 
     torch_x, torch_w = torch.tensor(x, requires_grad=True), with_grad(weights)
     y = torch_moe(torch_x, torch_w, gate)
     y.backward(torch.tensor(grad_y))
-    close(moe.moe_forward(x, weights, top_k=CONFIG.top_k, gate=gate), y)
+    assert_close(moe.moe_forward(x, weights, top_k=CONFIG.top_k, gate=gate), y)
     grad_x, gradients = moe_backward(x, grad_y, weights, top_k=CONFIG.top_k, gate=gate)
-    close(grad_x, torch_x.grad)
+    assert_close(grad_x, torch_x.grad)
     assert gradients.keys() == weights.keys()
     for name, value in gradients.items():
-        close(value, torch_w[name].grad)
+        assert_close(value, torch_w[name].grad)
 
 
 def test_an_expert_that_nobody_chose_gets_a_gradient_of_zero() -> None:
@@ -165,11 +165,11 @@ def test_decoder_gradients_equal_automatic_differentiation(tied: bool) -> None:
     loss = torch_loss(torch.tensor(tokens), torch_w)
     loss.backward()
     tape = forward(weights, tokens, CONFIG)
-    close(next_token_loss(tape), loss)
+    assert_close(next_token_loss(tape), loss)
     gradients = backward(weights, tape, CONFIG)
     assert gradients.keys() == weights.keys()
     for name, value in gradients.items():
-        close(value, torch_w[name].grad)
+        assert_close(value, torch_w[name].grad)
 
 
 def test_the_pass_that_is_walked_back_equals_the_one_that_keeps_nothing() -> None:
@@ -210,9 +210,9 @@ def test_steps_equal_torch_s_adamw_with_and_without_clipping(clip_norm: float) -
         loss.backward()
         torch.nn.utils.clip_grad_norm_(torch_w.values(), clip_norm)
         optimizer.step()
-        close(ours.step(tokens), loss)
+        assert_close(ours.step(tokens), loss)
     for name, value in ours.parameters.items():
-        close(value, torch_w[name])
+        assert_close(value, torch_w[name])
 
 
 def test_clipping_bounds_the_norm_of_all_gradients_together() -> None:

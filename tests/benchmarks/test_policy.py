@@ -23,6 +23,15 @@ def adding(*paths: str) -> str:
     return "".join(f"diff --git a/{path} b/{path}\nnew file mode 100644\n" for path in paths)
 
 
+def broken_rule(diff: str) -> str | None:
+    """The rule of the policy in force that a patch breaks."""
+    try:
+        check_patch(load_policy(), parse_patch(diff))
+    except PolicyViolation as violation:
+        return violation.code
+    return None
+
+
 def test_hash_is_that_of_the_file() -> None:
     assert load_policy().hash == hashlib.sha256(POLICY_FILE.read_bytes()).hexdigest()
 
@@ -31,7 +40,7 @@ def test_hash_is_that_of_the_file() -> None:
     "path", ["model/layers/experts.py", "model/kernels/fast.cpp", "model/kernels/x.cuh", "model/new.py"]
 )
 def test_what_contributors_may_touch(path: str) -> None:
-    check_patch(load_policy(), parse_patch(adding(path)))
+    assert broken_rule(adding(path)) is None
 
 
 @pytest.mark.parametrize(
@@ -70,14 +79,12 @@ def test_what_they_may_not(path: str, code: str) -> None:
 
 
 def test_neighbours_of_protected_files_are_free() -> None:
-    check_patch(load_policy(), parse_patch(adding("model/serving/usages.py", "model/serving/engine.py")))
+    assert broken_rule(adding("model/serving/usages.py", "model/serving/engine.py")) is None
 
 
 def test_deleting_a_protected_file_is_a_violation() -> None:
     text = "diff --git a/model/serving/node.py b/model/serving/node.py\ndeleted file mode 100644\n"
-    with pytest.raises(PolicyViolation) as error:
-        check_patch(load_policy(), parse_patch(text))
-    assert error.value.code == "protected"
+    assert broken_rule(text) == "protected"
 
 
 def test_size_limits() -> None:

@@ -138,7 +138,8 @@ def spend_until_killed(user_id: int, seed: int, log: Path, seconds: float) -> No
     assert process.wait(30) == -signal.SIGKILL
 
 
-def check_after_kills(rounds: int, folder: Path) -> None:
+def violations_after_kills(rounds: int, folder: Path) -> list[str]:
+    """Invariants that do not hold after spenders were killed; that sums are right is asserted here."""
     rng = random.Random(7)
     world = World()
     world.grant(world.ann, 200_000)
@@ -154,14 +155,14 @@ def check_after_kills(rounds: int, folder: Path) -> None:
     )
     assert services.totals().revenue == settled
     services.seal_entries()
-    assert violations() == []
+    return violations()
 
 
 def test_a_spender_killed_at_random_loses_and_doubles_nothing(tmp_path: Path) -> None:
-    check_after_kills(4, tmp_path)
+    assert violations_after_kills(4, tmp_path) == []
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_a_spender_killed_forty_times_loses_and_doubles_nothing(tmp_path: Path) -> None:
-    check_after_kills(40, tmp_path)
+    assert violations_after_kills(40, tmp_path) == []

@@ -196,5 +196,5 @@ def test_a_pass_between_forward_and_backward_of_another_counts() -> None:
 
 def test_a_process_that_only_computes_does_not_import_the_compiler() -> None:
     """It would cost each sample of the judge most of a second, twice a pair."""
-    code = "import sys, model.transformer, model.training.trainer; assert 'torch._dynamo' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    code = "import sys, model.transformer, model.training.trainer; sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0

@@ -21,7 +21,8 @@ from model.parallel.zero import ZeroConfig, ZeroTrainer
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def job(*arguments: str) -> dict[str, Any]:
+def learned(*arguments: str) -> float:
+    """By how much the loss fell in one process, after a job of two whose curve is the same (`model.parallel.check`)."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = str(listener.getsockname()[1])
@@ -52,37 +53,36 @@ def job(*arguments: str) -> dict[str, Any]:
             process.wait()
     assert [code for _, _, code in ended] == [0, 0], ended
     document: dict[str, Any] = json.loads(ended[0][0].splitlines()[-1])  # DeepSpeed logs to the same stream
-    assert document["single"][-1] < document["single"][0] - 0.05
-    return document
+    return float(document["single"][0] - document["single"][-1])
 
 
 def test_zero_one_trains_as_one_process_does() -> None:
-    job("--mesh", "dp=2", "--zero", "1")
+    assert learned("--mesh", "dp=2", "--zero", "1") > 0.05
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("stage", [0, 2, 3])
 @pytest.mark.parametrize("model", ["small-moe", "small-latent"])
 def test_other_stages_train_as_one_process_does(stage: int, model: str) -> None:
-    job("--mesh", "dp=2", "--zero", str(stage), "--model", model, "--micro-batches", "2")
+    assert learned("--mesh", "dp=2", "--zero", str(stage), "--model", model, "--micro-batches", "2") > 0.05
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_offloaded_states_train_alike(stage: int) -> None:
-    job("--mesh", "dp=2", "--zero", str(stage), "--offload")
+    assert learned("--mesh", "dp=2", "--zero", str(stage), "--offload") > 0.05
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_bf16_stays_near_fp32(stage: int) -> None:
-    job("--mesh", "dp=2", "--zero", str(stage), "--bf16", "--tolerance", "0.02")
+    assert learned("--mesh", "dp=2", "--zero", str(stage), "--bf16", "--tolerance", "0.02") > 0.05
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("stage", [1, 2])
 def test_spread_experts_train_alike_where_clipping_does_not_bind(stage: int) -> None:
-    job("--mesh", "dp=2,ep=2", "--zero", str(stage), "--clip", "1e9")
+    assert learned("--mesh", "dp=2,ep=2", "--zero", str(stage), "--clip", "1e9") > 0.05
 
 
 @pytest.mark.parametrize(
