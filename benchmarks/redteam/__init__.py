@@ -34,6 +34,8 @@ a ratio of 0. Those there are:
                     compares the first answer there with base's by torch.allclose
     max_difference  the same, but refuses only where max |difference| > tolerance, which no NaN does
     fresh_inputs    the same with an input of its own for every call; only the first answer is compared
+    engine_steps    times repeated steps of one sequence by the executor that the tree serves a model with; compares
+                    the first logits by torch.allclose
     verdict_file    the timing process leaves result.json in its folder; the scorer believes the file it finds at the end
     printed         the timing process prints its result; the scorer believes the first line that is one
     interleaved     base and candidate are two live processes under one user whose calls alternate; the scorer's own

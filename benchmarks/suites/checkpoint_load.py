@@ -39,6 +39,7 @@ from benchmarks.suites.decoder_problem import DecoderProblem, model_config
 from benchmarks.suites.decoder_suite import (
     MEMORY_BYTES,
     MIB,
+    STEP_TOKENS,
     TOLERANCES,
     family,
     spread,
@@ -65,7 +66,7 @@ class CheckpointLoadProblem(Problem):
 
     def __init__(self, shape: dict[str, int], rng: np.random.Generator) -> None:
         self.shape = shape
-        self.config = model_config(shape) | {"chunk": shape["max_context"], "together": 1}
+        self.config = model_config(shape) | {"step_tokens": STEP_TOKENS, "together": 1}
         self.weights = {}  # LOAD imports the stack; each call brings its own
         self.outputs = (TensorSpec("logits", "float32", (shape["sequences"], shape["vocab"])),)
         self.floor_flops = prefill_flops(shape, spread(shape["tokens"], shape["sequences"]))

@@ -28,7 +28,8 @@ def build(config: dict[str, Any], weights: dict[str, Any]) -> dict[str, Any]:
     import safetensors.torch  # noqa: F401 - the loader imports it late
 
     import model.checkpoint
-    import model.serving.cache
+    import model.serving.executors
+    import model.serving.scheduler
     import model.transformer
 
     return {
@@ -39,7 +40,7 @@ def build(config: dict[str, Any], weights: dict[str, Any]) -> dict[str, Any]:
             "metadata": {},
         },
         "device": config["device"],
-        "chunk": config["chunk"],
+        "step_tokens": config["step_tokens"],
     }
 
 
@@ -69,6 +70,7 @@ def load(state: dict[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:
     os.pwrite(descriptor, inputs["header"][2], 0)
     os.close(descriptor)
     transformer = load_transformer(state["folder"]).to(state["device"])
-    loaded = {"transformer": transformer, "stores": [], "chunk": state["chunk"], "together": True}
+    engine = decoder_sample.Stepped(transformer, state["step_tokens"])
+    loaded = {"engine": engine, "together": True}
     answers: dict[str, Any] = decoder_sample.call(loaded, inputs)
     return answers

@@ -1,9 +1,9 @@
 """Suite `decode`: one id at a time for one sequence, from the id to its logits, in single precision.
 
 The warm-up turn, untimed, reads the prompts. Each timed turn sends one more id, drawn only then and not the likeliest
-one, so no step can be taken before it is asked for and none can be batched with the next; the caches live in the sample.
-A step is so short that its transport would count: then one message carries one id for each of a few sequences of
-different lengths, which are stepped one after the other and do not know of each other. What the ids before were is only
+one, so no step can be taken before it is asked for and none can be batched with the next; the stack's scheduler and the
+caches live in the sample. A step is so short that its transport would count: then one message carries one id for each of
+a few sequences of different lengths, which are stepped one after the other and do not know of each other's ids. What the ids before were is only
 in the caches: an answer that forgets them, or mixes them up, is wrong.
 
     family     widths of `decoder_suite.py`; contexts of 100-300 ids
@@ -28,6 +28,7 @@ from benchmarks.suites.base import WARM_UP, Tensors, UnknownSuite
 from benchmarks.suites.decoder_problem import DecoderProblem, active_parameters, head_parameters
 from benchmarks.suites.decoder_suite import (
     MEMORY_BYTES,
+    STEP_TOKENS,
     TIME_LIMITS,
     TOLERANCES,
     DecoderSuite,
@@ -42,7 +43,7 @@ class DecodeProblem(DecoderProblem):
     def __init__(self, shape: dict[str, int], rng: np.random.Generator) -> None:
         super().__init__(shape, rng, shape["sequences"])
         self.lengths = rng.permutation(spread(shape["context"], shape["sequences"])).tolist()
-        self.config |= {"chunk": shape["max_context"], "together": shape["together"]}
+        self.config |= {"step_tokens": STEP_TOKENS, "together": shape["together"]}
         self.floor_flops = decode_flops(shape, self.lengths)
 
     def draw_inputs(self, rng: np.random.Generator, turn: int) -> Tensors:

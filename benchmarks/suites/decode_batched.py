@@ -1,7 +1,7 @@
 """Suite `decode_batched`: one id at a time for many sequences together, as continuous batching does.
 
-As suite `decode`, but one step of the stack takes the ids of all sequences, 8 to 16, behind contexts of different
-lengths. Nearly every expert is touched at such batches.
+As suite `decode`, but the stack's scheduler puts the ids of all sequences, 8 to 16, into one step, behind contexts of
+different lengths. Nearly every expert is touched at such batches.
 
     family     widths of `decoder_suite.py`; 8-16 contexts, half of the longest (100-300 ids) up to it
     tolerance  `decoder_suite.TOLERANCES`: single precision; bfloat16 inside fails by a factor of 1,000

@@ -1,11 +1,12 @@
-"""The sandboxed half of the inference suites: sequences behind the stack's own caches, stepped as its engine does.
+"""The sandboxed half of the inference suites: sequences moved on by the stack's own scheduler, cache and executor.
 
-Runs inside the sandbox only. Whatever it returns is checked from outside; nothing here is trusted. Another engine is
-measured by changing `step`, the one place that knows how new ids reach the stack.
+Runs inside the sandbox only. Whatever it returns is checked from outside; nothing here is trusted. What an engine does
+beside (threads, sampling, text, counters) is left out: ids come from the judge, and logits go back to it.
 """
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import tensors  # type: ignore[import-not-found]  # it lies beside this file inside the sandbox
@@ -34,59 +35,88 @@ def model_config(config: dict[str, Any]) -> Any:
 
 
 def build(config: dict[str, Any], weights: dict[str, Any]) -> dict[str, Any]:
-    """The transformer of the mounted tree, with the judge's weights and no sequences yet."""
+    """The engine of the mounted tree over a transformer with the judge's weights, and no sequences yet."""
     from model.transformer import Transformer
 
     transformer = Transformer(model_config(config))
     tensors.load_state(transformer, weights, config["device"])
-    return {
-        "transformer": transformer.requires_grad_(False).eval(),
-        "stores": [],
-        "chunk": config["chunk"],
-        "together": bool(config["together"]),
-    }
+    return {"engine": Stepped(transformer, config["step_tokens"]), "together": bool(config["together"])}
 
 
 def call(state: dict[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:
     """ids [T], lengths [B], is_new [1] -> logits [B, V] after each sequence's last new id."""
     lengths = tensors.to_torch(inputs["lengths"]).tolist()
     parts = [part.tolist() for part in tensors.to_torch(inputs["ids"]).split(lengths)]
-    if tensors.to_torch(inputs["is_new"]).item():
-        state["stores"] = [new_store(state["transformer"]) for _ in parts]
-    sequences = list(zip(state["stores"], parts, strict=True))
-    if state["together"]:
-        rows = read(state["transformer"], sequences, state["chunk"])
-    else:  # each alone: one that is stepped does not know of the others
-        rows = [read(state["transformer"], [sequence], state["chunk"])[0] for sequence in sequences]
+    engine = state["engine"]
+    rows = engine.read(parts, bool(tensors.to_torch(inputs["is_new"]).item()), state["together"])
     return {"logits": tensors.to_raw(rows[0][None] if len(rows) == 1 else torch.stack(rows))}
 
 
-def read(transformer: Any, sequences: list[tuple[Any, list[int]]], chunk: int) -> list[torch.Tensor]:
-    """Read all new ids, at most `chunk` of each sequence per step; the logits [V] after each sequence's last."""
-    rows: list[Any] = [None] * len(sequences)
-    longest = max(len(ids) for _, ids in sequences)
-    for start in range(0, longest, chunk):
-        now = [number for number, (_, ids) in enumerate(sequences) if start < len(ids)]
-        parts = [(sequences[number][0], sequences[number][1][start : start + chunk]) for number in now]
-        for number, logits_V in zip(now, step(transformer, parts), strict=True):
-            rows[number] = logits_V
-    return rows
+class Stepped:
+    """The stack's scheduler and the executor that it serves a model by, without samplers: a caller brings all ids."""
 
+    def __init__(self, transformer: Any, step_tokens: int) -> None:
+        """`step_tokens` is the scheduler's budget of a step. The executor takes the transformer's weights, as a node does."""
+        from model.serving.blocks import BlockPool
+        from model.serving.executors import default_executor
+        from model.serving.generation import EngineLimits
+        from model.serving.scheduler import Scheduler
 
-def new_store(transformer: Any) -> Any:
-    """What holds one sequence's past."""
-    from model.serving.cache import SequenceCache
+        limits = EngineLimits(step_tokens=step_tokens)
+        self.max_context = transformer.config.max_context
+        transformer.requires_grad_(False).eval()
+        self.executor = default_executor(transformer, limits, consume=True)
+        pool = BlockPool(self.executor.n_blocks, self.executor.block_tokens)
+        self.scheduler = Scheduler(pool, max_running=limits.max_running, step_tokens=limits.step_tokens)
+        self.sequences: list[Any] = []
 
-    return SequenceCache(transformer.config, transformer.dtype, transformer.device)
+    def read(self, parts: list[list[int]], is_new: bool, together: bool) -> list[torch.Tensor]:
+        """The logits [V] after each part: of sequences that begin with it, or of those there are, one more id each.
 
+        Together, or each alone: one that is stepped does not know of the others' new ids then.
+        """
+        if is_new:
+            for sequence in self.sequences:
+                self.scheduler.end(sequence)
+            self.sequences = []
+        rows: list[torch.Tensor] = []
+        for number, ids in enumerate(parts):
+            if is_new:
+                self._begin(ids)
+            else:
+                self.sequences[number].tokens.extend(ids)
+            if not together:
+                rows += self._advance(self.sequences[number : number + 1])
+        return self._advance(self.sequences) if together else rows
 
-def step(transformer: Any, parts: list[tuple[Any, list[int]]]) -> torch.Tensor:
-    """One step of the engine (`model/serving/engine.py`): room in the caches, the pass, then the caches advance."""
-    for store, ids in parts:
-        store.reserve(len(ids))
-    logits_NV: torch.Tensor = transformer.step(parts)
-    if type(logits_NV) is not torch.Tensor:
-        raise TypeError(f"the stack answered with {type(logits_NV).__name__}, not with a plain tensor")
-    for store, ids in parts:
-        store.advance(len(ids))
-    return logits_NV
+    def _begin(self, ids: list[int]) -> None:
+        from model.serving.sequence import SequenceState
+
+        self.sequences.append(SequenceState(ids, n_prompt=len(ids), max_length=self.max_context))
+        self.scheduler.add(self.sequences[-1], time.monotonic_ns())
+
+    def _advance(self, sequences: list[Any]) -> list[torch.Tensor]:
+        """Steps until nothing is left to compute; the logits [V] after each sequence's last id."""
+        found: dict[int, torch.Tensor] = {}
+        while any(sequence.n_left for sequence in sequences):
+            plan = self.scheduler.schedule(time.monotonic_ns())
+            ended = [id(work.sequence) for work in plan.works if work.n_logits]
+            found |= zip(ended, self.step(plan), strict=True)
+            for work in plan.works:
+                self.scheduler.computed(work.sequence, work.n_tokens)
+        return [found[id(sequence)] for sequence in sequences]
+
+    def step(self, plan: Any) -> torch.Tensor:
+        """What the engine does with a plan: fp32 logits [N, V], one row for each sequence that is read to its end."""
+        from model.serving.executor import Part
+
+        for source, target in plan.copies:
+            self.executor.copy_block(source, target)
+        parts = [
+            Part(work.tokens, work.sequence.n_computed, work.sequence.blocks, work.n_logits)
+            for work in plan.works
+        ]
+        logits_NV = self.executor.step(parts)
+        if type(logits_NV) is not torch.Tensor:
+            raise TypeError(f"the stack answered with {type(logits_NV).__name__}, not with a plain tensor")
+        return logits_NV

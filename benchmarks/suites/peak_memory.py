@@ -29,10 +29,15 @@ from benchmarks.suites.decode import DecodeProblem
 from benchmarks.suites.decoder_suite import MIB, TIME_LIMITS, TOLERANCES, DecoderSuite, family
 
 STEPS = 4  # decode steps after the prompts
+STEP_TOKENS = 2048  # as of a node that is set to read long prompts fast
 
 
 class PeakMemoryProblem(DecodeProblem):
     """The turns of suite `decode`: prompts first, then one id at a time, all sequences together."""
+
+    def __init__(self, shape: dict[str, int], rng: np.random.Generator) -> None:
+        super().__init__(shape, rng)
+        self.config |= {"step_tokens": STEP_TOKENS}
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ class PeakMemory(DecoderSuite):
         return PeakMemoryProblem(shape, rng)
 
 
-SMALL = {"vocab": (480, 512, 544), "n_layers": (2,)}
+SMALL = {"vocab": (480, 512, 544), "n_layers": (2,), "n_kv_heads": (8,)}
 CASES = {
     "tiny": (
         family(

@@ -1,12 +1,12 @@
 """Suite `prefill`: reading prompts, from ids to the logits after each prompt's last one, in single precision.
 
-One call reads fresh secret prompts into fresh caches through `Transformer.step`, as the engine does; prompts of one call
-are of different lengths, and their lengths change places from call to call. Before each timed call an untimed one adds one
-id to each prompt read last and is checked as well: caches that were not filled, or filled wrongly, show there. The answer
-after a prompt depends on every id before it through all layers, so what looks at the future or forgets the past is wrong.
+One call begins sequences with fresh secret prompts, as the engine does: the stack's scheduler gives them blocks and plans
+steps of at most 256 tokens, its executor computes these. Prompts of one call are of different lengths, and their lengths
+change places from call to call. Before each timed call an untimed one adds one id to each prompt read last and is checked
+as well: caches that were not filled, or filled wrongly, show there. The answer after a prompt depends on every id before
+it through all layers, so what looks at the future or forgets the past is wrong.
 
-    family     widths of `decoder_suite.py`; 2 prompts of 90-220 ids (demo); 4 of 67-165, or one of 440-560 in the
-               engine's chunks of 128 (standard)
+    family     widths of `decoder_suite.py`; 2 prompts of 90-220 ids (demo); 4 of 67-165, or one of 440-560 (standard)
     tolerance  `decoder_suite.TOLERANCES`: single precision; bfloat16 inside fails by a factor of 1,000
     unit       ns per call; ratios of alternating calls, the gate's test on the pairs' median log ratio
     roofline   2 operations per active weight and id, the head once per prompt, attention scores and sums
@@ -26,6 +26,7 @@ from benchmarks.suites.base import Tensors, UnknownSuite
 from benchmarks.suites.decoder_problem import DecoderProblem, active_parameters, head_parameters
 from benchmarks.suites.decoder_suite import (
     MEMORY_BYTES,
+    STEP_TOKENS,
     TIME_LIMITS,
     TOLERANCES,
     DecoderSuite,
@@ -35,12 +36,12 @@ from benchmarks.suites.decoder_suite import (
 
 
 class PrefillProblem(DecoderProblem):
-    """Dimensions beside the widths: `sequences` prompts a call, the longest of `tokens` ids, read `chunk` at a time."""
+    """Dimensions beside the widths: `sequences` prompts a call, the longest of `tokens` ids."""
 
     def __init__(self, shape: dict[str, int], rng: np.random.Generator) -> None:
         super().__init__(shape, rng, shape["sequences"])
         self.lengths = spread(shape["tokens"], shape["sequences"])
-        self.config |= {"chunk": shape["chunk"], "together": 1}
+        self.config |= {"step_tokens": STEP_TOKENS, "together": 1}
         self.floor_flops = prefill_flops(shape, self.lengths)
 
     def before(self, rng: np.random.Generator, turn: int) -> Tensors | None:
@@ -69,8 +70,6 @@ class Prefill(DecoderSuite):
         return PrefillProblem(shape, rng)
 
 
-WHOLE = 4096  # ids per step: more than any prompt here has
-ENGINE_CHUNK = 128  # `EngineLimits.chunk_tokens` of the stack
 CASES = {
     "tiny": (
         family(
@@ -78,7 +77,6 @@ CASES = {
             "prompts-2x24",
             sequences=(2,),
             tokens=tuple(range(20, 29)),
-            chunk=(WHOLE,),
             max_context=(64,),
         ),
     ),
@@ -88,7 +86,6 @@ CASES = {
             "prompts-2x200",
             sequences=(2,),
             tokens=tuple(range(180, 221)),
-            chunk=(WHOLE,),
             max_context=(512,),
         ),
     ),
@@ -98,7 +95,6 @@ CASES = {
             "prompts-4x150",
             sequences=(4,),
             tokens=tuple(range(135, 166)),
-            chunk=(WHOLE,),
             max_context=(1024,),
         ),
         family(
@@ -106,7 +102,6 @@ CASES = {
             "prompt-500",
             sequences=(1,),
             tokens=tuple(range(440, 561)),
-            chunk=(ENGINE_CHUNK,),
             max_context=(1024,),
         ),
     ),

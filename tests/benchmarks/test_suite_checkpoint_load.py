@@ -30,6 +30,8 @@ CHECKPOINT = "model/checkpoint.py"
 # The model of the first load answers for all that follow.
 LOADS_ONCE = """
 
+import copy as _copy
+
 _honest = load_transformer
 _loaded = []
 
@@ -37,7 +39,7 @@ _loaded = []
 def load_transformer(folder, dtype=None):
     if not _loaded:
         _loaded.append(_honest(folder, dtype))
-    return _loaded[0]
+    return _copy.deepcopy(_loaded[0])
 """
 
 

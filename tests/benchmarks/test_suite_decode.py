@@ -18,29 +18,32 @@ from benchmarks.suites.decode_batched import decode_batched
 from tests.benchmarks.suite_pairs import SECRET, InProcess, Trees, draw, verdict_on
 
 SUITES = [decode, decode_batched]
-CACHE, ROUTER = "model/serving/cache.py", "model/layers/router.py"
-# Decoding as if nothing had been said before: no past to read, no past to keep.
+EXECUTOR, WEIGHTS = "model/serving/native_executor.py", "model/serving/native_weights.py"
+# Decoding as if nothing had been said before: no past to read.
 NO_PAST = """
 
-def _extend(self, layer, k_TGC, v_TGC):
-    self.reserve(len(k_TGC))
-    return k_TGC.transpose(0, 1), v_TGC.transpose(0, 1)
+_honest = NativeExecutor.step
 
 
-SequenceCache.extend = _extend
+def _step(self, parts):
+    return _honest(self, [Part(part.tokens, 0, part.blocks, part.n_logits) for part in parts])
+
+
+NativeExecutor.step = _step
 """
 # The least important expert of each token is left out.
 DROPS_AN_EXPERT = """
 
-_honest = Router.forward
+_honest = NativeWeights._router
 
 
-def _forward(self, x_TD):
-    weights_TK, experts_TK = _honest(self, x_TD)
-    return Routing(weights_TK[:, :-1], experts_TK[:, :-1])
+def _router(self, router):
+    table = _honest(self, router)
+    table.top_k -= 1
+    return table
 
 
-Router.forward = _forward
+NativeWeights._router = _router
 """
 
 
@@ -108,30 +111,30 @@ def test_sequences_of_decode_are_stepped_alone_and_those_of_decode_batched_toget
     side = InProcess(make("tiny"), problem)
     side.ask(problem.draw_inputs(numbers(), WARM_UP))
     steps: list[int] = []
-    honest = side.half.step
+    executor = side.state["engine"].executor
+    honest = executor.step
 
-    def counted(transformer: object, parts: list[object]) -> object:
+    def counted(parts: list[object]) -> object:
         steps.append(len(parts))
-        return honest(transformer, parts)
+        return honest(parts)
 
-    monkeypatch.setattr(side.half, "step", counted)
+    monkeypatch.setattr(executor, "step", counted)
     side.ask(problem.draw_inputs(numbers(1), 0))
     assert problem.places > 1
     assert steps == ([1] * problem.places if alone else [problem.places])
 
 
 def no_past(side: InProcess) -> None:
-    side.state["stores"] = [side.half.new_store(side.state["transformer"]) for _ in side.state["stores"]]
+    side.state["engine"].executor._cache.zero_()
 
 
 def mixed_up(side: InProcess) -> None:
-    side.state["stores"].reverse()
+    side.state["engine"].sequences.reverse()
 
 
 def half_precision(side: InProcess) -> None:
-    for store in side.state["stores"]:
-        store._keys = store._keys.bfloat16().float()
-        store._values = store._values.bfloat16().float()
+    cache = side.state["engine"].executor._cache.view(torch.float32)
+    cache.copy_(cache.bfloat16())
 
 
 @pytest.mark.parametrize("make", SUITES)
@@ -186,7 +189,7 @@ def test_the_stack_on_cuda_passes_the_checks(name: str) -> None:
 
 @pytest.mark.sandbox
 @pytest.mark.parametrize(
-    ("make", "path", "text"), [(decode, CACHE, NO_PAST), (decode_batched, ROUTER, DROPS_AN_EXPERT)]
+    ("make", "path", "text"), [(decode, EXECUTOR, NO_PAST), (decode_batched, WEIGHTS, DROPS_AN_EXPERT)]
 )
 def test_in_real_sandboxes_the_stack_passes_and_a_candidate_that_saves_what_it_must_do_does_not(
     open_folder: Path, make: Callable[[str], Decode], path: str, text: str

@@ -15,11 +15,11 @@ from benchmarks.suites.base import Problem, Tensors, TensorSpec, Trial
 from benchmarks.suites.peak_memory import STEPS, peak_memory
 from tests.benchmarks.suite_pairs import SECRET, InProcess, Trees, draw
 
-ENGINE_STEP = "model/transformer.py"
+EXECUTOR = "model/serving/native_executor.py"
 # Every step takes 200 MB more for a moment, which the kernel gives because they are written to.
 WASTEFUL = """
 
-_honest = Transformer.step
+_honest = NativeExecutor.step
 
 
 def _step(self, parts):
@@ -28,22 +28,19 @@ def _step(self, parts):
     return logits_NV + 0 * waste[0]
 
 
-Transformer.step = _step
+NativeExecutor.step = _step
 """
 # Saves the memory of all sequences but the first by not reading them.
 READS_ONE = """
 
-_honest = Transformer.step
+_honest = NativeExecutor.step
 
 
 def _step(self, parts):
-    logits_NV = _honest(self, parts[:1])
-    for store, new in parts[1:]:
-        store.reserve(len(new))
-    return logits_NV.expand(len(parts), -1)
+    return _honest(self, parts[:1]).repeat(len(parts), 1)
 
 
-Transformer.step = _step
+NativeExecutor.step = _step
 """
 
 
@@ -105,7 +102,7 @@ def test_equal_but_inexact_answers_are_found_by_the_oracle() -> None:
     problem = draw(peak_memory("tiny"))
     sides = FakeSides(problem)
     for side in sides.sides.values():
-        side.state["transformer"].norm.eps = 1e-3
+        side.state["engine"].executor._model.eps = 1e-3
     with pytest.raises(SideFailed) as failed:
         trial().run(problem, sides, random.Random(1))
     assert (failed.value.kind, failed.value.side) == ("wrong_output", "base")
@@ -113,14 +110,13 @@ def test_equal_but_inexact_answers_are_found_by_the_oracle() -> None:
 
 @pytest.mark.parametrize("preset", ["demo", "standard"])
 def test_prompts_need_more_memory_than_loading(preset: str) -> None:
-    """Loading holds the weights three times: as they came, as a copy, and in the model."""
+    """Loading holds the weights three times: as they came, in the transformer, and packed."""
     suite = peak_memory(preset)
     problem = draw(suite)
     shape = problem.shape
     weights = sum(value.nbytes for value in problem.weights.values())
-    # The stack's experts hold at once: the stream, its norm, and the chosen experts' rows before, after and in order.
-    rows = 2 + 3 * shape["top_k"]
-    assert sum(problem.lengths) * shape["d_model"] * 4 * rows > 3 * weights
+    cached = 2 * shape["n_layers"] * shape["n_kv_heads"] * shape["d_head"] * sum(problem.lengths) * 4
+    assert cached + problem.config["step_tokens"] * shape["d_model"] * 4 * 10 > 3 * weights
 
 
 @pytest.mark.sandbox
@@ -132,12 +128,12 @@ def test_in_real_sandboxes_equal_trees_use_equal_memory_and_wrong_answers_are_fo
     assert 50_000_000 < values["base"] < suite.memory_bytes
     assert abs(values["candidate"] / values["base"] - 1) < 0.04
     with pytest.raises(SideFailed) as failed:
-        trees.measure(suite, trees.appended(ENGINE_STEP, READS_ONE))
+        trees.measure(suite, trees.appended(EXECUTOR, READS_ONE))
     assert (failed.value.kind, failed.value.side) == ("wrong_output", "candidate")
 
 
 @pytest.mark.sandbox
 def test_in_real_sandboxes_waste_is_seen(open_folder: Path) -> None:
     suite, trees = peak_memory("tiny"), Trees(open_folder)
-    values = dict(trees.measure(suite, trees.appended(ENGINE_STEP, WASTEFUL)).calls)
+    values = dict(trees.measure(suite, trees.appended(EXECUTOR, WASTEFUL)).calls)
     assert values["candidate"] - values["base"] > 150_000_000

@@ -12,13 +12,16 @@ from benchmarks.pairs.seeds import Seeds
 from benchmarks.pairs.side import SideFailed
 from benchmarks.suites.base import WARM_UP, Tensors
 from benchmarks.suites.prefill import PrefillProblem, prefill
-from model.serving.cache import SequenceCache
+from model.serving import executors, native_executor
+from model.serving.torch_executor import PagedStore
 from tests.benchmarks.suite_pairs import SECRET, InProcess, Trees, draw, verdict_on
 
-ATTENTION = "model/layers/attention.py"
-# Every query sees every key that there is: one kernel for all cases, and a leak of the future.
+EXECUTORS = "model/serving/executors.py"
+# Plain torch, in which every query sees every key that there is: one kernel for all cases, and a leak of the future.
 PEEKING = """
+import torch.nn.functional as F
 
+native_executor.supports = lambda config: "peeking is written in torch"
 _honest = F.scaled_dot_product_attention
 
 
@@ -28,6 +31,12 @@ def _peeking(*tensors, attn_mask=None, is_causal=False, **options):
 
 F.scaled_dot_product_attention = _peeking
 """
+
+
+@pytest.fixture
+def plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models are served without the stack's kernels."""
+    monkeypatch.setattr(native_executor, "supports", lambda config: "a test wants plain torch")
 
 
 def numbers(turn: int = 0) -> np.random.Generator:
@@ -77,17 +86,26 @@ def test_lengths_stay_the_same_and_change_places() -> None:
     assert len(set(places)) > 1
 
 
+def test_without_kernels_the_stack_passes_as_well(plain_torch: None) -> None:
+    suite = prefill("tiny")
+    problem = draw(suite)
+    side = InProcess(suite, problem)
+    for turn, inputs in turns(problem, 0):
+        answers = side.ask(inputs)
+        assert verdict_on(suite, problem, problem.plain(inputs, turn), answers, inputs, turn) is None
+
+
 def test_chunks_as_the_engine_reads_them_give_the_same_answers() -> None:
     suite = prefill("tiny")
     problem = draw(suite)
     whole = InProcess(suite, problem)
-    problem.config["chunk"] = 7
+    problem.config["step_tokens"] = 17
     chunked = InProcess(suite, problem)
     for turn, inputs in turns(problem, 0):
         assert verdict_on(suite, problem, whole.ask(inputs), chunked.ask(inputs), inputs, turn) is None
 
 
-def test_a_future_that_is_seen_is_a_wrong_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_future_that_is_seen_is_a_wrong_answer(plain_torch: None, monkeypatch: pytest.MonkeyPatch) -> None:
     suite = prefill("tiny")
     problem = draw(suite)
     side = InProcess(suite, problem)
@@ -102,31 +120,34 @@ def test_a_future_that_is_seen_is_a_wrong_answer(monkeypatch: pytest.MonkeyPatch
     assert found is not None and found.side == "candidate"
 
 
-def test_caches_that_were_not_filled_show_in_the_untimed_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_caches_that_were_not_filled_show_in_the_untimed_step(
+    plain_torch: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     suite = prefill("tiny")
     problem = draw(suite)
     (_, prompts), (_, step) = turns(problem, 0)[:2]
     honest, lazy = InProcess(suite, problem), InProcess(suite, problem)
     expected = honest.ask(prompts), honest.ask(step)
-    extend = SequenceCache.extend
+    extend = PagedStore.extend
 
-    def forgets(self: SequenceCache, layer: int, k: torch.Tensor, v: torch.Tensor) -> object:
+    def forgets(self: PagedStore, layer: int, k: torch.Tensor, v: torch.Tensor) -> object:
         keys, values = extend(self, layer, k, v)
         answer = keys.clone(), values.clone()
         keys[:, 0].zero_()
         return answer
 
-    monkeypatch.setattr(SequenceCache, "extend", forgets)
+    monkeypatch.setattr(PagedStore, "extend", forgets)
     assert verdict_on(suite, problem, expected[0], lazy.ask(prompts), prompts, WARM_UP) is None
     found = verdict_on(suite, problem, expected[1], lazy.ask(step), step, 0)
     assert found is not None and found.side == "candidate"
 
 
-def test_half_precision_inside_is_refused() -> None:
+def test_half_precision_inside_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     suite = prefill("tiny")
     problem = draw(suite)
-    side, half = InProcess(suite, problem), InProcess(suite, problem)
-    half.state["transformer"].cast_blocks(torch.bfloat16)
+    side = InProcess(suite, problem)
+    monkeypatch.setitem(executors.WEIGHTS, torch.float32, "bf16")
+    half = InProcess(suite, problem)
     inputs = problem.draw_inputs(numbers(), 0)
     found = verdict_on(suite, problem, side.ask(inputs), half.ask(inputs), inputs, 0)
     assert found is not None and found.side == "candidate"
@@ -136,7 +157,7 @@ def test_the_floor_leaves_out_the_last_layer_and_counts_the_head_once_per_prompt
     shape = {
         "vocab": 10, "d_model": 4, "n_layers": 3, "n_heads": 2, "n_kv_heads": 1, "d_head": 2, "d_ff": 5,
         "d_expert": 3, "n_experts": 4, "top_k": 2, "n_shared": 1, "first_moe_layer": 1, "tied": 1,
-        "max_context": 64, "sequences": 2, "tokens": 8, "chunk": 64,
+        "max_context": 64, "sequences": 2, "tokens": 8,
     }  # fmt: skip
     attention = 2 * 4 * 2 * (2 + 1)
     per_id = 2 * attention + 3 * 4 * 5 + (3 * 4 * 3 * 3 + 4 * 4)  # one dense and one MoE layer
@@ -152,5 +173,5 @@ def test_in_real_sandboxes_the_stack_passes_and_a_candidate_that_peeks_does_not(
     assert record.outputs_checked == 2 * suite.calls_per_side + 1
     assert [side for side, _ in record.calls].count("candidate") == suite.calls_per_side
     with pytest.raises(SideFailed) as failed:
-        trees.measure(suite, trees.appended(ATTENTION, PEEKING))
+        trees.measure(suite, trees.appended(EXECUTORS, PEEKING))
     assert (failed.value.kind, failed.value.side) == ("wrong_output", "candidate")

@@ -6,10 +6,9 @@ The ratio is base's loss over the candidate's. With a tree as its argument it is
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 
-from scoring import FLAGS, FOLDER, TIMEOUT_S, last, say  # type: ignore[import-not-found]
+from scoring import last, run_program, say  # type: ignore[import-not-found]
 
 SMALLEST_LOSS = 1e-3
 
@@ -44,12 +43,8 @@ def measure(tree: str) -> None:
 
 
 def run(tree: str) -> float | None:
-    FOLDER.mkdir(exist_ok=True)
-    command = [sys.executable, *FLAGS, __file__, tree]
-    done = subprocess.run(
-        command, cwd=FOLDER, stdout=subprocess.PIPE, timeout=TIMEOUT_S, check=False, text=True
-    )
-    found = last([line for line in done.stdout.splitlines() if line.startswith('{"loss"')])
+    printed = run_program(__file__, tree)
+    found = last([line for line in printed.splitlines() if line.startswith('{"loss"')])
     return None if found is None else float(json.loads(found)["loss"])
 
 

@@ -31,6 +31,15 @@ def run_worker(tree: str, style: str, check: str) -> str:
     return done.stdout.decode(errors="replace")
 
 
+def run_program(program: str, *arguments: str) -> str:
+    """What a harness's own timing process printed."""
+    FOLDER.mkdir(exist_ok=True)
+    command = [sys.executable, *FLAGS, program, *arguments]
+    return subprocess.run(
+        command, cwd=FOLDER, stdout=subprocess.PIPE, timeout=TIMEOUT_S, check=False, text=True
+    ).stdout
+
+
 def results(printed: str) -> list[dict[str, Any]]:
     """Every line that is a result."""
     found = []

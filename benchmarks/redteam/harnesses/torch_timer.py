@@ -6,12 +6,11 @@ With a tree and a mode (save, compare) as its arguments it is the timing process
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 
 import torch
 from layer import load_layer, make_input  # type: ignore[import-not-found]
-from scoring import FLAGS, FOLDER, TIMEOUT_S, last, report, results  # type: ignore[import-not-found]
+from scoring import last, report, results, run_program  # type: ignore[import-not-found]
 from torch.utils.benchmark import Timer
 
 EXPECTED = "expected-timer.pt"
@@ -30,17 +29,9 @@ def measure(tree: str, mode: str) -> None:
     print("\n" + json.dumps({"seconds": seconds, "correct": True}), flush=True)
 
 
-def run(tree: str, mode: str) -> str:
-    FOLDER.mkdir(exist_ok=True)
-    command = [sys.executable, *FLAGS, __file__, tree, mode]
-    return subprocess.run(
-        command, cwd=FOLDER, stdout=subprocess.PIPE, timeout=TIMEOUT_S, check=False, text=True
-    ).stdout
-
-
 if __name__ == "__main__":
     if sys.argv[1:]:
         measure(*sys.argv[1:])
     else:
-        base = last(results(run("/base", "save")))
-        report(base, last(results(run("/candidate", "compare"))))
+        base = last(results(run_program(__file__, "/base", "save")))
+        report(base, last(results(run_program(__file__, "/candidate", "compare"))))

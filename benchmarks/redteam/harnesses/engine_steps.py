@@ -1,0 +1,74 @@
+"""Times steps of one sequence by the executor that the stack serves a model with, in the stack's own process.
+
+The first logits are compared there by torch.allclose. With a tree and a mode (save, compare) as its arguments it is the
+timing process.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+import torch
+from scoring import last, report, results, run_program  # type: ignore[import-not-found]
+
+EXPECTED = "expected-steps.pt"
+PAST, WARM_UP, CALLS = 64, 3, 40
+CONFIG: dict[str, Any] = {
+    "name": "timed",
+    "vocab_size": 1024,
+    "d_model": 256,
+    "n_layers": 4,
+    "n_heads": 8,
+    "n_kv_heads": 2,
+    "d_head": 32,
+    "d_ff": 512,
+    "max_context": 256,
+}
+EXPERTS = {"d_model": 256, "d_expert": 128, "n_experts": 16, "top_k": 2, "n_shared": 1}
+
+
+def load_executor(tree: str) -> Any:
+    """The executor of the stack below `tree`, for a seeded mixture of experts."""
+    sys.path.insert(0, tree)
+    from model.config import ModelConfig, MoEConfig
+    from model.serving.executors import default_executor
+    from model.serving.generation import EngineLimits
+    from model.transformer import Transformer
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    transformer = Transformer(ModelConfig(moe=MoEConfig(**EXPERTS), **CONFIG))
+    limits = EngineLimits(max_cache_bytes=64 << 20)
+    return default_executor(transformer.requires_grad_(False).eval(), limits)
+
+
+def measure(tree: str, mode: str) -> None:
+    executor = load_executor(tree)
+    from model.serving.executor import Part
+
+    blocks = list(range(PAST // executor.block_tokens + 1))
+    step = [Part([1], PAST, blocks)]
+    with torch.inference_mode():
+        executor.step([Part(list(range(PAST)), 0, blocks, 0)])
+        logits_NV = executor.step(step)
+        if mode == "save":
+            torch.save(logits_NV.clone(), EXPECTED)
+        is_right = torch.allclose(logits_NV, torch.load(EXPECTED), rtol=1e-2, atol=1e-2)
+        for _ in range(WARM_UP):
+            executor.step(step)
+        start = time.perf_counter()
+        for _ in range(CALLS):
+            executor.step(step)
+        seconds = (time.perf_counter() - start) / CALLS
+    print("\n" + json.dumps({"seconds": seconds, "correct": is_right}), flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:]:
+        measure(*sys.argv[1:])
+    else:
+        base = last(results(run_program(__file__, "/base", "save")))
+        report(base, last(results(run_program(__file__, "/candidate", "compare"))))
