@@ -2,9 +2,9 @@
 
 Before each timed call an untimed one hands over the tensors' bytes of a fresh checkpoint, which the sample writes to its
 own /tmp: safetensors, never pickle. Their order in the file is secret, and the file's header, without which nobody knows
-which bytes are whose, comes only with the timed call. That call loads the folder with the stack's own loader
-(`model.checkpoint.load_transformer`) and answers fresh prompts, so that loading really happened. Weights that no token
-needs may stay unread: lazy loading is a gain like others.
+which bytes are whose, comes only with the timed call. That call loads the folder as a node does, with the stack's own
+loader (`model.checkpoint.load_transformer`) and the executor that takes the weights over, and answers fresh prompts, so
+that loading really happened. Weights that no token needs may stay unread: lazy loading is a gain like others.
 
     family     widths of `decoder_suite.py`, a checkpoint of 0.3-0.6 (tiny), 22-31 (demo), 43-59 MB (standard)
     size cap   CHECKPOINT_CAP_BYTES; the sample's /tmp holds 64 MiB

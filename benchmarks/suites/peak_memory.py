@@ -2,8 +2,8 @@
 
 A trial: both sides read the same long prompts and then take the same decode steps, all checked as in suites `prefill` and
 `decode`; a side's value is the peak of its cgroup in bytes, the interpreter and torch included (about 150 MB, never
-subtracted). One value per side and pair. Weights are small and prompts long, so that activations decide the peak, not
-loading. Where no cgroup counts, the sandbox polls the tree's memory, and short peaks may be missed: the evidence says so.
+subtracted). One value per side and pair. Weights are small and prompts long, so that the cache and a
+step's working memory decide the peak, not loading. Where no cgroup counts, the sandbox polls the tree's memory, and short peaks may be missed: the evidence says so.
 On CUDA the figure is still the host's memory.
 
     family     widths of `decoder_suite.py`; 8 prompts up to 1,000 ids (demo), 16 (standard), then 4 steps
