@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks.pairs.build_memory import REMEMBERED
 from benchmarks.pairs.cores import choose_cores
-from benchmarks.pairs.pair import Pair
+from benchmarks.pairs.pair import SLOTS, Pair
 from benchmarks.pairs.phases import Phases
 from benchmarks.pairs.quiet import Quiet
 from benchmarks.pairs.sample_log import SampleLog
@@ -40,12 +41,14 @@ def prepared_pair(
     is_control: bool = False,
     seeds: Seeds | None = None,
 ) -> Iterator[Pair]:
-    """A pair of the suite's first case, both sides loaded; trees are written below `folder`."""
+    """A pair of the suite's first case, both sides built and loaded; trees are written below `folder`."""
     seeds = seeds or Seeds.fresh()[1]
     plan = PairPlan(0, is_control, suite.cases[0].name, suite.cases[0].draw(seeds.numbers("shape")))
     setup = SideSetup(suite, best_level(), choose_cores())
     with tree_folders((base, candidate), store, folder / "trees") as folders:
         trees = {"base": folders[base.hash], "candidate": folders[candidate.hash]}
+        for name, tree in trees.items():
+            REMEMBERED.build(name, tree, level=setup.level, slot=SLOTS[name])
         pair = Pair(plan, trees, setup, seeds, Phases(), Quiet(), SampleLog(print))
         try:
             pair.prepare()
