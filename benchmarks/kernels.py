@@ -15,7 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 import torch
@@ -97,9 +97,8 @@ def speed_rows(plan: Plan, config: ModelConfig) -> Iterator[Row]:
                 times[name, weights].append(timed_s(lambda: executor.step(parts), repeats))  # noqa: B023
     limits.append({weights: core_limits(config, weights) for weights in plan.weights})
     for weights in plan.weights:
-        best = CoreLimits(
-            max(limit[weights].bytes_per_s for limit in limits), max(limit[weights].flops for limit in limits)
-        )
+        products = max((limit[weights] for limit in limits), key=lambda limit: limit.flops)
+        best = replace(products, bytes_per_s=max(limit[weights].bytes_per_s for limit in limits))
         yield from _decode_rows(config, weights, best, times)
         yield from _prefill_rows(config, weights, best, times)
 
@@ -110,11 +109,13 @@ class CoreLimits:
 
     bytes_per_s: float
     flops: float
+    dtype: str  # of these products
 
 
 def core_limits(config: ModelConfig, weights: Weights) -> CoreLimits:
     read = bandwidth(int(bytes_read(config, weights)))
-    return CoreLimits(float(read["bytes_per_s"]), float(gemm(GEMM_DTYPES[weights])["flops"]))
+    products = gemm(GEMM_DTYPES[weights])
+    return CoreLimits(float(read["bytes_per_s"]), float(products["flops"]), str(products["dtype"]))
 
 
 def bytes_read(config: ModelConfig, weights: Weights) -> float:
@@ -152,7 +153,7 @@ def _prefill_rows(
         how = f"median of {len(times[f'prefill {n}', weights])} rounds"
         yield Row(f"prefill {n} {weights}", n / seconds, "tok/s", None, None, how)
         share = prefill_flops(config, n) / seconds / limits.flops
-        how = f"products of {GEMM_DTYPES[weights]} here: {limits.flops / 1e9:.0f} G/s"
+        how = f"products of {limits.dtype} here: {limits.flops / 1e9:.0f} G/s"
         target = f">= {PREFILL_TARGET}" if weights == "bf16" else None
         holds = share >= PREFILL_TARGET if target else None
         yield Row(f"prefill {n} {weights}, of the products' peak", share, "", target, holds, how)

@@ -9,9 +9,11 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
 #define LANES_AVX512 1
-#include <immintrin.h>
 #endif
 #if defined(LANES_AVX512) && defined(__AVX512BF16__)
 #define LANES_BF16_DOT 1  // two bf16 products per lane and instruction
@@ -44,10 +46,12 @@ LANES_INLINE To bits(const From &from) {
     return to;
 }
 
-// Keeps a loaded vector in its register: GCC would rather load it again for each use.
+// Keeps a loaded vector in its register: GCC would rather load it again for each use, or make its lanes one by one.
 LANES_INLINE Words held(Words values) {
 #if defined(LANES_AVX512)
     asm("" : "+v"(values));
+#elif defined(__AVX__)
+    asm("" : "+x"(values));
 #endif
     return values;
 }
@@ -187,7 +191,7 @@ LANES_INLINE void sum4(const Floats *values, float *to) {
 LANES_INLINE Floats least(Floats a, Floats b) { return a < b ? a : b; }
 LANES_INLINE Floats most(Floats a, Floats b) { return a > b ? a : b; }
 
-// --- Dot products of bf16 -------------------------------------------------------------------------------------------
+// --- Dot products of bf16 and of 16-bit integers ----------------------------------------------------------------------------------
 
 // sum + a0 * b0 + a1 * b1 in each lane, where a 32-bit lane holds two bf16 numbers, the earlier one in its low half.
 LANES_INLINE Floats add_products(Floats sum, Words a, Words b) {
@@ -196,6 +200,17 @@ LANES_INLINE Floats add_products(Floats sum, Words a, Words b) {
 #else
     sum += bits<Floats>(a << 16) * bits<Floats>(b << 16);
     return sum + bits<Floats>(a & 0xffff0000u) * bits<Floats>(b & 0xffff0000u);
+#endif
+}
+
+// The same of numbers of 16 bits, summed as 32.
+LANES_INLINE Ints add_products(Ints sum, Ints a, Ints b) {
+#if defined(LANES_AVX512)
+    return sum + bits<Ints>(_mm512_madd_epi16(bits<__m512i>(a), bits<__m512i>(b)));
+#elif defined(__AVX2__)
+    return sum + bits<Ints>(_mm256_madd_epi16(bits<__m256i>(a), bits<__m256i>(b)));
+#else
+    return sum + ((a << 16) >> 16) * ((b << 16) >> 16) + (a >> 16) * (b >> 16);
 #endif
 }
 

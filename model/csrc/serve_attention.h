@@ -133,7 +133,7 @@ inline void attend_rows(
     for (int b = 0; b < n_blocks; b += 2) {
         const int64_t second = b + 1 < n_blocks ? scratch.heads[b + 1] - scratch.heads[b] : 0;
         const int steps = (model.d_key + shape.group - 1) / shape.group;
-        const Panel panel = {scratch.heads + b, 1, steps, second, UNIT, 2 * shape.bytes, nullptr};
+        const Panel panel = {scratch.heads + b, 1, steps, second, UNIT, 2 * shape.bytes, nullptr, 0};
         for (int64_t at = shape.keys_bytes; at < shape.bytes; at += UNIT) {  // the values are wanted soon
             __builtin_prefetch(scratch.heads[b] + at, 0, 2);
             __builtin_prefetch(scratch.heads[b] + second + at, 0, 2);
@@ -154,7 +154,7 @@ inline void attend_rows(
         const int64_t behind = shape.keys_bytes + column / HALF * shape.panel_bytes;
         for (int b = 0; b < n_blocks; ++b) scratch.values[b] = scratch.heads[b] + behind;
         const int64_t second = column + HALF < model.d_value ? shape.panel_bytes : 0;
-        const Panel panel = {scratch.values, n_blocks, BLOCK / shape.group, second, UNIT, 2 * shape.bytes, nullptr};
+        const Panel panel = {scratch.values, n_blocks, BLOCK / shape.group, second, UNIT, 2 * shape.bytes, nullptr, 0};
         multiply(model.cache_kind, rows, task.n, panel, tile);
         for (int i = 0; i < task.n; ++i) {
             const int row = task.first + i, query = task.head * per_group + row % per_group;

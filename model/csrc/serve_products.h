@@ -55,13 +55,15 @@ struct Matrix {
 };
 
 // Weights in memory as a tile reads them: two vectors per group of k, at `segment + step * stride` and `second` bytes
-// behind. The segments follow each other in k; `ahead` is how far in front to ask memory for more.
+// behind. The segments follow each other in k; `ahead` is how far in front to ask memory for more. For a single row
+// another panel may be read beside it, `beside` bytes behind: its sums are the tile's second row.
 struct Panel {
     const char *const *segments;
     int n_segments;
     int steps;  // groups per segment
     int64_t second, stride, ahead;
-    const int32_t *starts;  // null: sums start at zero
+    const int32_t *starts;  // of both panels' outputs; null: sums start at zero
+    int64_t beside;         // 0: there is none
 };
 
 // How many outputs of a strip are real.
@@ -75,13 +77,29 @@ void multiply(int32_t kind, const char *const *rows, int n_rows, const Panel &pa
 // The same for one strip of a matrix and rows first .. first + n_rows - 1, scales applied.
 void multiply_strip(const Matrix &matrix, int strip, const Rows &rows, int first, int n_rows, Tile tile);
 
+// How many strips pay to be read side by side for one row. Without AVX-512 processors foresee two streams further than one.
+#if defined(LANES_AVX512)
+constexpr int strips_together(int32_t) { return 1; }
+#else
+constexpr int strips_together(int32_t kind) { return parts_of(kind) == 1 ? 2 : 1; }
+#endif
+
+// One row with strip and strip + 1, as the rows of a tile.
+void multiply_two_strips(const Matrix &matrix, int strip, const Rows &rows, Tile tile);
+
 // Calls each(row, strip, outputs[STRIP]) for every row with its products with the strips first .. first + n_strips - 1.
 template <typename Each>
 void for_outputs(const Matrix &matrix, int first_strip, int n_strips, const Rows &rows, int n_rows, const Each &each) {
-    const int most = TILE_ROWS / parts_of(matrix.kind);
-    for (int strip = first_strip; strip < first_strip + n_strips; ++strip)
+    const int most = TILE_ROWS / parts_of(matrix.kind), end = first_strip + n_strips;
+    int strip = first_strip;
+    Tile tile;
+    if (n_rows == 1 && strips_together(matrix.kind) == 2)
+        for (; strip + 1 < end; strip += 2) {
+            multiply_two_strips(matrix, strip, rows, tile);
+            for (int i = 0; i < 2; ++i) each(0, strip + i, tile[i]);
+        }
+    for (; strip < end; ++strip)
         for (int first = 0; first < n_rows; first += most) {
-            Tile tile;
             const int count = n_rows - first < most ? n_rows - first : most;
             multiply_strip(matrix, strip, rows, first, count, tile);
             for (int i = 0; i < count; ++i) each(first + i, strip, tile[i]);

@@ -20,7 +20,7 @@ SMALL = replace(QWEN3_MOE_22M, n_layers=1, vocab_size=300)
 def test_every_form_of_weights_has_its_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(kernels, "models_home", lambda: tmp_path)
     monkeypatch.setattr(kernels, "bandwidth", lambda n_bytes: {"bytes_per_s": 1e9, "way": f"{n_bytes}"})
-    monkeypatch.setattr(kernels, "gemm", lambda _dtype: {"flops": 1e9})
+    monkeypatch.setattr(kernels, "gemm", lambda dtype: {"flops": 1e9, "dtype": dtype})
     rows = {row.name: row for row in kernels.measure(Plan(1, 1, ("bf16", "int8")), SMALL)}
     for weights in ("bf16", "int8"):
         for name in ("decode B1", "decode B8", "decode B16", "prefill 128", "prefill 512"):

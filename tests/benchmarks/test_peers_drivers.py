@@ -105,6 +105,17 @@ def test_a_static_batch_answers_drawn_workloads(folder: str) -> None:
     assert answer["how"] in transformers_serve.IMPLEMENTATIONS
 
 
+def test_products_are_those_of_the_wider_type_where_these_are_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    reached = {"float32": 90e9, "bfloat16": 1e9, "int8": 300e9}
+    monkeypatch.setattr(machine, "_products_per_s", reached.__getitem__)
+    threads = torch.get_num_threads()
+    try:
+        assert machine.gemm("bfloat16") == {"flops": 90e9, "dtype": "float32"}
+        assert machine.gemm("int8") == {"flops": 300e9, "dtype": "int8"}
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_the_machine_has_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "MEASURE_S", 0.01)
     threads = torch.get_num_threads()

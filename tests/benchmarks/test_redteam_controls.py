@@ -49,7 +49,7 @@ def test_an_honest_patch_changes_no_loss(bench: Bench, patches: dict[str, RedTea
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("harness", ["cosine", "torch_timer", "own_counters"])
+@pytest.mark.parametrize("harness", ["cosine", "torch_timer", "engine_steps", "own_counters"])
 def test_an_honest_patch_wins_nothing(bench: Bench, patches: dict[str, RedTeamPatch], harness: str) -> None:
     found = control(bench, harness, patches["comments"])
     assert 0.3 < found.ratio < 2.0, found
