@@ -12,9 +12,10 @@ in the caches: an answer that forgets them, or mixes them up, is wrong.
     roofline   2 operations per active weight, head included, and id; attention over the context. What really bounds a
                step is reading the active weights once: 4 bytes each at one core's 22-27 GB/s. Nothing is refused by
                that bound, because small models may stay in a cache
-    cap        8x: at small sizes a step is bound by dispatch, which a compiled step can remove
-    power      as the kernel suites: 24 turns of 10-20 ms
-    time       at most 15 s a pair (demo), 40 s (standard), most of it starting, drawing and checking
+    cap        8x: a step of the shipped kernels reads its weights at a third of what a core's caches give (demo)
+    power      equal trees differ by 1-3 % a pair, 5 % at most: 24 turns of 3 ms (demo) or 10 ms, places in memory that
+               last for a pair; more turns do not help, more pairs do
+    time       at most 10 s a pair (demo), 20 s (standard), most of it starting, drawing and checking
 
 Knows numpy and the oracle, no torch.
 """

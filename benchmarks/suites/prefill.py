@@ -10,9 +10,9 @@ it through all layers, so what looks at the future or forgets the past is wrong.
     tolerance  `decoder_suite.TOLERANCES`: single precision; bfloat16 inside fails by a factor of 1,000
     unit       ns per call; ratios of alternating calls, the gate's test on the pairs' median log ratio
     roofline   2 operations per active weight and id, the head once per prompt, attention scores and sums
-    cap        4x: the shipped stack reads the demo's prompts at a third of what a core's matrix products reach
-    power      as the kernel suites: 20 turns of 20 ms or more
-    time       at most 20 s a pair (demo), 60 s (standard), most of it drawing prompts and checking
+    cap        4x: the shipped kernels read the demo's prompts at half of what a core's matrix products reach
+    power      equal trees differ by 1-4 % a pair: 20 turns of 30 ms (demo), 12 of 250 ms (standard)
+    time       at most 10 s a pair (demo), 40 s (standard), most of it drawing prompts and checking
 
 Knows numpy and the oracle, no torch.
 """
