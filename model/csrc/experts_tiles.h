@@ -15,13 +15,14 @@ namespace experts {
 
 using namespace lanes;
 
-#if defined(LANES_AVX512) || defined(__aarch64__)
-constexpr int ROWS = 6, VECTORS = 4;  // 24 of 32 registers are sums
-#else
-constexpr int ROWS = 4, VECTORS = 2;  // 8 of 16
-#endif
+constexpr int ROWS = 6, VECTORS = 4;
 constexpr int COLUMNS = VECTORS * LANES;
-constexpr int DOT_ROWS = 4, DOT_COLUMNS = 4;
+constexpr int DOT_COLUMNS = 4;
+#if defined(LANES_AVX512) || defined(__aarch64__)
+constexpr int TOGETHER = VECTORS, DOT_ROWS = 4;  // vectors of a panel that are multiplied at a time: 24 of 32 registers are sums
+#else
+constexpr int TOGETHER = 2, DOT_ROWS = 2;  // 12 of 16
+#endif
 constexpr int64_t FETCHED = 16 << 10;  // bytes between what is read and what is fetched meanwhile
 static_assert(COLUMNS % DOT_COLUMNS == 0, "dot_tile fills a tile in whole groups of columns");
 
@@ -44,30 +45,30 @@ LANES_INLINE Floats add(const float *, Floats sum, Words a, Words b) {
 }
 LANES_INLINE Floats add(const bf16 *, Floats sum, Words a, Words b) { return add_products(sum, a, b); }
 
-// out[r][c] = rows[r] . column c of the panel, over k numbers; `step` units lie between a row's units. A row whose k
-// ends within a unit is not read beyond its end.
+// out[r][c] = rows[r] . column c of the panel, over k numbers and TOGETHER * LANES columns; `step` units lie between a
+// row's units. A row whose k ends within a unit is not read beyond its end.
 template <typename T, int R>
 __attribute__((noinline)) void product_tile(const T *const *rows, int64_t step, int64_t k, const uint32_t *panel,
                                             float *out) {
     const T *format = nullptr;
-    Floats sums[R][VECTORS];
+    Floats sums[R][TOGETHER];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-        for (int v = 0; v < VECTORS; ++v) sums[r][v] = zeros();
+        for (int v = 0; v < TOGETHER; ++v) sums[r][v] = zeros();
     const T *row[R];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) row[r] = rows[r];
     const int64_t stride = step * PER_UNIT<T>, whole = k / PER_UNIT<T>;
     const auto add_unit = [&](const uint32_t(&unit)[R]) {
-        Words b[VECTORS];
+        Words b[TOGETHER];
 #pragma GCC unroll 8
-        for (int v = 0; v < VECTORS; ++v) std::memcpy(&b[v], panel + v * LANES, sizeof b[v]);
+        for (int v = 0; v < TOGETHER; ++v) std::memcpy(&b[v], panel + v * LANES, sizeof b[v]);
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r) {
-            const Words a = Words{} + unit[r];
+            const Words a = held(Words{} + unit[r]);
 #pragma GCC unroll 8
-            for (int v = 0; v < VECTORS; ++v) sums[r][v] = add(format, sums[r][v], a, b[v]);
+            for (int v = 0; v < TOGETHER; ++v) sums[r][v] = add(format, sums[r][v], a, b[v]);
         }
         panel += COLUMNS;
     };
@@ -87,7 +88,7 @@ __attribute__((noinline)) void product_tile(const T *const *rows, int64_t step, 
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-        for (int v = 0; v < VECTORS; ++v) store(out + r * COLUMNS + v * LANES, sums[r][v]);
+        for (int v = 0; v < TOGETHER; ++v) store(out + r * COLUMNS + v * LANES, sums[r][v]);
 }
 
 // out[r][c] = rows[r] . columns[c] over k numbers, for R <= DOT_ROWS rows and DOT_COLUMNS columns. Meanwhile as much
@@ -131,20 +132,18 @@ __attribute__((noinline)) void dots(const T *const *rows, const T *const *column
     for (int r = 0; r < R; ++r) sum4(sums[r], out + r * COLUMNS);
 }
 
-// The tile of n <= ROWS rows with a packed panel, as `product_tile`.
+// The tile of n <= ROWS rows with all COLUMNS columns of a packed panel, by `product_tile`.
 template <typename T>
 void product_of(int n, const T *const *rows, int64_t step, int64_t k, const uint32_t *panel, float *out) {
-    static_assert(ROWS <= 6, "a case for each number of rows");
-    switch (n) {
-        case 1: return product_tile<T, 1>(rows, step, k, panel, out);
-        case 2: return product_tile<T, 2>(rows, step, k, panel, out);
-        case 3: return product_tile<T, 3>(rows, step, k, panel, out);
-        case 4: return product_tile<T, 4>(rows, step, k, panel, out);
-#if defined(LANES_AVX512) || defined(__aarch64__)
-        case 5: return product_tile<T, 5>(rows, step, k, panel, out);
-        case 6: return product_tile<T, 6>(rows, step, k, panel, out);
-#endif
-    }
+    static_assert(ROWS == 6, "a case for each number of rows");
+    for (int c = 0; c < COLUMNS; c += TOGETHER * LANES) switch (n) {
+            case 1: product_tile<T, 1>(rows, step, k, panel + c, out + c); break;
+            case 2: product_tile<T, 2>(rows, step, k, panel + c, out + c); break;
+            case 3: product_tile<T, 3>(rows, step, k, panel + c, out + c); break;
+            case 4: product_tile<T, 4>(rows, step, k, panel + c, out + c); break;
+            case 5: product_tile<T, 5>(rows, step, k, panel + c, out + c); break;
+            case 6: product_tile<T, 6>(rows, step, k, panel + c, out + c); break;
+        }
 }
 
 // The tile of n <= DOT_ROWS rows with all COLUMNS columns; `next` are the columns after these.
@@ -157,8 +156,10 @@ void dot_tile(int n, const T *const *rows, const T *const *columns, const T *con
         switch (n) {
             case 1: dots<T, 1>(rows, columns + c, k, ahead, out + c); break;
             case 2: dots<T, 2>(rows, columns + c, k, ahead, out + c); break;
+#if defined(LANES_AVX512) || defined(__aarch64__)
             case 3: dots<T, 3>(rows, columns + c, k, ahead, out + c); break;
             case 4: dots<T, 4>(rows, columns + c, k, ahead, out + c); break;
+#endif
         }
     }
 }
@@ -188,6 +189,25 @@ LANES_INLINE void transpose(Words *v) {
         v[j + 4] = bits<Words>(_mm512_shuffle_i32x4(p, r, 0xdd));
         v[j + 8] = bits<Words>(_mm512_shuffle_i32x4(q, s, 0x88));
         v[j + 12] = bits<Words>(_mm512_shuffle_i32x4(q, s, 0xdd));
+    }
+#elif defined(__AVX2__)
+    __m256i a[8], b[8];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {  // as above
+        a[2 * i] = _mm256_unpacklo_epi32(bits<__m256i>(v[2 * i]), bits<__m256i>(v[2 * i + 1]));
+        a[2 * i + 1] = _mm256_unpackhi_epi32(bits<__m256i>(v[2 * i]), bits<__m256i>(v[2 * i + 1]));
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 8; i += 4) {  // b[i + j] has column 4 * q + j in its half q
+        b[i] = _mm256_unpacklo_epi64(a[i], a[i + 2]);
+        b[i + 1] = _mm256_unpackhi_epi64(a[i], a[i + 2]);
+        b[i + 2] = _mm256_unpacklo_epi64(a[i + 1], a[i + 3]);
+        b[i + 3] = _mm256_unpackhi_epi64(a[i + 1], a[i + 3]);
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+        v[j] = bits<Words>(_mm256_permute2x128_si256(b[j], b[j + 4], 0x20));
+        v[j + 4] = bits<Words>(_mm256_permute2x128_si256(b[j], b[j + 4], 0x31));
     }
 #else
     for (int i = 0; i < LANES; ++i)
