@@ -13,8 +13,8 @@ in the caches: an answer that forgets them, or mixes them up, is wrong.
                step is reading the active weights once: 4 bytes each at one core's 22-27 GB/s. Nothing is refused by
                that bound, because small models may stay in a cache
     cap        8x: a step of the shipped kernels reads its weights at a third of what a core's caches give (demo)
-    power      equal trees differ by 1-3 % a pair, 5 % at most: 24 turns of 3 ms (demo) or 10 ms, places in memory that
-               last for a pair; more turns do not help, more pairs do
+    power      96 turns of 3-5 ms (demo), 48 of 10 ms: equal trees differ by 1.3 % a pair (standard deviation, a busy
+               machine); 24 turns left 3 %
     time       at most 10 s a pair (demo), 20 s (standard), most of it starting, drawing and checking
 
 Knows numpy and the oracle, no torch.
@@ -98,7 +98,7 @@ CASES = {
         ),
     ),
 }
-CALLS_PER_SIDE = {"tiny": 6, "demo": 24, "standard": 24}
+CALLS_PER_SIDE = {"tiny": 6, "demo": 96, "standard": 48}
 
 
 def decode(preset: str) -> Decode:

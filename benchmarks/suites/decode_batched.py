@@ -8,7 +8,7 @@ different lengths. Nearly every expert is touched at such batches.
     unit       ns per call (one step of all sequences); ratios of alternating calls, the gate's test on the pairs' median
     roofline   2 operations per active weight, head included, and id; attention over each context
     cap        6x: per-sequence attention and sparse experts leave this much at small sizes
-    power      as suite `decode`: 24 turns of 3-4 ms (demo), 20-30 ms (standard)
+    power      as suite `decode`: 96 turns of 3-4 ms (demo), 48 of 20-30 ms (standard)
     time       at most 10 s a pair (demo), 30 s (standard), most of it starting, drawing and checking
 
 Knows numpy and the oracle, no torch.

@@ -11,7 +11,7 @@ from gainshare.cli.output import CliError
 from gainshare.cli.submission import is_resting
 
 POLL_S = 0.5
-LIMIT_S = 900.0
+LIMIT_S = 1500.0  # of a gain with guard rails on a slow, noisy machine; 5 minutes as a rule
 
 
 class Progress:
