@@ -93,7 +93,7 @@ PREFILL = SuiteInfo(
         }
     ),
     minimum_effect_log_ppm=9_951,  # ln 1.01
-    cap_log_ppm=1_386_295,  # ln 4, rounded up: matrix products at a third of what a core reaches
+    cap_log_ppm=1_386_295,  # ln 4, rounded up: products at half of what a core reaches, or a third
     worst_case_log_ppm=-51_293,  # ln 0.95
     guard=GuardInfo("demo", margin_log_ppm=29_558),  # ln 1.03
 )
@@ -109,7 +109,7 @@ DECODE = SuiteInfo(
         }
     ),
     minimum_effect_log_ppm=9_951,  # ln 1.01
-    cap_log_ppm=2_079_442,  # ln 8, rounded up: what removing all dispatch can give at small sizes
+    cap_log_ppm=2_079_442,  # ln 8, rounded up: reading the weights from a core's caches, and room to spare
     worst_case_log_ppm=-51_293,  # ln 0.95
     guard=GuardInfo("demo", margin_log_ppm=29_558),  # ln 1.03
 )
