@@ -27,7 +27,7 @@ CONFIG: dict[str, Any] = {
     "d_ff": 512,
     "max_context": 256,
 }
-EXPERTS = {"d_model": 256, "d_expert": 128, "n_experts": 16, "top_k": 2, "n_shared": 1}
+EXPERTS: dict[str, Any] = {"d_model": 256, "d_expert": 128, "n_experts": 16, "top_k": 2, "n_shared": 1}
 
 
 def load_executor(tree: str) -> Any:
