@@ -107,16 +107,10 @@ class Stepped:
         return [found[id(sequence)] for sequence in sequences]
 
     def step(self, plan: Any) -> torch.Tensor:
-        """What the engine does with a plan: fp32 logits [N, V], one row for each sequence that is read to its end."""
-        from model.serving.executor import Part
+        """The engine's own way with a plan: fp32 logits [N, V], one row for each sequence that is read to its end."""
+        from model.serving.executor import compute
 
-        for source, target in plan.copies:
-            self.executor.copy_block(source, target)
-        parts = [
-            Part(work.tokens, work.sequence.n_computed, work.sequence.blocks, work.n_logits)
-            for work in plan.works
-        ]
-        logits_NV = self.executor.step(parts)
+        logits_NV: torch.Tensor = compute(self.executor, plan)
         if type(logits_NV) is not torch.Tensor:
             raise TypeError(f"the stack answered with {type(logits_NV).__name__}, not with a plain tensor")
         return logits_NV

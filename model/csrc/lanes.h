@@ -191,7 +191,7 @@ LANES_INLINE void sum4(const Floats *values, float *to) {
 LANES_INLINE Floats least(Floats a, Floats b) { return a < b ? a : b; }
 LANES_INLINE Floats most(Floats a, Floats b) { return a > b ? a : b; }
 
-// --- Dot products of bf16 and of 16-bit integers ----------------------------------------------------------------------------------
+// --- Dot products of bf16 and of 16-bit integers ------------------------------------------------------------------
 
 // sum + a0 * b0 + a1 * b1 in each lane, where a 32-bit lane holds two bf16 numbers, the earlier one in its low half.
 LANES_INLINE Floats add_products(Floats sum, Words a, Words b) {

@@ -16,7 +16,7 @@ from torch import Tensor
 from model.sampling import Chosen, ConstraintError
 from model.serving.blocks import BlockPool
 from model.serving.cost import StepCost
-from model.serving.executor import Executor, Part
+from model.serving.executor import Executor, compute
 from model.serving.generation import EngineLimits, Event, Finish
 from model.serving.job import Answer, Job
 from model.serving.proposers import MakeProposer
@@ -135,20 +135,14 @@ class EngineCore:
 
     def _compute(self, plan: Plan) -> list[list[Outcome]]:
         """For each work the outcomes of its answers: none within a prompt, several where it is about to be forked."""
-        for source, target in plan.copies:
-            self.executor.copy_block(source, target)
-        parts = [
-            Part(work.tokens, work.sequence.n_computed, work.sequence.blocks, work.n_logits)
-            for work in plan.works
-        ]
-        logits_NV = self.executor.step(parts)
+        logits_NV = compute(self.executor, plan)
         outcomes: list[list[Outcome]] = []
         row = 0
-        for work, part in zip(plan.works, parts, strict=True):
-            rows_MV = logits_NV[row : row + part.n_logits]
-            row += part.n_logits
+        for work in plan.works:
+            rows_MV = logits_NV[row : row + work.n_logits]
+            row += work.n_logits
             answer = self._answer_of[work.sequence]
-            answers = [answer, *answer.job.unforked] if part.n_logits else []
+            answers = [answer, *answer.job.unforked] if work.n_logits else []
             outcomes.append([self._choose(each, rows_MV, work.drafts) for each in answers])
         return outcomes
 

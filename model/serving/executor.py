@@ -13,6 +13,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from model.serving.scheduler import Plan
+
 
 @dataclass(frozen=True)
 class Part:
@@ -45,3 +47,15 @@ class Executor(Protocol):
 
     def copy_block(self, source: int, target: int) -> None:
         """Copies one block's keys and values in all layers: a shared block is about to be written."""
+
+
+def compute(executor: Executor, plan: Plan) -> Tensor:
+    """The plan's copies, then its step: fp32 logits [sum of the works' n_logits, V], in order of the works."""
+    for source, target in plan.copies:
+        executor.copy_block(source, target)
+    return executor.step(
+        [
+            Part(work.tokens, work.sequence.n_computed, work.sequence.blocks, work.n_logits)
+            for work in plan.works
+        ]
+    )
