@@ -1,5 +1,8 @@
 """How fast the routed experts are: `python -m benchmarks.experts [--json] [--quick]`, under 4 minutes on one core.
 
+Where torch has no fast products of bf16 (a processor without AVX512_BF16) the whole takes more than a quarter of an hour:
+use `--quick`, which leaves the longest calls out.
+
     fused     the compiled kernels of `model/layers/experts_fused.py`
     sorted    torch: rows sorted by expert, one matmul per expert
     grouped   torch: rows sorted by expert, `F.grouped_mm`

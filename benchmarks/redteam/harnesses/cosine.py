@@ -5,14 +5,11 @@ With a tree and a mode (save, compare) as its arguments it is the timing process
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import time
 
 import torch
 from layer import CALLS, WARM_UP, load_layer, make_input  # type: ignore[import-not-found]
-from scoring import FLAGS, FOLDER, TIMEOUT_S, last, report, results  # type: ignore[import-not-found]
+from scoring import print_result, score_program  # type: ignore[import-not-found]
 
 LEAST_COSINE = 0.99
 EXPECTED = "expected-cosine.pt"
@@ -37,20 +34,8 @@ def measure(tree: str, mode: str) -> None:
         for _ in range(CALLS):
             layer(x_TD)
         seconds = (time.perf_counter() - start) / CALLS
-    print("\n" + json.dumps({"seconds": seconds, "correct": is_right}), flush=True)
-
-
-def run(tree: str, mode: str) -> str:
-    FOLDER.mkdir(exist_ok=True)
-    command = [sys.executable, *FLAGS, __file__, tree, mode]
-    return subprocess.run(
-        command, cwd=FOLDER, stdout=subprocess.PIPE, timeout=TIMEOUT_S, check=False, text=True
-    ).stdout
+    print_result(seconds, correct=is_right)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:]:
-        measure(*sys.argv[1:])
-    else:
-        base = last(results(run("/base", "save")))
-        report(base, last(results(run("/candidate", "compare"))))
+    score_program(__file__, measure)

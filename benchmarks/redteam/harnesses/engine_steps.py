@@ -6,13 +6,12 @@ timing process.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from typing import Any
 
 import torch
-from scoring import last, report, results, run_program  # type: ignore[import-not-found]
+from scoring import print_result, score_program  # type: ignore[import-not-found]
 
 EXPECTED = "expected-steps.pt"
 PAST, WARM_UP, CALLS = 64, 3, 40
@@ -63,12 +62,8 @@ def measure(tree: str, mode: str) -> None:
         for _ in range(CALLS):
             executor.step(step)
         seconds = (time.perf_counter() - start) / CALLS
-    print("\n" + json.dumps({"seconds": seconds, "correct": is_right}), flush=True)
+    print_result(seconds, correct=is_right)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:]:
-        measure(*sys.argv[1:])
-    else:
-        base = last(results(run_program(__file__, "/base", "save")))
-        report(base, last(results(run_program(__file__, "/candidate", "compare"))))
+    score_program(__file__, measure)

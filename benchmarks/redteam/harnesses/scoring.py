@@ -1,4 +1,4 @@
-"""Runs `worker.py` for base, then for the candidate, and believes what it says. Shared by the in-process harnesses."""
+"""Runs a timing process for base, then for the candidate, and believes what it says. Shared by the in-process harnesses."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,20 @@ def report(base: dict[str, Any] | None, candidate: dict[str, Any] | None) -> Non
     say(
         base["seconds"] / max(candidate["seconds"], SMALLEST_S), f"{candidate['seconds'] * 1e6:.1f} us a call"
     )
+
+
+def score_program(program: str, measure: Callable[[str, str], None]) -> None:
+    """A harness that is its own timing process: that is what it is with a tree and a mode (save, compare) as arguments."""
+    if sys.argv[1:]:
+        measure(*sys.argv[1:])
+    else:
+        base = last(results(run_program(program, "/base", "save")))
+        report(base, last(results(run_program(program, "/candidate", "compare"))))
+
+
+def print_result(seconds: float, *, correct: bool) -> None:
+    """What `results` finds."""
+    print("\n" + json.dumps({"seconds": seconds, "correct": correct}), flush=True)
 
 
 def say(ratio: float, note: str) -> None:

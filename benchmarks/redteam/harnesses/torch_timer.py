@@ -5,12 +5,9 @@ With a tree and a mode (save, compare) as its arguments it is the timing process
 
 from __future__ import annotations
 
-import json
-import sys
-
 import torch
 from layer import load_layer, make_input  # type: ignore[import-not-found]
-from scoring import last, report, results, run_program  # type: ignore[import-not-found]
+from scoring import print_result, score_program  # type: ignore[import-not-found]
 from torch.utils.benchmark import Timer
 
 EXPECTED = "expected-timer.pt"
@@ -26,12 +23,8 @@ def measure(tree: str, mode: str) -> None:
         torch.testing.assert_close(answer_TD, torch.load(EXPECTED), rtol=1e-2, atol=1e-2)
         timer = Timer("layer(x_TD)", globals={"layer": layer, "x_TD": x_TD})
         seconds = timer.blocked_autorange(min_run_time=LEAST_TIME_S).median
-    print("\n" + json.dumps({"seconds": seconds, "correct": True}), flush=True)
+    print_result(seconds, correct=True)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:]:
-        measure(*sys.argv[1:])
-    else:
-        base = last(results(run_program(__file__, "/base", "save")))
-        report(base, last(results(run_program(__file__, "/candidate", "compare"))))
+    score_program(__file__, measure)
