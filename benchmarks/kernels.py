@@ -43,6 +43,7 @@ GEMM_DTYPES: dict[Weights, str] = {
     "bf16": "bfloat16",
     "int8": "bfloat16",
     "int8-dynamic": "int8",
+    "int4": "int8",
 }
 DECODE_TARGETS: dict[Weights, float] = {"bf16": 0.75, "int8": 0.6, "int8-dynamic": 0.6}
 PREFILL_TARGET = 0.6
@@ -121,8 +122,7 @@ def core_limits(config: ModelConfig, weights: Weights) -> CoreLimits:
 def bytes_read(config: ModelConfig, weights: Weights) -> float:
     """The least that decoding one token reads: weights in use, keys and values of CONTEXT tokens."""
     kept_bytes = 4 if weights == "fp32" else 2
-    read = weights_read(config, weights.removesuffix("-dynamic"))
-    return read + cache_read(config, CONTEXT, element_bytes=kept_bytes)
+    return weights_read(config, weights) + cache_read(config, CONTEXT, element_bytes=kept_bytes)
 
 
 def _decode_rows(

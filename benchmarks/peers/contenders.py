@@ -36,10 +36,6 @@ class Contender:
     def path(self, model: PeerModel) -> Path:
         return model.gguf(self.weights) if self.engine == "llama.cpp" else model.hf
 
-    @property
-    def is_eight_bit(self) -> bool:
-        return self.weights in ("int8", "q8_0")
-
 
 _VLLM_ENV = (
     ("VLLM_ENABLE_V1_MULTIPROCESSING", "0"),  # the engine in the process that is stopped and timed
@@ -52,6 +48,7 @@ _VLLM_ENV = (
 CONTENDERS = (
     Contender(OURS, "bf16", "ours_serve"),
     Contender(OURS, "int8", "ours_serve"),
+    Contender(OURS, "int8-dynamic", "ours_serve"),  # rows of 8 bits too, as llama.cpp has them under q8_0
     Contender("transformers", "bf16", "transformers_serve", "transformers"),
     Contender("vllm", "bf16", "vllm_serve", "vllm", _VLLM_ENV),
     Contender("llama.cpp", "f16", "llama_serve", "llama.cpp"),

@@ -9,8 +9,18 @@ from __future__ import annotations
 from model.config import ModelConfig
 from model.training.flops import causal_pairs, training_cost
 
-#: Bytes of one weight as each format keeps it; q8_0 has a 16-bit scale for 32 weights, int8 one scale for an output row.
-WEIGHT_BYTES = {"fp32": 4.0, "bf16": 2.0, "f16": 2.0, "int8": 1.0, "q8_0": 34 / 32}
+#: Bytes of one weight as each format keeps it; for 32 weights q8_0 has a 16-bit scale and int4 that and a least number,
+#: int8 has one scale for an output row.
+WEIGHT_BYTES = {
+    "fp32": 4.0,
+    "bf16": 2.0,
+    "f16": 2.0,
+    "int8": 1.0,
+    "int8-dynamic": 1.0,
+    "q8_0": 34 / 32,
+    "int4": 20 / 32,
+}
+HEAD_BYTES = {**WEIGHT_BYTES, "int4": 1.0}  # where the head has a format of its own
 PASSES = 3  # a training step is counted as a forward and twice that for the backward pass
 
 
@@ -31,8 +41,9 @@ def training_flops(config: ModelConfig, n_rows: int, row_tokens: int) -> float:
 
 def weights_read(config: ModelConfig, weights: str) -> float:
     """Bytes of the weights that one token's decode step multiplies with. Raises KeyError for an unknown format."""
-    lookup = 0 if config.tie_embeddings else config.vocab_size * config.d_model  # one row of it is read
-    return (config.active_parameters - lookup) * WEIGHT_BYTES[weights]
+    head = config.vocab_size * config.d_model
+    lookup = 0 if config.tie_embeddings else head  # one row of it is read
+    return (config.active_parameters - lookup - head) * WEIGHT_BYTES[weights] + head * HEAD_BYTES[weights]
 
 
 def cache_read(config: ModelConfig, context: float, *, element_bytes: int = 2) -> float:

@@ -16,12 +16,18 @@ FACTORS: Mapping[str, Mapping[str, float]] = {
     "decode B8": {"vllm": 1.3, "llama.cpp": 1.3},
     "decode B16": {"vllm": 1.3},
 }
-DECODE_SHARE = {"bf16": 0.75, "int8": 0.6}  # of the bandwidth's roofline at batch 1
+DECODE_SHARE = {"bf16": 0.75, "int8": 0.6, "int8-dynamic": 0.6}  # of the bandwidth's roofline at batch 1
 PREFILL_SHARE = 0.6  # of the GEMM peak in bf16
 PREFIX_SHARE = 0.2  # time to first token on a hit, of a miss
 SCHEDULING_SHARE = 0.05  # of a step at batch 16
 SIXTEEN_BITS, EIGHT_BITS = "16-bit", "8-bit"
-CLASSES = {"bf16": SIXTEEN_BITS, "f16": SIXTEEN_BITS, "int8": EIGHT_BITS, "q8_0": EIGHT_BITS}
+CLASSES = {
+    "bf16": SIXTEEN_BITS,
+    "f16": SIXTEEN_BITS,
+    "int8": EIGHT_BITS,
+    "int8-dynamic": EIGHT_BITS,
+    "q8_0": EIGHT_BITS,
+}
 
 
 def ratio_row(

@@ -18,6 +18,9 @@
 #if defined(LANES_AVX512) && defined(__AVX512BF16__)
 #define LANES_BF16_DOT 1  // two bf16 products per lane and instruction
 #endif
+#if defined(LANES_AVX512) && defined(__AVX512VNNI__)
+#define LANES_BYTE_DOT 1  // four products of bytes per lane and instruction
+#endif
 
 #define LANES_EXPORT extern "C" __attribute__((visibility("default")))
 #define LANES_INLINE inline __attribute__((always_inline))
@@ -36,7 +39,8 @@ typedef uint16_t bf16;
 typedef float Floats __attribute__((vector_size(LANES * 4)));
 typedef int32_t Ints __attribute__((vector_size(LANES * 4)));
 typedef uint32_t Words __attribute__((vector_size(LANES * 4)));
-typedef uint16_t Halves __attribute__((vector_size(LANES * 2)));  // LANES bf16 numbers
+typedef uint16_t Halves __attribute__((vector_size(LANES * 2)));   // LANES bf16 numbers
+typedef int16_t Shorts __attribute__((vector_size(LANES * 4)));
 
 template <typename To, typename From>
 LANES_INLINE To bits(const From &from) {
@@ -191,7 +195,7 @@ LANES_INLINE void sum4(const Floats *values, float *to) {
 LANES_INLINE Floats least(Floats a, Floats b) { return a < b ? a : b; }
 LANES_INLINE Floats most(Floats a, Floats b) { return a > b ? a : b; }
 
-// --- Dot products of bf16 and of 16-bit integers ------------------------------------------------------------------
+// --- Dot products of bf16, of 16-bit integers and of bytes ----------------------------------------------------------
 
 // sum + a0 * b0 + a1 * b1 in each lane, where a 32-bit lane holds two bf16 numbers, the earlier one in its low half.
 LANES_INLINE Floats add_products(Floats sum, Words a, Words b) {
@@ -211,6 +215,18 @@ LANES_INLINE Ints add_products(Ints sum, Ints a, Ints b) {
     return sum + bits<Ints>(_mm256_madd_epi16(bits<__m256i>(a), bits<__m256i>(b)));
 #else
     return sum + ((a << 16) >> 16) * ((b << 16) >> 16) + (a >> 16) * (b >> 16);
+#endif
+}
+
+// sum + a0 * b0 + ... + a3 * b3 in each lane, of bytes: a's without sign, b's with one.
+LANES_INLINE Ints add_byte_products(Ints sum, Words a, Words b) {
+#if defined(LANES_BYTE_DOT)
+    return bits<Ints>(_mm512_dpbusd_epi32(bits<__m512i>(sum), bits<__m512i>(a), bits<__m512i>(b)));
+#else
+    // Bytes 0 and 2, then 1 and 3, as numbers of 16 bits.
+    const Shorts with_sign = bits<Shorts>(b);
+    sum = add_products(sum, bits<Ints>(a & 0x00ff00ffu), bits<Ints>((with_sign << 8) >> 8));
+    return add_products(sum, bits<Ints>((a >> 8) & 0x00ff00ffu), bits<Ints>(with_sign >> 8));
 #endif
 }
 

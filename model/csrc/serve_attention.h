@@ -18,7 +18,7 @@ struct Head {
     int group, number_bytes;
     explicit Head(const Model &model) {
         group = group_of(model.cache_kind);
-        number_bytes = row_bytes_of(model.cache_kind);
+        number_bytes = model.cache_kind == FP32 ? 4 : 2;
         panel_bytes = BLOCK * HALF * number_bytes;
         keys_bytes = up_to(model.d_key, group) * BLOCK * number_bytes;
         bytes = keys_bytes + up_to(model.d_value, HALF) / HALF * panel_bytes;

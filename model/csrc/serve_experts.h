@@ -49,16 +49,12 @@ inline int sort_pairs(const Router &router, int n_tokens, const Memory &memory, 
     return n_used;
 }
 
-inline int64_t hidden_stride(const Model &model, const FeedForward &ffn) {
-    return up_to(ffn.width, HALF) * row_bytes_of(model.kind);
-}
-
-// silu(gate) * up of 16 columns, into the row that the next product reads, or in fp32 where that has a scale.
+// silu(gate) * up of 16 columns, into the row that the next product reads, or in fp32 where that is quantised.
 LANES_INLINE void activate(
     const Model &model, const FeedForward &ffn, const float *outputs, int strip, int row, const Memory &memory) {
     const int64_t column = static_cast<int64_t>(strip) * HALF;
     float *wide = memory.hidden_NF + row * up_to(ffn.width, HALF) + column;
-    char *packed = memory.hidden.data + row * hidden_stride(model, ffn);
+    char *packed = memory.hidden.data + row * row_bytes(model.kind, ffn.width);
     for (int i = 0; i < HALF; i += LANES) {
         Floats gate = lanes::load(outputs + i), up = lanes::load(outputs + HALF + i);
         if (ffn.b_gate) {
@@ -68,7 +64,7 @@ LANES_INLINE void activate(
         }
         const Floats value = lanes::silu(gate) * up;
         if (model.kind == FP32) lanes::store(reinterpret_cast<float *>(packed) + column + i, value);
-        else if (is_scaled(model.kind)) lanes::store(wide + i, value);
+        else if (is_quantised(model.kind)) lanes::store(wide + i, value);
         else lanes::store(reinterpret_cast<lanes::bf16 *>(packed) + column + i, value);
     }
 }
@@ -77,7 +73,7 @@ LANES_INLINE void activate(
 inline void apply(const Model &model, const FeedForward &ffn, const Used *used, int n_used, int n_rows, const int32_t *tokens,
                   const float *weights, const Memory &memory) {
     const Matrix up = ffn.gate_up.first, down = ffn.down.first;
-    const Packed hidden = {memory.hidden.data, memory.hidden.scales, hidden_stride(model, ffn)};
+    const Packed hidden = {memory.hidden.data, memory.hidden.scales, row_bytes(model.kind, ffn.width)};
     const int run = n_used > 2 * model.n_threads ? up.strips() : (up.strips() + 4 * model.n_threads - 1) / (4 * model.n_threads);
     const int n_runs = (up.strips() + run - 1) / run;
     share(model.n_threads, n_used * n_runs, [&](int task, int) {
@@ -88,7 +84,7 @@ inline void apply(const Model &model, const FeedForward &ffn, const Used *used, 
             activate(model, ffn, outputs, strip, expert.first + row, memory);
         });
     });
-    if (is_scaled(model.kind))
+    if (is_quantised(model.kind))
         share(model.n_threads, n_rows, [&](int row, int) {
             pack_row(model.kind, memory.hidden_NF + row * up_to(ffn.width, HALF), ffn.width, hidden.row(row), hidden.scale(row));
         });

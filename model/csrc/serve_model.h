@@ -96,8 +96,6 @@ struct Step {
     int32_t n_tokens, n_parts, n_wanted, most_keys;  // most_keys: of any part, past and new
 };
 
-inline int64_t up_to(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
-
 // Rows of one width in the form that a kind of weights multiplies, and their scales.
 struct Packed {
     char *data;

@@ -22,35 +22,56 @@ enum Kind : int32_t {
     FP32 = 0,          // groups of 1, fp32 rows
     BF16 = 1,          // groups of 2, bf16 rows
     INT8 = 2,          // groups of 4, a scale per output; rows of 16 bits and a scale each, as two rows of 8 bits
-    INT8_DYNAMIC = 3,  // the same weights; rows of 8 bits and a scale each
+    INT8_DYNAMIC = 3,  // groups of 32, a scale per output; rows of 8 bits, a scale per group
+    INT4 = 4,          // groups of 32, scale and least number per group and output; the same rows
 };
 
-constexpr bool is_scaled(int32_t kind) { return kind >= INT8; }
-constexpr int group_of(int32_t kind) { return kind == FP32 ? 1 : kind == BF16 ? 2 : 4; }
-constexpr int row_bytes_of(int32_t kind) { return kind == FP32 ? 4 : kind == INT8_DYNAMIC ? 1 : 2; }  // of one number
+// The part of a row that has one scale, where rows are of 8 bits (serve_groups.cpp).
+struct RowGroup {
+    static constexpr int NUMBERS = 32;
+    float scale;
+    int32_t sum;  // of the numbers
+    int8_t numbers[NUMBERS];
+};
+
+constexpr int64_t up_to(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
+
+constexpr bool is_quantised(int32_t kind) { return kind >= INT8; }  // rows are narrowed once they are whole
+constexpr bool is_grouped(int32_t kind) { return kind >= INT8_DYNAMIC; }
+constexpr bool has_row_scales(int32_t kind) { return kind == INT8; }
+constexpr int group_of(int32_t kind) { return kind == FP32 ? 1 : kind == BF16 ? 2 : kind == INT8 ? 4 : RowGroup::NUMBERS; }
 constexpr int parts_of(int32_t kind) { return kind == INT8 ? 2 : 1; }  // rows that a tile computes for one
+
+// Of a strip's groups: numbers, then for INT4 a bf16 scale and a bf16 least number of each output.
+constexpr int64_t group_bytes_of(int32_t kind) {
+    return kind == INT8_DYNAMIC ? STRIP * RowGroup::NUMBERS : kind == INT4 ? STRIP * (RowGroup::NUMBERS / 2 + 4) : 2 * UNIT;
+}
+
+// Of a row of `width` numbers as it is multiplied.
+constexpr int64_t row_bytes(int32_t kind, int64_t width) {
+    if (is_grouped(kind)) return up_to(width, RowGroup::NUMBERS) / RowGroup::NUMBERS * static_cast<int64_t>(sizeof(RowGroup));
+    return up_to(width, HALF) * (kind == FP32 ? 4 : 2);
+}
 
 // Rows to be multiplied: row i lies at `first + index[i] * stride`, `index` null: one after the other.
 struct Rows {
     const char *first;
     int64_t stride;
     const int32_t *index;
-    const float *scales;  // of row index[i], where the kind is scaled
+    const float *scales;  // of row index[i], where the kind has them
     int32_t at(int i) const { return index ? index[i] : i; }
 };
 
 // A packed matrix; the layout of this struct is model/serving/packed.py's too.
 struct Matrix {
     const char *data;
-    const float *scales;    // [n rounded up to STRIP], null where the kind is not scaled
-    const int32_t *starts;  // likewise: -128 times the sum of each output's weights, since 128 is added to rows
+    const float *scales;    // [n rounded up to STRIP], of INT8 and INT8_DYNAMIC, else null
+    const int32_t *starts;  // likewise, of INT8: -128 times the sum of each output's weights, since 128 is added to rows
     int32_t n, k;           // k is rounded up to whole groups by the packing
     int32_t kind;
     int32_t padding;
-    int64_t strip_bytes() const {
-        const int group = group_of(kind);
-        return static_cast<int64_t>((k + group - 1) / group) * 2 * UNIT;
-    }
+    int n_groups() const { return (k + group_of(kind) - 1) / group_of(kind); }
+    int64_t strip_bytes() const { return n_groups() * group_bytes_of(kind); }
     int strips() const { return (n + STRIP - 1) / STRIP; }
 };
 
@@ -62,7 +83,7 @@ struct Panel {
     int n_segments;
     int steps;  // groups per segment
     int64_t second, stride, ahead;
-    const int32_t *starts;  // of both panels' outputs; null: sums start at zero
+    const int32_t *starts;  // of its outputs; null: sums start at zero
     int64_t beside;         // 0: there is none
 };
 
@@ -71,8 +92,12 @@ constexpr int in_strip(int n, int strip) { return n - strip * STRIP < STRIP ? n 
 
 typedef float Tile[TILE_ROWS][STRIP];
 
-// Sums of 1 to TILE_ROWS rows with a panel, without scales.
+// Sums of 1 to TILE_ROWS rows with a panel, without scales. Not for kinds whose rows have groups.
 void multiply(int32_t kind, const char *const *rows, int n_rows, const Panel &panel, Tile tile);
+
+// The products of 1 to TILE_ROWS rows with one strip of a matrix whose kind has groups; of one row also with the next strip.
+void multiply_groups(const Matrix &matrix, int strip, const char *const *rows, int n_rows, Tile tile);
+void multiply_groups_of_two_strips(const Matrix &matrix, int strip, const char *row, Tile tile);
 
 // The same for one strip of a matrix and rows first .. first + n_rows - 1, scales applied.
 void multiply_strip(const Matrix &matrix, int strip, const Rows &rows, int first, int n_rows, Tile tile);

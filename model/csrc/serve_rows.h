@@ -50,14 +50,30 @@ inline void add_row(float *x, const float *bias, int64_t n) {
     });
 }
 
-// Writes whole numbers as bytes + 128; INT8's are 256 * high + low, four high bytes before their four low ones.
-LANES_INLINE void put_bytes(int32_t kind, lanes::Ints values, char *to, int64_t at) {
-    typedef uint8_t Bytes __attribute__((vector_size(LANES)));
-    if (kind == INT8_DYNAMIC) {
-        const Bytes bytes = __builtin_convertvector(values + 128, Bytes);
-        std::memcpy(to + at, &bytes, sizeof bytes);
-        return;
+// The largest magnitude of some numbers, and zero; NaN as the second where a number is not finite: quantised numbers have
+// no way to say so but their scale.
+struct Range {
+    Floats most = lanes::zeros(), unusable = lanes::zeros();
+    LANES_INLINE void add(Floats v) {
+        most = lanes::most(most, lanes::most(v, -v));
+        unusable += v * 0.0f;
     }
+    LANES_INLINE float largest() const {
+        float largest = 0;
+        for (int i = 0; i < LANES; ++i) largest = most[i] > largest ? most[i] : largest;
+        return largest;
+    }
+    LANES_INLINE float zero() const { return lanes::sum(unusable); }
+};
+
+// To the nearest whole number, of magnitudes below 2^22.
+LANES_INLINE lanes::Ints round_whole(Floats v) {
+    return lanes::bits<lanes::Ints>(v + 12582912.0f) - 0x4b400000;  // 1.5 * 2^23
+}
+
+// Writes whole numbers 256 * high + low as bytes + 128, four high bytes before their four low ones.
+LANES_INLINE void put_two_bytes(lanes::Ints values, char *to, int64_t at) {
+    typedef uint8_t Bytes __attribute__((vector_size(LANES)));
     const lanes::Ints high = (values + 128) >> 8;
     const Bytes parts[2] = {__builtin_convertvector(high + 128, Bytes), __builtin_convertvector(values - high * 256 + 128, Bytes)};
     for (int i = 0; i < LANES; i += 4)
@@ -65,7 +81,31 @@ LANES_INLINE void put_bytes(int32_t kind, lanes::Ints values, char *to, int64_t 
             std::memcpy(to + (at + i) * 2 + part * 4, reinterpret_cast<const char *>(&parts[part]) + i, 4);
 }
 
-// Writes a row in the form of `kind`, zeros behind it up to a multiple of 16.
+// Writes `count` numbers as a group, zeros behind them.
+LANES_INLINE void pack_group(const float *x, int64_t count, RowGroup &to) {
+    typedef int8_t Bytes __attribute__((vector_size(LANES)));
+    constexpr int N = RowGroup::NUMBERS / LANES;
+    Floats v[N];
+    Range range;
+    for (int i = 0; i < N; ++i) {
+        const int64_t left = count - i * LANES;
+        v[i] = lanes::load_part(x + i * LANES, left < 0 ? 0 : left < LANES ? left : LANES);
+        range.add(v[i]);
+    }
+    const float largest = range.largest(), inverse = largest > 0 ? 127.0f / largest : 0.0f;
+    lanes::Ints sums{};
+    for (int i = 0; i < N; ++i) {
+        const lanes::Ints values = round_whole(v[i] * inverse);
+        const Bytes bytes = __builtin_convertvector(values, Bytes);
+        std::memcpy(to.numbers + i * LANES, &bytes, sizeof bytes);
+        sums += values;
+    }
+    to.scale = largest / 127.0f + range.zero();
+    to.sum = 0;
+    for (int i = 0; i < LANES; ++i) to.sum += sums[i];
+}
+
+// Writes a row in the form of `kind`, zeros behind it up to a multiple of 16 or to the end of a group.
 SERVE_ONCE void pack_row(int32_t kind, const float *x, int64_t n, char *to, float *scale) {
     const int64_t n_filled = up_to(n, HALF);
     if (kind == FP32) {
@@ -79,20 +119,18 @@ SERVE_ONCE void pack_row(int32_t kind, const float *x, int64_t n, char *to, floa
         std::memset(numbers + n, 0, static_cast<size_t>(n_filled - n) * 2);
         return;
     }
-    Floats most = lanes::zeros(), unusable = lanes::zeros();
-    in_vectors(n, [&](int64_t i, int64_t count) {
-        const Floats v = lanes::load_part(x + i, count);
-        most = lanes::most(most, lanes::most(v, -v));
-        unusable += v * 0.0f;  // NaN where a number is not finite: the row's products must say so
-    });
-    float largest = 0;
-    for (int i = 0; i < LANES; ++i) largest = most[i] > largest ? most[i] : largest;
-    const float steps = kind == INT8 ? 127.0f * 256.0f : 127.0f, inverse = largest > 0 ? steps / largest : 0.0f;
-    *scale = largest / steps + lanes::sum(unusable);
+    if (is_grouped(kind)) {
+        RowGroup *groups = reinterpret_cast<RowGroup *>(to);
+        for (int64_t i = 0; i < n; i += RowGroup::NUMBERS, ++groups) pack_group(x + i, n - i, *groups);
+        return;
+    }
+    Range range;
+    in_vectors(n, [&](int64_t i, int64_t count) { range.add(lanes::load_part(x + i, count)); });
+    const float largest = range.largest(), steps = 127.0f * 256.0f, inverse = largest > 0 ? steps / largest : 0.0f;
+    *scale = largest / steps + range.zero();
     for (int64_t i = 0; i < n_filled; i += LANES) {
         const int64_t count = n - i < 0 ? 0 : n - i < LANES ? n - i : LANES;
-        const Floats rounded = lanes::load_part(x + i, count) * inverse + 12582912.0f;  // 1.5 * 2^23: to integers
-        put_bytes(kind, lanes::bits<lanes::Ints>(rounded) - 0x4b400000, to, i);
+        put_two_bytes(round_whole(lanes::load_part(x + i, count) * inverse), to, i);
     }
 }
 

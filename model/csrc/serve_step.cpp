@@ -26,26 +26,30 @@ struct Pieces {
         return piece;
     }
     Packed take_rows(int32_t kind, int64_t n_rows, int64_t width) {
-        const int64_t stride = up_to(width, HALF) * row_bytes_of(kind);
+        const int64_t stride = row_bytes(kind, width);
         char *data = take<char>(n_rows * stride);
-        return {data, is_scaled(kind) ? take<float>(n_rows) : nullptr, stride};
+        return {data, has_row_scales(kind) ? take<float>(n_rows) : nullptr, stride};
     }
 };
 
 int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// The largest of each size over the layers; `hidden` counts numbers of all rows together.
+// The largest of each size over the layers; of `hidden` and `hidden_bytes` numbers and bytes of all rows together.
 struct Widths {
-    int64_t down = 0, hidden = 0, hidden_rows, experts = 0, chosen = 1, q_up_n = 0, q_up_k = 0;
+    int64_t down = 0, hidden = 0, hidden_bytes = 0, hidden_rows, experts = 0, chosen = 1, q_up_n = 0, q_up_k = 0;
     Widths(const Model &model, int64_t n_tokens) : hidden_rows(n_tokens) {
+        const auto holds = [&](int64_t n_rows, int32_t width) {
+            hidden = most(hidden, n_rows * up_to(width, HALF));
+            hidden_bytes = most(hidden_bytes, n_rows * row_bytes(model.kind, width));
+        };
         for (const Layer *layer = model.layers; layer < model.layers + model.n_layers; ++layer) {
             down = most(down, layer->attention.down.n);
             const AttentionWeights &attention = layer->attention;
             q_up_n = most(q_up_n, attention.q_up.n);
             q_up_k = most(q_up_k, attention.q_up.k);
-            hidden = most(hidden, n_tokens * up_to(layer->shared.width, HALF));
+            holds(n_tokens, layer->shared.width);
             if (!layer->routed.width) continue;
-            hidden = most(hidden, n_tokens * layer->router.top_k * up_to(layer->routed.width, HALF));
+            holds(n_tokens * layer->router.top_k, layer->routed.width);
             experts = most(experts, layer->router.weight.n);
             chosen = most(chosen, layer->router.top_k);
         }
@@ -71,11 +75,9 @@ static Memory lay_out(const Model &model, int n_tokens, int most_keys, char *bas
     memory.router_TE = pieces.take<float>(n_tokens * memory.d_router);
     const int64_t d_heads_out = static_cast<int64_t>(model.n_heads) * model.d_out;
     memory.in = pieces.take_rows(model.kind, n_tokens, most(most(model.d_model, widths.q_up_k), d_heads_out));
-    memory.hidden = pieces.take_rows(model.kind, 1, widths.hidden);
-    if (is_scaled(model.kind)) {
-        memory.hidden.scales = pieces.take<float>(widths.hidden_rows);
-        memory.hidden_NF = pieces.take<float>(widths.hidden);
-    }
+    memory.hidden.data = pieces.take<char>(widths.hidden_bytes);
+    if (has_row_scales(model.kind)) memory.hidden.scales = pieces.take<float>(widths.hidden_rows);
+    if (is_quantised(model.kind)) memory.hidden_NF = pieces.take<float>(widths.hidden);
     memory.queries = pieces.take_rows(model.cache_kind, n_heads_TH, model.d_key);
     if (model.d_nope) {
         memory.queries_TN = pieces.take<float>(n_tokens * up_to(widths.q_up_n, STRIP));
@@ -204,10 +206,10 @@ LANES_EXPORT void serve_step(const Model *model, const Step *step) {
 
 // fp32 rows [M, K] times one matrix, as the layers multiply them: to [M, N]. 0 where there is no memory, else 1.
 LANES_EXPORT int32_t serve_product(const Matrix *matrix, const float *x_MK, int32_t n_rows, float *to_MN) {
-    const int64_t stride = up_to(matrix->k, HALF) * row_bytes_of(matrix->kind), scales_bytes = up_to(n_rows * 4, 64);
+    const int64_t stride = row_bytes(matrix->kind, matrix->k), scales_bytes = up_to(n_rows * 4, 64);
     char *memory = static_cast<char *>(std::malloc(static_cast<size_t>(scales_bytes + n_rows * stride)));
     if (!memory) return 0;
-    const Packed rows = {memory + scales_bytes, is_scaled(matrix->kind) ? reinterpret_cast<float *>(memory) : nullptr, stride};
+    const Packed rows = {memory + scales_bytes, has_row_scales(matrix->kind) ? reinterpret_cast<float *>(memory) : nullptr, stride};
     for (int64_t row = 0; row < n_rows; ++row)
         pack_row(matrix->kind, x_MK + row * matrix->k, matrix->k, rows.row(row), rows.scale(row));
     for_outputs(*matrix, 0, matrix->strips(), rows.rows(), n_rows, [&](int row, int strip, const float *outputs) {

@@ -1,6 +1,7 @@
 """A transformer's weights as the tables of the compiled engine: packed, with everything the kernels ask of a layer.
 
-Weights that layers share are packed once. What the kernels read in place, as an fp32 embedding, is kept; all else is a
+Weights that layers share are packed once. The head of int4 has 8 bits, as its rows: 4 bits there cost most of what they
+cost at all (docs/performance.md). What the kernels read in place, as an fp32 embedding, is kept; all else is a
 copy, so the transformer's own weights may be given up. Knows nothing of steps or caches.
 """
 
@@ -56,7 +57,7 @@ class NativeWeights:
             if consume:  # layers that share weights with this one find them packed
                 give_up(block)
         head = transformer.embedding if transformer.head is None else transformer.head
-        self.head = matrix(self._pack(head))
+        self.head = matrix(self._pack(head, "int8-dynamic" if weights == "int4" else weights))
         self.norm = self._vector(transformer.norm.weight)
         self.embedding = self._vector(transformer.embedding)
         if consume:

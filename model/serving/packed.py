@@ -1,8 +1,9 @@
-"""Weights as the compiled engine multiplies them: packed once at load, in fp32, bf16 or int8.
+"""Weights as the compiled engine multiplies them: packed once at load, in fp32, bf16, int8 or int4.
 
 A matrix [N, K] becomes strips of 32 outputs, [N/32][K/group][32][group], so that one product reads it from front to back;
 see model/csrc/serve_products.h; the kernels' library packs them. Int8 weights have one scale per output: the largest
-magnitude of its row is 127. Knows nothing of which matrix belongs to which layer.
+magnitude of its row is 127. Int4 weights have a scale and a least number per 32 of an output's. Knows nothing of which
+matrix belongs to which layer.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-Weights = Literal["fp32", "bf16", "int8", "int8-dynamic"]
+Weights = Literal["fp32", "bf16", "int8", "int8-dynamic", "int4"]
 KINDS: dict[str, int] = {kind: number for number, kind in enumerate(get_args(Weights))}
-GROUP: dict[str, int] = {"fp32": 1, "bf16": 2, "int8": 4, "int8-dynamic": 4}
-NUMBER_BYTES: dict[str, int] = {"fp32": 4, "bf16": 2, "int8": 1, "int8-dynamic": 1}
+GROUP: dict[str, int] = {"fp32": 1, "bf16": 2, "int8": 4, "int8-dynamic": 32, "int4": 32}
+#: Of one output's group; int4's has two numbers of bf16 beside its weights.
+GROUP_BYTES: dict[str, int] = {"fp32": 4, "bf16": 4, "int8": 4, "int8-dynamic": 32, "int4": 20}
 
 STRIP = 32
 HALF = 16
@@ -65,7 +67,7 @@ class PackedStack:
     data: Tensor  # uint8
     bytes_each: int
     scales: Tensor | None = None  # fp32 [matrices, N rounded up to STRIP]
-    starts: Tensor | None = None  # int32, the same shape: -128 times the sum of an output's weights
+    starts: Tensor | None = None  # int32, the same shape, of int8: -128 times the sum of an output's weights
 
 
 def pack(
@@ -79,12 +81,13 @@ def pack(
     sources = [_readable(part) for part in (weight, beside) if part is not None]
     n_matrices, n_rows, k = sources[0].shape
     n = n_rows if beside is None else 2 * -(-n_rows // HALF) * HALF
-    n_strips, group = -(-n // STRIP), GROUP[weights]
-    bytes_each = n_strips * -(-k // group) * STRIP * group * NUMBER_BYTES[weights]
+    n_strips = -(-n // STRIP)
+    bytes_each = n_strips * STRIP * -(-k // GROUP[weights]) * GROUP_BYTES[weights]
     data = memory.take(n_matrices * bytes_each)
     scales = starts = None
     if weights in ("int8", "int8-dynamic"):
         scales = torch.zeros((n_matrices, n_strips * STRIP))
+    if weights == "int8":
         starts = torch.zeros((n_matrices, n_strips * STRIP), dtype=torch.int32)
     stack = PackedStack(weights, n, k, data, bytes_each, scales, starts)
     is_bf16 = sources[0].dtype is torch.bfloat16

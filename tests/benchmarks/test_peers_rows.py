@@ -13,6 +13,7 @@ from benchmarks.peers import serve, serve_rows, train
 from benchmarks.peers.contenders import CONTENDERS, available
 from benchmarks.peers.models import QWEN3_MOE_22M, QWEN3_MOE_186M, random_model
 from benchmarks.peers.serve_rows import Measured
+from benchmarks.peers.targets import CLASSES
 from benchmarks.report import MeasuringFailed, Row
 
 MS = 1_000_000
@@ -72,11 +73,12 @@ def found(tmp_path: Path) -> Measured:
     measured.loaded = {
         each.name: {"version": "1", "load_s": 2.0, "resident_bytes": 3 << 20} for each in CONTENDERS
     }
-    measured.bandwidth = {"bf16": 2e10, "f16": 2e10, "int8": 2e10, "q8_0": 2e10}
+    measured.bandwidth = dict.fromkeys(CLASSES, 2e10)
     measured.gemm = 2e11
     pace = {
         "ours bf16": 6,
         "ours int8": 4,
+        "ours int8-dynamic": 4,
         "transformers bf16": 36,
         "vllm bf16": 15,
         "llama.cpp f16": 8,

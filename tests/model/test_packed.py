@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import platform
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
@@ -16,6 +17,7 @@ from model import native
 from model.serving import native_tables as tables
 from model.serving.packed import (
     GROUP,
+    GROUP_BYTES,
     STRIP,
     PackedMemory,
     PackedStack,
@@ -62,8 +64,29 @@ def as_multiplied(weight_NK: Tensor, weights: Weights) -> Tensor:
         return weight_NK.double()
     if weights == "bf16":
         return weight_NK.bfloat16().double()
+    if weights == "int4":
+        return grouped(weight_NK, in_four_bits)
     numbers, scale_N = quantised(weight_NK)
     return numbers.double() * scale_N.double()[:, None]
+
+
+def in_four_bits(group: Tensor) -> Tensor:
+    """The numbers nearest to 0 .. 15 steps above the least one, which and whose steps are bf16."""
+    least = group.min().bfloat16().float()
+    step = ((group.max() - least) / 15).bfloat16().float()
+    steps = ((group - least) * torch.where(step > 0, 1 / step, 0) + 0.5).floor().clamp(0, 15)
+    return steps.double() * step.double() + least.double()
+
+
+def in_eight_bits(group: Tensor) -> Tensor:
+    largest = group.abs().max()
+    inverse = torch.where(largest > 0, 127 / largest, 0)
+    return (group * inverse).round().double() * (largest / 127).double()
+
+
+def grouped(rows_MK: Tensor, rounded: Callable[[Tensor], Tensor]) -> Tensor:
+    """Each group of 32 numbers of a row by itself; the last one may be shorter."""
+    return torch.stack([torch.cat([rounded(group) for group in row.split(32)]) for row in rows_MK])
 
 
 def as_rows(x_MK: Tensor, weights: Weights) -> Tensor:
@@ -72,7 +95,9 @@ def as_rows(x_MK: Tensor, weights: Weights) -> Tensor:
         return x_MK.double()
     if weights == "bf16":
         return x_MK.bfloat16().double()
-    steps = 127 * 256 if weights == "int8" else 127
+    if weights != "int8":
+        return grouped(x_MK, in_eight_bits)
+    steps = 127 * 256
     largest_M1 = x_MK.abs().amax(1, keepdim=True)
     inverse_M1 = torch.where(largest_M1 > 0, steps / largest_M1, torch.zeros_like(largest_M1))
     return (x_MK * inverse_M1).round().double() * (largest_M1 / steps).double()
@@ -90,15 +115,41 @@ def test_products_are_those_of_the_rounded_numbers(
     assert (found.double() - expected).abs().max() < 2e-6 * k**0.5 * (1 + expected.abs().max())
 
 
-@pytest.mark.parametrize("weights", ALL_WEIGHTS)
+@pytest.mark.parametrize("weights", ["fp32", "bf16", "int8", "int8-dynamic"])
 def test_small_integers_are_multiplied_exactly(library: ctypes.CDLL, weights: Weights) -> None:
     """Every int8 weight there is, both signs, in each place of a group."""
     weight_NK = torch.arange(-127, 128).repeat(40)[: 34 * 260].view(34, 260).float()
     weight_NK[:, 0] = 127  # the scale of each output is one
     x_MK = torch.randint(-3, 4, (13, 260)).float()
-    x_MK[:, 1] = 127 if weights.startswith("int8") else 2  # the scale of each row is a power of two
+    x_MK[:, 1::32] = 127 if weights.startswith("int8") else 2  # the scale of each group is a power of two
     expected = x_MK.double() @ weight_NK.double().T
     assert torch.equal(product(library, packed(library, weight_NK, weights), x_MK).double(), expected)
+
+
+def test_four_bits_hold_sixteen_numbers_exactly_in_each_group(library: ctypes.CDLL) -> None:
+    """Every number there is in each place of a group, under scales and least numbers of their own."""
+    numbers_NK = (torch.arange(40)[:, None] + torch.arange(130)) % 16
+    step_NG, least_NG = 2.0 ** torch.randint(-3, 3, (40, 5)), torch.randint(-60, 60, (40, 5)).float()
+    group_K = torch.arange(130) // 32
+    weight_NK = numbers_NK * step_NG[:, group_K] + least_NG[:, group_K]
+    # the last group has two numbers only: the least and the largest of them are 0 and 15 there
+    weight_NK[:, 128:] = least_NG[:, 4:] + torch.tensor([0, 15]) * step_NG[:, 4:]
+    x_MK = torch.randint(-127, 128, (13, 130)).float()
+    x_MK[:, ::32] = 127
+    expected = x_MK.double() @ weight_NK.double().T
+    assert torch.equal(product(library, packed(library, weight_NK, "int4"), x_MK).double(), expected)
+
+
+def test_sums_of_a_group_have_room_for_the_largest_numbers(library: ctypes.CDLL) -> None:
+    """The largest bytes of both sides in all places: narrower sums than 32 bits would wrap."""
+    for sign in (1.0, -1.0):
+        weight_NK, x_MK = torch.full((32, 64), 30.0), torch.full((2, 64), sign * 127)
+        weight_NK[:, ::32] = 0  # the least number: all others are 15 steps above it
+        expected = x_MK.double() @ weight_NK.double().T
+        assert torch.equal(product(library, packed(library, weight_NK, "int4"), x_MK).double(), expected)
+        weight_NK[:, ::32] = -30
+        found = product(library, packed(library, weight_NK, "int8-dynamic"), x_MK)
+        assert (found / (x_MK @ weight_NK.T) - 1).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("weights", ALL_WEIGHTS)
@@ -130,8 +181,9 @@ def test_a_packed_matrix_is_as_large_as_its_numbers_and_their_padding(
 ) -> None:
     stack = packed(library, torch.zeros(n, k), weights)
     groups, strips = -(-k // GROUP[weights]), -(-n // STRIP)
-    # A group has 4 bytes, whatever its numbers.
-    assert stack.data.numel() == stack.bytes_each == groups * strips * STRIP * 4
+    bits = {"fp32": 32, "bf16": 16, "int8": 8, "int8-dynamic": 8, "int4": 4 + 32 / GROUP["int4"]}[weights]
+    assert GROUP_BYTES[weights] == GROUP[weights] * bits / 8
+    assert stack.data.numel() == stack.bytes_each == groups * strips * STRIP * GROUP_BYTES[weights]
     assert stack.data.data_ptr() % 64 == 0
 
 
@@ -215,6 +267,6 @@ def test_other_processors_compute_the_same_products(
         here = product(library, packed(library, weight_NK, weights), x_MK)
         there = product(other, packed(other, weight_NK, weights), x_MK)
         # Without fused multiply-add a number of a quantised row may round to the step beside.
-        step = {"int8": 1e-3, "int8-dynamic": 0.1}.get(weights, 1e-4)
+        step = {"int8": 1e-3, "int8-dynamic": 0.1, "int4": 0.1}.get(weights, 1e-4)
         assert (here - there).abs().max() < step
         assert torch.equal(product(other, packed(other, weight_NK, weights), x_MK[:5]), there[:5])

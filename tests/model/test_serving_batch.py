@@ -74,7 +74,7 @@ def answers(core: EngineCore, generations: Sequence[Generation], every: int = 0)
     ]
 
 
-@pytest.mark.parametrize("weights", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("weights", ["fp32", "bf16", "int8", "int4"])
 @pytest.mark.parametrize("config", [SMALL, MOE], ids=["dense", "moe"])
 def test_company_changes_nothing(config: ModelConfig, weights: Weights) -> None:
     model, generations = served(config), wanted()

@@ -1,0 +1,76 @@
+// How tiles of rows are shared out over a processor's registers, for every kind of product. Knows nothing of weights.
+
+#pragma once
+
+#include "serve_products.h"
+
+namespace serve {
+
+constexpr int VECTORS = HALF / lanes::LANES;  // of one unit of weights
+#if defined(LANES_AVX512) || defined(__aarch64__)
+constexpr int REGISTERS = 32;
+#else
+constexpr int REGISTERS = 16;
+#endif
+
+template <typename T>
+LANES_INLINE T load_as(const void *from) {
+    T value;
+    std::memcpy(&value, from, sizeof value);
+    return value;
+}
+
+// Four bytes of a row in every lane.
+LANES_INLINE lanes::Words all_of(const void *from) { return lanes::held(lanes::Words{} + load_as<uint32_t>(from)); }
+
+// Numbers of rows between these compute some row twice: that is cheaper than more code.
+static constexpr int WIDTHS[] = {1, 2, 3, 4, 6, 8, 12};
+static_assert(WIDTHS[6] == TILE_ROWS, "the widest tile has all rows");
+
+// `Product` has SUMS, the vectors of sums that fit into registers, and sum<ROWS, UNITS>(rows, weights, first unit, tile).
+template <typename Product>
+struct Tiles {
+    typedef typename Product::Weights Weights;
+    typedef void (*SumRows)(const char *const *, const Weights &, Tile);
+
+    // The most rows that can be summed together.
+    static constexpr int most_rows() {
+        int most = 1;
+        for (int width : WIDTHS)
+            if (width * VECTORS <= Product::SUMS) most = width;
+        return most;
+    }
+
+    template <int ROWS>
+    static void sum_rows(const char *const *rows, const Weights &weights, Tile tile) {
+        if constexpr (ROWS * 2 * VECTORS <= Product::SUMS) {
+            Product::template sum<ROWS, 2>(rows, weights, 0, tile);
+        } else {
+            Product::template sum<ROWS, 1>(rows, weights, 0, tile);
+            Product::template sum<ROWS, 1>(rows, weights, 1, tile);
+        }
+    }
+
+    template <int ROWS>
+    static constexpr SumRows where_fits() {
+        if constexpr (ROWS <= most_rows()) return sum_rows<ROWS>;
+        return nullptr;
+    }
+
+    static void multiply(const char *const *rows, int n_rows, const Weights &weights, Tile tile) {
+        static constexpr SumRows SUMS[] = {where_fits<1>(), where_fits<2>(), where_fits<3>(), where_fits<4>(),
+                                           where_fits<6>(), where_fits<8>(), where_fits<12>()};
+        int n_blocks = (n_rows + most_rows() - 1) / most_rows();
+        for (int first = 0; first < n_rows; --n_blocks) {
+            const int count = (n_rows - first + n_blocks - 1) / n_blocks;
+            int width = 0;
+            while (WIDTHS[width] < count) ++width;
+            const char *filled[TILE_ROWS];
+            for (int i = 0; i < WIDTHS[width]; ++i) filled[i] = rows[first + (i < count ? i : count - 1)];
+            SUMS[width](filled, weights, tile + first);
+            first += count;
+        }
+    }
+};
+
+}  // namespace serve
