@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from model.checkpoint import CheckpointError
+from model.serving.cores import bind, parsed
 from model.serving.errors import LoadError
 from model.serving.generation import EngineLimits
 from model.serving.hardware import add_options, load_on, read_options
@@ -64,6 +65,8 @@ def _bundled(options: argparse.Namespace) -> Load:
         raise ValueError("choose a model with --model, or another server with --upstream")
     find_folder(options.model, options.home)  # a missing model should not take until after start-up
     hardware = read_options(options)
+    if options.cores is not None:
+        bind(parsed(options.cores))
     if options.threads:
         torch.set_num_threads(options.threads)
     limits = EngineLimits(
@@ -112,7 +115,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--home", type=Path, help="state folder (default: GAINSHARE_HOME, else .gainshare)")
     parser.add_argument(
-        "--threads", type=int, help="threads per matrix product (default: torch's own choice)"
+        "--threads",
+        type=int,
+        help="threads per matrix product (default: torch's own choice); `python -m model.serving.tune` finds the best",
+    )
+    parser.add_argument(
+        "--cores",
+        metavar="LIST",
+        help="keep the node to these cores, as 0-3,8 (default: all that it may use)",
     )
     parser.add_argument("--max-running", type=int, default=EngineLimits.max_running)
     parser.add_argument(
