@@ -59,13 +59,14 @@ class TimedExecutor:
 
 
 def load(path: str, weights: Weights, max_tokens: int, max_batch: int) -> dict[str, Any]:
-    """The folder's weights in `weights`, on the compiled executor."""
+    """The folder's weights in `weights`, on the compiled executor; as in a node they are in memory once."""
     global _engine, _clock
     torch.set_num_threads(1)
     native.library()  # compiled once for all loads, not in this one
     begun = time.monotonic()
     config, state = hf.load(Path(path), dtype=torch.float32)
     transformer = hf.to_transformer(config, state)
+    del state
     _clock = TimedExecutor(_executor(transformer, weights, max_tokens, max_batch))
     served = ServedModel(config.name, transformer, ByteTokenizer(), ChatTemplate(TINY_TEMPLATE), {})
     _engine = Engine(
@@ -137,7 +138,7 @@ class _Run:
 
 def _executor(transformer: Transformer, weights: Weights, max_tokens: int, max_batch: int) -> Executor:
     n_blocks = max_batch * -(-max_tokens // BLOCK_TOKENS) + 1
-    return NativeExecutor(transformer, n_blocks, weights=weights)
+    return NativeExecutor(transformer, n_blocks, weights=weights, consume=True)
 
 
 if __name__ == "__main__":
