@@ -1,8 +1,8 @@
 """Head sharing and cross-layer tying: fewer stored bytes at equal held-out loss.
 
 The plain model has key/value heads of its own for each head and weights of its own for each layer; both sides have tied
-embeddings. Which way of sharing is reported is chosen on the tuning seed, never on the reported ones: the smallest one
-within the margin, else the one of least loss. Shared layers are computed as often as others: bytes are saved, not operations.
+embeddings. Which way of sharing is reported is chosen on the tuning seed, never on the reported ones: of those that save
+enough the one of least loss, since one that is just within the margin there may be beyond it on other seeds. Shared layers are computed as often as others: bytes are saved, not operations.
 """
 
 from __future__ import annotations
@@ -102,13 +102,14 @@ def decide(compared: Compared, settings: Settings, scale: Scale) -> list[Row]:
 
 
 def chosen_sharing(results: Mapping[str, Result]) -> str:
-    """The smallest within the margin of the plain model; where none is, the one of least loss."""
+    """Of those that save LEAST_SAVED the one of least loss; where none does, the smallest."""
     shared = {name: result for name, result in results.items() if name != PLAIN}
-    limit = loss_of(results[PLAIN]) * (1 + MARGIN)
-    equal = [name for name, result in shared.items() if loss_of(result) <= limit]
-    if equal:
-        return min(equal, key=lambda name: shared[name]["stored_bytes"])
-    return min(shared, key=lambda name: loss_of(shared[name]))
+    enough = [
+        name for name, result in shared.items() if bytes_saved([result], [results[PLAIN]]) >= LEAST_SAVED
+    ]
+    if enough:
+        return min(enough, key=lambda name: loss_of(shared[name]))
+    return min(shared, key=lambda name: shared[name]["stored_bytes"])
 
 
 def loss_change(results: Sequence[Result], plain: Sequence[Result]) -> Spread:

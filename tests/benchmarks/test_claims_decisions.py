@@ -96,10 +96,18 @@ def sharing_row(small_loss: float, large_loss: float) -> Row:
     return row
 
 
-def test_the_smallest_sharing_of_equal_loss_is_reported() -> None:
-    row = sharing_row(2.01, 2.0)
-    assert (row.value, row.holds) == (-50.0, True)
-    assert row.how.startswith("small")
+def test_of_sharings_that_save_enough_the_one_of_least_loss_is_reported() -> None:
+    for small_loss, large_loss, chosen, saved in ((2.01, 2.0, "large", -35.0), (2.0, 2.01, "small", -50.0)):
+        row = sharing_row(small_loss, large_loss)
+        assert (row.value, row.holds) == (saved, True)
+        assert row.how.startswith(chosen)
+
+
+def test_a_sharing_that_saves_too_little_is_passed_over() -> None:
+    shared = {"enough": [result(2.01, stored_bytes=250)], "little": [result(1.9, stored_bytes=300)]}
+    (row,) = sharing.decide(compared({"plain": [result(2.0)], **shared}), SHARING, "quick")
+    assert (row.value, row.holds) == (-37.5, True)
+    assert row.how.startswith("enough")
 
 
 def test_a_sharing_beyond_the_margin_is_passed_over() -> None:
@@ -128,7 +136,11 @@ def test_the_reported_seeds_do_not_choose_the_sharing() -> None:
         "lucky": [result(1.5, stored_bytes=100)],
         "sound": [result(2.0, stored_bytes=250)],
     }
-    deciding = {"plain": result(2.0), "lucky": result(3.0, stored_bytes=100), "sound": result(2.0)}
+    deciding = {
+        "plain": result(2.0),
+        "lucky": result(3.0, stored_bytes=100),
+        "sound": result(2.0, stored_bytes=250),
+    }
     (row,) = sharing.decide(compared(results, deciding), SHARING, "quick")
     assert row.how.startswith("sound")
 
