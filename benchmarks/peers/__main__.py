@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.choices["serve"].add_argument(
         "--setup",
         action="store_true",
-        help="set the peers up first, each in its own environment below .gainshare/peers (about 4 GB, 10 minutes)",
+        help="set the peers up first, each in its own environment below .gainshare/peers (about 4 GB, half an hour on two cores)",
     )
     return parser
 

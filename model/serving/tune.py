@@ -3,7 +3,7 @@
 Each setting is measured in a process of its own, which is bound to its cores before it loads the model, so that memory
 lies beside the cores that first touch it. Prints tokens per second of one answer and of several that decode together, and
 of a prompt, and the options for `python -m model.serving.node`: the fewest threads that come within 3 % of the best
-rate of several answers. Nothing else should run meanwhile. A model with other weights, or another machine, wants another run.
+rate of several answers. With --json the lines go to stderr as they come. Nothing else should run meanwhile. A model with other weights, or another machine, wants another run.
 """
 
 from __future__ import annotations
@@ -106,9 +106,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (CheckpointError, ConfigError, ValueError, BrokenProcessPool) as error:
             sys.stderr.write(f"error: {setting.options}: {error}\n")
             return 1
-        if not options.json:
-            sys.stdout.write(_line(trials[-1], options.batch) + "\n")
-            sys.stdout.flush()
+        progress = sys.stderr if options.json else sys.stdout
+        progress.write(_line(trials[-1], options.batch) + "\n")
+        progress.flush()
     chosen = best(trials)
     if options.json:
         rows = [
