@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from benchmarks.sandbox.groups import FROZEN_SLACK_NS
 from benchmarks.sandbox.levels import MIB, Limits, SandboxLevel
 from benchmarks.sandbox.once import Completed, run
 from benchmarks.sandbox.processes import read_stat
@@ -23,8 +24,6 @@ LOG_BYTES = 64 * 1024
 OUTPUT_BYTES = MIB
 TIMEOUT_S = 10.0
 FROZEN_FOR_S = 0.2
-#: The kernel calls a task frozen a moment before it has left its core.
-FROZEN_TOLERANCE_NS = 1_000_000
 #: Bubblewrap's monitor and init are counted with the sample's own.
 OWN_PIDS = 2
 
@@ -157,6 +156,6 @@ def _frozen(level: SandboxLevel, stage: Stage) -> Attack:
         thawed = sample.cpu_ns() - before - used
     return Attack(
         "resources.work_while_frozen",
-        used < FROZEN_TOLERANCE_NS < thawed,
+        used < FROZEN_SLACK_NS < thawed,
         f"{used} ns used frozen, {thawed} ns thawed",
     )

@@ -6,6 +6,10 @@ from typing import Literal, Protocol
 
 Exhausted = Literal["memory", "pids"]
 
+#: What a frozen group may seem to use: the kernel calls a thread frozen or stopped a moment before it has left its
+#: core, and what it ran since the last tick is charged only then, with the time that a host took that core away.
+FROZEN_SLACK_NS = 10_000_000
+
 
 class ProcessGroup(Protocol):
     """All processes of one sandbox. Made before the first of them runs; `remove` after the last is gone.
@@ -22,7 +26,7 @@ class ProcessGroup(Protocol):
         """Live processes, as the host numbers them."""
 
     def freeze(self) -> None:
-        """Returns once nothing in the group can run. Raises SandboxError when that cannot be had in time."""
+        """Returns once nothing in the group runs its code (`FROZEN_SLACK_NS`). Raises SandboxError when that cannot be had in time."""
 
     def thaw(self) -> None: ...
 

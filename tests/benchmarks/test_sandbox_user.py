@@ -12,6 +12,7 @@ from benchmarks.sandbox import (
     SandboxUnavailable,
 )
 from benchmarks.sandbox.bubblewrap import find_bwrap
+from benchmarks.sandbox.groups import FROZEN_SLACK_NS
 from tests.benchmarks.ordinary_user import CHECKOUT, as_user
 
 pytestmark = pytest.mark.sandbox
@@ -57,8 +58,7 @@ def test_a_user_gets_the_same_sample(user_level: None) -> None:
     assert answer.returncode == 0, answer.stderr
     out = json.loads(answer.stdout)
     assert out["torch"] == "64\n"
-    assert out["frozen_ns"] == 0
-    assert out["thawed_ns"] > 10_000_000
+    assert out["frozen_ns"] < FROZEN_SLACK_NS < out["thawed_ns"]
     assert out["killed"] >= 1
     assert out["left"] == []
     assert out["limit"] == "memory"
