@@ -15,10 +15,10 @@ namespace serve {
 struct Head {
     int64_t keys_bytes, bytes;  // of the keys; of keys and values
     int64_t panel_bytes;        // of 16 columns of the values
-    int group, number_bytes;
+    int group;
     explicit Head(const Model &model) {
         group = group_of(model.cache_kind);
-        number_bytes = model.cache_kind == FP32 ? 4 : 2;
+        const int number_bytes = model.cache_kind == FP32 ? 4 : 2;
         panel_bytes = BLOCK * HALF * number_bytes;
         keys_bytes = up_to(model.d_key, group) * BLOCK * number_bytes;
         bytes = keys_bytes + up_to(model.d_value, HALF) / HALF * panel_bytes;
@@ -37,11 +37,11 @@ SERVE_ONCE void keep(const Model &model, int layer, const Part &part, int row, i
     const int position = part.past + row, offset = position % BLOCK, n_units = (model.d_key + shape.group - 1) / shape.group;
     char *keys = shape.at(model, layer, part.blocks[position / BLOCK], head), *values = keys + shape.keys_bytes;
     alignas(64) char packed[4 * MOST_WIDTH];
-    pack_row(model.cache_kind, key, model.d_key, packed, nullptr);
+    pack_floats(model.cache_kind, key, model.d_key, packed);
     for (int unit = 0; unit < n_units; ++unit) std::memcpy(keys + (unit * BLOCK + offset) * 4, packed + unit * 4, 4);
     // What an earlier owner left is multiplied with zeros: it has to be finite.
     if (offset == 0) std::memset(values, 0, static_cast<size_t>(shape.bytes - shape.keys_bytes));
-    pack_row(model.cache_kind, value, model.d_value, packed, nullptr);
+    pack_floats(model.cache_kind, value, model.d_value, packed);
     for (int column = 0; column < model.d_value; column += HALF, values += shape.panel_bytes) {
         if (model.cache_kind == FP32) {
             std::memcpy(values + offset * UNIT, packed + column * 4, UNIT);
@@ -96,15 +96,8 @@ SERVE_ONCE float weigh(int32_t kind, const float *scores, float scale, int first
     float largest = largest_of[0];
     for (int lane = 1; lane < LANES; ++lane) largest = largest_of[lane] > largest ? largest_of[lane] : largest;
     for (int64_t i = 0; i < n; i += LANES) {
-        Floats weights = lanes::exponential((lanes::load(scores + i) - largest) * scale);
-        weights = seen(i) ? weights : lanes::zeros();
-        if (kind == FP32) {
-            lanes::store(reinterpret_cast<float *>(to) + i, weights);
-        } else {
-            lanes::store(reinterpret_cast<lanes::bf16 *>(to) + i, weights);
-            weights = lanes::load(reinterpret_cast<lanes::bf16 *>(to) + i);
-        }
-        sums += weights;
+        const Floats weights = lanes::exponential((lanes::load(scores + i) - largest) * scale);
+        sums += put_floats(kind, seen(i) ? weights : lanes::zeros(), to, i);
     }
     return lanes::sum(sums);
 }
@@ -142,12 +135,12 @@ inline void attend_rows(
         for (int i = 0; i < task.n; ++i) std::memcpy(scratch.scores + i * scratch.span + b * BLOCK, tile[i], sizeof tile[i]);
     }
     float sums[TILE_ROWS];
-    const int64_t row_bytes = scratch.span * shape.number_bytes;
+    const int64_t weights_bytes = row_bytes(model.cache_kind, scratch.span);
     for (int i = 0; i < task.n; ++i) {
         const int position = part.past + (task.first + i) / per_group, base = first_block * BLOCK;
-        rows[i] = scratch.weights + i * row_bytes;
+        rows[i] = scratch.weights + i * weights_bytes;
         const int first = first_key(position) - base, end = position + 1 - base;
-        char *to = scratch.weights + i * row_bytes;
+        char *to = scratch.weights + i * weights_bytes;
         sums[i] = weigh(model.cache_kind, scratch.scores + i * scratch.span, scale, first, end, n_blocks * BLOCK, to);
     }
     for (int column = 0; column < model.d_value; column += STRIP) {

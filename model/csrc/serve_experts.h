@@ -63,9 +63,8 @@ LANES_INLINE void activate(
             up += lanes::load_part(ffn.b_up + column + i, count);
         }
         const Floats value = lanes::silu(gate) * up;
-        if (model.kind == FP32) lanes::store(reinterpret_cast<float *>(packed) + column + i, value);
-        else if (is_quantised(model.kind)) lanes::store(wide + i, value);
-        else lanes::store(reinterpret_cast<lanes::bf16 *>(packed) + column + i, value);
+        if (is_quantised(model.kind)) lanes::store(wide + i, value);
+        else put_floats(model.kind, value, packed, column + i);
     }
 }
 

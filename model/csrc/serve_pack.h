@@ -87,7 +87,7 @@ inline int64_t words_of(int32_t kind) { return kind == INT4 ? 4 : kind == INT8_D
 // Packs into the memory that `matrix` points to, which is zero. False where there is no working memory.
 inline bool pack_matrix(const Matrix &matrix, const Source &source) {
     const int k = matrix.k;
-    const int64_t words = words_of(matrix.kind), row_bytes = up_to(matrix.n_groups() * words, HALF) * 4;  // `pack_row` fills vectors
+    const int64_t words = words_of(matrix.kind), row_bytes = up_to(matrix.n_groups() * words, HALF) * 4;  // `pack_floats` fills vectors
     char *memory = static_cast<char *>(std::calloc(1, static_cast<size_t>(up_to(k * 4, 64) + STRIP * row_bytes)));
     if (!memory) return false;
     float *wide = reinterpret_cast<float *>(memory);
@@ -101,7 +101,7 @@ inline bool pack_matrix(const Matrix &matrix, const Source &source) {
             if (source.is_bf16) widen_row(static_cast<const lanes::bf16 *>(from), k, wide);
             else copy_row(static_cast<const float *>(from), k, wide);
             if (is_quantised(matrix.kind)) quantise(matrix, strip, i, wide, to);
-            else pack_row(matrix.kind, wide, k, to, nullptr);
+            else pack_floats(matrix.kind, wide, k, to);
         }
         char *to = const_cast<char *>(matrix.data) + strip * matrix.strip_bytes();
         const uint32_t *from = reinterpret_cast<const uint32_t *>(rows);

@@ -1,6 +1,8 @@
 // The tiles of serve_products.h: 1 to 12 rows by 32 outputs. How much of a tile is summed at a time follows from the
 // number of registers; the sums are the same on all processors of one kind of dot product, for every number of rows.
 
+#include <type_traits>
+
 #include "serve_tiles.h"
 
 namespace serve {
@@ -11,28 +13,50 @@ using lanes::Ints;
 using lanes::LANES;
 using lanes::Words;
 
-// --- What 4 bytes of a row and of each output's weights add, of each kind; ROW is how far the next 4 of the row are ------
+// --- What 4 bytes of each output's weights add, of each kind ------------------------------------------------------------
+//
+// They take PRODUCTS products, each of `part` of them with 4 bytes of a row; ROW is how far the row's bytes for the next 4 are.
 
 struct ByFp32 {
     typedef Floats Sum;
-    static constexpr int ROW = 4;
-    static constexpr int SUMS = REGISTERS * 3 / 4;
+    static constexpr int PRODUCTS = 1, ROW = 4;
+    static LANES_INLINE Words part(Words w, int) { return w; }
     static LANES_INLINE Sum add(Sum sum, Words x, Words w) { return sum + bits<Floats>(x) * bits<Floats>(w); }
 };
 
-struct ByBf16 {
+struct ByBf16Dot {
     typedef Floats Sum;
-    static constexpr int ROW = 4;
-    static constexpr int SUMS = REGISTERS == 32 ? 24 : 8;  // rows and weights are widened to two vectors each
+    static constexpr int PRODUCTS = 1, ROW = 4;
+    static LANES_INLINE Words part(Words w, int) { return w; }
     static LANES_INLINE Sum add(Sum sum, Words x, Words w) { return lanes::add_products(sum, x, w); }
 };
 
-struct ByInt8 {
+struct ByWideBf16 {
+    typedef Floats Sum;
+    static constexpr int PRODUCTS = 2, ROW = 8;
+    static LANES_INLINE Words part(Words w, int i) { return i ? w & 0xffff0000u : w << 16; }
+    static LANES_INLINE Sum add(Sum sum, Words x, Words w) { return ByFp32::add(sum, x, w); }
+};
+
+struct ByByteDot {
     typedef Ints Sum;
-    static constexpr int ROW = 8;  // high and low bytes take turns
-    static constexpr int SUMS = ByBf16::SUMS;
+    static constexpr int PRODUCTS = 1, ROW = 8;  // high and low bytes take turns
+    static LANES_INLINE Words part(Words w, int) { return w; }
     static LANES_INLINE Sum add(Sum sum, Words x, Words w) { return lanes::add_byte_products(sum, x, w); }
 };
+
+struct ByWideBytes {
+    typedef Ints Sum;
+    static constexpr int PRODUCTS = 2, ROW = 8;  // numbers 0 and 2, then 1 and 3
+    static LANES_INLINE Words part(Words w, int i) {
+        const lanes::Shorts pairs = bits<lanes::Shorts>(w);
+        return bits<Words>(i ? pairs >> 8 : (pairs << 8) >> 8);
+    }
+    static LANES_INLINE Sum add(Sum sum, Words x, Words w) { return lanes::add_products(sum, bits<Ints>(x), bits<Ints>(w)); }
+};
+
+typedef std::conditional_t<HAS_BF16_DOT, ByBf16Dot, ByWideBf16> ByBf16;
+typedef std::conditional_t<HAS_BYTE_DOT, ByByteDot, ByWideBytes> ByInt8;
 
 // --- Tiles ------------------------------------------------------------------------------------------------------------
 
@@ -59,20 +83,21 @@ LANES_INLINE void sum_units(const char *const *from, const Panel &panel, int fir
     for (int s = 0; s < panel.n_segments; ++s) {
         const char *w = panel.segments[s] + (first ? panel.second : 0);
         for (int step = 0; step < panel.steps; ++step, w += panel.stride, at += By::ROW) {
-            Words weights[N_SUMS];
-#pragma GCC unroll 4
-            for (int unit = 0; unit < PANELS * UNITS; ++unit) {
-                const char *of_unit = w + unit / UNITS * panel.beside + unit % UNITS * second;
-                // Into the second cache: hardware prefetching stops at pages, and the first one is too small for so far ahead.
-                if (PANELS == 1) __builtin_prefetch(of_unit + panel.ahead, 0, 2);
-#pragma GCC unroll 4
-                for (int v = 0; v < VECTORS; ++v) weights[unit * VECTORS + v] = load_as<Words>(of_unit + v * LANES * 4);
-            }
-#pragma GCC unroll 12
-            for (int i = 0; i < ROWS; ++i) {
-                const Words x = all_of(rows[i] + at);
+            const auto unit_at = [&](int unit) { return w + unit / UNITS * panel.beside + unit % UNITS * second; };
+            // Into the second cache: hardware prefetching stops at pages, and the first one is too small for so far ahead.
+            for (int unit = 0; PANELS == 1 && unit < UNITS; ++unit) __builtin_prefetch(unit_at(unit) + panel.ahead, 0, 2);
+#pragma GCC unroll 2
+            for (int product = 0; product < By::PRODUCTS; ++product) {
+                Words weights[N_SUMS];
 #pragma GCC unroll 8
-                for (int j = 0; j < N_SUMS; ++j) sums[i][j] = By::add(sums[i][j], x, weights[j]);
+                for (int j = 0; j < N_SUMS; ++j)
+                    weights[j] = By::part(load_as<Words>(unit_at(j / VECTORS) + j % VECTORS * LANES * 4), product);
+#pragma GCC unroll 12
+                for (int i = 0; i < ROWS; ++i) {
+                    const Words x = all_of(rows[i] + at + product * 4);
+#pragma GCC unroll 8
+                    for (int j = 0; j < N_SUMS; ++j) sums[i][j] = By::add(sums[i][j], x, weights[j]);
+                }
             }
         }
     }
@@ -88,7 +113,7 @@ LANES_INLINE void sum_units(const char *const *from, const Panel &panel, int fir
 template <typename By>
 struct OfPanel {
     typedef Panel Weights;
-    static constexpr int SUMS = By::SUMS;
+    static constexpr int SUMS = REGISTERS * 3 / 4;
     template <int ROWS, int UNITS>
     static LANES_INLINE void sum(const char *const *rows, const Panel &panel, int first, Tile tile) {
         sum_units<By, ROWS, UNITS>(rows, panel, first, tile);
@@ -102,8 +127,13 @@ void multiply(int32_t kind, const char *const *rows, int n_rows, const Panel &pa
 }
 
 static Panel panel_of(const Matrix &matrix, int strip, const char *const *data) {
-    const int32_t *starts = matrix.starts ? matrix.starts + strip * STRIP : nullptr;
+    const int32_t *starts = parts_of(matrix.kind) == 2 ? matrix.starts + strip * STRIP : nullptr;
     return {data, 1, matrix.n_groups(), UNIT, 2 * UNIT, AHEAD, starts, matrix.strip_bytes()};
+}
+
+static void scale_outputs(const Matrix &matrix, int strip, float of_row, float *outputs) {
+    const float *scales = matrix.scales + strip * STRIP;
+    for (int column = 0; column < STRIP; ++column) outputs[column] *= of_row * scales[column];
 }
 
 void multiply_strip(const Matrix &matrix, int strip, const Rows &rows, int first, int n_rows, Tile tile) {
@@ -116,11 +146,11 @@ void multiply_strip(const Matrix &matrix, int strip, const Rows &rows, int first
     const char *data = matrix.data + strip * matrix.strip_bytes();
     multiply(matrix.kind, from, n_rows * parts, panel_of(matrix, strip, &data), tile);
     if (!has_row_scales(matrix.kind)) return;
-    const float *scales = matrix.scales + strip * STRIP;
     for (int i = 0; i < n_rows; ++i) {
-        const float *high = tile[i * parts], *low = tile[i * parts + 1], of_row = rows.scales[rows.at(first + i)];
-        for (int column = 0; column < STRIP; ++column)
-            tile[i][column] = (high[column] * 256.0f + low[column]) * (of_row * scales[column]);
+        if (parts == 2)
+            for (int column = 0; column < STRIP; ++column)
+                tile[i][column] = tile[i * 2][column] * 256.0f + tile[i * 2 + 1][column];
+        scale_outputs(matrix, strip, rows.scales[rows.at(first + i)], tile[i]);
     }
 }
 
@@ -128,8 +158,10 @@ void multiply_two_strips(const Matrix &matrix, int strip, const Rows &rows, Tile
     const char *from = rows.first + rows.at(0) * rows.stride, *data = matrix.data + strip * matrix.strip_bytes();
     if (is_grouped(matrix.kind)) return multiply_groups_of_two_strips(matrix, strip, from, tile);
     const Panel panel = panel_of(matrix, strip, &data);
-    if (matrix.kind == FP32) sum_units<ByFp32, 1, 2, 2>(&from, panel, 0, tile);
-    else sum_units<ByBf16, 1, 2, 2>(&from, panel, 0, tile);
+    if (matrix.kind == FP32) return sum_units<ByFp32, 1, 2, 2>(&from, panel, 0, tile);
+    if (matrix.kind == BF16) return sum_units<ByBf16, 1, 2, 2>(&from, panel, 0, tile);
+    sum_units<ByInt8, 1, 2, 2>(&from, panel, 0, tile);
+    for (int i = 0; i < 2; ++i) scale_outputs(matrix, strip + i, rows.scales[rows.at(0)], tile[i]);
 }
 
 }  // namespace serve

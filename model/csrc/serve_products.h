@@ -20,11 +20,24 @@ constexpr int UNIT = 64;       // bytes of a vector of weights: HALF outputs of 
 // How weights are kept, and rows for them.
 enum Kind : int32_t {
     FP32 = 0,          // groups of 1, fp32 rows
-    BF16 = 1,          // groups of 2, bf16 rows
-    INT8 = 2,          // groups of 4, a scale per output; rows of 16 bits and a scale each, as two rows of 8 bits
+    BF16 = 1,          // groups of 2, rows rounded to bf16
+    INT8 = 2,          // groups of 4, a scale per output; rows of 16 bits at most and a scale each
     INT8_DYNAMIC = 3,  // groups of 32, a scale per output; rows of 8 bits, a scale per group
     INT4 = 4,          // groups of 32, scale and least number per group and output; the same rows
 };
+
+// What processors multiply themselves, rows hold as it is. Others get rows widened once, not for every strip: bf16 as fp32,
+// bytes as 16 bits.
+#if defined(LANES_BF16_DOT)
+constexpr bool HAS_BF16_DOT = true;
+#else
+constexpr bool HAS_BF16_DOT = false;
+#endif
+#if defined(LANES_BYTE_DOT)
+constexpr bool HAS_BYTE_DOT = true;
+#else
+constexpr bool HAS_BYTE_DOT = false;
+#endif
 
 // The part of a row that has one scale, where rows are of 8 bits (serve_groups.cpp).
 struct RowGroup {
@@ -40,7 +53,9 @@ constexpr bool is_quantised(int32_t kind) { return kind >= INT8; }  // rows are 
 constexpr bool is_grouped(int32_t kind) { return kind >= INT8_DYNAMIC; }
 constexpr bool has_row_scales(int32_t kind) { return kind == INT8; }
 constexpr int group_of(int32_t kind) { return kind == FP32 ? 1 : kind == BF16 ? 2 : kind == INT8 ? 4 : RowGroup::NUMBERS; }
-constexpr int parts_of(int32_t kind) { return kind == INT8 ? 2 : 1; }  // rows that a tile computes for one
+// Rows that a tile computes for one: high and low bytes of a row of 16 bits.
+constexpr int parts_of(int32_t kind) { return kind == INT8 && HAS_BYTE_DOT ? 2 : 1; }
+constexpr int number_bytes_of(int32_t kind) { return kind == FP32 || (kind == BF16 && !HAS_BF16_DOT) ? 4 : 2; }  // in rows
 
 // Of a strip's groups: numbers, then for INT4 a bf16 scale and a bf16 least number of each output.
 constexpr int64_t group_bytes_of(int32_t kind) {
@@ -50,7 +65,7 @@ constexpr int64_t group_bytes_of(int32_t kind) {
 // Of a row of `width` numbers as it is multiplied.
 constexpr int64_t row_bytes(int32_t kind, int64_t width) {
     if (is_grouped(kind)) return up_to(width, RowGroup::NUMBERS) / RowGroup::NUMBERS * static_cast<int64_t>(sizeof(RowGroup));
-    return up_to(width, HALF) * (kind == FP32 ? 4 : 2);
+    return up_to(width, HALF) * number_bytes_of(kind);
 }
 
 // Rows to be multiplied: row i lies at `first + index[i] * stride`, `index` null: one after the other.
@@ -66,7 +81,7 @@ struct Rows {
 struct Matrix {
     const char *data;
     const float *scales;    // [n rounded up to STRIP], of INT8 and INT8_DYNAMIC, else null
-    const int32_t *starts;  // likewise, of INT8: -128 times the sum of each output's weights, since 128 is added to rows
+    const int32_t *starts;  // likewise, of INT8: -128 times the sum of each output's weights, for rows in two parts
     int32_t n, k;           // k is rounded up to whole groups by the packing
     int32_t kind;
     int32_t padding;

@@ -71,6 +71,28 @@ LANES_INLINE lanes::Ints round_whole(Floats v) {
     return lanes::bits<lanes::Ints>(v + 12582912.0f) - 0x4b400000;  // 1.5 * 2^23
 }
 
+// Writes numbers as a row for weights of FP32 or BF16 has them from `i` on, and returns what they became.
+LANES_INLINE Floats put_floats(int32_t kind, Floats values, char *to, int64_t i) {
+    if (kind == BF16) {
+        const lanes::Halves halves = lanes::narrow(values);
+        values = lanes::widen(halves);
+        if (HAS_BF16_DOT) {
+            std::memcpy(to + i * 2, &halves, sizeof halves);
+            return values;
+        }
+    }
+    std::memcpy(to + i * 4, &values, sizeof values);
+    return values;
+}
+
+// The largest whole number of a row of INT8: of 16 bits, and so small that sums of 32 bits hold the products of n of them
+// with bytes where they are not taken apart.
+inline int most_of_int8(int64_t n) {
+    constexpr int64_t MOST = 127 * 256;
+    const int64_t that_fits = INT32_MAX / (127 * n);
+    return static_cast<int>(HAS_BYTE_DOT || that_fits > MOST ? MOST : that_fits);
+}
+
 // Writes whole numbers 256 * high + low as bytes + 128, four high bytes before their four low ones.
 LANES_INLINE void put_two_bytes(lanes::Ints values, char *to, int64_t at) {
     typedef uint8_t Bytes __attribute__((vector_size(LANES)));
@@ -79,6 +101,13 @@ LANES_INLINE void put_two_bytes(lanes::Ints values, char *to, int64_t at) {
     for (int i = 0; i < LANES; i += 4)
         for (int part = 0; part < 2; ++part)
             std::memcpy(to + (at + i) * 2 + part * 4, reinterpret_cast<const char *>(&parts[part]) + i, 4);
+}
+
+// Writes whole numbers as a row of INT8 has them from `at` on.
+LANES_INLINE void put_whole(lanes::Ints values, char *to, int64_t at) {
+    if (HAS_BYTE_DOT) return put_two_bytes(values, to, at);
+    int16_t *numbers = reinterpret_cast<int16_t *>(to) + at;  // 0 and 2, then 1 and 3 of each four
+    for (int i = 0; i < LANES; ++i) numbers[i / 4 * 4 + i % 2 * 2 + i % 4 / 2] = static_cast<int16_t>(values[i]);
 }
 
 // Writes `count` numbers as a group, zeros behind them.
@@ -105,20 +134,26 @@ LANES_INLINE void pack_group(const float *x, int64_t count, RowGroup &to) {
     for (int i = 0; i < LANES; ++i) to.sum += sums[i];
 }
 
-// Writes a row in the form of `kind`, zeros behind it up to a multiple of 16 or to the end of a group.
+// Calls put(numbers, i) for i = 0, LANES ... up to a multiple of 16, zeros behind the row.
+template <typename Put>
+LANES_INLINE void fill_row(const float *x, int64_t n, const Put &put) {
+    for (int64_t i = 0, end = up_to(n, HALF); i < end; i += LANES) {
+        const int64_t count = n - i < 0 ? 0 : n - i < LANES ? n - i : LANES;
+        put(lanes::load_part(x + i, count), i);
+    }
+}
+
+// Writes numbers as weights of FP32 or BF16 lie in memory, zeros behind them up to a multiple of 16.
+SERVE_ONCE void pack_floats(int32_t kind, const float *x, int64_t n, char *to) {
+    fill_row(x, n, [&](Floats v, int64_t i) {
+        if (kind == BF16) lanes::store(reinterpret_cast<lanes::bf16 *>(to) + i, v);
+        else lanes::store(reinterpret_cast<float *>(to) + i, v);
+    });
+}
+
+// Writes a row in the form that `kind` multiplies, zeros behind it up to a multiple of 16 or to the end of a group.
 SERVE_ONCE void pack_row(int32_t kind, const float *x, int64_t n, char *to, float *scale) {
-    const int64_t n_filled = up_to(n, HALF);
-    if (kind == FP32) {
-        std::memcpy(to, x, static_cast<size_t>(n) * sizeof(float));
-        std::memset(to + n * 4, 0, static_cast<size_t>(n_filled - n) * 4);
-        return;
-    }
-    if (kind == BF16) {
-        lanes::bf16 *numbers = reinterpret_cast<lanes::bf16 *>(to);
-        in_vectors(n, [&](int64_t i, int64_t count) { lanes::store_part(numbers + i, lanes::load_part(x + i, count), count); });
-        std::memset(numbers + n, 0, static_cast<size_t>(n_filled - n) * 2);
-        return;
-    }
+    if (!is_quantised(kind)) return fill_row(x, n, [&](Floats v, int64_t i) { put_floats(kind, v, to, i); });
     if (is_grouped(kind)) {
         RowGroup *groups = reinterpret_cast<RowGroup *>(to);
         for (int64_t i = 0; i < n; i += RowGroup::NUMBERS, ++groups) pack_group(x + i, n - i, *groups);
@@ -126,12 +161,9 @@ SERVE_ONCE void pack_row(int32_t kind, const float *x, int64_t n, char *to, floa
     }
     Range range;
     in_vectors(n, [&](int64_t i, int64_t count) { range.add(lanes::load_part(x + i, count)); });
-    const float largest = range.largest(), steps = 127.0f * 256.0f, inverse = largest > 0 ? steps / largest : 0.0f;
-    *scale = largest / steps + range.zero();
-    for (int64_t i = 0; i < n_filled; i += LANES) {
-        const int64_t count = n - i < 0 ? 0 : n - i < LANES ? n - i : LANES;
-        put_two_bytes(round_whole(lanes::load_part(x + i, count) * inverse), to, i);
-    }
+    const float most = static_cast<float>(most_of_int8(n)), largest = range.largest(), inverse = largest > 0 ? most / largest : 0.0f;
+    *scale = largest / most + range.zero();
+    fill_row(x, n, [&](Floats v, int64_t i) { put_whole(round_whole(v * inverse), to, i); });
 }
 
 // Turns the rotary numbers of a head by one row of cosines and sines (model/layers/rotary.py: `rotate`).

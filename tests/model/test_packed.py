@@ -152,6 +152,15 @@ def test_sums_of_a_group_have_room_for_the_largest_numbers(library: ctypes.CDLL)
         assert (found / (x_MK @ weight_NK.T) - 1).abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("k", [520, 521, 1536, 5000])
+def test_sums_of_a_whole_row_have_room_for_the_largest_numbers(library: ctypes.CDLL, k: int) -> None:
+    """Where rows are not taken apart, longer ones are rounded to fewer bits."""
+    for sign in (1.0, -1.0):
+        weight_NK, x_MK = torch.full((32, k), 3.0), torch.full((2, k), sign * 5)
+        found = product(library, packed(library, weight_NK, "int8"), x_MK)
+        assert (found / (x_MK @ weight_NK.T) - 1).abs().max() < 1e-6
+
+
 @pytest.mark.parametrize("weights", ALL_WEIGHTS)
 def test_a_row_has_the_same_bits_among_any_others(library: ctypes.CDLL, weights: Weights) -> None:
     torch.manual_seed(0)
