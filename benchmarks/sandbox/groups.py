@@ -6,9 +6,9 @@ from typing import Literal, Protocol
 
 Exhausted = Literal["memory", "pids"]
 
-#: What a frozen group may seem to use: the kernel calls a thread frozen or stopped a moment before it has left its
-#: core, and what it ran since the last tick is charged only then, with the time that a host took that core away.
-FROZEN_SLACK_NS = 10_000_000
+#: How long after freezing CPU time may still be charged: the kernel calls a thread frozen or stopped a moment before it
+#: has left its core, and what it ran since the last tick is charged only then, later where the host took the core away.
+CHARGED_WITHIN_S = 0.05
 
 
 class ProcessGroup(Protocol):
@@ -26,7 +26,7 @@ class ProcessGroup(Protocol):
         """Live processes, as the host numbers them."""
 
     def freeze(self) -> None:
-        """Returns once nothing in the group runs its code (`FROZEN_SLACK_NS`). Raises SandboxError when that cannot be had in time."""
+        """Returns once nothing in the group runs its code. Raises SandboxError when that cannot be had in time."""
 
     def thaw(self) -> None: ...
 

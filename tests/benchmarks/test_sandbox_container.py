@@ -22,7 +22,6 @@ from benchmarks.sandbox import (
     self_test,
 )
 from benchmarks.sandbox.container import container_command, find_crun
-from benchmarks.sandbox.groups import FROZEN_SLACK_NS
 from benchmarks.sandbox.interior import FILTER_TARGET, INNER_TARGET, SCRATCH, Interior
 from benchmarks.sandbox.probe import LEVEL_VARIABLE, REAL_LEVELS, _probed
 from benchmarks.sandbox.seccomp import filter_bytes
@@ -158,6 +157,7 @@ def test_an_ordinary_users_container_is_as_tight_and_dies_with_its_judge(runtime
         r"""
         import json, os, signal, time
         from benchmarks.sandbox import Limits, SandboxLevel, python_runtime, run, self_test, spawn
+        from benchmarks.sandbox.groups import CHARGED_WITHIN_S
         python, level = python_runtime(), SandboxLevel.CONTAINER
         out = {"attacks": [vars(attack) for attack in self_test(level)]}
         def start(code):
@@ -166,6 +166,7 @@ def test_an_ordinary_users_container_is_as_tight_and_dies_with_its_judge(runtime
         with start("print(1, flush=True)\nwhile True: pass") as sample:
             sample.stdout.read(2)
             sample.freeze()
+            time.sleep(CHARGED_WITHIN_S)
             before = sample.cpu_ns()
             time.sleep(0.1)
             out["frozen_ns"] = sample.cpu_ns() - before
@@ -207,6 +208,6 @@ def test_an_ordinary_users_container_is_as_tight_and_dies_with_its_judge(runtime
     attacks = [Attack(**attack) for attack in out["attacks"]]
     assert len(attacks) >= 90
     assert [attack for attack in attacks if not attack.contained] == []
-    assert out["frozen_ns"] < FROZEN_SLACK_NS < out["thawed_ns"]
+    assert out["frozen_ns"] < 1_000_000 < out["thawed_ns"]
     assert (out["limit"], out["status"]) == ("memory", 7)
     assert out["judge killed"] == [True, []]
