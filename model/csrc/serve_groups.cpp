@@ -65,7 +65,7 @@ namespace {
 struct Groups {
     const char *data;  // of a strip
     int n;
-    int64_t beside;  // bytes to the strip that is read beside it; 0: none
+    int64_t beside;  // bytes to the next of the strips that are read together
 };
 
 LANES_INLINE const RowGroup &group_of_row(const char *row, int g) { return reinterpret_cast<const RowGroup *>(row)[g]; }
@@ -76,16 +76,16 @@ struct OfGroups {
     static constexpr int SUMS = REGISTERS == 32 ? 24 : 8;  // the others hold weights
     static constexpr int BYTES = group_bytes_of(By::KIND), STEP = 4 * By::PER_WORD;
 
-    // Sums of ROWS rows with the outputs of UNITS units, from the strip's unit `first` on; of one row also with two strips.
+    // Sums of ROWS rows with the outputs of UNITS units, from the strip's unit `first` on; of one row also with several strips.
     template <int ROWS, int UNITS, int STRIPS = 1>
     static LANES_INLINE void sum(const char *const *rows, const Groups &groups, int first, Tile tile) {
-        static_assert(STRIPS == 1 || ROWS == 1, "another strip takes the place of rows");
+        static_assert(STRIPS == 1 || ROWS == 1, "other strips take the place of rows");
         constexpr int WIDTH = UNITS * VECTORS, N_SUMS = STRIPS * WIDTH;
         const int column = first * HALF;
         Floats totals[ROWS][N_SUMS]{};
         for (int g = 0; g < groups.n; ++g) {
             const char *group[STRIPS];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
             for (int s = 0; s < STRIPS; ++s) group[s] = groups.data + g * BYTES + s * groups.beside;
             if (STRIPS == 1)
                 for (int at = 0; at < BYTES; at += UNIT) __builtin_prefetch(group[0] + AHEAD + at, 0, 2);
@@ -93,7 +93,7 @@ struct OfGroups {
 #pragma GCC unroll 1
             for (int step = 0; step < RowGroup::NUMBERS / STEP; ++step) {
                 Words weights[N_SUMS][By::PER_WORD];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
                 for (int j = 0; j < N_SUMS; ++j)
                     By::load(group[j / WIDTH] + step * 2 * UNIT + (column + j % WIDTH * LANES) * 4, weights[j]);
 #pragma GCC unroll 12
@@ -101,28 +101,28 @@ struct OfGroups {
 #pragma GCC unroll 2
                     for (int word = 0; word < By::PER_WORD; ++word) {
                         const Words x = all_of(group_of_row(rows[i], g).numbers + step * STEP + word * 4);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
                         for (int j = 0; j < N_SUMS; ++j) sums[i][j] = By::add(sums[i][j], weights[j][word], x);
                     }
             }
 #pragma GCC unroll 12
             for (int i = 0; i < ROWS; ++i) {
                 const RowGroup &row = group_of_row(rows[i], g);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
                 for (int j = 0; j < N_SUMS; ++j)
                     totals[i][j] = By::total(totals[i][j], sums[i][j], row, group[j / WIDTH], column + j % WIDTH * LANES);
             }
         }
 #pragma GCC unroll 12
         for (int i = 0; i < ROWS; ++i)
-#pragma GCC unroll 8
+#pragma GCC unroll 16
             for (int j = 0; j < N_SUMS; ++j)
                 lanes::store(&tile[STRIPS == 1 ? i : j / WIDTH][column + j % WIDTH * LANES], totals[i][j]);
     }
 };
 
-Groups groups_of(const Matrix &matrix, int strip) {
-    return {matrix.data + strip * matrix.strip_bytes(), matrix.n_groups(), matrix.strip_bytes()};
+Groups groups_of(const Matrix &matrix, int strip, int apart) {
+    return {matrix.data + strip * matrix.strip_bytes(), matrix.n_groups(), apart * matrix.strip_bytes()};
 }
 
 void scale_outputs(const Matrix &matrix, int strip, float *outputs) {
@@ -133,17 +133,17 @@ void scale_outputs(const Matrix &matrix, int strip, float *outputs) {
 }  // namespace
 
 void multiply_groups(const Matrix &matrix, int strip, const char *const *rows, int n_rows, Tile tile) {
-    const Groups groups = groups_of(matrix, strip);
+    const Groups groups = groups_of(matrix, strip, 0);
     if (matrix.kind == INT4) Tiles<OfGroups<ByNibbles>>::multiply(rows, n_rows, groups, tile);
     else Tiles<OfGroups<ByBytes>>::multiply(rows, n_rows, groups, tile);
     for (int i = 0; i < n_rows; ++i) scale_outputs(matrix, strip, tile[i]);
 }
 
-void multiply_groups_of_two_strips(const Matrix &matrix, int strip, const char *row, Tile tile) {
-    const Groups groups = groups_of(matrix, strip);
-    if (matrix.kind == INT4) OfGroups<ByNibbles>::sum<1, 2, 2>(&row, groups, 0, tile);
-    else OfGroups<ByBytes>::sum<1, 2, 2>(&row, groups, 0, tile);
-    for (int i = 0; i < 2; ++i) scale_outputs(matrix, strip + i, tile[i]);
+void multiply_group_streams(const Matrix &matrix, int strip, int apart, const char *row, Tile tile) {
+    const Groups groups = groups_of(matrix, strip, apart);
+    if (matrix.kind == INT4) OfGroups<ByNibbles>::sum<1, 2, STREAMS>(&row, groups, 0, tile);
+    else OfGroups<ByBytes>::sum<1, 2, STREAMS>(&row, groups, 0, tile);
+    for (int i = 0; i < STREAMS; ++i) scale_outputs(matrix, strip + i * apart, tile[i]);
 }
 
 }  // namespace serve

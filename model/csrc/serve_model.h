@@ -137,11 +137,13 @@ void share(int n_threads, int n_tasks, const Work &work) {
     }
 }
 
+constexpr int LEAST_RUN = STREAMS < 2 ? 2 : STREAMS;  // strips
+
 // Calls work(first, n) for runs of strips: all at once on one thread, since memory is read fastest in order.
 template <typename Work>
 void share_strips(int n_threads, int n_strips, const Work &work) {
     int run = n_threads == 1 ? n_strips : n_strips / (4 * n_threads);
-    run = run < 2 ? 2 : run;
+    run = run < LEAST_RUN ? LEAST_RUN : run;
     share(n_threads, (n_strips + run - 1) / run, [&](int task, int) {
         const int first = task * run;
         work(first, n_strips - first < run ? n_strips - first : run);

@@ -60,10 +60,10 @@ typedef std::conditional_t<HAS_BYTE_DOT, ByByteDot, ByWideBytes> ByInt8;
 
 // --- Tiles ------------------------------------------------------------------------------------------------------------
 
-// Sums of ROWS rows with the outputs of UNITS units, from the panel's unit `first` on; of one row also with two panels.
+// Sums of ROWS rows with the outputs of UNITS units, from the panel's unit `first` on; of one row also with several panels.
 template <typename By, int ROWS, int UNITS, int PANELS = 1>
 LANES_INLINE void sum_units(const char *const *from, const Panel &panel, int first, Tile tile) {
-    static_assert(PANELS == 1 || (ROWS == 1 && UNITS == 2), "another panel takes the place of rows");
+    static_assert(PANELS == 1 || (ROWS == 1 && UNITS == 2), "other panels take the place of rows");
     typedef typename By::Sum Sum;
     constexpr int WIDTH = UNITS * VECTORS, N_SUMS = PANELS * WIDTH;
     const int column = first * HALF;
@@ -73,7 +73,7 @@ LANES_INLINE void sum_units(const char *const *from, const Panel &panel, int fir
 #pragma GCC unroll 12
     for (int i = 0; i < ROWS; ++i) {
         rows[i] = from[i];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int j = 0; j < N_SUMS; ++j)
             sums[i][j] = panel.starts
                 ? __builtin_convertvector(load_as<Ints>(panel.starts + column + j * LANES), Sum)
@@ -89,13 +89,13 @@ LANES_INLINE void sum_units(const char *const *from, const Panel &panel, int fir
 #pragma GCC unroll 2
             for (int product = 0; product < By::PRODUCTS; ++product) {
                 Words weights[N_SUMS];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
                 for (int j = 0; j < N_SUMS; ++j)
                     weights[j] = By::part(load_as<Words>(unit_at(j / VECTORS) + j % VECTORS * LANES * 4), product);
 #pragma GCC unroll 12
                 for (int i = 0; i < ROWS; ++i) {
                     const Words x = all_of(rows[i] + at + product * 4);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
                     for (int j = 0; j < N_SUMS; ++j) sums[i][j] = By::add(sums[i][j], x, weights[j]);
                 }
             }
@@ -103,7 +103,7 @@ LANES_INLINE void sum_units(const char *const *from, const Panel &panel, int fir
     }
 #pragma GCC unroll 12
     for (int i = 0; i < ROWS; ++i)
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int j = 0; j < N_SUMS; ++j) {
             float *to = &tile[PANELS == 1 ? i : j / WIDTH][column + j % WIDTH * LANES];
             lanes::store(to, __builtin_convertvector(sums[i][j], Floats));
@@ -126,9 +126,9 @@ void multiply(int32_t kind, const char *const *rows, int n_rows, const Panel &pa
     BY[kind](rows, n_rows, panel, tile);
 }
 
-static Panel panel_of(const Matrix &matrix, int strip, const char *const *data) {
+static Panel panel_of(const Matrix &matrix, int strip, const char *const *data, int apart) {
     const int32_t *starts = parts_of(matrix.kind) == 2 ? matrix.starts + strip * STRIP : nullptr;
-    return {data, 1, matrix.n_groups(), UNIT, 2 * UNIT, AHEAD, starts, matrix.strip_bytes()};
+    return {data, 1, matrix.n_groups(), UNIT, 2 * UNIT, AHEAD, starts, apart * matrix.strip_bytes()};
 }
 
 static void scale_outputs(const Matrix &matrix, int strip, float of_row, float *outputs) {
@@ -144,7 +144,7 @@ void multiply_strip(const Matrix &matrix, int strip, const Rows &rows, int first
             from[i * parts + part] = rows.first + rows.at(first + i) * rows.stride + part * 4;
     if (is_grouped(matrix.kind)) return multiply_groups(matrix, strip, from, n_rows, tile);
     const char *data = matrix.data + strip * matrix.strip_bytes();
-    multiply(matrix.kind, from, n_rows * parts, panel_of(matrix, strip, &data), tile);
+    multiply(matrix.kind, from, n_rows * parts, panel_of(matrix, strip, &data, 0), tile);
     if (!has_row_scales(matrix.kind)) return;
     for (int i = 0; i < n_rows; ++i) {
         if (parts == 2)
@@ -154,14 +154,14 @@ void multiply_strip(const Matrix &matrix, int strip, const Rows &rows, int first
     }
 }
 
-void multiply_two_strips(const Matrix &matrix, int strip, const Rows &rows, Tile tile) {
+void multiply_streams(const Matrix &matrix, int strip, int apart, const Rows &rows, Tile tile) {
     const char *from = rows.first + rows.at(0) * rows.stride, *data = matrix.data + strip * matrix.strip_bytes();
-    if (is_grouped(matrix.kind)) return multiply_groups_of_two_strips(matrix, strip, from, tile);
-    const Panel panel = panel_of(matrix, strip, &data);
-    if (matrix.kind == FP32) return sum_units<ByFp32, 1, 2, 2>(&from, panel, 0, tile);
-    if (matrix.kind == BF16) return sum_units<ByBf16, 1, 2, 2>(&from, panel, 0, tile);
-    sum_units<ByInt8, 1, 2, 2>(&from, panel, 0, tile);
-    for (int i = 0; i < 2; ++i) scale_outputs(matrix, strip + i, rows.scales[rows.at(0)], tile[i]);
+    if (is_grouped(matrix.kind)) return multiply_group_streams(matrix, strip, apart, from, tile);
+    const Panel panel = panel_of(matrix, strip, &data, apart);
+    if (matrix.kind == FP32) return sum_units<ByFp32, 1, 2, STREAMS>(&from, panel, 0, tile);
+    if (matrix.kind == BF16) return sum_units<ByBf16, 1, 2, STREAMS>(&from, panel, 0, tile);
+    sum_units<ByInt8, 1, 2, STREAMS>(&from, panel, 0, tile);
+    for (int i = 0; i < STREAMS; ++i) scale_outputs(matrix, strip + i * apart, rows.scales[rows.at(0)], tile[i]);
 }
 
 }  // namespace serve

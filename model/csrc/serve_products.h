@@ -92,14 +92,14 @@ struct Matrix {
 
 // Weights in memory as a tile reads them: two vectors per group of k, at `segment + step * stride` and `second` bytes
 // behind. The segments follow each other in k; `ahead` is how far in front to ask memory for more. For a single row
-// another panel may be read beside it, `beside` bytes behind: its sums are the tile's second row.
+// other panels may be read beside it, `beside` bytes behind each other: their sums are the tile's next rows.
 struct Panel {
     const char *const *segments;
     int n_segments;
     int steps;  // groups per segment
     int64_t second, stride, ahead;
     const int32_t *starts;  // of its outputs; null: sums start at zero
-    int64_t beside;         // 0: there is none
+    int64_t beside;
 };
 
 // How many outputs of a strip are real.
@@ -110,22 +110,25 @@ typedef float Tile[TILE_ROWS][STRIP];
 // Sums of 1 to TILE_ROWS rows with a panel, without scales. Not for kinds whose rows have groups.
 void multiply(int32_t kind, const char *const *rows, int n_rows, const Panel &panel, Tile tile);
 
-// The products of 1 to TILE_ROWS rows with one strip of a matrix whose kind has groups; of one row also with the next strip.
+// The products of 1 to TILE_ROWS rows with one strip of a matrix whose kind has groups; of one row as multiply_streams.
 void multiply_groups(const Matrix &matrix, int strip, const char *const *rows, int n_rows, Tile tile);
-void multiply_groups_of_two_strips(const Matrix &matrix, int strip, const char *row, Tile tile);
+void multiply_group_streams(const Matrix &matrix, int strip, int apart, const char *row, Tile tile);
 
 // The same for one strip of a matrix and rows first .. first + n_rows - 1, scales applied.
 void multiply_strip(const Matrix &matrix, int strip, const Rows &rows, int first, int n_rows, Tile tile);
 
-// How many strips pay to be read side by side for one row. Without AVX-512 processors foresee two streams further than one.
+// How many parts of a matrix one row reads side by side. Without AVX-512 processors foresee several streams further than one,
+// and further than what is asked for ahead.
 #if defined(LANES_AVX512)
-constexpr int strips_together(int32_t) { return 1; }
+constexpr int STREAMS = 1;
+#elif defined(__AVX2__)
+constexpr int STREAMS = 4;
 #else
-constexpr int strips_together(int32_t kind) { return parts_of(kind) == 1 ? 2 : 1; }
+constexpr int STREAMS = 2;
 #endif
 
-// One row with strip and strip + 1, as the rows of a tile.
-void multiply_two_strips(const Matrix &matrix, int strip, const Rows &rows, Tile tile);
+// One row with STREAMS strips that lie `apart` strips apart, as the rows of a tile.
+void multiply_streams(const Matrix &matrix, int strip, int apart, const Rows &rows, Tile tile);
 
 // Calls each(row, strip, outputs[STRIP]) for every row with its products with the strips first .. first + n_strips - 1.
 template <typename Each>
@@ -133,11 +136,14 @@ void for_outputs(const Matrix &matrix, int first_strip, int n_strips, const Rows
     const int most = TILE_ROWS / parts_of(matrix.kind), end = first_strip + n_strips;
     int strip = first_strip;
     Tile tile;
-    if (n_rows == 1 && strips_together(matrix.kind) == 2)
-        for (; strip + 1 < end; strip += 2) {
-            multiply_two_strips(matrix, strip, rows, tile);
-            for (int i = 0; i < 2; ++i) each(0, strip + i, tile[i]);
+    if (n_rows == 1 && STREAMS > 1) {
+        const int apart = n_strips / STREAMS;
+        for (; strip < first_strip + apart; ++strip) {
+            multiply_streams(matrix, strip, apart, rows, tile);
+            for (int i = 0; i < STREAMS; ++i) each(0, strip + i * apart, tile[i]);
         }
+        strip += (STREAMS - 1) * apart;
+    }
     for (; strip < end; ++strip)
         for (int first = 0; first < n_rows; first += most) {
             const int count = n_rows - first < most ? n_rows - first : most;
