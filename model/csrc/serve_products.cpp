@@ -136,6 +136,11 @@ static void scale_outputs(const Matrix &matrix, int strip, float of_row, float *
     for (int column = 0; column < STRIP; ++column) outputs[column] *= of_row * scales[column];
 }
 
+// They lie far from the weights: by the time that sums are to be scaled they should be here.
+static void ask_for_scales(const Matrix &matrix, int strip) {
+    for (int column = 0; column < STRIP; column += HALF) __builtin_prefetch(matrix.scales + strip * STRIP + column);
+}
+
 void multiply_strip(const Matrix &matrix, int strip, const Rows &rows, int first, int n_rows, Tile tile) {
     const char *from[TILE_ROWS];
     const int parts = parts_of(matrix.kind);
@@ -156,6 +161,7 @@ void multiply_strip(const Matrix &matrix, int strip, const Rows &rows, int first
 
 void multiply_streams(const Matrix &matrix, int strip, int apart, const Rows &rows, Tile tile) {
     const char *from = rows.first + rows.at(0) * rows.stride, *data = matrix.data + strip * matrix.strip_bytes();
+    for (int i = 0; matrix.scales && i < STREAMS; ++i) ask_for_scales(matrix, strip + i * apart);
     if (is_grouped(matrix.kind)) return multiply_group_streams(matrix, strip, apart, from, tile);
     const Panel panel = panel_of(matrix, strip, &data, apart);
     if (matrix.kind == FP32) return sum_units<ByFp32, 1, 2, STREAMS>(&from, panel, 0, tile);

@@ -106,8 +106,11 @@ LANES_INLINE void put_two_bytes(lanes::Ints values, char *to, int64_t at) {
 // Writes whole numbers as a row of INT8 has them from `at` on.
 LANES_INLINE void put_whole(lanes::Ints values, char *to, int64_t at) {
     if (HAS_BYTE_DOT) return put_two_bytes(values, to, at);
-    int16_t *numbers = reinterpret_cast<int16_t *>(to) + at;  // 0 and 2, then 1 and 3 of each four
-    for (int i = 0; i < LANES; ++i) numbers[i / 4 * 4 + i % 2 * 2 + i % 4 / 2] = static_cast<int16_t>(values[i]);
+    typedef int16_t Numbers __attribute__((vector_size(LANES * 2)));
+    Numbers places{};  // 0 and 2, then 1 and 3 of each four
+    for (int i = 0; i < LANES; ++i) places[i] = static_cast<int16_t>(i / 4 * 4 + i % 2 * 2 + i % 4 / 2);
+    const Numbers numbers = __builtin_shuffle(__builtin_convertvector(values, Numbers), places);
+    std::memcpy(to + at * 2, &numbers, sizeof numbers);
 }
 
 // Writes `count` numbers as a group, zeros behind them.
@@ -118,7 +121,7 @@ LANES_INLINE void pack_group(const float *x, int64_t count, RowGroup &to) {
     Range range;
     for (int i = 0; i < N; ++i) {
         const int64_t left = count - i * LANES;
-        v[i] = lanes::load_part(x + i * LANES, left < 0 ? 0 : left < LANES ? left : LANES);
+        v[i] = left >= LANES ? lanes::load(x + i * LANES) : lanes::load_part(x + i * LANES, left < 0 ? 0 : left);
         range.add(v[i]);
     }
     const float largest = range.largest(), inverse = largest > 0 ? 127.0f / largest : 0.0f;
@@ -137,10 +140,9 @@ LANES_INLINE void pack_group(const float *x, int64_t count, RowGroup &to) {
 // Calls put(numbers, i) for i = 0, LANES ... up to a multiple of 16, zeros behind the row.
 template <typename Put>
 LANES_INLINE void fill_row(const float *x, int64_t n, const Put &put) {
-    for (int64_t i = 0, end = up_to(n, HALF); i < end; i += LANES) {
-        const int64_t count = n - i < 0 ? 0 : n - i < LANES ? n - i : LANES;
-        put(lanes::load_part(x + i, count), i);
-    }
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) put(lanes::load(x + i), i);
+    for (const int64_t end = up_to(n, HALF); i < end; i += LANES) put(lanes::load_part(x + i, n - i < 0 ? 0 : n - i), i);
 }
 
 // Writes numbers as weights of FP32 or BF16 lie in memory, zeros behind them up to a multiple of 16.

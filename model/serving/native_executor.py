@@ -8,10 +8,10 @@ with any number of threads. Knows nothing of requests, sampling or which sequenc
 from __future__ import annotations
 
 import ctypes
+from array import array
 from collections.abc import Sequence
 from typing import get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,6 +27,7 @@ from model.transformer import Transformer
 BLOCK_TOKENS = 16  # BLOCK of serve_model.h
 MOST_EXPERTS = 1024  # of a layer, and MOST_WIDTH of a key: also of serve_model.h
 MOST_WIDTH = 2048
+INT32 = "i"  # of arrays
 
 
 def supports(config: ModelConfig) -> str | None:
@@ -48,6 +49,10 @@ def supports(config: ModelConfig) -> str | None:
 def _key_width(config: ModelConfig) -> int:
     """Of what the cache keeps; absorbed latent attention keeps latent and rotary key as the key of one head."""
     return config.d_head if config.latent is None else config.latent.kv_rank + config.latent.d_rope
+
+
+def _address(numbers: array[int]) -> int:
+    return numbers.buffer_info()[0]
 
 
 class NativeExecutor:
@@ -94,9 +99,9 @@ class NativeExecutor:
         if not self._rotary.is_dynamic:
             self._set_turns(torch.arange(self.config.max_context), None)
 
-    @torch.inference_mode()
     def step(self, parts: Sequence[Part]) -> Tensor:
         """fp32 logits [sum of n_logits, V], see `Executor.step`. Raises ValueError for a part that cannot be computed."""
+        # At one row each line of code here is fetched from memory anew, behind the weights: few of them.
         ids: list[int] = []
         positions: list[int] = []
         wanted: list[int] = []
@@ -113,25 +118,24 @@ class NativeExecutor:
             wanted.extend(range(len(ids) - part.n_logits, len(ids)))
             blocks.extend(part.blocks)
             most_keys = max(most_keys, n_keys)
-        table = np.array(blocks, dtype=np.int32)
-        if not parts or table.min() < 0 or table.max() >= self.n_blocks:
+        if not parts or min(blocks) < 0 or max(blocks) >= self.n_blocks:
             raise ValueError(f"a step needs parts whose blocks lie in 0 .. {self.n_blocks - 1}")
-        for row in rows:
-            row.blocks = table.ctypes.data + (row.blocks or 0)
-        ids_T = np.array(ids, dtype=np.int32)
-        if ids_T.min() < 0 or ids_T.max() >= self.config.vocab_size:
+        if min(ids) < 0 or max(ids) >= self.config.vocab_size:
             raise ValueError(f"token ids must lie in 0 .. {self.config.vocab_size - 1}")
-        turns_T = np.array(positions, dtype=np.int32)
+        turns: Sequence[int] = positions
         if self._rotary.is_dynamic:
             lengths = [part.past + len(part.tokens) for part in parts for _ in part.tokens]
-            self._set_turns(torch.from_numpy(turns_T), torch.tensor(lengths))
-            turns_T = np.arange(len(ids), dtype=np.int32)
-        wanted_N = np.array(wanted, dtype=np.int32)
+            self._set_turns(torch.tensor(positions), torch.tensor(lengths))
+            turns = range(len(ids))
+        ids_T, turns_T, wanted_N, table = (array(INT32, numbers) for numbers in (ids, turns, wanted, blocks))
+        table_at = _address(table)
+        for row in rows:
+            row.blocks = table_at + (row.blocks or 0)
         logits_NV = torch.empty((len(wanted), self.config.vocab_size))
         step = tables.Step(
-            ids_T.ctypes.data,
-            turns_T.ctypes.data,
-            wanted_N.ctypes.data,
+            _address(ids_T),
+            _address(turns_T),
+            _address(wanted_N),
             ctypes.addressof(rows),
             logits_NV.data_ptr(),
             self._working_memory(len(ids), most_keys),
