@@ -139,15 +139,16 @@ def decide(
             f"budgets tried {', '.join(f'{budget:.0%}' for budget in staged)}; "
             f"{grid_text(rates)}; {SAYS[scale]}"
         )
+        means = {b: Spread.of([loss_of(result, kinds) for result in of]).mean for b, of in staged.items()}
         reached = [budget for budget in budgets if budget is not None]
         if len(reached) < len(budgets):
             n_missed = len(budgets) - len(reached)
-            how = (
-                f"not reached with {n_missed} of {len(budgets)} seeds within the baseline's own budget; {how}"
-            )
-            rows.append(_row(target, None, how))
+            missed = f"not reached with {n_missed} of {len(budgets)} seeds within the baseline's own budget"
+            rows.append(_row(target, None, f"{missed}; {_why_missed(base.mean, means)}; {how}"))
             continue
         change = Spread.of([100 * (budget - 1) for budget in reached])
+        if not _holds(change):
+            how = f"{_why_missed(base.mean, means)}; {how}"
         is_bound = any(budget == min(staged) for budget in reached)
         bound = "at least that much: the smallest budget tried already reaches it; " if is_bound else ""
         rows.append(_row(target, change, f"{bound}change {change.text(1, '%')}; {how}"))
@@ -160,8 +161,23 @@ def _row(target: str, change: Spread | None, how: str) -> Row:
         "not reached" if change is None else round(change.mean, 1),
         "" if change is None else "%",
         f"-{LEAST_SAVED:.0%}",
-        change is not None and change.mean <= -100 * LEAST_SAVED,
+        change is not None and _holds(change),
         how,
+    )
+
+
+def _holds(change: Spread) -> bool:
+    return change.mean <= -100 * LEAST_SAVED
+
+
+def _why_missed(baseline: float, staged: Mapping[float, float]) -> str:
+    """What the order is worth at equal tokens beside what the promised saving costs, at the slope of the last budgets."""
+    before, last = sorted(staged)[-2:]
+    per_doubling = (staged[before] - staged[last]) / math.log2(last / before)
+    cost = per_doubling * -math.log2(1 - LEAST_SAVED)
+    return (
+        f"at equal tokens the order changes the loss by {staged[last] - baseline:+.3f} nats, where {LEAST_SAVED:.0%} fewer "
+        f"tokens cost {cost:.3f}"
     )
 
 

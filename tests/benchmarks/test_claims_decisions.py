@@ -237,6 +237,14 @@ def test_a_curriculum_that_saves_little_misses() -> None:
     assert all(row.holds is False for row in curriculum_rows(2.1, {0.25: 3.0, 1.0: 2.0}))
 
 
+def test_a_missed_curriculum_says_what_its_order_is_worth_and_what_fewer_tokens_cost() -> None:
+    """Half a nat a doubling: 40 % fewer tokens are 0.737 doublings."""
+    for row in curriculum_rows(2.1, {0.25: 3.0, 1.0: 2.0}) + curriculum_rows(1.9, {0.25: 3.0, 1.0: 2.0}):
+        assert "40% fewer tokens cost 0.368" in row.how
+    assert "the order changes the loss by -0.100 nats" in curriculum_rows(2.1, {0.25: 3.0, 1.0: 2.0})[0].how
+    assert "the order changes" not in curriculum_rows(2.5, {0.25: 3.0, 1.0: 2.0})[0].how
+
+
 def test_a_curriculum_that_never_gets_there_says_so() -> None:
     for row in curriculum_rows(1.0, {0.25: 3.0, 1.0: 2.0}):
         assert (row.value, row.holds) == ("not reached", False)
