@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import ModelConfig
+from model.layers import attention_fused
 from model.layers.masks import causal_mask
 from model.layers.norm import RMSNorm
 from model.layers.rotary import Rotation, rotate
@@ -92,11 +93,8 @@ class Attention(nn.Module):
 
     def forward(self, x_BSD: Tensor, rotation: Rotation, mask: Tensor | None = None) -> Tensor:
         """Whole sequences: [B, S, D] -> [B, S, D]; `mask` [S, S] or [B, 1, S, S], None: plainly causal."""
-        q_BHSC, k_BGSC, v_BGSC = (heads.transpose(1, 2) for heads in self._project(x_BSD, rotation))
-        y_BHSC = F.scaled_dot_product_attention(
-            q_BHSC, k_BGSC, v_BGSC, attn_mask=mask, is_causal=mask is None, enable_gqa=True
-        )
-        return F.linear(y_BHSC.transpose(1, 2).flatten(2), self.w_o, self.b_o)
+        y_BSHC = _attend(*self._project(x_BSD, rotation), mask)
+        return F.linear(y_BSHC.flatten(2), self.w_o, self.b_o)
 
     def forward_cached(
         self, x_TD: Tensor, rotation: Rotation, layer: int, segments: Sequence[Segment]
@@ -136,3 +134,13 @@ class Attention(nn.Module):
         if self.clip is not None:
             q, k, v = (heads.clamp(-self.clip, self.clip) for heads in (q, k, v))
         return rotate(q, rotation), rotate(k, rotation), v
+
+
+def _attend(q_BSHC: Tensor, k_BSGC: Tensor, v_BSGC: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is None and attention_fused.fits(q_BSHC, k_BSGC, v_BSGC):
+        return attention_fused.attend(q_BSHC, k_BSGC, v_BSGC)
+    q_BHSC, k_BGSC, v_BGSC = (heads.transpose(1, 2) for heads in (q_BSHC, k_BSGC, v_BSGC))
+    y_BHSC = F.scaled_dot_product_attention(
+        q_BHSC, k_BGSC, v_BGSC, attn_mask=mask, is_causal=mask is None, enable_gqa=True
+    )
+    return y_BHSC.transpose(1, 2)

@@ -11,25 +11,22 @@ Whether it may be used is `fits`' answer; `model/layers/experts.py` asks it. Kno
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from model import native
 from model.layers import experts_reference
+from model.layers.watched import PLAIN, is_watched
 
 #: Up to so many tokens each one's answer is the same whatever other tokens come with it.
 FEW_TOKENS = 256
 #: In larger calls experts with at most so many rows read their weights where they lie: packing them costs more there.
 FEW_ROWS = 32
 
-_is_off = False
 _DTYPES = (torch.float32, torch.bfloat16)
-_PLAIN = (Tensor, nn.Parameter)
 _POINTER = ctypes.c_void_p
 
 
@@ -53,9 +50,9 @@ def fits(x_TD: Tensor, weights_TK: Tensor, experts_TK: Tensor, *stacks: Tensor) 
     dtype = x_TD.dtype
     if dtype not in _DTYPES or x_TD.device.type != "cpu" or x_TD.numel() == 0 or experts_TK.numel() == 0:
         return False
-    if any(type(t) not in _PLAIN or t.dtype is not dtype or not t.is_contiguous() for t in stacks):
+    if any(type(t) not in PLAIN or t.dtype is not dtype or not t.is_contiguous() for t in stacks):
         return False
-    if type(x_TD) not in _PLAIN or type(weights_TK) not in _PLAIN or experts_TK.dtype is not torch.int64:
+    if type(x_TD) not in PLAIN or type(weights_TK) not in PLAIN or experts_TK.dtype is not torch.int64:
         return False
     if any(t.device.type != "cpu" for t in (weights_TK, experts_TK, *stacks)) or is_watched():
         return False
@@ -154,27 +151,3 @@ def _fast_formats() -> int:
     """Bit 0 for fp32, bit 1 for bf16; 0 without compiled kernels, or with those of a tree that has other ones."""
     kernel = getattr(native.library(), "experts_fused_is_fast", None)
     return 0 if kernel is None else int(kernel())
-
-
-@contextmanager
-def torch_instead() -> Iterator[None]:
-    """Within it no kernels of our own are used, in any thread: for what counts torch's operations and their memory.
-
-    A forward pass that something watches and its recomputation that nothing does must both be within it.
-    """
-    global _is_off
-    before, _is_off = _is_off, True
-    try:
-        yield
-    finally:
-        _is_off = before
-
-
-def is_watched() -> bool:
-    """Whether calls of torch's operations are being recorded, or tensors stand for others."""
-    return (
-        _is_off
-        or torch.compiler.is_compiling()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._are_functorch_transforms_active()
-    )

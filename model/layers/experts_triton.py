@@ -14,15 +14,14 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from model.layers import experts_reference
-from model.layers.experts_fused import is_watched
+from model.layers.watched import PLAIN, is_watched
 
 BLOCK_M, BLOCK_N, BLOCK_K = 64, 64, 32
 
 _DTYPES = (torch.float32, torch.bfloat16)
-_PLAIN = (Tensor, nn.Parameter)
 
 
 def fits(x_TD: Tensor, weights_TK: Tensor, experts_TK: Tensor, *stacks: Tensor) -> bool:
@@ -30,7 +29,7 @@ def fits(x_TD: Tensor, weights_TK: Tensor, experts_TK: Tensor, *stacks: Tensor) 
     if not x_TD.is_cuda or x_TD.dtype not in _DTYPES or x_TD.numel() == 0 or experts_TK.numel() == 0:
         return False
     tensors = (x_TD, weights_TK, experts_TK, *stacks)
-    if any(type(t) not in _PLAIN or t.device != x_TD.device for t in tensors) or is_watched():
+    if any(type(t) not in PLAIN or t.device != x_TD.device for t in tensors) or is_watched():
         return False
     if any(t.dtype is not x_TD.dtype or not t.is_contiguous() for t in stacks):
         return False

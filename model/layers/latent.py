@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import LatentConfig, ModelConfig
+from model.layers import attention_fused
 from model.layers.attention import Segment
 from model.layers.norm import RMSNorm
 from model.layers.rotary import Rotation, rotate, softmax_factor
@@ -71,10 +72,15 @@ class LatentAttention(nn.Module):
 
     def forward(self, x_BSD: Tensor, rotation: Rotation, mask: Tensor | None = None) -> Tensor:
         """Whole sequences: [B, S, D] -> [B, S, D]; `mask` [S, S] or [B, 1, S, S], None: plainly causal."""
-        q_BHSC = self._queries(x_BSD, rotation).transpose(1, 2)
+        q_BSHC = self._queries(x_BSD, rotation)
         k_BHSC, v_BHSU = self._expanded(self._kept(x_BSD, rotation))
-        y_BHSU = self._attend(q_BHSC, k_BHSC, v_BHSU, mask, is_causal=mask is None)
-        return F.linear(y_BHSU.transpose(1, 2).flatten(2), self.w_o, self.b_o)
+        if mask is None and attention_fused.fits(q_BSHC, k_BHSC, v_BHSU):
+            k_BSHC, v_BSHU = k_BHSC.transpose(1, 2), v_BHSU.transpose(1, 2)
+            y_BSHU = attention_fused.attend(q_BSHC, k_BSHC, v_BSHU, self.scale)
+        else:
+            q_BHSC = q_BSHC.transpose(1, 2)
+            y_BSHU = self._attend(q_BHSC, k_BHSC, v_BHSU, mask, is_causal=mask is None).transpose(1, 2)
+        return F.linear(y_BSHU.flatten(2), self.w_o, self.b_o)
 
     def forward_cached(
         self, x_TD: Tensor, rotation: Rotation, layer: int, segments: Sequence[Segment]

@@ -12,6 +12,7 @@ from model import hf
 from model.smollm2.convert import GGUFModel
 from tests.model.hf_models import FIELDS, N_TOKENS, assert_same_both_ways, build, load_theirs, random_fields
 
+SEED = 3  # with 1 a router stands between two experts, 2e-8 apart, and rounding decides
 WINDOW = 5  # shorter than the prompt
 assert WINDOW < 9 < N_TOKENS
 
@@ -47,7 +48,7 @@ def _id(variation: tuple[str, dict[str, Any]]) -> str:
 
 @pytest.mark.parametrize(("model_type", "fields"), VARIATIONS, ids=map(_id, VARIATIONS))
 def test_logits_agree_both_ways(model_type: str, fields: dict[str, Any], tmp_path: Path) -> None:
-    assert_same_both_ways(build(model_type, seed=1, **fields), tmp_path, seed=1)
+    assert_same_both_ways(build(model_type, seed=SEED, **fields), tmp_path, seed=SEED)
 
 
 @pytest.mark.parametrize("model_type", FIELDS)

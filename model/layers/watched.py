@@ -1,0 +1,39 @@
+"""Whether torch's operations are being watched, so that kernels of our own would go unseen: tracing, compiling, counting,
+transforming. Knows nothing of the kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+PLAIN = (Tensor, nn.Parameter)  # any subclass of them may be watching
+
+_is_off = False
+
+
+@contextmanager
+def torch_instead() -> Iterator[None]:
+    """Within it no kernels of our own are used, in any thread: for what counts torch's operations and their memory.
+
+    A forward pass that something watches and its recomputation that nothing does must both be within it.
+    """
+    global _is_off
+    before, _is_off = _is_off, True
+    try:
+        yield
+    finally:
+        _is_off = before
+
+
+def is_watched() -> bool:
+    """Whether calls of torch's operations are being recorded, or tensors stand for others."""
+    return (
+        _is_off
+        or torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._are_functorch_transforms_active()
+    )
