@@ -1,48 +1,14 @@
-// Which rows each expert computes, and memory for one call.
+// Which rows each expert computes.
 
 #pragma once
 
-#include <cstdlib>
-
-#include <omp.h>
-#include <sys/mman.h>
-
-#include "experts_tiles.h"
+#include "scratch.h"
+#include "tiles.h"
 
 namespace experts {
 
-// Asks for large pages below a large array that is about to be written whole: fresh memory of the gradients' size costs
-// more in faults of small pages than in products.
-inline void in_large_pages(void *data, int64_t bytes) {
-#if defined(MADV_HUGEPAGE)
-    constexpr int64_t PAGE = 4096, LARGE = 8 << 20;
-    if (!data || bytes < LARGE) return;
-    const int64_t skipped = -reinterpret_cast<intptr_t>(data) & (PAGE - 1);
-    madvise(static_cast<char *>(data) + skipped, static_cast<size_t>((bytes - skipped) / PAGE * PAGE), MADV_HUGEPAGE);
-#else
-    (void)data, (void)bytes;
-#endif
-}
-
-// One allocation that the end of its block frees; `data` is null where there was no memory.
-class Memory {
-  public:
-    explicit Memory(int64_t bytes) : data(std::aligned_alloc(64, (static_cast<size_t>(bytes) + 127) / 64 * 64)) {
-        in_large_pages(data, bytes);
-    }
-    ~Memory() { std::free(data); }
-    Memory(const Memory &) = delete;
-    Memory &operator=(const Memory &) = delete;
-    template <typename T>
-    T *at(int64_t byte) const {
-        return reinterpret_cast<T *>(static_cast<char *>(data) + byte);
-    }
-    void *const data;
-};
-
-inline int64_t thread_number() { return omp_get_thread_num(); }
-
-constexpr int64_t aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+using namespace tiles;
+using namespace scratch;
 
 // Sizes and arrays of one call. Arrays are whole and in C order; what is not wanted is null.
 struct Call {
@@ -177,11 +143,6 @@ void with_columns(int64_t n, Row row, int64_t k, const Columns<T> &columns, cons
         dot_tile(height, rows, columns.begin, next.begin, k, out);
         for (int r = 0; r < height; ++r) sink(first + r, out + r * COLUMNS);
     }
-}
-
-template <typename T>
-constexpr int64_t panel_bytes(int64_t k) {
-    return units<T>(k) * COLUMNS * 4;
 }
 
 }  // namespace experts

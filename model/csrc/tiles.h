@@ -11,7 +11,7 @@
 
 #include "lanes.h"
 
-namespace experts {
+namespace tiles {
 
 using namespace lanes;
 
@@ -285,6 +285,11 @@ void pack_rows(const bf16 *, Row row, int64_t k, int64_t count, uint32_t *panel)
     }
 }
 
+template <typename T>
+constexpr int64_t panel_bytes(int64_t k) {
+    return units<T>(k) * COLUMNS * 4;
+}
+
 // Columns first .. first + count of k rows as rows of tiles: [blocks of ROWS columns][units of k][ROWS] words; columns
 // that fill up the last block are zero. A few rows at a time, so that both sides stay within a page or two.
 constexpr int64_t LEFT_ROWS = 8;
@@ -325,4 +330,4 @@ void pack_left(const bf16 *, Row row, int64_t k, int64_t first, int64_t count, u
     }
 }
 
-}  // namespace experts
+}  // namespace tiles

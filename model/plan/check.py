@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 
 from model.config import ConfigError, ModelConfig, MoEConfig
-from model.layers.experts_fused import torch_instead
+from model.layers.watched import torch_instead
 from model.parallel.mesh import Mesh, MeshError
 from model.parallel.processes import Processes, RankMissingError, connect, disconnect, join
 from model.parallel.trainer import ParallelTrainer, next_token_targets

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from model.data.batch import IGNORED
+from model.training import loss_fused
 from model.training.loss import count_targets, wide
 
 CHUNK = 1024  # positions: long enough for a matrix product at full speed, 1/16 of a batch of 16,384 tokens
@@ -70,12 +71,9 @@ class _ChunkedLoss(torch.autograd.Function):
             for start in range(0, len(x_ND), chunk):
                 part = slice(start, start + chunk)
                 x_CD, targets_C = x_ND[part].to(format_), targets_N[part]
-                logits_CV = wide(F.linear(x_CD, cast_head_VD))
-                lse_C = logits_CV.logsumexp(-1)
-                loss += _summed_loss(logits_CV, lse_C, targets_C, z_weight)
-                if grad_x_ND is None and grad_head_VD is None:
-                    continue
-                grad_CV = _turn_into_gradient(logits_CV, lse_C, targets_C, z_weight).to(format_)
+                logits_CV = F.linear(x_CD, cast_head_VD)
+                part_loss, grad_CV = _score(logits_CV, targets_C, z_weight, needs_x or needs_head)
+                loss += part_loss
                 if grad_x_ND is not None:
                     grad_x_ND[part] = grad_CV @ cast_head_VD
                 if grad_head_VD is not None:
@@ -93,6 +91,21 @@ class _ChunkedLoss(torch.autograd.Function):
         if grad_head_VD is not None:
             grad_head_VD = (grad_head_VD * grad).to(ctx.head_dtype)
         return grad_x_ND, grad_head_VD, None, None, None, None
+
+
+def _score(
+    logits_CV: Tensor, targets_C: Tensor, z_weight: float, wants_gradient: bool
+) -> tuple[Tensor, Tensor]:
+    """The summed loss of some rows and, where wanted, its gradient by the logits in their format, which are lost."""
+    if loss_fused.fits(logits_CV, targets_C):
+        losses_C = loss_fused.score_(logits_CV, targets_C, z_weight=z_weight, wants_gradient=wants_gradient)
+        return losses_C.sum(), logits_CV
+    wide_CV = wide(logits_CV)
+    lse_C = wide_CV.logsumexp(-1)
+    loss = _summed_loss(wide_CV, lse_C, targets_C, z_weight)
+    if wants_gradient:
+        logits_CV = _turn_into_gradient(wide_CV, lse_C, targets_C, z_weight).to(logits_CV.dtype)
+    return loss, logits_CV
 
 
 def _summed_loss(logits_CV: Tensor, lse_C: Tensor, targets_C: Tensor, z_weight: float) -> Tensor:

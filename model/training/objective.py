@@ -11,10 +11,8 @@ from torch import Tensor
 
 from model.data.batch import Batch
 from model.training.chunked_loss import chunked_target_loss
-from model.training.loss import ahead_loss, target_loss
+from model.training.loss import ahead_loss
 from model.transformer import Transformer
-
-LARGE_VOCABULARY = 16_384  # from here on logits are the largest tensors of a step, so never all of them exist
 
 
 class Losses(NamedTuple):
@@ -39,16 +37,10 @@ def losses_on(model: Transformer, batch: Batch, *, n_targets: int) -> Losses:
     if batch.is_packed:
         packing = {"positions_BS": batch.positions_BS, "documents_BS": batch.documents_BS}
     x_BSD = model.hidden(batch.tokens_BS, **packing)
-    next_token = _next_token_loss(model, x_BSD, batch.targets_BS, n_targets)
+    head_VD = model.embedding if model.head is None else model.head
+    next_token = chunked_target_loss(model.norm(x_BSD), head_VD, batch.targets_BS, n_targets=n_targets)
     if not model.training or not len(model.ahead):
         return Losses(next_token, None)
     logits = model.ahead_logits(x_BSD, batch.tokens_BS, **packing)
     ahead = ahead_loss(logits, batch.targets_BS, documents_BS=batch.documents_BS, n_targets=n_targets)
     return Losses(next_token, ahead)
-
-
-def _next_token_loss(model: Transformer, x_BSD: Tensor, targets_BS: Tensor, n_targets: int) -> Tensor:
-    if model.config.vocab_size < LARGE_VOCABULARY:
-        return target_loss(model.logits(x_BSD), targets_BS, n_targets=n_targets)
-    head_VD = model.embedding if model.head is None else model.head
-    return chunked_target_loss(model.norm(x_BSD), head_VD, targets_BS, n_targets=n_targets)

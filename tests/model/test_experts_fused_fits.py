@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from model import native
 from model.layers import experts, experts_fused, experts_reference
+from model.layers.watched import torch_instead
 
 needs_kernels = pytest.mark.skipif(
     not native.available(), reason=f"NO COMPILED KERNELS HERE: {native.state()}"
@@ -163,8 +164,8 @@ def test_under_transformations_torch_s_operations_are_used(calls: list[str]) -> 
 
 @pytest.mark.usefixtures("both_formats")
 def test_kernels_can_be_left_out_for_a_while() -> None:
-    with experts_fused.torch_instead():
-        with experts_fused.torch_instead():
+    with torch_instead():
+        with torch_instead():
             assert not experts_fused.fits(*arguments())
         assert not experts_fused.fits(*arguments())
     assert experts_fused.fits(*arguments())

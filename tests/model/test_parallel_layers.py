@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.config import ModelConfig, MoEConfig
-from model.layers.experts_fused import torch_instead
 from model.layers.moe import Experts, MoELayer
+from model.layers.watched import torch_instead
 from model.parallel.check import SHAPES
 from model.parallel.expert import ParallelExperts
 from model.parallel.gradients import BUCKET_ELEMENTS, Gradients, _buckets

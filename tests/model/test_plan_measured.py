@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.config import LatentConfig, ModelConfig
-from model.layers.experts_fused import torch_instead
+from model.layers.watched import torch_instead
 from model.parallel.check import SHAPES
 from model.parallel.mesh import Mesh
 from model.parallel.shards import load

@@ -1,0 +1,96 @@
+// Cross-entropy of rows of logits, and in their place the gradient by them, for `model/training/loss_fused.py`.
+//
+// A row is read twice while it lies in the cache: for its sum of exponentials and for the gradient. All numbers of a row are
+// summed in one order, whatever rows come with it and however many threads there are.
+
+#include <cmath>
+
+#include "lanes.h"
+
+namespace loss {
+
+using namespace lanes;
+
+// Arrays are whole and in C order: N rows of V logits.
+struct Call {
+    int64_t rows, vocabulary, threads;
+    int64_t ignored;         // the target of rows that are not scored
+    double z_weight;         // of the squared logarithm of a row's sum
+    int64_t wants_gradient;  // by the logits, which it then takes the place of
+    void *logits;            // [N, V]
+    const int64_t *targets;  // [N]
+    float *losses;           // [N]
+};
+
+// Calls each(vector's numbers, place, how many of them) over a row.
+template <typename T, typename Each>
+LANES_INLINE void for_vectors(const T *row, int64_t count, const Each &each) {
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES) each(load(row + i), i, LANES);
+    if (i < count) each(load_part(row + i, count - i), i, count - i);
+}
+
+template <typename T>
+float largest_of(const T *row, int64_t count) {
+    Floats largest = all(-__builtin_inff());
+    for_vectors(row, count, [&](Floats numbers, int64_t, int64_t n) {
+        if (n == LANES) largest = most(numbers, largest);
+        else
+            for (int64_t i = 0; i < n; ++i) largest[0] = numbers[i] > largest[0] ? numbers[i] : largest[0];
+    });
+    float top = largest[0];
+    for (int i = 1; i < LANES; ++i) top = largest[i] > top ? largest[i] : top;
+    return top;
+}
+
+template <typename T>
+float log_sum_of(const T *row, int64_t count) {
+    const float top = largest_of(row, count);
+    Floats whole = zeros();
+    float rest = 0;
+    for_vectors(row, count, [&](Floats numbers, int64_t, int64_t n) {
+        const Floats powers = exponential(numbers - top);
+        if (n == LANES) whole += powers;
+        else
+            for (int64_t i = 0; i < n; ++i) rest += powers[i];
+    });
+    return top + std::log(sum(whole) + rest);
+}
+
+template <typename T>
+float score(const Call &call, T *row, int64_t target) {
+    if (target == call.ignored) {
+        if (call.wants_gradient) std::memset(row, 0, static_cast<size_t>(call.vocabulary) * sizeof(T));
+        return 0;
+    }
+    const float log_sum = log_sum_of(row, call.vocabulary), z = static_cast<float>(call.z_weight);
+    const auto number = [](const T &at) { return load_part(&at, 1)[0]; };
+    const float loss = log_sum - number(row[target]) + z * log_sum * log_sum;
+    if (!call.wants_gradient) return loss;
+    const float factor = 1 + 2 * z * log_sum, of_target = factor * std::exp(number(row[target]) - log_sum) - 1;
+    for_vectors(row, call.vocabulary, [&](Floats numbers, int64_t at, int64_t n) {
+        const Floats slopes = factor * exponential(numbers - log_sum);
+        if (n == LANES) store(row + at, slopes);
+        else store_part(row + at, slopes, n);
+    });
+    store_part(row + target, all(of_target), 1);
+    return loss;
+}
+
+// 0, or 1 where a target is no number of the vocabulary: nothing has been changed then.
+template <typename T>
+int score_rows(const Call &call) {
+    for (int64_t i = 0; i < call.rows; ++i)
+        if (call.targets[i] != call.ignored && (call.targets[i] < 0 || call.targets[i] >= call.vocabulary)) return 1;
+    const int threads = static_cast<int>(call.threads);
+#pragma omp parallel for num_threads(threads)
+    for (int64_t i = 0; i < call.rows; ++i)
+        call.losses[i] = score(call, static_cast<T *>(call.logits) + i * call.vocabulary, call.targets[i]);
+    return 0;
+}
+
+}  // namespace loss
+
+LANES_EXPORT int loss_fused_score(const loss::Call *call, int is_bf16) {
+    return is_bf16 ? loss::score_rows<lanes::bf16>(*call) : loss::score_rows<float>(*call);
+}
