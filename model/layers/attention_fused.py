@@ -15,10 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from model import native
-from model.layers.watched import PLAIN, is_watched
+from model.layers.watched import PLAIN, is_torch_wanted
 
 _DTYPES = (torch.float32, torch.bfloat16)
 _POINTER = ctypes.c_void_p
@@ -41,12 +40,12 @@ class _Call(ctypes.Structure):
 def fits(*heads: Tensor) -> bool:
     """Whether `attend` may be used on them: plain CPU tensors in a format that this processor multiplies fast.
 
-    Under autocast that format counts which it would choose. Not while something watches torch's operations.
+    Under autocast that format counts which it would choose. Not under `torch_instead`, nor while functions are transformed.
     """
     if any(type(t) not in PLAIN or t.device.type != "cpu" or t.numel() == 0 for t in heads):
         return False
     dtypes = {_format(t) for t in heads}
-    if len(dtypes) > 1 or is_watched():
+    if len(dtypes) > 1 or is_torch_wanted():
         return False
     (dtype,) = dtypes
     return dtype in _DTYPES and bool(_fast_formats() & (2 if dtype is torch.bfloat16 else 1))
@@ -65,7 +64,7 @@ def attend(
     position that each one sees, never falling along a row: packed documents, sliding windows. Gradients have none of their
     own. Raises ValueError for shapes that do not go together and such positions, and MemoryError.
     """
-    *_, heads, width = q_BSHC.shape
+    heads, width = q_BSHC.shape[2:]
     groups = k_BSGC.shape[2]
     if (
         k_BSGC.shape[:3] != v_BSGU.shape[:3]
@@ -81,49 +80,83 @@ def attend(
             f"first positions must be int32 {tuple(q_BSHC.shape[:2])}, not {tuple(first_BS.shape)}"
         )
     first_BS = None if first_BS is None else first_BS.contiguous()
-    arguments = tuple(t.to(_format(t)).contiguous() for t in (q_BSHC, k_BSGC, v_BSGU))
+    q_BSHC, k_BSGC, v_BSGU = (t.to(_format(t)).contiguous() for t in (q_BSHC, k_BSGC, v_BSGU))
     scale = width**-0.5 if scale is None else scale
-    if torch.is_grad_enabled() and any(t.requires_grad for t in arguments):
-        y_BSHU: Tensor = _FusedAttention.apply(*arguments, scale, first_BS)  # type: ignore[no-untyped-call]
-        return y_BSHU
-    return _forward(arguments, scale, first_BS, None)
-
-
-def _forward(
-    arguments: tuple[Tensor, ...], scale: float, first_BS: Tensor | None, lse_BHS: Tensor | None
-) -> Tensor:
-    q_BSHC, _, v_BSGU = arguments
-    y_BSHU = q_BSHC.new_empty(*q_BSHC.shape[:3], v_BSGU.shape[3])
-    _run("forward", arguments, scale, first=first_BS, y=y_BSHU, lse=lse_BHS)
+    y_BSHU: Tensor = OPERATION(q_BSHC, k_BSGC, v_BSGU, scale, first_BS)[0]
     return y_BSHU
 
 
-class _FusedAttention(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, q_BSHC: Tensor, k_BSGC: Tensor, v_BSGU: Tensor, scale: float, first_BS: Tensor | None
-    ) -> Tensor:
-        batch, length, heads, _ = q_BSHC.shape
-        lse_BHS = torch.empty(batch, heads, length)
-        y_BSHU = _forward((q_BSHC, k_BSGC, v_BSGU), scale, first_BS, lse_BHS)
-        ctx.save_for_backward(q_BSHC, k_BSGC, v_BSGU, y_BSHU, lse_BHS, first_BS)
-        ctx.scale = scale
-        return y_BSHU
+@torch.library.custom_op("gainshare::causal_attention", mutates_args=())
+def _forward(
+    q_BSHC: Tensor, k_BSGC: Tensor, v_BSGU: Tensor, scale: float, first_BS: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The answer, and of each query the logarithm of its sum of exponentials [B, H, S]."""
+    batch, length, heads, _ = q_BSHC.shape
+    y_BSHU = q_BSHC.new_empty(batch, length, heads, v_BSGU.shape[3])
+    lse_BHS = torch.empty(batch, heads, length)
+    _run("forward", (q_BSHC, k_BSGC, v_BSGU), scale, first=first_BS, y=y_BSHU, lse=lse_BHS)
+    return y_BSHU, lse_BHS
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_BSHU: Tensor) -> tuple[Tensor | None, ...]:
-        *arguments, y_BSHU, lse_BHS, first_BS = ctx.saved_tensors
-        gradients = [torch.empty_like(t) for t in arguments]
-        names = ("grad_q", "grad_k", "grad_v")
-        grad_BSHU = grad_BSHU.contiguous()
-        wanted = {"grad_y": grad_BSHU, **dict(zip(names, gradients, strict=True))}
-        _run("backward", arguments, ctx.scale, first=first_BS, y=y_BSHU, lse=lse_BHS, **wanted)
-        return *gradients, None, None
+
+@torch.library.custom_op("gainshare::causal_attention_backward", mutates_args=())
+def _backward(
+    grad_BSHU: Tensor,
+    q_BSHC: Tensor,
+    k_BSGC: Tensor,
+    v_BSGU: Tensor,
+    y_BSHU: Tensor,
+    lse_BHS: Tensor,
+    scale: float,
+    first_BS: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    arguments = (q_BSHC, k_BSGC, v_BSGU)
+    grad_q, grad_k, grad_v = (torch.empty_like(t) for t in arguments)
+    arrays = {"first": first_BS, "y": y_BSHU, "lse": lse_BHS, "grad_y": grad_BSHU}
+    _run("backward", arguments, scale, **arrays, grad_q=grad_q, grad_k=grad_k, grad_v=grad_v)
+    return grad_q, grad_k, grad_v
+
+
+@_forward.register_fake
+def _(
+    q_BSHC: Tensor, k_BSGC: Tensor, v_BSGU: Tensor, scale: float, first_BS: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    batch, length, heads, _ = q_BSHC.shape
+    y_BSHU = q_BSHC.new_empty(batch, length, heads, v_BSGU.shape[3])
+    return y_BSHU, q_BSHC.new_empty(batch, heads, length, dtype=torch.float32)
+
+
+@_backward.register_fake
+def _(
+    grad_BSHU: Tensor,
+    q_BSHC: Tensor,
+    k_BSGC: Tensor,
+    v_BSGU: Tensor,
+    y_BSHU: Tensor,
+    lse_BHS: Tensor,
+    scale: float,
+    first_BS: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(q_BSHC), torch.empty_like(k_BSGC), torch.empty_like(v_BSGU)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *heads, ctx.scale, first_BS = inputs
+    ctx.save_for_backward(*heads, *output, first_BS)
+
+
+def _differentiate(ctx: Any, grad_BSHU: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    *kept, first_BS = ctx.saved_tensors
+    return *_backward(grad_BSHU.contiguous(), *kept, ctx.scale, first_BS), None, None
+
+
+_forward.register_autograd(_differentiate, setup_context=_keep)
+
+#: For torch, which sees one operation of its own: what is kept, compiled and counted can be chosen by it.
+OPERATION = torch.ops.gainshare.causal_attention.default
 
 
 def _run(
-    direction: str, arguments: tuple[Tensor, ...] | list[Tensor], scale: float, **arrays: Tensor | None
+    direction: str, arguments: tuple[Tensor, Tensor, Tensor], scale: float, **arrays: Tensor | None
 ) -> None:
     """Calls the kernel; all tensors are contiguous and outlive the call."""
     q_BSHC, k_BSGC, v_BSGU = arguments
@@ -148,8 +181,13 @@ def _format(heads: Tensor) -> torch.dtype:
     return heads.dtype
 
 
-@cache
+@torch.compiler.assume_constant_result
 def _fast_formats() -> int:
     """Bit 0 for fp32, bit 1 for bf16; 0 without compiled kernels, or with those of a tree that has other ones."""
+    return _formats_of_library()
+
+
+@cache
+def _formats_of_library() -> int:
     kernel = getattr(native.library(), "attention_fused_is_fast", None)
     return 0 if kernel is None else int(kernel())

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import (
 )
 
 from model.config import ConfigError
+from model.layers import attention_fused
 
 # none: everything; full: a block's input alone; selective: beside the inputs of a block's halves what the products
 # before attention's fused kernel and the kernel itself return, so that norms, rotations and the feed-forward, whose
@@ -28,6 +29,7 @@ Checkpointing = Literal["none", "full", "selective"]
 _ATEN = torch.ops.aten
 _PRODUCTS = {_ATEN.mm.default, _ATEN.addmm.default}
 _KERNELS = {
+    attention_fused.OPERATION,
     _ATEN._scaled_dot_product_flash_attention_for_cpu.default,
     _ATEN._scaled_dot_product_flash_attention.default,
     _ATEN._scaled_dot_product_efficient_attention.default,

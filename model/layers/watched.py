@@ -29,11 +29,11 @@ def torch_instead() -> Iterator[None]:
         _is_off = before
 
 
+def is_torch_wanted() -> bool:
+    """Whether also kernels that torch knows as its operations must stay away: asked for, or while functions are transformed."""
+    return _is_off or torch._C._are_functorch_transforms_active()
+
+
 def is_watched() -> bool:
     """Whether calls of torch's operations are being recorded, or tensors stand for others."""
-    return (
-        _is_off
-        or torch.compiler.is_compiling()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._are_functorch_transforms_active()
-    )
+    return is_torch_wanted() or torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
