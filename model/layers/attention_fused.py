@@ -10,7 +10,6 @@ Whether it may be used is `fits`' answer; modules ask it. Knows nothing of proje
 from __future__ import annotations
 
 import ctypes
-from functools import cache
 from typing import Any
 
 import torch
@@ -181,13 +180,21 @@ def _format(heads: Tensor) -> torch.dtype:
     return heads.dtype
 
 
-@torch.compiler.assume_constant_result
+_formats: int | None = None  # of this process's library, once somebody has asked
+
+
 def _fast_formats() -> int:
-    """Bit 0 for fp32, bit 1 for bf16; 0 without compiled kernels, or with those of a tree that has other ones."""
-    return _formats_of_library()
+    """Bit 0 for fp32, bit 1 for bf16; 0 without compiled kernels, or with those of a tree that has other ones.
+
+    While compiling nothing is loaded: compiled blocks use what was known before, see `load`.
+    """
+    if _formats is None and not torch.compiler.is_compiling():
+        load()
+    return _formats or 0
 
 
-@cache
-def _formats_of_library() -> int:
+def load() -> None:
+    """Loads the kernels now rather than at their first use; to be called before blocks are compiled."""
+    global _formats
     kernel = getattr(native.library(), "attention_fused_is_fast", None)
-    return 0 if kernel is None else int(kernel())
+    _formats = 0 if kernel is None else int(kernel())

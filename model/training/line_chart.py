@@ -77,7 +77,9 @@ def nice_ticks(low: float, high: float, most: int = 6) -> list[float]:
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 5, 10, 20) if (high - low) / (power * factor) <= most - 1)
     first = math.ceil(low / step - 1e-9)
-    return [round(step * k, 12) for k in range(first, math.floor(high / step + 1e-9) + 1)]
+    ticks = (round(step * k, 12) for k in range(first, math.floor(high / step + 1e-9) + 1))
+    slack = 1e-9 * (high - low)  # where numbers are large, rounding alone leads out of a narrow span
+    return [tick for tick in ticks if low - slack <= tick <= high + slack]
 
 
 def short(value: float) -> str:

@@ -11,6 +11,7 @@ import torch
 
 from model.checkpoint import load_transformer
 from model.config import ConfigError, ModelConfig
+from model.layers import attention_fused
 from model.layers.moe import Experts
 from model.layers.quantisation import quantise_training
 from model.training.precision import Precision, check_precision
@@ -91,5 +92,6 @@ def _compile(model: Transformer) -> None:
     for module in model.modules():
         if isinstance(module, Experts):
             module.apply_experts = torch.compiler.disable(module.apply_experts)  # type: ignore[no-untyped-call]
+    attention_fused.load()
     for block in model.layers:
         block.compile()
