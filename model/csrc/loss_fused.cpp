@@ -43,18 +43,24 @@ float largest_of(const T *row, int64_t count) {
     return top;
 }
 
+constexpr int64_t BLOCK = 1024;  // numbers that are summed before their sum is added to the row's, which rounds less
+
 template <typename T>
 float log_sum_of(const T *row, int64_t count) {
     const float top = largest_of(row, count);
-    Floats whole = zeros();
-    float rest = 0;
-    for_vectors(row, count, [&](Floats numbers, int64_t, int64_t n) {
-        const Floats powers = exponential(numbers - top);
-        if (n == LANES) whole += powers;
-        else
-            for (int64_t i = 0; i < n; ++i) rest += powers[i];
-    });
-    return top + std::log(sum(whole) + rest);
+    float whole = 0;
+    for (int64_t first = 0; first < count; first += BLOCK) {
+        Floats part = zeros();
+        float rest = 0;
+        for_vectors(row + first, count - first < BLOCK ? count - first : BLOCK, [&](Floats numbers, int64_t, int64_t n) {
+            const Floats powers = exponential(numbers - top);
+            if (n == LANES) part += powers;
+            else
+                for (int64_t i = 0; i < n; ++i) rest += powers[i];
+        });
+        whole += sum(part) + rest;
+    }
+    return top + std::log(whole);
 }
 
 template <typename T>
