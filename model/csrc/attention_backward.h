@@ -118,6 +118,10 @@ void add_over_queries(const Tile &block, const T *numbers, const uint32_t *panel
     }
 }
 
+inline void clear_sums(float *sums, int64_t length, int64_t width) {
+    std::memset(sums, 0, static_cast<size_t>(length * panels_of(width) * COLUMNS) * sizeof(float));
+}
+
 template <typename T>
 void write_sums(Head<T> head, int64_t length, int64_t width, const float *sums) {
     for (int64_t i = 0; i < length; ++i, sums += panels_of(width) * COLUMNS)
@@ -141,23 +145,15 @@ void backward_head(const Call &call, int64_t sequence, const BackwardMemory<T> &
 // 0, or 1 where first keys are wrong, or 2 without memory.
 template <typename T>
 int backward(const Call &call) {
-    if (const int error = check(call)) return error;
-    scratch::Parts needed;
-    BackwardMemory<T>(call, needed);
-    const int64_t shared = call.heads / call.groups;
-    return for_groups(call, needed.bytes, [&](int64_t sequence, int64_t group, char *own) {
-        scratch::Parts parts(own);
-        const BackwardMemory<T> memory(call, parts);
+    return for_groups<BackwardMemory<T>>(call, [&](int64_t sequence, int64_t group, const BackwardMemory<T> &memory) {
         const auto k = head_of<const T>(call, call.k, sequence, group, call.groups, call.d_key);
         const auto v = head_of<const T>(call, call.v, sequence, group, call.groups, call.d_value);
         pack_positions(k, call.length, call.d_key, memory.keys);
         pack_positions(v, call.length, call.d_value, memory.values);
         pack_width(k, 0, call.length, call.d_key, memory.key_rows);
-        for (float *sums : {memory.grad_keys, memory.grad_values}) {
-            const int64_t width = sums == memory.grad_keys ? call.d_key : call.d_value;
-            std::memset(sums, 0, static_cast<size_t>(call.length * panels_of(width) * COLUMNS) * sizeof(float));
-        }
-        for (int64_t i = group * shared; i < (group + 1) * shared; ++i)
+        clear_sums(memory.grad_keys, call.length, call.d_key);
+        clear_sums(memory.grad_values, call.length, call.d_value);
+        for (int64_t i = group * call.shared(); i < (group + 1) * call.shared(); ++i)
             backward_head(call, sequence, memory,
                           HeadGradients<T>{head_of<const T>(call, call.q, sequence, i, call.heads, call.d_key),
                                            head_of<const T>(call, call.y, sequence, i, call.heads, call.d_value),

@@ -27,10 +27,9 @@ struct ForwardMemory {
 // A row's exponentials over the largest; returns their sum and puts the logarithm of the whole sum into `lse`.
 template <typename T>
 float soften(const Tile &tile, int64_t r, float scale, const float *scores, T *shares, float &lse) {
-    Floats largest = all(-__builtin_inff()), whole = zeros();
-    for_vectors(tile, r, [&](int64_t at, int64_t) { largest = most(largest, load(scores + at)); });
-    float top = largest[0];
-    for (int i = 1; i < LANES; ++i) top = largest[i] > top ? largest[i] : top;
+    Floats tops = all(-__builtin_inff()), whole = zeros();
+    for_vectors(tile, r, [&](int64_t at, int64_t) { tops = most(tops, load(scores + at)); });
+    const float top = largest(tops);
     for_vectors(tile, r, [&](int64_t at, int64_t key) {
         const Floats share = shares_of((load(scores + at) - top) * scale);
         whole += share;
@@ -48,10 +47,8 @@ void forward_tile(const Call &call, const Tile &tile, const ForwardMemory<T> &me
     float of_sum[ROWS];
     multiply_positions(tile, q, call.d_key, memory.keys, memory.scores);
     for (int64_t r = 0; r < tile.n; ++r) {
-        float logarithm;
         hide(tile, r, memory.scores);
-        of_sum[r] = 1.0f / soften(tile, r, scale, memory.scores, memory.shares + r * stride, logarithm);
-        if (lse) lse[tile.query + r] = logarithm;
+        of_sum[r] = 1.0f / soften(tile, r, scale, memory.scores, memory.shares + r * stride, lse[tile.query + r]);
     }
     const T *shares = memory.shares;
     multiply_width(call, tile, shares, stride, call.d_value, memory.values, [&](int64_t r, int64_t column, const float *out) {
@@ -63,21 +60,15 @@ void forward_tile(const Call &call, const Tile &tile, const ForwardMemory<T> &me
 // 0, or 1 where first keys are wrong, or 2 without memory.
 template <typename T>
 int forward(const Call &call) {
-    if (const int error = check(call)) return error;
-    scratch::Parts needed;
-    ForwardMemory<T>(call, needed);
-    const int64_t shared = call.heads / call.groups;
-    return for_groups(call, needed.bytes, [&](int64_t sequence, int64_t group, char *own) {
-        scratch::Parts parts(own);
-        const ForwardMemory<T> memory(call, parts);
+    return for_groups<ForwardMemory<T>>(call, [&](int64_t sequence, int64_t group, const ForwardMemory<T> &memory) {
         const auto k = head_of<const T>(call, call.k, sequence, group, call.groups, call.d_key);
         const auto v = head_of<const T>(call, call.v, sequence, group, call.groups, call.d_value);
         pack_positions(k, call.length, call.d_key, memory.keys);
         pack_width(v, 0, call.length, call.d_value, memory.values);
-        for (int64_t head = group * shared; head < (group + 1) * shared; ++head) {
+        for (int64_t head = group * call.shared(); head < (group + 1) * call.shared(); ++head) {
             const auto q = head_of<const T>(call, call.q, sequence, head, call.heads, call.d_key);
             const auto y = head_of<T>(call, call.y, sequence, head, call.heads, call.d_value);
-            float *lse = call.lse ? call.lse + (sequence * call.heads + head) * call.length : nullptr;
+            float *lse = call.lse + (sequence * call.heads + head) * call.length;
             for (int64_t query = 0; query < call.length; query += ROWS)
                 forward_tile<T>(call, Tile(call, sequence, query, ROWS), memory, q, y, lse);
         }

@@ -4,17 +4,7 @@
 #include "attention_forward.h"
 
 // Of each format whether these kernels are faster here than torch's: 1 for fp32, 2 for bf16.
-LANES_EXPORT int attention_fused_is_fast() {
-#if defined(LANES_BF16_DOT)
-    return 3;
-#elif defined(LANES_AVX512)
-    return 1;
-#elif defined(__AVX2__)
-    return 3;
-#else
-    return 0;
-#endif
-}
+LANES_EXPORT int attention_fused_is_fast() { return tiles::FAST_FORMATS; }
 
 // Both take a Call and return 0, or 1 where first keys are wrong, or 2 without memory.
 LANES_EXPORT int attention_fused_forward(const attention::Call *call, int is_bf16) {

@@ -23,6 +23,7 @@ struct Call {
     float *lse;            // [B, H, S]: the logarithm of a query's sum of exponentials
     const void *grad_y;
     void *grad_q, *grad_k, *grad_v;
+    int64_t shared() const { return heads / groups; }
     int64_t panels() const { return (length + COLUMNS - 1) / COLUMNS; }
 };
 
@@ -129,16 +130,22 @@ inline int check(const Call &call) {
     return 0;
 }
 
-// Calls task(sequence, group, the thread's memory) for each group of heads, `bytes` of memory a thread. 0, or 2 without it.
-template <typename Task>
-int for_groups(const Call &call, int64_t bytes, const Task &task) {
-    const int64_t own = scratch::aligned(bytes);
+// Calls task(sequence, group, the thread's Memory) for each group of heads. 0, or 1 where first keys are wrong, or 2 without
+// memory.
+template <typename Memory, typename Task>
+int for_groups(const Call &call, const Task &task) {
+    if (const int error = check(call)) return error;
+    scratch::Parts needed;
+    const Memory only_counted(call, needed);
+    const int64_t own = scratch::aligned(needed.bytes);
     const scratch::Memory memory(call.threads * own);
     if (!memory.data) return 2;
     const int threads = static_cast<int>(call.threads);
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
-    for (int64_t i = 0; i < call.batch * call.groups; ++i)
-        task(i / call.groups, i % call.groups, memory.at<char>(own * scratch::thread_number()));
+    for (int64_t i = 0; i < call.batch * call.groups; ++i) {
+        scratch::Parts parts(memory.at<char>(own * scratch::thread_number()));
+        task(i / call.groups, i % call.groups, Memory(call, parts));
+    }
     return 0;
 }
 

@@ -3,19 +3,8 @@
 #include "experts_backward.h"
 #include "experts_forward.h"
 
-// Of each format whether these kernels are faster here than what torch has: 1 for fp32, 2 for bf16. With AVX2 alone torch
-// has no products of bf16 worth the name; with AVX-512 alone it has not been tried.
-LANES_EXPORT int experts_fused_is_fast() {
-#if defined(LANES_BF16_DOT)
-    return 3;
-#elif defined(LANES_AVX512)
-    return 1;
-#elif defined(__AVX2__)
-    return 3;
-#else
-    return 0;
-#endif
-}
+// Of each format whether these kernels are faster here than what torch has: 1 for fp32, 2 for bf16.
+LANES_EXPORT int experts_fused_is_fast() { return tiles::FAST_FORMATS; }
 
 // Both take a Call and return 0, or 1 where an expert's number is out of range, or 2 without memory.
 LANES_EXPORT int experts_fused_forward(const experts::Call *call, int is_bf16) {

@@ -192,6 +192,12 @@ LANES_INLINE void sum4(const Floats *values, float *to) {
 #endif
 }
 
+LANES_INLINE float largest(Floats values) {
+    float found = values[0];
+    for (int lane = 1; lane < LANES; ++lane) found = values[lane] > found ? values[lane] : found;
+    return found;
+}
+
 LANES_INLINE Floats least(Floats a, Floats b) { return a < b ? a : b; }
 LANES_INLINE Floats most(Floats a, Floats b) { return a > b ? a : b; }
 

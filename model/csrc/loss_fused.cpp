@@ -32,15 +32,13 @@ LANES_INLINE void for_vectors(const T *row, int64_t count, const Each &each) {
 
 template <typename T>
 float largest_of(const T *row, int64_t count) {
-    Floats largest = all(-__builtin_inff());
+    Floats tops = all(-__builtin_inff());
     for_vectors(row, count, [&](Floats numbers, int64_t, int64_t n) {
-        if (n == LANES) largest = most(numbers, largest);
+        if (n == LANES) tops = most(numbers, tops);
         else
-            for (int64_t i = 0; i < n; ++i) largest[0] = numbers[i] > largest[0] ? numbers[i] : largest[0];
+            for (int64_t i = 0; i < n; ++i) tops[0] = numbers[i] > tops[0] ? numbers[i] : tops[0];
     });
-    float top = largest[0];
-    for (int i = 1; i < LANES; ++i) top = largest[i] > top ? largest[i] : top;
-    return top;
+    return largest(tops);
 }
 
 constexpr int64_t BLOCK = 1024;  // numbers that are summed before their sum is added to the row's, which rounds less

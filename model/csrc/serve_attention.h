@@ -93,8 +93,7 @@ SERVE_ONCE float weigh(int32_t kind, const float *scores, float scale, int first
     };
     Floats largest_of = least, sums = lanes::zeros();
     for (int64_t i = 0; i < n; i += LANES) largest_of = lanes::most(seen(i) ? lanes::load(scores + i) : least, largest_of);
-    float largest = largest_of[0];
-    for (int lane = 1; lane < LANES; ++lane) largest = largest_of[lane] > largest ? largest_of[lane] : largest;
+    const float largest = lanes::largest(largest_of);
     for (int64_t i = 0; i < n; i += LANES) {
         const Floats weights = lanes::exponential((lanes::load(scores + i) - largest) * scale);
         sums += put_floats(kind, seen(i) ? weights : lanes::zeros(), to, i);

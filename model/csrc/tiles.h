@@ -23,6 +23,17 @@ constexpr int TOGETHER = VECTORS, DOT_ROWS = 4;  // vectors of a panel that are 
 #else
 constexpr int TOGETHER = 2, DOT_ROWS = 2;  // 12 of 16
 #endif
+// In which formats kernels made of these tiles are faster than torch's: 1 for fp32, 2 for bf16. With AVX2 alone torch has no
+// products of bf16 worth the name; with AVX-512 alone it has not been tried.
+#if defined(LANES_BF16_DOT)
+constexpr int FAST_FORMATS = 3;
+#elif defined(LANES_AVX512)
+constexpr int FAST_FORMATS = 1;
+#elif defined(__AVX2__)
+constexpr int FAST_FORMATS = 3;
+#else
+constexpr int FAST_FORMATS = 0;
+#endif
 constexpr int64_t FETCHED = 16 << 10;  // bytes between what is read and what is fetched meanwhile
 static_assert(COLUMNS % DOT_COLUMNS == 0, "dot_tile fills a tile in whole groups of columns");
 

@@ -85,14 +85,18 @@ def attend(
     return y_BSHU
 
 
+def _empty_answer(q_BSHC: Tensor, v_BSGU: Tensor) -> tuple[Tensor, Tensor]:
+    batch, length, heads, _ = q_BSHC.shape
+    y_BSHU = q_BSHC.new_empty(batch, length, heads, v_BSGU.shape[3])
+    return y_BSHU, q_BSHC.new_empty(batch, heads, length, dtype=torch.float32)
+
+
 @torch.library.custom_op("gainshare::causal_attention", mutates_args=())
 def _forward(
     q_BSHC: Tensor, k_BSGC: Tensor, v_BSGU: Tensor, scale: float, first_BS: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """The answer, and of each query the logarithm of its sum of exponentials [B, H, S]."""
-    batch, length, heads, _ = q_BSHC.shape
-    y_BSHU = q_BSHC.new_empty(batch, length, heads, v_BSGU.shape[3])
-    lse_BHS = torch.empty(batch, heads, length)
+    y_BSHU, lse_BHS = _empty_answer(q_BSHC, v_BSGU)
     _run("forward", (q_BSHC, k_BSGC, v_BSGU), scale, first=first_BS, y=y_BSHU, lse=lse_BHS)
     return y_BSHU, lse_BHS
 
@@ -119,9 +123,7 @@ def _backward(
 def _(
     q_BSHC: Tensor, k_BSGC: Tensor, v_BSGU: Tensor, scale: float, first_BS: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    batch, length, heads, _ = q_BSHC.shape
-    y_BSHU = q_BSHC.new_empty(batch, length, heads, v_BSGU.shape[3])
-    return y_BSHU, q_BSHC.new_empty(batch, heads, length, dtype=torch.float32)
+    return _empty_answer(q_BSHC, v_BSGU)
 
 
 @_backward.register_fake
