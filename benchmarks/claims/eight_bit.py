@@ -1,7 +1,7 @@
 """8-bit training: held-out accuracy that is kept against full precision, on a real language-model task.
 
 Both sides have the same model, batches, steps and grid of learning rates; one multiplies all linear maps and experts in
-int8, forward and backward, the other in fp32. Accuracy is the share of held-out tokens that are the first guess, in full
+int8, forward and for the gradient of the input, and in bf16 for that of the weight; the other in fp32. Accuracy is the share of held-out tokens that are the first guess, in full
 precision on both sides. Such a task does not saturate: no model of this size gets near all of them right.
 """
 
@@ -73,7 +73,7 @@ def decide(compared: Compared, settings: Settings, scale: Scale) -> list[Row]:
     listed = ", ".join(f"{name} {spread.text(2, '%')}" for name, spread in accuracies.items())
     how = (
         f"{'THE TASK SATURATES: nothing is shown; ' if is_saturated else ''}"
-        f"held-out next-token accuracy {listed}; kept {kept.text(2, '%')}; held-out loss {loss.text(2, '%')}; "
+        f"held-out next-token accuracy {listed}; kept {kept.text(2, '%')} (weight gradients in bf16); held-out loss {loss.text(2, '%')}; "
         f"MoE of {pairs[0][0]['parameters'] / 1e6:.2f}M parameters, {settings.n_tokens:,} tokens either side; "
         f"{grid_text(compared.rates)}; {SAYS[scale]}"
     )

@@ -185,6 +185,16 @@ def test_stochastic_rounding_is_off_by_less_than_a_step() -> None:
     assert ((y - exact).abs() > int8_bound(a, b) * 0).any()
 
 
+def test_a_product_for_weights_is_of_numbers_rounded_to_bf16() -> None:
+    a, b = matrix(40, 130, 7), matrix(130, 50, 8)
+    y, exact = int8.multiply_bf16(a, b), a.double() @ b.double()
+    assert y.dtype is torch.float32
+    bound = (2 * 2**-8 + 2**-16 + 130 * 2**-23) * (a.double().abs() @ b.double().abs())
+    assert ((y - exact).abs() <= bound).all() and (y != (a @ b)).any()
+    rounded = a.bfloat16().double() @ b.bfloat16().double()
+    assert ((y - rounded).abs() <= 130 * 2**-23 * (a.double().abs() @ b.double().abs()) * 1.01).all()
+
+
 @pytest.mark.skipif(
     not torch.cuda.is_available(),
     reason="expected: NO CUDA DEVICE HERE: 8-bit products on CUDA were not tested",

@@ -30,16 +30,11 @@ class FP8:
     def forward_product(self, x_TK: Tensor, w_NK: Tensor, out_dtype: torch.dtype) -> Tensor:
         return multiply(x_TK, w_NK.T, out_dtype=out_dtype, fast=True)
 
-    def input_gradient(self, g_TN: Tensor, w_NK: Tensor, noise_TN: Tensor | None) -> Tensor:
-        del noise_TN
+    def input_gradient(self, g_TN: Tensor, w_NK: Tensor) -> Tensor:
         return multiply(g_TN, w_NK, a_dtype=GRADIENTS)
 
-    def weight_gradient(self, g_TN: Tensor, x_TK: Tensor, noise_TN: Tensor | None) -> Tensor:
-        del noise_TN
+    def weight_gradient(self, g_TN: Tensor, x_TK: Tensor) -> Tensor:
         return multiply(g_TN.T, x_TK, a_dtype=GRADIENTS)
-
-    def noise(self, g_TN: Tensor) -> None:
-        del g_TN
 
     def refusal(self, device: torch.device) -> str | None:
         if device.type != "cuda" or torch.cuda.get_device_capability(device) >= LEAST_CAPABILITY:

@@ -3,9 +3,9 @@
 Scales are dynamic: the largest magnitude along the contracted dimension becomes 127. Activations and weights round to
 nearest. Gradients round stochastically, up with the probability of their fraction (as in arXiv:1502.02551): a
 gradient's row holds few large numbers and many below half a step, which nearest rounding would all turn to zero, a
-bias that adds up over steps, where unbiased noise averages out. Both products of a backward pass share one draw of
-noise: each is unbiased, and drawing is the dearest part. The scheme, with each operand quantised once per product
-along what that product sums over, is SwitchBack's (arXiv:2304.13013) taken to all three products.
+bias that adds up over steps, where unbiased noise averages out. The scheme is SwitchBack's (arXiv:2304.13013): the
+forward product and the gradient of the input in 8 bits; the gradient of the weight, which sums over the tokens of a
+batch, far more terms of far more different size, in 16.
 
 Shapes: M rows, K summed over, N columns. Knows nothing of layers.
 """
@@ -32,14 +32,12 @@ class Int8:
     def forward_product(self, x_TK: Tensor, w_NK: Tensor, out_dtype: torch.dtype) -> Tensor:
         return multiply(x_TK, w_NK.T).to(out_dtype)
 
-    def input_gradient(self, g_TN: Tensor, w_NK: Tensor, noise_TN: Tensor | None) -> Tensor:
+    def input_gradient(self, g_TN: Tensor, w_NK: Tensor) -> Tensor:
+        noise_TN = torch.rand_like(g_TN, dtype=torch.float32) if self.stochastic else None
         return multiply(g_TN, w_NK, noise_TN)
 
-    def weight_gradient(self, g_TN: Tensor, x_TK: Tensor, noise_TN: Tensor | None) -> Tensor:
-        return multiply(g_TN.T, x_TK, None if noise_TN is None else noise_TN.T)
-
-    def noise(self, g_TN: Tensor) -> Tensor | None:
-        return torch.rand_like(g_TN, dtype=torch.float32) if self.stochastic else None
+    def weight_gradient(self, g_TN: Tensor, x_TK: Tensor) -> Tensor:
+        return multiply_bf16(g_TN.T, x_TK)
 
     def refusal(self, device: torch.device) -> str | None:
         del device
@@ -56,6 +54,15 @@ def multiply(a_MK: Tensor, b_KN: Tensor, noise_MK: Tensor | None = None) -> Tens
     a_q, scale_M1 = quantise(a_MK, dim=1, noise=noise_MK)
     b_q, scale_1N = quantise(b_KN, dim=0)
     return exact_product(a_q, b_q, strict=a_q.is_cuda).mul_(scale_M1).mul_(scale_1N)
+
+
+def multiply_bf16(a_MK: Tensor, b_KN: Tensor) -> Tensor:
+    """a @ b of both factors rounded to bf16, fp32 [M, N].
+
+    On CPU the rounded numbers are multiplied in fp32: many processors with fast int8 have no products of bf16.
+    """
+    a_MK, b_KN = a_MK.bfloat16(), b_KN.bfloat16()
+    return (a_MK @ b_KN).float() if a_MK.is_cuda else a_MK.float() @ b_KN.float()
 
 
 def quantise(x: Tensor, dim: int, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:

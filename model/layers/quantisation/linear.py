@@ -1,4 +1,4 @@
-"""A linear map whose three products, forward and backward, run in 8 bits; its weight stays a full-precision master.
+"""A linear map whose products, forward and backward, run in few bits; its weight stays a full-precision master.
 
 Saves for the backward pass what a plain linear map saves: references to its input and weight. Knows nothing of
 modules; which numbers 8 bits can hold is `int8.py`'s and `fp8.py`'s subject.
@@ -26,14 +26,11 @@ class Arithmetic(Protocol):
     def forward_product(self, x_TK: Tensor, w_NK: Tensor, out_dtype: torch.dtype) -> Tensor:
         """x w^T, [T, N]."""
 
-    def input_gradient(self, g_TN: Tensor, w_NK: Tensor, noise_TN: Tensor | None) -> Tensor:
-        """g w, [T, K], fp32."""
+    def input_gradient(self, g_TN: Tensor, w_NK: Tensor) -> Tensor:
+        """g w, [T, K], fp32; what stochastic rounding needs is drawn from the default random generator."""
 
-    def weight_gradient(self, g_TN: Tensor, x_TK: Tensor, noise_TN: Tensor | None) -> Tensor:
+    def weight_gradient(self, g_TN: Tensor, x_TK: Tensor) -> Tensor:
         """g^T x, [N, K], fp32."""
-
-    def noise(self, g_TN: Tensor) -> Tensor | None:
-        """What stochastic rounding of g needs, from the default random generator; None where nothing is drawn."""
 
     def refusal(self, device: torch.device) -> str | None:
         """Why a device cannot do it, and what to do; None where it can."""
@@ -75,8 +72,7 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, g_TN: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         x_TK, w_NK = ctx.saved_tensors
         arithmetic: Arithmetic = ctx.arithmetic
-        noise_TN = arithmetic.noise(g_TN)
         needs_x, needs_w = ctx.needs_input_grad[:2]
-        grad_x = arithmetic.input_gradient(g_TN, w_NK, noise_TN).to(x_TK.dtype) if needs_x else None
-        grad_w = arithmetic.weight_gradient(g_TN, x_TK, noise_TN).to(w_NK.dtype) if needs_w else None
+        grad_x = arithmetic.input_gradient(g_TN, w_NK).to(x_TK.dtype) if needs_x else None
+        grad_w = arithmetic.weight_gradient(g_TN, x_TK).to(w_NK.dtype) if needs_w else None
         return grad_x, grad_w, None, None
