@@ -18,12 +18,12 @@ from model.config import ModelConfig
 from model.layers.ahead import AheadModule, tokens_ahead
 from model.layers.attention import KeyValueStore, segment
 from model.layers.block import Block
-from model.layers.masks import sequence_mask
+from model.layers.masks import first_seen
 from model.layers.norm import RMSNorm
 from model.layers.recompute import Checkpointing, checked
 from model.layers.rotary import Rotary, Rotation
 
-Masks = dict[int | None, Tensor | None]  # of each sliding window that occurs; None: plainly causal
+Spans = dict[int | None, Tensor | None]  # of each sliding window what `first_seen` says; None: plainly causal
 
 
 class Transformer(nn.Module):
@@ -81,14 +81,14 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """The residual stream [B, S, D] after the last block, before the last norm.
 
-        `documents_BS`: integer ids of the documents that are packed into a row; a token attends within its own only.
+        `documents_BS`: integer ids of the documents that lie one behind the other in a row; a token attends within its own.
         `positions_BS`: rotary positions, each below `max_context`, starting again with each document; 0, 1 ... S-1
         where None.
         """
-        rotation, masks = self.rotation_and_masks(tokens_BS, positions_BS, documents_BS)
+        rotation, spans = self.rotation_and_spans(tokens_BS, positions_BS, documents_BS)
         x_BSD = self.embed(tokens_BS)
         for block in cast("Iterable[Block]", self.layers):
-            x_BSD = block(x_BSD, rotation, masks[block.window])
+            x_BSD = block(x_BSD, rotation, spans[block.window])
         return x_BSD
 
     def logits(self, x: Tensor) -> Tensor:
@@ -108,11 +108,11 @@ class Transformer(nn.Module):
         Those of module i at position p are for token p + i + 2. At the last i + 2 positions of a row, or of a
         document where rows are packed, they mean nothing and belong in no loss: nothing follows there.
         """
-        rotation, masks = self.rotation_and_masks(tokens_BS, positions_BS, documents_BS)
+        rotation, spans = self.rotation_and_spans(tokens_BS, positions_BS, documents_BS)
         logits: list[Tensor] = []
         for depth, module in enumerate(cast("Iterable[AheadModule]", self.ahead)):
             embedded_BSD = F.embedding(tokens_ahead(tokens_BS, depth + 1), self.embedding)
-            x_BSD = module(x_BSD, embedded_BSD, rotation, masks[module.block.window])
+            x_BSD = module(x_BSD, embedded_BSD, rotation, spans[module.block.window])
             logits.append(self._head(module.norm(x_BSD)))
         return logits
 
@@ -178,10 +178,10 @@ class Transformer(nn.Module):
         """The residual stream's beginning [..., D] for ids [...]."""
         return F.embedding(tokens, self.embedding)
 
-    def rotation_and_masks(
+    def rotation_and_spans(
         self, tokens_BS: Tensor, positions_BS: Tensor | None = None, documents_BS: Tensor | None = None
-    ) -> tuple[Rotation, Masks]:
-        """What blocks need beside the residual stream: `block(x_BSD, rotation, masks[block.window])`.
+    ) -> tuple[Rotation, Spans]:
+        """What blocks need beside the residual stream: `block(x_BSD, rotation, spans[block.window])`.
 
         Raises ValueError where rows without positions exceed the context.
         """
@@ -193,11 +193,11 @@ class Transformer(nn.Module):
                 )
             positions_BS = torch.arange(n_tokens, device=tokens_BS.device)
         rotation = self.rotary.at(positions_BS, self.dtype)
-        masks = {
-            window: sequence_mask(n_tokens, documents_BS=documents_BS, window=window, device=tokens_BS.device)
+        spans = {
+            window: first_seen(n_tokens, documents_BS=documents_BS, window=window, device=tokens_BS.device)
             for window in self.windows
         }
-        return rotation, masks
+        return rotation, spans
 
     def _rotation_behind(
         self, parts: Sequence[tuple[KeyValueStore, Sequence[int]]], positions_T: Tensor

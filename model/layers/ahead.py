@@ -47,10 +47,10 @@ class AheadModule(nn.Module):
         return F.linear(both_BSX, self.w_join).to(x_BSD.dtype)
 
     def forward(
-        self, x_BSD: Tensor, embedded_BSD: Tensor, rotation: Rotation, mask: Tensor | None = None
+        self, x_BSD: Tensor, embedded_BSD: Tensor, rotation: Rotation, first_BS: Tensor | None = None
     ) -> Tensor:
         """Residual stream [B, S, D] and embeddings of the tokens ahead -> the residual stream one token further."""
-        y_BSD: Tensor = self.block(self.join(x_BSD, embedded_BSD), rotation, mask)
+        y_BSD: Tensor = self.block(self.join(x_BSD, embedded_BSD), rotation, first_BS)
         return y_BSD
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from model.config import ModelConfig
 from model.layers import attention_fused
-from model.layers.masks import causal_mask
+from model.layers.masks import causal_mask, span_mask
 from model.layers.norm import RMSNorm
 from model.layers.rotary import Rotation, rotate
 
@@ -91,9 +91,9 @@ class Attention(nn.Module):
         for weight in (self.w_q, self.w_k, self.w_v, self.w_o):
             nn.init.normal_(weight, std=weight.shape[-1] ** -0.5)
 
-    def forward(self, x_BSD: Tensor, rotation: Rotation, mask: Tensor | None = None) -> Tensor:
-        """Whole sequences: [B, S, D] -> [B, S, D]; `mask` [S, S] or [B, 1, S, S], None: plainly causal."""
-        y_BSHC = _attend(*self._project(x_BSD, rotation), mask)
+    def forward(self, x_BSD: Tensor, rotation: Rotation, first_BS: Tensor | None = None) -> Tensor:
+        """Whole sequences: [B, S, D] -> [B, S, D]; `first_BS` as `layers/masks.py` makes it, None: plainly causal."""
+        y_BSHC = _attend(*self._project(x_BSD, rotation), first_BS)
         return F.linear(y_BSHC.flatten(2), self.w_o, self.b_o)
 
     def forward_cached(
@@ -136,9 +136,10 @@ class Attention(nn.Module):
         return rotate(q, rotation), rotate(k, rotation), v
 
 
-def _attend(q_BSHC: Tensor, k_BSGC: Tensor, v_BSGC: Tensor, mask: Tensor | None) -> Tensor:
-    if mask is None and attention_fused.fits(q_BSHC, k_BSGC, v_BSGC):
-        return attention_fused.attend(q_BSHC, k_BSGC, v_BSGC)
+def _attend(q_BSHC: Tensor, k_BSGC: Tensor, v_BSGC: Tensor, first_BS: Tensor | None) -> Tensor:
+    if attention_fused.fits(q_BSHC, k_BSGC, v_BSGC):
+        return attention_fused.attend(q_BSHC, k_BSGC, v_BSGC, first_BS=first_BS)
+    mask = None if first_BS is None else span_mask(first_BS)
     q_BHSC, k_BGSC, v_BGSC = (heads.transpose(1, 2) for heads in (q_BSHC, k_BSGC, v_BSGC))
     y_BHSC = F.scaled_dot_product_attention(
         q_BHSC, k_BGSC, v_BGSC, attn_mask=mask, is_causal=mask is None, enable_gqa=True

@@ -59,9 +59,9 @@ def attend(
 ) -> Tensor:
     """[B, S, H, U]: each position looks at itself and those before it; G divides H, groups of heads share keys.
 
-    For tensors that `fits` accepts. `scale` of the scores is C ** -0.5 unless given; `first_BS`, int32, is the first
-    position that each one sees, never falling along a row: packed documents, sliding windows. Gradients have none of their
-    own. Raises ValueError for shapes that do not go together and such positions, and MemoryError.
+    For tensors that `fits` accepts. `scale` of the scores is C ** -0.5 unless given; `first_BS`, int32 [B, S] or [1, S], is
+    the first position that each one sees, never falling along a row: packed documents, sliding windows. Gradients have
+    none of their own. Raises ValueError for shapes that do not go together and such positions, and MemoryError.
     """
     heads, width = q_BSHC.shape[2:]
     groups = k_BSGC.shape[2]
@@ -74,11 +74,11 @@ def attend(
         raise ValueError(f"queries, keys and values do not go together: {shapes}")
     if heads % groups:
         raise ValueError(f"{groups} heads of keys cannot be shared evenly by {heads} heads of queries")
-    if first_BS is not None and (first_BS.dtype is not torch.int32 or first_BS.shape != q_BSHC.shape[:2]):
-        raise ValueError(
-            f"first positions must be int32 {tuple(q_BSHC.shape[:2])}, not {tuple(first_BS.shape)}"
-        )
-    first_BS = None if first_BS is None else first_BS.contiguous()
+    if first_BS is not None:
+        rows, length = q_BSHC.shape[:2]
+        if first_BS.dtype is not torch.int32 or first_BS.shape not in {(rows, length), (1, length)}:
+            raise ValueError(f"first positions must be int32 {(rows, length)}, not {tuple(first_BS.shape)}")
+        first_BS = first_BS.expand(rows, length).contiguous()
     q_BSHC, k_BSGC, v_BSGU = (t.to(_format(t)).contiguous() for t in (q_BSHC, k_BSGC, v_BSGU))
     scale = width**-0.5 if scale is None else scale
     y_BSHU: Tensor = OPERATION(q_BSHC, k_BSGC, v_BSGU, scale, first_BS)[0]

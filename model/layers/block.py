@@ -55,19 +55,19 @@ class Block(nn.Module):
         else:
             self.ffn = SwiGLU(config.d_model, config.d_ff, bias=config.ffn_bias)
 
-    def forward(self, x_BSD: Tensor, rotation: Rotation, mask: Tensor | None = None) -> Tensor:
-        """Whole sequences; `mask` as `layers/masks.py` makes it for this block's window, None: plainly causal."""
+    def forward(self, x_BSD: Tensor, rotation: Rotation, first_BS: Tensor | None = None) -> Tensor:
+        """Whole sequences; `first_BS` as `layers/masks.py` makes it for this block's window, None: plainly causal."""
         if self.checkpointing == "none" or not torch.is_grad_enabled():
-            return self._whole(x_BSD, rotation, mask)
+            return self._whole(x_BSD, rotation, first_BS)
         if self.checkpointing == "full":
-            return recomputed(self._whole, x_BSD, rotation, mask)
-        return recomputed(self._feed, recomputed_but_products(self._attend, x_BSD, rotation, mask))
+            return recomputed(self._whole, x_BSD, rotation, first_BS)
+        return recomputed(self._feed, recomputed_but_products(self._attend, x_BSD, rotation, first_BS))
 
-    def _whole(self, x_BSD: Tensor, rotation: Rotation, mask: Tensor | None) -> Tensor:
-        return self._feed(self._attend(x_BSD, rotation, mask))
+    def _whole(self, x_BSD: Tensor, rotation: Rotation, first_BS: Tensor | None) -> Tensor:
+        return self._feed(self._attend(x_BSD, rotation, first_BS))
 
-    def _attend(self, x_BSD: Tensor, rotation: Rotation, mask: Tensor | None) -> Tensor:
-        y_BSD: Tensor = self.attention(self.attention_norm(x_BSD), rotation, mask)
+    def _attend(self, x_BSD: Tensor, rotation: Rotation, first_BS: Tensor | None) -> Tensor:
+        y_BSD: Tensor = self.attention(self.attention_norm(x_BSD), rotation, first_BS)
         return x_BSD + y_BSD
 
     def _feed(self, x: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from model.config import LatentConfig, ModelConfig
 from model.layers import attention_fused
 from model.layers.attention import Segment
+from model.layers.masks import span_mask
 from model.layers.norm import RMSNorm
 from model.layers.rotary import Rotation, rotate, softmax_factor
 
@@ -70,15 +71,15 @@ class LatentAttention(nn.Module):
             if weight is not None:
                 nn.init.normal_(weight, std=weight.shape[-1] ** -0.5)
 
-    def forward(self, x_BSD: Tensor, rotation: Rotation, mask: Tensor | None = None) -> Tensor:
-        """Whole sequences: [B, S, D] -> [B, S, D]; `mask` [S, S] or [B, 1, S, S], None: plainly causal."""
+    def forward(self, x_BSD: Tensor, rotation: Rotation, first_BS: Tensor | None = None) -> Tensor:
+        """Whole sequences: [B, S, D] -> [B, S, D]; `first_BS` as `layers/masks.py` makes it, None: plainly causal."""
         q_BSHC = self._queries(x_BSD, rotation)
         k_BHSC, v_BHSU = self._expanded(self._kept(x_BSD, rotation))
-        if mask is None and attention_fused.fits(q_BSHC, k_BHSC, v_BHSU):
+        if attention_fused.fits(q_BSHC, k_BHSC, v_BHSU):
             k_BSHC, v_BSHU = k_BHSC.transpose(1, 2), v_BHSU.transpose(1, 2)
-            y_BSHU = attention_fused.attend(q_BSHC, k_BSHC, v_BSHU, self.scale)
+            y_BSHU = attention_fused.attend(q_BSHC, k_BSHC, v_BSHU, self.scale, first_BS)
         else:
-            q_BHSC = q_BSHC.transpose(1, 2)
+            q_BHSC, mask = q_BSHC.transpose(1, 2), None if first_BS is None else span_mask(first_BS)
             y_BSHU = self._attend(q_BHSC, k_BHSC, v_BHSU, mask, is_causal=mask is None).transpose(1, 2)
         return F.linear(y_BSHU.flatten(2), self.w_o, self.b_o)
 

@@ -1,7 +1,8 @@
 """Which keys a query may look at: causal, within a sliding window, within its document, behind a cached past.
 
-Masks are boolean, true where a query may look; None stands for plainly causal, which attention kernels know
-without one. Knows nothing of heads, weights or caches.
+In whole sequences each position sees a span that ends with itself, so one number says it: the first position seen. Masks
+are boolean, true where a query may look. None stands for plainly causal, which attention kernels know without either.
+Knows nothing of heads, weights or caches.
 
 Shape suffixes: B sequences, S positions, Q queries, K keys.
 """
@@ -9,6 +10,7 @@ Shape suffixes: B sequences, S positions, Q queries, K keys.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -23,16 +25,28 @@ def causal_mask(n_queries: int, n_keys: int, *, window: int | None = None, devic
     return mask_QK if window is None else mask_QK.triu(past - window + 1)
 
 
-def sequence_mask(
+def first_seen(
     n_tokens: int, *, documents_BS: Tensor | None = None, window: int | None = None, device: torch.device
 ) -> Tensor | None:
-    """Mask of whole sequences: [S, S], or [B, 1, S, S] where rows hold packed documents; None where plainly causal.
+    """The first position that each one of whole sequences sees, int32 [B, S], or [1, S] where rows do not differ.
 
-    `documents_BS` are integer ids; a token looks at earlier tokens of its own id only, wherever they lie in the row.
-    Padding is a document of its own: every token sees at least itself, so no row of the softmax is empty.
+    None where plainly causal. `documents_BS` are integer ids of documents that lie one behind the other: an id that comes
+    again later in its row is another document. Padding is one too: every token sees at least itself, so no row of the
+    softmax is empty.
     """
     window = None if window is None or window >= n_tokens else window
-    if documents_BS is None:
-        return None if window is None else causal_mask(n_tokens, n_tokens, window=window, device=device)
-    is_same_B1SS = documents_BS[:, None, :, None] == documents_BS[:, None, None, :]
-    return is_same_B1SS & causal_mask(n_tokens, n_tokens, window=window, device=device)
+    if documents_BS is None and window is None:
+        return None
+    position_S = torch.arange(n_tokens, dtype=torch.int32, device=device)
+    first_BS = torch.zeros_like(position_S)[None]
+    if documents_BS is not None:
+        begins_BS = F.pad(documents_BS[:, 1:] != documents_BS[:, :-1], (1, 0))
+        first_BS = (begins_BS * position_S).cummax(1).values
+    return first_BS if window is None else first_BS.maximum(position_S - window + 1)
+
+
+def span_mask(first_BS: Tensor) -> Tensor:
+    """Mask [B, 1, S, S] of the spans that begin at `first_BS`, for kernels that know none."""
+    position_S = torch.arange(first_BS.shape[1], device=first_BS.device)
+    is_behind_BSS = position_S >= first_BS[:, :, None]
+    return (is_behind_BSS & (position_S <= position_S[:, None]))[:, None]

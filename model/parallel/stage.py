@@ -113,10 +113,10 @@ class Stage(Transformer):
         }
 
     def _run(self, x: Tensor, *, positions_BS: Tensor | None, documents_BS: Tensor | None) -> Tensor:
-        rotation, masks = self.rotation_and_masks(x, positions_BS, documents_BS)
+        rotation, spans = self.rotation_and_spans(x, positions_BS, documents_BS)
         x_BSD = embed(x, self.embedding, self.first_id, self.tp_group) if self.is_first else x
         for block in self.blocks:
-            x_BSD = block(x_BSD, rotation, masks[block.window])
+            x_BSD = block(x_BSD, rotation, spans[block.window])
         return x_BSD
 
     def _spread_experts(self, mesh: Mesh, group: Group) -> None:

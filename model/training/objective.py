@@ -31,7 +31,7 @@ class Objective(Protocol):
 def losses_on(model: Transformer, batch: Batch, *, n_targets: int) -> Losses:
     """One forward pass over a batch on the model's device.
 
-    Without packing nothing behind a piece is seen by it, so attention's causal kernels need no mask: twice as fast.
+    Without packing nothing behind a piece is seen by it, so torch's causal kernels need no mask: twice as fast.
     """
     packing: dict[str, Tensor] = {}
     if batch.is_packed:

@@ -47,7 +47,7 @@ def turned(x_SC: Tensor, positions: list[int], theta: float, interleaved: bool) 
 def can_see(query: int, key: int, window: int | None, documents: list[int] | None) -> bool:
     if key > query or (window is not None and query - key >= window):
         return False
-    return documents is None or documents[query] == documents[key]
+    return documents is None or len(set(documents[key : query + 1])) == 1
 
 
 def attended(

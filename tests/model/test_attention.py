@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from model.config import ModelConfig
 from model.layers.attention import Attention, segment
-from model.layers.masks import sequence_mask
+from model.layers.masks import first_seen
 from model.layers.rotary import Rotary
 from model.serving.cache import SequenceCache
 from tests.model import plain_decoder
@@ -44,10 +44,10 @@ def whole(
     attention: Attention, config: ModelConfig, x_BSD: torch.Tensor, **places: torch.Tensor
 ) -> torch.Tensor:
     positions = places.get("positions", torch.arange(x_BSD.shape[1]))
-    mask = sequence_mask(
+    first = first_seen(
         x_BSD.shape[1], documents_BS=places.get("documents"), window=config.window(0), device=CPU
     )
-    return attention(x_BSD, Rotary.of(config).at(positions, x_BSD.dtype), mask)
+    return attention(x_BSD, Rotary.of(config).at(positions, x_BSD.dtype), first)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,8 +12,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from model import native
+from model.config import LatentConfig, ModelConfig
 from model.layers import attention_fused
+from model.layers.attention import Attention
+from model.layers.latent import LatentAttention
+from model.layers.masks import first_seen
+from model.layers.rotary import Rotary
 from model.layers.watched import torch_instead
+from tests.model.random_models import SMALL
 
 pytestmark = pytest.mark.skipif(not native.available(), reason=f"NO COMPILED KERNELS HERE: {native.state()}")
 
@@ -21,6 +28,7 @@ pytestmark = pytest.mark.skipif(not native.available(), reason=f"NO COMPILED KER
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 1e-2}
 # Of the largest terms of a sum; scores of C products are off by C roundings of fp32.
 ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 2.0**-6}
+LATENT = LatentConfig(kv_rank=12, d_nope=6, d_rope=4, d_value=6)
 FORMATS = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 
 
@@ -253,3 +261,29 @@ def test_what_it_is_used_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention_fused, "_fast_formats", lambda: 1)
     assert attention_fused.fits(*heads)
     assert not attention_fused.fits(*(t.bfloat16() for t in heads))
+
+
+@pytest.mark.parametrize("config", [SMALL, replace(SMALL, latent=LATENT)], ids=["grouped-query", "latent"])
+@pytest.mark.parametrize("window", [None, 5])
+def test_attention_over_packed_rows_and_windows_uses_it(
+    config: ModelConfig, window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    attention = Attention(config) if config.latent is None else LatentAttention(config)
+    x_BSD = torch.randn(2, 11, config.d_model, requires_grad=True)
+    rotation = Rotary.of(config).at(torch.arange(11), torch.float32)
+    documents_BS = torch.tensor([[0] * 4 + [1] * 7, [3] * 10 + [-1]])
+    first_BS = first_seen(11, documents_BS=documents_BS, window=window, device=x_BSD.device)
+
+    def answers() -> list[Tensor]:
+        y_BSD = attention(x_BSD, rotation, first_BS)
+        return [y_BSD, *torch.autograd.grad(y_BSD.square().sum(), (x_BSD, *attention.parameters()))]
+
+    found = answers()
+    with torch_instead():
+        expected = answers()
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    monkeypatch.setattr(attention_fused, "attend", lambda *_, **__: pytest.fail("the kernel, as it should"))
+    with pytest.raises(pytest.fail.Exception, match="as it should"):
+        answers()

@@ -89,7 +89,7 @@ def watched(config: ModelConfig, mode: str, n_tokens: int) -> tuple[int, Watch, 
     model = random_transformer(config).train()
     model.checkpointing = mode
     tokens = random_tokens(config, 2, n_tokens)
-    model.rotation_and_masks(tokens)  # the table of rotations is no activation
+    model.rotation_and_spans(tokens)  # the table of rotations is no activation
     with Watch() as forward:
         loss = loss_of(model, tokens)
     alive = forward.live_bytes()

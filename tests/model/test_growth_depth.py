@@ -120,11 +120,11 @@ def test_stacked_layers_are_copies_in_the_given_order_and_change_the_function() 
 @torch.no_grad()
 def child_by_hand(parent: Transformer, order: list[int]) -> Tensor:
     tokens = torch.randint(50, (2, 24), generator=torch.Generator().manual_seed(5))
-    rotation, masks = parent.rotation_and_masks(tokens)
+    rotation, spans = parent.rotation_and_spans(tokens)
     x = torch.nn.functional.embedding(tokens, parent.embedding)
     for layer in order:
         block = parent.layers[layer]
-        x = block(x, rotation, masks[block.window])
+        x = block(x, rotation, spans[block.window])
     return parent.logits(x)
 
 

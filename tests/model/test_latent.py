@@ -21,7 +21,7 @@ from model.config import LatentConfig, ModelConfig, RopeScaling
 from model.layers import latent as latent_module
 from model.layers.attention import segment
 from model.layers.latent import LatentAttention, absorbing_is_cheaper
-from model.layers.masks import sequence_mask
+from model.layers.masks import first_seen
 from model.layers.rotary import Rotary
 from model.serving.cache import BLOCK_TOKENS, SequenceCache
 from tests.model import plain_decoder
@@ -56,8 +56,8 @@ def built(config: ModelConfig) -> LatentAttention:
 
 def whole(attention: LatentAttention, config: ModelConfig, x_BSD: torch.Tensor) -> torch.Tensor:
     n_tokens = x_BSD.shape[1]
-    mask = sequence_mask(n_tokens, window=config.window(0), device=CPU)
-    return attention(x_BSD, Rotary.of(config).at(torch.arange(n_tokens), x_BSD.dtype), mask)
+    first = first_seen(n_tokens, window=config.window(0), device=CPU)
+    return attention(x_BSD, Rotary.of(config).at(torch.arange(n_tokens), x_BSD.dtype), first)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
