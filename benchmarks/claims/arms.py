@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 
 from benchmarks.claims.bench import Bench, Result
 from benchmarks.claims.training import TrainingRun, loss_of
@@ -15,7 +16,7 @@ from benchmarks.claims.tuning import TUNING_SEED, Tuned, best_rate, next_rate
 
 @dataclass(frozen=True)
 class Compared:
-    """Results by side, in the order of seeds, the rate that each side was run at, and its run that decided that."""
+    """Results by side, in the order of seeds, the rate that each side was run at, and its first run that decided that."""
 
     results: Mapping[str, Sequence[Result]]
     rates: Mapping[str, Tuned]
@@ -30,9 +31,10 @@ def compare(
     seeds: Sequence[int],
     what: str,
     score: Callable[[Result], float] = loss_of,
+    tuning_seeds: Sequence[int] = (TUNING_SEED,),
 ) -> Compared:
-    """Runs of all sides. `score` is what rates are chosen by: less is better."""
-    tried = try_rates(bench, arms, rates=rates, what=what, score=score)
+    """Runs of all sides. `score`, averaged over the tuning seeds, is what rates are chosen by: less is better."""
+    tried = try_rates(bench, arms, rates=rates, what=what, score=score, seeds=tuning_seeds)
     tuned = chosen_rates(tried, score)
     grid = [(name, seed) for name in arms for seed in seeds]
     runs = [replace(arms[name], learning_rate=tuned[name].rate, seed=seed).job() for name, seed in grid]
@@ -40,7 +42,7 @@ def compare(
     results: dict[str, list[Result]] = {name: [] for name in arms}
     for (name, _), result in zip(grid, found, strict=True):
         results[name].append(result)
-    return Compared(results, tuned, {name: tried[name][tuned[name].rate] for name in arms})
+    return Compared(results, tuned, {name: tried[name][tuned[name].rate][0] for name in arms})
 
 
 def tune(
@@ -62,24 +64,28 @@ def try_rates(
     rates: Sequence[float],
     what: str,
     score: Callable[[Result], float] = loss_of,
-) -> dict[str, dict[float, Result]]:
-    """Every side at every rate and at those that its grid grows by, with the tuning seed."""
-    tried: dict[str, dict[float, Result]] = {name: {} for name in arms}
+    seeds: Sequence[int] = (TUNING_SEED,),
+) -> dict[str, dict[float, list[Result]]]:
+    """Every side at every rate and at those that its grid grows by, with each of the tuning seeds."""
+    tried: dict[str, dict[float, list[Result]]] = {name: {} for name in arms}
     wanted = [(name, rate) for name in arms for rate in rates]
     while wanted:
-        runs = [replace(arms[name], learning_rate=rate, seed=TUNING_SEED).job() for name, rate in wanted]
-        for (name, rate), result in zip(wanted, bench.run(runs, f"{what}: learning rates"), strict=True):
-            tried[name][rate] = result
+        grid = [(name, rate, seed) for name, rate in wanted for seed in seeds]
+        runs = [replace(arms[name], learning_rate=rate, seed=seed).job() for name, rate, seed in grid]
+        for (name, rate, _), result in zip(grid, bench.run(runs, f"{what}: learning rates"), strict=True):
+            tried[name].setdefault(rate, []).append(result)
         beyond = {name: next_rate(_scored(by_rate, score), len(rates)) for name, by_rate in tried.items()}
         wanted = [(name, rate) for name, rate in beyond.items() if rate is not None]
     return tried
 
 
 def chosen_rates(
-    tried: Mapping[str, Mapping[float, Result]], score: Callable[[Result], float]
+    tried: Mapping[str, Mapping[float, Sequence[Result]]], score: Callable[[Result], float]
 ) -> dict[str, Tuned]:
     return {name: best_rate(_scored(by_rate, score)) for name, by_rate in tried.items()}
 
 
-def _scored(by_rate: Mapping[float, Result], score: Callable[[Result], float]) -> dict[float, float]:
-    return {rate: score(result) for rate, result in by_rate.items()}
+def _scored(
+    by_rate: Mapping[float, Sequence[Result]], score: Callable[[Result], float]
+) -> dict[float, float]:
+    return {rate: fmean(score(result) for result in results) for rate, results in by_rate.items()}

@@ -1,6 +1,7 @@
-"""The same small learning-rate grid for every side of a comparison, decided by held-out loss on a seed of its own.
+"""The same small learning-rate grid for every side of a comparison, decided by held-out loss on seeds of its own.
 
-The seed that rates are chosen on is none of those that are reported: else the side with more noise would look better.
+The seeds that rates are chosen on are none of those that are reported: else the side with more noise would look better.
+One seed is enough where sides differ by more than seeds do.
 A grid grows beyond the edge at which its best rate lies, by the same rule on every side: so no side is held back by where
 the grid happens to end. Knows nothing of models.
 """
@@ -63,10 +64,11 @@ def next_rate(losses: Mapping[float, float], n_first: int) -> float | None:
     return float(f"{beyond:.2g}")
 
 
-def grid_text(chosen: Mapping[str, Tuned]) -> str:
-    """For a row's `how`."""
+def grid_text(chosen: Mapping[str, Tuned], n_seeds: int = 1) -> str:
+    """For a row's `how`; `n_seeds` decided."""
     listed = ", ".join(f"{name} {tuned.text()}" for name, tuned in chosen.items())
-    return f"learning rates by one rule on every side, on a seed of its own: {listed}"
+    seeds = "a seed of its own" if n_seeds == 1 else f"{n_seeds} seeds of its own"
+    return f"learning rates by one rule on every side, on {seeds}: {listed}"
 
 
 def _best(losses: Mapping[float, float]) -> float | None:
