@@ -107,10 +107,15 @@ LANES_INLINE Floats shares_of(Floats scores) { return scores <= -87.0f ? zeros()
 // Hides the keys of a tile's row r that its query does not see.
 inline void hide(const Tile &tile, int64_t r, float *scores) {
     const int64_t query = tile.query + r, from = tile.seen_from(query) - tile.key(), to = query + 1 - tile.key();
-    float *row = scores + r * COLUMNS;
-    const auto at = [&](int64_t key) -> float & { return row[key / COLUMNS * ROWS * COLUMNS + key % COLUMNS]; };
-    for (int64_t key = 0; key < from; ++key) at(key) = -__builtin_inff();
-    for (int64_t key = to; key < tile.width(); ++key) at(key) = -__builtin_inff();
+    Ints places;
+    for (int lane = 0; lane < LANES; ++lane) places[lane] = lane;
+    for (int64_t key = 0; key < tile.width(); key += LANES) {
+        if (key >= from && key + LANES <= to) continue;
+        float *at = scores + (key / COLUMNS * ROWS + r) * COLUMNS + key % COLUMNS;
+        const Ints keys = places + static_cast<int32_t>(key);
+        const Ints is_seen = (keys >= static_cast<int32_t>(from)) & (keys < static_cast<int32_t>(to));
+        store(at, is_seen ? load(at) : all(-__builtin_inff()));
+    }
 }
 
 // Calls each(offset into the panels, place in a row of keys) for every vector of a tile's row r.

@@ -12,10 +12,10 @@
 namespace experts {
 
 // The activation's part of a panel of hidden columns: from grad_y w_down to the gradients of gate and up, [N, 2 F], and
-// of each pair's weight, summed over the panel.
+// of each pair's weight, summed over the panel; and, where it is wanted, weight * hidden [N, F].
 template <typename T>
 void activation_panel(const Call &call, const Routing &routing, int64_t expert, int64_t first, const T *next,
-                      uint32_t *panel, T *grad_gate_up, float *of_weight) {
+                      uint32_t *panel, T *grad_gate_up, T *weighted_hidden, float *of_weight) {
     const int64_t n = routing.rows(expert), start = routing.start[expert], d = call.d, f = call.f;
     const int64_t count = f - first < COLUMNS ? f - first : COLUMNS;
     const T *down = static_cast<const T *>(call.down) + expert * d * f + first;
@@ -30,7 +30,9 @@ void activation_panel(const Call &call, const Routing &routing, int64_t expert, 
         for (int v = 0; v < VECTORS; ++v) {
             const Floats gate = load_at(kept + at, v, count), up = load_at(kept + at + f, v, count);
             const Floats grad_h = load(out + v * LANES), s = sigmoid(gate), activated = gate * s;
-            products += grad_h * activated * up;
+            const Floats hidden = activated * up;
+            products += grad_h * hidden;
+            if (weighted_hidden) store_at(weighted_hidden + (start + r) * f + first, v, count, weight * hidden);
             const Floats weighted = weight * grad_h;
             store_at(grad_gate_up + at, v, count, weighted * up * (s + activated * (1.0f - s)));
             store_at(grad_gate_up + at + f, v, count, weighted * activated);
@@ -86,35 +88,21 @@ void gated_gradients(const Call &call, const Routing &routing, int64_t expert, i
     }
 }
 
-// Rows first .. last of an expert's [D, F] gradient of down: (weight * grad_y)^T hidden.
+// Rows first .. last of an expert's [D, F] gradient of down: grad_y^T (weight * hidden).
 template <typename T>
 void down_gradients(const Call &call, const Routing &routing, int64_t expert, int64_t first, int64_t last,
-                    uint32_t *left, uint32_t *panel, T *rows) {
+                    uint32_t *left, uint32_t *panel, const T *weighted_hidden) {
     const int64_t n = routing.rows(expert), start = routing.start[expert], d = call.d, f = call.f;
-    const int64_t height = last - first;
-    const T *grad_y = static_cast<const T *>(call.grad_y) + first, *kept = static_cast<const T *>(call.gate_up);
-    for (int64_t i = 0; i < n; ++i) {
-        const T *from = grad_y + routing.token[start + i] * d;
-        for (int64_t c = 0; c < height; c += COLUMNS)
-            for (int v = 0; v < VECTORS; ++v)
-                store_at(rows + i * height + c, v, height - c,
-                         routing.weight[start + i] * load_at(from + c, v, height - c));
-    }
-    const T *weighted = rows;
-    pack_left(weighted, [&](int64_t i) { return weighted + i * height; }, n, 0, height, left);
+    const T *grad_y = static_cast<const T *>(call.grad_y), *hidden = weighted_hidden + start * f;
+    pack_left(grad_y, [&](int64_t i) { return grad_y + routing.token[start + i] * d; }, n, first, last - first, left);
     const int64_t k = units<T>(n) * PER_UNIT<T>, block = units<T>(n) * ROWS;
     for (int64_t column = 0; column < f; column += COLUMNS) {
         const int64_t count = f - column < COLUMNS ? f - column : COLUMNS;
-        for (int64_t i = 0; i < n; ++i) {
-            const T *gate = kept + (start + i) * 2 * f + column, *up = gate + f;
-            for (int v = 0; v < VECTORS; ++v)
-                store(rows + i * COLUMNS + v * LANES, silu(load_at(gate, v, count)) * load_at(up, v, count));
-        }
-        pack_rows(weighted, [&](int64_t i) { return weighted + i * COLUMNS; }, n, count, panel);
+        pack_rows(hidden, [&](int64_t i) { return hidden + i * f + column; }, n, count, panel);
         const auto row = [&](int64_t r) {
             return reinterpret_cast<const T *>(left + r / ROWS * block + r % ROWS);
         };
-        with_panel<T>(height, row, ROWS, k, panel, fetching_nothing(), [&](int64_t r, const float *out) {
+        with_panel<T>(last - first, row, ROWS, k, panel, fetching_nothing(), [&](int64_t r, const float *out) {
             T *to = static_cast<T *>(call.grad_down) + (expert * d + first + r) * f + column;
             for (int v = 0; v < VECTORS; ++v) store_at(to, v, count, load(out + v * LANES));
         });
@@ -141,33 +129,31 @@ int backward(const Call &call) {
     const int64_t wanted = call.threads == 1 ? 1 : (4 * call.threads + call.experts - 1) / call.experts;
     const int64_t tall = 2 * f > d ? 2 * f : d, height = ((tall + wanted - 1) / wanted + ROWS - 1) / ROWS * ROWS;
     const int64_t gated_parts = (2 * f + height - 1) / height, down_parts = (d + height - 1) / height;
-    const int64_t wide = height > COLUMNS ? height : COLUMNS;
     const int64_t left = aligned(units<T>(routing.most) * height * 4), panel = aligned(panel_bytes<T>(
         d > 2 * f ? (d > routing.most ? d : routing.most) : 2 * f > routing.most ? 2 * f : routing.most));
-    const int64_t rows = aligned(routing.most * wide * size), sums = aligned(call.tokens * COLUMNS * 4);
-    const int64_t own = panel + left + (rows > sums ? rows : sums);
-    const Memory grads(call.pairs() * 2 * f * size), of_weight(h_panels * call.pairs() * 4), scratch(call.threads * own);
-    if (!grads.data || !of_weight.data || !scratch.data) return 2;
+    const int64_t own = panel + left + aligned(call.tokens * COLUMNS * 4);
+    const Memory grads(call.pairs() * 2 * f * size), hidden(call.grad_down ? call.pairs() * f * size : 0);
+    const Memory of_weight(h_panels * call.pairs() * 4), scratch(call.threads * own);
+    if (!grads.data || !hidden.data || !of_weight.data || !scratch.data) return 2;
     for (void *stack : {call.grad_gate, call.grad_up, call.grad_down})
         in_large_pages(stack, call.experts * d * f * size);
-    T *const grad_gate_up = grads.at<T>(0);
+    T *const grad_gate_up = grads.at<T>(0), *const weighted_hidden = call.grad_down ? hidden.at<T>(0) : nullptr;
     const int64_t n_panels = routing.n_touched * h_panels;
     const int threads = static_cast<int>(call.threads);
 #pragma omp parallel num_threads(threads)
     {
         const int64_t base = own * thread_number();
         uint32_t *own_panel = scratch.at<uint32_t>(base), *own_left = scratch.at<uint32_t>(base + panel);
-        const int64_t other = base + panel + left;
 #pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < n_panels; ++i) {
             const int64_t next = i + threads < n_panels ? i + threads : i, at = next % h_panels * COLUMNS;
             const T *down = static_cast<const T *>(call.down) + routing.touched[next / h_panels] * d * f + at;
             activation_panel<T>(call, routing, routing.touched[i / h_panels], i % h_panels * COLUMNS, down, own_panel,
-                                grad_gate_up, of_weight.at<float>(i % h_panels * call.pairs() * 4));
+                                grad_gate_up, weighted_hidden, of_weight.at<float>(i % h_panels * call.pairs() * 4));
         }
 #pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < (call.grad_x ? x_panels : 0); ++i)
-            input_panel<T>(call, routing, i * COLUMNS, own_panel, scratch.at<float>(other), grad_gate_up);
+            input_panel<T>(call, routing, i * COLUMNS, own_panel, scratch.at<float>(base + panel + left), grad_gate_up);
 #pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < (call.grad_gate ? call.experts * gated_parts : 0); ++i) {
             const int64_t expert = i / gated_parts, first = i % gated_parts * height;
@@ -178,7 +164,7 @@ int backward(const Call &call) {
         for (int64_t i = 0; i < (call.grad_down ? call.experts * down_parts : 0); ++i) {
             const int64_t expert = i / down_parts, first = i % down_parts * height;
             const int64_t last = first + height < d ? first + height : d;
-            down_gradients<T>(call, routing, expert, first, last, own_left, own_panel, scratch.at<T>(other));
+            down_gradients<T>(call, routing, expert, first, last, own_left, own_panel, weighted_hidden);
         }
     }
     if (call.grad_weights) weight_gradients(call, routing, of_weight.at<float>(0), h_panels);

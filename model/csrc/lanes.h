@@ -122,15 +122,17 @@ LANES_INLINE Floats load_part(const float *from, int64_t count) {
 #endif
 }
 
-LANES_INLINE Floats load_part(const bf16 *from, int64_t count) {
+LANES_INLINE Halves load_halves_part(const bf16 *from, int64_t count) {
 #if defined(LANES_AVX512)
-    return widen(bits<Halves>(_mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << count) - 1), from)));
+    return bits<Halves>(_mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << count) - 1), from));
 #else
     Halves values{};
     std::memcpy(&values, from, static_cast<size_t>(count) * sizeof(bf16));
-    return widen(values);
+    return values;
 #endif
 }
+
+LANES_INLINE Floats load_part(const bf16 *from, int64_t count) { return widen(load_halves_part(from, count)); }
 
 LANES_INLINE void store_part(float *to, Floats values, int64_t count) {
 #if defined(LANES_AVX512)
@@ -147,6 +149,27 @@ LANES_INLINE void store_part(bf16 *to, Floats values, int64_t count) {
 #else
     std::memcpy(to, &halves, static_cast<size_t>(count) * sizeof(bf16));
 #endif
+}
+
+// --- Rows: vector after vector, the last one in part ------------------------------------------------------------------
+
+template <typename T>
+LANES_INLINE Floats load(const T *from, int64_t count) {
+    return count == LANES ? load(from) : load_part(from, count);
+}
+
+template <typename T>
+LANES_INLINE void store(T *to, Floats values, int64_t count) {
+    if (count == LANES) store(to, values);
+    else store_part(to, values, count);
+}
+
+// Calls each(place, how many numbers from there on) over `count` numbers.
+template <typename Each>
+LANES_INLINE void for_vectors(int64_t count, const Each &each) {
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES) each(i, LANES);
+    if (i < count) each(i, count - i);
 }
 
 // --- Sums over the lanes, always in the same order ----------------------------------------------------------------------

@@ -22,18 +22,11 @@ struct Call {
     float *losses;           // [N]
 };
 
-// Calls each(vector's numbers, place, how many of them) over a row.
-template <typename T, typename Each>
-LANES_INLINE void for_vectors(const T *row, int64_t count, const Each &each) {
-    int64_t i = 0;
-    for (; i + LANES <= count; i += LANES) each(load(row + i), i, LANES);
-    if (i < count) each(load_part(row + i, count - i), i, count - i);
-}
-
 template <typename T>
 float largest_of(const T *row, int64_t count) {
     Floats tops = all(-__builtin_inff());
-    for_vectors(row, count, [&](Floats numbers, int64_t, int64_t n) {
+    for_vectors(count, [&](int64_t at, int64_t n) {
+        const Floats numbers = load(row + at, n);
         if (n == LANES) tops = most(numbers, tops);
         else
             for (int64_t i = 0; i < n; ++i) tops[0] = numbers[i] > tops[0] ? numbers[i] : tops[0];
@@ -50,8 +43,8 @@ float log_sum_of(const T *row, int64_t count) {
     for (int64_t first = 0; first < count; first += BLOCK) {
         Floats part = zeros();
         float rest = 0;
-        for_vectors(row + first, count - first < BLOCK ? count - first : BLOCK, [&](Floats numbers, int64_t, int64_t n) {
-            const Floats powers = exponential(numbers - top);
+        for_vectors(count - first < BLOCK ? count - first : BLOCK, [&](int64_t at, int64_t n) {
+            const Floats powers = exponential(load(row + first + at, n) - top);
             if (n == LANES) part += powers;
             else
                 for (int64_t i = 0; i < n; ++i) rest += powers[i];
@@ -72,10 +65,8 @@ float score(const Call &call, T *row, int64_t target) {
     const float loss = log_sum - number(row[target]) + z * log_sum * log_sum;
     if (!call.wants_gradient) return loss;
     const float factor = 1 + 2 * z * log_sum, of_target = factor * std::exp(number(row[target]) - log_sum) - 1;
-    for_vectors(row, call.vocabulary, [&](Floats numbers, int64_t at, int64_t n) {
-        const Floats slopes = factor * exponential(numbers - log_sum);
-        if (n == LANES) store(row + at, slopes);
-        else store_part(row + at, slopes, n);
+    for_vectors(call.vocabulary, [&](int64_t at, int64_t n) {
+        store(row + at, factor * exponential(load(row + at, n) - log_sum), n);
     });
     store_part(row + target, all(of_target), 1);
     return loss;

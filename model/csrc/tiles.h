@@ -268,8 +268,17 @@ LANES_INLINE void store_at(T *to, int v, int64_t count, Floats values) {
         store_part(to + v * LANES, values, left);
 }
 
-LANES_INLINE Words two_rows(Floats even, Floats odd) {  // both hold bf16 numbers
-    return (bits<Words>(even) >> 16) | (bits<Words>(odd) & 0xffff0000u);
+// LANES units of two rows of bf16 numbers, of which `count` are there.
+LANES_INLINE Words two_rows(const bf16 *even, const bf16 *odd, int64_t count) {
+    Halves low{}, high{};
+    if (count == LANES) {
+        std::memcpy(&low, even, sizeof low);
+        std::memcpy(&high, odd, sizeof high);
+    } else {
+        low = load_halves_part(even, count);
+        high = load_halves_part(odd, count);
+    }
+    return __builtin_convertvector(low, Words) | __builtin_convertvector(high, Words) << 16;
 }
 
 // A panel whose unit u holds `count` <= COLUMNS numbers of row(u) (fp32) or of row(2 u) and row(2 u + 1) (bf16).
@@ -285,12 +294,13 @@ void pack_rows(const float *, Row row, int64_t k, int64_t count, uint32_t *panel
 
 template <typename Row>
 void pack_rows(const bf16 *, Row row, int64_t k, int64_t count, uint32_t *panel) {
+    static const bf16 nothing[COLUMNS] = {};
     for (int64_t i = 0; i < k; i += 2, panel += COLUMNS) {
-        const bf16 *even = row(i), *odd = row(i + 1 < k ? i + 1 : i);
-        const int64_t in_odd = i + 1 < k ? count : 0;
+        const bf16 *even = row(i), *odd = i + 1 < k ? row(i + 1) : nothing;
 #pragma GCC unroll 4
         for (int v = 0; v < VECTORS; ++v) {
-            const Words words = two_rows(load_at(even, v, count), load_at(odd, v, in_odd));
+            const int64_t left = count - v * LANES, there = left < LANES ? left > 0 ? left : 0 : LANES;
+            const Words words = two_rows(even + v * LANES, odd + v * LANES, there);
             std::memcpy(panel + v * LANES, &words, sizeof words);
         }
     }
@@ -303,7 +313,7 @@ constexpr int64_t panel_bytes(int64_t k) {
 
 // Columns first .. first + count of k rows as rows of tiles: [blocks of ROWS columns][units of k][ROWS] words; columns
 // that fill up the last block are zero. A few rows at a time, so that both sides stay within a page or two.
-constexpr int64_t LEFT_ROWS = 8;
+constexpr int64_t LEFT_ROWS = 8, LEFT_COLUMNS = 96;
 
 template <typename Row>
 void pack_left(const float *, Row row, int64_t k, int64_t first, int64_t count, uint32_t *packed) {
@@ -325,20 +335,28 @@ void pack_left(const float *, Row row, int64_t k, int64_t first, int64_t count, 
 
 template <typename Row>
 void pack_left(const bf16 *, Row row, int64_t k, int64_t first, int64_t count, uint32_t *packed) {
+    static_assert(LEFT_COLUMNS % ROWS == 0 && LEFT_COLUMNS % LANES == 0, "whole blocks and vectors");
+    static const bf16 nothing[LEFT_COLUMNS] = {};
     const int64_t pairs = units<bf16>(k);
-    for (int64_t start = 0; start < pairs; start += LEFT_ROWS) {
-        const int64_t end = start + LEFT_ROWS < pairs ? start + LEFT_ROWS : pairs;
-        uint32_t *to = packed + start * ROWS;
-        for (int64_t m = 0; m < count; m += ROWS, to += pairs * ROWS)
-            for (int64_t u = start; u < end; ++u) {
-                bf16 even[ROWS] = {}, odd[ROWS] = {};
-                const size_t size = static_cast<size_t>(count - m < ROWS ? count - m : ROWS) * sizeof(bf16);
-                std::memcpy(even, row(2 * u) + first + m, size);
-                if (2 * u + 1 < k) std::memcpy(odd, row(2 * u + 1) + first + m, size);
-                for (int r = 0; r < ROWS; ++r)
-                    to[(u - start) * ROWS + r] = static_cast<uint32_t>(even[r]) | static_cast<uint32_t>(odd[r]) << 16;
+    uint32_t words[LEFT_ROWS][LEFT_COLUMNS];
+    for (int64_t start = 0; start < pairs; start += LEFT_ROWS)
+        for (int64_t column = 0; column < count; column += LEFT_COLUMNS) {
+            const int64_t height = pairs - start < LEFT_ROWS ? pairs - start : LEFT_ROWS;
+            const int64_t width = count - column < LEFT_COLUMNS ? count - column : LEFT_COLUMNS;
+            for (int64_t i = 0; i < height; ++i) {
+                const int64_t u = start + i;
+                const bf16 *even = row(2 * u) + first + column;
+                const bf16 *odd = 2 * u + 1 < k ? row(2 * u + 1) + first + column : nothing;
+                for (int64_t c = 0; c < LEFT_COLUMNS; c += LANES) {
+                    const int64_t left = width - c, there = left < LANES ? left > 0 ? left : 0 : LANES;
+                    const Words of_two = two_rows(even + c, odd + c, there);
+                    std::memcpy(words[i] + c, &of_two, sizeof of_two);
+                }
             }
-    }
+            uint32_t *to = packed + (column / ROWS * pairs + start) * ROWS;
+            for (int64_t m = 0; m < width; m += ROWS, to += pairs * ROWS)
+                for (int64_t i = 0; i < height; ++i) std::memcpy(to + i * ROWS, words[i] + m, ROWS * sizeof(uint32_t));
+        }
 }
 
 }  // namespace tiles

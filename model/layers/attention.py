@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import ModelConfig
-from model.layers import attention_fused
+from model.layers import attention_fused, norm_fused
+from model.layers.formats import product_dtype
 from model.layers.masks import causal_mask, span_mask
 from model.layers.norm import RMSNorm
 from model.layers.rotary import Rotation, rotate
@@ -129,11 +130,20 @@ class Attention(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         # The heads are counted from the weights at hand: tensor parallelism leaves a rank only some of them.
         q, k, v = (heads.view(*x.shape[:-1], -1, self.d_head) for heads in (q, k, v))
-        if self.q_norm is not None and self.k_norm is not None and self.norms_heads:
-            q, k = self.q_norm(q), self.k_norm(k)
         if self.clip is not None:
-            q, k, v = (heads.clamp(-self.clip, self.clip) for heads in (q, k, v))
-        return rotate(q, rotation), rotate(k, rotation), v
+            v = v.clamp(-self.clip, self.clip)
+        return self._turned(q, self.q_norm, rotation), self._turned(k, self.k_norm, rotation), v
+
+    def _turned(self, heads: Tensor, norm: RMSNorm | None, rotation: Rotation) -> Tensor:
+        """[..., C], normed where each head is by itself, clipped and turned."""
+        norm = norm if self.norms_heads else None
+        weight_C = None if norm is None else norm.weight
+        dtype = product_dtype(rotation.cos)
+        if self.clip is None and dtype in norm_fused.FORMATS and norm_fused.fits(heads, weight_C, rotation):
+            return norm_fused.turned(heads, rotation, dtype, weight_C, 0.0 if norm is None else norm.eps)
+        heads = heads if norm is None else norm(heads)
+        heads = heads if self.clip is None else heads.clamp(-self.clip, self.clip)
+        return rotate(heads, rotation)
 
 
 def _attend(q_BSHC: Tensor, k_BSGC: Tensor, v_BSGC: Tensor, first_BS: Tensor | None) -> Tensor:

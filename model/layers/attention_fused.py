@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from model import native
+from model.layers.formats import product_dtype
 from model.layers.watched import PLAIN, is_torch_wanted
 
 _DTYPES = (torch.float32, torch.bfloat16)
@@ -43,7 +44,7 @@ def fits(*heads: Tensor) -> bool:
     """
     if any(type(t) not in PLAIN or t.device.type != "cpu" or t.numel() == 0 for t in heads):
         return False
-    dtypes = {_format(t) for t in heads}
+    dtypes = {product_dtype(t) for t in heads}
     if len(dtypes) > 1 or is_torch_wanted():
         return False
     (dtype,) = dtypes
@@ -79,7 +80,7 @@ def attend(
         if first_BS.dtype is not torch.int32 or first_BS.shape not in {(rows, length), (1, length)}:
             raise ValueError(f"first positions must be int32 {(rows, length)}, not {tuple(first_BS.shape)}")
         first_BS = first_BS.expand(rows, length).contiguous()
-    q_BSHC, k_BSGC, v_BSGU = (t.to(_format(t)).contiguous() for t in (q_BSHC, k_BSGC, v_BSGU))
+    q_BSHC, k_BSGC, v_BSGU = (t.to(product_dtype(t)).contiguous() for t in (q_BSHC, k_BSGC, v_BSGU))
     scale = width**-0.5 if scale is None else scale
     y_BSHU: Tensor = OPERATION(q_BSHC, k_BSGC, v_BSGU, scale, first_BS)[0]
     return y_BSHU
@@ -173,13 +174,6 @@ def _run(
         raise ValueError("the first position that each one sees must not fall, be negative or lie behind it")
     if error:
         raise MemoryError(f"no memory for attention over {length} positions: take shorter or fewer sequences")
-
-
-def _format(heads: Tensor) -> torch.dtype:
-    """What the heads are multiplied in."""
-    if torch.is_autocast_enabled("cpu") and heads.dtype in _DTYPES:
-        return torch.get_autocast_dtype("cpu")
-    return heads.dtype
 
 
 _formats: int | None = None  # of this process's library, once somebody has asked

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from model.config import ModelConfig
 from model.layers.attention import Attention, Segment
 from model.layers.ffn import SwiGLU
+from model.layers.formats import autocast_dtype
 from model.layers.latent import LatentAttention
 from model.layers.moe import MoELayer
 from model.layers.norm import RMSNorm
@@ -67,11 +68,13 @@ class Block(nn.Module):
         return self._feed(self._attend(x_BSD, rotation, first_BS))
 
     def _attend(self, x_BSD: Tensor, rotation: Rotation, first_BS: Tensor | None) -> Tensor:
-        y_BSD: Tensor = self.attention(self.attention_norm(x_BSD), rotation, first_BS)
+        normed_BSD = self.attention_norm(x_BSD, autocast_dtype(x_BSD))  # cast once, not for each projection
+        y_BSD: Tensor = self.attention(normed_BSD, rotation, first_BS)
         return x_BSD + y_BSD
 
     def _feed(self, x: Tensor) -> Tensor:
-        y: Tensor = self.ffn(self.ffn_norm(x))
+        is_dense = isinstance(self.ffn, SwiGLU)  # routers are fp32
+        y: Tensor = self.ffn(self.ffn_norm(x, autocast_dtype(x) if is_dense else None))
         return x + y
 
     def forward_cached(self, x_TD: Tensor, rotation: Rotation, segments: Sequence[Segment]) -> Tensor:

@@ -5,16 +5,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from model.layers import norm_fused
+
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * weight over the last dimension, computed in fp32, returned in weight's dtype."""
+    """x / sqrt(mean(x^2) + eps) * weight over the last dimension, computed in fp32."""
 
     def __init__(self, d_model: int, eps: float) -> None:
         super().__init__()
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(d_model))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """In `dtype`, weight's where it is None."""
+        dtype = dtype or self.weight.dtype
+        if dtype in norm_fused.FORMATS and norm_fused.fits(x, self.weight):
+            return norm_fused.normed(x, self.weight, self.eps, dtype)
         x_fp32 = x.float()
         scale = torch.rsqrt(x_fp32.square().mean(-1, keepdim=True) + self.eps)
-        return self.weight * (x_fp32 * scale).to(self.weight.dtype)
+        return (self.weight * (x_fp32 * scale).to(self.weight.dtype)).to(dtype)

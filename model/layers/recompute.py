@@ -20,6 +20,7 @@ from torch.utils.checkpoint import (
 
 from model.config import ConfigError
 from model.layers import attention_fused
+from model.layers.watched import Unwatching
 
 # none: everything; full: a block's input alone; selective: beside the inputs of a block's halves what the products
 # before attention's fused kernel and the kernel itself return, so that norms, rotations and the feed-forward, whose
@@ -57,9 +58,15 @@ def recomputed_but_products(compute: Callable[..., Tensor], *args: Any) -> Tenso
         *args,
         use_reentrant=False,
         preserve_rng_state=False,
-        context_fn=lambda: create_selective_checkpoint_contexts(_KeepProducts()),  # type: ignore[no-untyped-call]
+        context_fn=_keeping_products,
     )
     return y
+
+
+def _keeping_products() -> tuple[Unwatching, Unwatching]:
+    """The contexts of the forward pass and of computing again."""
+    modes = create_selective_checkpoint_contexts(_KeepProducts())  # type: ignore[no-untyped-call]
+    return Unwatching(modes[0]), Unwatching(modes[1])
 
 
 class _KeepProducts:

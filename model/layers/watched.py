@@ -4,8 +4,10 @@ transforming. Knows nothing of the kernels.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 PLAIN = (Tensor, nn.Parameter)  # any subclass of them may be watching
 
 _is_off = False
+_own_modes = threading.local()  # as dispatch modes are
 
 
 @contextmanager
@@ -29,6 +32,25 @@ def torch_instead() -> Iterator[None]:
         _is_off = before
 
 
+class Unwatching(AbstractContextManager[None]):
+    """Enters a dispatch mode that calls every operation again where it was called before, and so misses no kernel of ours."""
+
+    def __init__(self, mode: AbstractContextManager[object]) -> None:
+        self.mode = mode
+
+    def __enter__(self) -> None:
+        self.mode.__enter__()
+        _own_modes.count = _own_mode_count() + 1
+
+    def __exit__(self, *error: Any) -> None:
+        _own_modes.count -= 1
+        self.mode.__exit__(*error)
+
+
+def _own_mode_count() -> int:
+    return getattr(_own_modes, "count", 0)
+
+
 def is_torch_wanted() -> bool:
     """Whether also kernels that torch knows as its operations must stay away: asked for, or while functions are transformed."""
     return _is_off or torch._C._are_functorch_transforms_active()
@@ -36,4 +58,8 @@ def is_torch_wanted() -> bool:
 
 def is_watched() -> bool:
     """Whether calls of torch's operations are being recorded, or tensors stand for others."""
-    return is_torch_wanted() or torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+    return is_torch_wanted() or torch.compiler.is_compiling() or _is_dispatch_watched()
+
+
+def _is_dispatch_watched() -> bool:
+    return torch._C._len_torch_dispatch_stack() > _own_mode_count()

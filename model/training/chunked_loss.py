@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from model.data.batch import IGNORED
+from model.layers.formats import product_dtype
 from model.training import loss_fused
 from model.training.loss import count_targets, wide
 
@@ -60,8 +61,7 @@ class _ChunkedLoss(torch.autograd.Function):
         needs_gradient: bool,
     ) -> Tensor:
         device = x_ND.device.type
-        is_autocast = torch.is_autocast_enabled(device)
-        format_ = torch.get_autocast_dtype(device) if is_autocast else x_ND.dtype
+        format_ = product_dtype(x_ND)
         needs_x, needs_head = (needs_gradient and needed for needed in ctx.needs_input_grad[:2])
         loss = wide(x_ND.new_zeros(()))
         grad_x_ND = torch.empty_like(x_ND) if needs_x else None

@@ -53,7 +53,7 @@ def models(family: str) -> tuple[Any, Transformer]:
 
 @cache
 def prompts(n: int) -> list[list[int]]:
-    generator = torch.Generator().manual_seed(11)
+    generator = torch.Generator().manual_seed(22)  # no choice of experts hangs on less than 1e-3
     vocabulary = SHARED_FIELDS["vocab_size"]
     shared = torch.randint(vocabulary, (33,), generator=generator).tolist()
     return [

@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.distributed.tensor import DTensor
 
 from model.config import ConfigError
+from model.layers.formats import product_dtype
 from model.layers.quantisation.fp8 import FP8
 from model.layers.quantisation.int8 import Int8
 
@@ -50,10 +51,8 @@ def eight_bit_linear(x: Tensor, w_NK: Tensor, bias_N: Tensor | None, arithmetic:
     """
     if isinstance(w_NK, DTensor) or isinstance(x, DTensor):
         raise NotImplementedError("8-bit products take plain tensors: train tensor-parallel models in bf16")
-    device = x.device.type
-    out_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
     x_TK = x.reshape(-1, x.shape[-1])
-    y_TN: Tensor = _Linear.apply(x_TK, w_NK, arithmetic, out_dtype)  # type: ignore[no-untyped-call]  # torch's
+    y_TN: Tensor = _Linear.apply(x_TK, w_NK, arithmetic, product_dtype(x))  # type: ignore[no-untyped-call]  # torch's
     y = y_TN.view(*x.shape[:-1], w_NK.shape[0])
     return y if bias_N is None else y + bias_N.to(y.dtype)
 
