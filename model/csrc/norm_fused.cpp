@@ -107,8 +107,8 @@ int for_rows(const Call &call, const Task &task) {
     const int threads = static_cast<int>(call.threads);
 #pragma omp parallel for num_threads(threads)
     for (int64_t block = 0; block < blocks; ++block) {
-        float *sum_of = sums + block * stride;
-        if (call.grad_weight) std::memset(sum_of, 0, static_cast<size_t>(call.width) * sizeof(float));
+        float *sum_of = call.grad_weight ? sums + block * stride : nullptr;
+        if (sum_of) std::memset(sum_of, 0, static_cast<size_t>(call.width) * sizeof(float));
         const int64_t end = (block + 1) * BLOCK < call.rows ? (block + 1) * BLOCK : call.rows;
         for (int64_t row = block * BLOCK; row < end; ++row) task(row, own + scratch::thread_number() * stride, sum_of);
     }
