@@ -50,10 +50,7 @@ struct HeadGradients {
 template <typename T>
 float dot(const T *a, const T *b, int64_t count) {
     Floats products = zeros();
-    for (int64_t i = 0; i < count; i += LANES) {
-        const int64_t left = count - i;
-        products += left < LANES ? load_part(a + i, left) * load_part(b + i, left) : load(a + i) * load(b + i);
-    }
+    lanes::for_vectors(count, [&](int64_t i, int64_t n) { products += load(a + i, n) * load(b + i, n); });
     return sum(products);
 }
 

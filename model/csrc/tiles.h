@@ -268,15 +268,15 @@ LANES_INLINE void store_at(T *to, int v, int64_t count, Floats values) {
         store_part(to + v * LANES, values, left);
 }
 
-// LANES units of two rows of bf16 numbers, of which `count` are there.
-LANES_INLINE Words two_rows(const bf16 *even, const bf16 *odd, int64_t count) {
+// LANES units of two rows of bf16 numbers; where fewer than LANES are left, or none at all, the others are zero.
+LANES_INLINE Words two_rows(const bf16 *even, const bf16 *odd, int64_t left) {
     Halves low{}, high{};
-    if (count == LANES) {
+    if (left >= LANES) {
         std::memcpy(&low, even, sizeof low);
         std::memcpy(&high, odd, sizeof high);
-    } else {
-        low = load_halves_part(even, count);
-        high = load_halves_part(odd, count);
+    } else if (left > 0) {
+        low = load_halves_part(even, left);
+        high = load_halves_part(odd, left);
     }
     return __builtin_convertvector(low, Words) | __builtin_convertvector(high, Words) << 16;
 }
@@ -299,8 +299,7 @@ void pack_rows(const bf16 *, Row row, int64_t k, int64_t count, uint32_t *panel)
         const bf16 *even = row(i), *odd = i + 1 < k ? row(i + 1) : nothing;
 #pragma GCC unroll 4
         for (int v = 0; v < VECTORS; ++v) {
-            const int64_t left = count - v * LANES, there = left < LANES ? left > 0 ? left : 0 : LANES;
-            const Words words = two_rows(even + v * LANES, odd + v * LANES, there);
+            const Words words = two_rows(even + v * LANES, odd + v * LANES, count - v * LANES);
             std::memcpy(panel + v * LANES, &words, sizeof words);
         }
     }
@@ -348,8 +347,7 @@ void pack_left(const bf16 *, Row row, int64_t k, int64_t first, int64_t count, u
                 const bf16 *even = row(2 * u) + first + column;
                 const bf16 *odd = 2 * u + 1 < k ? row(2 * u + 1) + first + column : nothing;
                 for (int64_t c = 0; c < LEFT_COLUMNS; c += LANES) {
-                    const int64_t left = width - c, there = left < LANES ? left > 0 ? left : 0 : LANES;
-                    const Words of_two = two_rows(even + c, odd + c, there);
+                    const Words of_two = two_rows(even + c, odd + c, width - c);
                     std::memcpy(words[i] + c, &of_two, sizeof of_two);
                 }
             }

@@ -58,8 +58,8 @@ def is_torch_wanted() -> bool:
 
 def is_watched() -> bool:
     """Whether calls of torch's operations are being recorded, or tensors stand for others."""
-    return is_torch_wanted() or torch.compiler.is_compiling() or _is_dispatch_watched()
-
-
-def _is_dispatch_watched() -> bool:
-    return torch._C._len_torch_dispatch_stack() > _own_mode_count()
+    return (
+        is_torch_wanted()
+        or torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack() > _own_mode_count()
+    )
