@@ -1,8 +1,8 @@
 """The decoder-only transformer: blocks with dense or MoE feed-forwards, with and without a KV cache.
 
-Conventions are Llama's (pre-norm, RMSNorm, rotary, SwiGLU). Blocks may be bf16; the residual stream,
+Conventions are Llama's (pre-norm, RMSNorm, rotary, SwiGLU). Where only the blocks are cast to bf16, the residual stream,
 the embedding, the last norm and the head stay fp32: sums over many layers and close calls between two tokens are
-where bf16's eight bits change answers. Knows nothing of tokenizers, requests, training or files.
+where bf16's eight bits change answers. A model that is loaded in bf16 as a whole computes them in bf16 too. Knows nothing of tokenizers, requests, training or files.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from model.config import ModelConfig
 from model.layers.ahead import AheadModule, tokens_ahead
 from model.layers.attention import KeyValueStore, segment
 from model.layers.block import Block
-from model.layers.masks import first_seen
+from model.layers.masks import document_lengths, first_seen
 from model.layers.norm import RMSNorm
 from model.layers.recompute import Checkpointing, checked
 from model.layers.rotary import Rotary, Rotation
@@ -70,6 +70,11 @@ class Transformer(nn.Module):
     def device(self) -> torch.device:
         return self.embedding.device
 
+    @property
+    def head_weight(self) -> nn.Parameter:
+        """What turns the normed residual stream into logits, [V, D]: the embedding where the two are tied."""
+        return self.embedding if self.head is None else self.head
+
     def forward(
         self, tokens_BS: Tensor, *, positions_BS: Tensor | None = None, documents_BS: Tensor | None = None
     ) -> Tensor:
@@ -95,6 +100,27 @@ class Transformer(nn.Module):
         """fp32 logits [..., V] of residual streams [..., D]: last norm and head."""
         return self._head(self.norm(x))
 
+    def ahead_hidden(
+        self,
+        x_BSD: Tensor,
+        tokens_BS: Tensor,
+        *,
+        positions_BS: Tensor | None = None,
+        documents_BS: Tensor | None = None,
+    ) -> list[Tensor]:
+        """What the head multiplies for each multi-token prediction module, [B, S, D], from what `hidden` returned.
+
+        For training. What module i says at position p is about token p + i + 2. At the last i + 2 positions of a row,
+        or of a document where rows are packed, it means nothing and belongs in no loss: nothing follows there.
+        """
+        rotation, spans = self.rotation_and_spans(tokens_BS, positions_BS, documents_BS)
+        normed: list[Tensor] = []
+        for depth, module in enumerate(cast("Iterable[AheadModule]", self.ahead)):
+            embedded_BSD = F.embedding(tokens_ahead(tokens_BS, depth + 1), self.embedding)
+            x_BSD = module(x_BSD, embedded_BSD, rotation, spans[module.block.window])
+            normed.append(module.norm(x_BSD))
+        return normed
+
     def ahead_logits(
         self,
         x_BSD: Tensor,
@@ -103,18 +129,9 @@ class Transformer(nn.Module):
         positions_BS: Tensor | None = None,
         documents_BS: Tensor | None = None,
     ) -> list[Tensor]:
-        """fp32 logits [B, S, V] of each multi-token prediction module, from what `hidden` returned; for training.
-
-        Those of module i at position p are for token p + i + 2. At the last i + 2 positions of a row, or of a
-        document where rows are packed, they mean nothing and belong in no loss: nothing follows there.
-        """
-        rotation, spans = self.rotation_and_spans(tokens_BS, positions_BS, documents_BS)
-        logits: list[Tensor] = []
-        for depth, module in enumerate(cast("Iterable[AheadModule]", self.ahead)):
-            embedded_BSD = F.embedding(tokens_ahead(tokens_BS, depth + 1), self.embedding)
-            x_BSD = module(x_BSD, embedded_BSD, rotation, spans[module.block.window])
-            logits.append(self._head(module.norm(x_BSD)))
-        return logits
+        """fp32 logits [B, S, V] of each multi-token prediction module, from the streams of `ahead_hidden`."""
+        packing = {"positions_BS": positions_BS, "documents_BS": documents_BS}
+        return [self._head(x_BSD) for x_BSD in self.ahead_hidden(x_BSD, tokens_BS, **packing)]
 
     @torch.inference_mode()
     def step_hidden(
@@ -192,7 +209,9 @@ class Transformer(nn.Module):
                     f"rows of {n_tokens} tokens exceed the context of {max_context}: cut them, or give positions_BS"
                 )
             positions_BS = torch.arange(n_tokens, device=tokens_BS.device)
-        rotation = self.rotary.at(positions_BS, self.dtype)
+        is_apart = self.rotary.is_dynamic and documents_BS is not None
+        lengths_BS = document_lengths(documents_BS, positions_BS) if is_apart else None
+        rotation = self.rotary.at(positions_BS, self.dtype, lengths_BS)
         spans = {
             window: first_seen(n_tokens, documents_BS=documents_BS, window=window, device=tokens_BS.device)
             for window in self.windows
@@ -209,7 +228,7 @@ class Transformer(nn.Module):
         return self.rotary.at(positions_T, self.dtype, lengths_T)
 
     def _head(self, normed: Tensor) -> Tensor:
-        return F.linear(normed, self.embedding if self.head is None else self.head).float()
+        return F.linear(normed, self.head_weight).float()
 
 
 def _blocks(config: ModelConfig) -> list[Block]:

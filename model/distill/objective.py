@@ -17,8 +17,7 @@ from model.distill.errors import IncompatibleError
 from model.distill.hidden import HiddenStateLoss, States, hidden_states
 from model.distill.identity import require_same_tokens
 from model.distill.teacher import LiveTeacher, Teacher, scored
-from model.training.loss import ahead_loss
-from model.training.objective import Losses
+from model.training.objective import Losses, ahead_on
 from model.transformer import Transformer
 
 
@@ -99,11 +98,7 @@ class Distillation(nn.Module):
             total = total + self.hidden_weight * hidden
         self.last = Parts(target.detach(), divergence.detach(), None if hidden is None else hidden.detach())
         self._collected = _sum(self._collected, self.last)
-        ahead = None
-        if model.training and len(model.ahead):
-            logits = model.ahead_logits(x_BSD, batch.tokens_BS, **packing)
-            ahead = ahead_loss(logits, batch.targets_BS, documents_BS=batch.documents_BS, n_targets=n_targets)
-        return Losses(total, ahead)
+        return Losses(total, ahead_on(model, x_BSD, batch, packing, n_targets=n_targets))
 
     def _ask(self, batch: Batch) -> tuple[Tensor | TopK, States]:
         if self.hidden is None:

@@ -50,3 +50,15 @@ def span_mask(first_BS: Tensor) -> Tensor:
     position_S = torch.arange(first_BS.shape[1], device=first_BS.device)
     is_behind_BSS = position_S >= first_BS[:, :, None]
     return (is_behind_BSS & (position_S <= position_S[:, None]))[:, None]
+
+
+def document_lengths(documents_BS: Tensor, positions_BS: Tensor) -> Tensor:
+    """How many positions the document of each token reaches, its largest one plus one, [B, S].
+
+    Documents are as `first_seen` takes them; `positions_BS` is [B, S] or [S].
+    """
+    first_BS = first_seen(documents_BS.shape[1], documents_BS=documents_BS, device=documents_BS.device)
+    assert first_BS is not None
+    first_BS = first_BS.long()
+    ends_BS = positions_BS.expand_as(first_BS) + 1
+    return torch.zeros_like(first_BS).scatter_reduce(1, first_BS, ends_BS, "amax").gather(1, first_BS)

@@ -100,8 +100,7 @@ class Stage(Transformer):
 
     def local_logits(self, x_BSD: Tensor) -> Tensor:
         """fp32 logits [B, S, V / tp] of this rank's part of the vocabulary; the last stage only."""
-        head = self.embedding if self.head is None else self.head
-        return F.linear(copy_to(self.norm(x_BSD), self.tp_group), head).float()
+        return F.linear(copy_to(self.norm(x_BSD), self.tp_group), self.head_weight).float()
 
     def expert_parameters(self) -> set[nn.Parameter]:
         """Parameters of routed experts: they are replicated over the expert-data axis only."""

@@ -29,6 +29,7 @@ from model.parallel.shards import load
 from model.parallel.stage import Stage
 from model.parallel.tensor import IGNORED
 from model.training.errors import require_finite
+from model.training.objective import packing_of
 from model.training.optimizer import set_learning_rate
 from model.training.recipe import Recipe
 
@@ -105,7 +106,8 @@ class ParallelTrainer:
         `is_packed` must be that of the whole batch. Raises NotFiniteError on all ranks before anything has moved.
         """
         with naming_lost_ranks():
-            loss, norm = self._gradients(batch.tokens_BS, batch.targets_BS, _packing(batch, is_packed))
+            packing = packing_of(batch, self.stages[0], is_packed=is_packed)
+            loss, norm = self._gradients(batch.tokens_BS, batch.targets_BS, packing)
             figures = float(loss), float(norm)
             require_finite(self.steps, *figures)
             self._apply(learning_rate)
@@ -114,7 +116,7 @@ class ParallelTrainer:
     def summed_loss(self, batch: Batch, *, is_packed: bool) -> float:
         """In nats over all scored positions of all ranks' rows, without an update; on all ranks."""
         with naming_lost_ranks():
-            packing = _packing(batch, is_packed)
+            packing = packing_of(batch, self.stages[0], is_packed=is_packed)
             loss = summed_loss(self.stages, self.processes, batch.tokens_BS, batch.targets_BS, packing)
             return float(self._over_ranks(loss))
 
@@ -174,8 +176,3 @@ class ParallelTrainer:
         load(stage, state, processes.mesh, processes.at, self.device)
         stage.train()
         return stage
-
-
-def _packing(batch: Batch, is_packed: bool) -> dict[str, Tensor]:
-    """What a stage needs beside ids where rows hold several documents; without them causal kernels need no mask."""
-    return {"positions_BS": batch.positions_BS, "documents_BS": batch.documents_BS} if is_packed else {}

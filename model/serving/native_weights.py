@@ -56,7 +56,7 @@ class NativeWeights:
             self.layers[i] = self._layer(block)
             if consume:  # layers that share weights with this one find them packed
                 give_up(block)
-        head = transformer.embedding if transformer.head is None else transformer.head
+        head = transformer.head_weight
         self.head = matrix(self._pack(head, "int8-dynamic" if weights == "int4" else weights))
         self.norm = self._vector(transformer.norm.weight)
         self.embedding = self._vector(transformer.embedding)

@@ -8,6 +8,7 @@ scales them. Knows nothing of models.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from model.data.batch import IGNORED
 from model.layers.formats import product_dtype
 from model.training import loss_fused
-from model.training.loss import count_targets, wide
+from model.training.loss import ahead_targets, count_targets, wide
 
 CHUNK = 1024  # positions: long enough for a matrix product at full speed, 1/16 of a batch of 16,384 tokens
 
@@ -45,6 +46,31 @@ def chunked_target_loss(
         x_ND, head_VD, targets_N, z_weight, chunk, torch.is_grad_enabled()
     )
     return summed / divisor
+
+
+def ahead_loss(
+    hidden: Sequence[Tensor],
+    head_VD: Tensor,
+    targets_BS: Tensor,
+    *,
+    documents_BS: Tensor | None = None,
+    n_targets: int | Tensor | None = None,
+) -> Tensor:
+    """The loss of multi-token prediction: the mean over its modules (arXiv:2412.19437, eq. 24-25); scalar.
+
+    `hidden`: [B, S, D] of each module, as `Transformer.ahead_hidden` gives them; that of module i at position p is for
+    token p + i + 2. `targets_BS` are those of the next token, token p + 1 at position p (`next_token_targets`).
+    Raises ValueError where there are no modules.
+    """
+    if not hidden:
+        raise ValueError("there is nothing to score: the model has no multi-token prediction (n_ahead is 0)")
+    losses = [
+        chunked_target_loss(
+            x_BSD, head_VD, ahead_targets(targets_BS, module + 1, documents_BS), n_targets=n_targets
+        )
+        for module, x_BSD in enumerate(hidden)
+    ]
+    return torch.stack(losses).mean()
 
 
 class _ChunkedLoss(torch.autograd.Function):

@@ -7,8 +7,6 @@ targets of all of them together, so that each target weighs the same. Without an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -60,29 +58,6 @@ def ahead_targets(targets_BS: Tensor, distance: int, documents_BS: Tensor | None
         is_same_BS = documents_BS[:, distance:] == documents_BS[:, : documents_BS.shape[1] - ended]
         targets_BS = targets_BS.masked_fill(~is_same_BS, IGNORED)
     return F.pad(targets_BS, (0, ended), value=IGNORED)
-
-
-def ahead_loss(
-    logits: Sequence[Tensor],
-    targets_BS: Tensor,
-    *,
-    documents_BS: Tensor | None = None,
-    weight: float = 1.0,
-    n_targets: int | Tensor | None = None,
-) -> Tensor:
-    """The loss of multi-token prediction: `weight` times the mean over its modules (arXiv:2412.19437, eq. 24-25).
-
-    `logits`: [B, S, V] of each module, as `Transformer.ahead_logits` gives them; those of module i at position p are
-    for token p + i + 2. `targets_BS` are those of the next token, token p + 1 at position p (`next_token_targets`).
-    Raises ValueError where there are no modules.
-    """
-    if not logits:
-        raise ValueError("there is nothing to score: the model has no multi-token prediction (n_ahead is 0)")
-    losses = [
-        target_loss(logits_BSV, ahead_targets(targets_BS, module + 1, documents_BS), n_targets=n_targets)
-        for module, logits_BSV in enumerate(logits)
-    ]
-    return weight * torch.stack(losses).mean()
 
 
 def count_targets(targets_BS: Tensor) -> Tensor:

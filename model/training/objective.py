@@ -5,13 +5,13 @@ Auxiliary losses of routers are not here: MoE layers attach them to their own ou
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
 from model.data.batch import Batch
-from model.training.chunked_loss import chunked_target_loss
-from model.training.loss import ahead_loss
+from model.training.chunked_loss import ahead_loss, chunked_target_loss
 from model.transformer import Transformer
 
 
@@ -29,18 +29,32 @@ class Objective(Protocol):
 
 
 def losses_on(model: Transformer, batch: Batch, *, n_targets: int) -> Losses:
-    """One forward pass over a batch on the model's device.
-
-    Without packing nothing behind a piece is seen by it, so torch's causal kernels need no mask: twice as fast.
-    """
-    packing: dict[str, Tensor] = {}
-    if batch.is_packed:
-        packing = {"positions_BS": batch.positions_BS, "documents_BS": batch.documents_BS}
+    """One forward pass over a batch on the model's device."""
+    packing = packing_of(batch, model, is_packed=batch.is_packed)
     x_BSD = model.hidden(batch.tokens_BS, **packing)
-    head_VD = model.embedding if model.head is None else model.head
+    head_VD = model.head_weight
     next_token = chunked_target_loss(model.norm(x_BSD), head_VD, batch.targets_BS, n_targets=n_targets)
+    return Losses(next_token, ahead_on(model, x_BSD, batch, packing, n_targets=n_targets))
+
+
+def ahead_on(
+    model: Transformer, x_BSD: Tensor, batch: Batch, packing: Mapping[str, Tensor], *, n_targets: int
+) -> Tensor | None:
+    """`Losses.ahead` from what `model.hidden` returned."""
     if not model.training or not len(model.ahead):
-        return Losses(next_token, None)
-    logits = model.ahead_logits(x_BSD, batch.tokens_BS, **packing)
-    ahead = ahead_loss(logits, batch.targets_BS, documents_BS=batch.documents_BS, n_targets=n_targets)
-    return Losses(next_token, ahead)
+        return None
+    hidden = model.ahead_hidden(x_BSD, batch.tokens_BS, **packing)
+    return ahead_loss(
+        hidden, model.head_weight, batch.targets_BS, documents_BS=batch.documents_BS, n_targets=n_targets
+    )
+
+
+def packing_of(batch: Batch, model: Transformer, *, is_packed: bool) -> dict[str, Tensor]:
+    """What the model must be told of the batch beside its ids; nothing where each row is one piece.
+
+    Nothing behind a piece is seen by it, so causal kernels need no mask. But rotations that depend on lengths must not
+    count the padding.
+    """
+    if not is_packed and not model.rotary.is_dynamic:
+        return {}
+    return {"positions_BS": batch.positions_BS, "documents_BS": batch.documents_BS}

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from model.data.batch import IGNORED
-from model.training.chunked_loss import chunked_target_loss
+from model.training.chunked_loss import CHUNK, ahead_loss, chunked_target_loss
 from model.training.loss import target_loss
 
 N_TOKENS, D_MODEL = 37, 8
@@ -147,6 +147,14 @@ def test_no_tensor_is_larger_than_the_logits_of_a_chunk() -> None:
     assert plain.n_bytes == 256 * 2000 * 4
     assert chunked.n_bytes == 32 * 2000 * 4
     assert chunked.n_products == 3 * 256 // 32  # projection and both gradients, nothing twice
+
+
+def test_predictions_further_ahead_hold_no_more_than_a_chunk_either() -> None:
+    x, head = torch.randn(1, CHUNK + 100, 4, requires_grad=True), torch.randn(50, 4, requires_grad=True)
+    targets = torch.randint(50, (1, CHUNK + 100))
+    with LargestTensor() as seen:
+        ahead_loss([x, x.detach()], head, targets).backward()
+    assert seen.n_bytes == CHUNK * 50 * 4
 
 
 def test_evaluation_computes_no_gradients() -> None:

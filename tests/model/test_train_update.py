@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model.config import ConfigError
+from model.config import ConfigError, RopeScaling
 from model.data.batch import IGNORED, PADDING, Batch
 from model.layers.moe import Experts, count_tokens_only, moe_layers
 from model.training import objective
@@ -53,13 +53,34 @@ def test_on_whole_rows_it_is_the_judged_step() -> None:
     assert one.steps == other.steps == 3
 
 
-def test_rows_of_one_piece_need_no_mask(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With padding behind a piece the loss and its gradients are those of the mask that is left out."""
+def padded_rows() -> Batch:
+    """Rows of one piece each, of different lengths."""
     tokens, batch = whole_rows()
     documents = batch.documents_BS.clone()
     documents[1, 7:], documents[2, 3:] = PADDING, PADDING
     targets = batch.targets_BS.masked_fill(documents == PADDING, IGNORED)
-    padded = Batch(tokens, batch.positions_BS.masked_fill(documents == PADDING, 0), documents, targets)
+    return Batch(tokens, batch.positions_BS.masked_fill(documents == PADDING, 0), documents, targets)
+
+
+def test_padding_is_no_part_of_a_rows_length() -> None:
+    """Rotations that depend on it turn a piece as if no longer one lay beside it."""
+    config = replace(DENSE, rope_scaling=RopeScaling("dynamic", 4.0, original_context=2))
+    model, padded = model_of(config), padded_rows()
+
+    def loss_on(batch: Batch) -> float:
+        return float(objective.losses_on(model, batch, n_targets=1).next_token)
+
+    lengths = (padded.documents_BS != PADDING).sum(1).tolist()
+    pieces = [
+        Batch(*(part[row : row + 1, :n] for part in vars(padded).values())) for row, n in enumerate(lengths)
+    ]
+    with torch.no_grad():
+        assert loss_on(padded) == pytest.approx(sum(map(loss_on, pieces)), rel=1e-6)
+
+
+def test_rows_of_one_piece_need_no_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With padding behind a piece the loss and its gradients are those of the mask that is left out."""
+    padded = padded_rows()
     assert not padded.is_packed
     plain = Trainer(model_of(WITHOUT_LOSSES), PLAIN)
     masked = Trainer(model_of(WITHOUT_LOSSES), PLAIN)
