@@ -129,7 +129,7 @@ class Attention(nn.Module):
         if self.q_norm is not None and self.k_norm is not None and not self.norms_heads:
             q, k = self.q_norm(q), self.k_norm(k)
         # The heads are counted from the weights at hand: tensor parallelism leaves a rank only some of them.
-        q, k, v = (heads.view(*x.shape[:-1], -1, self.d_head) for heads in (q, k, v))
+        q, k, v = (heads.unflatten(-1, (-1, self.d_head)) for heads in (q, k, v))
         if self.clip is not None:
             v = v.clamp(-self.clip, self.clip)
         return self._turned(q, self.q_norm, rotation), self._turned(k, self.k_norm, rotation), v

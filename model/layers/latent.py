@@ -111,7 +111,7 @@ class LatentAttention(nn.Module):
             assert self.w_q_down is not None and self.q_norm is not None and self.w_q_up is not None
             q = F.linear(self.q_norm(F.linear(x, self.w_q_down, self.b_q_down)), self.w_q_up)
         # The heads are counted from the weights at hand: tensor parallelism leaves a rank only some of them.
-        q = q.view(*x.shape[:-1], -1, self.d_query)
+        q = q.unflatten(-1, (-1, self.d_query))
         q_nope, q_rope = torch.split(q, [self.latent.d_nope, self.latent.d_rope], dim=-1)
         return torch.cat((q_nope, rotate(q_rope, rotation)), dim=-1)
 
@@ -126,7 +126,7 @@ class LatentAttention(nn.Module):
         """[..., S, A] -> keys [..., H, S, N + P] and values [..., H, S, U]."""
         latent = self.latent
         latents, k_rope = torch.split(kept, [latent.kv_rank, latent.d_rope], dim=-1)
-        kv = F.linear(latents, self.w_kv_up).view(*kept.shape[:-1], -1, latent.d_nope + latent.d_value)
+        kv = F.linear(latents, self.w_kv_up).unflatten(-1, (-1, latent.d_nope + latent.d_value))
         k_nope, v = torch.split(kv.transpose(-2, -3), [latent.d_nope, latent.d_value], dim=-1)
         k_rope = k_rope.unsqueeze(-3).expand(*k_nope.shape[:-1], latent.d_rope)
         return torch.cat((k_nope, k_rope), dim=-1), v
@@ -153,16 +153,11 @@ class LatentAttention(nn.Module):
         w_uk_HNR, w_uv_HUR = torch.split(up_HXR, [latent.d_nope, latent.d_value], dim=1)
         q_nope, q_rope = torch.split(q_HtC, [latent.d_nope, latent.d_rope], dim=-1)
         q_HtA = torch.cat((q_nope @ w_uk_HNR, q_rope), dim=-1)
-        score_HtS = (q_HtA @ past_SA.T).float() * self.scale
-        if part.mask is not None:
-            score_HtS = score_HtS.masked_fill(~part.mask, -torch.inf)
-        elif part.n_tokens > 1:
-            score_HtS = score_HtS.masked_fill(
-                torch.ones_like(score_HtS[0], dtype=torch.bool).triu(1), -torch.inf
-            )
-        p_HtS = score_HtS.softmax(-1).to(past_SA.dtype)
-        y_HtU: Tensor = p_HtS @ past_SA[:, : latent.kv_rank] @ w_uv_HUR.mT
-        return y_HtU
+        # What is kept serves as keys and values; the values' rotary part is dropped.
+        past_HSA = past_SA.expand(len(q_HtA), -1, -1)
+        is_causal = part.mask is None and part.n_tokens > 1
+        y_HtA = self._attend(q_HtA[None], past_HSA[None], past_HSA[None], part.mask, is_causal=is_causal)[0]
+        return y_HtA[..., : latent.kv_rank] @ w_uv_HUR.mT
 
 
 def absorbing_is_cheaper(n_tokens: int, n_keys: int, latent: LatentConfig) -> bool:
@@ -170,5 +165,5 @@ def absorbing_is_cheaper(n_tokens: int, n_keys: int, latent: LatentConfig) -> bo
     up = latent.kv_rank * (latent.d_nope + latent.d_value)
     d_padded = max(latent.d_nope + latent.d_rope, latent.d_value)  # of keys and values, see `_attend`
     plain = n_keys * up + n_tokens * n_keys * 2 * d_padded
-    absorbed = n_tokens * up + n_tokens * n_keys * (2 * latent.kv_rank + latent.d_rope)
+    absorbed = n_tokens * up + n_tokens * n_keys * 2 * (latent.kv_rank + latent.d_rope)
     return absorbed < plain

@@ -45,6 +45,8 @@ KINDS = {
     "windows": WINDOWED,
 }
 
+DYNAMIC = dataclasses.replace(SMALL, rope_scaling=RopeScaling("dynamic", 4.0, original_context=4))
+
 
 def llama(config: ModelConfig) -> LlamaForCausalLM:
     torch.manual_seed(0)
@@ -188,10 +190,9 @@ def test_logits_equal_the_definition(name: str) -> None:
         assert relative_error(logits[row], plain_decoder.logits(config, state, x_SD)) < 1e-5
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_packed_documents_are_as_if_alone(name: str) -> None:
+@pytest.mark.parametrize("config", [*KINDS.values(), DYNAMIC], ids=[*KINDS, "dynamic rotary"])
+def test_packed_documents_are_as_if_alone(config: ModelConfig) -> None:
     """Two rows, cut differently; a third document of padding is beyond the last."""
-    config = KINDS[name]
     model = random_transformer(config)
     rows = [[6, 1, 5], [9, 2, 1]]
     tokens = random_tokens(config, 2, 12)
@@ -204,6 +205,15 @@ def test_packed_documents_are_as_if_alone(name: str) -> None:
             assert relative_error(packed[row], torch.cat(alone)) < 1e-5
         unmasked = model(tokens, positions_BS=positions)
     assert relative_error(unmasked, packed) > 0.01
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("shape", [(0, 5), (2, 0)])
+def test_no_rows_and_rows_of_nothing_are_batches_too(name: str, shape: tuple[int, int]) -> None:
+    model = random_transformer(KINDS[name])
+    logits = model(torch.empty(shape, dtype=torch.int64))
+    assert logits.shape == (*shape, KINDS[name].vocab_size)
+    logits.sum().backward()
 
 
 @pytest.mark.parametrize("name", KINDS)
