@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from model.config import MoEConfig
+from model.layers.load import expert_load
 
 ROUNDING = 1e-9  # 1.1 * 10 is 11.000000000000002: no reason for a twelfth place
 
@@ -32,7 +33,7 @@ def expert_capacity(n_tokens: int, config: MoEConfig) -> int:
 def within_capacity(experts_TK: Tensor, n_experts: int, capacity: int) -> Tensor:
     """Which pairs stay, bool [T, K]: of each expert the first `capacity` in the order of tokens."""
     expert_N, order_N = experts_TK.flatten().sort(stable=True)
-    rows_E = torch.bincount(expert_N, minlength=n_experts)
+    rows_E = expert_load(expert_N, n_experts)
     first_E = rows_E.cumsum(0) - rows_E
     place_N = torch.arange(len(expert_N), device=expert_N.device) - first_E[expert_N]
     kept_N = torch.empty_like(expert_N, dtype=torch.bool)

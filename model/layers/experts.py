@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.layers import experts_fused, experts_triton
+from model.layers.load import expert_load
 
 LONG_BLOCK = 32  # rows per expert from which on the fp32 loop is ahead in inference
 
@@ -34,7 +35,7 @@ def apply_experts(
             return kernels.apply_experts(*tensors)  # type: ignore[no-any-return]  # a module's
     n_choices, n_experts = experts_TK.shape[1], w_gate_EFD.shape[0]
     expert_N, order_N = experts_TK.flatten().sort(stable=True)
-    rows_E = torch.bincount(expert_N, minlength=n_experts)
+    rows_E = expert_load(expert_N, n_experts)
     x_ND = x_TD[order_N // n_choices]
     compute = _grouped if _grouped_is_better(x_ND, w_gate_EFD) else _one_by_one
     y_ND = compute(x_ND, rows_E, w_gate_EFD, w_up_EFD, w_down_EDF)
@@ -75,6 +76,8 @@ def _grouped_is_better(x_ND: Tensor, w_gate_EFD: Tensor) -> bool:
     if any(
         width * x_ND.element_size() % 16 for width in (d_model, d_expert)
     ):  # its kernels need aligned rows
+        return False
+    if x_ND.dtype is torch.float32 and torch.compiler.is_compiling():  # its shape-only form refuses fp32
         return False
     needs_grad = torch.is_grad_enabled() and (x_ND.requires_grad or w_gate_EFD.requires_grad)
     return needs_grad or x_ND.dtype is torch.bfloat16 or x_ND.shape[0] < LONG_BLOCK * n_experts

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from model.layers import experts_reference
+from model.layers.load import expert_load
 from model.layers.watched import PLAIN, is_watched
 
 BLOCK_M, BLOCK_N, BLOCK_K = 64, 64, 32
@@ -69,7 +70,7 @@ class Groups:
     @classmethod
     def of(cls, experts_TK: Tensor, n_experts: int) -> Groups:
         expert_N, order_N = experts_TK.flatten().sort(stable=True)
-        rows_E = torch.bincount(expert_N, minlength=n_experts)
+        rows_E = expert_load(expert_N, n_experts)
         starts_E = torch.cat([rows_E.new_zeros(1), rows_E.cumsum(0)])
         tile_ends_E = ((rows_E + BLOCK_M - 1) // BLOCK_M).cumsum(0)
         n_pairs = experts_TK.numel()

@@ -22,8 +22,9 @@ from model.layers.auxiliary_losses import attach, auxiliary_losses, loss_weights
 from model.layers.capacity import apply_within_capacity, expert_capacity, within_capacity
 from model.layers.experts import apply_experts
 from model.layers.ffn import SwiGLU
+from model.layers.load import expert_load
 from model.layers.meter import ExpertMeter, is_recomputing
-from model.layers.router import Router, expert_load
+from model.layers.router import Router
 
 ApplyExperts = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 

@@ -118,11 +118,6 @@ def wide(x: Tensor) -> Tensor:
     return x if x.dtype is torch.float64 else x.float()
 
 
-def expert_load(experts_TK: Tensor, n_experts: int) -> Tensor:
-    """How many (token, choice) pairs each expert got, int64 [E]."""
-    return torch.bincount(experts_TK.flatten(), minlength=n_experts)
-
-
 def _within_best_groups(chosen_by_TE: Tensor, config: MoEConfig) -> Tensor:
     """Minus infinity for experts outside a token's best groups: with a negative bias a zero could still win."""
     chosen_by_TML = chosen_by_TE.view(-1, config.n_groups, config.n_experts // config.n_groups)

@@ -11,8 +11,9 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from model.layers.load import expert_load
 from model.layers.moe import MoELayer
-from model.layers.router import Routing, expert_load
+from model.layers.router import Routing
 from model.serving.executor import Executor
 from model.serving.native_executor import NativeExecutor
 from model.transformer import Transformer

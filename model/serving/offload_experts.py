@@ -11,8 +11,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from model.layers.load import expert_load
 from model.layers.moe import Experts
-from model.layers.router import expert_load
 from model.parallel.offload import OffloadedExperts
 
 WEIGHTS = ("w_gate", "w_up", "w_down")

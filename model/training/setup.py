@@ -88,7 +88,7 @@ def machine_facts(device: torch.device, precision: Precision) -> dict[str, str |
 
 
 def _compile(model: Transformer) -> None:
-    """Each block for itself, around its routed experts: grouped products in fp32 have no form that torch compiles."""
+    """Each block for itself, around its routed experts, which have kernels of their own."""
     for module in model.modules():
         if isinstance(module, Experts):
             module.apply_experts = torch.compiler.disable(module.apply_experts)  # type: ignore[no-untyped-call]

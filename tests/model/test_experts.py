@@ -104,3 +104,12 @@ def test_a_swapped_expert_is_noticed() -> None:
     with pytest.raises(AssertionError):
         reference = experts_reference.apply_experts(x, weights, wrong, *matrices)
         assert_close(experts.apply_experts(x, weights, chosen, *matrices), reference, torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_torch_traces_has_experts_in_every_format(dtype: torch.dtype) -> None:
+    """Grouped products in fp32 have no form that it traces."""
+    x, weights, chosen, *stacks = problem((16, 32, 48, 8, 2), dtype)
+    traced = torch.compile(experts.apply_experts, backend="eager")
+    found = traced(x, weights, chosen, *(stack.requires_grad_() for stack in stacks))
+    assert_close(found, experts_reference.apply_experts(x, weights, chosen, *stacks), dtype)
