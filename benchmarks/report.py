@@ -8,9 +8,10 @@ import json
 import os
 import platform
 import shutil
+import statistics
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -84,6 +85,12 @@ def shown(value: float | int | str | bool | None) -> str:
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) and abs(value) < 10_000 else str(value)
+
+
+def milliseconds(seconds: Sequence[float]) -> str:
+    """Median and quartiles of at least two times, in ms."""
+    low, middle, high = statistics.quantiles(seconds, n=4)
+    return f"{middle * 1e3:.3g} ms ({low * 1e3:.3g} .. {high * 1e3:.3g})"
 
 
 def _mark(row: Row) -> str:

@@ -94,7 +94,7 @@ class Attention(nn.Module):
 
     def forward(self, x_BSD: Tensor, rotation: Rotation, first_BS: Tensor | None = None) -> Tensor:
         """Whole sequences: [B, S, D] -> [B, S, D]; `first_BS` as `layers/masks.py` makes it, None: plainly causal."""
-        y_BSHC = _attend(*self._project(x_BSD, rotation), first_BS)
+        y_BSHC = attend(*self._project(x_BSD, rotation), first_BS)
         return F.linear(y_BSHC.flatten(2), self.w_o, self.b_o)
 
     def forward_cached(
@@ -146,7 +146,8 @@ class Attention(nn.Module):
         return rotate(heads, rotation)
 
 
-def _attend(q_BSHC: Tensor, k_BSGC: Tensor, v_BSGC: Tensor, first_BS: Tensor | None) -> Tensor:
+def attend(q_BSHC: Tensor, k_BSGC: Tensor, v_BSGC: Tensor, first_BS: Tensor | None) -> Tensor:
+    """Causal attention of whole sequences by the kernels that fit, [B, S, H, C]; `first_BS` as `layers/masks.py` makes it."""
     if attention_fused.fits(q_BSHC, k_BSGC, v_BSGC):
         return attention_fused.attend(q_BSHC, k_BSGC, v_BSGC, first_BS=first_BS)
     mask = None if first_BS is None else span_mask(first_BS)
