@@ -40,10 +40,18 @@ class Row:
     holds: bool | None
     how: str
 
+    @property
+    def figure(self) -> str:
+        """Value and unit for people."""
+        return shown(self.value) if self.value is None else f"{shown(self.value)} {self.unit}".strip()
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Figures of one command on one machine. `commit` is None outside a git clone."""
+    """Figures of one command on one machine.
+
+    `commit` is None outside a git clone, and ends with `-dirty` where tracked files differed from it.
+    """
 
     command: str
     date: str
@@ -67,13 +75,11 @@ class Report:
             sys.stdout.write(self.to_json() + "\n")
             return
         table = Table(box=box.SIMPLE_HEAD, title=self.command, title_justify="left", caption_justify="left")
-        table.caption = f"{self.date} · commit {(self.commit or 'none')[:12]} · {self.machine}"
+        table.caption = f"{self.date} · commit {short(self.commit)} · {self.machine}"
         for heading in ("figure", "value", "target", "holds", "how"):
             table.add_column(heading, overflow="fold", justify="right" if heading == "value" else "left")
         for row in self.rows:
-            table.add_row(
-                row.name, f"{shown(row.value)} {row.unit}".strip(), row.target or "", _mark(row), row.how
-            )
+            table.add_row(row.name, row.figure, row.target or "", _mark(row), row.how)
         console = Console()
         if not console.is_terminal:
             console.width = FILE_WIDTH
@@ -84,7 +90,9 @@ def shown(value: float | int | str | bool | None) -> str:
     """A value for people: at most four significant digits behind the point."""
     if value is None:
         return "-"
-    return f"{value:.4g}" if isinstance(value, float) and abs(value) < 10_000 else str(value)
+    if isinstance(value, float) and abs(value) < 10_000:
+        return f"{value + 0.0:.4g}"  # a zero has no sign
+    return str(value)
 
 
 def milliseconds(seconds: Sequence[float]) -> str:
@@ -108,13 +116,28 @@ def machine_name() -> str:
     )
 
 
+def short(commit: str | None) -> str:
+    """A report's commit for people."""
+    if commit is None:
+        return "none"
+    name, dash, mark = commit.partition("-")
+    return name[:12] + dash + mark
+
+
 def current_commit() -> str | None:
-    """The commit of the checkout that this file lies in, or None (an archive, no git)."""
+    """The commit of the checkout that this file lies in, or None (an archive, no git).
+
+    It ends with `-dirty` where tracked files differ from it: the figures are then not that commit's.
+    """
     git = shutil.which("git")
     if git is None:
         return None
     folder = Path(__file__).resolve().parent
     done = subprocess.run(
-        [git, "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, check=False, timeout=10
+        [git, "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=10,
     )
     return done.stdout.strip() or None if done.returncode == 0 else None

@@ -8,8 +8,7 @@ from pathlib import Path
 from benchmarks.claims.claim import Claim, Figure
 from benchmarks.claims.record import Entry, read_record, shown, write_record
 from benchmarks.claims.scale import Scale
-from benchmarks.report import Row
-from benchmarks.report import shown as shown_value
+from benchmarks.report import Row, short
 from model.training.line_chart import Line, Panel, draw
 
 DOCUMENT = "claims.md"
@@ -60,7 +59,7 @@ def _section(folder: Path, claim: Claim, entry: Entry | None) -> list[str]:
     scale: dict[Scale, str] = {"full": "Full scale", "quick": "Quick scale"}
     changed = " The code changed meanwhile: these figures come from more than one state of it."
     parts = [
-        f"{title}\n\n{scale[entry.scale]}, {entry.date[:10]}, commit {(entry.commit or 'none')[:12]}, {entry.machine}: "
+        f"{title}\n\n{scale[entry.scale]}, {entry.date[:10]}, commit {short(entry.commit)}, {entry.machine}: "
         f"`{entry.command}`.{changed if entry.has_changed else ''}",
         _table(entry.measured.rows),
     ]
@@ -77,7 +76,7 @@ def _table(rows: Sequence[Row]) -> str:
     for row in rows:
         cells = (
             row.name,
-            "-" if row.value is None else f"{shown_value(row.value)} {row.unit}".strip(),
+            row.figure,
             row.target or "",
             marks[row.holds],
             row.how,

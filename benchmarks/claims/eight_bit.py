@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from benchmarks.claims.arms import Compared, compare
 from benchmarks.claims.bench import Bench
-from benchmarks.claims.claim import Claim, Measured
+from benchmarks.claims.claim import Claim, Curve, Figure, Measured
 from benchmarks.claims.corpus import corpora
 from benchmarks.claims.decoders import decoder
 from benchmarks.claims.scale import SAYS, Scale
@@ -67,7 +67,7 @@ def measure(bench: Bench, scale: Scale) -> Measured:
         tuning_seeds=settings.tuning_seeds,
         what="eight-bit",
     )
-    return Measured(decide(compared, settings, scale))
+    return Measured(decide(compared, settings, scale), [_figure(compared, settings)])
 
 
 def decide(compared: Compared, settings: Settings, scale: Scale) -> list[Row]:
@@ -82,7 +82,7 @@ def decide(compared: Compared, settings: Settings, scale: Scale) -> list[Row]:
     listed = ", ".join(f"{name} {spread.text(2, '%')}" for name, spread in accuracies.items())
     how = (
         f"{'THE TASK SATURATES: nothing is shown; ' if is_saturated else ''}"
-        f"held-out next-token accuracy {listed}; kept {kept.text(2, '%')} (weight gradients in bf16); held-out loss {loss.text(2, '%')}; "
+        f"held-out next-token accuracy {listed}; kept {kept.text(2, '%')}{_doubt(kept)} (weight gradients in bf16); held-out loss {loss.text(2, '%')}; "
         f"MoE of {pairs[0][0]['parameters'] / 1e6:.2f}M parameters, {settings.n_tokens:,} tokens either side; "
         f"{grid_text(compared.rates, len(settings.tuning_seeds))}; {SAYS[scale]}"
     )
@@ -96,6 +96,21 @@ def decide(compared: Compared, settings: Settings, scale: Scale) -> list[Row]:
             how,
         )
     ]
+
+
+def _doubt(kept: Spread) -> str:
+    """Seeds differ by more than the target leaves: how far the mean may be off."""
+    return "" if kept.error is None else f", standard error {kept.error:.2f}"
+
+
+def _figure(compared: Compared, settings: Settings) -> Figure:
+    curves = [
+        Curve(
+            name, [float(seed) for seed in settings.seeds], [100 * accuracy_of(result) for result in results]
+        )
+        for name, results in compared.results.items()
+    ]
+    return Figure("Held-out accuracy in full precision and in 8 bits", "seed", "%", curves)
 
 
 CLAIM = Claim("eight-bit", "Training in 8 bits keeps 99 % of held-out accuracy", measure)

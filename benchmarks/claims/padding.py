@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.claims.bench import Bench, Job, Result
-from benchmarks.claims.claim import Claim, Measured
+from benchmarks.claims.claim import Claim, Curve, Figure, Measured
 from benchmarks.claims.corpus import corpora
 from benchmarks.claims.scale import SAYS, Scale
 from benchmarks.claims.spread import Spread
@@ -65,7 +65,8 @@ def work(settings: dict[str, Any], made: Path) -> Result:
 def measure(bench: Bench, scale: Scale) -> Measured:
     data = corpora(bench, scale)
     settings = {"data": data.key, "seeds": list(SEEDS), "batches": STREAMED_BATCHES[scale]}
-    return Measured(decide(bench.one(Job("padding", settings), "padding"), scale))
+    result = bench.one(Job("padding", settings), "padding")
+    return Measured(decide(result, scale), [_figure(result)])
 
 
 def decide(result: Mapping[str, Any], scale: Scale) -> list[Row]:
@@ -90,6 +91,22 @@ def _row(result: Mapping[str, Any], way: str, kind: str, scale: Scale) -> Row:
         f"{result['documents'][kind]:,} documents of {result['median_length'][kind]:.0f} tokens in the median, "
         f"sequences of {SEQUENCE_LENGTH}, batches of {BATCH_TOKENS:,}: padding {padded.text(1, '%', of='shuffles')} of "
         f"positions in shuffled batches, {mine.mean:.2f} % here{delivered}; {SAYS[scale]}",
+    )
+
+
+def _figure(result: Mapping[str, Any]) -> Figure:
+    """Kinds of text by the length of their documents."""
+    kinds = sorted(result["streamed"], key=lambda kind: float(result["median_length"][kind]))
+    curves = [
+        Curve(
+            name,
+            [result["median_length"][kind] for kind in kinds],
+            [100 * Spread.of([share[field] for share in result["shares"][kind]]).mean for kind in kinds],
+        )
+        for name, field in {"shuffled batches": "padded", **WAYS}.items()
+    ]
+    return Figure(
+        "Padding by the length of documents", "tokens of the median document", "%", curves, is_x_log=True
     )
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.claims.bench import Bench, Job, Result
-from benchmarks.claims.claim import Claim, Measured
+from benchmarks.claims.claim import Claim, Curve, Figure, Measured
 from benchmarks.claims.decoders import decoder
 from benchmarks.claims.scale import SAYS, Scale
 from benchmarks.claims.spread import Spread
@@ -39,11 +39,15 @@ FIELDS = {
 }
 RESET_PEAK = Path("/proc/self/clear_refs")
 
+Results = dict[str, dict[int, list[Result]]]  # by mode and depth, one per seed
+
 
 @dataclass(frozen=True)
 class Settings:
+    """`depths` of models, the last of which the rows are about."""
+
     d_model: int
-    n_layers: int
+    depths: tuple[int, ...]
     d_ff: int
     rows: int
     length: int
@@ -51,8 +55,8 @@ class Settings:
 
 
 SETTINGS: dict[Scale, Settings] = {
-    "quick": Settings(192, 12, 512, 8, 256, (0,)),
-    "full": Settings(384, 12, 1024, 4, 512, (0, 1, 2)),
+    "quick": Settings(192, (12,), 512, 8, 256, (0,)),
+    "full": Settings(384, (4, 8, 12), 1024, 4, 512, (0, 1, 2)),
 }
 
 
@@ -104,26 +108,33 @@ def saved_bytes(model: Transformer, ids_BS: Tensor) -> int:
 
 def measure(bench: Bench, scale: Scale) -> Measured:
     settings = SETTINGS[scale]
+    plan = [(mode, depth, seed) for mode in MODES for depth in settings.depths for seed in settings.seeds]
+    found = bench.run([_job(settings, *one) for one in plan], "recompute")
+    results: Results = {mode: {depth: [] for depth in settings.depths} for mode in MODES}
+    for (mode, depth, _), result in zip(plan, found, strict=True):
+        results[mode][depth].append(result)
+    deepest = {mode: by_depth[settings.depths[-1]] for mode, by_depth in results.items()}
+    return Measured(decide(deepest, settings, scale), [_figure(results)] if len(settings.depths) > 1 else [])
+
+
+def _job(settings: Settings, mode: str, depth: int, seed: int) -> Job:
     model = decoder(
-        "recompute",
-        VOCABULARY,
-        d_model=settings.d_model,
-        n_layers=settings.n_layers,
-        d_ff=settings.d_ff,
+        "recompute", VOCABULARY, d_model=settings.d_model, n_layers=depth, d_ff=settings.d_ff
     ).to_dict()
-    plan = [(mode, seed) for mode in MODES for seed in settings.seeds]
-    jobs = [
-        Job(
-            "recompute",
-            {"model": model, "mode": mode, "seed": seed, "rows": settings.rows, "length": settings.length},
-            is_weighed=True,
+    shape = {"rows": settings.rows, "length": settings.length}
+    return Job("recompute", {"model": model, "mode": mode, "seed": seed, **shape}, is_weighed=True)
+
+
+def _figure(results: Results) -> Figure:
+    curves = [
+        Curve(
+            mode,
+            [float(depth) for depth in by_depth],
+            [statistics.mean(one["process_bytes"] for one in found) / 1e6 for found in by_depth.values()],
         )
-        for mode, seed in plan
+        for mode, by_depth in results.items()
     ]
-    results: dict[str, list[Result]] = {mode: [] for mode in MODES}
-    for (mode, _), result in zip(plan, bench.run(jobs, "recompute"), strict=True):
-        results[mode].append(result)
-    return Measured(decide(results, settings, scale))
+    return Figure("Memory of activations by depth, peak of the process", "layers", "MB", curves)
 
 
 def decide(results: Mapping[str, Sequence[Result]], settings: Settings, scale: Scale) -> list[Row]:
@@ -148,7 +159,7 @@ def decide(results: Mapping[str, Sequence[Result]], settings: Settings, scale: S
                     "%",
                     f"-{LEAST_SAVED:.0%}" if is_promised else None,
                     change.mean <= -100 * LEAST_SAVED if is_promised else None,
-                    f"{sizes[0] / 1e6:.1f} MB against {sizes[1] / 1e6:.1f} MB without, {settings.n_layers} layers of "
+                    f"{sizes[0] / 1e6:.1f} MB against {sizes[1] / 1e6:.1f} MB without, {settings.depths[-1]} layers of "
                     f"width {settings.d_model}, {settings.rows} x {settings.length} tokens, fp32; "
                     f"change {change.text(1, '%')}; {SAYS[scale]}",
                 )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from benchmarks.claims.arms import Compared, compare
 from benchmarks.claims.bench import Bench, Result
-from benchmarks.claims.claim import Claim, Measured
+from benchmarks.claims.claim import Claim, Curve, Figure, Measured
 from benchmarks.claims.corpus import corpora
 from benchmarks.claims.decoders import decoder
 from benchmarks.claims.scale import SAYS, Scale
@@ -71,7 +71,7 @@ def measure(bench: Bench, scale: Scale) -> Measured:
         for name, config in models(settings, data.vocab_size).items()
     }
     compared = compare(bench, arms, rates=settings.rates, seeds=settings.seeds, what="sharing")
-    return Measured(decide(compared, settings, scale))
+    return Measured(decide(compared, settings, scale), [_figure(compared, settings)])
 
 
 def decide(compared: Compared, settings: Settings, scale: Scale) -> list[Row]:
@@ -121,6 +121,20 @@ def loss_change(results: Sequence[Result], plain: Sequence[Result]) -> Spread:
 
 def bytes_saved(results: Sequence[Result], plain: Sequence[Result]) -> float:
     return 1 - float(results[0]["stored_bytes"]) / float(plain[0]["stored_bytes"])
+
+
+def _figure(compared: Compared, settings: Settings) -> Figure:
+    """A curve a seed over all sides, the smallest first."""
+    sides = sorted(compared.results.values(), key=lambda results: results[0]["stored_bytes"])
+    curves = [
+        Curve(
+            f"seed {seed}",
+            [results[at]["stored_bytes"] / 1e6 for results in sides],
+            [loss_of(results[at]) for results in sides],
+        )
+        for at, seed in enumerate(settings.seeds)
+    ]
+    return Figure("Held-out loss by what is stored", "MB", "held-out nats", curves)
 
 
 CLAIM = Claim(

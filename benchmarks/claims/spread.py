@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import stdev
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,13 +15,15 @@ class Spread:
     low: float
     high: float
     n: int
+    error: float | None = None  # standard error of the mean; None of one value
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
         """Raises ValueError where there is no value."""
         if not values:
             raise ValueError("a spread needs at least one value")
-        return cls(sum(values) / len(values), min(values), max(values), len(values))
+        error = stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
+        return cls(sum(values) / len(values), min(values), max(values), len(values), error)
 
     def text(self, digits: int = 2, unit: str = "", *, of: str = "seeds") -> str:
         """`-35.2 % (-37.1..-33.0 over 3 seeds)`; with one value, that it is one."""

@@ -49,6 +49,21 @@ def test_padding_rows_are_of_all_kinds_first() -> None:
     assert "the stream's own batches hold 2.00 %" in rows[1].how
 
 
+def test_the_plot_of_padding_goes_from_short_documents_to_long_ones() -> None:
+    kinds = {"long": 900.0, "short": 30.0}
+    found = {
+        "shares": {kind: [{"padded": 0.5, "bucketed": 0.25, "packed": 0.125}] for kind in kinds},
+        "streamed": {kind: {} for kind in kinds},
+        "median_length": kinds,
+    }
+    curves = padding._figure(found).curves
+    assert [(curve.name, curve.xs, curve.ys) for curve in curves] == [
+        ("shuffled batches", [30.0, 900.0], [50.0, 50.0]),
+        ("packing", [30.0, 900.0], [12.5, 12.5]),
+        ("dynamic batching", [30.0, 900.0], [25.0, 25.0]),
+    ]
+
+
 # Gradient checkpointing.
 
 
@@ -73,6 +88,15 @@ def test_checkpointing_that_saves_too_little_misses() -> None:
     assert [row.holds for row in recompute_rows(400)][:2] == [False, False]
 
 
+def test_the_plot_of_memory_goes_by_depth() -> None:
+    by_depth = {
+        4: [{"process_bytes": 1_000_000}, {"process_bytes": 3_000_000}],
+        8: [{"process_bytes": 5_000_000}],
+    }
+    (curve,) = recompute._figure({"none": by_depth}).curves
+    assert (curve.xs, curve.ys) == ([4.0, 8.0], [2.0, 5.0])
+
+
 def test_a_process_that_does_not_grow_cannot_be_judged() -> None:
     results = {mode: [{"process_bytes": 0, "saved_bytes": 5}] for mode in recompute.MODES}
     with pytest.raises(MeasuringFailed, match="cannot be told"):
@@ -94,6 +118,8 @@ def eight_bit_row(eight: list[float], full: list[float]) -> Row:
 def test_accuracy_that_is_kept_holds() -> None:
     row = eight_bit_row([0.398, 0.400], [0.4, 0.4])
     assert (row.value, row.holds) == (99.75, True)
+    assert "kept 99.75 % (99.50..100.00 over 2 seeds), standard error 0.25 (" in row.how
+    assert "standard error" not in eight_bit_row([0.4], [0.4]).how
 
 
 def test_accuracy_that_is_lost_misses() -> None:

@@ -41,7 +41,7 @@ SMALL: dict[Claim, Any] = {
         {"d_model": 8, "n_layers": 1, "d_ff": 16, "n_heads": 2}, TINY, 700, 1_000, 5e-3, ONE_RATE, SEEDS
     ),
     curriculum.CLAIM: curriculum.Settings(TINY, 1_500, 128, (0.5, 1.0), ONE_RATE, SEEDS),
-    eight_bit.CLAIM: eight_bit.Settings(16, 2, 32, 16, 700, RATES, (1,)),
+    eight_bit.CLAIM: eight_bit.Settings(16, 2, 32, 16, 700, RATES, SEEDS),
     growth.CLAIM: growth.Settings(TINY, 1_500, 700, ONE_RATE, SEEDS),
 }
 
