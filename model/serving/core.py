@@ -55,6 +55,7 @@ class EngineCore:
         )
         self._cost = StepCost.of(self.served.transformer.config)
         self._answer_of: dict[SequenceState, Answer] = {}
+        self._queued: dict[Job, None] = {}  # those that have not started, in order of arrival
         self._unheard: list[Job] = []  # their listeners failed
         self._drafting_ns = 0  # within the last call of the scheduler
         self._least_ns_per_token = 0.0  # the fastest that a prompt was read
@@ -68,10 +69,16 @@ class EngineCore:
         """Those that have not ended."""
         return list(dict.fromkeys(answer.job for answer in self._answer_of.values()))
 
+    @property
+    def queued(self) -> list[Job]:
+        """Those that have not started; what has started and waits again, or forks, is no longer queued. For any thread."""
+        return list(self._queued)
+
     def add(self, job: Job) -> None:
         """Raises NeverFitsError."""
         self.scheduler.add(job.sequence, self.clock_ns())
         self._answer_of[job.sequence] = job.answers[0]
+        self._queued[job] = None
 
     def end(self, job: Job, finish: Finish) -> None:
         """Ends what has not ended of a job that was added."""
@@ -246,6 +253,7 @@ class EngineCore:
         job, now_ns = answer.job, self.clock_ns()
         is_last = not job.open_answers
         if is_last:
+            self._queued.pop(job, None)
             job.meter.ended(now_ns)
         elif not job.running:
             self._pause(job, now_ns)
@@ -261,6 +269,7 @@ class EngineCore:
             job.meter.started(now_ns)
             if not job.is_started:
                 job.is_started = True
+                del self._queued[job]
                 job.meter.cached_tokens = sequence.n_cached
                 self.stats.prompt_tokens += len(job.generation.prompt)
                 self.stats.cached_tokens += sequence.n_cached

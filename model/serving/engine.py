@@ -90,7 +90,8 @@ class Engine:
 
     @property
     def n_waiting(self) -> int:
-        return len(self._arrived) + len(self._core.scheduler.waiting)
+        """Requests that have not started."""
+        return len(self._arrived) + len(self._core.queued)
 
     @property
     def n_running(self) -> int:
@@ -138,8 +139,7 @@ class Engine:
             raise QueueFullError(f"{self.n_waiting} requests are waiting already")
         if not owner:
             return
-        owners = [job.generation.owner for job in self._arrived]
-        owners += [sequence.owner for sequence in list(self._core.scheduler.waiting)]
+        owners = [job.generation.owner for job in (*self._arrived, *self._core.queued)]
         if owners.count(owner) >= self.limits.max_waiting_per_owner:
             raise QueueFullError(f"{owners.count(owner)} requests of the same owner are waiting already")
 

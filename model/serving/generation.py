@@ -91,11 +91,12 @@ Listener = Callable[[Event], None]  # called on the engine's thread; must not bl
 class EngineLimits:
     """`step_tokens` is the budget of one step, decoding and prompts together; it must exceed `max_running`.
 
-    A named owner may fill half of the queue: so one that floods it does not shut the others out.
+    A named owner may fill half of the queue: so one that floods it does not shut the others out. The queue holds
+    requests that have not started, each counted once, however many answers it asks for.
     """
 
     max_running: int = 16  # answers in progress
-    max_waiting: int = 64
+    max_waiting: int = 64  # requests
     step_tokens: int = 256
     max_cache_bytes: int = 2 << 30
     max_drafts: int = 4  # per answer and step, where a proposer makes any; 0: plain decoding

@@ -25,7 +25,7 @@ SLOW_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 12
 # What a backend counts (`Backend.stats`) -> how it is shown. Nanoseconds are shown as seconds.
 GAUGES = {
     "running": "Sequences that take part in steps.",
-    "waiting": "Sequences in the queue.",
+    "waiting": "Requests in the queue.",
     "kv_blocks": "Blocks of the key/value cache.",
     "kv_blocks_held": "Blocks that running sequences hold.",
     "kv_blocks_idle": "Blocks kept for the prefix cache alone.",

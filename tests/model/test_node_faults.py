@@ -107,18 +107,26 @@ def test_one_client_that_fills_the_cache_shuts_nobody_out() -> None:
         assert wait_until_idle(node.url)["kv_blocks_held"] == 0
 
 
-def test_one_account_cannot_fill_the_whole_queue() -> None:
+@pytest.mark.parametrize(("n", "max_tokens"), [(1, 300), (16, 30)])
+def test_one_account_cannot_fill_the_whole_queue(n: int, max_tokens: int) -> None:
+    """Requests count, not their answers: sixteen answers each take no more of the queue than one."""
     limits = EngineLimits(max_running=1, max_waiting=8)
     with serving(bundled(limits), token=TOKEN) as node, ThreadPoolExecutor(16) as pool:
 
         def ask(owner: str) -> int:
             headers = {**HEADERS, "X-Gainshare-Owner": owner}
+            asked = body(max_tokens, n=n)
             return httpx.post(
-                f"{node.url}/v1/completions", json=body(300), headers=headers, timeout=120
+                f"{node.url}/v1/completions", json=asked, headers=headers, timeout=120
             ).status_code
 
         flood = [pool.submit(ask, "flood") for _ in range(14)]
-        while httpx.get(f"{node.url}/stats", headers=HEADERS, timeout=60).json()["waiting"] < 4:
+
+        def is_flooded() -> bool:
+            stats = httpx.get(f"{node.url}/stats", headers=HEADERS, timeout=60).json()
+            return bool(stats["waiting"] >= 4 and stats["steps"] > 1)  # the first one's answers have begun
+
+        while not is_flooded():
             time.sleep(0.005)
         assert ask("other") == 200
         statuses = [each.result() for each in flood]
