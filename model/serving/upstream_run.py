@@ -7,13 +7,14 @@ The ends of answers are held back until that total is known. Knows nothing of HT
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from model.serving.backend import Piece
 from model.serving.errors import ApiError
 from model.serving.event_stream import BrokenStreamError
+from model.serving.requests import EXTENSION
 from model.serving.tokenizer import Tokenizer
 from model.serving.upstream_count import TextCount
 
@@ -53,6 +54,7 @@ class Translation:
         self._n_answers, self._limit = n_answers, limit
         self._texts = [TextCount(tokenizer) for _ in range(n_answers)] if tokenizer is not None else None
         self._ended: dict[int, Piece] = {}
+        self._told: dict[int, int] = {}  # tokens of each answer, where the server counts them one by one
         self._total: int | None = None  # as the server counts, once it has said so
         self.miscounted = False
         self.usage = UpstreamUsage(n_prompt, 0, 0, prompt_source, "recount")
@@ -63,8 +65,9 @@ class Translation:
             async for chunk in chunks:
                 if "error" in chunk:
                     raise failed(f"it reports: {_message(chunk['error'])}")
-                self._take_usage(chunk.get("usage"))
-                for choice in chunk.get("choices") or ():
+                choices = chunk.get("choices") or ()
+                self._take_usage(chunk.get("usage"), choices)
+                for choice in choices:
                     piece = self._piece(choice)
                     if piece is not None:
                         yield piece
@@ -75,7 +78,7 @@ class Translation:
 
     def _piece(self, choice: Mapping[str, Any]) -> Piece | None:
         """One choice of a chunk; None where it only ends its answer, which is told last."""
-        index = int(choice.get("index") or 0)
+        index = _index(choice)
         if not 0 <= index < self._n_answers or index in self._ended:
             raise failed(f"answer {index} was not asked for, or has ended already")
         text = str((choice.get("delta") or {}).get("content") or choice.get("text") or "")
@@ -88,10 +91,14 @@ class Translation:
         self._ended[index] = replace(piece, finish=str(choice["finish_reason"]))
         return None
 
-    def _take_usage(self, usage: Any) -> None:
+    def _take_usage(self, usage: Any, choices: Sequence[Mapping[str, Any]]) -> None:
+        """What a chunk tells of the request: vLLM and SGLang count only the chunk's own answer beside it."""
         if not isinstance(usage, Mapping):
             return
         self._total = int(usage.get("completion_tokens") or 0)
+        if choices and EXTENSION not in usage:  # a node of ours counts all answers together in each chunk
+            self._told.update({_index(choice): self._total for choice in choices})
+            self._total = sum(self._told.values())
         cached = int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
         told = int(usage.get("prompt_tokens") or self.usage.prompt_tokens)
         self.miscounted |= told != self.usage.prompt_tokens
@@ -120,6 +127,10 @@ class Translation:
             )
         self._count()
         return [replace(piece, usage=self.usage) for _, piece in sorted(self._ended.items())]
+
+
+def _index(choice: Mapping[str, Any]) -> int:
+    return int(choice.get("index") or 0)
 
 
 def failed(why: str) -> ApiError:

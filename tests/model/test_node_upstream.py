@@ -156,17 +156,40 @@ async def test_several_answers_end_together_with_the_total(found: Found) -> None
     like = UpstreamLike(
         chunks=[
             said("a", 0, usage=counted(3, 1)),
-            said("b", 1, finish="stop", usage=counted(3, 2)),
-            said("c", 0, finish="length", usage=counted(3, 3)),
+            said("b", 1, finish="stop", usage=counted(3, 1)),
+            said("c", 0, finish="length", usage=counted(3, 2)),
+            {"choices": [], "usage": counted(3, 3)},
         ]
     )
     pieces = await answered(await found(like), n=2, max_tokens=2)
+    assert counts(pieces) == [1, 3, 3]
     assert [(piece.index, piece.text, piece.finish) for piece in pieces] == [
         (0, "a", None),
         (0, "c", "length"),
         (1, "b", "stop"),
     ]
     assert like.asked[0]["n"] == 2 and like.asked[0]["max_tokens"] == 2
+
+
+async def test_an_answer_that_is_cut_off_costs_what_all_of_its_choices_had(found: Found) -> None:
+    """vLLM counts each choice by itself until the end; a node of ours counts them together all along."""
+    theirs = [said("x", i, usage=counted(3, t)) for t in (1, 2) for i in range(3)]
+    ours = [
+        said("x", i, usage={**counted(3, 3 * t + i + 1), "gainshare": {}}) for t in range(2) for i in range(3)
+    ]
+    for chunks in (theirs, ours):
+        upstream = await found(UpstreamLike(chunks=chunks, ends="hangs"))
+        running = await upstream.start(ask(n=3, max_tokens=2))
+        pieces = running.pieces()
+        assert counts([await anext(pieces) for _ in range(6)]) == [1, 2, 3, 4, 5, 6]
+        running.cancel()
+        assert upstream.stats()["miscounted"] == 0
+
+
+async def test_choices_that_have_more_tokens_together_than_allowed_fail(found: Found) -> None:
+    chunks = [said("x", 0, usage=counted(3, 2)), said("x", 1, usage=counted(3, 3))]
+    with pytest.raises(ApiError, match="5 tokens where 4 were allowed"):
+        await answered(await found(UpstreamLike(chunks=chunks)), n=2, max_tokens=2)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ def said(text: str, index: int = 0, finish: str | None = None, **beside: Any) ->
 
 
 def counted(prompt: int, completion: int, cached: int = 0) -> dict[str, Any]:
+    """Usage: of one answer in a chunk that has it, as vLLM has it; of all together in one without choices."""
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
