@@ -34,7 +34,7 @@ class PromptCounter(Protocol):
 
 
 class TokenizeCounter:
-    """Asks a server that counts whole prompts, chats included: vLLM, or another node of ours."""
+    """Asks a server that counts texts and chats: vLLM, SGLang, or another node of ours. Ids need no counting."""
 
     source = "upstream"
 
@@ -42,7 +42,10 @@ class TokenizeCounter:
         self._ask, self._model = ask, model
 
     async def count(self, prompt: Prompt) -> int:
-        answer = await self._ask("/tokenize", {"model": self._model, **as_fields(prompt)})
+        fields = as_fields(prompt)
+        if isinstance(fields.get("prompt"), list):
+            return len(prompt)
+        answer = await self._ask("/tokenize", {"model": self._model, **fields})
         return int(answer["count"])
 
 

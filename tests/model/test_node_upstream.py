@@ -116,6 +116,16 @@ async def test_a_server_like_vllm_counts_everything_itself(found: Found) -> None
     assert upstream.stats() == {"running": 0, "waiting": 0, "miscounted": 0}
 
 
+async def test_prompts_of_token_ids_need_no_counting_server(found: Found) -> None:
+    like = UpstreamLike(chunks=[{**said("", finish="stop"), "usage": counted(3, 1)}])
+    upstream = await found(like)
+    assert (await upstream.count((5, 6, 7))).count == 3
+    body = {"model": "theirs", "prompt": [5, 6, 7], "max_tokens": 1}
+    running = await upstream.start(Ask((5, 6, 7), read_options(body, is_chat=False), False, body))
+    assert counts([piece async for piece in running.pieces()]) == [1]
+    assert like.asked[0]["prompt"] == [5, 6, 7] and upstream.stats()["miscounted"] == 0
+
+
 async def test_a_plain_server_is_counted_here(found: Found, tokenizer_folder: Path) -> None:
     like = UpstreamLike("plain", chunks=[said("He"), said("llo", finish="length")])
     upstream = await found(like, tokenizer_folder=tokenizer_folder, max_context=50)

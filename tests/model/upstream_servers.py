@@ -81,6 +81,9 @@ class UpstreamLike:
             return web.json_response({"tokens": list(range(len(body["content"])))})
         if "messages" in body:
             return web.json_response({"count": sum(len(m["content"]) + 1 for m in body["messages"])})
+        if not isinstance(body["prompt"], str):  # as vLLM has it
+            error = {"message": "Input should be a valid string", "param": "body.prompt", "code": 400}
+            return web.json_response({"error": error}, status=400)
         return web.json_response({"count": len(body["prompt"]), "max_model_len": 100})
 
     async def _template(self, request: web.Request) -> web.Response:
