@@ -38,6 +38,12 @@ def not_now(code: str, message: str, *, retry_s: int = 1, status: int = 503) -> 
     return ApiError(status, code, message, kind=kind, headers={"Retry-After": str(retry_s)})
 
 
+def too_late() -> ApiError:
+    """A deadline that ends a request before there is anything to answer."""
+    message = "the deadline of this request passed, or could not be met any more, before its answer began"
+    return ApiError(504, "deadline_exceeded", message, kind="server_error")
+
+
 class LoadError(Exception):
     """A model that cannot be served; `status` is HTTP's word for why."""
 

@@ -86,6 +86,10 @@ class NodeMetrics:
         """`running`, counted when it ends."""
         return _Watched(self, endpoint, running)
 
+    def left(self, endpoint: str) -> None:
+        """A client left before its request was accepted."""
+        self._requests.labels(endpoint, "cancelled").inc()
+
     def refused(self, code: str) -> None:
         self._refused.labels(code).inc()
 

@@ -28,7 +28,7 @@ from model.serving.errors import ApiError, bad_value
 from model.serving.host import Deployment, Host
 from model.serving.metrics import CONTENT_TYPE, NodeMetrics
 from model.serving.requests import read_messages, read_model, read_object, read_options, read_prompt
-from model.serving.streaming import EventStream, disconnected, stream_answer
+from model.serving.streaming import EventStream, stream_answer, while_connected
 
 MAX_BODY_BYTES = 4 << 20
 CLIENT_CLOSED = 499  # nobody reads this answer; the number is nginx's, for the access log
@@ -156,7 +156,12 @@ class Node:
         _check_model(deployment, options.model)
         prompt = read_messages(body) if is_chat else read_prompt(body)
         ask = Ask(prompt, options, is_chat, body, _owner(request))
-        running = self._metrics.watch("chat" if is_chat else "completion", await deployment.start(ask))
+        endpoint = "chat" if is_chat else "completion"
+        started = await while_connected(request.receive, deployment.start(ask))
+        if started is None:
+            self._metrics.left(endpoint)
+            return Response(status_code=CLIENT_CLOSED)
+        running = self._metrics.watch(endpoint, started)
         answer = Answer(options.model, is_chat=is_chat)
         if options.is_streamed:
             return EventStream(stream_answer(running, options, answer), running)
@@ -193,17 +198,11 @@ def _owner(request: Request) -> str:
 
 async def _whole(request: Request, running: Running, answer: Answer) -> Response:
     """Waits for the answer, but not for longer than the client does."""
-    generating = asyncio.create_task(_gathered(running))
-    leaving = asyncio.create_task(disconnected(request.receive))
     try:
-        await asyncio.wait({generating, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not generating.done():
-            return Response(status_code=CLIENT_CLOSED)
-        return JSONResponse(answer.whole(generating.result()))
+        pieces = await while_connected(request.receive, _gathered(running))
+        return Response(status_code=CLIENT_CLOSED) if pieces is None else JSONResponse(answer.whole(pieces))
     finally:
         running.cancel()
-        generating.cancel()
-        leaving.cancel()
 
 
 async def _gathered(running: Running) -> list[Piece]:

@@ -16,7 +16,7 @@ from model.serving.constrained import JSONGrammars
 from model.serving.context import room_for
 from model.serving.engine import Engine
 from model.serving.engine_metrics import StepTimes, expert_metrics
-from model.serving.errors import ApiError, bad_value, not_now
+from model.serving.errors import ApiError, bad_value, not_now, too_late
 from model.serving.executor import Executor
 from model.serving.executors import executor_for
 from model.serving.expert_load import expert_load_of
@@ -212,5 +212,4 @@ def _check(event: Event) -> None:
     if event.finish is Finish.CANCELLED:
         raise not_now("shutting_down", "the node ended this answer early")
     if event.finish is Finish.DEADLINE and event.usage.completion_tokens == 0:
-        message = "the deadline of this request passed, or could not be met any more, before its answer began"
-        raise ApiError(504, "deadline_exceeded", message, kind="server_error")
+        raise too_late()

@@ -1,9 +1,10 @@
-"""An answer as server-sent events that end the moment the client leaves. Knows nothing of engines."""
+"""Work that ends the moment the client leaves, and answers as server-sent events that do. Knows nothing of engines."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
+from typing import Any, TypeVar
 
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -12,6 +13,8 @@ from model.serving.answers import DONE, Answer, server_sent
 from model.serving.backend import Piece, Running
 from model.serving.errors import ApiError
 from model.serving.requests import Options
+
+Result = TypeVar("Result")
 
 
 async def stream_answer(running: Running, options: Options, answer: Answer) -> AsyncGenerator[str, None]:
@@ -55,6 +58,18 @@ class EventStream(StreamingResponse):
             # a client that has left makes sending fail, which is nobody's fault
             if isinstance(result, Exception) and not isinstance(result, OSError):
                 raise result
+
+
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result | None:
+    """What `work` returns or raises; None where the client leaves first, which cancels it."""
+    working = asyncio.create_task(work)
+    leaving = asyncio.create_task(disconnected(receive))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        working.cancel()
+        leaving.cancel()
 
 
 async def disconnected(receive: Receive) -> None:

@@ -19,12 +19,12 @@ from prometheus_client.metrics_core import Metric
 
 from model.serving.backend import Ask, Piece, TokenCount
 from model.serving.context import room_for
-from model.serving.errors import ApiError, not_now
+from model.serving.errors import ApiError, not_now, too_late
 from model.serving.event_stream import BrokenStreamError, documents
 from model.serving.requests import Prompt
 from model.serving.tokenizer import Tokenizer
 from model.serving.upstream_count import PromptCounter, as_fields
-from model.serving.upstream_run import Translation, failed
+from model.serving.upstream_run import LateError, Translation, failed
 
 CONNECT_S = 5.0
 SHORT_S = 10.0
@@ -154,6 +154,14 @@ class Upstream:
         return TokenCount(await self._counter.count(prompt), self._max_context)
 
     async def start(self, ask: Ask) -> UpstreamRun:
+        deadline = _deadline(ask.options.deadline_ms)
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await self._start(ask, deadline)
+        except TimeoutError as error:
+            raise too_late() from error
+
+    async def _start(self, ask: Ask, deadline: float | None) -> UpstreamRun:
         n_prompt = await self._counter.count(ask.prompt)
         max_tokens = room_for(n_prompt, self._max_context, ask.options, is_chat=ask.is_chat)
         path = "/v1/chat/completions" if ask.is_chat else "/v1/completions"
@@ -166,7 +174,7 @@ class Upstream:
             limit=max_tokens * n_answers,
             tokenizer=self._tokenizer,
         )
-        run = UpstreamRun(response, translation, ask.options.deadline_ms, self._end)
+        run = UpstreamRun(response, translation, deadline, self._end)
         self._running.add(run)
         return run
 
@@ -189,19 +197,17 @@ class Upstream:
 
 
 class UpstreamRun:
-    """One stream of the server."""
+    """One stream of the server, until it ends or the loop's clock says `deadline`."""
 
     def __init__(
         self,
         response: aiohttp.ClientResponse,
         translation: Translation,
-        deadline_ms: int | None,
+        deadline: float | None,
         on_end: Callable[[UpstreamRun], None],
     ) -> None:
         self._response, self._translation, self._on_end = response, translation, on_end
-        self._deadline = (
-            None if deadline_ms is None else asyncio.get_running_loop().time() + deadline_ms / 1000
-        )
+        self._deadline = deadline
         self._is_broken_off = False
 
     @property
@@ -214,19 +220,17 @@ class UpstreamRun:
                 yield piece
 
     async def _chunks(self) -> AsyncGenerator[dict[str, Any]]:
-        """The stream's documents until its end or the deadline. Raises ApiError."""
+        """The stream's documents until its end. Raises LateError at the deadline, and ApiError."""
         async with aclosing(documents(self._response.content.iter_any())) as stream:
             while True:
                 try:
-                    async with asyncio.timeout_at(self._deadline):
+                    async with asyncio.timeout_at(self._deadline) as allowed:
                         chunk = await anext(stream)
                 except StopAsyncIteration:
                     return
                 except TimeoutError as error:
-                    if self._deadline is not None and asyncio.get_running_loop().time() >= self._deadline:
-                        raise ApiError(
-                            504, "deadline_exceeded", "the deadline of this request has passed"
-                        ) from error
+                    if allowed.expired():
+                        raise LateError from error
                     raise failed(f"it said nothing for {SILENCE_S:g} s") from error
                 except (aiohttp.ClientError, BrokenStreamError, OSError) as error:
                     if self._is_broken_off:
@@ -242,6 +246,11 @@ class UpstreamRun:
     def break_off(self) -> None:
         self._is_broken_off = True
         self.cancel()
+
+
+def _deadline(after_ms: int | None) -> float | None:
+    """The time of the running loop's clock so long from now; None for no deadline."""
+    return None if after_ms is None else asyncio.get_running_loop().time() + after_ms / 1000
 
 
 def unreachable(error: Exception) -> ApiError:

@@ -12,13 +12,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from model.serving.backend import Piece
-from model.serving.errors import ApiError
+from model.serving.errors import ApiError, too_late
 from model.serving.event_stream import BrokenStreamError
+from model.serving.generation import Finish
 from model.serving.requests import EXTENSION
 from model.serving.tokenizer import Tokenizer
 from model.serving.upstream_count import TextCount
 
 NOT_COUNTED = ["queued_ms", "prefill_ms", "decode_ms", "device_ms", "kv_byte_ms"]
+
+
+class LateError(Exception):
+    """The deadline passed before the stream ended."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +61,15 @@ class Translation:
         self._ended: dict[int, Piece] = {}
         self._told: dict[int, int] = {}  # tokens of each answer, where the server counts them one by one
         self._total: int | None = None  # as the server counts, once it has said so
+        self._has_begun = False
         self.miscounted = False
         self.usage = UpstreamUsage(n_prompt, 0, 0, prompt_source, "recount")
 
     async def pieces(self, chunks: AsyncIterator[Mapping[str, Any]]) -> AsyncIterator[Piece]:
-        """Raises ApiError (502) for streams that break off or contradict themselves."""
+        """A late answer ends as it is, its reason "deadline".
+
+        Raises ApiError: 502 for streams that break off or contradict themselves, 504 for those that are late with nothing.
+        """
         try:
             async for chunk in chunks:
                 if "error" in chunk:
@@ -71,6 +80,11 @@ class Translation:
                     piece = self._piece(choice)
                     if piece is not None:
                         yield piece
+            self._check_complete()
+        except LateError as error:
+            if not self._has_begun:
+                raise too_late() from error
+            self._end_late()
         except (BrokenStreamError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise failed(f"{type(error).__name__}: {error}") from error
         for piece in self._last():
@@ -82,6 +96,7 @@ class Translation:
         if not 0 <= index < self._n_answers or index in self._ended:
             raise failed(f"answer {index} was not asked for, or has ended already")
         text = str((choice.get("delta") or {}).get("content") or choice.get("text") or "")
+        self._has_begun |= bool(text)
         if self._texts is not None:
             self._texts[index].push(text)
         self._count()
@@ -116,15 +131,22 @@ class Translation:
             raise failed(f"it counts {n_tokens} tokens where {self._limit} were allowed")
         self.miscounted |= n_tokens < self.usage.completion_tokens
         n_tokens = max(n_tokens, self.usage.completion_tokens)
+        self._has_begun |= n_tokens > 0
         self.usage = replace(self.usage, completion_tokens=n_tokens, completion_counted_by=source)
 
-    def _last(self) -> list[Piece]:
+    def _check_complete(self) -> None:
         if len(self._ended) < self._n_answers:
             raise failed("an answer has no finish reason")
         if self._total is None and self._texts is None:
             raise failed(
                 "it counts no tokens, and this node has no tokenizer to count them: give it --tokenizer"
             )
+
+    def _end_late(self) -> None:
+        for index in range(self._n_answers):
+            self._ended.setdefault(index, Piece("", self.usage, index, Finish.DEADLINE.value))
+
+    def _last(self) -> list[Piece]:
         self._count()
         return [replace(piece, usage=self.usage) for _, piece in sorted(self._ended.items())]
 

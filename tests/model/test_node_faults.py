@@ -23,9 +23,11 @@ import torch
 
 from model.checkpoint import FORMAT
 from model.config import ModelConfig
+from model.serving.backend import Ask
 from model.serving.generation import EngineLimits
 from model.transformer import Transformer
 from tests.model.node_in_process import ServedNode, bundled, serving
+from tests.model.scripted_backend import ScriptedBackend, ScriptedRun
 from tests.model.test_node_loading import hf_folder
 
 TOKEN = "token-of-the-faults"
@@ -83,6 +85,33 @@ def test_two_hundred_clients_of_which_half_leave(node: ServedNode) -> None:
     assert (
         httpx.post(f"{node.url}/v1/completions", json=body(), headers=HEADERS, timeout=60).status_code == 200
     )
+
+
+class Undecided(ScriptedBackend):
+    """Never takes a request, as a server behind a node that holds its headers back."""
+
+    async def start(self, ask: Ask) -> ScriptedRun:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        raise AssertionError("it was to be cancelled")
+
+
+def test_a_client_that_leaves_before_its_request_is_taken_ends_it() -> None:
+    backend = Undecided("tiny")
+    with serving(lambda *_: backend, token=TOKEN) as node:
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{node.url}/v1/completions", json=body(), headers=HEADERS, timeout=0.3)
+        deadline = time.monotonic() + 60
+        while not backend.cancelled:
+            assert time.monotonic() < deadline, "the request goes on without its client"
+            time.sleep(0.02)
+        while node.host.current.n_answering:
+            time.sleep(0.02)
+        shown = httpx.get(f"{node.url}/metrics", headers=HEADERS, timeout=60).text
+    assert 'gainshare_node_requests_total{end="cancelled",endpoint="completion"} 1.0' in shown
 
 
 def test_one_client_that_fills_the_cache_shuts_nobody_out() -> None:

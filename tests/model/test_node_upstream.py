@@ -266,11 +266,35 @@ async def test_a_client_that_leaves_is_left_by_the_server_too(found: Found) -> N
     assert upstream.stats()["running"] == 0
 
 
-async def test_deadlines_and_the_nodes_end_break_off_what_runs(found: Found) -> None:
-    upstream = await found(UpstreamLike(chunks=[said("a", usage=counted(3, 1))], ends="hangs"))
+@pytest.mark.parametrize("ends", ["holds", "hangs"])
+async def test_a_deadline_before_the_answer_begins_is_told_as_such(found: Found, ends: str) -> None:
+    """Of a server that holds its headers back, and of one that says nothing behind them."""
+    like = UpstreamLike(chunks=[said("", usage=counted(3, 0))], ends=ends)
+    upstream = await found(like)
     with pytest.raises(ApiError) as late:
-        await answered(upstream, gainshare={"deadline_ms": 60})
-    assert (late.value.status, late.value.code) == (504, "deadline_exceeded")
+        await answered(upstream, gainshare={"deadline_ms": 500})
+    assert (late.value.status, late.value.code, late.value.kind) == (504, "deadline_exceeded", "server_error")
+    async with asyncio.timeout(5):
+        await like.is_left.wait()
+    assert upstream.stats()["running"] == 0
+
+
+async def test_an_answer_that_has_begun_ends_at_its_deadline_with_what_it_has(found: Found) -> None:
+    chunks = [said("He", 0, usage=counted(3, 2)), said("ja", 1, finish="stop", usage=counted(3, 1))]
+    upstream = await found(UpstreamLike(chunks=chunks, ends="hangs"))
+    pieces = await answered(upstream, n=3, gainshare={"deadline_ms": 1000})
+    assert [(piece.index, piece.text, piece.finish) for piece in pieces] == [
+        (0, "He", None),
+        (0, "", "deadline"),
+        (1, "ja", "stop"),
+        (2, "", "deadline"),
+    ]
+    assert counts(pieces) == [2, 3, 3, 3]
+    assert upstream.stats() == {"running": 0, "waiting": 0, "miscounted": 0}
+
+
+async def test_the_nodes_end_breaks_off_what_runs(found: Found) -> None:
+    upstream = await found(UpstreamLike(chunks=[said("a", usage=counted(3, 1))], ends="hangs"))
     answering = asyncio.create_task(answered(upstream))
     async with asyncio.timeout(5):
         while not upstream.stats()["running"]:

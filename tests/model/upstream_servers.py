@@ -37,7 +37,7 @@ class UpstreamLike:
 
     flavour: str = "vllm"
     chunks: Sequence[Chunk] = ()
-    ends: str = "done"  # or "cut": without [DONE]; or "hangs"
+    ends: str = "done"  # or "cut": without [DONE]; "hangs"; or "holds": not even headers come
     refusal: tuple[int, dict[str, Any]] | None = None
     key: str | None = None
     asked: list[dict[str, Any]] = field(default_factory=list)
@@ -98,8 +98,10 @@ class UpstreamLike:
         if self.refusal is not None:
             return web.json_response(self.refusal[1], status=self.refusal[0])
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        await response.prepare(request)
         try:
+            if self.ends == "holds":
+                await asyncio.Event().wait()
+            await response.prepare(request)
             for chunk in self.chunks:
                 data = chunk if isinstance(chunk, bytes) else json.dumps(chunk).encode()
                 await response.write(b"data: " + data + b"\r\n\r\n")
