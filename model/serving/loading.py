@@ -16,6 +16,7 @@ import torch
 from model.checkpoint import CheckpointError
 from model.hf.errors import UnsupportedModel
 from model.serving.errors import LoadError
+from model.serving.executor import Executor, Part
 from model.serving.served import ServedModel, find_folder, load_served
 
 T = TypeVar("T")
@@ -38,6 +39,19 @@ def check_loadable(name: str, home: Path | None = None) -> None:
         raise LoadError(404, "model_not_found", str(error)) from error
     if folder is not None:
         check_memory(weight_bytes(folder), available_memory())
+
+
+def check_answers(executor: Executor, vocab_size: int, name: str) -> None:
+    """One step over a block of tokens from all of the vocabulary; it writes into the cache's first block.
+
+    Raises LoadError where a token's logits have no finite maximum: such a model can choose nothing.
+    """
+    n_tokens = executor.block_tokens
+    tokens = [i * vocab_size // n_tokens for i in range(n_tokens)]
+    logits_NV = executor.step([Part(tokens, past=0, blocks=[0], n_logits=n_tokens)])
+    if not logits_NV.amax(dim=-1).isfinite().all():
+        message = f"{name} computes numbers that are not finite: its weights are damaged, fetch or save it again"
+        raise LoadError(422, "model_not_usable", message)
 
 
 def without_running_out(make: Callable[[], T]) -> T:

@@ -29,6 +29,7 @@ from model.serving.generation import (
     NeverFitsError,
     QueueFullError,
 )
+from model.serving.loading import check_answers
 from model.serving.logprobs import LogprobWriter
 from model.serving.proposers import proposers
 from model.serving.requests import Options, Prompt
@@ -38,7 +39,10 @@ BUSY_RETRY_S = 2
 
 
 class Service:
-    """One served model and its running engine, asked from an event loop."""
+    """One served model and its running engine, asked from an event loop.
+
+    Raises LoadError for a model that computes numbers that are not finite.
+    """
 
     def __init__(
         self,
@@ -50,6 +54,7 @@ class Service:
         self.served = served
         self._steps = StepTimes()
         computing = executor_for(served, limits, executor)
+        check_answers(computing, self._vocab_size, served.name)
         speculating = proposers(computing, lambda: self.engine.n_running)
         self.engine = Engine(served, limits, on_death, computing, self._steps.observe, speculating)
         self._experts = expert_load_of(computing, served.transformer)

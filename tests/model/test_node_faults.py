@@ -28,7 +28,7 @@ from model.serving.generation import EngineLimits
 from model.transformer import Transformer
 from tests.model.node_in_process import ServedNode, bundled, serving
 from tests.model.scripted_backend import ScriptedBackend, ScriptedRun
-from tests.model.test_node_loading import hf_folder
+from tests.model.test_node_loading import hf_folder, spoilt
 
 TOKEN = "token-of-the-faults"
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
@@ -201,7 +201,7 @@ def swappable(start_node: Callable[..., Any], tmp_path: Path) -> Any:
 def test_failed_swaps_leave_the_old_model_serving_and_sigterm_lets_it_end(
     swappable: Any, tmp_path: Path
 ) -> None:
-    """One process for all of it: no room for the new model, a damaged one, none; then the end."""
+    """One process for all of it: no room for the new model, damaged ones, none; then the end."""
     client = httpx.Client(base_url=swappable.url, headers=HEADERS, timeout=120)
 
     def swap(model: object) -> tuple[int, str]:
@@ -222,6 +222,7 @@ def test_failed_swaps_leave_the_old_model_serving_and_sigterm_lets_it_end(
     resource.prlimit(pid, resource.RLIMIT_AS, before)
     (tmp_path / "large" / "model.safetensors").write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00{}      ")
     assert swap(tmp_path / "large") == (422, "model_not_usable")
+    assert swap(spoilt(tmp_path / "spoilt")) == (422, "model_not_usable")
     assert swap(tmp_path / "none") == (404, "model_not_found")
     drains_before_it_ends(swappable, client)
 

@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from model import hf
 from model.checkpoint import CheckpointError
 from model.serving import loading
 from model.serving.chat import ChatError, Message
 from model.serving.errors import LoadError
+from model.serving.generation import EngineLimits
 from model.serving.served import load_served
+from model.serving.service import Service
 from tests.model.random_models import SMALL, random_transformer
 
 TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
@@ -42,6 +45,15 @@ def hf_folder(folder: Path, *, template: str | None = TEMPLATE) -> Path:
         files["chat_template.jinja"] = template
     model = random_transformer(SMALL)
     hf.save(folder, SMALL, model.state_dict(), extra={"eos_token_id": 7}, files=files)
+    return folder
+
+
+def spoilt(folder: Path) -> Path:
+    """A folder of `hf_folder` with one matrix that holds no numbers."""
+    file = hf_folder(folder) / "model.safetensors"
+    state = load_file(file)
+    state["model.layers.1.mlp.down_proj.weight"].fill_(float("nan"))
+    save_file(state, file, metadata={"format": "pt"})
     return folder
 
 
@@ -77,6 +89,13 @@ def test_each_failure_has_its_own_code(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(LoadError) as large:
         loading.load(str(damaged))
     assert (large.value.status, large.value.code) == (507, "out_of_memory")
+
+
+def test_a_model_that_computes_no_numbers_is_not_served(tmp_path: Path) -> None:
+    served = load_served(str(spoilt(tmp_path / "spoilt")))
+    with pytest.raises(LoadError, match="spoilt computes numbers that are not finite") as damaged:
+        Service(served, EngineLimits())
+    assert (damaged.value.status, damaged.value.code) == (422, "model_not_usable")
 
 
 def chained(error: Exception, cause: Exception) -> Exception:
