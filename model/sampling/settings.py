@@ -43,7 +43,7 @@ class SamplingSettings:
         if not 0 < self.top_p <= 1:
             raise SamplingError("top_p", "top_p must be above 0 and at most 1")
         if self.top_k < 0:
-            raise SamplingError("top_k", "top_k must be 0 (all tokens) or more")
+            raise SamplingError("top_k", "top_k must be at least 1, or 0 for all tokens")
         if self.seed is not None:
             _within("seed", self.seed, 0, MAX_SEED)
         _within("min_p", self.min_p, 0, 1)

@@ -50,7 +50,9 @@ def check_answers(executor: Executor, vocab_size: int, name: str) -> None:
     tokens = [i * vocab_size // n_tokens for i in range(n_tokens)]
     logits_NV = executor.step([Part(tokens, past=0, blocks=[0], n_logits=n_tokens)])
     if not logits_NV.amax(dim=-1).isfinite().all():
-        message = f"{name} computes numbers that are not finite: its weights are damaged, fetch or save it again"
+        message = (
+            f"{name} computes numbers that are not finite: its weights are damaged, fetch or save it again"
+        )
         raise LoadError(422, "model_not_usable", message)
 
 

@@ -1,6 +1,6 @@
 """Reads the bodies of OpenAI-shaped requests and refuses, by name, what the node cannot honour.
 
-Settings that would change the answer but are not supported are refused rather than ignored; fields that change
+Settings that would change the answer but are not supported are refused (`unsupported.py`) rather than ignored; fields that change
 nothing (`user`, `metadata`, unknown ones) are ignored. Knows nothing of HTTP or of the engine.
 
 One field is ours: `gainshare`, an object with `priority` (higher goes first, 0 where it is missing) and
@@ -19,6 +19,7 @@ from model.serving.errors import bad_value
 from model.serving.fields import Body, flag, is_whole, section, whole
 from model.serving.response_format import read_schema
 from model.serving.sampling_fields import read_answers, read_settings
+from model.serving.unsupported import refuse_unsupported, refuse_unsupported_message
 
 MAX_STOP_STRINGS = 4
 MAX_STOP_CHARACTERS = 256
@@ -28,15 +29,6 @@ COMPLETION_DEFAULT_TOKENS = 16  # OpenAI's default for /v1/completions
 EXTENSION = "gainshare"
 
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
-# Field -> the values that mean "not used".
-_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "echo": (False,),
-    "suffix": ("",),
-    "tools": ([],),
-    "functions": ([],),
-    "modalities": (["text"],),
-    "audio": (),
-}
 
 
 @dataclass(frozen=True)
@@ -85,6 +77,7 @@ def _read_message(i: int, message: Any) -> Message:
     where = f"messages[{i}]"
     if not isinstance(message, dict):
         raise bad_value(where, f"{where} must be an object with role and content")
+    refuse_unsupported_message(message, where)
     given = message.get("role")
     role = _ROLES.get(given) if isinstance(given, str) else None
     if role is None:
@@ -116,10 +109,7 @@ def read_prompt(body: Body) -> str | tuple[int, ...]:
 
 def read_options(body: Body, *, is_chat: bool) -> Options:
     """Everything but the prompt. Raises ApiError (400) that names the field."""
-    for name, unused in _UNSUPPORTED.items():
-        value = body.get(name)
-        if value is not None and value not in unused:
-            raise bad_value(name, f"{name} is not supported by this model node", "unsupported_parameter")
+    refuse_unsupported(body)
     streaming, extension = section(body, "stream_options"), section(body, EXTENSION)
     schema = read_schema(body)
     if schema is not None and flag(body, "ignore_eos"):

@@ -18,7 +18,7 @@ def read_settings(body: Body, *, is_chat: bool) -> SamplingSettings:
         return SamplingSettings(
             temperature=real(body, "temperature", 1.0),
             top_p=real(body, "top_p", 1.0),
-            top_k=whole(body, "top_k") or 0,
+            top_k=read_top_k(body),
             min_p=real(body, "min_p", 0.0),
             seed=whole(body, "seed"),
             presence_penalty=real(body, "presence_penalty", 0.0),
@@ -29,6 +29,12 @@ def read_settings(body: Body, *, is_chat: bool) -> SamplingSettings:
         )
     except SamplingError as error:
         raise bad_value(error.parameter, str(error)) from error
+
+
+def read_top_k(body: Body) -> int:
+    """How many of the likeliest tokens are kept; 0 for all, which vLLM's users also write as -1."""
+    top_k = whole(body, "top_k") or 0
+    return 0 if top_k == -1 else top_k
 
 
 def read_answers(body: Body) -> int:

@@ -1,7 +1,7 @@
 """Another OpenAI-compatible server (vLLM, SGLang, llama.cpp's, another node) as a node's backend.
 
 Requests are checked as for the bundled engine, sent on under the server's own model name, and its stream is
-translated and counted (`upstream_run.py`). Fields that the server does not know are its own business. Priorities are
+translated and counted (`upstream_run.py`). Which settings are sent, `upstream_fields.py` says. Priorities are
 not passed on: servers disagree on what they mean. Knows nothing of this node's routes.
 """
 
@@ -24,6 +24,7 @@ from model.serving.event_stream import BrokenStreamError, documents
 from model.serving.requests import Prompt
 from model.serving.tokenizer import Tokenizer
 from model.serving.upstream_count import PromptCounter, as_fields
+from model.serving.upstream_fields import settings_for
 from model.serving.upstream_run import LateError, Translation, failed
 
 CONNECT_S = 5.0
@@ -31,11 +32,6 @@ SHORT_S = 10.0
 SILENCE_S = 120.0  # between two pieces of one stream
 READY_AGE_S = 2.0  # how long "the server answers" is believed
 UNREACHABLE = (aiohttp.ClientError, TimeoutError)
-# What is sent on as it came, once it was checked.
-PASSED_ON = (
-    "temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty", "repetition_penalty",
-    "logit_bias", "logprobs", "top_logprobs", "stop", "n", "response_format", "ignore_eos",
-)  # fmt: skip
 
 
 class UpstreamServer:
@@ -111,9 +107,11 @@ class Upstream:
         counter: PromptCounter,
         tokenizer: Tokenizer | None,
         tells_usage: bool,
+        is_llama_cpp: bool = False,
     ) -> None:
         self._server, self._model, self._max_context = server, model, max_context
         self._counter, self._tokenizer, self._tells_usage = counter, tokenizer, tells_usage
+        self._is_llama_cpp = is_llama_cpp
         self._running: set[UpstreamRun] = set()
         self._n_miscounted = 0
         self._answered_at = float("-inf")
@@ -180,10 +178,10 @@ class Upstream:
 
     def _body(self, ask: Ask, max_tokens: int) -> dict[str, Any]:
         usage = {"include_usage": True, **({"continuous_usage_stats": True} if self._tells_usage else {})}
-        passed_on = {name: ask.body[name] for name in PASSED_ON if ask.body.get(name) is not None}
+        settings = settings_for(ask.body, is_llama_cpp=self._is_llama_cpp)
         prompt = as_fields(ask.prompt)
         own = {"model": self._model, "max_tokens": max_tokens, "stream": True, "stream_options": usage}
-        return {**passed_on, **prompt, **own}
+        return {**settings, **prompt, **own}
 
     def _end(self, run: UpstreamRun) -> None:
         if run in self._running:

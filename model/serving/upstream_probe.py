@@ -60,7 +60,13 @@ async def probe(
     log.info("%s at %s: context %d, prompts counted by %s", name, server.root, context, counter.source)
     tokenizer = local.tokenizer if local is not None else None
     return Upstream(
-        server, name, max_context=context, counter=counter, tokenizer=tokenizer, tells_usage=tells_usage
+        server,
+        name,
+        max_context=context,
+        counter=counter,
+        tokenizer=tokenizer,
+        tells_usage=tells_usage,
+        is_llama_cpp=isinstance(counter, LlamaCppCounter),
     )
 
 

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from model.serving.errors import ApiError
-from model.serving.requests import Options, read_options
+from model.serving.requests import Options, read_messages, read_options
 from model.serving.response_format import ANY_OBJECT
 
 
@@ -47,6 +47,11 @@ def test_settings_reach_the_sampler_as_they_came() -> None:
     assert (settings.presence_penalty, settings.frequency_penalty) == (-1, 2)
     assert (settings.repetition_penalty, settings.seed) == (1.5, 3)
     assert settings.logit_bias == {5: -100, 17: 3.5}
+
+
+@pytest.mark.parametrize("top_k", [0, -1, None])
+def test_no_top_k_keeps_all_tokens(top_k: int | None) -> None:
+    assert options(top_k=top_k).settings.top_k == 0
 
 
 @pytest.mark.parametrize(
@@ -122,6 +127,18 @@ def test_the_extension_carries_priority_and_deadline() -> None:
         ),
         (True, {"tools": [{}]}, "tools", "unsupported_parameter"),
         (False, {"echo": True}, "echo", "unsupported_parameter"),
+        (True, {"top_k": -2}, "top_k", "invalid_value"),
+        (True, {"tool_choice": "required"}, "tool_choice", "unsupported_parameter"),
+        (True, {"min_tokens": 3}, "min_tokens", "unsupported_parameter"),
+        (True, {"stop_token_ids": [7]}, "stop_token_ids", "unsupported_parameter"),
+        (True, {"guided_json": {}}, "guided_json", "unsupported_parameter"),
+        (True, {"structured_outputs": {"choice": ["a"]}}, "structured_outputs", "unsupported_parameter"),
+        (True, {"skip_special_tokens": False}, "skip_special_tokens", "unsupported_parameter"),
+        (True, {"reasoning_effort": "high"}, "reasoning_effort", "unsupported_parameter"),
+        (True, {"chat_template_kwargs": {"a": 1}}, "chat_template_kwargs", "unsupported_parameter"),
+        (False, {"truncate_prompt_tokens": 5}, "truncate_prompt_tokens", "unsupported_parameter"),
+        (False, {"use_beam_search": True}, "use_beam_search", "unsupported_parameter"),
+        (False, {"bad_words": ["x"]}, "bad_words", "unsupported_parameter"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(
@@ -129,6 +146,19 @@ def test_what_cannot_be_is_refused_by_name(
 ) -> None:
     error = refused(is_chat=is_chat, **fields)
     assert (error.param, error.code) == (param, code)
+
+
+def test_settings_at_the_value_that_changes_nothing_are_taken() -> None:
+    vllm = {"min_tokens": 0, "stop_token_ids": [], "length_penalty": 1.0, "skip_special_tokens": True}
+    assert options(**vllm, tool_choice="auto", guided_json=None, bad_words=[], priority=3) == options()
+
+
+def test_a_message_that_calls_tools_is_refused_by_name() -> None:
+    called = {"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]}
+    with pytest.raises(ApiError) as caught:
+        read_messages({"messages": [{"role": "user", "content": "x"}, called]})
+    assert (caught.value.param, caught.value.code) == ("messages[1].tool_calls", "unsupported_parameter")
+    assert read_messages({"messages": [{**called, "tool_calls": []}]})
 
 
 JSON = st.recursive(

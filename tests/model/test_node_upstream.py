@@ -162,6 +162,18 @@ async def test_llama_cpps_server_counts_prompts_in_two_steps(found: Found) -> No
     assert counts(await answered(upstream)) == [1]
 
 
+async def test_settings_go_to_each_server_under_the_names_it_knows(found: Found) -> None:
+    usage = {"choices": [], "usage": counted(3, 1)}
+    llama = UpstreamLike("llama.cpp", chunks=[said("x", finish="stop"), usage])
+    vllm = UpstreamLike("vllm", chunks=[said("x", finish="stop"), usage])
+    for like in (llama, vllm):
+        await answered(await found(like), repetition_penalty=1.2, top_k=0)
+    assert (llama.asked[0]["repeat_penalty"], llama.asked[0]["repeat_last_n"]) == (1.2, -1)
+    assert vllm.asked[0]["repetition_penalty"] == 1.2
+    assert "repetition_penalty" not in llama.asked[0] and "repeat_penalty" not in vllm.asked[0]
+    assert llama.asked[0]["top_k"] == vllm.asked[0]["top_k"] == -1
+
+
 async def test_several_answers_end_together_with_the_total(found: Found) -> None:
     like = UpstreamLike(
         chunks=[
