@@ -99,7 +99,7 @@ class Node:
         return JSONResponse({"status": "draining" if self.host.is_draining else "ok", **state})
 
     async def ready(self, _: Request) -> Response:
-        """Whether a new request would be taken now."""
+        """Whether requests should be sent here; a full queue, which passes, is told by 429 alone."""
         try:
             deployment = self.host.accepting()
             await deployment.backend.check_ready()

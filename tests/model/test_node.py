@@ -299,11 +299,15 @@ def test_a_client_that_leaves_ends_its_generation_at_once(
     assert raw.post("/v1/completions", json=body | {"stream": False}).status_code == 200
 
 
-def test_a_full_queue_answers_429_and_recovers() -> None:
+def test_a_full_queue_answers_429_stays_ready_and_recovers() -> None:
     body = {"model": "tiny", "prompt": "a", "max_tokens": 450, "ignore_eos": True}
     with serving(bundled(EngineLimits(max_running=1, max_waiting=1))) as node, ThreadPoolExecutor(12) as pool:
         url = f"{node.url}/v1/completions"
-        answers = list(pool.map(lambda _: httpx.post(url, json=body, timeout=60), range(12)))
+        asked = [pool.submit(httpx.post, url, json=body, timeout=60) for _ in range(12)]
+        while not httpx.get(f"{node.url}/stats", timeout=60).json()["waiting"]:
+            assert not all(each.done() for each in asked), "none of twelve waited"
+        assert httpx.get(f"{node.url}/ready", timeout=60).status_code == 200
+        answers = [each.result() for each in asked]
         after = httpx.post(url, json={**body, "max_tokens": 1}, timeout=60)
     assert {answer.status_code for answer in answers} == {200, 429}
     refused = next(answer for answer in answers if answer.status_code == 429)
