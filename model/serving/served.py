@@ -25,6 +25,7 @@ from model.transformer import Transformer
 
 TINY = "tiny"
 TINY_SEED = 20_250_101
+MAX_NAME_SHOWN = 100  # characters
 FETCH_HINT = "run `gainshare model fetch smollm2` (or `python -m model.smollm2 fetch`) first"
 
 
@@ -49,9 +50,13 @@ def find_folder(name: str, home: Path | None = None) -> Path | None:
     """
     if name == TINY:
         return None
-    for folder in (models_home(home) / name, Path(name)):
-        if is_complete(folder) or is_hugging_face(folder):
-            return folder
+    try:
+        for folder in (models_home(home) / name, Path(name)):
+            if is_complete(folder) or is_hugging_face(folder):
+                return folder
+    except OSError as error:  # no file can have such a name, or its folder is closed to this process
+        message = f"no model can be looked for under {name[:MAX_NAME_SHOWN]!r}: {error.strerror}"
+        raise CheckpointError(message) from error
     raise CheckpointError(f"there is no model {name!r} in {models_home(home)} or as a folder: {FETCH_HINT}")
 
 

@@ -52,10 +52,13 @@ class ByteTokenizer:
 
 
 class BPETokenizer:
-    """A byte-level BPE tokenizer from the file of a model folder."""
+    """A byte-level BPE tokenizer from the file of a model folder. Raises ValueError that names an unusable file."""
 
     def __init__(self, file: Path, stop_tokens: Sequence[int]) -> None:
-        self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
+        except Exception as error:  # tokenizers raises bare Exception, which names no file
+            raise ValueError(f"{file.name}: {error}") from error
         self._stop_tokens = frozenset(stop_tokens)
         byte_of = {character: byte for byte, character in enumerate(byte_alphabet())}
         special = set(self._tokenizer.get_added_tokens_decoder())

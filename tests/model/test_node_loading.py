@@ -79,6 +79,13 @@ def test_each_failure_has_its_own_code(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(LoadError) as missing:
         loading.load("nowhere", tmp_path)
     assert (missing.value.status, missing.value.code) == (404, "model_not_found")
+    with pytest.raises(LoadError, match="File name too long") as endless:
+        loading.load("x" * 5000, tmp_path)
+    assert (endless.value.status, endless.value.code) == (404, "model_not_found")
+    assert len(str(endless.value)) < 300
+    (hf_folder(tmp_path / "mute") / "tokenizer.json").unlink()
+    with pytest.raises(LoadError, match=r"tokenizer.json: No such file"):
+        loading.load(str(tmp_path / "mute"))
     damaged = hf_folder(tmp_path / "damaged")
     weights = damaged / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
