@@ -152,6 +152,24 @@ def check(config: ModelConfig, mesh: Mesh, world_size: int | None = None, *, n_c
         raise MeshError(f"{config.name} cannot be trained on {mesh}: {reason}")
 
 
+def check_schedule(mesh: Mesh, *, n_micro_batches: int, n_chunks: int) -> None:
+    """Raises MeshError where micro-batches cannot be run through the mesh's pipeline, of `n_chunks` stages per rank."""
+    if n_chunks > 1 and mesh.pp == 1:
+        raise MeshError(
+            f"interleaved stages need a pipeline: use pp of at least 2, or chunks=1 instead of {n_chunks}"
+        )
+    if n_micro_batches < mesh.pp:
+        raise MeshError(
+            f"{n_micro_batches} micro-batches cannot fill {mesh.pp} pipeline stages: a pipeline needs at least as many "
+            "micro-batches as it has stages"
+        )
+    if n_chunks > 1 and n_micro_batches % mesh.pp:
+        raise MeshError(
+            f"{n_micro_batches} micro-batches are not a multiple of pp ({mesh.pp}), which interleaved stages (chunks "
+            "above 1) need"
+        )
+
+
 def refusals(
     config: ModelConfig, mesh: Mesh, world_size: int | None = None, *, n_chunks: int = 1
 ) -> Iterator[str]:

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleInterleaved1F1B
 
-from model.parallel.mesh import MeshError
+from model.parallel.mesh import MeshError, check_schedule
 from model.parallel.processes import Processes
 from model.parallel.stage import Stage
 
@@ -34,8 +34,7 @@ class Runner(Protocol):
 def runner(stages: Sequence[Stage], processes: Processes, n_micro_batches: int) -> Runner:
     """Raises MeshError where a pipeline has too few micro-batches, or there is none for several stages."""
     if processes.mesh.pp == 1:
-        if len(stages) > 1:
-            raise MeshError("interleaved stages need a pipeline: use pp of at least 2, or one stage per rank")
+        check_schedule(processes.mesh, n_micro_batches=n_micro_batches, n_chunks=len(stages))
         return Accumulation(stages[0], n_micro_batches)
     return Pipeline(stages, processes, n_micro_batches)
 
@@ -163,15 +162,7 @@ class Pipeline:
     """torch's schedule over this rank's stages; made anew for each shape of micro-batches."""
 
     def __init__(self, stages: Sequence[Stage], processes: Processes, n_micro_batches: int) -> None:
-        if n_micro_batches < processes.mesh.pp:
-            raise MeshError(
-                f"{n_micro_batches} micro-batches cannot fill {processes.mesh.pp} pipeline stages: use at least as many"
-            )
-        if len(stages) > 1 and n_micro_batches % processes.mesh.pp:
-            raise MeshError(
-                f"{n_micro_batches} micro-batches are not a multiple of pp ({processes.mesh.pp}), which interleaved "
-                "stages need"
-            )
+        check_schedule(processes.mesh, n_micro_batches=n_micro_batches, n_chunks=len(stages))
         self.stages, self.processes, self.n_micro_batches = list(stages), processes, n_micro_batches
         self.scale = torch.ones(())
         self._schedules: dict[tuple[int, int], Schedule1F1B | ScheduleInterleaved1F1B] = {}

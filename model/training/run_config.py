@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 
 from model.config import ConfigError
 from model.data.curriculum import Curriculum
-from model.parallel.mesh import Mesh, MeshError
+from model.parallel.mesh import Mesh, MeshError, check_schedule
 from model.training.curriculum_table import CURRICULUM_KEYS, curriculum_from_table
 from model.training.model_table import ModelTable
 from model.training.recipe import Recipe
@@ -258,11 +258,10 @@ def _check_parallel(config: RunConfig, parallel: ParallelConfig) -> None:
     for what, is_wanted in single.items():
         if is_wanted:
             raise ConfigError(f"[parallel] does not go with {what}: leave one of them out")
-    if compute.micro_batches < parallel.pp:
-        raise ConfigError(
-            f"[compute] micro_batches is {compute.micro_batches}, but [parallel] pp is {parallel.pp}: a pipeline needs "
-            "at least as many micro-batches as it has stages"
-        )
+    try:
+        check_schedule(parallel.mesh, n_micro_batches=compute.micro_batches, n_chunks=parallel.chunks)
+    except MeshError as error:
+        raise ConfigError(f"[parallel] with [compute]: {error}") from error
 
 
 def _at_least(table: str, config: object, **lowest: int) -> None:

@@ -141,6 +141,11 @@ def children(process: subprocess.Popen[str]) -> list[int]:
         ({"parallel": {"dp": 1}}, "single process: raise dp, tp or pp"),
         ({"parallel": {"dp": 2, "shard_state": True}}, "did you mean 'shard_states'"),
         ({"parallel": {"pp": 2}, "compute": {"micro_batches": 1}}, "as many micro-batches"),
+        ({"parallel": {"dp": 2, "chunks": 3}}, r"\[parallel\] .* interleaved stages need a pipeline"),
+        (
+            {"parallel": {"pp": 2, "chunks": 2}, "compute": {"micro_batches": 3}},
+            r"\[parallel\] .* 3 micro-batches are not a multiple of pp \(2\)",
+        ),
         ({"parallel": {"dp": 2}, "compute": {"eight_bit": "int8"}}, "does not go with .* eight_bit"),
         ({"parallel": {"dp": 2}, "recipe": {"optimizer": "muon"}}, "optimizer 'muon'"),
         ({"parallel": {"dp": 2}, "recipe": {"ema_decay": 0.9}}, "ema_decay"),
