@@ -164,9 +164,11 @@ def disconnect() -> None:
 
 @contextmanager
 def naming_lost_ranks() -> Iterator[None]:
-    """Turns a backend's error about a lost or silent peer into a RankMissingError."""
+    """Turns a backend's error about a lost or silent peer into a RankMissingError; one that is named already passes."""
     try:
         yield
+    except RankMissingError:
+        raise
     except (dist.DistError, RuntimeError) as error:
         if not _is_about_a_peer(error):
             raise

@@ -11,7 +11,9 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,13 +25,18 @@ from model.config import ConfigError
 from model.data.batch import Batch
 from model.parallel import run_rank
 from model.parallel.mesh import check
-from model.parallel.processes import MEETING_TIMEOUT_S, RankMissingError, disconnect, has_device_each
-from model.parallel.run_rank import Order, RankJob, RunRank, join
+from model.parallel.processes import (
+    MEETING_TIMEOUT_S,
+    RankMissingError,
+    disconnect,
+    has_device_each,
+    naming_lost_ranks,
+)
+from model.parallel.run_rank import Order, Orders, RankJob, RunRank, join
 from model.parallel.run_state import from_snapshot, to_snapshot
 from model.parallel.training_state import merge_training
 from model.parallel.workers import Workers
 from model.training.checkpoints import Loaded
-from model.training.errors import NotFiniteError
 from model.training.evaluation import Score
 from model.training.precision import Precision
 from model.training.run_config import ParallelConfig, RunConfig
@@ -38,6 +45,7 @@ from model.training.state import MODEL, Progress, Snapshot
 from model.training.trainer import Update
 
 STOP_GRACE_S = 10.0
+END_GRACE_S = 2.0  # ranks that lost another one end at about the same time; what is there afterwards may hang
 
 log = logging.getLogger(__name__)
 
@@ -55,25 +63,23 @@ class ManyProcesses:
         if not is_cuda:
             native.available()  # once, before each rank would build them for itself
         self.precision: Precision = config.compute.precision
-        self.n_processes = self.mesh.world_size
+        self.n_processes, self._timeout_s = self.mesh.world_size, parallel.timeout_s
         self._recipe = config.recipe
         self._steps = 0
         threads = config.compute.threads or max(1, len(os.sched_getaffinity(0)) // self.n_processes)
         self._folder = Path(tempfile.mkdtemp(prefix="gainshare-ranks-"))  # NCCL meets there again later
-        job = RankJob(str(self._folder / "meeting"), self.n_processes, threads, is_cuda)
+        meeting_file = str(self._folder / "meeting")
+        job = RankJob(meeting_file, self.n_processes, threads, is_cuda, self._timeout_s)
         self._workers = Workers(run_rank.__name__, job.to_json(), self.n_processes - 1)
         try:
             self._workers.wait_for_line(MEETING_TIMEOUT_S)
-            device, self._orders = join(job, 0)
-            self._orders.send((config, parallel, vocabulary))
-            self._own = RunRank(config, parallel, vocabulary, device, self._orders)
-        except BaseException as error:
-            ended = self._workers.first_ended(wait_s=0.5)
+            with self._naming_the_lost():
+                self._device, self._orders = join(job, 0)
+                self._orders.send((config, parallel, vocabulary))
+                self._own = RunRank(config, parallel, vocabulary, self._device, self._orders)
+        except BaseException:
             self._kill()
-            if ended is not None and isinstance(error, RuntimeError):
-                raise RankMissingError(f"{ended} before it was ready: see its output above") from error
             raise
-        self._device = device
 
     @property
     def device(self) -> torch.device:
@@ -130,11 +136,7 @@ class ManyProcesses:
         if error is not None:
             self._kill()
             return
-        try:
-            self._orders.send(None)
-            self._workers.end(STOP_GRACE_S)
-        except RuntimeError:
-            log.warning("the other ranks could not be told to stop: they are killed")
+        stop(self._orders, self._workers, STOP_GRACE_S)
         self._kill()
         disconnect()
 
@@ -146,19 +148,50 @@ class ManyProcesses:
         return merge_training(self.config, self.mesh, self._together("training_state"))
 
     def _together(self, order: Order, **arguments: Any) -> Any:
-        """What this rank comes to when all carry out the order. Raises RankMissingError where one of them is gone."""
-        try:
+        """What this rank comes to when all do it. Raises RankMissingError where one of them is gone or hangs."""
+        with self._naming_the_lost():
             self._orders.send((order, arguments))
             return getattr(self._own, order)(**arguments)
-        except NotFiniteError:
+
+    @contextmanager
+    def _naming_the_lost(self) -> Iterator[None]:
+        """Turns the error that comes of a lost rank into a RankMissingError that says which one is gone or hangs."""
+        try:
+            with naming_lost_ranks():
+                yield
+        except RuntimeError as error:
+            ended = self._workers.first_ended(END_GRACE_S, by_itself=True)
+            if ended is not None:
+                raise RankMissingError(
+                    f"{ended}, and the others cannot go on without it: see its output above"
+                ) from error
+            if isinstance(error, RankMissingError):
+                raise RankMissingError(hanging(self._workers.running(), self._timeout_s)) from error
             raise
-        except Exception as error:
-            ended = self._workers.first_ended(wait_s=1.0)
-            if ended is None:
-                raise
-            raise RankMissingError(
-                f"{ended}, and the others cannot go on without it: see its output above"
-            ) from error
+
+
+def hanging(ranks: Sequence[int], timeout_s: float) -> str:
+    """What to say of silent ranks, of which at least one hangs: the others may wait for it or for an order."""
+    late = f"an answer takes more than the {timeout_s:g} s of [parallel] timeout_s"
+    if not ranks:
+        return f"the other ranks lost one another, since {late}: see their output above"
+    if len(ranks) == 1:
+        return f"rank {ranks[0]} hangs, or {late}"
+    return f"one of the ranks {', '.join(map(str, ranks))} hangs, or {late}"
+
+
+def stop(orders: Orders, workers: Workers, grace_s: float) -> None:
+    """Tells the ranks to stop and ends those that have not after `grace_s`, which loses nothing: all work is done."""
+
+    def tell() -> None:
+        with suppress(RuntimeError):  # a rank is gone or hangs: it is ended below
+            orders.send(None)
+
+    telling = threading.Thread(target=tell, name="stop", daemon=True)  # a rank that hangs takes no order
+    telling.start()
+    if late := workers.end(grace_s):
+        log.warning("ranks %s did not stop within %.0f s: they were killed", late, grace_s)
+    telling.join(grace_s)
 
 
 def _is_on_cuda(config: RunConfig, n_ranks: int) -> bool:

@@ -1,8 +1,8 @@
 """One rank of a training run: builds its part of the trainer and does what rank 0 announces.
 
 `python -m model.parallel.run_rank RANK JOB` is started by `run_engine.py`, never by hand. It ends with its parent, whose
-pipe it has as standard input. Exit status: 0 when told to stop or when the parent is gone, 1 where it lost another rank
-or failed itself; the traceback on standard error then says why.
+pipe it has as standard input. Exit status: 0 when told to stop or when the parent is gone, 3 where it lost another rank,
+1 where it failed itself; the traceback on standard error then says why.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ import torch.distributed as dist
 from model.data.batch import IGNORED, PADDING, Batch
 from model.layers import metrics
 from model.parallel.mesh import Mesh
-from model.parallel.processes import connect, disconnect, meet
+from model.parallel.processes import RankMissingError, connect, disconnect, meet, naming_lost_ranks
 from model.parallel.run_state import from_snapshot
 from model.parallel.trainer import ParallelTrainer
 from model.parallel.training_state import cut_training
-from model.parallel.workers import attach
+from model.parallel.workers import LOST_ANOTHER, attach
 from model.training.checkpoints import load
 from model.training.errors import NotFiniteError
 from model.training.layer_metrics import summary
@@ -35,7 +35,9 @@ from model.training.precision import DTYPES
 from model.training.run_config import ParallelConfig, RunConfig
 from model.training.setup import model_for
 
-FOREVER = timedelta(days=365)  # ranks wait for an order as long as rank 0 evaluates, saves or draws
+FOREVER = timedelta(
+    days=365
+)  # ranks wait for an order as long as rank 0 evaluates, saves or draws: they end with it
 Order = Literal["update", "measured", "summed_loss", "training_state", "restore"]
 
 log = logging.getLogger(__name__)
@@ -49,6 +51,7 @@ class RankJob:
     n_ranks: int
     threads: int
     is_cuda: bool
+    timeout_s: float  # that one rank waits for another
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -59,13 +62,17 @@ class RankJob:
 
 
 class Orders:
-    """Objects from rank 0 to all other ranks, on the host, in the sender's order."""
+    """Objects from rank 0 to all other ranks, on the host, in the sender's order.
 
-    def __init__(self) -> None:
-        self.group = dist.new_group(backend="gloo", timeout=FOREVER)
+    Rank 0 waits at most `timeout_s` for any other rank; those wait for rank 0 as long as it is there.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        timeout = timedelta(seconds=timeout_s) if dist.get_rank() == 0 else FOREVER
+        self.group = dist.new_group(backend="gloo", timeout=timeout)
 
     def send(self, message: object) -> None:
-        """From rank 0. Raises the backend's error where a receiver is gone."""
+        """From rank 0. Raises the backend's error where a receiver is gone or takes nothing for `timeout_s`."""
         dist.broadcast_object_list([message], src=0, group=self.group)
 
     def receive(self) -> Any:
@@ -78,8 +85,8 @@ class Orders:
 def join(job: RankJob, rank: int) -> tuple[torch.device, Orders]:
     """Joins the others; every rank calls it. Raises RankMissingError where some do not come."""
     torch.set_num_threads(job.threads)
-    device = meet(job.meeting_file, rank, job.n_ranks, is_cuda=job.is_cuda)
-    return device, Orders()
+    device = meet(job.meeting_file, rank, job.n_ranks, is_cuda=job.is_cuda, timeout_s=job.timeout_s)
+    return device, Orders(job.timeout_s)
 
 
 class RunRank:
@@ -96,7 +103,7 @@ class RunRank:
         self._orders, self._device, self._n_chunks = orders, device, parallel.chunks
         self._n_micro_batches = config.compute.micro_batches
         self.mesh = parallel.mesh
-        self.processes = connect(self.mesh)
+        self.processes = connect(self.mesh, timeout_s=parallel.timeout_s)
         model = model_for(config, vocabulary)
         self.trainer = ParallelTrainer(
             model.config,
@@ -191,13 +198,15 @@ def main(arguments: list[str]) -> int:
     attach()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a group's goes to all ranks; rank 0 saves, then tells us
     try:
-        device, orders = join(job, rank)
-        config, parallel, vocabulary = orders.receive()
-        _serve(RunRank(config, parallel, vocabulary, device, orders), orders)
-    except Exception:
+        with naming_lost_ranks():
+            device, orders = join(job, rank)
+            config, parallel, vocabulary = orders.receive()
+            _serve(RunRank(config, parallel, vocabulary, device, orders), orders)
+    except Exception as error:
         log.exception("this rank ends")
         sys.stderr.flush()
-        os._exit(1)  # leaving the others in order would wait for a rank that may be lost
+        # leaving the others in order would wait for a rank that may be lost
+        os._exit(LOST_ANOTHER if isinstance(error, RankMissingError) else 1)
     disconnect()
     return 0
 

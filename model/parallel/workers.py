@@ -18,6 +18,7 @@ from typing import IO
 from model.parallel.processes import RankMissingError
 
 POLL_S = 0.1
+LOST_ANOTHER = 3  # exit status of a rank that ends only because it lost another one
 HERE = "here"  # the line on a worker's standard output that says: I am about to join
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -75,12 +76,16 @@ class Workers:
                 why = f"{ended}: see its output above" if ended else f"it was silent for {timeout_s:.0f} s"
                 raise RankMissingError(f"rank {rank} of {len(self._processes) + 1} did not start: {why}")
 
-    def first_ended(self, wait_s: float = 0.0) -> Ended | None:
-        """A rank whose process is gone, once one is, but waits no longer than `wait_s`."""
+    def first_ended(self, wait_s: float = 0.0, *, by_itself: bool = False) -> Ended | None:
+        """A rank whose process is gone, once one is, but waits no longer than `wait_s`.
+
+        `by_itself` passes over ranks that ended only because they lost another one.
+        """
         deadline = time.monotonic() + wait_s
         while True:
             for rank, process in self._processes.items():
-                if (status := process.poll()) is not None:
+                status = process.poll()
+                if status is not None and not (by_itself and status == LOST_ANOTHER):
                     return Ended(rank, status)
             if time.monotonic() >= deadline:
                 return None
@@ -99,14 +104,20 @@ class Workers:
         self._watching = threading.Thread(target=watch, name="ranks", daemon=True)
         self._watching.start()
 
-    def end(self, grace_s: float) -> None:
-        """Gives them time to end by themselves, then kills them. May be called again."""
+    def running(self) -> list[int]:
+        """The ranks whose processes are there, whether or not they do anything."""
+        return [rank for rank, process in self._processes.items() if process.poll() is None]
+
+    def end(self, grace_s: float) -> list[int]:
+        """Gives them time to end by themselves, then kills the others, whose ranks it returns. May be called again."""
         self._closing.set()
         deadline = time.monotonic() + grace_s
         for process in self._processes.values():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(max(deadline - time.monotonic(), 0.0))
+        late = self.running()
         self.kill()
+        return late
 
     def kill(self) -> None:
         """Ends all at once."""

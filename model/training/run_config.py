@@ -120,9 +120,10 @@ class ParallelConfig:
     ep: int = 1  # of the dp
     chunks: int = 1  # pipeline stages of each process, interleaved
     shard_states: bool = True  # the optimiser's, over dp (ZeRO 1)
+    timeout_s: float = 600.0  # that one process waits for another before the run ends
 
     def __post_init__(self) -> None:
-        _at_least("parallel", self, chunks=1)
+        _at_least("parallel", self, chunks=1, timeout_s=1)
         if self.mesh.world_size == 1:
             raise ConfigError("[parallel] is a single process: raise dp, tp or pp, or leave the table out")
 

@@ -25,7 +25,7 @@ from tokenizers import models, pre_tokenizers
 from model.checkpoint import save_checkpoint
 from model.parallel.mesh import MeshError
 from model.parallel.processes import RankMissingError
-from model.parallel.workers import Workers
+from model.parallel.workers import LOST_ANOTHER, Workers
 from model.sampling import SamplingSettings
 from model.serving.chat import TEMPLATE_FILE, TINY_TEMPLATE
 from model.serving.distributed import DistributedExecutor, start
@@ -244,6 +244,23 @@ def test_ranks_that_are_ended_on_purpose_are_not_told_of(module: str) -> None:
     workers.end(0.0)
     time.sleep(0.3)
     assert told == [] and not is_running(workers.process_ids[0])
+
+
+def test_ranks_that_do_not_end_by_themselves_are_killed_and_named(module: str) -> None:
+    workers = Workers(module, job(), 2)
+    workers.wait_for_line(WAIT_S)
+    assert workers.running() == [1, 2]
+    assert workers.end(0.1) == [1, 2]
+    assert workers.running() == [] and workers.end(0.1) == []
+
+
+def test_a_rank_that_ended_for_the_loss_of_another_is_not_the_lost_one(module: str) -> None:
+    workers = Workers(module, job(status=LOST_ANOTHER), 1)
+    workers.wait_for_line(WAIT_S)
+    ended = workers.first_ended(WAIT_S)
+    assert ended is not None and str(ended) == f"rank 1 ended with exit status {LOST_ANOTHER}"
+    assert workers.first_ended(by_itself=True) is None
+    workers.end(0.0)
 
 
 def test_a_rank_that_ends_before_it_is_here_is_named_with_its_status(module: str) -> None:

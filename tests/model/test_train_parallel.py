@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,9 @@ import torch
 from model.config import ConfigError
 from model.data.batch import IGNORED, PADDING
 from model.parallel.mesh import Mesh
-from model.parallel.run_rank import own_rows
+from model.parallel.run_engine import hanging, stop
+from model.parallel.run_rank import Orders, own_rows
+from model.parallel.workers import Workers
 from model.training.run import train
 from model.training.run_config import RunConfig, read_run_config, run_config_from
 from model.training.run_log import read_log
@@ -111,6 +115,63 @@ def test_a_killed_process_ends_the_run_and_its_checkpoint_goes_on_bit_for_bit(
     assert equal_states(tmp_path / "straight", tmp_path / "killed")
 
 
+def test_a_process_that_hangs_ends_the_run_when_its_time_is_up(tmp_path: Path, data: Path) -> None:
+    tables: dict[str, Any] = {**TABLES, "parallel": {**EXPERTS, "timeout_s": 8}}
+    process = start(run_file(tmp_path, data, **tables, budget={"steps": 100_000}), "--json")
+    wait_for_step(tmp_path / "run", 3, process)
+    [worker] = children(process)
+    os.kill(worker, signal.SIGSTOP)
+    status, out, err = ended(process)
+    assert status == 9, err
+    error = json.loads(out)["error"]
+    assert error["code"] == "rank_lost"
+    for part in ("rank 1 hangs", "8 s of [parallel] timeout_s", "after step", "--resume"):
+        assert part in error["message"]
+    assert not Path(f"/proc/{worker}").exists()
+
+
+def test_of_several_silent_ranks_all_are_named() -> None:
+    assert (
+        hanging([2], 600.0) == "rank 2 hangs, or an answer takes more than the 600 s of [parallel] timeout_s"
+    )
+    assert hanging([1, 3], 0.5).startswith(
+        "one of the ranks 1, 3 hangs, or an answer takes more than the 0.5 s"
+    )
+    assert hanging([], 8.0).startswith("the other ranks lost one another")
+
+
+class StuckWorkers(Workers):
+    """Ranks that end only when they are killed."""
+
+    def __init__(self) -> None:
+        self.are_killed = threading.Event()
+
+    def end(self, grace_s: float) -> list[int]:
+        self.are_killed.set()
+        return [1, 2]
+
+
+class UnheardOrders(Orders):
+    """Orders that are taken by nobody until the ranks' connections break."""
+
+    def __init__(self, workers: StuckWorkers) -> None:
+        self.workers, self.sent = workers, list[object]()
+
+    def send(self, message: object) -> None:
+        self.sent.append(message)
+        assert self.workers.are_killed.wait(60), "the run waits for a rank that hangs"
+        raise RuntimeError("Connection closed by peer")
+
+
+def test_ranks_that_do_not_stop_at_the_end_are_killed(caplog: pytest.LogCaptureFixture) -> None:
+    workers = StuckWorkers()
+    orders = UnheardOrders(workers)
+    with caplog.at_level(logging.WARNING):
+        stop(orders, workers, 10.0)
+    assert orders.sent == [None]
+    assert "ranks [1, 2] did not stop within 10 s: they were killed" in caplog.text
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_to_all_processes_saves(
@@ -146,6 +207,7 @@ def children(process: subprocess.Popen[str]) -> list[int]:
             {"parallel": {"pp": 2, "chunks": 2}, "compute": {"micro_batches": 3}},
             r"\[parallel\] .* 3 micro-batches are not a multiple of pp \(2\)",
         ),
+        ({"parallel": {"dp": 2, "timeout_s": 0}}, "timeout_s must be at least 1"),
         ({"parallel": {"dp": 2}, "compute": {"eight_bit": "int8"}}, "does not go with .* eight_bit"),
         ({"parallel": {"dp": 2}, "recipe": {"optimizer": "muon"}}, "optimizer 'muon'"),
         ({"parallel": {"dp": 2}, "recipe": {"ema_decay": 0.9}}, "ema_decay"),
