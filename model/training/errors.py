@@ -14,8 +14,12 @@ class NotFiniteError(ArithmeticError):
         self.loss, self.gradient_norm = loss, gradient_norm
 
 
-def require_finite(step: int, loss: float, norm: float) -> None:
-    """Raises NotFiniteError where the loss or the gradients' norm of the update behind `step` others is no number."""
+def require_finite(n_done: int, loss: float, norm: float) -> None:
+    """Raises NotFiniteError where the loss or the gradients' norm of the update after `n_done` others is no number.
+
+    It names the step as the log would have: the first is step 1.
+    """
+    step = n_done + 1
     if not math.isfinite(loss):
         raise NotFiniteError(f"the loss of step {step} is {loss}", loss=loss, gradient_norm=norm)
     if not math.isfinite(norm):

@@ -165,7 +165,7 @@ class _Run:
         """The error to raise instead of `error`; leaves the batch of a step that came to nothing in a file."""
         file = None
         if isinstance(error, NotFiniteError) and self.batch is not None:
-            file = self.folder.bad_batch(self.progress.step)
+            file = self.folder.bad_batch(self.progress.step + 1)
             with contextlib.suppress(OSError, SafetensorError):  # the disk may be full as well
                 save_file(vars(self.batch.to("cpu")), file)
         is_written = file is not None and file.is_file()

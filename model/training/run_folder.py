@@ -40,7 +40,7 @@ class RunFolder:
         return self.root / "model"
 
     def bad_batch(self, step: int) -> Path:
-        """The batch on which the update after `step` others came to nothing."""
+        """The batch on which a step came to nothing, of the number that the log would have given it."""
         return self.root / f"bad-batch-step-{step}.safetensors"
 
     @contextmanager

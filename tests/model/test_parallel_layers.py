@@ -24,10 +24,12 @@ from model.parallel.shards import layouts, load, merge
 from model.parallel.stage import Stage
 from model.parallel.tensor import IGNORED, cross_entropy_sum, embed
 from model.parallel.trainer import ParallelTrainer, next_token_targets
+from model.training.errors import NotFiniteError
 from model.training.loss import next_token_loss
 from model.training.recipe import Recipe
 from model.training.trainer import Trainer
 from model.transformer import Transformer
+from tests.model.training_runs import packed_batch
 
 CPU = torch.device("cpu")
 SMALL = SHAPES["small-moe"]
@@ -334,6 +336,19 @@ def test_training_goes_on_bit_by_bit(name: str, dtype: torch.dtype) -> None:
     resumed = second.training_state()
     for kind, values in straight.training_state()["optimiser"].items():
         assert all(torch.equal(resumed["optimiser"][kind][name], value) for name, value in values.items())
+
+
+def test_what_is_no_number_names_its_step_and_updates_nothing() -> None:
+    trainer = ParallelTrainer(SMALL, random_state(SMALL), alone())
+    trainer.update(packed_batch(), 0.01, is_packed=True)
+    with torch.no_grad():
+        trainer.stages[0].norm.weight[0] = float("nan")
+    before = {name: value.clone() for name, value in trainer.state_dict().items()}
+    with pytest.raises(NotFiniteError, match="the loss of step 2 is nan"):
+        trainer.update(packed_batch(1), 0.01, is_packed=True)
+    assert trainer.steps == 1
+    for name, value in trainer.state_dict().items():
+        assert torch.equal(value.nan_to_num(), before[name].nan_to_num())
 
 
 def test_moments_are_cut_for_another_mesh_as_weights_are() -> None:

@@ -94,12 +94,14 @@ def test_a_loss_that_is_no_number_names_step_and_batch(
         return trainer
 
     monkeypatch.setattr(engine_module, "trainer_for", poisoned)
-    fault, failed = fault_of(config, data_for(config))
+    seen = Remembers()
+    fault, failed = fault_of(config, data_for(config), seen)
     assert (fault.code, fault.exit_status) == ("not_finite", 4)
+    assert seen.of(Stepped)[-1].step == failed.step == 4
     assert isinstance(failed.__cause__, NotFiniteError) and failed.batch_file is not None
-    assert failed.batch_file == tmp_path / "bad-batch-step-4.safetensors"
+    assert failed.batch_file == tmp_path / "bad-batch-step-5.safetensors"
     for part in (
-        "loss of step 4 is nan",
+        "loss of step 5 is nan",
         str(failed.batch_file),
         "learning_rate",
         "--resume",
