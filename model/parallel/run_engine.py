@@ -60,6 +60,7 @@ class ManyProcesses:
         self.config, self.mesh = shape_for(config, vocabulary), parallel.mesh
         check(self.config, self.mesh, n_chunks=parallel.chunks)
         is_cuda = _is_on_cuda(config, self.mesh.world_size)
+        self.notices: Sequence[str] = _notices(config, self.mesh.world_size, is_cuda=is_cuda)
         if not is_cuda:
             native.available()  # once, before each rank would build them for itself
         self.precision: Precision = config.compute.precision
@@ -199,8 +200,16 @@ def _is_on_cuda(config: RunConfig, n_ranks: int) -> bool:
     if device_of(config).type == "cpu" or has_device_each(n_ranks):
         return device_of(config).type == "cuda"
     if config.compute.device == "cuda":
-        raise ConfigError(
-            f"[parallel] needs {n_ranks} CUDA devices, and torch sees {torch.cuda.device_count()}: use fewer processes or "
-            "device 'cpu'"
-        )
+        raise ConfigError(f"{_too_few_devices(n_ranks)}: use fewer processes or device 'cpu'")
     return False
+
+
+def _notices(config: RunConfig, n_ranks: int, *, is_cuda: bool) -> list[str]:
+    """Says where the CPU computes though this machine has CUDA and the file does not ask for the CPU."""
+    if is_cuda or device_of(config).type == "cpu":
+        return []
+    return [f"{_too_few_devices(n_ranks)}: all compute on the CPU; use fewer processes for CUDA"]
+
+
+def _too_few_devices(n_ranks: int) -> str:
+    return f"[parallel] needs {n_ranks} CUDA devices, and torch sees {torch.cuda.device_count()}"

@@ -34,6 +34,7 @@ class Engine(Protocol):
     config: ModelConfig
     precision: Precision
     n_processes: int
+    notices: Sequence[str]  # what a person should know of where and how it computes
 
     @property
     def device(self) -> torch.device:
@@ -79,6 +80,7 @@ class OneProcess:
     """Implements `Engine` over a `Trainer`."""
 
     n_processes = 1
+    notices: Sequence[str] = ()
 
     def __init__(self, config: RunConfig, data: TrainingData) -> None:
         self.trainer = trainer_for(config, data.vocabulary)

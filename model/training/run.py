@@ -118,15 +118,19 @@ class _Run:
     def begin(self, *, is_resumed: bool) -> list[str]:
         """Goes to the newest checkpoint, or to step 0; returns what a person should know about it."""
         self.checkpoints.remove_leftovers()
+        notices = list(self.engine.notices)
         loaded = self.checkpoints.newest()
         if loaded is None:
-            return [f"{self.folder.root} holds no checkpoint yet: starting at step 0"] if is_resumed else []
+            if is_resumed:
+                notices.append(f"{self.folder.root} holds no checkpoint yet: starting at step 0")
+            return notices
         self._require_same_shape(loaded)
         self.progress = self.engine.restore(loaded)
         self.data.stream.resume(loaded.snapshot.facts["stream"])
         self.saved = loaded.folder
         self.held_out = loaded.snapshot.facts["run"].get("held_out")
         return [
+            *notices,
             *(f"passed over a damaged checkpoint: {message}" for message in loaded.damaged),
             *changes(loaded.snapshot.facts["run"], self._facts()),
         ]

@@ -17,8 +17,9 @@ import torch
 
 from model.config import ConfigError
 from model.data.batch import IGNORED, PADDING
+from model.parallel import run_engine
 from model.parallel.mesh import Mesh
-from model.parallel.run_engine import hanging, stop
+from model.parallel.run_engine import ManyProcesses, hanging, stop
 from model.parallel.run_rank import Orders, own_rows
 from model.parallel.workers import Workers
 from model.training.run import train
@@ -26,7 +27,7 @@ from model.training.run_config import RunConfig, read_run_config, run_config_fro
 from model.training.run_log import read_log
 from model.training.training_data import open_data
 from tests.model.training_processes import ended, run_file, start, steps_logged, wait_for_step
-from tests.model.training_runs import data_folder, equal_states, packed_batch, run_document
+from tests.model.training_runs import VOCABULARY, data_folder, equal_states, packed_batch, run_document
 
 pytestmark = pytest.mark.timeout(900)  # each rank imports torch; a busy machine starves whole processes
 # Nothing that is a mean over one rank's rows, so that curves may be compared.
@@ -149,6 +150,42 @@ class StuckWorkers(Workers):
     def end(self, grace_s: float) -> list[int]:
         self.are_killed.set()
         return [1, 2]
+
+
+class LostOrders(Orders):
+    """Orders without receivers."""
+
+    def __init__(self) -> None: ...
+
+    def send(self, message: object) -> None: ...
+
+
+@pytest.fixture
+def one_cuda_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with one, and ranks that are not started."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(run_engine, "Workers", lambda module, job, _: Workers(module, job, 0))
+    monkeypatch.setattr(run_engine, "join", lambda _job, _rank: (torch.device("cpu"), LostOrders()))
+    monkeypatch.setattr(run_engine, "RunRank", lambda *_: None)
+
+
+@pytest.mark.usefixtures("one_cuda_device")
+def test_processes_that_compute_on_the_cpu_for_want_of_devices_are_noticed(tmp_path: Path) -> None:
+    def notices(device: str) -> list[str]:
+        tables = {"compute": {"precision": "fp32", "device": device}, "parallel": {"dp": 2}}
+        config = run_config_from(run_document(tmp_path, **tables), name="few")
+        assert config.parallel is not None
+        with ManyProcesses(config, config.parallel, VOCABULARY) as engine:
+            return list(engine.notices)
+
+    [notice] = notices("auto")
+    assert notice == (
+        "[parallel] needs 2 CUDA devices, and torch sees 1: all compute on the CPU; use fewer processes for CUDA"
+    )
+    assert notices("cpu") == []
+    with pytest.raises(ConfigError, match="needs 2 CUDA devices, and torch sees 1: use fewer"):
+        notices("cuda")
 
 
 class UnheardOrders(Orders):

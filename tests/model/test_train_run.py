@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from model.checkpoint import load_config, load_transformer
 from model.config import ConfigError
+from model.training.engine import OneProcess
 from model.training.errors import (
     FolderInUseError,
     RunExistsError,
@@ -216,6 +217,15 @@ def test_resuming_nothing_starts_anew_and_says_so(tmp_path: Path) -> None:
     _, seen = run(run_config(tmp_path), is_resumed=True, stop_at=1)
     [notice] = seen.of(Noticed)
     assert "starting at step 0" in notice.message and seen.of(Stepped)[0].step == 1
+
+
+def test_what_the_engine_has_to_say_is_said_at_every_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OneProcess, "notices", ("all compute on the CPU",))
+    for steps, is_resumed in ((1, False), (2, True)):
+        _, seen = run(run_config(tmp_path), is_resumed=is_resumed, stop_at=steps)
+        assert [event.message for event in seen.of(Noticed)] == ["all compute on the CPU"]
 
 
 def test_what_changed_between_two_starts_is_said(tmp_path: Path) -> None:
