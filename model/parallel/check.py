@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,8 +23,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from model.config import ConfigError, LatentConfig, ModelConfig, MoEConfig
-from model.parallel.mesh import Mesh, MeshError
-from model.parallel.processes import RankMissingError, connect, disconnect, join, own_device
+from model.parallel.mesh import Mesh, MeshError, check_schedule
+from model.parallel.processes import Processes, RankMissingError, connect, disconnect, join, own_device
 from model.parallel.trainer import ParallelTrainer
 from model.parallel.training_state import cut_training, merge_training
 from model.parallel.zero import ZeroConfig, ZeroTrainer
@@ -113,6 +114,10 @@ class Job:
     shards_states: bool
     zero: ZeroConfig | None
 
+    def chunks_on(self, mesh: Mesh) -> int:
+        """Stages per rank: meshes without a pipeline have one."""
+        return self.n_chunks if mesh.pp > 1 else 1
+
     def batch(self, step: int) -> Tensor:
         """Ids [B, S] with structure to learn: each row counts up from a random start by a random stride."""
         rng = torch.Generator().manual_seed(self.seed * 10_007 + step)
@@ -157,24 +162,8 @@ def on_mesh(job: Job, mesh: Mesh, recipe: Recipe, timeout_s: float) -> list[floa
             job.config, job.state(), processes, recipe, zero=job.zero, n_micro_batches=n_micro_batches
         )
     else:
-        trainer = ParallelTrainer(
-            job.config,
-            job.state(),
-            processes,
-            recipe,
-            n_micro_batches=job.n_micro_batches,
-            n_chunks=job.n_chunks,
-            checkpointing=job.checkpointing,
-            shards_states=job.shards_states,
-        )
-    device = own_device()
-    packing = {
-        name: own_rows(tensor, mesh, processes.at.dp).to(device) for name, tensor in job.packing().items()
-    }
-    return [
-        float(trainer.step(own_rows(job.batch(step), mesh, processes.at.dp).to(device), **packing))
-        for step in range(job.steps)
-    ]
+        trainer = _parallel_trainer(job, processes, recipe)
+    return _losses(job, trainer, processes, range(job.steps))
 
 
 def moved(job: Job, first: Mesh, second: Mesh, recipe: Recipe, timeout_s: float) -> list[float]:
@@ -184,16 +173,41 @@ def moved(job: Job, first: Mesh, second: Mesh, recipe: Recipe, timeout_s: float)
     losses: list[float] = []
     for mesh, steps in ((first, range(half)), (second, range(half, job.steps))):
         processes = connect(mesh, timeout_s=timeout_s)
-        trainer = ParallelTrainer(job.config, job.state(), processes, recipe, shards_states=job.shards_states)
+        trainer = _parallel_trainer(job, processes, recipe)
         if whole:
-            trainer.load_training_state(cut_training(job.config, whole, mesh, processes.rank))
-        for step in steps:
-            rows = own_rows(job.batch(step), mesh, processes.at.dp)
-            losses.append(float(trainer.step(rows.to(own_device()))))
+            n_chunks = job.chunks_on(mesh)
+            trainer.load_training_state(
+                cut_training(job.config, whole, mesh, processes.rank, n_chunks=n_chunks)
+            )
+        losses += _losses(job, trainer, processes, steps)
         states: list[Any] = [None] * mesh.world_size
         dist.all_gather_object(states, trainer.training_state())
         whole = merge_training(job.config, mesh, dict(enumerate(states)))
     return losses
+
+
+def _parallel_trainer(job: Job, processes: Processes, recipe: Recipe) -> ParallelTrainer:
+    return ParallelTrainer(
+        job.config,
+        job.state(),
+        processes,
+        recipe,
+        n_micro_batches=job.n_micro_batches,
+        n_chunks=job.chunks_on(processes.mesh),
+        checkpointing=job.checkpointing,
+        shards_states=job.shards_states,
+    )
+
+
+def _losses(
+    job: Job, trainer: ParallelTrainer | ZeroTrainer, processes: Processes, steps: range
+) -> list[float]:
+    """Of the job's steps with these numbers, each on this rank's rows."""
+    mesh, place, device = processes.mesh, processes.at.dp, own_device()
+    packing = {name: own_rows(tensor, mesh, place).to(device) for name, tensor in job.packing().items()}
+    return [
+        float(trainer.step(own_rows(job.batch(step), mesh, place).to(device), **packing)) for step in steps
+    ]
 
 
 def own_rows(batch_BS: Tensor, mesh: Mesh, place: int) -> Tensor:
@@ -213,6 +227,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         meshes = [Mesh.parse(text) for text in options.mesh]
         job = _job(options)
+        _require_possible(options, job, meshes)
         rank, _ = join(timeout_s=options.timeout)
         recipe = Recipe(learning_rate=options.learning_rate, warmup_steps=2, clip_norm=options.clip)
         if options.announce and rank == 0:
@@ -288,6 +303,45 @@ def _job(options: argparse.Namespace) -> Job:
     )
 
 
+def _require_possible(options: argparse.Namespace, job: Job, meshes: list[Mesh]) -> None:
+    """Raises ValueError and MeshError for options that do not go together, before any rank is waited for."""
+    for reason in _refusals(options, meshes):
+        raise ValueError(reason)
+    for mesh in meshes if job.zero is None else ():
+        n_micro_batches = job.n_micro_batches or mesh.pp
+        check_schedule(mesh, n_micro_batches=n_micro_batches, n_chunks=job.chunks_on(mesh))
+
+
+def _refusals(options: argparse.Namespace, meshes: list[Mesh]) -> Iterator[str]:
+    for name, number in (("steps", options.steps), ("chunks", options.chunks)):
+        if number < 1:
+            yield f"--{name} must be at least 1, it is {number}"
+    if options.micro_batches is not None and options.micro_batches < 1:
+        yield f"--micro-batches must be at least 1, it is {options.micro_batches}"
+    yield from _zero_refusals(options)
+    if options.chunks > 1 and all(mesh.pp == 1 for mesh in meshes):
+        yield "--chunks are stages of a pipeline: give a --mesh with pp of at least 2"
+    if options.move and len(meshes) != 2:
+        yield f"--move goes from one --mesh to another: give two, not {len(meshes)}"
+    if options.move and options.steps < 2:
+        yield "--move trains on both meshes: give at least 2 --steps"
+
+
+def _zero_refusals(options: argparse.Namespace) -> Iterator[str]:
+    """DeepSpeed's options without DeepSpeed, and those that it is not given."""
+    if options.zero is None:
+        why, given = "is DeepSpeed's: give --zero as well", {"offload": options.offload, "bf16": options.bf16}
+    else:
+        why = "does not go with --zero: leave one of them out"
+        given = {
+            "move": options.move,
+            "chunks": options.chunks > 1,
+            "checkpointing": options.checkpointing != "none",
+            "shard-states": options.shard_states,
+        }
+    yield from (f"--{name} {why}" for name, is_given in given.items() if is_given)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m model.parallel.check", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -298,7 +352,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tokens", type=int, default=16, help="tokens per sequence")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--micro-batches", type=int, default=None, help="default: pp")
-    parser.add_argument("--chunks", type=int, default=1, help="pipeline stages per rank, interleaved")
+    parser.add_argument("--chunks", type=int, default=1, help="stages per rank, interleaved, where pp > 1")
     parser.add_argument("--checkpointing", choices=("none", "full", "selective"), default="none")
     parser.add_argument("--packed", action="store_true", help="two documents in each row")
     parser.add_argument("--shard-states", action="store_true", help="optimiser states over dp (ZeRO 1)")

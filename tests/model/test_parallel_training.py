@@ -114,6 +114,33 @@ def test_a_rank_outside_of_a_job_says_how_to_start_one(
     assert "start the ranks with `torchrun" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["dp=2", "--zero", "1", "--move"], "--move does not go with --zero"),
+        (["dp=2", "--zero", "1", "--checkpointing", "full"], "--checkpointing does not go with --zero"),
+        (["dp=2", "--zero", "1", "--chunks", "2"], "--chunks does not go with --zero"),
+        (["dp=2", "--zero", "1", "--shard-states"], "--shard-states does not go with --zero"),
+        (["dp=2", "--offload"], "--offload is DeepSpeed's: give --zero as well"),
+        (["dp=2", "--bf16"], "--bf16 is DeepSpeed's: give --zero as well"),
+        (["dp=2", "--move"], "--move goes from one --mesh to another: give two, not 1"),
+        (["dp=2", "--mesh", "tp=2", "--move", "--steps", "1"], "give at least 2 --steps"),
+        (["dp=2", "--mesh", "tp=2", "--chunks", "2"], "give a --mesh with pp of at least 2"),
+        (["pp=2", "--chunks", "2", "--micro-batches", "3"], "3 micro-batches are not a multiple of pp (2)"),
+        (["pp=2", "--micro-batches", "1"], "1 micro-batches cannot fill 2 pipeline stages"),
+        (["dp=2", "--steps", "0"], "--steps must be at least 1"),
+        (["dp=2", "--chunks", "0"], "--chunks must be at least 1"),
+        (["dp=2", "--micro-batches", "0"], "--micro-batches must be at least 1"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused_before_ranks_are_waited_for(
+    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    assert main(["--mesh", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(
     "extra",
@@ -166,6 +193,23 @@ def test_a_run_goes_on_on_another_mesh(model: str) -> None:
     for order in ((first, second), (second, "pp=2"), ("pp=2", first)):
         arguments = (*meshes(*order), "--move", "--model", model, "--steps", "6", "--shard-states")
         assert_learns(job(2, "model.parallel.check", *arguments))
+
+
+@pytest.mark.long
+def test_an_interleaved_run_goes_on_on_another_mesh() -> None:
+    extra = (
+        "--chunks",
+        "2",
+        "--micro-batches",
+        "4",
+        "--packed",
+        "--checkpointing",
+        "selective",
+        "--steps",
+        "6",
+    )
+    for order in (("pp=2", "tp=2"), ("dp=2,ep=2", "pp=2")):
+        assert_learns(job(2, "model.parallel.check", *meshes(*order), "--move", *extra))
 
 
 @pytest.mark.long
@@ -237,8 +281,12 @@ def test_curves_that_differ_are_reported_as_such(capsys: pytest.CaptureFixture[s
         (["--mesh", "dp=1", "--model", "nowhere.json"], "nowhere.json"),
         (["--mesh", "dp=1", "--zero", "7"], "stages 0 to 3"),
         (["--mesh", "dp=1", "--rows", "7", "--micro-batches", "2"], "7 rows cannot be cut"),
+        (
+            ["--mesh", "dp=1", "--mesh", "dp=1", "--move", "--rows", "7", "--micro-batches", "2"],
+            "7 rows cannot be cut",
+        ),
     ],
-    ids=["world", "axis", "model", "zero", "rows"],
+    ids=["world", "axis", "model", "zero", "rows", "rows-moved"],
 )
 def test_impossible_input_ends_with_code_two(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
