@@ -15,7 +15,7 @@ _ROPE_FIELDS = {
     "dynamic": ("kind", "factor", "original_context"),
     "llama3": ("kind", "factor", "original_context", "low_frequency_factor", "high_frequency_factor"),
 }
-_TRAINING_ONLY = ("switch_loss", "sequence_loss", "z_loss")
+_TRAINING_ONLY = ("capacity_factor", "switch_loss", "sequence_loss", "z_loss")
 
 
 def meaning(config: ModelConfig) -> dict[str, Any]:

@@ -113,6 +113,25 @@ def test_a_loaded_model_can_be_trained(tmp_path: Path) -> None:
     assert not torch.equal(model.state_dict()["embedding"], hf.load(tmp_path / "theirs")[1]["embedding"])
 
 
+@pytest.mark.parametrize("model_type", ["mixtral", "deepseek_v3"])
+def test_a_model_that_was_trained_with_a_capacity_comes_back_with_its_logits(
+    model_type: str, tmp_path: Path
+) -> None:
+    build(model_type).save_pretrained(tmp_path / "theirs")
+    dropless, state = hf.load(tmp_path / "theirs")
+    assert dropless.moe is not None
+    config = dataclasses.replace(dropless, moe=dataclasses.replace(dropless.moe, capacity_factor=0.5))
+    model = hf.to_transformer(config, state)
+    hf.save(tmp_path / "out", config, state, model_type=model_type)
+    read, state_again = hf.load(tmp_path / "out")
+    ids = tokens(0)
+    with torch.no_grad():
+        logits = model(ids)
+        assert torch.equal(hf.to_transformer(read, state_again)(ids), logits)
+        assert_close(load_theirs(tmp_path / "out")(ids).logits, logits)
+        assert not torch.allclose(model.train()(ids), logits, atol=1e-2)  # in training pairs are dropped
+
+
 def test_a_tied_head_that_is_stored_anyway_must_be_the_embedding(tmp_path: Path) -> None:
     build("llama", tie_word_embeddings=True).save_pretrained(tmp_path)
     config, state = hf.load(tmp_path)
