@@ -244,6 +244,12 @@ class ModelConfig:
     def is_moe_layer(self, layer: int) -> bool:
         return self.moe is not None and layer >= self.first_moe_layer and layer not in self.dense_layers
 
+    @property
+    def shares_weights(self) -> bool:
+        """Whether a layer uses the weights of another one."""
+        layers = range(self.n_layers)
+        return any(self.attention_owner(layer) != layer or self.ffn_owner(layer) != layer for layer in layers)
+
     def attention_owner(self, layer: int) -> int:
         return self.attention_owners[layer] if self.attention_owners else layer
 

@@ -43,7 +43,9 @@ def _convert(options: argparse.Namespace) -> dict[str, str]:
     if options.command == "import":
         import_folder(options.source, target, dtype=DTYPES.get(options.dtype))
         return {"model": target.name, "folder": str(target)}
-    architecture = export_folder(options.source, target, model_type=options.family)
+    architecture = export_folder(
+        options.source, target, model_type=options.family, is_unshared=options.unshare
+    )
     return {"model": architecture, "folder": str(target)}
 
 
@@ -54,6 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     importing.add_argument("--dtype", choices=DTYPES, help="convert the weights (default: as they are)")
     exporting = commands.add_parser("export", help="a folder of ours, to one that from_pretrained reads")
     exporting.add_argument("--family", choices=FAMILIES, help="the model type (default: the first that fits)")
+    exporting.add_argument(
+        "--unshare", action="store_true", help="give layers that share weights a copy each: the same model"
+    )
     for command in (importing, exporting):
         command.add_argument("source", type=Path, help="the folder to read")
         command.add_argument("target", type=Path, help="the folder to write; it must not be there yet")

@@ -7,6 +7,7 @@ evaluation. Knows nothing of the model store.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import tokenizers
 import torch
 
 from model.checkpoint import CheckpointError, load_config, load_transformer, save_checkpoint
+from model.hf.errors import UnsupportedModel
 from model.hf.folder import load, load_json, save
 from model.hf.registry import FAMILIES
+from model.layers.sharing import unshare
 
 TOKENIZER_FILE = "tokenizer.json"
 TEMPLATE_FILE = "chat_template.jinja"
@@ -41,20 +44,28 @@ def import_folder(source: Path, target: Path, *, dtype: torch.dtype | None = Non
     save_checkpoint(target, type(config).from_dict(named), state, metadata=metadata, files=texts(source))
 
 
-def export_folder(source: Path, target: Path, *, model_type: str | None = None) -> str:
+def export_folder(
+    source: Path, target: Path, *, model_type: str | None = None, is_unshared: bool = False
+) -> str:
     """Writes our model folder `source` for transformers, and returns the architecture that was chosen.
 
-    Raises UnsupportedModel, CheckpointError, FileExistsError where `target` is there and not empty, or OSError.
+    `is_unshared` gives layers that share weights a copy each, which computes the same. Raises UnsupportedModel, CheckpointError, FileExistsError where `target` is there and not empty, or OSError.
     """
+    if "model_type" in load_json(source):
+        raise UnsupportedModel(
+            f"{source} is a Hugging Face folder already: to read it use `gainshare model import`, or "
+            "`python -m model.hf import`"
+        )
     config, metadata = load_config(source)
     stop: list[int] = list(metadata.get("stop_tokens") or [])
     files = texts(source)
     if TOKENIZER_FILE in files:
         files[TOKENIZER_CONFIG_FILE] = json.dumps(_tokenizer_config(files[TOKENIZER_FILE], stop), indent=2)
     extra = {"eos_token_id": stop[0] if len(stop) == 1 else stop or None}
-    save(
-        target, config, load_transformer(source).state_dict(), model_type=model_type, extra=extra, files=files
-    )
+    state: Mapping[str, torch.Tensor] = load_transformer(source).state_dict()
+    if is_unshared:
+        config, state = unshare(config, state)
+    save(target, config, state, model_type=model_type, extra=extra, files=files)
     return FAMILIES[load_json(target)["model_type"]].architecture
 
 

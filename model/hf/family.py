@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from model.config import ConfigError, ModelConfig
-from model.hf.errors import UnsupportedModel
+from model.hf.errors import NoPlace, UnsupportedModel
 from model.hf.fields import Field, Fixed, Rule, Theirs, TrainingOnly
 from model.hf.meaning import differences
 
@@ -54,16 +54,27 @@ class Family:
             ) from error
 
     def write_config(self, config: ModelConfig) -> dict[str, Any]:
-        """The fields of `config.json`. Raises UnsupportedModel where they would not mean the same model.
+        """The fields of `config.json`. Raises NoPlace where they would not mean the same model.
 
         That is made sure of by reading them back: a field that this family has no place for cannot be lost unseen.
         """
         theirs: dict[str, Any] = {"architectures": [self.architecture], "model_type": self.model_type}
+        refusals: list[str] = []
         for rule in self.rules:
-            rule.write(config, theirs)
-        lost = differences(config, self.read_config(theirs, config.name))
+            try:
+                rule.write(config, theirs)
+            except UnsupportedModel as error:
+                refusals.append(str(error))
+        if refusals:
+            message = f"{self.model_type}: {', '.join(dict.fromkeys(refusals))}"
+            raise NoPlace(message, len(refusals), is_complete=False)
+        try:
+            lost = differences(config, self.read_config(theirs, config.name))
+        except UnsupportedModel as error:
+            raise NoPlace(f"{self.model_type}: {error}", 1, is_complete=False) from error
         if lost:
-            raise UnsupportedModel(f"{self.model_type} has no place for {', '.join(lost)}")
+            message = f"{self.model_type} has no place for {', '.join(lost)}"
+            raise NoPlace(message, len(lost), is_complete=True)
         return theirs
 
     def their_name(self, ours: str) -> str:

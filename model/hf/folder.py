@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.checkpoint import CONFIG_FILE, CheckpointError
+from model.checkpoint import CONFIG_FILE, FORMAT, CheckpointError
 from model.config import ModelConfig
+from model.hf.errors import UnsupportedModel
 from model.hf.registry import read_config, write_config
 from model.hf.shards import read_tensors, tensor_files, write_tensors
 from model.hf.tensors import names_to_read, our_shapes, put_together, take_apart
@@ -33,6 +34,11 @@ def load(folder: Path, *, dtype: torch.dtype | None = None) -> tuple[ModelConfig
     represent the model, and CheckpointError where the folder is incomplete or damaged.
     """
     theirs = load_json(folder)
+    if theirs.get("format") == FORMAT:
+        raise UnsupportedModel(
+            f"{folder} is a model folder of ours, not Hugging Face's: to write it for transformers use "
+            "`gainshare model export`, or `python -m model.hf export`"
+        )
     family, config = read_config(theirs, folder.resolve().name)
     shapes, files = our_shapes(config), tensor_files(folder)
     names = names_to_read(family, shapes, chain.from_iterable(files.values()))

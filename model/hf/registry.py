@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, Final
 
 from model.config import ModelConfig
 from model.hf.deepseek import DEEPSEEK_V2, DEEPSEEK_V3
-from model.hf.errors import UnsupportedModel
+from model.hf.errors import NoPlace, UnsupportedModel
 from model.hf.family import Family
 from model.hf.fields import Theirs
 from model.hf.llama import LLAMA
@@ -18,6 +19,8 @@ FAMILIES: Final[dict[str, Family]] = {
     family.model_type: family
     for family in (LLAMA, MIXTRAL, QWEN2_MOE, QWEN3_MOE, OLMOE, DEEPSEEK_V2, DEEPSEEK_V3)
 }
+
+_UNSHARE: Final = "Export it with --unshare (in Python: model.layers.sharing.unshare), which gives each layer a copy of its own"
 
 
 def family_named(model_type: object) -> Family:
@@ -36,12 +39,29 @@ def read_config(theirs: Theirs, name: str) -> tuple[Family, ModelConfig]:
 def write_config(config: ModelConfig, model_type: str | None = None) -> tuple[Family, dict[str, Any]]:
     """The fields of a `config.json` for `config`, in the named family, else in the first that can represent it.
 
-    Raises UnsupportedModel, which says of each family tried why it cannot.
+    Raises UnsupportedModel, which says of the families that come nearest why they cannot.
     """
-    reasons: list[str] = []
+    refused = f"{config.name} cannot be written for transformers"
+    if config.shares_weights:
+        write_config(dataclasses.replace(config, attention_owners=(), ffn_owners=()), model_type)
+        raise UnsupportedModel(f"{refused} as it is: its layers share weights. {_UNSHARE}")
+    refusals: list[NoPlace] = []
     for family in FAMILIES.values() if model_type is None else (family_named(model_type),):
         try:
             return family, family.write_config(config)
-        except UnsupportedModel as error:
-            reasons.append(f"{family.model_type}: {error}")
-    raise UnsupportedModel(f"{config.name} cannot be written for transformers. " + "; ".join(reasons))
+        except NoPlace as refusal:
+            refusals.append(refusal)
+    reasons = "; ".join(map(str, _nearest(refusals)))
+    others = "" if model_type is not None else ". These come nearest; --family NAME says why another cannot"
+    raise UnsupportedModel(f"{refused}. {reasons}{others}")
+
+
+def _nearest(refusals: list[NoPlace]) -> list[NoPlace]:
+    """Those with the fewest reasons, up to the first whose reasons are all known, and its equals."""
+    complete = [refusal.n_reasons for refusal in refusals if refusal.is_complete]
+    fewest = min(complete or [refusal.n_reasons for refusal in refusals])
+    nearer = [refusal for refusal in refusals if refusal.n_reasons < fewest]
+    equal = [refusal for refusal in refusals if refusal.n_reasons == fewest]
+    return sorted(nearer, key=lambda refusal: refusal.n_reasons) + [
+        refusal for refusal in equal if refusal.is_complete or not complete
+    ]

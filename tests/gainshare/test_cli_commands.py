@@ -293,6 +293,18 @@ def test_model_import_and_export_say_what_is_missing(gainshare: Command, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
+def test_model_export_passes_its_options_on(gainshare: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[list[str]] = []
+    monkeypatch.setattr(
+        "gainshare.cli.models.subprocess.run",
+        lambda argv, **_: called.append(argv) or subprocess.CompletedProcess(argv, 0),
+    )
+    assert gainshare("model", "export", "mine", "out", "--family", "llama", "--unshare")[0] == 0
+    assert gainshare("model", "export", "mine", "out")[0] == 0
+    assert called[0][2:] == ["model.hf", "export", "mine", "out", "--family", "llama", "--unshare"]
+    assert called[1][2:] == ["model.hf", "export", "mine", "out"]
+
+
 def test_model_import_takes_plain_names_only(gainshare: Command, tmp_path: Path) -> None:
     for name in ("../mine", ".mine", ""):
         status, out, _ = gainshare("model", "import", str(tmp_path), "--name", name, "--json")

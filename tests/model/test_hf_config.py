@@ -306,7 +306,9 @@ CANNOT: list[tuple[str, dict[str, Any], str]] = [
     ("llama", {"qkv_bias": True}, "output_bias = False"),
     ("llama", {"sliding_window": 8}, r"sliding_window = \(8, 8, 8\)"),
     ("llama", {"rope_interleaved": True}, "rope_interleaved = True"),
-    ("llama", {"attention_owners": (0, 0, 2)}, r"attention_owners = \(0, 0, 2\)"),
+    ("llama", {"attention_owners": (0, 0, 2)}, "layers share weights. Export it with --unshare"),
+    ("llama", {"ffn_owners": (0, 1, 0)}, "layers share weights. Export it with --unshare"),
+    ("llama", {"ffn_owners": (0, 1, 0), "qk_norm": "head"}, "qk_norm = 'head'"),
     ("llama", {"d_model": 49}, "d_model must be a multiple of n_heads"),
     ("llama", {"qkv_clip": 3.0}, "qkv_clip = 3.0"),
     ("llama", {"moe": EXPERTS}, "moe"),
@@ -344,12 +346,30 @@ def test_the_first_family_that_fits_is_chosen() -> None:
             assert write_config(ours(model_type))[0] is FAMILIES[model_type]
 
 
-def test_when_no_family_fits_each_says_why() -> None:
+NEAREST: list[tuple[ModelConfig, list[str], str]] = [
+    (PRESETS["tiny"], ["mixtral", "qwen2_moe"], "mixtral has no place for moe.d_shared = 32"),
+    (dataclasses.replace(DENSE, qk_norm="head"), ["llama"], "llama has no place for qk_norm = 'head'"),
+    (dataclasses.replace(DENSE, d_model=49), ["llama"], "d_model must be a multiple of n_heads"),
+    # What lacks a part is not compared, so it is shown beside the nearest that was.
+    (
+        dataclasses.replace(DENSE, moe=EXPERTS, latent=LATENT, n_kv_heads=4, d_head=6),
+        ["qwen2_moe", "deepseek_v2", "deepseek_v3", "mixtral"],
+        "deepseek_v3: ModelConfig.moe.d_shared must be a whole number above 0",
+    ),
+]
+
+
+@pytest.mark.parametrize(("config", "families", "message"), NEAREST)
+def test_when_no_family_fits_the_nearest_say_why(
+    config: ModelConfig, families: list[str], message: str
+) -> None:
     with pytest.raises(UnsupportedModel) as refused:
-        write_config(PRESETS["tiny"])  # a Mixtral, but for its shared expert
-    for model_type in FAMILIES:
-        assert f"{model_type}: " in str(refused.value)
-    assert "mixtral: mixtral has no place for moe.d_shared = 32" in str(refused.value)
+        write_config(config)
+    said = str(refused.value)
+    assert message in said
+    assert "--family NAME says why another cannot" in said
+    assert sorted(families) == sorted(name for name in FAMILIES if name in said)
+    assert len(said) < 600
 
 
 def test_ways_to_say_the_same_mean_the_same() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer
 
 from model import hf
-from model.checkpoint import load_config, load_transformer
+from model.checkpoint import load_config, load_transformer, save_checkpoint
 from model.hf.__main__ import main
 from model.serving.served import load_served
 from model.serving.tokenizer import byte_alphabet
 from tests.model.hf_models import assert_close, assert_equal_states, build, edit_config, load_theirs, tokens
+from tests.model.random_models import SMALL, random_tokens, random_transformer
 
 VOCAB_SIZE = 258  # bytes and two special tokens
 
@@ -130,6 +132,38 @@ def test_existing_folders_are_left_alone(
     assert main(["export", str(tmp_path / "mine"), str(published)]) == 1
     assert "is not empty" in capsys.readouterr().err
     assert (tmp_path / "mine" / "config.json").read_bytes() == before
+
+
+def test_a_model_whose_layers_share_weights_is_exported_unshared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = replace(SMALL, n_layers=3, attention_owners=(0, 0, 2), ffn_owners=(0, 1, 1))
+    model = random_transformer(config)
+    save_checkpoint(tmp_path / "mine", config, model.state_dict(), metadata={}, files={})
+    export = ["export", str(tmp_path / "mine"), str(tmp_path / "out")]
+    assert main(export) == 1
+    err = capsys.readouterr().err
+    assert "layers share weights. Export it with --unshare" in err
+    assert len(err) < 300
+    assert not (tmp_path / "out").exists()
+    assert main([*export, "--unshare"]) == 0
+    ids = random_tokens(config, 2, 9)
+    with torch.no_grad():
+        assert_close(load_theirs(tmp_path / "out")(ids).logits, model.eval()(ids))
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_each_direction_names_the_other_one(
+    published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], as_json: bool
+) -> None:
+    assert main(["import", str(published), str(tmp_path / "mine")]) == 0
+    for command, folder, other in (("import", tmp_path / "mine", "export"), ("export", published, "import")):
+        capsys.readouterr()
+        assert main([command, str(folder), str(tmp_path / "out"), *(["--json"] if as_json else [])]) == 1
+        out, err = capsys.readouterr()
+        assert f"gainshare model {other}" in err and f"python -m model.hf {other}" in err
+        assert not as_json or f"gainshare model {other}" in json.loads(out)["error"]["message"]
+        assert not (tmp_path / "out").exists()
 
 
 def test_a_family_that_cannot_represent_the_model_is_refused(

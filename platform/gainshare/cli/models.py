@@ -52,11 +52,14 @@ def export_model(
     name: Annotated[str, typer.Argument(help="a model of the local store, or a folder with one")],
     folder: Annotated[Path, typer.Argument(help="the folder to write; it must not be there yet")],
     family: Annotated[str | None, typer.Option(help="model type (default: the first that fits)")] = None,
+    unshare: Annotated[
+        bool, typer.Option("--unshare", help="give layers that share weights a copy each")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write a model so that transformers' from_pretrained loads it."""
     stored = _store() / name
-    options = [] if family is None else ["--family", family]
+    options = [*([] if family is None else ["--family", family]), *(["--unshare"] if unshare else [])]
     source = stored if stored.is_dir() else Path(name)
     _convert("export", str(source), str(folder), *options, as_json=as_json)
 
