@@ -71,14 +71,17 @@ def export_folder(
 
 def stop_tokens(source: Path, document: dict[str, Any]) -> list[int]:
     """The ids that end an answer of the model described by `document`; those of generation come first, as in
-    transformers."""
+    transformers. Raises UnsupportedModel where they are no token ids."""
     generation = source / GENERATION_CONFIG_FILE
     given = _json(generation).get("eos_token_id") if generation.is_file() else None
     if given is None:
         given = document.get("eos_token_id")
     if given is None:
         return []
-    return sorted({given} if isinstance(given, int) else set(given))
+    ids = [given] if type(given) is int else given
+    if not isinstance(ids, list) or any(type(token) is not int for token in ids):
+        raise UnsupportedModel(f"eos_token_id must be a token id or a list of them, not {given!r}")
+    return sorted(set(ids))
 
 
 def texts(folder: Path) -> dict[str, str]:

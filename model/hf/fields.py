@@ -8,6 +8,7 @@ import torch.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -164,17 +165,26 @@ def pick(config: ModelConfig, path: str) -> Any:
     return getattr(value, field)
 
 
+def number(name: str, value: Any) -> float:
+    """A finite number; whole ones pass for fractions. Raises UnsupportedModel."""
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise UnsupportedModel(f"{name} must be a number, not {value!r}")
+    return float(value)
+
+
 def _names(names: str | tuple[str, ...]) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else names
 
 
 def _typed(name: str, value: Any, kind: type) -> Any:
-    """The value as `kind`; whole numbers pass for fractions, and null has been dealt with before."""
-    if value is None or type(value) is kind:
+    """The value as `kind`; null has been dealt with before."""
+    if value is None:
+        return None
+    if kind is float:
+        return number(name, value)
+    if type(value) is kind:
         return value
-    if kind is float and type(value) is int:
-        return float(value)
     raise UnsupportedModel(f"{name} must be {_NAMES_OF[kind]}, not {value!r}")
 
 
-_NAMES_OF = {int: "a whole number", float: "a number", bool: "true or false"}
+_NAMES_OF = {int: "a whole number", bool: "true or false"}

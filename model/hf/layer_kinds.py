@@ -10,7 +10,7 @@ from typing import Any
 
 from model.config import ModelConfig
 from model.hf.errors import UnsupportedModel
-from model.hf.fields import Ours, Theirs
+from model.hf.fields import Ours, Theirs, number
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 
@@ -23,12 +23,17 @@ class SparseStep:
     """
 
     def read(self, theirs: Theirs, ours: Ours) -> None:
-        step, dense = theirs.get("decoder_sparse_step", 1), theirs.get("mlp_only_layers") or []
+        layers, step = range(ours["n_layers"]), theirs.get("decoder_sparse_step", 1)
+        dense = theirs.get("mlp_only_layers") or []
+        if not isinstance(dense, list) or any(
+            type(layer) is not int or layer not in layers for layer in dense
+        ):
+            raise UnsupportedModel(
+                f"mlp_only_layers must be a list of layers below {len(layers)}, not {dense!r}"
+            )
         if type(step) is not int or step < 1:
             raise UnsupportedModel(f"decoder_sparse_step must be a whole number above 0, not {step!r}")
-        ours["dense_layers"] = tuple(
-            layer for layer in range(ours["n_layers"]) if layer in dense or (layer + 1) % step
-        )
+        ours["dense_layers"] = tuple(layer for layer in layers if layer in dense or (layer + 1) % step)
 
     def write(self, config: ModelConfig, theirs: dict[str, Any]) -> None:
         theirs["decoder_sparse_step"] = 1
@@ -84,9 +89,13 @@ class WindowPerLayer:
         n_layers, is_on = ours["n_layers"], bool(theirs.get("use_sliding_window"))
         kinds = theirs.get("layer_types")
         if kinds is None:
-            limit = theirs.get("max_window_layers", 28) if is_on else 0
+            limit = number("max_window_layers", theirs.get("max_window_layers", 28)) if is_on else 0
             kinds = [SLIDING if layer % 2 == 0 and layer < limit else FULL for layer in range(n_layers)]
-        if len(kinds) != n_layers or any(kind not in (SLIDING, FULL) for kind in kinds):
+        if (
+            not isinstance(kinds, list)
+            or len(kinds) != n_layers
+            or any(kind not in (SLIDING, FULL) for kind in kinds)
+        ):
             raise UnsupportedModel(
                 f"layer_types must be {n_layers} times {SLIDING!r} or {FULL!r}, not {kinds!r}"
             )

@@ -13,7 +13,7 @@ from typing import Any
 
 from model.config import ModelConfig, RopeScaling
 from model.hf.errors import UnsupportedModel
-from model.hf.fields import Ours, Theirs
+from model.hf.fields import Ours, Theirs, number
 
 # Per kind: their names of numbers and ours, beside `factor`; and what those numbers are that may be missing.
 _NUMBERS: Mapping[str, Mapping[str, str]] = {
@@ -36,6 +36,7 @@ _MISSING: Mapping[str, float | None] = {
     "mscale_all_dim": None,
 }
 _ZERO_IS_MISSING = ("beta_fast", "beta_slow", "mscale", "mscale_all_dim")  # to transformers, too
+_ORIGINAL = "original_max_position_embeddings"
 _HAS_ORIGINAL = ("llama3", "yarn")
 
 
@@ -52,10 +53,10 @@ class Rope:
 
     def read(self, theirs: Theirs, ours: Ours) -> None:
         parameters = _parameters(theirs)
-        max_positions = int(_number("max_position_embeddings", theirs.get("max_position_embeddings")))
+        max_positions = int(number("max_position_embeddings", theirs.get("max_position_embeddings")))
         theta = parameters.get("rope_theta") or theirs.get("rope_theta") or self.default_theta
         scaling = self._scaling(parameters, theirs, max_positions)
-        ours["rope_theta"] = _number("rope_theta", theta)
+        ours["rope_theta"] = number("rope_theta", theta)
         ours["rope_scaling"] = scaling
         ours["max_context"] = max_positions
         if scaling is not None and scaling["kind"] == "dynamic":
@@ -79,18 +80,16 @@ class Rope:
             )
         if kind == "default":
             return None
-        if kind not in _NUMBERS:
+        if not isinstance(kind, str) or kind not in _NUMBERS:
             raise UnsupportedModel(f"rope_type = {kind!r} is not supported: only {', '.join(_NUMBERS)}")
-        scaling: dict[str, Any] = {"kind": kind, "factor": _number("factor", parameters.get("factor"))}
+        scaling: dict[str, Any] = {"kind": kind, "factor": number("factor", parameters.get("factor"))}
         for name, our_name in _NUMBERS[kind].items():
             scaling[our_name] = _optional(name, parameters.get(name))
         if kind == "yarn":
             scaling["truncate"] = bool(parameters.get("truncate", True))
-        original = theirs.get("original_max_position_embeddings") or parameters.get(
-            "original_max_position_embeddings"
-        )
+        original = theirs.get(_ORIGINAL) or parameters.get(_ORIGINAL)
         is_given = kind in _HAS_ORIGINAL and original is not None
-        scaling["original_context"] = original if is_given else max_positions
+        scaling["original_context"] = int(number(_ORIGINAL, original)) if is_given else max_positions
         return scaling
 
 
@@ -101,7 +100,7 @@ def _written(scaling: RopeScaling) -> dict[str, Any]:
         if value is not None:
             written[name] = value
     if scaling.kind in _HAS_ORIGINAL:
-        written["original_max_position_embeddings"] = scaling.original_context
+        written[_ORIGINAL] = scaling.original_context
     if scaling.kind == "yarn":
         written["truncate"] = scaling.truncate
     return written
@@ -125,10 +124,4 @@ def _parameters(theirs: Theirs) -> Theirs:
 def _optional(name: str, value: Any) -> float | None:
     if name in _MISSING and (value is None or (value == 0 and name in _ZERO_IS_MISSING)):
         return _MISSING[name]
-    return _number(name, value)
-
-
-def _number(name: str, value: Any) -> float:
-    if type(value) not in (int, float):
-        raise UnsupportedModel(f"{name} must be a number, not {value!r}")
-    return float(value)
+    return number(name, value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 from typing import Any
 
 import pytest
@@ -223,6 +224,12 @@ def test_what_no_family_can_represent_is_refused_by_name(
         ("qwen2_moe", {"num_experts": 0}, "n_experts must be at least 1"),
         ("qwen3_moe", {"decoder_sparse_step": 0}, "decoder_sparse_step"),
         ("qwen3_moe", {"num_experts_per_tok": 10}, "top_k must not exceed"),
+        ("qwen3_moe", {"mlp_only_layers": "x"}, "mlp_only_layers must be a list of layers below 3, not 'x'"),
+        ("qwen3_moe", {"mlp_only_layers": [99]}, r"mlp_only_layers must be a list .* not \[99\]"),
+        ("qwen2_moe", {"mlp_only_layers": [True]}, r"mlp_only_layers must be a list .* not \[True\]"),
+        ("qwen2_moe", {"use_sliding_window": True, "layer_types": 5}, "layer_types must be 3 times"),
+        ("llama", {"max_position_embeddings": math.nan}, "max_position_embeddings must be a number, not nan"),
+        ("llama", {"max_position_embeddings": math.inf}, "max_position_embeddings must be a number, not inf"),
         ("mixtral", {"sliding_window": 0}, "sliding_window must be"),
         ("olmoe", {"sliding_window": 8}, "sliding_window = 8"),
         ("olmoe", {"head_dim": 16}, "head_dim = 16"),
@@ -245,6 +252,39 @@ def test_what_a_family_cannot_represent_is_refused_by_name(
 ) -> None:
     with pytest.raises(UnsupportedModel, match=message):
         read_config(theirs(model_type) | fields, "refused")
+
+
+JUNK = [None, True, 0, -1, 1.5, math.nan, math.inf, "", "x", [], ["x"], [99], {}, {"x": {}}]
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_no_value_of_any_field_ends_in_a_traceback(model_type: str) -> None:
+    """Each is understood or refused by name; what else can happen here would reach people as a traceback."""
+    document = theirs(model_type)
+    if model_type == "qwen2_moe":
+        document |= {
+            "use_sliding_window": True,
+            "sliding_window": 8,
+            "max_window_layers": 2,
+            "layer_types": None,
+        }
+    del document["rope_parameters"]
+    parameters: dict[str, Any] = dict.fromkeys(
+        ("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim"), 1.5
+    )
+    parameters |= {"rope_type": "yarn", "type": "yarn", "factor": 4.0, "rope_theta": 1e4, "truncate": True}
+    parameters["original_max_position_embeddings"] = 16
+    document["rope_scaling"] = parameters
+    read_config(document, "as it should be")
+    named = [{field: junk} for field in (*document, "rope_theta", "rope_parameters") for junk in JUNK]
+    named += [{"rope_scaling": parameters | {field: junk}} for field in parameters for junk in JUNK]
+    refused = 0
+    for change in named:
+        try:
+            read_config(document | change, "junk")
+        except UnsupportedModel:
+            refused += 1
+    assert refused > len(named) / 4
 
 
 def test_an_unknown_family_is_refused_with_those_that_are_known() -> None:

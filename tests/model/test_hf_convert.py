@@ -97,6 +97,16 @@ def test_several_stop_tokens_come_through(published: Path, tmp_path: Path) -> No
     assert load_theirs(tmp_path / "out").config.eos_token_id == [256, 257]
 
 
+@pytest.mark.parametrize("stop", ["</s>", 2.5, [2, "</s>"], {"id": 2}, True])
+def test_stop_tokens_that_are_none_are_refused(
+    published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], stop: object
+) -> None:
+    (published / "generation_config.json").write_text(json.dumps({"eos_token_id": stop}))
+    assert main(["import", str(published), str(tmp_path / "mine")]) == 1
+    assert f"eos_token_id must be a token id or a list of them, not {stop!r}" in capsys.readouterr().err
+    assert not (tmp_path / "mine").exists()
+
+
 def test_a_model_without_tokenizer_or_stop_tokens_converts(tmp_path: Path) -> None:
     build("llama").save_pretrained(tmp_path / "bare")
     assert main(["import", str(tmp_path / "bare"), str(tmp_path / "mine")]) == 0
