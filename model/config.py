@@ -6,6 +6,7 @@ control side and tests may read shapes cheaply. Named models are in `model/prese
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -26,6 +27,24 @@ def _require(holds: bool, message: str) -> None:
 
 def _require_choice(owner: str, field: str, value: str, choices: tuple[str, ...]) -> None:
     _require(value in choices, f"{owner}.{field} must be one of {', '.join(choices)}")
+
+
+def _require_positive(part: object, *fields: str, or_none: bool = False) -> None:
+    """Above 0 and finite, so not NaN either."""
+    for field in fields:
+        value = getattr(part, field)
+        holds = (or_none and value is None) or 0 < value < math.inf
+        rule = f"must be above 0 and finite{', or None' if or_none else ''}"
+        _require(holds, f"{type(part).__name__}.{field} {rule}, not {value!r}")
+
+
+def _require_not_negative(part: object, *fields: str, or_none: bool = False) -> None:
+    """At least 0 and finite, so not NaN either."""
+    for field in fields:
+        value = getattr(part, field)
+        holds = (or_none and value is None) or 0 <= value < math.inf
+        rule = f"must not be negative and must be finite{', or None' if or_none else ''}"
+        _require(holds, f"{type(part).__name__}.{field} {rule}, not {value!r}")
 
 
 @dataclass(frozen=True)
@@ -53,12 +72,16 @@ class RopeScaling:
 
     def __post_init__(self) -> None:
         _require_choice("RopeScaling", "kind", self.kind, get_args(RopeKind))
-        _require(self.factor >= 1, "RopeScaling.factor must be at least 1")
+        _require(1 <= self.factor < math.inf, "RopeScaling.factor must be at least 1 and finite")
         _require(self.original_context >= 1, "RopeScaling.original_context must be at least 1")
         _require(
             self.kind != "llama3" or self.high_frequency_factor > self.low_frequency_factor,
             "RopeScaling.high_frequency_factor must be above low_frequency_factor",
         )
+        _require_positive(self, "low_frequency_factor", "high_frequency_factor", "beta_fast", "beta_slow")
+        _require_positive(self, "attention_factor", or_none=True)
+        _require_not_negative(self, "mscale", "mscale_all_dims", or_none=True)
+        _require(self.beta_fast >= self.beta_slow, "RopeScaling.beta_fast must not be below beta_slow")
 
 
 @dataclass(frozen=True)
@@ -111,8 +134,8 @@ class MoEConfig:
     def __post_init__(self) -> None:
         for field in ("d_model", "d_expert", "n_experts", "top_k", "n_groups", "top_groups"):
             _require(getattr(self, field) >= 1, f"MoEConfig.{field} must be at least 1")
-        for field in ("n_shared", "switch_loss", "sequence_loss", "z_loss"):
-            _require(getattr(self, field) >= 0, f"MoEConfig.{field} must not be negative")
+        _require_not_negative(self, "n_shared", "routed_scale", "switch_loss", "sequence_loss", "z_loss")
+        _require_positive(self, "shared_width", "capacity_factor", or_none=True)
         _require_choice("MoEConfig", "gate", self.gate, get_args(Gate))
         _require_choice("MoEConfig", "group_score", self.group_score, get_args(GroupScore))
         _require(self.n_experts % self.n_groups == 0, "MoEConfig.n_experts must be a multiple of n_groups")
@@ -130,10 +153,6 @@ class MoEConfig:
             self.shared_width is None or self.n_shared >= 1, "MoEConfig.shared_width needs n_shared >= 1"
         )
         _require(not self.gate_shared or self.n_shared >= 1, "MoEConfig.gate_shared needs n_shared >= 1")
-        _require(
-            self.capacity_factor is None or self.capacity_factor > 0,
-            "MoEConfig.capacity_factor must be above 0",
-        )
 
     @property
     def d_shared(self) -> int:
@@ -212,11 +231,11 @@ class ModelConfig:
             _require(getattr(self, field) >= 1, f"ModelConfig.{field} must be at least 1")
         _require(self.n_heads % self.n_kv_heads == 0, "ModelConfig.n_heads must be a multiple of n_kv_heads")
         _require(self.d_head % 2 == 0, "ModelConfig.d_head must be even: rotary turns pairs")
-        for field in ("first_moe_layer", "n_ahead"):
-            _require(getattr(self, field) >= 0, f"ModelConfig.{field} must not be negative")
-        for field in ("sliding_window", "qkv_clip"):
-            value = getattr(self, field)
-            _require(value is None or value > 0, f"ModelConfig.{field} must be above 0 or None")
+        _require_not_negative(self, "first_moe_layer", "n_ahead")
+        _require_positive(self, "rope_theta", "norm_eps")
+        _require_positive(self, "sliding_window", "qkv_clip", or_none=True)
+        is_yarn = self.rope_scaling is not None and self.rope_scaling.kind == "yarn"
+        _require(not is_yarn or self.rope_theta > 1, "ModelConfig.rope_theta must be above 1 for yarn")
         _require_choice("ModelConfig", "qk_norm", self.qk_norm, get_args(QKNorm))
         if self.moe is not None:
             _require(self.moe.d_model == self.d_model, "ModelConfig.moe.d_model must equal d_model")

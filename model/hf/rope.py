@@ -54,7 +54,8 @@ class Rope:
     def read(self, theirs: Theirs, ours: Ours) -> None:
         parameters = _parameters(theirs)
         max_positions = int(number("max_position_embeddings", theirs.get("max_position_embeddings")))
-        theta = parameters.get("rope_theta") or theirs.get("rope_theta") or self.default_theta
+        given = parameters.get("rope_theta"), theirs.get("rope_theta")
+        theta = next((theta for theta in given if theta is not None), self.default_theta)
         scaling = self._scaling(parameters, theirs, max_positions)
         ours["rope_theta"] = number("rope_theta", theta)
         ours["rope_scaling"] = scaling

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -172,6 +174,44 @@ def test_active_parameters_count_each_use_of_a_token(config: ModelConfig) -> Non
 def test_impossible_models_are_refused_by_name(change: dict[str, object], field: str) -> None:
     with pytest.raises(ConfigError, match=field):
         replace(PRESETS["tiny"], **change)
+
+
+NO_NUMBERS = (math.nan, math.inf, -math.inf, -1.0)
+WITH_SHARED = MoEConfig(d_model=8, d_expert=8, n_experts=4, top_k=2, n_shared=1)
+YARN = RopeScaling("yarn", 2.0, 8)
+RANGES: list[tuple[Any, str, tuple[float, ...]]] = [
+    (PRESETS["smollm2"], "rope_theta", (*NO_NUMBERS, 0)),
+    (PRESETS["smollm2"], "norm_eps", (*NO_NUMBERS, 0)),
+    (PRESETS["smollm2"], "qkv_clip", (*NO_NUMBERS, 0)),
+    (YARN, "factor", (*NO_NUMBERS, 0.5)),
+    (YARN, "beta_fast", (*NO_NUMBERS, 0, 0.5)),
+    (YARN, "beta_slow", (*NO_NUMBERS, 0, 33)),
+    (YARN, "attention_factor", (*NO_NUMBERS, 0)),
+    (YARN, "mscale", NO_NUMBERS),
+    (YARN, "mscale_all_dims", NO_NUMBERS),
+    (RopeScaling("llama3", 2.0, 8), "low_frequency_factor", (*NO_NUMBERS, 0)),
+    (RopeScaling("llama3", 2.0, 8), "high_frequency_factor", NO_NUMBERS),
+    (WITH_SHARED, "shared_width", (-1, 0)),
+    (WITH_SHARED, "routed_scale", NO_NUMBERS),
+    (WITH_SHARED, "capacity_factor", (*NO_NUMBERS, 0)),
+    *((WITH_SHARED, weight, NO_NUMBERS) for weight in ("switch_loss", "sequence_loss", "z_loss")),
+]
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "value"), [(part, field, value) for part, field, values in RANGES for value in values]
+)
+def test_numbers_out_of_range_are_refused_by_name(part: Any, field: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=field):
+        replace(part, **{field: value})
+
+
+def test_limits_of_the_ranges_are_allowed() -> None:
+    replace(WITH_SHARED, routed_scale=0.0, shared_width=1, capacity_factor=0.01, z_loss=0.0)
+    replace(YARN, factor=1.0, beta_fast=1.0, beta_slow=1.0, mscale=0.0, mscale_all_dims=0.0)
+    replace(PRESETS["smollm2"], rope_theta=1.0, norm_eps=1e-12, qkv_clip=None)
+    with pytest.raises(ConfigError, match="rope_theta must be above 1 for yarn"):
+        replace(PRESETS["smollm2"], rope_theta=1.0, rope_scaling=YARN)
 
 
 def test_impossible_parts_are_refused_by_name() -> None:

@@ -228,6 +228,8 @@ def test_what_no_family_can_represent_is_refused_by_name(
         ("qwen3_moe", {"mlp_only_layers": [99]}, r"mlp_only_layers must be a list .* not \[99\]"),
         ("qwen2_moe", {"mlp_only_layers": [True]}, r"mlp_only_layers must be a list .* not \[True\]"),
         ("qwen2_moe", {"use_sliding_window": True, "layer_types": 5}, "layer_types must be 3 times"),
+        ("llama", {"rope_parameters": None, "rope_theta": 0}, "rope_theta must be above 0"),
+        ("llama", {"rms_norm_eps": 0}, "norm_eps must be above 0"),
         ("llama", {"max_position_embeddings": math.nan}, "max_position_embeddings must be a number, not nan"),
         ("llama", {"max_position_embeddings": math.inf}, "max_position_embeddings must be a number, not inf"),
         ("mixtral", {"sliding_window": 0}, "sliding_window must be"),
