@@ -59,9 +59,11 @@ bench: $(RUNTIME)
 	$(BIN)/python -m benchmarks.$(BENCH) $(ARGS)
 
 clean:
-	@if [ -d .gainshare ] && [ -x $(BIN)/gainshare ]; then \
-		env -u GAINSHARE_HOME $(BIN)/gainshare down --delete-data || exit 1; \
-	fi
+	@for home in $(CURDIR)/.gainshare/demo $(CURDIR)/.gainshare; do \
+		if [ -e $$home/supervisor.lock ] && [ -x $(BIN)/gainshare ]; then \
+			GAINSHARE_HOME=$$home $(BIN)/gainshare down --delete-data || exit 1; \
+		fi; \
+	done
 	rm -rf $(VENV) .gainshare .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -85,6 +87,9 @@ $(RUNTIME): pyproject.toml | $(BIN)/python
 	@set -e; fail() { echo "error: pip could not install everything (see above). Without a network point PIP_ARGS to a folder of wheels; behind a proxy set HTTPS_PROXY" >&2; exit 1; }; \
 	if [ -n "$(TORCH_INDEX_URL)" ]; then $(PIP) --index-url $(TORCH_INDEX_URL) torch || fail; fi; \
 	$(PIP) --editable . || fail
+	@echo "Compiling the stack's kernels for this processor: half a minute at most"
+	@$(BIN)/python -m model.native build >/dev/null || \
+		echo "warning: no compiled kernels (see above), so the stack runs on torch alone, slower. To mend it: $(BIN)/python -m model.native build" >&2
 	@touch $@
 
 $(DEVELOPMENT): $(RUNTIME)

@@ -116,10 +116,26 @@ def test_torch_comes_from_the_named_index_first(make: Make, tmp_path: Path) -> N
     calls = (tmp_path / "calls").read_text().splitlines()
     assert "--index-url https://index.example/cpu torch" in calls[0]
     assert calls[1].endswith("--editable .")
+    assert calls[2] == "-m model.native build"
     assert (
         "nothing to be done" in make(".venv/.installed").stdout.lower()
         or "up to date" in make(".venv/.installed").stdout
     )
+
+
+def test_without_kernels_it_warns_and_goes_on(make: Make, tmp_path: Path) -> None:
+    bin_folder = tmp_path / "checkout" / ".venv" / "bin"
+    bin_folder.mkdir(parents=True)
+    (bin_folder / "python").write_text(
+        '#!/bin/sh\ncase "$*" in *native*) echo error: no compiler >&2; exit 1;; esac\n'
+    )
+    (bin_folder / "python").chmod(0o755)
+    done = make(".venv/.installed", gpp="exit 0")
+    assert done.returncode == 0
+    assert "error: no compiler" in done.stderr
+    assert "warning: no compiled kernels" in done.stderr
+    assert ".venv/bin/python -m model.native build" in done.stderr
+    assert (tmp_path / "checkout" / ".venv" / ".installed").exists()
 
 
 def test_clean_removes_what_was_made_and_keeps_the_sources(make: Make, tmp_path: Path) -> None:
@@ -134,15 +150,27 @@ def test_clean_removes_what_was_made_and_keeps_the_sources(make: Make, tmp_path:
 
 def test_clean_stops_a_running_stack_first_and_not_another_home(make: Make, tmp_path: Path) -> None:
     checkout = tmp_path / "checkout"
-    (checkout / ".gainshare").mkdir()
-    (checkout / ".venv" / "bin").mkdir(parents=True)
     command = checkout / ".venv" / "bin" / "gainshare"
-    command.write_text(f'#!/bin/sh\necho "$* ${{GAINSHARE_HOME-unset}}" > {tmp_path}/called\n')
-    command.chmod(0o755)
+
+    def with_stacks(*homes: str) -> None:
+        command.parent.mkdir(parents=True)
+        (checkout / ".gainshare" / "native").mkdir(parents=True)
+        for home in homes:
+            (checkout / home).mkdir(exist_ok=True)
+            (checkout / home / "supervisor.lock").touch()
+        command.write_text(f'#!/bin/sh\necho "$* $GAINSHARE_HOME" >> {tmp_path}/called\n')
+        command.chmod(0o755)
+
+    with_stacks(".gainshare/demo", ".gainshare")
     assert make("clean", "GAINSHARE_HOME=/elsewhere").returncode == 0
-    assert (tmp_path / "called").read_text() == "down --delete-data unset\n"
-    command.parent.mkdir(parents=True)
-    (checkout / ".gainshare").mkdir()
+    demo, own = (tmp_path / "called").read_text().splitlines()
+    assert demo == f"down --delete-data {checkout}/.gainshare/demo"
+    assert own == f"down --delete-data {checkout}/.gainshare"
+    with_stacks()
+    assert make("clean").returncode == 0, "kernels and models alone are no site that could be stopped"
+    assert len((tmp_path / "called").read_text().splitlines()) == 2
+    assert not (checkout / ".gainshare").exists()
+    with_stacks(".gainshare")
     command.write_text("#!/bin/sh\nexit 1\n")
     command.chmod(0o755)
     assert make("clean").returncode != 0
