@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -24,8 +25,9 @@ import torch
 from model.layers import experts_reference, experts_triton
 
 device = sys.argv[1]
-formats = [(torch.float32, 2e-6), (torch.bfloat16, 1e-2)]
-for dtype, tolerance in formats if device == "cuda" else formats[:1]:  # the interpreter has no bf16 products
+# The interpreter multiplies the bit patterns of bf16 as whole numbers; fp16 takes the same way through the kernels.
+narrow = (torch.bfloat16, 1e-2) if device == "cuda" else (torch.float16, 1e-3)
+for dtype, tolerance in ((torch.float32, 2e-6), narrow):
     for t, d, f, e, k in ((1, 16, 16, 4, 2), (70, 40, 24, 3, 2), (9, 33, 65, 12, 1)):
         rng = torch.Generator().manual_seed(t)
         draw = lambda *size: torch.randn(*size, generator=rng) * size[-1] ** -0.5
@@ -94,9 +96,12 @@ def test_gradients_of_the_reference_come_only_for_what_needs_them() -> None:
     assert found[1:] == (None,) * 5
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="expected: a CUDA device runs the kernels themselves")
 @pytest.mark.skipif(
-    find_spec("triton") is None or torch.cuda.is_available(),
-    reason="expected: NO CUDA DEVICE HERE: and triton, whose interpreter could stand in, is not installed",
+    find_spec("triton") is None,
+    reason="no triton: pip install --editable '.[dev]'"
+    if (sys.platform, platform.machine()) == ("linux", "x86_64")
+    else "expected: NO TRITON HERE: the development tools have it on x86-64 Linux only",
 )
 def test_the_kernels_equal_the_reference_in_the_interpreter() -> None:
     assert compared("cpu", {"TRITON_INTERPRET": "1"}) == "equal\n"
