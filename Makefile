@@ -87,7 +87,7 @@ $(RUNTIME): pyproject.toml | $(BIN)/python
 	@set -e; fail() { echo "error: pip could not install everything (see above). Without a network point PIP_ARGS to a folder of wheels; behind a proxy set HTTPS_PROXY" >&2; exit 1; }; \
 	if [ -n "$(TORCH_INDEX_URL)" ]; then $(PIP) --index-url $(TORCH_INDEX_URL) torch || fail; fi; \
 	$(PIP) --editable . || fail
-	@echo "Compiling the stack's kernels for this processor: half a minute at most"
+	@echo "Compiling the stack's kernels for this processor: about 20 s"
 	@$(BIN)/python -m model.native build >/dev/null || \
 		echo "warning: no compiled kernels (see above), so the stack runs on torch alone, slower. To mend it: $(BIN)/python -m model.native build" >&2
 	@touch $@
