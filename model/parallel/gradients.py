@@ -19,12 +19,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from model.parallel.buckets import buckets
 from model.parallel.collectives import Group
 from model.parallel.processes import Processes
 from model.parallel.shards import Layout, layouts
 from model.parallel.stage import Stage
-
-BUCKET_ELEMENTS = 2**23  # small gradients travel together, up to this many in one message
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ class Gradients:
     def _add(group: Group, items: Sequence[Trained]) -> None:
         if group is None:
             return
-        for bucket in _buckets([item.parameter.grad for item in items if item.parameter.grad is not None]):
+        for bucket in buckets([item.parameter.grad for item in items if item.parameter.grad is not None]):
             if len(bucket) == 1 and bucket[0].is_contiguous():
                 dist.all_reduce(bucket[0], group=group)
                 continue
@@ -111,16 +110,3 @@ def _trained(stages: Sequence[Stage], processes: Processes) -> Iterator[Trained]
                 is_tied=is_tied,
                 replicas=copies * 2 if is_tied else copies,
             )
-
-
-def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Neighbours of one dtype together, up to BUCKET_ELEMENTS; larger ones alone."""
-    bucket: list[Tensor] = []
-    for gradient in gradients:
-        full = sum(other.numel() for other in bucket) + gradient.numel() > BUCKET_ELEMENTS
-        if bucket and (full or gradient.dtype is not bucket[0].dtype):
-            yield bucket
-            bucket = []
-        bucket.append(gradient)
-    if bucket:
-        yield bucket

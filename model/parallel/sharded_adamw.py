@@ -2,7 +2,9 @@
 
 Each rank updates its slice of every flattened parameter and hands it out to the others; AdamW works on each element by
 itself, so the result is that of every rank updating all. Parameters of less than fp32 get an fp32 master copy, of the
-slice only. Goes with all axes: experts are spread over `edp`, all else over `dp`. Knows nothing of gradients' sums.
+slice only; their gradients are cast, and updated weights handed out, in buckets of at most BUCKET_ELEMENTS, so that
+little memory comes and goes. Goes with all axes: experts are spread over `edp`, all else over `dp`. Knows nothing of
+gradients' sums.
 """
 
 from __future__ import annotations
@@ -10,11 +12,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from model.parallel.buckets import BUCKET_ELEMENTS, buckets
 from model.parallel.collectives import Group
 from model.parallel.gradients import Trained
 from model.parallel.mesh import Axis
@@ -33,11 +37,17 @@ class _Part:
     slices: tuple[Tensor, ...]  # views of the parameter
     place: int
     group: Group
-    master: nn.Parameter  # this rank's slice itself where it is fp32, else a copy
+    master: Tensor  # this rank's slice itself where it is fp32, else a copy
+    pieces: tuple[nn.Parameter, ...]  # the master's runs of at most BUCKET_ELEMENTS, for the optimiser
 
     @property
     def own(self) -> Tensor:
         return self.slices[self.place]
+
+    def cut(self, values: Tensor) -> tuple[Tensor, ...]:
+        """This rank's share of what has the parameter's shape, in runs as long as the pieces; views."""
+        own = values.reshape(-1).tensor_split(len(self.slices))[self.place]
+        return own.split(BUCKET_ELEMENTS) if own.numel() else ()
 
 
 class ShardedAdamW:
@@ -47,11 +57,15 @@ class ShardedAdamW:
         self, trained: Sequence[Trained], processes: Processes, recipe: Recipe, *, is_sharded: bool = True
     ) -> None:
         self.parts = [_part(item, processes, is_sharded) for item in trained]
-        here = [part for part in self.parts if part.master.numel()]
         self.optimizer = torch.optim.AdamW(
             [
                 {
-                    "params": [part.master for part in here if (part.parameter.ndim > 1) == decays],
+                    "params": [
+                        piece
+                        for part in self.parts
+                        if (part.parameter.ndim > 1) == decays
+                        for piece in part.pieces
+                    ],
                     "weight_decay": recipe.weight_decay if decays else 0.0,
                 }
                 for decays in (True, False)
@@ -68,14 +82,16 @@ class ShardedAdamW:
 
     @torch.no_grad()
     def step(self) -> None:
+        given = [part for part in self.parts if part.parameter.grad is not None]
+        pieces = iter([piece for part in given for piece in part.pieces])
+        for bucket in buckets([run for part in given for run in part.cut(part.parameter.grad)]):
+            updated = list(islice(pieces, len(bucket)))
+            for piece, gradient in zip(updated, bucket, strict=True):
+                piece.grad = gradient.to(piece.dtype)
+            self.optimizer.step()  # of what has a gradient
+            for piece in updated:
+                piece.grad = None
         for part in self.parts:
-            gradient = part.parameter.grad
-            if gradient is not None:
-                own = gradient.reshape(-1).tensor_split(len(part.slices))[part.place]
-                part.master.grad = own.to(part.master.dtype)
-        self.optimizer.step()
-        for part in self.parts:
-            part.master.grad = None
             if part.own.dtype is not part.master.dtype:
                 part.own.copy_(part.master)
         self._hand_out()
@@ -109,26 +125,24 @@ class ShardedAdamW:
     def load_state(self, state: Mapping[str, Mapping[str, Tensor]], steps: int) -> None:
         """Continues from what `state` returned after `steps` steps; each rank keeps its slices."""
         for part in self.parts:
-            n_slices = len(part.slices)
-            own = {
-                kind: values[part.name].reshape(-1).tensor_split(n_slices)[part.place].to(part.master)
-                for kind, values in state.items()
-            }
-            part.master.copy_(own.pop("master"))
-            if part.master.numel() and steps:
-                step = torch.tensor(float(steps), device=part.master.device)
-                self.optimizer.state[part.master] = {"step": step, **{k: v.clone() for k, v in own.items()}}
+            own = {kind: part.cut(values[part.name]) for kind, values in state.items()}
+            for at, piece in enumerate(part.pieces):
+                piece.copy_(own["master"][at])
+                if steps:
+                    moments = {kind: own[kind][at].to(piece, copy=True) for kind in MOMENTS}
+                    step = torch.tensor(float(steps), device=piece.device)
+                    self.optimizer.state[piece] = {"step": step, **moments}
             if part.own.dtype is not part.master.dtype:
                 part.own.copy_(part.master)
         self._hand_out()
 
     def _whole(self, part: _Part, kind: str) -> Tensor:
         """One kind of state of a parameter, put together from all ranks' slices."""
-        moments = self.optimizer.state.get(part.master, {})
-        own = part.master if kind == "master" else moments.get(kind, torch.zeros_like(part.master))
         whole = torch.empty(part.parameter.numel(), dtype=part.master.dtype, device=part.master.device)
+        for run, piece in zip(part.cut(whole), part.pieces, strict=True):
+            moments = self.optimizer.state.get(piece, {})
+            run.copy_(piece if kind == "master" else moments.get(kind, torch.zeros_like(piece)))
         slices = whole.tensor_split(len(part.slices))
-        slices[part.place].copy_(own)
         if part.group is not None:
             for source, piece in enumerate(slices):
                 if piece.numel():
@@ -136,20 +150,28 @@ class ShardedAdamW:
         return whole.view_as(part.parameter)
 
     def _hand_out(self) -> None:
-        """Each rank's slices of all parameters of one dtype travel in one message."""
-        together: dict[tuple[dist.ProcessGroup, torch.dtype], list[_Part]] = defaultdict(list)
+        """Each rank's slices travel together with their neighbours', bucket by bucket."""
+        together: dict[dist.ProcessGroup, list[_Part]] = defaultdict(list)
         for part in self.parts:
             if part.group is not None:
-                together[part.group, part.own.dtype].append(part)
-        for (group, _), parts in together.items():
+                together[part.group].append(part)
+        for group, parts in together.items():
             for source in range(len(parts[0].slices)):
-                slices = [part.slices[source] for part in parts]
-                message = torch.cat(slices)
-                dist.broadcast(message, group=group, group_src=source)
-                if source != parts[0].place:
-                    arrived = torch.split(message, [piece.numel() for piece in slices])
-                    for piece, values in zip(slices, arrived, strict=True):
-                        piece.copy_(values)
+                for bucket in buckets([part.slices[source] for part in parts]):
+                    _broadcast(bucket, group, source)
+
+
+def _broadcast(slices: Sequence[Tensor], group: dist.ProcessGroup, source: int) -> None:
+    """The values of the rank at place `source` of the group, into all others' `slices`, in one message."""
+    if len(slices) == 1:
+        dist.broadcast(slices[0], group=group, group_src=source)
+        return
+    message = torch.cat([*slices])
+    dist.broadcast(message, group=group, group_src=source)
+    if group.rank() != source:
+        arrived = torch.split(message, [piece.numel() for piece in slices])
+        for piece, values in zip(slices, arrived, strict=True):
+            piece.copy_(values)
 
 
 def _part(item: Trained, processes: Processes, is_sharded: bool) -> _Part:
@@ -160,6 +182,6 @@ def _part(item: Trained, processes: Processes, is_sharded: bool) -> _Part:
     slices = item.parameter.detach().view(-1).tensor_split(n_ranks)
     own = slices[place]
     is_wide = own.dtype in (torch.float32, torch.float64)
-    return _Part(
-        item.name, item.parameter, slices, place, group, nn.Parameter(own if is_wide else own.float())
-    )
+    master = own if is_wide else own.float()
+    pieces = tuple(nn.Parameter(piece) for piece in master.split(BUCKET_ELEMENTS)) if own.numel() else ()
+    return _Part(item.name, item.parameter, slices, place, group, master, pieces)

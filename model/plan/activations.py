@@ -34,17 +34,69 @@ def stage_activations(workload: Workload, layout: Layout, stage: int) -> float:
 
 
 def working_set(workload: Workload, layout: Layout, stage: int) -> float:
-    """What comes and goes within one micro-batch on top: the recomputed layer, or the head's logits."""
+    """What comes and goes within one micro-batch on top: a recomputed layer or the head's logits, and new gradients.
+
+    A parameter's gradient of this micro-batch lies beside those of the micro-batches before until it is added to them.
+    """
     config = local_config(workload.config, layout.mesh.tp)
     tokens = layout.rows * workload.tokens
     width = workload.precision.block_bytes
-    layers = split_layers(config.n_layers, layout.n_stages)[stage]
-    recomputed = max(saved_plainly(config, layer, width, layout) for layer in layers)
-    # the gradients of a layer's widest tensors live beside them: about as much as half of it
-    working = (1.5 if layout.checkpointing != "none" else 0.5) * recomputed
+    working = max(
+        tokens * _in_backward(config, layer, width, layout)
+        + width * _gradients_at_once(config, layer, layout)
+        for layer in split_layers(config.n_layers, layout.n_stages)[stage]
+    )
+    table = STREAM_BYTES * config.vocab_size * config.d_model
     if stage == layout.n_stages - 1:
-        working = max(working, 2 * FP32_BYTES * config.vocab_size)
-    return tokens * working
+        working -= tokens * head_saved(config)  # which is gone when layers have their turn
+        working = max(working, 2 * FP32_BYTES * tokens * config.vocab_size + table)
+    return max(working, table) if stage == 0 else working
+
+
+def largest_parameter(config: ModelConfig, layer: int, layout: Layout) -> int:
+    """Elements of the largest weight of a layer; `config` is one rank's, whose experts are spread over ep."""
+    attention = config.d_model * config.n_heads * config.d_head
+    if config.latent is not None:
+        latent = config.latent
+        into_heads = config.n_heads * (latent.d_nope + latent.d_rope)
+        attention = max(
+            config.n_heads * (latent.d_nope + latent.d_value) * latent.kv_rank,
+            into_heads * (latent.q_rank or config.d_model),
+            config.n_heads * latent.d_value * config.d_model,
+        )
+    if config.moe is None or not config.is_moe_layer(layer):
+        return max(attention, config.d_model * config.d_ff)
+    routed = _expert_stack(config.moe, layout)
+    return max(attention, routed, config.d_model * config.moe.d_shared)
+
+
+def _in_backward(config: ModelConfig, layer: int, width: int, layout: Layout) -> float:
+    """Bytes per token of what a layer computes again, and of the gradients of its activations.
+
+    These and what need not be computed again are fitted to peaks of small models (`check.py`), not derived.
+    """
+    gradients = 0.3 * saved_plainly(config, layer, FP32_BYTES, layout)  # in bf16 some are fp32 too
+    if layout.checkpointing == "none":
+        return gradients
+    attention, ffn = _halves(config, layer, width, layout)
+    again = attention + ffn
+    if layout.checkpointing == "selective":  # one half after the other
+        again = max(attention - _attention_products(config, width), ffn)
+    return gradients + again - 3 * STREAM_BYTES * config.d_model
+
+
+def _gradients_at_once(config: ModelConfig, layer: int, layout: Layout) -> int:
+    """Elements of a layer's gradients that are there before the first of them is added up."""
+    largest = largest_parameter(config, layer, layout)
+    if config.moe is None or not config.is_moe_layer(layer) or not layout.has_kernels:
+        return largest
+    return max(
+        largest, 3 * _expert_stack(config.moe, layout)
+    )  # our kernels return gate's, up's and down's together
+
+
+def _expert_stack(moe: MoEConfig, layout: Layout) -> int:
+    return moe.n_experts // layout.mesh.ep * moe.d_model * moe.d_expert
 
 
 def head_saved(config: ModelConfig) -> float:
@@ -67,11 +119,16 @@ def _layer(config: ModelConfig, layer: int, width: int, layout: Layout) -> float
 
 def saved_plainly(config: ModelConfig, layer: int, width: int, layout: Layout) -> float:
     """Bytes per token of one layer without checkpointing; `width` are bytes per element of a block."""
-    saved = 2 * _norm(config, width) + _attention(config, width)
-    normed = width * config.d_model
+    return sum(_halves(config, layer, width, layout))
+
+
+def _halves(config: ModelConfig, layer: int, width: int, layout: Layout) -> tuple[float, float]:
+    """Of attention and of the feed-forward, each with its norm."""
+    attention = _norm(config, width) + _attention(config, width)
+    ffn = _norm(config, width) + width * config.d_model
     if config.moe is not None and config.is_moe_layer(layer):
-        return saved + normed + _moe(config.moe, width, layout)
-    return saved + normed + 4 * width * config.d_ff
+        return attention, ffn + _moe(config.moe, width, layout)
+    return attention, ffn + 4 * width * config.d_ff
 
 
 def _norm(config: ModelConfig, width: int) -> float:

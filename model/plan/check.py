@@ -1,9 +1,10 @@
-"""Compares the planner's formulas with a running job: bytes per axis, and bytes kept for the backward pass.
+"""Compares the planner's formulas with a running job: bytes per axis, bytes kept for the backward pass, and all memory.
 
     torchrun --standalone --nproc-per-node 2 -m model.plan.check --mesh tp=2 --mesh dp=2,ep=2 --mesh pp=2 --json
 
 Each mesh trains a small model for two steps; the messages of the second are counted on every rank and added up.
-Activations are measured in one forward pass of each rank's stages. Exit 0 where all are within the tolerance, 1 where
+Activations are measured in one forward pass of each rank's stages; the peak of all tensors in a second step, in fp32 and
+in bf16, of the rank that is furthest from its plan. Exit 0 where all are within the tolerance, 1 where
 one is not, 2 for input that cannot be run, 3 where a rank is missing or lost.
 """
 
@@ -13,6 +14,8 @@ import argparse
 import json
 import sys
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,13 +27,15 @@ from model.parallel.mesh import Mesh, MeshError
 from model.parallel.processes import Processes, RankMissingError, connect, disconnect, join
 from model.parallel.trainer import ParallelTrainer, next_token_targets
 from model.plan.activations import stage_activations
+from model.plan.costs import rank_memory
 from model.plan.layout import PRECISIONS, Checkpointing, Layout, Workload
-from model.plan.measure import counted_messages, kept_by
+from model.plan.measure import LiveBytes, counted_messages, kept_by
 from model.plan.traffic import step_traffic
 from model.transformer import Transformer
 
 TOKENS = 64
 ROWS = 2
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}  # of blocks
 MODEL = ModelConfig(
     name="plan-check",
     vocab_size=256,
@@ -47,11 +52,11 @@ MODEL = ModelConfig(
 
 
 def compare(mesh: Mesh, checkpointing: Checkpointing, timeout_s: float) -> list[dict[str, Any]]:
-    """One row per axis with its bytes, counted and predicted, over all ranks; and one for activations."""
+    """One row per axis with its bytes, counted and predicted, over all ranks; one for activations; two of peaks."""
     processes = connect(mesh, timeout_s=timeout_s)
-    n_micro = max(mesh.pp, 2)
+    n_micro = 2 * mesh.pp  # while the first ones warm a pipeline up, there are no gradients yet
     workload = Workload(MODEL, TOKENS, mesh.dp * n_micro * ROWS, PRECISIONS["fp32"])
-    layout = Layout(mesh, ROWS, checkpointing)
+    layout = Layout(mesh, ROWS, checkpointing, has_kernels=False)
     torch.manual_seed(0)
     state = Transformer(MODEL).state_dict()
     trainer = ParallelTrainer(
@@ -67,8 +72,46 @@ def compare(mesh: Mesh, checkpointing: Checkpointing, timeout_s: float) -> list[
         for axis, counted, guessed in _over_ranks(messages.bytes, predicted)
     ]
     with torch_instead():  # the formulas count what torch's operations save; kernels of our own save less
-        kept, guessed = _activations(trainer, workload, layout, processes)
-    return [*rows, _row("activations", mesh, checkpointing, kept, guessed)]
+        rows.append(
+            _row("activations", mesh, checkpointing, *_activations(trainer, workload, layout, processes))
+        )
+        for name in DTYPES:
+            in_precision = replace(workload, precision=PRECISIONS[name])
+            peaks = _peaks(in_precision, layout, processes, state)
+            rows.append(_row(f"peak {name}", mesh, checkpointing, *peaks))
+    return rows
+
+
+def step_peak(
+    workload: Workload, layout: Layout, processes: Processes, state: Mapping[str, torch.Tensor]
+) -> int:
+    """Bytes of all tensors of a rank at the fullest moment of a training step, states included; all ranks call it."""
+    n_micro = layout.micro_batches(workload)
+    tokens_BS = _batch(n_micro * layout.rows, seed=processes.at.dp)
+    with LiveBytes() as live:
+        trainer = ParallelTrainer(
+            workload.config,
+            state,
+            processes,
+            n_micro_batches=n_micro,
+            block_dtype=DTYPES[workload.precision.name],
+            checkpointing=layout.checkpointing,
+            shards_states=layout.zero == 1,
+        )
+        trainer.step(tokens_BS)  # makes the optimiser's states
+        live.peak = live.now
+        trainer.step(tokens_BS)
+    return live.peak
+
+
+def _peaks(
+    workload: Workload, layout: Layout, processes: Processes, state: Mapping[str, torch.Tensor]
+) -> tuple[float, float]:
+    """Of the rank whose measured and predicted bytes differ most."""
+    measured = step_peak(workload, layout, processes, state)
+    figures: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(figures, (measured, rank_memory(workload, layout, processes.at.pp).total))
+    return max(figures, key=lambda pair: abs(pair[1] / pair[0] - 1))
 
 
 def _activations(

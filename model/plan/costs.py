@@ -11,9 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from model.config import ModelConfig
+from model.parallel.buckets import BUCKET_ELEMENTS
 from model.parallel.mesh import split_layers
 from model.parallel.share import local_config
-from model.plan.activations import FP32_BYTES, stage_activations, working_set
+from model.plan.activations import FP32_BYTES, largest_parameter, stage_activations, working_set
 from model.plan.cluster import Cluster, Network
 from model.plan.layout import Layout, Workload
 from model.plan.sizes import rank_parameters
@@ -30,7 +31,7 @@ class Memory:
     gradients: float
     optimiser: float
     activations: float  # of all micro-batches in flight
-    working: float  # recomputed layer or logits
+    working: float  # what comes and goes on top, where the sum is largest
 
     @property
     def total(self) -> float:
@@ -91,14 +92,48 @@ def rank_memory(workload: Workload, layout: Layout, pp: int) -> Memory:
 
     stages = layout.stages(pp)
     in_flight = micro_batches_in_flight(layout, pp, layout.micro_batches(workload))
-    activations = sum(stage_activations(workload, layout, stage) for stage in stages)
+    activations = (
+        sum(stage_activations(workload, layout, stage) for stage in stages) * in_flight / len(stages)
+    )
+    backward = max(working_set(workload, layout, stage) for stage in stages)
     return Memory(
         weights=spread(precision.block_bytes, FP32_BYTES, 3),
         gradients=spread(precision.gradient_bytes, FP32_BYTES, 2),
         optimiser=spread(precision.state_bytes, FP32_STATE_BYTES, 1),
-        activations=activations * in_flight / len(stages),
-        working=max(working_set(workload, layout, stage) for stage in stages),
+        activations=activations,
+        working=max(backward, update_working_set(workload, layout, pp) - activations),
     )
+
+
+def update_working_set(workload: Workload, layout: Layout, pp: int) -> float:
+    """What comes and goes behind the last backward pass of a step, when no activations are left.
+
+    Gradients that travel in one message; or one parameter's squares in fp32, for the norm over all, and a copy of it
+    in fp32 where it is not; or the gradients in fp32 that are cast at once for the optimiser.
+    """
+    precision, mesh = workload.precision, layout.mesh
+    held = rank_parameters(workload.config, mesh, pp, layout.n_chunks)
+    messages = gradient_messages(workload, layout, pp)
+    travelling = max((message.size for message in messages if message.kind == "all_reduce"), default=0)
+    largest = _largest_parameter(workload, layout, pp)
+    if precision.block_bytes == FP32_BYTES:
+        return max(FP32_BYTES * largest, min(travelling, FP32_BYTES * BUCKET_ELEMENTS))
+    n_dp, n_edp = (mesh.dp, mesh.edp) if layout.zero else (1, 1)
+    cast = FP32_BYTES * (held.block / n_dp + held.expert / n_edp)
+    return max(2 * FP32_BYTES * largest, min(max(travelling, cast), FP32_BYTES * BUCKET_ELEMENTS))
+
+
+def _largest_parameter(workload: Workload, layout: Layout, pp: int) -> int:
+    """Elements, of a rank at place `pp` of the pipeline axis."""
+    config = local_config(workload.config, layout.mesh.tp)
+    layers = [
+        layer
+        for stage in layout.stages(pp)
+        for layer in split_layers(config.n_layers, layout.n_stages)[stage]
+    ]
+    largest = max(largest_parameter(config, layer, layout) for layer in layers)
+    is_end = pp in (0, layout.mesh.pp - 1)
+    return max(largest, config.vocab_size * config.d_model) if is_end else largest
 
 
 def micro_batches_in_flight(layout: Layout, pp: int, n_micro: int) -> int:

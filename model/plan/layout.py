@@ -29,7 +29,6 @@ PRECISIONS = {
     "fp32": Precision("fp32", block_bytes=4, gradient_bytes=4, state_bytes=8),
     # bf16 weights and gradients, fp32 master copy and AdamW moments
     "bf16": Precision("bf16", block_bytes=2, gradient_bytes=2, state_bytes=12),
-    "bf16-fp32-gradients": Precision("bf16-fp32-gradients", block_bytes=2, gradient_bytes=4, state_bytes=12),
 }
 STREAM_BYTES = 4  # per element of the residual stream, the embedding, the head and its logits
 
@@ -52,7 +51,8 @@ class Workload:
 class Layout:
     """`rows` sequences per micro-batch and data parallel rank; `zero` is the stage of arXiv:1910.02054, 0 to 3.
 
-    `n_chunks` pipeline stages per rank, interleaved where above one.
+    `n_chunks` pipeline stages per rank, interleaved where above one. `has_kernels` says that experts are computed by
+    kernels of our own, which need more memory at once in the backward pass than torch's operations.
     """
 
     mesh: Mesh
@@ -60,6 +60,7 @@ class Layout:
     checkpointing: Checkpointing
     zero: int = 1
     n_chunks: int = 1
+    has_kernels: bool = True
 
     def micro_batches(self, workload: Workload) -> int:
         """Per step; the search only makes layouts that divide."""

@@ -85,8 +85,10 @@ def refusal(workload: Workload, layout: Layout) -> str | None:
     n_micro = layout.micro_batches(workload)
     if n_micro < mesh.pp:
         return f"{n_micro} micro-batches cannot fill {mesh.pp} pipeline stages"
-    if layout.zero >= 2 and mesh.pp > 1:
-        return f"ZeRO-{layout.zero} spreads gradients that a pipeline adds up over micro-batches"
+    if layout.zero >= 2 and (mesh.tp > 1 or mesh.pp > 1):
+        return f"ZeRO-{layout.zero} is DeepSpeed's, which is given the dp and ep axes only: no tp or pp"
+    if layout.zero >= 2 and layout.checkpointing != "none":
+        return f"ZeRO-{layout.zero} is DeepSpeed's, whose trainer here has no checkpointing"
     if layout.zero == 3 and mesh.ep > 1:
         return "ZeRO-3 and expert parallelism exclude each other in DeepSpeed"
     if layout.n_chunks > 1:

@@ -14,9 +14,12 @@ from hypothesis import strategies as st
 from model.config import ModelConfig, MoEConfig
 from model.layers.moe import Experts, MoELayer
 from model.layers.watched import torch_instead
+from model.parallel import buckets as parallel_buckets
+from model.parallel import sharded_adamw
+from model.parallel.buckets import BUCKET_ELEMENTS, buckets
 from model.parallel.check import SHAPES
 from model.parallel.expert import ParallelExperts
-from model.parallel.gradients import BUCKET_ELEMENTS, Gradients, _buckets
+from model.parallel.gradients import Gradients
 from model.parallel.mesh import Mesh, MeshError, check
 from model.parallel.pipeline import Pipeline, require_even, runner
 from model.parallel.processes import alone
@@ -24,6 +27,7 @@ from model.parallel.shards import layouts, load, merge
 from model.parallel.stage import Stage
 from model.parallel.tensor import IGNORED, cross_entropy_sum, embed
 from model.parallel.trainer import ParallelTrainer, next_token_targets
+from model.plan.measure import LiveBytes
 from model.training.errors import NotFiniteError
 from model.training.loss import next_token_loss
 from model.training.recipe import Recipe
@@ -261,7 +265,7 @@ def test_small_gradients_travel_together_and_large_ones_alone() -> None:
     sizes = [3, 5, BUCKET_ELEMENTS, 7]
     tensors = [torch.empty(size, device="meta") for size in sizes]
     tensors.append(torch.empty(2, device="meta", dtype=torch.bfloat16))
-    assert [[t.numel() for t in bucket] for bucket in _buckets(tensors)] == [
+    assert [[t.numel() for t in bucket] for bucket in buckets(tensors)] == [
         [3, 5],
         [BUCKET_ELEMENTS],
         [7],
@@ -314,6 +318,37 @@ def test_states_are_counted_in_bytes() -> None:
     in_blocks = sum(p.numel() for p in mixed.stages[0].layers.parameters())
     assert plain.optimizer.state_bytes() == 8 * total
     assert mixed.optimizer.state_bytes() == 8 * total + 4 * in_blocks
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_update_in_buckets_is_that_at_once_to_the_bit(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trained() -> dict[str, torch.Tensor]:
+        trainer = ParallelTrainer(SMALL, random_state(SMALL), alone(), Recipe(), block_dtype=dtype)
+        for step in range(3):
+            trainer.step(torch.randint(64, (2, 16), generator=torch.Generator().manual_seed(step)))
+        states = trainer.optimizer.state()
+        kept = {f"{kind} {name}": value for kind in states for name, value in states[kind].items()}
+        return {**trainer.state_dict(), **kept}
+
+    at_once = trained()
+    for module in (parallel_buckets, sharded_adamw):
+        monkeypatch.setattr(module, "BUCKET_ELEMENTS", 256)
+    in_buckets = trained()
+    assert all(torch.equal(in_buckets[name], value) for name, value in at_once.items())
+
+
+def test_an_update_casts_one_bucket_of_gradients_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (parallel_buckets, sharded_adamw):
+        monkeypatch.setattr(module, "BUCKET_ELEMENTS", 1024)
+    trainer = ParallelTrainer(SMALL, random_state(SMALL), alone(), block_dtype=torch.bfloat16)
+    trainer.step(torch.randint(64, (2, 16)))  # makes the states
+    assert all(part.parameter.grad is not None for part in trainer.optimizer.parts)
+    with LiveBytes() as live:
+        trainer.optimizer.step()
+    assert sum(p.numel() for p in trainer.stages[0].layers.parameters()) > 10 * 1024
+    assert 1024 * 4 <= live.peak <= 2 * 1024 * 4
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from model.config import ConfigError, ModelConfig, MoEConfig
 from model.parallel.mesh import Mesh
 from model.plan.__main__ import main
+from model.plan.activations import working_set
 from model.plan.cluster import Cluster, ClusterError, Network, cluster_from, read_cluster, shipped
 from model.plan.costs import (
     bubble_share,
@@ -24,6 +25,7 @@ from model.plan.costs import (
     rank_memory,
     stage_flops,
     step_times,
+    update_working_set,
 )
 from model.plan.layout import PRECISIONS, Layout, Workload
 from model.plan.search import refusal, search
@@ -121,6 +123,29 @@ def test_checkpointing_keeps_less_and_more_rows_keep_more(mesh: Mesh, rows: int)
         dataclasses.replace(WORKLOAD, batch=128), Layout(mesh, 2 * rows, "full"), 0
     ).activations
     assert doubled == pytest.approx(2 * kept[2])
+
+
+def test_gradients_that_arrive_lie_beside_those_of_the_micro_batches_before() -> None:
+    """Three stacks of experts in bf16 from our kernels, one from torch's operations."""
+    layout = Layout(Mesh(ep=2, dp=2, pp=4), 1, "none")
+    stack = 16 // 2 * 64 * 32
+    ours, torchs = (
+        working_set(WORKLOAD, dataclasses.replace(layout, has_kernels=has), 1) for has in (True, False)
+    )
+    assert ours - torchs == pytest.approx(2 * 2 * stack)
+
+
+def test_the_update_casts_and_squares_in_fp32_when_activations_are_gone() -> None:
+    few = dataclasses.replace(WORKLOAD, tokens=1, batch=2)
+    layout = Layout(Mesh(), 1, "full")
+    held, memory = rank_parameters(MODEL, Mesh(), 0), rank_memory(few, layout, 0)
+    assert update_working_set(few, layout, 0) == 4 * (held.block + held.expert)
+    assert memory.activations + memory.working == 4 * (held.block + held.expert)
+    spread = Layout(Mesh(dp=2), 1, "full")  # half is cast on each; all gradients travel in one message
+    assert update_working_set(few, spread, 0) == 2 * (held.block + held.expert) + 4 * held.outside
+    large = Workload(model_of(1e12), 1, 4, PRECISIONS["bf16"])
+    sparse = Layout(Mesh(pp=32, tp=8), 1, "full")
+    assert update_working_set(large, sparse, 1) == 8 * 256 * 7168 * 2816 / 8  # more than any bucket
 
 
 def test_one_forward_one_backward_holds_as_many_as_there_are_stages_behind() -> None:
@@ -272,8 +297,13 @@ def test_shipped_clusters_are_readable_and_say_where_their_figures_are_from() ->
     [
         (Layout(Mesh(dp=3), 1, "none"), "cannot be cut"),
         (Layout(Mesh(pp=8), 16, "none"), "4 micro-batches cannot fill 8"),
-        (Layout(Mesh(pp=2), 1, "none", zero=2), "ZeRO-2"),
+        (Layout(Mesh(pp=2), 1, "none", zero=2), "ZeRO-2 is DeepSpeed's"),
+        (Layout(Mesh(dp=2, tp=2), 1, "none", zero=2), "dp and ep axes only"),
+        (Layout(Mesh(tp=2), 1, "none", zero=3), "dp and ep axes only"),
+        (Layout(Mesh(dp=2), 1, "full", zero=2), "no checkpointing"),
         (Layout(Mesh(dp=2, ep=2), 1, "none", zero=3), "ZeRO-3"),
+        (Layout(Mesh(dp=2, ep=2), 1, "none", zero=2), None),
+        (Layout(Mesh(dp=2), 1, "none", zero=3), None),
         (Layout(Mesh(), 1, "none", n_chunks=2), "need a pipeline"),
         (Layout(Mesh(pp=8), 1, "none", n_chunks=4), "8 layers do not make 32"),
         (Layout(Mesh(pp=4), 8, "none", n_chunks=2), None),
@@ -299,6 +329,15 @@ def test_search_returns_what_fits_fastest_first_and_counts_the_rest() -> None:
     assert not tiny.estimates
     reasons = [entry for entry in tiny.refused.values() if "GiB" in entry.reason]
     assert len(reasons) == 1 and reasons[0].count > 50
+
+
+def test_search_offers_zero_two_and_three_only_as_a_trainer_runs_them() -> None:
+    plan = search(WORKLOAD, CLUSTER, 8, (2, 3))
+    assert {found.layout.zero for found in plan.estimates} == {2, 3}
+    for found in plan.estimates:
+        mesh = found.layout.mesh
+        assert (mesh.tp, mesh.pp, found.layout.checkpointing) == (1, 1, "none")
+        assert found.layout.zero == 2 or mesh.ep == 1
 
 
 def test_search_prefers_no_recomputation_where_memory_allows() -> None:

@@ -20,12 +20,14 @@ from model.config import LatentConfig, ModelConfig
 from model.layers.watched import torch_instead
 from model.parallel.check import SHAPES
 from model.parallel.mesh import Mesh
+from model.parallel.processes import alone
 from model.parallel.shards import load
 from model.parallel.stage import Stage
 from model.parallel.trainer import next_token_targets
 from model.plan.__main__ import main
 from model.plan.activations import stage_activations
-from model.plan.check import MODEL
+from model.plan.check import MODEL, step_peak
+from model.plan.costs import fullest_memory
 from model.plan.layout import PRECISIONS, Layout, Workload
 from model.plan.measure import LiveBytes, kept_by, shard_parameters
 from model.plan.shapes import model_of
@@ -139,6 +141,31 @@ def test_kept_activations_are_within_five_per_cent(variant: str, checkpointing: 
         loss.backward()
 
 
+@pytest.mark.parametrize(
+    ("variant", "checkpointing", "precision"),
+    [
+        ("many-experts", "full", "bf16"),
+        ("many-experts", "none", "fp32"),
+        ("grouped", "full", "fp32"),
+        ("dense", "selective", "bf16"),
+        ("latent", "none", "bf16"),
+    ],
+)
+def test_peak_of_a_step_is_within_five_per_cent(variant: str, checkpointing: Any, precision: str) -> None:
+    """Of all tensors: where weights and states are most of it, and where activations are."""
+    if variant == "many-experts":
+        moe = dataclasses.replace(MODEL.moe, n_experts=64, d_expert=128)
+        config, rows = dataclasses.replace(MODEL, moe=moe), 1
+    else:
+        config, rows = VARIANTS[variant], 8
+    workload = Workload(config, 64, 2 * rows, PRECISIONS[precision])
+    layout = Layout(Mesh(), rows, checkpointing, has_kernels=False)
+    torch.manual_seed(0)
+    with torch_instead():
+        measured = step_peak(workload, layout, alone(), Transformer(config).state_dict())
+    assert measured == pytest.approx(fullest_memory(workload, layout).total, rel=0.05)
+
+
 def run_check(n_ranks: int, *arguments: str) -> list[dict[str, Any]]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -166,7 +193,7 @@ def run_check(n_ranks: int, *arguments: str) -> list[dict[str, Any]]:
     return rows
 
 
-def test_messages_and_activations_of_two_ranks_are_within_five_per_cent() -> None:
+def test_messages_and_memory_of_two_ranks_are_within_five_per_cent() -> None:
     rows = run_check(2, "--mesh", "tp=2", "--mesh", "dp=2,ep=2", "--mesh", "pp=2")
     assert {row["name"] for row in rows} == {
         "tp bytes",
@@ -175,6 +202,8 @@ def test_messages_and_activations_of_two_ranks_are_within_five_per_cent() -> Non
         "pp bytes",
         "ends bytes",
         "activations",
+        "peak fp32",
+        "peak bf16",
     }
     assert all(row["measured"] > 10_000 for row in rows)
     assert [row for row in rows if row["off"] > 0.05] == []
