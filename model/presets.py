@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from model.config import ModelConfig, MoEConfig
+import json
+from pathlib import Path
+
+from model.config import ConfigError, ModelConfig, MoEConfig
 
 _SMOLLM2 = ModelConfig(
     name="smollm2",
@@ -34,3 +37,24 @@ PRESETS: dict[str, ModelConfig] = {
     ),
     "smollm2": _SMOLLM2,  # SmolLM2-135M-Instruct, dense
 }
+
+
+def named_config(name_or_file: str) -> ModelConfig:
+    """A preset, or what a JSON file of a model configuration or a model folder's says.
+
+    Raises ConfigError where there is neither, or the file holds no model.
+    """
+    if name_or_file in PRESETS:
+        return PRESETS[name_or_file]
+    try:
+        values = json.loads(Path(name_or_file).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"{name_or_file!r} is neither a preset ({', '.join(PRESETS)}) nor a file that can be read "
+            f"({error.strerror}): give one of them"
+        ) from error
+    except ValueError as error:
+        raise ConfigError(f"{name_or_file} is no JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{name_or_file} holds no model configuration: it must be a JSON object")
+    return ModelConfig.from_dict(values.get("model", values))

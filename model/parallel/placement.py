@@ -1,6 +1,8 @@
 """Which device computes which part of a step: data path, attention, dense products, hot and cold experts.
 
-Takes measured device models (`device_model.py`) and tries every assignment; with one device there is one. Within a
+Takes measured device models (`device_model.py`) and tries every assignment; with one device there is one. Attention's
+projections cost what dense products do. A device must hold what lies on it: weights, and in training gradients, states
+of AdamW and activations without checkpointing, in serving the cache of keys and values. Within a
 layer parts run one after the other and the stream is copied where neighbours lie apart; the data path runs ahead of
 the step and costs only what it takes longer, unless it shares its device. Hot experts on an accelerator and cold ones
 on the host run at once. What comes out is a simulation and says so. Does not import torch, except to measure.
@@ -11,6 +13,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -24,10 +27,13 @@ from model.parallel.device_model import (
     read_device_model,
     to_json,
 )
-from model.presets import PRESETS
+from model.parallel.mesh import Mesh
+from model.plan.activations import halves, head_saved, routed_rows
+from model.plan.layout import PRECISIONS, Layout
+from model.presets import PRESETS, named_config
 
 PARTS: tuple[Operation, ...] = ("data", "attention", "dense", "experts")
-BYTES = {"float32": 4, "bfloat16": 2}
+PRECISION = {"float32": PRECISIONS["fp32"], "bfloat16": PRECISIONS["bf16"]}
 
 
 class PlacementError(ValueError):
@@ -36,11 +42,31 @@ class PlacementError(ValueError):
 
 @dataclass(frozen=True)
 class Work:
-    """What one step asks of a part: FLOPs (tokens for the data path), the size that rates depend on, weights."""
+    """What one step asks of a part: FLOPs (tokens for the data path), the size that rates depend on, memory.
+
+    `product_flops` are those of plain products within the part, which run at the rate of dense ones.
+    """
 
     flops: float
     size: float
     weight_bytes: float
+    product_flops: float = 0.0
+    state_bytes: float = 0.0  # gradients and the optimiser's, of all weights
+    kept_bytes: float = 0.0  # activations of the step, or the cache
+
+    @property
+    def held_bytes(self) -> float:
+        return self.weight_bytes + self.state_bytes + self.kept_bytes
+
+    def operations(self, part: Operation) -> tuple[Operation, ...]:
+        """The rates that it needs."""
+        own: tuple[Operation, ...] = (part,) if self.flops else ()
+        return (*own, "dense") if self.product_flops else own
+
+    def seconds(self, part: Operation, device: DeviceModel) -> float:
+        return device.seconds(part, self.flops, self.size) + device.seconds(
+            "dense", self.product_flops, self.size
+        )
 
 
 @dataclass(frozen=True)
@@ -65,10 +91,15 @@ class Placement:
 
 
 def work_of(
-    config: ModelConfig, tokens: int, *, dtype: str, is_training: bool = True
+    config: ModelConfig, tokens: int, *, dtype: str, is_training: bool = True, cache_bytes: float = 0.0
 ) -> dict[Operation, Work]:
-    """One step over `tokens` tokens in one sequence; training counts three forward passes."""
-    passes, width = (3 if is_training else 1), BYTES[dtype]
+    """One step over `tokens` tokens in one sequence; training counts three forward passes and keeps all activations.
+
+    `cache_bytes` are those of serving's keys and values, where they are more than of these tokens.
+    """
+    passes, precision = (3 if is_training else 1), PRECISION[dtype]
+    width = precision.block_bytes
+    state = (precision.gradient_bytes + precision.state_bytes) if is_training else 0
     moe, n_moe = config.moe, config.n_moe_layers
     d_head = config.d_head if config.latent is None else config.latent.d_nope + config.latent.d_rope
     scores = config.n_layers * 2 * (tokens / 2) * config.n_heads * 2 * d_head
@@ -76,17 +107,55 @@ def work_of(
     experts = 0 if moe is None else n_moe * 3 * config.d_model * moe.d_expert
     routed = 0 if moe is None else experts * moe.top_k
     outside_routed = config.active_parameters - projections - routed
+    all_routed = 0 if moe is None else experts * moe.n_experts
     rows_per_expert = 1.0 if moe is None else max(tokens * moe.top_k / moe.n_experts, 1.0)
+    kept = _activations(config, tokens, width) if is_training else (0.0, 0.0, 0.0)
+    cache = 0.0 if is_training else max(cache_bytes, tokens * width * _cached_per_token(config))
     return {
         "data": Work(tokens, tokens, 0),
-        "attention": Work(passes * tokens * (2 * projections + scores), tokens, width * projections),
-        "dense": Work(passes * tokens * 2 * outside_routed, tokens, width * outside_routed),
+        "attention": Work(
+            passes * tokens * scores,
+            tokens,
+            width * projections,
+            product_flops=passes * tokens * 2 * projections,
+            state_bytes=state * projections,
+            kept_bytes=kept[0] + cache,
+        ),
+        "dense": Work(
+            passes * tokens * 2 * outside_routed,
+            tokens,
+            width * outside_routed,
+            state_bytes=state * outside_routed,
+            kept_bytes=kept[1],
+        ),
         "experts": Work(
             passes * tokens * 2 * routed,
             rows_per_expert,
-            0 if moe is None else width * experts * moe.n_experts,
+            width * all_routed,
+            state_bytes=state * all_routed,
+            kept_bytes=kept[2],
         ),
     }
+
+
+def _activations(config: ModelConfig, tokens: int, width: int) -> tuple[float, float, float]:
+    """Bytes kept for the backward pass by attention, dense parts (the head among them) and routed experts."""
+    layout = Layout(Mesh(), 1, "none")
+    attention, dense, routed = 0.0, head_saved(config), 0.0
+    for layer in range(config.n_layers):
+        attending, feeding = halves(config, layer, width, layout)
+        rows = 0.0
+        if config.moe is not None and config.is_moe_layer(layer):
+            rows = routed_rows(config.moe, width, layout)
+        attention, dense, routed = attention + attending, dense + feeding - rows, routed + rows
+    return tokens * attention, tokens * dense, tokens * routed
+
+
+def _cached_per_token(config: ModelConfig) -> int:
+    """Elements of keys and values, or of latents, that serving keeps of one token."""
+    if config.latent is not None:
+        return config.n_layers * (config.latent.kv_rank + config.latent.d_rope)
+    return config.n_layers * 2 * config.n_kv_heads * config.d_head
 
 
 def place(
@@ -96,23 +165,27 @@ def place(
     *,
     load: Sequence[float] | None = None,
     is_training: bool = True,
+    cache_bytes: float = 0.0,
 ) -> Placement:
-    """The fastest assignment; `load` are the experts' shares of the pairs, even where None.
+    """The fastest assignment; `load` are the experts' shares of the pairs, even where None; `cache_bytes` as `work_of`'s.
 
-    Raises PlacementError where some part fits nowhere, or the devices were measured in different dtypes.
+    Raises PlacementError where some part fits nowhere or was measured nowhere, the devices were measured in different
+    dtypes, or there is no token.
     """
-    _require_comparable(devices)
+    work = _work_on(config, devices, tokens, is_training, cache_bytes)
     found = [
         placement
         for chosen in itertools.product(devices, repeat=len(PARTS))
         if (
             placement := _simulate(
-                config, dict(zip(PARTS, chosen, strict=True)), devices, tokens, load, is_training
+                config, dict(zip(PARTS, chosen, strict=True)), devices, work, load, is_training
             )
         )
     ]
     if not found:
-        raise PlacementError(f"{config.name} fits on no assignment to {', '.join(d.name for d in devices)}")
+        raise PlacementError(
+            f"{config.name} fits on no assignment to {', '.join(d.name for d in devices)}: {_needs(work)}"
+        )
     return min(found, key=lambda placement: placement.step_s)
 
 
@@ -123,18 +196,20 @@ def best_single(
 
     Where that device cannot do the data path the host does it, as with any accelerator.
     """
-    _require_comparable(devices)
+    work = _work_on(config, devices, tokens, is_training)
     host = next((device for device in devices if device.is_host and device.can("data")), None)
     found = []
     for device in devices:
         chosen: dict[Operation, DeviceModel] = dict.fromkeys(PARTS, device)
         if not device.can("data") and host is not None:
             chosen["data"] = host
-        placement = _simulate(config, chosen, [device], tokens, None, is_training)
+        placement = _simulate(config, chosen, [device], work, None, is_training)
         if placement is not None:
             found.append(placement)
     if not found:
-        raise PlacementError(f"{config.name} fits on none of {', '.join(device.name for device in devices)}")
+        raise PlacementError(
+            f"{config.name} fits on none of {', '.join(device.name for device in devices)}: {_needs(work)}"
+        )
     return min(found, key=lambda placement: placement.step_s)
 
 
@@ -153,19 +228,27 @@ def split_experts(
     accelerator: DeviceModel,
     host: DeviceModel,
     free_bytes: float,
-) -> ExpertSplit:
+    host_free_bytes: float = math.inf,
+) -> ExpertSplit | None:
     """How many of the hottest experts to keep on the accelerator so that both sides together finish first.
 
-    `load` are the experts' shares of the pairs; `free_bytes` is what the accelerator has for experts. Rates are read
-    at each side's own rows per expert.
+    `load` are the experts' shares of the pairs; `free_bytes` and `host_free_bytes` are what each side has for experts.
+    Rates are read at each side's own rows per expert. None where the experts do not fit.
     """
     ordered = sorted(load, reverse=True)
-    each_bytes = work.weight_bytes / n_experts
-    n_most = n_experts if each_bytes == 0 else min(n_experts, int(free_bytes // each_bytes))
-    return min(
-        (_split(work, ordered, n_hot, accelerator, host) for n_hot in range(n_most + 1)),
-        key=lambda split: max(split.hot_s, split.cold_s),
-    )
+    splits = [_split(work, ordered, n_hot, accelerator, host) for n_hot in range(n_experts + 1)]
+    fitting = [
+        split
+        for split in splits
+        if _held(work, split.n_hot / n_experts, split.hot_share) <= free_bytes
+        and _held(work, 1 - split.n_hot / n_experts, 1 - split.hot_share) <= host_free_bytes
+    ]
+    return min(fitting, key=lambda split: max(split.hot_s, split.cold_s), default=None)
+
+
+def _held(work: Work, experts_share: float, rows_share: float) -> float:
+    """Bytes of so much of the experts' weights and states, and of the rows that they are asked for."""
+    return (work.weight_bytes + work.state_bytes) * experts_share + work.kept_bytes * rows_share
 
 
 def _split(
@@ -193,30 +276,25 @@ def _simulate(
     config: ModelConfig,
     chosen: dict[Operation, DeviceModel],
     devices: Sequence[DeviceModel],
-    tokens: int,
+    work: dict[Operation, Work],
     load: Sequence[float] | None,
     is_training: bool,
 ) -> Placement | None:
     """None where a part cannot run on its device or does not fit there."""
-    work = work_of(config, tokens, dtype=devices[0].dtype, is_training=is_training)
-    if any(work[part].flops and not device.can(part) for part, device in chosen.items()):
+    if not all(
+        device.can(needed) for part, device in chosen.items() for needed in work[part].operations(part)
+    ):
         return None
-    seconds = {
-        part: device.seconds(part, work[part].flops, work[part].size) for part, device in chosen.items()
-    }
+    seconds = {part: work[part].seconds(part, device) for part, device in chosen.items()}
     split = None
     if config.moe is not None and work["experts"].flops:
         split = _place_experts(config, chosen, devices, work, load)
         if split is None:
             return None
         seconds["experts"] = max(split.hot_s, split.cold_s)
-    for device in devices:
-        on_it = sum(
-            work[part].weight_bytes for part, place in chosen.items() if place is device and part != "experts"
-        )
-        if on_it > device.memory_bytes:
-            return None
-    copies = _copies_s(config, chosen, tokens, split, is_training)
+    if any(_free_bytes(device, chosen, work) < 0 for device in devices):
+        return None
+    copies = _copies_s(config, chosen, work["data"].size, split, is_training)
     compute = seconds["attention"] + seconds["dense"] + seconds["experts"] + copies
     shares_device = any(chosen["data"] is chosen[part] for part in PARTS[1:] if work[part].flops)
     step = compute + seconds["data"] if shares_device else max(compute, seconds["data"])
@@ -236,28 +314,36 @@ def _place_experts(
     if len(shares) != n_experts or min(shares) < 0 or sum(shares) <= 0:
         raise PlacementError(f"load needs {n_experts} shares that are not negative and not all zero")
     device = chosen["experts"]
-    taken = sum(
-        work[part].weight_bytes for part, place in chosen.items() if place is device and part != "experts"
-    )
-    free = device.memory_bytes - taken
+    free = _free_bytes(device, chosen, work)
     host = next((other for other in devices if other.is_host and other.can("experts")), None)
     if device.is_host or host is None:
-        if work["experts"].weight_bytes > free:
+        if work["experts"].held_bytes > free:
             return None
         return _split(work["experts"], sorted(shares, reverse=True), n_experts, device, device)
-    return split_experts(work["experts"], n_experts, shares, device, host, max(free, 0.0))
+    host_free = _free_bytes(host, chosen, work)
+    return split_experts(work["experts"], n_experts, shares, device, host, free, host_free)
+
+
+def _free_bytes(
+    device: DeviceModel, chosen: dict[Operation, DeviceModel], work: dict[Operation, Work]
+) -> float:
+    """What is left for experts beside the other parts; below 0 where these do not fit."""
+    taken = sum(
+        work[part].held_bytes for part, place in chosen.items() if place is device and part != "experts"
+    )
+    return device.memory_bytes - taken
 
 
 def _copies_s(
     config: ModelConfig,
     chosen: dict[Operation, DeviceModel],
-    tokens: int,
+    tokens: float,
     split: ExpertSplit | None,
     is_training: bool,
 ) -> float:
     """Copies of the stream between attention, dense parts and experts of each layer, and of cold experts' rows."""
     directions = 2 if is_training else 1  # gradients take the way back
-    stream = tokens * config.d_model * BYTES[chosen["attention"].dtype]
+    stream = tokens * config.d_model * PRECISION[chosen["attention"].dtype].block_bytes
     seconds = 0.0
     ffn = chosen["experts"] if config.n_moe_layers else chosen["dense"]
     for here, there in ((chosen["attention"], ffn), (ffn, chosen["attention"])):
@@ -272,6 +358,34 @@ def _copies_s(
         rows = stream * min(1.0, config.moe.top_k * (1 - split.hot_share))
         seconds += 2 * config.n_moe_layers * directions * ffn.copy_seconds(rows)
     return seconds
+
+
+def _work_on(
+    config: ModelConfig,
+    devices: Sequence[DeviceModel],
+    tokens: int,
+    is_training: bool,
+    cache_bytes: float = 0.0,
+) -> dict[Operation, Work]:
+    """`work_of`, where these devices can be compared and together were measured on all of it."""
+    _require_comparable(devices)
+    if tokens < 1:
+        raise PlacementError(f"a step needs at least 1 token, not {tokens}")
+    dtype = devices[0].dtype
+    work = work_of(config, tokens, dtype=dtype, is_training=is_training, cache_bytes=cache_bytes)
+    for part in PARTS:
+        needed = work[part].operations(part)
+        if not any(all(device.can(operation) for operation in needed) for device in devices):
+            raise PlacementError(
+                f"none of {', '.join(device.name for device in devices)} was measured on {' and '.join(needed)}: "
+                "give the host's model too (`python -m model.parallel.placement measure --device cpu`)"
+            )
+    return work
+
+
+def _needs(work: dict[Operation, Work]) -> str:
+    parts = ", ".join(f"{part} {work[part].held_bytes / 1e9:.3g}" for part in PARTS if work[part].held_bytes)
+    return f"it needs GB of {parts}"
 
 
 def _require_comparable(devices: Sequence[DeviceModel]) -> None:
@@ -307,11 +421,7 @@ def _measure(options: argparse.Namespace) -> int:
 
 def _print_simulation(options: argparse.Namespace) -> int:
     devices = [read_device_model(Path(file)) for file in options.device_models]
-    if options.config in PRESETS:
-        config = PRESETS[options.config]
-    else:
-        values = json.loads(Path(options.config).read_text(encoding="utf-8"))
-        config = ModelConfig.from_dict(values.get("model", values))
+    config = named_config(options.config)
     placed = place(config, devices, options.tokens, is_training=not options.inference)
     single = best_single(config, devices, options.tokens, is_training=not options.inference)
     document = {
@@ -347,12 +457,14 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument(
         "--device", default="cpu", help="cpu, or the accelerator's name as torch has it: cuda, npu"
     )
-    measure.add_argument("--dtype", choices=tuple(BYTES), default="float32")
+    measure.add_argument("--dtype", choices=tuple(PRECISION), default="float32")
     measure.add_argument("--seconds", type=float, default=0.2, help="for each sample")
     measure.add_argument("--out", help="file to write; else it is printed")
     simulate = commands.add_parser("simulate", help="place a model on measured devices")
     simulate.add_argument("device_models", nargs="+", help="JSON files that `measure` wrote")
-    simulate.add_argument("--config", required=True, help="a preset, or a JSON file of a model configuration")
+    simulate.add_argument(
+        "--config", required=True, help=f"{', '.join(PRESETS)}, or a JSON file of a model configuration"
+    )
     simulate.add_argument("--tokens", type=int, default=512)
     simulate.add_argument("--inference", action="store_true")
     simulate.add_argument("--json", action="store_true")

@@ -14,17 +14,16 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from model.config import ConfigError, ModelConfig
+from model.config import ConfigError
 from model.plan.cluster import Cluster, ClusterError, read_cluster, shipped
 from model.plan.costs import Estimate, bubble_share
 from model.plan.layout import PRECISIONS, Workload
 from model.plan.search import Plan, search
 from model.plan.shapes import model_of
 from model.plan.sizes import rank_parameters
-from model.presets import PRESETS
+from model.presets import PRESETS, named_config
 
 GIB = 2**30
 COLUMNS = (
@@ -90,16 +89,7 @@ def row_of(found: Estimate) -> dict[str, Any]:
 
 
 def _workload(options: argparse.Namespace) -> Workload:
-    if options.config is None:
-        config = model_of(options.params)
-    elif options.config in PRESETS:
-        config = PRESETS[options.config]
-    else:
-        try:
-            values = json.loads(Path(options.config).read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{options.config} is no JSON: {error}") from error
-        config = ModelConfig.from_dict(values.get("model", values))
+    config = model_of(options.params) if options.config is None else named_config(options.config)
     if options.devices < 1 or options.batch < 1 or not 1 <= options.tokens <= config.max_context:
         raise ConfigError(
             f"--devices and --batch must be at least 1, --tokens between 1 and {config.max_context}"
@@ -208,7 +198,7 @@ def _parser() -> argparse.ArgumentParser:
     shape = parser.add_mutually_exclusive_group(required=True)
     shape.add_argument("--params", type=float, help="take a shape of about so many parameters, 1e9 or more")
     shape.add_argument(
-        "--config", help="a preset, or a JSON file of a model configuration or a model folder's"
+        "--config", help=f"{', '.join(PRESETS)}, or a JSON file of a model configuration or a model folder's"
     )
     parser.add_argument("--devices", type=int, required=True)
     parser.add_argument("--cluster", default="h100-80gb", help=f"{', '.join(shipped())}, or a TOML file")

@@ -78,7 +78,7 @@ def _in_backward(config: ModelConfig, layer: int, width: int, layout: Layout) ->
     gradients = 0.3 * saved_plainly(config, layer, FP32_BYTES, layout)  # in bf16 some are fp32 too
     if layout.checkpointing == "none":
         return gradients
-    attention, ffn = _halves(config, layer, width, layout)
+    attention, ffn = halves(config, layer, width, layout)
     again = attention + ffn
     if layout.checkpointing == "selective":  # one half after the other
         again = max(attention - _attention_products(config, width), ffn)
@@ -119,11 +119,11 @@ def _layer(config: ModelConfig, layer: int, width: int, layout: Layout) -> float
 
 def saved_plainly(config: ModelConfig, layer: int, width: int, layout: Layout) -> float:
     """Bytes per token of one layer without checkpointing; `width` are bytes per element of a block."""
-    return sum(_halves(config, layer, width, layout))
+    return sum(halves(config, layer, width, layout))
 
 
-def _halves(config: ModelConfig, layer: int, width: int, layout: Layout) -> tuple[float, float]:
-    """Of attention and of the feed-forward, each with its norm."""
+def halves(config: ModelConfig, layer: int, width: int, layout: Layout) -> tuple[float, float]:
+    """Of attention and of the feed-forward, each with its norm, as `saved_plainly`."""
     attention = _norm(config, width) + _attention(config, width)
     ffn = _norm(config, width) + width * config.d_model
     if config.moe is not None and config.is_moe_layer(layer):
@@ -187,10 +187,15 @@ def _moe(moe: MoEConfig, width: int, layout: Layout) -> float:
     router += FP32_BYTES * moe.d_model if width < FP32_BYTES else 0  # its fp32 input
     if moe.normalise_top_k:
         router += FP32_BYTES
-    rows = width * (2 * moe.d_model + 4 * moe.d_expert) + 2 * INDEX_BYTES  # x, y; gate, up, silu, product
-    if layout.mesh.ep > 1:
-        rows += 2 * INDEX_BYTES + FP32_BYTES  # sorted once more where they are computed
     shared = 4 * width * moe.d_shared
     if moe.gate_shared:
         shared += width * (moe.d_model + 1)
-    return router + k * rows + shared
+    return router + routed_rows(moe, width, layout) + shared
+
+
+def routed_rows(moe: MoEConfig, width: int, layout: Layout) -> float:
+    """Bytes per token that the routed experts' rows keep; part of `halves`' second."""
+    row = width * (2 * moe.d_model + 4 * moe.d_expert) + 2 * INDEX_BYTES  # x, y; gate, up, silu, product
+    if layout.mesh.ep > 1:
+        row += 2 * INDEX_BYTES + FP32_BYTES  # sorted once more where they are computed
+    return moe.top_k * row

@@ -8,6 +8,8 @@ import torch.
 
 from __future__ import annotations
 
+import math
+
 from model.config import ConfigError, ModelConfig, MoEConfig
 
 VOCABULARY = 131_072
@@ -24,7 +26,9 @@ _ROWS = (
 
 
 def model_of(parameters: float) -> ModelConfig:
-    """A shape whose total is within 3 % of `parameters`. Raises ConfigError below 1e9."""
+    """A shape whose total is within 3 % of `parameters`. Raises ConfigError below 1e9 and for what is no number."""
+    if not math.isfinite(parameters):
+        raise ConfigError(f"no shape for {parameters} parameters: give a number, at least 1e9")
     row = next((row for row in _ROWS if parameters >= row[0]), None)
     if row is None:
         raise ConfigError(f"no shape for {parameters:.3g} parameters: at least 1e9, or give --config")

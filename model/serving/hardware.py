@@ -29,7 +29,7 @@ from model.serving.offload import OffloadExecutor
 from model.serving.offload_layout import HOST, Layout
 from model.serving.packed import Weights
 from model.serving.served import ServedModel, load_served
-from model.serving.torch_executor import TorchExecutor
+from model.serving.torch_executor import TorchExecutor, bytes_per_block
 
 PLANNED_TOKENS = 16  # of the steps that a layout is planned for: decoding
 
@@ -133,18 +133,18 @@ def load_on(
     n_blocks = blocks_within(config, served.transformer.dtype.itemsize, limits)
     offloaded = OffloadExecutor(
         served.transformer,
-        _layout(hardware, config),
+        _layout(hardware, config, n_blocks * bytes_per_block(served.transformer, BLOCK_TOKENS)),
         lambda spread: TorchExecutor(spread, n_blocks, block_tokens=BLOCK_TOKENS),
     )
     return dataclasses.replace(served, executor=offloaded)
 
 
-def _layout(hardware: Hardware, config: ModelConfig) -> Layout:
+def _layout(hardware: Hardware, config: ModelConfig, cache_bytes: int) -> Layout:
     if hardware.device_models:
         models = [read_device_model(file) for file in hardware.device_models]
         for model in models:
             _require_device(model.kind)
-        return Layout.planned(config, models, PLANNED_TOKENS)
+        return Layout.planned(config, models, PLANNED_TOKENS, cache_bytes)
     device = torch.device(hardware.accelerator)
     return Layout(hardware.n_hot or 0, device, HOST, attention=device, dense=device)
 

@@ -57,12 +57,14 @@ class Layout:
         )
 
     @classmethod
-    def planned(cls, config: ModelConfig, models: Sequence[DeviceModel], n_tokens: int) -> Layout:
+    def planned(
+        cls, config: ModelConfig, models: Sequence[DeviceModel], n_tokens: int, cache_bytes: int = 0
+    ) -> Layout:
         """The fastest layout for steps of so many tokens on this machine's devices, each by its measured model.
 
-        Raises PlacementError where the model fits on no assignment.
+        `cache_bytes` of keys and values lie with attention. Raises PlacementError where the model fits on no assignment.
         """
-        placement = place(config, models, n_tokens, is_training=False)
+        placement = place(config, models, n_tokens, is_training=False, cache_bytes=cache_bytes)
         devices = {model.name: HOST if model.is_host else torch.device(model.kind) for model in models}
         return cls.of(placement, devices, 0 if config.moe is None else config.moe.n_experts)
 

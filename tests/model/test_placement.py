@@ -11,10 +11,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.config import ConfigError, ModelConfig, MoEConfig
+from model.config import ConfigError, LatentConfig, ModelConfig, MoEConfig
 from model.layers.moe import Experts, MoELayer
 from model.parallel.device_model import DeviceModel, DeviceModelError, read_device_model, to_json
 from model.parallel.measure_device import measure_device
+from model.parallel.mesh import Mesh
 from model.parallel.offload import OffloadedExperts, hottest
 from model.parallel.placement import (
     PlacementError,
@@ -25,6 +26,8 @@ from model.parallel.placement import (
     split_experts,
     work_of,
 )
+from model.plan.activations import stage_activations
+from model.plan.layout import PRECISIONS, Layout, Workload
 
 MODEL = ModelConfig(
     name="m",
@@ -113,11 +116,74 @@ def test_work_of_a_step_is_that_of_the_configuration() -> None:
     assert work["experts"].flops == 128 * 2 * 4 * 2 * 3 * 64 * 32
     assert work["experts"].weight_bytes == 4 * 4 * 8 * 3 * 64 * 32
     assert work["experts"].size == 128 * 2 / 8
-    multiplied = sum(work[part].flops for part in ("attention", "dense", "experts"))  # type: ignore[index]
+    multiplied = sum(
+        work[part].flops + work[part].product_flops
+        for part in ("attention", "dense", "experts")  # type: ignore[index]
+    )
     scores = 4 * 128 * 2 * 64 * 4 * 2 * 16
+    assert work["attention"].flops == scores
+    assert work["attention"].product_flops == 2 * 128 * 4 * 4 * 64 * 64
     assert multiplied == 2 * 128 * MODEL.active_parameters + scores
     training = work_of(MODEL, 128, dtype="float32")
     assert training["dense"].flops == 3 * work["dense"].flops
+    assert training["attention"].product_flops == 3 * work["attention"].product_flops
+
+
+def test_projections_of_attention_cost_what_dense_products_do() -> None:
+    work = work_of(MODEL, 128, dtype="float32")["attention"]
+    assert work.seconds("attention", HOST) == pytest.approx(work.flops / 1e10 + work.product_flops / 1e11)
+    faster = dataclasses.replace(HOST, rates={**HOST.rates, "attention": ((64.0, 1e15),)})
+    assert work.seconds("attention", faster) == pytest.approx(work.product_flops / 1e11, rel=1e-3)
+
+
+@pytest.mark.parametrize(("dtype", "bytes_each"), [("float32", 16), ("bfloat16", 16)])
+def test_training_holds_gradients_states_and_activations_beside_the_weights(
+    dtype: str, bytes_each: int
+) -> None:
+    work = work_of(MODEL, 128, dtype=dtype)
+    of_weights = sum(part.weight_bytes + part.state_bytes for part in work.values())
+    assert of_weights == pytest.approx(bytes_each * (MODEL.total_parameters))
+    workload = Workload(MODEL, 128, 1, PRECISIONS["fp32" if dtype == "float32" else "bf16"])
+    ids = 128 * 8
+    kept = sum(part.kept_bytes for part in work.values())
+    assert kept == pytest.approx(stage_activations(workload, Layout(Mesh(), 1, "none"), 0) - ids)
+    assert all(work[part].kept_bytes > 0 for part in ("attention", "dense", "experts"))  # type: ignore[index]
+
+
+def test_serving_holds_keys_and_values_beside_attention() -> None:
+    work = work_of(MODEL, 128, dtype="bfloat16", is_training=False)
+    assert work["attention"].kept_bytes == 128 * 4 * 2 * 4 * 16 * 2
+    assert {part: entry.state_bytes for part, entry in work.items()} == dict.fromkeys(work, 0)
+    assert work["dense"].kept_bytes == work["experts"].kept_bytes == 0
+    latent = LatentConfig(kv_rank=24, d_nope=16, d_rope=8, d_value=16)
+    compressed = dataclasses.replace(MODEL, latent=latent)
+    kept = work_of(compressed, 128, dtype="float32", is_training=False)["attention"].kept_bytes
+    assert kept == 128 * 4 * (24 + 8) * 4
+    full = work_of(MODEL, 1, dtype="float32", is_training=False, cache_bytes=1e6)
+    assert full["attention"].kept_bytes == 1e6
+
+
+def test_what_a_device_must_hold_decides_what_fits_there() -> None:
+    """Weights alone would fit; with gradients, states and activations, or with a cache, they do not."""
+    weights = 4 * MODEL.total_parameters
+    held = sum(work.held_bytes for work in work_of(MODEL, 128, dtype="float32").values())
+    assert held > 4 * weights
+    with pytest.raises(PlacementError, match="fits on no assignment to host: it needs GB of attention"):
+        place(MODEL, [dataclasses.replace(HOST, memory_bytes=int(0.9 * held))], 128)
+    assert place(MODEL, [dataclasses.replace(HOST, memory_bytes=int(held) + 1)], 128)
+    serving = dataclasses.replace(HOST, memory_bytes=2 * weights)
+    assert place(MODEL, [serving], 16, is_training=False)
+    with pytest.raises(PlacementError, match="fits on no assignment"):
+        place(MODEL, [serving], 16, is_training=False, cache_bytes=1.5 * weights)
+
+
+def test_cold_experts_must_fit_the_host() -> None:
+    work = work_of(MODEL, 512, dtype="float32")["experts"]
+    half = work.held_bytes / 2
+    even = [1 / 8] * 8
+    split = split_experts(work, 8, even, ACCELERATOR, HOST, half, half)
+    assert split is not None and split.n_hot == 4
+    assert split_experts(work, 8, even, ACCELERATOR, HOST, half, 0.9 * half) is None
 
 
 def test_one_device_has_one_placement_and_no_gain() -> None:
@@ -151,11 +217,9 @@ def test_the_data_path_runs_ahead_where_it_has_a_device_of_its_own() -> None:
 
 
 def test_what_does_not_fit_the_accelerator_is_computed_on_the_host() -> None:
-    weights = work_of(MODEL, 512, dtype="float32")["experts"].weight_bytes
-    others = sum(
-        work.weight_bytes for part, work in work_of(MODEL, 512, dtype="float32").items() if part != "experts"
-    )
-    small = dataclasses.replace(ACCELERATOR, memory_bytes=int(others + weights / 2))
+    held = {part: work.held_bytes for part, work in work_of(MODEL, 512, dtype="float32").items()}
+    others = held["attention"] + held["dense"]
+    small = dataclasses.replace(ACCELERATOR, memory_bytes=int(others + held["experts"] / 2))
     load = [0.4, 0.2, 0.1, 0.1, 0.05, 0.05, 0.05, 0.05]
     placed = place(MODEL, [HOST, small], 512, load=load)
     assert placed.experts is not None
@@ -169,14 +233,16 @@ def test_what_does_not_fit_the_accelerator_is_computed_on_the_host() -> None:
 def test_all_experts_are_hot_where_they_fit_and_the_host_is_slow() -> None:
     work = work_of(MODEL, 512, dtype="float32")["experts"]
     split = split_experts(work, 8, [1 / 8] * 8, ACCELERATOR, HOST, 1e9)
-    assert split.n_hot == 8 and split.cold_s == 0
-    assert split_experts(work, 8, [1 / 8] * 8, ACCELERATOR, HOST, 0).n_hot == 0
+    assert split is not None and split.n_hot == 8 and split.cold_s == 0
+    none = split_experts(work, 8, [1 / 8] * 8, ACCELERATOR, HOST, 0)
+    assert none is not None and none.n_hot == 0
 
 
 def test_equal_sides_share_the_experts() -> None:
     work = work_of(MODEL, 4096, dtype="float32")["experts"]
     twin = dataclasses.replace(HOST, name="twin", kind="cuda")
-    assert split_experts(work, 8, [1 / 8] * 8, twin, HOST, 1e9).n_hot == 4
+    split = split_experts(work, 8, [1 / 8] * 8, twin, HOST, 1e9)
+    assert split is not None and split.n_hot == 4
 
 
 def test_what_fits_nowhere_and_mixed_measurements_are_refused() -> None:
@@ -192,6 +258,16 @@ def test_what_fits_nowhere_and_mixed_measurements_are_refused() -> None:
         place(MODEL, [], 128)
     with pytest.raises(PlacementError, match="load needs 8"):
         place(MODEL, [HOST], 128, load=[1.0])
+    for tokens in (0, -5):
+        with pytest.raises(PlacementError, match="at least 1 token"):
+            place(MODEL, [HOST], tokens)
+        with pytest.raises(PlacementError, match="at least 1 token"):
+            best_single(MODEL, [HOST], tokens)
+    with pytest.raises(PlacementError, match="none of accelerator was measured on data: give the host's"):
+        place(MODEL, [ACCELERATOR], 128)
+    scores_only = {"attention": HOST.rates["attention"], "data": HOST.rates["data"]}
+    with pytest.raises(PlacementError, match="was measured on attention and dense"):
+        best_single(MODEL, [dataclasses.replace(HOST, rates=scores_only)], 128)  # type: ignore[arg-type]
 
 
 def test_this_machine_is_measured_and_a_model_placed_on_it(
@@ -220,8 +296,19 @@ def test_devices_that_are_not_there_are_named() -> None:
 
 
 def test_unusable_input_ends_with_code_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["simulate", str(tmp_path / "none.json"), "--config", "tiny"]) == 2
-    assert "error: " in capsys.readouterr().err
+    host, accelerator = tmp_path / "host.json", tmp_path / "accelerator.json"
+    host.write_text(to_json(HOST))
+    accelerator.write_text(to_json(ACCELERATOR))
+    for arguments, message in (
+        ([str(tmp_path / "none.json"), "--config", "tiny"], "is no device model"),
+        ([str(host), "--config", "nope"], "'nope' is neither a preset (tiny, smollm2) nor a file"),
+        ([str(host), "--config", "tiny", "--tokens", "0"], "at least 1 token, not 0"),
+        ([str(host), "--config", "tiny", "--tokens", "-5"], "at least 1 token, not -5"),
+        ([str(accelerator), "--config", "smollm2"], "was measured on data"),
+    ):
+        assert main(["simulate", *arguments]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and message in error
 
 
 @pytest.mark.parametrize("hot", [[], [3], [5, 0, 2], [0, 1, 2, 3, 4, 5, 6, 7]], ids=len)

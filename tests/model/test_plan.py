@@ -255,6 +255,9 @@ def test_shapes_have_about_the_parameters_that_were_asked_for(parameters: float)
 def test_too_few_parameters_have_no_shape() -> None:
     with pytest.raises(ConfigError, match="at least 1e9"):
         model_of(1e8)
+    for value in ("inf", "nan", "-inf"):
+        with pytest.raises(ConfigError, match="at least 1e9"):
+            model_of(float(value))
 
 
 @pytest.mark.parametrize(
@@ -374,6 +377,8 @@ def test_the_table_names_the_source_and_the_refusals(
     [
         ["--config", "nowhere.json", "--devices", "4"],
         ["--params", "1e6", "--devices", "4"],
+        ["--params", "inf", "--devices", "8"],
+        ["--params", "nan", "--devices", "8"],
         ["--params", "1e9", "--devices", "0"],
         ["--params", "1e9", "--devices", "4", "--cluster", "nowhere"],
         ["--config", "tiny", "--devices", "4", "--tokens", "4096"],
@@ -382,6 +387,21 @@ def test_the_table_names_the_source_and_the_refusals(
 def test_unusable_input_ends_with_code_two(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_a_name_that_is_no_model_is_told_what_the_presets_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for text, message in (
+        (None, "neither a preset (tiny, smollm2) nor a file that can be read"),
+        ("{", "is no JSON"),
+        ("[1]", "holds no model configuration"),
+    ):
+        file = tmp_path / "nope"
+        if text is not None:
+            file.write_text(text)
+        assert main(["--config", str(file), "--devices", "4"]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_planning_needs_no_torch() -> None:

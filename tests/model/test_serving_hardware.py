@@ -16,6 +16,7 @@ import pytest
 from model import native
 from model.parallel.device_model import DeviceModel, DeviceModelError, to_json
 from model.parallel.mesh import MeshError
+from model.parallel.placement import PlacementError
 from model.serving.engine import EngineLimits
 from model.serving.executors import BLOCK_TOKENS
 from model.serving.hardware import Hardware, add_options, load_on, read_options
@@ -96,6 +97,10 @@ def test_device_models_decide_where_experts_lie(tmp_path: Path) -> None:
     served = load_on(read("--device-models", str(file)), "tiny", None, LIMITS)
     assert isinstance(served.executor, OffloadExecutor)
     assert [experts.hot for experts in served.executor.experts] == [None, None]
+    weights = 4 * tiny().transformer.config.total_parameters
+    file.write_text(to_json(dataclasses.replace(host, memory_bytes=weights + LIMITS.max_cache_bytes // 2)))
+    with pytest.raises(PlacementError, match="tiny fits on no assignment to host: it needs GB of attention"):
+        load_on(read("--device-models", str(file)), "tiny", None, LIMITS)  # the cache has no room
     file.write_text(to_json(dataclasses.replace(host, name="abacus", kind="abacus")))
     with pytest.raises(ValueError, match="no device 'abacus' here"):
         load_on(read("--device-models", str(file)), "tiny", None, LIMITS)
