@@ -92,7 +92,9 @@ def plan_rows(plan: Mapping[str, Any]) -> list[Row]:
     how = (
         f"computed from the description of {plan['cluster']['name']}, not measured: {plan['parameters']:.3g} parameters, "
         f"{plan['n_fitting']} layouts fit, the fastest is {layout}, ZeRO {best['zero']}, checkpointing "
-        f"{best['checkpointing']}; step {best['step_s']:.1f} s, bubble {best['bubble_share']:.1%}, MFU {best['mfu']:.1%}"
+        f"{best['checkpointing']}; step {best['step_s']:.1f} s, {best['ep_s']:.1f} s of it exchanges between experts, bubble "
+        f"{best['bubble_share']:.1%}, MFU {best['mfu']:.1%}; experts over the ranks of tp, which would keep such exchanges "
+        "on a node, are neither searched nor trained"
     )
     is_counted = bool(verified) and all(row["counted"] == row["formula"] for row in verified)
     ranks = ", ".join(str(row["rank"]) for row in verified)

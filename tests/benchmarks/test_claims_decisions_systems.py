@@ -190,7 +190,7 @@ def plan_document(**changes: Any) -> dict[str, Any]:
         "zero": 1,
         "checkpointing": "full",
     }
-    best |= {"step_s": 9.0, "bubble_share": 0.1, "mfu": 0.4}
+    best |= {"step_s": 9.0, "ep_s": 5.5, "bubble_share": 0.1, "mfu": 0.4}
     counted = {"rank": 0, "counted": {"total": 5}, "formula": {"total": 5}}
     return {
         "cluster": {"name": "h100"},
@@ -207,6 +207,8 @@ def test_a_plan_that_fits_holds_and_says_that_it_is_computed() -> None:
     fits, counted = parallelism.plan_rows(plan_document())
     assert (fits.value, fits.holds, counted.holds) == (60.0, True, True)
     assert "not measured" in fits.how
+    assert "step 9.0 s, 5.5 s of it exchanges between experts" in fits.how
+    assert "neither searched nor trained" in fits.how
 
 
 def test_shards_of_another_size_miss() -> None:
