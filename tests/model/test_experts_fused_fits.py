@@ -223,7 +223,7 @@ def test_the_same_source_is_right_on_processors_without_its_instructions(
     ]
     subprocess.run(command, check=True, timeout=120)
     library = ctypes.CDLL(str(target))
-    assert library.experts_fused_is_fast() == 0
+    assert library.experts_fused_is_fast() == {"x86-64": 0, "x86-64-v3": 3}[processor]
     monkeypatch.setattr(native, "library", lambda: library)
     for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 3e-2)):
         gradients = []
