@@ -63,7 +63,7 @@ class Growth:
     seed: int = 0
 
     def state(self, parent: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The child's state dict; tensors that do not change are the parent's own, not copies.
+        """The child's state dict. Tensors that do not change are the parent's own, but no two of the child's share memory.
 
         Raises ConfigError where `parent` is not the state of the model that this growth was made for.
         """
@@ -105,7 +105,8 @@ def _copied(source: Copied, tensor: Tensor, disturbing: torch.Generator) -> Tens
         rms = tensor.float().square().mean().sqrt().cpu()
         noise = torch.randn(picked.shape, generator=disturbing) * (source.noise * rms)
         picked = (picked.float() + noise.to(picked.device)).to(picked.dtype)
-    return picked.contiguous()
+    # what is new lies beside its source, which may be in the child as well
+    return picked.clone(memory_format=torch.contiguous_format) if source.is_new else picked.contiguous()
 
 
 def _drawn(source: Drawn, like: Tensor, drawing: torch.Generator) -> Tensor:

@@ -72,6 +72,16 @@ def test_a_new_block_is_of_its_sources_kind_and_keeps_its_inner_weights() -> Non
         assert not zero.any()
 
 
+@pytest.mark.parametrize(
+    "growth",
+    [insert_identity_blocks(CONFIGS["shared"], [1]), stack_layers(CONFIGS["shared"], [0, 1, 2, 1, 2])],
+)
+def test_a_new_layers_weights_lie_in_memory_of_their_own(growth: Growth) -> None:
+    """Otherwise a change of one is a change of the other, and no file can hold both."""
+    state = growth.state(parent_of(CONFIGS["shared"]).state_dict())
+    assert len({tensor.data_ptr() for tensor in state.values()}) == len(state)
+
+
 def test_windows_stay_with_their_layers() -> None:
     config = CONFIGS["windows"]
     child = insert_identity_blocks(config, [1]).config
