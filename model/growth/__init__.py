@@ -5,7 +5,8 @@
     child.load_state_dict(growth.state(parent.state_dict()))
 
 Dense to experts is in `upcycling.py`, more experts in `expert_count.py`, more layers in `depth.py`, moments of the
-optimiser in `optimiser.py`; `derivation.py` describes a growth. Knows nothing of files or tokenizers.
+optimiser in `optimiser.py`; `derivation.py` describes a growth. These know nothing of files or tokenizers.
+`python -m model.growth` grows whole model folders (`folder.py`), see docs/growth.md.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ COMMANDS = [
 ]
 GROUPS = {
     "keys": ["list", "create", "revoke"],
-    "model": ["fetch", "import", "export", "list"],
+    "model": ["fetch", "import", "export", "grow", "list"],
     "runners": ["list", "show", "drain", "resume", "quarantine", "release", "calibrate"],
 }
 
@@ -329,6 +329,25 @@ def test_model_fetch_reports_the_programs_failure(
     monkeypatch.setattr(models_module.subprocess, "run", run)
     assert gainshare("model", "fetch", "smollm2")[0] == 1
     assert seen[0][1:4] == ["-m", "model.smollm2", "fetch"]
+
+
+def test_model_grow_passes_all_on_and_gives_the_programs_status(
+    gainshare: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[str]] = []
+
+    def run(argv: list[str], *, check: bool) -> "subprocess.CompletedProcess[bytes]":
+        seen.append(argv)
+        return subprocess.CompletedProcess(argv, 2 if "--help" not in argv else 0)
+
+    monkeypatch.setattr(models_module.subprocess, "run", run)
+    assert gainshare("model", "grow", "experts", "a", "b", "--factor", "3", "--json")[0] == 2
+    assert gainshare("model", "grow", "depth", "--help")[0] == 0
+    start = ["-P", "-m", "model.growth"]
+    assert [argv[1:] for argv in seen] == [
+        [*start, "experts", "a", "b", "--factor", "3", "--json"],
+        [*start, "depth", "--help"],
+    ]
 
 
 @pytest.mark.parametrize(

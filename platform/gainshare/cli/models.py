@@ -1,4 +1,4 @@
-"""`gainshare model`: fetches or converts models, and lists those that are here."""
+"""`gainshare model`: fetches, converts or grows models, and lists those that are here."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from gainshare.local.model_cache import BUILT_IN, FETCHED
 from gainshare.local.paths import home_from_environment
 
 model = typer.Typer(
-    no_args_is_help=True, help="Fetch, import and export models, and list those that are here."
+    no_args_is_help=True, help="Fetch, import, export and grow models, and list those that are here."
 )
 ALIASES = {"smollm2": "smollm2-moe"}
 
@@ -62,6 +62,24 @@ def export_model(
     options = [*([] if family is None else ["--family", family]), *(["--unshare"] if unshare else [])]
     source = stored if stored.is_dir() else Path(name)
     _convert("export", str(source), str(folder), *options, as_json=as_json)
+
+
+@model.command("grow", context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True})
+def grow_model(
+    method: Annotated[str, typer.Argument(help="upcycle (dense to experts), experts (more) or depth")],
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            help="SOURCE (a model of the local store, or a folder with one), TARGET (the folder to write), and options: "
+            "`gainshare model grow upcycle --help` lists them, --json among them"
+        ),
+    ],
+) -> None:
+    """Make a larger model of a trained one, with the same outputs where the method allows; see docs/growth.md."""
+    argv = [sys.executable, "-P", "-m", "model.growth", method, *arguments]
+    status = subprocess.run(argv, check=False).returncode
+    if status != 0:
+        raise typer.Exit(status)
 
 
 @model.command("list")

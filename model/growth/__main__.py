@@ -1,0 +1,291 @@
+"""Grows a model folder into a larger one; docs/growth.md says what each method does and keeps.
+
+    python -m model.growth upcycle SOURCE TARGET [--method halves|copies|slices]   dense to experts
+    python -m model.growth experts SOURCE TARGET [--method duplicate|split]        more experts
+    python -m model.growth depth SOURCE TARGET --after 3,7 | --stack 0-7,4-11      more layers
+
+The result goes to stdout, notes and errors to stderr. Exit status 0 when the folder was written, 1 when it could not be,
+2 for a wrong command line and for a growth that this model cannot have.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from model.checkpoint import CONFIG_FILE, CheckpointError, is_complete, models_home
+from model.config import ConfigError, Gate, GroupScore, ModelConfig
+from model.growth.difference import Difference, logit_difference
+from model.growth.folder import Grown, grow_folder
+from model.growth.methods import DEPTH, EXPERTS, UPCYCLING, Method
+from model.training.faults import is_out_of_memory
+
+ROUNDING = 1e-3  # of the largest logit; fp32 stays far below, another choice of experts far above
+DIGITS = 4  # of a layer's number: a slip of the finger makes no list of a billion
+OURS = ("command", "source", "target", "json", "measure", "method", "methods")  # the rest is the method's
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        document = _grow(options)
+    except ConfigError as error:
+        return _failed(str(error), "usage", 2, as_json=options.json)
+    except CheckpointError as error:
+        return _failed(str(error), "checkpoint", 1, as_json=options.json)
+    except OSError as error:
+        message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        return _failed(message, "os_error", 1, as_json=options.json)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        message = (
+            "not enough memory: choose a smaller growth, or a machine with more; --no-measure needs less"
+        )
+        return _failed(message, "out_of_memory", 1, as_json=options.json)
+    sys.stdout.write(json.dumps(document) + "\n" if options.json else _text(document))
+    return 0
+
+
+def _grow(options: argparse.Namespace) -> dict[str, Any]:
+    method: Method = options.methods[_method(options)]
+    arguments = {name: value for name, value in vars(options).items() if name not in OURS}
+    source, target = _source(options.source), Path(options.target)
+    grown = grow_folder(
+        source,
+        target,
+        lambda config: method.on(config, arguments),
+        method=f"{options.command} {method.name}",
+        arguments=arguments,
+    )
+    difference = logit_difference(source, target) if options.measure else None
+    if grown.preserves and difference is not None and difference.relative > ROUNDING:
+        sys.stderr.write(
+            f"note: {method.name} keeps the function where no two experts have equal scores; on random tokens this model's "
+            f"logits moved by {difference.largest:.2g}, so some of its experts tie\n"
+        )
+    return _document(f"{options.command} {method.name}", target, grown, difference)
+
+
+def _method(options: argparse.Namespace) -> str:
+    if options.command != "depth":
+        return str(options.method)
+    return "identity" if hasattr(options, "after") else "stack"
+
+
+def _source(name: str) -> Path:
+    """A model of the store, else a folder. Raises CheckpointError for one in another format."""
+    stored, folder = models_home() / name, Path(name)
+    if is_complete(stored):
+        return stored
+    if _is_hugging_face(folder / CONFIG_FILE):
+        raise CheckpointError(
+            f"{folder} is in Hugging Face's format: `gainshare model import {folder}` makes a model of ours of it"
+        )
+    return folder
+
+
+def _is_hugging_face(file: Path) -> bool:
+    try:
+        return "model_type" in json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False  # what is wrong with it is said when it is loaded
+
+
+def _document(method: str, target: Path, grown: Grown, difference: Difference | None) -> dict[str, Any]:
+    measured = None
+    if difference is not None:
+        measured = {
+            "largest": difference.largest,
+            "largest_logit": difference.largest_logit,
+            "tokens": difference.n_tokens,
+        }
+    return {
+        "model": target.name,
+        "folder": str(target),
+        "method": method,
+        "parent": _sizes(grown.parent),
+        "child": _sizes(grown.child),
+        "preserves": grown.preserves,
+        "logit_difference": measured,
+    }
+
+
+def _sizes(config: ModelConfig) -> dict[str, int | None]:
+    moe = config.moe
+    return {
+        "parameters": config.total_parameters,
+        "active_parameters": config.active_parameters,
+        "layers": config.n_layers,
+        "experts": None if moe is None else moe.n_experts,
+        "top_k": None if moe is None else moe.top_k,
+    }
+
+
+def _text(document: Mapping[str, Any]) -> str:
+    parent, child, measured = document["parent"], document["child"], document["logit_difference"]
+    lines = [f"{document['model']} is ready: {document['folder']} ({document['method']})"]
+    for name in ("parameters", "active_parameters", "layers", "experts", "top_k"):
+        before, after = ("none" if value is None else f"{value:,}" for value in (parent[name], child[name]))
+        if before != after:
+            lines.append(f"  {name.replace('_', ' '):<20}{before} -> {after}")
+    lines.append(f"  {'function':<20}{'kept, up to rounding' if document['preserves'] else 'changed'}")
+    if measured is not None:
+        lines.append(
+            f"  {'logits':<20}differ by {measured['largest']:.2g} at most, on {measured['tokens']} random tokens; the "
+            f"largest is {measured['largest_logit']:.3g}"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _failed(message: str, code: str, status: int, *, as_json: bool) -> int:
+    if as_json:
+        sys.stdout.write(json.dumps({"error": {"code": code, "message": message}}) + "\n")
+    sys.stderr.write(f"error: {message}\n")
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m model.growth",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    upcycle = _command(commands, "upcycle", "a dense model, to experts with the same outputs", UPCYCLING)
+    upcycle.add_argument(
+        "--method", choices=UPCYCLING, default="halves", help="what an expert is (default: halves)"
+    )
+    upcycle.add_argument(
+        "--n-experts", type=_count, help="of halves and copies (default: 7 halves, 8 copies)"
+    )
+    upcycle.add_argument("--n-copies", type=_count, help="of slices: copies of the feed-forward (default: 4)")
+    upcycle.add_argument("--n-slices", type=_count, help="of slices: experts a copy (default: 4)")
+    upcycle.add_argument(
+        "--top-k", type=_count, help="experts of a token; of slices: copies (default: 2; of slices 1)"
+    )
+    _add_noise(upcycle)
+    _add_routing(upcycle)
+    experts = _command(commands, "experts", "more experts from those that are there", EXPERTS)
+    experts.add_argument(
+        "--method",
+        choices=EXPERTS,
+        default="duplicate",
+        help="each expert as a whole several times, or in parts (default: duplicate)",
+    )
+    experts.add_argument(
+        "--factor", type=_count, default=2, help="times as many experts, and as many active (default: 2)"
+    )
+    _add_noise(experts)
+    depth = _command(commands, "depth", "more layers from those that are there", DEPTH)
+    how = depth.add_mutually_exclusive_group(required=True)
+    how.add_argument(
+        "--after",
+        type=_layers,
+        metavar="LAYERS",
+        help="add a block that changes nothing yet after each of these layers, counted from 0: 3,7 or 0-5",
+    )
+    how.add_argument(
+        "--stack",
+        type=_layers,
+        dest="sources",
+        metavar="LAYERS",
+        help="the new model's layers, as numbers of the old one's: 0-7,4-11. Changes the function",
+    )
+    return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    what: str,
+    methods: Mapping[str, Method],
+) -> argparse.ArgumentParser:
+    """An option that is not given is not there, so that each method has its own defaults."""
+    command = commands.add_parser(name, help=what, description=what, argument_default=argparse.SUPPRESS)
+    command.set_defaults(methods=methods)
+    command.add_argument("source", help="a model folder, or the name of a model in the local store")
+    command.add_argument("target", help="the folder to write; it must not be there yet")
+    command.add_argument(
+        "--json", action="store_true", default=False, help="print one JSON document instead of text"
+    )
+    command.add_argument(
+        "--no-measure",
+        dest="measure",
+        action="store_false",
+        default=True,
+        help="do not compare logits, which computes both models in fp32",
+    )
+    return command
+
+
+def _add_noise(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--noise",
+        type=_weight,
+        help="on experts' weights, as a share of their root mean square, so that copies part at once; changes the "
+        "function (default: 0)",
+    )
+    command.add_argument("--seed", type=_seed, help="of routers and noise (default: 0)")
+
+
+def _add_routing(command: argparse.ArgumentParser) -> None:
+    routing = command.add_argument_group(
+        "routing", "fields of MoEConfig that the function does not depend on"
+    )
+    routing.add_argument("--gate", choices=get_args(Gate), help="default: softmax")
+    routing.add_argument("--bias-balancing", action="store_true", help="balance by a bias on the scores")
+    routing.add_argument("--n-groups", type=_count, help="of experts (default: 1)")
+    routing.add_argument("--top-groups", type=_count, help="that a token's experts come from (default: 1)")
+    routing.add_argument("--group-score", choices=get_args(GroupScore), help="default: max")
+    for name, what in (
+        ("--switch-loss", "of the load-balance loss over a batch"),
+        ("--sequence-loss", "of the same per sequence"),
+        ("--z-loss", "of the router's logits"),
+    ):
+        routing.add_argument(name, type=_weight, help=f"weight {what} (default: 0)")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) < 2**31:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to 2^31 - 1")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**63 - 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to 2^63 - 2")
+    return int(text)
+
+
+def _weight(text: str) -> float:
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = math.nan
+    if not 0 <= weight < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 on")
+    return weight
+
+
+def _layers(text: str) -> list[int]:
+    """`0-2,5` -> [0, 1, 2, 5]."""
+    layers: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        last = last if dash else first
+        if not first.isdecimal() or not last.isdecimal() or len(last) > DIGITS:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is no list of layers: write them as 3,7 or 0-5, counted from 0"
+            )
+        layers += range(int(first), int(last) + 1)
+    return layers
+
+
+if __name__ == "__main__":
+    sys.exit(main())

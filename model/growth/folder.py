@@ -1,0 +1,90 @@
+"""A model folder grown into another one, with what lies beside its weights and a record of where it came from.
+
+Knows nothing of particular ways to grow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model.checkpoint import WEIGHTS_FILE, CheckpointError, load_config, load_transformer, save_checkpoint
+from model.config import ModelConfig
+from model.data.tokenizer import MARKUP_FILE, TOKENIZER_FILE
+from model.growth.derivation import Growth
+from model.serving.chat import TEMPLATE_FILE
+
+BESIDE = (TOKENIZER_FILE, MARKUP_FILE, TEMPLATE_FILE)
+STILL_TRUE = ("stop_tokens", "licence", "source")  # of a parent's metadata; the rest tells of its training
+DERIVATION = "derivation"  # metadata of a grown model: its growths, oldest first
+
+
+@dataclass(frozen=True)
+class Grown:
+    """What was made. `preserves` is the method's promise, see `Growth`."""
+
+    parent: ModelConfig
+    child: ModelConfig
+    preserves: bool
+
+
+def grow_folder(
+    source: Path,
+    target: Path,
+    grow: Callable[[ModelConfig], Growth],
+    *,
+    method: str,
+    arguments: Mapping[str, Any],
+) -> Grown:
+    """Writes the model of `source`, grown as `grow` says, into the new folder `target`, which names it.
+
+    `method` and `arguments` (plain JSON) are recorded. Weights keep their dtype. Raises ConfigError where the model
+    cannot grow so, CheckpointError for a folder without a usable model, FileExistsError where `target` is there, and
+    OSError with nothing left behind.
+    """
+    if target.exists():
+        raise FileExistsError(f"{target} is there already: choose another name, or remove it first")
+    config, metadata = load_config(source)
+    growth = grow(config)
+    child = dataclasses.replace(growth.config, name=target.name)
+    state = growth.state(load_transformer(source).state_dict())
+    step = {
+        "method": method,
+        "arguments": dict(arguments),
+        "parent": config.name,
+        "parent_sha256": _sha256(source / WEIGHTS_FILE),
+        "preserves": growth.preserves,
+    }
+    save_checkpoint(
+        target,
+        child,
+        state,
+        metadata={
+            **{name: metadata[name] for name in STILL_TRUE if name in metadata},
+            "description": f"{config.name}, grown: {method}",
+            DERIVATION: [*metadata.get(DERIVATION, []), step],
+        },
+        files=_texts(source),
+    )
+    return Grown(config, child, growth.preserves)
+
+
+def _texts(folder: Path) -> dict[str, str]:
+    texts = {}
+    for file in (folder / name for name in BESIDE):
+        try:
+            texts[file.name] = file.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            continue
+        except UnicodeDecodeError as error:
+            raise CheckpointError(f"{file} is no text ({error}): fetch the model again") from error
+    return texts
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
