@@ -85,9 +85,9 @@ class CachedTeacher:
             manifest = Manifest(**document)
         except FileNotFoundError:
             raise CacheError(
-                f"{folder} holds no teacher's cache: fill it with model.distill.precompute"
+                f"{folder} holds no teacher's cache: fill it with `python -m model.distill fill`"
             ) from None
-        except (json.JSONDecodeError, TypeError) as error:
+        except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
             raise CacheError(f"{folder / MANIFEST} cannot be read ({error}): {REBUILD}") from error
         if manifest.format != FORMAT:
             raise CacheError(
@@ -110,6 +110,11 @@ class CachedTeacher:
     @property
     def n_tokens(self) -> int:
         return sum(place.length for place in self._places.values())
+
+    @property
+    def n_bytes(self) -> int:
+        """Of all shards on disk."""
+        return sum(shard.stat().st_size for shard in self._shards)
 
     def __contains__(self, digest: bytes) -> bool:
         return digest in self._places

@@ -190,7 +190,7 @@ def test_damage_is_found_and_can_be_repaired(cached: CachedTeacher) -> None:
 
 
 def test_folders_that_hold_no_cache_say_so(tmp_path: Path, cached: CachedTeacher) -> None:
-    with pytest.raises(CacheError, match=r"fill it with model\.distill\.precompute"):
+    with pytest.raises(CacheError, match=r"fill it with `python -m model\.distill fill`"):
         CachedTeacher.open(tmp_path / "nothing")
     manifest = cached.folder / "manifest.json"
     manifest.write_text(manifest.read_text().replace("teacher/1", "teacher/9"))

@@ -1,0 +1,129 @@
+"""Fills the cache that a run's file names: with a teacher's answers on all that the run trains on.
+
+The batches are the run's own, so that what it will ask for is there. Knows nothing of how a cache is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from model.checkpoint import load_transformer
+from model.config import ConfigError
+from model.data.batch import Batch
+from model.data.tokenizer import TOKENIZER_FILE
+from model.distill.cache import CachedTeacher
+from model.distill.errors import IncompatibleError
+from model.distill.identity import require_same_tokens, tokenizer_sha256
+from model.distill.precompute import precompute
+from model.distill.teacher import LiveTeacher
+from model.training.micro_batches import split
+from model.training.precision import autocast, cast_experts
+from model.training.run_config import RunConfig
+from model.training.setup import device_of, shape_for
+from model.training.training_data import TrainingData, open_data
+
+Report = Callable[
+    [int, int, int | None], None
+]  # tokens answered now, known before, of the whole budget if it counts
+
+
+@dataclass(frozen=True)
+class Filled:
+    """`n_computed` tokens were answered now, `n_known` were there; `n_tokens` and `n_bytes` are the whole cache's."""
+
+    folder: Path
+    n_computed: int
+    n_known: int
+    n_tokens: int
+    n_bytes: int
+
+
+def fill(
+    config: RunConfig, teacher: Path, *, k: int = 32, steps: int | None = None, report: Report
+) -> Filled:
+    """Answers of the model in `teacher` for the first `steps` steps of the run, or all of its budget.
+
+    The teacher runs on the run's device, in its precision and micro-batches. Raises ConfigError and IncompatibleError
+    where run, teacher and k do not go together, CheckpointError for a folder without a model, DataError for data and
+    CacheError for a cache that cannot be used, and OSError; finished shards stay whatever happens.
+    """
+    folder, temperature = _cache_of(config)
+    _require_end(config, steps)
+    if config.compute.threads is not None:
+        torch.set_num_threads(config.compute.threads)
+    data = open_data(config)
+    with data.stream, autocast(config.compute.precision, device_of(config)):
+        live = _teacher(config, data, teacher)
+        if k > live.vocab_size:
+            raise ConfigError(
+                f"k is {k}, but the teacher has {live.vocab_size} tokens: choose at most as many"
+            )
+        done = precompute(
+            folder,
+            live,
+            _batches(config, data, steps),
+            k=k,
+            temperature=temperature,
+            report=lambda computed, known: report(computed, known, config.budget.tokens),
+        )
+    cache = CachedTeacher.open(folder)
+    return Filled(folder, done.n_computed, done.n_known, cache.n_tokens, cache.n_bytes)
+
+
+def _cache_of(config: RunConfig) -> tuple[Path, float]:
+    if config.distillation is None or config.distillation.cache is None:
+        raise ConfigError(
+            "the run's file names no cache to fill: write [distillation] and cache, a folder, into it"
+        )
+    return config.distillation.cache, config.distillation.temperature
+
+
+def _require_end(config: RunConfig, steps: int | None) -> None:
+    if steps is None and config.budget.steps is None and config.budget.tokens is None:
+        raise ConfigError(
+            "[budget] has seconds only, so nobody knows how far the run will come: say how many --steps to answer"
+        )
+
+
+def _teacher(config: RunConfig, data: TrainingData, folder: Path) -> LiveTeacher:
+    model = load_transformer(folder, torch.float32).to(device_of(config))
+    identity = tokenizer_sha256(_tokenizer(folder))
+    require_same_tokens(
+        student_vocabulary=shape_for(config, data.vocabulary).vocab_size,
+        student_tokenizer=tokenizer_sha256(data.files[TOKENIZER_FILE]),
+        teacher_vocabulary=model.config.vocab_size,
+        teacher_tokenizer=identity,
+    )
+    longest = max(segment.sequence_length for segment in data.curriculum.segments)
+    if longest > model.config.max_context:
+        raise IncompatibleError(
+            f"the run has sequences of {longest} tokens and the teacher a max_context of {model.config.max_context}: "
+            "shorten the run's"
+        )
+    if config.compute.precision != "fp32":
+        cast_experts(model)
+    return LiveTeacher(model, tokenizer=identity)
+
+
+def _tokenizer(folder: Path) -> str:
+    try:
+        return (folder / TOKENIZER_FILE).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise IncompatibleError(
+            f"the teacher {folder} has no {TOKENIZER_FILE}: name the folder of a model with its tokenizer, as a "
+            "finished run leaves in OUTPUT/model"
+        ) from None
+
+
+def _batches(config: RunConfig, data: TrainingData, steps: int | None) -> Iterator[Batch]:
+    """Those of a run that ends as this one's budget does, in its micro-batches."""
+    step = 0
+    while (
+        step != steps and config.budget.share_done(steps=step, tokens=data.stream.tokens_seen, seconds=0) < 1
+    ):
+        yield from split(next(data.stream), config.compute.micro_batches)
+        step += 1
