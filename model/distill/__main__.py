@@ -63,7 +63,7 @@ def _fill(options: argparse.Namespace) -> dict[str, Any]:
         options.teacher,
         k=options.k,
         steps=options.steps,
-        report=lambda computed, known, total: lines(f"{computed:,} answered", computed + known, total),
+        report=lambda done, total: lines("asked the teacher", done, total),
     )
     return {
         "cache": str(filled.folder),
@@ -76,8 +76,7 @@ def _fill(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def tokens_line(stage: str, done: int, total: int | None) -> str:
-    share = f" of {total:,}, {min(100, 100 * done // total)} %" if total else ""
-    return f"{done:,} tokens{share}; {stage}"
+    return f"{stage}: {done:,} of about {total:,} tokens"
 
 
 def _filled_text(document: Mapping[str, Any]) -> str:

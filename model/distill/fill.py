@@ -52,7 +52,7 @@ def fill(
     CacheError for a cache that cannot be used, and OSError; finished shards stay whatever happens.
     """
     folder, temperature = _cache_of(config)
-    _require_end(config, steps)
+    total = _tokens(config, steps)
     if config.compute.threads is not None:
         torch.set_num_threads(config.compute.threads)
     data = open_data(config)
@@ -68,7 +68,7 @@ def fill(
             _batches(config, data, steps),
             k=k,
             temperature=temperature,
-            report=lambda computed, known: report(computed, known, config.budget.tokens),
+            report=lambda computed, known: report(computed + known, total),
         )
     cache = CachedTeacher.open(folder)
     return Filled(folder, done.n_computed, done.n_known, cache.n_tokens, cache.n_bytes)
@@ -82,11 +82,17 @@ def _cache_of(config: RunConfig) -> tuple[Path, float]:
     return config.distillation.cache, config.distillation.temperature
 
 
-def _require_end(config: RunConfig, steps: int | None) -> None:
-    if steps is None and config.budget.steps is None and config.budget.tokens is None:
+def _tokens(config: RunConfig, steps: int | None) -> int:
+    """Of all batches, padding included where steps end the run first."""
+    budget = config.budget
+    counted = [n * config.data.batch_tokens for n in (steps, budget.steps) if n is not None]
+    if budget.tokens is not None:
+        counted.append(budget.tokens)
+    if not counted:
         raise ConfigError(
             "[budget] has seconds only, so nobody knows how far the run will come: say how many --steps to answer"
         )
+    return min(counted)
 
 
 def _teacher(config: RunConfig, data: TrainingData, folder: Path) -> LiveTeacher:

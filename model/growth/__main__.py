@@ -1,7 +1,7 @@
 """Grows a model folder into a larger one; docs/growth.md says what each method does and keeps.
 
     python -m model.growth upcycle SOURCE TARGET [--method halves|copies|slices]   dense to experts
-    python -m model.growth experts SOURCE TARGET [--method duplicate|split]        more experts
+    python -m model.growth experts SOURCE TARGET [--method split|duplicate]        more experts
     python -m model.growth depth SOURCE TARGET --after 3,7 | --stack 0-7,4-11      more layers
 
 The result goes to stdout, notes and errors to stderr. Exit status 0 when the folder was written, 1 when it could not be,
@@ -14,7 +14,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -64,12 +64,21 @@ def _grow(options: argparse.Namespace) -> dict[str, Any]:
         arguments=arguments,
     )
     difference = logit_difference(source, target) if options.measure else None
-    if grown.preserves and difference is not None and difference.relative > ROUNDING:
-        sys.stderr.write(
-            f"note: {method.name} keeps the function where no two experts have equal scores; on random tokens this model's "
-            f"logits moved by {difference.largest:.2g}, so some of its experts tie\n"
-        )
+    for note in _notes(method, arguments, grown, difference):
+        sys.stderr.write(f"note: {note}\n")
     return _document(f"{options.command} {method.name}", target, grown, difference)
+
+
+def _notes(
+    method: Method, arguments: Mapping[str, Any], grown: Grown, difference: Difference | None
+) -> Iterator[str]:
+    if method is EXPERTS["duplicate"] and not arguments.get("noise"):
+        yield "without --noise the copies of an expert stay equal in training, since their router rows are equal too"
+    if grown.preserves and difference is not None and difference.relative > ROUNDING:
+        yield (
+            f"{method.name} keeps the function where no two experts have equal scores; on random tokens this model's "
+            f"logits moved by {difference.largest:.2g}, so some of its experts tie"
+        )
 
 
 def _method(options: argparse.Namespace) -> str:
@@ -175,8 +184,8 @@ def _parser() -> argparse.ArgumentParser:
     experts.add_argument(
         "--method",
         choices=EXPERTS,
-        default="duplicate",
-        help="each expert as a whole several times, or in parts (default: duplicate)",
+        default="split",
+        help="each expert in parts, or as a whole several times (default: split)",
     )
     experts.add_argument(
         "--factor", type=_count, default=2, help="times as many experts, and as many active (default: 2)"

@@ -41,8 +41,8 @@ UPCYCLING = {
     "slices": Method("slices", upcycle_slices, ("n_copies", "n_slices", *SHARED)),
 }
 EXPERTS = {
-    "duplicate": Method("duplicate", duplicate_experts, ("factor", "noise", "seed")),
     "split": Method("split", split_experts, ("factor",)),
+    "duplicate": Method("duplicate", duplicate_experts, ("factor", "noise", "seed")),
 }
 DEPTH = {
     "identity": Method("identity", insert_identity_blocks, ("after",)),

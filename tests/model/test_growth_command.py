@@ -90,8 +90,9 @@ def test_a_grown_folder_has_all_that_its_parent_s_had(
         ("dense", ["upcycle", "--method", "copies", "--n-experts", "3", "--gate", "sigmoid"], True),
         ("dense", ["upcycle", "--noise", "0.1"], False),
         ("moe", ["experts"], True),
-        ("moe", ["experts", "--noise", "0.3"], False),
-        ("moe", ["experts", "--method", "split", "--factor", "4"], True),
+        ("moe", ["experts", "--method", "duplicate"], True),
+        ("moe", ["experts", "--method", "duplicate", "--noise", "0.3"], False),
+        ("moe", ["experts", "--factor", "4"], True),
         ("moe", ["depth", "--after", "0-1"], True),
         ("moe", ["depth", "--stack", "0-1,1"], False),
     ],
@@ -137,7 +138,7 @@ def test_a_model_may_grow_again_and_be_named_as_in_the_store(
     assert main(["experts", str(tmp_path / "a"), str(tmp_path / "b"), "--no-measure"]) == 0
     assert "logits" not in capsys.readouterr().out
     derivation = load_config(tmp_path / "b")[1]["derivation"]
-    assert [step["method"] for step in derivation] == ["upcycle halves", "experts duplicate"]
+    assert [step["method"] for step in derivation] == ["upcycle halves", "experts split"]
     assert [step["parent"] for step in derivation] == ["dense", "a"]
     assert derivation[0]["parent_sha256"] != derivation[1]["parent_sha256"]
 
@@ -150,9 +151,20 @@ def test_experts_that_tie_are_told(tmp_path: Path, capsys: pytest.CaptureFixture
         name: torch.zeros_like(value) if "router" in name else value.clone() for name, value in state.items()
     }
     save_checkpoint(tmp_path / "tied", MOE, tied, metadata={}, files={})
-    assert main(["experts", str(tmp_path / "tied"), str(tmp_path / "child")]) == 0
+    tie = ["experts", str(tmp_path / "tied"), str(tmp_path / "child"), "--method", "duplicate"]
+    assert main(tie) == 0
     assert "note: duplicate keeps the function where no two experts" in capsys.readouterr().err
     assert logit_difference(tmp_path / "tied", tmp_path / "child").relative > 0.01
+
+
+def test_copies_that_would_stay_equal_are_told(
+    moe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--method", "duplicate", "--no-measure"]
+    assert main(["experts", str(moe), str(tmp_path / "equal"), *options]) == 0
+    assert "without --noise the copies of an expert stay equal" in capsys.readouterr().err
+    assert main(["experts", str(moe), str(tmp_path / "parted"), *options, "--noise", "0.01"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
@@ -161,7 +173,7 @@ def test_experts_that_tie_are_told(tmp_path: Path, capsys: pytest.CaptureFixture
         ("moe", ["upcycle"], "already has experts"),
         ("dense", ["experts"], "has no experts yet: upcycle it first"),
         ("moe", ["experts", "--factor", "1"], "at least 2"),
-        ("moe", ["experts", "--factor", "3", "--method", "split"], "cannot be split into 3"),
+        ("moe", ["experts", "--factor", "3"], "cannot be split into 3"),
         ("moe", ["experts", "--noise", "0.1", "--method", "split"], "--noise does not go with split"),
         (
             "dense",

@@ -209,3 +209,21 @@ def test_a_state_of_another_model_is_refused_by_name() -> None:
     del state["layers.1.ffn.w_up"]
     with pytest.raises(ConfigError, match=r"layers.1.ffn.w_up is missing"):
         growth.state(state)
+
+
+@pytest.mark.parametrize(
+    ("growth", "has_gradient"),
+    [
+        (upcycle_halves(PARENT), False),
+        (upcycle_copies(PARENT), False),
+        (upcycle_copies(PARENT, noise=0.1), True),
+        (upcycle_copies(PARENT, noise=0.1, top_k=1), False),
+        (upcycle_slices(PARENT), True),
+    ],
+)
+def test_a_router_learns_from_the_output_where_its_experts_differ(growth: Growth, has_gradient: bool) -> None:
+    child = child_of(growth, parent_of()).train()
+    tokens = torch.randint(50, (2, 24), generator=torch.Generator().manual_seed(6))
+    F.cross_entropy(child(tokens)[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()).backward()
+    gradient = child.layers[0].ffn.router.weight.grad
+    assert (float(gradient.abs().max()) > 1e-4) is has_gradient
