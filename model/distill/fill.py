@@ -26,9 +26,7 @@ from model.training.run_config import RunConfig
 from model.training.setup import device_of, shape_for
 from model.training.training_data import TrainingData, open_data
 
-Report = Callable[
-    [int, int, int | None], None
-]  # tokens answered now, known before, of the whole budget if it counts
+Report = Callable[[int, int], None]  # tokens that are in the cache by now, of about how many
 
 
 @dataclass(frozen=True)
