@@ -212,7 +212,10 @@ def write_shard(folder: Path, number: int, pieces: Iterable[tuple[bytes, TopK]],
     }
     metadata = {"format": FORMAT, "sha256": _content_sha256(tensors)}
     path = folder / f"shard-{number:06d}.safetensors"
-    _write_whole(path, lambda partial: save_file(tensors, partial, metadata))
+    try:
+        _write_whole(path, lambda partial: save_file(tensors, partial, metadata))
+    except SafetensorError as error:  # how the library says that the disk is full
+        raise OSError(f"{path} cannot be written: {error}") from error
     return path
 
 

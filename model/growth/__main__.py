@@ -18,6 +18,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+from safetensors import SafetensorError
+
 from model.checkpoint import CONFIG_FILE, CheckpointError, is_complete, models_home
 from model.config import ConfigError, Gate, GroupScore, ModelConfig
 from model.growth.difference import Difference, logit_difference
@@ -41,6 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         return _failed(message, "os_error", 1, as_json=options.json)
+    except SafetensorError as error:  # how the library says that the disk is full
+        return _failed(f"{options.target} cannot be written: {error}", "os_error", 1, as_json=options.json)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

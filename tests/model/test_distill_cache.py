@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import resource
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -227,6 +228,18 @@ def test_a_full_disk_keeps_finished_shards(tmp_path: Path, monkeypatch: pytest.M
     assert files == {".lock", "manifest.json", "shard-000000.safetensors"}
     done = precompute(tmp_path, teacher_of(), ONE_WAY, k=K, temperature=TEMPERATURE)
     assert done.n_known >= 20
+
+
+def test_a_shard_that_cannot_be_written_is_an_os_error(tmp_path: Path) -> None:
+    """The library has an error of its own for what the system refuses."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, hard))
+    try:
+        with pytest.raises(OSError, match=r"shard-000000\.safetensors cannot be written"):
+            precompute(tmp_path, teacher_of(), ONE_WAY, k=40, temperature=TEMPERATURE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "manifest.json"}
 
 
 def test_impossible_requests_are_refused_before_anything_is_written(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -230,6 +232,17 @@ def test_wrong_command_lines_end_with_status_2(
     assert "error: " in capsys.readouterr().err
 
 
+@contextmanager
+def largest_file(n_bytes: int) -> Iterator[None]:
+    """The system refuses to write more into any file, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     assert main([*arguments]) == 1
     out, err = capsys.readouterr()
@@ -263,6 +276,16 @@ def test_a_target_that_is_there_is_left_alone(
     assert (notes / "mine.txt").read_text() == "mine"
     assert "mine.txt" in refused(capsys, "upcycle", str(dense), str(notes / "mine.txt" / "child"))
     assert [file.name for file in notes.iterdir()] == ["mine.txt"]
+
+
+def test_a_file_that_cannot_grow_leaves_nothing_behind(
+    dense: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(tmp_path.iterdir())
+    with largest_file(10_000):
+        message = refused(capsys, "upcycle", str(dense), str(tmp_path / "child"))
+    assert "child" in message and "File too large" in message
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_a_growth_that_no_memory_holds_says_so(
