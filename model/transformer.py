@@ -209,8 +209,9 @@ class Transformer(nn.Module):
                     f"rows of {n_tokens} tokens exceed the context of {max_context}: cut them, or give positions_BS"
                 )
             positions_BS = torch.arange(n_tokens, device=tokens_BS.device)
-        is_apart = self.rotary.is_dynamic and documents_BS is not None
-        lengths_BS = document_lengths(documents_BS, positions_BS) if is_apart else None
+        lengths_BS = None
+        if self.rotary.is_dynamic and documents_BS is not None:
+            lengths_BS = document_lengths(documents_BS, positions_BS)
         rotation = self.rotary.at(positions_BS, self.dtype, lengths_BS)
         spans = {
             window: first_seen(n_tokens, documents_BS=documents_BS, window=window, device=tokens_BS.device)

@@ -129,7 +129,7 @@ class Attention(nn.Module):
         if self.q_norm is not None and self.k_norm is not None and not self.norms_heads:
             q, k = self.q_norm(q), self.k_norm(k)
         # The heads are counted from the weights at hand: tensor parallelism leaves a rank only some of them.
-        q, k, v = (heads.unflatten(-1, (-1, self.d_head)) for heads in (q, k, v))
+        q, k, v = (in_heads(x_of, self.d_head) for x_of in (q, k, v))
         if self.clip is not None:
             v = v.clamp(-self.clip, self.clip)
         return self._turned(q, self.q_norm, rotation), self._turned(k, self.k_norm, rotation), v
@@ -144,6 +144,11 @@ class Attention(nn.Module):
         heads = heads if norm is None else norm(heads)
         heads = heads if self.clip is None else heads.clamp(-self.clip, self.clip)
         return rotate(heads, rotation)
+
+
+def in_heads(x: Tensor, width: int) -> Tensor:
+    """[..., H * width] -> [..., H, width], of no rows too."""
+    return x.view(*x.shape[:-1], x.shape[-1] // width, width)
 
 
 def attend(q_BSHC: Tensor, k_BSGC: Tensor, v_BSGC: Tensor, first_BS: Tensor | None) -> Tensor:

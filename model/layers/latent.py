@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from model.config import LatentConfig, ModelConfig
 from model.layers import attention_fused
-from model.layers.attention import Segment
+from model.layers.attention import Segment, in_heads
 from model.layers.masks import span_mask
 from model.layers.norm import RMSNorm
 from model.layers.rotary import Rotation, rotate, softmax_factor
@@ -111,7 +111,7 @@ class LatentAttention(nn.Module):
             assert self.w_q_down is not None and self.q_norm is not None and self.w_q_up is not None
             q = F.linear(self.q_norm(F.linear(x, self.w_q_down, self.b_q_down)), self.w_q_up)
         # The heads are counted from the weights at hand: tensor parallelism leaves a rank only some of them.
-        q = q.unflatten(-1, (-1, self.d_query))
+        q = in_heads(q, self.d_query)
         q_nope, q_rope = torch.split(q, [self.latent.d_nope, self.latent.d_rope], dim=-1)
         return torch.cat((q_nope, rotate(q_rope, rotation)), dim=-1)
 
@@ -126,7 +126,7 @@ class LatentAttention(nn.Module):
         """[..., S, A] -> keys [..., H, S, N + P] and values [..., H, S, U]."""
         latent = self.latent
         latents, k_rope = torch.split(kept, [latent.kv_rank, latent.d_rope], dim=-1)
-        kv = F.linear(latents, self.w_kv_up).unflatten(-1, (-1, latent.d_nope + latent.d_value))
+        kv = in_heads(F.linear(latents, self.w_kv_up), latent.d_nope + latent.d_value)
         k_nope, v = torch.split(kv.transpose(-2, -3), [latent.d_nope, latent.d_value], dim=-1)
         k_rope = k_rope.unsqueeze(-3).expand(*k_nope.shape[:-1], latent.d_rope)
         return torch.cat((k_nope, k_rope), dim=-1), v
