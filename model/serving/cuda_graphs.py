@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from model.layers.moe import Experts, moe_layers
-from model.serving.cuda_graphs_step import DecodeInputs, DecodeStep
+from model.serving.cuda_graphs_step import DecodeInputs, DecodeStep, count_experts
 from model.serving.executor import Part
 from model.serving.torch_executor import BLOCK_TOKENS, TorchExecutor
 from model.transformer import Transformer
@@ -25,12 +25,19 @@ from model.transformer import Transformer
 Compute = Callable[[], Tensor]
 Capture = Callable[[Compute], Compute]  # repeats the same work on what lies in the same tensors
 
+GROUPED_CAPABILITIES = (9, 10)  # Hopper and Blackwell: `_scaled_mm_allowed_device` in torch's GroupedBlas.cpp
+ALIGNED_BYTES = 16  # of rows, as the grouped product's kernel asks
 WARM_UPS = 3  # lazy initialisations (cuBLAS workspaces, autotuning) must not happen while capturing
 
 
 def next_size(n: int, ladder: Sequence[int]) -> int | None:
     """The smallest of the ascending sizes that holds `n`; None where none does."""
     return next((size for size in ladder if n <= size), None)
+
+
+def _cut(ladder: Sequence[int], most: int) -> tuple[int, ...]:
+    """The sizes below `most`, then `most` itself, but none above the ladder's last."""
+    return (*(size for size in ladder[:-1] if size < most), min(most, ladder[-1]))
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,12 @@ class Ladder:
             if not sizes or list(sizes) != sorted(set(sizes)) or sizes[0] < 1:
                 raise ValueError(f"a ladder needs ascending sizes above 0, not {sizes}")
 
+    @classmethod
+    def within(cls, most_rows: int, most_tokens: int) -> Ladder:
+        """The usual sizes below these, and the usual largest ones at most."""
+        usual = cls()
+        return cls(_cut(usual.rows, most_rows), _cut(usual.tokens, most_tokens))
+
     def size(self, parts: Sequence[Part]) -> tuple[int, int] | None:
         """Rows and tokens that hold these parts; None where they are no plain decode step, or too many or too long."""
         if not parts or any(len(part.tokens) != 1 or part.n_logits != 1 for part in parts):
@@ -58,19 +71,38 @@ def refusal(model: Transformer) -> str | None:
     """Why this model's decode steps cannot be captured; None where they can."""
     if model.config.latent is not None:
         return "latent attention has no captured form yet"
-    if not moe_layers(model):
+    moe = model.config.moe
+    if moe is None:
         return None
     if any(type(layer.experts) is not Experts for layer in moe_layers(model).values()):
         return "experts that lie on several devices or ranks wait for the host within a step"
-    if model.device.type == "cuda" and model.dtype is not torch.bfloat16:
-        return f"torch's grouped product, the one for experts that can be captured, takes bf16, not {model.dtype}"
+    if model.device.type != "cuda":
+        return None
+    major, minor = torch.cuda.get_device_capability(model.device)
+    return product_refusal(model.dtype, (major, minor), (moe.d_model, moe.d_expert))
+
+
+def product_refusal(dtype: torch.dtype, capability: tuple[int, int], widths: Sequence[int]) -> str | None:
+    """Why torch's grouped product, the only one of experts that can be captured, waits for the host on a CUDA device.
+
+    Everywhere but where its own kernel runs it asks the host for each expert's rows. None where it does not.
+    """
+    product = "torch's grouped product, the one for experts that can be captured,"
+    if dtype is not torch.bfloat16:
+        return f"{product} takes bf16, not {dtype}: serve the model with --weights bf16"
+    if capability[0] not in GROUPED_CAPABILITIES:
+        major, minor = capability
+        return f"{product} needs compute capability 9 or 10, and this device has {major}.{minor}"
+    if any(width * dtype.itemsize % ALIGNED_BYTES for width in widths):
+        return f"{product} needs widths that are multiples of {ALIGNED_BYTES // dtype.itemsize}"
     return None
 
 
 class GraphedExecutor(TorchExecutor):
     """As `TorchExecutor`, with captured decode steps. `capture` is CUDA's unless another is given.
 
-    Raises ValueError for a model that cannot be captured, and RuntimeError where there is no CUDA device.
+    `expert_load_LE`: of each mixture, from the first on, how many (token, choice) pairs each expert got in all `n_steps`
+    steps, int64 on the device. Raises ValueError for a model that cannot be captured, and RuntimeError where there is no CUDA device.
     """
 
     def __init__(
@@ -93,6 +125,8 @@ class GraphedExecutor(TorchExecutor):
         self._ladder = ladder or Ladder()
         self._capture = capture or cuda_capture(transformer.device)
         self._graphs: dict[tuple[int, int], _Graph] = {}
+        self.expert_load_LE = count_experts(transformer)  # before anything is captured: replays count too
+        self.n_steps = 0
 
     @property
     def n_graphs(self) -> int:
@@ -102,15 +136,18 @@ class GraphedExecutor(TorchExecutor):
         """As `TorchExecutor.step`. The first step of each size captures its graph."""
         size = self._ladder.size(parts)
         if size is None:
-            return super().step(parts)
-        for part in parts:
-            self._check(part)
-        return self._graph(size).step(parts)
+            logits = super().step(parts)
+        else:
+            for part in parts:
+                self._check(part)
+            logits = self._graph(size).step(parts)
+        self.n_steps += 1
+        return logits
 
     def prepare(self, sizes: Iterable[tuple[int, int]] | None = None) -> None:
         """Captures these sizes (rows, tokens), all of the ladder by default, so that no step has to wait for it."""
-        every = [(rows, tokens) for tokens in self._ladder.tokens for rows in self._ladder.rows]
-        for size in every if sizes is None else sizes:
+        every = [(rows, tokens) for tokens in self._ladder.tokens[::-1] for rows in self._ladder.rows[::-1]]
+        for size in every if sizes is None else sizes:  # the largest first: others find room in its memory
             self._graph(size)
 
     def _graph(self, size: tuple[int, int]) -> _Graph:
@@ -145,7 +182,8 @@ def cuda_capture(device: torch.device) -> Capture:
                 compute()
         torch.cuda.current_stream(device).wait_stream(beside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
+        # other threads may go on with the device: one that answers with another model, one that reads counters
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             logits_BV = compute()
 
         def replay() -> Tensor:

@@ -7,18 +7,19 @@ Shape suffixes beside those of model/layers: B rows of the graph, J blocks of ea
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.layers.attention import Attention
 from model.layers.block import Block
-from model.layers.moe import moe_layers
+from model.layers.moe import MoELayer, count_tokens_only, moe_layers
 from model.layers.rotary import Rotation
+from model.layers.router import Routing
 from model.serving.executor import Part
 from model.transformer import Transformer
 
@@ -60,7 +61,8 @@ class DecodeStep:
         self._keys, self._values = keys, values  # [layers, G, slots, C]
 
     def __call__(self) -> Tensor:
-        with torch.inference_mode(), _capturable(self._model):
+        is_token_B = self._inputs.blocks_BJ[:, 0] != self._inputs.spare_block
+        with torch.inference_mode(), _capturable(self._model), count_tokens_only(self._model, is_token_B):
             return self._logits()
 
     def _logits(self) -> Tensor:
@@ -137,6 +139,29 @@ def capturable_experts(
     y_ND = F.grouped_mm(F.silu(gate_NF) * up_NF, w_down_EDF.mT, offs=ends_E)
     y_TKD = torch.empty_like(y_ND).index_copy_(0, order_N, y_ND).view(*experts_TK.shape, x_TD.shape[1])
     return (y_TKD * weights_TK[..., None]).sum(1).to(x_TD.dtype)
+
+
+def count_experts(model: Transformer) -> list[Tensor]:
+    """Counts of (token, choice) pairs per expert, int64 [E] of each mixture, that every step from now on adds to.
+
+    The host never waits for them, so captured steps add to them too; rows that are padding do not count.
+    """
+    counters: list[Tensor] = []
+    for layer in moe_layers(model).values():
+        counters.append(torch.zeros(layer.config.n_experts, dtype=torch.int64, device=model.device))
+        layer.router.register_forward_hook(_counting(layer, counters[-1]))
+    return counters
+
+
+def _counting(layer: MoELayer, load_E: Tensor) -> Callable[[nn.Module, object, Routing], None]:
+    def count(_: nn.Module, __: object, routing: Routing) -> None:
+        experts_TK = routing.experts_TK
+        ones_TK = torch.ones_like(experts_TK)
+        if layer.is_token is not None:
+            ones_TK = ones_TK * layer.is_token[:, None]
+        load_E.index_add_(0, experts_TK.flatten(), ones_TK.flatten())
+
+    return count
 
 
 @contextmanager

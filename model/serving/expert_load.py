@@ -1,4 +1,4 @@
-"""Which experts the steps use: counted by the compiled kernels themselves, else by listening to the routers.
+"""Which experts the steps use: counted by executors that can without waiting, else by listening to the routers.
 
 Whoever reads may do so from any thread, and may miss what the step of this moment adds. Knows nothing of Prometheus.
 """
@@ -14,6 +14,7 @@ from torch import nn
 from model.layers.load import expert_load
 from model.layers.moe import MoELayer
 from model.layers.router import Routing
+from model.serving.cuda_graphs import GraphedExecutor
 from model.serving.executor import Executor
 from model.serving.native_executor import NativeExecutor
 from model.transformer import Transformer
@@ -39,15 +40,17 @@ class ExpertLoad(Protocol):
 
 def expert_load_of(executor: Executor, transformer: Transformer) -> ExpertLoad:
     """What counts for this executor of the transformer."""
-    return KernelLoad(executor) if isinstance(executor, NativeExecutor) else RouterListener(transformer)
+    if isinstance(executor, (NativeExecutor, GraphedExecutor)):
+        return ExecutorLoad(executor)
+    return RouterListener(transformer)
 
 
-class KernelLoad:
-    """The kernels sort their pairs by expert, so counting them costs one addition per expert: each step is counted."""
+class ExecutorLoad:
+    """Compiled kernels sort their pairs by expert, and captured steps add on the device: each step is counted."""
 
     every = 1
 
-    def __init__(self, executor: NativeExecutor) -> None:
+    def __init__(self, executor: NativeExecutor | GraphedExecutor) -> None:
         self._executor = executor
 
     @property
@@ -55,7 +58,7 @@ class KernelLoad:
         return self._executor.n_steps
 
     def load(self) -> list[list[int]]:
-        return [load_E.tolist() for load_E in self._executor.weights.expert_load_LE]
+        return [load_E.tolist() for load_E in self._executor.expert_load_LE]
 
     def close(self) -> None:
         """There is nothing to end: the counters are the executor's own."""

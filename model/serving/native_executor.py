@@ -86,6 +86,7 @@ class NativeExecutor:
         self.n_blocks = n_blocks
         self.n_steps = 0
         self.weights = NativeWeights(library, transformer, weights, consume=consume)
+        self.expert_load_LE = self.weights.expert_load_LE
         self._rotary = transformer.rotary
         self._model = self._described(n_threads or torch.get_num_threads())
         self._model_at = ctypes.c_void_p(ctypes.addressof(self._model))

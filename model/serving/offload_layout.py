@@ -69,17 +69,20 @@ class Layout:
         return cls.of(placement, devices, 0 if config.moe is None else config.moe.n_experts)
 
 
+def check_hot(config: ModelConfig, n_hot: int) -> None:
+    """Raises ConfigError where a layer has not so many experts."""
+    n_experts = 0 if config.moe is None else config.moe.n_experts
+    if not 0 <= n_hot <= n_experts:
+        raise ConfigError(f"{n_hot} experts cannot be hot: {config.name} has {n_experts} per layer")
+
+
 def spread(model: Transformer, layout: Layout) -> list[MovableExperts]:
     """Moves the model's modules in place and returns its MoE layers' experts, in the order of their layers.
 
     The first `n_hot` experts of a layer begin on the accelerator: nobody has counted yet. Raises ConfigError where
     there are not so many.
     """
-    n_experts = 0 if model.config.moe is None else model.config.moe.n_experts
-    if not 0 <= layout.n_hot <= n_experts:
-        raise ConfigError(
-            f"{layout.n_hot} experts cannot be hot: {model.config.name} has {n_experts} per layer"
-        )
+    check_hot(model.config, layout.n_hot)
     movable: list[MovableExperts] = []
     for block in cast("list[Block]", list(model.layers)):
         if not is_lent(block, "ffn"):  # else it is another block's, and met there

@@ -14,8 +14,10 @@ import torch
 
 from model import hf
 from model.checkpoint import CheckpointError, is_complete, load_config, load_transformer, models_home
+from model.config import ModelConfig
 from model.hf.convert import stop_tokens, texts
 from model.hf.folder import load_json
+from model.hf.registry import read_config
 from model.hf.shards import INDEX_FILE, WEIGHTS_FILE
 from model.presets import PRESETS
 from model.serving.chat import NO_TEMPLATE, TEMPLATE_FILE, TINY_TEMPLATE, ChatTemplate
@@ -60,13 +62,31 @@ def find_folder(name: str, home: Path | None = None) -> Path | None:
     raise CheckpointError(f"there is no model {name!r} in {models_home(home)} or as a folder: {FETCH_HINT}")
 
 
-def load_served(name: str, home: Path | None = None) -> ServedModel:
-    """Loads weights, tokenizer and template. Raises CheckpointError."""
+def served_config(name: str, home: Path | None = None) -> ModelConfig:
+    """The shape of what `load_served` loads, without its weights. Raises CheckpointError or UnsupportedModel."""
     folder = find_folder(name, home)
     if folder is None:
-        return tiny()
+        return PRESETS[TINY]
     if is_hugging_face(folder):
-        return _load_hugging_face(folder)
+        return read_config(load_json(folder), folder.resolve().name)[1]
+    return load_config(folder)[0]
+
+
+def load_served(name: str, home: Path | None = None, device: torch.device | None = None) -> ServedModel:
+    """Loads weights, tokenizer and template, the weights onto `device`, the host where None. Raises CheckpointError.
+
+    Blocks keep their dtype, but bf16 becomes fp32 on a processor that does not multiply it.
+    """
+    folder = find_folder(name, home)
+    on_host = device is None or device.type == "cpu"
+    served = tiny() if folder is None else _load_folder(folder, keeps_dtype=not on_host or bf16_is_fast())
+    served.transformer.to(device)
+    return served
+
+
+def _load_folder(folder: Path, *, keeps_dtype: bool) -> ServedModel:
+    if is_hugging_face(folder):
+        return _load_hugging_face(folder, keeps_dtype=keeps_dtype)
     config, metadata = load_config(folder)
     try:
         tokenizer = BPETokenizer(folder / TOKENIZER_FILE, metadata["stop_tokens"])
@@ -75,7 +95,7 @@ def load_served(name: str, home: Path | None = None) -> ServedModel:
         raise CheckpointError(
             f"{folder} has no usable tokenizer or template: {error}; fetch it again"
         ) from error
-    dtype = None if bf16_is_fast() else torch.float32
+    dtype = None if keeps_dtype else torch.float32
     return ServedModel(config.name, load_transformer(folder, dtype), tokenizer, chat, metadata)
 
 
@@ -89,7 +109,7 @@ def is_hugging_face(folder: Path) -> bool:
     return "model_type" in document and "format" not in document
 
 
-def _load_hugging_face(folder: Path) -> ServedModel:
+def _load_hugging_face(folder: Path, *, keeps_dtype: bool) -> ServedModel:
     """Raises CheckpointError, or UnsupportedModel where the stack cannot represent the model."""
     config, state = hf.load(folder)
     files = texts(folder)
@@ -99,7 +119,7 @@ def _load_hugging_face(folder: Path) -> ServedModel:
     except Exception as error:  # tokenizers raises bare Exception
         raise CheckpointError(f"{folder} has no usable tokenizer or template: {error}") from error
     transformer = hf.to_transformer(config, state).requires_grad_(False)
-    transformer = transformer.cast_blocks(transformer.dtype if bf16_is_fast() else torch.float32)
+    transformer = transformer.cast_blocks(transformer.dtype if keeps_dtype else torch.float32)
     return ServedModel(config.name, transformer, tokenizer, chat, {"description": "from Hugging Face files"})
 
 

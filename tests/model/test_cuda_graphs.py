@@ -6,6 +6,7 @@ What is captured runs here each time anew, in the same tensors; capturing itself
 from __future__ import annotations
 
 import dataclasses
+import logging
 
 import pytest
 import torch
@@ -15,11 +16,22 @@ from hypothesis import strategies as st
 from model.config import LatentConfig, ModelConfig, MoEConfig, RopeScaling
 from model.layers.experts import apply_experts
 from model.layers.moe import moe_layers
-from model.serving.cuda_graphs import Compute, GraphedExecutor, Ladder, next_size, refusal
+from model.serving.accelerated import accelerated_executor
+from model.serving.cuda_graphs import (
+    GraphedExecutor,
+    Ladder,
+    next_size,
+    product_refusal,
+    refusal,
+)
 from model.serving.cuda_graphs_step import DecodeInputs, capturable_experts
 from model.serving.executor import Part
+from model.serving.executors import BLOCK_TOKENS
+from model.serving.expert_load import RouterListener, expert_load_of
+from model.serving.generation import EngineLimits
 from model.serving.offload_layout import Layout, spread
 from model.serving.torch_executor import TorchExecutor
+from tests.model.captured_each_time import EachTime
 from tests.model.paged_steps import Sequences, served_mix
 from tests.model.random_models import SMALL, random_transformer, relative_error
 
@@ -45,23 +57,6 @@ DYNAMIC = dataclasses.replace(
 )
 LATENT = dataclasses.replace(SMALL, latent=LatentConfig(kv_rank=12, d_nope=8, d_rope=4, d_value=8))
 LADDER = Ladder(rows=(1, 4, 8), tokens=(8, 64))
-
-
-class EachTime:
-    """Stands in for capturing: the replay computes anew, and is counted."""
-
-    def __init__(self) -> None:
-        self.n_captured = self.n_replayed = 0
-
-    def __call__(self, compute: Compute) -> Compute:
-        self.n_captured += 1
-        compute()  # as warming up does: whatever lies in the inputs
-
-        def replay() -> torch.Tensor:
-            self.n_replayed += 1
-            return compute()
-
-        return replay
 
 
 def graphed(config: ModelConfig, capture: EachTime, n_blocks: int = 24) -> GraphedExecutor:
@@ -184,6 +179,21 @@ def test_inputs_keep_their_memory() -> None:
     assert inputs.blocks_BJ.tolist() == [[1, 2], [9, 9], [9, 9]]
 
 
+@pytest.mark.parametrize(
+    ("most_rows", "most_tokens", "rows", "tokens"),
+    [
+        (1, 100, (1,), (100,)),
+        (16, 4096, (1, 2, 4, 8, 16), (256, 1024, 4096)),
+        (10, 300, (1, 2, 4, 8, 10), (256, 300)),
+        (300, 100_000, (1, 2, 4, 8, 16, 32, 64), (256, 1024, 4096, 16_384)),
+    ],
+)
+def test_a_ladder_ends_where_no_step_reaches(
+    most_rows: int, most_tokens: int, rows: tuple[int, ...], tokens: tuple[int, ...]
+) -> None:
+    assert Ladder.within(most_rows, most_tokens) == Ladder(rows, tokens)
+
+
 # -- experts ----------------------------------------------------------------------------------------
 
 
@@ -207,6 +217,48 @@ def test_prompts_keep_the_layers_own_function() -> None:
         assert layer.experts.apply_experts is apply_experts
 
 
+@pytest.mark.parametrize("config", [QWEN, WINDOWED], ids=lambda config: config.name)
+def test_each_experts_pairs_are_counted_in_captured_and_plain_steps_without_padding(
+    config: ModelConfig,
+) -> None:
+    executor = graphed(config, EachTime())
+    executor.prepare()  # warming up counts nothing
+    counted = expert_load_of(executor, executor.transformer)
+    listened = RouterListener(random_transformer(config).eval(), every=1)
+    assert counted.load() == [[0] * len(load) for load in listened.load()]
+    served_mix(executor, config.vocab_size)
+    plain = random_transformer(config).eval()
+    listened = RouterListener(plain, every=1)
+    served_mix(TorchExecutor(plain, 24, block_tokens=4), config.vocab_size)
+    assert counted.load() == listened.load()
+    assert counted.every == 1 and counted.n_counted == executor.n_steps > 7
+
+
+# -- the executor of a model on a device ------------------------------------------------------------
+
+
+def test_an_accelerators_model_has_every_graph_that_its_limits_need_before_it_serves() -> None:
+    capture = EachTime()
+    limits = EngineLimits(max_running=6, max_cache_bytes=1 << 20)
+    executor = accelerated_executor(random_transformer(QWEN).eval(), limits, capture=capture)
+    assert isinstance(executor, GraphedExecutor)
+    assert capture.n_captured == executor.n_graphs == 8  # 1, 2, 4 or 6 rows of 256 or 512 tokens
+    plain = TorchExecutor(random_transformer(QWEN).eval(), executor.n_blocks, block_tokens=BLOCK_TOKENS)
+    assert served_mix(executor, QWEN.vocab_size)[1] == served_mix(plain, QWEN.vocab_size)[1]
+    assert capture.n_captured == 8 and capture.n_replayed > 0
+
+
+def test_an_accelerators_model_that_cannot_be_captured_is_computed_plainly_and_says_why(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    capture = EachTime()
+    limits = EngineLimits(max_running=3, max_cache_bytes=1 << 20)
+    with caplog.at_level(logging.WARNING, "model.serving.accelerated"):
+        executor = accelerated_executor(random_transformer(LATENT).eval(), limits, capture=capture)
+    assert type(executor) is TorchExecutor and capture.n_captured == 0
+    assert "without CUDA graphs: latent attention has no captured form" in caplog.text
+
+
 # -- what cannot be captured ------------------------------------------------------------------------
 
 
@@ -218,6 +270,29 @@ def test_models_that_cannot_be_captured_say_why() -> None:
     assert "several devices" in str(refusal(offloaded))
     with pytest.raises(ValueError, match="cannot be served by CUDA graphs: latent"):
         GraphedExecutor(random_transformer(LATENT), 4, capture=EachTime())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "capability", "widths", "reason"),
+    [
+        (torch.bfloat16, (9, 0), (512, 128), None),
+        (torch.bfloat16, (10, 0), (8, 8), None),
+        (
+            torch.float32,
+            (9, 0),
+            (512, 128),
+            "takes bf16, not torch.float32: serve the model with --weights bf16",
+        ),
+        (torch.bfloat16, (8, 9), (512, 128), "this device has 8.9"),
+        (torch.bfloat16, (12, 0), (512, 128), "this device has 12.0"),
+        (torch.bfloat16, (9, 0), (512, 12), "multiples of 8"),
+    ],
+)
+def test_experts_are_captured_only_where_their_product_does_not_ask_the_host(
+    dtype: torch.dtype, capability: tuple[int, int], widths: tuple[int, ...], reason: str | None
+) -> None:
+    found = product_refusal(dtype, capability, widths)
+    assert found is None if reason is None else reason in str(found)
 
 
 def test_capturing_without_a_device_is_refused_and_not_left_out() -> None:

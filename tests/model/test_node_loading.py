@@ -13,18 +13,19 @@ from safetensors.torch import load_file, save_file
 from model import hf
 from model.checkpoint import CheckpointError
 from model.serving import loading
+from model.serving import served as served_models
 from model.serving.chat import ChatError, Message
 from model.serving.errors import LoadError
 from model.serving.generation import EngineLimits
-from model.serving.served import load_served
+from model.serving.served import load_served, served_config
 from model.serving.service import Service
 from tests.model.random_models import SMALL, random_transformer
 
 TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
 
 
-def hf_folder(folder: Path, *, template: str | None = TEMPLATE) -> Path:
-    """SMALL as transformers would save it, with a tokenizer of single bytes."""
+def hf_folder(folder: Path, *, template: str | None = TEMPLATE, dtype: torch.dtype = torch.float32) -> Path:
+    """SMALL as transformers would save it in `dtype`, with a tokenizer of single bytes."""
     from model.serving.tokenizer import byte_alphabet
 
     vocab = {character: i for i, character in enumerate(byte_alphabet()[33 : 33 + 52])}
@@ -43,7 +44,7 @@ def hf_folder(folder: Path, *, template: str | None = TEMPLATE) -> Path:
     files = {"tokenizer.json": json.dumps(tokenizer)}
     if template is not None:
         files["chat_template.jinja"] = template
-    model = random_transformer(SMALL)
+    model = random_transformer(SMALL).to(dtype)
     hf.save(folder, SMALL, model.state_dict(), extra={"eos_token_id": 7}, files=files)
     return folder
 
@@ -67,6 +68,17 @@ def test_a_hugging_face_folder_is_served_as_it_is(tmp_path: Path) -> None:
         expected = random_transformer(SMALL).eval()(tokens)
         assert torch.allclose(served.transformer(tokens).float(), expected, atol=0.1)
     assert not any(parameter.requires_grad for parameter in served.transformer.parameters())
+
+
+def test_bf16_is_widened_for_a_processor_that_does_not_multiply_it_and_kept_on_a_device(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = str(hf_folder(tmp_path / "theirs", dtype=torch.bfloat16))
+    monkeypatch.setattr(served_models, "bf16_is_fast", lambda: False)
+    assert load_served(folder).transformer.dtype is torch.float32
+    there = load_served(folder, None, torch.device("meta")).transformer
+    assert there.dtype is torch.bfloat16 and there.device.type == "meta"
+    assert served_config(folder) == there.config
 
 
 def test_a_folder_without_a_template_serves_completions_only(tmp_path: Path) -> None:

@@ -8,22 +8,29 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
+import torch
 
 from model import native
 from model.parallel.device_model import DeviceModel, DeviceModelError, to_json
 from model.parallel.mesh import MeshError
 from model.parallel.placement import PlacementError
+from model.serving import hardware
+from model.serving.accelerated import accelerated_executor
+from model.serving.cuda_graphs import GraphedExecutor
 from model.serving.engine import EngineLimits
 from model.serving.executors import BLOCK_TOKENS
 from model.serving.hardware import Hardware, add_options, load_on, read_options
 from model.serving.native_executor import NativeExecutor
 from model.serving.offload import OffloadExecutor
-from model.serving.served import tiny
+from model.serving.packed import Weights
+from model.serving.served import ServedModel, load_served, tiny
 from model.serving.torch_executor import TorchExecutor
+from tests.model.captured_each_time import EachTime
 from tests.model.conftest import NodeProcess
 from tests.model.paged_steps import served_mix
 
@@ -64,11 +71,65 @@ def test_without_kernels_plain_torch_keeps_the_weights(monkeypatch: pytest.Monke
         (["--hot-experts", "2", "--accelerator", "cpu", "--tensor-parallel", "2"], "single process"),
         (["--weights", "int8", "--tensor-parallel", "2"], "neither several ranks nor offloading"),
         (["--hot-experts", "2", "--accelerator", "abacus"], "no device 'abacus' here .* give another"),
+        (["--accelerator", "cuda"], "leave it out, or use --device to compute everything there"),
+        (["--accelerator", "cpu", "--device-models", "a.json"], "--device-models name theirs"),
+        (["--device", "cuda", "--tensor-parallel", "2"], "several ranks find their own: leave it out"),
+        (["--device", "cpu", "--hot-experts", "2"], "compute on --accelerator and the host: leave it out"),
+        (["--device", "cpu", "--device-models", "a.json"], "name theirs: leave it out"),
+        (["--device", "cuda", "--weights", "int8"], "on the host: use fp32 or bf16 on cuda"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(arguments: list[str], message: str) -> None:
     with pytest.raises((ValueError, MeshError), match=message):
         read(*arguments)
+
+
+def test_a_cuda_device_that_torch_does_not_see_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"torch sees no CUDA device here \(.*\): leave --device out"):
+        read("--device", "cuda")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "device"),
+    [
+        ([], "cuda"),
+        (["--device", "cuda"], "cuda"),
+        (["--device", "cuda", "--weights", "bf16"], "cuda"),
+        (["--device", "cpu"], "cpu"),
+        (["--weights", "int8"], "cpu"),
+        (["--tensor-parallel", "2"], "cpu"),
+        (["--hot-experts", "2", "--accelerator", "cpu"], "cpu"),
+    ],
+)
+def test_where_torch_sees_cuda_it_computes_unless_something_of_the_host_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], device: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert read(*arguments).device == torch.device(device)
+
+
+@pytest.mark.parametrize(("weights", "dtype"), [(None, torch.float32), ("bf16", torch.bfloat16)])
+def test_on_cuda_the_model_is_loaded_there_and_its_decode_steps_are_captured(
+    monkeypatch: pytest.MonkeyPatch, weights: Weights | None, dtype: torch.dtype
+) -> None:
+    loaded_on: list[torch.device | None] = []
+    capture = EachTime()
+
+    def load(name: str, home: Path | None, device: torch.device | None) -> ServedModel:
+        loaded_on.append(device)  # there is none here
+        return load_served(name, home)
+
+    monkeypatch.setattr(hardware, "load_served", load)
+    monkeypatch.setattr(hardware, "accelerated_executor", partial(accelerated_executor, capture=capture))
+    served = load_on(Hardware(device=torch.device("cuda"), weights=weights), "tiny", None, LIMITS)
+    assert loaded_on == [torch.device("cuda")]
+    assert isinstance(served.executor, GraphedExecutor) and capture.n_captured == served.executor.n_graphs > 0
+    assert served.executor.transformer is served.transformer and served.transformer.dtype is dtype
+    if weights is None:
+        alone = TorchExecutor(tiny().transformer, served.executor.n_blocks, block_tokens=BLOCK_TOKENS)
+        assert served_mix(served.executor, 261)[1] == served_mix(alone, 261)[1]
+        assert capture.n_replayed > 0
 
 
 def test_weights_are_packed_in_the_form_asked_for_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
