@@ -1,6 +1,7 @@
 """The node's command line: options, port, signals and exit status.
 
-Exit status 0 after SIGTERM or SIGINT, 2 for options that cannot work, 1 when the model cannot be loaded.
+Exit status 0 after SIGTERM or SIGINT, 2 for options that cannot work, alone, together or with the model's shape, 1 when
+the model cannot be loaded.
 """
 
 from __future__ import annotations
@@ -15,19 +16,24 @@ from pathlib import Path
 import torch
 
 from model.checkpoint import CheckpointError
+from model.hf.errors import UnsupportedModel
 from model.serving.cores import bind, parsed
 from model.serving.errors import LoadError
+from model.serving.executors import blocks_within
 from model.serving.generation import EngineLimits
-from model.serving.hardware import add_options, load_on, read_options
+from model.serving.hardware import Hardware, add_options, check_shape, load_on, read_options
 from model.serving.host import Host, Load, OnDeath
 from model.serving.loading import check_loadable, without_running_out
 from model.serving.node import Node
+from model.serving.options import above, at_least, whole
 from model.serving.process import DrainingServer
-from model.serving.served import find_folder
+from model.serving.served import find_folder, served_config
 from model.serving.service import Service
 from model.serving.upstream_probe import upstream_loader
 
 DRAIN_S = 10.0
+GIB = 1 << 30
+LEAST_ITEMSIZE = 2  # of keys and values: which it is, loading tells
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -64,14 +70,13 @@ def _bundled(options: argparse.Namespace) -> Load:
     if not options.model:
         raise ValueError("choose a model with --model, or another server with --upstream")
     find_folder(options.model, options.home)  # a missing model should not take until after start-up
+    limits = _limits(options)
     hardware = read_options(options)
+    _check_model(options, hardware, limits)
     if options.cores is not None:
         bind(parsed(options.cores))
-    if options.threads:
+    if options.threads is not None:
         torch.set_num_threads(options.threads)
-    limits = EngineLimits(
-        max_running=options.max_running, max_waiting=options.max_waiting, max_drafts=options.max_drafts
-    )
 
     def load_service(name: str | None, on_death: OnDeath) -> Service:
         if name is not None and hardware.degrees.n_ranks > 1:
@@ -87,6 +92,32 @@ def _bundled(options: argparse.Namespace) -> Load:
         return without_running_out(lambda: Service(served, limits, on_death))
 
     return load_service
+
+
+def _limits(options: argparse.Namespace) -> EngineLimits:
+    """Raises ValueError where a step could not carry all answers."""
+    if options.max_running >= options.step_tokens:
+        raise ValueError(
+            f"--max-running {options.max_running} must be below --step-tokens {options.step_tokens}: a step carries a "
+            "token of each answer and some of a prompt"
+        )
+    return EngineLimits(
+        max_running=options.max_running,
+        max_waiting=options.max_waiting,
+        step_tokens=options.step_tokens,
+        max_cache_bytes=int(options.cache_gib * GIB),
+        max_drafts=options.max_drafts,
+    )
+
+
+def _check_model(options: argparse.Namespace, hardware: Hardware, limits: EngineLimits) -> None:
+    """Raises ValueError where the model's shape rules the options out."""
+    try:
+        config = served_config(options.model, options.home)
+    except (CheckpointError, UnsupportedModel):
+        return  # not the options' fault: the loading says what is wrong
+    check_shape(hardware, config)
+    blocks_within(config, LEAST_ITEMSIZE, limits)
 
 
 def _upstream(options: argparse.Namespace) -> Load:
@@ -109,14 +140,16 @@ def _parser() -> argparse.ArgumentParser:
         help="smollm2-moe, tiny (random weights) or a model folder, ours or Hugging Face's; the model's name with --upstream",
     )
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8100, help="0 takes a free one; it is printed on stderr")
+    parser.add_argument(
+        "--port", type=whole(0, 65535), default=8100, help="0 takes a free one; it is printed on stderr"
+    )
     parser.add_argument(
         "--token-file", type=Path, help="requests must carry this file's content as bearer token"
     )
     parser.add_argument("--home", type=Path, help="state folder (default: GAINSHARE_HOME, else .gainshare)")
     parser.add_argument(
         "--threads",
-        type=int,
+        type=whole(1),
         help="threads per matrix product (default: torch's own choice); `python -m model.serving.tune` finds the best",
     )
     parser.add_argument(
@@ -124,18 +157,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="LIST",
         help="keep the node to these cores, as 0-3,8 (default: all that it may use)",
     )
-    parser.add_argument("--max-running", type=int, default=EngineLimits.max_running)
+    _add_limits(parser)
     parser.add_argument(
-        "--max-waiting", type=int, default=EngineLimits.max_waiting, help="more are answered 429"
-    )
-    parser.add_argument(
-        "--max-drafts",
-        type=int,
-        default=EngineLimits.max_drafts,
-        help="guessed tokens that a step may verify for each answer; 0 decodes plainly",
-    )
-    parser.add_argument(
-        "--drain-s", type=float, default=DRAIN_S, help="after SIGTERM, running answers may take this long"
+        "--drain-s",
+        type=at_least(0),
+        default=DRAIN_S,
+        help="after SIGTERM, running answers may take this long",
     )
     add_options(parser)
     upstream = parser.add_argument_group("another server behind this node")
@@ -146,8 +173,46 @@ def _parser() -> argparse.ArgumentParser:
     upstream.add_argument(
         "--tokenizer", type=Path, help="folder with its tokenizer.json and chat_template.jinja, to count with"
     )
-    upstream.add_argument("--max-context", type=int, help="its context, where the server does not say it")
+    upstream.add_argument(
+        "--max-context", type=whole(1), help="its context, where the server does not say it"
+    )
     return parser
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-running",
+        type=whole(1),
+        default=EngineLimits.max_running,
+        help=f"answers in progress at once (default: {EngineLimits.max_running})",
+    )
+    parser.add_argument(
+        "--max-waiting",
+        type=whole(1),
+        default=EngineLimits.max_waiting,
+        help=f"requests in the queue; more are answered 429 (default: {EngineLimits.max_waiting})",
+    )
+    parser.add_argument(
+        "--step-tokens",
+        type=whole(2),
+        default=EngineLimits.step_tokens,
+        help="of answers and prompts that one step computes; more read prompts faster and let answers wait longer "
+        f"for their next token (default: {EngineLimits.step_tokens})",
+    )
+    parser.add_argument(
+        "--cache-gib",
+        type=above(0),
+        default=EngineLimits.max_cache_bytes / GIB,
+        help="keys and values take so many GiB at most; less where a few whole contexts for each running answer need "
+        f"less (default: {EngineLimits.max_cache_bytes / GIB:g})",
+    )
+    parser.add_argument(
+        "--max-drafts",
+        type=whole(0),
+        default=EngineLimits.max_drafts,
+        help="guessed tokens that a step may verify for each answer; 0 decodes plainly "
+        f"(default: {EngineLimits.max_drafts})",
+    )
 
 
 def _read_secret(file: Path | None) -> str | None:

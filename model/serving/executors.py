@@ -56,7 +56,7 @@ def default_executor(
 def blocks_within(config: ModelConfig, itemsize: int, limits: EngineLimits) -> int:
     """Blocks that fit `max_cache_bytes`, but no more than a few whole contexts for each running answer.
 
-    Raises ValueError where not even one fits.
+    Raises ValueError where not even one fits, as the node's option has it.
     """
     n_heads, d_key, d_value = kept_per_token(config)
     block_bytes = BLOCK_TOKENS * config.n_layers * n_heads * (d_key + d_value) * itemsize
@@ -64,6 +64,7 @@ def blocks_within(config: ModelConfig, itemsize: int, limits: EngineLimits) -> i
     n_blocks = min(limits.max_cache_bytes // block_bytes, PREFIX_CONTEXTS * limits.max_running * per_context)
     if n_blocks < 1:
         raise ValueError(
-            f"max_cache_bytes must be at least {block_bytes}, one block of {BLOCK_TOKENS} tokens of this model"
+            f"a cache of {limits.max_cache_bytes} bytes holds no block of {BLOCK_TOKENS} tokens of this model "
+            f"({block_bytes} bytes): give the node more with --cache-gib"
         )
     return n_blocks

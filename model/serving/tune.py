@@ -29,6 +29,7 @@ from model.serving.cores import Setting, allowed, bind, settings
 from model.serving.executor import Executor, Part
 from model.serving.executors import default_executor
 from model.serving.generation import EngineLimits
+from model.serving.options import above, whole
 from model.serving.packed import Weights
 from model.serving.served import load_served
 
@@ -95,10 +96,7 @@ def best(trials: Sequence[Trial]) -> Trial:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    if options.batch < 1:
-        parser.error("--batch must be at least 1")
+    options = _parser().parse_args(arguments)
     trials = []
     for setting in settings(allowed()):
         try:
@@ -141,9 +139,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", required=True, help="as python -m model.serving.node names it")
     parser.add_argument("--home", type=Path, help="state folder (default: GAINSHARE_HOME, else .gainshare)")
     parser.add_argument("--weights", choices=get_args(Weights), help="as the node's option")
-    parser.add_argument("--batch", type=int, default=8, help="answers that decode together (default: 8)")
+    parser.add_argument("--batch", type=whole(1), default=8, help="answers that decode together (default: 8)")
     parser.add_argument(
-        "--seconds", type=float, default=MEASURE_S, help=f"that each figure takes (default: {MEASURE_S:g})"
+        "--seconds",
+        type=above(0),
+        default=MEASURE_S,
+        help=f"that each figure takes (default: {MEASURE_S:g})",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     return parser

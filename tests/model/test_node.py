@@ -10,14 +10,16 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx
 import openai
 import pytest
 
+from model.serving import command
 from model.serving.command import main
 from model.serving.generation import EngineLimits
+from model.serving.served import ServedModel
 from tests.model.node_in_process import ServedNode, bundled, serving
 
 TOKEN = "node-token-for-tests"
@@ -345,6 +347,63 @@ def test_start_up_problems_say_what_to_do(tmp_path: Path, capsys: pytest.Capture
     (tmp_path / "empty").write_text("\n")
     assert "holds no token" in refused("--model", "tiny", "--token-file", str(tmp_path / "empty"))
     assert "--upstream" in refused("--port", "0")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--threads", "-1"], "argument --threads: must be a whole number, at least 1, not '-1'"),
+        (["--threads", "many"], "argument --threads: must be a whole number, at least 1, not 'many'"),
+        (["--port", "70000"], "argument --port: must be a whole number, 0 to 65535, not '70000'"),
+        (["--max-running", "0"], "argument --max-running: must be a whole number, at least 1"),
+        (["--max-running", "300"], "--max-running 300 must be below --step-tokens 256"),
+        (["--step-tokens", "16"], "--max-running 16 must be below --step-tokens 16"),
+        (["--max-waiting", "0"], "argument --max-waiting: must be a whole number, at least 1"),
+        (["--max-drafts", "-1"], "argument --max-drafts: must be a whole number, at least 0"),
+        (["--drain-s", "-1"], "argument --drain-s: must be a number of at least 0, not '-1'"),
+        (["--drain-s", "nan"], "argument --drain-s: must be a number of at least 0, not 'nan'"),
+        (["--cache-gib", "0"], "argument --cache-gib: must be a number above 0, not '0'"),
+        (
+            ["--cache-gib", "1e-6"],
+            "holds no block of 16 tokens of this model (4096 bytes): give the node more",
+        ),
+        (["--tensor-parallel", "0"], "argument --tensor-parallel: must be a whole number, at least 1"),
+        (["--tensor-parallel", "3"], "n_heads (4) is not a multiple of tp (3)"),
+        (["--hot-experts", "99", "--accelerator", "cpu"], "99 experts cannot be hot: tiny has 8 per layer"),
+        (["--accelerator", "cuda"], "--accelerator is where the experts of --hot-experts lie"),
+        (["--upstream", "http://127.0.0.1:9/v1", "--max-context", "0"], "argument --max-context: must be"),
+    ],
+)
+def test_options_that_cannot_work_end_with_2_before_anything_is_loaded(
+    options: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(command, "listen", lambda *_: pytest.fail("the node began to serve"))
+    with pytest.raises(SystemExit) as ended:
+        main(["--model", "tiny", "--port", "0", *options])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_limits_of_steps_and_cache_are_the_nodes_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[EngineLimits] = []
+
+    class StopHereError(Exception):
+        """Enough was seen."""
+
+    def stop(_: ServedModel, given: EngineLimits, __: object) -> NoReturn:
+        limits.append(given)
+        raise StopHereError
+
+    monkeypatch.setattr(command, "Service", stop)
+    steps = ["--max-running", "300", "--step-tokens", "512", "--max-drafts", "0"]
+    for options in ([*steps, "--max-waiting", "9", "--cache-gib", "0.125"], []):
+        load = command._bundled(command._parser().parse_args(["--model", "tiny", *options]))
+        with pytest.raises(StopHereError):
+            load(None, lambda _: None)
+    assert limits == [EngineLimits(300, 9, 512, 1 << 27, 0), EngineLimits()]
 
 
 def test_weights_that_cannot_be_loaded_end_the_node_with_a_reason(tmp_path: Path) -> None:
