@@ -72,13 +72,15 @@ struct Layer {
 
 struct Model {
     const Layer *layers;
-    const float *embedding, *norm, *cos, *sin;  // cos and sin: [positions, d_rotary]
+    const void *embedding;  // [V, D] in `embedding_kind`; null: the head, of FP32 or BF16, holds the same numbers
+    const float *norm, *cos, *sin;  // cos and sin: [positions, d_rotary]
     Matrix head;
     char *cache;  // [layers][G][blocks] of keys [d_key][BLOCK] and values [BLOCK][d_value], packed as Panel reads them
     int32_t n_layers, n_blocks, n_threads;
     int32_t d_model, n_heads, n_kv_heads, d_key, d_value, d_rotary, is_interleaved;
     int32_t d_nope, d_out;  // latent attention: of a query's head without rotation, of a head's output; else 0, d_value
     int32_t kind, cache_kind;  // of weights and their rows; of keys and values: FP32 or BF16
+    int32_t embedding_kind;    // FP32 or BF16
     float eps, latent_eps;
 };
 

@@ -98,6 +98,10 @@ inline bool pack_matrix(const Matrix &matrix, const Source &source) {
             char *to = rows + i * row_bytes;
             const void *from = source.row(strip, i, k);
             if (!from) continue;
+            if (source.is_bf16 && matrix.kind == BF16) {  // as it is: narrowing would flush the smallest numbers
+                std::memcpy(to, from, static_cast<size_t>(k) * sizeof(lanes::bf16));
+                continue;
+            }
             if (source.is_bf16) widen_row(static_cast<const lanes::bf16 *>(from), k, wide);
             else copy_row(static_cast<const float *>(from), k, wide);
             if (is_quantised(matrix.kind)) quantise(matrix, strip, i, wide, to);
@@ -113,6 +117,22 @@ inline bool pack_matrix(const Matrix &matrix, const Source &source) {
     }
     std::free(memory);
     return true;
+}
+
+// A row of a packed matrix of FP32 or BF16, in fp32.
+inline void unpack_row(const Matrix &matrix, int index, float *to) {
+    const char *from = matrix.data + index / STRIP * matrix.strip_bytes() + index % STRIP * 4;
+    const int numbers = group_of(matrix.kind);
+    for (int i = 0; i < matrix.k; i += numbers, from += group_bytes_of(matrix.kind)) {
+        if (matrix.kind == FP32) {
+            std::memcpy(to + i, from, sizeof(float));
+            continue;
+        }
+        lanes::bf16 pair[2];
+        std::memcpy(pair, from, sizeof pair);
+        to[i] = lanes::widen(pair[0]);
+        if (i + 1 < matrix.k) to[i + 1] = lanes::widen(pair[1]);
+    }
 }
 
 }  // namespace serve

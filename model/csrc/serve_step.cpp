@@ -177,6 +177,14 @@ void tell(const Model &model, const Step &step, const Memory &memory) {
     });
 }
 
+// A token's row of the embedding, in fp32.
+void embed(const Model &model, int32_t id, float *to) {
+    if (!model.embedding) return unpack_row(model.head, id, to);
+    const int64_t start = static_cast<int64_t>(id) * model.d_model;
+    if (model.embedding_kind == BF16) widen_row(static_cast<const lanes::bf16 *>(model.embedding) + start, model.d_model, to);
+    else copy_row(static_cast<const float *>(model.embedding) + start, model.d_model, to);
+}
+
 }  // namespace
 }  // namespace serve
 
@@ -192,10 +200,7 @@ LANES_EXPORT int64_t serve_memory(const Model *model, int32_t n_tokens, int32_t 
 
 LANES_EXPORT void serve_step(const Model *model, const Step *step) {
     const Memory memory = lay_out(*model, step->n_tokens, step->most_keys, step->memory);
-    for (int t = 0; t < step->n_tokens; ++t) {
-        const float *embedded = model->embedding + static_cast<int64_t>(step->ids[t]) * model->d_model;
-        copy_row(embedded, model->d_model, memory.x_TD + t * memory.d_x);
-    }
+    for (int t = 0; t < step->n_tokens; ++t) embed(*model, step->ids[t], memory.x_TD + t * memory.d_x);
     for (int layer = 0; layer < model->n_layers; ++layer) {
         attention(*model, layer, *step, memory);
         norm(*model, model->layers[layer].ffn_norm, step->n_tokens, memory);

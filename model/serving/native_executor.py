@@ -195,6 +195,7 @@ class NativeExecutor:
             d_out=config.d_head if latent is None else latent.d_value,
             kind=KINDS[weights.weights],
             cache_kind=KINDS["fp32" if weights.weights == "fp32" else "bf16"],
+            embedding_kind=KINDS[weights.embedding_kind],
             eps=config.norm_eps,
             latent_eps=LATENT_NORM_EPS,
         )

@@ -101,6 +101,7 @@ class Model(Structure):
         ("d_out", c_int32),
         ("kind", c_int32),
         ("cache_kind", c_int32),
+        ("embedding_kind", c_int32),
         ("eps", c_float),
         ("latent_eps", c_float),
     ]

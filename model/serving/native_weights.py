@@ -1,8 +1,9 @@
 """A transformer's weights as the tables of the compiled engine: packed, with everything the kernels ask of a layer.
 
 Weights that layers share are packed once. The head of int4 has 8 bits, as its rows: 4 bits there cost most of what they
-cost at all (docs/performance.md). What the kernels read in place, as an fp32 embedding, is kept; all else is a
-copy, so the transformer's own weights may be given up. Knows nothing of steps or caches.
+cost at all (docs/performance.md). What the kernels read in place is kept: norms in fp32, and an embedding whose numbers
+are not the packed head's. All else is a copy, so the transformer's own weights may be given up. Knows nothing of steps
+or caches.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class NativeWeights:
         head = transformer.head_weight
         self.head = matrix(self._pack(head, "int8-dynamic" if weights == "int4" else weights))
         self.norm = self._vector(transformer.norm.weight)
-        self.embedding = self._vector(transformer.embedding)
+        self.embedding, self.embedding_kind = self._embedding(transformer, consume=consume)
         if consume:
             give_up(transformer)
 
@@ -82,6 +83,18 @@ class NativeWeights:
         kept = values.detach().float().contiguous()
         self._kept.append(kept)
         return pointer(kept)
+
+    def _embedding(self, transformer: Transformer, *, consume: bool) -> tuple[c_void_p, Weights]:
+        """The address of its rows, and their form; null where the head has the same ones in a form that loses nothing."""
+        embedding = transformer.embedding.detach()
+        kind: Weights = "bf16" if embedding.dtype is torch.bfloat16 else "fp32"
+        if transformer.head is None and self.weights in ("fp32", kind):
+            return pointer(None), kind
+        kept = (embedding if kind == "bf16" else embedding.float()).contiguous()
+        if consume and kept.data_ptr() == embedding.data_ptr():
+            kept = kept.clone()  # it may lie in a mapped file, which would stay in memory with it
+        self._kept.append(kept)
+        return pointer(kept), kind
 
     def _norm(self, norm: RMSNorm | None) -> c_void_p:
         return self._vector(None if norm is None else norm.weight)
@@ -192,7 +205,9 @@ def give_up(module: nn.Module) -> None:
     """Frees a module's weights: shapes and dtypes stay, on the meta device, where computing with them is an error."""
     for part in module.modules():
         for name, weight in list(part.named_parameters(recurse=False)):
-            setattr(part, name, nn.Parameter(torch.empty_like(weight, device="meta"), requires_grad=False))
+            # not empty_like: for another device it imports torch's symbolic shapes, a quarter of a second and 30 MiB
+            empty = torch.empty(weight.shape, dtype=weight.dtype, device="meta")
+            setattr(part, name, nn.Parameter(empty, requires_grad=False))
 
 
 def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import random
 from collections.abc import Sequence
@@ -238,6 +239,27 @@ def test_the_dtype_of_the_blocks_does_not_matter() -> None:
     bf16 = computed(NativeExecutor(model.cast_blocks(torch.bfloat16), N_BLOCKS, weights="bf16"), tokens, [20])
     fp32 = computed(NativeExecutor(model.float(), N_BLOCKS, weights="bf16"), tokens, [20])
     assert torch.equal(bf16, fp32)
+
+
+@pytest.mark.parametrize("weights", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_embedding_of_bf16_is_kept_as_it_is_or_read_from_the_head(weights: Weights, tied: bool) -> None:
+    model = random_transformer(replace(SMALL, d_model=30, tie_embeddings=tied)).bfloat16().eval()
+    assert model.embedding is not None
+    model.embedding.data[3, 5] = 1e-39  # smaller than what narrowing keeps
+    tokens = random_tokens(SMALL, 20).tolist()
+    wide = copy.deepcopy(model).float()
+    expected = NativeExecutor(wide, N_BLOCKS, weights=weights)
+    executor = NativeExecutor(model, N_BLOCKS, weights=weights)
+    if weights != "fp32":  # else both read the head
+        assert expected.weights.embedding.value == wide.embedding.data_ptr()
+    assert torch.equal(computed(executor, tokens, [20]), computed(expected, tokens, [20]))
+    is_in_head = tied and weights != "int8"
+    assert executor.weights.embedding.value == (None if is_in_head else model.embedding.data_ptr())
+    given = model.embedding.data_ptr()
+    consuming = NativeExecutor(model, N_BLOCKS, weights=weights, consume=True)
+    assert torch.equal(computed(consuming, tokens, [20]), computed(expected, tokens, [20]))
+    assert consuming.weights.embedding.value != given  # which a mapped file may keep
 
 
 def test_blocks_are_as_large_as_said() -> None:
