@@ -28,6 +28,7 @@ from benchmarks.peers.roofline import cache_read, prefill_flops, weights_read
 from benchmarks.report import Report, Row
 from model.checkpoint import models_home
 from model.config import ModelConfig
+from model.layers.unfilled import unfilled
 from model.serving.executor import Part
 from model.serving.native_executor import BLOCK_TOKENS, NativeExecutor, supports
 from model.serving.packed import Weights
@@ -196,7 +197,7 @@ def text_loss(executor: NativeExecutor, text: Sequence[int]) -> float:
 
 def random_transformer(config: ModelConfig) -> Transformer:
     """The same random numbers over and over, each matrix scaled by its width: real sizes, made in a second."""
-    with torch.device("meta"):
+    with unfilled():
         transformer = Transformer(config)
     transformer = transformer.to_empty(device="cpu").requires_grad_(False)
     pattern = torch.randn(1 << 20, generator=torch.Generator().manual_seed(1))

@@ -102,14 +102,14 @@ def load_transformer(folder: Path, dtype: torch.dtype | None = None) -> Transfor
     Weights stay memory-mapped until used. Raises CheckpointError where weights are missing, damaged or of
     another shape than the configuration.
     """
-    import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    from model.layers.unfilled import unfilled
     from model.transformer import Transformer
 
     config, _ = load_config(folder)
-    with torch.device("meta"):
+    with unfilled():
         model = Transformer(config)
     try:
         model.load_state_dict(load_file(folder / WEIGHTS_FILE), assign=True)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from model.config import ModelConfig
+from model.layers.unfilled import unfilled
 from model.transformer import Transformer
 
 
 def shapes_of(config: ModelConfig) -> dict[str, Tensor]:
     """The state dict of a model with that configuration, on the meta device: names and shapes without memory."""
-    with torch.device("meta"):
+    with unfilled():
         return Transformer(config).state_dict()
 
 

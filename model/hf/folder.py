@@ -19,6 +19,7 @@ from model.hf.errors import UnsupportedModel
 from model.hf.registry import read_config, write_config
 from model.hf.shards import read_tensors, tensor_files, write_tensors
 from model.hf.tensors import names_to_read, our_shapes, put_together, take_apart
+from model.layers.unfilled import unfilled
 from model.transformer import Transformer
 
 SHARD_BYTES = 5_000_000_000
@@ -50,7 +51,7 @@ def to_transformer(config: ModelConfig, state: Mapping[str, Tensor]) -> Transfor
 
     Raises CheckpointError where `state` is not one of `config`.
     """
-    with torch.device("meta"):
+    with unfilled():
         model = Transformer(config)
     try:
         model.load_state_dict(dict(state), assign=True)

@@ -18,6 +18,7 @@ from model.checkpoint import CheckpointError
 from model.config import ModelConfig
 from model.hf.errors import UnsupportedModel
 from model.hf.family import EXPERT, Family
+from model.layers.unfilled import unfilled
 from model.transformer import Transformer
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -41,7 +42,7 @@ class Slot:
 
 def our_shapes(config: ModelConfig) -> dict[str, torch.Size]:
     """Names and shapes of a model's state, without its memory."""
-    with torch.device("meta"):
+    with unfilled():
         return {name: tensor.shape for name, tensor in Transformer(config).state_dict().items()}
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from model.config import ModelConfig
+from model.layers.unfilled import unfilled
 from model.parallel.mesh import Coordinates, Mesh, MeshError
 from model.parallel.share import local_config
 from model.parallel.stage import Stage
@@ -48,7 +49,7 @@ class Layout:
 @lru_cache(maxsize=16)
 def layouts(config: ModelConfig, mesh: Mesh) -> dict[str, Layout]:
     """The layout of everything that the whole model's state dict names; not to be changed, it is kept."""
-    with torch.device("meta"):
+    with unfilled():
         whole = Transformer(config).state_dict()
         part = Transformer(local_config(config, mesh.tp)).state_dict()
     return {name: _layout(name, tensor.shape, part[name].shape, mesh) for name, tensor in whole.items()}
@@ -95,7 +96,7 @@ def merge(config: ModelConfig, mesh: Mesh, shards: Mapping[int, Mapping[str, Ten
     left out. Raises MeshError where a part is missing.
     """
     merged: dict[str, Tensor] = {}
-    with torch.device("meta"):
+    with unfilled():
         buffers = {name for name, _ in Transformer(config).named_buffers()}
     for name, layout in layouts(config, mesh).items():
         if name in buffers and not any(name in shard for shard in shards.values()):

@@ -14,6 +14,7 @@ from model.config import ModelConfig
 from model.layers.block import Block
 from model.layers.moe import MoELayer
 from model.layers.recompute import Checkpointing
+from model.layers.unfilled import unfilled
 from model.parallel.collectives import Group, copy_to
 from model.parallel.expert import ParallelExperts
 from model.parallel.mesh import Coordinates, Mesh, split_layers
@@ -46,7 +47,7 @@ class Stage(Transformer):
         tp_group: Group = None,
         ep_group: Group = None,
     ) -> None:
-        with torch.device("meta"):
+        with unfilled():
             super().__init__(local_config(config, mesh.tp))
             self.whole_config = config
             self.index, self.n_stages = chunk * mesh.pp + at.pp, mesh.pp * n_chunks

@@ -22,6 +22,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from model import native
+from model.layers.unfilled import unfilled
 from model.parallel.processes import MEETING_TIMEOUT_S, RankMissingError
 from model.parallel.workers import Ended, Workers
 from model.serving import distributed_worker
@@ -202,7 +203,7 @@ def _ready(
     config, dtype = served.transformer.config, served.transformer.dtype
     n_copies = 1 if config.latent is not None else rank.job.degrees.tensor
     shape = _Shape(config.vocab_size, config.max_context, n_copies)
-    with torch.device("meta"):
+    with unfilled():
         described = Transformer(config).cast_blocks(dtype).requires_grad_(False).eval()
     return dataclasses.replace(served, transformer=described), DistributedExecutor(
         own, rank.channel, workers, shape, on_loss

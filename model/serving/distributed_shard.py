@@ -29,6 +29,7 @@ from model.layers.block import Block
 from model.layers.latent import LatentAttention
 from model.layers.moe import Experts, MoELayer
 from model.layers.sharing import is_lent
+from model.layers.unfilled import unfilled
 from model.parallel import tensor
 from model.parallel.collectives import Group, sum_over
 from model.parallel.mesh import Mesh, MeshError, refusals
@@ -118,7 +119,7 @@ class ModelShard(Transformer):
     def __init__(self, config: ModelConfig, degrees: Degrees, rank: int, groups: Groups) -> None:
         check_degrees(config, degrees)
         self_config = _evenly_worded(config, degrees.tensor)
-        with torch.device("meta"):
+        with unfilled():
             super().__init__(local_config(self_config, degrees.tensor))
             self.whole_config, self.degrees, self.rank, self.groups = config, degrees, rank, groups
             for layer in self._moe_layers():

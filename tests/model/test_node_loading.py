@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from model import hf
 from model.checkpoint import CheckpointError
+from model.layers.unfilled import unfilled
 from model.serving import loading
 from model.serving import served as served_models
 from model.serving.chat import ChatError, Message
@@ -19,6 +22,7 @@ from model.serving.errors import LoadError
 from model.serving.generation import EngineLimits
 from model.serving.served import load_served, served_config
 from model.serving.service import Service
+from model.transformer import Transformer
 from tests.model.random_models import SMALL, random_transformer
 
 TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
@@ -79,6 +83,23 @@ def test_bf16_is_widened_for_a_processor_that_does_not_multiply_it_and_kept_on_a
     there = load_served(folder, None, torch.device("meta")).transformer
     assert there.dtype is torch.bfloat16 and there.device.type == "meta"
     assert served_config(folder) == there.config
+
+
+def test_loading_draws_no_random_numbers_and_leaves_torchs_compiler_alone(tmp_path: Path) -> None:
+    folder = hf_folder(tmp_path / "theirs")
+    code = (
+        "import sys; from model.serving.served import load_served; from model.serving.native_weights import give_up; "
+        f"give_up(load_served({str(folder)!r}).transformer); "
+        "sys.exit(str(sorted({'torch._dynamo', 'sympy'} & sys.modules.keys()) or ''))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == "", "a second and 90 MiB more"
+    with unfilled():
+        before = Transformer(SMALL)
+    assert {weight.device.type for weight in before.parameters()} == {"meta"}
+    assert {name: weight.shape for name, weight in before.named_parameters()} == {
+        name: weight.shape for name, weight in random_transformer(SMALL).named_parameters()
+    }
 
 
 def test_a_folder_without_a_template_serves_completions_only(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def load(path: str, weights: Weights, max_tokens: int, max_batch: int) -> dict[s
     torch.set_num_threads(1)
     native.library()  # compiled once for all loads, not in this one
     begun = time.monotonic()
-    config, state = hf.load(Path(path), dtype=torch.float32)
+    config, state = hf.load(Path(path))
     transformer = hf.to_transformer(config, state)
     del state
     _clock = TimedExecutor(_executor(transformer, weights, max_tokens, max_batch))
