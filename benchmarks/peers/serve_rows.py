@@ -18,6 +18,7 @@ from benchmarks.report import Row
 
 MIB = 1 << 20
 B1, B16 = "decode B1", "decode B16"
+LOADING = {"load_s": "loading", "resident_mib": "memory after loading"}
 
 
 @dataclass
@@ -48,6 +49,17 @@ class Measured:
             if answers and name not in self.failures(task)
         }
 
+    def peers_of(self, ours: str) -> list[str]:
+        """The contenders of other engines whose weights are as wide; none for a peer."""
+        own = self.contenders[ours]
+        if own.engine != OURS:
+            return []
+        return [
+            name
+            for name, each in self.contenders.items()
+            if each.engine != OURS and targets.CLASSES[each.weights] == targets.CLASSES[own.weights]
+        ]
+
     def failures(self, task: str) -> dict[str, str]:
         """Why a contender's answers give no rate."""
         found: dict[str, str] = {}
@@ -76,7 +88,7 @@ def rows_of(found: Measured) -> list[Row]:
     rows += roofline_rows(found)
     for name in found.prefix:
         rows += _own_rows(found, name)
-    return rows + [_load_row(found, name) for name in found.loaded]
+    return rows + [row for name in found.loaded for row in load_rows(found, name)]
 
 
 def ratio_rows(found: Measured, task: str, by_name: Mapping[str, Sequence[float]]) -> list[Row]:
@@ -85,12 +97,11 @@ def ratio_rows(found: Measured, task: str, by_name: Mapping[str, Sequence[float]
     for ours, contender in found.contenders.items():
         if contender.engine != OURS or ours not in by_name:
             continue
-        width = targets.CLASSES[contender.weights]
         for engine in {each.engine: None for each in found.contenders.values() if each.engine != OURS}:
             names = [
                 name
-                for name, each in found.contenders.items()
-                if each.engine == engine and targets.CLASSES[each.weights] == width and name in by_name
+                for name in found.peers_of(ours)
+                if found.contenders[name].engine == engine and name in by_name
             ]
             if names:
                 peer = targets.best_peer(names, by_name)
@@ -195,13 +206,24 @@ def _own_rows(found: Measured, name: str) -> list[Row]:
     return rows
 
 
-def _load_row(found: Measured, name: str) -> Row:
+def load_rows(found: Measured, name: str) -> list[Row]:
+    """Time and memory of one contender's load; ours against the best of the peers whose weights are as wide."""
     loaded = found.loaded[name]
-    return Row(
-        f"serve, loading {name}: {found.model.name}",
-        round(float(loaded["load_s"]), 2),
-        "s",
-        None,
-        None,
-        f"version {loaded['version']}; {loaded['resident_bytes'] / MIB:.0f} MiB resident after it",
-    )
+    rows = []
+    for what, unit, digits in (("load_s", "s", 2), ("resident_mib", "MiB", 0)):
+        figures = {each: _loading(answer, what) for each, answer in found.loaded.items()}
+        peers = {each: figures[each] for each in found.peers_of(name) if each in figures}
+        rows.append(
+            targets.least_row(
+                f"serve, {LOADING[what]} {name}: {found.model.name}",
+                round(figures[name], digits),
+                unit,
+                {each: round(figure, digits) for each, figure in peers.items()},
+                f"version {loaded['version']}",
+            )
+        )
+    return rows
+
+
+def _loading(loaded: Mapping[str, Any], what: str) -> float:
+    return loaded["resident_bytes"] / MIB if what == "resident_mib" else float(loaded[what])

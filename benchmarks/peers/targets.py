@@ -69,3 +69,11 @@ def below_row(name: str, share: Quartiles, target: float, how: str) -> Row:
     return Row(
         name, round(share.median, 3), "", f"<= {target:g}", share.median <= target, f"{share.text()}; {how}"
     )
+
+
+def least_row(name: str, value: float, unit: str, peers: Mapping[str, float], how: str) -> Row:
+    """A figure that is to be below those of all `peers`, as a row; without any it is for information."""
+    if not peers:
+        return Row(name, value, unit, None, None, how)
+    best = min(peers, key=lambda peer: peers[peer])
+    return Row(name, value, unit, f"< {peers[best]:g} {unit} ({best})", value < peers[best], how)

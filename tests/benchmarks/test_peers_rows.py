@@ -120,6 +120,31 @@ def test_serving_rows_hold_ours_against_each_peers_best_of_equal_width(found: Me
     assert rows["serve, loading vllm bf16: qwen3-moe-186m"].value == 2.0
 
 
+def test_loading_is_held_against_the_best_peer_of_equal_width(found: Measured) -> None:
+    for name, load_s, mib in (
+        ("ours bf16", 1.5, 4),
+        ("transformers bf16", 2.5, 3),
+        ("llama.cpp f16", 1.75, 5),
+        ("ours int8", 3, 1),
+    ):
+        found.loaded[name] = {"version": "1", "load_s": load_s, "resident_bytes": mib << 20}
+    rows = {row.name: row for row in serve_rows.rows_of(found)}
+    time = rows["serve, loading ours bf16: qwen3-moe-186m"]
+    assert (time.value, time.unit, time.target, time.holds) == (1.5, "s", "< 1.75 s (llama.cpp f16)", True)
+    memory = rows["serve, memory after loading ours bf16: qwen3-moe-186m"]
+    assert (memory.value, memory.target, memory.holds) == (4, "< 3 MiB (transformers bf16)", False)
+    assert rows["serve, loading ours int8: qwen3-moe-186m"].target == "< 2 s (llama.cpp q8_0)"
+    assert rows["serve, loading ours int8: qwen3-moe-186m"].holds is False
+    assert rows["serve, loading ours int8-dynamic: qwen3-moe-186m"].holds is False, "as long is not ahead"
+    assert rows["serve, loading llama.cpp f16: qwen3-moe-186m"].target is None
+
+
+def test_loading_beside_nobody_is_for_information(found: Measured) -> None:
+    found.loaded = {"ours bf16": found.loaded["ours bf16"], "llama.cpp q8_0": found.loaded["llama.cpp q8_0"]}
+    rows = {row.name: row for row in serve_rows.rows_of(found)}
+    assert rows["serve, loading ours bf16: qwen3-moe-186m"].holds is None
+
+
 def test_a_side_without_answers_has_no_row(found: Measured) -> None:
     names = {row.name for row in serve_rows.rows_of(found)}
     assert "serve, vllm bf16: qwen3-moe-186m, decode B16" not in names
