@@ -30,7 +30,8 @@ def accelerated_executor(
     if reason is not None:
         log.warning("%s is computed without CUDA graphs: %s", config.name, reason)
         return TorchExecutor(transformer, n_blocks, block_tokens=BLOCK_TOKENS)
-    ladder = Ladder.within(limits.max_running, config.max_context)
+    # what lies in the cache bounds what a step reads: larger copies would be padding, and memory that others need
+    ladder = Ladder.within(limits.max_running, config.max_context, n_blocks * BLOCK_TOKENS)
     executor = GraphedExecutor(
         transformer, n_blocks, block_tokens=BLOCK_TOKENS, ladder=ladder, capture=capture
     )

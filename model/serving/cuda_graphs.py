@@ -42,10 +42,14 @@ def _cut(ladder: Sequence[int], most: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Ladder:
-    """Sizes that graphs are made for: rows of a step, and tokens of its longest sequence."""
+    """Sizes that graphs are made for: rows of a step, and tokens of its longest sequence.
+
+    A step copies keys and values of rows times tokens positions: of no more than `most_slots`, where that is given.
+    """
 
     rows: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     tokens: tuple[int, ...] = (256, 1024, 4096, 16_384)
+    most_slots: int | None = None
 
     def __post_init__(self) -> None:
         for sizes in (self.rows, self.tokens):
@@ -53,10 +57,16 @@ class Ladder:
                 raise ValueError(f"a ladder needs ascending sizes above 0, not {sizes}")
 
     @classmethod
-    def within(cls, most_rows: int, most_tokens: int) -> Ladder:
+    def within(cls, most_rows: int, most_tokens: int, most_slots: int) -> Ladder:
         """The usual sizes below these, and the usual largest ones at most."""
         usual = cls()
-        return cls(_cut(usual.rows, most_rows), _cut(usual.tokens, most_tokens))
+        return cls(_cut(usual.rows, most_rows), _cut(usual.tokens, most_tokens), most_slots)
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """All of them, rows and tokens, the largest first."""
+        every = [(rows, tokens) for tokens in self.tokens[::-1] for rows in self.rows[::-1]]
+        return [size for size in every if self._is_small(*size)]
 
     def size(self, parts: Sequence[Part]) -> tuple[int, int] | None:
         """Rows and tokens that hold these parts; None where they are no plain decode step, or too many or too long."""
@@ -64,7 +74,10 @@ class Ladder:
             return None
         rows = next_size(len(parts), self.rows)
         tokens = next_size(max(part.past for part in parts) + 1, self.tokens)
-        return None if rows is None or tokens is None else (rows, tokens)
+        return None if rows is None or tokens is None or not self._is_small(rows, tokens) else (rows, tokens)
+
+    def _is_small(self, rows: int, tokens: int) -> bool:
+        return self.most_slots is None or rows * tokens <= self.most_slots
 
 
 def refusal(model: Transformer) -> str | None:
@@ -146,8 +159,9 @@ class GraphedExecutor(TorchExecutor):
 
     def prepare(self, sizes: Iterable[tuple[int, int]] | None = None) -> None:
         """Captures these sizes (rows, tokens), all of the ladder by default, so that no step has to wait for it."""
-        every = [(rows, tokens) for tokens in self._ladder.tokens[::-1] for rows in self._ladder.rows[::-1]]
-        for size in every if sizes is None else sizes:  # the largest first: others find room in its memory
+        for size in (
+            self._ladder.sizes if sizes is None else sizes
+        ):  # smaller ones find room in a larger one's memory
             self._graph(size)
 
     def _graph(self, size: tuple[int, int]) -> _Graph:

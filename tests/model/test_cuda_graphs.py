@@ -191,7 +191,14 @@ def test_inputs_keep_their_memory() -> None:
 def test_a_ladder_ends_where_no_step_reaches(
     most_rows: int, most_tokens: int, rows: tuple[int, ...], tokens: tuple[int, ...]
 ) -> None:
-    assert Ladder.within(most_rows, most_tokens) == Ladder(rows, tokens)
+    assert Ladder.within(most_rows, most_tokens, 9) == Ladder(rows, tokens, 9)
+
+
+def test_a_ladder_has_no_size_whose_copy_is_larger_than_allowed() -> None:
+    ladder = Ladder(rows=(1, 4, 8), tokens=(8, 64), most_slots=64)
+    assert ladder.sizes == [(1, 64), (8, 8), (4, 8), (1, 8)]
+    assert ladder.size([Part([1], 7, [0])] * 8) == (8, 8)
+    assert ladder.size([Part([1], 8, [0])] * 2) is None
 
 
 # -- experts ----------------------------------------------------------------------------------------

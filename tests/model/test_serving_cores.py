@@ -120,3 +120,11 @@ def test_waiting_threads_sleep_soon_unless_somebody_said_otherwise(
         [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True, timeout=120
     )
     assert run.stdout.strip() == expected
+
+
+@pytest.mark.parametrize("options", [["--batch", "0"], ["--seconds", "0"], ["--seconds", "nan"]])
+def test_tuning_refuses_numbers_out_of_bounds(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        tune.main(["--model", "tiny", *options])
+    assert ended.value.code == 2
+    assert f"argument {options[0]}: must be a" in capsys.readouterr().err

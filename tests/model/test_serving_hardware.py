@@ -44,6 +44,12 @@ def read(*arguments: str) -> Hardware:
     return read_options(parser.parse_args(arguments))
 
 
+@pytest.fixture(autouse=True)
+def no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The choice is the same on every machine; tests that want a device say so."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
 def test_without_options_the_fastest_executor_has_the_only_copy_of_the_weights() -> None:
     assert read() == Hardware()
     served, kept = load_on(read(), "tiny", None, LIMITS), tiny().transformer
@@ -84,8 +90,7 @@ def test_options_that_do_not_go_together_are_refused(arguments: list[str], messa
         read(*arguments)
 
 
-def test_a_cuda_device_that_torch_does_not_see_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+def test_a_cuda_device_that_torch_does_not_see_is_refused() -> None:
     with pytest.raises(ValueError, match=r"torch sees no CUDA device here \(.*\): leave --device out"):
         read("--device", "cuda")
 
