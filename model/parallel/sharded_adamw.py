@@ -47,7 +47,7 @@ class _Part:
     def cut(self, values: Tensor) -> tuple[Tensor, ...]:
         """This rank's share of what has the parameter's shape, in runs as long as the pieces; views."""
         own = values.reshape(-1).tensor_split(len(self.slices))[self.place]
-        return own.split(BUCKET_ELEMENTS) if own.numel() else ()
+        return torch.split(own, BUCKET_ELEMENTS) if own.numel() else ()
 
 
 class ShardedAdamW:
@@ -82,10 +82,15 @@ class ShardedAdamW:
 
     @torch.no_grad()
     def step(self) -> None:
-        given = [part for part in self.parts if part.parameter.grad is not None]
-        pieces = iter([piece for part in given for piece in part.pieces])
-        for bucket in buckets([run for part in given for run in part.cut(part.parameter.grad)]):
-            updated = list(islice(pieces, len(bucket)))
+        pieces: list[nn.Parameter] = []
+        runs: list[Tensor] = []
+        for part in self.parts:
+            if part.parameter.grad is not None:
+                pieces.extend(part.pieces)
+                runs.extend(part.cut(part.parameter.grad))
+        left = iter(pieces)
+        for bucket in buckets(runs):
+            updated = list(islice(left, len(bucket)))
             for piece, gradient in zip(updated, bucket, strict=True):
                 piece.grad = gradient.to(piece.dtype)
             self.optimizer.step()  # of what has a gradient
@@ -144,9 +149,9 @@ class ShardedAdamW:
             run.copy_(piece if kind == "master" else moments.get(kind, torch.zeros_like(piece)))
         slices = whole.tensor_split(len(part.slices))
         if part.group is not None:
-            for source, piece in enumerate(slices):
-                if piece.numel():
-                    dist.broadcast(piece, group=part.group, group_src=source)
+            for source, values in enumerate(slices):
+                if values.numel():
+                    dist.broadcast(values, group=part.group, group_src=source)
         return whole.view_as(part.parameter)
 
     def _hand_out(self) -> None:
@@ -183,5 +188,5 @@ def _part(item: Trained, processes: Processes, is_sharded: bool) -> _Part:
     own = slices[place]
     is_wide = own.dtype in (torch.float32, torch.float64)
     master = own if is_wide else own.float()
-    pieces = tuple(nn.Parameter(piece) for piece in master.split(BUCKET_ELEMENTS)) if own.numel() else ()
+    pieces = tuple(nn.Parameter(run) for run in torch.split(master, BUCKET_ELEMENTS)) if own.numel() else ()
     return _Part(item.name, item.parameter, slices, place, group, master, pieces)

@@ -101,7 +101,7 @@ def step_peak(
         trainer.step(tokens_BS)  # makes the optimiser's states
         live.peak = live.now
         trainer.step(tokens_BS)
-    return live.peak
+    return int(live.peak)
 
 
 def _peaks(
@@ -111,7 +111,8 @@ def _peaks(
     measured = step_peak(workload, layout, processes, state)
     figures: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(figures, (measured, rank_memory(workload, layout, processes.at.pp).total))
-    return max(figures, key=lambda pair: abs(pair[1] / pair[0] - 1))
+    furthest: tuple[float, float] = max(figures, key=lambda pair: abs(pair[1] / pair[0] - 1))
+    return furthest
 
 
 def _activations(
