@@ -46,6 +46,8 @@ def working_set(workload: Workload, layout: Layout, stage: int) -> float:
         + width * _gradients_at_once(config, layer, layout)
         for layer in split_layers(config.n_layers, layout.n_stages)[stage]
     )
+    if layout.mesh.pp > 1:
+        working += 2 * STREAM_BYTES * tokens * config.d_model  # the gradients that arrive and that leave
     table = STREAM_BYTES * config.vocab_size * config.d_model
     if stage == layout.n_stages - 1:
         working -= tokens * head_saved(config)  # which is gone when layers have their turn
@@ -76,6 +78,10 @@ def _in_backward(config: ModelConfig, layer: int, width: int, layout: Layout) ->
     These and what need not be computed again are fitted to peaks of small models (`check.py`), not derived.
     """
     gradients = 0.3 * saved_plainly(config, layer, FP32_BYTES, layout)  # in bf16 some are fp32 too
+    if layout.mesh.tp > 1:
+        gradients += STREAM_BYTES * config.d_model  # what is being summed over tp
+    if layout.mesh.ep > 1 and config.moe is not None and config.is_moe_layer(layer):
+        gradients += 2 * width * config.moe.top_k * config.d_model  # rows that leave and rows that arrive
     if layout.checkpointing == "none":
         return gradients
     attention, ffn = halves(config, layer, width, layout)

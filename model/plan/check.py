@@ -4,7 +4,7 @@
 
 Each mesh trains a small model for two steps; the messages of the second are counted on every rank and added up.
 Activations are measured in one forward pass of each rank's stages; the peak of all tensors in a second step, in fp32 and
-in bf16, of the rank that is furthest from its plan. Exit 0 where all are within the tolerance, 1 where
+in bf16, of all ranks of the pipeline stage that is furthest from its plan. Exit 0 where all are within the tolerance, 1 where
 one is not, 2 for input that cannot be run, 3 where a rank is missing or lost.
 """
 
@@ -107,12 +107,17 @@ def step_peak(
 def _peaks(
     workload: Workload, layout: Layout, processes: Processes, state: Mapping[str, torch.Tensor]
 ) -> tuple[float, float]:
-    """Of the rank whose measured and predicted bytes differ most."""
+    """Of all ranks of the pipeline's place whose two sums differ most: over ep, load is even only in the sum."""
     measured = step_peak(workload, layout, processes, state)
     figures: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(figures, (measured, rank_memory(workload, layout, processes.at.pp).total))
-    furthest: tuple[float, float] = max(figures, key=lambda pair: abs(pair[1] / pair[0] - 1))
-    return furthest
+    pp = processes.at.pp
+    dist.all_gather_object(figures, (pp, measured, rank_memory(workload, layout, pp).total))
+    measured_at, planned_at = Counter[int](), Counter[int]()
+    for at, kept, planned in figures:
+        measured_at[at] += kept
+        planned_at[at] += planned
+    sums = [(float(measured_at[at]), float(planned_at[at])) for at in measured_at]
+    return max(sums, key=lambda pair: abs(pair[1] / pair[0] - 1))
 
 
 def _activations(
