@@ -136,13 +136,13 @@ def test_projections_of_attention_cost_what_dense_products_do() -> None:
     assert work.seconds("attention", faster) == pytest.approx(work.product_flops / 1e11, rel=1e-3)
 
 
-@pytest.mark.parametrize(("dtype", "bytes_each"), [("float32", 16), ("bfloat16", 16)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_training_holds_gradients_states_and_activations_beside_the_weights(
-    dtype: str, bytes_each: int
+    dtype: str,
 ) -> None:
     work = work_of(MODEL, 128, dtype=dtype)
     of_weights = sum(part.weight_bytes + part.state_bytes for part in work.values())
-    assert of_weights == pytest.approx(bytes_each * (MODEL.total_parameters))
+    assert of_weights == pytest.approx(16 * MODEL.total_parameters)  # with a master copy where not fp32
     workload = Workload(MODEL, 128, 1, PRECISIONS["fp32" if dtype == "float32" else "bf16"])
     ids = 128 * 8
     kept = sum(part.kept_bytes for part in work.values())
