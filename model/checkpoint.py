@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.config import ConfigError, ModelConfig
+from model.new_folder import has_format, new_folder, require_free
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +21,8 @@ if TYPE_CHECKING:
 
     from model.transformer import Transformer
 
-FORMAT = "gainshare.model/1"
+KIND = "gainshare.model"
+FORMAT = f"{KIND}/1"
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
@@ -41,6 +41,16 @@ def is_complete(folder: Path) -> bool:
     return (folder / CONFIG_FILE).is_file() and (folder / WEIGHTS_FILE).is_file()
 
 
+def is_model_folder(folder: Path) -> bool:
+    """Whether `folder` holds a model of ours, of any version, and no folder besides: saving replaces such a one."""
+    return has_format(folder / CONFIG_FILE, KIND) and all(path.is_file() for path in folder.iterdir())
+
+
+def require_place(folder: Path) -> None:
+    """Raises FolderTakenError where `save_checkpoint` would: long before, for whoever has much to do until then."""
+    require_free(folder, is_model_folder, name="model")
+
+
 def save_checkpoint(
     folder: Path,
     config: ModelConfig,
@@ -51,32 +61,30 @@ def save_checkpoint(
 ) -> None:
     """Writes a model folder with extra text `files`, atomically: it is there whole or not at all.
 
-    An existing folder is replaced. Raises OSError (disk full, no permission) with nothing left behind.
+    A model that is there already is replaced. Raises FolderTakenError where `folder` holds anything else, and OSError
+    (disk full, no permission), with nothing left behind.
     """
+    with new_folder(folder, is_ours=is_model_folder, name="model") as partial:
+        write_model(partial, config, state, metadata=metadata, files=files)
+
+
+def write_model(
+    folder: Path,
+    config: ModelConfig,
+    state: Mapping[str, Tensor],
+    *,
+    metadata: Mapping[str, Any],
+    files: Mapping[str, str],
+) -> None:
+    """The files of `save_checkpoint` into a folder that is there. Raises OSError."""
     from safetensors.torch import save_file
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial / WEIGHTS_FILE)
-        document = {"format": FORMAT, "model": config.to_dict(), "metadata": dict(metadata)}
-        (partial / WEIGHTS_FILE).chmod(0o644)  # safetensors makes it private; nodes may run as another user
-        (partial / CONFIG_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-        for name, text in files.items():
-            (partial / name).write_text(text, encoding="utf-8")
-        partial.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Removes what a killed `save_checkpoint` left beside `folder`. Call it only while nobody else saves there."""
-    for partial in folder.parent.glob(f".{folder.name}-*"):
-        shutil.rmtree(partial, ignore_errors=True)
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / WEIGHTS_FILE)
+    (folder / WEIGHTS_FILE).chmod(0o644)  # safetensors makes it private; nodes may run as another user
+    document = {"format": FORMAT, "model": config.to_dict(), "metadata": dict(metadata)}
+    (folder / CONFIG_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def load_config(folder: Path) -> tuple[ModelConfig, dict[str, Any]]:

@@ -27,6 +27,7 @@ from model.data.hub_corpus import HubDataset
 from model.data.show import show_batch, show_document
 from model.data.statistics import Row, statistics
 from model.data.tokenizer import TextTokenizer
+from model.new_folder import FolderTakenError
 from model.progress_lines import ProgressLines
 
 
@@ -34,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         text: str = options.run(options)
-    except (DataError, ConfigError, ValueError) as error:
+    except (DataError, ConfigError, FolderTakenError, ValueError) as error:
         return _failed(str(error))
     except OSError as error:
         return _failed(f"{error.filename or options.folder}: {error.strerror or error}")

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from model.data.corpora import KINDS, Corpus, Kind
-from model.data.data_folder import BUILD_FILE, FORMAT, DataFolder, open_data_folder
+from model.data.data_folder import BUILD_FILE, FORMAT, DataFolder, is_data_folder, open_data_folder
 from model.data.errors import CorpusError
 from model.data.manifest import Record
-from model.data.new_folder import new_folder
 from model.data.order import keyed_order
 from model.data.shard_writer import SHARD_TOKENS, TokenisedDocument, write_shards
 from model.data.splitting import Split, split
 from model.data.text_documents import TextDocument
 from model.data.tokenizer import TextTokenizer
+from model.new_folder import FolderTakenError, new_folder
 
 ENCODED_AT_ONCE = 256  # documents
 
@@ -64,11 +64,13 @@ def build(
     """Builds `folder`, whole or not at all, with a new tokenizer unless one is given.
 
     Equal corpora and settings give equal files. A corpus that is not on this machine is noted in `build.json`, or an
-    error where all `are_required`. Raises CorpusError, TokenizerError, DataError where the folder exists, and OSError
-    where the disk refuses.
+    error where all `are_required`. `replace` takes the place of an older data folder. Raises CorpusError, TokenizerError,
+    FolderTakenError where the folder holds anything else, and OSError where the disk refuses.
     """
     settings = settings or Settings()
-    with new_folder(folder, replace=replace) as partial:
+    if folder.exists() and not replace:
+        raise FolderTakenError(f"{folder} exists already: choose another folder, or replace it")
+    with new_folder(folder, is_ours=is_data_folder, name="data folder") as partial:
         read = _read(corpora, are_required, report)
         sides = split(
             read.documents, settings.held_out_share, lambda done, total: report("compare", done, total)

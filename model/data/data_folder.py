@@ -16,11 +16,13 @@ from model.data.corpora import KINDS
 from model.data.errors import ShardError
 from model.data.manifest import AGAIN, MANIFEST_FILE, damaged
 from model.data.shards import ShardedDocuments
-from model.data.tokenizer import TextTokenizer
+from model.data.tokenizer import MARKUP_FILE, TOKENIZER_FILE, TextTokenizer
+from model.new_folder import has_format
 
 Side = Literal["train", "held_out"]
 SIDES: tuple[Side, ...] = ("train", "held_out")
-FORMAT = "gainshare.data-folder/1"
+KIND = "gainshare.data-folder"
+FORMAT = f"{KIND}/1"
 BUILD_FILE = "build.json"
 
 
@@ -47,6 +49,12 @@ class DataFolder:
     def sources(self, side: Side = "train") -> dict[str, ShardedDocuments]:
         """Documents by kind, as `DataStream` takes them. Raises ShardError."""
         return {kind: self.documents(kind, side) for kind in self.kinds(side)}
+
+
+def is_data_folder(path: Path) -> bool:
+    """Whether `path` was built by any version and holds nothing besides: a new one may take its place."""
+    names = {BUILD_FILE, TOKENIZER_FILE, MARKUP_FILE, *KINDS}
+    return has_format(path / BUILD_FILE, KIND) and names.issuperset(entry.name for entry in path.iterdir())
 
 
 def open_data_folder(path: Path) -> DataFolder:

@@ -25,8 +25,8 @@ from model.data.manifest import (
     file_sha256,
     schema_of,
 )
-from model.data.new_folder import new_folder
 from model.data.token_documents import Ids, Span
+from model.new_folder import new_folder
 
 SHARD_TOKENS = 16_000_000  # 32 MB of two-byte ids
 
@@ -111,14 +111,13 @@ def write_shards(
     tokenizer_sha256: str,
     vocab_size: int,
     shard_tokens: int = SHARD_TOKENS,
-    replace: bool = False,
 ) -> Iterator[ShardWriter]:
     """A writer whose folder is there, whole, when the block has ended without an error, and not at all otherwise.
 
-    Raises DataError where the folder exists, unless `replace` is set, or no document came; OSError where the disk
-    refuses.
+    Raises FolderTakenError where the folder holds something, DataError where no document came, and OSError where the
+    disk refuses.
     """
-    with new_folder(folder, replace=replace) as partial:
+    with new_folder(folder) as partial:
         writer = ShardWriter(partial, name, tokenizer_sha256, vocab_size, shard_tokens)
         yield writer
         writer.finish()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
@@ -20,6 +18,7 @@ from model.hf.registry import read_config, write_config
 from model.hf.shards import read_tensors, tensor_files, write_tensors
 from model.hf.tensors import names_to_read, our_shapes, put_together, take_apart
 from model.layers.unfilled import unfilled
+from model.new_folder import new_folder
 from model.transformer import Transformer
 
 SHARD_BYTES = 5_000_000_000
@@ -75,26 +74,17 @@ def save(
 
     `model_type` picks the family, None the first that can represent the model; `extra` is added to `config.json`
     (token ids, say), `files` are texts to write beside it (a tokenizer). The folder is there whole or not at all. Raises UnsupportedModel where no family, or not that
-    one, can represent the model; CheckpointError where `state` is not one of `config`; FileExistsError where the
+    one, can represent the model; CheckpointError where `state` is not one of `config`; FolderTakenError where the
     folder is there and not empty; OSError with nothing left behind.
     """
     family, theirs = write_config(config, model_type)
     _check_state(config, state)
-    if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is not empty: choose another folder, or empty it first")
     document = {**theirs, "dtype": _dtype_name(state), **_TOKENS, **(extra or {})}
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with new_folder(folder) as partial:
         write_tensors(partial, take_apart(family, state), shard_bytes)
         (partial / CONFIG_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         for name, text in (files or {}).items():
             (partial / name).write_text(text, encoding="utf-8")
-        partial.chmod(0o755)
-        partial.rename(folder)  # replaces an empty folder
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def load_json(folder: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.checkpoint import is_complete, models_home, remove_leftovers, save_checkpoint
+from model.checkpoint import is_complete, models_home, save_checkpoint
 from model.smollm2 import release
 from model.smollm2.errors import ConversionError, DownloadError
 
@@ -45,7 +45,6 @@ def fetch(report: Report, home: Path | None = None) -> Fetched:
     try:
         store.mkdir(parents=True, exist_ok=True)
         with _only_one(store / f".{NAME}.lock"):
-            remove_leftovers(folder)
             was_cached = is_complete(folder)
             if not was_cached:
                 _convert(fetch_gguf(report, home), folder, report)

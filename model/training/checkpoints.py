@@ -20,9 +20,9 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from model.checkpoint import load_config, save_checkpoint
+from model.checkpoint import load_config, write_model
 from model.config import ModelConfig
-from model.data.new_folder import new_folder
+from model.new_folder import new_folder
 from model.training.errors import DamagedCheckpointError
 from model.training.state import MODEL, Snapshot
 
@@ -70,7 +70,7 @@ class Checkpoints:
         """
         folder = self.root / f"step-{snapshot.progress.step:08d}"
         try:
-            with new_folder(folder, replace=True) as partial:
+            with new_folder(folder, is_ours=_is_checkpoint, name="checkpoint") as partial:
                 _write(partial, snapshot, model, metadata=metadata, files=files or {})
         except SafetensorError as error:
             raise _system_error(error, folder) from error
@@ -96,7 +96,7 @@ class Checkpoints:
 
     def remove_leftovers(self) -> None:
         """What killed saves left behind; only while nobody else saves here."""
-        for partial in self.root.glob(".step-*"):
+        for partial in self.root.glob(".step-*.new-*"):
             shutil.rmtree(partial, ignore_errors=True)
 
     def _remove_but(self, saved: Path) -> None:
@@ -135,6 +135,11 @@ def _system_error(error: SafetensorError, folder: Path) -> OSError:
     return OSError(int(number[1]), os.strerror(int(number[1])), str(folder))
 
 
+def _is_checkpoint(folder: Path) -> bool:
+    """By its name alone: one that is damaged is replaced as well."""
+    return STEP_FOLDER.fullmatch(folder.name) is not None
+
+
 def _step_of(path: Path) -> re.Match[str] | None:
     return STEP_FOLDER.fullmatch(path.name) if path.is_dir() else None
 
@@ -148,10 +153,7 @@ def _write(
     files: Mapping[str, str],
 ) -> None:
     """All files of a checkpoint into `folder`, state.json last."""
-    save_checkpoint(folder / MODEL, model, snapshot.tensors[MODEL], metadata=metadata, files=files)
-    for file in (folder / MODEL).iterdir():
-        file.rename(folder / file.name)
-    (folder / MODEL).rmdir()
+    write_model(folder, model, snapshot.tensors[MODEL], metadata=metadata, files=files)
     for part, tensors in snapshot.tensors.items():
         if part != MODEL:
             file = folder / f"{part}.safetensors"

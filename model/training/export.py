@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from model.checkpoint import CheckpointError, load_config, save_checkpoint
+from model.checkpoint import CheckpointError, load_config, require_place, save_checkpoint
 from model.data.tokenizer import MARKUP_FILE, TOKENIZER_FILE
+from model.new_folder import FolderTakenError
 from model.serving.chat import TEMPLATE_FILE
-from model.training.checkpoints import Checkpoints
+from model.training.checkpoints import STATE_FILE, Checkpoints
 from model.training.state import AVERAGE, MODEL
 from model.training.trainer import Trainer
 
@@ -18,7 +19,7 @@ from model.training.trainer import Trainer
 def export_model(
     trainer: Trainer, folder: Path, *, metadata: Mapping[str, Any], files: Mapping[str, str]
 ) -> None:
-    """The weights as trained so far, or their moving average where one is kept. Replaces the folder as a whole."""
+    """The weights as trained so far, or their moving average where one is kept. Replaces a model that is there."""
     average, model = trainer.average, trainer.model
     with contextlib.nullcontext() if average is None else average.swapped_in(model):
         state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
@@ -34,8 +35,12 @@ def export_model(
 def export_newest(checkpoints: Path, folder: Path) -> int:
     """The newest whole checkpoint below `checkpoints`, its averaged weights where it has some; returns its step.
 
-    Raises CheckpointError where there is none, DamagedCheckpointError where none is whole.
+    Raises CheckpointError where there is none, DamagedCheckpointError where none is whole, and FolderTakenError where
+    `folder` holds anything but a model that may be replaced.
     """
+    require_place(folder)
+    if (folder / STATE_FILE).exists():
+        raise FolderTakenError(f"{folder} is a checkpoint that a run can go on from: choose another folder")
     loaded = Checkpoints(checkpoints, keep=1).newest()
     if loaded is None:
         raise CheckpointError(f"{checkpoints} holds no checkpoint: train first")

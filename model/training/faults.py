@@ -13,6 +13,7 @@ from pathlib import Path
 from model.checkpoint import CheckpointError
 from model.config import ConfigError
 from model.data.errors import DataError
+from model.new_folder import FolderTakenError
 from model.parallel.mesh import MeshError
 from model.training.errors import (
     DamagedCheckpointError,
@@ -55,6 +56,8 @@ def explain(error: BaseException, command: str) -> Fault | None:
     if isinstance(cause, RunExistsError):
         action = f"`{command} --resume` goes on with it; else choose another output"
         return Fault("run_exists", USAGE, str(cause), action)
+    if isinstance(cause, FolderTakenError):
+        return Fault("usage", USAGE, str(cause), "Then start again")
     if isinstance(cause, FolderInUseError):
         return Fault("in_use", IN_USE, str(cause), "Then start again")
     if isinstance(cause, CheckpointError | DamagedCheckpointError | SavedStateError):

@@ -16,6 +16,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from model.checkpoint import require_place
 from model.data.batch import Batch
 from model.training.checkpoints import Checkpoints, Loaded
 from model.training.config_changes import changes, shape_changes
@@ -68,12 +69,13 @@ def train(
     """Trains to the end of the budget, to `stop_at` steps in all, or until a signal comes.
 
     Owns `data` and closes it. Raises RunExistsError where the output holds a run and `is_resumed` is not said,
-    SavedStateError, DamagedCheckpointError, FolderInUseError and what `engine_for` raises before the first step, and
+    SavedStateError, DamagedCheckpointError, FolderInUseError, FolderTakenError and what `engine_for` raises before the first step, and
     afterwards RunFailedError from whatever went wrong.
     """
     folder = RunFolder(config.output)
     with contextlib.ExitStack() as stack:
         stack.enter_context(data.stream)
+        require_place(folder.model)
         stack.enter_context(folder.locked())
         signals = stack.enter_context(StopSignals())
         checkpoints = Checkpoints(folder.checkpoints, keep=config.saving.keep)

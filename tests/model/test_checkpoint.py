@@ -12,6 +12,7 @@ import torch
 from model import checkpoint
 from model.checkpoint import CheckpointError, load_config, load_transformer, models_home, save_checkpoint
 from model.layers.moe import moe_layers
+from model.new_folder import FolderTakenError
 from model.presets import PRESETS
 from model.transformer import Transformer
 
@@ -74,11 +75,25 @@ def test_a_failed_save_leaves_nothing_and_keeps_the_old(
 
 
 def test_what_a_killed_save_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / ".tiny.new-killed").mkdir()
+    (tmp_path / ".tiny.new-killed" / "model.safetensors").write_bytes(b"half")
     save_tiny(tmp_path / "tiny")
-    (tmp_path / ".tiny-killed").mkdir()
-    (tmp_path / ".tiny-killed" / "model.safetensors").write_bytes(b"half")
-    checkpoint.remove_leftovers(tmp_path / "tiny")
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+
+
+def test_only_a_model_of_ours_is_replaced(tmp_path: Path) -> None:
+    save_tiny(tmp_path / "tiny")
+    save_tiny(tmp_path / "tiny")
+    (tmp_path / "tiny" / "notes").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "precious").write_text("hi")
+    (tmp_path / "published").mkdir()
+    (tmp_path / "published" / "config.json").write_text('{"model_type": "llama"}')
+    for name in ("tiny", "other", "published"):
+        before = sorted((tmp_path / name).iterdir())
+        with pytest.raises(FolderTakenError, match="other things than a model"):
+            save_tiny(tmp_path / name)
+        assert sorted((tmp_path / name).iterdir()) == before
 
 
 def test_damaged_folders_say_what_to_do(tmp_path: Path) -> None:

@@ -18,12 +18,13 @@ from model.data.build import Settings, build
 from model.data.corpora import KINDS, Corpus, Kind, built_in_corpora
 from model.data.curriculum import three_stages
 from model.data.data_folder import BUILD_FILE, SIDES, open_data_folder
-from model.data.errors import CorpusError, DataError, ShardError
+from model.data.errors import CorpusError, ShardError
 from model.data.evaluation import evaluation_batches
 from model.data.statistics import statistics
 from model.data.stream import DataStream
 from model.data.text_documents import TextDocument
 from model.data.tokenizer import CHATML, Markup, TextTokenizer
+from model.new_folder import FolderTakenError
 
 SETTINGS = Settings(vocab_size=400, held_out_share=0.3, longest_instruction=60, shard_tokens=2_000)
 
@@ -161,7 +162,7 @@ def test_a_failing_build_leaves_nothing_and_keeps_the_old(folder: Path, tmp_path
 
     old = tmp_path / "data"
     shutil.copytree(folder, old)
-    with pytest.raises(DataError, match="exists already"):
+    with pytest.raises(FolderTakenError, match="exists already"):
         build(old, [PROSE], settings=SETTINGS)
     with pytest.raises(CorpusError, match="line went dead"):
         build(old, [replace(PROSE, read=read)], settings=SETTINGS, replace=True)
@@ -169,6 +170,10 @@ def test_a_failing_build_leaves_nothing_and_keeps_the_old(folder: Path, tmp_path
     assert open_data_folder(old).kinds() == ("general", "domain", "instruction")
     build(old, [CODE], settings=SETTINGS, replace=True)
     assert open_data_folder(old).kinds() == ("domain",)
+    (old / "notes").write_text("mine")
+    with pytest.raises(FolderTakenError, match="other things than a data folder"):
+        build(old, [CODE], settings=SETTINGS, replace=True)
+    assert (old / "notes").read_text() == "mine"
 
 
 def test_a_folder_that_was_not_built_to_its_end_is_refused(folder: Path, tmp_path: Path) -> None:

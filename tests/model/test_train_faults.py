@@ -153,14 +153,14 @@ def test_a_full_disk_while_saving_keeps_the_last_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = run_config(tmp_path)
-    honest = checkpoints_module.save_checkpoint
+    honest = checkpoints_module.write_model
 
     def full(folder: Path, *arguments: Any, **options: Any) -> None:
         if "00000004" in str(folder):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
         honest(folder, *arguments, **options)
 
-    monkeypatch.setattr(checkpoints_module, "save_checkpoint", full)
+    monkeypatch.setattr(checkpoints_module, "write_model", full)
     fault, _ = fault_of(config, data_for(config))
     assert (fault.code, fault.exit_status) == ("disk_full", 5)
     for part in ("No space left", "MiB free", "Free space", "--resume", "step-00000002"):

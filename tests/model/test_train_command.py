@@ -1,0 +1,65 @@
+"""`gainshare train` as a function of its arguments, in this process: what it prints, returns and leaves alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.training.command import main
+from tests.model.training_processes import run_file
+from tests.model.training_runs import data_folder
+
+pytestmark = pytest.mark.usefixtures("no_measuring")
+Answer = tuple[int, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return data_folder(tmp_path_factory.mktemp("data") / "built")
+
+
+@pytest.fixture
+def answer(capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    """Exit status and the one JSON document that the command prints."""
+
+    def answer(file: Path, *options: str) -> Answer:
+        status = main([str(file), "--json", *options])
+        document: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return status, document
+
+    return answer
+
+
+def test_export_keeps_what_is_no_model(
+    tmp_path: Path, data: Path, answer: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = run_file(tmp_path, data, budget={"steps": 1})
+    assert answer(file)[0] == 0
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "precious").write_text("hi")
+    monkeypatch.chdir(other)
+    for folder in (other, Path(), tmp_path):
+        status, document = answer(file, "--export", str(folder))
+        assert status == 2 and "choose another" in document["error"]["message"]
+    assert (other / "precious").read_text() == "hi" and file.is_file()
+    for _ in range(2):  # one of ours is replaced
+        assert answer(file, "--export", str(tmp_path / "model"))[0] == 0
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-00000001"
+    status, document = answer(file, "--export", str(checkpoint))
+    assert status == 2 and "is a checkpoint" in document["error"]["message"]
+    assert (checkpoint / "optimizer.safetensors").is_file()
+
+
+def test_a_run_whose_model_would_replace_other_things_does_not_start(
+    tmp_path: Path, data: Path, answer: Callable[..., Answer]
+) -> None:
+    (tmp_path / "run" / "model").mkdir(parents=True)
+    (tmp_path / "run" / "model" / "code.py").write_text("mine")
+    status, document = answer(run_file(tmp_path, data))
+    assert status == 2 and "other things than a model" in document["error"]["message"]
+    assert [path.name for path in (tmp_path / "run").rglob("*")] == ["model", "code.py"]
