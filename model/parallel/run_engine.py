@@ -38,6 +38,7 @@ from model.parallel.training_state import merge_training
 from model.parallel.workers import Workers
 from model.training.checkpoints import Loaded
 from model.training.evaluation import Score
+from model.training.finite_weights import require_finite_weights
 from model.training.precision import Precision
 from model.training.run_config import ParallelConfig, RunConfig
 from model.training.setup import device_of, shape_for
@@ -127,6 +128,7 @@ class ManyProcesses:
 
     def export(self, folder: Path, *, metadata: Mapping[str, Any], files: Mapping[str, str]) -> None:
         weights = to_snapshot(self._whole(), Progress(), {}, run={}).tensors[MODEL]
+        require_finite_weights(self._steps, weights)
         save_checkpoint(folder, self.config, weights, metadata={**metadata, "is_average": False}, files=files)
 
     def __enter__(self) -> Self:

@@ -2,7 +2,7 @@
 
 Each is also a model folder (model/checkpoint.py), so a run's newest weights can be served or evaluated as they are. The
 other parts lie beside them without pickle: safetensors for tensors, state.json for the rest with every file's SHA-256. An
-older checkpoint goes only when a newer one is safely on disk. Knows nothing of what the parts mean.
+older checkpoint goes only when a newer one is safely on disk and known to lead on. Knows nothing of what the parts mean.
 """
 
 from __future__ import annotations
@@ -48,13 +48,14 @@ class Checkpoints:
         if keep < 1:
             raise ValueError("at least one checkpoint must be kept")
         self.root, self.keep = root, keep
+        self._good: Path | None = None  # the newest that a step has been made from
 
     def folders(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
         if not self.root.is_dir():
             return []
-        found = [(int(match[1]), path) for path in self.root.iterdir() if (match := _step_of(path))]
-        return [path for _, path in sorted(found)]
+        found = [path for path in self.root.iterdir() if _is_checkpoint(path) and path.is_dir()]
+        return sorted(found, key=_step_number)
 
     def save(
         self,
@@ -64,7 +65,7 @@ class Checkpoints:
         metadata: Mapping[str, Any],
         files: Mapping[str, str] | None = None,
     ) -> Path:
-        """Writes one checkpoint, then removes the oldest beyond `keep`.
+        """Writes one checkpoint, then removes the oldest beyond `keep`, but never the newest good one or later ones.
 
         Raises OSError (full disk, no permission) with the earlier checkpoints untouched and nothing half-written left.
         """
@@ -74,8 +75,20 @@ class Checkpoints:
                 _write(partial, snapshot, model, metadata=metadata, files=files or {})
         except SafetensorError as error:
             raise _system_error(error, folder) from error
-        self._remove_but(folder)
+        for later in self.folders()[self._n_before(folder) + 1 :]:
+            shutil.rmtree(later)  # it is damaged, or this run would have gone on from it
+        self._remove_oldest()
         return folder
+
+    def mark_good(self, folder: Path) -> None:
+        """Says that the run has got on from `folder`, so that older ones may go."""
+        self._good = folder
+        self._remove_oldest()
+
+    def before(self, folder: Path) -> Path | None:
+        """The checkpoint that was saved before `folder`, where it is still there."""
+        n_before = self._n_before(folder)
+        return self.folders()[n_before - 1] if n_before else None
 
     def newest(self) -> Loaded | None:
         """The newest checkpoint that is whole; None where there is none at all.
@@ -99,12 +112,16 @@ class Checkpoints:
         for partial in self.root.glob(".step-*.new-*"):
             shutil.rmtree(partial, ignore_errors=True)
 
-    def _remove_but(self, saved: Path) -> None:
-        """All but the newest up to `saved`: later ones are damaged, or this run would have gone on from them."""
+    def _remove_oldest(self) -> None:
+        if self._good is None:
+            return
         folders = self.folders()
-        behind = folders.index(saved) + 1
-        for old in (*folders[: max(0, behind - self.keep)], *folders[behind:]):
+        n_too_many = max(0, len(folders) - self.keep)
+        for old in folders[: min(n_too_many, self._n_before(self._good))]:
             shutil.rmtree(old)
+
+    def _n_before(self, folder: Path) -> int:
+        return sum(_step_number(other) < _step_number(folder) for other in self.folders())
 
 
 def load(folder: Path) -> tuple[Snapshot, ModelConfig]:
@@ -140,8 +157,8 @@ def _is_checkpoint(folder: Path) -> bool:
     return STEP_FOLDER.fullmatch(folder.name) is not None
 
 
-def _step_of(path: Path) -> re.Match[str] | None:
-    return STEP_FOLDER.fullmatch(path.name) if path.is_dir() else None
+def _step_number(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
 
 
 def _write(

@@ -9,9 +9,9 @@ from pathlib import Path
 class NotFiniteError(ArithmeticError):
     """A loss or gradient that is no number; the weights are still those before the update."""
 
-    def __init__(self, message: str, *, loss: float, gradient_norm: float) -> None:
-        super().__init__(message)
-        self.loss, self.gradient_norm = loss, gradient_norm
+
+class NotFiniteWeightsError(ArithmeticError):
+    """Weights, or what follows from them, that are no numbers once an update is made: they are not to be kept."""
 
 
 def require_finite(n_done: int, loss: float, norm: float) -> None:
@@ -21,10 +21,9 @@ def require_finite(n_done: int, loss: float, norm: float) -> None:
     """
     step = n_done + 1
     if not math.isfinite(loss):
-        raise NotFiniteError(f"the loss of step {step} is {loss}", loss=loss, gradient_norm=norm)
+        raise NotFiniteError(f"the loss of step {step} is {loss}")
     if not math.isfinite(norm):
-        message = f"the gradients of step {step} have norm {norm}, at a loss of {loss:.4f}"
-        raise NotFiniteError(message, loss=loss, gradient_norm=norm)
+        raise NotFiniteError(f"the gradients of step {step} have norm {norm}, at a loss of {loss:.4f}")
 
 
 class SavedStateError(Exception):
@@ -46,11 +45,20 @@ class RunExistsError(Exception):
 class RunFailedError(Exception):
     """A run ended by the error that is its cause, after `step` updates.
 
-    `saved` is its newest checkpoint; `batch_file` holds the batch that it failed on, where it could be written.
+    `saved` is its newest checkpoint, and `earlier` the one before that. `is_dead_end` says that already the first step
+    behind `saved` came to nothing. `batch_file` holds the batch that the run failed on, where it could be written.
     """
 
     def __init__(
-        self, *, step: int, saved: Path | None, output: Path, batch_file: Path | None = None
+        self,
+        *,
+        step: int,
+        saved: Path | None,
+        output: Path,
+        earlier: Path | None = None,
+        is_dead_end: bool = False,
+        batch_file: Path | None = None,
     ) -> None:
         super().__init__(f"the run ended after {step} updates")
         self.step, self.saved, self.output, self.batch_file = step, saved, output, batch_file
+        self.earlier, self.is_dead_end = earlier, is_dead_end

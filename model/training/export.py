@@ -12,6 +12,8 @@ from model.data.tokenizer import MARKUP_FILE, TOKENIZER_FILE
 from model.new_folder import FolderTakenError
 from model.serving.chat import TEMPLATE_FILE
 from model.training.checkpoints import STATE_FILE, Checkpoints
+from model.training.errors import DamagedCheckpointError
+from model.training.finite_weights import not_finite, require_finite_weights
 from model.training.state import AVERAGE, MODEL
 from model.training.trainer import Trainer
 
@@ -19,10 +21,14 @@ from model.training.trainer import Trainer
 def export_model(
     trainer: Trainer, folder: Path, *, metadata: Mapping[str, Any], files: Mapping[str, str]
 ) -> None:
-    """The weights as trained so far, or their moving average where one is kept. Replaces a model that is there."""
+    """The weights as trained so far, or their moving average where one is kept. Replaces a model that is there.
+
+    Raises NotFiniteWeightsError, FolderTakenError and OSError with the folder as it was.
+    """
     average, model = trainer.average, trainer.model
     with contextlib.nullcontext() if average is None else average.swapped_in(model):
         state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+        require_finite_weights(trainer.steps, state)
         save_checkpoint(
             folder,
             model.config,
@@ -35,8 +41,8 @@ def export_model(
 def export_newest(checkpoints: Path, folder: Path) -> int:
     """The newest whole checkpoint below `checkpoints`, its averaged weights where it has some; returns its step.
 
-    Raises CheckpointError where there is none, DamagedCheckpointError where none is whole, and FolderTakenError where
-    `folder` holds anything but a model that may be replaced.
+    Raises CheckpointError where there is none, DamagedCheckpointError where none is whole or the weights
+    are no numbers, and FolderTakenError where `folder` holds anything but a model that may be replaced.
     """
     require_place(folder)
     if (folder / STATE_FILE).exists():
@@ -48,6 +54,10 @@ def export_newest(checkpoints: Path, folder: Path) -> int:
     average = loaded.snapshot.tensors.get(AVERAGE, {})
     for name, weight in average.items():
         state[name] = weight.to(state[name].dtype)
+    if spoilt := not_finite([state]):
+        raise DamagedCheckpointError(
+            f"{loaded.folder} holds values that are no numbers, in {spoilt[0]} first"
+        )
     _, metadata = load_config(loaded.folder)
     files = {
         name: (loaded.folder / name).read_text(encoding="utf-8")

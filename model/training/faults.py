@@ -19,6 +19,7 @@ from model.training.errors import (
     DamagedCheckpointError,
     FolderInUseError,
     NotFiniteError,
+    NotFiniteWeightsError,
     RunExistsError,
     RunFailedError,
     SavedStateError,
@@ -62,8 +63,8 @@ def explain(error: BaseException, command: str) -> Fault | None:
         return Fault("in_use", IN_USE, str(cause), "Then start again")
     if isinstance(cause, CheckpointError | DamagedCheckpointError | SavedStateError):
         return _unusable_checkpoint(cause)
-    if isinstance(cause, NotFiniteError):
-        return _not_finite(cause, failed, resume)
+    if isinstance(cause, NotFiniteError | NotFiniteWeightsError):
+        return _not_finite(cause, failed, command)
     if isinstance(cause, DataError) or _is_unanswered(cause):
         return Fault(
             "data", DATA, f"the data cannot be used {where}: {cause}", f"When that is done, {resume}"
@@ -106,15 +107,26 @@ def _is_unanswered(cause: BaseException) -> bool:
     return isinstance(cause, CacheError)
 
 
-def _not_finite(cause: NotFiniteError, failed: RunFailedError | None, resume: str) -> Fault:
-    batch = ""
+def _not_finite(
+    cause: NotFiniteError | NotFiniteWeightsError, failed: RunFailedError | None, command: str
+) -> Fault:
+    is_made = isinstance(cause, NotFiniteWeightsError)
+    message = f"{cause}; " + ("nothing was saved" if is_made else "nothing was updated by it")
     if failed is not None and failed.batch_file is not None:
-        batch = f" (its batch is in {failed.batch_file})"
+        message = f"{cause} (its batch is in {failed.batch_file}); nothing was updated by it"
+    slower = "ower [recipe] learning_rate or clip_norm, or raise warmup_steps"
+    if failed is None or not failed.is_dead_end:
+        return Fault("not_finite", NOT_FINITE, message, f"L{slower}; then {_resume(failed, command)}")
+    after = (
+        f"`{command} --resume` goes on from {failed.earlier}"
+        if failed.earlier is not None
+        else f"`{command}` starts again"
+    )
     return Fault(
         "not_finite",
         NOT_FINITE,
-        f"{cause}{batch}; nothing was updated by it",
-        f"Lower [recipe] learning_rate or clip_norm, or raise warmup_steps; then {resume}",
+        message,
+        f"The weights of {failed.saved} lead there at any rate: remove that folder and l{slower}; then {after}",
     )
 
 

@@ -21,8 +21,15 @@ from model.data.batch import Batch
 from model.training.checkpoints import Checkpoints, Loaded
 from model.training.config_changes import changes, shape_changes
 from model.training.engine import Engine, engine_for
-from model.training.errors import NotFiniteError, RunExistsError, RunFailedError, SavedStateError
+from model.training.errors import (
+    NotFiniteError,
+    NotFiniteWeightsError,
+    RunExistsError,
+    RunFailedError,
+    SavedStateError,
+)
 from model.training.events import Evaluated, Event, Finished, Noticed, Observer, Saved, Started, Stepped
+from model.training.finite_weights import require_finite_weights
 from model.training.gemm_peak import measure_gemm_peak
 from model.training.memory import memory_use
 from model.training.pace import Pace
@@ -32,7 +39,7 @@ from model.training.run_folder import RunFolder
 from model.training.run_log import RunLog
 from model.training.run_plot import draw_run
 from model.training.setup import machine_facts
-from model.training.state import Progress
+from model.training.state import AVERAGE, MODEL, OPTIMIZER, Progress
 from model.training.stop_signals import StopSignals
 from model.training.tensorboard import TensorBoardLog
 from model.training.throughput import Speedometer
@@ -112,6 +119,7 @@ class _Run:
         self.observers: list[Observer] = []
         self.progress = Progress()
         self.saved: Path | None = None
+        self.is_tried = False  # whether a step has been made from what was saved
         self.batch: Batch | None = None  # of the step that is being made
         self.loss: float | None = None
         self.held_out: float | None = None
@@ -175,10 +183,13 @@ class _Run:
             with contextlib.suppress(OSError, SafetensorError):  # the disk may be full as well
                 save_file(vars(self.batch.to("cpu")), file)
         is_written = file is not None and file.is_file()
+        is_not_finite = isinstance(error, NotFiniteError | NotFiniteWeightsError)
         return RunFailedError(
             step=self.progress.step,
             saved=self.saved,
             output=self.folder.root,
+            earlier=None if self.saved is None else self.checkpoints.before(self.saved),
+            is_dead_end=is_not_finite and self.saved is not None and not self.is_tried,
             batch_file=file if is_written else None,
         )
 
@@ -199,6 +210,9 @@ class _Run:
             seconds=self.progress.seconds + seconds,
         )
         self.loss = update.loss
+        if self.saved is not None and not self.is_tried and not update.is_skipped:
+            self.is_tried = True
+            self.checkpoints.mark_good(self.saved)
         self._tell_step(update, self.batch, seconds, speedometer, stage=moment.stage.name)
 
     def _tell_step(
@@ -257,6 +271,9 @@ class _Run:
     def _save(self) -> None:
         began = time.perf_counter()
         snapshot = self.engine.capture(self.progress, self.data.stream.state(), run=self._facts())
+        kept = (snapshot.tensors.get(part, {}) for part in (MODEL, AVERAGE, OPTIMIZER))
+        require_finite_weights(self.progress.step, *kept)
+        self.is_tried = False
         self.saved = self.checkpoints.save(
             snapshot, self.engine.config, metadata=self._metadata(), files=self.data.files
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from model.training.errors import (
     SavedStateError,
 )
 from model.training.events import Stepped
+from model.training.export import export_newest
 from model.training.faults import Fault, explain
 from model.training.run import train
 from model.training.run_config import RunConfig
@@ -115,6 +117,79 @@ def test_a_loss_that_is_no_number_names_step_and_batch(
     # The newest checkpoint is from before the weights went bad.
     kept = final_state(tmp_path)["model"]
     assert all(torch.isfinite(value).all() for value in kept.values())
+
+
+def tables_of(learning_rate: float, **tables: Any) -> dict[str, Any]:
+    """One checkpoint, saved after each step; no step of the warm-up, no look at held-out data."""
+    return {
+        "recipe": {"learning_rate": learning_rate, "warmup_steps": 0},
+        "saving": {"every_steps": 1, "keep": 1},
+        "evaluation": {"every_steps": 0},
+        **tables,
+    }
+
+
+def saved_steps(output: Path) -> list[str]:
+    return sorted(path.name for path in (output / "checkpoints").iterdir())
+
+
+def failing(config: RunConfig, data: Any) -> Fault:
+    """The fault of a run that goes on."""
+    with pytest.raises(RunFailedError) as raised:
+        train(config, data, is_resumed=True)
+    fault = explain(raised.value, "gainshare train x.toml")
+    assert fault is not None
+    return fault
+
+
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
+    run(run_config(tmp_path, **tables_of(0.01)), stop_at=2)
+    kept = saved_steps(tmp_path)
+    config = run_config(tmp_path, **tables_of(1e42))
+    fault = failing(config, data_for(config))
+    assert (fault.code, fault.exit_status) == ("not_finite", 4)
+    assert (
+        "step 3 left values that are no numbers in " in fault.message and "nothing was saved" in fault.message
+    )
+    assert f"--resume` goes on from {tmp_path}/checkpoints/step-00000002" in fault.action
+    assert saved_steps(tmp_path)[-1] == "step-00000002" in kept and not list(tmp_path.glob("bad-batch*"))
+    assert run(run_config(tmp_path, **tables_of(0.01)), is_resumed=True)[0].step == 6  # as the message says
+
+
+def test_weights_that_lead_nowhere_do_not_push_the_good_ones_out(tmp_path: Path) -> None:
+    """They are numbers, but the next step's loss is none: so it is each time that the run goes on from them."""
+    run(run_config(tmp_path, **tables_of(0.01)), stop_at=2)
+    config = run_config(tmp_path, **tables_of(1e30))
+    for _ in range(2):
+        fault = failing(config, data_for(config))
+        assert fault.code == "not_finite" and "step 4" in fault.message
+        assert saved_steps(tmp_path) == ["step-00000002", "step-00000003"]
+        bad, good = (tmp_path / "checkpoints" / name for name in ("step-00000003", "step-00000002"))
+        assert "remove that folder and lower [recipe] learning_rate" in fault.action
+        assert str(bad) in fault.action and f"--resume` goes on from {good}" in fault.action
+    shutil.rmtree(bad)
+    assert run(run_config(tmp_path, **tables_of(0.01)), is_resumed=True)[0].step == 6
+
+
+def test_the_first_checkpoint_may_lead_nowhere(tmp_path: Path) -> None:
+    config = run_config(tmp_path, **tables_of(1e30))
+    fault, failed = fault_of(config, data_for(config))
+    assert failed.saved is not None and "remove that folder" in fault.action
+    assert fault.action.endswith("`gainshare train x.toml` starts again")
+    shutil.rmtree(failed.saved)
+    assert run(run_config(tmp_path, **tables_of(0.01)))[0].step == 6
+
+
+def test_a_model_that_is_no_numbers_is_not_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "model.training.run.require_finite_weights", lambda *_: None
+    )  # as older versions saved
+    config = run_config(tmp_path, **tables_of(1e42, budget={"steps": 1}))
+    fault, _ = fault_of(config, data_for(config))
+    assert fault.code == "not_finite" and not (tmp_path / "model").exists()
+    with pytest.raises(DamagedCheckpointError, match="step-00000001 holds values that are no numbers"):
+        export_newest(tmp_path / "checkpoints", tmp_path / "exported")
+    assert not (tmp_path / "exported").exists()
 
 
 def test_damaged_data_keeps_the_last_checkpoint_and_names_the_file(tmp_path: Path) -> None:

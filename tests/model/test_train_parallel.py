@@ -116,6 +116,17 @@ def test_a_killed_process_ends_the_run_and_its_checkpoint_goes_on_bit_for_bit(
     assert equal_states(tmp_path / "straight", tmp_path / "killed")
 
 
+@pytest.mark.long
+def test_weights_of_several_processes_that_are_no_numbers_are_not_saved(tmp_path: Path, data: Path) -> None:
+    tables: dict[str, Any] = {**TABLES, "parallel": EXPERTS, "saving": {"every_steps": 1, "keep": 1}}
+    done(run_file(tmp_path, data, **tables), "--steps", "1")
+    file = run_file(tmp_path, data, **tables, recipe={"learning_rate": 1e42})
+    status, out, err = ended(start(file, "--json", "--resume"))
+    assert status == 4, err
+    assert "step 2 left values that are no numbers" in json.loads(out)["error"]["message"]
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000001"]
+
+
 def test_a_process_that_hangs_ends_the_run_when_its_time_is_up(tmp_path: Path, data: Path) -> None:
     tables: dict[str, Any] = {**TABLES, "parallel": {**EXPERTS, "timeout_s": 20}}
     process = start(run_file(tmp_path, data, **tables, budget={"steps": 100_000}), "--json")

@@ -131,14 +131,35 @@ def test_an_average_that_was_not_kept_is_asked_about(tmp_path: Path) -> None:
 
 
 def test_the_newest_are_kept(tmp_path: Path) -> None:
-    trainer = trained(0)
+    trainer, store = trained(0), Checkpoints(tmp_path, keep=2)
     for _ in range(4):
         trainer.update([packed_batch()])
-        written(tmp_path, trainer)
-    store = Checkpoints(tmp_path, keep=2)
+        saved = store.save(snapshot_of(trainer), trainer.model.config, metadata={})
+        assert store.folders()[-1] == saved and len(store.folders()) <= 3
+        store.mark_good(saved)
     assert [folder.name for folder in store.folders()] == ["step-00000003", "step-00000004"]
     newest = store.newest()
     assert newest is not None and newest.snapshot.progress.step == 4 and newest.damaged == ()
+
+
+def test_an_older_one_stays_until_a_newer_one_is_good(tmp_path: Path) -> None:
+    trainer, store = trained(0), Checkpoints(tmp_path, keep=1)
+
+    def save() -> Path:
+        trainer.update([packed_batch()])
+        return store.save(snapshot_of(trainer), trainer.model.config, metadata={})
+
+    good = save()
+    assert store.before(good) is None
+    store.mark_good(good)
+    doubtful = [save(), save()]
+    assert store.folders() == [good, *doubtful] and store.before(doubtful[0]) == good
+    store.mark_good(doubtful[0])
+    assert store.folders() == doubtful
+    again = Checkpoints(tmp_path, keep=1)  # another process knows of none that is good
+    trainer.update([packed_batch()])
+    again.save(snapshot_of(trainer), trainer.model.config, metadata={})
+    assert again.folders()[:2] == doubtful
 
 
 def test_an_empty_store_has_no_newest_and_keeps_at_least_one(tmp_path: Path) -> None:
