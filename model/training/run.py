@@ -7,6 +7,7 @@ whole checkpoint stays; Ctrl-C and SIGTERM save a new one first.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -245,7 +246,10 @@ class _Run:
         )
 
     def _evaluate(self) -> None:
-        """On the held-out batches, if there are some; of the averaged weights too, which then count."""
+        """On the held-out batches, if there are some; of the averaged weights too, which then count.
+
+        Raises NotFiniteWeightsError where the loss is no number.
+        """
         if not self.data.held_out:
             return
         for of_average in (False, True) if self.engine.has_average else (False,):
@@ -267,6 +271,11 @@ class _Run:
                     is_average=of_average,
                 )
             )
+            if not math.isfinite(self.held_out):
+                whose = "averaged weights" if of_average else "weights"
+                raise NotFiniteWeightsError(
+                    f"step {self.progress.step} left {whose} whose held-out loss is {self.held_out}"
+                )
 
     def _save(self) -> None:
         began = time.perf_counter()

@@ -12,49 +12,42 @@ from model.training.run_log import read_log
 
 def draw_run(log: Path, name: str) -> str | None:
     """The SVG text of loss, speed, learning rate and expert load against tokens; None where no step is logged."""
-    steps = [row for row in read_log(log, "stepped") if not isinstance(row["loss"], str)]
+    steps = [row for row in read_log(log, "stepped") if _is_number(row["loss"])]
     if not steps:
         return None
-    tokens = [row["tokens"] for row in steps]
     held_out = read_log(log, "evaluated")
     plain = [row for row in held_out if not row["is_average"]]
     averaged = [row for row in held_out if row["is_average"]]
     loss = [
-        Line("training", tokens, [row["loss"] for row in steps]),
-        Line("held out", [row["tokens"] for row in plain], [row["loss"] for row in plain], has_markers=True),
-        Line(
-            "held out, averaged weights",
-            [row["tokens"] for row in averaged],
-            [row["loss"] for row in averaged],
-            has_markers=True,
-        ),
+        _line("training", steps, "loss"),
+        _line("held out", plain, "loss", has_markers=True),
+        _line("held out, averaged weights", averaged, "loss", has_markers=True),
     ]
     panels = [
         Panel("Loss, nats per target", [line for line in loss if line.xs]),
-        Panel(
-            "Tokens per second",
-            [Line("speed", tokens, [row["tokens_per_s"] for row in steps])],
-            is_from_zero=True,
-        ),
-        Panel(
-            "Learning rate",
-            [Line("rate", tokens, [row["learning_rate"] for row in steps])],
-            is_from_zero=True,
-        ),
-        *_metric_panels(steps, tokens),
+        Panel("Tokens per second", [_line("speed", steps, "tokens_per_s")], is_from_zero=True),
+        Panel("Learning rate", [_line("rate", steps, "learning_rate")], is_from_zero=True),
+        *_metric_panels(steps),
     ]
-    title = f"{name}: {steps[-1]['step']:,} steps, {tokens[-1]:,} tokens"
+    title = f"{name}: {steps[-1]['step']:,} steps, {steps[-1]['tokens']:,} tokens"
     return draw(title, panels, x_name="tokens", marks=_stages(steps))
 
 
-def _metric_panels(steps: Sequence[dict[str, Any]], tokens: Sequence[float]) -> list[Panel]:
+def _line(name: str, rows: Sequence[dict[str, Any]], key: str, *, has_markers: bool = False) -> Line:
+    """`key` over tokens, where it is a number: others are words in the log."""
+    rows = [row for row in rows if _is_number(row.get(key))]
+    return Line(name, [row["tokens"] for row in rows], [row[key] for row in rows], has_markers=has_markers)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
+
+
+def _metric_panels(steps: Sequence[dict[str, Any]]) -> list[Panel]:
     name = "max_over_mean_load"
-    points = [
-        (x, row["metrics"][name]) for x, row in zip(tokens, steps, strict=True) if name in row["metrics"]
-    ]
-    if not points:
+    line = _line(name, [row["metrics"] | {"tokens": row["tokens"]} for row in steps], name)
+    if not line.xs:
         return []
-    line = Line(name, [x for x, _ in points], [y for _, y in points])
     return [Panel("Busiest expert's load over the mean", [line], is_from_zero=True)]
 
 

@@ -34,6 +34,7 @@ from model.training.export import export_newest
 from model.training.faults import Fault, explain
 from model.training.run import train
 from model.training.run_config import RunConfig
+from model.training.run_log import read_log
 from tests.model.training_runs import (
     Interrupts,
     Remembers,
@@ -178,6 +179,23 @@ def test_the_first_checkpoint_may_lead_nowhere(tmp_path: Path) -> None:
     assert fault.action.endswith("`gainshare train x.toml` starts again")
     shutil.rmtree(failed.saved)
     assert run(run_config(tmp_path, **tables_of(0.01)))[0].step == 6
+
+
+def test_a_held_out_loss_that_is_no_number_ends_the_run_before_it_saves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = engine_module.held_out_loss
+
+    def spoilt(*arguments: Any, **options: Any) -> Any:
+        return honest(*arguments, **options)._replace(loss=float("nan"))
+
+    monkeypatch.setattr(engine_module, "held_out_loss", spoilt)
+    config = run_config(tmp_path)
+    fault, failed = fault_of(config, data_for(config))
+    assert (fault.code, failed.step, saved_steps(tmp_path)) == ("not_finite", 3, ["step-00000002"])
+    assert fault.message == "step 3 left weights whose held-out loss is nan; nothing was saved"
+    assert f"--resume` goes on from {tmp_path}/checkpoints/step-00000002" in fault.action
+    assert read_log(tmp_path / "log.jsonl", "evaluated")[-1]["loss"] == "nan"
 
 
 def test_a_model_that_is_no_numbers_is_not_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,6 +126,21 @@ def test_numbers_that_are_none_are_words_in_the_log(tmp_path: Path) -> None:
     assert draw_run(file, "x") is None
 
 
+def test_the_picture_leaves_out_what_is_no_number(tmp_path: Path) -> None:
+    file, clean = tmp_path / "log.jsonl", tmp_path / "clean.jsonl"
+    logged(clean, [stepped(1), stepped(2), stepped(3), evaluated(2)])
+    metrics = {"max_over_mean_load": math.nan}
+    spoilt = stepped(
+        4, tokens=300, mfu=math.inf, metrics=metrics, tokens_per_s=math.inf, learning_rate=math.nan
+    )
+    events = [stepped(1), stepped(2), stepped(3), evaluated(2), evaluated(3, math.nan)]
+    logged(file, [*events, replace(spoilt, loss=math.nan)])
+    assert draw_run(file, "x") == draw_run(clean, "x")
+    logged(file, [spoilt], step=3)
+    text = draw_run(file, "x")
+    assert text is not None and "nan" not in text and "inf" not in text
+
+
 def records(folder: Path) -> list[bytes]:
     """The payloads of all event files: length, its checksum, payload, its checksum."""
     found = []
