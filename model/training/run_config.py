@@ -209,6 +209,10 @@ def read_run_config(file: Path) -> RunConfig:
         return run_config_from(document, name=file.stem)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file} is not TOML: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{file} is not TOML: it is not in UTF-8 ({error.reason} at byte {error.start})"
+        ) from error
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from error
 

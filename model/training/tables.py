@@ -6,6 +6,7 @@ Knows nothing of what the tables mean; does not import torch.
 from __future__ import annotations
 
 import difflib
+import math
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -15,6 +16,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from model.config import ConfigError
 
 T = TypeVar("T")
+LARGEST = 2**63 - 1  # of a whole number in TOML
 
 
 def read_table(kind: type[T], table: Any, where: str) -> T:
@@ -55,7 +57,10 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def convert(hint: Any, value: Any, where: str) -> Any:
-    """`value` as the type `hint`: an integer stands for a float, a string for a path, a list for a tuple."""
+    """`value` as the type `hint`: an integer stands for a float, a string for a path, a list for a tuple.
+
+    Raises ConfigError for values of another type, and for numbers that are infinite or none.
+    """
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         kinds = [argument for argument in arguments if argument is not types.NoneType]
@@ -93,7 +98,11 @@ def _tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...
 def _plain(hint: Any, value: Any, where: str) -> Any:
     if hint is Path and isinstance(value, str | Path):
         return Path(value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if type(value) is int and not -LARGEST <= value <= LARGEST:
+        raise ConfigError(f"{where} must lie within 64 bits, which {_shown(value)} does not")
+    if type(value) is float and not math.isfinite(value):
+        raise ConfigError(f"{where} must be a finite number, not {value}")
+    if hint is float and type(value) is int:
         return float(value)
     if hint is Any or type(value) is hint:
         return value

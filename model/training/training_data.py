@@ -66,9 +66,10 @@ def open_data(config: RunConfig, *, pin: bool = False) -> TrainingData:
 
 
 def _held_out(folder: DataFolder, config: RunConfig) -> dict[str, list[Batch]]:
+    """Raises ConfigError where a kind of documents would be asked for its loss and has no position to score."""
     if not config.evaluation.every_steps:
         return {}
-    return {
+    batches = {
         kind: list(
             evaluation_batches(
                 documents,
@@ -82,3 +83,10 @@ def _held_out(folder: DataFolder, config: RunConfig) -> dict[str, list[Batch]]:
         )
         for kind, documents in folder.sources("held_out").items()
     }
+    for kind, own in batches.items():
+        if not any(batch.n_targets for batch in own):
+            raise ConfigError(
+                f"[evaluation] scores no position of the held-out {kind} documents: raise its tokens or [data] "
+                "sequence_length, or turn evaluation off with every_steps = 0"
+            )
+    return batches

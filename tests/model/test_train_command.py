@@ -55,6 +55,23 @@ def test_export_keeps_what_is_no_model(
     assert (checkpoint / "optimizer.safetensors").is_file()
 
 
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        (
+            {"data": {"batch_tokens": 8, "sequence_length": 4}},
+            "[evaluation] scores no position of the held-out instr",
+        ),
+        ({"recipe": {"learning_rate": float("nan")}}, "learning_rate must be a finite number, not nan"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_one_document(
+    tmp_path: Path, data: Path, answer: Callable[..., Answer], tables: dict[str, Any], message: str
+) -> None:
+    status, document = answer(run_file(tmp_path, data, **tables))
+    assert status == 2 and message in document["error"]["message"]
+
+
 def test_a_run_whose_model_would_replace_other_things_does_not_start(
     tmp_path: Path, data: Path, answer: Callable[..., Answer]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +73,19 @@ def test_the_name_may_be_given() -> None:
         ({"curriculum": {"plann": "one_stage"}}, r"\[curriculum\] has no key 'plann': did you mean 'plan'"),
         ({"model": 3}, r"\[model\] must be a table"),
         ({"recipe": 3}, r"\[recipe\] must be a table, not 3"),
+        (
+            {"recipe": {"learning_rate": math.inf}},
+            r"\[recipe\] learning_rate must be a finite number, not inf",
+        ),
+        ({"recipe": {"learning_rate": 10**400}}, r"\[recipe\] learning_rate must lie within 64 bits"),
+        ({"budget": {"seconds": math.nan}}, r"\[budget\] seconds must be a finite number, not nan"),
+        (
+            {"distillation": {"teacher": "x", "temperature": math.inf}},
+            r"\[distillation\] temperature must be a finite",
+        ),
+        ({"model": {"norm_eps": math.nan}}, r"\[model\] norm_eps must be a finite number"),
+        ({"parallel": {"dp": 2, "timeout_s": math.inf}}, r"\[parallel\] timeout_s must be a finite number"),
+        ({"seed": 2**63}, r"seed must lie within 64 bits"),
     ],
 )
 def test_what_is_wrong_is_named(tables: dict[str, Any], message: str) -> None:
@@ -105,6 +119,9 @@ def test_errors_name_the_file(tmp_path: Path) -> None:
         read_run_config(file)
     file.write_text('outptu = "x"')
     with pytest.raises(ConfigError, match=r"run.toml: the file has no key 'outptu'"):
+        read_run_config(file)
+    file.write_bytes('name = "größe"'.encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"run.toml is not TOML: it is not in UTF-8 \(.* at byte 10\)"):
         read_run_config(file)
     with pytest.raises(FileNotFoundError):
         read_run_config(tmp_path / "none.toml")
