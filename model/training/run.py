@@ -39,6 +39,7 @@ from model.training.run_config import RunConfig
 from model.training.run_folder import RunFolder
 from model.training.run_log import RunLog
 from model.training.run_plot import draw_run
+from model.training.same_tokenizer import require_same_tokenizer
 from model.training.setup import machine_facts
 from model.training.state import AVERAGE, MODEL, OPTIMIZER, Progress
 from model.training.stop_signals import StopSignals
@@ -77,13 +78,15 @@ def train(
     """Trains to the end of the budget, to `stop_at` steps in all, or until a signal comes.
 
     Owns `data` and closes it. Raises RunExistsError where the output holds a run and `is_resumed` is not said,
-    SavedStateError, DamagedCheckpointError, FolderInUseError, FolderTakenError and what `engine_for` raises before the first step, and
+    SavedStateError, DamagedCheckpointError, FolderInUseError, FolderTakenError, ConfigError and what `engine_for` raises before the first step, and
     afterwards RunFailedError from whatever went wrong.
     """
     folder = RunFolder(config.output)
     with contextlib.ExitStack() as stack:
         stack.enter_context(data.stream)
         require_place(folder.model)
+        if config.model.checkpoint is not None:
+            require_same_tokenizer(config.model.checkpoint, data.files)
         stack.enter_context(folder.locked())
         signals = stack.enter_context(StopSignals())
         checkpoints = Checkpoints(folder.checkpoints, keep=config.saving.keep)

@@ -72,6 +72,24 @@ def test_what_cannot_be_trained_on_is_one_document(
     assert status == 2 and message in document["error"]["message"]
 
 
+def test_a_model_of_another_tokenizer_is_not_trained_on(
+    tmp_path: Path, data: Path, answer: Callable[..., Answer]
+) -> None:
+    assert answer(run_file(tmp_path, data, "first", budget={"steps": 1}))[0] == 0
+    model = tmp_path / "first" / "model"
+    tables: dict[str, Any] = {"budget": {"steps": 1}, "evaluation": {"every_steps": 0}}
+    file = run_file(tmp_path, data, "second", **tables)
+    head, _, tail = file.read_text().partition("[model]")
+    file.write_text(f'{head}[model]\ncheckpoint = "{model}"\n[data]{tail.partition("[data]")[2]}')
+    assert answer(file)[0] == 0
+    other = data_folder(tmp_path / "other", word="specific")
+    file.write_text(file.read_text().replace(str(data), str(other)).replace("/second", "/third"))
+    status, document = answer(file)
+    assert status == 2 and f"--tokenizer {model}`" in document["error"]["message"]
+    (model / "tokenizer.json").unlink()  # nothing to compare with
+    assert answer(file)[0] == 0
+
+
 def test_a_run_whose_model_would_replace_other_things_does_not_start(
     tmp_path: Path, data: Path, answer: Callable[..., Answer]
 ) -> None:

@@ -116,8 +116,8 @@ def data_for(config: RunConfig) -> TrainingData:
     return TrainingData(stream, curriculum, {"general": list(held_out)}, vocabulary=VOCABULARY)
 
 
-def data_folder(folder: Path) -> Path:
-    """A built data folder of a few short texts in three kinds."""
+def data_folder(folder: Path, *, word: str = "general") -> Path:
+    """A built data folder of a few short texts in three kinds; the general ones repeat `word`."""
 
     def texts(kind: str) -> list[TextDocument]:
         return [
@@ -128,7 +128,7 @@ def data_folder(folder: Path) -> Path:
                 origin=f"{kind}/{number}",
                 text=f"{number} times {number}?"
                 if kind == "instruction"
-                else f"{kind} {number * number}. " * 9,
+                else f"{word if kind == 'general' else kind} {number * number}. " * 9,
                 answer=f"{number * number}" if kind == "instruction" else None,
             )
             for number in range(40)
