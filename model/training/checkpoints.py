@@ -24,11 +24,11 @@ from model.checkpoint import load_config, write_model
 from model.config import ModelConfig
 from model.new_folder import new_folder
 from model.training.errors import DamagedCheckpointError
+from model.training.run_folder import is_step_folder, step_folders, step_number
 from model.training.state import MODEL, Snapshot
 
 FORMAT = "gainshare.training/1"
 STATE_FILE = "state.json"
-STEP_FOLDER = re.compile(r"step-(\d{8,})")
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,7 @@ class Checkpoints:
 
     def folders(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
-        if not self.root.is_dir():
-            return []
-        found = [path for path in self.root.iterdir() if _is_checkpoint(path) and path.is_dir()]
-        return sorted(found, key=_step_number)
+        return step_folders(self.root)
 
     def save(
         self,
@@ -71,7 +68,7 @@ class Checkpoints:
         """
         folder = self.root / f"step-{snapshot.progress.step:08d}"
         try:
-            with new_folder(folder, is_ours=_is_checkpoint, name="checkpoint") as partial:
+            with new_folder(folder, is_ours=is_step_folder, name="checkpoint") as partial:
                 _write(partial, snapshot, model, metadata=metadata, files=files or {})
         except SafetensorError as error:
             raise _system_error(error, folder) from error
@@ -121,7 +118,7 @@ class Checkpoints:
             shutil.rmtree(old)
 
     def _n_before(self, folder: Path) -> int:
-        return sum(_step_number(other) < _step_number(folder) for other in self.folders())
+        return sum(step_number(other) < step_number(folder) for other in self.folders())
 
 
 def load(folder: Path) -> tuple[Snapshot, ModelConfig]:
@@ -150,15 +147,6 @@ def _system_error(error: SafetensorError, folder: Path) -> OSError:
     if number is None:
         return OSError(f"{folder} cannot be written: {error}")
     return OSError(int(number[1]), os.strerror(int(number[1])), str(folder))
-
-
-def _is_checkpoint(folder: Path) -> bool:
-    """By its name alone: one that is damaged is replaced as well."""
-    return STEP_FOLDER.fullmatch(folder.name) is not None
-
-
-def _step_number(folder: Path) -> int:
-    return int(folder.name.removeprefix("step-"))
 
 
 def _write(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -35,17 +36,24 @@ def main(arguments: Sequence[str]) -> int:
     errors = Console(stderr=True)
     command = f"gainshare train {shlex.quote(str(options.config))}"
     try:
-        config = read_run_config(options.config)
-        if options.export is not None:
-            document: dict[str, Any] = _export(config, options.export)
-            status = 0
-        else:
-            result = _train(config, options, errors)
-            document, status = asdict(result), result.exit_status
-            if not options.json:
-                _print_result(result, command, errors)
-    except Exception as error:
-        return _explain(error, command, as_json=options.json, errors=errors)
+        try:
+            return _run(options, command, errors)
+        except Exception as error:
+            return _explain(error, command, as_json=options.json, errors=errors)
+    except KeyboardInterrupt:
+        return _interrupted(options, command, errors)
+
+
+def _run(options: argparse.Namespace, command: str, errors: Console) -> int:
+    config = read_run_config(options.config)
+    if options.export is not None:
+        document: dict[str, Any] = _export(config, options.export)
+        status = 0
+    else:
+        result = _train(config, options, errors)
+        document, status = asdict(result), result.exit_status
+        if not options.json:
+            _print_result(result, command, errors)
     if options.json:
         sys.stdout.write(json.dumps(document, indent=2) + "\n")
     elif options.export is not None:
@@ -119,8 +127,27 @@ def _explain(error: Exception, command: str, *, as_json: bool, errors: Console) 
     fault = explain(error, command)
     if fault is None:
         raise error
-    if as_json:
-        sys.stdout.write(json.dumps({"error": {"code": fault.code, "message": str(fault)}}, indent=2) + "\n")
-    else:
-        errors.print(f"[red]error:[/] {escape(str(fault))}", highlight=False, soft_wrap=True)
+    _print_error(fault.code, str(fault), as_json=as_json, errors=errors)
     return fault.exit_status
+
+
+def _interrupted(options: argparse.Namespace, command: str, errors: Console) -> int:
+    """Says where a run stands that a Ctrl-C has ended at once: before its first step, or by the second one."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        saved = RunFolder(read_run_config(options.config).output).saved()
+    except (ConfigError, OSError):
+        saved = []
+    message = f"interrupted: `{command}` starts again, nothing has been saved"
+    if saved:
+        message = f"interrupted: `{command} --resume` goes on from {saved[-1]}"
+    _print_error("interrupted", message, as_json=options.json, errors=errors)
+    signal.signal(signal.SIGINT, before)
+    return 128 + signal.SIGINT
+
+
+def _print_error(code: str, message: str, *, as_json: bool, errors: Console) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps({"error": {"code": code, "message": message}}, indent=2) + "\n")
+    else:
+        errors.print(f"[red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)

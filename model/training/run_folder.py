@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from model.training.errors import FolderInUseError
+
+STEP_FOLDER = re.compile(r"step-(\d{8,})")
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,10 @@ class RunFolder:
         """The batch on which a step came to nothing, of the number that the log would have given it."""
         return self.root / f"bad-batch-step-{step}.safetensors"
 
+    def saved(self) -> list[Path]:
+        """As `step_folders`, of this run."""
+        return step_folders(self.checkpoints)
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Makes the folder and holds it. Raises FolderInUseError; the system lets go when the process dies."""
@@ -60,3 +67,21 @@ class RunFolder:
             lock.write(str(os.getpid()))
             lock.flush()
             yield
+
+
+def step_folders(checkpoints: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    if not checkpoints.is_dir():
+        return []
+    found = [path for path in checkpoints.iterdir() if is_step_folder(path) and path.is_dir()]
+    return sorted(found, key=step_number)
+
+
+def is_step_folder(path: Path) -> bool:
+    """By its name alone, whatever is in it."""
+    return STEP_FOLDER.fullmatch(path.name) is not None
+
+
+def step_number(folder: Path) -> int:
+    """Of a folder that `is_step_folder`."""
+    return int(folder.name.removeprefix("step-"))

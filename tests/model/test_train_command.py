@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import runpy
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +14,9 @@ from typing import Any
 import pytest
 
 from model.training.command import main
+from model.training.events import Event, Stepped
 from tests.model.training_processes import run_file
-from tests.model.training_runs import data_folder
+from tests.model.training_runs import Remembers, data_folder
 
 pytestmark = pytest.mark.usefixtures("no_measuring")
 Answer = tuple[int, dict[str, Any]]
@@ -53,6 +58,61 @@ def test_export_keeps_what_is_no_model(
     status, document = answer(file, "--export", str(checkpoint))
     assert status == 2 and "is a checkpoint" in document["error"]["message"]
     assert (checkpoint / "optimizer.safetensors").is_file()
+
+
+class InterruptsTwice(Remembers):
+    """As a person who cannot wait: the second Ctrl-C comes while the step is finished and saved."""
+
+    def on(self, event: Event) -> None:
+        if isinstance(event, Stepped) and event.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_second_ctrl_c_names_the_checkpoint_that_stays(
+    tmp_path: Path, data: Path, answer: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.training.progress.progress_on", lambda _console: InterruptsTwice())
+    file = run_file(tmp_path, data)
+    handler = signal.getsignal(signal.SIGINT)
+    status, document = answer(file)
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-00000002"
+    assert (status, document["error"]["code"]) == (130, "interrupted")
+    assert document["error"]["message"] == (
+        f"interrupted: `gainshare train {file} --resume` goes on from {checkpoint}"
+    )
+    assert list(checkpoint.parent.iterdir()) == [checkpoint] and signal.getsignal(signal.SIGINT) is handler
+
+
+def test_a_ctrl_c_before_the_first_step_is_one_line(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("model.training.training_data.open_data", interrupted)
+    assert main([str(run_file(tmp_path, data))]) == 130
+    [line] = capsys.readouterr().err.splitlines()
+    assert "starts again, nothing has been saved" in line
+
+
+class Interrupted:
+    """Stands where modules are found, and is struck by Ctrl-C there."""
+
+    def find_spec(self, name: str, *_: object) -> None:
+        if name == "model.training.command":
+            raise KeyboardInterrupt
+
+
+def test_a_ctrl_c_during_the_first_import_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, "model.training.command")
+    monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
+    with pytest.raises(SystemExit) as raised:
+        runpy.run_module("model.training", run_name="__main__")
+    assert raised.value.code == 130
+    assert capsys.readouterr().err == "interrupted before anything was done\n"
 
 
 @pytest.mark.parametrize(
