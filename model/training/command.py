@@ -39,12 +39,16 @@ def main(arguments: Sequence[str]) -> int:
         try:
             return _run(options, command, errors)
         except Exception as error:
-            return _explain(error, command, as_json=options.json, errors=errors)
+            return _explain(error, command, options, errors)
     except KeyboardInterrupt:
         return _interrupted(options, command, errors)
 
 
 def _run(options: argparse.Namespace, command: str, errors: Console) -> int:
+    if options.steps is not None and options.steps < 1:
+        raise ConfigError("--steps must be at least 1")
+    if options.export is not None and (options.steps is not None or options.resume):
+        raise ConfigError("--export trains nothing: leave --steps and --resume out")
     config = read_run_config(options.config)
     if options.export is not None:
         document: dict[str, Any] = _export(config, options.export)
@@ -85,8 +89,6 @@ def _train(config: RunConfig, options: argparse.Namespace, errors: Console) -> R
     from model.training.setup import device_of
     from model.training.training_data import open_data
 
-    if options.steps is not None and options.steps < 1:
-        raise ConfigError("--steps must be at least 1")
     data = open_data(config, pin=device_of(config).type == "cuda")
     return train(
         config,
@@ -120,14 +122,14 @@ def _print_result(result: Result, command: str, errors: Console) -> None:
         errors.print(f"go on with: {escape(command)} --resume", highlight=False, soft_wrap=True)
 
 
-def _explain(error: Exception, command: str, *, as_json: bool, errors: Console) -> int:
+def _explain(error: Exception, command: str, options: argparse.Namespace, errors: Console) -> int:
     """Prints the fault behind an error; raises an error that nobody foresaw."""
     from model.training.faults import explain
 
-    fault = explain(error, command)
+    fault = explain(error, command, is_resumed=options.resume)
     if fault is None:
         raise error
-    _print_error(fault.code, str(fault), as_json=as_json, errors=errors)
+    _print_error(fault.code, str(fault), as_json=options.json, errors=errors)
     return fault.exit_status
 
 

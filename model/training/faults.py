@@ -12,7 +12,7 @@ from pathlib import Path
 
 from model.checkpoint import CheckpointError
 from model.config import ConfigError
-from model.data.errors import DataError
+from model.data.errors import DataError, StateError
 from model.new_folder import FolderTakenError
 from model.parallel.mesh import MeshError
 from model.training.errors import (
@@ -28,6 +28,7 @@ from model.training.errors import (
 # Exit statuses; 1 is any other failure, 128 + n a signal's.
 USAGE, OUT_OF_MEMORY, NOT_FINITE, DISK, DATA, CHECKPOINT, IN_USE, RANK_LOST = 2, 3, 4, 5, 6, 7, 8, 9
 
+OTHER_RUN = "Take the configuration that the run was started with, or choose another output"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CPU_ALLOCATION_MESSAGES = ("can't allocate memory", "not enough memory", "cannot allocate memory")
 
@@ -42,18 +43,22 @@ class Fault:
     action: str
 
     def __str__(self) -> str:
-        return f"{self.message}. {self.action}"
+        end = "" if self.message.endswith((".", "?", "!")) else "."
+        return f"{self.message}{end} {self.action}"
 
 
-def explain(error: BaseException, command: str) -> Fault | None:
-    """The fault behind `error`; None for one that nobody foresaw. `command` is what starts this run."""
+def explain(error: BaseException, command: str, *, is_resumed: bool = False) -> Fault | None:
+    """The fault behind `error`; None for one that nobody foresaw.
+
+    `command` is what starts this run anew, `is_resumed` that it was asked to go on.
+    """
     failed = error if isinstance(error, RunFailedError) else None
     cause = error.__cause__ if failed is not None else error
     assert cause is not None
-    resume = _resume(failed, command)
-    where = f"after step {failed.step}" if failed is not None else "before the first step"
+    resume = _resume(failed, command, is_resumed=is_resumed)
+    where = _where(failed)
     if isinstance(cause, ConfigError | MeshError):
-        return Fault("usage", USAGE, str(cause), "Mend the file and start again")
+        return Fault("usage", USAGE, str(cause), "Mend that and start again")
     if isinstance(cause, RunExistsError):
         action = f"`{command} --resume` goes on with it; else choose another output"
         return Fault("run_exists", USAGE, str(cause), action)
@@ -62,9 +67,16 @@ def explain(error: BaseException, command: str) -> Fault | None:
     if isinstance(cause, FolderInUseError):
         return Fault("in_use", IN_USE, str(cause), "Then start again")
     if isinstance(cause, CheckpointError | DamagedCheckpointError | SavedStateError):
-        return _unusable_checkpoint(cause)
+        return Fault("checkpoint", CHECKPOINT, str(cause), _usable_checkpoint(cause))
     if isinstance(cause, NotFiniteError | NotFiniteWeightsError):
         return _not_finite(cause, failed, command)
+    if isinstance(cause, StateError):
+        return Fault(
+            "data",
+            DATA,
+            f"the run cannot go on with this data: {cause}",
+            "To start anew, choose another output",
+        )
     if isinstance(cause, DataError) or _is_unanswered(cause):
         return Fault(
             "data", DATA, f"the data cannot be used {where}: {cause}", f"When that is done, {resume}"
@@ -74,12 +86,8 @@ def explain(error: BaseException, command: str) -> Fault | None:
     if isinstance(cause, OSError):
         return _system_refused(cause, failed, where, resume)
     if is_out_of_memory(cause):
-        return Fault(
-            "out_of_memory",
-            OUT_OF_MEMORY,
-            f"out of memory {where}: {_first_line(cause)}",
-            f'Raise [compute] micro_batches or set checkpointing = "full" there; then {resume}',
-        )
+        message = f"out of memory {where}: {_first_line(cause)}"
+        return Fault("out_of_memory", OUT_OF_MEMORY, message, f"{_less_memory(failed)}; then {resume}")
     return None
 
 
@@ -149,18 +157,33 @@ def _system_refused(cause: OSError, failed: RunFailedError | None, where: str, r
     )
 
 
-def _unusable_checkpoint(cause: BaseException) -> Fault:
-    return Fault(
-        "checkpoint",
-        CHECKPOINT,
-        str(cause),
-        "Take the configuration that the run was started with, remove what is damaged, or choose another output",
-    )
+def _usable_checkpoint(cause: BaseException) -> str:
+    """What to do about one that cannot be used."""
+    if isinstance(cause, SavedStateError):
+        return OTHER_RUN
+    if isinstance(cause, DamagedCheckpointError):
+        return "Remove what is damaged and start again, or choose another output"
+    return "When that is done, start again"
 
 
-def _resume(failed: RunFailedError | None, command: str) -> str:
+def _less_memory(failed: RunFailedError | None) -> str:
+    """What to change for the memory that ran out: before the first step it is the model that does not fit."""
+    smaller = 'make [model] smaller or set [recipe] optimizer = "adamw_8bit"'
+    if failed is None:
+        return f"The model is too large for this machine: {smaller}"
+    action = 'Raise [compute] micro_batches or set checkpointing = "full" there'
+    return action if failed.step else f"{action}; where that is not enough, {smaller}"
+
+
+def _where(failed: RunFailedError | None) -> str:
+    if failed is None:
+        return "before the first step"
+    return f"after step {failed.step}" if failed.step else "in the first step"
+
+
+def _resume(failed: RunFailedError | None, command: str, *, is_resumed: bool = False) -> str:
     if failed is None or failed.saved is None:
-        return f"`{command}` starts again"
+        return f"`{command}{' --resume' if is_resumed else ''}` starts again"
     return f"`{command} --resume` goes on from {failed.saved}"
 
 

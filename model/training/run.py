@@ -328,10 +328,7 @@ class _Run:
 
     def _require_same_shape(self, loaded: Loaded) -> None:
         if differing := shape_changes(loaded.model, self.engine.config):
-            raise SavedStateError(
-                f"{loaded.folder} is of a model of another shape ({', '.join(differing)}): take the configuration that "
-                "it was started with"
-            )
+            raise SavedStateError(f"{loaded.folder} is of a model of another shape ({', '.join(differing)})")
 
     def _facts(self) -> dict[str, Any]:
         """What a resumed run compares itself with and goes on with."""

@@ -150,6 +150,15 @@ def test_a_model_of_another_tokenizer_is_not_trained_on(
     assert answer(file)[0] == 0
 
 
+@pytest.mark.parametrize("options", [["--steps", "3"], ["--resume"]])
+def test_export_takes_no_options_of_training(
+    tmp_path: Path, data: Path, answer: Callable[..., Answer], options: list[str]
+) -> None:
+    status, document = answer(run_file(tmp_path, data), "--export", str(tmp_path / "model"), *options)
+    message = "--export trains nothing: leave --steps and --resume out. Mend that and start again"
+    assert (status, document["error"]["message"]) == (2, message)
+
+
 def test_a_run_whose_model_would_replace_other_things_does_not_start(
     tmp_path: Path, data: Path, answer: Callable[..., Answer]
 ) -> None:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from model.checkpoint import CheckpointError
 from model.config import ConfigError
 from model.data.batch import Batch
-from model.data.errors import ShardError
+from model.data.errors import ShardError, StateError
 from model.parallel.mesh import MeshError
 from model.parallel.processes import RankMissingError
 from model.training import checkpoints as checkpoints_module
@@ -280,6 +280,41 @@ def test_faults_before_the_first_step(error: Exception, code: str, status: int) 
     fault = explain(error, "gainshare train x.toml")
     assert fault is not None and (fault.code, fault.exit_status) == (code, status)
     assert fault.action and str(fault).endswith(fault.action)
+
+
+@pytest.mark.parametrize(
+    ("error", "parts", "wrong"),
+    [
+        (
+            StateError("other seed: start anew"),
+            ["start anew. To start anew, choose another output"],
+            "starts again",
+        ),
+        (ShardError("build it"), ["`gainshare train x.toml --resume` starts again"], "x.toml` starts"),
+        (
+            SavedStateError("another shape"),
+            ["Take the configuration that the run was started with"],
+            "damaged",
+        ),
+        (DamagedCheckpointError("a is damaged"), ["Remove what is damaged"], "configuration"),
+        (CheckpointError("x is none: train first"), ["When that is done, start again"], "configuration"),
+        (ConfigError("did you mean 'n_layers'?"), ["'n_layers'? Mend that and start again"], "?."),
+        (MemoryError(), ["before the first step", "make [model] smaller", "adamw_8bit"], "micro_batches"),
+    ],
+)
+def test_advice_before_the_first_step_of_a_run_that_goes_on(
+    error: Exception, parts: list[str], wrong: str
+) -> None:
+    fault = explain(error, "gainshare train x.toml", is_resumed=True)
+    assert fault is not None and all(part in str(fault) for part in parts) and wrong not in str(fault)
+
+
+def test_memory_that_runs_out_in_the_first_step_may_be_the_batch_s_or_the_model_s() -> None:
+    failed = RunFailedError(step=0, saved=None, output=Path("x"))
+    failed.__cause__ = MemoryError()
+    fault = explain(failed, "gainshare train x.toml")
+    assert fault is not None and "in the first step" in fault.message
+    assert "Raise [compute] micro_batches" in fault.action and "make [model] smaller" in fault.action
 
 
 def test_an_error_that_nobody_foresaw_is_not_explained_away() -> None:

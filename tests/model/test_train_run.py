@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from model.checkpoint import load_config, load_transformer
 from model.config import ConfigError
+from model.data.errors import StateError
 from model.training.engine import OneProcess
 from model.training.errors import (
     FolderInUseError,
@@ -236,6 +237,14 @@ def test_what_changed_between_two_starts_is_said(tmp_path: Path) -> None:
     ]
 
 
+OTHER_BATCHES: list[tuple[dict[str, Any], str]] = [
+    ({"data": {"batch_tokens": 128}}, "batch_tokens"),
+    ({"seed": 4}, "seed"),
+    ({"data": {"sequence_length": 32}}, "curriculum"),
+    ({"curriculum": {"mixture": {"general": 1}}}, "curriculum"),
+]
+
+
 def test_another_shape_or_other_data_cannot_go_on(tmp_path: Path) -> None:
     run(run_config(tmp_path), stop_at=1)
     with pytest.raises(SavedStateError, match=r"another shape \(moe.top_k\)"):
@@ -251,8 +260,36 @@ def test_another_shape_or_other_data_cannot_go_on(tmp_path: Path) -> None:
             ),
             is_resumed=True,
         )
-    with pytest.raises(Exception, match="stream with other"):
-        run(run_config(tmp_path, data={"batch_tokens": 128}), is_resumed=True)
+    for tables, name in OTHER_BATCHES:
+        with pytest.raises(StateError, match=f"stream with other {name}"):
+            run(run_config(tmp_path, **tables), is_resumed=True)
+    with pytest.raises(SavedStateError, match="optimizer 'adamw', this recipe says 'muon'"):
+        run(run_config(tmp_path, recipe={"optimizer": "muon"}), is_resumed=True)
+    with pytest.raises(SavedStateError, match=r"no moving average: leave Recipe\.ema_decay out"):
+        run(run_config(tmp_path, recipe={"ema_decay": 0.9}), is_resumed=True)
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        {"recipe": {"ema_decay": None, "weight_decay": 0.2, "schedule": "cosine", "beta2": 0.9}},
+        {"recipe": {"ema_decay": 0.7}, "budget": {"tokens": 300}, "compute": {"precision": "bf16"}},
+        {
+            "recipe": {"ema_decay": 0.5},
+            "compute": {"eight_bit": "int8", "micro_batches": 2, "checkpointing": "full"},
+        },
+        {
+            "recipe": {"ema_decay": 0.5},
+            "evaluation": {"every_steps": 1},
+            "saving": {"keep": 1},
+            "data": {"prefetch": 2},
+        },
+    ],
+)
+def test_what_may_change_between_two_starts(tmp_path: Path, tables: dict[str, Any]) -> None:
+    run(run_config(tmp_path, recipe={"ema_decay": 0.5}), stop_at=1)
+    result, _ = run(run_config(tmp_path, **tables), is_resumed=True, stop_at=3)
+    assert result.step == 3 and result.loss is not None and result.loss < 10
 
 
 def test_a_finished_run_can_be_prolonged(tmp_path: Path) -> None:
