@@ -16,7 +16,7 @@ class Started:
     config: dict[str, Any]
     parameters: int
     active_parameters: int
-    peak_flops: float  # of a large matrix product in the run's precision, per second; measured now
+    peak_flops: float  # of matrix products in the run's precision, per second; measured now
 
 
 @dataclass(frozen=True)

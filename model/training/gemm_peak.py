@@ -1,37 +1,70 @@
-"""What a device reaches in one large matrix product: the peak that utilisation is measured against.
+"""What a device reaches in matrix products at its best: the peak that utilisation is measured against.
 
 Measured at the start of each run and not looked up, so that it holds for this machine, its clock and this number of
-threads. Knows nothing of models.
+threads. Other processes slow products down, never up: those that last longer than a turn on a core, and those whose threads
+wait for one another. So on a CPU the fastest of many that take one thread about a millisecond counts, times the threads, in
+rounds with pauses between them. Knows nothing of models.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
-CPU_SIDE = 1024
+CPU_SIDE = 384
 CUDA_SIDE = 8192
-MEASURE_S = 0.4
+MEASURE_S = 0.8
+ROUNDS = 10
 
 
 def measure_gemm_peak(device: torch.device, dtype: torch.dtype, *, seconds: float = MEASURE_S) -> float:
-    """FLOP/s of the fastest of the square products that fit into `seconds`; at least three are timed."""
-    side = CUDA_SIDE if device.type == "cuda" else CPU_SIDE
+    """FLOP/s of the fastest of the square products that fit into about `seconds`, half of which are pauses.
+
+    On a CPU as many as all of torch's threads reach if none waits for another.
+    """
+    if device.type == "cuda":
+        return _one_peak(device, dtype, CUDA_SIDE, seconds)
+    with _one_thread() as threads:
+        return threads * _one_peak(device, dtype, CPU_SIDE, seconds)
+
+
+def _one_peak(device: torch.device, dtype: torch.dtype, side: int, seconds: float) -> float:
     generator = torch.Generator(device).manual_seed(
         0
     )  # of its own: a resumed run's random numbers go on untouched
     left, right = (torch.randn(side, side, device=device, generator=generator).to(dtype) for _ in range(2))
     out = left @ right  # warms up: first calls load kernels
-    best_ns, begun, calls = float("inf"), time.perf_counter(), 0
-    while calls < 3 or time.perf_counter() - begun < seconds:
-        _wait_for(device)
-        start = time.perf_counter_ns()
-        torch.mm(left, right, out=out)
-        _wait_for(device)
-        best_ns = min(best_ns, time.perf_counter_ns() - start)
-        calls += 1
+    pause_s = seconds / ROUNDS / 2
+    best_ns = _call_ns(left, right, out)
+    for _ in range(ROUNDS):
+        begun = time.perf_counter()
+        while time.perf_counter() - begun < pause_s:
+            best_ns = min(best_ns, _call_ns(left, right, out))
+        time.sleep(pause_s)
     return 2 * side**3 / (best_ns / 1e9)
+
+
+@contextmanager
+def _one_thread() -> Iterator[int]:
+    """Products of one thread inside the block; gives the number of threads, which comes back."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _call_ns(left: Tensor, right: Tensor, out: Tensor) -> int:
+    _wait_for(left.device)
+    start = time.perf_counter_ns()
+    torch.mm(left, right, out=out)
+    _wait_for(left.device)
+    return time.perf_counter_ns() - start
 
 
 def _wait_for(device: torch.device) -> None:

@@ -20,7 +20,7 @@ class Speed:
 
 
 class Speedometer:
-    """For one model on a device whose large matrix products reach `peak_flops` a second."""
+    """For one model on a device whose matrix products reach `peak_flops` a second."""
 
     def __init__(self, config: ModelConfig, peak_flops: float) -> None:
         self._cost, self._peak_flops = training_cost(config), peak_flops

@@ -25,6 +25,7 @@ from model.data.batch import Batch
 from model.layers.metrics import ExpertMetrics
 from model.layers.watched import torch_instead
 from model.presets import PRESETS
+from model.training import gemm_peak
 from model.training.event_text import amount, describe, duration
 from model.training.events import Evaluated, Event, Finished, Noticed, Saved, Started, Stepped
 from model.training.flops import causal_pairs, training_cost
@@ -367,6 +368,44 @@ def test_the_peak_is_a_speed_that_a_product_reaches() -> None:
     peak = measure_gemm_peak(torch.device("cpu"), torch.float32, seconds=0.0)
     assert 1e8 < peak < 1e14
     assert torch.equal(torch.get_rng_state(), before)  # else a resumed run would draw other random numbers
+
+
+class BusyMachine:
+    """Clock and products of a machine of 100 GFLOP/s that others use: half its speed for half a second, and no long turns."""
+
+    def __init__(self) -> None:
+        self.now_ns = 0
+
+    def perf_counter_ns(self) -> int:
+        return self.now_ns
+
+    def perf_counter(self) -> float:
+        return self.now_ns / 1e9
+
+    def sleep(self, seconds: float) -> None:
+        self.now_ns += int(seconds * 1e9)
+
+    def mm(self, left: torch.Tensor, _right: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+        assert torch.get_num_threads() == 1, "threads would wait for one another"
+        own_ns = 2 * len(left) ** 3 // 100 * (2 if self.now_ns < 5e8 else 1)
+        self.now_ns += own_ns + (10_000_000 if own_ns > 5_000_000 else 0)
+        return out
+
+
+def test_the_peak_of_a_machine_that_others_use_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = BusyMachine()
+    monkeypatch.setattr(gemm_peak, "time", machine)
+    monkeypatch.setattr(torch, "mm", machine.mm)
+    threads = torch.get_num_threads()
+    try:
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            peak = measure_gemm_peak(torch.device("cpu"), torch.float32)
+            assert peak == pytest.approx(number * 100e9, rel=1e-3) and torch.get_num_threads() == number
+            assert machine.perf_counter() < 1.0
+            machine.now_ns = 0
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_memory_grows_with_what_is_held() -> None:

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 
 from benchmarks.peers.drivers.channel import serve
-from model.training.gemm_peak import CPU_SIDE, measure_gemm_peak
+from model.training.gemm_peak import measure_gemm_peak
 
 MEASURE_S = 0.5
+INT8_SIDE = 1024
 READ_SOURCE = """
 #include <stddef.h>
 #include <stdint.h>
@@ -66,9 +67,9 @@ def gemm(dtype: str) -> dict[str, Any]:
 def _products_per_s(dtype: str) -> float:
     if dtype != "int8":
         return measure_gemm_peak(torch.device("cpu"), getattr(torch, dtype), seconds=MEASURE_S)
-    left = torch.randint(-127, 128, (CPU_SIDE, CPU_SIDE), dtype=torch.int8)
-    right = torch.randint(-127, 128, (CPU_SIDE, CPU_SIDE), dtype=torch.int8)
-    return 2 * CPU_SIDE**3 / _best_s(lambda: torch._int_mm(left, right))
+    left = torch.randint(-127, 128, (INT8_SIDE, INT8_SIDE), dtype=torch.int8)
+    right = torch.randint(-127, 128, (INT8_SIDE, INT8_SIDE), dtype=torch.int8)
+    return 2 * INT8_SIDE**3 / _best_s(lambda: torch._int_mm(left, right))
 
 
 def _best_s(work: Any) -> float:
