@@ -27,7 +27,8 @@ from model.parallel.mesh import Mesh, MeshError, check_schedule
 from model.parallel.processes import Processes, RankMissingError, connect, disconnect, join, own_device
 from model.parallel.trainer import ParallelTrainer
 from model.parallel.training_state import cut_training, merge_training
-from model.parallel.zero import ZeroConfig, ZeroTrainer
+from model.parallel.zero import ZeroTrainer
+from model.parallel.zero_engine import ZeroConfig
 from model.presets import PRESETS
 from model.training.recipe import Recipe
 from model.training.trainer import Trainer
@@ -155,15 +156,7 @@ def single_process(job: Job, recipe: Recipe) -> list[float]:
 def on_mesh(job: Job, mesh: Mesh, recipe: Recipe, timeout_s: float) -> list[float]:
     """The loss curve of a parallel trainer; every rank of the world calls it."""
     processes = connect(mesh, timeout_s=timeout_s)
-    trainer: ParallelTrainer | ZeroTrainer
-    if job.zero is not None:
-        n_micro_batches = job.n_micro_batches or 1
-        trainer = ZeroTrainer(
-            job.config, job.state(), processes, recipe, zero=job.zero, n_micro_batches=n_micro_batches
-        )
-    else:
-        trainer = _parallel_trainer(job, processes, recipe)
-    return _losses(job, trainer, processes, range(job.steps))
+    return _losses(job, trainer_of(job, processes, recipe), processes, range(job.steps))
 
 
 def moved(job: Job, first: Mesh, second: Mesh, recipe: Recipe, timeout_s: float) -> list[float]:
@@ -173,7 +166,7 @@ def moved(job: Job, first: Mesh, second: Mesh, recipe: Recipe, timeout_s: float)
     losses: list[float] = []
     for mesh, steps in ((first, range(half)), (second, range(half, job.steps))):
         processes = connect(mesh, timeout_s=timeout_s)
-        trainer = _parallel_trainer(job, processes, recipe)
+        trainer = trainer_of(job, processes, recipe)
         if whole:
             n_chunks = job.chunks_on(mesh)
             trainer.load_training_state(
@@ -186,7 +179,18 @@ def moved(job: Job, first: Mesh, second: Mesh, recipe: Recipe, timeout_s: float)
     return losses
 
 
-def _parallel_trainer(job: Job, processes: Processes, recipe: Recipe) -> ParallelTrainer:
+def trainer_of(job: Job, processes: Processes, recipe: Recipe) -> ParallelTrainer | ZeroTrainer:
+    """Of the job's first weights, by DeepSpeed where the job says so."""
+    if job.zero is not None:
+        return ZeroTrainer(
+            job.config,
+            job.state(),
+            processes,
+            recipe,
+            zero=job.zero,
+            n_micro_batches=job.n_micro_batches or 1,
+            checkpointing=job.checkpointing,
+        )
     return ParallelTrainer(
         job.config,
         job.state(),
@@ -334,9 +338,7 @@ def _zero_refusals(options: argparse.Namespace) -> Iterator[str]:
     else:
         why = "does not go with --zero: leave one of them out"
         given = {
-            "move": options.move,
             "chunks": options.chunks > 1,
-            "checkpointing": options.checkpointing != "none",
             "shard-states": options.shard_states,
         }
     yield from (f"--{name} {why}" for name, is_given in given.items() if is_given)

@@ -170,6 +170,21 @@ def check_schedule(mesh: Mesh, *, n_micro_batches: int, n_chunks: int) -> None:
         )
 
 
+def check_zero(mesh: Mesh, stage: int, *, offload: bool = False) -> None:
+    """Raises MeshError where DeepSpeed has no such stage of ZeRO, or cannot train the mesh with it."""
+    if stage not in (0, 1, 2, 3):
+        raise MeshError(f"ZeRO has stages 0 to 3, not {stage}")
+    if offload and stage == 0:
+        raise MeshError("offload needs ZeRO 1, 2 or 3: without sharding there is nothing to offload")
+    if mesh.tp > 1 or mesh.pp > 1:
+        raise MeshError(
+            f"ZeRO by DeepSpeed splits dp, with ep, and goes with no tp or pp, not {mesh}: leave it out beside them, where "
+            "ParallelTrainer shards the optimiser's states (ZeRO 1)"
+        )
+    if stage == 3 and mesh.ep > 1:
+        raise MeshError("DeepSpeed refuses expert parallelism under ZeRO 3: use stage 2, or ep=1")
+
+
 def refusals(
     config: ModelConfig, mesh: Mesh, world_size: int | None = None, *, n_chunks: int = 1
 ) -> Iterator[str]:

@@ -32,7 +32,7 @@ class Processes:
     """One rank's view of the running mesh: its coordinates and its group on each axis.
 
     A group is None where the axis has degree one, so that nothing is communicated on it. `ends` joins the first and
-    the last pipeline stage, which share a tied embedding; None on all other ranks.
+    the last pipeline stage, which share a tied embedding; None on all other ranks. A collective raises after `timeout_s`.
     """
 
     mesh: Mesh
@@ -40,6 +40,7 @@ class Processes:
     at: Coordinates
     groups: dict[Axis, dist.ProcessGroup | None]
     ends: dist.ProcessGroup | None
+    timeout_s: float = STEP_TIMEOUT_S
 
     def group(self, axis: Axis) -> dist.ProcessGroup | None:
         return self.groups[axis]
@@ -153,7 +154,7 @@ def connect(mesh: Mesh, *, timeout_s: float = STEP_TIMEOUT_S) -> Processes:
         if mesh.pp > 1:
             stage_ends = tuple((members[0], members[-1]) for members in mesh.groups("pp"))
             ends = _own_group(stage_ends, rank, timeout_s)
-    return Processes(mesh, rank, mesh.coordinates(rank), groups, ends)
+    return Processes(mesh, rank, mesh.coordinates(rank), groups, ends, timeout_s)
 
 
 def disconnect() -> None:

@@ -8,51 +8,38 @@ What else DeepSpeed refuses stands in docs/parallel.md. Knows nothing of data or
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from model.config import ModelConfig
+from model.data.batch import Batch
 from model.layers.balance import balance_experts
 from model.layers.moe import set_loss_scale
+from model.layers.recompute import Checkpointing
 from model.parallel.collectives import sum_over
-from model.parallel.expert import ParallelExperts
-from model.parallel.mesh import MeshError, check
+from model.parallel.mesh import MeshError, check, check_zero
+from model.parallel.pipeline import require_even, summed_loss
 from model.parallel.processes import Processes, naming_lost_ranks, own_device
-from model.parallel.shards import load
+from model.parallel.shards import layouts_of_stage, load
 from model.parallel.stage import Stage
 from model.parallel.tensor import IGNORED
 from model.parallel.trainer import next_token_targets
+from model.parallel.zero_engine import ZeroConfig, make_engine
+from model.parallel.zero_state import ZeroState
+from model.training.errors import require_finite
+from model.training.objective import packing_of
 from model.training.optimizer import set_learning_rate
 from model.training.recipe import Recipe
-
-
-@dataclass(frozen=True)
-class ZeroConfig:
-    """`stage`: 1 shards optimiser states, 2 gradients too, 3 weights too. `offload` keeps states in the host's memory.
-
-    `is_bf16` trains bf16 weights with an fp32 master copy; embedding, head and norms are bf16 as well then.
-    """
-
-    stage: int = 1
-    offload: bool = False
-    is_bf16: bool = False
-
-    def __post_init__(self) -> None:
-        if self.stage not in (0, 1, 2, 3):
-            raise MeshError(f"ZeRO has stages 0 to 3, not {self.stage}")
-        if self.offload and self.stage == 0:
-            raise MeshError("offload needs ZeRO 1, 2 or 3: without sharding there is nothing to offload")
 
 
 class ZeroTrainer:
     """Trains a model whose whole weights are `state` through a DeepSpeed engine. All dp ranks make one and step together.
 
-    Raises MeshError for meshes with tp or pp, which DeepSpeed is not given here, and for experts under ZeRO 3.
+    `n_micro_batches` cuts each batch; `device` is `ParallelTrainer`'s. Raises MeshError for meshes with tp or pp, which
+    DeepSpeed is not given here, and for experts under ZeRO 3.
     """
 
     def __init__(
@@ -64,18 +51,23 @@ class ZeroTrainer:
         *,
         zero: ZeroConfig | None = None,
         n_micro_batches: int = 1,
+        device: torch.device | None = None,
+        checkpointing: Checkpointing = "none",
     ) -> None:
         self.zero, self.recipe = zero or ZeroConfig(), recipe or Recipe()
-        _require_supported(config, processes, self.zero)
-        self.config, self.processes, self.n_micro_batches = config, processes, n_micro_batches
         mesh = processes.mesh
+        check(config, mesh)
+        check_zero(mesh, self.zero.stage)
+        self.config, self.processes, self.n_micro_batches = config, processes, n_micro_batches
         stage = Stage(config, mesh, processes.at, ep_group=processes.group("ep"))
-        load(stage, state, mesh, processes.at, own_device())
+        load(stage, state, mesh, processes.at, device or own_device())
         stage.train()
+        stage.checkpointing = checkpointing
         # the engine averages gradients over dp; its division of the loss does not reach auxiliary losses' gradients
         set_loss_scale(stage, 1.0 / n_micro_batches)
-        experts = _mark_experts(stage, mesh.ep)
-        self.engine = _engine(stage, experts, self.recipe, self.zero, n_micro_batches)
+        self.stages = [stage]
+        self.engine = make_engine(stage, processes, self.recipe, self.zero, n_micro_batches)
+        self._state = ZeroState(self.engine, self.zero.stage)
         self.steps = 0
 
     def step(
@@ -87,27 +79,34 @@ class ZeroTrainer:
         documents_BS: Tensor | None = None,
     ) -> Tensor:
         """One update on this rank's rows; returns the mean loss of the whole step, fp32, on all ranks."""
-        with naming_lost_ranks():
-            return self._step(tokens_BS, targets_BS, positions_BS=positions_BS, documents_BS=documents_BS)
-
-    def _step(self, tokens_BS: Tensor, targets_BS: Tensor | None, **packing: Tensor | None) -> Tensor:
-        dp, n = self.processes.group("dp"), self.n_micro_batches
+        given = {"positions_BS": positions_BS, "documents_BS": documents_BS}
+        packing = {name: tensor for name, tensor in given.items() if tensor is not None}
         targets_BS = next_token_targets(tokens_BS) if targets_BS is None else targets_BS
-        n_scored = sum_over((targets_BS != IGNORED).sum(), dp)
-        set_learning_rate(self.engine.optimizer, self.recipe.learning_rate_at(self.steps))
-        pieces = {name: tensor.chunk(n) for name, tensor in packing.items() if tensor is not None}
-        total = torch.zeros((), device=tokens_BS.device)
-        for i, (tokens, targets) in enumerate(zip(tokens_BS.chunk(n), targets_BS.chunk(n), strict=True)):
-            loss = self.engine(
-                tokens, targets_BS=targets, **{name: piece[i] for name, piece in pieces.items()}
-            )
-            loss = loss / n_scored
-            total += loss.detach()
-            self.engine.backward(loss * (n * self.processes.mesh.dp))
-            self.engine.step()
-        balance_experts(self.engine.module, self.recipe.balance_rate, group=dp)
-        self.steps += 1
-        return sum_over(total, dp)
+        with naming_lost_ranks():
+            loss = self._engine_step(tokens_BS, targets_BS, packing, self.recipe.learning_rate_at(self.steps))
+            self._count_step()
+            return loss
+
+    def update(self, batch: Batch, learning_rate: float, *, is_packed: bool) -> tuple[float, float]:
+        """As `ParallelTrainer.update`: loss and gradient norm, before clipping; not under stage 0, which tells no norm.
+
+        `is_packed` must be that of the whole batch. Raises NotFiniteError on all ranks, and nothing has moved then:
+        gradients of a loss that is no number are none either, and DeepSpeed leaves an update by such out.
+        """
+        packing = packing_of(batch, self.stages[0], is_packed=is_packed)
+        with naming_lost_ranks():
+            loss = float(self._engine_step(batch.tokens_BS, batch.targets_BS, packing, learning_rate))
+            norm = float(self.engine.get_global_grad_norm())
+            require_finite(self.steps, loss, norm)
+            self._count_step()
+            return loss, norm
+
+    def summed_loss(self, batch: Batch, *, is_packed: bool) -> float:
+        """In nats over all scored positions of all ranks' rows, without an update; on all ranks."""
+        packing = packing_of(batch, self.stages[0], is_packed=is_packed)
+        with naming_lost_ranks():
+            loss = summed_loss(self.stages, self.processes, batch.tokens_BS, batch.targets_BS, packing)
+            return float(sum_over(loss, self.processes.group("dp")))
 
     def state_dict(self) -> dict[str, Tensor]:
         """This rank's shard in the engine's dtype, ZeRO-3 weights gathered, under the whole model's names."""
@@ -117,102 +116,46 @@ class ZeroTrainer:
         with deepspeed.zero.GatheredParameters(list(stage.parameters()), enabled=self.zero.stage == 3):
             return {name: tensor.detach().clone() for name, tensor in stage.state_dict().items()}
 
+    def training_state(self) -> dict[str, Any]:
+        """As `ParallelTrainer.training_state`, in the same form: either goes on from the other's. All ranks call it."""
+        return {"steps": self.steps, "model": self.state_dict(), "optimiser": self._state.read()}
 
-def _require_supported(config: ModelConfig, processes: Processes, zero: ZeroConfig) -> None:
-    mesh = processes.mesh
-    check(config, mesh)
-    if mesh.tp > 1 or mesh.pp > 1:
-        raise MeshError(
-            f"DeepSpeed is given the dp and ep axes only, not {mesh}: use ParallelTrainer for tp and pp"
-        )
-    if zero.stage == 3 and mesh.ep > 1:
-        raise MeshError("DeepSpeed refuses expert parallelism under ZeRO 3: use stage 2, or ep=1")
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `training_state` returned on this rank, or was cut for it. All ranks call it together.
 
+        Raises MeshError where a weight is missing or of another shape.
+        """
+        mesh = self.processes.mesh
+        for name, layout in layouts_of_stage(self.engine.module, mesh).items():
+            given, shape = state["model"].get(name), layout.local_shape(mesh)
+            if given is None or given.shape != shape:
+                raise MeshError(f"the saved shard has no {name} of shape {shape}: it is another mesh's")
+        for name, buffer in self.engine.module.named_buffers():
+            if name in state["model"]:
+                buffer.copy_(state["model"][name])
+        self.steps = state["steps"]
+        self._state.write(state["optimiser"], self.steps)
 
-def _mark_experts(stage: Stage, ep: int) -> list[nn.Parameter]:
-    """Tells DeepSpeed which parameters are experts: they are reduced over the expert-data axis only."""
-    if ep == 1:
-        return []
-    experts = [parameter for parameter in stage.parameters() if parameter in stage.expert_parameters()]
-    for parameter in experts:
-        parameter.allreduce = False  # type: ignore[attr-defined]  # DeepSpeed's marks
-        parameter.group_name = f"ep_size_{ep}"  # type: ignore[attr-defined]
-    return experts
+    def _engine_step(
+        self, tokens_BS: Tensor, targets_BS: Tensor, packing: dict[str, Tensor], learning_rate: float
+    ) -> Tensor:
+        """Gradients of the mean loss of the whole step, clipped, and the update by them; returns that loss."""
+        dp, n = self.processes.group("dp"), self.n_micro_batches
+        require_even(tokens_BS.shape[0], n)
+        n_scored = sum_over((targets_BS != IGNORED).sum(), dp)
+        set_learning_rate(self.engine.optimizer, learning_rate)
+        pieces = {name: tensor.chunk(n) for name, tensor in packing.items()}
+        total = torch.zeros((), device=tokens_BS.device)
+        for i, (tokens, targets) in enumerate(zip(tokens_BS.chunk(n), targets_BS.chunk(n), strict=True)):
+            loss = self.engine(
+                tokens, targets_BS=targets, **{name: piece[i] for name, piece in pieces.items()}
+            )
+            loss = loss / n_scored
+            total += loss.detach()
+            self.engine.backward(loss * (n * self.processes.mesh.dp))
+            self.engine.step()
+        return sum_over(total, dp)
 
-
-def _engine(
-    stage: Stage, experts: list[nn.Parameter], recipe: Recipe, zero: ZeroConfig, n_micro_batches: int
-) -> Any:
-    """A DeepSpeed engine over torch's AdamW, whose rule for decay is that of model/training/optimizer.py."""
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    import deepspeed
-    from deepspeed.utils import groups
-
-    # DeepSpeed would compile a shared-memory extension for the CPU here, minutes long, and a killed build's lock makes the
-    # next run wait for ever: collectives stay torch's
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(dist_backend=torch.distributed.get_backend())
-    if experts:
-        ep = int(experts[0].group_name.rpartition("_")[2])  # type: ignore[attr-defined]
-        if experts[0].group_name not in groups._get_expert_parallel_group_dict():  # type: ignore[attr-defined]
-            groups._create_expert_and_data_parallel(ep)
-        _declare_moe(stage)
-    engine, _, _, _ = deepspeed.initialize(
-        model=stage,
-        optimizer=torch.optim.AdamW(
-            _parameter_groups(stage, set(experts), recipe),
-            lr=recipe.learning_rate,
-            betas=(recipe.beta1, recipe.beta2),
-            eps=recipe.eps,
-        ),
-        config={
-            "train_micro_batch_size_per_gpu": 1,  # counts nothing here: the loss is scaled by targets
-            "gradient_accumulation_steps": n_micro_batches,
-            "gradient_clipping": recipe.clip_norm,
-            "bf16": {"enabled": zero.is_bf16},
-            "zero_force_ds_cpu_optimizer": False,
-            "zero_allow_untested_optimizer": True,
-            "zero_optimization": {
-                "stage": zero.stage,
-                **({"offload_optimizer": {"device": "cpu"}} if zero.offload else {}),
-            },
-            "steps_per_print": 10**9,
-        },
-    )
-    return engine
-
-
-def _declare_moe(stage: Stage) -> None:
-    """DeepSpeed looks for modules of its own MoE class; experts of this package are made such, by name only."""
-    from deepspeed.moe.layer import MoE
-
-    declared = type("DeclaredExperts", (ParallelExperts, MoE), {})
-    for module in stage.modules():
-        if isinstance(module, ParallelExperts):
-            module.num_experts = module.n_local * module.n_ranks  # type: ignore[assignment]
-            module.set_deepspeed_parallelism = lambda *_: None  # type: ignore[assignment]  # groups exist already
-            module.__class__ = declared
-
-
-def _parameter_groups(stage: Stage, experts: set[nn.Parameter], recipe: Recipe) -> list[dict[str, Any]]:
-    """Matrices and their stacks decay, vectors do not; experts are a group of their own, as ZeRO asks."""
-    trained = [parameter for parameter in stage.parameters() if parameter.requires_grad]
-    dense = [parameter for parameter in trained if parameter not in experts]
-    parts: list[dict[str, Any]] = [
-        {
-            "params": [parameter for parameter in dense if parameter.ndim > 1],
-            "weight_decay": recipe.weight_decay,
-            "name": "decayed",
-        },
-        {
-            "params": [parameter for parameter in dense if parameter.ndim <= 1],
-            "weight_decay": 0.0,
-            "name": "vectors",
-        },
-    ]
-    if experts:
-        name = next(iter(experts)).group_name  # type: ignore[attr-defined]
-        ordered = [parameter for parameter in trained if parameter in experts]
-        parts.append({"params": ordered, "weight_decay": recipe.weight_decay, "name": name, "moe": True})
-    return [part for part in parts if part["params"]]
+    def _count_step(self) -> None:
+        balance_experts(self.engine.module, self.recipe.balance_rate, group=self.processes.group("dp"))
+        self.steps += 1

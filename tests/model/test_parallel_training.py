@@ -117,8 +117,6 @@ def test_a_rank_outside_of_a_job_says_how_to_start_one(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["dp=2", "--zero", "1", "--move"], "--move does not go with --zero"),
-        (["dp=2", "--zero", "1", "--checkpointing", "full"], "--checkpointing does not go with --zero"),
         (["dp=2", "--zero", "1", "--chunks", "2"], "--chunks does not go with --zero"),
         (["dp=2", "--zero", "1", "--shard-states"], "--shard-states does not go with --zero"),
         (["dp=2", "--offload"], "--offload is DeepSpeed's: give --zero as well"),
