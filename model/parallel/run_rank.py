@@ -23,17 +23,27 @@ import torch.distributed as dist
 from model.data.batch import IGNORED, PADDING, Batch
 from model.layers import metrics
 from model.parallel.mesh import Mesh
-from model.parallel.processes import RankMissingError, connect, disconnect, meet, naming_lost_ranks
+from model.parallel.processes import (
+    Processes,
+    RankMissingError,
+    connect,
+    disconnect,
+    meet,
+    naming_lost_ranks,
+)
 from model.parallel.run_state import from_snapshot
 from model.parallel.trainer import ParallelTrainer
 from model.parallel.training_state import cut_training
 from model.parallel.workers import LOST_ANOTHER, attach
+from model.parallel.zero import ZeroTrainer
+from model.parallel.zero_engine import ZeroConfig
 from model.training.checkpoints import load
 from model.training.errors import NotFiniteError
 from model.training.layer_metrics import summary
 from model.training.precision import DTYPES
 from model.training.run_config import ParallelConfig, RunConfig
 from model.training.setup import model_for
+from model.transformer import Transformer
 
 FOREVER = timedelta(
     days=365
@@ -105,18 +115,7 @@ class RunRank:
         self.mesh = parallel.mesh
         self.processes = connect(self.mesh, timeout_s=parallel.timeout_s)
         model = model_for(config, vocabulary)
-        self.trainer = ParallelTrainer(
-            model.config,
-            model.state_dict(),
-            self.processes,
-            config.recipe,
-            n_micro_batches=self._n_micro_batches,
-            n_chunks=parallel.chunks,
-            device=device,
-            block_dtype=DTYPES[config.compute.precision],
-            checkpointing=config.compute.checkpointing,
-            shards_states=parallel.shard_states,
-        )
+        self.trainer = _trainer(config, parallel, model, self.processes, device)
         for stage in self.trainer.stages:
             metrics.watch(stage)
 
@@ -155,6 +154,41 @@ class RunRank:
         self.trainer.load_training_state(
             cut_training(config, whole, self.mesh, rank, n_chunks=self._n_chunks)
         )
+
+
+def _trainer(
+    config: RunConfig,
+    parallel: ParallelConfig,
+    model: Transformer,
+    processes: Processes,
+    device: torch.device,
+) -> ParallelTrainer | ZeroTrainer:
+    """DeepSpeed's where the file has `zero`. Which precisions there are is the file's check's subject."""
+    dtype, compute = DTYPES[config.compute.precision], config.compute
+    if parallel.zero is not None:
+        is_bf16 = dtype is torch.bfloat16
+        return ZeroTrainer(
+            model.config,
+            model.state_dict(),
+            processes,
+            config.recipe,
+            zero=ZeroConfig(parallel.zero, offload=parallel.offload, is_bf16=is_bf16),
+            n_micro_batches=compute.micro_batches,
+            device=device,
+            checkpointing=compute.checkpointing,
+        )
+    return ParallelTrainer(
+        model.config,
+        model.state_dict(),
+        processes,
+        config.recipe,
+        n_micro_batches=compute.micro_batches,
+        n_chunks=parallel.chunks,
+        device=device,
+        block_dtype=dtype,
+        checkpointing=compute.checkpointing,
+        shards_states=parallel.shard_states,
+    )
 
 
 def own_rows(batch: Batch, mesh: Mesh, place: int, n_micro_batches: int) -> Batch:

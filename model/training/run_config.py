@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 
 from model.config import ConfigError
 from model.data.curriculum import Curriculum
-from model.parallel.mesh import Mesh, MeshError, check_schedule
+from model.parallel.mesh import Mesh, MeshError, check_schedule, check_zero
 from model.training.curriculum_table import CURRICULUM_KEYS, curriculum_from_table
 from model.training.model_table import ModelTable
 from model.training.recipe import Recipe
@@ -120,18 +120,36 @@ class ParallelConfig:
     ep: int = 1  # of the dp
     chunks: int = 1  # pipeline stages of each process, interleaved
     shard_states: bool = True  # the optimiser's, over dp (ZeRO 1)
+    zero: int | None = None  # 1, 2 or 3: DeepSpeed trains, and shards states, gradients too, weights too
+    offload: bool = False  # DeepSpeed keeps the optimiser's states in the host's memory
     timeout_s: float = 600.0  # that one process waits for another before the run ends
 
     def __post_init__(self) -> None:
         _at_least("parallel", self, chunks=1, timeout_s=1)
         if self.mesh.world_size == 1:
             raise ConfigError("[parallel] is a single process: raise dp, tp or pp, or leave the table out")
+        if self.zero is not None:
+            self._check_zero(self.zero)
+        elif self.offload:
+            raise ConfigError("[parallel] offload is DeepSpeed's: give zero = 1, 2 or 3 as well")
 
     @property
     def mesh(self) -> Mesh:
         """Raises ConfigError where there is no such mesh."""
         try:
             return Mesh(dp=self.dp, tp=self.tp, pp=self.pp, ep=self.ep)
+        except MeshError as error:
+            raise ConfigError(f"[parallel] {error}") from error
+
+    def _check_zero(self, stage: int) -> None:
+        if stage == 0:
+            raise ConfigError("[parallel] zero is 1, 2 or 3: leave it out to train without DeepSpeed")
+        if not self.shard_states:
+            raise ConfigError(
+                "[parallel] zero shards the optimiser's states at each stage: leave shard_states out"
+            )
+        try:
+            check_zero(self.mesh, stage, offload=self.offload)
         except MeshError as error:
             raise ConfigError(f"[parallel] {error}") from error
 

@@ -80,7 +80,7 @@ def test_runs_go_on_move_evaluate_and_break_off_as_other_trainers_do() -> None:
 def assert_goes_on_bit_for_bit(run: dict[str, Any]) -> None:
     assert run["unlike_at_once"] == [] and run["unlike"] == []
     assert run["losses"][0] == run["losses"][1]
-    assert run["moved"] > 100, "equal states prove little where nothing moves"
+    assert run["moved"] > 50, "equal states prove little where nothing moves"
 
 
 def assert_moves_between_stages_and_meshes(run: dict[str, Any]) -> None:

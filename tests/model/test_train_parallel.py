@@ -37,6 +37,10 @@ TABLES: dict[str, Any] = {
     "compute": {"precision": "fp32", "threads": 1, "micro_batches": 2},
 }
 EXPERTS = {"dp": 2, "ep": 2}
+WITHOUT_AND_WITH_DEEPSPEED = [
+    pytest.param({}, id="plain"),
+    pytest.param({"zero": 2}, id="deepspeed", marks=pytest.mark.long),
+]
 TOLERANCE = 1e-4
 
 
@@ -47,6 +51,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def curve(output: Path) -> list[float]:
     return [row["loss"] for row in read_log(output / "log.jsonl", "stepped")]
+
+
+def norms(output: Path) -> list[float]:
+    return [row["gradient_norm"] for row in read_log(output / "log.jsonl", "stepped")]
 
 
 def held_out(output: Path) -> list[float]:
@@ -94,10 +102,33 @@ def test_many_processes_train_as_one_does_and_one_goes_on(
     assert any(notice.startswith("parallel") for notice in notices)
 
 
-def test_a_killed_process_ends_the_run_and_its_checkpoint_goes_on_bit_for_bit(
-    tmp_path: Path, data: Path
+@pytest.mark.parametrize(
+    "parallel",
+    [
+        pytest.param({"dp": 2, "ep": 2, "zero": 2}, id="experts"),
+        pytest.param({"dp": 2, "zero": 3, "offload": True}, id="weights", marks=pytest.mark.long),
+    ],
+)
+def test_deepspeed_goes_on_from_one_process_and_one_process_from_it(
+    tmp_path: Path, data: Path, parallel: dict[str, Any]
 ) -> None:
-    tables: dict[str, Any] = {**TABLES, "parallel": EXPERTS, "saving": {"every_steps": 4}}
+    one = in_one_process(tmp_path, data, "one", budget={"steps": 8})
+    train(one, open_data(one))
+    alone = in_one_process(tmp_path, data, "many", budget={"steps": 8})
+    train(alone, open_data(alone), stop_at=3)
+    by_deepspeed = run_file(tmp_path, data, "many", **TABLES, budget={"steps": 8}, parallel=parallel)
+    assert done(by_deepspeed, "--resume", "--steps", "6")["step"] == 6
+    assert train(alone, open_data(alone), is_resumed=True).step == 8
+    for figures in (curve, norms, held_out):
+        assert figures(alone.output) == pytest.approx(figures(one.output), rel=TOLERANCE)
+    assert curve(alone.output)[-1] < curve(alone.output)[0] - 0.5
+
+
+@pytest.mark.parametrize("extra", WITHOUT_AND_WITH_DEEPSPEED)
+def test_a_killed_process_ends_the_run_and_its_checkpoint_goes_on_bit_for_bit(
+    tmp_path: Path, data: Path, extra: dict[str, Any]
+) -> None:
+    tables: dict[str, Any] = {**TABLES, "parallel": {**EXPERTS, **extra}, "saving": {"every_steps": 4}}
     done(run_file(tmp_path, data, "straight", **tables, budget={"steps": 40}))
     file = run_file(tmp_path, data, "killed", **tables, budget={"steps": 40})
     process = start(file, "--json")
@@ -127,8 +158,11 @@ def test_weights_of_several_processes_that_are_no_numbers_are_not_saved(tmp_path
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000001"]
 
 
-def test_a_process_that_hangs_ends_the_run_when_its_time_is_up(tmp_path: Path, data: Path) -> None:
-    tables: dict[str, Any] = {**TABLES, "parallel": {**EXPERTS, "timeout_s": 20}}
+@pytest.mark.parametrize("extra", WITHOUT_AND_WITH_DEEPSPEED)
+def test_a_process_that_hangs_ends_the_run_when_its_time_is_up(
+    tmp_path: Path, data: Path, extra: dict[str, Any]
+) -> None:
+    tables: dict[str, Any] = {**TABLES, "parallel": {**EXPERTS, "timeout_s": 20, **extra}}
     process = start(run_file(tmp_path, data, **tables, budget={"steps": 100_000}), "--json")
     wait_for_step(tmp_path / "run", 3, process)
     [worker] = children(process)
@@ -256,6 +290,15 @@ def children(process: subprocess.Popen[str]) -> list[int]:
             r"\[parallel\] .* 3 micro-batches are not a multiple of pp \(2\)",
         ),
         ({"parallel": {"dp": 2, "timeout_s": 0}}, "timeout_s must be at least 1"),
+        ({"parallel": {"dp": 2, "zero": 4}}, r"\[parallel\] ZeRO has stages 0 to 3, not 4"),
+        ({"parallel": {"dp": 2, "zero": 0}}, "zero is 1, 2 or 3: leave it out"),
+        ({"parallel": {"tp": 2, "zero": 2}}, r"\[parallel\] ZeRO by DeepSpeed .* no tp or pp"),
+        ({"parallel": {"dp": 2, "pp": 2, "zero": 1}}, r"\[parallel\] ZeRO by DeepSpeed .* no tp or pp"),
+        ({"parallel": {"dp": 2, "ep": 2, "zero": 3}}, "refuses expert parallelism .*: use stage 2, or ep=1"),
+        ({"parallel": {"dp": 2, "zero": 1, "chunks": 2}}, "interleaved stages need a pipeline"),
+        ({"parallel": {"dp": 2, "offload": True}}, "offload is DeepSpeed's: give zero"),
+        ({"parallel": {"dp": 2, "zero": 2, "shard_states": False}}, "leave shard_states out"),
+        ({"parallel": {"dp": 2, "zero": 2}, "compute": {"precision": "fp16"}}, "precision 'fp16'"),
         ({"parallel": {"dp": 2}, "compute": {"eight_bit": "int8"}}, "does not go with .* eight_bit"),
         ({"parallel": {"dp": 2}, "recipe": {"optimizer": "muon"}}, "optimizer 'muon'"),
         ({"parallel": {"dp": 2}, "recipe": {"ema_decay": 0.9}}, "ema_decay"),

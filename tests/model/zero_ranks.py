@@ -46,7 +46,9 @@ Trained = ParallelTrainer | ZeroTrainer
 
 
 def job(model: str = "small-moe", zero: ZeroConfig | None = None) -> Job:
-    return Job(SHAPES[model], 10, 8, 16, 0, 2, 1, "none", False, False, zero)
+    owners = SHAPES[model].attention_owners
+    config = replace(SHAPES[model], n_layers=2, attention_owners=None if owners is None else owners[:2])
+    return Job(config, 10, 8, 16, 0, 2, 1, "none", False, False, zero)
 
 
 def made(of: Job, mesh: Mesh, whole: Mapping[str, Any] | None = None) -> Trained:
