@@ -92,7 +92,7 @@ class Stage(Transformer):
 
         Targets are ids, or -100 where a position is not scored; the last stage alone uses them.
         """
-        x_BSD = self._run(x, positions_BS=positions_BS, documents_BS=documents_BS)
+        x_BSD = self.stream(x, positions_BS=positions_BS, documents_BS=documents_BS)
         if not self.is_last:
             return x_BSD
         return cross_entropy_sum(
@@ -112,7 +112,8 @@ class Stage(Transformer):
             for parameter in block.ffn.experts.parameters()
         }
 
-    def _run(self, x: Tensor, *, positions_BS: Tensor | None, documents_BS: Tensor | None) -> Tensor:
+    def stream(self, x: Tensor, *, positions_BS: Tensor | None, documents_BS: Tensor | None) -> Tensor:
+        """Ids [B, S] (first stage) or stream [B, S, D] to the stream behind this stage's blocks, [B, S, D]."""
         rotation, spans = self.rotation_and_spans(x, positions_BS, documents_BS)
         x_BSD = embed(x, self.embedding, self.first_id, self.tp_group) if self.is_first else x
         for block in self.blocks:

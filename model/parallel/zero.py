@@ -66,7 +66,7 @@ class ZeroTrainer:
         # the engine averages gradients over dp; its division of the loss does not reach auxiliary losses' gradients
         set_loss_scale(stage, 1.0 / n_micro_batches)
         self.stages = [stage]
-        self.engine = make_engine(stage, processes, self.recipe, self.zero, n_micro_batches)
+        self.engine = make_engine(stage, stage, processes, self.recipe, self.zero, n_micro_batches)
         self._state = ZeroState(self.engine, self.zero.stage)
         self.steps = 0
 

@@ -42,16 +42,24 @@ class ZeroConfig:
 
 
 def make_engine(
-    stage: Stage, processes: Processes, recipe: Recipe, zero: ZeroConfig, n_micro_batches: int
+    module: nn.Module,
+    stage: Stage,
+    processes: Processes,
+    recipe: Recipe,
+    zero: ZeroConfig,
+    n_micro_batches: int,
 ) -> Any:
-    """A DeepSpeed engine over torch's AdamW, whose rule for decay is that of model/training/optimizer.py."""
-    deepspeed = _imported(stage.device)
-    deepspeed.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False)
-    experts = _mark_experts(stage, processes.mesh.ep)
+    """A DeepSpeed engine over torch's AdamW, whose rule for decay is that of model/training/optimizer.py.
+
+    `module` is the stage itself, or a pipeline that the stage is this rank's part of.
+    """
+    deepspeed = import_deepspeed(stage.device)
+    deepspeed.utils.groups.mpu = None  # else that of the pipeline before, if there was one
+    experts = _mark_experts(stage, processes)
     if experts:
         _declare_moe(stage)
     engine, _, _, _ = deepspeed.initialize(
-        model=stage,
+        model=module,
         optimizer=torch.optim.AdamW(
             _parameter_groups(stage, set(experts), recipe),
             lr=recipe.learning_rate,
@@ -77,8 +85,8 @@ def make_engine(
     return engine
 
 
-def _imported(device: torch.device) -> Any:
-    """DeepSpeed, which is told its device by variables, and whose log goes to standard error."""
+def import_deepspeed(device: torch.device) -> Any:
+    """The module, within the joined world. It is told its device by variables, and its log goes to standard error."""
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     # torchrun sets it; without torchrun all ranks are on one machine
@@ -88,6 +96,7 @@ def _imported(device: torch.device) -> Any:
     # DeepSpeed would compile a shared-memory extension for the CPU here, minutes long, and a killed build's lock makes the
     # next run wait for ever: collectives stay torch's
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False)
     return deepspeed
 
 
@@ -100,19 +109,31 @@ def _limit_waits(engine: Any, timeout: timedelta) -> None:
         dist.distributed_c10d._set_pg_timeout(timeout, group)
 
 
-def _mark_experts(stage: Stage, ep: int) -> list[nn.Parameter]:
+def _mark_experts(stage: Stage, processes: Processes) -> list[nn.Parameter]:
     """Tells DeepSpeed which parameters are experts: they are reduced over the expert-data axis only."""
-    if ep == 1:
+    if processes.mesh.ep == 1:
         return []
-    from deepspeed.utils import groups
-
+    name = _expert_groups(processes)
     experts = [parameter for parameter in stage.parameters() if parameter in stage.expert_parameters()]
-    if f"ep_size_{ep}" not in groups._get_expert_parallel_group_dict():
-        groups._create_expert_and_data_parallel(ep)
     for parameter in experts:
         parameter.allreduce = False  # type: ignore[attr-defined]  # DeepSpeed's marks
-        parameter.group_name = f"ep_size_{ep}"  # type: ignore[attr-defined]
+        parameter.group_name = name  # type: ignore[attr-defined]
     return experts
+
+
+def _expert_groups(processes: Processes) -> str:
+    """The name of DeepSpeed's own groups along ep and edp, which it keeps by ep alone: those of another mesh are replaced."""
+    from deepspeed.utils import groups
+
+    mesh, rank = processes.mesh, processes.rank
+    name = f"ep_size_{mesh.ep}"
+    known = groups._get_expert_data_parallel_group_dict()
+    if name in known and tuple(dist.get_process_group_ranks(known[name])) != mesh.group("edp", rank):
+        known.pop(name)
+        groups._get_expert_parallel_group_dict().pop(name)
+    if name not in known:
+        groups._create_expert_and_data_parallel(mesh.ep, pp_size=mesh.pp)
+    return name
 
 
 def _declare_moe(stage: Stage) -> None:

@@ -19,13 +19,14 @@ from model.parallel.mesh import Mesh, MeshError
 from model.parallel.processes import alone
 from model.parallel.zero import ZeroTrainer
 from model.parallel.zero_engine import ZeroConfig
+from model.parallel.zero_pipeline import ZeroPipelineTrainer
 from tests.model import zero_ranks
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def two_ranks(module: str, *arguments: str) -> str:
-    """What the first of two ranks wrote."""
+def ranks_of(n_ranks: int, module: str, *arguments: str) -> str:
+    """What the first rank of a job wrote."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = str(listener.getsockname()[1])
@@ -35,7 +36,7 @@ def two_ranks(module: str, *arguments: str) -> str:
         "OMP_NUM_THREADS": "1",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": port,
-        "WORLD_SIZE": "2",
+        "WORLD_SIZE": str(n_ranks),
     }
     ranks = [
         subprocess.Popen(
@@ -46,7 +47,7 @@ def two_ranks(module: str, *arguments: str) -> str:
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank in range(2)
+        for rank in range(n_ranks)
     ]
     try:
         ended = [(*process.communicate(timeout=240), process.returncode) for process in ranks]
@@ -54,23 +55,24 @@ def two_ranks(module: str, *arguments: str) -> str:
         for process in ranks:
             process.kill()
             process.wait()
-    assert [code for _, _, code in ended] == [0, 0], ended
+    assert [code for _, _, code in ended] == [0] * n_ranks, ended
     return ended[0][0]
 
 
-def learned(*arguments: str) -> float:
-    """By how much the loss fell in one process, after a job of two whose curve is the same (`model.parallel.check`)."""
-    out = two_ranks("model.parallel.check", "--json", "--learning-rate", "0.01", *arguments)
+def learned(*arguments: str, n_ranks: int = 2) -> float:
+    """By how much the loss fell in one process, after a job whose curves are the same (`model.parallel.check`)."""
+    out = ranks_of(n_ranks, "model.parallel.check", "--json", "--learning-rate", "0.01", *arguments)
     document: dict[str, Any] = json.loads(out)
     return float(document["single"][0] - document["single"][-1])
 
 
 def test_runs_go_on_move_evaluate_and_break_off_as_other_trainers_do() -> None:
     """One job, since imports are most of what a job costs."""
-    found: dict[str, Any] = json.loads(two_ranks(zero_ranks.__name__))
+    found: dict[str, Any] = json.loads(ranks_of(2, zero_ranks.__name__))
     for run in found["going_on"].values():
         assert_goes_on_bit_for_bit(run)
-    assert_moves_between_stages_and_meshes(found["moved"])
+    assert_is_one_process_s(found["moved"])
+    assert_is_one_process_s(found["piped"])
     for figures in found["evaluated"].values():
         assert_figures_are_the_other_trainer_s(figures)
     for broken in found["broken"].values():
@@ -83,8 +85,8 @@ def assert_goes_on_bit_for_bit(run: dict[str, Any]) -> None:
     assert run["moved"] > 50, "equal states prove little where nothing moves"
 
 
-def assert_moves_between_stages_and_meshes(run: dict[str, Any]) -> None:
-    """With and without DeepSpeed, on ep=2 too, under a bound of the gradients' norm that binds."""
+def assert_is_one_process_s(run: dict[str, Any]) -> None:
+    """Though it moves between stages and meshes, or goes through a pipeline, under a bound of the gradients' norm."""
     assert run["learnt"] > 0.5
     assert run["difference"] < 1e-5
 
@@ -134,6 +136,33 @@ def test_recomputed_activations_train_alike_under_zero_three() -> None:
 @pytest.mark.long
 def test_a_run_under_zero_two_moves_to_spread_experts() -> None:
     assert learned("--mesh", "dp=2", "--mesh", "dp=2,ep=2", "--zero", "2", "--move") > 0.05
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("model", ["small-moe", "small-latent"])
+def test_deepspeed_s_pipeline_trains_alike_beside_dp_and_ep(model: str) -> None:
+    meshes = ("--mesh", "pp=2,dp=2", "--mesh", "pp=2,dp=2,ep=2", "--mesh", "dp=4,ep=2")
+    sizes = ("--micro-batches", "4", "--rows", "16", "--clip", "0.5", "--packed", "--checkpointing", "full")
+    assert learned(*meshes, *sizes, "--model", model, "--zero", "1", n_ranks=4) > 0.05
+
+
+@pytest.mark.parametrize(
+    ("mesh", "zero", "message"),
+    [
+        (Mesh(dp=2), ZeroConfig(1), "use pp of at least 2"),
+        (Mesh(pp=2, tp=2), ZeroConfig(1), "and tp=1"),
+        (Mesh(pp=2), ZeroConfig(0), "another norm than one process under ZeRO 0: use stage 1"),
+        (Mesh(pp=2), ZeroConfig(2), "goes with no ZeRO 2 or 3"),
+        (Mesh(pp=2), ZeroConfig(1, offload=True), "without offload"),
+        (Mesh(pp=2), ZeroConfig(1, is_bf16=True), "in bf16 by ParallelTrainer"),
+    ],
+)
+def test_what_deepspeed_s_pipeline_cannot_is_refused_before_it_is_asked(
+    mesh: Mesh, zero: ZeroConfig, message: str
+) -> None:
+    processes = dataclasses.replace(alone(), mesh=mesh)
+    with pytest.raises(MeshError, match=message):
+        ZeroPipelineTrainer(SHAPES["small-moe"], {}, processes, zero=zero)
 
 
 @pytest.mark.parametrize(

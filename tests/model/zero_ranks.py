@@ -17,7 +17,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from model.data.batch import Batch
-from model.parallel.check import SHAPES, Job, largest_difference, own_rows, single_process, trainer_of
+from model.parallel.check import (
+    SHAPES,
+    Job,
+    largest_difference,
+    on_mesh,
+    own_rows,
+    single_process,
+    trainer_of,
+)
 from model.parallel.mesh import Mesh
 from model.parallel.processes import connect, join
 from model.parallel.trainer import ParallelTrainer, next_token_targets
@@ -113,6 +121,13 @@ def moved() -> dict[str, Any]:
     return {"learnt": single[0] - single[-1], "difference": largest_difference(curve, single)}
 
 
+def piped() -> dict[str, Any]:
+    """A run of tied weights and packed rows through DeepSpeed's pipeline, and the same in one process."""
+    of = replace(job(zero=ZeroConfig(1)), is_packed=True)
+    curve, single = on_mesh(of, Mesh(pp=2), RECIPE, TIMEOUT_S), single_process(of, RECIPE)
+    return {"learnt": single[0] - single[-1], "difference": largest_difference(curve, single)}
+
+
 def evaluated(stage: int) -> dict[str, Any]:
     """The loss of a batch before and after an update, by this trainer and by ours, with the update's figures."""
     ours, theirs = made(job(), DP), made(job(zero=ZeroConfig(stage)), DP)
@@ -164,6 +179,7 @@ def main() -> None:
     found: dict[str, Any] = {
         "going_on": {name: gone_on(*case) for name, case in GOING_ON.items()},
         "moved": moved(),
+        "piped": piped(),
         "evaluated": {str(stage): evaluated(stage) for stage in (2, 3)},
         "broken": {name: broken(zero) for name, zero in BROKEN.items()},
     }
