@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from model.config import ModelConfig
-from model.parallel.mesh import Mesh, refusals
+from model.parallel.mesh import Mesh, MeshError, check_schedule, check_zero, refusals
 from model.plan.cluster import Cluster
 from model.plan.costs import Estimate, estimate, fullest_memory
 from model.plan.layout import Checkpointing, Layout, Workload
@@ -82,24 +82,17 @@ def refusal(workload: Workload, layout: Layout) -> str | None:
     mesh = layout.mesh
     if workload.batch % (mesh.dp * layout.rows):
         return f"a batch of {workload.batch} sequences cannot be cut into micro-batches of {layout.rows} on dp={mesh.dp}"
-    n_micro = layout.micro_batches(workload)
-    if n_micro < mesh.pp:
-        return f"{n_micro} micro-batches cannot fill {mesh.pp} pipeline stages"
-    if layout.zero >= 2 and (mesh.tp > 1 or mesh.pp > 1):
-        return f"ZeRO-{layout.zero} is DeepSpeed's, which is given the dp and ep axes only: no tp or pp"
-    if layout.zero >= 2 and layout.checkpointing != "none":
-        return f"ZeRO-{layout.zero} is DeepSpeed's, whose trainer here has no checkpointing"
-    if layout.zero == 3 and mesh.ep > 1:
-        return "ZeRO-3 and expert parallelism exclude each other in DeepSpeed"
-    if layout.n_chunks > 1:
-        if mesh.pp == 1:
-            return "interleaved stages need a pipeline"
-        if workload.config.n_layers % layout.n_stages:
-            return f"{workload.config.n_layers} layers do not make {layout.n_stages} equal interleaved stages"
-        if n_micro % mesh.pp:
-            return f"interleaved stages need micro-batches in multiples of {mesh.pp}, not {n_micro}"
-        return next(refusals(workload.config, mesh, n_chunks=layout.n_chunks), None)
-    return None
+    try:
+        check_schedule(mesh, n_micro_batches=layout.micro_batches(workload), n_chunks=layout.n_chunks)
+        if layout.zero >= 2:
+            check_zero(mesh, layout.zero)
+    except MeshError as error:
+        return str(error)
+    if layout.n_chunks == 1:
+        return None
+    if workload.config.n_layers % layout.n_stages:
+        return f"{workload.config.n_layers} layers do not make {layout.n_stages} equal interleaved stages"
+    return next(refusals(workload.config, mesh, n_chunks=layout.n_chunks), None)
 
 
 def _layouts(mesh: Mesh, zero_stages: tuple[int, ...]) -> Iterator[Layout]:
