@@ -70,7 +70,7 @@ def test_blocks_fill_the_memory_given_but_no_more_than_contexts_can_use() -> Non
     assert blocks_within(SMALL, 4, EngineLimits(max_cache_bytes=10 * size + size // 2)) == 10
     contexts = 4 * 2 * 19  # of 300 tokens each
     assert blocks_within(SMALL, 4, EngineLimits(max_running=2)) == contexts
-    with pytest.raises(ValueError, match=f"at least {size}"):
+    with pytest.raises(ValueError, match=rf"\({size} bytes\): give the node more with --cache-gib"):
         blocks_within(SMALL, 4, EngineLimits(max_cache_bytes=size - 1))
 
 
