@@ -2,7 +2,7 @@
 
 DeepSpeed (arXiv:1910.02054, arXiv:2101.06840) shards optimiser states, gradients and weights over dp; expert
 parallelism is `expert.py`'s, whose parameters DeepSpeed is told to reduce over the expert-data axis (ZeRO 0 to 2; it
-refuses experts under ZeRO 3). It does not know this package's tensor and pipeline axes: those are `trainer.py`'s.
+refuses experts under ZeRO 3). Tensor and pipeline axes are `trainer.py`'s; its own pipeline is `zero_pipeline.py`'s.
 What else DeepSpeed refuses stands in docs/parallel.md. Knows nothing of data or files.
 """
 
@@ -88,11 +88,15 @@ class ZeroTrainer:
             return loss
 
     def update(self, batch: Batch, learning_rate: float, *, is_packed: bool) -> tuple[float, float]:
-        """As `ParallelTrainer.update`: loss and gradient norm, before clipping; not under stage 0, which tells no norm.
+        """As `ParallelTrainer.update`: loss and gradient norm, before clipping. Raises MeshError under stage 0.
 
         `is_packed` must be that of the whole batch. Raises NotFiniteError on all ranks, and nothing has moved then:
         gradients of a loss that is no number are none either, and DeepSpeed leaves an update by such out.
         """
+        if self.zero.stage == 0:
+            raise MeshError(
+                "DeepSpeed tells no norm of the gradients under ZeRO 0: use 1, 2 or 3, or ParallelTrainer"
+            )
         packing = packing_of(batch, self.stages[0], is_packed=is_packed)
         with naming_lost_ranks():
             loss = float(self._engine_step(batch.tokens_BS, batch.targets_BS, packing, learning_rate))

@@ -76,6 +76,7 @@ def test_runs_go_on_move_evaluate_and_break_off_as_other_trainers_do() -> None:
     assert_is_one_process_s(found["piped_lengths"], learnt=0.2)
     for figures in found["evaluated"].values():
         assert_figures_are_the_other_trainer_s(figures)
+    assert "no norm of the gradients under ZeRO 0" in found["refused"]
     for broken in found["broken"].values():
         assert_no_rank_is_updated(broken)
 

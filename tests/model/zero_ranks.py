@@ -27,7 +27,7 @@ from model.parallel.check import (
     single_process,
     trainer_of,
 )
-from model.parallel.mesh import Mesh
+from model.parallel.mesh import Mesh, MeshError
 from model.parallel.processes import connect, join
 from model.parallel.trainer import ParallelTrainer, next_token_targets
 from model.parallel.training_state import cut_training, merge_training
@@ -178,6 +178,16 @@ def broken(zero: ZeroConfig) -> dict[str, Any]:
     return {"message": messages, "unlike": moved_by_it, "next": trainer.update(batch, 0.01, is_packed=False)}
 
 
+def refused() -> str:
+    """What an update whose gradients' norm is not told says."""
+    trainer = made(job(zero=ZeroConfig(0)), DP)
+    try:
+        trainer.update(rows(job().batch(0), trainer), 0.01, is_packed=False)
+    except MeshError as error:
+        return str(error)
+    return ""
+
+
 def spoil(_module: nn.Module, _inputs: object, loss: Tensor) -> Tensor:
     return loss * float("nan")
 
@@ -196,6 +206,7 @@ def main() -> None:
         "piped": piped(),
         "piped_lengths": piped_lengths(),
         "evaluated": {str(stage): evaluated(stage) for stage in (2, 3)},
+        "refused": refused(),
         "broken": {name: broken(zero) for name, zero in BROKEN.items()},
     }
     if rank == 0:
