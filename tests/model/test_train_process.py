@@ -97,14 +97,14 @@ def test_a_signal_saves_and_says_how_to_go_on(
 @pytest.mark.long
 def test_memory_that_runs_out_is_said_and_more_micro_batches_go_on(tmp_path: Path, data: Path) -> None:
     tables: dict[str, Any] = {
-        "data": {"batch_tokens": 32_768},
-        "model": {"preset": "tiny", "vocab_size": 16_000},  # logits of 2 GiB
+        "data": {"batch_tokens": 262_144},
+        "model": {"preset": "tiny"},
         "evaluation": {"every_steps": 0},
     }
     file = run_file(tmp_path, data, **tables)
 
     def little_memory() -> None:
-        limit = 5 * 2**30
+        limit = 3 * 2**30
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
     status, out, err = ended(start(file, "--json", limit=little_memory))
