@@ -21,15 +21,18 @@ MEASURE_S = 0.8
 ROUNDS = 10
 
 
-def measure_gemm_peak(device: torch.device, dtype: torch.dtype, *, seconds: float = MEASURE_S) -> float:
+def measure_gemm_peak(
+    device: torch.device, dtype: torch.dtype, *, seconds: float = MEASURE_S, side: int | None = None
+) -> float:
     """FLOP/s of the fastest of the square products that fit into about `seconds`, half of which are pauses.
 
-    On a CPU as many as all of torch's threads reach if none waits for another.
+    On a CPU as many as all of torch's threads reach if none waits for another. `side` of the matrices is CPU_SIDE or
+    CUDA_SIDE unless given.
     """
     if device.type == "cuda":
-        return _one_peak(device, dtype, CUDA_SIDE, seconds)
+        return _one_peak(device, dtype, side or CUDA_SIDE, seconds)
     with _one_thread() as threads:
-        return threads * _one_peak(device, dtype, CPU_SIDE, seconds)
+        return threads * _one_peak(device, dtype, side or CPU_SIDE, seconds)
 
 
 def _one_peak(device: torch.device, dtype: torch.dtype, side: int, seconds: float) -> float:

@@ -16,7 +16,7 @@ from benchmarks.peers.drivers.channel import serve
 from model.training.gemm_peak import measure_gemm_peak
 
 MEASURE_S = 0.5
-INT8_SIDE = 1024
+LARGE_SIDE = 1024  # of products that rooflines are made of
 READ_SOURCE = """
 #include <stddef.h>
 #include <stdint.h>
@@ -66,10 +66,12 @@ def gemm(dtype: str) -> dict[str, Any]:
 
 def _products_per_s(dtype: str) -> float:
     if dtype != "int8":
-        return measure_gemm_peak(torch.device("cpu"), getattr(torch, dtype), seconds=MEASURE_S)
-    left = torch.randint(-127, 128, (INT8_SIDE, INT8_SIDE), dtype=torch.int8)
-    right = torch.randint(-127, 128, (INT8_SIDE, INT8_SIDE), dtype=torch.int8)
-    return 2 * INT8_SIDE**3 / _best_s(lambda: torch._int_mm(left, right))
+        return measure_gemm_peak(
+            torch.device("cpu"), getattr(torch, dtype), seconds=MEASURE_S, side=LARGE_SIDE
+        )
+    left = torch.randint(-127, 128, (LARGE_SIDE, LARGE_SIDE), dtype=torch.int8)
+    right = torch.randint(-127, 128, (LARGE_SIDE, LARGE_SIDE), dtype=torch.int8)
+    return 2 * LARGE_SIDE**3 / _best_s(lambda: torch._int_mm(left, right))
 
 
 def _best_s(work: Any) -> float:
