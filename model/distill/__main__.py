@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from model.checkpoint import CheckpointError
+from model.command_errors import failed
 from model.config import ConfigError
 from model.data.errors import DataError
 from model.distill.cache import CachedTeacher
@@ -37,20 +38,20 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         document = options.run(options)
     except (ConfigError, IncompatibleError) as error:
-        return _failed(str(error), "usage", 2, as_json=options.json)
+        return failed(str(error), "usage", 2, as_json=options.json)
     except (CheckpointError, DataError, CacheError) as error:
-        return _failed(str(error), "unusable", 1, as_json=options.json)
+        return failed(str(error), "unusable", 1, as_json=options.json)
     except OSError as error:
         message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        return _failed(message, "os_error", 1, as_json=options.json)
+        return failed(message, "os_error", 1, as_json=options.json)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         message = "out of memory: raise [compute] micro_batches, then the same command goes on"
-        return _failed(message, "out_of_memory", 1, as_json=options.json)
+        return failed(message, "out_of_memory", 1, as_json=options.json)
     except KeyboardInterrupt:
         message = "interrupted: finished shards are kept, the same command goes on"
-        return _failed(message, "interrupted", INTERRUPTED, as_json=options.json)
+        return failed(message, "interrupted", INTERRUPTED, as_json=options.json)
     sys.stdout.write(json.dumps(document) + "\n" if options.json else options.text(document))
     return 0
 
@@ -101,13 +102,6 @@ def _show(options: argparse.Namespace) -> dict[str, Any]:
 def _shown_text(document: Mapping[str, Any]) -> str:
     lines = [f"{name.replace('_', ' '):<16}{value}" for name, value in document.items() if value is not None]
     return "\n".join(lines) + "\n"
-
-
-def _failed(message: str, code: str, status: int, *, as_json: bool) -> int:
-    if as_json:
-        sys.stdout.write(json.dumps({"error": {"code": code, "message": message}}) + "\n")
-    sys.stderr.write(f"error: {message}\n")
-    return status
 
 
 def _parser() -> argparse.ArgumentParser:

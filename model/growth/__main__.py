@@ -21,6 +21,7 @@ from typing import Any, get_args
 from safetensors import SafetensorError
 
 from model.checkpoint import CONFIG_FILE, CheckpointError, is_complete, models_home
+from model.command_errors import failed
 from model.config import ConfigError, Gate, GroupScore, ModelConfig
 from model.growth.difference import Difference, logit_difference
 from model.growth.folder import Grown, grow_folder
@@ -37,21 +38,21 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         document = _grow(options)
     except ConfigError as error:
-        return _failed(str(error), "usage", 2, as_json=options.json)
+        return failed(str(error), "usage", 2, as_json=options.json)
     except CheckpointError as error:
-        return _failed(str(error), "checkpoint", 1, as_json=options.json)
+        return failed(str(error), "checkpoint", 1, as_json=options.json)
     except OSError as error:
         message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        return _failed(message, "os_error", 1, as_json=options.json)
+        return failed(message, "os_error", 1, as_json=options.json)
     except SafetensorError as error:  # how the library says that the disk is full
-        return _failed(f"{options.target} cannot be written: {error}", "os_error", 1, as_json=options.json)
+        return failed(f"{options.target} cannot be written: {error}", "os_error", 1, as_json=options.json)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         message = (
             "not enough memory: choose a smaller growth, or a machine with more; --no-measure needs less"
         )
-        return _failed(message, "out_of_memory", 1, as_json=options.json)
+        return failed(message, "out_of_memory", 1, as_json=options.json)
     sys.stdout.write(json.dumps(document) + "\n" if options.json else _text(document))
     return 0
 
@@ -154,13 +155,6 @@ def _text(document: Mapping[str, Any]) -> str:
             f"largest is {measured['largest_logit']:.3g}"
         )
     return "\n".join(lines) + "\n"
-
-
-def _failed(message: str, code: str, status: int, *, as_json: bool) -> int:
-    if as_json:
-        sys.stdout.write(json.dumps({"error": {"code": code, "message": message}}) + "\n")
-    sys.stderr.write(f"error: {message}\n")
-    return status
 
 
 def _parser() -> argparse.ArgumentParser:

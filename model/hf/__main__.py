@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from model.checkpoint import CheckpointError
+from model.command_errors import failed
 from model.hf.convert import export_folder, import_folder
 from model.hf.errors import UnsupportedModel
 from model.hf.registry import FAMILIES
@@ -27,12 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         result = _convert(options)
     except (UnsupportedModel, CheckpointError, OSError) as error:
-        if options.json:
-            sys.stdout.write(
-                json.dumps({"error": {"code": "conversion_failed", "message": str(error)}}) + "\n"
-            )
-        sys.stderr.write(f"error: {error}\n")
-        return 1
+        return failed(str(error), "conversion_failed", as_json=options.json)
     folder, kind = result["folder"], result["model"]
     sys.stdout.write(json.dumps(result) + "\n" if options.json else f"{kind} is ready: {folder}\n")
     return 0

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+from model.command_errors import failed
 from model.progress_lines import ProgressLines
 from model.smollm2.fetch import Fetched, FetchError, fetch
 
@@ -31,10 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         fetched = fetch(ProgressLines(fetch_line), options.home)
     except FetchError as error:
-        if options.json:
-            sys.stdout.write(json.dumps({"error": {"code": "fetch_failed", "message": str(error)}}) + "\n")
-        sys.stderr.write(f"error: {error}\n")
-        return 1
+        return failed(str(error), "fetch_failed", as_json=options.json)
     sys.stdout.write(_result(fetched, time.monotonic() - started, as_json=options.json))
     return 0
 
