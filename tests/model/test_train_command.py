@@ -22,6 +22,12 @@ pytestmark = pytest.mark.usefixtures("no_measuring")
 Answer = tuple[int, dict[str, Any]]
 
 
+@pytest.fixture(autouse=True)
+def memory_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command keeps freed memory for its whole process, which here is that of other tests too."""
+    monkeypatch.setattr("model.training.command.keep_freed_memory", lambda: True)
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data_folder(tmp_path_factory.mktemp("data") / "built")
@@ -66,7 +72,7 @@ class InterruptsTwice(Remembers):
     def on(self, event: Event) -> None:
         if isinstance(event, Stepped) and event.step == 3:
             os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGINT)
+            raise KeyboardInterrupt  # as the handler does, which may run within a callback that swallows it
 
 
 def test_a_second_ctrl_c_names_the_checkpoint_that_stays(

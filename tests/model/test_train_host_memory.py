@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+
+from model.training.host_memory import LARGE_PAGES
 
 PROGRAM = """
 import resource, sys
@@ -26,8 +29,14 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def faults(how: str) -> int:
+    environment = {name: value for name, value in os.environ.items() if name != LARGE_PAGES}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, how], capture_output=True, text=True, timeout=240, check=True
+        [sys.executable, "-c", PROGRAM, how],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=True,
     )
     return int(done.stdout)
 

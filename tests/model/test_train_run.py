@@ -375,8 +375,10 @@ def test_a_second_ctrl_c_does_not_wait() -> None:
     with StopSignals() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.received is signal.SIGINT and stop.exit_status == 130
+        handler = signal.getsignal(signal.SIGINT)
+        assert callable(handler)
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
+            handler(signal.SIGINT, None)  # a signal's may run within a callback that swallows the error
         os.kill(os.getpid(), signal.SIGTERM)  # a second SIGTERM is no hurry
         assert stop.received is signal.SIGINT
     assert signal.getsignal(signal.SIGINT) is before
