@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 
-from model.checkpoint import load_transformer
 from model.config import ConfigError
 from model.data.batch import Batch
 from model.data.tokenizer import TOKENIZER_FILE
@@ -20,8 +19,9 @@ from model.distill.errors import IncompatibleError
 from model.distill.identity import require_same_tokens, tokenizer_sha256
 from model.distill.precompute import precompute
 from model.distill.teacher import LiveTeacher
+from model.training.distillation import live_teacher
 from model.training.micro_batches import split
-from model.training.precision import autocast, cast_experts
+from model.training.precision import autocast
 from model.training.run_config import RunConfig
 from model.training.setup import device_of, shape_for
 from model.training.training_data import TrainingData, open_data
@@ -94,13 +94,13 @@ def _tokens(config: RunConfig, steps: int | None) -> int:
 
 
 def _teacher(config: RunConfig, data: TrainingData, folder: Path) -> LiveTeacher:
-    model = load_transformer(folder, torch.float32).to(device_of(config))
-    identity = tokenizer_sha256(_tokenizer(folder))
+    teacher = live_teacher(folder, device_of(config), config.compute.precision)
+    model = teacher.model
     require_same_tokens(
         student_vocabulary=shape_for(config, data.vocabulary).vocab_size,
         student_tokenizer=tokenizer_sha256(data.files[TOKENIZER_FILE]),
         teacher_vocabulary=model.config.vocab_size,
-        teacher_tokenizer=identity,
+        teacher_tokenizer=teacher.tokenizer,
     )
     longest = max(segment.sequence_length for segment in data.curriculum.segments)
     if longest > model.config.max_context:
@@ -108,19 +108,7 @@ def _teacher(config: RunConfig, data: TrainingData, folder: Path) -> LiveTeacher
             f"the run has sequences of {longest} tokens and the teacher a max_context of {model.config.max_context}: "
             "shorten the run's"
         )
-    if config.compute.precision != "fp32":
-        cast_experts(model)
-    return LiveTeacher(model, tokenizer=identity)
-
-
-def _tokenizer(folder: Path) -> str:
-    try:
-        return (folder / TOKENIZER_FILE).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise IncompatibleError(
-            f"the teacher {folder} has no {TOKENIZER_FILE}: name the folder of a model with its tokenizer, as a "
-            "finished run leaves in OUTPUT/model"
-        ) from None
+    return teacher
 
 
 def _batches(config: RunConfig, data: TrainingData, steps: int | None) -> Iterator[Batch]:

@@ -24,7 +24,7 @@ from model.distill import (
     tokenizer_sha256,
 )
 from model.training.objective import Objective
-from model.training.precision import cast_experts
+from model.training.precision import Precision, cast_experts
 from model.training.run_config import DistillationConfig
 from model.training.trainer import Trainer
 
@@ -65,17 +65,22 @@ def _teacher(trainer: Trainer, config: DistillationConfig) -> Teacher:
     if config.cache is not None:
         return CachedTeacher.open(config.cache)
     assert config.teacher is not None
-    model = load_transformer(config.teacher, torch.float32).to(trainer.model.device)
-    if trainer.precision != "fp32":
-        cast_experts(model)  # the forward pass runs in the student's context
-    return LiveTeacher(model, tokenizer=tokenizer_sha256(_tokenizer(config.teacher)))
+    return live_teacher(config.teacher, trainer.model.device, trainer.precision)
 
 
-def _tokenizer(folder: Path) -> str:
+def live_teacher(folder: Path, device: torch.device, precision: Precision) -> LiveTeacher:
+    """The model in `folder`, for forward passes under `precision`'s autocast.
+
+    Raises CheckpointError, and IncompatibleError where the folder has no tokenizer to compare with a student's.
+    """
+    model = load_transformer(folder, torch.float32).to(device)
     try:
-        return (folder / TOKENIZER_FILE).read_text(encoding="utf-8")
+        tokenizer = (folder / TOKENIZER_FILE).read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(
-            f"[distillation] teacher {folder} has no {TOKENIZER_FILE}: name the folder of a model with its tokenizer, "
-            "as a finished run leaves in OUTPUT/model"
+        raise IncompatibleError(
+            f"the teacher {folder} has no {TOKENIZER_FILE}: name the folder of a model with its tokenizer, as a "
+            "finished run leaves in OUTPUT/model"
         ) from None
+    if precision != "fp32":
+        cast_experts(model)
+    return LiveTeacher(model, tokenizer=tokenizer_sha256(tokenizer))
