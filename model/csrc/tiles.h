@@ -103,7 +103,8 @@ __attribute__((noinline)) void product_tile(const T *const *rows, int64_t step, 
 }
 
 // out[r][c] = rows[r] . columns[c] over k numbers, for R <= DOT_ROWS rows and DOT_COLUMNS columns. Meanwhile as much
-// memory is fetched from `ahead` on, in its own order: four streams at once are more than processors foresee.
+// memory is fetched from `ahead` on into the second cache, in its own order: four streams at once are more than processors
+// foresee, and into the first cache it comes more slowly.
 template <typename T, int R>
 __attribute__((noinline)) void dots(const T *const *rows, const T *const *columns, int64_t k, const T *ahead,
                                     float *out) {
@@ -121,7 +122,7 @@ __attribute__((noinline)) void dots(const T *const *rows, const T *const *column
 #pragma GCC unroll 4
         for (int c = 0; c < DOT_COLUMNS; ++c) {
             b[c] = held(load_units(columns[c] + i));
-            __builtin_prefetch(fetched + c * 64);
+            __builtin_prefetch(fetched + c * 64, 0, 2);
         }
         fetched += DOT_COLUMNS * 64;
 #pragma GCC unroll 4
