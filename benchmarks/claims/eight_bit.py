@@ -41,7 +41,7 @@ class Settings:
 
 SETTINGS: dict[Scale, Settings] = {
     "quick": Settings(64, 3, 128, 64, 60_000, (4e-3, 1e-2), (1, 2)),
-    "full": Settings(96, 4, 256, 96, 400_000, (4e-3, 8e-3), (1, 2, 3, 4, 5), (TUNING_SEED, 100, 200)),
+    "full": Settings(96, 4, 256, 96, 400_000, (4e-3, 8e-3), tuple(range(1, 9)), (TUNING_SEED, 100, 200)),
 }
 
 
