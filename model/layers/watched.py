@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 PLAIN = (Tensor, nn.Parameter)  # any subclass of them may be watching
 
@@ -52,8 +53,11 @@ def _own_mode_count() -> int:
 
 
 def is_torch_wanted() -> bool:
-    """Whether also kernels that torch knows as its operations must stay away: asked for, or while functions are transformed."""
-    return _is_off or torch._C._are_functorch_transforms_active()
+    """Whether also kernels that torch knows as its operations must stay away: asked for, or while functions are transformed.
+
+    Forward-mode derivatives count as a transformation: a kernel of ours would lose them without a word.
+    """
+    return _is_off or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def is_watched() -> bool:

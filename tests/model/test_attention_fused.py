@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from model import native
 from model.config import LatentConfig, ModelConfig
@@ -257,6 +258,8 @@ def test_what_it_is_used_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not attention_fused.fits(heads[0].bfloat16(), *heads[1:])
     assert not attention_fused.fits(*(t.to("meta") for t in heads))
     with torch_instead():
+        assert not attention_fused.fits(*heads)
+    with forward_ad.dual_level():
         assert not attention_fused.fits(*heads)
     monkeypatch.setattr(attention_fused, "_fast_formats", lambda: 1)
     assert attention_fused.fits(*heads)

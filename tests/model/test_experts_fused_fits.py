@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from model import native
@@ -160,6 +161,13 @@ def test_under_transformations_torch_s_operations_are_used(calls: list[str]) -> 
     (expected,) = torch.autograd.grad(experts_reference.apply_experts(leaf, *rest).square().sum(), leaf)
     torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-4)
     assert calls == []
+
+
+@pytest.mark.usefixtures("both_formats")
+def test_forward_mode_derivatives_are_not_lost() -> None:
+    with forward_ad.dual_level():
+        assert not experts_fused.fits(*arguments())
+    assert experts_fused.fits(*arguments())
 
 
 @pytest.mark.usefixtures("both_formats")
