@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from model.config import MoEConfig
 from model.layers.router import TINY, Scores
@@ -98,7 +97,10 @@ def router_z_loss(logits_TE: Tensor, is_token_T: Tensor | None = None) -> Tensor
 
 
 def attach(carrier: Tensor, loss: Tensor, scale: float | Tensor = 1.0) -> Tensor:
-    """`carrier` unchanged. When its gradient is computed, `loss` (a scalar) gets the gradient `scale`."""
+    """`carrier` unchanged. When its gradient is computed, `loss` (a scalar) gets the gradient `scale`.
+
+    Gradients have none of their own (a second pass would add the loss again): asking for them raises RuntimeError.
+    """
     attached: Tensor = _Attach.apply(carrier, loss, scale)  # type: ignore[no-untyped-call]
     return attached
 
@@ -110,6 +112,10 @@ class _Attach(torch.autograd.Function):
         return carrier.view_as(carrier)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "attached auxiliary losses have no second derivatives: set MoEConfig's weights of them to 0, or put the "
+                "model into evaluation mode"
+            )
         return grad, torch.as_tensor(ctx.scale, dtype=ctx.dtype, device=ctx.device), None

@@ -239,6 +239,15 @@ def test_attach_passes_the_value_and_its_gradient_on() -> None:
     assert loss.grad is not None and loss.grad.item() == 0.25
 
 
+def test_second_derivatives_of_an_attached_loss_are_refused() -> None:
+    x = torch.randn(3, requires_grad=True)
+    attached = attach(x.square(), x.pow(3).sum())
+    with pytest.raises(
+        RuntimeError, match="have no second derivatives: set MoEConfig's weights of them to 0"
+    ):
+        torch.autograd.grad(attached.square().sum(), x, create_graph=True)
+
+
 MODEL = ModelConfig(
     name="two-moe",
     vocab_size=32,
