@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from model.layers import norm_fused
+from model.layers import norm_fused, norm_reference
 
 
 class RMSNorm(nn.Module):
@@ -21,6 +21,4 @@ class RMSNorm(nn.Module):
         dtype = dtype or self.weight.dtype
         if dtype in norm_fused.FORMATS and norm_fused.fits(x, self.weight):
             return norm_fused.normed(x, self.weight, self.eps, dtype)
-        x_fp32 = x.float()
-        scale = torch.rsqrt(x_fp32.square().mean(-1, keepdim=True) + self.eps)
-        return (self.weight * (x_fp32 * scale).to(self.weight.dtype)).to(dtype)
+        return norm_reference.normed(x, self.weight, self.eps, dtype)

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from model import native
+from model.layers import norm_reference
 from model.layers.rotary import Rotation
 from model.layers.watched import PLAIN, is_watched
 
@@ -53,9 +53,9 @@ def fits(x: Tensor, weight: Tensor | None = None, rotation: Rotation | None = No
 def normed(x: Tensor, weight_D: Tensor, eps: float, dtype: torch.dtype = torch.float32) -> Tensor:
     """x / sqrt(mean(x^2) + eps) * weight over the last dimension: [..., D] in `dtype`, one of FORMATS.
 
-    For tensors that `fits` accepts. Gradients have none of their own. Raises MemoryError.
+    For tensors that `fits` accepts. Gradients' own gradients are torch's. Raises MemoryError.
     """
-    y: Tensor = _Rows.apply(x, weight_D, None, None, eps, dtype)  # type: ignore[no-untyped-call]
+    y: Tensor = _Rows.apply(x.contiguous(), weight_D, None, None, eps, dtype)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -65,10 +65,10 @@ def turned(
     """Heads [..., H, C], normed each by itself where there is a weight, turned by their positions' rotation [..., C].
 
     In `dtype`, one of FORMATS. For tensors that `fits` accepts, with rotations of the last positions of x: [S, C] serves
-    [B, S, H, C] too. Gradients have none of their own. Raises MemoryError.
+    [B, S, H, C] too. Gradients' own gradients are torch's. Raises MemoryError.
     """
     cos, sin = rotation.cos.contiguous(), rotation.sin.contiguous()
-    y: Tensor = _Rows.apply(x, weight_C, cos, sin, eps, dtype)  # type: ignore[no-untyped-call]
+    y: Tensor = _Rows.apply(x.contiguous(), weight_C, cos, sin, eps, dtype)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -83,7 +83,6 @@ class _Rows(torch.autograd.Function):
         eps: float,
         dtype: torch.dtype,
     ) -> Tensor:
-        x = x.contiguous()
         y = torch.empty_like(x, dtype=dtype)
         _run("forward", (x, weight, cos, sin), eps, dtype, y=y)
         ctx.save_for_backward(x, weight, cos, sin)
@@ -91,9 +90,12 @@ class _Rows(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, *turn = ctx.saved_tensors
+        if torch.is_grad_enabled():  # somebody wants the gradients' own gradients
+            rotation = None if turn[0] is None else Rotation(*turn)
+            needed = ctx.needs_input_grad[:2]
+            return *norm_reference.gradients(x, weight, rotation, ctx.eps, grad_y, needed), *(4 * [None])
         grad_x = torch.empty_like(x)
         grad_weight = None if weight is None else torch.empty_like(weight)
         arrays = {"grad_y": grad_y.contiguous(), "grad_x": grad_x, "grad_weight": grad_weight}

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from model import native
 from model.config import ModelConfig
@@ -161,6 +162,36 @@ def test_rows_that_do_not_lie_together_are_taken_as_they_are() -> None:
         )
 
 
+@FORMATS
+@pytest.mark.parametrize(
+    ("is_normed", "is_turned"), [(True, False), (False, True), (True, True)], ids=["normed", "turned", "both"]
+)
+def test_gradients_have_gradients(dtype: torch.dtype, is_normed: bool, is_turned: bool) -> None:
+    problem = Problem(2, 6, 4, 16, dtype)
+    problem.x[0, 0] = 1
+
+    def compiled(x: Tensor, weight: Tensor) -> Tensor:
+        if not is_turned:
+            return norm_fused.normed(x.transpose(1, 2), weight, EPS).transpose(1, 2)
+        return norm_fused.turned(x, problem.rotation, torch.float32, weight if is_normed else None, EPS)
+
+    def exact(x: Tensor, weight: Tensor) -> Tensor:
+        x = norm_of(x, weight) if is_normed else x
+        return problem.turn(x) if is_turned else x
+
+    def second(apply: Callable[[Tensor, Tensor], Tensor], to: torch.dtype | None) -> tuple[Tensor, ...]:
+        x, weight = (t.detach().to(to or t.dtype).requires_grad_() for t in (problem.x, problem.weight))
+        # Another way to x beside it: without second derivatives autograd would leave this one out, unsaid.
+        y = apply(x, weight) + x.square()
+        (first,) = torch.autograd.grad((y * problem.direction).sum(), x, create_graph=True)
+        return torch.autograd.grad(first.square().sum(), (x, weight), allow_unused=not is_normed)
+
+    found, expected = second(compiled, None), second(exact, torch.float64)
+    for one, other in zip(found[: 1 + is_normed], expected, strict=False):
+        tolerance = 1e-5 if dtype is torch.float32 else 2e-2
+        assert (one.double() - other).norm() <= tolerance * other.norm()
+
+
 def test_a_number_that_is_none_stays_in_its_row() -> None:
     problem = Problem(1, 4, 1, 20, torch.float32)
     problem.x[0, 2, 0, 5] = torch.nan
@@ -177,6 +208,8 @@ def test_what_it_is_used_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not norm_fused.fits(x, None, rotation._replace(cos=rotation.cos.bfloat16()))
     assert not norm_fused.fits(x.to("meta"), weight) and not norm_fused.fits(x[:0], weight)
     with torch_instead():
+        assert not norm_fused.fits(x, weight)
+    with forward_ad.dual_level():
         assert not norm_fused.fits(x, weight)
     monkeypatch.setattr(norm_fused, "_has_kernels", lambda: False)
     assert not norm_fused.fits(x, weight)
