@@ -7,8 +7,11 @@ control side and tests may read shapes cheaply. Named models are in `model/prese
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from functools import cache
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 Gate = Literal["softmax", "sigmoid"]
 GroupScore = Literal["max", "top2"]
@@ -23,6 +26,50 @@ class ConfigError(ValueError):
 def _require(holds: bool, message: str) -> None:
     if not holds:
         raise ConfigError(message)
+
+
+def _require_types(part: object) -> None:
+    """Fields are what they are declared as, for files may say anything; whole numbers pass for fractions.
+
+    What a field has a choice of is left to `_require_choice`.
+    """
+    for field, hint in _hints(type(part)).items():
+        value = getattr(part, field)
+        if not _is_a(value, hint):
+            raise ConfigError(f"{type(part).__name__}.{field} must be {_in_words(hint)}, not {value!r}")
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _is_a(value: object, hint: Any) -> bool:
+    if isinstance(hint, UnionType):
+        return any(_is_a(value, one) for one in get_args(hint))
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_is_a(item, get_args(hint)[0]) for item in value)
+    if get_origin(hint) is Literal:
+        return True
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
+def _in_words(hint: Any) -> str:
+    if isinstance(hint, UnionType):
+        return " or ".join(map(_in_words, get_args(hint)))
+    return _WORDS.get(hint) or f"a {hint.__name__}"
+
+
+_WORDS: Mapping[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    type(None): "None",
+    tuple[int, ...]: "a tuple of whole numbers (in files a list)",
+}
 
 
 def _require_choice(owner: str, field: str, value: str, choices: tuple[str, ...]) -> None:
@@ -71,6 +118,7 @@ class RopeScaling:
     truncate: bool = True  # yarn: round the blend's limits to whole dimensions
 
     def __post_init__(self) -> None:
+        _require_types(self)
         _require_choice("RopeScaling", "kind", self.kind, get_args(RopeKind))
         _require(1 <= self.factor < math.inf, "RopeScaling.factor must be at least 1 and finite")
         _require(self.original_context >= 1, "RopeScaling.original_context must be at least 1")
@@ -99,6 +147,7 @@ class LatentConfig:
     q_rank: int | None = None
 
     def __post_init__(self) -> None:
+        _require_types(self)
         for field in ("kv_rank", "d_nope", "d_rope", "d_value"):
             _require(getattr(self, field) >= 1, f"LatentConfig.{field} must be at least 1")
         _require(self.q_rank is None or self.q_rank >= 1, "LatentConfig.q_rank must be at least 1 or None")
@@ -132,6 +181,7 @@ class MoEConfig:
     z_loss: float = 0.0  # weight of the squared log-sum-exp of the router's logits (arXiv:2202.08906)
 
     def __post_init__(self) -> None:
+        _require_types(self)
         for field in ("d_model", "d_expert", "n_experts", "top_k", "n_groups", "top_groups"):
             _require(getattr(self, field) >= 1, f"MoEConfig.{field} must be at least 1")
         _require_not_negative(self, "n_shared", "routed_scale", "switch_loss", "sequence_loss", "z_loss")
@@ -218,6 +268,7 @@ class ModelConfig:
     n_ahead: int = 0  # multi-token prediction modules (DeepSeek-V3): module i predicts the token i + 2 ahead
 
     def __post_init__(self) -> None:
+        _require_types(self)
         for field in (
             "vocab_size",
             "d_model",
@@ -341,7 +392,9 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
-        """The inverse of `to_dict`, also through JSON. Raises ConfigError for unknown or missing fields."""
+        """The inverse of `to_dict`, also through JSON. Raises ConfigError for unknown, missing or mistyped fields."""
+        if not isinstance(values, dict):
+            raise ConfigError(f"not a model configuration: {values!r} is no object with fields")
         nested = {"moe": MoEConfig, "latent": LatentConfig, "rope_scaling": RopeScaling}
         try:
             parts = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -37,6 +38,44 @@ def test_impossible_shapes_are_refused_by_name() -> None:
             MoEConfig(**{**good, **change})
     with pytest.raises(ConfigError, match="unexpected"):
         ModelConfig.from_dict({**PRESETS["tiny"].to_dict(), "unexpected": 1})
+
+
+MISTYPED: list[tuple[str, Any, str]] = [
+    ("n_layers", 2.5, "ModelConfig.n_layers must be a whole number, not 2.5"),
+    ("vocab_size", True, "ModelConfig.vocab_size must be a whole number, not True"),
+    ("name", None, "ModelConfig.name must be a text, not None"),
+    ("norm_eps", "1e-5", "ModelConfig.norm_eps must be a number, not '1e-5'"),
+    ("rope_theta", True, "ModelConfig.rope_theta must be a number, not True"),
+    ("qkv_bias", 1, "ModelConfig.qkv_bias must be true or false, not 1"),
+    ("sliding_window", 2.5, "ModelConfig.sliding_window must be a whole number or None, not 2.5"),
+    ("dense_layers", [0.5], "ModelConfig.dense_layers must be a tuple of whole numbers"),
+    ("attention_owners", 3, "ModelConfig.attention_owners must be a tuple of whole numbers"),
+    ("rope_scaling", {"kind": "linear", "factor": "2", "original_context": 8}, "RopeScaling.factor must be"),
+    ("latent", {"kv_rank": 4.0, "d_nope": 2, "d_rope": 2, "d_value": 2}, "LatentConfig.kv_rank must be"),
+    ("moe.top_k", 1.5, "MoEConfig.top_k must be a whole number, not 1.5"),
+    ("moe.normalise_top_k", "no", "MoEConfig.normalise_top_k must be true or false, not 'no'"),
+    ("moe.gate", 5, "MoEConfig.gate must be one of softmax, sigmoid"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "message"), MISTYPED)
+def test_fields_of_another_type_are_refused_by_name(path: str, value: Any, message: str) -> None:
+    values = PRESETS["tiny"].to_dict()
+    *parents, field = path.split(".")
+    part = values[parents[0]] if parents else values
+    part[field] = value
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        ModelConfig.from_dict(values)
+
+
+def test_whole_numbers_pass_for_fractions_and_a_part_must_be_one() -> None:
+    whole = replace(PRESETS["tiny"], rope_theta=500, qkv_clip=3)
+    assert ModelConfig.from_dict(json.loads(json.dumps(whole.to_dict()))) == whole
+    with pytest.raises(ConfigError, match="moe must be a MoEConfig or None, not 3"):
+        replace(PRESETS["tiny"], moe=3)  # type: ignore[arg-type]
+    for values in (5, [1], None, "tiny"):
+        with pytest.raises(ConfigError, match="is no object with fields"):
+            ModelConfig.from_dict(values)  # type: ignore[arg-type]
 
 
 def test_shared_experts_are_merged_into_one_width() -> None:
