@@ -21,8 +21,8 @@ States = dict[int, Tensor]  # by layer: the residual stream [B, S, D] behind it
 
 
 def even_layer_map(n_student: int, n_teacher: int) -> dict[int, int]:
-    """Each student layer to the teacher's layer at the same relative depth; the last to the last."""
-    return {layer: round((layer + 1) * n_teacher / n_student) - 1 for layer in range(n_student)}
+    """Each student layer to the teacher's layer at the same relative depth, or its first; the last to the last."""
+    return {layer: max(round((layer + 1) * n_teacher / n_student), 1) - 1 for layer in range(n_student)}
 
 
 @contextmanager

@@ -242,6 +242,15 @@ def test_layers_map_evenly_and_the_last_to_the_last() -> None:
             assert targets == sorted(set(targets)) and targets[-1] == n_teacher - 1 and targets[0] >= 0
 
 
+def test_a_student_with_more_layers_than_its_teacher_begins_with_the_teachers_first() -> None:
+    assert even_layer_map(4, 2) == {0: 0, 1: 0, 2: 1, 3: 1}
+    assert even_layer_map(8, 1) == dict.fromkeys(range(8), 0)
+    for n_student in range(1, 20):
+        for n_teacher in range(1, n_student):
+            targets = list(even_layer_map(n_student, n_teacher).values())
+            assert targets == sorted(targets) and (targets[0], targets[-1]) == (0, n_teacher - 1)
+
+
 def test_hidden_states_are_the_layers_outputs_and_hooks_do_not_stay() -> None:
     model, tokens = model_of(replace(TEACHER, latent=LatentConfig(16, 8, 8, 8))), torch.arange(12).view(1, 12)
     with hidden_states(model, [1, 3]) as states:
