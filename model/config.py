@@ -28,10 +28,10 @@ def _require(holds: bool, message: str) -> None:
         raise ConfigError(message)
 
 
-def _require_types(part: object) -> None:
-    """Fields are what they are declared as, for files may say anything; whole numbers pass for fractions.
+def require_types(part: object) -> None:
+    """Raises ConfigError where a dataclass has a field of another type than declared: files may say anything.
 
-    What a field has a choice of is left to `_require_choice`.
+    Whole numbers pass for fractions. What a field has a choice of is not looked at.
     """
     for field, hint in _hints(type(part)).items():
         value = getattr(part, field)
@@ -118,7 +118,7 @@ class RopeScaling:
     truncate: bool = True  # yarn: round the blend's limits to whole dimensions
 
     def __post_init__(self) -> None:
-        _require_types(self)
+        require_types(self)
         _require_choice("RopeScaling", "kind", self.kind, get_args(RopeKind))
         _require(1 <= self.factor < math.inf, "RopeScaling.factor must be at least 1 and finite")
         _require(self.original_context >= 1, "RopeScaling.original_context must be at least 1")
@@ -147,7 +147,7 @@ class LatentConfig:
     q_rank: int | None = None
 
     def __post_init__(self) -> None:
-        _require_types(self)
+        require_types(self)
         for field in ("kv_rank", "d_nope", "d_rope", "d_value"):
             _require(getattr(self, field) >= 1, f"LatentConfig.{field} must be at least 1")
         _require(self.q_rank is None or self.q_rank >= 1, "LatentConfig.q_rank must be at least 1 or None")
@@ -181,7 +181,7 @@ class MoEConfig:
     z_loss: float = 0.0  # weight of the squared log-sum-exp of the router's logits (arXiv:2202.08906)
 
     def __post_init__(self) -> None:
-        _require_types(self)
+        require_types(self)
         for field in ("d_model", "d_expert", "n_experts", "top_k", "n_groups", "top_groups"):
             _require(getattr(self, field) >= 1, f"MoEConfig.{field} must be at least 1")
         _require_not_negative(self, "n_shared", "routed_scale", "switch_loss", "sequence_loss", "z_loss")
@@ -268,7 +268,7 @@ class ModelConfig:
     n_ahead: int = 0  # multi-token prediction modules (DeepSeek-V3): module i predicts the token i + 2 ahead
 
     def __post_init__(self) -> None:
-        _require_types(self)
+        require_types(self)
         for field in (
             "vocab_size",
             "d_model",

@@ -27,8 +27,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
+from model.config import ConfigError, require_types
 from model.data.batch import PADDING, Batch
-from model.distill.divergence import TopK
+from model.distill.divergence import TopK, require_temperature
 from model.distill.errors import CacheError
 from model.distill.teacher import scored
 
@@ -48,6 +49,12 @@ class Manifest:
     k: int
     temperature: float
     format: str = FORMAT
+
+    def __post_init__(self) -> None:
+        require_types(self)
+        if not 1 <= self.k <= self.vocab_size:
+            raise ConfigError(f"Manifest.k must be from 1 to vocab_size ({self.vocab_size}), not {self.k}")
+        require_temperature(self.temperature)
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,7 @@ class CachedTeacher:
             raise CacheError(
                 f"{folder} holds no teacher's cache: fill it with `python -m model.distill fill`"
             ) from None
-        except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+        except (json.JSONDecodeError, UnicodeDecodeError, TypeError, ConfigError) as error:
             raise CacheError(f"{folder / MANIFEST} cannot be read ({error}): {REBUILD}") from error
         if manifest.format != FORMAT:
             raise CacheError(
@@ -158,8 +165,16 @@ class CachedTeacher:
         self._add(shard)
 
     def _add(self, shard: Path) -> None:
-        file = self._shards[shard] = _opened(shard)
-        digests, ends = file.get_tensor("digests"), file.get_tensor("ends").tolist()
+        file = _opened(shard)
+        try:
+            digests, ends = file.get_tensor("digests"), file.get_tensor("ends").tolist()
+            widths = [file.get_slice(name).get_shape() for name in ("ids", "log_p")]
+        except SafetensorError as error:
+            raise CacheError(f"{shard} is no part of a cache ({error}): remove it") from error
+        k, n_tokens = self.manifest.k, ends[-1] if ends else 0
+        if widths != [[n_tokens, k], [n_tokens, k + 1]]:
+            raise CacheError(f"{shard} does not hold {k} likeliest tokens of {n_tokens}: {REBUILD}")
+        self._shards[shard] = file
         starts = [0, *ends[:-1]]
         for digest, start, end in zip(digests, starts, ends, strict=True):
             self._places[digest.tobytes()] = _Place(shard, start, end - start)

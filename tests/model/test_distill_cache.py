@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import resource
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from model.data.batch import IGNORED, PADDING, Batch
 from model.distill import CachedTeacher, CacheError, LiveTeacher, TopK, precompute, top_k_of
@@ -199,6 +201,31 @@ def test_folders_that_hold_no_cache_say_so(tmp_path: Path, cached: CachedTeacher
         CachedTeacher.open(cached.folder)
     manifest.write_text("{}")
     with pytest.raises(CacheError, match="cannot be read"):
+        CachedTeacher.open(cached.folder)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("k", "6", r"Manifest\.k must be a whole number, not '6'"),
+        ("k", 0, r"Manifest\.k must be from 1 to vocab_size \(40\), not 0"),
+        ("vocab_size", 40.0, r"Manifest\.vocab_size must be a whole number"),
+        ("temperature", 1e9, "a temperature must be from"),
+        ("k", K - 1, r"shard-000000\.safetensors does not hold \d+ likeliest tokens"),
+    ],
+)
+def test_a_manifest_that_does_not_fit_is_refused(
+    cached: CachedTeacher, field: str, value: object, message: str
+) -> None:
+    manifest = cached.folder / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), field: value}))
+    with pytest.raises(CacheError, match=message):
+        CachedTeacher.open(cached.folder)
+
+
+def test_another_file_among_the_shards_is_refused(cached: CachedTeacher) -> None:
+    save_file({"weights": torch.zeros(2)}, cached.folder / "shard-000099.safetensors")
+    with pytest.raises(CacheError, match=r"shard-000099\.safetensors is no part of a cache .*: remove it"):
         CachedTeacher.open(cached.folder)
 
 

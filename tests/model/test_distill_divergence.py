@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from model.config import ConfigError
 from model.distill import TopK, kl_divergence, top_k_of
+from model.distill.divergence import HIGHEST, LOWEST
 
 
 def logits(n: int, vocabulary: int, seed: int, scale: float = 2.0) -> Tensor:
@@ -119,9 +121,22 @@ def test_what_does_not_belong_together_is_refused() -> None:
     for k in (0, 11):
         with pytest.raises(ValueError, match="from 1 to the vocabulary's 10"):
             top_k_of(teacher, k, 1.0)
-    for temperature in (0.0, -1.0, float("inf"), float("nan")):
-        with pytest.raises(ValueError, match="above 0 and finite"):
+    for temperature in (0.0, -1.0, 0.009, 101.0, float("inf"), float("nan")):
+        with pytest.raises(ConfigError, match=r"from 0\.01 to 100, not"):
             kl_divergence(teacher, teacher, temperature)
+
+
+@pytest.mark.parametrize("temperature", [LOWEST, HIGHEST])
+def test_at_the_ends_of_what_is_allowed_enough_digits_are_left(temperature: float) -> None:
+    student, teacher = 3 * logits(200, 1000, 0), 3 * logits(200, 1000, 1)
+    student.requires_grad_()
+    found = kl_divergence(student, teacher, temperature)
+    (gradient,) = torch.autograd.grad(found.sum(), student)
+    wide = student.detach().double().requires_grad_()
+    expected = exact(wide, teacher, temperature)
+    (expected_gradient,) = torch.autograd.grad(expected.sum(), wide)
+    assert (found.double() - expected).norm() <= 1e-3 * expected.norm()
+    assert (gradient.double() - expected_gradient).norm() <= 1e-4 * expected_gradient.norm()
 
 
 def test_no_positions_give_no_losses() -> None:
