@@ -79,7 +79,14 @@ def _notes(
 ) -> Iterator[str]:
     if method is EXPERTS["duplicate"] and not arguments.get("noise"):
         yield "without --noise the copies of an expert stay equal in training, since their router rows are equal too"
-    if grown.preserves and difference is not None and difference.relative > ROUNDING:
+    if difference is None:
+        return
+    if not math.isfinite(difference.largest):
+        yield (
+            "some logits of the parent or of the grown model are no finite numbers, so they could not be compared: check "
+            "the parent's weights, and choose less --noise where there is any"
+        )
+    if grown.preserves and difference.relative > ROUNDING:
         yield (
             f"{method.name} keeps the function where no two experts have equal scores; on random tokens this model's "
             f"logits moved by {difference.largest:.2g}, so some of its experts tie"
@@ -115,8 +122,8 @@ def _document(method: str, target: Path, grown: Grown, difference: Difference | 
     measured = None
     if difference is not None:
         measured = {
-            "largest": difference.largest,
-            "largest_logit": difference.largest_logit,
+            "largest": _finite(difference.largest),
+            "largest_logit": _finite(difference.largest_logit),
             "tokens": difference.n_tokens,
         }
     return {
@@ -128,6 +135,11 @@ def _document(method: str, target: Path, grown: Grown, difference: Difference | 
         "preserves": grown.preserves,
         "logit_difference": measured,
     }
+
+
+def _finite(number: float) -> float | None:
+    """JSON has no other numbers."""
+    return number if math.isfinite(number) else None
 
 
 def _sizes(config: ModelConfig) -> dict[str, int | None]:
@@ -149,7 +161,7 @@ def _text(document: Mapping[str, Any]) -> str:
         if before != after:
             lines.append(f"  {name.replace('_', ' '):<20}{before} -> {after}")
     lines.append(f"  {'function':<20}{'kept, up to rounding' if document['preserves'] else 'changed'}")
-    if measured is not None:
+    if measured is not None and measured["largest"] is not None:
         lines.append(
             f"  {'logits':<20}differ by {measured['largest']:.2g} at most, on {measured['tokens']} random tokens; the "
             f"largest is {measured['largest_logit']:.3g}"

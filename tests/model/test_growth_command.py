@@ -145,6 +145,18 @@ def test_a_model_may_grow_again_and_be_named_as_in_the_store(
     assert derivation[0]["parent_sha256"] != derivation[1]["parent_sha256"]
 
 
+def test_logits_that_are_no_numbers_are_told_and_leave_the_document_json(
+    dense: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for target, options in (("a", ["--json"]), ("b", [])):
+        assert main(["upcycle", str(dense), str(tmp_path / target), "--noise", "1e38", *options]) == 0
+        out, err = capsys.readouterr()
+        assert err.startswith("note: some logits") and "choose less --noise" in err
+        assert "nan" not in out.lower() and "differ by" not in out
+        if options:
+            assert json.loads(out)["logit_difference"]["largest"] is None
+
+
 def test_experts_that_tie_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A router of zeros gives all experts one score: which of them are taken is then an accident."""
     torch.manual_seed(4)
