@@ -57,7 +57,7 @@ def export_folder(
             "`python -m model.hf import`"
         )
     config, metadata = load_config(source)
-    stop: list[int] = list(metadata.get("stop_tokens") or [])
+    stop = _token_ids("stop_tokens", metadata.get("stop_tokens") or [])
     files = texts(source)
     if TOKENIZER_FILE in files:
         files[TOKENIZER_CONFIG_FILE] = json.dumps(_tokenizer_config(files[TOKENIZER_FILE], stop), indent=2)
@@ -76,20 +76,16 @@ def stop_tokens(source: Path, document: dict[str, Any]) -> list[int]:
     given = _json(generation).get("eos_token_id") if generation.is_file() else None
     if given is None:
         given = document.get("eos_token_id")
-    if given is None:
-        return []
-    ids = [given] if type(given) is int else given
-    if not isinstance(ids, list) or any(type(token) is not int for token in ids):
-        raise UnsupportedModel(f"eos_token_id must be a token id or a list of them, not {given!r}")
-    return sorted(set(ids))
+    return sorted(set(_token_ids("eos_token_id", [] if given is None else given)))
 
 
 def texts(folder: Path) -> dict[str, str]:
-    """Tokenizer and chat template of a folder, by the files where nodes and transformers look for them."""
+    """Tokenizer and chat template of a folder, by the files where nodes and transformers look for them.
+
+    Raises CheckpointError for a file that is no text.
+    """
     found = {
-        name: (folder / name).read_text(encoding="utf-8")
-        for name in (TOKENIZER_FILE, TEMPLATE_FILE)
-        if (folder / name).is_file()
+        name: _text(folder / name) for name in (TOKENIZER_FILE, TEMPLATE_FILE) if (folder / name).is_file()
     }
     settings = folder / TOKENIZER_CONFIG_FILE
     if TEMPLATE_FILE not in found and settings.is_file():
@@ -101,18 +97,38 @@ def texts(folder: Path) -> dict[str, str]:
     return found
 
 
+def _token_ids(name: str, given: object) -> list[int]:
+    ids = [given] if type(given) is int else given
+    if not isinstance(ids, list) or any(type(token) is not int for token in ids):
+        raise UnsupportedModel(f"{name} must be a token id or a list of them, not {given!r}")
+    return ids
+
+
 def _tokenizer_config(tokenizer: str, stop: list[int]) -> dict[str, Any]:
     settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
-    if stop:
+    if not stop:
+        return settings
+    try:
         settings["eos_token"] = tokenizers.Tokenizer.from_str(tokenizer).id_to_token(stop[0])
+    except Exception as error:  # tokenizers raises bare Exceptions
+        raise CheckpointError(
+            f"{TOKENIZER_FILE} is none of the tokenizers library ({error}): export it with Tokenizer.save"
+        ) from error
     return settings
 
 
 def _json(file: Path) -> dict[str, Any]:
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
+        document = json.loads(_text(file))
     except ValueError as error:
         raise CheckpointError(f"{file} cannot be read: {error}; fetch it anew") from error
     if not isinstance(document, dict):
         raise CheckpointError(f"{file} holds no JSON object; fetch it anew")
     return document
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{file} is no text ({error}): fetch it anew") from error

@@ -107,6 +107,39 @@ def test_stop_tokens_that_are_none_are_refused(
     assert not (tmp_path / "mine").exists()
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "chat_template.jinja", "tokenizer_config.json"])
+def test_files_that_are_no_text_are_refused(
+    name: str, published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (published / name).write_bytes(b"\xff\xfe")
+    assert main(["import", str(published), str(tmp_path / "home")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {published / name} is no text") and error.endswith("fetch it anew\n")
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize(
+    ("metadata", "files", "message"),
+    [
+        ({"stop_tokens": "ab"}, {}, "stop_tokens must be a token id or a list of them, not 'ab'"),
+        ({"stop_tokens": [1.5]}, {}, "stop_tokens must be a token id or a list of them"),
+        ({"stop_tokens": [7]}, {"tokenizer.json": "{}"}, "tokenizer.json is none of the tokenizers library"),
+    ],
+)
+def test_a_folder_of_ours_that_holds_something_else_is_not_exported(
+    metadata: dict[str, object],
+    files: dict[str, str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    state = random_transformer(SMALL).state_dict()
+    save_checkpoint(tmp_path / "ours", SMALL, state, metadata=metadata, files=files)
+    assert main(["export", str(tmp_path / "ours"), str(tmp_path / "theirs")]) == 1
+    assert f"error: {message}" in capsys.readouterr().err
+    assert not (tmp_path / "theirs").exists()
+
+
 def test_a_model_without_tokenizer_or_stop_tokens_converts(tmp_path: Path) -> None:
     build("llama").save_pretrained(tmp_path / "bare")
     assert main(["import", str(tmp_path / "bare"), str(tmp_path / "mine")]) == 0
