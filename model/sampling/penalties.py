@@ -2,7 +2,8 @@
 
 Repetition (Keskar et al. 2019, arXiv:1909.05858): positive logits of tokens in prompt or output are divided by the
 penalty, negative ones multiplied. Frequency and presence (OpenAI's formula): a token that the output holds c > 0
-times loses c x frequency + presence. The bias is added. In this order.
+times loses c x frequency + presence. The bias is added. In this order. What grows beyond fp32 stays its largest number:
+draws are made of differences, which infinite logits do not have.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.sampling.settings import SamplingSettings
+
+_LARGEST = np.finfo(np.float32).max
 
 
 class Penalties:
@@ -60,7 +63,9 @@ class Penalties:
         settings = self._settings
         if settings.repetition_penalty != 1:
             penalty = np.float32(settings.repetition_penalty)
-            logits = np.where(logits > 0, logits / penalty, logits * penalty)
+            with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # the least penalties are 0 in fp32
+                logits = np.where(logits > 0, logits / penalty, logits * penalty)
+            logits = np.minimum(logits, _LARGEST)
         lost = counts * np.float32(settings.frequency_penalty)
         lost += (counts > 0) * np.float32(settings.presence_penalty)
         return logits - lost

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -77,6 +78,17 @@ def test_repetition_counts_the_prompt() -> None:
     settings = SamplingSettings(temperature=0, repetition_penalty=1.5)
     assert Sampler(settings)(logits).token == 0
     assert Sampler(settings, prompt=(0,))(logits).token == 1
+
+
+@pytest.mark.parametrize("penalty", [1e-40, 5e-324])
+@pytest.mark.parametrize("filtered", [{}, {"top_k": 3}, {"top_p": 0.9}, {"min_p": 0.1}, {"temperature": 0}])
+def test_the_least_repetition_penalty_draws_among_what_it_lifts(
+    penalty: float, filtered: dict[str, Any]
+) -> None:
+    settings = SamplingSettings(seed=1, repetition_penalty=penalty, **filtered)
+    sampler = Sampler(settings, prompt=(1, 2, 3))
+    logits = torch.tensor([9.0, 4.0, 3.0, -1.0, 0.0])  # divided by the penalty, two of these exceed fp32
+    assert {sampler(logits).token for _ in range(3)} <= {1, 2}
 
 
 def test_a_frequency_penalty_spreads_the_output() -> None:
