@@ -112,7 +112,8 @@ class NativeWeights:
         layer = tables.Layer.from_buffer_copy(self._ffns[id(ffn)])
         layer.attention = self._attentions[id(attention)]
         layer.attention.norm = self._norm(block.attention_norm)
-        layer.attention.window = block.window or 0
+        # a window over the whole context binds nothing; larger ones would not fit the table's 32 bits
+        layer.attention.window = min(block.window or 0, self.config.max_context)
         layer.ffn_norm = self._norm(block.ffn_norm)
         return layer
 

@@ -46,6 +46,7 @@ CONFIGS: dict[str, ModelConfig] = {
     "one key/value head": replace(SMALL, n_kv_heads=1, d_head=6, d_model=30, d_ff=33, vocab_size=70),
     "mixtral with a window": replace(SMALL, moe=MOE, sliding_window=5, tie_embeddings=False),
     "window in some layers": replace(SMALL, sliding_window=20, full_attention_layers=(1,)),
+    "a window of more than 32 bits": replace(SMALL, sliding_window=2**32 + 5),
     "qwen2": replace(SMALL, qkv_bias=True, moe=replace(MOE, n_shared=1, shared_width=52, gate_shared=True)),
     "qwen3": replace(SMALL, qk_norm="head", moe=MOE, dense_layers=(0,), d_head=64),
     "olmoe": replace(SMALL, qk_norm="all", qkv_clip=0.5, moe=replace(MOE, normalise_top_k=False)),
