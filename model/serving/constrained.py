@@ -25,6 +25,10 @@ _WHITESPACE = r"[ \n\t]{1,25}"
 _LIMITS = llguidance.LLParserLimits(verbose_errors=False)  # errors reach clients: they quote no parser states
 
 
+# llguidance reads settings from this field of a schema: with them it would ignore keywords, or write what is not JSON.
+_SETTINGS = "x-guidance"
+
+
 class SchemaError(ValueError):
     """A schema that no answer can be held to; the message says why, for the client."""
 
@@ -60,6 +64,10 @@ class JSONGrammars:
         """
         if not isinstance(schema, Mapping):
             raise SchemaError("the schema must be a JSON object")
+        if _SETTINGS in schema:
+            raise SchemaError(
+                f"the schema may not have {_SETTINGS}: how JSON is written is not the schema's to say"
+            )
         try:
             text = json.dumps(schema, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
@@ -75,7 +83,12 @@ class JSONGrammars:
         matcher = llguidance.LLMatcher(self._tokens, grammar, log_level=0, limits=_LIMITS)
         if matcher.is_error():
             raise SchemaError(f"the schema cannot be used: {_in_one_line(matcher.get_error())}")
-        return GrammarConstraint(matcher, self._vocab_size, self._stop_tokens)
+        constraint = GrammarConstraint(matcher, self._vocab_size, self._stop_tokens)
+        try:
+            constraint.mask()  # some schemas, such as endless references, fail only here
+        except ConstraintError as error:
+            raise SchemaError(f"the schema cannot be used, no answer can begin: {error}") from error
+        return constraint
 
 
 class GrammarConstraint:
