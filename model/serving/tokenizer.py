@@ -25,7 +25,8 @@ class Tokenizer(Protocol):
         """Ids of a text in which special tokens may be spelt out."""
 
     def token_bytes(self, token: int) -> bytes:
-        """The bytes that a token stands for; none for a special token."""
+        """The bytes that a token stands for; none for a special token. Runs of spaces, or `<think>`, are often added
+        to a vocabulary without being special: they are text."""
 
 
 class ByteTokenizer:
@@ -61,11 +62,14 @@ class BPETokenizer:
             raise ValueError(f"{file.name}: {error}") from error
         self._stop_tokens = frozenset(stop_tokens)
         byte_of = {character: byte for byte, character in enumerate(byte_alphabet())}
-        special = set(self._tokenizer.get_added_tokens_decoder())
+        added = self._tokenizer.get_added_tokens_decoder()  # whose texts are spelt as they are
         self._bytes = {
-            token: b"" if token in special else bytes(byte_of[character] for character in text)
+            token: bytes(byte_of[character] for character in text)
             for text, token in self._tokenizer.get_vocab(with_added_tokens=True).items()
+            if token not in added
         }
+        ordinary = {token for token, given in added.items() if not given.special} - self._stop_tokens
+        self._bytes |= {token: added[token].content.encode() for token in ordinary}
 
     @property
     def stop_tokens(self) -> frozenset[int]:

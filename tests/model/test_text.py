@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
+import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
 
 from model.serving.text import TextStream
-from model.serving.tokenizer import ByteTokenizer, byte_alphabet
+from model.serving.tokenizer import BPETokenizer, ByteTokenizer, byte_alphabet
 
 
 def pieces(data: bytes, stop: tuple[str, ...] = ()) -> tuple[list[str], bool]:
@@ -71,6 +75,20 @@ def test_special_tokens_are_no_text_and_can_be_spelt_out() -> None:
     assert tokenizer.encode("<|user|>hé<|eos|>") == [259, 104, 195, 169, 257]
     assert tokenizer.token_bytes(259) == b""
     assert tokenizer.stop_tokens == {257}
+
+
+def test_added_tokens_are_text_unless_they_are_special_or_end_an_answer(tmp_path: Path) -> None:
+    """GPT-NeoX's tokenizer, which OLMoE has, adds runs of spaces so, and Qwen3's adds `<think>`."""
+    vocabulary = {character: i for i, character in enumerate(byte_alphabet())}
+    written = tokenizers.Tokenizer(BPE(vocab=vocabulary, merges=[]))
+    written.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    written.add_special_tokens(["<|im_start|>"])
+    written.add_tokens(["    ", "<think>", "né", "<stop>"])
+    written.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = BPETokenizer(tmp_path / "tokenizer.json", [260])
+    ids = tokenizer.encode("<|im_start|>if:\n    <think>né ü<stop>")
+    assert [token for token in ids if token > 255] == [256, 257, 258, 259, 260]
+    assert b"".join(map(tokenizer.token_bytes, ids)).decode() == "if:\n    <think>né ü"
 
 
 def test_byte_alphabet_is_one_printable_character_per_byte() -> None:
