@@ -35,9 +35,9 @@ class NoExecutor:
     block_tokens = 16
     bytes_per_block = 1024
 
-    def __init__(self, n_blocks: int, vocab_size: int) -> None:
+    def __init__(self, n_blocks: int, n_rows: int, vocab_size: int) -> None:
         self.n_blocks = n_blocks
-        self._logits_NV = torch.randn(256, vocab_size, generator=torch.Generator().manual_seed(0))
+        self._logits_NV = torch.randn(n_rows, vocab_size, generator=torch.Generator().manual_seed(0))
 
     def step(self, parts: Sequence[Part]) -> Tensor:
         return self._logits_NV[: sum(part.n_logits for part in parts)]
@@ -64,7 +64,7 @@ def measured(n_running: int, n_steps: int) -> Overhead:
     limits = EngineLimits(max_running=n_running, step_tokens=(PROMPT_TOKENS + 1) * n_running)
     n_blocks = n_running * (-(-(PROMPT_TOKENS + n_steps + 2) // NoExecutor.block_tokens) + 1)
     reports: list[StepReport] = []
-    executor = NoExecutor(n_blocks, served.transformer.config.vocab_size)
+    executor = NoExecutor(n_blocks, n_running, served.transformer.config.vocab_size)
     core = EngineCore(served, limits, executor, reports.append)
     events: list[Event] = []
     for i in range(n_running):

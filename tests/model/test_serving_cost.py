@@ -145,6 +145,8 @@ def test_the_overhead_command_reports_medians(capsys: pytest.CaptureFixture[str]
     assert 0 < found["scheduling_us"] < found["whole_us"]
     overhead.main(["--running", "2", "--steps", "2"])
     assert "2 answers, 2 steps" in capsys.readouterr().out
+    overhead.main(["--running", "257", "--steps", "1", "--json"])
+    assert json.loads(capsys.readouterr().out)["n_running"] == 257
     with pytest.raises(SystemExit):
         overhead.main(["--running", "0"])
 
