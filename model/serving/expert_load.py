@@ -6,11 +6,12 @@ Whoever reads may do so from any thread, and may miss what the step of this mome
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import nn
 
+from model.layers.block import Block
 from model.layers.load import expert_load
 from model.layers.moe import MoELayer
 from model.layers.router import Routing
@@ -68,10 +69,11 @@ class RouterListener:
     """Counts in some steps, by hooks, what runs through `Transformer`; an executor that routes elsewhere shows nothing."""
 
     def __init__(self, transformer: Transformer, every: int = SAMPLE_EVERY) -> None:
-        self.every, self._n_steps = every, 0
-        self.n_counted = 0
+        self.every, self.n_counted = every, 0
         layers = [module for module in transformer.modules() if isinstance(module, MoELayer)]
         self._load_LE = [torch.zeros(layer.config.n_experts, dtype=torch.int64) for layer in layers]
+        self._n_calls = [0] * len(layers)
+        self._n_uses = [_uses_in_a_step(transformer, layer) for layer in layers]
         self._handles = [
             layer.router.register_forward_hook(self._hook(i, layer.config.n_experts))
             for i, layer in enumerate(layers)
@@ -79,17 +81,13 @@ class RouterListener:
 
     def _hook(self, layer: int, n_experts: int) -> Callable[[nn.Module, object, Routing], None]:
         def count(_: nn.Module, __: object, routing: Routing) -> None:
-            if layer == 0:
-                self._n_steps += 1
-                self.n_counted += self._is_counted
-            if self._is_counted:
+            step, use = divmod(self._n_calls[layer], self._n_uses[layer])
+            self._n_calls[layer] += 1
+            if step % self.every == 0:
+                self.n_counted += layer == 0 and use == 0
                 self._load_LE[layer] += expert_load(routing[1], n_experts).cpu()
 
         return count
-
-    @property
-    def _is_counted(self) -> bool:
-        return self._n_steps % self.every == 1 % self.every
 
     def load(self) -> list[list[int]]:
         return [load_E.tolist() for load_E in self._load_LE]
@@ -97,3 +95,8 @@ class RouterListener:
     def close(self) -> None:
         for handle in self._handles:
             handle.remove()
+
+
+def _uses_in_a_step(transformer: Transformer, mixture: MoELayer) -> int:
+    """How many blocks have this mixture: layers may share one. One for those of prediction modules."""
+    return max(1, sum(cast("Block", block).ffn is mixture for block in transformer.layers))

@@ -111,6 +111,21 @@ def test_the_kernels_count_what_each_expert_gets(name: str) -> None:
     assert all(sum(load_E) % 40 == 0 and sum(load_E) for load_E in counted.load())
 
 
+def test_mixtures_that_layers_share_are_counted_once_per_step() -> None:
+    """By listening as by the kernels, of every step and of every other one."""
+    model = random_transformer(replace(SMALL, n_layers=4, ffn_owners=(0, 0, 2, 0), moe=MOE)).eval()
+    executor = NativeExecutor(model, N_BLOCKS, weights="fp32")
+    counted = expert_load_of(executor, model)
+    each, second = RouterListener(model, every=1), RouterListener(model, every=2)
+    tokens = random_tokens(SMALL, 7).tolist()
+    for _ in range(4):
+        computed(executor, tokens, [7])
+        model(torch.tensor([tokens]))
+    assert (counted.n_counted, each.n_counted, second.n_counted) == (4, 4, 2)
+    assert counted.load() == each.load()
+    assert [[2 * pairs for pairs in load_E] for load_E in second.load()] == each.load()
+
+
 @pytest.mark.parametrize("name", ["mixtral with a window", "shared weights", "deepseek", "dynamic"])
 def test_a_consumed_transformer_leaves_the_same_bits_and_no_weights(name: str) -> None:
     model, tokens = model_of(name), random_tokens(SMALL, 40).tolist()
