@@ -1,4 +1,5 @@
-"""Which executor computes a served model where nobody names one: the stack's own kernels, else plain torch.
+"""Which executor computes a served model where nobody names one: the stack's own kernels, else plain torch, which drafts
+with the model's prediction modules where it has them.
 
 Knows nothing of requests or scheduling.
 """
@@ -16,6 +17,7 @@ from model.serving.executor import Executor
 from model.serving.generation import EngineLimits
 from model.serving.packed import Weights
 from model.serving.served import ServedModel
+from model.serving.speculation_ahead import AheadExecutor, drafting_bytes
 from model.serving.torch_executor import TorchExecutor
 from model.transformer import Transformer
 
@@ -39,27 +41,37 @@ def default_executor(
     With `consume` the transformer is the executor's from then on: the compiled one takes its weights, see there. Raises
     ValueError for `weights` of a model without compiled form: plain torch cannot have them.
     """
-    n_blocks = blocks_within(transformer.config, transformer.dtype.itemsize, limits)
     if transformer.device.type != "cpu" or (weights is None and transformer.dtype not in WEIGHTS):
         reason: str | None = f"the model lies on {transformer.device} in {transformer.dtype}"
     else:
         reason = native_executor.supports(transformer.config)
     if reason is None:
         kept = weights or WEIGHTS[transformer.dtype]
+        n_blocks = blocks_within(transformer.config, transformer.dtype.itemsize, limits)
         return native_executor.NativeExecutor(transformer, n_blocks, weights=kept, consume=consume)
     if weights is not None:
         raise ValueError(f"{transformer.config.name} cannot be served in {weights}: {reason}")
     log.warning("%s is computed by plain torch: %s", transformer.config.name, reason)
-    return TorchExecutor(transformer, n_blocks, block_tokens=BLOCK_TOKENS)
+    return _plain_executor(transformer, limits)
 
 
-def blocks_within(config: ModelConfig, itemsize: int, limits: EngineLimits) -> int:
+def _plain_executor(transformer: Transformer, limits: EngineLimits) -> TorchExecutor:
+    config, itemsize = transformer.config, transformer.dtype.itemsize
+    if config.n_ahead == 0 or limits.max_drafts == 0:
+        n_blocks = blocks_within(config, itemsize, limits)
+        return TorchExecutor(transformer, n_blocks, block_tokens=BLOCK_TOKENS)
+    n_blocks = blocks_within(config, itemsize, limits, drafting_bytes(config, itemsize, BLOCK_TOKENS))
+    return AheadExecutor(transformer, n_blocks, block_tokens=BLOCK_TOKENS)
+
+
+def blocks_within(config: ModelConfig, itemsize: int, limits: EngineLimits, more_bytes: int = 0) -> int:
     """Blocks that fit `max_cache_bytes`, but no more than a few whole contexts for each running answer.
 
-    Raises ValueError where not even one fits, as the node's option has it.
+    `more_bytes` are kept with each block beside the layers' keys and values. Raises ValueError where not even one fits,
+    as the node's option has it.
     """
     n_heads, d_key, d_value = kept_per_token(config)
-    block_bytes = BLOCK_TOKENS * config.n_layers * n_heads * (d_key + d_value) * itemsize
+    block_bytes = BLOCK_TOKENS * config.n_layers * n_heads * (d_key + d_value) * itemsize + more_bytes
     per_context = -(-config.max_context // BLOCK_TOKENS)
     n_blocks = min(limits.max_cache_bytes // block_bytes, PREFIX_CONTEXTS * limits.max_running * per_context)
     if n_blocks < 1:

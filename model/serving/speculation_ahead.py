@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.config import ModelConfig
 from model.serving.cache import kept_per_token
 from model.serving.executor import Part
 from model.serving.torch_executor import BLOCK_TOKENS, PagedStore, TorchExecutor
@@ -42,20 +43,23 @@ class AheadExecutor(TorchExecutor):
         options: dict[str, Any] = {"dtype": transformer.dtype, "device": transformer.device}
         self._ahead_keys = torch.empty((config.n_ahead, n_heads, n_slots, d_key), **options)
         self._ahead_values = torch.empty((config.n_ahead, n_heads, n_slots, d_value), **options)
-        self._streams_SD = torch.empty((n_slots, config.d_model), device=transformer.device)
+        self._stream_dtype = torch.promote_types(transformer.embedding.dtype, transformer.dtype)
+        wide = torch.promote_types(
+            self._stream_dtype, torch.float32
+        )  # so that its size follows from the blocks'
+        self._streams_SD = torch.empty((n_slots, config.d_model), dtype=wide, device=transformer.device)
         self._joined = np.full(
             (config.n_ahead, n_slots), _NO_TOKEN, np.int64
         )  # the tokens that entries were made with
-        more = (self._ahead_keys, self._ahead_values, self._streams_SD)
-        self.bytes_per_block += sum(memory.nbytes for memory in more) // n_blocks
-        self.bytes_per_block += self._joined.nbytes // n_blocks
+        self.bytes_per_block += drafting_bytes(config, transformer.dtype.itemsize, block_tokens)
 
     def step(self, parts: Sequence[Part]) -> Tensor:
         x_TD, rows = self.transformer.step_hidden(self._stored(parts), [part.n_logits for part in parts])
         start = 0
         for part in parts:
             slots = self._slots(part.blocks, part.past, part.past + len(part.tokens))
-            self._streams_SD[torch.from_numpy(slots).to(x_TD.device)] = x_TD[start : start + len(part.tokens)]
+            written_TD = x_TD[start : start + len(part.tokens)].to(self._streams_SD.dtype)
+            self._streams_SD[torch.from_numpy(slots).to(x_TD.device)] = written_TD
             self._joined[:, slots] = _NO_TOKEN
             start += len(part.tokens)
         return self.transformer.logits(x_TD[rows]).cpu()
@@ -80,7 +84,8 @@ class AheadExecutor(TorchExecutor):
             return []
         slots = self._slots(blocks, 0, n_computed)
         start = min(self._first_stale(depth, tokens, slots) for depth in range(n))
-        x_TD = self._streams_SD[torch.from_numpy(slots[start:]).to(self._streams_SD.device)]
+        places = torch.from_numpy(slots[start:]).to(self._streams_SD.device)
+        x_TD = self._streams_SD[places].to(self._stream_dtype)
         known = list(tokens)
         for depth in range(n):
             joined = known[start + depth + 1 :]  # one for each position from `start` on
@@ -108,6 +113,13 @@ class AheadExecutor(TorchExecutor):
         positions = np.arange(start, end)
         table = np.asarray(blocks, np.intp)
         return table[positions // self.block_tokens] * self.block_tokens + positions % self.block_tokens
+
+
+def drafting_bytes(config: ModelConfig, itemsize: int, block_tokens: int) -> int:
+    """Bytes that an `AheadExecutor` keeps with each block beside the layers' keys and values, in blocks of this itemsize."""
+    n_heads, d_key, d_value = kept_per_token(config)
+    of_modules = config.n_ahead * (n_heads * (d_key + d_value) * itemsize + np.dtype(np.int64).itemsize)
+    return block_tokens * (of_modules + config.d_model * max(itemsize, torch.float32.itemsize))
 
 
 class _OneLayer:

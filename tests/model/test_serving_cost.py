@@ -17,6 +17,7 @@ from model.serving.cost import PASS_TOKENS, StepCost
 from model.serving.executor import Part
 from model.serving.executors import blocks_within, default_executor
 from model.serving.generation import EngineLimits
+from model.serving.speculation_ahead import AheadExecutor
 from model.serving.torch_executor import TorchExecutor
 from tests.model.random_models import SMALL, random_transformer
 
@@ -81,6 +82,20 @@ def test_without_compiled_kernels_torch_computes_and_the_log_says_why(
     executor = default_executor(random_transformer(SMALL), EngineLimits())
     assert isinstance(executor, TorchExecutor)
     assert "no compiler here" in caplog.text
+
+
+def test_plain_torch_drafts_with_prediction_modules_within_the_memory_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(native_executor, "supports", lambda config: "no compiler here")
+    model = random_transformer(replace(SMALL, n_ahead=2))
+    limits = EngineLimits(max_cache_bytes=100_000)
+    drafting = default_executor(model, limits)
+    assert isinstance(drafting, AheadExecutor)
+    assert (
+        0 <= limits.max_cache_bytes - drafting.n_blocks * drafting.bytes_per_block < drafting.bytes_per_block
+    )
+    assert type(default_executor(model, replace(limits, max_drafts=0))) is TorchExecutor
 
 
 def test_a_precision_without_kernels_is_computed_by_torch(caplog: pytest.LogCaptureFixture) -> None:

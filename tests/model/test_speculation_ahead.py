@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -15,6 +15,7 @@ from model.sampling import Sampler, SamplingSettings
 from model.serving.executor import Part
 from model.serving.proposers import proposers
 from model.serving.speculation_ahead import AheadExecutor, AheadProposer
+from model.serving.torch_executor import TorchExecutor
 from model.transformer import Transformer
 from tests.model.random_models import SMALL, random_transformer, relative_error
 
@@ -172,6 +173,20 @@ def test_steps_compute_what_the_plain_executor_computes(config: ModelConfig) -> 
     rows = executor.step([Part(tokens[:9], 0, BLOCKS, 2), Part(tokens[:3], 0, [1], 0)])
     with torch.no_grad():
         assert relative_error(rows, model(torch.tensor([tokens[:9]]))[0, -2:]) < 1e-4
+
+
+@pytest.mark.parametrize("cast", [Transformer.double, Transformer.bfloat16], ids=["fp64", "bf16"])
+def test_models_of_one_other_precision_are_stepped_and_drafted(
+    cast: Callable[[Transformer], Transformer],
+) -> None:
+    model = cast(random_transformer(CONFIGS["dense"])).eval()
+    executor, plain = AheadExecutor(model, 4), TorchExecutor(model, 4)
+    part = Part([1, 2, 3, 4], 0, [2])
+    assert torch.equal(executor.step([part]), plain.step([part]))
+    assert len(drafted(executor, [1, 2, 3, 4, 5], 2, [2])[0]) == 2
+    kept = (executor._keys, executor._values, executor._ahead_keys, executor._ahead_values, executor._joined)
+    streams_bytes = executor._streams_SD.nbytes
+    assert executor.bytes_per_block * 4 == sum(memory.nbytes for memory in kept) + streams_bytes
 
 
 def test_nothing_is_drafted_without_a_past_or_room() -> None:
