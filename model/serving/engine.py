@@ -118,9 +118,14 @@ class Engine:
         """Queues a generation.
 
         Raises QueueFullError, EngineStoppedError, and ValueError where it cannot fit the context or (NeverFitsError)
-        the cache, or (SamplingError) its settings do not fit the model.
+        the cache, or its prompt or (SamplingError) its settings do not fit the vocabulary.
         """
-        generation.settings.check_vocabulary(self.served.transformer.config.vocab_size)
+        vocab_size = self.served.transformer.config.vocab_size
+        generation.settings.check_vocabulary(vocab_size)
+        if (
+            min(generation.prompt) < 0 or max(generation.prompt) >= vocab_size
+        ):  # a step would fail for all in it
+            raise ValueError(f"the prompt's token ids must lie between 0 and {vocab_size - 1}")
         length = len(generation.prompt) + generation.max_tokens
         if length > self.served.max_context:
             raise ValueError(f"prompt and max_tokens exceed the context of {self.served.max_context} tokens")
