@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 from model.config import ConfigError
 from model.data.curriculum import Curriculum
 from model.parallel.mesh import Mesh, MeshError, check_schedule, check_zero
-from model.training.curriculum_table import CURRICULUM_KEYS, curriculum_from_table
+from model.training.curriculum_table import CURRICULUM_KEYS, curriculum_from_table, listed_lengths
 from model.training.model_table import ModelTable
 from model.training.recipe import Recipe
 from model.training.tables import convert, read_table, require_known
@@ -206,6 +206,14 @@ class RunConfig:
             sequence_length=self.data.sequence_length,
             sources=sources,
         )
+
+    @property
+    def longest_sequence(self) -> tuple[str, int]:
+        """The key that asks for the longest, and how many positions: of training or evaluation. Raises ConfigError."""
+        lengths = {"[data] sequence_length": self.data.sequence_length}
+        if listed := listed_lengths(self.curriculum_table):
+            lengths["[[curriculum.stages]] sequence_length"] = max(listed)
+        return max(lengths.items(), key=lambda item: item[1])
 
     def _tokens(self) -> int | None:
         """Of the whole run: those of the budget, or of as many full batches as it has steps."""

@@ -53,10 +53,10 @@ def trainer_for(config: RunConfig, vocabulary: int) -> Trainer:
 def shape_for(config: RunConfig, vocabulary: int) -> ModelConfig:
     """The configured model's. Raises ConfigError where it cannot read the data's sequences."""
     shape = config.model.shape(vocabulary)
-    longest = config.data.sequence_length
+    key, longest = config.longest_sequence
     if longest > shape.max_context:
         raise ConfigError(
-            f"[data] sequence_length is {longest}, but the model's max_context {shape.max_context}: lower the first or "
+            f"{key} is {longest}, but the model's max_context {shape.max_context}: lower the first or "
             "raise the second"
         )
     return shape

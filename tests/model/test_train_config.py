@@ -221,6 +221,38 @@ def test_stages_may_be_listed() -> None:
         run_config(OUT, curriculum={"stages": [], "plan": "three_stages"}).curriculum(KINDS)
 
 
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"plan": "stages"}, r"plan 'stages' needs the list \[\[curriculum.stages\]\]"),
+        ({"stages": [1, 2]}, r"\[\[curriculum.stages\]\] must be a list of tables"),
+        ({"stages": {"name": "a"}}, r"\[\[curriculum.stages\]\] must be a list of tables"),
+        (
+            {"plan": "three_stages", "mixture": {"general": 1}},
+            r"mixture is for one_stage, not for plan 'three_stages': leave it out",
+        ),
+        ({"replay": 0.5}, r"replay is for three_stages and mixed_three_stages, not for plan 'one_stage'"),
+        (
+            {"stages": [{"name": "a", "share": 1, "mixture": {"general": 1}}], "replay": 0.5},
+            r"replay is for .*, not for a list of stages",
+        ),
+        ({"total_tokens": "many"}, r"\[curriculum\] total_tokens must be a whole number, not 'many'"),
+    ],
+)
+def test_what_a_plan_would_not_read_is_refused(table: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run_config(OUT, curriculum=table).curriculum(KINDS)
+
+
+def test_the_longest_sequence_is_that_of_data_or_of_a_stage() -> None:
+    def longest(*lengths: int | None) -> tuple[str, int]:
+        stages = [{} if length is None else {"sequence_length": length} for length in lengths]
+        return run_config(OUT, curriculum={"stages": stages} if stages else {}).longest_sequence
+
+    assert longest() == longest(None, 8) == ("[data] sequence_length", 16)
+    assert longest(8, None, 32, 24) == ("[[curriculum.stages]] sequence_length", 32)
+
+
 def test_a_budget_is_done_at_the_first_of_its_ends() -> None:
     budget = Budget(tokens=1000, steps=10)
     assert budget.share_done(steps=2, tokens=100, seconds=0) == 0.2

@@ -368,6 +368,10 @@ def test_sequences_longer_than_the_context_are_refused(tmp_path: Path) -> None:
     config = run_config(tmp_path, data={"sequence_length": 1024, "batch_tokens": 2048})
     with pytest.raises(ConfigError, match="sequence_length is 1024, but the model's max_context 512"):
         trainer_for(config, 32)
+    stage = {"name": "long", "share": 1, "mixture": {"general": 1}, "sequence_length": 600}
+    config = run_config(tmp_path, curriculum={"stages": [stage]})
+    with pytest.raises(ConfigError, match=r"curriculum.stages\]\] sequence_length is 600, but the model's"):
+        trainer_for(config, 32)
 
 
 def test_a_second_ctrl_c_does_not_wait() -> None:
