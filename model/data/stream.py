@@ -31,7 +31,9 @@ State = dict[str, Any]  # plain JSON: numbers, strings, lists and dicts of them
 
 FORMAT = "gainshare.stream/1"
 WINDOW_TOKENS = 1 << 20
-WIDTH_MULTIPLE = 8  # bucketed batches are this wide or a multiple of it: kernels like whole vectors
+WIDTH_MULTIPLE = (
+    8  # bucketed batches are a multiple of it wide where sequences may be: kernels like whole vectors
+)
 
 
 class BatchStream(Protocol):
@@ -199,7 +201,7 @@ class DataStream:
         width = self.moment.sequence_length
         if self._layout == "bucketed":
             longest = max(sum(piece.length for piece in row) for row in rows)
-            width = -(-longest // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
+            width = min(width, -(-longest // WIDTH_MULTIPLE) * WIDTH_MULTIPLE)
         return assemble(mine, self._sources, width, self.moment.stage.mask)
 
     def _take(self, segment: Segment) -> list[Row]:
@@ -293,7 +295,8 @@ def _check(
     if not 0 <= rank < n_ranks:
         raise ConfigError(f"DataStream.rank must be at least 0 and below n_ranks, not {rank} of {n_ranks}")
     longest = max(segment.sequence_length for segment in curriculum.segments)
-    longest = -(-longest // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
+    if layout == "bucketed":
+        longest = -(-longest // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
     if batch_tokens < longest:
         raise ConfigError(
             f"DataStream.batch_tokens must be at least {longest}: a batch holds a whole sequence"

@@ -14,7 +14,7 @@ from model.data.curriculum import Curriculum
 from model.data.data_folder import DataFolder, open_data_folder
 from model.data.evaluation import evaluation_batches
 from model.data.prefetch import PrefetchedStream
-from model.data.stream import BatchStream, DataStream
+from model.data.stream import WINDOW_TOKENS, BatchStream, DataStream
 from model.training.run_config import RunConfig
 from model.training.serving_files import serving_files
 
@@ -51,6 +51,7 @@ def open_data(config: RunConfig, *, pin: bool = False) -> TrainingData:
         batch_tokens=config.data.batch_tokens,
         seed=config.seed,
         layout=config.data.layout,
+        window_tokens=max(WINDOW_TOKENS, config.data.batch_tokens),
     )
     if config.data.prefetch:
         stream = PrefetchedStream(stream, depth=config.data.prefetch, pin=pin)

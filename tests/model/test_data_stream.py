@@ -104,6 +104,22 @@ def test_packed_batches_have_one_shape_and_bucketed_ones_keep_the_budget() -> No
     assert len(shapes) > 2
 
 
+def test_a_bucketed_batch_is_never_wider_than_its_sequences_may_be() -> None:
+    odd = Curriculum((Stage("only", 1.0, {"general": 1.0}, 29),), 1_000)
+    batches = take(stream(odd, layout="bucketed"), 60)
+    widths = {batch.tokens_BS.shape[1] for batch in batches}
+    assert max(widths) == 29 and all(width % 8 == 0 for width in widths - {29})
+    longest = [int((batch.documents_BS != PADDING).sum(1).max()) for batch in batches]
+    assert max(longest) == 29  # some document fills it
+
+
+def test_a_packed_batch_may_hold_one_sequence_of_any_length() -> None:
+    odd = Curriculum((Stage("only", 1.0, {"general": 1.0}, 29),), 1_000)
+    assert next(stream(odd, batch_tokens=29)).tokens_BS.shape == (1, 29)
+    with pytest.raises(ConfigError, match="batch_tokens must be at least 32"):
+        stream(odd, batch_tokens=29, layout="bucketed")
+
+
 def test_documents_are_split_only_where_they_are_longer_than_a_sequence() -> None:
     n_tokens = sum(length - 1 for length in LENGTHS["general"])
     whole = stream(ONE, window_tokens=n_tokens, batch_tokens=16)

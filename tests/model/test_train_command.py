@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 
+from model.data.stream import WINDOW_TOKENS
 from model.training.command import main
 from model.training.events import Event, Stepped
+from model.training.training_data import open_data
 from tests.model.training_processes import run_file
-from tests.model.training_runs import Remembers, data_folder
+from tests.model.training_runs import Remembers, data_folder, run_config
 
 pytestmark = pytest.mark.usefixtures("no_measuring")
 Answer = tuple[int, dict[str, Any]]
@@ -173,3 +175,15 @@ def test_a_run_whose_model_would_replace_other_things_does_not_start(
     status, document = answer(run_file(tmp_path, data))
     assert status == 2 and "other things than a model" in document["error"]["message"]
     assert [path.name for path in (tmp_path / "run").rglob("*")] == ["model", "code.py"]
+
+
+def test_a_batch_may_be_larger_than_a_window_of_documents(data: Path, tmp_path: Path) -> None:
+    rows = WINDOW_TOKENS // 16 + 1
+    config = run_config(
+        tmp_path,
+        data={"folder": str(data), "batch_tokens": 16 * rows},
+        curriculum={"mixture": {"general": 1}},
+        evaluation={"every_steps": 0},
+    )
+    with open_data(config).stream as stream:
+        assert next(stream).tokens_BS.shape == (rows, 16)
