@@ -93,7 +93,7 @@ def _add_build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--hub",
         action="append",
         default=[],
-        metavar="KIND:NAME,column=C,licence=L[,split=…][,limit=N]",
+        metavar="KIND:NAME,column=C,licence=L[,split=…][,limit=N][,called=…]",
         help="a Hugging Face dataset beside them; needs the extra `datasets`",
     )
     command.add_argument(
@@ -101,7 +101,7 @@ def _add_build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     command.add_argument("--markup", choices=("own", "chatml"), help="special tokens of --tokenizer's model")
     command.add_argument(
-        "--vocab-size", type=int, default=default.vocab_size, help=f"default: {default.vocab_size}"
+        "--vocab-size", type=int, help=f"of a tokenizer that is trained (default: {default.vocab_size})"
     )
     command.add_argument(
         "--held-out",
@@ -124,6 +124,7 @@ def _add_build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _build(options: argparse.Namespace) -> str:
     started = time.monotonic()
+    _require_tokenizer_options(options)
     corpora = list(select(tuple(options.corpus), built_in_corpora(options.root)))
     if options.hub and not options.corpus:
         corpora = []
@@ -133,7 +134,7 @@ def _build(options: argparse.Namespace) -> str:
         markups = {None: None, "own": tokenizers.Markup(), "chatml": tokenizers.CHATML}
         tokenizer = TextTokenizer.load(options.tokenizer, markups[options.markup])
     settings = Settings(
-        vocab_size=options.vocab_size,
+        vocab_size=Settings.vocab_size if options.vocab_size is None else options.vocab_size,
         held_out_share=options.held_out,
         longest_instruction=options.longest_instruction,
     )
@@ -153,13 +154,23 @@ def _build(options: argparse.Namespace) -> str:
     return _built(data, time.monotonic() - started)
 
 
+def _require_tokenizer_options(options: argparse.Namespace) -> None:
+    """Raises ConfigError for an option that would not be read."""
+    if options.tokenizer is None and options.markup is not None:
+        raise ConfigError(
+            "--markup is of --tokenizer's model: name its folder as well, or leave --markup out"
+        )
+    if options.tokenizer is not None and options.vocab_size is not None:
+        raise ConfigError("--vocab-size is of a tokenizer that is trained: leave it or --tokenizer out")
+
+
 def _hub_corpus(text: str) -> Corpus:
     kind, _, dataset = text.partition(":")
     for known in KINDS:
         if kind == known:
             hub = HubDataset.parse(dataset)
             return Corpus(
-                f"hub:{hub.name}", known, hub.licence, "a Hugging Face dataset", "check its name", hub.read
+                hub.corpus, known, hub.licence, "a Hugging Face dataset", "check its name", hub.read
             )
     raise CorpusError(f"--hub {text}: begin with one of {', '.join(KINDS)} and a colon")
 

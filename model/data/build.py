@@ -6,6 +6,7 @@ Texts are held in memory meanwhile: limit a hub dataset that is larger than that
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -63,7 +64,7 @@ def build(
 ) -> DataFolder:
     """Builds `folder`, whole or not at all, with a new tokenizer unless one is given.
 
-    Equal corpora and settings give equal files. A corpus that is not on this machine is noted in `build.json`, or an
+    Equal corpora and settings give equal files. Corpora have different names. A corpus that is not on this machine is noted in `build.json`, or an
     error where all `are_required`. `replace` takes the place of an older data folder. Raises CorpusError, TokenizerError,
     FolderTakenError where the folder holds anything else, and OSError where the disk refuses.
     """
@@ -81,12 +82,23 @@ def build(
             tokenizer = TextTokenizer.train(texts, settings.vocab_size)
         tokenizer.save(partial)
         too_long = _write(partial, sides, read.kinds, tokenizer, settings, report)
+        if too_long == len(sides.train) + len(sides.held_out):
+            raise CorpusError(
+                f"no document is left: all are instructions of more than {settings.longest_instruction:,} tokens: "
+                "raise the longest instruction"
+            )
         record = _record(corpora, read, sides, tokenizer, settings, too_long)
         (partial / BUILD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return open_data_folder(folder)
 
 
 def _read(corpora: Sequence[Corpus], are_required: bool, report: Report) -> _Read:
+    name, n_corpora = Counter(corpus.name for corpus in corpora).most_common(1)[0] if corpora else ("", 0)
+    if n_corpora > 1:
+        raise CorpusError(
+            f"the corpus {name} is named {n_corpora} times: name it once, and tell hub datasets of one name apart by "
+            "called=…"
+        )
     documents: list[TextDocument] = []
     kinds: dict[str, Kind] = {}
     absent: list[Corpus] = []

@@ -14,7 +14,7 @@ from model.data.text_documents import TextDocument
 class HubDataset:
     """Which texts to take: `column` of `name` (a hub id, or "json", "csv", "parquet" or "text" with `data_files`).
 
-    With `answer_column` they are questions. `licence` is the user's word: hubs do not always know it.
+    With `answer_column` they are questions. `called` tells datasets of one `name` apart. `licence` is the user's word: hubs do not always know it.
     """
 
     name: str
@@ -25,6 +25,7 @@ class HubDataset:
     data_files: str | None = None
     answer_column: str | None = None
     limit: int | None = None  # documents
+    called: str | None = None  # in provenance; `name` where it is left out
 
     @classmethod
     def parse(cls, text: str) -> HubDataset:
@@ -46,6 +47,11 @@ class HubDataset:
                 raise CorpusError(f"limit={values['limit']} is not a number of documents")
             values["limit"] = int(values["limit"])
         return cls(**values)
+
+    @property
+    def corpus(self) -> str:
+        """What its documents say that they are of."""
+        return f"hub:{self.called or self.name}"
 
     def read(self) -> Iterator[TextDocument]:
         """Streams the dataset. Raises CorpusError without the `datasets` package, the dataset or its column."""
@@ -79,6 +85,6 @@ class HubDataset:
                     f"row {number} of {self.name!r} has no text in column {column!r}; it has {', '.join(sorted(row))}"
                 )
             texts.append(row[column])
-        path = f"{self.name}:{self.config or ''}:{self.split}:{number}"
+        path = f"{self.called or self.name}:{self.config or ''}:{self.split}:{number}"
         answer = texts[1] if self.answer_column else None
-        return TextDocument(f"hub:{self.name}", self.licence, path, path, texts[0], answer)
+        return TextDocument(self.corpus, self.licence, path, path, texts[0], answer)

@@ -30,6 +30,8 @@ def padding_shares(
     All three have `batch_tokens` positions a batch at most. Raises ValueError where that is below the sequence length,
     and for lengths below 1.
     """
+    if sequence_length < 1:
+        raise ValueError(f"the sequence length must be at least 1, not {sequence_length}")
     if batch_tokens < sequence_length:
         raise ValueError(f"batch_tokens must be at least the sequence length of {sequence_length}")
     if any(length < 1 for length in lengths):

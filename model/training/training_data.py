@@ -38,6 +38,10 @@ def open_data(config: RunConfig, *, pin: bool = False) -> TrainingData:
     """
     folder = open_data_folder(config.data.folder)
     sources = folder.sources("train")
+    if not sources:
+        raise ConfigError(
+            f"[data] folder {folder.path} has no documents to train on: build it with a smaller --held-out"
+        )
     curriculum = config.curriculum(tuple(sources))
     missing = sorted(curriculum.sources - set(sources))
     if missing:

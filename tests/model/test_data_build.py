@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -153,6 +155,59 @@ def test_absent_corpora_are_noted_or_required(folder: Path, tmp_path: Path) -> N
     with pytest.raises(CorpusError, match="no corpus was named"):
         build(tmp_path / "data", [], settings=SETTINGS)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_corpora_of_one_name_are_refused(tmp_path: Path) -> None:
+    """Their documents would all be of the kind of the last one."""
+    with pytest.raises(
+        CorpusError, match="the corpus prose is named 2 times: name it once, and tell hub datasets"
+    ):
+        build(tmp_path / "data", [PROSE, CODE, corpus("prose", "domain")], settings=SETTINGS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_hub_datasets_of_one_name_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_dataset(name: str, config: None, *, data_files: str, **options: object) -> list[dict[str, str]]:
+        return [{"text": f"{data_files} has row {n} of {name}: " + "words " * n} for n in range(30)]
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    options = [
+        f"{kind}:json,column=text,licence=of {kind},data_files={kind}.jsonl,called={kind}"
+        for kind in ("general", "domain")
+    ]
+    arguments = [
+        "build",
+        str(tmp_path / "data"),
+        "--vocab-size",
+        "300",
+        "--hub",
+        options[0],
+        "--hub",
+        options[1],
+    ]
+    assert main(arguments) == 0
+    data = open_data_folder(tmp_path / "data")
+    for kind in ("general", "domain"):
+        documents = data.documents(kind)
+        records = [documents.record(number) for number in range(len(documents))]
+        assert {(record.source, record.licence) for record in records} == {(f"hub:{kind}", f"of {kind}")}
+        assert all(record.path.startswith(f"{kind}::train:") for record in records)
+
+
+def test_a_folder_without_documents_is_not_built(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="no document is left: all are instructions of more than 1 tokens"):
+        build(tmp_path / "data", [CHAT], settings=replace(SETTINGS, longest_instruction=1))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_options_that_would_not_be_read_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["build", str(tmp_path / "data"), "--corpus", "python-topics"]
+    assert main([*arguments, "--markup", "chatml"]) == 1
+    assert "--markup is of --tokenizer's model" in capsys.readouterr().err
+    assert main([*arguments, "--tokenizer", str(tmp_path), "--vocab-size", "500"]) == 1
+    assert "--vocab-size is of a tokenizer that is trained" in capsys.readouterr().err
 
 
 def test_a_failing_build_leaves_nothing_and_keeps_the_old(folder: Path, tmp_path: Path) -> None:

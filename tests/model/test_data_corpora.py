@@ -269,6 +269,8 @@ def test_built_in_corpora_read_debian_below_their_root(debian: Path) -> None:
 def test_a_hub_dataset_is_parsed_from_a_command_line() -> None:
     parsed = HubDataset.parse("wikitext,config=wikitext-2-raw-v1,column=text,licence=CC-BY-SA-4.0,limit=10")
     assert parsed == HubDataset("wikitext", "text", "CC-BY-SA-4.0", config="wikitext-2-raw-v1", limit=10)
+    assert parsed.corpus == "hub:wikitext"
+    assert HubDataset.parse("json,column=text,licence=x,called=mails").corpus == "hub:mails"
 
 
 @pytest.mark.parametrize(
@@ -276,7 +278,7 @@ def test_a_hub_dataset_is_parsed_from_a_command_line() -> None:
     [
         ("a", "'a' needs column and licence"),
         ("a,column=text", "'a' needs licence"),
-        ("a,colum=text", "no option 'colum': use answer_column, column"),
+        ("a,colum=text", "no option 'colum': use answer_column, called, column"),
         ("a,column=text,licence=x,limit=many", "limit=many is not a number"),
     ],
 )

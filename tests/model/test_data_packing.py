@@ -114,6 +114,12 @@ def test_cells_count_what_padded_batches_compute() -> None:
     assert cells([3, 5, 2], [[0, 1], [2]], multiple=4) == 2 * 8 + 4
 
 
+@pytest.mark.parametrize("sequence_length", [0, -5])
+def test_padding_needs_a_sequence_length(sequence_length: int) -> None:
+    with pytest.raises(ValueError, match=f"sequence length must be at least 1, not {sequence_length}"):
+        padding_shares([3, 4], sequence_length, 8)
+
+
 def test_padding_shares_are_those_of_counted_cells() -> None:
     lengths = [4, 4, 2, 2, 1, 3]
     shares = padding_shares(lengths, 4, 8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from model.config import ConfigError
 from model.data.stream import WINDOW_TOKENS
 from model.training.command import main
 from model.training.events import Event, Stepped
@@ -177,13 +179,20 @@ def test_a_run_whose_model_would_replace_other_things_does_not_start(
     assert [path.name for path in (tmp_path / "run").rglob("*")] == ["model", "code.py"]
 
 
+def test_data_without_a_document_to_train_on_are_refused(data: Path, tmp_path: Path) -> None:
+    held_out = tmp_path / "held-out"
+    shutil.copytree(data, held_out, ignore=shutil.ignore_patterns("train"))
+    with pytest.raises(ConfigError, match="held-out has no documents to train on: build it with a smaller"):
+        open_data(run_config(tmp_path, data={"folder": str(held_out)}))
+
+
 def test_a_batch_may_be_larger_than_a_window_of_documents(data: Path, tmp_path: Path) -> None:
-    rows = WINDOW_TOKENS // 16 + 1
+    rows = WINDOW_TOKENS // 256 + 1
     config = run_config(
         tmp_path,
-        data={"folder": str(data), "batch_tokens": 16 * rows},
+        data={"folder": str(data), "batch_tokens": 256 * rows, "sequence_length": 256},
         curriculum={"mixture": {"general": 1}},
         evaluation={"every_steps": 0},
     )
     with open_data(config).stream as stream:
-        assert next(stream).tokens_BS.shape == (rows, 16)
+        assert next(stream).tokens_BS.shape == (rows, 256)
