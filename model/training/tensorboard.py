@@ -24,15 +24,16 @@ class TensorBoardLog:
     """An observer that writes below `folder`; x is the step.
 
     `step` is the number of steps behind the run that begins now: TensorBoard is told to forget what an earlier start
-    wrote about later ones. Raises OSError where the disk refuses.
+    wrote about later ones, also one that was killed before its first checkpoint. Raises OSError where the disk refuses.
     """
 
     def __init__(self, folder: Path, *, step: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        is_first = step == 0 and not any(folder.iterdir())
         # Two starts within one second would have one name, and the second one would empty the first one's file.
         self._writer = EventsWriter(str(folder / "events"), f".{step:08d}.{os.getpid()}")
         self._flushed_at = time.monotonic()
-        if step:
+        if not is_first:
             start = SessionLog(status=SessionLog.START)
             self._writer.write_event(EventRecord(wall_time=time.time(), step=step + 1, session_log=start))
 

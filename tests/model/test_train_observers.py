@@ -173,6 +173,9 @@ def test_a_resumed_run_tells_tensorboard_what_to_forget(tmp_path: Path) -> None:
     starts = [payload for payload in records(tmp_path / "3") if b"\x3a\x02\x08\x01" in payload]
     assert len(starts) == 1 and b"\x10\x04" in starts[0]
     assert not any(b"\x3a\x02\x08\x01" in payload for payload in records(tmp_path / "0"))
+    TensorBoardLog(tmp_path / "0", step=0).close()  # the first start ended before it had saved anything
+    starts = [payload for payload in records(tmp_path / "0") if b"\x3a\x02\x08\x01" in payload]
+    assert len(starts) == 1 and b"\x10\x01" in starts[0]
 
 
 def text_on(observer: type, events: list[Event], **options: object) -> str:
