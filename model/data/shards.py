@@ -8,6 +8,8 @@ manifest has the sha256 of every file. Knows nothing of text or batches.
 from __future__ import annotations
 
 import hashlib
+import os
+import weakref
 import zlib
 from pathlib import Path
 from typing import Any
@@ -83,6 +85,9 @@ class _MappedShard:
     def __init__(self, file: Path, shard: Shard, manifest: Manifest) -> None:
         self._file, self._licences = file, {name: corpus.licence for name, corpus in manifest.corpora.items()}
         batch = self._read(shard, manifest)
+        self._size_bytes = shard.size_bytes
+        self._descriptor = os.open(file, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._descriptor)
         tokens = batch.column("tokens")
         self._ids: Ids = tokens.values.to_numpy(zero_copy_only=True)
         self._starts: NDArray[np.int64] = tokens.offsets.to_numpy().astype(np.int64)
@@ -90,14 +95,15 @@ class _MappedShard:
         stored = batch.column("length").to_numpy().astype(np.int64)
         if not np.array_equal(stored, self.lengths) or int(self._starts[-1]) != shard.n_tokens:
             raise damaged(file, "the lengths of its documents do not fit its tokens")
-        self._crc32 = batch.column("crc32").to_numpy()
+        self._crc32 = batch.column("crc32").to_numpy().copy()
         self._is_checked = np.zeros(len(stored), dtype=np.bool_)
         answers = batch.column("answers")
-        self._answers: NDArray[np.uint32] = answers.values.to_numpy()
+        self._answers: NDArray[np.uint32] = answers.values.to_numpy().copy()
         self._answer_starts: NDArray[np.int64] = answers.offsets.to_numpy().astype(np.int64)
         self._batch = batch
 
     def tokens(self, row: int) -> Ids:
+        self._require_all()
         ids: Ids = self._ids[self._starts[row] : self._starts[row + 1]]
         if not self._is_checked[row]:
             if zlib.crc32(ids.data) != self._crc32[row]:
@@ -110,10 +116,17 @@ class _MappedShard:
         return tuple(zip(flat[::2], flat[1::2], strict=True))
 
     def record(self, row: int) -> Record:
+        self._require_all()
         source, path, sha256, n_bytes = (
             self._batch.column(name)[row].as_py() for name in ("source", "path", "sha256", "n_bytes")
         )
         return Record(source, self._licences.get(source, "unknown"), path, sha256.hex(), n_bytes)
+
+    def _require_all(self) -> None:
+        """The system ends a process that reads a mapped file behind its end, without a word: so its size is asked for."""
+        size = os.fstat(self._descriptor).st_size
+        if size < self._size_bytes:
+            raise damaged(self._file, f"it has {size:,} bytes of {self._size_bytes:,} since it was opened")
 
     def _read(self, shard: Shard, manifest: Manifest) -> Any:
         """The record batch, checked for all that its size, schema and offsets can tell."""

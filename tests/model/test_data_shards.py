@@ -208,6 +208,31 @@ def test_a_truncated_shard_is_named(shards: ShardedDocuments, size: int) -> None
         ShardedDocuments(shards.folder)
 
 
+def test_a_shard_that_is_cut_off_while_it_is_read_is_named(shards: ShardedDocuments) -> None:
+    """In a process of its own: reading behind the end of a mapped file would be its end."""
+    code = f"""
+import os
+from pathlib import Path
+from model.data.errors import ShardError
+from model.data.shards import ShardedDocuments
+documents = ShardedDocuments(Path({str(shards.folder)!r}))
+last = len(documents) - 1
+documents.tokens(last), documents.record(last)
+file = documents.folder / documents.manifest.shards[-1].file
+os.truncate(file, 0)
+documents.answers(last)
+for read in (documents.tokens, documents.record):
+    try:
+        read(last)
+    except ShardError as error:
+        print(error)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    file = shards.folder / shards.manifest.shards[-1].file
+    assert ended.stdout.count(f"{file} is damaged: it has 0 bytes of ") == 2
+
+
 def test_a_file_of_the_right_size_that_is_no_shard_is_named(shards: ShardedDocuments) -> None:
     file = shards.folder / "00001.arrow"
     file.write_bytes(b"x" * file.stat().st_size)
