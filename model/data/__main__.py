@@ -5,7 +5,8 @@
     python -m model.data stats DATA [--json]        sizes, lengths, padding
     python -m model.data show DATA KIND [--document N]
 
-Progress is on stderr, results on stdout. Exit status 0 when it worked, 1 when it could not, 2 for a wrong command line.
+Progress is on stderr, results on stdout; with --json an error too, as {"error": {"code", "message"}}. Exit status 0 when it
+worked, 1 when it could not, 2 for a wrong command line, 130 when Ctrl-C ended it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+from model.command_errors import failed
 from model.config import ConfigError
 from model.data import tokenizer as tokenizers
 from model.data.build import Settings, build
@@ -30,22 +32,25 @@ from model.data.tokenizer import TextTokenizer
 from model.new_folder import FolderTakenError
 from model.progress_lines import ProgressLines
 
+INTERRUPTED = 130
+
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         text: str = options.run(options)
-    except (DataError, ConfigError, FolderTakenError, ValueError) as error:
-        return _failed(str(error))
+    except DataError as error:
+        return failed(str(error), "data", as_json=options.json)
+    except (ConfigError, FolderTakenError, ValueError) as error:
+        return failed(str(error), "usage", as_json=options.json)
     except OSError as error:
-        return _failed(f"{error.filename or options.folder}: {error.strerror or error}")
+        message = f"{error.filename or options.folder}: {error.strerror or error}"
+        return failed(message, "os_error", as_json=options.json)
+    except KeyboardInterrupt:
+        message = "interrupted: nothing was built or changed, the same command starts again"
+        return failed(message, "interrupted", INTERRUPTED, as_json=options.json)
     sys.stdout.write(text + "\n")
     return 0
-
-
-def _failed(message: str) -> int:
-    sys.stderr.write(f"error: {message}\n")
-    return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -55,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     _add_build(commands)
     command = commands.add_parser("corpora", help="list the corpora and whether they are on this machine")
-    command.set_defaults(run=_list, folder=None)
+    command.set_defaults(run=_list, folder=None, json=False)
     command.add_argument(
         "--root", type=Path, default=ROOT, help="where Debian's packages are unpacked (default: /)"
     )
@@ -71,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     command = commands.add_parser("show", help="print a document, or one packed sequence")
-    command.set_defaults(run=_show)
+    command.set_defaults(run=_show, json=False)
     command.add_argument("folder", type=Path)
     command.add_argument("kind", choices=KINDS)
     command.add_argument("--side", choices=SIDES, default="train")

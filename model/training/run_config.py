@@ -23,6 +23,7 @@ T = TypeVar("T")
 PrecisionName = Literal["fp32", "bf16", "fp16"]
 CheckpointingName = Literal["none", "full", "selective"]
 EightBitName = Literal["none", "int8", "fp8"]
+MOST_THREADS = 1024  # what OpenMP cannot start ends the process without a word
 TABLES = (
     "model",
     "data",
@@ -106,8 +107,8 @@ class ComputeConfig:
 
     def __post_init__(self) -> None:
         _at_least("compute", self, micro_batches=1)
-        if self.threads is not None and self.threads < 1:
-            raise ConfigError("[compute] threads must be at least 1")
+        if self.threads is not None and not 1 <= self.threads <= MOST_THREADS:
+            raise ConfigError(f"[compute] threads must be at least 1 and at most {MOST_THREADS}")
 
 
 @dataclass(frozen=True)

@@ -311,6 +311,34 @@ def test_errors_are_one_line_and_exit_with_1(tmp_path: Path, capsys: pytest.Capt
     assert list(tmp_path.iterdir()) == []
 
 
+def test_with_json_an_error_is_a_document_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "taken").mkdir()
+    for arguments, code in (
+        (["stats", str(tmp_path)], "data"),
+        (["build", str(tmp_path / "taken"), "--corpus", "python-topics"], "usage"),
+        (["build", str(tmp_path / "data"), "--corpus", "nothing"], "data"),
+    ):
+        assert main([*arguments, "--json"]) == 1
+        printed = capsys.readouterr()
+        error = json.loads(printed.out)["error"]
+        assert error["code"] == code and printed.err == f"error: {error['message']}\n"
+
+
+def test_ctrl_c_is_one_line_and_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TextTokenizer, "train", interrupted)
+    assert main(["build", str(tmp_path / "data"), "--corpus", "python-topics"]) == 130
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.splitlines()[-1].startswith(
+        "error: interrupted: nothing was built"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_corpora_are_listed_with_their_licences_and_remedies(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

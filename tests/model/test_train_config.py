@@ -66,6 +66,7 @@ def test_the_name_may_be_given() -> None:
         ({"data": {"batch_tokens": 0}}, r"\[data\] batch_tokens must be at least 2"),
         ({"compute": {"micro_batches": 0}}, r"micro_batches must be at least 1"),
         ({"compute": {"threads": 0}}, r"threads must be at least 1"),
+        ({"compute": {"threads": 100_000}}, r"\[compute\] threads must be at least 1 and at most 1024"),
         ({"saving": {"keep": 0}}, r"keep must be at least 1"),
         ({"evaluation": {"every_steps": -1}}, r"every_steps must be at least 0"),
         ({"budget": {"steps": 0}}, r"\[budget\] must be above 0"),
