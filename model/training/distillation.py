@@ -29,10 +29,12 @@ from model.training.run_config import DistillationConfig
 from model.training.trainer import Trainer
 
 
-def learn_from_teacher(trainer: Trainer, config: DistillationConfig, files: Mapping[str, str]) -> None:
+def learn_from_teacher(
+    trainer: Trainer, config: DistillationConfig, files: Mapping[str, str], *, longest: int
+) -> None:
     """Gives `trainer` the distillation's objective; `files` are those beside the student's data, its tokenizer among them.
 
-    Raises ConfigError where teacher and data do not go together or the folder of answers cannot be used, and
+    `longest` positions has a sequence at most. Raises ConfigError where teacher and data do not go together or the folder of answers cannot be used, and
     CheckpointError for a folder without a model.
     """
     if TOKENIZER_FILE not in files:
@@ -41,7 +43,7 @@ def learn_from_teacher(trainer: Trainer, config: DistillationConfig, files: Mapp
         )
     try:
         trainer.objective = Distillation(
-            _teacher(trainer, config),
+            _teacher(trainer, config, longest),
             trainer.model.config,
             tokenizer=tokenizer_sha256(files[TOKENIZER_FILE]),
             temperature=config.temperature,
@@ -61,11 +63,16 @@ def parts(objective: Objective) -> dict[str, float]:
     return {"target_loss": float(collected.target), "teacher_divergence": float(collected.divergence)}
 
 
-def _teacher(trainer: Trainer, config: DistillationConfig) -> Teacher:
+def _teacher(trainer: Trainer, config: DistillationConfig, longest: int) -> Teacher:
     if config.cache is not None:
         return CachedTeacher.open(config.cache)
     assert config.teacher is not None
-    return live_teacher(config.teacher, trainer.model.device, trainer.precision)
+    teacher = live_teacher(config.teacher, trainer.model.device, trainer.precision)
+    if longest > (most := teacher.model.config.max_context):
+        raise IncompatibleError(
+            f"the run has sequences of {longest} tokens and the teacher a max_context of {most}: shorten the run's"
+        )
+    return teacher
 
 
 def live_teacher(folder: Path, device: torch.device, precision: Precision) -> LiveTeacher:

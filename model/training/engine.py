@@ -85,7 +85,8 @@ class OneProcess:
     def __init__(self, config: RunConfig, data: TrainingData) -> None:
         self.trainer = trainer_for(config, data.vocabulary)
         if config.distillation is not None:
-            learn_from_teacher(self.trainer, config.distillation, data.files)
+            _, longest = config.longest_sequence
+            learn_from_teacher(self.trainer, config.distillation, data.files, longest=longest)
         self.config = self.trainer.model.config
         self.precision: Precision = self.trainer.precision
         self._micro_batches = config.compute.micro_batches

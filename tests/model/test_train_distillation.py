@@ -195,11 +195,23 @@ def test_a_cache_of_another_temperature_or_none_is_refused(school: Path, tmp_pat
             train(config, open_data(config))
 
 
+def test_a_teacher_that_cannot_read_the_sequences_is_refused(school: Path, tmp_path: Path) -> None:
+    longer = {"folder": str(school / "data"), "batch_tokens": 1024, "sequence_length": 520}
+    config = replace(
+        student(school, tmp_path / "run", data=longer),
+        model=run_config(tmp_path, model={"n_layers": 1, "max_context": 520}).model,
+    )
+    with pytest.raises(
+        ConfigError, match="sequences of 520 tokens and the teacher a max_context of 512: shorten"
+    ):
+        train(config, open_data(config))
+
+
 def test_data_without_a_tokenizer_is_refused(school: Path, tmp_path: Path) -> None:
     config = student(school, tmp_path)
     trainer = trainer_for(config, open_data_folder(school / "data").tokenizer.vocab_size)
     with pytest.raises(ConfigError, match=r"needs data with a tokenizer.json"):
-        learn_from_teacher(trainer, DistillationConfig(teacher=school / "teacher" / "model"), {})
+        learn_from_teacher(trainer, DistillationConfig(teacher=school / "teacher" / "model"), {}, longest=64)
     assert trainer.objective is losses_on
 
 
@@ -209,7 +221,7 @@ def test_an_objective_without_a_teacher_has_no_parts(school: Path, tmp_path: Pat
     data = open_data(config)
     trainer = trainer_for(config, data.vocabulary)
     assert config.distillation is not None
-    learn_from_teacher(trainer, config.distillation, data.files)
+    learn_from_teacher(trainer, config.distillation, data.files, longest=64)
     assert isinstance(trainer.objective, Distillation)
     assert parts(trainer.objective) == {}  # no batch yet
     data.stream.close()
