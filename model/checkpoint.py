@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model.config import ConfigError, ModelConfig
+from model.config import ModelConfig
 from model.new_folder import has_format, new_folder, require_free
 
 if TYPE_CHECKING:
@@ -95,10 +95,12 @@ def load_config(folder: Path) -> tuple[ModelConfig, dict[str, Any]]:
             raise CheckpointError(
                 f"{folder} has format {document['format']!r}; this version reads {FORMAT!r}"
             )
+        if not isinstance(document["metadata"], dict):
+            raise TypeError("its metadata is no table")
         return ModelConfig.from_dict(document["model"]), document["metadata"]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(f"{folder} holds no model: {CONFIG_FILE} is missing") from None
-    except (KeyError, TypeError, json.JSONDecodeError, ConfigError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{folder / CONFIG_FILE} cannot be read: {error}; fetch the model again"
         ) from error

@@ -64,8 +64,10 @@ def open_data_folder(path: Path) -> DataFolder:
         build = json.loads(file.read_text(encoding="utf-8"))
         if build["format"] != FORMAT:
             raise ShardError(f"{file} is of another version than {FORMAT!r}: {AGAIN}")
+        if not all(type(count) is int for count in build["left_out"].values()):
+            raise TypeError("left_out holds whole numbers")
     except (FileNotFoundError, NotADirectoryError):
         raise ShardError(f"{path} is no data folder: {BUILD_FILE} is missing; {AGAIN}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise damaged(file, str(error)) from error
     return DataFolder(path, TextTokenizer.load(path), build)

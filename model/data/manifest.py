@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
 import numpy as np
 import pyarrow as pa
 
 from model.data.errors import ShardError
 
+T = TypeVar("T")
 FORMAT = "gainshare.data/1"
 MANIFEST_FILE = "manifest.json"
 AGAIN = "build the data again with `python -m model.data build`"
@@ -86,13 +88,24 @@ def load_manifest(folder: Path) -> Manifest:
         document = json.loads(file.read_text(encoding="utf-8"))
         if document.pop("format") != FORMAT:
             raise ShardError(f"{file} is of another version than {FORMAT!r}: {AGAIN}")
-        shards = tuple(Shard(**shard) for shard in document.pop("shards"))
-        corpora = {name: CorpusTotals(**corpus) for name, corpus in document.pop("corpora").items()}
-        return Manifest(shards=shards, corpora=corpora, **document)
+        shards = tuple(_typed(Shard, shard) for shard in document.pop("shards"))
+        if not shards:
+            raise ValueError("it names no shard")
+        corpora = {name: _typed(CorpusTotals, corpus) for name, corpus in document.pop("corpora").items()}
+        return _typed(Manifest, {"shards": shards, "corpora": corpora, **document})
     except (FileNotFoundError, NotADirectoryError):
         raise ShardError(f"{folder} holds no finished data: {MANIFEST_FILE} is missing; {AGAIN}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise damaged(file, str(error)) from error
+
+
+def _typed(kind: type[T], values: Mapping[str, Any]) -> T:
+    """`values` as the dataclass `kind`. Raises TypeError for other names, and for text where a number belongs or so."""
+    made = kind(**values)
+    for name, hint in get_type_hints(kind).items():
+        if hint in (int, str) and type(getattr(made, name)) is not hint:
+            raise TypeError(f"{name} must be {'a whole number' if hint is int else 'text'}")
+    return made
 
 
 def schema_of(manifest: Manifest) -> Any:

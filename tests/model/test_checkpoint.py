@@ -111,6 +111,33 @@ def test_damaged_folders_say_what_to_do(tmp_path: Path) -> None:
         load_config(tmp_path / "tiny")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b"[]",
+        b'{"format": "gainshare.model/1", "model": 3, "metadata": {}}',
+        b'{"format": "gainshare.model/1", "model": {}, "metadata": {}}',
+        b'{"format": "gainshare.model/1", "metadata": {}}',
+    ],
+)
+def test_a_configuration_that_is_none_says_what_to_do(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / checkpoint.CONFIG_FILE).write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"config.json cannot be read: .*; fetch the model again"):
+        load_config(tmp_path)
+    with pytest.raises(CheckpointError, match="holds no model"):
+        load_config(tmp_path / checkpoint.CONFIG_FILE)
+
+
+def test_metadata_are_a_table(tmp_path: Path) -> None:
+    save_tiny(tmp_path / "m")
+    document = json.loads((tmp_path / "m" / checkpoint.CONFIG_FILE).read_text())
+    (tmp_path / "m" / checkpoint.CONFIG_FILE).write_text(json.dumps({**document, "metadata": [1]}))
+    with pytest.raises(CheckpointError, match="its metadata is no table"):
+        load_config(tmp_path / "m")
+
+
 def test_the_store_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("GAINSHARE_HOME", str(tmp_path))
     assert models_home() == tmp_path / "models"

@@ -235,7 +235,18 @@ def test_a_folder_that_was_not_built_to_its_end_is_refused(folder: Path, tmp_pat
     for path in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(ShardError, match=r"is no data folder: build\.json is missing; build"):
             open_data_folder(path)
-    for text, reason in (("{", "is damaged"), ("[]", "is damaged"), ('{"format": "x"}', "another version")):
+    for text, reason in (
+        ("{", "is damaged"),
+        ("[]", "is damaged"),
+        ("[" * 100_000, "is damaged"),
+        ('{"format": "x"}', "another version"),
+        ('{"format": "gainshare.data-folder/1"}', "is damaged"),
+        ('{"format": "gainshare.data-folder/1", "left_out": [1]}', "is damaged"),
+        (
+            '{"format": "gainshare.data-folder/1", "left_out": {"duplicates": "x"}}',
+            "is damaged: left_out holds",
+        ),
+    ):
         (tmp_path / BUILD_FILE).write_text(text)
         with pytest.raises(ShardError, match=reason):
             open_data_folder(tmp_path)

@@ -259,6 +259,33 @@ def test_a_shard_of_other_data_is_refused(shards: ShardedDocuments, tmp_path: Pa
         ShardedDocuments(shards.folder)
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"name": 3}, "name must be text"),
+        ({"vocab_size": "many"}, "vocab_size must be a whole number"),
+        ({"shards": []}, "it names no shard"),
+        ({"shards": [{"file": 0}]}, "missing 4 required"),
+        (
+            {"shards": [dict.fromkeys(("file", "n_documents", "n_tokens", "size_bytes", "sha256"), "x")]},
+            "n_documents",
+        ),
+        (
+            {"corpora": {"a": {"licence": "x", "n_documents": 1, "n_tokens": 1, "n_bytes": 0.5}}},
+            "n_bytes must",
+        ),
+        ({"corpora": []}, "items"),
+    ],
+)
+def test_values_of_a_manifest_have_their_types(
+    shards: ShardedDocuments, change: dict[str, object], reason: str
+) -> None:
+    file = shards.folder / MANIFEST_FILE
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    with pytest.raises(ShardError, match=rf"manifest.json is damaged: .*{reason}"):
+        load_manifest(shards.folder)
+
+
 def test_a_folder_without_manifest_is_unfinished(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(ShardError, match=r"holds no finished data: manifest\.json is missing; build"):
