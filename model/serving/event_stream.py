@@ -33,7 +33,7 @@ async def documents(pieces: AsyncIterable[bytes]) -> AsyncGenerator[dict[str, An
             return
         try:
             document = json.loads(data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BrokenStreamError(f"an event is not JSON: {error}") from error
         if not isinstance(document, dict):
             raise BrokenStreamError("an event is no JSON object")

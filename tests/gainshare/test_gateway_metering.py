@@ -41,6 +41,13 @@ def test_the_newest_counters_stand_at_any_moment() -> None:
     }
 
 
+def test_times_that_no_database_keeps_are_left_out() -> None:
+    one = chunk(1)
+    times = {"queued_ms": float("nan"), "prefill_ms": float("inf"), "decode_ms": 3}
+    meter = meter_after({**one, "usage": {**one["usage"], "gainshare": times}})
+    assert meter.metered.engine == {"decode_ms": 3}
+
+
 def test_nothing_seen_is_nothing_used() -> None:
     assert meter_after().metered == Metered(0, 0, 0, {})
 
@@ -55,6 +62,10 @@ def test_nothing_seen_is_nothing_used() -> None:
         (chunk(2, cached=6), "cache"),
         ({"choices": [{"delta": {"content": "free"}}]}, "without counters"),
         ({"choices": [{}], "usage": {"prompt_tokens": 5, "completion_tokens": -1}}, "not a count"),
+        ({**chunk(2), "choices": [None]}, "not a list of objects"),
+        ({**chunk(2), "choices": "ab"}, "not a list of objects"),
+        ({**chunk(2), "usage": {"prompt_tokens": 5, "prompt_tokens_details": 1}}, "details is not an object"),
+        ({**chunk(2), "usage": {"prompt_tokens": 5, "gainshare": [1]}}, "gainshare is not an object"),
         ({"choices": [{}], "usage": {"prompt_tokens": 5, "completion_tokens": True}}, "not a count"),
         ({"choices": [{}], "usage": {"prompt_tokens": 5, "completion_tokens": "2"}}, "not a count"),
     ],

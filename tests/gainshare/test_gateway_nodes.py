@@ -176,6 +176,7 @@ async def test_unknown_is_told_from_unreachable(nodes: Nodes) -> None:
         (503, "loading", NodeUnavailable),
         (500, "model_failed", NodeFailed),
         (401, "invalid_token", NodeFailed),
+        (504, "deadline_exceeded", DeadlineMissed),
     ],
 )
 async def test_a_nodes_refusal_is_told_in_the_gateways_terms(
@@ -187,6 +188,15 @@ async def test_a_nodes_refusal_is_told_in_the_gateways_terms(
         return web.json_response({"error": {"message": "no", "code": code, "param": None}}, status=status)
 
     with pytest.raises(error):
+        await nodes.pool(handler).tokenise(request())
+
+
+async def test_a_node_that_counts_otherwise_than_ours_fails_in_plain_words(nodes: Nodes) -> None:
+    def handler(name: str, sent: web.Request) -> Answer:
+        counts_as_vllm = web.json_response({"count": 3, "max_model_len": 100})
+        return serving("tiny") if sent.path == "/v1/models" else counts_as_vllm
+
+    with pytest.raises(NodeFailed, match="did not count"):
         await nodes.pool(handler).tokenise(request())
 
 
@@ -274,6 +284,9 @@ async def test_a_complete_answer_ends_completed_and_its_stream_is_closed(nodes: 
         (chunk(1), chunk(0)),  # counts backwards
         (chunk(1), chunk(2, prompt=4)),  # another prompt
         (chunk(1), b"data: {\n\n"),
+        (chunk(1), b"data: 5\n\n"),
+        (chunk(1), b"data: " + b"[" * 100_000 + b"\n\n"),
+        (chunk(1), b'data: {"choices": [null]}\n\n'),
         (chunk(1), b'data: {"error": {"message": "broken"}}\n\n'),
         (chunk(1), b'data: {"choices": [{"delta": {"content": "free"}}]}\n\n'),
     ],

@@ -5,6 +5,7 @@ exceed what was allowed, or that grow without a token's text or end having been 
 growing cannot be billed. So the sum is known at any moment, however the stream ends.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -61,7 +62,8 @@ class Meter:
 
     def see(self, chunk: Mapping[str, Any]) -> None:
         """Take the counters of one chunk; raises `MeterError`, and then keeps what was counted before."""
-        for choice in chunk.get("choices", ()):
+        choices = _choices(chunk)
+        for choice in choices:
             if reason := choice.get("finish_reason"):
                 self._reasons[self._index(choice)] = str(reason)
         usage = chunk.get("usage")
@@ -69,9 +71,9 @@ class Meter:
             raise MeterError("a chunk came without counters")
         seen = Metered(
             prompt_tokens=_count(usage, "prompt_tokens"),
-            cached_tokens=_count(usage.get("prompt_tokens_details") or {}, "cached_tokens"),
+            cached_tokens=_count(_section(usage, "prompt_tokens_details"), "cached_tokens"),
             completion_tokens=_count(usage, "completion_tokens"),
-            engine=_engine(usage.get("gainshare") or {}),
+            engine=_engine(_section(usage, "gainshare")),
         )
         if seen.prompt_tokens != self._prompt_tokens:
             raise MeterError(
@@ -85,7 +87,7 @@ class Meter:
             raise MeterError("the number of generated tokens went down")
         if seen.completion_tokens > self._max_tokens:
             raise MeterError(f"{seen.completion_tokens} tokens were generated, {self._max_tokens} allowed")
-        if seen.completion_tokens > self.metered.completion_tokens and not chunk.get("choices"):
+        if seen.completion_tokens > self.metered.completion_tokens and not choices:
             raise MeterError("generated tokens were counted that no chunk brought")
         self.metered = seen
 
@@ -105,6 +107,21 @@ class Meter:
             raise MeterError("the stream ended without counters")
 
 
+def _choices(chunk: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The parts of answers that a chunk brings, often none."""
+    choices = chunk.get("choices") or []
+    if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+        raise MeterError("choices are not a list of objects")
+    return choices
+
+
+def _section(counters: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = counters.get(name) or {}
+    if not isinstance(section, dict):
+        raise MeterError(f"{name} is not an object")
+    return section
+
+
 def _count(counters: Mapping[str, Any], name: str) -> int:
     value = counters.get(name, 0)
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
@@ -113,8 +130,9 @@ def _count(counters: Mapping[str, Any], name: str) -> int:
 
 
 def _engine(counters: Mapping[str, Any]) -> dict[str, float]:
-    return {
-        name: counters[name]
-        for name in ENGINE_COUNTERS
-        if isinstance(counters.get(name), int | float) and not isinstance(counters[name], bool)
-    }
+    return {name: counters[name] for name in ENGINE_COUNTERS if _is_finite(counters.get(name))}
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether the database can keep it as a number of JSON."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -math.inf < value < math.inf

@@ -20,13 +20,14 @@ from django.conf import settings
 from gainshare.gateway.errors import (
     BadRequest,
     ContextTooLong,
+    DeadlineMissed,
     GatewayError,
     NodeFailed,
     NodeUnavailable,
     UnknownModel,
 )
 from gainshare.gateway.requests import GenerationRequest
-from model.serving.event_stream import lines
+from model.serving.event_stream import BrokenStreamError, documents
 
 logger = logging.getLogger(__name__)
 
@@ -115,8 +116,7 @@ class NodePool:
                 continue
             if answer.status != 200:
                 raise _refusal(answer.status, content)
-            body = json.loads(content)
-            return node, TokenCount(int(body["count"]), int(body["max_context"]))
+            return node, _token_count(content)
         raise NodeUnavailable("No model node can be reached at the moment; try again shortly.")
 
     @asynccontextmanager
@@ -187,20 +187,24 @@ class NodePool:
 async def _chunks(body: aiohttp.StreamReader) -> AsyncGenerator[dict[str, Any]]:
     """The JSON objects of a stream of server-sent events, up to and without `[DONE]`."""
     try:
-        async for line in lines(body.iter_any()):
-            if not line.startswith(b"data:"):
-                continue
-            data = line[5:].strip()
-            if data == b"[DONE]":
-                await _drain(body)
-                return
-            chunk = json.loads(data)
-            if "error" in chunk:
-                raise _reported(chunk["error"])
-            yield chunk
-    except (*UNREACHABLE, ValueError) as error:
+        async with aclosing(documents(body.iter_any())) as chunks:
+            async for chunk in chunks:
+                if "error" in chunk:
+                    raise _reported(chunk["error"])
+                yield chunk
+    except (*UNREACHABLE, BrokenStreamError) as error:
         raise NodeStreamError(f"{type(error).__name__}: {error}") from None
-    raise NodeStreamError("the stream ended without [DONE]")
+    await _drain(body)
+
+
+def _token_count(content: bytes) -> TokenCount:
+    """What a node answers when it has counted a prompt. Raises `NodeFailed` where it is something else."""
+    try:
+        body = json.loads(content)
+        return TokenCount(int(body["count"]), int(body["max_context"]))
+    except (ValueError, KeyError, TypeError) as error:
+        logger.warning("a node counts with %.200r", content)
+        raise NodeFailed("The model node did not count the prompt; nothing is charged.") from error
 
 
 def _reported(error: Any) -> NodeStreamError:
@@ -225,6 +229,8 @@ def _refusal(status: int, content: bytes) -> GatewayError:
         message, code, param = f"HTTP {status}", None, None
     if code == ContextTooLong.code:
         return ContextTooLong(message, param=param)
+    if code == DeadlineMissed.code:
+        return DeadlineMissed("The deadline of the request passed before its answer began; nothing is charged.")
     if status == 404:
         return UnknownModel(message, param="model")
     if status in {400, 413, 422}:
