@@ -48,7 +48,9 @@ def test_the_node_gets_the_prompt_the_settings_and_is_asked_for_counters_on_ever
         ({"temperature": float("nan")}, "temperature", "invalid_type"),
         ({"top_p": 0}, "top_p", "invalid_value"),
         ({"top_p": 1.01}, "top_p", "decimal_above_max_value"),
-        ({"top_k": -1}, "top_k", "invalid_value"),
+        ({"temperature": 10**400}, "temperature", "decimal_above_max_value"),  # too large for a float
+        ({"top_k": -2}, "top_k", "invalid_value"),
+        ({"max_tokens": 2**31}, "max_tokens", "integer_above_max_value"),
         ({"max_tokens": 0}, "max_tokens", "integer_below_min_value"),
         ({"max_tokens": 1.5}, "max_tokens", "invalid_type"),
         ({"max_completion_tokens": -3}, "max_completion_tokens", "integer_below_min_value"),
@@ -70,6 +72,7 @@ def test_the_node_gets_the_prompt_the_settings_and_is_asked_for_counters_on_ever
         ({"logit_bias": []}, "logit_bias", "invalid_type"),
         ({"logit_bias": {"x": 1}}, "logit_bias", "invalid_value"),
         ({"logit_bias": {"1": 101}}, "logit_bias", "decimal_above_max_value"),
+        ({"logit_bias": {"1": -(10**400)}}, "logit_bias", "decimal_below_min_value"),
         ({"logit_bias": {str(i): 1 for i in range(1025)}}, "logit_bias", "invalid_value"),
         ({"ignore_eos": 1}, "ignore_eos", "invalid_type"),
         ({"n": 0}, "n", "invalid_value"),
@@ -90,6 +93,8 @@ def test_the_node_gets_the_prompt_the_settings_and_is_asked_for_counters_on_ever
         ({"prompt": "Hello"}, "prompt", "unknown_parameter"),
         ({"model": ""}, "model", "missing_parameter"),
         ({"model": 3}, "model", "missing_parameter"),
+        ({"model": "tiny\0"}, "model", "invalid_value"),
+        ({"model": "\ud800"}, "model", "invalid_value"),
         ({"messages": []}, "messages", "missing_parameter"),
         ({"messages": "Hello"}, "messages", "missing_parameter"),
         ({"messages": ["Hello"]}, "messages[0]", "invalid_type"),
@@ -111,6 +116,11 @@ def test_impossible_settings_are_refused_by_name(fields: dict[str, Any], param: 
 def test_neutral_values_of_unsupported_parameters_are_accepted() -> None:
     request = chat(n=1, tools=[], logprobs=False, response_format={"type": "text"}, logit_bias={})
     assert (request.sampling, request.n_answers) == ({}, 1)
+
+
+@pytest.mark.parametrize("top_k", [-1, 0])
+def test_no_top_k_may_be_written_as_vllms_users_do(top_k: int) -> None:
+    assert chat(top_k=top_k).node_body(12)["top_k"] == top_k
 
 
 def test_what_answers_are_asked_for_reaches_the_node() -> None:

@@ -15,7 +15,9 @@ from gainshare.gateway.answers import EXTENSION, checked_answers, n_answers
 from gainshare.gateway.errors import BadRequest
 from gainshare.gateway.sampling import SAMPLING, checked_sampling
 
+MAX_BODY_BYTES = 4 << 20
 MAX_MESSAGES = 1024
+MAX_TOKENS = 2**31 - 1  # beyond any context
 COMPLETION_TOKENS = 16  # OpenAI's default length of a completion; a chat may fill the context
 
 # Accepted and not passed on: they change nothing about the answer.
@@ -93,6 +95,8 @@ def read_request(raw: bytes, endpoint: Endpoint) -> GenerationRequest:
     model = body.get("model")
     if not isinstance(model, str) or not model:
         raise BadRequest("You must provide a model parameter.", param="model", code="missing_parameter")
+    if not model.isprintable():  # nor could a database be asked for it
+        raise BadRequest("'model' holds characters that no model's name has.", param="model")
     is_stream = _flag(body, "stream")
     return GenerationRequest(
         endpoint=endpoint,
@@ -161,6 +165,10 @@ def _max_tokens(body: Mapping[str, Any]) -> int | None:
     if value < 1:
         raise BadRequest(
             f"'{name}' is {value}; it must be at least 1.", param=name, code="integer_below_min_value"
+        )
+    if value > MAX_TOKENS:
+        raise BadRequest(
+            f"'{name}' must be at most {MAX_TOKENS}.", param=name, code="integer_above_max_value"
         )
     return value
 

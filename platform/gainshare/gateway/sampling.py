@@ -20,7 +20,7 @@ MAX_BIASES = 1024
 MAX_STOPS = 4
 MAX_STOP_CHARACTERS = 256
 SEED_RANGE = (-(2**63), 2**63 - 1)
-MAX_TOP_K = 2**31 - 1
+TOP_K_RANGE = (-1, 2**31 - 1)  # 0 and -1 both keep all tokens
 # OpenAI's, and more that vLLM's users know.
 SAMPLING = {*RANGES, "stop", "seed", "top_k", "ignore_eos", "logit_bias"}
 
@@ -38,7 +38,7 @@ def checked_sampling(body: Mapping[str, Any]) -> dict[str, Any]:
     if (biases := body.get("logit_bias")) not in (None, {}):
         sampling["logit_bias"] = _biases(biases)
     if (top_k := body.get("top_k")) is not None:
-        sampling["top_k"] = whole("top_k", top_k, 0, MAX_TOP_K)
+        sampling["top_k"] = whole("top_k", top_k, *TOP_K_RANGE)
     if (seed := body.get("seed")) is not None:
         sampling["seed"] = whole("seed", seed, *SEED_RANGE) % 2**63  # nodes take no negative ones
     if (stop := body.get("stop")) is not None:
@@ -51,7 +51,8 @@ def checked_sampling(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _real(name: str, value: Any, lowest: float, highest: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or (isinstance(value, float) and not math.isfinite(value)):
         raise BadRequest(f"'{name}' must be a number.", param=name, code="invalid_type")
     if value < lowest:
         raise BadRequest(
