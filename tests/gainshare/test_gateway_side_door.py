@@ -4,10 +4,12 @@ from typing import Any
 
 import httpx
 import pytest
+from django.core.exceptions import RequestAborted
 
 from gainshare.gateway import known_keys
-from gainshare.gateway.asgi import with_side_door
+from gainshare.gateway.asgi import BareHandler, with_side_door
 from gainshare.gateway.known_keys import KnownKeys
+from gainshare.gateway.requests import MAX_BODY_BYTES
 
 
 async def site(scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -34,7 +36,44 @@ async def test_the_gateway_answers_without_the_sites_middleware() -> None:
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert "set-cookie" not in answer.headers
     assert (await asked("DELETE", "/v1/nothing/here")).json()["error"]["code"] == "unknown_url"
-    assert (await asked("GET", "/v1/chat/completions")).json()["error"]["code"] == "method_not_allowed"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", "/v1/chat/completions", "POST"),
+        ("OPTIONS", "/v1/completions", "POST"),
+        ("POST", "/v1/models", "GET, HEAD"),
+    ],
+)
+async def test_another_method_is_told_which_ones_there_are(method: str, path: str, allowed: str) -> None:
+    answer = await asked(method, path)
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+    assert answer.json()["error"]["code"] == "method_not_allowed"
+
+
+async def test_models_can_be_asked_for_their_headers_alone() -> None:
+    assert (await asked("HEAD", "/v1/models")).status_code == 401  # as GET without a key
+
+
+async def test_of_a_body_that_has_no_end_no_more_is_kept_than_shows_it() -> None:
+    pieces = [b"x" * (1 << 20)] * 64
+    sent = [{"type": "http.request", "body": piece, "more_body": True} for piece in pieces]
+    waiting = iter([*sent, {"type": "http.request", "body": b"", "more_body": False}])
+
+    async def receive() -> dict[str, Any]:
+        return next(waiting)
+
+    body = await BareHandler().read_body(receive)
+    assert len(body.read()) == MAX_BODY_BYTES + 1
+
+
+async def test_a_client_that_leaves_while_it_sends_is_let_go() -> None:
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    with pytest.raises(RequestAborted):
+        await BareHandler().read_body(receive)
 
 
 def test_a_key_is_known_for_a_minute_and_until_it_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,8 +32,8 @@ from gainshare.gateway.errors import (
     BadRequest,
     BodyTooLarge,
     GatewayError,
+    MethodNotAllowed,
     NodeUnavailable,
-    UnknownEndpoint,
     UnknownModel,
     UnpricedModel,
     error_body,
@@ -45,20 +45,18 @@ from gainshare.gateway.known_keys import KnownKeys
 from gainshare.gateway.metering import Metered
 from gainshare.gateway.models import RequestStatus
 from gainshare.gateway.nodes import ModelNode, TokenCount, node_pool
-from gainshare.gateway.requests import Endpoint, GenerationRequest, read_request
+from gainshare.gateway.requests import MAX_BODY_BYTES, Endpoint, GenerationRequest, read_request
 from gainshare.gateway.wire import DONE, Envelope, event
 from gainshare.ledger.models import PriceVersion
 
 logger = logging.getLogger(__name__)
-
-MAX_BODY_BYTES = 4 * 1024 * 1024
 
 known_keys = KnownKeys()
 
 AsyncView = Callable[..., Coroutine[Any, Any, HttpResponseBase]]
 
 
-def openai_view(method: str) -> Callable[[AsyncView], AsyncView]:
+def openai_view(*methods: str) -> Callable[[AsyncView], AsyncView]:
     """Make a view answer every failure in OpenAI's shape; without session and CSRF, they play no part here."""
 
     def decorate(view: AsyncView) -> AsyncView:
@@ -66,8 +64,8 @@ def openai_view(method: str) -> Callable[[AsyncView], AsyncView]:
         @functools.wraps(view)
         async def answer(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
             try:
-                if request.method != method:
-                    raise UnknownEndpoint(f"Use {method} for {request.path}.", code="method_not_allowed")
+                if request.method not in methods:
+                    raise MethodNotAllowed(f"Use {methods[0]} for {request.path}.", allowed=methods)
                 return await view(request, *args, **kwargs)
             except GatewayError as error:
                 return error_response(error)
@@ -91,14 +89,14 @@ def presented_key(request: HttpRequest) -> str:
     return raw.strip()
 
 
-@openai_view("GET")
+@openai_view("GET", "HEAD")
 async def list_models(request: HttpRequest) -> HttpResponseBase:
     await in_database(services.caller, raw_key=presented_key(request))
     models = await in_database(services.priced_models, await node_pool().models())
     return JsonResponse({"object": "list", "data": models})
 
 
-@openai_view("GET")
+@openai_view("GET", "HEAD")
 async def retrieve_model(request: HttpRequest, model: str) -> HttpResponseBase:
     await in_database(services.caller, raw_key=presented_key(request))
     for entry in await in_database(services.priced_models, await node_pool().models()):

@@ -5,11 +5,15 @@ synchronous middleware (static files) makes Django keep a thread for as long as 
 long as a model writes. So requests below /v1/ go through a handler of their own, everything else through the site.
 """
 
-from typing import Any
+from io import BytesIO
+from typing import Any, BinaryIO
 
+from django.core.exceptions import RequestAborted
 from django.core.handlers.asgi import ASGIHandler
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
+
+from gainshare.gateway.requests import MAX_BODY_BYTES
 
 PREFIX = "/v1/"
 
@@ -20,6 +24,19 @@ class BareHandler(ASGIHandler):
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Without a thread of its own for each request: only signals and `close` need one, for a moment."""
         await self.handle(scope, receive, send)
+
+    async def read_body(self, receive: Any) -> BinaryIO:
+        """The body, no more of it than shows that it is too large: it comes before its sender's key is looked at."""
+        body, room = BytesIO(), MAX_BODY_BYTES + 1
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise RequestAborted
+            body.write(message.get("body", b"")[: room - body.tell()])
+            if not message.get("more_body", False):
+                break
+        body.seek(0)
+        return body
 
     def load_middleware(self, is_async: bool = False) -> None:
         self._view_middleware: list[Any] = []

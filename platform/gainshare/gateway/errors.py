@@ -4,6 +4,7 @@ One class per reason. `x-should-retry` tells the client whether the same request
 it would otherwise repeat every 429. Knows nothing of requests, nodes or money.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from django.http import HttpRequest, JsonResponse
@@ -78,11 +79,23 @@ class UnpricedModel(GatewayError):
 
 
 class UnknownEndpoint(GatewayError):
-    """No such address, or not with this method."""
+    """No such address."""
 
     status = 404
     code = "unknown_url"
     type = "invalid_request_error"
+
+
+class MethodNotAllowed(GatewayError):
+    """The address takes `allowed` methods only."""
+
+    status = 405
+    code = "method_not_allowed"
+    type = "invalid_request_error"
+
+    def __init__(self, message: str, *, allowed: Sequence[str]) -> None:
+        super().__init__(message)
+        self.allowed = allowed
 
 
 class NoCredits(GatewayError):
@@ -134,6 +147,8 @@ def error_response(error: GatewayError, *, request_id: str = "") -> JsonResponse
     response["x-should-retry"] = "true" if error.should_retry else "false"
     if error.status == 401:
         response["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, MethodNotAllowed):
+        response["Allow"] = ", ".join(error.allowed)
     if error.should_retry:
         response["Retry-After"] = "1"
     if request_id:
