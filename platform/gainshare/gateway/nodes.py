@@ -230,7 +230,9 @@ def _refusal(status: int, content: bytes) -> GatewayError:
     if code == ContextTooLong.code:
         return ContextTooLong(message, param=param)
     if code == DeadlineMissed.code:
-        return DeadlineMissed("The deadline of the request passed before its answer began; nothing is charged.")
+        return DeadlineMissed(
+            "The deadline of the request passed before its answer began; nothing is charged."
+        )
     if status == 404:
         return UnknownModel(message, param="model")
     if status in {400, 413, 422}:
