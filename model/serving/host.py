@@ -126,12 +126,13 @@ class Host:
         """Loads `model` beside the current one and switches when it is ready.
 
         Raises ApiError with the current one still serving: 404 where there is no such model, 422 where it cannot be
-        used, 507 where it does not fit into memory, 409 during another swap, 500 for what nobody foresaw.
+        used, 507 where it does not fit into memory, 409 during another swap, 503 before the first model is loaded and
+        once the node was told to end, 500 for what nobody foresaw.
         """
         self._check_no_swap()
         async with self._swapping:
             await asyncio.gather(*self._retiring)
-            previous = self.current
+            previous = self.accepting()
             started = time.monotonic()
             try:
                 deployment = await self._loaded(model)
@@ -147,7 +148,7 @@ class Host:
                 raise ApiError(500, "swap_failed", message, kind="server_error") from error
             if self.is_draining:  # the node was told to end while the model loaded
                 await deployment.backend.stop()
-                return Swapped(previous.backend.name, previous.backend.name, 0)
+                self.accepting()  # says why
             self.deployment = deployment
             self.n_swaps += 1
             self._retire(previous)

@@ -174,8 +174,13 @@ async def test_a_node_told_to_end_while_it_swaps_does_not_switch() -> None:
     shelf = Shelf("a", "b")
     host = await started(shelf)
     shelf.before = lambda: setattr(host, "is_draining", True)
-    assert (await host.swap("b")).model == "a"
+    with pytest.raises(ApiError) as caught:
+        await host.swap("b")
+    assert (caught.value.status, caught.value.code) == (503, "shutting_down")
     assert shelf.made["b"].is_stopped and host.current.backend.name == "a"
+    shelf.before = lambda: pytest.fail("nothing is loaded for a node that ends")
+    with pytest.raises(ApiError, match="shutting down"):
+        await host.swap("b")
 
 
 async def test_only_the_current_models_death_ends_the_node() -> None:
