@@ -27,8 +27,8 @@ class ApiError(Exception):
         return {"error": error}
 
 
-def bad_value(param: str, message: str, code: str = "invalid_value") -> ApiError:
-    """A 400 that names the field and says what it may be."""
+def bad_value(param: str | None, message: str, code: str = "invalid_value") -> ApiError:
+    """A 400 that names the field, if it is one field's fault, and says what it may be."""
     return ApiError(400, code, message, param=param)
 
 

@@ -110,7 +110,7 @@ class NodeMetrics:
         self._answers.labels(finish).inc()
 
     def render(self) -> bytes:
-        """The text format, version 0.0.4."""
+        """The text format, as CONTENT_TYPE names its version."""
         return generate_latest(self._registry)
 
 

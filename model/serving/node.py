@@ -18,7 +18,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -62,8 +62,9 @@ class Node:
             ],
             exception_handlers={
                 ApiError: self._answer_error,
-                HTTPException: _answer_http_error,
-                Exception: _answer_bug,
+                HTTPException: self._answer_http_error,
+                ClientDisconnect: _answer_nobody,
+                Exception: self._answer_bug,
             },
             lifespan=self._lifespan,
         )
@@ -175,6 +176,17 @@ class Node:
         headers = {**error.headers, **({"Connection": "close"} if self.host.is_draining else {})}
         return JSONResponse(error.body(), error.status, headers)
 
+    def _answer_http_error(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        code = "method_not_allowed" if error.status_code == 405 else "not_found"
+        message = f"{request.method} {request.url.path}: {error.detail}"
+        headers = dict(error.headers or {})  # which methods are allowed
+        return self._answer_error(request, ApiError(error.status_code, code, message, headers=headers))
+
+    def _answer_bug(self, request: Request, _: Exception) -> Response:
+        message = "the node failed on this request"
+        return self._answer_error(request, ApiError(500, "internal_error", message, kind="server_error"))
+
 
 def _check_model(deployment: Deployment, name: str) -> None:
     serves = deployment.backend.name
@@ -192,7 +204,7 @@ def _described(deployment: Deployment) -> dict[str, Any]:
 def _owner(request: Request) -> str:
     owner = request.headers.get(OWNER_HEADER, "")
     if len(owner) > MAX_OWNER_CHARACTERS:
-        raise bad_value("", f"{OWNER_HEADER} may have at most {MAX_OWNER_CHARACTERS} characters")
+        raise bad_value(None, f"{OWNER_HEADER} may have at most {MAX_OWNER_CHARACTERS} characters")
     return owner
 
 
@@ -219,19 +231,12 @@ async def _json(request: Request) -> Any:
                 raise ApiError(413, "request_too_large", f"a request may have {MAX_BODY_BYTES:,} bytes")
         return json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise bad_value("", f"the request body is not JSON: {error}", "invalid_json") from error
+        raise bad_value(None, f"the request body is not JSON: {error}", "invalid_json") from error
 
 
-def _answer_http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    code = "method_not_allowed" if error.status_code == 405 else "not_found"
-    refusal = ApiError(error.status_code, code, f"{request.method} {request.url.path}: {error.detail}")
-    return JSONResponse(refusal.body(), refusal.status)
-
-
-def _answer_bug(request: Request, error: Exception) -> Response:
-    failure = ApiError(500, "internal_error", "the node failed on this request", kind="server_error")
-    return JSONResponse(failure.body(), failure.status)
+def _answer_nobody(_: Request, __: Exception) -> Response:
+    """The client left while it sent its body."""
+    return Response(status_code=CLIENT_CLOSED)
 
 
 if __name__ == "__main__":

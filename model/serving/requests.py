@@ -54,7 +54,7 @@ Prompt = str | tuple[int, ...] | tuple[Message, ...]  # text, token ids, or a ch
 
 def read_object(body: Any) -> Mapping[str, Any]:
     if not isinstance(body, dict):
-        raise bad_value("", "the request body must be a JSON object", "invalid_json")
+        raise bad_value(None, "the request body must be a JSON object", "invalid_json")
     return body
 
 

@@ -243,10 +243,13 @@ def test_unknown_model_unknown_path_and_bad_json_have_openais_shape(raw: httpx.C
     unknown = raw.post("/v1/chat/completions", json={"model": "gpt-9", "messages": QUESTION})
     assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
     assert raw.get("/nothing").json()["error"]["code"] == "not_found"
-    assert raw.get("/v1/completions").json()["error"]["code"] == "method_not_allowed"
+    wrong_method = raw.get("/v1/completions")
+    assert (wrong_method.status_code, wrong_method.headers["allow"]) == (405, "POST")
+    assert wrong_method.json()["error"]["code"] == "method_not_allowed"
     for content in (b"{", b"[1]", b"\xff\xfe", b"[" * 100_000):
         answer = raw.post("/v1/completions", content=content)
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_json")
+        assert answer.json()["error"]["param"] is None, "no field is at fault"
     large = raw.post("/v1/completions", content=b" " * (5 << 20))
     assert (large.status_code, large.json()["error"]["code"]) == (413, "request_too_large")
 

@@ -25,6 +25,8 @@ from model.checkpoint import FORMAT
 from model.config import ModelConfig
 from model.serving.backend import Ask
 from model.serving.generation import EngineLimits
+from model.serving.host import Host
+from model.serving.node import Node
 from model.transformer import Transformer
 from tests.model.node_in_process import ServedNode, bundled, serving
 from tests.model.scripted_backend import ScriptedBackend, ScriptedRun
@@ -112,6 +114,39 @@ def test_a_client_that_leaves_before_its_request_is_taken_ends_it() -> None:
             time.sleep(0.02)
         shown = httpx.get(f"{node.url}/metrics", headers=HEADERS, timeout=60).text
     assert 'gainshare_node_requests_total{end="cancelled",endpoint="completion"} 1.0' in shown
+
+
+async def test_a_client_that_leaves_while_it_sends_is_no_failure_of_the_node() -> None:
+    host = Host(lambda *_: ScriptedBackend(), drain_s=1, on_failure=lambda: None)
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/completions", "query_string": b"", "headers": []}
+    await Node(host, token=None).app()(scope, receive, send)
+    assert sent[0]["status"] == 499
+
+
+class Buggy(ScriptedBackend):
+    async def start(self, ask: Ask) -> ScriptedRun:
+        raise RuntimeError("nobody foresaw this")
+
+
+async def test_every_error_is_counted_by_its_code_bugs_too() -> None:
+    host = Host(lambda *_: Buggy("tiny"), drain_s=1, on_failure=lambda: None)
+    await host.start()
+    transport = httpx.ASGITransport(Node(host, token=None).app(), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://node") as client:
+        assert (await client.post("/v1/completions", json=body())).json()["error"]["code"] == "internal_error"
+        assert (await client.get("/nothing")).status_code == 404
+        assert (await client.get("/tokenize")).status_code == 405
+        shown = (await client.get("/metrics")).text
+    for code in ("internal_error", "not_found", "method_not_allowed"):
+        assert f'gainshare_node_refusals_total{{code="{code}"}} 1.0' in shown
 
 
 def test_one_client_that_fills_the_cache_shuts_nobody_out() -> None:
