@@ -44,6 +44,11 @@ def too_late() -> ApiError:
     return ApiError(504, "deadline_exceeded", message, kind="server_error")
 
 
+def upstream_failed(why: str) -> ApiError:
+    """The server behind this node broke off or contradicted itself."""
+    return ApiError(502, "upstream_failed", f"the server behind this node failed: {why}", kind="server_error")
+
+
 class LoadError(Exception):
     """A model that cannot be served; `status` is HTTP's word for why."""
 

@@ -19,13 +19,13 @@ from prometheus_client.metrics_core import Metric
 
 from model.serving.backend import Ask, Piece, TokenCount
 from model.serving.context import room_for
-from model.serving.errors import ApiError, not_now, too_late
+from model.serving.errors import ApiError, not_now, too_late, upstream_failed
 from model.serving.event_stream import BrokenStreamError, documents
 from model.serving.requests import Prompt
 from model.serving.tokenizer import Tokenizer
 from model.serving.upstream_count import PromptCounter, as_fields
 from model.serving.upstream_fields import settings_for
-from model.serving.upstream_run import LateError, Translation, failed
+from model.serving.upstream_run import LateError, Translation
 
 CONNECT_S = 5.0
 SHORT_S = 10.0
@@ -72,9 +72,9 @@ class UpstreamServer:
         try:
             document = json.loads(content)
         except ValueError as error:
-            raise failed(f"{path} answers with what is not JSON") from error
+            raise upstream_failed(f"{path} answers with what is not JSON") from error
         if not isinstance(document, dict):
-            raise failed(f"{path} answers with no JSON object")
+            raise upstream_failed(f"{path} answers with no JSON object")
         return document
 
     async def stream(self, path: str, body: dict[str, Any]) -> aiohttp.ClientResponse:
@@ -229,11 +229,11 @@ class UpstreamRun:
                 except TimeoutError as error:
                     if allowed.expired():
                         raise LateError from error
-                    raise failed(f"it said nothing for {SILENCE_S:g} s") from error
+                    raise upstream_failed(f"it said nothing for {SILENCE_S:g} s") from error
                 except (aiohttp.ClientError, BrokenStreamError, OSError) as error:
                     if self._is_broken_off:
                         raise not_now("shutting_down", "the node ended this answer early") from error
-                    raise failed(f"{type(error).__name__}: {error}") from error
+                    raise upstream_failed(f"{type(error).__name__}: {error}") from error
                 yield chunk
 
     def cancel(self) -> None:
@@ -274,5 +274,5 @@ def refusal(status: int, content: bytes) -> ApiError:
     if status == 503:
         return not_now("upstream_unavailable", message)
     if status in {401, 403}:
-        return failed("it refuses this node's key")
-    return failed(message)
+        return upstream_failed("it refuses this node's key")
+    return upstream_failed(message)

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from model.serving.chat import TEMPLATE_FILE, ChatError, ChatTemplate, Message
-from model.serving.errors import LoadError, bad_value
+from model.serving.errors import LoadError, bad_value, upstream_failed
+from model.serving.fields import is_whole
 from model.serving.requests import Prompt
 from model.serving.tokenizer import TOKENIZER_FILE, BPETokenizer, Tokenizer
 
@@ -46,7 +47,7 @@ class TokenizeCounter:
         if isinstance(fields.get("prompt"), list):
             return len(prompt)
         answer = await self._ask("/tokenize", {"model": self._model, **fields})
-        return int(answer["count"])
+        return _whole(answer.get("count"))
 
 
 class LlamaCppCounter:
@@ -60,13 +61,13 @@ class LlamaCppCounter:
     async def count(self, prompt: Prompt) -> int:
         fields = as_fields(prompt)
         if "messages" in fields:
-            text = (await self._ask("/apply-template", fields))["prompt"]
+            text = (await self._ask("/apply-template", fields)).get("prompt")
         elif isinstance(fields["prompt"], list):
             return len(fields["prompt"])
         else:
             text = fields["prompt"]
-        answer = await self._ask("/tokenize", {"content": text, "add_special": True})
-        return len(answer["tokens"])
+        tokens = (await self._ask("/tokenize", {"content": text, "add_special": True})).get("tokens")
+        return _whole(len(tokens) if isinstance(tokens, list) else None)
 
 
 class LocalCounter:
@@ -118,6 +119,13 @@ class TextCount:
             self._tail = self._tail[cut:]
         n_tokens = self._n_settled + len(self._tokenizer.encode(self._tail))
         self.n_tokens = max(self.n_tokens, n_tokens)  # a later piece may merge with an earlier one
+
+
+def _whole(count: Any) -> int:
+    """Raises ApiError (502) for what is no number of tokens."""
+    if not is_whole(count) or count < 0:
+        raise upstream_failed("it was asked to count a prompt and tells no number of tokens")
+    return int(count)
 
 
 def as_fields(prompt: Prompt) -> dict[str, Any]:

@@ -15,13 +15,15 @@ from typing import Any
 from model.serving.chat import Message
 from model.serving.errors import ApiError, LoadError
 from model.serving.host import Load, OnDeath
+from model.serving.requests import Prompt
 from model.serving.upstream import Upstream, UpstreamServer
 from model.serving.upstream_count import LlamaCppCounter, LocalCounter, PromptCounter, TokenizeCounter
 
 log = logging.getLogger(__name__)
 
 CONTEXT_FIELDS = ("max_model_len", "max_context", "context_length", "context_window")
-HELLO = (Message("user", "Hello"),)
+TEXT = "Hello"
+HELLO = (Message("user", TEXT),)
 
 
 def upstream_loader(
@@ -90,13 +92,15 @@ async def _counter(
 ) -> tuple[PromptCounter, bool]:
     """Who counts prompts, the server itself if it can, and whether the server tells its counters all along (those with vLLM's /tokenize do)."""
     asked = TokenizeCounter(server.post, model)
-    if await _counts(asked):
+    if await _counts(asked, TEXT, HELLO):
         return asked, True
     llama = LlamaCppCounter(server.post)
-    if await _counts(llama):
+    if await _counts(llama, TEXT, HELLO):
         return llama, False
     if local is not None:
         return local, False
+    if await _counts(asked, TEXT):  # a model without a chat template: its server refuses chats itself
+        return asked, True
     raise LoadError(
         422,
         "cannot_count",
@@ -104,10 +108,11 @@ async def _counter(
     )
 
 
-async def _counts(counter: PromptCounter) -> bool:
+async def _counts(counter: PromptCounter, *prompts: Prompt) -> bool:
+    """Whether it counts all of these."""
     try:
-        return await counter.count(HELLO) > 0 and await counter.count("Hello") > 0
-    except (ApiError, KeyError, TypeError, ValueError):
+        return all([await counter.count(prompt) > 0 for prompt in prompts])
+    except ApiError:
         return False
 
 

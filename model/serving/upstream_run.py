@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from model.serving.backend import Piece
-from model.serving.errors import ApiError, too_late
+from model.serving.errors import too_late, upstream_failed
 from model.serving.event_stream import BrokenStreamError
 from model.serving.generation import Finish
 from model.serving.requests import EXTENSION
@@ -73,7 +73,7 @@ class Translation:
         try:
             async for chunk in chunks:
                 if "error" in chunk:
-                    raise failed(f"it reports: {_message(chunk['error'])}")
+                    raise upstream_failed(f"it reports: {_message(chunk['error'])}")
                 choices = chunk.get("choices") or ()
                 self._take_usage(chunk.get("usage"), choices)
                 for choice in choices:
@@ -86,7 +86,7 @@ class Translation:
                 raise too_late() from error
             self._end_late()
         except (BrokenStreamError, KeyError, TypeError, ValueError, AttributeError) as error:
-            raise failed(f"{type(error).__name__}: {error}") from error
+            raise upstream_failed(f"{type(error).__name__}: {error}") from error
         for piece in self._last():
             yield piece
 
@@ -94,7 +94,7 @@ class Translation:
         """One choice of a chunk; None where it only ends its answer, which is told last."""
         index = _index(choice)
         if not 0 <= index < self._n_answers or index in self._ended:
-            raise failed(f"answer {index} was not asked for, or has ended already")
+            raise upstream_failed(f"answer {index} was not asked for, or has ended already")
         text = str((choice.get("delta") or {}).get("content") or choice.get("text") or "")
         self._has_begun |= bool(text)
         if self._texts is not None:
@@ -128,7 +128,7 @@ class Translation:
         else:
             return
         if n_tokens > self._limit:
-            raise failed(f"it counts {n_tokens} tokens where {self._limit} were allowed")
+            raise upstream_failed(f"it counts {n_tokens} tokens where {self._limit} were allowed")
         self.miscounted |= n_tokens < self.usage.completion_tokens
         n_tokens = max(n_tokens, self.usage.completion_tokens)
         self._has_begun |= n_tokens > 0
@@ -136,9 +136,9 @@ class Translation:
 
     def _check_complete(self) -> None:
         if len(self._ended) < self._n_answers:
-            raise failed("an answer has no finish reason")
+            raise upstream_failed("an answer has no finish reason")
         if self._total is None and self._texts is None:
-            raise failed(
+            raise upstream_failed(
                 "it counts no tokens, and this node has no tokenizer to count them: give it --tokenizer"
             )
 
@@ -153,10 +153,6 @@ class Translation:
 
 def _index(choice: Mapping[str, Any]) -> int:
     return int(choice.get("index") or 0)
-
-
-def failed(why: str) -> ApiError:
-    return ApiError(502, "upstream_failed", f"the server behind this node failed: {why}", kind="server_error")
 
 
 def _message(error: Any) -> str:

@@ -21,7 +21,7 @@ from model.serving.event_stream import BrokenStreamError, documents
 from model.serving.requests import Prompt, read_messages, read_options
 from model.serving.tokenizer import ByteTokenizer, byte_alphabet
 from model.serving.upstream import Upstream, UpstreamServer
-from model.serving.upstream_count import TextCount
+from model.serving.upstream_count import LlamaCppCounter, TextCount, TokenizeCounter
 from model.serving.upstream_probe import probe
 from tests.model.upstream_servers import UpstreamLike, counted, said
 
@@ -124,6 +124,37 @@ async def test_prompts_of_token_ids_need_no_counting_server(found: Found) -> Non
     running = await upstream.start(Ask((5, 6, 7), read_options(body, is_chat=False), False, body))
     assert counts([piece async for piece in running.pieces()]) == [1]
     assert like.asked[0]["prompt"] == [5, 6, 7] and upstream.stats()["miscounted"] == 0
+
+
+async def test_a_server_whose_model_has_no_chat_template_completes_texts(found: Found) -> None:
+    like = UpstreamLike(chunks=[{**said("", finish="stop"), "usage": counted(2, 1)}], has_template=False)
+    upstream = await found(like)
+    assert (await upstream.count("Hi")).count == 2
+    body = {"model": "theirs", "prompt": "Hi", "max_tokens": 1}
+    running = await upstream.start(Ask("Hi", read_options(body, is_chat=False), False, body))
+    assert counts([piece async for piece in running.pieces()]) == [1]
+    with pytest.raises(ApiError, match="chat template") as caught:
+        await answered(upstream)
+    assert caught.value.status == 400 and len(like.asked) == 1
+
+
+async def test_a_tokenizer_folder_still_counts_where_the_server_counts_no_chats(
+    found: Found, tokenizer_folder: Path
+) -> None:
+    upstream = await found(UpstreamLike(has_template=False), tokenizer_folder=tokenizer_folder)
+    assert (await upstream.count(read_messages({"messages": HI}))).count == 3
+
+
+@pytest.mark.parametrize("told", [{}, {"count": None}, {"count": "3"}, {"count": -1}, {"count": True}])
+async def test_a_server_that_stops_counting_is_told_as_a_failure_of_it(told: dict[str, Any]) -> None:
+    async def ask(path: str, body: dict[str, Any]) -> dict[str, Any]:
+        return told
+
+    with pytest.raises(ApiError, match="no number of tokens") as caught:
+        await TokenizeCounter(ask, "theirs").count("Hi")
+    assert (caught.value.status, caught.value.code) == (502, "upstream_failed")
+    with pytest.raises(ApiError, match="no number of tokens"):
+        await LlamaCppCounter(ask).count("Hi")
 
 
 async def test_a_plain_server_is_counted_here(found: Found, tokenizer_folder: Path) -> None:

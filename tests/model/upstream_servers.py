@@ -40,6 +40,7 @@ class UpstreamLike:
     ends: str = "done"  # or "cut": without [DONE]; "hangs"; or "holds": not even headers come
     refusal: tuple[int, dict[str, Any]] | None = None
     key: str | None = None
+    has_template: bool = True
     asked: list[dict[str, Any]] = field(default_factory=list)
     is_left: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -79,6 +80,9 @@ class UpstreamLike:
             if "content" not in body:
                 return web.json_response({"tokens": []})
             return web.json_response({"tokens": list(range(len(body["content"])))})
+        if "messages" in body and not self.has_template:  # as vLLM has it
+            error = {"message": "default chat template is no longer allowed", "param": None, "code": 400}
+            return web.json_response({"error": error}, status=400)
         if "messages" in body:
             return web.json_response({"count": sum(len(m["content"]) + 1 for m in body["messages"])})
         if not isinstance(body["prompt"], str):  # as vLLM has it
