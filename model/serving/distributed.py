@@ -29,10 +29,11 @@ from model.serving import distributed_worker
 from model.serving.distributed_messages import Channel, Command, encode_parts
 from model.serving.distributed_rank import STEP_TIMEOUT_S, Rank, RankJob, build, join, leave
 from model.serving.distributed_shard import Degrees, check_degrees
-from model.serving.executor import Executor, Part
+from model.serving.executor import Part
 from model.serving.executors import BLOCK_TOKENS, blocks_within
 from model.serving.generation import EngineLimits
 from model.serving.served import ServedModel, load_served
+from model.serving.torch_executor import TorchExecutor
 from model.transformer import Transformer
 
 STOP_GRACE_S = 5.0  # for ranks that were told to stop
@@ -45,7 +46,12 @@ class DistributedExecutor:
     """Rank 0 of a job: implements `Executor` over its own part and the other ranks'. Made by `start`."""
 
     def __init__(
-        self, own: Executor, channel: Channel, workers: Workers, shape: _Shape, on_loss: OnLoss | None = None
+        self,
+        own: TorchExecutor,
+        channel: Channel,
+        workers: Workers,
+        shape: _Shape,
+        on_loss: OnLoss | None = None,
     ) -> None:
         self._own, self._channel, self._workers, self._shape = own, channel, workers, shape
         self._on_loss, self._lock = on_loss, threading.Lock()
@@ -55,6 +61,11 @@ class DistributedExecutor:
         self._is_closed = False
         workers.watch(self._lost)
         atexit.register(self._close_at_exit)
+
+    @property
+    def part(self) -> Transformer:
+        """This rank's part of the model; its routers, which every rank has whole, see all tokens."""
+        return self._own.transformer
 
     @property
     def process_ids(self) -> list[int]:

@@ -19,7 +19,6 @@ from model import native
 from model.parallel.processes import RankMissingError, meet
 from model.serving.distributed_messages import Channel
 from model.serving.distributed_shard import Degrees, Groups, shard_of
-from model.serving.executor import Executor
 from model.serving.served import ServedModel, load_served
 from model.serving.torch_executor import TorchExecutor
 
@@ -83,7 +82,7 @@ def join(job: RankJob, rank: int) -> Rank:
     return Rank(job, rank, device, groups, channel)
 
 
-def build(rank: Rank, served: ServedModel) -> Executor:
+def build(rank: Rank, served: ServedModel) -> TorchExecutor:
     """This rank's part of the model over its part of the cache, ready to compute. Raises MeshError.
 
     Kernels that layers would build when they are first used are built here: others would wait within a step.

@@ -16,6 +16,7 @@ from model.layers.load import expert_load
 from model.layers.moe import MoELayer
 from model.layers.router import Routing
 from model.serving.cuda_graphs import GraphedExecutor
+from model.serving.distributed import DistributedExecutor
 from model.serving.executor import Executor
 from model.serving.native_executor import NativeExecutor
 from model.transformer import Transformer
@@ -43,6 +44,8 @@ def expert_load_of(executor: Executor, transformer: Transformer) -> ExpertLoad:
     """What counts for this executor of the transformer."""
     if isinstance(executor, (NativeExecutor, GraphedExecutor)):
         return ExecutorLoad(executor)
+    if isinstance(executor, DistributedExecutor):
+        return RouterListener(executor.part)
     return RouterListener(transformer)
 
 

@@ -33,6 +33,7 @@ from model.serving.distributed_shard import Degrees
 from model.serving.engine import Engine, EngineLimits, Event, Generation
 from model.serving.executor import Part
 from model.serving.executors import BLOCK_TOKENS
+from model.serving.expert_load import expert_load_of
 from model.serving.served import ServedModel, tiny
 from model.serving.tokenizer import TOKENIZER_FILE, byte_alphabet
 from model.serving.torch_executor import TorchExecutor
@@ -95,12 +96,25 @@ def test_two_ranks_serve_a_mixture_of_experts_as_one_process_does() -> None:
         first, copied = (Part([5], 3, [block]) for block in (0, 1))
         assert torch.equal(executor.step([first]), executor.step([copied]))
         assert_refused_before_any_rank_sees_it(executor)
+        assert_experts_of_both_ranks_are_counted(served, executor)
         assert answer(served, executor) == answer(whole, None)
         processes = executor.process_ids
         assert len(processes) == 1 and is_running(processes[0])
     assert lost == [] and not is_running(processes[0])
     with pytest.raises(RankMissingError, match="was closed"):
         executor.step([Part([1], 0, [0])])
+
+
+def assert_experts_of_both_ranks_are_counted(served: ServedModel, executor: DistributedExecutor) -> None:
+    moe = served.transformer.config.moe
+    assert moe is not None
+    listener = expert_load_of(executor, served.transformer)
+    executor.step([Part(list(range(40)), 0, [0, 1, 2])])
+    assert listener.n_counted == 1 and len(listener.load()) == served.transformer.config.n_layers
+    for load_E in listener.load():
+        assert sum(load_E) == 40 * moe.top_k
+        assert sum(load_E[: moe.n_experts // 2]) and sum(load_E[moe.n_experts // 2 :])
+    listener.close()
 
 
 def assert_refused_before_any_rank_sees_it(executor: DistributedExecutor) -> None:
