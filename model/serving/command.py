@@ -26,7 +26,7 @@ from model.serving.host import Host, Load, OnDeath
 from model.serving.loading import check_loadable, without_running_out
 from model.serving.node import Node
 from model.serving.options import above, at_least, whole
-from model.serving.process import DrainingServer
+from model.serving.process import DrainingServer, serve
 from model.serving.served import find_folder, served_config
 from model.serving.service import Service
 from model.serving.upstream_probe import upstream_loader
@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
     address, port = listener.getsockname()[:2]
     sys.stderr.write(f"model node {options.upstream or options.model} listens on http://{address}:{port}\n")
     sys.stderr.flush()
-    server.run(sockets=[listener])
+    serve(server, host, listener)
     if host.failure is not None:
         sys.stderr.write(f"error: {host.failure}\n")
         sys.exit(1)

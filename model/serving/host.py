@@ -98,6 +98,7 @@ class Host:
         self._retiring: dict[asyncio.Task[None], Deployment] = {}
         self._swapping = asyncio.Lock()
         self.is_draining = False
+        self.is_loading = False  # on a thread that nothing can break off
         self.failure: Exception | None = None
         self.n_swaps = 0
 
@@ -170,7 +171,14 @@ class Host:
         def on_death(error: Exception) -> None:
             loop.call_soon_threadsafe(self._died, made, error)
 
-        backend = await asyncio.to_thread(self._load, model, on_death)
+        def load() -> Backend:
+            try:
+                return self._load(model, on_death)
+            finally:
+                self.is_loading = False
+
+        self.is_loading = True
+        backend = await asyncio.to_thread(load)
         made.append(Deployment(backend))
         return made[0]
 

@@ -73,7 +73,7 @@ class Node:
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         loading = asyncio.create_task(self.host.start())
         yield
-        await loading
+        loading.cancel()  # what a thread of its loads on is nobody's any more: `process.serve`
         await self.host.stop()
 
     def _checked(self, handler: Handler) -> Handler:

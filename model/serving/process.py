@@ -1,12 +1,16 @@
 """A node's process: the HTTP server that drains before it ends. Knows nothing of models.
 
 The first SIGTERM or SIGINT drains: the port stays open and says 503 to what is new while running answers end, for at
-most the host's drain time. The second one ends at once.
+most the host's drain time. The second one ends at once. A model that still loads is not waited for.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
+import socket
+import sys
 from types import FrameType
 
 import uvicorn
@@ -47,3 +51,14 @@ class DrainingServer(uvicorn.Server):
     async def _drain(self) -> None:
         await self._host.drain()
         self.should_exit = True
+
+
+def serve(server: DrainingServer, host: Host, listener: socket.socket) -> None:
+    """Serves until the server has ended. Ends the process, with status 0, where a model is loading then: its thread
+    cannot be broken off, and Python would wait for it."""
+    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+        runner.run(server.serve(sockets=[listener]))
+        if host.is_loading:
+            logging.shutdown()
+            sys.stderr.flush()
+            os._exit(0)

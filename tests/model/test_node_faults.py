@@ -11,6 +11,8 @@ import re
 import resource
 import signal
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -277,6 +279,27 @@ def drains_before_it_ends(node: Any, client: httpx.Client) -> None:
             assert other.get("/health").json()["status"] == "draining"
         assert "data: [DONE]" in list(lines)
     assert node.process.wait(timeout=60) == 0
+
+
+LOADS_FOR_EVER = """
+import time
+from model.serving import command
+command._bundled = lambda options: lambda name, on_death: time.sleep(3600)
+command.main(["--model", "tiny", "--port", "0"])
+"""
+
+
+def test_a_node_told_to_end_while_its_model_loads_does_not_wait_for_it() -> None:
+    with subprocess.Popen([sys.executable, "-c", LOADS_FOR_EVER], stderr=subprocess.PIPE, text=True) as node:
+        try:
+            assert node.stderr is not None
+            url = re.findall(r"listens on (\S+)", node.stderr.readline())[0]
+            while httpx.get(f"{url}/health", timeout=60).json() != {"status": "loading"}:
+                time.sleep(0.05)
+            node.send_signal(signal.SIGTERM)
+            assert node.wait(timeout=60) == 0
+        finally:
+            node.kill()
 
 
 def test_draining_breaks_off_what_takes_too_long() -> None:
