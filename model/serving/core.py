@@ -224,9 +224,10 @@ class EngineCore:
         """The text that a new token settles, and whether the answer ends with it."""
         generation = answer.job.generation
         may_stop = not generation.ignore_stop_tokens or generation.constraint is not None  # which ends by one
-        if may_stop and token in self.served.tokenizer.stop_tokens:
+        is_stop_token = may_stop and token in self.served.tokenizer.stop_tokens
+        if is_stop_token or token in generation.stop_token_ids:
             return "", Finish.STOP
-        text = answer.text.push(token)
+        text = answer.text.push(token, may_stop=answer.n_tokens > generation.min_tokens)
         if answer.text.is_stopped:
             return text, Finish.STOP
         return text, Finish.LENGTH if answer.n_tokens == generation.max_tokens else None

@@ -47,7 +47,9 @@ class Generation:
 
     `n` answers are drawn, each with a seed of its own. Prompts share cached prefixes only under equal `salt`. Among
     `owner`s the one that was served the fewest tokens comes first, within the highest `priority`. `deadline_ms` counts
-    from submission to the end of the answers. A `constraint` is used up: it serves one generation.
+    from submission to the end of the answers. A `constraint` is used up: it serves one generation. `stop_token_ids` end
+    an answer beside the model's own, and none of them, nor a stop string, before it has `min_tokens`; that goes without a
+    `constraint` only.
     """
 
     prompt: tuple[int, ...]
@@ -61,12 +63,18 @@ class Generation:
     priority: int = 0
     deadline_ms: int | None = None
     constraint: Constraint | None = None
+    stop_token_ids: frozenset[int] = frozenset()
+    min_tokens: int = 0
 
     def __post_init__(self) -> None:
         if not self.prompt or self.max_tokens < 1 or self.n < 1:
             raise ValueError("a generation needs a prompt, at least one answer and at least one token of it")
         if self.deadline_ms is not None and self.deadline_ms < 1:
             raise ValueError("deadline_ms must be at least 1: it counts from submission")
+        if not 0 <= self.min_tokens <= self.max_tokens:
+            raise ValueError("min_tokens must lie between 0 and max_tokens")
+        if self.min_tokens and self.constraint is not None:
+            raise ValueError("min_tokens cannot go with a constraint: its answer ends where it is complete")
 
 
 @dataclass(frozen=True)

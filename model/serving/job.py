@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from model.sampling import Sampler
 from model.serving.generation import Finish, Generation, Listener
+from model.serving.least_length import LeastLength
 from model.serving.sequence import Phase, SequenceState
 from model.serving.served import ServedModel
 from model.serving.speculation import Proposer
@@ -36,7 +37,8 @@ class Job:
     def __init__(self, served: ServedModel, generation: Generation, listener: Listener, now_ns: int) -> None:
         self.generation, self.listener = generation, listener
         self.meter = RequestMeter(len(generation.prompt), now_ns)
-        sampler = Sampler(generation.settings, prompt=generation.prompt, constraint=generation.constraint)
+        constraint = generation.constraint or _least_length(served, generation)
+        sampler = Sampler(generation.settings, prompt=generation.prompt, constraint=constraint)
         # The first answer draws as an only one would.
         samplers = [sampler] if generation.n == 1 else [sampler.fork(i) for i in range(generation.n)]
         self.answers = [
@@ -85,3 +87,12 @@ class Job:
     def unforked(self) -> list[Answer]:
         """Answers that begin when the first one's prompt is read."""
         return [answer for answer in self.answers if answer.sequence is None and answer.finish is None]
+
+
+def _least_length(served: ServedModel, generation: Generation) -> LeastLength | None:
+    ends = generation.stop_token_ids
+    if not generation.ignore_stop_tokens:
+        ends |= served.tokenizer.stop_tokens
+    vocab_size = served.transformer.config.vocab_size
+    ends = frozenset(token for token in ends if token < vocab_size)
+    return LeastLength(generation.min_tokens, ends, vocab_size) if generation.min_tokens and ends else None

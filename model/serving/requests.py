@@ -23,6 +23,7 @@ from model.serving.unsupported import refuse_unsupported, refuse_unsupported_mes
 
 MAX_STOP_STRINGS = 4
 MAX_STOP_CHARACTERS = 256
+MAX_STOP_TOKENS = 1024
 MAX_PRIORITY = 100
 MAX_DEADLINE_MS = 24 * 3600 * 1000
 COMPLETION_DEFAULT_TOKENS = 16  # OpenAI's default for /v1/completions
@@ -47,6 +48,8 @@ class Options:
     schema: Mapping[str, Any] | None = None  # of the JSON that each answer must be
     priority: int = 0
     deadline_ms: int | None = None
+    stop_token_ids: frozenset[int] = frozenset()  # beside the model's own
+    min_tokens: int = 0  # of each answer, before anything but `max_tokens` may end it
 
 
 Prompt = str | tuple[int, ...] | tuple[Message, ...]  # text, token ids, or a chat
@@ -112,10 +115,10 @@ def read_options(body: Body, *, is_chat: bool) -> Options:
     refuse_unsupported(body)
     streaming, extension = section(body, "stream_options"), section(body, EXTENSION)
     schema = read_schema(body)
-    if schema is not None and flag(body, "ignore_eos"):
-        raise bad_value(
-            "ignore_eos", "ignore_eos cannot go with a response_format: such an answer has an end"
-        )
+    min_tokens = whole(body, "min_tokens", lowest=0) or 0
+    for name, is_set in (("ignore_eos", flag(body, "ignore_eos")), ("min_tokens", min_tokens > 0)):
+        if schema is not None and is_set:
+            raise bad_value(name, f"{name} cannot go with a response_format: such an answer has its own end")
     max_name = "max_completion_tokens" if body.get("max_completion_tokens") is not None else "max_tokens"
     return Options(
         model=read_model(body),
@@ -130,6 +133,8 @@ def read_options(body: Body, *, is_chat: bool) -> Options:
         schema=schema,
         priority=whole(extension, "priority", lowest=-MAX_PRIORITY, highest=MAX_PRIORITY) or 0,
         deadline_ms=whole(extension, "deadline_ms", lowest=1, highest=MAX_DEADLINE_MS),
+        stop_token_ids=_stop_token_ids(body),
+        min_tokens=min_tokens,
     )
 
 
@@ -143,3 +148,14 @@ def _stop(body: Body) -> tuple[str, ...]:
     if not all(isinstance(text, str) and 0 < len(text) <= MAX_STOP_CHARACTERS for text in texts):
         raise bad_value("stop", f"each stop text must have 1 to {MAX_STOP_CHARACTERS} characters")
     return tuple(texts)
+
+
+def _stop_token_ids(body: Body) -> frozenset[int]:
+    ids = body.get("stop_token_ids")
+    if ids is None:
+        return frozenset()
+    if not isinstance(ids, list) or not all(is_whole(token) and token >= 0 for token in ids):
+        raise bad_value("stop_token_ids", "stop_token_ids must be a list of token ids")
+    if len(ids) > MAX_STOP_TOKENS:
+        raise bad_value("stop_token_ids", f"stop_token_ids may name at most {MAX_STOP_TOKENS:,} tokens")
+    return frozenset(ids)

@@ -135,6 +135,7 @@ class Service:
             options.settings.check_vocabulary(self._vocab_size)
         except SamplingError as error:
             raise bad_value(error.parameter, str(error)) from error
+        self._check_ends(options, max_tokens)
         return Generation(
             tokens,
             max_tokens,
@@ -147,7 +148,20 @@ class Service:
             priority=options.priority,
             deadline_ms=options.deadline_ms,
             constraint=self._constraint(options),
+            stop_token_ids=options.stop_token_ids,
+            min_tokens=options.min_tokens,
         )
+
+    def _check_ends(self, options: Options, max_tokens: int) -> None:
+        """Raises ApiError (400) for ends of answers that cannot be."""
+        if options.min_tokens > max_tokens:
+            raise bad_value(
+                "min_tokens", f"min_tokens must be at most max_tokens, which is {max_tokens} here"
+            )
+        beyond = [token for token in options.stop_token_ids if token >= self._vocab_size]
+        if beyond:
+            message = f"stop_token_ids names token {min(beyond)}; this model has {self._vocab_size} tokens"
+            raise bad_value("stop_token_ids", message)
 
     def _constraint(self, options: Options) -> Constraint | None:
         """What holds each answer to its schema. Raises ApiError (400) for schemas that cannot be used."""

@@ -24,11 +24,13 @@ class TextStream:
         self._held = ""
         self.is_stopped = False
 
-    def push(self, token: int) -> str:
-        """The text that is settled by one more token, often none."""
+    def push(self, token: int, *, may_stop: bool = True) -> str:
+        """The text that is settled by one more token, often none; without `may_stop` no stop string begins in it."""
         if self.is_stopped:
             return ""
         self._held += self._decoder.decode(self._token_bytes(token))
+        if not may_stop:
+            return self._release(len(self._held))
         ends = [end for end in (self._held.find(stop) for stop in self._stop) if end >= 0]
         if ends:
             self.is_stopped = True

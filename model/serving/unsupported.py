@@ -30,8 +30,6 @@ _FIELDS: Mapping[str, tuple[Any, ...]] = {
     "use_beam_search": (False,),
     "length_penalty": (1,),
     "watermarking": (False,),
-    "min_tokens": (0,),
-    "stop_token_ids": ([],),
     "allowed_token_ids": ([],),
     "bad_words": ([],),
     "logits_processors": ([],),
@@ -75,15 +73,16 @@ def refuse_unsupported(body: Body) -> None:
     for name, unused in _FIELDS.items():
         value = body.get(name)
         if value is not None and value not in unused:
-            raise _unsupported(name)
+            raise unsupported(name)
 
 
 def refuse_unsupported_message(message: Body, where: str) -> None:
     """The same of one chat message, found at `where`."""
     for name in _MESSAGE_FIELDS:
         if message.get(name):
-            raise _unsupported(f"{where}.{name}")
+            raise unsupported(f"{where}.{name}")
 
 
-def _unsupported(name: str) -> ApiError:
+def unsupported(name: str) -> ApiError:
+    """A 400 that names the field."""
     return bad_value(name, f"{name} is not supported by this model node", "unsupported_parameter")

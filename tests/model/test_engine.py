@@ -22,6 +22,7 @@ from model.serving.engine import (
     QueueFullError,
 )
 from model.serving.executors import blocks_within
+from model.serving.least_length import LeastLength
 from model.serving.served import ServedModel, tiny
 from model.serving.text import TextStream
 from model.serving.torch_executor import TorchExecutor
@@ -164,6 +165,65 @@ class StopAtZero:
 
     def token_bytes(self, token: int) -> bytes:
         return bytes([token])
+
+
+def test_further_stop_tokens_end_an_answer_before_their_text(engine: Engine) -> None:
+    (free,) = run(engine, asking("abc"))
+    tokens = [event.chosen.token for event in free.events if event.chosen is not None]
+    at = next(i for i in range(3, 20) if tokens[i] not in tokens[:i])
+    (listener,) = run(engine, asking("abc", stop_token_ids=frozenset({tokens[at]})))
+    assert (listener.events[-1].finish, listener.events[-1].text) == (Finish.STOP, "")
+    assert [event.chosen.token for event in listener.events if event.chosen] == tokens[: at + 1]
+    assert listener.events[-1].usage.completion_tokens == at + 1
+
+
+@pytest.mark.parametrize("settings", [SamplingSettings(seed=1), SamplingSettings(seed=1, top_k=200)])
+def test_no_end_is_chosen_before_an_answers_least_length(engine: Engine, settings: SamplingSettings) -> None:
+    """All ids but three end an answer: it is made of these until it may end, and soon ends then."""
+    ends = frozenset(range(261)) - {ord("a"), ord("b"), ord("c")}
+    asked = [
+        asking("x", 60, settings=settings, stop_token_ids=ends, min_tokens=n, n=2, stop=("a", "b"))
+        for n in (1, 7)
+    ]
+    listeners = [Collected() for _ in asked]
+    for generation, listener in zip(asked, listeners, strict=True):
+        engine.submit(generation, listener)
+    for generation, listener in zip(asked, listeners, strict=True):
+        while not listener.next().is_last:
+            pass
+        for answer in range(2):
+            events = [event for event in listener.events if event.answer == answer]
+            tokens = [event.chosen.token for event in events if event.chosen is not None]
+            assert events[-1].finish is Finish.STOP and len(tokens) > generation.min_tokens
+            assert not ends & set(tokens[: generation.min_tokens])
+            assert len("".join(event.text for event in events)) >= generation.min_tokens
+
+
+def test_the_models_own_stop_tokens_wait_for_it_too_unless_they_are_ignored(engine: Engine) -> None:
+    (end,) = tiny().tokenizer.stop_tokens
+    settings = SamplingSettings(temperature=0, logit_bias={end: 100.0})
+    stopping, ignoring = (
+        asking("x", 6, settings=settings, min_tokens=4, ignore_stop_tokens=ignores)
+        for ignores in (False, True)
+    )
+    tokens = [
+        [event.chosen.token for event in listener.events if event.chosen is not None]
+        for listener in run(engine, stopping, ignoring)
+    ]
+    assert end not in tokens[0][:4] and tokens[0][4:] == [end]
+    assert tokens[1] == [end] * 6
+
+
+def test_a_least_length_rules_ends_out_until_it_is_reached() -> None:
+    constraint = LeastLength(2, frozenset({5}), 8)
+    twin = constraint.fork()
+    assert not constraint.allows(5) and constraint.allows(4) and not constraint.mask()[5]
+    assert constraint.mask().sum() == 7 and constraint.allowed_prefix([1, 5, 5]) == 1
+    constraint.accept(1)
+    assert constraint.allowed_prefix([1, 5, 5]) == 3 and constraint.allowed_prefix([5]) == 0
+    constraint.accept(1)
+    assert constraint.allows(5) and constraint.mask().all() and constraint.allowed_prefix([5]) == 1
+    assert not twin.allows(5), "a fork goes on by itself"
 
 
 def test_a_cancelled_generation_ends_before_the_next_step(engine: Engine) -> None:

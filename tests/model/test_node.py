@@ -136,6 +136,21 @@ def test_sampling_settings_reach_the_sampler(client: openai.OpenAI) -> None:
     assert ask(seed=1) == ask(seed=1) != ask(seed=2)
 
 
+def test_stop_token_ids_and_min_tokens_decide_where_an_answer_ends(client: openai.OpenAI) -> None:
+    def answer(**fields: Any) -> Any:
+        return client.completions.create(
+            model="tiny", prompt="abc", max_tokens=8, seed=4, extra_body={"ignore_eos": True, **fields}
+        )
+
+    every = list(range(261))
+    assert answer().usage.completion_tokens == 8
+    at_once = answer(stop_token_ids=every)
+    assert (at_once.choices[0].text, at_once.choices[0].finish_reason) == ("", "stop")
+    assert at_once.usage.completion_tokens == 1
+    held = answer(stop_token_ids=every[1:], min_tokens=5)
+    assert (held.choices[0].text, held.choices[0].finish_reason) == ("\0" * 5, "stop")
+
+
 def test_stop_strings_cut_the_answer(client: openai.OpenAI) -> None:
     ask: dict[str, Any] = {
         "model": "tiny",
@@ -192,6 +207,8 @@ def test_tokenize_counts_what_a_prompt_costs(raw: httpx.Client, client: openai.O
         ({"max_completion_tokens": -1}, "max_completion_tokens", "invalid_value"),
         ({"max_tokens": 5000}, "messages", "context_length_exceeded"),
         ({"n": 0}, "n", "invalid_value"),
+        ({"min_tokens": 4, "max_tokens": 3}, "min_tokens", "invalid_value"),
+        ({"stop_token_ids": [261]}, "stop_token_ids", "invalid_value"),
         ({"logit_bias": {"261": 1}}, "logit_bias", "invalid_value"),
         ({"tools": [{"type": "function"}]}, "tools", "unsupported_parameter"),
         ({"frequency_penalty": 5}, "frequency_penalty", "invalid_value"),

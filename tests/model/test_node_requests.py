@@ -73,6 +73,11 @@ def test_each_endpoint_asks_for_log_probabilities_in_its_own_way(
     assert options(is_chat=is_chat, **fields).settings.logprobs == expected
 
 
+def test_ends_are_named_as_vllms_users_do() -> None:
+    read = options(stop_token_ids=[7, 8, 7], min_tokens=3)
+    assert (read.stop_token_ids, read.min_tokens) == ({7, 8}, 3)
+
+
 def test_formats_become_schemas() -> None:
     assert options(response_format={"type": "text"}).schema is None
     assert options(response_format={"type": "json_object"}).schema == ANY_OBJECT
@@ -129,8 +134,12 @@ def test_the_extension_carries_priority_and_deadline() -> None:
         (False, {"echo": True}, "echo", "unsupported_parameter"),
         (True, {"top_k": -2}, "top_k", "invalid_value"),
         (True, {"tool_choice": "required"}, "tool_choice", "unsupported_parameter"),
-        (True, {"min_tokens": 3}, "min_tokens", "unsupported_parameter"),
-        (True, {"stop_token_ids": [7]}, "stop_token_ids", "unsupported_parameter"),
+        (True, {"min_tokens": -1}, "min_tokens", "invalid_value"),
+        (True, {"min_tokens": 3, "response_format": {"type": "json_object"}}, "min_tokens", "invalid_value"),
+        (True, {"stop_token_ids": 7}, "stop_token_ids", "invalid_value"),
+        (True, {"stop_token_ids": [True]}, "stop_token_ids", "invalid_value"),
+        (True, {"stop_token_ids": [-1]}, "stop_token_ids", "invalid_value"),
+        (True, {"stop_token_ids": list(range(1025))}, "stop_token_ids", "invalid_value"),
         (True, {"guided_json": {}}, "guided_json", "unsupported_parameter"),
         (True, {"structured_outputs": {"choice": ["a"]}}, "structured_outputs", "unsupported_parameter"),
         (True, {"skip_special_tokens": False}, "skip_special_tokens", "unsupported_parameter"),
@@ -169,6 +178,7 @@ JSON = st.recursive(
 NAMES = (
     "n", "best_of", "logprobs", "top_logprobs", "logit_bias", "min_p", "presence_penalty", "repetition_penalty",
     "response_format", "gainshare", "seed", "stop", "max_tokens", "stream", "stream_options", "temperature", "tools",
+    "stop_token_ids", "min_tokens",
 )  # fmt: skip
 
 

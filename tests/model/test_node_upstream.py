@@ -198,11 +198,25 @@ async def test_settings_go_to_each_server_under_the_names_it_knows(found: Found)
     llama = UpstreamLike("llama.cpp", chunks=[said("x", finish="stop"), usage])
     vllm = UpstreamLike("vllm", chunks=[said("x", finish="stop"), usage])
     for like in (llama, vllm):
-        await answered(await found(like), repetition_penalty=1.2, top_k=0)
+        await answered(await found(like), repetition_penalty=1.2, top_k=0, min_tokens=0)
     assert (llama.asked[0]["repeat_penalty"], llama.asked[0]["repeat_last_n"]) == (1.2, -1)
     assert vllm.asked[0]["repetition_penalty"] == 1.2
     assert "repetition_penalty" not in llama.asked[0] and "repeat_penalty" not in vllm.asked[0]
     assert llama.asked[0]["top_k"] == vllm.asked[0]["top_k"] == -1
+
+
+async def test_ends_that_llama_cpps_server_does_not_know_are_refused(found: Found) -> None:
+    ends = {"stop_token_ids": [7], "min_tokens": 2}
+    vllm = UpstreamLike(chunks=[said("x", finish="stop"), {"choices": [], "usage": counted(3, 1)}])
+    await answered(await found(vllm), **ends)
+    assert {name: vllm.asked[0][name] for name in ends} == ends
+    llama = UpstreamLike("llama.cpp")
+    upstream = await found(llama)
+    for name, value in ends.items():
+        with pytest.raises(ApiError) as caught:
+            await answered(upstream, **{name: value})
+        assert (caught.value.param, caught.value.code) == (name, "unsupported_parameter")
+    assert llama.asked == []
 
 
 async def test_several_answers_end_together_with_the_total(found: Found) -> None:

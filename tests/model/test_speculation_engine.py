@@ -96,6 +96,9 @@ def plain_requests() -> list[Generation]:
         Generation(
             (7,), 24, SamplingSettings(seed=6, top_p=0.7, presence_penalty=0.5), ignore_stop_tokens=True
         ),
+        Generation(
+            repeating, 24, SamplingSettings(seed=7), stop_token_ids=frozenset(range(0, 250, 5)), min_tokens=9
+        ),
     ]
 
 

@@ -54,6 +54,13 @@ def test_what_may_become_a_stop_string_is_held_back_until_it_does_not() -> None:
     assert not stopped
 
 
+def test_a_stop_string_that_begins_before_it_may_is_text() -> None:
+    stream = TextStream(ByteTokenizer().token_bytes, ("STOP",))
+    text = b"STOPSTOP STOP"
+    out = [stream.push(byte, may_stop=i > 5) for i, byte in enumerate(text)]
+    assert ("".join(out), stream.is_stopped) == ("STOPSTOP ", True)
+
+
 def test_the_earliest_of_several_stop_strings_wins() -> None:
     stream = TextStream(lambda _: b"x-- y##", ("##", "--"))
     assert stream.push(0) == "x" and stream.is_stopped

@@ -20,9 +20,11 @@ MAX_BIASES = 1024
 MAX_STOPS = 4
 MAX_STOP_CHARACTERS = 256
 SEED_RANGE = (-(2**63), 2**63 - 1)
+MAX_STOP_TOKENS = 1024
+MAX_TOKEN_ID = 2**31 - 1
 TOP_K_RANGE = (-1, 2**31 - 1)  # 0 and -1 both keep all tokens
 # OpenAI's, and more that vLLM's users know.
-SAMPLING = {*RANGES, "stop", "seed", "top_k", "ignore_eos", "logit_bias"}
+SAMPLING = {*RANGES, "stop", "stop_token_ids", "min_tokens", "seed", "top_k", "ignore_eos", "logit_bias"}
 
 
 def checked_sampling(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,6 +45,10 @@ def checked_sampling(body: Mapping[str, Any]) -> dict[str, Any]:
         sampling["seed"] = whole("seed", seed, *SEED_RANGE) % 2**63  # nodes take no negative ones
     if (stop := body.get("stop")) is not None:
         sampling["stop"] = _stops(stop)
+    if (ids := body.get("stop_token_ids")) is not None:
+        sampling["stop_token_ids"] = _token_ids(ids)
+    if (min_tokens := body.get("min_tokens")) is not None:
+        sampling["min_tokens"] = whole("min_tokens", min_tokens, 0, MAX_TOKEN_ID)
     if (ignore_eos := body.get("ignore_eos")) is not None:
         if not isinstance(ignore_eos, bool):
             raise BadRequest("'ignore_eos' must be true or false.", param="ignore_eos", code="invalid_type")
@@ -103,3 +109,13 @@ def _stops(stop: Any) -> list[str]:
             f"Each text in 'stop' may have at most {MAX_STOP_CHARACTERS} characters.", param="stop"
         )
     return stops
+
+
+def _token_ids(ids: Any) -> list[int]:
+    if not isinstance(ids, list):
+        raise BadRequest("'stop_token_ids' must be a list.", param="stop_token_ids", code="invalid_type")
+    if len(ids) > MAX_STOP_TOKENS:
+        raise BadRequest(
+            f"'stop_token_ids' may name at most {MAX_STOP_TOKENS} tokens.", param="stop_token_ids"
+        )
+    return [whole("stop_token_ids", token, 0, MAX_TOKEN_ID) for token in ids]
