@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.config import ConfigError, ModelConfig, MoEConfig
+from model.config import ConfigError, LatentConfig, ModelConfig, MoEConfig
 from model.parallel.mesh import Mesh
 from model.plan.__main__ import main
 from model.plan.activations import working_set
@@ -166,6 +166,21 @@ def test_flops_of_a_dense_layer_are_those_counted_by_hand() -> None:
     assert plain == 2 * (attention + 3 * 64 * 128 + 256 * 64) + scores
 
 
+def test_flops_of_attention_follow_its_window_and_the_widths_of_latents() -> None:
+    def scores(tokens: int = 128, **change: object) -> float:
+        dense = dataclasses.replace(MODEL, moe=None, n_layers=2, **change)
+        return stage_flops(dense, Layout(Mesh(), 1, "none"), 0, tokens)[0]
+
+    per_key = 2 * 8 * 2 * 16  # of a layer: 8 heads, scores and sum of 16
+    assert scores() - scores(sliding_window=10) == 2 * (64 - 10) * per_key
+    assert scores() - scores(sliding_window=10, full_attention_layers=(1,)) == (64 - 10) * per_key
+    assert scores(sliding_window=100) == scores()  # no query sees more than half of the row on average
+    latent = LatentConfig(kv_rank=8, d_nope=12, d_rope=4, d_value=10)
+    assert scores(tokens=128, latent=latent) - scores(tokens=64, latent=latent) == (
+        2 * 32 * 2 * 8 * (12 + 4 + 10)
+    )
+
+
 def test_flops_are_split_evenly_and_the_model_counts_three_forward_passes() -> None:
     layout = Layout(Mesh(dp=2, tp=2, pp=2, ep=2), 1, "none")
     parts = [stage_flops(MODEL, layout, stage, 128) for stage in range(2)]
@@ -235,6 +250,61 @@ def test_messages_of_each_axis_by_hand() -> None:
     assert [step_traffic(workload, pipeline, pp)["pp"] for pp in range(4)] == [
         n_micro * stream * 4 * neighbours for neighbours in (1, 2, 2, 1)
     ]
+
+
+def test_gradients_and_weights_travel_around_rings_with_a_latency_for_each_hop() -> None:
+    late = dataclasses.replace(CLUSTER, intra_latency_us=3.0, inter_latency_us=50.0)
+
+    def seconds(mesh: Mesh, zero: int) -> float:
+        return step_times(WORKLOAD, Layout(mesh, 1, "none", zero), late).dp
+
+    held = rank_parameters(MODEL, Mesh(), 0)
+    size = (held.block + held.expert) * 2 + held.outside * 4  # gradients and weights alike
+    hop = size / 8 / 4e9 + 50e-6  # eight ranks, four of them on a node: 4 GB/s
+    hops = [14, 14 + 7, 7 + 7, 7 + 2 * 7]
+    assert [seconds(Mesh(dp=8), zero) for zero in range(4)] == pytest.approx([n * hop for n in hops])
+    half = rank_parameters(MODEL, Mesh(tp=2), 0)  # four ranks two apart, two of them on a node: 2 GB/s
+    size = (half.block + half.expert) * 2 + half.outside * 4
+    assert seconds(Mesh(dp=4, tp=2), 0) == pytest.approx(6 * (size / 4 / 2e9 + 50e-6))
+    spread = rank_parameters(MODEL, Mesh(dp=8, ep=4), 0)  # an expert's two copies are on two nodes: 1 GB/s
+    dense = 14 * ((spread.block * 2 + spread.outside * 4) / 8 / 4e9 + 50e-6)
+    assert seconds(Mesh(dp=8, ep=4), 0) == pytest.approx(dense + 2 * (spread.expert * 2 / 2 / 1e9 + 50e-6))
+
+
+def test_a_tied_embedding_s_gradients_are_added_up_over_both_ends() -> None:
+    late = dataclasses.replace(CLUSTER, intra_latency_us=3.0)
+    tied = dataclasses.replace(WORKLOAD, config=dataclasses.replace(MODEL, tie_embeddings=True))
+    layout = Layout(Mesh(pp=2, tp=2), 1, "none")
+    assert [step_traffic(tied, layout, pp)["ends"] for pp in range(2)] == [256 * 64 * 4 // 2] * 2
+    assert step_times(tied, layout, late).dp == pytest.approx(2 * (256 * 64 * 4 / 2 / 2 / 10e9 + 3e-6))
+    three = Layout(Mesh(pp=4), 1, "none")
+    assert [step_traffic(tied, three, pp)["ends"] > 0 for pp in range(4)] == [True, False, False, True]
+
+
+def test_tokens_travel_to_experts_within_a_node_and_out_of_it_at_once() -> None:
+    late = dataclasses.replace(CLUSTER, intra_latency_us=3.0, inter_latency_us=50.0)
+    slow_links = dataclasses.replace(late, intra_gb_s=0.5)
+    rows, counts = 128 * 2 * 64 * 2, 16 * 8  # bytes: two experts a token in bf16, and 16 counts
+
+    def per_layer(n_ranks: int, cluster: Cluster) -> float:
+        layout = Layout(Mesh(dp=n_ranks, ep=n_ranks), 1, "none")
+        return step_times(WORKLOAD, layout, cluster).ep / (64 // n_ranks * 8)
+
+    def expected(share: float, bytes_per_s: float, latencies: float) -> float:
+        return 4 * (rows * share / bytes_per_s + latencies) + counts * share / bytes_per_s + latencies
+
+    assert per_layer(8, late) == pytest.approx(expected(4 / 8, 1e9, 7 * 50e-6))  # half leaves the node
+    assert per_layer(4, late) == pytest.approx(expected(3 / 4, 10e9, 3 * 3e-6))  # nothing does
+    assert per_layer(8, slow_links) == pytest.approx(expected(3 / 8, 0.5e9, 7 * 50e-6))
+
+
+def test_stages_send_to_neighbours_with_one_latency_each() -> None:
+    late = dataclasses.replace(CLUSTER, intra_latency_us=3.0, inter_latency_us=50.0)
+    stream = 128 * 64 * 4  # bytes of a row; the last stage, busiest by the head, sends to one neighbour
+    near = step_times(WORKLOAD, Layout(Mesh(pp=4), 1, "none"), late)
+    assert near.pp == pytest.approx(64 * (stream / 10e9 + 3e-6))
+    far = step_times(WORKLOAD, Layout(Mesh(pp=2, dp=4), 1, "none"), late)  # on another node
+    assert far.pp == pytest.approx(16 * (stream / 1e9 + 50e-6))
 
 
 def test_rings_within_a_node_are_faster_than_those_that_leave_it() -> None:
