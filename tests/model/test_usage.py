@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.serving.usage import DeviceMeter, RequestMeter
+from model.serving.usage import DeviceMeter, RequestMeter, Usage
 
 
 @given(
@@ -83,6 +83,33 @@ def test_cached_and_fresh_tokens_are_the_prompt() -> None:
     usage = meter.read(1)
     assert (usage.cached_tokens, usage.fresh_tokens) == (4, 3)
     assert usage.to_openai()["prompt_tokens_details"] == {"cached_tokens": 4}
+
+
+def test_each_counter_is_shown_under_its_name_in_whole_milliseconds_rounded_down() -> None:
+    usage = Usage(
+        prompt_tokens=11,
+        cached_tokens=4,
+        completion_tokens=5,
+        queued_ns=1_999_999,
+        prefill_ns=2_000_000,
+        decode_ns=3_000_001,
+        device_ns=4_500_000,
+        kv_byte_ns=5_999_999,
+    )
+    assert usage.to_openai() == {
+        "prompt_tokens": 11,
+        "completion_tokens": 5,
+        "total_tokens": 16,
+        "prompt_tokens_details": {"cached_tokens": 4},
+        "gainshare": {
+            "queued_ms": 1,
+            "prefill_ms": 2,
+            "decode_ms": 3,
+            "device_ms": 4,
+            "kv_byte_ms": 5,
+            "device_ns": 4_500_000,
+        },
+    }
 
 
 def test_a_request_that_never_ran_has_only_waited() -> None:
