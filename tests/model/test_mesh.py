@@ -118,6 +118,11 @@ def test_layers_are_split_evenly_in_order_and_never_to_nobody(n_layers: int, n_s
     assert sizes[-1] == min(sizes)  # the head's stage is never the longer one
 
 
+def test_layers_left_over_go_to_the_middle_first_and_to_the_head_s_stage_never() -> None:
+    sizes = [[len(stage) for stage in split_layers(n_layers, 4)] for n_layers in (8, 9, 10, 11)]
+    assert sizes == [[2, 2, 2, 2], [2, 3, 2, 2], [2, 3, 3, 2], [3, 3, 3, 2]]
+
+
 def test_a_fitting_mesh_passes() -> None:
     check(MODEL, Mesh(dp=4, tp=4, pp=3, ep=4), 48)
     assert list(refusals(MODEL, Mesh(dp=12, ep=12))) == []
