@@ -25,6 +25,9 @@ def test_spread_gives_mean_and_range() -> None:
     spread = Spread.of([1.0, 2.0, 6.0])
     assert (spread.mean, spread.low, spread.high, spread.n) == (3.0, 1.0, 6.0, 3)
     assert spread.text(1, "%") == "3.0 % (1.0..6.0 over 3 seeds)"
+    assert spread.error == pytest.approx(
+        (7 / 3) ** 0.5
+    )  # a variance of 7 among single values, of a third in their mean
 
 
 def test_one_seed_is_said_to_be_one() -> None:

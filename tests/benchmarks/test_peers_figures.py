@@ -169,6 +169,11 @@ def test_quartiles_lie_around_the_median_and_occurred(values: list[float]) -> No
     assert found.n == len(values)
 
 
+def test_a_quarter_of_the_turns_lies_outside_each_quartile() -> None:
+    found = [Quartiles.of(range(n)) for n in (3, 4, 8, 9)]
+    assert [(each.low, each.high) for each in found] == [(0, 2), (1, 2), (2, 5), (2, 6)]
+
+
 def test_quartiles_say_how_many_turns_there_were() -> None:
     assert Quartiles.of([3.0, 1.0, 2.0, 4.0]).text("x") == "2.5 x (2 to 3, 4 turns)"
     assert Quartiles.of([1234.4]).text() == "1234 (one turn)"

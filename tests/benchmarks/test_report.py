@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from benchmarks import report
-from benchmarks.report import Row, current_commit, short
+from benchmarks.report import Report, Row, current_commit, milliseconds, short
 
 
 @pytest.mark.parametrize(
@@ -24,6 +26,34 @@ from benchmarks.report import Row, current_commit, short
 )
 def test_a_figure_is_its_value_and_unit(value: float | str | None, unit: str, text: str) -> None:
     assert Row("any", value, unit, None, None, "").figure == text
+
+
+def test_times_are_shown_by_their_median_and_quartiles_in_milliseconds() -> None:
+    assert milliseconds([0.004, 0.001, 0.003, 0.002, 0.1]) == "3 ms (1.5 .. 52)"
+
+
+def test_a_table_and_its_json_say_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = (
+        Row("speed", 2.0, "x", "at least 3 x", False, "by hand"),
+        Row("size", 7, "", "any", True, "by eye"),
+        Row("colour", None, "nm", None, None, "not seen"),
+    )
+    made = Report("python -m any", "2026-01-02", "c" * 40 + "-dirty", "a machine", rows)
+    made.show(as_json=True)
+    document = json.loads(capsys.readouterr().out)
+    assert document.pop("rows") == [asdict(row) for row in rows]
+    assert document == {
+        "command": "python -m any",
+        "date": "2026-01-02",
+        "commit": "c" * 40 + "-dirty",
+        "machine": "a machine",
+    }
+    made.show(as_json=False)
+    shown = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "speed 2 x at least 3 x no by hand" in shown
+    assert "size 7 any yes by eye" in shown
+    assert "colour - not seen" in shown
+    assert f"2026-01-02 · commit {'c' * 12}-dirty · a machine" in shown
 
 
 def test_a_commit_is_short_and_keeps_its_mark() -> None:
