@@ -153,6 +153,7 @@ def test_a_draft_costs_something(cost: float) -> None:
         ([1, 2, 3], [1, 2, 3, 4], 3, 3),
         ([1, 2, 3], [1, 2, 9], 2, 3),
         ([1, 2, 3], [9], 0, 1),
+        ([1, 2, 3], [9, 2, 3], 0, 1),  # what stood behind a wrong one was not verified
         ([1, 2, 3], [1], 1, 1),  # the others were not verified
         ([1, 2, 3], [], 0, 0),
         ([], [5], 0, 0),
