@@ -29,6 +29,7 @@ from model.parallel.device_model import (
 )
 from model.parallel.mesh import Mesh
 from model.plan.activations import halves, head_saved, routed_rows
+from model.plan.costs import attention_flops
 from model.plan.layout import PRECISIONS, Layout
 from model.presets import PRESETS, named_config
 
@@ -101,8 +102,7 @@ def work_of(
     width = precision.block_bytes
     state = (precision.gradient_bytes + precision.state_bytes) if is_training else 0
     moe, n_moe = config.moe, config.n_moe_layers
-    d_head = config.d_head if config.latent is None else config.latent.d_nope + config.latent.d_rope
-    scores = config.n_layers * 2 * (tokens / 2) * config.n_heads * 2 * d_head
+    scores = sum(attention_flops(config, layer, tokens) for layer in range(config.n_layers))
     projections = config.n_layers * config.attention_parameters
     experts = 0 if moe is None else n_moe * 3 * config.d_model * moe.d_expert
     routed = 0 if moe is None else experts * moe.top_k

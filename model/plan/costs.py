@@ -177,7 +177,7 @@ def model_flops_per_token(config: ModelConfig, tokens: int) -> float:
         0 if config.tie_embeddings else config.vocab_size * config.d_model
     )
     return 6 * multiplied + 3 * sum(
-        _attention_flops(config, layer, tokens) for layer in range(config.n_layers)
+        attention_flops(config, layer, tokens) for layer in range(config.n_layers)
     )
 
 
@@ -186,7 +186,7 @@ def stage_flops(config: ModelConfig, layout: Layout, stage: int, tokens: int) ->
     local = local_config(config, layout.mesh.tp)
     plain, expert = 0.0, 0.0
     for layer in split_layers(config.n_layers, layout.n_stages)[stage]:
-        plain += 2 * local.attention_parameters + _attention_flops(local, layer, tokens)
+        plain += 2 * local.attention_parameters + attention_flops(local, layer, tokens)
         if local.moe is not None and local.is_moe_layer(layer):
             routed = local.moe.top_k * 3 * local.d_model * local.moe.d_expert
             expert += 2 * routed
@@ -198,7 +198,7 @@ def stage_flops(config: ModelConfig, layout: Layout, stage: int, tokens: int) ->
     return plain, expert
 
 
-def _attention_flops(config: ModelConfig, layer: int, tokens: int) -> float:
+def attention_flops(config: ModelConfig, layer: int, tokens: int) -> float:
     """Scores and weighted sum per token, forward: a query sees half of the row on average, or its window."""
     window = config.window(layer)
     seen = tokens / 2 if window is None else min(window, tokens / 2)

@@ -69,6 +69,9 @@ ACCELERATOR = DeviceModel(
     link_latency_us=10.0,
     rates={"attention": ((64.0, 1e12),), "dense": ((1.0, 1e12),), "experts": ((1.0, 5e11),)},
 )
+ACCELERATOR_WITHOUT_EXPERTS = dataclasses.replace(
+    ACCELERATOR, rates={"attention": ((64.0, 1e12),), "dense": ((1.0, 1e12),)}
+)
 
 
 def test_rates_are_interpolated_on_logarithmic_axes_and_stay_beyond() -> None:
@@ -127,6 +130,15 @@ def test_work_of_a_step_is_that_of_the_configuration() -> None:
     training = work_of(MODEL, 128, dtype="float32")
     assert training["dense"].flops == 3 * work["dense"].flops
     assert training["attention"].product_flops == 3 * work["attention"].product_flops
+
+
+def test_attention_multiplies_what_its_windows_and_latents_let_it() -> None:
+    def scores(**change: object) -> float:
+        return work_of(dataclasses.replace(MODEL, **change), 128, dtype="float32")["attention"].flops
+
+    assert scores(sliding_window=16, full_attention_layers=(0,)) == scores() * (1 + 3 * 16 / 64) / 4
+    latent = LatentConfig(kv_rank=24, d_nope=16, d_rope=8, d_value=12)
+    assert scores(latent=latent) == scores() * (16 + 8 + 12) / (2 * 16)
 
 
 def test_projections_of_attention_cost_what_dense_products_do() -> None:
@@ -204,6 +216,47 @@ def test_products_go_to_the_accelerator_and_data_stays_on_the_host() -> None:
     assert placed.step_s <= single.step_s < best_single(MODEL, [HOST], 512).step_s
 
 
+@pytest.mark.parametrize("is_training", [True, False])
+def test_the_stream_is_copied_between_neighbours_that_lie_apart(is_training: bool) -> None:
+    """Latency and bytes over the link, once for each way within a layer, and back again for gradients."""
+    directions = 2 if is_training else 1
+    stream = 10e-6 + 128 * 64 * 4 / 10e9
+    host = dataclasses.replace(HOST, rates={part: HOST.rates[part] for part in ("data", "experts")})
+    apart = place(MODEL, [host, ACCELERATOR_WITHOUT_EXPERTS], 128, is_training=is_training)
+    assert list(apart.devices.values()) == ["host", "accelerator", "accelerator", "host"]
+    # from attention to the experts and back, and from the experts to the shared ones and back
+    assert apart.copies_s == pytest.approx(4 * directions * (2 + 2) * stream)
+    without = dataclasses.replace(MODEL, moe=None)
+    together = place(without, [host, ACCELERATOR_WITHOUT_EXPERTS], 128, is_training=is_training)
+    assert together.copies_s == 0
+
+
+def test_rows_of_cold_experts_are_copied_to_the_host_and_back() -> None:
+    held = {part: work.held_bytes for part, work in work_of(MODEL, 512, dtype="float32").items()}
+    small = dataclasses.replace(
+        ACCELERATOR, memory_bytes=int(held["attention"] + held["dense"] + 0.7 * held["experts"])
+    )
+    host = dataclasses.replace(HOST, rates={part: HOST.rates[part] for part in ("data", "experts")})
+    for load, cold_rows in (
+        ([0.4, 0.2, 0.1, 0.1, 0.05, 0.05, 0.05, 0.05], 0.2 * 2),
+        ([1 / 8] * 8, 3 / 8 * 2),
+    ):
+        placed = place(MODEL, [host, small], 512, load=load)
+        assert placed.experts is not None
+        assert placed.experts.hot_share == pytest.approx(1 - cold_rows / 2)
+        rows = 512 * cold_rows * 64 * 4
+        assert placed.copies_s == pytest.approx(2 * 4 * 2 * (10e-6 + rows / 10e9))
+
+
+def test_a_gain_is_the_single_device_s_time_over_the_placed_one_s() -> None:
+    host = dataclasses.replace(HOST, rates={**HOST.rates, "data": ((1.0, 1e9),)})
+    placed, single = place(MODEL, [host, ACCELERATOR], 512), best_single(MODEL, [host], 512)
+    found = gains(placed, single)
+    assert found["step"] == single.step_s / placed.step_s > 1
+    assert found["attention"] == single.seconds["attention"] / placed.seconds["attention"] > 1
+    assert found["data"] == 1
+
+
 def test_a_slow_link_keeps_everything_together() -> None:
     slow = dataclasses.replace(ACCELERATOR, link_latency_us=1e6)
     placed = place(MODEL, [HOST, slow], 512)
@@ -236,6 +289,20 @@ def test_all_experts_are_hot_where_they_fit_and_the_host_is_slow() -> None:
     assert split is not None and split.n_hot == 8 and split.cold_s == 0
     none = split_experts(work, 8, [1 / 8] * 8, ACCELERATOR, HOST, 0)
     assert none is not None and none.n_hot == 0
+
+
+def test_a_side_takes_as_long_as_its_products_or_as_reading_its_experts() -> None:
+    skewed = [0.5, 0.2, 0.1, 0.1, 0.05, 0.05, 0.0, 0.0]
+    many = work_of(MODEL, 512, dtype="float32")["experts"]
+    split = split_experts(many, 8, skewed, ACCELERATOR, HOST, many.held_bytes * 0.6)
+    assert split is not None and split.n_hot == 2
+    assert split.hot_share == pytest.approx(0.7)
+    assert (split.hot_s, split.cold_s) == pytest.approx((many.flops * 0.7 / 5e11, many.flops * 0.3 / 1e10))
+    one = work_of(MODEL, 1, dtype="float32")["experts"]
+    split = split_experts(one, 8, [1 / 8] * 8, ACCELERATOR, HOST, one.held_bytes / 4)
+    assert split is not None and split.n_hot == 2
+    assert split.hot_s == pytest.approx(max(one.flops / 4 / 5e11, one.weight_bytes / 4 / 1e12))
+    assert split.cold_s == pytest.approx(one.weight_bytes * 6 / 8 / 20e9)  # longer than the products take
 
 
 def test_equal_sides_share_the_experts() -> None:
