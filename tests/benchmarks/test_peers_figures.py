@@ -148,6 +148,9 @@ def test_a_training_step_is_six_operations_a_parameter_and_token() -> None:
 def test_a_decode_step_reads_the_active_weights_and_the_cache() -> None:
     config = QWEN3_MOE_186M
     assert roofline.weights_read(config, "bf16") == 2 * config.active_parameters
+    assert roofline.weights_read(config, "f16") == roofline.weights_read(config, "bf16")
+    assert roofline.weights_read(config, "fp32") == 4 * config.active_parameters
+    assert roofline.weights_read(config, "int8-dynamic") == config.active_parameters
     head = config.vocab_size * config.d_model  # of 8 bits in int4 too
     assert roofline.weights_read(config, "int4") == 0.625 * (config.active_parameters - head) + head
     assert roofline.weights_read(config, "q8_0") == pytest.approx(1.0625 * config.active_parameters)

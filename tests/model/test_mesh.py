@@ -142,6 +142,7 @@ def test_a_fitting_mesh_passes() -> None:
         ({"output_bias": True}, Mesh(tp=2), "output_bias"),
         ({"ffn_bias": True}, Mesh(tp=2), "ffn_bias"),
         ({"moe": None}, Mesh(dp=2, ep=2), "no experts to spread"),
+        ({"first_moe_layer": 6}, Mesh(dp=2, ep=2), "no experts to spread"),
         ({}, Mesh(dp=8, ep=8), r"n_experts \(12\) is not a multiple of ep \(8\)"),
         ({}, Mesh(pp=7), "6 layers cannot make 7"),
         ({"attention_owners": (0, 0, 2, 2, 2, 5)}, Mesh(pp=2), "attention_owners ties layers 2 and 3"),
