@@ -9,8 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.claims import eight_bit, growth, padding, parallelism, placement, recompute, sparse_moe
+from benchmarks.claims.corpus import Corpora
 from benchmarks.report import MeasuringFailed, Row
+from model.config import ModelConfig
 from model.parallel.device_model import DeviceModel
+from model.training.flops import training_cost
 from tests.benchmarks.claim_results import RATE, compared, result
 
 # Padding.
@@ -148,7 +151,7 @@ def growth_rows(*trained: growth.Trained) -> list[Row]:
 def test_growth_without_a_jump_and_with_a_gain_holds() -> None:
     jump, gain = growth_rows(grown(2.0, 2.0, 1.8, 1.9), grown(2.0, 2.0, 1.7, 1.9))
     assert (jump.value, jump.holds) == (0.0, True)
-    assert gain.holds is True
+    assert (gain.value, gain.holds) == (-7.89, True)  # of 5.26 % and 10.53 %
     assert "100.0 % of the other's" in gain.how
 
 
@@ -156,6 +159,27 @@ def test_a_jump_of_one_seed_misses_even_where_the_mean_is_none() -> None:
     jump, _ = growth_rows(grown(2.0, 2.01, 1.8, 1.9), grown(2.0, 1.99, 1.8, 1.9))
     assert jump.value == 0.0
     assert jump.holds is False
+
+
+def test_a_child_that_starts_lower_has_jumped_too() -> None:
+    jump, _ = growth_rows(grown(2.0, 1.99, 1.8, 1.9))
+    assert (jump.value, jump.holds) == (-0.5, False)
+
+
+def test_both_sides_of_growth_have_equal_compute_and_end_in_one_shape() -> None:
+    for scale, settings in growth.SETTINGS.items():
+        runs = growth.runs_of(settings, Corpora("data", 1024), scale)
+        parent, scratch = (ModelConfig.from_dict(runs[side].model) for side in ("parent", "scratch"))
+        grown_flops = (
+            training_cost(parent).per_token * settings.parent_tokens
+            + training_cost(scratch).per_token * settings.child_tokens
+        )
+        of_a_token = training_cost(scratch).per_token
+        assert abs(grown_flops - of_a_token * runs["scratch"].n_tokens) <= of_a_token / 2
+        assert scratch.moe is not None
+        assert (scratch.moe.n_experts, scratch.moe.top_k) == (growth.N_EXPERTS, growth.TOP_K)
+        assert runs["child"].model == runs["parent"].model and runs["child"].grow is not None
+        assert runs["child"].n_tokens == settings.child_tokens
 
 
 def test_growth_that_loses_with_one_seed_misses() -> None:
