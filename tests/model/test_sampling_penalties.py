@@ -58,6 +58,17 @@ def test_changed_logits_equal_the_definition(
     assert np.allclose(penalties.applied(logits_V), expected, atol=1e-5)
 
 
+def test_counts_are_kept_however_many_different_tokens_come() -> None:
+    settings = SamplingSettings(repetition_penalty=1.3, presence_penalty=0.7, frequency_penalty=0.4)
+    prompt, output = list(range(0, N_TOKENS, 3)), [token for token in range(37) for _ in range(token % 4)]
+    logits_V = np.linspace(-3, 3, N_TOKENS, dtype=np.float32)
+    penalties = Penalties(settings, prompt)
+    for n_recorded, token in enumerate(output, 1):
+        penalties.record(token)
+        expected = by_definition(settings, prompt, output[:n_recorded], logits_V.tolist())
+        assert np.allclose(penalties.applied(logits_V), expected, atol=1e-5)
+
+
 def test_without_penalties_the_logits_are_passed_through() -> None:
     penalties = Penalties(SamplingSettings(), [1, 2, 3])
     penalties.record(1)
