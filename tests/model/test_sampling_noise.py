@@ -57,11 +57,32 @@ def test_consecutive_indices_of_one_seed_draw_independently() -> None:
     assert chi_square_deviations(pairs, [1] * 16) < 5
 
 
-def test_noise_is_finite_at_its_ends() -> None:
-    ids = np.arange(2**22, dtype=np.uint32)
-    noise = gumbel(0, ids)
-    assert np.isfinite(noise).all()
-    assert noise.min() > -2.9 and noise.max() < 23
+def id_of_hash(value: int, key: int) -> int:
+    """The id whose bits under `key` are `value`: each step of `triple32` undone, the last one first."""
+
+    def unshifted(x: int, shift: int) -> int:
+        found = x
+        for _ in range(32 // shift):
+            found = x ^ found >> shift
+        return found
+
+    x = unshifted(value, 14)
+    x = unshifted(x * pow(0x31848BAB, -1, 2**32) % 2**32, 15)
+    x = (x * pow(0xAC4C1B51, -1, 2**32) - (key >> 32)) % 2**32
+    x = unshifted(x, 11) * pow(0xED5AD4BB, -1, 2**32) % 2**32
+    return unshifted(x, 17) ^ key & 2**32 - 1
+
+
+def test_noise_is_finite_and_exact_at_its_ends() -> None:
+    """Among 2^32 bits the first and the last few hundred, which round to 1, come up too seldom to be met by chance."""
+    bits = [0, 1, 1000, 2**31, 2**32 - 1000, 2**32 - 100, 2**32 - 1]
+    some_key = key(3, 4)
+    noise = gumbel(some_key, np.array([id_of_hash(value, some_key) for value in bits], np.uint32))
+    least_left = 2.0**-24  # fp32 tells no less apart from 1
+    expected = [-math.log(-math.log(max(1 - (value + 0.5) / 2**32, least_left))) for value in bits[2:]]
+    assert np.allclose(noise[2:], expected, rtol=1e-3)
+    assert np.allclose(noise[:2], [33 * math.log(2), 33 * math.log(2) - math.log(3)], rtol=1e-6)
+    assert (noise[1:] <= noise[:-1]).all() and noise[-1] > -2.9 and noise[0] < 23
 
 
 def test_derived_seeds_are_valid_and_differ() -> None:
