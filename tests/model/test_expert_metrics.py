@@ -54,6 +54,21 @@ def test_metrics_say_what_the_layer_did() -> None:
     assert json.loads(json.dumps(asdict(found)))["load"] == load
 
 
+def test_dropped_pairs_of_all_passes_are_counted() -> None:
+    layer = make_layer(capacity_factor=0.5)
+    passes = [torch.randn(12, 8), torch.randn(30, 8)]
+    dropped = []
+    for x in passes:
+        metrics.watch(layer)
+        layer(x)
+        dropped.append(metrics.collect(layer)[""].dropped_share * 2 * len(x))
+    assert min(dropped) > 0
+    metrics.watch(layer)
+    for x in passes:
+        layer(x)
+    assert metrics.collect(layer)[""].dropped_share == pytest.approx(sum(dropped) / (2 * 42))
+
+
 def test_collecting_starts_anew() -> None:
     layer = make_layer()
     metrics.watch(layer)

@@ -115,6 +115,15 @@ def test_dropped_padding_is_no_dropped_token() -> None:
     assert found.dropped_share == 1.0
 
 
+def test_a_single_token_among_padding_weighs_as_much_as_alone() -> None:
+    torch.manual_seed(0)
+    logits_TE, experts_TK = torch.randn(5, 6), torch.randint(6, (5, 2))
+    share_TE, is_token_T = logits_TE.softmax(-1), torch.arange(5) == 3
+    alone = router_z_loss(logits_TE[3:4]), balance_loss(share_TE[3:4], experts_TK[3:4], 1)
+    among = router_z_loss(logits_TE, is_token_T), balance_loss(share_TE, experts_TK, 1, is_token_T)
+    torch.testing.assert_close(among, alone)
+
+
 def test_a_batch_of_padding_alone_has_no_loss() -> None:
     layer = layer_of()
     x_BSD, is_token_BS = padded()
