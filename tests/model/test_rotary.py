@@ -106,13 +106,15 @@ def test_dynamic_frequencies_equal_transformers_at_each_length(length: int) -> N
     assert torch.allclose(first.sin[0, :8].asin(), expected.sin().asin(), atol=1e-6)
 
 
-def test_dynamic_rotations_do_not_depend_on_the_batch() -> None:
-    rotary = Rotary(16, 500.0, 2000, RopeScaling("dynamic", 3.0, 64))
+@pytest.mark.parametrize("is_interleaved", [False, True])
+def test_dynamic_rotations_do_not_depend_on_the_batch(is_interleaved: bool) -> None:
+    rotary = Rotary(16, 500.0, 2000, RopeScaling("dynamic", 3.0, 64), is_interleaved)
     short, long = torch.arange(50), torch.arange(50) + 150
     both = rotary.at(torch.stack((short, long)), torch.float32)
     for row, alone in enumerate((short, long)):
-        assert torch.equal(both.cos[row], rotary.at(alone, torch.float32).cos)
-    plain = Rotary(16, 500.0, 2000)
+        of_row = rotary.at(alone, torch.float32)
+        assert torch.equal(both.cos[row], of_row.cos) and torch.equal(both.sin[row], of_row.sin)
+    plain = Rotary(16, 500.0, 2000, is_interleaved=is_interleaved)
     assert torch.allclose(both.cos[0], plain.at(short, torch.float32).cos, atol=1e-6)
     assert not torch.allclose(both.cos[1], plain.at(long, torch.float32).cos, atol=1e-2)
 
