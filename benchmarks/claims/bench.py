@@ -58,6 +58,7 @@ class Bench:
     say: Callable[[str], None] = field(default_factory=lambda: _to_stderr)
     device_models: tuple[Path, ...] = ()  # measured elsewhere, for placement
     sources: dict[str, set[str]] = field(default_factory=dict)  # that results came from, by kind of job
+    _running: set[subprocess.Popen[str]] = field(default_factory=set)
 
     @property
     def has_changed(self) -> bool:
@@ -65,7 +66,10 @@ class Bench:
         return any(len(found) > 1 for found in self.sources.values())
 
     def run(self, jobs: Sequence[Job], what: str) -> list[Result]:
-        """Results in the jobs' order. Raises MeasuringFailed where one does not end well."""
+        """Results in the jobs' order. Raises MeasuringFailed where one does not end well; what runs meanwhile is kept.
+
+        Ctrl-C ends what runs.
+        """
         sources = {kind: source_sha256(kind) for kind in {job.kind for job in jobs}}
         keys = [job.key(sources[job.kind]) for job in jobs]
         kept = {key: result for key in keys if (result := self._kept(key)) is not None}
@@ -84,8 +88,10 @@ class Bench:
                     for done, (key, future) in enumerate(futures.items(), 1):
                         kept[key] = future.result()
                         self.say(f"{what}: {done}/{len(group)} after {time.monotonic() - begun:.0f} s")
-                except BaseException:
-                    pool.shutdown(cancel_futures=True)
+                except BaseException as error:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    if not isinstance(error, MeasuringFailed):
+                        self._end_running()
                     raise
         for kind, source in sources.items():
             self.sources.setdefault(kind, set()).add(source)
@@ -93,6 +99,10 @@ class Bench:
 
     def one(self, job: Job, what: str) -> Result:
         return self.run([job], what)[0]
+
+    def _end_running(self) -> None:
+        for process in tuple(self._running):
+            process.kill()
 
     def made(self, result: Result) -> Path:
         """The folder of what a job left behind; jobs find those of others beside their own, by key."""
@@ -104,16 +114,17 @@ class Bench:
     def _kept(self, key: str) -> Result | None:
         try:
             result: Result = json.loads(self._file(key).read_text(encoding="utf-8"))
+            is_whole = not result["has_made"] or self.made(result).is_dir()
         except FileNotFoundError:
             return None
-        except json.JSONDecodeError as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise MeasuringFailed(f"{self._file(key)} is damaged ({error}): delete it") from error
-        return result if not result["has_made"] or self.made(result).is_dir() else None
+        return result if is_whole else None
 
     def _do(self, key: str, job: Job) -> Result:
         made = self.output / "made" / key
         begun = time.monotonic()
-        answer = _ask(job, made)
+        answer = _ask(job, made, self._running)
         seconds = time.monotonic() - begun
         result = {**answer, "key": key, "seconds": seconds, "has_made": made.is_dir()}
         file = self._file(key)
@@ -129,34 +140,39 @@ def _to_stderr(text: str) -> None:
     sys.stderr.flush()
 
 
-def _ask(job: Job, made: Path) -> Result:
-    """What the job's process answers on the last line of its standard output."""
+def _ask(job: Job, made: Path, running: set[subprocess.Popen[str]]) -> Result:
+    """What the job's process answers on the last line of its standard output. It is in `running` meanwhile."""
     request = {
         "kind": job.kind,
         "settings": job.settings,
         "made": str(made.resolve()),
         "core": choose_cores().measuring if job.is_alone else None,
     }
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.claims.job"],
-            input=json.dumps(request),
-            env={
-                **os.environ,
-                **(EXACT_MEMORY if job.is_weighed else {}),
-                "OMP_NUM_THREADS": "1",
-                "MKL_NUM_THREADS": "1",
-            },
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=job.timeout_s,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise MeasuringFailed(f"a job of {job.kind} took longer than {job.timeout_s:.0f} s") from None
-    if done.returncode != 0:
-        tail = done.stderr[-SHOWN_OF_LOG:].strip()
-        raise MeasuringFailed(f"a job of {job.kind} ended with status {done.returncode}: {tail}")
-    answer: Result = json.loads(done.stdout.splitlines()[-1])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.claims.job"],
+        env={
+            **os.environ,
+            **(EXACT_MEMORY if job.is_weighed else {}),
+            "OMP_NUM_THREADS": "1",
+            "MKL_NUM_THREADS": "1",
+        },
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    running.add(process)
+    with process:
+        try:
+            said, log = process.communicate(json.dumps(request), timeout=job.timeout_s)
+        except subprocess.TimeoutExpired:
+            raise MeasuringFailed(f"a job of {job.kind} took longer than {job.timeout_s:.0f} s") from None
+        finally:
+            process.kill()
+            running.discard(process)
+    if process.returncode != 0:
+        tail = log[-SHOWN_OF_LOG:].strip()
+        raise MeasuringFailed(f"a job of {job.kind} ended with status {process.returncode}: {tail}")
+    answer: Result = json.loads(said.splitlines()[-1])
     return answer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -30,7 +31,7 @@ class Recorded:
         self.leaves_something = False
         self._lock = threading.Lock()
 
-    def __call__(self, job: Job, made: Path) -> dict[str, Any]:
+    def __call__(self, job: Job, made: Path, running: set[subprocess.Popen[str]]) -> dict[str, Any]:
         number = job.settings["number"]
         with self._lock:
             self.asked.append(number)
@@ -127,9 +128,10 @@ def test_a_result_whose_files_are_gone_is_measured_anew(bench: Bench, process: R
     assert process.asked == [2, 2]
 
 
-def test_a_damaged_result_is_named(bench: Bench, process: Recorded) -> None:
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"square": 4}', b"\xff"])
+def test_a_damaged_result_is_named(bench: Bench, process: Recorded, content: bytes) -> None:
     key = bench.one(jobs(2)[0], "any")["key"]
-    (bench.output / "results" / f"{key}.json").write_text("{", encoding="utf-8")
+    (bench.output / "results" / f"{key}.json").write_bytes(content)
     with pytest.raises(MeasuringFailed, match=r"damaged .*delete it"):
         bench.one(jobs(2)[0], "any")
 
@@ -157,20 +159,22 @@ from pathlib import Path
 from benchmarks.claims.bench import Bench, Job
 read_end, write_end = os.pipe()  # nothing is ever written: the job waits for its request for good
 import benchmarks.claims.bench as bench
-real = bench.subprocess.run
-def waiting(command, **options):
-    del options["input"]
-    return real(command, stdin=read_end, **options)
-bench.subprocess.run = waiting
+real = bench.subprocess.Popen
+bench.subprocess.Popen = lambda command, **options: real(command, **{**options, "stdin": read_end})
 Bench(Path(sys.argv[1]), n_at_once=1).one(Job("training", {}), "waiting")
 """
 
 
-def test_a_run_that_is_killed_leaves_no_job_behind(tmp_path: Path) -> None:
-    run = subprocess.Popen([sys.executable, "-c", RUN_THAT_WAITS, str(tmp_path)], cwd=ROOT)
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_that_is_ended_leaves_no_job_behind(tmp_path: Path, sent: signal.Signals) -> None:
+    run = subprocess.Popen(
+        [sys.executable, "-c", RUN_THAT_WAITS, str(tmp_path)], cwd=ROOT, stderr=subprocess.DEVNULL
+    )
     try:
         job = _within(20, lambda: _child_of(run.pid))
         _within(20, lambda: "benchmarks.claims.job" in _command(job) and _is_asleep(job))
+        run.send_signal(sent)  # to it alone: Ctrl-C in a terminal reaches its jobs as well
+        assert _within(20, lambda: run.poll() is not None)
     finally:
         run.kill()
         run.wait()
@@ -217,11 +221,13 @@ def test_only_what_is_weighed_gives_memory_back_at_once(
 ) -> None:
     given: list[dict[str, str]] = []
 
-    def run(command: list[str], *, env: dict[str, str], **_other: Any) -> subprocess.CompletedProcess[str]:
-        given.append(env)
-        return subprocess.CompletedProcess(command, 0, '{"name": "done"}\n', "")
+    real, answering = subprocess.Popen, [sys.executable, "-c", "print('{}')"]
 
-    monkeypatch.setattr(subprocess, "run", run)
+    def start(command: list[str], *, env: dict[str, str], **other: Any) -> subprocess.Popen[str]:
+        given.append(env)
+        return real(answering, env=env, **other)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
     bench.one(Job("training", {}, **settings), name)
     assert given[0].get("MALLOC_TRIM_THRESHOLD_") == memory
     assert given[0]["OMP_NUM_THREADS"] == "1"
