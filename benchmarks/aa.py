@@ -12,6 +12,7 @@ import sys
 from typing import Any
 
 from benchmarks.bench import measure
+from benchmarks.commands import command_line, ends_plainly
 from benchmarks.evidence.samples import Samples, read_samples, turns
 from benchmarks.evidence.verify import verify_evidence
 from benchmarks.report import Report, Row
@@ -103,6 +104,7 @@ def _base_ns(document: dict[str, Any]) -> list[int]:
     return [ns for pair in document["pairs"] for side, ns in pair["calls"] if side == "base"]
 
 
+@ends_plainly
 def main(arguments: list[str] | None = None) -> int:
     """0 when it was measured, 2 when this machine does not allow it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.aa", description=__doc__)
@@ -115,7 +117,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="6 pairs only")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     chosen = parser.parse_args(arguments)
-    plan = {"looks": 1} if chosen.quick else {"confirmation_pairs": max(chosen.pairs, LEAST_PAIRS)}
+    if chosen.pairs < LEAST_PAIRS:
+        parser.error(f"--pairs {chosen.pairs}: at least {LEAST_PAIRS}, or --quick for 6")
+    plan = {"looks": 1} if chosen.quick else {"confirmation_pairs": chosen.pairs}
     try:
         sealed = measure(
             kind="aa" if chosen.quick else "confirmation",
@@ -127,7 +131,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, SandboxError, OSError) as error:
         print(f"aa: {error}", file=sys.stderr)
         return 2
-    Report.here("python -m benchmarks.aa", control_rows(sealed)).show(as_json=chosen.json)
+    Report.here(command_line(parser.prog, arguments), control_rows(sealed)).show(as_json=chosen.json)
     return 0
 
 

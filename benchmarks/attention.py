@@ -13,6 +13,7 @@ import argparse
 import os
 import random
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -22,6 +23,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from benchmarks.commands import command_line, ends_plainly
 from benchmarks.report import MeasuringFailed, Report, Row, milliseconds
 from model import native
 from model.layers import attention_fused
@@ -132,7 +134,8 @@ def _seconds(
         return between - begun, time.perf_counter() - between
 
 
-def main() -> None:
+@ends_plainly
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.attention",
         description=__doc__,
@@ -140,16 +143,14 @@ def main() -> None:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     parser.add_argument("--quick", action="store_true", help="a quarter of the rounds: a first look")
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     keep_freed_memory()
     torch.set_num_threads(1)
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    try:
-        rows = measure(rounds=QUICK_ROUNDS if chosen.quick else ROUNDS)
-    except MeasuringFailed as error:
-        parser.exit(1, f"error: {error}\n")
-    Report.here("python -m benchmarks.attention", rows).show(as_json=chosen.json)
+    rows = measure(rounds=QUICK_ROUNDS if chosen.quick else ROUNDS)
+    Report.here(command_line(parser.prog, arguments), rows).show(as_json=chosen.json)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

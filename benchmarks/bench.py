@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from benchmarks.catalogue import BUG, SUITES
+from benchmarks.commands import check_writable, ends_plainly
 from benchmarks.device_lock import device_lock
 from benchmarks.evidence.bugs import BUG_KINDS
 from benchmarks.evidence.signing import generate_key
@@ -146,10 +147,13 @@ def profile(options: argparse.Namespace) -> str:
     return "\n".join(said)
 
 
+@ends_plainly
 def main(arguments: list[str] | None = None) -> int:
     """0 when something was measured, whatever the verdict; 2 when the arguments or this machine do not allow it."""
     options = _parser().parse_args(arguments)
     try:
+        if options.out is not None:
+            check_writable(options.out.parent)
         if options.profile is not None:
             print(profile(options))
             return 0
@@ -189,7 +193,10 @@ def summary(document: dict[str, Any]) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bench", description=__doc__)
-    parser.add_argument("--suite", default="moe_forward", help=f"one of {', '.join(SUITES)}")
+    timed = [name for name in SUITES if name != BUG.name]
+    parser.add_argument(
+        "--suite", default="moe_forward", help=f"one of {', '.join(timed)}; a bug's kinds have their own"
+    )
     parser.add_argument("--preset", default="demo", help="size of the suite: demo or standard")
     parser.add_argument(
         "--base", default=SHIPPED, help="folder or diff of the base tree; the shipped stack by default"

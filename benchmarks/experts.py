@@ -20,6 +20,7 @@ import argparse
 import os
 import random
 import statistics
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.commands import command_line, ends_plainly
 from benchmarks.report import MeasuringFailed, Report, Row, milliseconds
 from model import native
 from model.layers import experts, experts_fused
@@ -226,7 +228,8 @@ def _read_bandwidth() -> float:
     return STREAM_BYTES / best
 
 
-def main() -> None:
+@ends_plainly
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.experts",
         description=__doc__,
@@ -236,16 +239,14 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="a sixth of the time, up to 512 tokens: a first look"
     )
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     tokens = tuple(n for n in TOKENS if n <= 512) if chosen.quick else TOKENS
-    try:
-        rows = measure(seconds=QUICK_SECONDS if chosen.quick else CELL_SECONDS, tokens=tokens)
-    except MeasuringFailed as error:
-        parser.exit(1, f"error: {error}\n")
-    Report.here("python -m benchmarks.experts", rows).show(as_json=chosen.json)
+    rows = measure(seconds=QUICK_SECONDS if chosen.quick else CELL_SECONDS, tokens=tokens)
+    Report.here(command_line(parser.prog, arguments), rows).show(as_json=chosen.json)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -21,6 +21,7 @@ from typing import get_args
 import torch
 import torch.nn.functional as F
 
+from benchmarks.commands import ends_plainly
 from benchmarks.peers.drivers.machine import bandwidth, gemm
 from benchmarks.peers.models import QWEN3_MOE_186M
 from benchmarks.peers.quartiles import Quartiles
@@ -243,6 +244,7 @@ def timed_s(work: Callable[[], object], repeats: int) -> float:
     return statistics.median(seconds)
 
 
+@ends_plainly
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bench import measure
+from benchmarks.commands import check_writable, ends_plainly
 from benchmarks.evidence.canonical import NotCanonical, parse
 from benchmarks.evidence.schema import EvidenceError, validate
 from benchmarks.patches import PatchError
@@ -79,6 +80,7 @@ def rerun(
     return compare(document["verdict"], sealed["document"]["verdict"]), sealed
 
 
+@ends_plainly
 def main(arguments: list[str] | None = None) -> int:
     """0 when the verdicts agree, 1 when they do not, 2 when nothing could be measured."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.rerun", description=__doc__)
@@ -90,6 +92,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args(arguments)
     try:
+        if options.out is not None:
+            check_writable(options.out.parent)
         document = parse(options.evidence.read_bytes())["document"]
         validate(document)
         text = options.reproduction.read_bytes() if options.reproduction is not None else b""

@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.commands import ends_plainly
 from benchmarks.report import Report, Row
 from model.checkpoint import models_home
 from model.sampling import Sampler, SamplingSettings
@@ -191,6 +192,7 @@ def _median_ms(work: Callable[[], object], repeats: int) -> float:
     return statistics.median(times) * 1e3
 
 
+@ends_plainly
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sampling", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter

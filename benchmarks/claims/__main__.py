@@ -18,12 +18,15 @@ from benchmarks.claims.document import record_file, write_document
 from benchmarks.claims.record import Entry, RecordError, read_record
 from benchmarks.claims.registry import CLAIMS
 from benchmarks.claims.scale import Scale
+from benchmarks.commands import check_writable, ends_plainly
 from benchmarks.report import MeasuringFailed, Report, Row
+from model.parallel.device_model import DeviceModelError, read_device_model
 
 OUTPUT = Path("build/claims")
 DOCS = Path("docs")
 
 
+@ends_plainly
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
@@ -32,13 +35,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     scale: Scale = "quick" if options.quick else "full"
     chosen = [claim for name, claim in CLAIMS.items() if name in options.names or not options.names]
     docs = options.docs or (DOCS if scale == "full" and not options.names else None)
-    if docs is not None:
-        try:
-            read_record(record_file(docs))  # before hours are spent
-        except RecordError as error:
-            parser.error(str(error))
+    try:
+        _check_files(options.output, docs, options.device_model)
+    except (RecordError, DeviceModelError, OSError) as error:
+        parser.error(str(error))
     bench = Bench(options.output, device_models=tuple(options.device_model))
-    measured = {claim: _measure(claim, bench, scale) for claim in chosen}
+    try:
+        measured = {claim: _measure(claim, bench, scale) for claim in chosen}
+    except KeyboardInterrupt:
+        bench.say(f"what is done is kept in {options.output}: the same command goes on from there")
+        raise
     rows = [
         row
         for claim, found in measured.items()
@@ -59,6 +65,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         bench.say(f"wrote {write_document(docs, list(CLAIMS.values()), entries)}")
     report.show(as_json=options.json)
     return 0 if all(isinstance(found, Measured) for found in measured.values()) else 1
+
+
+def _check_files(output: Path, docs: Path | None, device_models: Sequence[Path]) -> None:
+    """Before hours are spent. Raises OSError, RecordError or DeviceModelError for what could not be used after them."""
+    folders = [output] if docs is None else [output, record_file(docs).parent]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        check_writable(folder)
+    if docs is not None:
+        read_record(record_file(docs))
+    for file in device_models:
+        read_device_model(file)
 
 
 def _measure(claim: Claim, bench: Bench, scale: Scale) -> Measured | MeasuringFailed:

@@ -50,7 +50,7 @@ def read_record(file: Path) -> dict[str, dict[Scale, Entry]]:
         }
     except FileNotFoundError:
         return {}
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecordError(
             f"{file} is damaged ({error}): restore it, or delete it and measure all claims"
         ) from error

@@ -4,9 +4,12 @@ import argparse
 import os
 import shutil
 import socket
+import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.commands import command_line, ends_plainly
 from benchmarks.loop.gateway import gateway_row
 from benchmarks.loop.imports import import_rows
 from benchmarks.loop.judging import judging_rows
@@ -16,18 +19,20 @@ from benchmarks.report import Report, Row
 PARTS = ("imports", "gateway", "noise", "judging")
 
 
-def main() -> None:
+@ends_plainly
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.loop", description=__doc__)
     parser.add_argument(
         "parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all when none is named"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     parser.add_argument("--quick", action="store_true", help="fewer requests and pairs, for a first look")
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     if unknown := set(chosen.parts) - set(PARTS):
         parser.error(f"unknown part {', '.join(sorted(unknown))}: choose of {', '.join(PARTS)}")
     rows = _measure(chosen.parts or PARTS, quick=chosen.quick)
-    Report.here("python -m benchmarks.loop", rows).show(as_json=chosen.json)
+    Report.here(command_line(parser.prog, arguments), rows).show(as_json=chosen.json)
+    return 0
 
 
 def _measure(parts: tuple[str, ...], *, quick: bool) -> list[Row]:
@@ -57,4 +62,4 @@ def _free_port() -> int:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,21 +9,19 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from benchmarks.commands import ends_plainly
 from benchmarks.peers import serve, train
-from benchmarks.report import MeasuringFailed, Report
+from benchmarks.report import Report
 
 
+@ends_plainly
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     command = f"python -m benchmarks.peers {options.what}" + (" --quick" if options.quick else "")
-    try:
-        if options.what == "train":
-            rows = train.measure(quick=options.quick)
-        else:
-            rows = serve.measure(quick=options.quick, setup=options.setup)
-    except MeasuringFailed as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
+    if options.what == "train":
+        rows = train.measure(quick=options.quick)
+    else:
+        rows = serve.measure(quick=options.quick, setup=options.setup)
     Report.here(command, rows).show(as_json=options.json)
     return 0
 

@@ -7,11 +7,13 @@ every run. Takes a few minutes, `--quick` some seconds. `python -m benchmarks.po
 import argparse
 import sys
 
+from benchmarks.commands import ends_plainly
 from benchmarks.power import real
 from benchmarks.power.tables import QUICK_SIMULATIONS, SIMULATIONS, simulated_rows
 from benchmarks.report import Report
 
 
+@ends_plainly
 def main(arguments: list[str] | None = None) -> int:
     """0 whenever something was simulated or measured; 2 where the arguments or this machine do not allow it."""
     given = sys.argv[1:] if arguments is None else arguments

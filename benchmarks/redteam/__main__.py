@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.commands import command_line, ends_plainly
 from benchmarks.device_lock import device_lock
 from benchmarks.patches import PatchError
 from benchmarks.redteam.attempt import Attempt, attempt
@@ -25,12 +26,13 @@ COMMAND = "python -m benchmarks.redteam"
 QUICK_LOOKS = 1  # 6 pairs: enough to refuse what is wrong, and to see a gain of 15 %
 
 
+@ends_plainly
 def main(arguments: list[str] | None = None) -> int:
     """0 when everything asked for was done, whatever was found; `check` 1 when a patch no longer applies; 2 on errors."""
     words = sys.argv[1:] if arguments is None else arguments
     try:
         if words[:1] == ["check"]:
-            return _check()
+            return _check(words[1:])
         if words[:1] == ["recut"]:
             return _recut(words[1:])
         return _judge(words)
@@ -53,7 +55,7 @@ def _judge(words: list[str]) -> int:
     chosen = parser.parse_args(words)
     patches = _chosen(read_all(), chosen.names, parser)
     attempts = _attempts(patches, quick=chosen.quick, gate_only=chosen.gate, log=chosen.log)
-    Report.here(COMMAND, rows_of(attempts)).show(as_json=chosen.json)
+    Report.here(command_line(COMMAND, words), rows_of(attempts)).show(as_json=chosen.json)
     return 0
 
 
@@ -83,7 +85,8 @@ def _attempts(patches: Sequence[RedTeamPatch], *, quick: bool, gate_only: bool, 
     return attempts
 
 
-def _check() -> int:
+def _check(words: list[str]) -> int:
+    argparse.ArgumentParser(prog=f"{COMMAND} check", description=stale.__doc__).parse_args(words)
     found = stale()
     for problem in found:
         print(f"{problem.path}: {problem.reason}")

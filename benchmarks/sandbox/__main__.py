@@ -7,12 +7,14 @@ import json
 import sys
 import time
 
+from benchmarks.commands import ends_plainly
 from benchmarks.sandbox.levels import AWARD_ELIGIBLE, SandboxError, SandboxLevel
 from benchmarks.sandbox.placement import accounting
 from benchmarks.sandbox.probe import REAL_LEVELS, best_level, probe
 from benchmarks.sandbox.selftest import self_test
 
 
+@ends_plainly
 def main() -> int:
     """0: everything is contained. 1: something is not. 2: there is no sandbox here."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sandbox", description=__doc__)

@@ -117,7 +117,7 @@ def test_a_tree_against_itself_gives_the_noise_of_the_machine(capsys: pytest.Cap
     assert aa.main(["--preset", "tiny", "--quick", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     rows: dict[str, dict[str, Any]] = {row["name"]: row for row in report["rows"]}
-    assert report["command"] == "python -m benchmarks.aa"
+    assert report["command"] == "python -m benchmarks.aa --preset tiny --quick"
     assert rows["noise per pair"]["value"] > 0
     assert rows["evidence verifies"]["value"] is True
     assert rows["verdict of base against itself"]["value"] != "gain"

@@ -142,17 +142,44 @@ def test_a_claim_that_fails_keeps_what_was_measured_before(claims: dict[str, Cla
     assert page_of(tmp_path, "--full", "one") == before
 
 
+@pytest.mark.parametrize("content", [b'{"one": {"full": {}}}', b"[]", b"{", b"\xff"])
 def test_a_damaged_record_is_named_before_anything_is_measured(
-    claims: dict[str, Claim], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    claims: dict[str, Claim], tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes
 ) -> None:
     page_of(tmp_path, "--quick")
-    (tmp_path / "page" / "figures" / "claims.json").write_text('{"one": {"full": {}}}', encoding="utf-8")
+    (tmp_path / "page" / "figures" / "claims.json").write_bytes(content)
     claims["one"] = Claim("one", "one is good", _broken)
     with pytest.raises(SystemExit) as ended:
         page_of(tmp_path, "--quick")
     assert ended.value.code == 2
     said = capsys.readouterr().err
     assert "claims.json is damaged" in said and "no second core" not in said
+
+
+@pytest.mark.parametrize("option", ["--output", "--docs", "--device-model"])
+def test_a_file_that_cannot_be_used_is_named_before_anything_is_measured(
+    claims: dict[str, Claim], tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    claims["one"] = Claim("one", "one is good", _broken)
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as ended:
+        command.main(["--quick", "--output", str(tmp_path), option, str(tmp_path / "file" / "below")])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert str(tmp_path / "file" / "below") in said and "no second core" not in said
+
+
+def test_an_interrupted_run_says_where_it_goes_on(
+    claims: dict[str, Claim], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(bench: Bench, scale: Scale) -> Measured:
+        raise KeyboardInterrupt
+
+    claims["two"] = Claim("two", "two is good", interrupted)
+    assert command.main(["--quick", "--json", "--output", str(tmp_path)]) == 130
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"kept in {tmp_path}: the same command goes on" in err
 
 
 def test_a_source_that_changed_meanwhile_is_said(

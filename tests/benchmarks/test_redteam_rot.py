@@ -96,6 +96,13 @@ def test_check_says_how_to_mend_and_fails(
     assert "recut NAME" in printed
 
 
+def test_check_takes_no_names(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(command, "stale", list)
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["check", "slower"])
+    assert "unrecognized arguments: slower" in capsys.readouterr().err
+
+
 def test_recut_finds_lines_that_have_moved_and_keeps_the_header(
     tmp_path: Path, shipped: Tree, store: BlobStore
 ) -> None:

@@ -1,0 +1,132 @@
+"""How the benchmarks' commands end, and what their reports say of how they were called."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import attention
+from benchmarks.commands import command_line, ends_plainly
+from benchmarks.report import MeasuringFailed
+from benchmarks.sandbox import SandboxUnavailable
+from benchmarks.suites import SUITES
+
+# What is interrupted in each: the first long work of that command.
+LONG_WORK = {
+    "benchmarks.aa": ("measure", ["--quick"]),
+    "benchmarks.attention": ("measure", []),
+    "benchmarks.bench": ("measure", []),
+    "benchmarks.claims.__main__": ("_measure", ["--quick"]),
+    "benchmarks.experts": ("measure", []),
+    "benchmarks.kernels": ("measure", []),
+    "benchmarks.loop.__main__": ("_measure", []),
+    "benchmarks.peers.__main__": ("serve.measure", ["serve"]),
+    "benchmarks.power.__main__": ("simulated_rows", []),
+    "benchmarks.redteam.__main__": ("_attempts", []),
+    "benchmarks.rerun": ("parse", [__file__, "--base", "shipped", "--candidate", "shipped"]),
+    "benchmarks.sampling": ("measure", []),
+    "benchmarks.sandbox.__main__": ("self_test", []),
+}
+
+
+@pytest.fixture(autouse=True)
+def stays_as_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Commands bind their process to a core and change its allocator."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("os.sched_setaffinity", lambda *_: None)
+    monkeypatch.setattr("torch.set_num_threads", lambda _: None)
+    monkeypatch.setattr("benchmarks.attention.keep_freed_memory", lambda: None)
+
+
+@pytest.mark.parametrize("module", LONG_WORK)
+def test_ctrl_c_ends_in_a_line_and_status_130(
+    module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_arguments: object, **_more: object) -> None:
+        raise KeyboardInterrupt
+
+    command, (work, arguments) = importlib.import_module(module), LONG_WORK[module]
+    monkeypatch.setattr(f"{module}.{work}", interrupted)
+    monkeypatch.setattr(sys, "argv", [module, *arguments])
+    assert command.main() == 130
+    out, err = capsys.readouterr()
+    assert (out, err.splitlines()[-1]) == ("", "interrupted: no figures")
+
+
+@pytest.mark.parametrize("module", ["benchmarks.bench", "benchmarks.rerun"])
+def test_a_place_that_takes_no_evidence_is_named_before_anything_is_measured(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work, arguments = LONG_WORK[module]
+    monkeypatch.setattr(f"{module}.{work}", lambda *_, **__: pytest.fail("it was measured first"))
+    assert importlib.import_module(module).main([*arguments, "--out", str(tmp_path / "none" / "file")]) == 2
+    assert (
+        f"no file can be made there (No such file or directory): '{tmp_path / 'none'}'"
+        in capsys.readouterr().err
+    )
+
+
+def test_too_few_pairs_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        importlib.import_module("benchmarks.aa").main(["--pairs", "23"])
+    assert "--pairs 23: at least 24" in capsys.readouterr().err
+
+
+def test_a_loop_without_a_sandbox_ends_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_sandbox(**_plan: object) -> None:
+        raise SandboxUnavailable("no bubblewrap here")
+
+    monkeypatch.setattr("benchmarks.loop.noise.measure", no_sandbox)
+    assert importlib.import_module("benchmarks.loop.__main__").main(["noise"]) == 1
+    assert capsys.readouterr() == ("", "error: no bubblewrap here\n")
+
+
+def test_the_suites_that_help_names_can_be_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        importlib.import_module("benchmarks.bench").main(["--help"])
+    named = " ".join(capsys.readouterr().out.split()).partition("--suite SUITE one of ")[2].partition(";")[0]
+    assert set(named.split(", ")) == set(SUITES)
+
+
+def test_what_cannot_be_measured_ends_in_a_line_and_status_1(capsys: pytest.CaptureFixture[str]) -> None:
+    @ends_plainly
+    def main() -> int:
+        raise MeasuringFailed("no second core")
+
+    assert main() == 1
+    assert capsys.readouterr() == ("", "error: no second core\n")
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    @ends_plainly
+    def main() -> int:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        main()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ([], "python -m benchmarks.aa"),
+        (["--json"], "python -m benchmarks.aa"),
+        (["--quick", "--json", "--base", "my tree"], "python -m benchmarks.aa --quick --base 'my tree'"),
+    ],
+)
+def test_a_command_line_is_what_prints_the_same_figures(arguments: list[str], line: str) -> None:
+    assert command_line("python -m benchmarks.aa", arguments) == line
+
+
+def test_a_quick_report_says_that_it_is_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(attention, "measure", lambda rounds: [])
+    assert attention.main(["--quick", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["command"] == "python -m benchmarks.attention --quick"
