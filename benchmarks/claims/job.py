@@ -7,23 +7,20 @@ Knows nothing of claims or of what is kept.
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import json
 import os
-import signal
 import sys
 import time
 from pathlib import Path
 
+from benchmarks.claims.parent import end_with_parent
+
 KINDS = ("corpus", "training", "sparse_moe", "padding", "recompute", "parallelism", "placement")
 
 
-PR_SET_PDEATHSIG = 1
-
-
 def main() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a run that is killed leaves no job behind
+    end_with_parent()  # a run that is killed leaves no job behind
     request = json.load(sys.stdin)
     if request["kind"] not in KINDS:
         sys.exit(f"unknown kind of job {request['kind']!r}: choose of {', '.join(KINDS)}")

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.claims.bench import Bench, Job, Result
 from benchmarks.claims.claim import Claim, Curve, Figure, Measured
+from benchmarks.claims.parent import end_with_parent
 from benchmarks.claims.scale import SAYS, Scale
 from benchmarks.report import Row
 
@@ -47,7 +50,15 @@ def work(settings: dict[str, Any], made: Path) -> Result:
 def _answer(command: list[str]) -> Any:
     """The JSON that a command prints; status 1 says that something does not hold, which is a result too."""
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    done = subprocess.run(
+        command,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+        preexec_fn=partial(end_with_parent, signal.SIGTERM),  # on which torchrun ends its ranks
+    )
     begin = done.stdout.find("{")
     if done.returncode not in (0, 1) or begin < 0:
         sys.exit(f"{' '.join(command)} ended with status {done.returncode}: {done.stderr[-2000:]}")

@@ -181,6 +181,28 @@ def test_a_run_that_is_ended_leaves_no_job_behind(tmp_path: Path, sent: signal.S
     assert _within(5, lambda: not Path(f"/proc/{job}").exists())
 
 
+# Stands for torchrun: it ends in its own way when it is asked to, and would wait for good.
+PROGRAM = """
+import pathlib, signal, sys
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(pathlib.Path(sys.argv[1]).write_text("asked")))
+pathlib.Path(sys.argv[1]).write_text("begun")
+signal.alarm(60)
+signal.pause()
+"""
+
+
+def test_what_a_job_starts_is_asked_to_end_when_the_job_is_killed(tmp_path: Path) -> None:
+    note = tmp_path / "note"
+    starts = f"from benchmarks.claims import parallelism; parallelism._answer([{sys.executable!r}, '-c', {PROGRAM!r}, {str(note)!r}])"
+    job = subprocess.Popen([sys.executable, "-c", starts], cwd=ROOT)
+    try:
+        _within(20, lambda: note.exists() and note.read_text() == "begun")
+    finally:
+        job.kill()
+        job.wait()
+    assert _within(20, lambda: note.read_text() == "asked")
+
+
 def _within(seconds: float, found: Callable[[], Any]) -> Any:
     ends = time.monotonic() + seconds
     while time.monotonic() < ends:
