@@ -14,8 +14,17 @@ def noise_rows(*, quick: bool) -> list[Row]:
 
     Raises MeasuringFailed where there is no sandbox.
     """
-    kind, plan = ("aa", {"looks": 1}) if quick else ("confirmation", {"confirmation_pairs": LEAST_PAIRS})
     try:
-        return control_rows(measure(kind=kind, suite="moe_forward", preset="demo", base="shipped", **plan))
+        if quick:
+            sealed = measure(kind="aa", suite="moe_forward", preset="demo", base="shipped", looks=1)
+        else:
+            sealed = measure(
+                kind="confirmation",
+                suite="moe_forward",
+                preset="demo",
+                base="shipped",
+                confirmation_pairs=LEAST_PAIRS,
+            )
     except SandboxError as error:
         raise MeasuringFailed(str(error)) from error
+    return control_rows(sealed)
