@@ -12,6 +12,7 @@ log does once. Knows nothing of what the kernels compute; does not import torch.
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import hashlib
 import logging
@@ -181,10 +182,14 @@ def _run(command: list[str]) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """0 when the library is there, 1 when it cannot be built, 2 for a wrong command line."""
-    if arguments != ["build"]:
-        sys.stderr.write("usage: python -m model.native build\n")
-        return 2
+    """0 when the library is there, 1 when it cannot be built; a wrong command line ends with 2."""
+    parser = argparse.ArgumentParser(
+        prog="python -m model.native", description="The stack's own compiled kernels."
+    )
+    parser.add_argument(
+        "command", choices=["build"], help="compile them, unless it was done, and print where they lie"
+    )
+    parser.parse_args(arguments)
     try:
         sys.stdout.write(f"{build()}\n")
     except NativeBuildError as error:

@@ -153,15 +153,6 @@ class BlockPool:
             assert self._holders[block] > 0, f"block {block} is forgotten but nobody holds it"
             self._forget(block)
 
-    def forget_all_idle(self) -> int:
-        """Gives up everything that is kept for its content only; returns how many blocks that were."""
-        n_idle = len(self._idle)
-        for block in self._idle:
-            self._forget(block)
-            self._free[block] = None
-        self._idle.clear()
-        return n_idle
-
     def _forget(self, block: int) -> None:
         key = self._key_of.pop(block, None)
         if key is not None:
