@@ -120,6 +120,9 @@ def test_a_curriculum_goes_through_json() -> None:
     curriculum = three_stages(TOTAL, 512, warmup=LengthWarmup(64, 8_000))
     assert Curriculum.from_dict(json.loads(json.dumps(curriculum.to_dict()))) == curriculum
     assert Curriculum.from_dict(replace(curriculum, warmup=None).to_dict()).warmup is None
+    plain = {"name": "a", "share": 1, "mixture": {"a": 1}, "sequence_length": 8}
+    read = Curriculum.from_dict({"stages": [plain], "total_tokens": 9})
+    assert read.stages == (Stage(**plain),)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,15 @@ def test_drawing_in_parts_is_drawing_at_once(parts: list[int], length: int) -> N
     assert drawer.draw(drawer.start(), mixture, total, length) == (together, state)
 
 
+def test_a_source_s_epochs_grow_with_each_of_its_documents() -> None:
+    drawer, n_documents = Drawer(SOURCES, 0), len(LENGTHS["general"])
+    drawn = drawer.start()
+    for n_drawn in range(1, 2 * n_documents + 2):
+        _, drawn = drawer.draw(drawn, {"general": 1.0}, 1, 10_000)
+        assert drawer.epochs(drawn)["general"] == pytest.approx(n_drawn / n_documents)
+    assert drawer.epochs(drawn)["domain"] == 0
+
+
 def test_a_stage_draws_from_its_own_mixture() -> None:
     batches = stream(THREE)
     tokens: dict[str, Counter[str]] = {"general": Counter(), "domain": Counter(), "instruction": Counter()}
