@@ -33,6 +33,8 @@ def record(number: int, n_bytes: int = 10) -> Record:
 def document(number: int, size: int, vocab_size: int = 1000) -> TokenisedDocument:
     ids = np.random.default_rng(number).integers(0, vocab_size, size).tolist()
     answers = ((1, size),) if number % 3 == 0 and size > 1 else ()
+    if number % 2 and size > 6:
+        answers = ((1, 2), (3, size - 2), (size - 1, size))
     return TokenisedDocument(record(number), ids, answers)
 
 
