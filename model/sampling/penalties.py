@@ -63,9 +63,8 @@ class Penalties:
         settings = self._settings
         if settings.repetition_penalty != 1:
             penalty = np.float32(settings.repetition_penalty)
-            with np.errstate(
-                over="ignore", divide="ignore", invalid="ignore"
-            ):  # the least penalties are 0 in fp32
+            # the least penalties are 0 in fp32
+            with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
                 logits = np.where(logits > 0, logits / penalty, logits * penalty)
             logits = np.minimum(logits, _LARGEST)
         lost = counts * np.float32(settings.frequency_penalty)
