@@ -77,7 +77,9 @@ class BPETokenizer:
 
     def encode(self, text: str) -> list[int]:
         clean = text.encode("utf-8", errors="replace").decode("utf-8")
-        ids: list[int] = self._tokenizer.encode(clean, add_special_tokens=False).ids
+        # A batch, since `encode` keeps Python's lock: all other threads would stand still for a long text.
+        (encoding,) = self._tokenizer.encode_batch_fast([clean], add_special_tokens=False)
+        ids: list[int] = encoding.ids
         return ids
 
     def token_bytes(self, token: int) -> bytes:

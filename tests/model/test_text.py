@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -102,6 +104,25 @@ def test_byte_alphabet_is_one_printable_character_per_byte() -> None:
     alphabet = byte_alphabet()
     assert len(set(alphabet)) == 256 and all(character.isprintable() for character in alphabet)
     assert (alphabet[ord("a")], alphabet[ord(" ")], alphabet[ord("\n")]) == ("a", "Ġ", "Ċ")
+
+
+def test_other_threads_go_on_while_a_long_text_is_encoded(tmp_path: Path) -> None:
+    vocab = {character: i for i, character in enumerate(byte_alphabet())}
+    merges = [("1" * n, "1" * n) for n in (1, 2, 4, 8)]
+    vocab |= {first + second: 256 + i for i, (first, second) in enumerate(merges)}
+    model = tokenizers.Tokenizer(BPE(vocab, merges))
+    model.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    model.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = BPETokenizer(tmp_path / "tokenizer.json", ())
+    counted: list[int] = []
+    encoding = threading.Thread(target=lambda: counted.append(len(tokenizer.encode("1" * 800_000))))
+    encoding.start()
+    n_turns = 0
+    while not counted:
+        time.sleep(0.001)
+        n_turns += 1
+    encoding.join()
+    assert counted == [50_000] and n_turns > 20, "a few turns at most if it keeps the lock"
 
 
 @pytest.mark.parametrize("seed", range(3))
