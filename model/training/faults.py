@@ -85,6 +85,12 @@ def explain(error: BaseException, command: str, *, is_resumed: bool = False) -> 
         return Fault("rank_lost", RANK_LOST, f"{cause} {where}", f"When that is mended, {resume}")
     if isinstance(cause, OSError):
         return _system_refused(cause, failed, where, resume)
+    if _is_compiler(cause):
+        action = (
+            f"Remove {_compiled()} if it is damaged there, or set [compute] compile = false; then {resume}"
+        )
+        message = f"torch.compile failed {where}: {_first_line(cause)}"
+        return Fault("compile_failed", 1, message, action)
     if is_out_of_memory(cause):
         message = f"out of memory {where}: {_first_line(cause)}"
         return Fault("out_of_memory", OUT_OF_MEMORY, message, f"{_less_memory(failed)}; then {resume}")
@@ -106,6 +112,20 @@ def _is_lost_rank(cause: BaseException) -> bool:
     from model.parallel.processes import RankMissingError
 
     return isinstance(cause, RankMissingError)
+
+
+def _is_compiler(cause: BaseException) -> bool:
+    """Whether torch.compile's back end failed; what a killed process left in its folder makes it fail each time."""
+    from torch._dynamo.exc import BackendCompilerFailed
+
+    return isinstance(cause, BackendCompilerFailed) and not is_out_of_memory(cause)
+
+
+def _compiled() -> str:
+    """The folder that torch keeps compiled blocks in."""
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    return str(cache_dir())
 
 
 def _is_unanswered(cause: BaseException) -> bool:

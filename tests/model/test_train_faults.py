@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch._inductor.exc import InductorError
 
 from model.checkpoint import CheckpointError
 from model.config import ConfigError
@@ -315,6 +316,19 @@ def test_memory_that_runs_out_in_the_first_step_may_be_the_batch_s_or_the_model_
     fault = explain(failed, "gainshare train x.toml")
     assert fault is not None and "in the first step" in fault.message
     assert "Raise [compute] micro_batches" in fault.action and "make [model] smaller" in fault.action
+
+
+def test_what_a_killed_compiler_left_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    failed = RunFailedError(step=3, saved=None, output=Path("x"))
+    failed.__cause__ = InductorError(ImportError("/tmp/main.so: file too short"), None)
+    fault = explain(failed, "gainshare train x.toml")
+    assert fault is not None and (fault.code, fault.exit_status) == ("compile_failed", 1)
+    assert "torch.compile failed after step 3" in fault.message and "file too short" in fault.message
+    assert f"Remove {tmp_path} " in fault.action and "compile = false" in fault.action
+    failed.__cause__ = InductorError(MemoryError("not enough memory"), None)
+    fault = explain(failed, "gainshare train x.toml")
+    assert fault is not None and fault.code == "out_of_memory"
 
 
 def test_an_error_that_nobody_foresaw_is_not_explained_away() -> None:
