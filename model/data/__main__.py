@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         message = f"{error.filename or options.folder}: {error.strerror or error}"
         return failed(message, "os_error", as_json=options.json)
     except KeyboardInterrupt:
-        message = "interrupted: nothing was built or changed, the same command starts again"
+        message = "interrupted: what was not built to its end is gone, the same command starts again"
         return failed(message, "interrupted", INTERRUPTED, as_json=options.json)
     sys.stdout.write(text + "\n")
     return 0

@@ -64,9 +64,10 @@ def build(
 ) -> DataFolder:
     """Builds `folder`, whole or not at all, with a new tokenizer unless one is given.
 
-    Equal corpora and settings give equal files. Corpora have different names. A corpus that is not on this machine is noted in `build.json`, or an
-    error where all `are_required`. `replace` takes the place of an older data folder. Raises CorpusError, TokenizerError,
-    FolderTakenError where the folder holds anything else, and OSError where the disk refuses.
+    Equal corpora and settings give equal files. Corpora have different names. A corpus that is not on this machine is
+    noted in `build.json`, or an error where all `are_required`. `replace` takes the place of an older data folder.
+    Raises CorpusError, TokenizerError, FolderTakenError where the folder holds anything else, and OSError where the disk
+    refuses.
     """
     settings = settings or Settings()
     if folder.exists() and not replace:

@@ -14,7 +14,8 @@ from model.data.text_documents import TextDocument
 class HubDataset:
     """Which texts to take: `column` of `name` (a hub id, or "json", "csv", "parquet" or "text" with `data_files`).
 
-    With `answer_column` they are questions. `called` tells datasets of one `name` apart. `licence` is the user's word: hubs do not always know it.
+    With `answer_column` they are questions. `called` tells datasets of one `name` apart. `licence` is the user's word:
+    hubs do not always know it.
     """
 
     name: str

@@ -31,9 +31,7 @@ State = dict[str, Any]  # plain JSON: numbers, strings, lists and dicts of them
 
 FORMAT = "gainshare.stream/1"
 WINDOW_TOKENS = 1 << 20
-WIDTH_MULTIPLE = (
-    8  # bucketed batches are a multiple of it wide where sequences may be: kernels like whole vectors
-)
+WIDTH_MULTIPLE = 8  # bucketed batches are a multiple of it wide, or as a sequence: kernels like whole vectors
 
 
 class BatchStream(Protocol):

@@ -34,8 +34,8 @@ def learn_from_teacher(
 ) -> None:
     """Gives `trainer` the distillation's objective; `files` are those beside the student's data, its tokenizer among them.
 
-    `longest` positions has a sequence at most. Raises ConfigError where teacher and data do not go together or the folder of answers cannot be used, and
-    CheckpointError for a folder without a model.
+    `longest` positions has a sequence at most. Raises ConfigError where teacher and data do not go together or the
+    folder of answers cannot be used, and CheckpointError for a folder without a model.
     """
     if TOKENIZER_FILE not in files:
         raise ConfigError(
