@@ -17,7 +17,7 @@ def room_for(n_prompt: int, max_context: int, options: Options, *, is_chat: bool
     if room < 1 or wanted > room:
         raise bad_value(
             "messages" if is_chat else "prompt",
-            f"this model's context is {max_context} tokens; the prompt has {n_prompt} and {max(wanted, 0)} more were "
+            f"this model's context is {max_context} tokens here; the prompt has {n_prompt} and {max(wanted, 0)} more were "
             "asked for. Shorten the prompt or lower max_tokens",
             "context_length_exceeded",
         )

@@ -14,6 +14,7 @@ from typing import TypeVar
 import torch
 
 from model.checkpoint import CheckpointError
+from model.config import ModelConfig
 from model.hf.errors import UnsupportedModel
 from model.serving.errors import LoadError
 from model.serving.executor import Executor, Part
@@ -41,13 +42,13 @@ def check_loadable(name: str, home: Path | None = None) -> None:
         check_memory(weight_bytes(folder), available_memory())
 
 
-def check_answers(executor: Executor, vocab_size: int, name: str) -> None:
-    """One step over a block of tokens from all of the vocabulary; it writes into the cache's first block.
+def check_answers(executor: Executor, config: ModelConfig, name: str) -> None:
+    """One step over tokens from all of the vocabulary, a block of them or the context; it writes into the cache's first block.
 
     Raises LoadError where a token's logits have no finite maximum: such a model can choose nothing.
     """
-    n_tokens = executor.block_tokens
-    tokens = [i * vocab_size // n_tokens for i in range(n_tokens)]
+    n_tokens = min(executor.block_tokens, config.max_context)
+    tokens = [i * config.vocab_size // n_tokens for i in range(n_tokens)]
     logits_NV = executor.step([Part(tokens, past=0, blocks=[0], n_logits=n_tokens)])
     if not logits_NV.amax(dim=-1).isfinite().all():
         message = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Iterable
 from functools import cached_property
 from typing import Any
@@ -26,7 +27,6 @@ from model.serving.generation import (
     Event,
     Finish,
     Generation,
-    NeverFitsError,
     QueueFullError,
 )
 from model.serving.loading import check_answers
@@ -34,6 +34,8 @@ from model.serving.logprobs import LogprobWriter
 from model.serving.proposers import proposers
 from model.serving.requests import Options, Prompt
 from model.serving.served import ServedModel
+
+log = logging.getLogger(__name__)
 
 BUSY_RETRY_S = 2
 
@@ -54,15 +56,26 @@ class Service:
         self.served = served
         self._steps = StepTimes()
         computing = executor_for(served, limits, executor)
-        check_answers(computing, self._vocab_size, served.name)
+        check_answers(computing, served.transformer.config, served.name)
         speculating = proposers(computing, lambda: self.engine.n_running)
         self.engine = Engine(served, limits, on_death, computing, self._steps.observe, speculating)
         self._experts = expert_load_of(computing, served.transformer)
+        if self.max_context < served.max_context:
+            log.warning(
+                "the cache holds %d tokens, the context of %s %d: prompt and answer may have no more than the cache",
+                *(self.max_context, served.name, served.max_context),
+            )
         self.engine.start()
 
     @property
     def name(self) -> str:
         return self.served.name
+
+    @property
+    def max_context(self) -> int:
+        """Tokens that prompt and answer may have: the model's context, or the whole cache where that holds less."""
+        pool = self.engine.pool
+        return min(self.served.max_context, pool.n_blocks * pool.block_tokens)
 
     @property
     def is_alive(self) -> bool:
@@ -71,7 +84,7 @@ class Service:
     def describe(self) -> dict[str, Any]:
         config = self.served.transformer.config
         return {
-            "max_context": self.served.max_context,
+            "max_context": self.max_context,
             "total_parameters": config.total_parameters,
             "active_parameters": config.active_parameters,
             "metadata": dict(self.served.metadata),
@@ -103,7 +116,7 @@ class Service:
             raise not_now("failed", "the engine has ended")
 
     async def count(self, prompt: Prompt) -> TokenCount:
-        return TokenCount(len(await self._tokens_of(prompt)), self.served.max_context)
+        return TokenCount(len(await self._tokens_of(prompt)), self.max_context)
 
     async def start(self, ask: Ask) -> EngineRun:
         tokens = await self._tokens_of(ask.prompt)
@@ -130,7 +143,7 @@ class Service:
     def _generation(self, tokens: tuple[int, ...], ask: Ask) -> Generation:
         """What the engine is asked for. Raises ApiError (400) for what cannot fit the context or the vocabulary."""
         options = ask.options
-        max_tokens = room_for(len(tokens), self.served.max_context, options, is_chat=ask.is_chat)
+        max_tokens = room_for(len(tokens), self.max_context, options, is_chat=ask.is_chat)
         try:
             options.settings.check_vocabulary(self._vocab_size)
         except SamplingError as error:
@@ -201,8 +214,6 @@ class EngineRun:
             raise not_now("queue_full", str(error), retry_s=BUSY_RETRY_S, status=429) from error
         except EngineStoppedError as error:
             raise not_now("shutting_down", str(error)) from error
-        except NeverFitsError as error:
-            raise bad_value("messages" if ask.is_chat else "prompt", str(error), "cache_exceeded") from error
 
     def _pass_on(self, event: Event) -> None:  # on the engine's thread
         self._loop.call_soon_threadsafe(self._queue.put_nowait, event)

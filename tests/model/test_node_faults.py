@@ -37,6 +37,7 @@ from tests.model.test_node_loading import hf_folder, spoilt
 TOKEN = "token-of-the-faults"
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 N_CLIENTS = 200
+CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "ignore_eos": True}
 
 
 def body(max_tokens: int = 20, **fields: Any) -> dict[str, Any]:
@@ -162,7 +163,14 @@ def test_one_client_that_fills_the_cache_shuts_nobody_out() -> None:
 
         refused = ask("hog", 400)
         error = refused.json()["error"]
-        assert (refused.status_code, error["code"], error["param"]) == (400, "cache_exceeded", "prompt")
+        assert (refused.status_code, error["code"], error["param"]) == (
+            400,
+            "context_length_exceeded",
+            "prompt",
+        )
+        assert httpx.post(f"{node.url}/tokenize", json=CHAT, headers=HEADERS).json()["max_context"] == 128
+        filled = httpx.post(f"{node.url}/v1/chat/completions", json=CHAT, headers=HEADERS, timeout=120).json()
+        assert (filled["usage"]["total_tokens"], filled["choices"][0]["finish_reason"]) == (128, "length")
         alone = ask("alone", 90).json()["choices"][0]["text"]
         with ThreadPoolExecutor(10) as pool:
             hogs = [pool.submit(ask, "hog", 90) for _ in range(8)]

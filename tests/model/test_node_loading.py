@@ -62,6 +62,15 @@ def spoilt(folder: Path) -> Path:
     return folder
 
 
+def test_a_model_whose_context_is_shorter_than_a_block_is_served(tmp_path: Path) -> None:
+    file = hf_folder(tmp_path) / "config.json"
+    config = json.loads(file.read_text()) | {"max_position_embeddings": 5}
+    file.write_text(json.dumps(config))
+    service = Service(load_served(str(tmp_path)), EngineLimits(max_running=1))
+    assert service.max_context == 5
+    service.engine.stop()
+
+
 def test_a_hugging_face_folder_is_served_as_it_is(tmp_path: Path) -> None:
     served = load_served(str(hf_folder(tmp_path / "theirs")))
     assert served.name == "theirs" and served.max_context == SMALL.max_context
