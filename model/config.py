@@ -18,6 +18,8 @@ GroupScore = Literal["max", "top2"]
 QKNorm = Literal["none", "head", "all"]
 RopeKind = Literal["linear", "dynamic", "llama3", "yarn"]
 
+MOST_LAYERS = 10_000  # far beyond any model: a damaged file must not make a list of a billion
+
 
 class ConfigError(ValueError):
     """A shape that no model can have; the message names the field and the rule."""
@@ -280,6 +282,7 @@ class ModelConfig:
             "max_context",
         ):
             _require(getattr(self, field) >= 1, f"ModelConfig.{field} must be at least 1")
+        _require(self.n_layers <= MOST_LAYERS, f"ModelConfig.n_layers must be at most {MOST_LAYERS}")
         _require(self.n_heads % self.n_kv_heads == 0, "ModelConfig.n_heads must be a multiple of n_kv_heads")
         _require(self.d_head % 2 == 0, "ModelConfig.d_head must be even: rotary turns pairs")
         _require_not_negative(self, "first_moe_layer", "n_ahead")

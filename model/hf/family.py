@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from model.config import ConfigError, ModelConfig
+from model.config import MOST_LAYERS, ConfigError, ModelConfig
 from model.hf.errors import NoPlace, UnsupportedModel
 from model.hf.fields import Field, Fixed, Rule, Theirs, TrainingOnly
 from model.hf.meaning import differences
@@ -93,7 +93,7 @@ SIZES: tuple[Rule, ...] = (
     Fixed("quantization_config", (None,), "save the model dequantised first", is_written=False),
     Field("vocab_size", "vocab_size"),
     Field("hidden_size", "d_model"),
-    Field("num_hidden_layers", "n_layers"),
+    Field("num_hidden_layers", "n_layers", most=MOST_LAYERS),
     Field("num_attention_heads", "n_heads"),
     Field("num_key_value_heads", "n_kv_heads", same_as="n_heads"),
     Field("rms_norm_eps", "norm_eps", float),

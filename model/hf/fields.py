@@ -46,6 +46,7 @@ class Field:
     default: Any = REQUIRED
     same_as: str | None = None
     is_optional: bool = False  # null is a value of its own
+    most: int | None = None
 
     def read(self, theirs: Theirs, ours: Ours) -> None:
         names = _names(self.theirs)
@@ -53,8 +54,11 @@ class Field:
         value = theirs.get(name)
         if value is None and not (self.is_optional and name in theirs):
             value = self._missing(name, ours)
+        value = _typed(name, value, self.kind)
+        if self.most is not None and value > self.most:
+            raise UnsupportedModel(f"{name} must be at most {self.most}, not {value}")
         for path in _names(self.ours):
-            put(ours, path, _typed(name, value, self.kind))
+            put(ours, path, value)
 
     def write(self, config: ModelConfig, theirs: dict[str, Any]) -> None:
         theirs[_names(self.theirs)[0]] = pick(config, _names(self.ours)[0])

@@ -36,6 +36,8 @@ def test_impossible_shapes_are_refused_by_name() -> None:
     for change, field in (({"top_k": 5}, "top_k"), ({"d_model": 0}, "d_model"), ({"gate": "relu"}, "gate")):
         with pytest.raises(ConfigError, match=field):
             MoEConfig(**{**good, **change})
+    with pytest.raises(ConfigError, match="n_layers must be at most 10000"):
+        replace(PRESETS["tiny"], n_layers=10_001)
     with pytest.raises(ConfigError, match="unexpected"):
         ModelConfig.from_dict({**PRESETS["tiny"].to_dict(), "unexpected": 1})
 

@@ -205,6 +205,7 @@ def _comparable(config: Any) -> dict[str, Any]:
             {"num_attention_heads": 5, "num_key_value_heads": 3},
             "n_heads must be a multiple|num_key_value_heads = 3",
         ),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers must be at most 10000, not 1000000000"),
     ],
 )
 def test_what_no_family_can_represent_is_refused_by_name(
