@@ -35,10 +35,11 @@ def require_types(part: object) -> None:
 
     Whole numbers pass for fractions. What a field has a choice of is not looked at.
     """
-    for field, hint in _hints(type(part)).items():
+    kind: Any = type(part)  # mypy takes type[object] for unhashable
+    for field, hint in _hints(kind).items():
         value = getattr(part, field)
         if not _is_a(value, hint):
-            raise ConfigError(f"{type(part).__name__}.{field} must be {_in_words(hint)}, not {value!r}")
+            raise ConfigError(f"{kind.__name__}.{field} must be {_in_words(hint)}, not {value!r}")
 
 
 @cache
