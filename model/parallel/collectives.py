@@ -1,12 +1,14 @@
 """Collectives that autograd can pass through: the conjugate pairs of tensor and expert parallelism.
 
 A `group` of None is an axis of degree one: nothing is sent and the tensor comes back as it is. Knows nothing of
-models. The pair `copy_to` and `reduce_from` is f and g of Megatron-LM (Shoeybi et al. 2019, arXiv:1909.08053).
+models. The pair `copy_to` and `reduce_from` is f and g of Megatron-LM (Shoeybi et al. 2019, arXiv:1909.08053); the four
+that split and gather rows are those of its sequence parallelism (Korthikanti et al. 2022, arXiv:2205.05198). Their
+`sizes` are the rows of each rank's part, the first rank's first: they may differ and be 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 Group = dist.ProcessGroup | None
+MoveRows = Callable[[Tensor, Sequence[int], dist.ProcessGroup], Tensor]
 
 
 class _CopyTo(torch.autograd.Function):
@@ -50,6 +53,21 @@ class _Exchange(torch.autograd.Function):
         return _exchanged(grad_ND, ctx.received, ctx.sent, ctx.group), None, None, None
 
 
+class _Parts(torch.autograd.Function):
+    """One of the movements of rows below; gradients take `back`, its conjugate."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_ND: Tensor, sizes: Sequence[int], group: dist.ProcessGroup, move: MoveRows, back: MoveRows
+    ) -> Tensor:
+        ctx.sizes, ctx.group, ctx.back = sizes, group, back
+        return move(x_ND, sizes, group)
+
+    @staticmethod
+    def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor, None, None, None, None]:
+        return ctx.back(grad_ND, ctx.sizes, ctx.group), None, None, None, None
+
+
 def copy_to(x: Tensor, group: Group) -> Tensor:
     """Into a region where each rank of `group` computes a part: x as it is; gradients are summed over the ranks."""
     return x if group is None else _CopyTo.apply(x, group)  # type: ignore[no-untyped-call]
@@ -58,6 +76,32 @@ def copy_to(x: Tensor, group: Group) -> Tensor:
 def reduce_from(x: Tensor, group: Group) -> Tensor:
     """Out of such a region: the sum of the ranks' parts; gradients pass as they are."""
     return x if group is None else _ReduceFrom.apply(x, group)  # type: ignore[no-untyped-call]
+
+
+def split_to(x_ND: Tensor, sizes: Sequence[int], group: Group) -> Tensor:
+    """Rows that all ranks have to this rank's part of them; gradients are gathered."""
+    return _moved(x_ND, sizes, group, _own_part, _gathered)
+
+
+def gather_from(x_ND: Tensor, sizes: Sequence[int], group: Group) -> Tensor:
+    """The ranks' parts to all rows on each, which all ranks use alike; of the gradient a rank takes its part."""
+    return _moved(x_ND, sizes, group, _gathered, _own_part)
+
+
+def gather_to(x_ND: Tensor, sizes: Sequence[int], group: Group) -> Tensor:
+    """As `gather_from`, into a region where each rank computes a part: gradients are summed and scattered."""
+    return _moved(x_ND, sizes, group, _gathered, _sum_scattered)
+
+
+def reduce_scatter_from(x_ND: Tensor, sizes: Sequence[int], group: Group) -> Tensor:
+    """Out of such a region: this rank's rows of the sum of the ranks' parts; gradients are gathered."""
+    return _moved(x_ND, sizes, group, _sum_scattered, _gathered)
+
+
+def even_sizes(n_rows: int, group: Group) -> list[int]:
+    """Rows of each rank's part where `n_rows` are split; the first ranks have those that are left over."""
+    n_ranks = 1 if group is None else group.size()
+    return [(n_rows + n_ranks - 1 - rank) // n_ranks for rank in range(n_ranks)]
 
 
 def exchange_rows(x_ND: Tensor, sent: Sequence[int], received: Sequence[int], group: Group) -> Tensor:
@@ -79,6 +123,13 @@ def exchange_counts(counts_RE: Tensor, group: Group) -> Tensor:
     return received_RE
 
 
+def gather_counts(counts: Tensor, group: Group) -> Tensor:
+    """What each rank of the group has, [ranks, *counts.shape], the first rank's first. Integers, no gradient."""
+    if group is None:
+        return counts[None]
+    return _gathered(counts[None], [1] * group.size(), group)
+
+
 def sum_over(x: Tensor, group: Group) -> Tensor:
     """Adds `x` up over the ranks in place, without gradient; returns it."""
     if group is not None:
@@ -91,6 +142,28 @@ def maximum_over(x: Tensor, group: Group) -> Tensor:
     if group is not None:
         dist.all_reduce(x, op=dist.ReduceOp.MAX, group=group)
     return x
+
+
+def _moved(x_ND: Tensor, sizes: Sequence[int], group: Group, move: MoveRows, back: MoveRows) -> Tensor:
+    if group is None:
+        return x_ND
+    return _Parts.apply(x_ND, sizes, group, move, back)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _own_part(x_ND: Tensor, sizes: Sequence[int], group: dist.ProcessGroup) -> Tensor:
+    return x_ND.split(list(sizes))[group.rank()]
+
+
+def _gathered(x_ND: Tensor, sizes: Sequence[int], group: dist.ProcessGroup) -> Tensor:
+    # an all-to-all of copies: all-gathers take parts of one size only
+    copies_ND = x_ND.expand(len(sizes), *x_ND.shape).flatten(0, 1)
+    return _exchanged(copies_ND, [x_ND.shape[0]] * len(sizes), sizes, group)
+
+
+def _sum_scattered(x_ND: Tensor, sizes: Sequence[int], group: dist.ProcessGroup) -> Tensor:
+    n_own = sizes[group.rank()]
+    parts_ND = _exchanged(x_ND, sizes, [n_own] * len(sizes), group)
+    return parts_ND.view(len(sizes), n_own, *x_ND.shape[1:]).sum(0)
 
 
 def _summed(x: Tensor, group: dist.ProcessGroup) -> Tensor:

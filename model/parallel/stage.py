@@ -125,7 +125,7 @@ class Stage(Transformer):
             return
         for block in self.blocks:
             if isinstance(block.ffn, MoELayer):
-                block.ffn.experts = ParallelExperts(block.ffn.config, mesh.ep, group)
+                block.ffn.experts = ParallelExperts(block.ffn.config, mesh.ep, group, self.tp_group)
 
     def _drop_other_stages(self) -> None:
         for layer in set(range(len(self.layers))) - set(self.own_layers):

@@ -18,15 +18,17 @@ from torch import Tensor, nn
 from model.layers.block import Block
 from model.layers.moe import MoELayer
 from model.parallel.collectives import Group, copy_to, maximum_over, reduce_from, sum_over
+from model.parallel.expert import ParallelExperts
 
 IGNORED = -100  # a target that is not scored
 
 
 def split_modules(block: Block) -> Iterator[nn.Module]:
-    """The modules of a block whose outputs are sums over the tensor parallel ranks."""
+    """The modules of a block whose outputs are yet to be added up over the tensor parallel ranks."""
     yield block.attention
     if isinstance(block.ffn, MoELayer):
-        yield block.ffn.experts
+        if not isinstance(block.ffn.experts, ParallelExperts):  # which add up by themselves
+            yield block.ffn.experts
         if block.ffn.shared is not None:
             yield block.ffn.shared
     else:

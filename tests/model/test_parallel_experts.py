@@ -1,0 +1,206 @@
+"""Experts over tensor and expert parallel ranks, which are threads here, against the plain ones of one process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from model.config import MoEConfig
+from model.layers.moe import Experts
+from model.layers.watched import torch_instead
+from model.parallel import collectives, expert
+from model.parallel.collectives import (
+    Group,
+    even_sizes,
+    gather_counts,
+    gather_from,
+    gather_to,
+    reduce_scatter_from,
+    split_to,
+)
+from model.parallel.expert import ParallelExperts
+from model.parallel.mesh import Coordinates, Mesh
+from tests.model.gloo_threads import Result, gloo_group
+
+CONFIG = MoEConfig(d_model=16, d_expert=8, n_experts=6, top_k=3)
+
+
+def axis_group(store: dist.Store, name: str, rank: int, n_ranks: int) -> Group:
+    """As `gloo_group`, for all-to-alls: those are a process group's, which has gloo as its backend."""
+    backend = gloo_group(store, name, rank, n_ranks)
+    if backend is None:
+        return None
+    group = dist.ProcessGroup(dist.PrefixStore(f"{name} group", store), rank, n_ranks)
+    group._set_default_backend(dist.ProcessGroup.BackendType.GLOO)
+    group._register_backend(torch.device("cpu"), dist.ProcessGroup.BackendType.GLOO, backend)
+    return group
+
+
+def on_mesh(mesh: Mesh, compute: Callable[[Coordinates, Group, Group], Result]) -> list[Result]:
+    """What `compute(coordinates, tp_group, ep_group)` returned on each rank of a mesh of tp and ep, by rank."""
+    store = dist.HashStore()
+
+    def run(rank: int) -> Result:
+        at = mesh.coordinates(rank)
+        tp_group = axis_group(store, f"tp{at.dp}", at.tp, mesh.tp)
+        ep_group = axis_group(store, f"ep{at.tp}", at.ep, mesh.ep)
+        return compute(at, tp_group, ep_group)
+
+    with ThreadPoolExecutor(mesh.world_size) as threads:
+        return list(threads.map(run, range(mesh.world_size)))
+
+
+@dataclass(frozen=True)
+class Given:
+    """Tokens of one place of ep, where they go, and the gradient that comes back; leaves of its own per user."""
+
+    x_TD: Tensor
+    weights_TK: Tensor
+    experts_TK: Tensor
+    grad_TD: Tensor
+
+    def through(self, experts: Experts) -> list[Tensor]:
+        """Output, and gradients of the tokens and of their weights."""
+        x_TD = self.x_TD.clone().requires_grad_()
+        weights_TK = self.weights_TK.clone().requires_grad_()
+        y_TD = experts(x_TD, weights_TK, self.experts_TK)
+        y_TD.backward(self.grad_TD)
+        assert x_TD.grad is not None and weights_TK.grad is not None
+        return [y_TD.detach(), x_TD.grad, weights_TK.grad]
+
+
+def given(n_tokens: int, seed: int, dtype: torch.dtype) -> Given:
+    rng = torch.Generator().manual_seed(seed)
+    x_TD, grad_TD = (torch.randn(n_tokens, CONFIG.d_model, generator=rng).to(dtype) for _ in range(2))
+    weights_TK = torch.rand(n_tokens, CONFIG.top_k, generator=rng)
+    skewed_TE = torch.rand(n_tokens, CONFIG.n_experts, generator=rng) + torch.linspace(0, 1, CONFIG.n_experts)
+    return Given(x_TD, weights_TK, skewed_TE.topk(CONFIG.top_k).indices, grad_TD)
+
+
+def plain_experts(dtype: torch.dtype) -> Experts:
+    torch.manual_seed(3)
+    return Experts(CONFIG).to(dtype)
+
+
+def part_of(stack: Tensor, name: str, mesh: Mesh, at: Coordinates) -> Tensor:
+    """A rank's experts and width of a stack, or of its gradient."""
+    own = stack.chunk(mesh.ep)[at.ep]
+    return own.chunk(mesh.tp, dim=2 if name == "w_down" else 1)[at.tp]
+
+
+def spread(plain: Experts, mesh: Mesh, at: Coordinates, tp_group: Group, ep_group: Group) -> ParallelExperts:
+    config = MoEConfig(CONFIG.d_model, CONFIG.d_expert // mesh.tp, CONFIG.n_experts, CONFIG.top_k)
+    experts = ParallelExperts(config, mesh.ep, ep_group, tp_group).to(plain.w_up.dtype)
+    state = {name: part_of(stack, name, mesh, at) for name, stack in plain.state_dict().items()}
+    experts.load_state_dict(state)
+    return experts
+
+
+@pytest.mark.parametrize(
+    ("mesh", "tokens"),
+    [
+        (Mesh(tp=2, dp=2, ep=2), (7, 12)),
+        (Mesh(tp=2, dp=2, ep=2), (1, 0)),
+        (Mesh(tp=2, dp=2, ep=2), (0, 0)),
+        (Mesh(tp=4, dp=2, ep=2), (3, 9)),
+        (Mesh(tp=4, dp=3, ep=3), (2, 0, 5)),
+        (Mesh(dp=3, ep=3), (4, 0, 5)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_experts_of_all_ranks_are_the_plain_ones_forward_and_backward(
+    mesh: Mesh, tokens: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    """Shares of tokens that are uneven or empty included."""
+    batches = [given(n_tokens, seed, dtype) for seed, n_tokens in enumerate(tokens)]
+    plain = plain_experts(dtype)
+    with torch_instead():  # bf16 rounds elsewhere in the fused kernels
+        expected = [batch.through(plain) for batch in batches]
+
+    def trained(at: Coordinates, tp_group: Group, ep_group: Group) -> tuple[list[Tensor], ParallelExperts]:
+        experts = spread(plain, mesh, at, tp_group, ep_group)
+        with torch_instead():
+            return batches[at.ep].through(experts), experts
+
+    close = {"rtol": 2e-2, "atol": 4e-2} if dtype is torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-5}
+    for rank, (found, experts) in enumerate(on_mesh(mesh, trained)):
+        at = mesh.coordinates(rank)
+        torch.testing.assert_close(found, expected[at.ep], **close)
+        for name, parameter in experts.named_parameters():
+            whole = plain.get_parameter(name).grad
+            if whole is None:
+                whole = torch.zeros_like(plain.get_parameter(name))
+            own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            torch.testing.assert_close(own, part_of(whole, name, mesh, at), **close)
+
+
+def test_each_row_crosses_the_expert_axis_once_whatever_the_tensor_parallel_degree(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sent: list[int] = []
+
+    def counted(x_ND: Tensor, *arguments: object) -> Tensor:
+        sent.append(x_ND.shape[0])
+        return collectives.exchange_rows(x_ND, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(expert, "exchange_rows", counted)
+    plain, batches = plain_experts(torch.float32), [given(n, n, torch.float32) for n in (5, 8)]
+    for mesh in (Mesh(dp=2, ep=2), Mesh(tp=4, dp=2, ep=2)):
+        sent.clear()
+        on_mesh(mesh, lambda at, *groups, mesh=mesh: batches[at.ep].through(spread(plain, mesh, at, *groups)))
+        assert sum(sent) == 2 * (5 + 8) * CONFIG.top_k  # there and back
+
+
+def test_tensor_parallel_ranks_get_the_same_output_and_gradients_to_the_bit() -> None:
+    """Else what they hold alike, norms and routers, would drift apart."""
+    mesh, plain = Mesh(tp=4, dp=2, ep=2), plain_experts(torch.float32)
+    batches = [given(n, n, torch.float32) for n in (6, 9)]
+    results = on_mesh(mesh, lambda at, *groups: batches[at.ep].through(spread(plain, mesh, at, *groups)))
+    for rank, found in enumerate(results):
+        first = results[mesh.group("tp", rank)[0]]
+        assert all(torch.equal(one, other) for one, other in zip(found, first, strict=True))
+
+
+@pytest.mark.parametrize("n_rows", [0, 1, 2, 3, 7])
+def test_rows_are_split_and_gathered_and_gradients_take_the_conjugate_way(n_rows: int) -> None:
+    x_ND = torch.arange(2.0 * n_rows).view(n_rows, 2)
+    mesh = Mesh(tp=3)
+
+    def moved(at: Coordinates, group: Group, _: Group) -> list[Tensor]:
+        sizes = even_sizes(n_rows, group)
+        alike = x_ND.clone().requires_grad_()
+        part = split_to(alike, sizes, group)
+        again = gather_from(part, sizes, group)
+        (back,) = torch.autograd.grad((again * x_ND).sum(), alike)
+        own = part.detach().requires_grad_()
+        summed = reduce_scatter_from(gather_to(own, sizes, group) * (at.tp + 1), sizes, group)
+        (summed_back,) = torch.autograd.grad(summed, own, own.detach())
+        return [again.detach(), back, part.detach(), summed.detach(), summed_back]
+
+    results = on_mesh(mesh, moved)
+    for again, back, part, summed, summed_back in results:
+        assert torch.equal(again, x_ND) and torch.equal(back, x_ND)
+        assert torch.equal(summed, 6 * part) and torch.equal(summed_back, 6 * part)
+    parts = [part for _, _, part, _, _ in results]
+    assert torch.equal(torch.cat(parts), x_ND)
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_counts_of_all_ranks_are_gathered_in_their_order() -> None:
+    results = on_mesh(Mesh(tp=3), lambda at, group, _: gather_counts(torch.tensor([[at.tp], [9]]), group))
+    assert all(counts.tolist() == [[[0], [9]], [[1], [9]], [[2], [9]]] for counts in results)
+    assert gather_counts(torch.tensor([4]), None).tolist() == [[4]]
+
+
+def test_an_axis_of_one_rank_moves_nothing() -> None:
+    x_ND = torch.ones(3, 2)
+    assert even_sizes(3, None) == [3]
+    for move in (split_to, gather_from, gather_to, reduce_scatter_from):
+        assert move(x_ND, [3], None) is x_ND
