@@ -151,7 +151,7 @@ def _moved(x_ND: Tensor, sizes: Sequence[int], group: Group, move: MoveRows, bac
 
 
 def _own_part(x_ND: Tensor, sizes: Sequence[int], group: dist.ProcessGroup) -> Tensor:
-    return x_ND.split(list(sizes))[group.rank()]
+    return torch.split(x_ND, list(sizes))[group.rank()]
 
 
 def _gathered(x_ND: Tensor, sizes: Sequence[int], group: dist.ProcessGroup) -> Tensor:

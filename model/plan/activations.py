@@ -81,7 +81,10 @@ def _in_backward(config: ModelConfig, layer: int, width: int, layout: Layout) ->
     if layout.mesh.tp > 1:
         gradients += STREAM_BYTES * config.d_model  # what is being summed over tp
     if layout.mesh.ep > 1 and config.moe is not None and config.is_moe_layer(layer):
-        gradients += 2 * width * config.moe.top_k * config.d_model  # rows that leave and rows that arrive
+        rows = 2 * width * config.moe.top_k * config.d_model  # that leave and that arrive
+        gradients += rows
+        if layout.mesh.tp > 1:
+            gradients += rows / layout.mesh.tp  # over ep; those above are over tp
     if layout.checkpointing == "none":
         return gradients
     attention, ffn = halves(config, layer, width, layout)
@@ -201,7 +204,10 @@ def _moe(moe: MoEConfig, width: int, layout: Layout) -> float:
 
 def routed_rows(moe: MoEConfig, width: int, layout: Layout) -> float:
     """Bytes per token that the routed experts' rows keep; part of `halves`' second."""
-    row = width * (2 * moe.d_model + 4 * moe.d_expert) + 2 * INDEX_BYTES  # x, y; gate, up, silu, product
-    if layout.mesh.ep > 1:
-        row += 2 * INDEX_BYTES + FP32_BYTES  # sorted once more where they are computed
-    return moe.top_k * row
+    computed = width * (moe.d_model + 4 * moe.d_expert) + 2 * INDEX_BYTES  # x; gate, up, silu, product
+    weighted = width * moe.d_model  # y
+    if layout.mesh.ep == 1:
+        return moe.top_k * (computed + weighted)
+    weighted += 2 * INDEX_BYTES  # sorted where tokens are, each tp rank a share of them,
+    computed += FP32_BYTES  # and once more where experts are, with weights of one
+    return moe.top_k * (computed + weighted / layout.mesh.tp)

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from model.config import ModelConfig
-from model.parallel.mesh import split_layers
+from model.config import ModelConfig, MoEConfig
+from model.parallel.mesh import Mesh, split_layers
 from model.parallel.share import local_config
 from model.plan.activations import FP32_BYTES, INDEX_BYTES
 from model.plan.layout import STREAM_BYTES, Layout, Workload
@@ -94,27 +94,52 @@ def gradient_messages(workload: Workload, layout: Layout, pp: int) -> list[Messa
 def _layer_messages(
     workload: Workload, layout: Layout, config: ModelConfig, layer: int, tokens: int
 ) -> list[Message]:
-    mesh, width = layout.mesh, workload.precision.block_bytes
-    is_moe = config.moe is not None and config.is_moe_layer(layer)
-    messages: list[Message] = []
+    mesh, moe, stream = layout.mesh, config.moe, tokens * config.d_model * workload.precision.block_bytes
+    if moe is None or not config.is_moe_layer(layer):
+        return _sums(mesh, stream, 2, _sums_again(layout, 2))  # attention, feed-forward
+    parts = 3 if moe.n_shared else 2  # attention, routed experts, shared experts
+    again = _sums_again(layout, parts)
+    if moe.gate_shared and layout.checkpointing != "none":
+        again += 1  # the gate multiplies the last output, and so asks for it
+    if mesh.ep == 1:
+        weights = Message("tp", "all_reduce", tokens * moe.top_k * FP32_BYTES, 1)
+        return [*_sums(mesh, stream, parts, again), *([weights] if mesh.tp > 1 else [])]
+    gathered_again = 1 if moe.n_shared and layout.checkpointing != "none" else 0
+    return [
+        *_sums(mesh, stream, parts - 1, again - gathered_again),
+        *_routed_messages(layout, moe, tokens, stream, gathered_again),
+    ]
+
+
+def _sums_again(layout: Layout, parts: int) -> int:
+    """Outputs that recomputation adds up over tp once more: it stops before the last one."""
+    if layout.checkpointing == "none":
+        return 0
+    return parts - 2 if layout.checkpointing == "selective" else parts - 1  # attention's half stops early too
+
+
+def _sums(mesh: Mesh, stream: float, parts: int, again: int) -> list[Message]:
+    """Over tp: forward of outputs, backward of the gradients of inputs."""
+    return [Message("tp", "all_reduce", stream, 2 * parts + again)] if mesh.tp > 1 else []
+
+
+def _routed_messages(
+    layout: Layout, moe: MoEConfig, tokens: int, stream: float, gathered_again: int
+) -> list[Message]:
+    """Of experts that are spread over ep: each tp rank sends its share of the rows, and gathers where they arrive."""
+    tp, rows, counts = layout.mesh.tp, stream * moe.top_k, moe.n_experts * INDEX_BYTES
     repeats = 0 if layout.checkpointing == "none" else 1
-    if mesh.tp > 1:
-        parts = 2  # attention; feed-forward or routed experts
-        if is_moe and config.moe is not None and config.moe.n_shared:
-            parts += 1
-        # forward sums outputs, backward sums gradients of inputs; recomputation stops before the last output
-        recomputed = repeats * (parts - 1)
-        if is_moe and config.moe is not None and config.moe.gate_shared:
-            recomputed += repeats  # the gate multiplies the last output, and so asks for it
-        if layout.checkpointing == "selective":
-            recomputed -= 1  # attention's half stops before its own output too
-        messages.append(Message("tp", "all_reduce", tokens * config.d_model * width, 2 * parts + recomputed))
-        if is_moe and config.moe is not None:
-            messages.append(Message("tp", "all_reduce", tokens * config.moe.top_k * FP32_BYTES, 1))
-    if mesh.ep > 1 and is_moe and config.moe is not None:
-        rows = tokens * config.moe.top_k
-        messages.append(Message("ep", "all_to_all", rows * config.d_model * width, 4 + 2 * repeats))
-        messages.append(Message("ep", "all_to_all", config.moe.n_experts * INDEX_BYTES, 1 + repeats))
+    messages = [
+        Message("ep", "all_to_all", rows / tp, 4 + 2 * repeats),
+        Message("ep", "all_to_all", counts, 1 + repeats),
+    ]
+    if tp > 1:
+        messages += [
+            Message("tp", "all_to_all", rows, 4 + 2 * repeats),  # gathered; summed and scattered
+            Message("tp", "all_to_all", counts * tp, 1 + repeats),
+            Message("tp", "all_to_all", stream, 2 + gathered_again),  # outputs; gradients of inputs
+            Message("tp", "all_to_all", tokens * moe.top_k * FP32_BYTES, 1),  # and of weights
+        ]
     return messages
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from model.config import ConfigError, LatentConfig, ModelConfig, MoEConfig
 from model.parallel.mesh import Mesh
 from model.plan.__main__ import main
-from model.plan.activations import working_set
+from model.plan.activations import routed_rows, working_set
 from model.plan.cluster import Cluster, ClusterError, Network, cluster_from, read_cluster, shipped
 from model.plan.costs import (
     bubble_share,
@@ -27,7 +27,7 @@ from model.plan.costs import (
     step_times,
     update_working_set,
 )
-from model.plan.layout import PRECISIONS, Layout, Workload
+from model.plan.layout import PRECISIONS, Checkpointing, Layout, Workload
 from model.plan.search import refusal, search
 from model.plan.shapes import model_of
 from model.plan.sizes import rank_parameters, stage_parameters
@@ -305,6 +305,32 @@ def test_stages_send_to_neighbours_with_one_latency_each() -> None:
     assert near.pp == pytest.approx(64 * (stream / 10e9 + 3e-6))
     far = step_times(WORKLOAD, Layout(Mesh(pp=2, dp=4), 1, "none"), late)  # on another node
     assert far.pp == pytest.approx(16 * (stream / 1e9 + 50e-6))
+
+
+@pytest.mark.parametrize(
+    ("checkpointing", "moves", "sums", "outputs"),
+    [("none", 4, 4, 2), ("full", 6, 5, 3), ("selective", 6, 4, 3)],
+)
+def test_tensor_parallel_ranks_send_a_share_of_the_rows_and_gather_what_arrives(
+    checkpointing: Checkpointing, moves: int, sums: int, outputs: int
+) -> None:
+    """Attention and shared experts are added up; outputs of routed experts are gathered, once more when recomputed."""
+    stream, n_micro = 2 * 128 * 64 * 2, 4  # in bf16
+    workload = dataclasses.replace(WORKLOAD, batch=4 * n_micro)
+    found = step_traffic(workload, Layout(Mesh(dp=2, tp=2, ep=2), 2, checkpointing), 0)
+    counts = 16 * 8 * (moves // 2 - 1)  # numbers of rows, once per forward pass
+    assert found["ep"] == n_micro * 8 * (moves * 2 * stream / 2 + counts)
+    routed = moves * 2 * stream + 2 * counts + outputs * stream + 256 * 2 * 4
+    assert found["tp"] == n_micro * (8 * (sums * stream + routed) + 2 * 2 * stream + 3 * 256 * 4)
+
+
+def test_of_routed_rows_a_tensor_parallel_rank_keeps_a_share_of_what_comes_back() -> None:
+    assert MODEL.moe is not None
+    row = 2 * (64 + 4 * 32) + 2 * 8 + 4  # what is computed, with its places and weights
+    back = 2 * 64 + 2 * 8
+    for tp in (1, 2):
+        layout = Layout(Mesh(dp=2, tp=tp, ep=2), 1, "none")
+        assert routed_rows(MODEL.moe, 2, layout) == 2 * (row + back / tp)
 
 
 def test_rings_within_a_node_are_faster_than_those_that_leave_it() -> None:

@@ -217,6 +217,7 @@ def test_messages_under_checkpointing_and_on_four_ranks_are_within_five_per_cent
         (4, "pp=2,tp=2"),
         (4, "pp=2,dp=2,ep=2"),
         (4, "dp=4,ep=2"),
+        (4, "dp=2,tp=2,ep=2"),
     ):
         rows = run_check(n_ranks, "--mesh", mesh, "--checkpointing", "full", "--checkpointing", "selective")
         assert [row for row in rows if row["off"] > 0.05] == []
