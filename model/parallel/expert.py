@@ -1,19 +1,21 @@
-"""Expert parallelism: each rank of the `ep` axis holds E / ep experts, and rows of tokens travel to them and back.
+"""Expert parallelism: each rank of the `ep` axis holds E / ep experts, and tokens travel to them and back.
 
-Rows of (token, choice) pairs are sorted by expert, sent to the rank that holds the expert, computed there by the same
-function as in one process, and sent back to be weighted and added up (GShard, arXiv:2006.16668; dropless with uneven
-all-to-all as in MegaBlocks, arXiv:2211.15841). Two exchanges forward, two backward.
+A token goes once to each rank that holds some of its chosen experts, with its choices and their weights; there they are
+computed by the same function as in one process and added up, and the sums of all ranks are added up where the token
+came from (GShard, arXiv:2006.16668; dropless with uneven all-to-all as in MegaBlocks, arXiv:2211.15841).
 
-The ranks of the `tp` axis have the same tokens and 1 / tp of each expert's width. Each sends the rows of its share of
-the tokens only, so that a row crosses the `ep` axis once; where the experts lie, the tp ranks gather what came to them,
-and sum and scatter their parts before rows go back. Knows nothing of routers.
+The ranks of the `tp` axis have the same tokens and 1 / tp of each expert's width. Each sends its share of the tokens
+only, so that nothing crosses the `ep` axis twice; where the experts lie, the tp ranks gather what came to them, and sum
+and scatter their parts before rows go back. Knows nothing of routers.
 
-Shape suffixes: those of model/layers; R ranks of ep, P of tp, L experts of one rank (E = R * L), M rows of all P.
+Shape suffixes: those of model/layers; R ranks of ep, N rows of one rank (a token that is there, or goes there), M rows
+of all its tp ranks, P pairs of a row and one of its experts.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from model.config import MoEConfig
@@ -29,11 +31,12 @@ from model.parallel.collectives import (
     reduce_scatter_from,
     split_to,
 )
+from model.parallel.rows import add_rows, take_rows
 from model.parallel.share import local_experts
 
 
 class ParallelExperts(Experts):
-    """Takes the place of a layer's `Experts`: same call, same parameter names, stacks of L experts instead of E.
+    """Takes the place of a layer's `Experts`: same call, same parameter names, stacks of E / ep experts instead of E.
 
     `config` is that of one tp rank, and so is the width of its experts. All ranks of `tp_group` must be called with the
     same arguments; each gets the whole output, and the whole gradients of what it was given.
@@ -41,35 +44,61 @@ class ParallelExperts(Experts):
 
     def __init__(self, config: MoEConfig, ep: int, group: Group, tp_group: Group = None) -> None:
         super().__init__(local_experts(config, ep))
-        self.n_ranks, self.n_local = ep, config.n_experts // ep
+        self.n_ranks, self.n_local, self.n_choices = ep, config.n_experts // ep, config.top_k
         self.group, self.tp_group = group, tp_group
 
     def forward(self, x_TD: Tensor, weights_TK: Tensor, experts_TK: Tensor) -> Tensor:
-        """[T, D] -> [T, D]. All ranks of both axes must call it together; T may differ over ep, and be 0."""
+        """[T, D] -> [T, D], of at most `top_k` choices. All ranks of both axes must call it together.
+
+        T, K and whether weights take gradients may differ over ep, T may be 0.
+        """
         sizes = even_sizes(x_TD.shape[0], self.tp_group)
         share = (split_to(given, sizes, self.tp_group) for given in (x_TD, weights_TK, experts_TK))
         return gather_from(self._of_share(*share), sizes, self.tp_group)
 
     def _of_share(self, x_TD: Tensor, weights_TK: Tensor, experts_TK: Tensor) -> Tensor:
         """As `forward`, of the tokens that this tp rank alone sends."""
-        n_choices = experts_TK.shape[1]
-        expert_N, order_N = experts_TK.flatten().sort(stable=True)
-        sent_RL = torch.bincount(expert_N, minlength=self.n_ranks * self.n_local).view(self.n_ranks, -1)
-        received_RL = exchange_counts(sent_RL, self.group)
-        sent, received = sent_RL.sum(1).tolist(), received_RL.sum(1).tolist()
-        x_ND = exchange_rows(x_TD[order_N // n_choices], sent, received, self.group)
-        y_ND = exchange_rows(self._compute(x_ND, received_RL), received, sent, self.group)
-        unsort_N = torch.empty_like(order_N)
-        unsort_N[order_N] = torch.arange(order_N.numel(), device=order_N.device)
-        y_TKD = y_ND[unsort_N].view(*experts_TK.shape, x_TD.shape[1])
-        return (y_TKD * weights_TK[..., None]).sum(1).to(x_TD.dtype)
+        weights_TK, experts_TK = self._in_one_form(weights_TK, experts_TK)
+        goes_RT = experts_TK.new_zeros(self.n_ranks + 1, x_TD.shape[0], dtype=torch.bool)
+        goes_RT = goes_RT.scatter_(0, (experts_TK // self.n_local).T, value=True)[:-1]
+        sent_R = goes_RT.sum(1)
+        received_R = exchange_counts(sent_R, self.group)
+        sent, received = sent_R.tolist(), received_R.tolist()
+        tokens = torch.split(goes_RT.nonzero()[:, 1], sent)
+        rows = (
+            exchange_rows(take_rows(given, tokens), sent, received, self.group)
+            for given in (x_TD, weights_TK, experts_TK)
+        )
+        y_ND = exchange_rows(self._received(*rows), received, sent, self.group)
+        return add_rows(y_ND, tokens, x_TD.shape[0], x_TD.dtype)
 
-    def _compute(self, x_ND: Tensor, received_RL: Tensor) -> Tensor:
-        """This rank's experts on the rows that came, which lie by sending rank and within it by expert."""
-        counts_PRL = gather_counts(received_RL, self.tp_group)
-        sizes = counts_PRL.sum((1, 2)).tolist()
-        x_MD = gather_to(x_ND, sizes, self.tp_group)
-        expert_PRL = torch.arange(self.n_local, device=x_ND.device).expand_as(counts_PRL)
-        expert_M1 = expert_PRL.flatten().repeat_interleave(counts_PRL.flatten())[:, None]
-        y_MD = super().forward(x_MD, torch.ones(expert_M1.shape, device=x_ND.device), expert_M1)
-        return reduce_scatter_from(y_MD, sizes, self.tp_group)
+    def _in_one_form(self, weights_TK: Tensor, experts_TK: Tensor) -> tuple[Tensor, Tensor]:
+        """What ranks exchange alike: `top_k` choices, missing ones of an expert that no rank has, and their gradients.
+
+        Where a capacity drops some of a rank's choices, the layer gives one choice per row, and weights of one.
+        """
+        missing = (0, self.n_choices - experts_TK.shape[1])
+        if torch.is_grad_enabled() and not weights_TK.requires_grad:
+            weights_TK = weights_TK.detach().requires_grad_()
+        nobodys = self.n_ranks * self.n_local
+        return F.pad(weights_TK, missing), F.pad(experts_TK, missing, value=nobodys)
+
+    def _received(self, x_ND: Tensor, weights_NK: Tensor, experts_NK: Tensor) -> Tensor:
+        """Of the rows that came to this rank, the sums over those of their experts that lie here."""
+        n_received = gather_counts(torch.tensor(x_ND.shape[0], device=x_ND.device), self.tp_group)
+        sizes = n_received.tolist()
+        gathered = (gather_to(given, sizes, self.tp_group) for given in (x_ND, weights_NK, experts_NK))
+        return reduce_scatter_from(self._compute(*gathered), sizes, self.tp_group)
+
+    def _compute(self, x_MD: Tensor, weights_MK: Tensor, experts_MK: Tensor) -> Tensor:
+        """This rank's part of those sums: its width of its experts."""
+        first = 0 if self.group is None else self.group.rank() * self.n_local
+        local_MK = experts_MK - first
+        is_here_KM = ((local_MK >= 0) & (local_MK < self.n_local)).T
+        choice_P, row_P = is_here_KM.nonzero(as_tuple=True)
+        rows = torch.split(row_P, is_here_KM.sum(1).tolist())
+        weight_P1 = weights_MK[row_P, choice_P, None]
+        y_PD = super().forward(
+            take_rows(x_MD, rows), torch.ones_like(weight_P1), local_MK[row_P, choice_P, None]
+        )
+        return add_rows(y_PD * weight_P1, rows, x_MD.shape[0], x_MD.dtype)  # in fp32, as in one process

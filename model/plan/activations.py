@@ -8,6 +8,8 @@ operations make the sums an upper bound.
 
 from __future__ import annotations
 
+import math
+
 from model.config import LatentConfig, ModelConfig, MoEConfig
 from model.parallel.mesh import split_layers
 from model.parallel.share import local_config
@@ -81,10 +83,10 @@ def _in_backward(config: ModelConfig, layer: int, width: int, layout: Layout) ->
     if layout.mesh.tp > 1:
         gradients += STREAM_BYTES * config.d_model  # what is being summed over tp
     if layout.mesh.ep > 1 and config.moe is not None and config.is_moe_layer(layer):
-        rows = 2 * width * config.moe.top_k * config.d_model  # that leave and that arrive
-        gradients += rows
+        rows = ranks_per_token(config.moe, layout.mesh.ep) * config.d_model
+        gradients += (2 * width + FP32_BYTES) * rows  # that leave and that arrive, and their sums
         if layout.mesh.tp > 1:
-            gradients += rows / layout.mesh.tp  # over ep; those above are over tp
+            gradients += 2 * width * rows / layout.mesh.tp  # over ep; those above are over tp
     if layout.checkpointing == "none":
         return gradients
     attention, ffn = halves(config, layer, width, layout)
@@ -204,10 +206,15 @@ def _moe(moe: MoEConfig, width: int, layout: Layout) -> float:
 
 def routed_rows(moe: MoEConfig, width: int, layout: Layout) -> float:
     """Bytes per token that the routed experts' rows keep; part of `halves`' second."""
-    computed = width * (moe.d_model + 4 * moe.d_expert) + 2 * INDEX_BYTES  # x; gate, up, silu, product
-    weighted = width * moe.d_model  # y
+    row = width * (2 * moe.d_model + 4 * moe.d_expert) + 2 * INDEX_BYTES  # x, y; gate, up, silu, product
     if layout.mesh.ep == 1:
-        return moe.top_k * (computed + weighted)
-    weighted += 2 * INDEX_BYTES  # sorted where tokens are, each tp rank a share of them,
-    computed += FP32_BYTES  # and once more where experts are, with weights of one
-    return moe.top_k * (computed + weighted / layout.mesh.tp)
+        return moe.top_k * row
+    row += 2 * INDEX_BYTES + 2 * FP32_BYTES  # a pair's place among the rows that came, its weight and a one
+    left = ranks_per_token(moe, layout.mesh.ep) / layout.mesh.tp  # rows that this rank sends
+    return moe.top_k * row + left * INDEX_BYTES
+
+
+def ranks_per_token(moe: MoEConfig, ep: int) -> float:
+    """How many of the `ep` ranks have an expert that a token chose, where all choices are alike likely."""
+    n_elsewhere = moe.n_experts - moe.n_experts // ep
+    return ep * (1 - math.comb(n_elsewhere, moe.top_k) / math.comb(moe.n_experts, moe.top_k))

@@ -11,9 +11,9 @@ from collections import Counter
 from dataclasses import dataclass
 
 from model.config import ModelConfig, MoEConfig
-from model.parallel.mesh import Mesh, split_layers
+from model.parallel.mesh import Axis, Mesh, split_layers
 from model.parallel.share import local_config
-from model.plan.activations import FP32_BYTES, INDEX_BYTES
+from model.plan.activations import FP32_BYTES, INDEX_BYTES, ranks_per_token
 from model.plan.layout import STREAM_BYTES, Layout, Workload
 from model.plan.sizes import rank_parameters
 
@@ -126,21 +126,24 @@ def _sums(mesh: Mesh, stream: float, parts: int, again: int) -> list[Message]:
 def _routed_messages(
     layout: Layout, moe: MoEConfig, tokens: int, stream: float, gathered_again: int
 ) -> list[Message]:
-    """Of experts that are spread over ep: each tp rank sends its share of the rows, and gathers where they arrive."""
-    tp, rows, counts = layout.mesh.tp, stream * moe.top_k, moe.n_experts * INDEX_BYTES
-    repeats = 0 if layout.checkpointing == "none" else 1
-    messages = [
-        Message("ep", "all_to_all", rows / tp, 4 + 2 * repeats),
-        Message("ep", "all_to_all", counts, 1 + repeats),
-    ]
-    if tp > 1:
+    """Of experts that are spread over ep: tp ranks send a share of the tokens each, and gather those that arrive."""
+    mesh, per_token = layout.mesh, ranks_per_token(moe, layout.mesh.ep)
+    weights, choices = tokens * moe.top_k * FP32_BYTES, tokens * moe.top_k * INDEX_BYTES
+    forward = 1 if layout.checkpointing == "none" else 2  # passes; the one backward takes the same ways back
+    messages = []
+    shares: dict[Axis, float] = {"ep": per_token / mesh.tp, "tp": per_token}
+    for axis, share in shares.items():
         messages += [
-            Message("tp", "all_to_all", rows, 4 + 2 * repeats),  # gathered; summed and scattered
-            Message("tp", "all_to_all", counts * tp, 1 + repeats),
-            Message("tp", "all_to_all", stream, 2 + gathered_again),  # outputs; gradients of inputs
-            Message("tp", "all_to_all", tokens * moe.top_k * FP32_BYTES, 1),  # and of weights
+            Message(axis, "all_to_all", share * stream, 2 * forward + 2),
+            Message(axis, "all_to_all", share * weights, forward + 1),
+            Message(axis, "all_to_all", share * choices, forward),
+            Message(axis, "all_to_all", mesh.degree(axis) * INDEX_BYTES, forward),  # numbers of rows
         ]
-    return messages
+    messages += [
+        Message("tp", "all_to_all", stream, 2 + gathered_again),  # outputs; gradients of inputs
+        Message("tp", "all_to_all", weights, 1),  # and of weights
+    ]
+    return messages if mesh.tp > 1 else [message for message in messages if message.axis == "ep"]
 
 
 def _stage_messages(layout: Layout, config: ModelConfig, stage: int, tokens: int) -> list[Message]:

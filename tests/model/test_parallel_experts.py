@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from model.config import MoEConfig
+from model.layers.capacity import apply_within_capacity, within_capacity
 from model.layers.moe import Experts
 from model.layers.watched import torch_instead
 from model.parallel import collectives, expert
@@ -26,6 +27,7 @@ from model.parallel.collectives import (
 )
 from model.parallel.expert import ParallelExperts
 from model.parallel.mesh import Coordinates, Mesh
+from model.parallel.rows import add_rows, take_rows
 from tests.model.gloo_threads import Result, gloo_group
 
 CONFIG = MoEConfig(d_model=16, d_expert=8, n_experts=6, top_k=3)
@@ -65,7 +67,7 @@ class Given:
     experts_TK: Tensor
     grad_TD: Tensor
 
-    def through(self, experts: Experts) -> list[Tensor]:
+    def through(self, experts: Callable[[Tensor, Tensor, Tensor], Tensor]) -> list[Tensor]:
         """Output, and gradients of the tokens and of their weights."""
         x_TD = self.x_TD.clone().requires_grad_()
         weights_TK = self.weights_TK.clone().requires_grad_()
@@ -141,21 +143,82 @@ def test_experts_of_all_ranks_are_the_plain_ones_forward_and_backward(
             torch.testing.assert_close(own, part_of(whole, name, mesh, at), **close)
 
 
-def test_each_row_crosses_the_expert_axis_once_whatever_the_tensor_parallel_degree(
+@pytest.mark.parametrize("tp", [1, 2])
+def test_a_rank_whose_capacity_drops_choices_trains_beside_one_that_drops_none(tp: int) -> None:
+    """It gives single choices with weights of one, the other all choices with weights that take gradients."""
+    mesh, plain, capacity = Mesh(tp=tp, dp=2, ep=2), plain_experts(torch.float32), 4
+    batches = [given(n_tokens, 1, torch.float32) for n_tokens in (9, 2)]
+    kept = [within_capacity(batch.experts_TK, CONFIG.n_experts, capacity) for batch in batches]
+    assert not kept[0].all() and kept[1].all()
+
+    def through(experts: Experts, place: int) -> list[Tensor]:
+        def within(x_TD: Tensor, weights_TK: Tensor, experts_TK: Tensor) -> Tensor:
+            return apply_within_capacity(experts, x_TD, weights_TK, experts_TK, kept[place])[0]
+
+        return batches[place].through(within)
+
+    expected = [through(plain, place) for place in range(2)]
+    found = on_mesh(mesh, lambda at, *groups: through(spread(plain, mesh, at, *groups), at.ep))
+    for rank, tensors in enumerate(found):
+        torch.testing.assert_close(tensors, expected[mesh.coordinates(rank).ep], rtol=1e-5, atol=1e-5)
+
+
+def test_a_token_goes_to_each_rank_of_its_experts_once_whatever_the_tensor_parallel_degree(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sent: list[int] = []
 
     def counted(x_ND: Tensor, *arguments: object) -> Tensor:
-        sent.append(x_ND.shape[0])
+        if x_ND.shape[1] == CONFIG.d_model:
+            sent.append(x_ND.shape[0])
         return collectives.exchange_rows(x_ND, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(expert, "exchange_rows", counted)
     plain, batches = plain_experts(torch.float32), [given(n, n, torch.float32) for n in (5, 8)]
+    pairs = {(n, t, e // 3) for n, batch in enumerate(batches) for t, e in enumerate_experts(batch)}
+    assert len(pairs) < (5 + 8) * CONFIG.top_k  # some have two experts on a rank
     for mesh in (Mesh(dp=2, ep=2), Mesh(tp=4, dp=2, ep=2)):
         sent.clear()
         on_mesh(mesh, lambda at, *groups, mesh=mesh: batches[at.ep].through(spread(plain, mesh, at, *groups)))
-        assert sum(sent) == 2 * (5 + 8) * CONFIG.top_k  # there and back
+        assert sum(sent) == 2 * len(pairs)  # there and back
+
+
+def enumerate_experts(batch: Given) -> Iterator[tuple[int, int]]:
+    """Each token with each of its experts."""
+    for token, chosen in enumerate(batch.experts_TK.tolist()):
+        for one in chosen:
+            yield token, one
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_rows_are_taken_and_added_up_as_torch_does(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    parts = [torch.tensor([4, 0, 2]), torch.tensor([], dtype=torch.int64), torch.tensor([2, 4])]
+    index_N = torch.cat(parts)
+    x_RD = torch.randn(6, 3, dtype=dtype, requires_grad=True)
+    y_ND, grad_RD = torch.randn(5, 3, dtype=dtype, requires_grad=True), torch.randn(6, 3, dtype=dtype)
+    assert torch.equal(take_rows(x_RD, parts), x_RD[index_N])
+    (grad,) = torch.autograd.grad(take_rows(x_RD, parts), x_RD, y_ND.detach())
+    assert grad.dtype is dtype
+    torch.testing.assert_close(grad, torch.zeros_like(x_RD).index_add(0, index_N, y_ND.detach()))
+    total_RD = add_rows(y_ND, parts, 6, torch.float32)
+    torch.testing.assert_close(total_RD, torch.zeros(6, 3).index_add(0, index_N, y_ND.detach().float()))
+    (grad,) = torch.autograd.grad(total_RD, y_ND, grad_RD.float())
+    assert torch.equal(grad, grad_RD[index_N])
+
+
+def test_many_rows_are_added_up_to_the_same_bits_by_several_threads() -> None:
+    """torch's own backward of `x[rows]` is not."""
+    torch.manual_seed(0)
+    parts = [torch.randperm(400)[:300] for _ in range(20)]
+    x_RD, grad_ND = torch.randn(400, 64, requires_grad=True), torch.randn(6000, 64)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        grads = [torch.autograd.grad(take_rows(x_RD, parts), x_RD, grad_ND)[0] for _ in range(10)]
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(grad, grads[0]) for grad in grads)
 
 
 def test_tensor_parallel_ranks_get_the_same_output_and_gradients_to_the_bit() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from model.config import ConfigError, LatentConfig, ModelConfig, MoEConfig
 from model.parallel.mesh import Mesh
 from model.plan.__main__ import main
-from model.plan.activations import routed_rows, working_set
+from model.plan.activations import ranks_per_token, routed_rows, working_set
 from model.plan.cluster import Cluster, ClusterError, Network, cluster_from, read_cluster, shipped
 from model.plan.costs import (
     bubble_share,
@@ -238,7 +238,9 @@ def test_messages_of_each_axis_by_hand() -> None:
     experts = step_traffic(
         dataclasses.replace(workload, batch=4 * n_micro), Layout(Mesh(dp=2, ep=2), 2, "none"), 0
     )
-    assert experts["ep"] == n_micro * 8 * (4 * 2 * 2 * stream + 16 * 8)
+    # 23 / 15 ranks per token: the stream there and back, twice; weights there and back; choices
+    rows = 23 / 15 * (4 * 2 * stream + 2 * 256 * 2 * 4 + 256 * 2 * 8)
+    assert experts["ep"] == pytest.approx(n_micro * 8 * (rows + 2 * 8), abs=n_micro * 8)
     held = rank_parameters(MODEL, Mesh(dp=2, ep=2), 0)
     gradients = held.block * 2 + held.outside * 4
     assert experts["dp"] == gradients + gradients // 2  # and as many bytes of weights, half of them from here
@@ -284,18 +286,21 @@ def test_a_tied_embedding_s_gradients_are_added_up_over_both_ends() -> None:
 def test_tokens_travel_to_experts_within_a_node_and_out_of_it_at_once() -> None:
     late = dataclasses.replace(CLUSTER, intra_latency_us=3.0, inter_latency_us=50.0)
     slow_links = dataclasses.replace(late, intra_gb_s=0.5)
-    rows, counts = 128 * 2 * 64 * 2, 16 * 8  # bytes: two experts a token in bf16, and 16 counts
+    reached = {8: 8 * 29 / 120, 4: 4 * 54 / 120}  # ranks that hold one of two experts of 16
+    row = (
+        4 * 64 * 2 + 2 * 2 * 4 + 2 * 8
+    )  # there and back in bf16 both ways, two weights both ways, two numbers
 
     def per_layer(n_ranks: int, cluster: Cluster) -> float:
         layout = Layout(Mesh(dp=n_ranks, ep=n_ranks), 1, "none")
         return step_times(WORKLOAD, layout, cluster).ep / (64 // n_ranks * 8)
 
-    def expected(share: float, bytes_per_s: float, latencies: float) -> float:
-        return 4 * (rows * share / bytes_per_s + latencies) + counts * share / bytes_per_s + latencies
+    def expected(n_ranks: int, share: float, bytes_per_s: float, latencies: float) -> float:
+        return (128 * reached[n_ranks] * row + n_ranks * 8) * share / bytes_per_s + 8 * latencies
 
-    assert per_layer(8, late) == pytest.approx(expected(4 / 8, 1e9, 7 * 50e-6))  # half leaves the node
-    assert per_layer(4, late) == pytest.approx(expected(3 / 4, 10e9, 3 * 3e-6))  # nothing does
-    assert per_layer(8, slow_links) == pytest.approx(expected(3 / 8, 0.5e9, 7 * 50e-6))
+    assert per_layer(8, late) == pytest.approx(expected(8, 4 / 8, 1e9, 7 * 50e-6))  # half leaves the node
+    assert per_layer(4, late) == pytest.approx(expected(4, 3 / 4, 10e9, 3 * 3e-6))  # nothing does
+    assert per_layer(8, slow_links) == pytest.approx(expected(8, 3 / 8, 0.5e9, 7 * 50e-6))
 
 
 def test_stages_send_to_neighbours_with_one_latency_each() -> None:
@@ -307,30 +312,44 @@ def test_stages_send_to_neighbours_with_one_latency_each() -> None:
     assert far.pp == pytest.approx(16 * (stream / 1e9 + 50e-6))
 
 
+def test_tokens_go_to_each_rank_of_their_experts_once() -> None:
+    """Two of 16 experts: on the same one of 16 ranks never, of 2 ranks with a chance of 7 in 15."""
+    assert MODEL.moe is not None
+    assert [ranks_per_token(MODEL.moe, ep) for ep in (1, 2, 16)] == pytest.approx([1, 1 + 8 / 15, 2])
+
+
 @pytest.mark.parametrize(
     ("checkpointing", "moves", "sums", "outputs"),
     [("none", 4, 4, 2), ("full", 6, 5, 3), ("selective", 6, 4, 3)],
 )
-def test_tensor_parallel_ranks_send_a_share_of_the_rows_and_gather_what_arrives(
+def test_tensor_parallel_ranks_send_a_share_of_the_tokens_and_gather_what_arrives(
     checkpointing: Checkpointing, moves: int, sums: int, outputs: int
 ) -> None:
     """Attention and shared experts are added up; outputs of routed experts are gathered, once more when recomputed."""
-    stream, n_micro = 2 * 128 * 64 * 2, 4  # in bf16
+    n_micro, stream, weights = 4, 2 * 128 * 64 * 2, 2 * 128 * 2 * 4  # the stream in bf16, weights in fp32
     workload = dataclasses.replace(WORKLOAD, batch=4 * n_micro)
     found = step_traffic(workload, Layout(Mesh(dp=2, tp=2, ep=2), 2, checkpointing), 0)
-    counts = 16 * 8 * (moves // 2 - 1)  # numbers of rows, once per forward pass
-    assert found["ep"] == n_micro * 8 * (moves * 2 * stream / 2 + counts)
-    routed = moves * 2 * stream + 2 * counts + outputs * stream + 256 * 2 * 4
-    assert found["tp"] == n_micro * (8 * (sums * stream + routed) + 2 * 2 * stream + 3 * 256 * 4)
+    passes = (
+        moves // 2 - 1
+    )  # forward passes, which alone send choices (twice the bytes of weights) and counts
+    rows = 23 / 15 * (moves * stream + (passes + 1) * weights + passes * 2 * weights)
+    counts = passes * 2 * 8
+    assert found["ep"] == pytest.approx(n_micro * 8 * (rows / 2 + counts), abs=n_micro * 8)
+    routed = rows + counts + outputs * stream + weights
+    end = 2 * 128 * 64 * 4  # the embedding's sum and the gradient of the head's input
+    expected = n_micro * (8 * (sums * stream + routed) + 2 * end + 3 * 256 * 4)
+    assert found["tp"] == pytest.approx(expected, abs=n_micro * 8)
 
 
-def test_of_routed_rows_a_tensor_parallel_rank_keeps_a_share_of_what_comes_back() -> None:
+def test_routed_rows_keep_their_places_where_tokens_are_and_where_experts_are() -> None:
     assert MODEL.moe is not None
-    row = 2 * (64 + 4 * 32) + 2 * 8 + 4  # what is computed, with its places and weights
-    back = 2 * 64 + 2 * 8
-    for tp in (1, 2):
+    pair = 2 * (2 * 64 + 4 * 32) + 2 * 8  # bf16; sorted by expert
+    assert routed_rows(MODEL.moe, 2, Layout(Mesh(), 1, "none")) == 2 * pair
+    for tp in (1, 2):  # row and choice of a pair, its weight and a one; rows that a share of the tokens sends
         layout = Layout(Mesh(dp=2, tp=tp, ep=2), 1, "none")
-        assert routed_rows(MODEL.moe, 2, layout) == 2 * (row + back / tp)
+        assert routed_rows(MODEL.moe, 2, layout) == pytest.approx(
+            2 * (pair + 2 * 8 + 2 * 4) + 8 * 23 / 15 / tp
+        )
 
 
 def test_rings_within_a_node_are_faster_than_those_that_leave_it() -> None:
