@@ -24,8 +24,8 @@ from model.parallel.placement import (
     main,
     place,
     split_experts,
-    work_of,
 )
+from model.parallel.work import work_of
 from model.plan.activations import stage_activations
 from model.plan.layout import PRECISIONS, Layout, Workload
 
