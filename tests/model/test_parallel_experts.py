@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from threading import Lock
 
 import pytest
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.config import MoEConfig
 from model.layers.capacity import apply_within_capacity, within_capacity
-from model.layers.moe import Experts
+from model.layers.moe import Experts, moe_layers
 from model.layers.watched import torch_instead
 from model.parallel import collectives, expert
+from model.parallel.check import SHAPES
 from model.parallel.collectives import (
     Group,
     even_sizes,
@@ -28,6 +30,11 @@ from model.parallel.collectives import (
 from model.parallel.expert import ParallelExperts
 from model.parallel.mesh import Coordinates, Mesh
 from model.parallel.rows import add_rows, take_rows
+from model.parallel.shards import load
+from model.parallel.stage import Stage
+from model.parallel.trainer import next_token_targets
+from model.training.loss import next_token_loss
+from model.transformer import Transformer
 from tests.model.gloo_threads import Result, gloo_group
 
 CONFIG = MoEConfig(d_model=16, d_expert=8, n_experts=6, top_k=3)
@@ -175,9 +182,11 @@ def test_a_token_goes_to_each_rank_of_its_experts_once_whatever_the_tensor_paral
 
     monkeypatch.setattr(expert, "exchange_rows", counted)
     plain, batches = plain_experts(torch.float32), [given(n, n, torch.float32) for n in (5, 8)]
-    pairs = {(n, t, e // 3) for n, batch in enumerate(batches) for t, e in enumerate_experts(batch)}
-    assert len(pairs) < (5 + 8) * CONFIG.top_k  # some have two experts on a rank
-    for mesh in (Mesh(dp=2, ep=2), Mesh(tp=4, dp=2, ep=2)):
+    single = given(4, 4, torch.float32)  # of one choice each, as behind a capacity
+    batches.append(replace(single, weights_TK=single.weights_TK[:, :1], experts_TK=single.experts_TK[:, :1]))
+    pairs = {(n, t, e // 2) for n, batch in enumerate(batches) for t, e in enumerate_experts(batch)}
+    assert len(pairs) < (5 + 8) * CONFIG.top_k + 4  # some have two experts on a rank
+    for mesh in (Mesh(dp=3, ep=3), Mesh(tp=4, dp=3, ep=3)):
         sent.clear()
         on_mesh(mesh, lambda at, *groups, mesh=mesh: batches[at.ep].through(spread(plain, mesh, at, *groups)))
         assert sum(sent) == 2 * len(pairs)  # there and back
@@ -210,8 +219,8 @@ def test_rows_are_taken_and_added_up_as_torch_does(dtype: torch.dtype) -> None:
 def test_many_rows_are_added_up_to_the_same_bits_by_several_threads() -> None:
     """torch's own backward of `x[rows]` is not."""
     torch.manual_seed(0)
-    parts = [torch.randperm(400)[:300] for _ in range(20)]
-    x_RD, grad_ND = torch.randn(400, 64, requires_grad=True), torch.randn(6000, 64)
+    parts = [torch.randperm(50) for _ in range(160)]
+    x_RD, grad_ND = torch.randn(50, 512, requires_grad=True), torch.randn(8000, 512)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -229,6 +238,32 @@ def test_tensor_parallel_ranks_get_the_same_output_and_gradients_to_the_bit() ->
     for rank, found in enumerate(results):
         first = results[mesh.group("tp", rank)[0]]
         assert all(torch.equal(one, other) for one, other in zip(found, first, strict=True))
+
+
+def test_stages_of_tensor_and_expert_parallel_ranks_have_the_whole_models_loss_and_router_gradients() -> None:
+    config, mesh, making = SHAPES["small-moe"], Mesh(tp=2, dp=2, ep=2), Lock()
+    torch.manual_seed(0)
+    whole = Transformer(config)
+    batches = torch.randint(config.vocab_size, (2, 3, 15))
+
+    def found(at: Coordinates, tp_group: Group, ep_group: Group) -> list[Tensor]:
+        with making:  # modules without weights are made under a mode of the whole process
+            stage = Stage(config, mesh, at, tp_group=tp_group, ep_group=ep_group)
+            load(stage, whole.state_dict(), mesh, at, torch.device("cpu"))
+        loss = stage(batches[at.ep], targets_BS=next_token_targets(batches[at.ep]))
+        return [loss.detach(), *torch.autograd.grad(loss, routers(stage))]
+
+    for rank, tensors in enumerate(on_mesh(mesh, found)):
+        tokens = batches[mesh.coordinates(rank).ep]
+        loss = next_token_loss(whole(tokens), tokens) * tokens[:, 1:].numel()
+        expected = [loss.detach(), *torch.autograd.grad(loss, routers(whole))]
+        torch.testing.assert_close(tensors, expected, rtol=1e-4, atol=1e-5)
+
+
+def routers(model: nn.Module) -> list[nn.Parameter]:
+    found = [layer.router.weight for layer in moe_layers(model).values()]
+    assert found
+    return found
 
 
 @pytest.mark.parametrize("n_rows", [0, 1, 2, 3, 7])
