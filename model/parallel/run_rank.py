@@ -40,6 +40,7 @@ from model.parallel.zero_engine import ZeroConfig
 from model.training.checkpoints import load
 from model.training.errors import NotFiniteError
 from model.training.layer_metrics import summary
+from model.training.ordered_sums import ordered_sums
 from model.training.precision import DTYPES
 from model.training.run_config import ParallelConfig, RunConfig
 from model.training.setup import model_for
@@ -122,7 +123,8 @@ class RunRank:
     def update(self, batch: Batch, learning_rate: float) -> tuple[float, float]:
         """Loss and gradient norm of an update on the whole batch, of which this rank takes its rows."""
         rows = own_rows(batch, self.mesh, self.processes.at.dp, self._n_micro_batches)
-        return self.trainer.update(rows.to(self._device), learning_rate, is_packed=batch.is_packed)
+        with ordered_sums(self._device):
+            return self.trainer.update(rows.to(self._device), learning_rate, is_packed=batch.is_packed)
 
     def measured(self) -> dict[str, float]:
         """Of the MoE layers on this rank's stages, over the rows of all data parallel ranks."""

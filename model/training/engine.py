@@ -20,6 +20,7 @@ from model.training.evaluation import Score, held_out_loss
 from model.training.export import export_model
 from model.training.layer_metrics import summary
 from model.training.micro_batches import split
+from model.training.ordered_sums import ordered_sums
 from model.training.precision import Precision
 from model.training.run_config import RunConfig
 from model.training.setup import trainer_for
@@ -102,7 +103,10 @@ class OneProcess:
 
     def update(self, batch: Batch, *, progress: float, learning_rate_scale: float) -> Update:
         micro_batches = split(batch, self._micro_batches)
-        return self.trainer.update(micro_batches, progress=progress, learning_rate_scale=learning_rate_scale)
+        with ordered_sums(self.device):
+            return self.trainer.update(
+                micro_batches, progress=progress, learning_rate_scale=learning_rate_scale
+            )
 
     def measured(self) -> dict[str, float]:
         return summary(metrics.collect(self.trainer.model)) | parts(self.trainer.objective)

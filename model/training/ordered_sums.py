@@ -1,0 +1,31 @@
+"""Sums in one order whatever threads compute them, so that the same update gives the same bits.
+
+Gradients of rows that were taken several times, as tokens are for their experts, are added up by torch's `x[rows]`
+backward. On a CPU several threads do that at once, in any order, unless torch is asked for its deterministic algorithms;
+on CUDA it sorts first. Knows nothing of what is summed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def ordered_sums(device: torch.device) -> Iterator[None]:
+    """Within this context, on all threads of the process, where `device` is a CPU; nothing elsewhere."""
+    if device.type != "cpu":
+        yield
+        return
+    were_on = torch.are_deterministic_algorithms_enabled()
+    only_warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    were_filled = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # it would write all new memory once more
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(were_on, warn_only=only_warned)
+        torch.utils.deterministic.fill_uninitialized_memory = were_filled
