@@ -15,7 +15,8 @@ from torch.autograd import forward_ad
 
 PLAIN = (Tensor, nn.Parameter)  # any subclass of them may be watching
 
-_is_off = False
+_n_off = 0  # contexts of `torch_instead` that are open, of all threads
+_changing = threading.Lock()
 _own_modes = threading.local()  # as dispatch modes are
 
 
@@ -25,12 +26,14 @@ def torch_instead() -> Iterator[None]:
 
     A forward pass that something watches and its recomputation that nothing does must both be within it.
     """
-    global _is_off
-    before, _is_off = _is_off, True
+    global _n_off
+    with _changing:
+        _n_off += 1
     try:
         yield
     finally:
-        _is_off = before
+        with _changing:
+            _n_off -= 1
 
 
 class Unwatching(AbstractContextManager[None]):
@@ -57,7 +60,7 @@ def is_torch_wanted() -> bool:
 
     Forward-mode derivatives count as a transformation: a kernel of ours would lose them without a word.
     """
-    return _is_off or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    return _n_off > 0 or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def is_watched() -> bool:

@@ -52,7 +52,7 @@ class InThisProcess:
     def __init__(self) -> None:
         self.jobs: list[Job] = []
 
-    def __call__(self, job: Job, made: Path) -> dict[str, Any]:
+    def __call__(self, job: Job, made: Path, _: object) -> dict[str, Any]:
         self.jobs.append(job)
         work = importlib.import_module(f"benchmarks.claims.{job.kind}").work
         answer: dict[str, Any] = json.loads(json.dumps(work(json.loads(json.dumps(job.settings)), made)))

@@ -180,6 +180,17 @@ def test_kernels_can_be_left_out_for_a_while() -> None:
 
 
 @pytest.mark.usefixtures("both_formats")
+def test_kernels_that_two_threads_leave_out_come_back_after_the_later_one() -> None:
+    earlier, later = torch_instead(), torch_instead()
+    earlier.__enter__()
+    later.__enter__()
+    earlier.__exit__(None, None, None)
+    assert not experts_fused.fits(*arguments())
+    later.__exit__(None, None, None)
+    assert experts_fused.fits(*arguments())
+
+
+@pytest.mark.usefixtures("both_formats")
 def test_while_compiling_torch_s_operations_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     assert not experts_fused.fits(*arguments())
