@@ -21,11 +21,12 @@ def ordered_sums(device: torch.device) -> Iterator[None]:
         return
     were_on = torch.are_deterministic_algorithms_enabled()
     only_warned = torch.is_deterministic_algorithms_warn_only_enabled()
-    were_filled = torch.utils.deterministic.fill_uninitialized_memory
+    filling = torch.utils.deterministic
+    were_filled = filling.fill_uninitialized_memory  # type: ignore[attr-defined]  # a property of the module
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # it would write all new memory once more
+    filling.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it would write new memory once more
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(were_on, warn_only=only_warned)
-        torch.utils.deterministic.fill_uninitialized_memory = were_filled
+        filling.fill_uninitialized_memory = were_filled  # type: ignore[attr-defined]
