@@ -132,10 +132,10 @@ class GatewayStack:
         key, raw = create_api_key(user=user, name="test", scopes=scopes or ["inference", "read"])
         return Customer(user, raw, key.prefix)
 
-    def record(self, user: User) -> UsageRecord:
-        """The user's only usage record, once it is settled."""
+    def record(self, user: User, **fields: Any) -> UsageRecord:
+        """The user's only usage record with these fields, once it is settled."""
         return eventually(
-            lambda: UsageRecord.objects.filter(user=user, settled_at__isnull=False).first(),
+            lambda: UsageRecord.objects.filter(user=user, settled_at__isnull=False, **fields).first(),
             what="a settled usage record",
         )
 
