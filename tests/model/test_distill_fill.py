@@ -18,7 +18,6 @@ from model.distill import CachedTeacher
 from model.distill import fill as fill_module
 from model.distill.__main__ import main
 from model.presets import PRESETS
-from model.training import run as run_module
 from model.training.events import Stepped
 from model.training.run import train
 from model.training.run_config import read_run_config
@@ -27,11 +26,7 @@ from model.training.training_data import open_data
 from model.transformer import Transformer
 from tests.model.training_runs import Remembers, data_folder, run_document, toml
 
-
-@pytest.fixture(autouse=True)
-def no_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The peak of this machine has a test of its own."""
-    monkeypatch.setattr(run_module, "measure_gemm_peak", lambda _device, _dtype: 1e12)
+pytestmark = pytest.mark.usefixtures("no_measuring")
 
 
 @pytest.fixture(scope="module")

@@ -29,11 +29,7 @@ from model.training.setup import trainer_for
 from model.training.training_data import open_data
 from tests.model.training_runs import Remembers, data_folder, run_config, same_state
 
-
-@pytest.fixture(autouse=True)
-def no_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The peak of this machine has a test of its own."""
-    monkeypatch.setattr(run_module, "measure_gemm_peak", lambda _device, _dtype: 1e12)
+pytestmark = pytest.mark.usefixtures("no_measuring")
 
 
 @pytest.fixture(scope="module")
