@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from model.config import MoEConfig
-from model.layers.router import TINY, Scores
+from model.layers.router import Scores
+from model.layers.router_reference import TINY
 
 LOSSES = ("switch", "sequence", "z")
 

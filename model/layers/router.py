@@ -20,8 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import MoEConfig
-
-TINY = 1e-20  # DeepSeek-V3's guard of the division: far from any score, all sigmoids of a token may underflow
+from model.layers import router_fused, router_reference
 
 
 class Routing(NamedTuple):
@@ -61,18 +60,13 @@ class Router(nn.Module):
         """[T, D] -> `Routing`, with `return_scores` also the `Scores` behind it."""
         config = self.config
         logits_TE = self._logits(x_TD)
-        scores_TE = logits_TE.softmax(-1) if config.gate == "softmax" else logits_TE.sigmoid()
-        if self.bias is None and config.top_groups == config.n_groups:
-            weights_TK, experts_TK = scores_TE.topk(config.top_k, dim=-1)
+        if router_fused.fits(logits_TE, config, self.bias):
+            weights_TK, experts_TK, scores_TE = router_fused.route(logits_TE, config, self.bias)
         else:
+            scores_TE = router_reference.scores(logits_TE, config)
             chosen_by_TE = scores_TE.detach()
             experts_TK = self.choose(chosen_by_TE if self.bias is None else chosen_by_TE + wide(self.bias))
-            weights_TK = scores_TE.gather(-1, experts_TK)
-        if config.normalise_top_k:
-            sum_T1 = weights_TK.sum(-1, keepdim=True)
-            weights_TK = weights_TK / (sum_T1 if config.gate == "softmax" else sum_T1 + TINY)
-        if config.routed_scale != 1:
-            weights_TK = weights_TK * config.routed_scale
+            weights_TK = router_reference.weights(scores_TE.gather(-1, experts_TK), config)
         routing = Routing(weights_TK, experts_TK)
         return (routing, Scores(logits_TE, scores_TE)) if return_scores else routing
 
