@@ -31,8 +31,8 @@ class KeyValueStore(Protocol):
     def length(self) -> int:
         """Tokens of the past, the same for each layer; it grows once a whole step is done."""
 
-    def extend(self, layer: int, k_TGC: Tensor, v_TGC: Tensor) -> tuple[Tensor, Tensor]:
-        """Writes new keys and values behind the past; returns past and new ones, each [G, S, C].
+    def extend(self, layer: int, k_TGC: Tensor, v_TGC: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
+        """Writes new keys and values behind the past; returns those from position `first` on, each [G, S, C].
 
         Keys and values may differ in width; latent attention keeps no values at all (width 0).
         """
@@ -106,9 +106,7 @@ class Attention(nn.Module):
         start = 0
         for part in segments:
             end = start + part.n_tokens
-            k_GSC, v_GSC = part.store.extend(layer, k_TGC[start:end], v_TGC[start:end])
-            if part.first:
-                k_GSC, v_GSC = k_GSC[:, part.first :], v_GSC[:, part.first :]
+            k_GSC, v_GSC = part.store.extend(layer, k_TGC[start:end], v_TGC[start:end], part.first)
             y_1HtC = F.scaled_dot_product_attention(
                 q_THC[start:end].transpose(0, 1)[None],
                 k_GSC[None],

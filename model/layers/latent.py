@@ -93,8 +93,8 @@ class LatentAttention(nn.Module):
         for part in segments:
             end = start + part.n_tokens
             kept_T1A = kept_TA[start:end, None]
-            past_1SA, _ = part.store.extend(layer, kept_T1A, kept_T1A[..., :0])
-            past_SA = past_1SA[0, part.first :]
+            past_1SA, _ = part.store.extend(layer, kept_T1A, kept_T1A[..., :0], part.first)
+            past_SA = past_1SA[0]
             q_HtC = q_THC[start:end].transpose(0, 1)
             is_absorbed = absorbing_is_cheaper(part.n_tokens, past_SA.shape[0], self.latent)
             attend = self._attend_absorbed if is_absorbed else self._attend_expanded

@@ -3,7 +3,8 @@
 A block is a number; what it stores is the executor's business. A held block counts its holders, so that several
 sequences may share it. Full blocks are known by the hash of all tokens up to their end (Kwon et al. 2023,
 arXiv:2309.06180); when nobody holds such a block any more it stays findable until its room is needed, the longest
-unused first. Knows nothing of requests, tensors, threads or time.
+unused first. Where all layers have a window, a table begins with `GONE` for blocks that lie behind all of them. Knows
+nothing of requests, tensors, threads or time.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from hashlib import blake2b
 KEY_BYTES = (
     16  # nobody finds two prefixes of one 128-bit hash; a salt keeps others' prefixes unknown beside that
 )
+
+GONE = -1  # in a block table: no token to come looks at what lay here
 
 
 class NoBlockError(Exception):
@@ -29,6 +32,14 @@ def root_key(salt: str) -> bytes:
 def next_key(key: bytes, tokens: Sequence[int]) -> bytes:
     """The key of a full block of `tokens` behind the block (or root) of `key`."""
     return blake2b(key + array("q", tokens).tobytes(), digest_size=KEY_BYTES).digest()
+
+
+def first_seen_block(n_tokens: int, window: int | None, block_tokens: int) -> int:
+    """Which block of a table is the first that tokens behind the first `n_tokens` look at.
+
+    Each sees `window` tokens, its own included, or all where None. The answer is the past's end where none is seen.
+    """
+    return 0 if window is None else max(n_tokens - window + 1, 0) // block_tokens
 
 
 class BlockPool:
@@ -134,15 +145,27 @@ class BlockPool:
             self._block_of[key] = block
             self._key_of[block] = key
 
-    def find(self, keys: Iterable[bytes]) -> list[int]:
-        """The blocks of the longest known beginning of a chain; nobody holds them by that."""
+    def find(self, keys: Iterable[bytes], window: int | None = None) -> list[int]:
+        """The blocks of the longest usable beginning of a chain; nobody holds them by that.
+
+        Usable is one whose blocks are all known but those that no token behind it looks at, which are `GONE` in it.
+        """
         found: list[int] = []
-        for key in keys:
+        n_usable, last_unknown = 0, -1
+        for index, key in enumerate(keys):
             block = self._block_of.get(key)
             if block is None:
-                break
-            found.append(block)
-        return found
+                if window is None:
+                    break
+                last_unknown = index
+            found.append(GONE if block is None else block)
+            if last_unknown < self._first_seen(index + 1, window):
+                n_usable = index + 1
+        n_gone = self._first_seen(n_usable, window)
+        return [GONE] * n_gone + found[n_gone:n_usable]
+
+    def _first_seen(self, n_blocks: int, window: int | None) -> int:
+        return first_seen_block(n_blocks * self.block_tokens, window, self.block_tokens)
 
     def n_idle_among(self, blocks: Iterable[int]) -> int:
         return sum(self._holders[block] == 0 for block in blocks)
@@ -152,6 +175,16 @@ class BlockPool:
         for block in blocks:
             assert self._holders[block] > 0, f"block {block} is forgotten but nobody holds it"
             self._forget(block)
+
+    def forget_content(self, keys: Iterable[bytes]) -> None:
+        """Makes contents impossible to find, wherever they lie; what was kept for them alone is free."""
+        for key in keys:
+            block = self._block_of.get(key)
+            if block is not None:
+                self._forget(block)
+                if block in self._idle:
+                    del self._idle[block]
+                    self._free[block] = None
 
     def _forget(self, block: int) -> None:
         key = self._key_of.pop(block, None)

@@ -67,15 +67,15 @@ class SequenceCache:
         grown[:, :, : self._length] = memory[:, :, : self._length]
         return grown
 
-    def extend(self, layer: int, k_TGC: Tensor, v_TGC: Tensor) -> tuple[Tensor, Tensor]:
-        """Writes behind the past without moving `length`; returns keys and values so far, each [G, S, C]."""
+    def extend(self, layer: int, k_TGC: Tensor, v_TGC: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
+        """Writes behind the past without moving `length`; returns keys and values from `first` on, each [G, S, C]."""
         n_tokens = k_TGC.shape[0]
         self.reserve(n_tokens)
         end = self._length + n_tokens
         keys, values = self._keys[layer], self._values[layer]
         keys[:, self._length : end] = k_TGC.transpose(0, 1)
         values[:, self._length : end] = v_TGC.transpose(0, 1)
-        return keys[:, :end], values[:, :end]
+        return keys[:, first:end], values[:, first:end]
 
     def advance(self, n_tokens: int) -> None:
         """Counts written tokens as past."""
@@ -83,6 +83,17 @@ class SequenceCache:
         if end > self._capacity:
             raise ValueError("cannot advance over tokens that were never written")
         self._length = end
+
+
+def widest_window(config: ModelConfig) -> int | None:
+    """How many tokens the layers of a served model look at, a query's own included; None where one looks at all.
+
+    None too for a model with prediction modules: they read a past of their own, which lies in the same blocks.
+    """
+    windows = [config.window(layer) for layer in range(config.n_layers)]
+    if config.n_ahead or None in windows:
+        return None
+    return max(window for window in windows if window is not None)
 
 
 def kept_per_token(config: ModelConfig) -> tuple[int, int, int]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from model.sampling import Chosen, ConstraintError
 from model.serving.blocks import BlockPool
+from model.serving.cache import widest_window
 from model.serving.cost import StepCost
 from model.serving.executor import Executor, compute
 from model.serving.generation import EngineLimits, Event, Finish
@@ -52,6 +53,7 @@ class EngineCore:
             max_running=self.limits.max_running,
             step_tokens=self.limits.step_tokens,
             max_drafts=self.limits.max_drafts,
+            window=widest_window(self.served.transformer.config),
         )
         self._cost = StepCost.of(self.served.transformer.config)
         self._answer_of: dict[SequenceState, Answer] = {}
@@ -280,7 +282,7 @@ class EngineCore:
                 self._pause(job, now_ns)
         for sequence in self.scheduler.running:
             job = self._answer_of[sequence].job
-            holding = (sum(len(each.blocks) for each in job.running), self.pool.sharing_changes)
+            holding = (sum(each.n_held for each in job.running), self.pool.sharing_changes)
             if job.holding != holding:
                 job.holding = holding
                 job.meter.holds_cache(self._held_bytes(job), now_ns)
@@ -292,7 +294,7 @@ class EngineCore:
     def _held_bytes(self, job: Job) -> int:
         """Its blocks' bytes; of a block with several holders an equal share, rounded down."""
         size, holders = self.executor.bytes_per_block, self.pool.holders
-        return sum(size // holders(block) for sequence in job.running for block in sequence.blocks)
+        return sum(size // holders(block) for sequence in job.running for block in sequence.held)
 
     def _report(self, plan: Plan, scheduling_ns: int, duration_ns: int) -> None:
         n_tokens = sum(work.n_tokens + len(work.drafts) for work in plan.works)

@@ -20,6 +20,7 @@ from model.layers.block import Block
 from model.layers.moe import MoELayer, count_tokens_only, moe_layers
 from model.layers.rotary import Rotation
 from model.layers.router import Routing
+from model.serving.cache import widest_window
 from model.serving.executor import Part
 from model.transformer import Transformer
 
@@ -59,6 +60,7 @@ class DecodeStep:
     ) -> None:
         self._model, self._inputs, self._block_tokens = model, inputs, block_tokens
         self._keys, self._values = keys, values  # [layers, G, slots, C]
+        self._window = widest_window(model.config)
 
     def __call__(self) -> Tensor:
         is_token_B = self._inputs.blocks_BJ[:, 0] != self._inputs.spare_block
@@ -71,8 +73,9 @@ class DecodeStep:
         slots_BS = self._slots()
         own_B = slots_BS.gather(1, past_B[:, None]).squeeze(1)
         positions_S = torch.arange(slots_BS.shape[1], device=past_B.device)
-        # what lies behind a sequence's end is unwritten or another's: not even times zero may it come in
-        slots_BS = slots_BS.where(positions_S <= past_B[:, None], own_B[:, None])
+        # what lies behind a sequence's end or before all windows is unwritten or another's, or nowhere: not even times
+        # zero may it come in
+        slots_BS = slots_BS.where(_visible(positions_S, past_B, self._window)[:, 0, 0], own_B[:, None])
         masks = {window: _visible(positions_S, past_B, window) for window in model.windows}
         rotation = model.rotary.at(past_B, model.dtype, past_B + 1 if model.rotary.is_dynamic else None)
         x_BD = model.embed(inputs.tokens_B)

@@ -26,6 +26,7 @@ from model.layers.unfilled import unfilled
 from model.parallel.processes import MEETING_TIMEOUT_S, RankMissingError
 from model.parallel.workers import Ended, Workers
 from model.serving import distributed_worker
+from model.serving.cache import widest_window
 from model.serving.distributed_messages import Channel, Command, encode_parts
 from model.serving.distributed_rank import STEP_TIMEOUT_S, Rank, RankJob, build, join, leave
 from model.serving.distributed_shard import Degrees, check_degrees
@@ -139,6 +140,7 @@ class _Shape:
     vocab_size: int
     max_context: int
     n_copies: int  # ranks that hold different heads: their keys and values together are those of one process
+    window: int | None  # that of `widest_window`
 
     def check(self, parts: Sequence[Part], executor: DistributedExecutor) -> None:
         for part in parts:
@@ -151,7 +153,8 @@ class _Shape:
                 raise ValueError("a part has logits after its own new tokens only")
             if len(part.blocks) * executor.block_tokens < end:
                 raise ValueError(f"{len(part.blocks)} blocks have no room for {end} tokens")
-            if min(part.blocks) < 0 or max(part.blocks) >= executor.n_blocks:
+            _, seen = part.seen_blocks(self.window, executor.block_tokens)
+            if min(seen) < 0 or max(seen) >= executor.n_blocks:
                 raise ValueError(f"blocks must be numbers below {executor.n_blocks}")
 
 
@@ -213,7 +216,7 @@ def _ready(
     rank.channel.meet()
     config, dtype = served.transformer.config, served.transformer.dtype
     n_copies = 1 if config.latent is not None else rank.job.degrees.tensor
-    shape = _Shape(config.vocab_size, config.max_context, n_copies)
+    shape = _Shape(config.vocab_size, config.max_context, n_copies, widest_window(config))
     with unfilled():
         described = Transformer(config).cast_blocks(dtype).requires_grad_(False).eval()
     return dataclasses.replace(served, transformer=described), DistributedExecutor(

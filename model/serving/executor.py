@@ -13,6 +13,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from model.serving.blocks import first_seen_block
 from model.serving.scheduler import Plan
 
 
@@ -21,7 +22,8 @@ class Part:
     """The new tokens of one sequence in a step.
 
     `tokens` are written at positions `past`, `past` + 1 ...; `blocks` is the sequence's block table and has room for
-    them: position p lies in `blocks[p // block_tokens]` at offset `p % block_tokens`. Logits are wanted after each of
+    them: position p lies in `blocks[p // block_tokens]` at offset `p % block_tokens`. It may begin with `GONE` for blocks
+    that no new token looks at, since every layer has a window: those are never read. Logits are wanted after each of
     the last `n_logits` tokens: 0 within a prompt, 1 for a plain step, more where drafts are to be verified.
     """
 
@@ -29,6 +31,11 @@ class Part:
     past: int
     blocks: Sequence[int]
     n_logits: int = 1
+
+    def seen_blocks(self, window: int | None, block_tokens: int) -> tuple[int, Sequence[int]]:
+        """Where in the table the blocks begin that new tokens of so wide a window look at, and these."""
+        first = first_seen_block(self.past, window, block_tokens)
+        return first, self.blocks[first:]
 
 
 class Executor(Protocol):

@@ -19,6 +19,7 @@ from model import native
 from model.config import ModelConfig
 from model.layers.latent import LATENT_NORM_EPS
 from model.serving import native_tables as tables
+from model.serving.cache import widest_window
 from model.serving.executor import Part
 from model.serving.native_weights import NativeWeights
 from model.serving.packed import KINDS, Weights, huge_zeros
@@ -88,6 +89,7 @@ class NativeExecutor:
         self.weights = NativeWeights(library, transformer, weights, consume=consume)
         self.expert_load_LE = self.weights.expert_load_LE
         self._rotary = transformer.rotary
+        self._window = widest_window(self.config)
         self._model = self._described(n_threads or torch.get_num_threads())
         self._model_at = ctypes.c_void_p(ctypes.addressof(self._model))
         layer_bytes = int(library.serve_block_bytes(ctypes.byref(self._model)))
@@ -107,17 +109,19 @@ class NativeExecutor:
         positions: list[int] = []
         wanted: list[int] = []
         blocks: list[int] = []
+        starts: list[int] = []
         rows = (tables.PartRow * len(parts))()
         most_keys = 0
         for row, part in zip(rows, parts, strict=True):
             n_tokens, n_keys = len(part.tokens), part.past + len(part.tokens)
             self._check(part, n_keys)
             row.first, row.n, row.past = len(ids), n_tokens, part.past
-            row.blocks = len(blocks) * 4  # from the start of the table below
+            first, seen = part.seen_blocks(self._window, BLOCK_TOKENS)
+            starts.append(len(blocks) - first)  # in the table below, of this part's
             ids.extend(part.tokens)
             positions.extend(range(part.past, n_keys))
             wanted.extend(range(len(ids) - part.n_logits, len(ids)))
-            blocks.extend(part.blocks)
+            blocks.extend(seen)
             most_keys = max(most_keys, n_keys)
         if not parts or min(blocks) < 0 or max(blocks) >= self.n_blocks:
             raise ValueError(f"a step needs parts whose blocks lie in 0 .. {self.n_blocks - 1}")
@@ -130,8 +134,8 @@ class NativeExecutor:
             turns = range(len(ids))
         ids_T, turns_T, wanted_N, table = (array(INT32, numbers) for numbers in (ids, turns, wanted, blocks))
         table_at = _address(table)
-        for row in rows:
-            row.blocks = table_at + (row.blocks or 0)
+        for row, start in zip(rows, starts, strict=True):
+            row.blocks = table_at + 4 * start
         logits_NV = torch.empty((len(wanted), self.config.vocab_size))
         step = tables.Step(
             _address(ids_T),

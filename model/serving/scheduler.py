@@ -4,7 +4,8 @@ Each step carries one token of every sequence that decodes; what is left of the 
 those of the least served owner first; what is still left verifies drafts. So a long prompt slows others down by one
 chunk at most. A sequence starts when blocks for all of its known tokens are there; when a running one then needs
 another block and none is left, the lowest in rank gives all of its own back and waits to be computed again. The
-highest in rank always advances and any sequence fits alone, so every one ends.
+highest in rank always advances and any sequence fits alone, so every one ends. Where every layer has a window, a sequence
+gives back the blocks that all of them have passed.
 
 Who starts next: the highest priority, where each grows by one for every `AGEING_NS` that its oldest sequence waits;
 within it the owner that was served the fewest tokens; within that the first to come. Nobody overtakes the next one
@@ -17,7 +18,7 @@ from bisect import insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from model.serving.blocks import BlockPool
+from model.serving.blocks import GONE, BlockPool, first_seen_block
 from model.serving.fairness import OwnerTurns
 from model.serving.sequence import Phase, SequenceState
 
@@ -60,15 +61,26 @@ class Plan:
 
 
 class Scheduler:
-    """Owns the sequences that wait or run, and their blocks. Its caller says what time it is."""
+    """Owns the sequences that wait or run, and their blocks. Its caller says what time it is.
 
-    def __init__(self, pool: BlockPool, *, max_running: int, step_tokens: int, max_drafts: int = 0) -> None:
+    `window`: how many tokens the model's layers look at, a query's own included; None where one looks at all.
+    """
+
+    def __init__(
+        self,
+        pool: BlockPool,
+        *,
+        max_running: int,
+        step_tokens: int,
+        max_drafts: int = 0,
+        window: int | None = None,
+    ) -> None:
         if not 1 <= max_running < step_tokens:
             raise ValueError(
                 f"step_tokens ({step_tokens}) must exceed max_running ({max_running}), which must be at least 1: "
                 "a step carries a token of each answer and some of a prompt"
             )
-        self.pool = pool
+        self.pool, self.window = pool, window
         self.max_running, self.step_tokens, self.max_drafts = max_running, step_tokens, max_drafts
         self.turns = OwnerTurns()
         self.waiting: list[SequenceState] = []
@@ -104,9 +116,9 @@ class Scheduler:
         self.add(twin, now_ns)
         if len(self.running) < self.max_running:
             self.waiting.pop()
-            for block in sequence.blocks:
+            for block in sequence.held:
                 self.pool.share(block)
-            twin.blocks = list(sequence.blocks)
+            twin.blocks, twin.n_gone = list(sequence.blocks), sequence.n_gone
             twin.n_computed = sequence.n_computed
             self._run(twin, -sequence.rank[0])
         return twin
@@ -117,9 +129,9 @@ class Scheduler:
             return
         (self.running if sequence.phase is Phase.RUNNING else self.waiting).remove(sequence)
         if not is_sound:
-            self.pool.forget(sequence.blocks)
-        self.pool.release_all(sequence.blocks)
-        sequence.blocks = []
+            self.pool.forget(sequence.held)
+            self.pool.forget_content(sequence.key(i, self.pool.block_tokens) for i in range(sequence.n_gone))
+        self._release(sequence)
         sequence.phase = Phase.ENDED
         self.turns.left(sequence.owner)
 
@@ -131,9 +143,22 @@ class Scheduler:
         for index in range(sequence.n_computed // block_tokens, end // block_tokens):
             self.pool.register(sequence.blocks[index], sequence.key(index, block_tokens))
         sequence.n_computed = end
+        self._give_back_unseen(sequence)
         if end > sequence.n_served:
             self.turns.charge(sequence.owner, end - max(sequence.n_served, sequence.n_cached))
             sequence.n_served = end
+
+    def _give_back_unseen(self, sequence: SequenceState) -> None:
+        """The blocks that lie behind every layer's window for all tokens to come."""
+        first = first_seen_block(sequence.n_computed, self.window, self.pool.block_tokens)
+        for index in range(sequence.n_gone, first):
+            self.pool.release(sequence.blocks[index])
+            sequence.blocks[index] = GONE
+            sequence.n_gone += 1
+
+    def _release(self, sequence: SequenceState) -> None:
+        self.pool.release_all(sequence.held)
+        sequence.blocks, sequence.n_gone = [], 0
 
     def overdue(self, now_ns: int, ns_per_token: float = 0.0) -> list[SequenceState]:
         """Sequences that have a deadline and have missed it, or cannot even have their prompt read in time.
@@ -155,7 +180,7 @@ class Scheduler:
         """Known tokens that will have to be computed before the next new one."""
         if sequence.phase is Phase.RUNNING:
             return sequence.n_left
-        found = self.pool.find(sequence.keys_to_find(self.pool.block_tokens))
+        found = self.pool.find(sequence.keys_to_find(self.pool.block_tokens), self.window)
         return sequence.n_left - len(found) * self.pool.block_tokens
 
     def schedule(self, now_ns: int, draft: Draft | None = None) -> Plan:
@@ -202,20 +227,21 @@ class Scheduler:
     def _hold_known(self, sequence: SequenceState) -> bool:
         """Blocks for all of its known tokens, found ones first; one for each running sequence stays free beside."""
         pool = self.pool
-        found = pool.find(sequence.keys_to_find(pool.block_tokens))
+        found = pool.find(sequence.keys_to_find(pool.block_tokens), self.window)
         n_fresh = pool.blocks_for(len(sequence.tokens)) - len(found)
-        if n_fresh + pool.n_idle_among(found) + len(self.running) > pool.n_available:
+        n_gone = found.count(GONE)
+        if n_fresh + pool.n_idle_among(found[n_gone:]) + len(self.running) > pool.n_available:
             return False
-        for block in found:
+        for block in found[n_gone:]:
             pool.share(block)
-        sequence.blocks = found
+        sequence.blocks, sequence.n_gone = found, n_gone
         sequence.n_cached = sequence.n_computed = len(found) * pool.block_tokens
         self._append_blocks(sequence, n_fresh)
         return True
 
     def _append_blocks(self, sequence: SequenceState, n_blocks: int) -> None:
         for _ in range(n_blocks):
-            after = sequence.blocks[-1] if sequence.blocks else None
+            after = sequence.blocks[-1] if sequence.n_held else None
             sequence.blocks.append(self.pool.allocate(after))
 
     def _run(self, sequence: SequenceState, priority: int) -> None:
@@ -256,8 +282,7 @@ class Scheduler:
 
     def _preempt(self, sequence: SequenceState, plan: Plan) -> None:
         self.running.remove(sequence)
-        self.pool.release_all(sequence.blocks)
-        sequence.blocks = []
+        self._release(sequence)
         sequence.n_computed = 0
         sequence.n_preempted += 1
         sequence.phase = Phase.WAITING

@@ -22,6 +22,8 @@ class Phase(StrEnum):
 class SequenceState:
     """Token ids so far (prompt, then answer); keys and values of the first `n_computed` of them lie in `blocks`.
 
+    The first `n_gone` places of that table are `GONE`: their blocks were given back, since no layer looks at them again.
+
     A sequence that was preempted starts again at zero, its answer's tokens read like a prompt's. `max_length` bounds
     prompt and answer together. A higher `priority` goes first; sequences of one `owner` share that owner's turn.
     """
@@ -42,12 +44,22 @@ class SequenceState:
     n_cached: int = 0  # tokens found in the prefix cache when it last started
     n_preempted: int = 0
     blocks: list[int] = field(default_factory=list)
+    n_gone: int = 0
     _keys: list[bytes] = field(default_factory=list)
 
     @property
     def n_left(self) -> int:
         """Known tokens that are not computed yet; one for a sequence that decodes."""
         return len(self.tokens) - self.n_computed
+
+    @property
+    def held(self) -> list[int]:
+        """The blocks that it holds."""
+        return self.blocks[self.n_gone :]
+
+    @property
+    def n_held(self) -> int:
+        return len(self.blocks) - self.n_gone
 
     def key(self, index: int, block_tokens: int) -> bytes:
         """The key of its `index`-th block, all of whose tokens must be known."""

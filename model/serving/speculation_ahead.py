@@ -132,8 +132,8 @@ class _OneLayer:
     def length(self) -> int:
         return self._store.length
 
-    def extend(self, layer: int, k_TGC: Tensor, v_TGC: Tensor) -> tuple[Tensor, Tensor]:
-        return self._store.extend(0, k_TGC, v_TGC)
+    def extend(self, layer: int, k_TGC: Tensor, v_TGC: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
+        return self._store.extend(0, k_TGC, v_TGC, first)
 
 
 class AheadProposer:

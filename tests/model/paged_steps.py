@@ -1,4 +1,7 @@
-"""Drives an executor as the engine does: sequences with block tables of their own, in no order, over one pool."""
+"""Drives an executor as the engine does: sequences with block tables of their own, in no order, over one pool.
+
+With the `window` of a model whose layers all have one, tables lack the blocks behind it, as the engine's do.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,15 @@ from collections.abc import Sequence
 
 import torch
 
+from model.serving.blocks import GONE, first_seen_block
 from model.serving.executor import Executor, Part
 
 
 class Sequences:
     """Greedy or given continuations of several sequences; blocks are handed out in random order."""
 
-    def __init__(self, executor: Executor, vocab_size: int, seed: int = 0) -> None:
-        self.executor, self.vocab_size = executor, vocab_size
+    def __init__(self, executor: Executor, vocab_size: int, seed: int = 0, window: int | None = None) -> None:
+        self.executor, self.vocab_size, self.window = executor, vocab_size, window
         self._random = random.Random(seed)  # of tokens: the same over pools of any size
         self._free = list(range(executor.n_blocks))
         random.Random(seed).shuffle(self._free)
@@ -29,17 +33,18 @@ class Sequences:
             blocks.append(self._free.pop())
         self._past[sequence] = past + len(tokens)
         self.tokens.setdefault(sequence, []).extend(tokens)
-        return Part(list(tokens), past, list(blocks), n_logits)
+        n_gone = first_seen_block(past, self.window, self.executor.block_tokens)
+        return Part(list(tokens), past, [GONE] * n_gone + blocks[n_gone:], n_logits)
 
     def random_tokens(self, n: int) -> list[int]:
         return [self._random.randrange(self.vocab_size) for _ in range(n)]
 
 
 def served_mix(
-    executor: Executor, vocab_size: int, n_decoded: int = 6
+    executor: Executor, vocab_size: int, n_decoded: int = 6, window: int | None = None
 ) -> tuple[list[torch.Tensor], list[list[int]]]:
     """Prompts in chunks beside decoding sequences, drafts, then greedy decoding; all logits and all tokens."""
-    sequences = Sequences(executor, vocab_size)
+    sequences = Sequences(executor, vocab_size, window=window)
     draw, part = sequences.random_tokens, sequences.part
     logits = [
         executor.step([part(0, draw(5)), part(1, draw(21), 0)]),

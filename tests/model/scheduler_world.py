@@ -1,7 +1,8 @@
 """A world without tensors for the scheduler: its "model" and "cache memory" are plain Python, and check what they see.
 
 What a cache slot holds is the hash of the salt and of all tokens up to its own, as real keys and values depend on
-them; so a block that is shared, copied, evicted or used again wrongly is seen at the next step that reads it.
+them; so a block that is shared, copied, evicted or used again wrongly is seen at the next step that reads it. With a
+`window` a step reads no more of the past than that, and no more may be held.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from model.serving.blocks import BlockPool
+from model.serving.blocks import GONE, BlockPool
 from model.serving.scheduler import Plan, Scheduler, Work
 from model.serving.sequence import Phase, SequenceState
 
@@ -37,6 +38,7 @@ class World:
     max_running: int
     step_tokens: int
     max_drafts: int = 0
+    window: int | None = None
     now_ns: int = 0
     n_computed: int = 0
     n_answers: dict[int, int] = field(default_factory=dict)  # id of a sequence -> answers of its prompt
@@ -51,6 +53,7 @@ class World:
             max_running=self.max_running,
             step_tokens=self.step_tokens,
             max_drafts=self.max_drafts,
+            window=self.window,
         )
 
     def submit(
@@ -116,7 +119,8 @@ class World:
 
     def _check_past(self, work: Work) -> None:
         sequence = work.sequence
-        for position in range(sequence.n_computed):
+        first = 0 if self.window is None else max(sequence.n_computed - self.window + 1, 0)
+        for position in range(first, sequence.n_computed):
             expected = self._content(sequence, sequence.tokens[: position + 1])
             assert self.slots[self._slot(sequence, position)] == expected, (
                 f"position {position} holds another past"
@@ -162,12 +166,18 @@ class World:
         """Each block is held by exactly the sequences whose table names it."""
         counts: dict[int, int] = {}
         for sequence in self.scheduler.running:
-            assert len(set(sequence.blocks)) == len(sequence.blocks)
-            for block in sequence.blocks:
+            self._check_table(sequence)
+            for block in sequence.held:
                 counts[block] = counts.get(block, 0) + 1
         assert all(not sequence.blocks for sequence in self.scheduler.waiting)
         assert {block: n for block in range(self.n_blocks) if (n := self.pool.holders(block))} == counts
         assert self.pool.n_held == len(counts)
+
+    def _check_table(self, sequence: SequenceState) -> None:
+        """Gone are just the blocks that no token to come looks at."""
+        assert len(set(sequence.held)) == len(sequence.held) and GONE not in sequence.held
+        unseen = 0 if self.window is None else max(sequence.n_computed - self.window + 1, 0)
+        assert sequence.blocks[: sequence.n_gone] == [GONE] * (unseen // self.block_tokens)
 
     def run(self, max_steps: int = 10_000) -> None:
         for _ in range(max_steps):

@@ -17,6 +17,8 @@ from model.config import LatentConfig, ModelConfig, MoEConfig, RopeScaling
 from model.layers.experts import apply_experts
 from model.layers.moe import moe_layers
 from model.serving.accelerated import accelerated_executor
+from model.serving.blocks import GONE
+from model.serving.cache import widest_window
 from model.serving.cuda_graphs import (
     GraphedExecutor,
     Ladder,
@@ -52,6 +54,7 @@ WINDOWED = dataclasses.replace(
     full_attention_layers=(1,),
     attention_owners=(0, 1, 0),
 )
+FORGETFUL = dataclasses.replace(WINDOWED, name="windows everywhere", full_attention_layers=())
 DYNAMIC = dataclasses.replace(
     SMALL, name="dynamic", rope_scaling=RopeScaling("dynamic", factor=2.0, original_context=8)
 )
@@ -64,12 +67,15 @@ def graphed(config: ModelConfig, capture: EachTime, n_blocks: int = 24) -> Graph
     return GraphedExecutor(model, n_blocks, block_tokens=4, ladder=LADDER, capture=capture)
 
 
-@pytest.mark.parametrize("config", [SMALL, QWEN, WINDOWED, DYNAMIC], ids=lambda config: config.name)
+@pytest.mark.parametrize(
+    "config", [SMALL, QWEN, WINDOWED, FORGETFUL, DYNAMIC], ids=lambda config: config.name
+)
 def test_captured_steps_give_the_answers_of_plain_ones(config: ModelConfig) -> None:
     capture = EachTime()
     plain = TorchExecutor(random_transformer(config).eval(), 24, block_tokens=4)
     expected, expected_tokens = served_mix(plain, config.vocab_size)
-    logits, tokens = served_mix(graphed(config, capture), config.vocab_size)
+    window = widest_window(config)
+    logits, tokens = served_mix(graphed(config, capture), config.vocab_size, window=window)
     assert tokens == expected_tokens
     for found, reference in zip(logits, expected, strict=True):
         assert found.shape == reference.shape
@@ -118,6 +124,17 @@ def test_what_was_never_written_does_not_come_in() -> None:
     executor._keys.fill_(torch.nan)
     executor._values.fill_(torch.nan)
     assert executor.step([Part([3], 0, [5]), Part([4], 0, [2, 3]), Part([4], 0, [9])]).isfinite().all()
+
+
+def test_what_was_given_back_does_not_come_in() -> None:
+    executor = graphed(FORGETFUL, EachTime())
+    executor._keys.fill_(torch.nan)
+    executor._values.fill_(torch.nan)
+    for position in range(9):
+        executor.step([Part([1], position, [5, 2, 7])])
+    kept = executor.step([Part([1], 9, [5, 2, 7])])
+    assert torch.equal(executor.step([Part([1], 9, [GONE, 2, 7])]), kept)
+    assert kept.isfinite().all()
 
 
 def test_rows_do_not_depend_on_what_lay_in_a_graph_before() -> None:

@@ -21,10 +21,12 @@ from model.config import LatentConfig, ModelConfig, MoEConfig, RopeScaling
 from model.layers.router import Router
 from model.layers.sharing import unshare
 from model.serving import native_tables
+from model.serving.blocks import GONE, first_seen_block
 from model.serving.executor import Part
 from model.serving.expert_load import RouterListener, expert_load_of
 from model.serving.native_executor import BLOCK_TOKENS, NativeExecutor, supports
 from model.serving.packed import Weights
+from model.serving.torch_executor import TorchExecutor
 from model.transformer import Transformer
 from tests.model.random_models import SMALL, random_tokens, random_transformer, stepped
 
@@ -97,6 +99,32 @@ def test_fp32_logits_are_those_of_the_transformer(name: str) -> None:
     expected = stepped(model, tokens, [30] + [1] * 14)
     assert (found[29:] - expected).abs().max() < 1e-4
     assert expected.abs().max() > 2  # logits of a real size
+
+
+@pytest.mark.parametrize("name", ["mixtral with a window", "latent with a window"])
+@pytest.mark.parametrize("kind", [NativeExecutor, TorchExecutor])
+def test_blocks_behind_all_windows_are_not_looked_at(name: str, kind: type) -> None:
+    config, tokens = CONFIGS[name], random_tokens(SMALL, 90).tolist()
+    chunks = [40, 3, 20, *[1] * 27]
+    executor = kind(model_of(name), N_BLOCKS)
+    whole, forgetful, start = table(3, len(tokens)), table(4, len(tokens)), 0
+    for n_tokens in chunks:
+        chunk = tokens[start : start + n_tokens]
+        n_gone = first_seen_block(start, config.sliding_window, BLOCK_TOKENS)
+        forgetful[:n_gone] = [GONE] * n_gone
+        expected = executor.step([Part(chunk, start, whole, n_tokens)])
+        assert torch.equal(executor.step([Part(chunk, start, forgetful, n_tokens)]), expected)
+        start += n_tokens
+    assert forgetful.count(GONE) == 5
+    with pytest.raises(ValueError, match="block"):
+        executor.step([Part([1], start, [GONE] * len(whole))])
+
+
+@pytest.mark.parametrize("kind", [NativeExecutor, TorchExecutor])
+def test_a_layer_without_a_window_needs_every_block(kind: type) -> None:
+    executor = kind(model_of("window in some layers"), N_BLOCKS)
+    with pytest.raises(ValueError, match="block"):
+        executor.step([Part([1], 40, [GONE, 1, 2])])
 
 
 @pytest.mark.parametrize("name", ["mixtral with a window", "shared weights", "deepseek", "llama"])

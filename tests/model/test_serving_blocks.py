@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from model.serving.blocks import BlockPool, NoBlockError, next_key, root_key
+from model.serving.blocks import GONE, BlockPool, NoBlockError, next_key, root_key
 
 
 def keys(*blocks: tuple[int, ...], salt: str = "") -> list[bytes]:
@@ -82,6 +82,37 @@ def test_the_longest_beginning_is_found_also_when_nobody_holds_it() -> None:
     for block in blocks:
         pool.share(block)
     assert (pool.n_held, pool.n_idle) == (3, 0)
+
+
+@given(st.sets(st.integers(0, 7)), st.none() | st.integers(1, 20))
+def test_found_is_the_longest_beginning_whose_seen_blocks_are_known(
+    known: set[int], window: int | None
+) -> None:
+    pool = BlockPool(8, 2)
+    chain = keys(*[(i, i) for i in range(8)])
+    blocks = filled(pool, chain)
+    pool.forget_content(key for i, key in enumerate(chain) if i not in known)
+
+    def seen(n: int) -> list[int]:
+        """Blocks of the first n that the token behind them looks at, one token after the other."""
+        sees = range(0 if window is None else max(0, 2 * n - window + 1), 2 * n)
+        return [i for i in range(n) if 2 * i in sees or 2 * i + 1 in sees]
+
+    n_usable = max(n for n in range(9) if known.issuperset(seen(n)))
+    kept = seen(n_usable)
+    assert pool.find(chain, window) == [blocks[i] if i in kept else GONE for i in range(n_usable)]
+
+
+def test_contents_are_forgotten_wherever_they_lie() -> None:
+    pool = BlockPool(4, 2)
+    chain = keys((1, 2), (3, 4), (5, 6))
+    blocks = filled(pool, chain)
+    pool.release(blocks[0])
+    pool.forget_content([*chain[:2], b"never seen"])
+    assert pool.find(chain) == [] and pool.n_idle == 0
+    assert (pool.n_held, pool.n_available) == (2, 2)
+    pool.release_all(blocks[1:])
+    assert (pool.n_idle, pool.n_available) == (1, 4)
 
 
 def test_chains_of_different_salts_never_meet() -> None:

@@ -19,9 +19,12 @@ from model.serving.generation import EngineLimits, Event, Finish, Generation
 from model.serving.job import Job
 from model.serving.served import ServedModel, tiny
 from model.serving.stats import StepReport
+from model.transformer import Transformer
 
 STEP_NS = 1_000_003  # of device time per step: a prime, so that it does not split evenly
 VOCABULARY = 300
+WINDOW = 5
+UNSEEN = -1
 GREEDY = SamplingSettings(temperature=0)
 
 
@@ -35,7 +38,10 @@ class CountingClock:
 
 @dataclass
 class HashExecutor:
-    """Logits are a function of all tokens of a sequence; it keeps those by block and takes `STEP_NS` for a step."""
+    """Logits are a function of a sequence's tokens; it keeps those by block and takes `STEP_NS` for a step.
+
+    They are a function of all of them, or of the last `window` ones and the length.
+    """
 
     clock: CountingClock
     n_blocks: int = 64
@@ -43,6 +49,7 @@ class HashExecutor:
     bytes_per_block: int = 1000
     fails_at: Callable[[Sequence[int]], bool] = lambda tokens: False
     nan_at: Callable[[Sequence[int]], bool] = lambda tokens: False
+    window: int | None = None
     n_computed: int = 0
     n_copies: int = 0
     slots: dict[tuple[int, int], int] = field(default_factory=dict)
@@ -55,7 +62,9 @@ class HashExecutor:
                 self.slots[self._slot(part, part.past + i)] = token
             self.n_computed += len(part.tokens)
             length = part.past + len(part.tokens)
-            tokens = [self.slots[self._slot(part, position)] for position in range(length)]
+            first = 0 if self.window is None else max(0, part.past - self.window + 1)
+            tokens = [UNSEEN] * first
+            tokens += [self.slots[self._slot(part, position)] for position in range(first, length)]
             if self.fails_at(tokens):
                 raise RuntimeError("the device is gone")
             for n in range(length - part.n_logits + 1, length + 1):
@@ -68,7 +77,8 @@ class HashExecutor:
     def logits(self, tokens: Sequence[int]) -> Tensor:
         if self.nan_at(tokens):
             return torch.full((VOCABULARY,), torch.nan)
-        seed = hash(tuple(tokens)) % 2**31
+        unseen = 0 if self.window is None else max(0, len(tokens) - self.window)
+        seed = hash((*[UNSEEN] * unseen, *tokens[unseen:])) % 2**31
         return torch.randn(VOCABULARY, generator=torch.Generator().manual_seed(seed))
 
     def copy_block(self, source: int, target: int) -> None:
@@ -81,6 +91,12 @@ class HashExecutor:
 @pytest.fixture(scope="module")
 def served() -> ServedModel:
     return tiny()
+
+
+@pytest.fixture(scope="module")
+def windowed(served: ServedModel) -> ServedModel:
+    config = replace(served.transformer.config, sliding_window=WINDOW)
+    return replace(served, transformer=Transformer(config))
 
 
 @dataclass
@@ -418,13 +434,19 @@ REQUESTS = st.lists(
 
 
 @settings(max_examples=60, deadline=None)
-@given(REQUESTS, st.integers(0, 6), st.booleans())
+@given(REQUESTS, st.integers(0, 6), st.booleans(), st.booleans())
 def test_whatever_is_asked_the_counters_add_up(
-    served: ServedModel, requests: list[dict[str, Any]], spare_blocks: int, speculates: bool
+    served: ServedModel,
+    windowed: ServedModel,
+    requests: list[dict[str, Any]],
+    spare_blocks: int,
+    speculates: bool,
+    forgets: bool,
 ) -> None:
     """Busy time is charged to the last nanosecond; phases are lives; every answer ends once; nothing stays held."""
     make = speculating if speculates else Bench
-    bench = make(served, executor_fields={"n_blocks": 7 + spare_blocks})
+    fields = {"n_blocks": 7 + spare_blocks, "window": WINDOW if forgets else None}
+    bench = make(windowed if forgets else served, executor_fields=fields)
     leaving: list[tuple[int, Job]] = []
     for request in requests:
         asked = dict(request)
@@ -455,9 +477,13 @@ def test_whatever_is_asked_the_counters_add_up(
     assert bench.core.pool.n_held == 0 and not bench.core.jobs
 
 
-def test_every_held_byte_is_charged_to_somebody(served: ServedModel) -> None:
+@pytest.mark.parametrize("window", [None, WINDOW])
+def test_every_held_byte_is_charged_to_somebody(
+    served: ServedModel, windowed: ServedModel, window: int | None
+) -> None:
     """Over all requests it adds up to the pool's held bytes at each step; the size splits evenly up to 16 ways."""
-    bench = Bench(served, executor_fields={"bytes_per_block": 720_720, "n_blocks": 9})
+    fields = {"bytes_per_block": 720_720, "n_blocks": 9 if window is None else 6, "window": window}
+    bench = Bench(served if window is None else windowed, executor_fields=fields)
     held: list[int] = []
     step = bench.executor.step
 

@@ -32,9 +32,12 @@ from model.smollm2.convert import GGUFModel
 from model.transformer import Transformer
 from tests.model.hf_models import SHARED_FIELDS, build, load_theirs
 
-FAMILIES = ("llama", "mixtral", "qwen3_moe", "deepseek_v3")
+WINDOWED = "mixtral, windowed"
+FAMILIES = ("llama", "mixtral", WINDOWED, "qwen3_moe", "deepseek_v3")
+WINDOW = 20  # tokens: prompts are longer, and blocks behind it are given back
 EXECUTORS = ("torch", "native")
 N_TOKENS = 24
+N_REPEATED = 20  # of a prompt, whose continuation is known by then
 ATOL = 1e-4
 SENTENCE = "The river had frozen over by the time they reached the village, and so the only way across was"
 GREEDY = SamplingSettings(temperature=0, logprobs=5)
@@ -44,7 +47,8 @@ CONTEXT = 128
 @cache
 def models(family: str) -> tuple[Any, Transformer]:
     """A random model of transformers, and the same weights here."""
-    theirs = build(family, seed=3, max_position_embeddings=CONTEXT)
+    fields = {"sliding_window": WINDOW} if family == WINDOWED else {}
+    theirs = build(family.split(",")[0], seed=3, max_position_embeddings=CONTEXT, **fields)
     with TemporaryDirectory() as folder:
         theirs.save_pretrained(folder)
         config, state = hf.load(Path(folder))
@@ -152,11 +156,26 @@ def test_many_at_once_prompts_beside_answers_and_prefixes_found_again(way: tuple
     assert asked.core.stats.cached_tokens - before >= 4 * 32
 
 
+WHOLE_PASTS = [(kind, family) for kind in EXECUTORS for family in FAMILIES if family != WINDOWED]
+
+
+@pytest.mark.parametrize("way", WHOLE_PASTS, ids="-".join)
 def test_sequences_that_give_way_and_come_back(way: tuple[str, str]) -> None:
     asked = asked_of(*way, EngineLimits(max_running=3, step_tokens=40), n_blocks=7)
     wanted = [greedy(prompt, salt=str(i)) for i, prompt in enumerate(prompts(3))]
     for prompt, (chosen,) in zip(prompts(3), asked.answers(wanted), strict=True):
         assert_theirs(way[1], prompt, chosen)
+    assert asked.core.scheduler.n_preemptions > 0
+
+
+@pytest.mark.parametrize("kind", EXECUTORS)
+def test_answers_that_gave_back_their_beginning_give_way_and_come_back(kind: str) -> None:
+    """Two answers of 58 tokens in four blocks, which the first alone would fill if its window did not end."""
+    asked = asked_of(kind, WINDOWED, EngineLimits(max_running=2, step_tokens=40), n_blocks=4)
+    prompt = prompts(1)[0]
+    (answers,) = asked.answers([greedy(prompt, n=2)])
+    for chosen in answers:
+        assert_theirs(WINDOWED, prompt, chosen)
     assert asked.core.scheduler.n_preemptions > 0
 
 
@@ -172,7 +191,7 @@ def test_speculation_from_what_was_said_before(way: tuple[str, str]) -> None:
     asked = asked_of(*way, EngineLimits(max_running=2, step_tokens=40, max_drafts=4))
     asked.core.make_proposer = proposers()
     answer, _ = their_answer(way[1], tuple(prompts(1)[0]))
-    repeated = [*prompts(1)[0], *answer[:20], *prompts(1)[0][-6:]]
+    repeated = [*prompts(1)[0], *answer[:20], *prompts(1)[0][-N_REPEATED:]]
     for prompt in (prompts(1)[0], repeated):
         ((chosen,),) = asked.answers([greedy(prompt)])
         assert_theirs(way[1], prompt, chosen)

@@ -27,6 +27,7 @@ from model.parallel.mesh import MeshError
 from model.parallel.processes import RankMissingError
 from model.parallel.workers import LOST_ANOTHER, Workers
 from model.sampling import SamplingSettings
+from model.serving.blocks import GONE
 from model.serving.chat import TEMPLATE_FILE, TINY_TEMPLATE
 from model.serving.distributed import DistributedExecutor, start
 from model.serving.distributed_shard import Degrees
@@ -74,9 +75,12 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
     raise AssertionError(f"after {WAIT_S} s still not: {what}")
 
 
-def assert_equal_answers(executor: DistributedExecutor, alone: TorchExecutor, vocab_size: int) -> None:
+def assert_equal_answers(
+    executor: DistributedExecutor, alone: TorchExecutor, vocab_size: int, window: int | None = None
+) -> None:
+    """On the ranks what lies behind the `window` is gone."""
     expected, expected_tokens = served_mix(alone, vocab_size)
-    logits, tokens = served_mix(executor, vocab_size)
+    logits, tokens = served_mix(executor, vocab_size, window=window)
     assert tokens == expected_tokens
     for found, reference in zip(logits, expected, strict=True):
         assert found.shape == reference.shape
@@ -126,6 +130,7 @@ def assert_refused_before_any_rank_sees_it(executor: DistributedExecutor) -> Non
         (Part([1], 0, [0], n_logits=2), "its own new tokens"),
         (Part([1], BLOCK_TOKENS, [0]), "no room"),
         (Part([1], 0, [executor.n_blocks]), "numbers below"),
+        (Part([1], 40, [GONE, 1, 2]), "numbers below"),
     ]:
         with pytest.raises(ValueError, match=message):
             executor.step([part])
@@ -189,9 +194,9 @@ def test_a_rank_that_is_killed_within_a_step_ends_that_step() -> None:
 
 
 @pytest.mark.long
-def test_two_ranks_serve_a_dense_model_of_a_folder_as_one_process_does(tmp_path: Path) -> None:
+def test_two_ranks_serve_a_dense_windowed_model_of_a_folder_as_one_process_does(tmp_path: Path) -> None:
     """Then another job in the same process."""
-    model = random_transformer(replace(SMALL, vocab_size=256)).eval()
+    model = random_transformer(replace(SMALL, vocab_size=256, sliding_window=9)).eval()
     characters = {character: token for token, character in enumerate(byte_alphabet())}
     tokenizer = tokenizers.Tokenizer(models.BPE(vocab=characters, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -201,7 +206,7 @@ def test_two_ranks_serve_a_dense_model_of_a_folder_as_one_process_does(tmp_path:
     alone = TorchExecutor(model, 64, block_tokens=BLOCK_TOKENS)
     for _ in range(2):
         with ranks(str(folder), Degrees(tensor=2)) as (_, executor, _):
-            assert_equal_answers(executor, alone, 256)
+            assert_equal_answers(executor, alone, 256, window=9)
 
 
 def test_models_that_cannot_be_split_are_refused_before_a_rank_is_started(
