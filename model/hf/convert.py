@@ -24,6 +24,8 @@ TOKENIZER_FILE = "tokenizer.json"
 TEMPLATE_FILE = "chat_template.jinja"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 GENERATION_CONFIG_FILE = "generation_config.json"
+SPECIAL_TOKENS_FILE = "special_tokens_map.json"  # of older models, beside the tokenizer's configuration
+SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")  # as chat templates name them
 
 
 def import_folder(source: Path, target: Path, *, dtype: torch.dtype | None = None) -> None:
@@ -39,6 +41,7 @@ def import_folder(source: Path, target: Path, *, dtype: torch.dtype | None = Non
         "description": f"{document['model_type']} from Hugging Face files",
         "source": {"model_type": document["model_type"], "folder": source.resolve().name},
         "stop_tokens": stop_tokens(source, document),
+        "special_tokens": special_tokens(source),
     }
     named = {**config.to_dict(), "name": target.name}
     save_checkpoint(target, type(config).from_dict(named), state, metadata=metadata, files=texts(source))
@@ -60,7 +63,8 @@ def export_folder(
     stop = _token_ids("stop_tokens", metadata.get("stop_tokens") or [])
     files = texts(source)
     if TOKENIZER_FILE in files:
-        files[TOKENIZER_CONFIG_FILE] = json.dumps(_tokenizer_config(files[TOKENIZER_FILE], stop), indent=2)
+        settings = _tokenizer_config(files[TOKENIZER_FILE], stop) | metadata.get("special_tokens", {})
+        files[TOKENIZER_CONFIG_FILE] = json.dumps(settings, indent=2)
     extra = {"eos_token_id": stop[0] if len(stop) == 1 else stop or None}
     state: Mapping[str, torch.Tensor] = load_transformer(source).state_dict()
     if is_unshared:
@@ -77,6 +81,19 @@ def stop_tokens(source: Path, document: dict[str, Any]) -> list[int]:
     if given is None:
         given = document.get("eos_token_id")
     return sorted(set(_token_ids("eos_token_id", [] if given is None else given)))
+
+
+def special_tokens(folder: Path) -> dict[str, str]:
+    """The texts of a tokenizer's special tokens, by their names, which chat templates write. Raises CheckpointError."""
+    found: dict[str, str] = {}
+    for file in (folder / SPECIAL_TOKENS_FILE, folder / TOKENIZER_CONFIG_FILE):
+        given = _json(file) if file.is_file() else {}
+        for name in SPECIAL_TOKENS:
+            token = given.get(name)
+            text = token.get("content") if isinstance(token, dict) else token
+            if isinstance(text, str):
+                found[name] = text
+    return found
 
 
 def texts(folder: Path) -> dict[str, str]:

@@ -5,8 +5,10 @@ Templates come with downloaded models, so they run in Jinja's sandbox. Knows not
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -18,6 +20,10 @@ TINY_TEMPLATE = (
     "<|bos|>{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|eos|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+NOT_USED: Mapping[str, None] = {
+    "tools": None,
+    "documents": None,
+}  # some templates ask whether they are `none`
 # For models that were trained on no chats.
 NO_TEMPLATE = "{{ raise_exception('this model has no chat template: use /v1/completions') }}"
 
@@ -33,11 +39,20 @@ class Message:
 
 
 class ChatTemplate:
-    """A compiled template with the variables and functions that templates of Hugging Face expect."""
+    """A compiled template with the variables, functions and filters that templates of Hugging Face expect.
 
-    def __init__(self, source: str) -> None:
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    `special_tokens` are the tokenizer's, by the names that templates know them under: `bos_token`, `eos_token`.
+    Today's date (`strftime_now`) is not among what they find: templates ask whether it is there, and a prompt with a
+    date would be another one each day. Raises ChatError.
+    """
+
+    def __init__(self, source: str, special_tokens: Mapping[str, str] | None = None) -> None:
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
         environment.globals["raise_exception"] = _refuse
+        environment.filters["tojson"] = _as_json  # Jinja's own is for HTML
+        self._special_tokens = dict(special_tokens or {})
         try:
             self._template = environment.from_string(source)
         except jinja2.TemplateError as error:
@@ -47,10 +62,18 @@ class ChatTemplate:
         """The prompt that asks for the assistant's next message. Raises ChatError."""
         values = [{"role": message.role, "content": message.content} for message in messages]
         try:
-            return self._template.render(messages=values, add_generation_prompt=True)
-        except (jinja2.TemplateError, TypeError, ValueError) as error:
-            raise ChatError(f"the model's chat template refuses these messages: {error}") from error
+            return self._template.render(
+                messages=values, add_generation_prompt=True, **NOT_USED, **self._special_tokens
+            )
+        except Exception as error:  # a template is somebody else's program
+            what = str(error) or type(error).__name__
+            raise ChatError(f"the model's chat template refuses these messages: {what}") from error
 
 
 def _refuse(message: str) -> None:
     raise ChatError(message)
+
+
+def _as_json(value: object, **options: Any) -> str:
+    """As transformers has it: `indent` and the other options of `json.dumps`, characters as they are."""
+    return json.dumps(value, **{"ensure_ascii": False, **options})

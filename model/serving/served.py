@@ -15,7 +15,7 @@ import torch
 from model import hf
 from model.checkpoint import CheckpointError, is_complete, load_config, load_transformer, models_home
 from model.config import ModelConfig
-from model.hf.convert import stop_tokens, texts
+from model.hf.convert import special_tokens, stop_tokens, texts
 from model.hf.folder import load_json
 from model.hf.registry import read_config
 from model.hf.shards import INDEX_FILE, WEIGHTS_FILE
@@ -90,7 +90,8 @@ def _load_folder(folder: Path, *, keeps_dtype: bool) -> ServedModel:
     config, metadata = load_config(folder)
     try:
         tokenizer = BPETokenizer(folder / TOKENIZER_FILE, metadata["stop_tokens"])
-        chat = ChatTemplate((folder / TEMPLATE_FILE).read_text(encoding="utf-8"))
+        template = (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
+        chat = ChatTemplate(template, metadata.get("special_tokens"))
     except Exception as error:  # tokenizers raises bare Exception
         raise CheckpointError(
             f"{folder} has no usable tokenizer or template: {error}; fetch it again"
@@ -115,7 +116,7 @@ def _load_hugging_face(folder: Path, *, keeps_dtype: bool) -> ServedModel:
     files = texts(folder)
     try:
         tokenizer = BPETokenizer(folder / TOKENIZER_FILE, stop_tokens(folder, load_json(folder)))
-        chat = ChatTemplate(files.get(TEMPLATE_FILE, NO_TEMPLATE))
+        chat = ChatTemplate(files.get(TEMPLATE_FILE, NO_TEMPLATE), special_tokens(folder))
     except Exception as error:  # tokenizers raises bare Exception
         raise CheckpointError(f"{folder} has no usable tokenizer or template: {error}") from error
     transformer = hf.to_transformer(config, state).requires_grad_(False)

@@ -128,7 +128,7 @@ class Service:
 
     def _encode(self, prompt: Prompt) -> tuple[int, ...]:
         if isinstance(prompt, str):
-            return tuple(self.served.tokenizer.encode(prompt))
+            return tuple(self.served.tokenizer.encode_prompt(prompt))
         messages = tuple(item for item in prompt if isinstance(item, Message))
         if messages:
             try:

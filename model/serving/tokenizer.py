@@ -24,6 +24,9 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> list[int]:
         """Ids of a text in which special tokens may be spelt out."""
 
+    def encode_prompt(self, text: str) -> list[int]:
+        """The same of a text that begins a sequence: with the start token of tokenizers that set one before each."""
+
     def token_bytes(self, token: int) -> bytes:
         """The bytes that a token stands for; none for a special token. Runs of spaces, or `<think>`, are often added
         to a vocabulary without being special: they are text."""
@@ -47,6 +50,9 @@ class ByteTokenizer:
             else:
                 ids.extend(piece.encode("utf-8", errors="replace"))  # lone surrogates have no UTF-8 form
         return ids
+
+    def encode_prompt(self, text: str) -> list[int]:
+        return self.encode(text)
 
     def token_bytes(self, token: int) -> bytes:
         return bytes([token]) if token < 256 else b""
@@ -76,9 +82,15 @@ class BPETokenizer:
         return self._stop_tokens
 
     def encode(self, text: str) -> list[int]:
+        return self._encoded(text, add_special_tokens=False)
+
+    def encode_prompt(self, text: str) -> list[int]:
+        return self._encoded(text, add_special_tokens=True)
+
+    def _encoded(self, text: str, *, add_special_tokens: bool) -> list[int]:
         clean = text.encode("utf-8", errors="replace").decode("utf-8")
         # A batch, since `encode` keeps Python's lock: all other threads would stand still for a long text.
-        (encoding,) = self._tokenizer.encode_batch_fast([clean], add_special_tokens=False)
+        (encoding,) = self._tokenizer.encode_batch_fast([clean], add_special_tokens=add_special_tokens)
         ids: list[int] = encoding.ids
         return ids
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
+from model.hf.convert import special_tokens
 from model.serving.chat import TEMPLATE_FILE, ChatError, ChatTemplate, Message
 from model.serving.errors import LoadError, bad_value, upstream_failed
 from model.serving.fields import is_whole
@@ -79,14 +80,16 @@ class LocalCounter:
         try:
             self.tokenizer: Tokenizer = BPETokenizer(folder / TOKENIZER_FILE, ())
             template = folder / TEMPLATE_FILE
-            self._chat = ChatTemplate(template.read_text(encoding="utf-8")) if template.is_file() else None
+            self._chat: ChatTemplate | None = None
+            if template.is_file():
+                self._chat = ChatTemplate(template.read_text(encoding="utf-8"), special_tokens(folder))
         except Exception as error:  # tokenizers raises bare Exception
             message = f"{folder} has no usable {TOKENIZER_FILE} or {TEMPLATE_FILE}: {error}"
             raise LoadError(422, "tokenizer_not_usable", message) from error
 
     async def count(self, prompt: Prompt) -> int:
         if isinstance(prompt, str):
-            return len(self.tokenizer.encode(prompt))
+            return len(self.tokenizer.encode_prompt(prompt))
         messages = tuple(item for item in prompt if isinstance(item, Message))
         if not messages:
             return len(prompt)

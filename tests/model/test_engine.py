@@ -163,6 +163,9 @@ class StopAtZero:
     def encode(self, text: str) -> list[int]:
         return list(text.encode())
 
+    def encode_prompt(self, text: str) -> list[int]:
+        return self.encode(text)
+
     def token_bytes(self, token: int) -> bytes:
         return bytes([token])
 

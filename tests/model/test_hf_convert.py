@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoTokenizer
 
 from model import hf
 from model.checkpoint import load_config, load_transformer, save_checkpoint
 from model.hf.__main__ import main
+from model.serving.chat import Message
 from model.serving.served import load_served
 from model.serving.tokenizer import byte_alphabet
 from tests.model.hf_models import assert_close, assert_equal_states, build, edit_config, load_theirs, tokens
@@ -81,6 +82,35 @@ def test_an_imported_model_is_served_and_exported_as_it_was(
 def byte_ids(text: str) -> list[int]:
     """A token's id is its character's place in the alphabet, which goes by byte."""
     return list(text.encode())
+
+
+@pytest.mark.parametrize("is_imported", [True, False])
+def test_prompts_begin_as_the_tokenizer_begins_them(
+    published: Path, tmp_path: Path, is_imported: bool
+) -> None:
+    """Completions by its own rule, chats by the template, from a folder of ours or of theirs; and back."""
+    tokenizer = Tokenizer.from_file(str(published / "tokenizer.json"))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        "<|start|> $A", special_tokens=[("<|start|>", 256)]
+    )
+    tokenizer.save(str(published / "tokenizer.json"))
+    template = "{{ bos_token }}{{ messages[0].content }}{{ eos_token }}"
+    added = {"content": "<|start|>", "special": True}  # older files spell tokens out
+    settings = {"chat_template": template, "bos_token": added, "eos_token": None}
+    (published / "tokenizer_config.json").write_text(json.dumps(settings))
+    (published / "special_tokens_map.json").write_text(json.dumps({"bos_token": "?", "eos_token": "<|end|>"}))
+    folder = tmp_path / "mine" if is_imported else published
+    if is_imported:
+        assert main(["import", str(published), str(folder)]) == 0
+        assert main(["export", str(folder), str(tmp_path / "out")]) == 0
+        back = AutoTokenizer.from_pretrained(tmp_path / "out")
+        chat = [{"role": "user", "content": "Hi"}]
+        assert back.apply_chat_template(chat, tokenize=False) == "<|start|>Hi<|end|>"
+        assert back("Hi")["input_ids"] == [256, *byte_ids("Hi")]
+    served = load_served(str(folder))
+    assert served.tokenizer.encode_prompt("Hi") == [256, *byte_ids("Hi")]
+    assert served.tokenizer.encode("Hi") == byte_ids("Hi")
+    assert served.chat.render([Message("user", "Hi")]) == "<|start|>Hi<|end|>"
 
 
 def test_weights_are_converted_on_the_way(published: Path, tmp_path: Path) -> None:

@@ -373,7 +373,7 @@ def test_speculation_ends_where_plain_decoding_does(served: ServedModel) -> None
 
     class Stops:
         stop_tokens = frozenset({answer[end]})
-        encode = staticmethod(lambda text: list(text.encode()))
+        encode = encode_prompt = staticmethod(lambda text: list(text.encode()))
         token_bytes = staticmethod(lambda token: b"x")
 
     bench = speculating(replace(served, tokenizer=Stops()))

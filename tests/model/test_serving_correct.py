@@ -236,6 +236,9 @@ class Ids:
     def encode(self, text: str) -> list[int]:
         raise NotImplementedError
 
+    def encode_prompt(self, text: str) -> list[int]:
+        return self.encode(text)
+
     def token_bytes(self, token: int) -> bytes:
         return b""
 
