@@ -6,6 +6,7 @@ chosen at all is shown as -9999, as OpenAI does.
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -28,7 +29,10 @@ class LogprobWriter:
 
     def __init__(self, token_bytes: Callable[[int], bytes], *, is_chat: bool) -> None:
         self._token_bytes, self._is_chat = token_bytes, is_chat
-        self._offset = 0
+        self._offset = 0  # in the answer's text
+        self._decoder = codecs.getincrementaldecoder("utf-8")(
+            errors="replace"
+        )  # tokens may hold parts of a character
 
     def write(self, chosen: ChosenToken) -> dict[str, Any] | None:
         """The entry of one token; None where log-probabilities were not asked for."""
@@ -52,7 +56,7 @@ class LogprobWriter:
         text = self._distinct(chosen.token)
         top = {self._distinct(token): shown(logprob) for token, logprob in chosen.top}
         offset = self._offset
-        self._offset += len(self._token_bytes(chosen.token).decode("utf-8", errors="replace"))
+        self._offset += len(self._decoder.decode(self._token_bytes(chosen.token)))
         return {
             "tokens": [text],
             "token_logprobs": [shown(chosen.logprob)],
