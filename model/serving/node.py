@@ -28,6 +28,7 @@ from model.serving.errors import ApiError, bad_value
 from model.serving.host import Deployment, Host
 from model.serving.metrics import CONTENT_TYPE, NodeMetrics
 from model.serving.requests import read_messages, read_model, read_object, read_options, read_prompt
+from model.serving.served import MAX_NAME_SHOWN
 from model.serving.streaming import EventStream, stream_answer, while_connected
 
 MAX_BODY_BYTES = 4 << 20
@@ -191,7 +192,7 @@ class Node:
 def _check_model(deployment: Deployment, name: str) -> None:
     serves = deployment.backend.name
     if name != serves:
-        message = f"the model {name!r} does not exist here; this node serves {serves!r}"
+        message = f"the model {name[:MAX_NAME_SHOWN]!r} does not exist here; this node serves {serves!r}"
         raise ApiError(404, "model_not_found", message, param="model")
 
 

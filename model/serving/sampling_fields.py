@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from model.sampling import MAX_TOP_LOGPROBS, SamplingError, SamplingSettings
+from model.sampling import MAX_SEED, MAX_TOP_LOGPROBS, SamplingError, SamplingSettings
 from model.serving.errors import bad_value
 from model.serving.fields import Body, flag, is_real, real, section, whole
 
@@ -20,7 +20,7 @@ def read_settings(body: Body, *, is_chat: bool) -> SamplingSettings:
             top_p=real(body, "top_p", 1.0),
             top_k=read_top_k(body),
             min_p=real(body, "min_p", 0.0),
-            seed=whole(body, "seed"),
+            seed=read_seed(body),
             presence_penalty=real(body, "presence_penalty", 0.0),
             frequency_penalty=real(body, "frequency_penalty", 0.0),
             repetition_penalty=real(body, "repetition_penalty", 1.0),
@@ -29,6 +29,12 @@ def read_settings(body: Body, *, is_chat: bool) -> SamplingSettings:
         )
     except SamplingError as error:
         raise bad_value(error.parameter, str(error)) from error
+
+
+def read_seed(body: Body) -> int | None:
+    """A seed of 64 bits with sign, as OpenAI's and vLLM's users know it; samplers take no negative ones."""
+    seed = whole(body, "seed", lowest=-MAX_SEED - 1, highest=MAX_SEED)
+    return None if seed is None else seed & MAX_SEED
 
 
 def read_top_k(body: Body) -> int:

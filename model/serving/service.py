@@ -175,6 +175,9 @@ class Service:
         if beyond:
             message = f"stop_token_ids names token {min(beyond)}; this model has {self._vocab_size} tokens"
             raise bad_value("stop_token_ids", message)
+        own = frozenset[int]() if options.ignore_stop_tokens else self.served.tokenizer.stop_tokens
+        if options.min_tokens and len(options.stop_token_ids | own) >= self._vocab_size:
+            raise bad_value("min_tokens", "stop_token_ids leave no token that could come before min_tokens")
 
     def _constraint(self, options: Options) -> Constraint | None:
         """What holds each answer to its schema. Raises ApiError (400) for schemas that cannot be used."""

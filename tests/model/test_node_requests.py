@@ -49,6 +49,20 @@ def test_settings_reach_the_sampler_as_they_came() -> None:
     assert settings.logit_bias == {5: -100, 17: 3.5}
 
 
+@pytest.mark.parametrize(
+    ("seed", "ours"), [(None, None), (0, 0), (2**63 - 1, 2**63 - 1), (-1, 2**63 - 1), (-(2**63), 0)]
+)
+def test_seeds_have_a_sign_as_openais(seed: int | None, ours: int | None) -> None:
+    assert options(seed=seed).settings.seed == ours
+
+
+@pytest.mark.parametrize("seed", [2**63, -(2**63) - 1, 10**400, 0.5, "1", True])
+def test_seeds_of_more_than_64_bits_are_refused(seed: object) -> None:
+    with pytest.raises(ApiError) as caught:
+        options(seed=seed)
+    assert caught.value.param == "seed"
+
+
 @pytest.mark.parametrize("top_k", [0, -1, None])
 def test_no_top_k_keeps_all_tokens(top_k: int | None) -> None:
     assert options(top_k=top_k).settings.top_k == 0
