@@ -370,7 +370,7 @@ def _zero_refusals(options: argparse.Namespace) -> Iterator[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m model.parallel.check", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--mesh", action="append", required=True, help="for example dp=2,tp=2,pp=2,ep=2")
+    parser.add_argument("--mesh", action="append", required=True, help="for example dp=2,tp=2,ep=4,etp=1")
     parser.add_argument("--model", default="small-moe", help=f"{', '.join(SHAPES)}, a preset, or a JSON file")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--rows", type=int, default=8, help="sequences per step, over all ranks")

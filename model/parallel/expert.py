@@ -4,12 +4,13 @@ A token goes once to each rank that holds some of its chosen experts, with its c
 computed by the same function as in one process and added up, and the sums of all ranks are added up where the token
 came from (GShard, arXiv:2006.16668; dropless with uneven all-to-all as in MegaBlocks, arXiv:2211.15841).
 
-The ranks of the `tp` axis have the same tokens and 1 / tp of each expert's width. Each sends its share of the tokens
-only, so that nothing crosses the `ep` axis twice; where the experts lie, the tp ranks gather what came to them, and sum
-and scatter their parts before rows go back. Knows nothing of routers.
+The ranks of the `tp` axis have the same tokens. Each sends its share of them only, so that nothing crosses the `ep` axis
+twice. Where they have 1 / tp of each expert's width they gather what came to them, and sum and scatter their parts
+before rows go back. On a folded mesh (arXiv:2504.14960) each has whole experts of its own, and is a rank of `ep` itself.
+Knows nothing of routers.
 
 Shape suffixes: those of model/layers; R ranks of ep, N rows of one rank (a token that is there, or goes there), M rows
-of all its tp ranks, P pairs of a row and one of its experts.
+of all ranks that have parts of its experts, P pairs of a row and one of its experts.
 """
 
 from __future__ import annotations
@@ -39,13 +40,17 @@ class ParallelExperts(Experts):
     """Takes the place of a layer's `Experts`: same call, same parameter names, stacks of E / ep experts instead of E.
 
     `config` is that of one tp rank, and so is the width of its experts. All ranks of `tp_group` must be called with the
-    same arguments; each gets the whole output, and the whole gradients of what it was given.
+    same arguments; each gets the whole output, and the whole gradients of what it was given. `is_folded` says that they
+    are ranks of `group` too, with whole experts.
     """
 
-    def __init__(self, config: MoEConfig, ep: int, group: Group, tp_group: Group = None) -> None:
+    def __init__(
+        self, config: MoEConfig, ep: int, group: Group, tp_group: Group = None, *, is_folded: bool = False
+    ) -> None:
         super().__init__(local_experts(config, ep))
         self.n_ranks, self.n_local, self.n_choices = ep, config.n_experts // ep, config.top_k
         self.group, self.tp_group = group, tp_group
+        self.width_group = None if is_folded else tp_group  # whose ranks have parts of the same experts
 
     def forward(self, x_TD: Tensor, weights_TK: Tensor, experts_TK: Tensor) -> Tensor:
         """[T, D] -> [T, D], of at most `top_k` choices. All ranks of both axes must call it together.
@@ -85,10 +90,10 @@ class ParallelExperts(Experts):
 
     def _received(self, x_ND: Tensor, weights_NK: Tensor, experts_NK: Tensor) -> Tensor:
         """Of the rows that came to this rank, the sums over those of their experts that lie here."""
-        n_received = gather_counts(torch.tensor(x_ND.shape[0], device=x_ND.device), self.tp_group)
+        n_received = gather_counts(torch.tensor(x_ND.shape[0], device=x_ND.device), self.width_group)
         sizes = n_received.tolist()
-        gathered = (gather_to(given, sizes, self.tp_group) for given in (x_ND, weights_NK, experts_NK))
-        return reduce_scatter_from(self._compute(*gathered), sizes, self.tp_group)
+        gathered = (gather_to(given, sizes, self.width_group) for given in (x_ND, weights_NK, experts_NK))
+        return reduce_scatter_from(self._compute(*gathered), sizes, self.width_group)
 
     def _compute(self, x_MD: Tensor, weights_MK: Tensor, experts_MK: Tensor) -> Tensor:
         """This rank's part of those sums: its width of its experts."""

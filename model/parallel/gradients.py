@@ -5,7 +5,7 @@ added over which axis:
 
 - parameters that are whole on each tensor parallel rank but see its heads only: over `tp`;
 - the embedding that is tied to the head and lies on the first and the last pipeline stage: over these two;
-- routed experts: over `edp`, the ranks that hold copies of them; all else: over `dp`.
+- routed experts that are spread over ranks: over `edp`, the ranks that hold copies of them; all else: over `dp`.
 
 Knows nothing of losses or schedules.
 """
@@ -100,7 +100,7 @@ def _trained(stages: Sequence[Stage], processes: Processes) -> Iterator[Trained]
             layout = layout_of[name]
             is_tied = name == "embedding" and stage.config.tie_embeddings and mesh.pp > 1
             copies = mesh.edp if layout.is_expert else mesh.dp
-            if layout.tp_dim is None:
+            if layout.tp_dim is None and not layout.is_expert:  # whole experts' copies are all on edp
                 copies *= mesh.tp
             yield Trained(
                 name=name,

@@ -8,7 +8,9 @@ arXiv:2104.04473), so that the ranks which talk most are neighbours on one node:
 Expert parallel ranks are data parallel ranks: each run of `ep` neighbours along the data axis holds one whole set
 of experts and exchanges tokens, so `ep` divides `dp` (DeepSpeed-MoE, arXiv:2201.05596). Everything else of the model
 is replicated over `dp`; experts are replicated over the `dp / ep` ranks of the expert-data axis. Inside an expert
-the feed-forward width is split over `tp` as in a dense feed-forward.
+the feed-forward width is split over `tp` as in a dense feed-forward, unless the mesh is folded (`etp` 1, arXiv:2504.14960):
+then experts are whole, and the runs of `ep` ranks go along data and tensor parallel ranks as if these were one axis,
+so `ep` divides `dp * tp`, and neighbours on one node exchange tokens.
 
 Knows nothing of tensors or processes: importing this module does not import torch.
 """
@@ -31,7 +33,10 @@ class MeshError(ValueError):
 
 @dataclass(frozen=True)
 class Coordinates:
-    """Where one rank stands on each axis; `ep` and `edp` are its place along the data axis, read in two ways."""
+    """Where one rank stands on each axis; `ep` and `edp` are its place along the data axis, read in two ways.
+
+    On a folded mesh they are its place along the data and the tensor axis together.
+    """
 
     pp: int
     dp: int
@@ -42,21 +47,43 @@ class Coordinates:
 
 @dataclass(frozen=True)
 class Mesh:
-    """Degrees of parallelism. `world_size` is dp * tp * pp; ep lies inside dp."""
+    """Degrees of parallelism. `world_size` is dp * tp * pp; ep lies inside dp, on a folded mesh inside dp * tp.
+
+    `etp` is the number of ranks that split an expert's width: 1, or None for tp, which is kept as None too.
+    """
 
     dp: int = 1
     tp: int = 1
     pp: int = 1
     ep: int = 1
+    etp: int | None = None
 
     def __post_init__(self) -> None:
         for axis, degree in asdict(self).items():
-            if degree < 1:
+            if degree is not None and degree < 1:
                 raise MeshError(f"{axis} must be at least 1, it is {degree}")
-        if self.dp % self.ep:
+        if self.etp == self.tp:
+            object.__setattr__(self, "etp", None)
+        if self.etp not in (None, 1):
+            raise MeshError(
+                f"etp ({self.etp}) must be 1, for whole experts, or tp ({self.tp}), which splits their widths"
+            )
+        if self.is_folded:
+            self._check_folded()
+        elif self.dp % self.ep:
             raise MeshError(
                 f"ep ({self.ep}) must divide dp ({self.dp}): experts are spread over data-parallel ranks"
+                f"{', with etp=1 over tensor-parallel ones too' if self.tp > 1 else ''}"
             )
+
+    def _check_folded(self) -> None:
+        if self.dp * self.tp % self.ep:
+            raise MeshError(
+                f"ep ({self.ep}) must divide dp * tp ({self.dp * self.tp}): with etp=1 experts are spread over data- and "
+                "tensor-parallel ranks"
+            )
+        if self.ep == 1:
+            raise MeshError("etp=1 spreads whole experts over the ranks of tp too: give ep of at least 2")
 
     @classmethod
     def parse(cls, text: str) -> Mesh:
@@ -64,7 +91,7 @@ class Mesh:
         degrees: dict[str, int] = {}
         for part in filter(None, (part.strip() for part in text.split(","))):
             axis, _, degree = part.partition("=")
-            if axis not in ("dp", "tp", "pp", "ep"):
+            if axis not in ("dp", "tp", "pp", "ep", "etp"):
                 raise MeshError(f"unknown axis {axis!r} in {text!r}: write for example dp=2,tp=2,pp=1,ep=2")
             if axis in degrees:
                 raise MeshError(f"axis {axis} stands twice in {text!r}")
@@ -75,7 +102,12 @@ class Mesh:
         return cls(**degrees)
 
     def __str__(self) -> str:
-        return f"dp={self.dp},tp={self.tp},pp={self.pp},ep={self.ep}"
+        return f"dp={self.dp},tp={self.tp},pp={self.pp},ep={self.ep}{',etp=1' if self.is_folded else ''}"
+
+    @property
+    def is_folded(self) -> bool:
+        """Whether experts are whole and lie over the ranks of dp and tp alike."""
+        return self.etp is not None
 
     @property
     def world_size(self) -> int:
@@ -84,7 +116,7 @@ class Mesh:
     @property
     def edp(self) -> int:
         """Copies of each expert."""
-        return self.dp // self.ep
+        return (self.dp * self.tp if self.is_folded else self.dp) // self.ep
 
     def degree(self, axis: Axis) -> int:
         degree: int = getattr(self, axis)
@@ -96,7 +128,8 @@ class Mesh:
             raise MeshError(f"rank {rank} is outside of {self}, which has {self.world_size} ranks")
         rest, tensor = divmod(rank, self.tp)
         pipeline, data = divmod(rest, self.dp)
-        return Coordinates(pp=pipeline, dp=data, tp=tensor, ep=data % self.ep, edp=data // self.ep)
+        along = data * self.tp + tensor if self.is_folded else data
+        return Coordinates(pp=pipeline, dp=data, tp=tensor, ep=along % self.ep, edp=along // self.ep)
 
     def rank(self, *, pp: int, dp: int, tp: int) -> int:
         for axis, place in (("pp", pp), ("dp", dp), ("tp", tp)):
@@ -113,12 +146,18 @@ class Mesh:
             return tuple(self.rank(pp=here.pp, dp=here.dp, tp=place) for place in range(self.tp))
         if axis == "pp":
             return tuple(self.rank(pp=place, dp=here.dp, tp=here.tp) for place in range(self.pp))
-        places = {
-            "dp": range(self.dp),
-            "ep": range(here.edp * self.ep, (here.edp + 1) * self.ep),
-            "edp": range(here.ep, self.dp, self.ep),
-        }[axis]
-        return tuple(self.rank(pp=here.pp, dp=place, tp=here.tp) for place in places)
+        if axis == "dp":
+            return tuple(self.rank(pp=here.pp, dp=place, tp=here.tp) for place in range(self.dp))
+        return self._expert_group(axis, here)
+
+    def _expert_group(self, axis: Axis, here: Coordinates) -> tuple[int, ...]:
+        """Along the axis that experts are spread over: neighbours (ep), or every ep-th (edp)."""
+        start = here.edp * self.ep
+        along = range(start, start + self.ep) if axis == "ep" else range(here.ep, self.ep * self.edp, self.ep)
+        if self.is_folded:
+            first = here.pp * self.dp * self.tp
+            return tuple(first + place for place in along)
+        return tuple(self.rank(pp=here.pp, dp=place, tp=here.tp) for place in along)
 
     def groups(self, axis: Axis) -> tuple[tuple[int, ...], ...]:
         """All groups of an axis, in ascending order of their first ranks; each rank is in exactly one."""
@@ -194,21 +233,23 @@ def refusals(
     if config.n_ahead:
         yield "multi-token prediction is trained by the single process only; set n_ahead=0"
     if mesh.tp > 1:
-        yield from _tensor_refusals(config, mesh.tp)
+        yield from _tensor_refusals(config, mesh)
     if mesh.ep > 1:
         yield from _expert_refusals(config, mesh.ep)
     if mesh.pp * n_chunks > 1:
         yield from _pipeline_refusals(config, mesh.pp * n_chunks)
 
 
-def _tensor_refusals(config: ModelConfig, tp: int) -> Iterator[str]:
+def _tensor_refusals(config: ModelConfig, mesh: Mesh) -> Iterator[str]:
+    tp = mesh.tp
     widths = {"n_heads": config.n_heads, "vocab_size": config.vocab_size}
     if config.latent is None:
         widths["n_kv_heads"] = config.n_kv_heads
     if config.n_moe_layers < config.n_layers:
         widths["d_ff"] = config.d_ff
     if config.moe is not None and config.n_moe_layers:
-        widths["moe.d_expert"] = config.moe.d_expert
+        if not mesh.is_folded:
+            widths["moe.d_expert"] = config.moe.d_expert
         if config.moe.n_shared:
             widths["the shared experts' width"] = config.moe.d_shared
     for name, width in widths.items():

@@ -51,7 +51,7 @@ def layouts(config: ModelConfig, mesh: Mesh) -> dict[str, Layout]:
     """The layout of everything that the whole model's state dict names; not to be changed, it is kept."""
     with unfilled():
         whole = Transformer(config).state_dict()
-        part = Transformer(local_config(config, mesh.tp)).state_dict()
+        part = Transformer(local_config(config, mesh.tp, mesh.etp)).state_dict()
     return {name: _layout(name, tensor.shape, part[name].shape, mesh) for name, tensor in whole.items()}
 
 
@@ -104,23 +104,28 @@ def merge(config: ModelConfig, mesh: Mesh, shards: Mapping[int, Mapping[str, Ten
         experts = [
             torch.cat([_part(name, mesh, shards, ep, tp) for tp in range(mesh.tp)], layout.tp_dim)
             if layout.tp_dim is not None
-            else _part(name, mesh, shards, ep, 0)
-            for ep in range(mesh.ep if layout.is_expert else 1)
+            else _part(name, mesh, shards, ep, None)
+            for ep in (range(mesh.ep) if layout.is_expert else (None,))
         ]
         merged[name] = torch.cat(experts) if len(experts) > 1 else experts[0]
     return merged
 
 
-def _part(name: str, mesh: Mesh, shards: Mapping[int, Mapping[str, Tensor]], ep: int, tp: int) -> Tensor:
-    """What the first rank that has it holds of `name` at the places `ep` and `tp`."""
+def _part(
+    name: str, mesh: Mesh, shards: Mapping[int, Mapping[str, Tensor]], ep: int | None, tp: int | None
+) -> Tensor:
+    """What the first rank that has it holds of `name` at the places `ep` and `tp`; None is any place."""
     for rank in _ranks_at(mesh, ep, tp):
         if name in shards.get(rank, {}):
             return shards[rank][name]
-    raise MeshError(f"no shard holds {name} for ep place {ep} and tp place {tp}: save all ranks of {mesh}")
+    places = " and ".join(
+        f"{axis} place {place}" for axis, place in (("ep", ep), ("tp", tp)) if place is not None
+    )
+    raise MeshError(f"no shard holds {name}{places and f' for {places}'}: save all ranks of {mesh}")
 
 
-def _ranks_at(mesh: Mesh, ep: int, tp: int) -> Iterable[int]:
+def _ranks_at(mesh: Mesh, ep: int | None, tp: int | None) -> Iterable[int]:
     for rank in range(mesh.world_size):
         at = mesh.coordinates(rank)
-        if at.ep == ep and at.tp == tp:
+        if ep in (None, at.ep) and tp in (None, at.tp):
             yield rank

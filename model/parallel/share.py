@@ -9,17 +9,18 @@ from model.config import ModelConfig, MoEConfig
 
 
 @lru_cache(maxsize=64)  # the planner asks thousands of times
-def local_config(config: ModelConfig, tp: int) -> ModelConfig:
-    """The shape with 1 / tp of the heads, widths and vocabulary, for a model and degree that `mesh.check` accepts.
+def local_config(config: ModelConfig, tp: int, etp: int | None = None) -> ModelConfig:
+    """The shape with 1 / tp of the heads, widths and vocabulary, for a model and degrees that `mesh.check` accepts.
 
-    Experts keep their number, since the router chooses among all of them.
+    Routed experts have 1 / etp of their width, without `etp` 1 / tp as well. They keep their number, since the router
+    chooses among all of them.
     """
     if tp == 1:
         return config
     moe = config.moe
     if moe is not None:
         shared = moe.d_shared // tp if moe.n_shared else None
-        moe = dataclasses.replace(moe, d_expert=moe.d_expert // tp, shared_width=shared)
+        moe = dataclasses.replace(moe, d_expert=moe.d_expert // (etp or tp), shared_width=shared)
     return dataclasses.replace(
         config,
         vocab_size=config.vocab_size // tp,

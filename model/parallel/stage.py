@@ -48,7 +48,7 @@ class Stage(Transformer):
         ep_group: Group = None,
     ) -> None:
         with unfilled():
-            super().__init__(local_config(config, mesh.tp))
+            super().__init__(local_config(config, mesh.tp, mesh.etp))
             self.whole_config = config
             self.index, self.n_stages = chunk * mesh.pp + at.pp, mesh.pp * n_chunks
             self.own_layers = split_layers(config.n_layers, self.n_stages)[self.index]
@@ -125,7 +125,9 @@ class Stage(Transformer):
             return
         for block in self.blocks:
             if isinstance(block.ffn, MoELayer):
-                block.ffn.experts = ParallelExperts(block.ffn.config, mesh.ep, group, self.tp_group)
+                block.ffn.experts = ParallelExperts(
+                    block.ffn.config, mesh.ep, group, self.tp_group, is_folded=mesh.is_folded
+                )
 
     def _drop_other_stages(self) -> None:
         for layer in set(range(len(self.layers))) - set(self.own_layers):

@@ -118,7 +118,8 @@ class ParallelConfig:
     dp: int = 1
     tp: int = 1
     pp: int = 1
-    ep: int = 1  # of the dp
+    ep: int = 1  # of the dp, with etp = 1 of the dp and tp
+    etp: int | None = None  # processes that split an expert's width: None: tp; 1: experts are whole
     chunks: int = 1  # pipeline stages of each process, interleaved
     shard_states: bool = True  # the optimiser's, over dp (ZeRO 1)
     zero: int | None = None  # 1, 2 or 3: DeepSpeed trains, and shards states, gradients too, weights too
@@ -138,7 +139,7 @@ class ParallelConfig:
     def mesh(self) -> Mesh:
         """Raises ConfigError where there is no such mesh."""
         try:
-            return Mesh(dp=self.dp, tp=self.tp, pp=self.pp, ep=self.ep)
+            return Mesh(dp=self.dp, tp=self.tp, pp=self.pp, ep=self.ep, etp=self.etp)
         except MeshError as error:
             raise ConfigError(f"[parallel] {error}") from error
 

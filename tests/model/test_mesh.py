@@ -32,8 +32,11 @@ DEGREES = st.integers(1, 4)
 
 @st.composite
 def meshes(draw: st.DrawFn) -> Mesh:
-    ep = draw(DEGREES)
-    return Mesh(dp=ep * draw(st.integers(1, 3)), tp=draw(DEGREES), pp=draw(DEGREES), ep=ep)
+    ep, tp, pp = draw(DEGREES), draw(DEGREES), draw(DEGREES)
+    if tp > 1 and ep > 1 and draw(st.booleans()):
+        dp = draw(st.integers(1, 6).filter(lambda dp: dp * tp % ep == 0))
+        return Mesh(dp=dp, tp=tp, pp=pp, ep=ep, etp=1)
+    return Mesh(dp=ep * draw(st.integers(1, 3)), tp=tp, pp=pp, ep=ep)
 
 
 @given(meshes())
@@ -42,7 +45,8 @@ def test_ranks_and_coordinates_are_inverse_and_neighbours_share_tensor_groups(me
     for rank in range(mesh.world_size):
         at = mesh.coordinates(rank)
         assert mesh.rank(pp=at.pp, dp=at.dp, tp=at.tp) == rank
-        assert at.dp == at.edp * mesh.ep + at.ep
+        along = at.dp * mesh.tp + at.tp if mesh.is_folded else at.dp
+        assert along == at.edp * mesh.ep + at.ep
         seen.add((at.pp, at.dp, at.tp))
         assert mesh.group("tp", rank) == tuple(range(rank - at.tp, rank - at.tp + mesh.tp))
     assert len(seen) == mesh.world_size
@@ -57,7 +61,8 @@ def test_groups_of_each_axis_partition_the_world_and_differ_along_it_only(mesh: 
             assert len(group) == mesh.degree(axis)
             places = [dataclasses.asdict(mesh.coordinates(rank)) for rank in group]
             assert [place[axis] for place in places] == list(range(len(group)))
-            fixed = {"tp": ("pp", "dp"), "pp": ("dp", "tp"), "dp": ("pp", "tp")}.get(axis, ("pp", "tp"))
+            along_data = ("pp", "edp" if axis == "ep" else "ep") if mesh.is_folded else ("pp", "tp")
+            fixed = {"tp": ("pp", "dp"), "pp": ("dp", "tp"), "dp": ("pp", "tp")}.get(axis, along_data)
             assert all(len({place[other] for place in places}) == 1 for other in fixed)
 
 
@@ -76,6 +81,20 @@ def test_expert_groups_are_neighbours_along_the_data_axis() -> None:
     assert mesh.groups("edp") == ((0, 2), (1, 3))
 
 
+def test_expert_groups_of_a_folded_mesh_are_neighbours_along_data_and_tensor_axis() -> None:
+    mesh = Mesh(dp=2, tp=2, pp=2, ep=4, etp=1)
+    assert mesh.groups("ep") == ((0, 1, 2, 3), (4, 5, 6, 7))
+    assert mesh.groups("edp") == tuple((rank,) for rank in range(8))
+    fewer = Mesh(dp=2, tp=4, ep=2, etp=1)  # copies lie within a tensor parallel group too
+    assert fewer.groups("ep") == ((0, 1), (2, 3), (4, 5), (6, 7))
+    assert fewer.groups("edp") == ((0, 2, 4, 6), (1, 3, 5, 7))
+
+
+def test_experts_that_are_split_over_all_of_tp_are_the_usual_mesh() -> None:
+    assert Mesh(dp=2, tp=2, ep=2, etp=2) == Mesh(dp=2, tp=2, ep=2)
+    assert Mesh(dp=2, ep=2, etp=1) == Mesh(dp=2, ep=2)
+
+
 @given(meshes())
 def test_a_mesh_is_read_back_from_its_text(mesh: Mesh) -> None:
     assert Mesh.parse(str(mesh)) == mesh
@@ -88,7 +107,12 @@ def test_a_mesh_is_read_back_from_its_text(mesh: Mesh) -> None:
         ("dp=two", "whole number"),
         ("dp=2,dp=4", "twice"),
         ("dp=0", "at least 1"),
-        ("dp=2,ep=4", "must divide dp"),
+        ("dp=2,ep=4", r"must divide dp \(2\)"),
+        ("dp=2,tp=2,ep=4", "with etp=1 over tensor-parallel ones too"),
+        ("dp=2,tp=2,ep=8,etp=1", r"ep \(8\) must divide dp \* tp \(4\)"),
+        ("dp=2,tp=2,etp=1", "give ep of at least 2"),
+        ("tp=4,ep=2,etp=2", r"etp \(2\) must be 1, for whole experts, or tp \(4\)"),
+        ("tp=2,ep=2,etp=0", "etp must be at least 1"),
     ],
 )
 def test_unreadable_or_impossible_meshes_are_refused(text: str, message: str) -> None:
@@ -126,6 +150,8 @@ def test_layers_left_over_go_to_the_middle_first_and_to_the_head_s_stage_never()
 def test_a_fitting_mesh_passes() -> None:
     check(MODEL, Mesh(dp=4, tp=4, pp=3, ep=4), 48)
     assert list(refusals(MODEL, Mesh(dp=12, ep=12))) == []
+    odd = dataclasses.replace(MODEL, moe=dataclasses.replace(MODEL.moe, d_expert=9, shared_width=8))
+    check(odd, Mesh(dp=3, tp=2, ep=6, etp=1))  # no expert's width is split
 
 
 @pytest.mark.parametrize(
@@ -144,6 +170,8 @@ def test_a_fitting_mesh_passes() -> None:
         ({"moe": None}, Mesh(dp=2, ep=2), "no experts to spread"),
         ({"first_moe_layer": 6}, Mesh(dp=2, ep=2), "no experts to spread"),
         ({}, Mesh(dp=8, ep=8), r"n_experts \(12\) is not a multiple of ep \(8\)"),
+        ({}, Mesh(dp=4, tp=2, ep=8, etp=1), r"n_experts \(12\) is not a multiple of ep \(8\)"),
+        ({"moe": None}, Mesh(tp=2, ep=2, etp=1), "no experts to spread"),
         ({}, Mesh(pp=7), "6 layers cannot make 7"),
         ({"attention_owners": (0, 0, 2, 2, 2, 5)}, Mesh(pp=2), "attention_owners ties layers 2 and 3"),
         ({"ffn_owners": (0, 1, 1, 1, 4, 5)}, Mesh(pp=2), "ffn_owners ties layers 1 and 3"),

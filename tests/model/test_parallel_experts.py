@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from threading import Lock
 
 import pytest
@@ -28,7 +30,9 @@ from model.parallel.collectives import (
     split_to,
 )
 from model.parallel.expert import ParallelExperts
+from model.parallel.gradients import Gradients
 from model.parallel.mesh import Coordinates, Mesh
+from model.parallel.processes import alone
 from model.parallel.rows import add_rows, take_rows
 from model.parallel.shards import load
 from model.parallel.stage import Stage
@@ -58,7 +62,7 @@ def on_mesh(mesh: Mesh, compute: Callable[[Coordinates, Group, Group], Result]) 
     def run(rank: int) -> Result:
         at = mesh.coordinates(rank)
         tp_group = axis_group(store, f"tp{at.dp}", at.tp, mesh.tp)
-        ep_group = axis_group(store, f"ep{at.tp}", at.ep, mesh.ep)
+        ep_group = axis_group(store, f"ep{mesh.group('ep', rank)[0]}", at.ep, mesh.ep)
         return compute(at, tp_group, ep_group)
 
     with ThreadPoolExecutor(mesh.world_size) as threads:
@@ -100,12 +104,16 @@ def plain_experts(dtype: torch.dtype) -> Experts:
 def part_of(stack: Tensor, name: str, mesh: Mesh, at: Coordinates) -> Tensor:
     """A rank's experts and width of a stack, or of its gradient."""
     own = stack.chunk(mesh.ep)[at.ep]
+    if mesh.is_folded:
+        return own
     return own.chunk(mesh.tp, dim=2 if name == "w_down" else 1)[at.tp]
 
 
 def spread(plain: Experts, mesh: Mesh, at: Coordinates, tp_group: Group, ep_group: Group) -> ParallelExperts:
-    config = MoEConfig(CONFIG.d_model, CONFIG.d_expert // mesh.tp, CONFIG.n_experts, CONFIG.top_k)
-    experts = ParallelExperts(config, mesh.ep, ep_group, tp_group).to(plain.w_up.dtype)
+    width = CONFIG.d_expert // (mesh.etp or mesh.tp)
+    config = MoEConfig(CONFIG.d_model, width, CONFIG.n_experts, CONFIG.top_k)
+    experts = ParallelExperts(config, mesh.ep, ep_group, tp_group, is_folded=mesh.is_folded)
+    experts.to(plain.w_up.dtype)
     state = {name: part_of(stack, name, mesh, at) for name, stack in plain.state_dict().items()}
     experts.load_state_dict(state)
     return experts
@@ -120,6 +128,11 @@ def spread(plain: Experts, mesh: Mesh, at: Coordinates, tp_group: Group, ep_grou
         (Mesh(tp=4, dp=2, ep=2), (3, 9)),
         (Mesh(tp=4, dp=3, ep=3), (2, 0, 5)),
         (Mesh(dp=3, ep=3), (4, 0, 5)),
+        (Mesh(tp=2, ep=2, etp=1), (7,)),
+        (Mesh(tp=3, dp=2, ep=6, etp=1), (5, 1)),
+        (Mesh(tp=3, dp=2, ep=6, etp=1), (0, 2)),
+        (Mesh(tp=2, dp=2, ep=2, etp=1), (3, 8)),
+        (Mesh(tp=4, ep=2, etp=1), (9,)),
     ],
     ids=str,
 )
@@ -136,24 +149,31 @@ def test_experts_of_all_ranks_are_the_plain_ones_forward_and_backward(
     def trained(at: Coordinates, tp_group: Group, ep_group: Group) -> tuple[list[Tensor], ParallelExperts]:
         experts = spread(plain, mesh, at, tp_group, ep_group)
         with torch_instead():
-            return batches[at.ep].through(experts), experts
+            return batches[at.dp].through(experts), experts
 
     close = {"rtol": 2e-2, "atol": 4e-2} if dtype is torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-5}
-    for rank, (found, experts) in enumerate(on_mesh(mesh, trained)):
+    results = on_mesh(mesh, trained)
+    for rank, (found, experts) in enumerate(results):
         at = mesh.coordinates(rank)
-        torch.testing.assert_close(found, expected[at.ep], **close)
-        for name, parameter in experts.named_parameters():
-            whole = plain.get_parameter(name).grad
-            if whole is None:
-                whole = torch.zeros_like(plain.get_parameter(name))
-            own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            torch.testing.assert_close(own, part_of(whole, name, mesh, at), **close)
+        torch.testing.assert_close(found, expected[at.dp], **close)
+        copies = [results[copy][1] for copy in mesh.group("edp", rank)]
+        for name, _ in experts.named_parameters():
+            own = sum(gradient_of(copy, name) for copy in copies)
+            torch.testing.assert_close(own, part_of(gradient_of(plain, name), name, mesh, at), **close)
 
 
-@pytest.mark.parametrize("tp", [1, 2])
-def test_a_rank_whose_capacity_drops_choices_trains_beside_one_that_drops_none(tp: int) -> None:
+def gradient_of(experts: Experts, name: str) -> Tensor:
+    """Zeros where none came."""
+    parameter = experts.get_parameter(name)
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+
+
+@pytest.mark.parametrize(
+    "mesh", [Mesh(dp=2, ep=2), Mesh(tp=2, dp=2, ep=2), Mesh(tp=3, dp=2, ep=6, etp=1)], ids=str
+)
+def test_a_rank_whose_capacity_drops_choices_trains_beside_one_that_drops_none(mesh: Mesh) -> None:
     """It gives single choices with weights of one, the other all choices with weights that take gradients."""
-    mesh, plain, capacity = Mesh(tp=tp, dp=2, ep=2), plain_experts(torch.float32), 4
+    plain, capacity = plain_experts(torch.float32), 4
     batches = [given(n_tokens, 1, torch.float32) for n_tokens in (9, 2)]
     kept = [within_capacity(batch.experts_TK, CONFIG.n_experts, capacity) for batch in batches]
     assert not kept[0].all() and kept[1].all()
@@ -165,9 +185,9 @@ def test_a_rank_whose_capacity_drops_choices_trains_beside_one_that_drops_none(t
         return batches[place].through(within)
 
     expected = [through(plain, place) for place in range(2)]
-    found = on_mesh(mesh, lambda at, *groups: through(spread(plain, mesh, at, *groups), at.ep))
+    found = on_mesh(mesh, lambda at, *groups: through(spread(plain, mesh, at, *groups), at.dp))
     for rank, tensors in enumerate(found):
-        torch.testing.assert_close(tensors, expected[mesh.coordinates(rank).ep], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(tensors, expected[mesh.coordinates(rank).dp], rtol=1e-5, atol=1e-5)
 
 
 def test_a_token_goes_to_each_rank_of_its_experts_once_whatever_the_tensor_parallel_degree(
@@ -186,9 +206,9 @@ def test_a_token_goes_to_each_rank_of_its_experts_once_whatever_the_tensor_paral
     batches.append(replace(single, weights_TK=single.weights_TK[:, :1], experts_TK=single.experts_TK[:, :1]))
     pairs = {(n, t, e // 2) for n, batch in enumerate(batches) for t, e in enumerate_experts(batch)}
     assert len(pairs) < (5 + 8) * CONFIG.top_k + 4  # some have two experts on a rank
-    for mesh in (Mesh(dp=3, ep=3), Mesh(tp=4, dp=3, ep=3)):
+    for mesh in (Mesh(dp=3, ep=3), Mesh(tp=4, dp=3, ep=3), Mesh(tp=2, dp=3, ep=3, etp=1)):
         sent.clear()
-        on_mesh(mesh, lambda at, *groups, mesh=mesh: batches[at.ep].through(spread(plain, mesh, at, *groups)))
+        on_mesh(mesh, lambda at, *groups, mesh=mesh: batches[at.dp].through(spread(plain, mesh, at, *groups)))
         assert sum(sent) == 2 * len(pairs)  # there and back
 
 
@@ -230,18 +250,22 @@ def test_many_rows_are_added_up_to_the_same_bits_by_several_threads() -> None:
     assert all(torch.equal(grad, grads[0]) for grad in grads)
 
 
-def test_tensor_parallel_ranks_get_the_same_output_and_gradients_to_the_bit() -> None:
+@pytest.mark.parametrize("mesh", [Mesh(tp=4, dp=2, ep=2), Mesh(tp=3, dp=2, ep=6, etp=1)], ids=str)
+def test_tensor_parallel_ranks_get_the_same_output_and_gradients_to_the_bit(mesh: Mesh) -> None:
     """Else what they hold alike, norms and routers, would drift apart."""
-    mesh, plain = Mesh(tp=4, dp=2, ep=2), plain_experts(torch.float32)
+    plain = plain_experts(torch.float32)
     batches = [given(n, n, torch.float32) for n in (6, 9)]
-    results = on_mesh(mesh, lambda at, *groups: batches[at.ep].through(spread(plain, mesh, at, *groups)))
+    results = on_mesh(mesh, lambda at, *groups: batches[at.dp].through(spread(plain, mesh, at, *groups)))
     for rank, found in enumerate(results):
         first = results[mesh.group("tp", rank)[0]]
         assert all(torch.equal(one, other) for one, other in zip(found, first, strict=True))
 
 
-def test_stages_of_tensor_and_expert_parallel_ranks_have_the_whole_models_loss_and_router_gradients() -> None:
-    config, mesh, making = SHAPES["small-moe"], Mesh(tp=2, dp=2, ep=2), Lock()
+@pytest.mark.parametrize("mesh", [Mesh(tp=2, dp=2, ep=2), Mesh(tp=2, dp=2, ep=4, etp=1)], ids=str)
+def test_stages_of_tensor_and_expert_parallel_ranks_have_the_whole_models_loss_and_router_gradients(
+    mesh: Mesh,
+) -> None:
+    config, making = SHAPES["small-moe"], Lock()
     torch.manual_seed(0)
     whole = Transformer(config)
     batches = torch.randint(config.vocab_size, (2, 3, 15))
@@ -250,11 +274,11 @@ def test_stages_of_tensor_and_expert_parallel_ranks_have_the_whole_models_loss_a
         with making:  # modules without weights are made under a mode of the whole process
             stage = Stage(config, mesh, at, tp_group=tp_group, ep_group=ep_group)
             load(stage, whole.state_dict(), mesh, at, torch.device("cpu"))
-        loss = stage(batches[at.ep], targets_BS=next_token_targets(batches[at.ep]))
+        loss = stage(batches[at.dp], targets_BS=next_token_targets(batches[at.dp]))
         return [loss.detach(), *torch.autograd.grad(loss, routers(stage))]
 
     for rank, tensors in enumerate(on_mesh(mesh, found)):
-        tokens = batches[mesh.coordinates(rank).ep]
+        tokens = batches[mesh.coordinates(rank).dp]
         loss = next_token_loss(whole(tokens), tokens) * tokens[:, 1:].numel()
         expected = [loss.detach(), *torch.autograd.grad(loss, routers(whole))]
         torch.testing.assert_close(tensors, expected, rtol=1e-4, atol=1e-5)
@@ -264,6 +288,20 @@ def routers(model: nn.Module) -> list[nn.Parameter]:
     found = [layer.router.weight for layer in moe_layers(model).values()]
     assert found
     return found
+
+
+@pytest.mark.parametrize(
+    "mesh", [Mesh(dp=2, tp=2, ep=2), Mesh(dp=2, tp=2, ep=2, etp=1), Mesh(tp=4, ep=2, etp=1)], ids=str
+)
+def test_each_parameter_is_held_by_as_many_ranks_as_its_gradients_count(mesh: Mesh) -> None:
+    """Else the norm over all ranks, by which they clip, would be another one."""
+    config, held = SHAPES["small-latent"], defaultdict[str, Fraction](Fraction)
+    for rank in range(mesh.world_size):
+        at = mesh.coordinates(rank)
+        fake = replace(alone(), mesh=mesh, rank=rank, at=at)
+        for item in Gradients([Stage(config, mesh, at)], fake).trained:
+            held[item.name] += Fraction(item.parameter.numel(), item.replicas)
+    assert held == {name: p.numel() for name, p in Transformer(config).named_parameters()}
 
 
 @pytest.mark.parametrize("n_rows", [0, 1, 2, 3, 7])

@@ -117,6 +117,9 @@ MESHES = [
     Mesh(pp=2),
     Mesh(dp=4, tp=2, pp=2, ep=4),
     Mesh(dp=4, tp=4, ep=2),
+    Mesh(dp=2, tp=2, pp=2, ep=4, etp=1),
+    Mesh(dp=2, tp=2, ep=2, etp=1),
+    Mesh(tp=4, ep=2, etp=1),
 ]
 
 
@@ -125,7 +128,7 @@ MESHES = [
 def test_shards_hold_the_whole_model_once_and_merge_to_it(name: str, mesh: Mesh) -> None:
     config = SHAPES[name]
     if config.moe is None and mesh.ep > 1:
-        mesh = dataclasses.replace(mesh, ep=1)
+        mesh = dataclasses.replace(mesh, ep=1, etp=None)
     if config.n_kv_heads % mesh.tp and config.latent is None:
         mesh = dataclasses.replace(mesh, tp=2)
     check(config, mesh)
@@ -170,6 +173,15 @@ def test_latent_heads_are_split_and_their_latents_are_not() -> None:
     assert experts.is_expert and experts.tp_dim == 2
     assert experts.local_shape(Mesh(dp=2, tp=2, ep=2)) == (4, 32, 8)
     assert not spread["layers.1.ffn.router.weight"].is_expert
+
+
+def test_experts_of_a_folded_mesh_are_whole_and_the_shared_ones_are_not() -> None:
+    mesh = Mesh(dp=2, tp=2, ep=4, etp=1)
+    spread = layouts(SHAPES["small-latent"], mesh)
+    experts, shared = (spread[f"layers.1.ffn.{kind}.w_down"] for kind in ("experts", "shared"))
+    assert experts.is_expert and experts.tp_dim is None
+    assert experts.local_shape(mesh) == (2, 32, 16)
+    assert not shared.is_expert and shared.tp_dim == 1
 
 
 def test_missing_or_wrong_weights_are_refused() -> None:
@@ -386,11 +398,11 @@ def test_what_is_no_number_names_its_step_and_updates_nothing() -> None:
         assert torch.equal(value.nan_to_num(), before[name].nan_to_num())
 
 
-def test_moments_are_cut_for_another_mesh_as_weights_are() -> None:
+@pytest.mark.parametrize("mesh", [Mesh(dp=2, tp=2, pp=2, ep=2), Mesh(dp=2, tp=2, ep=4, etp=1)], ids=str)
+def test_moments_are_cut_for_another_mesh_as_weights_are(mesh: Mesh) -> None:
     trainer = ParallelTrainer(SMALL, random_state(SMALL), alone())
     trainer.step(torch.randint(64, (2, 16)))
     moments = trainer.training_state()["optimiser"]["exp_avg"]
-    mesh = Mesh(dp=2, tp=2, pp=2, ep=2)
     of = layouts(SMALL, mesh)
     shards = {}
     for rank in range(mesh.world_size):

@@ -87,12 +87,19 @@ def meshes(*texts: str) -> list[str]:
 
 
 def test_two_ranks_of_each_axis_train_as_one_process_does() -> None:
-    document = job(2, "model.parallel.check", *meshes("tp=2", "dp=2,ep=2", "pp=2", "dp=2"), "--steps", "5")
+    document = job(
+        2,
+        "model.parallel.check",
+        *meshes("tp=2", "dp=2,ep=2", "pp=2", "dp=2", "tp=2,ep=2,etp=1"),
+        "--steps",
+        "5",
+    )
     assert [row["mesh"] for row in document["rows"]] == [
         "dp=1,tp=2,pp=1,ep=1",
         "dp=2,tp=1,pp=1,ep=2",
         "dp=1,tp=1,pp=2,ep=1",
         "dp=2,tp=1,pp=1,ep=1",
+        "dp=1,tp=2,pp=1,ep=2,etp=1",
     ]
     assert_learns(document)
 
@@ -169,10 +176,28 @@ def test_four_ranks_of_two_axes(model: str) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.parametrize(
+    ("model", "extra"),
+    [
+        ("small-moe", ["pp=2,tp=2,ep=2,etp=1", "--packed", "--checkpointing", "full"]),
+        ("small-latent", ["tp=4,ep=2,etp=1", "--checkpointing", "selective"]),
+        ("small-moe", ["pp=2,tp=2,ep=2,etp=1", "--chunks", "2", "--micro-batches", "4"]),
+    ],
+    ids=["packed", "copies", "interleaved"],
+)
+def test_four_ranks_with_whole_experts_over_tensor_parallel_ones(model: str, extra: list[str]) -> None:
+    folded = meshes("dp=2,tp=2,ep=4,etp=1", "dp=2,tp=2,ep=2,etp=1", extra[0])
+    assert_learns(job(4, "model.parallel.check", *folded, "--model", model, "--shard-states", *extra[1:]))
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("model", ["small-moe", "small-latent"])
 def test_eight_ranks_of_pipeline_tensor_and_expert_parallel_at_once(model: str) -> None:
     document = job(
-        8, "model.parallel.check", *meshes("dp=2,tp=2,pp=2,ep=2"), "--model", model, "--steps", "6"
+        8,
+        "model.parallel.check",
+        *meshes("dp=2,tp=2,pp=2,ep=2", "dp=2,tp=2,pp=2,ep=4,etp=1"),
+        *("--model", model, "--steps", "6"),
     )
     assert_learns(document)
 
@@ -193,6 +218,15 @@ def test_a_run_goes_on_on_another_mesh(model: str) -> None:
     for order in ((first, second), (second, "pp=2"), ("pp=2", first)):
         arguments = (*meshes(*order), "--move", "--model", model, "--steps", "6", "--shard-states")
         assert_learns(job(2, "model.parallel.check", *arguments))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("model", ["small-moe", "small-latent"])
+def test_a_run_goes_on_with_whole_experts_and_with_split_ones(model: str) -> None:
+    split, whole, few = "dp=2,tp=2,ep=2", "dp=2,tp=2,ep=4,etp=1", "pp=2,tp=2,ep=2,etp=1"
+    for order in ((split, whole), (whole, few), (few, split)):
+        arguments = (*meshes(*order), "--move", "--model", model, "--steps", "6", "--shard-states")
+        assert_learns(job(4, "model.parallel.check", *arguments))
 
 
 @pytest.mark.long

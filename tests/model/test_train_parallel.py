@@ -76,6 +76,7 @@ MESHES = [
     pytest.param(EXPERTS, id="experts"),
     pytest.param({"pp": 2}, id="pipeline", marks=pytest.mark.long),
     pytest.param({"tp": 2}, id="tensor", marks=pytest.mark.long),
+    pytest.param({"tp": 2, "ep": 2, "etp": 1}, id="whole-experts", marks=pytest.mark.long),
     pytest.param({"dp": 2, "pp": 2, "shard_states": False}, id="four", marks=pytest.mark.long),
 ]
 
@@ -281,6 +282,7 @@ def children(process: subprocess.Popen[str]) -> list[int]:
     ("tables", "message"),
     [
         ({"parallel": {"ep": 2}}, r"\[parallel\] ep \(2\) must divide dp \(1\)"),
+        ({"parallel": {"tp": 2, "etp": 1}}, r"\[parallel\] etp=1 .* give ep of at least 2"),
         ({"parallel": {"dp": 1}}, "single process: raise dp, tp or pp"),
         ({"parallel": {"dp": 2, "shard_state": True}}, "did you mean 'shard_states'"),
         ({"parallel": {"pp": 2}, "compute": {"micro_batches": 1}}, "as many micro-batches"),
