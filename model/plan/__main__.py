@@ -3,6 +3,9 @@
     python -m model.plan --params 1e12 --devices 256
     python -m model.plan --config shape.json --devices 64 --cluster my-cluster.toml --json
 
+A layout with etp 1 has whole experts, which lie over the ranks of tp as well as of dp; else etp is tp, and the ranks of
+tp have a part of each expert's width.
+
 Every figure is computed from the cluster's description, not measured, except with `--verify`, which makes the shards of
 a few ranks on torch's meta device and compares their parameters with the formulas. Exit 0 where a layout fits, 1 where
 none does or a check fails, 2 for input that cannot be used.
@@ -30,6 +33,7 @@ COLUMNS = (
     ("pp", 3),
     ("tp", 3),
     ("ep", 3),
+    ("etp", 3),
     ("dp", 3),
     ("rows", 4),
     ("chunks", 6),
@@ -74,6 +78,7 @@ def row_of(found: Estimate) -> dict[str, Any]:
     layout, memory, times = found.layout, found.memory, found.times
     return {
         **asdict(layout.mesh),
+        "etp": layout.mesh.etp or layout.mesh.tp,
         "rows_per_micro_batch": layout.rows,
         "chunks": layout.n_chunks,
         "zero": layout.zero,
@@ -168,7 +173,16 @@ def _print(
 def _cells(found: Estimate) -> tuple[str, ...]:
     layout, memory, times = found.layout, found.memory, found.times
     mesh = layout.mesh
-    degrees = (mesh.pp, mesh.tp, mesh.ep, mesh.dp, layout.rows, layout.n_chunks, layout.zero)
+    degrees = (
+        mesh.pp,
+        mesh.tp,
+        mesh.ep,
+        mesh.etp or mesh.tp,
+        mesh.dp,
+        layout.rows,
+        layout.n_chunks,
+        layout.zero,
+    )
     gib = (
         memory.total,
         memory.weights,

@@ -21,7 +21,7 @@ FP32_BYTES = 4
 
 def stage_activations(workload: Workload, layout: Layout, stage: int) -> float:
     """Of one micro-batch in flight on one rank's share of a stage, its input and output included."""
-    config = local_config(workload.config, layout.mesh.tp)
+    config = local_config(workload.config, layout.mesh.tp, layout.mesh.etp)
     tokens = layout.rows * workload.tokens
     width = workload.precision.block_bytes
     layers = split_layers(config.n_layers, layout.n_stages)[stage]
@@ -40,7 +40,7 @@ def working_set(workload: Workload, layout: Layout, stage: int) -> float:
 
     A parameter's gradient of this micro-batch lies beside those of the micro-batches before until it is added to them.
     """
-    config = local_config(workload.config, layout.mesh.tp)
+    config = local_config(workload.config, layout.mesh.tp, layout.mesh.etp)
     tokens = layout.rows * workload.tokens
     width = workload.precision.block_bytes
     working = max(
@@ -83,10 +83,12 @@ def _in_backward(config: ModelConfig, layer: int, width: int, layout: Layout) ->
     if layout.mesh.tp > 1:
         gradients += STREAM_BYTES * config.d_model  # what is being summed over tp
     if layout.mesh.ep > 1 and config.moe is not None and config.is_moe_layer(layer):
-        rows = ranks_per_token(config.moe, layout.mesh.ep) * config.d_model
-        gradients += (2 * width + FP32_BYTES) * rows  # that leave and that arrive, and their sums
-        if layout.mesh.tp > 1:
-            gradients += 2 * width * rows / layout.mesh.tp  # over ep; those above are over tp
+        mesh = layout.mesh
+        rows = ranks_per_token(config.moe, mesh.ep) * config.d_model
+        gathered = rows / mesh.tp if mesh.is_folded else rows
+        gradients += (2 * width + FP32_BYTES) * gathered  # that leave and that arrive, and their sums
+        if mesh.tp > 1 and not mesh.is_folded:
+            gradients += 2 * width * rows / mesh.tp  # over ep; those above are over tp
     if layout.checkpointing == "none":
         return gradients
     attention, ffn = halves(config, layer, width, layout)
@@ -210,8 +212,9 @@ def routed_rows(moe: MoEConfig, width: int, layout: Layout) -> float:
     if layout.mesh.ep == 1:
         return moe.top_k * row
     row += 2 * INDEX_BYTES + 2 * FP32_BYTES  # a pair's place among the rows that came, its weight and a one
-    left = ranks_per_token(moe, layout.mesh.ep) / layout.mesh.tp  # rows that this rank sends
-    return moe.top_k * row + left * INDEX_BYTES
+    mesh = layout.mesh
+    left = ranks_per_token(moe, mesh.ep) / mesh.tp  # rows that this rank sends
+    return moe.top_k * row / (mesh.tp if mesh.is_folded else 1) + left * INDEX_BYTES
 
 
 def ranks_per_token(moe: MoEConfig, ep: int) -> float:

@@ -212,7 +212,9 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--mesh", action="append", required=True, help="for example dp=2,ep=2")
+    parser.add_argument(
+        "--mesh", action="append", required=True, help="for example dp=2,ep=2, or dp=2,tp=2,ep=4,etp=1"
+    )
     parser.add_argument("--checkpointing", action="append", choices=("none", "full", "selective"))
     parser.add_argument("--tolerance", type=float, default=0.05, help="relative difference")
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds that any wait may take")

@@ -125,7 +125,7 @@ def update_working_set(workload: Workload, layout: Layout, pp: int) -> float:
 
 def _largest_parameter(workload: Workload, layout: Layout, pp: int) -> int:
     """Elements, of a rank at place `pp` of the pipeline axis."""
-    config = local_config(workload.config, layout.mesh.tp)
+    config = local_config(workload.config, layout.mesh.tp, layout.mesh.etp)
     layers = [
         layer
         for stage in layout.stages(pp)
@@ -183,13 +183,13 @@ def model_flops_per_token(config: ModelConfig, tokens: int) -> float:
 
 def stage_flops(config: ModelConfig, layout: Layout, stage: int, tokens: int) -> tuple[float, float]:
     """One rank's forward FLOPs per token of a stage: plain matrix products, and those of routed experts."""
-    local = local_config(config, layout.mesh.tp)
+    local = local_config(config, layout.mesh.tp, layout.mesh.etp)
     plain, expert = 0.0, 0.0
     for layer in split_layers(config.n_layers, layout.n_stages)[stage]:
         plain += 2 * local.attention_parameters + attention_flops(local, layer, tokens)
         if local.moe is not None and local.is_moe_layer(layer):
             routed = local.moe.top_k * 3 * local.d_model * local.moe.d_expert
-            expert += 2 * routed
+            expert += 2 * routed / (layout.mesh.tp if layout.mesh.is_folded else 1)  # its share of the tokens
             plain += 2 * (local.moe.active_parameters - routed)
         else:
             plain += 2 * 3 * local.d_model * local.d_ff
@@ -228,7 +228,7 @@ def _micro_batch(workload: Workload, layout: Layout, cluster: Cluster, pp: int) 
 
 def _expert_read_seconds(workload: Workload, layout: Layout, cluster: Cluster, stage: int) -> float:
     """Reading a stage's experts from memory once: the floor where few tokens reach each of them."""
-    local = local_config(workload.config, layout.mesh.tp)
+    local = local_config(workload.config, layout.mesh.tp, layout.mesh.etp)
     if local.moe is None:
         return 0.0
     layers = split_layers(local.n_layers, layout.n_stages)[stage]
@@ -278,7 +278,7 @@ def _network(axis: str, layout: Layout, cluster: Cluster) -> Network:
     stride, n_ranks = {
         "tp": (1, mesh.tp),
         "dp": (mesh.tp, mesh.dp),
-        "ep": (mesh.tp, mesh.ep),
-        "edp": (mesh.tp * mesh.ep, mesh.edp),
+        "ep": (1 if mesh.is_folded else mesh.tp, mesh.ep),
+        "edp": (mesh.ep if mesh.is_folded else mesh.tp * mesh.ep, mesh.edp),
     }[axis]
     return cluster.network(stride, n_ranks)

@@ -72,9 +72,13 @@ def meshes(config: ModelConfig, devices: int, devices_per_node: int) -> Iterator
         for pp in _divisors(devices // tp):
             dp = devices // tp // pp
             experts = config.moe.n_experts if config.moe is not None and config.n_moe_layers else 1
-            for ep in _divisors(dp):
-                if ep <= experts:
+            for ep in _divisors(dp * tp):
+                if ep > experts:
+                    break
+                if dp % ep == 0:
                     yield Mesh(dp=dp, tp=tp, pp=pp, ep=ep)
+                if tp > 1 and ep > 1:
+                    yield Mesh(dp=dp, tp=tp, pp=pp, ep=ep, etp=1)
 
 
 def refusal(workload: Workload, layout: Layout) -> str | None:

@@ -30,7 +30,7 @@ class Parameters:
 
 def stage_parameters(config: ModelConfig, mesh: Mesh, stage: int, n_stages: int) -> Parameters:
     """Of one rank's share of a pipeline stage; weights that layers share count once."""
-    local = local_config(config, mesh.tp)
+    local = local_config(config, mesh.tp, mesh.etp)
     layers = split_layers(config.n_layers, n_stages)[stage]
     block = len({local.attention_owner(layer) for layer in layers}) * local.attention_parameters
     block += 2 * len(layers) * local.d_model  # norms

@@ -48,7 +48,7 @@ def step_traffic(workload: Workload, layout: Layout, pp: int) -> Counter[str]:
 
 def micro_batch_messages(workload: Workload, layout: Layout, pp: int) -> list[Message]:
     """Of forward and backward of one micro-batch through all stages of one rank, recomputation included."""
-    config = local_config(workload.config, layout.mesh.tp)
+    config = local_config(workload.config, layout.mesh.tp, layout.mesh.etp)
     tokens = layout.rows * workload.tokens
     messages: list[Message] = []
     for stage in layout.stages(pp):
@@ -126,12 +126,17 @@ def _sums(mesh: Mesh, stream: float, parts: int, again: int) -> list[Message]:
 def _routed_messages(
     layout: Layout, moe: MoEConfig, tokens: int, stream: float, gathered_again: int
 ) -> list[Message]:
-    """Of experts that are spread over ep: tp ranks send a share of the tokens each, and gather those that arrive."""
+    """Of experts that are spread over ep: tp ranks send a share of the tokens each, and gather outputs.
+
+    Where they hold parts of the same experts they gather the rows that arrive as well.
+    """
     mesh, per_token = layout.mesh, ranks_per_token(moe, layout.mesh.ep)
     weights, choices = tokens * moe.top_k * FP32_BYTES, tokens * moe.top_k * INDEX_BYTES
     forward = 1 if layout.checkpointing == "none" else 2  # passes; the one backward takes the same ways back
     messages = []
-    shares: dict[Axis, float] = {"ep": per_token / mesh.tp, "tp": per_token}
+    shares: dict[Axis, float] = {"ep": per_token / mesh.tp}
+    if not mesh.is_folded:
+        shares["tp"] = per_token  # to all ranks that have a part of an expert's width
     for axis, share in shares.items():
         messages += [
             Message(axis, "all_to_all", share * stream, 2 * forward + 2),

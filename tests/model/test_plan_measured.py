@@ -61,13 +61,17 @@ def test_formula_and_shard_have_equal_parameters(
     config: ModelConfig, tp: int, pp: int, ep: int, data: st.DataObject
 ) -> None:
     ep = ep if config.moe is not None else 1
-    mesh = Mesh(dp=2 * ep, tp=tp, pp=pp, ep=ep)
+    etp = 1 if ep > 1 and data.draw(st.booleans()) else None
+    mesh = Mesh(dp=2 * ep, tp=tp, pp=pp, ep=ep, etp=etp)
     rank = data.draw(st.integers(0, mesh.world_size - 1))
     assert shard_parameters(config, mesh, rank) == rank_parameters(config, mesh, mesh.coordinates(rank).pp)
 
 
-def test_shards_of_a_trillion_parameters_are_as_large_as_the_formula_says() -> None:
-    config, mesh = model_of(1e12), Mesh(dp=16, tp=2, pp=8, ep=16)
+@pytest.mark.parametrize(
+    "mesh", [Mesh(dp=16, tp=2, pp=8, ep=16), Mesh(dp=4, tp=4, pp=16, ep=16, etp=1)], ids=str
+)
+def test_shards_of_a_trillion_parameters_are_as_large_as_the_formula_says(mesh: Mesh) -> None:
+    config = model_of(1e12)
     for rank in (0, 255):
         formula = rank_parameters(config, mesh, mesh.coordinates(rank).pp)
         assert shard_parameters(config, mesh, rank) == formula
@@ -209,6 +213,14 @@ def test_messages_and_memory_of_two_ranks_are_within_five_per_cent() -> None:
     assert [row for row in rows if row["off"] > 0.05] == []
 
 
+def test_messages_and_memory_of_two_ranks_with_whole_experts_are_within_five_per_cent() -> None:
+    rows = run_check(2, "--mesh", "tp=2,ep=2,etp=1")
+    names = {"tp bytes", "ep bytes", "activations", "peak fp32", "peak bf16"}
+    assert {row["name"] for row in rows} == names
+    assert all(row["measured"] > 10_000 for row in rows)
+    assert [row for row in rows if row["off"] > 0.05] == []
+
+
 @pytest.mark.long
 def test_messages_under_checkpointing_and_on_four_ranks_are_within_five_per_cent() -> None:
     for n_ranks, mesh in (
@@ -218,6 +230,8 @@ def test_messages_under_checkpointing_and_on_four_ranks_are_within_five_per_cent
         (4, "pp=2,dp=2,ep=2"),
         (4, "dp=4,ep=2"),
         (4, "dp=2,tp=2,ep=2"),
+        (4, "dp=2,tp=2,ep=4,etp=1"),
+        (4, "dp=2,tp=2,ep=2,etp=1"),
     ):
         rows = run_check(n_ranks, "--mesh", mesh, "--checkpointing", "full", "--checkpointing", "selective")
         assert [row for row in rows if row["off"] > 0.05] == []

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.config import ConfigError
-from model.parallel.mesh import Mesh
+from model.parallel.mesh import Mesh, check
 from model.plan.__main__ import main
 from model.plan.cluster import ClusterError, cluster_from, read_cluster, shipped
 from model.plan.layout import Layout
-from model.plan.search import refusal, search
+from model.plan.search import meshes, refusal, search
 from model.plan.shapes import model_of
 from tests.model.planned import CLUSTER, MODEL, WORKLOAD
 
@@ -119,6 +119,20 @@ def test_search_offers_zero_two_and_three_only_as_a_trainer_runs_them() -> None:
         mesh = found.layout.mesh
         assert (mesh.tp, mesh.pp) == (1, 1)
         assert found.layout.zero == 2 or mesh.ep == 1
+
+
+def test_search_tries_whole_experts_over_tensor_parallel_ranks_and_offers_what_can_be_trained() -> None:
+    found = [mesh for mesh in meshes(MODEL, 8, devices_per_node=4) if mesh.is_folded]
+    assert len(set(found)) == len(found)
+    assert Mesh(dp=2, tp=4, ep=8, etp=1) in found and Mesh(tp=4, pp=2, ep=2, etp=1) in found
+    assert all(mesh.tp > 1 and mesh.ep > 1 and mesh.world_size == 8 for mesh in found)
+    narrow = dataclasses.replace(MODEL, moe=dataclasses.replace(MODEL.moe, d_expert=31, shared_width=32))
+    plan = search(dataclasses.replace(WORKLOAD, config=narrow), CLUSTER, 8)
+    for estimate in plan.estimates:
+        check(narrow, estimate.layout.mesh, 8, n_chunks=estimate.layout.n_chunks)
+    assert any(estimate.layout.mesh.is_folded for estimate in plan.estimates)
+    assert all(estimate.layout.mesh.is_folded for estimate in plan.estimates if estimate.layout.mesh.tp > 1)
+    assert not any(mesh.is_folded for mesh in meshes(dataclasses.replace(MODEL, moe=None), 8, 4))
 
 
 def test_search_prefers_no_recomputation_where_memory_allows() -> None:

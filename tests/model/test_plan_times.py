@@ -171,6 +171,39 @@ def test_tensor_parallel_ranks_send_a_share_of_the_tokens_and_gather_what_arrive
     assert found["tp"] == pytest.approx(expected, abs=n_micro * 8)
 
 
+def test_ranks_with_whole_experts_send_their_share_and_gather_outputs_alone() -> None:
+    """Four ranks of ep on one node: 4 * 54 / 120 of them have an expert of a token, of which each sends half."""
+    n_micro, stream, weights = 4, 2 * 128 * 64 * 2, 2 * 128 * 2 * 4
+    workload = dataclasses.replace(WORKLOAD, batch=4 * n_micro)
+    layout = Layout(Mesh(dp=2, tp=2, ep=4, etp=1), 2, "none")
+    found = step_traffic(workload, layout, 0)
+    sent = 4 * 54 / 120 / 2 * (4 * stream + 2 * weights + 2 * weights)
+    assert found["ep"] == pytest.approx(n_micro * 8 * (sent + 4 * 8), abs=n_micro * 8)
+    end = 2 * 128 * 64 * 4  # the embedding's sum and the gradient of the head's input
+    # sums of attention and shared experts, the outputs and the gradients of what was split
+    gathered = 4 * stream + 2 * stream + weights
+    assert found["tp"] == n_micro * (8 * gathered + 2 * end + 3 * 256 * 4)
+    seconds = step_times(workload, layout, CLUSTER).ep
+    assert seconds == pytest.approx(n_micro * 8 * (sent + 4 * 8) * 3 / 4 / 10e9)  # the fast links alone
+
+
+def test_copies_of_whole_experts_lie_ep_ranks_apart() -> None:
+    layout = Layout(Mesh(dp=4, tp=2, ep=4, etp=1), 1, "none", 0)  # two copies, on two nodes: 1 GB/s
+    held = rank_parameters(MODEL, layout.mesh, 0)
+    dense = 6 * (held.block * 2 + held.outside * 4) / 4 / 2e9  # four ranks two apart, two of them on a node
+    expert = 2 * held.expert * 2 / 2 / 1e9
+    assert held.expert == 8 * 16 // 4 * 3 * 64 * 32  # layers, experts, three stacks of whole widths
+    assert step_times(WORKLOAD, layout, CLUSTER).dp == pytest.approx(dense + expert)
+
+
+def test_experts_compute_the_same_whether_they_are_whole_or_split() -> None:
+    split, whole = Mesh(dp=4, tp=2, ep=2), Mesh(dp=4, tp=2, ep=4, etp=1)
+    assert rank_parameters(MODEL, split, 0) == rank_parameters(MODEL, whole, 0)
+    assert stage_flops(MODEL, Layout(split, 1, "none"), 0, 128) == stage_flops(
+        MODEL, Layout(whole, 1, "none"), 0, 128
+    )
+
+
 def test_rings_within_a_node_are_faster_than_those_that_leave_it() -> None:
     assert CLUSTER.network(1, 4) == Network(4, 4, 10.0, 0.0)
     assert CLUSTER.network(1, 8) == Network(8, 4, 4.0, 0.0)  # four adapters at 1 GB/s
