@@ -16,7 +16,7 @@ from model.parallel.mesh import split_layers
 from model.parallel.share import local_config
 from model.plan.activations import FP32_BYTES, largest_parameter, stage_activations, working_set
 from model.plan.cluster import Cluster, Network
-from model.plan.layout import Layout, Workload
+from model.plan.layout import Checkpointing, Layout, Workload
 from model.plan.sizes import rank_parameters
 from model.plan.traffic import Message, gradient_messages, micro_batch_messages
 
@@ -181,21 +181,38 @@ def model_flops_per_token(config: ModelConfig, tokens: int) -> float:
     )
 
 
-def stage_flops(config: ModelConfig, layout: Layout, stage: int, tokens: int) -> tuple[float, float]:
-    """One rank's forward FLOPs per token of a stage: plain matrix products, and those of routed experts."""
+@dataclass(frozen=True)
+class StageFlops:
+    """Matrix products of one rank's forward pass through a stage, per token; `ffn` are feed-forwards but routed experts."""
+
+    attention: float
+    ffn: float
+    expert: float
+    head: float
+
+    @property
+    def plain(self) -> float:
+        return self.attention + self.ffn + self.head
+
+    def plain_again(self, checkpointing: Checkpointing) -> float:
+        """What the backward pass computes once more of `plain`: never the head, which keeps its probabilities."""
+        return {"none": 0.0, "selective": self.ffn, "full": self.attention + self.ffn}[checkpointing]
+
+
+def stage_flops(config: ModelConfig, layout: Layout, stage: int, tokens: int) -> StageFlops:
+    """Of rows of `tokens` tokens."""
     local = local_config(config, layout.mesh.tp, layout.mesh.etp)
-    plain, expert = 0.0, 0.0
+    attention, ffn, expert = 0.0, 0.0, 0.0
     for layer in split_layers(config.n_layers, layout.n_stages)[stage]:
-        plain += 2 * local.attention_parameters + attention_flops(local, layer, tokens)
+        attention += 2 * local.attention_parameters + attention_flops(local, layer, tokens)
         if local.moe is not None and local.is_moe_layer(layer):
             routed = local.moe.top_k * 3 * local.d_model * local.moe.d_expert
             expert += 2 * routed / (layout.mesh.tp if layout.mesh.is_folded else 1)  # its share of the tokens
-            plain += 2 * (local.moe.active_parameters - routed)
+            ffn += 2 * (local.moe.active_parameters - routed)
         else:
-            plain += 2 * 3 * local.d_model * local.d_ff
-    if stage == layout.n_stages - 1:
-        plain += 2 * local.vocab_size * local.d_model
-    return plain, expert
+            ffn += 2 * 3 * local.d_model * local.d_ff
+    is_last = stage == layout.n_stages - 1
+    return StageFlops(attention, ffn, expert, 2 * local.vocab_size * local.d_model if is_last else 0.0)
 
 
 def attention_flops(config: ModelConfig, layer: int, tokens: int) -> float:
@@ -211,15 +228,16 @@ def attention_flops(config: ModelConfig, layer: int, tokens: int) -> float:
 
 def _micro_batch(workload: Workload, layout: Layout, cluster: Cluster, pp: int) -> dict[str, float]:
     """Seconds of one micro-batch on one rank, by what takes them."""
-    passes = 3 if layout.checkpointing == "none" else 4  # backward is twice a forward pass
+    again = 0 if layout.checkpointing == "none" else 1
     tokens = layout.rows * workload.tokens
     seconds = dict.fromkeys(("compute", "tp", "ep", "pp"), 0.0)
     for stage in layout.stages(pp):
-        plain, expert = stage_flops(workload.config, layout, stage, workload.tokens)
-        on_experts = expert * tokens / (cluster.flops * cluster.expert_efficiency)
-        seconds["compute"] += passes * (
-            plain * tokens / (cluster.flops * cluster.efficiency)
-            + max(on_experts, _expert_read_seconds(workload, layout, cluster, stage))
+        flops = stage_flops(workload.config, layout, stage, workload.tokens)
+        plain = 3 * flops.plain + flops.plain_again(layout.checkpointing)  # backward is twice a forward pass
+        on_experts = flops.expert * tokens / (cluster.flops * cluster.expert_efficiency)
+        seconds["compute"] += plain * tokens / (cluster.flops * cluster.efficiency)
+        seconds["compute"] += (3 + again) * max(
+            on_experts, _expert_read_seconds(workload, layout, cluster, stage)
         )
     for message in micro_batch_messages(workload, layout, pp):
         seconds[message.axis] += _seconds(message, layout, cluster)

@@ -123,16 +123,17 @@ def test_one_forward_one_backward_holds_as_many_as_there_are_stages_behind() -> 
 def test_flops_of_a_dense_layer_are_those_counted_by_hand() -> None:
     dense = dataclasses.replace(MODEL, moe=None, n_layers=1)
     attention = 64 * 16 * (8 + 4 + 4) + 8 * 16 * 64
-    plain, expert = stage_flops(dense, Layout(Mesh(), 1, "none"), 0, 128)
+    flops = stage_flops(dense, Layout(Mesh(), 1, "none"), 0, 128)
     scores = 2 * 64 * 8 * 2 * 16  # 64 keys on average, 8 heads, scores and sum of 16
-    assert expert == 0
-    assert plain == 2 * (attention + 3 * 64 * 128 + 256 * 64) + scores
+    assert flops.expert == 0 and flops.head == 2 * 256 * 64
+    assert flops.attention == 2 * attention + scores
+    assert flops.plain == 2 * (attention + 3 * 64 * 128 + 256 * 64) + scores
 
 
 def test_flops_of_attention_follow_its_window_and_the_widths_of_latents() -> None:
     def scores(tokens: int = 128, **change: object) -> float:
         dense = dataclasses.replace(MODEL, moe=None, n_layers=2, **change)
-        return stage_flops(dense, Layout(Mesh(), 1, "none"), 0, tokens)[0]
+        return stage_flops(dense, Layout(Mesh(), 1, "none"), 0, tokens).plain
 
     per_key = 2 * 8 * 2 * 16  # of a layer: 8 heads, scores and sum of 16
     assert scores() - scores(sliding_window=10) == 2 * (64 - 10) * per_key
@@ -149,10 +150,11 @@ def test_flops_are_split_evenly_and_the_model_counts_three_forward_passes() -> N
     parts = [stage_flops(MODEL, layout, stage, 128) for stage in range(2)]
     whole = stage_flops(MODEL, Layout(Mesh(), 1, "none"), 0, 128)
     router = 8 * 2 * 16 * 64  # is not split over tp
-    assert sum(expert for _, expert in parts) * 2 == whole[1]
-    assert sum(plain for plain, _ in parts) * 2 == whole[0] + router
+    assert sum(part.expert for part in parts) * 2 == whole.expert
+    assert sum(part.plain for part in parts) * 2 == whole.plain + router
     norms = (2 * 8 + 1) * 64
-    assert model_flops_per_token(MODEL, 128) == pytest.approx(3 * sum(whole) + 6 * norms, rel=1e-12)
+    products = 3 * (whole.plain + whole.expert)
+    assert model_flops_per_token(MODEL, 128) == pytest.approx(products + 6 * norms, rel=1e-12)
 
 
 def test_routed_rows_keep_their_places_where_tokens_are_and_where_experts_are() -> None:

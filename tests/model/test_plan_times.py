@@ -25,8 +25,8 @@ from tests.model.planned import CLUSTER, MODEL, WORKLOAD
 def test_time_of_one_device_is_compute_and_the_optimiser() -> None:
     layout = Layout(Mesh(), 64, "none", 0)
     times = step_times(WORKLOAD, layout, CLUSTER)
-    plain, expert = stage_flops(MODEL, layout, 0, 128)
-    assert times.compute == pytest.approx(3 * 64 * 128 * (plain / 0.5e12 + expert / 0.25e12))
+    flops = stage_flops(MODEL, layout, 0, 128)
+    assert times.compute == pytest.approx(3 * 64 * 128 * (flops.plain / 0.5e12 + flops.expert / 0.25e12))
     assert times.tp == times.ep == times.pp == times.dp == times.bubble == 0
     memory = rank_memory(WORKLOAD, layout, 0)
     assert times.optimiser == pytest.approx(
@@ -34,10 +34,16 @@ def test_time_of_one_device_is_compute_and_the_optimiser() -> None:
     )
 
 
-def test_recomputation_costs_a_third_of_the_compute_and_no_mfu() -> None:
-    plain, full = (estimate(WORKLOAD, Layout(Mesh(), 64, mode), CLUSTER) for mode in ("none", "full"))
-    assert full.times.compute == pytest.approx(plain.times.compute * 4 / 3)
-    assert full.mfu < plain.mfu < 0.5
+def test_recomputation_costs_one_more_forward_pass_of_what_is_not_kept_and_no_mfu() -> None:
+    """Of the head nothing; of attention, whose products selective checkpointing keeps, only the full one."""
+    modes: tuple[Checkpointing, ...] = ("none", "selective", "full")
+    none, selective, full = (estimate(WORKLOAD, Layout(Mesh(), 64, mode), CLUSTER) for mode in modes)
+    flops = stage_flops(MODEL, Layout(Mesh(), 64, "none"), 0, 128)
+    assert min(flops.attention, flops.ffn, flops.expert, flops.head) > 0
+    on_feed_forwards = 64 * 128 * (flops.ffn / 0.5e12 + flops.expert / 0.25e12)
+    assert selective.times.compute == pytest.approx(none.times.compute + on_feed_forwards)
+    assert full.times.compute == pytest.approx(selective.times.compute + 64 * 128 * flops.attention / 0.5e12)
+    assert full.mfu < selective.mfu < none.mfu < 0.5
 
 
 def test_experts_that_few_tokens_reach_cost_their_reading() -> None:
