@@ -98,14 +98,13 @@ def plan_rows(plan: Mapping[str, Any]) -> list[Row]:
         refused = "; ".join(entry["example"] for entry in plan["refused"][:3])
         return [_plan_row("no layout fits", "", False, f"computed, not measured; refused: {refused}")]
     best, verified = plan["rows"][0], plan["verified"]
-    layout = " ".join(f"{axis}={best[axis]}" for axis in ("pp", "tp", "ep", "dp"))
+    layout = " ".join(f"{axis}={best[axis]}" for axis in ("pp", "tp", "ep", "etp", "dp"))
     memory = best["memory_bytes"] / 2**30
     how = (
         f"computed from the description of {plan['cluster']['name']}, not measured: {plan['parameters']:.3g} parameters, "
         f"{plan['n_fitting']} layouts fit, the fastest is {layout}, ZeRO {best['zero']}, checkpointing "
         f"{best['checkpointing']}; step {best['step_s']:.1f} s, {best['ep_s']:.1f} s of it exchanges between experts, bubble "
-        f"{best['bubble_share']:.1%}, MFU {best['mfu']:.1%}; experts over the ranks of tp, which would keep such exchanges "
-        "on a node, are neither searched nor trained"
+        f"{best['bubble_share']:.1%}, MFU {best['mfu']:.1%}; etp is how many ranks split an expert, 1 was tried as well"
     )
     is_counted = bool(verified) and all(row["counted"] == row["formula"] for row in verified)
     ranks = ", ".join(str(row["rank"]) for row in verified)

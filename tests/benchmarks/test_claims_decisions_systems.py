@@ -209,6 +209,7 @@ def plan_document(**changes: Any) -> dict[str, Any]:
         "pp": 8,
         "tp": 4,
         "ep": 8,
+        "etp": 1,
         "dp": 8,
         "memory_bytes": 60 * 2**30,
         "zero": 1,
@@ -232,7 +233,7 @@ def test_a_plan_that_fits_holds_and_says_that_it_is_computed() -> None:
     assert (fits.value, fits.holds, counted.holds) == (60.0, True, True)
     assert "not measured" in fits.how
     assert "step 9.0 s, 5.5 s of it exchanges between experts" in fits.how
-    assert "neither searched nor trained" in fits.how
+    assert "pp=8 tp=4 ep=8 etp=1 dp=8" in fits.how
 
 
 def test_shards_of_another_size_miss() -> None:
