@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,6 +115,20 @@ def load_transformer(folder: Path, dtype: torch.dtype | None = None) -> Transfor
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    try:
+        state = load_file(folder / WEIGHTS_FILE)
+    except (OSError, SafetensorError) as error:
+        raise _unusable(folder, error) from error
+    return transformer_of(folder, state, dtype)
+
+
+def transformer_of(
+    folder: Path, state: Mapping[str, Tensor], dtype: torch.dtype | None = None
+) -> Transformer:
+    """The model of `state`, which is of that folder's shape, as `load_transformer` returns it; without a copy.
+
+    Raises CheckpointError where `state` lacks tensors or has others.
+    """
     from model.layers.unfilled import unfilled
     from model.transformer import Transformer
 
@@ -122,20 +136,22 @@ def load_transformer(folder: Path, dtype: torch.dtype | None = None) -> Transfor
     with unfilled():
         model = Transformer(config)
     try:
-        model.load_state_dict(load_file(folder / WEIGHTS_FILE), assign=True)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{folder / WEIGHTS_FILE} cannot be used: {error}; fetch the model again"
-        ) from error
-    _start_counters(model)
+        model.load_state_dict(dict(state), assign=True)
+    except RuntimeError as error:
+        raise _unusable(folder, error) from error
+    _start_counters(model, state)
     return model.requires_grad_(False).eval().cast_blocks(dtype or model.dtype)
 
 
-def _start_counters(model: Transformer) -> None:
-    """What is counted and never stored, such as expert load, starts at zero; it is all that no file has filled."""
+def _unusable(folder: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{folder / WEIGHTS_FILE} cannot be used: {error}; fetch the model again")
+
+
+def _start_counters(model: Transformer, state: Container[str]) -> None:
+    """What is counted and never stored, such as expert load, starts at zero."""
     import torch
 
-    for module in model.modules():
+    for prefix, module in model.named_modules():
         for name, buffer in module.named_buffers(recurse=False):
-            if buffer.is_meta:
+            if f"{prefix}.{name}" not in state:
                 setattr(module, name, torch.zeros_like(buffer, device="cpu"))

@@ -1,12 +1,13 @@
 """Models to and from Hugging Face's format: Llama, Mixtral, Qwen2-MoE, Qwen3-MoE, OLMoE, DeepSeek-V2 and -V3.
 
-`load` reads what transformers' `save_pretrained` writes, `save` writes what its `from_pretrained` reads; `transformers`
-itself is not needed. A model that the other side cannot represent is refused with `UnsupportedModel`. How families are
-described is in `model/hf/family.py`, what cannot be represented in docs/hugging-face.md.
+`load` reads what transformers' `save_pretrained` writes, `locate` says where each tensor lies in it, and `save` writes
+what its `from_pretrained` reads; `transformers` itself is not needed. A model that the other side cannot represent is
+refused with `UnsupportedModel`. How families are described is in `model/hf/family.py`, what cannot be represented in
+docs/hugging-face.md.
 """
 
 from model.hf.errors import UnsupportedModel
-from model.hf.folder import load, save, to_transformer
+from model.hf.folder import load, locate, save, to_transformer
 from model.hf.registry import FAMILIES
 
-__all__ = ["FAMILIES", "UnsupportedModel", "load", "save", "to_transformer"]
+__all__ = ["FAMILIES", "UnsupportedModel", "load", "locate", "save", "to_transformer"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,19 @@ from torch import Tensor
 from model.checkpoint import CONFIG_FILE, FORMAT, CheckpointError
 from model.config import ModelConfig
 from model.hf.errors import UnsupportedModel
+from model.hf.family import Family
 from model.hf.registry import read_config, write_config
-from model.hf.shards import read_tensors, tensor_files, write_tensors
-from model.hf.tensors import names_to_read, our_shapes, put_together, take_apart
+from model.hf.shards import describe_tensors, read_tensors, tensor_files, write_tensors
+from model.hf.tensors import (
+    HEAD,
+    Located,
+    check_tied,
+    located,
+    names_to_read,
+    our_shapes,
+    put_together,
+    take_apart,
+)
 from model.layers.unfilled import unfilled
 from model.new_folder import new_folder
 from model.transformer import Transformer
@@ -33,6 +44,37 @@ def load(folder: Path, *, dtype: torch.dtype | None = None) -> tuple[ModelConfig
     are left out with a warning to the log. Raises UnsupportedModel, which names the field, where this stack cannot
     represent the model, and CheckpointError where the folder is incomplete or damaged.
     """
+    opened = _open(folder)
+    tensors = read_tensors(opened.files, opened.names)
+    return opened.config, put_together(opened.family, opened.shapes, tensors, dtype)
+
+
+def locate(folder: Path) -> tuple[ModelConfig, dict[str, Located], dict[Path, list[str]]]:
+    """The configuration, where each tensor of our state is to be read, and which names each of the files has.
+
+    Only the files' headers are read, and a head that must equal the embedding. Raises as `load` does.
+    """
+    opened = _open(folder)
+    found = located(opened.family, opened.shapes, describe_tensors(opened.files, opened.names))
+    if "head" not in found and HEAD in opened.names:
+        embedding = opened.family.their_name("embedding")
+        tied = dict(read_tensors(opened.files, {HEAD, embedding}))
+        check_tied(tied[HEAD], tied[embedding])
+    return opened.config, found, opened.files
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A folder whose files have all the tensors that its configuration asks for."""
+
+    family: Family
+    config: ModelConfig
+    shapes: Mapping[str, torch.Size]
+    files: dict[Path, list[str]]
+    names: set[str]
+
+
+def _open(folder: Path) -> _Opened:
     theirs = load_json(folder)
     if theirs.get("format") == FORMAT:
         raise UnsupportedModel(
@@ -42,11 +84,11 @@ def load(folder: Path, *, dtype: torch.dtype | None = None) -> tuple[ModelConfig
     family, config = read_config(theirs, folder.resolve().name)
     shapes, files = our_shapes(config), tensor_files(folder)
     names = names_to_read(family, shapes, chain.from_iterable(files.values()))
-    return config, put_together(family, shapes, read_tensors(files, names), dtype)
+    return _Opened(family, config, shapes, files, names)
 
 
 def to_transformer(config: ModelConfig, state: Mapping[str, Tensor]) -> Transformer:
-    """A model that uses the tensors of `state` without a copy, in evaluation mode.
+    """A model that uses the tensors of `state` without a copy, in evaluation mode; they may lie on the meta device.
 
     Raises CheckpointError where `state` is not one of `config`.
     """
@@ -56,7 +98,7 @@ def to_transformer(config: ModelConfig, state: Mapping[str, Tensor]) -> Transfor
         model.load_state_dict(dict(state), assign=True)
     except RuntimeError as error:
         raise CheckpointError(f"the weights do not fit {config.name}: {error}") from error
-    _materialise_counters(model)
+    _materialise_counters(model, state)
     return model.eval()
 
 
@@ -118,9 +160,9 @@ def _dtype_name(state: Mapping[str, Tensor]) -> str:
     return str(widest).removeprefix("torch.")
 
 
-def _materialise_counters(model: Transformer) -> None:
+def _materialise_counters(model: Transformer, state: Container[str]) -> None:
     """Buffers that are not part of the state count what training did; they begin at zero."""
-    for module in model.modules():
+    for prefix, module in model.named_modules():
         for name, buffer in list(module.named_buffers(recurse=False)):
-            if buffer.is_meta:
+            if f"{prefix}.{name}" not in state:
                 module.register_buffer(name, torch.zeros(buffer.shape, dtype=buffer.dtype), persistent=False)

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -17,6 +20,8 @@ from model.checkpoint import CheckpointError
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+#: By their names in files; those of other dtypes are torch's business.
+FLOATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
 
 
 def tensor_files(folder: Path) -> dict[Path, list[str]]:
@@ -32,25 +37,44 @@ def tensor_files(folder: Path) -> dict[Path, list[str]]:
             else "fetch it anew"
         )
         raise CheckpointError(f"{folder} has neither {WEIGHTS_FILE} nor {INDEX_FILE}; {hint}")
-    try:
-        with safe_open(file, framework="pt") as opened:
-            return {file: list(opened.keys())}
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{file} cannot be read: {error}; fetch it anew") from error
+    return {file: names_in(file)}
+
+
+def names_in(file: Path) -> list[str]:
+    """The tensors of one file. Raises CheckpointError."""
+    with _opened(file) as opened:
+        return list(opened.keys())
 
 
 def read_tensors(files: Mapping[Path, list[str]], wanted: Container[str]) -> Iterator[tuple[str, Tensor]]:
     """Each wanted tensor once, file by file, so that no more than one is held beside what the caller keeps.
 
-    Raises CheckpointError for a file that is damaged or lacks a tensor.
+    A tensor lies in the mapped file and keeps all of it mapped, what was read of it in memory. Raises CheckpointError for
+    a file that is damaged or lacks a tensor.
     """
     for file, names in files.items():
-        try:
-            with safe_open(file, framework="pt") as opened:
-                for name in filter(wanted.__contains__, names):
-                    yield name, opened.get_tensor(name)
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{file} cannot be read: {error}; fetch it anew") from error
+        with _opened(file) as opened:
+            for name in filter(wanted.__contains__, names):
+                yield name, opened.get_tensor(name)
+
+
+def describe_tensors(files: Mapping[Path, list[str]], wanted: Container[str]) -> Iterator[tuple[str, Tensor]]:
+    """As `read_tensors`, with shapes and dtypes on the meta device: mapping a tensor reads some of it already."""
+    for file, names in files.items():
+        with _opened(file) as opened:
+            for name in filter(wanted.__contains__, names):
+                header = opened.get_slice(name)
+                dtype = FLOATS.get(header.get_dtype()) or opened.get_tensor(name).dtype
+                yield name, torch.empty(header.get_shape(), dtype=dtype, device="meta")
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            yield opened
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file} cannot be read: {error}; fetch it anew") from error
 
 
 def write_tensors(folder: Path, tensors: Mapping[str, Tensor], shard_bytes: int) -> None:

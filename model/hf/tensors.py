@@ -18,11 +18,11 @@ from model.checkpoint import CheckpointError
 from model.config import ModelConfig
 from model.hf.errors import UnsupportedModel
 from model.hf.family import EXPERT, Family
+from model.hf.shards import FLOATS
 from model.layers.unfilled import unfilled
 from model.transformer import Transformer
 
-FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-_HEAD = "lm_head.weight"
+HEAD = "lm_head.weight"
 _RECOMPUTED = ".rotary_emb.inv_freq"  # stored by transformers before 4.32, a function of the configuration
 _FUSED = ".mlp.experts.gate_up_proj"
 _AHEAD = "ahead."  # our modules for multi-token prediction; theirs are further layers
@@ -38,6 +38,15 @@ class Slot:
     ours: str
     expert: int | None
     shape: torch.Size
+
+
+@dataclass(frozen=True)
+class Located:
+    """One of our tensors in files: its shape here, its names there, one, or one per expert of the stack, and their dtype."""
+
+    shape: torch.Size
+    names: tuple[str, ...]
+    dtype: torch.dtype
 
 
 def our_shapes(config: ModelConfig) -> dict[str, torch.Size]:
@@ -85,7 +94,7 @@ def names_to_read(family: Family, shapes: Mapping[str, torch.Size], stored: Iter
     if ahead:
         _LOG.warning("modules for multi-token prediction are left out: %s", _some(ahead))
     unknown = {
-        name for name in names - places.keys() - ahead if name != _HEAD and not name.endswith(_RECOMPUTED)
+        name for name in names - places.keys() - ahead if name != HEAD and not name.endswith(_RECOMPUTED)
     }
     if any(_FUSED in name for name in unknown):
         raise UnsupportedModel("experts are stored fused: save the model with save_original_format=True")
@@ -95,7 +104,7 @@ def names_to_read(family: Family, shapes: Mapping[str, torch.Size], stored: Iter
         )
     if missing := places.keys() - names:
         raise CheckpointError(f"the weights lack {_some(missing)}; fetch them anew")
-    return names & (places.keys() | {_HEAD})
+    return names & (places.keys() | {HEAD})
 
 
 def put_together(
@@ -119,13 +128,45 @@ def put_together(
             continue
         _check(theirs, tensor, slot)
         _place(state, shapes, slot, tensor, dtype)
-    if tied_head is not None and not torch.equal(tied_head.to(state["embedding"].dtype), state["embedding"]):
-        raise CheckpointError(f"{_HEAD} differs from the embedding although tie_word_embeddings is true")
+    if tied_head is not None:
+        check_tied(tied_head, state["embedding"])
     return {name: state[name] for name in shapes}
 
 
+def located(
+    family: Family, shapes: Mapping[str, torch.Size], tensors: Iterable[tuple[str, Tensor]]
+) -> dict[str, Located]:
+    """Where each of our tensors is to be read, in our order.
+
+    `tensors` are those of `names_to_read`, in any order, of which only shapes and dtypes are looked at. Raises what
+    `put_together` raises without a dtype, but for a head that must equal the embedding; see `check_tied`.
+    """
+    places = slots(family, shapes)
+    dtypes: dict[str, torch.dtype] = {}
+    for theirs, tensor in tensors:
+        if theirs in places:
+            slot = places[theirs]
+            _check(theirs, tensor, slot)
+            _check_alike(slot, dtypes.setdefault(slot.ours, tensor.dtype), tensor.dtype)
+    names: dict[str, list[str]] = {}
+    for theirs, slot in places.items():  # of a stack from its first expert on
+        names.setdefault(slot.ours, []).append(theirs)
+    return {ours: Located(shape, tuple(names[ours]), dtypes[ours]) for ours, shape in shapes.items()}
+
+
+def check_tied(head: Tensor, embedding: Tensor) -> None:
+    """Raises CheckpointError for a stored head that is not the embedding it is tied to."""
+    if not torch.equal(head.to(embedding.dtype), embedding):
+        raise CheckpointError(f"{HEAD} differs from the embedding although tie_word_embeddings is true")
+
+
+def _check_alike(slot: Slot, stack: torch.dtype, expert: torch.dtype) -> None:
+    if stack != expert:
+        raise CheckpointError(f"the experts of {slot.ours} differ in dtype: give one to convert them to")
+
+
 def _check(theirs: str, tensor: Tensor, slot: Slot) -> None:
-    if tensor.dtype not in FLOATS:
+    if tensor.dtype not in FLOATS.values():
         raise UnsupportedModel(
             f"{theirs} is {tensor.dtype}: quantised weights are not supported, dequantise them first"
         )
@@ -149,8 +190,7 @@ def _place(
     if slot.ours not in state:
         state[slot.ours] = torch.empty(shapes[slot.ours], dtype=dtype)
     stack = state[slot.ours]
-    if stack.dtype != dtype:
-        raise CheckpointError(f"the experts of {slot.ours} differ in dtype: give one to convert them to")
+    _check_alike(slot, stack.dtype, dtype)
     stack[slot.expert] = tensor
 
 

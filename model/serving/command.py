@@ -23,7 +23,7 @@ from model.serving.executors import blocks_within
 from model.serving.generation import EngineLimits
 from model.serving.hardware import Hardware, add_options, check_shape, load_on, read_options
 from model.serving.host import Host, Load, OnDeath
-from model.serving.loading import check_loadable, without_running_out
+from model.serving.loading import check_found, without_running_out
 from model.serving.node import Node
 from model.serving.options import above, at_least, whole
 from model.serving.process import DrainingServer, serve
@@ -85,7 +85,7 @@ def _bundled(options: argparse.Namespace) -> Load:
             )
             raise LoadError(409, "swap_unsupported", message)
         model = name or options.model
-        check_loadable(model, options.home)
+        check_found(model, options.home)
         served = without_running_out(
             lambda: load_on(hardware, model, options.home, limits, threads=options.threads, on_loss=on_death)
         )

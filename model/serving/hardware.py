@@ -25,13 +25,15 @@ from model.parallel.device_model import read_device_model
 from model.serving import distributed
 from model.serving.accelerated import accelerated_executor
 from model.serving.distributed_shard import Degrees, check_degrees
-from model.serving.executors import BLOCK_TOKENS, WEIGHTS, blocks_within, default_executor
+from model.serving.executors import BLOCK_TOKENS, WEIGHTS, blocks_within
 from model.serving.generation import EngineLimits
+from model.serving.loading import check_files_fit
 from model.serving.offload import OffloadExecutor
 from model.serving.offload_layout import HOST, Layout, check_hot
 from model.serving.options import whole
 from model.serving.packed import Weights
-from model.serving.served import ServedModel, load_served
+from model.serving.served import ServedModel, load_served, open_served
+from model.serving.streamed import with_executor
 from model.serving.torch_executor import TorchExecutor, bytes_per_block
 
 AUTO = "auto"
@@ -177,9 +179,13 @@ def load_on(
 ) -> ServedModel:
     """The model, with the executor that the hardware asks for, or the fastest that there is for it on one device.
 
-    Raises CheckpointError, ConfigError, MeshError, PlacementError, DeviceModelError, RankMissingError or ValueError,
-    each with what to change. `on_loss` is told when a rank is lost later: nothing can be served then.
+    Raises CheckpointError, UnsupportedModel, ConfigError, MeshError, PlacementError, DeviceModelError, RankMissingError,
+    ValueError, or LoadError where it certainly does not fit into memory, each with what to change. `on_loss` is told when
+    a rank is lost later: nothing can be served then.
     """
+    if hardware.degrees.n_ranks == 1 and hardware.device.type == "cpu" and not hardware.is_offloaded:
+        return with_executor(open_served(model, home), limits, hardware.weights)
+    check_files_fit(model, home)
     if hardware.degrees.n_ranks > 1:
         served, ranks = distributed.start(
             model, home, hardware.degrees, limits=limits, threads=threads, on_loss=on_loss
@@ -190,9 +196,6 @@ def load_on(
         if hardware.weights is not None:
             served.transformer.cast_blocks(BLOCKS[hardware.weights])
         return dataclasses.replace(served, executor=accelerated_executor(served.transformer, limits))
-    if not hardware.is_offloaded:
-        executor = default_executor(served.transformer, limits, hardware.weights, consume=True)
-        return dataclasses.replace(served, executor=executor)
     config = served.transformer.config
     n_blocks = blocks_within(config, served.transformer.dtype.itemsize, limits)
     offloaded = OffloadExecutor(

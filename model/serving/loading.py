@@ -27,19 +27,33 @@ _OUT_OF_MEMORY = ("out of memory", "cannot allocate memory", "can't allocate mem
 
 
 def load(name: str, home: Path | None = None) -> ServedModel:
-    """The model of that name or folder. Raises LoadError."""
-    check_loadable(name, home)
+    """The model of that name or folder, with all of its weights. Raises LoadError."""
+    check_found(name, home)
+    check_files_fit(name, home)
     return without_running_out(lambda: load_served(name, home))
 
 
-def check_loadable(name: str, home: Path | None = None) -> None:
-    """Raises LoadError where there is no such model, or certainly not enough memory for it."""
+def check_found(name: str, home: Path | None = None) -> None:
+    """Raises LoadError where there is no such model."""
     try:
-        folder = find_folder(name, home)
+        find_folder(name, home)
     except CheckpointError as error:
         raise LoadError(404, "model_not_found", str(error)) from error
+
+
+def check_files_fit(name: str, home: Path | None = None) -> None:
+    """Raises LoadError where there is certainly not enough memory for the weights as the model's files have them.
+
+    Raises CheckpointError where there is no such model.
+    """
+    folder = find_folder(name, home)
     if folder is not None:
-        check_memory(weight_bytes(folder), available_memory())
+        check_fits(weight_bytes(folder))
+
+
+def check_fits(needed: int) -> None:
+    """Raises LoadError where this process certainly cannot get so many bytes."""
+    check_memory(needed, available_memory())
 
 
 def check_answers(executor: Executor, config: ModelConfig, name: str) -> None:

@@ -23,6 +23,7 @@ from model.serving.cache import widest_window
 from model.serving.executor import Part
 from model.serving.native_weights import NativeWeights
 from model.serving.packed import KINDS, Weights, huge_zeros
+from model.serving.stored import StoredWeights
 from model.transformer import Transformer
 
 BLOCK_TOKENS = 16  # BLOCK of serve_model.h
@@ -60,7 +61,8 @@ class NativeExecutor:
     """Implements `executor.Executor`. Raises ValueError for a model that `supports` refuses.
 
     `n_threads` is torch's own number where None. Memory of the cache is taken as blocks are written. With `consume` the
-    transformer gives up its weights as they are packed: it can compute nothing then, and a model is in memory once.
+    transformer gives up its weights as they are packed: it can compute nothing then, and a model is in memory once. With
+    `stored`, the weights in their files, the transformer is the one from there and has none at any time.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class NativeExecutor:
         weights: Weights = "bf16",
         n_threads: int | None = None,
         consume: bool = False,
+        stored: StoredWeights | None = None,
     ) -> None:
         reason = supports(transformer.config)
         if reason is not None:
@@ -86,7 +89,7 @@ class NativeExecutor:
         self.block_tokens = BLOCK_TOKENS
         self.n_blocks = n_blocks
         self.n_steps = 0
-        self.weights = NativeWeights(library, transformer, weights, consume=consume)
+        self.weights = NativeWeights(library, transformer, weights, consume=consume, stored=stored)
         self.expert_load_LE = self.weights.expert_load_LE
         self._rotary = transformer.rotary
         self._window = widest_window(self.config)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from ctypes import c_void_p
 from typing import cast
 
@@ -26,7 +27,8 @@ from model.layers.moe import MoELayer
 from model.layers.norm import RMSNorm
 from model.layers.router import Router
 from model.serving import native_tables as tables
-from model.serving.packed import PackedMemory, PackedStack, Weights, matrix, pack, pointer
+from model.serving.packed import GROUP, GROUP_BYTES, PackedMemory, PackedStack, Weights, matrix, pack, pointer
+from model.serving.stored import StoredWeights
 from model.transformer import Transformer
 
 HEAD_NORMS = {"none": 0, "head": 1, "all": 2}
@@ -40,12 +42,22 @@ class NativeWeights:
     """
 
     def __init__(
-        self, library: ctypes.CDLL, transformer: Transformer, weights: Weights, *, consume: bool = False
+        self,
+        library: ctypes.CDLL,
+        transformer: Transformer,
+        weights: Weights,
+        *,
+        consume: bool = False,
+        stored: StoredWeights | None = None,
     ) -> None:
-        """With `consume` each of the transformer's layers gives up its weights once they are packed; see `give_up`."""
+        """With `consume` each of the transformer's layers gives up its weights once they are packed; see `give_up`.
+
+        With `stored` the transformer has none: each layer gets its own from there until they are packed.
+        """
         self._library = library
         self.weights = weights
         self.config: ModelConfig = transformer.config
+        self._consume, self._stored = consume, stored
         self._memory = PackedMemory()
         self._kept: list[Tensor | PackedStack] = []
         self._attentions: dict[int, tables.AttentionWeights] = {}
@@ -53,16 +65,25 @@ class NativeWeights:
         self.expert_load_LE: list[Tensor] = []
         blocks = list(cast("Iterable[Block]", transformer.layers))
         self.layers = (tables.Layer * len(blocks))()
-        for i, block in enumerate(blocks):
-            self.layers[i] = self._layer(block)
-            if consume:  # layers that share weights with this one find them packed
-                give_up(block)
-        head = transformer.head_weight
-        self.head = matrix(self._pack(head, "int8-dynamic" if weights == "int4" else weights))
-        self.norm = self._vector(transformer.norm.weight)
-        self.embedding, self.embedding_kind = self._embedding(transformer, consume=consume)
-        if consume:
-            give_up(transformer)
+        for i, block in enumerate(blocks):  # layers that share weights with an earlier one find them packed
+            with self._filled(block, f"layers.{i}.") as stacks:
+                self.layers[i] = self._layer(block, stacks)
+        with self._filled(transformer):
+            head = transformer.head_weight
+            self.head = matrix(self._pack(head, head_form(weights)))
+            self.norm = self._vector(transformer.norm.weight)
+            self.embedding, self.embedding_kind = self._embedding(transformer)
+
+    @contextmanager
+    def _filled(self, module: nn.Module, prefix: str = "") -> Iterator[Mapping[str, Sequence[Tensor]]]:
+        """Within this context `module` has its weights, but for the stacks that it yields; they may go afterwards."""
+        if self._stored is not None:
+            with self._stored.filled(module, prefix) as stacks:
+                yield stacks
+            return
+        yield {}
+        if self._consume:
+            give_up(module)
 
     @property
     def n_bytes(self) -> int:
@@ -70,7 +91,10 @@ class NativeWeights:
         return self._memory.n_bytes
 
     def _pack(
-        self, weight: Tensor, weights: Weights | None = None, beside: Tensor | None = None
+        self,
+        weight: Tensor | Sequence[Tensor],
+        weights: Weights | None = None,
+        beside: Tensor | Sequence[Tensor] | None = None,
     ) -> PackedStack:
         packed = pack(self._library, weight, weights or self.weights, self._memory, beside)
         self._kept.append(packed)
@@ -80,26 +104,28 @@ class NativeWeights:
         """The address of fp32 values that stay."""
         if values is None:
             return pointer(None)
-        kept = values.detach().float().contiguous()
+        return self._keep(values.detach().float(), values)
+
+    def _keep(self, values: Tensor, source: Tensor) -> c_void_p:
+        """The address of values that stay, apart from a source that does not."""
+        kept = values.contiguous()
+        if (self._consume or self._stored is not None) and kept.data_ptr() == source.data_ptr():
+            kept = kept.clone()  # it may lie in a mapped file, which would stay in memory with it
         self._kept.append(kept)
         return pointer(kept)
 
-    def _embedding(self, transformer: Transformer, *, consume: bool) -> tuple[c_void_p, Weights]:
+    def _embedding(self, transformer: Transformer) -> tuple[c_void_p, Weights]:
         """The address of its rows, and their form; null where the head has the same ones in a form that loses nothing."""
         embedding = transformer.embedding.detach()
-        kind: Weights = "bf16" if embedding.dtype is torch.bfloat16 else "fp32"
-        if transformer.head is None and self.weights in ("fp32", kind):
+        kind = embedding_kind(transformer)
+        if reads_head(transformer, self.weights):
             return pointer(None), kind
-        kept = (embedding if kind == "bf16" else embedding.float()).contiguous()
-        if consume and kept.data_ptr() == embedding.data_ptr():
-            kept = kept.clone()  # it may lie in a mapped file, which would stay in memory with it
-        self._kept.append(kept)
-        return pointer(kept), kind
+        return self._keep(embedding if kind == "bf16" else embedding.float(), embedding), kind
 
     def _norm(self, norm: RMSNorm | None) -> c_void_p:
         return self._vector(None if norm is None else norm.weight)
 
-    def _layer(self, block: Block) -> tables.Layer:
+    def _layer(self, block: Block, stacks: Mapping[str, Sequence[Tensor]]) -> tables.Layer:
         attention, ffn = block.attention, block.ffn
         if id(attention) not in self._attentions:
             self._attentions[id(attention)] = (
@@ -108,7 +134,9 @@ class NativeWeights:
                 else self._grouped(attention)
             )
         if id(ffn) not in self._ffns:
-            self._ffns[id(ffn)] = self._mixture(ffn) if isinstance(ffn, MoELayer) else self._dense(ffn)
+            self._ffns[id(ffn)] = (
+                self._mixture(ffn, stacks) if isinstance(ffn, MoELayer) else self._dense(ffn)
+            )
         layer = tables.Layer.from_buffer_copy(self._ffns[id(ffn)])
         layer.attention = self._attentions[id(attention)]
         layer.attention.norm = self._norm(block.attention_norm)
@@ -170,11 +198,15 @@ class NativeWeights:
             width=ffn.w_gate.shape[0],
         )
 
-    def _mixture(self, moe: MoELayer) -> tables.Layer:
+    def _mixture(self, moe: MoELayer, stacks: Mapping[str, Sequence[Tensor]]) -> tables.Layer:
+        """`stacks` are the experts that lie apart, by their stack's name in the block."""
         experts = moe.experts
+        w_gate, w_up, w_down = (
+            stacks.get(f"ffn.experts.{name}", getattr(experts, name)) for name in ("w_gate", "w_up", "w_down")
+        )
         routed = tables.FeedForward(
-            gate_up=tables.stack(self._pack(experts.w_gate, beside=experts.w_up)),
-            down=tables.stack(self._pack(experts.w_down)),
+            gate_up=tables.stack(self._pack(w_gate, beside=w_up)),
+            down=tables.stack(self._pack(w_down)),
             width=experts.w_gate.shape[1],
         )
         layer = tables.Layer(routed=routed, router=self._router(moe.router))
@@ -200,6 +232,38 @@ class NativeWeights:
             normalises=config.normalise_top_k,
             scale=config.routed_scale,
         )
+
+
+def head_form(weights: Weights) -> Weights:
+    """Of the head's weights where the layers have `weights`: 4 bits there cost most of what they cost at all."""
+    return "int8-dynamic" if weights == "int4" else weights
+
+
+def least_bytes(transformer: Transformer, weights: Weights) -> int:
+    """Bytes that `NativeWeights` keeps at the least, from shapes and dtypes alone: without padding, norms and biases."""
+    head, embedding = transformer.head_weight, transformer.embedding
+    n_bytes = _packed_bytes(head, head_form(weights))
+    if not reads_head(transformer, weights):
+        n_bytes += embedding.numel() * (2 if embedding.dtype is torch.bfloat16 else 4)
+    for name, weight in transformer.layers.named_parameters():
+        if weight.dim() > 1:
+            n_bytes += _packed_bytes(weight, "fp32" if name.endswith("router.weight") else weights)
+    return n_bytes
+
+
+def _packed_bytes(weight: Tensor, weights: Weights) -> int:
+    return weight.numel() * GROUP_BYTES[weights] // GROUP[weights]
+
+
+def reads_head(transformer: Transformer, weights: Weights) -> bool:
+    """Whether rows of the embedding are read from the packed head: it has the same ones in a form that loses nothing."""
+    kind = embedding_kind(transformer)
+    return transformer.head is None and weights in ("fp32", kind)
+
+
+def embedding_kind(transformer: Transformer) -> Weights:
+    """The form in which rows of the embedding are kept."""
+    return "bf16" if transformer.embedding.dtype is torch.bfloat16 else "fp32"
 
 
 def give_up(module: nn.Module) -> None:

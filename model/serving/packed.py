@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -71,40 +72,50 @@ class PackedStack:
 
 
 def pack(
-    library: ctypes.CDLL, weight: Tensor, weights: Weights, memory: PackedMemory, beside: Tensor | None = None
+    library: ctypes.CDLL,
+    weight: Tensor | Sequence[Tensor],
+    weights: Weights,
+    memory: PackedMemory,
+    beside: Tensor | Sequence[Tensor] | None = None,
 ) -> PackedStack:
-    """Packs [N, K] or a stack [M, N, K] of any float dtype.
+    """Packs [N, K], a stack [M, N, K], or M matrices [N, K] that lie apart, of any float dtype.
 
     With `beside`, of the same shape, strips are 16 rows of `weight`, then the same 16 of `beside`: outputs 2 N', with N'
     the next multiple of 16. Raises MemoryError where there is none to work in.
     """
-    sources = [_readable(part) for part in (weight, beside) if part is not None]
-    n_matrices, n_rows, k = sources[0].shape
+    matrices = list(zip(*(_apart(part) for part in (weight, beside) if part is not None), strict=True))
+    n_rows, k = matrices[0][0].shape
     n = n_rows if beside is None else 2 * -(-n_rows // HALF) * HALF
     n_strips = -(-n // STRIP)
     bytes_each = n_strips * STRIP * -(-k // GROUP[weights]) * GROUP_BYTES[weights]
-    data = memory.take(n_matrices * bytes_each)
+    data = memory.take(len(matrices) * bytes_each)
     scales = starts = None
     if weights in ("int8", "int8-dynamic"):
-        scales = torch.zeros((n_matrices, n_strips * STRIP))
+        scales = torch.zeros((len(matrices), n_strips * STRIP))
     if weights == "int8":
-        starts = torch.zeros((n_matrices, n_strips * STRIP), dtype=torch.int32)
+        starts = torch.zeros((len(matrices), n_strips * STRIP), dtype=torch.int32)
     stack = PackedStack(weights, n, k, data, bytes_each, scales, starts)
-    is_bf16 = sources[0].dtype is torch.bfloat16
-    for i in range(n_matrices):
-        rows = [source[i].data_ptr() for source in sources]
+    for i, parts in enumerate(matrices):
+        sources = _readable(parts)
         table = matrix(stack, i)
-        if not library.serve_pack(
-            ctypes.byref(table), rows[0], rows[1] if beside is not None else None, n_rows, is_bf16
-        ):
+        second = sources[1].data_ptr() if beside is not None else None
+        is_bf16 = sources[0].dtype is torch.bfloat16
+        if not library.serve_pack(ctypes.byref(table), sources[0].data_ptr(), second, n_rows, is_bf16):
             raise MemoryError(f"no memory to pack a matrix of {n} x {k} in")
     return stack
 
 
-def _readable(weight: Tensor) -> Tensor:
-    """[M, N, K], contiguous, in fp32 or bf16."""
-    stack_MNK = weight.detach()[None] if weight.dim() == 2 else weight.detach()
-    return (stack_MNK if stack_MNK.dtype is torch.bfloat16 else stack_MNK.float()).contiguous()
+def _apart(weight: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
+    """The matrices of one, a stack, or several."""
+    if not isinstance(weight, Tensor):
+        return weight
+    return [weight] if weight.dim() == 2 else weight.unbind()
+
+
+def _readable(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """Contiguous, all in bf16, or else all in fp32."""
+    is_bf16 = all(each.dtype is torch.bfloat16 for each in matrices)
+    return [(each.detach() if is_bf16 else each.detach().float()).contiguous() for each in matrices]
 
 
 class Matrix(ctypes.Structure):

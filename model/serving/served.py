@@ -5,6 +5,7 @@ Knows nothing of requests.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,7 @@ from typing import Any
 
 import torch
 
-from model import hf
-from model.checkpoint import CheckpointError, is_complete, load_config, load_transformer, models_home
+from model.checkpoint import CheckpointError, is_complete, load_config, models_home
 from model.config import ModelConfig
 from model.hf.convert import special_tokens, stop_tokens, texts
 from model.hf.folder import load_json
@@ -22,6 +22,7 @@ from model.hf.shards import INDEX_FILE, WEIGHTS_FILE
 from model.presets import PRESETS
 from model.serving.chat import NO_TEMPLATE, TEMPLATE_FILE, TINY_TEMPLATE, ChatTemplate
 from model.serving.executor import Executor
+from model.serving.stored import StoredWeights, open_hugging_face, open_ours
 from model.serving.tokenizer import TOKENIZER_FILE, BPETokenizer, ByteTokenizer, Tokenizer
 from model.transformer import Transformer
 
@@ -39,10 +40,17 @@ class ServedModel:
     chat: ChatTemplate
     metadata: Mapping[str, Any]  # shown by /v1/models
     executor: Executor | None = None  # that was loaded with it: of several ranks or devices
+    stored: StoredWeights | None = None  # the weights, where the transformer is on the meta device
 
     @property
     def max_context(self) -> int:
         return self.transformer.config.max_context
+
+    def with_weights(self) -> ServedModel:
+        """The same, with weights that were still in their files. Raises CheckpointError or UnsupportedModel."""
+        if self.stored is None:
+            return self
+        return dataclasses.replace(self, transformer=self.stored.whole(), stored=None)
 
 
 def find_folder(name: str, home: Path | None = None) -> Path | None:
@@ -77,16 +85,29 @@ def load_served(name: str, home: Path | None = None, device: torch.device | None
 
     Blocks keep their dtype, but bf16 becomes fp32 on a processor that does not multiply it.
     """
-    folder = find_folder(name, home)
     on_host = device is None or device.type == "cpu"
-    served = tiny() if folder is None else _load_folder(folder, keeps_dtype=not on_host or bf16_is_fast())
+    served = _opened(name, home, keeps_dtype=not on_host or bf16_is_fast()).with_weights()
     served.transformer.to(device)
     return served
 
 
-def _load_folder(folder: Path, *, keeps_dtype: bool) -> ServedModel:
-    if is_hugging_face(folder):
-        return _load_hugging_face(folder, keeps_dtype=keeps_dtype)
+def open_served(name: str, home: Path | None = None) -> ServedModel:
+    """What `load_served` loads onto the host, with weights that stay in their files; see `ServedModel.stored`.
+
+    That they are all there and of the right shapes is known then. Raises CheckpointError or UnsupportedModel.
+    """
+    return _opened(name, home, keeps_dtype=bf16_is_fast())
+
+
+def _opened(name: str, home: Path | None, *, keeps_dtype: bool) -> ServedModel:
+    folder = find_folder(name, home)
+    if folder is None:
+        return tiny()
+    dtype = None if keeps_dtype else torch.float32
+    return _open_hugging_face(folder, dtype) if is_hugging_face(folder) else _open_ours(folder, dtype)
+
+
+def _open_ours(folder: Path, dtype: torch.dtype | None) -> ServedModel:
     config, metadata = load_config(folder)
     try:
         tokenizer = BPETokenizer(folder / TOKENIZER_FILE, metadata["stop_tokens"])
@@ -96,8 +117,8 @@ def _load_folder(folder: Path, *, keeps_dtype: bool) -> ServedModel:
         raise CheckpointError(
             f"{folder} has no usable tokenizer or template: {error}; fetch it again"
         ) from error
-    dtype = None if keeps_dtype else torch.float32
-    return ServedModel(config.name, load_transformer(folder, dtype), tokenizer, chat, metadata)
+    stored = open_ours(folder, dtype)
+    return ServedModel(config.name, stored.transformer, tokenizer, chat, metadata, stored=stored)
 
 
 def is_hugging_face(folder: Path) -> bool:
@@ -110,18 +131,17 @@ def is_hugging_face(folder: Path) -> bool:
     return "model_type" in document and "format" not in document
 
 
-def _load_hugging_face(folder: Path, *, keeps_dtype: bool) -> ServedModel:
+def _open_hugging_face(folder: Path, dtype: torch.dtype | None) -> ServedModel:
     """Raises CheckpointError, or UnsupportedModel where the stack cannot represent the model."""
-    config, state = hf.load(folder)
+    stored = open_hugging_face(folder, dtype)
     files = texts(folder)
     try:
         tokenizer = BPETokenizer(folder / TOKENIZER_FILE, stop_tokens(folder, load_json(folder)))
         chat = ChatTemplate(files.get(TEMPLATE_FILE, NO_TEMPLATE), special_tokens(folder))
     except Exception as error:  # tokenizers raises bare Exception
         raise CheckpointError(f"{folder} has no usable tokenizer or template: {error}") from error
-    transformer = hf.to_transformer(config, state).requires_grad_(False)
-    transformer = transformer.cast_blocks(transformer.dtype if keeps_dtype else torch.float32)
-    return ServedModel(config.name, transformer, tokenizer, chat, {"description": "from Hugging Face files"})
+    transformer, metadata = stored.transformer, {"description": "from Hugging Face files"}
+    return ServedModel(transformer.config.name, transformer, tokenizer, chat, metadata, stored=stored)
 
 
 def tiny() -> ServedModel:

@@ -27,11 +27,11 @@ from model.checkpoint import CheckpointError
 from model.config import ConfigError
 from model.serving.cores import Setting, allowed, bind, settings
 from model.serving.executor import Executor, Part
-from model.serving.executors import default_executor
 from model.serving.generation import EngineLimits
 from model.serving.options import above, whole
 from model.serving.packed import Weights
-from model.serving.served import load_served
+from model.serving.served import open_served
+from model.serving.streamed import with_executor
 
 CONTEXT = 128  # tokens behind each answer, and of the prompt
 WITHIN = 0.03  # of the best rate: fewer threads are preferred then
@@ -53,14 +53,13 @@ def measured(
 ) -> Trial:
     """For a fresh process: binds it, loads the model and times steps, each figure for so many seconds.
 
-    Raises what `load_served` raises, and ValueError.
+    Raises what `open_served` and `with_executor` raise, and ValueError.
     """
     bind(setting.cores)
     torch.set_num_threads(setting.n_threads)
-    served = load_served(model, home)
-    executor = default_executor(
-        served.transformer, EngineLimits(max_running=batch + 1), weights, consume=True
-    )
+    served = with_executor(open_served(model, home), EngineLimits(max_running=batch + 1), weights)
+    executor = served.executor
+    assert executor is not None
     n_blocks = -(-(CONTEXT + 1) // executor.block_tokens)
     if executor.n_blocks < (batch + 1) * n_blocks or served.transformer.config.max_context <= CONTEXT:
         raise ValueError(f"the model's cache has no room for {batch} answers of {CONTEXT + 1} tokens")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -139,9 +140,12 @@ def test_a_tied_head_that_is_stored_anyway_must_be_the_embedding(tmp_path: Path)
     assert "head" not in state
     edit_weights(tmp_path, lm_head__weight=state["embedding"].clone())
     assert_equal_states(hf.load(tmp_path)[1], state)
+    assert hf.locate(tmp_path)[1].keys() == state.keys()
     edit_weights(tmp_path, lm_head__weight=state["embedding"] + 1)
     with pytest.raises(CheckpointError, match="differs from the embedding"):
         hf.load(tmp_path)
+    with pytest.raises(CheckpointError, match="differs from the embedding"):
+        hf.locate(tmp_path)
 
 
 def test_old_rotary_buffers_are_ignored(mixtral: Path) -> None:
@@ -179,24 +183,25 @@ def test_our_prediction_modules_are_left_out_with_a_note(
     load_theirs(tmp_path / "back")
 
 
-def test_damaged_weights_are_refused(mixtral: Path) -> None:
+@pytest.mark.parametrize("read", [hf.load, hf.locate])
+def test_damaged_weights_are_refused(read: Callable[[Path], object], mixtral: Path) -> None:
     edit_weights(mixtral, model__norm__weight=None)
     with pytest.raises(CheckpointError, match=r"lack model\.norm\.weight"):
-        hf.load(mixtral)
+        read(mixtral)
     edit_weights(mixtral, model__norm__weight=torch.ones(47))
     with pytest.raises(CheckpointError, match=r"model\.norm\.weight has shape \[47\].* asks for \[48\]"):
-        hf.load(mixtral)
+        read(mixtral)
     edit_weights(mixtral, model__norm__weight=torch.ones(48), model__other=torch.ones(1))
     with pytest.raises(CheckpointError, match=r"a mixtral has no model\.other"):
-        hf.load(mixtral)
+        read(mixtral)
     edit_weights(mixtral, model__other=None, model__norm__weight=torch.ones(48, dtype=torch.int8))
     with pytest.raises(UnsupportedModel, match="int8: quantised"):
-        hf.load(mixtral)
+        read(mixtral)
     edit_weights(mixtral, model__norm__weight=torch.ones(48))
     expert = "model.layers.0.block_sparse_moe.experts.1.w2.weight"
     edit_weights(mixtral, **{expert: load_file(mixtral / WEIGHTS_FILE)[expert].bfloat16()})
     with pytest.raises(CheckpointError, match=r"experts\.w_down differ in dtype"):
-        hf.load(mixtral)
+        read(mixtral)
     assert hf.load(mixtral, dtype=torch.float32)[1]["layers.0.ffn.experts.w_down"].dtype == torch.float32
 
 

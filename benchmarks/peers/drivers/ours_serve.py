@@ -17,7 +17,7 @@ from torch import Tensor
 
 from benchmarks.peers.drivers.channel import resident_bytes, serve
 from benchmarks.peers.drivers.record import Record
-from model import hf, native
+from model import native
 from model.sampling import SamplingSettings
 from model.serving.chat import TINY_TEMPLATE, ChatTemplate
 from model.serving.engine import Engine, EngineLimits, Event, Finish, Generation
@@ -25,8 +25,8 @@ from model.serving.executor import Executor, Part
 from model.serving.native_executor import BLOCK_TOKENS, NativeExecutor
 from model.serving.packed import Weights
 from model.serving.served import ServedModel
+from model.serving.stored import StoredWeights, open_hugging_face
 from model.serving.tokenizer import ByteTokenizer
-from model.transformer import Transformer
 
 WAIT_S = 120.0
 STEP_TOKENS = 1024
@@ -64,11 +64,10 @@ def load(path: str, weights: Weights, max_tokens: int, max_batch: int) -> dict[s
     torch.set_num_threads(1)
     native.library()  # compiled once for all loads, not in this one
     begun = time.monotonic()
-    config, state = hf.load(Path(path))
-    transformer = hf.to_transformer(config, state)
-    del state
-    _clock = TimedExecutor(_executor(transformer, weights, max_tokens, max_batch))
-    served = ServedModel(config.name, transformer, ByteTokenizer(), ChatTemplate(TINY_TEMPLATE), {})
+    stored = open_hugging_face(Path(path), None)
+    _clock = TimedExecutor(_executor(stored, weights, max_tokens, max_batch))
+    name = stored.transformer.config.name
+    served = ServedModel(name, stored.transformer, ByteTokenizer(), ChatTemplate(TINY_TEMPLATE), {})
     _engine = Engine(
         served, EngineLimits(max_running=max_batch, step_tokens=STEP_TOKENS, max_drafts=0), executor=_clock
     )
@@ -136,9 +135,9 @@ class _Run:
                 self.changed.notify()
 
 
-def _executor(transformer: Transformer, weights: Weights, max_tokens: int, max_batch: int) -> Executor:
+def _executor(stored: StoredWeights, weights: Weights, max_tokens: int, max_batch: int) -> Executor:
     n_blocks = max_batch * -(-max_tokens // BLOCK_TOKENS) + 1
-    return NativeExecutor(transformer, n_blocks, weights=weights, consume=True)
+    return NativeExecutor(stored.transformer, n_blocks, weights=weights, stored=stored)
 
 
 if __name__ == "__main__":

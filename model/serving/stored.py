@@ -1,0 +1,139 @@
+"""A model's weights that stay in their files until the compiled executor packs them, a layer at a time.
+
+Files are mapped for as long as a layer needs them and no longer: what was read of them counts as this process's memory
+meanwhile. Experts that a file has one by one are never stacked. Knows nothing of how weights are packed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from model import hf
+from model.checkpoint import WEIGHTS_FILE, CheckpointError, load_transformer, transformer_of
+from model.hf.shards import describe_tensors, names_in, read_tensors
+from model.hf.tensors import Located
+from model.transformer import Transformer
+
+LAYERS = ("layers.", "ahead.")  # how names of weights begin that are not the transformer's own
+
+
+class StoredWeights:
+    """`transformer` has the model's shapes and dtypes on the meta device; `whole` loads it with its weights.
+
+    Weights in the files are as complete and of such shapes as the configuration asks for. `whole` raises CheckpointError,
+    and UnsupportedModel for a folder of Hugging Face's.
+    """
+
+    def __init__(
+        self,
+        transformer: Transformer,
+        located: Mapping[str, Located],
+        files: Mapping[Path, Sequence[str]],
+        whole: Callable[[], Transformer],
+    ) -> None:
+        self.transformer, self.whole = transformer, whole
+        self._located = located
+        self._file_of = {name: file for file, names in files.items() for name in names}
+
+    @property
+    def file_bytes(self) -> int:
+        """Of the weights' files."""
+        return sum(file.stat().st_size for file in set(self._file_of.values()))
+
+    @contextmanager
+    def filled(self, module: nn.Module, prefix: str = "") -> Iterator[Mapping[str, Sequence[Tensor]]]:
+        """Within this context `module`, whose names begin with `prefix`, has its weights; afterwards they are gone.
+
+        An empty prefix means the transformer's own weights, without its layers'. Experts that files have one by one are
+        what it yields, by their stack's name in the module, which has no numbers. A weight keeps the dtype that it has in
+        the file where the model's is wider. Raises CheckpointError for files that were damaged or replaced meanwhile.
+        """
+        stacks, whole = self._read(module, prefix)
+        shapes = {name: _weight(module, name) for name in whole}
+        try:
+            for name in shapes:
+                _set_weight(module, name, whole.pop(name))
+            yield stacks
+        finally:
+            stacks.clear()
+            for name, shape in shapes.items():
+                _set_weight(module, name, shape)
+
+    def _read(self, module: nn.Module, prefix: str) -> tuple[dict[str, list[Tensor]], dict[str, Tensor]]:
+        """Mapped weights by their name in the module: stacks whose experts lie apart, and all others."""
+        names = [name for name in self._located if name.startswith(prefix)]
+        if not prefix:
+            names = [name for name in names if not name.startswith(LAYERS)]
+        mapped = self._mapped({part for name in names for part in self._located[name].names})
+        stacks: dict[str, list[Tensor]] = {}
+        whole: dict[str, Tensor] = {}
+        for name in names:
+            weight = _weight(module, name.removeprefix(prefix))
+            tensors = [mapped.pop(part) for part in self._located[name].names]
+            is_apart = tensors[0].dim() < weight.dim()
+            expected = weight.shape[1:] if is_apart else weight.shape
+            if any(tensor.shape != expected for tensor in tensors):
+                raise CheckpointError(f"the file of {name} changed while it was loaded: load the model again")
+            tensors = [_narrowed(tensor, weight.dtype) for tensor in tensors]
+            if is_apart:
+                stacks[name.removeprefix(prefix)] = tensors
+            else:
+                whole[name.removeprefix(prefix)] = tensors[0]
+        return stacks, whole
+
+    def _mapped(self, names: set[str]) -> dict[str, Tensor]:
+        files: dict[Path, list[str]] = {}
+        for name in names:
+            files.setdefault(self._file_of[name], []).append(name)
+        return dict(read_tensors(files, names))
+
+
+def open_ours(folder: Path, dtype: torch.dtype | None) -> StoredWeights:
+    """Of a model folder of ours, its blocks in `dtype`, the stored one where None. Raises CheckpointError."""
+    file = folder / WEIGHTS_FILE
+    files = {file: names_in(file)}
+    state = dict(describe_tensors(files, files[file]))
+    transformer = transformer_of(folder, state, dtype)
+    located = {name: Located(tensor.shape, (name,), tensor.dtype) for name, tensor in state.items()}
+    return StoredWeights(transformer, located, files, partial(load_transformer, folder, dtype))
+
+
+def open_hugging_face(folder: Path, dtype: torch.dtype | None) -> StoredWeights:
+    """The same of a folder of Hugging Face's. Raises CheckpointError or UnsupportedModel."""
+    config, located, files = hf.locate(folder)
+
+    def of(state: Mapping[str, Tensor]) -> Transformer:
+        transformer = hf.to_transformer(config, state).requires_grad_(False)
+        return transformer.cast_blocks(dtype or transformer.dtype)
+
+    return StoredWeights(of(_without_numbers(located)), located, files, lambda: of(hf.load(folder)[1]))
+
+
+def _without_numbers(located: Mapping[str, Located]) -> dict[str, Tensor]:
+    return {
+        name: torch.empty(place.shape, dtype=place.dtype, device="meta") for name, place in located.items()
+    }
+
+
+def _narrowed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """In `dtype` where that changes numbers: widening does not, and packing does it where it has to."""
+    return tensor if torch.promote_types(tensor.dtype, dtype) == dtype else tensor.to(dtype)
+
+
+def _weight(module: nn.Module, name: str) -> Tensor:
+    owner, _, leaf = name.rpartition(".")
+    weight: Tensor = getattr(module.get_submodule(owner), leaf)
+    return weight
+
+
+def _set_weight(module: nn.Module, name: str, tensor: Tensor) -> None:
+    owner_name, _, leaf = name.rpartition(".")
+    owner = module.get_submodule(owner_name)
+    is_parameter = isinstance(getattr(owner, leaf), nn.Parameter)
+    setattr(owner, leaf, nn.Parameter(tensor, requires_grad=False) if is_parameter else tensor)
