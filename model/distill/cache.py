@@ -29,9 +29,10 @@ from torch import Tensor
 
 from model.config import ConfigError, require_types
 from model.data.batch import PADDING, Batch
-from model.distill.divergence import TopK, require_temperature
+from model.distill.divergence import TopK
 from model.distill.errors import CacheError
 from model.distill.teacher import scored
+from model.training.temperature import require_temperature
 
 FORMAT = "gainshare.teacher/1"
 MANIFEST = "manifest.json"

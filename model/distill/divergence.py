@@ -15,10 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.config import ConfigError
-
-# Beyond, t^2 times a divergence of fp32 numbers is rounding: at 1000 some per cent, from 10,000 on it turns negative.
-LOWEST, HIGHEST = 0.01, 100.0
+from model.training.temperature import require_temperature
 
 
 @dataclass(frozen=True)
@@ -64,12 +61,6 @@ def kl_divergence(student_NV: Tensor, teacher: Tensor | TopK, temperature: float
         log_p_NV = (teacher.detach().float() / temperature).log_softmax(-1)
         divergence_N = _summed(log_p_NV, softened_NV.log_softmax(-1))
     return temperature**2 * divergence_N
-
-
-def require_temperature(temperature: float) -> None:
-    """Raises ConfigError, which is a ValueError."""
-    if not LOWEST <= temperature <= HIGHEST:
-        raise ConfigError(f"a temperature must be from {LOWEST:g} to {HIGHEST:g}, not {temperature}")
 
 
 def _top_k_divergence(softened_NV: Tensor, teacher: TopK) -> Tensor:

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from model.config import ConfigError, ModelConfig
 from model.data.batch import Batch
-from model.distill.divergence import TopK, kl_divergence, require_temperature
+from model.distill.divergence import TopK, kl_divergence
 from model.distill.errors import IncompatibleError
 from model.distill.hidden import HiddenStateLoss, States, hidden_states
 from model.distill.identity import require_same_tokens
 from model.distill.teacher import LiveTeacher, Teacher, scored
 from model.training.objective import Losses, ahead_on
+from model.training.temperature import require_temperature
 from model.transformer import Transformer
 
 

@@ -23,10 +23,11 @@ from model.distill.cache import (
     write_manifest,
     write_shard,
 )
-from model.distill.divergence import TopK, require_temperature, top_k_of
+from model.distill.divergence import TopK, top_k_of
 from model.distill.errors import CacheError
 from model.distill.identity import model_sha256
 from model.distill.teacher import LiveTeacher
+from model.training.temperature import require_temperature
 
 SHARD_TOKENS = 1 << 16  # at most this much work is lost with a killed run; 12 MB at k = 32
 

@@ -18,6 +18,7 @@ from model.training.curriculum_table import CURRICULUM_KEYS, curriculum_from_tab
 from model.training.model_table import ModelTable
 from model.training.recipe import Recipe
 from model.training.tables import convert, read_table, require_known
+from model.training.temperature import require_temperature
 
 T = TypeVar("T")
 PrecisionName = Literal["fp32", "bf16", "fp16"]
@@ -89,8 +90,10 @@ class DistillationConfig:
             raise ConfigError(
                 "[distillation] weight must be above 0 and at most 1: without a teacher leave it out"
             )
-        if not self.temperature > 0:
-            raise ConfigError("[distillation] temperature must be above 0")
+        try:
+            require_temperature(self.temperature)
+        except ConfigError as error:
+            raise ConfigError(f"[distillation] {error}") from error
 
 
 @dataclass(frozen=True)

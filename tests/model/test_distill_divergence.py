@@ -11,7 +11,7 @@ from torch import Tensor
 
 from model.config import ConfigError
 from model.distill import TopK, kl_divergence, top_k_of
-from model.distill.divergence import HIGHEST, LOWEST
+from model.training.temperature import HIGHEST, LOWEST
 
 
 def logits(n: int, vocabulary: int, seed: int, scale: float = 2.0) -> Tensor:

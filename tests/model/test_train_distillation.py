@@ -150,7 +150,11 @@ def test_data_that_the_cache_does_not_know_ends_the_run_and_keeps_the_checkpoint
         ({"teacher": "a", "cache": "b"}, "needs either teacher"),
         ({"teacher": "a", "weight": 0.0}, "weight must be above 0"),
         ({"teacher": "a", "weight": 1.5}, "at most 1"),
-        ({"teacher": "a", "temperature": 0}, "temperature must be above 0"),
+        (
+            {"teacher": "a", "temperature": 0.009},
+            r"\[distillation\] a temperature must be from 0\.01 to 100, not 0\.009",
+        ),
+        ({"cache": "a", "temperature": 101}, "from 0.01 to 100, not 101"),
         ({"teacher": "a", "temprature": 1}, "did you mean 'temperature'"),
         (3, r"\[distillation\] must be a table"),
     ],
