@@ -2,8 +2,33 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+JSON = "--json"
+USAGE = 2  # exit status of a wrong command line
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Says what is wrong with a command line as a document too, where it asks for one; so do its subcommands' parsers."""
+
+    _arguments: Sequence[str] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's; remembers the arguments for `error`."""
+        self._arguments = sys.argv[1:] if args is None else list(args)
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the process with status 2, usage and message on standard error."""
+        self.print_usage(sys.stderr)
+        as_json = any(len(word) > len("--") and JSON.startswith(word) for word in self._arguments)
+        sys.exit(
+            failed(f"{message} (`{self.prog} --help` lists what it takes)", "usage", USAGE, as_json=as_json)
+        )
 
 
 def failed(message: str, code: str, status: int = 1, *, as_json: bool) -> int:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from model.checkpoint import CheckpointError
-from model.command_errors import failed
+from model.command_errors import CommandParser, failed
 from model.config import ConfigError
 from model.data.errors import DataError
 from model.distill.cache import CachedTeacher
@@ -105,7 +105,7 @@ def _shown_text(document: Mapping[str, Any]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m model.distill",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

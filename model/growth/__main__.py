@@ -21,7 +21,7 @@ from typing import Any, get_args
 from safetensors import SafetensorError
 
 from model.checkpoint import CONFIG_FILE, CheckpointError, is_complete, models_home
-from model.command_errors import failed
+from model.command_errors import CommandParser, failed
 from model.config import ConfigError, Gate, GroupScore, ModelConfig
 from model.growth.difference import Difference, logit_difference
 from model.growth.folder import Grown, grow_folder
@@ -170,7 +170,7 @@ def _text(document: Mapping[str, Any]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m model.growth",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from model.checkpoint import CheckpointError
-from model.command_errors import failed
+from model.command_errors import CommandParser, failed
 from model.hf.convert import export_folder, import_folder
 from model.hf.errors import UnsupportedModel
 from model.hf.registry import FAMILIES
@@ -46,7 +46,7 @@ def _convert(options: argparse.Namespace) -> dict[str, str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m model.hf", description=__doc__)
+    parser = CommandParser(prog="python -m model.hf", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     importing = commands.add_parser("import", help="a folder that save_pretrained wrote, to one of ours")
     importing.add_argument("--dtype", choices=DTYPES, help="convert the weights (default: as they are)")

@@ -5,13 +5,12 @@ Exit status 0 when the model is there, 1 when it could not be fetched.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
 from pathlib import Path
 
-from model.command_errors import failed
+from model.command_errors import CommandParser, failed
 from model.progress_lines import ProgressLines
 from model.smollm2.fetch import Fetched, FetchError, fetch
 
@@ -22,7 +21,7 @@ def fetch_line(stage: str, done: int, total: int | None) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m model.smollm2", description=__doc__)
+    parser = CommandParser(prog="python -m model.smollm2", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("fetch", help="download SmolLM2-135M-Instruct and upcycle it")
     command.add_argument("--json", action="store_true", help="print one JSON document instead of a sentence")

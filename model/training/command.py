@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
+from model.command_errors import CommandParser
 from model.config import ConfigError
 from model.training.host_memory import keep_freed_memory
 from model.training.run_config import RunConfig, read_run_config
@@ -66,7 +67,7 @@ def _run(options: argparse.Namespace, command: str, errors: Console) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="gainshare train", description="Train a model as a TOML file says.", epilog=EPILOG
     )
     parser.add_argument("config", type=Path, help="the run's file; docs/training.md describes its keys")

@@ -40,6 +40,24 @@ def test_it_has_help_and_json(monkeypatch: pytest.MonkeyPatch, capfd: pytest.Cap
         assert part in text
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train"], "Missing argument 'config'"),
+        (["train", "x.toml", "--steps", "many"], "Invalid value for '--steps'"),
+        (["train", "x.toml", "--stepz", "3"], "No such option: --stepz"),
+    ],
+)
+def test_a_wrong_command_line_is_a_document_where_one_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    assert gainshare(monkeypatch, *arguments) == 2
+    assert capfd.readouterr().out == ""
+    assert gainshare(monkeypatch, *arguments, "--json") == 2
+    error = json.loads(capfd.readouterr().out)["error"]
+    assert error["code"] == "usage" and said in error["message"]
+
+
 def test_options_are_passed_on(monkeypatch: pytest.MonkeyPatch, became: list[list[str]]) -> None:
     assert gainshare(monkeypatch, "train", "a b.toml") == 0
     assert (

@@ -6,6 +6,7 @@ Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 import sys
 
 import typer
+from typer.exceptions import TyperException
 
 from gainshare.cli.audit import audit
 from gainshare.cli.bench import bench
@@ -59,7 +60,7 @@ app.command("sandbox-test")(sandbox_test)
 def main() -> None:
     """Entry point of the console script."""
     try:
-        app()
+        _run(as_json="--json" in sys.argv)
     except (CliError, LocalModeError) as error:
         print_error(str(error), code=error.code, as_json="--json" in sys.argv)
         sys.exit(2 if error.code == "usage" else 1)
@@ -69,6 +70,18 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _run(*, as_json: bool) -> None:
+    """The command line's command. Typer shows what is wrong with a command line itself; as a document we do."""
+    if not as_json:
+        app()
+    try:
+        sys.exit(app(standalone_mode=False))
+    except typer.Abort as error:
+        raise CliError("aborted: nothing was answered", code="aborted") from error
+    except TyperException as error:
+        raise CliError(error.format_message(), code="usage") from error
 
 
 if __name__ == "__main__":
