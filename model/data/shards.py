@@ -8,8 +8,6 @@ manifest has the sha256 of every file. Knows nothing of text or batches.
 from __future__ import annotations
 
 import hashlib
-import os
-import weakref
 import zlib
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from numpy.typing import NDArray
 
 from model.data.errors import ShardError
 from model.data.manifest import AGAIN, Manifest, Record, Shard, damaged, file_sha256, load_manifest, schema_of
+from model.data.mapped_size import MappedSize
 from model.data.token_documents import Ids, Span
 
 
@@ -85,9 +84,6 @@ class _MappedShard:
     def __init__(self, file: Path, shard: Shard, manifest: Manifest) -> None:
         self._file, self._licences = file, {name: corpus.licence for name, corpus in manifest.corpora.items()}
         batch = self._read(shard, manifest)
-        self._size_bytes = shard.size_bytes
-        self._descriptor = os.open(file, os.O_RDONLY)
-        weakref.finalize(self, os.close, self._descriptor)
         tokens = batch.column("tokens")
         self._ids: Ids = tokens.values.to_numpy(zero_copy_only=True)
         self._starts: NDArray[np.int64] = tokens.offsets.to_numpy().astype(np.int64)
@@ -123,18 +119,18 @@ class _MappedShard:
         return Record(source, self._licences.get(source, "unknown"), path, sha256.hex(), n_bytes)
 
     def _require_all(self) -> None:
-        """The system ends a process that reads a mapped file behind its end, without a word: so its size is asked for."""
-        size = os.fstat(self._descriptor).st_size
-        if size < self._size_bytes:
-            raise damaged(self._file, f"it has {size:,} bytes of {self._size_bytes:,} since it was opened")
+        if lost := self._mapped.lost():
+            raise damaged(self._file, lost)
 
     def _read(self, shard: Shard, manifest: Manifest) -> Any:
         """The record batch, checked for all that its size, schema and offsets can tell."""
         file = self._file
         try:
-            size = file.stat().st_size
-            if size != shard.size_bytes:
-                raise damaged(file, f"it has {size:,} bytes instead of {shard.size_bytes:,}")
+            self._mapped = MappedSize(file)
+            if self._mapped.size_bytes != shard.size_bytes:
+                raise damaged(
+                    file, f"it has {self._mapped.size_bytes:,} bytes instead of {shard.size_bytes:,}"
+                )
             reader = pa.ipc.open_file(pa.memory_map(str(file), "r"))
             if not reader.schema.equals(schema_of(manifest), check_metadata=True):
                 raise damaged(file, "its schema or tokenizer is not the manifest's")

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from model.config import ConfigError, require_types
 from model.data.batch import PADDING, Batch
+from model.data.mapped_size import MappedSize
 from model.distill.divergence import TopK
 from model.distill.errors import CacheError
 from model.distill.teacher import scored
@@ -69,6 +70,14 @@ class Piece:
 
 
 @dataclass(frozen=True)
+class _Shard:
+    """An open file of answers, which is mapped into memory."""
+
+    file: Any
+    size: MappedSize
+
+
+@dataclass(frozen=True)
 class _Place:
     shard: Path
     start: int
@@ -81,7 +90,7 @@ class CachedTeacher:
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder, self.manifest = folder, manifest
         self._places: dict[bytes, _Place] = {}
-        self._shards: dict[Path, Any] = {}
+        self._shards: dict[Path, _Shard] = {}
         for shard in sorted(folder.glob("shard-*.safetensors")):
             self._add(shard)
 
@@ -152,13 +161,10 @@ class CachedTeacher:
     def verify(self) -> int:
         """Reads every shard and compares it with its checksum; returns their number. Raises CacheError."""
         for shard in self._shards:
-            with _opened(shard) as file:
-                expected = file.metadata()["sha256"]
-                found = _content_sha256({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-            if found != expected:
-                raise CacheError(
-                    f"{shard} is damaged: remove it, then compute the cache again to fill the gap"
-                )
+            file = _opened(shard).file
+            expected = file.metadata()["sha256"]
+            if expected != _content_sha256({name: file.get_tensor(name) for name in file.keys()}):  # noqa: SIM118
+                raise _damaged(shard)
         return len(self._shards)
 
     def add(self, shard: Path) -> None:
@@ -166,7 +172,8 @@ class CachedTeacher:
         self._add(shard)
 
     def _add(self, shard: Path) -> None:
-        file = _opened(shard)
+        opened = _opened(shard)
+        file = opened.file
         try:
             digests, ends = file.get_tensor("digests"), file.get_tensor("ends").tolist()
             widths = [file.get_slice(name).get_shape() for name in ("ids", "log_p")]
@@ -175,7 +182,7 @@ class CachedTeacher:
         k, n_tokens = self.manifest.k, ends[-1] if ends else 0
         if widths != [[n_tokens, k], [n_tokens, k + 1]]:
             raise CacheError(f"{shard} does not hold {k} likeliest tokens of {n_tokens}: {REBUILD}")
-        self._shards[shard] = file
+        self._shards[shard] = opened
         starts = [0, *ends[:-1]]
         for digest, start, end in zip(digests, starts, ends, strict=True):
             self._places[digest.tobytes()] = _Place(shard, start, end - start)
@@ -187,7 +194,10 @@ class CachedTeacher:
                 f"{self.folder} knows nothing about a piece of {piece.stop - piece.start} tokens: compute the cache for "
                 "the same documents, tokenizer and sequence length that the student trains on"
             )
-        file, part = self._shards[place.shard], slice(place.start, place.start + place.length)
+        shard, part = self._shards[place.shard], slice(place.start, place.start + place.length)
+        if lost := shard.size.lost():
+            raise _damaged(place.shard, f" ({lost})")
+        file = shard.file
         ids: NDArray[Any] = file.get_slice("ids")[part]
         log_p: NDArray[Any] = file.get_slice("log_p")[part]
         return torch.from_numpy(ids.astype(np.int64)), torch.from_numpy(log_p.astype(np.float32))
@@ -243,13 +253,18 @@ def _content_sha256(tensors: dict[str, NDArray[Any]]) -> str:
     return digest.hexdigest()
 
 
-def _opened(shard: Path) -> Any:
+def _opened(shard: Path) -> _Shard:
     try:
-        return safe_open(shard, framework="numpy")
+        size = MappedSize(shard)  # before it is mapped: what is mapped has as many bytes
+        return _Shard(safe_open(shard, framework="numpy"), size)
     except (OSError, SafetensorError) as error:
         raise CacheError(
             f"{shard} cannot be used ({error}): remove it, then compute the cache again to fill the gap"
         ) from error
+
+
+def _damaged(shard: Path, why: str = "") -> CacheError:
+    return CacheError(f"{shard} is damaged{why}: remove it, then compute the cache again to fill the gap")
 
 
 def _write_whole(path: Path, write: Any) -> None:

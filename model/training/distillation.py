@@ -78,9 +78,12 @@ def _teacher(trainer: Trainer, config: DistillationConfig, longest: int) -> Teac
 def live_teacher(folder: Path, device: torch.device, precision: Precision) -> LiveTeacher:
     """The model in `folder`, for forward passes under `precision`'s autocast.
 
+    A copy: whatever becomes of the folder while a run learns from it, the teacher stays what it was.
+
     Raises CheckpointError, and IncompatibleError where the folder has no tokenizer to compare with a student's.
     """
     model = load_transformer(folder, torch.float32).to(device)
+    model.load_state_dict({name: tensor.clone() for name, tensor in model.state_dict().items()}, assign=True)
     try:
         tokenizer = (folder / TOKENIZER_FILE).read_text(encoding="utf-8")
     except FileNotFoundError:

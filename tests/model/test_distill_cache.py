@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import json
 import resource
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -190,6 +192,28 @@ def test_damage_is_found_and_can_be_repaired(cached: CachedTeacher) -> None:
     repaired = CachedTeacher.open(cached.folder)
     repaired.verify()
     assert_same(repaired.distributions(OTHER_WAY), live(teacher_of(), OTHER_WAY))
+
+
+def test_a_shard_that_is_cut_off_while_it_is_read_is_named(cached: CachedTeacher) -> None:
+    """In a process of its own: reading behind the end of a mapped file would be its end."""
+    code = f"""
+import os
+from pathlib import Path
+from model.distill import CacheError, CachedTeacher
+from tests.model.test_distill_cache import OTHER_WAY
+cache = CachedTeacher.open(Path({str(cached.folder)!r}))
+cache.distributions(OTHER_WAY)
+for shard in cache.folder.glob("shard-*"):
+    os.truncate(shard, 100)
+try:
+    cache.distributions(OTHER_WAY)
+except CacheError as error:
+    print(error)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    assert f"{cached.folder}/shard-00000" in ended.stdout
+    assert " is damaged (it has 100 bytes of " in ended.stdout and "remove it, then" in ended.stdout
 
 
 def test_folders_that_hold_no_cache_say_so(tmp_path: Path, cached: CachedTeacher) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -165,8 +168,6 @@ def test_a_wrong_table_is_refused(tmp_path: Path, table: Any, message: str) -> N
 
 
 def test_a_teacher_of_another_tokenizer_is_refused(school: Path, tmp_path: Path) -> None:
-    import shutil
-
     other = tmp_path / "other"
     shutil.copytree(school / "teacher" / "model", other)
     document = json.loads((other / "tokenizer.json").read_text(encoding="utf-8"))
@@ -225,3 +226,19 @@ def test_an_objective_without_a_teacher_has_no_parts(school: Path, tmp_path: Pat
     assert isinstance(trainer.objective, Distillation)
     assert parts(trainer.objective) == {}  # no batch yet
     data.stream.close()
+
+
+def test_a_teacher_outlives_its_folder(school: Path, tmp_path: Path) -> None:
+    """In a process of its own: reading behind the end of a mapped file would be its end."""
+    folder = tmp_path / "teacher"
+    shutil.copytree(school / "teacher" / "model", folder)
+    code = f"""
+import os, torch
+from pathlib import Path
+from model.training.distillation import live_teacher
+teacher = live_teacher(Path({str(folder)!r}), torch.device("cpu"), "fp32")
+os.truncate({str(folder / "model.safetensors")!r}, 0)
+print(float(sum(weight.double().abs().sum() for weight in teacher.model.parameters())) > 0)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stdout) == (0, "True\n"), ended.stderr
