@@ -56,9 +56,9 @@ class ModelTable:
             merged = _merged(PRESETS[self.preset].to_dict() if self.preset else {}, self.values)
             if "vocab_size" not in self.values:
                 merged["vocab_size"] = vocabulary
-            for part in ("moe",):
-                if isinstance(merged.get(part), dict) and "d_model" in merged:
-                    merged[part].setdefault("d_model", merged["d_model"])
+            moe, given = merged.get("moe"), self.values.get("moe", {})
+            if isinstance(moe, dict) and isinstance(given, Mapping) and "d_model" in merged:
+                moe["d_model"] = given.get("d_model", merged["d_model"])  # a preset's own is not asked for
             config = read_table(ModelConfig, merged, "[model]")
         if vocabulary != ANY_VOCABULARY and config.vocab_size < vocabulary:
             raise ConfigError(

@@ -17,6 +17,7 @@ from model.config import ConfigError
 from model.data.curriculum import one_mixture, three_stages
 from model.presets import PRESETS
 from model.training.config_changes import changes, shape_changes
+from model.training.model_table import ModelTable
 from model.training.recipe import Recipe
 from model.training.run_config import Budget, read_run_config, run_config_from
 from model.training.tables import convert, read_table
@@ -126,6 +127,13 @@ def test_errors_name_the_file(tmp_path: Path) -> None:
         read_run_config(file)
     with pytest.raises(FileNotFoundError):
         read_run_config(tmp_path / "none.toml")
+
+
+def test_experts_of_a_preset_have_the_width_that_the_file_gives_the_model() -> None:
+    config = ModelTable.read({"preset": "tiny", "d_model": 32}, name="narrow").shape(50)
+    assert config.moe is not None and (config.d_model, config.moe.d_model) == (32, 32)
+    with pytest.raises(ConfigError, match=r"moe\.d_model must equal d_model"):
+        ModelTable.read({"preset": "tiny", "d_model": 32, "moe": {"d_model": 64}}, name="narrow")
 
 
 def test_a_shape_of_one_s_own_needs_no_preset() -> None:
