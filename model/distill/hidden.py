@@ -8,7 +8,8 @@ to zero costs one. Knows nothing of logits or of training.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,20 +32,44 @@ def hidden_states(model: Transformer, layers: Iterable[int]) -> Iterator[States]
     found: States = {}
     is_open = True  # recomputation in the backward pass runs layers again
 
-    def keep(layer: int) -> Callable[[nn.Module, object, Tensor], None]:
-        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+    def keep(layer: int) -> Callable[[Tensor], None]:
+        def put(output: Tensor) -> None:
             if is_open:
                 found[layer] = output
 
-        return hook
+        return put
 
-    handles = [model.layers[layer].register_forward_hook(keep(layer)) for layer in layers]
-    try:
-        yield found
-    finally:
-        is_open = False
-        for handle in handles:
+    with ExitStack() as stack:
+        for layer in layers:
+            stack.enter_context(_watched(model.layers[layer], keep(layer)))
+        try:
+            yield found
+        finally:
+            is_open = False
+
+
+@contextmanager
+def _watched(block: nn.Module, keep: Callable[[Tensor], None]) -> Iterator[None]:
+    """`keep` gets what the block puts out. A compiled block is watched from outside: a new hook would compile it anew."""
+    compiled = block._compiled_call_impl
+    if compiled is None:
+        handle = block.register_forward_hook(lambda _module, _inputs, output: keep(output))
+        try:
+            yield
+        finally:
             handle.remove()
+        return
+
+    def watched(*arguments: Any, **options: Any) -> Tensor:
+        output: Tensor = compiled(*arguments, **options)
+        keep(output)
+        return output
+
+    block._compiled_call_impl = watched
+    try:
+        yield
+    finally:
+        block._compiled_call_impl = compiled
 
 
 class HiddenStateLoss(nn.Module):

@@ -33,8 +33,8 @@ class Parts(NamedTuple):
 class Distillation(nn.Module):
     """(1 - weight) * cross-entropy + weight * t^2 KL(teacher || student) + hidden_weight * hidden-state loss.
 
-    Its own parameters, if any, are `hidden.projections`: give them to the optimiser too, and save them with its state
-    (they are no part of the student). Hidden states need a live teacher. Raises IncompatibleError where a token id does
+    Its own parameters, if any, are `hidden.projections`, no part of the student: `Trainer.learn_by` trains them and
+    `model.training.state` saves them. Hidden states need a live teacher. Raises IncompatibleError where a token id does
     not mean the same to both, and ConfigError or ValueError for weights and temperatures that make no sense.
     """
 

@@ -1,7 +1,7 @@
 """What a run's table [distillation] makes of its objective: a teacher's expectations beside the targets.
 
-The teacher is a model folder whose tokenizer is the data's, or a folder of its answers. Hidden states have no key: their
-projections would have to be trained and saved with the student. Knows nothing of how distributions are compared.
+The teacher is a model folder whose tokenizer is the data's, or a folder of its answers. Hidden states need the former;
+their projections are trained and saved with the student. Knows nothing of how distributions are compared.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from model.checkpoint import load_transformer
-from model.config import ConfigError
+from model.config import ConfigError, ModelConfig
 from model.data.tokenizer import TOKENIZER_FILE
 from model.distill import (
     CachedTeacher,
@@ -21,6 +21,7 @@ from model.distill import (
     IncompatibleError,
     LiveTeacher,
     Teacher,
+    even_layer_map,
     tokenizer_sha256,
 )
 from model.training.objective import Objective
@@ -41,16 +42,21 @@ def learn_from_teacher(
         raise ConfigError(
             f"[distillation] needs data with a {TOKENIZER_FILE}, to compare it with the teacher's"
         )
+    student = trainer.model.config
     try:
-        trainer.objective = Distillation(
-            _teacher(trainer, config, longest),
-            trainer.model.config,
+        teacher = _teacher(trainer, config, longest)
+        distillation = Distillation(
+            teacher,
+            student,
             tokenizer=tokenizer_sha256(files[TOKENIZER_FILE]),
             temperature=config.temperature,
             weight=config.weight,
+            layer_map=_layer_map(config, student, teacher),
+            hidden_weight=config.hidden_weight,
         )
-    except (IncompatibleError, CacheError) as error:
+    except (IncompatibleError, CacheError, ConfigError) as error:
         raise ConfigError(f"[distillation] {error}") from error
+    trainer.learn_by(distillation)
 
 
 def parts(objective: Objective) -> dict[str, float]:
@@ -60,7 +66,10 @@ def parts(objective: Objective) -> dict[str, float]:
     collected = objective.collect()
     if collected is None:
         return {}
-    return {"target_loss": float(collected.target), "teacher_divergence": float(collected.divergence)}
+    found = {"target_loss": collected.target, "teacher_divergence": collected.divergence}
+    if collected.hidden is not None:
+        found["hidden_loss"] = collected.hidden
+    return {name: float(value) for name, value in found.items()}
 
 
 def _teacher(trainer: Trainer, config: DistillationConfig, longest: int) -> Teacher:
@@ -73,6 +82,16 @@ def _teacher(trainer: Trainer, config: DistillationConfig, longest: int) -> Teac
             f"the run has sequences of {longest} tokens and the teacher a max_context of {most}: shorten the run's"
         )
     return teacher
+
+
+def _layer_map(config: DistillationConfig, student: ModelConfig, teacher: Teacher) -> dict[int, int] | None:
+    """None where hidden states are not compared."""
+    if not config.hidden_weight:
+        return None
+    if config.layer_map is not None:
+        return dict(config.layer_map)
+    assert isinstance(teacher, LiveTeacher)
+    return even_layer_map(student.n_layers, teacher.model.config.n_layers)
 
 
 def live_teacher(folder: Path, device: torch.device, precision: Precision) -> LiveTeacher:

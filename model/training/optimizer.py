@@ -12,18 +12,22 @@ from model.training.recipe import Recipe
 TABLES = ("embedding", "head")  # their rows see gradients of very different size: no 8-bit moments
 
 
-def optimizer_for(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Over the parameters that require gradients; `recipe.optimizer` chooses the kind."""
+def optimizer_for(
+    model: nn.Module, recipe: Recipe, beside: Iterable[tuple[str, nn.Parameter]] = ()
+) -> torch.optim.Optimizer:
+    """Over the parameters that require gradients, the model's and those named `beside`; `recipe.optimizer` chooses the kind."""
+    named = [*model.named_parameters(), *beside]
+    parameters = [parameter for _, parameter in named]
     if recipe.optimizer == "muon":
         from model.training.muon import Muon
 
-        return Muon(model.named_parameters(), recipe)
+        return Muon(named, recipe)
     if recipe.optimizer == "adamw_8bit":
         from model.training.optimizer_8bit import adamw_8bit
 
-        tables = [parameter for name, parameter in model.named_parameters() if name in TABLES]
-        return adamw_8bit(model.parameters(), recipe, full_precision=tables)
-    return adamw(model.parameters(), recipe)
+        tables = [parameter for name, parameter in named if name in TABLES]
+        return adamw_8bit(parameters, recipe, full_precision=tables)
+    return adamw(parameters, recipe)
 
 
 def adamw(parameters: Iterable[nn.Parameter], recipe: Recipe) -> torch.optim.AdamW:

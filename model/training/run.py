@@ -41,7 +41,7 @@ from model.training.run_log import RunLog
 from model.training.run_plot import draw_run
 from model.training.same_tokenizer import require_same_tokenizer
 from model.training.setup import machine_facts
-from model.training.state import AVERAGE, MODEL, OPTIMIZER, Progress
+from model.training.state import AVERAGE, MODEL, OBJECTIVE, OPTIMIZER, Progress
 from model.training.stop_signals import StopSignals
 from model.training.tensorboard import TensorBoardLog
 from model.training.throughput import Speedometer
@@ -283,7 +283,7 @@ class _Run:
     def _save(self) -> None:
         began = time.perf_counter()
         snapshot = self.engine.capture(self.progress, self.data.stream.state(), run=self._facts())
-        kept = (snapshot.tensors.get(part, {}) for part in (MODEL, AVERAGE, OPTIMIZER))
+        kept = (snapshot.tensors.get(part, {}) for part in (MODEL, AVERAGE, OBJECTIVE, OPTIMIZER))
         require_finite_weights(self.progress.step, *kept)
         self.is_tried = False
         self.saved = self.checkpoints.save(

@@ -82,6 +82,8 @@ class DistillationConfig:
     cache: Path | None = None  # or a folder of its answers, as model.distill.precompute leaves
     temperature: float = 2.0
     weight: float = 0.5  # of the teacher; the targets have the rest
+    hidden_weight: float = 0.0  # of the loss between hidden states, beside both; 0: there is none
+    layer_map: tuple[tuple[int, int], ...] | None = None  # student's layer, teacher's; None: evenly
 
     def __post_init__(self) -> None:
         if (self.teacher is None) == (self.cache is None):
@@ -94,6 +96,32 @@ class DistillationConfig:
             require_temperature(self.temperature)
         except ConfigError as error:
             raise ConfigError(f"[distillation] {error}") from error
+        self._check_hidden()
+
+    def _check_hidden(self) -> None:
+        """Raises ConfigError for hidden states that cannot be compared, and for layers that would not be."""
+        if self.hidden_weight < 0:
+            raise ConfigError("[distillation] hidden_weight must not be negative")
+        if self.hidden_weight and self.cache is not None:
+            raise ConfigError(
+                "[distillation] hidden_weight needs teacher, a model folder: a cache holds no hidden states"
+            )
+        if self.layer_map is None:
+            return
+        if not self.hidden_weight:
+            raise ConfigError(
+                "[distillation] layer_map is read with hidden_weight only: give it, or leave both out"
+            )
+        students = [student for student, _ in self.layer_map]
+        if (
+            not students
+            or len(set(students)) < len(students)
+            or min(min(pair) for pair in self.layer_map) < 0
+        ):
+            raise ConfigError(
+                "[distillation] layer_map must be pairs of layers counted from 0, the student's first and each of "
+                "its layers once: [[0, 1], [2, 5]]"
+            )
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from model.training.errors import SavedStateError
 from model.training.trainer import Trainer
 
 MODEL, OPTIMIZER, AVERAGE, RANDOM = "model", "optimizer", "average", "random"
+OBJECTIVE = "objective"  # what is trained beside the model, such as projections of hidden states
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ def capture(
     }
     if trainer.average is not None:
         tensors[AVERAGE] = dict(trainer.average.weights)
+    if trainer.objective_parameters:
+        tensors[OBJECTIVE] = {name: value.detach() for name, value in trainer.objective_parameters.items()}
     facts = {
         "progress": vars(progress).copy(),
         "stream": stream,
@@ -77,6 +80,7 @@ def restore(trainer: Trainer, snapshot: Snapshot) -> Progress:
         # Copied into the tensors that are there, never assigned: mapped memory may be aligned otherwise, and the order of
         # sums in matrix products depends on alignment.
         trainer.model.load_state_dict(snapshot.tensors[MODEL])
+        _restore_objective(trainer, snapshot.tensors.get(OBJECTIVE, {}))
         _restore_optimizer(trainer, snapshot.tensors[OPTIMIZER], snapshot.facts["optimizer"]["scalars"])
         if trainer.average is not None:
             _restore_average(trainer, snapshot.tensors.get(AVERAGE))
@@ -94,7 +98,7 @@ def _optimizer_state(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Any
     """Named by parameter and key, so that no order of parameters matters."""
     tensors: dict[str, Tensor] = {}
     scalars: dict[str, Any] = {}
-    for name, parameter in trainer.model.named_parameters():
+    for name, parameter in trainer.named_parameters():
         for key, value in trainer.optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
                 tensors[f"{name}:{key}"] = value.detach()
@@ -103,11 +107,25 @@ def _optimizer_state(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Any
     return tensors, scalars
 
 
+@torch.no_grad()
+def _restore_objective(trainer: Trainer, saved: dict[str, Tensor]) -> None:
+    """What the objective no longer trains is left out. Raises ValueError where it trains what was not saved."""
+    for name, parameter in trainer.objective_parameters.items():
+        if name not in saved or saved[name].shape != parameter.shape:
+            raise ValueError(
+                f"it does not hold {name} of this shape: a loss on hidden states may be dropped or weighed otherwise, "
+                "not added or given other layers"
+            )
+        parameter.copy_(saved[name])
+
+
 def _restore_optimizer(trainer: Trainer, tensors: dict[str, Tensor], scalars: dict[str, Any]) -> None:
-    parameters: dict[str, nn.Parameter] = dict(trainer.model.named_parameters())
+    parameters: dict[str, nn.Parameter] = dict(trainer.named_parameters())
     trainer.optimizer.state.clear()
     for label, value in (*tensors.items(), *scalars.items()):
         name, key = label.rsplit(":", 1)
+        if name.startswith(f"{OBJECTIVE}.") and name not in parameters:
+            continue
         parameter = parameters[name]
         if isinstance(value, Tensor):
             value = torch.empty_like(value, device=parameter.device).copy_(value)

@@ -8,7 +8,7 @@ of evaluation, files or several processes.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,7 +58,26 @@ class Trainer:
         decay = self.recipe.ema_decay
         self.average = None if decay is None else WeightAverage(model, decay)
         self.objective: Objective = losses_on  # what `update` minimises; another one may be set
+        self.objective_parameters: dict[str, nn.Parameter] = {}  # trained beside the model's
         self.steps = 0
+
+    def learn_by(self, objective: Objective) -> None:
+        """From the first update on: its parameters, where it has some, are moved on its device with the model's.
+
+        Raises ValueError behind an update, whose moments would be lost.
+        """
+        if self.steps:
+            raise ValueError("an objective is chosen before the first update")
+        self.objective = objective
+        if isinstance(objective, nn.Module):
+            own = objective.to(self.model.device).named_parameters(prefix="objective")
+            self.objective_parameters = dict(own)
+        self.optimizer = optimizer_for(self.model, self.recipe, self.objective_parameters.items())
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """All that updates move: the model's parameters, and those of the objective behind `objective.`."""
+        yield from self.model.named_parameters()
+        yield from self.objective_parameters.items()
 
     def step(self, tokens_BS: Tensor) -> Tensor:
         """One update on a batch [B, S] of at least two positions; returns its loss before it, an fp32 scalar."""
@@ -94,7 +113,8 @@ class Trainer:
         loss = _sum([part.next_token for part in losses])
         ahead = [part.ahead for part in losses if part.ahead is not None]
         self.scaler.unscale_(self.optimizer)
-        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm))
+        moved = [parameter for _, parameter in self.named_parameters()]
+        norm = float(nn.utils.clip_grad_norm_(moved, self.recipe.clip_norm))
         is_skipped = self._require_finite(loss, norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()

@@ -20,9 +20,11 @@ from model.config import ConfigError
 from model.data.batch import Batch
 from model.data.data_folder import open_data_folder
 from model.distill import Distillation, LiveTeacher, precompute, tokenizer_sha256
+from model.distill.hidden import hidden_states
 from model.training import run as run_module
 from model.training.checkpoints import load
 from model.training.distillation import learn_from_teacher, parts
+from model.training.errors import SavedStateError
 from model.training.events import Stepped
 from model.training.faults import explain
 from model.training.objective import losses_on
@@ -159,6 +161,13 @@ def test_data_that_the_cache_does_not_know_ends_the_run_and_keeps_the_checkpoint
         ),
         ({"cache": "a", "temperature": 101}, "from 0.01 to 100, not 101"),
         ({"teacher": "a", "temprature": 1}, "did you mean 'temperature'"),
+        ({"teacher": "a", "hidden_weight": -0.1}, "hidden_weight must not be negative"),
+        ({"cache": "a", "hidden_weight": 1.0}, "a cache holds no hidden states"),
+        ({"teacher": "a", "layer_map": [[0, 1]]}, "layer_map is read with hidden_weight only"),
+        ({"teacher": "a", "hidden_weight": 1.0, "layer_map": []}, "must be pairs of layers"),
+        ({"teacher": "a", "hidden_weight": 1.0, "layer_map": [[0, 1], [0, 2]]}, "each of its layers once"),
+        ({"teacher": "a", "hidden_weight": 1.0, "layer_map": [[-1, 1]]}, "counted from 0"),
+        ({"teacher": "a", "hidden_weight": 1.0, "layer_map": [[0]]}, "must have 2 values, not 1"),
         (3, r"\[distillation\] must be a table"),
     ],
 )
@@ -242,3 +251,134 @@ print(float(sum(weight.double().abs().sum() for weight in teacher.model.paramete
 """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert (ended.returncode, ended.stdout) == (0, "True\n"), ended.stderr
+
+
+def hidden(school: Path, output: Path, **tables: Any) -> RunConfig:
+    """A run whose student has one layer and its teacher two, of other width."""
+    teacher = {"teacher": str(school / "teacher" / "model"), "hidden_weight": 0.5, "weight": 0.3}
+    own = tables.pop("distillation", {})
+    tables = {"model": {"n_layers": 1, "d_model": 32}, **tables}
+    return student(school, output, distillation={**teacher, **own}, **tables)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit", "muon"])
+def test_hidden_states_are_learnt_and_go_on_bit_for_bit(school: Path, tmp_path: Path, optimizer: str) -> None:
+    straight = hidden(school, tmp_path / "straight", recipe={"optimizer": optimizer})
+    stopped = replace(straight, output=tmp_path / "stopped")
+    whole = steps_of(straight)
+    for step in whole:
+        target, divergence = step.metrics["target_loss"], step.metrics["teacher_divergence"]
+        assert step.loss == pytest.approx(
+            0.7 * target + 0.3 * divergence + 0.5 * step.metrics["hidden_loss"], rel=1e-5
+        )
+    assert whole[-1].metrics["hidden_loss"] < whole[0].metrics["hidden_loss"]
+    after = [*steps_of(stopped, stop_at=3), *steps_of(stopped, is_resumed=True)]
+    assert [step.loss for step in after] == [step.loss for step in whole]
+    assert [step.gradient_norm for step in after] == [step.gradient_norm for step in whole]
+    first, second = newest(straight.output), newest(stopped.output)
+    assert first.keys() == second.keys() and "objective" in first
+    for part, tensors in first.items():
+        assert same_state(tensors, second[part]), part
+    assert first["objective"]["objective.hidden.projections.0"].shape == (64, 32)
+    assert any(name.startswith("objective.hidden.projections.0:") for name in first["optimizer"])
+    model = load_transformer(straight.output / "model")
+    assert model.config.d_model == 32  # projections are no part of it
+
+
+def newest(output: Path) -> dict[str, dict[str, torch.Tensor]]:
+    return load(sorted((output / "checkpoints").iterdir())[-1])[0].tensors
+
+
+def test_a_loss_on_hidden_states_may_be_dropped_or_weighed_otherwise_not_added(
+    school: Path, tmp_path: Path
+) -> None:
+    steps_of(hidden(school, tmp_path / "with"), stop_at=2)
+    steps = steps_of(
+        hidden(school, tmp_path / "with", distillation={"hidden_weight": 0.1}), stop_at=3, is_resumed=True
+    )
+    assert "hidden_loss" in steps[0].metrics
+    steps = steps_of(
+        hidden(school, tmp_path / "with", distillation={"hidden_weight": 0}), stop_at=4, is_resumed=True
+    )
+    assert "hidden_loss" not in steps[0].metrics and "objective" not in newest(tmp_path / "with")
+    for again in (hidden(school, tmp_path / "with"), hidden(school, tmp_path / "other")):
+        with pytest.raises(SavedStateError, match="may be dropped or weighed otherwise, not added"):
+            if again.output.name == "other":
+                two = {"n_layers": 2, "d_model": 32}
+                steps_of(
+                    hidden(school, again.output, model=two, distillation={"layer_map": [[0, 1]]}), stop_at=1
+                )
+                again = hidden(school, again.output, model=two, distillation={"layer_map": [[1, 1]]})
+            steps_of(again, is_resumed=True)
+
+
+def test_layers_are_mapped_evenly_or_as_the_file_says(school: Path, tmp_path: Path) -> None:
+    for layer_map, expected in ((None, {0: 1}), ([[0, 0]], {0: 0})):
+        own = {} if layer_map is None else {"layer_map": layer_map}
+        config = hidden(school, tmp_path, distillation=own)
+        data = open_data(config)
+        trainer = trainer_for(config, data.vocabulary)
+        assert config.distillation is not None
+        learn_from_teacher(trainer, config.distillation, data.files, longest=64)
+        data.stream.close()
+        assert isinstance(trainer.objective, Distillation) and trainer.objective.hidden is not None
+        assert trainer.objective.hidden.layer_map == expected
+        moved = [parameter for group in trainer.optimizer.param_groups for parameter in group["params"]]
+        assert any(parameter is trainer.objective.hidden.projections["0"] for parameter in moved)
+    config = hidden(school, tmp_path / "run", distillation={"layer_map": [[0, 2]]})
+    with pytest.raises(ConfigError, match=r"\[distillation\] the layer map sends 0 to 2: the student has 1"):
+        train(config, open_data(config))
+
+
+@pytest.mark.parametrize(
+    ("compute", "tolerance"),
+    [
+        ({"micro_batches": 2}, 2e-3),  # the loss is relative to each micro-batch's own states
+        ({"checkpointing": "full"}, 1e-6),
+        ({"checkpointing": "selective"}, 1e-6),
+        ({"compile": True}, 1e-4),
+    ],
+    ids=str,
+)
+def test_hidden_states_go_with_every_way_to_compute(
+    school: Path, tmp_path: Path, compute: dict[str, Any], tolerance: float
+) -> None:
+    plain = steps_of(hidden(school, tmp_path / "plain"), stop_at=3)
+    other = steps_of(hidden(school, tmp_path / "other", compute=compute), stop_at=3)
+    assert [step.loss for step in other] == pytest.approx([step.loss for step in plain], rel=tolerance)
+    assert [step.metrics["hidden_loss"] for step in other] == pytest.approx(
+        [step.metrics["hidden_loss"] for step in plain], rel=tolerance
+    )
+
+
+def test_compiled_blocks_are_watched_without_being_compiled_anew(school: Path, tmp_path: Path) -> None:
+    config = hidden(school, tmp_path, compute={"compile": True})
+    data = open_data(config)
+    model = trainer_for(config, data.vocabulary).model
+    data.stream.close()
+    block = model.layers[0]
+    n_compiled = 0
+
+    def compiled(*arguments: Any, **options: Any) -> torch.Tensor:
+        nonlocal n_compiled
+        n_compiled += 1
+        output: torch.Tensor = block._call_impl(*arguments, **options)
+        return output
+
+    block._compiled_call_impl = compiled
+    for _ in range(3):
+        with hidden_states(model, [0]) as states:
+            expected = model.hidden(torch.zeros(1, 4, dtype=torch.int64))
+            assert not block._forward_hooks
+        assert states[0] is expected
+    assert n_compiled == 3 and block._compiled_call_impl is compiled
+
+
+def test_an_objective_is_chosen_before_the_first_update(school: Path, tmp_path: Path) -> None:
+    config = hidden(school, tmp_path)
+    data = open_data(config)
+    trainer = trainer_for(config, data.vocabulary)
+    trainer.update([next(data.stream)], progress=0.0)
+    data.stream.close()
+    with pytest.raises(ValueError, match="before the first update"):
+        trainer.learn_by(losses_on)
