@@ -30,7 +30,16 @@ from model.training.faults import is_out_of_memory
 
 ROUNDING = 1e-3  # of the largest logit; fp32 stays far below, another choice of experts far above
 DIGITS = 4  # of a layer's number: a slip of the finger makes no list of a billion
-OURS = ("command", "source", "target", "json", "measure", "method", "methods")  # the rest is the method's
+OURS = (
+    "command",
+    "source",
+    "target",
+    "json",
+    "measure",
+    "moments",
+    "method",
+    "methods",
+)  # the rest is the method's
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -67,6 +76,7 @@ def _grow(options: argparse.Namespace) -> dict[str, Any]:
         lambda config: method.on(config, arguments),
         method=f"{options.command} {method.name}",
         arguments=arguments,
+        with_moments=options.moments,
     )
     difference = logit_difference(source, target) if options.measure else None
     for note in _notes(method, arguments, grown, difference):
@@ -133,6 +143,7 @@ def _document(method: str, target: Path, grown: Grown, difference: Difference | 
         "parent": _sizes(grown.parent),
         "child": _sizes(grown.child),
         "preserves": grown.preserves,
+        "moments": grown.n_moments,
         "logit_difference": measured,
     }
 
@@ -161,6 +172,8 @@ def _text(document: Mapping[str, Any]) -> str:
         if before != after:
             lines.append(f"  {name.replace('_', ' '):<20}{before} -> {after}")
     lines.append(f"  {'function':<20}{'kept, up to rounding' if document['preserves'] else 'changed'}")
+    if document["moments"] is not None:
+        lines.append(f"  {'moments':<20}of {document['moments']:,} parameters came along")
     if measured is not None and measured["largest"] is not None:
         lines.append(
             f"  {'logits':<20}differ by {measured['largest']:.2g} at most, on {measured['tokens']} random tokens; the "
@@ -239,6 +252,12 @@ def _command(
         action="store_false",
         default=True,
         help="do not compare logits, which computes both models in fp32",
+    )
+    command.add_argument(
+        "--moments",
+        action="store_true",
+        default=False,
+        help="AdamW's moments follow their weights; SOURCE must be a run's checkpoint, OUTPUT/checkpoints/step-N",
     )
     return command
 

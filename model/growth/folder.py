@@ -12,10 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.checkpoint import WEIGHTS_FILE, CheckpointError, load_config, load_transformer, save_checkpoint
+from model.checkpoint import (
+    WEIGHTS_FILE,
+    CheckpointError,
+    is_model_folder,
+    load_config,
+    load_transformer,
+    write_model,
+)
 from model.config import ModelConfig
 from model.data.tokenizer import MARKUP_FILE, TOKENIZER_FILE
 from model.growth.derivation import Growth
+from model.growth.moments_file import moments_of, write_moments
+from model.new_folder import new_folder
 from model.serving.chat import TEMPLATE_FILE
 
 BESIDE = (TOKENIZER_FILE, MARKUP_FILE, TEMPLATE_FILE)
@@ -25,11 +34,12 @@ DERIVATION = "derivation"  # metadata of a grown model: its growths, oldest firs
 
 @dataclass(frozen=True)
 class Grown:
-    """What was made. `preserves` is the method's promise, see `Growth`."""
+    """What was made. `preserves` is the method's promise, see `Growth`; `n_moments` counts parameters that have some."""
 
     parent: ModelConfig
     child: ModelConfig
     preserves: bool
+    n_moments: int | None = None  # None where they were not asked for
 
 
 def grow_folder(
@@ -39,12 +49,14 @@ def grow_folder(
     *,
     method: str,
     arguments: Mapping[str, Any],
+    with_moments: bool = False,
 ) -> Grown:
     """Writes the model of `source`, grown as `grow` says, into the new folder `target`, which names it.
 
-    `method` and `arguments` (plain JSON) are recorded. Weights keep their dtype. Raises ConfigError where the model
-    cannot grow so, CheckpointError for a folder without a usable model, FileExistsError where `target` is there, and
-    OSError with nothing left behind.
+    `method` and `arguments` (plain JSON) are recorded. Weights keep their dtype; `with_moments` AdamW's moments follow
+    them. Raises ConfigError where the model or its moments cannot grow so, CheckpointError for a folder without a usable
+    model or without moments that were asked for, FileExistsError where `target` is there, and OSError with nothing left
+    behind.
     """
     if target.exists():
         raise FileExistsError(f"{target} is there already: choose another name, or remove it first")
@@ -52,25 +64,25 @@ def grow_folder(
     growth = grow(config)
     child = dataclasses.replace(growth.config, name=target.name)
     state = growth.state(load_transformer(source).state_dict())
+    moments = growth.moments(moments_of(source)) if with_moments else None
     step = {
         "method": method,
         "arguments": dict(arguments),
         "parent": config.name,
         "parent_sha256": _sha256(source / WEIGHTS_FILE),
         "preserves": growth.preserves,
+        "moments": with_moments,
     }
-    save_checkpoint(
-        target,
-        child,
-        state,
-        metadata={
-            **{name: metadata[name] for name in STILL_TRUE if name in metadata},
-            "description": f"{config.name}, grown: {method}",
-            DERIVATION: [*metadata.get(DERIVATION, []), step],
-        },
-        files=_texts(source),
-    )
-    return Grown(config, child, growth.preserves)
+    facts = {
+        **{name: metadata[name] for name in STILL_TRUE if name in metadata},
+        "description": f"{config.name}, grown: {method}",
+        DERIVATION: [*metadata.get(DERIVATION, []), step],
+    }
+    with new_folder(target, is_ours=is_model_folder, name="model") as partial:
+        write_model(partial, child, state, metadata=facts, files=_texts(source))
+        if moments is not None:
+            write_moments(partial, moments)
+    return Grown(config, child, growth.preserves, None if moments is None else len(moments))
 
 
 def _texts(folder: Path) -> dict[str, str]:

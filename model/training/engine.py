@@ -13,6 +13,7 @@ import torch
 
 from model.config import ModelConfig
 from model.data.batch import Batch
+from model.growth.moments_file import take_moments
 from model.layers import metrics
 from model.training.checkpoints import Loaded
 from model.training.distillation import learn_from_teacher, parts
@@ -88,6 +89,8 @@ class OneProcess:
         if config.distillation is not None:
             _, longest = config.longest_sequence
             learn_from_teacher(self.trainer, config.distillation, data.files, longest=longest)
+        if config.model.moments and config.model.checkpoint is not None:
+            take_moments(self.trainer, config.model.checkpoint)
         self.config = self.trainer.model.config
         self.precision: Precision = self.trainer.precision
         self._micro_batches = config.compute.micro_batches

@@ -16,6 +16,7 @@ from model.presets import PRESETS
 from model.training.tables import convert, nearest, read_table, require_known
 
 FIELDS = tuple(name.name for name in fields(ModelConfig))
+SOURCE = ("preset", "checkpoint", "moments")  # keys beside those fields
 ANY_VOCABULARY = 1 << 16  # stands for the tokenizer's size until it is known
 
 
@@ -25,6 +26,7 @@ class ModelTable:
 
     preset: str | None = None
     checkpoint: Path | None = None
+    moments: bool = False  # AdamW's come along from `checkpoint`
     values: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -32,15 +34,18 @@ class ModelTable:
         """The table [model]. Raises ConfigError; the vocabulary may be left out and is then the tokenizer's."""
         if not isinstance(table, Mapping):
             raise ConfigError("[model] must be a table")
-        require_known(table, ("preset", "checkpoint", *FIELDS), "[model]")
+        require_known(table, (*SOURCE, *FIELDS), "[model]")
         preset, checkpoint = table.get("preset"), table.get("checkpoint")
-        values = {key: value for key, value in table.items() if key not in ("preset", "checkpoint")}
+        moments = convert(bool, table.get("moments", False), "[model] moments")
+        values = {key: value for key, value in table.items() if key not in SOURCE}
         if preset is not None and preset not in PRESETS:
             raise ConfigError(f"[model] preset cannot be {preset!r}{nearest(str(preset), PRESETS)}")
         if checkpoint is not None:
             if values or preset is not None:
                 raise ConfigError("[model] checkpoint has a shape already: leave the other keys out")
-            return cls(checkpoint=convert(Path, checkpoint, "[model] checkpoint"))
+            return cls(checkpoint=convert(Path, checkpoint, "[model] checkpoint"), moments=moments)
+        if moments:
+            raise ConfigError("[model] moments come from a checkpoint: name one, or leave moments out")
         read = cls(preset=preset, values={"name": name, **values})
         read.shape(ANY_VOCABULARY)
         return read

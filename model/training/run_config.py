@@ -228,6 +228,10 @@ class RunConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.model.moments and self.recipe.optimizer == "muon":
+            raise ConfigError(
+                "[model] moments are AdamW's: leave them out, or choose [recipe] optimizer adamw"
+            )
         if self.parallel is not None:
             _check_parallel(self, self.parallel)
 
@@ -318,6 +322,7 @@ def _check_parallel(config: RunConfig, parallel: ParallelConfig) -> None:
         f"[recipe] optimizer {recipe.optimizer!r}": recipe.optimizer != "adamw",
         "[recipe] ema_decay": recipe.ema_decay is not None,
         "[distillation]": config.distillation is not None,
+        "[model] moments": config.model.moments,
     }
     for what, is_wanted in single.items():
         if is_wanted:

@@ -64,10 +64,10 @@ class Trainer:
     def learn_by(self, objective: Objective) -> None:
         """From the first update on: its parameters, where it has some, are moved on its device with the model's.
 
-        Raises ValueError behind an update, whose moments would be lost.
+        Raises ValueError where the optimiser has moments already: they would be lost.
         """
-        if self.steps:
-            raise ValueError("an objective is chosen before the first update")
+        if self.optimizer.state:
+            raise ValueError("an objective is chosen before the optimiser has any moments")
         self.objective = objective
         if isinstance(objective, nn.Module):
             own = objective.to(self.model.device).named_parameters(prefix="objective")

@@ -380,5 +380,5 @@ def test_an_objective_is_chosen_before_the_first_update(school: Path, tmp_path: 
     trainer = trainer_for(config, data.vocabulary)
     trainer.update([next(data.stream)], progress=0.0)
     data.stream.close()
-    with pytest.raises(ValueError, match="before the first update"):
+    with pytest.raises(ValueError, match="before the optimiser has any moments"):
         trainer.learn_by(losses_on)
