@@ -8,6 +8,7 @@ from typing import Literal, get_args
 from model.config import ConfigError
 from model.training.schedule import ScheduleKind, shape, warmup
 
+LEAST_EPS = 1.2e-38  # just above the smallest normal number of fp32
 OptimizerKind = Literal["adamw", "adamw_8bit", "muon"]
 
 
@@ -41,6 +42,11 @@ class Recipe:
         for name in ("learning_rate", "eps", "clip_norm"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"Recipe.{name} must be above zero")
+        if self.eps < LEAST_EPS:
+            raise ConfigError(
+                f"Recipe.eps must be at least {LEAST_EPS:g}: fp32 has no smaller number but 0, and a weight that never had a "
+                "gradient would be divided by it"
+            )
         for name in ("beta1", "beta2", "momentum"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"Recipe.{name} must be at least 0 and below 1")

@@ -77,6 +77,8 @@ def test_a_schedule_that_needs_the_run_s_length_says_so() -> None:
         ("momentum", 1.0),
         ("ahead_weight", -1.0),
         ("weight_decay", math.nan),
+        ("eps", 0.0),
+        ("eps", 1e-60),
     ],
 )
 def test_a_recipe_that_cannot_train_is_refused_by_name(field: str, value: object) -> None:
