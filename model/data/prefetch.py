@@ -23,7 +23,7 @@ POLL_S = 0.1  # how often a waiting thread looks whether it should end
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A batch with what its stream says behind it, or the error that came instead."""
+    """A batch with what its stream says behind it, or the error that came instead, behind which nothing is known."""
 
     batch: Batch | None
     state: State
@@ -132,10 +132,12 @@ class _Worker:
                 return
 
     def _prepare(self) -> _Prepared:
+        stream = self._stream
         try:
-            batch = next(self._stream)
+            batch = next(stream)
             batch = batch.pin() if self._pin else batch
-            error = None
-        except BaseException as raised:
-            batch, error = None, raised
-        return _Prepared(batch, self._stream.state(), self._stream.tokens_seen, self._stream.epochs, error)
+            return _Prepared(batch, stream.state(), stream.tokens_seen, stream.epochs)
+        except (
+            BaseException
+        ) as raised:  # whatever it is: a thread that ended without a word would be waited for forever
+            return _Prepared(None, {}, 0, {}, raised)

@@ -103,6 +103,31 @@ def test_batches_are_prepared_while_nobody_asks() -> None:
         assert source.n_read <= counted.n_read
 
 
+def test_a_stream_that_cannot_say_where_it_is_is_an_error_and_no_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As where memory runs out twice in a row."""
+    stream, ended = plain(), []
+    batches = PrefetchedStream(stream, depth=1)
+
+    def fail() -> None:
+        raise MemoryError("no room")
+
+    def ask() -> None:
+        with pytest.raises(MemoryError, match="no room"):
+            next(batches)
+        ended.append(True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stream, "state", fail)
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        asking.join(timeout=30)
+        assert ended == [True]
+    assert same(next(batches), next(plain()))
+    batches.close()
+
+
 def test_an_error_comes_where_its_batch_is_asked_for_and_asking_again_tries_again() -> None:
     source = Watched()
 
