@@ -21,12 +21,15 @@ def shape_changes(saved: ModelConfig, wanted: ModelConfig) -> list[str]:
 
 
 def changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Sentences for a person: changed settings, and a machine on which sums may round otherwise."""
+    """Sentences for a person: changed settings, and a machine on which sums may round otherwise.
+
+    A setting that the saved run did not know, since its version had none, has not changed while it is off.
+    """
     before, after = flat(saved.get("config", {})), flat(now["config"])
     notices = [
         f"{name} was {before.get(name)!r} and is {after.get(name)!r} from here on"
         for name in sorted(before | after)
-        if before.get(name) != after.get(name)
+        if before.get(name) != after.get(name) and (name in before or after[name])
     ]
     machine_before, machine_now = saved.get("machine", {}), now["machine"]
     differing = [name for name in MACHINE if machine_before.get(name) != machine_now.get(name)]

@@ -311,6 +311,16 @@ def test_a_configuration_survives_json_and_says_what_changed() -> None:
     assert "another threads" in rounding and "not in every bit" in rounding
 
 
+def test_a_key_that_an_older_run_did_not_know_has_changed_where_it_is_on() -> None:
+    def facts(moments: bool | None) -> dict[str, Any]:
+        model = {"preset": "tiny"} | ({} if moments is None else {"moments": moments})
+        return {"config": {"model": model}, "machine": {}}
+
+    assert changes(facts(None), facts(False)) == []
+    assert changes(facts(None), facts(True)) == ["model.moments was None and is True from here on"]
+    assert changes(facts(True), facts(False)) == ["model.moments was True and is False from here on"]
+
+
 def test_differing_shapes_are_named() -> None:
     one = run_config(OUT).model.shape(261)
     other = run_config(OUT, model={"d_ff": 256}, name="renamed").model.shape(261)
