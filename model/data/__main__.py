@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_build(commands: argparse._SubParsersAction[CommandParser]) -> None:
     default = Settings()
     command = commands.add_parser("build", help="build a data folder from corpora")
     command.set_defaults(run=_build)
