@@ -11,26 +11,9 @@ from django.utils.safestring import SafeString
 from benchmarks.catalogue import BUG, SUITES
 from bounty.limits import MAX_DIFF_CHARS
 from bounty.models import Lineage, Runner, RunnerState
-from gainshare.web.formatting import parse_credits
+from gainshare.web.forms import CreditsField
 
 CODE = {"class": "code", "spellcheck": "false", "autocapitalize": "none", "rows": 16}
-
-
-class CreditsField(forms.CharField):
-    """Credits as typed, with up to six decimals; cleaned to micro-credits."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        kwargs.setdefault("widget", forms.TextInput(attrs={"inputmode": "decimal", "autocomplete": "off"}))
-        super().__init__(**kwargs)
-
-    def clean(self, value: Any) -> Any:
-        text = super().clean(value)
-        if not text:
-            return None
-        try:
-            return parse_credits(text)
-        except ValueError as error:
-            raise forms.ValidationError(str(error)) from None
 
 
 class DiffForm(forms.Form):

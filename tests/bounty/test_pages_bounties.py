@@ -100,7 +100,9 @@ def test_a_maintainer_opens_a_bounty_with_credits_in_escrow(world: World) -> Non
     ("changes", "complaint"),
     [
         ({"escrow": "a lot"}, "at most six decimals"),
-        ({"escrow": "0"}, "positive numbers"),
+        ({"escrow": "0"}, "more than 0"),
+        ({"escrow": "9" * 40}, "at most 1,000,000,000,000 credits"),
+        ({"rate": "9" * 40}, "at most 1,000,000,000,000 credits"),
         ({"escrow": "1000000000"}, "fund it first"),
         ({"rate": "1.1234567"}, "at most six decimals"),
         ({"title": ""}, "required"),

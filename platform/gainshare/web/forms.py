@@ -1,14 +1,56 @@
-"""The shell's forms. They check shape only; the rules are the accounts app's services'."""
+"""The shell's forms. They check shape only; the rules are the services' of the accounts app and of the ledger."""
 
 from datetime import datetime, timedelta
+from typing import Any
+from uuid import uuid4
 
 from django import forms
 from django.contrib.auth.password_validation import password_validators_help_text_html
 from django.utils import timezone
 
 from gainshare.accounts.models import Scope, User
+from gainshare.ledger.services import MAX_MICROCREDITS
+from gainshare.web.formatting import format_credits, parse_credits
 
 LIFETIMES = {"": "Never", "1": "In one day", "30": "In 30 days", "90": "In 90 days", "365": "In one year"}
+
+
+class CreditsField(forms.CharField):
+    """Credits as typed, above zero and with up to six decimals; cleaned to micro-credits."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("widget", forms.TextInput(attrs={"inputmode": "decimal", "autocomplete": "off"}))
+        super().__init__(**kwargs)
+
+    def clean(self, value: Any) -> Any:
+        text = super().clean(value)
+        if not text:
+            return None
+        try:
+            amount = parse_credits(text)
+        except ValueError as error:
+            raise forms.ValidationError(str(error)) from None
+        if not 0 < amount <= MAX_MICROCREDITS:
+            raise forms.ValidationError(
+                f"Write more than 0 and at most {format_credits(MAX_MICROCREDITS)} credits."
+            )
+        return amount
+
+
+class FundForm(forms.Form):
+    """Credits to issue into the treasury. The id goes out with the form, so that sending it twice funds once."""
+
+    transfer_id = forms.UUIDField(initial=uuid4, widget=forms.HiddenInput)
+    amount = CreditsField(
+        label="Credits", help_text="New credits: they come into being here, and nowhere else."
+    )
+    memo = forms.CharField(
+        required=False,
+        max_length=300,
+        label="Note",
+        help_text="What they are for. It stays beside the movement for good.",
+        widget=forms.TextInput(attrs={"autocomplete": "off"}),
+    )
 
 
 class SignUpForm(forms.Form):

@@ -17,6 +17,7 @@ class Audience(StrEnum):
 
     EVERYONE = "everyone"
     SIGNED_IN = "signed_in"
+    MAINTAINERS = "maintainers"
     STAFF = "staff"
 
 
@@ -52,6 +53,8 @@ def links_for(user: User | AnonymousUser, path: str) -> list[NavLink]:
     shown = {Audience.EVERYONE}
     if user.is_authenticated:
         shown.add(Audience.SIGNED_IN)
+        if user.is_maintainer:
+            shown.add(Audience.MAINTAINERS)
         if user.is_staff:
             shown.add(Audience.STAFF)
     entries = sorted((e for e in _entries.values() if e.audience in shown), key=lambda entry: entry.position)

@@ -3,13 +3,22 @@
 from django.contrib.auth.views import LogoutView
 from django.urls import path
 
-from gainshare.web import credit_pages, entrance, key_pages, navigation, playground, usage_pages
+from gainshare.web import (
+    credit_pages,
+    entrance,
+    key_pages,
+    navigation,
+    playground,
+    treasury_pages,
+    usage_pages,
+)
 from gainshare.web.navigation import Audience, NavEntry
 
 navigation.register(NavEntry("Playground", "playground", 30, Audience.SIGNED_IN))
 navigation.register(NavEntry("Credits", "credits", 40, Audience.SIGNED_IN))
 navigation.register(NavEntry("Usage", "usage", 50, Audience.SIGNED_IN))
 navigation.register(NavEntry("Keys", "keys", 60, Audience.SIGNED_IN))
+navigation.register(NavEntry("Treasury", "treasury", 65, Audience.MAINTAINERS))
 navigation.register(NavEntry("API docs", "api-docs", 70))
 navigation.register(NavEntry("Admin", "admin:index", 90, Audience.STAFF))
 
@@ -23,6 +32,7 @@ urlpatterns = [
     path("keys/", key_pages.keys, name="keys"),
     path("keys/<str:prefix>/revoke/", key_pages.revoke, name="key-revoke"),
     path("credits/", credit_pages.credits_page, name="credits"),
+    path("treasury/", treasury_pages.treasury, name="treasury"),
     path("usage/", usage_pages.usage, name="usage"),
     path("usage/<uuid:request_id>/", usage_pages.usage_detail, name="usage-detail-page"),
     path("playground/", playground.playground, name="playground"),

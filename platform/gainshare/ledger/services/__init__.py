@@ -20,10 +20,12 @@ from gainshare.ledger.services.escrow import (
 )
 from gainshare.ledger.services.grants import Balance, balance, expire_lots, grant_credits, lots_of
 from gainshare.ledger.services.holds import expire_holds, open_hold, settle_hold, void_hold
+from gainshare.ledger.services.posting import MAX_MICROCREDITS
 from gainshare.ledger.services.sealing import seal_entries
 from gainshare.ledger.services.treasury import Totals, fund_treasury, totals
 
 __all__ = [
+    "MAX_MICROCREDITS",
     "Balance",
     "EscrowBalance",
     "Totals",

@@ -1,0 +1,120 @@
+"""The treasury's page: who may see it, issuing credits once, and what moved."""
+
+import re
+from uuid import uuid4
+
+import pytest
+from django.test import Client
+
+from gainshare.accounts.models import User
+from gainshare.ledger import services as ledger
+from gainshare.ledger.models import Transfer
+from tests.gainshare.ledger_world import World
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def world() -> World:
+    return World(funded=3_000_000)
+
+
+def client_of(user: User) -> Client:
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+def html_of(user: User, path: str = "/treasury/", status: int = 200) -> str:
+    response = client_of(user).get(path)
+    assert response.status_code == status
+    return response.content.decode()
+
+
+def test_only_maintainers_see_the_treasury(world: World) -> None:
+    assert Client().get("/treasury/").headers["Location"] == "/login/?next=/treasury/"
+    assert "Only a maintainer" in html_of(world.ann, status=403)
+    assert 'href="/treasury/"' not in html_of(world.ann, "/")
+    assert 'href="/treasury/"' in html_of(world.maintainer, "/")
+    sent = {"transfer_id": str(uuid4()), "amount": "5"}
+    assert client_of(world.ann).post("/treasury/", sent).status_code == 403
+    assert ledger.totals().issued == 3_000_000
+
+
+def test_a_maintainer_issues_credits_once_however_often_the_form_is_sent(world: World) -> None:
+    client = client_of(world.maintainer)
+    form = client.get("/treasury/").content.decode()
+    found = re.search(r'name="transfer_id" value="([0-9a-f-]{36})"', form)
+    assert found is not None
+    sent = {"transfer_id": found[1], "amount": "1,250.5", "memo": "May"}
+    for _ in range(2):
+        response = client.post("/treasury/", sent, follow=True)
+        assert response.redirect_chain == [("/treasury/", 302)]
+        assert "1,250.5 credits were issued" in response.content.decode()
+    assert ledger.totals().treasury == 1_253_500_000
+    made = Transfer.objects.get(pk=found[1])
+    assert (made.memo, made.actor) == ("May", world.maintainer)
+    html = html_of(world.maintainer)
+    assert "+1,250.5" in html and "May" in html and world.maintainer.username in html
+    assert found[1] not in html  # a form opened anew has another id, so it issues anew
+
+
+def test_the_same_form_with_another_amount_moves_nothing_and_says_so(world: World) -> None:
+    sent = {"transfer_id": str(uuid4()), "amount": "5", "memo": ""}
+    client = client_of(world.maintainer)
+    client.post("/treasury/", sent)
+    response = client.post("/treasury/", {**sent, "amount": "6"})
+    html = response.content.decode()
+    assert response.status_code == 400 and "sent before, with another amount" in html
+    assert ledger.totals().issued == 8_000_000
+    assert 'value="6"' in html and sent["transfer_id"] not in html
+    found = re.search(r'name="transfer_id" value="([0-9a-f-]{36})"', html)
+    assert found is not None
+    client.post("/treasury/", {**sent, "amount": "6", "transfer_id": found[1]})
+    assert ledger.totals().issued == 14_000_000
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"amount": ""}, "required"),
+        ({"amount": "0"}, "more than 0"),
+        ({"amount": "-3"}, "at most six decimals"),
+        ({"amount": "0.0000001"}, "at most six decimals"),
+        ({"amount": "9" * 40}, "at most 1,000,000,000,000 credits"),
+        ({"amount": "1000000000000"}, "can ever be issued"),
+        ({"memo": "x" * 301}, "at most 300 characters"),
+        ({"transfer_id": "no id"}, "damaged on its way"),
+    ],
+)
+def test_what_cannot_be_issued_is_refused_with_the_reason(
+    world: World, changes: dict[str, str], complaint: str
+) -> None:
+    sent = {"transfer_id": str(uuid4()), "amount": "5", "memo": "kept", **changes}
+    response = client_of(world.maintainer).post("/treasury/", sent)
+    html = response.content.decode()
+    assert response.status_code == 400 and complaint in html
+    assert sent["memo"] in html
+    assert ledger.totals().issued == 3_000_000
+
+
+def test_every_movement_is_shown_with_its_other_end(world: World) -> None:
+    world.grant(world.ann, 1_000_000, memo="Welcome")
+    reference = world.escrow(500_000)
+    ledger.close_escrow(transfer_id=uuid4(), reference=reference)
+    html = html_of(world.maintainer)
+    assert "Welcome" in html and world.ann.username in html and "\N{MINUS SIGN}1<" in html
+    assert html.count(f"/bounties/{reference.partition(':')[2]}/") == 2
+    assert "\N{MINUS SIGN}0.5<" in html and "+0.5<" in html
+
+
+def test_many_movements_have_pages_and_cost_no_more_queries(
+    world: World, django_assert_max_num_queries: pytest.FixtureRequest
+) -> None:
+    for _ in range(55):
+        world.grant(world.bob, 1_000)
+    client = client_of(world.maintainer)
+    with django_assert_max_num_queries(12):  # type: ignore[operator]  # the fixture is a context manager's factory
+        first = client.get("/treasury/").content.decode()
+    assert "Page 1 of 2" in first and first.count(world.bob.username) == 50
+    assert "Issued" in client.get("/treasury/?page=2").content.decode()
