@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from bounty.pages import actions, bounties, lineages, runners, submissions, switches
+from bounty.pages import actions, bounties, lineages, reproductions, runners, submissions, switches
 from gainshare.web import banners, navigation
 from gainshare.web.navigation import NavEntry
 
@@ -14,9 +14,16 @@ banners.register("stop", switches.stop_banners)
 urlpatterns = [
     path("bounties/", bounties.bounty_list, name="bounties"),
     path("bounties/new/", bounties.new_bounty, name="bounty-new"),
+    path("bounties/new/bug/", bounties.new_bug, name="bug-new"),
     path("bounties/<uuid:bounty_id>/", bounties.bounty_detail, name="bounty"),
     path("bounties/<uuid:bounty_id>/close/", bounties.close, name="bounty-close"),
     path("bounties/<uuid:bounty_id>/submit/", submissions.new_submission, name="submission-new"),
+    path("bounties/<uuid:bounty_id>/reproduce/", reproductions.new_reproduction, name="reproduction-new"),
+    path(
+        "bounties/<uuid:bounty_id>/reproductions/<uuid:reproduction_id>/decline/",
+        reproductions.decline_reproduction,
+        name="reproduction-decline",
+    ),
     path("submissions/", submissions.own_submissions, name="submissions"),
     path("submissions/<uuid:submission_id>/", submissions.submission_detail, name="submission"),
     path("submissions/<uuid:submission_id>/live/", submissions.live, name="submission-live"),

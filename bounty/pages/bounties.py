@@ -12,23 +12,27 @@ from django.db.models import Count, Max, Q
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
-from django.views.decorators.http import require_GET, require_http_methods, require_POST
+from django.views.decorators.http import require_GET, require_http_methods
 
 from benchmarks.catalogue import SUITES
 from bounty.models import Bounty, BountyState, Lineage, Submission
+from bounty.pages.bug_forms import BugForm
 from bounty.pages.bugs import bug_view
-from bounty.pages.forms import BountyForm
+from bounty.pages.forms import BountyForm, TermsForm
 from bounty.rewards import award_microcredits
 from bounty.services.bounties import available_escrow, close_bounty, open_bounty
 from bounty.services.leaderboards import leaderboard
+from bounty.services.reproductions import open_bug
 from bounty.services.series import measured_base, patch_base
 from bounty.services.submissions import attempts_used
 from gainshare.accounts.errors import DomainError
 from gainshare.accounts.models import User
+from gainshare.ledger.errors import InsufficientTreasury
 from gainshare.ledger.kinds import AccountKind
 from gainshare.ledger.models import Account
 from gainshare.ledger.services import totals
 from gainshare.web.signed_in import SignedInRequest, signed_in
+from gainshare.web.typed import Refused, typed_text
 
 PER_PAGE = 50
 TEN_PER_CENT = math.floor(1_000_000 * math.log(1.1))  # log_ppm of an example gain
@@ -99,13 +103,18 @@ def example_award(bounty: Bounty) -> int:
 @require_GET
 def bounty_detail(request: HttpRequest, bounty_id: UUID) -> HttpResponse:
     """What is measured and paid, who leads, and every submission."""
+    return bounty_page(request, bounty_id)
+
+
+def bounty_page(request: HttpRequest, bounty_id: UUID, refused: Refused | None = None) -> HttpResponse:
+    """A bounty's page; with what was typed into the form of an action, when that was refused."""
     bounty = get_object_or_404(Bounty.objects.select_related("lineage", "created_by"), pk=bounty_id)
     submissions = Submission.objects.filter(bounty=bounty).select_related("submitter")
     page = Paginator(submissions, PER_PAGE).get_page(request.GET.get("page"))
     attempts = attempts_used(bounty=bounty, person=request.user) if isinstance(request.user, User) else None
     context = {
         "bounty": bounty,
-        "bug": bug_view(bounty) if bounty.is_for_a_bug else None,
+        "bug": bug_view(bounty, request.user) if bounty.is_for_a_bug else None,
         "suite": SUITES.get(bounty.suite),
         "preset": SUITES[bounty.suite].presets.get(bounty.preset) if bounty.suite in SUITES else None,
         "available": available_escrow(bounty),
@@ -116,38 +125,68 @@ def bounty_detail(request: HttpRequest, bounty_id: UUID) -> HttpResponse:
         "measured_base": measured_base(bounty=bounty),
         "attempts": attempts,
         "takes_submissions": bounty.state == BountyState.OPEN and not bounty.is_past_deadline(timezone.now()),
+        "takes_reproductions": bounty.state != BountyState.CLOSED
+        and not bounty.is_past_deadline(timezone.now()),
+        "refused": refused,
     }
-    return render(request, "bounty/bounty_detail.html", context)
+    return render(request, "bounty/bounty_detail.html", context, status=409 if refused else 200)
 
 
 @signed_in
 @require_http_methods(["GET", "POST"])
 def new_bounty(request: SignedInRequest) -> HttpResponse:
-    """Open a bounty; its escrow is taken from the treasury."""
+    """Open a bounty for gains; its escrow is taken from the treasury."""
+    return opening(request, BountyForm)
+
+
+@signed_in
+@require_http_methods(["GET", "POST"])
+def new_bug(request: SignedInRequest) -> HttpResponse:
+    """Open a bounty for a bug, with or without a reproduction of one's own."""
+    return opening(request, BugForm)
+
+
+def opening(request: SignedInRequest, form_class: type[TermsForm]) -> HttpResponse:
+    """The page with this form for a new bounty, and what happens when it is sent."""
     if not request.user.is_maintainer:
         raise PermissionDenied("Only a maintainer opens a bounty. Ask one to give you that role.")
-    form = BountyForm(request.POST if request.method == "POST" else None)
+    form = form_class(request.POST, request.FILES) if request.method == "POST" else form_class()
     if request.method == "POST" and form.is_valid():
         try:
-            bounty = open_bounty(actor=request.user, **form.terms())
+            bounty = open_by_terms(actor=request.user, terms=form.terms())
+        except InsufficientTreasury as error:
+            form.add_error("escrow", error.message)
         except DomainError as error:
             form.add_error(None, error.message)
         else:
             messages.success(request, "The bounty is open; its credits are in escrow.")
             return redirect("bounty", bounty_id=bounty.pk)
-    context = {"form": form, "treasury": totals().treasury, "has_lineage": Lineage.objects.exists()}
+    context = {
+        "form": form,
+        "for_a_bug": form_class is BugForm,
+        "treasury": totals().treasury,
+        "has_lineage": Lineage.objects.exists(),
+    }
     return render(request, "bounty/bounty_new.html", context, status=400 if form.errors else 200)
 
 
+def open_by_terms(*, actor: User, terms: dict[str, Any]) -> Bounty:
+    """Open the bounty that a form describes; raises what the services raise."""
+    reproduction = terms.pop("reproduction", "")
+    if reproduction:
+        return open_bug(actor=actor, reproduction=reproduction, **terms)
+    return open_bounty(actor=actor, **terms)
+
+
 @signed_in
-@require_POST
 def close(request: SignedInRequest, bounty_id: UUID) -> HttpResponse:
     """Close a bounty."""
-    reason = request.POST.get("reason", "").strip() or "closed by a maintainer"
+    if request.method != "POST":
+        return redirect("bounty", bounty_id=bounty_id)
+    reason = typed_text(request)
     try:
-        close_bounty(bounty_id=bounty_id, reason=reason, actor=request.user)
+        close_bounty(bounty_id=bounty_id, reason=reason or "closed by a maintainer", actor=request.user)
     except DomainError as error:
-        messages.error(request, error.message)
-    else:
-        messages.success(request, "The bounty takes no more submissions.")
+        return bounty_page(request, bounty_id, Refused("close", reason, error.message))
+    messages.success(request, "The bounty takes no more submissions.")
     return redirect("bounty", bounty_id=bounty_id)

@@ -4,12 +4,24 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from django.contrib.auth.models import AnonymousUser
+
 from benchmarks.trees import TreeError
-from bounty.models import Award, AwardRole, Bounty, Reproduction, Run, Submission
+from bounty.models import (
+    Award,
+    AwardRole,
+    Bounty,
+    Reproduction,
+    ReproductionState,
+    Run,
+    StateChange,
+    Submission,
+)
 from bounty.rewards import bug_shares
 from bounty.services.adopted import adopted
 from bounty.services.awards import standing_awards
 from bounty.services.trees import blob_store
+from gainshare.accounts.models import User
 
 WORDS = {
     "holds": "passes",
@@ -22,6 +34,21 @@ WORDS = {
     "malformed": "returned no plain data",
 }
 GOOD, BAD, NEITHER = "good", "bad", "warn"
+DECLINABLE = (ReproductionState.REPRODUCED, ReproductionState.ADOPTED)
+
+
+@dataclass(frozen=True, slots=True)
+class ReproductionRow:
+    """One reproduction as a bug's page shows it; the service decides again when it is declined."""
+
+    reproduction: Reproduction
+    may_decline: bool
+    declined_because: str
+
+    @property
+    def action(self) -> str:
+        """What the form to decline it is called."""
+        return f"decline-{self.reproduction.pk}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +57,13 @@ class BugView:
 
     reproduction_microcredits: int
     fix_microcredits: int
-    first: Reproduction | None
+    first: ReproductionRow | None
     text: str
-    others: list[Reproduction]
+    others: list[ReproductionRow]
 
 
-def bug_view(bounty: Bounty) -> BugView:
-    """What the bounty's page shows of its bug."""
+def bug_view(bounty: Bounty, viewer: User | AnonymousUser) -> BugView:
+    """What the bounty's page shows of its bug to this viewer."""
     assert bounty.award_microcredits is not None and bounty.reproduction_ppm is not None
     first = adopted(bounty=bounty)
     shares = bug_shares(
@@ -44,16 +71,34 @@ def bug_view(bounty: Bounty) -> BugView:
         reproduction_ppm=bounty.reproduction_ppm,
         is_reproduction_paid=first is None or first.earns,
     )
-    others = Reproduction.objects.filter(bounty=bounty).select_related("author")
-    if first is not None:
-        others = others.exclude(pk=first.pk)
+    rows = reproduction_rows(bounty, viewer)
     return BugView(
         shares.reproduction_microcredits,
         shares.fix_microcredits,
-        first,
+        next((row for row in rows if row.reproduction == first), None),
         _text_of(first) if first is not None else "",
-        list(others),
+        [row for row in rows if row.reproduction != first],
     )
+
+
+def reproduction_rows(bounty: Bounty, viewer: User | AnonymousUser) -> list[ReproductionRow]:
+    """Every reproduction of the bug in the order of sealing, with the reason where one was declined."""
+    found = list(Reproduction.objects.filter(bounty=bounty).select_related("author"))
+    changes = StateChange.objects.filter(
+        subject="reproduction",
+        subject_id__in=[str(one.pk) for one in found],
+        new=ReproductionState.DECLINED,
+    )
+    reasons = dict(changes.values_list("subject_id", "reason"))
+    is_maintainer = isinstance(viewer, User) and viewer.is_maintainer
+    return [
+        ReproductionRow(
+            reproduction=one,
+            may_decline=is_maintainer and one.state in DECLINABLE and one.author_id != viewer.pk,
+            declined_because=reasons.get(str(one.pk), ""),
+        )
+        for one in found
+    ]
 
 
 def _text_of(reproduction: Reproduction) -> str:

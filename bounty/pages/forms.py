@@ -3,7 +3,6 @@
 from typing import Any
 
 from django import forms
-from django.core.files.uploadedfile import UploadedFile
 from django.utils import timezone
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
@@ -12,6 +11,7 @@ from benchmarks.catalogue import BUG, SUITES
 from bounty.limits import MAX_DIFF_CHARS
 from bounty.models import Lineage, Runner, RunnerState
 from gainshare.web.forms import CreditsField
+from gainshare.web.typed import pasted_or_chosen
 
 CODE = {"class": "code", "spellcheck": "false", "autocapitalize": "none", "rows": 16}
 
@@ -34,31 +34,20 @@ class DiffForm(forms.Form):
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}
-        upload: UploadedFile | None = cleaned.get("file")
-        pasted = cleaned.get("diff") or ""
-        if upload is not None and pasted.strip():
-            raise forms.ValidationError("Paste a diff or choose a file, not both.")
-        if upload is not None:
-            if (upload.size or 0) > 4 * MAX_DIFF_CHARS:
-                raise forms.ValidationError(
-                    f"The file is too large; a diff has at most {MAX_DIFF_CHARS} characters."
-                )
-            try:
-                cleaned["diff"] = upload.read().decode()
-            except UnicodeDecodeError:
-                raise forms.ValidationError(
-                    "The file is not text in UTF-8. Make the diff with git diff."
-                ) from None
-        elif pasted.strip():
-            # Browsers send form text with CRLF line ends; the diff was typed with LF.
-            cleaned["diff"] = pasted.replace("\r\n", "\n")
-        else:
+        cleaned["diff"] = pasted_or_chosen(
+            pasted=cleaned.get("diff") or "",
+            chosen=cleaned.get("file"),
+            max_bytes=4 * MAX_DIFF_CHARS,
+            too_large=f"The file is too large; a diff has at most {MAX_DIFF_CHARS} characters.",
+            no_text="The file is not text in UTF-8. Make the diff with git diff.",
+        )
+        if not cleaned["diff"]:
             raise forms.ValidationError("Paste a diff or choose a file.")
         return cleaned
 
 
-class BountyForm(forms.Form):
-    """A new bounty."""
+class TermsForm(forms.Form):
+    """What every new bounty says, for a gain or for a bug."""
 
     title = forms.CharField(max_length=200, label="Title")
     description = forms.CharField(
@@ -74,14 +63,9 @@ class BountyForm(forms.Form):
         label="Lineage",
         help_text="The line of trees that accepted patches are merged into.",
     )
-    suite = forms.ChoiceField(label="What is measured")
     hardware = forms.ChoiceField(label="Hardware")
     escrow = CreditsField(
         label="Credits in escrow", help_text="Taken from the treasury now; what is not paid comes back."
-    )
-    rate = CreditsField(
-        label="Credits for e-fold speed",
-        help_text="An award is this rate times ln(speed-up): 1 % faster earns about a hundredth of it.",
     )
     min_reviewers = forms.IntegerField(
         min_value=1, max_value=20, initial=1, label="Reviewers needed", widget=forms.NumberInput
@@ -95,8 +79,42 @@ class BountyForm(forms.Form):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        suites, hardware = self.fields["suite"], self.fields["hardware"]
-        assert isinstance(suites, forms.ChoiceField) and isinstance(hardware, forms.ChoiceField)
+        hardware = self.fields["hardware"]
+        assert isinstance(hardware, forms.ChoiceField)
+        present = (
+            Runner.objects.exclude(state=RunnerState.RETIRED).values_list("hardware", flat=True).distinct()
+        )
+        hardware.choices = [(name, name) for name in sorted({"cpu", *present})]
+
+    def clean_deadline_at(self) -> Any:
+        deadline = self.cleaned_data["deadline_at"]
+        if deadline is not None and deadline <= timezone.now():
+            raise forms.ValidationError("The deadline has passed already.")
+        return deadline
+
+    def terms(self) -> dict[str, Any]:
+        """The cleaned form as `open_bounty` takes it, without what differs between gains and bugs."""
+        data = self.cleaned_data
+        alike = ("title", "description", "hardware", "min_reviewers", "max_attempts", "deadline_at")
+        return {name: data[name] for name in alike} | {
+            "lineage": data["lineage"].name,
+            "escrow_microcredits": data["escrow"],
+        }
+
+
+class BountyForm(TermsForm):
+    """A new bounty for gains."""
+
+    suite = forms.ChoiceField(label="What is measured")
+    rate = CreditsField(
+        label="Credits for e-fold speed",
+        help_text="An award is this rate times ln(speed-up): 1 % faster earns about a hundredth of it.",
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        suites = self.fields["suite"]
+        assert isinstance(suites, forms.ChoiceField)
         timed = [suite for suite in SUITES.values() if suite is not BUG]  # a bug's terms are others
         presets = [(suite, preset) for suite in timed for preset in suite.presets.values()]
         suites.choices = [
@@ -107,10 +125,6 @@ class BountyForm(forms.Form):
             "{}: {}.",
             [(preset.name.capitalize(), preset.description.rstrip(".")) for _, preset in presets],
         )
-        present = (
-            Runner.objects.exclude(state=RunnerState.RETIRED).values_list("hardware", flat=True).distinct()
-        )
-        hardware.choices = [(name, name) for name in sorted({"cpu", *present})]
 
     def wide_fields(self) -> list[forms.BoundField]:
         """The fields that take the form's whole width."""
@@ -120,29 +134,11 @@ class BountyForm(forms.Form):
         """The fields that stand side by side."""
         return [self[name] for name in ("escrow", "rate", "min_reviewers", "max_attempts", "deadline_at")]
 
-    def clean_deadline_at(self) -> Any:
-        deadline = self.cleaned_data["deadline_at"]
-        if deadline is not None and deadline <= timezone.now():
-            raise forms.ValidationError("The deadline has passed already.")
-        return deadline
-
     def terms(self) -> dict[str, Any]:
         """The cleaned form as `open_bounty` takes it."""
-        data = self.cleaned_data
-        suite, preset = data["suite"].split("/")
-        return {
-            "title": data["title"],
-            "description": data["description"],
-            "lineage": data["lineage"].name,
-            "suite": suite,
-            "preset": preset,
-            "hardware": data["hardware"],
-            "escrow_microcredits": data["escrow"],
-            "rate_microcredits_per_nat": data["rate"],
-            "min_reviewers": data["min_reviewers"],
-            "max_attempts": data["max_attempts"],
-            "deadline_at": data["deadline_at"],
-        }
+        suite, preset = self.cleaned_data["suite"].split("/")
+        rate = self.cleaned_data["rate"]
+        return super().terms() | {"suite": suite, "preset": preset, "rate_microcredits_per_nat": rate}
 
 
 class LineageForm(forms.Form):

@@ -1,0 +1,135 @@
+"""The forms about bugs: a bounty for one, and a file that shows it."""
+
+from typing import Any
+
+from django import forms
+
+from benchmarks.catalogue import BUG
+from benchmarks.reproduction import MAX_REPRODUCTION_BYTES
+from bounty.models import Severity
+from bounty.pages.forms import CODE, TermsForm
+from bounty.rewards import PPM
+from bounty.services.bounties import REPRODUCTION_PPM
+from gainshare.web.forms import CreditsField
+from gainshare.web.typed import pasted_or_chosen
+
+PPM_PER_CENT = PPM // 100
+SEVERITIES = {
+    Severity.LOW: "Low: wrong in a corner that few reach",
+    Severity.MEDIUM: "Medium: wrong for some, with a way around it",
+    Severity.HIGH: "High: wrong for many, or without a way around it",
+    Severity.CRITICAL: "Critical: wrong answers or lost work that nobody notices",
+}
+
+
+def reproduction_text(cleaned: dict[str, Any]) -> str:
+    """The reproduction that was pasted or chosen; empty where none was. Raises ValidationError."""
+    return pasted_or_chosen(
+        pasted=cleaned.get("reproduction") or "",
+        chosen=cleaned.get("file"),
+        max_bytes=MAX_REPRODUCTION_BYTES,
+        too_large=f"The file is too large; a reproduction has at most {MAX_REPRODUCTION_BYTES} bytes.",
+        no_text="The file is not text in UTF-8. A reproduction is a Python file.",
+    )
+
+
+def reproduction_file() -> forms.FileField:
+    """The field for a reproduction that is not pasted."""
+    return forms.FileField(
+        required=False,
+        label="Or choose a file",
+        widget=forms.FileInput(attrs={"accept": ".py,text/x-python,text/plain"}),
+    )
+
+
+class ReproductionForm(forms.Form):
+    """A file that shows a bug, pasted or uploaded."""
+
+    reproduction = forms.CharField(
+        required=False,
+        strip=False,
+        label="Paste the file",
+        help_text="Python with <code>observe()</code>, which runs the stack and returns what it saw, and "
+        "<code>check(seen)</code>, which raises <code>AssertionError</code> where that shows the bug.",
+        widget=forms.Textarea(attrs=CODE),
+    )
+    file = reproduction_file()
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        cleaned["reproduction"] = reproduction_text(cleaned)
+        if not cleaned["reproduction"]:
+            raise forms.ValidationError("Paste the reproduction or choose a file.")
+        return cleaned
+
+
+class BugForm(TermsForm):
+    """A new bounty for a bug."""
+
+    severity = forms.ChoiceField(label="Severity", choices=list(SEVERITIES.items()), initial=Severity.MEDIUM)
+    award = CreditsField(label="The bug pays", help_text="Credits, once: for reproduction and fix together.")
+    share = forms.DecimalField(
+        min_value=0,
+        max_value=100,
+        decimal_places=4,
+        initial=REPRODUCTION_PPM // PPM_PER_CENT,
+        label="Reproduction's share, %",
+        help_text="Of the award; the rest is for the fix. With a reproduction of your own, all of it is for the fix.",
+    )
+    reproduction = forms.CharField(
+        required=False,
+        strip=False,
+        label="Your own reproduction",
+        help_text="A Python file with <code>observe()</code> and <code>check(seen)</code>, if you have one. Without "
+        "it, the first contributor who shows the bug earns the reproduction's share.",
+        widget=forms.Textarea(attrs=CODE | {"rows": 8}),
+    )
+    file = reproduction_file()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        escrow = self.fields["escrow"]
+        escrow.required = False
+        escrow.help_text = (
+            "At least the award; left empty, as much as the award. Taken from the treasury now."
+        )
+
+    def wide_fields(self) -> list[forms.BoundField]:
+        """The fields that take the form's whole width."""
+        names = ("title", "description", "lineage", "hardware", "severity", "reproduction", "file")
+        return [self[name] for name in names]
+
+    def short_fields(self) -> list[forms.BoundField]:
+        """The fields that stand side by side."""
+        names = ("award", "escrow", "share", "min_reviewers", "max_attempts", "deadline_at")
+        return [self[name] for name in names]
+
+    def clean_share(self) -> int:
+        """Per cent to millionths."""
+        ppm = int(self.cleaned_data["share"] * PPM_PER_CENT)
+        if ppm >= PPM:
+            raise forms.ValidationError("Leave something for the fix: less than 100 %.")
+        return ppm
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        award = cleaned.get("award")
+        if award and not self.has_error("escrow"):
+            cleaned["escrow"] = cleaned.get("escrow") or award
+            if cleaned["escrow"] < award:
+                self.add_error("escrow", "The escrow must cover the award.")
+        cleaned["reproduction"] = reproduction_text(cleaned)
+        return cleaned
+
+    def terms(self) -> dict[str, Any]:
+        """The cleaned form as `open_bounty` takes it, and the reproduction, which may be empty."""
+        data = self.cleaned_data
+        (preset,) = BUG.presets
+        return super().terms() | {
+            "suite": BUG.name,
+            "preset": preset,
+            "severity": data["severity"],
+            "award_microcredits": data["award"],
+            "reproduction_ppm": data["share"],
+            "reproduction": data["reproduction"],
+        }

@@ -1,0 +1,63 @@
+"""Pages of reproductions: sending one in, and a maintainer's word that what one shows is no bug."""
+
+from uuid import UUID
+
+from django.contrib import messages
+from django.http import Http404, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
+from django.views.decorators.http import require_http_methods
+
+from bounty.models import Bounty
+from bounty.pages.bounties import bounty_page
+from bounty.pages.bug_forms import ReproductionForm
+from bounty.services.adopted import adopted
+from bounty.services.reproductions import decline, find_reproduction, reproduce
+from bounty.services.series import patch_base
+from gainshare.accounts.errors import DomainError
+from gainshare.web.signed_in import SignedInRequest, signed_in
+from gainshare.web.typed import Refused, typed_text
+
+
+@signed_in
+@require_http_methods(["GET", "POST"])
+def new_reproduction(request: SignedInRequest, bounty_id: UUID) -> HttpResponse:
+    """Paste or upload a file that shows the bug; it is tried on the bounty's tree."""
+    bounty = get_object_or_404(Bounty.objects.select_related("lineage"), pk=bounty_id)
+    if not bounty.is_for_a_bug:
+        raise Http404("This bounty is for a gain.")
+    form = ReproductionForm(request.POST, request.FILES) if request.method == "POST" else ReproductionForm()
+    if request.method == "POST" and form.is_valid():
+        try:
+            reproduce(actor=request.user, bounty_id=bounty.pk, text=form.cleaned_data["reproduction"])
+        except DomainError as error:
+            form.add_error(None, error.message)
+        else:
+            messages.success(request, "Your reproduction is sealed; it is tried as soon as a runner is free.")
+            return redirect(f"{reverse('bounty', args=[bounty.pk])}#reproduction")
+    context = {
+        "form": form,
+        "bounty": bounty,
+        "first": adopted(bounty=bounty),
+        "patch_base": patch_base(bounty=bounty),
+    }
+    return render(request, "bounty/reproduction_new.html", context, status=400 if form.errors else 200)
+
+
+@signed_in
+def decline_reproduction(request: SignedInRequest, bounty_id: UUID, reproduction_id: UUID) -> HttpResponse:
+    """Say that what a reproduction shows is no bug, and go back to the bounty."""
+    if request.method == "POST":
+        reason = typed_text(request)
+        try:
+            if find_reproduction(reproduction_id).bounty_id != bounty_id:
+                raise Http404("This bounty has no such reproduction.")
+            decline(actor=request.user, reproduction_id=reproduction_id, reason=reason)
+        except DomainError as error:
+            if error.status == 404:
+                raise Http404(error.message) from None
+            return bounty_page(
+                request, bounty_id, Refused(f"decline-{reproduction_id}", reason, error.message)
+            )
+        messages.success(request, "The reproduction is declined; its author reads your reason.")
+    return redirect(f"{reverse('bounty', args=[bounty_id])}#reproduction")
