@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from bounty.pages import actions, bounties, lineages, reproductions, runners, submissions, switches
+from bounty.pages import bounties, lineages, reproductions, runners, submissions, switches
 from gainshare.web import banners, navigation
 from gainshare.web.navigation import NavEntry
 
@@ -27,7 +27,7 @@ urlpatterns = [
     path("submissions/", submissions.own_submissions, name="submissions"),
     path("submissions/<uuid:submission_id>/", submissions.submission_detail, name="submission"),
     path("submissions/<uuid:submission_id>/live/", submissions.live, name="submission-live"),
-    path("submissions/<uuid:submission_id>/<slug:action>/", actions.act, name="submission-act"),
+    path("submissions/<uuid:submission_id>/<slug:action>/", submissions.act, name="submission-act"),
     path("runners/", runners.runner_list, name="runners"),
     path("runners/<slug:name>/", runners.runner_detail, name="runner"),
     path("runners/<slug:name>/<slug:action>/", runners.act, name="runner-act"),

@@ -5,11 +5,8 @@ from dataclasses import dataclass
 from functools import partial
 from uuid import UUID
 
-from django.contrib import messages
 from django.contrib.auth.models import AnonymousUser
-from django.http import Http404, HttpResponse
-from django.shortcuts import redirect
-from django.views.decorators.http import require_POST
+from django.http import Http404
 
 from bounty.errors import NotFound
 from bounty.models import Dispute, DisputeState, NextStep, Submission, SubmissionState
@@ -17,9 +14,7 @@ from bounty.services import awards, remeasure, reviews
 from bounty.services.disputes import ANSWERS, answer_dispute, file_dispute, may_dispute
 from bounty.services.rechecks import holds_up
 from bounty.services.submissions import find_submission, withdraw
-from gainshare.accounts.errors import DomainError
 from gainshare.accounts.models import User
-from gainshare.web.signed_in import SignedInRequest, signed_in
 
 S = SubmissionState
 BEING_JUDGED = (S.CHECKED, S.QUEUED, S.JUDGING, S.CONFIRMING)
@@ -124,20 +119,11 @@ def allowed_actions(submission: Submission, user: User | AnonymousUser) -> set[s
     return offered
 
 
-@signed_in
-@require_POST
-def act(request: SignedInRequest, submission_id: UUID, action: str) -> HttpResponse:
-    """Do one action, say how it went, go back to the submission."""
-    chosen = ACTIONS.get(action)
-    if chosen is None:
-        raise Http404("There is no such action.")
+def perform(user: User, submission_id: UUID, action: str, text: str) -> str:
+    """Do one of `ACTIONS`; returns what to tell the user. Raises Http404 and what the services raise."""
+    chosen = ACTIONS[action]
     try:
-        after = chosen.run(request.user, submission_id, request.POST.get("text", "").strip())
-    except DomainError as error:
-        if error.status == 404:
-            raise Http404(error.message) from None
-        messages.error(request, error.message)
-    else:
-        is_waiting = action == "merge" and after.merged_at is None
-        messages.success(request, MERGE_WAITS if is_waiting else chosen.done)
-    return redirect("submission", submission_id=submission_id)
+        after = chosen.run(user, submission_id, text)
+    except NotFound as error:
+        raise Http404(error.message) from None
+    return MERGE_WAITS if action == "merge" and after.merged_at is None else chosen.done

@@ -90,6 +90,7 @@ class BugForm(TermsForm):
         super().__init__(*args, **kwargs)
         escrow = self.fields["escrow"]
         escrow.required = False
+        escrow.label = "Escrow"
         escrow.help_text = (
             "At least the award; left empty, as much as the award. Taken from the treasury now."
         )

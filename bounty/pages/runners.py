@@ -8,7 +8,7 @@ from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.safestring import SafeString
-from django.views.decorators.http import require_GET, require_POST
+from django.views.decorators.http import require_GET
 
 from bounty.models import OPEN_RUN_STATES, NoiseSample, QuarantineCause, Run, Runner, RunnerState
 from bounty.pages.noise_plot import NoisePoint, plot_noise
@@ -19,6 +19,7 @@ from bounty.services.transitions import history
 from gainshare.accounts.errors import DomainError
 from gainshare.accounts.models import User
 from gainshare.web.signed_in import SignedInRequest, signed_in
+from gainshare.web.typed import Refused, typed_text
 
 SHOWN_SAMPLES = 60
 SHOWN_ROWS = 20
@@ -107,6 +108,11 @@ def runner_list(request: HttpRequest) -> HttpResponse:
 @require_GET
 def runner_detail(request: HttpRequest, name: str) -> HttpResponse:
     """One runner: its machine, its noise, its failures, its history, and the runs that are in doubt for it."""
+    return runner_page(request, name)
+
+
+def runner_page(request: HttpRequest, name: str, refused: Refused | None = None) -> HttpResponse:
+    """A runner's page; with what was typed as the reason of an action, when that was refused."""
     runner = get_object_or_404(Runner, name=name)
     is_maintainer = isinstance(request.user, User) and request.user.is_maintainer
     context = {
@@ -119,8 +125,10 @@ def runner_detail(request: HttpRequest, name: str) -> HttpResponse:
         "changes": reversed(history(runner)),
         "machine": machine_facts(runner.fingerprint),
         "actions": offered_actions(runner) if is_maintainer else [],
+        "action_names": " ".join(ACTIONS),
+        "refused": refused,
     }
-    return render(request, "bounty/runner_detail.html", context)
+    return render(request, "bounty/runner_detail.html", context, status=409 if refused else 200)
 
 
 def current_run(runner: Runner) -> Run | None:
@@ -159,18 +167,19 @@ def _fact(name: str, value: Any) -> str:
 
 
 @signed_in
-@require_POST
 def act(request: SignedInRequest, name: str, action: str) -> HttpResponse:
     """Do one action, say how it went, go back to the runner."""
     chosen = ACTIONS.get(action)
     if chosen is None:
         raise Http404("There is no such action.")
+    if request.method != "POST":
+        return redirect("runner", name=name)
+    reason = typed_text(request)
     try:
-        chosen.run(request.user, name, request.POST.get("text", "").strip())
+        chosen.run(request.user, name, reason)
     except DomainError as error:
         if error.status == 404:
             raise Http404(error.message) from None
-        messages.error(request, error.message)
-    else:
-        messages.success(request, chosen.done)
+        return runner_page(request, name, Refused(action, reason, error.message))
+    messages.success(request, chosen.done)
     return redirect("runner", name=name)

@@ -4,6 +4,7 @@ from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
+from django.contrib import messages
 from django.core.paginator import Paginator
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
@@ -14,7 +15,7 @@ from django.views.decorators.http import require_GET, require_http_methods
 from benchmarks.trees import TreeError
 from bounty.errors import NotFound
 from bounty.models import Award, Bounty, BountyState, Run, RunKind, Submission, SubmissionState
-from bounty.pages.actions import allowed_actions
+from bounty.pages.actions import ACTIONS, allowed_actions, perform
 from bounty.pages.bugs import shares_of, trials_of
 from bounty.pages.forms import DiffForm
 from bounty.pages.pair_plot import PairPoint, plot_pairs
@@ -28,6 +29,7 @@ from bounty.services.transitions import history
 from bounty.services.trees import blob_store
 from gainshare.accounts.errors import DomainError
 from gainshare.web.signed_in import SignedInRequest, signed_in
+from gainshare.web.typed import Refused, typed_text
 
 PER_PAGE = 50
 SHOWN_DIFF_LINES = 400
@@ -75,6 +77,29 @@ def submission_or_404(submission_id: UUID) -> Submission:
 @require_GET
 def submission_detail(request: HttpRequest, submission_id: UUID) -> HttpResponse:
     """State and progress, verdict with its reason, samples, evidence, log, history, diff."""
+    return submission_page(request, submission_id)
+
+
+@signed_in
+def act(request: SignedInRequest, submission_id: UUID, action: str) -> HttpResponse:
+    """Do one action, say how it went, go back to the submission."""
+    if action not in ACTIONS:
+        raise Http404("There is no such action.")
+    if request.method == "POST":
+        text = typed_text(request)
+        try:
+            messages.success(request, perform(request.user, submission_id, action, text))
+        except DomainError as error:
+            if text:
+                return submission_page(request, submission_id, Refused(action, text, error.message))
+            messages.error(request, error.message)
+    return redirect("submission", submission_id=submission_id)
+
+
+def submission_page(
+    request: HttpRequest, submission_id: UUID, refused: Refused | None = None
+) -> HttpResponse:
+    """A submission's page; with what was typed into the form of an action, when that was refused."""
     submission = submission_or_404(submission_id)
     award = standing_award(submission)
     context = {
@@ -91,8 +116,9 @@ def submission_detail(request: HttpRequest, submission_id: UUID) -> HttpResponse
         "log": submission_log(submission=submission, offset=0),
         "diff": shown_diff(submission),
         "actions": allowed_actions(submission, request.user),
+        "refused": refused,
     }
-    return render(request, "bounty/submission_detail.html", context)
+    return render(request, "bounty/submission_detail.html", context, status=409 if refused else 200)
 
 
 def shown_check(submission: Submission, award: Award | None) -> Check | None:

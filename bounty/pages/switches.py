@@ -4,7 +4,7 @@ from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
-from django.views.decorators.http import require_GET, require_POST
+from django.views.decorators.http import require_GET
 
 from bounty.models import StateChange, Switch
 from bounty.services.emergency import lift, stop
@@ -13,6 +13,7 @@ from gainshare.accounts.errors import DomainError
 from gainshare.accounts.models import User
 from gainshare.web.banners import Banner
 from gainshare.web.signed_in import SignedInRequest, signed_in
+from gainshare.web.typed import Refused, typed_text
 
 SHOWN_CHANGES = 50
 EFFECTS = {
@@ -34,26 +35,32 @@ def stop_banners() -> list[Banner]:
 @require_GET
 def stop_page(request: HttpRequest) -> HttpResponse:
     """The three switches and who pressed them when; buttons for maintainers."""
+    return switches_page(request)
+
+
+def switches_page(request: HttpRequest, refused: Refused | None = None) -> HttpResponse:
+    """The page of the switches; with what was typed as a reason, when pressing one was refused."""
     context = {
         "rows": [(row, EFFECTS[Switch(row.name)]) for row in switches()],
         "changes": StateChange.objects.filter(subject="stopswitch")
         .select_related("actor")
         .order_by("-pk")[:SHOWN_CHANGES],
         "may_press": isinstance(request.user, User) and request.user.is_maintainer,
+        "refused": refused,
     }
-    return render(request, "bounty/stop.html", context)
+    return render(request, "bounty/stop.html", context, status=409 if refused else 200)
 
 
 @signed_in
-@require_POST
 def press(request: SignedInRequest, name: str) -> HttpResponse:
     """Stop or lift one switch, say how it went, go back to the page."""
-    reason, is_lift = request.POST.get("text", "").strip(), request.POST.get("action") == "lift"
+    if request.method != "POST":
+        return redirect("stop")
+    reason, is_lift = typed_text(request), request.POST.get("action") == "lift"
     try:
         row = (lift if is_lift else stop)(actor=request.user, switch=name, reason=reason)
     except DomainError as error:
-        messages.error(request, error.message)
-    else:
-        state = "goes on" if is_lift else "is stopped"
-        messages.success(request, f"{row.get_name_display()} {state}.")
+        return switches_page(request, Refused(name, reason, error.message))
+    state = "goes on" if is_lift else "is stopped"
+    messages.success(request, f"{row.get_name_display()} {state}.")
     return redirect("stop")

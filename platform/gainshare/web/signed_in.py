@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar
 
+from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
 
@@ -22,7 +23,7 @@ class SignedInRequest(HttpRequest):
 def signed_in(
     view: Callable[Concatenate[SignedInRequest, P], R],
 ) -> Callable[Concatenate[HttpRequest, P], HttpResponse]:
-    """Send visitors to the login page first, and back afterwards."""
+    """Send visitors to the login page first, and back afterwards; one who was sending a form hears that it is lost."""
 
     @login_required
     @functools.wraps(view)
@@ -30,4 +31,10 @@ def signed_in(
         assert isinstance(request.user, User)
         return view(request, *args, **kwargs)  # type: ignore[arg-type]  # the user was checked above
 
-    return checked
+    @functools.wraps(view)
+    def told(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponse:
+        if request.method == "POST" and not request.user.is_authenticated:
+            messages.warning(request, "You were logged out, so nothing was done. Log in and do it again.")
+        return checked(request, *args, **kwargs)
+
+    return told
