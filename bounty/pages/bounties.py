@@ -31,6 +31,7 @@ from gainshare.ledger.errors import InsufficientTreasury
 from gainshare.ledger.kinds import AccountKind
 from gainshare.ledger.models import Account
 from gainshare.ledger.services import totals
+from gainshare.web.formatting import in_credits
 from gainshare.web.signed_in import SignedInRequest, signed_in
 from gainshare.web.typed import Refused, typed_text
 
@@ -155,7 +156,7 @@ def opening(request: SignedInRequest, form_class: type[TermsForm]) -> HttpRespon
         try:
             bounty = open_by_terms(actor=request.user, terms=form.terms())
         except InsufficientTreasury as error:
-            form.add_error("escrow", error.message)
+            form.add_error("escrow", in_credits(error.message))
         except DomainError as error:
             form.add_error(None, error.message)
         else:

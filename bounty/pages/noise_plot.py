@@ -89,7 +89,7 @@ def _dots(
             "fault" if point.fault else "pair",
             f"{x(place):.1f}",
             f"{y(value):.1f}",
-            f"{point.at:%Y-%m-%d %H:%M}: {value:.2f} %{f', {point.fault}' if point.fault else ''}",
+            f"{point.at:%Y-%m-%d %H:%M} UTC: {value:.2f} %{f', {point.fault}' if point.fault else ''}",
         )
         for place, (point, value) in enumerate(zip(points, values, strict=True))
     ]
@@ -100,7 +100,7 @@ def _time_axis(points: Sequence[NoisePoint], x: Callable[[int], float]) -> SafeS
     base = HEIGHT - BOTTOM
     shown = [(0, "start"), (len(points) - 1, "end")] if len(points) > 1 else [(0, "middle")]
     labels = [
-        (f"{x(place):.1f}", base + 18, anchor, f"{points[place].at:%Y-%m-%d %H:%M}")
+        (f"{x(place):.1f}", base + 18, anchor, f"{points[place].at:%Y-%m-%d %H:%M} UTC")
         for place, anchor in shown
     ]
     return format_html(

@@ -172,5 +172,9 @@ def _within_a_telephone(browser: Browser, state: object, url: str, more: list[st
         page.goto(path)
         wider = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
         assert wider <= 0, f"{path} is {wider} pixels too wide"
+        hidden = page.evaluate(
+            "[...document.querySelectorAll('.table-wrap')].filter(t => t.scrollWidth > t.clientWidth).length"
+        )
+        assert hidden == 0, f"{path} has {hidden} tables with columns out of sight"
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(15, 18, 22)"
     context.close()

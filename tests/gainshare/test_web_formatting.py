@@ -10,6 +10,7 @@ from gainshare.web.formatting import (
     format_credits,
     format_milliseconds,
     format_signed_credits,
+    in_credits,
     parse_credits,
 )
 
@@ -35,6 +36,26 @@ def test_gains_carry_a_plus_sign_and_nothing_carries_none() -> None:
         "0",
         f"{MINUS}5",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (
+            "the gate passed; 26564500 micro-credits are reserved",
+            "the gate passed; 26.5645 credits are reserved",
+        ),
+        ("3000000 of 10000001 micro-credits for the fix", "3 of 10.000001 credits for the fix"),
+        (
+            "The treasury has 1 micro-credits and this needs 2",
+            "The treasury has 0.000001 credits and this needs 2",
+        ),
+        ("a whole number of micro-credits", "a whole number of micro-credits"),
+        ("1e6 micro-credits are", "1e6 micro-credits are"),
+    ],
+)
+def test_amounts_in_a_text_are_shown_in_credits(text: str, shown: str) -> None:
+    assert in_credits(text) == shown
 
 
 @given(st.integers(min_value=0, max_value=2**62))

@@ -1,7 +1,8 @@
 """The shell's pages with Django's client: signing up and in, keys, credits, usage, errors."""
 
 import re
-from datetime import timedelta
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -19,6 +20,7 @@ from gainshare.ledger.price_book import publish_price
 from tests.gainshare.ledger_world import World
 
 pytestmark = pytest.mark.django_db
+ROOT = Path(__file__).resolve().parents[2]
 PASSWORD = "correct horse battery"
 
 
@@ -262,6 +264,30 @@ def test_a_crash_shows_a_page_without_needing_the_database(monkeypatch: pytest.M
     assert response.status_code == 500
     assert "Something failed on our side" in response.content.decode()
     assert "broken" not in response.content.decode()
+
+
+def test_times_say_their_zone() -> None:
+    def rendered(filters: str, moment: datetime | None) -> str:
+        return Template(f"{{% load shell %}}{{{{ moment|{filters} }}}}").render(Context({"moment": moment}))
+
+    moment = datetime(2026, 3, 1, 0, 30, 5, tzinfo=timezone.get_fixed_timezone(120))
+    stamp = '<time datetime="2026-02-28T22:30:05+00:00">'
+    assert rendered("utc", moment) == f"{stamp}28 Feb 2026, 22:30 UTC</time>"
+    assert rendered("utc_seconds", moment) == f"{stamp}28 Feb 2026, 22:30:05 UTC</time>"
+    assert rendered('utc|default:"never"', None) == "never"
+
+
+def test_no_page_shows_a_time_without_its_zone_or_a_cell_without_its_columns_name() -> None:
+    """On a telephone the cells of a row stand below each other, each beside the name of its column."""
+    templates = [
+        file for app in ("platform/gainshare", "bounty") for file in (ROOT / app).rglob("templates/**/*.html")
+    ]
+    assert len(templates) > 20
+    for file in templates:
+        text = file.read_text()
+        assert not re.search(r"\|date:[\"'][^\"']*H:i", text), f"{file.name}: use |utc or |utc_seconds"
+        for body in re.findall(r"<tbody>.*?</tbody>", text, re.DOTALL):
+            assert "<td" in body and not re.search(r"<td(?! data-label=\"[^\"]+\")", body), file.name
 
 
 def test_badges_are_escaped_and_toned() -> None:

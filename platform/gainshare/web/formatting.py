@@ -1,7 +1,10 @@
 """How figures are written on pages: credits, tokens, durations, effects. Pure; knows no models and no templates."""
 
+import re
+
 MICROCREDITS_PER_CREDIT = 1_000_000
 MINUS = "\N{MINUS SIGN}"
+MICROCREDITS_IN_TEXT = re.compile(r"\b(\d{1,19})(?: of (\d{1,19}))? micro-credits\b")
 
 
 def format_credits(microcredits: int) -> str:
@@ -15,6 +18,16 @@ def format_credits(microcredits: int) -> str:
 def format_signed_credits(microcredits: int) -> str:
     """Like `format_credits`, with a plus sign before what was gained."""
     return ("+" if microcredits > 0 else "") + format_credits(microcredits)
+
+
+def in_credits(text: str) -> str:
+    """A text of the platform with its amounts in credits: `26564500 micro-credits` as `26.5645 credits`."""
+    return MICROCREDITS_IN_TEXT.sub(_amounts_in_credits, text)
+
+
+def _amounts_in_credits(found: re.Match[str]) -> str:
+    amounts = [format_credits(int(amount)) for amount in found.groups() if amount is not None]
+    return f"{' of '.join(amounts)} credits"
 
 
 def parse_credits(text: str) -> int:

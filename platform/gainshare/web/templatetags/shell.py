@@ -1,5 +1,6 @@
 """Template filters and tags of the shell: figures, the navigation, status badges."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 from django import template
@@ -45,9 +46,35 @@ def signed_credits(microcredits: int | None) -> str:
 
 
 @register.filter
+def in_credits(text: Any) -> str:
+    """A reason or message with the amounts in it as credits."""
+    return formatting.in_credits(str(text))
+
+
+@register.filter
 def milliseconds(value: float | None) -> str:
     """A duration in milliseconds in its most readable unit."""
     return NOTHING if value is None else formatting.format_milliseconds(float(value))
+
+
+@register.filter
+def utc(moment: datetime | None) -> SafeString:
+    """A time to the minute with its zone: `28 Nov 2026, 16:36 UTC`; empty where there is none."""
+    return _time(moment, "%H:%M")
+
+
+@register.filter
+def utc_seconds(moment: datetime | None) -> SafeString:
+    """Like `utc`, to the second."""
+    return _time(moment, "%H:%M:%S")
+
+
+def _time(moment: datetime | None, clock: str) -> SafeString:
+    if moment is None:
+        return SafeString("")
+    at = moment.astimezone(UTC)
+    shown = f"{at.day} {at:%b %Y}, {at.strftime(clock)} UTC"
+    return format_html('<time datetime="{}">{}</time>', at.isoformat(timespec="seconds"), shown)
 
 
 @register.filter
