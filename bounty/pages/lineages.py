@@ -4,6 +4,7 @@ import re
 
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
+from django.core.paginator import Paginator
 from django.db.models import Count
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
@@ -16,6 +17,7 @@ from bounty.services.trees import create_lineage
 from gainshare.accounts.errors import DomainError
 from gainshare.accounts.models import User
 
+PER_PAGE = 50
 SUBMISSION_ID = re.compile(r"submission ([0-9a-f-]{36})")
 
 
@@ -39,20 +41,25 @@ def lineage_list(request: HttpRequest) -> HttpResponse:
             else:
                 messages.success(request, f"The lineage {lineage.name} has started.")
                 return redirect("lineage", name=lineage.name)
-    lineages = Lineage.objects.annotate(n_bounties=Count("bounties"))
+    lineages = Lineage.objects.annotate(n_bounties=Count("bounties")).order_by("-created_at", "pk")
+    page = Paginator(lineages, PER_PAGE).get_page(request.GET.get("page"))
     status = 400 if form is not None and form.errors else 200
-    return render(request, "bounty/lineage_list.html", {"lineages": lineages, "form": form}, status=status)
+    return render(request, "bounty/lineage_list.html", {"page": page, "form": form}, status=status)
 
 
 @require_GET
 def lineage_detail(request: HttpRequest, name: str) -> HttpResponse:
     """One lineage: its tip, and every move that led there, each with the submission behind it."""
     lineage = get_object_or_404(Lineage, name=name)
-    moves = list(reversed(history(lineage)))
+    moves = sorted(history(lineage), key=lambda move: move.pk, reverse=True)
+    page = Paginator(moves, PER_PAGE).get_page(request.GET.get("page"))
+    bounties = Bounty.objects.filter(lineage=lineage)
     context = {
         "lineage": lineage,
-        "moves": with_submissions(moves),
-        "bounties": Bounty.objects.filter(lineage=lineage),
+        "moves": with_submissions(list(page.object_list)),
+        "page": page,
+        "bounties": bounties[:PER_PAGE],
+        "more_bounties": max(0, bounties.count() - PER_PAGE),
     }
     return render(request, "bounty/lineage_detail.html", context)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.contrib import messages
+from django.core.paginator import Paginator
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.safestring import SafeString
@@ -23,6 +24,7 @@ from gainshare.web.typed import Refused, typed_text
 
 SHOWN_SAMPLES = 60
 SHOWN_ROWS = 20
+PER_PAGE = 50
 FINGERPRINT_LABELS = {
     "cpu": "Processor",
     "cores": "Cores",
@@ -94,15 +96,18 @@ def offered_actions(runner: Runner) -> list[tuple[str, Action]]:
 @require_GET
 def runner_list(request: HttpRequest) -> HttpResponse:
     """Every runner: state, hardware, when it was last seen, what it does now, how noisy it was last."""
-    rows = [
-        {
-            "runner": runner,
-            "run": current_run(runner),
-            "last": NoiseSample.objects.filter(runner=runner).order_by("-created_at").first(),
-        }
-        for runner in Runner.objects.order_by("hardware", "name")
-    ]
-    return render(request, "bounty/runner_list.html", {"rows": rows})
+    page = Paginator(Runner.objects.order_by("hardware", "name"), PER_PAGE).get_page(request.GET.get("page"))
+    shown = list(page.object_list)
+    open_runs = Run.objects.filter(runner__in=shown, state__in=OPEN_RUN_STATES)
+    runs = {run.runner_id: run for run in open_runs.select_related("submission__bounty")}
+    newest = (
+        NoiseSample.objects.filter(runner__in=shown)
+        .order_by("runner_id", "-created_at")
+        .distinct("runner_id")
+    )
+    last = {sample.runner_id: sample for sample in newest}
+    rows = [{"runner": runner, "run": runs.get(runner.pk), "last": last.get(runner.pk)} for runner in shown]
+    return render(request, "bounty/runner_list.html", {"rows": rows, "page": page})
 
 
 @require_GET

@@ -13,9 +13,10 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from gainshare.accounts.models import ApiKey, User
-from gainshare.accounts.services import authenticate_key, create_user
+from gainshare.accounts.services import authenticate_key, create_api_key, create_user
 from gainshare.gateway.models import UsageRecord
 from gainshare.ledger import services as ledger
+from gainshare.ledger.models import PriceVersion
 from gainshare.ledger.price_book import publish_price
 from tests.gainshare.ledger_world import World
 
@@ -180,7 +181,7 @@ def test_credits_show_balance_lots_holds_and_movements(client: Client, user: Use
         reference="request:x",
     )
     html = html_of(client, "/credits/")
-    assert "<dd>2</dd>" in html and "<dd>0.5</dd>" in html
+    assert "<dd>2<" in html and "<dd>0.5<" in html
     assert "Starter" in html and "Welcome" in html
     assert "+2.5" in html and "(\N{MINUS SIGN}0.5)" in html
     assert "somebody else" not in html
@@ -240,6 +241,47 @@ def test_long_lists_have_pages(client: Client, record: UsageRecord) -> None:
     assert "Page 1 of 2" in html_of(client, "/usage/")
     assert "Page 2 of 2" in html_of(client, "/usage/?page=2")
     assert "Page 2 of 2" in html_of(client, "/usage/?page=99")
+
+
+def test_keys_that_work_come_first_and_a_new_one_comes_with_an_example(client: Client, user: User) -> None:
+    for number in range(52):
+        create_api_key(user=user, name=f"old {number}", scopes=["read"])
+    ApiKey.objects.filter(name="old 51").update(revoked_at=timezone.now())
+    ApiKey.objects.filter(name="old 50").update(expires_at=timezone.now() - timedelta(days=1))
+    first = html_of(client, "/keys/")
+    assert "Page 1 of 2" in first and "old 0<" in first and "old 51<" not in first and "old 50<" not in first
+    second = html_of(client, "/keys/?page=2")
+    assert "old 51<" in second and "old 50<" in second
+    publish_price(
+        model="tiny", effective_at=timezone.now(), cached_input=1, fresh_input=2, output=3, actor=None
+    )
+    for scope, has_example in (("inference", True), ("read", False)):
+        made = client.post("/keys/", {"name": scope, "scopes": [scope], "lifetime": ""}).content.decode()
+        assert ("/v1/chat/completions" in made) is has_example
+        assert ("&quot;model&quot;: &quot;tiny&quot;" in made or '"model": "tiny"' in made) is has_example
+
+
+def test_prices_stand_where_tokens_are_spent(client: Client) -> None:
+    assert "No model has a price yet" in html_of(client, "/usage/")
+    now = timezone.now()
+    for days, output in ((-2, 7_000_000), (-1, 8_500_000), (+1, 9_000_000)):
+        PriceVersion.objects.create(
+            model="tiny",
+            effective_at=now + timedelta(days=days),
+            cached_input=250_000,
+            fresh_input=2_000_000,
+            output=output,
+        )
+    for path in ("/usage/", "/playground/"):
+        html = html_of(client, path)
+        assert ">8.5<" in html and ">0.25<" in html and ">7<" not in html and ">9<" not in html
+
+
+def test_many_lots_are_cut_short(client: Client, user: User) -> None:
+    world = World(funded=1_000_000_000)
+    for _ in range(53):
+        world.grant(user, 1_000)
+    assert "and 3 more, spent after these" in html_of(client, "/credits/")
 
 
 def test_staff_sees_the_admin_and_others_do_not(client: Client) -> None:

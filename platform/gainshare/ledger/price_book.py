@@ -17,7 +17,7 @@ CLOCK_TOLERANCE = timedelta(seconds=60)
 
 NAMESPACE = UUID("6c9e9f0e-7f0a-4d39-9f64-0a4a53a5b4c1")
 
-__all__ = ["PriceVersion", "active_price", "publish_price"]
+__all__ = ["PriceVersion", "active_price", "current_prices", "publish_price"]
 
 
 def active_price(model: str, at: datetime) -> PriceVersion:
@@ -30,6 +30,12 @@ def active_price(model: str, at: datetime) -> PriceVersion:
     if found is None:
         raise Unpriced(f"The model {model} has no price yet, so it cannot be used.")
     return found
+
+
+def current_prices(at: datetime) -> list[PriceVersion]:
+    """The version in force for each priced model at the time ``at``, by the models' names."""
+    in_force = PriceVersion.objects.filter(effective_at__lte=at)
+    return list(in_force.order_by("model", "-effective_at", "-pk").distinct("model"))
 
 
 def publish_price(

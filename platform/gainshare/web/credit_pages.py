@@ -32,9 +32,11 @@ class Movement:
 def credits_page(request: SignedInRequest) -> HttpResponse:
     """Balance, lots in the order in which they burn, open holds, movements newest first."""
     page = Paginator(transfers_of(request.user), PER_PAGE).get_page(request.GET.get("page"))
+    lots = lots_of(request.user)
     context = {
         "balance": balance(request.user),
-        "lots": lots_of(request.user),
+        "lots": lots[:PER_PAGE],
+        "more_lots": max(0, lots.count() - PER_PAGE),
         "holds": Hold.objects.filter(user=request.user, state=HoldState.OPEN).order_by("-created_at"),
         "page": page,
         "movements": [movement(transfer, request.user) for transfer in page.object_list],

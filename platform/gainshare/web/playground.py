@@ -10,6 +10,7 @@ from django.views.decorators.http import require_GET, require_POST
 
 from gainshare.accounts.models import Scope
 from gainshare.accounts.services import create_api_key
+from gainshare.ledger.price_book import current_prices
 from gainshare.ledger.services import balance
 from gainshare.web.signed_in import SignedInRequest, signed_in
 
@@ -20,7 +21,11 @@ KEY_LIFE = timedelta(hours=1)
 @require_GET
 def playground(request: SignedInRequest) -> HttpResponse:
     """The page; its script does the talking."""
-    return render(request, "web/playground.html", {"balance": balance(request.user)})
+    return render(
+        request,
+        "web/playground.html",
+        {"balance": balance(request.user), "prices": current_prices(timezone.now())},
+    )
 
 
 @signed_in

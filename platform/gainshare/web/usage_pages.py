@@ -5,9 +5,11 @@ from uuid import UUID
 from django.core.paginator import Paginator
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, render
+from django.utils import timezone
 from django.views.decorators.http import require_GET
 
 from gainshare.gateway.models import UsageRecord
+from gainshare.ledger.price_book import current_prices
 from gainshare.web.signed_in import SignedInRequest, signed_in
 
 PER_PAGE = 50
@@ -19,7 +21,7 @@ def usage(request: SignedInRequest) -> HttpResponse:
     """The user's requests, newest first."""
     records = UsageRecord.objects.filter(user=request.user)
     page = Paginator(records, PER_PAGE).get_page(request.GET.get("page"))
-    return render(request, "web/usage.html", {"page": page})
+    return render(request, "web/usage.html", {"page": page, "prices": current_prices(timezone.now())})
 
 
 @signed_in
