@@ -2,11 +2,12 @@
 
 from django.urls import path
 
-from bounty.pages import bounties, lineages, reproductions, runners, submissions, switches
+from bounty.pages import bounties, desk, lineages, reproductions, runners, submissions, switches
 from gainshare.web import banners, navigation
-from gainshare.web.navigation import NavEntry
+from gainshare.web.navigation import Audience, NavEntry
 
 navigation.register(NavEntry("Bounties", "bounties", 10))
+navigation.register(NavEntry("To do", "desk", 5, Audience.MAINTAINERS))
 navigation.register(NavEntry("Lineages", "lineages", 20))
 navigation.register(NavEntry("Runners", "runners", 25))
 banners.register("stop", switches.stop_banners)
@@ -24,6 +25,7 @@ urlpatterns = [
         reproductions.decline_reproduction,
         name="reproduction-decline",
     ),
+    path("desk/", desk.desk, name="desk"),
     path("submissions/", submissions.own_submissions, name="submissions"),
     path("submissions/<uuid:submission_id>/", submissions.submission_detail, name="submission"),
     path("submissions/<uuid:submission_id>/live/", submissions.live, name="submission-live"),
