@@ -55,7 +55,9 @@ def keys(request: SignedInRequest) -> HttpResponse:
 
 def keys_of(user: User) -> QuerySet[ApiKey]:
     """The user's keys, newest first, and those that work before those that do not any more."""
-    is_over = Q(revoked_at__isnull=False) | Q(expires_at__lte=timezone.now())
+    # Without the second condition, keys that never expire would be neither over nor not: null sorts last.
+    has_expired = Q(expires_at__lte=timezone.now(), expires_at__isnull=False)
+    is_over = Q(revoked_at__isnull=False) | has_expired
     return (
         ApiKey.objects.filter(user=user)
         .annotate(is_over=ExpressionWrapper(is_over, BooleanField()))
