@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from bounty.pages import bounties, desk, lineages, reproductions, runners, submissions, switches
+from bounty.pages import bounties, desk, how, lineages, reproductions, runners, submissions, switches
 from gainshare.web import banners, navigation
 from gainshare.web.navigation import Audience, NavEntry
 
@@ -10,6 +10,7 @@ navigation.register(NavEntry("Bounties", "bounties", 10))
 navigation.register(NavEntry("To do", "desk", 5, Audience.MAINTAINERS))
 navigation.register(NavEntry("Lineages", "lineages", 20))
 navigation.register(NavEntry("Runners", "runners", 25))
+navigation.register(NavEntry("Guide", "how", 28))
 banners.register("stop", switches.stop_banners)
 
 urlpatterns = [
@@ -25,6 +26,7 @@ urlpatterns = [
         reproductions.decline_reproduction,
         name="reproduction-decline",
     ),
+    path("how/", how.how, name="how"),
     path("desk/", desk.desk, name="desk"),
     path("submissions/", submissions.own_submissions, name="submissions"),
     path("submissions/<uuid:submission_id>/", submissions.submission_detail, name="submission"),

@@ -82,12 +82,7 @@ def test_a_newcomer_walks_from_signing_up_to_the_bill(
 
     page.goto("/")
     assert heading(page) == "Make the model faster, get paid in the model."
-    page.get_by_role("link", name="Sign up", exact=True).click()
-    page.get_by_label("User name").fill(name)
-    page.get_by_label("Password", exact=True).fill(PASSWORD)
-    page.get_by_label("Password again").fill(PASSWORD)
-    page.get_by_role("button", name="Sign up").click()
-    expect(page.get_by_role("status")).to_contain_text(f"Welcome, {name}")
+    register_on_the_site(page, name)
 
     page.get_by_role("link", name="Keys", exact=True).click()
     page.get_by_label("Name").fill("laptop")
@@ -128,6 +123,69 @@ def test_a_newcomer_walks_from_signing_up_to_the_bill(
     assert watch.complaints == []
 
 
+def test_a_maintainer_funds_the_treasury_and_opens_a_bounty_for_a_bug(
+    stack: Stack, world: BountyWorld, browser: Browser
+) -> None:
+    context = browser.new_context(base_url=stack.url, viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    watch = Watch(page, stack.url)
+    name = f"mo-{uuid.uuid4().hex[:8]}"
+    register_on_the_site(page, name)
+    with stack.client() as admin:
+        admin.post(f"users/{name}/role/", json={"role": "maintainer"}).raise_for_status()
+
+    page.goto("/desk/")
+    page.get_by_role("link", name="Treasury", exact=True).click()
+    page.get_by_label("Credits").fill("lots")
+    page.get_by_label("Note").fill("for bugs")
+    page.get_by_role("button", name="Issue the credits").click()
+    field = page.get_by_label("Credits")
+    expect(field).to_have_attribute("aria-invalid", "true")
+    expect(field).to_have_accessible_description(re.compile("at most six decimals"))
+    expect(page.get_by_label("Note")).to_have_value("for bugs")
+    field.fill("12.5")
+    page.get_by_role("button", name="Issue the credits").click()
+    expect(page.get_by_role("status")).to_contain_text("12.5 credits were issued")
+    expect(page.locator("tbody tr").first).to_contain_text("for bugs")
+
+    page.get_by_role("link", name="Open a bounty").click()
+    page.get_by_role("link", name="open a bounty for a bug").click()
+    page.get_by_label("Title").fill("Wrong in batches")
+    page.get_by_label("Lineage").select_option(world.lineage)
+    page.get_by_label("The bug pays").fill("10")
+    page.get_by_role("button", name="Open the bounty").click()
+    expect(page.get_by_role("status")).to_contain_text("The bounty is open")
+    assert "Wrong in batches" in heading(page)
+    bounty = page.url
+
+    shower = world.newcomer()
+    text = (EXAMPLES / "bugs" / "batched_positions.py").read_text()
+    shower.post("reproductions/", {"bounty": bounty.rstrip("/").rpartition("/")[2], "text": text})
+    page.reload()
+    expect(page.locator("#reproduction")).to_contain_text(f"{shower.name}: queued")
+    page.get_by_text("Close this bounty").press("Enter")
+    page.get_by_label("Reason").fill("Only a test.")
+    page.get_by_role("button", name="Close for good").press("Enter")
+    expect(page.get_by_role("status")).to_contain_text("takes no more submissions")
+    _within_a_telephone(
+        browser, context.storage_state(), stack.url, ["/treasury/", "/desk/", "/bounties/new/bug/", bounty]
+    )
+    assert watch.complaints == [
+        "console: Failed to load resource: the server responded with a status of 400 (Bad Request)"
+    ]
+
+
+def register_on_the_site(page: Page, name: str) -> None:
+    """Sign up and be logged in."""
+    page.goto("/")
+    page.get_by_role("link", name="Sign up", exact=True).click()
+    page.get_by_label("User name").fill(name)
+    page.get_by_label("Password", exact=True).fill(PASSWORD)
+    page.get_by_label("Password again").fill(PASSWORD)
+    page.get_by_role("button", name="Sign up").click()
+    expect(page.get_by_role("status")).to_contain_text(f"Welcome, {name}")
+
+
 def _spend_in_the_playground(stack: Stack, page: Page, name: str) -> None:
     """Receive credits, ask the model something, read the bill and the balance."""
     with stack.client() as admin:
@@ -166,7 +224,7 @@ def _within_a_telephone(browser: Browser, state: object, url: str, more: list[st
         color_scheme="dark",
     )
     page = context.new_page()
-    own = ["/", "/bounties/", "/lineages/", "/runners/", "/stop/", "/submissions/"]
+    own = ["/", "/how/", "/bounties/", "/lineages/", "/runners/", "/stop/", "/submissions/"]
     own += ["/keys/", "/credits/", "/usage/", "/playground/"]
     for path in [*own, *more]:
         page.goto(path)
