@@ -143,7 +143,12 @@ def test_a_new_key_is_shown_once_and_works(client: Client, user: User) -> None:
 )
 def test_a_key_that_cannot_be_says_why(client: Client, changes: dict[str, Any], complaint: str) -> None:
     response = client.post("/keys/", {"name": "x", "scopes": ["read"], "lifetime": "", **changes})
-    assert response.status_code == 400 and complaint in response.content.decode()
+    html = response.content.decode()
+    assert response.status_code == 400 and complaint in html
+    (field,) = changes
+    assert (
+        re.search(rf'aria-describedby="[^"]*\bid_{field}_error\b', html) and f'id="id_{field}_error"' in html
+    )
     assert not ApiKey.objects.exists()
 
 
