@@ -18,6 +18,7 @@ urlpatterns = [
     path("bounties/new/", bounties.new_bounty, name="bounty-new"),
     path("bounties/new/bug/", bounties.new_bug, name="bug-new"),
     path("bounties/<uuid:bounty_id>/", bounties.bounty_detail, name="bounty"),
+    path("bounties/<uuid:bounty_id>/escrow/", bounties.add_escrow, name="bounty-escrow"),
     path("bounties/<uuid:bounty_id>/close/", bounties.close, name="bounty-close"),
     path("bounties/<uuid:bounty_id>/submit/", submissions.new_submission, name="submission-new"),
     path("bounties/<uuid:bounty_id>/reproduce/", reproductions.new_reproduction, name="reproduction-new"),

@@ -18,9 +18,9 @@ from benchmarks.catalogue import SUITES
 from bounty.models import Bounty, BountyState, Lineage, Submission
 from bounty.pages.bug_forms import BugForm
 from bounty.pages.bugs import bug_view
-from bounty.pages.forms import BountyForm, TermsForm
+from bounty.pages.forms import BountyForm, MoreEscrowForm, TermsForm
 from bounty.rewards import award_microcredits
-from bounty.services.bounties import available_escrow, close_bounty, open_bounty
+from bounty.services.bounties import add_funds, available_escrow, close_bounty, open_bounty
 from bounty.services.leaderboards import leaderboard
 from bounty.services.reproductions import open_bug
 from bounty.services.series import measured_base, patch_base
@@ -31,7 +31,7 @@ from gainshare.ledger.errors import InsufficientTreasury
 from gainshare.ledger.kinds import AccountKind
 from gainshare.ledger.models import Account
 from gainshare.ledger.services import totals
-from gainshare.web.formatting import in_credits
+from gainshare.web.formatting import format_credits, in_credits
 from gainshare.web.signed_in import SignedInRequest, signed_in
 from gainshare.web.typed import Refused, typed_text
 
@@ -107,7 +107,12 @@ def bounty_detail(request: HttpRequest, bounty_id: UUID) -> HttpResponse:
     return bounty_page(request, bounty_id)
 
 
-def bounty_page(request: HttpRequest, bounty_id: UUID, refused: Refused | None = None) -> HttpResponse:
+def bounty_page(
+    request: HttpRequest,
+    bounty_id: UUID,
+    refused: Refused | None = None,
+    more: MoreEscrowForm | None = None,
+) -> HttpResponse:
     """A bounty's page; with what was typed into the form of an action, when that was refused."""
     bounty = get_object_or_404(Bounty.objects.select_related("lineage", "created_by"), pk=bounty_id)
     submissions = Submission.objects.filter(bounty=bounty).select_related("submitter")
@@ -129,8 +134,9 @@ def bounty_page(request: HttpRequest, bounty_id: UUID, refused: Refused | None =
         "takes_reproductions": bounty.state != BountyState.CLOSED
         and not bounty.is_past_deadline(timezone.now()),
         "refused": refused,
+        "more": more or MoreEscrowForm(),
     }
-    return render(request, "bounty/bounty_detail.html", context, status=409 if refused else 200)
+    return render(request, "bounty/bounty_detail.html", context, status=409 if refused or more else 200)
 
 
 @signed_in
@@ -177,6 +183,29 @@ def open_by_terms(*, actor: User, terms: dict[str, Any]) -> Bounty:
     if reproduction:
         return open_bug(actor=actor, reproduction=reproduction, **terms)
     return open_bounty(actor=actor, **terms)
+
+
+@signed_in
+def add_escrow(request: SignedInRequest, bounty_id: UUID) -> HttpResponse:
+    """Put more credits into a bounty's escrow; an exhausted one opens again."""
+    if request.method != "POST":
+        return redirect("bounty", bounty_id=bounty_id)
+    form = MoreEscrowForm(request.POST)
+    if form.is_valid():
+        data = form.cleaned_data
+        try:
+            add_funds(
+                actor=request.user,
+                bounty_id=bounty_id,
+                transfer_id=data["transfer_id"],
+                amount_microcredits=data["amount"],
+            )
+        except DomainError as error:
+            form.add_error("amount", in_credits(error.message))
+        else:
+            messages.success(request, f"{format_credits(data['amount'])} credits were added to the escrow.")
+            return redirect("bounty", bounty_id=bounty_id)
+    return bounty_page(request, bounty_id, more=form)
 
 
 @signed_in

@@ -1,6 +1,7 @@
 """The bounty pages' forms: they read what people type; the services decide whether it can be done."""
 
 from typing import Any
+from uuid import uuid4
 
 from django import forms
 from django.utils import timezone
@@ -44,6 +45,13 @@ class DiffForm(forms.Form):
         if not cleaned["diff"]:
             raise forms.ValidationError("Paste a diff or choose a file.")
         return cleaned
+
+
+class MoreEscrowForm(forms.Form):
+    """More credits for a bounty. The id goes out with the form, so that sending it twice adds once."""
+
+    transfer_id = forms.UUIDField(initial=uuid4, widget=forms.HiddenInput)
+    amount = CreditsField(label="Credits", help_text="Taken from the treasury now.")
 
 
 class TermsForm(forms.Form):

@@ -42,7 +42,7 @@ class InsufficientTreasury(LedgerError):
 
     def __init__(self, available: int, needed: int) -> None:
         super().__init__(
-            f"The treasury has {available} micro-credits and this needs {needed}: fund it first."
+            f"The treasury has {available} micro-credits and this needs {needed} micro-credits: fund it first."
         )
         self.available = available
         self.needed = needed
