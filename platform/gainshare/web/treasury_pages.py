@@ -81,7 +81,7 @@ def fund(form: FundForm, user: User) -> bool:
         )
     except IdConflict:
         form.add_error(None, SENT_BEFORE)
-        form.data = {**form.data.dict(), "transfer_id": str(uuid4())}
+        form.data = {name: form.data[name] for name in form.data} | {"transfer_id": str(uuid4())}
     except DomainError as error:
         form.add_error(None, error.message)
     return form.is_valid()

@@ -39,6 +39,7 @@ def pasted_or_chosen(
     if (chosen.size or 0) > max_bytes:
         raise forms.ValidationError(too_large)
     try:
-        return chosen.read().decode()
+        text: str = chosen.read().decode()
     except UnicodeDecodeError:
         raise forms.ValidationError(no_text) from None
+    return text
