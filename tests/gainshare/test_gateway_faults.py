@@ -179,7 +179,7 @@ def test_a_node_that_stops_answering_is_left_when_the_hold_runs_out(
 def test_a_killed_web_process_leaves_no_hold_open(
     stack: GatewayStack, customer: Customer, fault: str
 ) -> None:
-    """The count of tokens died with the process, so the request costs nothing."""
+    """Nothing was noted of so short an answer, so the request costs nothing."""
     with web_with(stack, GAINSHARE_FAULT=fault):
         with pytest.raises((openai.APIConnectionError, openai.APIError)):
             LongAnswer(stack, customer, max_tokens=20).read()
@@ -194,8 +194,32 @@ def test_a_killed_web_process_leaves_no_hold_open(
     record.refresh_from_db()
     assert (record.status, record.error_code) == (RequestStatus.FAILED, "gateway_lost")
     assert record.settled_at is not None and record.charged_microcredits == 0
-    assert hold_of(record).state == HoldState.EXPIRED
+    assert hold_of(record).state == HoldState.VOIDED
     assert ledger.balance(customer.user).available == 10 * CREDIT
+    assert_ledger_holds()
+
+
+def test_a_web_process_killed_in_the_middle_of_a_stream_is_paid_for_what_it_noted(
+    stack: GatewayStack, customer: Customer
+) -> None:
+    """The node stands still while the process dies, so that all it had sent is noted and nothing comes after it."""
+    with web_with(stack, GAINSHARE_FAULT="gateway.progress_noted"):
+        answer, _ = broken_off_by_a_stop(stack, customer)
+        assert stack.web.child is not None
+        assert stack.web.child.wait(timeout=10) == -signal.SIGKILL
+    record = UsageRecord.objects.get(user=customer.user, status=RequestStatus.RUNNING)
+    noted = record.completion_tokens
+    assert 0 < noted <= answer.seen
+    before = ledger.balance(customer.user).available + record.hold_microcredits
+    beat(record.expires_at + timedelta(seconds=1))
+    assert hold_of(record).state == HoldState.OPEN  # the process might still be there
+    for _ in range(2):
+        beat(record.expires_at + services.GRACE + timedelta(seconds=1))
+        record.refresh_from_db()
+        assert (record.status, record.error_code) == (RequestStatus.FAILED, "gateway_lost")
+        assert record.charged_microcredits == bill_of(record.prompt_tokens, noted) > 0
+        assert hold_of(record).settled == record.charged_microcredits
+        assert ledger.balance(customer.user).available == before - record.charged_microcredits
     assert_ledger_holds()
 
 

@@ -29,8 +29,9 @@ from gainshare.gateway.services import Admission
 logger = logging.getLogger(__name__)
 
 SETTLE_BEFORE_END_S = (
-    2.0  # generation stops this long before its hold lapses (a tenth of the hold if that is less)
+    2.0  # generation stops this long before the request's time is over (a tenth of it if that is less)
 )
+PROGRESS_S = 1.0  # how often a stream's count is noted: at most so much of it is lost with a killed process
 WAIT_FOR_SETTLING_S = 2.0  # the client's last event waits at most this long for the settled bill
 RETRY_S = (0.1, 0.3, 1.0, 3.0)  # pauses between attempts to record an outcome; the last one repeats
 
@@ -65,6 +66,8 @@ class Generation:
         self._margin_s = min(SETTLE_BEFORE_END_S, left_s / 10)
         self._deadline = asyncio.get_running_loop().time() + left_s - self._margin_s
         self._watch: asyncio.Task[Any] | None = None
+        self._delivered = Metered()  # what the client's connection has taken
+        self._noting: asyncio.Task[Any] | None = None
 
     @property
     def metered(self) -> Metered:
@@ -97,6 +100,8 @@ class Generation:
         """
         assert self._stream is not None, "begin() comes first"
         passed_on = 0
+        if self._request.is_stream and self._settling is None:
+            self._noting = in_background(self._note_progress())
         try:
             while True:
                 try:
@@ -106,6 +111,7 @@ class Generation:
                     break
                 self.meter.see(chunk)
                 yield chunk
+                self._delivered = self.meter.metered
                 passed_on += 1
                 if passed_on == 1:
                     fault_point("gateway.first_token")
@@ -151,6 +157,23 @@ class Generation:
         await asyncio.sleep(self._deadline + self._margin_s / 2 - asyncio.get_running_loop().time())
         self.finish(RequestStatus.FAILED, TookTooLong.code)
 
+    async def _note_progress(self) -> None:
+        """Keep the database's count of delivered tokens at most `PROGRESS_S` old, for beat to bill after a kill."""
+        noted = 0
+        while True:
+            await asyncio.sleep(PROGRESS_S)
+            if (delivered := self._delivered).completion_tokens == noted:
+                continue
+            try:
+                await in_database(
+                    services.record_progress, request_id=self.admission.request_id, metered=delivered
+                )
+            except (DatabaseError, InterfaceError) as error:
+                logger.warning("request %s: progress was not noted: %s", self.admission.request_id, error)
+            else:
+                noted = delivered.completion_tokens
+                fault_point("gateway.progress_noted")
+
     async def _settle(self, status: RequestStatus, error_code: str) -> None:
         metered, finish_reason = self.metered, self.meter.finish_reason
         if status is RequestStatus.FAILED and (not self._request.is_stream or not metered.completion_tokens):
@@ -170,11 +193,13 @@ class Generation:
         """Leave the node's stream, which makes the node stop generating."""
         if self._watch is not None and self._watch is not asyncio.current_task():
             self._watch.cancel()
+        if self._noting is not None:
+            self._noting.cancel()
         await self._stack.aclose()
 
 
 async def record_and_settle(admission: Admission, outcome: dict[str, Any]) -> None:
-    """Record the outcome, trying until the hold lapses, then settle; beat repeats a settling that fails."""
+    """Record the outcome, trying until the request's time is over, then settle; beat repeats a settling that fails."""
     attempt = 0
     while True:
         try:
@@ -188,7 +213,9 @@ async def record_and_settle(admission: Admission, outcome: dict[str, Any]) -> No
                 "request %s: settling failed (%s), next attempt in %s s", admission.request_id, error, pause
             )
             if timezone.now() + timedelta(seconds=pause) > admission.expires_at:
-                logger.error("request %s: not settled before its hold lapsed", admission.request_id)
+                logger.error(
+                    "request %s: not settled in time, beat bills what was noted", admission.request_id
+                )
                 return
             await asyncio.sleep(pause)
         else:

@@ -45,7 +45,7 @@ class UsageRecord(models.Model):
     billed_microcredits = models.BigIntegerField(default=0, help_text="Sum of the bill's lines.")
     charged_microcredits = models.BigIntegerField(default=0, help_text="What the ledger took.")
     created_at = models.DateTimeField(auto_now_add=True)
-    expires_at = models.DateTimeField(help_text="When the hold lapses.")
+    expires_at = models.DateTimeField(help_text="When it must have ended; its hold lapses later.")
     finished_at = models.DateTimeField(null=True)
     settled_at = models.DateTimeField(null=True)
 

@@ -32,12 +32,14 @@ from gainshare.ledger.services import open_hold, settle_hold, void_hold
 logger = logging.getLogger(__name__)
 
 HOLD_ATTEMPTS = 3  # other requests of the same user may take credits between a refusal and the next try
-GRACE = timedelta(seconds=5)  # a web process that is alive settles within this time after its hold's end
+GRACE = timedelta(seconds=5)  # a web process that is alive settles within this time after a request's end
+# How long beat has to find the requests of a killed process and to settle them, before their holds lapse.
+REPAIR_TIME = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """A request that may run: its hold covers the prompt and `n_answers` of `max_tokens` tokens until `expires_at`.
+    """A request that may run until `expires_at`: its hold covers the prompt and `n_answers` of `max_tokens` tokens.
 
     `owner` is what nodes know the account by: always the same, and nothing that anybody could trace back.
     """
@@ -132,7 +134,7 @@ def admit(
                     hold_id=request_id,
                     user=key.user,
                     amount_microcredits=amount,
-                    expires_at=expires_at,
+                    expires_at=expires_at + REPAIR_TIME,
                     reference=f"request:{request_id}",
                 )
                 record = UsageRecord(
@@ -231,6 +233,23 @@ def record_outcome(
     return changed == 1
 
 
+def record_progress(*, request_id: UUID, metered: Metered) -> bool:
+    """Note what a running request has delivered so far, in case its process is killed. True when that was news.
+
+    Does nothing once the request has an outcome, nor with a count that is no higher than the noted one.
+    """
+    with transaction.atomic():
+        _commit_without_waiting()
+        changed = UsageRecord.objects.filter(
+            pk=request_id, status=RequestStatus.RUNNING, completion_tokens__lt=metered.completion_tokens
+        ).update(
+            cached_tokens=metered.cached_tokens,
+            completion_tokens=metered.completion_tokens,
+            engine=dict(metered.engine),
+        )
+    return changed == 1
+
+
 def settle(*, request_id: UUID) -> bool:
     """Let the ledger take what the recorded bill says and release the rest of the hold. True when this call did."""
     with transaction.atomic():
@@ -269,13 +288,33 @@ def _collect(record: UsageRecord) -> int:
 def settle_outstanding(*, now: datetime) -> int:
     """Finish requests that their web process could not: the number of requests that were settled.
 
-    A request with an outcome only lacks the ledger's part. One that still runs after its hold's end has lost its
-    process together with the count of tokens, so it costs nothing.
+    A request with an outcome only lacks the ledger's part. One that still runs after its time has lost its process:
+    it pays for what that had noted as delivered.
     """
     lost = UsageRecord.objects.filter(status=RequestStatus.RUNNING, expires_at__lt=now - GRACE)
-    lost.update(status=RequestStatus.FAILED, error_code="gateway_lost", finished_at=now)
+    for request_id in lost.order_by("expires_at").values_list("pk", flat=True)[:500]:
+        _record_lost(request_id)
     unsettled = UsageRecord.objects.filter(settled_at=None, finished_at__isnull=False).order_by("finished_at")
     return sum(settle(request_id=request_id) for request_id in unsettled.values_list("pk", flat=True)[:500])
+
+
+def _record_lost(request_id: UUID) -> None:
+    """End a request whose process is gone. An answer that is not streamed is delivered whole or not at all."""
+    with transaction.atomic():
+        running = UsageRecord.objects.select_for_update().filter(pk=request_id, status=RequestStatus.RUNNING)
+        if (record := running.first()) is None:
+            return
+        delivered = Metered(engine=record.engine)
+        if record.is_stream and record.completion_tokens:
+            delivered = Metered(
+                record.prompt_tokens, record.cached_tokens, record.completion_tokens, record.engine
+            )
+        record_outcome(
+            request_id=request_id,
+            status=RequestStatus.FAILED,
+            metered=delivered,
+            error_code="gateway_lost",
+        )
 
 
 def priced_models(served: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
