@@ -15,6 +15,7 @@ from rest_framework.views import APIView
 
 from gainshare.accounts import services
 from gainshare.accounts.authentication import ApiKeyAuthentication
+from gainshare.accounts.entrance_limits import allow_sign_up
 from gainshare.accounts.models import ApiKey, User
 from gainshare.accounts.permissions import HasScope, IsMaintainer
 from gainshare.accounts.serializers import (
@@ -46,11 +47,19 @@ class UsersView(APIView):
         operation_id="users_create",
         summary="Sign up",
         request=SignUpSerializer,
-        responses={201: UserSerializer, 400: ErrorSerializer, 403: ErrorSerializer, 409: ErrorSerializer},
+        responses={
+            201: UserSerializer,
+            400: ErrorSerializer,
+            403: ErrorSerializer,
+            409: ErrorSerializer,
+            429: ErrorSerializer,
+        },
     )
     def post(self, request: Request) -> Response:
         form = SignUpSerializer(data=request.data)
         form.is_valid(raise_exception=True)
+        if not IsMaintainer().has_permission(request, self):
+            allow_sign_up(request)
         user = services.create_user(**form.validated_data)
         return Response(UserSerializer(user).data, status=201)
 

@@ -7,6 +7,7 @@ a credential that a caller sent.
 
 import logging
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from django.core.exceptions import PermissionDenied as DjangoPermissionDenied
@@ -23,11 +24,12 @@ CREDENTIAL = re.compile(r"\b(gsr?)_[A-Za-z0-9_\-]+")
 class DomainError(Exception):
     """A rule of the platform refused the call. ``code`` is stable for programs, ``message`` says what to do.
 
-    ``status`` is the HTTP status that REST answers with.
+    ``status`` is the HTTP status that REST answers with, ``headers`` what it adds to the answer's.
     """
 
     code = "refused"
     status = 400
+    headers: Mapping[str, str] = {}
 
     def __init__(self, message: str, *, code: str | None = None, status: int | None = None) -> None:
         super().__init__(message)
@@ -55,7 +57,7 @@ def exception_handler(exc: Exception, context: dict[str, Any]) -> Response:
 
     set_rollback()
     if isinstance(exc, DomainError):
-        headers = {"WWW-Authenticate": "Bearer"} if exc.status == 401 else None
+        headers = {"WWW-Authenticate": "Bearer"} if exc.status == 401 else dict(exc.headers)
         return Response(error_body(exc.code, exc.message), status=exc.status, headers=headers)
     if isinstance(exc, Http404):
         exc = exceptions.NotFound()

@@ -1,4 +1,4 @@
-"""Users with a role, and their API keys. Knows nothing of credits, bounties or requests.
+"""Users with a role, their API keys, and how often passwords were tried. Knows nothing of credits or bounties.
 
 An API key is shown once, as ``gs_<prefix>_<secret>``; only the SHA-256 of its 256-bit secret is kept.
 """
@@ -10,6 +10,7 @@ from datetime import datetime
 from django.contrib.auth.models import AbstractUser
 from django.db import models
 from django.db.models.functions import Lower
+from django.utils.crypto import salted_hmac
 
 
 class Role(models.TextChoices):
@@ -84,3 +85,34 @@ class ApiKey(models.Model):
         if not self.user.is_active:
             return "The account of this API key is disabled."
         return None
+
+
+class Allowance(models.Model):
+    """How much of a limited number of tries is used up; see `rate_limits`. Rows may go at any time after ``full_at``."""
+
+    key = models.CharField(
+        primary_key=True, max_length=64, help_text="Keyed hash of what is limited for whom."
+    )
+    full_at = models.DateTimeField(db_index=True, help_text="When all tries are there again.")
+
+    def __str__(self) -> str:
+        return f"{self.key[:12]}… full at {self.full_at:%Y-%m-%d %H:%M:%S}"
+
+
+class SignInPlace(models.Model):
+    """A network address that a user has signed in from with a password, as a keyed hash."""
+
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="+")
+    place = models.CharField(max_length=64)
+    last_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["user", "place"], name="sign_in_place_once")]
+
+    def __str__(self) -> str:
+        return f"{self.place[:12]}… last at {self.last_at:%Y-%m-%d %H:%M:%S}"
+
+    @staticmethod
+    def hashed(network: str) -> str:
+        """What stands for ``network`` in the database."""
+        return salted_hmac("gainshare.accounts.SignInPlace", network, algorithm="sha256").hexdigest()

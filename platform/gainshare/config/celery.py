@@ -11,6 +11,7 @@ from django.conf import settings
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gainshare.config.settings")
 
 CALIBRATION_LOOK_S = 60  # how often beat looks whether a runner's A/A run is due
+FORGET_ATTEMPTS_S = 600
 
 app = Celery("gainshare")
 app.conf.update(
@@ -46,10 +47,14 @@ app.conf.update(
             "task": "gainshare.gateway.tasks.settle_outstanding",
             "schedule": settings.CELERY_BEAT_INTERVAL_S,
         },
+        "forget-attempts": {
+            "task": "gainshare.accounts.tasks.forget_attempts",
+            "schedule": FORGET_ATTEMPTS_S,
+        },
         "seal-entries": {
             "task": "gainshare.ledger.tasks.seal_entries",
             "schedule": settings.CELERY_BEAT_INTERVAL_S,
         },
     },
 )
-app.autodiscover_tasks(["bounty", "gainshare.ledger", "gainshare.gateway"])
+app.autodiscover_tasks(["bounty", "gainshare.accounts", "gainshare.ledger", "gainshare.gateway"])

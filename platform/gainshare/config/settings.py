@@ -25,6 +25,12 @@ LOGIN_REDIRECT_URL = "/"
 LOGOUT_REDIRECT_URL = "/"
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = PUBLIC_URL.startswith("https://")
+AUTHENTICATION_BACKENDS = ["gainshare.accounts.entrance_limits.LimitedModelBackend"]
+# By address (IPv6: by /64): accounts made, and passwords tried. By account: wrong passwords from unfamiliar addresses,
+# and from each familiar one. Behind a proxy, FORWARDED_ALLOW_IPS must name it to uvicorn, else all share one address.
+SIGN_UPS_PER_HOUR = env.integer("GAINSHARE_SIGN_UPS_PER_HOUR", 60, minimum=1)
+SIGN_INS_PER_HOUR = env.integer("GAINSHARE_SIGN_INS_PER_HOUR", 120, minimum=1)
+WRONG_PASSWORDS_PER_HOUR = env.integer("GAINSHARE_WRONG_PASSWORDS_PER_HOUR", 20, minimum=1)
 OPEN_SIGNUP = env.flag("GAINSHARE_OPEN_SIGNUP", default=True)
 DATA_UPLOAD_MAX_MEMORY_SIZE = 64 * 1024 * 1024  # evidence with its raw samples is the largest body
 
@@ -55,6 +61,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "gainshare.web.too_many.TooManyAttemptsMiddleware",
 ]
 
 TEMPLATES = [

@@ -11,6 +11,7 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_GET, require_http_methods
 
+from gainshare.accounts.entrance_limits import allow_sign_up
 from gainshare.accounts.errors import DomainError
 from gainshare.accounts.models import User
 from gainshare.accounts.services import create_user
@@ -39,6 +40,7 @@ def sign_up(request: HttpRequest) -> HttpResponse:
         return render(request, "web/signup_closed.html", status=403)
     form = SignUpForm(request.POST if request.method == "POST" else None)
     if request.method == "POST" and form.is_valid():
+        allow_sign_up(request)
         try:
             user = create_user(
                 username=form.cleaned_data["username"],
