@@ -23,7 +23,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from benchmarks.trees import TreeError
-from bounty.api.parsing import BoundedJSONParser, LargeJSONParser, RawTextField, validated
+from bounty.api.parsing import LargeJSONParser, RawTextField, validated
 from bounty.errors import NotFound
 from bounty.models import Run, Runner
 from bounty.services.logs import append_log
@@ -70,7 +70,6 @@ class IsRunner(BasePermission):
 class RunnerView(APIView):
     authentication_classes = [RunnerTokenAuthentication]
     permission_classes = [IsRunner]
-    parser_classes = [BoundedJSONParser]
 
 
 def calling_runner(request: Request) -> Runner:

@@ -1,39 +1,15 @@
 """Reading request bodies: JSON up to a bound, and fields that take text as it is."""
 
-import io
-from collections.abc import Mapping
 from typing import Any
 
 from drf_spectacular.utils import extend_schema_field
-from rest_framework import serializers, status
-from rest_framework.exceptions import APIException
-from rest_framework.parsers import JSONParser
+from rest_framework import serializers
 from rest_framework.request import Request
 
 from gainshare.accounts.models import User
+from gainshare.accounts.parsing import BoundedJSONParser
 
-SMALL_BYTES = 4 * 1024 * 1024
 LARGE_BYTES = 96 * 1024 * 1024
-
-
-class BodyTooLarge(APIException):
-    status_code = status.HTTP_413_REQUEST_ENTITY_TOO_LARGE
-    default_code = "body_too_large"
-    default_detail = "The request's body is too large."
-
-
-class BoundedJSONParser(JSONParser):
-    """JSON of at most ``max_bytes``, whatever Content-Length says."""
-
-    max_bytes = SMALL_BYTES
-
-    def parse(
-        self, stream: Any, media_type: str | None = None, parser_context: Mapping[str, Any] | None = None
-    ) -> Any:
-        body = stream.read(self.max_bytes + 1)
-        if len(body) > self.max_bytes:
-            raise BodyTooLarge(f"The request's body may have at most {self.max_bytes} bytes.")
-        return super().parse(io.BytesIO(body), media_type, parser_context)
 
 
 class LargeJSONParser(BoundedJSONParser):

@@ -13,7 +13,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from bounty.api.parsing import BoundedJSONParser, RawTextField, StatedReason, caller, validated
+from bounty.api.parsing import RawTextField, StatedReason, caller, validated
 from bounty.api.runs import ChangeOut, RunOut
 from bounty.models import Reproduction
 from bounty.services.reproductions import decline, find_reproduction, reproduce
@@ -90,7 +90,6 @@ class ReproductionList(generics.ListAPIView[Reproduction]):
     """All reproductions, in the order of sealing. POST sends one in."""
 
     serializer_class = ReproductionOut
-    parser_classes = [BoundedJSONParser]
 
     def get_permissions(self) -> list[BasePermission]:
         return [AllowAny()] if self.request.method != "POST" else [HasScope("submit")()]

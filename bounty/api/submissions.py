@@ -16,7 +16,7 @@ from rest_framework.views import APIView
 from benchmarks.trees import TreeError
 from bounty.api.awards import AwardOut
 from bounty.api.disputes import DisputeOut
-from bounty.api.parsing import BoundedJSONParser, RawTextField, caller, validated
+from bounty.api.parsing import RawTextField, caller, validated
 from bounty.api.runs import (
     LOG_OFFSET,
     ChangeOut,
@@ -202,7 +202,6 @@ class SubmissionList(generics.ListAPIView[Submission]):
     """All submissions, the newest first. POST sends one in."""
 
     serializer_class = SubmissionOut
-    parser_classes = [BoundedJSONParser]
 
     def get_permissions(self) -> list[BasePermission]:
         return [AllowAny()] if self.request.method != "POST" else [HasScope("submit")()]

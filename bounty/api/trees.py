@@ -13,7 +13,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from bounty.api.parsing import BoundedJSONParser, RawTextField, caller, validated
+from bounty.api.parsing import RawTextField, caller, validated
 from bounty.models import Lineage, StoredTree
 from bounty.services.transitions import history
 from bounty.services.trees import blob_store, create_lineage, create_tree, find_tree, load_tree
@@ -74,7 +74,6 @@ class TreeList(APIView):
     """Make a tree from another one and a diff."""
 
     permission_classes = [HasScope("submit")]
-    parser_classes = [BoundedJSONParser]
 
     @extend_schema(request=TreeIn, responses={201: TreeMade})
     def post(self, request: Request) -> Response:

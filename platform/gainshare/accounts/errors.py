@@ -12,6 +12,7 @@ from typing import Any
 
 from django.core.exceptions import PermissionDenied as DjangoPermissionDenied
 from django.core.signals import got_request_exception
+from django.db import DataError
 from django.http import Http404
 from rest_framework import exceptions
 from rest_framework.response import Response
@@ -38,6 +39,21 @@ class DomainError(Exception):
         self.status = status or type(self).status
 
 
+class UnusableValue(DomainError):
+    """The request names something that the database cannot even be asked for: a NUL character, a number beyond 64 bits."""
+
+    code = "invalid"
+    status = 400
+
+    @classmethod
+    def of(cls, error: DataError) -> "UnusableValue":
+        """For what the database refused. It is logged, since a service that lets such values through may be at fault."""
+        logger.warning("the database cannot take a value: %s", error, exc_info=error)
+        return cls(
+            "The request holds a character or a number that cannot be looked up or stored; leave it out."
+        )
+
+
 def redact(text: str) -> str:
     """``text`` with every API key and runner token replaced by its kind: ``gs_***``."""
     return CREDENTIAL.sub(r"\1_***", text)
@@ -56,6 +72,8 @@ def exception_handler(exc: Exception, context: dict[str, Any]) -> Response:
     from rest_framework.views import set_rollback  # its import reads settings that name models
 
     set_rollback()
+    if isinstance(exc, DataError):
+        exc = UnusableValue.of(exc)
     if isinstance(exc, DomainError):
         headers = {"WWW-Authenticate": "Bearer"} if exc.status == 401 else dict(exc.headers)
         return Response(error_body(exc.code, exc.message), status=exc.status, headers=headers)

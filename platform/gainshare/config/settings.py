@@ -61,7 +61,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
-    "gainshare.web.too_many.TooManyAttemptsMiddleware",
+    "gainshare.web.refusals.RefusalsMiddleware",
 ]
 
 TEMPLATES = [
@@ -110,13 +110,14 @@ REST_FRAMEWORK = {
         "rest_framework.authentication.SessionAuthentication",
     ],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticatedOrReadOnly"],
-    "DEFAULT_PAGINATION_CLASS": "rest_framework.pagination.LimitOffsetPagination",
+    "DEFAULT_PAGINATION_CLASS": "gainshare.accounts.parsing.BoundedPagination",
     "PAGE_SIZE": 50,
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "gainshare.accounts.errors.exception_handler",
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
 }
 SPECTACULAR_SETTINGS = {
+    "DEFAULT_PARSER_CLASSES": ["gainshare.accounts.parsing.BoundedJSONParser"],
     "TITLE": "Gainshare API",
     "DESCRIPTION": "Make the model faster, get paid in the model.",
     "VERSION": "1",
