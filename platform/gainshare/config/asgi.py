@@ -2,11 +2,12 @@
 
 import os
 
+from django.conf import settings
 from django.core.asgi import get_asgi_application
 from django.utils.module_loading import import_string
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gainshare.config.settings")
 
-site = get_asgi_application()
+site = import_string("gainshare.web.body_limit.with_body_limit")(get_asgi_application(), settings.BODY_LIMITS)
 # Model access goes past the site's middleware; named by string, as the settings name the apps.
 application = import_string("gainshare.gateway.asgi.with_side_door")(site)

@@ -32,7 +32,10 @@ SIGN_UPS_PER_HOUR = env.integer("GAINSHARE_SIGN_UPS_PER_HOUR", 60, minimum=1)
 SIGN_INS_PER_HOUR = env.integer("GAINSHARE_SIGN_INS_PER_HOUR", 120, minimum=1)
 WRONG_PASSWORDS_PER_HOUR = env.integer("GAINSHARE_WRONG_PASSWORDS_PER_HOUR", 20, minimum=1)
 OPEN_SIGNUP = env.flag("GAINSHARE_OPEN_SIGNUP", default=True)
-DATA_UPLOAD_MAX_MEMORY_SIZE = 64 * 1024 * 1024  # evidence with its raw samples is the largest body
+DATA_UPLOAD_MAX_MEMORY_SIZE = 64 * 1024 * 1024
+# Bytes of a request's body, by the beginning of its address. Evidence with its raw samples is the largest; a patch has
+# at most a million characters.
+BODY_LIMITS = {"/": 8 * 1024 * 1024, "/api/v1/runner/": 96 * 1024 * 1024}
 
 INSTALLED_APPS = [
     "django.contrib.admin",
@@ -114,10 +117,10 @@ REST_FRAMEWORK = {
     "PAGE_SIZE": 50,
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "gainshare.accounts.errors.exception_handler",
+    "DEFAULT_PARSER_CLASSES": ["gainshare.accounts.parsing.BoundedJSONParser"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
 }
 SPECTACULAR_SETTINGS = {
-    "DEFAULT_PARSER_CLASSES": ["gainshare.accounts.parsing.BoundedJSONParser"],
     "TITLE": "Gainshare API",
     "DESCRIPTION": "Make the model faster, get paid in the model.",
     "VERSION": "1",
