@@ -127,6 +127,18 @@ def test_a_revoked_key_is_refused_at_once(ann: User) -> None:
     assert with_key(other).get("/api/v1/users/me/").status_code == 200
 
 
+def test_a_key_revokes_only_keys_that_may_do_no_more(ann: User) -> None:
+    strong, weak, equal = key_of(ann, "read", "submit"), key_of(ann, "read"), key_of(ann, "read")
+    refused = with_key(weak).delete(f"/api/v1/keys/{strong.split('_')[1]}/")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "not_allowed")
+    assert with_key(strong).get("/api/v1/users/me/").status_code == 200
+    assert with_key(weak).delete(f"/api/v1/keys/{equal.split('_')[1]}/").status_code == 204
+    assert with_key(strong).delete(f"/api/v1/keys/{weak.split('_')[1]}/").status_code == 204
+    assert with_password("ann").delete(f"/api/v1/keys/{strong.split('_')[1]}/").status_code == 204
+    for raw in (strong, weak, equal):
+        assert with_key(raw).get("/api/v1/users/me/").status_code == 401
+
+
 def test_a_wrong_key_is_never_echoed(ann: User) -> None:
     raw = "gs_0123456789ab_" + "f" * 64
     for header in (f"Bearer {raw}", f"Bearer {raw} {raw}", "Bearer hello", f"Bearer {raw}é"):

@@ -134,12 +134,14 @@ class KeyView(APIView):
     @extend_schema(
         operation_id="keys_revoke",
         summary="Revoke an API key",
+        description="With a key one revokes that key, and those that may do no more than it.",
         parameters=[OpenApiParameter("prefix", str, OpenApiParameter.PATH)],
-        responses={204: None, 404: ErrorSerializer},
+        responses={204: None, 403: ErrorSerializer, 404: ErrorSerializer},
     )
     def delete(self, request: Request, prefix: str) -> Response:
         assert isinstance(request.user, User)
-        services.revoke_api_key(user=request.user, prefix=prefix)
+        asked_with = request.auth if isinstance(request.auth, ApiKey) else None
+        services.revoke_api_key(user=request.user, prefix=prefix, asked_with=asked_with)
         return Response(status=204)
 
 

@@ -164,12 +164,17 @@ def authenticate_key(raw: str) -> ApiKey:
     return key
 
 
-def revoke_api_key(*, user: User, prefix: str) -> ApiKey:
-    """Revokes the user's key and every key made with it. Repeating changes nothing."""
+def revoke_api_key(*, user: User, prefix: str, asked_with: ApiKey | None = None) -> ApiKey:
+    """Revokes the user's key and every key made with it. Repeating changes nothing.
+
+    A key that it is ``asked_with`` revokes itself, and what may do no more than itself. Raises NotFound, NotAllowed.
+    """
     with transaction.atomic():
         key = ApiKey.objects.select_for_update().filter(user=user, prefix=prefix).first()
         if key is None:
             raise NotFound("There is no such key of yours.")
+        if asked_with is not None and set(key.scopes) - set(asked_with.scopes):
+            raise NotAllowed("A key cannot revoke a key that may do more than itself; use your password.")
         now = timezone.now()
         level = [key.pk]
         while level:
