@@ -6,6 +6,7 @@ Whatever happens, no hold stays open, delivered tokens are billed once, and the 
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -17,7 +18,9 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
+from gainshare.accounts.services import revoke_api_key
 from gainshare.gateway import services
+from gainshare.gateway.generation import PROGRESS_S
 from gainshare.gateway.metering import Metered
 from gainshare.gateway.models import RequestStatus, UsageRecord
 from gainshare.gateway.tasks import settle_outstanding_requests
@@ -220,6 +223,38 @@ def test_a_web_process_killed_in_the_middle_of_a_stream_is_paid_for_what_it_note
         assert record.charged_microcredits == bill_of(record.prompt_tokens, noted) > 0
         assert hold_of(record).settled == record.charged_microcredits
         assert ledger.balance(customer.user).available == before - record.charged_microcredits
+    assert_ledger_holds()
+
+
+def revoked_while_it_writes(stack: GatewayStack) -> tuple[Customer, LongAnswer, openai.APIError]:
+    """An answer whose key is revoked while its node stands still, and how its stream ended. As above, again where the node was done before."""
+    assert stack.node.child is not None
+    for _ in range(10):
+        customer = stack.customer()
+        answer = LongAnswer(stack, customer)
+        answer.read(5)
+        os.kill(stack.node.child.pid, signal.SIGSTOP)
+        try:
+            revoke_api_key(user=customer.user, prefix=customer.prefix)
+            time.sleep(2.5 * PROGRESS_S)
+        finally:
+            os.kill(stack.node.child.pid, signal.SIGCONT)
+        try:
+            answer.read()
+        except openai.APIError as error:
+            return customer, answer, error
+        assert answer.seen == LONG, "the stream ended as if it were whole"
+    raise AssertionError("the node was done each time before it was stopped")
+
+
+def test_a_revoked_key_ends_the_answer_that_is_being_written(stack: GatewayStack) -> None:
+    customer, answer, error = revoked_while_it_writes(stack)
+    assert error.code == "invalid_api_key"
+    assert "revoked" in error.message
+    record = stack.record(customer.user)
+    assert (record.status, record.error_code) == (RequestStatus.CANCELLED, "invalid_api_key")
+    assert record.completion_tokens == answer.seen < LONG
+    assert record.charged_microcredits == bill_of(record.prompt_tokens, answer.seen)
     assert_ledger_holds()
 
 

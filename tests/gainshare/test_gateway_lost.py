@@ -6,7 +6,8 @@ from uuid import UUID, uuid4
 import pytest
 from django.utils import timezone
 
-from gainshare.accounts.services import create_api_key
+from gainshare.accounts.models import ApiKey, User
+from gainshare.accounts.services import create_api_key, revoke_api_key
 from gainshare.gateway import services
 from gainshare.gateway.metering import Metered
 from gainshare.gateway.models import RequestStatus, UsageRecord
@@ -98,6 +99,20 @@ def test_nothing_delivered_costs_nothing(world: World, is_stream: bool) -> None:
     assert (record.billed_microcredits, record.charged_microcredits, record.completion_tokens) == (0, 0, 0)
     assert Hold.objects.get(pk=request_id).state == HoldState.VOIDED
     assert ledger.balance(world.ann).available == GRANTED
+
+
+def test_an_answer_goes_on_while_its_key_stands(world: World) -> None:
+    request_id = running(world)
+    assert services.follow(request_id=request_id, metered=delivered(3))
+    key = ApiKey.objects.get(user=world.ann)
+    for fields in ({"is_active": False}, {"is_active": True}):
+        User.objects.filter(pk=world.ann.pk).update(**fields)
+        assert services.follow(request_id=request_id, metered=delivered(3)) == fields["is_active"]
+    ApiKey.objects.update(expires_at=timezone.now() - timedelta(days=1))
+    assert services.follow(request_id=request_id, metered=delivered(3))
+    create_api_key(user=world.ann, name="another", scopes=["inference"])
+    revoke_api_key(user=world.ann, prefix=key.prefix)
+    assert not services.follow(request_id=request_id, metered=delivered(3))
 
 
 def test_a_count_that_comes_late_or_is_lower_changes_nothing(world: World) -> None:

@@ -19,7 +19,7 @@ from django.utils import timezone
 from benchmarks.faults import fault_point
 from gainshare.gateway import services
 from gainshare.gateway.database import in_database
-from gainshare.gateway.errors import DeadlineMissed, GatewayError, NodeFailed, TookTooLong
+from gainshare.gateway.errors import BadKey, DeadlineMissed, GatewayError, NodeFailed, TookTooLong
 from gainshare.gateway.metering import Meter, Metered, MeterError
 from gainshare.gateway.models import RequestStatus
 from gainshare.gateway.nodes import DeadlinePassed, ModelNode, NodePool, NodeStreamError
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 SETTLE_BEFORE_END_S = (
     2.0  # generation stops this long before the request's time is over (a tenth of it if that is less)
 )
-PROGRESS_S = 1.0  # how often a stream's count is noted: at most so much of it is lost with a killed process
+PROGRESS_S = 1.0  # how often an answer's count is noted: so much of it may be lost with a killed process
 WAIT_FOR_SETTLING_S = 2.0  # the client's last event waits at most this long for the settled bill
 RETRY_S = (0.1, 0.3, 1.0, 3.0)  # pauses between attempts to record an outcome; the last one repeats
 
@@ -68,6 +68,7 @@ class Generation:
         self._watch: asyncio.Task[Any] | None = None
         self._delivered = Metered()  # what the client's connection has taken
         self._noting: asyncio.Task[Any] | None = None
+        self._is_refused = False  # the key was revoked meanwhile
 
     @property
     def metered(self) -> Metered:
@@ -100,7 +101,7 @@ class Generation:
         """
         assert self._stream is not None, "begin() comes first"
         passed_on = 0
-        if self._request.is_stream and self._settling is None:
+        if self._settling is None:
             self._noting = in_background(self._note_progress())
         try:
             while True:
@@ -112,6 +113,9 @@ class Generation:
                 self.meter.see(chunk)
                 yield chunk
                 self._delivered = self.meter.metered
+                if self._is_refused:
+                    await self._settled(self.finish(RequestStatus.CANCELLED, BadKey.code))
+                    raise BadKey(f"The API key was revoked (request {self.admission.request_id}).")
                 passed_on += 1
                 if passed_on == 1:
                     fault_point("gateway.first_token")
@@ -158,21 +162,23 @@ class Generation:
         self.finish(RequestStatus.FAILED, TookTooLong.code)
 
     async def _note_progress(self) -> None:
-        """Keep the database's count of delivered tokens at most `PROGRESS_S` old, for beat to bill after a kill."""
-        noted = 0
+        """Keep the database's count of delivered tokens at most `PROGRESS_S` old, for beat to bill after a kill.
+
+        On the way, learn whether the key was revoked.
+        """
         while True:
             await asyncio.sleep(PROGRESS_S)
-            if (delivered := self._delivered).completion_tokens == noted:
-                continue
+            delivered = self._delivered
             try:
-                await in_database(
-                    services.record_progress, request_id=self.admission.request_id, metered=delivered
+                may_go_on = await in_database(
+                    services.follow, request_id=self.admission.request_id, metered=delivered
                 )
             except (DatabaseError, InterfaceError) as error:
                 logger.warning("request %s: progress was not noted: %s", self.admission.request_id, error)
             else:
-                noted = delivered.completion_tokens
-                fault_point("gateway.progress_noted")
+                self._is_refused = not may_go_on
+                if delivered.completion_tokens:
+                    fault_point("gateway.progress_noted")
 
     async def _settle(self, status: RequestStatus, error_code: str) -> None:
         metered, finish_reason = self.metered, self.meter.finish_reason

@@ -250,6 +250,16 @@ def record_progress(*, request_id: UUID, metered: Metered) -> bool:
     return changed == 1
 
 
+def follow(*, request_id: UUID, metered: Metered) -> bool:
+    """`record_progress`, and whether the answer may go on: its key was not revoked, nor its account disabled.
+
+    A key that expires meanwhile was good when the request began, and the request ends soon enough by itself.
+    """
+    record_progress(request_id=request_id, metered=metered)
+    key = UsageRecord.objects.filter(pk=request_id).values("key_prefix")
+    return ApiKey.objects.filter(prefix__in=key, revoked_at=None, user__is_active=True).exists()
+
+
 def settle(*, request_id: UUID) -> bool:
     """Let the ledger take what the recorded bill says and release the rest of the hold. True when this call did."""
     with transaction.atomic():
