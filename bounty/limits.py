@@ -7,6 +7,9 @@ MAX_LOG_CHARS = 1_000_000  # of one run; the rest is dropped with a note
 MAX_LOG_POST_CHARS = 256 * 1024
 LOG_PAGE_CHARS = 64 * 1024
 MAX_REJECTIONS = 50  # rejected diffs per person and bounty: they cost no runner, only patience
+TREES_PER_HOUR = (
+    120  # of one person who is no maintainer: each may keep a diff's length of new files for good
+)
 MAX_EVIDENCE_BYTES = 64 * 1024 * 1024
 
 WAKE_AGAIN_AFTER = timedelta(seconds=5)  # a queued run's wake-up is sent again only after this

@@ -14,10 +14,12 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from bounty.api.parsing import RawTextField, caller, validated
+from bounty.limits import TREES_PER_HOUR
 from bounty.models import Lineage, StoredTree
 from bounty.services.transitions import history
 from bounty.services.trees import blob_store, create_lineage, create_tree, find_tree, load_tree
 from gainshare.accounts.permissions import HasScope, IsMaintainer
+from gainshare.accounts.rate_limits import Rate, take
 
 
 class TreeIn(serializers.Serializer[Any]):
@@ -77,7 +79,10 @@ class TreeList(APIView):
 
     @extend_schema(request=TreeIn, responses={201: TreeMade})
     def post(self, request: Request) -> Response:
-        tree = create_tree(actor=caller(request), **validated(TreeIn, request))
+        values, actor = validated(TreeIn, request), caller(request)
+        if not actor.is_maintainer:
+            take(what="trees made by this account", who=str(actor.pk), rate=Rate(TREES_PER_HOUR))
+        tree = create_tree(actor=actor, **values)
         return Response({"hash": tree.hash}, status=201)
 
 

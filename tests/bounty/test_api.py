@@ -335,3 +335,18 @@ def test_the_schema_names_every_address(client: Any) -> None:
     schema = SchemaGenerator().get_schema(request=None, public=True)
     for path in ("submissions/", "submissions/{id}/review/", "runner/lease/", "bounties/{id}/leaderboard/"):
         assert f"/api/v1/{path}" in schema["paths"], sorted(schema["paths"])
+
+
+def test_who_is_no_maintainer_makes_so_many_trees_an_hour(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bounty.api.trees.TREES_PER_HOUR", 2)
+    person, other, mira = make_user("person"), make_user("other"), client_of(world.mira)
+    for number in (7, 8):
+        post(client_of(person), "trees/", 201, base=world.tree.pk, diff=diff_of_line(1, f"step_1 = {number}"))
+    refused = client_of(person).post(f"{BASE}trees/", {"base": world.tree.pk}, format="json")
+    assert (refused.status_code, code(refused.json())) == (429, "rate_limited")
+    assert int(refused.headers["Retry-After"]) > 0
+    post(client_of(other), "trees/", 201, base=world.tree.pk)
+    for _ in range(3):
+        post(mira, "trees/", 201, base=world.tree.pk)
