@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cancellation import Cancellation
 from benchmarks.pairs.devices import CPU, device_mounts
 from benchmarks.pairs.seeds import Seeds
 from benchmarks.sandbox import Completed, Limits, Mount, SandboxLevel, python_runtime, run
@@ -32,7 +33,7 @@ _REFUSED, _RAISED, _BROKEN, _MALFORMED = 10, 11, 12, 13  # what bug_inside.py en
 
 
 class Trials:
-    """`rows` grows while it runs, in the evidence's own form. Each step is one fresh sandbox."""
+    """`rows` grows while it runs, in the evidence's own form. Each step is one fresh sandbox. Raises Cancelled."""
 
     def __init__(
         self,
@@ -44,11 +45,12 @@ class Trials:
         seeds: Seeds,
         device: str = CPU,
         on_log: Callable[[str], None],
+        cancellation: Cancellation | None = None,
     ) -> None:
         self.rows: list[dict[str, Any]] = []
         self._reproduction, self._trees = reproduction, dict(trees)
         self._level, self._cores, self._seeds, self._device = level, cores, seeds, device
-        self._on_log = on_log
+        self._on_log, self._cancellation = on_log, cancellation
 
     def read(self) -> None:
         """Whether the file can be a reproduction at all, found out without a tree."""
@@ -95,6 +97,7 @@ class Trials:
             input=json.dumps(asked).encode(),
             timeout_s=wall_s,
             output_limit_bytes=MAX_SEEN_BYTES,
+            cancellation=self._cancellation,
         )
         if said := done.stderr_tail.strip():
             label = f"{step}, {side}, attempt {number + 1}" if step != "read" else step

@@ -1,8 +1,6 @@
 """What a judge is asked to do, and how it reports back while it works. Plain values; no processes, no HTTP."""
 
-import threading
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from benchmarks.evidence.bugs import BUG_KINDS
@@ -56,41 +54,3 @@ class Callbacks(Protocol):
 
     def on_log(self, text: str) -> None:
         """Lines for people. They tell of pairs done, never of results."""
-
-
-class Cancelled(Exception):
-    """The run was stopped from outside; nothing was decided."""
-
-
-@dataclass
-class Cancellation:
-    """Stops a judge from any thread: whatever it is running is ended at once."""
-
-    reason: str = ""
-    _enders: list[Callable[[], None]] = field(default_factory=list)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    @property
-    def is_set(self) -> bool:
-        return bool(self.reason)
-
-    def cancel(self, reason: str) -> None:
-        """The first reason given stays."""
-        with self._lock:
-            self.reason = self.reason or reason
-            enders = list(self._enders)
-        for end in enders:
-            end()
-
-    def ends(self, end: Callable[[], None]) -> None:
-        """Have `end` called when cancelled; at once if that has happened already. Replaces the one before."""
-        with self._lock:
-            self._enders = [end]
-            is_set = self.is_set
-        if is_set:
-            end()
-
-    def check(self) -> None:
-        """Raises Cancelled once it is set."""
-        if self.is_set:
-            raise Cancelled(self.reason)

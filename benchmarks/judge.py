@@ -18,6 +18,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from benchmarks.bugs import Trials
+from benchmarks.cancellation import Cancellation, Cancelled
 from benchmarks.catalogue import SUITES
 from benchmarks.evidence.bugs import ATTEMPTS, BUG_KINDS
 from benchmarks.evidence.commitment import commit
@@ -25,7 +26,7 @@ from benchmarks.evidence.decision import decide_so_far, make_plan, next_pairs
 from benchmarks.evidence.document import build_document, seal
 from benchmarks.evidence.schema import SCHEMA
 from benchmarks.fingerprint import environment, package_version
-from benchmarks.job import Callbacks, Cancellation, Cancelled, Job
+from benchmarks.job import Callbacks, Job
 from benchmarks.pairs.build import build_tree
 from benchmarks.pairs.build_memory import REMEMBERED
 from benchmarks.pairs.calibration import calibrated
@@ -112,6 +113,7 @@ class _Judgement:
             seeds=self._seeds,
             device=job.device,
             on_log=callbacks.on_log,
+            cancellation=cancellation,
         )
         candidate = self._trees["candidate"]
         self._runner = PairRunner(
@@ -149,16 +151,25 @@ class _Judgement:
     def _build(self) -> None:
         """Both trees at once, each in a sandbox of its own: nothing is timed yet."""
         with self._phases.spend("build"), ThreadPoolExecutor(len(self._trees)) as pool:
-            for build in [pool.submit(self._build_one, name) for name in self._trees]:
-                try:
+            try:
+                for build in [pool.submit(self._build_one, name) for name in self._trees]:
                     build.result()
-                except SideFailed as failure:
-                    self._runner.add_event(failure)
-                    return
+            except SideFailed as failure:
+                self._runner.add_event(failure)
+            except BaseException:
+                self._cancellation.cancel("the judge was interrupted")  # or the pool would wait for compilers
+                raise
 
     def _build_one(self, name: str) -> None:
         build = build_tree if self._job.kind == "confirmation" else REMEMBERED.build
-        build(name, self._trees[name], level=self._level, slot=SLOTS[name], on_log=self._callbacks.on_log)
+        build(
+            name,
+            self._trees[name],
+            level=self._level,
+            slot=SLOTS[name],
+            on_log=self._callbacks.on_log,
+            cancellation=self._cancellation,
+        )
 
     def _calibrate(self) -> None:
         """Settle how many calls a pair has; a guard's quick presets are what they are."""

@@ -9,8 +9,9 @@ from typing import cast
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from benchmarks.cancellation import Cancellation, Cancelled
 from benchmarks.faults import fault_point
-from benchmarks.job import Cancellation, Cancelled, Job, JobKind
+from benchmarks.job import Job, JobKind
 from benchmarks.judge import JudgeOptions, judge
 from benchmarks.pairs.quiet import Quiet
 from benchmarks.reporter import Reporter

@@ -7,7 +7,7 @@ the lease is lost. A platform that is away for a while costs nothing but late ne
 import threading
 import time
 
-from benchmarks.job import Cancellation
+from benchmarks.cancellation import Cancellation
 from benchmarks.pairs.quiet import Quiet
 from benchmarks.runner_client import LeasedRun, LeaseLost, PlatformError, RunnerClient
 

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.cancellation import Cancellation
 from benchmarks.pairs.side import SideFailed
 from benchmarks.sandbox import Completed, Limits, Mount, SandboxLevel, python_runtime, run
 
@@ -52,21 +53,27 @@ def build_tree(
     level: SandboxLevel,
     slot: int,
     on_log: Callable[[str], None] | None = None,
+    cancellation: Cancellation | None = None,
 ) -> Path | None:
     """Check the sources below `tree`/model and build its library; where that lies, or None for a tree of Python only.
 
-    Raises SideFailed as `check_tree` and `compile_native` do.
+    Raises SideFailed as `check_tree` and `compile_native` do, and Cancelled.
     """
-    check_tree(name, tree, level=level, slot=slot)
-    library = compile_native(name, tree, level=level, slot=slot, on_log=on_log)
+    check_tree(name, tree, level=level, slot=slot, cancellation=cancellation)
+    library = compile_native(name, tree, level=level, slot=slot, on_log=on_log, cancellation=cancellation)
     return place(tree, library, name) if library else None
 
 
-def check_tree(name: str, tree: Path, *, level: SandboxLevel, slot: int) -> None:
-    """That all Python sources parse and there is no binary. Raises SideFailed at stage "build": build_failed, timeout, resource_limit."""
+def check_tree(
+    name: str, tree: Path, *, level: SandboxLevel, slot: int, cancellation: Cancellation | None = None
+) -> None:
+    """That all Python sources parse and there is no binary.
+
+    Raises SideFailed at stage "build": build_failed, timeout, resource_limit. Raises Cancelled.
+    """
     if (tree / "model" / LIBRARY).exists() and not has_native(tree):
         raise SideFailed("build_failed", name, "build", f"a tree may not bring a model/{LIBRARY} of its own")
-    _refuse_failure(name, _run(Mount(tree / "model", INSIDE), (), level, slot))
+    _refuse_failure(name, _run(Mount(tree / "model", INSIDE), (), level, slot, cancellation))
 
 
 def compile_native(
@@ -76,15 +83,17 @@ def compile_native(
     level: SandboxLevel,
     slot: int,
     on_log: Callable[[str], None] | None = None,
+    cancellation: Cancellation | None = None,
 ) -> bytes:
     """The library's bytes, which follow from `sources_digest` and the compiler; empty for a tree of Python only.
 
     What the compiler says goes to `on_log`, bounded. Raises SideFailed at stage "build": build_failed, timeout,
-    resource_limit, or infrastructure_error where this runner has no compiler and the tree needs one.
+    resource_limit, or infrastructure_error where this runner has no compiler and the tree needs one. Raises Cancelled.
     """
     if not has_native(tree):
         return b""
-    done = _run(Mount(tree / "model" / SOURCES, f"{INSIDE}/{SOURCES}"), _compiler(name), level, slot)
+    sources = Mount(tree / "model" / SOURCES, f"{INSIDE}/{SOURCES}")
+    done = _run(sources, _compiler(name), level, slot, cancellation)
     _refuse_failure(name, done)
     said = done.stderr_tail.strip()
     if said and on_log is not None:
@@ -108,7 +117,13 @@ def sources_digest(tree: Path) -> str:
     return digest.hexdigest()
 
 
-def _run(sources: Mount, command: tuple[str, ...], level: SandboxLevel, slot: int) -> Completed:
+def _run(
+    sources: Mount,
+    command: tuple[str, ...],
+    level: SandboxLevel,
+    slot: int,
+    cancellation: Cancellation | None,
+) -> Completed:
     runtime = python_runtime()
     return run(
         [*runtime.argv, PROGRAM, INSIDE, *command],
@@ -119,6 +134,7 @@ def _run(sources: Mount, command: tuple[str, ...], level: SandboxLevel, slot: in
         slot=slot,
         timeout_s=TIMEOUT_S,
         output_limit_bytes=MAX_LIBRARY_BYTES,
+        cancellation=cancellation,
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
 
+from benchmarks.cancellation import Cancellation
 from benchmarks.pairs.build import check_tree, compile_native, compiler_identity, place, sources_digest
 from benchmarks.sandbox import SandboxLevel
 
@@ -33,13 +34,16 @@ class BuildMemory:
         level: SandboxLevel,
         slot: int,
         on_log: Callable[[str], None] | None = None,
+        cancellation: Cancellation | None = None,
     ) -> None:
-        """What `build_tree` does, with a library from memory where there is one. Raises SideFailed as `build_tree` does."""
-        check_tree(name, tree, level=level, slot=slot)
+        """What `build_tree` does, with a library from memory where there is one. Raises what `build_tree` does."""
+        check_tree(name, tree, level=level, slot=slot, cancellation=cancellation)
         key = (sources_digest(tree), level, compiler_identity())
         library = self._recall(key)
         if library is None:
-            library = compile_native(name, tree, level=level, slot=slot, on_log=on_log)
+            library = compile_native(
+                name, tree, level=level, slot=slot, on_log=on_log, cancellation=cancellation
+            )
             self._remember(key, library)
         if library:
             place(tree, library, name)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.job import Cancellation
+from benchmarks.cancellation import Cancellation
 from benchmarks.pairs.pair import Pair
 from benchmarks.pairs.phases import Phases
 from benchmarks.pairs.quiet import Quiet
@@ -46,10 +46,10 @@ def calibrated(
     for index, case in enumerate(suite.cases):
         plan = PairPlan(index, True, case.name, case.draw(seeds.numbers("shape", index)))
         pair = Pair(plan, trees, setup, seeds, phases, quiet, sample_log)
-        cancellation.ends(pair.kill)
         try:
-            pair.prepare()
-            pair.measure()
+            with cancellation.ends(pair.kill):
+                pair.prepare()
+                pair.measure()
         except SideFailed:
             cancellation.check()  # what ends because we killed it has not failed
             raise

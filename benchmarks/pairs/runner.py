@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.job import Cancellation
+from benchmarks.cancellation import Cancellation
 from benchmarks.pairs.pair import Pair
 from benchmarks.pairs.phases import Phases
 from benchmarks.pairs.quiet import Quiet
@@ -68,11 +68,11 @@ class PairRunner:
             self._on_pair(self.measured.total())
 
     def _one(self, pair: Pair) -> None:
-        self._cancellation.ends(pair.kill)
         failure: SideFailed | None = None
         try:
-            pair.prepare()
-            pair.measure()
+            with self._cancellation.ends(pair.kill):
+                pair.prepare()
+                pair.measure()
         except SideFailed as error:
             self._cancellation.check()  # what ends because we killed it has not failed
             failure = error

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from benchmarks.cancellation import Cancellation
 from benchmarks.sandbox.levels import Limits, Mount, SandboxLevel
 from benchmarks.sandbox.log_capture import readable
 from benchmarks.sandbox.sample import Sample
@@ -49,10 +50,19 @@ def run(
     input: bytes = b"",  # noqa: A002 - named as in subprocess.run
     timeout_s: float,
     output_limit_bytes: int,
+    cancellation: Cancellation | None = None,
 ) -> Completed:
-    """Feeds `input`, collects stdout up to `output_limit_bytes`, then ends the whole tree, however it went."""
+    """Feeds `input`, collects stdout up to `output_limit_bytes`, then ends the whole tree, however it went.
+
+    Raises Cancelled where `cancellation` ended it, or was set before it began.
+    """
+    cancellation = cancellation or Cancellation()
+    cancellation.check()
     deadline = time.monotonic() + timeout_s
-    with spawn(argv, level=level, mounts=mounts, limits=limits, env=env, slot=slot) as sample:
+    with (
+        spawn(argv, level=level, mounts=mounts, limits=limits, env=env, slot=slot) as sample,
+        cancellation.ends(sample.kill),
+    ):
         stdout, stopped = _exchange(sample, input, deadline, output_limit_bytes)
         if stopped is None:
             try:
@@ -61,6 +71,7 @@ def run(
                 stopped = "wall"
         sample.kill()
         returncode = sample.returncode
+    cancellation.check()  # what ends because we killed it has not failed
     assert returncode is not None
     limit = stopped or sample.limit_hit()
     return Completed(

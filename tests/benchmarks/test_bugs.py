@@ -1,12 +1,14 @@
 """Reproductions in real sandboxes: observed beside a tree, checked without one."""
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
 
 from benchmarks.bench import main
 from benchmarks.bugs import Trials, parse_seen
+from benchmarks.cancellation import Cancellation, Cancelled
 from benchmarks.evidence.bugs import read_trials
 from benchmarks.evidence.signing import generate_key
 from benchmarks.evidence.verify import verify_evidence
@@ -61,10 +63,17 @@ def write_thing(tree: Path, text: str) -> None:
         path.chmod(0o755 if path.is_dir() else 0o644)
 
 
-def trials(text: str, trees: dict[str, Path], log: list[str] | None = None) -> Trials:
+def trials(
+    text: str,
+    trees: dict[str, Path],
+    log: list[str] | None = None,
+    cancellation: Cancellation | None = None,
+) -> Trials:
     level, seeds = best_level(), Seeds(bytes(32))
     kept = log if log is not None else []
-    return Trials(text, trees, level=level, cores=(0,), seeds=seeds, on_log=kept.append)
+    return Trials(
+        text, trees, level=level, cores=(0,), seeds=seeds, on_log=kept.append, cancellation=cancellation
+    )
 
 
 def outcomes(tried: Trials) -> list[tuple[str, str]]:
@@ -88,6 +97,19 @@ def test_the_check_refuses_what_base_shows_and_takes_what_the_candidate_shows(
     ]
     assert "the answer is 41" in tried.rows[2]["detail"]
     assert any("[check, base, attempt 1]" in text for text in logged)
+
+
+@pytest.mark.sandbox
+def test_cancelling_ends_a_trial_in_the_middle_of_a_step(trees: dict[str, Path]) -> None:
+    cancellation = Cancellation()
+    tried = trials(HONEST, trees, cancellation=cancellation)
+    write_thing(trees["base"], "import time\ndef answer():\n    time.sleep(3600)\n")
+    timer = threading.Timer(1.0, cancellation.cancel, ["withdrawn"])
+    timer.start()
+    with pytest.raises(Cancelled, match="withdrawn"):
+        tried.attempt("base", 0)
+    timer.join()
+    assert tried.rows == []
 
 
 @pytest.mark.sandbox

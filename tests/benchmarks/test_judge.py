@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.job import Cancellation, Cancelled, Job
+from benchmarks.cancellation import Cancellation, Cancelled
+from benchmarks.job import Job
 from benchmarks.judge import judge
 from benchmarks.suites import UnknownSuite
 from benchmarks.trees import BlobStore

@@ -9,10 +9,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from benchmarks.cancellation import Cancellation
 from benchmarks.device_lock import device_lock
 from benchmarks.evidence.signing import generate_key, public_key
 from benchmarks.evidence.verify import verify_evidence
-from benchmarks.job import Cancellation
 from benchmarks.leased_run import carry_out, fetch_blobs
 from benchmarks.pairs.quiet import Quiet
 from benchmarks.reporter import MAX_LOG_CHARACTERS, Reporter
@@ -160,8 +160,7 @@ def test_a_lost_lease_and_a_withdrawal_stop_the_judge(
     platform: Platform, client: RunnerClient, leased: LeasedRun, why: str
 ) -> None:
     ended, cancellation = threading.Event(), Cancellation()
-    cancellation.ends(ended.set)
-    with Reporter(leased, client, cancellation, Quiet()) as reporter:
+    with cancellation.ends(ended.set), Reporter(leased, client, cancellation, Quiet()) as reporter:
         if why == "lost":
             platform.lease = "another"
         else:

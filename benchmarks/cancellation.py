@@ -1,0 +1,53 @@
+"""Stops work from any thread: what runs is ended at once, what would start is not begun. Knows nothing of the work."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+
+class Cancelled(Exception):
+    """The run was stopped from outside; nothing was decided."""
+
+
+@dataclass
+class Cancellation:
+    """Stops a judge from any thread: whatever it is running is ended at once."""
+
+    reason: str = ""
+    _enders: list[Callable[[], object]] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def is_set(self) -> bool:
+        return bool(self.reason)
+
+    def cancel(self, reason: str) -> None:
+        """The first reason given stays."""
+        with self._lock:
+            self.reason = self.reason or reason
+            enders = list(self._enders)
+        for end in enders:
+            end()
+
+    @contextmanager
+    def ends(self, end: Callable[[], object]) -> Iterator[None]:
+        """While the block runs, have `end` called when cancelled; at once if that has happened already.
+
+        Any number of threads may be in such blocks. `end` may still be called shortly after the block.
+        """
+        with self._lock:
+            self._enders.append(end)
+            is_set = self.is_set
+        try:
+            if is_set:
+                end()
+            yield
+        finally:
+            with self._lock:
+                self._enders.remove(end)
+
+    def check(self) -> None:
+        """Raises Cancelled once it is set."""
+        if self.is_set:
+            raise Cancelled(self.reason)
