@@ -1,7 +1,7 @@
 """Bugs as people meet them: over REST, from the command line, on pages, and through the runner's own client."""
 
 import json
-import subprocess
+import os
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -19,7 +19,6 @@ from bounty.pages.forms import BountyForm
 from bounty.services.reproductions import decline, settle
 from gainshare.accounts.models import User
 from gainshare.accounts.services import create_api_key
-from gainshare.cli import bench as bench_module
 from tests.bounty.bug_world import AWARD, FIX, TEXT, BugWorld, trials_of
 from tests.command_here import Command, command_here
 
@@ -243,11 +242,7 @@ def test_the_command_sends_a_reproduction_and_says_where_it_stands(
 def test_bench_passes_the_reproduction_on(gainshare: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[list[str]] = []
 
-    def run(argv: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
-        asked.append(argv)
-        return subprocess.CompletedProcess(argv, 0)
-
-    monkeypatch.setattr(bench_module.subprocess, "run", run)
+    monkeypatch.setattr(os, "execv", lambda _program, argv: asked.append(argv))
     assert gainshare("bench", "--kind", "fix", "--reproduction", "bug.py", "--candidate", "fix.diff")[0] == 0
     words = " ".join(asked[0])
     assert "--kind fix" in words and "--reproduction bug.py" in words and "--candidate fix.diff" in words

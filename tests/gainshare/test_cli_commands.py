@@ -12,7 +12,6 @@ import pytest
 
 from gainshare.accounts.models import Role, Scope
 from gainshare.accounts.services import create_api_key, create_user
-from gainshare.cli import bench as bench_module
 from gainshare.cli import models as models_module
 from gainshare.cli.output import credits_text
 from gainshare.ledger.services import fund_treasury, grant_credits
@@ -230,20 +229,15 @@ def test_credits_are_written_exactly(microcredits: int, text: str) -> None:
 # -- Programs that commands start ---------------------------------------------------------------------
 
 
-def test_bench_hands_its_options_on_and_keeps_the_exit_status(
+def test_bench_hands_its_options_on_to_the_judge_that_takes_its_place(
     gainshare: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[list[str]] = []
-
-    def run(argv: list[str], *, check: bool) -> "subprocess.CompletedProcess[bytes]":
-        seen.append(argv)
-        return subprocess.CompletedProcess(argv, 3)
-
-    monkeypatch.setattr(bench_module.subprocess, "run", run)
-    assert gainshare("bench", "--candidate", "my.diff", "--json")[0] == 1
+    monkeypatch.setattr(os, "execv", lambda _program, argv: seen.append(argv))
+    gainshare("bench", "--candidate", "my.diff", "--json")
     (argv,) = seen
-    assert argv[:3] == [sys.executable, "-m", "benchmarks.bench"]
-    assert argv[3:] == [
+    assert argv[:4] == [sys.executable, "-P", "-m", "benchmarks.bench"]
+    assert argv[4:] == [
         *("--suite", "moe_forward"),
         *("--candidate", "my.diff"),
         *("--kind", "gate"),

@@ -1,6 +1,6 @@
 """`gainshare bench`: the judge on your own machine. What it measures never earns an award."""
 
-import subprocess
+import os
 import sys
 from typing import Annotated
 
@@ -38,7 +38,7 @@ def bench(
 ) -> None:
     """Measure a candidate against a base with the platform's own judge, in the same sandbox.
 
-    The judge runs as a program of its own, since it loads torch.
+    The judge is a program of its own, since it loads torch; it takes this one's place.
     """
     options = {
         "--suite": suite,
@@ -51,8 +51,10 @@ def bench(
         "--device": device,
         "--profile": profile,
     }
-    argv = [sys.executable, "-m", "benchmarks.bench"]
+    # -P: folders `benchmarks` and `model` where the command is started must not be taken for ours.
+    argv = [sys.executable, "-P", "-m", "benchmarks.bench"]
     argv += [part for name, value in options.items() if value for part in (name, value)]
-    done = subprocess.run([*argv, *(["--json"] if as_json else [])], check=False)
-    if done.returncode != 0:
-        raise typer.Exit(2 if done.returncode == 2 else 1)
+    argv += ["--json"] * as_json
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, argv)  # noqa: S606  # a list; a signal then reaches the judge, which has folders to remove

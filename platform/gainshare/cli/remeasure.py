@@ -4,7 +4,6 @@ The judge runs as a program of its own, since it loads numpy and starts sandboxe
 """
 
 import io
-import subprocess
 import sys
 import tarfile
 import tempfile
@@ -15,6 +14,7 @@ import httpx
 
 from gainshare.cli.client import TIMEOUT_S, site_url
 from gainshare.cli.output import CliError
+from gainshare.cli.program import run_program
 
 MAX_ARCHIVE_BYTES = 256 * 1024 * 1024
 
@@ -28,7 +28,9 @@ def measure_again(
     as_json: bool,
     reproduction: str = "",
 ) -> int:
-    """The exit status: 0 when this machine comes to the same conclusion, 1 when not. Raises CliError.
+    """The exit status: 0 when this machine comes to the same conclusion, 1 when not, as of `benchmarks.rerun`.
+
+    Raises CliError.
 
     `trees` maps each side to its tree's hash; a side without a source is asked for at the site.
     `reproduction` is a bug's file, where the evidence is about one.
@@ -38,11 +40,11 @@ def measure_again(
             side: sources[side] or str(fetch_tree(site_url(url), trees[side], Path(folder) / side))
             for side in ("base", "candidate")
         }
-        argv = [sys.executable, "-m", "benchmarks.rerun", str(file)]
+        # -P: folders `benchmarks` and `model` where the command is started must not be taken for ours.
+        argv = [sys.executable, "-P", "-m", "benchmarks.rerun", str(file)]
         argv += [part for side, source in named.items() for part in (f"--{side}", source)]
         argv += ["--reproduction", reproduction] if reproduction else []
-        done = subprocess.run([*argv, *(["--json"] if as_json else [])], check=False)
-        return 1 if done.returncode < 0 else done.returncode
+        return run_program([*argv, *(["--json"] if as_json else [])])
 
 
 def fetch_tree(url: str, tree: str, folder: Path) -> Path:
