@@ -46,6 +46,56 @@ _WEIGHT = (
 )
 
 
+# Whichever side they name: the platform stopped, the runner failed, or the pair was tampered with.
+_NOT_BASE_S_FAULT = ("cancelled", "infrastructure_error", "policy_violation")
+
+_BROKEN = (
+    VerdictKind.BUILD_FAILED,
+    "The patch did not build or import: {detail}. Read the log, then try `gainshare bench` at home.",
+)
+_CHEATED = (
+    VerdictKind.POLICY_VIOLATION,
+    "The patch did more than answer: {detail}. Only the time that the judge's own clock measures and the outputs that it "
+    "checks count: remove whatever writes to standard output, to the clock or to a verdict.",
+)
+# What a crash means depends on how far the sample had come.
+_CRASHES = {
+    "start": (
+        VerdictKind.INFRASTRUCTURE_ERROR,
+        "A sample ended before the patch was loaded: {detail}. It is queued again.",
+    ),
+    "call": (
+        VerdictKind.WRONG_OUTPUT,
+        "The patch crashed instead of answering: {detail}. Read the log, then try `gainshare bench` at home.",
+    ),
+}
+_MEANINGS = {
+    "cancelled": (
+        VerdictKind.INFRASTRUCTURE_ERROR,
+        "The run was cancelled: {detail}. Submit again to measure it.",
+    ),
+    "infrastructure_error": (
+        VerdictKind.INFRASTRUCTURE_ERROR,
+        "The runner failed, not the patch: {detail}. It is queued again.",
+    ),
+    "policy_violation": _CHEATED,
+    "protocol_violation": _CHEATED,
+    "resource_limit": (
+        VerdictKind.RESOURCE_LIMIT,
+        "The patch went over a limit: {detail}. Use less, or ask for another limit in the bounty.",
+    ),
+    "timeout": (
+        VerdictKind.TIMEOUT,
+        "The patch did not answer in time: {detail}. Look for an endless loop or a lock, then try `gainshare bench` at home.",
+    ),
+    "build_failed": _BROKEN,
+    "quality_loss": (
+        VerdictKind.QUALITY_LOSS,
+        "Held-out quality is worse: {detail}. Keep more precision where it matters.",
+    ),
+}
+
+
 def make_plan(*, looks: int = len(LOOKS), confirmation_pairs: int = CONFIRMATION_PAIRS) -> dict[str, Any]:
     """The `plan` of a document: `looks` of the standard looks (fewer only for quick local runs)."""
     return {
@@ -131,66 +181,22 @@ def _from_events(document: dict[str, Any], pairs: int) -> Verdict | None:
     if not document["events"]:
         return None
     event = min(document["events"], key=lambda each: _WEIGHT.index(each["kind"]))
-    kind, detail, stage = event["kind"], event["detail"].strip() or "no detail", event.get("stage", "")
-
-    def verdict(verdict_kind: VerdictKind, reason: str) -> Verdict:
-        return Verdict(verdict_kind, reason, pairs=pairs)
-
-    if kind == "cancelled":
-        return verdict(
-            VerdictKind.INFRASTRUCTURE_ERROR, f"The run was cancelled: {detail}. Submit again to measure it."
-        )
-    if kind == "infrastructure_error":
-        return verdict(
-            VerdictKind.INFRASTRUCTURE_ERROR,
-            f"The runner failed, not the patch: {detail}. It is queued again.",
-        )
+    kind, detail = event["kind"], event["detail"].strip() or "no detail"
     is_base = event.get("side") == "base" and not bugs.runs_the_patch(document, event)
-    if is_base and kind != "policy_violation":
-        return verdict(
+    if is_base and kind not in _NOT_BASE_S_FAULT:
+        return Verdict(
             VerdictKind.INFRASTRUCTURE_ERROR,
             f"The base tree failed, not the patch ({kind}: {detail}). A maintainer must look at the base tree.",
-        )
-    if kind in ("policy_violation", "protocol_violation"):
-        return verdict(
-            VerdictKind.POLICY_VIOLATION,
-            f"The patch did more than answer: {detail}. Only the time that the judge's own clock measures and the "
-            "outputs that it checks count: remove whatever writes to standard output, to the clock or to a verdict.",
+            pairs=pairs,
         )
     if kind == "wrong_output":
         return _wrong_output(detail, pairs)
-    if kind == "resource_limit":
-        return verdict(
-            VerdictKind.RESOURCE_LIMIT,
-            f"The patch went over a limit: {detail}. Use less, or ask for another limit in the bounty.",
-        )
-    if kind == "timeout":
-        return verdict(
-            VerdictKind.TIMEOUT,
-            f"The patch did not answer in time: {detail}. Look for an endless loop or a lock, then try "
-            "`gainshare bench` at home.",
-        )
-    if kind == "crash" and stage == "start":
-        return verdict(
-            VerdictKind.INFRASTRUCTURE_ERROR,
-            f"A sample ended before the patch was loaded: {detail}. It is queued again.",
-        )
-    if kind == "crash" and stage == "call":
-        return verdict(
-            VerdictKind.WRONG_OUTPUT,
-            f"The patch crashed instead of answering: {detail}. Read the log, then try `gainshare bench` at home.",
-        )
-    if kind in ("build_failed", "crash"):
-        return verdict(
-            VerdictKind.BUILD_FAILED,
-            f"The patch did not build or import: {detail}. Read the log, then try `gainshare bench` at home.",
-        )
-    if kind == "quality_loss":
-        return verdict(
-            VerdictKind.QUALITY_LOSS,
-            f"Held-out quality is worse: {detail}. Keep more precision where it matters.",
-        )
-    return verdict(VerdictKind.SUSPICIOUS, f"{_sentence(detail)} A maintainer looks at it.")
+    if kind == "suspicious":
+        return Verdict(VerdictKind.SUSPICIOUS, f"{_sentence(detail)} A maintainer looks at it.", pairs=pairs)
+    verdict_kind, reason = (
+        _CRASHES.get(event.get("stage", ""), _BROKEN) if kind == "crash" else _MEANINGS[kind]
+    )
+    return Verdict(verdict_kind, reason.format(detail=detail), pairs=pairs)
 
 
 def _wrong_output(detail: str, pairs: int) -> Verdict:

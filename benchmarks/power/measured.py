@@ -25,26 +25,34 @@ def measured_rows(record: Record) -> list[Row]:
 
 
 def _no_op_rows(record: Record) -> Iterator[Row]:
-    gates, records = record.of("no-op", "gate"), record.of("no-op", "confirmation")
-    where = f"{record.suite}/{record.preset}"
-    if gates:
-        passed = sum(run.verdict == "gain" for run in gates)
-        yield Row(
-            "rebuilt no-op patches that pass the gate",
-            passed,
-            f"of {len(gates)}",
-            f"rate <= {FALSE_TARGET}",
-            at_most(passed, len(gates), FALSE_TARGET),
-            f"real gates of {where}; upper 95 % bound of the rate {binomial_upper(passed, len(gates)):.3g}",
-        )
-        pairs = [run.pairs for run in gates]
-        seconds = [run.wall_ns / 1e9 for run in gates]
-        how = f"median of {len(gates)} gates; at most {max(pairs)} pairs; {median(seconds):.0f} s, at most {max(seconds):.0f} s"
-        yield Row("pairs of a no-op's gate", median(pairs), "pairs", "<= 24", median(pairs) <= 24, how)
-    if not records:
-        return
-    confirmed = sum(run.verdict == "gain" for run in records)
+    if gates := record.of("no-op", "gate"):
+        yield from _no_op_gates(gates, f"{record.suite}/{record.preset}")
+    if records := record.of("no-op", "confirmation"):
+        yield _no_op_bounds(records)
+        if runs := [run.log_ratios for run in records if run.log_ratios]:
+            yield from _no_op_noise(runs)
+            yield from resample_rows(runs)
+
+
+def _no_op_gates(gates: Sequence[MeasuredRun], where: str) -> Iterator[Row]:
+    passed = sum(run.verdict == "gain" for run in gates)
     yield Row(
+        "rebuilt no-op patches that pass the gate",
+        passed,
+        f"of {len(gates)}",
+        f"rate <= {FALSE_TARGET}",
+        at_most(passed, len(gates), FALSE_TARGET),
+        f"real gates of {where}; upper 95 % bound of the rate {binomial_upper(passed, len(gates)):.3g}",
+    )
+    pairs = [run.pairs for run in gates]
+    seconds = [run.wall_ns / 1e9 for run in gates]
+    how = f"median of {len(gates)} gates; at most {max(pairs)} pairs; {median(seconds):.0f} s, at most {max(seconds):.0f} s"
+    yield Row("pairs of a no-op's gate", median(pairs), "pairs", "<= 24", median(pairs) <= 24, how)
+
+
+def _no_op_bounds(records: Sequence[MeasuredRun]) -> Row:
+    confirmed = sum(run.verdict == "gain" for run in records)
+    return Row(
         "no-op records whose 95 % bound is above zero",
         confirmed,
         f"of {len(records)}",
@@ -52,9 +60,10 @@ def _no_op_rows(record: Record) -> Iterator[Row]:
         binomial_lower(confirmed, len(records)) <= 0.05,
         f"fixed number of pairs; upper 95 % bound of the rate {binomial_upper(confirmed, len(records)):.3g}",
     )
-    runs = [run.log_ratios for run in records if run.log_ratios]
-    if not runs:
-        return
+
+
+def _no_op_noise(runs: Sequence[Sequence[float]]) -> Iterator[Row]:
+    """Within each run, from run to run, and what stands out. `runs` holds log ratios in nats."""
     deviations = [standard_deviation(run) for run in runs]
     yield Row(
         "noise per pair of rebuilt no-ops",
@@ -84,7 +93,6 @@ def _no_op_rows(record: Record) -> Iterator[Row]:
         None,
         " ".join(notable[:3]) or "none",
     )
-    yield from resample_rows(runs)
 
 
 def _calibration_rows(record: Record) -> Iterator[Row]:

@@ -19,6 +19,7 @@ from typing import BinaryIO
 
 from benchmarks.sandbox.bubblewrap import bubblewrap_command
 from benchmarks.sandbox.container import container_command, make_bundle_folder
+from benchmarks.sandbox.groups import ProcessGroup
 from benchmarks.sandbox.inner import SOCKET_FD
 from benchmarks.sandbox.interior import OVERHEAD_PIDS, Interior
 from benchmarks.sandbox.levels import SOCKET_VARIABLE, Limits, Mount, SandboxError, SandboxLevel
@@ -95,42 +96,51 @@ def spawn(
         ours, its = _one_way_pair(failing, starting) if has_socket else (None, None)
         group = make_group(limits, OVERHEAD_PIDS)
         failing.callback(group.remove)
-        fds: list[int] = []
-        leftovers: list[Path] = []
         if its is not None:
             env = {**env, SOCKET_VARIABLE: str(its if level is SandboxLevel.NONE else SOCKET_FD)}
-        if level is SandboxLevel.NONE:
-            command = translate(argv, mounts, env)
-        else:
-            for mount in mounts:
-                _check(mount)
-            inside = Interior(argv, mounts, limits, env, slot, group.kind != "polled", its)
-            if level is SandboxLevel.CONTAINER:
-                leftovers.append(make_bundle_folder())
-                failing.callback(shutil.rmtree, leftovers[0], ignore_errors=True)
-                command = container_command(inside, leftovers[0])
-            else:
-                command, fds = bubblewrap_command(inside, level)
-                for fd in fds:
-                    starting.callback(os.close, fd)
+        inside = Interior(argv, mounts, limits, env, slot, group.kind != "polled", its)
+        command, fds, leftovers = _prepare(inside, level, failing, starting)
         process = _starter.popen([*GATE, *command], fds if its is None else [*fds, its])
         assert process.stdin is not None and process.stderr is not None
         log = LogCapture(process.stderr, stderr, limits.log_bytes)
         failing.callback(log.close)
         failing.callback(process.wait)
         failing.callback(process.kill)
-        try:
-            group.add(process.pid)
-            _forbid_core_dumps(process.pid)
-            if limits.cores is not None:
-                os.sched_setaffinity(process.pid, limits.cores)
-        except OSError as error:
-            raise SandboxError(f"a sandbox could not be placed: {error}") from error
+        _place(process.pid, group, limits)
         sample = Sample(process, group, log, limits, ours, leftovers)
         failing.pop_all()  # from here on they are the sample's
     with suppress(BrokenPipeError):
         sample.stdin.write(b"go\n")
     return sample
+
+
+def _prepare(
+    inside: Interior, level: SandboxLevel, failing: ExitStack, starting: ExitStack
+) -> tuple[Sequence[str], list[int], list[Path]]:
+    """The command that makes the sandbox, the descriptors that it inherits, the folders that it needs while it runs."""
+    if level is SandboxLevel.NONE:
+        return translate(inside.argv, inside.mounts, inside.env), [], []
+    for mount in inside.mounts:
+        _check(mount)
+    if level is SandboxLevel.CONTAINER:
+        bundle = make_bundle_folder()
+        failing.callback(shutil.rmtree, bundle, ignore_errors=True)
+        return container_command(inside, bundle), [], [bundle]
+    command, fds = bubblewrap_command(inside, level)
+    for fd in fds:
+        starting.callback(os.close, fd)
+    return command, fds, []
+
+
+def _place(pid: int, group: ProcessGroup, limits: Limits) -> None:
+    """Into its group and onto its cores, while it still waits at the gate. Raises SandboxError."""
+    try:
+        group.add(pid)
+        _forbid_core_dumps(pid)
+        if limits.cores is not None:
+            os.sched_setaffinity(pid, limits.cores)
+    except OSError as error:
+        raise SandboxError(f"a sandbox could not be placed: {error}") from error
 
 
 def _forbid_core_dumps(pid: int) -> None:
