@@ -154,12 +154,14 @@ def _refuse_known(reader: _Reader, line: bytes) -> None:
 
 
 def _refuse_unknown(reader: _Reader, line: bytes) -> NoReturn:
+    if line.startswith(b"\x1b["):
+        reader.fail("malformed", "it is coloured for a terminal: use `git diff --no-renames --no-color`.")
     if line.startswith(b"@@"):
         reader.fail(
             "malformed",
             f"a hunk without `---` and `+++` lines, or with wrong line counts before it: {_AS_GIT}.",
         )
-    if line[:1] in b" +-\\":
+    if line[:1] in b" +-\\" and reader.at:
         reader.fail("malformed", "more lines than the hunk's header counts: do not edit a diff by hand.")
     reader.fail(
         "malformed", f"{line[:60].decode(errors='replace')!a} is not part of a unified diff: {_AS_GIT}."

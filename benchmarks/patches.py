@@ -5,6 +5,7 @@ refused. Nothing is searched for, ignored or repaired. What is read is the form 
 the plain `--- a/P`, `+++ b/P` form); the parser itself is in `benchmarks.diffs`. Knows nothing of the policy.
 """
 
+import codecs
 import difflib
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +28,7 @@ __all__ = [
 ]
 
 MAX_PATCH_BYTES = 1024 * 1024
+_BYTE_ORDER_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _NO_NEWLINE = b"\\ No newline at end of file\n"
 
 
@@ -77,6 +79,12 @@ def parse_patch(text: str | bytes) -> Patch:
         )
     if not data.strip():
         raise PatchError("empty", "The patch is empty: send the output of `git diff`.")
+    if data.startswith(_BYTE_ORDER_MARKS):
+        raise PatchError(
+            "encoding",
+            "The patch begins with a byte order mark, as some shells and editors write it: make it with "
+            "`git diff --no-renames --output=FILE` and send it as it is.",
+        )
     if b"\0" in data:
         raise PatchError("binary", "The patch holds NUL bytes: only text files can be patched.")
     try:

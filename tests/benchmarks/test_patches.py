@@ -300,6 +300,21 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
 }
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"\xef\xbb\xbf" + GOOD.encode(), "byte order mark"),
+        (GOOD.encode("utf-16"), "byte order mark"),
+        (b"\x1b[1m" + GOOD.encode(), "--no-color"),
+        (b" model/a.py | 2 +-\n", "is not part of a unified diff"),
+    ],
+    ids=["BOM", "UTF-16", "coloured", "--stat"],
+)
+def test_what_shells_and_settings_do_to_a_diff_is_named(text: bytes, words: str) -> None:
+    with pytest.raises(PatchError, match=words):
+        parse_patch(text)
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_refusals_have_their_own_codes(name: str) -> None:
     text, code = REFUSED[name]
