@@ -15,18 +15,19 @@ from pathlib import Path
 from typing import Any, cast
 
 from benchmarks.catalogue import BUG, SUITES
-from benchmarks.commands import check_writable, ends_plainly
+from benchmarks.commands import check_output, ends_plainly
 from benchmarks.device_lock import device_lock
 from benchmarks.evidence.bugs import BUG_KINDS
 from benchmarks.evidence.signing import generate_key
 from benchmarks.job import Job, JobKind
-from benchmarks.judge import JudgeOptions, judge
+from benchmarks.judge import JudgeOptions, judge, suite_of
 from benchmarks.pairs.build import build_tree
 from benchmarks.pairs.devices import CPU, DEVICES
 from benchmarks.pairs.side import SideFailed
-from benchmarks.patches import PatchError, apply_patch, parse_patch
+from benchmarks.patches import MAX_PATCH_BYTES, PatchError, apply_patch, diff_trees, parse_patch
+from benchmarks.policy import PolicyViolation, check_patch, load_policy
 from benchmarks.profiling import ProfileFailed, profile_tree
-from benchmarks.reproduction import NotAReproduction, read_reproduction
+from benchmarks.reproduction import MAX_REPRODUCTION_BYTES, NotAReproduction, read_reproduction
 from benchmarks.sandbox import SandboxError, best_level
 from benchmarks.statistics.gate import LOOKS
 from benchmarks.statistics.units import percent_faster
@@ -35,6 +36,7 @@ from benchmarks.tree_folders import tree_folders
 from benchmarks.trees import BlobStore, Tree, TreeError, read_tree, shipped_tree
 
 SHIPPED = "shipped"
+OF_ONE_TREE = ("aa", "reproduction")
 REFUSALS = (ProfileFailed, TreeError, PatchError, UnknownSuite, SandboxError, NotAReproduction, OSError)
 
 
@@ -62,7 +64,22 @@ def load_tree(source: str, base: Tree, store: BlobStore) -> Tree:
     path = Path(source)
     if path.is_dir():
         return read_tree(path, store)
-    return apply_patch(base, parse_patch(path.read_bytes()), store)
+    return apply_patch(base, parse_patch(read_at_most(path, MAX_PATCH_BYTES)), store)
+
+
+def read_at_most(path: Path, most: int) -> bytes:
+    """The beginning of a file, a byte more than `most` where it has that many: it may be a device without end."""
+    with path.open("rb") as file:
+        return file.read(most + 1)
+
+
+def refusal(base: Tree, candidate: Tree, store: BlobStore) -> str:
+    """Why the platform would not measure what turns `base` into `candidate`; empty where it would."""
+    try:
+        check_patch(load_policy(), parse_patch(diff_trees(base, candidate, store)))
+    except (PatchError, PolicyViolation) as error:
+        return f"{error.code}: {error.message}"
+    return ""
 
 
 def measure(
@@ -92,10 +109,11 @@ def measure(
         store = BlobStore(Path(folder) / "blobs")
         base_tree = load_tree(base, shipped_tree(store), store)
         candidate_tree = (
-            base_tree
-            if kind in ("aa", "reproduction") or candidate is None
-            else load_tree(candidate, base_tree, store)
+            base_tree if kind in OF_ONE_TREE or candidate is None else load_tree(candidate, base_tree, store)
         )
+        say = callbacks or Terminal()
+        if candidate_tree is not base_tree and (why := refusal(base_tree, candidate_tree, store)):
+            say.on_log(f"note: as a submission this would be refused. {why}")
         if trees is not None:
             _require(trees, {"base": base_tree, "candidate": candidate_tree})
         job = Job(
@@ -109,8 +127,8 @@ def measure(
             **plan,  # type: ignore[arg-type]  # whole numbers
             reproduction=text,
         )
+        suite_of(job)  # an unknown one is refused before anything is waited for
         options = JudgeOptions(level=best_level(allow_none=allow_none))
-        say = callbacks or Terminal()
         with device_lock(device, on_wait=lambda: say.on_log("waiting for another measurement to end")):
             with tree_folders((base_tree, candidate_tree), store, Path(folder) / "trees") as tree_dirs:
                 return judge(job, tree_dirs=tree_dirs, key=generate_key(), callbacks=say, options=options)
@@ -150,10 +168,13 @@ def profile(options: argparse.Namespace) -> str:
 @ends_plainly
 def main(arguments: list[str] | None = None) -> int:
     """0 when something was measured, whatever the verdict; 2 when the arguments or this machine do not allow it."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if contradiction := _contradiction(options):
+        parser.error(contradiction)
     try:
         if options.out is not None:
-            check_writable(options.out.parent)
+            check_output(options.out)
         if options.profile is not None:
             print(profile(options))
             return 0
@@ -166,7 +187,9 @@ def main(arguments: list[str] | None = None) -> int:
             allow_none=options.allow_none,
             device=options.device,
             looks=options.looks,
-            reproduction=options.reproduction.read_bytes() if options.reproduction is not None else b"",
+            reproduction=b""
+            if options.reproduction is None
+            else read_at_most(options.reproduction, MAX_REPRODUCTION_BYTES),
         )
     except SideFailed as failure:
         print(f"bench: {failure}", file=sys.stderr)
@@ -174,10 +197,36 @@ def main(arguments: list[str] | None = None) -> int:
     except REFUSALS as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
-    if options.out is not None:
-        options.out.write_text(json.dumps(sealed, indent=1) + "\n")
     print(json.dumps(sealed) if options.json else summary(sealed["document"]))
-    return 0
+    return 0 if options.out is None or write_evidence(sealed, options.out, "bench") else 2
+
+
+def write_evidence(sealed: dict[str, Any], path: Path, command: str) -> bool:
+    """Whether it could be written; else `command` says why not, and what was measured is on standard output only."""
+    try:
+        path.write_text(json.dumps(sealed, indent=1) + "\n")
+    except OSError as error:
+        print(f"{command}: the evidence could not be written: {error}", file=sys.stderr)
+        return False
+    return True
+
+
+def _contradiction(options: argparse.Namespace) -> str:
+    """What in the arguments would be left out of account without a word; empty where all of it counts."""
+    kind, is_for_a_bug = options.kind, options.kind in BUG_KINDS
+    if options.profile is not None:
+        return "--profile judges nothing: leave out --out and --json" if options.out or options.json else ""
+    if kind in OF_ONE_TREE and options.candidate is not None:
+        return f"--kind {kind} is about one tree: name it with --base, and no --candidate"
+    if kind not in OF_ONE_TREE and options.candidate is None:
+        return f"--kind {kind} needs a --candidate (--kind aa measures base against itself)"
+    if is_for_a_bug and options.reproduction is None:
+        return f"--kind {kind} needs --reproduction FILE"
+    if not is_for_a_bug and options.reproduction is not None:
+        return f"--kind {kind} tries no reproduction: leave out --reproduction"
+    if kind not in ("gate", "aa") and options.looks != len(LOOKS):
+        return f"--kind {kind} has no looks: leave out --looks"
+    return ""
 
 
 def summary(document: dict[str, Any]) -> str:

@@ -6,7 +6,9 @@ closed on the way, so that no temporary folder, cgroup or frozen sample is left.
 
 from __future__ import annotations
 
+import errno
 import functools
+import os
 import shlex
 import signal
 import sys
@@ -40,6 +42,16 @@ def check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise OSError(error.errno, f"no file can be made there ({error.strerror})", str(folder)) from error
+
+
+def check_output(path: Path) -> None:
+    """That results can be written to `path` later: a new file, or one that is there. Raises OSError that names what is not."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "this is a folder: name a file in it", str(path))
+    if not path.exists():
+        check_writable(path.parent)
+    elif not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, "this file cannot be written", str(path))
 
 
 class Terminated(KeyboardInterrupt):

@@ -95,7 +95,7 @@ class _Judgement:
         quiet: Quiet,
     ) -> None:
         self._job, self._callbacks, self._cancellation = job, callbacks, cancellation
-        self._suite: Suite = _suite_of(job)
+        self._suite: Suite = suite_of(job)
         self._level = options.level or best_level()
         self._cores = options.cores or choose_cores()
         self._trees = {"base": tree_dirs[job.base_tree], "candidate": tree_dirs[job.candidate_tree]}
@@ -266,7 +266,7 @@ class _Judgement:
         )
 
 
-def _suite_of(job: Job) -> Suite:
+def suite_of(job: Job) -> Suite:
     """What the job's pairs are of. Raises UnknownSuite."""
     if job.kind in BUG_KINDS:
         return bug_suite(job.preset)
@@ -277,4 +277,4 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-__all__ = ["Cancelled", "JudgeOptions", "judge"]
+__all__ = ["Cancelled", "JudgeOptions", "judge", "suite_of"]

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bench import measure
-from benchmarks.commands import check_writable, ends_plainly
+from benchmarks.bench import measure, write_evidence
+from benchmarks.commands import check_output, ends_plainly
 from benchmarks.evidence.canonical import NotCanonical, parse
 from benchmarks.evidence.schema import EvidenceError, validate
 from benchmarks.patches import PatchError
@@ -39,6 +39,16 @@ class Rerun:
     estimate: int | None
     bound: int | None
     reason: str
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """The document in an evidence file. Raises OSError, NotCanonical or EvidenceError; who signed it is not asked."""
+    sealed = parse(path.read_bytes())
+    if not isinstance(sealed, dict) or not isinstance(sealed.get("document"), dict):
+        raise EvidenceError("it holds no sealed document")
+    validate(sealed["document"])
+    document: dict[str, Any] = sealed["document"]
+    return document
 
 
 def compare(stated: dict[str, Any], found: dict[str, Any]) -> Rerun:
@@ -93,20 +103,19 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         if options.out is not None:
-            check_writable(options.out.parent)
-        document = parse(options.evidence.read_bytes())["document"]
-        validate(document)
+            check_output(options.out)
+        document = read_document(options.evidence)
         text = options.reproduction.read_bytes() if options.reproduction is not None else b""
         found, sealed = rerun(document, base=options.base, candidate=options.candidate, reproduction=text)
-    except (KeyError, TypeError, NotCanonical, EvidenceError) as error:
+    except (NotCanonical, EvidenceError) as error:
         print(f"rerun: {options.evidence} is no evidence file: {error}", file=sys.stderr)
         return 2
     except (TreeError, PatchError, UnknownSuite, SandboxError, NotAReproduction, OSError) as error:
         print(f"rerun: {error}", file=sys.stderr)
         return 2
-    if options.out is not None:
-        options.out.write_text(json.dumps(sealed, indent=1) + "\n")
     print(json.dumps(asdict(found)) if options.json else summary(found))
+    if options.out is not None and not write_evidence(sealed, options.out, "rerun"):
+        return 2
     return 0 if found.agrees else 1
 
 

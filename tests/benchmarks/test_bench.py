@@ -15,7 +15,7 @@ from benchmarks import aa, bench
 from benchmarks.evidence.verify import verify_evidence
 from benchmarks.patches import PatchError
 from benchmarks.sandbox.placement import sweep, usable_hierarchies
-from benchmarks.trees import BlobStore, shipped_tree, write_tree
+from benchmarks.trees import BlobStore, Tree, TreeEntry, shipped_tree, write_tree
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -78,9 +78,17 @@ def test_a_folder_is_judged_and_summarised_for_people(open_folder: Path) -> None
     ("arguments", "words"),
     [
         (("--candidate", "/nowhere/at/all"), "No such file"),
-        (("--preset", "gigantic"), "gigantic"),
-        (("--suite", "nothing"), "nothing"),
-        (("--base", "/etc"), "model"),
+        (("--candidate", "shipped", "--preset", "gigantic"), "gigantic"),
+        (("--candidate", "shipped", "--suite", "nothing"), "nothing"),
+        (("--candidate", "shipped", "--base", "/etc"), "model"),
+        (("--candidate", "/dev/zero"), "more than 1048576"),
+        (("--candidate", "shipped", "--out", "/"), "this is a folder"),
+        ((), "--kind gate needs a --candidate"),
+        (("--kind", "aa", "--candidate", "shipped"), "--kind aa is about one tree"),
+        (("--kind", "fix", "--candidate", "shipped"), "--kind fix needs --reproduction"),
+        (("--candidate", "shipped", "--reproduction", "bug.py"), "tries no reproduction"),
+        (("--kind", "guard", "--candidate", "shipped", "--looks", "1"), "has no looks"),
+        (("--profile", "there", "--json"), "leave out --out and --json"),
     ],
 )
 def test_what_cannot_be_measured_ends_with_2_and_a_reason(arguments: tuple[str, ...], words: str) -> None:
@@ -100,6 +108,38 @@ def test_a_profile_gives_a_table_and_a_chrome_trace_of_both_trees(
     assert any(event.get("name") == "call" for event in trace["traceEvents"])
     assert bench.main(["--preset", "tiny", "--profile", str(folder), "--candidate", str(broken_diff)]) == 2
     assert "no_such_module" in capsys.readouterr().err
+
+
+def test_what_the_platform_would_refuse_is_said_before_it_is_measured(open_folder: Path) -> None:
+    store = BlobStore(open_folder / "blobs")
+    base = shipped_tree(store)
+
+    def with_file(path: str, mode: int = 0o644) -> Tree:
+        entries = {entry.path: entry for entry in base.entries}
+        entries[path] = TreeEntry(path, mode, store.put(b"x = 1\n"))
+        return Tree(tuple(sorted(entries.values())))
+
+    assert bench.refusal(base, with_file("model/more.py"), store) == ""
+    assert bench.refusal(base, with_file("model/serving/usage.py"), store).startswith("protected: ")
+    assert bench.refusal(base, with_file("model/more.bin"), store).startswith("file_type: ")
+    assert bench.refusal(base, with_file("model/layers/moe.py", 0o755), store).startswith("mode_change: ")
+    assert bench.refusal(base, base, store).startswith("empty: ")
+
+
+def test_evidence_that_cannot_be_written_is_no_traceback(
+    open_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As when the disk fills up while it is measured: what was measured is still printed."""
+    out = open_folder / "evidence.json"
+
+    def measured(**_: object) -> dict[str, Any]:
+        out.mkdir()
+        return {"document": {}}
+
+    monkeypatch.setattr(bench, "measure", measured)
+    assert bench.main(["--kind", "aa", "--json", "--out", str(out)]) == 2
+    said = capsys.readouterr()
+    assert said.out == '{"document": {}}\n' and "the evidence could not be written" in said.err
 
 
 def test_a_diff_that_does_not_apply_is_refused(open_folder: Path) -> None:

@@ -19,7 +19,7 @@ from benchmarks.suites import SUITES
 LONG_WORK = {
     "benchmarks.aa": ("measure", ["--quick"]),
     "benchmarks.attention": ("measure", []),
-    "benchmarks.bench": ("measure", []),
+    "benchmarks.bench": ("measure", ["--kind", "aa"]),
     "benchmarks.claims.__main__": ("_measure", ["--quick"]),
     "benchmarks.experts": ("measure", []),
     "benchmarks.kernels": ("measure", []),

@@ -54,11 +54,24 @@ def test_other_trees_than_those_of_the_evidence_are_refused(
     assert "asked for is 000000000000" in capsys.readouterr().err
 
 
-def test_a_file_that_is_no_evidence_is_refused(open_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("{}", "it holds no sealed document"),
+        ("[1]", "it holds no sealed document"),
+        ('{"document": []}', "it holds no sealed document"),
+        ('{"document": {}}', "is missing"),
+        ("\x00", "this is not JSON"),
+    ],
+)
+def test_a_file_that_is_no_evidence_is_refused(
+    text: str, why: str, open_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = open_folder / "other.json"
-    path.write_text("{}")
+    path.write_text(text)
     assert rerun.main([str(path), "--base", "shipped", "--candidate", "shipped"]) == 2
-    assert "no evidence file" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "no evidence file" in said and why in said
 
 
 @pytest.mark.sandbox
