@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bench import Terminal, measure
+from benchmarks.commands import check_output, command_line
 from benchmarks.evidence.samples import PPB_PER_PPM, read_samples
 from benchmarks.power.measured import measured_rows
 from benchmarks.power.record import MeasuredRun, Record, RecordError
@@ -162,8 +163,14 @@ def say(text: str) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """0 when something was measured, 2 when this machine does not allow it."""
-    chosen = _parser().parse_args(arguments)
+    parser = _parser()
+    chosen = parser.parse_args(arguments)
+    if chosen.runs < 1 or not chosen.minutes > 0 or chosen.pairs < LEAST_PAIRS:
+        parser.error(f"--runs and --minutes are above zero, --pairs at least {LEAST_PAIRS}")
     try:
+        if not chosen.resample:
+            chosen.record.parent.mkdir(parents=True, exist_ok=True)
+            check_output(chosen.record)
         record = Record.load(chosen.resample) if chosen.resample else _measure(chosen)
     except (RecordError, UnknownSuite, SandboxError, ValueError, OSError) as error:
         say(f"power real: {error}")
@@ -172,7 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
         say("power real: stopped before the first run ended, so there is nothing to show")
         return 2
     rows = measured_rows(record)
-    Report.here("python -m benchmarks.power real", rows).show(as_json=chosen.json)
+    Report.here(command_line(parser.prog, arguments), rows).show(as_json=chosen.json)
     return 0
 
 
@@ -185,7 +192,7 @@ def _measure(chosen: argparse.Namespace) -> Record:
             chosen.record,
             Path(folder),
             deadline=time.monotonic() + 60 * chosen.minutes,
-            confirmation_pairs=max(LEAST_PAIRS, chosen.pairs),
+            confirmation_pairs=chosen.pairs,
         )
         measuring.until_done(chosen.runs)
     return record

@@ -284,6 +284,25 @@ def test_a_suite_that_does_not_exist_is_refused(tmp_path: Path, capsys: pytest.C
     assert not record.exists()
 
 
+@pytest.mark.parametrize(
+    "wrong", [("--minutes", "-1"), ("--minutes", "nan"), ("--runs", "0"), ("--pairs", "6")]
+)
+def test_amounts_that_measure_nothing_are_refused(
+    wrong: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        real.main([*wrong, "--record", str(tmp_path / "record.json")])
+    assert "--runs and --minutes are above zero, --pairs at least 24" in capsys.readouterr().err
+
+
+def test_a_record_that_cannot_be_written_is_named_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(real, "_measure", lambda _: pytest.fail("it was measured first"))
+    assert real.main(["--record", str(tmp_path)]) == 2
+    assert "this is a folder" in capsys.readouterr().err
+
+
 @pytest.mark.long
 @pytest.mark.sandbox
 def test_the_real_judge_takes_a_round(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
