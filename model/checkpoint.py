@@ -115,6 +115,7 @@ def load_transformer(folder: Path, dtype: torch.dtype | None = None) -> Transfor
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    load_config(folder)  # a folder without one holds no model, whatever else it lacks
     try:
         state = load_file(folder / WEIGHTS_FILE)
     except (OSError, SafetensorError) as error:
