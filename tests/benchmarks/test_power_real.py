@@ -271,7 +271,7 @@ def test_the_table_of_an_earlier_record_is_printed(
     Record("moe_forward", "tiny", [run_of(tuple(run)) for run in noise.tolist()]).save(path)
     assert main(["real", "--resample", str(path), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert document["command"] == "python -m benchmarks.power real"
+    assert document["command"] == f"python -m benchmarks.power real --resample {path}"
     assert all(row["value"] is None or math.isfinite(row["value"]) for row in document["rows"])
     assert main(["real", "--resample", str(tmp_path / "none.json")]) == 2
     assert "none.json" in capsys.readouterr().err
