@@ -130,8 +130,8 @@ def test_caches_that_were_not_filled_show_in_the_untimed_step(
     expected = honest.ask(prompts), honest.ask(step)
     extend = PagedStore.extend
 
-    def forgets(self: PagedStore, layer: int, k: torch.Tensor, v: torch.Tensor) -> object:
-        keys, values = extend(self, layer, k, v)
+    def forgets(self: PagedStore, layer: int, k: torch.Tensor, v: torch.Tensor, first: int) -> object:
+        keys, values = extend(self, layer, k, v, first)
         answer = keys.clone(), values.clone()
         keys[:, 0].zero_()
         return answer
