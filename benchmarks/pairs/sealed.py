@@ -23,6 +23,7 @@ nothing of tensors, frames or sandboxes.
 from __future__ import annotations
 
 import array
+import errno
 import fcntl
 import mmap
 import os
@@ -45,6 +46,7 @@ ALL_SEALS = SIZE_SEALS | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 DESCRIPTOR_BYTES = array.array("i").itemsize
 
 MOST_POLL_MS = (1 << 31) - 1
+BUSY_S = 0.5  # so long a seal is tried; the clock that a sample pays for runs meanwhile
 
 Part = Any  # whatever memoryview() takes, contiguous
 
@@ -212,13 +214,21 @@ def _write(fd: int, views: Sequence[memoryview]) -> None:
 
 
 def _seal(fd: int, size_bytes: int) -> None:
-    """Everything. The kernel refuses (EBUSY) while a writable shared mapping is left, or input/output pins a page."""
-    try:
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, ALL_SEALS)
-    except OSError as error:
-        raise SealedError(
-            f"the memory could not be sealed, it can still be written: {error.strerror}"
-        ) from error
+    """Everything.
+
+    The kernel refuses (EBUSY) while a writable shared mapping is left, or somebody holds a page; for a moment that may be
+    the kernel itself, where it moves pages about. So the refusal counts once it has lasted `BUSY_S`.
+    """
+    until_s = time.monotonic() + BUSY_S
+    while True:
+        try:
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, ALL_SEALS)
+            break
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > until_s:
+                message = f"the memory could not be sealed, it can still be written: {error.strerror}"
+                raise SealedError(message) from error
+        time.sleep(BUSY_S / 50)
     _check_seals(fd, ALL_SEALS)
     if os.fstat(fd).st_size != size_bytes:
         raise SealedError("the memory has changed its size")

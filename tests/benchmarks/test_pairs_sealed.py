@@ -1,5 +1,6 @@
 """Sealed memory: what is sent is final, what is lent comes back final, and everything else is refused and leaks nothing."""
 
+import errno
 import fcntl
 import mmap
 import os
@@ -386,6 +387,22 @@ def test_more_than_a_scratch_file_may_hold_fits_into_lent_memory(level: SandboxL
         content = exchange(sample, data)
         assert content[:] == data
         content.close()
+
+
+def test_a_page_that_the_kernel_holds_for_a_moment_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    add, refusals = fcntl.fcntl, [OSError(errno.EBUSY, "held")] * 3
+
+    def held(fd: int, command: int, argument: int = 0) -> int:
+        if argument == sealed.ALL_SEALS and refusals:
+            raise refusals.pop()
+        return add(fd, command, argument)
+
+    monkeypatch.setattr(fcntl, "fcntl", held)
+    sealed.Sealed([b"content"]).close()
+    assert not refusals
+    refusals = [OSError(errno.EINVAL, "no such seal")]
+    with pytest.raises(SealedError, match="no such seal"):
+        sealed.Sealed([b"content"])
 
 
 @pytest.mark.sandbox
