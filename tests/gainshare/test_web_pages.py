@@ -313,6 +313,13 @@ def test_a_crash_shows_a_page_without_needing_the_database(monkeypatch: pytest.M
     assert "broken" not in response.content.decode()
 
 
+def test_a_request_that_cannot_be_read_gets_a_page() -> None:
+    response = Client().post("/login/", {f"field{i}": "x" for i in range(1001)})
+    assert response.status_code == 400
+    html = response.content.decode()
+    assert "The request could not be read" in html and "Gainshare" in html
+
+
 def test_times_say_their_zone() -> None:
     def rendered(filters: str, moment: datetime | None) -> str:
         return Template(f"{{% load shell %}}{{{{ moment|{filters} }}}}").render(Context({"moment": moment}))
