@@ -1,15 +1,17 @@
 // Cross-entropy of rows of logits, and in their place the gradient by them, for `model/training/loss_fused.py`.
 //
-// A row is read twice while it lies in the cache: for its sum of exponentials and for the gradient. All numbers of a row are
-// summed in one order, whatever rows come with it and however many threads there are.
+// A row is read twice while it lies in the cache: for its largest number and for its exponentials, which the gradient is a
+// multiple of. All numbers of a row are summed in one order, whatever rows come with it and however many threads there are.
 
 #include <cmath>
 
 #include "lanes.h"
+#include "scratch.h"
 
 namespace loss {
 
 using namespace lanes;
+using scratch::Memory;
 
 // Arrays are whole and in C order: N rows of V logits.
 struct Call {
@@ -36,51 +38,55 @@ float largest_of(const T *row, int64_t count) {
 
 constexpr int64_t BLOCK = 1024;  // numbers that are summed before their sum is added to the row's, which rounds less
 
+// The logarithm of the row's sum of exponentials. What is summed, each over that of the largest number, goes to `powers`.
 template <typename T>
-float log_sum_of(const T *row, int64_t count) {
-    const float top = largest_of(row, count);
+float log_sum_of(const T *row, int64_t count, float top, float *powers) {
     float whole = 0;
     for (int64_t first = 0; first < count; first += BLOCK) {
         Floats part = zeros();
         float rest = 0;
         for_vectors(count - first < BLOCK ? count - first : BLOCK, [&](int64_t at, int64_t n) {
-            const Floats powers = exponential(load(row + first + at, n) - top);
-            if (n == LANES) part += powers;
+            const Floats power = exponential(load(row + first + at, n) - top);
+            if (powers) store(powers + first + at, power, n);
+            if (n == LANES) part += power;
             else
-                for (int64_t i = 0; i < n; ++i) rest += powers[i];
+                for (int64_t i = 0; i < n; ++i) rest += power[i];
         });
         whole += sum(part) + rest;
     }
     return top + std::log(whole);
 }
 
+// `powers` has room for a row; it is null where no gradient is wanted.
 template <typename T>
-float score(const Call &call, T *row, int64_t target) {
+float score(const Call &call, T *row, int64_t target, float *powers) {
     if (target == call.ignored) {
-        if (call.wants_gradient) std::memset(row, 0, static_cast<size_t>(call.vocabulary) * sizeof(T));
+        if (powers) std::memset(row, 0, static_cast<size_t>(call.vocabulary) * sizeof(T));
         return 0;
     }
-    const float log_sum = log_sum_of(row, call.vocabulary), z = static_cast<float>(call.z_weight);
-    const auto number = [](const T &at) { return load_part(&at, 1)[0]; };
-    const float loss = log_sum - number(row[target]) + z * log_sum * log_sum;
-    if (!call.wants_gradient) return loss;
-    const float factor = 1 + 2 * z * log_sum, of_target = factor * std::exp(number(row[target]) - log_sum) - 1;
-    for_vectors(call.vocabulary, [&](int64_t at, int64_t n) {
-        store(row + at, factor * exponential(load(row + at, n) - log_sum), n);
-    });
-    store_part(row + target, all(of_target), 1);
+    const float top = largest_of(row, call.vocabulary), z = static_cast<float>(call.z_weight);
+    const float log_sum = log_sum_of(row, call.vocabulary, top, powers);
+    const float of_target = load_part(row + target, 1)[0];
+    const float loss = log_sum - of_target + z * log_sum * log_sum;
+    if (!powers) return loss;
+    const float scale = 1 + 2 * z * log_sum, factor = scale * std::exp(top - log_sum);
+    for_vectors(call.vocabulary, [&](int64_t at, int64_t n) { store(row + at, factor * load(powers + at, n), n); });
+    store_part(row + target, all(scale * std::exp(of_target - log_sum) - 1), 1);
     return loss;
 }
 
-// 0, or 1 where a target is no number of the vocabulary: nothing has been changed then.
+// 0, or 1 where a target is no number of the vocabulary, or 2 without memory: nothing has been changed then.
 template <typename T>
 int score_rows(const Call &call) {
     for (int64_t i = 0; i < call.rows; ++i)
         if (call.targets[i] != call.ignored && (call.targets[i] < 0 || call.targets[i] >= call.vocabulary)) return 1;
-    const int threads = static_cast<int>(call.threads);
-#pragma omp parallel for num_threads(threads)
+    const int64_t row = call.wants_gradient ? scratch::aligned(call.vocabulary * 4) : 0;
+    const Memory powers(call.threads * row);
+    if (!powers.data) return 2;
+#pragma omp parallel for num_threads(static_cast<int>(call.threads))
     for (int64_t i = 0; i < call.rows; ++i)
-        call.losses[i] = score(call, static_cast<T *>(call.logits) + i * call.vocabulary, call.targets[i]);
+        call.losses[i] = score(call, static_cast<T *>(call.logits) + i * call.vocabulary, call.targets[i],
+                               row ? powers.at<float>(scratch::thread_number() * row) : nullptr);
     return 0;
 }
 

@@ -91,7 +91,7 @@ class _ChunkedLoss(torch.autograd.Function):
         needs_x, needs_head = (needs_gradient and needed for needed in ctx.needs_input_grad[:2])
         loss = wide(x_ND.new_zeros(()))
         grad_x_ND = torch.empty_like(x_ND) if needs_x else None
-        grad_head_VD = torch.zeros_like(wide(head_VD)) if needs_head else None
+        grad_head_VD: Tensor | None = None
         with torch.autocast(device, enabled=False):
             cast_head_VD = head_VD.to(format_)
             for start in range(0, len(x_ND), chunk):
@@ -102,8 +102,9 @@ class _ChunkedLoss(torch.autograd.Function):
                 loss += part_loss
                 if grad_x_ND is not None:
                     grad_x_ND[part] = grad_CV @ cast_head_VD
-                if grad_head_VD is not None:
-                    grad_head_VD += grad_CV.mT @ x_CD
+                if needs_head:
+                    share_VD = grad_CV.mT @ x_CD
+                    grad_head_VD = wide(share_VD) if grad_head_VD is None else grad_head_VD.add_(share_VD)
         ctx.save_for_backward(grad_x_ND, grad_head_VD)
         ctx.head_dtype = head_VD.dtype
         return loss

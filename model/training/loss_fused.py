@@ -48,14 +48,17 @@ def score_(logits_NV: Tensor, targets_N: Tensor, *, z_weight: float, wants_gradi
     """Each row's loss in nats, fp32 [N], zero where the target is IGNORED: -log softmax + z_weight * (log of the sum)^2.
 
     With `wants_gradient` the logits are overwritten by the gradient of the losses' sum, in their format. For tensors that
-    `fits` accepts. Raises IndexError where a target is no row of the vocabulary.
+    `fits` accepts. Raises IndexError where a target is no row of the vocabulary, and MemoryError; nothing has changed then.
     """
     losses_N = torch.empty(len(logits_NV))
     call = _Call(
         *(*logits_NV.shape, torch.get_num_threads(), IGNORED, z_weight, wants_gradient),
         *(tensor.data_ptr() for tensor in (logits_NV, targets_N, losses_N)),
     )
-    if _kernel()(ctypes.byref(call), int(logits_NV.dtype is torch.bfloat16)):
+    code = _kernel()(ctypes.byref(call), int(logits_NV.dtype is torch.bfloat16))
+    if code == 2:
+        raise MemoryError(f"no memory for a row of {logits_NV.shape[1]:,} logits in each thread")
+    if code:
         raise IndexError(f"a target is not in 0 .. {logits_NV.shape[1] - 1}")
     return losses_N
 
