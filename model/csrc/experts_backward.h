@@ -26,6 +26,10 @@ void activation_panel(const Call &call, const Routing &routing, int64_t expert, 
     with_panel<T>(n, row, 1, d, panel, ahead, [&](int64_t r, const float *out) {
         const int64_t at = (start + r) * 2 * f + first;
         const float weight = routing.weight[start + r];
+        for (const int64_t half : {at, at + f}) {  // what the forward pass kept has left the caches
+            fetch(kept + half + SINK_AHEAD * 2 * f, count);
+            fetch(grad_gate_up + half + SINK_AHEAD * 2 * f, count);
+        }
         Floats products = zeros();
         for (int v = 0; v < VECTORS; ++v) {
             const Floats gate = load_at(kept + at, v, count), up = load_at(kept + at + f, v, count);
@@ -65,11 +69,22 @@ void input_panel(const Call &call, const Routing &routing, int64_t first, uint32
         for (int v = 0; v < VECTORS; ++v) store_at(grad_x + t * d, v, count, load(sums + t * COLUMNS + v * LANES));
 }
 
+// Rows first .. last of a matrix whose gradient is zero, since no token came to its expert.
+template <typename T>
+void clear(T *matrix, int64_t width, int64_t first, int64_t last) {
+    if (first < last) std::memset(matrix + first * width, 0, sizeof(T) * static_cast<size_t>((last - first) * width));
+}
+
 // Rows first .. last of an expert's [F, D] gradients of gate (rows below F) and up (from F on): grad_gate_up^T x.
 template <typename T>
 void gated_gradients(const Call &call, const Routing &routing, int64_t expert, int64_t first, int64_t last,
                      uint32_t *left, uint32_t *panel, const T *grad_gate_up) {
     const int64_t n = routing.rows(expert), start = routing.start[expert], d = call.d, f = call.f;
+    T *gate = static_cast<T *>(call.grad_gate) + expert * f * d, *up = static_cast<T *>(call.grad_up) + expert * f * d;
+    if (!n) {
+        clear(gate, d, first, last < f ? last : f);
+        return clear(up, d, first > f ? first - f : 0, last - f);
+    }
     const T *x = static_cast<const T *>(call.x), *grads = grad_gate_up + start * 2 * f;
     pack_left(grads, [&](int64_t i) { return grads + i * 2 * f; }, n, first, last - first, left);
     const int64_t k = units<T>(n) * PER_UNIT<T>, block = units<T>(n) * ROWS;
@@ -81,8 +96,7 @@ void gated_gradients(const Call &call, const Routing &routing, int64_t expert, i
         };
         with_panel<T>(last - first, row, ROWS, k, panel, fetching_nothing(), [&](int64_t r, const float *out) {
             const int64_t m = first + r;
-            T *grad = static_cast<T *>(m < f ? call.grad_gate : call.grad_up);
-            T *to = grad + (expert * f + (m < f ? m : m - f)) * d + column;
+            T *to = (m < f ? gate + m * d : up + (m - f) * d) + column;
             for (int v = 0; v < VECTORS; ++v) store_at(to, v, count, load(out + v * LANES));
         });
     }
@@ -93,6 +107,8 @@ template <typename T>
 void down_gradients(const Call &call, const Routing &routing, int64_t expert, int64_t first, int64_t last,
                     uint32_t *left, uint32_t *panel, const T *weighted_hidden) {
     const int64_t n = routing.rows(expert), start = routing.start[expert], d = call.d, f = call.f;
+    T *down = static_cast<T *>(call.grad_down) + expert * d * f;
+    if (!n) return clear(down, f, first, last);
     const T *grad_y = static_cast<const T *>(call.grad_y), *hidden = weighted_hidden + start * f;
     pack_left(grad_y, [&](int64_t i) { return grad_y + routing.token[start + i] * d; }, n, first, last - first, left);
     const int64_t k = units<T>(n) * PER_UNIT<T>, block = units<T>(n) * ROWS;
@@ -103,7 +119,7 @@ void down_gradients(const Call &call, const Routing &routing, int64_t expert, in
             return reinterpret_cast<const T *>(left + r / ROWS * block + r % ROWS);
         };
         with_panel<T>(last - first, row, ROWS, k, panel, fetching_nothing(), [&](int64_t r, const float *out) {
-            T *to = static_cast<T *>(call.grad_down) + (expert * d + first + r) * f + column;
+            T *to = down + (first + r) * f + column;
             for (int v = 0; v < VECTORS; ++v) store_at(to, v, count, load(out + v * LANES));
         });
     }

@@ -34,6 +34,7 @@ constexpr int FAST_FORMATS = 3;
 #else
 constexpr int FAST_FORMATS = 0;
 #endif
+constexpr int64_t SINK_AHEAD = 2 * ROWS;  // rows between one that is finished and one whose other operands are fetched
 constexpr int64_t FETCHED = 16 << 10;  // bytes between what is read and what is fetched meanwhile
 static_assert(COLUMNS % DOT_COLUMNS == 0, "dot_tile fills a tile in whole groups of columns");
 
@@ -43,6 +44,12 @@ constexpr int64_t PER_UNIT = 4 / sizeof(T);
 template <typename T>
 constexpr int64_t units(int64_t count) {
     return (count + PER_UNIT<T> - 1) / PER_UNIT<T>;
+}
+
+// Asks memory for `count` numbers that will be read or written soon; they need not exist.
+template <typename T>
+LANES_INLINE void fetch(const T *from, int64_t count) {
+    for (int64_t i = 0; i < count; i += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(from + i);
 }
 
 LANES_INLINE Words load_units(const float *from) { return bits<Words>(load(from)); }
