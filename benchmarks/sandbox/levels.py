@@ -70,21 +70,34 @@ class Limits:
     """What one sandbox may use up.
 
     `memory_bytes` covers all processes and in-memory files together; `pids` counts processes and threads;
-    `scratch_bytes` bounds each of /tmp, /dev/shm and /work, and every single file; `wall_s` ends the whole
-    sandbox; `cores` pins it; `log_bytes` caps what is kept of stderr.
+    `scratch_bytes` bounds each of /tmp, /dev/shm and /work, and every single file; `cores` pins it; `log_bytes` caps
+    what is kept of stderr. What ends the whole sandbox: `wall_s` by the clock; `cpu_s` of processor time that all its
+    processes used, ended ones too; `idle_s` in which none of them wanted a processor or a disk. None is no limit.
     """
 
     memory_bytes: int = 2 * GIB
     pids: int = 64
     scratch_bytes: int = 64 * MIB
     wall_s: float = 600.0
+    cpu_s: float | None = None
+    idle_s: float | None = None
     cores: tuple[int, ...] | None = None
     log_bytes: int = MIB
     open_files: int = 1024
 
     def __post_init__(self) -> None:
-        for name in ("memory_bytes", "pids", "scratch_bytes", "wall_s", "log_bytes", "open_files"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        for name in (
+            "memory_bytes",
+            "pids",
+            "scratch_bytes",
+            "wall_s",
+            "cpu_s",
+            "idle_s",
+            "log_bytes",
+            "open_files",
+        ):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be positive, not {value}")
         if self.cores is not None and not self.cores:
             raise ValueError("cores must name at least one core, or be None")

@@ -13,7 +13,7 @@ from typing import Literal
 from benchmarks.cancellation import Cancellation
 from benchmarks.sandbox.levels import Limits, Mount, SandboxLevel
 from benchmarks.sandbox.log_capture import readable
-from benchmarks.sandbox.sample import Sample
+from benchmarks.sandbox.sample import LimitHit, Sample
 from benchmarks.sandbox.starting import spawn
 
 CHUNK_BYTES = 65536
@@ -21,7 +21,7 @@ CHUNK_BYTES = 65536
 
 @dataclass(frozen=True)
 class Completed:
-    """How a command ended. `limit` names what it ran into; `resource_limited` leaves time-outs out.
+    """How a command ended. `limit` names what it ran into; `timed_out` is the clock alone, `resource_limited` no time.
 
     `stderr_tail` is the bounded log: its beginning and its end, safe to print.
     """
@@ -30,7 +30,7 @@ class Completed:
     stdout: bytes
     stderr_tail: str
     timed_out: bool
-    limit: Literal["memory", "pids", "wall", "output"] | None
+    limit: LimitHit | Literal["output"] | None
     cpu_ns: int
     peak_memory_bytes: int
 

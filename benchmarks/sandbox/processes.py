@@ -18,6 +18,7 @@ TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 NS_PER_TICK = 1_000_000_000 // TICKS_PER_SECOND
 DEAD = ("Z", "X")
 STOPPED = ("T", "t", *DEAD)
+ASLEEP = ("S", *DEAD)
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,18 @@ def is_running(pid: int, ticks: int) -> bool:
 
 def is_stopped(pid: int) -> bool:
     """Whether none of its threads can run. A signal reaches them one after the other, the first one's state says little."""
+    return all(state in STOPPED for state in _thread_states(pid))
+
+
+def is_asleep(pid: int) -> bool:
+    """Whether none of its threads wants a processor or a disk: what waits for a processor that others hold is no sleeper."""
+    return all(state in ASLEEP for state in _thread_states(pid))
+
+
+def _thread_states(pid: int) -> Iterator[str]:
     for folder in thread_folders(pid):
         with suppress(OSError):  # a thread that has just ended
-            if (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()[0] not in STOPPED:
-                return False
-    return True
+            yield (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()[0]
 
 
 def thread_folders(pid: int) -> Iterator[Path]:

@@ -22,10 +22,11 @@ from benchmarks.sandbox.groups import ProcessGroup
 from benchmarks.sandbox.levels import Limits, SandboxError
 from benchmarks.sandbox.log_capture import LogCapture
 from benchmarks.sandbox.processes import is_running, send, start_ticks
+from benchmarks.sandbox.time_watch import TimeWatch
 
 EXIT_TIMEOUT_S = 10.0
 
-LimitHit = Literal["memory", "pids", "wall"]
+LimitHit = Literal["memory", "pids", "wall", "cpu", "idle"]
 
 
 class Sample:
@@ -56,10 +57,11 @@ class Sample:
         self._log = log
         self._lock = threading.RLock()
         self._killed: int | None = None
-        self._wall_hit = False
-        self._timer = threading.Timer(limits.wall_s, self._on_wall)
+        self._time_hit: LimitHit | None = None
+        self._timer = threading.Timer(limits.wall_s, self._end_at, ["wall"])
         self._timer.daemon = True
         self._timer.start()
+        self._time_watch = TimeWatch(self, limits, self._end_at)
 
     @property
     def accounting(self) -> str:
@@ -97,9 +99,9 @@ class Sample:
             return self._group.peak_memory_bytes()
 
     def limit_hit(self) -> LimitHit | None:
-        """The limit that this sandbox ran into: "memory", "pids" or "wall", else None."""
+        """The limit that this sandbox ran into, if it did: see `Limits`."""
         with self._lock:
-            return "wall" if self._wall_hit else self._group.exhausted()
+            return self._time_hit or self._group.exhausted()
 
     def log(self) -> bytes:
         """What was kept of stderr so far: its beginning and its end, as bytes that may hold anything."""
@@ -131,6 +133,7 @@ class Sample:
         A cgroup forgets a process while it is still exiting, so each is waited for by its own number.
         """
         self._timer.cancel()
+        self._time_watch.stop()
         killed: dict[int, int | None] = {}  # pid -> start time, which tells a reused number apart
         deadline = time.monotonic() + EXIT_TIMEOUT_S
         patience = time.monotonic() + 1.0
@@ -158,9 +161,10 @@ class Sample:
             shutil.rmtree(folder, ignore_errors=True)
         return len(killed)
 
-    def _on_wall(self) -> None:
+    def _end_at(self, limit: LimitHit) -> None:
+        """End it at a limit of time, unless it has ended by itself."""
         if self._process.poll() is None:
-            self._wall_hit = True
+            self._time_hit = self._time_hit or limit
             self.kill()
 
     def close(self) -> None:

@@ -1,5 +1,6 @@
 """`run`: one command to its end, with what it may use up, and every way to end."""
 
+import os
 from typing import Any
 
 import pytest
@@ -10,8 +11,11 @@ from benchmarks.sandbox import (
     SandboxLevel,
     python_runtime,
     run,
+    starting,
 )
 from benchmarks.sandbox.levels import MIB
+from benchmarks.sandbox.polled import PolledGroup
+from tests.benchmarks.busy_core import busy
 from tests.benchmarks.sandbox_levels import LEVELS, level_or_skip
 
 pytestmark = pytest.mark.sandbox
@@ -58,6 +62,57 @@ def test_a_time_out_is_told_apart_from_a_resource_limit(level: SandboxLevel) -> 
 def test_a_command_that_closes_its_output_is_still_timed(level: SandboxLevel) -> None:
     done = run_python(level, "import os, time; os.close(1); time.sleep(60)", timeout_s=1.0)
     assert done.timed_out
+
+
+# Four processes at once, and many after each other, none of which uses much alone.
+AT_ONCE = """
+import os, time
+os.fork(), os.fork()
+while time.process_time() < 0.6: pass
+time.sleep(60)
+"""
+IN_A_ROW = """
+import os, time
+while True:
+    if os.fork() == 0:
+        while time.process_time() < 0.1: pass
+        os._exit(0)
+    os.wait()
+"""
+SLEEP = "import time; time.sleep(60)"
+SPIN = "while True: pass"
+
+
+@pytest.fixture(params=["as here", "polled"])
+def counting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the means of this machine, and as where no cgroup may be made."""
+    if request.param == "polled":
+        monkeypatch.setattr(starting, "make_group", PolledGroup)
+
+
+@pytest.mark.usefixtures("counting")
+@pytest.mark.parametrize("code", [AT_ONCE, IN_A_ROW], ids=["at once", "in a row"])
+def test_processor_time_is_that_of_all_processes_together(level: SandboxLevel, code: str) -> None:
+    done = run_python(level, code, limits=Limits(cpu_s=1.5), timeout_s=60.0)
+    assert done.limit == "cpu"
+    assert not done.timed_out and not done.resource_limited
+    assert done.cpu_ns / 1e9 >= 1.5
+
+
+@pytest.mark.usefixtures("counting")
+def test_what_sleeps_is_idle(level: SandboxLevel) -> None:
+    done = run_python(level, SLEEP, limits=Limits(idle_s=1.0), timeout_s=60.0)
+    assert done.limit == "idle"
+    assert not done.timed_out and not done.resource_limited
+
+
+@pytest.mark.usefixtures("counting")
+def test_what_waits_for_a_processor_is_not_idle(level: SandboxLevel) -> None:
+    core = max(os.sched_getaffinity(0))
+    with busy(core, 8):
+        done = run_python(level, SPIN, limits=Limits(idle_s=1.0, cores=(core,)), timeout_s=6.0)
+    assert done.limit == "wall"
+    assert done.cpu_ns / 1e9 < 3.0  # so it did wait, most of the time
 
 
 def test_too_much_output_is_a_resource_limit(level: SandboxLevel) -> None:

@@ -42,7 +42,7 @@ def test_mount_targets_stay_below_the_root(target: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "field", ["memory_bytes", "pids", "scratch_bytes", "wall_s", "log_bytes", "open_files"]
+    "field", ["memory_bytes", "pids", "scratch_bytes", "wall_s", "cpu_s", "idle_s", "log_bytes", "open_files"]
 )
 def test_limits_are_positive(field: str) -> None:
     with pytest.raises(ValueError, match=field):
