@@ -69,6 +69,10 @@ _CRASHES = {
         "The patch crashed instead of answering: {detail}. Read the log, then try `gainshare bench` at home.",
     ),
 }
+_LATE_BUILD = (
+    VerdictKind.TIMEOUT,
+    "The patch took too long to build: {detail}. Leave the compiler less to work out, then try `gainshare bench` at home.",
+)
 _MEANINGS = {
     "cancelled": (
         VerdictKind.INFRASTRUCTURE_ERROR,
@@ -193,10 +197,17 @@ def _from_events(document: dict[str, Any], pairs: int) -> Verdict | None:
         return _wrong_output(detail, pairs)
     if kind == "suspicious":
         return Verdict(VerdictKind.SUSPICIOUS, f"{_sentence(detail)} A maintainer looks at it.", pairs=pairs)
-    verdict_kind, reason = (
-        _CRASHES.get(event.get("stage", ""), _BROKEN) if kind == "crash" else _MEANINGS[kind]
-    )
+    verdict_kind, reason = _meaning(kind, event.get("stage", ""))
     return Verdict(verdict_kind, reason.format(detail=detail), pairs=pairs)
+
+
+def _meaning(kind: str, stage: str) -> tuple[VerdictKind, str]:
+    """What an event of this kind says about the patch, by how far it had come; with a place for the event's detail."""
+    if kind == "crash":
+        return _CRASHES.get(stage, _BROKEN)
+    if (kind, stage) == ("timeout", "build"):
+        return _LATE_BUILD
+    return _MEANINGS[kind]
 
 
 def _wrong_output(detail: str, pairs: int) -> Verdict:

@@ -21,7 +21,9 @@ PROGRAM = "/harness/build.py"
 INSIDE = "/tree/model"
 SOURCES = "csrc"  # below model/
 LIBRARY = "_native.so"  # beside model/native.py
-TIMEOUT_S = 60.0
+CPU_S = 120.0  # a minute of each of the two compilers that run at once
+IDLE_S = 60.0
+WALL_S = 600.0  # more than both together, so that only a runner which is busy with other work comes so far
 MEMORY_BYTES = 1536 << 20
 PIDS = 32
 LOG_BYTES = 64 * 1024
@@ -69,7 +71,8 @@ def check_tree(
 ) -> None:
     """That all Python sources parse and there is no binary.
 
-    Raises SideFailed at stage "build": build_failed, timeout, resource_limit. Raises Cancelled.
+    Raises SideFailed at stage "build": build_failed, timeout, resource_limit, or infrastructure_error where other work
+    kept the processor. Raises Cancelled.
     """
     if (tree / "model" / LIBRARY).exists() and not has_native(tree):
         raise SideFailed("build_failed", name, "build", f"a tree may not bring a model/{LIBRARY} of its own")
@@ -87,8 +90,8 @@ def compile_native(
 ) -> bytes:
     """The library's bytes, which follow from `sources_digest` and the compiler; empty for a tree of Python only.
 
-    What the compiler says goes to `on_log`, bounded. Raises SideFailed at stage "build": build_failed, timeout,
-    resource_limit, or infrastructure_error where this runner has no compiler and the tree needs one. Raises Cancelled.
+    What the compiler says goes to `on_log`, bounded. Raises SideFailed as `check_tree` does, and infrastructure_error
+    also where this runner has no compiler and the tree needs one. Raises Cancelled.
     """
     if not has_native(tree):
         return b""
@@ -129,10 +132,17 @@ def _run(
         [*runtime.argv, PROGRAM, INSIDE, *command],
         level=level,
         mounts=[*runtime.mounts, Mount(Path(__file__).with_name("build_inside.py"), PROGRAM), sources],
-        limits=Limits(memory_bytes=MEMORY_BYTES, pids=PIDS, wall_s=TIMEOUT_S, log_bytes=LOG_BYTES),
+        limits=Limits(
+            memory_bytes=MEMORY_BYTES,
+            pids=PIDS,
+            wall_s=WALL_S,
+            cpu_s=CPU_S,
+            idle_s=IDLE_S,
+            log_bytes=LOG_BYTES,
+        ),
         env=runtime.env,
         slot=slot,
-        timeout_s=TIMEOUT_S,
+        timeout_s=WALL_S,
         output_limit_bytes=MAX_LIBRARY_BYTES,
         cancellation=cancellation,
     )
@@ -148,9 +158,22 @@ def _compiler(name: str) -> tuple[str, ...]:
     return (found, *FLAGS)
 
 
-def _refuse_failure(name: str, done: Completed) -> None:
+def _refuse_lateness(name: str, done: Completed) -> None:
+    """Who is to blame for a build that did not end is seen from outside the sandbox, and not by the clock alone."""
+    used = f"{done.cpu_ns / 1e9:.1f} s of processor time"
+    if done.limit == "cpu":
+        detail = f"the build used {used}, more than the {CPU_S:.0f} s that it may"
+        raise SideFailed("timeout", name, "build", detail)
+    if done.limit == "idle":
+        detail = f"the build used {used}, and for {IDLE_S:.0f} s waited for something else than a processor"
+        raise SideFailed("timeout", name, "build", detail)
     if done.timed_out:
-        raise SideFailed("timeout", name, "build", f"not built within {TIMEOUT_S:.0f} s")
+        detail = f"other work kept the build waiting: in {WALL_S:.0f} s it was given {used}"
+        raise SideFailed("infrastructure_error", name, "build", detail)
+
+
+def _refuse_failure(name: str, done: Completed) -> None:
+    _refuse_lateness(name, done)
     if done.limit == "output":
         size = f"{MAX_LIBRARY_BYTES >> 20} MiB"
         raise SideFailed("resource_limit", name, "build", f"the built library is larger than {size}")

@@ -19,7 +19,7 @@ MEANINGS: Mapping[VerdictKind, str] = {
     V.BUILD_FAILED: "The patched tree did not import or build. Read the log.",
     V.PATCH_REJECTED: "The diff cannot be read, does not apply, or touches what a patch may not. Nothing was run.",
     V.POLICY_VIOLATION: "While it ran, it did what no patch may do, such as opening a network connection.",
-    V.TIMEOUT: "It ran out of the suite's time.",
+    V.TIMEOUT: "It ran out of the suite's time, or of what a build may take.",
     V.RESOURCE_LIMIT: "It went over the suite's memory or another limit.",
     V.SUSPICIOUS: "A control failed or the rules of measuring were broken. A maintainer looks at it.",
     V.INFRASTRUCTURE_ERROR: "The platform failed, not the patch. It is tried again and costs no attempt.",

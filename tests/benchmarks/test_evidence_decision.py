@@ -85,6 +85,8 @@ def test_a_confirmation_of_few_pairs_is_refused() -> None:
     [
         ({"kind": "wrong_output"}, VerdictKind.WRONG_OUTPUT),
         ({"kind": "timeout"}, VerdictKind.TIMEOUT),
+        ({"kind": "timeout", "stage": "build"}, VerdictKind.TIMEOUT),
+        ({"kind": "timeout", "side": "base", "stage": "build"}, VerdictKind.INFRASTRUCTURE_ERROR),
         ({"kind": "resource_limit"}, VerdictKind.RESOURCE_LIMIT),
         ({"kind": "build_failed"}, VerdictKind.BUILD_FAILED),
         ({"kind": "crash", "stage": "load"}, VerdictKind.BUILD_FAILED),
@@ -106,6 +108,18 @@ def test_events_outweigh_any_speed(event: dict[str, Any], kind: VerdictKind) -> 
     assert "hat was seen" in verdict.reason
     assert verdict.log_ppm_bound is None
     assert verdict.pairs == 12
+
+
+def test_a_late_build_is_told_apart_from_a_late_answer() -> None:
+    event = {"kind": "timeout", "detail": "it waited"}
+    reasons = [
+        decide(undecided([], events=[event | stage])).reason
+        for stage in ({"stage": "build"}, {"stage": "call"})
+    ]
+    assert [reason.partition(":")[0] for reason in reasons] == [
+        "The patch took too long to build",
+        "The patch did not answer in time",
+    ]
 
 
 def test_cheating_outweighs_what_else_went_wrong() -> None:

@@ -21,20 +21,9 @@ from benchmarks.pairs.build import build_tree
 from benchmarks.sandbox import best_level
 from benchmarks.sandbox.placement import PREFIX, usable_hierarchies
 from benchmarks.sandbox.processes import read_stat, tree
+from tests.benchmarks.slow_source import slow_source
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.timeout(180)]
-
-#: Sums that the compiler does itself: they use up a build's whole minute, and hardly any memory.
-SLOW = """
-constexpr unsigned long spin(unsigned long x) {
-    for (long i = 0; i < 10; i++)
-        for (long j = 0; j < 100000; j++) x = x * 3 + j;
-    return x;
-}
-template <long N> struct Sum { static constexpr unsigned long value = spin(N) + Sum<N - 1>::value; };
-template <> struct Sum<0> { static constexpr unsigned long value = 0; };
-extern "C" __attribute__((visibility("default"))) long sum() { return Sum<400>::value; }
-"""
 
 
 @pytest.fixture
@@ -45,7 +34,7 @@ def folder() -> Iterator[Path]:
             sources = Path(name, side, "model", "csrc")
             sources.mkdir(parents=True)
             (sources.parent / "__init__.py").write_text("")
-        (sources / "slow.cpp").write_text(SLOW)
+        (sources / "slow.cpp").write_text(slow_source(400))  # minutes, unless it is ended
         Path(name, "tmp").mkdir()
         for path in (Path(name), *Path(name).rglob("*")):
             path.chmod(0o755 if path.is_dir() else 0o644)
@@ -94,7 +83,7 @@ def test_a_signal_ends_a_command_that_compiles_and_nothing_is_left(
         wait_for_compiler(judging.pid)
         running = [stat.pid for stat in tree(judging.pid)]
         judging.send_signal(number)
-        said = judging.communicate(timeout=30)  # the compiler alone would go on for a minute
+        said = judging.communicate(timeout=30)  # the compiler alone would go on for much longer
     assert (judging.returncode, said[0]) == (128 + number, "")
     assert said[1].endswith("interrupted: no figures\n") and "Traceback" not in said[1]
     assert [path.name for path in (folder / "tmp").iterdir() if not path.name.endswith(".lock")] == []

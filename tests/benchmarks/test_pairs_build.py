@@ -1,19 +1,26 @@
 """Builds in real sandboxes: what they make, and what hostile sources come to."""
 
 import ctypes
+import os
+import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks.pairs import build as build_module
 from benchmarks.pairs.build import FLAGS, LIBRARY, build_tree
 from benchmarks.pairs.side import SideFailed
-from benchmarks.sandbox import Limits, Mount, best_level, python_runtime, run
+from benchmarks.sandbox import Completed, Limits, Mount, best_level, python_runtime, run
 from model import native
+from tests.benchmarks.busy_core import busy
+from tests.benchmarks.slow_source import slow_source
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.timeout(120)]
 
@@ -208,11 +215,79 @@ def test_incbin_brings_nothing_of_the_runner_into_the_library(
 def test_compile_bombs_end_at_their_limits(
     folder: Path, monkeypatch: pytest.MonkeyPatch, source: str, kinds: set[str]
 ) -> None:
-    monkeypatch.setattr(build_module, "TIMEOUT_S", 6.0)
+    monkeypatch.setattr(build_module, "CPU_S", 6.0)
     monkeypatch.setattr(build_module, "MEMORY_BYTES", 256 << 20)
     found = failure(folder, {"csrc/bomb.cpp": source + ADD})
     assert found.kind in kinds, found
     assert len(found.detail) < 4_000
+
+
+# -- how long a build may take ------------------------------------------------------------------------
+
+
+def used_s(found: SideFailed) -> float:
+    """The processor time that a message names."""
+    named = re.search(r"([\d.]+) s of processor time", found.detail)
+    assert named is not None, found.detail
+    return float(named[1])
+
+
+def test_a_build_that_goes_on_and_on_is_ended_at_its_processor_time(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build_module, "CPU_S", 4.0)
+    found = failure(folder, {f"csrc/{name}.cpp": slow_source(400, name) for name in ("one", "two")})
+    assert found.kind == "timeout" and "more than the 4 s that it may" in found.detail
+    assert used_s(found) >= 4.0
+
+
+def test_other_work_on_the_runner_costs_a_patch_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Built beside it, a tree takes longer by the clock than its limit, of which it uses about a third."""
+    ended: list[Completed] = []
+
+    def run_and_note(*arguments: Any, **options: Any) -> Completed:
+        ended.append(run(*arguments, **options))
+        return ended[-1]
+
+    core, files = max(os.sched_getaffinity(0)), {"csrc/add.cpp": ADD + slow_source(2, terms=100_000)}
+    monkeypatch.setattr(build_module, "run", run_and_note)
+    monkeypatch.setattr(build_module, "Limits", partial(Limits, cores=(core,)))
+    assert build(folder, files) is not None
+    limit_s = 3 * max(done.cpu_ns for done in ended) / 1e9
+    monkeypatch.setattr(build_module, "CPU_S", limit_s)
+    with busy(core, 8):
+        begun = time.monotonic()
+        assert build(folder, files) is not None
+        took_s = time.monotonic() - begun
+    assert took_s > limit_s
+
+
+def test_a_runner_that_has_no_time_for_a_build_is_at_fault_and_not_the_patch(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core = max(os.sched_getaffinity(0))
+    monkeypatch.setattr(build_module, "Limits", partial(Limits, cores=(core,)))
+    for name, seconds in {"CPU_S": 4.0, "IDLE_S": 3.0, "WALL_S": 12.0}.items():
+        monkeypatch.setattr(build_module, name, seconds)
+    with busy(core, 12):
+        found = failure(folder, {"csrc/slow.cpp": slow_source(400)})
+    assert found.kind == "infrastructure_error" and "in 12 s it was given" in found.detail
+    assert used_s(found) < 4.0
+
+
+def test_a_build_that_waits_for_ever_is_the_patch_s_fault(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The compiler reads from a new terminal, which nobody will ever type into."""
+    monkeypatch.setattr(build_module, "IDLE_S", 3.0)
+    found = failure(folder, {"csrc/add.cpp": '#include "/dev/ptmx"\n' + ADD})
+    assert found.kind == "timeout" and "for 3 s waited for something else" in found.detail
+
+
+def test_only_what_stood_in_line_comes_to_the_clock_s_limit() -> None:
+    assert build_module.WALL_S > 2 * (build_module.CPU_S + build_module.IDLE_S)
 
 
 # A library may do what it likes to the process that loads it. That process is a sample: its clocks are nobody's.
