@@ -5,7 +5,6 @@ Every figure comes from the platform's own judge with the shipped stack on both 
 
 from benchmarks import blas as _blas  # noqa: F401, I001 - before numpy is imported
 
-import argparse
 import math
 import statistics
 import sys
@@ -20,6 +19,7 @@ from benchmarks.sandbox import SandboxError
 from benchmarks.statistics.confirm import LEAST_PAIRS
 from benchmarks.statistics.diagnostics import PairOrder, diagnose
 from benchmarks.statistics.units import nats
+from model.command_errors import CommandParser
 
 NOISE_TARGET_PERCENT = 2.0
 TRANSPORT_TARGET_PERCENT = 5.0
@@ -107,7 +107,7 @@ def _base_ns(document: dict[str, Any]) -> list[int]:
 @ends_plainly
 def main(arguments: list[str] | None = None) -> int:
     """0 when it was measured, 2 when this machine does not allow it."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.aa", description=__doc__)
+    parser = CommandParser(prog="python -m benchmarks.aa", description=__doc__)
     parser.add_argument("--suite", default="moe_forward")
     parser.add_argument("--preset", default="demo")
     parser.add_argument(

@@ -26,6 +26,7 @@ from torch import Tensor
 from benchmarks.commands import command_line, ends_plainly
 from benchmarks.report import MeasuringFailed, Report, Row, milliseconds
 from model import native
+from model.command_errors import CommandParser
 from model.layers import attention_fused
 from model.layers.attention import attend
 from model.layers.masks import first_seen
@@ -136,7 +137,7 @@ def _seconds(
 
 @ends_plainly
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m benchmarks.attention",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

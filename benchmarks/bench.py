@@ -34,6 +34,7 @@ from benchmarks.statistics.units import percent_faster
 from benchmarks.suites import UnknownSuite, get_suite
 from benchmarks.tree_folders import tree_folders
 from benchmarks.trees import BlobStore, Tree, TreeError, read_tree, shipped_tree
+from model.command_errors import CommandParser
 
 SHIPPED = "shipped"
 OF_ONE_TREE = ("aa", "reproduction")
@@ -241,7 +242,7 @@ def summary(document: dict[str, Any]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.bench", description=__doc__)
+    parser = CommandParser(prog="python -m benchmarks.bench", description=__doc__)
     timed = [name for name in SUITES if name != BUG.name]
     parser.add_argument(
         "--suite", default="moe_forward", help=f"one of {', '.join(timed)}; a bug's kinds have their own"

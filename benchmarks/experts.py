@@ -34,6 +34,7 @@ from torch import Tensor
 from benchmarks.commands import command_line, ends_plainly
 from benchmarks.report import MeasuringFailed, Report, Row, milliseconds
 from model import native
+from model.command_errors import CommandParser
 from model.layers import experts, experts_fused
 from model.layers.ffn import SwiGLU
 
@@ -230,7 +231,7 @@ def _read_bandwidth() -> float:
 
 @ends_plainly
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m benchmarks.experts",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -28,6 +28,7 @@ from benchmarks.peers.quartiles import Quartiles
 from benchmarks.peers.roofline import cache_read, prefill_flops, weights_read
 from benchmarks.report import Report, Row
 from model.checkpoint import models_home
+from model.command_errors import CommandParser
 from model.config import ModelConfig
 from model.layers.unfilled import unfilled
 from model.serving.executor import Part
@@ -246,7 +247,7 @@ def timed_s(work: Callable[[], object], repeats: int) -> float:
 
 @ends_plainly
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels", description=__doc__)
+    parser = CommandParser(prog="python -m benchmarks.kernels", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     parser.add_argument("--quick", action="store_true", help="fewer rounds and texts")

@@ -7,7 +7,6 @@ and for a gain whether at least half of the stated bound is found again.
 
 from benchmarks import blas as _blas  # noqa: F401, I001 - before numpy is imported
 
-import argparse
 import json
 import sys
 from dataclasses import asdict, dataclass
@@ -25,6 +24,7 @@ from benchmarks.statistics.units import percent_faster
 from benchmarks.suites import UnknownSuite
 from benchmarks.trees import TreeError, sha256_hex
 from benchmarks.verdicts import VerdictKind
+from model.command_errors import CommandParser
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def rerun(
 @ends_plainly
 def main(arguments: list[str] | None = None) -> int:
     """0 when the verdicts agree, 1 when they do not, 2 when nothing could be measured."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.rerun", description=__doc__)
+    parser = CommandParser(prog="python -m benchmarks.rerun", description=__doc__)
     parser.add_argument("evidence", type=Path, help="an evidence file")
     parser.add_argument("--base", required=True, help="folder or diff of the base tree, or `shipped`")
     parser.add_argument("--candidate", required=True, help="folder or diff (against base) of the candidate")

@@ -25,6 +25,7 @@ import torch
 from benchmarks.commands import ends_plainly
 from benchmarks.report import Report, Row
 from model.checkpoint import models_home
+from model.command_errors import CommandParser
 from model.sampling import Sampler, SamplingSettings
 from model.serving.constrained import JSONGrammars
 from model.serving.executor import Executor, Part
@@ -194,7 +195,7 @@ def _median_ms(work: Callable[[], object], repeats: int) -> float:
 
 @ends_plainly
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.sampling", description=__doc__)
+    parser = CommandParser(prog="python -m benchmarks.sampling", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     options = parser.parse_args(arguments)

@@ -20,6 +20,7 @@ from benchmarks.claims.registry import CLAIMS
 from benchmarks.claims.scale import Scale
 from benchmarks.commands import check_writable, ends_plainly
 from benchmarks.report import MeasuringFailed, Report, Row
+from model.command_errors import CommandParser
 from model.parallel.device_model import DeviceModelError, read_device_model
 
 OUTPUT = Path("build/claims")
@@ -95,7 +96,7 @@ def _failed(claim: Claim, error: MeasuringFailed) -> Row:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.claims", description=__doc__)
+    parser = CommandParser(prog="python -m benchmarks.claims", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help=f"of {', '.join(CLAIMS)}; all when none is named"

@@ -1,6 +1,5 @@
 """Measure the loop and print one report. See the package for what is measured."""
 
-import argparse
 import os
 import shutil
 import socket
@@ -15,13 +14,14 @@ from benchmarks.loop.imports import import_rows
 from benchmarks.loop.judging import judging_rows
 from benchmarks.loop.noise import noise_rows
 from benchmarks.report import Report, Row
+from model.command_errors import CommandParser
 
 PARTS = ("imports", "gateway", "noise", "judging")
 
 
 @ends_plainly
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.loop", description=__doc__)
+    parser = CommandParser(prog="python -m benchmarks.loop", description=__doc__)
     parser.add_argument(
         "parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all when none is named"
     )

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from benchmarks.commands import ends_plainly
 from benchmarks.peers import serve, train
 from benchmarks.report import Report
+from model.command_errors import CommandParser
 
 
 @ends_plainly
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
+    parser = CommandParser(prog="python -m benchmarks.peers", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     commands = parser.add_subparsers(dest="what", required=True)
     for name, about in (

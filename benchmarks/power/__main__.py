@@ -4,13 +4,13 @@ Every cell is one kind of noise at one size, with the decision rules that judge 
 every run. Takes a few minutes, `--quick` some seconds. `python -m benchmarks.power real` measures on this machine.
 """
 
-import argparse
 import sys
 
 from benchmarks.commands import ends_plainly
 from benchmarks.power import real
 from benchmarks.power.tables import QUICK_SIMULATIONS, SIMULATIONS, simulated_rows
 from benchmarks.report import Report
+from model.command_errors import CommandParser
 
 
 @ends_plainly
@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     if given[:1] == ["real"]:
         return real.main(given[1:])
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.power", description=__doc__)
+    parser = CommandParser(prog="python -m benchmarks.power", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     parser.add_argument(
         "--quick", action="store_true", help=f"{QUICK_SIMULATIONS} simulations instead of {SIMULATIONS}"

@@ -30,6 +30,7 @@ from benchmarks.statistics.confirm import CONFIRMATION_PAIRS, LEAST_PAIRS
 from benchmarks.statistics.median import median
 from benchmarks.suites import UnknownSuite, get_suite
 from benchmarks.verdicts import VerdictKind
+from model.command_errors import CommandParser
 
 GAINS = (0.02, 0.05)
 CALIBRATION_COLUMNS = (1_024, 4_096, 16_384)  # the first whose cost stands out
@@ -199,7 +200,7 @@ def _measure(chosen: argparse.Namespace) -> Record:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.power real", description=__doc__)
+    parser = CommandParser(prog="python -m benchmarks.power real", description=__doc__)
     parser.add_argument("--suite", default="moe_forward")
     parser.add_argument("--preset", default="demo")
     parser.add_argument("--runs", type=int, default=10, help="rounds; one takes four to six minutes")

@@ -21,6 +21,7 @@ from benchmarks.report import Report
 from benchmarks.sandbox import SandboxError
 from benchmarks.statistics.gate import LOOKS
 from benchmarks.suites import UnknownSuite
+from model.command_errors import CommandParser
 
 COMMAND = "python -m benchmarks.redteam"
 QUICK_LOOKS = 1  # 6 pairs: enough to refuse what is wrong, and to see a gain of 15 %
@@ -42,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _judge(words: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__, epilog="Also: check; recut NAME.")
+    parser = CommandParser(prog=COMMAND, description=__doc__, epilog="Also: check; recut NAME.")
     parser.add_argument("names", nargs="*", metavar="NAME", help="patches by name; all when none is named")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     parser.add_argument(

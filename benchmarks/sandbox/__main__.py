@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
@@ -12,12 +11,13 @@ from benchmarks.sandbox.levels import AWARD_ELIGIBLE, SandboxError, SandboxLevel
 from benchmarks.sandbox.placement import accounting
 from benchmarks.sandbox.probe import REAL_LEVELS, best_level, probe
 from benchmarks.sandbox.selftest import self_test
+from model.command_errors import CommandParser
 
 
 @ends_plainly
 def main() -> int:
     """0: everything is contained. 1: something is not. 2: there is no sandbox here."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.sandbox", description=__doc__)
+    parser = CommandParser(prog="python -m benchmarks.sandbox", description=__doc__)
     parser.add_argument("--json", action="store_true", help="one JSON document instead of a table")
     parser.add_argument(
         "--level", choices=[level.value for level in REAL_LEVELS], help="instead of the one chosen here"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,9 +12,12 @@ import pytest
 
 from benchmarks import attention
 from benchmarks.commands import command_line, ends_plainly
+from benchmarks.policy import load_policy
 from benchmarks.report import MeasuringFailed
 from benchmarks.sandbox import SandboxUnavailable
 from benchmarks.suites import SUITES
+
+ROOT = Path(attention.__file__).resolve().parent.parent
 
 # What is interrupted in each: the first long work of that command.
 LONG_WORK = {
@@ -57,6 +61,63 @@ def test_ctrl_c_ends_in_a_line_and_status_130(
     assert (out, err.splitlines()[-1]) == ("", "interrupted: no figures")
 
 
+# A wrong command line of each that can print a document, and what is said of it.
+WRONG = {
+    "benchmarks.aa": (["--pairs", "23"], "--pairs 23: at least 24"),
+    "benchmarks.attention": (["--rounds"], "unrecognized arguments: --rounds"),
+    "benchmarks.bench": (["--kind", "gate"], "--kind gate needs a --candidate"),
+    "benchmarks.claims.__main__": (["no-such-claim"], "unknown claim no-such-claim"),
+    "benchmarks.experts": (["more"], "unrecognized arguments: more"),
+    "benchmarks.kernels": (["more"], "unrecognized arguments: more"),
+    "benchmarks.loop.__main__": (["no-such-part"], "unknown part no-such-part"),
+    "benchmarks.peers.__main__": (["train", "--setup"], "unrecognized arguments: --setup"),
+    "benchmarks.power.__main__": (["more"], "unrecognized arguments: more"),
+    "benchmarks.power.real": (["--runs", "many"], "argument --runs: invalid int value: 'many'"),
+    "benchmarks.redteam.__main__": (["no-such-cheat"], "there is no patch no-such-cheat"),
+    "benchmarks.rerun": (["evidence.json"], "the following arguments are required: --base, --candidate"),
+    "benchmarks.sampling": (["more"], "unrecognized arguments: more"),
+    "benchmarks.sandbox.__main__": (["--level", "glass"], "argument --level: invalid choice: 'glass'"),
+}
+
+
+@pytest.mark.parametrize("module", WRONG)
+def test_a_wrong_command_line_is_a_document_where_one_is_asked_for(
+    module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, (arguments, said) = importlib.import_module(module), WRONG[module]
+    ends = []
+    for words in ([*arguments, "--json"], arguments):
+        monkeypatch.setattr(sys, "argv", [module, *words])
+        with pytest.raises(SystemExit) as end:
+            command.main()
+        ends.append((end.value.code, *capsys.readouterr()))
+    (_, document, words_of_both), (_, nothing, the_same) = ends
+    assert {status for status, *_ in ends} == {2} and nothing == ""
+    error = json.loads(document)["error"]
+    assert error["code"] == "usage" and said in error["message"]
+    assert words_of_both == the_same and words_of_both.endswith(f"error: {error['message']}\n")
+
+
+def test_no_command_that_prints_a_document_is_left_out() -> None:
+    found = [
+        path for path in (ROOT / "benchmarks").rglob("*.py") if 'add_argument("--json"' in path.read_text()
+    ]
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in found}
+    assert names == set(WRONG)
+
+
+def test_the_judge_s_commands_run_nothing_of_the_stack_that_a_patch_may_touch() -> None:
+    code = (
+        "import sys, benchmarks.aa, benchmarks.bench, benchmarks.power.__main__, benchmarks.redteam.__main__\n"
+        "import benchmarks.rerun, benchmarks.sandbox.__main__, benchmarks.worker\n"
+        "print(*(m.__file__ for name, m in sys.modules.items() if name.split('.')[0] == 'model'), sep='\\n')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    loaded = {Path(line).relative_to(ROOT).as_posix() for line in done.stdout.split()}
+    assert loaded == {"model/__init__.py", "model/command_errors.py"}
+    assert loaded <= set(load_policy().protected)
+
+
 @pytest.mark.parametrize("module", ["benchmarks.bench", "benchmarks.rerun"])
 def test_a_place_that_takes_no_evidence_is_named_before_anything_is_measured(
     module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -68,12 +129,6 @@ def test_a_place_that_takes_no_evidence_is_named_before_anything_is_measured(
         f"no file can be made there (No such file or directory): '{tmp_path / 'none'}'"
         in capsys.readouterr().err
     )
-
-
-def test_too_few_pairs_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        importlib.import_module("benchmarks.aa").main(["--pairs", "23"])
-    assert "--pairs 23: at least 24" in capsys.readouterr().err
 
 
 def test_a_loop_without_a_sandbox_ends_in_a_line(

@@ -54,6 +54,7 @@ def test_what_contributors_may_touch(path: str) -> None:
         ("Model/x.py", "outside"),
         (".github/workflows/ci.yml", "outside"),
         ("model/__init__.py", "protected"),
+        ("model/command_errors.py", "protected"),
         ("model/serving/usage.py", "protected"),
         ("model/serving/node.py", "protected"),
         ("model/serving/chat.py", "protected"),
