@@ -22,7 +22,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from model.config import ConfigError, LatentConfig, ModelConfig, MoEConfig
+from model.config import ConfigError, ModelConfig
+from model.parallel.check_shapes import SHAPES
 from model.parallel.mesh import Mesh, MeshError, check_schedule
 from model.parallel.processes import Processes, RankMissingError, connect, disconnect, join, own_device
 from model.parallel.trainer import ParallelTrainer
@@ -34,71 +35,6 @@ from model.presets import PRESETS
 from model.training.recipe import Recipe
 from model.training.trainer import Trainer
 from model.transformer import Transformer
-
-_MOE = MoEConfig(d_model=32, d_expert=16, n_experts=8, top_k=2, n_shared=1)
-_SMALL = ModelConfig(
-    name="small-moe",
-    vocab_size=64,
-    d_model=32,
-    n_layers=4,
-    n_heads=4,
-    n_kv_heads=2,
-    d_head=8,
-    d_ff=48,
-    max_context=64,
-    moe=_MOE,
-    first_moe_layer=1,
-    qk_norm="head",
-    qkv_bias=True,
-)
-SHAPES: dict[str, ModelConfig] = {
-    # Tied head, one dense layer, norms and biases on queries and keys.
-    "small-moe": _SMALL,
-    # Latent attention, sigmoid gate in groups with a balancing bias, untied head.
-    "small-latent": ModelConfig(
-        name="small-latent",
-        vocab_size=64,
-        d_model=32,
-        n_layers=4,
-        n_heads=4,
-        n_kv_heads=4,
-        d_head=8,
-        d_ff=48,
-        max_context=64,
-        tie_embeddings=False,
-        latent=LatentConfig(kv_rank=12, d_nope=8, d_rope=4, d_value=8, q_rank=16),
-        moe=MoEConfig(
-            d_model=32,
-            d_expert=16,
-            n_experts=8,
-            top_k=3,
-            n_shared=2,
-            gate="sigmoid",
-            gate_shared=True,
-            bias_balancing=True,
-            n_groups=4,
-            top_groups=2,
-            group_score="top2",
-            sequence_loss=1e-2,
-        ),
-        first_moe_layer=1,
-        attention_owners=(0, 0, 2, 2),
-    ),
-    "small-dense": ModelConfig(
-        name="small-dense",
-        vocab_size=64,
-        d_model=32,
-        n_layers=4,
-        n_heads=4,
-        n_kv_heads=4,
-        d_head=8,
-        d_ff=48,
-        max_context=64,
-        sliding_window=8,
-        full_attention_layers=(3,),
-    ),
-}
-
 
 Trained = ParallelTrainer | ZeroTrainer | ZeroPipelineTrainer
 

@@ -19,7 +19,7 @@ from model.layers.capacity import apply_within_capacity, within_capacity
 from model.layers.moe import Experts, moe_layers
 from model.layers.watched import torch_instead
 from model.parallel import collectives, expert
-from model.parallel.check import SHAPES
+from model.parallel.check_shapes import SHAPES
 from model.parallel.collectives import (
     Group,
     even_sizes,

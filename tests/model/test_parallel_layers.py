@@ -17,7 +17,7 @@ from model.layers.watched import torch_instead
 from model.parallel import buckets as parallel_buckets
 from model.parallel import sharded_adamw
 from model.parallel.buckets import BUCKET_ELEMENTS, buckets
-from model.parallel.check import SHAPES
+from model.parallel.check_shapes import SHAPES
 from model.parallel.expert import ParallelExperts
 from model.parallel.gradients import Gradients
 from model.parallel.mesh import Mesh, MeshError, check

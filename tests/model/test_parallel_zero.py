@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from model.parallel.check import SHAPES
+from model.parallel.check_shapes import SHAPES
 from model.parallel.mesh import Mesh, MeshError
 from model.parallel.processes import alone
 from model.parallel.zero import ZeroTrainer

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from model.config import LatentConfig, ModelConfig
 from model.layers.watched import torch_instead
-from model.parallel.check import SHAPES
+from model.parallel.check_shapes import SHAPES
 from model.parallel.mesh import Mesh
 from model.parallel.processes import alone
 from model.parallel.shards import load

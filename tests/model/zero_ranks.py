@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from model.data.batch import Batch
 from model.parallel.check import (
-    SHAPES,
     Job,
     largest_difference,
     on_mesh,
@@ -27,6 +26,7 @@ from model.parallel.check import (
     single_process,
     trainer_of,
 )
+from model.parallel.check_shapes import SHAPES
 from model.parallel.mesh import Mesh, MeshError
 from model.parallel.processes import connect, join
 from model.parallel.trainer import ParallelTrainer, next_token_targets
