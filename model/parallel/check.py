@@ -54,10 +54,15 @@ class Job:
     is_packed: bool
     shards_states: bool
     zero: ZeroConfig | None
+    splits_sequence: bool = False
 
     def chunks_on(self, mesh: Mesh) -> int:
         """Stages per rank: meshes without a pipeline have one."""
         return self.n_chunks if mesh.pp > 1 else 1
+
+    def splits_on(self, mesh: Mesh) -> bool:
+        """Whether the stream is split by positions: meshes without tensor parallel ranks have it whole."""
+        return self.splits_sequence and mesh.tp > 1
 
     def batch(self, step: int) -> Tensor:
         """Ids [B, S] with structure to learn: each row counts up from a random start by a random stride."""
@@ -158,6 +163,7 @@ def trainer_of(job: Job, processes: Processes, recipe: Recipe) -> ParallelTraine
         n_chunks=job.chunks_on(processes.mesh),
         checkpointing=job.checkpointing,
         shards_states=job.shards_states,
+        splits_sequence=job.splits_on(processes.mesh),
     )
 
 
@@ -260,6 +266,7 @@ def _job(options: argparse.Namespace) -> Job:
         zero=None
         if options.zero is None
         else ZeroConfig(options.zero, offload=options.offload, is_bf16=options.bf16),
+        splits_sequence=options.sequence,
     )
 
 
@@ -282,6 +289,8 @@ def _refusals(options: argparse.Namespace, meshes: list[Mesh]) -> Iterator[str]:
     yield from _zero_refusals(options)
     if options.chunks > 1 and all(mesh.pp == 1 for mesh in meshes):
         yield "--chunks are stages of a pipeline: give a --mesh with pp of at least 2"
+    if options.sequence and all(mesh.tp == 1 for mesh in meshes):
+        yield "--sequence splits rows over tp: give a --mesh with tp of at least 2"
     if options.move and len(meshes) != 2:
         yield f"--move goes from one --mesh to another: give two, not {len(meshes)}"
     if options.move and options.steps < 2:
@@ -299,6 +308,7 @@ def _zero_refusals(options: argparse.Namespace) -> Iterator[str]:
         given = {
             "chunks": options.chunks > 1,
             "shard-states": options.shard_states,
+            "sequence": options.sequence,
         }
     yield from (f"--{name} {why}" for name, is_given in given.items() if is_given)
 
@@ -317,6 +327,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--checkpointing", choices=("none", "full", "selective"), default="none")
     parser.add_argument("--packed", action="store_true", help="two documents in each row")
     parser.add_argument("--shard-states", action="store_true", help="optimiser states over dp (ZeRO 1)")
+    parser.add_argument(
+        "--sequence", action="store_true", help="where tp > 1, the stream's positions over tp"
+    )
     parser.add_argument(
         "--zero", type=int, help="train dp, ep and pp through DeepSpeed, with this ZeRO stage"
     )

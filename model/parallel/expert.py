@@ -5,9 +5,9 @@ computed by the same function as in one process and added up, and the sums of al
 came from (GShard, arXiv:2006.16668; dropless with uneven all-to-all as in MegaBlocks, arXiv:2211.15841).
 
 The ranks of the `tp` axis have the same tokens. Each sends its share of them only, so that nothing crosses the `ep` axis
-twice. Where they have 1 / tp of each expert's width they gather what came to them, and sum and scatter their parts
-before rows go back. On a folded mesh (arXiv:2504.14960) each has whole experts of its own, and is a rank of `ep` itself.
-Knows nothing of routers.
+twice, and they gather what came back, unless the caller adds up their outputs anyway. Where they have 1 / tp of each
+expert's width they gather what came to them, and sum and scatter their parts before rows go back. On a folded mesh
+(arXiv:2504.14960) each has whole experts of its own, and is a rank of `ep` itself. Knows nothing of routers.
 
 Shape suffixes: those of model/layers; R ranks of ep, N rows of one rank (a token that is there, or goes there), M rows
 of all ranks that have parts of its experts, P pairs of a row and one of its experts.
@@ -40,16 +40,24 @@ class ParallelExperts(Experts):
     """Takes the place of a layer's `Experts`: same call, same parameter names, stacks of E / ep experts instead of E.
 
     `config` is that of one tp rank, and so is the width of its experts. All ranks of `tp_group` must be called with the
-    same arguments; each gets the whole output, and the whole gradients of what it was given. `is_folded` says that they
-    are ranks of `group` too, with whole experts.
+    same arguments; each gets the whole output, and the whole gradients of what it was given. With `gives_share` output
+    and gradients are those of its share of the tokens, and zeros of all others: the caller adds up over `tp_group`.
+    `is_folded` says that its ranks are ranks of `group` too, with whole experts.
     """
 
     def __init__(
-        self, config: MoEConfig, ep: int, group: Group, tp_group: Group = None, *, is_folded: bool = False
+        self,
+        config: MoEConfig,
+        ep: int,
+        group: Group,
+        tp_group: Group = None,
+        *,
+        is_folded: bool = False,
+        gives_share: bool = False,
     ) -> None:
         super().__init__(local_experts(config, ep))
         self.n_ranks, self.n_local, self.n_choices = ep, config.n_experts // ep, config.top_k
-        self.group, self.tp_group = group, tp_group
+        self.group, self.tp_group, self.gives_share = group, tp_group, gives_share
         self.width_group = None if is_folded else tp_group  # whose ranks have parts of the same experts
 
     def forward(self, x_TD: Tensor, weights_TK: Tensor, experts_TK: Tensor) -> Tensor:
@@ -57,9 +65,17 @@ class ParallelExperts(Experts):
 
         T, K and whether weights take gradients may differ over ep, T may be 0.
         """
-        sizes = even_sizes(x_TD.shape[0], self.tp_group)
-        share = (split_to(given, sizes, self.tp_group) for given in (x_TD, weights_TK, experts_TK))
+        sizes, given = even_sizes(x_TD.shape[0], self.tp_group), (x_TD, weights_TK, experts_TK)
+        if self.gives_share and self.tp_group is not None:
+            return self._among_zeros(given, sizes, self.tp_group.rank())
+        share = (split_to(tensor, sizes, self.tp_group) for tensor in given)
         return gather_from(self._of_share(*share), sizes, self.tp_group)
+
+    def _among_zeros(self, given: tuple[Tensor, ...], sizes: list[int], place: int) -> Tensor:
+        """Of all that is given, this tp rank's share of the output where it lies, and zeros elsewhere."""
+        before, behind = sum(sizes[:place]), sum(sizes[place + 1 :])
+        share = (tensor.narrow(0, before, sizes[place]) for tensor in given)
+        return F.pad(self._of_share(*share), (0, 0, before, behind))
 
     def _of_share(self, x_TD: Tensor, weights_TK: Tensor, experts_TK: Tensor) -> Tensor:
         """As `forward`, of the tokens that this tp rank alone sends."""

@@ -3,7 +3,8 @@
 The loss is a sum over tokens divided by their number in the whole step, so every axis adds and none averages. What is
 added over which axis:
 
-- parameters that are whole on each tensor parallel rank but see its heads only: over `tp`;
+- parameters that are whole on each tensor parallel rank but see its heads only, or with a split sequence its part of the
+  positions or of a sum: over `tp`;
 - the embedding that is tied to the head and lies on the first and the last pipeline stage: over these two;
 - routed experts that are spread over ranks: over `edp`, the ranks that hold copies of them; all else: over `dp`.
 
@@ -106,7 +107,10 @@ def _trained(stages: Sequence[Stage], processes: Processes) -> Iterator[Trained]
                 name=name,
                 parameter=parameter,
                 layout=layout,
-                is_partial=mesh.tp > 1 and ".attention." in name and layout.tp_dim is None,
+                is_partial=mesh.tp > 1
+                and layout.tp_dim is None
+                and not layout.is_expert
+                and (stage.splits_sequence or ".attention." in name),
                 is_tied=is_tied,
                 replicas=copies * 2 if is_tied else copies,
             )

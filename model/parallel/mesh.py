@@ -181,14 +181,31 @@ def split_layers(n_layers: int, n_stages: int) -> tuple[range, ...]:
     return tuple(range(start, start + size) for start, size in zip(starts, sizes, strict=True))
 
 
-def check(config: ModelConfig, mesh: Mesh, world_size: int | None = None, *, n_chunks: int = 1) -> None:
+def check(
+    config: ModelConfig,
+    mesh: Mesh,
+    world_size: int | None = None,
+    *,
+    n_chunks: int = 1,
+    splits_sequence: bool = False,
+) -> None:
     """Raises MeshError with the first reason why `config` cannot be trained on `mesh`, else returns.
 
     `world_size` is the number of processes that there are, where known; `n_chunks` is the number of pipeline stages
-    per rank in an interleaved schedule.
+    per rank in an interleaved schedule; `splits_sequence` says that tensor parallel ranks split the stream's positions.
     """
+    if splits_sequence:
+        check_sequence(mesh)
     for reason in refusals(config, mesh, world_size, n_chunks=n_chunks):
         raise MeshError(f"{config.name} cannot be trained on {mesh}: {reason}")
+
+
+def check_sequence(mesh: Mesh) -> None:
+    """Raises MeshError where there are no tensor parallel ranks to split the stream's positions."""
+    if mesh.tp == 1:
+        raise MeshError(
+            f"sequence parallelism splits rows over the ranks of tp, and {mesh} has one: use tp of at least 2, or leave it out"
+        )
 
 
 def check_schedule(mesh: Mesh, *, n_micro_batches: int, n_chunks: int) -> None:

@@ -86,7 +86,8 @@ def summed_loss(
     neighbours = Neighbours(processes)
     for stage in stages:
         if not stage.is_first:
-            shape = (*tokens_BS.shape, stage.config.d_model)
+            n_rows, n_tokens = tokens_BS.shape
+            shape = stage.stream_shape(n_rows, n_tokens)
             x = neighbours.receive(torch.empty(shape, dtype=stage.stream_dtype, device=stage.device))
         stage.eval()
         x = stage(x, targets_BS=targets_BS, **packing)
@@ -198,7 +199,7 @@ class Pipeline:
     def _piped(self, stage: Stage, shape: tuple[int, int]) -> LeanStage:
         ids = torch.empty(shape, dtype=torch.int64, device="meta")
         stream = torch.empty(
-            (*shape, stage.config.d_model), dtype=stage.stream_dtype, device="meta", requires_grad=True
+            stage.stream_shape(*shape), dtype=stage.stream_dtype, device="meta", requires_grad=True
         )
         loss = torch.empty((), device="meta", requires_grad=True)
         return LeanStage(

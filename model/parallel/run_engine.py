@@ -59,7 +59,7 @@ class ManyProcesses:
     def __init__(self, config: RunConfig, parallel: ParallelConfig, vocabulary: int) -> None:
         """Raises ConfigError and MeshError before any process starts, CheckpointError and RankMissingError afterwards."""
         self.config, self.mesh = shape_for(config, vocabulary), parallel.mesh
-        check(self.config, self.mesh, n_chunks=parallel.chunks)
+        check(self.config, self.mesh, n_chunks=parallel.chunks, splits_sequence=parallel.sequence)
         is_cuda = _is_on_cuda(config, self.mesh.world_size)
         self.notices: Sequence[str] = _notices(config, self.mesh.world_size, is_cuda=is_cuda)
         if not is_cuda:

@@ -190,6 +190,7 @@ def _trainer(
         block_dtype=dtype,
         checkpointing=compute.checkpointing,
         shards_states=parallel.shard_states,
+        splits_sequence=parallel.sequence,
     )
 
 

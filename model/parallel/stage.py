@@ -15,9 +15,10 @@ from model.layers.block import Block
 from model.layers.moe import MoELayer
 from model.layers.recompute import Checkpointing
 from model.layers.unfilled import unfilled
-from model.parallel.collectives import Group, copy_to
+from model.parallel.collectives import Group
 from model.parallel.expert import ParallelExperts
 from model.parallel.mesh import Coordinates, Mesh, split_layers
+from model.parallel.residual import Residual, SplitResidual, WholeResidual
 from model.parallel.share import local_config
 from model.parallel.tensor import cross_entropy_sum, embed, join_parts, split_modules
 from model.transformer import Transformer
@@ -33,7 +34,8 @@ class Stage(Transformer):
     """Token ids, or the residual stream of the stage before, to the residual stream or, on the last stage, the loss.
 
     Made on the meta device: `shards.load` gives it weights. `tp_group` and `ep_group` are None for an axis of degree
-    one, and also where a shard is only to be looked at.
+    one, and also where a shard is only to be looked at. `splits_sequence` leaves each tensor parallel rank P of the stream's
+    S positions; without, P is S.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Stage(Transformer):
         n_chunks: int = 1,
         tp_group: Group = None,
         ep_group: Group = None,
+        splits_sequence: bool = False,
     ) -> None:
         with unfilled():
             super().__init__(local_config(config, mesh.tp, mesh.etp))
@@ -53,10 +56,12 @@ class Stage(Transformer):
             self.index, self.n_stages = chunk * mesh.pp + at.pp, mesh.pp * n_chunks
             self.own_layers = split_layers(config.n_layers, self.n_stages)[self.index]
             self.tp_group, self.first_id = tp_group, at.tp * self.config.vocab_size
+            self.splits_sequence = splits_sequence
+            self.residual: Residual = (SplitResidual if splits_sequence else WholeResidual)(tp_group)
             self._spread_experts(mesh, ep_group)
         self._drop_other_stages()
         for module in self._split_modules():
-            join_parts(module, tp_group)
+            join_parts(module, self.residual)
 
     @property
     def is_first(self) -> bool:
@@ -75,6 +80,10 @@ class Stage(Transformer):
         """Of the residual stream that goes from stage to stage: that of the embedding, fp32."""
         return torch.float32
 
+    def stream_shape(self, n_rows: int, n_tokens: int) -> tuple[int, int, int]:
+        """Of what goes from stage to stage for rows of so many positions, [B, P, D]."""
+        return n_rows, self.residual.n_own(n_tokens), self.config.d_model
+
     @property
     def blocks(self) -> list[Block]:
         """This stage's blocks, in order."""
@@ -88,20 +97,20 @@ class Stage(Transformer):
         positions_BS: Tensor | None = None,
         documents_BS: Tensor | None = None,
     ) -> Tensor:
-        """Ids [B, S] (first stage) or stream [B, S, D] to stream [B, S, D] or (last stage) the summed loss, scalar.
+        """Ids [B, S] (first stage) or stream [B, P, D] to stream [B, P, D] or (last stage) the summed loss, scalar.
 
-        Targets are ids, or -100 where a position is not scored; the last stage alone uses them.
+        Targets are ids, or -100 where a position is not scored; the last stage alone uses their values.
         """
-        x_BSD = self.stream(x, positions_BS=positions_BS, documents_BS=documents_BS)
+        x_BPD = self.stream(x, rows=targets_BS, positions_BS=positions_BS, documents_BS=documents_BS)
         if not self.is_last:
-            return x_BSD
+            return x_BPD
         return cross_entropy_sum(
-            self.local_logits(x_BSD).flatten(0, 1), targets_BS.flatten(), self.first_id, self.tp_group
+            self.local_logits(x_BPD).flatten(0, 1), targets_BS.flatten(), self.first_id, self.tp_group
         )
 
-    def local_logits(self, x_BSD: Tensor) -> Tensor:
+    def local_logits(self, x_BPD: Tensor) -> Tensor:
         """fp32 logits [B, S, V / tp] of this rank's part of the vocabulary; the last stage only."""
-        return F.linear(copy_to(self.norm(x_BSD), self.tp_group), self.head_weight).float()
+        return F.linear(self.residual.enter(self.norm(x_BPD)), self.head_weight).float()
 
     def expert_parameters(self) -> set[nn.Parameter]:
         """Parameters of routed experts: they are replicated over the expert-data axis only."""
@@ -112,13 +121,19 @@ class Stage(Transformer):
             for parameter in block.ffn.experts.parameters()
         }
 
-    def stream(self, x: Tensor, *, positions_BS: Tensor | None, documents_BS: Tensor | None) -> Tensor:
-        """Ids [B, S] (first stage) or stream [B, S, D] to the stream behind this stage's blocks, [B, S, D]."""
-        rotation, spans = self.rotation_and_spans(x, positions_BS, documents_BS)
-        x_BSD = embed(x, self.embedding, self.first_id, self.tp_group) if self.is_first else x
+    def stream(
+        self, x: Tensor, *, rows: Tensor, positions_BS: Tensor | None, documents_BS: Tensor | None
+    ) -> Tensor:
+        """Ids [B, S] (first stage) or stream [B, P, D] to the stream behind this stage's blocks, [B, P, D].
+
+        `rows` is any tensor [B, S, ...] of whole rows.
+        """
+        rotation, spans = self.rotation_and_spans(rows, positions_BS, documents_BS)
+        self.residual.begin(rows.shape[1])
+        x_BPD = embed(x, self.embedding, self.first_id, self.residual) if self.is_first else x
         for block in self.blocks:
-            x_BSD = block(x_BSD, rotation, spans[block.window])
-        return x_BSD
+            x_BPD = block(x_BPD, rotation, spans[block.window])
+        return x_BPD
 
     def _spread_experts(self, mesh: Mesh, group: Group) -> None:
         if mesh.ep == 1:
@@ -126,7 +141,12 @@ class Stage(Transformer):
         for block in self.blocks:
             if isinstance(block.ffn, MoELayer):
                 block.ffn.experts = ParallelExperts(
-                    block.ffn.config, mesh.ep, group, self.tp_group, is_folded=mesh.is_folded
+                    block.ffn.config,
+                    mesh.ep,
+                    group,
+                    self.tp_group,
+                    is_folded=mesh.is_folded,
+                    gives_share=self.splits_sequence,
                 )
 
     def _drop_other_stages(self) -> None:
@@ -141,4 +161,5 @@ class Stage(Transformer):
 
     def _split_modules(self) -> list[nn.Module]:
         """Each once, however many layers share it."""
-        return list(dict.fromkeys(module for block in self.blocks for module in split_modules(block)))
+        split = (split_modules(block, splits_sequence=self.splits_sequence) for block in self.blocks)
+        return list(dict.fromkeys(module for modules in split for module in modules))

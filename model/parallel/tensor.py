@@ -2,8 +2,8 @@
 
 Attention and feed-forwards are split by columns going in and by rows coming out (Megatron-LM, arXiv:1909.08053), which
 for stacked and plain parameters alike means: the same modules, built for 1 / tp of the heads and widths, between
-`copy_to` and `reduce_from`. `parallelize_module` of torch splits `nn.Linear`s only, which this model has none of.
-Norms, routers and the residual stream are whole on each rank. Knows nothing of pipelines or optimisers.
+`enter` and `leave` of the residual stream. `parallelize_module` of torch splits `nn.Linear`s only, which this model has
+none of. Norms and routers are whole on each rank. Knows nothing of pipelines or optimisers.
 """
 
 from __future__ import annotations
@@ -17,16 +17,21 @@ from torch import Tensor, nn
 
 from model.layers.block import Block
 from model.layers.moe import MoELayer
-from model.parallel.collectives import Group, copy_to, maximum_over, reduce_from, sum_over
+from model.parallel.collectives import Group, maximum_over, sum_over
 from model.parallel.expert import ParallelExperts
+from model.parallel.residual import Residual
 
 IGNORED = -100  # a target that is not scored
 
 
-def split_modules(block: Block) -> Iterator[nn.Module]:
-    """The modules of a block whose outputs are yet to be added up over the tensor parallel ranks."""
+def split_modules(block: Block, *, splits_sequence: bool = False) -> Iterator[nn.Module]:
+    """The modules of a block whose outputs are yet to be added up over the tensor parallel ranks.
+
+    Where the stream's positions are split an MoE layer is one of them as a whole, so that its tokens are gathered once: all
+    ranks route all tokens, and capacity, auxiliary losses and counted load are those of whole rows.
+    """
     yield block.attention
-    if isinstance(block.ffn, MoELayer):
+    if isinstance(block.ffn, MoELayer) and not splits_sequence:
         if not isinstance(block.ffn.experts, ParallelExperts):  # which add up by themselves
             yield block.ffn.experts
         if block.ffn.shared is not None:
@@ -35,38 +40,36 @@ def split_modules(block: Block) -> Iterator[nn.Module]:
         yield block.ffn
 
 
-def join_parts(module: nn.Module, group: Group) -> None:
-    """From now on `module` is one rank's part of a sum: its output is added up over `group`.
+def join_parts(module: nn.Module, residual: Residual) -> None:
+    """From now on `module` is one rank's part of a sum: its output is added up over the ranks of `residual`.
 
     Its floating-point positional arguments are what the parts share; gradients for them are summed too.
     """
-    if group is None:
+    if residual.group is None:
         return
 
-    def copy_arguments(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(
-            copy_to(argument, group) if _takes_gradient(argument) else argument for argument in arguments
-        )
+    def enter(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(residual.enter(argument) if _is_shared(argument) else argument for argument in arguments)
 
-    def reduce_output(_: nn.Module, __: tuple[Any, ...], y: Tensor) -> Tensor:
-        return reduce_from(y, group)
+    def leave(_: nn.Module, __: tuple[Any, ...], y: Tensor) -> Tensor:
+        return residual.leave(y)
 
-    module.register_forward_pre_hook(copy_arguments)
-    module.register_forward_hook(reduce_output)
+    module.register_forward_pre_hook(enter)
+    module.register_forward_hook(leave)
 
 
-def _takes_gradient(argument: Any) -> bool:
-    return isinstance(argument, Tensor) and argument.requires_grad
+def _is_shared(argument: Any) -> bool:
+    return isinstance(argument, Tensor) and argument.is_floating_point()
 
 
-def embed(tokens_BS: Tensor, embedding_VD: Tensor, first_id: int, group: Group) -> Tensor:
-    """Rows of a vocabulary of which this rank holds the ids from `first_id` on: [B, S] -> [B, S, D]."""
-    if group is None:
+def embed(tokens_BS: Tensor, embedding_VD: Tensor, first_id: int, residual: Residual) -> Tensor:
+    """Rows of a vocabulary of which this rank holds the ids from `first_id` on: [B, S] -> the stream's [B, P, D]."""
+    if residual.group is None:
         return F.embedding(tokens_BS, embedding_VD)
     local_BS = tokens_BS - first_id
     is_here_BS = (local_BS >= 0) & (local_BS < embedding_VD.shape[0])
     x_BSD = F.embedding(local_BS.where(is_here_BS, 0), embedding_VD) * is_here_BS[..., None]
-    return reduce_from(x_BSD, group)
+    return residual.leave(x_BSD)
 
 
 class _CrossEntropy(torch.autograd.Function):

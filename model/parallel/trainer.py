@@ -46,8 +46,8 @@ class ParallelTrainer:
 
     `n_micro_batches` cuts each batch; with a pipeline it must be at least `pp`. `n_chunks` above one gives each rank
     that many pipeline stages, interleaved. `device` is CUDA's of the local rank where there is CUDA, else the CPU; batches
-    must lie there. `shards_states` spreads the optimiser's states over dp (ZeRO 1). Raises
-    MeshError where the mesh does not fit the model.
+    must lie there. `shards_states` spreads the optimiser's states over dp (ZeRO 1). `splits_sequence` splits the residual
+    stream over tp by positions. Raises MeshError where the mesh does not fit the model.
     """
 
     def __init__(
@@ -63,16 +63,22 @@ class ParallelTrainer:
         block_dtype: torch.dtype = torch.float32,
         checkpointing: Checkpointing = "none",
         shards_states: bool = False,
+        splits_sequence: bool = False,
     ) -> None:
         mesh = processes.mesh
-        check(config, mesh, n_chunks=n_chunks)
+        check(config, mesh, n_chunks=n_chunks, splits_sequence=splits_sequence)
         self.config, self.processes, self.recipe = config, processes, recipe or Recipe()
         self.device = device or own_device()
-        self.stages = [self._stage(state, chunk, n_chunks, block_dtype) for chunk in range(n_chunks)]
+        self.stages = [
+            self._stage(state, block_dtype, chunk=chunk, n_chunks=n_chunks, splits_sequence=splits_sequence)
+            for chunk in range(n_chunks)
+        ]
         n_micro_batches = n_micro_batches or mesh.pp
+        # ranks whose gradients of one router are added up
+        n_adding = mesh.dp * mesh.tp if splits_sequence else mesh.dp
         for stage in self.stages:
             stage.checkpointing = checkpointing
-            set_loss_scale(stage, 1.0 / (n_micro_batches * mesh.dp))
+            set_loss_scale(stage, 1.0 / (n_micro_batches * n_adding))
         self.runner = runner(self.stages, processes, n_micro_batches)
         self.gradients = Gradients(self.stages, processes)
         self.optimizer = ShardedAdamW(
@@ -166,12 +172,10 @@ class ParallelTrainer:
         """The sum over rows and stages; tensor parallel ranks hold it all."""
         return sum_over(sum_over(loss, self.processes.group("dp")), self.processes.group("pp"))
 
-    def _stage(
-        self, state: Mapping[str, Tensor], chunk: int, n_chunks: int, block_dtype: torch.dtype
-    ) -> Stage:
+    def _stage(self, state: Mapping[str, Tensor], block_dtype: torch.dtype, **options: Any) -> Stage:
         processes = self.processes
         groups: dict[str, Any] = {"tp_group": processes.group("tp"), "ep_group": processes.group("ep")}
-        stage = Stage(self.config, processes.mesh, processes.at, chunk=chunk, n_chunks=n_chunks, **groups)
+        stage = Stage(self.config, processes.mesh, processes.at, **groups, **options)
         stage.cast_blocks(block_dtype)
         load(stage, state, processes.mesh, processes.at, self.device)
         stage.train()

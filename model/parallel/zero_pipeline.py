@@ -122,7 +122,7 @@ class _Piped(nn.Module):
     def forward(self, inputs: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
         x, *packing = inputs if isinstance(inputs, tuple) else (inputs,)
         positions_BS, documents_BS = packing if packing else (None, None)
-        x_BSD = self.stage.stream(x, positions_BS=positions_BS, documents_BS=documents_BS)
+        x_BSD = self.stage.stream(x, rows=x, positions_BS=positions_BS, documents_BS=documents_BS)
         if self.stage.is_last:
             return self.stage.local_logits(x_BSD)
         return (x_BSD, *packing) if packing else x_BSD

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 
 from model.config import ConfigError
 from model.data.curriculum import Curriculum
-from model.parallel.mesh import Mesh, MeshError, check_schedule, check_zero
+from model.parallel.mesh import Mesh, MeshError, check_schedule, check_sequence, check_zero
 from model.training.curriculum_table import CURRICULUM_KEYS, curriculum_from_table, listed_lengths
 from model.training.model_table import ModelTable
 from model.training.recipe import Recipe
@@ -152,6 +152,7 @@ class ParallelConfig:
     ep: int = 1  # of the dp, with etp = 1 of the dp and tp
     etp: int | None = None  # processes that split an expert's width: None: tp; 1: experts are whole
     chunks: int = 1  # pipeline stages of each process, interleaved
+    sequence: bool = False  # the stream between split modules is split over tp by positions
     shard_states: bool = True  # the optimiser's, over dp (ZeRO 1)
     zero: int | None = None  # 1, 2 or 3: DeepSpeed trains, and shards states, gradients too, weights too
     offload: bool = False  # DeepSpeed keeps the optimiser's states in the host's memory
@@ -165,6 +166,8 @@ class ParallelConfig:
             self._check_zero(self.zero)
         elif self.offload:
             raise ConfigError("[parallel] offload is DeepSpeed's: give zero = 1, 2 or 3 as well")
+        if self.sequence:
+            self._check_sequence()
 
     @property
     def mesh(self) -> Mesh:
@@ -173,6 +176,16 @@ class ParallelConfig:
             return Mesh(dp=self.dp, tp=self.tp, pp=self.pp, ep=self.ep, etp=self.etp)
         except MeshError as error:
             raise ConfigError(f"[parallel] {error}") from error
+
+    def _check_sequence(self) -> None:
+        if self.zero is not None:
+            raise ConfigError(
+                "[parallel] sequence splits rows over tp, which DeepSpeed is not given: leave sequence or zero out"
+            )
+        try:
+            check_sequence(self.mesh)
+        except MeshError as error:
+            raise ConfigError(f"[parallel] sequence: {error}") from error
 
     def _check_zero(self, stage: int) -> None:
         if stage == 0:

@@ -120,6 +120,13 @@ def test_unreadable_or_impossible_meshes_are_refused(text: str, message: str) ->
         Mesh.parse(text)
 
 
+def test_a_sequence_is_split_over_tensor_parallel_ranks_only() -> None:
+    with pytest.raises(MeshError, match=r"dp=2,tp=1,pp=1,ep=1 has one: use tp of at least 2"):
+        check(MODEL, Mesh(dp=2), splits_sequence=True)
+    check(MODEL, Mesh(dp=2))
+    check(MODEL, Mesh(tp=2), splits_sequence=True)
+
+
 def test_ranks_outside_are_refused() -> None:
     with pytest.raises(MeshError, match="outside"):
         Mesh(dp=2).coordinates(2)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from threading import Lock
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from model.config import MoEConfig
@@ -39,34 +37,9 @@ from model.parallel.stage import Stage
 from model.parallel.trainer import next_token_targets
 from model.training.loss import next_token_loss
 from model.transformer import Transformer
-from tests.model.gloo_threads import Result, gloo_group
+from tests.model.mesh_threads import on_mesh
 
 CONFIG = MoEConfig(d_model=16, d_expert=8, n_experts=6, top_k=3)
-
-
-def axis_group(store: dist.Store, name: str, rank: int, n_ranks: int) -> Group:
-    """As `gloo_group`, for all-to-alls: those are a process group's, which has gloo as its backend."""
-    backend = gloo_group(store, name, rank, n_ranks)
-    if backend is None:
-        return None
-    group = dist.ProcessGroup(dist.PrefixStore(f"{name} group", store), rank, n_ranks)
-    group._set_default_backend(dist.ProcessGroup.BackendType.GLOO)
-    group._register_backend(torch.device("cpu"), dist.ProcessGroup.BackendType.GLOO, backend)
-    return group
-
-
-def on_mesh(mesh: Mesh, compute: Callable[[Coordinates, Group, Group], Result]) -> list[Result]:
-    """What `compute(coordinates, tp_group, ep_group)` returned on each rank of a mesh of tp and ep, by rank."""
-    store = dist.HashStore()
-
-    def run(rank: int) -> Result:
-        at = mesh.coordinates(rank)
-        tp_group = axis_group(store, f"tp{at.dp}", at.tp, mesh.tp)
-        ep_group = axis_group(store, f"ep{mesh.group('ep', rank)[0]}", at.ep, mesh.ep)
-        return compute(at, tp_group, ep_group)
-
-    with ThreadPoolExecutor(mesh.world_size) as threads:
-        return list(threads.map(run, range(mesh.world_size)))
 
 
 @dataclass(frozen=True)
@@ -109,10 +82,20 @@ def part_of(stack: Tensor, name: str, mesh: Mesh, at: Coordinates) -> Tensor:
     return own.chunk(mesh.tp, dim=2 if name == "w_down" else 1)[at.tp]
 
 
-def spread(plain: Experts, mesh: Mesh, at: Coordinates, tp_group: Group, ep_group: Group) -> ParallelExperts:
+def spread(
+    plain: Experts,
+    mesh: Mesh,
+    at: Coordinates,
+    tp_group: Group,
+    ep_group: Group,
+    *,
+    gives_share: bool = False,
+) -> ParallelExperts:
     width = CONFIG.d_expert // (mesh.etp or mesh.tp)
     config = MoEConfig(CONFIG.d_model, width, CONFIG.n_experts, CONFIG.top_k)
-    experts = ParallelExperts(config, mesh.ep, ep_group, tp_group, is_folded=mesh.is_folded)
+    experts = ParallelExperts(
+        config, mesh.ep, ep_group, tp_group, is_folded=mesh.is_folded, gives_share=gives_share
+    )
     experts.to(plain.w_up.dtype)
     state = {name: part_of(stack, name, mesh, at) for name, stack in plain.state_dict().items()}
     experts.load_state_dict(state)
@@ -166,6 +149,22 @@ def gradient_of(experts: Experts, name: str) -> Tensor:
     """Zeros where none came."""
     parameter = experts.get_parameter(name)
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+
+
+@pytest.mark.parametrize("mesh", [Mesh(tp=2, dp=2, ep=2), Mesh(tp=3, dp=2, ep=6, etp=1)], ids=str)
+def test_what_tensor_parallel_ranks_give_of_their_shares_adds_up_to_the_plain_experts(mesh: Mesh) -> None:
+    """Outputs, and gradients of tokens and of their weights: no token is any two ranks'."""
+    plain = plain_experts(torch.float32)
+    batches = [given(n, n, torch.float32) for n in (7, 1)]
+    expected = [batch.through(plain) for batch in batches]
+    results = on_mesh(
+        mesh, lambda at, *groups: batches[at.dp].through(spread(plain, mesh, at, *groups, gives_share=True))
+    )
+    for place, tensors in enumerate(expected):
+        shares = results[place * mesh.tp : (place + 1) * mesh.tp]
+        for one, parts in zip(tensors, zip(*shares, strict=True), strict=True):
+            torch.testing.assert_close(sum(parts), one, rtol=1e-5, atol=1e-5)
+            assert all(sum(bool(part[row].any()) for part in parts) == 1 for row in range(len(one)))
 
 
 @pytest.mark.parametrize(

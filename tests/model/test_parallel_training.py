@@ -104,6 +104,12 @@ def test_two_ranks_of_each_axis_train_as_one_process_does() -> None:
     assert_learns(document)
 
 
+def test_two_ranks_that_split_the_sequence_train_as_one_process_does() -> None:
+    """Packed rows of odd length, a tied embedding."""
+    odd = ("--tokens", "15", "--packed", "--steps", "5")
+    assert_learns(job(2, "model.parallel.check", *meshes("tp=2", "tp=2,ep=2,etp=1"), "--sequence", *odd))
+
+
 def test_a_rank_that_never_comes_is_named_within_the_timeout() -> None:
     start = time.monotonic()
     arguments = ("model.parallel.check", "--mesh", "dp=2", "--timeout", "2")
@@ -128,6 +134,8 @@ def test_a_rank_outside_of_a_job_says_how_to_start_one(
         (["pp=2", "--zero", "1", "--micro-batches", "1"], "1 micro-batches cannot fill 2 pipeline stages"),
         (["dp=2", "--zero", "1", "--chunks", "2"], "--chunks does not go with --zero"),
         (["dp=2", "--zero", "1", "--shard-states"], "--shard-states does not go with --zero"),
+        (["tp=2", "--zero", "1", "--sequence"], "--sequence does not go with --zero"),
+        (["dp=2", "--mesh", "pp=2", "--sequence"], "--sequence splits rows over tp: give a --mesh with tp"),
         (["dp=2", "--offload"], "--offload is DeepSpeed's: give --zero as well"),
         (["dp=2", "--bf16"], "--bf16 is DeepSpeed's: give --zero as well"),
         (["dp=2", "--move"], "--move goes from one --mesh to another: give two, not 1"),
@@ -200,6 +208,53 @@ def test_eight_ranks_of_pipeline_tensor_and_expert_parallel_at_once(model: str) 
         *("--model", model, "--steps", "6"),
     )
     assert_learns(document)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("model", "extra"),
+    [
+        ("small-moe", ["--checkpointing", "full", "--packed"]),
+        ("small-latent", ["--checkpointing", "selective", "--micro-batches", "4"]),
+        ("small-moe", ["--chunks", "2", "--micro-batches", "4", "--shard-states"]),
+    ],
+    ids=["full-packed", "selective", "interleaved"],
+)
+def test_four_ranks_that_split_the_sequence(model: str, extra: list[str]) -> None:
+    split = meshes("pp=2,tp=2", "dp=2,tp=2,ep=2", "dp=2,tp=2,ep=4,etp=1", "pp=2,tp=2,ep=2,etp=1", "dp=2,tp=2")
+    arguments = (*split, "--sequence", "--model", model, "--tokens", "15", *extra)
+    assert_learns(job(4, "model.parallel.check", *arguments))
+
+
+@pytest.mark.long
+def test_ranks_that_split_the_sequence_of_a_dense_model_with_windows() -> None:
+    assert_learns(
+        job(
+            2,
+            "model.parallel.check",
+            *meshes("tp=2"),
+            "--sequence",
+            "--model",
+            "small-dense",
+            "--tokens",
+            "17",
+        )
+    )
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("model", ["small-moe", "small-latent"])
+def test_eight_ranks_split_the_sequence_beside_all_other_axes(model: str) -> None:
+    split = meshes("dp=2,tp=2,pp=2,ep=2", "dp=2,tp=2,pp=2,ep=4,etp=1")
+    assert_learns(job(8, "model.parallel.check", *split, "--sequence", "--model", model, "--steps", "6"))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("model", ["small-moe", "small-latent"])
+def test_a_run_goes_on_with_a_split_sequence_and_with_a_whole_one(model: str) -> None:
+    for order in (("tp=2", "dp=2,ep=2"), ("pp=2", "tp=2")):
+        arguments = (*meshes(*order), "--move", "--sequence", "--model", model, "--steps", "6")
+        assert_learns(job(2, "model.parallel.check", *arguments, "--shard-states"))
 
 
 @pytest.mark.long

@@ -77,6 +77,7 @@ MESHES = [
     pytest.param({"pp": 2}, id="pipeline", marks=pytest.mark.long),
     pytest.param({"tp": 2}, id="tensor", marks=pytest.mark.long),
     pytest.param({"tp": 2, "ep": 2, "etp": 1}, id="whole-experts", marks=pytest.mark.long),
+    pytest.param({"tp": 2, "sequence": True}, id="sequence", marks=pytest.mark.long),
     pytest.param({"dp": 2, "pp": 2, "shard_states": False}, id="four", marks=pytest.mark.long),
 ]
 
@@ -300,6 +301,8 @@ def children(process: subprocess.Popen[str]) -> list[int]:
         ({"parallel": {"dp": 2, "zero": 1, "chunks": 2}}, "interleaved stages need a pipeline"),
         ({"parallel": {"dp": 2, "offload": True}}, "offload is DeepSpeed's: give zero"),
         ({"parallel": {"dp": 2, "zero": 2, "shard_states": False}}, "leave shard_states out"),
+        ({"parallel": {"dp": 2, "sequence": True}}, r"\[parallel\] sequence: .* use tp of at least 2"),
+        ({"parallel": {"dp": 2, "zero": 1, "sequence": True}}, "leave sequence or zero out"),
         ({"parallel": {"dp": 2, "zero": 2}, "compute": {"precision": "fp16"}}, "precision 'fp16'"),
         ({"parallel": {"dp": 2}, "compute": {"eight_bit": "int8"}}, "does not go with .* eight_bit"),
         ({"parallel": {"dp": 2}, "recipe": {"optimizer": "muon"}}, "optimizer 'muon'"),

@@ -1,0 +1,89 @@
+"""Where the residual stream lies between the modules that tensor parallel ranks split: whole on each, or in parts.
+
+In parts it is sequence parallel (Korthikanti et al. 2022, arXiv:2205.05198): a rank has some positions of each row, which are
+gathered on the way into a split module, and of the sum that comes out it keeps its own. So norms, sums of the stream and
+what a layer keeps of it are 1 / tp on each rank, for as many bytes on the way: an all-reduce is a gather and a scatter.
+Positions, rotations and targets stay those of whole rows. Knows nothing of what the modules compute.
+
+Shape suffix of this file: P positions that one rank has, of S.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from model.parallel.collectives import (
+    Group,
+    copy_to,
+    even_sizes,
+    gather_to,
+    reduce_from,
+    reduce_scatter_from,
+)
+
+
+class Residual(Protocol):
+    """One rank's stream: `enter` takes it into a region where each rank computes a part of a sum, `leave` out of it."""
+
+    group: Group
+
+    def begin(self, n_tokens: int) -> None:
+        """Rows have so many positions until the next call, backward passes included."""
+
+    def n_own(self, n_tokens: int) -> int:
+        """How many positions of such rows this rank has."""
+
+    def enter(self, x_BPD: Tensor) -> Tensor:
+        """[B, P, D] -> [B, S, D]; gradients are summed over the ranks."""
+
+    def leave(self, y_BSD: Tensor) -> Tensor:
+        """Parts of a sum [B, S, D] -> the sum, [B, P, D]."""
+
+
+class WholeResidual:
+    """All positions on each rank."""
+
+    def __init__(self, group: Group) -> None:
+        self.group = group
+
+    def begin(self, n_tokens: int) -> None:
+        """Nothing depends on it."""
+
+    def n_own(self, n_tokens: int) -> int:
+        """All."""
+        return n_tokens
+
+    def enter(self, x_BSD: Tensor) -> Tensor:
+        """As it is."""
+        return copy_to(x_BSD, self.group)
+
+    def leave(self, y_BSD: Tensor) -> Tensor:
+        """All of the sum."""
+        return reduce_from(y_BSD, self.group)
+
+
+class SplitResidual:
+    """Neighbouring positions on each rank; the first ranks have one more where they do not divide."""
+
+    def __init__(self, group: Group) -> None:
+        self.group = group
+        self._sizes: list[int] = []
+
+    def begin(self, n_tokens: int) -> None:
+        """Recomputation in a backward pass reads it again."""
+        self._sizes = even_sizes(n_tokens, self.group)
+
+    def n_own(self, n_tokens: int) -> int:
+        """May be none, of rows that are shorter than there are ranks."""
+        return even_sizes(n_tokens, self.group)[0 if self.group is None else self.group.rank()]
+
+    def enter(self, x_BPD: Tensor) -> Tensor:
+        """All ranks' positions."""
+        return gather_to(x_BPD.transpose(0, 1), self._sizes, self.group).transpose(0, 1).contiguous()
+
+    def leave(self, y_BSD: Tensor) -> Tensor:
+        """This rank's positions of the sum."""
+        y_PBD = reduce_scatter_from(y_BSD.transpose(0, 1), self._sizes, self.group)
+        return y_PBD.transpose(0, 1).contiguous()
