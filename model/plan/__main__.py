@@ -4,7 +4,7 @@
     python -m model.plan --config shape.json --devices 64 --cluster my-cluster.toml --json
 
 A layout with etp 1 has whole experts, which lie over the ranks of tp as well as of dp; else etp is tp, and the ranks of
-tp have a part of each expert's width.
+tp have a part of each expert's width. With seq the residual stream's positions are split over tp.
 
 Every figure is computed from the cluster's description, not measured, except with `--verify`, which makes the shards of
 a few ranks on torch's meta device and compares their parameters with the formulas. Exit 0 where a layout fits, 1 where
@@ -34,6 +34,7 @@ COLUMNS = (
     ("tp", 3),
     ("ep", 3),
     ("etp", 3),
+    ("seq", 3),
     ("dp", 3),
     ("rows", 4),
     ("chunks", 6),
@@ -81,6 +82,7 @@ def row_of(found: Estimate) -> dict[str, Any]:
         "etp": layout.mesh.etp or layout.mesh.tp,
         "rows_per_micro_batch": layout.rows,
         "chunks": layout.n_chunks,
+        "splits_sequence": layout.splits_sequence,
         "zero": layout.zero,
         "checkpointing": layout.checkpointing,
         "memory_bytes": memory.total,
@@ -178,6 +180,7 @@ def _cells(found: Estimate) -> tuple[str, ...]:
         mesh.tp,
         mesh.ep,
         mesh.etp or mesh.tp,
+        "yes" if layout.splits_sequence else "no",
         mesh.dp,
         layout.rows,
         layout.n_chunks,

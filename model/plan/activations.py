@@ -2,8 +2,9 @@
 
 Each entry is a tensor that autograd saves in model/layers and model/parallel, in elements per token; `measure.py` adds
 up what is really alive after a forward pass. T tokens of a micro-batch, D stream, F feed-forward width, H heads of C,
-G key/value heads, E experts, K chosen, V vocabulary; all widths are one rank's. Kernels that save less than stock
-operations make the sums an upper bound.
+G key/value heads, E experts, K chosen, V vocabulary; all widths are one rank's. With a split sequence the stream and its
+norms are kept of a rank's own tokens, all else of the gathered ones. Kernels that save less than stock operations make
+the sums an upper bound.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ def stage_activations(workload: Workload, layout: Layout, stage: int) -> float:
     if stage == 0:
         per_token += INDEX_BYTES + (1 if layout.mesh.tp > 1 else 0)  # ids; whether they are this rank's
     if stage == layout.n_stages - 1:
-        per_token += head_saved(config)
+        per_token += head_saved(config, layout.stream_share)
     else:
-        per_token += STREAM_BYTES * config.d_model  # the output, which is kept until its gradient comes
+        per_token += _stream(config, layout)  # the output, which is kept until its gradient comes
     return tokens * per_token
 
 
@@ -49,10 +50,12 @@ def working_set(workload: Workload, layout: Layout, stage: int) -> float:
         for layer in split_layers(config.n_layers, layout.n_stages)[stage]
     )
     if layout.mesh.pp > 1:
-        working += 2 * STREAM_BYTES * tokens * config.d_model  # the gradients that arrive and that leave
+        working += 2 * tokens * _stream(config, layout)  # the gradients that arrive and that leave
     table = STREAM_BYTES * config.vocab_size * config.d_model
     if stage == layout.n_stages - 1:
-        working -= tokens * head_saved(config)  # which is gone when layers have their turn
+        working -= tokens * head_saved(
+            config, layout.stream_share
+        )  # which is gone when layers have their turn
         working = max(working, 2 * FP32_BYTES * tokens * config.vocab_size + table)
     return max(working, table) if stage == 0 else working
 
@@ -95,7 +98,7 @@ def _in_backward(config: ModelConfig, layer: int, width: int, layout: Layout) ->
     again = attention + ffn
     if layout.checkpointing == "selective":  # one half after the other
         again = max(attention - _attention_products(config, width), ffn)
-    return gradients + again - 3 * STREAM_BYTES * config.d_model
+    return gradients + again - 3 * _stream(config, layout)
 
 
 def _gradients_at_once(config: ModelConfig, layer: int, layout: Layout) -> int:
@@ -112,9 +115,14 @@ def _expert_stack(moe: MoEConfig, layout: Layout) -> int:
     return moe.n_experts // layout.mesh.ep * moe.d_model * moe.d_expert
 
 
-def head_saved(config: ModelConfig) -> float:
+def head_saved(config: ModelConfig, stream_share: float = 1.0) -> float:
     """Last norm, head and loss, per token: the stream, its norm twice, the probabilities and the target."""
-    return _norm(config, STREAM_BYTES) + STREAM_BYTES * config.d_model + _loss(config)
+    return stream_share * _norm(config, STREAM_BYTES) + STREAM_BYTES * config.d_model + _loss(config)
+
+
+def _stream(config: ModelConfig, layout: Layout) -> float:
+    """A rank's part of the residual stream."""
+    return layout.stream_share * STREAM_BYTES * config.d_model
 
 
 def _loss(config: ModelConfig) -> float:
@@ -122,7 +130,7 @@ def _loss(config: ModelConfig) -> float:
 
 
 def _layer(config: ModelConfig, layer: int, width: int, layout: Layout) -> float:
-    stream = STREAM_BYTES * config.d_model
+    stream = _stream(config, layout)
     if layout.checkpointing == "full":
         return stream
     if layout.checkpointing == "selective":
@@ -137,8 +145,9 @@ def saved_plainly(config: ModelConfig, layer: int, width: int, layout: Layout) -
 
 def halves(config: ModelConfig, layer: int, width: int, layout: Layout) -> tuple[float, float]:
     """Of attention and of the feed-forward, each with its norm, as `saved_plainly`."""
-    attention = _norm(config, width) + _attention(config, width)
-    ffn = _norm(config, width) + width * config.d_model
+    norm = layout.stream_share * _norm(config, width)
+    attention = norm + _attention(config, width)
+    ffn = norm + width * config.d_model
     if config.moe is not None and config.is_moe_layer(layer):
         return attention, ffn + _moe(config.moe, width, layout)
     return attention, ffn + 4 * width * config.d_ff

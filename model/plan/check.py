@@ -2,10 +2,11 @@
 
     torchrun --standalone --nproc-per-node 2 -m model.plan.check --mesh tp=2 --mesh dp=2,ep=2 --mesh pp=2 --json
 
-Each mesh trains a small model for two steps; the messages of the second are counted on every rank and added up.
-Activations are measured in one forward pass of each rank's stages; the peak of all tensors in a second step, in fp32 and
-in bf16, of all ranks of the pipeline stage that is furthest from its plan. Exit 0 where all are within the tolerance, 1 where
-one is not, 2 for input that cannot be run, 3 where a rank is missing or lost.
+Each mesh trains a small model for two steps; the messages of the second are counted on every rank and added up. With
+`--sequence` the stream's positions are split over tp. Activations are measured in one forward pass of each rank's stages;
+the peak of all tensors in a second step, in fp32 and in bf16, of all ranks of the pipeline stage that is furthest from its
+plan. Exit 0 where all are within the tolerance, 1 where one is not, 2 for input that cannot be run, 3 where a rank is missing
+or lost.
 """
 
 from __future__ import annotations
@@ -51,16 +52,24 @@ MODEL = ModelConfig(
 )
 
 
-def compare(mesh: Mesh, checkpointing: Checkpointing, timeout_s: float) -> list[dict[str, Any]]:
+def compare(
+    mesh: Mesh, checkpointing: Checkpointing, timeout_s: float, *, splits_sequence: bool = False
+) -> list[dict[str, Any]]:
     """One row per axis with its bytes, counted and predicted, over all ranks; one for activations; two of peaks."""
     processes = connect(mesh, timeout_s=timeout_s)
     n_micro = 2 * mesh.pp  # while the first ones warm a pipeline up, there are no gradients yet
     workload = Workload(MODEL, TOKENS, mesh.dp * n_micro * ROWS, PRECISIONS["fp32"])
-    layout = Layout(mesh, ROWS, checkpointing, has_kernels=False)
+    layout = Layout(mesh, ROWS, checkpointing, has_kernels=False, splits_sequence=splits_sequence)
     torch.manual_seed(0)
     state = Transformer(MODEL).state_dict()
     trainer = ParallelTrainer(
-        MODEL, state, processes, n_micro_batches=n_micro, checkpointing=checkpointing, shards_states=True
+        MODEL,
+        state,
+        processes,
+        n_micro_batches=n_micro,
+        checkpointing=checkpointing,
+        shards_states=True,
+        splits_sequence=splits_sequence,
     )
     tokens_BS = _batch(n_micro * ROWS, seed=processes.at.dp)
     trainer.step(tokens_BS)
@@ -68,17 +77,15 @@ def compare(mesh: Mesh, checkpointing: Checkpointing, timeout_s: float) -> list[
         trainer.step(tokens_BS)
     predicted = step_traffic(workload, layout, processes.at.pp)
     rows = [
-        _row(f"{axis} bytes", mesh, checkpointing, counted, guessed)
+        _row(f"{axis} bytes", layout, counted, guessed)
         for axis, counted, guessed in _over_ranks(messages.bytes, predicted)
     ]
     with torch_instead():  # the formulas count what torch's operations save; kernels of our own save less
-        rows.append(
-            _row("activations", mesh, checkpointing, *_activations(trainer, workload, layout, processes))
-        )
+        rows.append(_row("activations", layout, *_activations(trainer, workload, layout, processes)))
         for name in DTYPES:
             in_precision = replace(workload, precision=PRECISIONS[name])
             peaks = _peaks(in_precision, layout, processes, state)
-            rows.append(_row(f"peak {name}", mesh, checkpointing, *peaks))
+            rows.append(_row(f"peak {name}", layout, *peaks))
     return rows
 
 
@@ -97,6 +104,7 @@ def step_peak(
             block_dtype=DTYPES[workload.precision.name],
             checkpointing=layout.checkpointing,
             shards_states=layout.zero == 1,
+            splits_sequence=layout.splits_sequence,
         )
         trainer.step(tokens_BS)  # makes the optimiser's states
         live.peak = live.now
@@ -129,7 +137,7 @@ def _activations(
         tokens_BS = _batch(ROWS, seed=7)
         x = tokens_BS
         if not stage.is_first:
-            x = torch.randn(ROWS, TOKENS, MODEL.d_model, requires_grad=True)
+            x = torch.randn(stage.stream_shape(ROWS, TOKENS), requires_grad=True)
         targets_BS = next_token_targets(tokens_BS)
         stage(x, targets_BS=targets_BS)  # tables of rotations are made once
         y, kept = kept_by(lambda x=x, stage=stage, targets=targets_BS: stage(x, targets_BS=targets))  # type: ignore[misc]
@@ -153,12 +161,13 @@ def _over_ranks(counted: Counter[str], predicted: Counter[str]) -> list[tuple[st
     ]
 
 
-def _row(name: str, mesh: Mesh, checkpointing: str, measured: float, predicted: float) -> dict[str, Any]:
+def _row(name: str, layout: Layout, measured: float, predicted: float) -> dict[str, Any]:
     off = abs(predicted - measured) / max(measured, 1)
     return {
         "name": name,
-        "mesh": str(mesh),
-        "checkpointing": checkpointing,
+        "mesh": str(layout.mesh),
+        "checkpointing": layout.checkpointing,
+        "splits_sequence": layout.splits_sequence,
         "measured": measured,
         "predicted": predicted,
         "off": off,
@@ -179,7 +188,7 @@ def main(arguments: list[str] | None = None) -> int:
             row
             for mesh in meshes
             for checkpointing in options.checkpointing or ["none"]
-            for row in compare(mesh, checkpointing, options.timeout)
+            for row in compare(mesh, checkpointing, options.timeout, splits_sequence=options.sequence)
         ]
     except RankMissingError as error:
         sys.stderr.write(f"error: {error}\n")
@@ -216,6 +225,7 @@ def _parser() -> argparse.ArgumentParser:
         "--mesh", action="append", required=True, help="for example dp=2,ep=2, or dp=2,tp=2,ep=4,etp=1"
     )
     parser.add_argument("--checkpointing", action="append", choices=("none", "full", "selective"))
+    parser.add_argument("--sequence", action="store_true", help="the stream's positions over tp")
     parser.add_argument("--tolerance", type=float, default=0.05, help="relative difference")
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds that any wait may take")
     parser.add_argument("--json", action="store_true")

@@ -52,7 +52,8 @@ class Layout:
     """`rows` sequences per micro-batch and data parallel rank; `zero` is the stage of arXiv:1910.02054, 0 to 3.
 
     `n_chunks` pipeline stages per rank, interleaved where above one. `has_kernels` says that experts are computed by
-    kernels of our own, which need more memory at once in the backward pass than torch's operations.
+    kernels of our own, which need more memory at once in the backward pass than torch's operations. `splits_sequence`
+    splits the residual stream's positions over tp.
     """
 
     mesh: Mesh
@@ -61,10 +62,16 @@ class Layout:
     zero: int = 1
     n_chunks: int = 1
     has_kernels: bool = True
+    splits_sequence: bool = False
 
     def micro_batches(self, workload: Workload) -> int:
         """Per step; the search only makes layouts that divide."""
         return workload.batch // (self.mesh.dp * self.rows)
+
+    @property
+    def stream_share(self) -> float:
+        """Of the residual stream's positions, what one rank has."""
+        return 1 / self.mesh.tp if self.splits_sequence else 1.0
 
     @property
     def n_stages(self) -> int:

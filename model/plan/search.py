@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import product
 
 from model.config import ModelConfig
-from model.parallel.mesh import Mesh, MeshError, check_schedule, check_zero, refusals
+from model.parallel.mesh import Mesh, MeshError, check_schedule, check_sequence, check_zero, refusals
 from model.plan.cluster import Cluster
 from model.plan.costs import Estimate, estimate, fullest_memory
 from model.plan.layout import Checkpointing, Layout, Workload
@@ -42,7 +43,10 @@ class Plan:
 
 
 def search(workload: Workload, cluster: Cluster, devices: int, zero_stages: tuple[int, ...] = (1,)) -> Plan:
-    """All meshes of exactly `devices` ranks, with all micro-batch sizes, schedules and kinds of checkpointing."""
+    """All meshes of exactly `devices` ranks, with all micro-batch sizes, schedules and kinds of checkpointing.
+
+    Where tp is above one, with the sequence split over it and whole.
+    """
     plan = Plan()
     for mesh in meshes(workload.config, devices, cluster.devices_per_node):
         reason = next(refusals(workload.config, mesh), None)
@@ -90,6 +94,8 @@ def refusal(workload: Workload, layout: Layout) -> str | None:
         check_schedule(mesh, n_micro_batches=layout.micro_batches(workload), n_chunks=layout.n_chunks)
         if layout.zero >= 2:
             check_zero(mesh, layout.zero)
+        if layout.splits_sequence:
+            check_sequence(mesh)
     except MeshError as error:
         return str(error)
     if layout.n_chunks == 1:
@@ -100,17 +106,18 @@ def refusal(workload: Workload, layout: Layout) -> str | None:
 
 
 def _layouts(mesh: Mesh, zero_stages: tuple[int, ...]) -> Iterator[Layout]:
-    for rows in ROWS:
-        for n_chunks in CHUNKS:
-            for checkpointing in CHECKPOINTING:
-                for zero in zero_stages:
-                    yield Layout(mesh, rows, checkpointing, zero, n_chunks)
+    streams = (False, True) if mesh.tp > 1 else (False,)
+    for rows, n_chunks, checkpointing, zero, splits_sequence in product(
+        ROWS, CHUNKS, CHECKPOINTING, zero_stages, streams
+    ):
+        yield Layout(mesh, rows, checkpointing, zero, n_chunks, splits_sequence=splits_sequence)
 
 
 def _named(layout: Layout) -> str:
-    return (
+    named = (
         f"{layout.mesh} rows={layout.rows} chunks={layout.n_chunks} {layout.checkpointing} zero={layout.zero}"
     )
+    return f"{named} sequence" if layout.splits_sequence else named
 
 
 def _divisors(number: int) -> list[int]:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from model.config import ModelConfig
 from model.parallel.mesh import Mesh, split_layers
@@ -53,6 +53,20 @@ def _outside(local: ModelConfig, stage: int, n_stages: int) -> int:
     if local.tie_embeddings and is_last and not is_first:
         tables += 1  # the embedding's copy that serves as head
     return tables * vocabulary + (local.d_model if is_last else 0)
+
+
+def partial_parameters(config: ModelConfig, mesh: Mesh, pp: int, n_chunks: int = 1) -> Parameters:
+    """Of those of a rank that each rank of tp has whole: norms, routers and the like; `mesh.tp` is above one.
+
+    tp ranks together hold them tp - 1 times more than the unsplit model.
+    """
+    unsplit = replace(mesh, tp=1, etp=None, dp=mesh.dp * mesh.tp)
+    held, whole = (rank_parameters(config, of, pp, n_chunks) for of in (mesh, unsplit))
+    surplus = mesh.tp - 1
+    return Parameters(
+        block=(held.block * mesh.tp - whole.block) // surplus,
+        outside=(held.outside * mesh.tp - whole.outside) // surplus,
+    )
 
 
 def rank_parameters(config: ModelConfig, mesh: Mesh, pp: int, n_chunks: int = 1) -> Parameters:

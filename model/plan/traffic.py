@@ -15,7 +15,7 @@ from model.parallel.mesh import Axis, Mesh, split_layers
 from model.parallel.share import local_config
 from model.plan.activations import FP32_BYTES, INDEX_BYTES, ranks_per_token
 from model.plan.layout import STREAM_BYTES, Layout, Workload
-from model.plan.sizes import rank_parameters
+from model.plan.sizes import partial_parameters, rank_parameters
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,10 @@ def gradient_messages(workload: Workload, layout: Layout, pp: int) -> list[Messa
         messages.append(Message(axis, "all_reduce" if layout.zero < 2 else "reduce_scatter", gradients, 1))
         if layout.zero:
             messages.append(Message(axis, "hand_out", weights / n_ranks, 2 if layout.zero == 3 else 1))
+    if layout.splits_sequence:
+        partial = partial_parameters(workload.config, mesh, pp, layout.n_chunks)
+        size = partial.block * precision.gradient_bytes + partial.outside * FP32_BYTES
+        messages.append(Message("tp", "all_reduce", size, 1))
     is_end = pp in (0, mesh.pp - 1)
     if mesh.pp > 1 and is_end and workload.config.tie_embeddings:
         table = workload.config.vocab_size // mesh.tp * workload.config.d_model
@@ -95,6 +99,8 @@ def _layer_messages(
     workload: Workload, layout: Layout, config: ModelConfig, layer: int, tokens: int
 ) -> list[Message]:
     mesh, moe, stream = layout.mesh, config.moe, tokens * config.d_model * workload.precision.block_bytes
+    if layout.splits_sequence:
+        return _split_layer_messages(layout, config, layer, tokens, stream)
     if moe is None or not config.is_moe_layer(layer):
         return _sums(mesh, stream, 2, _sums_again(layout, 2))  # attention, feed-forward
     parts = 3 if moe.n_shared else 2  # attention, routed experts, shared experts
@@ -123,19 +129,44 @@ def _sums(mesh: Mesh, stream: float, parts: int, again: int) -> list[Message]:
     return [Message("tp", "all_reduce", stream, 2 * parts + again)] if mesh.tp > 1 else []
 
 
+def _split_layer_messages(
+    layout: Layout, config: ModelConfig, layer: int, tokens: int, stream: float
+) -> list[Message]:
+    """With a split sequence: rows gathered before both halves of a layer and sums scattered behind them, each way.
+
+    Recomputation gathers both anew, and scatters attention's sum again where it computes that.
+    """
+    again = {"none": 0, "selective": 2, "full": 3}[layout.checkpointing]
+    messages = [Message("tp", "all_to_all", stream, 8 + again)]
+    if layout.mesh.ep > 1 and config.moe is not None and config.is_moe_layer(layer):
+        messages += _exchanged_messages(layout, config.moe, tokens, stream)
+    return messages
+
+
 def _routed_messages(
     layout: Layout, moe: MoEConfig, tokens: int, stream: float, gathered_again: int
 ) -> list[Message]:
-    """Of experts that are spread over ep: tp ranks send a share of the tokens each, and gather outputs.
+    """Of experts that are spread over ep, where tp ranks gather the outputs of the tokens that each sent."""
+    messages = _exchanged_messages(layout, moe, tokens, stream)
+    if layout.mesh.tp > 1:
+        messages += [
+            Message("tp", "all_to_all", stream, 2 + gathered_again),  # outputs; gradients of inputs
+            Message("tp", "all_to_all", tokens * moe.top_k * FP32_BYTES, 1),  # and of weights
+        ]
+    return messages
 
-    Where they hold parts of the same experts they gather the rows that arrive as well.
+
+def _exchanged_messages(layout: Layout, moe: MoEConfig, tokens: int, stream: float) -> list[Message]:
+    """Of experts that are spread over ep, to which each tp rank sends its share of the tokens.
+
+    Where tp ranks hold parts of the same experts they gather the rows that arrive.
     """
     mesh, per_token = layout.mesh, ranks_per_token(moe, layout.mesh.ep)
     weights, choices = tokens * moe.top_k * FP32_BYTES, tokens * moe.top_k * INDEX_BYTES
     forward = 1 if layout.checkpointing == "none" else 2  # passes; the one backward takes the same ways back
     messages = []
     shares: dict[Axis, float] = {"ep": per_token / mesh.tp}
-    if not mesh.is_folded:
+    if mesh.tp > 1 and not mesh.is_folded:
         shares["tp"] = per_token  # to all ranks that have a part of an expert's width
     for axis, share in shares.items():
         messages += [
@@ -144,24 +175,21 @@ def _routed_messages(
             Message(axis, "all_to_all", share * choices, forward),
             Message(axis, "all_to_all", mesh.degree(axis) * INDEX_BYTES, forward),  # numbers of rows
         ]
-    messages += [
-        Message("tp", "all_to_all", stream, 2 + gathered_again),  # outputs; gradients of inputs
-        Message("tp", "all_to_all", weights, 1),  # and of weights
-    ]
-    return messages if mesh.tp > 1 else [message for message in messages if message.axis == "ep"]
+    return messages
 
 
 def _stage_messages(layout: Layout, config: ModelConfig, stage: int, tokens: int) -> list[Message]:
     is_first, is_last = stage == 0, stage == layout.n_stages - 1
     stream = tokens * config.d_model * STREAM_BYTES
     messages: list[Message] = []
-    if layout.mesh.pp > 1 and not is_last:
-        messages.append(Message("pp", "send", stream, 1))
-    if layout.mesh.pp > 1 and not is_first:
-        messages.append(Message("pp", "send", stream, 1))
-    if layout.mesh.tp > 1 and is_first:
-        messages.append(Message("tp", "all_reduce", stream, 1))
-    if layout.mesh.tp > 1 and is_last:
-        messages.append(Message("tp", "all_reduce", stream, 1))
+    if layout.mesh.pp > 1:
+        neighbours = 2 - is_first - is_last
+        messages.append(Message("pp", "send", stream * layout.stream_share, neighbours))
+    if layout.mesh.tp == 1:
+        return messages
+    # both ends: the embedding's sum and what the head's input asks for, or a gather and a scatter for each of the two
+    kind, each = ("all_to_all", 2) if layout.splits_sequence else ("all_reduce", 1)
+    messages.append(Message("tp", kind, stream, each * (is_first + is_last)))
+    if is_last:
         messages.append(Message("tp", "all_reduce", tokens * FP32_BYTES, 3))  # largest logit, target, sum
     return messages

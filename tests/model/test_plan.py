@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from model.config import LatentConfig
 from model.parallel.mesh import Mesh
-from model.plan.activations import routed_rows, working_set
+from model.plan.activations import routed_rows, stage_activations, working_set
 from model.plan.costs import (
     micro_batches_in_flight,
     model_flops_per_token,
@@ -18,10 +18,12 @@ from model.plan.costs import (
     stage_flops,
     update_working_set,
 )
-from model.plan.layout import PRECISIONS, Layout, Workload
+from model.plan.layout import PRECISIONS, Checkpointing, Layout, Workload
 from model.plan.shapes import model_of
-from model.plan.sizes import rank_parameters, stage_parameters
+from model.plan.sizes import Parameters, partial_parameters, rank_parameters, stage_parameters
 from tests.model.planned import MODEL, WORKLOAD
+
+ALL_MODES: tuple[Checkpointing, ...] = ("none", "selective", "full")
 
 
 @st.composite
@@ -58,6 +60,22 @@ def test_a_tied_embedding_lies_on_both_ends_and_chunks_are_counted_together() ->
     )
 
 
+@pytest.mark.parametrize("mesh", [Mesh(tp=2, pp=2), Mesh(tp=4, dp=2, pp=2, ep=8, etp=1)], ids=str)
+def test_norms_and_routers_are_whole_on_each_tensor_parallel_rank(mesh: Mesh) -> None:
+    whole = 4 * (2 * 64 + 16 * 64)  # of half of the layers
+    assert partial_parameters(MODEL, mesh, 0) == Parameters(block=whole)
+    assert partial_parameters(MODEL, mesh, 1) == Parameters(block=whole, outside=64)
+
+
+def test_latents_and_norms_of_heads_are_whole_on_each_tensor_parallel_rank() -> None:
+    latent = LatentConfig(kv_rank=8, d_nope=12, d_rope=4, d_value=10, q_rank=6)
+    config = dataclasses.replace(MODEL, n_layers=1, moe=None, n_kv_heads=8, latent=latent)
+    down = (8 + 4) * 64 + 8 + 6 * 64 + 6  # of keys with values, and of queries; a norm each
+    assert partial_parameters(config, Mesh(tp=2), 0) == Parameters(block=down + 2 * 64, outside=64)
+    normed = dataclasses.replace(MODEL, n_layers=1, moe=None, qk_norm="head")
+    assert partial_parameters(normed, Mesh(tp=2), 0).block == 2 * 16 + 2 * 64
+
+
 def test_zero_spreads_states_then_gradients_then_weights() -> None:
     held = rank_parameters(MODEL, Mesh(dp=4), 0)
     blocks = held.block + held.expert
@@ -86,6 +104,25 @@ def test_checkpointing_keeps_less_and_more_rows_keep_more(mesh: Mesh, rows: int)
         dataclasses.replace(WORKLOAD, batch=128), Layout(mesh, 2 * rows, "full"), 0
     ).activations
     assert doubled == pytest.approx(2 * kept[2])
+
+
+def test_a_split_sequence_keeps_its_share_of_the_stream_and_of_its_norms() -> None:
+    """Of a layer that is computed again the stream alone, else all that saves gathered rows too."""
+
+    def kept(checkpointing: Checkpointing, *, split: bool, stage: int) -> float:
+        layout = Layout(Mesh(pp=4, tp=4), 1, checkpointing, splits_sequence=split)
+        return stage_activations(WORKLOAD, layout, stage)
+
+    stream, norm = 128 * 64 * 4, 128 * (64 * (4 + 2) + 4)
+    assert kept("full", split=True, stage=1) == 3 * stream / 4  # two layers, and what is sent on
+    assert kept("full", split=False, stage=1) == 3 * stream
+    saved = {mode: kept(mode, split=False, stage=1) - kept(mode, split=True, stage=1) for mode in ALL_MODES}
+    assert saved["selective"] == (2 * 2 + 1) * stream * 3 / 4
+    assert saved["none"] == (2 * 2 * norm + stream) * 3 / 4
+    last = 128 * (64 * (4 + 4) + 4)  # before the head, in fp32
+    assert (
+        kept("full", split=False, stage=3) - kept("full", split=True, stage=3) == (2 * stream + last) * 3 / 4
+    )
 
 
 def test_gradients_that_arrive_lie_beside_those_of_the_micro_batches_before() -> None:

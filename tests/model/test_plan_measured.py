@@ -221,6 +221,29 @@ def test_messages_and_memory_of_two_ranks_with_whole_experts_are_within_five_per
     assert [row for row in rows if row["off"] > 0.05] == []
 
 
+def test_messages_and_memory_of_two_ranks_that_split_the_sequence_are_within_five_per_cent() -> None:
+    rows = run_check(2, "--mesh", "tp=2", "--sequence")
+    assert {row["name"] for row in rows} == {"tp bytes", "activations", "peak fp32", "peak bf16"}
+    assert all(row["splits_sequence"] and row["measured"] > 10_000 for row in rows)
+    assert [row for row in rows if row["off"] > 0.05] == []
+
+
+@pytest.mark.long
+def test_messages_and_memory_with_a_split_sequence_are_within_five_per_cent() -> None:
+    for n_ranks, mesh in (
+        (2, "tp=2"),
+        (2, "tp=2,ep=2,etp=1"),
+        (4, "tp=4"),
+        (4, "pp=2,tp=2"),
+        (4, "dp=2,tp=2,ep=2"),
+        (4, "dp=2,tp=2,ep=4,etp=1"),
+        (4, "dp=2,tp=2,ep=2,etp=1"),
+    ):
+        modes = (part for mode in ("none", "full", "selective") for part in ("--checkpointing", mode))
+        rows = run_check(n_ranks, "--mesh", mesh, "--sequence", *modes)
+        assert [row for row in rows if row["off"] > 0.05] == []
+
+
 @pytest.mark.long
 def test_messages_under_checkpointing_and_on_four_ranks_are_within_five_per_cent() -> None:
     for n_ranks, mesh in (

@@ -89,6 +89,8 @@ def test_shipped_clusters_are_readable_and_say_where_their_figures_are_from() ->
         (Layout(Mesh(pp=8), 1, "none", n_chunks=4), "8 layers do not make 32"),
         (Layout(Mesh(pp=4), 8, "none", n_chunks=2), None),
         (Layout(Mesh(dp=2, tp=2, pp=2, ep=2), 1, "full"), None),
+        (Layout(Mesh(dp=2, tp=2, pp=2, ep=2), 1, "full", splits_sequence=True), None),
+        (Layout(Mesh(dp=2), 1, "full", splits_sequence=True), "use tp of at least 2"),
     ],
 )
 def test_layouts_that_cannot_run_are_refused(layout: Layout, message: str | None) -> None:
@@ -133,6 +135,15 @@ def test_search_tries_whole_experts_over_tensor_parallel_ranks_and_offers_what_c
     assert any(estimate.layout.mesh.is_folded for estimate in plan.estimates)
     assert all(estimate.layout.mesh.is_folded for estimate in plan.estimates if estimate.layout.mesh.tp > 1)
     assert not any(mesh.is_folded for mesh in meshes(dataclasses.replace(MODEL, moe=None), 8, 4))
+
+
+def test_search_tries_each_layout_with_the_sequence_split_over_tensor_parallel_ranks_and_whole() -> None:
+    found = search(WORKLOAD, CLUSTER, 8).estimates
+    split = {estimate.layout for estimate in found if estimate.layout.splits_sequence}
+    whole = {estimate.layout for estimate in found if not estimate.layout.splits_sequence}
+    assert all(layout.mesh.tp > 1 for layout in split)
+    over_tp = {layout for layout in whole if layout.mesh.tp > 1}
+    assert over_tp and {dataclasses.replace(layout, splits_sequence=True) for layout in over_tp} <= split
 
 
 def test_search_prefers_no_recomputation_where_memory_allows() -> None:

@@ -177,6 +177,52 @@ def test_tensor_parallel_ranks_send_a_share_of_the_tokens_and_gather_what_arrive
     assert found["tp"] == pytest.approx(expected, abs=n_micro * 8)
 
 
+@pytest.mark.parametrize(("checkpointing", "moves"), [("none", 8), ("full", 11), ("selective", 10)])
+def test_a_split_sequence_is_gathered_and_scattered_once_per_half_of_a_layer(
+    checkpointing: Checkpointing, moves: int
+) -> None:
+    """Each way; the embedding's sum and the head's input too, in fp32; what each rank has whole is a part of a gradient."""
+    n_micro, stream, end = 4, 2 * 128 * 64 * 2, 2 * 128 * 64 * 4
+    workload = dataclasses.replace(WORKLOAD, batch=2 * n_micro)
+    layout = Layout(Mesh(tp=2), 2, checkpointing, splits_sequence=True)
+    gradients = 8 * (2 * 64 + 16 * 64) * 2 + 64 * 4  # norms and routers in bf16, the last norm
+    expected = n_micro * (8 * moves * stream + 4 * end + 3 * 256 * 4) + gradients
+    assert step_traffic(workload, layout, 0) == {"tp": expected}
+
+
+def test_experts_of_a_split_sequence_are_sent_the_same_rows_and_their_outputs_are_not_gathered() -> None:
+    n_micro, stream = 4, 2 * 128 * 64 * 2
+    workload = dataclasses.replace(WORKLOAD, batch=4 * n_micro)
+    for mesh in (Mesh(dp=2, tp=2, ep=2), Mesh(dp=2, tp=2, ep=4, etp=1)):
+        whole = Layout(mesh, 2, "none")
+        split = dataclasses.replace(whole, splits_sequence=True)
+        before, after = (step_traffic(workload, layout, 0) for layout in (whole, split))
+        assert after["ep"] == before["ep"]
+        # two all-reduces each way, outputs gathered, and so gradients of tokens and weights; now eight moves
+        fewer = 8 * ((4 + 2) * stream + 2 * 128 * 2 * 4 - 8 * stream) - 2 * 2 * 128 * 64 * 4
+        gradients = 8 * (2 * 64 + 16 * 64) * 2 + 64 * 4
+        assert before["tp"] - after["tp"] == pytest.approx(n_micro * fewer - gradients, abs=n_micro * 8)
+
+
+def test_a_gather_and_a_scatter_take_as_long_as_the_sum_that_they_replace() -> None:
+    late = dataclasses.replace(CLUSTER, intra_latency_us=3.0)
+    dense = dataclasses.replace(WORKLOAD, config=dataclasses.replace(MODEL, moe=None))
+    whole = Layout(Mesh(tp=4, pp=2), 1, "none")
+    split = dataclasses.replace(whole, splits_sequence=True)
+    before, after = (step_times(dense, layout, late) for layout in (whole, split))
+    assert after.tp == pytest.approx(before.tp) and after.compute == before.compute
+    assert (
+        step_times(WORKLOAD, split, late).tp < step_times(WORKLOAD, whole, late).tp
+    )  # gathered once for all experts
+
+
+def test_stages_send_one_another_their_rank_s_positions() -> None:
+    whole = Layout(Mesh(pp=4, tp=2), 1, "none")
+    split = dataclasses.replace(whole, splits_sequence=True)
+    for pp in range(4):
+        assert step_traffic(WORKLOAD, split, pp)["pp"] == step_traffic(WORKLOAD, whole, pp)["pp"] / 2 > 0
+
+
 def test_ranks_with_whole_experts_send_their_share_and_gather_outputs_alone() -> None:
     """Four ranks of ep on one node: 4 * 54 / 120 of them have an expert of a token, of which each sends half."""
     n_micro, stream, weights = 4, 2 * 128 * 64 * 2, 2 * 128 * 2 * 4
