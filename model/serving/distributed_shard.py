@@ -33,6 +33,7 @@ from model.layers.unfilled import unfilled
 from model.parallel import tensor
 from model.parallel.collectives import Group, sum_over
 from model.parallel.mesh import Mesh, MeshError, refusals
+from model.parallel.residual import WholeResidual
 from model.parallel.shards import layouts
 from model.parallel.share import local_config, local_experts
 from model.transformer import Transformer
@@ -131,7 +132,7 @@ class ModelShard(Transformer):
         return self.rank % self.degrees.tensor * self.config.vocab_size
 
     def embed(self, tokens: Tensor) -> Tensor:
-        return tensor.embed(tokens, self.embedding, self.first_id, self.groups.tensor)
+        return tensor.embed(tokens, self.embedding, self.first_id, WholeResidual(self.groups.tensor))
 
     def logits(self, x: Tensor) -> Tensor:
         """Rank 0: fp32 [N, V]. The head is computed by the ranks that share rank 0's attention."""
