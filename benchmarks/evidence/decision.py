@@ -71,7 +71,8 @@ _CRASHES = {
 }
 _LATE_BUILD = (
     VerdictKind.TIMEOUT,
-    "The patch took too long to build: {detail}. Leave the compiler less to work out, then try `gainshare bench` at home.",
+    "The patch took too long to build: {detail}. Leave the compiler less to work out and nothing to wait for, then try "
+    "`gainshare bench` at home.",
 )
 _MEANINGS = {
     "cancelled": (
