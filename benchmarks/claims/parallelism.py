@@ -99,12 +99,13 @@ def plan_rows(plan: Mapping[str, Any]) -> list[Row]:
         return [_plan_row("no layout fits", "", False, f"computed, not measured; refused: {refused}")]
     best, verified = plan["rows"][0], plan["verified"]
     layout = " ".join(f"{axis}={best[axis]}" for axis in ("pp", "tp", "ep", "etp", "dp"))
+    stream = "the sequence split over tp" if best["splits_sequence"] else "whole sequences"
     memory = best["memory_bytes"] / 2**30
     how = (
         f"computed from the description of {plan['cluster']['name']}, not measured: {plan['parameters']:.3g} parameters, "
-        f"{plan['n_fitting']} layouts fit, the fastest is {layout}, ZeRO {best['zero']}, checkpointing "
+        f"{plan['n_fitting']} layouts fit, the fastest is {layout}, {stream}, ZeRO {best['zero']}, checkpointing "
         f"{best['checkpointing']}; step {best['step_s']:.1f} s, {best['ep_s']:.1f} s of it exchanges between experts, bubble "
-        f"{best['bubble_share']:.1%}, MFU {best['mfu']:.1%}; etp is how many ranks split an expert, 1 was tried as well"
+        f"{best['bubble_share']:.1%}, MFU {best['mfu']:.1%}; etp is how many ranks split an expert; both were tried, of the sequence too"
     )
     is_counted = bool(verified) and all(row["counted"] == row["formula"] for row in verified)
     ranks = ", ".join(str(row["rank"]) for row in verified)

@@ -215,7 +215,7 @@ def plan_document(**changes: Any) -> dict[str, Any]:
         "zero": 1,
         "checkpointing": "full",
     }
-    best |= {"step_s": 9.0, "ep_s": 5.5, "bubble_share": 0.1, "mfu": 0.4}
+    best |= {"splits_sequence": True, "step_s": 9.0, "ep_s": 5.5, "bubble_share": 0.1, "mfu": 0.4}
     counted = {"rank": 0, "counted": {"total": 5}, "formula": {"total": 5}}
     return {
         "cluster": {"name": "h100"},
@@ -233,7 +233,7 @@ def test_a_plan_that_fits_holds_and_says_that_it_is_computed() -> None:
     assert (fits.value, fits.holds, counted.holds) == (60.0, True, True)
     assert "not measured" in fits.how
     assert "step 9.0 s, 5.5 s of it exchanges between experts" in fits.how
-    assert "pp=8 tp=4 ep=8 etp=1 dp=8" in fits.how
+    assert "pp=8 tp=4 ep=8 etp=1 dp=8, the sequence split over tp" in fits.how
 
 
 def test_shards_of_another_size_miss() -> None:
