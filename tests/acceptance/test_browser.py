@@ -68,6 +68,12 @@ def world(stack: Stack) -> BountyWorld:
     return open_bounty(stack.url, stack.key)
 
 
+def desk_window(browser: Browser, url: str) -> tuple[Page, Watch]:
+    """A page of a visitor of its own, and what it complains about."""
+    page = browser.new_context(base_url=url, viewport={"width": 1280, "height": 900}).new_page()
+    return page, Watch(page, url)
+
+
 def heading(page: Page) -> str:
     return page.locator("h1").inner_text()
 
@@ -75,9 +81,7 @@ def heading(page: Page) -> str:
 def test_a_newcomer_walks_from_signing_up_to_the_bill(
     stack: Stack, world: BountyWorld, browser: Browser
 ) -> None:
-    context = browser.new_context(base_url=stack.url, viewport={"width": 1280, "height": 900})
-    page = context.new_page()
-    watch = Watch(page, stack.url)
+    page, watch = desk_window(browser, stack.url)
     name = f"browser-{uuid.uuid4().hex[:8]}"
 
     page.goto("/")
@@ -115,7 +119,7 @@ def test_a_newcomer_walks_from_signing_up_to_the_bill(
 
     _spend_in_the_playground(stack, page, name)
     _within_a_telephone(
-        browser, context.storage_state(), stack.url, [submission, f"/bounties/{world.bounty}/"]
+        browser, page.context.storage_state(), stack.url, [submission, f"/bounties/{world.bounty}/"]
     )
 
     page.get_by_role("button", name="Log out").click()
@@ -126,9 +130,7 @@ def test_a_newcomer_walks_from_signing_up_to_the_bill(
 def test_a_maintainer_funds_the_treasury_and_opens_a_bounty_for_a_bug(
     stack: Stack, world: BountyWorld, browser: Browser
 ) -> None:
-    context = browser.new_context(base_url=stack.url, viewport={"width": 1280, "height": 900})
-    page = context.new_page()
-    watch = Watch(page, stack.url)
+    page, watch = desk_window(browser, stack.url)
     name = f"mo-{uuid.uuid4().hex[:8]}"
     register_on_the_site(page, name)
     with stack.client() as admin:
@@ -168,7 +170,10 @@ def test_a_maintainer_funds_the_treasury_and_opens_a_bounty_for_a_bug(
     page.get_by_role("button", name="Close for good").press("Enter")
     expect(page.get_by_role("status")).to_contain_text("takes no more submissions")
     _within_a_telephone(
-        browser, context.storage_state(), stack.url, ["/treasury/", "/desk/", "/bounties/new/bug/", bounty]
+        browser,
+        page.context.storage_state(),
+        stack.url,
+        ["/treasury/", "/desk/", "/bounties/new/bug/", bounty],
     )
     assert watch.complaints == [
         "console: Failed to load resource: the server responded with a status of 400 (Bad Request)"
