@@ -53,9 +53,8 @@ def working_set(workload: Workload, layout: Layout, stage: int) -> float:
         working += 2 * tokens * _stream(config, layout)  # the gradients that arrive and that leave
     table = STREAM_BYTES * config.vocab_size * config.d_model
     if stage == layout.n_stages - 1:
-        working -= tokens * head_saved(
-            config, layout.stream_share
-        )  # which is gone when layers have their turn
+        # the head's part is gone when layers have their turn
+        working -= tokens * head_saved(config, layout.stream_share)
         working = max(working, 2 * FP32_BYTES * tokens * config.vocab_size + table)
     return max(working, table) if stage == 0 else working
 

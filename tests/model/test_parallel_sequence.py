@@ -264,9 +264,8 @@ def test_under_full_checkpointing_a_layer_keeps_its_rank_s_positions_alone() -> 
             counts.append(n_bytes)
         return counts[0] - counts[1]
 
-    with (
-        torch_instead()
-    ):  # the same kernels in the forward pass, which is watched, and when it is computed again
+    # the same kernels in the forward pass, which is watched, and when it is computed again
+    with torch_instead():
         assert on_processes(Mesh(tp=2), kept) == [stream // 2] * 2
 
 

@@ -228,18 +228,8 @@ def test_four_ranks_that_split_the_sequence(model: str, extra: list[str]) -> Non
 
 @pytest.mark.long
 def test_ranks_that_split_the_sequence_of_a_dense_model_with_windows() -> None:
-    assert_learns(
-        job(
-            2,
-            "model.parallel.check",
-            *meshes("tp=2"),
-            "--sequence",
-            "--model",
-            "small-dense",
-            "--tokens",
-            "17",
-        )
-    )
+    dense = ("--model", "small-dense", "--tokens", "17")
+    assert_learns(job(2, "model.parallel.check", *meshes("tp=2"), "--sequence", *dense))
 
 
 @pytest.mark.long

@@ -120,9 +120,8 @@ def test_a_split_sequence_keeps_its_share_of_the_stream_and_of_its_norms() -> No
     assert saved["selective"] == (2 * 2 + 1) * stream * 3 / 4
     assert saved["none"] == (2 * 2 * norm + stream) * 3 / 4
     last = 128 * (64 * (4 + 4) + 4)  # before the head, in fp32
-    assert (
-        kept("full", split=False, stage=3) - kept("full", split=True, stage=3) == (2 * stream + last) * 3 / 4
-    )
+    at_end = kept("full", split=False, stage=3) - kept("full", split=True, stage=3)
+    assert at_end == (2 * stream + last) * 3 / 4
 
 
 def test_gradients_that_arrive_lie_beside_those_of_the_micro_batches_before() -> None:
