@@ -7,12 +7,12 @@ until weights are read or written.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.config import ModelConfig
+from model.home import home_folder
 from model.new_folder import has_format, new_folder, require_free
 
 if TYPE_CHECKING:
@@ -32,9 +32,8 @@ class CheckpointError(Exception):
 
 
 def models_home(home: Path | None = None) -> Path:
-    """`HOME/models`; HOME is the argument, else GAINSHARE_HOME, else `.gainshare` beside the code."""
-    beside = Path(__file__).resolve().parents[1] / ".gainshare"
-    return (home or Path(os.environ.get("GAINSHARE_HOME") or beside)) / "models"
+    """`HOME/models`; HOME as `home_folder` has it."""
+    return home_folder(home) / "models"
 
 
 def is_complete(folder: Path) -> bool:

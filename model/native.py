@@ -27,6 +27,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from model.home import FolderNotOwnError, home_folder, make_own
+
 log = logging.getLogger(__name__)
 
 SOURCES = Path(__file__).resolve().with_name("csrc")
@@ -106,31 +108,27 @@ def _own_folder(home: Path | None) -> Path:
     """Where nobody else may write: what lies there is executed."""
     folder = _folder(home)
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.stat()
+        make_own(folder)
     except OSError as error:
         raise NativeBuildError(
             f"{folder} cannot be made ({error.strerror}): set GAINSHARE_HOME or GAINSHARE_KERNELS to a folder of yours"
         ) from error
-    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
-        raise NativeBuildError(f"others may write into {folder}: chown it and chmod 700")
+    except FolderNotOwnError as error:
+        raise NativeBuildError(str(error)) from error
     return folder
 
 
 def _folder(home: Path | None) -> Path:
-    """`HOME/native`; HOME is the argument, else GAINSHARE_KERNELS goes first, then GAINSHARE_HOME and the checkout's."""
+    """`HOME/native`, HOME as `home_folder` has it; without an argument GAINSHARE_KERNELS goes first."""
     shared = os.environ.get("GAINSHARE_KERNELS")
-    if home is None and shared:
-        return Path(shared)
-    beside = Path(__file__).resolve().parents[1] / ".gainshare"
-    return (home or Path(os.environ.get("GAINSHARE_HOME") or beside)) / "native"
+    return Path(shared) if home is None and shared else home_folder(home) / "native"
 
 
 def _key(compiler: str) -> str:
     """Names a build: other sources, flags, compiler or processor make another file."""
     digest = hashlib.sha256()
     version = subprocess.run([compiler, "--version"], capture_output=True, check=False, timeout=30).stdout
-    for part in (*FLAGS, compiler, version.decode(errors="replace"), platform.machine(), *_processor()):
+    for part in (*FLAGS, compiler, version.decode(errors="replace"), platform.machine(), *processor()):
         digest.update(part.encode() + b"\0")
     for path in sorted(SOURCES.rglob("*")):
         if path.is_file():
@@ -139,7 +137,7 @@ def _key(compiler: str) -> str:
     return digest.hexdigest()[:32]
 
 
-def _processor() -> list[str]:
+def processor() -> list[str]:
     """Model and instruction sets of the first core, which `-march=native` asks too."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -79,6 +80,15 @@ def start(contender: Contender, python: Path, *, core: int, home: Path) -> Side:
     return Side(contender.name, argv=driver(contender.module, python), core=core, log=log, env=env)
 
 
+def load_first(
+    contender: Contender, python: Path, model: PeerModel, *, core: int, home: Path
+) -> dict[str, Any]:
+    """What the first load of a model says, which writes what later ones map, as GGUF files are written. Raises SideFailed."""
+    shutil.rmtree(model.packed, ignore_errors=True)
+    with start(contender, python, core=core, home=home) as side:
+        return load(side, contender, model)
+
+
 def compile_all(
     models: Iterable[PeerModel],
     pythons: Mapping[Contender, Path],
@@ -104,13 +114,15 @@ def load(
     side: Side, contender: Contender, model: PeerModel, *, timeout_s: float = LOAD_TIMEOUT_S
 ) -> dict[str, Any]:
     """What the driver says of its engine: version, seconds, memory. Raises SideFailed."""
-    room = (
-        {} if contender.engine == "transformers" else {"max_tokens": MAX_TOKENS, "max_batch": LARGEST_BATCH}
-    )
+    more: dict[str, Any] = {}
+    if contender.engine != "transformers":
+        more |= {"max_tokens": MAX_TOKENS, "max_batch": LARGEST_BATCH}
+    if contender.engine == OURS:
+        more["kept_in"] = str(model.packed)
     return side.ask(
         "load",
         timeout_s=timeout_s,
         path=str(contender.path(model)),
         weights=contender.weights,
-        **room,
+        **more,
     )

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from model.config import ModelConfig, MoEConfig
+from model.home import home_folder
 
 LAYOUT = 1  # of the files in a model's folder; another one makes them anew
 SEED = 20_261_125
@@ -21,7 +21,10 @@ SMOLLM2 = "smollm2-135m"
 
 @dataclass(frozen=True)
 class PeerModel:
-    """`folder` has `hf/` for everyone but llama.cpp, which reads `f16.gguf`, `bf16.gguf` and `q8_0.gguf`."""
+    """`folder` has `hf/` for everyone but llama.cpp, which reads `f16.gguf`, `bf16.gguf` and `q8_0.gguf`.
+
+    In `packed/` this stack keeps what it has packed.
+    """
 
     name: str
     config: ModelConfig
@@ -32,14 +35,17 @@ class PeerModel:
     def hf(self) -> Path:
         return self.folder / "hf"
 
+    @property
+    def packed(self) -> Path:
+        return self.folder / "packed"
+
     def gguf(self, weights: str) -> Path:
         return self.folder / f"{weights}.gguf"
 
 
 def peers_home() -> Path:
-    """`HOME/peers`; HOME is GAINSHARE_HOME, else `.gainshare` beside the code."""
-    beside = Path(__file__).resolve().parents[2] / ".gainshare"
-    return Path(os.environ.get("GAINSHARE_HOME") or beside).resolve() / "peers"
+    """`HOME/peers`; HOME as `home_folder` has it."""
+    return home_folder().resolve() / "peers"
 
 
 def qwen3_moe(

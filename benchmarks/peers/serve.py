@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.pairs.cores import choose_cores, judge_on
 from benchmarks.peers import workloads
-from benchmarks.peers.contenders import OURS, Contender, available, compile_all, load, start
+from benchmarks.peers.contenders import OURS, Contender, available, compile_all, load, load_first, start
 from benchmarks.peers.environments import PEERS, interpreter, set_up_all
 from benchmarks.peers.machine import Machine
 from benchmarks.peers.making import make_models
@@ -93,6 +93,7 @@ def _model(
         for name, side in sides.items():
             if name.startswith(OURS):
                 found.prefix[name] = _prefix(side, model)
+            found.resident[name] = _resident(side)
         found.peaks(machine)
     return [*rows_of(found), *_check(found, plan, core=core, home=home)]
 
@@ -108,6 +109,8 @@ def _load_all(
 ) -> dict[str, Side]:
     sides: dict[str, Side] = {}
     for contender, python in pythons.items():
+        if contender.engine == OURS:
+            found.first_loaded[contender.name] = load_first(contender, python, model, core=core, home=home)
         side = stack.enter_context(start(contender, python, core=core, home=home))
         try:
             loaded = load(side, contender, model)
@@ -145,6 +148,18 @@ def _prefix(side: Side, model: PeerModel) -> list[tuple[Answer, Answer]]:
     finally:
         side.freeze()
     return pairs
+
+
+def _resident(side: Side) -> int | None:
+    """Bytes of its process now; None where it has ended."""
+    side.thaw()
+    try:
+        bytes_now: int = side.ask("resident", timeout_s=RUN_TIMEOUT_S)["resident_bytes"]
+    except MeasuringFailed as error:
+        _say(f"memory was not measured: {error}")
+        return None
+    side.freeze()
+    return bytes_now
 
 
 def _check(found: Measured, plan: Plan, *, core: int, home: Path) -> list[Row]:

@@ -28,6 +28,8 @@ class Measured:
     model: PeerModel
     contenders: dict[str, Contender] = field(default_factory=dict)
     loaded: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    first_loaded: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # ours, before anything was kept
+    resident: dict[str, int | None] = field(default_factory=dict)  # bytes, after all workloads
     answers: dict[str, dict[str, list[Answer]]] = field(default_factory=dict)  # by workload and contender
     prompt_tokens: dict[str, list[list[int]]] = field(default_factory=dict)  # by workload and round
     prefix: dict[str, list[tuple[Answer, Answer]]] = field(default_factory=dict)  # miss and hit
@@ -207,21 +209,25 @@ def _own_rows(found: Measured, name: str) -> list[Row]:
 
 
 def load_rows(found: Measured, name: str) -> list[Row]:
-    """Time and memory of one contender's load; ours against the best of the peers whose weights are as wide."""
-    loaded = found.loaded[name]
+    """Time and memory of one contender's load; ours against the best of the peers whose weights are as wide.
+
+    For information, the first load of ours, and what memory has become after all workloads.
+    """
+    version = f"version {found.loaded[name]['version']}"
     rows = []
     for what, unit, digits in (("load_s", "s", 2), ("resident_mib", "MiB", 0)):
-        figures = {each: _loading(answer, what) for each, answer in found.loaded.items()}
+        figures = {each: round(_loading(answer, what), digits) for each, answer in found.loaded.items()}
         peers = {each: figures[each] for each in found.peers_of(name) if each in figures}
-        rows.append(
-            targets.least_row(
-                f"serve, {LOADING[what]} {name}: {found.model.name}",
-                round(figures[name], digits),
-                unit,
-                {each: round(figure, digits) for each, figure in peers.items()},
-                f"version {loaded['version']}",
-            )
-        )
+        label = f"serve, {LOADING[what]} {name}: {found.model.name}"
+        rows.append(targets.least_row(label, figures[name], unit, peers, version))
+    if name in found.first_loaded:
+        first = round(_loading(found.first_loaded[name], "load_s"), 2)
+        label = f"serve, first loading {name}: {found.model.name}"
+        rows.append(Row(label, first, "s", None, None, "weights are packed and written for later loads"))
+    resident = found.resident.get(name)
+    if resident is not None:
+        label = f"serve, memory after the workloads {name}: {found.model.name}"
+        rows.append(Row(label, round(resident / MIB), "MiB", None, None, "resident, mapped files included"))
     return rows
 
 

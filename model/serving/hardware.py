@@ -27,6 +27,7 @@ from model.serving.accelerated import accelerated_executor
 from model.serving.distributed_shard import Degrees, check_degrees
 from model.serving.executors import BLOCK_TOKENS, WEIGHTS, blocks_within
 from model.serving.generation import EngineLimits
+from model.serving.kept_weights import packed_home
 from model.serving.loading import check_files_fit
 from model.serving.offload import OffloadExecutor
 from model.serving.offload_layout import HOST, Layout, check_hot
@@ -52,6 +53,7 @@ class Hardware:
     accelerator: str = "cuda"
     device_models: tuple[Path, ...] = ()
     weights: Weights | None = None  # None: as the model's file has them
+    keeps_packed: bool = False
 
     @property
     def is_offloaded(self) -> bool:
@@ -101,6 +103,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         choices=get_args(Weights),
         help="form of the weights (default: bf16 or fp32, as the model is loaded); on cuda these two only",
     )
+    group.add_argument(
+        "--keep-packed",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="what the compiled kernels pack stays in HOME/packed, where the next load of the same model maps it",
+    )
 
 
 def read_options(options: argparse.Namespace) -> Hardware:
@@ -113,6 +121,7 @@ def read_options(options: argparse.Namespace) -> Hardware:
         options.accelerator or Hardware.accelerator,
         tuple(options.device_models),
         options.weights,
+        options.keep_packed,
     )
     if hardware.n_hot is not None:
         _require_device(hardware.accelerator)
@@ -184,7 +193,8 @@ def load_on(
     a rank is lost later: nothing can be served then.
     """
     if hardware.degrees.n_ranks == 1 and hardware.device.type == "cpu" and not hardware.is_offloaded:
-        return with_executor(open_served(model, home), limits, hardware.weights)
+        kept_in = packed_home(home) if hardware.keeps_packed else None
+        return with_executor(open_served(model, home), limits, hardware.weights, kept_in=kept_in)
     check_files_fit(model, home)
     if hardware.degrees.n_ranks > 1:
         served, ranks = distributed.start(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 from array import array
 from collections.abc import Sequence
+from pathlib import Path
 from typing import get_args
 
 import torch
@@ -21,8 +22,10 @@ from model.layers.latent import LATENT_NORM_EPS
 from model.serving import native_tables as tables
 from model.serving.cache import widest_window
 from model.serving.executor import Part
+from model.serving.kept_weights import kept_weights
 from model.serving.native_weights import NativeWeights
-from model.serving.packed import KINDS, Weights, huge_zeros
+from model.serving.packed import KINDS, Weights
+from model.serving.packed_memory import huge_zeros
 from model.serving.stored import StoredWeights
 from model.transformer import Transformer
 
@@ -62,7 +65,8 @@ class NativeExecutor:
 
     `n_threads` is torch's own number where None. Memory of the cache is taken as blocks are written. With `consume` the
     transformer gives up its weights as they are packed: it can compute nothing then, and a model is in memory once. With
-    `stored`, the weights in their files, the transformer is the one from there and has none at any time.
+    `stored`, the weights in their files, the transformer is the one from there and has none at any time; a folder
+    `kept_in` has them packed for the next load then, see kept_weights.py.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class NativeExecutor:
         n_threads: int | None = None,
         consume: bool = False,
         stored: StoredWeights | None = None,
+        kept_in: Path | None = None,
     ) -> None:
         reason = supports(transformer.config)
         if reason is not None:
@@ -89,7 +94,11 @@ class NativeExecutor:
         self.block_tokens = BLOCK_TOKENS
         self.n_blocks = n_blocks
         self.n_steps = 0
-        self.weights = NativeWeights(library, transformer, weights, consume=consume, stored=stored)
+        self.weights = (
+            NativeWeights(library, transformer, weights, consume=consume, stored=stored)
+            if stored is None or kept_in is None
+            else kept_weights(library, stored, weights, kept_in)
+        )
         self.expert_load_LE = self.weights.expert_load_LE
         self._rotary = transformer.rotary
         self._window = widest_window(self.config)

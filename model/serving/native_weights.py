@@ -1,9 +1,8 @@
 """A transformer's weights as the tables of the compiled engine: packed, with everything the kernels ask of a layer.
 
 Weights that layers share are packed once. The head of int4 has 8 bits, as its rows: 4 bits there cost most of what they
-cost at all (docs/performance.md). What the kernels read in place is kept: norms in fp32, and an embedding whose numbers
-are not the packed head's. All else is a copy, so the transformer's own weights may be given up. Knows nothing of steps
-or caches.
+cost at all (docs/performance.md). Norms are kept in fp32, and an embedding whose numbers are not the packed head's. All of
+it is a copy, so the transformer's own weights may be given up. Knows nothing of steps or caches.
 """
 
 from __future__ import annotations
@@ -27,7 +26,8 @@ from model.layers.moe import MoELayer
 from model.layers.norm import RMSNorm
 from model.layers.router import Router
 from model.serving import native_tables as tables
-from model.serving.packed import GROUP, GROUP_BYTES, PackedMemory, PackedStack, Weights, matrix, pack, pointer
+from model.serving.packed import GROUP, GROUP_BYTES, PackedStack, Weights, matrix, pack, pointer
+from model.serving.packed_memory import Memory, OwnMemory
 from model.serving.stored import StoredWeights
 from model.transformer import Transformer
 
@@ -49,16 +49,18 @@ class NativeWeights:
         *,
         consume: bool = False,
         stored: StoredWeights | None = None,
+        memory: Memory | None = None,
     ) -> None:
         """With `consume` each of the transformer's layers gives up its weights once they are packed; see `give_up`.
 
-        With `stored` the transformer has none: each layer gets its own from there until they are packed.
+        With `stored` the transformer has none: each layer gets its own from there until they are packed. All is put into
+        `memory`, in the same order and sizes for the same model; of filled memory it is read. Raises what that raises.
         """
         self._library = library
         self.weights = weights
         self.config: ModelConfig = transformer.config
         self._consume, self._stored = consume, stored
-        self._memory = PackedMemory()
+        self._memory = memory or OwnMemory()
         self._kept: list[Tensor | PackedStack] = []
         self._attentions: dict[int, tables.AttentionWeights] = {}
         self._ffns: dict[int, tables.Layer] = {}
@@ -87,8 +89,8 @@ class NativeWeights:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of packed matrices, without norms, biases and the embedding."""
-        return self._memory.n_bytes
+        """Bytes of packed matrices, without their scales, norms, biases and the embedding."""
+        return sum(each.data.nbytes for each in self._kept if isinstance(each, PackedStack))
 
     def _pack(
         self,
@@ -101,16 +103,14 @@ class NativeWeights:
         return packed
 
     def _vector(self, values: Tensor | None) -> c_void_p:
-        """The address of fp32 values that stay."""
-        if values is None:
-            return pointer(None)
-        return self._keep(values.detach().float(), values)
+        """The address of the values in fp32."""
+        return pointer(None) if values is None else self._keep(values, torch.float32)
 
-    def _keep(self, values: Tensor, source: Tensor) -> c_void_p:
-        """The address of values that stay, apart from a source that does not."""
-        kept = values.contiguous()
-        if (self._consume or self._stored is not None) and kept.data_ptr() == source.data_ptr():
-            kept = kept.clone()  # it may lie in a mapped file, which would stay in memory with it
+    def _keep(self, values: Tensor, dtype: torch.dtype) -> c_void_p:
+        """The address of a copy that stays."""
+        kept = self._memory.take(values.numel() * dtype.itemsize).view(dtype).view(values.shape)
+        if not self._memory.is_filled:
+            kept.copy_(values.detach())
         self._kept.append(kept)
         return pointer(kept)
 
@@ -120,7 +120,7 @@ class NativeWeights:
         kind = embedding_kind(transformer)
         if reads_head(transformer, self.weights):
             return pointer(None), kind
-        return self._keep(embedding if kind == "bf16" else embedding.float(), embedding), kind
+        return self._keep(embedding, torch.bfloat16 if kind == "bf16" else torch.float32), kind
 
     def _norm(self, norm: RMSNorm | None) -> c_void_p:
         return self._vector(None if norm is None else norm.weight)

@@ -9,13 +9,14 @@ matrix belongs to which layer.
 from __future__ import annotations
 
 import ctypes
-import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+
+from model.serving.packed_memory import Memory
 
 Weights = Literal["fp32", "bf16", "int8", "int8-dynamic", "int4"]
 KINDS: dict[str, int] = {kind: number for number, kind in enumerate(get_args(Weights))}
@@ -25,37 +26,6 @@ GROUP_BYTES: dict[str, int] = {"fp32": 4, "bf16": 4, "int8": 4, "int8-dynamic": 
 
 STRIP = 32
 HALF = 16
-CHUNK_BYTES = 64 << 20
-ALIGNMENT = 64
-READ_AHEAD_BYTES = 4096  # kernels ask for a little more than there is; asking never faults
-
-
-class PackedMemory:
-    """Memory of packed weights, in huge pages where the system gives them: products read it at full bandwidth."""
-
-    def __init__(self) -> None:
-        self._chunk = torch.empty(0, dtype=torch.uint8)
-        self._used = 0
-        self.n_bytes = 0
-
-    def take(self, n_bytes: int) -> Tensor:
-        """`n_bytes` zeros of type uint8; they live as long as any tensor over them."""
-        if self._used + n_bytes > self._chunk.numel():
-            self._chunk = huge_zeros(max(n_bytes + READ_AHEAD_BYTES, CHUNK_BYTES))
-            self._used = 0
-        taken = self._chunk[self._used : self._used + n_bytes]
-        self._used += -(-n_bytes // ALIGNMENT) * ALIGNMENT
-        self.n_bytes += n_bytes
-        return taken
-
-
-def huge_zeros(n_bytes: int) -> Tensor:
-    """Zeroed uint8 memory of its own mapping; pages that are never written take no room."""
-    # Private: shared memory gets no huge pages.
-    mapping = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        mapping.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(mapping, dtype=torch.uint8)
 
 
 @dataclass(frozen=True)
@@ -75,27 +45,20 @@ def pack(
     library: ctypes.CDLL,
     weight: Tensor | Sequence[Tensor],
     weights: Weights,
-    memory: PackedMemory,
+    memory: Memory,
     beside: Tensor | Sequence[Tensor] | None = None,
 ) -> PackedStack:
     """Packs [N, K], a stack [M, N, K], or M matrices [N, K] that lie apart, of any float dtype.
 
     With `beside`, of the same shape, strips are 16 rows of `weight`, then the same 16 of `beside`: outputs 2 N', with N'
-    the next multiple of 16. Raises MemoryError where there is none to work in.
+    the next multiple of 16. Of filled memory's weights nothing but the shape is asked. Raises MemoryError where there is
+    none to work in.
     """
     matrices = list(zip(*(_apart(part) for part in (weight, beside) if part is not None), strict=True))
     n_rows, k = matrices[0][0].shape
     n = n_rows if beside is None else 2 * -(-n_rows // HALF) * HALF
-    n_strips = -(-n // STRIP)
-    bytes_each = n_strips * STRIP * -(-k // GROUP[weights]) * GROUP_BYTES[weights]
-    data = memory.take(len(matrices) * bytes_each)
-    scales = starts = None
-    if weights in ("int8", "int8-dynamic"):
-        scales = torch.zeros((len(matrices), n_strips * STRIP))
-    if weights == "int8":
-        starts = torch.zeros((len(matrices), n_strips * STRIP), dtype=torch.int32)
-    stack = PackedStack(weights, n, k, data, bytes_each, scales, starts)
-    for i, parts in enumerate(matrices):
+    stack = _taken(memory, weights, len(matrices), n, k)
+    for i, parts in enumerate(() if memory.is_filled else matrices):
         sources = _readable(parts)
         table = matrix(stack, i)
         second = sources[1].data_ptr() if beside is not None else None
@@ -103,6 +66,19 @@ def pack(
         if not library.serve_pack(ctypes.byref(table), sources[0].data_ptr(), second, n_rows, is_bf16):
             raise MemoryError(f"no memory to pack a matrix of {n} x {k} in")
     return stack
+
+
+def _taken(memory: Memory, weights: Weights, n_matrices: int, n: int, k: int) -> PackedStack:
+    """One piece of memory: the matrices, all multiples of 128 bytes, and their scales and starts behind them."""
+    n_outputs = -(-n // STRIP) * STRIP
+    bytes_each = n_outputs * -(-k // GROUP[weights]) * GROUP_BYTES[weights]
+    data_bytes, rest_bytes = n_matrices * bytes_each, n_matrices * n_outputs * 4
+    n_rests = {"int8": 2, "int8-dynamic": 1}.get(weights, 0)
+    piece = memory.take(data_bytes + n_rests * rest_bytes)
+    data, *rests = torch.split(piece, [data_bytes, *[rest_bytes] * n_rests])
+    scales = rests[0].view(torch.float32).view(n_matrices, n_outputs) if n_rests > 0 else None
+    starts = rests[1].view(torch.int32).view(n_matrices, n_outputs) if n_rests > 1 else None
+    return PackedStack(weights, n, k, data, bytes_each, scales, starts)
 
 
 def _apart(weight: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:

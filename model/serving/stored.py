@@ -6,8 +6,9 @@ meanwhile. Experts that a file has one by one are never stacked. Knows nothing o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from functools import partial
 from pathlib import Path
 
@@ -38,13 +39,21 @@ class StoredWeights:
         whole: Callable[[], Transformer],
     ) -> None:
         self.transformer, self.whole = transformer, whole
+        self.files = sorted(files)
         self._located = located
         self._file_of = {name: file for file, names in files.items() for name in names}
+        self._is_described = False
 
     @property
     def file_bytes(self) -> int:
         """Of the weights' files."""
-        return sum(file.stat().st_size for file in set(self._file_of.values()))
+        return sum(file.stat().st_size for file in self.files)
+
+    def described(self) -> StoredWeights:
+        """The same with nothing read: `filled` gives zeros of the files' shapes and dtypes, which take no memory."""
+        found = copy(self)
+        found._is_described = True
+        return found
 
     @contextmanager
     def filled(self, module: nn.Module, prefix: str = "") -> Iterator[Mapping[str, Sequence[Tensor]]]:
@@ -70,12 +79,13 @@ class StoredWeights:
         names = [name for name in self._located if name.startswith(prefix)]
         if not prefix:
             names = [name for name in names if not name.startswith(LAYERS)]
-        mapped = self._mapped({part for name in names for part in self._located[name].names})
+        read = self._described if self._is_described else self._mapped
+        found = read([self._located[name] for name in names])
         stacks: dict[str, list[Tensor]] = {}
         whole: dict[str, Tensor] = {}
         for name in names:
             weight = _weight(module, name.removeprefix(prefix))
-            tensors = [mapped.pop(part) for part in self._located[name].names]
+            tensors = [found.pop(part) for part in self._located[name].names]
             is_apart = tensors[0].dim() < weight.dim()
             expected = weight.shape[1:] if is_apart else weight.shape
             if any(tensor.shape != expected for tensor in tensors):
@@ -87,11 +97,23 @@ class StoredWeights:
                 whole[name.removeprefix(prefix)] = tensors[0]
         return stacks, whole
 
-    def _mapped(self, names: set[str]) -> dict[str, Tensor]:
+    def _mapped(self, places: Iterable[Located]) -> dict[str, Tensor]:
+        """By their names in the files."""
+        names = {name for place in places for name in place.names}
         files: dict[Path, list[str]] = {}
         for name in names:
             files.setdefault(self._file_of[name], []).append(name)
         return dict(read_tensors(files, names))
+
+    @staticmethod
+    def _described(places: Iterable[Located]) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for place in places:
+            shape = place.shape if len(place.names) == 1 else place.shape[1:]
+            # not on the meta device: joining tensors there imports torch's symbolic shapes, as in `give_up`
+            zeros = torch.zeros((), dtype=place.dtype).expand(shape)
+            found |= dict.fromkeys(place.names, zeros)
+        return found
 
 
 def open_ours(folder: Path, dtype: torch.dtype | None) -> StoredWeights:

@@ -7,6 +7,7 @@ Knows nothing of requests or scheduling.
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 from model.serving import native_executor
 from model.serving.executors import WEIGHTS, blocks_within, default_executor
@@ -17,10 +18,13 @@ from model.serving.packed import Weights
 from model.serving.served import ServedModel
 
 
-def with_executor(opened: ServedModel, limits: EngineLimits, weights: Weights | None = None) -> ServedModel:
+def with_executor(
+    opened: ServedModel, limits: EngineLimits, weights: Weights | None = None, *, kept_in: Path | None = None
+) -> ServedModel:
     """A model that `open_served` returned, with the executor that `default_executor` would choose for it.
 
-    Into the compiled one weights go from their files a layer at a time: nothing else is held but that layer. Raises what
+    Into the compiled one weights go from their files a layer at a time: nothing else is held but that layer. A folder
+    `kept_in` has them packed for the next load. Raises what
     `default_executor` raises; LoadError where memory is certainly too small, before any is taken; CheckpointError or
     UnsupportedModel.
     """
@@ -34,5 +38,7 @@ def with_executor(opened: ServedModel, limits: EngineLimits, weights: Weights | 
         return dataclasses.replace(whole, executor=executor)
     check_fits(least_bytes(transformer, form))
     n_blocks = blocks_within(transformer.config, transformer.dtype.itemsize, limits)
-    compiled = native_executor.NativeExecutor(transformer, n_blocks, weights=form, stored=stored)
+    compiled = native_executor.NativeExecutor(
+        transformer, n_blocks, weights=form, stored=stored, kept_in=kept_in
+    )
     return dataclasses.replace(opened, executor=compiled, stored=None)

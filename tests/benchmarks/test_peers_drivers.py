@@ -127,11 +127,13 @@ def test_the_machine_has_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.set_num_threads(threads)
 
 
-def test_our_engine_answers_as_the_model_does_alone_and_among_late_arrivals(folder: str) -> None:
+def test_our_engine_answers_as_the_model_does_alone_and_among_late_arrivals(
+    folder: str, tmp_path: Path
+) -> None:
     from benchmarks.peers.drivers import ours_serve
 
     threads = torch.get_num_threads()
-    ours_serve.load(folder, "fp32", max_tokens=64, max_batch=4)
+    ours_serve.load(folder, "fp32", max_tokens=64, max_batch=4, kept_in=str(tmp_path))
     try:
         requests = [Request(tuple(range(260, 260 + n)), 5, after) for n, after in ((7, 0), (3, 0), (12, 4))]
         answer = ours_serve.run("w", Workload("w", tuple(requests)).to_json())

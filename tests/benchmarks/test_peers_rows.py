@@ -139,6 +139,20 @@ def test_loading_is_held_against_the_best_peer_of_equal_width(found: Measured) -
     assert rows["serve, loading llama.cpp f16: qwen3-moe-186m"].target is None
 
 
+def test_a_first_load_and_memory_after_the_workloads_are_for_information(found: Measured) -> None:
+    found.first_loaded["ours bf16"] = {"version": "1", "load_s": 1.256, "resident_bytes": 3 << 20}
+    found.resident = {"ours bf16": 5 << 20, "llama.cpp f16": 7 << 20, "vllm bf16": None}
+    rows = {row.name: row for row in serve_rows.rows_of(found)}
+    first = rows["serve, first loading ours bf16: qwen3-moe-186m"]
+    assert (first.value, first.unit, first.target) == (1.26, "s", None)
+    after = {name: row.value for name, row in rows.items() if "after the workloads" in name}
+    assert after == {
+        "serve, memory after the workloads ours bf16: qwen3-moe-186m": 5,
+        "serve, memory after the workloads llama.cpp f16: qwen3-moe-186m": 7,
+    }
+    assert not any("first loading" in name and "ours bf16" not in name for name in rows)
+
+
 def test_loading_beside_nobody_is_for_information(found: Measured) -> None:
     found.loaded = {"ours bf16": found.loaded["ours bf16"], "llama.cpp q8_0": found.loaded["llama.cpp q8_0"]}
     rows = {row.name: row for row in serve_rows.rows_of(found)}

@@ -80,7 +80,7 @@ def test_changed_sources_make_another_library(sources: Path, change: str) -> Non
 
 def test_another_processor_makes_another_library(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = native.build()
-    monkeypatch.setattr(native, "_processor", lambda: ["model name: another one"])
+    monkeypatch.setattr(native, "processor", lambda: ["model name: another one"])
     assert native.build() != first
 
 

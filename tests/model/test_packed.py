@@ -19,13 +19,12 @@ from model.serving.packed import (
     GROUP,
     GROUP_BYTES,
     STRIP,
-    PackedMemory,
     PackedStack,
     Weights,
-    huge_zeros,
     matrix,
     pack,
 )
+from model.serving.packed_memory import OwnMemory
 
 ALL_WEIGHTS: tuple[Weights, ...] = get_args(Weights)
 SHAPES = [(1, 1), (16, 8), (33, 7), (64, 130), (95, 64)]
@@ -42,7 +41,7 @@ def library() -> ctypes.CDLL:
 def packed(
     library: ctypes.CDLL, weight: Tensor, weights: Weights, beside: Tensor | None = None
 ) -> PackedStack:
-    return pack(library, weight, weights, PackedMemory(), beside)
+    return pack(library, weight, weights, OwnMemory(), beside)
 
 
 def quantised(weight_NK: Tensor) -> tuple[Tensor, Tensor]:
@@ -239,22 +238,6 @@ def test_gate_and_up_take_turns_of_16_rows(library: ctypes.CDLL, weights: Weight
         alone = product(library, packed(library, weight_FD, weights), x_MD)
         assert torch.equal(found[:, :, half].reshape(3, 32)[:, :20], alone)
         assert (found[:, 1, half, 4:] == 0).all()
-
-
-def test_pieces_of_memory_do_not_overlap_and_are_zero() -> None:
-    memory = PackedMemory()
-    pieces = [memory.take(size) for size in (1, 64, 65, 3)]
-    for number, piece in enumerate(pieces, 1):
-        assert (piece == 0).all()
-        piece.fill_(number)
-    assert [int(piece.float().mean()) for piece in pieces] == [1, 2, 3, 4]
-    assert memory.n_bytes == 133
-
-
-def test_memory_outlives_what_asked_for_it() -> None:
-    kept = huge_zeros(10_000)[5:]
-    torch.empty(1 << 20).fill_(1)
-    assert kept.sum() == 0
 
 
 @pytest.mark.long

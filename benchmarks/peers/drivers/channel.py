@@ -23,16 +23,20 @@ Command = Callable[..., dict[str, Any]]
 
 
 def serve(commands: Mapping[str, Command]) -> None:
-    """Answers until standard input ends. A command's exception is its answer; the next one is asked all the same."""
+    """Answers until standard input ends. A command's exception is its answer; the next one is asked all the same.
+
+    Every driver also knows `resident`, the memory of its process.
+    """
     ctypes.CDLL(None).prctl(
         PR_SET_PDEATHSIG, signal.SIGKILL
     )  # a parent that is killed leaves no frozen child behind
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what the engine prints goes to the log
+    known = {"resident": lambda: {"resident_bytes": resident_bytes()}, **commands}
     for line in sys.stdin:
         request = json.loads(line)
         try:
-            answer: dict[str, Any] = {"answer": commands[request["command"]](**request["arguments"])}
+            answer: dict[str, Any] = {"answer": known[request["command"]](**request["arguments"])}
         except Exception as error:
             traceback.print_exc()
             answer = {"error": f"{type(error).__name__}: {error}"}

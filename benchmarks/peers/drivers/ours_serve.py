@@ -58,14 +58,14 @@ class TimedExecutor:
         self._executor.copy_block(source, target)
 
 
-def load(path: str, weights: Weights, max_tokens: int, max_batch: int) -> dict[str, Any]:
-    """The folder's weights in `weights`, on the compiled executor; as in a node they are in memory once."""
+def load(path: str, weights: Weights, max_tokens: int, max_batch: int, kept_in: str) -> dict[str, Any]:
+    """The folder's weights in `weights`, on the compiled executor; as in a node they are kept packed in a folder."""
     global _engine, _clock
     torch.set_num_threads(1)
     native.library()  # compiled once for all loads, not in this one
     begun = time.monotonic()
     stored = open_hugging_face(Path(path), None)
-    _clock = TimedExecutor(_executor(stored, weights, max_tokens, max_batch))
+    _clock = TimedExecutor(_executor(stored, weights, max_tokens, max_batch, Path(kept_in)))
     name = stored.transformer.config.name
     served = ServedModel(name, stored.transformer, ByteTokenizer(), ChatTemplate(TINY_TEMPLATE), {})
     _engine = Engine(
@@ -135,9 +135,11 @@ class _Run:
                 self.changed.notify()
 
 
-def _executor(stored: StoredWeights, weights: Weights, max_tokens: int, max_batch: int) -> Executor:
+def _executor(
+    stored: StoredWeights, weights: Weights, max_tokens: int, max_batch: int, kept_in: Path
+) -> Executor:
     n_blocks = max_batch * -(-max_tokens // BLOCK_TOKENS) + 1
-    return NativeExecutor(stored.transformer, n_blocks, weights=weights, stored=stored)
+    return NativeExecutor(stored.transformer, n_blocks, weights=weights, stored=stored, kept_in=kept_in)
 
 
 if __name__ == "__main__":
