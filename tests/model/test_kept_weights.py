@@ -296,7 +296,7 @@ def test_a_process_killed_while_it_writes_leaves_nothing_that_counts(
     dies: str, theirs: Path, folder: Path
 ) -> None:
     with start(theirs, folder, dies) as process:
-        assert process.wait(60) == -9
+        assert process.wait(180) == -9
     (left,) = files(folder)
     assert left.suffix == kept_weights.WRITING
     opened = open_hugging_face(theirs, None)
@@ -307,7 +307,7 @@ def test_a_process_killed_while_it_writes_leaves_nothing_that_counts(
 
 def test_processes_that_load_at_once_all_get_them(theirs: Path, folder: Path) -> None:
     started = [start(theirs, folder) for _ in range(3)]
-    said = [process.communicate(timeout=120)[0] for process in started]
+    said = [process.communicate(timeout=180)[0] for process in started]
     assert [process.returncode for process in started] == [0, 0, 0]
     assert len(set(said)) == 1 and int(said[0]) > 0
     assert len(files(folder)) == 1
