@@ -296,14 +296,14 @@ def test_an_embedding_of_bf16_is_kept_as_it_is_or_read_from_the_head(weights: We
     expected = NativeExecutor(wide, N_BLOCKS, weights=weights)
     executor = NativeExecutor(model, N_BLOCKS, weights=weights)
     if weights != "fp32":  # else both read the head
-        assert expected.weights.embedding.value == wide.embedding.data_ptr()
+        assert expected.weights.embedding.value is not None
     assert torch.equal(computed(executor, tokens, [20]), computed(expected, tokens, [20]))
-    is_in_head = tied and weights != "int8"
-    assert executor.weights.embedding.value == (None if is_in_head else model.embedding.data_ptr())
+    assert (executor.weights.embedding.value is None) == (tied and weights != "int8")
     given = model.embedding.data_ptr()
     consuming = NativeExecutor(model, N_BLOCKS, weights=weights, consume=True)
     assert torch.equal(computed(consuming, tokens, [20]), computed(expected, tokens, [20]))
-    assert consuming.weights.embedding.value != given  # which a mapped file may keep
+    for each in (executor, consuming):
+        assert each.weights.embedding.value != given  # which a mapped file may keep
 
 
 def test_blocks_are_as_large_as_said() -> None:
