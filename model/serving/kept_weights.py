@@ -11,12 +11,14 @@ be deleted at any time. Knows nothing of how weights are packed.
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import hashlib
 import json
 import logging
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -27,7 +29,7 @@ from torch import Tensor
 
 from model import native
 from model.home import FolderNotOwnError, home_folder, make_own
-from model.serving.native_weights import NativeWeights
+from model.serving.native_weights import NativeWeights, least_bytes
 from model.serving.packed import Weights
 from model.serving.packed_memory import HUGE_BYTES, FilledMemory, PackedFileError, WrittenMemory, mapped
 from model.serving.stored import StoredWeights
@@ -53,7 +55,7 @@ def kept_weights(
 ) -> NativeWeights:
     """`stored` in form `weights`, from a file in `folder`, which is written first where it is not there.
 
-    Where it cannot be written or read, the log says why, and weights are packed into memory as without a folder. Raises
+    Where it cannot be written or read, or would take more than half of what the disk has left, the log says why, and weights are packed into memory as without a folder. Raises
     what `NativeWeights` raises.
     """
     place = _Place(folder, stored, weights)
@@ -75,6 +77,10 @@ def kept_weights(
 
 
 def _written(library: ctypes.CDLL, stored: StoredWeights, weights: Weights, place: _Place) -> Tensor:
+    needed = least_bytes(stored.transformer, weights)
+    if needed > shutil.disk_usage(place.file.parent).free // 2:  # others' writes must not fail for this one
+        raise OSError(errno.ENOSPC, f"{needed >> 20} MiB are more than half of what the disk has left")
+    log.info("packed weights, %d MiB, are kept in %s for the next load", needed >> 20, place.file)
     with place.writing() as memory:
         NativeWeights(library, stored.transformer, weights, stored=stored, memory=memory)
     data = place.opened()

@@ -21,7 +21,7 @@ from model.serving import kept_weights, stored
 from model.serving.hardware import Hardware, add_options, load_on, read_options
 from model.serving.kept_weights import HEADER_BYTES, packed_home
 from model.serving.native_executor import NativeExecutor
-from model.serving.native_weights import NativeWeights
+from model.serving.native_weights import NativeWeights, least_bytes
 from model.serving.packed import Weights
 from model.serving.served import open_served
 from model.serving.stored import StoredWeights, open_hugging_face, open_ours
@@ -260,6 +260,21 @@ def test_a_full_disk_costs_nothing_but_the_file(
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert_same(found, expected)
     assert "not kept" in caplog.text and files(folder) == []
+
+
+def test_a_disk_that_others_need_is_left_alone(
+    theirs: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    opened = open_hugging_face(theirs, None)
+    expected = NativeWeights(library(), opened.transformer, "int8", stored=opened)
+    room = shutil.disk_usage(theirs)
+    needed = least_bytes(opened.transformer, "int8")
+    monkeypatch.setattr(kept_weights.shutil, "disk_usage", lambda _: room._replace(free=2 * needed - 1))
+    assert_same(load(opened, folder), expected)
+    assert "more than half of what the disk has left" in caplog.text and files(folder) == []
+    monkeypatch.setattr(kept_weights.shutil, "disk_usage", lambda _: room._replace(free=2 * needed))
+    load(opened, folder)
+    assert len(files(folder)) == 1
 
 
 LOAD = """
