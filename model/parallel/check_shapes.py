@@ -2,44 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from model.config import LatentConfig, ModelConfig, MoEConfig
 
-_MOE = MoEConfig(d_model=32, d_expert=16, n_experts=8, top_k=2, n_shared=1)
-_SMALL = ModelConfig(
-    name="small-moe",
+_PLAIN = ModelConfig(
+    name="small",
     vocab_size=64,
     d_model=32,
     n_layers=4,
     n_heads=4,
-    n_kv_heads=2,
+    n_kv_heads=4,
     d_head=8,
     d_ff=48,
     max_context=64,
-    moe=_MOE,
-    first_moe_layer=1,
-    qk_norm="head",
-    qkv_bias=True,
 )
+_MOE = MoEConfig(d_model=32, d_expert=16, n_experts=8, top_k=2, n_shared=1)
 SHAPES: dict[str, ModelConfig] = {
     # Tied head, one dense layer, norms and biases on queries and keys.
-    "small-moe": _SMALL,
+    "small-moe": replace(
+        _PLAIN,
+        name="small-moe",
+        n_kv_heads=2,
+        moe=_MOE,
+        first_moe_layer=1,
+        qk_norm="head",
+        qkv_bias=True,
+    ),
     # Latent attention, sigmoid gate in groups with a balancing bias, untied head.
-    "small-latent": ModelConfig(
+    "small-latent": replace(
+        _PLAIN,
         name="small-latent",
-        vocab_size=64,
-        d_model=32,
-        n_layers=4,
-        n_heads=4,
-        n_kv_heads=4,
-        d_head=8,
-        d_ff=48,
-        max_context=64,
         tie_embeddings=False,
         latent=LatentConfig(kv_rank=12, d_nope=8, d_rope=4, d_value=8, q_rank=16),
-        moe=MoEConfig(
-            d_model=32,
-            d_expert=16,
-            n_experts=8,
+        moe=replace(
+            _MOE,
             top_k=3,
             n_shared=2,
             gate="sigmoid",
@@ -53,17 +50,5 @@ SHAPES: dict[str, ModelConfig] = {
         first_moe_layer=1,
         attention_owners=(0, 0, 2, 2),
     ),
-    "small-dense": ModelConfig(
-        name="small-dense",
-        vocab_size=64,
-        d_model=32,
-        n_layers=4,
-        n_heads=4,
-        n_kv_heads=4,
-        d_head=8,
-        d_ff=48,
-        max_context=64,
-        sliding_window=8,
-        full_attention_layers=(3,),
-    ),
+    "small-dense": replace(_PLAIN, name="small-dense", sliding_window=8, full_attention_layers=(3,)),
 }
