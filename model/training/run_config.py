@@ -6,7 +6,8 @@ Paths are relative to the folder that the command is started in. docs/training.m
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -92,10 +93,8 @@ class DistillationConfig:
             raise ConfigError(
                 "[distillation] weight must be above 0 and at most 1: without a teacher leave it out"
             )
-        try:
+        with _said_of("[distillation]"):
             require_temperature(self.temperature)
-        except ConfigError as error:
-            raise ConfigError(f"[distillation] {error}") from error
         self._check_hidden()
 
     def _check_hidden(self) -> None:
@@ -172,20 +171,17 @@ class ParallelConfig:
     @property
     def mesh(self) -> Mesh:
         """Raises ConfigError where there is no such mesh."""
-        try:
+        with _said_of("[parallel]"):
             return Mesh(dp=self.dp, tp=self.tp, pp=self.pp, ep=self.ep, etp=self.etp)
-        except MeshError as error:
-            raise ConfigError(f"[parallel] {error}") from error
 
     def _check_sequence(self) -> None:
         if self.zero is not None:
             raise ConfigError(
                 "[parallel] sequence splits rows over tp, which DeepSpeed is not given: leave sequence or zero out"
             )
-        try:
-            check_sequence(self.mesh)
-        except MeshError as error:
-            raise ConfigError(f"[parallel] sequence: {error}") from error
+        mesh = self.mesh
+        with _said_of("[parallel] sequence:"):
+            check_sequence(mesh)
 
     def _check_zero(self, stage: int) -> None:
         if stage == 0:
@@ -194,10 +190,9 @@ class ParallelConfig:
             raise ConfigError(
                 "[parallel] zero shards the optimiser's states at each stage: leave shard_states out"
             )
-        try:
-            check_zero(self.mesh, stage, offload=self.offload)
-        except MeshError as error:
-            raise ConfigError(f"[parallel] {error}") from error
+        mesh = self.mesh
+        with _said_of("[parallel]"):
+            check_zero(mesh, stage, offload=self.offload)
 
 
 @dataclass(frozen=True)
@@ -340,10 +335,18 @@ def _check_parallel(config: RunConfig, parallel: ParallelConfig) -> None:
     for what, is_wanted in single.items():
         if is_wanted:
             raise ConfigError(f"[parallel] does not go with {what}: leave one of them out")
+    mesh = parallel.mesh
+    with _said_of("[parallel] with [compute]:"):
+        check_schedule(mesh, n_micro_batches=compute.micro_batches, n_chunks=parallel.chunks)
+
+
+@contextmanager
+def _said_of(where: str) -> Iterator[None]:
+    """Names the part of the file that an error is about."""
     try:
-        check_schedule(parallel.mesh, n_micro_batches=compute.micro_batches, n_chunks=parallel.chunks)
-    except MeshError as error:
-        raise ConfigError(f"[parallel] with [compute]: {error}") from error
+        yield
+    except (ConfigError, MeshError) as error:
+        raise ConfigError(f"{where} {error}") from error
 
 
 def _at_least(table: str, config: object, **lowest: int) -> None:
