@@ -194,7 +194,7 @@ def text_loss(executor: NativeExecutor, text: Sequence[int]) -> float:
     """Mean cross-entropy per token, nats; the text is one sequence in blocks 0, 1 ..."""
     blocks = range(-(-len(text) // BLOCK_TOKENS))
     logits_SV = executor.step([Part(text, 0, blocks, len(text))])
-    return float(F.cross_entropy(logits_SV[:-1], torch.tensor(text[1:])))
+    return float(F.cross_entropy(torch.from_numpy(logits_SV[:-1]), torch.tensor(text[1:])))
 
 
 def random_transformer(config: ModelConfig) -> Transformer:

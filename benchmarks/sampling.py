@@ -81,7 +81,7 @@ def measure(repeats: int = REPEATS) -> list[Row]:
 def _draw_rows(repeats: int) -> Iterator[Row]:
     generator = torch.Generator().manual_seed(1)
     for spread, about in ((1.0, "flat"), (4.0, "peaked")):
-        logits_V = spread * torch.randn(VOCABULARY, generator=generator)
+        logits_V = (spread * torch.randn(VOCABULARY, generator=generator)).numpy()
         for name, settings in SETTINGS.items():
             sampler = Sampler(SamplingSettings(seed=1, **settings), prompt=range(1000))
             milliseconds = _median_ms(partial(sampler, logits_V), repeats)

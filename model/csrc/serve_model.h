@@ -94,7 +94,8 @@ struct Step {
     const int32_t *ids, *turns, *wanted;  // turns: rows of cos and sin; wanted: rows whose logits are asked for
     const Part *parts;
     float *logits;  // [n_wanted, V]
-    char *memory;   // as many bytes as serve_memory says
+    char *memory;   // what serve_step works in
+    int64_t memory_bytes;
     int32_t n_tokens, n_parts, n_wanted, most_keys;  // most_keys: of any part, past and new
 };
 

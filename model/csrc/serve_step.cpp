@@ -194,12 +194,10 @@ using namespace serve;
 
 LANES_EXPORT int64_t serve_block_bytes(const Model *model) { return block_bytes(*model); }
 
-LANES_EXPORT int64_t serve_memory(const Model *model, int32_t n_tokens, int32_t most_keys) {
-    return lay_out(*model, n_tokens, most_keys, nullptr).bytes;
-}
-
-LANES_EXPORT void serve_step(const Model *model, const Step *step) {
+// 0 when the step is done; where its memory is too small nothing is, and the answer is how many bytes it needs.
+LANES_EXPORT int64_t serve_step(const Model *model, const Step *step) {
     const Memory memory = lay_out(*model, step->n_tokens, step->most_keys, step->memory);
+    if (memory.bytes > step->memory_bytes) return memory.bytes;
     for (int t = 0; t < step->n_tokens; ++t) embed(*model, step->ids[t], memory.x_TD + t * memory.d_x);
     for (int layer = 0; layer < model->n_layers; ++layer) {
         attention(*model, layer, *step, memory);
@@ -207,6 +205,7 @@ LANES_EXPORT void serve_step(const Model *model, const Step *step) {
         feed(*model, layer, step->n_tokens, memory);
     }
     tell(*model, *step, memory);
+    return 0;
 }
 
 // fp32 rows [M, K] times one matrix, as the layers multiply them: to [M, N]. 0 where there is no memory, else 1.

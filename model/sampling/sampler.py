@@ -15,7 +15,6 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from model.sampling.chosen import Chosen, with_logprobs
 from model.sampling.constraint import Constraint
@@ -40,26 +39,25 @@ class Sampler:
         self.n_drawn = 0
         self._penalties = Penalties(settings, prompt)
 
-    def __call__(self, logits_V: Tensor) -> Chosen:
+    def __call__(self, logits_V: NDArray[np.float32]) -> Chosen:
         """Draws the next token and records it.
 
         Raises FloatingPointError where the logits, or those of the tokens that the constraint allows, hold no finite
         maximum, and ConstraintError where the constraint cannot go on.
         """
-        raw_V: NDArray[np.float32] = logits_V.detach().float().cpu().numpy()
-        best = float(raw_V[raw_V.argmax()])  # a nan, where there is one
+        best = float(logits_V[logits_V.argmax()])  # a nan, where there is one
         if not math.isfinite(best):
             raise FloatingPointError("the model's logits are not finite")
-        token = self._drawn(self._penalties.applied(raw_V), self.n_drawn)
+        token = self._drawn(self._penalties.applied(logits_V), self.n_drawn)
         if self.constraint is not None:
             self.constraint.accept(token)
         self._penalties.record(token)
         self.n_drawn += 1
         if self.settings.logprobs is None:
             return Chosen(token)
-        return with_logprobs(token, raw_V, best, self.settings.logprobs)
+        return with_logprobs(token, logits_V, best, self.settings.logprobs)
 
-    def verify(self, logits_MV: Tensor, drafts: Sequence[int]) -> list[Chosen]:
+    def verify(self, logits_MV: NDArray[np.float32], drafts: Sequence[int]) -> list[Chosen]:
         """The tokens that plain decoding would draw, up to and with the first that differs from its draft.
 
         Row i of the logits stands behind i drafts, so M is one more than there are drafts. All tokens returned are
@@ -78,14 +76,13 @@ class Sampler:
                 break
         return chosen
 
-    def guess(self, logits_V: Tensor, ahead: int) -> int:
+    def guess(self, logits_V: NDArray[np.float32], ahead: int) -> int:
         """What would be drawn `ahead` tokens from now if the model's logits were these; records nothing.
 
         A draft made so shares the draw's randomness, which makes it likelier to be accepted than the likeliest token.
         Penalties are those of now, and a constraint is left out: a guess may be wrong.
         """
-        raw_V: NDArray[np.float32] = logits_V.detach().float().cpu().numpy()
-        return self._free(self._penalties.applied(raw_V), self.n_drawn + ahead)
+        return self._free(self._penalties.applied(logits_V), self.n_drawn + ahead)
 
     def fork(self, i: int) -> Sampler:
         """The sampler of the i-th of n answers, behind the same past; the 0-th goes on as this one would."""

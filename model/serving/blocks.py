@@ -52,6 +52,7 @@ class BlockPool:
             )
         self.n_blocks, self.block_tokens = n_blocks, block_tokens
         self.n_evicted = 0  # blocks whose content was given up for room
+        self.changes = 0  # grows whenever a block gets or loses a holder
         self.sharing_changes = 0  # grows whenever a block gets its second holder or loses the last but one
         self._holders = [0] * n_blocks
         self._n_touched = 0  # blocks from here on were never held: memory that was never written stays unused
@@ -87,6 +88,7 @@ class BlockPool:
         """
         block = self._take(after)
         self._holders[block] = 1
+        self.changes += 1
         return block
 
     def _take(self, after: int | None) -> int:
@@ -120,12 +122,14 @@ class BlockPool:
         else:
             self.sharing_changes += 1
         self._holders[block] = holders + 1
+        self.changes += 1
 
     def release(self, block: int) -> None:
         """One holder less; nobody may hold a block that it has released."""
         holders = self._holders[block]
         assert holders > 0, f"block {block} is released but nobody holds it"
         self._holders[block] = holders - 1
+        self.changes += 1
         if holders > 1:
             self.sharing_changes += 1
         elif block in self._key_of:

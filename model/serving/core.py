@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from model.sampling import Chosen, ConstraintError
 from model.serving.blocks import BlockPool
@@ -59,6 +60,7 @@ class EngineCore:
         self._answer_of: dict[SequenceState, Answer] = {}
         self._queued: dict[Job, None] = {}  # those that have not started, in order of arrival
         self._unheard: list[Job] = []  # their listeners failed
+        self._holding_changes = 0  # those of the pool that requests are metered for
         self._drafting_ns = 0  # within the last call of the scheduler
         self._least_ns_per_token = 0.0  # the fastest that a prompt was read
 
@@ -102,10 +104,6 @@ class EngineCore:
         plan = self.scheduler.schedule(begun_ns, self._draft if self.make_proposer is not None else None)
         started_ns = self.clock_ns()
         self._meter_plan(plan, started_ns)
-        works = [
-            self._cost.work(work.n_tokens + len(work.drafts), work.sequence.n_computed, work.n_logits)
-            for work in plan.works
-        ]
         try:
             outcomes = self._compute(plan)
         except Exception:  # whatever a patched stack raises must not end the node
@@ -114,8 +112,16 @@ class EngineCore:
             return
         now_ns = self.clock_ns()
         duration_ns = now_ns - started_ns + self._drafting_ns
-        meters = [self._answer_of[work.sequence].job.meter for work in plan.works]
-        self.device.step(duration_ns, list(zip(meters, works, strict=True)))
+        self.device.step(
+            duration_ns,
+            [
+                (
+                    self._answer_of[work.sequence].job.meter,
+                    self._cost.work(work.n_new, work.sequence.n_computed, work.n_logits),
+                )
+                for work in plan.works
+            ],
+        )
         self._report(plan, started_ns - begun_ns - self._drafting_ns, duration_ns)
         for work, outcome in zip(plan.works, outcomes, strict=True):
             self._take(work, outcome, now_ns)
@@ -148,14 +154,15 @@ class EngineCore:
         outcomes: list[list[Outcome]] = []
         row = 0
         for work in plan.works:
-            rows_MV = logits_NV[row : row + work.n_logits]
-            row += work.n_logits
+            n_logits = work.n_logits
+            rows_MV = logits_NV[row : row + n_logits]
+            row += n_logits
             answer = self._answer_of[work.sequence]
-            answers = [answer, *answer.job.unforked] if work.n_logits else []
+            answers = (answer, *answer.job.unforked) if n_logits else ()
             outcomes.append([self._choose(each, rows_MV, work.drafts) for each in answers])
         return outcomes
 
-    def _choose(self, answer: Answer, logits_MV: Tensor, drafts: Sequence[int]) -> Outcome:
+    def _choose(self, answer: Answer, logits_MV: NDArray[np.float32], drafts: Sequence[int]) -> Outcome:
         """An answer's next tokens; logits that are not finite end only the sequence that they belong to."""
         try:
             if drafts:
@@ -280,6 +287,9 @@ class EngineCore:
             job = self._answer_of[sequence].job
             if not job.running:
                 self._pause(job, now_ns)
+        if self._holding_changes == self.pool.changes:
+            return
+        self._holding_changes = self.pool.changes
         for sequence in self.scheduler.running:
             job = self._answer_of[sequence].job
             holding = (sum(each.n_held for each in job.running), self.pool.sharing_changes)
@@ -297,12 +307,13 @@ class EngineCore:
         return sum(size // holders(block) for sequence in job.running for block in sequence.held)
 
     def _report(self, plan: Plan, scheduling_ns: int, duration_ns: int) -> None:
-        n_tokens = sum(work.n_tokens + len(work.drafts) for work in plan.works)
+        n_tokens = sum([work.n_new for work in plan.works])
         if n_tokens >= LEAST_TOKENS_TIMED:
             pace = duration_ns / n_tokens
             self._least_ns_per_token = min(self._least_ns_per_token or pace, pace)
         self.stats.n_steps += 1
-        self.stats.n_drafted += sum(len(work.drafts) for work in plan.works)
+        if self.make_proposer is not None:
+            self.stats.n_drafted += sum(len(work.drafts) for work in plan.works)
         self.stats.scheduling_ns += scheduling_ns
         if self.on_step is None:
             return

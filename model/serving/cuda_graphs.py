@@ -13,12 +13,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from model.layers.moe import Experts, moe_layers
 from model.serving.cuda_graphs_step import DecodeInputs, DecodeStep, count_experts
-from model.serving.executor import Part
+from model.serving.executor import Part, on_host
 from model.serving.torch_executor import BLOCK_TOKENS, TorchExecutor
 from model.transformer import Transformer
 
@@ -145,7 +147,7 @@ class GraphedExecutor(TorchExecutor):
     def n_graphs(self) -> int:
         return len(self._graphs)
 
-    def step(self, parts: Sequence[Part]) -> Tensor:
+    def step(self, parts: Sequence[Part]) -> NDArray[np.float32]:
         """As `TorchExecutor.step`. The first step of each size captures its graph."""
         size = self._ladder.size(parts)
         if size is None:
@@ -179,9 +181,9 @@ class _Graph:
     def __init__(self, inputs: DecodeInputs, replay: Compute) -> None:
         self._inputs, self._replay = inputs, replay
 
-    def step(self, parts: Sequence[Part]) -> Tensor:
+    def step(self, parts: Sequence[Part]) -> NDArray[np.float32]:
         self._inputs.fill(parts)
-        return self._replay()[: len(parts)].cpu()  # a copy: the next replay overwrites it
+        return on_host(self._replay()[: len(parts)])  # a copy: the next replay overwrites it
 
 
 def cuda_capture(device: torch.device) -> Capture:

@@ -16,10 +16,11 @@ import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
-import torch
+import numpy as np
 import torch.distributed as dist
-from torch import Tensor
+from numpy.typing import NDArray
 
 from model import native
 from model.layers.unfilled import unfilled
@@ -41,6 +42,7 @@ STOP_GRACE_S = 5.0  # for ranks that were told to stop
 OnLoss = Callable[[Exception], None]
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class DistributedExecutor:
@@ -73,18 +75,14 @@ class DistributedExecutor:
         """Of the other ranks."""
         return self._workers.process_ids
 
-    def step(self, parts: Sequence[Part]) -> Tensor:
+    def step(self, parts: Sequence[Part]) -> NDArray[np.float32]:
         """As `Executor.step`. Raises ValueError for parts that no executor could compute, before any rank sees them,
         and RankMissingError from the moment on when the job is lost."""
         self._shape.check(parts, self)
         return self._together(Command.STEP, encode_parts(parts), lambda: self._own.step(parts))
 
     def copy_block(self, source: int, target: int) -> None:
-        def copy() -> Tensor:
-            self._own.copy_block(source, target)
-            return torch.empty(0)
-
-        self._together(Command.COPY_BLOCK, (source, target), copy)
+        self._together(Command.COPY_BLOCK, (source, target), lambda: self._own.copy_block(source, target))
 
     def close(self) -> None:
         """Ends the other ranks; harmless when they are gone. Afterwards this process may start another job."""
@@ -106,7 +104,7 @@ class DistributedExecutor:
         if self.failure is None:
             self.close()
 
-    def _together(self, command: Command, integers: Sequence[int], compute: Callable[[], Tensor]) -> Tensor:
+    def _together(self, command: Command, integers: Sequence[int], compute: Callable[[], T]) -> T:
         if self.failure is not None:
             raise self.failure
         if self._is_closed:

@@ -170,17 +170,24 @@ class Engine:
 
     def _loop(self) -> None:
         while not self._is_stopping:
-            with self._changed:
-                while not (self._arrived or self._leaving or self._core.has_work or self._is_stopping):
-                    self._changed.wait()
-                self._add_arrived()
-                leaving, self._leaving = self._leaving, []
-            for job in leaving:
-                self._core.end(job, Finish.CANCELLED)
+            if (
+                self._arrived or self._leaving or not self._core.has_work
+            ):  # a lock costs what is seldom needed
+                self._take_in()
             if not self._is_stopping:
                 self._core.step()
         self._add_arrived()
         for job in self._core.jobs:
+            self._core.end(job, Finish.CANCELLED)
+
+    def _take_in(self) -> None:
+        """What has come from other threads, waiting for it where there is nothing to compute."""
+        with self._changed:
+            while not (self._arrived or self._leaving or self._core.has_work or self._is_stopping):
+                self._changed.wait()
+            self._add_arrived()
+            leaving, self._leaving = self._leaving, []
+        for job in leaving:
             self._core.end(job, Finish.CANCELLED)
 
     def _add_arrived(self) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from model.serving.blocks import first_seen_block
@@ -45,8 +47,8 @@ class Executor(Protocol):
     n_blocks: int
     bytes_per_block: int  # keys and values of all layers
 
-    def step(self, parts: Sequence[Part]) -> Tensor:
-        """fp32 logits [sum of n_logits, V], in order of the parts, on the CPU.
+    def step(self, parts: Sequence[Part]) -> NDArray[np.float32]:
+        """Logits [sum of n_logits, V], in order of the parts, in the host's memory, where samplers work.
 
         Writes keys and values of the new tokens into their blocks. A step that raised may be repeated: nothing but
         those positions has changed. The logits of a part do not depend on which other parts ride along.
@@ -56,8 +58,14 @@ class Executor(Protocol):
         """Copies one block's keys and values in all layers: a shared block is about to be written."""
 
 
-def compute(executor: Executor, plan: Plan) -> Tensor:
-    """The plan's copies, then its step: fp32 logits [sum of the works' n_logits, V], in order of the works."""
+def on_host(logits: Tensor) -> NDArray[np.float32]:
+    """A device's logits as executors return them; those of a CPU in fp32 are not copied."""
+    found: NDArray[np.float32] = logits.detach().float().cpu().numpy()
+    return found
+
+
+def compute(executor: Executor, plan: Plan) -> NDArray[np.float32]:
+    """The plan's copies, then its step: logits [sum of the works' n_logits, V], in order of the works."""
     for source, target in plan.copies:
         executor.copy_block(source, target)
     return executor.step(

@@ -86,6 +86,8 @@ class Job:
     @property
     def unforked(self) -> list[Answer]:
         """Answers that begin when the first one's prompt is read."""
+        if len(self.answers) == 1:
+            return []
         return [answer for answer in self.answers if answer.sequence is None and answer.finish is None]
 
 

@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from model import native
@@ -54,10 +56,6 @@ def supports(config: ModelConfig) -> str | None:
 def _key_width(config: ModelConfig) -> int:
     """Of what the cache keeps; absorbed latent attention keeps latent and rotary key as the key of one head."""
     return config.d_head if config.latent is None else config.latent.kv_rank + config.latent.d_rope
-
-
-def _address(numbers: array[int]) -> int:
-    return numbers.buffer_info()[0]
 
 
 class NativeExecutor:
@@ -109,27 +107,27 @@ class NativeExecutor:
         heads = self.config.n_layers * self._model.n_kv_heads
         self._cache = huge_zeros(n_blocks * self.bytes_per_block).view(heads, n_blocks, -1)
         self._model.cache = self._cache.data_ptr()
-        self._memory = torch.empty(0, dtype=torch.uint8)
+        self._memory_at = self._memory_bytes = 0  # of the steps' working memory, which grows as they need it
         self._turn_tables: tuple[Tensor, ...] = ()
         if not self._rotary.is_dynamic:
             self._set_turns(torch.arange(self.config.max_context), None)
 
-    def step(self, parts: Sequence[Part]) -> Tensor:
-        """fp32 logits [sum of n_logits, V], see `Executor.step`. Raises ValueError for a part that cannot be computed."""
-        # At one row each line of code here is fetched from memory anew, behind the weights: few of them.
+    def step(self, parts: Sequence[Part]) -> NDArray[np.float32]:
+        """Logits [sum of n_logits, V], see `Executor.step`. Raises ValueError for a part that cannot be computed."""
+        # At one row each line of code here is fetched from memory anew, behind the weights: few of them, none of torch.
         ids: list[int] = []
         positions: list[int] = []
         wanted: list[int] = []
         blocks: list[int] = []
-        starts: list[int] = []
-        rows = (tables.PartRow * len(parts))()
+        rows: list[
+            tuple[int, int, int, int]
+        ] = []  # of each part: where its table begins in `blocks`, first, n, past
         most_keys = 0
-        for row, part in zip(rows, parts, strict=True):
+        for part in parts:
             n_tokens, n_keys = len(part.tokens), part.past + len(part.tokens)
             self._check(part, n_keys)
-            row.first, row.n, row.past = len(ids), n_tokens, part.past
             first, seen = part.seen_blocks(self._window, BLOCK_TOKENS)
-            starts.append(len(blocks) - first)  # in the table below, of this part's
+            rows.append((len(blocks) - first, len(ids), n_tokens, part.past))
             ids.extend(part.tokens)
             positions.extend(range(part.past, n_keys))
             wanted.extend(range(len(ids) - part.n_logits, len(ids)))
@@ -144,24 +142,29 @@ class NativeExecutor:
             lengths = [part.past + len(part.tokens) for part in parts for _ in part.tokens]
             self._set_turns(torch.tensor(positions), torch.tensor(lengths))
             turns = range(len(ids))
-        ids_T, turns_T, wanted_N, table = (array(INT32, numbers) for numbers in (ids, turns, wanted, blocks))
-        table_at = _address(table)
-        for row, start in zip(rows, starts, strict=True):
-            row.blocks = table_at + 4 * start
-        logits_NV = torch.empty((len(wanted), self.config.vocab_size))
+        numbers = array(INT32, [*blocks, *ids, *turns, *wanted])
+        blocks_at = numbers.buffer_info()[0]
+        ids_at = blocks_at + 4 * len(blocks)
+        part_rows = (tables.PartRow * len(rows))(
+            *[tables.PartRow(blocks_at + 4 * start, *row) for start, *row in rows]
+        )
+        logits_NV = np.empty((len(wanted), self.config.vocab_size), np.float32)
         step = tables.Step(
-            _address(ids_T),
-            _address(turns_T),
-            _address(wanted_N),
-            ctypes.addressof(rows),
-            logits_NV.data_ptr(),
-            self._working_memory(len(ids), most_keys),
+            ids_at,
+            ids_at + 4 * len(ids),
+            ids_at + 8 * len(ids),
+            ctypes.addressof(part_rows),
+            logits_NV.__array_interface__["data"][0],
+            self._memory_at,
+            self._memory_bytes,
             len(ids),
-            len(parts),
+            len(rows),
             len(wanted),
             most_keys,
         )
-        self._library.serve_step(self._model_at, ctypes.byref(step))
+        if needed := self._library.serve_step(self._model_at, ctypes.byref(step)):
+            step.memory, step.memory_bytes = self._grow_memory(needed)
+            self._library.serve_step(self._model_at, ctypes.byref(step))
         self.n_steps += 1
         return logits_NV
 
@@ -178,12 +181,11 @@ class NativeExecutor:
         if not 0 <= part.n_logits <= len(part.tokens):
             raise ValueError("logits can be had after new tokens only")
 
-    def _working_memory(self, n_tokens: int, most_keys: int) -> int:
-        """The address of enough memory for a step; it grows and stays."""
-        needed = int(self._library.serve_memory(self._model_at, n_tokens, most_keys))
-        if needed > self._memory.numel():
-            self._memory = huge_zeros(needed + needed // 4)
-        return self._memory.data_ptr()
+    def _grow_memory(self, needed: int) -> tuple[int, int]:
+        """Address and size of more working memory than so many bytes, which stays for the steps to come."""
+        self._memory = huge_zeros(needed + needed // 4)
+        self._memory_at, self._memory_bytes = self._memory.data_ptr(), self._memory.numel()
+        return self._memory_at, self._memory_bytes
 
     def _set_turns(self, positions: Tensor, lengths: Tensor | None) -> None:
         rotation = self._rotary.at(positions.long(), torch.float32, lengths)

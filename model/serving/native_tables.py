@@ -125,6 +125,7 @@ class Step(Structure):
         ("parts", c_void_p),
         ("logits", c_void_p),
         ("memory", c_void_p),
+        ("memory_bytes", c_int64),
         ("n_tokens", c_int32),
         ("n_parts", c_int32),
         ("n_wanted", c_int32),
@@ -144,9 +145,7 @@ def check(library: ctypes.CDLL) -> None:
     try:
         library.serve_sizes.restype = c_int32
         library.serve_block_bytes.restype = c_int64
-        library.serve_memory.restype = c_int64
-        library.serve_memory.argtypes = [c_void_p, c_int32, c_int32]
-        library.serve_step.restype = None
+        library.serve_step.restype = c_int64
         library.serve_step.argtypes = [c_void_p, c_void_p]
         library.serve_pack.restype = c_int32
         library.serve_pack.argtypes = [c_void_p, c_void_p, c_void_p, c_int32, c_int32]

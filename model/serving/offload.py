@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from model.serving.executor import Executor, Part
 from model.serving.offload_experts import MovableExperts
@@ -38,7 +39,7 @@ class OffloadExecutor:
         self.n_moved = 0
         self.n_pairs = self.n_hot_pairs = 0  # (token, expert) pairs so far; those computed on the accelerator
 
-    def step(self, parts: Sequence[Part]) -> Tensor:
+    def step(self, parts: Sequence[Part]) -> NDArray[np.float32]:
         """As `Executor.step`; now and then experts change places behind it."""
         logits = self._steps.step(parts)
         self._n_tokens += sum(len(part.tokens) for part in parts)

@@ -15,8 +15,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from model.sampling import SamplingSettings
 from model.serving.core import EngineCore
@@ -37,9 +38,9 @@ class NoExecutor:
 
     def __init__(self, n_blocks: int, n_rows: int, vocab_size: int) -> None:
         self.n_blocks = n_blocks
-        self._logits_NV = torch.randn(n_rows, vocab_size, generator=torch.Generator().manual_seed(0))
+        self._logits_NV = np.random.default_rng(0).standard_normal((n_rows, vocab_size), np.float32)
 
-    def step(self, parts: Sequence[Part]) -> Tensor:
+    def step(self, parts: Sequence[Part]) -> NDArray[np.float32]:
         return self._logits_NV[: sum(part.n_logits for part in parts)]
 
     def copy_block(self, source: int, target: int) -> None:

@@ -40,6 +40,11 @@ class Work:
     drafts: Sequence[int] = ()
 
     @property
+    def n_new(self) -> int:
+        """Tokens that are computed: known ones and drafts."""
+        return self.n_tokens + len(self.drafts)
+
+    @property
     def n_logits(self) -> int:
         """Rows of logits wanted: none within a prompt, one at the end of what is known, one more for each draft."""
         return 1 + len(self.drafts) if self.n_tokens == self.sequence.n_left else 0
@@ -143,7 +148,8 @@ class Scheduler:
         for index in range(sequence.n_computed // block_tokens, end // block_tokens):
             self.pool.register(sequence.blocks[index], sequence.key(index, block_tokens))
         sequence.n_computed = end
-        self._give_back_unseen(sequence)
+        if self.window is not None:
+            self._give_back_unseen(sequence)
         if end > sequence.n_served:
             self.turns.charge(sequence.owner, end - max(sequence.n_served, sequence.n_cached))
             sequence.n_served = end
@@ -190,7 +196,7 @@ class Scheduler:
         decodes = self._decodes(plan)
         budget = self.step_tokens - len(decodes)
         plan.works.extend(decodes)
-        for sequence in self._prefills():
+        for sequence in self._prefills() if len(decodes) < len(self.running) else ():
             if budget == 0:
                 break
             n_tokens = min(sequence.n_left, budget)
@@ -254,8 +260,8 @@ class Scheduler:
         """One token of each sequence that has just one left, those in front taking blocks from those behind."""
         return [
             Work(sequence, 1)
-            for sequence in [running for running in self.running if running.n_left == 1]
-            if sequence.phase is Phase.RUNNING and self._make_room(sequence, plan)
+            for sequence in tuple(self.running)
+            if sequence.n_left == 1 and sequence.phase is Phase.RUNNING and self._make_room(sequence, plan)
         ]
 
     def _make_room(self, sequence: SequenceState, plan: Plan) -> bool:

@@ -20,11 +20,13 @@ from torch import Tensor
 
 from model.config import ModelConfig
 from model.serving.cache import kept_per_token
-from model.serving.executor import Part
+from model.serving.executor import Part, on_host
 from model.serving.torch_executor import BLOCK_TOKENS, PagedStore, TorchExecutor
 from model.transformer import Transformer
 
-Guess = Callable[[Tensor, int], int]  # logits [V] and how many tokens ahead they stand -> a token
+Guess = Callable[
+    [NDArray[np.float32], int], int
+]  # logits [V] and how many tokens ahead they stand -> a token
 
 _NO_TOKEN = -1
 
@@ -53,7 +55,7 @@ class AheadExecutor(TorchExecutor):
         )  # the tokens that entries were made with
         self.bytes_per_block += drafting_bytes(config, transformer.dtype.itemsize, block_tokens)
 
-    def step(self, parts: Sequence[Part]) -> Tensor:
+    def step(self, parts: Sequence[Part]) -> NDArray[np.float32]:
         x_TD, rows = self.transformer.step_hidden(self._stored(parts), [part.n_logits for part in parts])
         start = 0
         for part in parts:
@@ -62,7 +64,7 @@ class AheadExecutor(TorchExecutor):
             self._streams_SD[torch.from_numpy(slots).to(x_TD.device)] = written_TD
             self._joined[:, slots] = _NO_TOKEN
             start += len(part.tokens)
-        return self.transformer.logits(x_TD[rows]).cpu()
+        return on_host(self.transformer.logits(x_TD[rows]))
 
     def copy_block(self, source: int, target: int) -> None:
         super().copy_block(source, target)
@@ -95,7 +97,7 @@ class AheadExecutor(TorchExecutor):
             )
             x_TD, logits_V = self.transformer.ahead_step(depth, x_TD, joined, _OneLayer(paged))
             self._joined[depth, slots[start:]] = joined
-            known.append(guess(logits_V.cpu(), depth))
+            known.append(guess(on_host(logits_V), depth))
         return known[len(tokens) :]
 
     def _first_stale(self, depth: int, tokens: Sequence[int], slots: NDArray[np.intp]) -> int:

@@ -29,7 +29,7 @@ class TextStream:
         if self.is_stopped:
             return ""
         self._held += self._decoder.decode(self._token_bytes(token))
-        if not may_stop:
+        if not (self._stop and may_stop):
             return self._release(len(self._held))
         ends = [end for end in (self._held.find(stop) for stop in self._stop) if end >= 0]
         if ends:

@@ -11,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from model.serving.cache import kept_per_token, widest_window
-from model.serving.executor import Part
+from model.serving.executor import Part, on_host
 from model.transformer import Transformer
 
 BLOCK_TOKENS = 16
@@ -47,9 +49,9 @@ class TorchExecutor:
     def transformer(self) -> Transformer:
         return self._transformer
 
-    def step(self, parts: Sequence[Part]) -> Tensor:
+    def step(self, parts: Sequence[Part]) -> NDArray[np.float32]:
         """As `Executor.step`. Raises ValueError for a part that is empty, too long, or beyond its blocks, or lacks one."""
-        return self._transformer.step(self._stored(parts), [part.n_logits for part in parts]).cpu()
+        return on_host(self._transformer.step(self._stored(parts), [part.n_logits for part in parts]))
 
     def _stored(self, parts: Sequence[Part]) -> list[tuple[PagedStore, Sequence[int]]]:
         """The parts' tokens, each with its store; raises as `step`."""

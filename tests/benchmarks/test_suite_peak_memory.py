@@ -25,7 +25,7 @@ _honest = NativeExecutor.step
 def _step(self, parts):
     waste = torch.ones(50_000_000)
     logits_NV = _honest(self, parts)
-    return logits_NV + 0 * waste[0]
+    return logits_NV + 0 * waste[0].item()
 
 
 NativeExecutor.step = _step
@@ -37,7 +37,7 @@ _honest = NativeExecutor.step
 
 
 def _step(self, parts):
-    return _honest(self, parts[:1]).repeat(len(parts), 1)
+    return _honest(self, parts[:1]).repeat(len(parts), axis=0)
 
 
 NativeExecutor.step = _step

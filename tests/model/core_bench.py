@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from model.sampling import Sampler, SamplingSettings
 from model.serving.core import EngineCore
@@ -49,9 +49,9 @@ class HashExecutor:
     n_copies: int = 0
     slots: dict[tuple[int, int], int] = field(default_factory=dict)
 
-    def step(self, parts: Sequence[Part]) -> Tensor:
+    def step(self, parts: Sequence[Part]) -> NDArray[np.float32]:
         self.clock.now_ns += STEP_NS
-        rows: list[Tensor] = []
+        rows: list[NDArray[np.float32]] = []
         for part in parts:
             for i, token in enumerate(part.tokens):
                 self.slots[self._slot(part, part.past + i)] = token
@@ -64,17 +64,17 @@ class HashExecutor:
                 raise RuntimeError("the device is gone")
             for n in range(length - part.n_logits + 1, length + 1):
                 rows.append(self.logits(tokens[:n]))
-        return torch.stack(rows) if rows else torch.empty(0, VOCABULARY)
+        return np.stack(rows) if rows else np.empty((0, VOCABULARY), np.float32)
 
     def _slot(self, part: Part, position: int) -> tuple[int, int]:
         return part.blocks[position // self.block_tokens], position % self.block_tokens
 
-    def logits(self, tokens: Sequence[int]) -> Tensor:
+    def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         if self.nan_at(tokens):
-            return torch.full((VOCABULARY,), torch.nan)
+            return np.full(VOCABULARY, np.nan, np.float32)
         unseen = 0 if self.window is None else max(0, len(tokens) - self.window)
         seed = hash((*[UNSEEN] * unseen, *tokens[unseen:])) % 2**31
-        return torch.randn(VOCABULARY, generator=torch.Generator().manual_seed(seed))
+        return np.random.default_rng(seed).standard_normal(VOCABULARY, np.float32)
 
     def copy_block(self, source: int, target: int) -> None:
         self.n_copies += 1

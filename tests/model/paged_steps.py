@@ -12,6 +12,7 @@ import torch
 
 from model.serving.blocks import GONE, first_seen_block
 from model.serving.executor import Executor, Part
+from tests.model.executor_steps import logits_of
 
 
 class Sequences:
@@ -47,15 +48,16 @@ def served_mix(
     sequences = Sequences(executor, vocab_size, window=window)
     draw, part = sequences.random_tokens, sequences.part
     logits = [
-        executor.step([part(0, draw(5)), part(1, draw(21), 0)]),
-        executor.step([part(0, draw(1)), part(1, draw(4)), part(2, draw(3), 2)]),
-        executor.step([part(2, draw(3), 3)]),
-        executor.step([part(3, draw(1), 0)]),
+        logits_of(executor, [part(0, draw(5)), part(1, draw(21), 0)]),
+        logits_of(executor, [part(0, draw(1)), part(1, draw(4)), part(2, draw(3), 2)]),
+        logits_of(executor, [part(2, draw(3), 3)]),
+        logits_of(executor, [part(3, draw(1), 0)]),
     ]
-    last = executor.step([part(sequence, draw(1)) for sequence in range(4)])
+    last = logits_of(executor, [part(sequence, draw(1)) for sequence in range(4)])
     for _ in range(n_decoded):
         logits.append(last)
-        last = executor.step(
-            [part(sequence, [int(row.argmax())]) for sequence, row in zip(range(4), last, strict=True)]
+        last = logits_of(
+            executor,
+            [part(sequence, [int(row.argmax())]) for sequence, row in zip(range(4), last, strict=True)],
         )
     return [*logits, last], [sequences.tokens[sequence] for sequence in range(4)]

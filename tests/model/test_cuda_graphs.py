@@ -34,6 +34,7 @@ from model.serving.generation import EngineLimits
 from model.serving.offload_layout import Layout, spread
 from model.serving.torch_executor import TorchExecutor
 from tests.model.captured_each_time import EachTime
+from tests.model.executor_steps import logits_of
 from tests.model.paged_steps import Sequences, served_mix
 from tests.model.random_models import SMALL, random_transformer, relative_error
 
@@ -123,7 +124,7 @@ def test_what_was_never_written_does_not_come_in() -> None:
     executor = graphed(SMALL, EachTime())
     executor._keys.fill_(torch.nan)
     executor._values.fill_(torch.nan)
-    assert executor.step([Part([3], 0, [5]), Part([4], 0, [2, 3]), Part([4], 0, [9])]).isfinite().all()
+    assert logits_of(executor, [Part([3], 0, [5]), Part([4], 0, [2, 3]), Part([4], 0, [9])]).isfinite().all()
 
 
 def test_what_was_given_back_does_not_come_in() -> None:
@@ -132,17 +133,17 @@ def test_what_was_given_back_does_not_come_in() -> None:
     executor._values.fill_(torch.nan)
     for position in range(9):
         executor.step([Part([1], position, [5, 2, 7])])
-    kept = executor.step([Part([1], 9, [5, 2, 7])])
-    assert torch.equal(executor.step([Part([1], 9, [GONE, 2, 7])]), kept)
+    kept = logits_of(executor, [Part([1], 9, [5, 2, 7])])
+    assert torch.equal(logits_of(executor, [Part([1], 9, [GONE, 2, 7])]), kept)
     assert kept.isfinite().all()
 
 
 def test_rows_do_not_depend_on_what_lay_in_a_graph_before() -> None:
     executor = graphed(QWEN, EachTime())
     part = Part([3], 0, [5])
-    alone = executor.step([part, Part([1], 0, [1])])
+    alone = logits_of(executor, [part, Part([1], 0, [1])])
     executor.step([Part([9], 3, [8]), Part([8], 2, [7]), Part([7], 1, [6]), Part([6], 0, [4])])
-    assert torch.equal(executor.step([part, Part([1], 0, [1])]), alone)
+    assert torch.equal(logits_of(executor, [part, Part([1], 0, [1])]), alone)
 
 
 def test_a_step_that_does_not_fit_its_blocks_is_refused() -> None:

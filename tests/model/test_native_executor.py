@@ -28,6 +28,7 @@ from model.serving.native_executor import BLOCK_TOKENS, NativeExecutor, supports
 from model.serving.packed import Weights
 from model.serving.torch_executor import TorchExecutor
 from model.transformer import Transformer
+from tests.model.executor_steps import logits_of
 from tests.model.random_models import SMALL, random_tokens, random_transformer, stepped
 
 N_BLOCKS = 24
@@ -86,7 +87,7 @@ def computed(
     blocks, rows, start = table(first, len(tokens)), [], 0
     for n_tokens in chunks:
         chunk = tokens[start : start + n_tokens]
-        rows.append(executor.step([Part(chunk, start, blocks, n_tokens)]))
+        rows.append(logits_of(executor, [Part(chunk, start, blocks, n_tokens)]))
         start += n_tokens
     return torch.cat(rows)
 
@@ -112,8 +113,8 @@ def test_blocks_behind_all_windows_are_not_looked_at(name: str, kind: type) -> N
         chunk = tokens[start : start + n_tokens]
         n_gone = first_seen_block(start, config.sliding_window, BLOCK_TOKENS)
         forgetful[:n_gone] = [GONE] * n_gone
-        expected = executor.step([Part(chunk, start, whole, n_tokens)])
-        assert torch.equal(executor.step([Part(chunk, start, forgetful, n_tokens)]), expected)
+        expected = logits_of(executor, [Part(chunk, start, whole, n_tokens)])
+        assert torch.equal(logits_of(executor, [Part(chunk, start, forgetful, n_tokens)]), expected)
         start += n_tokens
     assert forgetful.count(GONE) == 5
     with pytest.raises(ValueError, match="block"):
@@ -205,7 +206,7 @@ def test_a_sequence_has_the_same_bits_alone_and_in_any_batch(name: str, seed: in
                 riders.append(i)
         if not parts:
             continue
-        logits = torch.split(executor.step(parts), [part.n_logits for part in parts])
+        logits = torch.split(logits_of(executor, parts), [part.n_logits for part in parts])
         for i, part, found in zip(riders, parts, logits, strict=True):
             past[i] += len(part.tokens)
             assert torch.equal(found, alone[i][past[i] - part.n_logits : past[i]])
@@ -239,7 +240,7 @@ def test_a_copied_block_takes_the_sequence_over() -> None:
     executor.step([Part(tokens[:20], 0, [4, 5])])
     executor.copy_block(5, 9)
     other = [(token + 1) % SMALL.vocab_size for token in tokens[20:]]
-    first, second = executor.step([Part(tokens[20:], 20, [4, 5]), Part(other, 20, [4, 9])])
+    first, second = logits_of(executor, [Part(tokens[20:], 20, [4, 5]), Part(other, 20, [4, 9])])
     assert torch.equal(first, computed(executor, tokens, [30])[-1])
     assert torch.equal(second, computed(executor, tokens[:20] + other, [30])[-1])
 
@@ -263,7 +264,7 @@ def test_a_repeated_step_gives_the_same_bits() -> None:
     executor.step([Part(tokens[:20], 0, blocks)])
     executor.step([Part([5, 6, 7], 20, blocks, 3)])
     for _ in range(2):
-        assert torch.equal(executor.step([Part(tokens[20:], 20, blocks, 4)]), plain[20:])
+        assert torch.equal(logits_of(executor, [Part(tokens[20:], 20, blocks, 4)]), plain[20:])
 
 
 def test_numbers_that_are_none_reach_the_logits_of_their_sequence_only() -> None:
@@ -273,9 +274,9 @@ def test_numbers_that_are_none_reach_the_logits_of_their_sequence_only() -> None
     model.head = torch.nn.Parameter(torch.randn_like(model.embedding), requires_grad=False)
     for weights in get_args(Weights):
         executor = NativeExecutor(model, N_BLOCKS, weights=weights)
-        sound, broken = executor.step([Part(tokens, 0, [1]), Part([1, bad, 2], 0, [2])])
+        sound, broken = logits_of(executor, [Part(tokens, 0, [1]), Part([1, bad, 2], 0, [2])])
         assert sound.isfinite().all() and not broken.isfinite().any()
-        assert torch.equal(executor.step([Part(tokens, 0, [2])])[0], sound)
+        assert torch.equal(logits_of(executor, [Part(tokens, 0, [2])])[0], sound)
 
 
 def test_the_dtype_of_the_blocks_does_not_matter() -> None:

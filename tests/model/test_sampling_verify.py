@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from numpy.typing import NDArray
 
 from model.sampling import Chosen, Sampler, SamplingSettings
 from tests.model.distributions import chi_square_deviations
@@ -24,10 +24,13 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def logits_behind(tokens: Sequence[int]) -> Tensor:
+def logits_behind(tokens: Sequence[int]) -> NDArray[np.float32]:
     """A model: logits that depend on everything before."""
-    generator = torch.Generator().manual_seed(hash(tuple(tokens)) % 2**31)
-    return torch.randn(N_TOKENS, generator=generator) * 2
+    return normal(np.random.default_rng(hash(tuple(tokens)) % 2**31), N_TOKENS) * 2
+
+
+def normal(generator: np.random.Generator, n: int) -> NDArray[np.float32]:
+    return generator.standard_normal(n, np.float32)
 
 
 def decoded(sampler: Sampler, n: int) -> list[Chosen]:
@@ -46,7 +49,7 @@ def speculated(sampler: Sampler, n: int, drafts: Sequence[Sequence[int]]) -> tup
         draft = list(drafts[turn % len(drafts)])
         past = [c.token for c in chosen]
         rows = [logits_behind(past + draft[:i]) for i in range(len(draft) + 1)]
-        found = sampler.verify(torch.stack(rows), draft)
+        found = sampler.verify(np.stack(rows), draft)
         assert [c.token for c in found[:-1]] == draft[: len(found) - 1]
         accepted += len(found) - 1
         chosen += found
@@ -78,8 +81,8 @@ def test_drafts_that_are_right_are_all_accepted(kind: str) -> None:
 
 @pytest.mark.parametrize("draft", range(4))
 def test_a_draft_is_accepted_as_often_as_sampling_draws_it(draft: int) -> None:
-    probabilities = torch.tensor([0.5, 0.3, 0.15, 0.05])
-    rows = probabilities.log().expand(2, -1)
+    probabilities = np.array([0.5, 0.3, 0.15, 0.05], np.float32)
+    rows = np.log([probabilities] * 2)
     lengths = [len(Sampler(SamplingSettings(seed=seed)).verify(rows, [draft])) for seed in range(3000)]
     accepted = float(probabilities[draft])
     assert chi_square_deviations([n - 1 for n in lengths], [1 - accepted, accepted]) < 5
@@ -87,15 +90,15 @@ def test_a_draft_is_accepted_as_often_as_sampling_draws_it(draft: int) -> None:
 
 def test_speculated_tokens_follow_the_exact_joint_distribution() -> None:
     """Pairs of tokens whose second depends on the first, drawn against drafts, over many seeds."""
-    first = torch.tensor([0.6, 0.3, 0.1])
-    second = torch.tensor([[0.1, 0.2, 0.7], [0.5, 0.4, 0.1], [0.3, 0.3, 0.4]])
+    first = np.array([0.6, 0.3, 0.1], np.float32)
+    second = np.array([[0.1, 0.2, 0.7], [0.5, 0.4, 0.1], [0.3, 0.3, 0.4]], np.float32)
     drawn: list[int] = []
     for seed in range(4000):
         sampler = Sampler(SamplingSettings(seed=seed))
         draft = seed % 3
-        tokens = [c.token for c in sampler.verify(torch.stack((first.log(), second[draft].log())), [draft])]
+        tokens = [c.token for c in sampler.verify(np.log([first, second[draft]]), [draft])]
         if len(tokens) == 1:
-            tokens.append(sampler(second[tokens[0]].log()).token)
+            tokens.append(sampler(np.log(second[tokens[0]])).token)
         drawn.append(3 * tokens[0] + tokens[1])
     exact = (first[:, None] * second).flatten().tolist()
     assert chi_square_deviations(drawn, exact) < 5
@@ -115,11 +118,11 @@ def test_a_guess_with_the_right_logits_is_always_right_and_records_nothing() -> 
 
 
 def test_a_guess_from_similar_logits_beats_the_likeliest_token() -> None:
-    generator = torch.Generator().manual_seed(1)
+    generator = np.random.default_rng(1)
     by_guess = by_likeliest = 0
     for seed in range(400):
-        logits = torch.randn(50, generator=generator)
-        similar = logits + 0.2 * torch.randn(50, generator=generator)
+        logits = normal(generator, 50)
+        similar = logits + 0.2 * normal(generator, 50)
         sampler = Sampler(SamplingSettings(seed=seed))
         guess = sampler.guess(similar, 0)
         token = sampler(logits).token
@@ -130,4 +133,4 @@ def test_a_guess_from_similar_logits_beats_the_likeliest_token() -> None:
 
 def test_rows_must_fit_the_drafts() -> None:
     with pytest.raises(ValueError, match="2 drafts need 3 rows"):
-        Sampler(SamplingSettings(seed=1)).verify(torch.zeros(2, 5), [1, 2])
+        Sampler(SamplingSettings(seed=1)).verify(np.zeros((2, 5), np.float32), [1, 2])

@@ -68,6 +68,19 @@ def test_a_block_goes_only_with_its_last_holder() -> None:
         pool.release(block)
 
 
+def test_every_change_of_who_holds_what_is_counted() -> None:
+    """What requests hold is metered anew only where this has grown."""
+    pool = BlockPool(4, 4)
+    counts = [pool.changes]
+    block = pool.allocate()
+    for change in (lambda: pool.share(block), lambda: pool.release(block), lambda: pool.release(block)):
+        counts.append(pool.changes)
+        change()
+    assert [*counts, pool.changes] == sorted({*counts, pool.changes})
+    pool.find(keys((1, 2, 3, 4)))
+    assert pool.changes == 4
+
+
 def test_the_longest_beginning_is_found_also_when_nobody_holds_it() -> None:
     pool = BlockPool(8, 2)
     chain = keys((1, 2), (3, 4), (5, 6))

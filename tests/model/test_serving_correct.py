@@ -30,6 +30,7 @@ from model.serving.served import tiny
 from model.serving.torch_executor import TorchExecutor
 from model.smollm2.convert import GGUFModel
 from model.transformer import Transformer
+from tests.model.executor_steps import logits_of
 from tests.model.hf_models import SHARED_FIELDS, build, load_theirs
 
 WINDOWED = "mixtral, windowed"
@@ -210,7 +211,7 @@ class Scattered:
         rows, past = [], 0
         for n in chunks:
             part = Part(tokens[past : past + n], past, self.order, n)
-            rows.append(self.executor.step([part]))
+            rows.append(logits_of(self.executor, [part]))
             past += n
         return torch.cat(rows)
 

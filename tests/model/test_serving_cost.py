@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -14,11 +15,12 @@ from model.config import LatentConfig, ModelConfig, MoEConfig
 from model.presets import PRESETS
 from model.serving import native_executor, overhead
 from model.serving.cost import PASS_TOKENS, StepCost
-from model.serving.executor import Part
+from model.serving.executor import Part, on_host
 from model.serving.executors import blocks_within, default_executor
 from model.serving.generation import EngineLimits
 from model.serving.speculation_ahead import AheadExecutor
 from model.serving.torch_executor import TorchExecutor
+from tests.model.executor_steps import logits_of
 from tests.model.random_models import SMALL, random_transformer
 
 COST = StepCost(per_token=100, per_key=3, per_logits=50)
@@ -104,6 +106,13 @@ def test_a_precision_without_kernels_is_computed_by_torch(caplog: pytest.LogCapt
     assert "float64" in caplog.text
 
 
+def test_logits_reach_samplers_in_single_precision_whatever_the_model_computes_in() -> None:
+    double = default_executor(random_transformer(SMALL).double(), EngineLimits())
+    assert double.step([Part(TOKENS[:5], 0, [0])]).dtype == np.float32
+    row_V = torch.tensor([0.5, 3.0], dtype=torch.bfloat16, requires_grad=True)
+    assert on_host(row_V).dtype == np.float32 and on_host(row_V).tolist() == [0.5, 3.0]
+
+
 def executor(n_blocks: int = 6) -> TorchExecutor:
     return TorchExecutor(random_transformer(SMALL).requires_grad_(False).eval(), n_blocks)
 
@@ -117,7 +126,7 @@ def test_neighbouring_and_scattered_blocks_give_the_same_logits() -> None:
         paged = executor()
         paged.step([Part(TOKENS[:21], 0, blocks, 0)])
         paged.step([Part(TOKENS[21:39], 21, blocks, 2)])
-        found.append(paged.step([Part(TOKENS[39:], 39, blocks)]))
+        found.append(logits_of(paged, [Part(TOKENS[39:], 39, blocks)]))
     assert torch.equal(*found)
 
 
@@ -125,7 +134,7 @@ def test_logits_are_of_the_last_tokens_asked_for() -> None:
     model = random_transformer(SMALL).requires_grad_(False).eval()
     whole = model(torch.tensor([TOKENS]))[0]
     parts = [Part(TOKENS, 0, [0, 1, 2], 3), Part(TOKENS[:5], 0, [3], 0), Part(TOKENS[:9], 0, [4])]
-    torch.testing.assert_close(executor().step(parts), whole[[37, 38, 39, 8]], atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits_of(executor(), parts), whole[[37, 38, 39, 8]], atol=1e-5, rtol=0)
     assert executor().step([Part(TOKENS[:5], 0, [3], 0)]).shape == (0, SMALL.vocab_size)
 
 
@@ -134,10 +143,10 @@ def test_a_copied_block_goes_its_own_way() -> None:
     paged.step([Part(TOKENS[:20], 0, [0, 1], 0)])
     paged.copy_block(1, 4)
     paged.step([Part([50], 20, [0, 4])])
-    after_copy = paged.step([Part(TOKENS[20:21], 20, [0, 1])])
+    after_copy = logits_of(paged, [Part(TOKENS[20:21], 20, [0, 1])])
     plain = executor()
     plain.step([Part(TOKENS[:20], 0, [0, 1], 0)])
-    assert torch.equal(after_copy, plain.step([Part(TOKENS[20:21], 20, [0, 1])]))
+    assert torch.equal(after_copy, logits_of(plain, [Part(TOKENS[20:21], 20, [0, 1])]))
 
 
 @pytest.mark.parametrize(

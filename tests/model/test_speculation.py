@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from model.sampling import Sampler, SamplingSettings
 from model.serving.cache import SequenceCache
 from model.serving.constrained import JSONGrammars
+from model.serving.executor import on_host
 from model.serving.proposers import proposers
 from model.serving.speculation import (
     COST_PER_DRAFT,
@@ -217,7 +218,7 @@ def decoded(
     while True:
         drafts = proposer.propose(tokens, 4) if proposer is not None and steps else []
         logits = model.step([(cache, [*new, *drafts])], [1 + len(drafts)])
-        found = [c.token for c in sampler.verify(logits, drafts)]
+        found = [c.token for c in sampler.verify(on_host(logits), drafts)]
         cache.advance(len(new) + len(found) - 1)
         tokens += found
         new = tokens[-1:]

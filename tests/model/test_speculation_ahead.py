@@ -6,8 +6,10 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from model.config import LatentConfig, ModelConfig, MoEConfig
@@ -17,6 +19,7 @@ from model.serving.proposers import proposers
 from model.serving.speculation_ahead import AheadExecutor, AheadProposer
 from model.serving.torch_executor import TorchExecutor
 from model.transformer import Transformer
+from tests.model.executor_steps import logits_of
 from tests.model.random_models import SMALL, random_transformer, relative_error
 
 MOE = MoEConfig(d_model=24, d_expert=12, n_experts=4, top_k=2, n_shared=1)
@@ -42,9 +45,9 @@ class Recorder:
     def __init__(self) -> None:
         self.logits: list[Tensor] = []
 
-    def __call__(self, logits_V: Tensor, ahead: int) -> int:
+    def __call__(self, logits_V: NDArray[np.float32], ahead: int) -> int:
         assert ahead == len(self.logits)
-        self.logits.append(logits_V)
+        self.logits.append(torch.from_numpy(logits_V))
         return int(logits_V.argmax())
 
 
@@ -170,7 +173,7 @@ def test_steps_compute_what_the_plain_executor_computes(config: ModelConfig) -> 
     model = random_transformer(config).eval()
     executor = AheadExecutor(model, 10, block_tokens=BLOCK_TOKENS)
     tokens = random_ids(12)
-    rows = executor.step([Part(tokens[:9], 0, BLOCKS, 2), Part(tokens[:3], 0, [1], 0)])
+    rows = logits_of(executor, [Part(tokens[:9], 0, BLOCKS, 2), Part(tokens[:3], 0, [1], 0)])
     with torch.no_grad():
         assert relative_error(rows, model(torch.tensor([tokens[:9]]))[0, -2:]) < 1e-4
 
@@ -182,7 +185,7 @@ def test_models_of_one_other_precision_are_stepped_and_drafted(
     model = cast(random_transformer(CONFIGS["dense"])).eval()
     executor, plain = AheadExecutor(model, 4), TorchExecutor(model, 4)
     part = Part([1, 2, 3, 4], 0, [2])
-    assert torch.equal(executor.step([part]), plain.step([part]))
+    assert torch.equal(logits_of(executor, [part]), logits_of(plain, [part]))
     assert len(drafted(executor, [1, 2, 3, 4, 5], 2, [2])[0]) == 2
     kept = (executor._keys, executor._values, executor._ahead_keys, executor._ahead_values, executor._joined)
     streams_bytes = executor._streams_SD.nbytes

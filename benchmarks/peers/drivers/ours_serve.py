@@ -12,8 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from benchmarks.peers.drivers.channel import resident_bytes, serve
 from benchmarks.peers.drivers.record import Record
@@ -47,7 +48,7 @@ class TimedExecutor:
     def reset(self) -> None:
         self.ns = self.steps = 0
 
-    def step(self, parts: Sequence[Part]) -> Tensor:
+    def step(self, parts: Sequence[Part]) -> NDArray[np.float32]:
         begun = time.monotonic_ns()
         logits = self._executor.step(parts)
         self.ns += time.monotonic_ns() - begun
@@ -100,14 +101,13 @@ class _Run:
     def __init__(self, engine: Engine, requests: list[dict[str, Any]]) -> None:
         self.engine, self.record = engine, Record(requests)
         self.failure: str | None = None
-        self.changed = threading.Condition()
+        self.lock, self.ended = threading.Lock(), threading.Event()
 
     def answer(self) -> dict[str, Any]:
-        with self.changed:
+        with self.lock:
             self._submit_arrived()
-            while not self.record.is_done and self.failure is None:
-                if not self.changed.wait(WAIT_S):
-                    raise RuntimeError(f"the engine did not answer within {WAIT_S:.0f} s")
+        if not self.ended.wait(WAIT_S):
+            raise RuntimeError(f"the engine did not answer within {WAIT_S:.0f} s")
         if self.failure is not None:
             raise RuntimeError(f"the engine ended a request: {self.failure}")
         return self.record.answer()
@@ -125,14 +125,14 @@ class _Run:
     def _hear(self, number: int, event: Event) -> None:
         """On the engine's thread; the other one is woken only in the end."""
         now_ns = time.monotonic_ns()
-        with self.changed:
+        with self.lock:
             if event.chosen is not None:
                 self.record.token(number, event.chosen.token, now_ns)
                 self._submit_arrived()
             if event.finish not in (None, Finish.LENGTH):
                 self.failure = str(event.finish)
             if self.failure or self.record.is_done:
-                self.changed.notify()
+                self.ended.set()
 
 
 def _executor(

@@ -17,6 +17,7 @@ class Record:
     def __init__(self, requests: Sequence[dict[str, Any]]) -> None:
         self.requests = list(requests)
         self.n_produced = self._n_arrived = 0
+        self._n_wanted: int = sum(request["n_new"] for request in self.requests)
         self._submitted_ns: list[int] = []
         self._tokens: list[list[int]] = [[] for _ in requests]
         self._times_ns: list[list[int]] = [[] for _ in requests]
@@ -48,8 +49,7 @@ class Record:
 
     @property
     def is_done(self) -> bool:
-        wanted: int = sum(request["n_new"] for request in self.requests)
-        return self.n_produced == wanted
+        return self.n_produced == self._n_wanted
 
     def answer(self) -> dict[str, Any]:
         """What the parent computes rates from. Raises RuntimeError where the engine has ended early."""
