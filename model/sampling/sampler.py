@@ -45,10 +45,13 @@ class Sampler:
         Raises FloatingPointError where the logits, or those of the tokens that the constraint allows, hold no finite
         maximum, and ConstraintError where the constraint cannot go on.
         """
-        best = float(logits_V[logits_V.argmax()])  # a nan, where there is one
+        likeliest = int(logits_V.argmax())  # a nan, where there is one
+        best = float(logits_V[likeliest])
         if not math.isfinite(best):
             raise FloatingPointError("the model's logits are not finite")
-        token = self._drawn(self._penalties.applied(logits_V), self.n_drawn)
+        changed_V = self._penalties.applied(logits_V)
+        is_plain = changed_V is logits_V and self.constraint is None and self.settings.temperature == 0
+        token = likeliest if is_plain else self._drawn(changed_V, self.n_drawn)
         if self.constraint is not None:
             self.constraint.accept(token)
         self._penalties.record(token)
