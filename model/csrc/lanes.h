@@ -80,14 +80,19 @@ LANES_INLINE Floats widen(Halves values) {
     return bits<Floats>(__builtin_convertvector(values, Words) << 16);
 }
 
-LANES_INLINE Halves narrow(Floats values) {
-#if defined(LANES_BF16_DOT)
-    return bits<Halves>(_mm512_cvtneps_pbh(bits<__m512>(values)));  // numbers below 2^-126 become zero
-#else
+// As of one number.
+LANES_INLINE Halves narrow_exactly(Floats values) {
     const Words words = bits<Words>(values);
     const Words rounded = (words + 0x7fffu + ((words >> 16) & 1u)) >> 16;
     const Words is_nan = bits<Words>((words & 0x7fffffffu) > 0x7f800000u);
     return __builtin_convertvector((is_nan & ((words >> 16) | 0x40u)) | (~is_nan & rounded), Halves);
+}
+
+LANES_INLINE Halves narrow(Floats values) {
+#if defined(LANES_BF16_DOT)
+    return bits<Halves>(_mm512_cvtneps_pbh(bits<__m512>(values)));  // numbers below 2^-126 become zero
+#else
+    return narrow_exactly(values);
 #endif
 }
 
@@ -105,10 +110,8 @@ LANES_INLINE Floats load(const bf16 *from) {
 
 LANES_INLINE void store(float *to, Floats values) { std::memcpy(to, &values, sizeof values); }
 
-LANES_INLINE void store(bf16 *to, Floats values) {
-    const Halves halves = narrow(values);
-    std::memcpy(to, &halves, sizeof halves);
-}
+LANES_INLINE void store(bf16 *to, Halves halves) { std::memcpy(to, &halves, sizeof halves); }
+LANES_INLINE void store(bf16 *to, Floats values) { store(to, narrow(values)); }
 
 // --- Vectors: the first `count` numbers, 0 <= count <= LANES; the others are zero and not touched in memory ------------
 
@@ -142,14 +145,15 @@ LANES_INLINE void store_part(float *to, Floats values, int64_t count) {
 #endif
 }
 
-LANES_INLINE void store_part(bf16 *to, Floats values, int64_t count) {
-    const Halves halves = narrow(values);
+LANES_INLINE void store_part(bf16 *to, Halves halves, int64_t count) {
 #if defined(LANES_AVX512)
     _mm256_mask_storeu_epi16(to, static_cast<__mmask16>((1u << count) - 1), bits<__m256i>(halves));
 #else
     std::memcpy(to, &halves, static_cast<size_t>(count) * sizeof(bf16));
 #endif
 }
+
+LANES_INLINE void store_part(bf16 *to, Floats values, int64_t count) { store_part(to, narrow(values), count); }
 
 // --- Rows: vector after vector, the last one in part ------------------------------------------------------------------
 
@@ -158,8 +162,8 @@ LANES_INLINE Floats load(const T *from, int64_t count) {
     return count == LANES ? load(from) : load_part(from, count);
 }
 
-template <typename T>
-LANES_INLINE void store(T *to, Floats values, int64_t count) {
+template <typename T, typename Values>
+LANES_INLINE void store(T *to, Values values, int64_t count) {
     if (count == LANES) store(to, values);
     else store_part(to, values, count);
 }
@@ -219,6 +223,17 @@ LANES_INLINE float largest(Floats values) {
     float found = values[0];
     for (int lane = 1; lane < LANES; ++lane) found = values[lane] > found ? values[lane] : found;
     return found;
+}
+
+LANES_INLINE Floats root(Floats values) {
+#if defined(LANES_AVX512)
+    return bits<Floats>(_mm512_sqrt_ps(bits<__m512>(values)));
+#elif defined(__AVX2__)
+    return bits<Floats>(_mm256_sqrt_ps(bits<__m256>(values)));
+#else
+    for (int lane = 0; lane < LANES; ++lane) values[lane] = __builtin_sqrtf(values[lane]);
+    return values;
+#endif
 }
 
 LANES_INLINE Floats least(Floats a, Floats b) { return a < b ? a : b; }
