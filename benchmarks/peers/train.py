@@ -1,7 +1,7 @@
 """`python -m benchmarks.peers train`: optimiser steps of this stack and of transformers, side by side.
 
-Same weights, same batches, packing off, the same optimiser class (torch's fused AdamW with equal groups) and clipping on
-both sides, one thread on one core. Transformers computes experts by whichever of its implementations is fastest on the
+Same weights, same batches, packing off, the same optimiser (AdamW with equal groups: torch's fused one there, the stack's
+own here) and clipping on both sides, one thread on one core. Transformers computes experts by whichever of its implementations is fastest on the
 batch's shape. Each side keeps its own weights from step to step, so equal losses after several steps say that gradients
 and updates are equal too.
 """

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from model.data.batch import PADDING, Batch
 from model.layers.balance import balance_experts
 from model.layers.moe import count_tokens_only, set_loss_scale
+from model.training.adamw import AdamW
 from model.training.ema import WeightAverage
 from model.training.errors import require_finite
 from model.training.loss import next_token_loss
@@ -85,7 +86,7 @@ class Trainer:
         loss = next_token_loss(self.model(tokens_BS), tokens_BS)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch ships no types for it
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
+        self._clip_grad_norm_()
         self.optimizer.step()
         self._after_update()
         return loss.detach()
@@ -113,8 +114,7 @@ class Trainer:
         loss = _sum([part.next_token for part in losses])
         ahead = [part.ahead for part in losses if part.ahead is not None]
         self.scaler.unscale_(self.optimizer)
-        moved = [parameter for _, parameter in self.named_parameters()]
-        norm = float(nn.utils.clip_grad_norm_(moved, self.recipe.clip_norm))
+        norm = float(self._clip_grad_norm_())
         is_skipped = self._require_finite(loss, norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -138,6 +138,13 @@ class Trainer:
         finally:
             self.model.train()
         return logits_BSV
+
+    def _clip_grad_norm_(self) -> Tensor:
+        """The norm of all gradients, which the next step of the optimiser clips."""
+        moved = [parameter for _, parameter in self.named_parameters()]
+        if isinstance(self.optimizer, AdamW):
+            return self.optimizer.clip_grad_norm_(moved, self.recipe.clip_norm)
+        return nn.utils.clip_grad_norm_(moved, self.recipe.clip_norm)
 
     def _backward(self, batch: Batch, n_targets: int) -> Losses:
         """Adds a micro-batch's share of the gradients; returns its share of the losses."""

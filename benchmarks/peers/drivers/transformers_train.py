@@ -1,4 +1,4 @@
-"""Training with transformers: its model and its loss, with the optimiser and the clipping that the stack has too.
+"""Training with transformers: its model and its loss, with torch's fused AdamW in the stack's groups and torch's clipping.
 
 The process keeps freed memory as `gainshare train` does, so that this is no part of what is compared. Of its implementations of experts the fastest is used, found by trying each on the batch's shape.
 """
