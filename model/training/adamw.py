@@ -1,4 +1,4 @@
-"""AdamW that clips as it moves; torch's own wherever there is no kernel for it.
+"""AdamW that clips as it moves, and that keeps working copies of weights; torch's own wherever there is no kernel for it.
 
 Torch's clipping is a pass over all gradients before the optimiser's. Here the norm is one read, and the factor that
 follows from it is applied as each gradient is read to be used. The state is that of `torch.optim.AdamW`, key by key.
@@ -14,24 +14,37 @@ import torch
 from torch import Tensor, nn
 
 from model.training import adamw_fused
+from model.training.working_copies import WorkingCopies
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class AdamW(torch.optim.AdamW):
-    """Takes what `torch.optim.AdamW` takes."""
+    """`copies` are moved with their masters, and their gradients count as the masters'."""
+
+    copies: WorkingCopies
 
     def __init__(self, params: Iterable[Any], **options: Any) -> None:
         super().__init__(params, **options)
-        self._factor = 1.0  # of gradients, in the next step
+        self._begin()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._factor = 1.0
+        if "copies" not in self.__dict__:  # what has been copied or unpickled has none of its own
+            self._begin()
+
+    def _begin(self) -> None:
+        self.copies = WorkingCopies()
+        self._factor = 1.0  # of gradients, in the next step
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         super().zero_grad(set_to_none)
+        self.copies.clear_gradients()
         self._factor = 1.0
+
+    def gradient(self, parameter: nn.Parameter) -> Tensor | None:
+        """What the next step reads, before clipping: fp32, or bf16 where a working copy has it."""
+        return self.copies.gradient(parameter)
 
     @torch.no_grad()
     def clip_grad_norm_(self, parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
@@ -40,9 +53,10 @@ class AdamW(torch.optim.AdamW):
         Gradients themselves stay as they are where the kernel reads them.
         """
         chosen = list(parameters)
-        found = [each.grad for each in chosen if each.grad is not None]
+        found = [gradient for each in chosen if (gradient := self.gradient(each)) is not None]
         self._factor = 1.0
         if not adamw_fused.is_usable() or not all(map(adamw_fused.reads, found)):
+            self.copies.add_gradients()
             return nn.utils.clip_grad_norm_(chosen, max_norm)
         norm = math.sqrt(sum(map(adamw_fused.squares, found)))
         factor = max_norm / (norm + 1e-6)
@@ -61,10 +75,12 @@ class AdamW(torch.optim.AdamW):
         if closure is None and self._fits():
             self._step_by_kernel(factor)
             return None
+        self.copies.add_gradients()
         gradients = [parameter.grad for _, parameter in self._parameters() if parameter.grad is not None]
         if factor != 1 and gradients:
             torch._foreach_mul_(gradients, factor)
         loss: float | None = super().step(closure)
+        self.copies.note_masters_moved()
         return loss
 
     def _parameters(self) -> Iterator[tuple[dict[str, Any], nn.Parameter]]:
@@ -79,14 +95,15 @@ class AdamW(torch.optim.AdamW):
         if any(group["amsgrad"] or group["maximize"] for group in self.param_groups):
             return False
         return all(
-            parameter.grad is None or (adamw_fused.reads(parameter.grad) and adamw_fused.moves(parameter))
+            gradient is None or (adamw_fused.reads(gradient) and adamw_fused.moves(parameter))
             for _, parameter in self._parameters()
+            for gradient in (self.gradient(parameter),)
         )
 
     @torch.no_grad()
     def _step_by_kernel(self, factor: float) -> None:
         for group, parameter in self._parameters():
-            gradient = parameter.grad
+            gradient = self.gradient(parameter)
             if gradient is None:
                 continue
             state = self._state_of(parameter)
@@ -101,7 +118,10 @@ class AdamW(torch.optim.AdamW):
                 step=int(state["step"]),
                 factor=factor,
             )
-            adamw_fused.step_(parameter, gradient, state["exp_avg"], state["exp_avg_sq"], None, rates)
+            copy = self.copies.weights(parameter)
+            adamw_fused.step_(parameter, gradient, state["exp_avg"], state["exp_avg_sq"], copy, rates)
+            if copy is not None:
+                self.copies.note_moved(parameter)
 
     def _state_of(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         state: dict[str, Tensor] = self.state[parameter]

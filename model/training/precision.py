@@ -8,6 +8,7 @@ hundredth of the speed. Knows nothing of losses or optimisers.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, get_args
 
@@ -16,8 +17,13 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from model.config import ConfigError
+from model.layers.ahead import AheadModule
+from model.layers.attention import Attention
 from model.layers.experts import apply_experts
+from model.layers.ffn import SwiGLU
+from model.layers.latent import LatentAttention
 from model.layers.moe import ApplyExperts, Experts
+from model.transformer import Transformer
 
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES: dict[Precision, torch.dtype] = {
@@ -55,6 +61,40 @@ def cast_experts(model: nn.Module) -> None:
         # What has been replaced already, for 8-bit training or other devices, chooses its own formats.
         if isinstance(module, Experts) and module.apply_experts is apply_experts:
             module.apply_experts = _InAutocastFormat(apply_experts)
+
+
+Place = tuple[nn.Module, str]  # whose parameter of that name
+
+_PROJECTING = (Attention, LatentAttention, SwiGLU, AheadModule)  # 8-bit forms, other classes, want masters
+
+
+def cast_places(model: nn.Module) -> Iterator[Place]:
+    """Where the fp32 masters are that autocast casts whole in each pass, and that could as well be cast beforehand.
+
+    None in a compiled model, which expects the parameters that it was compiled with, nor where something hangs on the
+    parameter itself.
+    """
+    modules = list(model.modules())
+    if any(module._compiled_call_impl is not None for module in modules):
+        return
+    for module in modules:
+        for name, parameter in module._parameters.items():
+            if parameter is not None and _is_cast(module, name) and _is_plain_master(parameter):
+                yield module, name
+
+
+def _is_cast(module: nn.Module, name: str) -> bool:
+    if type(module) is Experts:
+        return isinstance(module.apply_experts, _InAutocastFormat)
+    if type(module) is Transformer:
+        return name == "head"
+    return type(module) in _PROJECTING and name.startswith("w_")
+
+
+def _is_plain_master(parameter: nn.Parameter) -> bool:
+    has_hooks = parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None)
+    is_plain = type(parameter) is nn.Parameter and parameter.is_contiguous() and not has_hooks
+    return is_plain and parameter.dtype is torch.float32 and parameter.requires_grad
 
 
 class _InAutocastFormat:

@@ -17,14 +17,16 @@ from torch import Tensor, nn
 from model.data.batch import PADDING, Batch
 from model.layers.balance import balance_experts
 from model.layers.moe import count_tokens_only, set_loss_scale
+from model.training import adamw_fused
 from model.training.adamw import AdamW
 from model.training.ema import WeightAverage
 from model.training.errors import require_finite
 from model.training.loss import next_token_loss
 from model.training.objective import Losses, Objective, losses_on
 from model.training.optimizer import optimizer_for, set_learning_rate
-from model.training.precision import Precision, autocast, cast_experts, loss_scaler
+from model.training.precision import Precision, autocast, cast_experts, cast_places, loss_scaler
 from model.training.recipe import Recipe
+from model.training.working_copies import WorkingCopies
 from model.transformer import Transformer
 
 LEAST_LOSS_SCALE = 2.0**-4  # fp16: below it gradients overflow for another reason than the scale
@@ -110,7 +112,7 @@ class Trainer:
         learning_rate = self.recipe.learning_rate_at(self.steps, progress) * learning_rate_scale
         set_learning_rate(self.optimizer, learning_rate)
         self.optimizer.zero_grad(set_to_none=True)
-        losses = [self._backward(batch, n_targets) for batch in micro_batches]
+        losses = self._backward_of_all(micro_batches, n_targets)
         loss = _sum([part.next_token for part in losses])
         ahead = [part.ahead for part in losses if part.ahead is not None]
         self.scaler.unscale_(self.optimizer)
@@ -138,6 +140,19 @@ class Trainer:
         finally:
             self.model.train()
         return logits_BSV
+
+    def _backward_of_all(self, micro_batches: Sequence[Batch], n_targets: int) -> list[Losses]:
+        copies = self._working_copies()
+        if copies is None:
+            return [self._backward(batch, n_targets) for batch in micro_batches]
+        with copies.in_place(cast_places(self.model), adds_up=len(micro_batches) > 1):
+            return [self._backward(batch, n_targets) for batch in micro_batches]
+
+    def _working_copies(self) -> WorkingCopies | None:
+        """Those of the optimiser, where it moves them: on a CPU with the kernel."""
+        if self.precision != "bf16" or self.model.device.type != "cpu" or not adamw_fused.is_usable():
+            return None
+        return self.optimizer.copies if isinstance(self.optimizer, AdamW) else None
 
     def _clip_grad_norm_(self) -> Tensor:
         """The norm of all gradients, which the next step of the optimiser clips."""

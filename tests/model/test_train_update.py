@@ -13,6 +13,7 @@ from model.config import ConfigError, RopeScaling
 from model.data.batch import IGNORED, PADDING, Batch
 from model.layers.moe import Experts, count_tokens_only, moe_layers
 from model.training import objective
+from model.training.adamw import AdamW
 from model.training.errors import NotFiniteError
 from model.training.loss import target_loss
 from model.training.micro_batches import split
@@ -38,7 +39,9 @@ def whole_rows(seed: int = 0) -> tuple[torch.Tensor, Batch]:
 def gradients(trainer: Trainer, batches: list[Batch]) -> dict[str, torch.Tensor]:
     """Those of one update, unclipped."""
     trainer.update(batches)
-    return {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
+    assert isinstance(trainer.optimizer, AdamW)
+    found = {name: trainer.optimizer.gradient(p) for name, p in trainer.model.named_parameters()}
+    return {name: gradient.float().clone() for name, gradient in found.items() if gradient is not None}
 
 
 def test_on_whole_rows_it_is_the_judged_step() -> None:
@@ -195,6 +198,7 @@ def test_logits_are_scored_in_chunks_with_the_step_of_the_textbook(
     monkeypatch.setattr(objective, "chunked_target_loss", textbook)
     expected = gradients(whole, [packed_batch()])
     assert used == [1]
+    assert found.keys() == expected.keys() == {name for name, _ in whole.model.named_parameters()}
     tolerance = 1e-4 if precision == "fp32" else 3e-2
     for name, gradient in expected.items():
         difference = (found[name] - gradient).abs().max()
