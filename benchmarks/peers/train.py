@@ -140,7 +140,7 @@ def rows_of(cell: Cell, answers: dict[str, list[Answer]], theirs: Answer, peak: 
             "x",
             f">= {TARGET:g}x",
             ratio.median >= TARGET,
-            f"tokens per second, pairs of steps: {ratio.text()}; torch's fused AdamW and freed memory kept on both sides; transformers "
+            f"tokens per second, pairs of steps: {ratio.text()}; freed memory kept on both sides; transformers "
             f"{theirs['transformers']} with {theirs['chosen']} experts (forward and backward: {tried}{refused})",
         )
     ]
