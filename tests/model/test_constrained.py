@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from model.data.tokenizer import TOKENIZER_FILE, TextTokenizer
 from model.sampling import Chosen, ConstraintError, Sampler, SamplingSettings
@@ -57,8 +58,9 @@ schemas = st.recursive(
 )
 
 
-def logits(seed: int, index: int, vocab_size: int = VOCABULARY) -> torch.Tensor:
-    return 3 * torch.randn(vocab_size, generator=torch.Generator().manual_seed(seed * 100_003 + index))
+def logits(seed: int, index: int, vocab_size: int = VOCABULARY) -> NDArray[np.float32]:
+    generator = torch.Generator().manual_seed(seed * 100_003 + index)
+    return (3 * torch.randn(vocab_size, generator=generator)).numpy()
 
 
 def answered(constraint: GrammarConstraint, seed: int, **asked: Any) -> list[Chosen]:
@@ -106,7 +108,7 @@ def test_drafts_leave_a_constrained_answer_as_it_is(seed: int, texts: list[str],
         right = [c.token for c in plain[len(found) : len(found) + 2]]
         drafts = [*right[: turn % 3], *BYTES.encode(texts[turn % len(texts)])]
         rows = [logits(seed, len(found) + i) for i in range(len(drafts) + 1)]
-        found += sampler.verify(torch.stack(rows), drafts)
+        found += sampler.verify(np.stack(rows), drafts)
         turn += 1
     assert found == plain
 
@@ -114,7 +116,7 @@ def test_drafts_leave_a_constrained_answer_as_it_is(seed: int, texts: list[str],
 def test_verification_stops_where_a_draft_ends_the_answer() -> None:
     constraint = GRAMMARS.json_schema({"const": 7})
     sampler = Sampler(SamplingSettings(temperature=0), constraint=constraint)
-    found = sampler.verify(torch.zeros(4, VOCABULARY), [ord("7"), END, END])
+    found = sampler.verify(np.zeros((4, VOCABULARY), np.float32), [ord("7"), END, END])
     assert [c.token for c in found] == [ord("7"), END]
 
 
@@ -135,7 +137,7 @@ def test_the_shortcut_draws_what_the_mask_draws() -> None:
         masked = GRAMMARS.json_schema(PERSON)
         sampler = Sampler(SamplingSettings(seed=seed), constraint=masked)
         for i, expected in enumerate(plain):
-            row = torch.where(torch.from_numpy(masked.mask()), logits(seed, i), -torch.inf)
+            row = np.where(masked.mask(), logits(seed, i), np.float32(-np.inf))
             assert sampler(row) == expected
 
 
@@ -188,7 +190,7 @@ def test_a_fork_goes_its_own_way() -> None:
 
 
 def test_logits_that_leave_no_allowed_token_are_an_error() -> None:
-    row = torch.full((VOCABULARY,), -torch.inf)
+    row = np.full(VOCABULARY, -np.inf, np.float32)
     row[ord("x")] = 0
     for asked in ({"temperature": 0.0}, {}, {"top_k": 3}):
         sampler = Sampler(SamplingSettings(**asked), constraint=GRAMMARS.json_object())  # type: ignore[arg-type]
