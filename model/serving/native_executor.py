@@ -107,7 +107,8 @@ class NativeExecutor:
         heads = self.config.n_layers * self._model.n_kv_heads
         self._cache = huge_zeros(n_blocks * self.bytes_per_block).view(heads, n_blocks, -1)
         self._model.cache = self._cache.data_ptr()
-        self._memory_at = self._memory_bytes = 0  # of the steps' working memory, which grows as they need it
+        self._memory = torch.empty(0, dtype=torch.uint8)  # of steps; grows as they need it
+        self._memory_at = self._memory_bytes = 0
         self._turn_tables: tuple[Tensor, ...] = ()
         if not self._rotary.is_dynamic:
             self._set_turns(torch.arange(self.config.max_context), None)
@@ -119,9 +120,8 @@ class NativeExecutor:
         positions: list[int] = []
         wanted: list[int] = []
         blocks: list[int] = []
-        rows: list[
-            tuple[int, int, int, int]
-        ] = []  # of each part: where its table begins in `blocks`, first, n, past
+        # of each part: where its table begins in `blocks`, then first, n and past of a PartRow
+        rows: list[tuple[int, int, int, int]] = []
         most_keys = 0
         for part in parts:
             n_tokens, n_keys = len(part.tokens), part.past + len(part.tokens)
