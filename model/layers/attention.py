@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from model.config import ModelConfig
 from model.layers import attention_fused, norm_fused
 from model.layers.formats import product_dtype
+from model.layers.linear import linear
 from model.layers.masks import causal_mask, span_mask
 from model.layers.norm import RMSNorm
 from model.layers.rotary import Rotation, rotate
@@ -95,7 +96,7 @@ class Attention(nn.Module):
     def forward(self, x_BSD: Tensor, rotation: Rotation, first_BS: Tensor | None = None) -> Tensor:
         """Whole sequences: [B, S, D] -> [B, S, D]; `first_BS` as `layers/masks.py` makes it, None: plainly causal."""
         y_BSHC = attend(*self._project(x_BSD, rotation), first_BS)
-        return F.linear(y_BSHC.flatten(2), self.w_o, self.b_o)
+        return linear(y_BSHC.flatten(2), self.w_o, self.b_o)
 
     def forward_cached(
         self, x_TD: Tensor, rotation: Rotation, layer: int, segments: Sequence[Segment]
@@ -118,12 +119,12 @@ class Attention(nn.Module):
             outputs.append(y_1HtC[0].transpose(0, 1))
             start = end
         y_THC = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-        return F.linear(y_THC.flatten(1), self.w_o, self.b_o)
+        return linear(y_THC.flatten(1), self.w_o, self.b_o)
 
     def _project(self, x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         """[..., D] -> queries [..., H, C], keys and values [..., G, C]; queries and keys turned."""
-        q, k = F.linear(x, self.w_q, self.b_q), F.linear(x, self.w_k, self.b_k)
-        v = F.linear(x, self.w_v, self.b_v)
+        q, k = linear(x, self.w_q, self.b_q), linear(x, self.w_k, self.b_k)
+        v = linear(x, self.w_v, self.b_v)
         if self.q_norm is not None and self.k_norm is not None and not self.norms_heads:
             q, k = self.q_norm(q), self.k_norm(k)
         # The heads are counted from the weights at hand: tensor parallelism leaves a rank only some of them.

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.layers.linear import linear
+
 
 class SwiGLU(nn.Module):
     """w_down(silu(w_gate x) * w_up x). Weights: w_gate, w_up [F, D], w_down [D, F].
@@ -28,5 +30,5 @@ class SwiGLU(nn.Module):
             nn.init.normal_(weight, std=weight.shape[-1] ** -0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = F.linear(x, self.w_gate, self.b_gate), F.linear(x, self.w_up, self.b_up)
-        return F.linear(F.silu(gate) * up, self.w_down, self.b_down)
+        gate, up = linear(x, self.w_gate, self.b_gate), linear(x, self.w_up, self.b_up)
+        return linear(F.silu(gate) * up, self.w_down, self.b_down)

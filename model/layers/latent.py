@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from model.config import LatentConfig, ModelConfig
 from model.layers import attention_fused
 from model.layers.attention import Segment, in_heads
+from model.layers.linear import linear
 from model.layers.masks import span_mask
 from model.layers.norm import RMSNorm
 from model.layers.rotary import Rotation, rotate, softmax_factor
@@ -81,7 +82,7 @@ class LatentAttention(nn.Module):
         else:
             q_BHSC, mask = q_BSHC.transpose(1, 2), None if first_BS is None else span_mask(first_BS)
             y_BSHU = self._attend(q_BHSC, k_BHSC, v_BHSU, mask, is_causal=mask is None).transpose(1, 2)
-        return F.linear(y_BSHU.flatten(2), self.w_o, self.b_o)
+        return linear(y_BSHU.flatten(2), self.w_o, self.b_o)
 
     def forward_cached(
         self, x_TD: Tensor, rotation: Rotation, layer: int, segments: Sequence[Segment]
@@ -101,15 +102,15 @@ class LatentAttention(nn.Module):
             outputs.append(attend(q_HtC, past_SA, part).transpose(0, 1))
             start = end
         y_THU = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-        return F.linear(y_THU.flatten(1), self.w_o, self.b_o)
+        return linear(y_THU.flatten(1), self.w_o, self.b_o)
 
     def _queries(self, x: Tensor, rotation: Rotation) -> Tensor:
         """[..., D] -> [..., H, N + P], the rotary part turned."""
         if self.w_q is not None:
-            q = F.linear(x, self.w_q)
+            q = linear(x, self.w_q)
         else:
             assert self.w_q_down is not None and self.q_norm is not None and self.w_q_up is not None
-            q = F.linear(self.q_norm(F.linear(x, self.w_q_down, self.b_q_down)), self.w_q_up)
+            q = linear(self.q_norm(linear(x, self.w_q_down, self.b_q_down)), self.w_q_up)
         # The heads are counted from the weights at hand: tensor parallelism leaves a rank only some of them.
         q = in_heads(q, self.d_query)
         q_nope, q_rope = torch.split(q, [self.latent.d_nope, self.latent.d_rope], dim=-1)
@@ -117,7 +118,7 @@ class LatentAttention(nn.Module):
 
     def _kept(self, x: Tensor, rotation: Rotation) -> Tensor:
         """[..., D] -> [..., A]: the normed latent and the turned shared key, all that attention asks of a token."""
-        down = F.linear(x, self.w_kv_down, self.b_kv_down)
+        down = linear(x, self.w_kv_down, self.b_kv_down)
         latent, k_rope = torch.split(down, [self.latent.kv_rank, self.latent.d_rope], dim=-1)
         turned = rotate(k_rope[..., None, :], rotation)[..., 0, :]
         return torch.cat((self.kv_norm(latent), turned), dim=-1)
@@ -126,7 +127,7 @@ class LatentAttention(nn.Module):
         """[..., S, A] -> keys [..., H, S, N + P] and values [..., H, S, U]."""
         latent = self.latent
         latents, k_rope = torch.split(kept, [latent.kv_rank, latent.d_rope], dim=-1)
-        kv = in_heads(F.linear(latents, self.w_kv_up), latent.d_nope + latent.d_value)
+        kv = in_heads(linear(latents, self.w_kv_up), latent.d_nope + latent.d_value)
         k_nope, v = torch.split(kv.transpose(-2, -3), [latent.d_nope, latent.d_value], dim=-1)
         k_rope = k_rope.unsqueeze(-3).expand(*k_nope.shape[:-1], latent.d_rope)
         return torch.cat((k_nope, k_rope), dim=-1), v

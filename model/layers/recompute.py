@@ -19,7 +19,7 @@ from torch.utils.checkpoint import (
 )
 
 from model.config import ConfigError
-from model.layers import attention_fused
+from model.layers import attention_fused, linear_fused
 from model.layers.watched import Unwatching
 
 # none: everything; full: a block's input alone; selective: beside the inputs of a block's halves what the products
@@ -28,7 +28,7 @@ from model.layers.watched import Unwatching
 Checkpointing = Literal["none", "full", "selective"]
 
 _ATEN = torch.ops.aten
-_PRODUCTS = {_ATEN.mm.default, _ATEN.addmm.default}
+_PRODUCTS = {linear_fused.OPERATION, _ATEN.mm.default, _ATEN.addmm.default}
 _KERNELS = {
     attention_fused.OPERATION,
     _ATEN._scaled_dot_product_flash_attention_for_cpu.default,

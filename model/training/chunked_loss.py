@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from model.data.batch import IGNORED
+from model.layers import linear_fused
 from model.layers.formats import product_dtype
+from model.layers.linear import linear
 from model.training import loss_fused
 from model.training.loss import ahead_targets, count_targets, wide
 
@@ -97,14 +98,13 @@ class _ChunkedLoss(torch.autograd.Function):
             for start in range(0, len(x_ND), chunk):
                 part = slice(start, start + chunk)
                 x_CD, targets_C = x_ND[part].to(format_), targets_N[part]
-                logits_CV = F.linear(x_CD, cast_head_VD)
+                logits_CV = linear(x_CD, cast_head_VD)
                 part_loss, grad_CV = _score(logits_CV, targets_C, z_weight, needs_x or needs_head)
                 loss += part_loss
                 if grad_x_ND is not None:
-                    grad_x_ND[part] = grad_CV @ cast_head_VD
+                    grad_x_ND[part] = _grad_x(grad_CV, x_CD, cast_head_VD)
                 if needs_head:
-                    share_VD = grad_CV.mT @ x_CD
-                    grad_head_VD = wide(share_VD) if grad_head_VD is None else grad_head_VD.add_(share_VD)
+                    grad_head_VD = _add_grad_head(grad_CV, x_CD, cast_head_VD, grad_head_VD)
         ctx.save_for_backward(grad_x_ND, grad_head_VD)
         ctx.head_dtype = head_VD.dtype
         return loss
@@ -118,6 +118,20 @@ class _ChunkedLoss(torch.autograd.Function):
         if grad_head_VD is not None:
             grad_head_VD = (grad_head_VD * grad).to(ctx.head_dtype)
         return grad_x_ND, grad_head_VD, None, None, None, None
+
+
+def _grad_x(grad_CV: Tensor, x_CD: Tensor, head_VD: Tensor) -> Tensor:
+    if linear_fused.fits(x_CD, head_VD):
+        return linear_fused.grad_input(grad_CV, head_VD)
+    return grad_CV @ head_VD
+
+
+def _add_grad_head(grad_CV: Tensor, x_CD: Tensor, head_VD: Tensor, sum_VD: Tensor | None) -> Tensor:
+    """The gradient of these positions by the head, wide, added to that of others in its place."""
+    if linear_fused.fits(x_CD, head_VD):
+        return linear_fused.add_grad_weight(grad_CV, x_CD, sum_VD)
+    share_VD = grad_CV.mT @ x_CD
+    return wide(share_VD) if sum_VD is None else sum_VD.add_(share_VD)
 
 
 def _score(

@@ -1,0 +1,150 @@
+"""Linear maps of many rows on CPU by compiled kernels, forward and backward (`model/csrc/linear_fused.cpp`).
+
+torch's libraries multiply fp32 on AMD processors without AVX-512, and spend on some shapes a tenth of the time on packing.
+Sums are fp32 in both formats, in an order that depends on neither other rows nor threads.
+
+Whether it may be used is `fits`' answer; `model/layers/linear.py` asks it. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model import native
+from model.layers.watched import PLAIN, is_watched
+
+#: Fewer rows torch multiplies about as fast, and in bf16 their weight's gradient faster.
+LEAST_ROWS = 512
+
+_DTYPES = (torch.float32, torch.bfloat16)
+_POINTER = ctypes.c_void_p
+
+
+class _Call(ctypes.Structure):
+    """As `linear::Call` in `model/csrc/linear_rows.h`."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("rows", "outputs", "inputs", "threads")),
+        *((name, _POINTER) for name in ("x", "weight", "y", "grad_y", "grad_x", "grad_weight")),
+        *((name, ctypes.c_int64) for name in ("is_wide", "adds")),
+    ]
+
+
+def fits(x: Tensor, weight_NK: Tensor) -> bool:
+    """Whether `linear` here may be used: many rows, plain CPU tensors of one format that this processor multiplies fast.
+
+    Not while something watches torch's operations or replaces its functions, nor where autocast would choose another format.
+    """
+    dtype = x.dtype
+    if dtype not in _DTYPES or weight_NK.dtype is not dtype or not weight_NK.numel():
+        return False
+    if x.numel() < LEAST_ROWS * x.shape[-1] or not weight_NK.is_contiguous():
+        return False
+    if any(type(t) not in PLAIN or t.device.type != "cpu" for t in (x, weight_NK)):
+        return False
+    if is_watched() or torch._C._len_torch_function_stack():
+        return False
+    if torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") is not dtype:
+        return False
+    return is_fast(dtype)
+
+
+def is_fast(dtype: torch.dtype) -> bool:
+    """Whether this processor multiplies the format faster by these kernels than by torch's."""
+    return bool(_fast_formats() & {torch.float32: 1, torch.bfloat16: 2}.get(dtype, 0))
+
+
+def linear(x: Tensor, weight_NK: Tensor) -> Tensor:
+    """x weight^T: [..., K] -> [..., N] in their format. For tensors that `fits` accepts.
+
+    Gradients' own gradients are torch's. Raises MemoryError.
+    """
+    y: Tensor = _Linear.apply(x.contiguous(), weight_NK)  # type: ignore[no-untyped-call]
+    return y
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight_NK: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight_NK)
+        y: Tensor = OPERATION(x, weight_NK)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, weight_NK = ctx.saved_tensors
+        needs_x, needs_weight = ctx.needs_input_grad
+        if torch.is_grad_enabled():  # somebody wants the gradients' own gradients
+            grad_MN, x_MK = grad_y.flatten(0, -2), x.flatten(0, -2)
+            return grad_y @ weight_NK if needs_x else None, grad_MN.mT @ x_MK if needs_weight else None
+        grad_y = grad_y.contiguous()
+        return (
+            grad_input(grad_y, weight_NK) if needs_x else None,
+            grad_weight(grad_y, x) if needs_weight else None,
+        )
+
+
+def project(x: Tensor, weight_NK: Tensor, out: Tensor | None = None) -> Tensor:
+    """As `linear`, of contiguous tensors, without a gradient; into `out` where that is given."""
+    y = x.new_empty(*x.shape[:-1], len(weight_NK)) if out is None else out
+    _run("forward", x, weight_NK.shape, x=x, weight=weight_NK, y=y)
+    return y
+
+
+def grad_input(grad_y: Tensor, weight_NK: Tensor) -> Tensor:
+    """grad_y weight: [..., N] -> [..., K]."""
+    grad_x = grad_y.new_empty(*grad_y.shape[:-1], weight_NK.shape[1])
+    _run("grad_input", grad_y, weight_NK.shape, weight=weight_NK, grad_y=grad_y, grad_x=grad_x)
+    return grad_x
+
+
+def grad_weight(grad_y: Tensor, x: Tensor) -> Tensor:
+    """grad_y^T x over all rows: [N, K]."""
+    grad_NK = x.new_empty(grad_y.shape[-1], x.shape[-1])
+    _run("grad_weight", x, grad_NK.shape, x=x, grad_y=grad_y, grad_weight=grad_NK)
+    return grad_NK
+
+
+def add_grad_weight(grad_y: Tensor, x: Tensor, to_NK: Tensor | None) -> Tensor:
+    """`grad_weight` in fp32, unrounded; in place of `to_NK`, which it is added to, unless that is None."""
+    grad_NK = x.new_empty(grad_y.shape[-1], x.shape[-1], dtype=torch.float32) if to_NK is None else to_NK
+    adds = int(to_NK is not None)
+    _run("grad_weight", x, grad_NK.shape, x=x, grad_y=grad_y, grad_weight=grad_NK, is_wide=1, adds=adds)
+    return grad_NK
+
+
+def _run(
+    name: str, rows: Tensor, shape: torch.Size, *, is_wide: int = 0, adds: int = 0, **arrays: Tensor
+) -> None:
+    """Calls the kernel; all tensors are contiguous and outlive the call. `shape` is the weight's, `rows` tells how many."""
+    n_rows = rows.numel() // rows.shape[-1]
+    call = _Call(
+        *(n_rows, *shape, torch.get_num_threads()),
+        **{name: tensor.data_ptr() for name, tensor in arrays.items()},
+        is_wide=is_wide,
+        adds=adds,
+    )
+    kernel = getattr(native.library(), f"linear_fused_{name}")
+    if kernel(ctypes.byref(call), int(rows.dtype is torch.bfloat16)):
+        raise MemoryError(
+            f"no memory for the panels of a product of {n_rows:,} rows with a weight {tuple(shape)}"
+        )
+
+
+# An operation of torch, so that selective checkpoints can keep what it returns.
+_LIBRARY = torch.library.Library("gainshare", "FRAGMENT")  # type: ignore[no-untyped-call]
+_LIBRARY.define("linear(Tensor x, Tensor weight) -> Tensor")  # type: ignore[no-untyped-call]
+_LIBRARY.impl("linear", project, "CPU")  # type: ignore[no-untyped-call]
+OPERATION = torch.ops.gainshare.linear.default
+
+
+@cache
+def _fast_formats() -> int:
+    """Of each format whether it is fast here: 1 for fp32, 2 for bf16; 0 without kernels, or with those of an older tree."""
+    kernel = getattr(native.library(), "linear_fused_is_fast", None)
+    return 0 if kernel is None else int(kernel())
