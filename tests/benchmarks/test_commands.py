@@ -27,6 +27,7 @@ LONG_WORK = {
     "benchmarks.claims.__main__": ("_measure", ["--quick"]),
     "benchmarks.experts": ("measure", []),
     "benchmarks.kernels": ("measure", []),
+    "benchmarks.linear": ("measure", []),
     "benchmarks.loop.__main__": ("_measure", []),
     "benchmarks.peers.__main__": ("serve.measure", ["serve"]),
     "benchmarks.power.__main__": ("simulated_rows", []),
@@ -43,7 +44,8 @@ def stays_as_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("os.sched_setaffinity", lambda *_: None)
     monkeypatch.setattr("torch.set_num_threads", lambda _: None)
-    monkeypatch.setattr("benchmarks.attention.keep_freed_memory", lambda: None)
+    for module in ("attention", "linear"):
+        monkeypatch.setattr(f"benchmarks.{module}.keep_freed_memory", lambda: None)
 
 
 @pytest.mark.parametrize("module", LONG_WORK)
@@ -69,6 +71,7 @@ WRONG = {
     "benchmarks.claims.__main__": (["no-such-claim"], "unknown claim no-such-claim"),
     "benchmarks.experts": (["more"], "unrecognized arguments: more"),
     "benchmarks.kernels": (["more"], "unrecognized arguments: more"),
+    "benchmarks.linear": (["more"], "unrecognized arguments: more"),
     "benchmarks.loop.__main__": (["no-such-part"], "unknown part no-such-part"),
     "benchmarks.peers.__main__": (["train", "--setup"], "unrecognized arguments: --setup"),
     "benchmarks.power.__main__": (["more"], "unrecognized arguments: more"),
