@@ -80,9 +80,10 @@ void multiply_part(const T *left, const Matrix &matrix, int64_t first, int64_t h
         for (int64_t p = first_panel; p < last_panel; ++p) {
             const int64_t column = p * COLUMNS, width = least(matrix.columns - column, COLUMNS);
             matrix.pack(at, count, column, panel);
-            const bool is_row_next = p + 1 == last_panel;
-            const int64_t next = is_row_next && !is_last ? at + BLOCK<T> : at;
-            const auto ahead = matrix.ahead(next, least(summed - next, BLOCK<T>), (is_row_next ? first_panel : p + 1) * COLUMNS);
+            const bool is_block_done = p + 1 == last_panel;
+            const int64_t next = !is_block_done ? at : is_last ? 0 : at + BLOCK<T>;
+            const int64_t next_column = (is_block_done ? first_panel : p + 1) * COLUMNS;
+            const auto ahead = matrix.ahead(next, least(summed - next, BLOCK<T>), next_column);
             const auto row = [&](int64_t r) { return left + (first + r) * summed + at; };
             float *own = sums + (p - first_panel) * PART * COLUMNS;
             with_panel<T>(height, row, 1, count, panel, ahead, [&](int64_t r, const float *out) {
