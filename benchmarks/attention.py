@@ -9,8 +9,6 @@ inputs: 16 heads of 64 numbers, two of which share keys. Ratios are medians of t
 
 from __future__ import annotations
 
-import argparse
-import os
 import random
 import statistics
 import sys
@@ -23,15 +21,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from benchmarks.commands import command_line, ends_plainly
-from benchmarks.report import MeasuringFailed, Report, Row, milliseconds
+from benchmarks import one_core
+from benchmarks.commands import ends_plainly
+from benchmarks.report import MeasuringFailed, Row, milliseconds
 from model import native
-from model.command_errors import CommandParser
 from model.layers import attention_fused
 from model.layers.attention import attend
 from model.layers.masks import first_seen
 from model.layers.watched import torch_instead
-from model.training.host_memory import keep_freed_memory
 
 N_HEADS, N_KV_HEADS, D_HEAD = 16, 8, 64
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -137,20 +134,13 @@ def _seconds(
 
 @ends_plainly
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = CommandParser(
-        prog="python -m benchmarks.attention",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    return one_core.run(
+        "python -m benchmarks.attention",
+        __doc__,
+        arguments,
+        lambda is_quick: measure(rounds=QUICK_ROUNDS if is_quick else ROUNDS),
+        quick="a quarter of the rounds",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
-    parser.add_argument("--quick", action="store_true", help="a quarter of the rounds: a first look")
-    chosen = parser.parse_args(arguments)
-    keep_freed_memory()
-    torch.set_num_threads(1)
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    rows = measure(rounds=QUICK_ROUNDS if chosen.quick else ROUNDS)
-    Report.here(command_line(parser.prog, arguments), rows).show(as_json=chosen.json)
-    return 0
 
 
 if __name__ == "__main__":

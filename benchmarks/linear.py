@@ -9,8 +9,6 @@ gradients. Ratios are medians of the ratios within a round; beside them stands w
 
 from __future__ import annotations
 
-import argparse
-import os
 import random
 import statistics
 import sys
@@ -22,12 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.commands import command_line, ends_plainly
-from benchmarks.report import MeasuringFailed, Report, Row
+from benchmarks import one_core
+from benchmarks.commands import ends_plainly
+from benchmarks.report import MeasuringFailed, Row
 from model import native
-from model.command_errors import CommandParser
 from model.layers import linear_fused
-from model.training.host_memory import keep_freed_memory
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 ROUNDS, QUICK_ROUNDS = 15, 3
@@ -133,20 +130,13 @@ def row_of(shape: Shape, name: str, seconds: Mapping[str, Sequence[float]]) -> R
 
 @ends_plainly
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = CommandParser(
-        prog="python -m benchmarks.linear",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    return one_core.run(
+        "python -m benchmarks.linear",
+        __doc__,
+        arguments,
+        lambda is_quick: measure(rounds=QUICK_ROUNDS if is_quick else ROUNDS),
+        quick="a fifth of the rounds",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
-    parser.add_argument("--quick", action="store_true", help="a fifth of the rounds: a first look")
-    chosen = parser.parse_args(arguments)
-    keep_freed_memory()
-    torch.set_num_threads(1)
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    rows = measure(rounds=QUICK_ROUNDS if chosen.quick else ROUNDS)
-    Report.here(command_line(parser.prog, arguments), rows).show(as_json=chosen.json)
-    return 0
 
 
 if __name__ == "__main__":
