@@ -96,6 +96,15 @@ def project(x: Tensor, weight_NK: Tensor, out: Tensor | None = None) -> Tensor:
     return y
 
 
+@torch.library.custom_op("gainshare::linear", mutates_args=())
+def _forward(x: Tensor, weight_NK: Tensor) -> Tensor:
+    return project(x, weight_NK)
+
+
+#: For torch, which sees one operation of its own: selective checkpoints keep what it returns.
+OPERATION = torch.ops.gainshare.linear.default
+
+
 def grad_input(grad_y: Tensor, weight_NK: Tensor) -> Tensor:
     """grad_y weight: [..., N] -> [..., K]."""
     grad_x = grad_y.new_empty(*grad_y.shape[:-1], weight_NK.shape[1])
@@ -134,13 +143,6 @@ def _run(
         raise MemoryError(
             f"no memory for the panels of a product of {n_rows:,} rows with a weight {tuple(shape)}"
         )
-
-
-# An operation of torch, so that selective checkpoints can keep what it returns.
-_LIBRARY = torch.library.Library("gainshare", "FRAGMENT")  # type: ignore[no-untyped-call]
-_LIBRARY.define("linear(Tensor x, Tensor weight) -> Tensor")  # type: ignore[no-untyped-call]
-_LIBRARY.impl("linear", project, "CPU")  # type: ignore[no-untyped-call]
-OPERATION = torch.ops.gainshare.linear.default
 
 
 @cache
