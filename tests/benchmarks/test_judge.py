@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.cancellation import Cancellation, Cancelled
+from benchmarks.evidence.decision import SURE_COMPARISONS
 from benchmarks.job import Job
 from benchmarks.judge import judge
 from benchmarks.suites import UnknownSuite
@@ -38,7 +39,10 @@ def test_a_faster_candidate_is_a_gain_and_everything_is_in_the_evidence(bench: B
 
     blocks = verdict["pairs"] // 6
     controls = [pair for pair in document["pairs"] if pair["control"]]
-    assert len(controls) == blocks and len(document["pairs"]) == 7 * blocks
+    # One in each block; on a busy machine more, before a slow-down that chance explains is held against anybody.
+    assert blocks <= len(controls) <= max(blocks, SURE_COMPARISONS)
+    taken = len(document["pairs"])
+    assert taken == verdict["pairs"] + len(controls)
     for pair in document["pairs"]:
         sides = [side for side, _ns in pair["calls"]]
         assert len(sides) == 2 * 12
@@ -49,8 +53,8 @@ def test_a_faster_candidate_is_a_gain_and_everything_is_in_the_evidence(bench: B
         assert all(ns > 0 for _side, ns in pair["calls"])
     orders = {tuple(side for side, _ns in pair["calls"]) for pair in document["pairs"]}
     assert len(orders) > 1  # calls alternate in random order
-    assert document["checks"]["outputs_checked"] == 7 * blocks * 13  # the untimed warm-up is checked as well
-    assert document["checks"]["oracle_checked"] == 7 * blocks * 4
+    assert document["checks"]["outputs_checked"] == taken * 13  # the untimed warm-up is checked as well
+    assert document["checks"]["oracle_checked"] == taken * 4
     assert document["checks"]["failures"] == [] and document["events"] == []
     assert set(document["phases_ns"]) == {"setup", "build", "import", "measuring", "checking"}
 
