@@ -15,7 +15,7 @@ from benchmarks.pairs.pair import Pair
 from benchmarks.pairs.phases import Phases
 from benchmarks.pairs.quiet import Quiet
 from benchmarks.pairs.sample_log import SampleLog
-from benchmarks.pairs.schedule import schedule
+from benchmarks.pairs.schedule import PairPlan, schedule
 from benchmarks.pairs.seeds import Seeds
 from benchmarks.pairs.side import SideFailed, SideSetup
 from benchmarks.suites.base import Suite
@@ -56,16 +56,26 @@ class PairRunner:
         self._setup = replace(self._setup, suite=suite)
 
     def run_until(self, wanted: Mapping[str, int]) -> None:
-        """Measure until so many pairs of each case count, or until an event ends the run. Raises Cancelled."""
-        while not self.events and any(self.measured[case] < pairs for case, pairs in wanted.items()):
+        """Measure until so many pairs of each case count; where they do already, one more control pair.
+
+        Or until an event ends the run. Raises Cancelled.
+        """
+        if not self.events and not self._is_short_of(wanted):
+            self._take(next(plan for plan in self._plans if plan.is_control))
+        while not self.events and self._is_short_of(wanted):
             plan = next(self._plans)
-            if self.measured[plan.case] >= wanted[plan.case]:
-                continue
-            self._cancellation.check()
-            self._one(
-                Pair(plan, self._trees, self._setup, self._seeds, self._phases, self._quiet, self.sample_log)
-            )
-            self._on_pair(self.measured.total())
+            if self.measured[plan.case] < wanted[plan.case]:
+                self._take(plan)
+
+    def _is_short_of(self, wanted: Mapping[str, int]) -> bool:
+        return any(self.measured[case] < pairs for case, pairs in wanted.items())
+
+    def _take(self, plan: PairPlan) -> None:
+        self._cancellation.check()
+        self._one(
+            Pair(plan, self._trees, self._setup, self._seeds, self._phases, self._quiet, self.sample_log)
+        )
+        self._on_pair(self.measured.total())
 
     def _one(self, pair: Pair) -> None:
         failure: SideFailed | None = None

@@ -37,12 +37,12 @@ def test_a_faster_candidate_is_a_gain_and_everything_is_in_the_evidence(bench: B
     assert verdict["kind"] == "gain", verdict["reason"]
     assert verdict["log_ppm_estimate"] > 0 and verdict["pairs"] in (6, 12)
 
-    blocks = verdict["pairs"] // 6
     controls = [pair for pair in document["pairs"] if pair["control"]]
-    # One in each block; on a busy machine more, before a slow-down that chance explains is held against anybody.
-    assert blocks <= len(controls) <= max(blocks, SURE_COMPARISONS)
     taken = len(document["pairs"])
-    assert taken == verdict["pairs"] + len(controls)
+    measured = taken - len(controls)
+    # A control pair in each block of 6; more are taken where few seem to show a slow-down, before anybody is suspected.
+    assert measured in (6, 12) and verdict["pairs"] <= measured
+    assert measured // 6 <= len(controls) <= SURE_COMPARISONS
     for pair in document["pairs"]:
         sides = [side for side, _ns in pair["calls"]]
         assert len(sides) == 2 * 12
@@ -59,9 +59,21 @@ def test_a_faster_candidate_is_a_gain_and_everything_is_in_the_evidence(bench: B
     assert set(document["phases_ns"]) == {"setup", "build", "import", "measuring", "checking"}
 
     # committed before anything was started; progress counts pairs and the log names no result before the verdict
-    assert callbacks.told[0] == "commitment" and callbacks.told[-1] == f"gating {verdict['pairs']}"
+    assert callbacks.told[0] == "commitment" and callbacks.told[-1] == f"gating {measured}"
     before, _, after = callbacks.log.partition("verdict:")
     assert "%" not in before and "gain" in after
+
+
+def test_a_gain_at_the_plan_s_end_takes_the_control_pairs_that_it_lacks(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "benchmarks.evidence.decision.UNITS_PER_CONTROL", 2
+    )  # three for the 6 pairs of one look
+    document = bench.judge(bench.wrapped(EIGHTFOLD, bench.textbook()), bench.shipped, looks=1)
+    assert document["verdict"]["kind"] in ("gain", "suspicious"), document["verdict"]["reason"]
+    assert [pair["control"] for pair in document["pairs"]].count(False) == 6
+    assert sum(pair["control"] for pair in document["pairs"]) >= 3
 
 
 def test_a_local_run_is_never_award_eligible_and_neither_is_a_shortened_plan(bench: Bench) -> None:
