@@ -34,6 +34,7 @@ class PolledGroup:
         self._overhead_pids = overhead_pids
         self._root: int | None = None
         self._usage: TreeUsage | None = None
+        self._is_reaped = False
         self._exhausted: Exhausted | None = None
         self._done = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="sandbox-poll", daemon=True)
@@ -44,7 +45,7 @@ class PolledGroup:
         self._watcher.start()
 
     def pids(self) -> list[int]:
-        if self._root is None or self._done.is_set():
+        if self._root is None or self._is_reaped or self._done.is_set():
             return []
         return [stat.pid for stat in tree(self._root) if stat.is_alive]
 
@@ -98,6 +99,7 @@ class PolledGroup:
         return self._usage
 
     def reaped(self, usage: resource.struct_rusage) -> None:
+        self._is_reaped = True
         if self._usage is not None:
             self._usage.reaped(usage)
 

@@ -37,9 +37,9 @@ class TreeUsage:
         self._lock = threading.RLock()
         self._cpu_ns = self._counted_ns = self._lost_ns = 0
         self._peak_bytes = 0
-        self._most_files: dict[
-            tuple[int, int], int
-        ] = {}  # (pid, start) -> the most pages of files seen in it
+        # (pid, start) -> the most pages of files seen in it
+        self._most_files: dict[tuple[int, int], int] = {}
+        self._is_reaped = False
         # What executes a program keeps the peak of what it was before: ours, as `root` was a copy of this process.
         self._own_peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
@@ -55,7 +55,7 @@ class TreeUsage:
 
     def look(self) -> Look:
         with self._lock:
-            stats = tree(self._root)
+            stats = [] if self._is_reaped else tree(self._root)
             if not stats:
                 return Look((), 0)
             self._count_cpu(stats)
@@ -86,6 +86,7 @@ class TreeUsage:
     def reaped(self, usage: resource.struct_rusage) -> None:
         """`usage` is what `wait4` said of `root`: of itself and of all that was reaped below it."""
         with self._lock:
+            self._is_reaped = True  # its number may be another process's from now on
             self._cpu_ns = max(self._cpu_ns, round((usage.ru_utime + usage.ru_stime) * 1e9))
             if usage.ru_maxrss > self._own_peak_kib:
                 files = max(self._most_files.values(), default=0)
