@@ -56,6 +56,7 @@ class Accumulation:
 
     def run(self, tokens_BS: Tensor, targets_BS: Tensor, scale: Tensor, packing: dict[str, Tensor]) -> Tensor:
         require_even(tokens_BS.shape[0], self.n_micro_batches)
+        self.stage.target_share = scale
         pieces = {name: tensor.chunk(self.n_micro_batches) for name, tensor in packing.items()}
         total = torch.zeros((), device=tokens_BS.device)
         for i, (tokens, targets) in enumerate(
@@ -128,6 +129,8 @@ class Pipeline:
     def run(self, tokens_BS: Tensor, targets_BS: Tensor, scale: Tensor, packing: dict[str, Tensor]) -> Tensor:
         require_even(tokens_BS.shape[0], self.n_micro_batches)
         self.scale = scale
+        for stage in self.stages:
+            stage.target_share = scale
         shape = (tokens_BS.shape[0] // self.n_micro_batches, tokens_BS.shape[1])
         if shape not in self._schedules:
             self._schedules[shape] = self._schedule(shape)

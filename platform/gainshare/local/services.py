@@ -147,9 +147,7 @@ class LocalStack:
         flags = ("--host", "127.0.0.1", "--port", str(self.options.port), "--lifespan", "off")
         return ServiceSpec(
             name="web",
-            argv=_python(
-                "uvicorn", "gainshare.config.asgi:application", *flags, "--timeout-graceful-shutdown", "5"
-            ),
+            argv=web_command(*flags, "--timeout-graceful-shutdown", "5"),
             env=self.environments.web(),
             is_ready=lambda _: _answers(f"{self.options.url}/api/v1/prices/", below=500),
         )
@@ -243,6 +241,12 @@ def run_logged(
             raise LocalModeError(f"{name} took longer than {timeout_s:.0f} s; its log is {log}") from None
     if done.returncode != 0:
         raise LocalModeError(f"{name} failed (exit {done.returncode}); its log {log} ends with:\n{tail(log)}")
+
+
+def web_command(*flags: str) -> tuple[str, ...]:
+    """The site's server; what it reads before a request's body is bounded as in a model node."""
+    bounded = ("--http", "model.serving.request_heads:BoundedHeads", "--ws", "none")
+    return _python("uvicorn", "gainshare.config.asgi:application", *bounded, *flags)
 
 
 def _python(module: str, *arguments: str) -> tuple[str, ...]:
