@@ -89,7 +89,7 @@ class HubDataset:
         """`datasets` names no file. Raises CorpusError for one of `data_files` on this machine that is not UTF-8."""
         if self.name not in TEXT_FORMATS:
             return
-        for file in sorted(map(Path, glob(self.data_files or "", recursive=True))):
+        for file in sorted(map(Path, glob(self.data_files or "", recursive=True))):  # noqa: PTH207 (Path.glob refuses absolute patterns)
             if not file.is_file() or file.suffix in COMPRESSED:
                 continue
             try:
