@@ -24,6 +24,11 @@ LOGIN_URL = "/login/"
 LOGIN_REDIRECT_URL = "/"
 LOGOUT_REDIRECT_URL = "/"
 SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+# A year; sent over https only. Sub-domains may be somebody else's, so they are left alone.
+SECURE_HSTS_SECONDS = 365 * 24 * 3600 if PUBLIC_URL.startswith("https://") else 0
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = PUBLIC_URL.startswith("https://")
 AUTHENTICATION_BACKENDS = ["gainshare.accounts.entrance_limits.LimitedModelBackend"]
 # By address (IPv6: by /64): accounts made, and passwords tried. By account: wrong passwords from unfamiliar addresses,
@@ -56,7 +61,9 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "gainshare.web.content_security.ContentSecurityMiddleware",
     "django.middleware.security.SecurityMiddleware",
+    "gainshare.web.compression.CompressionMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -88,6 +95,10 @@ STORAGES = {
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
 }
 WHITENOISE_USE_FINDERS = True
+WHITENOISE_ALLOW_ALL_ORIGINS = False
+WHITENOISE_ROOT = (
+    Path(__file__).resolve().parents[1] / "web" / "root"
+)  # files that have their address by custom
 
 # -- Data -------------------------------------------------------------------------------------------
 DATABASES = {"default": postgres_settings(env.text("DATABASE_URL", "postgresql:///gainshare"))}
