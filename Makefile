@@ -4,31 +4,38 @@
 #   TORCH_INDEX_URL   where torch comes from. On x86-64 Linux plain `torch` brings CUDA libraries (gigabytes);
 #                     on a machine without GPU: make demo TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
 #   PIP_ARGS          more options for pip, e.g. PIP_ARGS="--no-index --find-links wheels" without a network
+#   INSTALL           locked (default): the versions of requirements/, checked against their hashes;
+#                     newest: the newest of everything that pyproject.toml allows
 #   ARGS              passed on to `gainshare up`, `gainshare demo` or pytest, e.g. make test ARGS="-k ledger -x"
 #   BENCH             which figures `make bench` prints: python -m benchmarks.$(BENCH)
 
 PYTHON ?=
 TORCH_INDEX_URL ?=
 PIP_ARGS ?=
+INSTALL ?= locked
 ARGS ?=
 BENCH ?= loop
 
 VENV := .venv
 BIN := $(VENV)/bin
 ALONE := stack or browser or sandbox
-PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet $(PIP_ARGS)
+LOCK := pyproject.toml requirements/install $(wildcard requirements/*.txt)
 RUNTIME := $(VENV)/.installed
 DEVELOPMENT := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long up check bench clean
+.PHONY: help demo test test-quick test-long test-newest up check lock bench clean
+export TORCH_INDEX_URL PIP_ARGS
 
 help:
 	@echo "make demo       the main job end to end: six patches judged, one paid, the credits spent"
 	@echo "make test       the whole test suite"
-	@echo "make test-long  the same with soak, big kill runs and slow multi-process tests"
+	@echo "make test-quick  under 90 s, no services: what to run between edits"
+	@echo "make test-long  the same with soak, big kill runs and slow multi-process tests, then make test-newest"
+	@echo "make test-newest  the suite with the newest of everything that pyproject.toml allows"
 	@echo "make up         start the site on this machine; prints its address and a login"
 	@echo "make check      ruff, mypy, import-linter, migrations"
+	@echo "make lock       renew the locked versions in requirements/"
 	@echo "make bench      print the figures of python -m benchmarks.$(BENCH)"
 	@echo "make clean      stop a running site; remove .venv, .gainshare and caches"
 	@echo "Variables are described on top of the Makefile."
@@ -46,6 +53,14 @@ test: $(DEVELOPMENT)
 
 test-long: $(DEVELOPMENT)
 	$(BIN)/python -m pytest -m "long or not long" $(ARGS)
+	$(MAKE) test-newest
+
+test-newest:
+	.ci/newest
+
+lock: $(DEVELOPMENT)
+	requirements/lock $(BIN)/uv
+	@echo "The next make installs the new versions. Commit them once make test passes"
 
 # Model and migration checks need settings and a database: both come from a throwaway PostgreSQL.
 check: $(DEVELOPMENT)
@@ -82,11 +97,9 @@ $(BIN)/python:
 	echo "$$found -m venv $(VENV)"; \
 	$$found -m venv --clear $(VENV)
 
-$(RUNTIME): pyproject.toml | $(BIN)/python
+$(RUNTIME): $(LOCK) | $(BIN)/python
 	@echo "Installing the platform into $(VENV): one to three minutes"
-	@set -e; fail() { echo "error: pip could not install everything (see above). Without a network point PIP_ARGS to a folder of wheels; behind a proxy set HTTPS_PROXY" >&2; exit 1; }; \
-	if [ -n "$(TORCH_INDEX_URL)" ]; then $(PIP) --index-url $(TORCH_INDEX_URL) torch || fail; fi; \
-	$(PIP) --editable . || fail
+	@requirements/install $(BIN)/python runtime $(INSTALL)
 	@echo "Compiling the stack's kernels for this processor: about 20 s"
 	@$(BIN)/python -m model.native build >/dev/null || \
 		echo "warning: no compiled kernels (see above), so the stack runs on torch alone, slower. To mend it: $(BIN)/python -m model.native build" >&2
@@ -94,5 +107,5 @@ $(RUNTIME): pyproject.toml | $(BIN)/python
 
 $(DEVELOPMENT): $(RUNTIME)
 	@echo "Installing what tests and checks need"
-	@$(PIP) --editable '.[dev]' || { echo "error: pip could not install the development tools (see above)" >&2; exit 1; }
+	@requirements/install $(BIN)/python development $(INSTALL)
 	@touch $@

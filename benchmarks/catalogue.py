@@ -10,10 +10,18 @@ from types import MappingProxyType
 
 @dataclass(frozen=True, slots=True)
 class PresetInfo:
-    """One size of a suite."""
+    """One size of a suite. `guards` names the suites that guard its gains, None for every suite that guards others.
+
+    A preset with fewer guards than that is for demo lineages only, whose trees nobody serves.
+    """
 
     name: str
     description: str
+    guards: tuple[str, ...] | None = None
+
+    @property
+    def is_for_demos(self) -> bool:
+        return self.guards is not None
 
 
 GUARD_MEMORY_MARGIN_LOG_PPM = 19_802  # ln 1.02: peak memory hardly varies from run to run
@@ -56,6 +64,11 @@ MOE_FORWARD = SuiteInfo(
         {
             "demo": PresetInfo(
                 "demo", "Small shapes: about 20 ms a call for the textbook loop, verdicts in a minute"
+            ),
+            "tour": PresetInfo(
+                "tour",
+                "As demo, and a gain is guarded by two suites, prefill and decode, instead of all; for demo lineages only",
+                guards=("prefill", "decode"),
             ),
             "standard": PresetInfo("standard", "Shapes of the served model: from one token to long prompts"),
         }

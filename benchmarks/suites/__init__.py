@@ -53,8 +53,15 @@ def get_suite(name: str, preset: str) -> Suite:
 
 
 def get_guard_suite(name: str, preset: str) -> Suite:
-    """What guards a gain in this suite: all others that say so, in their quick presets. Raises UnknownSuite."""
+    """What guards a gain in this suite: the others that say so, in their quick presets. Raises UnknownSuite.
+
+    A preset for demos names fewer of them.
+    """
+    gained = get_suite(name, preset)
+    known = CATALOGUE[name].presets.get(preset)
     guards = {
-        other: SUITES[other](info.guard.preset) for other, info in CATALOGUE.items() if info.guard is not None
+        other: SUITES[other](info.guard.preset)
+        for other, info in CATALOGUE.items()
+        if info.guard is not None and (known is None or known.guards is None or other in known.guards)
     }
-    return guard_suite(get_suite(name, preset), guards)
+    return guard_suite(gained, guards)

@@ -47,7 +47,7 @@ class GuardSuite(Suite):
 
 
 def guard_suite(gained: Suite, others: dict[str, Suite]) -> GuardSuite:
-    """All of `others` beside `gained`, in which the gain was found."""
+    """Each of `others` except `gained`, in which the gain was found."""
     parts = {name: suite for name, suite in others.items() if name != gained.name}
     cases = tuple(
         replace(case, name=f"{name}{SEPARATOR}{case.name}")

@@ -193,14 +193,16 @@ CASES = {
         ),
     ),
 }
-CALLS_PER_SIDE = {"tiny": 12, "demo": 20, "standard": 20}
-MOST_CALLS = {"tiny": 12, "demo": 60, "standard": 60}
+CASES["tour"] = CASES["demo"]
+CALLS_PER_SIDE = {"tiny": 12, "demo": 20, "tour": 20, "standard": 20}
+MOST_CALLS = {"tiny": 12, "demo": 60, "tour": 60, "standard": 60}
 TIME_LIMITS = {
     "tiny": TimeLimits(start_ms=60_000, load_ms=20_000, call_ms=3_000),
     "demo": TimeLimits(start_ms=60_000, load_ms=20_000, call_ms=10_000),
+    "tour": TimeLimits(start_ms=60_000, load_ms=20_000, call_ms=10_000),
     "standard": TimeLimits(start_ms=60_000, load_ms=60_000, call_ms=30_000),
 }
-MEMORY_BYTES = {"tiny": 512 * MIB, "demo": 1024 * MIB, "standard": 2048 * MIB}
+MEMORY_BYTES = {"tiny": 512 * MIB, "demo": 1024 * MIB, "tour": 1024 * MIB, "standard": 2048 * MIB}
 
 
 def moe_forward(preset: str) -> MoEForward:

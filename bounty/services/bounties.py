@@ -91,6 +91,11 @@ def open_bounty(
     line = Lineage.objects.filter(name=lineage).first()
     if line is None:
         raise NotFound("There is no lineage of this name; start it with POST lineages/.")
+    if known.presets[preset].is_for_demos and not line.is_demo:
+        raise BadRequest(
+            f"The preset {preset} guards a gain by fewer suites and is for demo lineages only: "
+            f"choose another preset, or a demo lineage."
+        )
     if known is BUG:
         reproduction_ppm = REPRODUCTION_PPM if reproduction_ppm is None else reproduction_ppm
         _require_terms_of_a_bug(

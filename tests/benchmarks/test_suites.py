@@ -13,7 +13,7 @@ from benchmarks.evidence.canonical import canonical_bytes
 from benchmarks.oracle import moe
 from benchmarks.pairs.checks import compare_oracle, compare_pair
 from benchmarks.pairs.seeds import Seeds
-from benchmarks.suites import SUITES, Suite, UnknownSuite, get_suite, tensors
+from benchmarks.suites import SUITES, Suite, UnknownSuite, get_guard_suite, get_suite, tensors
 from benchmarks.suites.base import WARM_UP, Tensors
 from benchmarks.suites.moe_forward import MIN_MARGIN
 
@@ -52,6 +52,22 @@ def test_unknown_names_are_refused_with_the_known_ones() -> None:
         get_suite("moe_sideways", "demo")
     with pytest.raises(UnknownSuite, match="standard"):
         get_suite("moe_forward", "huge")
+
+
+def test_every_preset_but_a_demos_is_guarded_by_all_suites_that_guard() -> None:
+    guards = {name for name, info in CATALOGUE.items() if info.guard is not None}
+    for name in SUITES:
+        for preset, info in CATALOGUE[name].presets.items():
+            parts = set(get_guard_suite(name, preset).parts)
+            assert parts == (set(info.guards) if info.guards is not None else guards - {name})
+            assert parts <= guards - {name}
+            assert info.is_for_demos == (preset == "tour")
+
+
+def test_a_demos_preset_is_measured_and_judged_as_the_demo_size() -> None:
+    tour, demo = (get_suite("moe_forward", preset).describe() for preset in ("tour", "demo"))
+    assert tour.pop("preset") == "tour" and demo.pop("preset") == "demo"
+    assert tour == demo
 
 
 @pytest.mark.parametrize(("name", "preset"), ALL)

@@ -127,6 +127,21 @@ def test_an_unknown_suite_preset_lineage_or_tree_is_refused(world: World) -> Non
     assert code(post(mira, "bounties/", 409, **broke)) == "insufficient_treasury"
 
 
+def test_a_preset_with_fewer_guards_is_refused_outside_demo_lineages(world: World) -> None:
+    mira = client_of(world.mira)
+    post(mira, "lineages/", 201, name="served", base_tree=world.tree.pk)
+    body: dict[str, Any] = {
+        "title": "Faster",
+        "suite": "moe_forward",
+        "preset": "tour",
+        "escrow_microcredits": 1,
+        "rate_microcredits_per_nat": 1,
+    }
+    refused = post(mira, "bounties/", 400, **body, lineage="served")
+    assert code(refused) == "invalid" and "demo lineages only" in refused["error"]["message"]
+    post(mira, "bounties/", 201, **body, lineage=world.lineage.name)
+
+
 def test_a_submission_from_queue_to_award_over_rest(world: World) -> None:
     ann, ruth, anybody = client_of(world.ann), client_of(world.ruth), APIClient()
     made = post(ann, "submissions/", 201, bounty=str(world.bounty.pk), diff=DIFF)

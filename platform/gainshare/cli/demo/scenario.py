@@ -73,7 +73,7 @@ def _open_bounty(stage: Stage) -> str:
             "description": "The base tree runs every expert on every token. Equal outputs, less time.",
             "lineage": lineage["name"],
             "suite": "moe_forward",
-            "preset": "demo",
+            "preset": "tour",
             "hardware": "cpu",
             "escrow_microcredits": ESCROW_MICROCREDITS,
             "rate_microcredits_per_nat": RATE_MICROCREDITS_PER_NAT,
