@@ -153,7 +153,7 @@ def _require_runner(hardware: str) -> None:
     raise NoRunner(
         f"No runner has the hardware {hardware}, so nothing that is submitted could be judged, and the escrow would "
         f"wait. {there}. Register a runner first, or confirm that the bounty is to be opened without one "
-        "(accept_no_runner)."
+        "(over REST: accept_no_runner)."
     )
 
 

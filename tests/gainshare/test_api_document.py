@@ -2,6 +2,8 @@
 
 import json
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from time import sleep
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from drf_spectacular.drainage import GENERATOR_STATS
 from drf_spectacular.generators import SchemaGenerator
 from openapi_spec_validator import OpenAPIV30SpecValidator
 
+from gainshare.accounts.schema import DocumentGenerator, openapi_document
 from tests.rest_contract import document, resolved
 
 OPERATIONS = {
@@ -103,3 +106,20 @@ def _as_documented(route: str) -> str:
         f"{{{names.get(part, part)}}}" if original.startswith("<") else part
         for original, part in zip(route.split("/"), parts, strict=True)
     )
+
+
+def test_many_may_ask_for_it_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """drf-spectacular fails where two threads generate; each of them gets the one document."""
+    at_work: list[int] = []
+
+    def made(self: SchemaGenerator, **_: Any) -> dict[str, Any]:
+        at_work.append(1)
+        sleep(0.05)
+        assert len(at_work) == 1
+        return {"openapi": "3.0.3"}
+
+    monkeypatch.setattr(SchemaGenerator, "get_schema", made)
+    monkeypatch.setattr(DocumentGenerator, "_made", {})
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: openapi_document(), range(8)))
+    assert found == [{"openapi": "3.0.3"}] * 8

@@ -5,9 +5,9 @@ A view names its parameters with a :class:`ListQuery`; :class:`StatedFilters` ch
 """
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
-from django.db.models import Model, QuerySet
+from django.db.models import QuerySet
 from rest_framework import serializers
 from rest_framework.exceptions import NotAuthenticated
 from rest_framework.filters import BaseFilterBackend
@@ -16,8 +16,6 @@ from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from gainshare.accounts.models import User
-
-Row = TypeVar("Row", bound=Model)
 
 
 class OneOf(serializers.ChoiceField):
@@ -75,7 +73,7 @@ def checked(query_class: type[ListQuery], request: Request) -> dict[str, Any]:
 class StatedFilters(BaseFilterBackend):
     """Refuses what a list does not take and filters by the rest. Limit and offset are the pagination's."""
 
-    def filter_queryset(self, request: Request, queryset: QuerySet[Row], view: APIView) -> QuerySet[Row]:
+    def filter_queryset(self, request: Request, queryset: QuerySet[Any], view: APIView) -> QuerySet[Any]:
         if not isinstance(view, ListModelMixin):
             return queryset
         query_class: type[ListQuery] = getattr(view, "query_class", ListQuery)

@@ -4,10 +4,12 @@ Summaries are the first sentences of docstrings: an operation's own, or its view
 """
 
 import inspect
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
+from drf_spectacular.generators import SchemaGenerator
 from drf_spectacular.openapi import AutoSchema
 
 from gainshare.accounts.queries import ListQuery
@@ -50,7 +52,7 @@ class ApiSchema(AutoSchema):
     def get_summary(self) -> str | None:
         return self._documented()[0] or None
 
-    def get_description(self) -> str:
+    def get_description(self) -> str:  # type: ignore[override]  # as drf-spectacular has it
         return self._documented()[1]
 
     def get_override_parameters(self) -> list[Any]:
@@ -65,6 +67,27 @@ class ApiSchema(AutoSchema):
         text = inspect.cleandoc(handler.__doc__ or type(self.view).__doc__ or "")
         first, _, rest = " ".join(text.split()).partition(". ")
         return first.removesuffix("."), rest
+
+
+class DocumentGenerator(SchemaGenerator):
+    """Makes the document once in a process, one thread at a time: it depends on the code alone.
+
+    drf-spectacular resolves its extensions while it generates, and two threads that do so at once both fail.
+    """
+
+    _lock = threading.Lock()
+    _made: dict[str, Any] = {}
+
+    def get_schema(self, request: Any = None, public: bool = True) -> dict[str, Any]:
+        with self._lock:
+            if not self._made:
+                self._made.update(super().get_schema(request=None, public=True))  # type: ignore[no-untyped-call]
+        return self._made
+
+
+def openapi_document() -> dict[str, Any]:
+    """The OpenAPI document of the whole site, as everybody may see it."""
+    return DocumentGenerator().get_schema()  # type: ignore[no-untyped-call]  # its constructor
 
 
 def refused(*statuses: int) -> dict[int, type[ErrorSerializer]]:

@@ -137,6 +137,7 @@ SPECTACULAR_SETTINGS = {
     "DESCRIPTION": "Make the model faster, get paid in the model.",
     "VERSION": "1",
     "SERVE_INCLUDE_SCHEMA": False,
+    "DEFAULT_GENERATOR_CLASS": "gainshare.accounts.schema.DocumentGenerator",
     "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
     "SCHEMA_PATH_PREFIX": "/api/v1",
     "POSTPROCESSING_HOOKS": [

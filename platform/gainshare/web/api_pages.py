@@ -3,22 +3,12 @@
 Both load this site's files alone and have nothing inline, as its Content-Security-Policy demands.
 """
 
-import functools
-from typing import Any
-
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_GET
-from drf_spectacular.generators import SchemaGenerator
 
+from gainshare.accounts.schema import openapi_document
 from gainshare.web.api_reference import Reference
-
-
-@functools.cache
-def openapi_document() -> dict[str, Any]:
-    """The OpenAPI document. It depends on the code alone, so it is made once in a process."""
-    document: dict[str, Any] = SchemaGenerator().get_schema(request=None, public=True)
-    return document
 
 
 @require_GET
