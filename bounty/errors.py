@@ -39,6 +39,12 @@ class BountyClosed(BountyError):
     code = "bounty_closed"
 
 
+class NoRunner(BountyError):
+    """No runner has the bounty's hardware, so its escrow would wait for nothing; may be accepted."""
+
+    code = "no_runner"
+
+
 class EscrowUsedUp(BountyError):
     """All of the bounty's escrow is paid or reserved."""
 

@@ -31,6 +31,7 @@ from bounty.services.runner_calls import commit, heartbeat, lease_run, report_fa
 from bounty.services.runners import TOKEN_MARK, authenticate_runner
 from bounty.services.trees import blob_store
 from bounty.services.verdicts import record_evidence
+from gainshare.accounts.schema import refused
 
 
 class RunnerTokenAuthentication(BaseAuthentication):
@@ -160,7 +161,7 @@ class MeOut(serializers.ModelSerializer[Runner]):
 
 
 class Lease(RunnerView):
-    """The next run for this runner; `run_id` only says which wake-up is being answered. 409 when there is none."""
+    """Lease the next run. `run_id` only says which wake-up is being answered. 409 when there is none."""
 
     @extend_schema(request=LeaseIn, responses=LeaseOut)
     def post(self, request: Request) -> Response:
@@ -178,7 +179,7 @@ def _bundle(run: Run) -> dict[str, Any]:
 
 
 class Blob(RunnerView):
-    """The bytes of one file of a tree."""
+    """The bytes of one file of a tree, or of a reproduction."""
 
     @extend_schema(responses={(200, "application/octet-stream"): OpenApiTypes.BINARY})
     def get(self, request: Request, sha256: str) -> HttpResponse:
@@ -201,7 +202,7 @@ class RunHeartbeat(RunnerView):
 
 
 class RunCommitment(RunnerView):
-    """Commit to this attempt's secrets, before the first sample."""
+    """Commit to an attempt's secrets, before the first sample."""
 
     @extend_schema(request=CommitmentIn, responses={204: None})
     def post(self, request: Request, pk: UUID) -> Response:
@@ -210,7 +211,7 @@ class RunCommitment(RunnerView):
 
 
 class RunLogAppend(RunnerView):
-    """Add to the run's log. What was received before is not written twice; a gap is 409 with the right offset."""
+    """Add to a run's log. What was received before is not written twice; a gap is 409 with the right offset."""
 
     @extend_schema(request=LogIn, responses=LogAnswer)
     def post(self, request: Request, pk: UUID) -> Response:
@@ -220,11 +221,11 @@ class RunLogAppend(RunnerView):
 
 
 class RunEvidenceRecord(RunnerView):
-    """The sealed evidence. Its verdict is recorded once; the same document again gets the same answer."""
+    """Record the sealed evidence of a run. Its verdict is recorded once; the same document again gets the same answer."""
 
     parser_classes = [LargeJSONParser]
 
-    @extend_schema(request=EvidenceIn, responses=RecordedOut)
+    @extend_schema(request=EvidenceIn, responses={200: RecordedOut, **refused(422)})
     def post(self, request: Request, pk: UUID) -> Response:
         values = validated(EvidenceIn, request)
         verdict = record_evidence(
@@ -234,7 +235,7 @@ class RunEvidenceRecord(RunnerView):
 
 
 class RunFailed(RunnerView):
-    """The runner cannot go on, through no fault of the candidate: the run is queued again, at most twice."""
+    """Give a run up, through no fault of the candidate. The run is queued again, at most twice."""
 
     @extend_schema(request=FailureIn, responses={204: None})
     def post(self, request: Request, pk: UUID) -> Response:
@@ -243,7 +244,7 @@ class RunFailed(RunnerView):
 
 
 class Me(RunnerView):
-    """What the platform knows of this runner."""
+    """What the platform knows of the calling runner."""
 
     @extend_schema(responses=MeOut)
     def get(self, request: Request) -> Response:

@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 from django.conf import settings
+from django.http import HttpResponse
+from django.test import Client
 
 from gainshare.local.throwaway import ThrowawayPostgres
+from tests import rest_contract
 
 EXPECTED_SKIP = "expected:"
 
@@ -44,6 +47,19 @@ def open_folder() -> Iterator[Path]:
     folder.chmod(0o711)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def answers_are_as_documented(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare every answer of the REST API with the OpenAPI document."""
+    ask = Client.request
+
+    def asked(client: Client, **request: Any) -> HttpResponse:
+        answer = ask(client, **request)
+        rest_contract.check(request["REQUEST_METHOD"], request["PATH_INFO"], answer)
+        return answer
+
+    monkeypatch.setattr(Client, "request", asked)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,11 +1,11 @@
 """REST: awards."""
 
 from django.db.models import QuerySet
-from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_view
 from rest_framework import generics, serializers
 from rest_framework.permissions import AllowAny
 
-from bounty.models import Award
+from bounty.models import Award, AwardState
+from gainshare.accounts.queries import ListQuery, OneOf, Person
 
 
 class AwardOut(serializers.ModelSerializer[Award]):
@@ -37,30 +37,25 @@ class AwardOut(serializers.ModelSerializer[Award]):
         ]
 
 
-@extend_schema_view(
-    get=extend_schema(
-        parameters=[
-            OpenApiParameter("submitter", str, description="A user name."),
-            OpenApiParameter("bounty", str),
-            OpenApiParameter("state", str),
-        ]
+class AwardQuery(ListQuery):
+    lookups = {"submitter": "submission__submitter__username", "bounty": "submission__bounty"}
+
+    submitter = Person(help_text='The author of the submission: a user name, or "me".')
+    bounty = serializers.UUIDField(required=False, help_text="A bounty's id.")
+    state = OneOf(
+        [state.value for state in AwardState if state != AwardState.RESERVED],
+        help_text="Where an award stands; what is only reserved is never listed.",
     )
-)
+
+
 class AwardList(generics.ListAPIView[Award]):
     """Priced awards, the newest first. What is only reserved is not shown: it would tell the gate's estimate."""
 
     serializer_class = AwardOut
     permission_classes = [AllowAny]
+    query_class = AwardQuery
 
     def get_queryset(self) -> QuerySet[Award]:
-        awards = Award.objects.filter(amount_microcredits__isnull=False).select_related(
+        return Award.objects.filter(amount_microcredits__isnull=False).select_related(
             "submission__submitter", "reproduction__author"
         )
-        query = self.request.query_params
-        if name := query.get("submitter"):
-            awards = awards.filter(submission__submitter__username=name)
-        if bounty := query.get("bounty"):
-            awards = awards.filter(submission__bounty=serializers.UUIDField().to_internal_value(bounty))
-        if state := query.get("state"):
-            awards = awards.filter(state=state)
-        return awards

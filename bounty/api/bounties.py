@@ -4,8 +4,7 @@ import math
 from typing import Any
 from uuid import UUID
 
-from django.db.models import QuerySet
-from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_view
+from drf_spectacular.utils import extend_schema
 from rest_framework import generics, serializers
 from rest_framework.permissions import AllowAny, BasePermission
 from rest_framework.request import Request
@@ -13,13 +12,15 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from bounty.api.parsing import RawTextField, caller, validated
-from bounty.models import Bounty, Severity
+from bounty.models import Bounty, BountyState, Severity
 from bounty.services.adopted import adopted
 from bounty.services.bounties import add_funds, close_bounty, find_bounty, open_bounty
 from bounty.services.leaderboards import Place, leaderboard
 from bounty.services.reproductions import open_bug
 from bounty.services.series import measured_base, patch_base
 from gainshare.accounts.permissions import IsMaintainer
+from gainshare.accounts.queries import ListQuery, OneOf
+from gainshare.accounts.schema import refused
 from gainshare.ledger import services as ledger
 
 MAX_MICROCREDITS = 10**18  # the ledger's own limit
@@ -66,6 +67,10 @@ class BountyIn(serializers.Serializer[Any]):
     )
     max_attempts = serializers.IntegerField(min_value=1, max_value=1000, default=10)
     deadline_at = serializers.DateTimeField(allow_null=True, default=None)
+    accept_no_runner = serializers.BooleanField(
+        default=False,
+        help_text="Open it although no runner has this hardware; without it that is refused (409 `no_runner`).",
+    )
 
 
 class BountyOut(serializers.ModelSerializer[Bounty]):
@@ -158,24 +163,23 @@ class PlaceOut(serializers.Serializer[Any]):
         return round(math.exp(place.log_ppm_bound / 1e6), 4)
 
 
-@extend_schema_view(
-    get=extend_schema(parameters=[OpenApiParameter("state", str, description="open, exhausted or closed")])
-)
+class BountyQuery(ListQuery):
+    state = OneOf(BountyState.values, help_text="Whether it takes submissions.")
+
+
 class BountyList(generics.ListAPIView[Bounty]):
     """All bounties, the newest first."""
 
+    queryset = Bounty.objects.select_related("lineage", "created_by")
     serializer_class = BountyOut
-
-    def get_queryset(self) -> QuerySet[Bounty]:
-        bounties = Bounty.objects.select_related("lineage", "created_by")
-        state = self.request.query_params.get("state")
-        return bounties.filter(state=state) if state else bounties
+    query_class = BountyQuery
 
     def get_permissions(self) -> list[BasePermission]:
         return [AllowAny()] if self.request.method != "POST" else [IsMaintainer()]
 
-    @extend_schema(request=BountyIn, responses={201: BountyDetailOut})
+    @extend_schema(request=BountyIn, responses={201: BountyDetailOut, **refused(404)})
     def post(self, request: Request) -> Response:
+        """Open a bounty, whose escrow is taken from the treasury (maintainers)."""
         terms = validated(BountyIn, request)
         reproduction = terms.pop("reproduction")
         if reproduction:
@@ -194,7 +198,7 @@ class BountyDetail(generics.RetrieveAPIView[Bounty]):
 
 
 class BountyClose(APIView):
-    """Take no more submissions; what is left of the escrow goes back when the last one is settled."""
+    """Close a bounty. What is judged is still judged and paid; what is left of the escrow goes back when the last one is settled."""
 
     permission_classes = [IsMaintainer]
 

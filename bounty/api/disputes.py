@@ -4,7 +4,7 @@ from typing import Any
 from uuid import UUID
 
 from django.db.models import QuerySet
-from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_view
+from drf_spectacular.utils import extend_schema
 from rest_framework import generics, serializers
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
@@ -13,10 +13,11 @@ from rest_framework.views import APIView
 
 from bounty.api.parsing import caller, validated
 from bounty.limits import MAX_DISPUTE_CHARS
-from bounty.models import Dispute
+from bounty.models import Dispute, DisputeState
 from bounty.services.disputes import ANSWERS, answer_dispute, disputes, file_dispute, find_dispute
-from gainshare.accounts.models import User
 from gainshare.accounts.permissions import HasScope, IsMaintainer
+from gainshare.accounts.queries import ListQuery, OneOf, Person
+from gainshare.accounts.schema import refused
 
 
 class DisputeOut(serializers.ModelSerializer[Dispute]):
@@ -59,38 +60,30 @@ class SubmissionDispute(APIView):
 
     permission_classes = [HasScope("submit")]
 
-    @extend_schema(request=DisputeIn, responses={201: DisputeOut})
+    @extend_schema(request=DisputeIn, responses={201: DisputeOut, **refused(429)})
     def post(self, request: Request, pk: UUID) -> Response:
         text = validated(DisputeIn, request)["text"]
         dispute = file_dispute(actor=caller(request), submission_id=pk, text=text)
         return Response(DisputeOut(dispute).data, status=201)
 
 
-@extend_schema_view(
-    get=extend_schema(
-        parameters=[
-            OpenApiParameter("state", str, description="open, upheld, remeasured or overturned"),
-            OpenApiParameter("author", str, description='A user name, or "me".'),
-            OpenApiParameter("submission", str),
-        ]
-    )
-)
+class DisputeQuery(ListQuery):
+    lookups = {"author": "author__username"}
+
+    state = OneOf(DisputeState.values, help_text="Whether it was answered, and how.")
+    author = Person(help_text='Who objects: a user name, or "me".')
+    submission = serializers.UUIDField(required=False, help_text="A submission's id.")
+
+
 class DisputeList(generics.ListAPIView[Dispute]):
     """All disputes, the newest first."""
 
     serializer_class = DisputeOut
     permission_classes = [AllowAny]
+    query_class = DisputeQuery
 
     def get_queryset(self) -> QuerySet[Dispute]:
-        query, user = self.request.query_params, self.request.user
-        found = disputes(state=query.get("state", ""))
-        if submission := query.get("submission"):
-            found = found.filter(submission=serializers.UUIDField().to_internal_value(submission))
-        if name := query.get("author"):
-            if name == "me" and isinstance(user, User):
-                return found.filter(author=user)
-            found = found.filter(author__username=name)
-        return found
+        return disputes()
 
 
 class DisputeDetail(APIView):

@@ -3,10 +3,9 @@
 from typing import Any
 from uuid import UUID
 
-from django.db.models import QuerySet
 from django.http import HttpResponse
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_view
+from drf_spectacular.utils import extend_schema
 from rest_framework import generics, serializers
 from rest_framework.permissions import AllowAny, BasePermission
 from rest_framework.request import Request
@@ -15,12 +14,13 @@ from rest_framework.views import APIView
 
 from bounty.api.parsing import RawTextField, StatedReason, caller, validated
 from bounty.api.runs import ChangeOut, RunOut
-from bounty.models import Reproduction
+from bounty.models import Reproduction, ReproductionState
 from bounty.services.reproductions import decline, find_reproduction, reproduce
 from bounty.services.transitions import history
 from bounty.services.trees import blob_store
-from gainshare.accounts.models import User
 from gainshare.accounts.permissions import HasScope, IsMaintainer
+from gainshare.accounts.queries import ListQuery, OneOf, Person
+from gainshare.accounts.schema import refused
 
 
 class ReproductionIn(serializers.Serializer[Any]):
@@ -77,46 +77,34 @@ def rendered(reproduction: Reproduction, status: int = 200) -> Response:
     return Response(ReproductionDetailOut(find_reproduction(reproduction.pk)).data, status=status)
 
 
-@extend_schema_view(
-    get=extend_schema(
-        parameters=[
-            OpenApiParameter("bounty", str),
-            OpenApiParameter("state", str),
-            OpenApiParameter("author", str, description='A user name, or "me".'),
-        ]
-    )
-)
-class ReproductionList(generics.ListAPIView[Reproduction]):
-    """All reproductions, in the order of sealing. POST sends one in."""
+class ReproductionQuery(ListQuery):
+    lookups = {"author": "author__username"}
 
+    bounty = serializers.UUIDField(required=False, help_text="A bounty's id.")
+    state = OneOf(ReproductionState.values, help_text="Where a reproduction stands.")
+    author = Person(help_text='Who sent it: a user name, or "me".')
+
+
+class ReproductionList(generics.ListAPIView[Reproduction]):
+    """All reproductions, in the order of sealing."""
+
+    queryset = Reproduction.objects.select_related("author")
     serializer_class = ReproductionOut
+    query_class = ReproductionQuery
 
     def get_permissions(self) -> list[BasePermission]:
         return [AllowAny()] if self.request.method != "POST" else [HasScope("submit")()]
 
-    def get_queryset(self) -> QuerySet[Reproduction]:
-        found = Reproduction.objects.select_related("author")
-        query = self.request.query_params
-        if bounty := query.get("bounty"):
-            found = found.filter(bounty=serializers.UUIDField().to_internal_value(bounty))
-        if state := query.get("state"):
-            found = found.filter(state=state)
-        if name := query.get("author"):
-            user = self.request.user
-            if name == "me" and isinstance(user, User):
-                return found.filter(author=user)
-            found = found.filter(author__username=name)
-        return found
-
-    @extend_schema(request=ReproductionIn, responses={201: ReproductionDetailOut})
+    @extend_schema(request=ReproductionIn, responses={201: ReproductionDetailOut, **refused(404, 429)})
     def post(self, request: Request) -> Response:
+        """Send in a file that shows a bug."""
         values = validated(ReproductionIn, request)
         made = reproduce(actor=caller(request), bounty_id=values["bounty"], text=values["text"])
         return rendered(made, 201)
 
 
 class ReproductionDetail(APIView):
-    """One reproduction: state, verdict, its run, and every change with its reason."""
+    """One reproduction. State, verdict, its run, and every change with its reason."""
 
     permission_classes = [AllowAny]
 
@@ -126,7 +114,7 @@ class ReproductionDetail(APIView):
 
 
 class ReproductionText(APIView):
-    """The file as it was sent."""
+    """The file of a reproduction, as it was sent."""
 
     permission_classes = [AllowAny]
 
@@ -137,7 +125,7 @@ class ReproductionText(APIView):
 
 
 class ReproductionDecline(APIView):
-    """A maintainer says that what it shows is no bug; the next one in order takes its place."""
+    """Decline a reproduction that shows no bug (maintainers). The next one in order takes its place."""
 
     permission_classes = [IsMaintainer]
 

@@ -36,7 +36,7 @@ class CalibrateIn(serializers.Serializer[Any]):
 
 
 class RunnerStateView(APIView):
-    """Bring a runner into a state: the same as the action of that name."""
+    """Bring a runner into a state (maintainers). The same as the action of that name."""
 
     permission_classes = [IsMaintainer]
 
@@ -61,7 +61,7 @@ class _Action(APIView):
 
 
 class RunnerDrain(_Action):
-    """Let the runner finish what it has and give it nothing more."""
+    """Let a runner finish what it has and give it nothing more."""
 
     act = staticmethod(runner_care.drain)
 
@@ -73,7 +73,7 @@ class RunnerResume(_Action):
 
 
 class RunnerQuarantine(_Action):
-    """Trust the runner no more: it gets only A/A runs, and a submission's run that it has goes elsewhere."""
+    """Trust a runner no more. It gets only A/A runs, and a submission's run that it has goes elsewhere."""
 
     act = staticmethod(runner_care.quarantine)
 
@@ -85,7 +85,7 @@ class RunnerRelease(_Action):
 
 
 class RunnerCalibrate(APIView):
-    """Order A/A runs that only this runner may take. Those that it has before it already are not ordered twice."""
+    """Order A/A runs that only one runner may take. Those that it has before it already are not ordered twice."""
 
     permission_classes = [IsMaintainer]
 

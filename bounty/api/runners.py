@@ -112,7 +112,7 @@ class RunnerDetailOut(RunnerOut):
 
 
 class RunnerList(generics.ListAPIView[Runner]):
-    """All runners with their public keys. A maintainer registers one with POST."""
+    """All runners with their public keys."""
 
     queryset = Runner.objects.all()
     serializer_class = RunnerOut
@@ -122,12 +122,13 @@ class RunnerList(generics.ListAPIView[Runner]):
 
     @extend_schema(request=RunnerIn, responses={201: RunnerMade})
     def post(self, request: Request) -> Response:
+        """Register a runner (maintainers)."""
         runner, token = register_runner(actor=caller(request), **validated(RunnerIn, request))
         return Response({**RunnerOut(runner).data, "token": token}, status=201)
 
 
 class RunnerDetail(generics.RetrieveAPIView[Runner]):
-    """One runner, with its history; its public key checks the signatures on its evidence."""
+    """One runner, with its history. Its public key checks the signatures on its evidence."""
 
     queryset = Runner.objects.all()
     serializer_class = RunnerDetailOut
@@ -136,7 +137,7 @@ class RunnerDetail(generics.RetrieveAPIView[Runner]):
 
 
 class RunnerNoise(generics.ListAPIView[NoiseSample]):
-    """What the runner's A/A runs found, the newest first."""
+    """What a runner's A/A runs found, the newest first."""
 
     serializer_class = NoiseSampleOut
     permission_classes = [AllowAny]
@@ -146,7 +147,7 @@ class RunnerNoise(generics.ListAPIView[NoiseSample]):
 
 
 class RunnerDoubts(APIView):
-    """Award-relevant runs between the runner's last good A/A run and its quarantine for drift."""
+    """Runs in doubt since a runner's quarantine for drift. Those that matter for awards, from its last good A/A run on."""
 
     permission_classes = [AllowAny]
 

@@ -3,10 +3,9 @@
 from typing import Any
 from uuid import UUID
 
-from django.db.models import QuerySet
 from django.http import HttpResponse
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_view
+from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import generics, serializers
 from rest_framework.permissions import AllowAny, BasePermission
 from rest_framework.request import Request
@@ -15,7 +14,7 @@ from rest_framework.views import APIView
 
 from bounty.api.parsing import StatedReason, caller, validated
 from bounty.errors import BadRequest, NotFound
-from bounty.models import Run, RunVerdict
+from bounty.models import Run, RunKind, RunState, RunVerdict
 from bounty.services.logs import LogPage, read_log
 from bounty.services.queues import queue_place
 from bounty.services.run_care import cancel_run, rerun
@@ -23,6 +22,8 @@ from bounty.services.runs import find_run, order_aa_run
 from bounty.services.transitions import history
 from bounty.services.trees import blob_store
 from gainshare.accounts.permissions import IsMaintainer
+from gainshare.accounts.queries import ListQuery, OneOf
+from gainshare.accounts.schema import refused
 
 
 class VerdictOut(serializers.Serializer[Any]):
@@ -195,30 +196,30 @@ def sealed_evidence(run: Run) -> HttpResponse:
     return response
 
 
-@extend_schema_view(
-    get=extend_schema(parameters=[OpenApiParameter("state", str), OpenApiParameter("kind", str)])
-)
+class RunQuery(ListQuery):
+    state = OneOf(RunState.values, help_text="Where a run stands.")
+    kind = OneOf(RunKind.values, help_text="What a run is for.")
+
+
 class RunList(generics.ListAPIView[Run]):
-    """All runs, the newest first. A maintainer orders an A/A run with POST."""
+    """All runs, the newest first."""
 
+    queryset = Run.objects.select_related("runner", "verdict").order_by("-queued_at")
     serializer_class = RunOut
-
-    def get_queryset(self) -> QuerySet[Run]:
-        runs = Run.objects.select_related("runner", "verdict").order_by("-queued_at")
-        wanted = {key: value for key in ("state", "kind") if (value := self.request.query_params.get(key))}
-        return runs.filter(**wanted)
+    query_class = RunQuery
 
     def get_permissions(self) -> list[BasePermission]:
         return [AllowAny()] if self.request.method != "POST" else [IsMaintainer()]
 
-    @extend_schema(request=AaIn, responses={201: RunDetailOut})
+    @extend_schema(request=AaIn, responses={201: RunDetailOut, **refused(404)})
     def post(self, request: Request) -> Response:
+        """Order an A/A run (maintainers). It measures a tree against itself, so it shows the machine's noise."""
         run = order_aa_run(actor=caller(request), **validated(AaIn, request))
         return Response(RunDetailOut(run).data, status=201)
 
 
 class RunDetail(APIView):
-    """One run; with its samples once it has its verdict."""
+    """One run. With its samples, once it has its verdict."""
 
     permission_classes = [AllowAny]
 
@@ -228,7 +229,7 @@ class RunDetail(APIView):
 
 
 class RunCancel(APIView):
-    """End a waiting or running run for good. It does not count as its author's attempt."""
+    """Cancel a waiting or running run (maintainers). It does not count as its author's attempt."""
 
     permission_classes = [IsMaintainer]
 
@@ -239,7 +240,7 @@ class RunCancel(APIView):
 
 
 class RunRerun(APIView):
-    """Order a run that failed, or that is doubted, again. The answer is the new run; the old verdict stays."""
+    """Order a failed or doubted run again (maintainers). The answer is the new run; the old verdict stays."""
 
     permission_classes = [IsMaintainer]
 
@@ -250,7 +251,7 @@ class RunRerun(APIView):
 
 
 class RunLog(APIView):
-    """A run's log from a character on; poll it to follow a run."""
+    """A run's log, from a character on. Poll it to follow a run."""
 
     permission_classes = [AllowAny]
 
@@ -261,7 +262,7 @@ class RunLog(APIView):
 
 
 class RunEvidence(APIView):
-    """The sealed evidence, to be checked offline with `gainshare verify`."""
+    """The sealed evidence of a run. To be checked offline with `gainshare verify`."""
 
     permission_classes = [AllowAny]
 

@@ -29,7 +29,7 @@ class ReasonIn(serializers.Serializer[Any]):
 
 
 class SubmissionWithdraw(APIView):
-    """Take one's own submission back. After a first sample it still counts as an attempt."""
+    """Withdraw one's own submission. After a first sample it still counts as an attempt."""
 
     permission_classes = [HasScope("submit")]
 
@@ -39,7 +39,7 @@ class SubmissionWithdraw(APIView):
 
 
 class SubmissionReview(APIView):
-    """Accept or decline a confirmed gain, or decline a suspicious one. Never one's own."""
+    """Accept or decline a confirmed gain. A suspicious one can be declined. Never one's own."""
 
     permission_classes = [HasScope("submit")]
 
@@ -50,7 +50,7 @@ class SubmissionReview(APIView):
 
 
 class SubmissionMerge(APIView):
-    """Make the measured candidate the lineage's tip and vest the award."""
+    """Merge a submission (maintainers). The measured candidate becomes the lineage's tip, and the award vests."""
 
     permission_classes = [IsMaintainer]
 
@@ -60,7 +60,7 @@ class SubmissionMerge(APIView):
 
 
 class SubmissionRemeasure(APIView):
-    """After the lineage's tip has moved: apply the diff to it and judge the result from the gate on."""
+    """Measure again after the lineage's tip has moved. The diff is applied to the new tip and judged from the gate on."""
 
     permission_classes = [HasScope("submit")]
 
@@ -70,7 +70,7 @@ class SubmissionRemeasure(APIView):
 
 
 class SubmissionRejudge(APIView):
-    """Order the gate again after a suspicious verdict or an infrastructure error."""
+    """Order the gate again (maintainers). After a suspicious verdict or an infrastructure error."""
 
     permission_classes = [IsMaintainer]
 
@@ -80,7 +80,7 @@ class SubmissionRejudge(APIView):
 
 
 class SubmissionReverse(APIView):
-    """Take a vested award back: from its lot what is unspent, the rest as a debt."""
+    """Take a vested award back (maintainers). From its lot what is unspent, the rest as a debt."""
 
     permission_classes = [IsMaintainer]
 

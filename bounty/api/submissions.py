@@ -3,10 +3,9 @@
 from typing import Any
 from uuid import UUID
 
-from django.db.models import QuerySet
 from django.http import HttpResponse
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_view
+from drf_spectacular.utils import extend_schema
 from rest_framework import generics, serializers
 from rest_framework.permissions import AllowAny, BasePermission
 from rest_framework.request import Request
@@ -39,8 +38,9 @@ from bounty.services.submissions import find_submission, submit
 from bounty.services.transitions import history
 from bounty.services.trees import blob_store
 from bounty.stages import stage
-from gainshare.accounts.models import User
 from gainshare.accounts.permissions import HasScope
+from gainshare.accounts.queries import ListQuery, OneOf, Person
+from gainshare.accounts.schema import refused
 
 
 class SubmissionIn(serializers.Serializer[Any]):
@@ -189,39 +189,27 @@ def rendered(submission: Submission, status: int = 200) -> Response:
     return Response(SubmissionDetailOut(find_submission(submission.pk)).data, status=status)
 
 
-@extend_schema_view(
-    get=extend_schema(
-        parameters=[
-            OpenApiParameter("bounty", str),
-            OpenApiParameter("state", str),
-            OpenApiParameter("submitter", str, description='A user name, or "me".'),
-        ]
-    )
-)
-class SubmissionList(generics.ListAPIView[Submission]):
-    """All submissions, the newest first. POST sends one in."""
+class SubmissionQuery(ListQuery):
+    lookups = {"submitter": "submitter__username"}
 
+    bounty = serializers.UUIDField(required=False, help_text="A bounty's id.")
+    state = OneOf(SubmissionState.values, help_text="Where a submission stands.")
+    submitter = Person(help_text='A user name, or "me".')
+
+
+class SubmissionList(generics.ListAPIView[Submission]):
+    """All submissions, the newest first."""
+
+    queryset = Submission.objects.select_related("bounty", "submitter").prefetch_related("runs__verdict")
     serializer_class = SubmissionOut
+    query_class = SubmissionQuery
 
     def get_permissions(self) -> list[BasePermission]:
         return [AllowAny()] if self.request.method != "POST" else [HasScope("submit")()]
 
-    def get_queryset(self) -> QuerySet[Submission]:
-        found = Submission.objects.select_related("bounty", "submitter").prefetch_related("runs__verdict")
-        query = self.request.query_params
-        if bounty := query.get("bounty"):
-            found = found.filter(bounty=serializers.UUIDField().to_internal_value(bounty))
-        if state := query.get("state"):
-            found = found.filter(state=state)
-        if name := query.get("submitter"):
-            user = self.request.user
-            if name == "me" and isinstance(user, User):
-                return found.filter(submitter=user)
-            found = found.filter(submitter__username=name)
-        return found
-
-    @extend_schema(request=SubmissionIn, responses={201: SubmissionDetailOut})
+    @extend_schema(request=SubmissionIn, responses={201: SubmissionDetailOut, **refused(404, 429)})
     def post(self, request: Request) -> Response:
+        """Send a diff in to be judged."""
         values = validated(SubmissionIn, request)
         submission = submit(
             actor=caller(request),
@@ -233,7 +221,7 @@ class SubmissionList(generics.ListAPIView[Submission]):
 
 
 class SubmissionDetail(APIView):
-    """One submission: state, verdict, award, runs, reviews, and every change with its reason."""
+    """One submission. State, verdict, award, runs, reviews, and every change with its reason."""
 
     permission_classes = [AllowAny]
 
@@ -243,7 +231,7 @@ class SubmissionDetail(APIView):
 
 
 class SubmissionDiff(APIView):
-    """The diff as it was sent."""
+    """The diff of a submission, as it was sent."""
 
     permission_classes = [AllowAny]
 
@@ -257,7 +245,7 @@ class SubmissionDiff(APIView):
 
 
 class SubmissionLog(APIView):
-    """The log of all the submission's runs from a character on; poll it to follow them."""
+    """The log of all of a submission's runs, from a character on. Poll it to follow them."""
 
     permission_classes = [AllowAny]
 
@@ -267,7 +255,7 @@ class SubmissionLog(APIView):
 
 
 class SubmissionEvidence(APIView):
-    """The sealed evidence behind the submission's verdict; each run has its own under runs/."""
+    """The sealed evidence behind a submission's verdict. Each run has its own under runs/."""
 
     permission_classes = [AllowAny]
 

@@ -29,7 +29,7 @@ class LiftIn(serializers.Serializer[Any]):
 
 
 class SwitchList(APIView):
-    """The three switches as they stand: who pressed or lifted them last, when and why."""
+    """The three emergency stops as they stand. Who pressed or lifted them last, when and why."""
 
     permission_classes = [AllowAny]
 
@@ -39,7 +39,7 @@ class SwitchList(APIView):
 
 
 class SwitchStop(APIView):
-    """Stop judging, awards or merges. Stopping what is stopped changes nothing."""
+    """Stop judging, awards or merges (maintainers). Stopping what is stopped changes nothing."""
 
     permission_classes = [IsMaintainer]
 
@@ -51,7 +51,7 @@ class SwitchStop(APIView):
 
 
 class SwitchLift(APIView):
-    """Lift a stop. What waited goes on by itself."""
+    """Lift an emergency stop (maintainers). What waited goes on by itself."""
 
     permission_classes = [IsMaintainer]
 

@@ -20,6 +20,7 @@ from bounty.services.transitions import history
 from bounty.services.trees import blob_store, create_lineage, create_tree, find_tree, load_tree
 from gainshare.accounts.permissions import HasScope, IsMaintainer
 from gainshare.accounts.rate_limits import Rate, take
+from gainshare.accounts.schema import refused
 
 
 class TreeIn(serializers.Serializer[Any]):
@@ -77,7 +78,7 @@ class TreeList(APIView):
 
     permission_classes = [HasScope("submit")]
 
-    @extend_schema(request=TreeIn, responses={201: TreeMade})
+    @extend_schema(request=TreeIn, responses={201: TreeMade, **refused(404, 429)})
     def post(self, request: Request) -> Response:
         values, actor = validated(TreeIn, request), caller(request)
         if not actor.is_maintainer:
@@ -97,7 +98,7 @@ class TreeDetail(APIView):
 
 
 class TreeArchive(APIView):
-    """A tree's files as an uncompressed tar: unpack it, change it, send the diff."""
+    """A tree's files as an uncompressed tar. Unpack it, change it, send the diff."""
 
     permission_classes = [AllowAny]
 
@@ -125,8 +126,9 @@ class LineageList(generics.ListAPIView[Lineage]):
     def get_permissions(self) -> list[BasePermission]:
         return [AllowAny()] if self.request.method != "POST" else [IsMaintainer()]
 
-    @extend_schema(request=LineageIn, responses={201: LineageOut})
+    @extend_schema(request=LineageIn, responses={201: LineageOut, **refused(404)})
     def post(self, request: Request) -> Response:
+        """Start a lineage at a tree (maintainers)."""
         lineage = create_lineage(actor=caller(request), **validated(LineageIn, request))
         return Response(LineageOut(lineage).data, status=201)
 

@@ -7,7 +7,6 @@ from uuid import UUID
 
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
-from django.core.paginator import Paginator
 from django.db.models import Count, Max, Q
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
@@ -15,6 +14,7 @@ from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods
 
 from benchmarks.catalogue import SUITES
+from bounty.errors import NoRunner
 from bounty.models import Bounty, BountyState, Lineage, Submission
 from bounty.pages.bug_forms import BugForm
 from bounty.pages.bugs import bug_view
@@ -32,6 +32,7 @@ from gainshare.ledger.kinds import AccountKind
 from gainshare.ledger.models import Account
 from gainshare.ledger.services import totals
 from gainshare.web.formatting import format_credits, in_credits
+from gainshare.web.paging import page_of
 from gainshare.web.signed_in import SignedInRequest, signed_in
 from gainshare.web.typed import Refused, typed_text
 
@@ -64,7 +65,7 @@ def bounty_list(request: HttpRequest) -> HttpResponse:
         )
         .order_by("-is_open", "-created_at")
     )
-    page = Paginator(bounties, PER_PAGE).get_page(request.GET.get("page"))
+    page = page_of(request, bounties, PER_PAGE)
     listed: list[Any] = list(page.object_list)  # bounties with the annotations above
     available = escrow_available([bounty.escrow_reference for bounty in listed])
     rows = [
@@ -116,7 +117,7 @@ def bounty_page(
     """A bounty's page; with what was typed into the form of an action, when that was refused."""
     bounty = get_object_or_404(Bounty.objects.select_related("lineage", "created_by"), pk=bounty_id)
     submissions = Submission.objects.filter(bounty=bounty).select_related("submitter")
-    page = Paginator(submissions, PER_PAGE).get_page(request.GET.get("page"))
+    page = page_of(request, submissions, PER_PAGE)
     attempts = attempts_used(bounty=bounty, person=request.user) if isinstance(request.user, User) else None
     context = {
         "bounty": bounty,
@@ -161,6 +162,8 @@ def opening(request: SignedInRequest, form_class: type[TermsForm]) -> HttpRespon
     if request.method == "POST" and form.is_valid():
         try:
             bounty = open_by_terms(actor=request.user, terms=form.terms())
+        except NoRunner as error:
+            form.ask_about_runner(error.message)
         except InsufficientTreasury as error:
             form.add_error("escrow", in_credits(error.message))
         except DomainError as error:

@@ -85,6 +85,9 @@ class TermsForm(forms.Form):
         widget=forms.DateTimeInput(attrs={"type": "datetime-local"}, format="%Y-%m-%dT%H:%M"),
     )
 
+    accept_no_runner = forms.BooleanField(required=False, label="Open it although nothing can be judged yet")
+    is_asking_about_runner = False
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         hardware = self.fields["hardware"]
@@ -100,10 +103,23 @@ class TermsForm(forms.Form):
             raise forms.ValidationError("The deadline has passed already.")
         return deadline
 
+    def ask_about_runner(self, refusal: str) -> None:
+        """Say that no runner has the hardware, and offer to open the bounty all the same."""
+        self.add_error("hardware", refusal)
+        self.is_asking_about_runner = True
+
     def terms(self) -> dict[str, Any]:
         """The cleaned form as `open_bounty` takes it, without what differs between gains and bugs."""
         data = self.cleaned_data
-        alike = ("title", "description", "hardware", "min_reviewers", "max_attempts", "deadline_at")
+        alike = (
+            "title",
+            "description",
+            "hardware",
+            "min_reviewers",
+            "max_attempts",
+            "deadline_at",
+            "accept_no_runner",
+        )
         return {name: data[name] for name in alike} | {
             "lineage": data["lineage"].name,
             "escrow_microcredits": data["escrow"],

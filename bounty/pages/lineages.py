@@ -4,7 +4,6 @@ import re
 
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
-from django.core.paginator import Paginator
 from django.db.models import Count
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
@@ -16,6 +15,7 @@ from bounty.services.transitions import history
 from bounty.services.trees import create_lineage
 from gainshare.accounts.errors import DomainError
 from gainshare.accounts.models import User
+from gainshare.web.paging import page_of
 
 PER_PAGE = 50
 SUBMISSION_ID = re.compile(r"submission ([0-9a-f-]{36})")
@@ -42,7 +42,7 @@ def lineage_list(request: HttpRequest) -> HttpResponse:
                 messages.success(request, f"The lineage {lineage.name} has started.")
                 return redirect("lineage", name=lineage.name)
     lineages = Lineage.objects.annotate(n_bounties=Count("bounties")).order_by("-created_at", "pk")
-    page = Paginator(lineages, PER_PAGE).get_page(request.GET.get("page"))
+    page = page_of(request, lineages, PER_PAGE)
     status = 400 if form is not None and form.errors else 200
     return render(request, "bounty/lineage_list.html", {"page": page, "form": form}, status=status)
 
@@ -52,7 +52,7 @@ def lineage_detail(request: HttpRequest, name: str) -> HttpResponse:
     """One lineage: its tip, and every move that led there, each with the submission behind it."""
     lineage = get_object_or_404(Lineage, name=name)
     moves = sorted(history(lineage), key=lambda move: move.pk, reverse=True)
-    page = Paginator(moves, PER_PAGE).get_page(request.GET.get("page"))
+    page = page_of(request, moves, PER_PAGE)
     bounties = Bounty.objects.filter(lineage=lineage)
     context = {
         "lineage": lineage,

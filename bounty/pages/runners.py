@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.contrib import messages
-from django.core.paginator import Paginator
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.safestring import SafeString
@@ -19,6 +18,7 @@ from bounty.services.doubts import runs_in_doubt
 from bounty.services.transitions import history
 from gainshare.accounts.errors import DomainError
 from gainshare.accounts.models import User
+from gainshare.web.paging import page_of
 from gainshare.web.signed_in import SignedInRequest, signed_in
 from gainshare.web.typed import Refused, typed_text
 
@@ -96,7 +96,7 @@ def offered_actions(runner: Runner) -> list[tuple[str, Action]]:
 @require_GET
 def runner_list(request: HttpRequest) -> HttpResponse:
     """Every runner: state, hardware, when it was last seen, what it does now, how noisy it was last."""
-    page = Paginator(Runner.objects.order_by("hardware", "name"), PER_PAGE).get_page(request.GET.get("page"))
+    page = page_of(request, Runner.objects.order_by("hardware", "name"), PER_PAGE)
     shown = list(page.object_list)
     open_runs = Run.objects.filter(runner__in=shown, state__in=OPEN_RUN_STATES)
     runs = {run.runner_id: run for run in open_runs.select_related("submission__bounty")}

@@ -5,7 +5,6 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib import messages
-from django.core.paginator import Paginator
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
@@ -29,6 +28,7 @@ from bounty.services.submissions import attempts_used, find_submission, submit
 from bounty.services.transitions import history
 from bounty.services.trees import blob_store
 from gainshare.accounts.errors import DomainError
+from gainshare.web.paging import page_of
 from gainshare.web.signed_in import SignedInRequest, signed_in
 from gainshare.web.typed import Refused, typed_text
 
@@ -64,7 +64,7 @@ def new_submission(request: SignedInRequest, bounty_id: UUID) -> HttpResponse:
 def own_submissions(request: SignedInRequest) -> HttpResponse:
     """The user's submissions, newest first."""
     own = Submission.objects.filter(submitter=request.user).select_related("bounty")
-    page = Paginator(own, PER_PAGE).get_page(request.GET.get("page"))
+    page = page_of(request, own, PER_PAGE)
     return render(request, "bounty/submission_list.html", {"page": page})
 
 

@@ -8,13 +8,15 @@ from django.db import transaction
 from django.utils import timezone
 
 from benchmarks.catalogue import BUG, SUITES
-from bounty.errors import BadRequest, NotAllowed, NotFound
+from bounty.errors import BadRequest, NoRunner, NotAllowed, NotFound
 from bounty.models import (
     AwardState,
     Bounty,
     BountyState,
     Lineage,
     NextStep,
+    Runner,
+    RunnerState,
     Severity,
     Submission,
     SubmissionState,
@@ -72,9 +74,11 @@ def open_bounty(
     severity: str = "",
     award_microcredits: int | None = None,
     reproduction_ppm: int | None = None,
+    accept_no_runner: bool = False,
 ) -> Bounty:
     """A new bounty whose escrow is taken from the treasury in the same transaction.
 
+    Raises NoRunner where nothing could be judged on its hardware, unless ``accept_no_runner`` says that this is known.
     One for a bug has a severity, a fixed award and the reproduction's share of it; any other has a rate.
     """
     if not actor.is_maintainer:
@@ -108,6 +112,8 @@ def open_bounty(
         raise BadRequest("Escrow and rate are positive numbers of micro-credits.")
     if deadline_at is not None and deadline_at <= timezone.now():
         raise BadRequest("The deadline has passed already.")
+    if not accept_no_runner:
+        _require_runner(hardware)
     with transaction.atomic():
         bounty = Bounty.objects.create(
             title=title.strip(),
@@ -135,6 +141,20 @@ def open_bounty(
         )
         note(bounty, old="", new=bounty.state, reason="opened", actor=actor)
     return bounty
+
+
+def _require_runner(hardware: str) -> None:
+    """A runner that is drained or quarantined counts: it is expected back."""
+    registered = Runner.objects.exclude(state=RunnerState.RETIRED)
+    if registered.filter(hardware=hardware).exists():
+        return
+    known = sorted(set(registered.values_list("hardware", flat=True)))
+    there = f"Runners have: {', '.join(known)}" if known else "No runner is registered at all"
+    raise NoRunner(
+        f"No runner has the hardware {hardware}, so nothing that is submitted could be judged, and the escrow would "
+        f"wait. {there}. Register a runner first, or confirm that the bounty is to be opened without one "
+        "(over REST: accept_no_runner)."
+    )
 
 
 def _require_terms_of_a_bug(

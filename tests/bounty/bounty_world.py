@@ -108,6 +108,7 @@ class World:
             "hardware": "cpu",
             "escrow_microcredits": self.escrow,
             "rate_microcredits_per_nat": self.rate,
+            "accept_no_runner": True,
         }
         return open_bounty(actor=self.mira, **{**asked, **terms})
 

@@ -18,9 +18,9 @@ from gainshare.accounts.authentication import ApiKeyAuthentication
 from gainshare.accounts.entrance_limits import allow_sign_up
 from gainshare.accounts.models import ApiKey, User
 from gainshare.accounts.permissions import HasScope, IsMaintainer
+from gainshare.accounts.schema import refused
 from gainshare.accounts.serializers import (
     ApiKeySerializer,
-    ErrorSerializer,
     MadeApiKeySerializer,
     NewApiKeySerializer,
     RoleSerializer,
@@ -47,13 +47,7 @@ class UsersView(APIView):
         operation_id="users_create",
         summary="Sign up",
         request=SignUpSerializer,
-        responses={
-            201: UserSerializer,
-            400: ErrorSerializer,
-            403: ErrorSerializer,
-            409: ErrorSerializer,
-            429: ErrorSerializer,
-        },
+        responses={201: UserSerializer, **refused(429)},
     )
     def post(self, request: Request) -> Response:
         form = SignUpSerializer(data=request.data)
@@ -84,7 +78,7 @@ class RoleView(APIView):
         operation_id="users_set_role",
         summary="Give a user a role (maintainers)",
         request=RoleSerializer,
-        responses={200: UserSerializer, 403: ErrorSerializer, 404: ErrorSerializer, 409: ErrorSerializer},
+        responses=UserSerializer,
     )
     def post(self, request: Request, username: str) -> Response:
         form = RoleSerializer(data=request.data)
@@ -114,7 +108,7 @@ class KeysView(ListAPIView[ApiKey]):
         summary="Make an API key",
         description="A key made with another key gets at most its scopes and life, and is revoked with it.",
         request=NewApiKeySerializer,
-        responses={201: MadeApiKeySerializer, 400: ErrorSerializer, 403: ErrorSerializer},
+        responses={201: MadeApiKeySerializer},
     )
     def post(self, request: Request) -> Response:
         form = NewApiKeySerializer(data=request.data)
@@ -136,7 +130,7 @@ class KeyView(APIView):
         summary="Revoke an API key",
         description="With a key one revokes that key, and those that may do no more than it.",
         parameters=[OpenApiParameter("prefix", str, OpenApiParameter.PATH)],
-        responses={204: None, 403: ErrorSerializer, 404: ErrorSerializer},
+        responses={204: None},
     )
     def delete(self, request: Request, prefix: str) -> Response:
         assert isinstance(request.user, User)

@@ -10,7 +10,7 @@ class SignUpSerializer(serializers.Serializer[User]):
 
     username = serializers.CharField(max_length=150)
     password = serializers.CharField(max_length=1000, write_only=True, trim_whitespace=False)
-    email = serializers.EmailField(required=False, default="", allow_blank=True)
+    email = serializers.EmailField(required=False, allow_blank=True)
 
 
 class UserSerializer(serializers.ModelSerializer[User]):

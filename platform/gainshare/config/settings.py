@@ -24,6 +24,11 @@ LOGIN_URL = "/login/"
 LOGIN_REDIRECT_URL = "/"
 LOGOUT_REDIRECT_URL = "/"
 SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+# A year; sent over https only. Sub-domains may be somebody else's, so they are left alone.
+SECURE_HSTS_SECONDS = 365 * 24 * 3600 if PUBLIC_URL.startswith("https://") else 0
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = PUBLIC_URL.startswith("https://")
 AUTHENTICATION_BACKENDS = ["gainshare.accounts.entrance_limits.LimitedModelBackend"]
 # By address (IPv6: by /64): accounts made, and passwords tried. By account: wrong passwords from unfamiliar addresses,
@@ -56,7 +61,9 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "gainshare.web.content_security.ContentSecurityMiddleware",
     "django.middleware.security.SecurityMiddleware",
+    "gainshare.web.compression.CompressionMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -88,6 +95,10 @@ STORAGES = {
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
 }
 WHITENOISE_USE_FINDERS = True
+WHITENOISE_ALLOW_ALL_ORIGINS = False
+WHITENOISE_ROOT = (
+    Path(__file__).resolve().parents[1] / "web" / "root"
+)  # files that have their address by custom
 
 # -- Data -------------------------------------------------------------------------------------------
 DATABASES = {"default": postgres_settings(env.text("DATABASE_URL", "postgresql:///gainshare"))}
@@ -115,7 +126,8 @@ REST_FRAMEWORK = {
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticatedOrReadOnly"],
     "DEFAULT_PAGINATION_CLASS": "gainshare.accounts.parsing.BoundedPagination",
     "PAGE_SIZE": 50,
-    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "DEFAULT_FILTER_BACKENDS": ["gainshare.accounts.queries.StatedFilters"],
+    "DEFAULT_SCHEMA_CLASS": "gainshare.accounts.schema.ApiSchema",
     "EXCEPTION_HANDLER": "gainshare.accounts.errors.exception_handler",
     "DEFAULT_PARSER_CLASSES": ["gainshare.accounts.parsing.BoundedJSONParser"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
@@ -125,13 +137,49 @@ SPECTACULAR_SETTINGS = {
     "DESCRIPTION": "Make the model faster, get paid in the model.",
     "VERSION": "1",
     "SERVE_INCLUDE_SCHEMA": False,
-    "SWAGGER_UI_DIST": "SIDECAR",
-    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
-    "REDOC_DIST": "SIDECAR",
+    "DEFAULT_GENERATOR_CLASS": "gainshare.accounts.schema.DocumentGenerator",
+    "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
+    "SCHEMA_PATH_PREFIX": "/api/v1",
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "gainshare.accounts.schema.add_refusals",
+        "gainshare.gateway.schema.add_model_access",
+    ],
+    "TAGS": [
+        {
+            "name": "models",
+            "description": "Model access, compatible with OpenAI's clients. Every call needs a key.",
+        },
+        {"name": "users", "description": "Signing up, who one is, roles."},
+        {"name": "keys", "description": "API keys of one's own."},
+        {"name": "credits", "description": "One's own balance and transfers."},
+        {"name": "usage", "description": "One's own requests to models, each with its bill."},
+        {"name": "bounties", "description": "What improvements are wanted, and what they pay."},
+        {
+            "name": "submissions",
+            "description": "Patches, what the judge says of them, and what people decide.",
+        },
+        {"name": "reproductions", "description": "Files that show a bug."},
+        {"name": "disputes", "description": "Objections to a verdict."},
+        {"name": "runs", "description": "Measurements, their logs and their evidence."},
+        {"name": "awards", "description": "What was paid, or will be."},
+        {"name": "trees", "description": "Versions of the stack's files."},
+        {"name": "lineages", "description": "Lines of trees that grow by merges."},
+        {"name": "runners", "description": "The machines that judge, and what maintainers do with them."},
+        {"name": "switches", "description": "Emergency stops of judging, awards and merges."},
+        {"name": "treasury", "description": "Credits that belong to the platform (maintainers)."},
+        {"name": "grants", "description": "Credits given to people (maintainers)."},
+        {"name": "prices", "description": "What tokens cost; versions are immutable."},
+        {"name": "audit", "description": "The ledger's invariants (maintainers)."},
+        {"name": "runner", "description": "What runners call themselves, with a runner token."},
+    ],
     "ENUM_NAME_OVERRIDES": {
+        "AwardRole": "bounty.models.awards.AwardRole",
         "AwardState": "bounty.models.awards.AwardState",
         "BountyState": "bounty.models.bounties.BountyState",
         "DisputeState": "bounty.models.disputes.DisputeState",
+        "ReproductionState": "bounty.models.reproductions.ReproductionState",
+        "UserRole": "gainshare.accounts.models.Role",
         "RunKind": "bounty.models.runs.RunKind",
         "RunState": "bounty.models.runs.RunState",
         "QuarantineCause": "bounty.models.runners.QuarantineCause",

@@ -2,7 +2,7 @@
 
 from django.contrib import admin
 from django.urls import include, path
-from drf_spectacular.views import SpectacularAPIView, SpectacularRedocView, SpectacularSwaggerView
+from drf_spectacular.views import SpectacularAPIView
 
 urlpatterns = [
     path("admin/", admin.site.urls),
@@ -13,8 +13,12 @@ urlpatterns = [
     path("api/v1/", include("bounty.api")),
     path("api/v1/runner/", include("bounty.runner_api")),
     path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
-    path("api/docs/", SpectacularSwaggerView.as_view(url_name="schema"), name="api-docs"),
-    path("api/reference/", SpectacularRedocView.as_view(url_name="schema"), name="api-reference"),
     path("", include("gainshare.web.pages")),
     path("", include("bounty.pages")),
+    path("api/", include("gainshare.web.unknown")),
 ]
+
+handler400 = "gainshare.web.refusals.bad_request"
+handler403 = "gainshare.web.refusals.denied"
+handler404 = "gainshare.web.refusals.not_found"
+handler500 = "gainshare.web.refusals.failed"

@@ -70,7 +70,7 @@ class UsageList(generics.ListAPIView[UsageRecord], OwnUsage):
 
 
 class UsageDetail(generics.RetrieveAPIView[UsageRecord], OwnUsage):
-    """One request of yours with its bill line by line; 404 for another's."""
+    """One request of yours with its bill, line by line. 404 for another's."""
 
     serializer_class = UsageDetailSerializer
     lookup_field = "request_id"

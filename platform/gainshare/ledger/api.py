@@ -3,10 +3,11 @@
 from dataclasses import asdict
 from typing import Any
 
-from django.db.models import Q, QuerySet
+from django.db.models import Q
 from django.urls import path
 from django.utils import timezone
 from drf_spectacular.utils import extend_schema
+from rest_framework import serializers
 from rest_framework.generics import ListAPIView
 from rest_framework.permissions import AllowAny, BasePermission
 from rest_framework.request import Request
@@ -15,7 +16,8 @@ from rest_framework.views import APIView
 
 from gainshare.accounts.models import User
 from gainshare.accounts.permissions import HasScope, IsMaintainer
-from gainshare.accounts.serializers import ErrorSerializer
+from gainshare.accounts.queries import ListQuery
+from gainshare.accounts.schema import refused
 from gainshare.accounts.services import NotFound
 from gainshare.ledger import price_book, services
 from gainshare.ledger.audit import audit
@@ -83,7 +85,7 @@ class FundView(APIView):
         operation_id="treasury_fund",
         summary="Issue credits into the treasury",
         request=FundSerializer,
-        responses={201: TransferSerializer, 400: ErrorSerializer, 403: ErrorSerializer, 409: ErrorSerializer},
+        responses={201: TransferSerializer},
     )
     def post(self, request: Request) -> Response:
         form = FundSerializer(data=request.data)
@@ -101,7 +103,7 @@ class GrantsView(APIView):
         operation_id="grants_create",
         summary="Grant credits to a user",
         request=GrantSerializer,
-        responses={201: LotSerializer, 400: ErrorSerializer, 404: ErrorSerializer, 409: ErrorSerializer},
+        responses={201: LotSerializer, **refused(404)},
     )
     def post(self, request: Request) -> Response:
         form = GrantSerializer(data=request.data)
@@ -114,19 +116,21 @@ class GrantsView(APIView):
         return Response(LotSerializer(lot).data, status=201)
 
 
+class PriceQuery(ListQuery):
+    """Which prices are listed."""
+
+    model = serializers.CharField(required=False, help_text="A model's name.")
+
+
 class PricesView(ListAPIView[PriceVersion]):
     """The price book."""
 
     serializer_class = PriceVersionSerializer
     queryset = PriceVersion.objects.all()
+    query_class = PriceQuery
 
     def get_permissions(self) -> list[BasePermission]:
         return [AllowAny()] if self.request.method in ("GET", "HEAD", "OPTIONS") else [IsMaintainer()]
-
-    def get_queryset(self) -> QuerySet[PriceVersion]:
-        versions = super().get_queryset()
-        model = self.request.query_params.get("model")
-        return versions.filter(model=model) if model else versions
 
     @extend_schema(operation_id="prices_list", summary="Every price version")
     def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:
@@ -136,12 +140,7 @@ class PricesView(ListAPIView[PriceVersion]):
         operation_id="prices_publish",
         summary="Publish a price version (maintainers)",
         request=PriceVersionSerializer,
-        responses={
-            201: PriceVersionSerializer,
-            400: ErrorSerializer,
-            403: ErrorSerializer,
-            409: ErrorSerializer,
-        },
+        responses={201: PriceVersionSerializer},
     )
     def post(self, request: Request) -> Response:
         form = PriceVersionSerializer(data=request.data)

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from django.core.paginator import Paginator
 from django.db.models import Q, QuerySet
 from django.http import HttpResponse
 from django.shortcuts import render
@@ -12,6 +11,7 @@ from gainshare.accounts.models import User
 from gainshare.ledger.kinds import AccountKind, HoldState
 from gainshare.ledger.models import Hold, Transfer
 from gainshare.ledger.services import balance, lots_of
+from gainshare.web.paging import page_of
 from gainshare.web.signed_in import SignedInRequest, signed_in
 
 PER_PAGE = 50
@@ -31,7 +31,7 @@ class Movement:
 @require_GET
 def credits_page(request: SignedInRequest) -> HttpResponse:
     """Balance, lots in the order in which they burn, open holds, movements newest first."""
-    page = Paginator(transfers_of(request.user), PER_PAGE).get_page(request.GET.get("page"))
+    page = page_of(request, transfers_of(request.user), PER_PAGE)
     lots = lots_of(request.user)
     context = {
         "balance": balance(request.user),

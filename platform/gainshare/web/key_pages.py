@@ -2,7 +2,6 @@
 
 from django.conf import settings
 from django.contrib import messages
-from django.core.paginator import Paginator
 from django.db.models import BooleanField, ExpressionWrapper, Q, QuerySet
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
@@ -15,6 +14,7 @@ from gainshare.accounts.models import ApiKey, Scope, User
 from gainshare.accounts.services import create_api_key, revoke_api_key
 from gainshare.ledger.price_book import current_prices
 from gainshare.web.forms import KeyForm
+from gainshare.web.paging import page_of
 from gainshare.web.signed_in import SignedInRequest, signed_in
 
 PER_PAGE = 50
@@ -40,7 +40,7 @@ def keys(request: SignedInRequest) -> HttpResponse:
         except DomainError as error:
             form.add_error(None, error.message)
     prices = current_prices(timezone.now())
-    page = Paginator(keys_of(request.user), PER_PAGE).get_page(request.GET.get("page"))
+    page = page_of(request, keys_of(request.user), PER_PAGE)
     context = {
         "form": form,
         "rows": [(key, key_state(key)) for key in page.object_list],

@@ -4,6 +4,7 @@ from django.contrib.auth.views import LogoutView
 from django.urls import path
 
 from gainshare.web import (
+    api_pages,
     credit_pages,
     entrance,
     key_pages,
@@ -24,6 +25,8 @@ navigation.register(NavEntry("Admin", "admin:index", 90, Audience.STAFF))
 
 urlpatterns = [
     path("", entrance.home, name="home"),
+    path("api/docs/", api_pages.api_docs, name="api-docs"),
+    path("api/reference/", api_pages.api_reference, name="api-reference"),
     path("login/", entrance.LogIn.as_view(), name="login"),
     path("logout/", LogoutView.as_view(), name="logout"),
     path("signup/", entrance.sign_up, name="signup"),

@@ -5,7 +5,6 @@ from uuid import uuid4
 
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
-from django.core.paginator import Paginator
 from django.db.models import Q, QuerySet
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
@@ -19,6 +18,7 @@ from gainshare.ledger.models import Account, Transfer
 from gainshare.ledger.services import fund_treasury, totals
 from gainshare.web.formatting import format_credits
 from gainshare.web.forms import FundForm
+from gainshare.web.paging import page_of
 from gainshare.web.signed_in import SignedInRequest, signed_in
 
 PER_PAGE = 50
@@ -59,7 +59,7 @@ def treasury(request: SignedInRequest) -> HttpResponse:
         amount = format_credits(form.cleaned_data["amount"])
         messages.success(request, f"{amount} credits were issued; they are in the treasury.")
         return redirect("treasury")
-    page = Paginator(treasury_transfers(), PER_PAGE).get_page(request.GET.get("page"))
+    page = page_of(request, treasury_transfers(), PER_PAGE)
     context = {
         "form": form,
         "totals": totals(),

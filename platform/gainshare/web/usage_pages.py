@@ -2,7 +2,6 @@
 
 from uuid import UUID
 
-from django.core.paginator import Paginator
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.utils import timezone
@@ -10,6 +9,7 @@ from django.views.decorators.http import require_GET
 
 from gainshare.gateway.models import UsageRecord
 from gainshare.ledger.price_book import current_prices
+from gainshare.web.paging import page_of
 from gainshare.web.signed_in import SignedInRequest, signed_in
 
 PER_PAGE = 50
@@ -20,7 +20,7 @@ PER_PAGE = 50
 def usage(request: SignedInRequest) -> HttpResponse:
     """The user's requests, newest first."""
     records = UsageRecord.objects.filter(user=request.user)
-    page = Paginator(records, PER_PAGE).get_page(request.GET.get("page"))
+    page = page_of(request, records, PER_PAGE)
     return render(request, "web/usage.html", {"page": page, "prices": current_prices(timezone.now())})
 
 
