@@ -1,6 +1,5 @@
 """Pages of bounties: the list, one with its leaderboard and submissions, opening and closing."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -15,17 +14,17 @@ from django.views.decorators.http import require_GET, require_http_methods
 
 from benchmarks.catalogue import SUITES
 from bounty.errors import NoRunner
-from bounty.models import Bounty, BountyState, Lineage, Submission
+from bounty.models import Bounty, BountyState, Lineage, Submission, SubmissionState
 from bounty.pages.bug_forms import BugForm
 from bounty.pages.bugs import bug_view
 from bounty.pages.forms import BountyForm, MoreEscrowForm, TermsForm
-from bounty.rewards import award_microcredits
-from bounty.services.bounties import add_funds, available_escrow, close_bounty, open_bounty
+from bounty.rewards import TEN_PER_CENT, award_microcredits
+from bounty.services.bounties import add_funds, available_escrow, close_bounty
 from bounty.services.leaderboards import leaderboard
-from bounty.services.reproductions import open_bug
+from bounty.services.reproductions import open_by_terms
 from bounty.services.series import measured_base, patch_base
 from bounty.services.submissions import attempts_used
-from gainshare.accounts.errors import DomainError
+from gainshare.accounts.errors import DomainError, IdConflict
 from gainshare.accounts.models import User
 from gainshare.ledger.errors import InsufficientTreasury
 from gainshare.ledger.kinds import AccountKind
@@ -33,11 +32,12 @@ from gainshare.ledger.models import Account
 from gainshare.ledger.services import totals
 from gainshare.web.formatting import format_credits, in_credits
 from gainshare.web.paging import page_of
+from gainshare.web.sent_once import refuse_resent
 from gainshare.web.signed_in import SignedInRequest, signed_in
 from gainshare.web.typed import Refused, typed_text
 
 PER_PAGE = 50
-TEN_PER_CENT = math.floor(1_000_000 * math.log(1.1))  # log_ppm of an example gain
+REJECTED_SHOWN = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,9 @@ def bounty_list(request: HttpRequest) -> HttpResponse:
     bounties = (
         Bounty.objects.select_related("lineage")
         .annotate(
-            n_submissions=Count("submissions", distinct=True),
+            n_submissions=Count(
+                "submissions", filter=~Q(submissions__state=SubmissionState.REJECTED), distinct=True
+            ),
             best_log_ppm=Max("submissions__awards__log_ppm_bound", filter=standing),
             is_open=Q(state=BountyState.OPEN),
         )
@@ -117,7 +119,9 @@ def bounty_page(
     """A bounty's page; with what was typed into the form of an action, when that was refused."""
     bounty = get_object_or_404(Bounty.objects.select_related("lineage", "created_by"), pk=bounty_id)
     submissions = Submission.objects.filter(bounty=bounty).select_related("submitter")
-    page = page_of(request, submissions, PER_PAGE)
+    rejected = submissions.filter(state=SubmissionState.REJECTED)
+    taken = submissions.exclude(state=SubmissionState.REJECTED)
+    page = page_of(request, taken, PER_PAGE)
     attempts = attempts_used(bounty=bounty, person=request.user) if isinstance(request.user, User) else None
     context = {
         "bounty": bounty,
@@ -128,6 +132,8 @@ def bounty_page(
         "example": example_award(bounty),
         "places": leaderboard(bounty=bounty),
         "page": page,
+        "rejected": rejected[:REJECTED_SHOWN],
+        "n_rejected": rejected.count(),
         "patch_base": patch_base(bounty=bounty),
         "measured_base": measured_base(bounty=bounty),
         "attempts": attempts,
@@ -137,7 +143,12 @@ def bounty_page(
         "refused": refused,
         "more": more or MoreEscrowForm(),
     }
-    return render(request, "bounty/bounty_detail.html", context, status=409 if refused or more else 200)
+    return render(
+        request,
+        "bounty/bounty_detail.html",
+        context,
+        status=409 if refused or (more and more.errors) else 200,
+    )
 
 
 @signed_in
@@ -159,33 +170,38 @@ def opening(request: SignedInRequest, form_class: type[TermsForm]) -> HttpRespon
     if not request.user.is_maintainer:
         raise PermissionDenied("Only a maintainer opens a bounty. Ask one to give you that role.")
     form = form_class(request.POST, request.FILES) if request.method == "POST" else form_class()
-    if request.method == "POST" and form.is_valid():
-        try:
-            bounty = open_by_terms(actor=request.user, terms=form.terms())
-        except NoRunner as error:
-            form.ask_about_runner(error.message)
-        except InsufficientTreasury as error:
-            form.add_error("escrow", in_credits(error.message))
-        except DomainError as error:
-            form.add_error(None, error.message)
-        else:
-            messages.success(request, "The bounty is open; its credits are in escrow.")
-            return redirect("bounty", bounty_id=bounty.pk)
+    treasury = totals().treasury
+    if form.is_valid() and not form.must_ask(available=treasury) and (made := opened(form, request.user)):
+        messages.success(
+            request,
+            f"The bounty is open; its {format_credits(form.moved())} credits ({form.moved():,} micro-credits) are in "
+            "escrow.",
+        )
+        return redirect("bounty", bounty_id=made)
     context = {
         "form": form,
         "for_a_bug": form_class is BugForm,
-        "treasury": totals().treasury,
+        "treasury": treasury,
         "has_lineage": Lineage.objects.exists(),
     }
     return render(request, "bounty/bounty_new.html", context, status=400 if form.errors else 200)
 
 
-def open_by_terms(*, actor: User, terms: dict[str, Any]) -> Bounty:
-    """Open the bounty that a form describes; raises what the services raise."""
-    reproduction = terms.pop("reproduction", "")
-    if reproduction:
-        return open_bug(actor=actor, reproduction=reproduction, **terms)
-    return open_bounty(actor=actor, **terms)
+def opened(form: TermsForm, actor: User) -> str | None:
+    """The id of the bounty that a valid form describes, opened once. None, with the reason in the form, if refused."""
+    try:
+        return form.made_once(
+            user=actor, what="bounty", make=lambda: str(open_by_terms(actor=actor, **form.terms()).pk)
+        )
+    except IdConflict:
+        refuse_resent(form, "call_id")
+    except NoRunner as error:
+        form.ask_about_runner(error.message)
+    except InsufficientTreasury as error:
+        form.add_error("escrow", in_credits(error.message))
+    except DomainError as error:
+        form.add_error(None, error.message)
+    return None
 
 
 @signed_in
@@ -194,7 +210,7 @@ def add_escrow(request: SignedInRequest, bounty_id: UUID) -> HttpResponse:
     if request.method != "POST":
         return redirect("bounty", bounty_id=bounty_id)
     form = MoreEscrowForm(request.POST)
-    if form.is_valid():
+    if form.is_valid() and not form.must_ask(available=totals().treasury):
         data = form.cleaned_data
         try:
             add_funds(
@@ -203,10 +219,14 @@ def add_escrow(request: SignedInRequest, bounty_id: UUID) -> HttpResponse:
                 transfer_id=data["transfer_id"],
                 amount_microcredits=data["amount"],
             )
+        except IdConflict:
+            refuse_resent(form, "transfer_id")
         except DomainError as error:
             form.add_error("amount", in_credits(error.message))
         else:
-            messages.success(request, f"{format_credits(data['amount'])} credits were added to the escrow.")
+            amount = data["amount"]
+            added = f"{format_credits(amount)} credits were added to the escrow ({amount:,} micro-credits)."
+            messages.success(request, added)
             return redirect("bounty", bounty_id=bounty_id)
     return bounty_page(request, bounty_id, more=form)
 

@@ -27,8 +27,9 @@ from bounty.services.series import patch_base
 from bounty.services.submissions import attempts_used, find_submission, submit
 from bounty.services.transitions import history
 from bounty.services.trees import blob_store
-from gainshare.accounts.errors import DomainError
+from gainshare.accounts.errors import DomainError, IdConflict
 from gainshare.web.paging import page_of
+from gainshare.web.sent_once import refuse_resent
 from gainshare.web.signed_in import SignedInRequest, signed_in
 from gainshare.web.typed import Refused, typed_text
 
@@ -42,13 +43,22 @@ def new_submission(request: SignedInRequest, bounty_id: UUID) -> HttpResponse:
     """Paste or upload a diff. What is wrong with it is a verdict on the page that follows."""
     bounty = get_object_or_404(Bounty.objects.select_related("lineage"), pk=bounty_id)
     form = DiffForm(request.POST, request.FILES) if request.method == "POST" else DiffForm()
-    if request.method == "POST" and form.is_valid():
+    refusal: DomainError | None = None
+    if form.is_valid():
+        diff = form.cleaned_data["diff"]
         try:
-            submission = submit(actor=request.user, bounty_id=bounty.pk, diff=form.cleaned_data["diff"])
+            made = form.made_once(
+                user=request.user,
+                what="submission",
+                of=bounty.pk,
+                make=lambda: str(submit(actor=request.user, bounty_id=bounty.pk, diff=diff).pk),
+            )
+            return redirect("submission", submission_id=made)
+        except IdConflict:
+            refuse_resent(form, "call_id")
         except DomainError as error:
+            refusal = error
             form.add_error(None, error.message)
-        else:
-            return redirect("submission", submission_id=submission.pk)
     context = {
         "form": form,
         "bounty": bounty,
@@ -56,7 +66,12 @@ def new_submission(request: SignedInRequest, bounty_id: UUID) -> HttpResponse:
         "attempts": attempts_used(bounty=bounty, person=request.user),
         "takes_submissions": bounty.state == BountyState.OPEN and not bounty.is_past_deadline(timezone.now()),
     }
-    return render(request, "bounty/submission_new.html", context, status=400 if form.errors else 200)
+    response = render(request, "bounty/submission_new.html", context, status=400 if form.errors else 200)
+    if refusal is not None and refusal.status == 429:
+        response.status_code = refusal.status
+        for name, value in refusal.headers.items():
+            response[name] = value
+    return response
 
 
 @signed_in
