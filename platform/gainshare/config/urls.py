@@ -15,6 +15,7 @@ urlpatterns = [
     path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
     path("api/docs/", SpectacularSwaggerView.as_view(url_name="schema"), name="api-docs"),
     path("api/reference/", SpectacularRedocView.as_view(url_name="schema"), name="api-reference"),
+    path("playground/api/", include("gainshare.gateway.playground")),
     path("", include("gainshare.web.pages")),
     path("", include("bounty.pages")),
 ]
