@@ -36,5 +36,5 @@ urlpatterns = [
     path("usage/", usage_pages.usage, name="usage"),
     path("usage/<uuid:request_id>/", usage_pages.usage_detail, name="usage-detail-page"),
     path("playground/", playground.playground, name="playground"),
-    path("playground/key/", playground.playground_key, name="playground-key"),
+    path("playground/balance/", playground.playground_balance, name="playground-balance"),
 ]
