@@ -6,8 +6,10 @@ from django.urls import path
 from gainshare.web import (
     credit_pages,
     entrance,
+    home_parts,
     key_pages,
     navigation,
+    next_steps,
     playground,
     treasury_pages,
     usage_pages,
@@ -21,6 +23,7 @@ navigation.register(NavEntry("Keys", "keys", 60, Audience.SIGNED_IN))
 navigation.register(NavEntry("Treasury", "treasury", 65, Audience.MAINTAINERS))
 navigation.register(NavEntry("API docs", "api-docs", 70))
 navigation.register(NavEntry("Admin", "admin:index", 90, Audience.STAFF))
+home_parts.register_steps("web", next_steps.own_steps, position=20)
 
 urlpatterns = [
     path("", entrance.home, name="home"),
