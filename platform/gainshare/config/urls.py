@@ -7,6 +7,7 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularRedocView, Spec
 urlpatterns = [
     path("admin/", admin.site.urls),
     path("v1/", include("gainshare.gateway.api")),
+    path("playground/api/", include("gainshare.gateway.playground")),
     path("api/v1/", include("gainshare.accounts.api")),
     path("api/v1/", include("gainshare.ledger.api")),
     path("api/v1/", include("gainshare.gateway.usage")),
@@ -15,7 +16,6 @@ urlpatterns = [
     path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
     path("api/docs/", SpectacularSwaggerView.as_view(url_name="schema"), name="api-docs"),
     path("api/reference/", SpectacularRedocView.as_view(url_name="schema"), name="api-reference"),
-    path("playground/api/", include("gainshare.gateway.playground")),
     path("", include("gainshare.web.pages")),
     path("", include("bounty.pages")),
 ]
