@@ -152,13 +152,6 @@ def test_one_revokes_ones_own_keys_only(client: Client, user: User) -> None:
     assert "revoked" in html_of(client, "/keys/")
 
 
-def test_the_playgrounds_key_only_uses_models_for_an_hour(client: Client, user: User) -> None:
-    key = authenticate_key(client.post("/playground/key/").json()["key"])
-    assert (key.user, key.scopes) == (user, ["inference"])
-    assert key.expires_at is not None and key.expires_at - timezone.now() <= timedelta(hours=1)
-    assert client.get("/playground/key/").status_code == 405
-
-
 def test_credits_show_balance_lots_holds_and_movements(client: Client, user: User) -> None:
     assert "No credits yet" in html_of(client, "/credits/")
     world = World(funded=1_000_000_000)

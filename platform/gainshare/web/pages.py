@@ -9,8 +9,10 @@ from gainshare.web import (
     credit_pages,
     entrance,
     grant_pages,
+    home_parts,
     key_pages,
     navigation,
+    next_steps,
     people_pages,
     playground,
     treasury_pages,
@@ -26,6 +28,7 @@ navigation.register(NavEntry("Treasury", "treasury", 65, Audience.MAINTAINERS))
 navigation.register(NavEntry("People", "people", 66, Audience.MAINTAINERS))
 navigation.register(NavEntry("API docs", "api-docs", 70))
 navigation.register(NavEntry("Admin", "admin:index", 90, Audience.STAFF))
+home_parts.register_steps("web", next_steps.own_steps, position=20)
 
 urlpatterns = [
     path("", entrance.home, name="home"),
@@ -47,5 +50,5 @@ urlpatterns = [
     path("usage/", usage_pages.usage, name="usage"),
     path("usage/<uuid:request_id>/", usage_pages.usage_detail, name="usage-detail-page"),
     path("playground/", playground.playground, name="playground"),
-    path("playground/key/", playground.playground_key, name="playground-key"),
+    path("playground/balance/", playground.playground_balance, name="playground-balance"),
 ]
