@@ -8,7 +8,7 @@ from uuid import UUID
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
-from django.db.models import Count, Max, Q
+from django.db.models import Count, Q
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
@@ -19,9 +19,10 @@ from bounty.models import Bounty, BountyState, Lineage, Submission
 from bounty.pages.bug_forms import BugForm
 from bounty.pages.bugs import bug_view
 from bounty.pages.forms import BountyForm, MoreEscrowForm, TermsForm
+from bounty.pages.record_plot import record_of
 from bounty.rewards import award_microcredits
 from bounty.services.bounties import add_funds, available_escrow, close_bounty, open_bounty
-from bounty.services.leaderboards import leaderboard
+from bounty.services.leaderboards import leaderboard, series_speeds
 from bounty.services.reproductions import open_bug
 from bounty.services.series import measured_base, patch_base
 from bounty.services.submissions import attempts_used
@@ -48,18 +49,16 @@ class BountyRow:
     available_microcredits: int
     example_microcredits: int
     submissions: int
-    best_log_ppm: int | None
+    reached_log_ppm: int | None
 
 
 @require_GET
 def bounty_list(request: HttpRequest) -> HttpResponse:
     """Every bounty, open ones first."""
-    standing = Q(submissions__awards__state__in=["unvested", "vested"])
     bounties = (
         Bounty.objects.select_related("lineage")
         .annotate(
             n_submissions=Count("submissions", distinct=True),
-            best_log_ppm=Max("submissions__awards__log_ppm_bound", filter=standing),
             is_open=Q(state=BountyState.OPEN),
         )
         .order_by("-is_open", "-created_at")
@@ -67,6 +66,7 @@ def bounty_list(request: HttpRequest) -> HttpResponse:
     page = Paginator(bounties, PER_PAGE).get_page(request.GET.get("page"))
     listed: list[Any] = list(page.object_list)  # bounties with the annotations above
     available = escrow_available([bounty.escrow_reference for bounty in listed])
+    speeds = series_speeds(listed)
     rows = [
         BountyRow(
             bounty=bounty,
@@ -74,7 +74,7 @@ def bounty_list(request: HttpRequest) -> HttpResponse:
             available_microcredits=available.get(bounty.escrow_reference, 0),
             example_microcredits=example_award(bounty),
             submissions=bounty.n_submissions,
-            best_log_ppm=bounty.best_log_ppm,
+            reached_log_ppm=speeds[bounty.pk],
         )
         for bounty in listed
     ]
@@ -118,6 +118,7 @@ def bounty_page(
     submissions = Submission.objects.filter(bounty=bounty).select_related("submitter")
     page = Paginator(submissions, PER_PAGE).get_page(request.GET.get("page"))
     attempts = attempts_used(bounty=bounty, person=request.user) if isinstance(request.user, User) else None
+    places = leaderboard(bounty=bounty)
     context = {
         "bounty": bounty,
         "bug": bug_view(bounty, request.user) if bounty.is_for_a_bug else None,
@@ -125,7 +126,8 @@ def bounty_page(
         "preset": SUITES[bounty.suite].presets.get(bounty.preset) if bounty.suite in SUITES else None,
         "available": available_escrow(bounty),
         "example": example_award(bounty),
-        "places": leaderboard(bounty=bounty),
+        "places": places,
+        "record": record_of(places),
         "page": page,
         "patch_base": patch_base(bounty=bounty),
         "measured_base": measured_base(bounty=bounty),
