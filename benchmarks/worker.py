@@ -17,6 +17,7 @@ from typing import Any
 from celery import Celery, signals
 
 from benchmarks.device_lock import device_lock
+from benchmarks.device_wait import DeviceWait
 from benchmarks.evidence.signing import KeyFileError, load_key
 from benchmarks.leased_run import carry_out
 from benchmarks.lost_broker import end_worker_on_lost_ack
@@ -69,7 +70,7 @@ def _client() -> RunnerClient:
 def run_job(run_id: str) -> None:
     """Take the run that is next for this runner and judge it. Nothing to do is no error."""
     settings = RunnerSettings.from_env()
-    with device_lock(settings.hardware, on_wait=lambda: logger.info("the device is busy; waiting for it")):
+    with device_lock(settings.hardware, waiting=lambda: DeviceWait(_client())):
         try:
             run = _client().lease(run_id)
         except NotLeasable as nothing:
