@@ -17,6 +17,7 @@ class PresetInfo:
 
 
 GUARD_MEMORY_MARGIN_LOG_PPM = 19_802  # ln 1.02: peak memory hardly varies from run to run
+CASE_SEPARATOR = "/"
 GUARD_LOAD_MARGIN_LOG_PPM = 95_310  # ln 1.10, of starting and loading: a tenth of a second
 
 
@@ -244,3 +245,15 @@ SUITES: Mapping[str, SuiteInfo] = MappingProxyType(
         )
     }
 )
+
+
+def guarding_suites(gained: str) -> list[tuple[SuiteInfo, GuardInfo]]:
+    """The suites that guard a gain in this one, in the catalogue's order, each with how."""
+    return [
+        (suite, suite.guard) for suite in SUITES.values() if suite.guard is not None and suite.name != gained
+    ]
+
+
+def suite_of_case(case: str) -> str:
+    """The suite that a guard run's case belongs to: cases there are named `suite/case`."""
+    return case.partition(CASE_SEPARATOR)[0]
