@@ -207,7 +207,7 @@ class _Judgement:
     def _measure(self) -> None:
         while decide_so_far(self._undecided()) is None:
             wanted = next_pairs(self._undecided())
-            self._wanted = sum(wanted.values())
+            self._wanted = planned_pairs(self._runner.measured, wanted)
             self._progress(self._runner.measured.total())
             self._runner.run_until(wanted)
 
@@ -272,6 +272,11 @@ class _Judgement:
         )
 
 
+def planned_pairs(measured: Mapping[str, int], wanted: Mapping[str, int]) -> int:
+    """How many pairs there will be of all cases: a case that has enough already keeps what it has."""
+    return sum(max(measured.get(case, 0), pairs) for case, pairs in wanted.items())
+
+
 def suite_of(job: Job) -> Suite:
     """What the job's pairs are of. Raises UnknownSuite."""
     if job.kind in BUG_KINDS:
@@ -283,4 +288,4 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-__all__ = ["Cancelled", "JudgeOptions", "judge", "suite_of"]
+__all__ = ["Cancelled", "JudgeOptions", "judge", "planned_pairs", "suite_of"]

@@ -18,6 +18,7 @@ from celery import Celery, signals
 
 from benchmarks.commands import dying_of_signals
 from benchmarks.device_lock import device_lock
+from benchmarks.device_wait import DeviceWait
 from benchmarks.evidence.signing import KeyFileError, load_key
 from benchmarks.leased_run import carry_out
 from benchmarks.lost_broker import end_worker_on_lost_ack
@@ -73,10 +74,7 @@ def run_job(run_id: str) -> None:
     A signal ends the run at once, without a trace on this machine: the platform starts it over.
     """
     settings = RunnerSettings.from_env()
-    waiting = device_lock(
-        settings.hardware, on_wait=lambda: logger.info("the device is busy; waiting for it")
-    )
-    with dying_of_signals(), waiting:
+    with dying_of_signals(), device_lock(settings.hardware, waiting=lambda: DeviceWait(_client())):
         try:
             run = _client().lease(run_id)
         except NotLeasable as nothing:

@@ -141,17 +141,34 @@ class CloseIn(serializers.Serializer[Any]):
 
 
 class PlaceOut(serializers.Serializer[Any]):
-    rank = serializers.IntegerField()
+    rank = serializers.IntegerField(help_text="1 is first; gains whose intervals overlap share a rank.")
     submitter = serializers.CharField()
     submission = serializers.UUIDField()
-    log_ppm_bound = serializers.IntegerField(help_text="Confirmed lower bound, millionths of a nat.")
-    speed_up = serializers.SerializerMethodField(help_text="The same as a factor, for people to read.")
+    bounty = serializers.UUIDField(help_text="Which of the series' bounties paid it.")
+    log_ppm_bound = serializers.IntegerField(
+        help_text="Its own step: the confirmed lower bound, millionths of a nat."
+    )
+    log_ppm_estimate = serializers.IntegerField(help_text="Its own step: the confirmation's median.")
+    log_ppm_reached = serializers.IntegerField(
+        help_text="Over the series' origin: the sum of the bounds up to this gain."
+    )
+    log_ppm_most = serializers.IntegerField(help_text="The upper end of that interval.")
+    speed_up = serializers.SerializerMethodField(help_text="log_ppm_bound as a factor, for people to read.")
+    speed = serializers.SerializerMethodField(help_text="log_ppm_reached as a factor, for people to read.")
     amount_microcredits = serializers.IntegerField()
     state = serializers.CharField()
     booked_at = serializers.DateTimeField()
 
     def get_speed_up(self, place: Place) -> float:
-        return round(math.exp(place.log_ppm_bound / 1e6), 4)
+        return _factor(place.log_ppm_bound)
+
+    def get_speed(self, place: Place) -> float:
+        return _factor(place.log_ppm_reached)
+
+
+def _factor(log_ppm: int) -> float:
+    """For people only; no verdict, price or rank is made of it."""
+    return round(math.exp(log_ppm / 1e6), 4)
 
 
 class BountyQuery(ListQuery):
@@ -210,7 +227,7 @@ class BountyFund(APIView):
 
 
 class BountyLeaderboard(APIView):
-    """Confirmed gains of one bounty, the largest first."""
+    """Confirmed gains of the bounty's series, across its bounties, the fastest first: speeds and own steps."""
 
     permission_classes = [AllowAny]
 

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
-from django.db.models import Count, Max, Q
+from django.db.models import Count, Q
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
@@ -18,9 +18,10 @@ from bounty.models import Bounty, BountyState, Lineage, Submission, SubmissionSt
 from bounty.pages.bug_forms import BugForm
 from bounty.pages.bugs import bug_view
 from bounty.pages.forms import BountyForm, MoreEscrowForm, TermsForm
+from bounty.pages.record_plot import record_of
 from bounty.rewards import TEN_PER_CENT, award_microcredits
 from bounty.services.bounties import add_funds, available_escrow, close_bounty
-from bounty.services.leaderboards import leaderboard
+from bounty.services.leaderboards import leaderboard, series_speeds
 from bounty.services.reproductions import open_by_terms
 from bounty.services.series import measured_base, patch_base
 from bounty.services.submissions import attempts_used
@@ -49,20 +50,18 @@ class BountyRow:
     available_microcredits: int
     example_microcredits: int
     submissions: int
-    best_log_ppm: int | None
+    reached_log_ppm: int | None
 
 
 @require_GET
 def bounty_list(request: HttpRequest) -> HttpResponse:
     """Every bounty, open ones first."""
-    standing = Q(submissions__awards__state__in=["unvested", "vested"])
     bounties = (
         Bounty.objects.select_related("lineage")
         .annotate(
             n_submissions=Count(
                 "submissions", filter=~Q(submissions__state=SubmissionState.REJECTED), distinct=True
             ),
-            best_log_ppm=Max("submissions__awards__log_ppm_bound", filter=standing),
             is_open=Q(state=BountyState.OPEN),
         )
         .order_by("-is_open", "-created_at")
@@ -70,6 +69,7 @@ def bounty_list(request: HttpRequest) -> HttpResponse:
     page = page_of(request, bounties, PER_PAGE)
     listed: list[Any] = list(page.object_list)  # bounties with the annotations above
     available = escrow_available([bounty.escrow_reference for bounty in listed])
+    speeds = series_speeds(listed)
     rows = [
         BountyRow(
             bounty=bounty,
@@ -77,7 +77,7 @@ def bounty_list(request: HttpRequest) -> HttpResponse:
             available_microcredits=available.get(bounty.escrow_reference, 0),
             example_microcredits=example_award(bounty),
             submissions=bounty.n_submissions,
-            best_log_ppm=bounty.best_log_ppm,
+            reached_log_ppm=speeds[bounty.pk],
         )
         for bounty in listed
     ]
@@ -123,6 +123,7 @@ def bounty_page(
     taken = submissions.exclude(state=SubmissionState.REJECTED)
     page = page_of(request, taken, PER_PAGE)
     attempts = attempts_used(bounty=bounty, person=request.user) if isinstance(request.user, User) else None
+    places = leaderboard(bounty=bounty)
     context = {
         "bounty": bounty,
         "bug": bug_view(bounty, request.user) if bounty.is_for_a_bug else None,
@@ -130,7 +131,8 @@ def bounty_page(
         "preset": SUITES[bounty.suite].presets.get(bounty.preset) if bounty.suite in SUITES else None,
         "available": available_escrow(bounty),
         "example": example_award(bounty),
-        "places": leaderboard(bounty=bounty),
+        "places": places,
+        "record": record_of(places),
         "page": page,
         "rejected": rejected[:REJECTED_SHOWN],
         "n_rejected": rejected.count(),

@@ -114,7 +114,7 @@ def test_progress_and_log_are_followed_without_results(world: World) -> None:
     submission.refresh_from_db()
     html = page(url(submission))
     assert "Gate run: measuring pairs" in html
-    assert "4 of at most 48 pairs" in html
+    assert "4 pairs; the next look is at 48" in html
     assert "Results stay hidden" in html
     assert '<svg class="plot"' not in html
 

@@ -13,7 +13,7 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from gainshare.accounts.models import ApiKey, User
-from gainshare.accounts.services import authenticate_key, create_api_key, create_user
+from gainshare.accounts.services import create_api_key, create_user
 from gainshare.gateway.models import UsageRecord
 from gainshare.ledger import services as ledger
 from gainshare.ledger.models import PriceVersion
