@@ -125,11 +125,17 @@ def test_a_guards_progress_counts_the_plans_pairs_over_its_rails() -> None:
     assert planned_pairs(measured, {"decode/small": 24, "prefill/small": 0, "quality/small": 0}) == 30
     assert planned_pairs({}, {"decode/small": 6, "prefill/small": 6}) == 12
     n_suites = len(guarding_suites("moe_forward", "demo"))
-    assert pairs_words(kind="guard", suite="moe_forward", done=28, most=36) == (
+    assert pairs_words(kind="guard", suite="moe_forward", preset="demo", done=28, most=36) == (
         f"28 of 36 pairs over the rails of {n_suites} other suites; more where a rail is not clear yet"
     )
-    assert pairs_words(kind="confirmation", suite="moe_forward", done=3, most=30) == "3 of 30 pairs"
-    assert pairs_words(kind="gate", suite="moe_forward", done=0, most=0) == ""
+    assert "the rails of 2 other suites" in pairs_words(
+        kind="guard", suite="moe_forward", preset="tour", done=1, most=12
+    )
+    assert (
+        pairs_words(kind="confirmation", suite="moe_forward", preset="demo", done=3, most=30)
+        == "3 of 30 pairs"
+    )
+    assert pairs_words(kind="gate", suite="moe_forward", preset="demo", done=0, most=0) == ""
     assert "moe_forward" not in [suite.name for suite, _ in guarding_suites("moe_forward", "demo")]
 
 
