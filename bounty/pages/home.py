@@ -6,12 +6,11 @@ from django.contrib.auth.models import AnonymousUser
 from django.db.models import Count
 from django.urls import reverse
 from django.utils import timezone
-from django.utils.safestring import SafeString
 
 from bounty.models import Award, Bounty, Submission, SubmissionState
 from bounty.pages.bounties import escrow_available, example_award, suite_title
 from bounty.pages.desk import n_waiting
-from bounty.pages.submissions import run_view
+from bounty.pages.run_views import RunPlot, plots_of
 from bounty.services.overview import Overview, overview
 from gainshare.accounts.models import User
 from gainshare.web.home_parts import HomePart, Suggestion
@@ -51,12 +50,12 @@ def open_bounties(seen: Overview) -> list[OpenBounty]:
     ]
 
 
-def plot_of(gain: Award | None) -> SafeString | str:
-    """The pairs of the run that priced the gain."""
-    if gain is None or gain.confirmation_run is None:
-        return ""
-    plot: SafeString | str = run_view(gain.confirmation_run)["plot"]
-    return plot
+def plot_of(gain: Award | None) -> RunPlot | None:
+    """The pairs of the run that priced the gain; None without a gain, or without evidence."""
+    run = gain.confirmation_run if gain is not None else None
+    if run is None or run.verdict.evidence is None:
+        return None
+    return next(iter(plots_of(run, run.verdict, run.verdict.evidence.samples)), None)
 
 
 def next_steps(user: User) -> list[Suggestion]:
