@@ -1,8 +1,10 @@
 """User names: no new one can be taken for one that is there, and those from before stay as they are."""
 
+from importlib import import_module
 from uuid import uuid4
 
 import pytest
+from django.apps import apps
 from django.test import Client
 
 from gainshare.accounts.models import User
@@ -67,6 +69,17 @@ def test_somebody_from_before_the_rule_goes_on_as_ever() -> None:
     old.username = f"{CYRILLIC}2"
     with pytest.raises(Exception, match="a to z"):
         old.full_clean()
+
+
+@pytest.mark.django_db
+def test_the_migration_gives_the_names_from_before_their_keys() -> None:
+    for name in (CYRILLIC, "admin", "adm1n"):  # all three were possible, and all stay
+        User.objects.create(username=name)
+    User.objects.update(name_key="")
+    import_module("gainshare.accounts.migrations.0003_names_roles_and_call_ids").fill_name_keys(apps, None)
+    assert {user.name_key for user in User.objects.all()} == {look_alike_key(CYRILLIC), "admln"}
+    with pytest.raises(UsernameTaken):
+        create_user(username="ADMIN", password=PASSWORD)
 
 
 @pytest.mark.django_db
