@@ -237,7 +237,9 @@ def summary(document: dict[str, Any]) -> str:
     if verdict["log_ppm_estimate"] is not None:
         lines.append(f"estimate {percent_faster(verdict['log_ppm_estimate'])} over {verdict['pairs']} pairs")
     times = ", ".join(f"{name} {ns / 1e9:.1f} s" for name, ns in document["phases_ns"].items())
-    lines.append(f"time: {times}; sandbox {document['sandbox']['level']}; not award-eligible")
+    sandbox = document["sandbox"]
+    counted = ", ".join(f"{name} by {way}" for name, way in sandbox["counted_by"].items())
+    lines.append(f"time: {times}; sandbox {sandbox['level']} ({counted}); not award-eligible")
     return "\n".join(lines)
 
 

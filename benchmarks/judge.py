@@ -39,6 +39,8 @@ from benchmarks.pairs.seeds import Seeds
 from benchmarks.pairs.side import SideFailed, SideSetup
 from benchmarks.policy import harness_hash, load_policy
 from benchmarks.sandbox import SandboxLevel, best_level
+from benchmarks.sandbox.groups import COUNTED_BY
+from benchmarks.sandbox.placement import accounting
 from benchmarks.suites import Suite, get_guard_suite, get_suite
 from benchmarks.suites.bug import bug_suite
 from benchmarks.trees import sha256_hex
@@ -230,7 +232,11 @@ class _Judgement:
             "environment": environment(
                 measuring_core=self._cores.measuring, judge_core=self._cores.judge, clock="perf_counter_ns"
             ),
-            "sandbox": {"level": self._level.value, "award_eligible": self._is_award_eligible()},
+            "sandbox": {
+                "level": self._level.value,
+                "award_eligible": self._is_award_eligible(),
+                "counted_by": COUNTED_BY[accounting()],
+            },
             "commitment": commit(self._secret, job.nonce),
             "secrets": self._secret.hex(),
             "pairs": runner.pairs,

@@ -17,6 +17,7 @@ from bounty.errors import NotFound
 from bounty.models import Award, Bounty, BountyState, Run, RunKind, Submission, SubmissionState
 from bounty.pages.actions import ACTIONS, allowed_actions, perform
 from bounty.pages.bugs import shares_of, trials_of
+from bounty.pages.counting import counted_by
 from bounty.pages.forms import DiffForm
 from bounty.pages.pair_plot import PairPoint, plot_pairs
 from bounty.pages.progress import progress_of
@@ -157,7 +158,14 @@ def run_view(run: Run) -> dict[str, Any]:
     if verdict is not None and evidence is not None and run.kind != RunKind.FIX:
         bound = None if verdict.log_ppm_bound is None else verdict.log_ppm_bound / 1e6
         plot = plot_pairs(points_of(evidence.samples), bound=bound, title=run.get_kind_display())
-    return {"run": run, "verdict": verdict, "evidence": evidence, "plot": plot, "trials": trials_of(run)}
+    return {
+        "run": run,
+        "verdict": verdict,
+        "evidence": evidence,
+        "counted_by": {} if evidence is None else counted_by(evidence),
+        "plot": plot,
+        "trials": trials_of(run),
+    }
 
 
 def points_of(samples: list[dict[str, Any]]) -> list[PairPoint]:
