@@ -20,6 +20,7 @@ from typing import IO, Literal, Self
 
 from benchmarks.sandbox.groups import ProcessGroup
 from benchmarks.sandbox.levels import Limits, SandboxError
+from benchmarks.sandbox.living import register, unregister
 from benchmarks.sandbox.log_capture import LogCapture
 from benchmarks.sandbox.processes import is_running, send, start_ticks
 from benchmarks.sandbox.reaping import Reaper
@@ -63,6 +64,7 @@ class Sample:
         self._timer.daemon = True
         self._timer.start()
         self._time_watch = TimeWatch(self, limits, self._end_at)
+        register(self)
 
     @property
     def accounting(self) -> str:
@@ -129,6 +131,7 @@ class Sample:
             if self._killed is not None:
                 return 0
             self._killed = self._end_tree()
+            unregister(self)
             return self._killed
 
     def _end_tree(self) -> int:
