@@ -11,6 +11,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +20,7 @@ from benchmarks.commands import check_output, ends_plainly
 from benchmarks.device_lock import device_lock
 from benchmarks.evidence.bugs import BUG_KINDS
 from benchmarks.evidence.signing import generate_key
-from benchmarks.job import Job, JobKind
+from benchmarks.job import Callbacks, Job, JobKind
 from benchmarks.judge import JudgeOptions, judge, suite_of
 from benchmarks.pairs.build import build_tree
 from benchmarks.pairs.devices import CPU, DEVICES
@@ -30,7 +31,7 @@ from benchmarks.profiling import ProfileFailed, profile_tree
 from benchmarks.reproduction import MAX_REPRODUCTION_BYTES, NotAReproduction, read_reproduction
 from benchmarks.sandbox import SandboxError, best_level
 from benchmarks.statistics.gate import LOOKS
-from benchmarks.statistics.units import percent_faster
+from benchmarks.statistics.units import signed_percent
 from benchmarks.suites import UnknownSuite, get_suite
 from benchmarks.tree_folders import tree_folders
 from benchmarks.trees import BlobStore, Tree, TreeError, read_tree, shipped_tree
@@ -130,7 +131,7 @@ def measure(
         )
         suite_of(job)  # an unknown one is refused before anything is waited for
         options = JudgeOptions(level=best_level(allow_none=allow_none))
-        with device_lock(device, on_wait=lambda: say.on_log("waiting for another measurement to end")):
+        with device_lock(device, waiting=lambda: _told_of_the_wait(say)):
             with tree_folders((base_tree, candidate_tree), store, Path(folder) / "trees") as tree_dirs:
                 return judge(job, tree_dirs=tree_dirs, key=generate_key(), callbacks=say, options=options)
 
@@ -212,6 +213,11 @@ def write_evidence(sealed: dict[str, Any], path: Path, command: str) -> bool:
     return True
 
 
+def _told_of_the_wait(say: Callbacks) -> AbstractContextManager[None]:
+    say.on_log("waiting for another measurement to end")
+    return nullcontext()
+
+
 def _contradiction(options: argparse.Namespace) -> str:
     """What in the arguments would be left out of account without a word; empty where all of it counts."""
     kind, is_for_a_bug = options.kind, options.kind in BUG_KINDS
@@ -235,9 +241,11 @@ def summary(document: dict[str, Any]) -> str:
     verdict = document["verdict"]
     lines = [f"{verdict['kind']}: {verdict['reason']}"]
     if verdict["log_ppm_estimate"] is not None:
-        lines.append(f"estimate {percent_faster(verdict['log_ppm_estimate'])} over {verdict['pairs']} pairs")
+        lines.append(f"estimate {signed_percent(verdict['log_ppm_estimate'])} over {verdict['pairs']} pairs")
     times = ", ".join(f"{name} {ns / 1e9:.1f} s" for name, ns in document["phases_ns"].items())
-    lines.append(f"time: {times}; sandbox {document['sandbox']['level']}; not award-eligible")
+    sandbox = document["sandbox"]
+    counted = ", ".join(f"{name} by {way}" for name, way in sandbox["counted_by"].items())
+    lines.append(f"time: {times}; sandbox {sandbox['level']} ({counted}); not award-eligible")
     return "\n".join(lines)
 
 

@@ -25,6 +25,7 @@ class PresetInfo:
 
 
 GUARD_MEMORY_MARGIN_LOG_PPM = 19_802  # ln 1.02: peak memory hardly varies from run to run
+CASE_SEPARATOR = "/"
 GUARD_LOAD_MARGIN_LOG_PPM = 95_310  # ln 1.10, of starting and loading: a tenth of a second
 
 
@@ -257,3 +258,19 @@ SUITES: Mapping[str, SuiteInfo] = MappingProxyType(
         )
     }
 )
+
+
+def guarding_suites(gained: str, preset: str) -> list[tuple[SuiteInfo, GuardInfo]]:
+    """The suites that guard a gain in this one, in the catalogue's order, each with how. A preset for demos has fewer."""
+    known = SUITES[gained].presets.get(preset)
+    named = None if known is None else known.guards
+    return [
+        (suite, suite.guard)
+        for suite in SUITES.values()
+        if suite.guard is not None and suite.name != gained and (named is None or suite.name in named)
+    ]
+
+
+def suite_of_case(case: str) -> str:
+    """The suite that a guard run's case belongs to: cases there are named `suite/case`."""
+    return case.partition(CASE_SEPARATOR)[0]

@@ -1,7 +1,8 @@
 """What the benchmarks' commands share: their names in reports, where results may go, how they end without figures.
 
 Ended from outside, by Ctrl-C, SIGTERM or a terminal that closes, they end as Ctrl-C ends Python: what they opened is
-closed on the way, so that no temporary folder, cgroup or frozen sample is left. Knows nothing of what they measure.
+closed on the way, so that no temporary folder is left. Whatever that way missed, no cgroup and no sample is left, frozen
+ones included. Knows nothing of what they measure.
 """
 
 from __future__ import annotations
@@ -14,18 +15,23 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn, ParamSpec
+from typing import ParamSpec
 
 from benchmarks.report import MeasuringFailed
+from benchmarks.sandbox.living import end_all
 
 P = ParamSpec("P")
 
 FAILED = 1
-SIGNALS = (signal.SIGTERM, signal.SIGHUP)  # Python's own answer to Ctrl-C is a KeyboardInterrupt already
+SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+UNANSWERED = (signal.SIG_DFL, signal.default_int_handler)
+#: A signal often comes twice, to the process and to its group: the second must not stop the cleaning up.
+CLEANING_S = 10.0
 JSON = "--json"  # changes how figures are printed, not which
 
 
@@ -66,21 +72,41 @@ class Terminated(KeyboardInterrupt):
 def answering_signals() -> Iterator[None]:
     """While the block runs, `SIGNALS` raise Terminated in this thread. One that is ignored or handled already stays so.
 
+    Within `CLEANING_S` of the first, others change nothing. If one came, no sandbox of this process is left afterwards.
     Only the main thread gets signals: in another one this does nothing.
     """
+    came_at: list[float] = []
 
-    def end(number: int, _frame: FrameType | None) -> NoReturn:
-        raise Terminated(number)
+    def end(number: int, _frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if not came_at or now - came_at[-1] > CLEANING_S:
+            came_at.append(now)
+            raise Terminated(number)
 
     is_main = threading.current_thread() is threading.main_thread()
-    ours = [number for number in SIGNALS if is_main and signal.getsignal(number) is signal.SIG_DFL]
+    before = {number: signal.getsignal(number) for number in SIGNALS} if is_main else {}
+    ours = [number for number, handler in before.items() if handler in UNANSWERED]
     try:
         for number in ours:
             signal.signal(number, end)
         yield
     finally:
+        if came_at:
+            end_all()
         for number in ours:
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, before[number])
+
+
+@contextmanager
+def dying_of_signals() -> Iterator[None]:
+    """As `answering_signals`, for a process that others wait for: in the end it dies of the signal, as it would have."""
+    try:
+        with answering_signals():
+            yield
+    except Terminated as error:
+        signal.signal(error.number, signal.SIG_DFL)
+        os.kill(os.getpid(), error.number)
+        raise
 
 
 def ends_plainly(main: Callable[P, int]) -> Callable[P, int]:

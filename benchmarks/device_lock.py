@@ -7,21 +7,23 @@ import fcntl
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 
 @contextmanager
-def device_lock(hardware: str, *, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold the device while the block runs; `on_wait` is called once if somebody else holds it."""
+def device_lock(
+    hardware: str, *, waiting: Callable[[], AbstractContextManager[object]] = nullcontext
+) -> Iterator[None]:
+    """Hold the device while the block runs; while somebody else holds it, what `waiting` returns is entered."""
     path = Path(tempfile.gettempdir()) / f"gainshare-{os.getuid()}-{hardware}.lock"
     handle = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            on_wait()
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            with waiting():
+                fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
         os.close(handle)

@@ -39,6 +39,8 @@ from benchmarks.pairs.seeds import Seeds
 from benchmarks.pairs.side import SideFailed, SideSetup
 from benchmarks.policy import harness_hash, load_policy
 from benchmarks.sandbox import SandboxLevel, best_level
+from benchmarks.sandbox.groups import COUNTED_BY
+from benchmarks.sandbox.placement import accounting
 from benchmarks.suites import Suite, get_guard_suite, get_suite
 from benchmarks.suites.bug import bug_suite
 from benchmarks.trees import sha256_hex
@@ -205,7 +207,7 @@ class _Judgement:
     def _measure(self) -> None:
         while decide_so_far(self._undecided()) is None:
             wanted = next_pairs(self._undecided())
-            self._wanted = sum(wanted.values())
+            self._wanted = planned_pairs(self._runner.measured, wanted)
             self._progress(self._runner.measured.total())
             self._runner.run_until(wanted)
 
@@ -230,7 +232,11 @@ class _Judgement:
             "environment": environment(
                 measuring_core=self._cores.measuring, judge_core=self._cores.judge, clock="perf_counter_ns"
             ),
-            "sandbox": {"level": self._level.value, "award_eligible": self._is_award_eligible()},
+            "sandbox": {
+                "level": self._level.value,
+                "award_eligible": self._is_award_eligible(),
+                "counted_by": COUNTED_BY[accounting()],
+            },
             "commitment": commit(self._secret, job.nonce),
             "secrets": self._secret.hex(),
             "pairs": runner.pairs,
@@ -266,6 +272,11 @@ class _Judgement:
         )
 
 
+def planned_pairs(measured: Mapping[str, int], wanted: Mapping[str, int]) -> int:
+    """How many pairs there will be of all cases: a case that has enough already keeps what it has."""
+    return sum(max(measured.get(case, 0), pairs) for case, pairs in wanted.items())
+
+
 def suite_of(job: Job) -> Suite:
     """What the job's pairs are of. Raises UnknownSuite."""
     if job.kind in BUG_KINDS:
@@ -277,4 +288,4 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-__all__ = ["Cancelled", "JudgeOptions", "judge", "suite_of"]
+__all__ = ["Cancelled", "JudgeOptions", "judge", "planned_pairs", "suite_of"]

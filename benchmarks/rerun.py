@@ -20,17 +20,18 @@ from benchmarks.evidence.schema import EvidenceError, validate
 from benchmarks.patches import PatchError
 from benchmarks.reproduction import NotAReproduction
 from benchmarks.sandbox import SandboxError
-from benchmarks.statistics.units import percent_faster
+from benchmarks.statistics.units import signed_percent
 from benchmarks.suites import UnknownSuite
 from benchmarks.trees import TreeError, sha256_hex
-from benchmarks.verdicts import VerdictKind
+from benchmarks.verdicts import VerdictKind, bound_side
 from model.command_errors import CommandParser
 
 
 @dataclass(frozen=True)
 class Rerun:
-    """`agrees` is whether this machine comes to the same conclusion; effects are log_ppm."""
+    """`agrees` is whether this machine comes to the same conclusion of a run of `run_kind`; effects are log_ppm."""
 
+    run_kind: str
     agrees: bool
     stated_kind: str
     stated_estimate: int | None
@@ -51,12 +52,13 @@ def read_document(path: Path) -> dict[str, Any]:
     return document
 
 
-def compare(stated: dict[str, Any], found: dict[str, Any]) -> Rerun:
-    """Two verdicts as they stand in documents."""
+def compare(run_kind: str, stated: dict[str, Any], found: dict[str, Any]) -> Rerun:
+    """Two verdicts of runs of this kind, as they stand in documents."""
     agrees = stated["kind"] == found["kind"]
     if agrees and stated["kind"] == VerdictKind.GAIN and stated["log_ppm_bound"] is not None:
         agrees = 2 * (found["log_ppm_estimate"] or 0) >= stated["log_ppm_bound"]
     return Rerun(
+        run_kind,
         agrees,
         stated["kind"],
         stated["log_ppm_estimate"],
@@ -87,7 +89,7 @@ def rerun(
         trees=document["trees"],
         reproduction=reproduction,
     )
-    return compare(document["verdict"], sealed["document"]["verdict"]), sealed
+    return compare(document["run"]["kind"], document["verdict"], sealed["document"]["verdict"]), sealed
 
 
 @ends_plainly
@@ -122,14 +124,18 @@ def main(arguments: list[str] | None = None) -> int:
 def summary(found: Rerun) -> str:
     """For people."""
     return (
-        f"stated:   {found.stated_kind}, {_size(found.stated_estimate)} (bound {_size(found.stated_bound)})\n"
-        f"measured: {found.kind}, {_size(found.estimate)} (bound {_size(found.bound)})\n"
+        f"stated:   {found.stated_kind}, {_sizes(found, found.stated_kind, found.stated_estimate, found.stated_bound)}\n"
+        f"measured: {found.kind}, {_sizes(found, found.kind, found.estimate, found.bound)}\n"
         f"{found.reason}\n{'agrees' if found.agrees else 'DOES NOT AGREE'}"
     )
 
 
-def _size(log_ppm: int | None) -> str:
-    return "no effect stated" if log_ppm is None else percent_faster(log_ppm)
+def _sizes(found: Rerun, kind: str, estimate: int | None, bound: int | None) -> str:
+    if estimate is None:
+        return "no effect stated"
+    side = bound_side(run_kind=found.run_kind, verdict=kind)
+    stated = "no bound" if bound is None else f"{side} bound {signed_percent(bound)}"
+    return f"{signed_percent(estimate)} ({stated})"
 
 
 if __name__ == "__main__":

@@ -104,6 +104,10 @@ class RunnerClient:
         body = {"run_id": run_id, "fingerprint": fingerprint()}
         return LeasedRun.from_answer(self._json("POST", "lease/", body, patience_s=60))
 
+    def waiting(self) -> None:
+        """Say that other work holds the device. One try: it is said again while that is so."""
+        self._request("POST", "waiting/", {}, patience_s=0)
+
     def blob(self, sha256: str) -> bytes:
         """The bytes of that hash, verified."""
         data = self._request("GET", f"blobs/{sha256}/", None, patience_s=60).content

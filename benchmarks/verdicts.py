@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 
 class VerdictKind(StrEnum):
@@ -30,7 +31,8 @@ class Verdict:
     """One run's outcome.
 
     `log_ppm_estimate` and `log_ppm_bound` are ln(base time / candidate time) in millionths of a nat, rounded
-    down (against the contributor): the estimate and its one-sided lower bound; None where nothing was measured.
+    down (against the contributor): the estimate and its one-sided bound, which `bound_side` names; None where nothing
+    was measured.
     `pairs` counts the complete measured pairs, control pairs not included.
     """
 
@@ -39,3 +41,9 @@ class Verdict:
     log_ppm_estimate: int | None = None
     log_ppm_bound: int | None = None
     pairs: int = 0
+
+
+def bound_side(*, run_kind: str, verdict: str) -> Literal["lower", "upper"]:
+    """Which bound of the effect a verdict states: a gate that finds a regression says how little of it there is."""
+    is_upper = verdict == VerdictKind.REGRESSION and run_kind in ("gate", "aa")
+    return "upper" if is_upper else "lower"

@@ -16,7 +16,9 @@ from typing import Any
 
 from celery import Celery, signals
 
+from benchmarks.commands import dying_of_signals
 from benchmarks.device_lock import device_lock
+from benchmarks.device_wait import DeviceWait
 from benchmarks.evidence.signing import KeyFileError, load_key
 from benchmarks.leased_run import carry_out
 from benchmarks.lost_broker import end_worker_on_lost_ack
@@ -67,9 +69,12 @@ def _client() -> RunnerClient:
 
 @app.task(name="benchmarks.worker.run_job", ignore_result=True)
 def run_job(run_id: str) -> None:
-    """Take the run that is next for this runner and judge it. Nothing to do is no error."""
+    """Take the run that is next for this runner and judge it. Nothing to do is no error.
+
+    A signal ends the run at once, without a trace on this machine: the platform starts it over.
+    """
     settings = RunnerSettings.from_env()
-    with device_lock(settings.hardware, on_wait=lambda: logger.info("the device is busy; waiting for it")):
+    with dying_of_signals(), device_lock(settings.hardware, waiting=lambda: DeviceWait(_client())):
         try:
             run = _client().lease(run_id)
         except NotLeasable as nothing:
@@ -103,7 +108,8 @@ def check_machine() -> None:
 @signals.celeryd_after_setup.connect
 def _before_consuming(**_: Any) -> None:
     """Logging is set up, the pool and the consumer are not: SystemExit ends the worker here."""
-    check_machine()
+    with dying_of_signals():
+        check_machine()
 
 
 @signals.worker_process_init.connect

@@ -15,6 +15,7 @@ MAX_EVIDENCE_BYTES = 64 * 1024 * 1024
 WAKE_AGAIN_AFTER = timedelta(seconds=5)  # a queued run's wake-up is sent again only after this
 RECENT = timedelta(hours=1)  # how long a run counts against its person's turn
 RUNNER_ALIVE = timedelta(hours=1)  # an idle runner asks for nothing; one seen within this counts as there
+DEVICE_WAIT_ALIVE = timedelta(minutes=2)  # a runner that waits for its device says so every 20 s
 OTHER_HOST_WAIT = timedelta(
     minutes=2
 )  # how long a second measurement waits for another host than the first's

@@ -8,7 +8,7 @@ import hashlib
 import hmac
 from uuid import UUID
 
-from benchmarks.statistics.units import percent_faster
+from benchmarks.statistics.units import signed_percent
 from benchmarks.verdicts import VerdictKind
 
 _LABEL = b"gainshare.recheck/1\n"
@@ -34,7 +34,7 @@ def doubt(*, confirmed_bound_log_ppm: int, kind: str, estimate_log_ppm: int | No
         return f"A random re-measurement did not find the gain again ({kind.replace('_', ' ')}): {reason}"
     if 2 * estimate_log_ppm < confirmed_bound_log_ppm:
         return (
-            f"A random re-measurement found {percent_faster(estimate_log_ppm)}, less than half of the confirmed "
-            f"{percent_faster(confirmed_bound_log_ppm)}."
+            f"A random re-measurement found {signed_percent(estimate_log_ppm)}, less than half of the confirmed "
+            f"{signed_percent(confirmed_bound_log_ppm)}."
         )
     return ""

@@ -7,6 +7,7 @@ split into several patches never pays more than in one piece: ``award(a) + award
 from dataclasses import dataclass
 
 PPM = 1_000_000
+TEN_PER_CENT = 95_310  # log_ppm of an example gain: a million times ln 1.1, floored
 # The gate's estimate is what is set aside; a quarter more, since the confirmation may find more than the gate.
 RESERVE_NUMERATOR, RESERVE_DENOMINATOR = 5, 4
 

@@ -26,6 +26,7 @@ from benchmarks.trees import TreeError
 from bounty.api.parsing import LargeJSONParser, RawTextField, validated
 from bounty.errors import NotFound
 from bounty.models import Run, Runner
+from bounty.services.device_waits import note_device_wait
 from bounty.services.logs import append_log
 from bounty.services.runner_calls import commit, heartbeat, lease_run, report_failure
 from bounty.services.runners import TOKEN_MARK, authenticate_runner
@@ -178,6 +179,15 @@ def _bundle(run: Run) -> dict[str, Any]:
     }
 
 
+class Waiting(RunnerView):
+    """Other work on its machine holds the runner's device, so it asks for no run yet. Repeated while that is so."""
+
+    @extend_schema(request=None, responses={204: None})
+    def post(self, request: Request) -> Response:
+        note_device_wait(runner=calling_runner(request))
+        return Response(status=204)
+
+
 class Blob(RunnerView):
     """The bytes of one file of a tree, or of a reproduction."""
 
@@ -253,6 +263,7 @@ class Me(RunnerView):
 
 urlpatterns = [
     path("lease/", Lease.as_view()),
+    path("waiting/", Waiting.as_view()),
     path("blobs/<str:sha256>/", Blob.as_view()),
     path("runs/<uuid:pk>/heartbeat/", RunHeartbeat.as_view()),
     path("runs/<uuid:pk>/commitment/", RunCommitment.as_view()),

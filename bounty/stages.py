@@ -1,5 +1,6 @@
 """What a submission is doing now, in the words that people read. Pure."""
 
+from benchmarks.catalogue import guarding_suites
 from bounty.models import RunKind, SubmissionState
 
 _WHEN_CONFIRMING = {
@@ -47,3 +48,15 @@ def run_title(kind: str) -> str:
 def measuring_words(kind: str) -> str:
     """What it means that this kind of run is being measured."""
     return _WHAT.get(RunKind(kind), "")
+
+
+def pairs_words(*, kind: str, suite: str, preset: str, done: int, most: int) -> str:
+    """How far a measuring run is, without a word about results; empty while nothing is measured."""
+    if not most:
+        return ""
+    if kind in (RunKind.GATE, RunKind.AA):
+        return f"{done} pairs; the next look is at {most}"
+    if kind == RunKind.GUARD:
+        n_suites = len(guarding_suites(suite, preset))
+        return f"{done} of {most} pairs over the rails of {n_suites} other suites; more where a rail is not clear yet"
+    return f"{done} of {most} pairs"

@@ -20,7 +20,7 @@ from benchmarks.statistics.confirm import (
 from benchmarks.statistics.controls import control_check
 from benchmarks.statistics.gate import LOOKS, GateDecision, GateOutcome, GatePlan, gate_decision
 from benchmarks.statistics.median import median
-from benchmarks.statistics.units import PPM, floor_ppm, nats, percent_faster
+from benchmarks.statistics.units import PPM, floor_ppm, nats, signed_percent
 from benchmarks.verdicts import Verdict, VerdictKind
 
 ALPHA_PPM = 1_000
@@ -243,7 +243,7 @@ def _gate(document: dict[str, Any], samples: Samples) -> Verdict | None:
     assert decision.estimate is not None
     estimate = floor_ppm(decision.estimate)
     bound = None if decision.bound is None else floor_ppm(decision.bound)
-    pairs, size = decision.look, percent_faster(estimate)
+    pairs, size = decision.look, signed_percent(estimate)
     if decision.outcome is GateOutcome.REGRESSION:
         reason = (
             f"Slower than base: the median over {pairs} pairs is {size}. See the samples, find what costs, and "
@@ -264,7 +264,7 @@ def _no_gain_reason(decision: GateDecision) -> str:
     assert decision.estimate is not None
     return (
         f"No gain of a size that counts: the median over {decision.look} pairs is "
-        f"{percent_faster(floor_ppm(decision.estimate))}, asked for are {percent_faster(floor_ppm(decision.minimum_effect))} "
+        f"{signed_percent(floor_ppm(decision.estimate))}, asked for are {signed_percent(floor_ppm(decision.minimum_effect))} "
         "and a bound above chance. Find a larger effect; `gainshare bench` shows pairs at home."
     )
 
@@ -280,8 +280,8 @@ def _confirmation(document: dict[str, Any], samples: Samples) -> Verdict | None:
     estimate, bound = result.estimate_log_ppm, result.bound_log_ppm
     if not result.is_gain:
         reason = (
-            f"Not confirmed: over {wanted} fresh pairs the median is {percent_faster(estimate)}, its 95 % lower bound "
-            f"{percent_faster(bound)}. Find a larger effect and submit again."
+            f"Not confirmed: over {wanted} fresh pairs the median is {signed_percent(estimate)}, its 95 % lower bound "
+            f"{signed_percent(bound)}. Find a larger effect and submit again."
         )
         return Verdict(VerdictKind.NO_GAIN, reason, estimate, bound, wanted)
     if _lacks_controls(document, samples, wanted):
@@ -289,8 +289,8 @@ def _confirmation(document: dict[str, Any], samples: Samples) -> Verdict | None:
     if doubt := _doubt(document, samples):
         return Verdict(doubt[0], doubt[1], estimate, bound, wanted)
     reason = (
-        f"Confirmed: with 95 % confidence base takes at least {percent_faster(bound)} longer ({wanted} fresh pairs, "
-        f"median {percent_faster(estimate)}). This bound sets the award; next, somebody else reviews the patch."
+        f"Confirmed: {signed_percent(bound)} at least, with 95 % confidence ({wanted} fresh pairs, median "
+        f"{signed_percent(estimate)}). This bound sets the award; next, somebody else reviews the patch."
     )
     return Verdict(VerdictKind.GAIN, reason, estimate, bound, wanted)
 
@@ -321,21 +321,22 @@ def _doubt(document: dict[str, Any], samples: Samples) -> tuple[VerdictKind, str
         middle = floor_ppm(median(list(map(nats, values))))
         if middle < policy["worst_case_log_ppm"]:
             return VerdictKind.NO_GAIN, (
-                f"Faster on the whole, but case {case} is at {percent_faster(middle)}, and no case may be below "
-                f"{percent_faster(policy['worst_case_log_ppm'])}. Mend that case and submit again."
+                f"Faster on the whole, but case {case} is at {signed_percent(middle)}, and no case may be below "
+                f"{signed_percent(policy['worst_case_log_ppm'])}. Mend that case and submit again."
             )
         if middle >= policy["cap_log_ppm"]:
             return VerdictKind.SUSPICIOUS, (
-                f"Case {case} is faster by {percent_faster(middle)}, past the suite's cap of "
-                f"{percent_faster(policy['cap_log_ppm'])}. A maintainer looks at how."
+                f"Case {case} is at {signed_percent(middle)}, past the suite's cap of "
+                f"{signed_percent(policy['cap_log_ppm'])}. A maintainer looks at how."
             )
     if document["run"]["kind"] == "aa":
         return None
     control = control_check(samples.base_times)
     if not math.isinf(control.threshold_log) and control.is_suspicious:
         return VerdictKind.SUSPICIOUS, (
-            f"Base is slower beside the patch than beside itself by {percent_faster(floor_ppm(control.slowdown_log))} "
-            f"({control.comparisons} control pairs): the patch may slow its partner down. A maintainer looks at it."
+            "Base is slower beside the patch than beside itself: "
+            f"{signed_percent(-floor_ppm(control.slowdown_log))} ({control.comparisons} control pairs). The patch may slow "
+            "its partner down. A maintainer looks at it."
         )
     return None
 

@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.evidence.samples import read_samples
 from benchmarks.evidence.schema import EvidenceError
 from benchmarks.statistics.guard import GuardDecision, GuardOutcome, GuardPlan, guard_decision
-from benchmarks.statistics.units import PPM, floor_ppm, log_ppb, nats, percent_faster
+from benchmarks.statistics.units import PPM, floor_ppm, log_ppb, nats, signed_percent
 from benchmarks.verdicts import Verdict, VerdictKind
 
 START_NS = 1_000_000_000
@@ -83,11 +83,11 @@ def wanted_pairs(document: dict[str, Any]) -> dict[str, int]:
 def _violated(rail: Rail, decision: GuardDecision, pairs: int) -> Verdict:
     assert decision.estimate is not None
     estimate = floor_ppm(decision.estimate)
-    allowed = percent_faster(-round(rail.plan.margin_log * PPM))
+    allowed = signed_percent(-round(rail.plan.margin_log * PPM))
     how = (
-        f"the median over {decision.look} pairs is {percent_faster(estimate)}"
+        f"the median over {decision.look} pairs is {signed_percent(estimate)}"
         if decision.is_proven
-        else f"{decision.look} pairs could not show that it is not (median {percent_faster(estimate)})"
+        else f"{decision.look} pairs could not show that it is not (median {signed_percent(estimate)})"
     )
     kind = VerdictKind.QUALITY_LOSS if rail.name.startswith("quality/") else VerdictKind.REGRESSION
     return Verdict(

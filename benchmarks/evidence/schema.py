@@ -35,6 +35,7 @@ TRIAL_OUTCOMES = {
     "observe": ("answered", "raised", "crashed", "timeout", "resource_limit", "malformed"),
     "check": ("holds", "refused", "broken"),  # of what was seen of that side's tree
 }
+CGROUPS = ("cgroup-v1", "cgroup-v2")
 MOST_LOG_PPM = 40_000_000  # e^40: no ratio of times is beyond it
 MOST_ALPHA_PPM = 100_000
 _HEX = re.compile(r"[0-9a-f]+")
@@ -60,6 +61,8 @@ def validate(document: Any, *, has_verdict: bool = True) -> None:
             raise EvidenceError("document.trials is missing")
     elif document.get("trials"):
         raise EvidenceError("document.trials belongs to runs about a bug only")
+    if "counted_by" in document["sandbox"]:  # documents signed before this was stated lack it
+        _fields(document["sandbox"], {"counted_by": _COUNTED_BY}, "document.sandbox", is_open=True)
     _pairs(document["pairs"], {case["name"] for case in document["suite"]["cases"]})
     if _time(document["finished_at"]) < _time(document["started_at"]):
         raise EvidenceError("document.finished_at is before started_at")
@@ -231,6 +234,11 @@ def _pairs(pairs: list[Any], cases: set[str]) -> None:
             raise EvidenceError(f"{where}.index is out of order")
         previous = pair["index"]
 
+
+_COUNTED_BY: dict[str, Any] = {
+    "cpu": lambda value: isinstance(value, str) and value in (*CGROUPS, "clocks-and-rusage"),
+    "memory": lambda value: isinstance(value, str) and value in (*CGROUPS, "polls-and-high-water-marks"),
+}
 
 _DOCUMENT: dict[str, Any] = {
     "schema": lambda value: value == SCHEMA,

@@ -166,6 +166,7 @@ def _rule_checks(document: dict[str, Any], is_required: bool) -> list[Check]:
             ("harness", same_harness, document["harness"]["hash"]),
         )
     ]
+    checks.append(Check("sandbox", True, _sandbox(document["sandbox"])))
     if document["sandbox"]["award_eligible"]:
         against = _against_awards(
             document, load_policy() if same_policy else None, is_same_judge=same_harness
@@ -178,6 +179,14 @@ def _rule_checks(document: dict[str, Any], is_required: bool) -> list[Check]:
     return checks
 
 
+def _sandbox(sandbox: dict[str, Any]) -> str:
+    """The level, and how far its figures can be relied on: docs/evidence.md says what each way of counting misses."""
+    counted = sandbox.get("counted_by")
+    if counted is None:
+        return f"{sandbox['level']}; the document is older than the statement of how CPU time and memory were counted"
+    return f"{sandbox['level']}; CPU time counted by {counted['cpu']}, memory by {counted['memory']}"
+
+
 def _against_awards(document: dict[str, Any], policy: Policy | None, *, is_same_judge: bool) -> str | None:
     """What contradicts the document's claim to be award-eligible, as far as this installation can tell."""
     level, suite = document["sandbox"]["level"], document["suite"]
@@ -185,6 +194,8 @@ def _against_awards(document: dict[str, Any], policy: Policy | None, *, is_same_
         return "a run at home earns no awards"
     if policy is not None and level not in policy.award_sandbox_levels:
         return f"sandbox level {level} earns no awards"
+    if is_same_judge and "counted_by" not in document["sandbox"]:
+        return "it does not say how CPU time and memory were counted"
     if is_same_judge and document["plan"] != make_plan():
         return "the plan is not the judge's"
     if is_same_judge and not _is_catalogued(suite):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from benchmarks.redteam.attempt import Attempt
 from benchmarks.redteam.naive import MINIMUM_RATIO
 from benchmarks.report import Row
-from benchmarks.statistics.units import percent_faster
+from benchmarks.statistics.units import signed_percent
 
 REASON_CHARACTERS = 160
 
@@ -50,7 +50,7 @@ def row_of(attempt: Attempt) -> Row:
         parts.append(won if control.is_won else f"CONTROL FAILED: {won} ({control.note})")
     parts.append("refused" if outcome.is_refused else "not refused")
     if outcome.log_ppm_estimate is not None:
-        parts.append(f"{percent_faster(outcome.log_ppm_estimate)} over {outcome.pairs} pairs")
+        parts.append(f"{signed_percent(outcome.log_ppm_estimate)} over {outcome.pairs} pairs")
     parts.append(f"{outcome.seconds:.1f} s")
     parts.append(_short(outcome.reason))
     expected = " or ".join(sorted(patch.expect))

@@ -5,6 +5,7 @@ Kernel documentation: Documentation/admin-guide/cgroup-v1.
 
 from __future__ import annotations
 
+import resource
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -89,6 +90,8 @@ class CgroupV1:
 
     def exhausted(self) -> Exhausted | None:
         return self._figures()[2]
+
+    def reaped(self, usage: resource.struct_rusage) -> None: ...
 
     def remove(self) -> None:
         if self._last is None:

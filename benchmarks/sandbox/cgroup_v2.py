@@ -5,6 +5,7 @@ Kernel documentation: Documentation/admin-guide/cgroup-v2.rst.
 
 from __future__ import annotations
 
+import resource
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -87,6 +88,8 @@ class CgroupV2:
         if read_key(self._folder / "memory.events", "oom_kill") > 0:
             return "memory"
         return "pids" if read_key(self._folder / "pids.events", "max") > 0 else None
+
+    def reaped(self, usage: resource.struct_rusage) -> None: ...
 
     def remove(self) -> None:
         if self._last is None:

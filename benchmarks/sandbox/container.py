@@ -153,7 +153,7 @@ def _config(inside: Interior, binds: Sequence[Mount]) -> dict[str, Any]:
 
 
 def _mounts(binds: Sequence[Mount], limits: Limits) -> Iterator[dict[str, Any]]:
-    yield _mount("proc", "/proc", "nosuid", "noexec", "nodev")
+    yield _mount("proc", "/proc", "nosuid", "noexec", "nodev", "ro")
     yield _mount("tmpfs", "/dev", "nosuid", "noexec", "mode=755", "size=65536", "ro")
     for path in SCRATCH:
         yield _mount("tmpfs", path, "nosuid", "nodev", "mode=1777", f"size={limits.scratch_bytes}")

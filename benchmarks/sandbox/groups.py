@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import resource
 from typing import Literal, Protocol
 
 Exhausted = Literal["memory", "pids"]
+
+#: What evidence says of how CPU time and memory were counted, by the kind of group (docs/evidence.md).
+COUNTED_BY = {
+    "cgroup-v1": {"cpu": "cgroup-v1", "memory": "cgroup-v1"},
+    "cgroup-v2": {"cpu": "cgroup-v2", "memory": "cgroup-v2"},
+    "polled": {"cpu": "clocks-and-rusage", "memory": "polls-and-high-water-marks"},
+}
 
 #: How long after freezing CPU time may still be charged: the kernel calls a thread frozen or stopped a moment before it
 #: has left its core, and what it ran since the last tick is charged only then, later where the host took the core away.
@@ -38,6 +46,9 @@ class ProcessGroup(Protocol):
 
     def exhausted(self) -> Exhausted | None:
         """Which limit was run into, if one was. Readable after `remove`."""
+
+    def reaped(self, usage: resource.struct_rusage) -> None:
+        """The first process added has ended, and this is what `wait4` said of it. A cgroup knows better."""
 
     def remove(self) -> None:
         """Leaves nothing behind. Idempotent."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -90,8 +90,20 @@ def sweep(parents: set[Path]) -> int:
         for folder in (*parent.glob(f"{PREFIX}*"), *parent.parent.glob(f"*/{PREFIX}*"))
         if folder.is_dir()
     }
-    abandoned = [folder for folder in found if is_abandoned(folder.name.removeprefix(PREFIX))]
-    for folder in abandoned:
+    return _clear([folder for folder in found if is_abandoned(folder.name.removeprefix(PREFIX))])
+
+
+def clear_own_groups() -> int:
+    """Removes all groups of this process, killing what still runs in them. Returns how many folders."""
+    if not usable_hierarchies.cache_info().currsize:
+        return 0  # it has made none
+    hierarchies = usable_hierarchies()
+    parents = {*hierarchies.v1.values(), *([hierarchies.v2] if hierarchies.v2 else [])}
+    return _clear([folder for parent in parents for folder in parent.glob(f"{PREFIX}{owner()}-*")])
+
+
+def _clear(folders: Sequence[Path]) -> int:
+    for folder in folders:
         with suppress(OSError):
             for pid in (folder / "cgroup.procs").read_text().split():
                 send(int(pid), signal.SIGKILL)
@@ -99,7 +111,7 @@ def sweep(parents: set[Path]) -> int:
                 if (folder / state).exists():
                     (folder / state).write_text(value)
     removed = 0
-    for folder in abandoned:
+    for folder in folders:
         with suppress(OSError, SandboxError):
             remove_folder(folder)
             removed += 1

@@ -121,25 +121,45 @@ def send(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
 
 
-def memory_bytes(pid: int) -> int:
-    """Anonymous and shared memory that a process has mapped. Pages of files are left out: they are shared with the host.
+@dataclass(frozen=True)
+class ProcessMemory:
+    """One process's /proc/<pid>/status (proc(5)), in bytes.
+
+    `own` is anonymous and shared memory, swapped or not; `files` are pages of files, which are shared with the host;
+    `high_water` is the most of all of it that was ever resident, since the process's program was executed.
+    """
+
+    own: int = 0
+    files: int = 0
+    high_water: int = 0
+
+
+def read_memory(pid: int) -> ProcessMemory:
+    """What a process has mapped; all zero when it is gone.
 
     A thread that has ended shows none, so where the first one has, another is asked.
     """
-    own = _mapped_bytes(Path("/proc", str(pid)))
-    return own or next(filter(None, map(_mapped_bytes, thread_folders(pid))), 0)
+    folders = (Path("/proc", str(pid)), *thread_folders(pid))
+    return next((read for folder in folders if (read := _read_status(folder)).own), ProcessMemory())
 
 
-def _mapped_bytes(folder: Path) -> int:
+def memory_bytes(pid: int) -> int:
+    """Anonymous and shared memory that a process has mapped."""
+    return read_memory(pid).own
+
+
+def _read_status(folder: Path) -> ProcessMemory:
     try:
         text = (folder / "status").read_text(errors="replace")
     except OSError:
-        return 0
-    total = 0
+        return ProcessMemory()
+    sizes = dict.fromkeys(("RssAnon", "RssShmem", "VmSwap", "RssFile", "VmHWM"), 0)
     for line in text.splitlines():
-        if line.startswith(("RssAnon:", "RssShmem:", "VmSwap:")):
-            total += int(line.split()[1]) * 1024
-    return total
+        name, _, value = line.partition(":")
+        if name in sizes:
+            sizes[name] = int(value.split()[0]) * 1024
+    own = sizes["RssAnon"] + sizes["RssShmem"] + sizes["VmSwap"]
+    return ProcessMemory(own, sizes["RssFile"], sizes["VmHWM"])
 
 
 def thread_count(pid: int) -> int:

@@ -20,8 +20,10 @@ from typing import IO, Literal, Self
 
 from benchmarks.sandbox.groups import ProcessGroup
 from benchmarks.sandbox.levels import Limits, SandboxError
+from benchmarks.sandbox.living import register, unregister
 from benchmarks.sandbox.log_capture import LogCapture
 from benchmarks.sandbox.processes import is_running, send, start_ticks
+from benchmarks.sandbox.reaping import Reaper
 from benchmarks.sandbox.time_watch import TimeWatch
 
 EXIT_TIMEOUT_S = 10.0
@@ -52,7 +54,7 @@ class Sample:
         self.stdin: IO[bytes] = process.stdin
         self.stdout: IO[bytes] = process.stdout
         self.pid = process.pid
-        self._process = process
+        self._reaper = Reaper(process, group.reaped)
         self._group = group
         self._log = log
         self._lock = threading.RLock()
@@ -62,6 +64,7 @@ class Sample:
         self._timer.daemon = True
         self._timer.start()
         self._time_watch = TimeWatch(self, limits, self._end_at)
+        register(self)
 
     @property
     def accounting(self) -> str:
@@ -71,7 +74,7 @@ class Sample:
     @property
     def returncode(self) -> int | None:
         """None while running. 128 + n when signal n ended the command, as bubblewrap reports it."""
-        return self._process.poll()
+        return self._reaper.poll()
 
     def pids(self) -> list[int]:
         """Live processes of the whole tree, as the host numbers them."""
@@ -94,7 +97,10 @@ class Sample:
             return self._group.cpu_ns()
 
     def peak_memory_bytes(self) -> int:
-        """Highest total so far. By cgroup this counts page cache that the tree was first to read, too."""
+        """Highest total so far. By cgroup this counts page cache that the tree was first to read, too.
+
+        Where it is polled: the highest total that was seen, or the most that one process had, whichever is more.
+        """
         with self._lock:
             return self._group.peak_memory_bytes()
 
@@ -117,7 +123,7 @@ class Sample:
 
     def wait(self, timeout_s: float) -> int:
         """The return code, once the outermost process ended. Raises subprocess.TimeoutExpired."""
-        return self._process.wait(timeout_s)
+        return self._reaper.wait(timeout_s)
 
     def kill(self) -> int:
         """Ends the whole tree and waits until it is gone. Returns how many processes were killed; 0 when repeated."""
@@ -125,6 +131,7 @@ class Sample:
             if self._killed is not None:
                 return 0
             self._killed = self._end_tree()
+            unregister(self)
             return self._killed
 
     def _end_tree(self) -> int:
@@ -134,12 +141,13 @@ class Sample:
         """
         self._timer.cancel()
         self._time_watch.stop()
+        self._group.cpu_ns()  # a last look: what is killed with the init of its namespace, nobody reaps
         killed: dict[int, int | None] = {}  # pid -> start time, which tells a reused number apart
         deadline = time.monotonic() + EXIT_TIMEOUT_S
         patience = time.monotonic() + 1.0
         while True:
             living = set(self._group.pids())
-            if self._process.poll() is None:
+            if self._reaper.poll() is None:
                 living.add(self.pid)
             exiting = [pid for pid, ticks in killed.items() if ticks is not None and is_running(pid, ticks)]
             if not living and not exiting:
@@ -155,7 +163,6 @@ class Sample:
                 send(pid, signal.SIGKILL)
             self._group.thaw()
             time.sleep(0.001)
-        self._process.wait()
         self._group.remove()
         for folder in self._leftovers:
             shutil.rmtree(folder, ignore_errors=True)
@@ -163,7 +170,7 @@ class Sample:
 
     def _end_at(self, limit: LimitHit) -> None:
         """End it at a limit of time, unless it has ended by itself."""
-        if self._process.poll() is None:
+        if self._reaper.poll() is None:
             self._time_hit = self._time_hit or limit
             self.kill()
 

@@ -12,7 +12,7 @@ from fractions import Fraction
 from benchmarks.statistics.gate import MEDIAN_EFFICIENCY
 from benchmarks.statistics.median import median, standard_deviation
 from benchmarks.statistics.serial import LEAST_VALUES, serial_correlation
-from benchmarks.statistics.units import PPM, floor_ppm, percent_faster
+from benchmarks.statistics.units import PPM, floor_ppm, signed_percent
 
 OUTLIER_DEVIATIONS = 5.0
 NOTABLE_ERRORS = 3.0  # what is mentioned lies so many standard errors from zero
@@ -175,5 +175,4 @@ def _words(
 
 
 def _signed(nats: float) -> str:
-    text = percent_faster(floor_ppm(nats))
-    return text if text.startswith("-") else f"+{text}"
+    return signed_percent(floor_ppm(nats))

@@ -8,7 +8,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from benchmarks.statistics.units import percent_faster
+from benchmarks.statistics.units import signed_percent
 from benchmarks.verdicts import VerdictKind
 
 SURE_COMPARISONS = 3  # fewer control comparisons may look bad by chance
@@ -62,7 +62,7 @@ def fault_of(figures: NoiseFigures, *, limit_log_ppm: int | None) -> str:
     if figures.verdict in (VerdictKind.GAIN, VerdictKind.REGRESSION):
         return (
             f"a tree was judged a {figures.verdict.value} against itself: median "
-            f"{percent_faster(figures.median_log_ppm)} over {figures.pairs} pairs"
+            f"{signed_percent(figures.median_log_ppm)} over {figures.pairs} pairs"
         )
     if figures.verdict is not VerdictKind.NO_GAIN:
         return f"a tree measured against itself ended as {figures.verdict.value}"
@@ -75,7 +75,9 @@ def fault_of(figures: NoiseFigures, *, limit_log_ppm: int | None) -> str:
     if slowdown is None or threshold is None or figures.comparisons < SURE_COMPARISONS:
         return ""
     if slowdown > threshold:
-        return f"a tree is slower beside its own copy in one place than in another, by {percent_faster(slowdown)}"
+        return (
+            f"a tree is slower beside its own copy in one place than in another: {signed_percent(-slowdown)}"
+        )
     return ""
 
 

@@ -46,11 +46,20 @@ def floor_ppm(value: float) -> int:
     return _floor(_CONTEXT.multiply(Decimal(repr(value)), Decimal(PPM)))
 
 
-def percent_faster(ppm: int) -> str:
-    """What a log ratio means to people: "5.1 %" for a base that takes 5.1 % longer; signed, rounded down."""
+def signed_percent(ppm: int) -> str:
+    """A log ratio as a change of speed: "+5.1 %" for a base that takes 5.1 % longer, "-4.8 %"; rounded down."""
     factor = _CONTEXT.exp(_CONTEXT.divide(Decimal(ppm), Decimal(PPM)))
     tenths = _floor(_CONTEXT.multiply(_CONTEXT.subtract(factor, Decimal(1)), Decimal(1000)))
-    return f"{'-' if tenths < 0 else ''}{abs(tenths) // 10}.{abs(tenths) % 10} %"
+    sign = "+" if tenths > 0 else "-" if tenths < 0 else ""
+    return f"{sign}{abs(tenths) // 10}.{abs(tenths) % 10} %"
+
+
+def speed_times(ppm: int) -> str:
+    """A log ratio as a speed: "3.00x" for what is three times as fast; rounded down to hundredths."""
+    hundredths = _floor(
+        _CONTEXT.multiply(_CONTEXT.exp(_CONTEXT.divide(Decimal(ppm), Decimal(PPM))), Decimal(100))
+    )
+    return f"{hundredths // 100}.{hundredths % 100:02d}x"
 
 
 def _floor(value: Decimal) -> int:

@@ -6,7 +6,7 @@ half that is mounted into the sandbox and calls the stack). What web pages show 
 """
 
 from benchmarks import blas as _blas  # noqa: F401 - before numpy is imported
-from benchmarks.catalogue import SUITES as CATALOGUE
+from benchmarks.catalogue import guarding_suites
 from benchmarks.suites.base import Case, Problem, Suite, TensorSpec, UnknownSuite
 from benchmarks.suites.checkpoint_load import checkpoint_load
 from benchmarks.suites.decode import decode
@@ -58,10 +58,5 @@ def get_guard_suite(name: str, preset: str) -> Suite:
     A preset for demos names fewer of them.
     """
     gained = get_suite(name, preset)
-    known = CATALOGUE[name].presets.get(preset)
-    guards = {
-        other: SUITES[other](info.guard.preset)
-        for other, info in CATALOGUE.items()
-        if info.guard is not None and (known is None or known.guards is None or other in known.guards)
-    }
+    guards = {info.name: SUITES[info.name](guard.preset) for info, guard in guarding_suites(name, preset)}
     return guard_suite(gained, guards)

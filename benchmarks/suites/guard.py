@@ -11,10 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.catalogue import GUARD_LOAD_MARGIN_LOG_PPM, GUARD_MEMORY_MARGIN_LOG_PPM
+from benchmarks.catalogue import (
+    CASE_SEPARATOR,
+    GUARD_LOAD_MARGIN_LOG_PPM,
+    GUARD_MEMORY_MARGIN_LOG_PPM,
+    suite_of_case,
+)
 from benchmarks.suites.base import Problem, Suite
-
-SEPARATOR = "/"
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class GuardSuite(Suite):
         raise TypeError("a guard suite is measured by its parts")
 
     def part(self, case: str) -> Suite:
-        return self.parts[case.partition(SEPARATOR)[0]]
+        return self.parts[suite_of_case(case)]
 
     def describe(self) -> dict[str, Any]:
         described = super().describe()
@@ -50,7 +53,7 @@ def guard_suite(gained: Suite, others: dict[str, Suite]) -> GuardSuite:
     """Each of `others` except `gained`, in which the gain was found."""
     parts = {name: suite for name, suite in others.items() if name != gained.name}
     cases = tuple(
-        replace(case, name=f"{name}{SEPARATOR}{case.name}")
+        replace(case, name=f"{name}{CASE_SEPARATOR}{case.name}")
         for name, suite in parts.items()
         for case in suite.cases
     )

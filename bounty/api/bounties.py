@@ -11,19 +11,18 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from bounty.api.parsing import RawTextField, caller, validated
+from bounty.api.parsing import IDEMPOTENCY_KEY, RawTextField, caller, once_for, validated
 from bounty.models import Bounty, BountyState, Severity
 from bounty.services.adopted import adopted
-from bounty.services.bounties import add_funds, close_bounty, find_bounty, open_bounty
+from bounty.services.bounties import add_funds, close_bounty, find_bounty
 from bounty.services.leaderboards import Place, leaderboard
-from bounty.services.reproductions import open_bug
+from bounty.services.reproductions import open_by_terms
 from bounty.services.series import measured_base, patch_base
 from gainshare.accounts.permissions import IsMaintainer
 from gainshare.accounts.queries import ListQuery, OneOf
 from gainshare.accounts.schema import refused
 from gainshare.ledger import services as ledger
-
-MAX_MICROCREDITS = 10**18  # the ledger's own limit
+from gainshare.ledger.serializers import AmountField
 
 
 class BountyIn(serializers.Serializer[Any]):
@@ -33,19 +32,13 @@ class BountyIn(serializers.Serializer[Any]):
     suite = serializers.CharField()
     preset = serializers.CharField(default="standard")
     hardware = serializers.SlugField(default="cpu", max_length=60)
-    escrow_microcredits = serializers.IntegerField(min_value=1, max_value=MAX_MICROCREDITS)
-    rate_microcredits_per_nat = serializers.IntegerField(
-        min_value=0, max_value=MAX_MICROCREDITS, default=0, help_text="Not for a bug."
-    )
+    escrow_microcredits = AmountField()
+    rate_microcredits_per_nat = AmountField(min_value=0, default=0, help_text="Not for a bug.")
     severity = serializers.ChoiceField(
         choices=Severity.choices, allow_blank=True, default="", help_text="Of a bug (suite bug)."
     )
-    award_microcredits = serializers.IntegerField(
-        min_value=1,
-        max_value=MAX_MICROCREDITS,
-        allow_null=True,
-        default=None,
-        help_text="Of a bug: for reproduction and fix together.",
+    award_microcredits = AmountField(
+        allow_null=True, default=None, help_text="Of a bug: for reproduction and fix together."
     )
     reproduction_ppm = serializers.IntegerField(
         min_value=0,
@@ -59,9 +52,7 @@ class BountyIn(serializers.Serializer[Any]):
         help_text="A bug's reproduction, where you have one: all of the award is then for the fix.",
     )
     min_reviewers = serializers.IntegerField(min_value=1, max_value=10, default=1)
-    two_reviews_above_microcredits = serializers.IntegerField(
-        min_value=0, max_value=MAX_MICROCREDITS, allow_null=True, default=None
-    )
+    two_reviews_above_microcredits = AmountField(min_value=0, allow_null=True, default=None)
     review_window_s = serializers.IntegerField(
         min_value=1, max_value=10_000_000, allow_null=True, default=None
     )
@@ -142,7 +133,7 @@ class BountyDetailOut(BountyOut):
 
 class FundIn(serializers.Serializer[Any]):
     transfer_id = serializers.UUIDField(help_text="Made by the caller; repeating it moves nothing.")
-    amount_microcredits = serializers.IntegerField(min_value=1, max_value=MAX_MICROCREDITS)
+    amount_microcredits = AmountField()
 
 
 class CloseIn(serializers.Serializer[Any]):
@@ -150,17 +141,34 @@ class CloseIn(serializers.Serializer[Any]):
 
 
 class PlaceOut(serializers.Serializer[Any]):
-    rank = serializers.IntegerField()
+    rank = serializers.IntegerField(help_text="1 is first; gains whose intervals overlap share a rank.")
     submitter = serializers.CharField()
     submission = serializers.UUIDField()
-    log_ppm_bound = serializers.IntegerField(help_text="Confirmed lower bound, millionths of a nat.")
-    speed_up = serializers.SerializerMethodField(help_text="The same as a factor, for people to read.")
+    bounty = serializers.UUIDField(help_text="Which of the series' bounties paid it.")
+    log_ppm_bound = serializers.IntegerField(
+        help_text="Its own step: the confirmed lower bound, millionths of a nat."
+    )
+    log_ppm_estimate = serializers.IntegerField(help_text="Its own step: the confirmation's median.")
+    log_ppm_reached = serializers.IntegerField(
+        help_text="Over the series' origin: the sum of the bounds up to this gain."
+    )
+    log_ppm_most = serializers.IntegerField(help_text="The upper end of that interval.")
+    speed_up = serializers.SerializerMethodField(help_text="log_ppm_bound as a factor, for people to read.")
+    speed = serializers.SerializerMethodField(help_text="log_ppm_reached as a factor, for people to read.")
     amount_microcredits = serializers.IntegerField()
     state = serializers.CharField()
     booked_at = serializers.DateTimeField()
 
     def get_speed_up(self, place: Place) -> float:
-        return round(math.exp(place.log_ppm_bound / 1e6), 4)
+        return _factor(place.log_ppm_bound)
+
+    def get_speed(self, place: Place) -> float:
+        return _factor(place.log_ppm_reached)
+
+
+def _factor(log_ppm: int) -> float:
+    """For people only; no verdict, price or rank is made of it."""
+    return round(math.exp(log_ppm / 1e6), 4)
 
 
 class BountyQuery(ListQuery):
@@ -177,16 +185,14 @@ class BountyList(generics.ListAPIView[Bounty]):
     def get_permissions(self) -> list[BasePermission]:
         return [AllowAny()] if self.request.method != "POST" else [IsMaintainer()]
 
-    @extend_schema(request=BountyIn, responses={201: BountyDetailOut, **refused(404)})
+    @extend_schema(
+        request=BountyIn, responses={201: BountyDetailOut, **refused(404)}, parameters=[IDEMPOTENCY_KEY]
+    )
     def post(self, request: Request) -> Response:
         """Open a bounty, whose escrow is taken from the treasury (maintainers)."""
-        terms = validated(BountyIn, request)
-        reproduction = terms.pop("reproduction")
-        if reproduction:
-            bounty = open_bug(actor=caller(request), reproduction=reproduction, **terms)
-        else:
-            bounty = open_bounty(actor=caller(request), **terms)
-        return Response(BountyDetailOut(bounty).data, status=201)
+        terms, actor = validated(BountyIn, request), caller(request)
+        made = once_for(request, "bounty", terms, lambda: str(open_by_terms(actor=actor, **terms).pk))
+        return Response(BountyDetailOut(find_bounty(UUID(made))).data, status=201)
 
 
 class BountyDetail(generics.RetrieveAPIView[Bounty]):
@@ -221,7 +227,7 @@ class BountyFund(APIView):
 
 
 class BountyLeaderboard(APIView):
-    """Confirmed gains of one bounty, the largest first."""
+    """Confirmed gains of the bounty's series, across its bounties, the fastest first: speeds and own steps."""
 
     permission_classes = [AllowAny]
 

@@ -1,12 +1,16 @@
 """Reading request bodies: JSON up to a bound, and fields that take text as it is."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
+from uuid import UUID
 
-from drf_spectacular.utils import extend_schema_field
+from drf_spectacular.utils import OpenApiParameter, extend_schema_field
 from rest_framework import serializers
 from rest_framework.request import Request
 
+from bounty.errors import BadRequest
 from gainshare.accounts.models import User
+from gainshare.accounts.once import once
 from gainshare.accounts.parsing import BoundedJSONParser
 
 LARGE_BYTES = 96 * 1024 * 1024
@@ -48,3 +52,24 @@ def caller(request: Request) -> User:
     """The signed-in user. Views that call this have a permission class that lets nobody else in."""
     assert isinstance(request.user, User)
     return request.user
+
+
+IDEMPOTENCY_KEY = OpenApiParameter(
+    "Idempotency-Key",
+    {"type": "string", "format": "uuid"},
+    OpenApiParameter.HEADER,
+    description="A UUID that you make: repeating the request with it makes nothing new and answers the same thing.",
+)
+
+
+def once_for(request: Request, what: str, terms: Mapping[str, object], make: Callable[[], str]) -> str:
+    """Call ``make`` once for the request's Idempotency-Key; returns what the thing is found by.
+
+    Raises BadRequest for a key that is no UUID, and IdConflict for one that was used for something else.
+    """
+    key = request.headers.get("Idempotency-Key")
+    try:
+        call_id = UUID(key) if key is not None else None
+    except ValueError:
+        raise BadRequest("The header Idempotency-Key is a UUID, such as uuidgen prints.") from None
+    return once(call_id=call_id, user=caller(request), what=f"REST {what}", terms=terms, make=make)

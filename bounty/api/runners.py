@@ -12,6 +12,7 @@ from rest_framework.views import APIView
 from bounty.api.parsing import caller, validated
 from bounty.api.runs import ChangeOut, RunOut
 from bounty.models import OPEN_RUN_STATES, NoiseSample, Runner, RunnerFailure
+from bounty.services.device_waits import is_waiting
 from bounty.services.doubts import runs_in_doubt
 from bounty.services.runner_care import find_runner
 from bounty.services.runners import register_runner
@@ -33,6 +34,9 @@ class RunnerIn(serializers.Serializer[Any]):
 
 class RunnerOut(serializers.ModelSerializer[Runner]):
     current_run = serializers.SerializerMethodField()
+    is_waiting_for_device = serializers.SerializerMethodField(
+        help_text="Other work on its machine holds the device; it takes no run until that ends."
+    )
 
     class Meta:
         model = Runner
@@ -49,6 +53,7 @@ class RunnerOut(serializers.ModelSerializer[Runner]):
             "quarantined_at",
             "history_since",
             "current_run",
+            "is_waiting_for_device",
             "created_at",
             "last_seen_at",
         ]
@@ -57,6 +62,9 @@ class RunnerOut(serializers.ModelSerializer[Runner]):
     def get_current_run(self, runner: Runner) -> str | None:
         run = runner.runs.filter(state__in=OPEN_RUN_STATES).first()
         return str(run.pk) if run is not None else None
+
+    def get_is_waiting_for_device(self, runner: Runner) -> bool:
+        return is_waiting(runner)
 
 
 class RunnerMade(RunnerOut):

@@ -17,6 +17,7 @@ from bounty.errors import BadRequest, NotFound
 from bounty.models import Run, RunKind, RunState, RunVerdict
 from bounty.services.logs import LogPage, read_log
 from bounty.services.queues import queue_place
+from bounty.services.rails import rails_of
 from bounty.services.run_care import cancel_run, rerun
 from bounty.services.runs import find_run, order_aa_run
 from bounty.services.transitions import history
@@ -30,7 +31,12 @@ class VerdictOut(serializers.Serializer[Any]):
     kind = serializers.CharField()
     reason = serializers.CharField()
     log_ppm_estimate = serializers.IntegerField(allow_null=True, help_text="ln(base/candidate), millionths.")
-    log_ppm_bound = serializers.IntegerField(allow_null=True, help_text="Its one-sided lower bound.")
+    log_ppm_bound = serializers.IntegerField(
+        allow_null=True, help_text="A one-sided bound of it; bound_side says which."
+    )
+    bound_side = serializers.CharField(
+        help_text='"lower", of a gate\'s regression "upper"; empty without a bound.'
+    )
     pairs = serializers.IntegerField()
 
 
@@ -47,7 +53,12 @@ class QueueOut(serializers.Serializer[Any]):
     position = serializers.IntegerField(allow_null=True, help_text="0 is next; null while it runs.")
     runners = serializers.IntegerField(help_text="That are at work on this hardware, or that it may run on.")
     starts_in_s = serializers.IntegerField(allow_null=True)
-    ends_in_s = serializers.IntegerField(allow_null=True)
+    ends_in_s = serializers.IntegerField(
+        allow_null=True, help_text="null also once it takes longer than runs of its sort usually do."
+    )
+    waiting_for_device = serializers.IntegerField(
+        help_text="How many of these runners wait for their device: other work on their machine holds it."
+    )
 
 
 class SampleOut(serializers.Serializer[Any]):
@@ -119,7 +130,20 @@ class TrialOut(serializers.Serializer[Any]):
     detail = serializers.CharField()
 
 
+class RailOut(serializers.Serializer[Any]):
+    """One guard rail of a guard run. Effects are ln(base/candidate) in millionths."""
+
+    name = serializers.CharField()
+    suite = serializers.CharField(help_text="Empty for what is measured over all suites.")
+    margin_log_ppm = serializers.IntegerField(help_text="Below zero: so much worse it may be.")
+    log_ppm_estimate = serializers.IntegerField(allow_null=True)
+    log_ppm_bound = serializers.IntegerField(allow_null=True, help_text="Its one-sided lower bound.")
+    pairs = serializers.IntegerField()
+    result = serializers.CharField(help_text="holds, violated, undecided or not_needed.")
+
+
 class RunDetailOut(RunOut):
+    rails = serializers.SerializerMethodField(help_text="Of a guard run, once it has its verdict.")
     trials = serializers.SerializerMethodField(help_text="Of a bug's runs.")
     queue = serializers.SerializerMethodField()
     commitment = serializers.CharField()
@@ -128,7 +152,16 @@ class RunDetailOut(RunOut):
     changes = serializers.SerializerMethodField()
 
     class Meta(RunOut.Meta):
-        fields = [*RunOut.Meta.fields, "queue", "commitment", "evidence", "samples", "trials", "changes"]
+        fields = [
+            *RunOut.Meta.fields,
+            "queue",
+            "commitment",
+            "evidence",
+            "samples",
+            "rails",
+            "trials",
+            "changes",
+        ]
 
     @extend_schema(responses=QueueOut)
     def get_queue(self, run: Run) -> dict[str, Any] | None:
@@ -146,6 +179,13 @@ class RunDetailOut(RunOut):
     def get_samples(self, run: Run) -> list[dict[str, Any]]:
         verdict = verdict_of(run)
         return list(verdict.evidence.samples) if verdict is not None and verdict.evidence is not None else []
+
+    @extend_schema(responses=RailOut(many=True))
+    def get_rails(self, run: Run) -> list[dict[str, Any]]:
+        verdict = verdict_of(run)
+        if verdict is None or verdict.evidence is None:
+            return []
+        return [dict(RailOut(rail).data) for rail in rails_of(verdict.evidence)]
 
     @extend_schema(responses=TrialOut(many=True))
     def get_trials(self, run: Run) -> list[dict[str, Any]]:

@@ -72,6 +72,7 @@ def shown_verdict(submission: Submission) -> dict[str, Any] | None:
         "reason": submission.verdict_reason,
         "log_ppm_estimate": found.log_ppm_estimate if found is not None else None,
         "log_ppm_bound": found.log_ppm_bound if found is not None else None,
+        "bound_side": found.bound_side if found is not None else "",
         "pairs": found.pairs if found is not None else 0,
     }
 

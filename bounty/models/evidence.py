@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.db import models
 from django.db.models import Q
 
-from benchmarks.verdicts import VerdictKind
+from benchmarks.verdicts import VerdictKind, bound_side
 from bounty.models.runners import Runner
 from bounty.models.runs import Run
 from bounty.models.submissions import VERDICT_CHOICES
@@ -58,3 +58,8 @@ class RunVerdict(models.Model):
 
     def __str__(self) -> str:
         return self.kind
+
+    @property
+    def bound_side(self) -> str:
+        """`lower` or `upper`: which bound of the effect `log_ppm_bound` is; empty where there is none."""
+        return "" if self.log_ppm_bound is None else bound_side(run_kind=self.run.kind, verdict=self.kind)

@@ -54,6 +54,9 @@ class Runner(models.Model):
     )
     created_at = models.DateTimeField(auto_now_add=True)
     last_seen_at = models.DateTimeField(null=True, blank=True)
+    waits_for_device_since = models.DateTimeField(
+        null=True, blank=True, help_text="Other work on its machine holds the device; see device_waits."
+    )
 
     class Meta:
         ordering = ["name"]

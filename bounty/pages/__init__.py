@@ -2,8 +2,8 @@
 
 from django.urls import path
 
-from bounty.pages import bounties, desk, how, lineages, reproductions, runners, submissions, switches
-from gainshare.web import banners, navigation
+from bounty.pages import bounties, desk, home, how, lineages, reproductions, runners, submissions, switches
+from gainshare.web import banners, home_parts, navigation
 from gainshare.web.navigation import Audience, NavEntry
 
 navigation.register(NavEntry("Bounties", "bounties", 10))
@@ -12,6 +12,8 @@ navigation.register(NavEntry("Lineages", "lineages", 20))
 navigation.register(NavEntry("Runners", "runners", 25))
 navigation.register(NavEntry("Guide", "how", 28))
 banners.register("stop", switches.stop_banners)
+home_parts.register_part("bounty", home.home_part)
+home_parts.register_steps("bounty", home.next_steps, position=10)
 
 urlpatterns = [
     path("bounties/", bounties.bounty_list, name="bounties"),

@@ -1,13 +1,12 @@
 """Pages of bounties: the list, one with its leaderboard and submissions, opening and closing."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
-from django.db.models import Count, Max, Q
+from django.db.models import Count, Q
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
@@ -15,17 +14,18 @@ from django.views.decorators.http import require_GET, require_http_methods
 
 from benchmarks.catalogue import SUITES
 from bounty.errors import NoRunner
-from bounty.models import Bounty, BountyState, Lineage, Submission
+from bounty.models import Bounty, BountyState, Lineage, Submission, SubmissionState
 from bounty.pages.bug_forms import BugForm
 from bounty.pages.bugs import bug_view
 from bounty.pages.forms import BountyForm, MoreEscrowForm, TermsForm
-from bounty.rewards import award_microcredits
-from bounty.services.bounties import add_funds, available_escrow, close_bounty, open_bounty
-from bounty.services.leaderboards import leaderboard
-from bounty.services.reproductions import open_bug
+from bounty.pages.record_plot import record_of
+from bounty.rewards import TEN_PER_CENT, award_microcredits
+from bounty.services.bounties import add_funds, available_escrow, close_bounty
+from bounty.services.leaderboards import leaderboard, series_speeds
+from bounty.services.reproductions import open_by_terms
 from bounty.services.series import measured_base, patch_base
 from bounty.services.submissions import attempts_used
-from gainshare.accounts.errors import DomainError
+from gainshare.accounts.errors import DomainError, IdConflict
 from gainshare.accounts.models import User
 from gainshare.ledger.errors import InsufficientTreasury
 from gainshare.ledger.kinds import AccountKind
@@ -33,11 +33,12 @@ from gainshare.ledger.models import Account
 from gainshare.ledger.services import totals
 from gainshare.web.formatting import format_credits, in_credits
 from gainshare.web.paging import page_of
+from gainshare.web.sent_once import refuse_resent
 from gainshare.web.signed_in import SignedInRequest, signed_in
 from gainshare.web.typed import Refused, typed_text
 
 PER_PAGE = 50
-TEN_PER_CENT = math.floor(1_000_000 * math.log(1.1))  # log_ppm of an example gain
+REJECTED_SHOWN = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +50,18 @@ class BountyRow:
     available_microcredits: int
     example_microcredits: int
     submissions: int
-    best_log_ppm: int | None
+    reached_log_ppm: int | None
 
 
 @require_GET
 def bounty_list(request: HttpRequest) -> HttpResponse:
     """Every bounty, open ones first."""
-    standing = Q(submissions__awards__state__in=["unvested", "vested"])
     bounties = (
         Bounty.objects.select_related("lineage")
         .annotate(
-            n_submissions=Count("submissions", distinct=True),
-            best_log_ppm=Max("submissions__awards__log_ppm_bound", filter=standing),
+            n_submissions=Count(
+                "submissions", filter=~Q(submissions__state=SubmissionState.REJECTED), distinct=True
+            ),
             is_open=Q(state=BountyState.OPEN),
         )
         .order_by("-is_open", "-created_at")
@@ -68,6 +69,7 @@ def bounty_list(request: HttpRequest) -> HttpResponse:
     page = page_of(request, bounties, PER_PAGE)
     listed: list[Any] = list(page.object_list)  # bounties with the annotations above
     available = escrow_available([bounty.escrow_reference for bounty in listed])
+    speeds = series_speeds(listed)
     rows = [
         BountyRow(
             bounty=bounty,
@@ -75,7 +77,7 @@ def bounty_list(request: HttpRequest) -> HttpResponse:
             available_microcredits=available.get(bounty.escrow_reference, 0),
             example_microcredits=example_award(bounty),
             submissions=bounty.n_submissions,
-            best_log_ppm=bounty.best_log_ppm,
+            reached_log_ppm=speeds[bounty.pk],
         )
         for bounty in listed
     ]
@@ -117,8 +119,11 @@ def bounty_page(
     """A bounty's page; with what was typed into the form of an action, when that was refused."""
     bounty = get_object_or_404(Bounty.objects.select_related("lineage", "created_by"), pk=bounty_id)
     submissions = Submission.objects.filter(bounty=bounty).select_related("submitter")
-    page = page_of(request, submissions, PER_PAGE)
+    rejected = submissions.filter(state=SubmissionState.REJECTED)
+    taken = submissions.exclude(state=SubmissionState.REJECTED)
+    page = page_of(request, taken, PER_PAGE)
     attempts = attempts_used(bounty=bounty, person=request.user) if isinstance(request.user, User) else None
+    places = leaderboard(bounty=bounty)
     context = {
         "bounty": bounty,
         "bug": bug_view(bounty, request.user) if bounty.is_for_a_bug else None,
@@ -126,8 +131,11 @@ def bounty_page(
         "preset": SUITES[bounty.suite].presets.get(bounty.preset) if bounty.suite in SUITES else None,
         "available": available_escrow(bounty),
         "example": example_award(bounty),
-        "places": leaderboard(bounty=bounty),
+        "places": places,
+        "record": record_of(places),
         "page": page,
+        "rejected": rejected[:REJECTED_SHOWN],
+        "n_rejected": rejected.count(),
         "patch_base": patch_base(bounty=bounty),
         "measured_base": measured_base(bounty=bounty),
         "attempts": attempts,
@@ -137,7 +145,12 @@ def bounty_page(
         "refused": refused,
         "more": more or MoreEscrowForm(),
     }
-    return render(request, "bounty/bounty_detail.html", context, status=409 if refused or more else 200)
+    return render(
+        request,
+        "bounty/bounty_detail.html",
+        context,
+        status=409 if refused or (more and more.errors) else 200,
+    )
 
 
 @signed_in
@@ -159,33 +172,38 @@ def opening(request: SignedInRequest, form_class: type[TermsForm]) -> HttpRespon
     if not request.user.is_maintainer:
         raise PermissionDenied("Only a maintainer opens a bounty. Ask one to give you that role.")
     form = form_class(request.POST, request.FILES) if request.method == "POST" else form_class()
-    if request.method == "POST" and form.is_valid():
-        try:
-            bounty = open_by_terms(actor=request.user, terms=form.terms())
-        except NoRunner as error:
-            form.ask_about_runner(error.message)
-        except InsufficientTreasury as error:
-            form.add_error("escrow", in_credits(error.message))
-        except DomainError as error:
-            form.add_error(None, error.message)
-        else:
-            messages.success(request, "The bounty is open; its credits are in escrow.")
-            return redirect("bounty", bounty_id=bounty.pk)
+    treasury = totals().treasury
+    if form.is_valid() and not form.must_ask(available=treasury) and (made := opened(form, request.user)):
+        messages.success(
+            request,
+            f"The bounty is open; its {format_credits(form.moved())} credits ({form.moved():,} micro-credits) are in "
+            "escrow.",
+        )
+        return redirect("bounty", bounty_id=made)
     context = {
         "form": form,
         "for_a_bug": form_class is BugForm,
-        "treasury": totals().treasury,
+        "treasury": treasury,
         "has_lineage": Lineage.objects.exists(),
     }
     return render(request, "bounty/bounty_new.html", context, status=400 if form.errors else 200)
 
 
-def open_by_terms(*, actor: User, terms: dict[str, Any]) -> Bounty:
-    """Open the bounty that a form describes; raises what the services raise."""
-    reproduction = terms.pop("reproduction", "")
-    if reproduction:
-        return open_bug(actor=actor, reproduction=reproduction, **terms)
-    return open_bounty(actor=actor, **terms)
+def opened(form: TermsForm, actor: User) -> str | None:
+    """The id of the bounty that a valid form describes, opened once. None, with the reason in the form, if refused."""
+    try:
+        return form.made_once(
+            user=actor, what="bounty", make=lambda: str(open_by_terms(actor=actor, **form.terms()).pk)
+        )
+    except IdConflict:
+        refuse_resent(form, "call_id")
+    except NoRunner as error:
+        form.ask_about_runner(error.message)
+    except InsufficientTreasury as error:
+        form.add_error("escrow", in_credits(error.message))
+    except DomainError as error:
+        form.add_error(None, error.message)
+    return None
 
 
 @signed_in
@@ -194,7 +212,7 @@ def add_escrow(request: SignedInRequest, bounty_id: UUID) -> HttpResponse:
     if request.method != "POST":
         return redirect("bounty", bounty_id=bounty_id)
     form = MoreEscrowForm(request.POST)
-    if form.is_valid():
+    if form.is_valid() and not form.must_ask(available=totals().treasury):
         data = form.cleaned_data
         try:
             add_funds(
@@ -203,10 +221,14 @@ def add_escrow(request: SignedInRequest, bounty_id: UUID) -> HttpResponse:
                 transfer_id=data["transfer_id"],
                 amount_microcredits=data["amount"],
             )
+        except IdConflict:
+            refuse_resent(form, "transfer_id")
         except DomainError as error:
             form.add_error("amount", in_credits(error.message))
         else:
-            messages.success(request, f"{format_credits(data['amount'])} credits were added to the escrow.")
+            amount = data["amount"]
+            added = f"{format_credits(amount)} credits were added to the escrow ({amount:,} micro-credits)."
+            messages.success(request, added)
             return redirect("bounty", bounty_id=bounty_id)
     return bounty_page(request, bounty_id, more=form)
 

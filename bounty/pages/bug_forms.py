@@ -10,8 +10,9 @@ from bounty.models import Severity
 from bounty.pages.forms import CODE, TermsForm
 from bounty.rewards import PPM
 from bounty.services.bounties import REPRODUCTION_PPM
-from gainshare.web.forms import CreditsField
-from gainshare.web.typed import pasted_or_chosen
+from gainshare.web.credit_forms import CreditsField
+from gainshare.web.sent_once import SentOnceForm
+from gainshare.web.typed import pasted_or_chosen, set_field
 
 PPM_PER_CENT = PPM // 100
 SEVERITIES = {
@@ -42,7 +43,7 @@ def reproduction_file() -> forms.FileField:
     )
 
 
-class ReproductionForm(forms.Form):
+class ReproductionForm(SentOnceForm):
     """A file that shows a bug, pasted or uploaded."""
 
     reproduction = forms.CharField(
@@ -74,6 +75,10 @@ class BugForm(TermsForm):
         decimal_places=4,
         initial=REPRODUCTION_PPM // PPM_PER_CENT,
         label="Reproduction's share, %",
+        widget=forms.TextInput(attrs={"inputmode": "decimal", "autocomplete": "off"}),
+        error_messages={
+            "invalid": "Write a number from 0 to below 100, with a point before decimals: 30 or 12.5."
+        },
         help_text="Of the award; the rest is for the fix. With a reproduction of your own, all of it is for the fix.",
     )
     reproduction = forms.CharField(
@@ -121,6 +126,13 @@ class BugForm(TermsForm):
                 self.add_error("escrow", "The escrow must cover the award.")
         cleaned["reproduction"] = reproduction_text(cleaned)
         return cleaned
+
+    def must_ask(self, *, available: int) -> bool:
+        """Also keeps the text of a chosen file: no browser sends a file again that it sent before."""
+        is_asking = super().must_ask(available=available)
+        if is_asking:
+            set_field(self, "reproduction", self.cleaned_data["reproduction"])
+        return is_asking
 
     def terms(self) -> dict[str, Any]:
         """The cleaned form as `open_bounty` takes it, and the reproduction, which may be empty."""

@@ -34,6 +34,16 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
+class Kind:
+    """Things of one kind that may wait: the rows of the database, the oldest first, and how one is shown."""
+
+    title: str
+    what_to_do: str
+    found: QuerySet[Any]
+    as_waiting: Callable[[Any], Waiting]
+
+
+@dataclass(frozen=True, slots=True)
 class Pile:
     """Things of one kind that wait, the oldest first; at most `SHOWN` of `total` are in `rows`."""
 
@@ -49,11 +59,16 @@ def desk(request: SignedInRequest) -> HttpResponse:
     """Everything that waits for this maintainer, in piles; empty piles are left out."""
     if not request.user.is_maintainer:
         raise PermissionDenied("Only maintainers have a desk. Ask one to give you that role.")
-    piles = [pile for pile in piles_for(request.user) if pile.total]
+    piles = [pile for pile in map(_pile, kinds_for(request.user)) if pile.total]
     return render(request, "bounty/desk.html", {"piles": piles, "shown": SHOWN})
 
 
-def piles_for(user: User) -> list[Pile]:
+def n_waiting(user: User) -> int:
+    """How many things are on the maintainer's desk."""
+    return sum(kind.found.count() for kind in kinds_for(user))
+
+
+def kinds_for(user: User) -> list[Kind]:
     """Every kind of thing that may wait. What a person may not decide alone, such as their own patch, stays out."""
     submissions = Submission.objects.select_related("bounty", "submitter").order_by("sealed_at", "pk")
     others = submissions.exclude(submitter=user)
@@ -63,18 +78,17 @@ def piles_for(user: User) -> list[Pile]:
     objections = disputes(state=DisputeState.OPEN).exclude(author=user).order_by("created_at")
     ill = Runner.objects.exclude(quarantine_cause=QuarantineCause.NONE).order_by("quarantined_at", "name")
     return [
-        _pile("To review", "Read the patch, then accept or decline it.", unreviewed, _submission),
-        _pile("To merge", "Accepted: merging it pays the award.", ready, _submission),
-        _pile(
-            "Open disputes", "Answer the author: uphold, measure again, or overturn.", objections, _dispute
-        ),
-        _pile("Verdicts that need a look", "Judge it again, or decline it.", doubtful, _submission),
-        _pile("Runners in quarantine", "Look what changed, then release it.", ill, _runner),
+        Kind("To review", "Read the patch, then accept or decline it.", unreviewed, _submission),
+        Kind("To merge", "Accepted: merging it pays the award.", ready, _submission),
+        Kind("Open disputes", "Answer the author: uphold, measure again, or overturn.", objections, _dispute),
+        Kind("Verdicts that need a look", "Judge it again, or decline it.", doubtful, _submission),
+        Kind("Runners in quarantine", "Look what changed, then release it.", ill, _runner),
     ]
 
 
-def _pile(title: str, what_to_do: str, found: QuerySet[Any], as_waiting: Callable[[Any], Waiting]) -> Pile:
-    return Pile(title, what_to_do, [as_waiting(row) for row in found[:SHOWN]], found.count())
+def _pile(kind: Kind) -> Pile:
+    rows = [kind.as_waiting(row) for row in kind.found[:SHOWN]]
+    return Pile(kind.title, kind.what_to_do, rows, kind.found.count())
 
 
 def _submission(row: Submission) -> Waiting:

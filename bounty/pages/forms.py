@@ -11,50 +11,64 @@ from django.utils.safestring import SafeString
 from benchmarks.catalogue import BUG, SUITES
 from bounty.limits import MAX_DIFF_CHARS
 from bounty.models import Lineage, Runner, RunnerState
-from gainshare.web.forms import CreditsField
+from bounty.rewards import TEN_PER_CENT, award_microcredits
+from gainshare.web.credit_forms import CreditsField, CreditsForm
+from gainshare.web.formatting import format_credits
+from gainshare.web.sent_once import SentOnceForm
 from gainshare.web.typed import pasted_or_chosen
 
 CODE = {"class": "code", "spellcheck": "false", "autocapitalize": "none", "rows": 16}
+SHORT_CODE = CODE | {"class": "code code-short", "rows": 6}
 
 
-class DiffForm(forms.Form):
+def diff_field(label: str, help_text: str, *, is_long: bool = True) -> forms.CharField:
+    """The field for a diff that is pasted."""
+    widget = forms.Textarea(attrs=CODE if is_long else SHORT_CODE)
+    return forms.CharField(required=False, strip=False, label=label, help_text=help_text, widget=widget)
+
+
+def diff_file() -> forms.FileField:
+    """The field for a diff that is not pasted."""
+    widget = forms.FileInput(attrs={"accept": ".diff,.patch,text/plain"})
+    return forms.FileField(required=False, label="Or choose a file", widget=widget)
+
+
+def diff_text(cleaned: dict[str, Any]) -> str:
+    """The diff that was pasted or chosen; empty where none was. Raises ValidationError."""
+    return pasted_or_chosen(
+        pasted=cleaned.get("diff") or "",
+        chosen=cleaned.get("file"),
+        max_bytes=4 * MAX_DIFF_CHARS,
+        too_large=f"The file is too large; a diff has at most {MAX_DIFF_CHARS} characters.",
+        no_text="The file is not text in UTF-8. Make the diff with git diff.",
+    )
+
+
+class DiffForm(SentOnceForm):
     """A diff, pasted or uploaded."""
 
-    diff = forms.CharField(
-        required=False,
-        strip=False,
-        label="Paste the diff",
-        help_text="A unified diff, as <code>git diff</code> prints it. Only files below <code>model/</code>.",
-        widget=forms.Textarea(attrs=CODE),
+    diff = diff_field(
+        "Paste the diff",
+        "A unified diff, as <code>git diff</code> prints it. Only files below <code>model/</code>.",
     )
-    file = forms.FileField(
-        required=False,
-        label="Or choose a file",
-        widget=forms.FileInput(attrs={"accept": ".diff,.patch,text/plain"}),
-    )
+    file = diff_file()
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}
-        cleaned["diff"] = pasted_or_chosen(
-            pasted=cleaned.get("diff") or "",
-            chosen=cleaned.get("file"),
-            max_bytes=4 * MAX_DIFF_CHARS,
-            too_large=f"The file is too large; a diff has at most {MAX_DIFF_CHARS} characters.",
-            no_text="The file is not text in UTF-8. Make the diff with git diff.",
-        )
+        cleaned["diff"] = diff_text(cleaned)
         if not cleaned["diff"]:
             raise forms.ValidationError("Paste a diff or choose a file.")
         return cleaned
 
 
-class MoreEscrowForm(forms.Form):
+class MoreEscrowForm(CreditsForm):
     """More credits for a bounty. The id goes out with the form, so that sending it twice adds once."""
 
     transfer_id = forms.UUIDField(initial=uuid4, widget=forms.HiddenInput)
     amount = CreditsField(label="Credits", help_text="Taken from the treasury now.")
 
 
-class TermsForm(forms.Form):
+class TermsForm(SentOnceForm, CreditsForm):
     """What every new bounty says, for a gain or for a bug."""
 
     title = forms.CharField(max_length=200, label="Title")
@@ -108,6 +122,9 @@ class TermsForm(forms.Form):
         self.add_error("hardware", refusal)
         self.is_asking_about_runner = True
 
+    def moved(self) -> int:
+        return int(self.cleaned_data["escrow"])
+
     def terms(self) -> dict[str, Any]:
         """The cleaned form as `open_bounty` takes it, without what differs between gains and bugs."""
         data = self.cleaned_data
@@ -150,6 +167,17 @@ class BountyForm(TermsForm):
             [(preset.name.capitalize(), preset.description.rstrip(".")) for _, preset in presets],
         )
 
+    def doubts(self, *, existing: int) -> list[str]:
+        """Also about a rate at which one ordinary gain would take all of the escrow."""
+        found, rate, escrow = super().doubts(existing=existing), self.cleaned_data["rate"], self.moved()
+        example = award_microcredits(rate_microcredits_per_nat=rate, log_ppm=TEN_PER_CENT)
+        if example >= escrow:
+            found.append(
+                f"A gain of 10 % would earn {format_credits(example)} credits and the escrow has "
+                f"{format_credits(escrow)}: the first one takes all of it."
+            )
+        return found
+
     def wide_fields(self) -> list[forms.BoundField]:
         """The fields that take the form's whole width."""
         return [self[name] for name in ("title", "description", "lineage", "suite", "hardware")]
@@ -165,8 +193,8 @@ class BountyForm(TermsForm):
         return super().terms() | {"suite": suite, "preset": preset, "rate_microcredits_per_nat": rate}
 
 
-class LineageForm(forms.Form):
-    """A new lineage that starts at the installed stack or at another known tree."""
+class LineageForm(SentOnceForm):
+    """A new lineage that starts at the installed stack, at another known tree, or at what a diff makes of it."""
 
     name = forms.CharField(max_length=60, label="Name", help_text="Lower-case letters, digits, - and _.")
     base_tree = forms.CharField(
@@ -175,3 +203,17 @@ class LineageForm(forms.Form):
         label="Starts at",
         help_text="<code>shipped</code> for the installed stack, or a tree's hash.",
     )
+    diff = diff_field(
+        "Changed by this diff",
+        "Leave it empty to start at the tree itself. A unified diff, as <code>git diff</code> prints it.",
+        is_long=False,
+    )
+    file = diff_file()
+    is_demo = forms.BooleanField(
+        required=False, label="It is a demo", help_text="Its bounties are marked as such."
+    )
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        cleaned["diff"] = diff_text(cleaned)
+        return cleaned

@@ -12,10 +12,11 @@ from django.views.decorators.http import require_GET, require_http_methods
 from bounty.models import Bounty, Lineage, StateChange, Submission
 from bounty.pages.forms import LineageForm
 from bounty.services.transitions import history
-from bounty.services.trees import create_lineage
-from gainshare.accounts.errors import DomainError
+from bounty.services.trees import start_lineage
+from gainshare.accounts.errors import DomainError, IdConflict
 from gainshare.accounts.models import User
 from gainshare.web.paging import page_of
+from gainshare.web.sent_once import refuse_resent
 
 PER_PAGE = 50
 SUBMISSION_ID = re.compile(r"submission ([0-9a-f-]{36})")
@@ -23,28 +24,46 @@ SUBMISSION_ID = re.compile(r"submission ([0-9a-f-]{36})")
 
 @require_http_methods(["GET", "POST"])
 def lineage_list(request: HttpRequest) -> HttpResponse:
-    """Every lineage; maintainers start new ones here."""
-    is_maintainer = isinstance(request.user, User) and request.user.is_maintainer
-    form = LineageForm(request.POST if request.method == "POST" else None) if is_maintainer else None
+    """Every lineage; maintainers start new ones here, and derive the trees that they start at."""
+    maintainer = request.user if isinstance(request.user, User) and request.user.is_maintainer else None
+    form = None
     if request.method == "POST":
-        if form is None or not isinstance(request.user, User):
+        if maintainer is None:
             raise PermissionDenied("Only a maintainer starts a lineage.")
-        if form.is_valid():
-            try:
-                lineage = create_lineage(
-                    actor=request.user,
-                    name=form.cleaned_data["name"],
-                    base_tree=form.cleaned_data["base_tree"],
-                )
-            except DomainError as error:
-                form.add_error(None, error.message)
-            else:
-                messages.success(request, f"The lineage {lineage.name} has started.")
-                return redirect("lineage", name=lineage.name)
+        form = LineageForm(request.POST, request.FILES)
+        if form.is_valid() and (name := started(form, maintainer)):
+            messages.success(request, f"The lineage {name} has started.")
+            return redirect("lineage", name=name)
+    elif maintainer is not None:
+        form = LineageForm()
     lineages = Lineage.objects.annotate(n_bounties=Count("bounties")).order_by("-created_at", "pk")
     page = page_of(request, lineages, PER_PAGE)
     status = 400 if form is not None and form.errors else 200
     return render(request, "bounty/lineage_list.html", {"page": page, "form": form}, status=status)
+
+
+def started(form: LineageForm, actor: User) -> str | None:
+    """The name of the lineage that a valid form describes. None, with the reason in the form, when that is refused."""
+    data = form.cleaned_data
+    try:
+        return form.made_once(
+            user=actor,
+            what="lineage",
+            make=lambda: (
+                start_lineage(
+                    actor=actor,
+                    name=data["name"],
+                    base_tree=data["base_tree"],
+                    diff=data["diff"],
+                    is_demo=data["is_demo"],
+                ).name
+            ),
+        )
+    except IdConflict:
+        refuse_resent(form, "call_id")
+    except DomainError as error:
+        form.add_error(None, error.message)
+    return None
 
 
 @require_GET

@@ -1,23 +1,24 @@
-"""Draws a run's pairs as an inline SVG: one dot per pair, the zero line, the median, the confirmed bound.
+"""Draws a run's pairs as an inline SVG: one dot per pair, the zero line, the median, the bound.
 
 Pure: takes log ratios, returns markup. The vertical axis is linear in ln(base time / candidate time), where gains
-add up, and is labelled in what people read: per cent of speed, or factors where they are large.
+add up, and is labelled in what people read: per cent of change.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
 
-from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-Scale = Callable[[float], float]  # a value to pixels
+from benchmarks.statistics.units import floor_ppm
+from bounty.pages.effect_text import change_text
+from bounty.pages.plot_parts import Scale, along, axis, dots, grid, line, picture, upwards
 
-WIDTH, HEIGHT = 760, 300
-LEFT, RIGHT, TOP, BOTTOM = 82, 132, 18, 46
-LARGE = math.log(1.5)  # beyond this a factor reads better than per cent
-LABEL_GAP = 15  # pixels between two lines of labels at the right
+HEIGHT = 260
+LARGE = math.log(1.5)  # beyond this the ticks are factors of two
+MOST_LABELS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,62 +30,54 @@ class PairPoint:
     is_control: bool = False
 
 
-def effect_label(log_ratio: float, *, decimals: int = 1, as_factor: bool = False) -> str:
-    """A log ratio as people read it: `+5.0 %` faster, `-3.2 %`, or `4.1×` where it is large or asked for."""
-    factor = math.exp(log_ratio)
-    if as_factor or abs(log_ratio) > LARGE:
-        return f"{factor:.3g}\N{MULTIPLICATION SIGN}"
-    per_cent = round(100 * (factor - 1), decimals) + 0.0
-    sign = "+" if per_cent > 0 else "\N{MINUS SIGN}" if per_cent < 0 else ""
-    return f"{sign}{abs(per_cent):.{decimals}f}\N{NO-BREAK SPACE}%"
-
-
 def plot_pairs(
-    points: Sequence[PairPoint], *, bound: float | None = None, title: str = "Pairs"
+    points: Sequence[PairPoint],
+    *,
+    estimate_log_ppm: int | None = None,
+    bound_log_ppm: int | None = None,
+    bound_side: str = "lower",
+    title: str = "Pairs",
+    height: int = HEIGHT,
 ) -> SafeString:
-    """The SVG element; an empty string where no pair was measured. `bound` is the run's one-sided lower bound."""
+    """The SVG element; an empty string where no pair was measured.
+
+    The estimate is that of the run's verdict, the median of the pairs where there is none; `bound_side` says which
+    bound is drawn.
+    """
     finite = [point for point in points if math.isfinite(point.log_ratio)]
-    measured = [point.log_ratio for point in finite if not point.is_control]
-    if not measured:
+    middle = median_log_ppm(finite) if estimate_log_ppm is None else estimate_log_ppm
+    if middle is None:
         return SafeString("")
-    middle = median(measured)
-    values = [point.log_ratio for point in finite] + [0.0] + ([] if bound is None else [bound])
+    bounds = [] if bound_log_ppm is None else [bound_log_ppm / 1e6]
+    values = [*(point.log_ratio for point in finite), 0.0, middle / 1e6, *bounds]
     ticks = axis_ticks(min(values), max(values))
-    as_factor = spans_factors(ticks)
-    low, high = min([*values, ticks[0]]), max([*values, ticks[-1]])
-    padding = (high - low) * 0.04
-    low, high = low - padding, high + padding
-
-    def y(value: float) -> float:
-        return TOP + (HEIGHT - TOP - BOTTOM) * (high - value) / (high - low)
-
-    last = max(len(finite) - 1, 1)
-
-    def x(place: float) -> float:
-        return LEFT + 14 + (WIDTH - LEFT - RIGHT - 28) * (place / last if len(finite) > 1 else 0.5)
-
-    lines = [("median", middle, f"median {effect_label(middle, as_factor=as_factor)}")]
-    if bound is not None:
-        lines.append(("bound", bound, f"bound {effect_label(bound, as_factor=as_factor)}"))
-    summary = (
-        f"{title}: {len(measured)} measured pairs, median {effect_label(middle)} against base"
-        f"{'' if bound is None else f', lower bound {effect_label(bound)}'}."
+    y = upwards(min([*values, ticks[0]]), max([*values, ticks[-1]]), height)
+    x = along(len(finite))
+    n_measured = sum(not point.is_control for point in finite)
+    stated = "" if bound_log_ppm is None else f", {bound_side} bound {change_text(bound_log_ppm)}"
+    return picture(
+        height=height,
+        summary=f"{title}: {n_measured} measured pairs, median {change_text(middle)} against base{stated}.",
+        parts=[
+            grid(list(zip(ticks, tick_labels(ticks), strict=True)), y, zero=0.0),
+            line("median", y(middle / 1e6)),
+            *(line("bound", y(bound)) for bound in bounds),
+            _dots(finite, x, y),
+            _pair_axis(finite, x, height),
+        ],
     )
-    return format_html(
-        '<svg class="plot" viewBox="0 0 {} {}" role="img" aria-label="{}"><title>{}</title>{}{}{}{}</svg>',
-        WIDTH,
-        HEIGHT,
-        summary,
-        summary,
-        _frame(ticks, y),
-        _lines(lines, y),
-        _dots(finite, x, y),
-        _pair_axis(finite, x),
-    )
+
+
+def median_log_ppm(points: Sequence[PairPoint]) -> int | None:
+    """The median of the measured pairs in millionths of a nat, rounded down; None without any."""
+    measured = [
+        point.log_ratio for point in points if not point.is_control and math.isfinite(point.log_ratio)
+    ]
+    return floor_ppm(median(measured)) if measured else None
 
 
 def axis_ticks(low: float, high: float) -> list[float]:
-    """Three to eight log ratios at round percentages, or at round factors where the span is large, around 0."""
+    """Three to eight log ratios at round percentages, or at powers of two where the span is large, around 0."""
     low, high = min(low, 0.0), max(high, 0.0)
     if high - low < 0.004:
         low, high = low - 0.002, high + 0.002
@@ -99,9 +92,18 @@ def axis_ticks(low: float, high: float) -> list[float]:
     return [math.log1p(place * step_per_cent / 100) for place in range(first, last + 1)]
 
 
-def spans_factors(ticks: Sequence[float]) -> bool:
-    """Whether an axis with these ticks is labelled in factors."""
-    return max(abs(ticks[0]), abs(ticks[-1])) > LARGE
+def tick_labels(ticks: Sequence[float]) -> list[str]:
+    """The ticks as per cent, with as many decimals as tell neighbours apart."""
+    per_cents = [100 * math.expm1(tick) for tick in ticks]
+    step = min(after - before for before, after in pairwise(per_cents))
+    decimals = 0 if step >= 1 else 1 if step >= 0.1 else 2
+    return [_per_cent(value, decimals) for value in per_cents]
+
+
+def _per_cent(value: float, decimals: int) -> str:
+    rounded = round(value, decimals) + 0.0
+    sign = "+" if rounded > 0 else "\N{MINUS SIGN}" if rounded < 0 else ""
+    return f"{sign}{abs(rounded):.{decimals}f}\N{NO-BREAK SPACE}%"
 
 
 def _nice_step(rough: float) -> float:
@@ -109,71 +111,20 @@ def _nice_step(rough: float) -> float:
     return next(nice * magnitude for nice in (1, 2, 2.5, 5, 10) if nice * magnitude >= rough)
 
 
-def _frame(ticks: Sequence[float], y: Scale) -> SafeString:
-    step = abs(math.expm1(ticks[1]) - math.expm1(ticks[0])) * 100
-    decimals = 0 if step >= 1 else 1 if step >= 0.1 else 2
-    rows = []
-    for tick in ticks:
-        label = effect_label(tick, decimals=decimals, as_factor=spans_factors(ticks))
-        rows.append(("zero" if abs(tick) < 1e-12 else "grid-line", LEFT, _px(y(tick)), WIDTH - RIGHT, label))
-    return format_html(
-        '{}<text x="14" y="{}" transform="rotate(-90 14 {})" text-anchor="middle">speed against base</text>',
-        format_html_join(
-            "",
-            '<line class="{0}" x1="{1}" x2="{3}" y1="{2}" y2="{2}"/>'
-            '<text x="{1}" dx="-8" y="{2}" dy="4" text-anchor="end">{4}</text>',
-            rows,
-        ),
-        (HEIGHT - BOTTOM + TOP) // 2,
-        (HEIGHT - BOTTOM + TOP) // 2,
-    )
-
-
-def _lines(lines: Sequence[tuple[str, float, str]], y: Scale) -> SafeString:
-    """Horizontal lines with labels at their right ends, moved apart where they would overlap."""
-    rows: list[tuple[str, int, str, int, str, str]] = []
-    taken: list[float] = []
-    for name, value, label in sorted(lines, key=lambda line: -line[1]):
-        height = y(value)
-        label_at = max([height, *(other + LABEL_GAP for other in taken)])
-        taken.append(label_at)
-        rows.append((name, LEFT, _px(height), WIDTH - RIGHT, _px(label_at), label))
-    return format_html_join(
-        "",
-        '<line class="{0}" x1="{1}" x2="{3}" y1="{2}" y2="{2}"/>'
-        '<text class="{0}-label" x="{3}" dx="8" y="{4}" dy="4">{5}</text>',
-        rows,
-    )
-
-
 def _dots(points: Sequence[PairPoint], x: Scale, y: Scale) -> SafeString:
-    rows = [
+    return dots(
         (
             "control" if point.is_control else "pair",
-            _px(x(place)),
-            _px(y(point.log_ratio)),
-            f"{'control pair' if point.is_control else 'pair'} {point.index}: {effect_label(point.log_ratio)}",
+            x(place),
+            y(point.log_ratio),
+            f"{'control pair' if point.is_control else 'pair'} {point.index}: "
+            f"{change_text(floor_ppm(point.log_ratio))}",
         )
         for place, point in enumerate(points)
-    ]
-    return format_html_join("", '<circle class="{}" cx="{}" cy="{}" r="4.5"><title>{}</title></circle>', rows)
-
-
-def _pair_axis(points: Sequence[PairPoint], x: Scale) -> SafeString:
-    every = max(1, math.ceil(len(points) / 12))
-    base = HEIGHT - BOTTOM
-    labels = [(_px(x(place)), base + 18, points[place].index) for place in range(0, len(points), every)]
-    return format_html(
-        '<line class="axis" x1="{}" x2="{}" y1="{}" y2="{}"/>{}<text x="{}" y="{}" text-anchor="middle">pair</text>',
-        LEFT,
-        WIDTH - RIGHT,
-        base,
-        base,
-        format_html_join("", '<text x="{}" y="{}" text-anchor="middle">{}</text>', labels),
-        (LEFT + WIDTH - RIGHT) // 2,
-        HEIGHT - 8,
     )
 
 
-def _px(value: float) -> str:
-    return f"{value:.1f}"
+def _pair_axis(points: Sequence[PairPoint], x: Scale, height: int) -> SafeString:
+    every = max(1, math.ceil(len(points) / MOST_LABELS))
+    labels = [(x(place), "middle", str(points[place].index)) for place in range(0, len(points), every)]
+    return axis([(0.0, "start", "pair"), *labels], height=height)

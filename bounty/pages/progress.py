@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from bounty.models import OPEN_RUN_STATES, NextStep, Run, RunKind, RunState, Submission, SubmissionState
 from bounty.services.queues import QueuePlace, queue_place
-from bounty.stages import measuring_words, run_title
+from bounty.stages import measuring_words, pairs_words, run_title
 
 SETTLED = frozenset(
     {
@@ -28,7 +28,10 @@ STAGES = {
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What is going on now. `pairs_max` is 0 while nothing is being measured. JSON of the live view."""
+    """What is going on now. `pairs_max` is 0 while nothing is being measured, `counted` is the pairs in words.
+
+    JSON of the live view.
+    """
 
     state: str
     is_settled: bool
@@ -36,6 +39,7 @@ class Progress:
     detail: str
     pairs_done: int
     pairs_max: int
+    counted: str
 
 
 def progress_of(submission: Submission) -> Progress:
@@ -51,6 +55,14 @@ def progress_of(submission: Submission) -> Progress:
         detail=detail,
         pairs_done=run.pairs_done if run is not None and measuring else 0,
         pairs_max=run.pairs_max if run is not None and measuring else 0,
+        counted=counted(run) if run is not None and measuring else "",
+    )
+
+
+def counted(run: Run) -> str:
+    """How far a run is that measures pairs."""
+    return pairs_words(
+        kind=run.kind, suite=run.suite, preset=run.preset, done=run.pairs_done, most=run.pairs_max
     )
 
 
@@ -88,11 +100,21 @@ def waiting_text(place: QueuePlace) -> str:
     ahead = "It is next." if not place.position else f"{place.position} ahead of it."
     if place.runners == 0:
         return f"{ahead} No runner of this hardware is at work now."
+    if place.waiting_for_device == place.runners:
+        return f"{ahead} {device_wait_text(place.runners)}"
     if place.starts_in_s is None:
         return ahead
     starts = f" Starts in about {duration(place.starts_in_s)}" if place.starts_in_s else " Starts now"
     ends = "" if place.ends_in_s is None else f", ends in about {duration(place.ends_in_s)}"
     return f"{ahead}{starts}{ends}."
+
+
+def device_wait_text(runners: int) -> str:
+    """Why nothing starts, where every runner waits for its device."""
+    who = (
+        "The runner waits for its device" if runners == 1 else f"All {runners} runners wait for their devices"
+    )
+    return f"{who}: other work on the same machine holds it, and nobody knows for how long."
 
 
 def duration(seconds: int) -> str:

@@ -14,7 +14,9 @@ from bounty.pages.bug_forms import ReproductionForm
 from bounty.services.adopted import adopted
 from bounty.services.reproductions import decline, find_reproduction, reproduce
 from bounty.services.series import patch_base
-from gainshare.accounts.errors import DomainError
+from gainshare.accounts.errors import DomainError, IdConflict
+from gainshare.accounts.models import User
+from gainshare.web.sent_once import refuse_resent
 from gainshare.web.signed_in import SignedInRequest, signed_in
 from gainshare.web.typed import Refused, typed_text
 
@@ -27,14 +29,9 @@ def new_reproduction(request: SignedInRequest, bounty_id: UUID) -> HttpResponse:
     if not bounty.is_for_a_bug:
         raise Http404("This bounty is for a gain.")
     form = ReproductionForm(request.POST, request.FILES) if request.method == "POST" else ReproductionForm()
-    if request.method == "POST" and form.is_valid():
-        try:
-            reproduce(actor=request.user, bounty_id=bounty.pk, text=form.cleaned_data["reproduction"])
-        except DomainError as error:
-            form.add_error(None, error.message)
-        else:
-            messages.success(request, "Your reproduction is sealed; it is tried as soon as a runner is free.")
-            return redirect(f"{reverse('bounty', args=[bounty.pk])}#reproduction")
+    if form.is_valid() and sent_in(form, request.user, bounty):
+        messages.success(request, "Your reproduction is sealed; it is tried as soon as a runner is free.")
+        return redirect(f"{reverse('bounty', args=[bounty.pk])}#reproduction")
     context = {
         "form": form,
         "bounty": bounty,
@@ -42,6 +39,23 @@ def new_reproduction(request: SignedInRequest, bounty_id: UUID) -> HttpResponse:
         "patch_base": patch_base(bounty=bounty),
     }
     return render(request, "bounty/reproduction_new.html", context, status=400 if form.errors else 200)
+
+
+def sent_in(form: ReproductionForm, author: User, bounty: Bounty) -> bool:
+    """Send in what a valid form holds, once. False, with the reason in the form, when that is refused."""
+    text = form.cleaned_data["reproduction"]
+    try:
+        form.made_once(
+            user=author,
+            what="reproduction",
+            of=bounty.pk,
+            make=lambda: str(reproduce(actor=author, bounty_id=bounty.pk, text=text).pk),
+        )
+    except IdConflict:
+        refuse_resent(form, "call_id")
+    except DomainError as error:
+        form.add_error(None, error.message)
+    return form.is_valid()
 
 
 @signed_in

@@ -12,8 +12,10 @@ from django.views.decorators.http import require_GET
 
 from bounty.models import OPEN_RUN_STATES, NoiseSample, QuarantineCause, Run, Runner, RunnerState
 from bounty.pages.noise_plot import NoisePoint, plot_noise
+from bounty.pages.progress import counted
 from bounty.services import runner_care
 from bounty.services.calibration import noise_limit
+from bounty.services.device_waits import is_waiting
 from bounty.services.doubts import runs_in_doubt
 from bounty.services.transitions import history
 from gainshare.accounts.errors import DomainError
@@ -80,6 +82,7 @@ class Series:
     suite: str
     preset: str
     plot: SafeString
+    limit_log_ppm: int | None
     last: NoiseSample
 
 
@@ -106,7 +109,15 @@ def runner_list(request: HttpRequest) -> HttpResponse:
         .distinct("runner_id")
     )
     last = {sample.runner_id: sample for sample in newest}
-    rows = [{"runner": runner, "run": runs.get(runner.pk), "last": last.get(runner.pk)} for runner in shown]
+    rows = [
+        {
+            "runner": runner,
+            "run": runs.get(runner.pk),
+            "waits": is_waiting(runner),
+            "last": last.get(runner.pk),
+        }
+        for runner in shown
+    ]
     return render(request, "bounty/runner_list.html", {"rows": rows, "page": page})
 
 
@@ -120,9 +131,12 @@ def runner_page(request: HttpRequest, name: str, refused: Refused | None = None)
     """A runner's page; with what was typed as the reason of an action, when that was refused."""
     runner = get_object_or_404(Runner, name=name)
     is_maintainer = isinstance(request.user, User) and request.user.is_maintainer
+    run = current_run(runner)
     context = {
         "runner": runner,
-        "run": current_run(runner),
+        "run": run,
+        "counted": counted(run) if run is not None else "",
+        "waits": is_waiting(runner),
         "series": noise_series(runner),
         "bad": NoiseSample.objects.filter(runner=runner, is_good=False).order_by("-created_at")[:SHOWN_ROWS],
         "failures": runner.failures.order_by("-created_at")[:SHOWN_ROWS],
@@ -151,7 +165,7 @@ def noise_series(runner: Runner) -> list[Series]:
         points = [NoisePoint(row.created_at, row.noise_log_ppm, row.fault) for row in reversed(newest)]
         limit = noise_limit(runner=runner, suite=suite, preset=preset)
         plot = plot_noise(points, limit_log_ppm=limit, title=f"{suite}/{preset}")
-        found.append(Series(suite, preset, plot, newest[0]))
+        found.append(Series(suite, preset, plot, limit, newest[0]))
     return found
 
 

@@ -1,7 +1,6 @@
 """Pages of submissions: sending a diff in, following it while it is judged, reading its verdict."""
 
 from dataclasses import asdict
-from typing import Any
 from uuid import UUID
 
 from django.contrib import messages
@@ -13,21 +12,23 @@ from django.views.decorators.http import require_GET, require_http_methods
 
 from benchmarks.trees import TreeError
 from bounty.errors import NotFound
-from bounty.models import Award, Bounty, BountyState, Run, RunKind, Submission, SubmissionState
+from bounty.models import Award, Bounty, BountyState, Submission, SubmissionState
 from bounty.pages.actions import ACTIONS, allowed_actions, perform
-from bounty.pages.bugs import shares_of, trials_of
+from bounty.pages.bugs import shares_of
 from bounty.pages.forms import DiffForm
-from bounty.pages.pair_plot import PairPoint, plot_pairs
 from bounty.pages.progress import progress_of
-from bounty.services.awards import standing_award
+from bounty.pages.run_views import run_views
+from bounty.pages.stage_bar import stage_bar
+from bounty.services.awards import standing_award, standing_awards
 from bounty.services.logs import submission_log
 from bounty.services.rechecks import Check, check_of
 from bounty.services.series import patch_base
 from bounty.services.submissions import attempts_used, find_submission, submit
 from bounty.services.transitions import history
 from bounty.services.trees import blob_store
-from gainshare.accounts.errors import DomainError
+from gainshare.accounts.errors import DomainError, IdConflict
 from gainshare.web.paging import page_of
+from gainshare.web.sent_once import refuse_resent
 from gainshare.web.signed_in import SignedInRequest, signed_in
 from gainshare.web.typed import Refused, typed_text
 
@@ -41,13 +42,22 @@ def new_submission(request: SignedInRequest, bounty_id: UUID) -> HttpResponse:
     """Paste or upload a diff. What is wrong with it is a verdict on the page that follows."""
     bounty = get_object_or_404(Bounty.objects.select_related("lineage"), pk=bounty_id)
     form = DiffForm(request.POST, request.FILES) if request.method == "POST" else DiffForm()
-    if request.method == "POST" and form.is_valid():
+    refusal: DomainError | None = None
+    if form.is_valid():
+        diff = form.cleaned_data["diff"]
         try:
-            submission = submit(actor=request.user, bounty_id=bounty.pk, diff=form.cleaned_data["diff"])
+            made = form.made_once(
+                user=request.user,
+                what="submission",
+                of=bounty.pk,
+                make=lambda: str(submit(actor=request.user, bounty_id=bounty.pk, diff=diff).pk),
+            )
+            return redirect("submission", submission_id=made)
+        except IdConflict:
+            refuse_resent(form, "call_id")
         except DomainError as error:
+            refusal = error
             form.add_error(None, error.message)
-        else:
-            return redirect("submission", submission_id=submission.pk)
     context = {
         "form": form,
         "bounty": bounty,
@@ -55,7 +65,12 @@ def new_submission(request: SignedInRequest, bounty_id: UUID) -> HttpResponse:
         "attempts": attempts_used(bounty=bounty, person=request.user),
         "takes_submissions": bounty.state == BountyState.OPEN and not bounty.is_past_deadline(timezone.now()),
     }
-    return render(request, "bounty/submission_new.html", context, status=400 if form.errors else 200)
+    response = render(request, "bounty/submission_new.html", context, status=400 if form.errors else 200)
+    if refusal is not None and refusal.status == 429:
+        response.status_code = refusal.status
+        for name, value in refusal.headers.items():
+            response[name] = value
+    return response
 
 
 @signed_in
@@ -101,18 +116,22 @@ def submission_page(
 ) -> HttpResponse:
     """A submission's page; with what was typed into the form of an action, when that was refused."""
     submission = submission_or_404(submission_id)
-    award = standing_award(submission)
+    changes = list(history(submission))
+    # Figures of its runs only with its verdict: a passed gate says nothing before the confirmation.
+    runs = run_views(submission) if submission.is_decided else []
     context = {
         "submission": submission,
         "bounty": submission.bounty,
         "progress": progress_of(submission),
-        "check": shown_check(submission, award),
+        "check": shown_check(submission, standing_award(submission)),
         "disputes": submission.disputes.select_related("author", "answered_by", "run"),
-        "runs": [run_view(run) for run in runs_of(submission)],
+        "stages": stage_bar(
+            submission, views=runs, awards=list(standing_awards(submission)), changes=changes
+        ),
+        "runs": runs,
         "shares": shares_of(submission),
-        "award": award if award is not None and award.amount_microcredits else None,
         "reviews": submission.reviews.select_related("reviewer"),
-        "changes": history(submission),
+        "changes": changes,
         "log": submission_log(submission=submission, offset=0),
         "diff": shown_diff(submission),
         "actions": allowed_actions(submission, request.user),
@@ -142,29 +161,6 @@ def live(request: HttpRequest, submission_id: UUID) -> HttpResponse:
         )
     page = submission_log(submission=submission, offset=int(raw))
     return JsonResponse({**asdict(progress_of(submission)), "log": asdict(page)})
-
-
-def runs_of(submission: Submission) -> list[Run]:
-    """The submission's runs, oldest first, with verdicts, evidence and runners loaded."""
-    return list(submission.runs.select_related("verdict__evidence", "runner").order_by("queued_at"))
-
-
-def run_view(run: Run) -> dict[str, Any]:
-    """A run with its plot. Its figures are there once it has its verdict, never before."""
-    verdict = getattr(run, "verdict", None)
-    evidence = verdict.evidence if verdict is not None else None
-    plot = ""
-    if verdict is not None and evidence is not None and run.kind != RunKind.FIX:
-        bound = None if verdict.log_ppm_bound is None else verdict.log_ppm_bound / 1e6
-        plot = plot_pairs(points_of(evidence.samples), bound=bound, title=run.get_kind_display())
-    return {"run": run, "verdict": verdict, "evidence": evidence, "plot": plot, "trials": trials_of(run)}
-
-
-def points_of(samples: list[dict[str, Any]]) -> list[PairPoint]:
-    """The evidence's samples as points of the plot."""
-    return [
-        PairPoint(int(row["index"]), int(row["log_ratio_ppb"]) / 1e9, bool(row["control"])) for row in samples
-    ]
 
 
 def shown_diff(submission: Submission) -> list[tuple[str, str]] | None:

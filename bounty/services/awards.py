@@ -136,6 +136,12 @@ def _void(award: Award, reason: str) -> None:
 
 def has_enough_acceptances(submission: Submission) -> bool:
     """Whether as many people have accepted this very candidate as an award of this size needs."""
+    given, needed = acceptances(submission)
+    return given >= needed
+
+
+def acceptances(submission: Submission) -> tuple[int, int]:
+    """How many people have accepted this very candidate, and how many an award of this size needs."""
     amounts = [award.amount_microcredits for award in standing_awards(submission)]
     assert amounts and None not in amounts, "a confirmed submission has its award"
     needed = required_reviewers(
@@ -146,7 +152,7 @@ def has_enough_acceptances(submission: Submission) -> bool:
     accepted = submission.reviews.filter(
         decision=ReviewDecision.ACCEPT, candidate_tree=submission.candidate_tree_id
     )
-    return accepted.count() >= needed
+    return accepted.count(), needed
 
 
 def vest(*, submission: Submission, reason: str) -> bool:

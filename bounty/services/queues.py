@@ -24,6 +24,7 @@ from bounty.models import (
     Switch,
 )
 from bounty.queueing import UNKNOWN, Estimate, Waiting, estimate, fair_order
+from bounty.services.device_waits import is_waiting
 from bounty.services.switches import is_stopped
 
 TYPICAL_OF = 20  # finished runs
@@ -34,12 +35,16 @@ Sort = tuple[str, str, str]  # kind, suite, preset: what decides how long a run 
 
 @dataclass(frozen=True, slots=True)
 class QueuePlace:
-    """Where an unfinished run stands. ``position`` 0 is next, None is running; ``runners`` are those at work."""
+    """Where an unfinished run stands. ``position`` 0 is next, None is running; ``runners`` are those at work.
+
+    ``waiting_for_device`` of them can take nothing now: other work on their machines holds the device.
+    """
 
     position: int | None
     runners: int
     starts_in_s: int | None
     ends_in_s: int | None
+    waiting_for_device: int = 0
 
 
 def waiting_order(*, hardware: str) -> list[UUID]:
@@ -87,8 +92,9 @@ def queue_place(run: Run) -> QueuePlace | None:
     if run.pk not in order:
         return None if not run.bound_to_id else QueuePlace(0, 0, None, None)
     position = order.index(run.pk)
+    waiting = sum(map(is_waiting, runners))
     found = _estimate(run, order[:position], runners, now)
-    return QueuePlace(position, len(runners), found.starts_in_s, found.ends_in_s)
+    return QueuePlace(position, len(runners), found.starts_in_s, found.ends_in_s, waiting)
 
 
 def _runners(run: Run) -> list[Runner]:
@@ -106,7 +112,7 @@ def _runners(run: Run) -> list[Runner]:
 
 def _estimate(run: Run, ahead: list[UUID], runners: list[Runner], now: datetime) -> Estimate:
     """What the fair order and the usual durations say; runs that are bound to a runner are not foreseen. Nothing
-    while judging is stopped: nobody knows for how long."""
+    while judging is stopped, and no runner is counted on that waits for its device: nobody knows for how long."""
     if not runners or is_stopped(Switch.JUDGING):
         return UNKNOWN
 
@@ -117,6 +123,7 @@ def _estimate(run: Run, ahead: list[UUID], runners: list[Runner], now: datetime)
     sorts = {row.pk: _sort(row) for row in Run.objects.filter(pk__in=ahead)}
     busy = Run.objects.filter(state__in=OPEN_RUN_STATES, runner__in=runners)
     left = [_left_s(row, now, typical(_sort(row))) for row in busy]
+    left += [None] * sum(map(is_waiting, runners))
     return estimate(
         ahead_s=[typical(sorts[run_id]) for run_id in ahead if run_id in sorts],
         own_s=typical(_sort(run)),
@@ -130,10 +137,11 @@ def _sort(run: Run) -> Sort:
 
 
 def _left_s(run: Run, now: datetime, typical_s: float | None) -> float | None:
-    """What a running run still needs; 0 when it takes longer than usual already."""
+    """What a running run still needs; None where nobody knows, also once it takes longer than usual."""
     if typical_s is None or run.leased_at is None:
         return None
-    return max(typical_s - (now - run.leased_at).total_seconds(), 0.0)
+    left = typical_s - (now - run.leased_at).total_seconds()
+    return left if left > 0 else None
 
 
 def _typical_s(hardware: str, sort: Sort) -> float | None:

@@ -66,6 +66,13 @@ def open_bug(*, actor: User, reproduction: str, **terms: Any) -> Bounty:
     return bounty
 
 
+def open_by_terms(*, actor: User, reproduction: str = "", **terms: Any) -> Bounty:
+    """A bounty for gains or for a bug, which may come with its own reproduction."""
+    if reproduction:
+        return open_bug(actor=actor, reproduction=reproduction, **terms)
+    return open_bounty(actor=actor, **terms)
+
+
 def reproduce(*, actor: User, bounty_id: UUID, text: str) -> Reproduction:
     """A new reproduction, queued to be tried on the bounty's tree.
 

@@ -31,6 +31,7 @@ from bounty.models import (
     SubmissionState,
     Switch,
 )
+from bounty.services.device_waits import end_device_wait
 from bounty.services.fingerprints import follow_fingerprint
 from bounty.services.leases import holds, require_lease
 from bounty.services.logs import say
@@ -58,6 +59,7 @@ def lease_run(*, runner: Runner, run_id: UUID, fingerprint: Mapping[str, Any] | 
     A run that this runner still holds is lost by asking again: it runs one job at a time, so it was restarted.
     Raises NotLeasable when nothing waits for this runner, or it may have nothing.
     """
+    end_device_wait(runner=runner)
     for held in Run.objects.filter(runner=runner, state__in=OPEN_RUN_STATES):
         lose_run(run=held, reason="its runner was restarted")
     if fingerprint is not None:

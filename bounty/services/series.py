@@ -5,7 +5,7 @@ series begins at the lineage's tip. It is read from the awards each time, so an 
 its tree with it. A submission is never measured against its own award, nor against those booked after it.
 """
 
-from django.db.models import F, Q
+from django.db.models import F, Q, QuerySet
 
 from bounty.models import (
     Award,
@@ -39,6 +39,16 @@ MAY_BE_LEFT_BEHIND = (
 )
 
 
+def series_awards(bounty: Bounty) -> QuerySet[Award]:
+    """The standing awards of the bounty's series, across all its bounties."""
+    return Award.objects.filter(
+        state__in=STANDING,
+        submission__bounty__lineage=bounty.lineage_id,
+        submission__bounty__suite=bounty.suite,
+        submission__bounty__hardware=bounty.hardware,
+    )
+
+
 def best_award(*, bounty: Bounty, of: Submission | None = None) -> Award | None:
     """The newest standing award of the bounty's series; for the submission ``of`` that before its own.
 
@@ -46,12 +56,7 @@ def best_award(*, bounty: Bounty, of: Submission | None = None) -> Award | None:
     """
     if bounty.is_for_a_bug:
         return None
-    awards = Award.objects.filter(
-        state__in=STANDING,
-        submission__bounty__lineage=bounty.lineage_id,
-        submission__bounty__suite=bounty.suite,
-        submission__bounty__hardware=bounty.hardware,
-    )
+    awards = series_awards(bounty)
     if of is not None:
         own = Award.objects.filter(submission=of, state__in=STANDING).first()
         awards = awards.exclude(submission=of)

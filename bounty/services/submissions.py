@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from uuid import UUID
 
+from django.conf import settings
 from django.db import transaction
 from django.db.models import Exists, OuterRef
 from django.utils import timezone
@@ -47,6 +48,8 @@ from bounty.services.series import measured_base, patch_base
 from bounty.services.transitions import move, note
 from bounty.services.trees import blob_store, load_tree, store_tree
 from gainshare.accounts.models import User
+from gainshare.accounts.rate_limits import Rate, take
+from gainshare.accounts.rate_limits import TooManyAttempts as RateLimited
 
 NOT_THEIR_FAULT = (VerdictKind.INFRASTRUCTURE_ERROR, VerdictKind.PATCH_REJECTED)
 
@@ -75,7 +78,7 @@ def submit(*, actor: User, bounty_id: UUID, diff: str, base_tree: str | None = N
     """A new submission: queued for its gate run, or rejected with a verdict that says why.
 
     Raises NotFound, BountyClosed, EscrowUsedUp, TooManyAttempts, WrongBase, AlreadySubmitted, AlreadyJudged,
-    NotReproduced; these leave no submission behind. A diff that cannot be read, allowed or applied, and a copy, stay visible as
+    NotReproduced, and RateLimited for a diff that would be one rejection too many; these leave no submission behind. A diff that cannot be read, allowed or applied, and a copy, stay visible as
     rejected submissions.
     """
     bounty = find_bounty(bounty_id)
@@ -198,6 +201,12 @@ def attempts_used(*, bounty: Bounty, person: User) -> int:
 
 
 def _rejected(submission: Submission, reason: str) -> Submission:
+    """Keep a diff that is never run, with the reason; past the person's hourly limit it is refused instead."""
+    try:
+        rate = Rate(settings.REJECTIONS_PER_HOUR)
+        take(what="rejected diffs in an hour", who=str(submission.submitter_id), rate=rate)
+    except RateLimited as limited:
+        raise limited.because(f"This diff is not taken: {reason}") from None
     submission.save(force_insert=True)
     note(submission, old="", new=submission.state, reason="diff received", actor=submission.submitter)
     move(

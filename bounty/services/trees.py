@@ -88,3 +88,12 @@ def create_lineage(*, actor: User, name: str, base_tree: str, is_demo: bool = Fa
     except IntegrityError:
         raise BountyError("There is a lineage of this name.", code="lineage_exists") from None
     return lineage
+
+
+def start_lineage(*, actor: User, name: str, base_tree: str, diff: str, is_demo: bool) -> Lineage:
+    """A new line of trees that starts at what ``diff`` makes of ``base_tree``: both are made, or neither."""
+    if not actor.is_maintainer:
+        raise NotAllowed("Only a maintainer starts a lineage.")
+    with transaction.atomic():
+        origin = create_tree(actor=actor, base=base_tree, diff=diff)
+        return create_lineage(actor=actor, name=name, base_tree=origin.pk, is_demo=is_demo)

@@ -1,19 +1,49 @@
 """Template filters of the bounty pages: measured effects as people read them."""
 
-from django import template
+from datetime import UTC, datetime
 
-from bounty.pages.pair_plot import effect_label
+from django import template
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from bounty.pages.effect_text import change_text, speed_text, typeset
 
 register = template.Library()
 
 
 @register.filter
 def speed_up(log_ppm: int | None) -> str:
-    """ln(base time / candidate time) in millionths as `+5.0 %`, or `4.1×` where large; `none` without a figure."""
-    return "none" if log_ppm is None else effect_label(log_ppm / 1e6)
+    """ln(base time / candidate time) in millionths as a change: `+5.0 %`; `none` without a figure."""
+    return "none" if log_ppm is None else change_text(log_ppm)
+
+
+@register.filter
+def speed(log_ppm: int | None) -> str:
+    """What a series has reached, in millionths of a nat over its origin, as a speed: `3.00×`; `none` without one."""
+    return "none" if log_ppm is None else speed_text(log_ppm)
+
+
+@register.filter
+def figures(text: str) -> str:
+    """A verdict's reason with its figures written as everywhere on the page."""
+    return typeset(text)
 
 
 @register.filter
 def ppm_as_per_cent(log_ppm: int | None) -> str:
     """A spread in millionths of a nat as `1.68 %`; `none` without a figure."""
     return "none" if log_ppm is None else f"{log_ppm / 10_000:.2f}\N{NO-BREAK SPACE}%"
+
+
+@register.filter
+def utc_short(moment: datetime) -> SafeString:
+    """A time where there is little room, with the whole of it for machines and pointers: `28 Nov, 16:36`."""
+    at = moment.astimezone(UTC)
+    whole = f"{at.day} {at:%b %Y, %H:%M:%S} UTC"
+    return format_html(
+        '<time datetime="{}" title="{}">{} {}</time>',
+        at.isoformat(timespec="seconds"),
+        whole,
+        at.day,
+        f"{at:%b, %H:%M}",
+    )

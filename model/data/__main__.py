@@ -28,9 +28,10 @@ from model.data.errors import CorpusError, DataError
 from model.data.hub_corpus import HubDataset
 from model.data.show import show_batch, show_document
 from model.data.statistics import Row, statistics
-from model.data.tokenizer import TextTokenizer
+from model.data.tokenizer import MOST_VOCABULARY, TextTokenizer
 from model.new_folder import FolderTakenError
 from model.progress_lines import ProgressLines
+from model.serving.options import whole
 
 INTERRUPTED = 130
 
@@ -106,7 +107,9 @@ def _add_build(commands: argparse._SubParsersAction[CommandParser]) -> None:
     )
     command.add_argument("--markup", choices=("own", "chatml"), help="special tokens of --tokenizer's model")
     command.add_argument(
-        "--vocab-size", type=int, help=f"of a tokenizer that is trained (default: {default.vocab_size})"
+        "--vocab-size",
+        type=whole(tokenizers.without_merges(tokenizers.Markup()) + 1, MOST_VOCABULARY),
+        help=f"of a tokenizer that is trained (default: {default.vocab_size})",
     )
     command.add_argument(
         "--held-out",
@@ -116,7 +119,7 @@ def _add_build(commands: argparse._SubParsersAction[CommandParser]) -> None:
     )
     command.add_argument(
         "--longest-instruction",
-        type=int,
+        type=whole(1),
         default=default.longest_instruction,
         help=f"tokens; longer ones are left out (default: {default.longest_instruction})",
     )

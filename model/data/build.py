@@ -21,7 +21,7 @@ from model.data.order import keyed_order
 from model.data.shard_writer import SHARD_TOKENS, TokenisedDocument, write_shards
 from model.data.splitting import Split, split
 from model.data.text_documents import TextDocument
-from model.data.tokenizer import TextTokenizer
+from model.data.tokenizer import Markup, TextTokenizer, check_vocab_size
 from model.new_folder import FolderTakenError, new_folder
 
 ENCODED_AT_ONCE = 256  # documents
@@ -72,6 +72,8 @@ def build(
     settings = settings or Settings()
     if folder.exists() and not replace:
         raise FolderTakenError(f"{folder} exists already: choose another folder, or replace it")
+    if tokenizer is None:
+        check_vocab_size(settings.vocab_size, Markup())
     with new_folder(folder, is_ours=is_data_folder, name="data folder") as partial:
         read = _read(corpora, are_required, report)
         sides = split(
@@ -120,12 +122,14 @@ def _read(corpora: Sequence[Corpus], are_required: bool, report: Report) -> _Rea
 
 
 def _sample(documents: Sequence[TextDocument], n_bytes: int) -> Iterator[str]:
-    """Texts in an order that does not depend on corpora, up to `n_bytes`."""
+    """Texts in an order that does not depend on corpora, until they have `n_bytes`; a longer one is cut to that."""
+    most = n_bytes
     for index in keyed_order(len(documents), ("tokenizer",)).tolist():
         if n_bytes <= 0:
             return
-        n_bytes -= documents[index].n_bytes
-        yield documents[index].whole
+        document = documents[index]
+        n_bytes -= document.n_bytes
+        yield document.whole if document.n_bytes <= most else document.first_bytes(most)
 
 
 def _write(

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
+from model.data.errors import CorpusError
 from model.data.text_documents import TextDocument
+from model.data.utf8_file import NotUTF8Error, read_utf8
 
 SYNSETS_PER_DOCUMENT = 64
 WORDNET_FILES = ("data.noun", "data.verb", "data.adj", "data.adv")
@@ -22,7 +24,7 @@ def python_documentation(root: Path, corpus: str, licence: str) -> Iterator[Text
     folders = sorted(root.glob("usr/share/doc/python3.*/html/_sources"), key=_version)
     for file in sorted(folders[-1].rglob("*.rst.txt")) if folders else ():
         path = f"{folders[-1].parts[-3]}/{file.relative_to(folders[-1]).as_posix()}"
-        yield TextDocument(corpus, licence, path, path, file.read_text(encoding="utf-8"))
+        yield TextDocument(corpus, licence, path, path, _text(file, corpus))
 
 
 def postgresql_documentation(root: Path, corpus: str, licence: str) -> Iterator[TextDocument]:
@@ -41,10 +43,20 @@ def wordnet_glosses(root: Path, corpus: str, licence: str) -> Iterator[TextDocum
         file = root / "usr/share/wordnet" / name
         if not file.is_file():
             continue
-        entries = [gloss for line in file.read_text(encoding="utf-8").splitlines() if (gloss := _gloss(line))]
+        entries = [gloss for line in _text(file, corpus).splitlines() if (gloss := _gloss(line))]
         for number, group in enumerate(_groups(entries)):
             path = f"wordnet/{name}:{number}"
             yield TextDocument(corpus, licence, path, path, "\n".join(group) + "\n")
+
+
+def _text(file: Path, corpus: str) -> str:
+    """Raises CorpusError for a file that is not UTF-8, which these packages do not have."""
+    try:
+        return read_utf8(file)
+    except NotUTF8Error as error:
+        raise CorpusError(
+            f"{error}: install the corpus {corpus}'s package again, or build from other corpora with --corpus"
+        ) from error
 
 
 def html_text(html: str) -> str:

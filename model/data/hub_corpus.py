@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from glob import glob
+from pathlib import Path
 from typing import Any
 
 from model.data.errors import CorpusError
 from model.data.text_documents import TextDocument
+from model.data.utf8_file import NotUTF8Error, check_utf8
+
+TEXT_FORMATS = ("json", "csv", "text")  # datasets that are local files of text
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".zip")
 
 
 @dataclass(frozen=True)
@@ -73,10 +79,25 @@ class HubDataset:
         except CorpusError:
             raise
         except Exception as error:  # what `datasets` raises is open-ended: network, hub, file formats
+            self._check_files()
             raise CorpusError(
                 f"cannot read the dataset {self.name!r}: {error}. Check the name and the network, or name local "
                 "files with data_files="
             ) from error
+
+    def _check_files(self) -> None:
+        """`datasets` names no file. Raises CorpusError for one of `data_files` on this machine that is not UTF-8."""
+        if self.name not in TEXT_FORMATS:
+            return
+        for file in sorted(map(Path, glob(self.data_files or "", recursive=True))):  # noqa: PTH207 (Path.glob refuses absolute patterns)
+            if not file.is_file() or file.suffix in COMPRESSED:
+                continue
+            try:
+                check_utf8(file)
+            except NotUTF8Error as error:
+                raise CorpusError(
+                    f"{error}: write the file again as UTF-8 (`iconv -f latin1 -t utf-8`, say), or leave it out"
+                ) from error
 
     def _document(self, number: int, row: dict[str, Any]) -> TextDocument:
         texts = []

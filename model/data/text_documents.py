@@ -30,6 +30,10 @@ class TextDocument:
     def n_bytes(self) -> int:
         return len(self._encoded)
 
+    def first_bytes(self, n_bytes: int) -> str:
+        """As many whole characters as so many bytes of UTF-8 hold."""
+        return self._encoded[:n_bytes].decode("utf-8", errors="ignore")
+
     @property
     def sha256(self) -> str:
         return hashlib.sha256(self._encoded).hexdigest()

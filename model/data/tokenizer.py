@@ -18,10 +18,17 @@ from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
 from model.data.errors import TokenizerError
 from model.data.token_documents import Span
+from model.data.utf8_file import NotUTF8Error, read_utf8
 
 TOKENIZER_FILE = "tokenizer.json"
 MARKUP_FILE = "markup.json"
 MINIMUM_COUNT = 2  # a merge seen once teaches nothing
+MOST_VOCABULARY = (
+    1 << 20
+)  # beyond any model; the trainer reserves memory for all of it and aborts where there is none
+LONGEST_TAUGHT = (
+    1024  # characters of one piece that merges are learnt from: the trainer's time grows with their square
+)
 
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -72,18 +79,17 @@ class TextTokenizer:
     def train(cls, texts: Iterable[str], vocab_size: int, markup: Markup | None = None) -> TextTokenizer:
         """At most `vocab_size` tokens: the markup's, 256 bytes, and merges that occur twice or more, commonest first.
 
-        Raises TokenizerError for a size without room for a merge, or where no text has one.
+        A piece of more than `LONGEST_TAUGHT` characters (a word, a run of blanks) is learnt from in parts of that length;
+        ids are of whole pieces everywhere, also here. Raises TokenizerError for a size without room for a merge or beyond
+        `MOST_VOCABULARY`, or where no text has a merge.
         """
         markup = markup or Markup()
-        least = 256 + len(set(markup.strings))
-        if vocab_size <= least:
-            raise TokenizerError(
-                f"vocab_size must be above {least}: the bytes and special tokens take that many"
-            )
+        check_vocab_size(vocab_size, markup)
         tokenizer = tokenizers.Tokenizer(models.BPE())
         split = pre_tokenizers.Split(Regex(SPLIT), behavior="isolated")
+        part = pre_tokenizers.Split(Regex(f"(?m).{{{LONGEST_TAUGHT}}}"), behavior="isolated")
         byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, part, byte_level])
         tokenizer.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
@@ -93,7 +99,8 @@ class TextTokenizer:
             show_progress=False,
         )
         tokenizer.train_from_iterator((_utf8(text) for text in texts), trainer)
-        if tokenizer.get_vocab_size() <= least:
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
+        if tokenizer.get_vocab_size() <= without_merges(markup):
             raise TokenizerError("the texts hold no two bytes that occur together twice: give more text")
         return cls(tokenizer, markup)
 
@@ -103,12 +110,14 @@ class TextTokenizer:
         file = folder / TOKENIZER_FILE
         try:
             if markup is None:
-                markup = Markup(**json.loads((folder / MARKUP_FILE).read_text(encoding="utf-8")))
-            return cls(tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8")), markup)
+                markup = Markup(**json.loads(read_utf8(folder / MARKUP_FILE)))
+            return cls(tokenizers.Tokenizer.from_str(read_utf8(file)), markup)
         except FileNotFoundError as error:
             raise TokenizerError(
                 f"{error.filename} is missing: build the data again or name its folder"
             ) from None
+        except NotUTF8Error as error:
+            raise TokenizerError(f"{error}: build the data again or fetch the model again") from error
         except TokenizerError:
             raise
         except Exception as error:  # tokenizers raises bare Exceptions
@@ -160,6 +169,21 @@ class TextTokenizer:
     def _document(self) -> str:
         document: str = self._tokenizer.to_str(pretty=True)
         return document
+
+
+def check_vocab_size(vocab_size: int, markup: Markup) -> None:
+    """Raises TokenizerError where no tokenizer of so many tokens can be trained."""
+    least = without_merges(markup)
+    if not least < vocab_size <= MOST_VOCABULARY:
+        raise TokenizerError(
+            f"vocab_size must be above {least}, which the bytes and special tokens take, and at most "
+            f"{MOST_VOCABULARY:,}, not {vocab_size:,}"
+        )
+
+
+def without_merges(markup: Markup) -> int:
+    """Tokens that a vocabulary has before its first merge: the bytes and the markup's."""
+    return 256 + len(set(markup.strings))
 
 
 def _utf8(text: str) -> str:

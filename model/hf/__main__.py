@@ -37,7 +37,12 @@ def main(arguments: list[str] | None = None) -> int:
 def _convert(options: argparse.Namespace) -> dict[str, str]:
     target: Path = options.target
     if options.command == "import":
-        import_folder(options.source, target, dtype=DTYPES.get(options.dtype))
+        import_folder(
+            options.source,
+            target,
+            dtype=DTYPES.get(options.dtype),
+            with_tokenizer=not options.without_tokenizer,
+        )
         return {"model": target.name, "folder": str(target)}
     architecture = export_folder(
         options.source, target, model_type=options.family, is_unshared=options.unshare
@@ -50,6 +55,11 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     importing = commands.add_parser("import", help="a folder that save_pretrained wrote, to one of ours")
     importing.add_argument("--dtype", choices=DTYPES, help="convert the weights (default: as they are)")
+    importing.add_argument(
+        "--without-tokenizer",
+        action="store_true",
+        help="for training and evaluation only: leave the tokenizer, its template and stop tokens behind",
+    )
     exporting = commands.add_parser("export", help="a folder of ours, to one that from_pretrained reads")
     exporting.add_argument("--family", choices=FAMILIES, help="the model type (default: the first that fits)")
     exporting.add_argument(

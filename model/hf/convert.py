@@ -1,7 +1,7 @@
 """Whole folders, with tokenizer and stop tokens: Hugging Face's to one that nodes serve, and back.
 
-A node serves byte-level BPE tokenizers with a chat template; other folders convert all the same, for training and
-evaluation. Knows nothing of the model store.
+What a node cannot serve is refused: another tokenizer than byte-level BPE, or one that is not the model's. Such a model
+comes in without its tokenizer, for training and evaluation. Knows nothing of the model store.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ import torch
 
 from model.checkpoint import CheckpointError, load_config, load_transformer, save_checkpoint
 from model.hf.errors import UnsupportedModel
+from model.hf.family import vocab_size
 from model.hf.folder import load, load_json, save
 from model.hf.registry import FAMILIES
+from model.hf.token_ids import TOKEN_FIELDS, token_ids
 from model.layers.sharing import unshare
+from model.serving.tokenizer import TOKENIZER_FILE, BPETokenizer, UnservedTokenizerError
 
-TOKENIZER_FILE = "tokenizer.json"
 TEMPLATE_FILE = "chat_template.jinja"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 GENERATION_CONFIG_FILE = "generation_config.json"
@@ -28,23 +30,30 @@ SPECIAL_TOKENS_FILE = "special_tokens_map.json"  # of older models, beside the t
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")  # as chat templates name them
 
 
-def import_folder(source: Path, target: Path, *, dtype: torch.dtype | None = None) -> None:
+def import_folder(
+    source: Path, target: Path, *, dtype: torch.dtype | None = None, with_tokenizer: bool = True
+) -> None:
     """Writes the Hugging Face model in `source` as a model folder of ours, named as `target`.
 
+    Without its tokenizer the chat template and the stop tokens stay behind too: they are of no use alone.
     Raises UnsupportedModel, CheckpointError, FileExistsError where `target` is there, or OSError.
     """
     if target.exists():
         raise FileExistsError(f"{target} is there already: choose another name, or remove it first")
-    config, state = load(source, dtype=dtype)
     document = load_json(source)
+    stop = stop_tokens(source, document) if with_tokenizer else []
+    files = texts(source) if with_tokenizer else {}
+    if TOKENIZER_FILE in files:
+        _check_served(source, stop, vocab_size(document))
+    config, state = load(source, dtype=dtype)
     metadata = {
         "description": f"{document['model_type']} from Hugging Face files",
         "source": {"model_type": document["model_type"], "folder": source.resolve().name},
-        "stop_tokens": stop_tokens(source, document),
-        "special_tokens": special_tokens(source),
+        "stop_tokens": stop,
+        "special_tokens": special_tokens(source) if with_tokenizer else {},
     }
     named = {**config.to_dict(), "name": target.name}
-    save_checkpoint(target, type(config).from_dict(named), state, metadata=metadata, files=texts(source))
+    save_checkpoint(target, type(config).from_dict(named), state, metadata=metadata, files=files)
 
 
 def export_folder(
@@ -60,7 +69,9 @@ def export_folder(
             "`python -m model.hf import`"
         )
     config, metadata = load_config(source)
-    stop = _token_ids("stop_tokens", metadata.get("stop_tokens") or [])
+    stop = token_ids(
+        "stop_tokens", metadata.get("stop_tokens"), config.vocab_size, file=f"{source}'s metadata"
+    )
     files = texts(source)
     if TOKENIZER_FILE in files:
         settings = _tokenizer_config(files[TOKENIZER_FILE], stop) | metadata.get("special_tokens", {})
@@ -75,12 +86,26 @@ def export_folder(
 
 def stop_tokens(source: Path, document: dict[str, Any]) -> list[int]:
     """The ids that end an answer of the model described by `document`; those of generation come first, as in
-    transformers. Raises UnsupportedModel where they are no token ids."""
+    transformers. Raises UnsupportedModel where these or other special tokens of generation are no ids of the model's."""
     generation = source / GENERATION_CONFIG_FILE
-    given = _json(generation).get("eos_token_id") if generation.is_file() else None
-    if given is None:
-        given = document.get("eos_token_id")
-    return sorted(set(_token_ids("eos_token_id", [] if given is None else given)))
+    asked, n_tokens = _json(generation) if generation.is_file() else {}, vocab_size(document)
+    of_generation = {
+        name: token_ids(name, asked.get(name), n_tokens, file=generation.name) for name in TOKEN_FIELDS
+    }
+    of_model = token_ids("eos_token_id", document.get("eos_token_id"), n_tokens)
+    return sorted(set(of_model if asked.get("eos_token_id") is None else of_generation["eos_token_id"]))
+
+
+def _check_served(source: Path, stop: list[int], n_tokens: int) -> None:
+    """Raises UnsupportedModel for a tokenizer that no node would serve, CheckpointError for a damaged one."""
+    try:
+        BPETokenizer(source / TOKENIZER_FILE, stop).check_vocabulary(n_tokens)
+    except UnservedTokenizerError as error:
+        raise UnsupportedModel(
+            f"{error}. For training and evaluation the model comes in without it: --without-tokenizer"
+        ) from error
+    except ValueError as error:
+        raise CheckpointError(f"{source} has no usable tokenizer: {error}; fetch it anew") from error
 
 
 def special_tokens(folder: Path) -> dict[str, str]:
@@ -112,13 +137,6 @@ def texts(folder: Path) -> dict[str, str]:
         ):  # older models keep it here; several named ones are not for us to choose from
             found[TEMPLATE_FILE] = template
     return found
-
-
-def _token_ids(name: str, given: object) -> list[int]:
-    ids = [given] if type(given) is int else given
-    if not isinstance(ids, list) or any(type(token) is not int for token in ids):
-        raise UnsupportedModel(f"{name} must be a token id or a list of them, not {given!r}")
-    return ids
 
 
 def _tokenizer_config(tokenizer: str, stop: list[int]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 from model.hf.family import DENSE, EXPERTS, NORMS, OUTPUT_BIAS, SIZES, Family
-from model.hf.fields import Always, Divisible, Field, Fixed, Rule, Written
+from model.hf.fields import MOST_EXPERTS, Always, Divisible, Field, Fixed, Rule, Written
 from model.hf.groups import BestExpertGroups, TopTwoGroups
 from model.hf.heads import AllHeads
 from model.hf.layer_kinds import LeadingDense
@@ -64,7 +64,7 @@ DEEPSEEK_V2: Final = Family(
         LeadingDense(default=0),
         Divisible("d_model", "n_heads"),
         Always("rope_interleaved", True),
-        Field(("n_routed_experts", "num_experts"), "moe.n_experts"),
+        Field(("n_routed_experts", "num_experts"), "moe.n_experts", most=MOST_EXPERTS),
         Field("routed_scaling_factor", "moe.routed_scale", float, default=1.0),
         BestExpertGroups(),
         Always("moe.gate", "softmax"),
@@ -83,7 +83,7 @@ DEEPSEEK_V3: Final = Family(
         *_COMMON,
         LeadingDense(default=3),
         Field("rope_interleave", "rope_interleaved", bool, default=True),
-        Field(("n_routed_experts", "num_local_experts"), "moe.n_experts"),
+        Field(("n_routed_experts", "num_local_experts"), "moe.n_experts", most=MOST_EXPERTS),
         Field("routed_scaling_factor", "moe.routed_scale", float, default=2.5),
         TopTwoGroups(),
         Always("moe.gate", "sigmoid"),

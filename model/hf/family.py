@@ -13,8 +13,9 @@ from typing import Any
 
 from model.config import MOST_LAYERS, ConfigError, ModelConfig
 from model.hf.errors import NoPlace, UnsupportedModel
-from model.hf.fields import Field, Fixed, Rule, Theirs, TrainingOnly
+from model.hf.fields import MOST_VOCABULARY, Field, Fixed, Ours, Rule, Theirs, TrainingOnly
 from model.hf.meaning import differences
+from model.hf.token_ids import TokenIds
 
 EXPERT = "{expert}"
 _LAYER = re.compile(r"layers\.(\d+)\.(.+)")
@@ -89,9 +90,11 @@ class Family:
 
 # What all families have in common.
 
+_VOCABULARY = Field("vocab_size", "vocab_size", most=MOST_VOCABULARY)
 SIZES: tuple[Rule, ...] = (
     Fixed("quantization_config", (None,), "save the model dequantised first", is_written=False),
-    Field("vocab_size", "vocab_size"),
+    _VOCABULARY,
+    TokenIds(),
     Field("hidden_size", "d_model"),
     Field("num_hidden_layers", "n_layers", most=MOST_LAYERS),
     Field("num_attention_heads", "n_heads"),
@@ -101,6 +104,14 @@ SIZES: tuple[Rule, ...] = (
     Fixed("hidden_act", ("silu", "swish"), "feed-forwards are SwiGLU here, so only 'silu'"),
     TrainingOnly("attention_dropout"),
 )
+
+
+def vocab_size(theirs: Theirs) -> int:
+    """Of a parsed `config.json`, before anything else of it is read. Raises UnsupportedModel."""
+    ours: Ours = {}
+    _VOCABULARY.read(theirs, ours)
+    return int(ours["vocab_size"])
+
 
 NORMS = {
     "attention_norm.weight": "input_layernorm.weight",

@@ -8,7 +8,7 @@ import torch.
 from __future__ import annotations
 
 import logging
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -16,10 +16,20 @@ from typing import Any, Final, Protocol
 from model.config import ModelConfig
 from model.hf.errors import UnsupportedModel
 
+CONFIG_FILE = "config.json"
+# Far beyond any model: their products still fit the sizes of tensors, and their counts the memory.
+MOST_WIDTH = 1 << 20
+MOST_VOCABULARY = 1 << 24
+MOST_EXPERTS = 1 << 16
+MOST_CONTEXT = 1 << 30
+
 Theirs = Mapping[str, Any]
 Ours = dict[str, Any]
 
 REQUIRED: Final = object()
+_REMEDY = f"correct {CONFIG_FILE}, or fetch the folder again"
+_MOST_SHOWN = 200  # characters
+_LONGEST_SHOWN = 10**30
 _LOG = logging.getLogger("model.hf")
 
 
@@ -46,7 +56,7 @@ class Field:
     default: Any = REQUIRED
     same_as: str | None = None
     is_optional: bool = False  # null is a value of its own
-    most: int | None = None
+    most: int = MOST_WIDTH  # of whole numbers, which are at least 1
 
     def read(self, theirs: Theirs, ours: Ours) -> None:
         names = _names(self.theirs)
@@ -54,14 +64,20 @@ class Field:
         value = theirs.get(name)
         if value is None and not (self.is_optional and name in theirs):
             value = self._missing(name, ours)
-        value = _typed(name, value, self.kind)
-        if self.most is not None and value > self.most:
-            raise UnsupportedModel(f"{name} must be at most {self.most}, not {value}")
+        value = self._typed(name, value)
         for path in _names(self.ours):
             put(ours, path, value)
 
     def write(self, config: ModelConfig, theirs: dict[str, Any]) -> None:
         theirs[_names(self.theirs)[0]] = pick(config, _names(self.ours)[0])
+
+    def _typed(self, name: str, value: Any) -> Any:
+        """The value as `kind`; null has been dealt with before."""
+        if value is None:
+            return None
+        if self.kind is bool:
+            return flag(name, value)
+        return number(name, value) if self.kind is float else whole(name, value, most=self.most)
 
     def _missing(self, name: str, ours: Ours) -> Any:
         if self.same_as is not None:
@@ -82,8 +98,8 @@ class Fixed:
 
     def read(self, theirs: Theirs, ours: Ours) -> None:
         value = theirs.get(self.theirs)
-        if value is not None and value not in self.values:
-            raise UnsupportedModel(f"{self.theirs} = {value!r} is not supported: {self.why}")
+        if value is not None and (type(value), value) not in [(type(each), each) for each in self.values]:
+            raise UnsupportedModel(f"{self.theirs} = {shown(value)} is not supported: {self.why}")
 
     def write(self, config: ModelConfig, theirs: dict[str, Any]) -> None:
         if self.is_written:
@@ -171,24 +187,36 @@ def pick(config: ModelConfig, path: str) -> Any:
 
 def number(name: str, value: Any) -> float:
     """A finite number; whole ones pass for fractions. Raises UnsupportedModel."""
-    if type(value) not in (int, float) or not math.isfinite(value):
-        raise UnsupportedModel(f"{name} must be a number, not {value!r}")
+    if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
+        raise UnsupportedModel(f"{name} must be a number, not {shown(value)}: {_REMEDY}")
     return float(value)
+
+
+def whole(name: str, value: Any, *, least: int = 1, most: int = MOST_WIDTH) -> int:
+    """An integer within bounds, both included; 128.0, true and "128" are none. Raises UnsupportedModel."""
+    if type(value) is not int:
+        raise UnsupportedModel(f"{name} must be a whole number, not {shown(value)}: {_REMEDY}")
+    if value < least:
+        raise UnsupportedModel(f"{name} must be at least {least}, not {shown(value)}: {_REMEDY}")
+    if value > most:
+        raise UnsupportedModel(f"{name} must be at most {most}, not {shown(value)}: {_REMEDY}")
+    return value
+
+
+def flag(name: str, value: Any) -> bool:
+    """Raises UnsupportedModel for what is neither true nor false."""
+    if type(value) is not bool:
+        raise UnsupportedModel(f"{name} must be true or false, not {shown(value)}: {_REMEDY}")
+    return value
+
+
+def shown(value: object) -> str:
+    """A value of a file in an error, no longer than fits there."""
+    if type(value) is int and abs(value) >= _LONGEST_SHOWN:
+        return "a number of more than 30 digits"  # Python refuses to write very long ones
+    text = repr(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
 
 
 def _names(names: str | tuple[str, ...]) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else names
-
-
-def _typed(name: str, value: Any, kind: type) -> Any:
-    """The value as `kind`; null has been dealt with before."""
-    if value is None:
-        return None
-    if kind is float:
-        return number(name, value)
-    if type(value) is kind:
-        return value
-    raise UnsupportedModel(f"{name} must be {_NAMES_OF[kind]}, not {value!r}")
-
-
-_NAMES_OF = {int: "a whole number", bool: "true or false"}

@@ -7,7 +7,7 @@ from typing import Any
 
 from model.config import ModelConfig
 from model.hf.errors import UnsupportedModel
-from model.hf.fields import Ours, Theirs, pick, put
+from model.hf.fields import MOST_EXPERTS, Ours, Theirs, pick, put, whole
 
 GREEDY, LIMITED = "greedy", "group_limited_greedy"
 
@@ -48,7 +48,4 @@ class TopTwoGroups:
 
 
 def _count(theirs: Theirs, name: str) -> int:
-    value = theirs.get(name)
-    if type(value) is not int or value < 1:
-        raise UnsupportedModel(f"{name} must be a whole number above 0, not {value!r}")
-    return value
+    return whole(name, theirs.get(name), most=MOST_EXPERTS)

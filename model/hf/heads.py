@@ -7,7 +7,7 @@ from typing import Any
 
 from model.config import ModelConfig
 from model.hf.errors import UnsupportedModel
-from model.hf.fields import Ours, Theirs
+from model.hf.fields import Ours, Theirs, whole
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,8 @@ class HeadWidth:
 
     def read(self, theirs: Theirs, ours: Ours) -> None:
         implied = ours["d_model"] // max(ours["n_heads"], 1)
-        width = theirs.get("head_dim")
-        if width is not None and type(width) is not int:
-            raise UnsupportedModel(f"head_dim must be a whole number, not {width!r}")
+        given = theirs.get("head_dim")
+        width = None if given is None else whole("head_dim", given)
         if not self.is_free and width not in (None, implied):
             raise UnsupportedModel(
                 f"head_dim = {width} is not supported: this family's heads are {implied} wide"

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from model.config import ModelConfig
+from model.config import MOST_LAYERS, ModelConfig
 from model.hf.errors import UnsupportedModel
-from model.hf.fields import Ours, Theirs, number
+from model.hf.fields import MOST_CONTEXT, Ours, Theirs, shown, whole
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 
@@ -23,16 +23,15 @@ class SparseStep:
     """
 
     def read(self, theirs: Theirs, ours: Ours) -> None:
-        layers, step = range(ours["n_layers"]), theirs.get("decoder_sparse_step", 1)
+        layers = range(ours["n_layers"])
+        step = whole("decoder_sparse_step", theirs.get("decoder_sparse_step", 1))
         dense = theirs.get("mlp_only_layers") or []
         if not isinstance(dense, list) or any(
             type(layer) is not int or layer not in layers for layer in dense
         ):
             raise UnsupportedModel(
-                f"mlp_only_layers must be a list of layers below {len(layers)}, not {dense!r}"
+                f"mlp_only_layers must be a list of layers below {len(layers)}, not {shown(dense)}"
             )
-        if type(step) is not int or step < 1:
-            raise UnsupportedModel(f"decoder_sparse_step must be a whole number above 0, not {step!r}")
         ours["dense_layers"] = tuple(layer for layer in layers if layer in dense or (layer + 1) % step)
 
     def write(self, config: ModelConfig, theirs: dict[str, Any]) -> None:
@@ -49,10 +48,8 @@ class LeadingDense:
     default: int  # where it is missing
 
     def read(self, theirs: Theirs, ours: Ours) -> None:
-        n_dense = theirs.get("first_k_dense_replace", self.default)
-        if type(n_dense) is not int:
-            raise UnsupportedModel(f"first_k_dense_replace must be a whole number, not {n_dense!r}")
-        ours["first_moe_layer"] = n_dense
+        name = "first_k_dense_replace"
+        ours["first_moe_layer"] = whole(name, theirs.get(name, self.default), least=0, most=MOST_LAYERS)
 
     def write(self, config: ModelConfig, theirs: dict[str, Any]) -> None:
         layers = range(config.n_layers)
@@ -68,8 +65,8 @@ class OneWindow:
     switch: str | None = None
 
     def read(self, theirs: Theirs, ours: Ours) -> None:
-        is_on = self.switch is None or bool(theirs.get(self.switch))
-        ours["sliding_window"] = _window(theirs) if is_on else None
+        is_on, window = self.switch is None or bool(theirs.get(self.switch)), _window(theirs)
+        ours["sliding_window"] = window if is_on else None
 
     def write(self, config: ModelConfig, theirs: dict[str, Any]) -> None:
         theirs["sliding_window"] = config.sliding_window
@@ -87,9 +84,11 @@ class WindowPerLayer:
 
     def read(self, theirs: Theirs, ours: Ours) -> None:
         n_layers, is_on = ours["n_layers"], bool(theirs.get("use_sliding_window"))
+        window, most = _window(theirs), theirs.get("max_window_layers", 28)
+        most = whole("max_window_layers", most, least=0, most=MOST_LAYERS)
         kinds = theirs.get("layer_types")
         if kinds is None:
-            limit = number("max_window_layers", theirs.get("max_window_layers", 28)) if is_on else 0
+            limit = most if is_on else 0
             kinds = [SLIDING if layer % 2 == 0 and layer < limit else FULL for layer in range(n_layers)]
         if (
             not isinstance(kinds, list)
@@ -97,11 +96,11 @@ class WindowPerLayer:
             or any(kind not in (SLIDING, FULL) for kind in kinds)
         ):
             raise UnsupportedModel(
-                f"layer_types must be {n_layers} times {SLIDING!r} or {FULL!r}, not {kinds!r}"
+                f"layer_types must be {n_layers} times {SLIDING!r} or {FULL!r}, not {shown(kinds)}"
             )
         if not is_on and SLIDING in kinds:
             raise UnsupportedModel(f"layer_types has {SLIDING!r} while use_sliding_window is false")
-        ours["sliding_window"] = _window(theirs) if SLIDING in kinds else None
+        ours["sliding_window"] = window if SLIDING in kinds else None
         ours["full_attention_layers"] = tuple(
             layer for layer in range(n_layers) if SLIDING in kinds and kinds[layer] == FULL
         )
@@ -116,6 +115,4 @@ class WindowPerLayer:
 
 def _window(theirs: Theirs) -> int | None:
     window = theirs.get("sliding_window")
-    if window is not None and (type(window) is not int or window < 1):
-        raise UnsupportedModel(f"sliding_window must be a whole number above 0 or null, not {window!r}")
-    return window
+    return None if window is None else whole("sliding_window", window, most=MOST_CONTEXT)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from model.hf.family import ATTENTION, EXPERT, NORMS, SIZES, Family
-from model.hf.fields import Always, Field, TrainingOnly
+from model.hf.fields import MOST_EXPERTS, Always, Field, TrainingOnly
 from model.hf.heads import HeadWidth
 from model.hf.layer_kinds import OneWindow
 from model.hf.rope import Rope
@@ -20,7 +20,7 @@ MIXTRAL: Final = Family(
         OneWindow(),
         Field("hidden_size", "moe.d_model"),
         Field("intermediate_size", ("moe.d_expert", "d_ff")),
-        Field(("num_local_experts", "num_experts"), "moe.n_experts"),
+        Field(("num_local_experts", "num_experts"), "moe.n_experts", most=MOST_EXPERTS),
         Field("num_experts_per_tok", "moe.top_k"),
         Always("moe.gate", "softmax"),
         Always("moe.normalise_top_k", True),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from model.hf.family import ATTENTION, EXPERTS, NORMS, OUTPUT_BIAS, QK_NORMS, QKV_BIASES, SIZES, Family
-from model.hf.fields import Always, Field, Fixed
+from model.hf.fields import MOST_EXPERTS, Always, Field, Fixed
 from model.hf.heads import HeadWidth
 from model.hf.rope import Rope
 
@@ -22,7 +22,7 @@ OLMOE: Final = Family(
         Always("qk_norm", "all"),
         Field("hidden_size", "moe.d_model"),
         Field("intermediate_size", ("moe.d_expert", "d_ff")),
-        Field(("num_experts", "num_local_experts"), "moe.n_experts"),
+        Field(("num_experts", "num_local_experts"), "moe.n_experts", most=MOST_EXPERTS),
         Field("num_experts_per_tok", "moe.top_k"),
         Field("norm_topk_prob", "moe.normalise_top_k", bool, default=False),
         Always("moe.gate", "softmax"),

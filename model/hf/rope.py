@@ -13,7 +13,7 @@ from typing import Any
 
 from model.config import ModelConfig, RopeScaling
 from model.hf.errors import UnsupportedModel
-from model.hf.fields import Ours, Theirs, number
+from model.hf.fields import MOST_CONTEXT, Ours, Theirs, number, whole
 
 # Per kind: their names of numbers and ours, beside `factor`; and what those numbers are that may be missing.
 _NUMBERS: Mapping[str, Mapping[str, str]] = {
@@ -53,7 +53,8 @@ class Rope:
 
     def read(self, theirs: Theirs, ours: Ours) -> None:
         parameters = _parameters(theirs)
-        max_positions = int(number("max_position_embeddings", theirs.get("max_position_embeddings")))
+        name = "max_position_embeddings"
+        max_positions = whole(name, theirs.get(name), most=MOST_CONTEXT)
         given = parameters.get("rope_theta"), theirs.get("rope_theta")
         theta = next((theta for theta in given if theta is not None), self.default_theta)
         scaling = self._scaling(parameters, theirs, max_positions)
@@ -62,7 +63,12 @@ class Rope:
         ours["max_context"] = max_positions
         if scaling is not None and scaling["kind"] == "dynamic":
             # It begins where the context of pre-training ends, and is made to reach `factor` times as far.
-            ours["max_context"] = int(max_positions * scaling["factor"])
+            reach = max_positions * scaling["factor"]
+            if not reach <= MOST_CONTEXT:
+                raise UnsupportedModel(
+                    f"factor = {scaling['factor']:g} makes a context of more than {MOST_CONTEXT} tokens: correct config.json"
+                )
+            ours["max_context"] = int(reach)
 
     def write(self, config: ModelConfig, theirs: dict[str, Any]) -> None:
         scaling = config.rope_scaling
@@ -88,9 +94,12 @@ class Rope:
             scaling[our_name] = _optional(name, parameters.get(name))
         if kind == "yarn":
             scaling["truncate"] = bool(parameters.get("truncate", True))
-        original = theirs.get(_ORIGINAL) or parameters.get(_ORIGINAL)
+        given = theirs.get(_ORIGINAL), parameters.get(_ORIGINAL)
+        original = next((value for value in given if value is not None), None)
         is_given = kind in _HAS_ORIGINAL and original is not None
-        scaling["original_context"] = int(number(_ORIGINAL, original)) if is_given else max_positions
+        scaling["original_context"] = (
+            whole(_ORIGINAL, original, most=MOST_CONTEXT) if is_given else max_positions
+        )
         return scaling
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from model.config import ModelConfig
 from model.hf.errors import UnsupportedModel
-from model.hf.fields import Ours, Theirs, pick, put
+from model.hf.fields import MOST_EXPERTS, Ours, Theirs, pick, put, whole
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class SharedWidth:
 
     def read(self, theirs: Theirs, ours: Ours) -> None:
         put(ours, "moe.n_shared", 1)
-        put(ours, "moe.shared_width", _positive(self.field, theirs.get(self.field)))
+        put(ours, "moe.shared_width", whole(self.field, theirs.get(self.field)))
 
     def write(self, config: ModelConfig, theirs: dict[str, Any]) -> None:
         theirs[self.field] = _positive("ModelConfig.moe.d_shared", pick(config, "moe.d_shared"))
@@ -34,7 +34,7 @@ class SharedCount:
     field: str = "n_shared_experts"
 
     def read(self, theirs: Theirs, ours: Ours) -> None:
-        put(ours, "moe.n_shared", _positive(self.field, theirs.get(self.field)))
+        put(ours, "moe.n_shared", whole(self.field, theirs.get(self.field), most=MOST_EXPERTS))
 
     def write(self, config: ModelConfig, theirs: dict[str, Any]) -> None:
         width = _positive("ModelConfig.moe.d_shared", pick(config, "moe.d_shared"))

@@ -9,6 +9,7 @@ The losses are means over the tokens of one forward pass on one rank. Knows noth
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -102,8 +103,8 @@ def attach(carrier: Tensor, loss: Tensor, scale: float | Tensor = 1.0) -> Tensor
 
     Gradients have none of their own (a second pass would add the loss again): asking for them raises RuntimeError.
     """
-    attached: Tensor = _Attach.apply(carrier, loss, scale)  # type: ignore[no-untyped-call]
-    return attached
+    apply: Callable[..., Tensor] = _Attach.apply
+    return apply(carrier, loss, scale)
 
 
 class _Attach(torch.autograd.Function):

@@ -58,23 +58,29 @@ class Block(nn.Module):
 
     def forward(self, x_BSD: Tensor, rotation: Rotation, first_BS: Tensor | None = None) -> Tensor:
         """Whole sequences; `first_BS` as `layers/masks.py` makes it for this block's window, None: plainly causal."""
+        # an input like the others: when it is computed again, in a pipeline, the layer has another batch's
+        is_token_BS = self.ffn.is_token if isinstance(self.ffn, MoELayer) else None
         if self.checkpointing == "none" or not torch.is_grad_enabled():
-            return self._whole(x_BSD, rotation, first_BS)
+            return self._whole(x_BSD, rotation, first_BS, is_token_BS)
         if self.checkpointing == "full":
-            return recomputed(self._whole, x_BSD, rotation, first_BS)
-        return recomputed(self._feed, recomputed_but_products(self._attend, x_BSD, rotation, first_BS))
+            return recomputed(self._whole, x_BSD, rotation, first_BS, is_token_BS)
+        attended_BSD = recomputed_but_products(self._attend, x_BSD, rotation, first_BS)
+        return recomputed(self._feed, attended_BSD, is_token_BS)
 
-    def _whole(self, x_BSD: Tensor, rotation: Rotation, first_BS: Tensor | None) -> Tensor:
-        return self._feed(self._attend(x_BSD, rotation, first_BS))
+    def _whole(
+        self, x_BSD: Tensor, rotation: Rotation, first_BS: Tensor | None, is_token_BS: Tensor | None
+    ) -> Tensor:
+        return self._feed(self._attend(x_BSD, rotation, first_BS), is_token_BS)
 
     def _attend(self, x_BSD: Tensor, rotation: Rotation, first_BS: Tensor | None) -> Tensor:
         normed_BSD = self.attention_norm(x_BSD, autocast_dtype(x_BSD))  # cast once, not for each projection
         y_BSD: Tensor = self.attention(normed_BSD, rotation, first_BS)
         return x_BSD + y_BSD
 
-    def _feed(self, x: Tensor) -> Tensor:
+    def _feed(self, x: Tensor, is_token: Tensor | None = None) -> Tensor:
         is_dense = isinstance(self.ffn, SwiGLU)  # routers are fp32
-        y: Tensor = self.ffn(self.ffn_norm(x, autocast_dtype(x) if is_dense else None))
+        normed = self.ffn_norm(x, autocast_dtype(x) if is_dense else None)
+        y: Tensor = self.ffn(normed) if is_token is None else self.ffn(normed, is_token)
         return x + y
 
     def forward_cached(self, x_TD: Tensor, rotation: Rotation, segments: Sequence[Segment]) -> Tensor:

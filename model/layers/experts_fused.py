@@ -11,6 +11,7 @@ Whether it may be used is `fits`' answer; `model/layers/experts.py` asks it. Kno
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -76,8 +77,8 @@ def apply_experts(
     arguments = (x_TD.contiguous(), weights_TK.float().contiguous(), experts_TK.contiguous())
     stacks = (w_gate_EFD, w_up_EFD, w_down_EDF)
     if torch.is_grad_enabled() and any(t.requires_grad for t in (*arguments[:2], *stacks)):
-        y_TD: Tensor = _FusedExperts.apply(*arguments, *stacks)  # type: ignore[no-untyped-call]
-        return y_TD
+        apply: Callable[..., Tensor] = _FusedExperts.apply
+        return apply(*arguments, *stacks)
     return _forward(arguments, stacks)
 
 

@@ -8,6 +8,7 @@ device yet, only in Triton's interpreter. Knows nothing of routers or modules.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -51,8 +52,8 @@ def apply_experts(
     arguments = (x_TD.contiguous(), weights_TK.float().contiguous(), experts_TK)
     stacks = (w_gate_EFD, w_up_EFD, w_down_EDF)
     if torch.is_grad_enabled() and any(t.requires_grad for t in (*arguments[:2], *stacks)):
-        y_TD: Tensor = _TritonExperts.apply(*arguments, *stacks)  # type: ignore[no-untyped-call]
-        return y_TD
+        apply: Callable[..., Tensor] = _TritonExperts.apply
+        return apply(*arguments, *stacks)
     return _forward(arguments, stacks, Groups.of(experts_TK, len(w_gate_EFD)), keep=False)[0]
 
 

@@ -9,6 +9,7 @@ Whether it may be used is `fits`' answer; `model/layers/linear.py` asks it. Know
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -64,8 +65,8 @@ def linear(x: Tensor, weight_NK: Tensor) -> Tensor:
 
     Gradients' own gradients are torch's. Raises MemoryError.
     """
-    y: Tensor = _Linear.apply(x.contiguous(), weight_NK)  # type: ignore[no-untyped-call]
-    return y
+    apply: Callable[..., Tensor] = _Linear.apply
+    return apply(x.contiguous(), weight_NK)
 
 
 class _Linear(torch.autograd.Function):

@@ -42,7 +42,7 @@ class ExpertMeter:
 
     @torch.no_grad()
     def record(self, load_E: Tensor, n_dropped: int, logits_TE: Tensor, losses: dict[str, Tensor]) -> None:
-        """One pass: pairs per expert, how many of them were dropped, the router's logits, the unweighted losses."""
+        """One pass, of its tokens: pairs per expert, how many of them were dropped, the router's logits, the unweighted losses."""
         squares = logits_TE.detach().float().square().sum()
         values = [
             losses[name].detach().float() if name in losses else torch.zeros_like(squares) for name in LOSSES
@@ -52,7 +52,7 @@ class ExpertMeter:
         self._sums = sums if self._sums is None else self._sums + sums
         self._n_tokens += len(logits_TE)
         self._n_dropped += n_dropped
-        self._n_passes += 1
+        self._n_passes += bool(len(logits_TE))  # padding alone has no losses: it would pull their means down
 
     @property
     def n_counts(self) -> int:

@@ -83,11 +83,15 @@ class MoELayer(nn.Module):
         if self.shared_gate is not None:
             nn.init.normal_(self.shared_gate, std=self.config.d_model**-0.5)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., D] -> the same shape and dtype. In [B, S, D] each of the B is a sequence to the sequence-wise loss."""
+    def forward(self, x: Tensor, is_token: Tensor | None = None) -> Tensor:
+        """[..., D] -> the same shape and dtype. In [B, S, D] each of the B is a sequence to the sequence-wise loss.
+
+        `is_token` [...] stands in for the layer's own, see `count_tokens_only`.
+        """
         x_TD = x if x.dim() == 2 else x.flatten(0, -2)
         if self._needs_scores():
-            y_TD = self._train_routed(x_TD, n_sequences=x.shape[:-2].numel())
+            is_token = self.is_token if is_token is None else is_token
+            y_TD = self._train_routed(x_TD, is_token, n_sequences=x.shape[:-2].numel())
         else:
             y_TD = self.experts(x_TD, *self.router(x_TD))
         if self.shared is not None:
@@ -102,11 +106,11 @@ class MoELayer(nn.Module):
         bounded = self.config.capacity_factor is not None
         return self.training and (self.load_E is not None or self._has_losses or bounded or self.meter.is_on)
 
-    def _train_routed(self, x_TD: Tensor, n_sequences: int) -> Tensor:
+    def _train_routed(self, x_TD: Tensor, is_token: Tensor | None, n_sequences: int) -> Tensor:
         """The routed experts' sum, with the auxiliary losses attached; counts load and metrics once per pass."""
         config, router = self.config, self.router
         (weights_TK, experts_TK), scores = router(x_TD, return_scores=True)
-        is_token_T = None if self.is_token is None else self.is_token.flatten()
+        is_token_T = None if is_token is None else is_token.flatten()
         n_dropped = 0
         if config.capacity_factor is None:
             y_TD: Tensor = self.experts(x_TD, weights_TK, experts_TK)
@@ -163,9 +167,9 @@ def moe_layers(model: nn.Module) -> dict[str, MoELayer]:
 def count_tokens_only(model: nn.Module, is_token: Tensor | None) -> Iterator[None]:
     """Within this context expert load, metrics and auxiliary losses of all MoE layers leave padding out.
 
-    `is_token`, bool [B, S], says which positions hold a token; None: all do. Forward and backward pass of one batch of
-    that shape belong into it: checkpoints read it again in the backward pass. Padding is routed and computed all the
-    same; where there is a capacity it takes its share of it.
+    `is_token`, bool [B, S], says which positions hold a token; None: all do. The forward pass of one batch of that shape
+    belongs into it, and the backward pass too where a layer is checkpointed otherwise than by its block, which keeps the mask
+    of each forward pass. Padding is routed and computed all the same; where there is a capacity it takes its share of it.
     """
     layers = moe_layers(model).values()
     for layer in layers:

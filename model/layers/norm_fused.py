@@ -10,6 +10,7 @@ Whether it may be used is `fits`' answer; modules ask it. Knows nothing of proje
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -55,8 +56,8 @@ def normed(x: Tensor, weight_D: Tensor, eps: float, dtype: torch.dtype = torch.f
 
     For tensors that `fits` accepts. Gradients' own gradients are torch's. Raises MemoryError.
     """
-    y: Tensor = _Rows.apply(x.contiguous(), weight_D, None, None, eps, dtype)  # type: ignore[no-untyped-call]
-    return y
+    apply: Callable[..., Tensor] = _Rows.apply
+    return apply(x.contiguous(), weight_D, None, None, eps, dtype)
 
 
 def turned(
@@ -68,8 +69,8 @@ def turned(
     [B, S, H, C] too. Gradients' own gradients are torch's. Raises MemoryError.
     """
     cos, sin = rotation.cos.contiguous(), rotation.sin.contiguous()
-    y: Tensor = _Rows.apply(x.contiguous(), weight_C, cos, sin, eps, dtype)  # type: ignore[no-untyped-call]
-    return y
+    apply: Callable[..., Tensor] = _Rows.apply
+    return apply(x.contiguous(), weight_C, cos, sin, eps, dtype)
 
 
 class _Rows(torch.autograd.Function):

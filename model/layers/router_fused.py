@@ -10,6 +10,7 @@ Whether it may be used is `fits`' answer; the router asks it. Knows nothing of h
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -62,7 +63,8 @@ def route(logits_TE: Tensor, config: MoEConfig, bias_E: Tensor | None = None) ->
     For logits that `fits` accepts. Of equal scores the lower expert's is better. Gradients' own gradients are torch's.
     Raises MemoryError.
     """
-    return Routed(*_Route.apply(logits_TE.contiguous(), bias_E, config))  # type: ignore[no-untyped-call]
+    apply: Callable[..., Iterable[Tensor]] = _Route.apply
+    return Routed(*apply(logits_TE.contiguous(), bias_E, config))
 
 
 class _Route(torch.autograd.Function):

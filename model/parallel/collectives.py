@@ -70,12 +70,14 @@ class _Parts(torch.autograd.Function):
 
 def copy_to(x: Tensor, group: Group) -> Tensor:
     """Into a region where each rank of `group` computes a part: x as it is; gradients are summed over the ranks."""
-    return x if group is None else _CopyTo.apply(x, group)  # type: ignore[no-untyped-call]
+    apply: Callable[..., Tensor] = _CopyTo.apply
+    return x if group is None else apply(x, group)
 
 
 def reduce_from(x: Tensor, group: Group) -> Tensor:
     """Out of such a region: the sum of the ranks' parts; gradients pass as they are."""
-    return x if group is None else _ReduceFrom.apply(x, group)  # type: ignore[no-untyped-call]
+    apply: Callable[..., Tensor] = _ReduceFrom.apply
+    return x if group is None else apply(x, group)
 
 
 def split_to(x_ND: Tensor, sizes: Sequence[int], group: Group) -> Tensor:
@@ -111,7 +113,8 @@ def exchange_rows(x_ND: Tensor, sent: Sequence[int], received: Sequence[int], gr
     """
     if group is None:
         return x_ND
-    return _Exchange.apply(x_ND, sent, received, group)  # type: ignore[no-any-return, no-untyped-call]
+    apply: Callable[..., Tensor] = _Exchange.apply
+    return apply(x_ND, sent, received, group)
 
 
 def exchange_counts(counts_RE: Tensor, group: Group) -> Tensor:
@@ -147,7 +150,8 @@ def maximum_over(x: Tensor, group: Group) -> Tensor:
 def _moved(x_ND: Tensor, sizes: Sequence[int], group: Group, move: MoveRows, back: MoveRows) -> Tensor:
     if group is None:
         return x_ND
-    return _Parts.apply(x_ND, sizes, group, move, back)  # type: ignore[no-any-return, no-untyped-call]
+    apply: Callable[..., Tensor] = _Parts.apply
+    return apply(x_ND, sizes, group, move, back)
 
 
 def _own_part(x_ND: Tensor, sizes: Sequence[int], group: dist.ProcessGroup) -> Tensor:

@@ -8,7 +8,7 @@ nothing of optimisers or of gradients' sums over ranks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleInterleaved1F1B
 
+from model.parallel.lean_stage import PIPELINE_STAGE
 from model.parallel.mesh import MeshError, check_schedule
 from model.parallel.processes import Processes
 from model.parallel.stage import Stage
@@ -55,6 +56,7 @@ class Accumulation:
 
     def run(self, tokens_BS: Tensor, targets_BS: Tensor, scale: Tensor, packing: dict[str, Tensor]) -> Tensor:
         require_even(tokens_BS.shape[0], self.n_micro_batches)
+        self.stage.target_share = scale
         pieces = {name: tensor.chunk(self.n_micro_batches) for name, tensor in packing.items()}
         total = torch.zeros((), device=tokens_BS.device)
         for i, (tokens, targets) in enumerate(
@@ -115,50 +117,6 @@ class Neighbours:
         return into
 
 
-class LeanStage(PipelineStage):
-    """A stage whose receive buffers live from a micro-batch's arrival to the end of its backward pass.
-
-    torch's own keeps one buffer per micro-batch of the whole step and direction, which at 64 micro-batches is more than
-    all activations in flight.
-    """
-
-    def _setup_forward_recv_info(self, num_microbatches: int, has_backward: bool) -> None:
-        super()._setup_forward_recv_info(num_microbatches, has_backward)
-        for infos in self.args_recv_info.values():
-            _drop_buffers(infos)
-
-    def _setup_backward_recv_info(self, num_microbatches: int) -> None:
-        super()._setup_backward_recv_info(num_microbatches)
-        for infos in self.grad_recv_info.values():
-            _drop_buffers(infos)
-
-    def get_fwd_recv_ops(self, fwd_chunk_id: int) -> list[Any]:
-        _make_buffers(self.args_recv_info[fwd_chunk_id], self.device)
-        return super().get_fwd_recv_ops(fwd_chunk_id)
-
-    def get_bwd_recv_ops(self, bwd_chunk_id: int) -> list[Any]:
-        if self.has_backward and not self.is_last:
-            _make_buffers(self.grad_recv_info[bwd_chunk_id], self.device)
-        return super().get_bwd_recv_ops(bwd_chunk_id)
-
-    def backward_one_chunk(self, bwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
-        done = super().backward_one_chunk(bwd_chunk_id, *args, **kwargs)
-        _drop_buffers(self.args_recv_info[bwd_chunk_id])
-        _drop_buffers(self.grad_recv_info[bwd_chunk_id])
-        return done
-
-
-def _drop_buffers(infos: Iterable[Any]) -> None:
-    for info in infos:
-        info.buffer = None
-
-
-def _make_buffers(infos: Iterable[Any], device: torch.device) -> None:
-    for info in infos:
-        if not info.is_root_arg and info.tensor_meta is not None:
-            info.buffer = info.tensor_meta.to_tensor(device).detach()
-
-
 class Pipeline:
     """torch's schedule over this rank's stages; made anew for each shape of micro-batches."""
 
@@ -171,6 +129,8 @@ class Pipeline:
     def run(self, tokens_BS: Tensor, targets_BS: Tensor, scale: Tensor, packing: dict[str, Tensor]) -> Tensor:
         require_even(tokens_BS.shape[0], self.n_micro_batches)
         self.scale = scale
+        for stage in self.stages:
+            stage.target_share = scale
         shape = (tokens_BS.shape[0] // self.n_micro_batches, tokens_BS.shape[1])
         if shape not in self._schedules:
             self._schedules[shape] = self._schedule(shape)
@@ -196,13 +156,13 @@ class Pipeline:
             return Schedule1F1B(piped[0], self.n_micro_batches, self._scaled, scale_grads=False)
         return ScheduleInterleaved1F1B(list(piped), self.n_micro_batches, self._scaled, scale_grads=False)
 
-    def _piped(self, stage: Stage, shape: tuple[int, int]) -> LeanStage:
+    def _piped(self, stage: Stage, shape: tuple[int, int]) -> PipelineStage:
         ids = torch.empty(shape, dtype=torch.int64, device="meta")
         stream = torch.empty(
             stage.stream_shape(*shape), dtype=stage.stream_dtype, device="meta", requires_grad=True
         )
         loss = torch.empty((), device="meta", requires_grad=True)
-        return LeanStage(
+        return PIPELINE_STAGE(
             stage,
             stage.index,
             stage.n_stages,

@@ -163,6 +163,13 @@ def disconnect() -> None:
         dist.destroy_process_group()
 
 
+def all_ranks_on_host(timeout: timedelta) -> dist.ProcessGroup:
+    """A group of all ranks for objects and other data in the host's memory. All ranks make it together."""
+    group = dist.new_group(backend="gloo", timeout=timeout)
+    assert isinstance(group, dist.ProcessGroup)  # and not torch's mark of ranks outside of it
+    return group
+
+
 @contextmanager
 def naming_lost_ranks() -> Iterator[None]:
     """Turns a backend's error about a lost or silent peer into a RankMissingError; one that is named already passes."""
@@ -189,6 +196,7 @@ def _own_group(
         if len(members) > 1:
             group = dist.new_group(list(members), timeout=timedelta(seconds=timeout_s))
             if rank in members:
+                assert isinstance(group, dist.ProcessGroup)  # and not torch's mark of ranks outside of it
                 own = group
     return own
 

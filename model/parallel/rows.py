@@ -8,7 +8,7 @@ Shape suffixes: N rows that are taken, of R. Indices come in `parts`, none of wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -43,12 +43,14 @@ class _Add(torch.autograd.Function):
 
 def take_rows(x_RD: Tensor, parts: Sequence[Tensor]) -> Tensor:
     """The rows [N, D] that the indices of the parts name, one part after the other; gradients are summed in their dtype."""
-    return _Take.apply(x_RD, *parts)  # type: ignore[no-any-return, no-untyped-call]
+    apply: Callable[..., Tensor] = _Take.apply
+    return apply(x_RD, *parts)
 
 
 def add_rows(y_ND: Tensor, parts: Sequence[Tensor], n_rows: int, dtype: torch.dtype) -> Tensor:
     """[N, D] to [n_rows, D] of `dtype`: the sum in fp32 of the rows of each index, zeros where there is none."""
-    return _Add.apply(y_ND, n_rows, dtype, *parts)  # type: ignore[no-any-return, no-untyped-call]
+    apply: Callable[..., Tensor] = _Add.apply
+    return apply(y_ND, n_rows, dtype, *parts)
 
 
 def _added(y_ND: Tensor, parts: Sequence[Tensor], n_rows: int, dtype: torch.dtype) -> Tensor:

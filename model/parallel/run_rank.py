@@ -26,6 +26,7 @@ from model.parallel.mesh import Mesh
 from model.parallel.processes import (
     Processes,
     RankMissingError,
+    all_ranks_on_host,
     connect,
     disconnect,
     meet,
@@ -80,7 +81,7 @@ class Orders:
 
     def __init__(self, timeout_s: float) -> None:
         timeout = timedelta(seconds=timeout_s) if dist.get_rank() == 0 else FOREVER
-        self.group = dist.new_group(backend="gloo", timeout=timeout)
+        self.group = all_ranks_on_host(timeout)
 
     def send(self, message: object) -> None:
         """From rank 0. Raises the backend's error where a receiver is gone or takes nothing for `timeout_s`."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from model.config import ModelConfig
 from model.layers.block import Block
-from model.layers.moe import MoELayer
+from model.layers.moe import MoELayer, count_tokens_only, set_loss_scale
 from model.layers.recompute import Checkpointing
 from model.layers.unfilled import unfilled
 from model.parallel.collectives import Group
@@ -20,7 +20,7 @@ from model.parallel.expert import ParallelExperts
 from model.parallel.mesh import Coordinates, Mesh, split_layers
 from model.parallel.residual import Residual, SplitResidual, WholeResidual
 from model.parallel.share import local_config
-from model.parallel.tensor import cross_entropy_sum, embed, join_parts, split_modules
+from model.parallel.tensor import IGNORED, cross_entropy_sum, embed, join_parts, split_modules
 from model.transformer import Transformer
 
 
@@ -57,6 +57,9 @@ class Stage(Transformer):
             self.own_layers = split_layers(config.n_layers, self.n_stages)[self.index]
             self.tp_group, self.first_id = tp_group, at.tp * self.config.vocab_size
             self.splits_sequence = splits_sequence
+            self.target_share: float | Tensor = 1.0  # what the caller multiplies the summed loss with
+            # with a split sequence all ranks route all tokens, and the gradients of their routers are added up
+            self._n_routing = mesh.tp if splits_sequence else 1
             self.residual: Residual = (SplitResidual if splits_sequence else WholeResidual)(tp_group)
             self._spread_experts(mesh, ep_group)
         self._drop_other_stages()
@@ -96,12 +99,19 @@ class Stage(Transformer):
         targets_BS: Tensor,
         positions_BS: Tensor | None = None,
         documents_BS: Tensor | None = None,
+        is_token_BS: Tensor | None = None,
     ) -> Tensor:
         """Ids [B, S] (first stage) or stream [B, P, D] to stream [B, P, D] or (last stage) the summed loss, scalar.
 
-        Targets are ids, or -100 where a position is not scored; the last stage alone uses their values.
+        Targets are ids, or -100 where a position is not scored; the last stage alone uses their values. Of a batch with
+        padding each micro-batch must be given `is_token_BS`, see `count_tokens_only`. Auxiliary losses weigh as much as the
+        micro-batch's targets, as in one process.
         """
-        x_BPD = self.stream(x, rows=targets_BS, positions_BS=positions_BS, documents_BS=documents_BS)
+        if self.training:
+            n_targets = (targets_BS != IGNORED).sum()
+            set_loss_scale(self, n_targets * self.target_share / self._n_routing)
+        with count_tokens_only(self, is_token_BS):
+            x_BPD = self.stream(x, rows=targets_BS, positions_BS=positions_BS, documents_BS=documents_BS)
         if not self.is_last:
             return x_BPD
         return cross_entropy_sum(

@@ -8,7 +8,7 @@ none of. Norms and routers are whole on each rank. Knows nothing of pipelines or
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -104,5 +104,5 @@ def cross_entropy_sum(logits_TV: Tensor, targets_T: Tensor, first_id: int, group
     Targets are ids of the whole vocabulary, or -100 for those that are not scored. Every rank of the group gets the
     sum; logits are fp32 and go through no collective, only two numbers per token do.
     """
-    total: Tensor = _CrossEntropy.apply(logits_TV, targets_T, first_id, group)  # type: ignore[no-untyped-call]
-    return total
+    apply: Callable[..., Tensor] = _CrossEntropy.apply
+    return apply(logits_TV, targets_T, first_id, group)

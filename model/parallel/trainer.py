@@ -1,9 +1,9 @@
 """One optimiser step after another on a mesh of ranks; the parallel counterpart of `model/training/trainer.py`.
 
 At equal weights and batches its losses are those of the single process up to rounding. What the MoE layers do with a
-whole batch (capacity, the switch loss) they do with the micro-batches of one data parallel rank, as in every
-engine; auxiliary losses are averaged over micro-batches and ranks. Knows
-nothing of where batches come from, of evaluation or of files.
+whole batch (capacity, the switch loss) they do with the micro-batches of one data parallel rank, as in every engine: so
+does a single process with as many micro-batches as all ranks together have. Padding is not counted. Knows nothing of
+where batches come from, of evaluation or of files.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.data.batch import Batch
+from model.data.batch import PADDING, Batch
 from model.layers.balance import balance_experts
-from model.layers.moe import set_loss_scale
 from model.layers.recompute import Checkpointing
 from model.parallel.collectives import sum_over
 from model.parallel.gradients import Gradients
@@ -39,6 +38,14 @@ def next_token_targets(tokens_BS: Tensor) -> Tensor:
     targets_BS = torch.full_like(tokens_BS, IGNORED)
     targets_BS[:, :-1] = tokens_BS[:, 1:]
     return targets_BS
+
+
+def tokens_of(documents_BS: Tensor | None) -> dict[str, Tensor]:
+    """What stages must be told of a batch beside its packing: where its tokens are, if there is padding among them."""
+    if documents_BS is None:
+        return {}
+    is_token_BS = documents_BS != PADDING
+    return {} if bool(is_token_BS.all()) else {"is_token_BS": is_token_BS}
 
 
 class ParallelTrainer:
@@ -73,13 +80,9 @@ class ParallelTrainer:
             self._stage(state, block_dtype, chunk=chunk, n_chunks=n_chunks, splits_sequence=splits_sequence)
             for chunk in range(n_chunks)
         ]
-        n_micro_batches = n_micro_batches or mesh.pp
-        # ranks whose gradients of one router are added up
-        n_adding = mesh.dp * mesh.tp if splits_sequence else mesh.dp
         for stage in self.stages:
             stage.checkpointing = checkpointing
-            set_loss_scale(stage, 1.0 / (n_micro_batches * n_adding))
-        self.runner = runner(self.stages, processes, n_micro_batches)
+        self.runner = runner(self.stages, processes, n_micro_batches or mesh.pp)
         self.gradients = Gradients(self.stages, processes)
         self.optimizer = ShardedAdamW(
             self.gradients.trained, processes, self.recipe, is_sharded=shards_states
@@ -100,6 +103,7 @@ class ParallelTrainer:
         """
         given = {"positions_BS": positions_BS, "documents_BS": documents_BS}
         packing = {name: tensor for name, tensor in given.items() if tensor is not None}
+        packing |= tokens_of(documents_BS)
         targets_BS = next_token_targets(tokens_BS) if targets_BS is None else targets_BS
         with naming_lost_ranks():
             loss, _ = self._gradients(tokens_BS, targets_BS, packing)
@@ -112,7 +116,7 @@ class ParallelTrainer:
         `is_packed` must be that of the whole batch. Raises NotFiniteError on all ranks before anything has moved.
         """
         with naming_lost_ranks():
-            packing = packing_of(batch, self.stages[0], is_packed=is_packed)
+            packing = packing_of(batch, self.stages[0], is_packed=is_packed) | tokens_of(batch.documents_BS)
             loss, norm = self._gradients(batch.tokens_BS, batch.targets_BS, packing)
             figures = float(loss), float(norm)
             require_finite(self.steps, *figures)

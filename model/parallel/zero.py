@@ -17,7 +17,6 @@ from torch import Tensor
 from model.config import ModelConfig
 from model.data.batch import Batch
 from model.layers.balance import balance_experts
-from model.layers.moe import set_loss_scale
 from model.layers.recompute import Checkpointing
 from model.parallel.collectives import sum_over
 from model.parallel.mesh import MeshError, check, check_zero
@@ -26,7 +25,7 @@ from model.parallel.processes import Processes, naming_lost_ranks, own_device
 from model.parallel.shards import layouts_of_stage, load
 from model.parallel.stage import Stage
 from model.parallel.tensor import IGNORED
-from model.parallel.trainer import next_token_targets
+from model.parallel.trainer import next_token_targets, tokens_of
 from model.parallel.zero_engine import ZeroConfig, make_engine
 from model.parallel.zero_state import ZeroState
 from model.training.errors import require_finite
@@ -63,8 +62,6 @@ class ZeroTrainer:
         load(stage, state, mesh, processes.at, device or own_device())
         stage.train()
         stage.checkpointing = checkpointing
-        # the engine averages gradients over dp; its division of the loss does not reach auxiliary losses' gradients
-        set_loss_scale(stage, 1.0 / n_micro_batches)
         self.stages = [stage]
         self.engine = make_engine(stage, stage, processes, self.recipe, self.zero, n_micro_batches)
         self._state = ZeroState(self.engine, self.zero.stage)
@@ -81,6 +78,7 @@ class ZeroTrainer:
         """One update on this rank's rows; returns the mean loss of the whole step, fp32, on all ranks."""
         given = {"positions_BS": positions_BS, "documents_BS": documents_BS}
         packing = {name: tensor for name, tensor in given.items() if tensor is not None}
+        packing |= tokens_of(documents_BS)
         targets_BS = next_token_targets(tokens_BS) if targets_BS is None else targets_BS
         with naming_lost_ranks():
             loss = self._engine_step(tokens_BS, targets_BS, packing, self.recipe.learning_rate_at(self.steps))
@@ -97,7 +95,7 @@ class ZeroTrainer:
             raise MeshError(
                 "DeepSpeed tells no norm of the gradients under ZeRO 0: use 1, 2 or 3, or ParallelTrainer"
             )
-        packing = packing_of(batch, self.stages[0], is_packed=is_packed)
+        packing = packing_of(batch, self.stages[0], is_packed=is_packed) | tokens_of(batch.documents_BS)
         with naming_lost_ranks():
             loss = float(self._engine_step(batch.tokens_BS, batch.targets_BS, packing, learning_rate))
             norm = float(self.engine.get_global_grad_norm())
@@ -148,6 +146,8 @@ class ZeroTrainer:
         require_even(tokens_BS.shape[0], n)
         n_scored = sum_over((targets_BS != IGNORED).sum(), dp)
         set_learning_rate(self.engine.optimizer, learning_rate)
+        # the engine averages gradients over dp; its division of the loss does not reach auxiliary losses' gradients
+        self.stages[0].target_share = self.processes.mesh.dp / n_scored
         pieces = {name: tensor.chunk(n) for name, tensor in packing.items()}
         total = torch.zeros((), device=tokens_BS.device)
         for i, (tokens, targets) in enumerate(zip(tokens_BS.chunk(n), targets_BS.chunk(n), strict=True)):

@@ -87,10 +87,13 @@ def make_engine(
 
 def import_deepspeed(device: torch.device) -> Any:
     """The module, within the joined world. It is told its device by variables, and its log goes to standard error."""
+    # torchrun sets both; without torchrun all ranks are on one machine
+    os.environ.setdefault("LOCAL_RANK", str(dist.get_rank()))
+    n_local = os.environ.get("LOCAL_WORLD_SIZE", str(dist.get_world_size()))
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    # torchrun sets it; without torchrun all ranks are on one machine
-    os.environ.setdefault("LOCAL_RANK", str(dist.get_rank()))
+        # without it DeepSpeed asks `numactl`, which raises PermissionError where PATH has a folder that is closed to us
+        os.environ.setdefault("LOCAL_SIZE", n_local)
     with redirect_stdout(sys.stderr):  # the logger keeps the stream that it finds
         import deepspeed
     # DeepSpeed would compile a shared-memory extension for the CPU here, minutes long, and a killed build's lock makes the

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from model.config import ModelConfig
+from model.data.batch import PADDING
 from model.layers.balance import balance_experts
-from model.layers.moe import set_loss_scale
+from model.layers.moe import count_tokens_only, set_loss_scale
 from model.layers.recompute import Checkpointing
 from model.parallel.collectives import sum_over
 from model.parallel.mesh import MeshError, check, check_schedule
@@ -122,7 +123,9 @@ class _Piped(nn.Module):
     def forward(self, inputs: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
         x, *packing = inputs if isinstance(inputs, tuple) else (inputs,)
         positions_BS, documents_BS = packing if packing else (None, None)
-        x_BSD = self.stage.stream(x, rows=x, positions_BS=positions_BS, documents_BS=documents_BS)
+        is_token_BS = None if documents_BS is None else documents_BS != PADDING
+        with count_tokens_only(self.stage, is_token_BS):
+            x_BSD = self.stage.stream(x, rows=x, positions_BS=positions_BS, documents_BS=documents_BS)
         if self.stage.is_last:
             return self.stage.local_logits(x_BSD)
         return (x_BSD, *packing) if packing else x_BSD

@@ -132,7 +132,10 @@ class EngineCore:
         begun_ns = self.clock_ns()
         try:
             if answer.proposer is None and answer.may_draft and self.make_proposer is not None:
-                answer.proposer = self.make_proposer(answer.sampler, lambda: sequence.blocks)
+                running = self.scheduler.running  # not `self`: proposers must not keep the engine alive
+                answer.proposer = self.make_proposer(
+                    answer.sampler, lambda: sequence.blocks, lambda: len(running)
+                )
             return [] if answer.proposer is None else answer.proposer.propose(sequence.tokens, n)
         except Exception:  # guesses are never needed
             log.exception("a proposer failed; its answer goes on without")
@@ -271,6 +274,8 @@ class EngineCore:
         if finish in (Finish.STOP, Finish.LENGTH):
             text += answer.text.finish()
         self._tell(job, Event(text, job.meter.read(now_ns), finish, chosen, answer.index, is_last))
+        if is_last:
+            job.forget_answers()
 
     def _meter_plan(self, plan: Plan, now_ns: int) -> None:
         """Who started, who gave way, and how much cache each request holds from now on."""

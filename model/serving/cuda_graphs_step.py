@@ -7,6 +7,7 @@ Shape suffixes beside those of model/layers: B rows of the graph, J blocks of ea
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import cast
@@ -157,10 +158,14 @@ def count_experts(model: Transformer) -> list[Tensor]:
 
 
 def _counting(layer: MoELayer, load_E: Tensor) -> Callable[[nn.Module, object, Routing], None]:
+    counted = weakref.ref(
+        layer
+    )  # whose router has this hook: together they would never be freed by themselves
+
     def count(_: nn.Module, __: object, routing: Routing) -> None:
-        experts_TK = routing.experts_TK
+        experts_TK, layer = routing.experts_TK, counted()
         ones_TK = torch.ones_like(experts_TK)
-        if layer.is_token is not None:
+        if layer is not None and layer.is_token is not None:
             ones_TK = ones_TK * layer.is_token[:, None]
         load_E.index_add_(0, experts_TK.flatten(), ones_TK.flatten())
 

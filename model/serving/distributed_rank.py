@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from model import native
-from model.parallel.processes import RankMissingError, meet
+from model.parallel.processes import RankMissingError, all_ranks_on_host, meet
 from model.serving.distributed_messages import Channel
 from model.serving.distributed_shard import Degrees, Groups, shard_of
 from model.serving.served import ServedModel, load_served
@@ -74,7 +74,7 @@ def join(job: RankJob, rank: int) -> Rank:
     n_ranks, timeout = job.degrees.n_ranks, timedelta(seconds=job.step_timeout_s)
     device = meet(job.meeting_file, rank, n_ranks, timeout_s=job.step_timeout_s)
     try:
-        channel = Channel(dist.new_group(backend="gloo", timeout=_FOREVER))
+        channel = Channel(all_ranks_on_host(_FOREVER))
         groups = Groups(dist.group.WORLD if n_ranks > 1 else None, _tensor_group(job.degrees, rank, timeout))
         channel.meet()
     except (dist.DistError, RuntimeError) as error:
@@ -117,5 +117,6 @@ def _tensor_group(degrees: Degrees, rank: int, timeout: timedelta) -> dist.Proce
         members = list(range(first, first + degrees.tensor))
         group = dist.new_group(members, timeout=timeout)
         if rank in members:
+            assert isinstance(group, dist.ProcessGroup)  # and not torch's mark of ranks outside of it
             own = group
     return own

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from model.serving.backend import Ask, Backend, Piece, Running
 from model.serving.errors import ApiError, LoadError, not_now
+from model.serving.freed_memory import return_freed_memory
 
 log = logging.getLogger(__name__)
 
@@ -25,33 +27,25 @@ Load = Callable[
 ]  # on a worker thread; None: the model the node was started with
 
 
-class Deployment:
-    """One loaded model and how many of its requests are being answered."""
+class Answering:
+    """How many requests of one model are being answered. Requests hold it, and not the model."""
 
-    def __init__(self, backend: Backend) -> None:
-        self.backend = backend
-        self.created = int(time.time())
-        self.n_answering = 0
+    def __init__(self) -> None:
+        self.n = 0
         self._ended = asyncio.Event()
 
-    async def start(self, ask: Ask) -> Running:
-        """As `Backend.start`; the request counts as being answered until its last piece is taken or it is cancelled."""
-        self.n_answering += 1
-        try:
-            return _Counted(await self.backend.start(ask), self._end_one)
-        except BaseException:
-            self._end_one()
-            raise
+    def begin(self) -> None:
+        self.n += 1
 
-    def _end_one(self) -> None:
-        self.n_answering -= 1
+    def end(self) -> None:
+        self.n -= 1
         self._ended.set()
 
     async def idle(self, timeout_s: float) -> bool:
         """Waits until nothing is answered any more; False when that took too long."""
         try:
             async with asyncio.timeout(timeout_s):
-                while self.n_answering:
+                while self.n:
                     self._ended.clear()
                     await self._ended.wait()
         except TimeoutError:
@@ -59,11 +53,33 @@ class Deployment:
         return True
 
 
+class Deployment:
+    """One loaded model and how many of its requests are being answered."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.created = int(time.time())
+        self.answering = Answering()
+
+    @property
+    def n_answering(self) -> int:
+        return self.answering.n
+
+    async def start(self, ask: Ask) -> Running:
+        """As `Backend.start`; the request counts as being answered until its last piece is taken or it is cancelled."""
+        self.answering.begin()
+        try:
+            return _Counted(await self.backend.start(ask), self.answering)
+        except BaseException:
+            self.answering.end()
+            raise
+
+
 class _Counted:
     """A running request that tells once that it has ended: given out whole, or cancelled."""
 
-    def __init__(self, running: Running, on_end: Callable[[], None]) -> None:
-        self._running, self._on_end, self._has_ended = running, on_end, False
+    def __init__(self, running: Running, answering: Answering) -> None:
+        self._running, self._answering, self._has_ended = running, answering, False
 
     async def pieces(self) -> AsyncIterator[Piece]:
         async for piece in self._running.pieces():
@@ -77,7 +93,7 @@ class _Counted:
     def _end(self) -> None:
         if not self._has_ended:
             self._has_ended = True
-            self._on_end()
+            self._answering.end()
 
 
 @dataclass(frozen=True)
@@ -165,7 +181,8 @@ class Host:
             raise ApiError(409, "swap_in_progress", f"{what}: try again when it has ended", kind="conflict")
 
     async def _loaded(self, model: str | None) -> Deployment:
-        made: list[Deployment] = []
+        # weak: the backend keeps `on_death`, and would so keep itself in memory after a swap
+        made: list[weakref.ref[Deployment]] = []
         loop = asyncio.get_running_loop()
 
         def on_death(error: Exception) -> None:
@@ -178,13 +195,13 @@ class Host:
                 self.is_loading = False
 
         self.is_loading = True
-        backend = await asyncio.to_thread(load)
-        made.append(Deployment(backend))
-        return made[0]
+        deployment = Deployment(await asyncio.to_thread(load))
+        made.append(weakref.ref(deployment))
+        return deployment
 
-    def _died(self, made: list[Deployment], error: Exception) -> None:
+    def _died(self, made: list[weakref.ref[Deployment]], error: Exception) -> None:
         """A backend ended by itself: fatal where it is the current one."""
-        if made and made[0] is self.deployment:
+        if made and self.deployment is not None and made[0]() is self.deployment:
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
@@ -194,11 +211,16 @@ class Host:
     def _retire(self, deployment: Deployment) -> None:
         task = asyncio.create_task(self._end(deployment))
         self._retiring[task] = deployment
-        task.add_done_callback(self._retiring.pop)
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        """Frees a model that was swapped out: nothing else may refer to its backend by now."""
+        del self._retiring[task]
+        return_freed_memory()
 
     async def _end(self, deployment: Deployment) -> None:
         name = deployment.backend.name
-        if not await deployment.idle(self._drain_s):
+        if not await deployment.answering.idle(self._drain_s):
             log.warning("%s is stopped with %d requests unanswered", name, deployment.n_answering)
         await deployment.backend.stop()
 

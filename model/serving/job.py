@@ -71,6 +71,10 @@ class Job:
         assert sequence is not None
         return sequence
 
+    def forget_answers(self) -> None:
+        """Once all have ended: a client that still holds the job must not keep proposers, and with them the model."""
+        self.answers.clear()
+
     @property
     def open_answers(self) -> list[Answer]:
         return [answer for answer in self.answers if answer.finish is None]

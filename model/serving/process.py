@@ -17,6 +17,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from model.serving.host import Host
+from model.serving.request_heads import BoundedHeads
 
 CLOSE_S = 3  # for connections that are still open once everything was answered or broken off
 
@@ -28,6 +29,8 @@ class DrainingServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
+                http=BoundedHeads,
+                ws="none",
                 log_level="warning",
                 timeout_graceful_shutdown=CLOSE_S,
                 timeout_keep_alive=75,  # longer than a gateway's own, so that it closes idle connections first

@@ -13,16 +13,19 @@ from model.serving.speculation import AdaptiveProposer, ConstrainedProposer, Pro
 from model.serving.speculation_ahead import AheadExecutor, AheadProposer
 from model.serving.speculation_lookup import LookupProposer
 
-MakeProposer = Callable[[Sampler, Callable[[], Sequence[int]]], Proposer]
+CountRunning = Callable[[], int]
+MakeProposer = Callable[[Sampler, Callable[[], Sequence[int]], CountRunning], Proposer]
 
 
-def proposers(executor: Executor | None = None, n_running: Callable[[], int] = lambda: 1) -> MakeProposer:
+def proposers(executor: Executor | None = None) -> MakeProposer:
     """Makes a proposer for each answer, from its sampler and a function that returns its block table of the moment.
 
-    `n_running`: how many answers share the next step; the more they are, the less is drafted.
+    A third function tells how many answers share the next step; the more they are, the less is drafted.
     """
 
-    def make(sampler: Sampler, blocks: Callable[[], Sequence[int]]) -> Proposer:
+    def make(
+        sampler: Sampler, blocks: Callable[[], Sequence[int]], n_running: CountRunning = lambda: 1
+    ) -> Proposer:
         proposer: Proposer = (
             AheadProposer(executor, blocks, sampler.guess)
             if isinstance(executor, AheadExecutor)

@@ -23,7 +23,13 @@ from model.presets import PRESETS
 from model.serving.chat import NO_TEMPLATE, TEMPLATE_FILE, TINY_TEMPLATE, ChatTemplate
 from model.serving.executor import Executor
 from model.serving.stored import StoredWeights, open_hugging_face, open_ours
-from model.serving.tokenizer import TOKENIZER_FILE, BPETokenizer, ByteTokenizer, Tokenizer
+from model.serving.tokenizer import (
+    TOKENIZER_FILE,
+    BPETokenizer,
+    ByteTokenizer,
+    Tokenizer,
+    UnservedTokenizerError,
+)
 from model.transformer import Transformer
 
 TINY = "tiny"
@@ -111,8 +117,11 @@ def _open_ours(folder: Path, dtype: torch.dtype | None) -> ServedModel:
     config, metadata = load_config(folder)
     try:
         tokenizer = BPETokenizer(folder / TOKENIZER_FILE, metadata["stop_tokens"])
+        tokenizer.check_vocabulary(config.vocab_size)
         template = (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
         chat = ChatTemplate(template, metadata.get("special_tokens"))
+    except UnservedTokenizerError as error:
+        raise CheckpointError(f"{folder} cannot be served: {error}") from error
     except Exception as error:  # tokenizers raises bare Exception
         raise CheckpointError(
             f"{folder} has no usable tokenizer or template: {error}; fetch it again"
@@ -137,7 +146,10 @@ def _open_hugging_face(folder: Path, dtype: torch.dtype | None) -> ServedModel:
     files = texts(folder)
     try:
         tokenizer = BPETokenizer(folder / TOKENIZER_FILE, stop_tokens(folder, load_json(folder)))
+        tokenizer.check_vocabulary(stored.transformer.config.vocab_size)
         chat = ChatTemplate(files.get(TEMPLATE_FILE, NO_TEMPLATE), special_tokens(folder))
+    except UnservedTokenizerError as error:
+        raise CheckpointError(f"{folder} cannot be served: {error}") from error
     except Exception as error:  # tokenizers raises bare Exception
         raise CheckpointError(f"{folder} has no usable tokenizer or template: {error}") from error
     transformer, metadata = stored.transformer, {"description": "from Hugging Face files"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterable
 from functools import cached_property
 from typing import Any
@@ -27,6 +28,7 @@ from model.serving.generation import (
     Event,
     Finish,
     Generation,
+    Listener,
     QueueFullError,
 )
 from model.serving.loading import check_answers
@@ -57,8 +59,8 @@ class Service:
         self._steps = StepTimes()
         computing = executor_for(served, limits, executor)
         check_answers(computing, served.transformer.config, served.name)
-        speculating = proposers(computing, lambda: self.engine.n_running)
-        self.engine = Engine(served, limits, on_death, computing, self._steps.observe, speculating)
+        observe, speculating = self._steps.observe, proposers(computing)
+        self.engine = Engine(served, limits, on_death, computing, observe, speculating)
         self._experts = expert_load_of(computing, served.transformer)
         if self.max_context < served.max_context:
             log.warning(
@@ -203,26 +205,27 @@ class Service:
 
 
 class EngineRun:
-    """A submitted generation's events as pieces, to be iterated once. Whoever holds it must cancel it in the end."""
+    """A submitted generation's events as pieces, to be iterated once. Whoever holds it must cancel it in the end.
+
+    It does not keep the engine, nor so the model, alive: a client that stops reading may hold it for long after a swap.
+    """
 
     def __init__(self, service: Service, generation: Generation, ask: Ask) -> None:
-        self._engine = service.engine
-        self._loop = asyncio.get_running_loop()
+        self._engine = weakref.ref(service.engine)
         self._queue: asyncio.Queue[Event] = asyncio.Queue()
         token_bytes = service.served.tokenizer.token_bytes
         self._writers = [LogprobWriter(token_bytes, is_chat=ask.is_chat) for _ in range(generation.n)]
         try:
-            self._job = self._engine.submit(generation, self._pass_on)
+            self._job = service.engine.submit(generation, _passing_to(self._queue))
         except QueueFullError as error:
             raise not_now("queue_full", str(error), retry_s=BUSY_RETRY_S, status=429) from error
         except EngineStoppedError as error:
             raise not_now("shutting_down", str(error)) from error
 
-    def _pass_on(self, event: Event) -> None:  # on the engine's thread
-        self._loop.call_soon_threadsafe(self._queue.put_nowait, event)
-
     def cancel(self) -> None:
-        self._engine.cancel(self._job)
+        engine = self._engine()
+        if engine is not None:
+            engine.cancel(self._job)
 
     async def pieces(self) -> AsyncIterator[Piece]:
         is_last = False
@@ -236,6 +239,16 @@ class EngineRun:
         logprobs = self._writers[event.answer].write(event.chosen) if event.chosen is not None else None
         finish = None if event.finish is None else event.finish.value
         return Piece(event.text, event.usage, event.answer, finish, logprobs)
+
+
+def _passing_to(queue: asyncio.Queue[Event]) -> Listener:
+    """Puts events into the queue from the engine's thread."""
+    loop = asyncio.get_running_loop()
+
+    def pass_on(event: Event) -> None:
+        loop.call_soon_threadsafe(queue.put_nowait, event)
+
+    return pass_on
 
 
 def _check(event: Event) -> None:

@@ -29,7 +29,8 @@ class AdamW(torch.optim.AdamW):
         self._begin()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        restore: Callable[[dict[str, Any]], None] = super().__setstate__
+        restore(state)
         if "copies" not in self.__dict__:  # what has been copied or unpickled has none of its own
             self._begin()
 

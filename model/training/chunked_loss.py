@@ -8,7 +8,7 @@ scales them. Knows nothing of models.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -43,10 +43,8 @@ def chunked_target_loss(
         raise ValueError(f"a chunk holds at least one position, not {chunk}")
     divisor = count_targets(targets_BS) if n_targets is None else n_targets
     x_ND, targets_N = x_BSD.flatten(0, -2), targets_BS.flatten()
-    summed: Tensor = _ChunkedLoss.apply(  # type: ignore[no-untyped-call]
-        x_ND, head_VD, targets_N, z_weight, chunk, torch.is_grad_enabled()
-    )
-    return summed / divisor
+    apply: Callable[..., Tensor] = _ChunkedLoss.apply
+    return apply(x_ND, head_VD, targets_N, z_weight, chunk, torch.is_grad_enabled()) / divisor
 
 
 def ahead_loss(

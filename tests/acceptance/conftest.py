@@ -5,6 +5,7 @@ their own settings or must not disturb others.
 """
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ def start_stack() -> Iterator[Callable[..., Stack]]:
     """Starts stacks of a test's own: `start_stack(GAINSHARE_HOLD_S="3")`."""
     started: list[Stack] = []
 
-    def start(**options: str) -> Stack:
+    def start(**options: Any) -> Stack:
         started.append(Stack(**options))
         return started[-1]
 

@@ -49,9 +49,14 @@ def every_fault_point() -> set[str]:
 
 
 class Stack:
-    """A running stack: where it is, the administrator's key, and ways to hurt it."""
+    """A running stack: where it is, the administrator's key, and ways to hurt it.
 
-    def __init__(self, *, model: str = "tiny", **overrides: str) -> None:
+    `prepare` gets the home before the first start, to put something into it.
+    """
+
+    def __init__(
+        self, *, model: str = "tiny", prepare: Callable[[Home], None] | None = None, **overrides: str
+    ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="gsa-", dir="/tmp"))
         self.folder.chmod(0o711)  # the database's user passes through
         self.home = Home(self.folder / "home")
@@ -74,6 +79,8 @@ class Stack:
         }
         for name in ("DATABASE_URL", "BROKER_URL"):
             self._env.pop(name, None)
+        if prepare is not None:
+            prepare(self.home)
         self.start()
 
     def start(self) -> None:

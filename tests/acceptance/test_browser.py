@@ -6,61 +6,26 @@ telephone, report no error and ask no other host for anything.
 """
 
 import re
-import shutil
 import uuid
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from tests.acceptance.bounty_world import EXAMPLES, BountyWorld, open_bounty
 from tests.acceptance.running_stack import Stack
+from tests.chromium import Watch, new_page, started_chromium
 
 pytestmark = [pytest.mark.stack, pytest.mark.browser, pytest.mark.timeout(600)]
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 PASSWORD = "correct horse battery"
 VERDICT_MS = 240_000
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip("Chromium is not installed: `apt-get install chromium` (or your system's package)")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    with started_chromium() as chromium:
         yield chromium
-        chromium.close()
-
-
-class Watch:
-    """Notes what no page may do: log errors, fail to load something, ask another host."""
-
-    def __init__(self, page: Page, url: str) -> None:
-        self.complaints: list[str] = []
-        self._host = urlsplit(url).netloc
-        page.on("console", self._console)
-        page.on("pageerror", lambda error: self.complaints.append(f"script error: {error}"))
-        page.on("request", self._request)
-
-    def _console(self, message: ConsoleMessage) -> None:
-        if message.type in {"error", "warning"}:
-            self.complaints.append(f"console: {message.text}")
-
-    def _request(self, request: Request) -> None:
-        if urlsplit(request.url).netloc not in {self._host, ""}:
-            self.complaints.append(f"asked {request.url}")
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +35,7 @@ def world(stack: Stack) -> BountyWorld:
 
 def desk_window(browser: Browser, url: str) -> tuple[Page, Watch]:
     """A page of a visitor of its own, and what it complains about."""
-    page = browser.new_context(base_url=url, viewport={"width": 1280, "height": 900}).new_page()
+    page = new_page(browser, url)
     return page, Watch(page, url)
 
 
@@ -205,7 +170,6 @@ def _spend_in_the_playground(stack: Stack, page: Page, name: str) -> None:
         }
         admin.post("grants/", json=grant).raise_for_status()
     page.get_by_role("link", name="Playground", exact=True).click()
-    page.get_by_role("button", name="Make one for an hour").click()
     expect(page.get_by_label("Model")).to_be_enabled()
     page.get_by_label("Longest answer").fill("24")
     page.get_by_label("Your message").fill("What is the capital of France?")

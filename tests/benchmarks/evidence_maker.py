@@ -10,6 +10,7 @@ from benchmarks.evidence.decision import make_plan
 from benchmarks.evidence.document import build_document
 from benchmarks.evidence.schema import SCHEMA
 from benchmarks.policy import harness_hash, load_policy
+from benchmarks.sandbox.groups import COUNTED_BY
 
 CALLS = 5
 SECRET = bytes(range(32))
@@ -83,7 +84,11 @@ def make_parts(pairs: list[dict[str, Any]], kind: str = "gate", **changed: Any) 
         "harness": {"hash": harness_hash(), "version": "1"},
         "policy_hash": load_policy().hash,
         "environment": {"cpu": "test"},
-        "sandbox": {"level": "bubblewrap", "award_eligible": True},
+        "sandbox": {
+            "level": "bubblewrap",
+            "award_eligible": True,
+            "counted_by": dict(COUNTED_BY["cgroup-v1"]),
+        },
         "commitment": commit(SECRET, "nonce-1"),
         "secrets": SECRET.hex(),
         "pairs": pairs,

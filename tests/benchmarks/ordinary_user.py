@@ -43,10 +43,12 @@ exec setpriv --reuid=USER --regid=USER --clear-groups --inh-caps=-all --bounding
 """.replace("USER", str(USER))
 
 
-def as_user(code: str) -> "subprocess.CompletedProcess[str]":
-    """Runs Python code as an ordinary user, with this checkout importable."""
+def as_user(
+    code: str, *, path: str | None = None, timeout_s: float = 60
+) -> "subprocess.CompletedProcess[str]":
+    """Runs Python code as an ordinary user, with this checkout importable; `path` is its PATH, or else ours."""
     command = [sys.executable, "-B", "-c", textwrap.dedent(code)]
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(CHECKOUT), "HOME": "/nonexistent"}
+    environment = {"PATH": path or os.environ["PATH"], "PYTHONPATH": str(CHECKOUT), "HOME": "/nonexistent"}
     if os.geteuid() == 0:
         paths = dict.fromkeys(str(Path(path).resolve()) for path in (sys.base_prefix, sys.prefix, CHECKOUT))
         needed = [path for path in paths if not path.startswith("/usr")]
@@ -63,4 +65,6 @@ def as_user(code: str) -> "subprocess.CompletedProcess[str]":
             "--",
             *command,
         ]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=timeout_s, check=False
+    )

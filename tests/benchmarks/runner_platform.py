@@ -44,6 +44,7 @@ class Platform:
         self.log = ""
         self.evidence: list[dict[str, Any]] = []
         self.failures: list[dict[str, Any]] = []
+        self.waits = 0  # how often the runner said that it waits for its device
         self.cancel = False
         self.broken = 0  # how many of the next requests are answered with 503
         self.lock = threading.Lock()
@@ -76,6 +77,9 @@ class Platform:
                 return 401, {"error": {"code": "invalid_token", "message": "unknown token"}}
             if path == "/api/v1/runner/lease/":
                 return self._lease()
+            if path == "/api/v1/runner/waiting/":
+                self.waits += 1
+                return 204, {}
             if found := re.fullmatch(r"/api/v1/runner/blobs/([0-9a-f]{64})/", path):
                 return 200, self.store.get(found[1])
             call = path.removeprefix(f"/api/v1/runner/runs/{self.run['id']}/").rstrip("/")
@@ -133,6 +137,7 @@ class Platform:
                 token = self.headers.get("Authorization", "")
                 status, answer = platform.answer(self.command, self.path, token, body)
                 data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+                data = b"" if status == 204 else data
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()

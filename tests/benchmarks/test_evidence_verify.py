@@ -347,3 +347,44 @@ def test_broken_shapes_are_refused(name: str) -> None:
 def test_the_unbroken_document_is_valid() -> None:
     validate(DOCUMENT)
     assert seal(DOCUMENT, KEY)["document"] == DOCUMENT
+
+
+def test_how_cpu_time_and_memory_were_counted_is_said() -> None:
+    polled = {
+        "level": "bubblewrap-user",
+        "award_eligible": True,
+        "counted_by": {"cpu": "clocks-and-rusage", "memory": "polls-and-high-water-marks"},
+    }
+    report = verify_evidence(seal(make_document(make_pairs(1.5, 6), sandbox=polled), KEY), **KNOWN)
+    assert report.ok and report.award_eligible
+    said = next(check.detail for check in report.checks if check.name == "sandbox")
+    assert said == (
+        "bubblewrap-user; CPU time counted by clocks-and-rusage, memory by polls-and-high-water-marks"
+    )
+
+
+def test_evidence_from_before_it_was_said_is_still_verified() -> None:
+    older = make_parts(make_pairs(1.5, 6), harness={"hash": "e" * 64, "version": "0"})
+    del older["sandbox"]["counted_by"]
+    report = verify_evidence(seal(build_document(**older), KEY))
+    assert report.ok and report.award_eligible
+    assert "older" in next(check.detail for check in report.checks if check.name == "sandbox")
+    older["harness"]["hash"] = make_parts([])["harness"]["hash"]  # this judge always says it
+    assert failed(verify_evidence(seal(build_document(**older), KEY))) == {"award_eligible"}
+
+
+@pytest.mark.parametrize(
+    "counted",
+    [
+        {},
+        "cgroup-v1",
+        {"cpu": "cgroup-v1"},
+        {"cpu": "guessed", "memory": "cgroup-v1"},
+        {"cpu": [], "memory": {}},
+    ],
+)
+def test_an_unknown_way_of_counting_is_no_evidence(counted: Any) -> None:
+    document = copy.deepcopy(DOCUMENT)
+    document["sandbox"]["counted_by"] = counted
+    with pytest.raises(EvidenceError, match="counted_by"):
+        validate(document)

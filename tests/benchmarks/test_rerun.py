@@ -32,12 +32,19 @@ def verdict(kind: str, estimate: int | None = None) -> dict[str, Any]:
     ],
 )
 def test_a_gain_is_found_again_or_not(found: dict[str, Any], agrees: bool) -> None:
-    assert rerun.compare(GAIN, found).agrees is agrees
+    assert rerun.compare("gate", GAIN, found).agrees is agrees
 
 
 def test_other_verdicts_agree_by_their_kind() -> None:
-    assert rerun.compare(verdict("no_gain", 3), verdict("no_gain", -9)).agrees
-    assert not rerun.compare(verdict("no_gain", 3), verdict("regression", -90_000)).agrees
+    assert rerun.compare("gate", verdict("no_gain", 3), verdict("no_gain", -9)).agrees
+    assert not rerun.compare("gate", verdict("no_gain", 3), verdict("regression", -90_000)).agrees
+
+
+def test_a_regressions_bound_is_called_an_upper_one() -> None:
+    slower = {**verdict("regression", -90_000), "log_ppm_bound": -80_000}
+    lines = rerun.summary(rerun.compare("gate", GAIN, slower)).splitlines()
+    assert lines[0] == "stated:   gain, +22.1 % (lower bound +10.5 %)"
+    assert lines[1] == "measured: regression, -8.7 % (upper bound -7.7 %)"
 
 
 def evidence_file(folder: Path, **changed: Any) -> Path:

@@ -4,6 +4,8 @@ import hashlib
 import os
 import threading
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -11,6 +13,7 @@ import pytest
 
 from benchmarks.cancellation import Cancellation
 from benchmarks.device_lock import device_lock
+from benchmarks.device_wait import DeviceWait
 from benchmarks.evidence.signing import generate_key, public_key
 from benchmarks.evidence.verify import verify_evidence
 from benchmarks.leased_run import carry_out, fetch_blobs
@@ -203,8 +206,15 @@ def test_a_device_measures_one_thing_at_a_time() -> None:
     order: list[str] = []
     waiting = threading.Event()
 
+    @contextmanager
+    def told() -> Iterator[None]:
+        order.append("waits")
+        waiting.set()
+        yield
+        order.append("waited")
+
     def second() -> None:
-        with device_lock(name, on_wait=waiting.set):
+        with device_lock(name, waiting=told):
             order.append("second")
 
     with device_lock(name):
@@ -213,9 +223,25 @@ def test_a_device_measures_one_thing_at_a_time() -> None:
         assert waiting.wait(5)
         order.append("first")
     thread.join()
-    assert order == ["first", "second"]
-    with device_lock(name, on_wait=lambda: pytest.fail("nobody holds it")):
+    assert order == ["waits", "first", "waited", "second"]
+    with device_lock(name, waiting=lambda: pytest.fail("nobody holds it")):
         pass
+
+
+def test_a_runner_that_waits_for_its_device_says_so_until_it_has_it(
+    platform: Platform, client: RunnerClient
+) -> None:
+    with DeviceWait(client, every_s=0.05):
+        wait_until(lambda: platform.waits >= 3, timeout_s=10, what="three words of a waiting runner")
+    said = platform.waits
+    assert client.lease("anything").kind == "gate"
+    assert platform.waits == said
+
+
+def test_a_platform_that_is_away_does_not_end_the_wait(platform: Platform, client: RunnerClient) -> None:
+    platform.broken = 2
+    with DeviceWait(client, every_s=0.05):
+        wait_until(lambda: platform.waits >= 1, timeout_s=10, what="a word after two that were lost")
 
 
 # -- a leased run ------------------------------------------------------------------------------------

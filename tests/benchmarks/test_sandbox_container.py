@@ -93,7 +93,7 @@ def test_a_bundle_shows_what_it_is_told_and_nothing_else(tmp_path: Path, runtime
     assert mounts["/tree/deep/hidden"]["type"] == "tmpfs"
     assert "/tree/deep/absent" not in mounts
     writable = {path for path, mount in mounts.items() if not {"ro", "rro"} & set(mount["options"])}
-    assert writable == {"/proc", "/out", *SCRATCH}
+    assert writable == {"/out", *SCRATCH}
     assert (tmp_path / "bundle/filter").read_bytes() == filter_bytes()
     assert mounts[FILTER_TARGET]["source"] == str(tmp_path / "bundle/filter")
     root = tmp_path / "bundle/rootfs"

@@ -22,7 +22,7 @@ from benchmarks.statistics.median import (
     standard_error_of_median,
     tail_half,
 )
-from benchmarks.statistics.units import floor_ppm, log_ppb, pair_log_ppb, percent_faster
+from benchmarks.statistics.units import floor_ppm, log_ppb, pair_log_ppb, signed_percent, speed_times
 
 
 def shuffled(values: list[float]) -> list[float]:
@@ -161,15 +161,24 @@ def test_logarithms_agree_with_the_library(base: int, candidate: int) -> None:
     ("ppm", "text"),
     [
         (0, "0.0 %"),
-        (9_951, "1.0 %"),
-        (48_790, "4.9 %"),
+        (999, "0.0 %"),
+        (9_951, "+1.0 %"),
+        (48_790, "+4.9 %"),
         (-51_293, "-5.0 %"),
-        (693_147, "99.9 %"),
+        (693_147, "+99.9 %"),
         (-500, "-0.1 %"),
     ],
 )
-def test_percent_is_rounded_down(ppm: int, text: str) -> None:
-    assert percent_faster(ppm) == text
+def test_a_change_has_its_sign_and_is_rounded_down(ppm: int, text: str) -> None:
+    assert signed_percent(ppm) == text
+
+
+@pytest.mark.parametrize(
+    ("ppm", "text"),
+    [(0, "1.00x"), (693_148, "2.00x"), (693_147, "1.99x"), (-693_147, "0.50x"), (9_951, "1.01x")],
+)
+def test_a_speed_is_a_factor_rounded_down(ppm: int, text: str) -> None:
+    assert speed_times(ppm) == text
 
 
 def test_order_statistics_of_small_samples() -> None:

@@ -11,6 +11,7 @@ from benchmarks.evidence.commitment import commit
 from benchmarks.evidence.decision import make_plan
 from benchmarks.evidence.document import build_document, seal
 from benchmarks.policy import HARNESS_VERSION, harness_hash, load_policy
+from benchmarks.sandbox.groups import COUNTED_BY
 
 CALLS_PER_SIDE = 4
 BASE_NS = 20_000_000
@@ -89,7 +90,11 @@ def invented_document(
         harness={"hash": harness_hash(), "version": HARNESS_VERSION},
         policy_hash=load_policy().hash,
         environment={"note": "invented for a test"},
-        sandbox={"level": level, "award_eligible": level in load_policy().award_sandbox_levels},
+        sandbox={
+            "level": level,
+            "award_eligible": level in load_policy().award_sandbox_levels,
+            "counted_by": dict(COUNTED_BY["cgroup-v1"]),
+        },
         commitment=commit(secret, run["nonce"]),
         secrets=secret.hex(),
         pairs=pairs,

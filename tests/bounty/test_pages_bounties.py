@@ -1,11 +1,14 @@
 """The pages of bounties and lineages, as visitors, contributors and maintainers see them."""
 
+import re
 from typing import Any
+from uuid import uuid4
 
 import pytest
+from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 
-from bounty.models import Bounty, Lineage
+from bounty.models import Bounty, Lineage, StoredTree
 from bounty.services.bounties import close_bounty
 from gainshare.accounts.models import User
 from gainshare.ledger import services as ledger
@@ -145,3 +148,69 @@ def test_a_maintainer_starts_a_lineage(world: World) -> None:
     assert Lineage.objects.get(name="main").tip == world.tree
     again = client_of(world.mira).post("/lineages/", terms)
     assert again.status_code == 400 and b"There is a lineage of this name" in again.content
+
+
+def test_a_maintainer_derives_the_tree_that_a_lineage_starts_at(world: World) -> None:
+    client = client_of(world.mira)
+    diff = diff_of_line(1, "step_1 = 100")
+    terms = {"name": "derived", "base_tree": world.tree.pk, "is_demo": "on"}
+    upload = SimpleUploadedFile("base.diff", diff.encode())
+    assert client.post("/lineages/", {**terms, "file": upload}).status_code == 302
+    lineage = Lineage.objects.get(name="derived")
+    assert lineage.is_demo and lineage.origin.parent == world.tree
+    pasted = {**terms, "name": "pasted", "diff": diff.replace("\n", "\r\n")}
+    assert client.post("/lineages/", pasted).headers["Location"] == "/lineages/pasted/"
+    assert Lineage.objects.get(name="pasted").origin == lineage.origin
+    assert lineage.origin_id[:16] in client.get("/lineages/derived/").content.decode()
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"diff": "no diff"}, "may be cut off"),
+        ({"diff": diff_of_line(1, "x", old="not there")}, "model/layers/experts.py:1"),
+        ({"base_tree": "0" * 64}, "no tree of this hash"),
+        ({"base_tree": "main"}, "64 hex digits"),
+        ({"name": "Not A Name"}, "lower-case letters"),
+    ],
+)
+def test_a_lineage_that_cannot_start_leaves_nothing_behind(
+    world: World, changes: dict[str, str], complaint: str
+) -> None:
+    trees = StoredTree.objects.count()
+    terms = {"name": "derived", "base_tree": world.tree.pk, "diff": diff_of_line(1, "step_1 = 100")}
+    response = client_of(world.mira).post("/lineages/", {**terms, **changes})
+    assert response.status_code == 400 and complaint in response.content.decode()
+    assert not Lineage.objects.filter(name="derived").exists() and StoredTree.objects.count() == trees
+    assert client_of(world.ann).post("/lineages/", terms).status_code == 403
+    assert StoredTree.objects.count() == trees
+
+
+def test_large_escrow_and_a_rate_that_takes_all_of_it_are_asked_about(world: World) -> None:
+    client, before = client_of(world.mira), ledger.totals().treasury
+    large = new_terms(world, escrow="600", call_id=str(uuid4()))
+    html = client.post("/bounties/new/", large).content.decode()
+    assert "600 credits = 600,000,000 micro-credits: 60 % of all 1,000 credits" in html
+    greedy = new_terms(world, rate="1500", call_id=str(uuid4()))
+    html = client.post("/bounties/new/", greedy).content.decode()
+    assert "A gain of 10 % would earn 142.965 credits and the escrow has 12.5" in html
+    assert "Quicker routing" in html and "&lt;router.py&gt;" in html
+    assert ledger.totals().treasury == before
+    found = re.search(r'name="confirmed" value="([0-9,]+)"', html)
+    assert found is not None and found[1] == "12500000,1500000000"
+    message = client.post("/bounties/new/", {**greedy, "confirmed": found[1]}, follow=True).content.decode()
+    assert "12.5 credits (12,500,000 micro-credits) are in escrow" in message
+    # The form that was asked about is sent again, as the browser's back button does: nothing new is asked or opened.
+    assert client.post("/bounties/new/", greedy).status_code == 302
+    assert before - ledger.totals().treasury == 12_500_000
+
+
+@pytest.mark.parametrize("field", ["escrow", "rate"])
+@pytest.mark.parametrize("text", ["0,5", "1,5", "1.000,50", "1,500", "1.500"])
+def test_a_decimal_comma_is_never_read_as_another_amount(world: World, field: str, text: str) -> None:
+    response = client_of(world.mira).post("/bounties/new/", new_terms(world, **{field: text}))
+    html = response.content.decode()
+    assert response.status_code == 400 and f'id="id_{field}_error"' in html and f'value="{text}"' in html
+    assert re.search(rf'<input[^>]*name="{field}"[^>]* autofocus', html)
+    assert html.count(" autofocus") == 1
+    assert Bounty.objects.count() == 1

@@ -49,6 +49,8 @@ def test_what_cannot_be_added_is_refused_beside_the_field(world: World) -> None:
     path, sent = f"/bounties/{world.bounty.pk}/escrow/", {"transfer_id": str(uuid4())}
     for who, amount, complaint in (
         (world.mira, "some", "at most six decimals"),
+        (world.mira, "2,5", "2.5 instead"),
+        (world.mira, "1.500", "in two ways"),
         (world.mira, "100000", "The treasury has 900 credits and this needs 100,000 credits: fund it first"),
         (world.ann, "1", None),
     ):
@@ -58,3 +60,17 @@ def test_what_cannot_be_added_is_refused_beside_the_field(world: World) -> None:
         if complaint is not None:
             assert complaint in html and f'value="{amount}"' in html and "id_amount_error" in html
     assert available_escrow(world.bounty) == world.escrow
+
+
+def test_a_large_sum_is_asked_about_in_the_open_form(world: World) -> None:
+    path, sent = f"/bounties/{world.bounty.pk}/escrow/", {"transfer_id": str(uuid4()), "amount": "500"}
+    client = client_of(world.mira)
+    html = client.post(path, sent).content.decode()
+    assert "500 credits = 500,000,000 micro-credits: 50 % of all 1,000 credits" in html
+    assert available_escrow(world.bounty) == world.escrow
+    found = re.search(r'name="confirmed" value="([0-9,]+)"', html)
+    assert found is not None and "<details open><summary>Add to the escrow" in html
+    client.post(path, {**sent, "confirmed": found[1]})
+    assert available_escrow(world.bounty) == 600_000_000
+    other = client.post(path, {**sent, "amount": "1"})
+    assert other.status_code == 409 and "sent before" in other.content.decode()

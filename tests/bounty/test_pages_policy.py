@@ -127,7 +127,9 @@ def test_no_page_breaks_the_policy(live_server: LiveServer, browser: Browser, wo
 
 
 # Addresses that take forms alone, or answer scripts.
-ACTIONS = re.compile(r"logout|revoke|escrow|close|decline|live|action|playground/.|stop/\(|usage/\(")
+ACTIONS = re.compile(
+    r"logout|revoke|escrow|close|decline|live|action|playground/.|stop/\(|usage/\(|keys/\(|/read/"
+)
 
 
 def test_refusals_keep_the_policy(

@@ -130,7 +130,7 @@ def test_the_merge_button_says_that_the_merge_waits(world: World) -> None:
 def test_the_plot_has_a_dot_for_each_run_and_the_limit() -> None:
     svg = plot_noise(points(15_000, 16_000, 52_000, fault="too <noisy>"), limit_log_ppm=45_000, title="a/b")
     assert svg.count("<circle") == 3 and svg.count('class="fault"') == 1
-    assert "limit 4.5" in svg and "5.20 %, too &lt;noisy&gt;" in svg
+    assert "4.5 % allowed" in svg and "5.20 %, too &lt;noisy&gt;" in svg
     assert "3 A/A runs, 1 of them bad" in svg and "2026-01-01 12:00" in svg
 
 

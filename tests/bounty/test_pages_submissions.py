@@ -6,8 +6,10 @@ import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 
-from bounty.models import Submission, SubmissionState
+from bounty.models import Evidence, Submission, SubmissionState
 from bounty.pages.actions import allowed_actions
+from bounty.pages.counting import counted_by
+from bounty.services.trees import blob_store
 from gainshare.accounts.models import User
 from tests.bounty.bounty_world import World, diff_of_line
 
@@ -112,7 +114,7 @@ def test_progress_and_log_are_followed_without_results(world: World) -> None:
     submission.refresh_from_db()
     html = page(url(submission))
     assert "Gate run: measuring pairs" in html
-    assert "4 of at most 48 pairs" in html
+    assert "4 pairs; the next look is at 48" in html
     assert "Results stay hidden" in html
     assert '<svg class="plot"' not in html
 
@@ -130,6 +132,13 @@ def test_a_confirmed_gain_shows_plot_bound_evidence_and_award(world: World) -> N
         assert f"/api/v1/runs/{run.pk}/evidence/" in html
         assert f"gainshare verify {run.pk}.json" in html
         assert run.verdict.evidence.digest in html
+    assert html.count("CPU time by cgroup-v1, memory by cgroup-v1") == submission.runs.count()
+    for run in submission.runs.all():  # evidence from before it was said, and evidence that is lost
+        older = json.loads(blob_store().get(run.verdict.evidence.blob))
+        del older["document"]["sandbox"]["counted_by"]
+        for content in (json.dumps(older).encode(), None):
+            blob = blob_store().put(content) if content else "0" * 64
+            assert counted_by(Evidence(blob=blob)) == {}
 
 
 def test_nobody_but_the_author_withdraws(world: World) -> None:

@@ -107,7 +107,7 @@ def test_rest_and_the_page_tell_place_and_time(world: World) -> None:
     submission = world.submit(world.ann, diff_of_line(1, "step_1 = 0"))
     later = world.submit(world.ann, diff_of_line(2, "step_2 = 0"))
     client = APIClient()
-    expected = {"position": 1, "runners": 1, "starts_in_s": 40, "ends_in_s": 80}
+    expected = {"position": 1, "runners": 1, "starts_in_s": 40, "ends_in_s": 80, "waiting_for_device": 0}
     assert client.get(f"/api/v1/submissions/{later.pk}/").json()["queue"] == expected
     assert client.get(f"/api/v1/runs/{later.runs.get().pk}/").json()["queue"] == expected
     assert progress_of(submission).detail == "It is next. Starts now, ends in about 40 s."

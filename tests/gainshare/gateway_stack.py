@@ -31,6 +31,7 @@ from gainshare.ledger import services as ledger
 from gainshare.ledger.audit import audit
 from gainshare.ledger.models import Hold
 from gainshare.ledger.price_book import publish_price
+from gainshare.local.services import web_command
 
 MODEL = "tiny"
 CREDIT = 1_000_000
@@ -194,8 +195,8 @@ def running_stack(folder: Path, **settings: str) -> Iterator[GatewayStack]:
         )
         web = Process(
             [
-                *(sys.executable, "-m", "uvicorn", "gainshare.config.asgi:application"),
-                *("--port", str(web_port), "--log-level", "warning", "--timeout-graceful-shutdown", "3"),
+                *web_command("--port", str(web_port), "--log-level", "warning"),
+                *("--timeout-graceful-shutdown", "3"),
             ],
             environment,
             folder / "web.log",

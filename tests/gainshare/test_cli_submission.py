@@ -147,6 +147,6 @@ def test_a_submission_does_not_rest_while_a_run_of_it_is_open() -> None:
 
 def test_progress_is_described_in_pairs_not_results() -> None:
     assert describe(QUEUED) == "queued"
-    assert describe(JUDGING) == "judging, gate run measuring (3 of at most 48 pairs)"
+    assert describe(JUDGING) == "judging, gate run measuring (3 of 48 pairs)"
     assert describe(JUDGED) == "judged, no_gain: not [bold]faster[/]"
     assert [is_resting(row) for row in (QUEUED, JUDGING, JUDGED)] == [False, False, True]

@@ -31,6 +31,7 @@ from tests.gainshare.gateway_stack import (
     request_id_of,
     running_stack,
 )
+from tests.model.header_floods import FLOODS, MIB, flood
 from tests.rest_contract import assert_shape, document
 
 HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
@@ -458,3 +459,12 @@ def assert_node_is_idle(stack: GatewayStack) -> None:
         return bool(state["running"] == 0 and state["waiting"] == 0)
 
     eventually(is_idle, within_s=5, what="an idle node")
+
+
+@pytest.mark.parametrize("kind", FLOODS)
+def test_64_mib_of_headers_cost_the_site_next_to_nothing(stack: GatewayStack, kind: str) -> None:
+    assert stack.web.child is not None
+    cost = flood(int(stack.base_url.rpartition(":")[2]), stack.web.child.pid, *FLOODS[kind])
+    assert cost.sent_bytes < 16 * MIB and cost.cpu_s < 0.5 and cost.grown_bytes < 8 * MIB, cost
+    if cost.answer and "chunk" not in kind and kind != "trailers":
+        assert cost.answer.startswith(b"HTTP/1.1 431 ") and b"headers_too_large" in cost.answer

@@ -37,7 +37,7 @@ def running(world: World, *, is_stream: bool = True) -> UUID:
     price = publish_price(model="tiny", effective_at=timezone.now(), actor=world.maintainer, **PRICES)
     key, _ = create_api_key(user=world.ann, name="test", scopes=["inference"])
     admission = services.admit(
-        key=key,
+        payer=services.Payer(world.ann, key.prefix),
         request=read_request(body % (b"true" if is_stream else b"false"), Endpoint.COMPLETIONS),
         request_id=uuid4(),
         price=price,

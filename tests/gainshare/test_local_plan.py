@@ -50,6 +50,7 @@ def test_everything_starts_after_what_it_needs(stack: LocalStack) -> None:
         "initdb",
         "postgres",
         "database",
+        "versions",
         "migrate",
         "valkey",
         "bootstrap",

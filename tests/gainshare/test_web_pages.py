@@ -13,7 +13,7 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from gainshare.accounts.models import ApiKey, User
-from gainshare.accounts.services import authenticate_key, create_api_key, create_user
+from gainshare.accounts.services import create_api_key, create_user
 from gainshare.gateway.models import UsageRecord
 from gainshare.ledger import services as ledger
 from gainshare.ledger.models import PriceVersion
@@ -118,20 +118,6 @@ def test_logging_in_and_out(user: User) -> None:
     assert client.get("/credits/").status_code == 302
 
 
-def test_a_new_key_is_shown_once_and_works(client: Client, user: User) -> None:
-    form = {"name": "laptop", "scopes": ["inference", "read"], "lifetime": "30"}
-    response = client.post("/keys/", form)
-    found = re.search(r"gs_[0-9a-f]+_[0-9a-f]+", response.content.decode())
-    assert found is not None
-    assert "no-store" in response.headers["Cache-Control"]
-    key = authenticate_key(found[0])
-    assert (key.user, key.scopes) == (user, ["inference", "read"])
-    assert key.expires_at is not None
-    assert timedelta(days=29) < key.expires_at - timezone.now() <= timedelta(days=30)
-    again = html_of(client, "/keys/")
-    assert found[0] not in again and key.prefix in again
-
-
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
@@ -164,13 +150,6 @@ def test_one_revokes_ones_own_keys_only(client: Client, user: User) -> None:
     key.refresh_from_db()
     assert key.revoked_at is not None
     assert "revoked" in html_of(client, "/keys/")
-
-
-def test_the_playgrounds_key_only_uses_models_for_an_hour(client: Client, user: User) -> None:
-    key = authenticate_key(client.post("/playground/key/").json()["key"])
-    assert (key.user, key.scopes) == (user, ["inference"])
-    assert key.expires_at is not None and key.expires_at - timezone.now() <= timedelta(hours=1)
-    assert client.get("/playground/key/").status_code == 405
 
 
 def test_credits_show_balance_lots_holds_and_movements(client: Client, user: User) -> None:
@@ -261,7 +240,8 @@ def test_keys_that_work_come_first_and_a_new_one_comes_with_an_example(client: C
         model="tiny", effective_at=timezone.now(), cached_input=1, fresh_input=2, output=3, actor=None
     )
     for scope, has_example in (("inference", True), ("read", False)):
-        made = client.post("/keys/", {"name": scope, "scopes": [scope], "lifetime": ""}).content.decode()
+        form = {"name": scope, "scopes": [scope], "lifetime": ""}
+        made = client.post("/keys/", form, follow=True).content.decode()
         assert ("/v1/chat/completions" in made) is has_example
         assert ("&quot;model&quot;: &quot;tiny&quot;" in made or '"model": "tiny"' in made) is has_example
 

@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,8 +63,10 @@ def start_node() -> Iterator[Callable[..., NodeProcess]]:
     """Starts nodes on free ports and waits until they are healthy; all are stopped at the end."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(*options: str, wait: bool = True) -> NodeProcess:
-        command = [sys.executable, "-m", "model.serving.node", "--port", "0", "--threads", "1", *options]
+    def start(
+        *options: str, wait: bool = True, program: Sequence[str] = ("-m", "model.serving.node")
+    ) -> NodeProcess:
+        command = [sys.executable, *program, "--port", "0", "--threads", "1", *options]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         started.append(process)
         assert process.stderr is not None

@@ -150,5 +150,5 @@ class Guesses:
 
 def speculating(served: ServedModel, **fields: Any) -> Bench:
     bench = Bench(served, EngineLimits(max_running=3, step_tokens=16, max_drafts=3), **fields)
-    bench.core.make_proposer = lambda sampler, blocks: Guesses(bench.executor)
+    bench.core.make_proposer = lambda sampler, blocks, n_running: Guesses(bench.executor)
     return bench

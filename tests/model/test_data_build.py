@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from model.data.build import Settings, build
 from model.data.corpora import KINDS, Corpus, Kind, built_in_corpora
 from model.data.curriculum import three_stages
 from model.data.data_folder import BUILD_FILE, SIDES, open_data_folder
-from model.data.errors import CorpusError, ShardError
+from model.data.errors import CorpusError, ShardError, TokenizerError
 from model.data.evaluation import evaluation_batches
 from model.data.statistics import statistics
 from model.data.stream import DataStream
@@ -208,6 +209,91 @@ def test_options_that_would_not_be_read_are_refused(
     assert "--markup is of --tokenizer's model" in capsys.readouterr().err
     assert main([*arguments, "--tokenizer", str(tmp_path), "--vocab-size", "500"]) == 1
     assert "--vocab-size is of a tokenizer that is trained" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("vocab_size", ["1000000000", "1e9", "259", "-4096", "0x1000", "nan", "1" * 400])
+def test_a_vocabulary_size_out_of_bounds_is_refused_before_anything_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], vocab_size: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["build", str(tmp_path / "data"), f"--vocab-size={vocab_size}"])
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert f"argument --vocab-size: must be a whole number, 260 to 1048576, not '{vocab_size}'" in error
+    assert "read " not in error and list(tmp_path.iterdir()) == []
+
+
+def test_a_vocabulary_size_is_refused_in_python_before_anything_is_read(tmp_path: Path) -> None:
+    def read() -> Iterator[TextDocument]:
+        raise AssertionError("it was read")
+
+    with pytest.raises(TokenizerError, match="at most 1,048,576"):
+        build(tmp_path / "data", [replace(PROSE, read=read)], settings=replace(SETTINGS, vocab_size=10**9))
+
+
+def test_one_long_word_is_built_from_as_any_text(tmp_path: Path) -> None:
+    """And no text is taught of which a tokenizer is promised less."""
+    word = "x" * 1_000_000 + "yz" * 500_000
+
+    def read() -> Iterator[TextDocument]:
+        yield from PROSE.read()
+        yield TextDocument("prose", "licence of prose", "prose/word", "prose/word", word)
+
+    started = time.process_time()
+    settings = replace(SETTINGS, held_out_share=0.0)
+    data = build(tmp_path / "data", [replace(PROSE, read=read)], settings=settings)
+    assert time.process_time() - started < 60
+    documents = data.documents("general")
+    [number] = [n for n in range(len(documents)) if documents.record(n).path == "prose/word"]
+    assert data.tokenizer.decode(documents.tokens(number).tolist()) == word + "<|end|>"
+    small = build(
+        tmp_path / "small", [replace(PROSE, read=read)], settings=replace(settings, tokenizer_bytes=999_999)
+    )
+    assert "yz" not in {small.tokenizer.decode([token]) for token in range(small.tokenizer.vocab_size)}
+
+
+@pytest.mark.parametrize("name", ["json", "csv", "text"])
+def test_a_file_that_is_not_utf8_is_named_with_the_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    files = tmp_path / "files"
+    files.mkdir()
+    good, bad = files / "a.txt", files / "b.txt"
+    good.write_text("é" * (1 << 20), encoding="utf-8")
+    bad.write_bytes(
+        "xé".encode() * ((1 << 20) // 3 + 1) + b"\xc3("
+    )  # split by the megabyte that is read at once
+    offset = bad.stat().st_size - 2
+
+    def load_dataset(name: str, config: None, **options: object) -> None:
+        bad.read_text(encoding="utf-8")
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    hub = f"general:{name},column=text,licence=x,data_files={files}/*.txt"
+    assert main(["build", str(tmp_path / "data"), "--hub", hub]) == 1
+    error = capsys.readouterr().err
+    assert f"error: {bad} is not UTF-8 text: byte 0xc3 at offset {offset:,} (invalid continuation" in error
+    assert "write the file again as UTF-8" in error and not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "corpus"),
+    [
+        ("usr/share/doc/python3.13/html/_sources/a.rst.txt", "python-manual"),
+        ("usr/share/wordnet/data.noun", "wordnet"),
+    ],
+)
+def test_a_corpus_file_that_is_not_utf8_is_named_with_the_byte(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, corpus: str
+) -> None:
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).write_bytes(b"text\xff\n")
+    arguments = ["build", str(tmp_path / "data"), "--corpus", corpus, "--root", str(tmp_path), "--json"]
+    assert main(arguments) == 1
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["code"] == "data"
+    assert error["message"].startswith(f"{tmp_path / file} is not UTF-8 text: byte 0xff at offset 4 ")
+    assert f"install the corpus {corpus}'s package again" in error["message"]
 
 
 def test_a_failing_build_leaves_nothing_and_keeps_the_old(folder: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.data.errors import TokenizerError
-from model.data.tokenizer import CHATML, MARKUP_FILE, TOKENIZER_FILE, Markup, TextTokenizer
+from model.data.tokenizer import (
+    CHATML,
+    LONGEST_TAUGHT,
+    MARKUP_FILE,
+    MOST_VOCABULARY,
+    SPLIT,
+    TOKENIZER_FILE,
+    Markup,
+    TextTokenizer,
+)
 from model.serving.tokenizer import BPETokenizer
 
 TEXTS = [Path(__file__).read_text(encoding="utf-8"), "déjà vu, déjà lu: naïve café ☕ " * 20] * 3
@@ -121,6 +131,44 @@ def test_sizes_and_texts_that_teach_nothing_are_refused() -> None:
     assert TextTokenizer.train(["aba ababa"], 10_000).vocab_size < 300  # no more merges than there are
 
 
+@pytest.mark.parametrize("vocab_size", [-1, 0, MOST_VOCABULARY + 1, 1_000_000_000, 1 << 70])
+def test_a_vocabulary_that_the_trainer_would_abort_on_is_refused(vocab_size: int) -> None:
+    with pytest.raises(TokenizerError, match=rf"at most 1,048,576, not {vocab_size:,}"):
+        TextTokenizer.train(TEXTS, vocab_size)
+
+
+def test_a_piece_of_any_length_is_learnt_from_in_linear_time() -> None:
+    """Merges of a word of 400,000 letters took 200 s: time grew with the square of its length."""
+    for run in ("x", "xy", "é", " ", "\n", "!"):
+        word = run * (400_000 // len(run))
+        started = time.process_time()
+        trained = TextTokenizer.train([*TEXTS, word], VOCAB)
+        assert time.process_time() - started < 30
+        assert trained.decode(trained.encode(word)) == word
+        assert len(trained.encode(word)) < len(word.encode()) / 2, "it has learnt from the word"
+
+
+def test_a_long_piece_changes_nothing_in_ordinary_text(tokenizer: TextTokenizer) -> None:
+    """Up to the length that is stated, training is that of the plain pre-tokenizer, and ids are of whole pieces."""
+    plain = tokenizers.Tokenizer(tokenizers.models.BPE())
+    split = tokenizers.pre_tokenizers.Split(tokenizers.Regex(SPLIT), behavior="isolated")
+    byte_level = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    plain.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([split, byte_level])
+    texts = [*TEXTS, "y" * LONGEST_TAUGHT, "-" * LONGEST_TAUGHT]
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=VOCAB,
+        min_frequency=2,
+        special_tokens=list(Markup().strings),
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    plain.train_from_iterator(texts, trainer)
+    plain.encode_special_tokens = True
+    trained = TextTokenizer.train(texts, VOCAB)
+    for text in (*texts, "word" * LONGEST_TAUGHT, "\n " * LONGEST_TAUGHT, " " * (3 * LONGEST_TAUGHT) + "x"):
+        assert trained.encode(text) == plain.encode(text, add_special_tokens=False).ids
+
+
 def test_a_missing_or_damaged_file_is_named(tokenizer: TextTokenizer, tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match=r"markup\.json is missing: build the data again"):
         TextTokenizer.load(tmp_path)
@@ -132,6 +180,11 @@ def test_a_missing_or_damaged_file_is_named(tokenizer: TextTokenizer, tmp_path: 
     (tmp_path / MARKUP_FILE).write_text(json.dumps({"begin": "x"}))
     with pytest.raises(TokenizerError, match="holds no usable tokenizer"):
         TextTokenizer.load(tmp_path)
+    (tmp_path / TOKENIZER_FILE).write_bytes(b'{"model": "\xff"}')
+    with pytest.raises(
+        TokenizerError, match=r"/tokenizer\.json is not UTF-8 text: byte 0xff at offset 11 .*build"
+    ):
+        TextTokenizer.load(tmp_path, Markup())
     (tmp_path / TOKENIZER_FILE).unlink()
     with pytest.raises(TokenizerError, match=r"tokenizer\.json is missing"):
         TextTokenizer.load(tmp_path, Markup())

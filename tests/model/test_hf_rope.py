@@ -105,7 +105,7 @@ def test_an_original_context_beside_the_scaling_comes_first() -> None:
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5"),
         ({"rope_parameters": {"partial_rotary_factor": 0.25}}, "partial_rotary_factor = 0.25"),
         ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "per layer type"),
-        ({"max_position_embeddings": None}, "max_position_embeddings must be a number"),
+        ({"max_position_embeddings": None}, "max_position_embeddings must be a whole number"),
         (
             {
                 "scales_softmax": True,

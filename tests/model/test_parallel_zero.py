@@ -20,6 +20,7 @@ from model.parallel.processes import alone
 from model.parallel.zero import ZeroTrainer
 from model.parallel.zero_engine import ZeroConfig
 from model.parallel.zero_pipeline import ZeroPipelineTrainer
+from tests.benchmarks.ordinary_user import as_user
 from tests.model import zero_ranks
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -103,6 +104,29 @@ def assert_no_rank_is_updated(broken: dict[str, Any]) -> None:
     assert broken["message"] == ["the loss of step 2 is nan"] * 2
     assert broken["unlike"] == []
     assert all(math.isfinite(figure) for figure in broken["next"])
+
+
+def test_a_folder_of_path_that_may_not_be_searched_does_not_end_training(tmp_path: Path) -> None:
+    """Of such a folder the system says that any program in it may not be run, where it could say that there is none."""
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o000)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    code = f"""
+        import os, sys
+        os.environ.update(RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="{port}")
+        os.environ.update(CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="1")
+        try:
+            os.listdir("{closed}")
+        except PermissionError:
+            from model.parallel.check import main
+            sys.exit(main(["--mesh", "dp=1", "--zero", "3", "--steps", "2", "--json"]))
+        sys.exit("the folder may be read")
+    """
+    ended = as_user(code, path=f"{closed}:{os.environ['PATH']}", timeout_s=240)
+    assert ended.returncode == 0, ended.stderr
+    assert len(json.loads(ended.stdout)["single"]) == 2
 
 
 @pytest.mark.long

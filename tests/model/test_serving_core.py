@@ -256,7 +256,7 @@ def test_a_failing_proposer_costs_only_the_guesses(served: ServedModel) -> None:
         def propose(self, tokens: Sequence[int], n: int) -> list[int]:
             raise RuntimeError("no idea")
 
-    bench.core.make_proposer = lambda sampler, blocks: Broken()
+    bench.core.make_proposer = lambda sampler, blocks, n_running: Broken()
     job = bench.ask([3, 4], 6)
     bench.run()
     assert bench.tokens(job) == bench.plain([3, 4], 6)

@@ -110,7 +110,7 @@ def compared(served: ServedModel, ask: Ask) -> Engine:
     with running(served, TorchExecutor(transformer, N_BLOCKS), proposers()) as looking:
         assert answered(looking, *ask()) == expected
     executor = AheadExecutor(transformer, N_BLOCKS)
-    with running(served, executor, proposers(executor, lambda: guessing.n_running)) as guessing:
+    with running(served, executor, proposers(executor)) as guessing:
         assert answered(guessing, *ask()) == expected
     return guessing
 

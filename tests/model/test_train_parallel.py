@@ -22,9 +22,11 @@ from model.parallel.mesh import Mesh
 from model.parallel.run_engine import ManyProcesses, hanging, stop
 from model.parallel.run_rank import Orders, own_rows
 from model.parallel.workers import Workers
+from model.training.checkpoints import Checkpoints
 from model.training.run import train
 from model.training.run_config import RunConfig, read_run_config, run_config_from
 from model.training.run_log import read_log
+from model.training.state import MODEL
 from model.training.training_data import open_data
 from tests.model.training_processes import ended, run_file, start, steps_logged, wait_for_step
 from tests.model.training_runs import VOCABULARY, data_folder, equal_states, packed_batch, run_document
@@ -102,6 +104,47 @@ def test_many_processes_train_as_one_does_and_one_goes_on(
     assert curve(many)[-1] < curve(many)[0] - 0.5, "equal curves prove little where nothing is learnt"
     notices = [row["message"] for row in read_log(many / "log.jsonl", "noticed")]
     assert any(notice.startswith("parallel") for notice in notices)
+
+
+COUNTED: dict[str, Any] = {"bias_balancing": True, "switch_loss": 0.05, "sequence_loss": 0.05, "z_loss": 0.01}
+UNEVEN = [
+    pytest.param({"dp": 2, "ep": 2}, {}, id="experts"),
+    pytest.param({"tp": 2}, {}, id="tensor"),
+    pytest.param({"pp": 2}, {"checkpointing": "full"}, id="pipeline"),
+    pytest.param({"pp": 2}, {"checkpointing": "selective"}, id="selective", marks=pytest.mark.long),
+    pytest.param({"tp": 2, "sequence": True}, {}, id="sequence", marks=pytest.mark.long),
+    pytest.param({"dp": 2, "zero": 2}, {"checkpointing": "full"}, id="deepspeed", marks=pytest.mark.long),
+    pytest.param({"dp": 2, "ep": 2, "zero": 1}, {}, id="deepspeed-experts", marks=pytest.mark.long),
+]
+
+
+@pytest.mark.parametrize(("mesh", "compute"), UNEVEN)
+def test_padding_is_counted_by_no_number_of_processes(
+    tmp_path: Path, data: Path, mesh: dict[str, Any], compute: dict[str, Any]
+) -> None:
+    """Balancing biases and auxiliary losses included, where one process has as many micro-batches as all ranks together."""
+    model = {**TABLES["model"], "moe": COUNTED}
+    tables = {"model": model, "recipe": {"balance_rate": 0.02}, "budget": {"steps": 12}}
+    sizes = {"sequence_length": 32, "batch_tokens": 128, "prefetch": 0}
+    parts = {**TABLES["compute"], **compute, "micro_batches": 2 * mesh.get("dp", 1)}
+    many = tmp_path / "many"
+    one = read_run_config(run_file(tmp_path, data, "one", **tables, compute=parts, data=sizes))
+    train(one, open_data(one))
+    parts = {**TABLES["compute"], **compute}
+    done(run_file(tmp_path, data, "many", **tables, compute=parts, data=sizes, parallel=mesh))
+    assert any(row["padding_share"] > 0 for row in read_log(many / "log.jsonl", "stepped"))
+    assert curve(many) == pytest.approx(curve(one.output), rel=TOLERANCE)
+    assert norms(many) == pytest.approx(norms(one.output), rel=10 * TOLERANCE)
+    assert curve(many)[-1] < curve(many)[0] - 0.5
+    alone, together = biases(one.output), biases(many)
+    assert alone and all(torch.equal(together[name], alone[name]) for name in alone)
+
+
+def biases(output: Path) -> dict[str, torch.Tensor]:
+    found = Checkpoints(output / "checkpoints", keep=9).newest()
+    assert found is not None
+    weights = found.snapshot.tensors[MODEL]
+    return {name: bias for name, bias in weights.items() if name.endswith("router.bias")}
 
 
 @pytest.mark.parametrize(

@@ -48,9 +48,7 @@ function show(body) {
   bar.hidden = body.pairs_max === 0;
   bar.max = body.pairs_max || 1;
   bar.value = body.pairs_done;
-  document.getElementById("progress-pairs").textContent = body.pairs_max
-    ? `${body.pairs_done} of at most ${body.pairs_max} pairs`
-    : "";
+  document.getElementById("progress-pairs").textContent = body.counted;
 }
 
 async function follow() {

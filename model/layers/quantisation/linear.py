@@ -6,6 +6,7 @@ modules; which numbers 8 bits can hold is `int8.py`'s and `fp8.py`'s subject.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, Protocol, get_args
 
 import torch
@@ -52,8 +53,8 @@ def eight_bit_linear(x: Tensor, w_NK: Tensor, bias_N: Tensor | None, arithmetic:
     if isinstance(w_NK, DTensor) or isinstance(x, DTensor):
         raise NotImplementedError("8-bit products take plain tensors: train tensor-parallel models in bf16")
     x_TK = x.reshape(-1, x.shape[-1])
-    y_TN: Tensor = _Linear.apply(x_TK, w_NK, arithmetic, product_dtype(x))  # type: ignore[no-untyped-call]  # torch's
-    y = y_TN.view(*x.shape[:-1], w_NK.shape[0])
+    apply: Callable[..., Tensor] = _Linear.apply
+    y = apply(x_TK, w_NK, arithmetic, product_dtype(x)).view(*x.shape[:-1], w_NK.shape[0])
     return y if bias_N is None else y + bias_N.to(y.dtype)
 
 

@@ -22,6 +22,7 @@ else:
 class PlatformUserAdmin(UserAdminBase):
     list_display = ["username", "email", "role", "is_active", "date_joined"]
     list_filter = ["role", "is_active"]
+    readonly_fields = ["role"]  # changed on the page of people, which notes who did it
     fieldsets = [*(UserAdmin.fieldsets or []), ("Gainshare", {"fields": ["role"]})]
 
 

@@ -54,6 +54,13 @@ class UnusableValue(DomainError):
         )
 
 
+class IdConflict(DomainError):
+    """The caller-made id already belongs to another call."""
+
+    code = "id_conflict"
+    status = 409
+
+
 def redact(text: str) -> str:
     """``text`` with every API key and runner token replaced by its kind: ``gs_***``."""
     return CREDENTIAL.sub(r"\1_***", text)

@@ -20,7 +20,12 @@ class RawKey:
     @classmethod
     def generate(cls) -> "RawKey":
         """A key with a 256-bit secret from the operating system."""
-        return cls(secrets.token_hex(PREFIX_CHARS // 2), secrets.token_hex(SECRET_BYTES))
+        return cls.with_prefix(secrets.token_hex(PREFIX_CHARS // 2))
+
+    @classmethod
+    def with_prefix(cls, prefix: str) -> "RawKey":
+        """The same for a key that has its prefix already."""
+        return cls(prefix, secrets.token_hex(SECRET_BYTES))
 
     @classmethod
     def parse(cls, raw: str) -> "RawKey | None":

@@ -1,4 +1,6 @@
-"""Users with a role, their API keys, and how often passwords were tried. Knows nothing of credits or bounties.
+"""Users with a role, their API keys, what was made under which id, and how often passwords were tried.
+
+Knows nothing of credits or bounties.
 
 An API key is shown once, as ``gs_<prefix>_<secret>``; only the SHA-256 of its 256-bit secret is kept.
 """
@@ -6,11 +8,17 @@ An API key is shown once, as ``gs_<prefix>_<secret>``; only the SHA-256 of its 2
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from django.contrib.auth.models import AbstractUser
+from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models.functions import Lower
 from django.utils.crypto import salted_hmac
+
+from gainshare.accounts.names import MAX_KEY_CHARS, look_alike_key, refuse_new_name
+
+TAKEN = "This user name is taken, or looks like one that is; choose another one."
 
 
 class Role(models.TextChoices):
@@ -33,12 +41,34 @@ class User(AbstractUser):
     """A person. The role decides; Django's groups and permissions are only for the admin site."""
 
     role = models.CharField(max_length=16, choices=Role.choices, default=Role.CONTRIBUTOR)
+    name_key = models.CharField(
+        max_length=MAX_KEY_CHARS,
+        default="",
+        editable=False,
+        db_index=True,
+        help_text="The same for names that look alike.",
+    )
 
     class Meta(AbstractUser.Meta):
         constraints = [
             models.UniqueConstraint(Lower("username"), name="user_username_ci_unique"),
             models.CheckConstraint(condition=models.Q(role__in=Role.values), name="user_role_known"),
         ]
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        self.name_key = look_alike_key(self.username)
+        if kwargs.get("update_fields") is not None and "username" in kwargs["update_fields"]:
+            kwargs["update_fields"] = {*kwargs["update_fields"], "name_key"}
+        super().save(*args, **kwargs)
+
+    def clean(self) -> None:
+        """Django's, and a name that is new must be one that can be given: an old one stays as it is."""
+        super().clean()
+        before = type(self).objects.filter(pk=self.pk).values_list("username", flat=True).first()
+        if before != self.username:
+            refuse_new_name(self.username)
+            if type(self).objects.filter(name_key=look_alike_key(self.username)).exclude(pk=self.pk).exists():
+                raise ValidationError({"username": TAKEN})
 
     @property
     def is_maintainer(self) -> bool:
@@ -51,8 +81,42 @@ class User(AbstractUser):
         return frozenset(scopes if self.is_maintainer else scopes - {Scope.MAINTAIN.value})
 
 
+class RoleChange(models.Model):
+    """Who gave whom which role, when and why. Written in the transaction that changed it, and never changed."""
+
+    user = models.ForeignKey(User, on_delete=models.PROTECT, related_name="role_changes")
+    old = models.CharField(max_length=16, choices=Role.choices)
+    new = models.CharField(max_length=16, choices=Role.choices)
+    reason = models.CharField(max_length=300, blank=True)
+    actor = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["-pk"]
+
+    def __str__(self) -> str:
+        return f"{self.user}: {self.old} -> {self.new}"
+
+
+class MadeOnce(models.Model):
+    """What was made under an id that its caller made; see `once`."""
+
+    call_id = models.UUIDField(primary_key=True)
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="+")
+    what = models.CharField(max_length=32, help_text="The kind of thing.")
+    terms_digest = models.CharField(max_length=64, help_text="SHA-256 of what was asked for.")
+    name = models.CharField(max_length=100, help_text="What the thing is found by.")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return f"{self.call_id}: {self.what} {self.name}"
+
+
 class ApiKey(models.Model):
-    """One key of one user. Revoking a key revokes the keys that were made with it."""
+    """One key of one user. Revoking a key revokes the keys that were made with it.
+
+    A key made on a page has no secret (an empty hash) until that page has shown it.
+    """
 
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="api_keys")
     name = models.CharField(max_length=80)

@@ -46,6 +46,11 @@ class TooManyAttempts(DomainError):
         super().__init__(f"Too many {what}. Try again in {wait}.")
         self.headers = {"Retry-After": str(retry_after_s)}
 
+    def because(self, reason: str) -> "TooManyAttempts":
+        """The same refusal, which first says what was wrong with this try."""
+        self.message = f"{reason.rstrip('.')}. {self.message}"
+        return self
+
 
 def take(*, what: str, who: str, rate: Rate) -> None:
     """Use one try of ``who``. ``what`` names the kind of tries, in words for the refusal. Raises TooManyAttempts."""

@@ -1,9 +1,9 @@
 """What changes users and keys. Each function opens its own transaction; views only parse, call and render."""
 
 from datetime import datetime, timedelta
+from uuid import UUID, uuid5
 
 from django.contrib.auth.password_validation import validate_password
-from django.contrib.auth.validators import UnicodeUsernameValidator
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 from django.db import IntegrityError, transaction
@@ -12,11 +12,14 @@ from django.utils import timezone
 
 from gainshare.accounts.errors import DomainError
 from gainshare.accounts.keys import RawKey
-from gainshare.accounts.models import ApiKey, Role, Scope, User
+from gainshare.accounts.models import TAKEN, ApiKey, Role, RoleChange, Scope, User
+from gainshare.accounts.names import look_alike_key, refuse_new_name
+from gainshare.accounts.once import claim
 
 LAST_USED_EVERY = timedelta(minutes=1)
 # Compared with when no key has the prefix, so that the answer takes as long as for a known one.
 NO_SUCH_HASH = "0" * 64
+NAMES = UUID("4b8f0f5e-6a1d-4a52-8f3f-0f7f4c2f9d10")  # locks of names that are being given
 
 
 class InvalidKey(DomainError):
@@ -60,14 +63,12 @@ class LastMaintainer(DomainError):
 
 
 def create_user(*, username: str, password: str, email: str = "", role: str = Role.CONTRIBUTOR.value) -> User:
-    """A new active user. Raises BadAccountData (with the validators' reasons) or UsernameTaken."""
+    """A new active user. Raises BadAccountData (with the validators' reasons) or UsernameTaken (or a look-alike is)."""
     if role not in Role.values:
         raise BadAccountData(f"There is no such role; choose one of {', '.join(Role.values)}.")
     user = User(username=username, email=User.objects.normalize_email(email), role=role)
     try:
-        UnicodeUsernameValidator()(username)
-        if len(username) > 150:
-            raise ValidationError("A user name has at most 150 characters.")
+        refuse_new_name(username)
         if email:
             validate_email(email)
         validate_password(password, user)
@@ -76,14 +77,21 @@ def create_user(*, username: str, password: str, email: str = "", role: str = Ro
     user.set_password(password)
     try:
         with transaction.atomic():
+            key = look_alike_key(username)
+            claim(uuid5(NAMES, key))  # two that look alike wait for each other
+            if User.objects.filter(name_key=key).exists():
+                raise UsernameTaken(TAKEN)
             user.save()
     except IntegrityError:
-        raise UsernameTaken("This user name is taken; choose another one.") from None
+        raise UsernameTaken(TAKEN) from None
     return user
 
 
-def set_role(*, actor: User, username: str, role: str) -> User:
-    """Gives ``username`` a role. Only a maintainer may, and the last maintainer cannot be demoted."""
+def set_role(*, actor: User, username: str, role: str, reason: str = "") -> User:
+    """Gives ``username`` a role, and notes who did it and why.
+
+    Only a maintainer may, nobody promotes themselves, and the last maintainer cannot be demoted.
+    """
     if not actor.is_maintainer:
         raise NotAllowed("Only a maintainer changes roles.")
     if role not in Role.values:
@@ -99,8 +107,13 @@ def set_role(*, actor: User, username: str, role: str) -> User:
         user = User.objects.select_for_update().filter(username=username).first()
         if user is None:
             raise NotFound("There is no user of this name.")
+        if user.role == role:
+            return user
+        if user.pk == actor.pk and role == Role.MAINTAINER:
+            raise NotAllowed("Nobody gives themselves more rights; ask another maintainer.")
         if role != Role.MAINTAINER and not user.is_superuser and maintainers == {user.pk}:
             raise LastMaintainer("This is the last maintainer; appoint another one first.")
+        RoleChange.objects.create(user=user, old=user.role, new=role, reason=reason[:300], actor=actor)
         user.role = role
         user.save(update_fields=["role"])
     return user
@@ -118,6 +131,43 @@ def create_api_key(
 
     A key made with another key (``made_with``) gets at most that key's scopes and life, and is revoked with it.
     """
+    raw = RawKey.generate()
+    key = _new_key(user=user, name=name, scopes=scopes, expires_at=expires_at, made_with=made_with)
+    key.prefix, key.secret_hash = raw.prefix, raw.secret_hash
+    key.save(force_insert=True)
+    return key, raw.text
+
+
+def order_api_key(*, user: User, name: str, scopes: list[str], expires_at: datetime | None = None) -> ApiKey:
+    """A new key that has no secret yet, and so cannot be used: `draw_secret` gives it one, once."""
+    key = _new_key(user=user, name=name, scopes=scopes, expires_at=expires_at)
+    key.prefix = RawKey.generate().prefix
+    key.save(force_insert=True)
+    return key
+
+
+def draw_secret(*, user: User, prefix: str) -> str | None:
+    """The raw text of an ordered key, drawn now; None where it was drawn before or the key no longer works.
+
+    Of two calls at once one gets it: nothing keeps the secret, so nothing can show it twice.
+    """
+    raw = RawKey.with_prefix(prefix)
+    alive = Q(expires_at=None) | Q(expires_at__gt=timezone.now())
+    drawn = ApiKey.objects.filter(alive, user=user, prefix=prefix, secret_hash="", revoked_at=None).update(
+        secret_hash=raw.secret_hash
+    )
+    return raw.text if drawn else None
+
+
+def _new_key(
+    *,
+    user: User,
+    name: str,
+    scopes: list[str],
+    expires_at: datetime | None = None,
+    made_with: ApiKey | None = None,
+) -> ApiKey:
+    """A key that may be made, not saved yet. Raises BadAccountData, NotAllowed."""
     wanted = list(dict.fromkeys(scopes))
     if not name.strip() or len(name) > 80:
         raise BadAccountData("Name the key, in at most 80 characters.")
@@ -132,17 +182,7 @@ def create_api_key(
             raise NotAllowed("A key cannot make a key that may do more than itself.")
         if made_with.expires_at is not None:
             expires_at = min(expires_at or made_with.expires_at, made_with.expires_at)
-    raw = RawKey.generate()
-    key = ApiKey.objects.create(
-        user=user,
-        name=name.strip(),
-        prefix=raw.prefix,
-        secret_hash=raw.secret_hash,
-        scopes=wanted,
-        expires_at=expires_at,
-        made_with=made_with,
-    )
-    return key, raw.text
+    return ApiKey(user=user, name=name.strip(), scopes=wanted, expires_at=expires_at, made_with=made_with)
 
 
 def authenticate_key(raw: str) -> ApiKey:

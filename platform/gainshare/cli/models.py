@@ -37,13 +37,19 @@ def import_model(
     folder: Annotated[Path, typer.Argument(help="a folder that transformers' save_pretrained wrote")],
     name: Annotated[str | None, typer.Option(help="its name here (default: the folder's)")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16 (default: as stored)")] = None,
+    without_tokenizer: Annotated[
+        bool,
+        typer.Option(
+            "--without-tokenizer", help="leave its tokenizer behind: for training and evaluation only"
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Convert a Hugging Face model into the local store; `gainshare up --model FOLDER` serves it."""
     name = folder.resolve().name if name is None else name
     if not name or Path(name).name != name or name.startswith("."):
         raise CliError(f"{name!r} is no name for a model: give a plain one with --name", code="usage")
-    options = [] if dtype is None else ["--dtype", dtype]
+    options = [*([] if dtype is None else ["--dtype", dtype]), *(["--without-tokenizer"] * without_tokenizer)]
     _convert("import", str(folder), str(_store() / name), *options, as_json=as_json)
 
 

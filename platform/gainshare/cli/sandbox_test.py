@@ -21,6 +21,7 @@ def sandbox_test(level: LevelOption = None, as_json: JsonOption = False) -> None
     Also lists every level of this machine, and what to do about those that do not work. Levels: bubblewrap (as root),
     bubblewrap-user (as an ordinary user), container.
     """
+    from benchmarks.commands import dying_of_signals
     from benchmarks.sandbox import AWARD_ELIGIBLE, SandboxError, best_level, levels_here, self_test
     from benchmarks.sandbox.placement import accounting
 
@@ -38,7 +39,8 @@ def sandbox_test(level: LevelOption = None, as_json: JsonOption = False) -> None
             chosen = next(known for known in levels if known == level)
             if problem := levels[chosen]:
                 raise CliError(problem, code="no_sandbox")
-        attacks = self_test(chosen)
+        with dying_of_signals():
+            attacks = self_test(chosen)
     except SandboxError as error:
         raise CliError(str(error), code="no_sandbox") from None
     contained = all(attack.contained for attack in attacks)

@@ -23,7 +23,7 @@ def describe(submission: dict[str, Any]) -> str:
         if run["state"] in OPEN_RUN:
             text += f", {run['kind']} run {run['state']}"
             if run.get("pairs_max"):
-                text += f" ({run['pairs_done']} of at most {run['pairs_max']} pairs)"
+                text += f" ({run['pairs_done']} of {run['pairs_max']} pairs)"
     if verdict := submission.get("verdict"):
         text += f", {verdict['kind']}: {verdict['reason']}"
     return text

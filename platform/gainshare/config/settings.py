@@ -191,6 +191,10 @@ SPECTACULAR_SETTINGS = {
     },
 }
 
+# -- Credits ----------------------------------------------------------------------------------------
+# A page asks once more before a sum moves that is more than this share of all credits ever issued.
+LARGE_SUM_PERCENT = env.integer("GAINSHARE_LARGE_SUM_PERCENT", 25, minimum=0)
+
 # -- Queues -----------------------------------------------------------------------------------------
 BROKER_URL = env.text("BROKER_URL", "redis://127.0.0.1:6379/0")
 CELERY_BEAT_INTERVAL_S = env.integer("GAINSHARE_BEAT_INTERVAL_S", 5, minimum=1)
@@ -200,6 +204,8 @@ RUN_LEASE_S = env.integer("GAINSHARE_RUN_LEASE_S", 60, minimum=1)
 RUN_MAX_ATTEMPTS = env.integer("GAINSHARE_RUN_MAX_ATTEMPTS", 3, minimum=1)
 # Of a hundred confirmed gains so many are measured once more, at random, while they are reviewed.
 RECHECK_PERCENT = env.integer("GAINSHARE_RECHECK_PERCENT", 10, minimum=0, maximum=100)
+# Rejected diffs of one person that a bounty's list takes in an hour; what comes on top is refused until later.
+REJECTIONS_PER_HOUR = env.integer("GAINSHARE_REJECTIONS_PER_HOUR", 10, minimum=1)
 AA_INTERVAL_S = env.integer("GAINSHARE_AA_INTERVAL_S", 6 * 3600, minimum=60)  # each runner measures itself
 
 # -- Model access -----------------------------------------------------------------------------------

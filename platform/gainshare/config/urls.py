@@ -7,6 +7,7 @@ from drf_spectacular.views import SpectacularAPIView
 urlpatterns = [
     path("admin/", admin.site.urls),
     path("v1/", include("gainshare.gateway.api")),
+    path("playground/api/", include("gainshare.gateway.playground")),
     path("api/v1/", include("gainshare.accounts.api")),
     path("api/v1/", include("gainshare.ledger.api")),
     path("api/v1/", include("gainshare.gateway.usage")),

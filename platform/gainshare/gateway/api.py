@@ -1,6 +1,7 @@
 """The OpenAI-compatible API below /v1/: async views that check the key, admit the request and pass the answer on.
 
 Keys are the only way in; a browser's session is not looked at, so there is nothing for a forged request to use.
+What the site's own playground asks comes through `gateway.playground`, and is answered by the same `serve`.
 Every answer that was admitted carries `X-Gainshare-Request-Id`, the id of its bill under /api/v1/usage/.
 """
 
@@ -24,7 +25,6 @@ from django.urls import path
 from django.views.decorators.csrf import csrf_exempt
 
 from benchmarks.faults import fault_point
-from gainshare.accounts.models import ApiKey
 from gainshare.gateway import services
 from gainshare.gateway.database import in_database
 from gainshare.gateway.errors import (
@@ -58,9 +58,13 @@ AsyncView = Callable[..., Coroutine[Any, Any, HttpResponseBase]]
 
 def openai_view(*methods: str) -> Callable[[AsyncView], AsyncView]:
     """Make a view answer every failure in OpenAI's shape; without session and CSRF, they play no part here."""
+    return lambda view: csrf_exempt(in_openai_shape(*methods)(view))
+
+
+def in_openai_shape(*methods: str) -> Callable[[AsyncView], AsyncView]:
+    """Make a view take these methods only, and answer every failure in OpenAI's shape."""
 
     def decorate(view: AsyncView) -> AsyncView:
-        @csrf_exempt
         @functools.wraps(view)
         async def answer(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
             try:
@@ -116,21 +120,33 @@ async def completions(request: HttpRequest) -> HttpResponseBase:
 
 
 async def generate(http: HttpRequest, endpoint: Endpoint) -> HttpResponseBase:
-    """Authenticate, check, count, hold, then hand the node's tokens on."""
+    """Authenticate, check and count, then `serve`."""
     raw_key = presented_key(http)
     try:
         request = read_request(read_body(http), endpoint)
     except GatewayError:
         await in_database(services.caller, raw_key=raw_key)  # what is wrong is told to customers only
         raise
-    key, price, (node, count) = await check_and_count(raw_key, request)
+    payer, price, (node, count) = await check_and_count(raw_key, request)
+    return await serve(request, endpoint, payer, price, node, count)
+
+
+async def serve(
+    request: GenerationRequest,
+    endpoint: Endpoint,
+    payer: services.Payer,
+    price: PriceVersion | None,
+    node: ModelNode,
+    count: TokenCount,
+) -> HttpResponseBase:
+    """Hold the credits, then hand the node's tokens on: for whoever was let in, and at whichever door."""
     if price is None:
         raise UnpricedModel(
             f"The model '{request.model}' has no price yet, so it cannot be used. Ask a maintainer to publish one.",
             param="model",
         )
     request_id = uuid4()
-    admission = await admit(key, request, request_id, price, count)
+    admission = await admit(payer, request, request_id, price, count)
     fault_point("gateway.held")
     generation = Generation(pool=node_pool(), node=node, request=request, admission=admission)
     envelope = Envelope(
@@ -154,7 +170,7 @@ async def generate(http: HttpRequest, endpoint: Endpoint) -> HttpResponseBase:
 
 async def check_and_count(
     raw_key: str, request: GenerationRequest
-) -> tuple[ApiKey, PriceVersion | None, tuple[ModelNode, TokenCount]]:
+) -> tuple[services.Payer, PriceVersion | None, tuple[ModelNode, TokenCount]]:
     """The caller, the price, and the prompt's length at a node.
 
     A stranger's prompt is not looked at before the key was found good; for a key that was good a moment ago, the
@@ -162,7 +178,7 @@ async def check_and_count(
     """
     counting = asyncio.create_task(node_pool().tokenise(request)) if known_keys.has(raw_key) else None
     try:
-        key, price = await in_database(services.caller_and_price, raw_key=raw_key, model=request.model)
+        payer, price = await in_database(services.caller_and_price, raw_key=raw_key, model=request.model)
     except BaseException as error:
         if counting is not None:
             counting.cancel()
@@ -171,7 +187,7 @@ async def check_and_count(
             known_keys.forget(raw_key)
         raise
     known_keys.remember(raw_key)
-    return key, price, await (counting or node_pool().tokenise(request))
+    return payer, price, await (counting or node_pool().tokenise(request))
 
 
 def read_body(http: HttpRequest) -> bytes:
@@ -188,13 +204,17 @@ def read_body(http: HttpRequest) -> bytes:
 
 
 async def admit(
-    key: ApiKey, request: GenerationRequest, request_id: UUID, price: PriceVersion, count: TokenCount
+    payer: services.Payer,
+    request: GenerationRequest,
+    request_id: UUID,
+    price: PriceVersion,
+    count: TokenCount,
 ) -> services.Admission:
     """`services.admit`, which no cancellation can leave with a hold that nobody knows of."""
     admitting = in_background(
         in_database(
             services.admit,
-            key=key,
+            payer=payer,
             request=request,
             request_id=request_id,
             price=price,

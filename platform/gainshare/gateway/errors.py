@@ -54,8 +54,16 @@ class BadKey(GatewayError):
     type = "invalid_request_error"
 
 
+class NotSignedIn(GatewayError):
+    """A page of the site asked, and its session has ended. As 403: 401 would have to name a way to send credentials."""
+
+    status = 403
+    code = "not_signed_in"
+    type = "invalid_request_error"
+
+
 class MissingScope(GatewayError):
-    """The key is good, but not for using models."""
+    """The key is good, or the person signed in, but not for using models."""
 
     status = 403
     code = "insufficient_scope"

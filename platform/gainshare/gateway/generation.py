@@ -68,7 +68,7 @@ class Generation:
         self._watch: asyncio.Task[Any] | None = None
         self._delivered = Metered()  # what the client's connection has taken
         self._noting: asyncio.Task[Any] | None = None
-        self._is_refused = False  # the key was revoked meanwhile
+        self._is_refused = False  # the key was revoked or the account disabled meanwhile
 
     @property
     def metered(self) -> Metered:
@@ -115,7 +115,9 @@ class Generation:
                 self._delivered = self.meter.metered
                 if self._is_refused:
                     await self._settled(self.finish(RequestStatus.CANCELLED, BadKey.code))
-                    raise BadKey(f"The API key was revoked (request {self.admission.request_id}).")
+                    raise BadKey(
+                        f"The API key was revoked or the account disabled (request {self.admission.request_id})."
+                    )
                 passed_on += 1
                 if passed_on == 1:
                     fault_point("gateway.first_token")
@@ -164,7 +166,7 @@ class Generation:
     async def _note_progress(self) -> None:
         """Keep the database's count of delivered tokens at most `PROGRESS_S` old, for beat to bill after a kill.
 
-        On the way, learn whether the key was revoked.
+        On the way, learn whether the key was revoked or the account disabled.
         """
         while True:
             await asyncio.sleep(PROGRESS_S)

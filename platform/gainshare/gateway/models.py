@@ -22,12 +22,16 @@ class RequestStatus(models.TextChoices):
     FAILED = "failed", "Failed"  # node, time or gateway failed; only delivered tokens are billed
 
 
+# A request's key prefix where a signed-in person asked without a key. Keys' own prefixes are hexadecimal.
+PLAYGROUND = "playground"
+
+
 class UsageRecord(models.Model):
     """The meter's reading of one request and its bill. `request_id` is also the id of the ledger's hold."""
 
     request_id = models.UUIDField(primary_key=True, default=uuid.uuid4)
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="usage_records")
-    key_prefix = models.CharField(max_length=16)
+    key_prefix = models.CharField(max_length=16)  # of the API key that paid, or PLAYGROUND
     endpoint = models.CharField(max_length=32)
     model = models.CharField(max_length=120)
     is_stream = models.BooleanField()
@@ -85,6 +89,11 @@ class UsageRecord(models.Model):
     @property
     def total_tokens(self) -> int:
         return self.prompt_tokens + self.completion_tokens
+
+    @property
+    def is_from_playground(self) -> bool:
+        """Whether it came from the site's playground, without a key."""
+        return self.key_prefix == PLAYGROUND
 
     @property
     def fresh_tokens(self) -> int:

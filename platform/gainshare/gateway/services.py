@@ -14,14 +14,15 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import connection, transaction
+from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 from django.utils.crypto import salted_hmac
 
-from gainshare.accounts.models import ApiKey, Scope
+from gainshare.accounts.models import ApiKey, Scope, User
 from gainshare.accounts.services import InvalidKey, authenticate_key
 from gainshare.gateway.errors import BadKey, ContextTooLong, MissingScope, NoCredits
 from gainshare.gateway.metering import Metered
-from gainshare.gateway.models import RequestStatus, UsageRecord
+from gainshare.gateway.models import PLAYGROUND, RequestStatus, UsageRecord
 from gainshare.gateway.requests import GenerationRequest
 from gainshare.ledger.errors import HoldResolved, InsufficientCredits, UnknownHold, Unpriced
 from gainshare.ledger.models import PriceVersion
@@ -35,6 +36,14 @@ HOLD_ATTEMPTS = 3  # other requests of the same user may take credits between a 
 GRACE = timedelta(seconds=5)  # a web process that is alive settles within this time after a request's end
 # How long beat has to find the requests of a killed process and to settle them, before their holds lapse.
 REPAIR_TIME = timedelta(minutes=10)
+
+
+@dataclass(frozen=True, slots=True)
+class Payer:
+    """Who pays for a request, and the prefix of the key that it came with; `PLAYGROUND` where it came without one."""
+
+    user: User
+    key_prefix: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,18 +104,30 @@ def caller(*, raw_key: str) -> ApiKey:
     return key
 
 
-def caller_and_price(*, raw_key: str, model: str) -> tuple[ApiKey, PriceVersion | None]:
-    """`caller`, and the model's price now, in one visit to the database. None where the model has no price."""
+def caller_and_price(*, raw_key: str, model: str) -> tuple[Payer, PriceVersion | None]:
+    """`caller`, and the model's price now, in one visit to the database."""
     key = caller(raw_key=raw_key)
+    return Payer(key.user, key.prefix), price_of(model=model)
+
+
+def visitor(*, user: User) -> Payer:
+    """A signed-in person who asks from the playground, without a key; raises `MissingScope`."""
+    if Scope.INFERENCE not in user.allowed_scopes:
+        raise MissingScope("Your account may not use models. Ask a maintainer for a role that may.")
+    return Payer(user, PLAYGROUND)
+
+
+def price_of(*, model: str) -> PriceVersion | None:
+    """The model's price now; None where it has none."""
     try:
-        return key, active_price(model, timezone.now())
+        return active_price(model, timezone.now())
     except Unpriced:
-        return key, None
+        return None
 
 
 def admit(
     *,
-    key: ApiKey,
+    payer: Payer,
     request: GenerationRequest,
     request_id: UUID,
     price: PriceVersion,
@@ -132,15 +153,15 @@ def admit(
                 _commit_without_waiting()
                 open_hold(
                     hold_id=request_id,
-                    user=key.user,
+                    user=payer.user,
                     amount_microcredits=amount,
                     expires_at=expires_at + REPAIR_TIME,
                     reference=f"request:{request_id}",
                 )
                 record = UsageRecord(
                     request_id=request_id,
-                    user=key.user,
-                    key_prefix=key.prefix,
+                    user=payer.user,
+                    key_prefix=payer.key_prefix,
                     endpoint=request.endpoint.value,
                     model=request.model,
                     is_stream=request.is_stream,
@@ -160,7 +181,13 @@ def admit(
                 break
         else:
             return Admission(
-                request_id, prompt_tokens, max_tokens, amount, expires_at, n_answers, owner_name(key.user_id)
+                request_id,
+                prompt_tokens,
+                max_tokens,
+                amount,
+                expires_at,
+                n_answers,
+                owner_name(payer.user.pk),
             )
     raise NoCredits(
         "You have too few credits for this request. Credits are earned with accepted improvements; "
@@ -253,11 +280,14 @@ def record_progress(*, request_id: UUID, metered: Metered) -> bool:
 def follow(*, request_id: UUID, metered: Metered) -> bool:
     """`record_progress`, and whether the answer may go on: its key was not revoked, nor its account disabled.
 
+    What came from the playground has no key, and goes on as long as its account is enabled.
+
     A key that expires meanwhile was good when the request began, and the request ends soon enough by itself.
     """
     record_progress(request_id=request_id, metered=metered)
-    key = UsageRecord.objects.filter(pk=request_id).values("key_prefix")
-    return ApiKey.objects.filter(prefix__in=key, revoked_at=None, user__is_active=True).exists()
+    good_key = Exists(ApiKey.objects.filter(prefix=OuterRef("key_prefix"), revoked_at=None))
+    enabled = UsageRecord.objects.filter(pk=request_id, user__is_active=True)
+    return enabled.filter(Q(key_prefix=PLAYGROUND) | good_key).exists()
 
 
 def settle(*, request_id: UUID) -> bool:

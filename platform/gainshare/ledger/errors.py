@@ -1,5 +1,6 @@
 """What the ledger refuses, each with a stable code and an HTTP status. Importable without models."""
 
+from gainshare.accounts import errors
 from gainshare.accounts.errors import DomainError
 
 
@@ -17,10 +18,8 @@ class InvalidAmount(LedgerError):
     status = 400
 
 
-class IdConflict(LedgerError):
+class IdConflict(errors.IdConflict, LedgerError):
     """The caller-made id already belongs to another posting."""
-
-    code = "id_conflict"
 
 
 class InsufficientCredits(LedgerError):

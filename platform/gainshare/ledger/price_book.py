@@ -7,9 +7,10 @@ from django.db import transaction
 from django.utils import timezone
 
 from gainshare.accounts.models import User
+from gainshare.accounts.once import claim
 from gainshare.ledger.errors import IdConflict, InvalidAmount, LedgerError, RetroactivePrice, Unpriced
 from gainshare.ledger.models import PriceVersion
-from gainshare.ledger.services.posting import MAX_MICROCREDITS, claim
+from gainshare.ledger.services.posting import MAX_MICROCREDITS
 from gainshare.ledger.services.treasury import require_maintainer
 
 CLOCK_TOLERANCE = timedelta(seconds=60)

@@ -1,5 +1,6 @@
 """JSON shapes of the ledger. Amounts are whole micro-credits; a credit is a million of them."""
 
+from typing import Any
 from uuid import uuid4
 
 from rest_framework import serializers
@@ -71,10 +72,17 @@ class CreditsSerializer(serializers.Serializer[None]):
 
 
 class AmountField(serializers.IntegerField):
-    """Micro-credits, above zero."""
+    """Micro-credits, above zero: a whole number of JSON. Text such as "1.000" could mean two amounts."""
 
-    def __init__(self) -> None:
-        super().__init__(min_value=1, max_value=MAX_MICROCREDITS)
+    def __init__(self, *, min_value: int = 1, **more: Any) -> None:
+        super().__init__(min_value=min_value, max_value=MAX_MICROCREDITS, **more)
+
+    def to_internal_value(self, data: Any) -> int:
+        if not isinstance(data, int) or isinstance(data, bool):
+            raise serializers.ValidationError(
+                "Send a whole number of micro-credits without quotes, separators and decimals: 1500000 for 1.5 credits."
+            )
+        return int(super().to_internal_value(data))
 
 
 class FundSerializer(serializers.Serializer[None]):

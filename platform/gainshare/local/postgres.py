@@ -154,6 +154,7 @@ class Cluster:
         is_complete = (self.data / "gainshare.complete").exists()
         if not is_complete:
             if self.data.exists():
+                self._require_unused()
                 shutil.rmtree(self.data)
             self._own_folder(self.data)
         if self.account.user is not None and not reaches(self.data, self.account.user):
@@ -172,6 +173,14 @@ class Cluster:
         finally:
             password_file.unlink(missing_ok=True)
         (self.data / "gainshare.complete").touch()
+
+    def _require_unused(self) -> None:
+        """Raises PostgresError for a folder that a server has worked in: it is no half-made one, whatever it lacks."""
+        if (self.data / "postmaster.opts").exists():
+            raise PostgresError(
+                f"{self.data} holds a database that was in use, but not the mark of one made here. Nothing was "
+                f"changed. To use it: touch {self.data / 'gainshare.complete'}. Else move the folder away."
+            )
 
     def end_leftovers(self) -> None:
         """Before a start: end a server that a killed supervisor left on `data`, and all of its processes.

@@ -11,6 +11,12 @@ from pathlib import Path
 import httpx
 
 from gainshare.local.broker import CONTROL_USER, RUNNER_USER, Broker
+from gainshare.local.compatibility import (
+    check_database_files,
+    check_format,
+    check_migrations,
+    write_format,
+)
 from gainshare.local.environment import Environments
 from gainshare.local.errors import LocalModeError
 from gainshare.local.logs import tail
@@ -59,15 +65,19 @@ class LocalStack:
 
     @classmethod
     def create(cls, home: Home, options: StackOptions, tag: str) -> "LocalStack":
-        """Make folders and secrets, and bind everything to them; starts nothing."""
-        home.create()
+        """Make folders and secrets, and bind everything to them; starts nothing. Raises Incompatible."""
+        binaries = reachable_binaries(server_account(), home.binaries_copy)
         secrets = Secrets(home.secrets)
+        check_format(home.root)
+        check_database_files(home.postgres_data, binaries, password=secrets.database_password)
+        home.create()
+        write_format(home.root)
         secrets.ensure()
         cluster = Cluster(
             data=home.postgres_data,
             sockets=home.postgres_sockets,
             password=read_secret(secrets.database_password),
-            binaries=reachable_binaries(server_account(), home.binaries_copy),
+            binaries=binaries,
         )
         broker = Broker(
             data=home.broker_data,
@@ -97,6 +107,7 @@ class LocalStack:
             Step("initdb", self.cluster.initialise),
             self._postgres(),
             Step("database", self.cluster.ensure_database),
+            Step("versions", self._check_migrations),
             Step("migrate", self._manage("migrate", "migrate", "--noinput")),
             self._valkey(),
             Step("bootstrap", self._manage("bootstrap", "bootstrap_local", *self._bootstrap_arguments())),
@@ -104,6 +115,9 @@ class LocalStack:
             Step("runner registration", self._register_runner),
             (self._control(), self._beat(), *node, self._runner()),
         ]
+
+    def _check_migrations(self) -> None:
+        check_migrations(self.environments.platform(), home=self.home.root)
 
     def _postgres(self) -> ServiceSpec:
         account = self.cluster.account
@@ -133,9 +147,7 @@ class LocalStack:
         flags = ("--host", "127.0.0.1", "--port", str(self.options.port), "--lifespan", "off")
         return ServiceSpec(
             name="web",
-            argv=_python(
-                "uvicorn", "gainshare.config.asgi:application", *flags, "--timeout-graceful-shutdown", "5"
-            ),
+            argv=web_command(*flags, "--timeout-graceful-shutdown", "5"),
             env=self.environments.web(),
             is_ready=lambda _: _answers(f"{self.options.url}/api/v1/prices/", below=500),
         )
@@ -229,6 +241,12 @@ def run_logged(
             raise LocalModeError(f"{name} took longer than {timeout_s:.0f} s; its log is {log}") from None
     if done.returncode != 0:
         raise LocalModeError(f"{name} failed (exit {done.returncode}); its log {log} ends with:\n{tail(log)}")
+
+
+def web_command(*flags: str) -> tuple[str, ...]:
+    """The site's server; what it reads before a request's body is bounded as in a model node."""
+    bounded = ("--http", "model.serving.request_heads:BoundedHeads", "--ws", "none")
+    return _python("uvicorn", "gainshare.config.asgi:application", *bounded, *flags)
 
 
 def _python(module: str, *arguments: str) -> tuple[str, ...]:

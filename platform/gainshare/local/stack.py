@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 
+from benchmarks.commands import dying_of_signals
 from benchmarks.sandbox import SandboxUnavailable, best_level
 from gainshare.local.errors import LocalModeError
 from gainshare.local.logs import tail
@@ -132,7 +133,8 @@ def require_not_running(home: Home) -> None:
 def sandbox_level() -> tuple[str, str]:
     """The sandbox level of this machine and "", or "" and why there is none."""
     try:
-        return best_level().value, ""
+        with dying_of_signals():
+            return best_level().value, ""
     except SandboxUnavailable as error:
         return "", str(error)
 

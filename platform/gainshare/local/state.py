@@ -85,12 +85,15 @@ def boot_id() -> str:
 
 
 def read_state(home: Home) -> StackState | None:
-    """The last written state, of a live or dead supervisor; None when there is none that can be read."""
+    """The last written state, of a live or dead supervisor; None when there is none that can be read.
+
+    Another version may have written more, or less, than this one knows.
+    """
     try:
         document = json.loads(home.state_file.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+        return StackState.from_json(document) if document["schema"] == SCHEMA else None
+    except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
         return None
-    return StackState.from_json(document) if document.get("schema") == SCHEMA else None
 
 
 def running_state(home: Home) -> StackState:

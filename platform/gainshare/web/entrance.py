@@ -1,5 +1,7 @@
 """The home page, logging in and out, signing up, one's account."""
 
+from typing import Any
+
 from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth import login
@@ -15,14 +17,22 @@ from gainshare.accounts.entrance_limits import allow_sign_up
 from gainshare.accounts.errors import DomainError
 from gainshare.accounts.models import User
 from gainshare.accounts.services import create_user
+from gainshare.ledger.services import balance
 from gainshare.web.forms import SignUpForm
+from gainshare.web.home_parts import parts_for, steps_for
 from gainshare.web.signed_in import SignedInRequest, signed_in
 
 
 @require_GET
 def home(request: HttpRequest) -> HttpResponse:
-    """What Gainshare is, and where each of the three kinds of people starts."""
-    return render(request, "web/home.html", {"api_base": settings.PUBLIC_URL.rstrip("/") + "/v1"})
+    """What Gainshare is and what goes on, one's balance and next steps, and where each kind of people starts."""
+    context: dict[str, Any] = {
+        "api_base": settings.PUBLIC_URL.rstrip("/") + "/v1",
+        "parts": parts_for(request.user),
+    }
+    if isinstance(request.user, User):
+        context |= {"balance": balance(request.user), "steps": steps_for(request.user)}
+    return render(request, "web/home.html", context)
 
 
 class LogIn(LoginView):

@@ -4,7 +4,7 @@ import re
 
 MICROCREDITS_PER_CREDIT = 1_000_000
 MINUS = "\N{MINUS SIGN}"
-MICROCREDITS_IN_TEXT = re.compile(r"\b(\d{1,19})(?: of (\d{1,19}))? micro-credits\b")
+MICROCREDITS_IN_TEXT = re.compile(r"(?<![\w,.])(\d{1,19})(?: of (\d{1,19}))? micro-credits\b")
 
 
 def format_credits(microcredits: int) -> str:
@@ -28,15 +28,6 @@ def in_credits(text: str) -> str:
 def _amounts_in_credits(found: re.Match[str]) -> str:
     amounts = [format_credits(int(amount)) for amount in found.groups() if amount is not None]
     return f"{' of '.join(amounts)} credits"
-
-
-def parse_credits(text: str) -> int:
-    """A number of credits as typed into a form, in micro-credits; raises ValueError for more than six decimals."""
-    cleaned = text.strip().replace(",", "").replace("_", "")
-    whole, _, decimals = cleaned.partition(".")
-    if not (whole + decimals).isascii() or not (whole + decimals).isdigit() or len(decimals) > 6:
-        raise ValueError("Write credits as a number with at most six decimals, such as 250 or 0.5.")
-    return int(whole or "0") * MICROCREDITS_PER_CREDIT + int(decimals.ljust(6, "0"))
 
 
 def format_milliseconds(milliseconds: float) -> str:

@@ -1,43 +1,21 @@
 """The shell's forms. They check shape only; the rules are the services' of the accounts app and of the ledger."""
 
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 from django import forms
 from django.contrib.auth.password_validation import password_validators_help_text_html
 from django.utils import timezone
 
-from gainshare.accounts.models import Scope, User
-from gainshare.ledger.services import MAX_MICROCREDITS
-from gainshare.web.formatting import format_credits, parse_credits
+from gainshare.accounts.models import Role, Scope, User
+from gainshare.accounts.names import MAX_NAME_CHARS
+from gainshare.web.credit_forms import CreditsField, CreditsForm
+from gainshare.web.sent_once import SentOnceForm
 
 LIFETIMES = {"": "Never", "1": "In one day", "30": "In 30 days", "90": "In 90 days", "365": "In one year"}
 
 
-class CreditsField(forms.CharField):
-    """Credits as typed, above zero and with up to six decimals; cleaned to micro-credits."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        kwargs.setdefault("widget", forms.TextInput(attrs={"inputmode": "decimal", "autocomplete": "off"}))
-        super().__init__(**kwargs)
-
-    def clean(self, value: Any) -> Any:
-        text = super().clean(value)
-        if not text:
-            return None
-        try:
-            amount = parse_credits(text)
-        except ValueError as error:
-            raise forms.ValidationError(str(error)) from None
-        if not 0 < amount <= MAX_MICROCREDITS:
-            raise forms.ValidationError(
-                f"Write more than 0 and at most {format_credits(MAX_MICROCREDITS)} credits."
-            )
-        return amount
-
-
-class FundForm(forms.Form):
+class FundForm(CreditsForm):
     """Credits to issue into the treasury. The id goes out with the form, so that sending it twice funds once."""
 
     transfer_id = forms.UUIDField(initial=uuid4, widget=forms.HiddenInput)
@@ -53,13 +31,67 @@ class FundForm(forms.Form):
     )
 
 
+class GrantForm(CreditsForm):
+    """Credits for a user. The id goes out with the form, so that sending it twice grants once."""
+
+    transfer_id = forms.UUIDField(initial=uuid4, widget=forms.HiddenInput)
+    username = forms.CharField(
+        max_length=MAX_NAME_CHARS,
+        label="User name",
+        widget=forms.TextInput(attrs={"autocomplete": "off", "autocapitalize": "none"}),
+    )
+    amount = CreditsField(label="Credits", help_text="Taken from the treasury now.")
+    expires_on = forms.DateField(
+        required=False,
+        label="Expires on",
+        help_text="At the start of that day (UTC). What is unused then is gone.",
+        widget=forms.DateInput(attrs={"type": "date"}),
+    )
+    memo = forms.CharField(
+        required=False,
+        max_length=300,
+        label="Note",
+        help_text="Why. The user reads it.",
+        widget=forms.TextInput(attrs={"autocomplete": "off"}),
+    )
+
+    def clean_username(self) -> User:
+        user = User.objects.filter(username=self.cleaned_data["username"]).first()
+        if user is None:
+            raise forms.ValidationError("There is no user of this name.")
+        return user
+
+    def expires_at(self) -> datetime | None:
+        """When what is unused of the grant is gone; None for never."""
+        day = self.cleaned_data["expires_on"]
+        return datetime(day.year, day.month, day.day, tzinfo=UTC) if day else None
+
+
+class RoleForm(forms.Form):
+    """A role for a user, and why."""
+
+    username = forms.CharField(
+        max_length=MAX_NAME_CHARS,
+        label="User name",
+        widget=forms.TextInput(attrs={"autocomplete": "off", "autocapitalize": "none"}),
+    )
+    role = forms.ChoiceField(label="Role", choices=Role.choices, initial=Role.MAINTAINER)
+    reason = forms.CharField(
+        required=False,
+        max_length=300,
+        label="Reason",
+        help_text="It stays in the history.",
+        widget=forms.TextInput(attrs={"autocomplete": "off"}),
+    )
+
+
 class SignUpForm(forms.Form):
     """A new account."""
 
     username = forms.CharField(
         max_length=150,
         label="User name",
-        help_text="Letters, digits and @ . + - _ only. It is shown beside your submissions.",
+        help_text="The letters a to z and A to Z, digits and @ . + - _ only. It is shown beside your submissions.",
         widget=forms.TextInput(
             attrs={"autocomplete": "username", "autofocus": True, "autocapitalize": "none"}
         ),
@@ -86,7 +118,7 @@ class SignUpForm(forms.Form):
         return again
 
 
-class KeyForm(forms.Form):
+class KeyForm(SentOnceForm):
     """A new API key. The choices of scopes depend on the user's role."""
 
     name = forms.CharField(

@@ -1,20 +1,21 @@
-"""One's API keys: make (shown once), list, revoke."""
+"""One's API keys: make, show once, list, revoke."""
 
 from django.conf import settings
 from django.contrib import messages
 from django.db.models import BooleanField, ExpressionWrapper, Q, QuerySet
 from django.http import HttpResponse
-from django.shortcuts import redirect, render
+from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_http_methods, require_POST
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from gainshare.accounts.errors import DomainError
+from gainshare.accounts.errors import DomainError, IdConflict
 from gainshare.accounts.models import ApiKey, Scope, User
-from gainshare.accounts.services import create_api_key, revoke_api_key
+from gainshare.accounts.services import draw_secret, order_api_key, revoke_api_key
 from gainshare.ledger.price_book import current_prices
 from gainshare.web.forms import KeyForm
 from gainshare.web.paging import page_of
+from gainshare.web.sent_once import refuse_resent
 from gainshare.web.signed_in import SignedInRequest, signed_in
 
 PER_PAGE = 50
@@ -24,33 +25,49 @@ PER_PAGE = 50
 @never_cache
 @require_http_methods(["GET", "POST"])
 def keys(request: SignedInRequest) -> HttpResponse:
-    """The user's keys. A new key's text is in the answer to the POST that made it, and nowhere else."""
-    key, raw = None, None
+    """The user's keys, and a form that makes one; its page then shows it."""
     initial = {"scopes": [Scope.INFERENCE.value, Scope.READ.value]}
     form = KeyForm(request.POST if request.method == "POST" else None, user=request.user, initial=initial)
-    if request.method == "POST" and form.is_valid():
-        try:
-            key, raw = create_api_key(
-                user=request.user,
-                name=form.cleaned_data["name"],
-                scopes=form.cleaned_data["scopes"],
-                expires_at=form.expires_at(),
-            )
-            form = KeyForm(user=request.user, initial=initial)
-        except DomainError as error:
-            form.add_error(None, error.message)
-    prices = current_prices(timezone.now())
+    if form.is_valid() and (prefix := order(form, request.user)):
+        return redirect("key", prefix=prefix)
     page = page_of(request, keys_of(request.user), PER_PAGE)
+    context = {"form": form, "rows": [(key, key_state(key)) for key in page.object_list], "page": page}
+    return render(request, "web/keys.html", context, status=400 if form.errors else 200)
+
+
+def order(form: KeyForm, user: User) -> str | None:
+    """The prefix of the key that a valid form asks for. None, with the reason in the form, when that is refused."""
+    data = form.cleaned_data
+
+    def make() -> str:
+        key = order_api_key(user=user, name=data["name"], scopes=data["scopes"], expires_at=form.expires_at())
+        return key.prefix
+
+    try:
+        return form.made_once(user=user, what="key", make=make)
+    except IdConflict:
+        refuse_resent(form, "call_id")
+    except DomainError as error:
+        form.add_error(None, error.message)
+    return None
+
+
+@signed_in
+@never_cache
+@require_GET
+def key_shown_once(request: SignedInRequest, prefix: str) -> HttpResponse:
+    """A key just made, with its secret: drawn for this answer, and in no other one."""
+    key = get_object_or_404(ApiKey, user=request.user, prefix=prefix)
+    raw = draw_secret(user=request.user, prefix=prefix)
+    prices = current_prices(timezone.now())
     context = {
-        "form": form,
-        "rows": [(key, key_state(key)) for key in page.object_list],
-        "page": page,
+        "key": key,
         "raw": raw,
-        "may_use_models": raw is not None and key is not None and key.has_scope(Scope.INFERENCE),
+        "may_use_models": key.has_scope(Scope.INFERENCE),
         "model": prices[0].model if prices else "",
         "api_base": settings.PUBLIC_URL.rstrip("/") + "/v1",
     }
-    return render(request, "web/keys.html", context, status=400 if form.errors else 200)
+    return render(request, "web/key.html", context)
 
 
 def keys_of(user: User) -> QuerySet[ApiKey]:
@@ -66,10 +83,12 @@ def keys_of(user: User) -> QuerySet[ApiKey]:
 
 
 def key_state(key: ApiKey) -> str:
-    """`active`, `expired` or `revoked`."""
+    """`active`, `expired`, `revoked`, or `not shown yet`: it has no secret until then."""
     if key.revoked_at is not None:
         return "revoked"
-    return "active" if key.refusal(timezone.now()) is None else "expired"
+    if key.refusal(timezone.now()) is not None:
+        return "expired"
+    return "active" if key.secret_hash else "not shown yet"
 
 
 @signed_in

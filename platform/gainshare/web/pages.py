@@ -4,11 +4,16 @@ from django.contrib.auth.views import LogoutView
 from django.urls import path
 
 from gainshare.web import (
+    amount_reading,
     api_pages,
     credit_pages,
     entrance,
+    grant_pages,
+    home_parts,
     key_pages,
     navigation,
+    next_steps,
+    people_pages,
     playground,
     treasury_pages,
     usage_pages,
@@ -20,8 +25,10 @@ navigation.register(NavEntry("Credits", "credits", 40, Audience.SIGNED_IN))
 navigation.register(NavEntry("Usage", "usage", 50, Audience.SIGNED_IN))
 navigation.register(NavEntry("Keys", "keys", 60, Audience.SIGNED_IN))
 navigation.register(NavEntry("Treasury", "treasury", 65, Audience.MAINTAINERS))
+navigation.register(NavEntry("People", "people", 66, Audience.MAINTAINERS))
 navigation.register(NavEntry("API docs", "api-docs", 70))
 navigation.register(NavEntry("Admin", "admin:index", 90, Audience.STAFF))
+home_parts.register_steps("web", next_steps.own_steps, position=20)
 
 urlpatterns = [
     path("", entrance.home, name="home"),
@@ -33,11 +40,15 @@ urlpatterns = [
     path("account/", entrance.account, name="account"),
     path("account/password/", entrance.ChangePassword.as_view(), name="password"),
     path("keys/", key_pages.keys, name="keys"),
+    path("keys/<str:prefix>/", key_pages.key_shown_once, name="key"),
     path("keys/<str:prefix>/revoke/", key_pages.revoke, name="key-revoke"),
     path("credits/", credit_pages.credits_page, name="credits"),
+    path("credits/read/", amount_reading.read, name="credits-read"),
     path("treasury/", treasury_pages.treasury, name="treasury"),
+    path("treasury/grants/", grant_pages.grants, name="grants"),
+    path("people/", people_pages.people, name="people"),
     path("usage/", usage_pages.usage, name="usage"),
     path("usage/<uuid:request_id>/", usage_pages.usage_detail, name="usage-detail-page"),
     path("playground/", playground.playground, name="playground"),
-    path("playground/key/", playground.playground_key, name="playground-key"),
+    path("playground/balance/", playground.playground_balance, name="playground-balance"),
 ]

@@ -1,26 +1,21 @@
-"""A page to try models from: it streams through the public API, with a key like every other client."""
-
-from datetime import timedelta
+"""A page to try models from: it asks as the person who is signed in, so it needs no key and holds none."""
 
 from django.http import HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_GET, require_POST
+from django.views.decorators.http import require_GET
 
-from gainshare.accounts.models import Scope
-from gainshare.accounts.services import create_api_key
 from gainshare.ledger.price_book import current_prices
 from gainshare.ledger.services import balance
+from gainshare.web.formatting import format_credits
 from gainshare.web.signed_in import SignedInRequest, signed_in
-
-KEY_LIFE = timedelta(hours=1)
 
 
 @signed_in
 @require_GET
 def playground(request: SignedInRequest) -> HttpResponse:
-    """The page; its script does the talking."""
+    """The page; its script does the talking, with `gainshare.gateway.playground`."""
     return render(
         request,
         "web/playground.html",
@@ -30,13 +25,8 @@ def playground(request: SignedInRequest) -> HttpResponse:
 
 @signed_in
 @never_cache
-@require_POST
-def playground_key(request: SignedInRequest) -> HttpResponse:
-    """A key for this browser tab: only for using models, gone after an hour."""
-    key, raw = create_api_key(
-        user=request.user,
-        name="Playground",
-        scopes=[Scope.INFERENCE.value],
-        expires_at=timezone.now() + KEY_LIFE,
-    )
-    return JsonResponse({"key": raw, "expires_at": key.expires_at})
+@require_GET
+def playground_balance(request: SignedInRequest) -> HttpResponse:
+    """What is left, in words, for the page's script; and whether a running request still holds some of it."""
+    left = balance(request.user)
+    return JsonResponse({"available": format_credits(left.available), "has_holds": left.held > 0})

@@ -1,7 +1,6 @@
 """The treasury, for maintainers: where all credits are, issuing new ones, and every movement in and out."""
 
 from dataclasses import dataclass
-from uuid import uuid4
 
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
@@ -15,10 +14,11 @@ from gainshare.accounts.models import User
 from gainshare.ledger.errors import IdConflict
 from gainshare.ledger.kinds import AccountKind, TransferKind
 from gainshare.ledger.models import Account, Transfer
-from gainshare.ledger.services import fund_treasury, totals
+from gainshare.ledger.services import MAX_MICROCREDITS, fund_treasury, totals
 from gainshare.web.formatting import format_credits
 from gainshare.web.forms import FundForm
 from gainshare.web.paging import page_of
+from gainshare.web.sent_once import refuse_resent
 from gainshare.web.signed_in import SignedInRequest, signed_in
 
 PER_PAGE = 50
@@ -55,9 +55,13 @@ def treasury(request: SignedInRequest) -> HttpResponse:
     if not request.user.is_maintainer:
         raise PermissionDenied("Only a maintainer looks after the treasury. Ask one to give you that role.")
     form = FundForm(request.POST if request.method == "POST" else None)
-    if request.method == "POST" and form.is_valid() and fund(form, request.user):
-        amount = format_credits(form.cleaned_data["amount"])
-        messages.success(request, f"{amount} credits were issued; they are in the treasury.")
+    issuable = MAX_MICROCREDITS - totals().issued
+    if form.is_valid() and not form.must_ask(available=issuable) and fund(form, request.user):
+        amount = form.cleaned_data["amount"]
+        messages.success(
+            request,
+            f"{format_credits(amount)} credits were issued ({amount:,} micro-credits); they are in the treasury.",
+        )
         return redirect("treasury")
     page = page_of(request, treasury_transfers(), PER_PAGE)
     context = {
@@ -80,8 +84,7 @@ def fund(form: FundForm, user: User) -> bool:
             actor=user,
         )
     except IdConflict:
-        form.add_error(None, SENT_BEFORE)
-        form.data = {name: form.data[name] for name in form.data} | {"transfer_id": str(uuid4())}
+        refuse_resent(form, "transfer_id", SENT_BEFORE)
     except DomainError as error:
         form.add_error(None, error.message)
     return form.is_valid()

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from django import forms
 from django.core.files.uploadedfile import UploadedFile
-from django.http import HttpRequest
+from django.http import HttpRequest, QueryDict
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,14 @@ def typed_text(request: HttpRequest, name: str = "text") -> str:
     Zero bytes are dropped: no keyboard makes them, and the database cannot keep them.
     """
     return request.POST.get(name, "").replace("\r\n", "\n").replace("\x00", "").strip()
+
+
+def set_field(form: forms.Form, name: str, value: str) -> None:
+    """Have a bound form show another value in one field when it is shown again."""
+    data = QueryDict(mutable=True)
+    data.update(form.data)
+    data[form.add_prefix(name)] = value
+    form.data = data
 
 
 def pasted_or_chosen(

@@ -16,6 +16,15 @@ from gainshare.cli.output import credits_text
 TREASURY_MICROCREDITS = 500_000_000
 ESCROW_MICROCREDITS = 100_000_000
 RATE_MICROCREDITS_PER_NAT = 20_000_000
+BOUNTY = {
+    "title": "Make the MoE layer stop computing what it throws away",
+    "description": "The base tree runs every expert on every token. Equal outputs, less time.",
+    "suite": "moe_forward",
+    "preset": "tour",
+    "hardware": "cpu",
+    "escrow_microcredits": ESCROW_MICROCREDITS,
+    "rate_microcredits_per_nat": RATE_MICROCREDITS_PER_NAT,
+}
 
 
 @dataclass
@@ -68,17 +77,7 @@ def _open_bounty(stage: Stage) -> str:
             "hash"
         ]
         lineage = mira.post("lineages/", {"name": "demo", "is_demo": True, "base_tree": base})
-        terms = {
-            "title": "Make the MoE layer stop computing what it throws away",
-            "description": "The base tree runs every expert on every token. Equal outputs, less time.",
-            "lineage": lineage["name"],
-            "suite": "moe_forward",
-            "preset": "tour",
-            "hardware": "cpu",
-            "escrow_microcredits": ESCROW_MICROCREDITS,
-            "rate_microcredits_per_nat": RATE_MICROCREDITS_PER_NAT,
-        }
-        bounty = mira.post("bounties/", terms)
+        bounty = mira.post("bounties/", {**BOUNTY, "lineage": lineage["name"]})
         escrow = f"{credits_text(ESCROW_MICROCREDITS)} credits in escrow"
         step.ok, step.actual = True, f"base tree {base[:12]}, {escrow}"
     return str(bounty["id"])

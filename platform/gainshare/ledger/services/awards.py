@@ -8,6 +8,7 @@ from uuid import UUID
 from django.db import transaction
 
 from gainshare.accounts.models import User
+from gainshare.accounts.once import claim
 from gainshare.ledger.errors import (
     AboveReservation,
     EscrowClosed,
@@ -20,7 +21,6 @@ from gainshare.ledger.models import Account, Reversal, Transfer
 from gainshare.ledger.services.escrow import find_escrow, lock_escrow, return_rest_if_closed
 from gainshare.ledger.services.posting import (
     Terms,
-    claim,
     derived_id,
     lock_accounts,
     lock_transfer,

@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from uuid import UUID, uuid5
 
-from django.db import connection
 from django.utils import timezone
 
 from benchmarks.faults import fault_point
 from gainshare.accounts.models import User
+from gainshare.accounts.once import claim
 from gainshare.ledger.errors import IdConflict, InvalidAmount, TransferResolved, UnknownTransfer
 from gainshare.ledger.kinds import BELOW_ZERO, FLOWS, AccountKind, TransferKind, TransferState
 from gainshare.ledger.models import Account, Entry, Hold, Transfer
@@ -46,15 +46,6 @@ def not_negative(amount: int) -> int:
 def derived_id(base: UUID, step: str) -> UUID:
     """The id of a transfer that follows from another call: the same for every repetition of that call."""
     return uuid5(base, step)
-
-
-def claim(call_id: UUID) -> None:
-    """Makes every other transaction with this id wait until this one has ended."""
-    key = int.from_bytes(call_id.bytes[:8], "big", signed=True) ^ int.from_bytes(
-        call_id.bytes[8:], "big", signed=True
-    )
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [key])
 
 
 def made_before(transfer_id: UUID, kind: TransferKind, terms: Terms) -> Transfer | None:

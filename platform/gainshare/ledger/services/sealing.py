@@ -5,9 +5,9 @@ from uuid import UUID
 
 from django.db import transaction
 
+from gainshare.accounts.once import claim
 from gainshare.ledger.chain import GENESIS, SealedEntry, link_hash
 from gainshare.ledger.models import Entry, Seal, Unsealed
-from gainshare.ledger.services.posting import claim
 
 BATCH = 10_000
 SEALER = UUID("7d1c3a53-54d4-4a6d-8d5e-0b6f7c1f2f4e")

@@ -5,12 +5,15 @@ from typing import Any
 
 from django import template
 from django.conf import settings
+from django.forms import BoundField
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from gainshare.web import formatting
+from gainshare.web.amounts import spelled_out
 from gainshare.web.banners import Banner
 from gainshare.web.banners import banners as standing_banners
+from gainshare.web.credit_forms import CreditsField
 from gainshare.web.navigation import NavLink, links_for
 
 register = template.Library()
@@ -97,6 +100,24 @@ def badge(state: Any) -> SafeString:
 def words(identifier: Any) -> str:
     """`fresh_input` as `fresh input`."""
     return str(identifier).replace("_", " ")
+
+
+@register.simple_tag
+def control(field: BoundField) -> SafeString:
+    """A form field's input. In a form with errors the first wrong field has the focus, in no other way a refused form."""
+    wrong = next((other.name for other in field.form if other.errors and not other.is_hidden), None)
+    if wrong is None:
+        return field.as_widget()
+    return field.as_widget(attrs={"autofocus": field.name == wrong})
+
+
+@register.simple_tag
+def understood(field: BoundField) -> str | None:
+    """How an amount was read: empty where there is none (yet), None for a field of another kind."""
+    if not isinstance(field.field, CreditsField):
+        return None
+    cleaned = getattr(field.form, "cleaned_data", {}).get(field.name)
+    return "" if cleaned is None else spelled_out(cleaned)
 
 
 @register.simple_tag

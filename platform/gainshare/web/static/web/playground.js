@@ -1,47 +1,47 @@
-// The playground: a plain client of /v1/chat/completions that shows tokens as they arrive.
-"use strict";
+// The playground: asks as the person who is signed in, shows tokens as they arrive, and keeps a question that failed.
+import { chunks, Failed, request, requestJson } from "./model_answers.js";
 
 const settings = document.getElementById("settings");
-const keyField = document.getElementById("key");
 const modelField = document.getElementById("model");
 const note = document.getElementById("settings-note");
+const balance = document.getElementById("balance");
 const chat = document.getElementById("chat");
 const question = document.getElementById("question");
 const sendButton = document.getElementById("send");
 const stopButton = document.getElementById("stop");
 
-const KEY_SLOT = "gainshare-playground-key";
-let messages = [];
-let running = null;
-
-function authorization() {
-  return { Authorization: `Bearer ${keyField.value.trim()}` };
-}
+const HOLD_PAUSE_MS = 500;
+const HOLD_TRIES = 10;
+let messages = []; // what the model has been told and has answered
+let running = null; // the answer that is being written
+let failed = []; // what the page shows of a question that got no answer; it goes when the next one is asked
 
 async function loadModels() {
-  modelField.disabled = true;
-  if (!keyField.value.trim()) return;
-  const response = await fetch(settings.dataset.modelsUrl, { headers: authorization() });
-  const body = await response.json();
-  if (!response.ok) {
-    note.textContent = body.error.message;
+  let body;
+  try {
+    body = await requestJson(settings.dataset.modelsUrl);
+  } catch (error) {
+    note.textContent = error.message;
     return;
   }
   modelField.replaceChildren(...body.data.map((model) => new Option(model.id, model.id)));
   modelField.disabled = body.data.length === 0;
-  note.textContent = body.data.length ? "" : "No model is served and priced at the moment.";
-  sessionStorage.setItem(KEY_SLOT, keyField.value.trim());
+  note.textContent = body.data.length ? "" : "No model is served and priced at the moment. Try again later.";
 }
 
-async function makeKey() {
-  const token = settings.querySelector("[name=csrfmiddlewaretoken]").value;
-  const response = await fetch(settings.dataset.keyUrl, { method: "POST", headers: { "X-CSRFToken": token } });
-  if (!response.ok) {
-    note.textContent = "No key could be made. Reload the page and try again.";
-    return;
+// Credits that are held come back a moment after an answer ends, so a balance with holds is asked for again.
+async function refreshBalance() {
+  for (let attempt = 0; attempt < HOLD_TRIES; attempt++) {
+    let body;
+    try {
+      body = await requestJson(settings.dataset.balanceUrl);
+    } catch {
+      return; // the next answer asks again
+    }
+    balance.textContent = body.available;
+    if (!body.has_holds || running) return;
+    await new Promise((resolve) => setTimeout(resolve, HOLD_PAUSE_MS));
   }
-  keyField.value = (await response.json()).key;
-  await loadModels();
 }
 
 function bubble(kind, text) {
@@ -54,81 +54,106 @@ function bubble(kind, text) {
   return element;
 }
 
-async function* events(response) {
-  const decoder = new TextDecoder();
-  let buffer = "";
-  for await (const bytes of streamOf(response.body)) {
-    buffer += decoder.decode(bytes, { stream: true });
-    const parts = buffer.split("\n\n");
-    buffer = parts.pop();
-    for (const part of parts) {
-      const data = part.replace(/^data: ?/, "");
-      if (data === "[DONE]") return;
-      yield JSON.parse(data);
-    }
+// The token of now: logging in again in another tab makes the one that this page came with useless.
+function csrfToken() {
+  const cookie = /(?:^|; )csrftoken=([^;]+)/.exec(document.cookie);
+  return cookie ? cookie[1] : settings.querySelector("[name=csrfmiddlewaretoken]").value;
+}
+
+// Number fields that are filled in; for an empty one the model's own default holds.
+function chosenNumbers() {
+  const fields = { temperature: "temperature", max_tokens: "max-tokens" };
+  const filled = Object.entries(fields).map(([name, id]) => [name, document.getElementById(id)]);
+  return Object.fromEntries(filled.filter(([, field]) => field.value !== "").map(([name, field]) => [name, field.valueAsNumber]));
+}
+
+// Send the conversation and call `show(answer)` as the answer grows: its text, its request's id, at last its usage.
+async function receive(conversation, signal, answer, show) {
+  const response = await request(settings.dataset.chatUrl, {
+    method: "POST",
+    signal,
+    headers: { "Content-Type": "application/json", "X-CSRFToken": csrfToken() },
+    body: JSON.stringify({
+      model: modelField.value,
+      messages: conversation,
+      stream: true,
+      stream_options: { include_usage: true },
+      ...chosenNumbers(),
+    }),
+  });
+  answer.requestId = response.headers.get("X-Gainshare-Request-Id");
+  for await (const chunk of chunks(response)) {
+    answer.usage = chunk.usage ?? answer.usage;
+    answer.text += chunk.choices[0]?.delta.content ?? "";
+    show(answer);
   }
 }
 
-async function* streamOf(body) {
-  const reader = body.getReader();
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) return;
-    yield value;
-  }
+function setRunning(controller) {
+  running = controller;
+  sendButton.disabled = controller !== null;
+  stopButton.disabled = controller === null;
 }
 
 async function ask(text) {
-  messages.push({ role: "user", content: text });
-  bubble("user", text);
-  const answer = bubble("assistant", "");
-  running = new AbortController();
-  sendButton.disabled = true;
-  stopButton.disabled = false;
-  let written = "";
-  let requestId = null;
-  let usage = null;
+  failed.forEach((element) => element.remove());
+  failed = [];
+  const conversation = messages; // "Start over" replaces it, and what still arrives then belongs nowhere
+  const asked = { role: "user", content: text };
+  const askedBubble = bubble("user", text);
+  const answerBubble = bubble("assistant", "");
+  const answer = { text: "", requestId: null, usage: null };
+  const controller = new AbortController();
+  setRunning(controller);
+  let failure = null;
   try {
-    const response = await fetch(settings.dataset.chatUrl, {
-      method: "POST",
-      signal: running.signal,
-      headers: { "Content-Type": "application/json", ...authorization() },
-      body: JSON.stringify({
-        model: modelField.value,
-        messages,
-        stream: true,
-        stream_options: { include_usage: true },
-        temperature: Number(document.getElementById("temperature").value),
-        max_tokens: Number(document.getElementById("max-tokens").value),
-      }),
-    });
-    if (!response.ok) throw new Error((await response.json()).error.message);
-    requestId = response.headers.get("X-Gainshare-Request-Id");
-    for await (const chunk of events(response)) {
-      if (chunk.error) throw new Error(chunk.error.message);
-      usage = chunk.usage ?? usage;
-      written += chunk.choices[0]?.delta.content ?? "";
-      answer.firstChild.data = written;
+    await receive([...conversation, asked], controller.signal, answer, ({ text: written }) => {
+      answerBubble.firstChild.data = written;
       chat.scrollTop = chat.scrollHeight;
-    }
-    messages.push({ role: "assistant", content: written });
+    });
   } catch (error) {
-    if (written) messages.push({ role: "assistant", content: written });
-    else messages.pop();
-    if (!written) answer.remove();
-    if (error.name !== "AbortError") bubble("error", error.message);
-  } finally {
-    running = null;
-    sendButton.disabled = false;
-    stopButton.disabled = true;
+    failure = error;
   }
-  if (requestId && written) answer.append(bill(requestId, usage));
+  controller.abort(); // whatever failed, nothing more is wanted of this answer
+  setRunning(null);
+  refreshBalance();
+  if (conversation !== messages) return;
+  const turn = answer.text || !failure ? [asked, { role: "assistant", content: answer.text }] : [];
+  messages.push(...turn);
+  if (turn.length) answerBubble.append(bill(answer));
+  else answerBubble.remove();
+  if (failure) keepQuestion(text, failure, turn, [askedBubble, answerBubble]);
 }
 
-function bill(requestId, usage) {
+// Give back the question that got no whole answer, and say why unless the person stopped it.
+function keepQuestion(text, failure, turn, bubbles) {
+  if (!turn.length) {
+    failed.push(bubbles[0]);
+    if (!question.value) question.value = text;
+  }
+  if (failure.name === "AbortError") return;
+  const message = failure instanceof Failed ? failure.message : `This page failed: ${failure.message}`;
+  const notice = bubble("error", turn.length ? message : `${message} Your question is kept.`);
+  const again = document.createElement("button");
+  again.type = "button";
+  again.className = "button button-plain button-small";
+  again.textContent = "Ask again";
+  again.addEventListener("click", () => {
+    if (running) return;
+    messages = messages.filter((message) => !turn.includes(message));
+    bubbles.forEach((element) => element.remove());
+    if (question.value.trim() === text) question.value = "";
+    ask(text);
+  });
+  notice.append(again);
+  failed.push(notice);
+  chat.scrollTop = chat.scrollHeight;
+}
+
+function bill({ requestId, usage }) {
   const line = document.createElement("span");
   line.className = "meta";
-  line.append(usage ? `${usage.prompt_tokens} + ${usage.completion_tokens} tokens, ` : "Stopped, ");
+  line.append(usage ? `${usage.prompt_tokens} + ${usage.completion_tokens} tokens, ` : "Not complete, ");
   const link = document.createElement("a");
   link.href = `${settings.dataset.usageUrl}${requestId}/`;
   link.textContent = "see the bill";
@@ -136,33 +161,31 @@ function bill(requestId, usage) {
   return line;
 }
 
-document.getElementById("ask").addEventListener("submit", (event) => {
+document.getElementById("ask").addEventListener("submit", async (event) => {
   event.preventDefault();
   const text = question.value.trim();
-  if (!text || running) return;
-  if (!keyField.value.trim() || modelField.disabled) {
-    note.textContent = "Enter a key, or make one for an hour, and choose a model.";
-    keyField.focus();
-    return;
-  }
+  if (!text || running || !settings.reportValidity()) return;
+  if (modelField.disabled) await loadModels();
+  if (modelField.disabled || running || question.value.trim() !== text) return;
   question.value = "";
   ask(text);
 });
 question.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && !event.shiftKey) {
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
     event.preventDefault();
     document.getElementById("ask").requestSubmit();
   }
 });
 settings.addEventListener("submit", (event) => event.preventDefault());
-keyField.addEventListener("change", loadModels);
-document.getElementById("make-key").addEventListener("click", makeKey);
 stopButton.addEventListener("click", () => running?.abort());
 document.getElementById("clear").addEventListener("click", () => {
   running?.abort();
   messages = [];
+  failed = [];
   chat.replaceChildren();
 });
+// What was spent elsewhere meanwhile, and a network that is back.
+document.addEventListener("visibilitychange", () => document.hidden || refreshBalance());
+window.addEventListener("online", () => modelField.disabled && loadModels());
 
-keyField.value = sessionStorage.getItem(KEY_SLOT) ?? "";
 loadModels();

@@ -1,0 +1,40 @@
+"""Reads text files, and says of one that is not UTF-8 which file it is and where. Knows nothing of what is in them."""
+
+from __future__ import annotations
+
+from codecs import getincrementaldecoder
+from pathlib import Path
+
+CHUNK_BYTES = 1 << 20
+
+
+class NotUTF8Error(Exception):
+    """The message names the file, the byte and its offset; what to do is the caller's to add."""
+
+
+def read_utf8(file: Path) -> str:
+    """The text of a file, line ends as `Path.read_text` has them. Raises NotUTF8Error, OSError."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        check_utf8(file)
+        raise NotUTF8Error(f"{file} changed while it was read") from None
+
+
+def check_utf8(file: Path) -> None:
+    """Reads a file of any size in pieces. Raises NotUTF8Error at the first byte that is not UTF-8, and OSError."""
+    decoder = getincrementaldecoder("utf-8")()
+    with file.open("rb") as stream:
+        n_before = 0  # bytes of earlier chunks
+        while True:
+            chunk = stream.read(CHUNK_BYTES)
+            pending = decoder.getstate()[0]  # of a character that began in the chunk before
+            try:
+                decoder.decode(chunk, final=not chunk)
+            except UnicodeDecodeError as error:
+                byte, offset = (pending + chunk)[error.start], n_before - len(pending) + error.start
+                message = f"{file} is not UTF-8 text: byte {byte:#04x} at offset {offset:,} ({error.reason})"
+                raise NotUTF8Error(message) from None
+            if not chunk:
+                return
+            n_before += len(chunk)

@@ -1,0 +1,14 @@
+"""Returns memory that was freed to the system: glibc keeps it for the process where pieces around it are in use."""
+
+from __future__ import annotations
+
+import ctypes
+
+
+def return_freed_memory() -> bool:
+    """Whether the C library can do that and had some to return. Takes milliseconds for each GiB of heap."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is None:  # musl, macOS
+        return False
+    trim.argtypes, trim.restype = (ctypes.c_size_t,), ctypes.c_int
+    return bool(trim(0))

@@ -1,0 +1,54 @@
+"""What the site's playground asks models for: chat below /playground/api/, paid by the person who is signed in.
+
+The way in is the browser's session, so these views stay behind the site's middleware, which /v1/ goes past: Django
+checks the CSRF token and the origin of every POST, and a disabled account has no session. An `Authorization` header
+means nothing here. From there on all is as with a key: the same checks, limits, holds and bills.
+"""
+
+from django.http import HttpRequest, HttpResponseBase, JsonResponse
+from django.urls import path
+from django.views.decorators.cache import never_cache
+
+from gainshare.accounts.models import User
+from gainshare.gateway import services
+from gainshare.gateway.api import in_openai_shape, read_body, serve
+from gainshare.gateway.database import in_database
+from gainshare.gateway.errors import BadRequest, NotSignedIn
+from gainshare.gateway.nodes import node_pool
+from gainshare.gateway.requests import Endpoint, read_request
+from gainshare.gateway.services import Payer
+
+
+async def signed_in_payer(request: HttpRequest) -> Payer:
+    """The person whose session this is; raises `NotSignedIn` or `MissingScope`."""
+    user = await request.auser()
+    if not isinstance(user, User):
+        raise NotSignedIn("You are logged out. Log in again, then send the question again.")
+    return services.visitor(user=user)
+
+
+@never_cache
+@in_openai_shape("GET", "HEAD")
+async def list_models(request: HttpRequest) -> HttpResponseBase:
+    await signed_in_payer(request)
+    models = await in_database(services.priced_models, await node_pool().models())
+    return JsonResponse({"object": "list", "data": models})
+
+
+@never_cache
+@in_openai_shape("POST")
+async def chat_completions(http: HttpRequest) -> HttpResponseBase:
+    """A streamed chat. An answer in one piece would keep a thread of the site for as long as the model writes."""
+    payer = await signed_in_payer(http)
+    request = read_request(read_body(http), Endpoint.CHAT)
+    if not request.is_stream:
+        raise BadRequest("The playground only streams: send 'stream': true.", param="stream")
+    price = await in_database(services.price_of, model=request.model)
+    node, count = await node_pool().tokenise(request)
+    return await serve(request, Endpoint.CHAT, payer, price, node, count)
+
+
+urlpatterns = [
+    path("models", list_models, name="playground-models"),
+    path("chat/completions", chat_completions, name="playground-chat"),
+]

@@ -1,0 +1,18 @@
+"""What the forms' script asks while an amount is typed: how the site reads it."""
+
+from django.core.exceptions import ValidationError
+from django.http import HttpRequest, JsonResponse
+from django.views.decorators.http import require_GET
+
+from gainshare.web.amounts import spelled_out
+from gainshare.web.credit_forms import read_amount
+
+
+@require_GET
+def read(request: HttpRequest) -> JsonResponse:
+    """The amount in both units, or why it cannot be read."""
+    try:
+        amount = read_amount(request.GET.get("text", ""))
+    except ValidationError as refusal:
+        return JsonResponse({"text": " ".join(refusal.messages), "microcredits": None})
+    return JsonResponse({"text": spelled_out(amount), "microcredits": amount})
