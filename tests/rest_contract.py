@@ -95,6 +95,16 @@ def check(method: str, path: str, answer: HttpResponse) -> None:
         assert not problems, f"{method} {path} {status}: {problems[:5]}"
 
 
+def assert_shape(name: str, value: Any) -> None:
+    """Raise AssertionError unless `value` has the document's shape of this name."""
+    schema = {"$ref": f"#/components/schemas/{name}", "components": document()["components"]}
+    problems = [
+        f"{list(error.absolute_path)}: {error.message[:300]}"
+        for error in OAS30Validator(schema).iter_errors(value)
+    ]
+    assert not problems, f"{name}: {problems[:5]}"
+
+
 def _plain(answer: HttpResponse) -> bytes:
     is_compressed = answer.get("Content-Encoding") == "gzip"
     return gzip.decompress(answer.content) if is_compressed else answer.content

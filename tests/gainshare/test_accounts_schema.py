@@ -1,4 +1,4 @@
-"""The OpenAPI schema describes accounts and ledger without a warning."""
+"""The OpenAPI schema describes accounts, ledger and model access without a warning."""
 
 import pytest
 from django.urls import include, path
@@ -35,6 +35,10 @@ def test_the_schema_has_every_endpoint_and_no_warnings() -> None:
         "get /api/v1/prices/",
         "post /api/v1/prices/",
         "get /api/v1/audit/",
+        "get /v1/models",
+        "get /v1/models/{model}",
+        "post /v1/chat/completions",
+        "post /v1/completions",
     }
     assert all(operation.get("summary") for operation in operations.values())
     assert schema["components"]["securitySchemes"]["apiKey"]["scheme"] == "bearer"

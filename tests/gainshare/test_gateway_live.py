@@ -32,6 +32,7 @@ from tests.gainshare.gateway_stack import (
     running_stack,
 )
 from tests.model.header_floods import FLOODS, MIB, flood
+from tests.rest_contract import assert_shape, document
 
 HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
 
@@ -185,6 +186,36 @@ def test_usage_is_left_out_of_a_stream_that_did_not_ask_for_it(
     assert UUID(response.headers["x-gainshare-request-id"]) == stack.record(customer.user).pk
     assert "usage" not in body and "gainshare" not in body
     assert body.endswith("data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize(
+    ("path", "prompt", "shape"),
+    [("chat/completions", {"messages": HELLO}, "Chat"), ("completions", {"prompt": "Once"}, "Completion")],
+)
+def test_answers_are_as_documented_and_streams_are_neither_compressed_nor_held_back(
+    stack: GatewayStack, customer: Customer, path: str, prompt: dict[str, Any], shape: str
+) -> None:
+    address = f"{stack.base_url}/v1/{path}"
+    body = {"model": MODEL, **prompt, "max_tokens": 200, "ignore_eos": True}
+    headers = {"Authorization": f"Bearer {customer.key}", "Accept-Encoding": "gzip, br"}
+    assert_shape("ServedModels", stack.get("/v1/models", customer.key))
+    whole = httpx.post(address, headers=headers, json=body, trust_env=False, timeout=60)
+    assert_shape(f"{shape}Answer", whole.json())
+    refused = httpx.post(address, headers=headers, json=body | {"n": 0}, trust_env=False)
+    assert_shape("ModelError", refused.json())
+    streamed = body | {"stream": True, "stream_options": {"include_usage": True}}
+    with httpx.stream(
+        "POST", address, headers=headers, json=streamed, trust_env=False, timeout=60
+    ) as response:
+        assert "content-encoding" not in response.headers
+        named = document()["paths"][f"/v1/{path}"]["post"]["responses"]["200"]["headers"]
+        assert all(name in response.headers for name in named)
+        pieces = list(response.iter_raw())
+    events = [event.removeprefix(b"data: ") for event in b"".join(pieces).split(b"\n\n")]
+    assert events[-2:] == [b"[DONE]", b""] and len(events) > 50
+    assert pieces[0].count(b"\n\n") < len(events) / 2
+    for event in events[:-2]:
+        assert_shape(f"{shape}Chunk", json.loads(event))
 
 
 def test_completions_take_text_and_end_after_sixteen_tokens(stack: GatewayStack, customer: Customer) -> None:
