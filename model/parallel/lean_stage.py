@@ -44,10 +44,13 @@ class LeanStage(PipelineStage):
         return done
 
 
+_FREES_BUFFERS = find_spec("torch.distributed.pipelining._recv_buffers") is not None  # torch 2.15 and later
+
 #: The stage that pipelines are made of.
-PIPELINE_STAGE: type[PipelineStage] = (
-    PipelineStage if find_spec("torch.distributed.pipelining._recv_buffers") else LeanStage
-)
+PIPELINE_STAGE: type[PipelineStage] = PipelineStage if _FREES_BUFFERS else LeanStage
+
+#: Whether a stage keeps its output until the gradient comes, and not only until it is sent.
+KEEPS_OUTPUTS = not _FREES_BUFFERS
 
 
 def _drop_buffers(infos: Iterable[Any]) -> None:

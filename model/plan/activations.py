@@ -21,7 +21,7 @@ FP32_BYTES = 4
 
 
 def stage_activations(workload: Workload, layout: Layout, stage: int) -> float:
-    """Of one micro-batch in flight on one rank's share of a stage, its input and output included."""
+    """Of one micro-batch in flight on one rank's share of a stage, its input included, and its output where it is kept."""
     config = local_config(workload.config, layout.mesh.tp, layout.mesh.etp)
     tokens = layout.rows * workload.tokens
     width = workload.precision.block_bytes
@@ -31,8 +31,8 @@ def stage_activations(workload: Workload, layout: Layout, stage: int) -> float:
         per_token += INDEX_BYTES + (1 if layout.mesh.tp > 1 else 0)  # ids; whether they are this rank's
     if stage == layout.n_stages - 1:
         per_token += head_saved(config, layout.stream_share)
-    else:
-        per_token += _stream(config, layout)  # the output, which is kept until its gradient comes
+    elif layout.keeps_outputs:
+        per_token += _stream(config, layout)
     return tokens * per_token
 
 

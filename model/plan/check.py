@@ -24,6 +24,7 @@ import torch.distributed as dist
 
 from model.config import ConfigError, ModelConfig, MoEConfig
 from model.layers.watched import torch_instead
+from model.parallel.lean_stage import KEEPS_OUTPUTS
 from model.parallel.mesh import Mesh, MeshError
 from model.parallel.processes import Processes, RankMissingError, connect, disconnect, join
 from model.parallel.trainer import ParallelTrainer, next_token_targets
@@ -59,7 +60,14 @@ def compare(
     processes = connect(mesh, timeout_s=timeout_s)
     n_micro = 2 * mesh.pp  # while the first ones warm a pipeline up, there are no gradients yet
     workload = Workload(MODEL, TOKENS, mesh.dp * n_micro * ROWS, PRECISIONS["fp32"])
-    layout = Layout(mesh, ROWS, checkpointing, has_kernels=False, splits_sequence=splits_sequence)
+    layout = Layout(
+        mesh,
+        ROWS,
+        checkpointing,
+        has_kernels=False,
+        keeps_outputs=KEEPS_OUTPUTS,
+        splits_sequence=splits_sequence,
+    )
     torch.manual_seed(0)
     state = Transformer(MODEL).state_dict()
     trainer = ParallelTrainer(
@@ -143,6 +151,8 @@ def _activations(
         y, kept = kept_by(lambda x=x, stage=stage, targets=targets_BS: stage(x, targets_BS=targets))  # type: ignore[misc]
         # what comes in is kept too: ids, or the stream that another stage sent
         totals[0] += kept + x.numel() * x.element_size()
+        if not (stage.is_last or layout.keeps_outputs):
+            totals[0] -= y.numel() * y.element_size()
         totals[1] += stage_activations(workload, layout, stage.index)
         y.sum().backward()  # type: ignore[no-untyped-call]  # ranks must take part in each other's backward collectives
         trainer.optimizer.zero_grad()

@@ -52,8 +52,9 @@ class Layout:
     """`rows` sequences per micro-batch and data parallel rank; `zero` is the stage of arXiv:1910.02054, 0 to 3.
 
     `n_chunks` pipeline stages per rank, interleaved where above one. `has_kernels` says that experts are computed by
-    kernels of our own, which need more memory at once in the backward pass than torch's operations. `splits_sequence`
-    splits the residual stream's positions over tp.
+    kernels of our own, which need more memory at once in the backward pass than torch's operations. `keeps_outputs` says
+    that a pipeline stage keeps its output until the gradient comes, as with torch up to 2.14, and not only until it is
+    sent. `splits_sequence` splits the residual stream's positions over tp.
     """
 
     mesh: Mesh
@@ -62,6 +63,7 @@ class Layout:
     zero: int = 1
     n_chunks: int = 1
     has_kernels: bool = True
+    keeps_outputs: bool = True
     splits_sequence: bool = False
 
     def micro_batches(self, workload: Workload) -> int:

@@ -106,6 +106,17 @@ def test_checkpointing_keeps_less_and_more_rows_keep_more(mesh: Mesh, rows: int)
     assert doubled == pytest.approx(2 * kept[2])
 
 
+def test_an_output_that_is_sent_is_kept_for_each_micro_batch_in_flight_or_not_at_all() -> None:
+    keeping = Layout(Mesh(pp=4), 1, "full")
+    freeing = dataclasses.replace(keeping, keeps_outputs=False)
+    saved = [
+        rank_memory(WORKLOAD, keeping, pp).activations - rank_memory(WORKLOAD, freeing, pp).activations
+        for pp in range(4)
+    ]
+    stream = 128 * 64 * 4
+    assert saved == [4 * stream, 3 * stream, 2 * stream, 0]
+
+
 def test_a_split_sequence_keeps_its_share_of_the_stream_and_of_its_norms() -> None:
     """Of a layer that is computed again the stream alone, else all that saves gathered rows too."""
 
