@@ -167,7 +167,7 @@ def cost_rows(executor: Executor, vocab_size: int, rounds: int = 12) -> Iterator
 
 def follow(text: Sequence[int]) -> tuple[float, float]:
     """Tokens per step, and tokens per time of one plain step, where lookups guess a text's tokens."""
-    proposer = proposers()(Sampler(SamplingSettings()), list)
+    proposer = proposers()(Sampler(SamplingSettings()), list, lambda: 1)
     length, steps, time_spent = PROMPT_TOKENS, 0, 0.0
     while length < len(text):
         drafts = proposer.propose(text[:length], MOST_DRAFTS)

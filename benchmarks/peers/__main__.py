@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     command = f"python -m benchmarks.peers {options.what}" + (" --quick" if options.quick else "")
     if options.what == "train":
-        rows = train.measure(quick=options.quick)
+        rows = train.measure(quick=options.quick, setup=options.setup)
     else:
         rows = serve.measure(quick=options.quick, setup=options.setup)
     Report.here(command, rows).show(as_json=options.json)
@@ -40,11 +40,15 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--quick", action="store_true", help="fewer shapes and rounds, under four minutes"
         )
-    commands.choices["serve"].add_argument(
-        "--setup",
-        action="store_true",
-        help="set the peers up first, each in its own environment below .gainshare/peers (about 4 GB, half an hour on two cores)",
-    )
+    for name, what, takes in (
+        ("serve", "the peers", "about 4 GB, half an hour on two cores"),
+        ("train", "transformers, where it is not there,", "as `serve --setup` does"),
+    ):
+        commands.choices[name].add_argument(
+            "--setup",
+            action="store_true",
+            help=f"set {what} up first, each in its own environment below .gainshare/peers ({takes})",
+        )
     return parser
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.pairs.cores import choose_cores, judge_on
+from benchmarks.peers.environments import PEERS, interpreter, set_up
 from benchmarks.peers.machine import Machine
 from benchmarks.peers.making import make_models
 from benchmarks.peers.models import QWEN3_MOE_22M, QWEN3_MOE_186M, PeerModel, peers_home, random_model
@@ -32,6 +33,7 @@ LOAD_S, STEP_S, CHOOSE_S = 300.0, 300.0, 600.0
 LOSS_TOLERANCE = {"fp32": 1e-4, "bf16": 3e-2}
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 OURS, THEIRS = "ours", "transformers"
+TRANSFORMERS = PEERS[THEIRS]
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,11 @@ FULL = tuple(
 QUICK_S, FULL_S = 140.0, 480.0  # for all rounds of all cells, the loading beside
 
 
-def measure(*, quick: bool) -> list[Row]:
-    """Rows of all cells. Raises MeasuringFailed where a side cannot be measured."""
+def measure(*, quick: bool, setup: bool = False) -> list[Row]:
+    """Rows of all cells. Raises MeasuringFailed where a side cannot be measured, or transformers is not there."""
     cells = QUICK if quick else FULL
     home, cores = peers_home(), choose_cores()
+    python = set_up(TRANSFORMERS, home, _say) if setup else their_python(home)
     configs = list({cell.config.name: cell.config for cell in cells}.values())
     models = {config.name: random_model(config, home) for config in configs}
     make_models(models.values(), ggufs=(), home=home, say=_say)
@@ -77,14 +80,24 @@ def measure(*, quick: bool) -> list[Row]:
     with judge_on(cores.judge), Machine(core=cores.measuring, home=home) as machine:
         for cell in cells:
             _say(cell.name)
-            rows += _cell(
-                cell, models[cell.config.name], machine, seconds=seconds, core=cores.measuring, home=home
-            )
+            model = models[cell.config.name]
+            rows += _cell(cell, model, machine, python, seconds=seconds, core=cores.measuring, home=home)
     return rows
 
 
+def their_python(home: Path) -> Path:
+    """The Python that has transformers: this one, or that of its environment below `home`. Raises MeasuringFailed."""
+    python = interpreter(TRANSFORMERS, home)
+    if python is None:
+        raise MeasuringFailed(
+            "there is nothing to compare with: transformers is neither installed here nor set up below "
+            f"{home}. `python -m benchmarks.peers train --setup` sets it up in an environment of its own and measures"
+        )
+    return python
+
+
 def _cell(
-    cell: Cell, model: PeerModel, machine: Machine, *, seconds: float, core: int, home: Path
+    cell: Cell, model: PeerModel, machine: Machine, python: Path, *, seconds: float, core: int, home: Path
 ) -> list[Row]:
     shape = {"n_rows": cell.n_rows, "row_tokens": cell.row_tokens}
     budget = Budget(seconds, least=2, most=8)
@@ -95,12 +108,12 @@ def _cell(
             name: stack.enter_context(
                 Side(
                     name,
-                    argv=driver(module),
+                    argv=argv,
                     core=core,
                     log=home / "logs" / f"train-{name}.log",
                 )
             )
-            for name, module in ((OURS, "ours_train"), (THEIRS, "transformers_train"))
+            for name, argv in drivers(python).items()
         }
         loaded = {}
         for name, side in sides.items():
@@ -122,6 +135,11 @@ def _cell(
         raise MeasuringFailed(f"{cell.name}: a side failed; see the messages above and {home / 'logs'}")
     peak = max(peak, machine.gemm(DTYPES[cell.precision]))
     return rows_of(cell, answers, loaded[THEIRS], peak)
+
+
+def drivers(python: Path) -> dict[str, list[str]]:
+    """Both sides' command lines: ours under this Python, transformers' under `python`."""
+    return {OURS: driver("ours_train"), THEIRS: driver("transformers_train", python)}
 
 
 def rows_of(cell: Cell, answers: dict[str, list[Answer]], theirs: Answer, peak: float) -> list[Row]:

@@ -18,6 +18,7 @@ import torch
 from model.checkpoint import CheckpointError
 from model.hf.errors import UnsupportedModel
 from model.serving.cores import bind, parsed
+from model.serving.early_signals import SIGNALS
 from model.serving.errors import LoadError
 from model.serving.executors import blocks_within
 from model.serving.generation import EngineLimits
@@ -50,12 +51,11 @@ def main(arguments: list[str] | None = None) -> None:
     def give_up(*_: object) -> None:
         server.should_exit = True
 
-    # until the server listens for signals itself; it may raise one again when it has ended in good order
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, give_up)
-
     host = Host(loader, drain_s=options.drain_s, on_failure=give_up)
     server = DrainingServer(Node(host, token=token).app(), host)
+    # until the server listens for signals itself; it may raise one again when it has ended in good order
+    for number in SIGNALS:
+        signal.signal(number, give_up)
     address, port = listener.getsockname()[:2]
     sys.stderr.write(f"model node {options.upstream or options.model} listens on http://{address}:{port}\n")
     sys.stderr.flush()

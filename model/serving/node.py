@@ -9,6 +9,11 @@ Answers GET /health and /ready (no token), /v1/models, /stats, /metrics, POST /t
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before torch, which takes seconds to import
+    from model.serving.early_signals import end_at_once
+
+    end_at_once()
+
 import asyncio
 import hmac
 import json

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from model.checkpoint import CheckpointError
 from model.training.errors import NotFiniteWeightsError
 
 
@@ -15,6 +17,17 @@ def require_finite_weights(step: int, *parts: Mapping[str, Tensor]) -> None:
     if spoilt := not_finite(parts):
         others = f" and {len(spoilt) - 1:,} more tensors" if len(spoilt) > 1 else ""
         raise NotFiniteWeightsError(f"step {step} left values that are no numbers in {spoilt[0]}{others}")
+
+
+def require_finite_checkpoint(folder: Path, state: Mapping[str, Tensor]) -> None:
+    """Raises CheckpointError where weights that training would begin with hold a value that is no number. Reads all once."""
+    if spoilt := not_finite([state]):
+        others = f" and {len(spoilt) - 1:,} more of its {len(state):,} tensors" if len(spoilt) > 1 else ""
+        raise CheckpointError(
+            f"{folder} cannot be trained further: its {spoilt[0]}{others} holds values that are not finite, so that no loss "
+            "would be a number, at any learning rate. Fetch or export the model again, or name another folder in [model] "
+            "checkpoint"
+        )
 
 
 def not_finite(parts: Iterable[Mapping[str, Tensor]]) -> list[str]:

@@ -14,6 +14,7 @@ from model.config import ConfigError, ModelConfig
 from model.layers import attention_fused
 from model.layers.moe import Experts
 from model.layers.quantisation import quantise_training
+from model.training.finite_weights import require_finite_checkpoint
 from model.training.precision import Precision, check_precision
 from model.training.run_config import RunConfig
 from model.training.trainer import Trainer
@@ -69,7 +70,9 @@ def model_for(config: RunConfig, vocabulary: int) -> Transformer:
     model = Transformer(shape)
     if config.model.checkpoint is not None:
         # Copied: a folder's weights are mapped from its file, in the format that it was saved in.
-        model.load_state_dict(load_transformer(config.model.checkpoint).state_dict())
+        state = load_transformer(config.model.checkpoint).state_dict()
+        require_finite_checkpoint(config.model.checkpoint, state)
+        model.load_state_dict(state)
     return model
 
 

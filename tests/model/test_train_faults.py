@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch._inductor.exc import InductorError
 
-from model.checkpoint import CheckpointError
+from model.checkpoint import CheckpointError, save_checkpoint
 from model.config import ConfigError
 from model.data.batch import Batch
 from model.data.errors import ShardError, StateError
@@ -34,15 +34,19 @@ from model.training.events import Stepped
 from model.training.export import export_newest
 from model.training.faults import Fault, explain
 from model.training.run import train
-from model.training.run_config import RunConfig
+from model.training.run_config import RunConfig, run_config_from
 from model.training.run_log import read_log
+from model.training.setup import model_for
 from tests.model.training_runs import (
+    VOCABULARY,
     Interrupts,
     Remembers,
     data_for,
     final_state,
+    model_of,
     run,
     run_config,
+    run_document,
 )
 
 pytestmark = pytest.mark.usefixtures("no_measuring")
@@ -336,3 +340,20 @@ def test_an_error_that_nobody_foresaw_is_not_explained_away() -> None:
     failed = RunFailedError(step=3, saved=None, output=Path("x"))
     failed.__cause__ = RuntimeError("a bug")
     assert explain(failed, "c") is None
+
+
+def test_a_checkpoint_that_holds_no_numbers_is_named_before_the_first_step(tmp_path: Path) -> None:
+    spoilt = model_of()
+    with torch.no_grad():
+        spoilt.norm.weight[3] = float("nan")
+    folder = tmp_path / "spoilt"
+    save_checkpoint(folder, spoilt.config, spoilt.state_dict(), metadata={}, files={})
+    document = run_document(tmp_path / "run") | {"model": {"checkpoint": str(folder)}}
+    config = run_config_from(document, name="small")
+    with pytest.raises(CheckpointError) as caught:
+        model_for(config, VOCABULARY)
+    fault = explain(caught.value, "gainshare train run.toml")
+    assert fault is not None and (fault.code, fault.exit_status) == ("checkpoint", 7)
+    for part in (str(folder), "norm.weight", "not finite", "Fetch or export the model again"):
+        assert part in str(fault)
+    assert "ower [recipe] learning_rate" not in str(fault)
