@@ -17,8 +17,8 @@ import torch
 from model.checkpoint import CheckpointError, load_config, load_transformer, save_checkpoint
 from model.hf.errors import UnsupportedModel
 from model.hf.family import vocab_size
-from model.hf.folder import load, load_json, save
-from model.hf.registry import FAMILIES
+from model.hf.folder import load, load_json, save, their_json
+from model.hf.registry import FAMILIES, family_named
 from model.hf.token_ids import TOKEN_FIELDS, token_ids
 from model.layers.sharing import unshare
 from model.serving.tokenizer import TOKENIZER_FILE, BPETokenizer, UnservedTokenizerError
@@ -40,7 +40,8 @@ def import_folder(
     """
     if target.exists():
         raise FileExistsError(f"{target} is there already: choose another name, or remove it first")
-    document = load_json(source)
+    document = their_json(source)
+    family_named(document.get("model_type"))
     stop = stop_tokens(source, document) if with_tokenizer else []
     files = texts(source) if with_tokenizer else {}
     if TOKENIZER_FILE in files:

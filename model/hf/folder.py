@@ -75,12 +75,7 @@ class _Opened:
 
 
 def _open(folder: Path) -> _Opened:
-    theirs = load_json(folder)
-    if theirs.get("format") == FORMAT:
-        raise UnsupportedModel(
-            f"{folder} is a model folder of ours, not Hugging Face's: to write it for transformers use "
-            "`gainshare model export`, or `python -m model.hf export`"
-        )
+    theirs = their_json(folder)
     family, config = read_config(theirs, folder.resolve().name)
     shapes, files = our_shapes(config), tensor_files(folder)
     names = names_to_read(family, shapes, chain.from_iterable(files.values()))
@@ -141,6 +136,17 @@ def load_json(folder: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise CheckpointError(f"{file} holds no JSON object; fetch it anew")
     return document
+
+
+def their_json(folder: Path) -> dict[str, Any]:
+    """The same of a folder that is Hugging Face's. Raises CheckpointError, UnsupportedModel for one of ours."""
+    theirs = load_json(folder)
+    if theirs.get("format") == FORMAT:
+        raise UnsupportedModel(
+            f"{folder} is a model folder of ours, not Hugging Face's: to write it for transformers use "
+            "`gainshare model export`, or `python -m model.hf export`"
+        )
+    return theirs
 
 
 def _check_state(config: ModelConfig, state: Mapping[str, Tensor]) -> None:

@@ -65,7 +65,8 @@ class OneWindow:
     switch: str | None = None
 
     def read(self, theirs: Theirs, ours: Ours) -> None:
-        is_on, window = self.switch is None or bool(theirs.get(self.switch)), _window(theirs)
+        is_on = self.switch is None or bool(theirs.get(self.switch))
+        window = _window(theirs, is_on=is_on)
         ours["sliding_window"] = window if is_on else None
 
     def write(self, config: ModelConfig, theirs: dict[str, Any]) -> None:
@@ -84,8 +85,8 @@ class WindowPerLayer:
 
     def read(self, theirs: Theirs, ours: Ours) -> None:
         n_layers, is_on = ours["n_layers"], bool(theirs.get("use_sliding_window"))
-        window, most = _window(theirs), theirs.get("max_window_layers", 28)
-        most = whole("max_window_layers", most, least=0, most=MOST_LAYERS)
+        window, name = _window(theirs, is_on=is_on), "max_window_layers"
+        most = whole(name, theirs.get(name, 28), least=0, most=MOST_LAYERS)
         kinds = theirs.get("layer_types")
         if kinds is None:
             limit = most if is_on else 0
@@ -113,6 +114,7 @@ class WindowPerLayer:
         theirs["layer_types"] = [FULL if window is None else SLIDING for window in windows]
 
 
-def _window(theirs: Theirs) -> int | None:
+def _window(theirs: Theirs, *, is_on: bool) -> int | None:
+    """What `sliding_window` says; transformers writes 0 where it is off."""
     window = theirs.get("sliding_window")
-    return None if window is None else whole("sliding_window", window, most=MOST_CONTEXT)
+    return None if window is None else whole("sliding_window", window, least=int(is_on), most=MOST_CONTEXT)

@@ -29,8 +29,9 @@ def token_ids(name: str, given: object, vocab_size: int, *, file: str = CONFIG_F
     """The ids that a field names, none where it is null. Raises UnsupportedModel where one is none of the model's."""
     if given is None:
         return []
-    ids = given if isinstance(given, list) and name in _LISTED else [given]
-    if any(type(token) is not int for token in ids):
+    named: list[object] = given if isinstance(given, list) and name in _LISTED else [given]
+    ids = [token for token in named if isinstance(token, int) and not isinstance(token, bool)]
+    if len(ids) < len(named):
         wanted = "a token id or a list of them" if name in _LISTED else "a token id"
         raise UnsupportedModel(
             f"{name} must be {wanted}, not {shown(given)}: correct it in {file}, or set it to null"

@@ -1,9 +1,22 @@
-"""How many tokens an answer may have. Pure."""
+"""How many tokens prompt and answer may have. Pure."""
 
 from __future__ import annotations
 
 from model.serving.errors import bad_value
 from model.serving.requests import COMPLETION_DEFAULT_TOKENS, Options
+from model.serving.tokenizer import Tokenizer
+
+
+def check_length(tokenizer: Tokenizer, text: str, max_context: int, *, is_chat: bool) -> None:
+    """Raises ApiError (400) for a prompt that is certainly too long, before the work of encoding it."""
+    least = tokenizer.least_tokens(text)
+    if least > max_context:
+        raise bad_value(
+            "messages" if is_chat else "prompt",
+            f"this model's context is {max_context} tokens here; the prompt has {len(text):,} characters, which are at "
+            f"least {least} tokens. Shorten the prompt",
+            "context_length_exceeded",
+        )
 
 
 def room_for(n_prompt: int, max_context: int, options: Options, *, is_chat: bool) -> int:

@@ -15,7 +15,7 @@ from model.sampling import Constraint, SamplingError
 from model.serving.backend import Ask, Piece, TokenCount
 from model.serving.chat import ChatError, Message
 from model.serving.constrained import JSONGrammars
-from model.serving.context import room_for
+from model.serving.context import check_length, room_for
 from model.serving.engine import Engine
 from model.serving.engine_metrics import StepTimes, expert_metrics
 from model.serving.errors import ApiError, bad_value, not_now, too_late
@@ -129,14 +129,18 @@ class Service:
         return await asyncio.to_thread(self._encode, prompt)
 
     def _encode(self, prompt: Prompt) -> tuple[int, ...]:
+        tokenizer = self.served.tokenizer
         if isinstance(prompt, str):
-            return tuple(self.served.tokenizer.encode_prompt(prompt))
+            check_length(tokenizer, prompt, self.max_context, is_chat=False)
+            return tuple(tokenizer.encode_prompt(prompt))
         messages = tuple(item for item in prompt if isinstance(item, Message))
         if messages:
             try:
-                return tuple(self.served.tokenizer.encode(self.served.chat.render(messages)))
+                text = self.served.chat.render(messages)
             except ChatError as error:
                 raise bad_value("messages", str(error)) from error
+            check_length(tokenizer, text, self.max_context, is_chat=True)
+            return tuple(tokenizer.encode(text))
         ids = tuple(item for item in prompt if isinstance(item, int))
         if not all(0 <= token < self._vocab_size for token in ids):
             raise bad_value("prompt", f"token ids must lie between 0 and {self._vocab_size - 1}")

@@ -7,6 +7,7 @@ where such a folder was given. Knows nothing of answers.
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ from model.serving.tokenizer import TOKENIZER_FILE, BPETokenizer, Tokenizer
 SETTLE_CHARACTERS = (
     512  # of a growing text: what lies before the last white space in them is not counted again
 )
+MOST_UNSETTLED = 4096  # without white space: then half of them are settled wherever they end
 
 
 class Ask(Protocol):
@@ -88,6 +90,9 @@ class LocalCounter:
             raise LoadError(422, "tokenizer_not_usable", message) from error
 
     async def count(self, prompt: Prompt) -> int:
+        return await asyncio.to_thread(self._count, prompt)  # a long text takes seconds
+
+    def _count(self, prompt: Prompt) -> int:
         if isinstance(prompt, str):
             return len(self.tokenizer.encode_prompt(prompt))
         messages = tuple(item for item in prompt if isinstance(item, Message))
@@ -107,7 +112,8 @@ class TextCount:
     """Tokens of a text that grows: the end is counted anew with each piece, the rest once.
 
     What is settled ends at white space, where byte-level tokenizers cut in any case, so that cutting there changes
-    nothing in ordinary text.
+    nothing in ordinary text. A longer run without any is cut too, which may count a token more for each 2,048 characters;
+    or the time would grow with the square of the text.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -118,10 +124,15 @@ class TextCount:
     def push(self, text: str) -> None:
         self._tail += text
         if len(self._tail) > SETTLE_CHARACTERS and (cut := self._tail.rfind(" ", 1)) > 0:
-            self._n_settled += len(self._tokenizer.encode(self._tail[:cut]))
-            self._tail = self._tail[cut:]
+            self._settle(cut)
+        while len(self._tail) > MOST_UNSETTLED:
+            self._settle(MOST_UNSETTLED // 2)
         n_tokens = self._n_settled + len(self._tokenizer.encode(self._tail))
         self.n_tokens = max(self.n_tokens, n_tokens)  # a later piece may merge with an earlier one
+
+    def _settle(self, n_characters: int) -> None:
+        self._n_settled += len(self._tokenizer.encode(self._tail[:n_characters]))
+        self._tail = self._tail[n_characters:]
 
 
 def _whole(count: Any) -> int:

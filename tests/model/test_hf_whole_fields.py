@@ -56,6 +56,8 @@ def document(family: str) -> dict[str, Any]:
     kept = {name: value for name, value in fields.items() if name in (*SIZES, *POSITIONS, *OWN[family])}
     if family == "deepseek_v2":
         kept["topk_method"] = "group_limited_greedy"
+    if family.startswith("qwen"):
+        kept["use_sliding_window"] = True
     rope = {"rope_type": "yarn", "factor": 4.0}
     return {"model_type": family, **kept, "rms_norm_eps": 1e-5, "rope_scaling": rope}
 
@@ -122,6 +124,13 @@ def test_only_the_end_may_have_several_tokens() -> None:
             read_config(document("llama") | {"eos_token_id": value}, "refused")
     with pytest.raises(UnsupportedModel, match="pad_token_id must be a token id, not"):
         read_config(document("llama") | {"pad_token_id": [0]}, "refused")
+
+
+def test_a_window_that_is_off_may_be_zero() -> None:
+    """As transformers writes it for Qwen2-MoE."""
+    for family in ("qwen2_moe", "qwen3_moe"):
+        off = document(family) | {"use_sliding_window": False, "sliding_window": 0}
+        assert read_config(off, "off")[1].sliding_window is None
 
 
 def test_a_factor_that_makes_no_context_is_refused() -> None:
