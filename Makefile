@@ -1,6 +1,6 @@
 # The two commands of a fresh machine are `make demo` and `make test`. `make` alone lists all of them.
 #
-#   PYTHON            the interpreter to make .venv with; default: the first of python3, python3.11 .. that is >= 3.11
+#   PYTHON            the interpreter to make .venv with; default: the first of python3, python3.13 .. python3.11 that is 3.11 to 3.13
 #   TORCH_INDEX_URL   where torch comes from. On x86-64 Linux plain `torch` brings CUDA libraries (gigabytes);
 #                     on a machine without GPU: make demo TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
 #   PIP_ARGS          more options for pip, e.g. PIP_ARGS="--no-index --find-links wheels" without a network
@@ -85,11 +85,11 @@ clean:
 $(BIN)/python:
 	@command -v g++ >/dev/null || command -v c++ >/dev/null || { \
 		echo "error: no C++ compiler: install one (Debian: apt-get install g++), then run make again" >&2; exit 1; }
-	@for candidate in $(or $(PYTHON),python3 python3.11 python3.12 python3.13 python3.14); do \
-		if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$candidate; break; fi; \
+	@for candidate in $(or $(PYTHON),python3 python3.13 python3.12 python3.11); do \
+		if $$candidate -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then found=$$candidate; break; fi; \
 	done; \
 	if [ -z "$$found" ]; then \
-		echo "error: no Python 3.11 or newer: install one (Debian: apt-get install python3), or name it: make PYTHON=/path/to/python3" >&2; exit 1; \
+		echo "error: no Python 3.11 to 3.13: install one (Debian: apt-get install python3), or name it: make PYTHON=/path/to/python3" >&2; exit 1; \
 	fi; \
 	if ! $$found -c 'import ensurepip, venv' 2>/dev/null; then \
 		echo "error: $$found lacks venv or ensurepip: install them (Debian: apt-get install python3-venv)" >&2; exit 1; \
