@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-TARGETS = ("demo", "test", "test-long", "up", "check", "bench", "clean")
-TOOLS = ("sh", "env", "rm", "find", "touch", "mkdir", "echo", "cat", "ls")
+TARGETS = ("demo", "test", "test-quick", "test-long", "test-newest", "up", "check", "lock", "bench", "clean")
+TOOLS = ("sh", "bash", "dirname", "env", "rm", "find", "touch", "mkdir", "echo", "cat", "ls")
 Make = Callable[..., "subprocess.CompletedProcess[str]"]
 
 if shutil.which("make") is None:
@@ -31,6 +31,7 @@ def make(tmp_path: Path) -> Make:
     checkout.mkdir()
     shutil.copy(ROOT / "Makefile", checkout)
     (checkout / "pyproject.toml").touch()
+    shutil.copytree(ROOT / "requirements", checkout / "requirements")
 
     def run(*arguments: str, **programs: str) -> "subprocess.CompletedProcess[str]":
         for name, script in programs.items():
@@ -72,7 +73,7 @@ def test_without_a_compiler_it_says_what_to_install(make: Make) -> None:
 def test_with_too_old_a_python_it_says_what_to_install(make: Make) -> None:
     done = make("demo", gpp="exit 0", python3=TOO_OLD)
     assert done.returncode != 0
-    assert "no Python 3.11 or newer" in done.stderr
+    assert "no Python 3.11 to 3.13" in done.stderr
 
 
 def test_without_venv_it_says_what_to_install(make: Make) -> None:
@@ -106,21 +107,79 @@ def test_when_pip_fails_it_says_what_to_do(make: Make, tmp_path: Path) -> None:
     assert not (tmp_path / "checkout" / ".venv" / ".installed").exists()
 
 
-def test_torch_comes_from_the_named_index_first(make: Make, tmp_path: Path) -> None:
+@pytest.fixture
+def pip_calls(tmp_path: Path) -> Callable[[], list[str]]:
+    """An environment whose interpreter only notes what it is called with: those calls, without pip's usual flags."""
     bin_folder = tmp_path / "checkout" / ".venv" / "bin"
     bin_folder.mkdir(parents=True)
     (bin_folder / "python").write_text(f'#!/bin/sh\necho "$*" >> {tmp_path}/calls\n')
     (bin_folder / "python").chmod(0o755)
-    done = make(".venv/.installed", "TORCH_INDEX_URL=https://index.example/cpu", gpp="exit 0")
-    assert done.returncode == 0
-    calls = (tmp_path / "calls").read_text().splitlines()
-    assert "--index-url https://index.example/cpu torch" in calls[0]
-    assert calls[1].endswith("--editable .")
-    assert calls[2] == "-m model.native build"
-    assert (
-        "nothing to be done" in make(".venv/.installed").stdout.lower()
-        or "up to date" in make(".venv/.installed").stdout
-    )
+    usual = "-m pip install --disable-pip-version-check --quiet "
+
+    def calls() -> list[str]:
+        noted = (tmp_path / "calls").read_text().splitlines()
+        (tmp_path / "calls").unlink()
+        return [line.removeprefix(usual) for line in noted]
+
+    return calls
+
+
+LOCKED_RUNTIME = [
+    "--require-hashes --no-deps -r requirements/build.txt",
+    "--require-hashes --no-deps --no-build-isolation -r requirements/runtime.txt",
+    "-r requirements/torch.txt",
+    "--no-deps --no-build-isolation --editable .",
+    "-m pip --disable-pip-version-check check",
+]
+
+
+def test_what_is_locked_is_installed_by_its_hashes_and_once(
+    make: Make, pip_calls: Callable[[], list[str]]
+) -> None:
+    assert make(".venv/.installed-dev", gpp="exit 0").returncode == 0
+    runtime, development = LOCKED_RUNTIME, [line.replace("runtime", "development") for line in LOCKED_RUNTIME]
+    development.insert(3, "-r requirements/triton.txt")
+    assert pip_calls() == [*runtime, "-m model.native build", *development]
+    done = make(".venv/.installed")
+    assert "nothing to be done" in done.stdout.lower() or "up to date" in done.stdout
+
+
+def test_torch_alone_comes_from_the_named_index_and_all_take_the_options_for_pip(
+    make: Make, pip_calls: Callable[[], list[str]]
+) -> None:
+    options = ("TORCH_INDEX_URL=https://index.example/cpu", "PIP_ARGS=--find-links wheels --retries 1")
+    assert make(".venv/.installed", *options, gpp="exit 0").returncode == 0
+    *installs, _check, _build = pip_calls()
+    assert [line.removeprefix("--find-links wheels --retries 1 ") for line in installs] == [
+        line.replace(
+            "-r requirements/torch.txt", "--index-url https://index.example/cpu -r requirements/torch.txt"
+        )
+        for line in LOCKED_RUNTIME[:-1]
+    ]
+
+
+def test_the_newest_of_everything_is_installed_only_when_asked(
+    make: Make, pip_calls: Callable[[], list[str]]
+) -> None:
+    assert make(".venv/.installed-dev", "INSTALL=newest", gpp="exit 0").returncode == 0
+    assert pip_calls() == ["--upgrade --editable .", "-m model.native build", "--upgrade --editable .[dev]"]
+
+
+def test_another_way_of_installing_is_refused(make: Make, pip_calls: Callable[[], list[str]]) -> None:
+    done = make(".venv/.installed", "INSTALL=latest", gpp="exit 0")
+    assert done.returncode != 0
+    assert "INSTALL is locked or newest, not 'latest'" in done.stderr
+
+
+def test_a_changed_lock_is_installed_by_the_next_make(
+    make: Make, pip_calls: Callable[[], list[str]], tmp_path: Path
+) -> None:
+    assert make(".venv/.installed", gpp="exit 0").returncode == 0
+    pip_calls()
+    later = (tmp_path / "checkout" / ".venv" / ".installed").stat().st_mtime + 10
+    os.utime(tmp_path / "checkout" / "requirements" / "runtime.txt", (later, later))
+    assert make(".venv/.installed", gpp="exit 0").returncode == 0
+    assert LOCKED_RUNTIME[1] in pip_calls()
 
 
 def test_without_kernels_it_warns_and_goes_on(make: Make, tmp_path: Path) -> None:
@@ -144,7 +203,12 @@ def test_clean_removes_what_was_made_and_keeps_the_sources(make: Make, tmp_path:
         (checkout / made).mkdir(parents=True)
     (checkout / "model" / "moe.py").touch()
     assert make("clean").returncode == 0
-    assert sorted(path.name for path in checkout.iterdir()) == ["Makefile", "model", "pyproject.toml"]
+    assert sorted(path.name for path in checkout.iterdir()) == [
+        "Makefile",
+        "model",
+        "pyproject.toml",
+        "requirements",
+    ]
     assert [path.name for path in (checkout / "model").iterdir()] == ["moe.py"]
 
 
