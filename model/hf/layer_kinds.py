@@ -85,7 +85,7 @@ class WindowPerLayer:
 
     def read(self, theirs: Theirs, ours: Ours) -> None:
         n_layers, is_on = ours["n_layers"], bool(theirs.get("use_sliding_window"))
-        window, name = _window(theirs, is_on=is_on), "max_window_layers"
+        name = "max_window_layers"
         most = whole(name, theirs.get(name, 28), least=0, most=MOST_LAYERS)
         kinds = theirs.get("layer_types")
         if kinds is None:
@@ -101,6 +101,7 @@ class WindowPerLayer:
             )
         if not is_on and SLIDING in kinds:
             raise UnsupportedModel(f"layer_types has {SLIDING!r} while use_sliding_window is false")
+        window = _window(theirs, is_on=SLIDING in kinds)
         ours["sliding_window"] = window if SLIDING in kinds else None
         ours["full_attention_layers"] = tuple(
             layer for layer in range(n_layers) if SLIDING in kinds and kinds[layer] == FULL
