@@ -179,11 +179,19 @@ def _bundle(run: Run) -> dict[str, Any]:
     }
 
 
+class WaitingIn(serializers.Serializer[Any]):
+    """Nothing is sent."""
+
+
 class Waiting(RunnerView):
-    """Other work on its machine holds the runner's device, so it asks for no run yet. Repeated while that is so."""
+    """Say that other work holds the device.
+
+    The runner asks for no run yet. It repeats this while that is so.
+    """
 
     @extend_schema(request=None, responses={204: None})
     def post(self, request: Request) -> Response:
+        validated(WaitingIn, request)
         note_device_wait(runner=calling_runner(request))
         return Response(status=204)
 

@@ -72,7 +72,7 @@ WRONG = {
     "benchmarks.kernels": (["more"], "unrecognized arguments: more"),
     "benchmarks.linear": (["more"], "unrecognized arguments: more"),
     "benchmarks.loop.__main__": (["no-such-part"], "unknown part no-such-part"),
-    "benchmarks.peers.__main__": (["train", "--setup"], "unrecognized arguments: --setup"),
+    "benchmarks.peers.__main__": (["train", "--full"], "unrecognized arguments: --full"),
     "benchmarks.power.__main__": (["more"], "unrecognized arguments: more"),
     "benchmarks.power.real": (["--runs", "many"], "argument --runs: invalid int value: 'many'"),
     "benchmarks.redteam.__main__": (["no-such-cheat"], "there is no patch no-such-cheat"),

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from uuid import uuid4
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 from pytest_django.live_server_helper import LiveServer
 
 from bounty.models import Bounty, Lineage
@@ -15,22 +15,17 @@ from gainshare.cli.demo.cases import TEXTBOOK_BASE
 from gainshare.cli.demo.scenario import BOUNTY, ESCROW_MICROCREDITS, TREASURY_MICROCREDITS
 from gainshare.ledger import services as ledger
 from tests.acceptance.bounty_world import EXAMPLES
-from tests.acceptance.test_browser import ARGUMENTS, CHROMIUM, PASSWORD, register_on_the_site
+from tests.acceptance.test_browser import PASSWORD, register_on_the_site
+from tests.chromium import started_chromium
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True), pytest.mark.timeout(300)]
 RED = "rgb(179, 38, 30)"
 
 
 @pytest.fixture
-def browser(monkeypatch: pytest.MonkeyPatch) -> Iterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip("Chromium is not installed: `apt-get install chromium` (or your system's package)")
-    # Playwright's loop runs in this thread, so Django takes the test's own queries for asynchronous ones.
-    monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+def browser() -> Iterator[Browser]:
+    with started_chromium() as chromium:
         yield chromium
-        chromium.close()
 
 
 def page_of(browser: Browser, server: LiveServer, *, script: bool = True) -> Page:
