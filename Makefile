@@ -51,6 +51,10 @@ test: $(DEVELOPMENT)
 	$(BIN)/python -m pytest -n auto -m "not long and not ($(ALONE))" $(ARGS) || [ $$? -eq 5 ]
 	$(BIN)/python -m pytest -m "not long and ($(ALONE))" $(ARGS) || [ $$? -eq 5 ]
 
+# Neither services nor sandboxes nor long work: most of the stack's and the judge's tests.
+test-quick: $(DEVELOPMENT)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not (slow or long or database or $(ALONE))" $(ARGS)
+
 test-long: $(DEVELOPMENT)
 	$(BIN)/python -m pytest -m "long or not long" $(ARGS)
 	$(MAKE) test-newest

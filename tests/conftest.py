@@ -17,6 +17,7 @@ from gainshare.local.throwaway import ThrowawayPostgres
 from tests import rest_contract
 
 EXPECTED_SKIP = "expected:"
+DATABASE = frozenset({"db", "transactional_db", "live_server", "throwaway_postgres"})
 
 
 def pytest_configure() -> None:
@@ -25,6 +26,15 @@ def pytest_configure() -> None:
     # A shell's background job ignores Ctrl-C, and so would all programs that tests start and interrupt.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a database, before markers select: `make test-quick` leaves it out."""
+    for item in items:
+        names = frozenset(getattr(item, "fixturenames", ()))
+        if names & DATABASE or item.get_closest_marker("django_db"):
+            item.add_marker("database")
 
 
 @pytest.fixture(scope="session")

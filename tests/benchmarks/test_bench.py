@@ -17,6 +17,8 @@ from benchmarks.patches import PatchError
 from benchmarks.sandbox.placement import sweep, usable_hierarchies
 from benchmarks.trees import BlobStore, Tree, TreeEntry, shipped_tree, write_tree
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

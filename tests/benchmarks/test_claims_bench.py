@@ -19,6 +19,8 @@ from benchmarks.claims.bench import Bench, Job
 from benchmarks.claims.source import READS, ROOT, SUFFIXES, source_files, source_sha256
 from benchmarks.report import MeasuringFailed
 
+pytestmark = pytest.mark.slow
+
 
 class Recorded:
     """Stands for the process: answers with the settings' square, and remembers what it was asked."""

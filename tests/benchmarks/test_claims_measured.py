@@ -33,6 +33,8 @@ from benchmarks.report import Row
 from model.config import MoEConfig
 from tests.benchmarks.claim_text import KINDS, text_corpus
 
+pytestmark = pytest.mark.slow
+
 TINY: dict[str, Any] = {"d_model": 16, "n_layers": 2, "d_ff": 32, "n_heads": 2}
 RATES, ONE_RATE, SEEDS = (4e-3, 1e-2), (5e-3,), (1, 2)
 SMALL: dict[Claim, Any] = {

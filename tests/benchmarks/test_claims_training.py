@@ -21,6 +21,8 @@ from model.data.build import Settings, build
 from model.transformer import Transformer
 from tests.benchmarks.claim_text import KINDS, text_corpus, text_documents
 
+pytestmark = pytest.mark.slow
+
 VOCABULARY = 300
 
 

@@ -17,6 +17,8 @@ from benchmarks.report import MeasuringFailed
 from benchmarks.sandbox import SandboxUnavailable
 from benchmarks.suites import SUITES
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(attention.__file__).resolve().parent.parent
 
 # What is interrupted in each: the first long work of that command.

@@ -20,6 +20,8 @@ from benchmarks.evidence.verify import VerificationReport, verify_bytes, verify_
 from benchmarks.verdicts import VerdictKind
 from tests.benchmarks.evidence_maker import SECRET, make_document, make_pairs, make_parts
 
+pytestmark = pytest.mark.slow
+
 KEY = generate_key()
 DOCUMENT = make_document(make_pairs(1.5, 6))
 SEALED = seal(DOCUMENT, KEY)

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from benchmarks.patches import PatchError, apply_patch, diff_trees, normalise, parse_patch
 from benchmarks.trees import BlobStore, Tree, TreeEntry
 
+pytestmark = pytest.mark.slow
+
 PATHS = ["model/a.py", "model/b.py", "model/deep/er/c.cpp", "model/d-e+f_g.h"]
 LINE = st.text(alphabet=st.sampled_from("ab -+\\@\r\t\u00e9\u2028\x0c"), max_size=6)
 TEXT = st.builds(

@@ -21,6 +21,8 @@ from benchmarks.peers.drivers import (
 from benchmarks.peers.models import qwen3_moe
 from benchmarks.peers.workloads import Request, Workload
 
+pytestmark = pytest.mark.slow
+
 CONFIG = qwen3_moe("small", d_model=32, n_layers=2, n_heads=2, n_kv_heads=1, vocab_size=512, d_expert=16)
 SHAPE = {"n_rows": 2, "row_tokens": 24}
 

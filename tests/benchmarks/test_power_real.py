@@ -26,6 +26,8 @@ from benchmarks.statistics.diagnostics import PairOrder
 from benchmarks.trees import BlobStore, read_tree, shipped_tree
 from tests.benchmarks.evidence_maker import make_document, make_pairs
 
+pytestmark = pytest.mark.slow
+
 COST = 1.10  # what the made-up judge finds the calibration's redundant work to cost
 
 

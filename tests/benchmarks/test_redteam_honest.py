@@ -20,6 +20,8 @@ from benchmarks.redteam.patch_file import HONEST, REFUSALS, RedTeamPatch, read_f
 from benchmarks.sandbox import best_level
 from benchmarks.trees import Tree, write_tree
 
+pytestmark = pytest.mark.slow
+
 PATCHES = read_folder(HONEST)
 #: What an honest contributor brings, each by the word that its class begins with.
 KINDS = ("faster", "smaller", "neutral", "refactoring", "a cache", "other numerics", "slower", "dead code")

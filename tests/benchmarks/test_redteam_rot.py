@@ -13,6 +13,8 @@ from benchmarks.redteam.recut import RecutFailed, recut
 from benchmarks.redteam.rot import stale, staleness
 from benchmarks.trees import BlobStore, Tree, TreeEntry, read_tree, shipped_tree, write_tree
 
+pytestmark = pytest.mark.slow
+
 SEAM = "model/layers/__init__.py"
 HEADER = """# class: 5 caching
 # suite: moe_forward tiny

@@ -32,6 +32,8 @@ from tests.benchmarks.runner_platform import (
     wait_until,
 )
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["client", "platform"]  # fixtures
 
 

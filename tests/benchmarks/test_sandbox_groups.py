@@ -29,6 +29,8 @@ from benchmarks.sandbox.processes import (
 )
 from tests.benchmarks.sandbox_levels import level_or_skip
 
+pytestmark = pytest.mark.slow
+
 SPIN = "import os\nos.fork()\nos.write(1, b'on\\n')\nwhile True: pass"
 GROW = "import os, time\nos.fork()\nheld = bytearray(b'x') * (80 << 20)\ntime.sleep(60)"
 # The first thread ends by itself and leaves a zombie to be seen; the others grow, or spin.

@@ -18,6 +18,8 @@ from benchmarks.statistics.confirm import confirmation_bound
 from benchmarks.statistics.gate import GateOutcome, gate_decision
 from benchmarks.statistics.guard import GuardOutcome, GuardPlan, guard_decision
 
+pytestmark = pytest.mark.slow
+
 RUNS = 3_000
 OUTCOMES = {
     GateOutcome.NO_GAIN: batch.NO_GAIN,

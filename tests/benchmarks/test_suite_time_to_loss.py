@@ -16,6 +16,8 @@ from benchmarks.suites.time_to_loss import TimeToLossTrial, reached_ns, time_to_
 from tests.benchmarks.language_sides import SCORING_NS, STEP_NS, InProcessSides
 from tests.benchmarks.suite_pairs import Trees, draw
 
+pytestmark = pytest.mark.slow
+
 TRAINER = "model/training/trainer.py"
 # Says that it learns, and does not.
 IDLES = """

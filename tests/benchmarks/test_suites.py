@@ -17,6 +17,8 @@ from benchmarks.suites import SUITES, Suite, UnknownSuite, get_guard_suite, get_
 from benchmarks.suites.base import WARM_UP, Tensors
 from benchmarks.suites.moe_forward import MIN_MARGIN
 
+pytestmark = pytest.mark.slow
+
 SECRET = bytes(range(32))
 ALL = [(name, preset) for name in SUITES for preset in ("tiny", *CATALOGUE[name].presets)]
 

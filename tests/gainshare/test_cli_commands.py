@@ -17,6 +17,8 @@ from gainshare.cli.output import credits_text
 from gainshare.ledger.services import fund_treasury, grant_credits
 from tests.command_here import Command, error_of, lone_command
 
+pytestmark = pytest.mark.slow
+
 COMMANDS = [
     "up",
     "down",

@@ -12,6 +12,8 @@ import pytest
 from gainshare.cli.submission import describe, is_resting
 from tests.command_here import Command, error_of, lone_command
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def gainshare(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Command:

@@ -14,6 +14,8 @@ from gainshare.cli import train as train_module
 from gainshare.cli.main import main
 from tests.model.training_runs import data_folder, run_document, toml
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def became(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:

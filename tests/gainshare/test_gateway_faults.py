@@ -38,6 +38,8 @@ from tests.gainshare.gateway_stack import (
     running_stack,
 )
 
+pytestmark = pytest.mark.slow
+
 HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
 HOLD_S = 30
 

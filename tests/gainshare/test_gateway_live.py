@@ -34,6 +34,8 @@ from tests.gainshare.gateway_stack import (
 from tests.model.header_floods import FLOODS, MIB, flood
 from tests.rest_contract import assert_shape, document
 
+pytestmark = pytest.mark.slow
+
 HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
 
 

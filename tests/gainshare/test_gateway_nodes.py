@@ -33,6 +33,8 @@ from gainshare.gateway.requests import Endpoint, GenerationRequest, read_request
 from gainshare.gateway.services import Admission, owner_name
 from gainshare.gateway.wire import event
 
+pytestmark = pytest.mark.slow
+
 Answer = web.Response | Awaitable[web.StreamResponse] | None
 Handler = Callable[
     [str, web.Request], Answer

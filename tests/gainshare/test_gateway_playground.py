@@ -32,6 +32,8 @@ from tests.gainshare.gateway_stack import (
     running_stack,
 )
 
+pytestmark = pytest.mark.slow
+
 CHAT = "/playground/api/chat/completions"
 LONG = 480  # tokens
 

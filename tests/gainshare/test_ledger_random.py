@@ -31,6 +31,8 @@ from gainshare.ledger.errors import (
 from gainshare.ledger.models import Account, Entry
 from tests.gainshare.ledger_world import make_user, violations
 
+pytestmark = pytest.mark.slow
+
 FAR = datetime(2100, 1, 1, tzinfo=UTC)
 
 

@@ -15,6 +15,8 @@ from celery import Celery
 
 from gainshare.local.broker import CONTROL_USER, RUNNER_USER, Broker, access_rules, runner_keys
 
+pytestmark = pytest.mark.slow
+
 PASSWORDS = {CONTROL_USER: "c/@:%", RUNNER_USER: "r@/%:x"}
 QUEUE = "runner.cpu"
 WORKER = """

@@ -25,6 +25,8 @@ from gainshare.local.postgres import Cluster, PostgresError, reachable_binaries,
 from gainshare.local.services import LocalStack, StackOptions
 from gainshare.local.state import SCHEMA, read_state
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = StackOptions(port=8123, model="none", node_port=8124)
 
 

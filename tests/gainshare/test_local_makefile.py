@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 TARGETS = ("demo", "test", "test-quick", "test-long", "test-newest", "up", "check", "lock", "bench", "clean")
 TOOLS = ("sh", "bash", "dirname", "env", "rm", "find", "touch", "mkdir", "echo", "cat", "ls")

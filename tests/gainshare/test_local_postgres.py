@@ -24,6 +24,8 @@ from gainshare.local.postgres import (
 )
 from gainshare.local.throwaway import ThrowawayPostgres, remove_leftovers
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 is_root = os.geteuid() == 0
 only_root = pytest.mark.skipif(not is_root, reason="expected: needs to be root")

@@ -13,6 +13,8 @@ import pytest
 from gainshare.local import guardian, processes
 from gainshare.local.processes import TAG, ProcessId
 
+pytestmark = pytest.mark.slow
+
 SLEEPER = "import time; time.sleep(60)"
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
 

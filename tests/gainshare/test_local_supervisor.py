@@ -21,6 +21,8 @@ from gainshare.local.spec import ServiceSpec
 from gainshare.local.state import read_state
 from gainshare.local.supervisor import clean_up_after_dead
 
+pytestmark = pytest.mark.slow
+
 SERVICE = """
 import os, pathlib, signal, sys, time
 name, journal = sys.argv[1], pathlib.Path(sys.argv[2])

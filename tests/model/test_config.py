@@ -19,6 +19,8 @@ from model.config import ConfigError, LatentConfig, ModelConfig, MoEConfig, Rope
 from model.presets import PRESETS
 from model.transformer import Transformer
 
+pytestmark = pytest.mark.slow
+
 
 def test_config_and_package_import_without_torch() -> None:
     code = "import sys, model, model.config; sys.exit('torch' in sys.modules)"

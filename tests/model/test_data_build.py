@@ -29,6 +29,8 @@ from model.data.text_documents import TextDocument
 from model.data.tokenizer import CHATML, Markup, TextTokenizer
 from model.new_folder import FolderTakenError
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = Settings(vocab_size=400, held_out_share=0.3, longest_instruction=60, shard_tokens=2_000)
 
 

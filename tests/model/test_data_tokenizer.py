@@ -24,6 +24,8 @@ from model.data.tokenizer import (
 )
 from model.serving.tokenizer import BPETokenizer
 
+pytestmark = pytest.mark.slow
+
 TEXTS = [Path(__file__).read_text(encoding="utf-8"), "déjà vu, déjà lu: naïve café ☕ " * 20] * 3
 VOCAB = 700
 

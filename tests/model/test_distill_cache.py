@@ -23,6 +23,8 @@ from model.distill.cache import digest_of, pieces_of
 from model.presets import PRESETS
 from model.transformer import Transformer
 
+pytestmark = pytest.mark.slow
+
 CONFIG = replace(PRESETS["tiny"], name="teacher", vocab_size=40, n_layers=1)
 TOKENIZER = "a" * 64
 K, TEMPERATURE = 6, 2.0

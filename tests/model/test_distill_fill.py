@@ -26,7 +26,7 @@ from model.training.training_data import open_data
 from model.transformer import Transformer
 from tests.model.training_runs import Remembers, data_folder, run_document, toml
 
-pytestmark = pytest.mark.usefixtures("no_measuring")
+pytestmark = [pytest.mark.usefixtures("no_measuring"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -13,6 +14,8 @@ from model.data.batch import IGNORED, Batch
 from model.distill import CachedTeacher, Distillation, LiveTeacher, precompute, tokenizer_sha256
 from model.serving.served import load_served
 from model.transformer import Transformer
+
+pytestmark = pytest.mark.slow
 
 TEXT = "The capital of France is Paris. The capital of Italy is Rome. The capital of Spain is Madrid."
 

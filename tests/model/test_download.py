@@ -15,6 +15,8 @@ from model.smollm2 import release
 from model.smollm2.download import ATTEMPTS, download
 from model.smollm2.errors import DownloadError
 
+pytestmark = pytest.mark.slow
+
 CONTENT = bytes(i * 7 % 251 for i in range(3_000_000))
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 

@@ -25,6 +25,8 @@ from model.training.recipe import Recipe
 from model.training.trainer import Trainer
 from model.transformer import Transformer
 
+pytestmark = pytest.mark.slow
+
 MODES: list[EightBitMode] = ["int8", "fp8"]
 SMALL = replace(PRESETS["tiny"], vocab_size=32)
 assert SMALL.moe is not None

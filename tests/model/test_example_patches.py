@@ -23,6 +23,8 @@ from benchmarks.patches import apply_patch, parse_patch
 from benchmarks.policy import PolicyViolation, check_patch, load_policy
 from benchmarks.trees import BlobStore, Tree, shipped_tree, write_tree
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 BASE = EXAMPLES / "base" / "textbook_moe.diff"
 PATCHES = sorted(path.stem for path in (EXAMPLES / "patches").glob("*.diff"))

@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from model.layers import experts_reference, experts_triton
 from model.layers.experts_triton import BLOCK_M, Groups
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 COMPARE = """

@@ -15,6 +15,8 @@ import pytest
 
 from model.smollm2 import fetch, release
 
+pytestmark = pytest.mark.slow
+
 
 def silent(*_: Any) -> None:
     """A report that nobody reads."""

@@ -12,6 +12,8 @@ from model import hf
 from model.smollm2.convert import GGUFModel
 from tests.model.hf_models import FIELDS, N_TOKENS, assert_same_both_ways, build, load_theirs, random_fields
 
+pytestmark = pytest.mark.slow
+
 SEED = 3  # with 1 a router stands between two experts, 2e-8 apart, and rounding decides
 WINDOW = 5  # shorter than the prompt
 assert WINDOW < 9 < N_TOKENS

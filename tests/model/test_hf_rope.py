@@ -12,6 +12,8 @@ from model.hf import UnsupportedModel
 from model.hf.rope import Rope
 from tests.model.hf_models import assert_same_both_ways, build
 
+pytestmark = pytest.mark.slow
+
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
 LLAMA3 = {
     "rope_type": "llama3",

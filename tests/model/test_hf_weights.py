@@ -16,6 +16,8 @@ from model.hf import FAMILIES
 from model.hf.tensors import our_shapes, put_together, slots, take_apart
 from tests.model.hf_models import FIELDS, build, tokens
 
+pytestmark = pytest.mark.slow
+
 NOTICED = 1e-3  # a hundred times what the comparisons allow
 
 # Each family's optional weights, too.

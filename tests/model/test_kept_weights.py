@@ -32,6 +32,8 @@ from tests.model.test_native_executor import CONFIGS, computed, model_of
 from tests.model.test_node_loading import hf_folder
 from tests.model.test_stored_weights import ALL_WEIGHTS, BF16, FP32, LIMITS, kept, library, written
 
+pytestmark = pytest.mark.slow
+
 
 def load(opened: StoredWeights, folder: Path, weights: Weights = "int8") -> NativeWeights:
     return kept_weights.kept_weights(library(), opened, weights, folder)

@@ -9,12 +9,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from model.config import MoEConfig
 from model.layers import metrics
 from model.layers.balance import balance_experts
 from model.layers.moe import MoELayer
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = MoEConfig(8, 4, 6, 2, bias_balancing=True, switch_loss=0.1, capacity_factor=0.5)

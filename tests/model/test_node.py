@@ -22,6 +22,8 @@ from model.serving.generation import EngineLimits
 from model.serving.served import ServedModel
 from tests.model.node_in_process import ServedNode, bundled, serving
 
+pytestmark = pytest.mark.slow
+
 TOKEN = "node-token-for-tests"
 QUESTION: list[Any] = [{"role": "user", "content": "What does a random model say?"}]
 

@@ -34,6 +34,8 @@ from tests.model.node_in_process import ServedNode, bundled, serving
 from tests.model.scripted_backend import ScriptedBackend, ScriptedRun
 from tests.model.test_node_loading import hf_folder, spoilt
 
+pytestmark = pytest.mark.slow
+
 TOKEN = "token-of-the-faults"
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 N_CLIENTS = 200

@@ -19,6 +19,8 @@ from typing import Any
 import httpx
 import pytest
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 WARM_UP_S = 8.0
 N_CLIENTS = 4

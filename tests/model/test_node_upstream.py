@@ -25,6 +25,8 @@ from model.serving.upstream_count import LlamaCppCounter, TextCount, TokenizeCou
 from model.serving.upstream_probe import probe
 from tests.model.upstream_servers import UpstreamLike, counted, said
 
+pytestmark = pytest.mark.slow
+
 HI = [{"role": "user", "content": "Hi"}]  # three tokens to vLLM's counter, three to llama.cpp's
 Found = Callable[..., Awaitable[Upstream]]
 

@@ -17,6 +17,8 @@ from model.serving.host import Load
 from model.serving.upstream_probe import upstream_loader
 from tests.model.node_in_process import ServedNode, bundled, serving
 
+pytestmark = pytest.mark.slow
+
 KEY, TOKEN = "key-of-the-server", "token-of-the-front"
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 QUESTION: list[Any] = [{"role": "user", "content": "What does a random model say?"}]

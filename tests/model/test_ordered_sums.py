@@ -19,6 +19,8 @@ from model.training.engine import OneProcess
 from model.training.ordered_sums import ordered_sums
 from tests.model.training_runs import data_for, run_config
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 CONFIG = MoEConfig(d_model=256, d_expert=64, n_experts=16, top_k=4)
 

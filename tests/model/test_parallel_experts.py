@@ -39,6 +39,8 @@ from model.training.loss import next_token_loss
 from model.transformer import Transformer
 from tests.model.mesh_threads import on_mesh
 
+pytestmark = pytest.mark.slow
+
 CONFIG = MoEConfig(d_model=16, d_expert=8, n_experts=6, top_k=3)
 
 

@@ -36,6 +36,8 @@ from model.training.trainer import Trainer
 from model.transformer import Transformer
 from tests.model.training_runs import packed_batch
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 SMALL = SHAPES["small-moe"]
 

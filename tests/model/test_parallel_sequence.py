@@ -29,6 +29,8 @@ from model.transformer import Transformer
 from tests.model.mesh_threads import on_mesh, on_processes
 from tests.model.zero_ranks import unlike
 
+pytestmark = pytest.mark.slow
+
 SMALL = SHAPES["small-moe"]
 assert SMALL.moe is not None
 TIGHT = replace(SMALL, moe=replace(SMALL.moe, capacity_factor=1.0, switch_loss=0.1, z_loss=0.01))

@@ -16,6 +16,8 @@ import pytest
 
 from model.parallel.check import main
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {
     **os.environ,

@@ -23,6 +23,8 @@ from model.parallel.zero_pipeline import ZeroPipelineTrainer
 from tests.benchmarks.ordinary_user import as_user
 from tests.model import zero_ranks
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 

@@ -34,6 +34,8 @@ from model.plan.shapes import model_of
 from model.plan.sizes import rank_parameters
 from model.transformer import Transformer
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 LATENT = dataclasses.replace(
     MODEL, n_kv_heads=8, latent=LatentConfig(kv_rank=48, d_nope=16, d_rope=8, d_value=16, q_rank=64)

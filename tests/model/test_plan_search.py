@@ -21,6 +21,8 @@ from model.plan.search import meshes, refusal, search
 from model.plan.shapes import model_of
 from tests.model.planned import CLUSTER, MODEL, WORKLOAD
 
+pytestmark = pytest.mark.slow
+
 
 @settings(max_examples=25, deadline=None)
 @given(st.floats(1e9, 3e12))

@@ -20,6 +20,8 @@ from tests.model.header_floods import FLOODS, MIB, flood, received
 from tests.model.node_in_process import ServedNode, serving
 from tests.model.scripted_backend import ScriptedBackend
 
+pytestmark = pytest.mark.slow
+
 TOKEN = "secret"
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 GET = b"GET /health HTTP/1.1\r\nHost: here\r\n"

@@ -34,6 +34,8 @@ from tests.model.hf_models import build
 from tests.model.node_in_process import bundled, serving
 from tests.model.random_models import SMALL, random_transformer
 
+pytestmark = pytest.mark.slow
+
 BYTES = {character: token for token, character in enumerate(byte_alphabet())}
 WORDS = {"[UNK]": 0, "hello": 1, "world": 2, "##s": 3}
 LLAMA_2 = {"<unk>": 0, "<0x41>": 1, "\u2581": 2, "\u2581the": 3, "a": 4}

@@ -16,6 +16,8 @@ from model.serving import tune
 from model.serving.cores import Setting, allowed, bind, parsed, settings, shown
 from model.serving.tune import Trial, best
 
+pytestmark = pytest.mark.slow
+
 
 @given(st.sets(st.integers(0, 300), min_size=1))
 def test_a_list_is_read_as_it_was_written(cores: set[int]) -> None:

@@ -33,6 +33,8 @@ from model.transformer import Transformer
 from tests.model.executor_steps import logits_of
 from tests.model.hf_models import SHARED_FIELDS, build, load_theirs
 
+pytestmark = pytest.mark.slow
+
 WINDOWED = "mixtral, windowed"
 FAMILIES = ("llama", "mixtral", WINDOWED, "qwen3_moe", "deepseek_v3")
 WINDOW = 20  # tokens: prompts are longer, and blocks behind it are given back

@@ -45,7 +45,7 @@ from tests.model.random_models import SMALL, random_transformer, relative_error
 LIMITS = EngineLimits(max_cache_bytes=1 << 20)
 WAIT_S = 120  # on a busy machine
 PATIENT: dict[str, Any] = {"limits": LIMITS, "threads": 1, "step_timeout_s": 300.0}
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
 
 
 @contextmanager

@@ -15,6 +15,8 @@ from model.transformer import Transformer
 from tests.model.gloo_threads import on_ranks
 from tests.model.random_models import SMALL, random_transformer, relative_error
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 LLAMA = SMALL  # 53 ids: no number of ranks divides them
 QWEN = dataclasses.replace(

@@ -23,6 +23,8 @@ from model.smollm2.convert import GGUFModel, unpermute
 from model.smollm2.errors import ConversionError
 from model.transformer import Transformer
 
+pytestmark = pytest.mark.slow
+
 QUESTION = (Message("user", "What is the capital of France?"),)
 
 

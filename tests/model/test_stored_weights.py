@@ -36,6 +36,8 @@ from tests.model.random_models import SMALL, random_tokens, random_transformer
 from tests.model.test_native_executor import CONFIGS, N_BLOCKS, computed, model_of
 from tests.model.test_node_loading import hf_folder
 
+pytestmark = pytest.mark.slow
+
 ALL_WEIGHTS: tuple[Weights, ...] = get_args(Weights)
 LIMITS = EngineLimits(max_running=1)
 BF16, FP32 = torch.bfloat16, torch.float32

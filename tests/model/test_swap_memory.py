@@ -36,6 +36,8 @@ from tests.model.captured_each_time import EachTime
 from tests.model.random_models import SMALL, random_transformer
 from tests.model.test_node_loading import hf_folder, spoilt
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 N_BLOCKS = 64
 LIMITS = EngineLimits(max_running=4, step_tokens=32, max_drafts=4)

@@ -22,7 +22,7 @@ from model.training.training_data import open_data
 from tests.model.training_processes import run_file
 from tests.model.training_runs import Remembers, data_folder, run_config
 
-pytestmark = pytest.mark.usefixtures("no_measuring")
+pytestmark = [pytest.mark.usefixtures("no_measuring"), pytest.mark.slow]
 Answer = tuple[int, dict[str, Any]]
 
 

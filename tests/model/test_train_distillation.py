@@ -34,7 +34,7 @@ from model.training.setup import trainer_for
 from model.training.training_data import open_data
 from tests.model.training_runs import Remembers, data_folder, run_config, same_state
 
-pytestmark = pytest.mark.usefixtures("no_measuring")
+pytestmark = [pytest.mark.usefixtures("no_measuring"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

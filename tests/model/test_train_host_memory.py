@@ -6,7 +6,11 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from model.training.host_memory import LARGE_PAGES
+
+pytestmark = pytest.mark.slow
 
 PROGRAM = """
 import resource, sys

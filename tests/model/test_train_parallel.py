@@ -31,7 +31,10 @@ from model.training.training_data import open_data
 from tests.model.training_processes import ended, run_file, start, steps_logged, wait_for_step
 from tests.model.training_runs import VOCABULARY, data_folder, equal_states, packed_batch, run_document
 
-pytestmark = pytest.mark.timeout(900)  # each rank imports torch; a busy machine starves whole processes
+pytestmark = [
+    pytest.mark.timeout(900),  # each rank imports torch; a busy machine starves whole processes
+    pytest.mark.slow,
+]
 # Nothing that is a mean over one rank's rows, so that curves may be compared.
 PLAIN: dict[str, Any] = {"bias_balancing": False, "switch_loss": 0.0}
 TABLES: dict[str, Any] = {

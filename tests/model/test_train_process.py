@@ -21,7 +21,10 @@ from model.training.training_data import open_data
 from tests.model.training_processes import ended, run_file, start, steps_logged, wait_for_step
 from tests.model.training_runs import data_folder, equal_states
 
-pytestmark = pytest.mark.timeout(900)  # seconds on an idle machine; a busy one starves whole processes
+pytestmark = [
+    pytest.mark.timeout(900),  # seconds on an idle machine; a busy one starves whole processes
+    pytest.mark.slow,
+]
 
 
 @pytest.fixture(scope="module")

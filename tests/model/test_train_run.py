@@ -41,7 +41,7 @@ from tests.model.training_runs import (
     same_state,
 )
 
-pytestmark = pytest.mark.usefixtures("no_measuring")
+pytestmark = [pytest.mark.usefixtures("no_measuring"), pytest.mark.slow]
 
 
 def test_a_run_ends_with_its_budget_and_leaves_everything(tmp_path: Path) -> None:

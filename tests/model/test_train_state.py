@@ -22,6 +22,8 @@ from model.training.state import Progress, Snapshot, capture, restore
 from model.training.trainer import Trainer
 from tests.model.training_runs import DENSE, MOE, model_of, packed_batch, same_state
 
+pytestmark = pytest.mark.slow
+
 RECIPE = Recipe(warmup_steps=2, learning_rate=1e-2, ema_decay=0.9)
 STREAM = {"format": "test", "place": [1, 2]}
 

@@ -29,7 +29,10 @@ from model.training.working_copies import WorkingCopies
 from model.transformer import Transformer
 from tests.model.training_runs import DENSE, MOE, model_of, packed_batch, same_state
 
-pytestmark = pytest.mark.skipif(not native.available(), reason=f"NO COMPILED KERNELS HERE: {native.state()}")
+pytestmark = [
+    pytest.mark.skipif(not native.available(), reason=f"NO COMPILED KERNELS HERE: {native.state()}"),
+    pytest.mark.slow,
+]
 
 PLAIN = Recipe(warmup_steps=0, learning_rate=1e-2)
 UNTIED = replace(MOE, tie_embeddings=False, n_ahead=1)
