@@ -7,7 +7,9 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 from pytest_django.live_server_helper import LiveServer
 
+from benchmarks.evidence.signing import generate_key, public_key
 from bounty.models import Bounty, Lineage
+from bounty.services.runners import register_runner
 from bounty.services.trees import create_tree
 from gainshare.accounts.models import ApiKey, RoleChange, User
 from gainshare.accounts.services import create_user
@@ -51,7 +53,8 @@ def send(page: Page, name: str) -> None:
 def test_the_demos_bounty_is_made_from_the_site_alone(
     live_server: LiveServer, browser: Browser, script: bool
 ) -> None:
-    create_user(username="founder", password=PASSWORD, role="maintainer")
+    maintainer = create_user(username="founder", password=PASSWORD, role="maintainer")
+    register_runner(actor=maintainer, name="local", hardware="cpu", public_key=public_key(generate_key()))
     newcomer = page_of(browser, live_server, script=script)
     register_on_the_site(newcomer, "mira")
     founder = page_of(browser, live_server, script=script)
