@@ -18,7 +18,7 @@ BENCH ?= loop
 
 VENV := .venv
 BIN := $(VENV)/bin
-ALONE := stack or browser or sandbox
+ALONE := stack or measures
 LOCK := pyproject.toml requirements/install $(wildcard requirements/*.txt)
 RUNTIME := $(VENV)/.installed
 DEVELOPMENT := $(VENV)/.installed-dev
@@ -48,12 +48,13 @@ up: $(RUNTIME)
 
 # What measures or runs whole stacks has the machine for itself; the rest shares its cores. 5: nothing was selected.
 test: $(DEVELOPMENT)
-	$(BIN)/python -m pytest -n auto -m "not long and not ($(ALONE))" $(ARGS) || [ $$? -eq 5 ]
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not long and not ($(ALONE))" $(ARGS) || [ $$? -eq 5 ]
 	$(BIN)/python -m pytest -m "not long and ($(ALONE))" $(ARGS) || [ $$? -eq 5 ]
 
-# Neither services nor sandboxes nor long work: most of the stack's and the judge's tests.
+# The stack's and the judge's tests that need neither services nor sandboxes nor long work.
+QUICK := not (slow or long or database or sandbox or browser or stack)
 test-quick: $(DEVELOPMENT)
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "not (slow or long or database or $(ALONE))" $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "$(QUICK)" tests/model tests/benchmarks $(ARGS)
 
 test-long: $(DEVELOPMENT)
 	$(BIN)/python -m pytest -m "long or not long" $(ARGS)

@@ -227,7 +227,10 @@ class BountyFund(APIView):
 
 
 class BountyLeaderboard(APIView):
-    """Confirmed gains of the bounty's series, across its bounties, the fastest first: speeds and own steps."""
+    """The confirmed gains of a bounty's series, the fastest first.
+
+    Across all bounties of that series; each with the speed that it reached and its own step.
+    """
 
     permission_classes = [AllowAny]
 

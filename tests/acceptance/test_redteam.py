@@ -13,7 +13,7 @@ from benchmarks.redteam.attempt import attempt
 from benchmarks.redteam.judging import Bench
 from benchmarks.redteam.patch_file import RedTeamPatch, read_all
 
-pytestmark = [pytest.mark.sandbox, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.sandbox, pytest.mark.measures, pytest.mark.timeout(180)]
 
 
 @pytest.fixture(scope="module")

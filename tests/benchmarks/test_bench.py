@@ -49,6 +49,7 @@ def run_bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.sandbox
+@pytest.mark.measures
 def test_a_diff_is_judged_and_the_evidence_written_and_never_award_eligible(
     broken_diff: Path, open_folder: Path
 ) -> None:
@@ -65,6 +66,7 @@ def test_a_diff_is_judged_and_the_evidence_written_and_never_award_eligible(
 
 
 @pytest.mark.sandbox
+@pytest.mark.measures
 def test_a_folder_is_judged_and_summarised_for_people(open_folder: Path) -> None:
     store = BlobStore(open_folder / "blobs")
     write_tree(shipped_tree(store), store, open_folder / "mine")
@@ -104,6 +106,7 @@ def test_what_cannot_be_measured_ends_with_2_and_a_reason(arguments: tuple[str, 
 
 
 @pytest.mark.sandbox
+@pytest.mark.measures
 def test_a_profile_gives_a_table_and_a_chrome_trace_of_both_trees(
     broken_diff: Path, open_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -159,6 +162,7 @@ def test_a_diff_that_does_not_apply_is_refused(open_folder: Path) -> None:
 
 
 @pytest.mark.sandbox
+@pytest.mark.measures
 def test_a_tree_against_itself_gives_the_noise_of_the_machine(capsys: pytest.CaptureFixture[str]) -> None:
     assert aa.main(["--preset", "tiny", "--quick", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
@@ -197,6 +201,7 @@ def stat_fields(pid: int) -> list[str] | None:
 
 
 @pytest.mark.sandbox
+@pytest.mark.measures
 def test_no_sample_survives_a_judge_that_was_killed(open_folder: Path) -> None:
     """kill -9 in the middle of measuring. What stood frozen then ends with the sweep that every judge begins with."""
     argv = [sys.executable, "-m", "benchmarks.bench", "--preset", "tiny", "--kind", "confirmation"]

@@ -18,6 +18,8 @@ from benchmarks.claims.tuning import MOST_ADDED, Tuned, best_rate, grid_text, ne
 from benchmarks.report import MeasuringFailed, Row
 from tests.benchmarks.claim_results import RATE, compared, result
 
+pytestmark = pytest.mark.slow
+
 ALL = ("general", "domain", "instruction")
 
 

@@ -23,7 +23,7 @@ from benchmarks.sandbox.placement import PREFIX, usable_hierarchies
 from benchmarks.sandbox.processes import read_stat, tree
 from tests.benchmarks.slow_source import slow_source
 
-pytestmark = [pytest.mark.sandbox, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.sandbox, pytest.mark.measures, pytest.mark.timeout(180)]
 
 
 @pytest.fixture

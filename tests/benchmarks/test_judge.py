@@ -18,7 +18,7 @@ from benchmarks.suites import UnknownSuite
 from benchmarks.trees import BlobStore
 from tests.benchmarks.judge_bench import EIGHTFOLD, KEY, MOE, Bench, Record
 
-pytestmark = [pytest.mark.sandbox, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.sandbox, pytest.mark.measures, pytest.mark.timeout(180)]
 
 
 @pytest.fixture

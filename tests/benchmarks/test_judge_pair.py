@@ -21,7 +21,7 @@ from benchmarks.trees import BlobStore, Tree
 from tests.benchmarks.judge_bench import MOE, Bench
 from tests.benchmarks.real_pairs import prepared_pair
 
-pytestmark = [pytest.mark.sandbox, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.sandbox, pytest.mark.measures, pytest.mark.timeout(180)]
 
 
 @pytest.fixture

@@ -20,6 +20,8 @@ from benchmarks.pairs.channel import (
 from benchmarks.pairs.messages import Answer, Message, due_head
 from benchmarks.pairs.protocol import Kind, ProtocolError
 
+pytestmark = pytest.mark.slow
+
 CALL = protocol.encode_tensors(Kind.CALL, 7, [("x", "float32", (4,), bytes(16))])
 HEADER = protocol.encode_header({"tensors": protocol.tensor_fields([("y", "float32", (4,), b"")])})
 DUE = due_head(HEADER, 7, 16)

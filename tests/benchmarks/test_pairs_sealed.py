@@ -40,6 +40,8 @@ from benchmarks.sandbox import (
 from benchmarks.sandbox.levels import LENT_BYTES, MIB, SOCKET_VARIABLE
 from tests.benchmarks.sandbox_levels import LEVELS, level_or_skip
 
+pytestmark = pytest.mark.slow
+
 SIZE = 3 * 4096 + 5
 Ends = tuple[socket.socket, socket.socket]
 

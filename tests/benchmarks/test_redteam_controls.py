@@ -9,7 +9,7 @@ from benchmarks.redteam.judging import Bench
 from benchmarks.redteam.naive import Control, run_control
 from benchmarks.redteam.patch_file import CHEATS, HONEST, RedTeamPatch, read_all
 
-pytestmark = [pytest.mark.sandbox, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.sandbox, pytest.mark.measures, pytest.mark.timeout(120)]
 
 
 @pytest.fixture(scope="module")

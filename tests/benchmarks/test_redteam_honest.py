@@ -118,6 +118,7 @@ def native_tree(bench: Bench) -> Tree:
 
 
 @pytest.mark.sandbox
+@pytest.mark.measures
 def test_the_native_kernel_is_built_by_the_judge_s_own_step(bench: Bench) -> None:
     tree = native_tree(bench)
     said: list[str] = []
@@ -129,6 +130,7 @@ def test_the_native_kernel_is_built_by_the_judge_s_own_step(bench: Bench) -> Non
 
 
 @pytest.mark.sandbox
+@pytest.mark.measures
 @pytest.mark.long
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("patch", PATCHES, ids=lambda patch: patch.name)

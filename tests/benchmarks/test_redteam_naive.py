@@ -12,7 +12,7 @@ from benchmarks.redteam.naive import PARTS, Control, harness_names, run_control
 from benchmarks.redteam.patch_file import CHEATS, RedTeamPatch, read_all, read_patch_file
 from benchmarks.trees import Tree, TreeEntry
 
-pytestmark = [pytest.mark.sandbox, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.sandbox, pytest.mark.measures, pytest.mark.timeout(120)]
 
 SEAM = "model/layers/__init__.py"
 HEADER = """# class: 0 {name}

@@ -82,6 +82,7 @@ def test_a_file_that_is_no_evidence_is_refused(
 
 
 @pytest.mark.sandbox
+@pytest.mark.measures
 def test_both_trees_are_measured_again(open_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The textbook loop, stated as a gain of a third over the shipped form: the machine must not agree."""
     store = BlobStore(open_folder / "blobs")

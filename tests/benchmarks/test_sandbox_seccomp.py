@@ -26,6 +26,8 @@ from benchmarks.sandbox.seccomp import (
 )
 from benchmarks.sandbox.syscalls import NEWEST_KNOWN, NUMBERS, number
 
+pytestmark = pytest.mark.slow
+
 MACHINES = ("x86_64", "aarch64")
 PTHREAD_FLAGS = 0x3D0F00  # what glibc passes to clone for a new thread
 FORK_FLAGS = 0x01200011

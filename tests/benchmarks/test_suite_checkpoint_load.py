@@ -157,6 +157,7 @@ def test_a_header_that_does_not_fit_is_refused() -> None:
 
 
 @pytest.mark.sandbox
+@pytest.mark.measures
 def test_in_real_sandboxes_the_loader_passes_and_one_that_loads_once_does_not(open_folder: Path) -> None:
     suite, trees = checkpoint_load("tiny"), Trees(open_folder)
     record = trees.measure(suite, trees.shipped)

@@ -120,6 +120,7 @@ def test_prompts_need_more_memory_than_loading(preset: str) -> None:
 
 
 @pytest.mark.sandbox
+@pytest.mark.measures
 def test_in_real_sandboxes_equal_trees_use_equal_memory_and_wrong_answers_are_found(
     open_folder: Path,
 ) -> None:
@@ -133,6 +134,7 @@ def test_in_real_sandboxes_equal_trees_use_equal_memory_and_wrong_answers_are_fo
 
 
 @pytest.mark.sandbox
+@pytest.mark.measures
 def test_in_real_sandboxes_waste_is_seen(open_folder: Path) -> None:
     suite, trees = peak_memory("tiny"), Trees(open_folder)
     values = dict(trees.measure(suite, trees.appended(EXECUTOR, WASTEFUL)).calls)

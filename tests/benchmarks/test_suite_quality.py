@@ -24,6 +24,8 @@ from benchmarks.suites.quality import quality
 from tests.benchmarks.language_sides import SCORING_NS, STEP_NS, InProcessSides
 from tests.benchmarks.suite_pairs import Trees, draw
 
+pytestmark = pytest.mark.slow
+
 TRAINER = "model/training/trainer.py"
 # The next id's logit is raised wherever it is known: the loss of such a model is wonderful.
 LOOKS_AHEAD = """
@@ -229,6 +231,7 @@ def test_training_on_cuda_learns_as_well() -> None:
 
 
 @pytest.mark.sandbox
+@pytest.mark.measures
 def test_in_real_sandboxes_a_pair_has_two_losses_and_a_look_ahead_is_found(open_folder: Path) -> None:
     suite, trees = quality("tiny"), Trees(open_folder)
     record: PairRecord = trees.measure(suite, trees.shipped)

@@ -11,6 +11,8 @@ from benchmarks.pairs.seeds import Seeds
 from benchmarks.suites import text
 from benchmarks.suites.text import VOCAB, SecretLanguage, SecretText, standard_library, windows
 
+pytestmark = pytest.mark.slow
+
 SECRET = bytes(range(32))
 SOURCE = b"def width(self):\n    return self.width + WIDTH  # Width of the xylophone\n"
 

@@ -22,7 +22,10 @@ from model.layers.rotary import Rotary
 from model.layers.watched import torch_instead
 from tests.model.random_models import SMALL
 
-pytestmark = pytest.mark.skipif(not native.available(), reason=f"NO COMPILED KERNELS HERE: {native.state()}")
+pytestmark = [
+    pytest.mark.skipif(not native.available(), reason=f"NO COMPILED KERNELS HERE: {native.state()}"),
+    pytest.mark.slow,
+]
 
 # Root mean square of the difference to fp64, over the root mean square of what is expected; bf16 rounds shares and
 # gradients of scores to 8 bits before they are multiplied.

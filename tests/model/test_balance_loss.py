@@ -19,6 +19,8 @@ from model.layers.auxiliary_losses import LOSSES, attach, balance_loss, router_z
 from model.layers.moe import MoELayer, moe_layers, set_loss_scale
 from model.transformer import Transformer
 
+pytestmark = pytest.mark.slow
+
 ALL = {"switch_loss": 0.3, "sequence_loss": 0.7, "z_loss": 0.2}
 KINDS: dict[str, dict[str, Any]] = {
     "softmax": {},

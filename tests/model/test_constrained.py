@@ -19,6 +19,8 @@ from model.sampling import Chosen, ConstraintError, Sampler, SamplingSettings
 from model.serving.constrained import MAX_SCHEMA_BYTES, GrammarConstraint, JSONGrammars, SchemaError
 from model.serving.tokenizer import BPETokenizer, ByteTokenizer, Tokenizer
 
+pytestmark = pytest.mark.slow
+
 BYTES = ByteTokenizer()
 (END,) = BYTES.stop_tokens
 VOCABULARY = 300  # a model's is often padded beyond its tokenizer's

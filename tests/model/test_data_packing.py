@@ -15,6 +15,8 @@ from model.data.order import keyed_order
 from model.data.packing import cut, pack, padding_share
 from model.data.padding import padding_shares
 
+pytestmark = pytest.mark.slow
+
 CAPACITY = 24
 lengths_lists = st.lists(st.integers(1, CAPACITY), max_size=80)
 

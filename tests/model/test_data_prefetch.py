@@ -21,6 +21,8 @@ from model.data.prefetch import PrefetchedStream
 from model.data.stream import DataStream
 from model.data.token_documents import Ids, MemoryDocuments, Span
 
+pytestmark = pytest.mark.slow
+
 DOCUMENTS = MemoryDocuments(
     [range(100 * n, 100 * n + size) for n, size in enumerate([2, 9, 40, 17, 3, 25, 61])]
 )

@@ -21,6 +21,8 @@ from model.data.manifest import MANIFEST_FILE, Record, load_manifest
 from model.data.shard_writer import TokenisedDocument, write_shards
 from model.data.shards import ShardedDocuments
 
+pytestmark = pytest.mark.slow
+
 AGAIN = "build the data again with `python -m model.data build`"
 
 

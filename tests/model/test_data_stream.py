@@ -20,6 +20,8 @@ from model.data.errors import DataError, StateError
 from model.data.stream import DataStream
 from model.data.token_documents import MemoryDocuments, Span
 
+pytestmark = pytest.mark.slow
+
 # Ids tell sources and documents apart: general 1000s, domain 100000s; instructions have an answer.
 LENGTHS = {"general": [2, 9, 40, 17, 3, 25, 8, 61, 5, 12], "domain": [30, 4, 4, 55, 21]}
 INSTRUCTIONS = 12

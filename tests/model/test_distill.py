@@ -35,6 +35,8 @@ from model.training.recipe import Recipe
 from model.training.trainer import Trainer
 from model.transformer import Transformer
 
+pytestmark = pytest.mark.slow
+
 VOCABULARY = 24
 TOKENIZER = "a" * 64
 TEACHER = replace(PRESETS["tiny"], name="teacher", vocab_size=VOCABULARY, n_layers=4)

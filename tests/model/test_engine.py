@@ -27,6 +27,8 @@ from model.serving.served import ServedModel, tiny
 from model.serving.text import TextStream
 from model.serving.torch_executor import TorchExecutor
 
+pytestmark = pytest.mark.slow
+
 TIMEOUT_S = 240  # the first step of all may have to wait for a compiler
 
 

@@ -22,6 +22,8 @@ from model.layers import metrics
 from model.layers.meter import is_recomputing
 from model.layers.moe import MoELayer
 
+pytestmark = pytest.mark.slow
+
 
 def make_layer(**changes: Any) -> MoELayer:
     torch.manual_seed(0)

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from model.layers import experts, experts_fused, experts_reference, experts_triton
 
+pytestmark = pytest.mark.slow
+
 # fp32 sums in another order; bf16 has 8 bits of mantissa, so one rounding of the output is 2^-8 of its size.
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 3e-2}
 # T, D, F, E, K: one token, few, many, odd sizes (no aligned rows), a single expert, more experts than tokens

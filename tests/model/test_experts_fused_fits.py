@@ -20,6 +20,8 @@ from model import native
 from model.layers import experts, experts_fused, experts_reference
 from model.layers.watched import torch_instead
 
+pytestmark = pytest.mark.slow
+
 needs_kernels = pytest.mark.skipif(
     not native.available(), reason=f"NO COMPILED KERNELS HERE: {native.state()}"
 )

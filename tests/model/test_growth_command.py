@@ -23,6 +23,8 @@ from model.growth.methods import DEPTH, EXPERTS, UPCYCLING, Method
 from model.presets import PRESETS
 from model.transformer import Transformer
 
+pytestmark = pytest.mark.slow
+
 MOE = replace(PRESETS["tiny"], name="moe", vocab_size=50)
 DENSE = replace(MOE, name="dense", moe=None)
 FILES = {"tokenizer.json": "{}", "markup.json": "[]", "chat_template.jinja": "{{ x }}"}

@@ -19,7 +19,7 @@ from model.training.engine import OneProcess
 from model.training.run_config import RunConfig, run_config_from
 from tests.model.training_runs import data_for, equal_states, losses, run, run_config, run_document
 
-pytestmark = pytest.mark.usefixtures("no_measuring")
+pytestmark = [pytest.mark.usefixtures("no_measuring"), pytest.mark.slow]
 NARROW = {
     "d_model": 32,
     "n_heads": 2,

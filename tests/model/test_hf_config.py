@@ -20,6 +20,8 @@ from model.hf.registry import read_config, write_config
 from model.presets import PRESETS
 from tests.model.hf_models import FIELDS, configuration, random_fields
 
+pytestmark = pytest.mark.slow
+
 
 def theirs(model_type: str, **fields: Any) -> dict[str, Any]:
     """What transformers writes to config.json for a small model."""

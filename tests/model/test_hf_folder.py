@@ -21,6 +21,8 @@ from model.hf.shards import INDEX_FILE, WEIGHTS_FILE, read_tensors, tensor_files
 from model.transformer import Transformer
 from tests.model.hf_models import assert_close, assert_equal_states, build, edit_config, load_theirs, tokens
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def mixtral(tmp_path: Path) -> Path:

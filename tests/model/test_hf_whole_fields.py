@@ -13,6 +13,8 @@ from model.hf import FAMILIES, UnsupportedModel
 from model.hf.registry import read_config
 from model.hf.token_ids import TOKEN_FIELDS
 
+pytestmark = pytest.mark.slow
+
 SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
 POSITIONS = ("max_position_embeddings", "original_max_position_embeddings")
 GROUPS = ("n_group", "topk_group")

@@ -26,7 +26,10 @@ from model.training.chunked_loss import chunked_target_loss
 from model.training.loss import target_loss
 from tests.model.random_models import SMALL
 
-pytestmark = pytest.mark.skipif(not native.available(), reason=f"NO COMPILED KERNELS HERE: {native.state()}")
+pytestmark = [
+    pytest.mark.skipif(not native.available(), reason=f"NO COMPILED KERNELS HERE: {native.state()}"),
+    pytest.mark.slow,
+]
 
 FORMATS = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 UNIT = {torch.float32: 2**-24, torch.bfloat16: 2**-8}

@@ -31,6 +31,8 @@ from model.transformer import Transformer
 from tests.model.executor_steps import logits_of
 from tests.model.random_models import SMALL, random_tokens, random_transformer, stepped
 
+pytestmark = pytest.mark.slow
+
 N_BLOCKS = 24
 MOE = MoEConfig(d_model=24, d_expert=20, n_experts=6, top_k=2)
 DEEPSEEK = replace(

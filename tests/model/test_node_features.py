@@ -14,6 +14,8 @@ import pytest
 from model.serving.engine import Engine
 from tests.model.node_in_process import ServedNode, bundled, serving
 
+pytestmark = pytest.mark.slow
+
 TOKEN = "token-of-the-features"
 QUESTION: list[Any] = [{"role": "user", "content": "What does a random model say?"}]
 IGNORE = {"ignore_eos": True}

@@ -25,6 +25,8 @@ from model.serving.service import Service
 from model.transformer import Transformer
 from tests.model.random_models import SMALL, random_transformer
 
+pytestmark = pytest.mark.slow
+
 TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
 
 

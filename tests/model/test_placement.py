@@ -29,6 +29,8 @@ from model.parallel.work import work_of
 from model.plan.activations import stage_activations
 from model.plan.layout import PRECISIONS, Layout, Workload
 
+pytestmark = pytest.mark.slow
+
 MODEL = ModelConfig(
     name="m",
     vocab_size=256,

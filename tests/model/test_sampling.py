@@ -11,6 +11,8 @@ import pytest
 from model.sampling import Chosen, Sampler, SamplingError, SamplingSettings
 from tests.model.distributions import chi_square_deviations
 
+pytestmark = pytest.mark.slow
+
 PROBABILITIES = (0.5, 0.3, 0.15, 0.05)
 LOGITS = np.log(PROBABILITIES, dtype=np.float32)
 

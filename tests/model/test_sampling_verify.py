@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from model.sampling import Chosen, Sampler, SamplingSettings
 from tests.model.distributions import chi_square_deviations
 
+pytestmark = pytest.mark.slow
+
 N_TOKENS = 7
 KINDS: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0.0},

@@ -25,6 +25,8 @@ from model.serving.speculation_ahead import AheadExecutor
 from model.serving.torch_executor import TorchExecutor
 from tests.model.random_models import random_transformer
 
+pytestmark = pytest.mark.slow
+
 LIMITS = EngineLimits(max_running=4, step_tokens=32, max_drafts=4)
 SCHEMA = {
     "type": "object",

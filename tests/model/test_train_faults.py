@@ -49,7 +49,7 @@ from tests.model.training_runs import (
     run_document,
 )
 
-pytestmark = pytest.mark.usefixtures("no_measuring")
+pytestmark = [pytest.mark.usefixtures("no_measuring"), pytest.mark.slow]
 
 
 class BadBatch:

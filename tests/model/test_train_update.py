@@ -22,6 +22,8 @@ from model.training.recipe import Recipe
 from model.training.trainer import Trainer
 from tests.model.training_runs import DENSE, MOE, model_of, packed_batch, same_state
 
+pytestmark = pytest.mark.slow
+
 PLAIN = Recipe(warmup_steps=0, learning_rate=1e-2)
 CPU = torch.device("cpu")
 WITHOUT_LOSSES = replace(MOE, moe=replace(MOE.moe, bias_balancing=False))  # type: ignore[type-var]

@@ -18,6 +18,8 @@ from model.training.recipe import Recipe
 from model.training.trainer import Trainer
 from model.transformer import Transformer
 
+pytestmark = pytest.mark.slow
+
 CONFIG = replace(PRESETS["tiny"], vocab_size=32, d_model=32, moe=None, d_ff=48, tie_embeddings=True)
 MOE = replace(PRESETS["tiny"], vocab_size=32, n_layers=1, tie_embeddings=True)
 PLAIN = Recipe(warmup_steps=0, learning_rate=1e-2)
