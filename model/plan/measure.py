@@ -6,6 +6,7 @@ The only file of this package that imports torch.
 from __future__ import annotations
 
 import gc
+import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -24,6 +25,8 @@ from model.parallel.processes import Processes
 from model.parallel.stage import Stage
 from model.plan.sizes import Parameters
 
+SETTLING_S, SETTLING_LOOKS = 0.2, 40
+
 
 def shard_parameters(config: ModelConfig, mesh: Mesh, rank: int, n_chunks: int = 1) -> Parameters:
     """The parameters of the real shard of a rank, instantiated without memory on the meta device."""
@@ -38,19 +41,25 @@ def shard_parameters(config: ModelConfig, mesh: Mesh, rank: int, n_chunks: int =
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ships no types for it
-    """Counts the bytes of storages that operations make while it is on and that are still alive."""
+    """Counts the bytes of storages that operations make while it is on and that are still alive.
+
+    A collective's own thread lets go of tensors too, so sizes come and go one by one; no sum is written from two threads.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.now = 0
         self.peak = 0
-        self._known: set[int] = set()
+        self._sizes: dict[int, int] = {}  # by address
+
+    @property
+    def now(self) -> int:
+        return sum(tuple(self._sizes.values()))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         known_before = {_address(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor) and _address(leaf) not in known_before | self._known:
+            if isinstance(leaf, Tensor) and _address(leaf) not in known_before | self._sizes.keys():
                 self._count(leaf.untyped_storage())
         return result
 
@@ -58,14 +67,9 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch sh
         address, size = storage.data_ptr(), storage.nbytes()
         if not size:
             return
-        self._known.add(address)
-        self.now += size
+        self._sizes[address] = size
         self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._forget, address, size)
-
-    def _forget(self, address: int, size: int) -> None:
-        self._known.discard(address)
-        self.now -= size
+        weakref.finalize(storage, self._sizes.pop, address, None)
 
 
 def _address(tensor: Tensor) -> int:
@@ -77,7 +81,18 @@ def kept_by(forward: Callable[[], Tensor]) -> tuple[Tensor, int]:
     with LiveBytes() as live:
         y = forward()
         gc.collect()  # checkpointing's circles of references, which keep nothing for the backward pass
-    return y, live.now
+    return y, _settled(live)
+
+
+def _settled(live: LiveBytes) -> int:
+    """The bytes once they fall no more: a collective's thread may hold its tensors for a moment after the wait for it."""
+    seen = live.now
+    for _ in range(SETTLING_LOOKS):
+        time.sleep(SETTLING_S / SETTLING_LOOKS)
+        if (now := live.now) == seen:
+            break
+        seen = now
+    return seen
 
 
 class Messages(TorchDispatchMode):  # type: ignore[no-untyped-call]
