@@ -12,7 +12,7 @@ from types import MappingProxyType
 class PresetInfo:
     """One size of a suite. `guards` names the suites that guard its gains, None for every suite that guards others.
 
-    A preset with fewer guards than that is for demo lineages only, whose trees nobody serves.
+    A preset with fewer guards than that is for demo lineages only, whose trees no one serves.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Tells the platform that this runner waits for its device, so that nobody takes it for idle.
+"""Tells the platform that this runner waits for its device, so that no one takes it for idle.
 
 One thread beside the one that waits; a platform that is away hears of it later, or not at all.
 """

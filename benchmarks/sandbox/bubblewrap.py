@@ -102,7 +102,7 @@ def sandbox_options(inside: Interior, level: SandboxLevel) -> list[str]:
             options += ["--ro-bind", "/dev/null", covered]
     # The namespaces' own settings are the user's to change, where a user made the namespaces.
     options += ["--ro-bind", "/proc/sys", "/proc/sys"]
-    # What a process writes to its own files there changes how it is counted: its peak of memory starts anew.
+    # What a process writes to its own files there changes how it is counted: its peak of memory starts again.
     options += ["--remount-ro", "/proc"]
     options += ["--dev", "/dev"]
     for path in SCRATCH:

@@ -14,7 +14,7 @@ LONGEST_PAUSE_S = 0.05
 
 
 class Reaper:
-    """Reaps `process` by wait4(2) and hands its `rusage` to `on_reaped`, once. Nobody else may wait for it meanwhile.
+    """Reaps `process` by wait4(2) and hands its `rusage` to `on_reaped`, once. No one else may wait for it meanwhile.
 
     The figures are those of the child and of everything that it, or what it reaped, has reaped. From any thread.
     """

@@ -141,7 +141,7 @@ class Sample:
         """
         self._timer.cancel()
         self._time_watch.stop()
-        self._group.cpu_ns()  # a last look: what is killed with the init of its namespace, nobody reaps
+        self._group.cpu_ns()  # a last look: what is killed with the init of its namespace, no one reaps
         killed: dict[int, int | None] = {}  # pid -> start time, which tells a reused number apart
         deadline = time.monotonic() + EXIT_TIMEOUT_S
         patience = time.monotonic() + 1.0

@@ -114,7 +114,7 @@ def device_wait_text(runners: int) -> str:
     who = (
         "The runner waits for its device" if runners == 1 else f"All {runners} runners wait for their devices"
     )
-    return f"{who}: other work on the same machine holds it, and nobody knows for how long."
+    return f"{who}: other work on the same machine holds it, and no one knows for how long."
 
 
 def duration(seconds: int) -> str:

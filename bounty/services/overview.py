@@ -10,7 +10,7 @@ from django.db.models import Count, Q, Sum
 
 from bounty.models import Award, AwardRole, AwardState, Bounty, BountyState, SubmissionState
 
-# A confirmed award is being priced anew while its submission is in another state than these: sealed until decided.
+# A confirmed award is being priced again while its submission is in another state than these: sealed until decided.
 DECIDED = (SubmissionState.CONFIRMED, SubmissionState.ACCEPTED, SubmissionState.VESTED)
 CONFIRMED_GAIN = Q(
     role=AwardRole.GAIN, state__in=[AwardState.UNVESTED, AwardState.VESTED], submission__state__in=DECIDED

@@ -112,7 +112,7 @@ def _runners(run: Run) -> list[Runner]:
 
 def _estimate(run: Run, ahead: list[UUID], runners: list[Runner], now: datetime) -> Estimate:
     """What the fair order and the usual durations say; runs that are bound to a runner are not foreseen. Nothing
-    while judging is stopped, and no runner is counted on that waits for its device: nobody knows for how long."""
+    while judging is stopped, and no runner is counted on that waits for its device: no one knows for how long."""
     if not runners or is_stopped(Switch.JUDGING):
         return UNKNOWN
 
@@ -137,7 +137,7 @@ def _sort(run: Run) -> Sort:
 
 
 def _left_s(run: Run, now: datetime, typical_s: float | None) -> float | None:
-    """What a running run still needs; None where nobody knows, also once it takes longer than usual."""
+    """What a running run still needs; None where no one knows, also once it takes longer than usual."""
     if typical_s is None or run.leased_at is None:
         return None
     left = typical_s - (now - run.leased_at).total_seconds()

@@ -106,7 +106,7 @@ def _check_served(source: Path, stop: list[int], n_tokens: int) -> None:
             f"{error}. For training and evaluation the model comes in without it: --without-tokenizer"
         ) from error
     except ValueError as error:
-        raise CheckpointError(f"{source} has no usable tokenizer: {error}; fetch it anew") from error
+        raise CheckpointError(f"{source} has no usable tokenizer: {error}; fetch it again") from error
 
 
 def special_tokens(folder: Path) -> dict[str, str]:

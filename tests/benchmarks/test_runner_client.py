@@ -226,7 +226,7 @@ def test_a_device_measures_one_thing_at_a_time() -> None:
         order.append("first")
     thread.join()
     assert order == ["waits", "first", "waited", "second"]
-    with device_lock(name, waiting=lambda: pytest.fail("nobody holds it")):
+    with device_lock(name, waiting=lambda: pytest.fail("no one holds it")):
         pass
 
 

@@ -1,4 +1,4 @@
-"""CPU time and memory where nothing but processes can be counted: short ones, hidden ones, ones that nobody reaps."""
+"""CPU time and memory where nothing but processes can be counted: short ones, hidden ones, ones that no one reaps."""
 
 import json
 import os
@@ -96,7 +96,7 @@ with start(code) as sample:
 
 
 def test_no_process_hides_what_it_uses() -> None:
-    """Grandchildren of nobody, and children that their parent does not reap, which are in no rusage."""
+    """Grandchildren of no one, and children that their parent does not reap, which are in no rusage."""
     found = judged(
         r"""
 orphan = '''

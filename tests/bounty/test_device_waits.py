@@ -43,7 +43,7 @@ def test_a_queue_says_that_its_runner_waits_instead_of_a_time_that_never_comes(w
         1,
     )
     assert progress_of(submission).detail == (
-        "It is next. The runner waits for its device: other work on the same machine holds it, and nobody knows for "
+        "It is next. The runner waits for its device: other work on the same machine holds it, and no one knows for "
         "how long."
     )
     queue = APIClient().get(f"/api/v1/submissions/{submission.pk}/").json()["queue"]

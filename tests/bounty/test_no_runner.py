@@ -1,4 +1,4 @@
-"""A bounty for hardware that nobody has takes escrow only from somebody who says that this is known."""
+"""A bounty for hardware that no one has takes escrow only from somebody who says that this is known."""
 
 import re
 from typing import Any

@@ -53,7 +53,7 @@ def pages_of(world: BugWorld) -> list[str]:
     """Pages that look different from row to row, and those that only some rows link to."""
     bounties = [f"/bounties/{bounty.pk}/" for bounty in Bounty.objects.all()]
     submissions = [f"/submissions/{submission.pk}/" for submission in Submission.objects.all()]
-    wanted = world.open_bug(title="Nobody has shown this one")
+    wanted = world.open_bug(title="No one has shown this one")
     return [*bounties, *submissions, f"/bounties/{wanted.pk}/", f"/bounties/{wanted.pk}/reproduce/"]
 
 

@@ -33,7 +33,7 @@ def html_of(world: World) -> str:
 def test_rejected_diffs_are_folded_and_counted_apart(world: World) -> None:
     bad = [world.submit(world.ann, junk(number)) for number in range(3)]
     html = html_of(world)
-    assert "Nobody has submitted a patch that could be run yet" in html
+    assert "No one has submitted a patch that could be run yet" in html
     good = world.submit(world.bob, diff_of_line(1, "fast = 1"))
     html = html_of(world)
     folded = re.search(r'<details class="folded" id="rejected">.*?</details>', html, re.S)

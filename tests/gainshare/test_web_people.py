@@ -52,7 +52,7 @@ def test_nobody_else_sees_or_uses_the_page() -> None:
 def test_nobody_promotes_themselves() -> None:
     root = User.objects.create_superuser("root", password="correct horse battery")
     html = client_of(root).post(PATH, {"username": "root", "role": "maintainer"}).content.decode()
-    assert "Nobody gives themselves more rights" in html and role_of(root) == "contributor"
+    assert "No one gives themselves more rights" in html and role_of(root) == "contributor"
 
 
 def test_the_last_maintainer_stays_and_another_one_may_step_down() -> None:

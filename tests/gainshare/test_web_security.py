@@ -1,4 +1,4 @@
-"""What every answer tells the browser: load nothing from elsewhere, run nothing inline, be framed by nobody."""
+"""What every answer tells the browser: load nothing from elsewhere, run nothing inline, be framed by no one."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Addresses that nobody serves: programs get JSON in the shape that they know, people a page."""
+"""Addresses that no one serves: programs get JSON in the shape that they know, people a page."""
 
 from typing import Any
 

@@ -17,7 +17,7 @@ LOOKS_LIKE = str.maketrans({"0": "o", "1": "l", "i": "l"})
 
 
 def refuse_new_name(name: str) -> None:
-    """Raises ValidationError where nobody new may be called this."""
+    """Raises ValidationError where no one new may be called this."""
     if not USABLE.fullmatch(name):
         raise ValidationError(
             {

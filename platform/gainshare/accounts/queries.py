@@ -27,7 +27,7 @@ class OneOf(serializers.ChoiceField):
 
 
 class Person(serializers.CharField):
-    """A user name, or "me" for the caller. A name that nobody has finds nothing."""
+    """A user name, or "me" for the caller. A name that no one has finds nothing."""
 
     def __init__(self, *, help_text: str) -> None:
         super().__init__(max_length=150, help_text=help_text, required=False)

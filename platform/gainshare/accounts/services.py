@@ -90,7 +90,7 @@ def create_user(*, username: str, password: str, email: str = "", role: str = Ro
 def set_role(*, actor: User, username: str, role: str, reason: str = "") -> User:
     """Gives ``username`` a role, and notes who did it and why.
 
-    Only a maintainer may, nobody promotes themselves, and the last maintainer cannot be demoted.
+    Only a maintainer may, no one promotes themselves, and the last maintainer cannot be demoted.
     """
     if not actor.is_maintainer:
         raise NotAllowed("Only a maintainer changes roles.")
@@ -110,7 +110,7 @@ def set_role(*, actor: User, username: str, role: str, reason: str = "") -> User
         if user.role == role:
             return user
         if user.pk == actor.pk and role == Role.MAINTAINER:
-            raise NotAllowed("Nobody gives themselves more rights; ask another maintainer.")
+            raise NotAllowed("No one gives themselves more rights; ask another maintainer.")
         if role != Role.MAINTAINER and not user.is_superuser and maintainers == {user.pk}:
             raise LastMaintainer("This is the last maintainer; appoint another one first.")
         RoleChange.objects.create(user=user, old=user.role, new=role, reason=reason[:300], actor=actor)

@@ -14,7 +14,7 @@ from gainshare.local.errors import LocalModeError
 FORMAT = 1
 """Of the files in a home. Raised when older code can no longer read what is written."""
 FORMAT_FILE = "format"
-ELSEWHERE = "Or set GAINSHARE_HOME to another folder, to start anew beside it."
+ELSEWHERE = "Or set GAINSHARE_HOME to another folder, to start again beside it."
 
 
 class Incompatible(LocalModeError):

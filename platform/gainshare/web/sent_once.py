@@ -15,7 +15,7 @@ NOT_TERMS = ("call_id", "confirmed")
 
 
 class SentOnceForm(forms.Form):
-    """A form with an id. Two tabs, a second click and a reload send the same one; a page opened anew has another."""
+    """A form with an id. Two tabs, a second click and a reload send the same one; a page opened again has another."""
 
     call_id = forms.UUIDField(required=False, initial=uuid4, widget=forms.HiddenInput)
 
