@@ -252,6 +252,40 @@ def test_ci_run_is_a_strict_script_that_runs_all_three() -> None:
     assert subprocess.run(["bash", "-n", str(ROOT / ".ci" / "run")], check=False).returncode == 0
 
 
+@pytest.mark.parametrize("script", [".ci/newest", "requirements/install", "requirements/lock"])
+def test_scripts_that_make_calls_are_strict_and_can_be_run(script: str) -> None:
+    assert os.access(ROOT / script, os.X_OK)
+    assert "set -euo pipefail" in (ROOT / script).read_text()
+    assert subprocess.run(["bash", "-n", str(ROOT / script)], check=False).returncode == 0
+
+
+def test_the_newest_is_tried_with_debians_python_pips_own_index_and_a_list_of_what_came(
+    tmp_path: Path,
+) -> None:
+    """The script in a clone of a repository whose Makefile only notes how it is called."""
+    source = tmp_path / "source"
+    (source / ".ci").mkdir(parents=True)
+    shutil.copy(ROOT / ".ci" / "newest", source / ".ci" / "newest")
+    calls = tmp_path / "calls"
+    noted = f'\t@echo "$@ $(PYTHON) $(INSTALL) $$PIP_CONFIG_FILE $${{PIP_FIND_LINKS:-none}}" >> {calls}\n'
+    python = "\t@mkdir -p .venv/bin && printf '#!/bin/sh\\necho \"python $$*\"\\n' > .venv/bin/python && chmod +x .venv/bin/python\n"
+    (source / "Makefile").write_text(f".venv/.installed-dev:\n{python}{noted}test:\n{noted}.PHONY: test\n")
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@t.invalid", "-C", str(source)]
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "x"]):
+        subprocess.run([*git, *words], check=True)
+    env = {**os.environ, "PIP_FIND_LINKS": "/mine", "PIP_CONFIG_FILE": "/mine.conf", "TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        ["bash", str(source / ".ci" / "newest")], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert calls.read_text().splitlines() == [
+        ".venv/.installed-dev /usr/bin/python3 newest /dev/null none",
+        "test  newest /dev/null none",
+    ]
+    assert done.stdout.splitlines() == ["python --version", "python -m pip freeze --exclude-editable"]
+    assert list(tmp_path.glob("tmp.*")) == [], "the clone is removed"
+
+
 SKIPS = {
     "test": "import pytest\ndef test_it():\n    pytest.skip({reason!r})\n",
     "mark": "import pytest\n@pytest.mark.skip(reason={reason!r})\ndef test_it():\n    pass\n",
