@@ -189,7 +189,7 @@ class Waiting(RunnerView):
     The runner asks for no run yet. It repeats this while that is so.
     """
 
-    @extend_schema(request=None, responses={204: None})
+    @extend_schema(request=None, responses={204: None, **refused(400, 413, 415)})
     def post(self, request: Request) -> Response:
         validated(WaitingIn, request)
         note_device_wait(runner=calling_runner(request))
