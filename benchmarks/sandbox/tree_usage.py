@@ -2,7 +2,7 @@
 
 A look sees what lives: each process's own clock, what its parent says it has reaped, what it has mapped and the most
 it ever had. What `wait4` says of the tree's root once that has ended is exact for all that was reaped (getrusage(2)).
-Whatever sees more counts. Knows nothing of limits.
+The larger figure counts.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reads text files, and says of one that is not UTF-8 which file it is and where. Knows nothing of what is in them."""
+"""Reads text files, and says of one that is not UTF-8 which file it is and where."""
 
 from __future__ import annotations
 

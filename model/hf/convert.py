@@ -1,7 +1,7 @@
 """Whole folders, with tokenizer and stop tokens: Hugging Face's to one that nodes serve, and back.
 
 What a node cannot serve is refused: another tokenizer than byte-level BPE, or one that is not the model's. Such a model
-comes in without its tokenizer, for training and evaluation. Knows nothing of the model store.
+comes in without its tokenizer, for training and evaluation.
 """
 
 from __future__ import annotations

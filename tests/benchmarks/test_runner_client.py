@@ -244,6 +244,7 @@ def test_a_platform_that_is_away_does_not_end_the_wait(platform: Platform, clien
     platform.broken = 2
     with DeviceWait(client, every_s=0.05):
         wait_until(lambda: platform.waits >= 1, timeout_s=10, what="a word after two that were lost")
+    assert platform.broken == 0
 
 
 # -- a leased run ------------------------------------------------------------------------------------

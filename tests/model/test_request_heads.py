@@ -166,4 +166,4 @@ def test_nothing_is_written_into_an_answer_under_way(node: ServedNode) -> None:
 def test_the_protocol_does_not_import_torch() -> None:
     code = "import sys; import model.serving.request_heads; sys.exit('torch' in sys.modules)"
     folder = Path(request_heads.__file__).parents[2]
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=folder)
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=folder).returncode == 0
