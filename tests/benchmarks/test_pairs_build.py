@@ -241,10 +241,11 @@ def test_a_build_that_goes_on_and_on_is_ended_at_its_processor_time(
     assert used_s(found) >= 4.0
 
 
+@pytest.mark.measures
 def test_other_work_on_the_runner_costs_a_patch_nothing(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Built beside it, a tree takes longer by the clock than its limit, of which it uses about a third."""
+    """Built beside it, a tree takes longer by the clock than its limit, of which it uses about a fifth."""
     ended: list[Completed] = []
 
     def run_and_note(*arguments: Any, **options: Any) -> Completed:
@@ -255,15 +256,16 @@ def test_other_work_on_the_runner_costs_a_patch_nothing(
     monkeypatch.setattr(build_module, "run", run_and_note)
     monkeypatch.setattr(build_module, "Limits", partial(Limits, cores=(core,)))
     assert build(folder, files) is not None
-    limit_s = 3 * max(done.cpu_ns for done in ended) / 1e9
+    limit_s = 5 * max(done.cpu_ns for done in ended) / 1e9
     monkeypatch.setattr(build_module, "CPU_S", limit_s)
-    with busy(core, 8):
+    with busy(core, 12):
         begun = time.monotonic()
         assert build(folder, files) is not None
         took_s = time.monotonic() - begun
     assert took_s > limit_s
 
 
+@pytest.mark.measures
 def test_a_runner_that_has_no_time_for_a_build_is_at_fault_and_not_the_patch(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
