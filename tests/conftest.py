@@ -21,6 +21,10 @@ DATABASE = frozenset({"db", "transactional_db", "live_server", "throwaway_postgr
 
 
 def pytest_configure() -> None:
+    # Tests that share the cores compute on one thread each, and so do their programs: threads that wait by spinning
+    # keep the others' tests from the cores.
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     # Passwords in tests protect nothing; the real hasher costs 0.3 s each.
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     # A shell's background job ignores Ctrl-C, and so would all programs that tests start and interrupt.

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,15 @@ from benchmarks.trees import BlobStore, Tree, TreeEntry, shipped_tree, write_tre
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def plain(open_folder: Path) -> Path:
+    """A folder with the shipped stack's Python: nothing in it has to be compiled first."""
+    store = BlobStore(open_folder / "blobs")
+    entries = tuple(entry for entry in shipped_tree(store).entries if "/csrc/" not in entry.path)
+    write_tree(Tree(entries), store, open_folder / "plain")
+    return open_folder / "plain"
 
 
 @pytest.fixture
@@ -51,10 +61,11 @@ def run_bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.sandbox
 @pytest.mark.measures
 def test_a_diff_is_judged_and_the_evidence_written_and_never_award_eligible(
-    broken_diff: Path, open_folder: Path
+    broken_diff: Path, plain: Path, open_folder: Path
 ) -> None:
     out = open_folder / "evidence.json"
-    done = run_bench("--preset", "tiny", "--candidate", str(broken_diff), "--out", str(out), "--json")
+    trees = ("--base", str(plain), "--candidate", str(broken_diff))
+    done = run_bench("--preset", "tiny", *trees, "--out", str(out), "--json")
     assert done.returncode == 0, done.stderr
     sealed = json.loads(done.stdout)
     assert sealed == json.loads(out.read_text())
@@ -67,13 +78,12 @@ def test_a_diff_is_judged_and_the_evidence_written_and_never_award_eligible(
 
 @pytest.mark.sandbox
 @pytest.mark.measures
-def test_a_folder_is_judged_and_summarised_for_people(open_folder: Path) -> None:
-    store = BlobStore(open_folder / "blobs")
-    write_tree(shipped_tree(store), store, open_folder / "mine")
+def test_a_folder_is_judged_and_summarised_for_people(plain: Path, open_folder: Path) -> None:
+    shutil.copytree(plain, open_folder / "mine")
     moe = open_folder / "mine" / "model" / "layers" / "moe.py"
     moe.chmod(0o644)
     moe.write_text("raise RuntimeError('mine')\n")
-    done = run_bench("--preset", "tiny", "--candidate", str(open_folder / "mine"))
+    done = run_bench("--preset", "tiny", "--base", str(plain), "--candidate", str(open_folder / "mine"))
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("build_failed: ") and "not award-eligible" in done.stdout
 
@@ -108,14 +118,15 @@ def test_what_cannot_be_measured_ends_with_2_and_a_reason(arguments: tuple[str, 
 @pytest.mark.sandbox
 @pytest.mark.measures
 def test_a_profile_gives_a_table_and_a_chrome_trace_of_both_trees(
-    broken_diff: Path, open_folder: Path, capsys: pytest.CaptureFixture[str]
+    broken_diff: Path, plain: Path, open_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = open_folder / "profile"
-    assert bench.main(["--preset", "tiny", "--profile", str(folder)]) == 0
+    asked = ["--preset", "tiny", "--base", str(plain), "--profile", str(folder)]
+    assert bench.main(asked) == 0
     assert "aten::mm" in capsys.readouterr().out
     trace = json.loads((folder / "base.trace.json").read_text())
     assert any(event.get("name") == "call" for event in trace["traceEvents"])
-    assert bench.main(["--preset", "tiny", "--profile", str(folder), "--candidate", str(broken_diff)]) == 2
+    assert bench.main([*asked, "--candidate", str(broken_diff)]) == 2
     assert "no_such_module" in capsys.readouterr().err
 
 
@@ -202,11 +213,11 @@ def stat_fields(pid: int) -> list[str] | None:
 
 @pytest.mark.sandbox
 @pytest.mark.measures
-def test_no_sample_survives_a_judge_that_was_killed(open_folder: Path) -> None:
+def test_no_sample_survives_a_judge_that_was_killed(plain: Path, open_folder: Path) -> None:
     """kill -9 in the middle of measuring. What stood frozen then ends with the sweep that every judge begins with."""
     argv = [sys.executable, "-m", "benchmarks.bench", "--preset", "tiny", "--kind", "confirmation"]
     judge = subprocess.Popen(
-        [*argv, "--candidate", "shipped"],
+        [*argv, "--base", str(plain), "--candidate", str(plain)],
         cwd=ROOT,
         env={**os.environ, "TMPDIR": str(open_folder)},  # a device lock of its own
         stdout=subprocess.DEVNULL,
