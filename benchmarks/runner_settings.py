@@ -60,7 +60,7 @@ def hardware(env: Mapping[str, str] = os.environ) -> str:
 def _required(env: Mapping[str, str], name: str) -> str:
     value = env.get(name, "").strip()
     if not value:
-        raise BadRunnerSetting(f"set {name}; docs/common-tasks.md shows how a runner is started")
+        raise BadRunnerSetting(f"set {name}; docs/how-to/run-a-runner.md shows how a runner is started")
     return value
 
 

@@ -24,7 +24,7 @@ from model.command_errors import CommandParser
 from model.parallel.device_model import DeviceModelError, read_device_model
 
 OUTPUT = Path("build/claims")
-DOCS = Path("docs")
+DOCS = Path("docs/lab")
 
 
 @ends_plainly

@@ -1,4 +1,4 @@
-"""`docs/claims.md` and its plots, from what was measured of each claim. Knows nothing of how figures were measured."""
+"""`docs/lab/claims.md` and its plots, from what was measured of each claim. Knows nothing of how figures were measured."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _head(entries: Sequence[Entry]) -> str:
     held, missed = sum(row.holds is True for row in rows), sum(row.holds is False for row in rows)
     return (
         "# The stack's claims, measured\n\n"
-        f"Written by `python -m benchmarks.claims --docs docs` from `{FIGURES}/{RECORD}`, which keeps the newest run of each "
+        f"Written by `python -m benchmarks.claims --docs docs/lab` from `{FIGURES}/{RECORD}`, which keeps the newest run of each "
         "claim; do not edit it by hand. "
         f"{held} figures meet their target, {missed} miss it, the others have none or could not be measured. "
         "A missed target is reported with what was measured; nothing was left out.\n\n"
@@ -55,7 +55,7 @@ def _head(entries: Sequence[Entry]) -> str:
 def _section(folder: Path, claim: Claim, entry: Entry | None) -> list[str]:
     title = f"## {claim.name}\n\n{claim.says}."
     if entry is None:
-        return [f"{title}\n\nNot measured yet: `python -m benchmarks.claims --docs docs {claim.name}`."]
+        return [f"{title}\n\nNot measured yet: `python -m benchmarks.claims --docs docs/lab {claim.name}`."]
     scale: dict[Scale, str] = {"full": "Full scale", "quick": "Quick scale"}
     changed = " The code changed meanwhile: these figures come from more than one state of it."
     parts = [

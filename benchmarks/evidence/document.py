@@ -37,7 +37,7 @@ def build_document(
     finished_at: str,
     trials: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """The document of a run with its verdict. Every part has the shape of docs/evidence.md; raises EvidenceError.
+    """The document of a run with its verdict. Every part has the shape of docs/reference/evidence.md; raises EvidenceError.
 
     `secrets` is hex; times of day are ISO 8601 with an offset; all durations are integer nanoseconds.
     """

@@ -180,7 +180,7 @@ def _rule_checks(document: dict[str, Any], is_required: bool) -> list[Check]:
 
 
 def _sandbox(sandbox: dict[str, Any]) -> str:
-    """The level, and how far its figures can be relied on: docs/evidence.md says what each way of counting misses."""
+    """The level, and how far its figures can be relied on: docs/reference/evidence.md says what each way of counting misses."""
     counted = sandbox.get("counted_by")
     if counted is None:
         return f"{sandbox['level']}; the document is older than the statement of how CPU time and memory were counted"

@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 Exhausted = Literal["memory", "pids"]
 
-#: What evidence says of how CPU time and memory were counted, by the kind of group (docs/evidence.md).
+#: What evidence says of how CPU time and memory were counted, by the kind of group (docs/reference/evidence.md).
 COUNTED_BY = {
     "cgroup-v1": {"cpu": "cgroup-v1", "memory": "cgroup-v1"},
     "cgroup-v2": {"cpu": "cgroup-v2", "memory": "cgroup-v2"},

@@ -1,7 +1,7 @@
 """A sandbox's processes where no cgroup may be made: memory and counts are polled, freezing is SIGSTOP.
 
 Weaker than a cgroup in what happens between two polls: a sandbox can go over its limit, and what a process that no
-poll saw has used is counted only if it was reaped. Evidence says so (docs/evidence.md).
+poll saw has used is counted only if it was reaped. Evidence says so (docs/reference/evidence.md).
 """
 
 from __future__ import annotations

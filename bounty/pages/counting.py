@@ -11,7 +11,7 @@ from bounty.services.trees import blob_store
 
 
 def counted_by(evidence: Evidence) -> Mapping[str, str]:
-    """`cpu` and `memory` as in docs/evidence.md; empty for a document from before evidence said it, or one that is lost."""
+    """`cpu` and `memory` as in docs/reference/evidence.md; empty for a document from before evidence said it, or one that is lost."""
     try:
         return _counted_by_blob(evidence.blob)
     except TreeError:

@@ -6,7 +6,7 @@
 
 Dense to experts is in `upcycling.py`, more experts in `expert_count.py`, more layers in `depth.py`, moments of the
 optimiser in `optimiser.py`; `derivation.py` describes a growth. These know nothing of files or tokenizers.
-`python -m model.growth` grows whole model folders (`folder.py`), see docs/growth.md.
+`python -m model.growth` grows whole model folders (`folder.py`), see docs/reference/growth.md.
 """
 
 from __future__ import annotations

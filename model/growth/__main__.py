@@ -1,4 +1,4 @@
-"""Grows a model folder into a larger one; docs/growth.md says what each method does and keeps.
+"""Grows a model folder into a larger one; docs/reference/growth.md says what each method does and keeps.
 
     python -m model.growth upcycle SOURCE TARGET [--method halves|copies|slices]   dense to experts
     python -m model.growth experts SOURCE TARGET [--method split|duplicate]        more experts

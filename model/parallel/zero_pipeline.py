@@ -2,7 +2,7 @@
 
 Each rank's `Stage` is the one layer that DeepSpeed's pipeline has there; a tied embedding is its tied weight. Auxiliary losses
 are attached to the layers that they belong to, so stages hand on only the stream, and where rows are packed the positions and
-documents, which this pipeline sends along. What it cannot, and so what training uses, is docs/parallel.md's subject. Knows
+documents, which this pipeline sends along. What it cannot, and so what training uses, is docs/concepts/parallel.md's subject. Knows
 nothing of data or files.
 """
 

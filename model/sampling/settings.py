@@ -22,7 +22,7 @@ class SamplingError(ValueError):
 class SamplingSettings:
     """Greedy at temperature 0; otherwise a draw from what top-k, then top-p, then min-p leave.
 
-    Penalties and bias change the logits first, at every temperature; docs/sampling.md says how and in which order.
+    Penalties and bias change the logits first, at every temperature; docs/concepts/sampling.md says how and in which order.
     `top_k` 0 keeps all tokens. `logprobs` None: none; n: of the chosen token and the n likeliest ones. A seed makes
     the same model on the same machine answer the same. Raises SamplingError where a value is out of range.
     """

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from model.config import ModelConfig
 
 PASS_TOKENS = (
-    4  # reading the weights for a decoding sequence costs like this many tokens; see docs/serving.md
+    4  # reading the weights for a decoding sequence costs like this many tokens; see docs/concepts/serving.md
 )
 
 

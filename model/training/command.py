@@ -32,7 +32,7 @@ EPILOG = """exit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 out
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Returns the exit status that docs/training.md lists."""
+    """Returns the exit status that docs/reference/training.md lists."""
     options = _parser().parse_args(arguments)
     errors = Console(stderr=True)
     command = f"gainshare train {shlex.quote(str(options.config))}"
@@ -70,7 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="gainshare train", description="Train a model as a TOML file says.", epilog=EPILOG
     )
-    parser.add_argument("config", type=Path, help="the run's file; docs/training.md describes its keys")
+    parser.add_argument(
+        "config", type=Path, help="the run's file; docs/reference/training.md describes its keys"
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
     parser.add_argument(
         "--steps", type=int, help="stop when so many steps are done in all; --resume goes on from there"

@@ -1,6 +1,6 @@
 """What one training run is, read from a TOML file. Does not import torch.
 
-Paths are relative to the folder that the command is started in. docs/training.md describes every key.
+Paths are relative to the folder that the command is started in. docs/reference/training.md describes every key.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class ComputeConfig:
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: PrecisionName = "bf16"
-    eight_bit: EightBitName = "none"  # the blocks' matrix products in 8 bits, see docs/eight-bit.md
+    eight_bit: EightBitName = "none"  # the blocks' matrix products in 8 bits, see docs/concepts/eight-bit.md
     checkpointing: CheckpointingName = "none"
     micro_batches: int = 1  # that one update's batch is computed in, one after the other
     compile: bool = False  # torch.compile of each block
@@ -143,7 +143,7 @@ class ComputeConfig:
 
 @dataclass(frozen=True)
 class ParallelConfig:
-    """The processes on this machine that train together; docs/parallel.md says what each axis splits."""
+    """The processes on this machine that train together; docs/concepts/parallel.md says what each axis splits."""
 
     dp: int = 1
     tp: int = 1
@@ -293,7 +293,7 @@ def run_config_from(document: Mapping[str, Any], *, name: str) -> RunConfig:
     require_known(document, ("name", "output", "seed", *TABLES), "the file")
     for required in ("output", "model", "data", "budget"):
         if required not in document:
-            raise ConfigError(f"the file needs {required!r}: docs/training.md describes every key")
+            raise ConfigError(f"the file needs {required!r}: docs/reference/training.md describes every key")
     table = document.get("curriculum", {})
     if not isinstance(table, Mapping):
         raise ConfigError("[curriculum] must be a table")

@@ -115,7 +115,7 @@ def test_a_quick_page_says_that_it_is_one(claims: dict[str, Claim], tmp_path: Pa
 
 def test_a_claim_that_was_never_measured_says_how_to(claims: dict[str, Claim], tmp_path: Path) -> None:
     page = page_of(tmp_path, "--quick", "one")
-    assert "Not measured yet: `python -m benchmarks.claims --docs docs two`" in page
+    assert "Not measured yet: `python -m benchmarks.claims --docs docs/lab two`" in page
 
 
 def test_claims_measured_one_by_one_stand_on_one_page(claims: dict[str, Claim], tmp_path: Path) -> None:

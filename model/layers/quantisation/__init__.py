@@ -3,7 +3,7 @@
     quantise_training(model, "int8")    # in place; None switches back
 
 `int8.py` and `fp8.py` multiply two matrices, `linear.py` makes a differentiable linear map of that, `experts.py`
-applies routed experts with it, `convert.py` switches a model. Figures are in docs/eight-bit.md.
+applies routed experts with it, `convert.py` switches a model. Figures are in docs/concepts/eight-bit.md.
 """
 
 from model.layers.quantisation.convert import quantise_training

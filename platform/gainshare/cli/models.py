@@ -81,7 +81,7 @@ def grow_model(
         ),
     ],
 ) -> None:
-    """Make a larger model of a trained one, with the same outputs where the method allows; see docs/growth.md."""
+    """Make a larger model of a trained one, with the same outputs where the method allows; see docs/reference/growth.md."""
     argv = [sys.executable, "-P", "-m", "model.growth", method, *arguments]
     status = subprocess.run(argv, check=False).returncode
     if status != 0:

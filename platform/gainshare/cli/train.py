@@ -11,7 +11,9 @@ from gainshare.cli.output import JsonOption
 
 
 def train(
-    config: Annotated[Path, typer.Argument(help="The run's file; docs/training.md describes its keys.")],
+    config: Annotated[
+        Path, typer.Argument(help="The run's file; docs/reference/training.md describes its keys.")
+    ],
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
     steps: Annotated[
         int | None,

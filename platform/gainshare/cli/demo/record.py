@@ -1,6 +1,6 @@
 """What the demo writes down: its steps with expected and actual outcome, printed as they end and kept as JSON.
 
-Schema `gainshare.demo/1`, documented in docs/demo.md.
+Schema `gainshare.demo/1`, documented in docs/reference/demo.md.
 """
 
 import json
