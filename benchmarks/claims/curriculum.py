@@ -23,7 +23,7 @@ from benchmarks.claims.spread import Spread
 from benchmarks.claims.training import SIZES, TrainingRun, loss_of
 from benchmarks.claims.tuning import Tuned, grid_text
 from benchmarks.report import Row
-from model.data.curriculum import one_mixture, three_stages
+from model.data.batches.curriculum import one_mixture, three_stages
 
 LEAST_SAVED = 0.40
 KINDS = ("general", "domain", "instruction")

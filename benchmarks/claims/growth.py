@@ -22,7 +22,7 @@ from benchmarks.claims.training import SIZES, TrainingRun, loss_of
 from benchmarks.claims.tuning import TUNING_SEED, Tuned, best_rate, grid_text, next_rate
 from benchmarks.report import Row
 from model.growth import upcycle_halves
-from model.training.flops import training_cost
+from model.training.report.flops import training_cost
 
 MOST_JUMP = 1e-3  # of the loss, relative: rounding is a thousandth of that
 GROWN, SCRATCH = "grown", "from scratch"

@@ -20,10 +20,10 @@ from benchmarks.claims.corpus import corpora
 from benchmarks.claims.scale import SAYS, Scale
 from benchmarks.claims.spread import Spread
 from benchmarks.report import Row
-from model.data.curriculum import Curriculum, Stage
-from model.data.data_folder import open_data_folder
-from model.data.padding import padding_shares
-from model.data.stream import DataStream, Layout
+from model.data.arrow.data_folder import open_data_folder
+from model.data.batches.curriculum import Curriculum, Stage
+from model.data.batches.padding import padding_shares
+from model.data.batches.stream import DataStream, Layout
 
 LEAST_SAVED = 0.65
 SEQUENCE_LENGTH, BATCH_TOKENS = 2048, 16_384

@@ -1,6 +1,6 @@
 """Heterogeneous placement: each part's throughput on the device that it is placed on, over the best single device.
 
-Rates of this machine's devices are measured here; models of other devices may be given, as `model.parallel.placement measure`
+Rates of this machine's devices are measured here; models of other devices may be given, as `model.parallel.placement.parts measure`
 wrote them there. What a placement gains is always simulated from such measured rates, and the rows say so. With one device
 there is nothing to place: then nothing is claimed.
 """
@@ -18,8 +18,8 @@ from benchmarks.claims.scale import SAYS, Scale
 from benchmarks.claims.sparse_moe import sparse_model
 from benchmarks.report import MeasuringFailed, Row
 from model.config import ModelConfig
-from model.parallel.device_model import DeviceModel, DeviceModelError, Operation, read_device_model
-from model.parallel.placement import PlacementError, best_single, place
+from model.parallel.placement.device_model import DeviceModel, DeviceModelError, Operation, read_device_model
+from model.parallel.placement.parts import PlacementError, best_single, place
 
 # What DESIGN.md promises of each group of parts.
 TARGETS: dict[str, tuple[float, tuple[Operation, ...]]] = {
@@ -36,7 +36,7 @@ def work(settings: dict[str, Any], made: Path) -> Result:
     """Measured models of the processor and of every accelerator that torch finds here."""
     import torch
 
-    from model.parallel.measure_device import measure_device
+    from model.parallel.placement.measure_device import measure_device
 
     torch.set_num_threads(1)
     names = ["cpu"]
@@ -68,7 +68,7 @@ def decide(
     if len(devices) < 2:
         how = (
             f"not measured here: no second device beside {devices[0].name}; give a model that was measured on one "
-            "(`python -m model.parallel.placement measure`) with --device-model"
+            "(`python -m model.parallel.placement.parts measure`) with --device-model"
         )
         return [_row(part, None, how) for part in TARGETS]
     try:

@@ -25,8 +25,8 @@ from benchmarks.claims.scale import SAYS, Scale
 from benchmarks.claims.spread import Spread
 from benchmarks.report import MeasuringFailed, Row
 from model.config import ModelConfig
-from model.training.loss import next_token_loss
-from model.training.memory import memory_use
+from model.training.losses.cross_entropy import next_token_loss
+from model.training.report.memory import memory_use
 from model.transformer import Transformer
 
 LEAST_SAVED = 0.70

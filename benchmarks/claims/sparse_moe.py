@@ -23,7 +23,7 @@ from benchmarks.claims.scale import SAYS, Scale
 from benchmarks.claims.spread import Spread
 from benchmarks.report import Row
 from model.config import ModelConfig, MoEConfig
-from model.training.flops import training_cost
+from model.training.report.flops import training_cost
 from model.transformer import Transformer
 
 LEAST_ACTIVE, MOST_ACTIVE = 0.15, 0.20

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.cancellation import Cancellation
+from benchmarks.judging.cancellation import Cancellation
 from benchmarks.pairs.side import SideFailed
 from benchmarks.sandbox import Completed, Limits, Mount, SandboxLevel, python_runtime, run
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
 
-from benchmarks.cancellation import Cancellation
+from benchmarks.judging.cancellation import Cancellation
 from benchmarks.pairs.build import check_tree, compile_native, compiler_identity, place, sources_digest
 from benchmarks.sandbox import SandboxLevel
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.pairs.build_memory import REMEMBERED
 from benchmarks.pairs.side import SideFailed
-from benchmarks.patches import PatchError, apply_patch, parse_patch
+from benchmarks.patch.patches import PatchError, apply_patch, parse_patch
 from benchmarks.redteam.judging import QUIET_LOG, Bench, Outcome
 from benchmarks.redteam.naive import SLOT, Control, run_control
 from benchmarks.redteam.patch_file import ROOT, RedTeamPatch

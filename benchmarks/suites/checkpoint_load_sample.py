@@ -28,8 +28,8 @@ def build(config: dict[str, Any], weights: dict[str, Any]) -> dict[str, Any]:
     import safetensors.torch  # noqa: F401 - the loader imports it late
 
     import model.checkpoint
-    import model.serving.executors
-    import model.serving.scheduler
+    import model.serving.engine.scheduler
+    import model.serving.executors.choice
     import model.transformer
 
     return {

@@ -58,10 +58,10 @@ class Stepped:
 
     def __init__(self, transformer: Any, step_tokens: int) -> None:
         """`step_tokens` is the scheduler's budget of a step. The executor takes the transformer's weights, as a node does."""
-        from model.serving.blocks import BlockPool
-        from model.serving.executors import default_executor
-        from model.serving.generation import EngineLimits
-        from model.serving.scheduler import Scheduler
+        from model.serving.engine.blocks import BlockPool
+        from model.serving.engine.scheduler import Scheduler
+        from model.serving.executors.choice import default_executor
+        from model.serving.metering.generation import EngineLimits
 
         limits = EngineLimits(step_tokens=step_tokens)
         self.max_context = transformer.config.max_context
@@ -91,7 +91,7 @@ class Stepped:
         return self._advance(self.sequences) if together else rows
 
     def _begin(self, ids: list[int]) -> None:
-        from model.serving.sequence import SequenceState
+        from model.serving.engine.sequence import SequenceState
 
         self.sequences.append(SequenceState(ids, n_prompt=len(ids), max_length=self.max_context))
         self.scheduler.add(self.sequences[-1], time.monotonic_ns())
@@ -109,7 +109,7 @@ class Stepped:
 
     def step(self, plan: Any) -> torch.Tensor:
         """The engine's own way with a plan: fp32 logits [N, V], one row for each sequence that is read to its end."""
-        from model.serving.executor import compute
+        from model.serving.executors.base import compute
 
         logits_NV = compute(self.executor, plan)
         if type(logits_NV) is not np.ndarray:

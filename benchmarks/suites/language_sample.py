@@ -17,7 +17,7 @@ def prepare(threads: int, device: str) -> None:
 
 def build(config: dict[str, Any], weights: dict[str, Any]) -> Any:
     """A trainer of the mounted tree that begins with the judge's weights."""
-    from model.training.trainer import Trainer
+    from model.training.run.trainer import Trainer
 
     return Trainer(training_models.transformer(config, weights)), config["device"]
 

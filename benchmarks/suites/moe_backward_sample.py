@@ -22,7 +22,7 @@ def prepare(threads: int, device: str) -> None:
 def build(config: dict[str, Any], weights: dict[str, Any]) -> Any:
     """The layer of the mounted tree, with the judge's weights."""
     from model.config import MoEConfig
-    from model.layers.moe import MoELayer
+    from model.layers.moe.layer import MoELayer
 
     device = config.pop("device")
     layer = MoELayer(MoEConfig(**config))

@@ -19,8 +19,8 @@ def prepare(threads: int, device: str) -> None:
 
 def build(config: dict[str, Any], weights: dict[str, Any]) -> Any:
     """A trainer of the mounted tree with the judge's weights and constants."""
-    from model.training.recipe import Recipe
-    from model.training.trainer import Trainer
+    from model.training.config.recipe import Recipe
+    from model.training.run.trainer import Trainer
 
     constants: dict[str, Any] = {name: float(config[name]) for name in CONSTANTS}
     recipe = Recipe(warmup_steps=0, **constants)

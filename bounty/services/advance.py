@@ -8,7 +8,7 @@ from uuid import UUID
 from django.utils import timezone
 
 from benchmarks.faults import fault_point
-from benchmarks.verdicts import VerdictKind
+from benchmarks.judging.verdicts import VerdictKind
 from bounty.models import (
     Evidence,
     NextStep,

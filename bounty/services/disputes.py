@@ -11,7 +11,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 
-from benchmarks.verdicts import VerdictKind
+from benchmarks.judging.verdicts import VerdictKind
 from bounty.errors import AlreadyDisputed, BadRequest, NotAllowed, NotFound, TooManyDisputes, WrongState
 from bounty.limits import MAX_DISPUTE_CHARS, MAX_DISPUTES
 from bounty.models import (

@@ -11,9 +11,9 @@ from django.db import transaction
 from django.utils import timezone
 
 from benchmarks.faults import fault_point
-from benchmarks.patches import PatchError, apply_patch, parse_patch
-from benchmarks.trees import TreeError
-from benchmarks.verdicts import VerdictKind
+from benchmarks.judging.verdicts import VerdictKind
+from benchmarks.patch.patches import PatchError, apply_patch, parse_patch
+from benchmarks.patch.trees import TreeError
 from bounty.errors import BadRequest, NotAllowed, WrongBase, WrongState
 from bounty.models import (
     OPEN_RUN_STATES,

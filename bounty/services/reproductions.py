@@ -12,8 +12,8 @@ from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
 from benchmarks.faults import fault_point
-from benchmarks.reproduction import NotAReproduction, read_reproduction
-from benchmarks.verdicts import VerdictKind
+from benchmarks.judging.reproduction import NotAReproduction, read_reproduction
+from benchmarks.judging.verdicts import VerdictKind
 from bounty.errors import (
     AlreadyJudged,
     AlreadyReproduced,

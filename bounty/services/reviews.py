@@ -6,7 +6,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from benchmarks.faults import fault_point
-from benchmarks.verdicts import VerdictKind
+from benchmarks.judging.verdicts import VerdictKind
 from bounty.errors import BadRequest, NotAllowed, TipMoved, WrongBase, WrongState
 from bounty.models import (
     OPEN_RUN_STATES,

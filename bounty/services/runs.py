@@ -7,7 +7,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from benchmarks.catalogue import BUG, SUITES
-from benchmarks.verdicts import VerdictKind
+from benchmarks.judging.verdicts import VerdictKind
 from bounty.errors import BadRequest, NotAllowed, NotFound
 from bounty.models import (
     Run,

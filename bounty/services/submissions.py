@@ -8,10 +8,10 @@ from django.db import transaction
 from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
-from benchmarks.patches import PatchError, apply_patch, parse_patch
-from benchmarks.policy import PolicyViolation, check_patch, load_policy
-from benchmarks.trees import Tree, TreeError, sha256_hex
-from benchmarks.verdicts import VerdictKind
+from benchmarks.judging.verdicts import VerdictKind
+from benchmarks.patch.patches import PatchError, apply_patch, parse_patch
+from benchmarks.patch.policy import PolicyViolation, check_patch, load_policy
+from benchmarks.patch.trees import Tree, TreeError, sha256_hex
 from bounty.code_digest import code_digest
 from bounty.errors import (
     BadRequest,

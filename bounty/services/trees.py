@@ -5,9 +5,9 @@ import re
 from django.conf import settings
 from django.db import IntegrityError, transaction
 
-from benchmarks.patches import PatchError, apply_patch, parse_patch
-from benchmarks.policy import PolicyViolation, check_patch, load_policy
-from benchmarks.trees import BlobStore, Tree, TreeError, shipped_tree
+from benchmarks.patch.patches import PatchError, apply_patch, parse_patch
+from benchmarks.patch.policy import PolicyViolation, check_patch, load_policy
+from benchmarks.patch.trees import BlobStore, Tree, TreeError, shipped_tree
 from bounty.errors import BadRequest, BountyError, NotAllowed, NotFound
 from bounty.models import Lineage, StoredTree
 from bounty.services.transitions import note

@@ -1,4 +1,4 @@
-// One step of AdamW on one parameter, and the size of its gradient, for `model/training/adamw_fused.py`.
+// One step of AdamW on one parameter, and the size of its gradient, for `model/training/optim/adamw_fused.py`.
 //
 // What memory holds of a parameter is read and written once: weights, gradient (fp32 or bf16), moments and, where one is
 // kept, the weights' copy in bf16. No number depends on how many threads there are.

@@ -19,7 +19,8 @@ from torch.utils.checkpoint import (
 )
 
 from model.config import ConfigError
-from model.layers import attention_fused, linear_fused
+from model.layers import linear_fused
+from model.layers.attention import gqa_fused as attention_fused
 from model.layers.watched import Unwatching
 
 # none: everything; full: a block's input alone; selective: beside the inputs of a block's halves what the products

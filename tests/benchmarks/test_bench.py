@@ -14,9 +14,9 @@ import pytest
 
 from benchmarks import aa, bench
 from benchmarks.evidence.verify import verify_evidence
-from benchmarks.patches import PatchError
+from benchmarks.patch.patches import PatchError
+from benchmarks.patch.trees import BlobStore, Tree, TreeEntry, shipped_tree, write_tree
 from benchmarks.sandbox.placement import sweep, usable_hierarchies
-from benchmarks.trees import BlobStore, Tree, TreeEntry, shipped_tree, write_tree
 
 pytestmark = pytest.mark.slow
 
@@ -140,9 +140,11 @@ def test_what_the_platform_would_refuse_is_said_before_it_is_measured(open_folde
         return Tree(tuple(sorted(entries.values())))
 
     assert bench.refusal(base, with_file("model/more.py"), store) == ""
-    assert bench.refusal(base, with_file("model/serving/usage.py"), store).startswith("protected: ")
+    assert bench.refusal(base, with_file("model/serving/metering/usage.py"), store).startswith("protected: ")
     assert bench.refusal(base, with_file("model/more.bin"), store).startswith("file_type: ")
-    assert bench.refusal(base, with_file("model/layers/moe.py", 0o755), store).startswith("mode_change: ")
+    assert bench.refusal(base, with_file("model/layers/moe/layer.py", 0o755), store).startswith(
+        "mode_change: "
+    )
     assert bench.refusal(base, base, store).startswith("empty: ")
 
 

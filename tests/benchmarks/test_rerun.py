@@ -9,9 +9,9 @@ import pytest
 from benchmarks import rerun
 from benchmarks.evidence.document import seal
 from benchmarks.evidence.signing import generate_key
-from benchmarks.patches import apply_patch, parse_patch
-from benchmarks.trees import BlobStore, shipped_tree
-from tests.benchmarks.evidence_maker import make_document, make_pairs
+from benchmarks.patch.patches import apply_patch, parse_patch
+from benchmarks.patch.trees import BlobStore, shipped_tree
+from tests.benchmarks.evidence.evidence_maker import make_document, make_pairs
 
 TEXTBOOK = Path(__file__).resolve().parents[2] / "examples" / "base" / "textbook_moe.diff"
 GAIN = {"kind": "gain", "log_ppm_estimate": 200_000, "log_ppm_bound": 100_000}

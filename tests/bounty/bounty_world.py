@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from benchmarks.evidence.commitment import commit
 from benchmarks.evidence.signing import generate_key, public_key
-from benchmarks.trees import Tree, TreeEntry
+from benchmarks.patch.trees import Tree, TreeEntry
 from bounty.models import Bounty, Lineage, Run, Runner, StoredTree, Submission
 from bounty.services import runner_calls
 from bounty.services.advance import advance_submission
@@ -40,7 +40,7 @@ def make_user(name: str, role: str = "contributor") -> User:
 def small_tree() -> StoredTree:
     """A tree of two little files; bounty tests never run it."""
     store = blob_store()
-    files = {"model/layers/experts.py": EXPERTS, "model/layers/router.py": ROUTER}
+    files = {"model/layers/moe/experts.py": EXPERTS, "model/layers/moe/router.py": ROUTER}
     entries = sorted(TreeEntry(path, 0o644, store.put(text.encode())) for path, text in files.items())
     return store_tree(tree=Tree(tuple(entries)))
 
