@@ -25,7 +25,7 @@ from benchmarks.commands import ends_plainly
 from benchmarks.figures import one_core
 from benchmarks.report import MeasuringFailed, Row, milliseconds
 from model import native
-from model.layers.attention import gqa_fused as attention_fused
+from model.layers.attention import gqa_fused
 from model.layers.attention.gqa import attend
 from model.layers.attention.masks import first_seen
 from model.layers.watched import torch_instead
@@ -93,7 +93,7 @@ def measure(*, rounds: int, shapes: Sequence[Shape] = SHAPES) -> list[Row]:
     rows = [
         row
         for name, dtype in DTYPES.items()
-        if attention_fused.fits(torch.empty(1, 1, 1, 1, dtype=dtype))
+        if gqa_fused.fits(torch.empty(1, 1, 1, 1, dtype=dtype))
         for shape in shapes
         for row in _cell(shape, name, rounds).rows()
     ]

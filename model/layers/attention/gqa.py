@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from model.config import ModelConfig
 from model.layers import norm_fused
-from model.layers.attention import gqa_fused as attention_fused
+from model.layers.attention import gqa_fused
 from model.layers.attention.masks import causal_mask, span_mask
 from model.layers.attention.rotary import Rotation, rotate
 from model.layers.formats import product_dtype
@@ -153,8 +153,8 @@ def in_heads(x: Tensor, width: int) -> Tensor:
 
 def attend(q_BSHC: Tensor, k_BSGC: Tensor, v_BSGC: Tensor, first_BS: Tensor | None) -> Tensor:
     """Causal attention of whole sequences by the kernels that fit, [B, S, H, C]; `first_BS` as `layers/attention/masks.py` makes it."""
-    if attention_fused.fits(q_BSHC, k_BSGC, v_BSGC):
-        return attention_fused.attend(q_BSHC, k_BSGC, v_BSGC, first_BS=first_BS)
+    if gqa_fused.fits(q_BSHC, k_BSGC, v_BSGC):
+        return gqa_fused.attend(q_BSHC, k_BSGC, v_BSGC, first_BS=first_BS)
     mask = None if first_BS is None else span_mask(first_BS)
     q_BHSC, k_BGSC, v_BGSC = (heads.transpose(1, 2) for heads in (q_BSHC, k_BSGC, v_BSGC))
     y_BHSC = F.scaled_dot_product_attention(

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import LatentConfig, ModelConfig
-from model.layers.attention import gqa_fused as attention_fused
+from model.layers.attention import gqa_fused
 from model.layers.attention.gqa import Segment, in_heads
 from model.layers.attention.masks import span_mask
 from model.layers.attention.rotary import Rotation, rotate, softmax_factor
@@ -78,9 +78,9 @@ class LatentAttention(nn.Module):
         """Whole sequences: [B, S, D] -> [B, S, D]; `first_BS` as `layers/attention/masks.py` makes it, None: plainly causal."""
         q_BSHC = self._queries(x_BSD, rotation)
         k_BHSC, v_BHSU = self._expanded(self._kept(x_BSD, rotation))
-        if attention_fused.fits(q_BSHC, k_BHSC, v_BHSU):
+        if gqa_fused.fits(q_BSHC, k_BHSC, v_BHSU):
             k_BSHC, v_BSHU = k_BHSC.transpose(1, 2), v_BHSU.transpose(1, 2)
-            y_BSHU = attention_fused.attend(q_BSHC, k_BSHC, v_BSHU, self.scale, first_BS)
+            y_BSHU = gqa_fused.attend(q_BSHC, k_BSHC, v_BSHU, self.scale, first_BS)
         else:
             q_BHSC, mask = q_BSHC.transpose(1, 2), None if first_BS is None else span_mask(first_BS)
             y_BSHU = self._attend(q_BHSC, k_BHSC, v_BHSU, mask, is_causal=mask is None).transpose(1, 2)

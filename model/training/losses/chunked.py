@@ -19,7 +19,7 @@ from model.data.batches.batch import IGNORED
 from model.layers import linear_fused
 from model.layers.formats import product_dtype
 from model.layers.linear import linear
-from model.training.losses import cross_entropy_fused as loss_fused
+from model.training.losses import cross_entropy_fused
 from model.training.losses.cross_entropy import ahead_targets, count_targets, wide
 
 CHUNK = 1024  # positions: long enough for a matrix product at full speed, 1/16 of a batch of 16,384 tokens
@@ -136,8 +136,10 @@ def _score(
     logits_CV: Tensor, targets_C: Tensor, z_weight: float, wants_gradient: bool
 ) -> tuple[Tensor, Tensor]:
     """The summed loss of some rows and, where wanted, its gradient by the logits in their format, which are lost."""
-    if loss_fused.fits(logits_CV, targets_C):
-        losses_C = loss_fused.score_(logits_CV, targets_C, z_weight=z_weight, wants_gradient=wants_gradient)
+    if cross_entropy_fused.fits(logits_CV, targets_C):
+        losses_C = cross_entropy_fused.score_(
+            logits_CV, targets_C, z_weight=z_weight, wants_gradient=wants_gradient
+        )
         return losses_C.sum(), logits_CV
     wide_CV = wide(logits_CV)
     lse_C = wide_CV.logsumexp(-1)

@@ -11,7 +11,7 @@ import torch
 
 from model.checkpoint import load_transformer
 from model.config import ConfigError, ModelConfig
-from model.layers.attention import gqa_fused as attention_fused
+from model.layers.attention import gqa_fused
 from model.layers.moe.layer import Experts
 from model.layers.quantisation import quantise_training
 from model.training.config.run_config import RunConfig
@@ -95,6 +95,6 @@ def _compile(model: Transformer) -> None:
     for module in model.modules():
         if isinstance(module, Experts):
             module.apply_experts = torch.compiler.disable(module.apply_experts)  # type: ignore[no-untyped-call]
-    attention_fused.load()
+    gqa_fused.load()
     for block in model.layers:
         block.compile()

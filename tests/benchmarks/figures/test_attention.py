@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from benchmarks.figures import attention as bench
 from benchmarks.report import MeasuringFailed
 from model import native
-from model.layers.attention import gqa_fused as attention_fused
+from model.layers.attention import gqa_fused
 
 needs_kernels = pytest.mark.skipif(
     not native.available(), reason=f"NO COMPILED KERNELS HERE: {native.state()}"
@@ -22,7 +22,7 @@ PACKED = bench.Shape(1, 12, 3)
 def used(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each form computed, and whether torch's had a mask."""
     count: Counter[str] = Counter()
-    ours, theirs = attention_fused.attend, F.scaled_dot_product_attention
+    ours, theirs = gqa_fused.attend, F.scaled_dot_product_attention
 
     def counted_ours(*arguments: object, **more: object) -> object:
         count["ours"] += 1
@@ -32,9 +32,9 @@ def used(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         count["torch, masked" if more["attn_mask"] is not None else "torch"] += 1
         return theirs(*arguments, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(attention_fused, "attend", counted_ours)
+    monkeypatch.setattr(gqa_fused, "attend", counted_ours)
     monkeypatch.setattr(F, "scaled_dot_product_attention", counted_theirs)
-    monkeypatch.setattr(attention_fused, "_fast_formats", lambda: 3)
+    monkeypatch.setattr(gqa_fused, "_fast_formats", lambda: 3)
     return count
 
 
@@ -78,6 +78,6 @@ def test_ratios_are_taken_within_rounds() -> None:
 
 
 def test_without_kernels_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention_fused, "fits", lambda *_: False)
+    monkeypatch.setattr(gqa_fused, "fits", lambda *_: False)
     with pytest.raises(MeasuringFailed, match="no compiled attention"):
         bench.measure(rounds=2)

@@ -14,7 +14,7 @@ from torch.autograd import forward_ad
 
 from model import native
 from model.config import LatentConfig, ModelConfig
-from model.layers.attention import gqa_fused as attention_fused
+from model.layers.attention import gqa_fused
 from model.layers.attention.gqa import Attention
 from model.layers.attention.masks import first_seen
 from model.layers.attention.mla import LatentAttention
@@ -39,7 +39,7 @@ FORMATS = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.fixture(autouse=True)
 def both_formats(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernels compute both formats on every processor, if slowly."""
-    monkeypatch.setattr(attention_fused, "_fast_formats", lambda: 3)
+    monkeypatch.setattr(gqa_fused, "_fast_formats", lambda: 3)
 
 
 class Problem:
@@ -97,7 +97,7 @@ NAMES = ("y", "q", "k", "v")
 
 def assert_close(problem: Problem, dtype: torch.dtype, **options: Tensor) -> None:
     """The root mean square of the difference, in proportion."""
-    found = problem.answers(lambda *heads: attention_fused.attend(*heads, **options))
+    found = problem.answers(lambda *heads: gqa_fused.attend(*heads, **options))
     expected = problem.answers(lambda *heads: written_out(*heads, **options), exact=True)
     for name, one, other in zip(NAMES, found, expected, strict=True):
         assert one.dtype is dtype, name
@@ -106,7 +106,7 @@ def assert_close(problem: Problem, dtype: torch.dtype, **options: Tensor) -> Non
 
 def assert_within_rounding(problem: Problem, dtype: torch.dtype, **options: Tensor) -> None:
     """No number is off by more than the terms of its sum can have been rounded by, also where they cancel out."""
-    found = problem.answers(lambda *heads: attention_fused.attend(*heads, **options))
+    found = problem.answers(lambda *heads: gqa_fused.attend(*heads, **options))
     expected = problem.answers(lambda *heads: written_out(*heads, **options), exact=True)
     q, k, v, direction = (float(t.float().norm(dim=-1).max()) for t in (*problem.heads, problem.direction))
     n_queries = problem.heads[0].shape[1] * problem.heads[0].shape[2] // problem.heads[1].shape[2]
@@ -154,13 +154,13 @@ def test_together_they_are_as_exact_as_their_format(
 def test_without_gradients_the_answer_is_the_same() -> None:
     problem = Problem(1, 50, 2, 2, 16, 16, torch.float32)
     with torch.no_grad():
-        alone = attention_fused.attend(*problem.heads)
-    assert torch.equal(alone, problem.answers(attention_fused.attend)[0])
+        alone = gqa_fused.attend(*problem.heads)
+    assert torch.equal(alone, problem.answers(gqa_fused.attend)[0])
 
 
 def test_scores_are_scaled_as_asked() -> None:
     problem = Problem(1, 20, 1, 2, 8, 8, torch.float32)
-    found = problem.answers(lambda *heads: attention_fused.attend(*heads, 0.7))
+    found = problem.answers(lambda *heads: gqa_fused.attend(*heads, 0.7))
     expected = problem.answers(lambda *heads: written_out(*heads, 0.7), exact=True)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-5)
@@ -192,22 +192,22 @@ def test_impossible_first_positions_are_refused(first: list[int]) -> None:
     heads = Problem(1, 3, 1, 1, 8, 8, torch.float32).heads
     first_BS = torch.tensor([first], dtype=torch.int32)
     with pytest.raises(ValueError, match="must not fall, be negative or lie behind it"):
-        attention_fused.attend(*heads, first_BS=first_BS)
+        gqa_fused.attend(*heads, first_BS=first_BS)
 
 
 def test_first_positions_of_another_shape_or_type_are_refused() -> None:
     heads = Problem(1, 3, 1, 1, 8, 8, torch.float32).heads
     with pytest.raises(ValueError, match=r"must be int32 \(1, 3\)"):
-        attention_fused.attend(*heads, first_BS=torch.zeros(1, 2, dtype=torch.int32))
+        gqa_fused.attend(*heads, first_BS=torch.zeros(1, 2, dtype=torch.int32))
     with pytest.raises(ValueError, match=r"must be int32 \(1, 3\)"):
-        attention_fused.attend(*heads, first_BS=torch.zeros(1, 3, dtype=torch.int64))
+        gqa_fused.attend(*heads, first_BS=torch.zeros(1, 3, dtype=torch.int64))
 
 
 def test_large_scores_do_not_overflow() -> None:
     problem = Problem(1, 40, 1, 1, 16, 16, torch.float32)
     q, k, v = problem.heads
     found, expected = (
-        attention_fused.attend(300 * q, k, v),
+        gqa_fused.attend(300 * q, k, v),
         written_out(300 * q.double(), k.double(), v.double()),
     )
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
@@ -220,7 +220,7 @@ def test_no_number_depends_on_threads(dtype: torch.dtype) -> None:
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
-            answers.append(problem.answers(attention_fused.attend))
+            answers.append(problem.answers(gqa_fused.attend))
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(one, other) for one, other in zip(*answers, strict=True))
@@ -229,9 +229,9 @@ def test_no_number_depends_on_threads(dtype: torch.dtype) -> None:
 def test_what_comes_later_is_not_seen() -> None:
     """Where it is no number, only queries that are multiplied with it, up to five before it, notice."""
     q, k, v = Problem(1, 30, 1, 1, 16, 16, torch.float32).heads
-    before = attention_fused.attend(q, k, v)
+    before = gqa_fused.attend(q, k, v)
     k[:, 20:], v[:, 20:] = torch.nan, torch.nan
-    after = attention_fused.attend(q, k, v)
+    after = gqa_fused.attend(q, k, v)
     assert torch.equal(after[:, :18], before[:, :18])
     assert after[:, 20:].isnan().all()
 
@@ -239,34 +239,34 @@ def test_what_comes_later_is_not_seen() -> None:
 def test_under_autocast_heads_take_its_format() -> None:
     q, k, v = Problem(1, 30, 1, 2, 16, 16, torch.float32).heads
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert attention_fused.fits(q, k.bfloat16(), v)
-        found = attention_fused.attend(q, k.bfloat16(), v)
-    assert torch.equal(found, attention_fused.attend(q.bfloat16(), k.bfloat16(), v.bfloat16()))
+        assert gqa_fused.fits(q, k.bfloat16(), v)
+        found = gqa_fused.attend(q, k.bfloat16(), v)
+    assert torch.equal(found, gqa_fused.attend(q.bfloat16(), k.bfloat16(), v.bfloat16()))
 
 
 def test_shapes_that_do_not_go_together_are_refused() -> None:
     q, k, v = Problem(1, 30, 2, 2, 16, 16, torch.float32).heads
     with pytest.raises(ValueError, match="do not go together"):
-        attention_fused.attend(q, k[:, :20], v)
+        gqa_fused.attend(q, k[:, :20], v)
     with pytest.raises(ValueError, match="do not go together"):
-        attention_fused.attend(q, k[..., :8], v)
+        gqa_fused.attend(q, k[..., :8], v)
     with pytest.raises(ValueError, match="2 heads of keys cannot be shared evenly by 3 heads of queries"):
-        attention_fused.attend(q[:, :, :3], k, v)
+        gqa_fused.attend(q[:, :, :3], k, v)
 
 
 def test_what_it_is_used_for(monkeypatch: pytest.MonkeyPatch) -> None:
     heads = Problem(1, 30, 1, 2, 16, 16, torch.float32).heads
-    assert attention_fused.fits(*heads)
-    assert not attention_fused.fits(*(t.double() for t in heads))
-    assert not attention_fused.fits(heads[0].bfloat16(), *heads[1:])
-    assert not attention_fused.fits(*(t.to("meta") for t in heads))
+    assert gqa_fused.fits(*heads)
+    assert not gqa_fused.fits(*(t.double() for t in heads))
+    assert not gqa_fused.fits(heads[0].bfloat16(), *heads[1:])
+    assert not gqa_fused.fits(*(t.to("meta") for t in heads))
     with torch_instead():
-        assert not attention_fused.fits(*heads)
+        assert not gqa_fused.fits(*heads)
     with forward_ad.dual_level():
-        assert not attention_fused.fits(*heads)
-    monkeypatch.setattr(attention_fused, "_fast_formats", lambda: 1)
-    assert attention_fused.fits(*heads)
-    assert not attention_fused.fits(*(t.bfloat16() for t in heads))
+        assert not gqa_fused.fits(*heads)
+    monkeypatch.setattr(gqa_fused, "_fast_formats", lambda: 1)
+    assert gqa_fused.fits(*heads)
+    assert not gqa_fused.fits(*(t.bfloat16() for t in heads))
 
 
 @pytest.mark.parametrize("config", [SMALL, replace(SMALL, latent=LATENT)], ids=["grouped-query", "latent"])
@@ -290,6 +290,6 @@ def test_attention_over_packed_rows_and_windows_uses_it(
         expected = answers()
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
-    monkeypatch.setattr(attention_fused, "attend", lambda *_, **__: pytest.fail("the kernel, as it should"))
+    monkeypatch.setattr(gqa_fused, "attend", lambda *_, **__: pytest.fail("the kernel, as it should"))
     with pytest.raises(pytest.fail.Exception, match="as it should"):
         answers()

@@ -18,7 +18,7 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import (
 )
 
 from model.config import LatentConfig, ModelConfig, RopeScaling
-from model.layers.attention import mla as latent_module
+from model.layers.attention import mla
 from model.layers.attention.gqa import segment
 from model.layers.attention.masks import first_seen
 from model.layers.attention.mla import LatentAttention, absorbing_is_cheaper
@@ -139,7 +139,7 @@ def test_outputs_equal_transformers(
 
 
 def force(monkeypatch: pytest.MonkeyPatch, is_absorbed: bool) -> None:
-    monkeypatch.setattr(latent_module, "absorbing_is_cheaper", lambda *_: is_absorbed)
+    monkeypatch.setattr(mla, "absorbing_is_cheaper", lambda *_: is_absorbed)
 
 
 @pytest.mark.parametrize("is_absorbed", [False, True], ids=["plain", "absorbed"])

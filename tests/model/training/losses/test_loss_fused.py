@@ -12,7 +12,7 @@ from torch import Tensor
 from model import native
 from model.data.batches.batch import IGNORED
 from model.layers.watched import torch_instead
-from model.training.losses import cross_entropy_fused as loss_fused
+from model.training.losses import cross_entropy_fused
 
 pytestmark = pytest.mark.skipif(not native.available(), reason=f"NO COMPILED KERNELS HERE: {native.state()}")
 
@@ -40,7 +40,7 @@ def by_torch(logits: Tensor, targets: Tensor, z_weight: float) -> tuple[Tensor, 
 
 def assert_equal(logits: Tensor, targets: Tensor, z_weight: float) -> None:
     expected, gradient = by_torch(logits, targets, z_weight)
-    found = loss_fused.score_(logits, targets, z_weight=z_weight, wants_gradient=True)
+    found = cross_entropy_fused.score_(logits, targets, z_weight=z_weight, wants_gradient=True)
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
     rtol = 1e-5 if logits.dtype is torch.float32 else 2.0**-8  # rounded once
     torch.testing.assert_close(logits.double(), gradient, rtol=rtol, atol=1e-6)
@@ -63,7 +63,7 @@ def test_a_large_vocabulary(dtype: torch.dtype) -> None:
 def test_without_a_gradient_logits_stay() -> None:
     logits, targets = rows(5, 33)
     before = logits.clone()
-    found = loss_fused.score_(logits, targets, z_weight=0.0, wants_gradient=False)
+    found = cross_entropy_fused.score_(logits, targets, z_weight=0.0, wants_gradient=False)
     assert torch.equal(logits, before)
     expected, _ = by_torch(logits, targets, 0.0)
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
@@ -72,11 +72,11 @@ def test_without_a_gradient_logits_stay() -> None:
 def test_a_row_does_not_depend_on_others_or_on_threads() -> None:
     logits, targets = rows(6, 77)
     alone = logits[4:5].clone()
-    losses = loss_fused.score_(alone, targets[4:5], z_weight=0.0, wants_gradient=True)
+    losses = cross_entropy_fused.score_(alone, targets[4:5], z_weight=0.0, wants_gradient=True)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        together = loss_fused.score_(logits, targets, z_weight=0.0, wants_gradient=True)
+        together = cross_entropy_fused.score_(logits, targets, z_weight=0.0, wants_gradient=True)
     finally:
         torch.set_num_threads(before)
     assert torch.equal(together[4:5], losses)
@@ -86,7 +86,7 @@ def test_a_row_does_not_depend_on_others_or_on_threads() -> None:
 def test_what_is_no_number_shows_and_ignored_rows_hide_it() -> None:
     logits, targets = rows(3, 20)
     logits[0], logits[1, 3] = torch.nan, torch.nan
-    found = loss_fused.score_(logits, targets, z_weight=0.0, wants_gradient=True)
+    found = cross_entropy_fused.score_(logits, targets, z_weight=0.0, wants_gradient=True)
     assert found[0] == 0
     assert not logits[0].any()
     assert found[1].isnan()
@@ -100,16 +100,16 @@ def test_a_target_outside_of_the_vocabulary_is_refused_and_changes_nothing(wrong
     before = logits.clone()
     targets[2] = wrong
     with pytest.raises(IndexError, match=r"not in 0 \.\. 19"):
-        loss_fused.score_(logits, targets, z_weight=0.0, wants_gradient=True)
+        cross_entropy_fused.score_(logits, targets, z_weight=0.0, wants_gradient=True)
     assert torch.equal(logits, before)
 
 
 def test_what_it_is_used_for() -> None:
     logits, targets = rows(3, 20)
-    assert loss_fused.fits(logits, targets)
-    assert not loss_fused.fits(logits.double(), targets)
-    assert not loss_fused.fits(logits.mT.contiguous().mT, targets)
-    assert not loss_fused.fits(logits, targets.int())
-    assert not loss_fused.fits(logits.to("meta"), targets)
+    assert cross_entropy_fused.fits(logits, targets)
+    assert not cross_entropy_fused.fits(logits.double(), targets)
+    assert not cross_entropy_fused.fits(logits.mT.contiguous().mT, targets)
+    assert not cross_entropy_fused.fits(logits, targets.int())
+    assert not cross_entropy_fused.fits(logits.to("meta"), targets)
     with torch_instead():
-        assert not loss_fused.fits(logits, targets)
+        assert not cross_entropy_fused.fits(logits, targets)
