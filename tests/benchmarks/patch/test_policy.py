@@ -58,13 +58,13 @@ def test_what_contributors_may_touch(path: str) -> None:
         ("model/serving/metering/usage.py", "protected"),
         ("model/serving/node/app.py", "protected"),
         ("model/serving/api/chat.py", "protected"),
-        ("model/serving/Usage.py", "protected"),
-        ("model/serving/streaming.cpp", "protected"),
+        ("model/serving/metering/Usage.py", "protected"),
+        ("model/serving/api/streaming.cpp", "protected"),
         ("model/smollm2/download.py", "protected"),
         ("model/smollm2/new.py", "protected"),
-        ("model/serving/usage/__init__.py", "protected"),
-        ("model/serving/usage.pyi", "protected"),
-        ("model/serving/usage.abi3.so", "protected"),
+        ("model/serving/metering/usage/__init__.py", "protected"),
+        ("model/serving/metering/usage.pyi", "protected"),
+        ("model/serving/metering/usage.abi3.so", "protected"),
         ("model/x.pth", "file_type"),
         ("model/x.so", "file_type"),
         ("model/x", "file_type"),
@@ -80,11 +80,11 @@ def test_what_they_may_not(path: str, code: str) -> None:
 
 
 def test_neighbours_of_protected_files_are_free() -> None:
-    assert broken_rule(adding("model/serving/usages.py", "model/serving/engine/engine.py")) is None
+    assert broken_rule(adding("model/serving/engine/usages.py", "model/serving/engine/engine.py")) is None
 
 
 def test_deleting_a_protected_file_is_a_violation() -> None:
-    text = "diff --git a/model/serving/node.py b/model/serving/node.py\ndeleted file mode 100644\n"
+    text = "diff --git a/model/serving/node/app.py b/model/serving/node/app.py\ndeleted file mode 100644\n"
     assert broken_rule(text) == "protected"
 
 
