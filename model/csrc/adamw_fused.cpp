@@ -11,7 +11,7 @@ using namespace lanes;
 
 constexpr int64_t BLOCK = 1 << 14;  // numbers that one thread takes at a time
 
-// As `_Call` in adamw_fused.py; arrays of `count` numbers.
+// As `_Call` in optim/adamw_fused.py; arrays of `count` numbers.
 struct Call {
     int64_t count, threads;
     float factor;                   // of the gradient

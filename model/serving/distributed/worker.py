@@ -1,6 +1,6 @@
 """A serving rank other than 0: computes its part of each step that rank 0 announces.
 
-`python -m model.serving.distributed.worker RANK JOB` is started by `distributed.py`, never by hand. It ends with its
+`python -m model.serving.distributed.worker RANK JOB` is started by `executor.py`, never by hand. It ends with its
 parent, whose pipe it has as standard input. Exit status: 0 when told to stop or when the parent is gone, 1 when it
 lost rank 0, or its own step failed; the traceback on standard error then says why.
 """

@@ -1,7 +1,7 @@
 """Another OpenAI-compatible server (vLLM, SGLang, llama.cpp's, another node) as a node's backend.
 
 Requests are checked as for the bundled engine, sent on under the server's own model name, and its stream is
-translated and counted (`upstream_run.py`). Which settings are sent, `upstream_fields.py` says. Priorities are
+translated and counted (`run.py`). Which settings are sent, `fields.py` says. Priorities are
 not passed on: servers disagree on what they mean. Knows nothing of this node's routes.
 """
 

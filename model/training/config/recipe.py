@@ -17,9 +17,9 @@ class Recipe:
     """How gradients become updates: by default AdamW, clipped gradients, a linear warm-up and then a constant rate.
 
     `adamw` is Loshchilov & Hutter 2019 (arXiv:1711.05101), `adamw_8bit` the same with its moments in eight bits
-    (optimizer_8bit.py), `muon` orthogonalised momentum for matrices and AdamW for the rest (muon.py).
+    (optim/adamw_8bit.py), `muon` orthogonalised momentum for matrices and AdamW for the rest (optim/muon.py).
     `clip_norm` bounds the Euclidean norm over all gradients together. What the learning rate does after its warm-up
-    is `schedule`'s subject (schedule.py).
+    is `schedule`'s subject (optim/schedule.py).
     """
 
     learning_rate: float = 6e-3

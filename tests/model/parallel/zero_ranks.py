@@ -1,6 +1,6 @@
 """What two ranks find when they save, move, evaluate and spoil runs that DeepSpeed trains: one job for all, as JSON.
 
-`test_parallel_zero.py` starts it, since each job costs seconds of imports.
+`test_zero.py` starts it, since each job costs seconds of imports.
 """
 
 from __future__ import annotations

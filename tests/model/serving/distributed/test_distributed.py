@@ -1,6 +1,6 @@
 """Real ranks, as processes: they answer as one process does, and a lost one ends the job with a clear error.
 
-What is split how is `test_serving_distributed_shard.py`'s subject; here there are few and large tests, since each
+What is split how is `test_shard.py`'s subject; here there are few and large tests, since each
 rank has to import torch.
 """
 
