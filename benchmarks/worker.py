@@ -26,8 +26,8 @@ from benchmarks.patch.policy import harness_hash
 from benchmarks.runner.client import NotLeasable, RunnerClient
 from benchmarks.runner.settings import BadRunnerSetting, RunnerSettings, hardware
 from benchmarks.sandbox import SandboxError, best_level
-from benchmarks.sandbox.placement import sweep, usable_hierarchies
-from benchmarks.sandbox.selftest import self_test
+from benchmarks.sandbox.accounting.placement import sweep, usable_hierarchies
+from benchmarks.sandbox.selftest.run import self_test
 
 logger = logging.getLogger(__name__)
 

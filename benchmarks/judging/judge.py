@@ -26,8 +26,8 @@ from benchmarks.evidence.schema import SCHEMA
 from benchmarks.judging.bugs import Trials
 from benchmarks.judging.cancellation import Cancellation, Cancelled
 from benchmarks.judging.job import Callbacks, Job
-from benchmarks.pairs.build import build_tree
-from benchmarks.pairs.build_memory import REMEMBERED
+from benchmarks.pairs.builds.build import build_tree
+from benchmarks.pairs.builds.memory import REMEMBERED
 from benchmarks.pairs.calibration import calibrated
 from benchmarks.pairs.cores import Cores, choose_cores
 from benchmarks.pairs.pair import SLOTS
@@ -40,8 +40,8 @@ from benchmarks.patch.policy import harness_hash, load_policy
 from benchmarks.patch.trees import sha256_hex
 from benchmarks.runner.fingerprint import environment, package_version
 from benchmarks.sandbox import SandboxLevel, best_level
-from benchmarks.sandbox.groups import COUNTED_BY
-from benchmarks.sandbox.placement import accounting
+from benchmarks.sandbox.accounting.groups import COUNTED_BY
+from benchmarks.sandbox.accounting.placement import accounting
 from benchmarks.suites import Suite, get_guard_suite, get_suite
 from benchmarks.suites.bug import bug_suite
 

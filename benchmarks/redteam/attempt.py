@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.pairs.build_memory import REMEMBERED
+from benchmarks.pairs.builds.memory import REMEMBERED
 from benchmarks.pairs.side import SideFailed
 from benchmarks.patch.patches import PatchError, apply_patch, parse_patch
 from benchmarks.redteam.judging import QUIET_LOG, Bench, Outcome

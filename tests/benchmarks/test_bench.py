@@ -16,7 +16,7 @@ from benchmarks import aa, bench
 from benchmarks.evidence.verify import verify_evidence
 from benchmarks.patch.patches import PatchError
 from benchmarks.patch.trees import BlobStore, Tree, TreeEntry, shipped_tree, write_tree
-from benchmarks.sandbox.placement import sweep, usable_hierarchies
+from benchmarks.sandbox.accounting.placement import sweep, usable_hierarchies
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ from benchmarks.evidence.decision import make_plan
 from benchmarks.evidence.document import build_document
 from benchmarks.evidence.schema import SCHEMA
 from benchmarks.patch.policy import harness_hash, load_policy
-from benchmarks.sandbox.groups import COUNTED_BY
+from benchmarks.sandbox.accounting.groups import COUNTED_BY
 
 CALLS = 5
 SECRET = bytes(range(32))

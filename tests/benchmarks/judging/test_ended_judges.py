@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from benchmarks.sandbox import SandboxUnavailable, probe
+from benchmarks.sandbox.accounting.placement import PREFIX, usable_hierarchies
+from benchmarks.sandbox.accounting.processes import is_running, tree
 from benchmarks.sandbox.levels import SandboxLevel
-from benchmarks.sandbox.placement import PREFIX, usable_hierarchies
-from benchmarks.sandbox.processes import is_running, tree
 from tests.benchmarks.runner.runner_platform import Platform, client, platform, wait_until
 from tests.benchmarks.runner.test_worker import Worker, workers
 from tests.benchmarks.sandbox.ordinary_user import CHECKOUT, as_user
@@ -55,8 +55,8 @@ if __name__ == "__main__":
 ENDING = r"""
 import json, os, shutil, signal, subprocess, sys, tempfile, time
 from pathlib import Path
-from benchmarks.sandbox.placement import PREFIX, usable_hierarchies
-from benchmarks.sandbox.processes import is_running, tree
+from benchmarks.sandbox.accounting.placement import PREFIX, usable_hierarchies
+from benchmarks.sandbox.accounting.processes import is_running, tree
 folder = tempfile.mkdtemp(prefix="gainshare-ended-")
 os.chmod(folder, 0o755)
 judge = subprocess.Popen([sys.executable, "-c", facts["judge"], facts["level"]], stdout=subprocess.PIPE,

@@ -17,10 +17,10 @@ from benchmarks.evidence.signing import generate_key
 from benchmarks.judging.cancellation import Cancellation, Cancelled
 from benchmarks.judging.job import Job
 from benchmarks.judging.judge import judge
-from benchmarks.pairs.build import build_tree
+from benchmarks.pairs.builds.build import build_tree
 from benchmarks.sandbox import best_level
-from benchmarks.sandbox.placement import PREFIX, usable_hierarchies
-from benchmarks.sandbox.processes import read_stat, tree
+from benchmarks.sandbox.accounting.placement import PREFIX, usable_hierarchies
+from benchmarks.sandbox.accounting.processes import read_stat, tree
 from tests.benchmarks.pairs.slow_source import slow_source
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.measures, pytest.mark.timeout(180)]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.pairs.build_memory import REMEMBERED
+from benchmarks.pairs.builds.memory import REMEMBERED
 from benchmarks.pairs.cores import choose_cores
 from benchmarks.pairs.pair import SLOTS, Pair
 from benchmarks.pairs.phases import Phases

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.pairs import build as build_module
-from benchmarks.pairs.build import FLAGS, LIBRARY, build_tree
+from benchmarks.pairs.builds import build as build_module
+from benchmarks.pairs.builds.build import FLAGS, LIBRARY, build_tree
 from benchmarks.pairs.side import SideFailed
 from benchmarks.sandbox import Completed, Limits, Mount, best_level, python_runtime, run
 from model import native
@@ -337,7 +337,7 @@ def test_a_library_that_defines_libc_functions_is_loaded_by_its_own_sample_only(
 
 def test_the_program_inside_says_what_is_wrong_without_a_sandbox_too(folder: Path) -> None:
     """The same program by hand, as a contributor would run it."""
-    program = Path(build_module.__file__).with_name("build_inside.py")
+    program = Path(build_module.__file__).with_name("inside.py")
     root = tree(folder, {"csrc/add.cpp": ADD, "odd.py": "x = '\0'"}) / "model"
     done = subprocess.run([sys.executable, str(program), str(root)], capture_output=True, text=True)
     assert done.returncode == 1 and "odd.py" in done.stderr and done.stdout == ""

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.pairs import build_memory as build_memory_module
-from benchmarks.pairs.build import LIBRARY, compile_native, sources_digest
-from benchmarks.pairs.build_memory import BuildMemory
+from benchmarks.pairs.builds import memory as build_memory_module
+from benchmarks.pairs.builds.build import LIBRARY, compile_native, sources_digest
+from benchmarks.pairs.builds.memory import BuildMemory
 from benchmarks.pairs.side import SideFailed
 from benchmarks.sandbox import best_level
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from benchmarks.pairs import protocol
-from benchmarks.pairs.channel import (
+from benchmarks.pairs.wire import protocol
+from benchmarks.pairs.wire.channel import (
     MAX_ERROR_BYTES,
     Channel,
     SampleClosed,
@@ -17,8 +17,8 @@ from benchmarks.pairs.channel import (
     SampleSilent,
     WrongForm,
 )
-from benchmarks.pairs.messages import Answer, Message, due_head
-from benchmarks.pairs.protocol import Kind, ProtocolError
+from benchmarks.pairs.wire.messages import Answer, Message, due_head
+from benchmarks.pairs.wire.protocol import Kind, ProtocolError
 
 pytestmark = pytest.mark.slow
 

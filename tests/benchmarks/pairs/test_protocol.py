@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.pairs import protocol
-from benchmarks.pairs.protocol import HEAD, Kind, ProtocolError
+from benchmarks.pairs.wire import protocol
+from benchmarks.pairs.wire.protocol import HEAD, Kind, ProtocolError
 
 SHAPES = st.lists(st.integers(0, 5), max_size=3).map(tuple)
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.pairs import sealed
-from benchmarks.pairs.sealed import (
+from benchmarks.pairs.wire import sealed
+from benchmarks.pairs.wire.sealed import (
     ALL_SEALS,
     INPUT,
     MAX_SEALED_BYTES,

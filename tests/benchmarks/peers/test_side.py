@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.pairs.cores import choose_cores
 from benchmarks.peers.side import Side, SideFailed
-from benchmarks.sandbox.processes import cpu_clock_ns, is_running, read_stat, start_ticks
+from benchmarks.sandbox.accounting.processes import cpu_clock_ns, is_running, read_stat, start_ticks
 
 DRIVER = """
 import os, sys, time

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.pairs.build import build_tree
+from benchmarks.pairs.builds.build import build_tree
 from benchmarks.patch.patches import apply_patch, parse_patch
 from benchmarks.patch.policy import check_patch, load_policy
 from benchmarks.patch.trees import Tree, write_tree

@@ -155,7 +155,7 @@ def test_a_sandbox_that_does_not_hold_stops_the_worker(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from benchmarks import worker
-    from benchmarks.sandbox.results import Attack
+    from benchmarks.sandbox.selftest.results import Attack
 
     for name, value in settings_env(tmp_path).items():
         monkeypatch.setenv(name, value)

@@ -16,15 +16,15 @@ from benchmarks.sandbox import (
     SandboxLevel,
     SandboxUnavailable,
     best_level,
-    container,
     levels_here,
     probe,
     self_test,
 )
-from benchmarks.sandbox.container import container_command, find_crun
-from benchmarks.sandbox.interior import FILTER_TARGET, INNER_TARGET, SCRATCH, Interior
+from benchmarks.sandbox.isolation import container
+from benchmarks.sandbox.isolation.container import container_command, find_crun
+from benchmarks.sandbox.isolation.interior import FILTER_TARGET, INNER_TARGET, SCRATCH, Interior
+from benchmarks.sandbox.isolation.seccomp import filter_bytes
 from benchmarks.sandbox.probe import LEVEL_VARIABLE, REAL_LEVELS, _probed
-from benchmarks.sandbox.seccomp import filter_bytes
 from tests.benchmarks.sandbox.ordinary_user import as_user
 from tests.benchmarks.sandbox.sandbox_levels import level_or_skip
 
@@ -157,7 +157,7 @@ def test_an_ordinary_users_container_is_as_tight_and_dies_with_its_judge(runtime
         r"""
         import json, os, signal, time
         from benchmarks.sandbox import Limits, SandboxLevel, python_runtime, run, self_test, spawn
-        from benchmarks.sandbox.groups import CHARGED_WITHIN_S
+        from benchmarks.sandbox.accounting.groups import CHARGED_WITHIN_S
         python, level = python_runtime(), SandboxLevel.CONTAINER
         out = {"attacks": [vars(attack) for attack in self_test(level)]}
         def start(code):
@@ -196,7 +196,7 @@ def test_an_ordinary_users_container_is_as_tight_and_dies_with_its_judge(runtime
         while any(map(lives, pids)) and time.monotonic() < deadline:
             time.sleep(0.02)
         out["judge killed"] = [len(pids) >= 3, [pid for pid in pids if lives(pid)]]
-        from benchmarks.sandbox.container import make_bundle_folder
+        from benchmarks.sandbox.isolation.container import make_bundle_folder
         make_bundle_folder().rmdir()
         print(json.dumps(out))
         """

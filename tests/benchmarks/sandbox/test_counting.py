@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from benchmarks.sandbox import Limits
-from benchmarks.sandbox.groups import COUNTED_BY
+from benchmarks.sandbox.accounting.groups import COUNTED_BY
+from benchmarks.sandbox.accounting.polled import POLL_S, PolledGroup
+from benchmarks.sandbox.accounting.processes import tree
+from benchmarks.sandbox.accounting.reaping import Reaper
 from benchmarks.sandbox.levels import MIB
-from benchmarks.sandbox.polled import POLL_S, PolledGroup
-from benchmarks.sandbox.processes import tree
-from benchmarks.sandbox.reaping import Reaper
 from tests.benchmarks.sandbox.ordinary_user import CHECKOUT, as_user
 
 pytestmark = pytest.mark.sandbox
@@ -251,6 +251,6 @@ def test_waiting_for_a_process_that_runs_on_ends_in_time() -> None:
 
 def test_every_kind_of_group_has_its_ways_of_counting() -> None:
     kinds = {
-        path.stem.replace("_", "-") for path in Path(CHECKOUT, "benchmarks/sandbox").glob("cgroup_v?.py")
+        path.stem.replace("_", "-") for path in Path(CHECKOUT, "benchmarks/sandbox/accounting").glob("cgroup_v?.py")
     }
     assert set(COUNTED_BY) == {*kinds, PolledGroup.kind}

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.sandbox import Limits, SandboxError, cgroup_v2, placement, python_runtime, spawn, starting
-from benchmarks.sandbox.cgroup_folders import read_key
-from benchmarks.sandbox.cgroup_paths import Hierarchies, read_hierarchies
-from benchmarks.sandbox.cgroup_v1 import CgroupV1
-from benchmarks.sandbox.cgroup_v2 import CgroupV2
-from benchmarks.sandbox.groups import CHARGED_WITHIN_S
-from benchmarks.sandbox.levels import MIB
-from benchmarks.sandbox.placement import PREFIX, make_group, sweep
-from benchmarks.sandbox.polled import PolledGroup
-from benchmarks.sandbox.processes import (
+from benchmarks.sandbox import Limits, SandboxError, python_runtime, spawn, starting
+from benchmarks.sandbox.accounting import cgroup_v2, placement
+from benchmarks.sandbox.accounting.cgroup_folders import read_key
+from benchmarks.sandbox.accounting.cgroup_paths import Hierarchies, read_hierarchies
+from benchmarks.sandbox.accounting.cgroup_v1 import CgroupV1
+from benchmarks.sandbox.accounting.cgroup_v2 import CgroupV2
+from benchmarks.sandbox.accounting.groups import CHARGED_WITHIN_S
+from benchmarks.sandbox.accounting.placement import PREFIX, make_group, sweep
+from benchmarks.sandbox.accounting.polled import PolledGroup
+from benchmarks.sandbox.accounting.processes import (
     ProcessStat,
     cpu_clock_ns,
     memory_bytes,
@@ -27,6 +27,7 @@ from benchmarks.sandbox.processes import (
     thread_folders,
     tree,
 )
+from benchmarks.sandbox.levels import MIB
 from tests.benchmarks.sandbox.sandbox_levels import level_or_skip
 
 pytestmark = pytest.mark.slow

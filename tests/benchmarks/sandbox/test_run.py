@@ -13,8 +13,8 @@ from benchmarks.sandbox import (
     run,
     starting,
 )
+from benchmarks.sandbox.accounting.polled import PolledGroup
 from benchmarks.sandbox.levels import MIB
-from benchmarks.sandbox.polled import PolledGroup
 from tests.benchmarks.pairs.busy_core import busy
 from tests.benchmarks.sandbox.sandbox_levels import LEVELS, level_or_skip
 

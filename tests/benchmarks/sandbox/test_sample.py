@@ -15,20 +15,12 @@ from typing import Any
 
 import pytest
 
-from benchmarks.sandbox import (
-    Limits,
-    Mount,
-    Sample,
-    SandboxError,
-    SandboxLevel,
-    container,
-    python_runtime,
-    spawn,
-)
-from benchmarks.sandbox.groups import CHARGED_WITHIN_S
+from benchmarks.sandbox import Limits, Mount, Sample, SandboxError, SandboxLevel, python_runtime, spawn
+from benchmarks.sandbox.accounting.groups import CHARGED_WITHIN_S
+from benchmarks.sandbox.accounting.placement import PREFIX, sweep, usable_hierarchies
+from benchmarks.sandbox.accounting.processes import read_stat, tree
+from benchmarks.sandbox.isolation import container
 from benchmarks.sandbox.levels import MIB
-from benchmarks.sandbox.placement import PREFIX, sweep, usable_hierarchies
-from benchmarks.sandbox.processes import read_stat, tree
 from tests.benchmarks.sandbox.sandbox_levels import LEVELS, level_or_skip
 
 pytestmark = pytest.mark.sandbox

@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from benchmarks.sandbox import Limits, SandboxUnavailable, best_level, python_runtime, run
-from benchmarks.sandbox.seccomp import (
+from benchmarks.sandbox.isolation.seccomp import (
     ALLOW,
     AUDIT_ARCH,
     CLONE_NEW_ANY,
@@ -24,7 +24,7 @@ from benchmarks.sandbox.seccomp import (
     assemble,
     filter_bytes,
 )
-from benchmarks.sandbox.syscalls import NEWEST_KNOWN, NUMBERS, number
+from benchmarks.sandbox.isolation.syscalls import NEWEST_KNOWN, NUMBERS, number
 
 pytestmark = pytest.mark.slow
 

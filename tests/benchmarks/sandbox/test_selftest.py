@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.sandbox import Attack, SandboxUnavailable, best_level, self_test
 from benchmarks.sandbox.__main__ import main
-from benchmarks.sandbox.targets import CANARY_VARIABLE, set_stage
+from benchmarks.sandbox.selftest.targets import CANARY_VARIABLE, set_stage
 from gainshare.cli.main import main as gainshare
 
 pytestmark = pytest.mark.sandbox

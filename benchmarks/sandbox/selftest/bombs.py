@@ -7,15 +7,15 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from benchmarks.sandbox.groups import CHARGED_WITHIN_S
+from benchmarks.sandbox.accounting.groups import CHARGED_WITHIN_S
+from benchmarks.sandbox.accounting.processes import read_stat
 from benchmarks.sandbox.levels import MIB, Limits, SandboxLevel
 from benchmarks.sandbox.once import Completed, run
-from benchmarks.sandbox.processes import read_stat
-from benchmarks.sandbox.results import Attack
 from benchmarks.sandbox.runtime import python_runtime
 from benchmarks.sandbox.sample import Sample
+from benchmarks.sandbox.selftest.results import Attack
+from benchmarks.sandbox.selftest.targets import PROBE_TARGET, Stage
 from benchmarks.sandbox.starting import spawn
-from benchmarks.sandbox.targets import PROBE_TARGET, Stage
 
 PIDS = 32
 MEMORY_MIB = 192

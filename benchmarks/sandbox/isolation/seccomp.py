@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from benchmarks.sandbox.isolation.syscalls import NEWEST_KNOWN, number
 from benchmarks.sandbox.levels import SandboxUnavailable
-from benchmarks.sandbox.syscalls import NEWEST_KNOWN, number
 
 # linux/bpf_common.h: instruction classes, sizes, modes and jumps, combined to the opcodes used here.
 LOAD_WORD = 0x20  # BPF_LD | BPF_W | BPF_ABS

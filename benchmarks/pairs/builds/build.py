@@ -131,7 +131,7 @@ def _run(
     return run(
         [*runtime.argv, PROGRAM, INSIDE, *command],
         level=level,
-        mounts=[*runtime.mounts, Mount(Path(__file__).with_name("build_inside.py"), PROGRAM), sources],
+        mounts=[*runtime.mounts, Mount(Path(__file__).with_name("inside.py"), PROGRAM), sources],
         limits=Limits(
             memory_bytes=MEMORY_BYTES,
             pids=PIDS,

@@ -10,15 +10,15 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from benchmarks.sandbox import cgroup_v1, cgroup_v2
-from benchmarks.sandbox.cgroup_folders import remove_folder
-from benchmarks.sandbox.cgroup_paths import Hierarchies, read_hierarchies
-from benchmarks.sandbox.cgroup_v1 import CgroupV1
-from benchmarks.sandbox.cgroup_v2 import CgroupV2
-from benchmarks.sandbox.groups import ProcessGroup
+from benchmarks.sandbox.accounting import cgroup_v1, cgroup_v2
+from benchmarks.sandbox.accounting.cgroup_folders import remove_folder
+from benchmarks.sandbox.accounting.cgroup_paths import Hierarchies, read_hierarchies
+from benchmarks.sandbox.accounting.cgroup_v1 import CgroupV1
+from benchmarks.sandbox.accounting.cgroup_v2 import CgroupV2
+from benchmarks.sandbox.accounting.groups import ProcessGroup
+from benchmarks.sandbox.accounting.polled import PolledGroup
+from benchmarks.sandbox.accounting.processes import send, start_ticks
 from benchmarks.sandbox.levels import Limits, SandboxError
-from benchmarks.sandbox.polled import PolledGroup
-from benchmarks.sandbox.processes import send, start_ticks
 
 PREFIX = "gainshare-sandbox-"
 _numbers = itertools.count()

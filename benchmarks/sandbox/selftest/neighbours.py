@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.sandbox.levels import Limits, SandboxLevel
-from benchmarks.sandbox.results import Attack
 from benchmarks.sandbox.runtime import python_runtime
 from benchmarks.sandbox.sample import Sample
+from benchmarks.sandbox.selftest.results import Attack
+from benchmarks.sandbox.selftest.targets import PROBE_TARGET, Stage
 from benchmarks.sandbox.starting import spawn
-from benchmarks.sandbox.targets import PROBE_TARGET, Stage
 
 TIMEOUT_S = 20.0
 

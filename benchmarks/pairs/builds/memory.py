@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Lock
 
 from benchmarks.judging.cancellation import Cancellation
-from benchmarks.pairs.build import check_tree, compile_native, compiler_identity, place, sources_digest
+from benchmarks.pairs.builds.build import check_tree, compile_native, compiler_identity, place, sources_digest
 from benchmarks.sandbox import SandboxLevel
 
 MOST_LIBRARIES = 32  # of at most 8 MiB each, some 100 kB as a rule

@@ -11,7 +11,7 @@ import resource
 import threading
 from dataclasses import dataclass
 
-from benchmarks.sandbox.processes import ProcessStat, cpu_clock_ns, read_memory, tree
+from benchmarks.sandbox.accounting.processes import ProcessStat, cpu_clock_ns, read_memory, tree
 
 #: A child that is reaped, or handed to another parent, while a look goes on is missing in that look and in no other.
 LOOKS_AGAIN = 2

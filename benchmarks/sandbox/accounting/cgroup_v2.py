@@ -10,8 +10,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from benchmarks.sandbox.cgroup_folders import read_key, remove_folder
-from benchmarks.sandbox.groups import Exhausted
+from benchmarks.sandbox.accounting.cgroup_folders import read_key, remove_folder
+from benchmarks.sandbox.accounting.groups import Exhausted
 from benchmarks.sandbox.levels import Limits, SandboxError
 
 REQUIRED = frozenset({"memory", "pids"})

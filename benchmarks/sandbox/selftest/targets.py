@@ -19,16 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.sandbox.interior import INNER_TARGET
+from benchmarks.sandbox.isolation.interior import INNER_TARGET
+from benchmarks.sandbox.isolation.syscalls import NUMBERS, number
 from benchmarks.sandbox.levels import Mount
 from benchmarks.sandbox.runtime import PACKAGES_TARGET, base_interpreter, interpreter_mounts
-from benchmarks.sandbox.syscalls import NUMBERS, number
 
 PROBE_TARGET = "/probe"
 CANARY_VARIABLE = "GAINSHARE_SANDBOX_CANARY"
 BALLAST_BYTES = 1024 * 1024
 GREETING = b"the host answers"
-CHECKOUT = Path(__file__).resolve().parents[2]
+CHECKOUT = Path(__file__).resolve().parents[3]
 #: Files and folders that a sandbox must not show, where the host has them.
 PRIVATE_FILES = (
     "/etc/passwd",

@@ -14,12 +14,12 @@ import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.sandbox import bombs, leftovers, neighbours
 from benchmarks.sandbox.levels import MIB, Limits, SandboxLevel
 from benchmarks.sandbox.once import run
-from benchmarks.sandbox.results import Attack
 from benchmarks.sandbox.runtime import python_runtime
-from benchmarks.sandbox.targets import PROBE_TARGET, Stage, set_stage
+from benchmarks.sandbox.selftest import bombs, leftovers, neighbours
+from benchmarks.sandbox.selftest.results import Attack
+from benchmarks.sandbox.selftest.targets import PROBE_TARGET, Stage, set_stage
 
 FAMILIES = ("environment", "network", "filesystem", "shared_files", "machine", "privileges", "processes")
 FAMILY_TIMEOUT_S = 20.0

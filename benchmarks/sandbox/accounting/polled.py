@@ -11,10 +11,10 @@ import signal
 import threading
 import time
 
-from benchmarks.sandbox.groups import Exhausted
+from benchmarks.sandbox.accounting.groups import Exhausted
+from benchmarks.sandbox.accounting.processes import is_stopped, send, thread_count, tree
+from benchmarks.sandbox.accounting.tree_usage import TreeUsage
 from benchmarks.sandbox.levels import Limits, SandboxError
-from benchmarks.sandbox.processes import is_stopped, send, thread_count, tree
-from benchmarks.sandbox.tree_usage import TreeUsage
 
 POLL_S = 0.05
 #: How long the pauses are at first, as a share of the group's age: what ends soon is seen before it does.

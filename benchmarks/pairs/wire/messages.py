@@ -1,6 +1,6 @@
 """What the judge sends in one exchange and what it expects back: small tensors in the frame, large ones in sealed memory.
 
-A pipe copies 8 MB in 21 ms, sealed memory (`benchmarks.pairs.sealed`) in a few. Everything that can be made ready
+A pipe copies 8 MB in 21 ms, sealed memory (`benchmarks.pairs.wire.sealed`) in a few. Everything that can be made ready
 before the clock runs is made here. Knows nothing of file descriptors of pipes, of clocks or of what the tensors mean.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.pairs.protocol import (
+from benchmarks.pairs.wire.protocol import (
     HEAD,
     MAGIC,
     Kind,
@@ -21,7 +21,7 @@ from benchmarks.pairs.protocol import (
     encode_tensors,
     tensor_fields,
 )
-from benchmarks.pairs.sealed import Lent, Sealed
+from benchmarks.pairs.wire.sealed import Lent, Sealed
 from benchmarks.suites.base import TensorSpec
 
 SEALED_LEAST_BYTES = 128 * 1024  # below this the pipe is as fast

@@ -7,12 +7,12 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.sandbox.artefacts import read_artefact
-from benchmarks.sandbox.identity import sandbox_uid
+from benchmarks.sandbox.isolation.identity import sandbox_uid
 from benchmarks.sandbox.levels import MIB, Limits, Mount, SandboxError, SandboxLevel
 from benchmarks.sandbox.once import run
-from benchmarks.sandbox.results import Attack
 from benchmarks.sandbox.runtime import python_runtime
-from benchmarks.sandbox.targets import PROBE_TARGET, Stage
+from benchmarks.sandbox.selftest.results import Attack
+from benchmarks.sandbox.selftest.targets import PROBE_TARGET, Stage
 
 RESULTS_TARGET = "/results"
 TIMEOUT_S = 10.0

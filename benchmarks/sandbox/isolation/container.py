@@ -18,7 +18,8 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from benchmarks.sandbox.interior import (
+from benchmarks.sandbox.accounting.placement import is_abandoned, owner
+from benchmarks.sandbox.isolation.interior import (
     COVERED,
     FILTER_TARGET,
     SCRATCH,
@@ -27,9 +28,8 @@ from benchmarks.sandbox.interior import (
     system_folders,
     system_mounts,
 )
+from benchmarks.sandbox.isolation.seccomp import filter_bytes
 from benchmarks.sandbox.levels import Limits, Mount, SandboxLevel, SandboxUnavailable
-from benchmarks.sandbox.placement import is_abandoned, owner
-from benchmarks.sandbox.seccomp import filter_bytes
 
 #: Needed besides crun, all from util-linux.
 TOOLS = ("unshare", "setpriv", "mount")

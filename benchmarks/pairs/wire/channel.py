@@ -3,7 +3,7 @@
 Large tensors go beside the pipes, through a socket that only the judge can send by.
 
 Everything that arrives is untrusted: sizes are fixed before reading, every wait has a deadline, and whatever is not the
-frame that is due ends the exchange. Knows nothing of sandboxes; see `benchmarks.pairs.protocol` for the format.
+frame that is due ends the exchange. Knows nothing of sandboxes; see `benchmarks.pairs.wire.protocol` for the format.
 """
 
 import fcntl
@@ -14,15 +14,15 @@ import time
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from benchmarks.pairs.messages import Answer, Message
-from benchmarks.pairs.protocol import (
+from benchmarks.pairs.wire.messages import Answer, Message
+from benchmarks.pairs.wire.protocol import (
     HEAD,
     Kind,
     ProtocolError,
     decode_header,
     parse_head,
 )
-from benchmarks.pairs.sealed import Lent, Sealed, SealedError
+from benchmarks.pairs.wire.sealed import Lent, Sealed, SealedError
 
 PIPE_BYTES = 1 << 20  # a whole answer fits, so that a call costs two wake-ups and not one per 64 KiB
 MAX_ERROR_BYTES = 64 * 1024

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.sandbox.identity import USER_UID, sandbox_uid
+from benchmarks.sandbox.isolation.identity import USER_UID, sandbox_uid
 from benchmarks.sandbox.levels import LENT_BYTES, Limits, Mount, SandboxLevel
 from benchmarks.sandbox.runtime import base_interpreter, interpreter_mounts
 

@@ -10,8 +10,8 @@ import threading
 from collections.abc import Callable
 from typing import Literal, Protocol
 
+from benchmarks.sandbox.accounting.processes import is_asleep
 from benchmarks.sandbox.levels import Limits
-from benchmarks.sandbox.processes import is_asleep
 
 POLL_S = 0.1  # processes can go over their limit by what they use in so long
 
