@@ -120,7 +120,7 @@ def test_judge_and_served_stack_compile_with_the_same_flags() -> None:
 
 def test_python_that_does_not_parse_is_named(folder: Path) -> None:
     found = failure(folder, {"layers/moe/layer.py": "def broken(:\n", "csrc/add.cpp": ADD})
-    assert found.kind == "build_failed" and "/tree/model/layers/moe.py" in found.detail
+    assert found.kind == "build_failed" and "/tree/model/layers/moe/layer.py" in found.detail
 
 
 def test_the_compiler_s_first_error_is_the_reason(folder: Path) -> None:

@@ -226,7 +226,11 @@ def test_reaped_children_are_counted_once(programs: list[Counted]) -> None:
 def test_memory_of_the_process_that_starts_a_sandbox_is_not_the_sandbox_s(programs: list[Counted]) -> None:
     """Linux counts what a process was before it executed its program into its ru_maxrss: here, a copy of this one."""
     held = bytearray(b"x") * (200 << 20)
-    programs.append(small := Counted("pass"))
+    programs.append(small := Counted("print(flush=True); input()"))
+    small.read_line()
+    assert small.group.peak_memory_bytes() > 0  # a look, before it ends
+    assert small.process.stdin is not None
+    small.process.stdin.close()
     small.reaper.wait(20)
     assert 0 < small.group.peak_memory_bytes() < 100 * MIB < len(held)
 
