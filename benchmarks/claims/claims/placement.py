@@ -1,6 +1,6 @@
 """Heterogeneous placement: each part's throughput on the device that it is placed on, over the best single device.
 
-Rates of this machine's devices are measured here; models of other devices may be given, as `model.parallel.placement.parts measure`
+Rates of this machine's devices are measured here; models of other devices may be given, as `model.parallel.placement measure`
 wrote them there. What a placement gains is always simulated from such measured rates, and the rows say so. With one device
 there is nothing to place: then nothing is claimed.
 """
@@ -68,7 +68,7 @@ def decide(
     if len(devices) < 2:
         how = (
             f"not measured here: no second device beside {devices[0].name}; give a model that was measured on one "
-            "(`python -m model.parallel.placement.parts measure`) with --device-model"
+            "(`python -m model.parallel.placement measure`) with --device-model"
         )
         return [_row(part, None, how) for part in TARGETS]
     try:

@@ -40,6 +40,7 @@ def serve(commands: Mapping[str, Command]) -> None:
         except Exception as error:
             traceback.print_exc()
             answer = {"error": f"{type(error).__name__}: {error}"}
+        sys.stdout.flush()  # so that the log has what the engine printed before the answer
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 

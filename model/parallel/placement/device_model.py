@@ -106,5 +106,5 @@ def read_device_model(path: Path) -> DeviceModel:
         raise DeviceModelError(f"{path}: {error}") from None
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise DeviceModelError(
-            f"{path} is no device model ({error}): make one with `python -m model.parallel.placement.parts measure`"
+            f"{path} is no device model ({error}): make one with `python -m model.parallel.placement measure`"
         ) from error

@@ -277,7 +277,7 @@ def _work_on(
         if not any(all(device.can(operation) for operation in needed) for device in devices):
             raise PlacementError(
                 f"none of {', '.join(device.name for device in devices)} was measured on {' and '.join(needed)}: "
-                "give the host's model too (`python -m model.parallel.placement.parts measure --device cpu`)"
+                "give the host's model too (`python -m model.parallel.placement measure --device cpu`)"
             )
     return work
 
@@ -349,7 +349,7 @@ def _print_simulation(options: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m model.parallel.placement.parts", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m model.parallel.placement", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     commands = parser.add_subparsers(dest="command", required=True)
     measure = commands.add_parser("measure", help="measure this machine's device and write its model")
@@ -368,7 +368,3 @@ def _parser() -> argparse.ArgumentParser:
     simulate.add_argument("--inference", action="store_true")
     simulate.add_argument("--json", action="store_true")
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -96,7 +96,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="FILE",
-        help="place parts and experts by what `model.parallel.placement.parts measure` measured",
+        help="place parts and experts by what `model.parallel.placement measure` measured",
     )
     group.add_argument(
         "--weights",

@@ -255,6 +255,7 @@ def test_waiting_for_a_process_that_runs_on_ends_in_time() -> None:
 
 def test_every_kind_of_group_has_its_ways_of_counting() -> None:
     kinds = {
-        path.stem.replace("_", "-") for path in Path(CHECKOUT, "benchmarks/sandbox/accounting").glob("cgroup_v?.py")
+        path.stem.replace("_", "-")
+        for path in Path(CHECKOUT, "benchmarks/sandbox/accounting").glob("cgroup_v?.py")
     }
     assert set(COUNTED_BY) == {*kinds, PolledGroup.kind}
