@@ -168,7 +168,7 @@ def test_a_diff_that_does_not_apply_is_refused(open_folder: Path) -> None:
     store = BlobStore(open_folder / "blobs")
     wrong = open_folder / "wrong.diff"
     wrong.write_text(
-        "--- a/model/layers/moe.py\n+++ b/model/layers/moe.py\n@@ -1,1 +1,1 @@\n-not there\n+at all\n"
+        "--- a/model/layers/moe/layer.py\n+++ b/model/layers/moe/layer.py\n@@ -1,1 +1,1 @@\n-not there\n+at all\n"
     )
     with pytest.raises(PatchError):
         bench.load_tree(str(wrong), shipped_tree(store), store)

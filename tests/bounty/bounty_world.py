@@ -48,8 +48,8 @@ def small_tree() -> StoredTree:
 def diff_of_line(number: int, text: str, *, old: str | None = None) -> str:
     """A diff that replaces line `number` of experts.py (12 lines `step_N = N`) by `text`."""
     return (
-        "diff --git a/model/layers/experts.py b/model/layers/experts.py\n"
-        "--- a/model/layers/experts.py\n+++ b/model/layers/experts.py\n"
+        "diff --git a/model/layers/moe/experts.py b/model/layers/moe/experts.py\n"
+        "--- a/model/layers/moe/experts.py\n+++ b/model/layers/moe/experts.py\n"
         f"@@ -{number},1 +{number},1 @@\n-{old or f'step_{number} = {number}'}\n+{text}\n"
     )
 

@@ -335,8 +335,8 @@ def test_an_aa_run_is_ordered_by_a_maintainer(world: World) -> None:
 
 def test_only_maintainers_make_trees_beyond_the_policy(world: World) -> None:
     outside = (
-        "diff --git a/benchmarks/judge.py b/benchmarks/judge.py\nnew file mode 100644\n"
-        "--- /dev/null\n+++ b/benchmarks/judge.py\n@@ -0,0 +1,1 @@\n+x = 1\n"
+        "diff --git a/benchmarks/judging/judge.py b/benchmarks/judging/judge.py\nnew file mode 100644\n"
+        "--- /dev/null\n+++ b/benchmarks/judging/judge.py\n@@ -0,0 +1,1 @@\n+x = 1\n"
     )
     person = make_user("person")
     assert code(post(client_of(person), "trees/", 400, base=world.tree.pk, diff=outside)) == "outside"

@@ -28,8 +28,8 @@ from bounty.services.transitions import history
 from gainshare.ledger import services as ledger
 from tests.bounty.bounty_world import World, diff_of_line
 
-HEAD = "diff --git a/model/layers/experts.py b/model/layers/experts.py\n"
-FILES = "--- a/model/layers/experts.py\n+++ b/model/layers/experts.py\n"
+HEAD = "diff --git a/model/layers/moe/experts.py b/model/layers/moe/experts.py\n"
+FILES = "--- a/model/layers/moe/experts.py\n+++ b/model/layers/moe/experts.py\n"
 
 BAD_DIFFS = {
     "empty": ("", "empty"),
@@ -65,8 +65,8 @@ BAD_DIFFS = {
         "submodule",
     ),
     "outside the policy": (
-        "diff --git a/benchmarks/judge.py b/benchmarks/judge.py\nnew file mode 100644\n"
-        "--- /dev/null\n+++ b/benchmarks/judge.py\n@@ -0,0 +1,1 @@\n+verdict = 'gain'\n",
+        "diff --git a/benchmarks/judging/judge.py b/benchmarks/judging/judge.py\nnew file mode 100644\n"
+        "--- /dev/null\n+++ b/benchmarks/judging/judge.py\n@@ -0,0 +1,1 @@\n+verdict = 'gain'\n",
         "outside",
     ),
     "protected": (
