@@ -14,6 +14,7 @@ from django.views.decorators.http import require_GET
 
 from bounty.models import Dispute, DisputeState, QuarantineCause, Runner, Submission, SubmissionState
 from bounty.services.disputes import disputes
+from bounty.services.layouts import of_older_layout
 from bounty.services.reviews import JUDGED_AGAIN
 from gainshare.accounts.models import User
 from gainshare.web.signed_in import SignedInRequest, signed_in
@@ -74,6 +75,8 @@ def kinds_for(user: User) -> list[Kind]:
     others = submissions.exclude(submitter=user)
     unreviewed = others.filter(state=S.CONFIRMED).exclude(reviews__reviewer=user)
     ready = submissions.filter(Q(state=S.ACCEPTED) | Q(state=S.VESTED, merged_at=None))
+    # Nothing of an older layout is merged: its award vests by itself once it is accepted.
+    ready = ready.exclude(base_tree__in=of_older_layout(ready.order_by().values_list("base_tree", flat=True)))
     doubtful = others.filter(state=S.JUDGED, verdict_kind__in=JUDGED_AGAIN)
     objections = disputes(state=DisputeState.OPEN).exclude(author=user).order_by("created_at")
     ill = Runner.objects.exclude(quarantine_cause=QuarantineCause.NONE).order_by("quarantined_at", "name")

@@ -28,8 +28,8 @@ from bounty.services.transitions import history
 from gainshare.ledger import services as ledger
 from tests.bounty.bounty_world import World, diff_of_line
 
-HEAD = "diff --git a/model/layers/experts.py b/model/layers/experts.py\n"
-FILES = "--- a/model/layers/experts.py\n+++ b/model/layers/experts.py\n"
+HEAD = "diff --git a/model/layers/moe/experts.py b/model/layers/moe/experts.py\n"
+FILES = "--- a/model/layers/moe/experts.py\n+++ b/model/layers/moe/experts.py\n"
 
 BAD_DIFFS = {
     "empty": ("", "empty"),
