@@ -70,8 +70,8 @@ BAD_DIFFS = {
         "outside",
     ),
     "protected": (
-        "diff --git a/model/serving/usage.py b/model/serving/usage.py\nnew file mode 100644\n"
-        "--- /dev/null\n+++ b/model/serving/usage.py\n@@ -0,0 +1,1 @@\n+tokens = 0\n",
+        "diff --git a/model/serving/metering/usage.py b/model/serving/metering/usage.py\nnew file mode 100644\n"
+        "--- /dev/null\n+++ b/model/serving/metering/usage.py\n@@ -0,0 +1,1 @@\n+tokens = 0\n",
         "protected",
     ),
     "file type": (
