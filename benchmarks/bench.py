@@ -25,6 +25,7 @@ from benchmarks.judging.judge import JudgeOptions, judge, suite_of
 from benchmarks.pairs.builds.build import build_tree
 from benchmarks.pairs.devices import CPU, DEVICES
 from benchmarks.pairs.side import SideFailed
+from benchmarks.patch.layout import missing_modules
 from benchmarks.patch.patches import MAX_PATCH_BYTES, PatchError, apply_patch, diff_trees, parse_patch
 from benchmarks.patch.policy import PolicyViolation, check_patch, load_policy
 from benchmarks.judging.profiling import ProfileFailed, profile_tree
@@ -141,6 +142,12 @@ def _require(wanted: Mapping[str, str], given: Mapping[str, Tree]) -> None:
         if tree.hash != wanted[side]:
             raise TreeError(
                 "other_tree", f"the {side} tree is {tree.hash[:12]}, asked for is {wanted[side][:12]}"
+            )
+        if missing := missing_modules(entry.path for entry in tree.entries):
+            raise TreeError(
+                "old_layout",
+                f"the {side} tree has an older layout: it has no {', '.join(missing)}, which this version's judge "
+                "imports. Check the file without --rerun, or measure it with the version that made it",
             )
 
 
