@@ -5,7 +5,7 @@ Moving one of them makes every tree from before unmeasurable. Pure: knows paths,
 
 from collections.abc import Iterable
 
-# Exactly what `benchmarks/suites/*_sample.py` and the files sent with them import; a test compares the two.
+# Exactly what `benchmarks/suites/samples/*_sample.py` and the files sent with them import; a test compares the two.
 SAMPLE_MODULES = (
     "model.checkpoint",
     "model.config",

@@ -10,7 +10,7 @@ from benchmarks.patch.layout import SAMPLE_MODULES, missing_modules
 from benchmarks.patch.trees import scan_files
 
 ROOT = Path(__file__).parents[3]
-SUITES = ROOT / "benchmarks" / "suites"
+SAMPLES = ROOT / "benchmarks" / "suites" / "samples"
 PRESENT = [f"{name.replace('.', '/')}.py" for name in SAMPLE_MODULES]
 
 
@@ -27,7 +27,7 @@ def imported(source: str) -> set[str]:
 
 def sent_to_samples() -> list[Path]:
     """The files that run inside a sandbox: samples, and the modules that suites send with them."""
-    return [*SUITES.glob("*_sample.py"), SUITES / "training_models.py", SUITES / "tensors.py"]
+    return [path for path in SAMPLES.glob("*.py") if path.name != "__init__.py"]
 
 
 def test_the_layout_names_exactly_what_the_samples_import() -> None:
