@@ -17,24 +17,25 @@ from typing import Any, cast
 
 from benchmarks.catalogue import BUG, SUITES
 from benchmarks.commands import check_output, ends_plainly
-from benchmarks.device_lock import device_lock
+from benchmarks.runner.device_lock import device_lock
 from benchmarks.evidence.bugs import BUG_KINDS
 from benchmarks.evidence.signing import generate_key
-from benchmarks.job import Callbacks, Job, JobKind
-from benchmarks.judge import JudgeOptions, judge, suite_of
-from benchmarks.pairs.build import build_tree
+from benchmarks.judging.job import Callbacks, Job, JobKind
+from benchmarks.judging.judge import JudgeOptions, judge, suite_of
+from benchmarks.pairs.builds.build import build_tree
 from benchmarks.pairs.devices import CPU, DEVICES
 from benchmarks.pairs.side import SideFailed
-from benchmarks.patches import MAX_PATCH_BYTES, PatchError, apply_patch, diff_trees, parse_patch
-from benchmarks.policy import PolicyViolation, check_patch, load_policy
-from benchmarks.profiling import ProfileFailed, profile_tree
-from benchmarks.reproduction import MAX_REPRODUCTION_BYTES, NotAReproduction, read_reproduction
+from benchmarks.patch.layout import missing_modules
+from benchmarks.patch.patches import MAX_PATCH_BYTES, PatchError, apply_patch, diff_trees, parse_patch
+from benchmarks.patch.policy import PolicyViolation, check_patch, load_policy
+from benchmarks.judging.profiling import ProfileFailed, profile_tree
+from benchmarks.judging.reproduction import MAX_REPRODUCTION_BYTES, NotAReproduction, read_reproduction
 from benchmarks.sandbox import SandboxError, best_level
 from benchmarks.statistics.gate import LOOKS
 from benchmarks.statistics.units import signed_percent
 from benchmarks.suites import UnknownSuite, get_suite
-from benchmarks.tree_folders import tree_folders
-from benchmarks.trees import BlobStore, Tree, TreeError, read_tree, shipped_tree
+from benchmarks.patch.tree_folders import tree_folders
+from benchmarks.patch.trees import BlobStore, Tree, TreeError, read_tree, shipped_tree
 from model.command_errors import CommandParser
 
 SHIPPED = "shipped"
@@ -141,6 +142,12 @@ def _require(wanted: Mapping[str, str], given: Mapping[str, Tree]) -> None:
         if tree.hash != wanted[side]:
             raise TreeError(
                 "other_tree", f"the {side} tree is {tree.hash[:12]}, asked for is {wanted[side][:12]}"
+            )
+        if missing := missing_modules(entry.path for entry in tree.entries):
+            raise TreeError(
+                "old_layout",
+                f"the {side} tree has an older layout: it has no {', '.join(missing)}, which this version's judge "
+                "imports. Check the file without --rerun, or measure it with the version that made it",
             )
 
 

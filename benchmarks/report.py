@@ -20,7 +20,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.fingerprint import cpu_name
+from benchmarks.runner.fingerprint import cpu_name
 
 FILE_WIDTH = 180  # of a table that goes into a file or a log
 

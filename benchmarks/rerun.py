@@ -17,13 +17,13 @@ from benchmarks.bench import measure, write_evidence
 from benchmarks.commands import check_output, ends_plainly
 from benchmarks.evidence.canonical import NotCanonical, parse
 from benchmarks.evidence.schema import EvidenceError, validate
-from benchmarks.patches import PatchError
-from benchmarks.reproduction import NotAReproduction
+from benchmarks.patch.patches import PatchError
+from benchmarks.judging.reproduction import NotAReproduction
 from benchmarks.sandbox import SandboxError
 from benchmarks.statistics.units import signed_percent
 from benchmarks.suites import UnknownSuite
-from benchmarks.trees import TreeError, sha256_hex
-from benchmarks.verdicts import VerdictKind, bound_side
+from benchmarks.patch.trees import TreeError, sha256_hex
+from benchmarks.judging.verdicts import VerdictKind, bound_side
 from model.command_errors import CommandParser
 
 

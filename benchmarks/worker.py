@@ -17,17 +17,17 @@ from typing import Any
 from celery import Celery, signals
 
 from benchmarks.commands import dying_of_signals
-from benchmarks.device_lock import device_lock
-from benchmarks.device_wait import DeviceWait
+from benchmarks.runner.device_lock import device_lock
+from benchmarks.runner.device_wait import DeviceWait
 from benchmarks.evidence.signing import KeyFileError, load_key
-from benchmarks.leased_run import carry_out
-from benchmarks.lost_broker import end_worker_on_lost_ack
-from benchmarks.policy import harness_hash
-from benchmarks.runner_client import NotLeasable, RunnerClient
-from benchmarks.runner_settings import BadRunnerSetting, RunnerSettings, hardware
+from benchmarks.runner.lease import carry_out
+from benchmarks.runner.lost_broker import end_worker_on_lost_ack
+from benchmarks.patch.policy import harness_hash
+from benchmarks.runner.client import NotLeasable, RunnerClient
+from benchmarks.runner.settings import BadRunnerSetting, RunnerSettings, hardware
 from benchmarks.sandbox import SandboxError, best_level
-from benchmarks.sandbox.placement import sweep, usable_hierarchies
-from benchmarks.sandbox.selftest import self_test
+from benchmarks.sandbox.accounting.placement import sweep, usable_hierarchies
+from benchmarks.sandbox.selftest.run import self_test
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import io
 import tokenize
 from functools import lru_cache
 
-from benchmarks.trees import BlobStore, Tree
+from benchmarks.patch.trees import BlobStore, Tree
 
 _LABEL = b"gainshare.code/1"
 _IGNORED = frozenset({tokenize.COMMENT, tokenize.NL, tokenize.ENCODING})

@@ -73,6 +73,12 @@ class WrongBase(BountyError):
     code = "rebase"
 
 
+class OldLayout(BountyError):
+    """The tree has the layout of an older version of the stack, which the judge cannot measure."""
+
+    code = "old_layout"
+
+
 class AlreadySubmitted(BountyError):
     """The same candidate is being judged."""
 

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-MAX_DIFF_CHARS = 1_048_576  # as long a diff as benchmarks.patches reads
+MAX_DIFF_CHARS = 1_048_576  # as long a diff as benchmarks.patch.patches reads
 MAX_LOG_CHARS = 1_000_000  # of one run; the rest is dropped with a note
 MAX_LOG_POST_CHARS = 256 * 1024
 LOG_PAGE_CHARS = 64 * 1024

@@ -8,8 +8,8 @@ import hashlib
 import hmac
 from uuid import UUID
 
+from benchmarks.judging.verdicts import VerdictKind
 from benchmarks.statistics.units import signed_percent
-from benchmarks.verdicts import VerdictKind
 
 _LABEL = b"gainshare.recheck/1\n"
 

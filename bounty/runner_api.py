@@ -22,7 +22,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from benchmarks.trees import TreeError
+from benchmarks.patch.trees import TreeError
 from bounty.api.parsing import LargeJSONParser, RawTextField, validated
 from bounty.errors import NotFound
 from bounty.models import Run, Runner
@@ -82,7 +82,7 @@ def calling_runner(request: Request) -> Runner:
 class LeaseIn(serializers.Serializer[Any]):
     run_id = serializers.UUIDField()
     fingerprint = serializers.DictField(
-        help_text="What the machine is now, as `python -m benchmarks.fingerprint` prints it."
+        help_text="What the machine is now, as `python -m benchmarks.runner.fingerprint` prints it."
     )
 
 

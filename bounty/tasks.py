@@ -4,7 +4,7 @@ from uuid import UUID
 
 from celery import shared_task
 
-from benchmarks.lost_broker import end_worker_on_lost_ack
+from benchmarks.runner.lost_broker import end_worker_on_lost_ack
 from bounty.services.advance import advance_submission as advance
 from bounty.services.calibration_schedule import schedule_calibrations
 from bounty.services.reconcile import reconcile_runs as reconcile

@@ -99,7 +99,7 @@ def _require_not_negative(part: object, *fields: str, or_none: bool = False) -> 
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """How rotary angles are stretched beyond the context of pre-training; the formulas are in layers/rotary.py.
+    """How rotary angles are stretched beyond the context of pre-training; the formulas are in layers/attention/rotary.py.
 
     `linear` divides positions by `factor` (Chen et al. 2023, arXiv:2306.15595); `dynamic` raises theta with the
     sequence (NTK-aware); `llama3` stretches long wave lengths only; `yarn` blends by wave length and scales
@@ -171,7 +171,7 @@ class MoEConfig:
     n_shared: int = 0
     gate: Gate = "softmax"
     normalise_top_k: bool = True  # the chosen weights of a token sum to one
-    bias_balancing: bool = False  # adds the buffer `router.bias`, see model/layers/router.py
+    bias_balancing: bool = False  # adds the buffer `router.bias`, see model/layers/moe/router.py
     routed_scale: float = 1.0  # factor on the routed experts' sum
     shared_width: int | None = None  # where the shared experts' width is no multiple of d_expert
     gate_shared: bool = False  # a sigmoid gate of each token on the shared experts' output (Qwen2-MoE)

@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import ModelConfig
-from model.layers.ahead import AheadModule, tokens_ahead
-from model.layers.attention import KeyValueStore, segment
+from model.layers.attention.gqa import KeyValueStore, segment
+from model.layers.attention.masks import document_lengths, first_seen
+from model.layers.attention.rotary import Rotary, Rotation
 from model.layers.block import Block
-from model.layers.masks import document_lengths, first_seen
+from model.layers.mtp import AheadModule, tokens_ahead
 from model.layers.norm import RMSNorm
 from model.layers.recompute import Checkpointing, checked
-from model.layers.rotary import Rotary, Rotation
 
 Spans = dict[int | None, Tensor | None]  # of each sliding window what `first_seen` says; None: plainly causal
 

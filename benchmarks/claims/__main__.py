@@ -21,7 +21,7 @@ from benchmarks.claims.scale import Scale
 from benchmarks.commands import check_writable, ends_plainly
 from benchmarks.report import MeasuringFailed, Report, Row
 from model.command_errors import CommandParser
-from model.parallel.device_model import DeviceModelError, read_device_model
+from model.parallel.placement.device_model import DeviceModelError, read_device_model
 
 OUTPUT = Path("build/claims")
 DOCS = Path("docs/lab")

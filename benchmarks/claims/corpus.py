@@ -14,8 +14,8 @@ from typing import Any
 from benchmarks.claims.bench import Bench, Job, Result
 from benchmarks.claims.scale import Scale
 from model.data.build import Settings, build
-from model.data.corpora import Corpus, built_in_corpora, select
-from model.data.text_documents import TextDocument
+from model.data.corpora.registry import Corpus, built_in_corpora, select
+from model.data.corpora.text_documents import TextDocument
 
 # With every full installation of Python: the same on every machine of one version, so that figures compare.
 CORPORA = ("python-docstrings", "python-topics", "python-sources", "python-instructions")

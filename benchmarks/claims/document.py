@@ -9,7 +9,7 @@ from benchmarks.claims.claim import Claim, Figure
 from benchmarks.claims.record import Entry, read_record, shown, write_record
 from benchmarks.claims.scale import Scale
 from benchmarks.report import Row, short
-from model.training.line_chart import Line, Panel, draw
+from model.training.report.line_chart import Line, Panel, draw
 
 DOCUMENT = "claims.md"
 FIGURES = "figures"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.claims import (
+from benchmarks.claims.claim import Claim
+from benchmarks.claims.claims import (
     curriculum,
     distillation,
     eight_bit,
@@ -14,7 +15,6 @@ from benchmarks.claims import (
     sharing,
     sparse_moe,
 )
-from benchmarks.claims.claim import Claim
 
 CLAIMS: dict[str, Claim] = {
     module.CLAIM.name: module.CLAIM

@@ -19,18 +19,18 @@ from torch import Tensor
 from benchmarks.claims.bench import Job, Result
 from benchmarks.claims.scale import Scale
 from model.config import ModelConfig
-from model.data.batch import Batch
-from model.data.curriculum import Curriculum, Stage
-from model.data.data_folder import DataFolder, open_data_folder
-from model.data.evaluation import evaluation_batches
-from model.data.stream import DataStream
+from model.data.arrow.data_folder import DataFolder, open_data_folder
+from model.data.batches.batch import Batch
+from model.data.batches.curriculum import Curriculum, Stage
+from model.data.batches.evaluation import evaluation_batches
+from model.data.batches.stream import DataStream
 from model.distill import Distillation, LiveTeacher
 from model.growth import upcycle_halves
 from model.layers.quantisation.convert import quantise_training
-from model.training.errors import NotFiniteError
-from model.training.flops import training_cost
-from model.training.recipe import Recipe
-from model.training.trainer import Trainer
+from model.training.config.recipe import Recipe
+from model.training.report.flops import training_cost
+from model.training.run.errors import NotFiniteError
+from model.training.run.trainer import Trainer
 from model.transformer import Transformer
 
 WEIGHTS = "weights.safetensors"

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from benchmarks.evidence.schema import SIDES, EvidenceError
-from benchmarks.verdicts import Verdict, VerdictKind
+from benchmarks.judging.verdicts import Verdict, VerdictKind
 
 BUG_KINDS = ("reproduction", "fix")
 ATTEMPTS = 3

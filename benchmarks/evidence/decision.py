@@ -12,6 +12,7 @@ from benchmarks.evidence import bugs
 from benchmarks.evidence.guard import guard_verdict, wanted_pairs
 from benchmarks.evidence.samples import PPB_PER_PPM, Samples, read_samples, thawed_side
 from benchmarks.evidence.schema import validate
+from benchmarks.judging.verdicts import Verdict, VerdictKind
 from benchmarks.statistics.confirm import (
     CONFIRMATION_PAIRS,
     ConfirmationResult,
@@ -21,7 +22,6 @@ from benchmarks.statistics.controls import control_check
 from benchmarks.statistics.gate import LOOKS, GateDecision, GateOutcome, GatePlan, gate_decision
 from benchmarks.statistics.median import median
 from benchmarks.statistics.units import PPM, floor_ppm, nats, signed_percent
-from benchmarks.verdicts import Verdict, VerdictKind
 
 ALPHA_PPM = 1_000
 UNITS_PER_CONTROL = 12

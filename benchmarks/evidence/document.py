@@ -11,8 +11,8 @@ from benchmarks.evidence.canonical import canonical_bytes
 from benchmarks.evidence.decision import decide
 from benchmarks.evidence.schema import SCHEMA, validate
 from benchmarks.evidence.signing import ALGORITHM, key_id, public_key, sign
-from benchmarks.trees import sha256_hex
-from benchmarks.verdicts import Verdict, VerdictKind
+from benchmarks.judging.verdicts import Verdict, VerdictKind
+from benchmarks.patch.trees import sha256_hex
 
 SIGNING_CONTEXT = SCHEMA.encode() + b"\n"
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from benchmarks.evidence.samples import read_samples
 from benchmarks.evidence.schema import EvidenceError
+from benchmarks.judging.verdicts import Verdict, VerdictKind
 from benchmarks.statistics.guard import GuardDecision, GuardOutcome, GuardPlan, guard_decision
 from benchmarks.statistics.units import PPM, floor_ppm, log_ppb, nats, signed_percent
-from benchmarks.verdicts import Verdict, VerdictKind
 
 START_NS = 1_000_000_000
 """What starting any process takes, before it loads: loading takes 15 to 200 ms, whose own ratio would be all noise."""

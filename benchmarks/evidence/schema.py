@@ -8,9 +8,9 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
+from benchmarks.judging.verdicts import VerdictKind
 from benchmarks.statistics.confirm import LEAST_PAIRS
 from benchmarks.statistics.gate import LOOKS
-from benchmarks.verdicts import VerdictKind
 
 SCHEMA = "gainshare.evidence/2"
 RUN_KINDS = ("gate", "confirmation", "guard", "aa", "reproduction", "fix")

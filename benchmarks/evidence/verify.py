@@ -18,8 +18,8 @@ from benchmarks.evidence.document import digest, signed_bytes, verdict_from_dict
 from benchmarks.evidence.samples import read_samples, thawed_side
 from benchmarks.evidence.schema import EvidenceError, validate
 from benchmarks.evidence.signing import ALGORITHM, key_id, verify
-from benchmarks.policy import Policy, harness_hash, load_policy
-from benchmarks.verdicts import Verdict, VerdictKind
+from benchmarks.judging.verdicts import Verdict, VerdictKind
+from benchmarks.patch.policy import Policy, harness_hash, load_policy
 
 LOCAL_NONCE = "local"  # of runs on a contributor's own machine: never award-eligible
 _NOT_GIVEN = "not checked: {} not given"

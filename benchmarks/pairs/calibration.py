@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.cancellation import Cancellation
+from benchmarks.judging.cancellation import Cancellation
 from benchmarks.pairs.pair import Pair
 from benchmarks.pairs.phases import Phases
 from benchmarks.pairs.quiet import Quiet

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.pairs import cores as affinity
-from benchmarks.pairs.channel import Channel, SampleClosed, SampleRaised, SampleSilent, WrongForm
 from benchmarks.pairs.devices import CPU, device_mounts
-from benchmarks.pairs.messages import answer_for, message
-from benchmarks.pairs.protocol import Kind, ProtocolError, TensorBytes
+from benchmarks.pairs.wire.channel import Channel, SampleClosed, SampleRaised, SampleSilent, WrongForm
+from benchmarks.pairs.wire.messages import answer_for, message
+from benchmarks.pairs.wire.protocol import Kind, ProtocolError, TensorBytes
 from benchmarks.sandbox import Limits, Mount, Sample, SandboxLevel, python_runtime, spawn
 from benchmarks.suites.base import Array, Problem, Suite, Tensors, TensorSpec
 
@@ -53,9 +53,9 @@ def harness_mounts(suite: Suite) -> list[Mount]:
     here = Path(__file__).parent
     return [
         Mount(here / "sample.py", f"{HARNESS}/sample.py"),
-        Mount(here / "protocol.py", f"{HARNESS}/protocol.py"),
-        Mount(here / "sealed.py", f"{HARNESS}/sealed.py"),
-        Mount(here.parent / "suites" / "tensors.py", f"{HARNESS}/tensors.py"),
+        Mount(here / "wire" / "protocol.py", f"{HARNESS}/protocol.py"),
+        Mount(here / "wire" / "sealed.py", f"{HARNESS}/sealed.py"),
+        Mount(here.parent / "suites" / "samples" / "tensors.py", f"{HARNESS}/tensors.py"),
         Mount(suite.sample_module, f"{HARNESS}/suite_sample.py"),
         *(Mount(helper, f"{HARNESS}/{helper.name}") for helper in suite.sample_helpers),
     ]

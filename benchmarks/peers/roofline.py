@@ -1,13 +1,13 @@
 """The least that a model's work costs: operations of a prompt, bytes of a decode step, operations of a training step.
 
-Counted from shapes, by the field's conventions (`model/training/flops.py`). What is not needed is not counted: a prompt's
+Counted from shapes, by the field's conventions (`model/training/report/flops.py`). What is not needed is not counted: a prompt's
 head is computed for its last token alone. Does not import torch.
 """
 
 from __future__ import annotations
 
 from model.config import ModelConfig
-from model.training.flops import causal_pairs, training_cost
+from model.training.report.flops import causal_pairs, training_cost
 
 #: Bytes of one weight as each format keeps it; for 32 weights q8_0 has a 16-bit scale and int4 that and a least number,
 #: int8 has one scale for an output row.

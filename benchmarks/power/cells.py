@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.catalogue import MOE_FORWARD
-from benchmarks.noise_models import MODELS, Model, Noise, gaussian, process_bias
+from benchmarks.judging.noise_models import MODELS, Model, Noise, gaussian, process_bias
 from benchmarks.power.batch import GAIN, Counts, Flags, Gated, Values, confirm, gate
 from benchmarks.statistics.confirm import CONFIRMATION_PAIRS
 from benchmarks.statistics.gate import GatePlan

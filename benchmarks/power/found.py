@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from benchmarks.noise_models import autocorrelated_strongly, gaussian
+from benchmarks.judging.noise_models import autocorrelated_strongly, gaussian
 from benchmarks.power.batch import REGRESSION, confirm
 from benchmarks.power.cells import SIZES, Cell, noise_cells, submissions
 from benchmarks.power.intervals import binomial_lower

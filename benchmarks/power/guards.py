@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from benchmarks.noise_models import gaussian
+from benchmarks.judging.noise_models import gaussian
 from benchmarks.power.batch import guard
 from benchmarks.power.cells import Cell, noise_cells
 from benchmarks.power.intervals import at_most, binomial_lower

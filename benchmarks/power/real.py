@@ -29,7 +29,7 @@ from benchmarks.sandbox import SandboxError
 from benchmarks.statistics.confirm import CONFIRMATION_PAIRS, LEAST_PAIRS
 from benchmarks.statistics.median import median
 from benchmarks.suites import UnknownSuite, get_suite
-from benchmarks.verdicts import VerdictKind
+from benchmarks.judging.verdicts import VerdictKind
 from model.command_errors import CommandParser
 
 GAINS = (0.02, 0.05)

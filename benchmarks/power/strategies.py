@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.noise_models import gaussian as normal
-from benchmarks.noise_models import heavy_tails, two_modes
+from benchmarks.judging.noise_models import gaussian as normal
+from benchmarks.judging.noise_models import heavy_tails, two_modes
 from benchmarks.power.batch import Values
 from benchmarks.power.cells import PLAN, Cell, submissions
 from benchmarks.report import Row

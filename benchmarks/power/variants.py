@@ -1,14 +1,14 @@
 """Trees that differ from the shipped one in a known way: not at all in what they compute, or by known redundant work.
 
-The seam is `apply_experts` of `model/layers/experts.py`: definitions are appended to that file, so that nothing here
+The seam is `apply_experts` of `model/layers/moe/experts.py`: definitions are appended to that file, so that nothing here
 depends on how it is written inside.
 """
 
 from pathlib import Path
 
-from benchmarks.trees import BlobStore, shipped_tree, write_tree
+from benchmarks.patch.trees import BlobStore, shipped_tree, write_tree
 
-EXPERTS, LAYER = "model/layers/experts.py", "model/layers/moe.py"
+EXPERTS, LAYER = "model/layers/moe/experts.py", "model/layers/moe/layer.py"
 MOST_COLUMNS = 100_000
 
 # One more matrix product of [T, D] by [D, columns], whose result nobody reads, with rows of the experts' own weights:

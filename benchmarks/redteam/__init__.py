@@ -18,7 +18,7 @@ makes the base tree of the shipped one, as `examples/base/textbook_moe.diff`; th
 `pad` (`model/layers/padding.py 300000`: a new file of so many bytes of comments is added when the patch is read, so
 that no huge diff has to be kept). No key comes twice, none is unknown.
 
-`expect` is a set of `benchmarks.verdicts.VerdictKind` values without `gain` for cheats: what the judge says, or
+`expect` is a set of `benchmarks.judging.verdicts.VerdictKind` values without `gain` for cheats: what the judge says, or
 `patch_rejected` (the text cannot be read or applied) and `policy_violation` (it touches what it may not) when the patch
 is refused before anything runs. An honest patch expects what the judge measures (`gain`, `no_gain`, `regression`);
 `wrong_output policy_violation suspicious patch_rejected` are never right for it.
@@ -47,5 +47,5 @@ a ratio of 0. Those there are:
     checkout_tolerance  the same with the judge's tolerance, as that checkout states it, instead of the tests
 
 `python -m benchmarks.redteam check` names the patches of both folders and of `examples/` that no longer apply;
-`python -m benchmarks.redteam recut NAME` cuts one anew. This package knows the judge only by `benchmarks.judge.judge`.
+`python -m benchmarks.redteam recut NAME` cuts one anew. This package knows the judge only by `benchmarks.judging.judge.judge`.
 """

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.commands import command_line, ends_plainly
-from benchmarks.device_lock import device_lock
-from benchmarks.patches import PatchError
+from benchmarks.runner.device_lock import device_lock
+from benchmarks.patch.patches import PatchError
 from benchmarks.redteam.attempt import Attempt, attempt
 from benchmarks.redteam.judging import RUNS_AFTER_GATE, Bench
 from benchmarks.redteam.patch_file import PatchFileError, RedTeamPatch, read_all

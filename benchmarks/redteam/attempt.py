@@ -6,9 +6,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.pairs.build_memory import REMEMBERED
+from benchmarks.pairs.builds.memory import REMEMBERED
 from benchmarks.pairs.side import SideFailed
-from benchmarks.patches import PatchError, apply_patch, parse_patch
+from benchmarks.patch.patches import PatchError, apply_patch, parse_patch
 from benchmarks.redteam.judging import QUIET_LOG, Bench, Outcome
 from benchmarks.redteam.naive import SLOT, Control, run_control
 from benchmarks.redteam.patch_file import ROOT, RedTeamPatch

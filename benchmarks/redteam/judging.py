@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.evidence.signing import generate_key
-from benchmarks.job import Job, JobKind
-from benchmarks.judge import JudgeOptions, judge
-from benchmarks.patches import PatchError, apply_patch, parse_patch
-from benchmarks.policy import PolicyViolation, check_patch, load_policy
+from benchmarks.judging.job import Job, JobKind
+from benchmarks.judging.judge import JudgeOptions, judge
+from benchmarks.judging.verdicts import VerdictKind
+from benchmarks.patch.patches import PatchError, apply_patch, parse_patch
+from benchmarks.patch.policy import PolicyViolation, check_patch, load_policy
+from benchmarks.patch.tree_folders import tree_folders
+from benchmarks.patch.trees import BlobStore, Tree, shipped_tree
 from benchmarks.redteam.patch_file import REFUSALS, ROOT, RedTeamPatch
 from benchmarks.sandbox import SandboxLevel, best_level
 from benchmarks.statistics.gate import LOOKS
-from benchmarks.tree_folders import tree_folders
-from benchmarks.trees import BlobStore, Tree, shipped_tree
-from benchmarks.verdicts import VerdictKind
 
 NONCE = "0" * 64  # as a platform's job has one: the evidence is what an award would be made of
 RUNS_AFTER_GATE: tuple[JobKind, ...] = ("confirmation", "guard")

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.verdicts import VerdictKind
+from benchmarks.judging.verdicts import VerdictKind
 
 ROOT = Path(__file__).resolve().parents[2]
 CHEATS = ROOT / "tests" / "acceptance" / "cheats"

@@ -10,10 +10,10 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.patches import Patch, PatchError, apply_patch, diff_trees, normalise, parse_patch
+from benchmarks.patch.patches import Patch, PatchError, apply_patch, diff_trees, normalise, parse_patch
+from benchmarks.patch.trees import BlobStore, Tree, read_tree, shipped_tree, write_tree
 from benchmarks.redteam.patch_file import ROOT, read_all, read_patch_file, split_header
 from benchmarks.redteam.rot import EXAMPLES, EXAMPLES_BASE
-from benchmarks.trees import BlobStore, Tree, read_tree, shipped_tree, write_tree
 
 MARKERS = (b"<<<<<<<", b">>>>>>>")
 

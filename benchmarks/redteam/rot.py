@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.patches import PatchError, apply_patch, parse_patch
-from benchmarks.policy import PolicyViolation, check_patch, load_policy
+from benchmarks.judging.verdicts import VerdictKind
+from benchmarks.patch.patches import PatchError, apply_patch, parse_patch
+from benchmarks.patch.policy import PolicyViolation, check_patch, load_policy
+from benchmarks.patch.trees import BlobStore, Tree, shipped_tree
 from benchmarks.redteam.naive import harness_names
 from benchmarks.redteam.patch_file import ROOT, PatchFileError, RedTeamPatch, read_all
-from benchmarks.trees import BlobStore, Tree, shipped_tree
-from benchmarks.verdicts import VerdictKind
 
 EXAMPLES = ROOT / "examples"
 EXAMPLES_BASE = EXAMPLES / "base" / "textbook_moe.diff"

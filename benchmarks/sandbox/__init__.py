@@ -27,10 +27,10 @@ from benchmarks.sandbox.levels import (
 )
 from benchmarks.sandbox.once import Completed, run
 from benchmarks.sandbox.probe import best_level, levels_here, probe
-from benchmarks.sandbox.results import Attack
 from benchmarks.sandbox.runtime import PythonRuntime, python_runtime
 from benchmarks.sandbox.sample import Sample
-from benchmarks.sandbox.selftest import self_test
+from benchmarks.sandbox.selftest.results import Attack
+from benchmarks.sandbox.selftest.run import self_test
 from benchmarks.sandbox.starting import spawn
 
 __all__ = [

@@ -7,10 +7,10 @@ import sys
 import time
 
 from benchmarks.commands import ends_plainly
+from benchmarks.sandbox.accounting.placement import accounting
 from benchmarks.sandbox.levels import AWARD_ELIGIBLE, SandboxError, SandboxLevel
-from benchmarks.sandbox.placement import accounting
 from benchmarks.sandbox.probe import REAL_LEVELS, best_level, probe
-from benchmarks.sandbox.selftest import self_test
+from benchmarks.sandbox.selftest.run import self_test
 from model.command_errors import CommandParser
 
 

@@ -9,8 +9,8 @@ import os
 from contextlib import suppress
 from typing import Protocol
 
+from benchmarks.sandbox.accounting.placement import clear_own_groups
 from benchmarks.sandbox.levels import SandboxError
-from benchmarks.sandbox.placement import clear_own_groups
 
 
 class Killable(Protocol):

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from benchmarks.cancellation import Cancellation
+from benchmarks.judging.cancellation import Cancellation
 from benchmarks.sandbox.levels import Limits, Mount, SandboxLevel
 from benchmarks.sandbox.log_capture import readable
 from benchmarks.sandbox.sample import LimitHit, Sample

@@ -6,7 +6,7 @@ import os
 import subprocess
 from functools import cache
 
-from benchmarks.sandbox.inner import REFUSED
+from benchmarks.sandbox.isolation.inner import REFUSED
 from benchmarks.sandbox.levels import Limits, SandboxError, SandboxLevel, SandboxUnavailable
 from benchmarks.sandbox.runtime import python_runtime
 from benchmarks.sandbox.starting import spawn

@@ -18,13 +18,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Literal, Self
 
-from benchmarks.sandbox.groups import ProcessGroup
+from benchmarks.sandbox.accounting.groups import ProcessGroup
+from benchmarks.sandbox.accounting.processes import is_running, send, start_ticks
+from benchmarks.sandbox.accounting.reaping import Reaper
+from benchmarks.sandbox.accounting.time_watch import TimeWatch
 from benchmarks.sandbox.levels import Limits, SandboxError
 from benchmarks.sandbox.living import register, unregister
 from benchmarks.sandbox.log_capture import LogCapture
-from benchmarks.sandbox.processes import is_running, send, start_ticks
-from benchmarks.sandbox.reaping import Reaper
-from benchmarks.sandbox.time_watch import TimeWatch
 
 EXIT_TIMEOUT_S = 10.0
 

@@ -17,16 +17,16 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from benchmarks.sandbox.bubblewrap import bubblewrap_command
-from benchmarks.sandbox.container import container_command, make_bundle_folder
-from benchmarks.sandbox.groups import ProcessGroup
-from benchmarks.sandbox.inner import SOCKET_FD
-from benchmarks.sandbox.interior import OVERHEAD_PIDS, Interior
+from benchmarks.sandbox.accounting.groups import ProcessGroup
+from benchmarks.sandbox.accounting.placement import make_group
+from benchmarks.sandbox.isolation.bubblewrap import bubblewrap_command
+from benchmarks.sandbox.isolation.container import container_command, make_bundle_folder
+from benchmarks.sandbox.isolation.inner import SOCKET_FD
+from benchmarks.sandbox.isolation.interior import OVERHEAD_PIDS, Interior
+from benchmarks.sandbox.isolation.unconfined import translate
 from benchmarks.sandbox.levels import SOCKET_VARIABLE, Limits, Mount, SandboxError, SandboxLevel
 from benchmarks.sandbox.log_capture import LogCapture
-from benchmarks.sandbox.placement import make_group
 from benchmarks.sandbox.sample import Sample
-from benchmarks.sandbox.unconfined import translate
 
 #: Waits for one line on stdin before it becomes the real command: by then it stands in its group, on its cores.
 GATE = ("/bin/sh", "-c", 'read -r go && exec "$@"', "sandbox")

@@ -8,8 +8,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from benchmarks.judging.verdicts import VerdictKind
 from benchmarks.statistics.units import signed_percent
-from benchmarks.verdicts import VerdictKind
 
 SURE_COMPARISONS = 3  # fewer control comparisons may look bad by chance
 FLOOR_EFFECTS = 3  # noise below this many of the suite's minimum effects is never too much

@@ -25,6 +25,7 @@ from benchmarks.catalogue import SuiteInfo
 Array = NDArray[Any]
 Tensors = dict[str, Array]
 WARM_UP = -1  # the turn before the first timed one
+SAMPLES = Path(__file__).with_name("samples")  # the sandboxed halves
 
 
 class UnknownSuite(ValueError):

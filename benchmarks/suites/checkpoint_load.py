@@ -26,6 +26,7 @@ import numpy as np
 
 from benchmarks.catalogue import CHECKPOINT_LOAD
 from benchmarks.suites.base import (
+    SAMPLES,
     Array,
     Case,
     Problem,
@@ -136,11 +137,11 @@ class CheckpointLoad(Suite):
 
     @property
     def sample_module(self) -> Path:
-        return Path(__file__).with_name("checkpoint_load_sample.py")
+        return SAMPLES / "checkpoint_load_sample.py"
 
     @property
     def sample_helpers(self) -> tuple[Path, ...]:
-        return (Path(__file__).with_name("decoder_sample.py"),)
+        return (SAMPLES / "decoder_sample.py",)
 
     def problem(self, shape: dict[str, int], rng: np.random.Generator) -> CheckpointLoadProblem:
         return CheckpointLoadProblem(shape, rng)

@@ -6,7 +6,7 @@ Knows nothing of what each of them times.
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.suites.base import Case, Suite, TimeLimits, Tolerance
+from benchmarks.suites.base import SAMPLES, Case, Suite, TimeLimits, Tolerance
 
 MIB = 1024 * 1024
 
@@ -86,7 +86,7 @@ class DecoderSuite(Suite):
 
     @property
     def sample_module(self) -> Path:
-        return Path(__file__).with_name("decoder_sample.py")
+        return SAMPLES / "decoder_sample.py"
 
 
 def family(preset: str, name: str, **own: tuple[int, ...]) -> Case:

@@ -17,6 +17,7 @@ import numpy as np
 from benchmarks.oracle.decoder_backward import log_softmax
 from benchmarks.oracle.transformer import Ids
 from benchmarks.suites.base import (
+    SAMPLES,
     Array,
     Case,
     Problem,
@@ -179,11 +180,11 @@ class LanguageSuite(Suite):
 
     @property
     def sample_module(self) -> Path:
-        return Path(__file__).with_name("language_sample.py")
+        return SAMPLES / "language_sample.py"
 
     @property
     def sample_helpers(self) -> tuple[Path, ...]:
-        return (Path(__file__).with_name("training_models.py"),)
+        return (SAMPLES / "training_models.py",)
 
     def problem(self, shape: dict[str, int], rng: np.random.Generator) -> LanguageProblem:
         return LanguageProblem(shape, rng)

@@ -21,7 +21,16 @@ import numpy as np
 
 from benchmarks.catalogue import MOE_BACKWARD
 from benchmarks.oracle.moe_backward import moe_backward as gradients_of
-from benchmarks.suites.base import Case, Suite, Tensors, TensorSpec, TimeLimits, Tolerance, UnknownSuite
+from benchmarks.suites.base import (
+    SAMPLES,
+    Case,
+    Suite,
+    Tensors,
+    TensorSpec,
+    TimeLimits,
+    Tolerance,
+    UnknownSuite,
+)
 from benchmarks.suites.moe_forward import MIB, MoEForwardProblem, family
 
 GRADIENT = "grad."  # before the name of what it is a gradient of
@@ -66,7 +75,7 @@ class MoEBackward(Suite):
 
     @property
     def sample_module(self) -> Path:
-        return Path(__file__).with_name("moe_backward_sample.py")
+        return SAMPLES / "moe_backward_sample.py"
 
     def problem(self, shape: dict[str, int], rng: np.random.Generator) -> MoEBackwardProblem:
         return MoEBackwardProblem(shape, rng)

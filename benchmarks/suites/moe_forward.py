@@ -12,6 +12,7 @@ import numpy as np
 from benchmarks.catalogue import MOE_FORWARD
 from benchmarks.oracle import moe
 from benchmarks.suites.base import (
+    SAMPLES,
     Array,
     Case,
     Problem,
@@ -113,7 +114,7 @@ class MoEForward(Suite):
 
     @property
     def sample_module(self) -> Path:
-        return Path(__file__).with_name("moe_forward_sample.py")
+        return SAMPLES / "moe_forward_sample.py"
 
     def problem(self, shape: dict[str, int], rng: np.random.Generator) -> MoEForwardProblem:
         return MoEForwardProblem(shape, rng)

@@ -26,6 +26,7 @@ from benchmarks.oracle.decoder_backward import Parameters, forward, routing_marg
 from benchmarks.oracle.training import Recipe, Training
 from benchmarks.oracle.transformer import Ids
 from benchmarks.suites.base import (
+    SAMPLES,
     Array,
     Case,
     Problem,
@@ -143,11 +144,11 @@ class TrainStep(Suite):
 
     @property
     def sample_module(self) -> Path:
-        return Path(__file__).with_name("train_step_sample.py")
+        return SAMPLES / "train_step_sample.py"
 
     @property
     def sample_helpers(self) -> tuple[Path, ...]:
-        return (Path(__file__).with_name("training_models.py"),)
+        return (SAMPLES / "training_models.py",)
 
     def problem(self, shape: dict[str, int], rng: np.random.Generator) -> TrainStepProblem:
         return TrainStepProblem(shape, rng)

@@ -37,13 +37,14 @@ from bounty.api.submissions import (
     SubmissionLog,
 )
 from bounty.api.switches import SwitchLift, SwitchList, SwitchStop
-from bounty.api.trees import LineageDetail, LineageList, TreeArchive, TreeDetail, TreeList
+from bounty.api.trees import LineageDetail, LineageList, LineageRenew, TreeArchive, TreeDetail, TreeList
 
 urlpatterns = [
     path("trees/", TreeList.as_view()),
     path("trees/<str:hash>/", TreeDetail.as_view()),
     path("trees/<str:hash>/archive/", TreeArchive.as_view()),
     path("lineages/", LineageList.as_view()),
+    path("lineages/renew/", LineageRenew.as_view()),
     path("lineages/<slug:name>/", LineageDetail.as_view()),
     path("bounties/", BountyList.as_view()),
     path("bounties/<uuid:pk>/", BountyDetail.as_view()),

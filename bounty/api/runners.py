@@ -27,7 +27,7 @@ class RunnerIn(serializers.Serializer[Any]):
     hardware = serializers.SlugField(max_length=60, default="cpu")
     public_key = serializers.CharField(max_length=64, help_text="Raw Ed25519 public key in base64.")
     fingerprint = serializers.DictField(
-        default=dict, help_text="What `python -m benchmarks.fingerprint` prints on that machine."
+        default=dict, help_text="What `python -m benchmarks.runner.fingerprint` prints on that machine."
     )
     host = serializers.CharField(max_length=120, allow_blank=True, default="")
 

@@ -12,7 +12,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from benchmarks.trees import TreeError
+from benchmarks.patch.trees import TreeError
 from bounty.api.awards import AwardOut
 from bounty.api.disputes import DisputeOut
 from bounty.api.parsing import RawTextField, caller, validated

@@ -16,6 +16,8 @@ from rest_framework.views import APIView
 from bounty.api.parsing import RawTextField, caller, validated
 from bounty.limits import TREES_PER_HOUR
 from bounty.models import Lineage, StoredTree
+from bounty.services.layouts import has_present_layout
+from bounty.services.renewal import renew_lineages
 from bounty.services.transitions import history
 from bounty.services.trees import blob_store, create_lineage, create_tree, find_tree, load_tree
 from gainshare.accounts.permissions import HasScope, IsMaintainer
@@ -49,10 +51,16 @@ class LineageIn(serializers.Serializer[Any]):
 class LineageOut(serializers.ModelSerializer[Lineage]):
     origin = serializers.CharField(source="origin_id")
     tip = serializers.CharField(source="tip_id")
+    is_outdated = serializers.SerializerMethodField(
+        help_text="The tip has an older layout: nothing is judged here until the lineage is renewed."
+    )
 
     class Meta:
         model = Lineage
-        fields = ["name", "is_demo", "origin", "tip", "created_at"]
+        fields = ["name", "is_demo", "origin", "tip", "is_outdated", "created_at"]
+
+    def get_is_outdated(self, lineage: Lineage) -> bool:
+        return not has_present_layout(lineage.tip_id)
 
 
 class LineageMove(serializers.Serializer[Any]):
@@ -140,3 +148,39 @@ class LineageDetail(generics.RetrieveAPIView[Lineage]):
     serializer_class = LineageWithMoves
     permission_classes = [AllowAny]
     lookup_field = "name"
+
+
+class LineageRenewalOut(serializers.Serializer[Any]):
+    lineage = serializers.CharField()
+    old_tip = serializers.CharField()
+    tip = serializers.CharField(help_text="Equal to the old one where only submissions had to end.")
+    ended = serializers.ListField(
+        child=serializers.UUIDField(), help_text="Submissions that ended without an attempt."
+    )
+    kept = serializers.ListField(
+        child=serializers.UUIDField(), help_text="Submissions whose run was cancelled and whose award stands."
+    )
+    reproductions = serializers.ListField(
+        child=serializers.UUIDField(),
+        help_text="Reproductions that could not be tried; they count for nothing.",
+    )
+
+
+class RenewalOut(serializers.Serializer[Any]):
+    shipped_tree = serializers.CharField()
+    cancelled_calibrations = serializers.IntegerField()
+    lineages = LineageRenewalOut(many=True, help_text="Those that were changed; none when repeated.")
+
+
+class LineageRenew(APIView):
+    """Begin lineages of an older layout again at the shipped tree (maintainers).
+
+    What is open on older trees ends without an attempt, and its reservation returns to escrow. Booked awards stand.
+    Repeating changes nothing.
+    """
+
+    permission_classes = [IsMaintainer]
+
+    @extend_schema(request=None, responses=RenewalOut)
+    def post(self, request: Request) -> Response:
+        return Response(RenewalOut(renew_lineages(actor=caller(request))).data)

@@ -11,7 +11,7 @@ from django.conf import settings
 from django.db import models
 from django.db.models import F, Q
 
-from benchmarks.verdicts import VerdictKind
+from benchmarks.judging.verdicts import VerdictKind
 from bounty.models.runs import Run
 from bounty.models.submissions import VERDICT_CHOICES, Submission
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.db import models
 from django.db.models import Q
 
-from benchmarks.verdicts import VerdictKind, bound_side
+from benchmarks.judging.verdicts import VerdictKind, bound_side
 from bounty.models.runners import Runner
 from bounty.models.runs import Run
 from bounty.models.submissions import VERDICT_CHOICES

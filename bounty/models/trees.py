@@ -34,7 +34,11 @@ class StoredTree(models.Model):
 
 
 class Lineage(models.Model):
-    """A line of trees that grows by merging accepted submissions. ``tip`` only moves by a merge."""
+    """A line of trees that grows by merging accepted submissions.
+
+    ``tip`` moves by a merge, or back when a merge is reversed. After the stack's layout changed, a renewal moves
+    ``tip`` and ``origin`` to the shipped tree.
+    """
 
     name = models.SlugField(max_length=60, unique=True)
     is_demo = models.BooleanField(default=False)

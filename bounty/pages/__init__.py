@@ -12,6 +12,7 @@ navigation.register(NavEntry("Lineages", "lineages", 20))
 navigation.register(NavEntry("Runners", "runners", 25))
 navigation.register(NavEntry("Guide", "how", 28))
 banners.register("stop", switches.stop_banners)
+banners.register("outdated", lineages.outdated_banners)
 home_parts.register_part("bounty", home.home_part)
 home_parts.register_steps("bounty", home.next_steps, position=10)
 

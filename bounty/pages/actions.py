@@ -12,6 +12,7 @@ from bounty.errors import NotFound
 from bounty.models import Dispute, DisputeState, NextStep, Submission, SubmissionState
 from bounty.services import awards, remeasure, reviews
 from bounty.services.disputes import ANSWERS, answer_dispute, file_dispute, may_dispute
+from bounty.services.layouts import has_present_layout
 from bounty.services.rechecks import holds_up
 from bounty.services.submissions import find_submission, withdraw
 from gainshare.accounts.models import User
@@ -95,11 +96,18 @@ def allowed_actions(submission: Submission, user: User | AnonymousUser) -> set[s
     if is_author and not is_merged and (state in (*BEING_JUDGED, *OPEN_FOR_REVIEW) or may_wait):
         offered.add("withdraw")
     has_moved = submission.bounty.lineage.tip_id != submission.base_tree_id
-    if state in OPEN_FOR_REVIEW and has_moved and not is_merged and (is_author or user.is_maintainer):
+    is_old = not has_present_layout(submission.base_tree_id)  # neither measured nor merged any more
+    if (
+        state in OPEN_FOR_REVIEW
+        and has_moved
+        and not is_old
+        and not is_merged
+        and (is_author or user.is_maintainer)
+    ):
         offered.add("remeasure")
     if not user.is_maintainer:
         return offered
-    may_merge = state in (S.ACCEPTED, S.VESTED) and not is_merged and not has_moved
+    may_merge = state in (S.ACCEPTED, S.VESTED) and not is_merged and not has_moved and not is_old
     if may_merge and not holds_up(awards.standing_award(submission)):
         offered.add("merge")
     if is_author:
@@ -111,7 +119,7 @@ def allowed_actions(submission: Submission, user: User | AnonymousUser) -> set[s
     ):
         offered |= {"accept", "decline"}
     if state == S.JUDGED and submission.verdict_kind in reviews.JUDGED_AGAIN:
-        offered.add("rejudge")
+        offered |= set() if is_old else {"rejudge"}
         if submission.verdict_kind == "suspicious":
             offered.add("decline")
     if state == S.VESTED:

@@ -5,7 +5,7 @@ from typing import Any
 from django import forms
 
 from benchmarks.catalogue import BUG
-from benchmarks.reproduction import MAX_REPRODUCTION_BYTES
+from benchmarks.judging.reproduction import MAX_REPRODUCTION_BYTES
 from bounty.models import Severity
 from bounty.pages.forms import CODE, TermsForm
 from bounty.rewards import PPM

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.contrib.auth.models import AnonymousUser
 
-from benchmarks.trees import TreeError
+from benchmarks.patch.trees import TreeError
 from bounty.models import (
     Award,
     AwardRole,

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from types import MappingProxyType
 
-from benchmarks.trees import TreeError
+from benchmarks.patch.trees import TreeError
 from bounty.models import Evidence
 from bounty.services.trees import blob_store
 

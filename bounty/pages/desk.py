@@ -12,8 +12,10 @@ from django.shortcuts import render
 from django.urls import reverse
 from django.views.decorators.http import require_GET
 
+from benchmarks.judging.verdicts import VerdictKind
 from bounty.models import Dispute, DisputeState, QuarantineCause, Runner, Submission, SubmissionState
 from bounty.services.disputes import disputes
+from bounty.services.layouts import of_older_layout
 from bounty.services.reviews import JUDGED_AGAIN
 from gainshare.accounts.models import User
 from gainshare.web.signed_in import SignedInRequest, signed_in
@@ -75,6 +77,10 @@ def kinds_for(user: User) -> list[Kind]:
     unreviewed = others.filter(state=S.CONFIRMED).exclude(reviews__reviewer=user)
     ready = submissions.filter(Q(state=S.ACCEPTED) | Q(state=S.VESTED, merged_at=None))
     doubtful = others.filter(state=S.JUDGED, verdict_kind__in=JUDGED_AGAIN)
+    # Nothing of an older layout is merged, since its award vests once it is accepted, and nothing is judged again.
+    ready = ready.exclude(base_tree__in=_old_bases(ready))
+    failed = Q(verdict_kind=VerdictKind.INFRASTRUCTURE_ERROR.value)
+    doubtful = doubtful.exclude(failed & Q(base_tree__in=_old_bases(doubtful)))
     objections = disputes(state=DisputeState.OPEN).exclude(author=user).order_by("created_at")
     ill = Runner.objects.exclude(quarantine_cause=QuarantineCause.NONE).order_by("quarantined_at", "name")
     return [
@@ -84,6 +90,10 @@ def kinds_for(user: User) -> list[Kind]:
         Kind("Verdicts that need a look", "Judge it again, or decline it.", doubtful, _submission),
         Kind("Runners in quarantine", "Look what changed, then release it.", ill, _runner),
     ]
+
+
+def _old_bases(found: QuerySet[Submission]) -> list[str]:
+    return of_older_layout(found.order_by().values_list("base_tree", flat=True))
 
 
 def _pile(kind: Kind) -> Pile:

@@ -7,7 +7,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_GET
 
-from benchmarks.verdicts import VerdictKind
+from benchmarks.judging.verdicts import VerdictKind
 
 V = VerdictKind
 MEANINGS: Mapping[VerdictKind, str] = {

@@ -7,19 +7,36 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import Count
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
 from django.views.decorators.http import require_GET, require_http_methods
 
 from bounty.models import Bounty, Lineage, StateChange, Submission
 from bounty.pages.forms import LineageForm
+from bounty.services.renewal import outdated_lineages
 from bounty.services.transitions import history
 from bounty.services.trees import start_lineage
 from gainshare.accounts.errors import DomainError, IdConflict
 from gainshare.accounts.models import User
+from gainshare.web.banners import Banner
 from gainshare.web.paging import page_of
 from gainshare.web.sent_once import refuse_resent
 
 PER_PAGE = 50
+SHOWN_NAMES = 3  # in the banner
 SUBMISSION_ID = re.compile(r"submission ([0-9a-f-]{36})")
+
+
+def outdated_banners() -> list[Banner]:
+    """One line while lineages wait to be renewed: what is not judged, why, and what a maintainer does about it."""
+    names = [lineage.name for lineage in outdated_lineages()]
+    if not names:
+        return []
+    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+    text = (
+        f"Nothing is judged in the lineages {', '.join(names[:SHOWN_NAMES])}{more}: their trees have the layout of an "
+        "older version. A maintainer renews them with `gainshare lineages renew`."
+    )
+    return [Banner(text, reverse("lineages"))]
 
 
 @require_http_methods(["GET", "POST"])

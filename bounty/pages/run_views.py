@@ -7,7 +7,7 @@ from typing import Any
 from django.utils.safestring import SafeString
 
 from benchmarks.catalogue import suite_of_case
-from benchmarks.verdicts import VerdictKind
+from benchmarks.judging.verdicts import VerdictKind
 from bounty.models import Evidence, Run, RunKind, RunVerdict, Submission
 from bounty.pages.bugs import AttemptRow, trials_of
 from bounty.pages.counting import counted_by

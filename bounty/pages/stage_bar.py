@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from benchmarks.verdicts import VerdictKind
+from benchmarks.judging.verdicts import VerdictKind
 from bounty.models import (
     PRICING_KINDS,
     Award,
@@ -24,6 +24,7 @@ from bounty.models import (
 from bounty.pages.effect_text import change_text
 from bounty.pages.run_views import RunView
 from bounty.services.awards import acceptances
+from bounty.services.layouts import has_present_layout
 from gainshare.web.formatting import format_credits
 
 S = SubmissionState
@@ -149,6 +150,8 @@ def _merge(submission: Submission) -> Stage:
     if submission.merged_at is not None:
         return Stage("Merge", DONE, submission.merged_at, "merged")
     is_next = submission.state in (S.ACCEPTED, S.VESTED)
+    if is_next and not has_present_layout(submission.base_tree_id):
+        return Stage("Merge", LATER, figure="not merged", note="older layout")
     return Stage("Merge", NOW if is_next else LATER, figure="waits" if is_next else "")
 
 

@@ -10,7 +10,7 @@ from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods
 
-from benchmarks.trees import TreeError
+from benchmarks.patch.trees import TreeError
 from bounty.errors import NotFound
 from bounty.models import Award, Bounty, BountyState, Submission, SubmissionState
 from bounty.pages.actions import ACTIONS, allowed_actions, perform

@@ -8,7 +8,7 @@ from uuid import UUID
 from django.utils import timezone
 
 from benchmarks.faults import fault_point
-from benchmarks.verdicts import VerdictKind
+from benchmarks.judging.verdicts import VerdictKind
 from bounty.models import (
     Evidence,
     NextStep,
@@ -24,6 +24,7 @@ from bounty.services.awards import has_enough_acceptances, reserve, standing_awa
 from bounty.services.booking import book, refuse
 from bounty.services.fixes import fix_step
 from bounty.services.guards import guard_of, order_guard, pricing_run
+from bounty.services.layouts import has_present_layout
 from bounty.services.rechecks import CheckOutcome, check_of, holds_up
 from bounty.services.remeasure import follow_best, measure_anew
 from bounty.services.series import is_left_behind
@@ -33,6 +34,9 @@ from bounty.services.transitions import move
 
 MAX_STEPS = 12  # more than any submission has; a loop that does not end is a bug
 UNTRUSTED = "No award: the evidence was made in a sandbox that the policy does not trust."
+AS_MEASURED = (
+    "accepted as it was measured; its tree has an older layout, so it is not merged and the tip stays"
+)
 # What another base could have changed; anything else is the patch's own doing.
 COMPARED = (VerdictKind.GAIN, VerdictKind.NO_GAIN, VerdictKind.REGRESSION)
 
@@ -187,6 +191,8 @@ def _suspect(submission: Submission, run: Run, doubt: str) -> bool:
 def _vest_if_due(submission: Submission) -> bool:
     if submission.state == SubmissionState.ACCEPTED and submission.merged_at is not None:
         return vest(submission=submission, reason="accepted, and merged as measured")
+    if submission.state == SubmissionState.ACCEPTED and not has_present_layout(submission.base_tree_id):
+        return vest(submission=submission, reason=AS_MEASURED)
     window = submission.bounty.review_window
     if window is None or submission.confirmed_at is None or submission.confirmed_at + window > timezone.now():
         return False

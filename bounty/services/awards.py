@@ -4,7 +4,7 @@ The ledger's ids are derived from the award's subject and step, so that repeatin
 """
 
 from django.db import transaction
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from benchmarks.faults import fault_point
@@ -69,6 +69,7 @@ def reserve(*, submission: Submission, gate: RunVerdict) -> bool:
                 submission,
                 to=SubmissionState.CONFIRMING,
                 reason=f"the gate passed; {amount} micro-credits are reserved",
+                where=~Q(next_step=NextStep.NONE),  # meanwhile ended
                 next_step=NextStep.NONE,
             )
             if not is_moved:

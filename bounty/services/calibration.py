@@ -6,8 +6,9 @@ The rules themselves are in `benchmarks.statistics.runner_health`. When A/A runs
 
 from typing import Any
 
-from benchmarks.calibration import noise_of
 from benchmarks.catalogue import SUITES
+from benchmarks.judging.calibration import noise_of
+from benchmarks.judging.verdicts import Verdict, VerdictKind
 from benchmarks.statistics.runner_health import (
     LIMITS,
     fault_of,
@@ -15,7 +16,6 @@ from benchmarks.statistics.runner_health import (
     noise_floor_log_ppm,
     noise_limit_log_ppm,
 )
-from benchmarks.verdicts import Verdict, VerdictKind
 from bounty.models import NoiseSample, QuarantineCause, Run, RunKind, Runner
 from bounty.services.failures import note_failure
 from bounty.services.quarantine import end_quarantine, quarantine

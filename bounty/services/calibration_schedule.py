@@ -26,6 +26,7 @@ from bounty.models import (
     StoredTree,
     Switch,
 )
+from bounty.services.layouts import has_present_layout
 from bounty.services.queues import waiting_order
 from bounty.services.runs import queue_aa_run
 from bounty.services.switches import is_stopped
@@ -48,7 +49,8 @@ def calibrations_of(hardware: str) -> list[Calibration]:
     """One for each suite and preset that open bounties of this hardware pay for."""
     bounties = Bounty.objects.filter(state=BountyState.OPEN, hardware=hardware).select_related("lineage__tip")
     bounties = bounties.exclude(suite=BUG.name)  # whose runs time nothing
-    newest = {(bounty.suite, bounty.preset): bounty for bounty in bounties.order_by("created_at")}
+    measurable = [b for b in bounties.order_by("created_at") if has_present_layout(b.lineage.tip_id)]
+    newest = {(bounty.suite, bounty.preset): bounty for bounty in measurable}
     return [Calibration(*key, bounty.lineage.tip) for key, bounty in sorted(newest.items())]
 
 

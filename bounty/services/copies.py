@@ -8,7 +8,7 @@ counts as an attempt.
 
 from django.db.models import Q
 
-from benchmarks.verdicts import VerdictKind
+from benchmarks.judging.verdicts import VerdictKind
 from bounty.errors import AlreadyJudged, AlreadySubmitted
 from bounty.models import Bounty, DisputeState, RunKind, StoredTree, Submission, SubmissionState
 from gainshare.accounts.models import User

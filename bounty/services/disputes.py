@@ -11,7 +11,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 
-from benchmarks.verdicts import VerdictKind
+from benchmarks.judging.verdicts import VerdictKind
 from bounty.errors import AlreadyDisputed, BadRequest, NotAllowed, NotFound, TooManyDisputes, WrongState
 from bounty.limits import MAX_DISPUTE_CHARS, MAX_DISPUTES
 from bounty.models import (
@@ -28,6 +28,7 @@ from bounty.models import (
     SubmissionState,
 )
 from bounty.services.awards import standing_award
+from bounty.services.layouts import AGAINST_TIP, has_present_layout, require_present_layout
 from bounty.services.remeasure import order_price
 from bounty.services.runs import queue_run
 from bounty.services.series import measured_base
@@ -185,7 +186,11 @@ def _require_same_verdict(dispute: Dispute, submission: Submission) -> None:
 
 
 def _measure_again(submission: Submission, actor: User) -> Run:
-    """A booked gain is priced again; anything else is judged again from its gate on. Never where it was measured."""
+    """A booked gain is priced again; anything else is judged again from its gate on. Never where it was measured.
+
+    Raises OldLayout for trees that cannot be measured any more.
+    """
+    require_present_layout(submission.base_tree_id, instead=f"Uphold or overturn. {AGAINST_TIP}")
     before = submission.verdict_run
     award = standing_award(submission)
     if award is not None and award.state == AwardState.UNVESTED:
@@ -246,6 +251,8 @@ def _overturn(submission: Submission, actor: User) -> None:
 def _may_earn(run: Run) -> bool:
     verdict = run.verdict
     evidence = verdict.evidence
+    if not has_present_layout(run.candidate_tree_id):
+        return False  # it cannot be confirmed any more
     return evidence is not None and evidence.is_award_eligible and (verdict.log_ppm_estimate or 0) > 0
 
 

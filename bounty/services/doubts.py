@@ -4,7 +4,7 @@ from datetime import datetime
 
 from django.db.models import Q
 
-from benchmarks.verdicts import VerdictKind
+from benchmarks.judging.verdicts import VerdictKind
 from bounty.models import PRICING_KINDS, NoiseSample, Run, RunKind, Runner, RunState, SubmissionState
 
 # Nothing is paid, or to be paid, for these.

@@ -2,8 +2,8 @@
 
 from datetime import datetime
 
+from benchmarks.judging.verdicts import VerdictKind
 from benchmarks.statistics.runner_health import LIMITS, failed_too_often
-from benchmarks.verdicts import VerdictKind
 from bounty.models import QuarantineCause, Run, Runner, RunnerFailure, RunVerdict, StateChange
 from bounty.services.quarantine import quarantine
 

@@ -10,7 +10,7 @@ from typing import Any
 from django.db import transaction
 from django.utils import timezone
 
-from benchmarks.policy import harness_hash
+from benchmarks.patch.policy import harness_hash
 from bounty.errors import BadRequest, NotLeasable
 from bounty.models import QuarantineCause, Runner
 from bounty.services.quarantine import quarantine

@@ -12,7 +12,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from benchmarks.faults import fault_point
-from benchmarks.verdicts import VerdictKind
+from benchmarks.judging.verdicts import VerdictKind
 from bounty.models import (
     COUNTING,
     OPEN_RUN_STATES,
@@ -36,6 +36,7 @@ from bounty.rewards import bug_shares
 from bounty.services.awards import has_enough_acceptances, vest, void_award
 from bounty.services.booking import refuse
 from bounty.services.bounties import available_escrow, follow_funds, step_id
+from bounty.services.layouts import has_present_layout
 from bounty.services.remeasure import follow_best
 from bounty.services.runs import queue_run
 from bounty.services.series import is_left_behind, measured_base
@@ -45,6 +46,7 @@ from bounty.services.transitions import move, note
 from gainshare.accounts.models import User
 from gainshare.ledger import services as ledger
 
+AS_JUDGED = "accepted as it was judged; its tree has an older layout, so it is not merged and the tip stays"
 UNTRUSTED = "No award: the evidence was made in a sandbox that the policy does not trust."
 
 
@@ -279,10 +281,12 @@ def _review(submission: Submission) -> bool:
         return follow_best(submission_id=submission.pk)
     if submission.state == SubmissionState.CONFIRMED and has_enough_acceptances(submission):
         return move(submission, to=SubmissionState.ACCEPTED, reason="enough people have accepted this tree")
-    if submission.state != SubmissionState.ACCEPTED or submission.merged_at is None:
+    is_old = not has_present_layout(submission.base_tree_id)
+    if submission.state != SubmissionState.ACCEPTED or (submission.merged_at is None and not is_old):
         return False
     with transaction.atomic():
-        if not vest(submission=submission, reason="accepted, and merged as judged"):
+        reason = "accepted, and merged as judged" if submission.merged_at else AS_JUDGED
+        if not vest(submission=submission, reason=reason):
             return False
         bounty = Bounty.objects.select_for_update(no_key=True).get(pk=submission.bounty_id)
         if bounty.state != BountyState.CLOSED:

@@ -11,7 +11,7 @@ from django.db.models import Q
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
-from benchmarks.verdicts import VerdictKind
+from benchmarks.judging.verdicts import VerdictKind
 from bounty.limits import RECENT, RUNNER_ALIVE
 from bounty.models import (
     OPEN_RUN_STATES,
@@ -25,6 +25,7 @@ from bounty.models import (
 )
 from bounty.queueing import UNKNOWN, Estimate, Waiting, estimate, fair_order
 from bounty.services.device_waits import is_waiting
+from bounty.services.layouts import has_present_layout
 from bounty.services.switches import is_stopped
 
 TYPICAL_OF = 20  # finished runs
@@ -48,16 +49,25 @@ class QueuePlace:
 
 
 def waiting_order(*, hardware: str) -> list[UUID]:
-    """Queued runs that any runner of this hardware may take, in the order in which they would be leased now."""
+    """Queued runs that any runner of this hardware may take, in the order in which they would be leased now.
+
+    Runs of trees of an older layout are left out, as in `own_order`: they cannot be measured.
+    """
     queued = Run.objects.filter(state=RunState.QUEUED, hardware=hardware, bound_to=None)
-    waiting = [Waiting(pk, person, at) for pk, person, at in queued.values_list("pk", PERSON, "queued_at")]
+    rows = queued.values_list("pk", PERSON, "queued_at", "base_tree", "candidate_tree")
+    waiting = [Waiting(pk, person, at) for pk, person, at, *trees in rows if _can_be_measured(trees)]
     return fair_order(waiting, _load(hardware))
+
+
+def _can_be_measured(trees: list[str]) -> bool:
+    return all(map(has_present_layout, trees))
 
 
 def own_order(runner: Runner) -> list[UUID]:
     """Queued runs that only this runner may take, oldest first."""
     own = Run.objects.filter(state=RunState.QUEUED, bound_to=runner)
-    return list(own.order_by("queued_at", "pk").values_list("pk", flat=True))
+    rows = own.order_by("queued_at", "pk").values_list("pk", "base_tree", "candidate_tree")
+    return [pk for pk, *trees in rows if _can_be_measured(trees)]
 
 
 def order_for(runner: Runner) -> list[UUID]:

@@ -11,9 +11,9 @@ from functools import lru_cache
 from benchmarks.catalogue import suite_of_case
 from benchmarks.evidence.guard import Rail, rails
 from benchmarks.evidence.schema import EvidenceError
+from benchmarks.patch.trees import TreeError
 from benchmarks.statistics.guard import GuardOutcome
 from benchmarks.statistics.units import PPM, floor_ppm
-from benchmarks.trees import TreeError
 from bounty.models import Evidence, RunKind
 from bounty.services.trees import blob_store
 

@@ -11,9 +11,9 @@ from django.db import transaction
 from django.utils import timezone
 
 from benchmarks.faults import fault_point
-from benchmarks.patches import PatchError, apply_patch, parse_patch
-from benchmarks.trees import TreeError
-from benchmarks.verdicts import VerdictKind
+from benchmarks.judging.verdicts import VerdictKind
+from benchmarks.patch.patches import PatchError, apply_patch, parse_patch
+from benchmarks.patch.trees import TreeError
 from bounty.errors import BadRequest, NotAllowed, WrongBase, WrongState
 from bounty.models import (
     OPEN_RUN_STATES,
@@ -30,6 +30,7 @@ from bounty.models import (
 from bounty.services.awards import standing_award, void_award
 from bounty.services.bounties import follow_funds
 from bounty.services.guards import pricing_run
+from bounty.services.layouts import AGAINST_TIP, require_present_layout
 from bounty.services.logs import say
 from bounty.services.runs import queue_run
 from bounty.services.series import (
@@ -67,6 +68,7 @@ def remeasure(*, actor: User, submission_id: UUID) -> Submission:
         raise NotAllowed("Only a maintainer or the author has a submission measured again.")
     if submission.state not in OPEN_GAIN or submission.merged_at is not None:
         raise WrongState(f"A submission that is {submission.state} is not measured again.")
+    require_present_layout(submission.base_tree_id, instead=f"Its award stands as measured. {AGAINST_TIP}")
     if not follow_best(submission_id=submission_id, actor=actor):
         raise WrongState("The tip is still the tree that this was measured from: merge it.")
     return find_submission(submission_id)
@@ -111,7 +113,7 @@ def _follow(submission: Submission, base: StoredTree, candidate: StoredTree, act
     """The locked submission's new trees, and the run that measures them."""
     why = f"{WHY}: applied to {base.pk[:12]}"
     if submission.state in OPEN_GAIN:
-        _end_runs(submission, WHY)  # a random check of what does not count any more
+        end_runs(submission, WHY)  # a random check of what does not count any more
         move(
             submission,
             to=SubmissionState.CONFIRMING,
@@ -133,7 +135,7 @@ def _redirect(submission: Submission) -> None:
     """Point the waiting run at the new trees, in its place in the queue; where none waits, order a price."""
     waiting = submission.runs.filter(state=RunState.QUEUED).exclude(kind=RunKind.GUARD).first()
     if waiting is None:
-        _end_runs(submission, WHY)
+        end_runs(submission, WHY)
         order_price(submission=submission)
         return
     against = measured_base(bounty=submission.bounty, of=submission)
@@ -156,18 +158,27 @@ def order_price(*, submission: Submission) -> Run:
     )
 
 
-def _end_runs(submission: Submission, reason: str) -> None:
+def end_runs(submission: Submission, reason: str, actor: User | None = None) -> None:
+    """Cancel what waits or is measured; a runner learns of it with its next heartbeat."""
     for run in submission.runs.filter(state__in=[RunState.QUEUED, *OPEN_RUN_STATES]):
-        move(run, to=RunState.LOST, reason=reason)
+        move(run, to=RunState.LOST, reason=reason, actor=actor)
 
 
 def _send_back(submission: Submission, base: StoredTree, why: str) -> None:
     """End a locked submission whose diff does not apply any more: no attempt is counted, no money stays."""
-    _end_runs(submission, WHY)
     reason = (
         f"The lineage moved on, and the diff does not apply to its tree any more ({why}). Make it against "
         f"{base.pk} and submit it again; this does not count as an attempt."
     )
+    end_runs(submission, WHY)
+    end_uncounted(submission, reason=reason, void="the diff does not apply to the moved tip")
+
+
+def end_uncounted(submission: Submission, *, reason: str, void: str, actor: User | None = None) -> None:
+    """End a locked submission for a ``reason`` that is not its author's fault; its award is voided, saying ``void``.
+
+    It is judged `patch_rejected` without a run, which is no attempt.
+    """
     fields: dict[str, Any] = {
         "verdict_kind": VerdictKind.PATCH_REJECTED.value,
         "verdict_reason": reason,
@@ -177,10 +188,10 @@ def _send_back(submission: Submission, base: StoredTree, why: str) -> None:
     }
     if submission.state == SubmissionState.JUDGED:
         Submission.objects.filter(pk=submission.pk).update(**fields)
-        note(submission, old=submission.state, new=submission.state, reason=reason)
+        note(submission, old=submission.state, new=submission.state, reason=reason, actor=actor)
     else:
-        move(submission, to=SubmissionState.JUDGED, reason=reason, **fields)
-    void_award(submission=submission, reason="the diff does not apply to the moved tip")
+        move(submission, to=SubmissionState.JUDGED, reason=reason, actor=actor, **fields)
+    void_award(submission=submission, reason=void)
 
 
 def measure_anew(*, submission_id: UUID) -> bool:

@@ -12,8 +12,8 @@ from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
 from benchmarks.faults import fault_point
-from benchmarks.reproduction import NotAReproduction, read_reproduction
-from benchmarks.verdicts import VerdictKind
+from benchmarks.judging.reproduction import NotAReproduction, read_reproduction
+from benchmarks.judging.verdicts import VerdictKind
 from bounty.errors import (
     AlreadyJudged,
     AlreadyReproduced,
@@ -39,6 +39,7 @@ from bounty.models import (
 )
 from bounty.services.adopted import adopted
 from bounty.services.bounties import UNSETTLED, find_bounty, open_bounty
+from bounty.services.layouts import WAIT_FOR_RENEWAL, require_present_layout
 from bounty.services.logs import say
 from bounty.services.series import patch_base
 from bounty.services.transitions import move, note
@@ -76,7 +77,8 @@ def open_by_terms(*, actor: User, reproduction: str = "", **terms: Any) -> Bount
 def reproduce(*, actor: User, bounty_id: UUID, text: str) -> Reproduction:
     """A new reproduction, queued to be tried on the bounty's tree.
 
-    Raises NotFound, BadRequest, BountyClosed, AlreadyReproduced, AlreadyJudged (the same file), TooManyAttempts.
+    Raises NotFound, BadRequest, BountyClosed, AlreadyReproduced, AlreadyJudged (the same file), TooManyAttempts,
+    OldLayout.
     """
     data = text.encode("utf-8", "surrogatepass")
     try:
@@ -90,6 +92,7 @@ def reproduce(*, actor: User, bounty_id: UUID, text: str) -> Reproduction:
         bounty = Bounty.objects.select_for_update(no_key=True).get(pk=bounty_id)
         _require_wanted(bounty, actor, blob)
         tree = patch_base(bounty=bounty)
+        require_present_layout(tree.pk, instead=WAIT_FOR_RENEWAL)
         reproduction = Reproduction.objects.create(
             bounty=bounty, author=actor, blob=blob, tree=tree, earns=actor.pk != bounty.created_by_id
         )

@@ -6,7 +6,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from benchmarks.faults import fault_point
-from benchmarks.verdicts import VerdictKind
+from benchmarks.judging.verdicts import VerdictKind
 from bounty.errors import BadRequest, NotAllowed, TipMoved, WrongBase, WrongState
 from bounty.models import (
     OPEN_RUN_STATES,
@@ -24,6 +24,7 @@ from bounty.models import (
 from bounty.services.advance import advance_submission
 from bounty.services.awards import has_enough_acceptances, standing_award, void_award
 from bounty.services.bounties import follow_funds
+from bounty.services.layouts import AGAINST_TIP, has_present_layout, require_present_layout
 from bounty.services.rechecks import holds_up
 from bounty.services.remeasure import applied_to
 from bounty.services.runs import queue_run
@@ -31,6 +32,7 @@ from bounty.services.series import measured_base, wake_left_behind
 from bounty.services.submissions import find_submission
 from bounty.services.transitions import move, note
 from bounty.services.waiting_merges import merge_has_to_wait
+from bounty.services.wakeups import wake_control
 from gainshare.accounts.models import User
 
 OPEN_FOR_REVIEW = (SubmissionState.CONFIRMED, SubmissionState.ACCEPTED)
@@ -73,6 +75,8 @@ def review(*, actor: User, submission_id: UUID, decision: str, comment: str = ""
             _decline(submission, actor, comment)
         elif state == SubmissionState.CONFIRMED and has_enough_acceptances(submission):
             move(submission, to=SubmissionState.ACCEPTED, reason="enough people accepted", actor=actor)
+            if not has_present_layout(submission.base_tree_id):
+                wake_control(submission_id=submission.pk)  # there is nothing to merge: its award vests now
     if decision == ReviewDecision.DECLINE:
         follow_funds(bounty=submission.bounty)
     return submission
@@ -95,7 +99,8 @@ def merge(*, actor: User, submission_id: UUID) -> Submission:
     are stopped it waits, unmerged, and is done when they are lifted.
 
     Raises TipMoved when the tip is no longer the tree that the diff was made against: the merged tree would not
-    be the measured one.
+    be the measured one. A candidate of an older layout never becomes the tip: its award vests as it was measured,
+    and one that is paid already raises OldLayout.
     """
     if not actor.is_maintainer:
         raise NotAllowed("Only a maintainer merges.")
@@ -108,8 +113,11 @@ def merge(*, actor: User, submission_id: UUID) -> Submission:
         if submission.merged_at is None:
             if submission.state not in (SubmissionState.ACCEPTED, SubmissionState.VESTED):
                 raise WrongState(f"Only an accepted submission is merged; this one is {submission.state}.")
-            _merge(submission, lineage, actor)
-            wake_left_behind(lineage_id=lineage.pk)
+            if submission.state == SubmissionState.VESTED:
+                require_present_layout(submission.base_tree_id, instead=AGAINST_TIP)
+            if has_present_layout(submission.base_tree_id):
+                _merge(submission, lineage, actor)
+                wake_left_behind(lineage_id=lineage.pk)
     fault_point("control.merged")
     return advance_submission(submission_id=submission_id)
 
@@ -161,7 +169,8 @@ def rejudge(*, actor: User, submission_id: UUID) -> Submission:
 
 
 def judge_from_the_gate(*, submission: Submission, actor: User, reason: str) -> Run:
-    """Forget a judged submission's verdict and order its gate again, elsewhere. Raises WrongState."""
+    """Forget a judged submission's verdict and order its gate again, elsewhere. Raises WrongState, OldLayout."""
+    require_present_layout(submission.base_tree_id, instead=AGAINST_TIP)
     before = submission.verdict_run
     with transaction.atomic():
         is_moved = move(

@@ -36,7 +36,7 @@ def register_runner(
 ) -> tuple[Runner, str]:
     """A new runner and its token, which is shown only here.
 
-    ``public_key`` is the raw Ed25519 key in base64, ``fingerprint`` what `python -m benchmarks.fingerprint` prints
+    ``public_key`` is the raw Ed25519 key in base64, ``fingerprint`` what `python -m benchmarks.runner.fingerprint` prints
     there; left out, the runner's first request for work tells it. ``actor`` is a maintainer, or None when the machine's own
     supervisor registers its local runner.
     """

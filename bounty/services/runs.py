@@ -7,7 +7,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from benchmarks.catalogue import BUG, SUITES
-from benchmarks.verdicts import VerdictKind
+from benchmarks.judging.verdicts import VerdictKind
 from bounty.errors import BadRequest, NotAllowed, NotFound
 from bounty.models import (
     Run,
@@ -21,6 +21,7 @@ from bounty.models import (
 )
 from bounty.services.adopted import require_adopted
 from bounty.services.failures import note_failure
+from bounty.services.layouts import require_present_layout
 from bounty.services.logs import say
 from bounty.services.transitions import move, note
 from bounty.services.trees import find_tree
@@ -101,6 +102,7 @@ def queue_aa_run(
     of this suite and preset before it already."""
     if suite == BUG.name or suite not in SUITES or preset not in SUITES[suite].presets:
         raise BadRequest("There is no such suite or preset to measure noise with.")
+    require_present_layout(tree.pk, instead="Order the run with a lineage's tip.")
     with transaction.atomic():
         run = Run.objects.create(
             kind=RunKind.AA,

@@ -3,6 +3,7 @@
 The best tree is the candidate of the newest booked award that stands, across all bounties of the series; a new
 series begins at the lineage's tip. It is read from the awards each time, so an award that is taken back takes
 its tree with it. A submission is never measured against its own award, nor against those booked after it.
+In a renewed lineage, awards for trees of an older layout do not count: the series begins again at the tip.
 """
 
 from django.db.models import F, Q, QuerySet
@@ -18,6 +19,7 @@ from bounty.models import (
     Submission,
     SubmissionState,
 )
+from bounty.services.layouts import has_present_layout
 from bounty.services.wakeups import wake_control
 
 STANDING = (AwardState.UNVESTED, AwardState.VESTED)
@@ -62,11 +64,13 @@ def best_award(*, bounty: Bounty, of: Submission | None = None) -> Award | None:
         awards = awards.exclude(submission=of)
         if own is not None:
             awards = awards.filter(series_at__lt=own.series_at)
-    return (
-        awards.select_related("submission", "confirmation_run__candidate_tree")
-        .order_by("-series_at", "-created_at")
-        .first()
-    )
+    newest_first = awards.order_by("-series_at", "-created_at")
+    trees = list(newest_first.values_list("pk", "confirmation_run__candidate_tree"))
+    counting = [pk for pk, tree in trees if has_present_layout(tree)]
+    if not counting and trees and not has_present_layout(_tip(bounty).pk):
+        counting = [trees[0][0]]  # not renewed yet: everything in this lineage has the older layout
+    found = Award.objects.select_related("submission", "confirmation_run__candidate_tree")
+    return found.get(pk=counting[0]) if counting else None
 
 
 def measured_base(*, bounty: Bounty, of: Submission | None = None) -> StoredTree:
@@ -88,9 +92,12 @@ def patch_base(*, bounty: Bounty, of: Submission | None = None) -> StoredTree:
 def is_left_behind(submission: Submission) -> bool:
     """Whether the tree that the diff was applied to is neither the tip nor an unmerged best tree any more.
 
-    What was measured could then never be merged as measured.
+    What was measured could then never be merged as measured. A submission on a tree of an older layout is never left
+    behind: it cannot be measured again, so `renewal` ends it, or its award vests as it was measured.
     """
     bounty = submission.bounty
+    if not has_present_layout(submission.base_tree_id):
+        return False
     if submission.base_tree_id == _tip(bounty).pk:
         return False
     return submission.base_tree_id != patch_base(bounty=bounty, of=submission).pk

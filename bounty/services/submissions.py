@@ -8,10 +8,11 @@ from django.db import transaction
 from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
-from benchmarks.patches import PatchError, apply_patch, parse_patch
-from benchmarks.policy import PolicyViolation, check_patch, load_policy
-from benchmarks.trees import Tree, TreeError, sha256_hex
-from benchmarks.verdicts import VerdictKind
+from benchmarks.judging.verdicts import VerdictKind
+from benchmarks.patch.layout import missing_modules
+from benchmarks.patch.patches import PatchError, apply_patch, parse_patch
+from benchmarks.patch.policy import PolicyViolation, check_patch, load_policy
+from benchmarks.patch.trees import Tree, TreeError, sha256_hex
 from bounty.code_digest import code_digest
 from bounty.errors import (
     BadRequest,
@@ -43,6 +44,7 @@ from bounty.services.adopted import require_adopted
 from bounty.services.awards import void_award
 from bounty.services.bounties import available_escrow, find_bounty, follow_funds
 from bounty.services.copies import earlier_copy
+from bounty.services.layouts import WAIT_FOR_RENEWAL, require_present_layout
 from bounty.services.runs import queue_run
 from bounty.services.series import measured_base, patch_base
 from bounty.services.transitions import move, note
@@ -77,7 +79,7 @@ def find_submission(submission_id: UUID) -> Submission:
 def submit(*, actor: User, bounty_id: UUID, diff: str, base_tree: str | None = None) -> Submission:
     """A new submission: queued for its gate run, or rejected with a verdict that says why.
 
-    Raises NotFound, BountyClosed, EscrowUsedUp, TooManyAttempts, WrongBase, AlreadySubmitted, AlreadyJudged,
+    Raises NotFound, BountyClosed, EscrowUsedUp, TooManyAttempts, WrongBase, OldLayout, AlreadySubmitted, AlreadyJudged,
     NotReproduced, and RateLimited for a diff that would be one rejection too many; these leave no submission behind. A diff that cannot be read, allowed or applied, and a copy, stay visible as
     rejected submissions.
     """
@@ -144,11 +146,20 @@ def read_diff(*, diff: str, base: Tree) -> Reading:
         check_patch(load_policy(), patch)
         store = blob_store()
         candidate = apply_patch(base, patch, store)
+        if missing := missing_modules(entry.path for entry in candidate.entries):
+            return Reading(digest, None, _removes(missing))
         return Reading(digest, candidate, code_digest=code_digest(candidate, store))
     except (PatchError, PolicyViolation) as error:
         return Reading(digest, None, f"{error.code}: {error.message}")
     except TreeError as error:  # the platform's own tree or blob is damaged: not the diff's fault
         raise BadRequest(error.message, code=error.code, status=500) from None
+
+
+def _removes(modules: tuple[str, ...]) -> str:
+    return (
+        f"missing_module: The patched tree has no {', '.join(modules)}, which the judge imports: nothing could be "
+        "measured. Keep each of these modules where it is."
+    )
 
 
 def _require_open(bounty: Bounty) -> None:
@@ -160,7 +171,11 @@ def _require_open(bounty: Bounty) -> None:
 
 def _named_base(bounty: Bounty, name: str | None) -> StoredTree:
     expected = patch_base(bounty=bounty)
+    require_present_layout(expected.pk, instead=WAIT_FOR_RENEWAL)
     if name is not None and name != expected.pk:
+        if StoredTree.objects.filter(pk=name).exists():
+            again = f"Make the diff against the current tree, {expected.pk}, and submit it again."
+            require_present_layout(name, instead=again)
         raise _rebase(bounty)
     return expected
 

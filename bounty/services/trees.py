@@ -5,15 +5,17 @@ import re
 from django.conf import settings
 from django.db import IntegrityError, transaction
 
-from benchmarks.patches import PatchError, apply_patch, parse_patch
-from benchmarks.policy import PolicyViolation, check_patch, load_policy
-from benchmarks.trees import BlobStore, Tree, TreeError, shipped_tree
+from benchmarks.patch.patches import PatchError, apply_patch, parse_patch
+from benchmarks.patch.policy import PolicyViolation, check_patch, load_policy
+from benchmarks.patch.trees import BlobStore, Tree, TreeError, shipped_tree
 from bounty.errors import BadRequest, BountyError, NotAllowed, NotFound
 from bounty.models import Lineage, StoredTree
+from bounty.services.layouts import require_present_layout
 from bounty.services.transitions import note
 from gainshare.accounts.models import User
 
 SHIPPED = "shipped"
+RENEW = "renew"  # no name for a lineage: `lineages/renew/` is an operation
 
 
 def blob_store() -> BlobStore:
@@ -78,7 +80,10 @@ def create_lineage(*, actor: User, name: str, base_tree: str, is_demo: bool = Fa
         raise NotAllowed("Only a maintainer starts a lineage.")
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,59}", name):
         raise BadRequest("Name the lineage with lower-case letters, digits, - and _, at most 60.")
+    if name == RENEW:
+        raise BadRequest(f"{RENEW} is the name of an operation on lineages: choose another name.")
     tree = find_tree(base_tree)
+    require_present_layout(tree.pk, instead='Start the lineage at the installed stack\'s tree, "shipped".')
     try:
         with transaction.atomic():
             lineage = Lineage.objects.create(

@@ -14,8 +14,8 @@ from django.utils import timezone
 from benchmarks.evidence.canonical import canonical_bytes
 from benchmarks.evidence.samples import turns
 from benchmarks.evidence.verify import VerificationReport, verify_evidence
+from benchmarks.judging.verdicts import Verdict, VerdictKind
 from benchmarks.statistics.units import pair_log_ppb
-from benchmarks.verdicts import Verdict, VerdictKind
 from bounty.errors import EvidenceConflict, EvidenceRefused, LeaseLost, NotFound
 from bounty.models import OPEN_RUN_STATES, Evidence, Run, Runner, RunState, RunVerdict
 from bounty.services.calibration import note_outcome

@@ -16,7 +16,7 @@ def observe() -> dict[str, Any]:
     import torch
 
     from model.presets import PRESETS
-    from model.serving.cache import SequenceCache
+    from model.serving.engine.cache import SequenceCache
     from model.transformer import Transformer
 
     torch.manual_seed(7)

@@ -1,4 +1,4 @@
-// One step of AdamW on one parameter, and the size of its gradient, for `model/training/adamw_fused.py`.
+// One step of AdamW on one parameter, and the size of its gradient, for `model/training/optim/adamw_fused.py`.
 //
 // What memory holds of a parameter is read and written once: weights, gradient (fp32 or bf16), moments and, where one is
 // kept, the weights' copy in bf16. No number depends on how many threads there are.
@@ -11,7 +11,7 @@ using namespace lanes;
 
 constexpr int64_t BLOCK = 1 << 14;  // numbers that one thread takes at a time
 
-// As `_Call` in adamw_fused.py; arrays of `count` numbers.
+// As `_Call` in optim/adamw_fused.py; arrays of `count` numbers.
 struct Call {
     int64_t count, threads;
     float factor;                   // of the gradient

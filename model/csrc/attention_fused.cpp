@@ -1,4 +1,4 @@
-// Causal attention of whole sequences, forward and backward, for `model/layers/attention_fused.py`.
+// Causal attention of whole sequences, forward and backward, for `model/layers/attention/gqa_fused.py`.
 
 #include "attention_backward.h"
 #include "attention_forward.h"

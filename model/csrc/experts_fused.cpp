@@ -1,4 +1,4 @@
-// The routed experts' sum, forward and backward, for `model/layers/experts_fused.py`.
+// The routed experts' sum, forward and backward, for `model/layers/moe/experts_fused.py`.
 
 #include "experts_backward.h"
 #include "experts_forward.h"

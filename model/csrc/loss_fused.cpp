@@ -1,4 +1,4 @@
-// Cross-entropy of rows of logits, and in their place the gradient by them, for `model/training/loss_fused.py`.
+// Cross-entropy of rows of logits, and in their place the gradient by them, for `model/training/losses/cross_entropy_fused.py`.
 //
 // A row is read twice while it lies in the cache: for its largest number and for its exponentials, which the gradient is a
 // multiple of. All numbers of a row are summed in one order, whatever rows come with it and however many threads there are.

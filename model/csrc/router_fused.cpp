@@ -1,4 +1,4 @@
-// From a router's logits to each token's experts and their weights, forward and backward, for `model/layers/router_fused.py`.
+// From a router's logits to each token's experts and their weights, forward and backward, for `model/layers/moe/router_fused.py`.
 //
 // All is fp32, and a row's answer depends on no other row. Of equal scores the lower expert's counts as better; a score that
 // is no number is the best, as in torch.

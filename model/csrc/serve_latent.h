@@ -1,4 +1,4 @@
-// Latent attention in its absorbed form (model/layers/latent.py): queries are mapped into the space of the latents, and
+// Latent attention in its absorbed form (model/layers/attention/mla.py): queries are mapped into the space of the latents, and
 // attention is that of many heads over one head whose keys are latent and rotary key, and whose values are the latent.
 //
 // The same form serves prompts too: it multiplies more than expanding the latents would, but a token's result does not

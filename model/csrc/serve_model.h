@@ -1,6 +1,6 @@
 // What one step of the compiled engine works on: weights, caches and working memory, as plain structs.
 //
-// model/serving/native_tables.py mirrors these structs field by field; `serve_sizes` lets it check their sizes. Shape
+// model/serving/executors/native_tables.py mirrors these structs field by field; `serve_sizes` lets it check their sizes. Shape
 // suffixes as in model/layers/__init__.py. Knows nothing of how a step is computed.
 
 #pragma once
@@ -51,7 +51,7 @@ struct FeedForward {
     int32_t padding;
 };
 
-// What model/layers/router.py is configured with.
+// What model/layers/moe/router.py is configured with.
 struct Router {
     Matrix weight;      // FP32
     const float *bias;  // of the choice; null: none

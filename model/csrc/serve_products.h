@@ -77,7 +77,7 @@ struct Rows {
     int32_t at(int i) const { return index ? index[i] : i; }
 };
 
-// A packed matrix; the layout of this struct is model/serving/packed.py's too.
+// A packed matrix; the layout of this struct is model/serving/executors/packed.py's too.
 struct Matrix {
     const char *data;
     const float *scales;    // [n rounded up to STRIP], of INT8 and INT8_DYNAMIC, else null

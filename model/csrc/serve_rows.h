@@ -168,7 +168,7 @@ SERVE_ONCE void pack_row(int32_t kind, const float *x, int64_t n, char *to, floa
     fill_row(x, n, [&](Floats v, int64_t i) { put_whole(round_whole(v * inverse), to, i); });
 }
 
-// Turns the rotary numbers of a head by one row of cosines and sines (model/layers/rotary.py: `rotate`).
+// Turns the rotary numbers of a head by one row of cosines and sines (model/layers/attention/rotary.py: `rotate`).
 SERVE_ONCE void turn_row(const Model &model, int row, float *x) {
     const int d = model.d_rotary;
     const float *cos = model.cos + static_cast<int64_t>(row) * d, *sin = model.sin + static_cast<int64_t>(row) * d;

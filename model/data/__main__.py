@@ -21,17 +21,17 @@ from pathlib import Path
 from model.command_errors import CommandParser, failed
 from model.config import ConfigError
 from model.data import tokenizer as tokenizers
+from model.data.arrow.data_folder import SIDES, DataFolder, open_data_folder
 from model.data.build import Settings, build
-from model.data.corpora import KINDS, ROOT, Corpus, built_in_corpora, select
-from model.data.data_folder import SIDES, DataFolder, open_data_folder
+from model.data.corpora.hub import HubDataset
+from model.data.corpora.registry import KINDS, ROOT, Corpus, built_in_corpora, select
 from model.data.errors import CorpusError, DataError
-from model.data.hub_corpus import HubDataset
 from model.data.show import show_batch, show_document
 from model.data.statistics import Row, statistics
 from model.data.tokenizer import MOST_VOCABULARY, TextTokenizer
 from model.new_folder import FolderTakenError
 from model.progress_lines import ProgressLines
-from model.serving.options import whole
+from model.serving.node.options import whole
 
 INTERRUPTED = 130
 

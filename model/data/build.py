@@ -13,14 +13,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from model.data.corpora import KINDS, Corpus, Kind
-from model.data.data_folder import BUILD_FILE, FORMAT, DataFolder, is_data_folder, open_data_folder
+from model.data.arrow.data_folder import BUILD_FILE, FORMAT, DataFolder, is_data_folder, open_data_folder
+from model.data.arrow.manifest import Record
+from model.data.arrow.writer import SHARD_TOKENS, TokenisedDocument, write_shards
+from model.data.batches.order import keyed_order
+from model.data.corpora.registry import KINDS, Corpus, Kind
+from model.data.corpora.text_documents import TextDocument
 from model.data.errors import CorpusError
-from model.data.manifest import Record
-from model.data.order import keyed_order
-from model.data.shard_writer import SHARD_TOKENS, TokenisedDocument, write_shards
 from model.data.splitting import Split, split
-from model.data.text_documents import TextDocument
 from model.data.tokenizer import Markup, TextTokenizer, check_vocab_size
 from model.new_folder import FolderTakenError, new_folder
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from model.data.batch import IGNORED, PADDING
-from model.data.curriculum import Curriculum, Stage
-from model.data.data_folder import DataFolder, Side
+from model.data.arrow.data_folder import DataFolder, Side
+from model.data.batches.batch import IGNORED, PADDING
+from model.data.batches.curriculum import Curriculum, Stage
+from model.data.batches.stream import WIDTH_MULTIPLE, DataStream
 from model.data.errors import DataError
-from model.data.stream import WIDTH_MULTIPLE, DataStream
 
 
 def show_document(data: DataFolder, kind: str, side: Side, document: int) -> str:

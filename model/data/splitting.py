@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from model.data.text_documents import TextDocument
+from model.data.corpora.text_documents import TextDocument
 
 SHINGLE_WORDS = 13  # as GPT-3's search for contamination (Brown et al. 2020, arXiv:2005.14165, appendix C)
 COPIED_SHARE = 0.5

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.data.data_folder import SIDES, DataFolder
-from model.data.padding import padding_shares
+from model.data.arrow.data_folder import SIDES, DataFolder
+from model.data.batches.padding import padding_shares
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from pathlib import Path
 import tokenizers
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
+from model.data.arrow.token_documents import Span
+from model.data.corpora.utf8_file import NotUTF8Error, read_utf8
 from model.data.errors import TokenizerError
-from model.data.token_documents import Span
-from model.data.utf8_file import NotUTF8Error, read_utf8
 
 TOKENIZER_FILE = "tokenizer.json"
 MARKUP_FILE = "markup.json"

@@ -27,8 +27,8 @@ from model.distill.cache import CachedTeacher
 from model.distill.errors import CacheError, IncompatibleError
 from model.distill.fill import fill
 from model.progress_lines import ProgressLines
-from model.training.faults import is_out_of_memory
-from model.training.run_config import read_run_config
+from model.training.config.run_config import read_run_config
+from model.training.run.faults import is_out_of_memory
 
 INTERRUPTED = 130
 

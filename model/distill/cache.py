@@ -28,12 +28,12 @@ from safetensors.numpy import save_file
 from torch import Tensor
 
 from model.config import ConfigError, require_types
-from model.data.batch import PADDING, Batch
-from model.data.mapped_size import MappedSize
+from model.data.arrow.mapped_size import MappedSize
+from model.data.batches.batch import PADDING, Batch
 from model.distill.divergence import TopK
 from model.distill.errors import CacheError
 from model.distill.teacher import scored
-from model.training.temperature import require_temperature
+from model.training.config.temperature import require_temperature
 
 FORMAT = "gainshare.teacher/1"
 MANIFEST = "manifest.json"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.training.temperature import require_temperature
+from model.training.config.temperature import require_temperature
 
 
 @dataclass(frozen=True)

@@ -12,19 +12,19 @@ from pathlib import Path
 import torch
 
 from model.config import ConfigError
-from model.data.batch import Batch
+from model.data.batches.batch import Batch
 from model.data.tokenizer import TOKENIZER_FILE
 from model.distill.cache import CachedTeacher
 from model.distill.errors import IncompatibleError
 from model.distill.identity import require_same_tokens, tokenizer_sha256
 from model.distill.precompute import precompute
 from model.distill.teacher import LiveTeacher
-from model.training.distillation import live_teacher
-from model.training.micro_batches import split
-from model.training.precision import autocast
-from model.training.run_config import RunConfig
-from model.training.setup import device_of, shape_for
-from model.training.training_data import TrainingData, open_data
+from model.training.config.run_config import RunConfig
+from model.training.losses.distillation import live_teacher
+from model.training.optim.precision import autocast
+from model.training.run.data import TrainingData, open_data
+from model.training.run.micro_batches import split
+from model.training.run.setup import device_of, shape_for
 
 Report = Callable[[int, int], None]  # tokens that are in the cache by now, of about how many
 

@@ -1,6 +1,6 @@
 """What a student minimises: its targets, its teacher's expectations and, where asked for, its hidden states.
 
-Takes the place of `model.training.objective.losses_on`. Knows nothing of optimisers or of where batches come from.
+Takes the place of `model.training.losses.objective.losses_on`. Knows nothing of optimisers or of where batches come from.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import ConfigError, ModelConfig
-from model.data.batch import Batch
+from model.data.batches.batch import Batch
 from model.distill.divergence import TopK, kl_divergence
 from model.distill.errors import IncompatibleError
 from model.distill.hidden import HiddenStateLoss, States, hidden_states
 from model.distill.identity import require_same_tokens
 from model.distill.teacher import LiveTeacher, Teacher, scored
-from model.training.objective import Losses, ahead_on
-from model.training.temperature import require_temperature
+from model.training.config.temperature import require_temperature
+from model.training.losses.objective import Losses, ahead_on
 from model.transformer import Transformer
 
 
@@ -34,7 +34,7 @@ class Distillation(nn.Module):
     """(1 - weight) * cross-entropy + weight * t^2 KL(teacher || student) + hidden_weight * hidden-state loss.
 
     Its own parameters, if any, are `hidden.projections`, no part of the student: `Trainer.learn_by` trains them and
-    `model.training.state` saves them. Hidden states need a live teacher. Raises IncompatibleError where a token id does
+    `model.training.run.state` saves them. Hidden states need a live teacher. Raises IncompatibleError where a token id does
     not mean the same to both, and ConfigError or ValueError for weights and temperatures that make no sense.
     """
 

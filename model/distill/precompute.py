@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from model.data.batch import IGNORED, PADDING, Batch
+from model.data.batches.batch import IGNORED, PADDING, Batch
 from model.distill.cache import (
     MANIFEST,
     CachedTeacher,
@@ -27,7 +27,7 @@ from model.distill.divergence import TopK, top_k_of
 from model.distill.errors import CacheError
 from model.distill.identity import model_sha256
 from model.distill.teacher import LiveTeacher
-from model.training.temperature import require_temperature
+from model.training.config.temperature import require_temperature
 
 SHARD_TOKENS = 1 << 16  # at most this much work is lost with a killed run; 12 MB at k = 32
 

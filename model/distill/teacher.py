@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from model.data.batch import IGNORED, Batch
+from model.data.batches.batch import IGNORED, Batch
 from model.distill.divergence import TopK
 from model.distill.hidden import States, hidden_states
 from model.transformer import Transformer

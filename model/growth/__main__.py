@@ -26,7 +26,7 @@ from model.config import ConfigError, Gate, GroupScore, ModelConfig
 from model.growth.difference import Difference, logit_difference
 from model.growth.folder import Grown, grow_folder
 from model.growth.methods import DEPTH, EXPERTS, UPCYCLING, Method
-from model.training.faults import is_out_of_memory
+from model.training.run.faults import is_out_of_memory
 
 ROUNDING = 1e-3  # of the largest logit; fp32 stays far below, another choice of experts far above
 DIGITS = 4  # of a layer's number: a slip of the finger makes no list of a billion

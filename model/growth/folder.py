@@ -25,7 +25,7 @@ from model.data.tokenizer import MARKUP_FILE, TOKENIZER_FILE
 from model.growth.derivation import Growth
 from model.growth.moments_file import moments_of, write_moments
 from model.new_folder import new_folder
-from model.serving.chat import TEMPLATE_FILE
+from model.serving.api.chat import TEMPLATE_FILE
 
 BESIDE = (TOKENIZER_FILE, MARKUP_FILE, TEMPLATE_FILE)
 STILL_TRUE = ("stop_tokens", "licence", "source")  # of a parent's metadata; the rest tells of its training

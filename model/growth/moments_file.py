@@ -16,11 +16,11 @@ from model.checkpoint import CheckpointError
 from model.config import ConfigError
 from model.growth.derivation import Moments
 from model.growth.optimiser import named_moments, set_named_moments
-from model.training.checkpoints import STATE_FILE, load
-from model.training.errors import DamagedCheckpointError, SavedStateError
-from model.training.recipe import Recipe
-from model.training.state import restore
-from model.training.trainer import Trainer
+from model.training.config.recipe import Recipe
+from model.training.run.checkpoints import STATE_FILE, load
+from model.training.run.errors import DamagedCheckpointError, SavedStateError
+from model.training.run.state import restore
+from model.training.run.trainer import Trainer
 from model.transformer import Transformer
 
 MOMENTS_FILE = "moments.safetensors"

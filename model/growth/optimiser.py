@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from model.growth.derivation import Moments
-from model.training.optimizer_8bit import AdamW8bit
+from model.training.optim.adamw_8bit import AdamW8bit
 
 
 def named_moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Moments]:

@@ -17,7 +17,7 @@ from model.checkpoint import CheckpointError
 from model.command_errors import CommandParser, failed
 from model.hf.convert import export_folder, import_folder
 from model.hf.errors import UnsupportedModel
-from model.hf.registry import FAMILIES
+from model.hf.families.registry import FAMILIES
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

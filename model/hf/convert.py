@@ -15,13 +15,13 @@ import tokenizers
 import torch
 
 from model.checkpoint import CheckpointError, load_config, load_transformer, save_checkpoint
+from model.hf.config.token_ids import TOKEN_FIELDS, token_ids
 from model.hf.errors import UnsupportedModel
-from model.hf.family import vocab_size
+from model.hf.families.family import vocab_size
+from model.hf.families.registry import FAMILIES, family_named
 from model.hf.folder import load, load_json, save, their_json
-from model.hf.registry import FAMILIES, family_named
-from model.hf.token_ids import TOKEN_FIELDS, token_ids
 from model.layers.sharing import unshare
-from model.serving.tokenizer import TOKENIZER_FILE, BPETokenizer, UnservedTokenizerError
+from model.serving.api.tokenizer import TOKENIZER_FILE, BPETokenizer, UnservedTokenizerError
 
 TEMPLATE_FILE = "chat_template.jinja"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"

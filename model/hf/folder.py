@@ -15,8 +15,8 @@ from torch import Tensor
 from model.checkpoint import CONFIG_FILE, FORMAT, CheckpointError
 from model.config import ModelConfig
 from model.hf.errors import UnsupportedModel
-from model.hf.family import Family
-from model.hf.registry import read_config, write_config
+from model.hf.families.family import Family
+from model.hf.families.registry import read_config, write_config
 from model.hf.shards import describe_tensors, read_tensors, tensor_files, write_tensors
 from model.hf.tensors import (
     HEAD,

@@ -17,7 +17,7 @@ from torch import Tensor
 from model.checkpoint import CheckpointError
 from model.config import ModelConfig
 from model.hf.errors import UnsupportedModel
-from model.hf.family import EXPERT, Family
+from model.hf.families.family import EXPERT, Family
 from model.hf.shards import FLOATS
 from model.layers.unfilled import unfilled
 from model.transformer import Transformer

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from model.config import ModelConfig
-from model.layers.attention import Attention, Segment
+from model.layers.attention.gqa import Attention, Segment
+from model.layers.attention.mla import LatentAttention
+from model.layers.attention.rotary import Rotation
 from model.layers.ffn import SwiGLU
 from model.layers.formats import autocast_dtype
-from model.layers.latent import LatentAttention
-from model.layers.moe import MoELayer
+from model.layers.moe.layer import MoELayer
 from model.layers.norm import RMSNorm
 from model.layers.recompute import Checkpointing, recomputed, recomputed_but_products
-from model.layers.rotary import Rotation
 from model.layers.sharing import lend
 
 
@@ -57,7 +57,7 @@ class Block(nn.Module):
             self.ffn = SwiGLU(config.d_model, config.d_ff, bias=config.ffn_bias)
 
     def forward(self, x_BSD: Tensor, rotation: Rotation, first_BS: Tensor | None = None) -> Tensor:
-        """Whole sequences; `first_BS` as `layers/masks.py` makes it for this block's window, None: plainly causal."""
+        """Whole sequences; `first_BS` as `layers/attention/masks.py` makes it for this block's window, None: plainly causal."""
         # an input like the others: when it is computed again, in a pipeline, the layer has another batch's
         is_token_BS = self.ffn.is_token if isinstance(self.ffn, MoELayer) else None
         if self.checkpointing == "none" or not torch.is_grad_enabled():

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from model import native
 from model.layers import norm_reference
-from model.layers.rotary import Rotation
+from model.layers.attention.rotary import Rotation
 from model.layers.watched import PLAIN, is_watched
 
 FORMATS = (torch.float32, torch.bfloat16)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from model.layers.rotary import Rotation, rotate
+from model.layers.attention.rotary import Rotation, rotate
 
 
 def normed(x: Tensor, weight_D: Tensor, eps: float, dtype: torch.dtype) -> Tensor:

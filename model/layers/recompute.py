@@ -19,7 +19,8 @@ from torch.utils.checkpoint import (
 )
 
 from model.config import ConfigError
-from model.layers import attention_fused, linear_fused
+from model.layers import linear_fused
+from model.layers.attention import gqa_fused
 from model.layers.watched import Unwatching
 
 # none: everything; full: a block's input alone; selective: beside the inputs of a block's halves what the products
@@ -30,7 +31,7 @@ Checkpointing = Literal["none", "full", "selective"]
 _ATEN = torch.ops.aten
 _PRODUCTS = {linear_fused.OPERATION, _ATEN.mm.default, _ATEN.addmm.default}
 _KERNELS = {
-    attention_fused.OPERATION,
+    gqa_fused.OPERATION,
     _ATEN._scaled_dot_product_flash_attention_for_cpu.default,
     _ATEN._scaled_dot_product_flash_attention.default,
     _ATEN._scaled_dot_product_efficient_attention.default,

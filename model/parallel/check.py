@@ -24,16 +24,16 @@ from torch import Tensor
 
 from model.config import ConfigError, ModelConfig
 from model.parallel.check_shapes import SHAPES
-from model.parallel.mesh import Mesh, MeshError, check_schedule
-from model.parallel.processes import Processes, RankMissingError, connect, disconnect, join, own_device
+from model.parallel.mesh.mesh import Mesh, MeshError, check_schedule
+from model.parallel.mesh.processes import Processes, RankMissingError, connect, disconnect, join, own_device
 from model.parallel.trainer import ParallelTrainer
 from model.parallel.training_state import cut_training, merge_training
-from model.parallel.zero import ZeroTrainer
-from model.parallel.zero_engine import ZeroConfig
-from model.parallel.zero_pipeline import ZeroPipelineTrainer
+from model.parallel.zero.axis import ZeroTrainer
+from model.parallel.zero.engine import ZeroConfig
+from model.parallel.zero.pipeline import ZeroPipelineTrainer
 from model.presets import PRESETS
-from model.training.recipe import Recipe
-from model.training.trainer import Trainer
+from model.training.config.recipe import Recipe
+from model.training.run.trainer import Trainer
 from model.transformer import Transformer
 
 Trained = ParallelTrainer | ZeroTrainer | ZeroPipelineTrainer
@@ -90,7 +90,7 @@ class Job:
 
 
 def single_process(job: Job, recipe: Recipe) -> list[float]:
-    """The loss curve of the whole model under `model.training.trainer.Trainer`."""
+    """The loss curve of the whole model under `model.training.run.trainer.Trainer`."""
     model = Transformer(job.config)
     model.load_state_dict(job.state())
     model.forward = partial(model.forward, **job.packing())  # type: ignore[method-assign]  # the trainer passes ids only

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.config import MoEConfig
-from model.layers.moe import Experts
+from model.layers.moe.layer import Experts
 from model.parallel.collectives import (
     Group,
     even_sizes,
@@ -32,8 +32,8 @@ from model.parallel.collectives import (
     reduce_scatter_from,
     split_to,
 )
+from model.parallel.mesh.share import local_experts
 from model.parallel.rows import add_rows, take_rows
-from model.parallel.share import local_experts
 
 
 class ParallelExperts(Experts):

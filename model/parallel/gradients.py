@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from model.parallel.buckets import buckets
 from model.parallel.collectives import Group
-from model.parallel.processes import Processes
-from model.parallel.shards import Layout, layouts
+from model.parallel.mesh.processes import Processes
+from model.parallel.mesh.shards import Layout, layouts
 from model.parallel.stage import Stage
 
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleInterleaved1F1B
 
 from model.parallel.lean_stage import PIPELINE_STAGE
-from model.parallel.mesh import MeshError, check_schedule
-from model.parallel.processes import Processes
+from model.parallel.mesh.mesh import MeshError, check_schedule
+from model.parallel.mesh.processes import Processes
 from model.parallel.stage import Stage
 
 

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from model.parallel.buckets import BUCKET_ELEMENTS, buckets
 from model.parallel.collectives import Group
 from model.parallel.gradients import Trained
-from model.parallel.mesh import Axis
-from model.parallel.processes import Processes
-from model.training.recipe import Recipe
+from model.parallel.mesh.mesh import Axis
+from model.parallel.mesh.processes import Processes
+from model.training.config.recipe import Recipe
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # as torch's AdamW names them
 
@@ -51,7 +51,7 @@ class _Part:
 
 
 class ShardedAdamW:
-    """Decays matrices and their stacks, not vectors, as model/training/optimizer.py does. All ranks step together."""
+    """Decays matrices and their stacks, not vectors, as model/training/optim/choice.py does. All ranks step together."""
 
     def __init__(
         self, trained: Sequence[Trained], processes: Processes, recipe: Recipe, *, is_sharded: bool = True

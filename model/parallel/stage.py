@@ -1,7 +1,7 @@
 """One rank's part of the transformer: the layers of its pipeline stage, with its share of heads, widths and experts.
 
 Parameter names are those of the whole model, so that shards of any mesh can be cut from, and put together to, the
-same checkpoint (`shards.py`). Knows nothing of schedules, optimisers or data.
+same checkpoint (`mesh/shards.py`). Knows nothing of schedules, optimisers or data.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from model.config import ModelConfig
 from model.layers.block import Block
-from model.layers.moe import MoELayer, count_tokens_only, set_loss_scale
+from model.layers.moe.layer import MoELayer, count_tokens_only, set_loss_scale
 from model.layers.recompute import Checkpointing
 from model.layers.unfilled import unfilled
 from model.parallel.collectives import Group
 from model.parallel.expert import ParallelExperts
-from model.parallel.mesh import Coordinates, Mesh, split_layers
+from model.parallel.mesh.mesh import Coordinates, Mesh, split_layers
+from model.parallel.mesh.share import local_config
 from model.parallel.residual import Residual, SplitResidual, WholeResidual
-from model.parallel.share import local_config
 from model.parallel.tensor import IGNORED, cross_entropy_sum, embed, join_parts, split_modules
 from model.transformer import Transformer
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.layers.block import Block
-from model.layers.moe import MoELayer
+from model.layers.moe.layer import MoELayer
 from model.parallel.collectives import Group, maximum_over, sum_over
 from model.parallel.expert import ParallelExperts
 from model.parallel.residual import Residual

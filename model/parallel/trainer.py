@@ -1,4 +1,4 @@
-"""One optimiser step after another on a mesh of ranks; the parallel counterpart of `model/training/trainer.py`.
+"""One optimiser step after another on a mesh of ranks; the parallel counterpart of `model/training/run/trainer.py`.
 
 At equal weights and batches its losses are those of the single process up to rounding. What the MoE layers do with a
 whole batch (capacity, the switch loss) they do with the micro-batches of one data parallel rank, as in every engine: so
@@ -15,22 +15,22 @@ import torch
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.data.batch import PADDING, Batch
-from model.layers.balance import balance_experts
+from model.data.batches.batch import PADDING, Batch
+from model.layers.moe.balance import balance_experts
 from model.layers.recompute import Checkpointing
 from model.parallel.collectives import sum_over
 from model.parallel.gradients import Gradients
-from model.parallel.mesh import MeshError, check
+from model.parallel.mesh.mesh import MeshError, check
+from model.parallel.mesh.processes import Processes, naming_lost_ranks, own_device
+from model.parallel.mesh.shards import load
 from model.parallel.pipeline import runner, summed_loss
-from model.parallel.processes import Processes, naming_lost_ranks, own_device
 from model.parallel.sharded_adamw import ShardedAdamW
-from model.parallel.shards import load
 from model.parallel.stage import Stage
 from model.parallel.tensor import IGNORED
-from model.training.errors import require_finite
-from model.training.objective import packing_of
-from model.training.optimizer import set_learning_rate
-from model.training.recipe import Recipe
+from model.training.config.recipe import Recipe
+from model.training.losses.objective import packing_of
+from model.training.optim.choice import set_learning_rate
+from model.training.run.errors import require_finite
 
 
 def next_token_targets(tokens_BS: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.parallel.mesh import Mesh, check
-from model.parallel.shards import layouts, merge
+from model.parallel.mesh.mesh import Mesh, check
+from model.parallel.mesh.shards import layouts, merge
 from model.parallel.stage import Stage
 
 

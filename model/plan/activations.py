@@ -12,8 +12,8 @@ from __future__ import annotations
 import math
 
 from model.config import LatentConfig, ModelConfig, MoEConfig
-from model.parallel.mesh import split_layers
-from model.parallel.share import local_config
+from model.parallel.mesh.mesh import split_layers
+from model.parallel.mesh.share import local_config
 from model.plan.layout import STREAM_BYTES, Layout, Workload
 
 INDEX_BYTES = 8

@@ -25,8 +25,8 @@ import torch.distributed as dist
 from model.config import ConfigError, ModelConfig, MoEConfig
 from model.layers.watched import torch_instead
 from model.parallel.lean_stage import KEEPS_OUTPUTS
-from model.parallel.mesh import Mesh, MeshError
-from model.parallel.processes import Processes, RankMissingError, connect, disconnect, join
+from model.parallel.mesh.mesh import Mesh, MeshError
+from model.parallel.mesh.processes import Processes, RankMissingError, connect, disconnect, join
 from model.parallel.trainer import ParallelTrainer, next_token_targets
 from model.plan.activations import stage_activations
 from model.plan.costs import rank_memory

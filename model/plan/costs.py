@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from model.config import ModelConfig
 from model.parallel.buckets import BUCKET_ELEMENTS
-from model.parallel.mesh import split_layers
-from model.parallel.share import local_config
+from model.parallel.mesh.mesh import split_layers
+from model.parallel.mesh.share import local_config
 from model.plan.activations import FP32_BYTES, largest_parameter, stage_activations, working_set
 from model.plan.cluster import Cluster, Network
 from model.plan.layout import Checkpointing, Layout, Workload

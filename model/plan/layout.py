@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from model.config import ModelConfig
-from model.parallel.mesh import Mesh
+from model.parallel.mesh.mesh import Mesh
 
 Checkpointing = Literal["none", "selective", "full"]
 

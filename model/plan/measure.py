@@ -20,8 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from model.config import ModelConfig
-from model.parallel.mesh import Mesh
-from model.parallel.processes import Processes
+from model.parallel.mesh.mesh import Mesh
+from model.parallel.mesh.processes import Processes
 from model.parallel.stage import Stage
 from model.plan.sizes import Parameters
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import product
 
 from model.config import ModelConfig
-from model.parallel.mesh import Mesh, MeshError, check_schedule, check_sequence, check_zero, refusals
+from model.parallel.mesh.mesh import Mesh, MeshError, check_schedule, check_sequence, check_zero, refusals
 from model.plan.cluster import Cluster
 from model.plan.costs import Estimate, estimate, fullest_memory
 from model.plan.layout import Checkpointing, Layout, Workload

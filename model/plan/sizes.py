@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from model.config import ModelConfig
-from model.parallel.mesh import Mesh, split_layers
-from model.parallel.share import local_config
+from model.parallel.mesh.mesh import Mesh, split_layers
+from model.parallel.mesh.share import local_config
 
 
 @dataclass(frozen=True)

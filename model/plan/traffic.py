@@ -11,8 +11,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from model.config import ModelConfig, MoEConfig
-from model.parallel.mesh import Axis, Mesh, split_layers
-from model.parallel.share import local_config
+from model.parallel.mesh.mesh import Axis, Mesh, split_layers
+from model.parallel.mesh.share import local_config
 from model.plan.activations import FP32_BYTES, INDEX_BYTES, ranks_per_token
 from model.plan.layout import STREAM_BYTES, Layout, Workload
 from model.plan.sizes import partial_parameters, rank_parameters

@@ -7,7 +7,7 @@ import sys
 def start() -> int:
     """The command's exit status. A Ctrl-C while the command is still being imported is no error to trace either."""
     try:
-        from model.training.command import main
+        from model.training.run.command import main
     except KeyboardInterrupt:
         sys.stderr.write("interrupted before anything was done\n")
         return 130

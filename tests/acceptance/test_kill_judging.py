@@ -40,7 +40,7 @@ KILLS_PER_GAIN = sum(map(len, STAGES.values()))
 def test_a_gain_passes_its_gate_once_whatever_is_killed_on_its_way(stack: Any, world: BountyWorld) -> None:
     """Four kills up to the confirmation; the tests below kill four times more, the long ones in every stage.
 
-    What control does behind the gate is killed in `tests/bounty/test_killed_control.py`.
+    What control does behind the gate is killed in `tests/bounty/services/test_killed_control.py`.
     """
     author = world.newcomer()
     submission, seen = gate_gain_under_kills(stack, world, author)

@@ -14,7 +14,7 @@ import httpx
 import psycopg
 import pytest
 
-from benchmarks.sandbox.seccomp import CLONE_NEW_ANY, Rule, assemble
+from benchmarks.sandbox.isolation.seccomp import CLONE_NEW_ANY, Rule, assemble
 from gainshare.local.paths import STATE_DIRECTORY, Home, is_binaries_copy
 from gainshare.local.ports import free_port
 from gainshare.local.processes import kill_all, tagged

@@ -14,9 +14,9 @@ import pytest
 
 from benchmarks import aa, bench
 from benchmarks.evidence.verify import verify_evidence
-from benchmarks.patches import PatchError
-from benchmarks.sandbox.placement import sweep, usable_hierarchies
-from benchmarks.trees import BlobStore, Tree, TreeEntry, shipped_tree, write_tree
+from benchmarks.patch.patches import PatchError
+from benchmarks.patch.trees import BlobStore, Tree, TreeEntry, shipped_tree, write_tree
+from benchmarks.sandbox.accounting.placement import sweep, usable_hierarchies
 
 pytestmark = pytest.mark.slow
 
@@ -140,9 +140,11 @@ def test_what_the_platform_would_refuse_is_said_before_it_is_measured(open_folde
         return Tree(tuple(sorted(entries.values())))
 
     assert bench.refusal(base, with_file("model/more.py"), store) == ""
-    assert bench.refusal(base, with_file("model/serving/usage.py"), store).startswith("protected: ")
+    assert bench.refusal(base, with_file("model/serving/metering/usage.py"), store).startswith("protected: ")
     assert bench.refusal(base, with_file("model/more.bin"), store).startswith("file_type: ")
-    assert bench.refusal(base, with_file("model/layers/moe.py", 0o755), store).startswith("mode_change: ")
+    assert bench.refusal(base, with_file("model/layers/moe/layer.py", 0o755), store).startswith(
+        "mode_change: "
+    )
     assert bench.refusal(base, base, store).startswith("empty: ")
 
 
@@ -166,7 +168,7 @@ def test_a_diff_that_does_not_apply_is_refused(open_folder: Path) -> None:
     store = BlobStore(open_folder / "blobs")
     wrong = open_folder / "wrong.diff"
     wrong.write_text(
-        "--- a/model/layers/moe.py\n+++ b/model/layers/moe.py\n@@ -1,1 +1,1 @@\n-not there\n+at all\n"
+        "--- a/model/layers/moe/layer.py\n+++ b/model/layers/moe/layer.py\n@@ -1,1 +1,1 @@\n-not there\n+at all\n"
     )
     with pytest.raises(PatchError):
         bench.load_tree(str(wrong), shipped_tree(store), store)

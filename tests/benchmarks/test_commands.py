@@ -10,32 +10,32 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import attention
 from benchmarks.commands import command_line, ends_plainly
-from benchmarks.policy import load_policy
+from benchmarks.figures import attention
+from benchmarks.patch.policy import load_policy
 from benchmarks.report import MeasuringFailed
 from benchmarks.sandbox import SandboxUnavailable
 from benchmarks.suites import SUITES
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(attention.__file__).resolve().parent.parent
+ROOT = Path(attention.__file__).resolve().parents[2]
 
 # What is interrupted in each: the first long work of that command.
 LONG_WORK = {
     "benchmarks.aa": ("measure", ["--quick"]),
-    "benchmarks.attention": ("measure", []),
+    "benchmarks.figures.attention": ("measure", []),
     "benchmarks.bench": ("measure", ["--kind", "aa"]),
     "benchmarks.claims.__main__": ("_measure", ["--quick"]),
-    "benchmarks.experts": ("measure", []),
-    "benchmarks.kernels": ("measure", []),
-    "benchmarks.linear": ("measure", []),
+    "benchmarks.figures.experts": ("measure", []),
+    "benchmarks.figures.kernels": ("measure", []),
+    "benchmarks.figures.linear": ("measure", []),
     "benchmarks.loop.__main__": ("_measure", []),
     "benchmarks.peers.__main__": ("serve.measure", ["serve"]),
     "benchmarks.power.__main__": ("simulated_rows", []),
     "benchmarks.redteam.__main__": ("_attempts", []),
     "benchmarks.rerun": ("parse", [__file__, "--base", "shipped", "--candidate", "shipped"]),
-    "benchmarks.sampling": ("measure", []),
+    "benchmarks.figures.sampling": ("measure", []),
     "benchmarks.sandbox.__main__": ("self_test", []),
 }
 
@@ -46,7 +46,7 @@ def stays_as_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("os.sched_setaffinity", lambda *_: None)
     monkeypatch.setattr("torch.set_num_threads", lambda _: None)
-    monkeypatch.setattr("benchmarks.one_core.keep_freed_memory", lambda: None)
+    monkeypatch.setattr("benchmarks.figures.one_core.keep_freed_memory", lambda: None)
 
 
 @pytest.mark.parametrize("module", LONG_WORK)
@@ -67,19 +67,19 @@ def test_ctrl_c_ends_in_a_line_and_status_130(
 # A wrong command line of each that can print a document, and what is said of it.
 WRONG = {
     "benchmarks.aa": (["--pairs", "23"], "--pairs 23: at least 24"),
-    "benchmarks.attention": (["--rounds"], "unrecognized arguments: --rounds"),
+    "benchmarks.figures.attention": (["--rounds"], "unrecognized arguments: --rounds"),
     "benchmarks.bench": (["--kind", "gate"], "--kind gate needs a --candidate"),
     "benchmarks.claims.__main__": (["no-such-claim"], "unknown claim no-such-claim"),
-    "benchmarks.experts": (["more"], "unrecognized arguments: more"),
-    "benchmarks.kernels": (["more"], "unrecognized arguments: more"),
-    "benchmarks.linear": (["more"], "unrecognized arguments: more"),
+    "benchmarks.figures.experts": (["more"], "unrecognized arguments: more"),
+    "benchmarks.figures.kernels": (["more"], "unrecognized arguments: more"),
+    "benchmarks.figures.linear": (["more"], "unrecognized arguments: more"),
     "benchmarks.loop.__main__": (["no-such-part"], "unknown part no-such-part"),
     "benchmarks.peers.__main__": (["train", "--full"], "unrecognized arguments: --full"),
     "benchmarks.power.__main__": (["more"], "unrecognized arguments: more"),
     "benchmarks.power.real": (["--runs", "many"], "argument --runs: invalid int value: 'many'"),
     "benchmarks.redteam.__main__": (["no-such-cheat"], "there is no patch no-such-cheat"),
     "benchmarks.rerun": (["evidence.json"], "the following arguments are required: --base, --candidate"),
-    "benchmarks.sampling": (["more"], "unrecognized arguments: more"),
+    "benchmarks.figures.sampling": (["more"], "unrecognized arguments: more"),
     "benchmarks.sandbox.__main__": (["--level", "glass"], "argument --level: invalid choice: 'glass'"),
 }
 
@@ -109,7 +109,7 @@ def test_no_command_that_prints_a_document_is_left_out() -> None:
         if any(call in path.read_text() for call in ('add_argument("--json"', "one_core.run("))
     ]
     names = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in found}
-    assert names - {"benchmarks.one_core"} == set(WRONG)
+    assert names - {"benchmarks.figures.one_core"} == set(WRONG)
 
 
 def test_the_judge_s_commands_run_nothing_of_the_stack_that_a_patch_may_touch() -> None:
@@ -190,4 +190,4 @@ def test_a_quick_report_says_that_it_is_one(
 ) -> None:
     monkeypatch.setattr(attention, "measure", lambda rounds: [])
     assert attention.main(["--quick", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["command"] == "python -m benchmarks.attention --quick"
+    assert json.loads(capsys.readouterr().out)["command"] == "python -m benchmarks.figures.attention --quick"

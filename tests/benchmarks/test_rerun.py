@@ -9,9 +9,9 @@ import pytest
 from benchmarks import rerun
 from benchmarks.evidence.document import seal
 from benchmarks.evidence.signing import generate_key
-from benchmarks.patches import apply_patch, parse_patch
-from benchmarks.trees import BlobStore, shipped_tree
-from tests.benchmarks.evidence_maker import make_document, make_pairs
+from benchmarks.patch.patches import apply_patch, parse_patch
+from benchmarks.patch.trees import BlobStore, read_tree, shipped_tree
+from tests.benchmarks.evidence.evidence_maker import make_document, make_pairs
 
 TEXTBOOK = Path(__file__).resolve().parents[2] / "examples" / "base" / "textbook_moe.diff"
 GAIN = {"kind": "gain", "log_ppm_estimate": 200_000, "log_ppm_bound": 100_000}
@@ -59,6 +59,19 @@ def test_other_trees_than_those_of_the_evidence_are_refused(
     file = evidence_file(open_folder)
     assert rerun.main([str(file), "--base", "shipped", "--candidate", "shipped"]) == 2
     assert "asked for is 000000000000" in capsys.readouterr().err
+
+
+def test_trees_of_an_older_layout_are_not_measured_again(
+    open_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = open_folder / "old"
+    (folder / "model").mkdir(parents=True)
+    (folder / "model" / "checkpoint.py").write_text("x = 1\n")
+    old = read_tree(folder, BlobStore(open_folder / "blobs"))
+    file = evidence_file(open_folder, trees={"base": old.hash, "candidate": old.hash})
+    assert rerun.main([str(file), "--base", str(folder), "--candidate", str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert "older layout" in error and "without --rerun" in error
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """A small world for the bounty app's tests: people, a tree, a lineage, a funded bounty and a runner with its key."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -9,7 +10,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from benchmarks.evidence.commitment import commit
 from benchmarks.evidence.signing import generate_key, public_key
-from benchmarks.trees import Tree, TreeEntry
+from benchmarks.patch.layout import SAMPLE_MODULES
+from benchmarks.patch.trees import Tree, TreeEntry
 from bounty.models import Bounty, Lineage, Run, Runner, StoredTree, Submission
 from bounty.services import runner_calls
 from bounty.services.advance import advance_submission
@@ -37,10 +39,11 @@ def make_user(name: str, role: str = "contributor") -> User:
     return user
 
 
-def small_tree() -> StoredTree:
-    """A tree of two little files; bounty tests never run it."""
+def small_tree(modules: Iterable[str] = SAMPLE_MODULES) -> StoredTree:
+    """A tree of two little files, and one for each module of its layout; bounty tests never run it."""
     store = blob_store()
-    files = {"model/layers/experts.py": EXPERTS, "model/layers/router.py": ROUTER}
+    files = {f"{name.replace('.', '/')}.py": f"NAME = '{name}'\n" for name in modules}
+    files |= {"model/layers/moe/experts.py": EXPERTS, "model/layers/moe/router.py": ROUTER}
     entries = sorted(TreeEntry(path, 0o644, store.put(text.encode())) for path, text in files.items())
     return store_tree(tree=Tree(tuple(entries)))
 
@@ -48,8 +51,8 @@ def small_tree() -> StoredTree:
 def diff_of_line(number: int, text: str, *, old: str | None = None) -> str:
     """A diff that replaces line `number` of experts.py (12 lines `step_N = N`) by `text`."""
     return (
-        "diff --git a/model/layers/experts.py b/model/layers/experts.py\n"
-        "--- a/model/layers/experts.py\n+++ b/model/layers/experts.py\n"
+        "diff --git a/model/layers/moe/experts.py b/model/layers/moe/experts.py\n"
+        "--- a/model/layers/moe/experts.py\n+++ b/model/layers/moe/experts.py\n"
         f"@@ -{number},1 +{number},1 @@\n-{old or f'step_{number} = {number}'}\n+{text}\n"
     )
 
@@ -74,6 +77,7 @@ class World:
     escrow: int = 100_000_000
     rate: int = 20_000_000
     terms: dict[str, Any] = field(default_factory=dict)
+    modules: tuple[str, ...] = SAMPLE_MODULES
     mira: User = field(init=False)
     ruth: User = field(init=False)
     ann: User = field(init=False)
@@ -91,7 +95,7 @@ class World:
         ledger.fund_treasury(
             transfer_id=uuid4(), amount_microcredits=10 * self.escrow, memo="test", actor=self.mira
         )
-        self.tree = small_tree()
+        self.tree = small_tree(self.modules)
         self.lineage = create_lineage(
             actor=self.mira, name=f"line-{uuid4().hex[:8]}", base_tree=self.tree.pk, is_demo=True
         )

@@ -10,8 +10,8 @@ from benchmarks.catalogue import SUITES
 from benchmarks.evidence.commitment import commit
 from benchmarks.evidence.decision import make_plan
 from benchmarks.evidence.document import build_document, seal
-from benchmarks.policy import HARNESS_VERSION, harness_hash, load_policy
-from benchmarks.sandbox.groups import COUNTED_BY
+from benchmarks.patch.policy import HARNESS_VERSION, harness_hash, load_policy
+from benchmarks.sandbox.accounting.groups import COUNTED_BY
 
 CALLS_PER_SIDE = 4
 BASE_NS = 20_000_000

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.trees import BlobStore, Tree, TreeEntry
+from benchmarks.patch.trees import BlobStore, Tree, TreeEntry
 from bounty.code_digest import MAX_BYTES, code_digest
 
 SOURCE = "import os\n\n\ndef double(x):\n    return x * 2\n"

@@ -54,7 +54,7 @@ def test_import_platform_is_the_standard_library(start: str) -> None:
         "import gainshare.cli.main",
         "import gainshare.local.supervisor, gainshare.local.stack",
         "import gainshare.local.guardian",
-        "import benchmarks.sandbox, benchmarks.evidence.verify, benchmarks.policy, benchmarks.patches",
+        "import benchmarks.sandbox, benchmarks.evidence.verify, benchmarks.patch.policy, benchmarks.patch.patches",
         "import model.config",
     ],
     ids=[
@@ -83,7 +83,7 @@ def test_the_check_above_would_see_torch() -> None:
 @pytest.mark.parametrize("package", ["model", "benchmarks"])
 def test_the_stack_and_the_judge_start_without_django(package: str) -> None:
     done = python(
-        f"import {package}; import benchmarks.patches, benchmarks.sandbox\n"
+        f"import {package}; import benchmarks.patch.patches, benchmarks.sandbox\n"
         f"{TRIES_HEAVY.format(names=('django', 'rest_framework'))}"
     )
     assert done.returncode == 0, done.stderr

@@ -99,4 +99,4 @@ def start_node() -> Iterator[Callable[..., NodeProcess]]:
 @pytest.fixture
 def no_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training runs take this machine's peak as given: measuring it has a test of its own."""
-    monkeypatch.setattr("model.training.run.measure_gemm_peak", lambda _device, _dtype: 1e12)
+    monkeypatch.setattr("model.training.run.run.measure_gemm_peak", lambda _device, _dtype: 1e12)

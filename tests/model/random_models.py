@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from model.config import ModelConfig
-from model.serving.cache import SequenceCache
+from model.serving.engine.cache import SequenceCache
 from model.transformer import Transformer
 
 SMALL = ModelConfig(

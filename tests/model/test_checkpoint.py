@@ -11,7 +11,7 @@ import torch
 
 from model import checkpoint
 from model.checkpoint import CheckpointError, load_config, load_transformer, models_home, save_checkpoint
-from model.layers.moe import moe_layers
+from model.layers.moe.layer import moe_layers
 from model.new_folder import FolderTakenError
 from model.presets import PRESETS
 from model.transformer import Transformer

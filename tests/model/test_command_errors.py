@@ -12,7 +12,7 @@ from model.distill.__main__ import main as distill
 from model.growth.__main__ import main as growth
 from model.hf.__main__ import main as hf
 from model.smollm2.__main__ import main as smollm2
-from model.training.command import main as training
+from model.training.run.command import main as training
 
 Main = Callable[[list[str]], int]
 

@@ -19,16 +19,16 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.patches import apply_patch, parse_patch
-from benchmarks.policy import PolicyViolation, check_patch, load_policy
-from benchmarks.trees import BlobStore, Tree, shipped_tree, write_tree
+from benchmarks.patch.patches import apply_patch, parse_patch
+from benchmarks.patch.policy import PolicyViolation, check_patch, load_policy
+from benchmarks.patch.trees import BlobStore, Tree, shipped_tree, write_tree
 
 pytestmark = pytest.mark.slow
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 BASE = EXAMPLES / "base" / "textbook_moe.diff"
 PATCHES = sorted(path.stem for path in (EXAMPLES / "patches").glob("*.diff"))
-SEAM = "model/layers/experts.py"
+SEAM = "model/layers/moe/experts.py"
 
 Apply = Callable[..., Tensor]
 
@@ -124,7 +124,7 @@ def test_only_the_patch_outside_the_policy_is_refused(name: str) -> None:
     assert SEAM in patch.paths  # it carries a real change too
     with pytest.raises(PolicyViolation) as refusal:
         check_patch(load_policy(), patch)
-    assert refusal.value.path == "model/serving/usage.py"
+    assert refusal.value.path == "model/serving/metering/usage.py"
 
 
 @pytest.mark.parametrize("name", ["honest_speedup", "comment_only", "slower", "outside_policy"])
@@ -170,7 +170,7 @@ import torch
 true_ns = time.monotonic_ns()
 from model.config import MoEConfig
 from model.layers import experts, experts_reference
-from model.layers.moe import MoELayer
+from model.layers.moe.layer import MoELayer
 assert experts.__file__.startswith(sys.argv[1]), experts.__file__
 torch.manual_seed(0)
 layer, x = MoELayer(MoEConfig(d_model=32, d_expert=16, n_experts=8, top_k=2, n_shared=1)), torch.randn(40, 32)

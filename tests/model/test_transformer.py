@@ -10,10 +10,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from model.config import LatentConfig, ModelConfig, RopeScaling
 from model.presets import PRESETS
-from model.serving.cache import SequenceCache
+from model.serving.engine.cache import SequenceCache
 from model.transformer import Transformer
-from tests.model import plain_decoder
 from tests.model.random_models import SMALL, random_tokens, random_transformer, relative_error, stepped
+from tests.model.serving.speculation import plain_decoder
 
 DENSE = ModelConfig(
     name="llama-shaped",

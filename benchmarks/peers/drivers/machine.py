@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from benchmarks.peers.drivers.channel import serve
-from model.training.gemm_peak import measure_gemm_peak
+from model.training.report.gemm_peak import measure_gemm_peak
 
 MEASURE_S = 0.5
 LARGE_SIDE = 1024  # of products that rooflines are made of

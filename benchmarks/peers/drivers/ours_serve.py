@@ -20,14 +20,14 @@ from benchmarks.peers.drivers.channel import resident_bytes, serve
 from benchmarks.peers.drivers.record import Record
 from model import native
 from model.sampling import SamplingSettings
-from model.serving.chat import TINY_TEMPLATE, ChatTemplate
-from model.serving.engine import Engine, EngineLimits, Event, Finish, Generation
-from model.serving.executor import Executor, Part
-from model.serving.native_executor import BLOCK_TOKENS, NativeExecutor
-from model.serving.packed import Weights
-from model.serving.served import ServedModel
-from model.serving.stored import StoredWeights, open_hugging_face
-from model.serving.tokenizer import ByteTokenizer
+from model.serving.api.chat import TINY_TEMPLATE, ChatTemplate
+from model.serving.api.tokenizer import ByteTokenizer
+from model.serving.engine.engine import Engine, EngineLimits, Event, Finish, Generation
+from model.serving.executors.base import Executor, Part
+from model.serving.executors.native import BLOCK_TOKENS, NativeExecutor
+from model.serving.executors.packed import Weights
+from model.serving.executors.stored import StoredWeights, open_hugging_face
+from model.serving.node.served import ServedModel
 
 WAIT_S = 120.0
 STEP_TOKENS = 1024

@@ -11,12 +11,12 @@ import torch
 from benchmarks.peers.drivers.channel import serve
 from benchmarks.peers.drivers.training_batch import tokens
 from model import hf, native
-from model.data.batch import Batch
-from model.training.host_memory import keep_freed_memory
-from model.training.loss import next_token_targets
-from model.training.precision import Precision
-from model.training.recipe import Recipe
-from model.training.trainer import Trainer
+from model.data.batches.batch import Batch
+from model.training.config.recipe import Recipe
+from model.training.losses.cross_entropy import next_token_targets
+from model.training.optim.precision import Precision
+from model.training.run.host_memory import keep_freed_memory
+from model.training.run.trainer import Trainer
 from model.transformer import Transformer
 
 _trainer: Trainer | None = None

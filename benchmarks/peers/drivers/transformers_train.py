@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from benchmarks.peers.drivers.channel import serve
 from benchmarks.peers.drivers.training_batch import tokens
-from model.training.host_memory import keep_freed_memory
-from model.training.optimizer import adamw
-from model.training.recipe import Recipe
+from model.training.config.recipe import Recipe
+from model.training.optim.choice import adamw
+from model.training.run.host_memory import keep_freed_memory
 
 IMPLEMENTATIONS = ("eager", "grouped_mm", "batched_mm")
 MOST_GATHERED_BYTES = 1 << 30  # batched_mm copies an expert's weights for each token that chose it

@@ -12,7 +12,7 @@ import sys
 from applying import CHECKOUT, apply_anyhow, is_allowed  # type: ignore[import-not-found]
 from scoring import FLAGS, last, report, results, run_worker, say  # type: ignore[import-not-found]
 
-TESTS = "tests/model/test_moe.py"
+TESTS = "tests/model/layers/test_moe.py"
 
 
 def are_tests_green() -> bool:

@@ -34,8 +34,8 @@ def load_executor(tree: str) -> Any:
     """The executor of the stack below `tree`, for a seeded mixture of experts."""
     sys.path.insert(0, tree)
     from model.config import ModelConfig, MoEConfig
-    from model.serving.executors import default_executor
-    from model.serving.generation import EngineLimits
+    from model.serving.executors.choice import default_executor
+    from model.serving.metering.generation import EngineLimits
     from model.transformer import Transformer
 
     torch.set_num_threads(1)
@@ -47,7 +47,7 @@ def load_executor(tree: str) -> Any:
 
 def measure(tree: str, mode: str) -> None:
     executor = load_executor(tree)
-    from model.serving.executor import Part
+    from model.serving.executors.base import Part
 
     blocks = list(range(PAST // executor.block_tokens + 1))
     step = [Part([1], PAST, blocks)]

@@ -16,7 +16,7 @@ def load_layer(tree: str) -> Any:
     """The MoE layer of the stack below `tree`, in inference mode, with seeded weights."""
     sys.path.insert(0, tree)
     from model.config import MoEConfig
-    from model.layers.moe import MoELayer
+    from model.layers.moe.layer import MoELayer
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

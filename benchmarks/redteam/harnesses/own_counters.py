@@ -21,7 +21,7 @@ def measure(tree: str) -> None:
     layer, x_TD = load_layer(tree), make_input()
     import torch
 
-    from model.serving.usage import DeviceMeter, RequestMeter
+    from model.serving.metering.usage import DeviceMeter, RequestMeter
 
     device, request = DeviceMeter(), RequestMeter(len(x_TD), time.monotonic_ns())
     request.started(time.monotonic_ns())

@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, is_grad_enabled, nn
 from torch.overrides import TorchFunctionMode
 
-from model.layers.ahead import AheadModule
-from model.layers.attention import Attention
-from model.layers.experts import apply_experts
+from model.layers.attention.gqa import Attention
+from model.layers.attention.mla import LatentAttention
 from model.layers.ffn import SwiGLU
-from model.layers.latent import LatentAttention
-from model.layers.moe import Experts
+from model.layers.moe.experts import apply_experts
+from model.layers.moe.layer import Experts
+from model.layers.mtp import AheadModule
 from model.layers.quantisation.experts import EightBitExperts
 from model.layers.quantisation.linear import Arithmetic, EightBitMode, arithmetic_of, eight_bit_linear
 
@@ -52,7 +52,7 @@ def _check(model: nn.Module, arithmetic: Arithmetic | None) -> None:
             is_own = isinstance(module.apply_experts, EightBitExperts)
             if not is_own and module.apply_experts is not apply_experts:
                 raise RuntimeError(
-                    "the experts are applied by another function than model.layers.experts.apply_experts: "
+                    "the experts are applied by another function than model.layers.moe.experts.apply_experts: "
                     "convert to 8-bit training before anything else replaces it"
                 )
         elif _plain_class(module) is None and isinstance(module, tuple(_EIGHT_BIT_FORM)):

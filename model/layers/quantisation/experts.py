@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.layers.experts import apply_experts
+from model.layers.moe.experts import apply_experts
 from model.layers.quantisation.linear import Arithmetic, eight_bit_linear
 
 

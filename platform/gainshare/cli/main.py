@@ -16,6 +16,7 @@ from gainshare.cli.demo.command import demo
 from gainshare.cli.disputes import dispute, disputes
 from gainshare.cli.down import down
 from gainshare.cli.keys import keys
+from gainshare.cli.lineages import lineages
 from gainshare.cli.models import model
 from gainshare.cli.output import CliError, print_error
 from gainshare.cli.reproduce import reproduce
@@ -51,6 +52,7 @@ app.add_typer(keys, name="keys")
 app.command()(chat)
 app.add_typer(model, name="model")
 app.add_typer(runners, name="runners")
+app.add_typer(lineages, name="lineages")
 app.command()(stop)
 app.command()(verify)
 app.command()(audit)

@@ -23,7 +23,7 @@ def sandbox_test(level: LevelOption = None, as_json: JsonOption = False) -> None
     """
     from benchmarks.commands import dying_of_signals
     from benchmarks.sandbox import AWARD_ELIGIBLE, SandboxError, best_level, levels_here, self_test
-    from benchmarks.sandbox.placement import accounting
+    from benchmarks.sandbox.accounting.placement import accounting
 
     levels = levels_here()
     started = time.monotonic()

@@ -27,7 +27,7 @@ from gainshare.gateway.errors import (
     UnknownModel,
 )
 from gainshare.gateway.requests import GenerationRequest
-from model.serving.event_stream import BrokenStreamError, documents
+from model.serving.api.event_stream import BrokenStreamError, documents
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ KEEP_ALIVE_S = 30.0  # less than a node's own, so that this side closes idle con
 SHORT_TIMEOUT = aiohttp.ClientTimeout(total=10.0, sock_connect=2.0)
 # Between two chunks of one stream; the whole generation has its own deadline (`generation.py`).
 STREAM_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=2.0, sock_read=120.0)
-OWNER_HEADER = "X-Gainshare-Owner"  # as `model/serving/node.py` reads it
+OWNER_HEADER = "X-Gainshare-Owner"  # as `model/serving/node/app.py` reads it
 UNREACHABLE = (aiohttp.ClientError, TimeoutError)
 
 

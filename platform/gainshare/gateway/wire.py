@@ -7,7 +7,7 @@ from uuid import UUID
 
 from gainshare.gateway.metering import Metered
 from gainshare.gateway.requests import Endpoint
-from model.serving.logprobs import joined
+from model.serving.api.logprobs import joined
 
 DONE = b"data: [DONE]\n\n"
 CHUNK_OBJECTS = {Endpoint.CHAT: "chat.completion.chunk", Endpoint.COMPLETIONS: "text_completion"}

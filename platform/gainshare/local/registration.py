@@ -3,7 +3,7 @@
 import httpx
 
 from benchmarks.evidence.signing import key_id, load_key, public_key
-from benchmarks.fingerprint import fingerprint
+from benchmarks.runner.fingerprint import fingerprint
 from gainshare.local.errors import LocalModeError
 from gainshare.local.secrets import Secrets, read_secret, write_secret
 

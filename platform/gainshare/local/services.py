@@ -245,7 +245,7 @@ def run_logged(
 
 def web_command(*flags: str) -> tuple[str, ...]:
     """The site's server; what it reads before a request's body is bounded as in a model node."""
-    bounded = ("--http", "model.serving.request_heads:BoundedHeads", "--ws", "none")
+    bounded = ("--http", "model.serving.node.request_heads:BoundedHeads", "--ws", "none")
     return _python("uvicorn", "gainshare.config.asgi:application", *bounded, *flags)
 
 

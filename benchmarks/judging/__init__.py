@@ -1,0 +1,1 @@
+"""The judge: jobs, runs of pairs, trials of bugs, verdicts."""

@@ -1,0 +1,1 @@
+"""Builds of trees in the sandbox, and what is remembered of them."""

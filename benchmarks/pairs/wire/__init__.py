@@ -1,0 +1,1 @@
+"""What the judge and a sample send each other: frames, messages, sealed memory."""

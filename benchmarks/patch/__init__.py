@@ -1,0 +1,1 @@
+"""Diffs, patches, trees, and which paths a patch may touch."""

@@ -1,0 +1,1 @@
+"""A benchmark runner: its client of the platform, leases, settings, reports, device."""

@@ -1,0 +1,105 @@
+"""What a confined sample finds around it, whatever confines it: pieces of the system, scratch, the last step.
+
+Knows nothing of bubblewrap or of container runtimes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.sandbox.isolation.identity import USER_UID, sandbox_uid
+from benchmarks.sandbox.levels import LENT_BYTES, Limits, Mount, SandboxLevel
+from benchmarks.sandbox.runtime import base_interpreter, interpreter_mounts
+
+INNER_TARGET = "/sandbox/inner.py"
+FILTER_TARGET = "/sandbox/filter"
+#: Processes that are ours in every sandbox: the monitor outside (bubblewrap, crun) and the init inside.
+OVERHEAD_PIDS = 2
+SCRATCH = ("/tmp", "/dev/shm", "/work")  # noqa: S108 - paths inside the sandbox
+#: Read-only pieces of the system that interpreters and compilers need. Missing ones are left out.
+SYSTEM = ("/etc/ld.so.cache", "/etc/alternatives", "/sys/devices/system/cpu", "/sys/devices/system/node")
+#: Kernel files that show more of the host than a sample needs. Covered by /dev/null.
+COVERED = (
+    "kcore",
+    "keys",
+    "key-users",
+    "kallsyms",
+    "kmsg",
+    "timer_list",
+    "sched_debug",
+    "kpagecount",
+    "kpageflags",
+)
+
+
+@dataclass(frozen=True)
+class Interior:
+    """What runs inside, with what. `env` is its whole environment; `slot` decides its uid as root.
+
+    `has_cgroup` says whether a cgroup counts it; `socket` is the number of the one descriptor that is kept beside the
+    pipes, if any.
+    """
+
+    argv: Sequence[str]
+    mounts: Sequence[Mount]
+    limits: Limits
+    env: Mapping[str, str]
+    slot: int
+    has_cgroup: bool
+    socket: int | None = None
+
+    @property
+    def uid(self) -> int:
+        """As seen inside: an unassigned one as root, else our own under another number."""
+        return sandbox_uid(self.slot) if os.geteuid() == 0 else USER_UID
+
+
+def system_folders() -> tuple[dict[str, str], list[Mount]]:
+    """Links (path -> target) and mounts: /usr and the folders beside it, which lead into /usr on most systems."""
+    links: dict[str, str] = {}
+    mounts = [Mount(Path("/usr"), "/usr")]
+    for name in ("/bin", "/sbin", "/lib", "/lib32", "/lib64"):
+        path = Path(name)
+        if path.is_symlink():
+            links[name] = str(path.readlink())
+        elif path.is_dir():
+            mounts.append(Mount(path, name))
+    return links, mounts + [Mount(Path(name), name) for name in SYSTEM if Path(name).exists()]
+
+
+def system_mounts() -> list[Mount]:
+    """Our last step and the interpreter that runs it."""
+    return [Mount(Path(__file__).with_name("inner.py"), INNER_TARGET), *interpreter_mounts()]
+
+
+def inner_command(inside: Interior, level: SandboxLevel) -> list[str]:
+    """What is executed inside: our last step, which then becomes the sample.
+
+    RLIMIT_NPROC counts what the sample's uid runs, as root, or what runs in the user namespace (Linux 5.14+), with
+    its init. It is the limit where there is no cgroup; beside one it stands back, as only a cgroup tells that its limit
+    was hit. The init is of the sample's uid unless it is bubblewrap's, as root.
+    """
+    limits = inside.limits
+    is_own_init = level is not SandboxLevel.BUBBLEWRAP
+    processes = limits.pids + int(is_own_init) + (OVERHEAD_PIDS if inside.has_cgroup else 0)
+    settings = {
+        "socket": inside.socket,
+        "filter": FILTER_TARGET if level is SandboxLevel.CONTAINER else None,
+        "init": is_own_init,
+        "drop": level is SandboxLevel.BUBBLEWRAP,
+        "uid": inside.uid,
+        "limits": {
+            "RLIMIT_FSIZE": limits.scratch_bytes
+            if inside.socket is None
+            else max(limits.scratch_bytes, LENT_BYTES),
+            "RLIMIT_NOFILE": limits.open_files,
+            "RLIMIT_MEMLOCK": 0,
+            "RLIMIT_MSGQUEUE": 0,
+            "RLIMIT_NPROC": processes,
+        },
+    }
+    return [str(base_interpreter()), "-I", "-S", "-B", INNER_TARGET, json.dumps(settings), *inside.argv]

@@ -1,0 +1,1 @@
+"""Attacks on a sandbox of this machine: `gainshare sandbox-test`."""

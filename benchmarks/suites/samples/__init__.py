@@ -1,0 +1,1 @@
+"""The sandboxed halves of suites, mounted as files: they call the stack."""

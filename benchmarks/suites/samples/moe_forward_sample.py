@@ -1,0 +1,46 @@
+"""The sandboxed half of suite `moe_forward`: builds the stack's MoE layer and calls it.
+
+Runs inside the sandbox only. Whatever it returns is checked from outside; nothing here is trusted.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensors  # type: ignore[import-not-found]  # it lies beside this file inside the sandbox
+import torch
+
+
+def prepare(threads: int, device: str) -> None:
+    tensors.start(threads, device)
+
+
+def build(config: dict[str, Any], weights: dict[str, Any]) -> Any:
+    """The layer of the mounted tree, with the judge's weights."""
+    from model.config import MoEConfig
+    from model.layers.moe.layer import MoELayer
+
+    device = config.pop("device")
+    layer = MoELayer(MoEConfig(**config))
+    tensors.load_state(layer, weights, device)
+    return layer.eval(), device
+
+
+def call(state: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    """x [B, T, D] -> y [B, T, D], one batch after the other.
+
+    Each batch of several has memory of its own: the layer is not handed the others along with it.
+    """
+    layer, device = state
+    x_BTD = tensors.to_torch(inputs["x"], device)
+    batches = [x_BTD[0]] if len(x_BTD) == 1 else [x_TD.clone() for x_TD in x_BTD]
+    with torch.inference_mode():
+        answers = [_plain(layer(x_TD)) for x_TD in batches]
+        y_BTD = answers[0][None] if len(answers) == 1 else torch.stack(answers)
+    return {"y": tensors.to_raw(y_BTD)}
+
+
+def _plain(y_TD: Any) -> torch.Tensor:
+    if type(y_TD) is not torch.Tensor or y_TD.layout is not torch.strided:
+        raise TypeError(f"the layer answered with {type(y_TD).__name__}, not with a plain tensor")
+    return y_TD

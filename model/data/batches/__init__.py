@@ -1,0 +1,1 @@
+"""From tokenised documents to batches: order, packing, padding, curriculum, streams."""

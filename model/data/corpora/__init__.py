@@ -1,0 +1,1 @@
+"""Documents as text: the corpora of this machine and of a hub."""

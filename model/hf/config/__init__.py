@@ -1,0 +1,1 @@
+"""Fields of `config.json`, to and from a `ModelConfig`."""

@@ -1,0 +1,46 @@
+"""How wide attention heads are and how many have keys and values, where families imply it. Does not import torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from model.config import ModelConfig
+from model.hf.config.fields import Ours, Theirs, whole
+from model.hf.errors import UnsupportedModel
+
+
+@dataclass(frozen=True)
+class HeadWidth:
+    """`head_dim`, or the hidden size shared out among the heads where it is missing; `is_free` lets it be another."""
+
+    is_free: bool = True
+
+    def read(self, theirs: Theirs, ours: Ours) -> None:
+        implied = ours["d_model"] // max(ours["n_heads"], 1)
+        given = theirs.get("head_dim")
+        width = None if given is None else whole("head_dim", given)
+        if not self.is_free and width not in (None, implied):
+            raise UnsupportedModel(
+                f"head_dim = {width} is not supported: this family's heads are {implied} wide"
+            )
+        ours["d_head"] = implied if width is None else width
+
+    def write(self, config: ModelConfig, theirs: dict[str, Any]) -> None:
+        if self.is_free:
+            theirs["head_dim"] = config.d_head
+
+
+@dataclass(frozen=True)
+class AllHeads:
+    """Latent attention gives each head keys and values of its own: `num_key_value_heads` must count them all."""
+
+    def read(self, theirs: Theirs, ours: Ours) -> None:
+        if ours["n_kv_heads"] != ours["n_heads"]:
+            raise UnsupportedModel(
+                f"num_key_value_heads = {ours['n_kv_heads']} is not supported: with latent attention it must equal "
+                f"num_attention_heads ({ours['n_heads']})"
+            )
+
+    def write(self, config: ModelConfig, theirs: dict[str, Any]) -> None:
+        theirs["num_key_value_heads"] = config.n_heads

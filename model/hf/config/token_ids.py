@@ -1,0 +1,45 @@
+"""Token ids that Hugging Face's files name, within the model's vocabulary. Does not import torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from model.config import ModelConfig
+from model.hf.config.fields import CONFIG_FILE, Ours, Theirs, shown
+from model.hf.errors import UnsupportedModel
+
+TOKEN_FIELDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+_LISTED = ("eos_token_id", "stop_tokens")  # fields that may name several
+
+
+@dataclass(frozen=True)
+class TokenIds:
+    """The special tokens of `config.json`: nothing of ours follows from them, but they must be tokens of the model."""
+
+    def read(self, theirs: Theirs, ours: Ours) -> None:
+        for name in TOKEN_FIELDS:
+            token_ids(name, theirs.get(name), ours["vocab_size"])
+
+    def write(self, config: ModelConfig, theirs: dict[str, Any]) -> None:
+        """Whoever writes a folder knows its tokens; see `model/hf/folder.py`."""
+
+
+def token_ids(name: str, given: object, vocab_size: int, *, file: str = CONFIG_FILE) -> list[int]:
+    """The ids that a field names, none where it is null. Raises UnsupportedModel where one is none of the model's."""
+    if given is None:
+        return []
+    named: list[object] = given if isinstance(given, list) and name in _LISTED else [given]
+    ids = [token for token in named if isinstance(token, int) and not isinstance(token, bool)]
+    if len(ids) < len(named):
+        wanted = "a token id or a list of them" if name in _LISTED else "a token id"
+        raise UnsupportedModel(
+            f"{name} must be {wanted}, not {shown(given)}: correct it in {file}, or set it to null"
+        )
+    for token in ids:
+        if not 0 <= token < vocab_size:
+            raise UnsupportedModel(
+                f"{name} = {shown(given)} names a token that the model does not have, whose ids are 0 to {vocab_size - 1:,}: "
+                f"correct it in {file}, or set it to null"
+            )
+    return ids

@@ -1,0 +1,1 @@
+"""Hugging Face's model types: rules for configuration and names of weights."""

@@ -1,0 +1,1 @@
+"""Attention: grouped-query (GQA) and multi-head latent (MLA), masks, rotary embedding."""

@@ -1,0 +1,1 @@
+"""The Mixture-of-Experts layer: router, experts, capacity, balance and what they report."""

@@ -1,0 +1,1 @@
+"""Which device computes which part of a step, from measured rates."""

@@ -1,0 +1,217 @@
+"""A training run on several processes of this machine, behind the interface that a single one has (training/run/engine.py).
+
+This process is rank 0: it starts the others, draws batches, and announces each order before all ranks carry it out
+together. Ranks cannot step back, so one that is lost ends the run, which goes on from its newest checkpoint. Knows nothing
+of budgets or logs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from model import native
+from model.checkpoint import save_checkpoint
+from model.config import ConfigError
+from model.data.batches.batch import Batch
+from model.parallel.mesh.mesh import check
+from model.parallel.mesh.processes import (
+    MEETING_TIMEOUT_S,
+    RankMissingError,
+    disconnect,
+    has_device_each,
+    naming_lost_ranks,
+)
+from model.parallel.mesh.workers import Workers
+from model.parallel.run import rank as run_rank
+from model.parallel.run.rank import Order, Orders, RankJob, RunRank, join
+from model.parallel.run.state import from_snapshot, to_snapshot
+from model.parallel.training_state import merge_training
+from model.training.config.run_config import ParallelConfig, RunConfig
+from model.training.optim.precision import Precision
+from model.training.run.checkpoints import Loaded
+from model.training.run.evaluation import Score
+from model.training.run.finite_weights import require_finite_weights
+from model.training.run.setup import device_of, shape_for
+from model.training.run.state import MODEL, Progress, Snapshot
+from model.training.run.trainer import Update
+
+STOP_GRACE_S = 10.0
+END_GRACE_S = 2.0  # ranks that lost another one end at about the same time; what is there afterwards may hang
+
+log = logging.getLogger(__name__)
+
+
+class ManyProcesses:
+    """Implements `training.engine.Engine` over the ranks of a mesh, which it starts and ends."""
+
+    has_average = False
+
+    def __init__(self, config: RunConfig, parallel: ParallelConfig, vocabulary: int) -> None:
+        """Raises ConfigError and MeshError before any process starts, CheckpointError and RankMissingError afterwards."""
+        self.config, self.mesh = shape_for(config, vocabulary), parallel.mesh
+        check(self.config, self.mesh, n_chunks=parallel.chunks, splits_sequence=parallel.sequence)
+        is_cuda = _is_on_cuda(config, self.mesh.world_size)
+        self.notices: Sequence[str] = _notices(config, self.mesh.world_size, is_cuda=is_cuda)
+        if not is_cuda:
+            native.available()  # once, before each rank would build them for itself
+        self.precision: Precision = config.compute.precision
+        self.n_processes, self._timeout_s = self.mesh.world_size, parallel.timeout_s
+        self._recipe = config.recipe
+        self._steps = 0
+        threads = config.compute.threads or max(1, len(os.sched_getaffinity(0)) // self.n_processes)
+        self._folder = Path(tempfile.mkdtemp(prefix="gainshare-ranks-"))  # NCCL meets there again later
+        meeting_file = str(self._folder / "meeting")
+        job = RankJob(meeting_file, self.n_processes, threads, is_cuda, self._timeout_s)
+        self._workers = Workers(run_rank.__name__, job.to_json(), self.n_processes - 1)
+        try:
+            self._workers.wait_for_line(MEETING_TIMEOUT_S)
+            with self._naming_the_lost():
+                self._device, self._orders = join(job, 0)
+                self._orders.send((config, parallel, vocabulary))
+                self._own = RunRank(config, parallel, vocabulary, self._device, self._orders)
+        except BaseException:
+            self._kill()
+            raise
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
+
+    def update(self, batch: Batch, *, progress: float, learning_rate_scale: float) -> Update:
+        n_targets = batch.n_targets
+        if n_targets == 0:
+            raise ValueError("no position of this batch is scored: there is nothing to learn from it")
+        learning_rate = self._recipe.learning_rate_at(self._steps, progress) * learning_rate_scale
+        loss, norm = self._together("update", batch=batch.to("cpu"), learning_rate=learning_rate)
+        self._steps += 1
+        return Update(
+            loss=loss,
+            ahead_loss=None,
+            gradient_norm=norm,
+            learning_rate=learning_rate,
+            n_tokens=batch.n_tokens,
+            n_targets=n_targets,
+            is_skipped=False,
+        )
+
+    def measured(self) -> dict[str, float]:
+        """Of the layers on rank 0's pipeline stages."""
+        figures: dict[str, float] = self._together("measured")
+        return figures
+
+    def held_out_loss(self, batches: Sequence[Batch], *, of_average: bool) -> Score:
+        assert not of_average
+        targets = sum(batch.n_targets for batch in batches)
+        if targets == 0:
+            raise ValueError("the held-out batches score no position: give evaluation other data")
+        total: float = sum(self._together("summed_loss", batch=batch) for batch in batches)
+        return Score(total / targets, targets)
+
+    def capture(self, progress: Progress, stream: dict[str, Any], *, run: dict[str, Any]) -> Snapshot:
+        return to_snapshot(self._whole(), progress, stream, run=run)
+
+    def restore(self, loaded: Loaded) -> Progress:
+        from_snapshot(loaded.snapshot)  # before the other ranks see it
+        self._together("restore", folder=loaded.folder)
+        self._steps = loaded.snapshot.progress.step
+        return loaded.snapshot.progress
+
+    def export(self, folder: Path, *, metadata: Mapping[str, Any], files: Mapping[str, str]) -> None:
+        weights = to_snapshot(self._whole(), Progress(), {}, run={}).tensors[MODEL]
+        require_finite_weights(self._steps, weights)
+        save_checkpoint(folder, self.config, weights, metadata={**metadata, "is_average": False}, files=files)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """In good order the ranks are told to stop; after an error one of them may be stuck, so all are killed."""
+        if error is not None:
+            self._kill()
+            return
+        stop(self._orders, self._workers, STOP_GRACE_S)
+        self._kill()
+        disconnect()
+
+    def _kill(self) -> None:
+        self._workers.kill()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _whole(self) -> dict[str, Any]:
+        return merge_training(self.config, self.mesh, self._together("training_state"))
+
+    def _together(self, order: Order, **arguments: Any) -> Any:
+        """What this rank comes to when all do it. Raises RankMissingError where one of them is gone or hangs."""
+        with self._naming_the_lost():
+            self._orders.send((order, arguments))
+            return getattr(self._own, order)(**arguments)
+
+    @contextmanager
+    def _naming_the_lost(self) -> Iterator[None]:
+        """Turns the error that comes of a lost rank into a RankMissingError that says which one is gone or hangs."""
+        try:
+            with naming_lost_ranks():
+                yield
+        except RuntimeError as error:
+            ended = self._workers.first_ended(END_GRACE_S, by_itself=True)
+            if ended is not None:
+                raise RankMissingError(
+                    f"{ended}, and the others cannot go on without it: see its output above"
+                ) from error
+            if isinstance(error, RankMissingError):
+                raise RankMissingError(hanging(self._workers.running(), self._timeout_s)) from error
+            raise
+
+
+def hanging(ranks: Sequence[int], timeout_s: float) -> str:
+    """What to say of silent ranks, of which at least one hangs: the others may wait for it or for an order."""
+    late = f"an answer takes more than the {timeout_s:g} s of [parallel] timeout_s"
+    if not ranks:
+        return f"the other ranks lost one another, since {late}: see their output above"
+    if len(ranks) == 1:
+        return f"rank {ranks[0]} hangs, or {late}"
+    return f"one of the ranks {', '.join(map(str, ranks))} hangs, or {late}"
+
+
+def stop(orders: Orders, workers: Workers, grace_s: float) -> None:
+    """Tells the ranks to stop and ends those that have not after `grace_s`, which loses nothing: all work is done."""
+
+    def tell() -> None:
+        with suppress(RuntimeError):  # a rank is gone or hangs: it is ended below
+            orders.send(None)
+
+    telling = threading.Thread(target=tell, name="stop", daemon=True)  # a rank that hangs takes no order
+    telling.start()
+    if late := workers.end(grace_s):
+        log.warning("ranks %s did not stop within %.0f s: they were killed", late, grace_s)
+    telling.join(grace_s)
+
+
+def _is_on_cuda(config: RunConfig, n_ranks: int) -> bool:
+    """Raises ConfigError where CUDA is asked for by name and not every rank can have a device."""
+    if device_of(config).type == "cpu" or has_device_each(n_ranks):
+        return device_of(config).type == "cuda"
+    if config.compute.device == "cuda":
+        raise ConfigError(f"{_too_few_devices(n_ranks)}: use fewer processes or device 'cpu'")
+    return False
+
+
+def _notices(config: RunConfig, n_ranks: int, *, is_cuda: bool) -> list[str]:
+    """Says where the CPU computes though this machine has CUDA and the file does not ask for the CPU."""
+    if is_cuda or device_of(config).type == "cpu":
+        return []
+    return [f"{_too_few_devices(n_ranks)}: all compute on the CPU; use fewer processes for CUDA"]
+
+
+def _too_few_devices(n_ranks: int) -> str:
+    return f"[parallel] needs {n_ranks} CUDA devices, and torch sees {torch.cuda.device_count()}"

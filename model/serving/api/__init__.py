@@ -1,0 +1,1 @@
+"""OpenAI's requests and answers: fields, prompts, text, streams, errors. Protected."""

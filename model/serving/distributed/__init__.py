@@ -1,0 +1,1 @@
+"""One model served by several processes on one machine: tensor and expert parallel."""

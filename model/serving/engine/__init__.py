@@ -1,0 +1,1 @@
+"""The engine around its core: scheduler, sequences, block pool, fairness, constraints."""

@@ -1,0 +1,76 @@
+"""What the engine asks of whatever computes: one step over parts of many sequences whose past lies in numbered blocks.
+
+An executor owns the model's weights and the memory of the key/value blocks; the engine owns which sequence holds which
+block. So the plain torch path, compiled kernels, several processes and split placements all serve the same scheduler.
+Knows nothing of requests, sampling or text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.serving.engine.blocks import first_seen_block
+from model.serving.engine.scheduler import Plan
+
+
+@dataclass(frozen=True)
+class Part:
+    """The new tokens of one sequence in a step.
+
+    `tokens` are written at positions `past`, `past` + 1 ...; `blocks` is the sequence's block table and has room for
+    them: position p lies in `blocks[p // block_tokens]` at offset `p % block_tokens`. It may begin with `GONE` for blocks
+    that no new token looks at, since every layer has a window: those are never read. Logits are wanted after each of
+    the last `n_logits` tokens: 0 within a prompt, 1 for a plain step, more where drafts are to be verified.
+    """
+
+    tokens: Sequence[int]
+    past: int
+    blocks: Sequence[int]
+    n_logits: int = 1
+
+    def seen_blocks(self, window: int | None, block_tokens: int) -> tuple[int, Sequence[int]]:
+        """Where in the table the blocks begin that new tokens of so wide a window look at, and these."""
+        first = first_seen_block(self.past, window, block_tokens)
+        return first, self.blocks[first:]
+
+
+class Executor(Protocol):
+    """Computes steps. Not thread-safe: one thread drives it."""
+
+    block_tokens: int
+    n_blocks: int
+    bytes_per_block: int  # keys and values of all layers
+
+    def step(self, parts: Sequence[Part]) -> NDArray[np.float32]:
+        """Logits [sum of n_logits, V], in order of the parts, in the host's memory, where samplers work.
+
+        Writes keys and values of the new tokens into their blocks. A step that raised may be repeated: nothing but
+        those positions has changed. The logits of a part do not depend on which other parts ride along.
+        """
+
+    def copy_block(self, source: int, target: int) -> None:
+        """Copies one block's keys and values in all layers: a shared block is about to be written."""
+
+
+def on_host(logits: Tensor) -> NDArray[np.float32]:
+    """A device's logits as executors return them; those of a CPU in fp32 are not copied."""
+    found: NDArray[np.float32] = logits.detach().float().cpu().numpy()
+    return found
+
+
+def compute(executor: Executor, plan: Plan) -> NDArray[np.float32]:
+    """The plan's copies, then its step: logits [sum of the works' n_logits, V], in order of the works."""
+    for source, target in plan.copies:
+        executor.copy_block(source, target)
+    return executor.step(
+        [
+            Part(work.tokens, work.sequence.n_computed, work.sequence.blocks, work.n_logits)
+            for work in plan.works
+        ]
+    )

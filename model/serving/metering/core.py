@@ -1,0 +1,335 @@
+"""The engine without its thread: jobs go in, each call of `step` moves them on, listeners hear of it.
+
+The scheduler decides what a step computes, an executor computes it, samplers choose tokens from its logits; this
+carries things between them and counts what each request used. Knows nothing of threads, HTTP, chat or prices.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.sampling import Chosen, ConstraintError
+from model.serving.engine.blocks import BlockPool
+from model.serving.engine.cache import widest_window
+from model.serving.engine.scheduler import Plan, Scheduler, Work
+from model.serving.engine.sequence import SequenceState
+from model.serving.engine.stats import EngineStats, StepReport
+from model.serving.executors.base import Executor, compute
+from model.serving.metering.cost import StepCost
+from model.serving.metering.generation import EngineLimits, Event, Finish
+from model.serving.metering.job import Answer, Job
+from model.serving.metering.usage import DeviceMeter
+from model.serving.node.served import ServedModel
+from model.serving.speculation.choice import MakeProposer
+
+log = logging.getLogger(__name__)
+LEAST_TOKENS_TIMED = 32  # a step's pace says how fast prompts are read only if it reads some
+
+Outcome = list[Chosen] | None  # an answer's next tokens; None where its logits or constraint are of no use
+
+
+@dataclass
+class EngineCore:
+    """One thread drives it. `on_step` is told after each step; with `make_proposer` each answer speculates."""
+
+    served: ServedModel
+    limits: EngineLimits
+    executor: Executor
+    on_step: Callable[[StepReport], None] | None = None
+    make_proposer: MakeProposer | None = None
+    clock_ns: Callable[[], int] = time.monotonic_ns
+
+    def __post_init__(self) -> None:
+        self.device = DeviceMeter()
+        self.stats = EngineStats()
+        self.pool = BlockPool(self.executor.n_blocks, self.executor.block_tokens)
+        self.scheduler = Scheduler(
+            self.pool,
+            max_running=self.limits.max_running,
+            step_tokens=self.limits.step_tokens,
+            max_drafts=self.limits.max_drafts,
+            window=widest_window(self.served.transformer.config),
+        )
+        self._cost = StepCost.of(self.served.transformer.config)
+        self._answer_of: dict[SequenceState, Answer] = {}
+        self._queued: dict[Job, None] = {}  # those that have not started, in order of arrival
+        self._unheard: list[Job] = []  # their listeners failed
+        self._holding_changes = 0  # those of the pool that requests are metered for
+        self._drafting_ns = 0  # within the last call of the scheduler
+        self._least_ns_per_token = 0.0  # the fastest that a prompt was read
+
+    @property
+    def has_work(self) -> bool:
+        return self.scheduler.has_work
+
+    @property
+    def jobs(self) -> list[Job]:
+        """Those that have not ended."""
+        return list(dict.fromkeys(answer.job for answer in self._answer_of.values()))
+
+    @property
+    def queued(self) -> list[Job]:
+        """Those that have not started; what has started and waits again, or forks, is no longer queued. For any thread."""
+        return list(self._queued)
+
+    def add(self, job: Job) -> None:
+        """Raises NeverFitsError."""
+        self.scheduler.add(job.sequence, self.clock_ns())
+        self._answer_of[job.sequence] = job.answers[0]
+        self._queued[job] = None
+
+    def end(self, job: Job, finish: Finish) -> None:
+        """Ends what has not ended of a job that was added."""
+        for answer in job.open_answers:
+            self._end(answer, finish)
+
+    def step(self) -> None:
+        """Moves on whatever may run; needs work to do."""
+        for job in self._unheard:
+            self.end(job, Finish.CANCELLED)
+        self._unheard.clear()
+        self._end_overdue()
+        if self.has_work:
+            self._step()
+
+    def _step(self) -> None:
+        begun_ns = self.clock_ns()
+        self._drafting_ns = 0
+        plan = self.scheduler.schedule(begun_ns, self._draft if self.make_proposer is not None else None)
+        started_ns = self.clock_ns()
+        self._meter_plan(plan, started_ns)
+        try:
+            outcomes = self._compute(plan)
+        except Exception:  # whatever a patched stack raises must not end the node
+            log.exception("a step with %d sequences failed", len(plan.works))
+            self._fail(plan)
+            return
+        now_ns = self.clock_ns()
+        duration_ns = now_ns - started_ns + self._drafting_ns
+        self.device.step(
+            duration_ns,
+            [
+                (
+                    self._answer_of[work.sequence].job.meter,
+                    self._cost.work(work.n_new, work.sequence.n_computed, work.n_logits),
+                )
+                for work in plan.works
+            ],
+        )
+        self._report(plan, started_ns - begun_ns - self._drafting_ns, duration_ns)
+        for work, outcome in zip(plan.works, outcomes, strict=True):
+            self._take(work, outcome, now_ns)
+
+    def _draft(self, sequence: SequenceState, n: int) -> Sequence[int]:
+        """Guesses of an answer's next tokens; none for good where its proposer has failed once."""
+        answer = self._answer_of[sequence]
+        begun_ns = self.clock_ns()
+        try:
+            if answer.proposer is None and answer.may_draft and self.make_proposer is not None:
+                running = self.scheduler.running  # not `self`: proposers must not keep the engine alive
+                answer.proposer = self.make_proposer(
+                    answer.sampler, lambda: sequence.blocks, lambda: len(running)
+                )
+            return [] if answer.proposer is None else answer.proposer.propose(sequence.tokens, n)
+        except Exception:  # guesses are never needed
+            log.exception("a proposer failed; its answer goes on without")
+            answer.proposer, answer.may_draft = None, False
+            return []
+        finally:
+            self._drafting_ns += self.clock_ns() - begun_ns
+
+    def _end_overdue(self) -> None:
+        for sequence in self.scheduler.overdue(self.clock_ns(), self._least_ns_per_token):
+            answer = self._answer_of.get(sequence)
+            if answer is not None:
+                for late in (answer, *answer.job.unforked):
+                    self._end(late, Finish.DEADLINE)
+
+    def _compute(self, plan: Plan) -> list[list[Outcome]]:
+        """For each work the outcomes of its answers: none within a prompt, several where it is about to be forked."""
+        logits_NV = compute(self.executor, plan)
+        outcomes: list[list[Outcome]] = []
+        row = 0
+        for work in plan.works:
+            n_logits = work.n_logits
+            rows_MV = logits_NV[row : row + n_logits]
+            row += n_logits
+            answer = self._answer_of[work.sequence]
+            answers = (answer, *answer.job.unforked) if n_logits else ()
+            outcomes.append([self._choose(each, rows_MV, work.drafts) for each in answers])
+        return outcomes
+
+    def _choose(self, answer: Answer, logits_MV: NDArray[np.float32], drafts: Sequence[int]) -> Outcome:
+        """An answer's next tokens; logits that are not finite end only the sequence that they belong to."""
+        try:
+            if drafts:
+                return answer.sampler.verify(logits_MV, drafts)
+            return [answer.sampler(logits_MV[0])]
+        except (FloatingPointError, ConstraintError):
+            log.exception("an answer cannot go on")
+            return None
+
+    def _fail(self, plan: Plan) -> None:
+        for work in plan.works:
+            answer = self._answer_of.get(work.sequence)
+            if answer is not None:
+                for each in (answer, *answer.job.unforked):
+                    self._end(each, Finish.ERROR)
+
+    def _take(self, work: Work, outcomes: list[Outcome], now_ns: int) -> None:
+        sequence = work.sequence
+        if not outcomes:
+            self.scheduler.computed(sequence, work.n_tokens)
+            return
+        answer = self._answer_of[sequence]
+        if len(outcomes) == 1:
+            self._take_tokens(answer, work.n_tokens, outcomes[0], now_ns)
+            return
+        self.scheduler.computed(sequence, work.n_tokens)
+        answers = [answer, *self._fork(answer, now_ns)]
+        for each, outcome in zip(answers, outcomes, strict=True):
+            self._take_tokens(each, 0, outcome, now_ns)
+
+    def _fork(self, answer: Answer, now_ns: int) -> list[Answer]:
+        """The prompt is read: its other answers begin."""
+        others = answer.job.unforked
+        for other in others:
+            assert answer.sequence is not None
+            other.sequence = self.scheduler.fork(answer.sequence, now_ns)
+            self._answer_of[other.sequence] = other
+        return others
+
+    def _take_tokens(self, answer: Answer, n_computed: int, outcome: Outcome, now_ns: int) -> None:
+        """Appends an answer's new tokens, up to the one that ends it.
+
+        Of those, all but the last were drafts, so that with the `n_computed` known tokens they are computed as well.
+        """
+        sequence = answer.sequence
+        assert sequence is not None
+        if outcome is None:
+            self._end(answer, Finish.ERROR)
+            return
+        n_before = answer.n_tokens
+        for chosen in outcome:
+            answer.job.meter.token(now_ns)
+            answer.n_tokens += 1
+            sequence.tokens.append(chosen.token)
+            text, finish = self._read_token(answer, chosen.token)
+            if finish is not None:
+                break
+            usage = answer.job.meter.read(now_ns)
+            self._tell(answer.job, Event(text, usage, None, chosen, answer.index))
+        n_new = answer.n_tokens - n_before
+        self.scheduler.computed(sequence, n_computed + n_new - 1)
+        self.stats.completion_tokens += n_new
+        self.stats.n_accepted += n_new - 1
+        if finish is not None:
+            self._end(answer, finish, text, chosen)
+
+    def _read_token(self, answer: Answer, token: int) -> tuple[str, Finish | None]:
+        """The text that a new token settles, and whether the answer ends with it."""
+        generation = answer.job.generation
+        may_stop = not generation.ignore_stop_tokens or generation.constraint is not None  # which ends by one
+        is_stop_token = may_stop and token in self.served.tokenizer.stop_tokens
+        if is_stop_token or token in generation.stop_token_ids:
+            return "", Finish.STOP
+        text = answer.text.push(token, may_stop=answer.n_tokens > generation.min_tokens)
+        if answer.text.is_stopped:
+            return text, Finish.STOP
+        return text, Finish.LENGTH if answer.n_tokens == generation.max_tokens else None
+
+    # -- ends, counters, listeners ------------------------------------------------------------------
+
+    def abandon(self, job: Job) -> None:
+        """Tells the listener of a job that nothing can be done for any more; counts on nothing else to work."""
+        for answer in job.open_answers:
+            self._settle(answer, Finish.ERROR)
+
+    def _end(self, answer: Answer, finish: Finish, text: str = "", chosen: Chosen | None = None) -> None:
+        """Ends an answer and gives back what it holds; harmless when it has ended."""
+        if answer.finish is not None:
+            return
+        if answer.sequence is not None:
+            self.scheduler.end(answer.sequence, is_sound=finish is not Finish.ERROR)
+            del self._answer_of[answer.sequence]
+        self._settle(answer, finish, text, chosen)
+
+    def _settle(self, answer: Answer, finish: Finish, text: str = "", chosen: Chosen | None = None) -> None:
+        """Settles an answer's counters and tells of its end."""
+        answer.finish = finish
+        job, now_ns = answer.job, self.clock_ns()
+        is_last = not job.open_answers
+        if is_last:
+            self._queued.pop(job, None)
+            job.meter.ended(now_ns)
+        elif not job.running:
+            self._pause(job, now_ns)
+        self.stats.finished[finish] += 1
+        if finish in (Finish.STOP, Finish.LENGTH):
+            text += answer.text.finish()
+        self._tell(job, Event(text, job.meter.read(now_ns), finish, chosen, answer.index, is_last))
+        if is_last:
+            job.forget_answers()
+
+    def _meter_plan(self, plan: Plan, now_ns: int) -> None:
+        """Who started, who gave way, and how much cache each request holds from now on."""
+        for sequence in plan.started:
+            job = self._answer_of[sequence].job
+            job.meter.started(now_ns)
+            if not job.is_started:
+                job.is_started = True
+                del self._queued[job]
+                job.meter.cached_tokens = sequence.n_cached
+                self.stats.prompt_tokens += len(job.generation.prompt)
+                self.stats.cached_tokens += sequence.n_cached
+        for sequence in plan.preempted:
+            job = self._answer_of[sequence].job
+            if not job.running:
+                self._pause(job, now_ns)
+        if self._holding_changes == self.pool.changes:
+            return
+        self._holding_changes = self.pool.changes
+        for sequence in self.scheduler.running:
+            job = self._answer_of[sequence].job
+            holding = (sum(each.n_held for each in job.running), self.pool.sharing_changes)
+            if job.holding != holding:
+                job.holding = holding
+                job.meter.holds_cache(self._held_bytes(job), now_ns)
+
+    def _pause(self, job: Job, now_ns: int) -> None:
+        job.meter.preempted(now_ns)
+        job.holding = None
+
+    def _held_bytes(self, job: Job) -> int:
+        """Its blocks' bytes; of a block with several holders an equal share, rounded down."""
+        size, holders = self.executor.bytes_per_block, self.pool.holders
+        return sum(size // holders(block) for sequence in job.running for block in sequence.held)
+
+    def _report(self, plan: Plan, scheduling_ns: int, duration_ns: int) -> None:
+        n_tokens = sum([work.n_new for work in plan.works])
+        if n_tokens >= LEAST_TOKENS_TIMED:
+            pace = duration_ns / n_tokens
+            self._least_ns_per_token = min(self._least_ns_per_token or pace, pace)
+        self.stats.n_steps += 1
+        if self.make_proposer is not None:
+            self.stats.n_drafted += sum(len(work.drafts) for work in plan.works)
+        self.stats.scheduling_ns += scheduling_ns
+        if self.on_step is None:
+            return
+        try:
+            self.on_step(StepReport(duration_ns, scheduling_ns, len(plan.works), n_tokens))
+        except Exception:  # whoever watches must not end what is watched
+            log.exception("the step's observer failed")
+
+    def _tell(self, job: Job, event: Event) -> None:
+        try:
+            job.listener(event)
+        except Exception:  # a listener whose event loop is gone must not end the others' generations
+            log.exception("a listener failed; its generation is cancelled")
+            self._unheard.append(job)

@@ -1,0 +1,1 @@
+"""Another OpenAI-compatible server as a node's backend. Protected."""

@@ -1,0 +1,1 @@
+"""Optimisers, learning-rate schedules, number formats and averages of weights."""

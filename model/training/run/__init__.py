@@ -1,0 +1,1 @@
+"""A training run: trainer, engine, state, checkpoints, data, and how it ends."""

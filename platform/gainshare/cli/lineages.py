@@ -1,0 +1,59 @@
+"""`gainshare lineages`: the lines of trees, and their renewal after a new version changed the stack's layout."""
+
+from typing import Any
+
+import typer
+
+from gainshare.cli.client import KeyOption, UrlOption, site
+from gainshare.cli.output import JsonOption, console, print_json, table
+
+lineages = typer.Typer(no_args_is_help=True, help="See lineages, and renew those of an older layout.")
+SHOWN = 200
+
+
+@lineages.command("list")
+def list_lineages(url: UrlOption = "", key: KeyOption = "", as_json: JsonOption = False) -> None:
+    """List lineages with their tips, and which of them wait to be renewed."""
+    found = site(url, key).get("lineages/", limit=SHOWN)["results"]
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (row["name"], row["tip"][:16], "renew it" if row["is_outdated"] else "present", row["created_at"])
+        for row in found
+    ]
+    table("Lineages", ("name", "tip", "layout", "since"), rows)
+
+
+@lineages.command("renew")
+def renew(url: UrlOption = "", key: KeyOption = "", as_json: JsonOption = False) -> None:
+    """Begin lineages of an older layout again at the shipped tree (maintainers). Repeating changes nothing.
+
+    Open submissions on older trees end without an attempt and their reservations return; booked awards stand.
+    """
+    done = site(url, key).post("lineages/renew/")
+    if as_json:
+        print_json(done)
+        return
+    for row in done["lineages"]:
+        _print_lineage(row)
+    if not done["lineages"]:
+        console.print("every lineage has the present layout: nothing to do", highlight=False)
+    if done["cancelled_calibrations"]:
+        console.print(
+            f"{done['cancelled_calibrations']} A/A runs on older trees were cancelled", highlight=False
+        )
+
+
+def _print_lineage(row: dict[str, Any]) -> None:
+    is_moved = row["old_tip"] != row["tip"]
+    tip = f"{row['old_tip'][:16]} -> {row['tip'][:16]}" if is_moved else f"{row['tip'][:16]}, as before"
+    console.print(f"{row['lineage']}: tip {tip}", highlight=False, markup=False)
+    for what, text in (
+        ("ended", "ended without an attempt, its reservation returned"),
+        ("kept", "its run was cancelled, its award stands"),
+    ):
+        for submission in row[what]:
+            console.print(f"  submission {submission}: {text}", highlight=False)
+    for reproduction in row["reproductions"]:
+        console.print(f"  reproduction {reproduction}: cancelled, not counted", highlight=False)

@@ -1,0 +1,171 @@
+"""Seeds, the order of pairs, phases, quiet, cores: what surrounds a pair."""
+
+import itertools
+import os
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Never
+
+import numpy as np
+import pytest
+
+from benchmarks.pairs.cores import CacheScrubber, Cores, choose_cores, judge_on, l2_bytes, pin
+from benchmarks.pairs.phases import PHASES, Phases
+from benchmarks.pairs.quiet import Quiet
+from benchmarks.pairs.roofline import floor_ns, peak_flops
+from benchmarks.pairs.schedule import BLOCK, PairPlan, schedule
+from benchmarks.pairs.seeds import Seeds
+from benchmarks.runner.fingerprint import cpu_name, environment
+from benchmarks.suites import Suite, get_suite
+
+TINY = get_suite("moe_forward", "tiny")
+STANDARD = get_suite("moe_forward", "standard")
+
+
+def plans(suite: Suite, count: int, secret: bytes = bytes(32)) -> list[PairPlan]:
+    return list(itertools.islice(schedule(suite, Seeds(secret)), count))
+
+
+def test_generators_of_different_purposes_are_unrelated_and_repeatable() -> None:
+    seeds = Seeds(bytes(32))
+    first = seeds.numbers("pair", 1, "inputs", 0).standard_normal(8)
+    np.testing.assert_array_equal(first, Seeds(bytes(32)).numbers("pair", 1, "inputs", 0).standard_normal(8))
+    for other in (("pair", 1, "inputs", 1), ("pair", 11, "inputs", 0), ("pair", "1", "inputs", 0)):
+        assert not np.array_equal(first, seeds.numbers(*other).standard_normal(8))
+    assert seeds.order("a").random() != seeds.order("b").random()
+
+
+def test_fresh_secrets_differ_and_short_ones_are_refused() -> None:
+    assert Seeds.fresh()[0] != Seeds.fresh()[0]
+    with pytest.raises(ValueError, match="32"):
+        Seeds(b"short")
+
+
+def test_each_block_has_six_pairs_and_one_control_at_a_secret_place() -> None:
+    taken = plans(TINY, 7 * 40)
+    places = []
+    for block in range(40):
+        controls = [plan.is_control for plan in taken[block * (BLOCK + 1) : (block + 1) * (BLOCK + 1)]]
+        assert sum(controls) == 1
+        places.append(controls.index(True))
+    assert len(set(places)) == BLOCK  # every place before a look occurs, none is fixed
+    assert [plan.index for plan in taken] == list(range(len(taken)))
+
+
+def test_a_control_pair_has_the_shape_of_the_pair_after_it() -> None:
+    taken = plans(TINY, 70)
+    for plan, following in itertools.pairwise(taken):
+        if plan.is_control:
+            assert (following.case, following.shape, following.is_control) == (plan.case, plan.shape, False)
+
+
+def test_cases_come_by_turns() -> None:
+    measured = [plan.case for plan in plans(STANDARD, 70) if not plan.is_control]
+    for number in range(0, len(measured), 2):
+        assert sorted(measured[number : number + 2]) == sorted(case.name for case in STANDARD.cases)
+    assert len(Counter(measured)) == 2
+
+
+def test_another_secret_gives_another_schedule() -> None:
+    assert plans(TINY, 70) != plans(TINY, 70, bytes(31) + b"\1")
+    assert plans(TINY, 70) == plans(TINY, 70)
+
+
+def test_phases_add_up_and_survive_exceptions() -> Never:
+    phases = Phases()
+    with phases.spend("setup"):
+        time.sleep(0.01)
+    with pytest.raises(RuntimeError), phases.spend("setup"):
+        time.sleep(0.01)
+        raise RuntimeError
+    assert phases.as_dict()["setup"] >= 20_000_000
+    assert set(phases.as_dict()) == set(PHASES)
+
+
+def test_others_wait_for_a_gap_between_calls_but_not_forever() -> None:
+    quiet, entered, leave = Quiet(), threading.Event(), threading.Event()
+
+    def company() -> None:
+        with quiet.between_calls(patience_s=30):
+            entered.set()
+
+    with quiet.measuring():
+        thread = threading.Thread(target=company)
+        thread.start()
+        assert not entered.wait(0.1)
+    assert entered.wait(5)
+    thread.join()
+    with quiet.measuring(), quiet.between_calls(patience_s=0.05):
+        leave.set()
+    assert leave.is_set()
+    with quiet.measuring():
+        pass  # and it is free again
+
+
+def test_the_judge_keeps_all_its_threads_on_its_core_and_lets_them_go_again() -> None:
+    core = min(os.sched_getaffinity(0))
+    before = os.sched_getaffinity(0)
+    inside: list[set[int]] = []
+    go, done = threading.Event(), threading.Event()
+    other = threading.Thread(
+        target=lambda: (go.wait(), inside.append(set(os.sched_getaffinity(0))), done.set())
+    )
+    other.start()
+    with judge_on(core):
+        inside.append(set(os.sched_getaffinity(0)))
+        go.set()
+        done.wait(5)
+    other.join()
+    assert inside == [{core}, {core}]
+    assert os.sched_getaffinity(0) == before
+
+
+def test_scrubbing_comes_back_home_and_covers_the_private_cache() -> None:
+    cores = choose_cores()
+    home = os.sched_getaffinity(0)
+    scrubber = CacheScrubber(cores.measuring)
+    scrubber.scrub()
+    assert os.sched_getaffinity(0) == home
+    assert scrubber.size_bytes >= 2 * l2_bytes(cores.measuring)
+
+
+def test_cores_are_two_where_there_are_two() -> None:
+    cores = choose_cores()
+    assert set(cores.all) <= os.sched_getaffinity(0)
+    assert len(cores.all) == min(2, len(os.sched_getaffinity(0)))
+    assert Cores(0, 0).all == (0,)
+
+
+def test_pinning_holds_every_thread_of_a_process() -> None:
+    release = threading.Event()
+    thread = threading.Thread(target=release.wait)
+    thread.start()
+    tasks = [int(path.name) for path in Path("/proc/self/task").iterdir()]
+    before = {task: os.sched_getaffinity(task) for task in tasks}
+    try:
+        pin([os.getpid()], choose_cores().measuring)
+        assert len(tasks) >= 2
+        for task in tasks:
+            assert os.sched_getaffinity(task) == {choose_cores().measuring}
+    finally:
+        for task, cores in before.items():
+            os.sched_setaffinity(task, cores)
+        release.set()
+        thread.join()
+
+
+def test_the_roofline_is_generous_but_not_endless() -> None:
+    assert peak_flops("processor : 0\ncpu MHz\t\t: 2600.000\n") == 2 * 64 * 2_600_000_000
+    assert peak_flops("processor : 0\n") == 2 * 64 * 4_000_000_000
+    assert floor_ns(peak_flops(), "cpu") == 1_000_000_000
+    assert floor_ns(0, "cpu") == floor_ns(0, "cuda") == 0
+    assert floor_ns(peak_flops(), "cuda") < floor_ns(peak_flops(), "cpu")
+
+
+def test_the_fingerprint_names_the_machine_in_text_and_whole_numbers() -> None:
+    found = environment(extra=3)
+    assert found["extra"] == 3 and found["cores"] >= 1
+    assert all(type(value) in (str, int) for value in found.values())
+    assert cpu_name("model name : Fast One\ncpu family : 6\nmodel : 1\nstepping : 2\n") == "Fast One (6/1/2)"
