@@ -30,13 +30,12 @@ from model.parallel.trainer import ParallelTrainer
 from model.parallel.training_state import cut_training, merge_training
 from model.parallel.zero.axis import ZeroTrainer
 from model.parallel.zero.engine import ZeroConfig
-from model.parallel.zero.pipeline import ZeroPipelineTrainer
 from model.presets import PRESETS
 from model.training.config.recipe import Recipe
 from model.training.run.trainer import Trainer
 from model.transformer import Transformer
 
-Trained = ParallelTrainer | ZeroTrainer | ZeroPipelineTrainer
+Trained = ParallelTrainer | ZeroTrainer
 
 
 @dataclass(frozen=True)
@@ -101,12 +100,7 @@ def single_process(job: Job, recipe: Recipe) -> list[float]:
 def on_mesh(job: Job, mesh: Mesh, recipe: Recipe, timeout_s: float) -> list[float]:
     """The loss curve of a parallel trainer; every rank of the world calls it."""
     processes = connect(mesh, timeout_s=timeout_s)
-    trainer: Trained = (
-        pipeline_of(job, processes, recipe, job.zero)
-        if job.zero is not None and mesh.pp > 1
-        else trainer_of(job, processes, recipe)
-    )
-    return _losses(job, trainer, processes, range(job.steps))
+    return _losses(job, trainer_of(job, processes, recipe), processes, range(job.steps))
 
 
 def moved(job: Job, first: Mesh, second: Mesh, recipe: Recipe, timeout_s: float) -> list[float]:
@@ -129,20 +123,7 @@ def moved(job: Job, first: Mesh, second: Mesh, recipe: Recipe, timeout_s: float)
     return losses
 
 
-def pipeline_of(job: Job, processes: Processes, recipe: Recipe, zero: ZeroConfig) -> ZeroPipelineTrainer:
-    """DeepSpeed's, of the job's first weights."""
-    return ZeroPipelineTrainer(
-        job.config,
-        job.state(),
-        processes,
-        recipe,
-        zero=zero,
-        n_micro_batches=job.n_micro_batches,
-        checkpointing=job.checkpointing,
-    )
-
-
-def trainer_of(job: Job, processes: Processes, recipe: Recipe) -> ParallelTrainer | ZeroTrainer:
+def trainer_of(job: Job, processes: Processes, recipe: Recipe) -> Trained:
     """Of the job's first weights, by DeepSpeed where the job says so."""
     if job.zero is not None:
         return ZeroTrainer(
@@ -275,7 +256,7 @@ def _require_possible(options: argparse.Namespace, job: Job, meshes: list[Mesh])
     for reason in _refusals(options, meshes):
         raise ValueError(reason)
     for mesh in meshes:
-        if job.zero is None or mesh.pp > 1:
+        if job.zero is None:
             n_micro_batches = job.n_micro_batches or mesh.pp
             check_schedule(mesh, n_micro_batches=n_micro_batches, n_chunks=job.chunks_on(mesh))
 
@@ -295,8 +276,6 @@ def _refusals(options: argparse.Namespace, meshes: list[Mesh]) -> Iterator[str]:
         yield f"--move goes from one --mesh to another: give two, not {len(meshes)}"
     if options.move and options.steps < 2:
         yield "--move trains on both meshes: give at least 2 --steps"
-    if options.move and options.zero is not None and any(mesh.pp > 1 for mesh in meshes):
-        yield "--move goes with no pipeline of DeepSpeed's, whose states are not read: leave --zero out, or use pp=1"
 
 
 def _zero_refusals(options: argparse.Namespace) -> Iterator[str]:
@@ -330,9 +309,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--sequence", action="store_true", help="where tp > 1, the stream's positions over tp"
     )
-    parser.add_argument(
-        "--zero", type=int, help="train dp, ep and pp through DeepSpeed, with this ZeRO stage"
-    )
+    parser.add_argument("--zero", type=int, help="train dp and ep through DeepSpeed, with this ZeRO stage")
     parser.add_argument("--offload", action="store_true", help="with --zero: optimiser states in host memory")
     parser.add_argument("--bf16", action="store_true", help="with --zero: bf16 weights, fp32 master copy")
     parser.add_argument("--clip", type=float, default=1.0, help="largest norm of the gradients")

@@ -2,7 +2,7 @@
 
 DeepSpeed (arXiv:1910.02054, arXiv:2101.06840) shards optimiser states, gradients and weights over dp; expert
 parallelism is `expert.py`'s, whose parameters DeepSpeed is told to reduce over the expert-data axis (ZeRO 0 to 2; it
-refuses experts under ZeRO 3). Tensor and pipeline axes are `trainer.py`'s; its own pipeline is `pipeline.py`'s.
+refuses experts under ZeRO 3). Tensor and pipeline axes are `trainer.py`'s.
 What else DeepSpeed refuses stands in docs/concepts/parallel.md. Knows nothing of data or files.
 """
 
@@ -63,7 +63,7 @@ class ZeroTrainer:
         stage.train()
         stage.checkpointing = checkpointing
         self.stages = [stage]
-        self.engine = make_engine(stage, stage, processes, self.recipe, self.zero, n_micro_batches)
+        self.engine = make_engine(stage, processes, self.recipe, self.zero, n_micro_batches)
         self._state = ZeroState(self.engine, self.zero.stage)
         self.steps = 0
 

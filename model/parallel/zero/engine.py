@@ -42,24 +42,15 @@ class ZeroConfig:
 
 
 def make_engine(
-    module: nn.Module,
-    stage: Stage,
-    processes: Processes,
-    recipe: Recipe,
-    zero: ZeroConfig,
-    n_micro_batches: int,
+    stage: Stage, processes: Processes, recipe: Recipe, zero: ZeroConfig, n_micro_batches: int
 ) -> Any:
-    """A DeepSpeed engine over torch's AdamW, whose rule for decay is that of model/training/optim/choice.py.
-
-    `module` is the stage itself, or a pipeline that the stage is this rank's part of.
-    """
+    """A DeepSpeed engine over torch's AdamW, whose rule for decay is that of model/training/optim/choice.py."""
     deepspeed = import_deepspeed(stage.device)
-    deepspeed.utils.groups.mpu = None  # else that of the pipeline before, if there was one
     experts = _mark_experts(stage, processes)
     if experts:
         _declare_moe(stage)
     engine, _, _, _ = deepspeed.initialize(
-        model=module,
+        model=stage,
         optimizer=torch.optim.AdamW(
             _parameter_groups(stage, set(experts), recipe),
             lr=recipe.learning_rate,

@@ -39,7 +39,6 @@ app = typer.Typer(
 app.command()(up)
 app.command()(down)
 app.command()(demo)
-app.command()(demo)
 app.command()(status)
 app.command()(submit)
 app.command()(reproduce)

@@ -19,7 +19,6 @@ from model.parallel.mesh.mesh import Mesh, MeshError
 from model.parallel.mesh.processes import alone
 from model.parallel.zero.axis import ZeroTrainer
 from model.parallel.zero.engine import ZeroConfig
-from model.parallel.zero.pipeline import ZeroPipelineTrainer
 from tests.benchmarks.sandbox.ordinary_user import as_user
 from tests.model.parallel import zero_ranks
 
@@ -75,8 +74,6 @@ def test_runs_go_on_move_evaluate_and_break_off_as_other_trainers_do() -> None:
     for run in found["going_on"].values():
         assert_goes_on_bit_for_bit(run)
     assert_is_one_process_s(found["moved"])
-    assert_is_one_process_s(found["piped"])
-    assert_is_one_process_s(found["piped_lengths"], learnt=0.2)
     for figures in found["evaluated"].values():
         assert_figures_are_the_other_trainer_s(figures)
     assert "no norm of the gradients under ZeRO 0" in found["refused"]
@@ -90,9 +87,9 @@ def assert_goes_on_bit_for_bit(run: dict[str, Any]) -> None:
     assert run["moved"] > 50, "equal states prove little where nothing moves"
 
 
-def assert_is_one_process_s(run: dict[str, Any], learnt: float = 0.5) -> None:
-    """Though it moves between stages and meshes, or goes through a pipeline, under a bound of the gradients' norm."""
-    assert run["learnt"] > learnt
+def assert_is_one_process_s(run: dict[str, Any]) -> None:
+    """Though it moves between stages and meshes, under a bound of the gradients' norm."""
+    assert run["learnt"] > 0.5
     assert run["difference"] < 1e-5
 
 
@@ -164,33 +161,6 @@ def test_recomputed_activations_train_alike_under_zero_three() -> None:
 @pytest.mark.long
 def test_a_run_under_zero_two_moves_to_spread_experts() -> None:
     assert learned("--mesh", "dp=2", "--mesh", "dp=2,ep=2", "--zero", "2", "--move") > 0.05
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("model", ["small-moe", "small-latent"])
-def test_deepspeed_s_pipeline_trains_alike_beside_dp_and_ep(model: str) -> None:
-    meshes = ("--mesh", "pp=2,dp=2", "--mesh", "pp=2,dp=2,ep=2", "--mesh", "dp=4,ep=2")
-    sizes = ("--micro-batches", "4", "--rows", "16", "--clip", "0.5", "--packed", "--checkpointing", "full")
-    assert learned(*meshes, *sizes, "--model", model, "--zero", "1", n_ranks=4) > 0.05
-
-
-@pytest.mark.parametrize(
-    ("mesh", "zero", "message"),
-    [
-        (Mesh(dp=2), ZeroConfig(1), "use pp of at least 2"),
-        (Mesh(pp=2, tp=2), ZeroConfig(1), "and tp=1"),
-        (Mesh(pp=2), ZeroConfig(0), "another norm than one process under ZeRO 0: use stage 1"),
-        (Mesh(pp=2), ZeroConfig(2), "goes with no ZeRO 2 or 3"),
-        (Mesh(pp=2), ZeroConfig(1, offload=True), "without offload"),
-        (Mesh(pp=2), ZeroConfig(1, is_bf16=True), "in bf16 by ParallelTrainer"),
-    ],
-)
-def test_what_deepspeed_s_pipeline_cannot_is_refused_before_it_is_asked(
-    mesh: Mesh, zero: ZeroConfig, message: str
-) -> None:
-    processes = dataclasses.replace(alone(), mesh=mesh)
-    with pytest.raises(MeshError, match=message):
-        ZeroPipelineTrainer(SHAPES["small-moe"], {}, processes, zero=zero)
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,7 @@ from model.data.batches.batch import Batch
 from model.parallel.check import (
     Job,
     largest_difference,
-    on_mesh,
     own_rows,
-    pipeline_of,
     single_process,
     trainer_of,
 )
@@ -122,26 +120,6 @@ def moved() -> dict[str, Any]:
     return {"learnt": single[0] - single[-1], "difference": largest_difference(curve, single)}
 
 
-def piped() -> dict[str, Any]:
-    """A run of tied weights and packed rows through DeepSpeed's pipeline, and the same in one process."""
-    of = replace(job(zero=ZeroConfig(1)), is_packed=True)
-    curve, single = on_mesh(of, Mesh(pp=2), RECIPE, TIMEOUT_S), single_process(of, RECIPE)
-    return {"learnt": single[0] - single[-1], "difference": largest_difference(curve, single)}
-
-
-def piped_lengths() -> dict[str, Any]:
-    """Rows of several lengths, one after the other, through DeepSpeed's pipeline and torch's."""
-    of, processes = job(zero=ZeroConfig(1)), connect(Mesh(pp=2), timeout_s=TIMEOUT_S)
-    curves = [
-        [float(trainer.step(of.batch(step)[:, :length])) for step, length in enumerate((16, 12, 12, 9, 16))]
-        for trainer in (
-            pipeline_of(of, processes, RECIPE, ZeroConfig(1)),
-            trainer_of(job(), processes, RECIPE),
-        )
-    ]
-    return {"learnt": curves[1][0] - curves[1][-1], "difference": largest_difference(*curves)}
-
-
 def evaluated(stage: int) -> dict[str, Any]:
     """The loss of a batch before and after an update, by this trainer and by ours, with the update's figures."""
     ours, theirs = made(job(), DP), made(job(zero=ZeroConfig(stage)), DP)
@@ -203,8 +181,6 @@ def main() -> None:
     found: dict[str, Any] = {
         "going_on": {name: gone_on(*case) for name, case in GOING_ON.items()},
         "moved": moved(),
-        "piped": piped(),
-        "piped_lengths": piped_lengths(),
         "evaluated": {str(stage): evaluated(stage) for stage in (2, 3)},
         "refused": refused(),
         "broken": {name: broken(zero) for name, zero in BROKEN.items()},
