@@ -6,7 +6,7 @@ Moving one of them makes every tree from before unmeasurable. Pure: knows paths,
 from collections.abc import Iterable
 
 # Exactly what `benchmarks/suites/samples/*_sample.py` and the files sent with them import; a test compares the two.
-SAMPLE_MODULES = (
+SAMPLE_MODULES: tuple[str, ...] = (
     "model.checkpoint",
     "model.config",
     "model.layers.moe.layer",

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -54,7 +55,7 @@ DIFF = diff_of_line(3, "step_3 = 33")
 OTHER = diff_of_line(7, "step_7 = 77")
 
 
-def old_world(**terms: int) -> World:
+def old_world(**terms: Any) -> World:
     return World(modules=OLD_MODULES, **terms)
 
 
