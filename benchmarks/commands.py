@@ -1,8 +1,8 @@
 """What the benchmarks' commands share: their names in reports, where results may go, how they end without figures.
 
 Ended from outside, by Ctrl-C, SIGTERM or a terminal that closes, they end as Ctrl-C ends Python: what they opened is
-closed on the way, so that no temporary folder is left. Whatever that way missed, no cgroup and no sample is left, frozen
-ones included. Knows nothing of what they measure.
+closed on the way, so that no temporary folder is left. Whatever that way missed, no cgroup and no sample is left,
+frozen ones included.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """A model on disk: a folder with config.json, model.safetensors and, where it has one, its tokenizer.
 
-Also names the folders of the local model store. Knows nothing of where weights come from. Does not import torch
-until weights are read or written.
+Also names the folders of the local model store. Does not import torch until weights are read or written.
 """
 
 from __future__ import annotations

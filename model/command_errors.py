@@ -1,4 +1,4 @@
-"""How the stack's commands say that they failed. Knows nothing of what they do."""
+"""How the stack's commands say that they failed."""
 
 from __future__ import annotations
 

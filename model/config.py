@@ -1,7 +1,7 @@
 """Shapes of the stack's models, as frozen dataclasses.
 
-Knows nothing of tensors: importing this module does not import torch, so that web processes, the judge's
-control side and tests may read shapes cheaply. Named models are in `model/presets.py`.
+Importing this module does not import torch, so that web processes, the judge's control side and tests may read shapes
+cheaply. Named models are in `model/presets.py`.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@
 
 A judge builds the library itself and lays it beside this file. A served stack builds it once, by the command above
 (which `make` runs after the install) or when a kernel is first asked for, under a name made of sources, flags, compiler
-and processor, into the `native` folder of its home or into GAINSHARE_KERNELS, which several homes of one user may share.
-Without sources, without a compiler, or where the build fails there is none: `available()` and `state()` say so, and the
-log does once. Knows nothing of what the kernels compute; does not import torch.
+and processor, into the `native` folder of its home or into GAINSHARE_KERNELS, which several homes of one user may
+share. Without sources, without a compiler, or where the build fails there is none: `available()` and `state()` say so,
+and the log does once. Does not import torch.
 """
 
 from __future__ import annotations

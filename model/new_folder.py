@@ -1,6 +1,6 @@
 """A folder that appears whole or not at all, whatever kills its writer, and takes no place that holds other things.
 
-Knows nothing of what is in it; does not import torch.
+Does not import torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Progress of long work as plain lines on standard error. Knows nothing of what is done."""
+"""Progress of long work as plain lines on standard error."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The decoder-only transformer: blocks with dense or MoE feed-forwards, with and without a KV cache.
 
-Conventions are Llama's (pre-norm, RMSNorm, rotary, SwiGLU). Where only the blocks are cast to bf16, the residual stream,
-the embedding, the last norm and the head stay fp32: sums over many layers and close calls between two tokens are
-where bf16's eight bits change answers. A model that is loaded in bf16 as a whole computes them in bf16 too. Knows nothing of tokenizers, requests, training or files.
+Conventions are Llama's (pre-norm, RMSNorm, rotary, SwiGLU). Where only the blocks are cast to bf16, the residual
+stream, the embedding, the last norm and the head stay fp32: sums over many layers and close calls between two tokens
+are where bf16's eight bits change answers. A model that is loaded in bf16 as a whole computes them in bf16 too.
 """
 
 from __future__ import annotations

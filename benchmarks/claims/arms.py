@@ -1,7 +1,4 @@
-"""Sides of a comparison: each gets the same learning-rate grid, then runs with every seed at its best rate.
-
-Knows nothing of what the sides are.
-"""
+"""Sides of a comparison: each gets the same learning-rate grid, then runs with every seed at its best rate."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Runs jobs in fresh processes, several at once where nothing is timed, and keeps their results.
 
-A result lies in `<output>/results/<key>.json`; the key is the sha256 of the job's kind and settings and of the source that
-it depends on, so that equal work is done once, a run that was killed goes on, and changed code is measured anew. What a job
-leaves behind for others (weights, data) lies in `<output>/made/<key>`. Knows nothing of claims; does not import torch.
+A result lies in `<output>/results/<key>.json`; the key is the sha256 of the job's kind and settings and of the source
+that it depends on, so that equal work is done once, a run that was killed goes on, and changed code is measured anew.
+What a job leaves behind for others (weights, data) lies in `<output>/made/<key>`. Does not import torch.
 """
 
 from __future__ import annotations

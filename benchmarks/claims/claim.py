@@ -1,4 +1,4 @@
-"""What a claim is: a name, what it says, and rows that it measures. Knows nothing of particular claims."""
+"""What a claim is: a name, what it says, and rows that it measures."""
 
 from __future__ import annotations
 

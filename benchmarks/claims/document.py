@@ -1,4 +1,4 @@
-"""`docs/lab/claims.md` and its plots, from what was measured of each claim. Knows nothing of how figures were measured."""
+"""`docs/lab/claims.md` and its plots, from what was measured of each claim."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
 """One job in a process of its own: a request as JSON on standard input, the answer as the last line of output.
 
-    {"kind": "training", "settings": {...}, "made": "/folder/for/what/stays", "core": null}
-
-Knows nothing of claims or of what is kept.
+{"kind": "training", "settings": {...}, "made": "/folder/for/what/stays", "core": null}
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Processes that end with the one that started them, however that ends. Knows nothing of jobs; Linux only."""
+"""Processes that end with the one that started them, however that ends. Linux only."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What was measured of each claim, kept beside the page that shows it: when, where, of which commit, at which scale.
 
-Claims are measured one by one and at different times: a new measurement takes the place of an older one of the same claim
-and scale, and of nothing else. Knows nothing of how figures are drawn.
+Claims are measured one by one and at different times: a new measurement takes the place of an older one of the same
+claim and scale, and of nothing else.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The two sizes that claims are measured at. Knows nothing of claims."""
+"""The two sizes that claims are measured at."""
 
 from __future__ import annotations
 

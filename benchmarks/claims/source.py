@@ -1,7 +1,7 @@
 """The content of the code that a job's result comes from: what its module imports, directly and through others.
 
 So a result is kept while code changes that it never ran. Imports are read from the source, those within functions too;
-what is imported by a computed name is not seen. Knows nothing of git: uncommitted changes count.
+what is imported by a computed name is not seen. Uncommitted changes count.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A figure over several seeds: mean and range. Knows nothing of what was measured."""
+"""A figure over several seeds: mean and range."""
 
 from __future__ import annotations
 

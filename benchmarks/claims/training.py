@@ -2,7 +2,7 @@
 
 `settings` are those of `TrainingRun`. The model starts from random weights of its seed, or from another run's; it may
 be grown first, learn from a teacher, or multiply in 8 bits. A run whose loss is no longer finite has diverged and says
-so: its scores are infinite. Knows nothing of claims.
+so: its scores are infinite.
 """
 
 from __future__ import annotations

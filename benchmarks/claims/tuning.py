@@ -1,9 +1,8 @@
 """The same small learning-rate grid for every side of a comparison, decided by held-out loss on seeds of its own.
 
 The seeds that rates are chosen on are none of those that are reported: else the side with more noise would look better.
-One seed is enough where sides differ by more than seeds do.
-A grid grows beyond the edge at which its best rate lies, by the same rule on every side: so no side is held back by where
-the grid happens to end. Knows nothing of models.
+One seed is enough where sides differ by more than seeds do. A grid grows beyond the edge at which its best rate lies,
+by the same rule on every side: so no side is held back by where the grid happens to end.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The shape of an evidence document, checked strictly before anything is concluded from it.
 
-docs/reference/evidence.md describes the same in words. Knows nothing of signatures or of what the numbers mean.
+docs/reference/evidence.md describes the same in words.
 """
 
 import re

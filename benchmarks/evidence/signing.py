@@ -1,7 +1,4 @@
-"""Ed25519 keys and signatures (RFC 8032) of runners. Keys are PEM files; public keys and signatures travel as base64.
-
-Knows nothing of what is signed.
-"""
+"""Ed25519 keys and signatures (RFC 8032) of runners. Keys are PEM files; public keys and signatures travel as base64."""
 
 import base64
 import binascii

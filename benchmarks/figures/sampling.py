@@ -1,8 +1,8 @@
 """What choosing tokens costs, and what lookups guess: `python -m benchmarks.figures.sampling [--json]`, 30 seconds on one core.
 
-Draws are timed over a vocabulary of SmolLM2's size; lookups follow texts that are at hand on any machine, drafts verified
-by the text itself, so those figures are counts that no machine changes. Knows nothing of engines: what speculation saves
-in one is `python -m benchmarks.peers serve`'s to say.
+Draws are timed over a vocabulary of SmolLM2's size; lookups follow texts that are at hand on any machine, drafts
+verified by the text itself, so those figures are counts that no machine changes. What speculation saves in one is
+`python -m benchmarks.peers serve`'s to say.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ plain JSON data; `check(seen)` raises AssertionError where these show the bug. T
 a tree is gone before the check starts, and the check's sandbox has no tree. What passes between the two is JSON that is
 read here, strictly. So the code under test can lie about what was seen, but cannot touch the outcome.
 
-What the trials mean is concluded in `benchmarks.evidence.bugs`. Knows nothing of pairs.
+What the trials mean is concluded in `benchmarks.evidence.bugs`.
 """
 
 import json

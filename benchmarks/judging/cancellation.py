@@ -1,4 +1,4 @@
-"""Stops work from any thread: what runs is ended at once, what would start is not begun. Knows nothing of the work."""
+"""Stops work from any thread: what runs is ended at once, what would start is not begun."""
 
 import threading
 from collections.abc import Callable, Iterator

@@ -1,10 +1,10 @@
 """The judge: measures a candidate against a base and seals what it saw as evidence.
 
-Clock, secrets, inputs, expected outputs and verdict live here, in this process; the trees supply `model/**` only and run
-in sandboxes. The order is: commit to the secrets, build both trees, take pairs until the numbers decide (gate, A/A) or
-until there are as many as fixed beforehand (confirmation), then document, verdict, signature. Whatever a sample does
+Clock, secrets, inputs, expected outputs and verdict live here, in this process; the trees supply `model/**` only and
+run in sandboxes. The order is: commit to the secrets, build both trees, take pairs until the numbers decide (gate, A/A)
+or until there are as many as fixed beforehand (confirmation), then document, verdict, signature. Whatever a sample does
 wrong ends the run early with an event; the verdict is made of samples and events by `benchmarks.evidence.decision`
-alone. Knows nothing of HTTP, queues or where trees come from.
+alone.
 """
 
 from collections.abc import Mapping

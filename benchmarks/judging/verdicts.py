@@ -1,4 +1,4 @@
-"""The verdicts that a run can end with. Plain values; knows nothing of how a verdict is reached."""
+"""The verdicts that a run can end with. Plain values."""
 
 from dataclasses import dataclass
 from enum import StrEnum

@@ -1,8 +1,8 @@
 """The decoder-only transformer by its definition, in whichever precision its weights come in.
 
 Given double-precision weights it is the oracle that timed outputs are compared with; given single-precision weights it
-is the yardstick of how much rounding error a plain implementation makes. It imports nothing from `model/` and uses numpy
-only. Knows nothing of losses, gradients, samplers or files.
+is the yardstick of how much rounding error a plain implementation makes. It imports nothing from `model/` and uses
+numpy only.
 
 Definition (Llama's conventions, Touvron et al. 2023, arXiv:2302.13971):
 

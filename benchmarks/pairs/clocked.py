@@ -1,7 +1,4 @@
-"""One call of one side with everything else kept still. Both ways of measuring a pair go through here.
-
-Knows nothing of the order of calls, of what is a right answer, or of what the times mean.
-"""
+"""One call of one side with everything else kept still. Both ways of measuring a pair go through here."""
 
 import gc
 from collections.abc import Callable, Mapping

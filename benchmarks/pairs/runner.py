@@ -1,7 +1,7 @@
 """Takes pair after pair, as the schedule says, until it has as many as it was asked for.
 
 The next pair is prepared only when the one before is over, so nothing but the pair being measured runs while a clock
-does. Knows nothing of verdicts; what goes wrong with a sample is kept as an event.
+does. What goes wrong with a sample is kept as an event.
 """
 
 from collections import Counter

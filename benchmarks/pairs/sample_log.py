@@ -1,6 +1,6 @@
 """What samples write, on its way to the run's log: labelled by line, bounded over all samples of a run.
 
-The words are those of the submitted code; the sandbox has made them safe to print. Knows nothing of runs or pairs.
+The words are those of the submitted code; the sandbox has made them safe to print.
 """
 
 from collections.abc import Callable

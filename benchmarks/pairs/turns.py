@@ -1,6 +1,6 @@
 """Measures a pair by timed calls: both sides answer the same fresh inputs by turns, in a random order within each turn.
 
-Every answer is compared while both sides are frozen. Knows nothing of other pairs or of verdicts.
+Every answer is compared while both sides are frozen.
 """
 
 import random

@@ -1,7 +1,7 @@
 """The grammar of unified diffs, read strictly: bytes in, file changes out, or one PatchError.
 
-Source of the format: git's documentation "diff-generate-patch" and POSIX `diff -u`. Each refusal has a code of its
-own and a message that says what to do. Knows nothing of trees and of what a patch may touch.
+Source of the format: git's documentation "diff-generate-patch" and POSIX `diff -u`. Each refusal has a code of its own
+and a message that says what to do.
 """
 
 import re

@@ -1,8 +1,8 @@
 """Patches: a strict reading of unified diffs and their exact application to a tree.
 
-A patch either applies at the lines it names, with every context and removed line equal to the byte, or it is
-refused. Nothing is searched for, ignored or repaired. What is read is the form `git diff --no-renames` writes (and
-the plain `--- a/P`, `+++ b/P` form); the parser itself is in `benchmarks.patch.diffs`. Knows nothing of the policy.
+A patch either applies at the lines it names, with every context and removed line equal to the byte, or it is refused.
+Nothing is searched for, ignored or repaired. What is read is the form `git diff --no-renames` writes (and the plain
+`--- a/P`, `+++ b/P` form); the parser itself is in `benchmarks.patch.diffs`.
 """
 
 import codecs

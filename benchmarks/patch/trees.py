@@ -1,7 +1,7 @@
 """Content-addressed trees of `model/**`: what base and candidate are, to the byte.
 
-A tree is a sorted list of (path, mode, blob hash); its hash is taken over exactly that. Blobs live in a folder of
-files named by their SHA-256. Knows nothing of git, patches or who owns a tree.
+A tree is a sorted list of (path, mode, blob hash); its hash is taken over exactly that. Blobs live in a folder of files
+named by their SHA-256.
 """
 
 import hashlib

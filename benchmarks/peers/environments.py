@@ -1,7 +1,7 @@
 """Sets up peers in environments of their own below `HOME/peers`, with progress, going on where an earlier try stopped.
 
-A peer that the network refuses is left out with a clear message; the others are measured. Each environment is marked when
-it is complete, with what was asked for: another version makes it anew. Knows nothing of what is measured.
+A peer that the network refuses is left out with a clear message; the others are measured. Each environment is marked
+when it is complete, with what was asked for: another version makes it anew.
 """
 
 from __future__ import annotations

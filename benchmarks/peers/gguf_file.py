@@ -1,6 +1,6 @@
 """Writes models as GGUF files for llama.cpp, in f16, bf16 or q8_0, with the tokenizer of another GGUF file.
 
-Vectors and routers stay fp32, as llama.cpp's own converters have it. Knows nothing of engines; does not import torch.
+Vectors and routers stay fp32, as llama.cpp's own converters have it. Does not import torch.
 """
 
 from __future__ import annotations

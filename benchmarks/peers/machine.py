@@ -1,6 +1,6 @@
 """What this core reaches while it is not asked anything else: the peaks of the rooflines, measured in the same run.
 
-The same peak is asked for again and again in a run; the best counts. Knows nothing of models.
+The same peak is asked for again and again in a run; the best counts.
 """
 
 from __future__ import annotations

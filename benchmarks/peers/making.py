@@ -1,4 +1,4 @@
-"""Has the files of models made by a process of its own, so that this one needs no torch. Knows nothing of engines."""
+"""Has the files of models made by a process of its own, so that this one needs no torch."""
 
 from __future__ import annotations
 

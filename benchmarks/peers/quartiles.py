@@ -1,4 +1,4 @@
-"""Figures over repeated turns: the median with the quartiles. Knows nothing of what was measured."""
+"""Figures over repeated turns: the median with the quartiles."""
 
 from __future__ import annotations
 

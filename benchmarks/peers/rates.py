@@ -1,4 +1,4 @@
-"""Tokens per second from the times at which tokens came. Pure; knows nothing of engines.
+"""Tokens per second from the times at which tokens came. Pure.
 
 An answer is {"requests": [{"submitted_ns", "times_ns", "tokens"}]}, as `drivers/record.py` makes it.
 """

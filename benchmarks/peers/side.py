@@ -1,7 +1,7 @@
 """One side of a comparison: a process that loads an engine, is asked and timed, and stands still in between.
 
 The process keeps its own clock; while it is stopped (SIGSTOP on its whole group) it takes nothing from the side that is
-asked. Knows nothing of engines or models.
+asked.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Rounds of turns: in each round every side does every task once, task by task, the sides in random order.
 
-One side runs at a time; all others stand still. Rounds go on while another one fits into the time that is left, so a run
-ends when it was told to whatever the machine's speed. Knows nothing of engines or of what is measured.
+One side runs at a time; all others stand still. Rounds go on while another one fits into the time that is left, so a
+run ends when it was told to whatever the machine's speed.
 """
 
 from __future__ import annotations

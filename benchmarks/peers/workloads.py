@@ -1,6 +1,6 @@
 """What engines are asked: prompts of random token ids, fresh in every round, the same for all sides of a round.
 
-Pure: a workload is a function of its name, the vocabulary and a seed. Knows nothing of engines or clocks.
+Pure: a workload is a function of its name, the vocabulary and a seed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Reads the red team's patch files: a header of `# key: words` lines, then a unified diff. See the package for the keys.
 
-The header is read strictly, because expectations stand in it: a misspelt key must not pass for a missing one. The diff is
-kept byte for byte. Knows nothing of whether it applies.
+The header is read strictly, because expectations stand in it: a misspelt key must not pass for a missing one. The diff
+is kept byte for byte.
 """
 
 import re

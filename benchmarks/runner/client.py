@@ -1,7 +1,7 @@
 """The runner's side of the platform's runner API: lease, blobs, heartbeat, commitment, log, evidence, failure.
 
 Every call may be repeated without harm, so whatever looks like a platform that is away for a moment (no connection, no
-answer in time, a 5xx) is tried again with growing pauses until the call's patience ends. Knows nothing of judging.
+answer in time, a 5xx) is tried again with growing pauses until the call's patience ends.
 """
 
 import time

@@ -1,7 +1,4 @@
-"""One leased run from trees to evidence: fetch, judge, post. May be killed at any point; the platform starts it over.
-
-Knows nothing of Celery.
-"""
+"""One leased run from trees to evidence: fetch, judge, post. May be killed at any point; the platform starts it over."""
 
 import logging
 from pathlib import Path

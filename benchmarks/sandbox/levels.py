@@ -1,6 +1,6 @@
 """The words of the sandbox: how strong a sandbox is, what is mounted into it, what it may use up.
 
-Plain values; knows nothing of how a sandbox is started.
+Plain values.
 """
 
 from __future__ import annotations

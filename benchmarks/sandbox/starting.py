@@ -1,7 +1,4 @@
-"""Starts one sandbox of any level: gathers what it may hold, places it in its group, lets it go.
-
-Knows nothing of what runs inside, nor of how it is steered afterwards (`benchmarks.sandbox.sample`).
-"""
+"""Starts one sandbox of any level: gathers what it may hold, places it in its group, lets it go."""
 
 from __future__ import annotations
 

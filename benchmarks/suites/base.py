@@ -4,7 +4,7 @@ A suite measures in one of two ways. Most time *calls*: both sides answer the sa
 number is the median of the turns' ratios. The others hold a *trial*: each side ends a pair with one value in a unit of
 the suite's own (bytes, loss, time until a target), of which less is better.
 
-A suite knows nothing of processes, sandboxes, clocks or verdicts. All its figures are whole numbers (nanoseconds,
+All figures of a suite are whole numbers (nanoseconds,
 bytes, parts per million or per billion), because they go into signed evidence.
 """
 

@@ -1,7 +1,4 @@
-"""What the inference suites share as suites: their sandboxed half, families of shapes, tolerance and limits.
-
-Knows nothing of what each of them times.
-"""
+"""What the inference suites share as suites: their sandboxed half, families of shapes, tolerance and limits."""
 
 from dataclasses import dataclass
 from pathlib import Path

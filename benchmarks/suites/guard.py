@@ -1,7 +1,7 @@
 """The guard suite: what a gain in one suite must not cost elsewhere. Made of the other suites, in their quick presets.
 
-Its cases are theirs, under "suite/case", each with the margin by which it may be worse. Knows nothing of verdicts; what
-is concluded is in `benchmarks.evidence.guard`.
+Its cases are theirs, under "suite/case", each with the margin by which it may be worse. What is concluded is in
+`benchmarks.evidence.guard`.
 """
 
 from dataclasses import dataclass, replace

@@ -1,1 +1,1 @@
-"""Text to training batches: corpora, tokenizer, shards, packing, streams, curriculum. Knows nothing of models."""
+"""Text to training batches: corpora, tokenizer, shards, packing, streams, curriculum."""

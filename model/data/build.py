@@ -1,4 +1,4 @@
-"""Corpora to a data folder: read, split, train the tokenizer, tokenise, write. Knows nothing of command lines.
+"""Corpora to a data folder: read, split, train the tokenizer, tokenise, write.
 
 Texts are held in memory meanwhile: limit a hub dataset that is larger than that.
 """

@@ -1,4 +1,4 @@
-"""A document or a training batch of a data folder as text to look at. Knows nothing of command lines."""
+"""A document or a training batch of a data folder as text to look at."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Which documents are trained on and which are held out, without the same text on both sides.
-
-Knows nothing of tokens.
-"""
+"""Which documents are trained on and which are held out, without the same text on both sides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Byte-level BPE: training, files, and the ids of documents and instructions. Knows nothing of shards or models.
+"""Byte-level BPE: training, files, and the ids of documents and instructions.
 
 Every byte has a token of its own, so no text is unknown (Radford et al. 2019, Language Models are Unsupervised
 Multitask Learners). Text is first split as in OpenAI's cl100k_base: words with the blank before them, runs of

@@ -1,9 +1,9 @@
 """What a teacher said, kept on disk: the likeliest tokens behind each token of each piece of text.
 
 A piece is what attends to itself alone: a row of a batch, or a packed document's part of one. A model's answers for it
-depend on its tokens only, so that pieces are found by a hash of their tokens, whatever they are packed or shuffled with;
-a document cut elsewhere (another sequence length) is another piece. `manifest.json` says which teacher, tokenizer,
-temperature and k; shards are safetensors files that appear whole or not at all. Knows nothing of models.
+depend on its tokens only, so that pieces are found by a hash of their tokens, whatever they are packed or shuffled
+with; a document cut elsewhere (another sequence length) is another piece. `manifest.json` says which teacher,
+tokenizer, temperature and k; shards are safetensors files that appear whole or not at all.
 
 Shapes: P pieces and N tokens of a shard, K likeliest tokens.
 """

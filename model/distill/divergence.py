@@ -5,7 +5,7 @@ gradients about the same whatever t is. A teacher may be known by its k likelies
 one more outcome, whose probability is compared as a whole. Merging outcomes never raises a divergence, so that the
 result is a lower bound of the full one. Leaving the rest out instead would teach that it never happens.
 
-Shapes: N positions, V vocabulary, K likeliest tokens. Knows nothing of models.
+Shapes: N positions, V vocabulary, K likeliest tokens.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Fills the cache that a run's file names: with a teacher's answers on all that the run trains on.
 
-The batches are the run's own, so that what it will ask for is there. Knows nothing of how a cache is written.
+The batches are the run's own, so that what it will ask for is there.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A learned projection takes each student layer's residual stream to the width of the teacher's layer that it is mapped
 to. The loss is relative to the teacher's mean square, so that layers of different size weigh the same and a projection
-to zero costs one. Knows nothing of logits or of training.
+to zero costs one.
 """
 
 from __future__ import annotations

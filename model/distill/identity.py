@@ -1,7 +1,4 @@
-"""Whether two models mean the same text by a token id, and which weights a cache was made with.
-
-Knows nothing of losses.
-"""
+"""Whether two models mean the same text by a token id, and which weights a cache was made with."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What a student minimises: its targets, its teacher's expectations and, where asked for, its hidden states.
 
-Takes the place of `model.training.losses.objective.losses_on`. Knows nothing of optimisers or of where batches come from.
+Takes the place of `model.training.losses.objective.losses_on`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Fills a teacher's cache from batches; goes on where an earlier run stopped, however it ended.
-
-Knows nothing of students.
-"""
+"""Fills a teacher's cache from batches; goes on where an earlier run stopped, however it ended."""
 
 from __future__ import annotations
 

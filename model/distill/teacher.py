@@ -1,4 +1,4 @@
-"""Teachers: what they expect behind each scored position of a batch. Knows nothing of students or losses."""
+"""Teachers: what they expect behind each scored position of a batch."""
 
 from __future__ import annotations
 

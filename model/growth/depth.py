@@ -5,7 +5,7 @@
 - stacked layers: copies as they are, in a given order (SOLAR's depth up-scaling, arXiv:2312.15166; G_stack,
   arXiv:2405.15319); the function does not stay.
 
-A layer that is new has weights of its own, also where its source shares them. Knows nothing of files.
+A layer that is new has weights of its own, also where its source shares them.
 """
 
 from __future__ import annotations

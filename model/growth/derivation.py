@@ -1,6 +1,6 @@
 """A child model described by where each of its tensors comes from in its parent.
 
-One description moves weights and the optimiser's moments alike. Knows nothing of particular ways to grow.
+One description moves weights and the optimiser's moments alike.
 """
 
 from __future__ import annotations

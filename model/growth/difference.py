@@ -1,4 +1,4 @@
-"""How far two models' logits lie apart, measured on random tokens. Knows nothing of how the models came about."""
+"""How far two models' logits lie apart, measured on random tokens."""
 
 from __future__ import annotations
 

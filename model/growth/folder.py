@@ -1,7 +1,4 @@
-"""A model folder grown into another one, with what lies beside its weights and a record of where it came from.
-
-Knows nothing of particular ways to grow.
-"""
+"""A model folder grown into another one, with what lies beside its weights and a record of where it came from."""
 
 from __future__ import annotations
 

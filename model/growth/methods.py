@@ -1,7 +1,4 @@
-"""The ways to grow by name, with the options that each takes; what is not given has the function's own default.
-
-Knows nothing of command lines or files.
-"""
+"""The ways to grow by name, with the options that each takes; what is not given has the function's own default."""
 
 from __future__ import annotations
 

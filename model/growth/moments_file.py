@@ -1,6 +1,6 @@
 """AdamW's moments beside a model's weights: read from a run's checkpoint or a grown folder, written into a grown one.
 
-A run that starts there takes them up where its file says so. Knows nothing of how models grow.
+A run that starts there takes them up where its file says so.
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@ Three ways, each exact because a token's normalised top-k weights sum to one:
   are chosen together (virtual groups, He et al. 2024, arXiv:2410.07524).
 
 Equal experts part in training: their router rows differ. `noise` on the experts' weights parts them at once and is no
-longer exact. While the copies are equal, halves and copies give the router no gradient through the output, with `top_k` 1
-they never do: auxiliary losses are all it then learns from. Slices of a copy differ, so that their router rows part as well.
-Knows nothing of files or tokenizers.
+longer exact. While the copies are equal, halves and copies give the router no gradient through the output, with `top_k`
+1 they never do: auxiliary losses are all it then learns from. Slices of a copy differ, so that their router rows part
+as well.
 """
 
 from __future__ import annotations

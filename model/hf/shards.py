@@ -1,6 +1,6 @@
 """Safetensors files of a model folder: one file, or several with an index that says which tensor is where.
 
-Reads one tensor at a time and writes one file at a time. Knows nothing of models or of what tensors mean.
+Reads one tensor at a time and writes one file at a time.
 """
 
 from __future__ import annotations

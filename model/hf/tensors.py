@@ -1,7 +1,6 @@
 """The weights of a family, between their names and ours: renamed, and experts stacked or taken apart.
 
-Knows nothing of files. Shapes and names on our side are those of `Transformer.state_dict`, so that what is read here
-always fits the model.
+Shapes and names on our side are those of `Transformer.state_dict`, so that what is read here always fits the model.
 """
 
 from __future__ import annotations

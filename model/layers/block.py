@@ -1,7 +1,4 @@
-"""One layer of the transformer: attention and a feed-forward, each behind a norm and added to the residual stream.
-
-Knows nothing of embeddings, of how many layers there are, or of which of them share weights.
-"""
+"""One layer of the transformer: attention and a feed-forward, each behind a norm and added to the residual stream."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which number format products are computed in: autocast's, or the operands' own. Knows nothing of what is multiplied."""
+"""Which number format products are computed in: autocast's, or the operands' own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The linear map of torch, by the kernels that fit. Knows nothing of who projects what."""
+"""The linear map of torch, by the kernels that fit."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 torch's libraries multiply fp32 on AMD processors without AVX-512, and spend on some shapes a tenth of the time on packing.
 Sums are fp32 in both formats, in an order that depends on neither other rows nor threads.
 
-Whether it may be used is `fits`' answer; `model/layers/linear.py` asks it. Knows nothing of models.
+Whether it may be used is `fits`' answer; `model/layers/linear.py` asks it.
 """
 
 from __future__ import annotations

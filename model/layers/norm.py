@@ -1,4 +1,4 @@
-"""Root-mean-square normalisation (Zhang & Sennrich 2019, arXiv:1910.07467). Knows nothing of what it normalises."""
+"""Root-mean-square normalisation (Zhang & Sennrich 2019, arXiv:1910.07467)."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ torch's operations take some ten passes over the rows each way, each a temporary
 for its norm and once for the answer, and nothing but the input is kept for the backward pass. All is fp32, rounded once
 to the answer's format.
 
-Whether it may be used is `fits`' answer; modules ask it. Knows nothing of projections or attention.
+Whether it may be used is `fits`' answer; modules ask it.
 """
 
 from __future__ import annotations

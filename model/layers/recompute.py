@@ -1,7 +1,7 @@
 """Activation checkpointing (Chen et al. 2016, arXiv:1604.06174): what a layer keeps for its backward pass.
 
 Non-reentrant throughout, so that hooks, shared weights and unused gradients work as in plain training; values and
-gradients are those of plain training. Knows nothing of what is computed.
+gradients are those of plain training.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Whether torch's operations are being watched, so that kernels of our own would go unseen: tracing, compiling, counting,
-transforming. Knows nothing of the kernels.
+"""Whether torch's operations are being watched, so that kernels of our own would go unseen: tracing, compiling,
+counting, transforming.
 """
 
 from __future__ import annotations

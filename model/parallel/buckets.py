@@ -1,6 +1,6 @@
 """Tensors that travel or are cast together: enough of them to be worth a message, few enough to cost little memory.
 
-Knows nothing of what is in them. Does not import torch.
+Does not import torch.
 """
 
 from __future__ import annotations

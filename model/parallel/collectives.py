@@ -1,9 +1,9 @@
 """Collectives that autograd can pass through: the conjugate pairs of tensor and expert parallelism.
 
-A `group` of None is an axis of degree one: nothing is sent and the tensor comes back as it is. Knows nothing of
-models. The pair `copy_to` and `reduce_from` is f and g of Megatron-LM (Shoeybi et al. 2019, arXiv:1909.08053); the four
-that split and gather rows are those of its sequence parallelism (Korthikanti et al. 2022, arXiv:2205.05198). Their
-`sizes` are the rows of each rank's part, the first rank's first: they may differ and be 0.
+A `group` of None is an axis of degree one: nothing is sent and the tensor comes back as it is. The pair `copy_to` and
+`reduce_from` is f and g of Megatron-LM (Shoeybi et al. 2019, arXiv:1909.08053); the four that split and gather rows are
+those of its sequence parallelism (Korthikanti et al. 2022, arXiv:2205.05198). Their `sizes` are the rows of each rank's
+part, the first rank's first: they may differ and be 0.
 """
 
 from __future__ import annotations

@@ -4,10 +4,10 @@ A token goes once to each rank that holds some of its chosen experts, with its c
 computed by the same function as in one process and added up, and the sums of all ranks are added up where the token
 came from (GShard, arXiv:2006.16668; dropless with uneven all-to-all as in MegaBlocks, arXiv:2211.15841).
 
-The ranks of the `tp` axis have the same tokens. Each sends its share of them only, so that nothing crosses the `ep` axis
-twice, and they gather what came back, unless the caller adds up their outputs anyway. Where they have 1 / tp of each
-expert's width they gather what came to them, and sum and scatter their parts before rows go back. On a folded mesh
-(arXiv:2504.14960) each has whole experts of its own, and is a rank of `ep` itself. Knows nothing of routers.
+The ranks of the `tp` axis have the same tokens. Each sends its share of them only, so that nothing crosses the `ep`
+axis twice, and they gather what came back, unless the caller adds up their outputs anyway. Where they have 1 / tp of
+each expert's width they gather what came to them, and sum and scatter their parts before rows go back. On a folded mesh
+(arXiv:2504.14960) each has whole experts of its own, and is a rank of `ep` itself.
 
 Shape suffixes: those of model/layers; R ranks of ep, N rows of one rank (a token that is there, or goes there), M rows
 of all ranks that have parts of its experts, P pairs of a row and one of its experts.

@@ -7,8 +7,6 @@ added over which axis:
   positions or of a sum: over `tp`;
 - the embedding that is tied to the head and lies on the first and the last pipeline stage: over these two;
 - routed experts that are spread over ranks: over `edp`, the ranks that hold copies of them; all else: over `dp`.
-
-Knows nothing of losses or schedules.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Where the residual stream lies between the modules that tensor parallel ranks split: whole on each, or in parts.
 
-In parts it is sequence parallel (Korthikanti et al. 2022, arXiv:2205.05198): a rank has some positions of each row, which are
-gathered on the way into a split module, and of the sum that comes out it keeps its own. So norms, sums of the stream and
-what a layer keeps of it are 1 / tp on each rank, for as many bytes on the way: an all-reduce is a gather and a scatter.
-Positions, rotations and targets stay those of whole rows. Knows nothing of what the modules compute.
+In parts it is sequence parallel (Korthikanti et al. 2022, arXiv:2205.05198): a rank has some positions of each row,
+which are gathered on the way into a split module, and of the sum that comes out it keeps its own. So norms, sums of the
+stream and what a layer keeps of it are 1 / tp on each rank, for as many bytes on the way: an all-reduce is a gather and
+a scatter. Positions, rotations and targets stay those of whole rows.
 
 Shape suffix of this file: P positions that one rank has, of S.
 """

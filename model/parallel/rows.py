@@ -1,7 +1,7 @@
 """Rows of a tensor taken by index, and added up by index: each is the other's gradient.
 
 Both sum in one order, so that a step gives the same bits each time: torch's own forms add rows of one index in any
-order, `x[rows]` backward on CPUs of several threads, `index_add` on CUDA. Knows nothing of ranks.
+order, `x[rows]` backward on CPUs of several threads, `index_add` on CUDA.
 
 Shape suffixes: N rows that are taken, of R. Indices come in `parts`, none of which has the same index twice.
 """

@@ -3,8 +3,7 @@
 Each rank updates its slice of every flattened parameter and hands it out to the others; AdamW works on each element by
 itself, so the result is that of every rank updating all. Parameters of less than fp32 get an fp32 master copy, of the
 slice only; their gradients are cast, and updated weights handed out, in buckets of at most BUCKET_ELEMENTS, so that
-little memory comes and goes. Goes with all axes: experts are spread over `edp`, all else over `dp`. Knows nothing of
-gradients' sums.
+little memory comes and goes. Goes with all axes: experts are spread over `edp`, all else over `dp`.
 """
 
 from __future__ import annotations

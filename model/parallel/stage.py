@@ -1,7 +1,7 @@
 """One rank's part of the transformer: the layers of its pipeline stage, with its share of heads, widths and experts.
 
-Parameter names are those of the whole model, so that shards of any mesh can be cut from, and put together to, the
-same checkpoint (`mesh/shards.py`). Knows nothing of schedules, optimisers or data.
+Parameter names are those of the whole model, so that shards of any mesh can be cut from, and put together to, the same
+checkpoint (`mesh/shards.py`).
 """
 
 from __future__ import annotations

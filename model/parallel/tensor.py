@@ -3,7 +3,7 @@
 Attention and feed-forwards are split by columns going in and by rows coming out (Megatron-LM, arXiv:1909.08053), which
 for stacked and plain parameters alike means: the same modules, built for 1 / tp of the heads and widths, between
 `enter` and `leave` of the residual stream. `parallelize_module` of torch splits `nn.Linear`s only, which this model has
-none of. Norms and routers are whole on each rank. Knows nothing of pipelines or optimisers.
+none of. Norms and routers are whole on each rank.
 """
 
 from __future__ import annotations

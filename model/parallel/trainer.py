@@ -2,8 +2,7 @@
 
 At equal weights and batches its losses are those of the single process up to rounding. What the MoE layers do with a
 whole batch (capacity, the switch loss) they do with the micro-batches of one data parallel rank, as in every engine: so
-does a single process with as many micro-batches as all ranks together have. Padding is not counted. Knows nothing of
-where batches come from, of evaluation or of files.
+does a single process with as many micro-batches as all ranks together have. Padding is not counted.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Moving a training run to another mesh: the ranks' training states merged to one of the whole model, and cut again.
 
 The kinds are those of `ParallelTrainer.training_state`: weights, master weights and moments, which all have the same
-shapes and so the same layouts. Knows nothing of processes or files.
+shapes and so the same layouts.
 """
 
 from __future__ import annotations

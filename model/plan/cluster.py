@@ -1,4 +1,4 @@
-"""A cluster of equal devices, read from TOML. Knows nothing of models. Does not import torch."""
+"""A cluster of equal devices, read from TOML. Does not import torch."""
 
 from __future__ import annotations
 

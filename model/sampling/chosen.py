@@ -1,4 +1,4 @@
-"""A chosen token and the log probabilities that go with it. Knows nothing of how it was chosen."""
+"""A chosen token and the log probabilities that go with it."""
 
 from __future__ import annotations
 

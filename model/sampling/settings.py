@@ -1,4 +1,4 @@
-"""What may be asked of a sampler, and the values at which it makes sense. Knows nothing of logits."""
+"""What may be asked of a sampler, and the values at which it makes sense."""
 
 from __future__ import annotations
 

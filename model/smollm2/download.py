@@ -1,4 +1,4 @@
-"""Downloads one file with progress, resume and checksum. Knows nothing of models."""
+"""Downloads one file with progress, resume and checksum."""
 
 from __future__ import annotations
 

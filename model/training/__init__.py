@@ -1,3 +1,3 @@
-"""Training of the stack's models: loss, optimiser, one step at a time. Knows nothing of data, files or ranks."""
+"""Training of the stack's models: loss, optimiser, one step at a time."""
 
 from model import spinning as _spinning  # noqa: F401 - before torch is imported

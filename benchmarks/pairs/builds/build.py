@@ -4,8 +4,7 @@ Every Python source is compiled to bytecode in memory, which finds what does not
 a tree has `model/csrc/*.cpp`, these become one shared library with fixed flags, in a sandbox that has `model/csrc` of
 the tree and nothing else of it. It leaves the sandbox through the pipe and is put where `model/native.py` looks for it,
 into the tree's own folder: that folder is written fresh for one run and mounted read-only as one side's `/tree/model`,
-so the other side sees nothing of it. Base and candidate go through the same steps. Knows nothing of what the library
-does: nothing here ever loads it.
+so the other side sees nothing of it. Base and candidate go through the same steps. Nothing here ever loads it.
 """
 
 import hashlib

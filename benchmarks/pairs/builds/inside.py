@@ -1,7 +1,7 @@
 """The program inside a build's sandbox: `build.py TREE_MODEL [COMPILER FLAGS...]`.
 
 Compiles each Python source to bytecode in memory and, where a compiler is named, `csrc/*.cpp` into one shared library,
-whose bytes go to stdout. All messages go to stderr. Runs nothing of the tree. Knows nothing of who asked.
+whose bytes go to stdout. All messages go to stderr. Runs nothing of the tree.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Remembers, in this process's memory, what C++ sources were built to: those that a patch left alone are compiled once.
 
-What is remembered is private to the sources' digest, a sandbox level and a compiler, and only builds that went well are.
-A compiler sees nothing of a tree but these sources, so what else a patch changes is in no library. A confirmation does
-not ask here: its builds are new. Knows nothing of jobs.
+What is remembered is private to the sources' digest, a sandbox level and a compiler, and only builds that went well
+are. A compiler sees nothing of a tree but these sources, so what else a patch changes is in no library. A confirmation
+does not ask here: its builds are new.
 """
 
 from collections import OrderedDict

@@ -3,7 +3,7 @@
 Large tensors go beside the pipes, through a socket that only the judge can send by.
 
 Everything that arrives is untrusted: sizes are fixed before reading, every wait has a deadline, and whatever is not the
-frame that is due ends the exchange. Knows nothing of sandboxes; see `benchmarks.pairs.wire.protocol` for the format.
+frame that is due ends the exchange. See `benchmarks.pairs.wire.protocol` for the format.
 """
 
 import fcntl

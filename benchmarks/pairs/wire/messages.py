@@ -1,7 +1,7 @@
 """What the judge sends in one exchange and what it expects back: small tensors in the frame, large ones in sealed memory.
 
 A pipe copies 8 MB in 21 ms, sealed memory (`benchmarks.pairs.wire.sealed`) in a few. Everything that can be made ready
-before the clock runs is made here. Knows nothing of file descriptors of pipes, of clocks or of what the tensors mean.
+before the clock runs is made here.
 """
 
 from __future__ import annotations

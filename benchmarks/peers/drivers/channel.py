@@ -2,8 +2,8 @@
 
     {"command": "load", "arguments": {...}}  ->  {"answer": {...}} or {"error": "what went wrong"}
 
-Whatever engines print goes to the log (standard error): answers have a file descriptor of their own. Knows nothing of
-engines; the standard library is all it needs, for it runs in peers' environments too.
+Whatever engines print goes to the log (standard error): answers have a file descriptor of their own. The standard
+library is all it needs, for it runs in peers' environments too.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Requests that arrive while others are being answered, and when each of their tokens came.
 
 A request arrives once all of them together have produced `after` tokens: so a fast engine meets the same situation as a
-slow one. Times are nanoseconds of this process's monotonic clock. Knows nothing of engines; standard library only.
+slow one. Times are nanoseconds of this process's monotonic clock. Standard library only.
 """
 
 from __future__ import annotations

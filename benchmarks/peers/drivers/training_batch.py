@@ -1,6 +1,6 @@
 """The batch that both sides of a training step get: rows of one document each, without padding or packing.
 
-Runs in the children only. Knows nothing of models.
+Runs in the children only.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Reads and signals trees of processes through /proc, for machines where no cgroup does it.
-
-Knows nothing of sandboxes.
-"""
+"""Reads and signals trees of processes through /proc, for machines where no cgroup does it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Watches what a sandbox's processes do with their time: how much processor time they use, how long none wants any.
 
 A clock alone cannot tell a slow command from a busy machine. These two can: what waits for a processor that other work
-holds uses no time of it, and is not asleep either. Knows nothing of why there is a limit.
+holds uses no time of it, and is not asleep either.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Builds the command that starts one bubblewrap sandbox.
 
 The options close holes that were found by trying; `benchmarks.sandbox.self_test` tries them again on each machine.
-Knows nothing of cgroups or of the life of a process.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which uid submitted code runs under. Knows nothing of how it gets there."""
+"""Which uid submitted code runs under."""
 
 from __future__ import annotations
 

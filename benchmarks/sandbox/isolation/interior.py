@@ -1,7 +1,4 @@
-"""What a confined sample finds around it, whatever confines it: pieces of the system, scratch, the last step.
-
-Knows nothing of bubblewrap or of container runtimes.
-"""
+"""What a confined sample finds around it, whatever confines it: pieces of the system, scratch, the last step."""
 
 from __future__ import annotations
 

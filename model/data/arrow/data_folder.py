@@ -1,8 +1,6 @@
 """A built data folder: its tokenizer, its record of how it was built, and its documents by kind and side.
 
-    tokenizer.json markup.json build.json general/{train,held_out}/ domain/… instruction/…
-
-Knows nothing of corpora or of how a folder is built.
+tokenizer.json markup.json build.json general/{train,held_out}/ domain/… instruction/…
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""What a folder of tokenised documents holds: its manifest and the columns of its Arrow files.
-
-Knows nothing of reading or writing documents.
-"""
+"""What a folder of tokenised documents holds: its manifest and the columns of its Arrow files."""
 
 from __future__ import annotations
 

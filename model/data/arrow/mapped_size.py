@@ -1,7 +1,7 @@
 """Whether a file that is mapped into memory still has all its bytes.
 
 The system ends a process that reads a mapped file behind its end, without a word: so its size is asked for first. By
-name, since a folder may have more shards than a process may have open files. Knows nothing of what is in them.
+name, since a folder may have more shards than a process may have open files.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A shard is one record batch, so that all its tokens are one array, which is read without a copy. Every document carries
 its length, source, path, the sha256 of its text and a CRC-32 of its tokens, which is checked when it is first read; the
-manifest has the sha256 of every file. Knows nothing of text or batches.
+manifest has the sha256 of every file.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tokenised documents as streams see them, and an in-memory kind of them. Knows nothing of files or tensors."""
+"""Tokenised documents as streams see them, and an in-memory kind of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes tokenised documents as Arrow IPC shards with a manifest. Knows nothing of text or batches."""
+"""Writes tokenised documents as Arrow IPC shards with a manifest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One training batch as four equally shaped tensors of ids. Knows nothing of where the tokens come from.
+"""One training batch as four equally shaped tensors of ids.
 
 Shape suffixes: B sequences, S positions (as in model/layers/__init__.py).
 """

@@ -1,9 +1,9 @@
 """Which data, how long and how it is scored, as pure functions of the tokens seen. Does not import torch.
 
 The three-stage curriculum trains on general text, then on domain text, then on instructions, 40 : 10 : 1 in tokens,
-each later stage with some of the earlier ones' data so that it is not forgotten. `one_mixture` is its baseline: as
-many tokens of each source, all mixed from the start. The sequence length may warm up (Li et al. 2021, The
-Stability-Efficiency Dilemma, arXiv:2108.06084). Knows nothing of documents, models or optimisers.
+each later stage with some of the earlier ones' data so that it is not forgotten. `one_mixture` is its baseline: as many
+tokens of each source, all mixed from the start. The sequence length may warm up (Li et al. 2021, The
+Stability-Efficiency Dilemma, arXiv:2108.06084).
 """
 
 from __future__ import annotations

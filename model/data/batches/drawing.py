@@ -1,6 +1,6 @@
 """Draws pieces of documents from several sources at given shares, in an order that a key decides.
 
-A source is gone through in epochs, each in an order of its own. Knows nothing of sequences, batches or tensors.
+A source is gone through in epochs, each in an order of its own.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Permutations that depend on a key alone. Knows nothing of documents or batches.
+"""Permutations that depend on a key alone.
 
 NumPy does not promise that its generators shuffle alike in every version (NEP 19), and a resumed run must: so the
 order is that of a hash, in 64-bit integers.

@@ -3,7 +3,7 @@
 The batches are a function of the sources, the curriculum, the seed and a short state, never of how they were asked for.
 Documents are drawn into windows of about a million tokens; a window is packed and shuffled by a key; batches are cut
 off its front. So a state is a window's start and the part that is behind. All ranks plan the same global batch and fill
-their part of it. Knows nothing of models, optimisers or processes.
+their part of it.
 """
 
 from __future__ import annotations

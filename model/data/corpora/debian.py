@@ -1,4 +1,4 @@
-"""Prose from Debian's documentation packages, where they are installed. Knows nothing of which corpora there are.
+"""Prose from Debian's documentation packages, where they are installed.
 
 Each reader takes the root of the file system, so that an unpacked package serves as well as an installed one.
 """

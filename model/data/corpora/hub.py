@@ -1,4 +1,4 @@
-"""Documents from a Hugging Face dataset, through the optional `datasets` package. Knows nothing of other corpora."""
+"""Documents from a Hugging Face dataset, through the optional `datasets` package."""
 
 from __future__ import annotations
 

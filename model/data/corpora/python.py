@@ -1,6 +1,6 @@
 """Documents from Python code: whole files, docstrings as prose, and instructions from signatures and docstrings.
 
-Reads and parses files; imports and runs none of them. Knows nothing of which packages there are.
+Reads and parses files; imports and runs none of them.
 """
 
 from __future__ import annotations

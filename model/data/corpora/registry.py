@@ -1,6 +1,6 @@
 """The corpora that a machine can get without a hub, with their licences and what to do where one is absent.
 
-Reading them imports none of the packages. Knows nothing of tokens.
+Reading them imports none of the packages.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Documents as text with their provenance. Knows nothing of tokens or of where corpora are."""
+"""Documents as text with their provenance."""
 
 from __future__ import annotations
 

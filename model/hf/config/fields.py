@@ -1,8 +1,7 @@
 """Rules that translate single fields of Hugging Face's `config.json` to and from a `ModelConfig`.
 
-A family is a tuple of rules. Each reads its part of their configuration into a nested dict of our fields, and
-writes the same part back. Names with a dot reach into `moe` and `latent`. Knows nothing of weights, and does not
-import torch.
+A family is a tuple of rules. Each reads its part of their configuration into a nested dict of our fields, and writes
+the same part back. Names with a dot reach into `moe` and `latent`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """A family: one of Hugging Face's model types, as rules for its configuration and names for its weights.
 
-Families are data; they are in `llama.py`, `mixtral.py`, `qwen.py`, `olmoe.py` and `deepseek.py`. Knows nothing of
-files. Does not import torch.
+Families are data; they are in `llama.py`, `mixtral.py`, `qwen.py`, `olmoe.py` and `deepseek.py`. Does not import torch.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Causal grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245), with and without a cache of the past.
 
-As many key/value heads as heads give multi-head attention, one gives multi-query attention (arXiv:1911.02150).
-The cached form takes a *ragged* batch: the new tokens of several sequences one after the other in one [T, D]
-tensor, so that projections run once for all of them and nothing is padded; only the attention itself goes
-sequence by sequence. Knows nothing of where a cache keeps its memory, nor of sliding windows but through masks.
+As many key/value heads as heads give multi-head attention, one gives multi-query attention (arXiv:1911.02150). The
+cached form takes a *ragged* batch: the new tokens of several sequences one after the other in one [T, D] tensor, so
+that projections run once for all of them and nothing is padded; only the attention itself goes sequence by sequence.
 """
 
 from __future__ import annotations

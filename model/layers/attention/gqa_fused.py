@@ -4,7 +4,7 @@ Keys and values are packed once for all heads that share them; the scores of a f
 first cache, and none above the diagonal are made. What is kept for the backward pass is the answer and a number per query
 (Dao 2023, arXiv:2307.08691). Products are in the inputs' format, sums and softmax in fp32.
 
-Whether it may be used is `fits`' answer; modules ask it. Knows nothing of projections, rotations or caches.
+Whether it may be used is `fits`' answer; modules ask it.
 """
 
 from __future__ import annotations

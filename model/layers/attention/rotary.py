@@ -2,7 +2,7 @@
 
 Dimension i of a head turns together with dimension i + C/2 (Llama on Hugging Face), or its neighbours 2i and 2i + 1
 together where the rotation is interleaved (the paper's and DeepSeek's layout). Frequencies and angles are computed in
-fp32. Knows nothing of attention; `softmax_factor` is for attention to multiply its scale with.
+fp32. `softmax_factor` is for attention to multiply its scale with.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A layer's value passes through `attach` unchanged; in the backward pass `attach`
 would have had as a term of the total loss. So forward signatures stay plain, and pipelines, activation checkpointing
 and shared layers need to know nothing of auxiliary losses.
 
-The losses are means over the tokens of one forward pass on one rank. Knows nothing of experts.
+The losses are means over the tokens of one forward pass on one rank.
 """
 
 from __future__ import annotations

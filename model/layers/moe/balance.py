@@ -1,7 +1,7 @@
 """Bias balancing of all MoE layers of a model, over all ranks that share its data.
 
 The rule of one bias is the router's (`model/layers/moe/router.py`); here the loads are summed first, so that all ranks
-move their biases alike. Knows nothing of when a step is due.
+move their biases alike.
 
 Under `DistributedDataParallel` set `broadcast_buffers=False`: it would overwrite each rank's counted load by rank 0's.
 """

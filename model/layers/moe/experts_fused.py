@@ -5,7 +5,7 @@ activation, weighting and the sum over choices are one pass each way: no sorted 
 the stacked weights are written in place, each expert's once. What is kept for the backward pass is what the activation
 got, two numbers per pair and hidden column. Sums are fp32 in both formats.
 
-Whether it may be used is `fits`' answer; `model/layers/moe/experts.py` asks it. Knows nothing of routers or modules.
+Whether it may be used is `fits`' answer; `model/layers/moe/experts.py` asks it.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The tokens are gathered inside the first product, which also applies the activation; the gradients of rows and of
 stacked weights are grouped products too, what lies between them torch's own operations. The host never waits for the
 device. Whether it may be used is `fits`' answer. Importable without triton and without CUDA; it has run on no CUDA
-device yet, only in Triton's interpreter. Knows nothing of routers or modules.
+device yet, only in Triton's interpreter.
 """
 
 from __future__ import annotations

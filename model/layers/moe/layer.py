@@ -5,7 +5,7 @@ This is the seam that the judge's `moe_forward` suite measures; its parameter na
 `shared.w_gate/.w_up [F_shared, D]`, `shared.w_down [D, F_shared]`, with their gate `shared_gate [1, D]`.
 
 What only training asks for (auxiliary losses, counted load, capacity, metrics) is done in training mode only: the
-answer of a served token does not depend on its neighbours. Knows nothing of positions, documents or optimisers.
+answer of a served token does not depend on its neighbours.
 """
 
 from __future__ import annotations

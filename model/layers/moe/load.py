@@ -1,4 +1,4 @@
-"""How many (token, choice) pairs each expert got. Knows nothing of routers or experts."""
+"""How many (token, choice) pairs each expert got."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Counts what one MoE layer does in training, each pass once, without waiting for the device.
 
-`model/layers/moe/metrics.py` reads it. Knows nothing of models or processes.
+`model/layers/moe/metrics.py` reads it.
 """
 
 from __future__ import annotations

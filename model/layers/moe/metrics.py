@@ -1,7 +1,7 @@
 """What the MoE layers of a model did in training: expert load, its evenness, drops, router logits and losses.
 
-`watch(model)` once, then `collect(model)` whenever figures are wanted. Recording costs one count of the choices and
-one sum of squares per layer and pass; only `collect` waits for the device. Knows nothing of logs.
+`watch(model)` once, then `collect(model)` whenever figures are wanted. Recording costs one count of the choices and one
+sum of squares per layer and pass; only `collect` waits for the device.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ torch sorts each token's scores in part, by pairs of score and place, and its gr
 size. Here a row of scores stays in the first cache from its exponentials to its weights, and a row's answer is the same
 in any batch.
 
-Whether it may be used is `fits`' answer; the router asks it. Knows nothing of how logits are made, nor of groups.
+Whether it may be used is `fits`' answer; the router asks it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""A router's scores and weights, written for reading: what `model/layers/moe/router_fused.py` must equal, at any speed.
-
-Knows nothing of how experts are chosen.
-"""
+"""A router's scores and weights, written for reading: what `model/layers/moe/router_fused.py` must equal, at any speed."""
 
 from __future__ import annotations
 

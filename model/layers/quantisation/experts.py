@@ -1,7 +1,7 @@
 """The routed experts' sum with each expert's products in 8 bits; takes the place of `experts.apply_experts`.
 
-Rows of (token, choice) pairs are sorted by expert; each expert's block has scales of its own, so that an outlier in
-one expert costs the others nothing. Knows nothing of routers, shared experts or modules.
+Rows of (token, choice) pairs are sorted by expert; each expert's block has scales of its own, so that an outlier in one
+expert costs the others nothing.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ bias that adds up over steps, where unbiased noise averages out. The scheme is S
 forward product and the gradient of the input in 8 bits; the gradient of the weight, which sums over the tokens of a
 batch, far more terms of far more different size, in 16.
 
-Shapes: M rows, K summed over, N columns. Knows nothing of layers.
+Shapes: M rows, K summed over, N columns.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A linear map whose products, forward and backward, run in few bits; its weight stays a full-precision master.
 
-Saves for the backward pass what a plain linear map saves: references to its input and weight. Knows nothing of
-modules; which numbers 8 bits can hold is `int8.py`'s and `fp8.py`'s subject.
+Saves for the backward pass what a plain linear map saves: references to its input and weight. Which numbers 8 bits can
+hold is `int8.py`'s and `fp8.py`'s subject.
 """
 
 from __future__ import annotations

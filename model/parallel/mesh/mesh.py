@@ -12,7 +12,7 @@ the feed-forward width is split over `tp` as in a dense feed-forward, unless the
 then experts are whole, and the runs of `ep` ranks go along data and tensor parallel ranks as if these were one axis,
 so `ep` divides `dp * tp`, and neighbours on one node exchange tokens.
 
-Knows nothing of tensors or processes: importing this module does not import torch.
+Importing this module does not import torch.
 """
 
 from __future__ import annotations

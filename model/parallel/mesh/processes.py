@@ -1,6 +1,6 @@
 """The processes of a mesh: joining them, one process group per axis, and clear errors where a rank is missing or lost.
 
-Every wait has an end: joining and each collective raise after `timeout_s` instead of hanging. Knows nothing of models.
+Every wait has an end: joining and each collective raise after `timeout_s` instead of hanging.
 """
 
 from __future__ import annotations

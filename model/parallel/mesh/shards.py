@@ -2,7 +2,6 @@
 
 Which dimension of a parameter is split follows from the shapes alone: those of the whole model beside those of the
 model that is built for 1 / tp of the heads and widths. So a checkpoint of one mesh can be continued on any other.
-Knows nothing of processes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The processes of the ranks beside rank 0: started, watched and ended. Knows nothing of what they compute."""
+"""The processes of the ranks beside rank 0: started, watched and ended."""
 
 from __future__ import annotations
 

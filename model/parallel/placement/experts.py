@@ -2,7 +2,7 @@
 
 Rows of (token, choice) pairs go to where their expert lies and come back weighted; with one device both sides are the
 same and the result is that of plain `Experts`. Which experts are hot is `placement.split_experts`' answer to a counted
-load. Knows nothing of routers.
+load.
 """
 
 from __future__ import annotations

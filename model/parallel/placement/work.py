@@ -1,8 +1,8 @@
 """What each part of a step asks of the device that computes it: data path, attention, dense products, routed experts.
 
 Attention's projections cost what dense products do. What a part keeps are its weights, and in training gradients, states
-of AdamW and activations without checkpointing, in serving the cache of keys and values. Counted from a configuration;
-knows nothing of which device has which part. Does not import torch.
+of AdamW and activations without checkpointing, in serving the cache of keys and values. Counted from a configuration.
+Does not import torch.
 """
 
 from __future__ import annotations

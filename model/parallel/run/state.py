@@ -1,7 +1,6 @@
 """A mesh's training state in the form that a single process saves: so a run may go on with any mesh, or with none.
 
-Weights are the fp32 masters, moments and their step counter are AdamW's, by parameter. Knows nothing of processes or
-files.
+Weights are the fp32 masters, moments and their step counter are AdamW's, by parameter.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 DeepSpeed (arXiv:1910.02054, arXiv:2101.06840) shards optimiser states, gradients and weights over dp; expert
 parallelism is `expert.py`'s, whose parameters DeepSpeed is told to reduce over the expert-data axis (ZeRO 0 to 2; it
-refuses experts under ZeRO 3). Tensor and pipeline axes are `trainer.py`'s.
-What else DeepSpeed refuses stands in docs/concepts/parallel.md. Knows nothing of data or files.
+refuses experts under ZeRO 3). Tensor and pipeline axes are `trainer.py`'s. What else DeepSpeed refuses stands in
+docs/concepts/parallel.md.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A DeepSpeed engine over one rank's part of the model: ZeRO 0 to 3, bf16 and offload over torch's AdamW.
 
 DeepSpeed (arXiv:1910.02054, arXiv:2101.06840) shards optimiser states, gradients and weights over dp; it is told which
-parameters are experts, which it reduces over the expert-data axis. Knows nothing of batches, losses or checkpoints.
+parameters are experts, which it reduces over the expert-data axis.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """What a DeepSpeed engine trains on from, whole on every rank: master weights and moments, read and set, ZeRO 0 to 3.
 
-DeepSpeed cuts flattened groups of parameters over ranks; its accessors put one parameter together again. They know of no
-moments before the first update, have none of stage 0, cannot set what does not divide evenly under stage 3, and leave
-the weights that are computed with as they are: that is added here. Knows nothing of meshes, names in files or steps'
-gradients.
+DeepSpeed cuts flattened groups of parameters over ranks; its accessors put one parameter together again. They know of
+no moments before the first update, have none of stage 0, cannot set what does not divide evenly under stage 3, and
+leave the weights that are computed with as they are: that is added here.
 """
 
 from __future__ import annotations

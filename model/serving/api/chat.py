@@ -1,6 +1,6 @@
 """Chat messages to the prompt text that a model was trained on.
 
-Templates come with downloaded models, so they run in Jinja's sandbox. Knows nothing of tokens.
+Templates come with downloaded models, so they run in Jinja's sandbox.
 """
 
 from __future__ import annotations

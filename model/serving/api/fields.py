@@ -1,4 +1,4 @@
-"""Reads typed fields out of a JSON object and refuses the others by name. Knows nothing of what a field means."""
+"""Reads typed fields out of a JSON object and refuses the others by name."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Reads the bodies of OpenAI-shaped requests and refuses, by name, what the node cannot honour.
 
-Settings that would change the answer but are not supported are refused (`unsupported.py`) rather than ignored; fields that change
-nothing (`user`, `metadata`, unknown ones) are ignored. Knows nothing of HTTP or of the engine.
+Settings that would change the answer but are not supported are refused (`unsupported.py`) rather than ignored; fields
+that change nothing (`user`, `metadata`, unknown ones) are ignored.
 
 One field is ours: `gainshare`, an object with `priority` (higher goes first, 0 where it is missing) and
 `deadline_ms` (an answer that is not complete that long after the request is of no use).

@@ -1,4 +1,4 @@
-"""Work that ends the moment the client leaves, and answers as server-sent events that do. Knows nothing of engines."""
+"""Work that ends the moment the client leaves, and answers as server-sent events that do."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Generated tokens to text, piece by piece: whole characters only, ended by stop strings.
-
-Knows nothing of models or HTTP.
-"""
+"""Generated tokens to text, piece by piece: whole characters only, ended by stop strings."""
 
 from __future__ import annotations
 

@@ -2,8 +2,7 @@
 
 This process is rank 0: its engine schedules, and each step is announced to the other ranks before all compute their
 parts of it together. Ranks cannot step back, so a rank that is lost, or a step that fails on any of them, ends the
-executor for good: every later step raises, and `on_loss` is told, once, so that the node can end. Knows nothing of
-HTTP, requests or sampling.
+executor for good: every later step raises, and `on_loss` is told, once, so that the node can end.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What rank 0 tells the other serving ranks: small integer messages, broadcast on the host.
 
 A message is a command and integers. It goes out as one tensor of fixed size, which a decode step fits into, and a
-second one where there is more. Knows nothing of models.
+second one where there is more.
 """
 
 from __future__ import annotations

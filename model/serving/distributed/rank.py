@@ -1,8 +1,7 @@
 """What every rank of a serving job does alike: it joins the others and builds its part of the model and of the cache.
 
 Ranks lie on one machine: they meet through a file, talk over the loopback interface (gloo), and over NCCL where each
-has a CUDA device of its own. Messages of `messages.py` always travel on the host. Knows nothing of who
-starts ranks, nor of what they are told to do.
+has a CUDA device of its own. Messages of `messages.py` always travel on the host.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ there are fewer expert parallel ranks than tensor parallel ones, experts are spl
 more, attention is computed on each group of tensor parallel ranks alike.
 
 Cuts come from `model/parallel`; unlike in training, the vocabulary may be uneven and multi-token prediction is left
-out. Knows nothing of processes, requests or where keys and values lie.
+out.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The key/value cache of one sequence. Knows nothing of requests or of how attention uses it."""
+"""The key/value cache of one sequence."""
 
 from __future__ import annotations
 

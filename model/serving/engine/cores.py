@@ -1,6 +1,6 @@
 """Which cores a process may compute on: lists of them as Linux writes them, memory nodes, and settings worth trying.
 
-Knows nothing of models. Linux only: `bind` raises ValueError elsewhere.
+Linux only: `bind` raises ValueError elsewhere.
 """
 
 from __future__ import annotations

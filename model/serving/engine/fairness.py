@@ -3,7 +3,6 @@
 Sheng et al. 2024, "Fairness in Serving Large Language Models" (arXiv:2401.00588). An owner that comes back after a
 pause does not bring saved-up turns along: it starts level with the least served of those that are active. Tokens of
 prompts and answers count alike, those from the prefix cache and those computed again after a preemption not at all.
-Knows nothing of sequences or priorities.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Holds an answer to a least length: what would end it is ruled out until then. Knows nothing of text."""
+"""Holds an answer to a least length: what would end it is ruled out until then."""
 
 from __future__ import annotations
 

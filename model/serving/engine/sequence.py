@@ -1,6 +1,6 @@
 """One sequence on its way through the scheduler: its tokens, how far they are computed, and the blocks it holds.
 
-Plain state with one-row rules. Knows nothing of other sequences, tensors, threads or time.
+Plain state with one-row rules.
 """
 
 from __future__ import annotations

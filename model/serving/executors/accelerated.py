@@ -1,6 +1,6 @@
 """The executor of a model that lies on a CUDA device: captured decode steps where they can be, else plain torch.
 
-No CUDA device has run it yet. Knows nothing of requests or scheduling.
+No CUDA device has run it yet.
 """
 
 from __future__ import annotations

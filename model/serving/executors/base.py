@@ -2,7 +2,6 @@
 
 An executor owns the model's weights and the memory of the key/value blocks; the engine owns which sequence holds which
 block. So the plain torch path, compiled kernels, several processes and split placements all serve the same scheduler.
-Knows nothing of requests, sampling or text.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ Padded rows write to a block that belongs to nobody, and nothing of them reaches
 decoding (prompts, drafts, more rows or longer sequences than the ladder) go the plain way of `TorchExecutor`.
 Capturing needs a CUDA device; the computation that is captured, and everything around it, runs anywhere.
 
-No CUDA device has run it yet. Knows nothing of requests or sampling.
+No CUDA device has run it yet.
 """
 
 from __future__ import annotations

@@ -1,12 +1,10 @@
 """On what a node computes: one device, several ranks, or an accelerator and the host; its options and the loading.
 
-    --device cuda                               everything on the accelerator, with CUDA graphs (`accelerated.py`)
-    --tensor-parallel N --expert-parallel M     ranks on this machine (`distributed/executor.py`)
-    --hot-experts N [--accelerator cuda]        N experts of each layer on the accelerator (`offload/executor.py`)
-    --device-models FILE FILE                   the same, with N and the rest from measured device models
-    --weights int8                              weights in this form, for the compiled kernels on the host
-
-Knows nothing of HTTP or requests.
+--device cuda                               everything on the accelerator, with CUDA graphs (`accelerated.py`)
+--tensor-parallel N --expert-parallel M     ranks on this machine (`distributed/executor.py`)
+--hot-experts N [--accelerator cuda]        N experts of each layer on the accelerator (`offload/executor.py`)
+--device-models FILE FILE                   the same, with N and the rest from measured device models
+--weights int8                              weights in this form, for the compiled kernels on the host
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
 
 A file holds the weights of one model folder in one form. Its key is made of the folder's files (their sizes and times),
 the model's shape and dtype, this stack's code and the processor: whatever of them changes, the file is written anew in
-its place. Processes that map the old one keep it. Files whose model is gone are removed when another is written; all may
-be deleted at any time. Knows nothing of how weights are packed.
+its place. Processes that map the old one keep it. Files whose model is gone are removed when another is written; all
+may be deleted at any time.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Weights are packed once, in fp32, bf16 or int8; keys and values lie in blocks of 16 tokens, in fp32 where the weights
 are and in bf16 otherwise. A sequence's logits are the same bits alone and in any batch, in one chunk or in many, and
-with any number of threads. Knows nothing of requests, sampling or which sequence owns which block.
+with any number of threads.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The structs that the compiled engine reads, field by field as in model/csrc/serve_model.h.
 
-`check` compares their sizes with the library's: a library of other sources is refused, not misread. Knows nothing of
-where the weights come from.
+`check` compares their sizes with the library's: a library of other sources is refused, not misread.
 """
 
 from __future__ import annotations

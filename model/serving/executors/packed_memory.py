@@ -1,7 +1,7 @@
 """Where packed weights lie: in memory of their own, or in a file that is written once and mapped from then on.
 
-Each kind hands out pieces one after the other, aligned alike, so that what asks for the same sizes in the same order finds
-in a file what it has put there. Knows nothing of what the pieces mean, nor of which file belongs to which model.
+Each kind hands out pieces one after the other, aligned alike, so that what asks for the same sizes in the same order
+finds in a file what it has put there.
 """
 
 from __future__ import annotations

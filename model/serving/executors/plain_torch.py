@@ -2,8 +2,8 @@
 
 Every layer's attention asks a `KeyValueStore` for its past; here that is a view where a sequence's blocks lie side by
 side, and a gathered copy where they do not. How many rows a step has decides which matrix kernels torch takes, so the
-last bits of a sequence's logits may depend on what rides along; executors with kernels of their own promise more.
-Of a past that lies behind every layer's window nothing is read. Knows nothing of requests, sampling or text.
+last bits of a sequence's logits may depend on what rides along; executors with kernels of their own promise more. Of a
+past that lies behind every layer's window nothing is read.
 """
 
 from __future__ import annotations

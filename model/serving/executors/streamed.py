@@ -1,7 +1,5 @@
 """A served model with its default executor, in no more memory than that needs: weights that the compiled one packs are
 never all in memory as their files have them.
-
-Knows nothing of requests or scheduling.
 """
 
 from __future__ import annotations

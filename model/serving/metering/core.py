@@ -1,7 +1,7 @@
 """The engine without its thread: jobs go in, each call of `step` moves them on, listeners hear of it.
 
 The scheduler decides what a step computes, an executor computes it, samplers choose tokens from its logits; this
-carries things between them and counts what each request used. Knows nothing of threads, HTTP, chat or prices.
+carries things between them and counts what each request used.
 """
 
 from __future__ import annotations

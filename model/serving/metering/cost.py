@@ -1,8 +1,8 @@
 """How the time of a step is split over its sequences: the relative work of each, from the model's shape alone.
 
-The unit is one multiplication of one token with one weight. A sequence's work is that of its new tokens (weights of
-all blocks, attention over the past, and the head where logits are wanted) and its part in reading the weights once,
-which costs a step as much whoever rides in it. Knows nothing of requests, devices or time.
+The unit is one multiplication of one token with one weight. A sequence's work is that of its new tokens (weights of all
+blocks, attention over the past, and the head where logits are wanted) and its part in reading the weights once, which
+costs a step as much whoever rides in it.
 """
 
 from __future__ import annotations

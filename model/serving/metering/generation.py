@@ -1,6 +1,6 @@
 """What is asked of the engine and what it answers: generations, events, limits, and the reasons for refusing.
 
-Plain values. Knows nothing of how anything is computed.
+Plain values.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What each request used, as the engine counts it: tokens, times and cache memory. Bills are made of this.
 
-Patches may not touch this file (benchmarks/policy.toml). Times come in as integer nanoseconds of one monotonic
-clock; nothing is lost to rounding before a reading is shown. Knows nothing of models or prices.
+Patches may not touch this file (benchmarks/policy.toml). Times come in as integer nanoseconds of one monotonic clock;
+nothing is lost to rounding before a reading is shown.
 """
 
 from __future__ import annotations

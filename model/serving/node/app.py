@@ -4,7 +4,7 @@
 `python -m model.serving.node --upstream URL …` stands before another OpenAI-compatible server.
 
 Answers GET /health and /ready (no token), /v1/models, /stats, /metrics, POST /tokenize, /v1/chat/completions,
-/v1/completions and /admin/swap; docs/reference/node.md describes them. Knows nothing of accounts, credits or prices.
+/v1/completions and /admin/swap; docs/reference/node.md describes them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a node asks of whatever generates: the bundled engine (`service.py`) or another server (`upstream/backend.py`).
 
-Both take a request that was read, and give back pieces of text with counters. Knows nothing of HTTP or of engines.
+Both take a request that was read, and give back pieces of text with counters.
 """
 
 from __future__ import annotations

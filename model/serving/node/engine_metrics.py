@@ -1,6 +1,6 @@
 """What only the bundled engine can show: how long steps take, and which experts they use. For Prometheus.
 
-Step times are counted on the engine's thread, which costs far less than a step. Knows nothing of requests.
+Step times are counted on the engine's thread, which costs far less than a step.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Which model a node serves now: loading it, swapping it for another without a gap, and ending in good order.
 
-At most one model is current. A swapped-out one answers what it has begun and is then stopped. Knows nothing of HTTP
-routes or of what a backend is made of.
+At most one model is current. A swapped-out one answers what it has begun and is then stopped.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Loads a model for serving, and says in one word why that failed: not there, unusable, or too large for memory.
 
 Memory is asked about first: a machine that overcommits would kill the node, and its answers, instead of failing the
-load. Knows nothing of requests.
+load.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A node's figures for Prometheus: what was asked, answered and used, and the state of the engine at the scrape.
 
-Names begin with `gainshare_node_`; docs/reference/node.md lists them. No label names a person. Knows nothing of HTTP.
+Names begin with `gainshare_node_`; docs/reference/node.md lists them. No label names a person.
 """
 
 from __future__ import annotations

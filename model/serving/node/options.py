@@ -1,7 +1,4 @@
-"""Numbers of a command line, within bounds: argparse names the option that is out of them and ends with status 2.
-
-Knows nothing of what the numbers mean.
-"""
+"""Numbers of a command line, within bounds: argparse names the option that is out of them and ends with status 2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A node's process: the HTTP server that drains before it ends. Knows nothing of models.
+"""A node's process: the HTTP server that drains before it ends.
 
 The first SIGTERM or SIGINT drains: the port stays open and says 503 to what is new while running answers end, for at
 most the host's drain time. The second one ends at once. A model that still loads is not waited for.

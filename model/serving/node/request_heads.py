@@ -2,9 +2,8 @@
 
     uvicorn … --http model.serving.node.request_heads:BoundedHeads
 
-httptools has no bounds of its own, and everything here comes before any authentication. What is too large is answered 431,
-what is late 408, in OpenAI's shape. Trailers and chunk extensions are bounded alike. Knows nothing of what a request asks.
-Does not import torch.
+httptools has no bounds of its own, and everything here comes before any authentication. What is too large is answered
+431, what is late 408, in OpenAI's shape. Trailers and chunk extensions are bounded alike. Does not import torch.
 """
 
 from __future__ import annotations

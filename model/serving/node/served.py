@@ -1,7 +1,4 @@
-"""What a node serves: a model with its tokenizer, chat template and description, by name or folder.
-
-Knows nothing of requests.
-"""
+"""What a node serves: a model with its tokenizer, chat template and description, by name or folder."""
 
 from __future__ import annotations
 

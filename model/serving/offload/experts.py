@@ -1,4 +1,4 @@
-"""A layer's experts on two devices that change places while they serve. Knows nothing of when they should.
+"""A layer's experts on two devices that change places while they serve.
 
 Memory stays what it was: an expert that enters takes the place of the one that leaves.
 """

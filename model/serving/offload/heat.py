@@ -1,6 +1,6 @@
 """Which experts deserve the accelerator: counts of their use that fade, and exchanges that do not flutter.
 
-Pure: takes and returns plain numbers. Knows nothing of tensors, devices or where experts lie.
+Pure: takes and returns plain numbers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Spreads a model over an accelerator and the host as a placement says: which modules and which experts lie where.
 
 The residual stream, embedding, head, norms, attention and its cache lie on one device; feed-forwards, routers and
-shared experts may lie on another, and the routed experts on two. Knows nothing of steps or counts.
+shared experts may lie on another, and the routed experts on two.
 """
 
 from __future__ import annotations

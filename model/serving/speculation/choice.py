@@ -1,7 +1,4 @@
-"""Which guesses an engine verifies: those of the model's prediction modules where they are computed, else lookups.
-
-Knows nothing of how either guesses.
-"""
+"""Which guesses an engine verifies: those of the model's prediction modules where they are computed, else lookups."""
 
 from __future__ import annotations
 

@@ -4,8 +4,7 @@ Module i reads, at each position, what the module before it (the transformer, fo
 that lies i + 1 further; so n modules guess the n tokens behind the last known one. Their keys and values lie in the
 same blocks as the transformer's, and so survive prefix hits, copies and preemption with them; beside them lie the
 residual streams that the first module reads, and which token each entry was made with, for entries made with a wrong
-guess, or with the token of another answer that shares the block, are made again. Knows nothing of samplers or of what
-is done with the guesses.
+guess, or with the token of another answer that shares the block, are made again.
 """
 
 from __future__ import annotations

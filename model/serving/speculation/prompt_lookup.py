@@ -2,7 +2,7 @@
 
 (Saxena 2023, github.com/apoorvumang/prompt-lookup-decoding.) The index is that of LZ77 compressors, a chain of places
 per short run of tokens: it grows by one entry per token, and a lookup visits a bounded number of places, so both cost
-the same in long answers. Knows nothing of models.
+the same in long answers.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The engine computes the guesses (drafts) behind the known tokens in one step; `Sampler.verify` then draws what plain
 decoding would have drawn and keeps the drafts that were right (Leviathan et al. 2023, arXiv:2211.17192). Bad guesses
 cost time, never the answer. How many are worth their time is decided here, from how the last ones fared. Proposers
-follow one answer each. Knows nothing of models or steps; choice.py says which guesses there are.
+follow one answer each. Choice.py says which guesses there are.
 """
 
 from __future__ import annotations

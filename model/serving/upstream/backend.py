@@ -1,8 +1,8 @@
 """Another OpenAI-compatible server (vLLM, SGLang, llama.cpp's, another node) as a node's backend.
 
-Requests are checked as for the bundled engine, sent on under the server's own model name, and its stream is
-translated and counted (`run.py`). Which settings are sent, `fields.py` says. Priorities are
-not passed on: servers disagree on what they mean. Knows nothing of this node's routes.
+Requests are checked as for the bundled engine, sent on under the server's own model name, and its stream is translated
+and counted (`run.py`). Which settings are sent, `fields.py` says. Priorities are not passed on: servers disagree on
+what they mean.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Prompts are counted by the server's own tokenizer where it offers that (vLLM's and SGLang's /tokenize, llama.cpp's
 /tokenize and /apply-template), else by a tokenizer folder on this machine. Texts are always counted here, and only
-where such a folder was given. Knows nothing of answers.
+where such a folder was given.
 """
 
 from __future__ import annotations

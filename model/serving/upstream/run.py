@@ -1,8 +1,8 @@
 """One answer of another server as pieces with counters that a meter can rely on.
 
-Counters never go down, never exceed what was allowed, and grow only with a piece: what the server counts is taken
-where it counts all along; otherwise this node counts the text it passes on, and takes the server's total at the end.
-The ends of answers are held back until that total is known. Knows nothing of HTTP connections.
+Counters never go down, never exceed what was allowed, and grow only with a piece: what the server counts is taken where
+it counts all along; otherwise this node counts the text it passes on, and takes the server's total at the end. The ends
+of answers are held back until that total is known.
 """
 
 from __future__ import annotations

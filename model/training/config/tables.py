@@ -1,6 +1,6 @@
 """Tables of a TOML file as frozen dataclasses, with errors that name the key and its nearest right spelling.
 
-Knows nothing of what the tables mean; does not import torch.
+Does not import torch.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 With a large vocabulary the fp32 logits [B, S, V] and their gradient are the largest tensors of training. Here never
 more than `chunk` rows of them exist. The gradients are computed in the forward pass, chunk by chunk, while the logits
-are there, so that nothing is projected twice (as in Liger Kernel, arXiv:2410.10989, section 3.2); the backward pass only
-scales them. Knows nothing of models.
+are there, so that nothing is projected twice (as in Liger Kernel, arXiv:2410.10989, section 3.2); the backward pass
+only scales them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Training losses on logits, in fp32 or better. Knows nothing of models.
+"""Training losses on logits, in fp32 or better.
 
 Targets are token ids [B, S]; `IGNORED` marks a position that is not scored (padding, the end of a document, a prompt).
 Losses are means over the scored positions, or sums divided by `n_targets`: over several micro-batches the number of

@@ -1,7 +1,6 @@
 """Cross-entropy of rows of logits on CPU by a compiled kernel (`model/csrc/loss_fused.cpp`), the gradient in their place.
 
-torch's operations take five passes over the logits for it, each a temporary of their size. Knows nothing of models, nor
-of where logits come from.
+torch's operations take five passes over the logits for it, each a temporary of their size.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a run's table [distillation] makes of its objective: a teacher's expectations beside the targets.
 
 The teacher is a model folder whose tokenizer is the data's, or a folder of its answers. Hidden states need the former;
-their projections are trained and saved with the student. Knows nothing of how distributions are compared.
+their projections are trained and saved with the student.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What training minimises on one packed batch: next-token loss and, where the model has them, losses further ahead.
 
-Auxiliary losses of routers are not here: MoE layers attach them to their own output. Knows nothing of optimisers.
+Auxiliary losses of routers are not here: MoE layers attach them to their own output.
 """
 
 from __future__ import annotations

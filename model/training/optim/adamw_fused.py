@@ -1,7 +1,7 @@
 """AdamW on CPU by a compiled kernel (`model/csrc/adamw_fused.cpp`): one pass over memory, a factor on gradients included.
 
 Loshchilov & Hutter, arXiv:1711.05101, with the state that `torch.optim.AdamW` keeps. Weights and moments are fp32,
-gradients fp32 or bf16; a copy of the weights in bf16 is written in the same pass. Knows nothing of models.
+gradients fp32 or bf16; a copy of the weights in bf16 is written in the same pass.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ block's largest magnitude, finest where most of a moment's mass lies. Signed lev
 ones second moments. One deviation from the paper: a second moment above zero never becomes zero. Divided by its
 root, an element whose gradient then stays away for a step would otherwise move by learning rate x m / eps.
 
-Shapes: N elements, P blocks of `BLOCK` elements, the last one possibly shorter. Knows nothing of optimisers.
+Shapes: N elements, P blocks of `BLOCK` elements, the last one possibly shorter.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """An exponential moving average of a model's weights, kept in fp32 beside them.
 
 average <- decay * average + (1 - decay) * weight after each update (Polyak & Juditsky 1992); it begins with the weights
-themselves, so there is no bias to correct. Buffers, such as a router's balancing bias, are the newest ones: they steer and
-are not learnt by gradients. Knows nothing of optimisers or files.
+themselves, so there is no bias to correct. Buffers, such as a router's balancing bias, are the newest ones: they steer
+and are not learnt by gradients.
 """
 
 from __future__ import annotations

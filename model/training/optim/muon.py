@@ -2,8 +2,8 @@
 
 K. Jordan 2024 (kellerjordan.github.io/posts/muon); scaled as in Liu et al. 2025 (arXiv:2502.16982), so that an update's
 root mean square is that of AdamW and one learning rate and weight decay serve both. Stacked experts are orthogonalised
-expert by expert. An expert's update has the same size whether its gradient is large or tiny, as it is with all of Muon's
-matrices. Knows nothing of models beyond the names of their parameters.
+expert by expert. An expert's update has the same size whether its gradient is large or tiny, as it is with all of
+Muon's matrices.
 """
 
 from __future__ import annotations

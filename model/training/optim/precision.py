@@ -1,9 +1,9 @@
 """In which number format a model is multiplied while it trains; its parameters stay fp32 masters in all of them.
 
-`bf16` and `fp16` are autocast (Micikevicius et al. 2018, arXiv:1710.03740): matrix products in 16 bits, sums over layers,
-norms, router, softmax and loss in fp32. bf16 has fp32's range and needs nothing more. fp16 underflows: its loss is scaled
-up before the backward pass, and updates whose gradients overflowed are left out. It is for CUDA only: CPUs emulate it at a
-hundredth of the speed. Knows nothing of losses or optimisers.
+`bf16` and `fp16` are autocast (Micikevicius et al. 2018, arXiv:1710.03740): matrix products in 16 bits, sums over
+layers, norms, router, softmax and loss in fp32. bf16 has fp32's range and needs nothing more. fp16 underflows: its loss
+is scaled up before the backward pass, and updates whose gradients overflowed are left out. It is for CUDA only: CPUs
+emulate it at a hundredth of the speed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Shapes of a learning rate over a run, as pure functions. Knows nothing of optimisers; does not import torch.
+"""Shapes of a learning rate over a run, as pure functions. Does not import torch.
 
 `progress` is the share of a run's budget (steps, tokens or seconds) that lies behind an update: 0 at the first one, below 1
 at the last. Budgets in tokens therefore keep their shape when sequences grow in the middle of a run.

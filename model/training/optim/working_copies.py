@@ -1,8 +1,7 @@
 """Copies in bf16 of fp32 masters, which forward and backward passes compute with in the masters' place.
 
-Autocast casts each master anew in each pass, and each gradient back to fp32. A copy is cast once, by the optimiser as it
-moves the master, and its gradient is read as it came. Outside of `in_place` nobody meets a copy. Knows nothing of how an
-optimiser moves anything, nor of which weights may have a copy.
+Autocast casts each master anew in each pass, and each gradient back to fp32. A copy is cast once, by the optimiser as
+it moves the master, and its gradient is read as it came. Outside of `in_place` nobody meets a copy.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A training run's events in words, one line each. Knows nothing of terminals; does not import torch."""
+"""A training run's events in words, one line each. Does not import torch."""
 
 from __future__ import annotations
 

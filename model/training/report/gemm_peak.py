@@ -1,9 +1,9 @@
 """What a device reaches in matrix products at its best: the peak that utilisation is measured against.
 
 Measured at the start of each run and not looked up, so that it holds for this machine, its clock and this number of
-threads. Other processes slow products down, never up: those that last longer than a turn on a core, and those whose threads
-wait for one another. So on a CPU the fastest of many that take one thread about a millisecond counts, times the threads, in
-rounds with pauses between them; torch's products and, where they are used, the stack's own. Knows nothing of models.
+threads. Other processes slow products down, never up: those that last longer than a turn on a core, and those whose
+threads wait for one another. So on a CPU the fastest of many that take one thread about a millisecond counts, times the
+threads, in rounds with pauses between them; torch's products and, where they are used, the stack's own.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Many layers' figures as few: what a person watches of a Mixture-of-Experts model in training.
-
-Knows nothing of how layers measure themselves.
-"""
+"""Many layers' figures as few: what a person watches of a Mixture-of-Experts model in training."""
 
 from __future__ import annotations
 

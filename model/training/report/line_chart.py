@@ -1,4 +1,4 @@
-"""Line charts as SVG text, without a plotting library. Knows nothing of training."""
+"""Line charts as SVG text, without a plotting library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much memory a training process holds now and held at most. Knows nothing of models."""
+"""How much memory a training process holds now and held at most."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a run still takes, from how long it took so far. Knows nothing of what it does."""
+"""How long a run still takes, from how long it took so far."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What a person sees while a model trains: a live bar on a terminal, plain lines anywhere else.
 
-Knows nothing of training; does not import torch.
+Does not import torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The picture of a training run, drawn from its log. Knows nothing of how the log came about; does not import torch."""
+"""The picture of a training run, drawn from its log. Does not import torch."""
 
 from __future__ import annotations
 

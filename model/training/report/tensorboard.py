@@ -1,4 +1,4 @@
-"""A run's curves as TensorBoard event files. Knows nothing of training.
+"""A run's curves as TensorBoard event files.
 
 Written by tensorboardX's synchronous event writer and not by its SummaryWriter: that one's thread dies of a full disk
 without a word, and the run would wait for it for ever.

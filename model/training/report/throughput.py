@@ -1,6 +1,6 @@
 """How fast a step was: tokens per second, and the share of the device's peak that they amount to.
 
-Counts tokens and the pairs that attention looks at, not padding. Knows nothing of how the time was spent.
+Counts tokens and the pairs that attention looks at, not padding.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The command behind `gainshare train`: reads a run's file, trains, and says what came of it or what to do about it.
 
-Progress goes to standard error, the result to standard output. Knows nothing of how training works.
+Progress goes to standard error, the result to standard output.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The data of one run: its stream of batches, its held-out batches and what its tokenizer leaves beside the weights.
-
-Knows nothing of models.
-"""
+"""The data of one run: its stream of batches, its held-out batches and what its tokenizer leaves beside the weights."""
 
 from __future__ import annotations
 

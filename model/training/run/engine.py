@@ -1,7 +1,4 @@
-"""What computes a run's updates, as the run asks for it: this process alone, or the ranks of a mesh.
-
-Knows nothing of budgets, logs or files but the model's.
-"""
+"""What computes a run's updates, as the run asks for it: this process alone, or the ranks of a mesh."""
 
 from __future__ import annotations
 

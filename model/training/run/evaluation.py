@@ -1,4 +1,4 @@
-"""Loss on held-out data. Knows nothing of where the data comes from or when it is asked for."""
+"""Loss on held-out data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A trained model as a model folder: one safetensors file, its shape, its tokenizer. Knows nothing of training steps."""
+"""A trained model as a model folder: one safetensors file, its shape, its tokenizer."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What ends a training run early, in words that name the next thing to do, with an exit status for each kind.
 
-Knows nothing of how the run got there; does not import torch until it is asked about an error.
+Does not import torch until it is asked about an error.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whether weights are numbers, asked before they are written. Knows nothing of files."""
+"""Whether weights are numbers, asked before they are written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cuts a batch into parts that are computed one after the other, to need less memory. Knows nothing of models."""
+"""Cuts a batch into parts that are computed one after the other, to need less memory."""
 
 from __future__ import annotations
 

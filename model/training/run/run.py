@@ -1,6 +1,6 @@
 """One training run from its first step, or from its newest checkpoint, to the end of its budget.
 
-Tells observers of everything that happens and knows nothing of how they show it. Whatever ends a run early, the newest
+Tells observers of everything that happens. Whatever ends a run early, the newest
 whole checkpoint stays; Ctrl-C and SIGTERM save a new one first.
 """
 

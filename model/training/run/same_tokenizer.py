@@ -1,4 +1,4 @@
-"""Whether the model that a run begins with and the run's data mean the same text by a token id. Knows nothing of weights."""
+"""Whether the model that a run begins with and the run's data mean the same text by a token id."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What must lie beside trained weights so that they can be served: tokenizer, chat template, tokens that end an answer.
-
-Knows nothing of weights.
-"""
+"""What must lie beside trained weights so that they can be served: tokenizer, chat template, tokens that end an answer."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Puts the parts of a run together: device, model and trainer, as its configuration says.
-
-Knows nothing of data, of files that a run writes, or of what happens after the first step.
-"""
+"""Puts the parts of a run together: device, model and trainer, as its configuration says."""
 
 from __future__ import annotations
 

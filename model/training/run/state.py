@@ -1,8 +1,7 @@
 """All that a training run is made of at one moment, as named tensors and plain JSON, and the way back.
 
-What is not here is not needed: a run that is put together from the same configuration and restored goes on bit for bit as
-if it had not stopped, on the same machine with the same number of threads. Knows nothing of files or of data; a stream's
-state is carried along unread.
+What is not here is not needed: a run that is put together from the same configuration and restored goes on bit for bit
+as if it had not stopped, on the same machine with the same number of threads. A stream's state is carried along unread.
 """
 
 from __future__ import annotations

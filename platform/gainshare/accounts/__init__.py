@@ -1,1 +1,1 @@
-"""People: users, roles and API keys. Knows nothing of credits or bounties."""
+"""People: users, roles and API keys."""

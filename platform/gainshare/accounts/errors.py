@@ -1,8 +1,8 @@
 """Domain errors of the whole platform, and the one place where REST errors are rendered.
 
 Every app's own errors derive from :class:`DomainError`. The handler gives each of them, and each of DRF's and
-Django's, the shape ``{"error": {"code", "message", "details"?}}``. It knows nothing of models, and never repeats
-a credential that a caller sent.
+Django's, the shape ``{"error": {"code", "message", "details"?}}``. It never repeats a credential
+that a caller sent.
 """
 
 import logging

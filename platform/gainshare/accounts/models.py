@@ -1,7 +1,5 @@
 """Users with a role, their API keys, what was made under which id, and how often passwords were tried.
 
-Knows nothing of credits or bounties.
-
 An API key is shown once, as ``gs_<prefix>_<secret>``; only the SHA-256 of its 256-bit secret is kept.
 """
 

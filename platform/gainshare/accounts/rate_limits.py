@@ -2,8 +2,7 @@
 
 An allowance of `burst` tries fills up again evenly over its time (the "generic cell rate algorithm" of ATM, ITU-T
 I.371, as a leaky bucket: one row, one statement per try). A refused try takes nothing, so nobody is kept out for longer
-than it takes until the next try is due. Names and addresses are stored as keyed hashes only. Knows nothing of what is
-tried.
+than it takes until the next try is due. Names and addresses are stored as keyed hashes only.
 """
 
 import ipaddress

@@ -1,7 +1,7 @@
 """What the model-access API refuses, in OpenAI's error shape, so that their clients raise the class they know.
 
-One class per reason. `x-should-retry` tells the client whether the same request can succeed a moment later:
-it would otherwise repeat every 429. Knows nothing of requests, nodes or money.
+One class per reason. `x-should-retry` tells the client whether the same request can succeed a moment later: it would
+otherwise repeat every 429.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Remembers which API keys were good a moment ago, so that work for them may begin while they are checked again.
 
-It never decides anything: every request is authenticated by the database before credits are held. Only hashes are
-kept, in this process. Knows nothing of users.
+It never decides anything: every request is authenticated by the database before credits are held. Only hashes are kept,
+in this process.
 """
 
 import hashlib

