@@ -125,7 +125,7 @@ def short(commit: str | None) -> str:
 
 
 def current_commit() -> str | None:
-    """The commit of the checkout that this file lies in, or None (an archive, no git).
+    """The commit of the checkout that this file is in, or None (an archive, no git).
 
     It ends with `-dirty` where tracked files differ from it: the figures are then not that commit's.
     """

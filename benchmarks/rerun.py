@@ -53,7 +53,7 @@ def read_document(path: Path) -> dict[str, Any]:
 
 
 def compare(run_kind: str, stated: dict[str, Any], found: dict[str, Any]) -> Rerun:
-    """Two verdicts of runs of this kind, as they stand in documents."""
+    """Two verdicts of runs of this kind, as they are in documents."""
     agrees = stated["kind"] == found["kind"]
     if agrees and stated["kind"] == VerdictKind.GAIN and stated["log_ppm_bound"] is not None:
         agrees = 2 * (found["log_ppm_estimate"] or 0) >= stated["log_ppm_bound"]

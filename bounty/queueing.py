@@ -64,7 +64,7 @@ def estimate(
     """Let every runner take the next run as soon as it is free, and see when ours is taken.
 
     ``ahead_s`` is how long each run before ours takes, in order, ``busy_s`` what the running ones still need. A
-    runner whose run nobody can tell the end of is not counted on.
+    runner whose run no one can tell the end of is not counted on.
     """
     free = [0.0] * idle + [math.inf if left is None else max(left, 0.0) for left in busy_s]
     if not free or any(span is None for span in ahead_s):

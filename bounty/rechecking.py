@@ -1,7 +1,7 @@
 """Which confirmed gains are measured once more while they are reviewed, and what that says. Pure; no database, no clock.
 
 The draw is a keyed hash of the submission's id: whoever does not have the platform's secret cannot foresee it, and
-nobody can draw again.
+no one can draw again.
 """
 
 import hashlib

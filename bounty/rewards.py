@@ -54,7 +54,7 @@ class BugShares:
 
 
 def bug_shares(*, award_microcredits: int, reproduction_ppm: int, is_reproduction_paid: bool) -> BugShares:
-    """The reproduction's share is floored, the rest is the fix's; all of it where nobody is paid for reproducing."""
+    """The reproduction's share is floored, the rest is the fix's; all of it where no one is paid for reproducing."""
     if award_microcredits <= 0 or not 0 <= reproduction_ppm < PPM:
         raise ValueError("an award is above zero, and a part of it is left for the fix")
     reproduction = award_microcredits * reproduction_ppm // PPM if is_reproduction_paid else 0

@@ -175,7 +175,7 @@ class MoEConfig:
     routed_scale: float = 1.0  # factor on the routed experts' sum
     shared_width: int | None = None  # where the shared experts' width is no multiple of d_expert
     gate_shared: bool = False  # a sigmoid gate of each token on the shared experts' output (Qwen2-MoE)
-    n_groups: int = 1  # experts lie in equal groups, neighbours together (DeepSeek-V2)
+    n_groups: int = 1  # experts are in equal groups, neighbours together (DeepSeek-V2)
     top_groups: int = 1  # a token's experts come from this many groups
     group_score: GroupScore = "max"  # a group's score: of its best expert, or the sum of its two best
     capacity_factor: float | None = None  # None: dropless; else an expert takes factor * T * K / E pairs

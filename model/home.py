@@ -1,4 +1,4 @@
-"""The folder that a stack keeps its state in, and folders there that nobody else may write into.
+"""The folder that a stack keeps its state in, and folders there that no one else may write into.
 
 Imports nothing but the standard library.
 """

@@ -93,7 +93,7 @@ def build(home: Path | None = None) -> Path:
 
 @cache
 def _load() -> _Native:
-    """Says once which it is: a stack that silently serves slower is a fault nobody finds."""
+    """Says once which it is: a stack that silently serves slower is a fault no one finds."""
     try:
         path = BUILT_BY_JUDGE if BUILT_BY_JUDGE.is_file() else build()
         found = _Native(ctypes.CDLL(str(path)), f"native kernels: {path}")
@@ -105,7 +105,7 @@ def _load() -> _Native:
 
 
 def _own_folder(home: Path | None) -> Path:
-    """Where nobody else may write: what lies there is executed."""
+    """Where no one else may write: what is there is executed."""
     folder = _folder(home)
     try:
         make_own(folder)

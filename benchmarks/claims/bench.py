@@ -1,8 +1,8 @@
 """Runs jobs in fresh processes, several at once where nothing is timed, and keeps their results.
 
-A result lies in `<output>/results/<key>.json`; the key is the sha256 of the job's kind and settings and of the source
-that it depends on, so that equal work is done once, a run that was killed goes on, and changed code is measured anew.
-What a job leaves behind for others (weights, data) lies in `<output>/made/<key>`. Does not import torch.
+A result is in `<output>/results/<key>.json`; the key is the sha256 of the job's kind and settings and of the source
+that it depends on, so that equal work is done once, a run that was killed goes on, and changed code is measured again.
+What a job leaves behind for others (weights, data) is in `<output>/made/<key>`. Does not import torch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from benchmarks.report import MeasuringFailed
 Result = dict[str, Any]
 
 SHOWN_OF_LOG = 2_000  # characters of a failed job's output
-# glibc gives freed memory back at once, so that a process's size is what it uses; slow, since pages come anew each time.
+# glibc gives freed memory back at once, so that a process's size is what it uses; slow, since pages come again each time.
 EXACT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 

@@ -17,7 +17,7 @@ RECORD = "claims.json"  # beside the plots
 
 
 def write_document(folder: Path, claims: Sequence[Claim], entries: Mapping[str, Entry]) -> Path:
-    """Adds `entries` to what the folder's record has of earlier runs, and writes page and plots anew; returns the page.
+    """Adds `entries` to what the folder's record has of earlier runs, and writes page and plots again; returns the page.
 
     Raises RecordError for a damaged record and OSError.
     """

@@ -19,7 +19,7 @@ MOST_ADDED = 2  # rates beyond the first grid
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """The best rate of those tried, ascending; `is_at_edge` says that a better one may lie outside."""
+    """The best rate of those tried, ascending; `is_at_edge` says that a better one may be outside."""
 
     rate: float
     tried: tuple[float, ...]
@@ -48,7 +48,7 @@ def best_rate(losses: Mapping[float, float]) -> Tuned:
 def next_rate(losses: Mapping[float, float], n_first: int) -> float | None:
     """The rate to try beyond the edge at which the best one lies, in the grid's own ratio; below it where all diverged.
 
-    None where the best lies inside, where `MOST_ADDED` were added to the first `n_first`, or where one rate is no grid.
+    None where the best is inside, where `MOST_ADDED` were added to the first `n_first`, or where one rate is no grid.
     """
     rates = sorted(losses)
     if len(rates) < 2 or len(rates) >= n_first + MOST_ADDED:

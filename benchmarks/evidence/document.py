@@ -67,7 +67,7 @@ def build_document(
 
 
 def verdict_to_dict(verdict: Verdict) -> dict[str, Any]:
-    """A verdict as it stands in a document."""
+    """A verdict as it is in a document."""
     return {
         "kind": verdict.kind.value,
         "reason": verdict.reason,

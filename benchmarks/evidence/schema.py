@@ -16,7 +16,7 @@ SCHEMA = "gainshare.evidence/2"
 RUN_KINDS = ("gate", "confirmation", "guard", "aa", "reproduction", "fix")
 SIDES = ("base", "candidate")
 EVENT_KINDS = (
-    "protocol_violation",  # a sample did not speak the protocol: extra bytes, answers nobody asked for
+    "protocol_violation",  # a sample did not speak the protocol: extra bytes, answers no one asked for
     "policy_violation",  # it did what the policy forbids
     "wrong_output",
     "resource_limit",

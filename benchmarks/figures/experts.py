@@ -11,7 +11,7 @@ use `--quick`, which leaves the longest calls out.
 All run on one core in one process, one call each by turns in random order, each call with tokens and choices of its own,
 so that no form finds the weights that another one just read. Two shared experts are computed as one dense
 feed-forward in the first three and are part of the floor's width; routers are left out everywhere. Backward includes
-forward and makes all gradients anew. Ratios are medians of the ratios within a round, which drift cannot tilt.
+forward and makes all gradients again. Ratios are medians of the ratios within a round, which drift cannot tilt.
 """
 
 from __future__ import annotations

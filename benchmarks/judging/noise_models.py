@@ -1,7 +1,7 @@
 """Kinds of noise that a benchmark's pairs may have, for simulating the judge. Nothing here decides a verdict.
 
 Each model fills [runs, pairs] with noise of standard deviation about one and median zero. Where the noise belongs to
-the place that a process gets (started first or second) instead of to base or candidate, its sign is drawn anew for
+the place that a process gets (started first or second) instead of to base or candidate, its sign is drawn again for
 each pair: that is what the judge's random order of starting does to it.
 """
 

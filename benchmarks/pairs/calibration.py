@@ -2,7 +2,7 @@
 
 Starting a pair costs seconds, whatever is measured in it; more calls than a few make its number steadier until the
 machine's own drift takes over. So the calls of a pair should take about as long as a pair takes to start, and how many
-that is depends on the machine and on the tree. One base/base pair tells. The number found stands in the evidence.
+that is depends on the machine and on the tree. One base/base pair tells. The number found is in the evidence.
 """
 
 import statistics

@@ -1,7 +1,7 @@
 """Sets up peers in environments of their own below `HOME/peers`, with progress, going on where an earlier try stopped.
 
 A peer that the network refuses is left out with a clear message; the others are measured. Each environment is marked
-when it is complete, with what was asked for: another version makes it anew.
+when it is complete, with what was asked for: another version makes it again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Say = Callable[[str], None]
 MARK = "gainshare-peer.json"  # in a complete environment: what it was made of
 INSTALL_TIMEOUT_S = 3600.0
 SHOWN_LINE = 150  # characters of pip's lines
-IDLE = ("nice", "-n", "19")  # setting up is nobody's hurry: llama.cpp compiles for minutes
+IDLE = ("nice", "-n", "19")  # setting up is no one's hurry: llama.cpp compiles for minutes
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from model.config import ModelConfig, MoEConfig
 from model.home import home_folder
 
-LAYOUT = 1  # of the files in a model's folder; another one makes them anew
+LAYOUT = 1  # of the files in a model's folder; another one makes them again
 SEED = 20_261_125
 SMOLLM2 = "smollm2-135m"
 

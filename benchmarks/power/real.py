@@ -2,7 +2,7 @@
 
 Rounds of runs until `--runs` or `--minutes` is reached or Ctrl-C: a gate and a record of 30 pairs of a no-op that is
 rebuilt each time, and for each size of gain a gate and, where it passes, a confirmation. A gain is made by giving the
-*base* a matrix product that nobody reads; what such a product costs is measured first. Every run is written to a file
+*base* a matrix product that no one reads; what such a product costs is measured first. Every run is written to a file
 at once; `--resample FILE` prints the table of an earlier one. Needs a quiet machine for figures that mean something.
 """
 

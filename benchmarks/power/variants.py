@@ -11,7 +11,7 @@ from benchmarks.patch.trees import BlobStore, shipped_tree, write_tree
 EXPERTS, LAYER = "model/layers/moe/experts.py", "model/layers/moe/layer.py"
 MOST_COLUMNS = 100_000
 
-# One more matrix product of [T, D] by [D, columns], whose result nobody reads, with rows of the experts' own weights:
+# One more matrix product of [T, D] by [D, columns], whose result no one reads, with rows of the experts' own weights:
 # at most as many columns as all experts have hidden units.
 _REDUNDANT = '''
 

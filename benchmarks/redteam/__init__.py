@@ -47,5 +47,5 @@ a ratio of 0. Those there are:
     checkout_tolerance  the same with the judge's tolerance, as that checkout states it, instead of the tests
 
 `python -m benchmarks.redteam check` names the patches of both folders and of `examples/` that no longer apply;
-`python -m benchmarks.redteam recut NAME` cuts one anew. This package knows the judge only by `benchmarks.judging.judge.judge`.
+`python -m benchmarks.redteam recut NAME` cuts one again. This package knows the judge only by `benchmarks.judging.judge.judge`.
 """

@@ -1,6 +1,6 @@
 """Reads the red team's patch files: a header of `# key: words` lines, then a unified diff. See the package for the keys.
 
-The header is read strictly, because expectations stand in it: a misspelt key must not pass for a missing one. The diff
+The header is read strictly, because expectations are in it: a misspelt key must not pass for a missing one. The diff
 is kept byte for byte.
 """
 

@@ -1,4 +1,4 @@
-"""Cuts a diff anew against the tree as it is today, keeping the header of its file.
+"""Cuts a diff again against the tree as it is today, keeping the header of its file.
 
 Hunks are looked for where they have moved to, with `patch --merge`. What is not found stays as a conflict in a work
 folder, to be mended by hand; cutting goes on from there. Only for our own patches: what contributors send is never moved.
@@ -19,7 +19,7 @@ MARKERS = (b"<<<<<<<", b">>>>>>>")
 
 
 class RecutFailed(RuntimeError):
-    """A diff could not be cut anew. The message says what to do."""
+    """A diff could not be cut again. The message says what to do."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from benchmarks.sandbox.levels import SOCKET_VARIABLE, Limits, Mount, SandboxErr
 from benchmarks.sandbox.log_capture import LogCapture
 from benchmarks.sandbox.sample import Sample
 
-#: Waits for one line on stdin before it becomes the real command: by then it stands in its group, on its cores.
+#: Waits for one line on stdin before it becomes the real command: by then it is in its group, on its cores.
 GATE = ("/bin/sh", "-c", 'read -r go && exec "$@"', "sandbox")
 
 

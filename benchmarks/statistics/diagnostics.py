@@ -1,7 +1,7 @@
 """What the samples say about the machine: noise floor, drift, outliers, order effects. In numbers and in plain words.
 
 For people and for runner health only: nothing here decides a verdict. Values are integers in millionths of a nat,
-rounded down, so that they can stand in evidence.
+rounded down, so that they can be in evidence.
 """
 
 import math
@@ -16,7 +16,7 @@ from benchmarks.statistics.units import PPM, floor_ppm, signed_percent
 
 OUTLIER_DEVIATIONS = 5.0
 NOTABLE_ERRORS = 3.0  # what is mentioned lies so many standard errors from zero
-LEAST_NOTABLE_LOG = 0.005  # effects smaller than this are nobody's business
+LEAST_NOTABLE_LOG = 0.005  # effects smaller than this are no one's business
 _MAD_TO_SD = 1.4826  # for normal noise: Rousseeuw & Croux, JASA 88 (1993)
 
 
@@ -114,7 +114,7 @@ def has_trend(values: Sequence[float], errors: float = NOTABLE_ERRORS) -> bool:
 
 
 def outlier_positions(values: Sequence[float]) -> tuple[int, ...]:
-    """Where values lie beyond 5 robust standard deviations (median absolute deviation) of the median."""
+    """Where values are beyond 5 robust standard deviations (median absolute deviation) of the median."""
     if not values:
         return ()
     middle = median(values)

@@ -1,7 +1,7 @@
 """Guard rails: is the candidate at most `margin` worse on something it was not written for? Pure, exact, sequential.
 
 Non-inferiority turns the question of the gate round: a rail *holds* when a loss of the margin is refuted, not when no
-loss was seen. The median log ratio lies below minus the margin with a known probability when at least so many pairs lie
+loss was seen. The median log ratio is below minus the margin with a known probability when at least so many pairs lie
 above it; the counts are an exact random walk over the looks (`benchmarks.statistics.walk`), so both errors are known:
 
 - a true loss of the margin or more holds with at most 5 % (4.56 % with the standard looks), whatever the noise, as long

@@ -31,10 +31,10 @@ class LineageLoss:
 def lineage_loss(accepted_ppm: Sequence[int], new_bound_ppm: int, budget_ppm: int) -> LineageLoss:
     """Add the new loss to those accepted so far, oldest first; a gain in quality has a loss below zero.
 
-    Gains give back what was lost before them, but never more: nobody saves up quality for a later patch to spend. So
+    Gains give back what was lost before them, but never more: no one saves up quality for a later patch to spend. So
     the sum is the loss since the best tree of the lineage (the sum of Page's test, Biometrika 41, 1954). Estimates of
     patches without any true loss add up too, by chance, with the root of their number: give the lineage's tip a direct
-    comparison with its best tree when the budget runs short, and start anew from its result. Raises ValueError for a
+    comparison with its best tree when the budget runs short, and start again from its result. Raises ValueError for a
     budget below zero.
     """
     if budget_ppm < 0:

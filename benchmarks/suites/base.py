@@ -47,7 +47,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Case:
-    """A declared family of shapes: every dimension is drawn secretly from its choices, anew for each pair.
+    """A declared family of shapes: every dimension is drawn secretly from its choices, again for each pair.
 
     A control pair takes the shape of a measured pair beside it, so that base's times can be compared.
     """
@@ -193,7 +193,7 @@ class Suite(ABC):
         return self.tolerance
 
     def describe(self) -> dict[str, Any]:
-        """The suite as it stands in the evidence."""
+        """The suite as it is in the evidence."""
         return {
             "name": self.name,
             "preset": self.preset,

@@ -1,7 +1,7 @@
 """Suite `checkpoint_load`: from a checkpoint on disk to the first logits, in single precision.
 
 Before each timed call an untimed one hands over the tensors' bytes of a fresh checkpoint, which the sample writes to its
-own /tmp: safetensors, never pickle. Their order in the file is secret, and the file's header, without which nobody knows
+own /tmp: safetensors, never pickle. Their order in the file is secret, and the file's header, without which no one knows
 which bytes are whose, comes only with the timed call. That call loads the folder as a node does, with the stack's own
 loader (`model.checkpoint.load_transformer`) and the executor that takes the weights over, and answers fresh prompts, so
 that loading really happened. Weights that no token needs may stay unread: lazy loading is a gain like others.
@@ -117,7 +117,7 @@ class CheckpointLoadProblem(Problem):
 
 
 def header(weights: Tensors, names: list[str]) -> Array:
-    """The first HEADER_BYTES of a safetensors file whose tensors lie in the order of `names`."""
+    """The first HEADER_BYTES of a safetensors file whose tensors are in the order of `names`."""
     fields, offset = {}, 0
     for name in names:
         value = weights[name]

@@ -18,7 +18,7 @@ TINY_TOLERANCE = Tolerance(
 )
 TOLERANCES = {"tiny": TINY_TOLERANCE, "demo": TOLERANCE, "standard": TOLERANCE}
 
-STEP_TOKENS = 256  # a step's budget: what a node has where nobody says otherwise
+STEP_TOKENS = 256  # a step's budget: what a node has where no one says otherwise
 
 TIME_LIMITS = {
     "tiny": TimeLimits(start_ms=60_000, load_ms=20_000, call_ms=5_000),

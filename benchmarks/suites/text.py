@@ -1,11 +1,11 @@
-"""Secret text for the training suites: real text that every machine has, respelled so that nobody has seen it.
+"""Secret text for the training suites: real text that every machine has, respelled so that no one has seen it.
 
-The text is Python's own standard library. Its sources lie in every sandbox that runs Python, so a split into training
+The text is Python's own standard library. Its sources are in every sandbox that runs Python, so a split into training
 and held-out files alone would keep nothing secret. Hence each pair reads a language of its own: every word is replaced,
 everywhere by the same secret word made of secret syllables, and ids are a secret permutation of the characters. Grammar,
 indentation, names that come back: what a model can learn stays. What it could look up does not.
 
-Other versions of Python have other texts: `Corpus.sha256` stands in the evidence, and both sides of a pair always read the
+Other versions of Python have other texts: `Corpus.sha256` is in the evidence, and both sides of a pair always read the
 same. Knows numpy, no torch, and nothing of models.
 """
 

@@ -49,7 +49,7 @@ def validated(serializer: type[serializers.Serializer[Any]], request: Request) -
 
 
 def caller(request: Request) -> User:
-    """The signed-in user. Views that call this have a permission class that lets nobody else in."""
+    """The signed-in user. Views that call this have a permission class that lets no one else in."""
     assert isinstance(request.user, User)
     return request.user
 

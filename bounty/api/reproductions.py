@@ -73,7 +73,7 @@ class ReproductionDetailOut(ReproductionOut):
 
 
 def rendered(reproduction: Reproduction, status: int = 200) -> Response:
-    """The detail of a reproduction, read anew."""
+    """The detail of a reproduction, read again."""
     return Response(ReproductionDetailOut(find_reproduction(reproduction.pk)).data, status=status)
 
 

@@ -1,4 +1,4 @@
-"""REST: what maintainers do with runners. Each action may be repeated and stands in the runner's history."""
+"""REST: what maintainers do with runners. Each action may be repeated and is in the runner's history."""
 
 from collections.abc import Callable
 from typing import Any

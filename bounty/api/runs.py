@@ -81,7 +81,7 @@ def verdict_of(run: Run) -> RunVerdict | None:
 
 
 class RunOut(serializers.ModelSerializer[Run]):
-    """A run as it stands in a list: progress, and the verdict once there is one."""
+    """A run as it is in a list: progress, and the verdict once there is one."""
 
     submission = serializers.UUIDField(source="submission_id", allow_null=True)
     base_tree = serializers.CharField(source="base_tree_id")
@@ -121,7 +121,7 @@ class RunOut(serializers.ModelSerializer[Run]):
 
 
 class TrialOut(serializers.Serializer[Any]):
-    """One step of an attempt at a bug's reproduction, as it stands in the evidence."""
+    """One step of an attempt at a bug's reproduction, as it is in the evidence."""
 
     step = serializers.CharField(help_text="read, observe or check.")
     side = serializers.CharField(help_text="base, candidate, or none: without a tree.")

@@ -186,7 +186,7 @@ class SubmissionDetailOut(SubmissionOut):
 
 
 def rendered(submission: Submission, status: int = 200) -> Response:
-    """The detail of a submission, read anew."""
+    """The detail of a submission, read again."""
     return Response(SubmissionDetailOut(find_submission(submission.pk)).data, status=status)
 
 

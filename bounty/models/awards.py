@@ -1,6 +1,6 @@
 """Awards: what one submission earns. The money itself moves in the ledger, by the transfers named here.
 
-A booked award keeps its amount for ever. Where a gain is priced anew, its award is voided and another one booked.
+A booked award keeps its amount for ever. Where a gain is priced again, its award is voided and another one booked.
 """
 
 from __future__ import annotations

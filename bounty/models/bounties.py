@@ -33,7 +33,7 @@ class Severity(models.TextChoices):
     LOW = "low", "Low"  # wrong in a corner that few reach
     MEDIUM = "medium", "Medium"  # wrong for some, with a way around it
     HIGH = "high", "High"  # wrong for many, or without a way around it
-    CRITICAL = "critical", "Critical"  # wrong answers or lost work that nobody notices
+    CRITICAL = "critical", "Critical"  # wrong answers or lost work that no one notices
 
 
 class Bounty(models.Model):

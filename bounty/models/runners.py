@@ -86,7 +86,7 @@ class Runner(models.Model):
             and self.quarantine_cause == QuarantineCause.NONE
         )
 
-    # DRF's permission classes and throttles ask these of whatever stands in ``request.user``.
+    # DRF's permission classes and throttles ask these of whatever is in ``request.user``.
     @property
     def is_authenticated(self) -> bool:
         return True

@@ -39,7 +39,7 @@ class RunState(models.TextChoices):
     GATING = "gating", "Gating"  # pairs are measured, with looks
     MEASURING = "measuring", "Measuring"  # a fixed number of pairs is measured
     FINISHED = "finished", "Finished"  # has its verdict
-    LOST = "lost", "Lost"  # the runner went away: queued again, unless nobody waits for it any more
+    LOST = "lost", "Lost"  # the runner went away: queued again, unless no one waits for it any more
 
 
 OPEN_RUN_STATES = (RunState.LEASED, RunState.PREPARING, RunState.GATING, RunState.MEASURING)

@@ -23,7 +23,7 @@ class SubmissionState(models.TextChoices):
     JUDGING = "judging", "Judging"  # a runner has its gate run
     JUDGED = "judged", "Judged"  # has a verdict: the gate's, or of a later run that did not hold
     # The gate passed, escrow is reserved: a second run prices it, then its guard rails are measured. Also while a
-    # booked award is priced anew, since the best tree moved or a maintainer ordered it
+    # booked award is priced again, since the best tree moved or a maintainer ordered it
     CONFIRMING = "confirming", "Confirming"
     CONFIRMED = "confirmed", "Confirmed"  # the award is booked, unvested, and waits for a review
     ACCEPTED = "accepted", "Accepted"  # enough other people accepted; waits for the merge

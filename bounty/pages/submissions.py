@@ -141,7 +141,7 @@ def submission_page(
 
 
 def shown_check(submission: Submission, award: Award | None) -> Check | None:
-    """The random re-measurement that reviewers should know of; while it is priced anew there is none."""
+    """The random re-measurement that reviewers should know of; while it is priced again there is none."""
     if award is None or submission.state == SubmissionState.CONFIRMING:
         return None
     check = check_of(award)

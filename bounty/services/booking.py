@@ -36,7 +36,7 @@ from gainshare.ledger import services as ledger
 def book(*, submission: Submission, verdict: RunVerdict) -> bool:
     """Book the confirmed award, unvested; its candidate is the series' best tree from then on.
 
-    An award that was booked before is voided and booked anew at the new price, in its old place in the series.
+    An award that was booked before is voided and booked again at the new price, in its old place in the series.
     False when the best tree has moved since the run was leased: nothing was booked, another price is due.
     """
     run = verdict.run

@@ -1,4 +1,4 @@
-"""Pressing and lifting the emergency stop. What is stopped waits where it is; lifting needs nobody's help."""
+"""Pressing and lifting the emergency stop. What is stopped waits where it is; lifting needs no one's help."""
 
 from django.db import transaction
 from django.utils import timezone

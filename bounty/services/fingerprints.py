@@ -1,6 +1,6 @@
 """What a runner says its machine is, each time it asks for work. Another machine behind the same token is not trusted.
 
-Its noise history starts anew with the change, because old figures are of other hardware.
+Its noise history starts again with the change, because old figures are of other hardware.
 """
 
 import json
@@ -37,7 +37,7 @@ def checked(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
 def follow_fingerprint(*, runner: Runner, fingerprint: Mapping[str, Any]) -> None:
     """Take note of what the runner is now; quarantine it when its hardware is not what it was.
 
-    A new version of the judge is no other machine: noise starts anew, nothing else. Raises NotLeasable when it is
+    A new version of the judge is no other machine: noise starts again, nothing else. Raises NotLeasable when it is
     not the platform's own version, whose evidence alone is taken.
     """
     sent = checked(fingerprint)

@@ -122,7 +122,7 @@ def _judge(submission: Submission) -> bool:
 
 
 def _tried_again(submission: Submission) -> bool:
-    """The tip moved, or somebody disputed: the newest run decides anew, and what was booked goes back if it fails."""
+    """The tip moved, or somebody disputed: the newest run decides again, and what was booked goes back if it fails."""
     verdict = _verdict(submission)
     if verdict is None:
         return False
@@ -187,7 +187,7 @@ def book_fix(*, submission_id: UUID, verdict: RunVerdict) -> bool:
         may_book = submission.next_step != NextStep.NONE or submission.state == SubmissionState.CONFIRMING
         if not may_book or fix_run(submission) != run or not _is_about_now(run, submission):
             return True  # another worker has gone on meanwhile
-        # Priced before: given back and booked anew, for a booked award keeps its run.
+        # Priced before: given back and booked again, for a booked award keeps its run.
         void_award(submission=submission, reason=f"tried again by {run.kind} run {run.pk}")
         assert bounty.award_microcredits is not None
         if _is_paid_to_another(submission) or available_escrow(bounty) < bounty.award_microcredits:

@@ -21,7 +21,7 @@ def guard_of(priced: Run) -> Run | None:
 
 
 def order_guard(*, submission: Submission, priced: Run) -> bool:
-    """Order the guard run of a confirmed price, once. False when it waits already, or nobody waits for it."""
+    """Order the guard run of a confirmed price, once. False when it waits already, or no one waits for it."""
     with transaction.atomic():
         # Two workers that look at once: the second one waits here and then finds the run.
         locked = Submission.objects.select_for_update(no_key=True).get(pk=submission.pk)

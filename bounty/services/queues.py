@@ -29,7 +29,7 @@ from bounty.services.layouts import has_present_layout
 from bounty.services.switches import is_stopped
 
 TYPICAL_OF = 20  # finished runs
-# Whose turn a run takes: nobody's for an A/A run.
+# Whose turn a run takes: no one's for an A/A run.
 PERSON = Coalesce("submission__submitter_id", "reproduction__author_id")
 Sort = tuple[str, str, str]  # kind, suite, preset: what decides how long a run takes on one kind of hardware
 

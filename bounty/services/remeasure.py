@@ -1,4 +1,4 @@
-"""When the best tree moves: open gains are applied to the tree that counts now and priced anew, or sent back.
+"""When the best tree moves: open gains are applied to the tree that counts now and priced again, or sent back.
 
 A diff is applied exactly or not at all. What was judged before stays judged: no second gate, only another
 confirmation, whose bound replaces the price (never above what was reserved for it).

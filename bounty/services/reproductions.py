@@ -187,7 +187,7 @@ def adopt_first(*, bounty_id: UUID) -> Reproduction | None:
 
 
 def unsettled_reproductions() -> list[UUID]:
-    """Those with a verdict that nobody has read, and those that wait to be the first."""
+    """Those with a verdict that no one has read, and those that wait to be the first."""
     finished = Run.objects.filter(
         reproduction=OuterRef("pk"), kind=RunKind.REPRODUCTION, state=RunState.FINISHED
     )

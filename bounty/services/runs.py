@@ -80,7 +80,7 @@ def queue_run(
 
 
 def order_aa_run(*, actor: User, suite: str, preset: str, hardware: str, tree: str) -> Run:
-    """A run of one tree against itself: shows a runner's noise. Earns nobody anything."""
+    """A run of one tree against itself: shows a runner's noise. Earns no one anything."""
     if not actor.is_maintainer:
         raise NotAllowed("Only a maintainer orders an A/A run.")
     return queue_aa_run(

@@ -40,7 +40,7 @@ SUBMISSION_MOVES: Mapping[str, frozenset[str]] = {
     # confirmed: a maintainer waives a doubt about a booked gain
     S.JUDGED: frozenset({S.CONFIRMING, S.CONFIRMED, S.DECLINED, S.QUEUED, S.WITHDRAWN}),
     S.CONFIRMING: frozenset({S.CONFIRMED, S.JUDGED, S.WITHDRAWN}),
-    # confirming: priced anew, since the best tree moved or a maintainer ordered it. judged: the diff does not apply
+    # confirming: priced again, since the best tree moved or a maintainer ordered it. judged: the diff does not apply
     # to the new tip, or a random re-measurement did not find the gain again
     S.CONFIRMED: frozenset({S.ACCEPTED, S.CONFIRMING, S.JUDGED, S.DECLINED}),
     S.ACCEPTED: frozenset({S.VESTED, S.CONFIRMING, S.JUDGED, S.DECLINED}),

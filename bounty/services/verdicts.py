@@ -113,7 +113,7 @@ def _record(
     verdict = report.verdict
     with transaction.atomic():
         run = require_lease(run_id=run.pk, lease=lease, runner_id=runner.pk)
-        # Read again under the lock: a runner that was quarantined meanwhile earns nobody an award.
+        # Read again under the lock: a runner that was quarantined meanwhile earns no one an award.
         is_trusted = Runner.objects.get(pk=runner.pk).is_trusted
         evidence = Evidence.objects.create(
             run=run,

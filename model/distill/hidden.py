@@ -50,7 +50,7 @@ def hidden_states(model: Transformer, layers: Iterable[int]) -> Iterator[States]
 
 @contextmanager
 def _watched(block: nn.Module, keep: Callable[[Tensor], None]) -> Iterator[None]:
-    """`keep` gets what the block puts out. A compiled block is watched from outside: a new hook would compile it anew."""
+    """`keep` gets what the block puts out. A compiled block is watched from outside: a new hook would compile it again."""
     compiled = block._compiled_call_impl
     if compiled is None:
         handle = block.register_forward_hook(lambda _module, _inputs, output: keep(output))

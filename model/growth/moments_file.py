@@ -61,7 +61,7 @@ def write_moments(folder: Path, moments: Mapping[str, Moments]) -> None:
 def take_moments(trainer: Trainer, folder: Path) -> None:
     """Gives a trainer, which has made no update yet, the moments in the folder that its model's weights come from.
 
-    Parameters without any start anew. Raises CheckpointError where they are not of this model, and as `moments_of`.
+    Parameters without any start again. Raises CheckpointError where they are not of this model, and as `moments_of`.
     """
     moments = moments_of(folder)
     try:

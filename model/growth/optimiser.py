@@ -37,7 +37,7 @@ def named_moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[st
 def set_named_moments(
     model: nn.Module, optimizer: torch.optim.Optimizer, moments: Mapping[str, Moments]
 ) -> None:
-    """Gives parameters the moments of their name; parameters without any start anew.
+    """Gives parameters the moments of their name; parameters without any start again.
 
     Raises KeyError for a name that the model does not have, ValueError for a shape that does not fit, and TypeError
     for an optimiser other than AdamW.

@@ -83,7 +83,7 @@ def _open(folder: Path) -> _Opened:
 
 
 def to_transformer(config: ModelConfig, state: Mapping[str, Tensor]) -> Transformer:
-    """A model that uses the tensors of `state` without a copy, in evaluation mode; they may lie on the meta device.
+    """A model that uses the tensors of `state` without a copy, in evaluation mode; they may be on the meta device.
 
     Raises CheckpointError where `state` is not one of `config`.
     """

@@ -49,7 +49,7 @@ def names_in(file: Path) -> list[str]:
 def read_tensors(files: Mapping[Path, list[str]], wanted: Container[str]) -> Iterator[tuple[str, Tensor]]:
     """Each wanted tensor once, file by file, so that no more than one is held beside what the caller keeps.
 
-    A tensor lies in the mapped file and keeps all of it mapped, what was read of it in memory. Raises CheckpointError for
+    A tensor is in the mapped file and keeps all of it mapped, what was read of it in memory. Raises CheckpointError for
     a file that is damaged or lacks a tensor.
     """
     for file, names in files.items():

@@ -1,6 +1,6 @@
 """Modules without memory: shapes and dtypes on the meta device, to read them or to assign a state to.
 
-Random numbers for nobody cost nothing there but the import of torch's compiler: a second, and some 90 MiB that stay.
+Random numbers for no one cost nothing there but the import of torch's compiler: a second, and some 90 MiB that stay.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 @contextmanager
 def unfilled() -> Iterator[None]:
-    """Modules that are made within this context lie on the meta device, and their weights are not drawn."""
+    """Modules that are made within this context are on the meta device, and their weights are not drawn."""
     with torch.device("meta"), _NothingDrawn():
         yield
 

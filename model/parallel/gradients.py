@@ -5,7 +5,7 @@ added over which axis:
 
 - parameters that are whole on each tensor parallel rank but see its heads only, or with a split sequence its part of the
   positions or of a sum: over `tp`;
-- the embedding that is tied to the head and lies on the first and the last pipeline stage: over these two;
+- the embedding that is tied to the head and is on the first and the last pipeline stage: over these two;
 - routed experts that are spread over ranks: over `edp`, the ranks that hold copies of them; all else: over `dp`.
 """
 

@@ -118,7 +118,7 @@ class Neighbours:
 
 
 class Pipeline:
-    """torch's schedule over this rank's stages; made anew for each shape of micro-batches."""
+    """torch's schedule over this rank's stages; made again for each shape of micro-batches."""
 
     def __init__(self, stages: Sequence[Stage], processes: Processes, n_micro_batches: int) -> None:
         check_schedule(processes.mesh, n_micro_batches=n_micro_batches, n_chunks=len(stages))

@@ -52,7 +52,7 @@ class ParallelTrainer:
 
     `n_micro_batches` cuts each batch; with a pipeline it must be at least `pp`. `n_chunks` above one gives each rank
     that many pipeline stages, interleaved. `device` is CUDA's of the local rank where there is CUDA, else the CPU; batches
-    must lie there. `shards_states` spreads the optimiser's states over dp (ZeRO 1). `splits_sequence` splits the residual
+    must be there. `shards_states` spreads the optimiser's states over dp (ZeRO 1). `splits_sequence` splits the residual
     stream over tp by positions. Raises MeshError where the mesh does not fit the model.
     """
 

@@ -26,7 +26,7 @@ _ROWS = (
 
 
 def model_of(parameters: float) -> ModelConfig:
-    """A shape whose total is within 3 % of `parameters`. Raises ConfigError below 1e9 and for what is no number."""
+    """A shape whose total is within 3 % of `parameters`. Raises ConfigError below 1e9 and for what is not finite."""
     if not math.isfinite(parameters):
         raise ConfigError(f"no shape for {parameters} parameters: give a number, at least 1e9")
     row = next((row for row in _ROWS if parameters >= row[0]), None)

@@ -134,7 +134,7 @@ def _split_layer_messages(
 ) -> list[Message]:
     """With a split sequence: rows gathered before both halves of a layer and sums scattered behind them, each way.
 
-    Recomputation gathers both anew, and scatters attention's sum again where it computes that.
+    Recomputation gathers both again, and scatters attention's sum again where it computes that.
     """
     again = {"none": 0, "selective": 2, "full": 3}[layout.checkpointing]
     messages = [Message("tp", "all_to_all", stream, 8 + again)]

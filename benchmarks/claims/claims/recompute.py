@@ -34,7 +34,7 @@ MODES = ("none", "selective", "full")
 VOCABULARY = 1024
 FIELDS = {
     "full": {"process_bytes": "peak of the process", "saved_bytes": "saved tensors"},
-    # what selective checkpointing keeps lies in a store of its own, which hooks on saved tensors do not see
+    # what selective checkpointing keeps is in a store of its own, which hooks on saved tensors do not see
     "selective": {"process_bytes": "peak of the process"},
 }
 RESET_PEAK = Path("/proc/self/clear_refs")

@@ -1,6 +1,6 @@
 """Sparse MoE: few of the parameters are active, so a token costs few operations and, where many come at once, little time.
 
-Both models lie in one process and take turns in random order on fresh ids; the median of the paired ratios counts.
+Both models are in one process and take turns in random order on fresh ids; the median of the paired ratios counts.
 Routers are random, so that experts are loaded about evenly. At 16 tokens nearly every expert is touched, which is why
 little time is saved there whatever is saved in operations.
 """

@@ -1,4 +1,4 @@
-"""Large tensors between the judge and a sandboxed sample, through memory that nobody can change once it counts.
+"""Large tensors between the judge and a sandboxed sample, through memory that no one can change once it counts.
 
 Beside its pipes a sample may hold one end of a SOCK_SEQPACKET pair (`spawn(has_socket=True)`). It is one-way: only the
 judge sends, and what it sends is the descriptor of a memory file (memfd_create(2)). Nothing that a sample could make

@@ -1,4 +1,4 @@
-"""Patches a checkout and scores from there: its tests, then calls on one input. What the diff touches is nobody's business.
+"""Patches a checkout and scores from there: its tests, then calls on one input. What the diff touches is no one's business.
 
 With `apply` as its argument it only says whether any tool takes the diff.
 """

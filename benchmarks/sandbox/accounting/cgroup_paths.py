@@ -18,7 +18,7 @@ class Hierarchies:
 
 
 def find_hierarchies(mountinfo: str, own_cgroups: str) -> Hierarchies:
-    """Resolves where this process stands in every mounted hierarchy.
+    """Resolves where this process is in every mounted hierarchy.
 
     A hierarchy may be mounted from a folder of it on (containers): the mount's root is cut off our path; where we
     are not below that root the mount's own top is taken.

@@ -80,7 +80,7 @@ def _v2_parents(own: Path | None) -> Iterator[Path]:
 def sweep(parents: set[Path]) -> int:
     """Removes groups of judges that are no longer alive, killing what still runs in them. Returns how many folders.
 
-    The cgroups beside each parent are looked through as well: a worker that was restarted may stand in another one.
+    The cgroups beside each parent are looked through as well: a worker that was restarted may be in another one.
     What is frozen dies only when it is thawed, and in version 1 that happens in another folder than the limits: so
     everything is killed and thawed before anything is removed.
     """

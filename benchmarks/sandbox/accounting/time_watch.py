@@ -52,7 +52,7 @@ class TimeWatch:
             return "cpu"
         if idle_s is None:
             return None
-        # Polls are counted and not the clock: what happened while this thread had to wait itself, nobody saw.
+        # Polls are counted and not the clock: what happened while this thread had to wait itself, no one saw.
         self._idle_polls += self._is_idle()
         return "idle" if self._idle_polls * POLL_S > idle_s else None
 

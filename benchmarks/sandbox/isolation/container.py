@@ -105,7 +105,7 @@ def _make_root(root: Path, links: Mapping[str, str], binds: Sequence[Mount]) -> 
     made = [PurePosixPath("/dev"), *map(PurePosixPath, SCRATCH)]
     for bind in binds:
         if any(PurePosixPath(bind.target).is_relative_to(path) for path in made):
-            continue  # lies in a mount, where crun makes its place
+            continue  # is in a mount, where crun makes its place
         _make_place(root, bind.target, is_folder=bind.source.is_dir())
         made.append(PurePosixPath(bind.target))
 

@@ -18,7 +18,7 @@ TIMEOUT_S = 20.0
 
 
 def _start(level: SandboxLevel, stage: Stage, slot: int, **order: Any) -> Sample:
-    """The token also stands in its environment, where the other looks for it."""
+    """The token also is in its environment, where the other looks for it."""
     python = python_runtime(path=[PROBE_TARGET])
     env = {**python.env, "TOKEN": stage.token} if order["role"] == "quiet" else python.env
     sample = spawn(

@@ -85,7 +85,7 @@ def read_report(family: str, stdout: bytes, stderr: str) -> Iterator[Attack]:
 
 
 def _host_unharmed(stage: Stage) -> Attack:
-    """The victim lives, untouched, and no file of the attackers' name stands on the host."""
+    """The victim lives, untouched, and no file of the attackers' name is on the host."""
     harm: list[str] = []
     victim = stage.victim.pid
     if stage.victim.poll() is not None:

@@ -55,7 +55,7 @@ PRIVATE_FOLDERS = (
 class Stage:
     """`mount` brings the attack programs in. `facts` is the JSON they are told. `victim` is a process of ours.
 
-    `ballast` is a file among the programs that stands in the page cache whole.
+    `ballast` is a file among the programs that is in the page cache whole.
     """
 
     mount: Mount

@@ -46,7 +46,7 @@ def assemble(rows: Sequence[Row], sources: Mapping[str, TokenDocuments], width: 
 
 
 def _scored(piece: Piece, answers: Sequence[tuple[int, int]]) -> NDArray[np.bool_]:
-    """Whether the target of each of a piece's positions, the token after it, lies in an answer."""
+    """Whether the target of each of a piece's positions, the token after it, is in an answer."""
     scored = np.full(piece.length, not answers)
     for start, end in answers:
         first = piece.start + 1

@@ -60,7 +60,7 @@ def _text(file: Path, corpus: str) -> str:
 
 
 def html_text(html: str) -> str:
-    """What a page says, without scripts, styles and navigation; blocks stand on lines of their own."""
+    """What a page says, without scripts, styles and navigation; blocks are on lines of their own."""
     reader = _Text()
     reader.feed(html)
     reader.close()

@@ -3,7 +3,7 @@
 Switch Transformer, arXiv:2101.03961, section 2.2. Which pairs stay: earlier tokens first. A token's experts are all
 different, so its choices never compete with each other, and whether a token is dropped depends on no later token: the
 model stays causal (GShard's order, all first choices before all second ones, would not). Weights are not normalised
-anew. Dropped pairs are not computed at all; a token that loses all its choices keeps what the shared experts and the
+again. Dropped pairs are not computed at all; a token that loses all its choices keeps what the shared experts and the
 residual stream give it.
 
 Shape suffixes of this file: P all (token, choice) pairs, N the sorted or the kept ones.

@@ -1,7 +1,7 @@
 """The routed experts' sum on CUDA by Triton kernels, forward and backward (`experts_triton_kernels.py`).
 
 The tokens are gathered inside the first product, which also applies the activation; the gradients of rows and of
-stacked weights are grouped products too, what lies between them torch's own operations. The host never waits for the
+stacked weights are grouped products too, what is between them torch's own operations. The host never waits for the
 device. Whether it may be used is `fits`' answer. Importable without triton and without CUDA; it has run on no CUDA
 device yet, only in Triton's interpreter.
 """

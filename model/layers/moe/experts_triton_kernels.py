@@ -1,6 +1,6 @@
 """Grouped products of sorted rows with stacked matrices, as Triton kernels. Imports triton: only `experts_triton` does.
 
-Rows of one expert lie together. A tile is BLOCK_M rows of one expert; which expert and which rows stand in a table made
+Rows of one expert lie together. A tile is BLOCK_M rows of one expert; which expert and which rows are in a table made
 on the device, so that the host never waits for counts. Sums are fp32; fp32 inputs are multiplied as fp32, not as TF32.
 """
 

@@ -86,7 +86,7 @@ class MoELayer(nn.Module):
     def forward(self, x: Tensor, is_token: Tensor | None = None) -> Tensor:
         """[..., D] -> the same shape and dtype. In [B, S, D] each of the B is a sequence to the sequence-wise loss.
 
-        `is_token` [...] stands in for the layer's own, see `count_tokens_only`.
+        `is_token` [...] is in for the layer's own, see `count_tokens_only`.
         """
         x_TD = x if x.dim() == 2 else x.flatten(0, -2)
         if self._needs_scores():
@@ -148,7 +148,7 @@ class MoELayer(nn.Module):
             self.meter.record(load_E, n_dropped, logits_TE, losses)
 
     def balance(self, rate: float = 1e-3) -> None:
-        """One step of bias balancing over the tokens seen since the last one; then starts counting anew.
+        """One step of bias balancing over the tokens seen since the last one; then starts counting again.
 
         Over several ranks call `balance.balance_experts`, which sums their loads first.
         """

@@ -39,7 +39,7 @@ def watch(model: nn.Module, *, on: bool = True) -> None:
 
 
 def collect(model: nn.Module, *, group: dist.ProcessGroup | None = None) -> dict[str, ExpertMetrics]:
-    """The metrics of each MoE layer by module name, and starts anew; layers that no pass went through are left out.
+    """The metrics of each MoE layer by module name, and starts again; layers that no pass went through are left out.
 
     With `group` they are summed over its ranks, which must all call and hold the same layers; without, they are this
     rank's. Raises RuntimeError where the model has MoE layers and none is watched.

@@ -1,7 +1,7 @@
 """Chooses each token's experts and their weights, in fp32.
 
 Group-limited choice (DeepSeek-V2, arXiv:2405.04434, section 2.2.2; DeepSeek-V3, arXiv:2412.19437, section 2.1.2): the
-experts lie in equal groups, neighbours together, and a token's experts come from its best groups only.
+experts are in equal groups, neighbours together, and a token's experts come from its best groups only.
 
 Load balance without an auxiliary loss: a bias per expert is added to the scores for the choice only, never to
 the weights, and moves by a fixed step against the load (Wang et al. 2024, arXiv:2408.15664; used in DeepSeek-V3).

@@ -22,7 +22,7 @@ class EightBitExperts:
 
     arithmetic: Arithmetic
 
-    @torch.compiler.disable  # blocks have other numbers of rows in every step: each would be compiled anew
+    @torch.compiler.disable  # blocks have other numbers of rows in every step: each would be compiled again
     def __call__(
         self,
         x_TD: Tensor,

@@ -33,7 +33,7 @@ class MeshError(ValueError):
 
 @dataclass(frozen=True)
 class Coordinates:
-    """Where one rank stands on each axis; `ep` and `edp` are its place along the data axis, read in two ways.
+    """Where one rank is on each axis; `ep` and `edp` are its place along the data axis, read in two ways.
 
     On a folded mesh they are its place along the data and the tensor axis together.
     """
@@ -47,7 +47,7 @@ class Coordinates:
 
 @dataclass(frozen=True)
 class Mesh:
-    """Degrees of parallelism. `world_size` is dp * tp * pp; ep lies inside dp, on a folded mesh inside dp * tp.
+    """Degrees of parallelism. `world_size` is dp * tp * pp; ep is inside dp, on a folded mesh inside dp * tp.
 
     `etp` is the number of ranks that split an expert's width: 1, or None for tp, which is kept as None too.
     """

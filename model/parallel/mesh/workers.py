@@ -136,7 +136,7 @@ def attach() -> None:
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     sys.stdout.write(f"{HERE}\n")
     sys.stdout.flush()
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # nobody reads the pipe any further
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # no one reads the pipe any further
 
 
 def _end_with_parent() -> None:

@@ -1,7 +1,7 @@
 """Which device computes which part of a step: data path, attention, dense products, hot and cold experts.
 
 Takes measured device models (`device_model.py`) and what each part costs (`work.py`), and tries every assignment; with one
-device there is one. A device must hold what lies on it. Within a layer parts run one after the other and the stream is
+device there is one. A device must hold what is on it. Within a layer parts run one after the other and the stream is
 copied where neighbours lie apart; the data path runs ahead of the step and costs only what it takes longer, unless it
 shares its device. Hot experts on an accelerator and cold ones on the host run at once. What comes out is a simulation
 and says so. Does not import torch, except to measure.
@@ -38,7 +38,7 @@ class PlacementError(ValueError):
 
 @dataclass(frozen=True)
 class ExpertSplit:
-    """The `n_hot` most loaded experts of each layer lie on the accelerator, the others on the host."""
+    """The `n_hot` most loaded experts of each layer are on the accelerator, the others on the host."""
 
     n_hot: int
     hot_share: float  # of all (token, expert) pairs

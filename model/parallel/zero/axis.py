@@ -2,7 +2,7 @@
 
 DeepSpeed (arXiv:1910.02054, arXiv:2101.06840) shards optimiser states, gradients and weights over dp; expert
 parallelism is `expert.py`'s, whose parameters DeepSpeed is told to reduce over the expert-data axis (ZeRO 0 to 2; it
-refuses experts under ZeRO 3). Tensor and pipeline axes are `trainer.py`'s. What else DeepSpeed refuses stands in
+refuses experts under ZeRO 3). Tensor and pipeline axes are `trainer.py`'s. What else DeepSpeed refuses is in
 docs/concepts/parallel.md.
 """
 
@@ -89,7 +89,7 @@ class ZeroTrainer:
         """As `ParallelTrainer.update`: loss and gradient norm, before clipping. Raises MeshError under stage 0.
 
         `is_packed` must be that of the whole batch. Raises NotFiniteError on all ranks, and nothing has moved then:
-        gradients of a loss that is no number are none either, and DeepSpeed leaves an update by such out.
+        gradients of a loss that is not finite are none either, and DeepSpeed leaves an update by such out.
         """
         if self.zero.stage == 0:
             raise MeshError(

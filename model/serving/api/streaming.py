@@ -55,7 +55,7 @@ class EventStream(StreamingResponse):
             results = await asyncio.gather(sending, leaving, return_exceptions=True)
             await self._chunks.aclose()
         for result in results:
-            # a client that has left makes sending fail, which is nobody's fault
+            # a client that has left makes sending fail, which is no one's fault
             if isinstance(result, Exception) and not isinstance(result, OSError):
                 raise result
 

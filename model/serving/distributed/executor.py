@@ -132,7 +132,7 @@ class DistributedExecutor:
 
 @dataclasses.dataclass(frozen=True)
 class _Shape:
-    """What parts are checked against: on several ranks a wrong id would be nobody's, and no error."""
+    """What parts are checked against: on several ranks a wrong id would be no one's, and no error."""
 
     vocab_size: int
     max_context: int

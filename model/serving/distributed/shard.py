@@ -62,7 +62,7 @@ class Degrees:
 
     @property
     def heads(self) -> Mesh:
-        """How everything but routed experts is cut; ranks stand at `rank % tensor` on it."""
+        """How everything but routed experts is cut; ranks are at `rank % tensor` on it."""
         return Mesh(tp=self.tensor)
 
     @property

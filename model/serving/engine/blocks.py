@@ -2,7 +2,7 @@
 
 A block is a number; what it stores is the executor's business. A held block counts its holders, so that several
 sequences may share it. Full blocks are known by the hash of all tokens up to their end (Kwon et al. 2023,
-arXiv:2309.06180); when nobody holds such a block any more it stays findable until its room is needed, the longest
+arXiv:2309.06180); when no one holds such a block any more it stays findable until its room is needed, the longest
 unused first. Where all layers have a window, a table begins with `GONE` for blocks that lie behind all of them. Knows
 nothing of requests, tensors, threads or time.
 """
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
 KEY_BYTES = (
-    16  # nobody finds two prefixes of one 128-bit hash; a salt keeps others' prefixes unknown beside that
+    16  # no one finds two prefixes of one 128-bit hash; a salt keeps others' prefixes unknown beside that
 )
 
 GONE = -1  # in a block table: no token to come looks at what lay here
@@ -125,7 +125,7 @@ class BlockPool:
         self.changes += 1
 
     def release(self, block: int) -> None:
-        """One holder less; nobody may hold a block that it has released."""
+        """One holder less; no one may hold a block that it has released."""
         holders = self._holders[block]
         assert holders > 0, f"block {block} is released but nobody holds it"
         self._holders[block] = holders - 1
@@ -150,7 +150,7 @@ class BlockPool:
             self._key_of[block] = key
 
     def find(self, keys: Iterable[bytes], window: int | None = None) -> list[int]:
-        """The blocks of the longest usable beginning of a chain; nobody holds them by that.
+        """The blocks of the longest usable beginning of a chain; no one holds them by that.
 
         Usable is one whose blocks are all known but those that no token behind it looks at, which are `GONE` in it.
         """

@@ -88,7 +88,7 @@ class SequenceCache:
 def widest_window(config: ModelConfig) -> int | None:
     """How many tokens the layers of a served model look at, a query's own included; None where one looks at all.
 
-    None too for a model with prediction modules: they read a past of their own, which lies in the same blocks.
+    None too for a model with prediction modules: they read a past of their own, which is in the same blocks.
     """
     windows = [config.window(layer) for layer in range(config.n_layers)]
     if config.n_ahead or None in windows:

@@ -156,7 +156,7 @@ class Engine:
     def _run(self) -> None:
         try:
             self._loop()
-        except Exception as error:  # nobody may wait for a thread that is gone
+        except Exception as error:  # no one may wait for a thread that is gone
             log.exception("the engine's thread failed")
             with self._changed:
                 self._is_stopping = True

@@ -36,7 +36,7 @@ class OwnerTurns:
         self._served[owner] += n_tokens
 
     def _forget_settled(self) -> None:
-        """Drops who would start level anyway; with nobody left, everybody would."""
+        """Drops who would start level anyway; with no one left, everybody would."""
         if not self._active:
             self._served.clear()
             return

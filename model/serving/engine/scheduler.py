@@ -8,7 +8,7 @@ highest in rank always advances and any sequence fits alone, so every one ends. 
 gives back the blocks that all of them have passed.
 
 Who starts next: the highest priority, where each grows by one for every `AGEING_NS` that its oldest sequence waits;
-within it the owner that was served the fewest tokens; within that the first to come. Nobody overtakes the next one
+within it the owner that was served the fewest tokens; within that the first to come. No one overtakes the next one
 for being smaller.
 """
 

@@ -20,7 +20,7 @@ class Phase(StrEnum):
 
 @dataclass(eq=False)
 class SequenceState:
-    """Token ids so far (prompt, then answer); keys and values of the first `n_computed` of them lie in `blocks`.
+    """Token ids so far (prompt, then answer); keys and values of the first `n_computed` of them are in `blocks`.
 
     The first `n_gone` places of that table are `GONE`: their blocks were given back, since no layer looks at them again.
 

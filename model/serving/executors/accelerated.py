@@ -1,4 +1,4 @@
-"""The executor of a model that lies on a CUDA device: captured decode steps where they can be, else plain torch.
+"""The executor of a model that is on a CUDA device: captured decode steps where they can be, else plain torch.
 
 No CUDA device has run it yet.
 """
@@ -30,7 +30,7 @@ def accelerated_executor(
     if reason is not None:
         log.warning("%s is computed without CUDA graphs: %s", config.name, reason)
         return TorchExecutor(transformer, n_blocks, block_tokens=BLOCK_TOKENS)
-    # what lies in the cache bounds what a step reads: larger copies would be padding, and memory that others need
+    # what is in the cache bounds what a step reads: larger copies would be padding, and memory that others need
     ladder = Ladder.within(limits.max_running, config.max_context, n_blocks * BLOCK_TOKENS)
     executor = GraphedExecutor(
         transformer, n_blocks, block_tokens=BLOCK_TOKENS, ladder=ladder, capture=capture

@@ -1,4 +1,4 @@
-"""What the engine asks of whatever computes: one step over parts of many sequences whose past lies in numbered blocks.
+"""What the engine asks of whatever computes: one step over parts of many sequences whose past is in numbered blocks.
 
 An executor owns the model's weights and the memory of the key/value blocks; the engine owns which sequence holds which
 block. So the plain torch path, compiled kernels, several processes and split placements all serve the same scheduler.
@@ -23,7 +23,7 @@ class Part:
     """The new tokens of one sequence in a step.
 
     `tokens` are written at positions `past`, `past` + 1 ...; `blocks` is the sequence's block table and has room for
-    them: position p lies in `blocks[p // block_tokens]` at offset `p % block_tokens`. It may begin with `GONE` for blocks
+    them: position p is in `blocks[p // block_tokens]` at offset `p % block_tokens`. It may begin with `GONE` for blocks
     that no new token looks at, since every layer has a window: those are never read. Logits are wanted after each of
     the last `n_logits` tokens: 0 within a prompt, 1 for a plain step, more where drafts are to be verified.
     """

@@ -1,7 +1,7 @@
 """Decode steps as CUDA graphs: a step of few rows is bound by launching kernels, a captured one launches once.
 
 A graph has fixed shapes, so a step is padded to the next size of a ladder: rows, and blocks of the longest sequence.
-Padded rows write to a block that belongs to nobody, and nothing of them reaches other rows. Steps that are no plain
+Padded rows write to a block that belongs to no one, and nothing of them reaches other rows. Steps that are no plain
 decoding (prompts, drafts, more rows or longer sequences than the ladder) go the plain way of `TorchExecutor`.
 Capturing needs a CUDA device; the computation that is captured, and everything around it, runs anywhere.
 
@@ -25,7 +25,7 @@ from model.serving.executors.plain_torch import BLOCK_TOKENS, TorchExecutor
 from model.transformer import Transformer
 
 Compute = Callable[[], Tensor]
-Capture = Callable[[Compute], Compute]  # repeats the same work on what lies in the same tensors
+Capture = Callable[[Compute], Compute]  # repeats the same work on what is in the same tensors
 
 GROUPED_CAPABILITIES = (9, 10)  # Hopper and Blackwell: `_scaled_mm_allowed_device` in torch's GroupedBlas.cpp
 ALIGNED_BYTES = 16  # of rows, as the grouped product's kernel asks

@@ -3,7 +3,7 @@
     HOME/packed/<model folder>-<hash of its path>-<form>.packed
 
 A file holds the weights of one model folder in one form. Its key is made of the folder's files (their sizes and times),
-the model's shape and dtype, this stack's code and the processor: whatever of them changes, the file is written anew in
+the model's shape and dtype, this stack's code and the processor: whatever of them changes, the file is written again in
 its place. Processes that map the old one keep it. Files whose model is gone are removed when another is written; all
 may be deleted at any time.
 """

@@ -1,6 +1,6 @@
 """Computes the engine's steps with the stack's own kernels (model/csrc/serve_*.cpp): one C call per step.
 
-Weights are packed once, in fp32, bf16 or int8; keys and values lie in blocks of 16 tokens, in fp32 where the weights
+Weights are packed once, in fp32, bf16 or int8; keys and values are in blocks of 16 tokens, in fp32 where the weights
 are and in bf16 otherwise. A sequence's logits are the same bits alone and in any batch, in one chunk or in many, and
 with any number of threads.
 """
@@ -115,7 +115,7 @@ class NativeExecutor:
 
     def step(self, parts: Sequence[Part]) -> NDArray[np.float32]:
         """Logits [sum of n_logits, V], see `Executor.step`. Raises ValueError for a part that cannot be computed."""
-        # At one row each line of code here is fetched from memory anew, behind the weights: few of them, none of torch.
+        # At one row each line of code here is fetched from memory again, behind the weights: few of them, none of torch.
         ids: list[int] = []
         positions: list[int] = []
         wanted: list[int] = []

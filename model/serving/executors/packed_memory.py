@@ -17,7 +17,7 @@ from torch import Tensor
 CHUNK_BYTES = 64 << 20
 ALIGNMENT = 64
 READ_AHEAD_BYTES = 4096  # kernels ask for a little more than there is; asking never faults
-#: A huge page. Written and read in such pieces, a file lies in huge pages where its file system can do that.
+#: A huge page. Written and read in such pieces, a file is in huge pages where its file system can do that.
 HUGE_BYTES = 2 << 20
 WRITE_BYTES = 8 << 20
 SAMPLES = 8
@@ -61,7 +61,7 @@ class OwnMemory:
 
 
 class WrittenMemory:
-    """Writes each piece to the end of a file once it is filled; it is nobody's afterwards. `finish` comes last.
+    """Writes each piece to the end of a file once it is filled; it is no one's afterwards. `finish` comes last.
 
     Raises OSError where the disk is full.
     """
@@ -156,7 +156,7 @@ def _is_in_huge_pages(data: Tensor) -> bool:
 
 
 def _huge_file_bytes() -> int:
-    """Of this process's mapped files, what lies in huge pages; 0 where the system does not say."""
+    """Of this process's mapped files, what is in huge pages; 0 where the system does not say."""
     try:
         lines = SMAPS.read_text().splitlines()
     except OSError:

@@ -32,7 +32,7 @@ from model.serving.node.metrics import CONTENT_TYPE, NodeMetrics
 from model.serving.node.served import MAX_NAME_SHOWN
 
 MAX_BODY_BYTES = 4 << 20
-CLIENT_CLOSED = 499  # nobody reads this answer; the number is nginx's, for the access log
+CLIENT_CLOSED = 499  # no one reads this answer; the number is nginx's, for the access log
 OWNER_HEADER = "x-gainshare-owner"  # set by the gateway: an opaque name of the account that asks
 MAX_OWNER_CHARACTERS = 128
 
@@ -74,7 +74,7 @@ class Node:
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         loading = asyncio.create_task(self.host.start())
         yield
-        loading.cancel()  # what a thread of its loads on is nobody's any more: `process.serve`
+        loading.cancel()  # what a thread of its loads on is no one's any more: `process.serve`
         await self.host.stop()
 
     def _checked(self, handler: Handler) -> Handler:

@@ -143,7 +143,7 @@ class Host:
 
         Raises ApiError with the current one still serving: 404 where there is no such model, 422 where it cannot be
         used, 507 where it does not fit into memory, 409 during another swap, 503 before the first model is loaded and
-        once the node was told to end, 500 for what nobody foresaw.
+        once the node was told to end, 500 for what no one foresaw.
         """
         self._check_no_swap()
         async with self._swapping:

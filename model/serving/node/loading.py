@@ -110,7 +110,7 @@ def weight_bytes(folder: Path) -> int:
 
 
 def check_memory(needed: int, available: int | None) -> None:
-    """Raises LoadError where so many bytes are certainly not to be had. None: nobody knows."""
+    """Raises LoadError where so many bytes are certainly not to be had. None: no one knows."""
     if available is not None and needed > available:
         gib = f"{needed / 2**30:.1f} GiB are needed, {available / 2**30:.1f} GiB are available"
         message = f"the model does not fit into memory ({gib}): choose a smaller one, or free memory first"

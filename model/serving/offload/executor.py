@@ -1,4 +1,4 @@
-"""Serves a model whose experts do not all fit the accelerator: hot ones lie there, cold ones in the host's memory.
+"""Serves a model whose experts do not all fit the accelerator: hot ones are there, cold ones in the host's memory.
 
 Implements the executor's interface over another executor's steps: it counts which experts are used and lets them change
 places between steps. Answers do not depend on where an expert lies, but for rounding. With one device the same code

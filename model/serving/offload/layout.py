@@ -1,7 +1,7 @@
 """Spreads a model over an accelerator and the host as a placement says: which modules and which experts lie where.
 
-The residual stream, embedding, head, norms, attention and its cache lie on one device; feed-forwards, routers and
-shared experts may lie on another, and the routed experts on two.
+The residual stream, embedding, head, norms, attention and its cache are on one device; feed-forwards, routers and
+shared experts may be on another, and the routed experts on two.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ HOST = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Layout:
-    """Devices of a model's parts; of each MoE layer's experts `n_hot` lie on `accelerator`, the others on `host`."""
+    """Devices of a model's parts; of each MoE layer's experts `n_hot` are on `accelerator`, the others on `host`."""
 
     n_hot: int
     accelerator: torch.device
@@ -79,7 +79,7 @@ def check_hot(config: ModelConfig, n_hot: int) -> None:
 def spread(model: Transformer, layout: Layout) -> list[MovableExperts]:
     """Moves the model's modules in place and returns its MoE layers' experts, in the order of their layers.
 
-    The first `n_hot` experts of a layer begin on the accelerator: nobody has counted yet. Raises ConfigError where
+    The first `n_hot` experts of a layer begin on the accelerator: no one has counted yet. Raises ConfigError where
     there are not so many.
     """
     check_hot(model.config, layout.n_hot)

@@ -1,7 +1,7 @@
 """Guesses next tokens with a model's own multi-token prediction modules (DeepSeek-V3, arXiv:2412.19437, section 2.2).
 
 Module i reads, at each position, what the module before it (the transformer, for the first) knew there and the token
-that lies i + 1 further; so n modules guess the n tokens behind the last known one. Their keys and values lie in the
+that lies i + 1 further; so n modules guess the n tokens behind the last known one. Their keys and values are in the
 same blocks as the transformer's, and so survive prefix hits, copies and preemption with them; beside them lie the
 residual streams that the first module reads, and which token each entry was made with, for entries made with a wrong
 guess, or with the token of another answer that shares the block, are made again.

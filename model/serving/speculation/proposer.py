@@ -103,7 +103,7 @@ class DraftLength:
 class AdaptiveProposer:
     """Asks another proposer for as many drafts as its last ones justify.
 
-    How those fared shows in the tokens that have come since: nobody has to tell.
+    How those fared shows in the tokens that have come since: no one has to tell.
     """
 
     def __init__(self, proposer: Proposer, n_running: Callable[[], int] = lambda: 1) -> None:

@@ -109,7 +109,7 @@ class LocalCounter:
 
 
 class TextCount:
-    """Tokens of a text that grows: the end is counted anew with each piece, the rest once.
+    """Tokens of a text that grows: the end is counted again with each piece, the rest once.
 
     What is settled ends at white space, where byte-level tokenizers cut in any case, so that cutting there changes
     nothing in ordinary text. A longer run without any is cut too, which may count a token more for each 2,048 characters;

@@ -1,6 +1,6 @@
 """Finds out what a server offers: its models, the length of its context, and who can count tokens.
 
-Refuses to stand before a server whose prompts nobody can count: what cannot be counted cannot be metered. Knows
+Refuses to stand before a server whose prompts no one can count: what cannot be counted cannot be metered. Knows
 nothing of requests.
 """
 

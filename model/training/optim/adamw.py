@@ -61,7 +61,7 @@ class AdamW(torch.optim.AdamW):
             return nn.utils.clip_grad_norm_(chosen, max_norm)
         norm = math.sqrt(sum(map(adamw_fused.squares, found)))
         factor = max_norm / (norm + 1e-6)
-        self._factor = 1.0 if factor > 1 else factor  # of a norm that is no number it is none
+        self._factor = 1.0 if factor > 1 else factor  # of a norm that is not finite it is none
         return torch.tensor(norm)
 
     @overload

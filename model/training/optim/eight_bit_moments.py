@@ -18,7 +18,7 @@ from torch import Tensor
 
 BLOCK = 256
 N_DECADES = 7
-# A code is looked up by a float's first 20 bits: sign, exponent, 11 bits of mantissa. Levels lie at least 0.7 % of
+# A code is looked up by a float's first 20 bits: sign, exponent, 11 bits of mantissa. Levels are at least 0.7 % of
 # the scale apart, so that a code is the nearest one unless a number is within 2^-12 of the middle of two.
 PREFIX_BITS = 20
 

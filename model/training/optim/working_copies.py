@@ -1,7 +1,7 @@
 """Copies in bf16 of fp32 masters, which forward and backward passes compute with in the masters' place.
 
-Autocast casts each master anew in each pass, and each gradient back to fp32. A copy is cast once, by the optimiser as
-it moves the master, and its gradient is read as it came. Outside of `in_place` nobody meets a copy.
+Autocast casts each master again in each pass, and each gradient back to fp32. A copy is cast once, by the optimiser as
+it moves the master, and its gradient is read as it came. Outside of `in_place` no one meets a copy.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class _Copy:
 
     @torch.no_grad()
     def fresh(self, master: nn.Parameter) -> nn.Parameter:
-        """Cast anew where another than `note_moved`'s caller has changed the master: a restored state, an average."""
+        """Cast again where another than `note_moved`'s caller has changed the master: a restored state, an average."""
         self.weights.grad = None
         if self.seen != _mark(master):
             self.weights.copy_(master)

@@ -105,7 +105,7 @@ class Checkpoints:
         return None
 
     def remove_leftovers(self) -> None:
-        """What killed saves left behind; only while nobody else saves here."""
+        """What killed saves left behind; only while no one else saves here."""
         for partial in self.root.glob(".step-*.new-*"):
             shutil.rmtree(partial, ignore_errors=True)
 

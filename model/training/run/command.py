@@ -126,7 +126,7 @@ def _print_result(result: Result, command: str, errors: Console) -> None:
 
 
 def _explain(error: Exception, command: str, options: argparse.Namespace, errors: Console) -> int:
-    """Prints the fault behind an error; raises an error that nobody foresaw."""
+    """Prints the fault behind an error; raises an error that no one foresaw."""
     from model.training.run.faults import explain
 
     fault = explain(error, command, is_resumed=options.resume)

@@ -7,15 +7,15 @@ from pathlib import Path
 
 
 class NotFiniteError(ArithmeticError):
-    """A loss or gradient that is no number; the weights are still those before the update."""
+    """A loss or gradient that is not finite; the weights are still those before the update."""
 
 
 class NotFiniteWeightsError(ArithmeticError):
-    """Weights, or what follows from them, that are no numbers once an update is made: they are not to be kept."""
+    """Weights, or what follows from them, that are not finite once an update is made: they are not to be kept."""
 
 
 def require_finite(n_done: int, loss: float, norm: float) -> None:
-    """Raises NotFiniteError where the loss or the gradients' norm of the update after `n_done` others is no number.
+    """Raises NotFiniteError where the loss or the gradients' norm of the update after `n_done` others is not finite.
 
     It names the step as the log would have: the first is step 1.
     """
@@ -39,7 +39,7 @@ class FolderInUseError(Exception):
 
 
 class RunExistsError(Exception):
-    """The output folder holds a run already, and nobody asked to go on with it."""
+    """The output folder holds a run already, and no one asked to go on with it."""
 
 
 class RunFailedError(Exception):

@@ -42,7 +42,7 @@ def export_newest(checkpoints: Path, folder: Path) -> int:
     """The newest whole checkpoint below `checkpoints`, its averaged weights where it has some; returns its step.
 
     Raises CheckpointError where there is none, DamagedCheckpointError where none is whole or the weights
-    are no numbers, and FolderTakenError where `folder` holds anything but a model that may be replaced.
+    are not finite, and FolderTakenError where `folder` holds anything but a model that may be replaced.
     """
     require_place(folder)
     if (folder / STATE_FILE).exists():

@@ -48,9 +48,9 @@ class Fault:
 
 
 def explain(error: BaseException, command: str, *, is_resumed: bool = False) -> Fault | None:
-    """The fault behind `error`; None for one that nobody foresaw.
+    """The fault behind `error`; None for one that no one foresaw.
 
-    `command` is what starts this run anew, `is_resumed` that it was asked to go on.
+    `command` is what starts this run again, `is_resumed` that it was asked to go on.
     """
     failed = error if isinstance(error, RunFailedError) else None
     cause = error.__cause__ if failed is not None else error

@@ -13,14 +13,14 @@ from model.training.run.errors import NotFiniteWeightsError
 
 
 def require_finite_weights(step: int, *parts: Mapping[str, Tensor]) -> None:
-    """Raises NotFiniteWeightsError where a tensor behind update `step` holds a value that is no number. Reads all once."""
+    """Raises NotFiniteWeightsError where a tensor behind update `step` holds a value that is not finite. Reads all once."""
     if spoilt := not_finite(parts):
         others = f" and {len(spoilt) - 1:,} more tensors" if len(spoilt) > 1 else ""
         raise NotFiniteWeightsError(f"step {step} left values that are no numbers in {spoilt[0]}{others}")
 
 
 def require_finite_checkpoint(folder: Path, state: Mapping[str, Tensor]) -> None:
-    """Raises CheckpointError where weights that training would begin with hold a value that is no number. Reads all once."""
+    """Raises CheckpointError where weights that training would begin with hold a value that is not finite. Reads all once."""
     if spoilt := not_finite([state]):
         others = f" and {len(spoilt) - 1:,} more of its {len(state):,} tensors" if len(spoilt) > 1 else ""
         raise CheckpointError(

@@ -260,7 +260,7 @@ class _Run:
     def _evaluate(self) -> None:
         """On the held-out batches, if there are some; of the averaged weights too, which then count.
 
-        Raises NotFiniteWeightsError where the loss is no number.
+        Raises NotFiniteWeightsError where the loss is not finite.
         """
         if not self.data.held_out:
             return
@@ -367,7 +367,7 @@ class _Run:
 
 
 def _require_none(checkpoints: Checkpoints, folder: RunFolder) -> None:
-    """Raises RunExistsError where there are some: nobody asked to go on with them."""
+    """Raises RunExistsError where there are some: no one asked to go on with them."""
     if found := checkpoints.folders():
         raise RunExistsError(f"{folder.root} already holds a run ({found[-1].name})")
 

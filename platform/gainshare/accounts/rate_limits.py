@@ -1,7 +1,7 @@
 """How often somebody may try something: allowances in the database, shared by all web processes.
 
 An allowance of `burst` tries fills up again evenly over its time (the "generic cell rate algorithm" of ATM, ITU-T
-I.371, as a leaky bucket: one row, one statement per try). A refused try takes nothing, so nobody is kept out for longer
+I.371, as a leaky bucket: one row, one statement per try). A refused try takes nothing, so no one is kept out for longer
 than it takes until the next try is due. Names and addresses are stored as keyed hashes only.
 """
 

@@ -13,7 +13,7 @@ from gainshare.gateway.sampling import whole
 MAX_ANSWERS = 16
 MAX_TOP_LOGPROBS = 20
 FORMATS = ("text", "json_object", "json_schema")
-# Ours: {"priority": …, "deadline_ms": …}. Nobody may step forward in the queue, only back.
+# Ours: {"priority": …, "deadline_ms": …}. No one may step forward in the queue, only back.
 EXTENSION = "gainshare"
 PRIORITIES = (-100, 0)
 MAX_DEADLINE_MS = 24 * 3600 * 1000

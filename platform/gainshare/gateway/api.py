@@ -210,7 +210,7 @@ async def admit(
     price: PriceVersion,
     count: TokenCount,
 ) -> services.Admission:
-    """`services.admit`, which no cancellation can leave with a hold that nobody knows of."""
+    """`services.admit`, which no cancellation can leave with a hold that no one knows of."""
     admitting = in_background(
         in_database(
             services.admit,

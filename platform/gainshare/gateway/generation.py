@@ -39,7 +39,7 @@ _tasks: set[asyncio.Task[Any]] = set()
 
 
 def in_background(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-    """Run `work` on, even when nobody waits for it any more."""
+    """Run `work` on, even when no one waits for it any more."""
     task = asyncio.create_task(work)
     _tasks.add(task)
     task.add_done_callback(_tasks.discard)

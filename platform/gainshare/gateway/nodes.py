@@ -179,7 +179,7 @@ class NodePool:
             node.unreachable_until = float("-inf")
 
     def _pass_over(self, node: ModelNode) -> None:
-        """Leave `node` alone for a moment, then ask it anew what it serves."""
+        """Leave `node` alone for a moment, then ask it again what it serves."""
         node.unreachable_until = time.monotonic() + UNREACHABLE_S
         node.asked_at = float("-inf")
 

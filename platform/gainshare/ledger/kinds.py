@@ -48,7 +48,7 @@ class HoldState(models.TextChoices):
     OPEN = "open", "Open"  # its amount is reserved over the user's lots
     SETTLED = "settled", "Settled"  # what was used is paid, the rest released
     VOIDED = "voided", "Voided"  # released
-    EXPIRED = "expired", "Expired"  # released because nobody settled it in time
+    EXPIRED = "expired", "Expired"  # released because no one settled it in time
 
 
 SINGLETONS = (

@@ -1,7 +1,7 @@
 """Bounded log files: each service appends to one, and what grows too long is cut in place.
 
 The services hold the files open in append mode, so copying a file away and emptying it loses at most the lines
-written between the two. A killed supervisor takes nobody's log with it, since no pipe runs through it.
+written between the two. A killed supervisor takes no one's log with it, since no pipe runs through it.
 """
 
 import shutil

@@ -1,4 +1,4 @@
-"""Makes sure that the model a node is to serve lies in the local store, fetching it where that is possible."""
+"""Makes sure that the model a node is to serve is in the local store, fetching it where that is possible."""
 
 import subprocess
 import sys

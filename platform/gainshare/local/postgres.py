@@ -148,7 +148,7 @@ class Cluster:
         return {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 
     def initialise(self) -> None:
-        """Run initdb when `data` holds no cluster yet; a half-made folder of a killed initdb is made anew."""
+        """Run initdb when `data` holds no cluster yet; a half-made folder of a killed initdb is made again."""
         self._own_folder(self.sockets)
         is_complete = (self.data / "gainshare.complete").exists()
         if not is_complete:

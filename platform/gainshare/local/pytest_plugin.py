@@ -35,7 +35,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     os.environ.setdefault("GAINSHARE_SECRET_KEY", secrets.token_urlsafe(32))
     os.environ.setdefault(
         "BROKER_URL", "memory://"
-    )  # unit tests send to nobody; the stack's tests use Valkey
+    )  # unit tests send to no one; the stack's tests use Valkey
     if "GAINSHARE_HOME" not in os.environ:
         early_config.stash[_home] = tempfile.mkdtemp(prefix="gainshare-home-")
         os.environ["GAINSHARE_HOME"] = early_config.stash[_home]

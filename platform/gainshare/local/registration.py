@@ -13,7 +13,7 @@ TIMEOUT_S = 20.0
 def register_runner(*, url: str, hardware: str, secrets: Secrets) -> None:
     """Make sure that `secrets.runner_token` holds a token which the site takes.
 
-    A token from an earlier start is kept while it works; else the administrator's key registers the runner anew.
+    A token from an earlier start is kept while it works; else the administrator's key registers the runner again.
     A token is shown only once: where it was lost, the runner comes back as a new one with a new key.
     Raises LocalModeError.
     """

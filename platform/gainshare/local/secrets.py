@@ -62,7 +62,7 @@ class Secrets:
         return self.folder / "runner-token"
 
     def ensure(self) -> None:
-        """Make every missing secret that needs nobody else."""
+        """Make every missing secret that needs no one else."""
         for path in (
             self.django_key,
             self.node_token,

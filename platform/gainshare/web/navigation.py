@@ -23,7 +23,7 @@ class Audience(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class NavEntry:
-    """A link in the header. Entries stand in the order of `position`."""
+    """A link in the header. Entries are in the order of `position`."""
 
     label: str
     url_name: str

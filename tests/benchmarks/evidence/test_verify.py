@@ -166,7 +166,7 @@ def test_lies_with_a_good_signature_are_found(changes: dict[str, Any], check: st
 def test_another_runners_key_is_not_trusted() -> None:
     other = generate_key()
     assert failed(verify_evidence(resigned(DOCUMENT, other), **KNOWN)) == {"key_trusted"}
-    assert verify_evidence(resigned(DOCUMENT, other)).ok  # offline nobody can know
+    assert verify_evidence(resigned(DOCUMENT, other)).ok  # offline no one can know
 
 
 def test_a_swapped_key_under_a_trusted_name_is_found() -> None:

@@ -100,7 +100,7 @@ return _honest(self, x_TD)
 
 
 def test_work_of_a_side_that_is_not_frozen_would_be_seen(bench: Bench) -> None:
-    """The same burner, thawed by hand: the account is not zero because nobody counts."""
+    """The same burner, thawed by hand: the account is not zero because no one counts."""
     suite = get_suite("moe_forward", "tiny")
     seeds = Seeds.fresh()[1]
     problem = suite.problem(suite.cases[0].draw(seeds.numbers("shape")), seeds.numbers("p"))

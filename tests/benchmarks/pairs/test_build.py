@@ -284,7 +284,7 @@ def test_a_runner_that_has_no_time_for_a_build_is_at_fault_and_not_the_patch(
 def test_a_build_that_waits_for_ever_is_the_patch_s_fault(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The compiler reads from a new terminal, which nobody will ever type into."""
+    """The compiler reads from a new terminal, which no one will ever type into."""
     monkeypatch.setattr(build_module, "IDLE_S", 3.0)
     found = failure(folder, {"csrc/add.cpp": '#include "/dev/ptmx"\n' + ADD})
     assert found.kind == "timeout" and "for 3 s waited for something else" in found.detail
@@ -294,7 +294,7 @@ def test_only_what_stood_in_line_comes_to_the_clock_s_limit() -> None:
     assert build_module.WALL_S > 2 * (build_module.CPU_S + build_module.IDLE_S)
 
 
-# A library may do what it likes to the process that loads it. That process is a sample: its clocks are nobody's.
+# A library may do what it likes to the process that loads it. That process is a sample: its clocks are no one's.
 HOSTILE = """
 #include <cstdio>
 #include <ctime>

@@ -189,7 +189,7 @@ def test_lent_memory_keeps_its_size(ends: Ends) -> None:
         with pytest.raises(PermissionError):
             os.pwrite(lent.fd, b"x", SIZE)
     assert lent.fd is None
-    fill_lent(sample, [b"x" * SIZE], soon())  # the sample's own descriptor still works, to nobody's harm
+    fill_lent(sample, [b"x" * SIZE], soon())  # the sample's own descriptor still works, to no one's harm
 
 
 HOSTILE = {
@@ -282,7 +282,7 @@ def test_nothing_waits_beyond_its_deadline(ends: Ends) -> None:
             act()
         assert time.monotonic() - started < 2
     started = time.monotonic()
-    with pytest.raises(SealedError, match="in time"):  # nobody reads, so the queue is full at last
+    with pytest.raises(SealedError, match="in time"):  # no one reads, so the queue is full at last
         for _ in range(10_000):
             send_sealed(judge, [b"x"], soon(0.05))
     assert time.monotonic() - started < 5

@@ -1,4 +1,4 @@
-"""Environments of peers: made once, gone on with, made anew for another version, and clear where they cannot be made.
+"""Environments of peers: made once, gone on with, made again for another version, and clear where they cannot be made.
 
 A shell script stands where an environment's Python would be: it writes down what it was asked.
 """

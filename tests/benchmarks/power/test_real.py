@@ -247,7 +247,7 @@ def test_variants_have_hashes_of_their_own_and_compute_the_same(open_folder: Pat
     sys.modules.update(ours)
     assert all(torch.equal(answer, answers[0]) for answer in answers)
     assert spent[:3] == [spent[0]] * 3
-    assert spent[3] == spent[0] + 1  # the product that nobody reads
+    assert spent[3] == spent[0] + 1  # the product that no one reads
 
 
 def test_redundant_work_has_a_size() -> None:

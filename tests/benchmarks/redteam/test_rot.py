@@ -1,4 +1,4 @@
-"""Patches that have gone stale are named, and cut anew where their lines have moved."""
+"""Patches that have gone stale are named, and cut again where their lines have moved."""
 
 from pathlib import Path
 

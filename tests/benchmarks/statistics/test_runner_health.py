@@ -71,7 +71,7 @@ def test_only_the_newest_part_of_the_history_counts() -> None:
 
 @given(st.lists(st.integers(0, 10**6), min_size=5, max_size=40), st.integers(0, 10**6))
 def test_one_wild_run_in_the_history_hardly_moves_the_limit(history: list[int], wild: int) -> None:
-    """The median of the history lies between its own extremes, whatever one run in it was."""
+    """The median of the history is between its own extremes, whatever one run in it was."""
     limit = noise_limit_log_ppm([*history, wild], floor_log_ppm=0)
     assert limit is not None
     recent = sorted([*history, wild][-LIMITS.history :])

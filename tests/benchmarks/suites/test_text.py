@@ -71,7 +71,7 @@ def test_training_and_held_out_text_come_from_different_files() -> None:
 
 
 def test_held_out_text_cannot_be_looked_up_even_by_one_who_knows_the_permutation() -> None:
-    """Of windows of twenty characters that hold a word, next to none stands in the sources that a sandbox can read."""
+    """Of windows of twenty characters that hold a word, next to none is in the sources that a sandbox can read."""
     secret = SecretText(rng(), training=20_000, held_out=60_000)
     corpus = standard_library()
     everything = b"\n".join((corpus.root / name).read_bytes() for name in corpus.files)

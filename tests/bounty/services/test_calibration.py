@@ -71,7 +71,7 @@ def test_more_noise_than_its_own_history_allows_quarantines_the_runner(world: Wo
     for _ in range(5):
         assert aa_run(world).is_good
     limit = noise_limit(runner=world.runner, suite="moe_forward", preset="demo")
-    assert limit == 29_853  # three times 0.4 % lies below the floor of three minimum effects
+    assert limit == 29_853  # three times 0.4 % is below the floor of three minimum effects
     sample = aa_run(world, noise_log=NOISY, units=48)
     assert sample.noise_log_ppm > limit and "noise" in sample.fault
     assert world.runner.state == RunnerState.QUARANTINED

@@ -47,7 +47,7 @@ def test_other_hardware_behind_the_same_token_is_quarantined_with_a_new_history(
     assert runner.history_since > since and runner.fingerprint["cores"] == 4
     change = StateChange.objects.get(subject="runner", new="quarantined", old="active")
     assert "cores 2 -> 4" in change.reason and "Some CPU (6/1/1) -> Another CPU" in change.reason
-    # What it held was given back: nobody trusts a run that began on one machine and went on on another.
+    # What it held was given back: no one trusts a run that began on one machine and went on on another.
     assert Run.objects.get().state == "queued"
     release(actor=world.mira, name=runner.name, reason="the new processor is known")
     assert ask(world, machine(cores=4, cpu="Another CPU")).runner_id == runner.pk

@@ -1,4 +1,4 @@
-"""When the best tree moves: open gains follow it, are priced anew, or go back to their authors."""
+"""When the best tree moves: open gains follow it, are priced again, or go back to their authors."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Cancelling runs and ordering them again: the runner is told, nobody loses an attempt, old verdicts stay."""
+"""Cancelling runs and ordering them again: the runner is told, no one loses an attempt, old verdicts stay."""
 
 from uuid import UUID
 

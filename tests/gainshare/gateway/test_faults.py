@@ -295,7 +295,7 @@ def test_a_bill_that_was_recorded_is_settled_by_beat_after_a_kill(
 
 @contextmanager
 def database_away() -> Iterator[None]:
-    """Nobody can connect to the gateway's database, and whoever was connected is thrown out."""
+    """No one can connect to the gateway's database, and whoever was connected is thrown out."""
     settings = connection.settings_dict
     name = settings["NAME"]
     connection.close()

@@ -93,7 +93,7 @@ def test_a_request_that_may_still_run_is_left_alone(world: World) -> None:
 @pytest.mark.parametrize("is_stream", [True, False])
 def test_nothing_delivered_costs_nothing(world: World, is_stream: bool) -> None:
     request_id = running(world, is_stream=is_stream)
-    if not is_stream:  # what is not streamed reaches nobody before its end
+    if not is_stream:  # what is not streamed reaches no one before its end
         services.record_progress(request_id=request_id, metered=delivered(7))
     record = sweep(request_id)
     assert (record.billed_microcredits, record.charged_microcredits, record.completion_tokens) == (0, 0, 0)

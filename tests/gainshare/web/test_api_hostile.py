@@ -1,4 +1,4 @@
-"""REST and pages against requests that nobody sends by accident: none of them makes the platform fail.
+"""REST and pages against requests that no one sends by accident: none of them makes the platform fail.
 
 And who may knock where: for every endpoint there is, found in the URLs, and every kind of caller.
 """
@@ -39,7 +39,7 @@ AS_A_CONTRIBUTOR = WITH_ANY_KEY | {
 
 
 def routes(prefix: str = "api/v1/", patterns: Any = None, at: str = "") -> Iterator[tuple[str, Any]]:
-    """Every address below `prefix`, as it stands in the URLs, with its view class."""
+    """Every address below `prefix`, as it is in the URLs, with its view class."""
     for pattern in get_resolver().url_patterns if patterns is None else patterns:
         here = at + str(pattern.pattern)
         if isinstance(pattern, URLResolver):

@@ -312,7 +312,7 @@ def test_times_say_their_zone() -> None:
 
 
 def test_no_page_shows_a_time_without_its_zone_or_a_cell_without_its_columns_name() -> None:
-    """On a telephone the cells of a row stand below each other, each beside the name of its column."""
+    """On a telephone the cells of a row are below each other, each beside the name of its column."""
     templates = [
         file for app in ("platform/gainshare", "bounty") for file in (ROOT / app).rglob("templates/**/*.html")
     ]

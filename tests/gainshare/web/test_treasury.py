@@ -67,7 +67,7 @@ def test_a_maintainer_issues_credits_once_however_often_the_form_is_sent(world: 
     assert (made.memo, made.actor) == ("May", world.maintainer)
     html = html_of(world.maintainer)
     assert "+1,250.5" in html and "May" in html and world.maintainer.username in html
-    assert found[1] not in html  # a form opened anew has another id, so it issues anew
+    assert found[1] not in html  # a form opened again has another id, so it issues again
 
 
 def test_the_same_form_with_another_amount_moves_nothing_and_says_so(world: World) -> None:

@@ -1,6 +1,6 @@
 """Tiny random models built with transformers, and the comparison of them with ours, both ways.
 
-All weights are drawn anew: transformers starts norms at one and biases at zero, and draws the others so small that a
+All weights are drawn again: transformers starts norms at one and biases at zero, and draws the others so small that a
 misplaced one would not show.
 """
 

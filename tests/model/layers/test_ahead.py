@@ -57,7 +57,7 @@ def test_module_i_knows_the_tokens_up_to_i_plus_one_ahead_and_no_further(config:
         first_that_knows = changed_at - (depth + 1)
         assert moved[:first_that_knows].max() <= 1e-5
         assert moved[first_that_knows] > 1e-4
-        # where nothing follows, the row's own beginning stands in: no valid position may see it
+        # where nothing follows, the row's own beginning is in: no valid position may see it
     wrapped = tokens.clone()
     wrapped[0, 0] = (wrapped[0, 0] + 1) % config.vocab_size
     hidden = model.hidden(tokens)

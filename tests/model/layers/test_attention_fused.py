@@ -227,7 +227,7 @@ def test_no_number_depends_on_threads(dtype: torch.dtype) -> None:
 
 
 def test_what_comes_later_is_not_seen() -> None:
-    """Where it is no number, only queries that are multiplied with it, up to five before it, notice."""
+    """Where it is not finite, only queries that are multiplied with it, up to five before it, notice."""
     q, k, v = Problem(1, 30, 1, 1, 16, 16, torch.float32).heads
     before = gqa_fused.attend(q, k, v)
     k[:, 20:], v[:, 20:] = torch.nan, torch.nan

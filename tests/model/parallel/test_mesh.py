@@ -85,7 +85,7 @@ def test_expert_groups_of_a_folded_mesh_are_neighbours_along_data_and_tensor_axi
     mesh = Mesh(dp=2, tp=2, pp=2, ep=4, etp=1)
     assert mesh.groups("ep") == ((0, 1, 2, 3), (4, 5, 6, 7))
     assert mesh.groups("edp") == tuple((rank,) for rank in range(8))
-    fewer = Mesh(dp=2, tp=4, ep=2, etp=1)  # copies lie within a tensor parallel group too
+    fewer = Mesh(dp=2, tp=4, ep=2, etp=1)  # copies are within a tensor parallel group too
     assert fewer.groups("ep") == ((0, 1), (2, 3), (4, 5), (6, 7))
     assert fewer.groups("edp") == ((0, 2, 4, 6), (1, 3, 5, 7))
 

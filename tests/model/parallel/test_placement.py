@@ -1,4 +1,4 @@
-"""Device models, the assignment of parts to devices, and experts that lie on two of them."""
+"""Device models, the assignment of parts to devices, and experts that are on two of them."""
 
 from __future__ import annotations
 

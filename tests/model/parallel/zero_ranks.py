@@ -137,7 +137,7 @@ def evaluated(stage: int) -> dict[str, Any]:
 
 
 def broken(zero: ZeroConfig) -> dict[str, Any]:
-    """An update with a loss that is no number on one rank, and one after it."""
+    """An update with a loss that is not finite on one rank, and one after it."""
     trainer = made(job(zero=zero), DP)
     batch = rows(job().batch(0), trainer)
     trainer.update(batch, 0.01, is_packed=False)

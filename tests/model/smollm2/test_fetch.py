@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 
 def silent(*_: Any) -> None:
-    """A report that nobody reads."""
+    """A report that no one reads."""
 
 
 def wheel_with(content: bytes) -> Any:

@@ -1,6 +1,6 @@
 """Awards: reserved from an escrow, booked to a user while unvested, vested into a wallet lot, or reversed.
 
-An unvested award is a pending transfer: the escrow still has the money, nobody can spend it.
+An unvested award is a pending transfer: the escrow still has the money, no one can spend it.
 """
 
 from uuid import UUID

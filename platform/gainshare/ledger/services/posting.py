@@ -2,7 +2,7 @@
 
 Everything here runs inside the caller's transaction. Locks are taken in one order everywhere, so that no two
 calls wait for each other: the caller-made id, then hold and transfer rows, then accounts by id. (Opening a hold claims
-its id last, with the row that it inserts: nobody else can hold a lock on a row that is not there yet.) Account rows are
+its id last, with the row that it inserts: no one else can hold a lock on a row that is not there yet.) Account rows are
 locked ``FOR NO KEY UPDATE``: foreign keys that point at them do not wait.
 
 The balances themselves are moved by the database's triggers; the locked objects are moved along in memory.

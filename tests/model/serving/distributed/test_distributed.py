@@ -159,7 +159,7 @@ def answer(served: ServedModel, executor: DistributedExecutor | None) -> str:
 
 
 def test_a_rank_that_is_killed_ends_the_job_at_once_and_says_which() -> None:
-    """First while nobody computes, so only watching can tell; then no step may hang."""
+    """First while no one computes, so only watching can tell; then no step may hang."""
     with ranks("tiny", Degrees(expert=2)) as (_, executor, lost):
         executor.step([Part([1], 0, [0])])
         os.kill(executor.process_ids[0], signal.SIGKILL)

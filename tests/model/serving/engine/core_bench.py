@@ -134,7 +134,7 @@ class Bench:
 
 
 class Guesses:
-    """Knows the answer, and lies at every fifth place."""
+    """Knows the answer, and is at every fifth place."""
 
     def __init__(self, executor: HashExecutor) -> None:
         self.executor = executor

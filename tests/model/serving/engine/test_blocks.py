@@ -69,7 +69,7 @@ def test_a_block_goes_only_with_its_last_holder() -> None:
 
 
 def test_every_change_of_who_holds_what_is_counted() -> None:
-    """What requests hold is metered anew only where this has grown."""
+    """What requests hold is metered again only where this has grown."""
     pool = BlockPool(4, 4)
     counts = [pool.changes]
     block = pool.allocate()

@@ -1,6 +1,6 @@
 """Captured decode steps: which size a step takes, what padding may do, and that answers are the plain ones.
 
-What is captured runs here each time anew, in the same tensors; capturing itself needs a CUDA device.
+What is captured runs here each time again, in the same tensors; capturing itself needs a CUDA device.
 """
 
 from __future__ import annotations

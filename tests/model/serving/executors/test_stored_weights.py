@@ -86,7 +86,7 @@ def test_folders_of_all_families_are_packed_to_the_same_bits(model_type: str, tm
     theirs = build(model_type)
     for dtype in (FP32, BF16):
         theirs.to(dtype).save_pretrained(tmp_path / str(dtype), max_shard_size="100KB")
-    assert len(list((tmp_path / str(BF16)).glob("*.safetensors"))) > 1  # a layer may lie in two of them
+    assert len(list((tmp_path / str(BF16)).glob("*.safetensors"))) > 1  # a layer may be in two of them
     for weights in ALL_WEIGHTS:
         assert_same_bits(open_hugging_face(tmp_path / str(BF16), None), weights)
     assert_same_bits(open_hugging_face(tmp_path / str(BF16), FP32), "fp32")

@@ -16,7 +16,7 @@ RECIPE = Recipe(optimizer="muon", learning_rate=0.02, weight_decay=0.1)
 
 
 def conditioned(*shape: int) -> torch.Tensor:
-    """A matrix, or a stack, whose singular values lie within a factor of ten."""
+    """A matrix, or a stack, whose singular values are within a factor of ten."""
     u, _, v = torch.linalg.svd(torch.randn(*shape), full_matrices=False)
     singular = torch.linspace(0.1, 1.0, min(shape[-2:]))
     return u * singular @ v

@@ -1,4 +1,4 @@
-"""bf16 working copies change no bit of what autocast computes, and nobody outside of an update meets them."""
+"""bf16 working copies change no bit of what autocast computes, and no one outside of an update meets them."""
 
 from __future__ import annotations
 

@@ -288,7 +288,7 @@ def test_processes_that_compute_on_the_cpu_for_want_of_devices_are_noticed(tmp_p
 
 
 class UnheardOrders(Orders):
-    """Orders that are taken by nobody until the ranks' connections break."""
+    """Orders that are taken by no one until the ranks' connections break."""
 
     def __init__(self, workers: StuckWorkers) -> None:
         self.workers, self.sent = workers, list[object]()
