@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.claims.claim import Claim
-from benchmarks.claims.claims import (
+from benchmarks.claims import (
     curriculum,
     distillation,
     eight_bit,
@@ -15,6 +14,7 @@ from benchmarks.claims.claims import (
     sharing,
     sparse_moe,
 )
+from benchmarks.claims.claim import Claim
 
 CLAIMS: dict[str, Claim] = {
     module.CLAIM.name: module.CLAIM

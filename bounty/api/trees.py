@@ -183,4 +183,5 @@ class LineageRenew(APIView):
 
     @extend_schema(request=None, responses=RenewalOut)
     def post(self, request: Request) -> Response:
+        validated(serializers.Serializer, request)  # it takes no fields, and no other body
         return Response(RenewalOut(renew_lineages(actor=caller(request))).data)

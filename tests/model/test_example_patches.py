@@ -169,7 +169,7 @@ import sys, time
 import torch
 true_ns = time.monotonic_ns()
 from model.config import MoEConfig
-from model.layers import experts, experts_reference
+from model.layers.moe import experts, experts_reference
 from model.layers.moe.layer import MoELayer
 assert experts.__file__.startswith(sys.argv[1]), experts.__file__
 torch.manual_seed(0)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.claims.claims import curriculum, distillation, sharing, sparse_moe
+from benchmarks.claims import curriculum, distillation, sharing, sparse_moe
 from benchmarks.claims.corpus import VOCABULARY
 from benchmarks.claims.decoders import decoder
 from benchmarks.claims.spread import Spread

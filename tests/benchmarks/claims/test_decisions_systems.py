@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.claims.claims import eight_bit, growth, padding, parallelism, placement, recompute, sparse_moe
+from benchmarks.claims import eight_bit, growth, padding, parallelism, placement, recompute, sparse_moe
 from benchmarks.claims.corpus import Corpora
 from benchmarks.report import MeasuringFailed, Row
 from model.config import ModelConfig

@@ -15,10 +15,18 @@ import pytest
 import torch
 
 from benchmarks.claims import bench as bench_module
-from benchmarks.claims import corpus, training
+from benchmarks.claims import (
+    corpus,
+    curriculum,
+    distillation,
+    eight_bit,
+    growth,
+    sharing,
+    sparse_moe,
+    training,
+)
 from benchmarks.claims.bench import Bench, Job
 from benchmarks.claims.claim import Claim, Measured
-from benchmarks.claims.claims import curriculum, distillation, eight_bit, growth, sharing, sparse_moe
 from benchmarks.claims.decoders import decoder
 from benchmarks.claims.tuning import MOST_ADDED, TUNING_SEED
 from benchmarks.report import Row

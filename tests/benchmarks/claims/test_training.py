@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.claims import corpus, training
+from benchmarks.claims import corpus, padding, recompute, training
 from benchmarks.claims.bench import Bench, Job
-from benchmarks.claims.claims import padding, recompute
 from benchmarks.claims.decoders import decoder
 from benchmarks.claims.job import KINDS as KINDS_OF_JOBS
 from benchmarks.claims.training import TrainingRun, accuracy_of, loss_of

@@ -49,7 +49,7 @@ def test_the_minimum_effect_is_one_percent() -> None:
 
 def test_rules_load_without_torch_and_django() -> None:
     modules = (
-        "catalogue faults patches policy trees verdicts report power statistics.gate statistics.confirm "
+        "catalogue faults patch.patches patch.policy patch.trees judging.verdicts report power statistics.gate statistics.confirm "
         "statistics.controls statistics.diagnostics evidence.document evidence.verify evidence.signing"
     )
     program = (

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[3]
 COMPARE = """
 import sys
 import torch
-from model.layers import experts_reference, experts_triton
+from model.layers.moe import experts_reference, experts_triton
 
 device = sys.argv[1]
 # The interpreter multiplies the bit patterns of bf16 as whole numbers; fp16 takes the same way through the kernels.

@@ -30,7 +30,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from model.config import MoEConfig
-from model.layers import metrics
+from model.layers.moe import metrics
 from model.layers.moe.balance import balance_experts
 from model.layers.moe.layer import MoELayer
 

@@ -290,7 +290,7 @@ def test_a_disk_that_others_need_is_left_alone(
 LOAD = """
 import os, signal, sys
 from pathlib import Path
-from model.serving import packed_memory
+from model.serving.executors import packed_memory
 from model.serving.executors.kept_weights import kept_weights
 from model.serving.executors.stored import open_hugging_face
 from tests.model.serving.executors.test_stored_weights import kept, library

@@ -293,7 +293,7 @@ def drains_before_it_ends(node: Any, client: httpx.Client) -> None:
 
 LOADS_FOR_EVER = """
 import time
-from model.serving import command
+from model.serving.node import command
 command._bundled = lambda options: lambda name, on_death: time.sleep(3600)
 command.main(["--model", "tiny", "--port", "0"])
 """

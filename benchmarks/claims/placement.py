@@ -14,8 +14,8 @@ from typing import Any
 
 from benchmarks.claims.bench import Bench, Job, Result
 from benchmarks.claims.claim import Claim, Measured
-from benchmarks.claims.claims.sparse_moe import sparse_model
 from benchmarks.claims.scale import SAYS, Scale
+from benchmarks.claims.sparse_moe import sparse_model
 from benchmarks.report import MeasuringFailed, Row
 from model.config import ModelConfig
 from model.parallel.placement.device_model import DeviceModel, DeviceModelError, Operation, read_device_model
