@@ -181,7 +181,7 @@ class LineageRenew(APIView):
 
     permission_classes = [IsMaintainer]
 
-    @extend_schema(request=None, responses=RenewalOut)
+    @extend_schema(request=None, responses={200: RenewalOut, **refused(400, 413, 415)})
     def post(self, request: Request) -> Response:
         validated(serializers.Serializer, request)  # it takes no fields, and no other body
         return Response(RenewalOut(renew_lineages(actor=caller(request))).data)
