@@ -80,7 +80,7 @@ def test_a_diff_is_judged_and_the_evidence_written_and_never_award_eligible(
 @pytest.mark.measures
 def test_a_folder_is_judged_and_summarised_for_people(plain: Path, open_folder: Path) -> None:
     shutil.copytree(plain, open_folder / "mine")
-    moe = open_folder / "mine" / "model" / "layers" / "moe.py"
+    moe = open_folder / "mine" / "model" / "layers" / "moe" / "layer.py"
     moe.chmod(0o644)
     moe.write_text("raise RuntimeError('mine')\n")
     done = run_bench("--preset", "tiny", "--base", str(plain), "--candidate", str(open_folder / "mine"))
