@@ -268,6 +268,8 @@ def _refusals(options: argparse.Namespace, meshes: list[Mesh]) -> Iterator[str]:
     if options.micro_batches is not None and options.micro_batches < 1:
         yield f"--micro-batches must be at least 1, it is {options.micro_batches}"
     yield from _zero_refusals(options)
+    if options.zero is not None and any(mesh.pp > 1 for mesh in meshes):
+        yield "--zero goes with no pipeline: leave it out, or use pp=1"
     if options.chunks > 1 and all(mesh.pp == 1 for mesh in meshes):
         yield "--chunks are stages of a pipeline: give a --mesh with pp of at least 2"
     if options.sequence and all(mesh.tp == 1 for mesh in meshes):
