@@ -1,4 +1,4 @@
-"""A model folder grown into another one, with what lies beside its weights and a record of where it came from."""
+"""A model folder grown into another one, with the files that accompany its weights and a record of where it came from."""
 
 from __future__ import annotations
 

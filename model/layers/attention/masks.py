@@ -1,7 +1,7 @@
 """Which keys a query may look at: causal, within a sliding window, within its document, behind a cached past.
 
 In whole sequences each position sees a span that ends with itself, so one number says it: the first position seen.
-Masks are boolean, true where a query may look. None stands for plainly causal, which attention kernels know without
+Masks are boolean, true where a query may look. None means plainly causal, which attention kernels know without
 either.
 
 Shape suffixes: B sequences, S positions, Q queries, K keys.

@@ -1,6 +1,6 @@
 """Which experts the steps use: counted by executors that can without waiting, else by listening to the routers.
 
-Whoever reads may do so from any thread, and may miss what the step of this moment adds.
+Readers may be in any thread, and may miss what the step of this moment adds.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The unit is one multiplication of one token with one weight. A sequence's work is that of its new tokens (weights of all
 blocks, attention over the past, and the head where logits are wanted) and its part in reading the weights once, which
-costs a step as much whoever rides in it.
+costs a step as much whichever requests are in it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The checkpoints of one training run on disk: a folder per saved step, whole or not there at all.
 
 Each is also a model folder (model/checkpoint.py), so a run's newest weights can be served or evaluated as they are. The
-other parts lie beside them without pickle: safetensors for tensors, state.json for the rest with every file's SHA-256.
+other parts are in the same folder, without pickle: safetensors for tensors, state.json for the rest with every file's SHA-256.
 An older checkpoint goes only when a newer one is safely on disk and known to lead on.
 """
 

@@ -38,24 +38,26 @@ def page(submission: Submission) -> str:
     return Client().get(f"/submissions/{submission.pk}/").content.decode()
 
 
-def only_being_judged(submission: Submission) -> None:
-    (stage,) = bar(submission)
-    assert (stage.name, stage.state, stage.figure) == ("Being judged", "now", "")
+def is_only_being_judged(submission: Submission) -> bool:
+    """Whether the bar has one stage, which tells no figure."""
+    return [(stage.name, stage.state, stage.figure) for stage in bar(submission)] == [
+        ("Being judged", "now", "")
+    ]
 
 
 def test_until_it_is_decided_there_is_one_stage_without_a_figure(world: World) -> None:
     submission = world.submit(world.ann, DIFF)
-    only_being_judged(submission)
+    assert is_only_being_judged(submission)
     world.lease()
-    only_being_judged(submission)
+    assert is_only_being_judged(submission)
 
 
 def test_a_passed_gate_and_a_confirmed_price_tell_nothing_yet(world: World) -> None:
     submission = world.submit(world.ann, DIFF)
     world.gate(submission, 0.3)
-    only_being_judged(submission)
+    assert is_only_being_judged(submission)
     world.gate(submission, 0.3)  # confirmed; the guard rails are still to be measured
-    only_being_judged(submission)
+    assert is_only_being_judged(submission)
     html = page(submission)
     assert '<svg class="plot"' not in html and "one-sided" not in html and 'id="runs"' not in html
     world.guard(submission)
@@ -65,12 +67,12 @@ def test_a_passed_gate_and_a_confirmed_price_tell_nothing_yet(world: World) -> N
 def test_a_suspicious_or_disputed_verdict_is_not_decided(world: World) -> None:
     suspicious = world.submit(world.ann, DIFF)
     world.gate(suspicious, 0.3, events=[{"kind": "suspicious", "detail": "odd", "side": "candidate"}])
-    only_being_judged(suspicious)
+    assert is_only_being_judged(suspicious)
     slow = world.submit(world.bob, diff_of_line(3, "slow = 3"))
     world.gate(slow, -0.2)
     assert len(bar(slow)) == 7
     file_dispute(actor=world.bob, submission_id=slow.pk, text="It is faster at home.")
-    only_being_judged(slow)
+    assert is_only_being_judged(slow)
     assert not is_decided(find_submission(slow.pk))
 
 
