@@ -26,12 +26,12 @@ from benchmarks.patch.trees import TreeError
 from bounty.api.parsing import LargeJSONParser, RawTextField, validated
 from bounty.errors import NotFound
 from bounty.models import Run, Runner
-from bounty.services.device_waits import note_device_wait
-from bounty.services.logs import append_log
-from bounty.services.runner_calls import commit, heartbeat, lease_run, report_failure
-from bounty.services.runners import TOKEN_MARK, authenticate_runner
+from bounty.services.runners.calls import commit, heartbeat, lease_run, report_failure
+from bounty.services.runners.device_waits import note_device_wait
+from bounty.services.runners.registration import TOKEN_MARK, authenticate_runner
+from bounty.services.runs.logs import append_log
+from bounty.services.runs.verdicts import record_evidence
 from bounty.services.trees import blob_store
-from bounty.services.verdicts import record_evidence
 from gainshare.accounts.schema import refused
 
 

@@ -6,9 +6,9 @@ from celery import shared_task
 
 from benchmarks.runner.lost_broker import end_worker_on_lost_ack
 from bounty.services.advance import advance_submission as advance
-from bounty.services.calibration_schedule import schedule_calibrations
 from bounty.services.reconcile import reconcile_runs as reconcile
 from bounty.services.reproductions import settle
+from bounty.services.runners.calibration_schedule import schedule_calibrations
 
 end_worker_on_lost_ack()  # this module is loaded by every control worker
 

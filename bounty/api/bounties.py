@@ -13,10 +13,9 @@ from rest_framework.views import APIView
 
 from bounty.api.parsing import IDEMPOTENCY_KEY, RawTextField, caller, once_for, validated
 from bounty.models import Bounty, BountyState, Severity
-from bounty.services.adopted import adopted
 from bounty.services.bounties import add_funds, close_bounty, find_bounty
 from bounty.services.leaderboards import Place, leaderboard
-from bounty.services.reproductions import open_by_terms
+from bounty.services.reproductions import adopted, open_by_terms
 from bounty.services.series import measured_base, patch_base
 from gainshare.accounts.permissions import IsMaintainer
 from gainshare.accounts.queries import ListQuery, OneOf

@@ -13,7 +13,7 @@ from bounty.api.parsing import StatedReason, caller, validated
 from bounty.api.runners import RunnerDetailOut, RunnerOut
 from bounty.api.runs import RunOut
 from bounty.models import Runner, RunnerState
-from bounty.services import runner_care
+from bounty.services.runners import care as runner_care
 from gainshare.accounts.permissions import IsMaintainer
 
 

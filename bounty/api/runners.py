@@ -12,10 +12,10 @@ from rest_framework.views import APIView
 from bounty.api.parsing import caller, validated
 from bounty.api.runs import ChangeOut, RunOut
 from bounty.models import OPEN_RUN_STATES, NoiseSample, Runner, RunnerFailure
-from bounty.services.device_waits import is_waiting
-from bounty.services.doubts import runs_in_doubt
-from bounty.services.runner_care import find_runner
-from bounty.services.runners import register_runner
+from bounty.services.runners.care import find_runner
+from bounty.services.runners.device_waits import is_waiting
+from bounty.services.runners.doubts import runs_in_doubt
+from bounty.services.runners.registration import register_runner
 from bounty.services.transitions import history
 from gainshare.accounts.permissions import IsMaintainer
 

@@ -15,11 +15,11 @@ from rest_framework.views import APIView
 from bounty.api.parsing import StatedReason, caller, validated
 from bounty.errors import BadRequest, NotFound
 from bounty.models import Run, RunKind, RunState, RunVerdict
-from bounty.services.logs import LogPage, read_log
-from bounty.services.queues import queue_place
-from bounty.services.rails import rails_of
-from bounty.services.run_care import cancel_run, rerun
-from bounty.services.runs import find_run, order_aa_run
+from bounty.services.runs.care import cancel_run, rerun
+from bounty.services.runs.guard_rails import rails_of
+from bounty.services.runs.lifecycle import find_run, order_aa_run
+from bounty.services.runs.logs import LogPage, read_log
+from bounty.services.runs.queues import queue_place
 from bounty.services.transitions import history
 from bounty.services.trees import blob_store
 from gainshare.accounts.permissions import IsMaintainer

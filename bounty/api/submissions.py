@@ -31,9 +31,9 @@ from bounty.api.runs import (
 from bounty.errors import NotFound
 from bounty.models import OPEN_RUN_STATES, AwardRole, Review, RunState, Submission, SubmissionState
 from bounty.services.awards import standing_award, standing_awards
-from bounty.services.logs import submission_log
-from bounty.services.queues import queue_place
-from bounty.services.rechecks import CheckOutcome, check_of
+from bounty.services.runs.logs import submission_log
+from bounty.services.runs.queues import queue_place
+from bounty.services.runs.rechecks import CheckOutcome, check_of
 from bounty.services.submissions import find_submission, submit
 from bounty.services.transitions import history
 from bounty.services.trees import blob_store

@@ -11,8 +11,7 @@ from rest_framework.views import APIView
 
 from bounty.api.parsing import StatedReason, caller, validated
 from bounty.models import StopSwitch
-from bounty.services.emergency import lift, stop
-from bounty.services.switches import switches
+from bounty.services.emergency import lift, stop, switches
 from gainshare.accounts.permissions import IsMaintainer
 
 

@@ -16,10 +16,16 @@ from rest_framework.views import APIView
 from bounty.api.parsing import RawTextField, caller, validated
 from bounty.limits import TREES_PER_HOUR
 from bounty.models import Lineage, StoredTree
-from bounty.services.layouts import has_present_layout
 from bounty.services.renewal import renew_lineages
 from bounty.services.transitions import history
-from bounty.services.trees import blob_store, create_lineage, create_tree, find_tree, load_tree
+from bounty.services.trees import (
+    blob_store,
+    create_lineage,
+    create_tree,
+    find_tree,
+    has_present_layout,
+    load_tree,
+)
 from gainshare.accounts.permissions import HasScope, IsMaintainer
 from gainshare.accounts.rate_limits import Rate, take
 from gainshare.accounts.schema import refused

@@ -10,11 +10,11 @@ from django.http import Http404
 
 from bounty.errors import NotFound
 from bounty.models import Dispute, DisputeState, NextStep, Submission, SubmissionState
-from bounty.services import awards, remeasure, reviews
+from bounty.services import awards, merges, remeasure, reviews
 from bounty.services.disputes import ANSWERS, answer_dispute, file_dispute, may_dispute
-from bounty.services.layouts import has_present_layout
-from bounty.services.rechecks import holds_up
+from bounty.services.runs.rechecks import holds_up
 from bounty.services.submissions import find_submission, withdraw
+from bounty.services.trees import has_present_layout
 from gainshare.accounts.models import User
 
 S = SubmissionState
@@ -59,7 +59,7 @@ ACTIONS: Mapping[str, Action] = {
     ),
     "merge": Action(
         "The measured tree is merged, and the award has vested.",
-        lambda user, pk, text: reviews.merge(actor=user, submission_id=pk),
+        lambda user, pk, text: merges.merge(actor=user, submission_id=pk),
     ),
     "remeasure": Action(
         "It is measured again against the new tip.",

@@ -15,8 +15,8 @@ from django.views.decorators.http import require_GET
 from benchmarks.judging.verdicts import VerdictKind
 from bounty.models import Dispute, DisputeState, QuarantineCause, Runner, Submission, SubmissionState
 from bounty.services.disputes import disputes
-from bounty.services.layouts import of_older_layout
 from bounty.services.reviews import JUDGED_AGAIN
+from bounty.services.trees import of_older_layout
 from gainshare.accounts.models import User
 from gainshare.web.signed_in import SignedInRequest, signed_in
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from bounty.models import OPEN_RUN_STATES, NextStep, Run, RunKind, RunState, Submission, SubmissionState
-from bounty.services.queues import QueuePlace, queue_place
+from bounty.services.runs.queues import QueuePlace, queue_place
 from bounty.stages import measuring_words, pairs_words, run_title
 
 SETTLED = frozenset(

@@ -11,8 +11,7 @@ from django.views.decorators.http import require_http_methods
 from bounty.models import Bounty
 from bounty.pages.bounties import bounty_page
 from bounty.pages.bug_forms import ReproductionForm
-from bounty.services.adopted import adopted
-from bounty.services.reproductions import decline, find_reproduction, reproduce
+from bounty.services.reproductions import adopted, decline, find_reproduction, reproduce
 from bounty.services.series import patch_base
 from gainshare.accounts.errors import DomainError, IdConflict
 from gainshare.accounts.models import User

@@ -12,7 +12,7 @@ from bounty.models import Evidence, Run, RunKind, RunVerdict, Submission
 from bounty.pages.bugs import AttemptRow, trials_of
 from bounty.pages.counting import counted_by
 from bounty.pages.pair_plot import PairPoint, median_log_ppm, plot_pairs
-from bounty.services.rails import RailResult, RailRow, rails_of
+from bounty.services.runs.guard_rails import RailResult, RailRow, rails_of
 
 SUITE_HEIGHT = 170  # of a plot among several
 RAIL_WORDS = {

@@ -13,10 +13,10 @@ from django.views.decorators.http import require_GET
 from bounty.models import OPEN_RUN_STATES, NoiseSample, QuarantineCause, Run, Runner, RunnerState
 from bounty.pages.noise_plot import NoisePoint, plot_noise
 from bounty.pages.progress import counted
-from bounty.services import runner_care
-from bounty.services.calibration import noise_limit
-from bounty.services.device_waits import is_waiting
-from bounty.services.doubts import runs_in_doubt
+from bounty.services.runners import care as runner_care
+from bounty.services.runners.calibration import noise_limit
+from bounty.services.runners.device_waits import is_waiting
+from bounty.services.runners.doubts import runs_in_doubt
 from bounty.services.transitions import history
 from gainshare.accounts.errors import DomainError
 from gainshare.accounts.models import User

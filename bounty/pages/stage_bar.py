@@ -24,7 +24,7 @@ from bounty.models import (
 from bounty.pages.effect_text import change_text
 from bounty.pages.run_views import RunView
 from bounty.services.awards import acceptances
-from bounty.services.layouts import has_present_layout
+from bounty.services.trees import has_present_layout
 from gainshare.web.formatting import format_credits
 
 S = SubmissionState

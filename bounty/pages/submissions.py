@@ -20,8 +20,8 @@ from bounty.pages.progress import progress_of
 from bounty.pages.run_views import run_views
 from bounty.pages.stage_bar import stage_bar
 from bounty.services.awards import standing_award, standing_awards
-from bounty.services.logs import submission_log
-from bounty.services.rechecks import Check, check_of
+from bounty.services.runs.logs import submission_log
+from bounty.services.runs.rechecks import Check, check_of
 from bounty.services.series import patch_base
 from bounty.services.submissions import attempts_used, find_submission, submit
 from bounty.services.transitions import history

@@ -7,8 +7,7 @@ from django.urls import reverse
 from django.views.decorators.http import require_GET
 
 from bounty.models import StateChange, Switch
-from bounty.services.emergency import lift, stop
-from bounty.services.switches import switches
+from bounty.services.emergency import lift, stop, switches
 from gainshare.accounts.errors import DomainError
 from gainshare.accounts.models import User
 from gainshare.web.banners import Banner

@@ -25,9 +25,9 @@ from bounty.models import (
 )
 from bounty.rewards import required_reviewers, wanted_reservation
 from bounty.services.bounties import available_escrow, follow_funds, step_id
-from bounty.services.runs import queue_run
+from bounty.services.emergency import is_stopped
+from bounty.services.runs.lifecycle import queue_run
 from bounty.services.series import measured_base, wake_left_behind
-from bounty.services.switches import is_stopped
 from bounty.services.transitions import move, note
 from gainshare.accounts.models import User
 from gainshare.ledger import services as ledger

@@ -25,10 +25,10 @@ from bounty.models import (
 from bounty.rewards import AwardAmount, confirmed_award
 from bounty.services.awards import standing_award, void_award
 from bounty.services.bounties import available_escrow, follow_funds, step_id
-from bounty.services.guards import pricing_run
-from bounty.services.rechecks import order_if_drawn
+from bounty.services.emergency import is_stopped
+from bounty.services.runs.guard_rails import pricing_run
+from bounty.services.runs.rechecks import order_if_drawn
 from bounty.services.series import is_about_now, wake_left_behind
-from bounty.services.switches import is_stopped
 from bounty.services.transitions import move, note
 from gainshare.ledger import services as ledger
 

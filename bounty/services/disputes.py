@@ -28,12 +28,12 @@ from bounty.models import (
     SubmissionState,
 )
 from bounty.services.awards import standing_award
-from bounty.services.layouts import AGAINST_TIP, has_present_layout, require_present_layout
 from bounty.services.remeasure import order_price
-from bounty.services.runs import queue_run
+from bounty.services.runs.lifecycle import queue_run
 from bounty.services.series import measured_base
 from bounty.services.submissions import find_submission
 from bounty.services.transitions import move, note
+from bounty.services.trees import AGAINST_TIP, has_present_layout, require_present_layout
 from bounty.services.wakeups import wake_control
 from gainshare.accounts.models import User
 

@@ -12,7 +12,6 @@ from django.db import transaction
 from django.utils import timezone
 
 from benchmarks.faults import fault_point
-from benchmarks.judging.verdicts import VerdictKind
 from bounty.models import (
     COUNTING,
     OPEN_RUN_STATES,
@@ -33,21 +32,20 @@ from bounty.models import (
     Switch,
 )
 from bounty.rewards import bug_shares
-from bounty.services.awards import has_enough_acceptances, vest, void_award
+from bounty.services.awards import vest, void_award
 from bounty.services.booking import refuse
 from bounty.services.bounties import available_escrow, follow_funds, step_id
-from bounty.services.layouts import has_present_layout
-from bounty.services.remeasure import follow_best
-from bounty.services.runs import queue_run
-from bounty.services.series import is_left_behind, measured_base
+from bounty.services.emergency import is_stopped
+from bounty.services.runs.lifecycle import queue_run
+from bounty.services.series import measured_base
+from bounty.services.steps import Path, follow_tip, judged_run, refusal_of, verdict_of
 from bounty.services.submissions import find_submission
-from bounty.services.switches import is_stopped
 from bounty.services.transitions import move, note
+from bounty.services.trees import has_present_layout
 from gainshare.accounts.models import User
 from gainshare.ledger import services as ledger
 
 AS_JUDGED = "accepted as it was judged; its tree has an older layout, so it is not merged and the tip stays"
-UNTRUSTED = "No award: the evidence was made in a sandbox that the policy does not trust."
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,79 +58,20 @@ class Lot:
     reproduction: Reproduction | None = None
 
 
-def fix_step(submission: Submission) -> bool:
-    """One step; False when there is nothing to do now."""
-    state = submission.state
-    if state == SubmissionState.QUEUED and is_left_behind(submission):
-        return follow_best(submission_id=submission.pk)
-    if state in (SubmissionState.QUEUED, SubmissionState.JUDGING):
-        return _judge(submission)
-    if state == SubmissionState.JUDGED and submission.next_step != NextStep.NONE:
-        if is_left_behind(submission) and follow_best(submission_id=submission.pk):
-            return True
-        return _pay(submission)
-    if state == SubmissionState.CONFIRMING:
-        if is_left_behind(submission) and follow_best(submission_id=submission.pk):
-            return True
-        return _tried_again(submission)
-    if state in (SubmissionState.CONFIRMED, SubmissionState.ACCEPTED):
-        return _review(submission)
-    return False
-
-
-def fix_run(submission: Submission) -> Run | None:
-    """The newest run of the patch."""
-    return submission.runs.filter(kind=RunKind.FIX).order_by("-sequence").first()
-
-
-def _verdict(submission: Submission) -> RunVerdict | None:
-    run = fix_run(submission)
-    if run is None:
-        return None
-    found = RunVerdict.objects.select_related("run__reproduction__author", "evidence").filter(run=run)
-    return found.first()
-
-
-def _refusal(verdict: RunVerdict) -> str:
-    """Why the run earns nothing; empty where the bug is fixed."""
-    if verdict.kind != VerdictKind.GAIN:
-        return verdict.reason
-    is_trusted = verdict.evidence is not None and verdict.evidence.is_award_eligible
-    return "" if is_trusted else f"{verdict.reason} {UNTRUSTED}"
-
-
-def _judge(submission: Submission) -> bool:
-    verdict = _verdict(submission)
-    if verdict is None:
-        return False
-    refusal = _refusal(verdict)
-    is_moved = move(
-        submission,
-        to=SubmissionState.JUDGED,
-        reason=f"fix: {verdict.kind}",
-        verdict_kind=verdict.kind,
-        verdict_reason=refusal or verdict.reason,
-        verdict_run=verdict.run,
-        next_step=NextStep.NONE if refusal else NextStep.RESERVE,
-        judged_at=timezone.now(),
-    )
-    if is_moved and not refusal:
-        fault_point("control.fix_passed")
-    return True
-
-
-def _tried_again(submission: Submission) -> bool:
+def _confirm(submission: Submission) -> bool:
     """The tip moved, or somebody disputed: the newest run decides again, and what was booked goes back if it fails."""
-    verdict = _verdict(submission)
+    if follow_tip(submission):
+        return True
+    verdict = verdict_of(judged_run(submission, RunKind.FIX))
     if verdict is None:
         return False
-    if refusal := _refusal(verdict):
+    if refusal := refusal_of(verdict):
         return refuse(submission=submission, run=verdict.run, verdict_kind=verdict.kind, reason=refusal)
     return _pay(submission)
 
 
 def _pay(submission: Submission) -> bool:
-    verdict = _verdict(submission)
+    verdict = verdict_of(judged_run(submission, RunKind.FIX))
     if verdict is None or is_stopped(Switch.AWARDS):
         return False
     if not _is_about_now(verdict.run, submission):
@@ -160,7 +99,7 @@ def _try_again(submission_id: UUID) -> bool:
         Submission.objects.select_for_update(no_key=True).get(pk=submission_id)
         submission = find_submission(submission_id)
         unfinished = submission.runs.filter(state__in=[RunState.QUEUED, *OPEN_RUN_STATES])
-        before = fix_run(submission)
+        before = judged_run(submission, RunKind.FIX)
         if unfinished.exists() or before is None or _is_about_now(before, submission):
             return False
         if submission.state == SubmissionState.JUDGED:
@@ -185,7 +124,7 @@ def book_fix(*, submission_id: UUID, verdict: RunVerdict) -> bool:
         submission = find_submission(submission_id)
         bounty = Bounty.objects.select_for_update(no_key=True).get(pk=submission.bounty_id)
         may_book = submission.next_step != NextStep.NONE or submission.state == SubmissionState.CONFIRMING
-        if not may_book or fix_run(submission) != run or not _is_about_now(run, submission):
+        if not may_book or judged_run(submission, RunKind.FIX) != run or not _is_about_now(run, submission):
             return True  # another worker has gone on meanwhile
         # Priced before: given back and booked again, for a booked award keeps its run.
         void_award(submission=submission, reason=f"tried again by {run.kind} run {run.pk}")
@@ -275,12 +214,8 @@ def _await_escrow(submission: Submission) -> bool:
     return False
 
 
-def _review(submission: Submission) -> bool:
-    """While people review: follow the tip, accept, and once it is merged vest both awards and close the bounty."""
-    if submission.merged_at is None and is_left_behind(submission):
-        return follow_best(submission_id=submission.pk)
-    if submission.state == SubmissionState.CONFIRMED and has_enough_acceptances(submission):
-        return move(submission, to=SubmissionState.ACCEPTED, reason="enough people have accepted this tree")
+def _vest_if_merged(submission: Submission) -> bool:
+    """Vest both awards and close the bounty, once the accepted fix is merged or can no longer be."""
     is_old = not has_present_layout(submission.base_tree_id)
     if submission.state != SubmissionState.ACCEPTED or (submission.merged_at is None and not is_old):
         return False
@@ -294,3 +229,12 @@ def _review(submission: Submission) -> bool:
             move(bounty, to=BountyState.CLOSED, reason=reason, closed_at=timezone.now())
     fault_point("control.bug_paid")
     return True
+
+
+FIX = Path(
+    judged_by=RunKind.FIX,
+    passed="control.fix_passed",
+    pay=_pay,
+    confirm=_confirm,
+    vest=_vest_if_merged,
+)

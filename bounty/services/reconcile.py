@@ -30,14 +30,13 @@ from bounty.models import (
 )
 from bounty.services.advance import advance_submission
 from bounty.services.bounties import close_bounty, follow_funds, return_leftover
-from bounty.services.lifted_merges import merge_waiting
-from bounty.services.queues import own_order, waiting_order
-from bounty.services.recalls import recall_forgotten
+from bounty.services.emergency import is_stopped
+from bounty.services.merges import merge_waiting
 from bounty.services.reproductions import settle, unsettled_reproductions
-from bounty.services.runner_care import settle_drains
-from bounty.services.runs import lose_run
+from bounty.services.runners.care import settle_drains
+from bounty.services.runs.lifecycle import lose_run, recall_all, recall_untrusted
+from bounty.services.runs.queues import own_order, waiting_order
 from bounty.services.series import MAY_BE_LEFT_BEHIND
-from bounty.services.switches import is_stopped
 from bounty.services.wakeups import wake_runner
 
 logger = logging.getLogger(__name__)
@@ -97,9 +96,16 @@ def _settle(repairs: Repairs) -> None:
 
         repairs.attempt(name, act)
 
-    counted("recalled", recall_forgotten)
+    counted("recalled", _recall_forgotten)
     counted("drained", settle_drains)
     counted("merged", merge_waiting)
+
+
+def _recall_forgotten() -> int:
+    """What a process that died in the middle of a stop or a quarantine has left with runners."""
+    if is_stopped(Switch.JUDGING):
+        return recall_all(reason="judging was stopped")
+    return recall_untrusted()
 
 
 def _reproduce(repairs: Repairs) -> None:

@@ -29,20 +29,13 @@ from bounty.models import (
 )
 from bounty.services.awards import standing_award, void_award
 from bounty.services.bounties import follow_funds
-from bounty.services.guards import pricing_run
-from bounty.services.layouts import AGAINST_TIP, require_present_layout
-from bounty.services.logs import say
-from bounty.services.runs import queue_run
-from bounty.services.series import (
-    is_about_now,
-    is_left_behind,
-    measured_base,
-    patch_base,
-    wake_left_behind,
-)
+from bounty.services.runs.guard_rails import pricing_run
+from bounty.services.runs.lifecycle import queue_run
+from bounty.services.runs.logs import say
+from bounty.services.series import is_about_now, is_left_behind, measured_base, patch_base, wake_left_behind
 from bounty.services.submissions import find_submission
 from bounty.services.transitions import move, note
-from bounty.services.trees import blob_store, load_tree, store_tree
+from bounty.services.trees import AGAINST_TIP, blob_store, load_tree, require_present_layout, store_tree
 from gainshare.accounts.models import User
 
 OPEN_GAIN = (SubmissionState.CONFIRMED, SubmissionState.ACCEPTED)

@@ -33,15 +33,20 @@ from bounty.models import (
 from bounty.services.advance import advance_submission
 from bounty.services.awards import standing_award
 from bounty.services.bounties import follow_funds
-from bounty.services.layouts import has_present_layout, of_older_layout, require_present_layout
+from bounty.services.emergency import require_running
 from bounty.services.remeasure import end_runs, end_uncounted
 from bounty.services.reproductions import settle
-from bounty.services.runs import end_lost
+from bounty.services.runs.lifecycle import end_lost
 from bounty.services.series import wake_left_behind
 from bounty.services.submissions import find_submission
-from bounty.services.switches import require_running
 from bounty.services.transitions import move, note
-from bounty.services.trees import SHIPPED, find_tree
+from bounty.services.trees import (
+    SHIPPED,
+    find_tree,
+    has_present_layout,
+    of_older_layout,
+    require_present_layout,
+)
 from gainshare.accounts.models import User
 
 UNFINISHED = (RunState.QUEUED, *OPEN_RUN_STATES)

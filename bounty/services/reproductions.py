@@ -1,7 +1,7 @@
-"""Reproductions: sent in, judged on the bounty's tree, and the first that shows the bug becomes the bounty's.
+"""Reproductions: sent in, judged on the bounty's tree, and the first that shows the bug is adopted by the bounty.
 
-Which one is the first is decided by the order of sealing, not by whose run ends sooner: a reproduction waits for the
-verdicts of those that were sealed before it.
+The order of sealing decides which one is the first, not whose run ends sooner: a reproduction waits for the verdicts
+of those that were sealed before it. The bug's fixes are judged with the adopted one.
 """
 
 from typing import Any
@@ -21,6 +21,7 @@ from bounty.errors import (
     BountyClosed,
     NotAllowed,
     NotFound,
+    NotReproduced,
     TooManyAttempts,
     WrongState,
 )
@@ -37,15 +38,31 @@ from bounty.models import (
     RunVerdict,
     Submission,
 )
-from bounty.services.adopted import adopted
 from bounty.services.bounties import UNSETTLED, find_bounty, open_bounty
-from bounty.services.layouts import WAIT_FOR_RENEWAL, require_present_layout
-from bounty.services.logs import say
+from bounty.services.runs.logs import say
 from bounty.services.series import patch_base
 from bounty.services.transitions import move, note
-from bounty.services.trees import blob_store
+from bounty.services.trees import WAIT_FOR_RENEWAL, blob_store, require_present_layout
 from bounty.services.wakeups import wake_runner
 from gainshare.accounts.models import User
+
+
+def adopted(*, bounty: Bounty) -> Reproduction | None:
+    """The bounty's own reproduction, if it has one."""
+    found = Reproduction.objects.filter(bounty=bounty, state=ReproductionState.ADOPTED)
+    return found.select_related("author").first()
+
+
+def require_adopted(*, bounty: Bounty) -> Reproduction:
+    """Raises NotReproduced while a fix could not be judged."""
+    found = adopted(bounty=bounty)
+    if found is None:
+        raise NotReproduced(
+            "This bug has no reproduction yet, so no fix of it can be judged: send one in first, with "
+            "`gainshare reproduce` or POST reproductions/."
+        )
+    return found
+
 
 S = ReproductionState
 

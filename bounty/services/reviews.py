@@ -1,17 +1,14 @@
-"""What people decide about a judged submission: accept, decline, merge, judge again."""
+"""Reviews: a maintainer accepts or declines a judged submission, or has it judged again."""
 
 from uuid import UUID
 
 from django.db import transaction
-from django.utils import timezone
 
-from benchmarks.faults import fault_point
 from benchmarks.judging.verdicts import VerdictKind
-from bounty.errors import BadRequest, NotAllowed, TipMoved, WrongBase, WrongState
+from bounty.errors import BadRequest, NotAllowed, WrongState
 from bounty.models import (
     OPEN_RUN_STATES,
     Award,
-    Lineage,
     NextStep,
     Review,
     ReviewDecision,
@@ -21,17 +18,13 @@ from bounty.models import (
     Submission,
     SubmissionState,
 )
-from bounty.services.advance import advance_submission
-from bounty.services.awards import has_enough_acceptances, standing_award, void_award
+from bounty.services.awards import has_enough_acceptances, void_award
 from bounty.services.bounties import follow_funds
-from bounty.services.layouts import AGAINST_TIP, has_present_layout, require_present_layout
-from bounty.services.rechecks import holds_up
-from bounty.services.remeasure import applied_to
-from bounty.services.runs import queue_run
+from bounty.services.runs.lifecycle import queue_run
 from bounty.services.series import measured_base, wake_left_behind
 from bounty.services.submissions import find_submission
-from bounty.services.transitions import move, note
-from bounty.services.waiting_merges import merge_has_to_wait
+from bounty.services.transitions import move
+from bounty.services.trees import AGAINST_TIP, has_present_layout, require_present_layout
 from bounty.services.wakeups import wake_control
 from gainshare.accounts.models import User
 
@@ -92,65 +85,6 @@ def _decline(submission: Submission, actor: User, comment: str) -> None:
     for run in submission.runs.filter(state__in=[RunState.QUEUED, *OPEN_RUN_STATES]):
         move(run, to=RunState.LOST, reason="the submission was declined")
     wake_left_behind(lineage_id=submission.bounty.lineage_id)
-
-
-def merge(*, actor: User, submission_id: UUID) -> Submission:
-    """Make the measured candidate the lineage's tip, and vest the award. Repeating changes nothing. While merges
-    are stopped it waits, unmerged, and is done when they are lifted.
-
-    Raises TipMoved when the tip is no longer the tree that the diff was made against: the merged tree would not
-    be the measured one. A candidate of an older layout never becomes the tip: its award vests as it was measured,
-    and one that is paid already raises OldLayout.
-    """
-    if not actor.is_maintainer:
-        raise NotAllowed("Only a maintainer merges.")
-    submission = find_submission(submission_id)
-    with transaction.atomic():
-        if merge_has_to_wait(actor=actor, submission=submission):
-            return submission
-        lineage = Lineage.objects.select_for_update(no_key=True).get(pk=submission.bounty.lineage_id)
-        submission = find_submission(submission_id)
-        if submission.merged_at is None:
-            if submission.state not in (SubmissionState.ACCEPTED, SubmissionState.VESTED):
-                raise WrongState(f"Only an accepted submission is merged; this one is {submission.state}.")
-            if submission.state == SubmissionState.VESTED:
-                require_present_layout(submission.base_tree_id, instead=AGAINST_TIP)
-            if has_present_layout(submission.base_tree_id):
-                _merge(submission, lineage, actor)
-                wake_left_behind(lineage_id=lineage.pk)
-    fault_point("control.merged")
-    return advance_submission(submission_id=submission_id)
-
-
-def _merge(submission: Submission, lineage: Lineage, actor: User) -> None:
-    award = standing_award(submission)
-    assert award is not None and award.confirmation_run is not None, "an accepted submission has its award"
-    if lineage.tip_id != submission.base_tree_id and submission.state == SubmissionState.VESTED:
-        raise TipMoved("The tip has moved on since this gain was paid: its author submits the change again.")
-    if lineage.tip_id != submission.base_tree_id:
-        raise TipMoved(
-            f"The lineage's tip is {lineage.tip_id[:12]} and this diff is against {submission.base_tree_id[:12]}. "
-            "It is applied to the new tip and measured again by itself; "
-            f"POST submissions/{submission.pk}/remeasure/ starts that at once."
-        )
-    if holds_up(award):
-        raise WrongState("A random re-measurement of this gain has not ended well (yet): wait for it.")
-    try:
-        merged = applied_to(lineage.tip, submission)
-    except WrongBase as refusal:
-        raise TipMoved(f"The diff does not apply to the tip ({refusal.message}).") from None
-    if merged.pk != award.confirmation_run.candidate_tree_id:
-        raise TipMoved("The merged tree is not the measured one; have it measured again.")
-    changed = Lineage.objects.filter(pk=lineage.pk, tip=submission.base_tree_id).update(tip=merged)
-    assert changed, "the lineage's row is locked"
-    note(
-        lineage,
-        old=submission.base_tree_id,
-        new=merged.pk,
-        reason=f"merged submission {submission.pk}",
-        actor=actor,
-    )
-    Submission.objects.filter(pk=submission.pk, merged_at=None).update(merged_at=timezone.now())
 
 
 def rejudge(*, actor: User, submission_id: UUID) -> Submission:

@@ -19,7 +19,7 @@ from bounty.models import (
     Submission,
     SubmissionState,
 )
-from bounty.services.layouts import has_present_layout
+from bounty.services.trees import has_present_layout
 from bounty.services.wakeups import wake_control
 
 STANDING = (AwardState.UNVESTED, AwardState.VESTED)

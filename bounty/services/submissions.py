@@ -40,15 +40,14 @@ from bounty.models import (
     Submission,
     SubmissionState,
 )
-from bounty.services.adopted import require_adopted
 from bounty.services.awards import void_award
 from bounty.services.bounties import available_escrow, find_bounty, follow_funds
 from bounty.services.copies import earlier_copy
-from bounty.services.layouts import WAIT_FOR_RENEWAL, require_present_layout
-from bounty.services.runs import queue_run
+from bounty.services.reproductions import require_adopted
+from bounty.services.runs.lifecycle import queue_run
 from bounty.services.series import measured_base, patch_base
 from bounty.services.transitions import move, note
-from bounty.services.trees import blob_store, load_tree, store_tree
+from bounty.services.trees import WAIT_FOR_RENEWAL, blob_store, load_tree, require_present_layout, store_tree
 from gainshare.accounts.models import User
 from gainshare.accounts.rate_limits import Rate, take
 from gainshare.accounts.rate_limits import TooManyAttempts as RateLimited

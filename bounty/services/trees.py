@@ -1,16 +1,21 @@
-"""Trees in the database and the blob store, and lineages. Trees are stored once and never changed."""
+"""Trees in the database and the blob store, and lineages. Trees are stored once and never changed.
+
+A tree of an older layout lacks modules that the suites' samples import: it is kept, but never measured again.
+"""
 
 import re
+from collections.abc import Iterable
+from functools import lru_cache
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
 
+from benchmarks.patch import layout
 from benchmarks.patch.patches import PatchError, apply_patch, parse_patch
 from benchmarks.patch.policy import PolicyViolation, check_patch, load_policy
 from benchmarks.patch.trees import BlobStore, Tree, TreeError, shipped_tree
-from bounty.errors import BadRequest, BountyError, NotAllowed, NotFound
+from bounty.errors import BadRequest, BountyError, NotAllowed, NotFound, OldLayout
 from bounty.models import Lineage, StoredTree
-from bounty.services.layouts import require_present_layout
 from bounty.services.transitions import note
 from gainshare.accounts.models import User
 
@@ -102,3 +107,34 @@ def start_lineage(*, actor: User, name: str, base_tree: str, diff: str, is_demo:
     with transaction.atomic():
         origin = create_tree(actor=actor, base=base_tree, diff=diff)
         return create_lineage(actor=actor, name=name, base_tree=origin.pk, is_demo=is_demo)
+
+
+WAIT_FOR_RENEWAL = (
+    "Wait until a maintainer has renewed the lineage (`gainshare lineages renew`), then send it again."
+)
+AGAINST_TIP = "Its author makes the diff against the lineage's tip and submits it again."
+
+
+def has_present_layout(tree_hash: str) -> bool:
+    """Whether the stored tree has every module that the suites' samples import."""
+    return _has_modules(tree_hash, layout.SAMPLE_MODULES)
+
+
+@lru_cache(maxsize=4096)  # a tree never changes, and the modules only with a new version
+def _has_modules(tree_hash: str, _modules: tuple[str, ...]) -> bool:
+    manifest = StoredTree.objects.values_list("manifest", flat=True).get(pk=tree_hash)
+    return not layout.missing_modules(entry["path"] for entry in manifest["entries"])
+
+
+def of_older_layout(hashes: Iterable[str]) -> list[str]:
+    """Those of these trees that cannot be measured any more, each once."""
+    return [tree_hash for tree_hash in dict.fromkeys(hashes) if not has_present_layout(tree_hash)]
+
+
+def require_present_layout(tree_hash: str, *, instead: str) -> None:
+    """Raises OldLayout, which says why and ``instead`` what to do, for a tree that cannot be measured."""
+    if not has_present_layout(tree_hash):
+        raise OldLayout(
+            f"The tree {tree_hash[:12]} has an older layout: modules of model/ have moved since, and the judge "
+            f"imports them from their new places, so the tree cannot be measured any more. {instead}"
+        )

@@ -13,14 +13,15 @@ from benchmarks.evidence.signing import generate_key, public_key
 from benchmarks.patch.layout import SAMPLE_MODULES
 from benchmarks.patch.trees import Tree, TreeEntry
 from bounty.models import Bounty, Lineage, Run, Runner, StoredTree, Submission
-from bounty.services import runner_calls
 from bounty.services.advance import advance_submission
 from bounty.services.bounties import open_bounty
-from bounty.services.reviews import merge, review
-from bounty.services.runners import register_runner
+from bounty.services.merges import merge
+from bounty.services.reviews import review
+from bounty.services.runners import calls as runner_calls
+from bounty.services.runners.registration import register_runner
+from bounty.services.runs.verdicts import record_evidence
 from bounty.services.submissions import submit
 from bounty.services.trees import blob_store, create_lineage, store_tree
-from bounty.services.verdicts import record_evidence
 from gainshare.accounts.models import User
 from gainshare.ledger import services as ledger
 from tests.bounty.synthetic import SECRET, invented_evidence

@@ -8,8 +8,9 @@ from bounty.models import Bounty, Reproduction, Run, RunKind, Submission
 from bounty.services.advance import advance_submission
 from bounty.services.awards import standing_awards
 from bounty.services.bounties import add_funds
+from bounty.services.merges import merge
 from bounty.services.reproductions import reproduce, settle
-from bounty.services.reviews import merge, review
+from bounty.services.reviews import review
 from gainshare.accounts.models import User
 from gainshare.ledger.audit import audit
 from tests.bounty.bounty_world import World, diff_of_line, job_of

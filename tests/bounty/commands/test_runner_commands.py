@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from bounty.services.switches import switches
+from bounty.services.emergency import switches
 from gainshare.accounts.models import Scope, User
 from gainshare.accounts.services import create_api_key
 from gainshare.cli.output import console

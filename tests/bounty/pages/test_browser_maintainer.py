@@ -9,7 +9,7 @@ from pytest_django.live_server_helper import LiveServer
 
 from benchmarks.evidence.signing import generate_key, public_key
 from bounty.models import Bounty, Lineage
-from bounty.services.runners import register_runner
+from bounty.services.runners.registration import register_runner
 from bounty.services.trees import create_tree
 from gainshare.accounts.models import ApiKey, RoleChange, User
 from gainshare.accounts.services import create_user

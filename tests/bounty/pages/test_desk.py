@@ -4,9 +4,10 @@ import pytest
 from django.test import Client
 
 from bounty.models import DisputeState
-from bounty.services import runner_care
 from bounty.services.disputes import answer_dispute, file_dispute
-from bounty.services.reviews import merge, review
+from bounty.services.merges import merge
+from bounty.services.reviews import review
+from bounty.services.runners import care as runner_care
 from gainshare.accounts.models import User
 from tests.bounty.bounty_world import World, diff_of_line
 

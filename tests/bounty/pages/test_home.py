@@ -13,8 +13,9 @@ from django.utils import timezone
 from bounty.models import Award, Bounty, Submission, SubmissionState
 from bounty.services.awards import reverse
 from bounty.services.bounties import close_bounty
+from bounty.services.merges import merge
 from bounty.services.overview import latest_gain, overview
-from bounty.services.reviews import merge, review
+from bounty.services.reviews import review
 from gainshare.accounts.models import User
 from gainshare.accounts.services import create_api_key
 from gainshare.ledger import services as ledger

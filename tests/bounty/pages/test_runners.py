@@ -9,7 +9,7 @@ from bounty.models import NoiseSample, Run, Runner
 from bounty.pages.noise_plot import NoisePoint, plot_noise
 from bounty.services.emergency import stop
 from bounty.services.reviews import review
-from bounty.services.runner_care import calibrate
+from bounty.services.runners.care import calibrate
 from gainshare.accounts.models import User
 from tests.bounty.bounty_world import World, diff_of_line
 

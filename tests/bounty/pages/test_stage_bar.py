@@ -11,7 +11,8 @@ from bounty.pages.run_views import run_views
 from bounty.pages.stage_bar import Stage, is_decided, stage_bar
 from bounty.services.awards import reverse, standing_awards
 from bounty.services.disputes import file_dispute
-from bounty.services.reviews import merge, review
+from bounty.services.merges import merge
+from bounty.services.reviews import review
 from bounty.services.submissions import find_submission, withdraw
 from bounty.services.transitions import history
 from tests.bounty.bounty_world import World, diff_of_line

@@ -17,11 +17,11 @@ from bounty.errors import (
 )
 from bounty.models import Reproduction, ReproductionState, Run, RunKind
 from bounty.services.advance import advance_submission
-from bounty.services.queues import waiting_order
 from bounty.services.reconcile import reconcile_runs
 from bounty.services.reproductions import decline, settle
 from bounty.services.reviews import rejudge
-from bounty.services.run_care import cancel_run, rerun
+from bounty.services.runs.care import cancel_run, rerun
+from bounty.services.runs.queues import waiting_order
 from tests.bounty.bounty_world import job_of
 from tests.bounty.bug_world import FIX, OTHER_FIX, TEXT, BugWorld, trials_of
 from tests.bounty.synthetic import invented_document

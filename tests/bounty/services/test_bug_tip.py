@@ -6,8 +6,9 @@ from bounty.models import Award, AwardState, SubmissionState
 from bounty.services.advance import advance_submission
 from bounty.services.awards import standing_awards
 from bounty.services.disputes import answer_dispute, file_dispute
+from bounty.services.merges import merge
 from bounty.services.reconcile import reconcile_runs
-from bounty.services.reviews import merge, review
+from bounty.services.reviews import review
 from gainshare.ledger import services as ledger
 from tests.bounty.bounty_world import diff_of_line
 from tests.bounty.bug_world import AWARD, FIX, REST, SHARE, BugWorld, amounts, broken_invariants

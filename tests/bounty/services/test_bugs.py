@@ -10,12 +10,13 @@ from bounty.errors import AlreadyJudged, BadRequest, BountyClosed, EscrowUsedUp,
 from bounty.models import Award, AwardRole, AwardState, Bounty, BountyState, Reproduction, SubmissionState
 from bounty.services.advance import advance_submission
 from bounty.services.awards import reverse, standing_award, standing_awards
-from bounty.services.calibration_schedule import calibrations_of
 from bounty.services.leaderboards import leaderboard
+from bounty.services.merges import merge
 from bounty.services.reconcile import reconcile_runs
 from bounty.services.reproductions import open_bug, settle
-from bounty.services.reviews import merge, rejudge, review
-from bounty.services.runs import order_aa_run
+from bounty.services.reviews import rejudge, review
+from bounty.services.runners.calibration_schedule import calibrations_of
+from bounty.services.runs.lifecycle import order_aa_run
 from gainshare.ledger import services as ledger
 from tests.bounty.bounty_world import diff_of_line
 from tests.bounty.bug_world import (

@@ -24,7 +24,8 @@ from bounty.models import Dispute, DisputeState, RunKind, Runner, Submission, Su
 from bounty.services.advance import advance_submission
 from bounty.services.awards import standing_award
 from bounty.services.disputes import answer_dispute, file_dispute, find_dispute, may_dispute
-from bounty.services.reviews import merge, review
+from bounty.services.merges import merge
+from bounty.services.reviews import review
 from bounty.services.submissions import attempts_used, find_submission, withdraw
 from bounty.services.transitions import history
 from gainshare.ledger import services as ledger

@@ -7,7 +7,8 @@ from bounty.models import AwardState, BountyState, RunKind, RunState, Submission
 from bounty.services import wakeups
 from bounty.services.advance import advance_submission
 from bounty.services.awards import standing_award
-from bounty.services.reviews import merge, review
+from bounty.services.merges import merge
+from bounty.services.reviews import review
 from gainshare.ledger import services as ledger
 from gainshare.ledger.audit import audit
 from tests.bounty.bounty_world import World, diff_of_line

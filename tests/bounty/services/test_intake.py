@@ -18,11 +18,11 @@ from bounty.errors import (
     WrongState,
 )
 from bounty.models import Bounty, BountyState, Lineage, RunKind, RunState, Submission, SubmissionState
-from bounty.services import runner_calls
 from bounty.services.advance import advance_submission
 from bounty.services.awards import standing_award
 from bounty.services.bounties import close_bounty
 from bounty.services.reviews import review
+from bounty.services.runners import calls as runner_calls
 from bounty.services.submissions import attempts_used, withdraw
 from bounty.services.transitions import history
 from gainshare.ledger import services as ledger

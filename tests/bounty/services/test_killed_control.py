@@ -27,7 +27,7 @@ RECONCILE = (
     "import django; django.setup(); from bounty.services.reconcile import reconcile_runs; reconcile_runs()"
 )
 MERGE = (
-    "import sys, django; django.setup(); from bounty.services.reviews import merge; "
+    "import sys, django; django.setup(); from bounty.services.merges import merge; "
     "from gainshare.accounts.models import User; "
     "merge(actor=User.objects.get(pk=sys.argv[1]), submission_id=sys.argv[2])"
 )

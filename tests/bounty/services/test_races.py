@@ -12,10 +12,11 @@ from bounty.errors import BountyError
 from bounty.models import Award, Run, RunState, RunVerdict, StateChange, Submission
 from bounty.services.advance import advance_submission
 from bounty.services.awards import reverse, standing_award
+from bounty.services.merges import merge
 from bounty.services.reconcile import reconcile_runs
-from bounty.services.reviews import merge, review
+from bounty.services.reviews import review
+from bounty.services.runs.verdicts import record_evidence
 from bounty.services.submissions import find_submission, withdraw
-from bounty.services.verdicts import record_evidence
 from gainshare.ledger import services as ledger
 from gainshare.ledger.audit import audit
 from tests.bounty.bounty_world import World, diff_of_line, job_of

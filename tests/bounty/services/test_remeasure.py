@@ -6,9 +6,10 @@ from bounty.errors import NotAllowed, TipMoved, WrongState
 from bounty.models import Award, AwardState, Lineage, RunKind, RunState, Submission, SubmissionState
 from bounty.services.advance import advance_submission
 from bounty.services.awards import reverse, standing_award
+from bounty.services.merges import merge
 from bounty.services.reconcile import reconcile_runs
 from bounty.services.remeasure import follow_best, remeasure
-from bounty.services.reviews import merge, review
+from bounty.services.reviews import review
 from bounty.services.series import is_left_behind, measured_base
 from bounty.services.submissions import attempts_used, find_submission
 from gainshare.ledger import services as ledger

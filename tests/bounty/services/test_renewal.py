@@ -27,15 +27,16 @@ from bounty.models import (
 from bounty.services.advance import advance_submission
 from bounty.services.awards import reserve, reverse, standing_award
 from bounty.services.bounties import find_bounty
-from bounty.services.calibration_schedule import calibrations_of
 from bounty.services.disputes import answer_dispute, file_dispute
 from bounty.services.emergency import lift, stop
+from bounty.services.merges import merge
 from bounty.services.reconcile import reconcile_runs
 from bounty.services.remeasure import remeasure
 from bounty.services.renewal import Renewal, renew_lineages
-from bounty.services.reviews import merge, rejudge, review
-from bounty.services.runner_calls import heartbeat
-from bounty.services.runs import order_aa_run
+from bounty.services.reviews import rejudge, review
+from bounty.services.runners.calibration_schedule import calibrations_of
+from bounty.services.runners.calls import heartbeat
+from bounty.services.runs.lifecycle import order_aa_run
 from bounty.services.series import measured_base, patch_base
 from bounty.services.submissions import attempts_used, find_submission, withdraw
 from bounty.services.trees import blob_store, create_lineage

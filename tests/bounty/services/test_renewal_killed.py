@@ -7,9 +7,10 @@ import pytest
 
 from bounty.models import Lineage, ReproductionState, RunVerdict, StateChange
 from bounty.services.awards import standing_award
+from bounty.services.merges import merge
 from bounty.services.reconcile import reconcile_runs
 from bounty.services.renewal import renew_lineages
-from bounty.services.reviews import merge, review
+from bounty.services.reviews import review
 from bounty.services.submissions import attempts_used, find_submission
 from bounty.services.trees import create_lineage
 from gainshare.ledger import services as ledger

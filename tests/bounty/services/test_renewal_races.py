@@ -4,9 +4,10 @@ import pytest
 
 from bounty.models import Award, AwardState, StateChange
 from bounty.services.awards import standing_award
+from bounty.services.merges import merge
 from bounty.services.reconcile import reconcile_runs
 from bounty.services.renewal import renew_lineages
-from bounty.services.reviews import merge, review
+from bounty.services.reviews import review
 from bounty.services.submissions import find_submission, withdraw
 from gainshare.ledger import services as ledger
 from tests.bounty.bounty_world import World, diff_of_line

@@ -12,8 +12,9 @@ from bounty.models import AwardState, Lineage, Run, RunKind, Submission, Submiss
 from bounty.services.advance import advance_submission
 from bounty.services.awards import reverse, standing_award
 from bounty.services.bounties import close_bounty
+from bounty.services.merges import merge
 from bounty.services.reconcile import reconcile_runs
-from bounty.services.reviews import merge, rejudge, review
+from bounty.services.reviews import rejudge, review
 from bounty.services.series import measured_base
 from bounty.services.submissions import find_submission
 from gainshare.ledger import services as ledger

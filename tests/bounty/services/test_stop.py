@@ -19,15 +19,15 @@ from bounty.models import (
     Switch,
     WaitingMerge,
 )
-from bounty.services import switches
+from bounty.services import emergency as switches
 from bounty.services.advance import advance_submission
 from bounty.services.awards import standing_award
-from bounty.services.emergency import lift, stop
+from bounty.services.emergency import is_stopped, lift, require_running, stop
+from bounty.services.merges import merge
 from bounty.services.reconcile import reconcile_runs
-from bounty.services.reviews import merge, review
-from bounty.services.runner_calls import heartbeat
+from bounty.services.reviews import review
+from bounty.services.runners.calls import heartbeat
 from bounty.services.submissions import find_submission
-from bounty.services.switches import is_stopped, require_running
 from gainshare.ledger import services as ledger
 from gainshare.ledger.audit import audit
 from tests.bounty.bounty_world import World, diff_of_line
@@ -238,7 +238,7 @@ def test_a_stop_waits_for_the_lease_that_is_being_granted_and_then_takes_it_back
         asked.set()
         assert go_on.wait(20)
 
-    monkeypatch.setattr("bounty.services.runner_calls.require_running", slow)
+    monkeypatch.setattr("bounty.services.runners.calls.require_running", slow)
     leasing, leased = in_thread(world.lease)
     assert asked.wait(20)
     pressing, pressed = in_thread(lambda: press(world, Switch.JUDGING))

@@ -15,7 +15,7 @@ from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 from rest_framework.test import APIClient
 
-from bounty.services.runners import register_runner
+from bounty.services.runners.registration import register_runner
 from gainshare.accounts.models import ApiKey, User
 from gainshare.accounts.parsing import MAX_PAGE, SMALL_BYTES
 from gainshare.accounts.services import create_api_key

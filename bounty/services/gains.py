@@ -1,0 +1,85 @@
+"""The steps of a gain: its award is reserved, priced by a confirmation, guarded, booked and vested."""
+
+from django.utils import timezone
+
+from benchmarks.faults import fault_point
+from benchmarks.judging.verdicts import VerdictKind
+from bounty.models import RunKind, Submission, SubmissionState, Switch
+from bounty.rewards import award_microcredits
+from bounty.services.awards import reserve, standing_award, vest
+from bounty.services.booking import book, refuse
+from bounty.services.emergency import is_stopped
+from bounty.services.remeasure import follow_best, measure_anew
+from bounty.services.runs.guard_rails import guard_of, order_guard, pricing_run
+from bounty.services.series import is_left_behind
+from bounty.services.steps import Path, judged_run, refusal_of, verdict_of
+from bounty.services.transitions import move
+from bounty.services.trees import has_present_layout
+
+AS_MEASURED = (
+    "accepted as it was measured; its tree has an older layout, so it is not merged and the tip stays"
+)
+# What another base could have changed; anything else is the patch's own doing.
+COMPARED = (VerdictKind.GAIN, VerdictKind.NO_GAIN, VerdictKind.REGRESSION)
+
+
+def _reserve(submission: Submission) -> bool:
+    verdict = verdict_of(judged_run(submission, RunKind.GATE))
+    assert verdict is not None, "only a gate's verdict asks for a reservation"
+    return reserve(submission=submission, gate=verdict)
+
+
+def _confirm(submission: Submission) -> bool:
+    """Price, then guard rails, then the award; back to the price when the best tree has moved meanwhile."""
+    priced, award = pricing_run(submission), standing_award(submission)
+    verdict = verdict_of(priced)
+    if priced is None or award is None:
+        return False
+    if verdict is None:
+        return is_left_behind(submission) and follow_best(submission_id=submission.pk)
+    if verdict.kind in COMPARED and is_left_behind(submission):
+        return measure_anew(submission_id=submission.pk)
+    if refusal := refusal_of(verdict):
+        return refuse(submission=submission, run=priced, verdict_kind=verdict.kind, reason=refusal)
+    due = award_microcredits(
+        rate_microcredits_per_nat=award.rate_microcredits_per_nat, log_ppm=verdict.log_ppm_bound or 0
+    )
+    if due <= 0:
+        reason = "The confirmed lower bound is not worth one micro-credit at this bounty's rate."
+        return refuse(
+            submission=submission, run=priced, verdict_kind=VerdictKind.NO_GAIN.value, reason=reason
+        )
+    fault_point("control.confirmed")
+    guard = guard_of(priced)
+    if guard is None:
+        return order_guard(submission=submission, priced=priced)
+    guarded = verdict_of(guard)
+    if guarded is None:
+        return False
+    if refusal := refusal_of(guarded):
+        return refuse(submission=submission, run=guard, verdict_kind=guarded.kind, reason=refusal)
+    fault_point("control.guards_held")
+    if is_stopped(Switch.AWARDS):
+        return False
+    if book(submission=submission, verdict=verdict):
+        return True
+    return measure_anew(submission_id=submission.pk)
+
+
+def _vest_if_due(submission: Submission) -> bool:
+    if submission.state == SubmissionState.ACCEPTED and submission.merged_at is not None:
+        return vest(submission=submission, reason="accepted, and merged as measured")
+    if submission.state == SubmissionState.ACCEPTED and not has_present_layout(submission.base_tree_id):
+        return vest(submission=submission, reason=AS_MEASURED)
+    window = submission.bounty.review_window
+    if window is None or submission.confirmed_at is None or submission.confirmed_at + window > timezone.now():
+        return False
+    if submission.state == SubmissionState.CONFIRMED:
+        move(submission, to=SubmissionState.ACCEPTED, reason="the review window passed without a decline")
+        return True
+    return vest(submission=submission, reason="the review window passed without a decline")
+
+
+GAIN = Path(
+    judged_by=RunKind.GATE, passed="control.gate_passed", pay=_reserve, confirm=_confirm, vest=_vest_if_due
+)

@@ -1,0 +1,123 @@
+"""Merges: a measured candidate becomes the lineage's tip. While merges are stopped, they wait; beat does them later."""
+
+import logging
+from uuid import UUID
+
+from django.db import transaction
+from django.utils import timezone
+
+from benchmarks.faults import fault_point
+from bounty.errors import BountyError, NotAllowed, TipMoved, WrongBase, WrongState
+from bounty.models import Lineage, Submission, SubmissionState, Switch, WaitingMerge
+from bounty.services.advance import advance_submission
+from bounty.services.awards import standing_award
+from bounty.services.emergency import is_stopped
+from bounty.services.remeasure import applied_to
+from bounty.services.runs.rechecks import holds_up
+from bounty.services.series import wake_left_behind
+from bounty.services.submissions import find_submission
+from bounty.services.transitions import note
+from bounty.services.trees import AGAINST_TIP, has_present_layout, require_present_layout
+from gainshare.accounts.models import User
+
+logger = logging.getLogger(__name__)
+
+
+def merge(*, actor: User, submission_id: UUID) -> Submission:
+    """Make the measured candidate the lineage's tip, and vest the award. Repeating changes nothing. While merges
+    are stopped it waits, unmerged, and is done when they are lifted.
+
+    Raises TipMoved when the tip is no longer the tree that the diff was made against: the merged tree would not
+    be the measured one. A candidate of an older layout never becomes the tip: its award vests as it was measured,
+    and one that is paid already raises OldLayout.
+    """
+    if not actor.is_maintainer:
+        raise NotAllowed("Only a maintainer merges.")
+    submission = find_submission(submission_id)
+    with transaction.atomic():
+        if _has_to_wait(actor=actor, submission=submission):
+            return submission
+        lineage = Lineage.objects.select_for_update(no_key=True).get(pk=submission.bounty.lineage_id)
+        submission = find_submission(submission_id)
+        if submission.merged_at is None:
+            if submission.state not in (SubmissionState.ACCEPTED, SubmissionState.VESTED):
+                raise WrongState(f"Only an accepted submission is merged; this one is {submission.state}.")
+            if submission.state == SubmissionState.VESTED:
+                require_present_layout(submission.base_tree_id, instead=AGAINST_TIP)
+            if has_present_layout(submission.base_tree_id):
+                _merge(submission, lineage, actor)
+                wake_left_behind(lineage_id=lineage.pk)
+    fault_point("control.merged")
+    return advance_submission(submission_id=submission_id)
+
+
+def _merge(submission: Submission, lineage: Lineage, actor: User) -> None:
+    award = standing_award(submission)
+    assert award is not None and award.confirmation_run is not None, "an accepted submission has its award"
+    if lineage.tip_id != submission.base_tree_id and submission.state == SubmissionState.VESTED:
+        raise TipMoved("The tip has moved on since this gain was paid: its author submits the change again.")
+    if lineage.tip_id != submission.base_tree_id:
+        raise TipMoved(
+            f"The lineage's tip is {lineage.tip_id[:12]} and this diff is against {submission.base_tree_id[:12]}. "
+            "It is applied to the new tip and measured again by itself; "
+            f"POST submissions/{submission.pk}/remeasure/ starts that at once."
+        )
+    if holds_up(award):
+        raise WrongState("A random re-measurement of this gain has not ended well (yet): wait for it.")
+    try:
+        merged = applied_to(lineage.tip, submission)
+    except WrongBase as refusal:
+        raise TipMoved(f"The diff does not apply to the tip ({refusal.message}).") from None
+    if merged.pk != award.confirmation_run.candidate_tree_id:
+        raise TipMoved("The merged tree is not the measured one; have it measured again.")
+    changed = Lineage.objects.filter(pk=lineage.pk, tip=submission.base_tree_id).update(tip=merged)
+    assert changed, "the lineage's row is locked"
+    note(
+        lineage,
+        old=submission.base_tree_id,
+        new=merged.pk,
+        reason=f"merged submission {submission.pk}",
+        actor=actor,
+    )
+    Submission.objects.filter(pk=submission.pk, merged_at=None).update(merged_at=timezone.now())
+
+
+def _has_to_wait(*, actor: User, submission: Submission) -> bool:
+    """Whether merges are stopped; then the wish is on record. First thing of the merge's transaction.
+
+    Raises WrongState for what could not be merged anyway.
+    """
+    if not is_stopped(Switch.MERGES) or submission.merged_at is not None:
+        return False
+    if submission.state not in (SubmissionState.ACCEPTED, SubmissionState.VESTED):
+        raise WrongState(f"Only an accepted submission is merged; this one is {submission.state}.")
+    _, is_new = WaitingMerge.objects.get_or_create(submission=submission, defaults={"actor": actor})
+    if is_new:
+        reason = "its merge waits: merges are stopped"
+        note(submission, old=submission.state, new=submission.state, reason=reason, actor=actor)
+    return True
+
+
+def merge_waiting() -> int:
+    """Do what waited, in the order asked for, once merges are not stopped. How many were merged.
+
+    One that cannot be merged any more waits no longer; its history says why.
+    """
+    merged = 0
+    for waiting in WaitingMerge.objects.select_related("submission", "actor"):
+        if is_stopped(Switch.MERGES):
+            break
+        try:
+            done = merge(actor=waiting.actor, submission_id=waiting.submission_id)
+        except BountyError as error:
+            logger.warning("the merge of %s that waited is refused: %s", waiting.submission_id, error.message)
+            row = waiting.submission
+            note(
+                row, old=row.state, new=row.state, reason=f"not merged: {error.message}", actor=waiting.actor
+            )
+        else:
+            if done.merged_at is None:
+                continue  # stopped again in between
+            merged += 1
+        waiting.delete()
+    return merged

@@ -1,0 +1,204 @@
+"""What a runner asks of the platform while it judges: a lease, its renewal, its commitment, its failure.
+
+Everything a runner sends carries its lease; a lease that was given to another runner is refused (LeaseLost).
+Evidence is in `verdicts`, the log in `logs`.
+"""
+
+import re
+import secrets
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.db import IntegrityError, transaction
+from django.utils import timezone
+
+from bounty.errors import BadRequest, CommitmentConflict, LeaseLost, NotFound, NotLeasable, Stopped
+from bounty.limits import OTHER_HOST_WAIT, RUNNER_ALIVE
+from bounty.models import (
+    OPEN_RUN_STATES,
+    QuarantineCause,
+    Run,
+    RunKind,
+    Runner,
+    RunnerState,
+    RunState,
+    Submission,
+    SubmissionState,
+    Switch,
+)
+from bounty.services.emergency import is_stopped, require_running
+from bounty.services.runners.device_waits import end_device_wait
+from bounty.services.runners.fingerprints import follow_fingerprint
+from bounty.services.runs.leases import holds, require_lease
+from bounty.services.runs.lifecycle import lose_run
+from bounty.services.runs.logs import say
+from bounty.services.runs.queues import order_for
+from bounty.services.series import measured_base
+from bounty.services.transitions import move
+
+STAGES = {"preparing": RunState.PREPARING, "gating": RunState.GATING, "measuring": RunState.MEASURING}
+STAGE_ORDER = [RunState.LEASED, RunState.PREPARING, RunState.GATING, RunState.MEASURING]
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """The answer to a heartbeat: whether to stop, and until when the lease holds."""
+
+    cancel: bool
+    lease_expires_at: datetime
+
+
+def lease_run(*, runner: Runner, run_id: UUID, fingerprint: Mapping[str, Any] | None = None) -> Run:
+    """Give the runner the run that is next in the fair order; ``run_id`` only says which wake-up it answers.
+
+    A run that this runner still holds is lost by asking again: it runs one job at a time, so it was restarted.
+    Raises NotLeasable when nothing waits for this runner, or it may have nothing.
+    """
+    end_device_wait(runner=runner)
+    for held in Run.objects.filter(runner=runner, state__in=OPEN_RUN_STATES):
+        lose_run(run=held, reason="its runner was restarted")
+    if fingerprint is not None:
+        follow_fingerprint(runner=runner, fingerprint=fingerprint)
+    runner.refresh_from_db()
+    _require_at_work(runner)
+    for waiting_id in order_for(runner):
+        run = Run.objects.select_related("submission__bounty").get(pk=waiting_id)
+        if run.state == RunState.QUEUED and not _leave_to_other_host(run, runner) and _take(run, runner):
+            return run
+    raise NotLeasable("Nothing waits for this runner now.")
+
+
+def _require_at_work(runner: Runner) -> None:
+    """Raises NotLeasable where this runner gets no run at all."""
+    if runner.state not in (RunnerState.ACTIVE, RunnerState.QUARANTINED):
+        raise NotLeasable(f"This runner is {runner.state} and gets no work; ask a maintainer.")
+
+
+def _take(run: Run, runner: Runner) -> bool:
+    now = timezone.now()
+    fields: dict[str, Any] = {
+        "lease": uuid.uuid4(),
+        "lease_expires_at": now + timedelta(seconds=settings.RUN_LEASE_S),
+        "runner": runner,
+        "attempt": run.attempt + 1,
+        "nonce": secrets.token_hex(32),
+        "commitment": "",
+        "pairs_done": 0,
+        "pairs_max": 0,
+        "log_lease_chars": 0,
+        "leased_at": now,
+    }
+    if run.kind == RunKind.CONFIRMATION and run.submission is not None:
+        # The award is for beating the best tree of this moment, not that of the submission's.
+        fields["base_tree"] = measured_base(bounty=run.submission.bounty, of=run.submission)
+    try:
+        with transaction.atomic():
+            require_running(Switch.JUDGING)
+            # Waits for whoever changes the runner's state, and is waited for: what it is now counts.
+            at_work = Runner.objects.select_for_update(no_key=True).get(pk=runner.pk)
+            _require_at_work(at_work)
+            if at_work.state == RunnerState.QUARANTINED and run.kind != RunKind.AA:
+                raise NotLeasable("This runner is quarantined and gets only A/A runs; ask a maintainer.")
+            submission = _locked_submission(run)
+            if not move(run, to=RunState.LEASED, reason=f"leased by {runner.name}", **fields):
+                return False
+            say(run, f"attempt {run.attempt}: leased by {runner.name}")
+            if submission is not None and submission.state == SubmissionState.QUEUED:
+                move(submission, to=SubmissionState.JUDGING, reason=f"{run.kind} run started")
+    except Stopped as stop:
+        raise NotLeasable(stop.message) from None
+    except IntegrityError:  # one open lease per runner: two requests with one token at once
+        raise NotLeasable("This runner has just leased another run.") from None
+    return True
+
+
+def _locked_submission(run: Run) -> Submission | None:
+    """The run's submission, locked before the run is: a withdrawal takes the two in this order."""
+    if run.submission_id is None:
+        return None
+    return Submission.objects.select_for_update(no_key=True).get(pk=run.submission_id)
+
+
+def _leave_to_other_host(run: Run, runner: Runner) -> bool:
+    """Whether a run should wait for another host than the one before it: one is there, and not for too long."""
+    if not run.avoid_host or run.avoid_host != runner.host:
+        return False
+    if run.queued_at < timezone.now() - OTHER_HOST_WAIT:
+        return False
+    others = Runner.objects.filter(
+        hardware=runner.hardware,
+        state=RunnerState.ACTIVE,
+        last_seen_at__gte=timezone.now() - RUNNER_ALIVE,
+    ).exclude(host=runner.host)
+    return others.exists()
+
+
+def heartbeat(
+    *, runner: Runner, run_id: UUID, lease: UUID, stage: str, pairs_done: int, pairs_max: int
+) -> Heartbeat:
+    """Renew the lease and note the progress. ``cancel`` tells the runner to stop: the run was taken back or ended."""
+    if stage not in STAGES:
+        raise BadRequest(f"The stage is one of {', '.join(STAGES)}.")
+    if not 0 <= pairs_done <= 100_000 or not 0 <= pairs_max <= 100_000:
+        raise BadRequest("Pairs are counted from 0 to 100000.")
+    expires_at = timezone.now() + timedelta(seconds=settings.RUN_LEASE_S)
+    with transaction.atomic():
+        try:
+            run = require_lease(run_id=run_id, lease=lease, runner_id=runner.pk)
+        except LeaseLost:
+            if _is_taken_back(run_id, lease, runner):
+                return Heartbeat(True, expires_at)
+            raise
+        to = STAGES[stage]
+        if STAGE_ORDER.index(to) > STAGE_ORDER.index(RunState(run.state)):
+            move(run, to=to, reason="reported by the runner")
+        Run.objects.filter(pk=run.pk, lease=lease).update(
+            lease_expires_at=expires_at,
+            pairs_done=max(run.pairs_done, pairs_done),
+            pairs_max=pairs_max,
+            was_sampled=run.was_sampled or pairs_done > 0,
+        )
+    return Heartbeat(False, expires_at)
+
+
+def _is_taken_back(run_id: UUID, lease: UUID, runner: Runner) -> bool:
+    """Whether this was the run's last lease and people ended it: withdrawn, cancelled, stopped, quarantined."""
+    run = Run.objects.filter(pk=run_id).first()
+    if run is None or not holds(run, lease=lease, runner_id=runner.pk):
+        return False
+    return (
+        run.state in (RunState.LOST, RunState.FINISHED)
+        or is_stopped(Switch.JUDGING)
+        or runner.quarantine_cause != QuarantineCause.NONE
+    )
+
+
+def commit(*, runner: Runner, run_id: UUID, lease: UUID, commitment: str) -> None:
+    """Note what the runner commits to before its first sample. Once per attempt; the same again is no change."""
+    if not re.fullmatch(r"[0-9a-f]{64}", commitment):
+        raise BadRequest("A commitment is 64 lower-case hex digits.")
+    with transaction.atomic():
+        run = require_lease(run_id=run_id, lease=lease, runner_id=runner.pk)
+        if run.commitment and run.commitment != commitment:
+            raise CommitmentConflict("This attempt has committed to other secrets already.")
+        Run.objects.filter(pk=run.pk, lease=lease, commitment__in=["", commitment]).update(
+            commitment=commitment, was_sampled=True
+        )
+
+
+def report_failure(*, runner: Runner, run_id: UUID, lease: UUID, code: str, detail: str) -> Run:
+    """The runner cannot go on, through no fault of the candidate. Repeating the report changes nothing."""
+    with transaction.atomic():
+        run = Run.objects.select_for_update().filter(pk=run_id).first()
+        if run is None:
+            raise NotFound("There is no such run.")
+        if not holds(run, lease=lease, runner_id=runner.pk):
+            raise LeaseLost("This lease no longer holds the run.")
+        if run.state in OPEN_RUN_STATES:
+            lose_run(run=run, reason=f"the runner reports {code[:60]}: {detail[:1000]}")
+    return run

@@ -1,0 +1,152 @@
+"""What maintainers do with runners: drain, resume, quarantine, release, retire, calibrate. Each needs its reason."""
+
+from django.db import transaction
+
+from bounty.errors import BadRequest, NotAllowed, NotFound, WrongState
+from bounty.models import (
+    OPEN_RUN_STATES,
+    QuarantineCause,
+    Run,
+    Runner,
+    RunnerState,
+    RunState,
+)
+from bounty.services.runners.calibration_schedule import Calibration, calibrations_of, order_calibration
+from bounty.services.runners.quarantine import end_quarantine
+from bounty.services.runners.quarantine import quarantine as begin_quarantine
+from bounty.services.runs.lifecycle import recall_untrusted
+from bounty.services.transitions import move
+from bounty.services.trees import find_tree
+from gainshare.accounts.models import User
+
+
+def find_runner(name: str) -> Runner:
+    """The runner of this name; raises NotFound."""
+    runner = Runner.objects.filter(name=name).first()
+    if runner is None:
+        raise NotFound("There is no runner of this name.")
+    return runner
+
+
+def set_runner_state(*, actor: User, name: str, state: str, reason: str) -> Runner:
+    """Bring a runner into a state by the action that leads there: quarantine, release or resume, drain, retire."""
+    if state == RunnerState.ACTIVE:
+        runner = resume(actor=actor, name=name, reason=reason)
+        return (
+            release(actor=actor, name=name, reason=reason) if runner.state != RunnerState.ACTIVE else runner
+        )
+    actions = {
+        RunnerState.DRAINING.value: drain,
+        RunnerState.DRAINED.value: drain,
+        RunnerState.QUARANTINED.value: quarantine,
+        RunnerState.RETIRED.value: retire,
+    }
+    if state not in actions:
+        raise BadRequest(f"The state is one of {', '.join(RunnerState.values)}.")
+    return actions[state](actor=actor, name=name, reason=reason)
+
+
+def drain(*, actor: User, name: str, reason: str) -> Runner:
+    """Let it finish what it has and give it nothing more. Draining again changes nothing."""
+    with transaction.atomic():
+        runner = _locked(actor, name, reason)
+        if runner.state in (RunnerState.DRAINING, RunnerState.DRAINED):
+            return runner
+        if runner.state == RunnerState.RETIRED:
+            raise WrongState("A retired runner has nothing to drain.")
+        move(runner, to=RunnerState.DRAINING, reason=reason, actor=actor)
+        _settle(runner)
+    return runner
+
+
+def resume(*, actor: User, name: str, reason: str) -> Runner:
+    """Give a draining or drained runner work again; one that was quarantined meanwhile comes back quarantined."""
+    with transaction.atomic():
+        runner = _locked(actor, name, reason)
+        if runner.state in (RunnerState.ACTIVE, RunnerState.QUARANTINED):
+            return runner
+        if runner.state == RunnerState.RETIRED:
+            raise WrongState("A retired runner never comes back; register it as a new one.")
+        is_trusted = runner.quarantine_cause == QuarantineCause.NONE
+        move(
+            runner,
+            to=RunnerState.ACTIVE if is_trusted else RunnerState.QUARANTINED,
+            reason=reason,
+            actor=actor,
+        )
+    return runner
+
+
+def quarantine(*, actor: User, name: str, reason: str) -> Runner:
+    """Trust it no more until a maintainer releases it. A submission's run that it has goes to another runner."""
+    runner = _allowed(actor, name, reason)
+    if runner.state == RunnerState.RETIRED:
+        raise WrongState("A retired runner measures nothing any more.")
+    begin_quarantine(runner=runner, cause=QuarantineCause.MAINTAINER, reason=reason, actor=actor)
+    recall_untrusted()
+    return runner
+
+
+def release(*, actor: User, name: str, reason: str) -> Runner:
+    """Trust a quarantined runner again, whatever the quarantine's cause was."""
+    runner = _allowed(actor, name, reason)
+    end_quarantine(runner=runner, reason=reason, actor=actor)
+    return runner
+
+
+def retire(*, actor: User, name: str, reason: str) -> Runner:
+    """Its token works no longer, ever. What it has is queued again when its lease runs out."""
+    with transaction.atomic():
+        runner = _locked(actor, name, reason)
+        if runner.state != RunnerState.RETIRED:
+            move(runner, to=RunnerState.RETIRED, reason=reason, actor=actor)
+        own = Run.objects.filter(bound_to=runner, state=RunState.QUEUED)
+    for run in own:
+        move(run, to=RunState.LOST, reason="its runner was retired")
+    return runner
+
+
+def calibrate(
+    *, actor: User, name: str, suite: str = "", preset: str = "", tree: str = "shipped"
+) -> tuple[Runner, list[Run]]:
+    """Order A/A runs now: of one suite and preset, or of all that open bounties of its hardware pay for."""
+    runner = _allowed(actor, name, "calibrate")
+    if runner.state == RunnerState.RETIRED:
+        raise WrongState("A retired runner measures nothing any more.")
+    if bool(suite) != bool(preset):
+        raise BadRequest("Name a suite and its preset, or neither.")
+    wanted = [Calibration(suite, preset, find_tree(tree))] if suite else calibrations_of(runner.hardware)
+    if not wanted:
+        raise BadRequest("No open bounty pays for this hardware: name a suite and a preset.")
+    reason = "ordered by a maintainer"
+    made = [order_calibration(runner=runner, what=what, reason=reason, actor=actor) for what in wanted]
+    return runner, [run for run in made if run is not None]
+
+
+def settle_drains() -> int:
+    """Draining runners that have nothing any more are drained. How many there were."""
+    count = 0
+    for runner in Runner.objects.filter(state=RunnerState.DRAINING):
+        with transaction.atomic():
+            fresh = Runner.objects.select_for_update(no_key=True).get(pk=runner.pk)
+            count += fresh.state == RunnerState.DRAINING and _settle(fresh)
+    return count
+
+
+def _settle(runner: Runner) -> bool:
+    """Drained, unless it has a run. The runner's row is locked: no lease is given meanwhile."""
+    if Run.objects.filter(runner=runner, state__in=OPEN_RUN_STATES).exists():
+        return False
+    return move(runner, to=RunnerState.DRAINED, reason="it has no run any more")
+
+
+def _allowed(actor: User, name: str, reason: str) -> Runner:
+    if not actor.is_maintainer:
+        raise NotAllowed("Only a maintainer looks after runners.")
+    if not reason.strip():
+        raise BadRequest("Say why; it stands in the runner's history.")
+    return find_runner(name)
+
+
+def _locked(actor: User, name: str, reason: str) -> Runner:
+    return Runner.objects.select_for_update(no_key=True).get(pk=_allowed(actor, name, reason).pk)

@@ -1,0 +1,102 @@
+"""What maintainers do with single runs: cancel one, or order one again. The old verdict and the log stay on record."""
+
+from uuid import UUID
+
+from django.db import IntegrityError, transaction
+from django.utils import timezone
+
+from bounty.errors import BadRequest, NotAllowed, WrongState
+from bounty.models import (
+    OPEN_RUN_STATES,
+    Run,
+    RunKind,
+    RunState,
+    Submission,
+    SubmissionState,
+)
+from bounty.services.reviews import judge_from_the_gate
+from bounty.services.runs.lifecycle import end_lost, find_run, queue_aa_run
+from bounty.services.submissions import find_submission
+from bounty.services.transitions import move
+from gainshare.accounts.models import User
+
+
+def cancel_run(*, actor: User, run_id: UUID, reason: str) -> Run:
+    """End a waiting or running run for good; its runner is told by the answer to its next heartbeat.
+
+    A submission's run ends as an infrastructure error, which does not count as an attempt: whoever submitted it may
+    do so again. An A/A run ends without a verdict. Cancelling what is over changes nothing.
+    """
+    run = _allowed(actor, run_id, reason)
+    with transaction.atomic():
+        if run.submission_id is not None:
+            # Locked before its run is, as in leasing and withdrawing.
+            Submission.objects.select_for_update(no_key=True).get(pk=run.submission_id)
+        run = Run.objects.select_for_update(of=("self",)).get(pk=run_id)
+        if run.state not in (RunState.QUEUED, *OPEN_RUN_STATES):
+            return find_run(run_id)
+        why = f"cancelled by a maintainer: {reason}"
+        if run.kind == RunKind.AA:
+            move(run, to=RunState.LOST, reason=why, actor=actor, finished_at=timezone.now())
+        else:
+            move(run, to=RunState.LOST, reason=why, actor=actor)
+            text = f"The run was {why}. This does not count as an attempt: submit again, or ask for it to be judged again."
+            end_lost(run=run, reason=why, text=text, actor=actor)
+    return find_run(run_id)
+
+
+def rerun(*, actor: User, run_id: UUID, reason: str) -> Run:
+    """Order a run again, with new secrets and a new number: after an infrastructure error, or where it is doubted.
+
+    An A/A run goes to the same runner. A submission that rests on its verdict is judged from the gate on; what is
+    confirmed already is measured again by the submission's own actions (remeasure, dispute).
+    """
+    run = _allowed(actor, run_id, reason)
+    if run.state not in (RunState.FINISHED, RunState.LOST):
+        raise WrongState("The run is not over: cancel it first.")
+    if run.kind == RunKind.REPRODUCTION:
+        raise WrongState(
+            "A reproduction is judged once: its author sends it in again after the platform's failure."
+        )
+    if run.submission is None:
+        return _again_for_runner(run, actor, reason)
+    with transaction.atomic():
+        Submission.objects.select_for_update(no_key=True).get(pk=run.submission.pk)
+        submission = find_submission(run.submission.pk)
+        if submission.state != SubmissionState.JUDGED:
+            raise WrongState(
+                f"A submission that is {submission.state} is not judged from the gate on: a confirmed gain is "
+                "measured again with POST submissions/ID/remeasure/ or by answering a dispute."
+            )
+        return judge_from_the_gate(
+            submission=submission,
+            actor=actor,
+            reason=f"judged again, for {run.kind} run {run.pk} is doubted: {reason}",
+        )
+
+
+def _again_for_runner(run: Run, actor: User, reason: str) -> Run:
+    try:
+        with transaction.atomic():
+            return queue_aa_run(
+                suite=run.suite,
+                preset=run.preset,
+                hardware=run.hardware,
+                tree=run.base_tree,
+                reason=f"run {run.pk} again: {reason}",
+                runner=run.bound_to,
+                actor=actor,
+            )
+    except IntegrityError:
+        raise WrongState("The runner has such an A/A run before it already.") from None
+
+
+def _allowed(actor: User, run_id: UUID, reason: str) -> Run:
+    if not actor.is_maintainer:
+        raise NotAllowed("Only a maintainer cancels runs and orders them again.")
+    if not reason.strip():
+        raise BadRequest("Say why; it stands in the run's history.")
+    run = find_run(run_id)
+    if run.submission is not None and run.submission.submitter_id == actor.pk:
+        raise NotAllowed("Nobody cancels a run of their own submission, or orders one again: withdraw it.")
+    return run

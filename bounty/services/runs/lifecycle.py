@@ -1,0 +1,196 @@
+"""The life of a run: ordered, queued, lost and queued again, recalled from its runner, or ended without evidence."""
+
+from uuid import UUID
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Q
+from django.utils import timezone
+
+from benchmarks.catalogue import BUG, SUITES
+from benchmarks.judging.verdicts import VerdictKind
+from bounty.errors import BadRequest, NotAllowed, NotFound
+from bounty.models import (
+    OPEN_RUN_STATES,
+    QuarantineCause,
+    Run,
+    RunKind,
+    Runner,
+    RunState,
+    RunVerdict,
+    StoredTree,
+    Submission,
+    SubmissionState,
+)
+from bounty.services.reproductions import require_adopted
+from bounty.services.runners.failures import note_failure
+from bounty.services.runs.logs import say
+from bounty.services.transitions import move, note
+from bounty.services.trees import find_tree, require_present_layout
+from bounty.services.wakeups import wake_control, wake_reproduction, wake_runner
+from gainshare.accounts.models import User
+
+
+def find_run(run_id: UUID) -> Run:
+    """The run with its submission and verdict; raises NotFound."""
+    run = Run.objects.select_related("submission__bounty", "runner", "verdict").filter(pk=run_id).first()
+    if run is None:
+        raise NotFound("There is no such run.")
+    return run
+
+
+def queue_run(
+    *,
+    submission: Submission,
+    kind: RunKind,
+    base: StoredTree,
+    elsewhere_than: Run | None = None,
+    after: Run | None = None,
+) -> Run:
+    """A new run of the submission's candidate, and a wake-up for the runners of its hardware.
+
+    ``elsewhere_than`` is an earlier run whose host is avoided if there is another; ``after`` is what a guard run
+    guards. A patch of a bug has runs of one kind only, whatever is asked for: with the bug's reproduction
+    (raises NotReproduced where a maintainer has declined it).
+    """
+    reproduction = None
+    if submission.bounty.is_for_a_bug:
+        kind, reproduction = RunKind.FIX, require_adopted(bounty=submission.bounty)
+    measured_by = elsewhere_than.runner if elsewhere_than is not None else None
+    bounty, candidate = submission.bounty, submission.candidate_tree
+    assert candidate is not None, "only a checked submission is run"
+    with transaction.atomic():
+        number = Run.objects.filter(submission=submission, kind=kind).count() + 1
+        run = Run.objects.create(
+            submission=submission,
+            kind=kind,
+            sequence=number,
+            suite=bounty.suite,
+            preset=bounty.preset,
+            hardware=bounty.hardware,
+            base_tree=base,
+            candidate_tree=candidate,
+            after=after,
+            reproduction=reproduction,
+            avoid_host=measured_by.host if measured_by is not None else "",
+            woken_at=timezone.now(),
+        )
+        note(run, old="", new=run.state, reason=f"{kind} ordered")
+        say(run, f"{kind} run {run.pk} queued: candidate {run.candidate_tree_id[:12]} against {base.pk[:12]}")
+        wake_runner(run_id=run.pk, hardware=run.hardware)
+    return run
+
+
+def order_aa_run(*, actor: User, suite: str, preset: str, hardware: str, tree: str) -> Run:
+    """A run of one tree against itself: shows a runner's noise. Earns no one anything."""
+    if not actor.is_maintainer:
+        raise NotAllowed("Only a maintainer orders an A/A run.")
+    return queue_aa_run(
+        suite=suite, preset=preset, hardware=hardware, tree=find_tree(tree), reason="A/A ordered", actor=actor
+    )
+
+
+def queue_aa_run(
+    *,
+    suite: str,
+    preset: str,
+    hardware: str,
+    tree: StoredTree,
+    reason: str,
+    runner: Runner | None = None,
+    actor: User | None = None,
+) -> Run:
+    """A new A/A run, for one runner or for any of this hardware. Raises IntegrityError when that runner has one
+    of this suite and preset before it already."""
+    if suite == BUG.name or suite not in SUITES or preset not in SUITES[suite].presets:
+        raise BadRequest("There is no such suite or preset to measure noise with.")
+    require_present_layout(tree.pk, instead="Order the run with a lineage's tip.")
+    with transaction.atomic():
+        run = Run.objects.create(
+            kind=RunKind.AA,
+            suite=suite,
+            preset=preset,
+            hardware=hardware,
+            base_tree=tree,
+            candidate_tree=tree,
+            bound_to=runner,
+            woken_at=timezone.now(),
+        )
+        note(run, old="", new=run.state, reason=reason, actor=actor)
+        wake_runner(run_id=run.pk, hardware=run.hardware)
+    return run
+
+
+def lose_run(*, run: Run, reason: str, is_forgiven: bool = False) -> bool:
+    """Take an open run from its runner: queued again, or after the last attempt ended as an infrastructure error.
+
+    An attempt that the platform itself ended is forgiven: it does not count, neither against the run nor against
+    its runner. False when the run has moved on meanwhile. The log stays.
+    """
+    with transaction.atomic():
+        if not move(run, to=RunState.LOST, reason=reason, forgiven=run.forgiven + is_forgiven):
+            return False
+        say(run, f"attempt {run.attempt} {'ended' if is_forgiven else 'lost'}: {reason}")
+        if not is_forgiven:
+            note_failure(run=run, reason=reason)
+        if run.submission_id is not None and _is_unwanted(run.submission_id):
+            return True
+        if run.attempts_left <= 0:
+            end_without_evidence(run=run, reason=reason)
+            return True
+        move(
+            run,
+            to=RunState.QUEUED,
+            reason=f"{run.attempts_left} of {settings.RUN_MAX_ATTEMPTS} attempts are left",
+            pairs_done=0,
+            woken_at=timezone.now(),
+        )
+        wake_runner(run_id=run.pk, hardware=run.hardware)
+    return True
+
+
+def end_without_evidence(*, run: Run, reason: str) -> None:
+    """The verdict ``infrastructure_error`` for a run whose last attempt was lost."""
+    text = (
+        f"{run.attempt - run.forgiven} attempts were lost, the last one because: {reason}. This is the platform's "
+        "failure and does not count as an attempt: submit again, or ask a maintainer to have it judged again."
+    )
+    end_lost(run=run, reason="no attempt is left", text=text)
+
+
+def end_lost(*, run: Run, reason: str, text: str, actor: User | None = None) -> None:
+    """End a lost run with the verdict ``infrastructure_error``, which says ``text``."""
+    with transaction.atomic():
+        if not move(run, to=RunState.FINISHED, reason=reason, actor=actor, finished_at=timezone.now()):
+            return
+        RunVerdict.objects.create(run=run, kind=VerdictKind.INFRASTRUCTURE_ERROR.value, reason=text)
+        say(run, f"verdict {VerdictKind.INFRASTRUCTURE_ERROR.value}: {text}")
+        wake_after(run)
+
+
+def wake_after(run: Run) -> None:
+    """Have a control worker go on with what a finished run was for."""
+    if run.submission_id is not None:
+        wake_control(submission_id=run.submission_id)
+    elif run.reproduction_id is not None:
+        wake_reproduction(reproduction_id=run.reproduction_id)
+
+
+def _is_unwanted(submission_id: UUID) -> bool:
+    return Submission.objects.filter(pk=submission_id, state=SubmissionState.WITHDRAWN).exists()
+
+
+def recall_all(*, reason: str) -> int:
+    """Every run that a runner has. How many there were."""
+    return _recall(Q(), reason)
+
+
+def recall_untrusted() -> int:
+    """Runs at runners whose measurements are not trusted any more; an A/A run is what they are to do."""
+    suspect = ~Q(runner__quarantine_cause=QuarantineCause.NONE) & ~Q(kind=RunKind.AA)
+    return _recall(suspect, "its runner was quarantined")
+
+
+def _recall(which: Q, reason: str) -> int:
+    runs = Run.objects.filter(which, state__in=OPEN_RUN_STATES)
+    return sum(lose_run(run=run, reason=reason, is_forgiven=True) for run in runs)

@@ -1,0 +1,104 @@
+"""A run's log: written once, in pieces, whatever becomes of the run; bounded; read from any place on."""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from django.db import transaction
+from django.db.models import QuerySet
+
+from bounty.errors import BadRequest, LogGap
+from bounty.limits import LOG_PAGE_CHARS, MAX_LOG_CHARS, MAX_LOG_POST_CHARS
+from bounty.models import LogChunk, Run, RunState, Submission, SubmissionState
+from bounty.services.runs.leases import require_lease
+
+CUT_NOTE = f"\n[the log is longer than {MAX_LOG_CHARS} characters; the rest was not kept]\n"
+# Room above the bound for the platform's own short lines, so that they are there to the end.
+OWN_ROOM = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class LogPage:
+    """``text`` from ``offset`` on. Ask again from ``next_offset``; nothing more comes once ``is_final``."""
+
+    offset: int
+    next_offset: int
+    text: str
+    is_final: bool
+
+
+def append_log(*, run_id: UUID, lease: UUID, runner_id: UUID, offset: int, text: str) -> int:
+    """Add what the current lease's holder says. Returns the next offset, counted in characters of this lease.
+
+    A piece that was received before is not written twice. Raises LeaseLost; LogGap (with the offset to go on
+    from) when a piece is missing.
+    """
+    if len(text) > MAX_LOG_POST_CHARS:
+        raise BadRequest(f"Send at most {MAX_LOG_POST_CHARS} characters of log at a time.")
+    with transaction.atomic():
+        run = require_lease(run_id=run_id, lease=lease, runner_id=runner_id)
+        if offset > run.log_lease_chars:
+            raise LogGap(f"The log continues at offset {run.log_lease_chars}.")
+        fresh = text[run.log_lease_chars - offset :]
+        if fresh:
+            run.log_lease_chars += len(fresh)
+            _write(run, fresh, MAX_LOG_CHARS)
+        return run.log_lease_chars
+
+
+def say(run: Run, text: str) -> None:
+    """A line of the platform itself in the run's log. The caller's transaction has changed the run's row."""
+    locked = Run.objects.select_for_update().get(pk=run.pk)
+    _write(locked, f"[gainshare] {text}\n", MAX_LOG_CHARS + OWN_ROOM)
+    run.log_chars = locked.log_chars
+
+
+def _write(run: Run, text: str, bound: int) -> None:
+    """Append to the locked run, as far as the bound allows, and store its counters."""
+    clean = _storable(text)
+    room = bound - run.log_chars
+    if len(clean) > room:
+        clean = clean[: max(room - len(CUT_NOTE), 0)] + CUT_NOTE if room > 0 else ""
+    if clean:
+        LogChunk.objects.create(run=run, start=run.log_chars, text=clean)
+        run.log_chars += len(clean)
+    Run.objects.filter(pk=run.pk).update(log_chars=run.log_chars, log_lease_chars=run.log_lease_chars)
+
+
+def _storable(text: str) -> str:
+    """Same length, without what PostgreSQL cannot store: NUL and lone surrogates."""
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+
+
+def read_log(*, runs: QuerySet[Run], offset: int, limit: int = LOG_PAGE_CHARS) -> LogPage:
+    """The logs of ``runs``, one after the other by age, from character ``offset`` on."""
+    ordered = list(runs.order_by("queued_at", "pk"))
+    parts: list[str] = []
+    before, wanted = 0, limit
+    for run in ordered:
+        start = offset - before
+        if wanted > 0 and start < run.log_chars:
+            piece = _slice(run, max(start, 0), wanted)
+            parts.append(piece)
+            wanted -= len(piece)
+        before += run.log_chars
+    text = "".join(parts)
+    next_offset = offset + len(text)
+    is_over = all(run.state in (RunState.FINISHED, RunState.LOST) for run in ordered)
+    return LogPage(offset, next_offset, text, is_over and next_offset >= before)
+
+
+def _slice(run: Run, start: int, limit: int) -> str:
+    chunks = LogChunk.objects.filter(run=run, start__lt=min(run.log_chars, start + limit)).order_by("-start")
+    pieces: list[str] = []
+    for chunk in chunks.iterator(chunk_size=64):
+        pieces.append(chunk.text[max(start - chunk.start, 0) : max(start + limit - chunk.start, 0)])
+        if chunk.start <= start:
+            break
+    return "".join(reversed(pieces))
+
+
+def submission_log(*, submission: Submission, offset: int) -> LogPage:
+    """The logs of all runs of a submission, gate first. Final once the submission's verdict is."""
+    page = read_log(runs=Run.objects.filter(submission=submission), offset=offset)
+    is_final = page.is_final and (submission.is_decided or submission.state == SubmissionState.WITHDRAWN)
+    return LogPage(page.offset, page.next_offset, page.text, is_final)

@@ -1,0 +1,175 @@
+"""What is waiting for each kind of hardware, in what order, and for about how long."""
+
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from statistics import median
+from uuid import UUID
+
+from django.db.models import Q
+from django.db.models.functions import Coalesce
+from django.utils import timezone
+
+from benchmarks.judging.verdicts import VerdictKind
+from bounty.limits import RECENT, RUNNER_ALIVE
+from bounty.models import (
+    OPEN_RUN_STATES,
+    QuarantineCause,
+    Run,
+    RunKind,
+    Runner,
+    RunnerState,
+    RunState,
+    Switch,
+)
+from bounty.queueing import UNKNOWN, Estimate, Waiting, estimate, fair_order
+from bounty.services.emergency import is_stopped
+from bounty.services.runners.device_waits import is_waiting
+from bounty.services.trees import has_present_layout
+
+TYPICAL_OF = 20  # finished runs
+# Whose turn a run takes: no one's for an A/A run.
+PERSON = Coalesce("submission__submitter_id", "reproduction__author_id")
+Sort = tuple[str, str, str]  # kind, suite, preset: what decides how long a run takes on one kind of hardware
+
+
+@dataclass(frozen=True, slots=True)
+class QueuePlace:
+    """Where an unfinished run stands. ``position`` 0 is next, None is running; ``runners`` are those at work.
+
+    ``waiting_for_device`` of them can take nothing now: other work on their machines holds the device.
+    """
+
+    position: int | None
+    runners: int
+    starts_in_s: int | None
+    ends_in_s: int | None
+    waiting_for_device: int = 0
+
+
+def waiting_order(*, hardware: str) -> list[UUID]:
+    """Queued runs that any runner of this hardware may take, in the order in which they would be leased now.
+
+    Runs of trees of an older layout are left out, as in `own_order`: they cannot be measured.
+    """
+    queued = Run.objects.filter(state=RunState.QUEUED, hardware=hardware, bound_to=None)
+    rows = queued.values_list("pk", PERSON, "queued_at", "base_tree", "candidate_tree")
+    waiting = [Waiting(pk, person, at) for pk, person, at, *trees in rows if _can_be_measured(trees)]
+    return fair_order(waiting, _load(hardware))
+
+
+def _can_be_measured(trees: list[str]) -> bool:
+    return all(map(has_present_layout, trees))
+
+
+def own_order(runner: Runner) -> list[UUID]:
+    """Queued runs that only this runner may take, oldest first."""
+    own = Run.objects.filter(state=RunState.QUEUED, bound_to=runner)
+    rows = own.order_by("queued_at", "pk").values_list("pk", "base_tree", "candidate_tree")
+    return [pk for pk, *trees in rows if _can_be_measured(trees)]
+
+
+def order_for(runner: Runner) -> list[UUID]:
+    """What this runner would be given, the first one first: its own runs, then the fair order. In quarantine A/A
+    runs only."""
+    if runner.quarantine_cause == QuarantineCause.NONE:
+        return own_order(runner) + waiting_order(hardware=runner.hardware)
+    order = own_order(runner) + waiting_order(hardware=runner.hardware)
+    allowed = set(Run.objects.filter(pk__in=order, kind=RunKind.AA).values_list("pk", flat=True))
+    return [run_id for run_id in order if run_id in allowed]
+
+
+def _load(hardware: str) -> Counter[int | None]:
+    """Per person: runs being judged, and runs finished within the recent past."""
+    counted = Q(state__in=OPEN_RUN_STATES) | Q(
+        state=RunState.FINISHED, finished_at__gte=timezone.now() - RECENT
+    )
+    people = Run.objects.filter(counted, hardware=hardware).values_list(PERSON, flat=True)
+    return Counter(people)
+
+
+def queue_place(run: Run) -> QueuePlace | None:
+    """Where an unfinished run stands and about when it starts and ends; None for any other."""
+    now = timezone.now()
+    if run.state in OPEN_RUN_STATES:
+        left = _left_s(run, now, _typical_s(run.hardware, _sort(run)))
+        return QueuePlace(None, 1, 0, None if left is None else round(left))
+    if run.state != RunState.QUEUED:
+        return None
+    runners = list(_runners(run))
+    order = own_order(runners[0]) if run.bound_to_id and runners else waiting_order(hardware=run.hardware)
+    if run.pk not in order:
+        return None if not run.bound_to_id else QueuePlace(0, 0, None, None)
+    position = order.index(run.pk)
+    waiting = sum(map(is_waiting, runners))
+    found = _estimate(run, order[:position], runners, now)
+    return QueuePlace(position, len(runners), found.starts_in_s, found.ends_in_s, waiting)
+
+
+def _runners(run: Run) -> list[Runner]:
+    """Who may take it: the runner that it is bound to, or those of its hardware that are at work."""
+    if run.bound_to is not None:
+        return [run.bound_to]
+    return list(
+        Runner.objects.filter(
+            hardware=run.hardware,
+            state=RunnerState.ACTIVE,
+            last_seen_at__gte=timezone.now() - RUNNER_ALIVE,
+        )
+    )
+
+
+def _estimate(run: Run, ahead: list[UUID], runners: list[Runner], now: datetime) -> Estimate:
+    """What the fair order and the usual durations say; runs that are bound to a runner are not foreseen. Nothing
+    while judging is stopped, and no runner is counted on that waits for its device: no one knows for how long."""
+    if not runners or is_stopped(Switch.JUDGING):
+        return UNKNOWN
+
+    @cache
+    def typical(sort: Sort) -> float | None:
+        return _typical_s(run.hardware, sort)
+
+    sorts = {row.pk: _sort(row) for row in Run.objects.filter(pk__in=ahead)}
+    busy = Run.objects.filter(state__in=OPEN_RUN_STATES, runner__in=runners)
+    left = [_left_s(row, now, typical(_sort(row))) for row in busy]
+    left += [None] * sum(map(is_waiting, runners))
+    return estimate(
+        ahead_s=[typical(sorts[run_id]) for run_id in ahead if run_id in sorts],
+        own_s=typical(_sort(run)),
+        busy_s=left,
+        idle=len(runners) - len(left),
+    )
+
+
+def _sort(run: Run) -> Sort:
+    return run.kind, run.suite, run.preset
+
+
+def _left_s(run: Run, now: datetime, typical_s: float | None) -> float | None:
+    """What a running run still needs; None where no one knows, also once it takes longer than usual."""
+    if typical_s is None or run.leased_at is None:
+        return None
+    left = typical_s - (now - run.leased_at).total_seconds()
+    return left if left > 0 else None
+
+
+def _typical_s(hardware: str, sort: Sort) -> float | None:
+    """Median seconds from lease to verdict of the last runs of this sort that came to an end of their own."""
+    kind, suite, preset = sort
+    finished = (
+        Run.objects.filter(
+            state=RunState.FINISHED,
+            hardware=hardware,
+            kind=kind,
+            suite=suite,
+            preset=preset,
+            leased_at__isnull=False,
+            finished_at__isnull=False,
+        )
+        .exclude(verdict__kind=VerdictKind.INFRASTRUCTURE_ERROR.value)
+        .order_by("-finished_at")
+        .values_list("leased_at", "finished_at")[:TYPICAL_OF]
+    )
+    spans = [(end - start).total_seconds() for start, end in finished if start and end]
+    return median(spans) if spans else None

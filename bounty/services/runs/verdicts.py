@@ -1,0 +1,149 @@
+"""Recording evidence and its verdict: once per run, and only if all of it holds.
+
+The verdict that counts is the one recomputed here from the raw samples. It is taken only from the runner that holds
+the lease, signed with the key that was registered for it, for the nonce and after the commitment of this attempt,
+about the trees and the suite that were ordered, by this very version of the judge.
+"""
+
+from typing import Any
+from uuid import UUID
+
+from django.db import transaction
+from django.utils import timezone
+
+from benchmarks.evidence.canonical import canonical_bytes
+from benchmarks.evidence.samples import turns
+from benchmarks.evidence.verify import VerificationReport, verify_evidence
+from benchmarks.judging.verdicts import Verdict, VerdictKind
+from benchmarks.statistics.units import pair_log_ppb
+from bounty.errors import EvidenceConflict, EvidenceRefused, LeaseLost, NotFound
+from bounty.models import OPEN_RUN_STATES, Evidence, Run, Runner, RunState, RunVerdict
+from bounty.services.runners.calibration import note_outcome
+from bounty.services.runs.leases import holds, require_lease
+from bounty.services.runs.lifecycle import lose_run, wake_after
+from bounty.services.runs.logs import say
+from bounty.services.transitions import move
+from bounty.services.trees import blob_store
+
+
+def record_evidence(*, runner: Runner, run_id: UUID, lease: UUID, sealed: Any) -> RunVerdict | Verdict:
+    """Verify the sealed evidence and record its verdict; the same document again gets the recorded one.
+
+    Evidence of the runner's own failure queues the run again while attempts are left. Raises NotFound, LeaseLost,
+    EvidenceConflict (the run has its verdict from another document), EvidenceRefused (and the run is queued again).
+    """
+    run = Run.objects.select_related("submission").filter(pk=run_id).first()
+    if run is None:
+        raise NotFound("There is no such run.")
+    if run.state == RunState.FINISHED and run.runner_id == runner.pk:
+        return _recorded(run, sealed)
+    if not holds(run, lease=lease, runner_id=runner.pk) or run.state not in OPEN_RUN_STATES:
+        raise LeaseLost("This lease no longer holds the run: stop, and wait for the next wake-up.")
+    report = verify_evidence(
+        sealed,
+        trusted_keys={runner.key_id: runner.public_key},
+        nonce=run.nonce,
+        commitment=run.commitment,
+        require_installed_harness=True,
+    )
+    wrong = [f"{check.name} ({check.detail})" for check in report.checks if not check.holds]
+    if not wrong:
+        wrong = mismatches(run, sealed["document"])
+    if wrong:
+        reason = f"its evidence was refused: {'; '.join(wrong)}"[:2000]
+        lose_run(run=run, reason=reason)
+        raise EvidenceRefused(f"The evidence does not hold: {'; '.join(wrong)}"[:2000])
+    is_failure = report.verdict.kind == VerdictKind.INFRASTRUCTURE_ERROR
+    if is_failure and run.attempts_left > 0:
+        if not lose_run(run=run, reason=report.verdict.reason):
+            raise LeaseLost("This lease no longer holds the run.")
+        return report.verdict
+    return _record(run, runner, lease, sealed, report)
+
+
+def mismatches(run: Run, document: dict[str, Any]) -> list[str]:
+    """Where a verified document is not about what was ordered: ``name (stated, ordered)`` each."""
+    stated_and_ordered = {
+        "run": (document["run"]["id"], str(run.pk)),
+        "kind": (document["run"]["kind"], run.judged_as),
+        "suite": (document["suite"]["name"], run.suite),
+        "reproduction": (
+            document["suite"].get("reproduction", ""),
+            run.reproduction.blob if run.reproduction is not None else "",
+        ),
+        "preset": (document["suite"].get("preset"), run.preset),
+        "base tree": (document["trees"]["base"], run.base_tree_id),
+        "candidate tree": (document["trees"]["candidate"], run.candidate_tree_id),
+    }
+    return [
+        f"{name} ({stated}, ordered {ordered})"
+        for name, (stated, ordered) in stated_and_ordered.items()
+        if stated != ordered
+    ]
+
+
+def plot_samples(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """Per complete pair its log ratio in billionths of a nat, for people to look at; no verdict is made of these."""
+    complete = {case["name"]: 2 * case["calls"] for case in document["suite"]["cases"]}
+    return [
+        {
+            "index": pair["index"],
+            "control": pair["control"],
+            "case": pair["case"],
+            "log_ratio_ppb": pair_log_ppb(turns(pair["calls"])),
+        }
+        for pair in document["pairs"]
+        if len(pair["calls"]) == complete[pair["case"]]
+    ]
+
+
+def _recorded(run: Run, sealed: Any) -> RunVerdict:
+    verdict = RunVerdict.objects.select_related("evidence").get(run=run)
+    stated = sealed.get("digest") if isinstance(sealed, dict) else None
+    if verdict.evidence is None or verdict.evidence.digest != stated:
+        raise EvidenceConflict("This run has its verdict; it is never judged twice.")
+    return verdict
+
+
+def _record(
+    run: Run, runner: Runner, lease: UUID, sealed: dict[str, Any], report: VerificationReport
+) -> RunVerdict:
+    data = canonical_bytes(sealed)
+    blob = blob_store().put(data)
+    verdict = report.verdict
+    with transaction.atomic():
+        run = require_lease(run_id=run.pk, lease=lease, runner_id=runner.pk)
+        # Read again under the lock: a runner that was quarantined meanwhile earns no one an award.
+        is_trusted = Runner.objects.get(pk=runner.pk).is_trusted
+        evidence = Evidence.objects.create(
+            run=run,
+            digest=sealed["digest"],
+            blob=blob,
+            size_bytes=len(data),
+            runner=runner,
+            key_id=runner.key_id,
+            sandbox_level=sealed["document"]["sandbox"]["level"],
+            is_award_eligible=report.award_eligible and is_trusted,
+            samples=plot_samples(sealed["document"]),
+            trials=sealed["document"].get("trials", []),
+        )
+        recorded = RunVerdict.objects.create(
+            run=run,
+            kind=verdict.kind.value,
+            reason=verdict.reason,
+            log_ppm_estimate=verdict.log_ppm_estimate,
+            log_ppm_bound=verdict.log_ppm_bound,
+            pairs=verdict.pairs,
+            evidence=evidence,
+        )
+        move(
+            run,
+            to=RunState.FINISHED,
+            reason=f"evidence {sealed['digest']}",
+            finished_at=timezone.now(),
+            pairs_done=max(run.pairs_done, verdict.pairs),
+        )
+        say(run, f"verdict {verdict.kind.value}: {verdict.reason}")
+        note_outcome(run=run, document=sealed["document"], verdict=verdict)
+        wake_after(run)
+    return recorded

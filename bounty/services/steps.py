@@ -1,0 +1,124 @@
+"""The table of steps: what the control plane does by itself with a submission in each state.
+
+Gains and fixes share it. Where they differ, each names its own functions in a `Path`. A worker may die between any
+two steps, so each starts from the database and can be repeated.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from django.utils import timezone
+
+from benchmarks.faults import fault_point
+from benchmarks.judging.verdicts import VerdictKind
+from bounty.models import NextStep, Run, RunKind, RunVerdict, Submission, SubmissionState
+from bounty.services.awards import has_enough_acceptances, standing_award
+from bounty.services.remeasure import follow_best
+from bounty.services.runs.rechecks import CheckOutcome, check_of, holds_up
+from bounty.services.series import is_left_behind
+from bounty.services.transitions import move
+
+UNTRUSTED = "No award: the evidence was made in a sandbox that the policy does not trust."
+
+Step = Callable[[Submission], bool]  # False when there is nothing to do now
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """The steps that differ between a gain and the fix of a bug, in the order in which they come."""
+
+    judged_by: RunKind  # the run that decides whether the submission goes on
+    passed: str  # the fault point after that run has passed
+    pay: Step  # a passed submission: set money aside for it, or book its award
+    confirm: Step  # until its award is booked
+    vest: Step  # a booked award whose review has ended
+
+
+def take_step(submission: Submission, path: Path) -> bool:
+    """One step; False when there is nothing to do now."""
+    match submission.state:
+        case SubmissionState.QUEUED if is_left_behind(submission):
+            return follow_best(submission_id=submission.pk)
+        case SubmissionState.QUEUED | SubmissionState.JUDGING:
+            return _judge(submission, path)
+        case SubmissionState.JUDGED if submission.next_step != NextStep.NONE:
+            return follow_tip(submission) or path.pay(submission)
+        case SubmissionState.CONFIRMING:
+            return path.confirm(submission)
+        case SubmissionState.CONFIRMED | SubmissionState.ACCEPTED:
+            return _review(submission, path)
+    return False
+
+
+def follow_tip(submission: Submission) -> bool:
+    """Apply the submission to the tree that counts now, if that has moved; False where nothing changed."""
+    return is_left_behind(submission) and follow_best(submission_id=submission.pk)
+
+
+def judged_run(submission: Submission, kind: RunKind) -> Run | None:
+    """The submission's newest run of this kind."""
+    return submission.runs.filter(kind=kind).order_by("-sequence").first()
+
+
+def verdict_of(run: Run | None) -> RunVerdict | None:
+    """The run's verdict with its evidence, if it has one yet."""
+    if run is None:
+        return None
+    return RunVerdict.objects.select_related("run__reproduction__author", "evidence").filter(run=run).first()
+
+
+def refusal_of(verdict: RunVerdict) -> str:
+    """Why a run earns nothing; empty where it has passed."""
+    if verdict.kind != VerdictKind.GAIN:
+        return verdict.reason
+    is_trusted = verdict.evidence is not None and verdict.evidence.is_award_eligible
+    return "" if is_trusted else f"{verdict.reason} {UNTRUSTED}"
+
+
+def _judge(submission: Submission, path: Path) -> bool:
+    """Record what the judging run found."""
+    verdict = verdict_of(judged_run(submission, path.judged_by))
+    if verdict is None:
+        return False
+    refusal = refusal_of(verdict)
+    is_moved = move(
+        submission,
+        to=SubmissionState.JUDGED,
+        reason=f"{path.judged_by}: {verdict.kind}",
+        verdict_kind=verdict.kind,
+        verdict_reason=refusal or verdict.reason,
+        verdict_run=verdict.run,
+        next_step=NextStep.NONE if refusal else NextStep.RESERVE,
+        judged_at=timezone.now(),
+    )
+    if is_moved and not refusal:
+        fault_point(path.passed)
+    return True
+
+
+def _review(submission: Submission, path: Path) -> bool:
+    """What the control plane does while people review: follow the tip, suspect, accept, vest."""
+    if submission.merged_at is None and is_left_behind(submission):
+        return follow_best(submission_id=submission.pk)
+    award = standing_award(submission)
+    check = check_of(award) if award is not None else None
+    if check is not None and check.outcome == CheckOutcome.INCONSISTENT and submission.merged_at is None:
+        return _suspect(submission, check.run, check.doubt)
+    if submission.state == SubmissionState.CONFIRMED and has_enough_acceptances(submission):
+        return move(submission, to=SubmissionState.ACCEPTED, reason="enough people have accepted this tree")
+    return not holds_up(award) and path.vest(submission)
+
+
+def _suspect(submission: Submission, run: Run, doubt: str) -> bool:
+    """The gain was not found again. The award stays unvested until a maintainer decides."""
+    reason = f"{doubt} The award waits: a maintainer looks at it, declines it or has it measured again."
+    move(
+        submission,
+        to=SubmissionState.JUDGED,
+        reason=doubt,
+        verdict_kind=VerdictKind.SUSPICIOUS.value,
+        verdict_reason=reason,
+        verdict_run=run,
+        next_step=NextStep.NONE,
+    )
+    return True
