@@ -32,10 +32,10 @@ from gainshare.ledger.kinds import AccountKind
 from gainshare.ledger.models import Account
 from gainshare.ledger.services import totals
 from gainshare.web.formatting import format_credits, in_credits
+from gainshare.web.forms.sent_once import refuse_resent
+from gainshare.web.forms.typed import Refused, typed_text
 from gainshare.web.paging import page_of
-from gainshare.web.sent_once import refuse_resent
 from gainshare.web.signed_in import SignedInRequest, signed_in
-from gainshare.web.typed import Refused, typed_text
 
 PER_PAGE = 50
 REJECTED_SHOWN = 50

@@ -10,9 +10,9 @@ from bounty.models import Severity
 from bounty.pages.forms import CODE, TermsForm
 from bounty.rewards import PPM
 from bounty.services.bounties import REPRODUCTION_PPM
-from gainshare.web.credit_forms import CreditsField
-from gainshare.web.sent_once import SentOnceForm
-from gainshare.web.typed import pasted_or_chosen, set_field
+from gainshare.web.forms.credit_forms import CreditsField
+from gainshare.web.forms.sent_once import SentOnceForm
+from gainshare.web.forms.typed import pasted_or_chosen, set_field
 
 PPM_PER_CENT = PPM // 100
 SEVERITIES = {

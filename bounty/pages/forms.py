@@ -12,10 +12,10 @@ from benchmarks.catalogue import BUG, SUITES
 from bounty.limits import MAX_DIFF_CHARS
 from bounty.models import Lineage, Runner, RunnerState
 from bounty.rewards import TEN_PER_CENT, award_microcredits
-from gainshare.web.credit_forms import CreditsField, CreditsForm
 from gainshare.web.formatting import format_credits
-from gainshare.web.sent_once import SentOnceForm
-from gainshare.web.typed import pasted_or_chosen
+from gainshare.web.forms.credit_forms import CreditsField, CreditsForm
+from gainshare.web.forms.sent_once import SentOnceForm
+from gainshare.web.forms.typed import pasted_or_chosen
 
 CODE = {"class": "code", "spellcheck": "false", "autocapitalize": "none", "rows": 16}
 SHORT_CODE = CODE | {"class": "code code-short", "rows": 6}

@@ -18,8 +18,8 @@ from bounty.services.trees import start_lineage
 from gainshare.accounts.errors import DomainError, IdConflict
 from gainshare.accounts.models import User
 from gainshare.web.banners import Banner
+from gainshare.web.forms.sent_once import refuse_resent
 from gainshare.web.paging import page_of
-from gainshare.web.sent_once import refuse_resent
 
 PER_PAGE = 50
 SHOWN_NAMES = 3  # in the banner

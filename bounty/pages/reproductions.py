@@ -15,9 +15,9 @@ from bounty.services.reproductions import adopted, decline, find_reproduction, r
 from bounty.services.series import patch_base
 from gainshare.accounts.errors import DomainError, IdConflict
 from gainshare.accounts.models import User
-from gainshare.web.sent_once import refuse_resent
+from gainshare.web.forms.sent_once import refuse_resent
+from gainshare.web.forms.typed import Refused, typed_text
 from gainshare.web.signed_in import SignedInRequest, signed_in
-from gainshare.web.typed import Refused, typed_text
 
 
 @signed_in

@@ -20,9 +20,9 @@ from bounty.services.runners.doubts import runs_in_doubt
 from bounty.services.transitions import history
 from gainshare.accounts.errors import DomainError
 from gainshare.accounts.models import User
+from gainshare.web.forms.typed import Refused, typed_text
 from gainshare.web.paging import page_of
 from gainshare.web.signed_in import SignedInRequest, signed_in
-from gainshare.web.typed import Refused, typed_text
 
 SHOWN_SAMPLES = 60
 SHOWN_ROWS = 20

@@ -27,10 +27,10 @@ from bounty.services.submissions import attempts_used, find_submission, submit
 from bounty.services.transitions import history
 from bounty.services.trees import blob_store
 from gainshare.accounts.errors import DomainError, IdConflict
+from gainshare.web.forms.sent_once import refuse_resent
+from gainshare.web.forms.typed import Refused, typed_text
 from gainshare.web.paging import page_of
-from gainshare.web.sent_once import refuse_resent
 from gainshare.web.signed_in import SignedInRequest, signed_in
-from gainshare.web.typed import Refused, typed_text
 
 PER_PAGE = 50
 SHOWN_DIFF_LINES = 400

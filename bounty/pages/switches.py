@@ -11,8 +11,8 @@ from bounty.services.emergency import lift, stop, switches
 from gainshare.accounts.errors import DomainError
 from gainshare.accounts.models import User
 from gainshare.web.banners import Banner
+from gainshare.web.forms.typed import Refused, typed_text
 from gainshare.web.signed_in import SignedInRequest, signed_in
-from gainshare.web.typed import Refused, typed_text
 
 SHOWN_CHANGES = 50
 EFFECTS = {

@@ -23,9 +23,9 @@ from gainshare.local import stack as local_stack
 from gainshare.local.paths import Home
 from gainshare.local.ports import free_port
 from gainshare.local.postgres import Cluster
-from gainshare.local.processes import kill_all, session_members, tagged
 from gainshare.local.secrets import Secrets, read_secret
 from gainshare.local.state import StackState, running_state
+from gainshare.local.supervision.processes import kill_all, session_members, tagged
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]

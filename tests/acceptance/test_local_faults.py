@@ -17,8 +17,8 @@ import pytest
 from benchmarks.sandbox.isolation.seccomp import CLONE_NEW_ANY, Rule, assemble
 from gainshare.local.paths import STATE_DIRECTORY, Home, is_binaries_copy
 from gainshare.local.ports import free_port
-from gainshare.local.processes import kill_all, tagged
 from gainshare.local.reach import unreachable_part
+from gainshare.local.supervision.processes import kill_all, tagged
 from tests.acceptance.running_stack import ROOT, wait_for
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]

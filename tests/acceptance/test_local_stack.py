@@ -12,7 +12,7 @@ import httpx
 import pytest
 import redis
 
-from gainshare.local.processes import tagged
+from gainshare.local.supervision.processes import tagged
 from tests.acceptance.running_stack import Stack, wait_for
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]

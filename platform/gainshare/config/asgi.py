@@ -8,6 +8,8 @@ from django.utils.module_loading import import_string
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gainshare.config.settings")
 
-site = import_string("gainshare.web.body_limit.with_body_limit")(get_asgi_application(), settings.BODY_LIMITS)
+site = import_string("gainshare.web.http.body_limit.with_body_limit")(
+    get_asgi_application(), settings.BODY_LIMITS
+)
 # Model access goes past the site's middleware; named by string, as the settings name the apps.
 application = import_string("gainshare.gateway.asgi.with_side_door")(site)

@@ -61,9 +61,9 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
-    "gainshare.web.content_security.ContentSecurityMiddleware",
+    "gainshare.web.http.content_security.ContentSecurityMiddleware",
     "django.middleware.security.SecurityMiddleware",
-    "gainshare.web.compression.CompressionMiddleware",
+    "gainshare.web.http.compression.CompressionMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -71,7 +71,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
-    "gainshare.web.refusals.RefusalsMiddleware",
+    "gainshare.web.http.refusals.RefusalsMiddleware",
 ]
 
 TEMPLATES = [

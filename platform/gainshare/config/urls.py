@@ -16,10 +16,10 @@ urlpatterns = [
     path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
     path("", include("gainshare.web.pages")),
     path("", include("bounty.pages")),
-    path("api/", include("gainshare.web.unknown")),
+    path("api/", include("gainshare.web.http.unknown")),
 ]
 
-handler400 = "gainshare.web.refusals.bad_request"
-handler403 = "gainshare.web.refusals.denied"
-handler404 = "gainshare.web.refusals.not_found"
-handler500 = "gainshare.web.refusals.failed"
+handler400 = "gainshare.web.http.refusals.bad_request"
+handler403 = "gainshare.web.http.refusals.denied"
+handler404 = "gainshare.web.http.refusals.not_found"
+handler500 = "gainshare.web.http.refusals.failed"

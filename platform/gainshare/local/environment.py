@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from gainshare.local.paths import Home
-from gainshare.local.processes import TAG
 from gainshare.local.secrets import Secrets
+from gainshare.local.supervision.processes import TAG
 
 SYSTEM = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
 OUTGOING = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")

@@ -19,9 +19,9 @@ from urllib.parse import quote
 
 import psycopg
 
-from gainshare.local import processes
 from gainshare.local.errors import LocalModeError
 from gainshare.local.reach import reaches, unreachable_part
+from gainshare.local.supervision import processes
 
 OWNER = "gainshare"
 DATABASE = "gainshare"
@@ -192,14 +192,14 @@ class Cluster:
             pid = int(lock.read_text().split("\n", 1)[0])
         except (FileNotFoundError, ValueError):
             return
-        is_ours = pid in _working_in(self.data)
+        is_ours = pid in processes.working_in(self.data)
         if is_ours:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGINT)
         deadline = time.monotonic() + LEFTOVER_GRACE_S
-        while _working_in(self.data) and time.monotonic() < deadline:
+        while processes.working_in(self.data) and time.monotonic() < deadline:
             time.sleep(0.05)
-        processes.kill_all(lambda: _working_in(self.data))
+        processes.kill_all(lambda: processes.working_in(self.data))
         if not is_ours and processes.ProcessId.of(pid) is not None:
             lock.unlink(missing_ok=True)
 
@@ -286,8 +286,3 @@ class Cluster:
     def _give(self, path: Path) -> None:
         if self.account.user is not None and self.account.group is not None:
             os.chown(path, self.account.user, self.account.group)
-
-
-def _working_in(data: Path) -> list[int]:
-    """Pids of the server's processes on `data`: each has it as its working directory."""
-    return [pid for pid in processes.all_pids() if processes.working_directory(pid) == data]

@@ -19,13 +19,13 @@ from gainshare.local.compatibility import (
 )
 from gainshare.local.environment import Environments
 from gainshare.local.errors import LocalModeError
-from gainshare.local.logs import tail
 from gainshare.local.model_cache import ensure_model
 from gainshare.local.paths import Home
 from gainshare.local.postgres import Cluster, reachable_binaries, server_account
 from gainshare.local.registration import register_runner
 from gainshare.local.secrets import Secrets, read_secret
-from gainshare.local.spec import LogSays, PlanItem, ServiceSpec, Step
+from gainshare.local.supervision.logs import tail
+from gainshare.local.supervision.spec import LogSays, PlanItem, ServiceSpec, Step
 
 HARDWARE = "cpu"
 RUNNER_QUEUE = f"runner.{HARDWARE}"

@@ -15,13 +15,13 @@ from collections.abc import Callable, Mapping
 from benchmarks.commands import dying_of_signals
 from benchmarks.sandbox import SandboxUnavailable, best_level
 from gainshare.local.errors import LocalModeError
-from gainshare.local.logs import tail
 from gainshare.local.paths import STATE_DIRECTORY, Home, is_binaries_copy
 from gainshare.local.ports import free_port, require_free
-from gainshare.local.processes import ProcessId
 from gainshare.local.services import StackOptions
 from gainshare.local.state import AlreadyRunning, StackState, read_state, running_state
-from gainshare.local.supervisor import Supervisor
+from gainshare.local.supervision.logs import tail
+from gainshare.local.supervision.processes import ProcessId
+from gainshare.local.supervision.supervisor import Supervisor
 
 DEFAULT_PORT = 8000
 DEFAULT_MODEL = "smollm2-moe"

@@ -14,7 +14,7 @@ from typing import Any
 
 from gainshare.local.errors import LocalModeError
 from gainshare.local.paths import Home
-from gainshare.local.processes import ProcessId
+from gainshare.local.supervision.processes import ProcessId
 
 SCHEMA = "gainshare.local/1"
 

@@ -15,8 +15,8 @@ import tempfile
 from pathlib import Path
 
 from gainshare.local.postgres import Cluster, reachable_binaries, server_account
-from gainshare.local.processes import ProcessId
 from gainshare.local.reach import reaches
+from gainshare.local.supervision.processes import ProcessId
 
 PREFIX = "gainshare-test-"
 

@@ -3,22 +3,20 @@
 from django.contrib.auth.views import LogoutView
 from django.urls import path
 
-from gainshare.web import (
-    amount_reading,
-    api_pages,
-    credit_pages,
-    entrance,
-    grant_pages,
-    home_parts,
-    key_pages,
-    navigation,
-    next_steps,
-    people_pages,
-    playground,
-    treasury_pages,
-    usage_pages,
-)
+from gainshare.web import home_parts, navigation, next_steps
 from gainshare.web.navigation import Audience, NavEntry
+from gainshare.web.views import (
+    amount_reading,
+    api,
+    entrance,
+    grants,
+    keys,
+    people,
+    playground,
+    treasury,
+    usage,
+    wallet,
+)
 
 navigation.register(NavEntry("Playground", "playground", 30, Audience.SIGNED_IN))
 navigation.register(NavEntry("Credits", "credits", 40, Audience.SIGNED_IN))
@@ -32,23 +30,23 @@ home_parts.register_steps("web", next_steps.own_steps, position=20)
 
 urlpatterns = [
     path("", entrance.home, name="home"),
-    path("api/docs/", api_pages.api_docs, name="api-docs"),
-    path("api/reference/", api_pages.api_reference, name="api-reference"),
+    path("api/docs/", api.api_docs, name="api-docs"),
+    path("api/reference/", api.api_reference, name="api-reference"),
     path("login/", entrance.LogIn.as_view(), name="login"),
     path("logout/", LogoutView.as_view(), name="logout"),
     path("signup/", entrance.sign_up, name="signup"),
     path("account/", entrance.account, name="account"),
     path("account/password/", entrance.ChangePassword.as_view(), name="password"),
-    path("keys/", key_pages.keys, name="keys"),
-    path("keys/<str:prefix>/", key_pages.key_shown_once, name="key"),
-    path("keys/<str:prefix>/revoke/", key_pages.revoke, name="key-revoke"),
-    path("credits/", credit_pages.credits_page, name="credits"),
+    path("keys/", keys.keys, name="keys"),
+    path("keys/<str:prefix>/", keys.key_shown_once, name="key"),
+    path("keys/<str:prefix>/revoke/", keys.revoke, name="key-revoke"),
+    path("credits/", wallet.credits_page, name="credits"),
     path("credits/read/", amount_reading.read, name="credits-read"),
-    path("treasury/", treasury_pages.treasury, name="treasury"),
-    path("treasury/grants/", grant_pages.grants, name="grants"),
-    path("people/", people_pages.people, name="people"),
-    path("usage/", usage_pages.usage, name="usage"),
-    path("usage/<uuid:request_id>/", usage_pages.usage_detail, name="usage-detail-page"),
+    path("treasury/", treasury.treasury, name="treasury"),
+    path("treasury/grants/", grants.grants, name="grants"),
+    path("people/", people.people, name="people"),
+    path("usage/", usage.usage, name="usage"),
+    path("usage/<uuid:request_id>/", usage.usage_detail, name="usage-detail-page"),
     path("playground/", playground.playground, name="playground"),
     path("playground/balance/", playground.playground_balance, name="playground-balance"),
 ]

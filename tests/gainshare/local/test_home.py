@@ -10,10 +10,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.evidence.signing import load_key, public_key
-from gainshare.local import logs
 from gainshare.local.errors import LocalModeError
 from gainshare.local.paths import STATE_DIRECTORY, Home, home_from_environment
-from gainshare.local.processes import ProcessId
 from gainshare.local.reach import reaches, unreachable_part
 from gainshare.local.secrets import Secrets, read_secret, write_secret
 from gainshare.local.stack import delete_data
@@ -28,6 +26,8 @@ from gainshare.local.state import (
     running_state,
     write_state,
 )
+from gainshare.local.supervision import logs
+from gainshare.local.supervision.processes import ProcessId
 
 NOBODY = 65534
 is_root = os.geteuid() == 0

@@ -20,7 +20,7 @@ from gainshare.local.ports import free_port, require_free
 from gainshare.local.registration import register_runner
 from gainshare.local.secrets import Secrets, read_secret, write_secret
 from gainshare.local.services import LocalStack, StackOptions, run_logged
-from gainshare.local.spec import ServiceSpec, services_of
+from gainshare.local.supervision.spec import ServiceSpec, services_of
 
 OPTIONS = StackOptions(port=8123, model="tiny", node_port=8124, sandbox_level="bubblewrap")
 

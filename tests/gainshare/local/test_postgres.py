@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from django.db import connection
 
-from gainshare.local import postgres, processes
+from gainshare.local import postgres
 from gainshare.local.postgres import (
     Cluster,
     PostgresError,
@@ -22,6 +22,7 @@ from gainshare.local.postgres import (
     server_account,
     wheel_binaries,
 )
+from gainshare.local.supervision import processes
 from gainshare.local.throwaway import ThrowawayPostgres, remove_leftovers
 
 pytestmark = pytest.mark.slow
@@ -252,7 +253,7 @@ def test_throwaway_of_a_killed_session_is_removed_by_the_next(open_folder: Path)
     assert (left / "data" / "PG_VERSION").exists()
     remove_leftovers(open_folder)
     assert not left.exists()
-    assert not [pid for pid in processes.all_pids() if processes.working_directory(pid) == left / "data"]
+    assert processes.working_in(left / "data") == []
 
 
 def test_throwaway_of_a_live_session_is_left_alone() -> None:

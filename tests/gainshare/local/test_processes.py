@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from gainshare.local import guardian, processes
-from gainshare.local.processes import TAG, ProcessId
+from gainshare.local.supervision import guardian, processes
+from gainshare.local.supervision.processes import TAG, ProcessId
 
 pytestmark = pytest.mark.slow
 
@@ -73,7 +73,7 @@ def test_stop_ends_children_in_other_process_groups_of_the_session(tmp_path: Pat
 def test_a_child_dies_with_its_killed_parent(tmp_path: Path) -> None:
     code = (
         "import os, sys, time\n"
-        "from gainshare.local import processes\n"
+        "from gainshare.local.supervision import processes\n"
         f"child = processes.start([sys.executable, '-c', {SLEEPER!r}], env={{}}, log=1)\n"
         "print(child.pid, flush=True)\n"
         "time.sleep(60)\n"

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from gainshare.local import processes
 from gainshare.local.errors import LocalModeError
-from gainshare.local.managed import BACK_OFF_S, Managed, back_off_s
 from gainshare.local.paths import Home
-from gainshare.local.spec import ServiceSpec
 from gainshare.local.state import read_state
-from gainshare.local.supervisor import clean_up_after_dead
+from gainshare.local.supervision import processes
+from gainshare.local.supervision.managed import BACK_OFF_S, Managed, back_off_s
+from gainshare.local.supervision.spec import ServiceSpec
+from gainshare.local.supervision.supervisor import clean_up_after_dead
 
 pytestmark = pytest.mark.slow
 
@@ -42,8 +42,8 @@ import dataclasses, os, signal, sys
 from pathlib import Path
 from gainshare.local.paths import Home
 from gainshare.local.services import LocalStack, StackOptions
-from gainshare.local.spec import ServiceSpec, Step
-from gainshare.local.supervisor import Supervisor
+from gainshare.local.supervision.spec import ServiceSpec, Step
+from gainshare.local.supervision.supervisor import Supervisor
 from gainshare.local.errors import LocalModeError
 
 home = Home(Path(os.environ["GAINSHARE_HOME"]))

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gainshare.web.amounts import is_large, parse_credits, plain_credits, spelled_out
 from gainshare.web.formatting import format_credits
+from gainshare.web.forms.amounts import is_large, parse_credits, plain_credits, spelled_out
 
 AMOUNTS = st.integers(min_value=0, max_value=2**62)
 

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from django.core.asgi import get_asgi_application
 
-from gainshare.web.body_limit import with_body_limit
+from gainshare.web.http.body_limit import with_body_limit
 
 LIMITS = {"/": 1000, "/large/": 5000}
 

@@ -8,7 +8,7 @@ import pytest
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.test import Client, RequestFactory
 
-from gainshare.web.compression import CompressionMiddleware
+from gainshare.web.http.compression import CompressionMiddleware
 from tests.gainshare.ledger.ledger_world import make_user
 
 GZIP = {"accept-encoding": "gzip, deflate, br"}

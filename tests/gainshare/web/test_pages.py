@@ -286,7 +286,7 @@ def test_a_crash_shows_a_page_without_needing_the_database(monkeypatch: pytest.M
     def crash(*_: object, **__: object) -> None:
         raise RuntimeError("broken")
 
-    monkeypatch.setattr("gainshare.web.entrance.render", crash)
+    monkeypatch.setattr("gainshare.web.views.entrance.render", crash)
     response = Client(raise_request_exception=False).get("/")
     assert response.status_code == 500
     assert "Something failed on our side" in response.content.decode()

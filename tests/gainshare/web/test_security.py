@@ -7,7 +7,7 @@ import pytest
 from django.test import Client
 from pytest_django import Settings
 
-from gainshare.web.content_security import DIRECTIVES
+from gainshare.web.http.content_security import DIRECTIVES
 from tests.gainshare.ledger.ledger_world import make_user
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -38,7 +38,7 @@ def test_errors_of_the_platform_have_them(db: None, monkeypatch: pytest.MonkeyPa
     def broken(request: object) -> None:
         raise RuntimeError("for the test")
 
-    monkeypatch.setattr("gainshare.web.api_pages.Reference", broken)
+    monkeypatch.setattr("gainshare.web.views.api.Reference", broken)
     answer = Client(raise_request_exception=False).get("/api/reference/")
     assert answer.status_code == 500
     assert "Content-Security-Policy" in answer and answer["X-Frame-Options"] == "DENY"

@@ -10,10 +10,10 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from gainshare.web import formatting
-from gainshare.web.amounts import spelled_out
 from gainshare.web.banners import Banner
 from gainshare.web.banners import banners as standing_banners
-from gainshare.web.credit_forms import CreditsField
+from gainshare.web.forms.amounts import spelled_out
+from gainshare.web.forms.credit_forms import CreditsField
 from gainshare.web.navigation import NavLink, links_for
 
 register = template.Library()

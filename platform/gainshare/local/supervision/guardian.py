@@ -1,6 +1,6 @@
 """The process that outlives a killed supervisor just long enough to end what the supervisor started.
 
-`python -m gainshare.local.guardian TAG SECONDS`, with the read end of the supervisor's pipe as standard input. A
+`python -m gainshare.local.supervision.guardian TAG SECONDS`, with the read end of the supervisor's pipe as standard input. A
 line `done` means an orderly end. The pipe closing without it means that the supervisor is dead: every process
 with the tag gets that many seconds to follow its own death signal, then SIGKILL.
 """
@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 
-from gainshare.local import processes
+from gainshare.local.supervision import processes
 
 GRACE_S = 10.0
 DONE = b"done\n"
@@ -18,7 +18,7 @@ DONE = b"done\n"
 def start_guardian(tag: str, *, grace_s: float = GRACE_S) -> subprocess.Popen[bytes]:
     """Start it; the caller keeps `stdin` open for as long as it lives, and ends with `dismiss`."""
     return subprocess.Popen(
-        [sys.executable, "-m", "gainshare.local.guardian", tag, str(grace_s)],
+        [sys.executable, "-m", "gainshare.local.supervision.guardian", tag, str(grace_s)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

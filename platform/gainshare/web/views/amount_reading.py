@@ -4,8 +4,8 @@ from django.core.exceptions import ValidationError
 from django.http import HttpRequest, JsonResponse
 from django.views.decorators.http import require_GET
 
-from gainshare.web.amounts import spelled_out
-from gainshare.web.credit_forms import read_amount
+from gainshare.web.forms.amounts import spelled_out
+from gainshare.web.forms.credit_forms import read_amount
 
 
 @require_GET

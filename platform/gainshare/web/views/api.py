@@ -8,7 +8,7 @@ from django.shortcuts import render
 from django.views.decorators.http import require_GET
 
 from gainshare.accounts.schema import openapi_document
-from gainshare.web.api_reference import Reference
+from gainshare.web.views.api_reference import Reference
 
 
 @require_GET

@@ -9,8 +9,8 @@ from django.utils import timezone
 
 from gainshare.accounts.models import Role, Scope, User
 from gainshare.accounts.names import MAX_NAME_CHARS
-from gainshare.web.credit_forms import CreditsField, CreditsForm
-from gainshare.web.sent_once import SentOnceForm
+from gainshare.web.forms.credit_forms import CreditsField, CreditsForm
+from gainshare.web.forms.sent_once import SentOnceForm
 
 LIFETIMES = {"": "Never", "1": "In one day", "30": "In 30 days", "90": "In 90 days", "365": "In one year"}
 

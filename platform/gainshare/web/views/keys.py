@@ -13,9 +13,9 @@ from gainshare.accounts.errors import DomainError, IdConflict
 from gainshare.accounts.models import ApiKey, Scope, User
 from gainshare.accounts.services import draw_secret, order_api_key, revoke_api_key
 from gainshare.ledger.price_book import current_prices
-from gainshare.web.forms import KeyForm
+from gainshare.web.forms.account import KeyForm
+from gainshare.web.forms.sent_once import refuse_resent
 from gainshare.web.paging import page_of
-from gainshare.web.sent_once import refuse_resent
 from gainshare.web.signed_in import SignedInRequest, signed_in
 
 PER_PAGE = 50

@@ -8,7 +8,7 @@ from django import forms
 
 from gainshare.accounts.models import User
 from gainshare.accounts.once import once
-from gainshare.web.typed import set_field
+from gainshare.web.forms.typed import set_field
 
 SENT_BEFORE = "This form was sent before, with something else in it. Nothing was made now; send it again if you want this as well."
 NOT_TERMS = ("call_id", "confirmed")

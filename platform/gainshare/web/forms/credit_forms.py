@@ -9,9 +9,9 @@ from django.urls import reverse_lazy
 from gainshare.accounts.models import MadeOnce
 from gainshare.ledger.models import Transfer
 from gainshare.ledger.services import MAX_MICROCREDITS, totals
-from gainshare.web.amounts import is_large, parse_credits, spelled_out
 from gainshare.web.formatting import format_credits
-from gainshare.web.typed import set_field
+from gainshare.web.forms.amounts import is_large, parse_credits, spelled_out
+from gainshare.web.forms.typed import set_field
 
 
 class CreditsInput(forms.TextInput):

@@ -10,7 +10,7 @@ from django.views.decorators.http import require_http_methods
 from gainshare.accounts.errors import DomainError
 from gainshare.accounts.models import Role, RoleChange, User
 from gainshare.accounts.services import set_role
-from gainshare.web.forms import RoleForm
+from gainshare.web.forms.account import RoleForm
 from gainshare.web.signed_in import SignedInRequest, signed_in
 
 SHOWN = 100  # of maintainers, and of changes

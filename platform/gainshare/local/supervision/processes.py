@@ -1,8 +1,9 @@
 """Processes as the supervisor sees them: start so that none outlives its parent, find again, end as a whole.
 
 A service is started in a session of its own, so `stop` reaches its pool children too. Everything that belongs to one
-stack also carries a tag in its environment, by which leftovers of a killed supervisor are found. A pid alone is never
-trusted: it is compared with the start time that Linux keeps for it.
+stack also carries a tag in its environment, by which leftovers of a killed supervisor are found. psutil lists what
+runs. A pid alone is never trusted: it is compared with the start time that Linux keeps for it, in ticks since boot;
+psutil's is in seconds of a clock that may be set meanwhile.
 """
 
 import contextlib
@@ -16,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+import psutil
+
 TAG = "GAINSHARE_STACK"
 PR_SET_PDEATHSIG = 1
-_PROC = Path("/proc")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -32,8 +34,12 @@ class ProcessId:
     @classmethod
     def of(cls, pid: int) -> "ProcessId | None":
         """The identity of a process that runs now (a zombie does not), else None."""
-        fields = _stat_fields(pid)
-        return None if fields is None or fields[0] in "ZX" else cls(pid, int(fields[19]))
+        try:
+            # Fields from the state on; the name before it may hold anything.
+            fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        except OSError:
+            return None
+        return None if fields[0] in (b"Z", b"X") else cls(pid, int(fields[19]))
 
     def is_alive(self) -> bool:
         return ProcessId.of(self.pid) == self
@@ -99,46 +105,27 @@ def kill_all(find: Callable[[], list[int]]) -> list[int]:
 
 def session_members(session: int) -> list[int]:
     """Pids of all processes, zombies excepted, whose session id is `session`."""
-    members = []
-    for pid in all_pids():
-        fields = _stat_fields(pid)
-        if fields is not None and fields[0] not in "ZX" and int(fields[3]) == session:
-            members.append(pid)
-    return members
+    return _living(lambda process: os.getsid(process.pid) == session)
 
 
 def tagged(prefix: str) -> list[int]:
-    """Pids of all processes, zombies excepted, whose tag starts with `prefix` and that we may look at."""
-    wanted = f"{TAG}={prefix}".encode()
+    """Pids of all processes, zombies excepted, whose tag starts with `prefix` and whose environment we may read."""
+    return _living(lambda process: process.environ().get(TAG, "").startswith(prefix))
+
+
+def working_in(folder: Path) -> list[int]:
+    """Pids of all processes, zombies excepted, whose working directory is `folder` and may be read."""
+    return _living(lambda process: process.cwd() == str(folder))
+
+
+def _living(is_wanted: Callable[[psutil.Process], bool]) -> list[int]:
+    """Pids of wanted processes; one that has ended, or that may not be read, is not wanted."""
     found = []
-    for pid in all_pids():
-        try:
-            environment = (_PROC / str(pid) / "environ").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if any(line.startswith(wanted) for line in environment) and ProcessId.of(pid) is not None:
-            found.append(pid)
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD) and is_wanted(process):
+                found.append(process.pid)
     return found
-
-
-def working_directory(pid: int) -> Path | None:
-    """The folder that a live process works in, None where it cannot be told."""
-    try:
-        return (_PROC / str(pid) / "cwd").readlink() if ProcessId.of(pid) is not None else None
-    except OSError:
-        return None
-
-
-def all_pids() -> list[int]:
-    return [int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit()]
-
-
-def _stat_fields(pid: int) -> list[str] | None:
-    """Fields of /proc/PID/stat from the state on (the name before it may hold anything), or None."""
-    try:
-        return (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
-    except (OSError, UnicodeDecodeError):
-        return None
 
 
 def _die_with_parent(death_signal: signal.Signals, parent: int) -> Callable[[], None]:

@@ -12,8 +12,8 @@ from django.views import defaults
 
 from gainshare.accounts.errors import UnusableValue, error_body
 from gainshare.accounts.rate_limits import TooManyAttempts
+from gainshare.web.http.unknown import is_for_programs, unknown_address
 from gainshare.web.paging import NoSuchPage
-from gainshare.web.unknown import is_for_programs, unknown_address
 
 
 class RefusalsMiddleware:

@@ -13,9 +13,9 @@ from gainshare.ledger.kinds import TransferKind
 from gainshare.ledger.models import Transfer
 from gainshare.ledger.services import grant_credits, totals
 from gainshare.web.formatting import format_credits, in_credits
-from gainshare.web.forms import GrantForm
+from gainshare.web.forms.account import GrantForm
+from gainshare.web.forms.sent_once import refuse_resent
 from gainshare.web.paging import page_of
-from gainshare.web.sent_once import refuse_resent
 from gainshare.web.signed_in import SignedInRequest, signed_in
 
 PER_PAGE = 50

@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from gainshare.local import processes
 from gainshare.local.errors import LocalModeError
-from gainshare.local.logs import contains_after, rotate
-from gainshare.local.spec import ServiceSpec
 from gainshare.local.state import ServiceState
+from gainshare.local.supervision import processes
+from gainshare.local.supervision.logs import contains_after, rotate
+from gainshare.local.supervision.spec import ServiceSpec
 
 BACK_OFF_S = (0.2, 1.0, 2.0, 5.0, 10.0, 30.0)
 STEADY_AFTER_S = 60.0  # a process that lived this long starts over with the shortest wait

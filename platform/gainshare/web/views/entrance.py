@@ -18,7 +18,7 @@ from gainshare.accounts.errors import DomainError
 from gainshare.accounts.models import User
 from gainshare.accounts.services import create_user
 from gainshare.ledger.services import balance
-from gainshare.web.forms import SignUpForm
+from gainshare.web.forms.account import SignUpForm
 from gainshare.web.home_parts import parts_for, steps_for
 from gainshare.web.signed_in import SignedInRequest, signed_in
 

@@ -16,9 +16,9 @@ from gainshare.ledger.kinds import AccountKind, TransferKind
 from gainshare.ledger.models import Account, Transfer
 from gainshare.ledger.services import MAX_MICROCREDITS, fund_treasury, totals
 from gainshare.web.formatting import format_credits
-from gainshare.web.forms import FundForm
+from gainshare.web.forms.account import FundForm
+from gainshare.web.forms.sent_once import refuse_resent
 from gainshare.web.paging import page_of
-from gainshare.web.sent_once import refuse_resent
 from gainshare.web.signed_in import SignedInRequest, signed_in
 
 PER_PAGE = 50

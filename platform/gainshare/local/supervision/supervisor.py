@@ -16,16 +16,16 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from types import FrameType
 
-from gainshare.local import processes
 from gainshare.local.disk import LOW_FREE_BYTES, NEEDED_FREE_BYTES, free_space_problem
 from gainshare.local.errors import LocalModeError
-from gainshare.local.guardian import dismiss, start_guardian
-from gainshare.local.logs import tail
-from gainshare.local.managed import Managed
 from gainshare.local.paths import Home
 from gainshare.local.services import LocalStack, StackOptions
-from gainshare.local.spec import PlanItem, ServiceSpec, Step, services_of
 from gainshare.local.state import ServiceState, StackState, boot_id, held_home, read_state, write_state
+from gainshare.local.supervision import processes
+from gainshare.local.supervision.guardian import dismiss, start_guardian
+from gainshare.local.supervision.logs import tail
+from gainshare.local.supervision.managed import Managed
+from gainshare.local.supervision.spec import PlanItem, ServiceSpec, Step, services_of
 
 TICK_S = 0.1
 DISK_LOOK_EVERY_S = 5.0

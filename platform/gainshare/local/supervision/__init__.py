@@ -1,0 +1,1 @@
+"""Processes on one machine: started, watched, started again when they die, ended with their supervisor."""

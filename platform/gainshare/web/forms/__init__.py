@@ -1,0 +1,1 @@
+"""What people type into forms: amounts, text, files; and forms that are sent once."""

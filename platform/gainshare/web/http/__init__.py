@@ -1,0 +1,1 @@
+"""What every request and answer passes: limits, policies, compression, and pages for refusals."""
