@@ -1,45 +1,41 @@
-"""What a tree's code says, apart from comments and layout: two trees with one digest compute the same.
+"""The digest of a tree's code in its normal form: two trees of one digest compute the same.
 
-Python files are read as tokens, without comments, blank lines and the width of spaces and indents; docstrings stay,
-since code can read them. Anything else, and Python that cannot be read as tokens, counts byte for byte. Nothing is
-parsed further, compiled or imported. Knows no database.
+Python and C++ files count in their normal form (`bounty.normal_form`). Anything else, what cannot be read, and very
+large files count byte for byte.
 """
 
 import hashlib
-import io
-import tokenize
 from functools import lru_cache
+from pathlib import PurePosixPath
 
 from benchmarks.patch.trees import BlobStore, Tree
+from bounty.normal_form import normal_cpp, normal_python
 
-_LABEL = b"gainshare.code/1"
-_IGNORED = frozenset({tokenize.COMMENT, tokenize.NL, tokenize.ENCODING})
-_LAYOUT = frozenset({tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER})
-MAX_BYTES = 256 * 1024  # larger files count byte for byte: reading tokens is slow
+_LABEL = b"gainshare.code/2"
+MAX_BYTES = 256 * 1024  # parsing is slow
+_CPP = frozenset({".c", ".cc", ".cpp", ".cu", ".cuh", ".h", ".hpp"})
 
 
 def code_digest(tree: Tree, store: BlobStore) -> str:
     """SHA-256 in hex over the paths, modes and code of all files. Raises TreeError for a blob that the store lacks."""
     whole = hashlib.sha256(_LABEL)
     for entry in sorted(tree.entries):
-        code = _of_python(store.get(entry.blob)) if entry.path.endswith(".py") else bytes.fromhex(entry.blob)
+        suffix = PurePosixPath(entry.path).suffix
+        is_code = suffix == ".py" or suffix in _CPP
+        code = _of_source(store.get(entry.blob), suffix) if is_code else bytes.fromhex(entry.blob)
         for part in (entry.path.encode(), b"%o" % entry.mode, code):
             whole.update(len(part).to_bytes(8) + part)
     return whole.hexdigest()
 
 
 @lru_cache(maxsize=1024)  # most files of a tree are those of the tree before
-def _of_python(source: bytes) -> bytes:
-    """SHA-256 of the file's tokens; of its bytes where it has none."""
+def _of_source(source: bytes, suffix: str) -> bytes:
+    """SHA-256 of the file's normal form; of its bytes where it has none."""
     if len(source) > MAX_BYTES:
         return hashlib.sha256(source).digest()
-    tokens = hashlib.sha256()
     try:
-        for token in tokenize.tokenize(io.BytesIO(source).readline):
-            if token.type in _IGNORED:
-                continue
-            text = b"" if token.type in _LAYOUT else token.string.encode("utf-8", "surrogatepass")
-            tokens.update(b"%d %d " % (token.type, len(text)) + text)
-    except (tokenize.TokenError, SyntaxError, UnicodeDecodeError, ValueError):
+        text = source.decode()
+        form = normal_python(text) if suffix == ".py" else normal_cpp(text)
+        return hashlib.sha256(b"form\0" + form.encode("utf-8", "surrogatepass")).digest()
+    except ValueError:  # no text, or no Python
         return hashlib.sha256(source).digest()
-    return tokens.digest()

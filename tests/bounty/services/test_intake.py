@@ -2,8 +2,10 @@
 
 import uuid
 from datetime import timedelta
+from importlib import import_module
 
 import pytest
+from django.apps import apps
 from django.utils import timezone
 
 from bounty.errors import (
@@ -173,14 +175,58 @@ def test_the_same_tree_by_another_diff_is_a_copy_too(world: World) -> None:
     assert copy.patch_digest != first.patch_digest
 
 
-@pytest.mark.parametrize("dress", ["step_3  =  33  # faster", "step_3 = 33\n+# a comment\n+"])
-def test_the_same_code_in_other_comments_and_layout_is_a_copy_too(world: World, dress: str) -> None:
+@pytest.mark.parametrize(
+    "dress",
+    ["step_3  =  33  # faster", "step_3 = 33\n+# a comment\n+", "step_3 = 33\n+'a text'\n+pass"],
+)
+def test_the_same_code_in_another_dress_is_a_copy_too(world: World, dress: str) -> None:
     first = world.submit(world.ann, diff_of_line(3, "step_3 = 33"))
     added = 1 + dress.count("\n")
     diff = diff_of_line(3, dress).replace("+3,1 @@", f"+3,{added} @@")
     copy = world.submit(world.bob, diff)
     assert (copy.state, copy.copy_of_id) == ("rejected", first.pk)
     assert copy.patch_digest != first.patch_digest and copy.candidate_tree_id != first.candidate_tree_id
+
+
+def new_function(body: str, parameter: str = "x") -> str:
+    """A diff that adds `model/quick.py` with one function."""
+    text = f"def quick({parameter}):\n{body}"
+    lines = "".join(f"+{line}\n" for line in text.splitlines())
+    path = "model/quick.py"
+    head = f"diff --git a/{path} b/{path}\nnew file mode 100644\n--- /dev/null\n+++ b/{path}\n"
+    return f"{head}@@ -0,0 +1,{len(text.splitlines())} @@\n{lines}"
+
+
+@pytest.mark.parametrize(
+    ("body", "parameter"),
+    [
+        ("    _ = 0\n    total = x + 1\n    return total\n", "x"),
+        ("    first = x\n    total = x + 1\n    return total\n", "x"),
+        ("    answer = value + 1\n    return answer\n", "value"),
+        ('    """Add one."""\n    total = x + 1\n    pass\n    return total\n', "x"),
+    ],
+)
+def test_an_added_statement_without_effect_or_another_name_makes_no_other_candidate(
+    world: World, body: str, parameter: str
+) -> None:
+    first = world.submit(world.ann, new_function("    total = x + 1\n    return total\n"))
+    copy = world.submit(world.bob, new_function(body, parameter))
+    assert (copy.state, copy.copy_of_id) == ("rejected", first.pk)
+
+
+def test_what_computes_something_else_is_no_copy(world: World) -> None:
+    world.submit(world.ann, new_function("    total = x + 1\n    return total\n"))
+    other = world.submit(world.bob, new_function("    total = x + 1\n    return total + f(0)\n"))
+    assert other.state == "queued" and other.copy_of is None
+
+
+def test_digests_of_earlier_versions_are_computed_again(world: World) -> None:
+    first = world.submit(world.ann, new_function("    total = x + 1\n    return total\n"))
+    digest = first.code_digest
+    Submission.objects.filter(pk=first.pk).update(code_digest="0" * 64)
+    import_module("bounty.migrations.0007_normal_form").renew_digests(apps, None)
+    first.refresh_from_db()
+    assert first.code_digest == digest
 
 
 def test_ones_own_code_in_another_dress_gets_no_second_ticket(world: World) -> None:
