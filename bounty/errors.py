@@ -29,6 +29,13 @@ class NotAllowed(BountyError):
     status = 403
 
 
+class Sealed(BountyError):
+    """A part of a submission that is sealed until the submission is decided."""
+
+    code = "sealed"
+    status = 403
+
+
 class WrongState(BountyError):
     """The subject is not in a state from which this can be done."""
 

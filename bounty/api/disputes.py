@@ -11,10 +11,12 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from bounty.api.parsing import caller, validated
+from bounty.api.parsing import asking, caller, validated
 from bounty.limits import MAX_DISPUTE_CHARS
 from bounty.models import Dispute, DisputeState
+from bounty.services.access import sees
 from bounty.services.disputes import ANSWERS, answer_dispute, disputes, file_dispute, find_dispute
+from bounty.visibility import Part
 from gainshare.accounts.permissions import HasScope, IsMaintainer
 from gainshare.accounts.queries import ListQuery, OneOf, Person
 from gainshare.accounts.schema import refused
@@ -26,6 +28,8 @@ class DisputeOut(serializers.ModelSerializer[Dispute]):
     author = serializers.CharField(source="author.username")
     answered_by = serializers.CharField(source="answered_by.username", allow_null=True, default=None)
     ordered_run = serializers.UUIDField(source="ordered_run_id", allow_null=True)
+    verdict_kind = serializers.SerializerMethodField(help_text="Empty while it is sealed.")
+    verdict_reason = serializers.SerializerMethodField(help_text="Empty while it is sealed.")
 
     class Meta:
         model = Dispute
@@ -44,6 +48,12 @@ class DisputeOut(serializers.ModelSerializer[Dispute]):
             "created_at",
             "answered_at",
         ]
+
+    def get_verdict_kind(self, dispute: Dispute) -> str:
+        return dispute.verdict_kind if sees(asking(self), Part.VERDICT, dispute.submission) else ""
+
+    def get_verdict_reason(self, dispute: Dispute) -> str:
+        return dispute.verdict_reason if sees(asking(self), Part.FIGURES, dispute.submission) else ""
 
 
 class DisputeIn(serializers.Serializer[Any]):
@@ -64,7 +74,7 @@ class SubmissionDispute(APIView):
     def post(self, request: Request, pk: UUID) -> Response:
         text = validated(DisputeIn, request)["text"]
         dispute = file_dispute(actor=caller(request), submission_id=pk, text=text)
-        return Response(DisputeOut(dispute).data, status=201)
+        return Response(DisputeOut(dispute, context={"request": request}).data, status=201)
 
 
 class DisputeQuery(ListQuery):
@@ -93,7 +103,7 @@ class DisputeDetail(APIView):
 
     @extend_schema(responses=DisputeOut)
     def get(self, request: Request, pk: UUID) -> Response:
-        return Response(DisputeOut(find_dispute(pk)).data)
+        return Response(DisputeOut(find_dispute(pk), context={"request": request}).data)
 
 
 class DisputeAnswer(APIView):
@@ -104,4 +114,8 @@ class DisputeAnswer(APIView):
     @extend_schema(request=AnswerIn, responses=DisputeOut)
     def post(self, request: Request, pk: UUID) -> Response:
         values: dict[str, Any] = validated(AnswerIn, request)
-        return Response(DisputeOut(answer_dispute(actor=caller(request), dispute_id=pk, **values)).data)
+        return Response(
+            DisputeOut(
+                answer_dispute(actor=caller(request), dispute_id=pk, **values), context={"request": request}
+            ).data
+        )

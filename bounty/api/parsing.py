@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from uuid import UUID
 
+from django.contrib.auth.models import AnonymousUser
 from drf_spectacular.utils import OpenApiParameter, extend_schema_field
 from rest_framework import serializers
 from rest_framework.request import Request
@@ -73,3 +74,14 @@ def once_for(request: Request, what: str, terms: Mapping[str, object], make: Cal
     except ValueError:
         raise BadRequest("The header Idempotency-Key is a UUID, such as uuidgen prints.") from None
     return once(call_id=call_id, user=caller(request), what=f"REST {what}", terms=terms, make=make)
+
+
+def asked_by(request: Request) -> User | AnonymousUser:
+    """Who asks, signed in or not."""
+    return request.user if isinstance(request.user, User) else AnonymousUser()
+
+
+def asking(serializer: serializers.BaseSerializer[Any]) -> User | AnonymousUser:
+    """Who will read what the serializer renders; a visitor where its context does not say."""
+    request = serializer.context.get("request")
+    return AnonymousUser() if request is None else asked_by(request)

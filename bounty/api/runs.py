@@ -12,9 +12,10 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from bounty.api.parsing import StatedReason, caller, validated
+from bounty.api.parsing import StatedReason, asked_by, asking, caller, validated
 from bounty.errors import BadRequest, NotFound
-from bounty.models import Run, RunKind, RunState, RunVerdict
+from bounty.models import Run, RunKind, RunState, RunVerdict, StateChange
+from bounty.services.access import require_sight, sees_run
 from bounty.services.runs.care import cancel_run, rerun
 from bounty.services.runs.guard_rails import rails_of
 from bounty.services.runs.lifecycle import find_run, order_aa_run
@@ -22,6 +23,7 @@ from bounty.services.runs.logs import LogPage, read_log
 from bounty.services.runs.queues import queue_place
 from bounty.services.transitions import history
 from bounty.services.trees import blob_store
+from bounty.visibility import Part
 from gainshare.accounts.permissions import IsMaintainer
 from gainshare.accounts.queries import ListQuery, OneOf
 from gainshare.accounts.schema import refused
@@ -116,8 +118,13 @@ class RunOut(serializers.ModelSerializer[Run]):
 
     @extend_schema(responses=VerdictOut)
     def get_verdict(self, run: Run) -> dict[str, Any] | None:
-        verdict = verdict_of(run)
+        verdict = self.seen_verdict(run)
         return dict(VerdictOut(verdict).data) if verdict is not None else None
+
+    def seen_verdict(self, run: Run) -> RunVerdict | None:
+        """The run's verdict, if it has one that the reader may see."""
+        verdict = verdict_of(run)
+        return verdict if verdict is not None and sees_run(asking(self), run) else None
 
 
 class TrialOut(serializers.Serializer[Any]):
@@ -170,31 +177,31 @@ class RunDetailOut(RunOut):
 
     @extend_schema(responses=EvidenceOut)
     def get_evidence(self, run: Run) -> dict[str, Any] | None:
-        verdict = verdict_of(run)
+        verdict = self.seen_verdict(run)
         if verdict is None or verdict.evidence is None:
             return None
         return dict(EvidenceOut(verdict.evidence).data)
 
     @extend_schema(responses=SampleOut(many=True))
     def get_samples(self, run: Run) -> list[dict[str, Any]]:
-        verdict = verdict_of(run)
+        verdict = self.seen_verdict(run)
         return list(verdict.evidence.samples) if verdict is not None and verdict.evidence is not None else []
 
     @extend_schema(responses=RailOut(many=True))
     def get_rails(self, run: Run) -> list[dict[str, Any]]:
-        verdict = verdict_of(run)
+        verdict = self.seen_verdict(run)
         if verdict is None or verdict.evidence is None:
             return []
         return [dict(RailOut(rail).data) for rail in rails_of(verdict.evidence)]
 
     @extend_schema(responses=TrialOut(many=True))
     def get_trials(self, run: Run) -> list[dict[str, Any]]:
-        verdict = verdict_of(run)
+        verdict = self.seen_verdict(run)
         return list(verdict.evidence.trials) if verdict is not None and verdict.evidence is not None else []
 
     @extend_schema(responses=ChangeOut(many=True))
     def get_changes(self, run: Run) -> list[dict[str, Any]]:
-        return [dict(ChangeOut(change).data) for change in history(run)]
+        return shown_changes(history(run), has_reasons=sees_run(asking(self), run))
 
 
 class LogOut(serializers.Serializer[Any]):
@@ -226,6 +233,12 @@ def rendered_log(page: LogPage) -> Response:
     return Response(LogOut(page).data)
 
 
+def shown_changes(changes: list[StateChange], *, has_reasons: bool) -> list[dict[str, Any]]:
+    """A history; without its reasons where those would tell what was found."""
+    rows = [dict(ChangeOut(change).data) for change in changes]
+    return rows if has_reasons else [row | {"reason": ""} for row in rows]
+
+
 def sealed_evidence(run: Run) -> HttpResponse:
     """The sealed document of a run that has its verdict, to the byte. Raises NotFound."""
     verdict = verdict_of(run)
@@ -244,7 +257,11 @@ class RunQuery(ListQuery):
 class RunList(generics.ListAPIView[Run]):
     """All runs, the newest first."""
 
-    queryset = Run.objects.select_related("runner", "verdict").order_by("-queued_at")
+    queryset = (
+        Run.objects.select_related("runner", "verdict", "submission__bounty")
+        .prefetch_related("submission__disputes")
+        .order_by("-queued_at")
+    )
     serializer_class = RunOut
     query_class = RunQuery
 
@@ -255,7 +272,7 @@ class RunList(generics.ListAPIView[Run]):
     def post(self, request: Request) -> Response:
         """Order an A/A run (maintainers). It measures a tree against itself, so it shows the machine's noise."""
         run = order_aa_run(actor=caller(request), **validated(AaIn, request))
-        return Response(RunDetailOut(run).data, status=201)
+        return Response(RunDetailOut(run, context={"request": request}).data, status=201)
 
 
 class RunDetail(APIView):
@@ -265,7 +282,7 @@ class RunDetail(APIView):
 
     @extend_schema(responses=RunDetailOut)
     def get(self, request: Request, pk: UUID) -> Response:
-        return Response(RunDetailOut(find_run(pk)).data)
+        return Response(RunDetailOut(find_run(pk), context={"request": request}).data)
 
 
 class RunCancel(APIView):
@@ -276,7 +293,7 @@ class RunCancel(APIView):
     @extend_schema(request=StatedReason, responses=RunDetailOut)
     def post(self, request: Request, pk: UUID) -> Response:
         run = cancel_run(actor=caller(request), run_id=pk, **validated(StatedReason, request))
-        return Response(RunDetailOut(run).data)
+        return Response(RunDetailOut(run, context={"request": request}).data)
 
 
 class RunRerun(APIView):
@@ -287,7 +304,7 @@ class RunRerun(APIView):
     @extend_schema(request=StatedReason, responses={201: RunDetailOut})
     def post(self, request: Request, pk: UUID) -> Response:
         run = rerun(actor=caller(request), run_id=pk, **validated(StatedReason, request))
-        return Response(RunDetailOut(run).data, status=201)
+        return Response(RunDetailOut(run, context={"request": request}).data, status=201)
 
 
 class RunLog(APIView):
@@ -297,8 +314,15 @@ class RunLog(APIView):
 
     @extend_schema(parameters=[LOG_OFFSET], responses=LogOut)
     def get(self, request: Request, pk: UUID) -> Response:
-        run = find_run(pk)
-        return rendered_log(read_log(runs=Run.objects.filter(pk=run.pk), offset=offset_of(request)))
+        run, person = find_run(pk), asked_by(request)
+        if run.submission is not None:
+            require_sight(person, Part.SOURCE, run.submission)
+        page = read_log(
+            runs=Run.objects.filter(pk=run.pk),
+            offset=offset_of(request),
+            with_sealed=sees_run(person, run),
+        )
+        return rendered_log(page)
 
 
 class RunEvidence(APIView):
@@ -308,4 +332,7 @@ class RunEvidence(APIView):
 
     @extend_schema(responses={(200, "application/json"): OpenApiTypes.OBJECT})
     def get(self, request: Request, pk: UUID) -> HttpResponse:
-        return sealed_evidence(find_run(pk))
+        run = find_run(pk)
+        if run.submission is not None:
+            require_sight(asked_by(request), Part.FIGURES, run.submission)
+        return sealed_evidence(run)

@@ -36,7 +36,7 @@ class SubmissionWithdraw(APIView):
 
     @extend_schema(request=None, responses=SubmissionDetailOut)
     def post(self, request: Request, pk: UUID) -> Response:
-        return rendered(withdraw(actor=caller(request), submission_id=pk))
+        return rendered(withdraw(actor=caller(request), submission_id=pk), request)
 
 
 class SubmissionReview(APIView):
@@ -47,7 +47,7 @@ class SubmissionReview(APIView):
     @extend_schema(request=ReviewIn, responses=SubmissionDetailOut)
     def post(self, request: Request, pk: UUID) -> Response:
         values: dict[str, Any] = validated(ReviewIn, request)
-        return rendered(review(actor=caller(request), submission_id=pk, **values))
+        return rendered(review(actor=caller(request), submission_id=pk, **values), request)
 
 
 class SubmissionMerge(APIView):
@@ -57,7 +57,7 @@ class SubmissionMerge(APIView):
 
     @extend_schema(request=None, responses=SubmissionDetailOut)
     def post(self, request: Request, pk: UUID) -> Response:
-        return rendered(merge(actor=caller(request), submission_id=pk))
+        return rendered(merge(actor=caller(request), submission_id=pk), request)
 
 
 class SubmissionRemeasure(APIView):
@@ -67,7 +67,7 @@ class SubmissionRemeasure(APIView):
 
     @extend_schema(request=None, responses=SubmissionDetailOut)
     def post(self, request: Request, pk: UUID) -> Response:
-        return rendered(remeasure(actor=caller(request), submission_id=pk))
+        return rendered(remeasure(actor=caller(request), submission_id=pk), request)
 
 
 class SubmissionRejudge(APIView):
@@ -77,7 +77,7 @@ class SubmissionRejudge(APIView):
 
     @extend_schema(request=None, responses=SubmissionDetailOut)
     def post(self, request: Request, pk: UUID) -> Response:
-        return rendered(rejudge(actor=caller(request), submission_id=pk))
+        return rendered(rejudge(actor=caller(request), submission_id=pk), request)
 
 
 class SubmissionReverse(APIView):
@@ -88,4 +88,6 @@ class SubmissionReverse(APIView):
     @extend_schema(request=ReasonIn, responses=SubmissionDetailOut)
     def post(self, request: Request, pk: UUID) -> Response:
         reason = validated(ReasonIn, request)["reason"]
-        return rendered(reverse(actor=caller(request), submission=find_submission(pk), reason=reason))
+        return rendered(
+            reverse(actor=caller(request), submission=find_submission(pk), reason=reason), request
+        )

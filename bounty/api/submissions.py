@@ -15,7 +15,7 @@ from rest_framework.views import APIView
 from benchmarks.patch.trees import TreeError
 from bounty.api.awards import AwardOut
 from bounty.api.disputes import DisputeOut
-from bounty.api.parsing import RawTextField, caller, validated
+from bounty.api.parsing import RawTextField, asked_by, asking, caller, validated
 from bounty.api.runs import (
     LOG_OFFSET,
     ChangeOut,
@@ -26,10 +26,13 @@ from bounty.api.runs import (
     offset_of,
     rendered_log,
     sealed_evidence,
+    shown_changes,
     verdict_of,
 )
 from bounty.errors import NotFound
-from bounty.models import OPEN_RUN_STATES, AwardRole, Review, RunState, Submission, SubmissionState
+from bounty.models import OPEN_RUN_STATES, AwardRole, NextStep, Review, RunState, Submission, SubmissionState
+from bounty.services.access import Person as Asking
+from bounty.services.access import require_sight, sees
 from bounty.services.awards import standing_award, standing_awards
 from bounty.services.runs.logs import submission_log
 from bounty.services.runs.queues import queue_place
@@ -38,6 +41,7 @@ from bounty.services.submissions import find_submission, submit
 from bounty.services.transitions import history
 from bounty.services.trees import blob_store
 from bounty.stages import stage
+from bounty.visibility import Part, without_figures
 from gainshare.accounts.permissions import HasScope
 from gainshare.accounts.queries import ListQuery, OneOf, Person
 from gainshare.accounts.schema import refused
@@ -61,15 +65,17 @@ class ReviewOut(serializers.ModelSerializer[Review]):
         fields = ["reviewer", "decision", "comment", "created_at"]
 
 
-def shown_verdict(submission: Submission) -> dict[str, Any] | None:
-    """The submission's verdict with the figures of the run behind it; None while it is not decided."""
-    if not submission.is_decided:
+def shown_verdict(submission: Submission, person: Asking) -> dict[str, Any] | None:
+    """The submission's verdict, with the figures of the run behind it as far as the person may see them."""
+    if not submission.has_verdict or not sees(person, Part.VERDICT, submission):
         return None
+    has_figures = sees(person, Part.FIGURES, submission)
     behind = next((run for run in submission.runs.all() if run.pk == submission.verdict_run_id), None)
-    found = verdict_of(behind) if behind is not None else None
+    found = verdict_of(behind) if behind is not None and has_figures else None
+    reason = submission.verdict_reason
     return {
         "kind": submission.verdict_kind,
-        "reason": submission.verdict_reason,
+        "reason": reason if has_figures else without_figures(reason),
         "log_ppm_estimate": found.log_ppm_estimate if found is not None else None,
         "log_ppm_bound": found.log_ppm_bound if found is not None else None,
         "bound_side": found.bound_side if found is not None else "",
@@ -115,7 +121,7 @@ class SubmissionOut(serializers.ModelSerializer[Submission]):
 
     @extend_schema(responses=VerdictOut)
     def get_verdict(self, submission: Submission) -> dict[str, Any] | None:
-        return shown_verdict(submission)
+        return shown_verdict(submission, asking(self))
 
 
 class SubmissionDetailOut(SubmissionOut):
@@ -155,21 +161,25 @@ class SubmissionDetailOut(SubmissionOut):
     @extend_schema(responses=CheckOut)
     def get_check(self, submission: Submission) -> dict[str, Any] | None:
         """The random re-measurement, from the moment it is ordered."""
-        award = standing_award(submission) if submission.state != SubmissionState.CONFIRMING else None
+        if not sees(asking(self), Part.FIGURES, submission):
+            return None
+        award = standing_award(submission)
         check = check_of(award) if award is not None else None
         return dict(CheckOut(check).data) if check is not None else None
 
     def get_is_waiting_for_escrow(self, submission: Submission) -> bool:
-        return submission.next_step == "await_escrow"
+        return submission.next_step == NextStep.AWAIT_ESCROW
 
     @extend_schema(responses=AwardOut)
     def get_award(self, submission: Submission) -> dict[str, Any] | None:
-        """Once priced: a reservation's size would tell the gate's estimate."""
-        award = standing_award(submission)
+        """Once the submission is decided: a reservation's size would tell the gate's estimate."""
+        award = standing_award(submission) if sees(asking(self), Part.FIGURES, submission) else None
         return dict(AwardOut(award).data) if award is not None and award.amount_microcredits else None
 
     @extend_schema(responses=AwardOut(many=True))
     def get_shares(self, submission: Submission) -> list[dict[str, Any]]:
+        if not sees(asking(self), Part.FIGURES, submission):
+            return []
         booked = standing_awards(submission).exclude(role=AwardRole.GAIN)
         return [dict(AwardOut(award).data) for award in booked]
 
@@ -182,12 +192,14 @@ class SubmissionDetailOut(SubmissionOut):
 
     @extend_schema(responses=ChangeOut(many=True))
     def get_changes(self, submission: Submission) -> list[dict[str, Any]]:
-        return [dict(ChangeOut(change).data) for change in history(submission)]
+        has_reasons = sees(asking(self), Part.FIGURES, submission)
+        return shown_changes(history(submission), has_reasons=has_reasons)
 
 
-def rendered(submission: Submission, status: int = 200) -> Response:
-    """The detail of a submission, read again."""
-    return Response(SubmissionDetailOut(find_submission(submission.pk)).data, status=status)
+def rendered(submission: Submission, request: Request, status: int = 200) -> Response:
+    """The detail of a submission, read again, as the request's user may see it."""
+    detail = SubmissionDetailOut(find_submission(submission.pk), context={"request": request})
+    return Response(detail.data, status=status)
 
 
 class SubmissionQuery(ListQuery):
@@ -201,7 +213,9 @@ class SubmissionQuery(ListQuery):
 class SubmissionList(generics.ListAPIView[Submission]):
     """All submissions, the newest first."""
 
-    queryset = Submission.objects.select_related("bounty", "submitter").prefetch_related("runs__verdict")
+    queryset = Submission.objects.select_related("bounty", "submitter").prefetch_related(
+        "runs__verdict", "disputes"
+    )
     serializer_class = SubmissionOut
     query_class = SubmissionQuery
 
@@ -218,7 +232,7 @@ class SubmissionList(generics.ListAPIView[Submission]):
             diff=values["diff"],
             base_tree=values["base_tree"],
         )
-        return rendered(submission, 201)
+        return rendered(submission, request, 201)
 
 
 class SubmissionDetail(APIView):
@@ -228,7 +242,7 @@ class SubmissionDetail(APIView):
 
     @extend_schema(responses=SubmissionDetailOut)
     def get(self, request: Request, pk: UUID) -> Response:
-        return rendered(find_submission(pk))
+        return rendered(find_submission(pk), request)
 
 
 class SubmissionDiff(APIView):
@@ -238,8 +252,10 @@ class SubmissionDiff(APIView):
 
     @extend_schema(responses={(200, "text/x-diff"): OpenApiTypes.STR})
     def get(self, request: Request, pk: UUID) -> HttpResponse:
+        submission = find_submission(pk)
+        require_sight(asked_by(request), Part.SOURCE, submission)
         try:
-            data = blob_store().get(find_submission(pk).diff_blob)
+            data = blob_store().get(submission.diff_blob)
         except TreeError:
             raise NotFound("This diff was too large to be kept.") from None
         return HttpResponse(data, content_type="text/x-diff; charset=utf-8")
@@ -252,7 +268,11 @@ class SubmissionLog(APIView):
 
     @extend_schema(parameters=[LOG_OFFSET], responses=LogOut)
     def get(self, request: Request, pk: UUID) -> Response:
-        return rendered_log(submission_log(submission=find_submission(pk), offset=offset_of(request)))
+        submission, person = find_submission(pk), asked_by(request)
+        require_sight(person, Part.SOURCE, submission)
+        with_sealed = sees(person, Part.FIGURES, submission)
+        page = submission_log(submission=submission, offset=offset_of(request), with_sealed=with_sealed)
+        return rendered_log(page)
 
 
 class SubmissionEvidence(APIView):
@@ -263,6 +283,7 @@ class SubmissionEvidence(APIView):
     @extend_schema(responses={(200, "application/json"): OpenApiTypes.OBJECT})
     def get(self, request: Request, pk: UUID) -> HttpResponse:
         submission = find_submission(pk)
-        if submission.verdict_run is None or not submission.is_decided:
+        require_sight(asked_by(request), Part.FIGURES, submission)
+        if submission.verdict_run is None:
             raise NotFound("This submission has no evidence (yet).")
         return sealed_evidence(submission.verdict_run)

@@ -13,9 +13,10 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from bounty.api.parsing import RawTextField, caller, validated
+from bounty.api.parsing import RawTextField, asked_by, caller, validated
 from bounty.limits import TREES_PER_HOUR
 from bounty.models import Lineage, StoredTree
+from bounty.services.access import require_tree_sight
 from bounty.services.renewal import renew_lineages
 from bounty.services.transitions import history
 from bounty.services.trees import (
@@ -108,7 +109,9 @@ class TreeDetail(APIView):
 
     @extend_schema(responses=TreeOut)
     def get(self, request: Request, hash: str) -> Response:  # noqa: A002 - the URL's own name
-        return Response(TreeOut(find_tree(hash)).data)
+        stored = find_tree(hash)
+        require_tree_sight(asked_by(request), stored.pk)
+        return Response(TreeOut(stored).data)
 
 
 class TreeArchive(APIView):
@@ -119,6 +122,7 @@ class TreeArchive(APIView):
     @extend_schema(responses={(200, "application/x-tar"): OpenApiTypes.BINARY})
     def get(self, request: Request, hash: str) -> HttpResponse:  # noqa: A002
         stored = find_tree(hash)
+        require_tree_sight(asked_by(request), stored.pk)
         store, buffer = blob_store(), io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w") as archive:
             for entry in load_tree(stored).entries:

@@ -6,6 +6,7 @@ from bounty.models.calibration import NoiseSample, RunnerFailure
 from bounty.models.changes import StateChange
 from bounty.models.disputes import Dispute, DisputeState
 from bounty.models.evidence import Evidence, RunVerdict
+from bounty.models.looks import Look
 from bounty.models.reproductions import Reproduction, ReproductionState
 from bounty.models.runners import QuarantineCause, Runner, RunnerState
 from bounty.models.runs import OPEN_RUN_STATES, PRICING_KINDS, LogChunk, Run, RunKind, RunState
@@ -27,6 +28,7 @@ __all__ = [
     "Evidence",
     "Lineage",
     "LogChunk",
+    "Look",
     "NextStep",
     "NoiseSample",
     "QuarantineCause",

@@ -179,6 +179,7 @@ class LogChunk(models.Model):
     run = models.ForeignKey(Run, on_delete=models.PROTECT, related_name="log_chunks")
     start = models.PositiveIntegerField()
     text = models.TextField()
+    is_sealed = models.BooleanField(default=True)  # what code printed and what was found, until it is decided
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

@@ -110,8 +110,8 @@ class Submission(models.Model):
         return f"{self.pk} ({self.state})"
 
     @property
-    def is_decided(self) -> bool:
-        """Whether the verdict may be shown: a passed gate says nothing before its confirmation."""
+    def has_verdict(self) -> bool:
+        """Whether it has a verdict without a further step. Who may see it is decided in `bounty.services.access`."""
         undecided = self.state == SubmissionState.CONFIRMING or self.next_step == NextStep.RESERVE
         return bool(self.verdict_kind) and not undecided
 

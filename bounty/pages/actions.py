@@ -9,16 +9,15 @@ from django.contrib.auth.models import AnonymousUser
 from django.http import Http404
 
 from bounty.errors import NotFound
-from bounty.models import Dispute, DisputeState, NextStep, Submission, SubmissionState
+from bounty.models import Dispute, DisputeState, Submission, SubmissionState
 from bounty.services import awards, merges, remeasure, reviews
 from bounty.services.disputes import ANSWERS, answer_dispute, file_dispute, may_dispute
 from bounty.services.runs.rechecks import holds_up
-from bounty.services.submissions import find_submission, withdraw
+from bounty.services.submissions import find_submission, may_withdraw, withdraw
 from bounty.services.trees import has_present_layout
 from gainshare.accounts.models import User
 
 S = SubmissionState
-BEING_JUDGED = (S.CHECKED, S.QUEUED, S.JUDGING, S.CONFIRMING)
 OPEN_FOR_REVIEW = (S.CONFIRMED, S.ACCEPTED)
 
 
@@ -92,8 +91,7 @@ def allowed_actions(submission: Submission, user: User | AnonymousUser) -> set[s
     if submission.submitter_id == user.pk and may_dispute(submission):
         offered.add("dispute")
     is_author, is_merged = submission.submitter_id == user.pk, submission.merged_at is not None
-    may_wait = state == S.JUDGED and submission.next_step != NextStep.NONE
-    if is_author and not is_merged and (state in (*BEING_JUDGED, *OPEN_FOR_REVIEW) or may_wait):
+    if is_author and may_withdraw(submission):
         offered.add("withdraw")
     has_moved = submission.bounty.lineage.tip_id != submission.base_tree_id
     is_old = not has_present_layout(submission.base_tree_id)  # neither measured nor merged any more

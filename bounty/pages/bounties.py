@@ -118,7 +118,11 @@ def bounty_page(
 ) -> HttpResponse:
     """A bounty's page; with what was typed into the form of an action, when that was refused."""
     bounty = get_object_or_404(Bounty.objects.select_related("lineage", "created_by"), pk=bounty_id)
-    submissions = Submission.objects.filter(bounty=bounty).select_related("submitter")
+    submissions = (
+        Submission.objects.filter(bounty=bounty)
+        .select_related("submitter", "bounty")
+        .prefetch_related("disputes")
+    )
     rejected = submissions.filter(state=SubmissionState.REJECTED)
     taken = submissions.exclude(state=SubmissionState.REJECTED)
     page = page_of(request, taken, PER_PAGE)

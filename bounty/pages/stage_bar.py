@@ -13,8 +13,6 @@ from bounty.models import (
     PRICING_KINDS,
     Award,
     AwardState,
-    DisputeState,
-    NextStep,
     ReviewDecision,
     RunKind,
     StateChange,
@@ -23,13 +21,12 @@ from bounty.models import (
 )
 from bounty.pages.effect_text import change_text
 from bounty.pages.run_views import RunView
+from bounty.services.access import is_decided
 from bounty.services.awards import acceptances
 from bounty.services.trees import has_present_layout
 from gainshare.web.formatting import format_credits
 
 S = SubmissionState
-DECIDED = frozenset({S.REJECTED, S.CONFIRMED, S.ACCEPTED, S.DECLINED, S.VESTED, S.REVERSED})
-NOT_FINAL = (VerdictKind.SUSPICIOUS, VerdictKind.INFRASTRUCTURE_ERROR)
 DONE, FAILED, NOW, LATER = "done", "failed", "now", "later"
 
 
@@ -42,16 +39,6 @@ class Stage:
     at: datetime | None = None
     figure: str = ""
     note: str = ""
-
-
-def is_decided(submission: Submission) -> bool:
-    """Whether its verdict is final: no further step, no suspicion or dispute, no failure of the platform's."""
-    if submission.disputes.filter(state=DisputeState.OPEN).exists():
-        return False
-    if submission.state in DECIDED:
-        return True
-    is_last = submission.next_step == NextStep.NONE
-    return submission.state == S.JUDGED and is_last and submission.verdict_kind not in NOT_FINAL
 
 
 def stage_bar(

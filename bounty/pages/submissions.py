@@ -1,5 +1,6 @@
 """Pages of submissions: sending a diff in, following it while it is judged, reading its verdict."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from uuid import UUID
 
@@ -19,6 +20,7 @@ from bounty.pages.forms import DiffForm
 from bounty.pages.progress import progress_of
 from bounty.pages.run_views import run_views
 from bounty.pages.stage_bar import stage_bar
+from bounty.services.access import sees
 from bounty.services.awards import standing_award, standing_awards
 from bounty.services.runs.logs import submission_log
 from bounty.services.runs.rechecks import Check, check_of
@@ -26,6 +28,7 @@ from bounty.services.series import patch_base
 from bounty.services.submissions import attempts_used, find_submission, submit
 from bounty.services.transitions import history
 from bounty.services.trees import blob_store
+from bounty.visibility import Part, without_figures
 from gainshare.accounts.errors import DomainError, IdConflict
 from gainshare.web.forms.sent_once import refuse_resent
 from gainshare.web.forms.typed import Refused, typed_text
@@ -77,7 +80,11 @@ def new_submission(request: SignedInRequest, bounty_id: UUID) -> HttpResponse:
 @require_GET
 def own_submissions(request: SignedInRequest) -> HttpResponse:
     """The user's submissions, newest first."""
-    own = Submission.objects.filter(submitter=request.user).select_related("bounty")
+    own = (
+        Submission.objects.filter(submitter=request.user)
+        .select_related("bounty")
+        .prefetch_related("disputes")
+    )
     page = page_of(request, own, PER_PAGE)
     return render(request, "bounty/submission_list.html", {"page": page})
 
@@ -117,27 +124,40 @@ def submission_page(
     """A submission's page; with what was typed into the form of an action, when that was refused."""
     submission = submission_or_404(submission_id)
     changes = list(history(submission))
-    # Figures of its runs only with its verdict: a passed gate says nothing before the confirmation.
-    runs = run_views(submission) if submission.is_decided else []
+    seen = {part: sees(request.user, part, submission) for part in Part}
+    runs = run_views(submission) if seen[Part.FIGURES] else []
     context = {
         "submission": submission,
+        "sees_source": seen[Part.SOURCE],
+        "sees_figures": seen[Part.FIGURES],
+        "verdict_reason": shown_reason(submission, seen),
         "bounty": submission.bounty,
         "progress": progress_of(submission),
-        "check": shown_check(submission, standing_award(submission)),
+        "check": shown_check(submission, standing_award(submission)) if seen[Part.FIGURES] else None,
         "disputes": submission.disputes.select_related("author", "answered_by", "run"),
         "stages": stage_bar(
             submission, views=runs, awards=list(standing_awards(submission)), changes=changes
         ),
         "runs": runs,
-        "shares": shares_of(submission),
+        "shares": shares_of(submission) if seen[Part.FIGURES] else [],
         "reviews": submission.reviews.select_related("reviewer"),
         "changes": changes,
-        "log": submission_log(submission=submission, offset=0),
-        "diff": shown_diff(submission),
+        "log": submission_log(submission=submission, offset=0, with_sealed=seen[Part.FIGURES])
+        if seen[Part.SOURCE]
+        else None,
+        "diff": shown_diff(submission) if seen[Part.SOURCE] else None,
         "actions": allowed_actions(submission, request.user),
         "refused": refused,
     }
     return render(request, "bounty/submission_detail.html", context, status=409 if refused else 200)
+
+
+def shown_reason(submission: Submission, seen: Mapping[Part, bool]) -> str:
+    """The verdict's reason as far as it may be told; empty where the verdict itself may not."""
+    if not submission.has_verdict or not seen[Part.VERDICT]:
+        return ""
+    reason = submission.verdict_reason
+    return reason if seen[Part.FIGURES] else without_figures(reason) or "A maintainer looks at it."
 
 
 def shown_check(submission: Submission, award: Award | None) -> Check | None:
@@ -159,8 +179,11 @@ def live(request: HttpRequest, submission_id: UUID) -> HttpResponse:
         return JsonResponse(
             {"error": {"code": "invalid", "message": "offset is a whole number from 0 on."}}, status=400
         )
-    page = submission_log(submission=submission, offset=int(raw))
-    return JsonResponse({**asdict(progress_of(submission)), "log": asdict(page)})
+    log = None
+    if sees(request.user, Part.SOURCE, submission):
+        with_sealed = sees(request.user, Part.FIGURES, submission)
+        log = asdict(submission_log(submission=submission, offset=int(raw), with_sealed=with_sealed))
+    return JsonResponse({**asdict(progress_of(submission)), "log": log})
 
 
 def shown_diff(submission: Submission) -> list[tuple[str, str]] | None:

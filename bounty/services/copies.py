@@ -89,7 +89,7 @@ def _refuse_own(old: Submission, bounty: Bounty, base: StoredTree) -> None:
     if old.state in AWARDED:
         raise AlreadyJudged(f"This change has its award: see submission {old.pk}. One gain is paid once.")
     if same_series and old.runs.filter(kind__in=[RunKind.GATE, RunKind.FIX], base_tree=base).exists():
-        verdict = f"{old.verdict_kind}: {old.verdict_reason}" if old.is_decided else old.get_state_display()
+        verdict = f"{old.verdict_kind}: {old.verdict_reason}" if old.has_verdict else old.get_state_display()
         raise AlreadyJudged(
             f"This candidate was judged against the same base in submission {old.pk} ({verdict}). "
             "All runs of one candidate are pooled, so it is not judged again: change the patch."

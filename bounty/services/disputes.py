@@ -72,7 +72,7 @@ def disputes(*, state: str = "", author: User | None = None) -> QuerySet[Dispute
 def may_dispute(submission: Submission) -> bool:
     """Whether the present verdict can be objected to: it is final for now, and nothing was merged or paid for it."""
     return (
-        submission.is_decided
+        submission.has_verdict
         and submission.state in DISPUTABLE
         and submission.merged_at is None
         and not submission.disputes.filter(run=submission.verdict_run_id, state=DisputeState.OPEN).exists()
@@ -98,7 +98,7 @@ def file_dispute(*, actor: User, submission_id: UUID, text: str) -> Dispute:
         Submission.objects.select_for_update(no_key=True).get(pk=submission_id)
         submission = find_submission(submission_id)
         if (
-            not submission.is_decided
+            not submission.has_verdict
             or submission.state not in DISPUTABLE
             or submission.merged_at is not None
         ):
@@ -178,7 +178,7 @@ def _require_another_maintainer(actor: User, dispute: Dispute) -> None:
 
 
 def _require_same_verdict(dispute: Dispute, submission: Submission) -> None:
-    is_same = submission.is_decided and submission.verdict_run_id == dispute.run_id
+    is_same = submission.has_verdict and submission.verdict_run_id == dispute.run_id
     if not is_same or submission.state not in DISPUTABLE or submission.merged_at is not None:
         raise WrongState(
             f"The submission is {submission.state} and has another verdict by now: uphold the dispute, saying so."

@@ -235,9 +235,9 @@ def _rejected(submission: Submission, reason: str) -> Submission:
 
 
 def withdraw(*, actor: User, submission_id: UUID) -> Submission:
-    """Take one's submission back, until its bound is known. After the first sample it still counts as an attempt.
+    """Take a submission back, before its gate has passed. After the first sample it still counts as an attempt.
 
-    A confirmed one stays: whoever could give a low bound back and draw another would be paid the luckiest of several.
+    Raises NotAllowed for another person's, WrongState for one that `may_withdraw` does not let go.
     """
     if find_submission(submission_id).submitter_id != actor.pk:
         raise NotAllowed("Only its author can withdraw a submission.")
@@ -247,8 +247,11 @@ def withdraw(*, actor: User, submission_id: UUID) -> Submission:
         submission = find_submission(submission_id)
         if submission.state == SubmissionState.WITHDRAWN:
             return submission
-        if submission.merged_at is not None or not _can_withdraw(submission):
-            raise WrongState(f"A submission that is {submission.state} cannot be withdrawn.")
+        if not may_withdraw(submission):
+            raise WrongState(
+                "Only a submission that waits for its first verdict is withdrawn, and none whose gate has passed: "
+                f"this one is {submission.state}."
+            )
         is_moved = move(
             submission,
             to=SubmissionState.WITHDRAWN,
@@ -265,10 +268,13 @@ def withdraw(*, actor: User, submission_id: UUID) -> Submission:
     return submission
 
 
-def _can_withdraw(submission: Submission) -> bool:
-    return submission.state in {
-        SubmissionState.CHECKED,
-        SubmissionState.QUEUED,
-        SubmissionState.JUDGING,
-        SubmissionState.CONFIRMING,
-    } or (submission.state == SubmissionState.JUDGED and submission.next_step != NextStep.NONE)
+def may_withdraw(submission: Submission) -> bool:
+    """Whether its author may take it back: it waits for a verdict, and no gate has passed.
+
+    Whoever could give a low bound back and draw another would be paid the luckiest of several.
+    """
+    waits = submission.state in (SubmissionState.CHECKED, SubmissionState.QUEUED, SubmissionState.JUDGING)
+    passed = submission.runs.filter(
+        kind__in=[RunKind.GATE, RunKind.FIX], verdict__kind=VerdictKind.GAIN.value
+    )
+    return waits and not passed.exists()

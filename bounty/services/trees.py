@@ -16,6 +16,7 @@ from benchmarks.patch.policy import PolicyViolation, check_patch, load_policy
 from benchmarks.patch.trees import BlobStore, Tree, TreeError, shipped_tree
 from bounty.errors import BadRequest, BountyError, NotAllowed, NotFound, OldLayout
 from bounty.models import Lineage, StoredTree
+from bounty.services.access import require_tree_sight
 from bounty.services.transitions import note
 from gainshare.accounts.models import User
 
@@ -63,9 +64,10 @@ def create_tree(*, actor: User, base: str, diff: str) -> StoredTree:
     """The tree that ``diff`` makes of ``base``; without a diff, ``base`` itself.
 
     Only a maintainer's diff may go beyond the policy (a lineage's base tree may need it). Raises BadRequest with
-    the reason why a diff cannot be read, applied or allowed.
+    the reason why a diff cannot be read, applied or allowed, and Sealed for a base that the actor may not see.
     """
     parent = find_tree(base)
+    require_tree_sight(actor, parent.pk)
     if not diff:
         return parent
     store = blob_store()

@@ -6,7 +6,10 @@ from django import template
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from bounty.models import Submission
 from bounty.pages.effect_text import change_text, speed_text, typeset
+from bounty.services.access import Person, sees
+from bounty.visibility import Part
 
 register = template.Library()
 
@@ -47,3 +50,10 @@ def utc_short(moment: datetime) -> SafeString:
         at.day,
         f"{at:%b, %H:%M}",
     )
+
+
+@register.filter
+def verdict_for(submission: Submission, person: Person) -> str:
+    """The kind of the submission's verdict; empty while it has none that the person may see."""
+    is_shown = submission.has_verdict and sees(person, Part.VERDICT, submission, is_look=False)
+    return submission.verdict_kind if is_shown else ""

@@ -41,25 +41,28 @@ def append_log(*, run_id: UUID, lease: UUID, runner_id: UUID, offset: int, text:
         fresh = text[run.log_lease_chars - offset :]
         if fresh:
             run.log_lease_chars += len(fresh)
-            _write(run, fresh, MAX_LOG_CHARS)
+            _write(run, fresh, MAX_LOG_CHARS, is_sealed=True)
         return run.log_lease_chars
 
 
-def say(run: Run, text: str) -> None:
-    """A line of the platform itself in the run's log. The caller's transaction has changed the run's row."""
+def say(run: Run, text: str, *, is_sealed: bool = False) -> None:
+    """A line of the platform itself in the run's log. The caller's transaction has changed the run's row.
+
+    A sealed line tells what was found: like all that a runner sends, it is shown once the submission is decided.
+    """
     locked = Run.objects.select_for_update().get(pk=run.pk)
-    _write(locked, f"[gainshare] {text}\n", MAX_LOG_CHARS + OWN_ROOM)
+    _write(locked, f"[gainshare] {text}\n", MAX_LOG_CHARS + OWN_ROOM, is_sealed=is_sealed)
     run.log_chars = locked.log_chars
 
 
-def _write(run: Run, text: str, bound: int) -> None:
+def _write(run: Run, text: str, bound: int, *, is_sealed: bool) -> None:
     """Append to the locked run, as far as the bound allows, and store its counters."""
     clean = _storable(text)
     room = bound - run.log_chars
     if len(clean) > room:
         clean = clean[: max(room - len(CUT_NOTE), 0)] + CUT_NOTE if room > 0 else ""
     if clean:
-        LogChunk.objects.create(run=run, start=run.log_chars, text=clean)
+        LogChunk.objects.create(run=run, start=run.log_chars, text=clean, is_sealed=is_sealed)
         run.log_chars += len(clean)
     Run.objects.filter(pk=run.pk).update(log_chars=run.log_chars, log_lease_chars=run.log_lease_chars)
 
@@ -69,36 +72,48 @@ def _storable(text: str) -> str:
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
-def read_log(*, runs: QuerySet[Run], offset: int, limit: int = LOG_PAGE_CHARS) -> LogPage:
-    """The logs of ``runs``, one after the other by age, from character ``offset`` on."""
+def read_log(
+    *, runs: QuerySet[Run], offset: int, limit: int = LOG_PAGE_CHARS, with_sealed: bool = True
+) -> LogPage:
+    """The logs of ``runs``, one after the other by age, from character ``offset`` on.
+
+    Without what is sealed the text has gaps; offsets count as if it were there.
+    """
     ordered = list(runs.order_by("queued_at", "pk"))
     parts: list[str] = []
+    length = 0
     before, wanted = 0, limit
     for run in ordered:
         start = offset - before
         if wanted > 0 and start < run.log_chars:
-            piece = _slice(run, max(start, 0), wanted)
+            piece, covered = _slice(run, max(start, 0), wanted, with_sealed)
             parts.append(piece)
-            wanted -= len(piece)
+            length += covered
+            wanted -= covered
         before += run.log_chars
     text = "".join(parts)
-    next_offset = offset + len(text)
+    next_offset = offset + length
     is_over = all(run.state in (RunState.FINISHED, RunState.LOST) for run in ordered)
     return LogPage(offset, next_offset, text, is_over and next_offset >= before)
 
 
-def _slice(run: Run, start: int, limit: int) -> str:
+def _slice(run: Run, start: int, limit: int, with_sealed: bool) -> tuple[str, int]:
+    """The text from ``start`` on, and how many characters of the log it covers."""
     chunks = LogChunk.objects.filter(run=run, start__lt=min(run.log_chars, start + limit)).order_by("-start")
     pieces: list[str] = []
+    covered = 0
     for chunk in chunks.iterator(chunk_size=64):
-        pieces.append(chunk.text[max(start - chunk.start, 0) : max(start + limit - chunk.start, 0)])
+        piece = chunk.text[max(start - chunk.start, 0) : max(start + limit - chunk.start, 0)]
+        covered += len(piece)
+        pieces += [piece] if with_sealed or not chunk.is_sealed else []
         if chunk.start <= start:
             break
-    return "".join(reversed(pieces))
+    return "".join(reversed(pieces)), covered
 
 
-def submission_log(*, submission: Submission, offset: int) -> LogPage:
+def submission_log(*, submission: Submission, offset: int, with_sealed: bool = True) -> LogPage:
     """The logs of all runs of a submission, gate first. Final once the submission's verdict is."""
-    page = read_log(runs=Run.objects.filter(submission=submission), offset=offset)
-    is_final = page.is_final and (submission.is_decided or submission.state == SubmissionState.WITHDRAWN)
+    runs = Run.objects.filter(submission=submission)
+    page = read_log(runs=runs, offset=offset, with_sealed=with_sealed)
+    is_final = page.is_final and (submission.has_verdict or submission.state == SubmissionState.WITHDRAWN)
     return LogPage(page.offset, page.next_offset, page.text, is_final)

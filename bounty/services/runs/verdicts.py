@@ -143,7 +143,7 @@ def _record(
             finished_at=timezone.now(),
             pairs_done=max(run.pairs_done, verdict.pairs),
         )
-        say(run, f"verdict {verdict.kind.value}: {verdict.reason}")
+        say(run, f"verdict {verdict.kind.value}: {verdict.reason}", is_sealed=True)
         note_outcome(run=run, document=sealed["document"], verdict=verdict)
         wake_after(run)
     return recorded

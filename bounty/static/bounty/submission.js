@@ -6,13 +6,13 @@ const progress = document.getElementById("progress");
 const POLL_MS = 1500;
 const SLOWEST_POLL_MS = 30000;
 
-let offset = Number(log.dataset.nextOffset);
+let offset = log ? Number(log.dataset.nextOffset) : 0; // the log is sealed for most until the verdict
 let pause = POLL_MS;
 
 async function poll() {
   let body;
   try {
-    const response = await fetch(`${log.dataset.liveUrl}?offset=${offset}`);
+    const response = await fetch(`${(log || progress).dataset.liveUrl}?offset=${offset}`);
     if (!response.ok) throw new Error(String(response.status));
     body = await response.json();
     pause = POLL_MS;
@@ -20,8 +20,10 @@ async function poll() {
     pause = Math.min(pause * 2, SLOWEST_POLL_MS);
     return true;
   }
-  append(body.log.text);
-  offset = body.log.next_offset;
+  if (log && body.log) {
+    append(body.log.text);
+    offset = body.log.next_offset;
+  }
   if (progress) {
     if (body.state !== progress.dataset.state || body.is_settled) {
       window.location.reload();
@@ -29,7 +31,7 @@ async function poll() {
     }
     show(body);
   }
-  return !body.log.is_final || !body.is_settled;
+  return !body.is_settled || (body.log !== null && !body.log.is_final);
 }
 
 function append(text) {
@@ -55,5 +57,5 @@ async function follow() {
   while (await poll()) await new Promise((resolve) => setTimeout(resolve, pause));
 }
 
-log.scrollTop = log.scrollHeight;
-if (progress || log.dataset.final !== "true") follow();
+if (log) log.scrollTop = log.scrollHeight;
+if (progress || (log && log.dataset.final !== "true")) follow();

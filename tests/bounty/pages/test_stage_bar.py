@@ -25,7 +25,7 @@ def bar(submission: Submission) -> list[Stage]:
     submission = find_submission(submission.pk)
     return stage_bar(
         submission,
-        views=run_views(submission) if submission.is_decided else [],
+        views=run_views(submission) if submission.has_verdict else [],
         awards=list(standing_awards(submission)),
         changes=list(history(submission)),
     )

@@ -21,7 +21,7 @@ def test_a_gain_goes_all_the_way_to_spendable_credits(world: World) -> None:
 
     submission = world.gate(submission, 0.3)
     assert submission.state == SubmissionState.CONFIRMING
-    assert not submission.is_decided
+    assert not submission.has_verdict
     award = standing_award(submission)
     assert award is not None and award.state == AwardState.RESERVED
     assert ledger.escrow_balance(world.bounty.escrow_reference).reserved == award.reserved_microcredits
@@ -63,7 +63,7 @@ def test_no_gain_earns_nothing_and_frees_the_queue(world: World) -> None:
     submission = world.submit(world.ann, diff_of_line(3, "step_3 = 33"))
     submission = world.gate(submission, 0.0)
     assert (submission.state, submission.verdict_kind) == (SubmissionState.JUDGED, "no_gain")
-    assert submission.is_decided
+    assert submission.has_verdict
     assert not submission.awards.exists()
     assert ledger.escrow_balance(world.bounty.escrow_reference).reserved == 0
 

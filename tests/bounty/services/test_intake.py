@@ -95,7 +95,7 @@ def test_a_bad_diff_stays_visible_as_rejected_with_its_reason(world: World, name
     assert len(submission.verdict_reason) > 20
     if code is not None:
         assert submission.verdict_reason.startswith(f"{code}: ")
-    assert submission.is_decided
+    assert submission.has_verdict
     assert not submission.runs.exists()
     assert history(submission)[-1].new == SubmissionState.REJECTED
 

@@ -191,7 +191,7 @@ def test_a_gain_that_finds_no_escrow_waits_for_it_in_sealed_order(db: None) -> N
     world.gate(first, 0.3)
     second, third = world.gate(second, 0.3), world.gate(third, 0.3)
     assert [(s.state, s.next_step) for s in (second, third)] == [("judged", "await_escrow")] * 2
-    assert second.is_decided
+    assert second.has_verdict
     world.gate(first, 0.0)  # not confirmed: the reservation comes back
     reconcile_runs()
     assert find_submission(second.pk).state == SubmissionState.CONFIRMING
