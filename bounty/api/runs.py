@@ -312,7 +312,7 @@ class RunLog(APIView):
 
     permission_classes = [AllowAny]
 
-    @extend_schema(parameters=[LOG_OFFSET], responses=LogOut)
+    @extend_schema(parameters=[LOG_OFFSET], responses={200: LogOut, **refused(403)})
     def get(self, request: Request, pk: UUID) -> Response:
         run, person = find_run(pk), asked_by(request)
         if run.submission is not None:
@@ -330,7 +330,7 @@ class RunEvidence(APIView):
 
     permission_classes = [AllowAny]
 
-    @extend_schema(responses={(200, "application/json"): OpenApiTypes.OBJECT})
+    @extend_schema(responses={(200, "application/json"): OpenApiTypes.OBJECT, **refused(403)})
     def get(self, request: Request, pk: UUID) -> HttpResponse:
         run = find_run(pk)
         if run.submission is not None:

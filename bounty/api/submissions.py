@@ -250,7 +250,7 @@ class SubmissionDiff(APIView):
 
     permission_classes = [AllowAny]
 
-    @extend_schema(responses={(200, "text/x-diff"): OpenApiTypes.STR})
+    @extend_schema(responses={(200, "text/x-diff"): OpenApiTypes.STR, **refused(403)})
     def get(self, request: Request, pk: UUID) -> HttpResponse:
         submission = find_submission(pk)
         require_sight(asked_by(request), Part.SOURCE, submission)
@@ -266,7 +266,7 @@ class SubmissionLog(APIView):
 
     permission_classes = [AllowAny]
 
-    @extend_schema(parameters=[LOG_OFFSET], responses=LogOut)
+    @extend_schema(parameters=[LOG_OFFSET], responses={200: LogOut, **refused(403)})
     def get(self, request: Request, pk: UUID) -> Response:
         submission, person = find_submission(pk), asked_by(request)
         require_sight(person, Part.SOURCE, submission)
@@ -280,7 +280,7 @@ class SubmissionEvidence(APIView):
 
     permission_classes = [AllowAny]
 
-    @extend_schema(responses={(200, "application/json"): OpenApiTypes.OBJECT})
+    @extend_schema(responses={(200, "application/json"): OpenApiTypes.OBJECT, **refused(403)})
     def get(self, request: Request, pk: UUID) -> HttpResponse:
         submission = find_submission(pk)
         require_sight(asked_by(request), Part.FIGURES, submission)

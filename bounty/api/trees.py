@@ -93,7 +93,7 @@ class TreeList(APIView):
 
     permission_classes = [HasScope("submit")]
 
-    @extend_schema(request=TreeIn, responses={201: TreeMade, **refused(404, 429)})
+    @extend_schema(request=TreeIn, responses={201: TreeMade, **refused(403, 404, 429)})
     def post(self, request: Request) -> Response:
         values, actor = validated(TreeIn, request), caller(request)
         if not actor.is_maintainer:
@@ -107,7 +107,7 @@ class TreeDetail(APIView):
 
     permission_classes = [AllowAny]
 
-    @extend_schema(responses=TreeOut)
+    @extend_schema(responses={200: TreeOut, **refused(403)})
     def get(self, request: Request, hash: str) -> Response:  # noqa: A002 - the URL's own name
         stored = find_tree(hash)
         require_tree_sight(asked_by(request), stored.pk)
@@ -119,7 +119,7 @@ class TreeArchive(APIView):
 
     permission_classes = [AllowAny]
 
-    @extend_schema(responses={(200, "application/x-tar"): OpenApiTypes.BINARY})
+    @extend_schema(responses={(200, "application/x-tar"): OpenApiTypes.BINARY, **refused(403)})
     def get(self, request: Request, hash: str) -> HttpResponse:  # noqa: A002
         stored = find_tree(hash)
         require_tree_sight(asked_by(request), stored.pk)

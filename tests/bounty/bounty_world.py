@@ -146,9 +146,15 @@ class World:
         """Lease the next run, commit, and post evidence of this speed-up. The submission is not advanced."""
         run = self.lease()
         self.commit(run)
-        sealed = invented_evidence(key=self.key, run=job_of(run), speed_up_log=speed_up_log, **how)
-        self.record(run, sealed)
+        self.finish(run, speed_up_log, **how)
         return run
+
+    def finish(self, run: Run, speed_up_log: float, **how: Any) -> None:
+        """Post evidence of this speed-up for a leased run."""
+        self.record(run, invented_evidence(key=self.key, run=job_of(run), speed_up_log=speed_up_log, **how))
+
+    def advance(self, submission: Submission) -> Submission:
+        return advance_submission(submission_id=submission.pk)
 
     def gate(self, submission: Submission, speed_up_log: float, **how: Any) -> Submission:
         """Judge the submission's next run and advance it."""

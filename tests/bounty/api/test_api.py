@@ -205,7 +205,7 @@ def test_a_rejected_diff_answers_201_with_its_verdict(world: World) -> None:
     assert made["state"] == "rejected"
     assert made["verdict"]["kind"] == "patch_rejected"
     assert made["runs"] == []
-    log = get(APIClient(), f"submissions/{made['id']}/log/")
+    log = get(client_of(world.ann), f"submissions/{made['id']}/log/")
     assert log == {"offset": 0, "next_offset": 0, "text": "", "is_final": True}
 
 
@@ -239,8 +239,9 @@ def test_figures_of_a_run_are_hidden_until_its_verdict(world: World) -> None:
     world.commit(world.lease())
     seen = get(APIClient(), f"runs/{run.pk}/")
     assert (seen["verdict"], seen["evidence"], seen["samples"]) == (None, None, [])
-    get(APIClient(), f"runs/{run.pk}/evidence/", 404)
-    get(APIClient(), f"submissions/{submission.pk}/evidence/", 404)
+    for person in (APIClient(), client_of(world.ann), client_of(world.ruth)):
+        assert code(get(person, f"runs/{run.pk}/evidence/", 403)) == "sealed"
+        assert code(get(person, f"submissions/{submission.pk}/evidence/", 403)) == "sealed"
     world.gate(submission, 0.0)
     seen = get(APIClient(), f"runs/{run.pk}/")
     assert seen["verdict"]["kind"] == "no_gain"
@@ -268,22 +269,23 @@ def test_no_secret_of_a_run_is_ever_shown(world: World) -> None:
 
 def test_the_log_is_followed_by_offset(world: World) -> None:
     submission = world.submit(world.ann, DIFF)
-    path = f"submissions/{submission.pk}/log/"
-    first = get(APIClient(), path)
+    path, ann = f"submissions/{submission.pk}/log/", client_of(world.ann)
+    first = get(ann, path)
     assert first["text"].startswith("[gainshare] gate run")
-    assert get(APIClient(), path, offset=first["next_offset"])["text"] == ""
-    assert code(get(APIClient(), path, 400, offset="-1")) == "invalid"
-    assert code(get(APIClient(), path, 400, offset="x")) == "invalid"
-    assert get(APIClient(), f"runs/{submission.runs.get().pk}/log/")["text"] == first["text"]
+    assert get(ann, path, offset=first["next_offset"])["text"] == ""
+    assert code(get(ann, path, 400, offset="-1")) == "invalid"
+    assert code(get(ann, path, 400, offset="x")) == "invalid"
+    assert get(ann, f"runs/{submission.runs.get().pk}/log/")["text"] == first["text"]
 
 
 def test_diff_tree_and_archive_come_back_as_they_are(world: World) -> None:
     submission = world.submit(world.ann, DIFF)
-    answer = APIClient().get(f"{BASE}submissions/{submission.pk}/diff/")
+    ann = client_of(world.ann)
+    answer = ann.get(f"{BASE}submissions/{submission.pk}/diff/")
     assert answer.content.decode() == DIFF
-    tree = get(APIClient(), f"trees/{submission.candidate_tree_id}/")
+    tree = get(ann, f"trees/{submission.candidate_tree_id}/")
     assert (tree["hash"], tree["parent_tree"]) == (submission.candidate_tree_id, world.tree.pk)
-    archive = APIClient().get(f"{BASE}trees/{submission.candidate_tree_id}/archive/")
+    archive = ann.get(f"{BASE}trees/{submission.candidate_tree_id}/archive/")
     assert b"step_3 = 33\n" in archive.content
     get(APIClient(), f"trees/{'0' * 64}/", 404)
 

@@ -71,13 +71,14 @@ def test_runs_are_cancelled_and_ordered_again(world: World) -> None:
     run = Run.objects.get()
     post(world.ann, f"runs/{run.pk}/cancel/", {"reason": "x"}, 403)
     cancelled = post(world.mira, f"runs/{run.pk}/cancel/", {"reason": "the wrong preset"})
-    assert (cancelled["state"], cancelled["verdict"]["kind"]) == ("finished", "infrastructure_error")
-    assert "the wrong preset" in cancelled["verdict"]["reason"]
+    assert (cancelled["state"], cancelled["verdict"]) == ("finished", None)  # sealed: it is not decided
+    run.refresh_from_db()
+    assert run.verdict.kind == "infrastructure_error" and "the wrong preset" in run.verdict.reason
     advance_submission(submission_id=submission.pk)
     post(world.ann, f"runs/{run.pk}/rerun/", {"reason": "x"}, 403)
     new = post(world.mira, f"runs/{run.pk}/rerun/", {"reason": "mended"}, 201)
     assert (new["kind"], new["sequence"], new["state"]) == ("gate", 2, "queued")
-    assert get(f"runs/{run.pk}/")["verdict"]["kind"] == "infrastructure_error"
+    assert Run.objects.get(pk=run.pk).verdict.kind == "infrastructure_error"
 
 
 def test_switches_are_pressed_and_lifted(world: World) -> None:

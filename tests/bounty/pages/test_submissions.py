@@ -82,7 +82,7 @@ def test_a_diff_that_cannot_be_applied_is_a_verdict_with_its_reason(world: World
     client_of(world.ann).post(
         f"/bounties/{world.bounty.pk}/submit/", {"diff": diff_of_line(1, "x", old="not there")}
     )
-    html = page(url(Submission.objects.get()))
+    html = page(url(Submission.objects.get()), world.ann)
     assert "Verdict: patch rejected" in html
     assert "does_not_apply" in html
     assert "Nothing was run, so there is no log." in html
@@ -95,17 +95,19 @@ def test_visitors_are_sent_to_the_login_page_and_back(world: World) -> None:
 
 def test_a_submission_shows_its_diff_escaped(world: World) -> None:
     submission = world.submit(world.ann, diff_of_line(1, "x = '<script>alert(1)</script>'"))
-    html = page(url(submission))
+    html = page(url(submission), world.ann)
     assert "<script>alert" not in html
     assert '<span class="add">+x = ' in html
 
 
 def test_progress_and_log_are_followed_without_results(world: World) -> None:
     submission = world.submit(world.ann, DIFF)
-    live = json.loads(client_of().get(url(submission, "live/")).content)
+    ann = client_of(world.ann)
+    assert json.loads(client_of().get(url(submission, "live/")).content)["log"] is None
+    live = json.loads(ann.get(url(submission, "live/")).content)
     assert (live["state"], live["is_settled"], live["pairs_max"]) == ("queued", False, 0)
     assert "queued" in live["log"]["text"]
-    rest = json.loads(client_of().get(url(submission, f"live/?offset={live['log']['next_offset']}")).content)
+    rest = json.loads(ann.get(url(submission, f"live/?offset={live['log']['next_offset']}")).content)
     assert rest["log"]["text"] == ""
     assert client_of().get(url(submission, "live/?offset=-1")).status_code == 400
     run = world.lease()

@@ -345,11 +345,21 @@ def test_withdrawing_after_the_first_sample_counts_and_ends_the_candidate(world:
 
 def test_a_confirmed_gain_is_not_given_back_to_draw_a_luckier_bound(world: World) -> None:
     submission = world.confirmed(world.ann, diff_of_line(3, "step_3 = 33"))
-    with pytest.raises(WrongState, match="confirmed cannot be withdrawn"):
+    with pytest.raises(WrongState, match="none whose gate has passed: this one is confirmed"):
         withdraw(actor=world.ann, submission_id=submission.pk)
     award = standing_award(submission)
     assert award is not None
     assert ledger.balance(world.ann).unvested == award.amount_microcredits
+
+
+def test_a_passed_gate_is_not_given_back_either(world: World) -> None:
+    submission = world.submit(world.ann, diff_of_line(3, "step_3 = 33"))
+    world.judge(0.3)  # its verdict is recorded; no worker has looked at it yet
+    for _ in range(2):
+        with pytest.raises(WrongState, match="none whose gate has passed"):
+            withdraw(actor=world.ann, submission_id=submission.pk)
+        submission = advance_submission(submission_id=submission.pk)
+    assert submission.state == "confirming"
 
 
 def test_only_the_author_withdraws_and_not_what_is_decided(world: World) -> None:

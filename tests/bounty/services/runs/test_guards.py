@@ -10,7 +10,7 @@ from bounty.services.advance import advance_submission
 from bounty.services.awards import standing_award
 from bounty.services.reviews import rejudge
 from bounty.services.runs.guard_rails import guard_of, order_guard, pricing_run
-from bounty.services.submissions import withdraw
+from bounty.services.transitions import move
 from bounty.stages import stage
 from gainshare.ledger import services as ledger
 from tests.bounty.bounty_world import World, diff_of_line
@@ -109,11 +109,12 @@ def test_a_price_has_one_guard_run(world: World) -> None:
         Run.objects.filter(pk=guard.pk).update(after=None)
 
 
-def test_a_withdrawn_gain_gets_no_guard_run(world: World) -> None:
+def test_a_gain_that_ended_meanwhile_gets_no_guard_run(world: World) -> None:
     submission = world.submit(world.ann, DIFF)
     world.gate(submission, 0.3)
     world.judge(0.3)
-    withdraw(actor=world.ann, submission_id=submission.pk)
+    submission.refresh_from_db()
+    assert move(submission, to=SubmissionState.WITHDRAWN, reason="test")
     run = pricing_run(submission)
     assert run is not None and order_guard(submission=submission, priced=run) is False
     assert guard_of(run) is None

@@ -97,6 +97,8 @@ def test_rest_lists_the_rails_too_once_there_is_a_verdict(world: World) -> None:
     assert APIClient().get(f"/api/v1/runs/{run.pk}/").json()["rails"] == []
     world.commit(run)
     world.record(run, guard_evidence(world, run, CASES))
+    assert APIClient().get(f"/api/v1/runs/{run.pk}/").json()["rails"] == []  # the award is not booked yet
+    advance_submission(submission_id=submission.pk)
     rails = APIClient().get(f"/api/v1/runs/{run.pk}/").json()["rails"]
     assert len(rails) == 7
     assert rails[0] | {"log_ppm_estimate": 0, "log_ppm_bound": 0} == {

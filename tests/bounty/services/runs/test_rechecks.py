@@ -20,6 +20,7 @@ from bounty.services.reviews import rejudge, review
 from bounty.services.runs.rechecks import CheckOutcome, check_of
 from bounty.services.series import measured_base
 from bounty.services.submissions import find_submission
+from gainshare.accounts.models import User
 from gainshare.ledger import services as ledger
 from gainshare.ledger.audit import audit
 from tests.bounty.bounty_world import World, diff_of_line
@@ -39,8 +40,10 @@ def outcome(submission: Submission) -> CheckOutcome | None:
     return check.outcome if check is not None else None
 
 
-def shown(submission: Submission) -> Any:
-    return APIClient().get(f"/api/v1/submissions/{submission.pk}/").json()
+def shown(submission: Submission, person: User | None = None) -> Any:
+    client = APIClient()
+    client.force_authenticate(person)
+    return client.get(f"/api/v1/submissions/{submission.pk}/").json()
 
 
 def test_nothing_is_measured_again_where_nothing_is_drawn(world: World, settings: Settings) -> None:
@@ -114,7 +117,7 @@ def test_a_gain_that_is_not_found_again_waits_for_a_maintainer(world: World, spe
     assert StateChange.objects.filter(subject="submission", old="accepted", new="judged").count() == 1
     with pytest.raises(WrongState):
         merge(actor=world.mira, submission_id=submission.pk)
-    seen = shown(submission)
+    seen = shown(submission, world.ruth)
     assert seen["check"]["outcome"] == "inconsistent" and seen["check"]["doubt"]
     assert seen["verdict"]["kind"] == "suspicious"
 

@@ -1,0 +1,345 @@
+"""Who sees what of a submission: the table, the table in the documents, and every route in every phase as every viewer."""
+
+import json
+import re
+import tarfile
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.urls import URLPattern, URLResolver, get_resolver
+
+from bounty.models import Look, Run, Submission, SubmissionState
+from bounty.services.access import phase_of, viewer_of
+from bounty.services.disputes import file_dispute
+from bounty.services.reviews import review
+from bounty.services.runs.care import cancel_run
+from bounty.services.runs.logs import append_log
+from bounty.services.submissions import find_submission, withdraw
+from bounty.visibility import SEEN_BY, Part, Phase, Viewer, is_logged, may_see, without_figures
+from gainshare.accounts.models import User
+from tests.bounty.bounty_world import World, diff_of_line, make_user
+
+DOCUMENT = Path(__file__).parents[2] / "docs/concepts/judging.md"
+MARK = "secret_of_the_patch"
+PRINTED = "printed_by_the_patch"
+DIFF = diff_of_line(3, f"{MARK} = 33")
+SUSPICIOUS = [{"kind": "suspicious", "detail": "odd", "side": "candidate"}]
+
+
+def judged(world: World, speed_up_log: float, **how: Any) -> Submission:
+    """A submission whose gate has its verdict, with a line that its code printed."""
+    submission = world.submit(world.ann, DIFF)
+    run = world.lease()
+    world.commit(run)
+    printed(run)
+    submission = find_submission(submission.pk)
+    world.finish(run, speed_up_log, **how)
+    return world.advance(submission)
+
+
+def printed(run: Run) -> None:
+    assert run.lease is not None and run.runner_id is not None
+    append_log(run_id=run.pk, lease=run.lease, runner_id=run.runner_id, offset=0, text=f"{PRINTED}\n")
+
+
+def queued(world: World) -> Submission:
+    return world.submit(world.ann, DIFF)
+
+
+def confirming(world: World) -> Submission:
+    return judged(world, 0.3)
+
+
+def guarding(world: World) -> Submission:
+    return world.gate(judged(world, 0.3), 0.3)
+
+
+def suspicious(world: World) -> Submission:
+    return judged(world, 0.3, events=SUSPICIOUS)
+
+
+def disputed(world: World) -> Submission:
+    submission = judged(world, 0.0)
+    file_dispute(actor=world.ann, submission_id=submission.pk, text="It is faster at home.")
+    return find_submission(submission.pk)
+
+
+def failed(world: World) -> Submission:
+    submission = world.submit(world.ann, DIFF)
+    run = world.lease()
+    world.commit(run)
+    printed(run)
+    cancel_run(actor=world.mira, run_id=run.pk, reason="the disk is full")
+    return world.advance(submission)
+
+
+def withdrawn(world: World) -> Submission:
+    submission = world.submit(world.ann, DIFF)
+    run = world.lease()
+    world.commit(run)
+    printed(run)
+    return withdraw(actor=world.ann, submission_id=submission.pk)
+
+
+def rejected(world: World) -> Submission:
+    return world.submit(world.ann, DIFF.replace("model/", "tests/"))
+
+
+def no_gain(world: World) -> Submission:
+    return judged(world, 0.0)
+
+
+def confirmed(world: World) -> Submission:
+    return world.guard(world.gate(judged(world, 0.3), 0.3))
+
+
+def declined(world: World) -> Submission:
+    submission = confirmed(world)
+    return review(actor=world.ruth, submission_id=submission.pk, decision="decline")
+
+
+STATES: dict[str, tuple[Callable[[World], Submission], Phase]] = {
+    "queued": (queued, Phase.BEING_JUDGED),
+    "confirming": (confirming, Phase.BEING_JUDGED),
+    "guarding": (guarding, Phase.BEING_JUDGED),
+    "suspicious": (suspicious, Phase.IN_DOUBT),
+    "disputed": (disputed, Phase.IN_DOUBT),
+    "failed": (failed, Phase.FAILED),
+    "withdrawn": (withdrawn, Phase.CLOSED),
+    "rejected": (rejected, Phase.CLOSED),
+    "no gain": (no_gain, Phase.DECIDED),
+    "confirmed": (confirmed, Phase.DECIDED),
+    "declined": (declined, Phase.DECIDED),
+}
+
+
+def people(world: World) -> dict[str, tuple[User | None, Viewer]]:
+    """One person for each line of the table, and a visitor. The competing maintainer has an open submission."""
+    rival = make_user("rita", "maintainer")
+    world.submit(rival, diff_of_line(5, "step_5 = 55"), world.open(title="Another bounty"))
+    return {
+        "author": (world.ann, Viewer.AUTHOR),
+        "contributor": (world.bob, Viewer.OTHER),
+        "uninvolved maintainer": (world.ruth, Viewer.UNINVOLVED),
+        "competing maintainer": (rival, Viewer.COMPETING),
+        "visitor": (None, Viewer.OTHER),
+    }
+
+
+def get_routes() -> list[str]:
+    """Every address of the bounty app, pages and REST, with its parameters in angle brackets."""
+
+    def walk(patterns: list[Any], prefix: str) -> list[str]:
+        found = []
+        for entry in patterns:
+            path = prefix + str(entry.pattern)
+            if isinstance(entry, URLResolver):
+                found += walk(entry.url_patterns, path)
+            elif isinstance(entry, URLPattern) and entry.callback.__module__.startswith("bounty."):
+                view = getattr(entry.callback, "cls", None)  # of REST; pages are functions
+                found += [path] if view is None or hasattr(view, "get") else []
+        return found
+
+    return sorted({"/" + route for route in walk(get_resolver().url_patterns, "")})
+
+
+def addresses(submission: Submission, world: World) -> list[str]:
+    """Every route that can be filled in with what this submission has, and the lists with their filters."""
+    runs = [str(pk) for pk in submission.runs.values_list("pk", flat=True)]
+    values = {
+        "submission_id": [str(submission.pk)],
+        "bounty_id": [str(submission.bounty_id)],
+        "hash": [submission.candidate_tree_id or submission.base_tree_id, submission.base_tree_id],
+        "name": [world.runner.name, world.lineage.name],
+        "action": ["withdraw"],
+    }
+    found = []
+    for route in get_routes():
+        if "runner/" in route.replace("runners/", "") or "reproduction" in route:
+            continue
+        names = re.findall(r"<(?:\w+:)?(\w+)>", route)
+        filled = [route]
+        for name in names:
+            choices = values.get(name)
+            if name == "pk":
+                choices = (
+                    runs
+                    if "/runs/" in route
+                    else [str(submission.bounty_id if "/bounties/" in route else submission.pk)]
+                )
+            filled = [
+                re.sub(rf"<(?:\w+:)?{name}>", choice, path, count=1)
+                for path in filled
+                for choice in choices or []
+            ]
+        found += filled
+    return [
+        *found,
+        f"/api/v1/submissions/?bounty={submission.bounty_id}",
+        f"/api/v1/submissions/?state={submission.state}",
+        *(f"/api/v1/runs/?kind={kind}" for kind in ("gate", "confirmation", "guard")),
+        *(f"/submissions/{submission.pk}/live/?offset={offset}" for offset in (0, 10)),
+    ]
+
+
+def bodies(person: User | None, submission: Submission, world: World) -> dict[str, str]:
+    """What the person reads at every address; archives are unpacked."""
+    client = Client()
+    if person is not None:
+        client.force_login(person)
+    read = {}
+    for path in addresses(submission, world):
+        response = client.get(path)
+        assert response.status_code < 500, path
+        data = response.content if not response.streaming else b"".join(response)
+        if response.get("Content-Type") == "application/x-tar":
+            with tarfile.open(fileobj=BytesIO(data)) as archive:
+                members = [archive.extractfile(member) for member in archive.getmembers()]
+                data = b"\n".join(member.read() for member in members if member is not None)
+        read[path] = data.decode("utf-8", "replace")
+    return read
+
+
+def figures_of(submission: Submission) -> set[str]:
+    """Texts that tell what was measured: bounds and estimates of all runs, digests of evidence, sizes of awards."""
+    found: set[str] = {PRINTED}
+    for run in submission.runs.filter(verdict__isnull=False).select_related("verdict__evidence"):
+        verdict = run.verdict
+        found |= {str(value) for value in (verdict.log_ppm_bound, verdict.log_ppm_estimate) if value}
+        if verdict.evidence is not None:
+            found |= {verdict.evidence.digest, str(verdict.evidence.samples[0]["log_ratio_ppb"])}
+    for award in submission.awards.all():
+        found |= {str(award.amount_microcredits)} if award.amount_microcredits else set()
+    return found
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_every_route_shows_each_viewer_what_the_table_says(world: World, state: str) -> None:
+    make, phase = STATES[state]
+    submission = make(world)
+    assert phase_of(submission) is phase
+    figures = figures_of(submission)
+    for name, (person, viewer) in people(world).items():
+        if person is not None:
+            assert viewer_of(person, submission) is viewer, name
+        read = bodies(person, submission, world)
+        assert len(read) > 40
+        leaks_source = {path for path, text in read.items() if MARK in text}
+        leaks_figures = {path for path, text in read.items() if any(figure in text for figure in figures)}
+        sees_source = may_see(viewer, Part.SOURCE, phase)
+        assert bool(leaks_source) is sees_source, (name, sorted(leaks_source))
+        if not may_see(viewer, Part.FIGURES, phase):
+            assert not leaks_figures, (name, sorted(leaks_figures))
+        elif submission.runs.filter(verdict__evidence__isnull=False).exists():
+            assert leaks_figures, name
+        verdict = json.loads(read[f"/api/v1/submissions/{submission.pk}/"])["verdict"]
+        assert (verdict is not None) is (submission.has_verdict and may_see(viewer, Part.VERDICT, phase)), (
+            name
+        )
+        looks = Look.objects.filter(viewer=person) if person is not None else Look.objects.none()
+        assert looks.filter(submission=submission).exists() is (
+            person is not None and is_logged(viewer, phase)
+        ), name
+
+
+def test_everyone_sees_who_sent_it_when_and_its_digest(world: World) -> None:
+    submission = queued(world)
+    seen = json.loads(Client().get(f"/api/v1/submissions/{submission.pk}/").content)
+    assert (seen["submitter"], seen["patch_digest"]) == (world.ann.username, submission.patch_digest)
+    assert seen["sealed_at"] and seen["queue"]["position"] == 0 and seen["state"] == "queued"
+
+
+def test_the_author_of_a_suspicious_gain_reads_its_reason_without_figures(world: World) -> None:
+    submission = suspicious(world)
+    assert re.search(r"\d", submission.verdict_reason) is not None or submission.verdict_reason
+    client = Client()
+    client.force_login(world.ann)
+    verdict = json.loads(client.get(f"/api/v1/submissions/{submission.pk}/").content)["verdict"]
+    assert verdict["kind"] == "suspicious" and verdict["log_ppm_estimate"] is None and verdict["pairs"] == 0
+    assert re.search(r"\d", verdict["reason"]) is None
+
+
+def test_no_tree_is_made_of_a_sealed_one(world: World) -> None:
+    submission = queued(world)
+    client = Client()
+    client.force_login(world.bob)
+    trick = {"base": submission.candidate_tree_id, "diff": diff_of_line(7, "step_7 = 77")}
+    for body in (trick, {**trick, "diff": ""}):
+        answer = client.post("/api/v1/trees/", json.dumps(body), content_type="application/json")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "sealed")
+
+
+def test_a_tree_that_others_build_on_stays_public(world: World) -> None:
+    submission = confirmed(world)
+    file = f"/api/v1/trees/{submission.candidate_tree_id}/archive/"
+    other = world.submit(world.bob, diff_of_line(5, "step_5 = 55"))
+    assert other.runs.get().base_tree_id == submission.candidate_tree_id
+    Submission.objects.filter(pk=submission.pk).update(state=SubmissionState.CONFIRMING)  # priced again
+    assert Client().get(file).status_code == 200
+
+
+def test_a_maintainer_who_reads_a_page_twice_leaves_one_record(world: World) -> None:
+    submission = queued(world)
+    client = Client()
+    client.force_login(world.ruth)
+    for _ in range(3):
+        assert MARK in client.get(f"/submissions/{submission.pk}/").content.decode()
+    assert Look.objects.filter(submission=submission, part=Part.SOURCE).count() == 1
+
+
+def test_the_log_of_code_is_shown_from_the_verdict_on(world: World) -> None:
+    submission = world.submit(world.ann, DIFF)
+    run = world.lease()
+    world.commit(run)
+    printed(run)
+    client = Client()
+    client.force_login(world.ann)
+    path = f"/api/v1/submissions/{submission.pk}/log/"
+    before = client.get(path).json()
+    assert "leased by" in before["text"] and PRINTED not in before["text"]
+    rest = client.get(path, {"offset": before["next_offset"]}).json()
+    assert rest["text"] == ""
+    world.finish(run, 0.0)
+    world.advance(submission)
+    assert PRINTED in client.get(path).json()["text"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        ("Odd. The median is 45 times base's. A maintainer looks at it.", "Odd. A maintainer looks at it."),
+        ("All of 3.", ""),
+        ("", ""),
+        ("No figure here", "No figure here"),
+    ],
+)
+def test_reasons_lose_the_sentences_that_have_figures(reason: str, told: str) -> None:
+    assert without_figures(reason) == told
+
+
+def test_the_table_is_whole_and_nobody_sees_figures_while_it_is_judged() -> None:
+    assert set(SEEN_BY) == set(Phase) and all(set(parts) == set(Part) for parts in SEEN_BY.values())
+    assert not any(may_see(viewer, Part.FIGURES, Phase.BEING_JUDGED) for viewer in Viewer)
+
+
+def test_the_document_shows_the_same_table() -> None:
+    rows = re.findall(
+        r"^\| (being judged|failed|in doubt|closed|decided) \| (.*) \|$", DOCUMENT.read_text(), re.M
+    )
+    assert [row[0] for row in rows] == [phase.value for phase in Phase]
+    for name, cells in rows:
+        shown = [cell.strip() for cell in cells.split("|")][-len(Part) :]
+        for part, cell in zip(Part, shown, strict=True):
+            viewers = SEEN_BY[Phase(name)][part]
+            expected = (
+                "everyone"
+                if viewers == frozenset(Viewer)
+                else "no one"
+                if not viewers
+                else ", ".join(viewer.value for viewer in Viewer if viewer in viewers)
+            )
+            assert cell == expected, (name, part)
