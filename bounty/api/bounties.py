@@ -13,14 +13,13 @@ from rest_framework.views import APIView
 
 from bounty.api.parsing import IDEMPOTENCY_KEY, RawTextField, caller, once_for, validated
 from bounty.models import Bounty, BountyState, Severity
-from bounty.services.bounties import add_funds, close_bounty, find_bounty
+from bounty.services.bounties import add_funds, close_bounty, find_bounty, shown_escrow
 from bounty.services.leaderboards import Place, leaderboard
 from bounty.services.reproductions import adopted, open_by_terms
 from bounty.services.series import measured_base, patch_base
 from gainshare.accounts.permissions import IsMaintainer
 from gainshare.accounts.queries import ListQuery, OneOf
 from gainshare.accounts.schema import refused
-from gainshare.ledger import services as ledger
 from gainshare.ledger.serializers import AmountField
 
 
@@ -98,8 +97,10 @@ class BountyOut(serializers.ModelSerializer[Bounty]):
 
 class EscrowOut(serializers.Serializer[Any]):
     posted = serializers.IntegerField()
-    reserved = serializers.IntegerField()
-    available = serializers.IntegerField()
+    reserved = serializers.IntegerField(help_text="For awards that are booked and not paid yet.")
+    available = serializers.IntegerField(
+        help_text="The rest, with what is set aside for gains that are not decided yet."
+    )
 
 
 class BountyDetailOut(BountyOut):
@@ -121,7 +122,7 @@ class BountyDetailOut(BountyOut):
 
     @extend_schema(responses=EscrowOut)
     def get_escrow(self, bounty: Bounty) -> dict[str, Any]:
-        return dict(EscrowOut(ledger.escrow_balance(bounty.escrow_reference)).data)
+        return dict(EscrowOut(shown_escrow([bounty])[bounty.pk]).data)
 
     def get_patch_base(self, bounty: Bounty) -> str:
         return patch_base(bounty=bounty).pk

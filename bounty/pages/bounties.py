@@ -20,7 +20,7 @@ from bounty.pages.bugs import bug_view
 from bounty.pages.forms import BountyForm, MoreEscrowForm, TermsForm
 from bounty.pages.record_plot import record_of
 from bounty.rewards import TEN_PER_CENT, award_microcredits
-from bounty.services.bounties import add_funds, available_escrow, close_bounty
+from bounty.services.bounties import add_funds, close_bounty, shown_escrow
 from bounty.services.leaderboards import leaderboard, series_speeds
 from bounty.services.reproductions import open_by_terms
 from bounty.services.series import measured_base, patch_base
@@ -28,8 +28,6 @@ from bounty.services.submissions import attempts_used
 from gainshare.accounts.errors import DomainError, IdConflict
 from gainshare.accounts.models import User
 from gainshare.ledger.errors import InsufficientTreasury
-from gainshare.ledger.kinds import AccountKind
-from gainshare.ledger.models import Account
 from gainshare.ledger.services import totals
 from gainshare.web.formatting import format_credits, in_credits
 from gainshare.web.forms.sent_once import refuse_resent
@@ -68,13 +66,13 @@ def bounty_list(request: HttpRequest) -> HttpResponse:
     )
     page = page_of(request, bounties, PER_PAGE)
     listed: list[Any] = list(page.object_list)  # bounties with the annotations above
-    available = escrow_available([bounty.escrow_reference for bounty in listed])
+    escrows = shown_escrow(listed)
     speeds = series_speeds(listed)
     rows = [
         BountyRow(
             bounty=bounty,
             suite_title=suite_title(bounty.suite),
-            available_microcredits=available.get(bounty.escrow_reference, 0),
+            available_microcredits=escrows[bounty.pk].available,
             example_microcredits=example_award(bounty),
             submissions=bounty.n_submissions,
             reached_log_ppm=speeds[bounty.pk],
@@ -82,12 +80,6 @@ def bounty_list(request: HttpRequest) -> HttpResponse:
         for bounty in listed
     ]
     return render(request, "bounty/bounty_list.html", {"rows": rows, "page": page})
-
-
-def escrow_available(references: list[str]) -> dict[str, int]:
-    """Reference -> micro-credits that are neither paid nor reserved, for many escrows in one query."""
-    accounts = Account.objects.filter(kind=AccountKind.ESCROW, reference__in=references)
-    return {account.reference: account.available_microcredits for account in accounts}
 
 
 def suite_title(name: str) -> str:
@@ -133,7 +125,7 @@ def bounty_page(
         "bug": bug_view(bounty, request.user) if bounty.is_for_a_bug else None,
         "suite": SUITES.get(bounty.suite),
         "preset": SUITES[bounty.suite].presets.get(bounty.preset) if bounty.suite in SUITES else None,
-        "available": available_escrow(bounty),
+        "available": shown_escrow([bounty])[bounty.pk].available,
         "example": example_award(bounty),
         "places": places,
         "record": record_of(places),

@@ -8,9 +8,10 @@ from django.urls import reverse
 from django.utils import timezone
 
 from bounty.models import Award, Bounty, Submission, SubmissionState
-from bounty.pages.bounties import escrow_available, example_award, suite_title
+from bounty.pages.bounties import example_award, suite_title
 from bounty.pages.desk import n_waiting
 from bounty.pages.run_views import RunPlot, plots_of
+from bounty.services.bounties import shown_escrow
 from bounty.services.overview import Overview, overview
 from gainshare.accounts.models import User
 from gainshare.web.home_parts import HomePart, Suggestion
@@ -41,11 +42,9 @@ def home_part(viewer: User | AnonymousUser) -> HomePart:
 
 
 def open_bounties(seen: Overview) -> list[OpenBounty]:
-    left = escrow_available([bounty.escrow_reference for bounty in seen.bounties])
+    escrows = shown_escrow(seen.bounties)
     return [
-        OpenBounty(
-            bounty, suite_title(bounty.suite), left.get(bounty.escrow_reference, 0), example_award(bounty)
-        )
+        OpenBounty(bounty, suite_title(bounty.suite), escrows[bounty.pk].available, example_award(bounty))
         for bounty in seen.bounties
     ]
 

@@ -1,15 +1,18 @@
 """Opening, funding and closing bounties. The money itself stays in the ledger's escrow accounts."""
 
 import uuid
+from collections.abc import Iterable
 from datetime import datetime
 from uuid import UUID
 
 from django.db import transaction
+from django.db.models import Sum
 from django.utils import timezone
 
 from benchmarks.catalogue import BUG, SUITES
 from bounty.errors import BadRequest, NoRunner, NotAllowed, NotFound
 from bounty.models import (
+    Award,
     AwardState,
     Bounty,
     BountyState,
@@ -199,6 +202,26 @@ def available_escrow(bounty: Bounty) -> int:
     if bounty.escrow_returned_at is not None:
         return 0
     return ledger.escrow_balance(bounty.escrow_reference).available
+
+
+def shown_escrow(bounties: Iterable[Bounty]) -> dict[UUID, ledger.EscrowBalance]:
+    """Bounty -> its escrow as everyone may see it: what undecided gains have reserved counts as free.
+
+    A reservation is the rate times the gate's estimate, so its size would tell what the gate found.
+    """
+    found = list(bounties)
+    sealed = dict(
+        Award.objects.filter(submission__bounty__in=found, state=AwardState.RESERVED)
+        .order_by()
+        .values_list("submission__bounty")
+        .annotate(Sum("reserved_microcredits"))
+    )
+    balances = ledger.escrow_balances([bounty.escrow_reference for bounty in found])
+    shown = {}
+    for bounty in found:
+        now, free = balances[bounty.escrow_reference], sealed.get(bounty.pk, 0)
+        shown[bounty.pk] = ledger.EscrowBalance(now.posted, now.reserved - free, now.available + free)
+    return shown
 
 
 def follow_funds(*, bounty: Bounty) -> None:

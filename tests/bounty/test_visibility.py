@@ -343,3 +343,25 @@ def test_the_document_shows_the_same_table() -> None:
                 else ", ".join(viewer.value for viewer in Viewer if viewer in viewers)
             )
             assert cell == expected, (name, part)
+
+
+def test_free_escrow_does_not_tell_what_a_gate_found(world: World) -> None:
+    def shown() -> tuple[Any, ...]:
+        rest = json.loads(Client().get(f"/api/v1/bounties/{world.bounty.pk}/").content)["escrow"]
+        pages = [
+            Client().get(path).content.decode()
+            for path in ("/", "/bounties/", f"/bounties/{world.bounty.pk}/")
+        ]
+        return rest, [re.findall(r"[\d.]+ left in escrow|Left in escrow\D*[\d.,]+", html) for html in pages]
+
+    submission = queued(world)
+    before = shown()
+    world.gate(submission, 0.3)
+    assert submission.awards.get().reserved_microcredits > 0
+    assert shown() == before
+    world.gate(submission, 0.3)
+    assert shown() == before  # confirmed, but guard rails are still measured
+    world.guard(submission)
+    booked = shown()[0]
+    assert booked["reserved"] == submission.awards.get().amount_microcredits
+    assert booked["available"] == before[0]["available"] - booked["reserved"]

@@ -16,6 +16,7 @@ from gainshare.ledger.services.escrow import (
     add_to_escrow,
     close_escrow,
     escrow_balance,
+    escrow_balances,
     open_escrow,
 )
 from gainshare.ledger.services.grants import Balance, balance, expire_lots, grant_credits, lots_of
@@ -34,6 +35,7 @@ __all__ = [
     "book_award",
     "close_escrow",
     "escrow_balance",
+    "escrow_balances",
     "expire_holds",
     "expire_lots",
     "fund_treasury",
