@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from benchmarks.catalogue import BUG_ATTEMPTS
 from benchmarks.evidence.schema import SIDES, EvidenceError
 from benchmarks.judging.verdicts import Verdict, VerdictKind
 
 BUG_KINDS = ("reproduction", "fix")
-ATTEMPTS = 3
 MAX_QUOTED = 600
 
 
@@ -44,17 +44,17 @@ def bug_verdict(document: dict[str, Any]) -> Verdict | None:
     base, candidate = attempts["base"], attempts["candidate"]
     if candidate and (not is_fix or not _agree_on(base, Shows.BUG)):
         raise EvidenceError("document.trials tries a candidate that nothing asks about")
-    if len(base) < ATTEMPTS:
+    if len(base) < BUG_ATTEMPTS:
         return None
     if not _agree_on(base, Shows.BUG):
         return _not_shown(base, is_fix)
     if not is_fix:
         reason = (
-            f"Reproduced: the bug shows in {ATTEMPTS} of {ATTEMPTS} attempts, each in fresh processes "
+            f"Reproduced: the bug shows in {BUG_ATTEMPTS} of {BUG_ATTEMPTS} attempts, each in fresh processes "
             f"({_quoted(base[0].detail)}). A fix is judged with this reproduction."
         )
         return _verdict(VerdictKind.GAIN, reason)
-    if len(candidate) < ATTEMPTS:
+    if len(candidate) < BUG_ATTEMPTS:
         return None
     if not _agree_on(candidate, Shows.NO_BUG):
         return _not_fixed(candidate)
@@ -80,7 +80,7 @@ def read_trials(trials: list[dict[str, Any]]) -> tuple[str | None, dict[str, lis
     waiting: dict[str, Any] | None = None  # an observation whose check comes next
     for trial in rest:
         side, done = trial["side"], attempts.get(trial["side"])
-        if done is None or trial["attempt"] != len(done) or len(done) == ATTEMPTS:
+        if done is None or trial["attempt"] != len(done) or len(done) == BUG_ATTEMPTS:
             raise EvidenceError("document.trials has an attempt out of order")
         if side == "base" and attempts["candidate"]:
             raise EvidenceError("document.trials goes back to base")
@@ -116,7 +116,7 @@ def wanted_pairs(document: dict[str, Any]) -> dict[str, int]:
 
 
 def _agree_on(attempts: list[Attempt], shows: Shows) -> bool:
-    return len(attempts) == ATTEMPTS and all(attempt.shows is shows for attempt in attempts)
+    return len(attempts) == BUG_ATTEMPTS and all(attempt.shows is shows for attempt in attempts)
 
 
 def _not_shown(base: list[Attempt], is_fix: bool) -> Verdict:
@@ -142,7 +142,7 @@ def _not_shown(base: list[Attempt], is_fix: bool) -> Verdict:
     if shown == 0:
         return _verdict(
             VerdictKind.NO_GAIN,
-            f"Does not reproduce: the check held in all {ATTEMPTS} attempts on the bounty's tree. Try it at home with "
+            f"Does not reproduce: the check held in all {BUG_ATTEMPTS} attempts on the bounty's tree. Try it at home with "
             "`gainshare bench --kind reproduction` and send in one that shows the bug.",
         )
     kind = VerdictKind.SUSPICIOUS if is_fix else VerdictKind.NO_GAIN
@@ -151,14 +151,14 @@ def _not_shown(base: list[Attempt], is_fix: bool) -> Verdict:
         if is_fix
         else "Fix its seeds and orders so that every run shows it, then send it in again."
     )
-    return _verdict(kind, f"Flaky: the bug shows in {shown} of {ATTEMPTS} attempts on base. {advice}")
+    return _verdict(kind, f"Flaky: the bug shows in {shown} of {BUG_ATTEMPTS} attempts on base. {advice}")
 
 
 def _not_fixed(candidate: list[Attempt]) -> Verdict:
     still = [attempt for attempt in candidate if attempt.shows is not Shows.NO_BUG]
     return _verdict(
         VerdictKind.NO_GAIN,
-        f"Not fixed: {len(still)} of {ATTEMPTS} attempts on the patched tree do not pass ({_quoted(still[0].detail)}). "
+        f"Not fixed: {len(still)} of {BUG_ATTEMPTS} attempts on the patched tree do not pass ({_quoted(still[0].detail)}). "
         "Try the reproduction at home with `gainshare bench --kind fix`.",
     )
 
@@ -183,7 +183,7 @@ def _suite_green(document: dict[str, Any]) -> Verdict | None:
         )
     return _verdict(
         VerdictKind.GAIN,
-        f"Fixed: the bug shows in {ATTEMPTS} of {ATTEMPTS} attempts on base and in none of {ATTEMPTS} on the patched "
+        f"Fixed: the bug shows in {BUG_ATTEMPTS} of {BUG_ATTEMPTS} attempts on base and in none of {BUG_ATTEMPTS} on the patched "
         f"tree, which answers all {len(calls)} cases of the suites rightly. Next, somebody else reviews the patch.",
         len(complete),
     )

@@ -17,8 +17,8 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from benchmarks.catalogue import SUITES
-from benchmarks.evidence.bugs import ATTEMPTS, BUG_KINDS
+from benchmarks.catalogue import BUG_ATTEMPTS, SUITES
+from benchmarks.evidence.bugs import BUG_KINDS
 from benchmarks.evidence.commitment import commit
 from benchmarks.evidence.decision import decide_so_far, make_plan, next_pairs
 from benchmarks.evidence.document import build_document, seal
@@ -197,12 +197,12 @@ class _Judgement:
         sides = ["base"] if self._job.kind == "reproduction" else ["base", "candidate"]
         with self._phases.spend("measuring"):
             self._trials.read()
-            for side, number in product(sides, range(ATTEMPTS)):
+            for side, number in product(sides, range(BUG_ATTEMPTS)):
                 if decide_so_far(self._undecided()) is not None:
                     return
                 self._progress(0)
                 self._trials.attempt(side, number)
-                self._callbacks.on_log(f"attempt {number + 1} of {ATTEMPTS} on {side} done\n")
+                self._callbacks.on_log(f"attempt {number + 1} of {BUG_ATTEMPTS} on {side} done\n")
 
     def _measure(self) -> None:
         while decide_so_far(self._undecided()) is None:

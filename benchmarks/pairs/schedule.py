@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from benchmarks.pairs.seeds import Seeds
-from benchmarks.suites.base import Case, Suite
+from benchmarks.catalogue import Case
+from benchmarks.suites.base import Suite
 
 BLOCK = 6  # candidate pairs between two looks at the least; each block holds one control pair
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,16 +19,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.catalogue import SuiteInfo
+from benchmarks.catalogue import Case, SuiteInfo, TimeLimits
 
 Array = NDArray[Any]
 Tensors = dict[str, Array]
 WARM_UP = -1  # the turn before the first timed one
 SAMPLES = Path(__file__).with_name("samples")  # the sandboxed halves
-
-
-class UnknownSuite(ValueError):
-    """No suite, or no preset of the suite, has this name."""
 
 
 @dataclass(frozen=True)
@@ -46,20 +41,6 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
-class Case:
-    """A declared family of shapes: every dimension is drawn secretly from its choices, again for each pair.
-
-    A control pair takes the shape of a measured pair beside it, so that base's times can be compared.
-    """
-
-    name: str
-    dimensions: Mapping[str, tuple[int, ...]]
-
-    def draw(self, rng: np.random.Generator) -> dict[str, int]:
-        return {name: int(rng.choice(choices)) for name, choices in self.dimensions.items()}
-
-
-@dataclass(frozen=True)
 class Tolerance:
     """How far an answer may be off. Distances are relative to the root mean square of the right answer."""
 
@@ -69,15 +50,6 @@ class Tolerance:
     drift_ratio_ppm: int = (
         2_000_000  # ... and of a plain single-precision implementation's, so that gains cannot add up
     )
-
-
-@dataclass(frozen=True)
-class TimeLimits:
-    """Wall-clock limits of one side, in milliseconds; what takes longer is a timeout."""
-
-    start_ms: int  # sandbox, interpreter and torch
-    load_ms: int  # importing the stack and taking the weights
-    call_ms: int  # one call
 
 
 class Problem(ABC):
@@ -216,3 +188,17 @@ class Suite(ABC):
                 "time_limits": asdict(self.time_limits),
             },
         }
+
+
+def sized(info: SuiteInfo, preset: str) -> dict[str, Any]:
+    """The fields of a `Suite` that the catalogue has for a preset; raises UnknownSuite."""
+    size = info.size(preset)
+    return {
+        "info": info,
+        "preset": preset,
+        "cases": size.cases,
+        "calls_per_side": size.calls_per_side,
+        "most_calls": size.most_calls,
+        "time_limits": size.time_limits,
+        "memory_bytes": size.memory_bytes,
+    }

@@ -6,10 +6,9 @@ held-out loss of `quality` has no exact answer and is not among them. How fast a
 
 from dataclasses import replace
 
-from benchmarks.catalogue import BUG
+from benchmarks.catalogue import BUG, UnknownSuite
 from benchmarks.catalogue import SUITES as CATALOGUE
 from benchmarks.suites import SUITES
-from benchmarks.suites.base import UnknownSuite
 from benchmarks.suites.guard import GuardSuite, guard_suite
 
 

@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.catalogue.training import TEXT_VOCAB
 from benchmarks.oracle.transformer import Ids
 
-VOCAB = 128  # one id per ASCII character
 UNKNOWN = 127  # stands for all others
 HELD_OUT_SHARE = 8  # one file in so many is held out
 LEFT_OUT = frozenset(
@@ -70,7 +70,7 @@ class SecretLanguage:
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._key = rng.bytes(32)
-        self._ids = rng.permutation(VOCAB)
+        self._ids = rng.permutation(TEXT_VOCAB)
         vowels, consonants = b"aeiou", b"bcdfghjklmnpqrstvwxz"
         shapes = rng.integers(len(consonants), size=SYLLABLES), rng.integers(len(vowels), size=SYLLABLES)
         self._syllables = [consonants[c : c + 1] + vowels[v : v + 1] for c, v in zip(*shapes, strict=True)]

@@ -12,12 +12,11 @@ import pytest
 import torch
 from safetensors.numpy import load as load_safetensors
 
+from benchmarks.catalogue.decoders import CHECKPOINT_CAP_BYTES, HEADER_BYTES
 from benchmarks.pairs.seeds import Seeds
 from benchmarks.pairs.side import SideFailed
 from benchmarks.suites.base import WARM_UP, Tensors
 from benchmarks.suites.checkpoint_load import (
-    CHECKPOINT_CAP_BYTES,
-    HEADER_BYTES,
     CheckpointLoadProblem,
     checkpoint_load,
     header,

@@ -7,9 +7,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from benchmarks.catalogue.training import TEXT_VOCAB
 from benchmarks.pairs.seeds import Seeds
 from benchmarks.suites import text
-from benchmarks.suites.text import VOCAB, SecretLanguage, SecretText, standard_library, windows
+from benchmarks.suites.text import SecretLanguage, SecretText, standard_library, windows
 
 pytestmark = pytest.mark.slow
 
@@ -57,8 +58,8 @@ def test_two_pairs_read_different_languages_and_one_pair_always_the_same() -> No
 def test_ids_are_a_permutation_of_characters_and_foreign_ones_share_one() -> None:
     language = SecretLanguage(rng())
     ids = language.translate(bytes(range(256)))
-    assert ids.dtype == np.int64 and ids.min() >= 0 and ids.max() < VOCAB
-    assert sorted(np.unique(language._ids)) == list(range(VOCAB))
+    assert ids.dtype == np.int64 and ids.min() >= 0 and ids.max() < TEXT_VOCAB
+    assert sorted(np.unique(language._ids)) == list(range(TEXT_VOCAB))
     assert len(set(ids[-128:])) == 1
 
 

@@ -1,0 +1,417 @@
+"""Suites of inference: `prefill`, `decode`, `decode_batched`, `checkpoint_load` and `peak_memory`."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from benchmarks.catalogue.facts import (
+    MIB,
+    TIME_LIMITS,
+    Case,
+    Dimensions,
+    GuardInfo,
+    Size,
+    SuiteInfo,
+    TimeLimits,
+    around,
+    count,
+    presets_of,
+    span,
+    spread,
+)
+
+# Widths per preset. Heads are powers of two wide: there all implementations' rotary frequencies round to the same numbers.
+WIDTHS: Mapping[str, Dimensions] = {
+    "tiny": {
+        "vocab": (256, 320),
+        "d_model": (64,),
+        "n_layers": (2,),
+        "n_heads": (4,),
+        "n_kv_heads": (2,),
+        "d_head": (16,),
+        "d_ff": (96,),
+        "d_expert": (32, 48),
+        "n_experts": (8,),
+        "top_k": (2,),
+        "n_shared": (1,),
+        "first_moe_layer": (1,),
+        "tied": (0, 1),
+    },
+    "demo": {
+        "vocab": (1920, 2048, 2176),
+        "d_model": (256,),
+        "n_layers": (4,),
+        "n_heads": (8,),
+        "n_kv_heads": (2,),
+        "d_head": (32,),
+        "d_ff": (480, 512, 544),
+        "d_expert": (112, 128, 144),
+        "n_experts": (16,),
+        "top_k": (2,),
+        "n_shared": (1,),
+        "first_moe_layer": (1,),
+        "tied": (0, 1),
+    },
+    "standard": {
+        "vocab": (7936, 8192, 8448),
+        "d_model": (512,),
+        "n_layers": (6,),
+        "n_heads": (8,),
+        "n_kv_heads": (2, 4),
+        "d_head": (64,),
+        "d_ff": (1024, 1280),
+        "d_expert": (224, 256, 288),
+        "n_experts": (16,),
+        "top_k": (4,),
+        "n_shared": (1,),
+        "first_moe_layer": (1,),
+        "tied": (0, 1),
+    },
+}
+MEMORY_BYTES = {"tiny": 512 * MIB, "demo": 1024 * MIB, "standard": 2048 * MIB}
+WEIGHT_BYTES = 4  # single precision
+
+CHECKPOINT_CAP_BYTES = 60 * MIB
+HEADER_BYTES = 32 * 1024  # of a checkpoint: padded to this, so that the header's length tells nothing
+
+STEP_TOKENS = 256  # a step's budget: what a node has where no one says otherwise
+PEAK_STEP_TOKENS = 2048  # ... in `peak_memory`: as of a node that is set to read long prompts fast
+PEAK_STEPS = 4  # decode steps after the prompts of `peak_memory`
+
+
+def transformer_parameters(shape: Mapping[str, int]) -> int:
+    """The weights of a transformer of this shape, all of them."""
+    d_model, d_expert, n_layers = shape["d_model"], shape["d_expert"], shape["n_layers"]
+    dense_layers = min(shape["first_moe_layer"], n_layers)
+    attention = 2 * d_model * shape["d_head"] * (shape["n_heads"] + shape["n_kv_heads"]) + 2 * d_model
+    dense = 3 * d_model * shape["d_ff"]
+    experts = (
+        shape["n_experts"] * (3 * d_model * d_expert + d_model) + 3 * d_model * shape["n_shared"] * d_expert
+    )
+    tables = shape["vocab"] * d_model * (1 if shape["tied"] else 2) + d_model
+    return n_layers * attention + dense_layers * dense + (n_layers - dense_layers) * experts + tables
+
+
+def parameter_ends(dimensions: Dimensions) -> tuple[int, int]:
+    """The parameters of the smallest and of the largest transformer of a family."""
+    least = {name: min(choices) for name, choices in dimensions.items()} | {"tied": max(dimensions["tied"])}
+    most = {name: max(choices) for name, choices in dimensions.items()} | {"tied": min(dimensions["tied"])}
+    return transformer_parameters(least), transformer_parameters(most)
+
+
+def model_text(dimensions: Dimensions) -> str:
+    """The size of a transformer in words."""
+    layers, d_model, experts, top_k = (
+        span(dimensions[name]) for name in ("n_layers", "d_model", "n_experts", "top_k")
+    )
+    least, most = (f"{parameters / 1e6:.2g}" for parameters in parameter_ends(dimensions))
+    millions = least if least == most else f"{least}-{most}"
+    return f"{layers} layers, d_model {d_model}, {experts} experts, top-{top_k}; {millions}M parameters"
+
+
+def lengths_text(longest: tuple[int, ...], sequences: tuple[int, ...]) -> str:
+    """The lengths of all prompts of a call."""
+    ends = [spread(ids, number) for ids in (min(longest), max(longest)) for number in sequences]
+    return span(length for lengths in ends for length in lengths)
+
+
+def family(preset: str, name: str, call: str, **own: tuple[int, ...]) -> Case:
+    """Transformers of a preset's widths; `own` are the suite's dimensions, or widths that it wants otherwise.
+
+    `{count}` and `{lengths}` in `call` are replaced by how many prompts there are, and how long.
+    """
+    dimensions = {**WIDTHS[preset], **own}
+    longest = dimensions["tokens"] if "tokens" in dimensions else dimensions["context"]
+    words = {
+        "count": span(dimensions["sequences"]),
+        "lengths": lengths_text(longest, dimensions["sequences"]),
+    }
+    return Case(name, dimensions, call.format(**words), model_text(dimensions))
+
+
+def sizes(
+    cases: Mapping[str, tuple[Case, ...]],
+    calls_per_side: Mapping[str, int],
+    *,
+    time_limits: Mapping[str, TimeLimits] = TIME_LIMITS,
+    memory_bytes: Mapping[str, int] = MEMORY_BYTES,
+) -> Mapping[str, Size]:
+    """The sizes of all presets."""
+    return MappingProxyType(
+        {
+            preset: Size(cases[preset], calls_per_side[preset], time_limits[preset], memory_bytes[preset])
+            for preset in cases
+        }
+    )
+
+
+PREFILL_CALL = "{count} prompts of {lengths} ids"
+_PREFILL = sizes(
+    {
+        "tiny": (
+            family(
+                "tiny",
+                "prompts-2x24",
+                PREFILL_CALL,
+                sequences=(2,),
+                tokens=around(24, 4),
+                max_context=(64,),
+            ),
+        ),
+        "demo": (
+            family(
+                "demo",
+                "prompts-2x200",
+                PREFILL_CALL,
+                sequences=(2,),
+                tokens=around(200, 20),
+                max_context=(512,),
+            ),
+        ),
+        "standard": (
+            family(
+                "standard",
+                "prompts-4x150",
+                PREFILL_CALL,
+                sequences=(4,),
+                tokens=around(150, 15),
+                max_context=(1024,),
+            ),
+            family(
+                "standard",
+                "prompt-500",
+                "{count} prompt of {lengths} ids",
+                sequences=(1,),
+                tokens=around(500, 60),
+                max_context=(1024,),
+            ),
+        ),
+    },
+    {"tiny": 4, "demo": 40, "standard": 12},
+)
+
+PREFILL = SuiteInfo(
+    name="prefill",
+    title="Prefill: reading prompts",
+    unit="ns per call",
+    presets=presets_of(_PREFILL),
+    minimum_effect_log_ppm=9_951,  # ln 1.01
+    cap_log_ppm=1_386_295,  # ln 4, rounded up: products at half of what a core reaches, or a third
+    worst_case_log_ppm=-51_293,  # ln 0.95
+    sizes=_PREFILL,
+    guard=GuardInfo("demo", margin_log_ppm=29_558),  # ln 1.03
+)
+
+DECODE_CALL = "1 id for each of {count} sequences, one after the other, after prompts of {lengths} ids"
+_DECODE = sizes(
+    {
+        "tiny": (
+            family(
+                "tiny",
+                "context-24",
+                DECODE_CALL,
+                sequences=(2,),
+                context=around(24, 4),
+                max_context=(64,),
+                together=(0,),
+            ),
+        ),
+        "demo": (
+            family(
+                "demo",
+                "context-200",
+                DECODE_CALL,
+                sequences=(4,),
+                context=around(200, 20),
+                max_context=(512,),
+                together=(0,),
+            ),
+        ),
+        "standard": (
+            family(
+                "standard",
+                "context-300",
+                DECODE_CALL,
+                sequences=(2,),
+                context=around(300, 30),
+                max_context=(1024,),
+                together=(0,),
+            ),
+        ),
+    },
+    {"tiny": 6, "demo": 96, "standard": 48},
+)
+
+DECODE = SuiteInfo(
+    name="decode",
+    title="Decode: one sequence, one id at a time",
+    unit="ns per call",
+    presets=presets_of(_DECODE),
+    minimum_effect_log_ppm=9_951,  # ln 1.01
+    cap_log_ppm=2_079_442,  # ln 8, rounded up: reading the weights from a core's caches, and room to spare
+    worst_case_log_ppm=-51_293,  # ln 0.95
+    sizes=_DECODE,
+    guard=GuardInfo("demo", margin_log_ppm=29_558),  # ln 1.03
+)
+
+BATCHED_CALL = "1 id for each of {count} sequences in one step, after prompts of {lengths} ids"
+_DECODE_BATCHED = sizes(
+    {
+        "tiny": (
+            family(
+                "tiny",
+                "contexts-5x24",
+                BATCHED_CALL,
+                sequences=(4, 5),
+                context=around(24, 4),
+                max_context=(64,),
+                together=(1,),
+            ),
+        ),
+        "demo": (
+            family(
+                "demo",
+                "contexts-8x200",
+                BATCHED_CALL,
+                sequences=(8,),
+                context=around(200, 20),
+                max_context=(512,),
+                together=(1,),
+            ),
+        ),
+        "standard": (
+            family(
+                "standard",
+                "contexts-8x300",
+                BATCHED_CALL,
+                sequences=(8,),
+                context=around(300, 30),
+                max_context=(1024,),
+                together=(1,),
+            ),
+            family(
+                "standard",
+                "contexts-16x200",
+                BATCHED_CALL,
+                sequences=(16,),
+                context=around(200, 20),
+                max_context=(1024,),
+                together=(1,),
+            ),
+        ),
+    },
+    {"tiny": 6, "demo": 96, "standard": 48},
+)
+
+DECODE_BATCHED = SuiteInfo(
+    name="decode_batched",
+    title="Decode: many sequences together",
+    unit="ns per call",
+    presets=presets_of(_DECODE_BATCHED),
+    minimum_effect_log_ppm=9_951,  # ln 1.01
+    cap_log_ppm=1_791_760,  # ln 6, rounded up
+    worst_case_log_ppm=-51_293,  # ln 0.95
+    sizes=_DECODE_BATCHED,
+    guard=GuardInfo("demo", margin_log_ppm=29_558),  # ln 1.03
+)
+
+
+def checkpoints(preset: str, **own: tuple[int, ...]) -> tuple[Case, ...]:
+    """One case: short prompts, yet long enough that every expert gets tokens."""
+    least, most = (
+        f"{(WEIGHT_BYTES * parameters + HEADER_BYTES) / 1e6:.2g}"
+        for parameters in parameter_ends({**WIDTHS[preset], **own})
+    )
+    return (
+        family(
+            preset,
+            "prompts-2x64",
+            f"a checkpoint of {least}-{most} MB, then {{count}} prompts of {{lengths}} ids",
+            sequences=(2,),
+            tokens=around(64, 8),
+            max_context=(128,),
+            **own,
+        ),
+    )
+
+
+# The first load of a process imports what torch builds modules without memory with: 1-2 s.
+_LOAD_LIMITS = TimeLimits(start_ms=60_000, load_ms=20_000, call_ms=30_000)
+_CHECKPOINT_LOAD = sizes(
+    {
+        "tiny": checkpoints("tiny"),
+        "demo": checkpoints("demo"),
+        # The served model's widths in two layers: what fits into the sample's /tmp.
+        "standard": checkpoints(
+            "standard", n_layers=(2,), vocab=(3968, 4096, 4224), d_expert=(224, 240, 256)
+        ),
+    },
+    {"tiny": 4, "demo": 12, "standard": 12},
+    time_limits=dict.fromkeys(WIDTHS, _LOAD_LIMITS),
+)
+
+CHECKPOINT_LOAD = SuiteInfo(
+    name="checkpoint_load",
+    title="Checkpoint on disk to first logits",
+    unit="ns per call",
+    presets=presets_of(_CHECKPOINT_LOAD),
+    minimum_effect_log_ppm=9_951,  # ln 1.01
+    cap_log_ppm=1_609_438,  # ln 5, rounded up: the bytes must be read and the prompts computed
+    worst_case_log_ppm=-51_293,  # ln 0.95
+    sizes=_CHECKPOINT_LOAD,
+)
+
+PEAK_CALL = "{count} prompts of {lengths} ids at once, then " + count(PEAK_STEPS, "step")
+_SMALL: Dimensions = {"vocab": (480, 512, 544), "n_layers": (2,), "n_kv_heads": (8,)}
+_PEAK_MEMORY = sizes(
+    {
+        "tiny": (
+            family(
+                "tiny",
+                "prompts-4x256",
+                PEAK_CALL,
+                sequences=(4,),
+                context=around(256, 16),
+                max_context=(512,),
+                together=(1,),
+            ),
+        ),
+        "demo": (
+            family(
+                "demo",
+                "prompts-8x1000",
+                PEAK_CALL,
+                **_SMALL,
+                n_experts=(8,),
+                sequences=(8,),
+                context=around(1000, 40),
+                max_context=(2048,),
+                together=(1,),
+            ),
+        ),
+        "standard": (
+            family(
+                "standard",
+                "prompts-16x1000",
+                PEAK_CALL,
+                **_SMALL,
+                sequences=(16,),
+                context=around(1000, 40),
+                max_context=(2048,),
+                together=(1,),
+            ),
+        ),
+    },
+    {"tiny": 1, "demo": 1, "standard": 1},
+    memory_bytes={"tiny": 768 * MIB, "demo": 1536 * MIB, "standard": 3072 * MIB},
+)
+
+PEAK_MEMORY = SuiteInfo(
+    name="peak_memory",
+    title="Peak memory of prompts and steps",
+    unit="bytes",
+    presets=presets_of(_PEAK_MEMORY),
+    minimum_effect_log_ppm=9_951,  # ln 1.01
+    cap_log_ppm=1_386_295,  # ln 4, rounded up: the interpreter and torch remain
+    worst_case_log_ppm=-19_803,  # ln 1/1.02: memory hardly varies from run to run
+    sizes=_PEAK_MEMORY,
+)
