@@ -6,8 +6,8 @@ Pure: everything follows from the run's seeds.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from benchmarks.pairs.seeds import Seeds
 from benchmarks.catalogue import Case
+from benchmarks.pairs.seeds import Seeds
 from benchmarks.suites.base import Suite
 
 BLOCK = 6  # candidate pairs between two looks at the least; each block holds one control pair
