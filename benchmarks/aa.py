@@ -45,8 +45,8 @@ def control_rows(sealed: dict[str, Any]) -> list[Row]:
             noise <= NOISE_TARGET_PERCENT,
             f"standard deviation of ln(base/base), {found.pairs} pairs of {name}, {document['sandbox']['level']}",
         ),
-        Row("median of the pairs", round(middle, 2), "%", None, None, "zero but for noise"),
-        Row("remarks", len(found.words), "", None, None, " ".join(found.words) or "nothing stands out"),
+        Row("median of the pairs", round(middle, 2), "%", None, None, "zero, apart from noise"),
+        Row("remarks", len(found.words), "", None, None, " ".join(found.words) or "nothing unusual"),
         Row("one call of base", round(base_ms, 2), "ms", None, None, "median"),
         Row(
             "transport, share of a call",

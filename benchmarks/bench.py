@@ -108,7 +108,7 @@ def measure(
     if kind in BUG_KINDS:
         suite, preset = BUG.name, next(iter(BUG.presets))
     with tempfile.TemporaryDirectory(prefix="gainshare-bench-") as folder:
-        Path(folder).chmod(0o755)  # as root the samples run under uids of their own
+        Path(folder).chmod(0o755)  # as root each sample runs under another uid
         store = BlobStore(Path(folder) / "blobs")
         base_tree = load_tree(base, shipped_tree(store), store)
         candidate_tree = (
@@ -283,12 +283,14 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=len(LOOKS),
         choices=range(1, len(LOOKS) + 1),
-        help="fewer looks are quicker",
+        help="fewer looks take less time",
     )
     parser.add_argument("--out", type=Path, help="write the evidence to this file")
     parser.add_argument("--json", action="store_true", help="print the evidence instead of a summary")
     parser.add_argument(
-        "--allow-none", action="store_true", help="without any sandbox where there is none: own code only"
+        "--allow-none",
+        action="store_true",
+        help="run without a sandbox where none works: for your own code only",
     )
     return parser
 

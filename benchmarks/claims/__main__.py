@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         measured = {claim: _measure(claim, bench, scale) for claim in chosen}
     except KeyboardInterrupt:
-        bench.say(f"what is done is kept in {options.output}: the same command goes on from there")
+        bench.say(f"results so far are kept in {options.output}: the same command continues from there")
         raise
     rows = [
         row
@@ -113,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--docs",
         type=Path,
-        help=f"keep what was measured there and write claims.md and its plots anew ({DOCS} for a full run of all claims)",
+        help=f"keep what was measured there and write claims.md and its plots again ({DOCS} for a full run of all claims)",
     )
     parser.add_argument(
         "--device-model",

@@ -191,7 +191,7 @@ def _against_awards(document: dict[str, Any], policy: Policy | None, *, is_same_
     """What contradicts the document's claim to be award-eligible, as far as this installation can tell."""
     level, suite = document["sandbox"]["level"], document["suite"]
     if document["run"]["nonce"] == LOCAL_NONCE:
-        return "a run at home earns no awards"
+        return "a run on a contributor's own machine earns no awards"
     if policy is not None and level not in policy.award_sandbox_levels:
         return f"sandbox level {level} earns no awards"
     if is_same_judge and "counted_by" not in document["sandbox"]:

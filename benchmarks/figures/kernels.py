@@ -82,7 +82,7 @@ def speed_rows(plan: Plan, config: ModelConfig) -> Iterator[Row]:
         started = time.perf_counter()
         executors[weights] = NativeExecutor(transformer, n_blocks, weights=weights)
         packing_s = time.perf_counter() - started
-        how = f"{executors[weights].weights.n_bytes / 2**20:.0f} MiB, beside the {config.total_parameters * 4 / 2**20:.0f} MiB given"
+        how = f"{executors[weights].weights.n_bytes / 2**20:.0f} MiB, compared with the {config.total_parameters * 4 / 2**20:.0f} MiB given"
         yield Row(f"pack {weights}", packing_s, "s", None, None, how)
     for executor in executors.values():
         fill_cache(executor, max(BATCHES))

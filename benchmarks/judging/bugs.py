@@ -143,11 +143,11 @@ def _observed(done: Completed) -> tuple[str, str, dict[str, Any]]:
 
 
 def parse_seen(data: bytes) -> dict[str, Any]:
-    """What `observe` wrote: one JSON object, no key twice, no number beyond JSON's. Raises ValueError."""
+    """Parse what `observe` wrote: one JSON object, no key twice, no non-finite number. Raises ValueError."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len({key for key, _ in pairs}) != len(pairs):
-            raise ValueError("a key stands twice in one object")
+            raise ValueError("a key is repeated in one object")
         return dict(pairs)
 
     def refuse(constant: str) -> Any:

@@ -20,5 +20,5 @@ class SampleLog:
         lines = "".join(f"[{label}] {line}\n" for line in text.splitlines())[: self._room]
         self._room -= len(lines)
         if self._room <= 0:
-            lines += "\n[no more of the samples' output is kept]\n"
+            lines += "\n[the log is full: no more output is kept]\n"
         self._on_log(lines)

@@ -148,9 +148,7 @@ class Side:
 
     def _refuse_unread(self, stage: str) -> None:
         if self._channel.has_unread():
-            raise SideFailed(
-                "protocol_violation", self.name, stage, "bytes arrived that nobody had asked for"
-            )
+            raise SideFailed("protocol_violation", self.name, stage, "bytes arrived that were not asked for")
 
     # -- freezing -----------------------------------------------------------------------------------
 
@@ -218,11 +216,11 @@ class Side:
         limit, returncode = self._sample.limit_hit(), self._sample.returncode
         self._sample.kill()
         if limit == "wall":
-            return SideFailed("timeout", self.name, stage, "the pair's whole time was used up")
+            return SideFailed("timeout", self.name, stage, "the time limit of the whole pair was reached")
         if limit is not None:
             return SideFailed("resource_limit", self.name, stage, f"the limit of {limit} was reached")
         lines = self.log().strip().splitlines()
-        words = f"; its last words: {lines[-1][:500]}" if lines else ""
+        words = f"; its last output: {lines[-1][:500]}" if lines else ""
         return SideFailed("crash", self.name, stage, f"the process ended with status {returncode}{words}")
 
 

@@ -150,5 +150,5 @@ def _run(peer: Peer, command: list[str], say: Say) -> None:
     if process.returncode != 0:
         raise SetupFailed(
             f"{' '.join(command[:6])} ... ended with status {process.returncode}: {' | '.join(lines[-8:])}. Check the "
-            "network connection (or PIP_INDEX_URL), then run the same command again; it goes on where it stopped"
+            "network connection (or PIP_INDEX_URL), then run the same command again; it continues where it stopped"
         )

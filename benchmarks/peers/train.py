@@ -91,7 +91,7 @@ def their_python(home: Path) -> Path:
     if python is None:
         raise MeasuringFailed(
             "there is nothing to compare with: transformers is neither installed here nor set up below "
-            f"{home}. `python -m benchmarks.peers train --setup` sets it up in an environment of its own and measures"
+            f"{home}. `python -m benchmarks.peers train --setup` sets it up in a separate environment and measures"
         )
     return python
 

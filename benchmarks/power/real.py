@@ -177,7 +177,7 @@ def main(arguments: list[str] | None = None) -> int:
         say(f"power real: {error}")
         return 2
     if not record.runs:
-        say("power real: stopped before the first run ended, so there is nothing to show")
+        say("power real: stopped before the first run ended: nothing was measured")
         return 2
     rows = measured_rows(record)
     Report.here(command_line(parser.prog, arguments), rows).show(as_json=chosen.json)

@@ -19,7 +19,7 @@ def rows_of(attempts: Sequence[Attempt]) -> list[Row]:
         awarded = [attempt for attempt in cheats if attempt.outcome.is_awarded]
         rows.append(_total("cheats awarded", len(awarded), len(cheats), "0", not awarded, awarded))
         failed = [attempt for attempt in cheats if attempt.control is not None and not attempt.control.is_won]
-        how = "refusing them proves nothing"
+        how = "their refusal proves nothing"
         rows.append(
             _total(
                 "cheats whose control failed",

@@ -151,13 +151,13 @@ def _words(
     if outliers:
         which = ", ".join(str(place + 1) for place in outliers[:5]) + (" ..." if len(outliers) > 5 else "")
         words.append(
-            f"{len(outliers)} of {len(values)} pairs lie far off the others (number {which}): something "
-            "disturbed them. The median does not mind."
+            f"{len(outliers)} of {len(values)} pairs are far from the others (number {which}): something "
+            "disturbed them. The median is hardly affected."
         )
     if correlation > NOTABLE_ERRORS / math.sqrt(max(1, len(values))):
         words.append(
-            f"Neighbouring pairs resemble each other (rank correlation {float(correlation):.2f}): the noise lasts "
-            "longer than a pair, so bounds are taken more carefully."
+            f"Neighbouring pairs are similar (rank correlation {float(correlation):.2f}): the noise lasts "
+            "longer than a pair, so bounds are more conservative."
         )
     if spawn is not None and abs(spawn[0]) >= max(LEAST_NOTABLE_LOG, NOTABLE_ERRORS * spawn[1]):
         words.append(

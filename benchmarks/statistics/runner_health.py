@@ -76,7 +76,7 @@ def fault_of(figures: NoiseFigures, *, limit_log_ppm: int | None) -> str:
         return ""
     if slowdown > threshold:
         return (
-            f"a tree is slower beside its own copy in one place than in another: {signed_percent(-slowdown)}"
+            f"a tree is slower next to its own copy in one place than in another: {signed_percent(-slowdown)}"
         )
     return ""
 

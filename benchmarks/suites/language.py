@@ -138,7 +138,7 @@ class Scoring:
             raise self._sides.fail(
                 "wrong_output",
                 name,
-                f"uses future tokens: where only the text behind a place was changed, the logits before it moved by "
+                f"uses future tokens: where only the text after a position was changed, the logits before it moved by "
                 f"{off_ppb / 1e7:.2g} % of their size (allowed {CAUSAL_PPB / 1e7:.2g} %)",
             )
         return Score(nats(two if is_changed_first else one, ids[:, 1:]), one_ns + two_ns)

@@ -84,7 +84,7 @@ class QualityTrial(Trial):
                 "suspicious",
                 CANDIDATE,
                 f"scoring took {taken[CANDIDATE]} ns, base's {taken[BASE]} ns: more than {allowed} ns may be training "
-                "that went on while it was scored",
+                "that continued while it was scored",
             )
 
 

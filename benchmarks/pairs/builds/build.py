@@ -74,7 +74,9 @@ def check_tree(
     kept the processor. Raises Cancelled.
     """
     if (tree / "model" / LIBRARY).exists() and not has_native(tree):
-        raise SideFailed("build_failed", name, "build", f"a tree may not bring a model/{LIBRARY} of its own")
+        raise SideFailed(
+            "build_failed", name, "build", f"a tree may not contain model/{LIBRARY}: the runner builds it"
+        )
     _refuse_failure(name, _run(Mount(tree / "model", INSIDE), (), level, slot, cancellation))
 
 
@@ -150,9 +152,7 @@ def _run(
 def _compiler(name: str) -> tuple[str, ...]:
     found = next((path for path in map(shutil.which, COMPILERS) if path is not None), None)
     if found is None:
-        detail = (
-            "the tree has C++ sources and this runner no compiler: install g++ on it (apt-get install g++)"
-        )
+        detail = "the tree has C++ sources, and this runner has no compiler: install g++ on it (apt-get install g++)"
         raise SideFailed("infrastructure_error", name, "build", detail)
     return (found, *FLAGS)
 

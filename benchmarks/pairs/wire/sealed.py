@@ -303,5 +303,7 @@ def _wait(sock: socket.socket, event: int, deadline_ns: int) -> None:
     poll.register(sock, event)
     if left_ms <= 0 or not poll.poll(min(left_ms, MOST_POLL_MS)):
         raise SealedError(
-            "nothing came within the time allowed" if event == select.POLLIN else "nobody took it in time"
+            "nothing came within the time allowed"
+            if event == select.POLLIN
+            else "it was not received in time"
         )

@@ -137,7 +137,7 @@ def test_a_function_that_nobody_defines_is_found_at_build_time(folder: Path) -> 
 
 
 def test_a_tree_may_not_bring_a_library_of_its_own(folder: Path) -> None:
-    with pytest.raises(SideFailed, match="of its own") as caught:
+    with pytest.raises(SideFailed, match="the runner builds it") as caught:
         build(folder, {LIBRARY: "\x7fELF"})
     assert caught.value.kind == "build_failed"
 

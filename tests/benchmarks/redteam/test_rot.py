@@ -175,7 +175,7 @@ def test_recut_by_command(
     patch = cut(tmp_path, shipped, changed(shipped, store, text(shipped, store) + "x = 1\n"), store)
     write_tree(shipped, store, tmp_path / "tree")
     assert command.main(["recut", str(patch.path), "--against", str(tmp_path / "tree")]) == 0
-    assert "was cut anew" in capsys.readouterr().out
+    assert "was cut again" in capsys.readouterr().out
     assert command.main(["recut", "nobody"]) == 2
     assert "no patch 'nobody'" in capsys.readouterr().err
 
