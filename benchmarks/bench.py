@@ -77,7 +77,7 @@ def read_at_most(path: Path, most: int) -> bytes:
 
 
 def refusal(base: Tree, candidate: Tree, store: BlobStore) -> str:
-    """Why the platform would not measure what turns `base` into `candidate`; empty where it would."""
+    """Reason for which the platform would refuse the patch from `base` to `candidate`; empty where it would not."""
     try:
         check_patch(load_policy(), parse_patch(diff_trees(base, candidate, store)))
     except (PatchError, PolicyViolation) as error:
@@ -211,7 +211,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def write_evidence(sealed: dict[str, Any], path: Path, command: str) -> bool:
-    """Whether it could be written; else `command` says why not, and what was measured is on standard output only."""
+    """Write a document; False where that failed, and then `command` prints why and the document is on standard output only."""
     try:
         path.write_text(json.dumps(sealed, indent=1) + "\n")
     except OSError as error:
@@ -226,7 +226,7 @@ def _told_of_the_wait(say: Callbacks) -> AbstractContextManager[None]:
 
 
 def _contradiction(options: argparse.Namespace) -> str:
-    """What in the arguments would be left out of account without a word; empty where all of it counts."""
+    """Message about arguments that would be ignored; empty where there are none."""
     kind, is_for_a_bug = options.kind, options.kind in BUG_KINDS
     if options.profile is not None:
         return "--profile judges nothing: leave out --out and --json" if options.out or options.json else ""

@@ -1,4 +1,4 @@
-"""What the benchmarks' commands share: their names in reports, where results may go, how they end without figures.
+"""Helpers of the benchmarks' commands: their names in reports, checks of output paths, their end without figures.
 
 Ended from outside, by Ctrl-C, SIGTERM or a terminal that closes, they end as Ctrl-C ends Python: what they opened is
 closed on the way, so that no temporary folder is left. Whatever that way missed, no cgroup and no sample is left,
@@ -36,7 +36,7 @@ JSON = "--json"  # changes how figures are printed, not which
 
 
 def command_line(program: str, arguments: Sequence[str] | None) -> str:
-    """What prints the same figures: `program` with the arguments that it was given; None stands for the process's own."""
+    """Command that prints the same figures: `program` with its arguments; None means the arguments of this process."""
     given = sys.argv[1:] if arguments is None else arguments
     return shlex.join([*program.split(), *(word for word in given if word != JSON)])
 

@@ -53,7 +53,7 @@ TIME_LIMITS = {
 
 @dataclass(frozen=True)
 class Size:
-    """How large a suite is in one preset: what is drawn, how often it is called, and how much a side may use."""
+    """Sizes of a suite in one preset: the shapes, the calls, and how much a side may use."""
 
     cases: tuple[Case, ...]
     calls_per_side: int  # timed calls of each side in one pair; 1 for a trial, whose value counts as one
@@ -93,7 +93,7 @@ class PresetInfo:
 
 @dataclass(frozen=True, slots=True)
 class GuardInfo:
-    """How a suite guards gains in others: in which preset, and how much worse it may become (log_ppm, above zero)."""
+    """Terms on which a suite guards gains in others: the preset, and how much worse it may become (log_ppm, above zero)."""
 
     preset: str
     margin_log_ppm: int

@@ -85,7 +85,7 @@ def _guards(timed: Iterable[SuiteInfo]) -> Iterable[Sequence[str]]:
 
 
 def _percent(log_ppm: int) -> str:
-    """How many percent more base's value is at this effect: 9,951 is 1 %."""
+    """Percent by which base's value is larger at this effect: 9,951 is 1 %."""
     return f"{100 * math.expm1(log_ppm / PPM):.2g} %"
 
 

@@ -51,7 +51,7 @@ class Job:
 
 @dataclass
 class Bench:
-    """Where results are kept, and how many processes work at once."""
+    """Store of results, and the processes that make them."""
 
     output: Path
     n_at_once: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
@@ -62,7 +62,7 @@ class Bench:
 
     @property
     def has_changed(self) -> bool:
-        """Whether results of one kind came from different code."""
+        """True if results of one kind came from different code."""
         return any(len(found) > 1 for found in self.sources.values())
 
     def run(self, jobs: Sequence[Job], what: str) -> list[Result]:
@@ -141,7 +141,7 @@ def _to_stderr(text: str) -> None:
 
 
 def _ask(job: Job, made: Path, running: set[subprocess.Popen[str]]) -> Result:
-    """What the job's process answers on the last line of its standard output. It is in `running` meanwhile."""
+    """Run a job's process and return its last line of standard output. It is in `running` meanwhile."""
     request = {
         "kind": job.kind,
         "settings": job.settings,

@@ -45,7 +45,7 @@ PLAIN: dict[str, Any] = {"schedule": "cosine", "final_share": 0.1}  # of claims 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """What is trained, on what and how long. `data`, `teacher` and `start` are keys of other jobs."""
+    """Model, data and length of a training run. `data`, `teacher` and `start` are keys of other jobs."""
 
     model: dict[str, Any]
     data: str

@@ -1,4 +1,4 @@
-"""How fast attention over whole sequences is: `python -m benchmarks.figures.attention [--json] [--quick]`, two minutes on one core.
+"""Speed of attention over whole sequences: `python -m benchmarks.figures.attention [--json] [--quick]`, two minutes on one core.
 
     ours      the compiled kernels of `model/layers/attention/gqa_fused.py`
     torch     `F.scaled_dot_product_attention`, plainly causal or, where documents are packed, under a mask

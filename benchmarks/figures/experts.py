@@ -1,4 +1,4 @@
-"""How fast the routed experts are: `python -m benchmarks.figures.experts [--json] [--quick]`, under 4 minutes on one core.
+"""Speed of the routed experts: `python -m benchmarks.figures.experts [--json] [--quick]`, under 4 minutes on one core.
 
 Where torch has no fast products of bf16 (a processor without AVX512_BF16) the whole takes more than a quarter of an hour:
 use `--quick`, which leaves the longest calls out.
@@ -201,7 +201,7 @@ def _rows(cell: Cell) -> list[Row]:
 
 
 def _bandwidth_row(cell: Cell, itemsize: int, bytes_per_s: float) -> Row:
-    """What share of the memory's speed the fused form reads the weights of the chosen and shared experts with."""
+    """Share of the memory's bandwidth at which the fused form reads the weights of the chosen and shared experts."""
     expert_bytes = 3 * D_MODEL * D_EXPERT * itemsize
     speeds = [
         (n + N_SHARED) * expert_bytes / seconds

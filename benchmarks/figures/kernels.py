@@ -1,4 +1,4 @@
-"""What the compiled executor reaches alone, without an engine around it: `python -m benchmarks.figures.kernels [--json] [--quick]`.
+"""Speed of the compiled executor alone, without an engine: `python -m benchmarks.figures.kernels [--json] [--quick]`.
 
 Steps of a Qwen3-MoE of 186M parameters (54M active, random weights) in each form of weights, in turns, beside the bandwidth
 and the matrix products of the same core in the same run; then what each form costs in held-out loss on SmolLM2, where that
@@ -109,7 +109,7 @@ def speed_rows(plan: Plan, config: ModelConfig) -> Iterator[Row]:
 
 @dataclass(frozen=True)
 class CoreLimits:
-    """What the core reaches: reading what one token needs, and in large products."""
+    """Peak rates of the core: in reading what one token needs, and in large products."""
 
     bytes_per_s: float
     flops: float

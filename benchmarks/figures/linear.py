@@ -1,4 +1,4 @@
-"""How fast linear maps of many rows are: `python -m benchmarks.figures.linear [--json] [--quick]`, two minutes on one core.
+"""Speed of linear maps of many rows: `python -m benchmarks.figures.linear [--json] [--quick]`, two minutes on one core.
 
     ours      the compiled kernels of `model/layers/linear_fused.py`
     torch     its products of the same tensors, by the library that it calls here
@@ -113,7 +113,7 @@ def _products(shape: Shape, dtype: torch.dtype) -> dict[str, Mapping[str, Call]]
 
 
 def row_of(shape: Shape, name: str, seconds: Mapping[str, Sequence[float]]) -> Row:
-    """How many times torch's speed."""
+    """Speed as a multiple of torch's."""
     ratio = statistics.median(
         torchs / ours for ours, torchs in zip(seconds["ours"], seconds["torch"], strict=True)
     )

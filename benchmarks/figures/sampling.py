@@ -1,4 +1,4 @@
-"""What choosing tokens costs, and what lookups guess: `python -m benchmarks.figures.sampling [--json]`, 30 seconds on one core.
+"""Cost of choosing tokens, and the draft tokens of lookups: `python -m benchmarks.figures.sampling [--json]`, 30 seconds on one core.
 
 Draws are timed over a vocabulary of SmolLM2's size; lookups follow texts that are at hand on any machine, drafts
 verified by the text itself, so those figures are counts that no machine changes. What speculation saves in one is
@@ -145,7 +145,7 @@ def _lookup_times(repeats: int) -> Iterator[Row]:
 
 
 def cost_rows(executor: Executor, vocab_size: int, rounds: int = 12) -> Iterator[Row]:
-    """What verifying drafts adds to a step of one answer; the least processor time of the rounds, which take turns."""
+    """Cost of verifying draft tokens in a step of one answer; the least processor time of the rounds, which take turns."""
     chooser = random.Random(1)
     blocks = range(-(-(PROMPT_TOKENS + 1 + MOST_DRAFTS) // executor.block_tokens))
 

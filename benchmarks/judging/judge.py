@@ -57,7 +57,7 @@ STAGES = {
 
 @dataclass(frozen=True)
 class JudgeOptions:
-    """What the machine's owner decides. `level` None takes the best sandbox there is and refuses to do without."""
+    """Choices of the machine's owner. `level` None takes the best sandbox there is and refuses to run without one."""
 
     level: SandboxLevel | None = None
     cores: Cores | None = None
@@ -273,12 +273,12 @@ class _Judgement:
 
 
 def planned_pairs(measured: Mapping[str, int], wanted: Mapping[str, int]) -> int:
-    """How many pairs there will be of all cases: a case that has enough already keeps what it has."""
+    """Count the pairs that all cases will have: a case that has enough already keeps what it has."""
     return sum(max(measured.get(case, 0), pairs) for case, pairs in wanted.items())
 
 
 def suite_of(job: Job) -> Suite:
-    """What the job's pairs are of. Raises UnknownSuite."""
+    """Return the suite that the job's pairs measure. Raises UnknownSuite."""
     if job.kind in BUG_KINDS:
         return bug_suite(job.preset)
     return (get_guard_suite if job.kind == "guard" else get_suite)(job.suite, job.preset)

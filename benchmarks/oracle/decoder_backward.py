@@ -25,7 +25,7 @@ Parameters = dict[str, Array]
 
 @dataclass(frozen=True)
 class AttentionTape:
-    """What an attention's way back needs: heads after turning, probabilities, merged heads before w_o."""
+    """Values that attention's backward pass needs: rotated heads, probabilities, merged heads before w_o."""
 
     q_BHSC: Array
     k_BGSC: Array

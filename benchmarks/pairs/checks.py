@@ -1,4 +1,4 @@
-"""Is an answer right? Compares one call's answers with each other and with the oracle. Pure arithmetic on arrays."""
+"""Comparison of one call's answers with each other and with the oracle. Pure arithmetic on arrays."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ ToleranceOf = Callable[[str], Tolerance]  # by the name of an output
 
 @dataclass(frozen=True)
 class Distance:
-    """How far an answer is from another one, relative to the other's root mean square, in parts per billion."""
+    """Distance of an answer from another one, relative to the other's root mean square, in parts per billion."""
 
     rms_ppb: int
     peak_ppb: int
@@ -48,7 +48,7 @@ def percent(ppb: int) -> str:
 
 
 def not_finite(answer: Array) -> str | None:
-    """What is wrong with an answer that holds anything but finite numbers; None where nothing is."""
+    """Describe an answer with non-finite numbers; None where all are finite."""
     finite = np.isfinite(answer)
     if finite.all():
         return None
@@ -56,7 +56,7 @@ def not_finite(answer: Array) -> str | None:
 
 
 def are_equal(base: Tensors, candidate: Tensors) -> bool:
-    """Whether both answered the same to the bit: then the patch has not changed the numerics."""
+    """True if both answered the same to the bit: then the patch has not changed the numerics."""
     return all(answer.tobytes() == candidate[name].tobytes() for name, answer in base.items())
 
 

@@ -21,7 +21,7 @@ def _zeros() -> dict[str, int]:
 
 @dataclass
 class PairRecord:
-    """What was measured. `calls` are (side, value in the suite's unit) in the order made, one of each side by turns."""
+    """Measurements of one pair. `calls` are (side, value in the suite's unit) in the order made, one of each side by turns."""
 
     plan: PairPlan
     spawn_order: tuple[str, str]

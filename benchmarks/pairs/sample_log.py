@@ -1,4 +1,4 @@
-"""What samples write, on its way to the run's log: labelled by line, bounded over all samples of a run.
+"""Output of samples for the run's log: each line labelled, bounded over all samples of a run.
 
 The words are those of the submitted code; the sandbox has made them safe to print.
 """

@@ -1,4 +1,4 @@
-"""Which pairs a run takes, in which order: cases by turns, and base/base control pairs at secret places.
+"""Order of a run's pairs: cases by turns, and base/base control pairs at secret places.
 
 Pure: everything follows from the run's seeds.
 """
@@ -15,7 +15,7 @@ BLOCK = 6  # candidate pairs between two looks at the least; each block holds on
 
 @dataclass(frozen=True)
 class PairPlan:
-    """What a pair is to be. In a control pair both sides run base's tree."""
+    """Plan of one pair. In a control pair both sides run base's tree."""
 
     index: int
     is_control: bool

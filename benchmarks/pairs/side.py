@@ -39,7 +39,7 @@ class SideFailed(Exception):
 
 @dataclass(frozen=True)
 class SideSetup:
-    """What both sides of every pair share."""
+    """Settings that both sides of every pair share."""
 
     suite: Suite
     level: SandboxLevel
@@ -167,7 +167,7 @@ class Side:
     # -- ending -------------------------------------------------------------------------------------
 
     def log(self) -> str:
-        """What it wrote to stdout and stderr, bounded."""
+        """Output of the process on stdout and stderr, bounded."""
         return self._sample.log().decode(errors="replace")
 
     def take_log(self) -> str:

@@ -43,7 +43,7 @@ class PatchError(ValueError):
 
 
 class Change(StrEnum):
-    """What a patch does to one file."""
+    """Change of one file by a patch."""
 
     ADD = "add"
     DELETE = "delete"
@@ -65,18 +65,18 @@ class Hunk:
 
     @property
     def old_index(self) -> int:
-        """How many lines of the old file stand before the hunk."""
+        """Number of lines of the old file before the hunk."""
         return self.old_start - 1 if self.old_count else self.old_start
 
     @property
     def new_index(self) -> int:
-        """How many lines of the new file stand before the hunk."""
+        """Number of lines of the new file before the hunk."""
         return self.new_start - 1 if self.new_count else self.new_start
 
 
 @dataclass(frozen=True, slots=True)
 class FilePatch:
-    """What happens to one file. `mode` is that of an added file; None for others, whose mode stays as it is."""
+    """Patch of one file. `mode` is that of an added file; None for others, whose mode stays as it is."""
 
     path: str
     change: Change

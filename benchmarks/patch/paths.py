@@ -1,4 +1,4 @@
-"""Which strings may name a file in a tree or a patch. Pure.
+"""Rules for names of files in a tree or a patch. Pure.
 
 Only portable ASCII names pass: no other spelling of the same file can then exist on any file system, in any
 Unicode form, in any letter case.

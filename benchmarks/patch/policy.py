@@ -118,14 +118,14 @@ def check_patch(policy: Policy, patch: Patch) -> None:
 
 
 def _covers(pattern: str, path: str) -> bool:
-    """Whether `path` is what `pattern` names: a file, or with a final `/**` anything below a folder."""
+    """True if `pattern` names `path`: a file, or with a final `/**` anything below a folder."""
     if pattern.endswith("/**"):
         return path.startswith(pattern[:-2])
     return path == pattern
 
 
 def _shadows(pattern: str, path: str) -> bool:
-    """Whether `path`, in any letter case, is protected by `pattern` or could be loaded in its place."""
+    """True if `path`, in any letter case, is protected by `pattern` or could be loaded in its place."""
     pattern, path = pattern.lower(), path.lower()
     if _covers(pattern, path):
         return True

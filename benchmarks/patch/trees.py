@@ -151,13 +151,13 @@ class BlobStore:
         self.root.mkdir(parents=True, exist_ok=True)
 
     def path(self, sha256: str) -> Path:
-        """Where a blob of that name lies or would lie."""
+        """Path of the blob with that name, stored or not."""
         if not _SHA256.fullmatch(sha256):
             raise TreeError("bad_blob_name", "A blob is named by 64 lower-case hex digits.")
         return self.root / sha256[:2] / sha256[2:]
 
     def has(self, sha256: str) -> bool:
-        """Whether the blob is stored (its bytes are verified when read)."""
+        """True if the blob is stored (its bytes are verified when read)."""
         return self.path(sha256).is_file()
 
     def put(self, data: bytes) -> str:

@@ -38,7 +38,7 @@ class Peer:
     env: tuple[tuple[str, str], ...] = ()
 
     def marked(self) -> str:
-        """What a complete environment's mark says."""
+        """Read the mark of a complete environment."""
         return json.dumps([self.requirements, self.removed, self.env, sys.version_info[:2]])
 
 

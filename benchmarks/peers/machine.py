@@ -1,4 +1,4 @@
-"""What this core reaches while it is not asked anything else: the peaks of the rooflines, measured in the same run.
+"""Peak rates of this core while it does nothing else, for the rooflines, measured in the same run.
 
 The same peak is asked for again and again in a run; the best counts.
 """

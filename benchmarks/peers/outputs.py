@@ -1,4 +1,4 @@
-"""Whether a side's answers are the model's: each token's logit must be the best one, or next to it, by a reference in fp32.
+"""Check of a side's answers: each token's logit must be the best one, or close to it, by a reference in fp32.
 
 The reference reads a side's own answer (so one close call does not spoil what follows it) and says by how many nats each
 token falls short of the best: its regret. Exact arithmetic has none; rounding makes close calls go the other way, with a
@@ -37,7 +37,7 @@ class Regrets:
 
 
 def output_row(side: str, model: str, weights: str, regrets: Regrets) -> Row:
-    """Whether a side's tokens are the model's."""
+    """Row that says if a side's tokens are the model's."""
     allowed = TOLERANCE[weights]
     return Row(
         f"serve, answers of {side}: {model}",

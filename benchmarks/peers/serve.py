@@ -36,7 +36,7 @@ CHECKED = {"prefill 512": 1, "decode B1": 1, "decode B8": 3}  # answers of each,
 
 @dataclass(frozen=True)
 class Plan:
-    """How long each model's rounds may take, and which workloads are in them."""
+    """Time and workloads of each model's rounds."""
 
     seconds: Mapping[str, float]
     tasks: tuple[str, ...]

@@ -63,7 +63,7 @@ class Measured:
         ]
 
     def failures(self, task: str) -> dict[str, str]:
-        """Why a contender's answers give no rate."""
+        """Rows of contenders whose answers give no rate, with the reason."""
         found: dict[str, str] = {}
         for name, answers in self.answers[task].items():
             try:

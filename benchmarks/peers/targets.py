@@ -1,4 +1,4 @@
-"""What serving is to reach beside its peers, and the rows that say whether it does. Pure."""
+"""Targets of serving against its peers, and the rows that compare. Pure."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ Answer = dict[str, Any]
 
 
 class Frozen(Protocol):
-    """What stands still until it is its turn; `benchmarks.peers.side.Side` is one."""
+    """A process that is stopped until it is its turn; `benchmarks.peers.side.Side` is one."""
 
     def freeze(self) -> None: ...
     def thaw(self) -> None: ...

@@ -41,7 +41,7 @@ def noise_cells() -> list[Cell]:
 
 
 def null_cells() -> list[Cell]:
-    """What a patch without effect may look like."""
+    """Noise of patches without effect."""
     cells = noise_cells()
     for sd in SIZES:
         cells.append(Cell(f"own bias of each process {BIAS:.1%}, sd {sd:.0%}", gaussian, sd, layout=BIAS))

@@ -16,7 +16,7 @@ DISGUISED_TARGET = 0.01
 
 
 def alpha_row() -> Row:
-    """What the looks from 12 on spend exactly, if every pair lies above the allowance with probability 1/2."""
+    """Error that the looks from 12 on spend exactly, if every pair is above the allowance with probability 1/2."""
     needed = boundaries(PLAN.alpha)
     spent = float(sum(reached_at(needed).values()))
     how = "exact random walk; needed above the allowance: " + ", ".join(

@@ -145,7 +145,7 @@ def _again(noise: Cell, runs: int, seed: int) -> Iterator[Row]:
 
 
 def _worth_nothing_twice(noise: Cell, runs: int, seed: int) -> Iterator[Row]:
-    """What brings nothing new is measured against the best tree so far, where its true effect is zero."""
+    """Patches that bring nothing new: against the best tree so far their true effect is zero."""
     for gain in (0.02, 0.05):
         honest = Pay.of(submissions(noise, runs, seed, gain).paid)
         nothing = Pay.of(submissions(noise, runs, seed + 1, 0.0).paid)

@@ -43,7 +43,7 @@ def attempt(
 
 
 def control_of(bench: Bench, patch: RedTeamPatch, *, arguments: tuple[str, ...] = ()) -> Control:
-    """What the cheat wins in its naive harness. A diff that its harness cannot apply wins nothing."""
+    """Run the cheat in its naive harness. A diff that its harness cannot apply wins nothing."""
     base = bench.base(patch)
     if needs_checkout(patch):
         with bench.written(base) as folders:
@@ -68,7 +68,7 @@ def control_of(bench: Bench, patch: RedTeamPatch, *, arguments: tuple[str, ...] 
 
 
 def needs_checkout(patch: RedTeamPatch) -> bool:
-    """Whether its naive harness applies the diff itself."""
+    """True if its naive harness applies the diff itself."""
     return patch.naive.startswith("checkout")
 
 

@@ -29,7 +29,7 @@ QUIET_LOG: Callable[[str], None] = lambda _: None  # noqa: E731 - a default that
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a patch fared. `is_awarded`: the gate passed, the confirmation found a bound above zero, the guard rails held."""
+    """Outcome of a patch. `is_awarded`: the gate passed, the confirmation found a bound above zero, the guard rails held."""
 
     verdict: str
     reason: str

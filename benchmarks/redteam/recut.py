@@ -104,7 +104,7 @@ def _base(source: _Source, against: Path | None, store: BlobStore) -> Tree:
 
 
 def _merge(patch: Patch, folder: Path, diff: Path) -> bool:
-    """Whether every hunk found its place; those that did not are conflicts in the files of `folder`."""
+    """Merge the hunks; False where some did not find their place and are conflicts in the files of `folder`."""
     tool = shutil.which("patch")
     if tool is None:
         raise RecutFailed("GNU patch is missing: install it (Debian: apt-get install patch)")

@@ -1,4 +1,4 @@
-"""What the red team's attempts come to, as rows of a report: totals first, then one row per patch."""
+"""Results of the red team's attempts as rows of a report: totals first, then one row per patch."""
 
 from collections.abc import Sequence
 

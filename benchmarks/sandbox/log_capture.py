@@ -85,7 +85,7 @@ class LogCapture:
                 self._tail_bytes -= len(self._tail.popleft())
 
     def _end(self) -> bytes:
-        """What is kept after the beginning: with a mark before it where something was cut."""
+        """End of the log, with a mark before it where something was cut."""
         tail = b"".join(self._tail)[-max(1, self._limit // 2) :]
         is_cut = self._total > len(self._head) + len(tail)
         return (CUT if is_cut else b"") + tail

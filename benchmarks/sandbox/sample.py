@@ -68,7 +68,7 @@ class Sample:
 
     @property
     def accounting(self) -> str:
-        """What limits and freezes this sandbox: "cgroup-v1", "cgroup-v2" or "polled"."""
+        """Mechanism that limits and freezes this sandbox: "cgroup-v1", "cgroup-v2" or "polled"."""
         return self._group.kind
 
     @property
@@ -110,7 +110,7 @@ class Sample:
             return self._time_hit or self._group.exhausted()
 
     def log(self) -> bytes:
-        """What was kept of stderr so far: its beginning and its end, as bytes that may hold anything."""
+        """Kept part of stderr so far: its beginning and its end, as bytes that may hold anything."""
         return self._log.kept()
 
     def take_log(self) -> str:

@@ -1,4 +1,4 @@
-"""What the samples say about the machine: noise floor, drift, outliers, order effects. In numbers and in plain words.
+"""Diagnostics of the machine from the samples: noise floor, drift, outliers, order effects. In numbers and in words.
 
 For people and for runner health only: nothing here decides a verdict. Values are integers in millionths of a nat,
 rounded down, so that they can be in evidence.
@@ -22,7 +22,7 @@ _MAD_TO_SD = 1.4826  # for normal noise: Rousseeuw & Croux, JASA 88 (1993)
 
 @dataclass(frozen=True, slots=True)
 class PairOrder:
-    """How a pair was run: whether base's process was started first, and what its first turn differed from the rest.
+    """Order of a pair: if base's process was started first, and by how much its first turn differed from the rest.
 
     `first_turn_log` is the first turn's log ratio less the median of the later turns', in nats; None with one turn.
     """
@@ -101,7 +101,7 @@ def theil_sen_slope(values: Sequence[float]) -> float:
 
 
 def has_trend(values: Sequence[float], errors: float = NOTABLE_ERRORS) -> bool:
-    """Whether rises among all pairs of values outnumber falls by more than chance: Mann, Econometrica 13 (1945)."""
+    """True if rises among all pairs of values outnumber falls by more than chance: Mann, Econometrica 13 (1945)."""
     count = len(values)
     if count < LEAST_VALUES:
         return False
@@ -114,7 +114,7 @@ def has_trend(values: Sequence[float], errors: float = NOTABLE_ERRORS) -> bool:
 
 
 def outlier_positions(values: Sequence[float]) -> tuple[int, ...]:
-    """Where values are beyond 5 robust standard deviations (median absolute deviation) of the median."""
+    """Positions of values beyond 5 robust standard deviations (median absolute deviation) of the median."""
     if not values:
         return ()
     middle = median(values)

@@ -51,7 +51,7 @@ FUTILE = {6: 0.0, 12: 0.5, 24: 0.8, 48: 1.0, 96: 1.0}
 
 
 class GateOutcome(StrEnum):
-    """What a look decides."""
+    """Outcome of a look."""
 
     CONTINUE = "continue"  # measure on, up to the next look
     GAIN = "gain"
@@ -61,7 +61,7 @@ class GateOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class GatePlan:
-    """When to look and what to ask for.
+    """Looks and thresholds of a gate.
 
     `looks` is a leading part of `LOOKS`; effects are ln(base / candidate), in nats. Without `may_extend` the last
     look is final.
@@ -82,7 +82,7 @@ class GatePlan:
 
     @property
     def allowance_log(self) -> float:
-        """What a lucky build may be worth: bounds must exceed it."""
+        """Allowance for a lucky build: bounds must exceed it."""
         return self.minimum_effect_log / 2
 
     @property
@@ -182,7 +182,7 @@ def _bound(values: Sequence[float], plan: GatePlan) -> float | None:
 
 
 def _is_futile(estimate: float, look: int, plan: GatePlan) -> bool:
-    """Whether measuring on is not worth its time: neither a gain nor a regression is in sight."""
+    """True if more pairs are not worth their time: neither a gain nor a regression is in sight."""
     if look == plan.most_pairs or estimate >= FUTILE[look] * plan.minimum_effect_log:
         return False
     may_be_regression = estimate <= -plan.minimum_effect_log and look < LOOKS[2]

@@ -40,7 +40,7 @@ LOAD_MARGIN_LOG = math.log(1.10)
 
 
 class GuardOutcome(StrEnum):
-    """What a rail's pairs say so far."""
+    """Outcome of a rail's pairs so far."""
 
     HOLDS = "holds"  # a loss of the margin is refuted
     VIOLATED = "violated"  # it is worse by more than the margin, or could not be shown not to be
@@ -49,7 +49,7 @@ class GuardOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class GuardPlan:
-    """How much worse a candidate may be (nats, above zero), and the most pairs that are spent on showing it."""
+    """Margin by which a candidate may be worse (nats, above zero), and the most pairs that are spent on showing it."""
 
     margin_log: float
     most_pairs: int = LOOKS[-1]

@@ -53,7 +53,7 @@ def get_suite(name: str, preset: str) -> Suite:
 
 
 def get_guard_suite(name: str, preset: str) -> Suite:
-    """What guards a gain in this suite: the others that say so, in their quick presets. Raises UnknownSuite.
+    """Make the suite that guards a gain in this one: the guarding suites, in their quick presets. Raises UnknownSuite.
 
     A preset for demos names fewer of them.
     """

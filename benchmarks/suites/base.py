@@ -1,4 +1,4 @@
-"""What a suite tells the judge: families of secret problems, their exact answers, tolerances and limits.
+"""Interface of a suite: families of secret problems, their exact answers, tolerances and limits.
 
 A suite measures in one of two ways. Most time *calls*: both sides answer the same fresh inputs by turns, and a pair's
 number is the median of the turns' ratios. The others hold a *trial*: each side ends a pair with one value in a unit of
@@ -29,7 +29,7 @@ SAMPLES = Path(__file__).with_name("samples")  # the sandboxed halves
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """What one tensor must be, exactly."""
+    """Exact name, type and shape of one tensor."""
 
     name: str
     dtype: str  # a numpy name: float32, int64 ...
@@ -42,7 +42,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far an answer may be off. Distances are relative to the root mean square of the right answer."""
+    """Tolerance of an answer. Distances are relative to the root mean square of the right answer."""
 
     rms_ppb: int  # candidate against base's answer to the same input: root mean square, parts per billion
     peak_ppb: int  # ... and the largest single element
@@ -73,7 +73,7 @@ class Problem(ABC):
         return None
 
     def outputs_for(self, inputs: Tensors) -> tuple[TensorSpec, ...]:
-        """What the answer to `inputs` must be; differs from `outputs` only where there are untimed calls."""
+        """Tensors of the answer to `inputs`; they differ from `outputs` only where there are untimed calls."""
         return self.outputs
 
     @abstractmethod
@@ -86,7 +86,7 @@ class Problem(ABC):
 
 
 class TrialSides(Protocol):
-    """What a trial may do with the two sides of a pair: the core keeps clock, freezing and order."""
+    """The two sides of a pair as a trial sees them: the core keeps clock, freezing and order."""
 
     @property
     def names(self) -> tuple[str, str]:
@@ -111,7 +111,7 @@ class TrialSides(Protocol):
 
 
 class Trial(ABC):
-    """How a suite with a unit of its own comes to one value of each side. Holds no state."""
+    """Measurement of one value of each side, in the suite's unit. Holds no state."""
 
     @abstractmethod
     def run(self, problem: Problem, sides: TrialSides, order: random.Random) -> dict[str, int]:
@@ -149,7 +149,7 @@ class Suite(ABC):
 
     @property
     def trial(self) -> Trial | None:
-        """How a pair is measured where it is not by timed calls."""
+        """Trial that measures a pair, where timed calls do not."""
         return None
 
     @abstractmethod
@@ -161,7 +161,7 @@ class Suite(ABC):
         return self
 
     def tolerance_of(self, output: str) -> Tolerance:
-        """How far one output may be off."""
+        """Tolerance of one output."""
         return self.tolerance
 
     def describe(self) -> dict[str, Any]:

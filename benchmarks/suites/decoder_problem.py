@@ -29,7 +29,7 @@ QUERY_SCALE = 3.0
 
 
 class Reading(NamedTuple):
-    """What reading sequences to their ends gives."""
+    """Result of reading sequences to their ends."""
 
     logits_BV: Array  # after each sequence's last id
     unclear: dict[int, int]  # sequence -> its first position whose choice of experts is not clear
@@ -61,7 +61,7 @@ class Reader:
 
 
 def _shared(first: Ids, second: Ids) -> int:
-    """How many ids two sequences have in common from their beginning on."""
+    """Number of ids that two sequences have in common from their beginning."""
     length = min(len(first), len(second))
     (differs,) = np.nonzero(first[:length] != second[:length])
     return int(differs[0]) if differs.size else length
@@ -140,7 +140,7 @@ def oracle_config(shape: dict[str, int]) -> oracle.DecoderConfig:
 
 
 def model_config(shape: dict[str, int]) -> dict[str, int | str]:
-    """What the sampled half makes the stack's configuration of: whole numbers and text only."""
+    """Values of which the sandboxed half makes the stack's configuration: whole numbers and text only."""
     names = (
         "n_layers",
         "n_heads",

@@ -101,7 +101,7 @@ def bigram_surprise(text: Ids) -> Array:
 
 @dataclass(frozen=True)
 class Score:
-    """What one side's logits are worth: nats [H, S] of each next id; nanoseconds of the calls that gave them."""
+    """Score of one side's logits: nats [H, S] of each next id; nanoseconds of the calls that gave them."""
 
     nats_HS: Array
     elapsed_ns: int
@@ -157,7 +157,7 @@ def nats(logits_HSV: Array, next_HS: Ids) -> Array:
 
 
 def common_past_ppb(one_HSV: Array, two_HSV: Array, place_H: Ids) -> int:
-    """How far two answers' logits before the place of each row are apart, parts per billion of their size.
+    """Distance of two answers' logits before the place of each row, parts per billion of their size.
 
     The larger of two figures: over all of them, and over the last ones alone, which a look at one id ahead moves most.
     """

@@ -103,7 +103,7 @@ class _Clock:
 
     @property
     def usual_ns(self) -> int:
-        """What the next step will take, judging by the last ones; nothing before the first."""
+        """Expected time of the next step, by the last ones; 0 before the first."""
         return int(np.median(self._all_ns[-9:])) if self._all_ns else 0
 
 

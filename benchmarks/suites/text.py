@@ -83,7 +83,7 @@ class SecretLanguage:
         return ids
 
     def is_held_out(self, name: str) -> bool:
-        """Which files those are is secret as well."""
+        """Say if a file is held out; which ones are is secret as well."""
         return hashlib.sha256(self._key + b"file" + name.encode()).digest()[0] % HELD_OUT_SHARE == 0
 
     def _word(self, word: bytes) -> bytes:

@@ -69,7 +69,7 @@ class TimeToLossTrial(Trial):
 
 @dataclass
 class _Race:
-    """Where both sides are."""
+    """State of both sides."""
 
     problem: LanguageProblem
     sides: TrialSides
@@ -103,7 +103,7 @@ class _Race:
 
 
 def reached_ns(before: tuple[int, int] | None, now: tuple[int, int], target_nano: int) -> int:
-    """When the line between two scorings (ns, nano-nats) crosses the target; whole numbers only."""
+    """Time at which the line between two scorings (ns, nano-nats) crosses the target; whole numbers only."""
     if before is None:
         return now[0]
     ns, above = now[0] - before[0], before[1] - target_nano

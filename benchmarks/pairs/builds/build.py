@@ -107,7 +107,7 @@ def compile_native(
 
 
 def has_native(tree: Path) -> bool:
-    """Whether there is anything to compile."""
+    """True if there is anything to compile."""
     return any((tree / "model" / SOURCES).glob("*.cpp"))
 
 
@@ -158,7 +158,7 @@ def _compiler(name: str) -> tuple[str, ...]:
 
 
 def _refuse_lateness(name: str, done: Completed) -> None:
-    """Who is to blame for a build that did not end is seen from outside the sandbox, and not by the clock alone."""
+    """Refuse a build that did not end: by what the sandbox's outside counted, not by the clock alone."""
     used = f"{done.cpu_ns / 1e9:.1f} s of processor time"
     if done.limit == "cpu":
         detail = f"the build used {used}, more than the {CPU_S:.0f} s that it may"

@@ -94,7 +94,7 @@ class Channel:
         self._send_message(message, time.perf_counter_ns() + timeout_ms * 1_000_000)
 
     def has_unread(self) -> bool:
-        """Whether bytes wait that no call asked for."""
+        """True if bytes wait that no call asked for."""
         return any(event & select.POLLIN for _, event in self._readable.poll(0))
 
     def _send_message(self, message: Message, deadline: int) -> None:

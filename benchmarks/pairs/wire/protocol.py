@@ -37,7 +37,7 @@ TensorBytes = tuple[str, str, tuple[int, ...], Any]  # name, dtype, shape, a byt
 
 
 class Kind(IntEnum):
-    """What a frame says."""
+    """Kind of a frame."""
 
     READY = 1  # sample: the suite's libraries are imported, nothing of the tree is
     LOAD = 2  # judge: configuration and weights; import the tree and build

@@ -44,7 +44,7 @@ def accounting() -> str:
 
 @cache
 def usable_hierarchies() -> Hierarchies:
-    """Where groups can really be made: tried by making one, once per process. Sweeps leftovers on the way."""
+    """Hierarchies in which groups can be made: tried by making one, once per process. Removes leftovers on the way."""
     found = read_hierarchies()
     trial = f"{PREFIX}{owner()}-trial"
     if all(controller in found.v1 for controller in cgroup_v1.REQUIRED):

@@ -19,7 +19,7 @@ TimeHit = Literal["cpu", "idle"]
 
 
 class Watched(Protocol):
-    """What is asked of a sandbox: see `Sample`."""
+    """Interface of a watched sandbox: see `Sample`."""
 
     def cpu_ns(self) -> int: ...
 

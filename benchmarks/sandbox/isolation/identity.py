@@ -1,4 +1,4 @@
-"""Which uid submitted code runs under."""
+"""The uid that submitted code runs under."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a confined sample finds around it, whatever confines it: pieces of the system, scratch, the last step."""
+"""Interior of a sandbox at every level: parts of the system, scratch folders, the last step before the sample."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ COVERED = (
 
 @dataclass(frozen=True)
 class Interior:
-    """What runs inside, with what. `env` is its whole environment; `slot` decides its uid as root.
+    """Command, mounts and environment of a sandbox. `env` is its whole environment; `slot` decides its uid as root.
 
     `has_cgroup` says whether a cgroup counts it; `socket` is the number of the one descriptor that is kept beside the
     pipes, if any.
@@ -74,7 +74,7 @@ def system_mounts() -> list[Mount]:
 
 
 def inner_command(inside: Interior, level: SandboxLevel) -> list[str]:
-    """What is executed inside: our last step, which then becomes the sample.
+    """Command that is executed inside: our last step, which then becomes the sample.
 
     RLIMIT_NPROC counts what the sample's uid runs, as root, or what runs in the user namespace (Linux 5.14+), with
     its init. It is the limit where there is no cgroup; beside one it stands back, as only a cgroup tells that its limit

@@ -76,7 +76,7 @@ def _spawn(level: SandboxLevel, stage: Stage, bomb: str, limit: int) -> Sample:
 
 
 def _number(text: bytes) -> float:
-    """What a bomb said it achieved; 0 where it did not live to say so."""
+    """Number that a bomb reported; 0 where it ended before."""
     return float(text or 0)
 
 

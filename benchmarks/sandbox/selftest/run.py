@@ -107,7 +107,7 @@ def _traces(token: str, folders: Sequence[str]) -> Iterator[Path]:
 
 
 def page_cache(stage: Stage) -> Attack:
-    """What was planted is still in memory, whatever the attackers did to throw it out."""
+    """Check that the planted pages are still in memory, whatever the attackers did."""
     share = resident_share(stage.ballast)
     return Attack("host.page_cache", share == 1.0, f"{share:.0%} of a shared file is still in the page cache")
 

@@ -1,4 +1,4 @@
-"""What every attack program shares: register attacks, try each, report one JSON line per attack.
+"""Base of every attack program: register attacks, try each, report one JSON line per attack.
 
 Runs inside a sandbox, where nothing of ours can be imported but the files beside it. An attack returns a text that
 says what it got hold of, or None; being refused is an OSError. Anything else it raises is a fault of the attack,

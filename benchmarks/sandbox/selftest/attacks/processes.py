@@ -132,7 +132,7 @@ def belong_to_the_outside(targets: Targets) -> str | None:
 
 @attack
 def parent_processes(targets: Targets) -> str | None:
-    """What stands above us here: its memory, its root, its descriptors, its settings."""
+    """Attacks the parent processes: their memory, their root, their descriptors, their settings."""
     attempts: dict[str, Callable[[], object]] = {}
     for pid in {1, os.getppid()} - {os.getpid(), 0}:
         attempts |= {

@@ -43,7 +43,7 @@ def _shared(targets: Targets) -> list[str]:
 
 
 def _on_each(targets: Targets, act: Callable[[int], object]) -> str | None:
-    """What works of `act(descriptor)` on everything that is mounted."""
+    """Collect what works of `act(descriptor)` on everything that is mounted."""
 
     def attempt(path: str) -> None:
         with _opened(path) as fd:
