@@ -102,7 +102,7 @@ def measure(
     """Judge locally; the sealed evidence. `plan` may hold `looks` or `confirmation_pairs` for something quicker.
 
     With `trees` (side to hash) other trees than these are refused: TreeError. A bug's kinds need the `reproduction`,
-    and have a suite and preset of their own. Raises NotAReproduction.
+    and have another suite and preset. Raises NotAReproduction.
     """
     text = read_reproduction(reproduction) if kind in BUG_KINDS else ""
     if kind in BUG_KINDS:

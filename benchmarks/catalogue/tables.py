@@ -59,7 +59,7 @@ def _side_limits(info: SuiteInfo) -> Iterable[Sequence[str]]:
 
 
 def _shown(info: SuiteInfo) -> Iterable[tuple[str, Size]]:
-    """The presets that have sizes of their own."""
+    """Presets of which the tables have rows: one for demos has the sizes of another."""
     return (
         (preset.name, info.sizes[preset.name]) for preset in info.presets.values() if not preset.is_for_demos
     )

@@ -1,6 +1,6 @@
 """Measure the stack's claims and print one report. See the package for what is measured.
 
-Progress is on standard error. Results are kept in the output folder, so that a run that was killed goes on where it was.
+Progress is on standard error. Results are kept in the output folder, so that a run that was killed continues where it was.
 Exit 0 where all that was asked for could be measured, whether it holds or not; 1 where something could not.
 """
 

@@ -1,7 +1,7 @@
 """Runs jobs in fresh processes, several at once where nothing is timed, and keeps their results.
 
 A result is in `<output>/results/<key>.json`; the key is the sha256 of the job's kind and settings and of the source
-that it depends on, so that equal work is done once, a run that was killed goes on, and changed code is measured again.
+that it depends on, so that equal work is done once, a run that was killed continues, and changed code is measured again.
 What a job leaves behind for others (weights, data) is in `<output>/made/<key>`. Does not import torch.
 """
 
@@ -34,7 +34,7 @@ EXACT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65
 class Job:
     """Work for one process: `kind` is a module of this package with a function `work(settings, made)`.
 
-    `is_alone`: nothing else of this run goes on meanwhile and the process stays on one core, because it is timed.
+    `is_alone`: nothing else of this run works meanwhile and the process stays on one core, because it is timed.
     `is_weighed`: its size is measured, so that freed memory must not stay in it.
     """
 
@@ -105,7 +105,7 @@ class Bench:
             process.kill()
 
     def made(self, result: Result) -> Path:
-        """The folder of what a job left behind; jobs find those of others beside their own, by key."""
+        """The folder of what a job left behind; jobs find those of others next to their own, by key."""
         return self.output / "made" / str(result["key"])
 
     def _file(self, key: str) -> Path:

@@ -13,7 +13,7 @@ from model.training.report.line_chart import Line, Panel, draw
 
 DOCUMENT = "claims.md"
 FIGURES = "figures"
-RECORD = "claims.json"  # beside the plots
+RECORD = "claims.json"  # in the folder of the plots
 
 
 def write_document(folder: Path, claims: Sequence[Claim], entries: Mapping[str, Entry]) -> Path:

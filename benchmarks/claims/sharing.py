@@ -1,6 +1,6 @@
 """Head sharing and cross-layer tying: fewer stored bytes at equal held-out loss.
 
-The plain model has key/value heads of its own for each head and weights of its own for each layer; both sides have tied
+The plain model has separate key/value heads for each head and separate weights for each layer; both sides have tied
 embeddings. Which way of sharing is reported is chosen on the tuning seed, never on the reported ones: of those that save
 enough the one of least loss, since one that is just within the margin there may be beyond it on other seeds. Shared layers
 are computed as often as others: bytes are saved, not operations.

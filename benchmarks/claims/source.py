@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 MEASURED = ("model", "benchmarks.claims")  # other code decides no figure
 JOB = "benchmarks.claims.job"
-# Programs that a kind of job starts beside what it imports.
+# Programs that a kind of job starts in addition to what it imports.
 STARTS = {"parallelism": ("model.parallel.check", "model.plan.__main__")}
 # Files that are no Python, by the module that reads or builds them.
 READS = {"model.native": "model/csrc", "model.plan.cluster": "model/plan/clusters"}

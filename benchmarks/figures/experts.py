@@ -8,7 +8,7 @@ use `--quick`, which leaves the longest calls out.
     grouped   torch: rows sorted by expert, `F.grouped_mm`
     floor     a dense feed-forward as wide as the experts that a token uses: the same products without any choice
 
-All run on one core in one process, one call each by turns in random order, each call with tokens and choices of its own,
+All run on one core in one process, one call each by turns in random order, each call with fresh tokens and choices,
 so that no form finds the weights that another one just read. Two shared experts are computed as one dense
 feed-forward in the first three and are part of the floor's width; routers are left out everywhere. Backward includes
 forward and makes all gradients again. Ratios are medians of the ratios within a round, which drift cannot tilt.

@@ -1,6 +1,6 @@
 """Speed of the compiled executor alone, without an engine: `python -m benchmarks.figures.kernels [--json] [--quick]`.
 
-Steps of a Qwen3-MoE of 186M parameters (54M active, random weights) in each form of weights, in turns, beside the bandwidth
+Steps of a Qwen3-MoE of 186M parameters (54M active, random weights) in each form of weights, in turns, compared with the bandwidth
 and the matrix products of the same core in the same run; then what each form costs in held-out loss on SmolLM2, where that
 is fetched. One core, 3 minutes; `--quick` 1 minute. `python -m benchmarks.peers serve` compares whole engines.
 """

@@ -4,7 +4,7 @@
     torch     its products of the same tensors, by the library that it calls here
 
 Both run on one core in one process, one call each by turns in random order, on the same tensors: the answer, then both
-gradients. Ratios are medians of the ratios within a round; beside them stands what both reach in operations a second.
+gradients. Ratios are medians of the ratios within a round; the rows also have what both reach in operations a second.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ VOCABULARY = 49_152
 REPEATS = 200
 MOST_DRAFTS, PROMPT_TOKENS, TEXT_TOKENS = 8, 64, 2500
 GREEDY_TARGET_MS, SAMPLED_TARGET_MS = 0.3, 1.0
-LEAST_SPEED_UP = 0.99  # where guesses fail, trying costs this much at most
+LEAST_SPEED_UP = 0.99  # where draft tokens are rejected, trying costs this much at most
 STOP_TOKEN = 2  # SmolLM2's
 SETTINGS: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0.0},
@@ -166,7 +166,7 @@ def cost_rows(executor: Executor, vocab_size: int, rounds: int = 12) -> Iterator
 
 
 def follow(text: Sequence[int]) -> tuple[float, float]:
-    """Tokens per step, and tokens per time of one plain step, where lookups guess a text's tokens."""
+    """Tokens per step, and tokens per time of one plain step, where lookups propose a text's tokens."""
     proposer = proposers()(Sampler(SamplingSettings()), list, lambda: 1)
     length, steps, time_spent = PROMPT_TOKENS, 0, 0.0
     while length < len(text):

@@ -151,7 +151,7 @@ class _Judgement:
         return sealed
 
     def _build(self) -> None:
-        """Both trees at once, each in a sandbox of its own: nothing is timed yet."""
+        """Both trees at once, each in a separate sandbox: nothing is timed yet."""
         with self._phases.spend("build"), ThreadPoolExecutor(len(self._trees)) as pool:
             try:
                 for build in [pool.submit(self._build_one, name) for name in self._trees]:

@@ -1,6 +1,6 @@
 """All of a run's randomness, derived from one secret that is committed to before the first sample.
 
-Each purpose gets a generator of its own, keyed by a hash: whoever recovers the state of one (weights and inputs are
+Each purpose gets a separate generator, keyed by a hash: a patch that recovers the state of one (weights and inputs are
 seen by the submitted code) learns nothing of the others, so later inputs cannot be predicted from earlier ones.
 """
 

@@ -1,6 +1,6 @@
 """The grammar of unified diffs, read strictly: bytes in, file changes out, or one PatchError.
 
-Source of the format: git's documentation "diff-generate-patch" and POSIX `diff -u`. Each refusal has a code of its own
+Source of the format: git's documentation "diff-generate-patch" and POSIX `diff -u`. Each refusal has another code
 and a message that says what to do.
 """
 
@@ -242,7 +242,7 @@ def _path(reader: _Reader, name: bytes) -> str:
 
 
 def _header_path(reader: _Reader, prefix: bytes, marker: bytes) -> str | None:
-    """The path of a `---` or `+++` line; None stands for /dev/null."""
+    """The path of a `---` or `+++` line; None means /dev/null."""
     line = reader.peek()
     _refuse_known(reader, line)
     if not line.startswith(marker):

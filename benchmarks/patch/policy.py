@@ -1,6 +1,6 @@
 """The policy: what a patch may touch, how big it may be, which sandboxes earn awards. Read from `policy.toml`.
 
-Also the hash of the judge itself (`harness_hash`), which stands beside the policy's on every evidence.
+Also the hash of the judge itself (`harness_hash`), which every evidence has, next to the policy's.
 """
 
 import tomllib

@@ -13,7 +13,7 @@ TIMEOUT_S = 300.0
 
 
 class Machine:
-    """A process that measures its core; use it as a context manager, and only while all sides stand still."""
+    """A process that measures its core; use it as a context manager, and only while all sides are stopped."""
 
     def __init__(self, *, core: int, home: Path) -> None:
         self._side = Side(

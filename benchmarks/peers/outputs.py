@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from benchmarks.report import Row, shown
 
-#: Most of the mean regret in nats. Logits of the compared models spread by 1 nat and more, the best of 49,152 lies 4 above.
+#: Most of the mean regret in nats. Logits of the compared models spread by 1 nat and more, the best of 49,152 is 4 above.
 #: A single token may fall short by much more: rounding can choose another expert.
 TOLERANCE = {"fp32": 1e-4, "bf16": 0.02, "f16": 0.02, "int8": 0.06, "int8-dynamic": 0.06, "q8_0": 0.06}
 

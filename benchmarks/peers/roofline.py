@@ -20,7 +20,7 @@ WEIGHT_BYTES = {
     "q8_0": 34 / 32,
     "int4": 20 / 32,
 }
-HEAD_BYTES = {**WEIGHT_BYTES, "int4": 1.0}  # where the head has a format of its own
+HEAD_BYTES = {**WEIGHT_BYTES, "int4": 1.0}  # where the head has another format
 PASSES = 3  # a training step is counted as a forward and twice that for the backward pass
 
 

@@ -94,7 +94,7 @@ def rows_of(found: Measured) -> list[Row]:
 
 
 def ratio_rows(found: Measured, task: str, by_name: Mapping[str, Sequence[float]]) -> list[Row]:
-    """Each of our formats beside each peer's best one of the same width."""
+    """Compare each of our formats with each peer's best one of the same width."""
     rows = []
     for ours, contender in found.contenders.items():
         if contender.engine != OURS or ours not in by_name:

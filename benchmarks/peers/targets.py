@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from benchmarks.peers.quartiles import Quartiles, ratios
 from benchmarks.report import Row
 
-AHEAD = 1.0  # where no factor is set: ahead of every one of them
+AHEAD = 1.0  # where no factor is set: faster than every one of them
 #: Times the peer's tokens per second, by workload and engine.
 FACTORS: Mapping[str, Mapping[str, float]] = {
     "prefill 128": {"vllm": 1.3},

@@ -64,7 +64,7 @@ FULL = tuple(
     for config, shape in ((QWEN3_MOE_22M, (4, 512)), (QWEN3_MOE_22M, (16, 128)), (QWEN3_MOE_186M, (4, 512)))
     for precision in ("fp32", "bf16")
 )
-QUICK_S, FULL_S = 140.0, 480.0  # for all rounds of all cells, the loading beside
+QUICK_S, FULL_S = 140.0, 480.0  # for all rounds of all cells, without the loading
 
 
 def measure(*, quick: bool, setup: bool = False) -> list[Row]:

@@ -1,6 +1,6 @@
 """Rounds of turns: in each round every side does every task once, task by task, the sides in random order.
 
-One side runs at a time; all others stand still. Rounds go on while another one fits into the time that is left, so a
+One side runs at a time; all others are stopped. Rounds continue while another one fits into the time that is left, so a
 run ends when it was told to whatever the machine's speed.
 """
 

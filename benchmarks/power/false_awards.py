@@ -28,7 +28,7 @@ def alpha_row() -> Row:
 def false_award_rows(runs: int) -> Iterator[Row]:
     """For every null cell: the gate alone, the whole chain, and the chain after resubmitting until all looks are used.
 
-    Then what somebody with many different patches without effect may win, in the worst cell.
+    Then the possible win of a person with many different patches without effect, in the worst cell.
     """
     gate_rows, chain_rows, pooled_rows, worst = [], [], [], (0, "")
     for seed, cell in enumerate(null_cells()):

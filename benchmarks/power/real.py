@@ -33,7 +33,7 @@ from benchmarks.judging.verdicts import VerdictKind
 from model.command_errors import CommandParser
 
 GAINS = (0.02, 0.05)
-CALIBRATION_COLUMNS = (1_024, 4_096, 16_384)  # the first whose cost stands out
+CALIBRATION_COLUMNS = (1_024, 4_096, 16_384)  # the first whose cost is measurable
 LEAST_COST_LOG = 0.05
 TRIES = 3
 RECORD = Path(".gainshare/power-real.json")
@@ -109,7 +109,7 @@ class Measuring:
         return run, verdict["reason"]
 
     def rounds(self, most: int) -> Iterator[None]:
-        """Calibrate, then take rounds; yields after every run, so that whoever drives it can stop."""
+        """Calibrate, then take rounds; yields after every run, so that the caller can stop."""
         shipped = shipped_folder(self.folder)
         for columns in CALIBRATION_COLUMNS:
             slow = slower_folder(self.folder, columns)
@@ -148,7 +148,7 @@ class Measuring:
 def columns_for(gain: float, calibration: MeasuredRun) -> int:
     """Columns of redundant work worth a gain of `gain`, if costs are proportional to those of the calibration.
 
-    Raises ValueError where the calibration saw no cost that stands out.
+    Raises ValueError where the calibration saw no measurable cost.
     """
     cost = median(calibration.log_ratios) if calibration.log_ratios else 0.0
     if cost < LEAST_COST_LOG:

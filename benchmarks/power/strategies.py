@@ -21,7 +21,7 @@ ATTEMPTS = 10  # of one person at one bounty, as bounties are posted by default
 REDRAWS = 5
 PIECES = (2, 5)
 GAINS = (0.02, 0.05, 0.10, 0.20)
-ERRORS = 3.0  # with so many rows, what is called a miss lies so many standard errors above 1
+ERRORS = 3.0  # with so many rows, what is called a miss is so many standard errors above 1
 NOISES = (
     Cell("gaussian, sd 1%", normal, 0.01),
     Cell("gaussian, sd 2%", normal, 0.02),
@@ -113,7 +113,7 @@ def _again(noise: Cell, runs: int, seed: int) -> Iterator[Row]:
             disguised,
             full,
         )
-        # Pairs done are shown, so whoever is impatient sees that a run goes on past 12 and withdraws it.
+        # Pairs done are shown, so an impatient author sees that a run continues past 12 and withdraws it.
         through = np.where(taken.look <= 12, taken.paid, 0.0).reshape(people, ATTEMPTS)
         impatient = Pay.of(first_success(through))
         yield _row(
@@ -167,7 +167,7 @@ def first_success(paid: Values) -> Values:
 def redraw(paid: Values) -> Values:
     """[contributors, attempts]: they keep an award only if it is worth more than drawing again, the last always.
 
-    What is worth it is known to them (the mean of what is to come), as it is for somebody who measures at home.
+    What is worth it is known to them (the mean of what is to come), as it is for an author who measures on their own machine.
     """
     value = np.zeros(len(paid))
     for attempt in reversed(range(paid.shape[1])):

@@ -73,7 +73,7 @@ def needs_checkout(patch: RedTeamPatch) -> bool:
 
 
 def _checkout(bench: Bench, base: Path, patch: RedTeamPatch) -> dict[str, Path]:
-    """A copy of what a careless scorer keeps beside the model, and the diff, readable for the sandbox's user."""
+    """A copy of what a careless scorer keeps next to the model, and the diff, readable for the sandbox's user."""
     folder = bench.folder / "checkout"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(base / "model", folder / "model")

@@ -38,7 +38,7 @@ def recut(
     """Rewrite the diff called `name` (or lying at that path), and return its path.
 
     `against` is a folder with `model/` to cut it against, the shipped stack where it is None. With `resume` the files in
-    `folder`, where an earlier attempt left its conflicts, are taken as mended. Raises RecutFailed or PatchError.
+    `folder`, where an earlier attempt left its conflicts, are taken as resolved. Raises RecutFailed or PatchError.
     """
     source = _find(name)
     work = folder or Path(tempfile.mkdtemp(prefix="gainshare-recut-"))

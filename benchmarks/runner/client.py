@@ -30,7 +30,7 @@ class NotLeasable(PlatformError):
 
 
 class LeaseLost(PlatformError):
-    """The run belongs to somebody else by now: stop at once."""
+    """The run belongs to another runner by now: stop at once."""
 
 
 @dataclass(frozen=True)

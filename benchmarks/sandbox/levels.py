@@ -22,7 +22,7 @@ class SandboxLevel(StrEnum):
 
     #: bubblewrap started as root: mounts are made as root, then the code runs under an unassigned uid of its slot.
     BUBBLEWRAP = "bubblewrap"
-    #: bubblewrap started by an ordinary user: everything happens in a user namespace of its own.
+    #: bubblewrap started by an ordinary user: everything happens in a separate user namespace.
     BUBBLEWRAP_USER = "bubblewrap-user"
     #: A container of an OCI runtime, without daemon and image: as root under an unassigned uid, else rootless.
     CONTAINER = "container"

@@ -36,7 +36,7 @@ def readable(text: str) -> str:
 class LogCapture:
     """Drains `source` in a thread: forwards the first `limit` bytes to `sink`, keeps beginning and end in memory.
 
-    Past ten times the limit the pipe is closed: whoever still writes gets EPIPE, and costs the judge nothing more.
+    Past ten times the limit the pipe is closed: every further write gets EPIPE, and costs the judge nothing more.
     """
 
     def __init__(self, source: IO[bytes], sink: BinaryIO | None, limit: int) -> None:

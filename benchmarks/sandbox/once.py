@@ -67,7 +67,7 @@ def run(
         if stopped is None:
             try:
                 sample.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:  # stdout was closed, the work goes on
+            except subprocess.TimeoutExpired:  # stdout was closed, the work continues
                 stopped = "wall"
         sample.kill()
         returncode = sample.returncode

@@ -18,7 +18,7 @@ from benchmarks.sandbox.levels import Mount
 PACKAGES_TARGET = "/packages"
 #: Ourselves, where we are installed as packages: samples get their `model` from a tree, and nothing else of ours.
 OWN_PACKAGES = ("gainshare", "bounty", "benchmarks", "model")
-#: -S: no site folders beside PYTHONPATH; -s: no user site; -B: nothing is written beside read-only sources.
+#: -S: no site folders in addition to PYTHONPATH; -s: no user site; -B: no bytecode is written next to read-only sources.
 FLAGS = ("-S", "-s", "-B")
 
 

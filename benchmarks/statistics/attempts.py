@@ -1,7 +1,7 @@
 """Decision over several attempts of one candidate: their pairs are one sequence, which the gate decides once.
 
 A candidate is one normalised patch against one base tree on one suite and device. Its attempts are pooled: a further
-gate run *goes on* where the one before ended, so its looks continue at 12, 24, 48, 96 and 144 pairs of all attempts
+gate run *continues* where the one before ended, so its looks continue at 12, 24, 48, 96 and 144 pairs of all attempts
 together. The boundaries do not count early ends for futility or by withdrawal, so the error over any number of
 attempts is that of one gate: alpha. A gain or a regression that was found stays found. When the last look is taken the
 candidate is exhausted, and a resubmission is answered without measuring.

@@ -1,6 +1,6 @@
 """The confirmation: a fixed number of fresh pairs, whose one-sided 95 % lower bound alone sets the award.
 
-The bound is the r-th smallest pair, r being the largest rank that lies above the true median with at most 5 %
+The bound is the r-th smallest pair, r being the largest rank that is above the true median with at most 5 %
 probability. That holds for every noise with independent pairs. The number of pairs is fixed beforehand, so nothing is
 gained by stopping at a lucky moment. At 30 pairs the rank is 11 and the exact confidence 95.06 %; at 24 it is 8 and
 96.8 %, which pays less for the same gain.

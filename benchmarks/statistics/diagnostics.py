@@ -15,7 +15,7 @@ from benchmarks.statistics.serial import LEAST_VALUES, serial_correlation
 from benchmarks.statistics.units import PPM, floor_ppm, signed_percent
 
 OUTLIER_DEVIATIONS = 5.0
-NOTABLE_ERRORS = 3.0  # what is mentioned lies so many standard errors from zero
+NOTABLE_ERRORS = 3.0  # what is mentioned is so many standard errors from zero
 LEAST_NOTABLE_LOG = 0.005  # effects smaller than this are no one's business
 _MAD_TO_SD = 1.4826  # for normal noise: Rousseeuw & Croux, JASA 88 (1993)
 
@@ -144,7 +144,7 @@ def _words(
     spawn: tuple[float, float] | None,
     first: Sequence[float],
 ) -> list[str]:
-    """One sentence for each thing that stands out; none for a quiet run."""
+    """One sentence for each notable thing; none for a quiet run."""
     words = []
     if abs(drift) >= LEAST_NOTABLE_LOG and has_trend(values):
         words.append(f"The pairs drift: {_signed(drift)} from the first to the last.")

@@ -1,4 +1,4 @@
-"""The gate: does a candidate's gain stand out from the noise? Looks at 6, 12, 24, 48 pairs, 96 and 144 where noise needs it.
+"""The gate: tests if a candidate's gain exceeds the noise. Looks at 6, 12, 24, 48 pairs, 96 and 144 where noise needs it.
 
 One number per pair goes in, ln(base time / candidate time), above zero where the candidate is faster. The question
 at every look is whether the pairs' median is above zero, at a total error of `alpha` over all looks.
@@ -19,7 +19,7 @@ at every look is whether the pairs' median is above zero, at a total error of `a
 
 It stops early for a gain, for a regression (the mirror image) and for futility. `python -m benchmarks.power` prints
 error rates and power under many kinds of noise. An end for futility spends no error: later attempts of the same
-candidate may go on from it (`earlier_pairs`, `benchmarks.statistics.attempts`).
+candidate may continue from it (`earlier_pairs`, `benchmarks.statistics.attempts`).
 """
 
 import math
@@ -36,7 +36,9 @@ LOOKS = (6, 12, 24, 48)
 EXTENDED_LOOKS = (96, 144)
 CLEAR_EFFECT_LOG = 0.13976194237515868  # ln 1.15
 CLEAR_DEVIATIONS = 5.0
-EXTENSION_ERRORS = 4.0  # go on to an extended look when the minimum effect is within so many standard errors
+EXTENSION_ERRORS = (
+    4.0  # continue to an extended look when the minimum effect is within so many standard errors
+)
 EFFECT_ERRORS = 3.0
 MEDIAN_EFFICIENCY = (
     1.2533141373155003  # sqrt(pi / 2): the median's standard error over the mean's, normal noise
@@ -125,7 +127,7 @@ def gate_decision(log_ratios: Sequence[float], plan: GatePlan, *, earlier_pairs:
 
     Values are ln(base time / candidate time) of each pair. Pairs after a deciding look change nothing. The first
     `earlier_pairs` of them are from earlier attempts of the same candidate: looks among them still decide a gain or a
-    regression, but what ended for futility goes on, up to the plan's last look. Raises ValueError for values that are
+    regression, but what ended for futility continues, up to the plan's last look. Raises ValueError for values that are
     not finite.
     """
     if not all(map(math.isfinite, log_ratios)):

@@ -1,9 +1,9 @@
 """Sign counts as a random walk with looks: which counts decide, and what error that spends. Exact, in fractions.
 
-A pair lies above a mark with probability 1/2 where the mark is the true median, whatever the noise looks like; only
+A pair is above a mark with probability 1/2 where the mark is the true median, whatever the noise looks like; only
 independence of the pairs is assumed. Spending a total error over looks is Lan & DeMets, "Discrete sequential
 boundaries for clinical trials", Biometrika 70 (1983); here the walk is small enough to be enumerated. Because whatever
-a look cannot spend stays unspent and early ends without a decision are not counted, a run may go on after such an end
+a look cannot spend stays unspent and early ends without a decision are not counted, a run may continue after such an end
 without raising the error.
 """
 

@@ -144,7 +144,7 @@ class Suite(ABC):
 
     @property
     def sample_helpers(self) -> tuple[Path, ...]:
-        """More files that are mounted beside it, under their own names."""
+        """More files that are mounted next to it, under their own names."""
         return ()
 
     @property

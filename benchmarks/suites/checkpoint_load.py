@@ -48,7 +48,7 @@ class Checkpoint(DecoderProblem):
 
 
 class CheckpointLoadProblem(Problem):
-    """A fresh checkpoint for each turn. Dimensions beside the widths: `sequences` prompts, the longest of `tokens` ids.
+    """A fresh checkpoint for each turn. Dimensions in addition to the widths: `sequences` prompts, the longest of `tokens` ids.
 
     Inputs of the untimed call: `data`, the tensors' bytes; it answers how many bytes were `stored`. Inputs of the
     timed call: `header`, the file's beginning, and `ids`, `lengths`, `is_new` as in suite `prefill`.

@@ -33,7 +33,7 @@ from benchmarks.suites.decoder_suite import TOLERANCES, DecoderSuite
 
 
 class DecodeProblem(DecoderProblem):
-    """Dimensions beside the widths: `sequences`, the longest prompt of `context` ids, stepped `together` or alone (0)."""
+    """Dimensions in addition to the widths: `sequences`, the longest prompt of `context` ids, stepped `together` or alone (0)."""
 
     def __init__(self, shape: dict[str, int], rng: np.random.Generator) -> None:
         super().__init__(shape, rng, shape["sequences"])

@@ -1,7 +1,7 @@
 """Secret small transformers and secret token ids for them: what the inference suites have in common.
 
 A problem answers with the logits after the last id of each sequence. Ids are drawn so that no token's choice of experts
-hangs on rounding, at any layer: else two right implementations could answer differently. Knows numpy and the oracle, no
+depends on rounding, at any layer: else two right implementations could answer differently. Knows numpy and the oracle, no
 torch, and nothing of what is timed.
 """
 
@@ -15,7 +15,7 @@ from benchmarks.suites.base import Array, Problem, Tensors, TensorSpec
 
 Ids = NDArray[np.int64]
 
-# Tokens whose choice of experts hangs on less than this, in any layer, are drawn again: rounding may decide them either
+# Tokens whose choice of experts depends on less than this, in any layer, are drawn again: rounding may decide them either
 # way. Single-precision margins were off by at most 1.3e-5 in 4 layers and 3.9e-5 in 8 (4,000 tokens each, of up to 1,000
 # positions). One token in 4,000 is drawn again with 4 layers, one in 500 with 8 and one in 200 with 32 experts, top-4.
 MIN_MARGIN = 1e-4
@@ -71,7 +71,7 @@ class DecoderProblem(Problem):
     """One transformer and `places` sequences at a time. Subclasses say what a turn adds to which sequences.
 
     Inputs of a call: `ids` [T], the new ids of all sequences one after the other; `lengths` [B], how many are whose;
-    `is_new` [1], whether the sequences begin with them (1) or go on (0). The answer is `logits` [B, V].
+    `is_new` [1], whether the sequences begin with them (1) or continue (0). The answer is `logits` [B, V].
     """
 
     def __init__(self, shape: dict[str, int], rng: np.random.Generator, places: int) -> None:

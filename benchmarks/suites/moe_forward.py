@@ -23,7 +23,7 @@ from benchmarks.suites.base import (
     sized,
 )
 
-# Tokens whose choice of experts hangs on less than this are drawn again: rounding may decide them either way.
+# Tokens whose choice of experts depends on less than this are drawn again: rounding may decide them either way.
 # Single-precision logits of size one are off by about 1e-6.
 MIN_MARGIN = 1e-4
 

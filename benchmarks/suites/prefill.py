@@ -30,7 +30,7 @@ from benchmarks.suites.decoder_suite import TOLERANCES, DecoderSuite
 
 
 class PrefillProblem(DecoderProblem):
-    """Dimensions beside the widths: `sequences` prompts a call, the longest of `tokens` ids."""
+    """Dimensions in addition to the widths: `sequences` prompts a call, the longest of `tokens` ids."""
 
     def __init__(self, shape: dict[str, int], rng: np.random.Generator) -> None:
         super().__init__(shape, rng, shape["sequences"])

@@ -62,7 +62,7 @@ class QualityTrial(Trial):
         return {name: nano_nats(scores[name]) for name in SIDES}
 
     def _train(self, problem: LanguageProblem, sides: TrialSides) -> None:
-        """The candidate never has more than base's time, to half a step of its own."""
+        """The candidate never has more than base's time, to half of one of its steps."""
         clocks = {name: _Clock() for name in SIDES}
         base, candidate = clocks[BASE], clocks[CANDIDATE]
 

@@ -1,7 +1,7 @@
 """Secret text for the training suites: real text that every machine has, respelled so that no one has seen it.
 
 The text is Python's own standard library. Its sources are in every sandbox that runs Python, so a split into training
-and held-out files alone would keep nothing secret. Hence each pair reads a language of its own: every word is replaced,
+and held-out files alone would keep nothing secret. Hence each pair reads another language: every word is replaced,
 everywhere by the same secret word made of secret syllables, and ids are a secret permutation of the characters. Grammar,
 indentation, names that come back: what a model can learn stays. What it could look up does not.
 
@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks.catalogue.training import TEXT_VOCAB
 from benchmarks.oracle.transformer import Ids
 
-UNKNOWN = 127  # stands for all others
+UNKNOWN = 127  # of all other characters
 HELD_OUT_SHARE = 8  # one file in so many is held out
 LEFT_OUT = frozenset(
     {"test", "tests", "idle_test", "encodings", "site-packages", "dist-packages", "__pycache__", "pydoc_data"}

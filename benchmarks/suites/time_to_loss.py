@@ -33,7 +33,7 @@ from benchmarks.suites.language import (
     Scoring,
 )
 
-PROVEN_SHARE = 4  # one scoring in so many proves causality beside those that decide
+PROVEN_SHARE = 4  # one scoring in so many proves causality, in addition to those that decide
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ from benchmarks.suites.decoder_problem import (
 # up the rounding of gradients that are next to nothing: with 1e-6 errors were ten times as large at four layers.
 RECIPE = Recipe(learning_rate=5e-4, beta1=0.9, beta2=0.95, eps=1e-5, weight_decay=0.1, clip_norm=1.0)
 
-# Sequences in which a token's choice of experts hangs on less than this are drawn again: rounding, of this step and of
+# Sequences in which a token's choice of experts depends on less than this are drawn again: rounding, of this step and of
 # those before it, may decide it either way.
 MIN_MARGIN = 5e-4
 
@@ -100,7 +100,7 @@ class TrainStepProblem(Problem):
         return inputs
 
     def _clear(self, rng: np.random.Generator, count: int) -> Ids:
-        """Sequences without a choice of experts that hangs on rounding."""
+        """Sequences without a choice of experts that depends on rounding."""
         tokens = self._ids(rng, count)
         unclear = np.arange(count)
         while unclear.size:

@@ -19,7 +19,7 @@ from benchmarks.sandbox import Completed, Limits, Mount, SandboxLevel, python_ru
 PROGRAM = "/harness/build.py"
 INSIDE = "/tree/model"
 SOURCES = "csrc"  # below model/
-LIBRARY = "_native.so"  # beside model/native.py
+LIBRARY = "_native.so"  # next to model/native.py
 CPU_S = 120.0  # a minute of each of the two compilers that run at once
 IDLE_S = 60.0
 WALL_S = 600.0  # more than both together, so that only a runner which is busy with other work comes so far
@@ -56,7 +56,7 @@ def build_tree(
     on_log: Callable[[str], None] | None = None,
     cancellation: Cancellation | None = None,
 ) -> Path | None:
-    """Check the sources below `tree`/model and build its library; where that lies, or None for a tree of Python only.
+    """Check the sources below `tree`/model and build its library; its path, or None for a tree of Python only.
 
     Raises SideFailed as `check_tree` and `compile_native` do, and Cancelled.
     """
@@ -185,7 +185,7 @@ def _refuse_failure(name: str, done: Completed) -> None:
 
 
 def _refuse_other_files(name: str, library: bytes) -> None:
-    """A 64-bit ELF shared object by its head; what is in it is run in the sandbox of its own side only."""
+    """A 64-bit ELF shared object by its head; its code runs in the sandbox of its side only."""
     if library[:5] != b"\x7fELF\x02" or library[16:18] != b"\x03\x00":
         raise SideFailed("build_failed", name, "build", "the compiler's result is not a shared library")
 

@@ -1,6 +1,6 @@
 """The judge's end of a sample's two pipes: writes frames, reads exactly the frame that is due, keeps the clock.
 
-Large tensors go beside the pipes, through a socket that only the judge can send by.
+Large tensors do not go through the pipes, but through a socket that only the judge can send by.
 
 Everything that arrives is untrusted: sizes are fixed before reading, every wait has a deadline, and whatever is not the
 frame that is due ends the exchange. See `benchmarks.pairs.wire.protocol` for the format.

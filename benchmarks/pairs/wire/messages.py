@@ -29,7 +29,7 @@ SEALED_LEAST_BYTES = 128 * 1024  # below this the pipe is as fast
 
 @dataclass
 class Message:
-    """A frame, and the payload beside it where that is large."""
+    """A frame, and its payload apart from it where that is large."""
 
     frame: list[Any]
     sealed: Sealed | None = None

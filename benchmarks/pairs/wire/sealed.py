@@ -1,6 +1,6 @@
 """Large tensors between the judge and a sandboxed sample, through memory that no one can change once it counts.
 
-Beside its pipes a sample may hold one end of a SOCK_SEQPACKET pair (`spawn(has_socket=True)`). It is one-way: only the
+In addition to its pipes a sample may hold one end of a SOCK_SEQPACKET pair (`spawn(has_socket=True)`). It is one-way: only the
 judge sends, and what it sends is the descriptor of a memory file (memfd_create(2)). Nothing that a sample could make
 up (a descriptor, a size, a message) reaches the judge this way.
 
@@ -216,7 +216,7 @@ def _write(fd: int, views: Sequence[memoryview]) -> None:
 def _seal(fd: int, size_bytes: int) -> None:
     """Everything.
 
-    The kernel refuses (EBUSY) while a writable shared mapping is left, or somebody holds a page; for a moment that may be
+    The kernel refuses (EBUSY) while a writable shared mapping is left, or another user holds a page; for a moment that may be
     the kernel itself, where it moves pages about. So the refusal counts once it has lasted `BUSY_S`.
     """
     until_s = time.monotonic() + BUSY_S

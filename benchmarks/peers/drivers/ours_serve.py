@@ -1,6 +1,6 @@
 """Serving with this stack: requests are submitted to the engine as a node does it, a listener notes their tokens.
 
-Without speculation: peers guess nothing ahead either. A prompt may fill a step, as it may with the peers.
+Without speculation: peers use no draft tokens either. A prompt may fill a step, as it may with the peers.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ FOLDER = Path("/work/run")
 WORKER = str(Path(__file__).with_name("worker.py"))
 TIMEOUT_S = 60
 SMALLEST_S = 1e-9
-FLAGS = ("-B",)  # site and all, as anybody starts Python
+FLAGS = ("-B",)  # with site packages, as Python usually starts
 
 
 def run_worker(tree: str, style: str, check: str) -> str:

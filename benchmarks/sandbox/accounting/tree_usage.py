@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from benchmarks.sandbox.accounting.processes import ProcessStat, cpu_clock_ns, read_memory, tree
 
-#: A child that is reaped, or handed to another parent, while a look goes on is missing in that look and in no other.
+#: A child that is reaped, or handed to another parent, during a poll is missing in that poll and in no other.
 LOOKS_AGAIN = 2
 KIB = 1024
 

@@ -37,7 +37,7 @@ COVERED = (
 class Interior:
     """Command, mounts and environment of a sandbox. `env` is its whole environment; `slot` decides its uid as root.
 
-    `has_cgroup` says whether a cgroup counts it; `socket` is the number of the one descriptor that is kept beside the
+    `has_cgroup` says whether a cgroup counts it; `socket` is the number of the one descriptor that is kept in addition to the
     pipes, if any.
     """
 
@@ -56,7 +56,7 @@ class Interior:
 
 
 def system_folders() -> tuple[dict[str, str], list[Mount]]:
-    """Links (path -> target) and mounts: /usr and the folders beside it, which lead into /usr on most systems."""
+    """Links (path -> target) and mounts: /usr and the folders next to it, which lead into /usr on most systems."""
     links: dict[str, str] = {}
     mounts = [Mount(Path("/usr"), "/usr")]
     for name in ("/bin", "/sbin", "/lib", "/lib32", "/lib64"):
@@ -77,7 +77,7 @@ def inner_command(inside: Interior, level: SandboxLevel) -> list[str]:
     """Command that is executed inside: our last step, which then becomes the sample.
 
     RLIMIT_NPROC counts what the sample's uid runs, as root, or what runs in the user namespace (Linux 5.14+), with
-    its init. It is the limit where there is no cgroup; beside one it stands back, as only a cgroup tells that its limit
+    its init. It is the limit where there is no cgroup; next to one it is higher, as only a cgroup tells that its limit
     was hit. The init is of the sample's uid unless it is bubblewrap's, as root.
     """
     limits = inside.limits

@@ -38,7 +38,7 @@ LIMITS = Limits(
 
 
 def attack_limits(level: SandboxLevel, stage: Stage) -> list[Attack]:
-    """All bombs, one after the other, each in a sandbox of its own."""
+    """All bombs, one after the other, each in a separate sandbox."""
     tests: list[Callable[[SandboxLevel, Stage], Attack]] = [
         *(_forks, _threads, _memory, _memory_in_parts, _scratch, _output, _log, _hang, _frozen)
     ]
@@ -82,7 +82,7 @@ def _number(text: bytes) -> float:
 
 def _forks(level: SandboxLevel, stage: Stage) -> Attack:
     with _spawn(level, stage, "fork_bomb", PIDS) as sample:
-        sample.stdout.read(1)  # it says a number once it cannot go on, or ends
+        sample.stdout.read(1)  # it writes a number once it cannot continue, or ends
         pids = sample.pids()
         sample.kill()
         left = [pid for pid in pids if (stat := read_stat(pid)) is not None and stat.is_alive]

@@ -1,4 +1,4 @@
-"""Raw tensors of the judge's protocol to torch and back. Mounted beside every suite's sandboxed half.
+"""Raw tensors of the judge's protocol to torch and back. Mounted next to every suite's sandboxed half.
 
 Runs inside the sandbox only; whatever leaves it is checked from outside.
 """

@@ -1,4 +1,4 @@
-"""Libraries and the stack's transformer for the training suites. Mounted beside their sandboxed halves.
+"""Libraries and the stack's transformer for the training suites. Mounted next to their sandboxed halves.
 
 Runs inside the sandbox only.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import tensors  # type: ignore[import-not-found]  # it lies beside this file inside the sandbox
+import tensors  # type: ignore[import-not-found]  # it is next to this file inside the sandbox
 import torch
 
 

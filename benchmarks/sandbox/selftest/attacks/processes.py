@@ -110,7 +110,7 @@ def leave_own_cores(targets: Targets) -> str | None:
 
 @attack
 def real_time_scheduling(targets: Targets) -> str | None:
-    """A policy that would starve or skew whoever shares the core."""
+    """A policy that would starve or skew the processes that share the core."""
     batch = 3
     call(targets, "sched_setscheduler", 0, batch, struct.pack("i", 0))
     return "changed our scheduling policy"

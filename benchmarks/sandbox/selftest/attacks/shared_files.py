@@ -60,7 +60,7 @@ def whole_file_locks(targets: Targets) -> str | None:
 
 @attack
 def record_locks(targets: Targets) -> str | None:
-    """A read lock needs no right to write; whoever asks for it sees it. That is a channel between two sandboxes."""
+    """A read lock needs no right to write; every process that asks for it sees it. That is a channel between two sandboxes."""
     return _on_each(
         targets,
         lambda fd: fcntl.fcntl(fd, fcntl.F_SETLK, WHOLE_FILE) and fcntl.fcntl(fd, fcntl.F_GETLK, ANY_LOCK),
@@ -81,7 +81,7 @@ def open_file_locks(targets: Targets) -> str | None:
 
 @attack
 def leases(targets: Targets) -> str | None:
-    """A lease delays whoever opens the file for writing, and tells its holder of it."""
+    """A lease delays every process that opens the file for writing, and tells its holder of it."""
     path = Path(targets["scratch"], targets["token"])
     path.touch()
 
@@ -125,7 +125,7 @@ def page_cache_statistics(targets: Targets) -> str | None:
 
 @attack
 def throw_out_of_page_cache(targets: Targets) -> str | None:
-    """Whoever reads the file next would wait for the disk. Judged from outside, as `host.page_cache`: some of these
+    """The next reader of the file would wait for the disk. Judged from outside, as `host.page_cache`: some of these
     calls only pretend to work.
     """
     size = Path(targets["ballast"]).stat().st_size
