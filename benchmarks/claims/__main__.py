@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _check_files(output: Path, docs: Path | None, device_models: Sequence[Path]) -> None:
-    """Before hours are spent. Raises OSError, RecordError or DeviceModelError for what could not be used after them."""
+    """Check outputs and device models before the hours of measuring. Raises OSError, RecordError or DeviceModelError."""
     folders = [output] if docs is None else [output, record_file(docs).parent]
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)

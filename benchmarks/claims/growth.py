@@ -127,7 +127,7 @@ def _train(
     scratch: Sequence[tuple[float, int]],
     what: str,
 ) -> tuple[list[tuple[Result, Result]], list[Result]]:
-    """Of each (rate, seed): parents with their children, and baselines."""
+    """Train parents with their children, and baselines, for each (rate, seed)."""
     first = [
         replace(runs[name], learning_rate=rate, seed=seed).job()
         for name, of_side in (("parent", grown), ("scratch", scratch))

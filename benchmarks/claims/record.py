@@ -57,7 +57,7 @@ def read_record(file: Path) -> dict[str, dict[Scale, Entry]]:
 
 
 def write_record(file: Path, record: Mapping[str, Mapping[Scale, Entry]]) -> None:
-    """Whole or not at all. Raises OSError."""
+    """Write the record, whole or not at all. Raises OSError."""
     document = {
         claim: {scale: asdict(entry) for scale, entry in of_scale.items()}
         for claim, of_scale in record.items()

@@ -103,7 +103,7 @@ def decide(compared: Compared, settings: Settings, scale: Scale) -> list[Row]:
 
 
 def chosen_sharing(results: Mapping[str, Result]) -> str:
-    """Of those that save LEAST_SAVED the one of least loss; where none does, the smallest."""
+    """Choose the variant of least loss among those that save LEAST_SAVED; where none does, the smallest."""
     shared = {name: result for name, result in results.items() if name != PLAIN}
     enough = [
         name for name, result in shared.items() if bytes_saved([result], [results[PLAIN]]) >= LEAST_SAVED
@@ -114,7 +114,7 @@ def chosen_sharing(results: Mapping[str, Result]) -> str:
 
 
 def loss_change(results: Sequence[Result], plain: Sequence[Result]) -> Spread:
-    """Of paired seeds, in per cent."""
+    """Change of the loss over paired seeds, in per cent."""
     pairs = zip(results, plain, strict=True)
     return Spread.of([100 * (loss_of(mine) / loss_of(other) - 1) for mine, other in pairs])
 

@@ -22,7 +22,7 @@ SUFFIXES = frozenset({".cpp", ".h", ".toml"})
 
 
 def source_sha256(kind: str, root: Path = ROOT) -> str:
-    """Of all source files that a job of `kind` depends on, with their paths."""
+    """Hash of all source files that a job of `kind` depends on, with their paths."""
     digest = hashlib.sha256()
     for file in source_files((JOB, f"benchmarks.claims.{kind}", *STARTS.get(kind, ())), root):
         content = file.read_bytes()

@@ -221,7 +221,7 @@ def _score(model: Transformer, batches: list[Batch]) -> dict[str, float]:
 
 
 def _stored_bytes(model: Transformer) -> int:
-    """Of the parameters as a checkpoint stores them: shared ones once."""
+    """Bytes of the parameters as a checkpoint stores them: shared ones once."""
     return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
 
 

@@ -64,7 +64,7 @@ def next_rate(losses: Mapping[float, float], n_first: int) -> float | None:
 
 
 def grid_text(chosen: Mapping[str, Tuned], n_seeds: int = 1) -> str:
-    """For a row's `how`; `n_seeds` decided."""
+    """Text about the grid for a row's `how`; `n_seeds` decided."""
     listed = ", ".join(f"{name} {tuned.text()}" for name, tuned in chosen.items())
     seeds = "a separate seed" if n_seeds == 1 else f"{n_seeds} separate seeds"
     return f"learning rates by one rule on every side, on {seeds}: {listed}"

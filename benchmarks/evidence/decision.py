@@ -29,7 +29,7 @@ SURE_COMPARISONS = (
     3  # fewer control comparisons may look bad by chance: more are taken before a patch is suspected
 )
 
-# Events by weight: the first kind found decides. What a cheater did outweighs what he may have broken on the way;
+# Events by weight: the first kind found decides. A cheat outweighs what it may have broken;
 # trouble of the runner outweighs what may have followed from it.
 _WEIGHT = (
     "policy_violation",

@@ -110,5 +110,5 @@ def _margin(holder: dict[str, Any], key: str) -> GuardPlan:
 
 def _ratio(sides: dict[str, int]) -> float:
     if min(sides.values()) <= 0:
-        raise EvidenceError("a complete pair says nothing of its memory or load time")
+        raise EvidenceError("a complete pair has no memory or load time")
     return nats(log_ppb(Fraction(sides["base"], sides["candidate"])))

@@ -1,4 +1,4 @@
-"""From the raw samples of a document to the numbers that statistics take. Whole numbers until the last step.
+"""Log ratios of a document's raw samples, for the statistics. Whole numbers until the last step.
 
 A *unit* is the k-th complete pair of every case, combined: the mean of their log ratios, that is the logarithm of
 the geometric mean of the speed-ups, each capped. With one case a unit is a pair.

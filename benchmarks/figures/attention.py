@@ -52,7 +52,7 @@ class Shape:
         return f"{self.n_rows} x {self.row_tokens} tokens{packed}"
 
     def first_seen(self) -> Tensor | None:
-        """As attention takes it, [1, S]."""
+        """First position that each query sees, as attention takes it, [1, S]."""
         if self.n_documents == 1:
             return None
         documents_1S = torch.arange(self.row_tokens)[None] * self.n_documents // self.row_tokens
@@ -122,7 +122,7 @@ def _cell(shape: Shape, dtype: str, rounds: int) -> Cell:
 def _seconds(
     form: Form, heads: tuple[Tensor, Tensor, Tensor], grad: Tensor, first: Tensor | None
 ) -> tuple[float, float]:
-    """Of a forward and of a backward pass."""
+    """Seconds of a forward and of a backward pass."""
     q, k, v = (part.detach().requires_grad_() for part in heads)
     with torch_instead() if form == "torch" else nullcontext():
         begun = time.perf_counter()

@@ -169,7 +169,7 @@ def _cell(weights: Weights, n: int, dtype: str, *, backward: bool, seconds: floa
 
 
 def _seconds(form: str, tokens: Tokens, weights: Weights, *, backward: bool) -> float:
-    """Of one call; what the gradients of the last one took is given back before."""
+    """Seconds of one call; the memory of the last one's gradients is freed before."""
     weights.clear_gradients()
     for leaf in (tokens.x, tokens.weights):
         leaf.requires_grad_(backward)

@@ -89,7 +89,7 @@ def _cell(shape: Shape, dtype: str, rounds: int) -> list[Row]:
 
 
 def _products(shape: Shape, dtype: torch.dtype) -> dict[str, Mapping[str, Call]]:
-    """Of the answer and of both gradients how each form computes it."""
+    """Calls by which each form computes the answer and both gradients."""
     rng = torch.Generator().manual_seed(0)
     x, weight, grad = (
         torch.randn(size, generator=rng).to(dtype)

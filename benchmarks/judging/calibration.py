@@ -1,4 +1,4 @@
-"""From the evidence of an A/A run to the figures that say whether its runner is healthy. Decides nothing itself."""
+"""Figures about a runner's health from the evidence of an A/A run. Decides nothing itself."""
 
 import math
 from typing import Any

@@ -47,7 +47,7 @@ class Callbacks(Protocol):
     """Calls by which a judge reports. All come from the judge's thread, never while a clock runs."""
 
     def on_commitment(self, commitment: str) -> None:
-        """Before the first sample; an exception stops the run."""
+        """Called before the first sample; an exception stops the run."""
 
     def on_progress(self, stage: str, pairs_done: int, pairs_max: int) -> bool:
         """`stage` is preparing, gating or measuring. True stops the run."""

@@ -217,7 +217,7 @@ class _Judgement:
         self._cancellation.check()
         if pairs_done > self._told:
             self._told = pairs_done
-            self._callbacks.on_log(f"{pairs_done} pairs done; next look at {self._wanted}\n")
+            self._callbacks.on_log(f"{pairs_done} pairs done; next decision at {self._wanted}\n")
 
     def _parts(self) -> dict[str, Any]:
         """The document's parts, as far as the run has come."""

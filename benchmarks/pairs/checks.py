@@ -30,7 +30,7 @@ class WrongAnswer:
 
 
 def distance(answer: Array, other: Array) -> Distance:
-    """Of finite arrays of one shape. A zero `other` is compared absolutely."""
+    """Distance of finite arrays of one shape. A zero `other` is compared absolutely."""
     difference = answer.astype(np.float64) - other.astype(np.float64)
     scale = float(np.sqrt(np.mean(np.square(other, dtype=np.float64)))) or 1.0
     rms = float(np.sqrt(np.mean(np.square(difference)))) / scale
@@ -105,13 +105,15 @@ def compare_oracle(
     """Both answers against the exact ones: candidate's error against base's, both against a plain implementation's."""
     exact, plain = problem.exact(inputs, turn), problem.plain(inputs, turn)
     for name in base:
-        wrong = _beside_exact(name, base[name], candidate[name], exact[name], plain[name], tolerance_of(name))
+        wrong = _against_exact(
+            name, base[name], candidate[name], exact[name], plain[name], tolerance_of(name)
+        )
         if wrong is not None:
             return wrong
     return None
 
 
-def _beside_exact(
+def _against_exact(
     name: str, base: Array, candidate: Array, exact: Array, plain: Array, tolerance: Tolerance
 ) -> WrongAnswer | None:
     plain_off = distance(plain, exact).rms_ppb
@@ -127,6 +129,6 @@ def _beside_exact(
         return WrongAnswer(
             "candidate",
             f"{name}: candidate is off the exact answer by {percent(candidate_off)} rms, base by {percent(base_off)}; "
-            f"allowed {percent(allowed)}. Less exact numerics belong to the quality route",
+            f"allowed {percent(allowed)}. Keep the precision of base, or send the patch to a bounty on suite `quality`",
         )
     return None

@@ -36,7 +36,7 @@ class PairRecord:
     outputs_differing: int = 0  # answers of base and candidate that were not equal to the bit
 
     def as_dict(self) -> dict[str, Any]:
-        """As it is in the evidence."""
+        """The record as it is in the evidence."""
         return {
             "index": self.plan.index,
             "control": self.plan.is_control,

@@ -42,7 +42,7 @@ def schedule(suite: Suite, seeds: Seeds, *, has_controls: bool = True) -> Iterat
 
 
 def _cases(suite: Suite, seeds: Seeds) -> Iterator[Case]:
-    """Every case once per round, in an order drawn again for each round."""
+    """Yield every case once per round, in an order drawn again for each round."""
     number = 0
     while True:
         yield from seeds.order("round", number, "cases").sample(suite.cases, len(suite.cases))

@@ -35,9 +35,9 @@ class Seeds:
         return hashlib.sha256(self._secret + text.encode()).digest()
 
     def numbers(self, *label: str | int) -> np.random.Generator:
-        """For tensors and shapes."""
+        """Generator for tensors and shapes."""
         return np.random.Generator(np.random.Philox(key=int.from_bytes(self._key(label)[:16], "little")))
 
     def order(self, *label: str | int) -> random.Random:
-        """For orders and choices."""
+        """Generator for orders and choices."""
         return random.Random(self._key(label))

@@ -1,7 +1,7 @@
 """One side of a pair: a fresh sandboxed process that answers calls, frozen whenever it is not asked.
 
 Turns everything that can go wrong with a sample into one SideFailed with a kind that a verdict can be made of. Knows
-nothing of the other side, of statistics or of verdicts.
+neither the other side nor statistics nor verdicts.
 """
 
 import mmap
@@ -171,18 +171,18 @@ class Side:
         return self._sample.log().decode(errors="replace")
 
     def take_log(self) -> str:
-        """Whole lines that it wrote since this was asked last, safe to print; once more after `close`."""
+        """Take the whole lines written since the last call, safe to print; to be called again after `close`."""
         return self._sample.take_log()
 
     def pids(self) -> list[int]:
-        """Its live processes, as this machine numbers them."""
+        """Numbers of its live processes on this machine."""
         return self._sample.pids()
 
     def peak_memory_bytes(self) -> int:
         return self._sample.peak_memory_bytes()
 
     def kill(self) -> None:
-        """From any thread."""
+        """Kill the process; from any thread."""
         self._sample.kill()
 
     def close(self) -> None:

@@ -69,7 +69,7 @@ def parse_patch(text: str | bytes) -> Patch:
         try:
             data = text.encode()
         except UnicodeEncodeError:
-            raise PatchError("encoding", "The patch holds lone surrogates: send it as UTF-8.") from None
+            raise PatchError("encoding", "The patch contains lone surrogates: send it as UTF-8.") from None
     else:
         data = bytes(text)
     if len(data) > MAX_PATCH_BYTES:
@@ -86,7 +86,7 @@ def parse_patch(text: str | bytes) -> Patch:
             "`git diff --no-renames --output=FILE` and send it as it is.",
         )
     if b"\0" in data:
-        raise PatchError("binary", "The patch holds NUL bytes: only text files can be patched.")
+        raise PatchError("binary", "The patch contains NUL bytes: only text files can be patched.")
     try:
         data.decode()
     except UnicodeDecodeError:

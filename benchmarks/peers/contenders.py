@@ -74,7 +74,7 @@ def available(home: Path, say: Callable[[str], None]) -> dict[Contender, Path]:
 
 
 def start(contender: Contender, python: Path, *, core: int, home: Path) -> Side:
-    """Its process, not loaded yet."""
+    """Start its process, not loaded yet."""
     log = home / "logs" / f"serve-{contender.name.replace(' ', '-')}.log"
     env: Mapping[str, str] = {**dict(contender.env), "VLLM_CACHE_ROOT": str(home / "cache" / "vllm")}
     return Side(contender.name, argv=driver(contender.module, python), core=core, log=log, env=env)

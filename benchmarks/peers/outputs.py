@@ -20,7 +20,7 @@ TOLERANCE = {"fp32": 1e-4, "bf16": 0.02, "f16": 0.02, "int8": 0.06, "int8-dynami
 
 @dataclass(frozen=True)
 class Regrets:
-    """Over all tokens of a side's checked answers, in nats."""
+    """Regret over all tokens of a side's checked answers, in nats."""
 
     worst: float
     mean: float

@@ -47,7 +47,7 @@ def weights_read(config: ModelConfig, weights: str) -> float:
 
 
 def cache_read(config: ModelConfig, context: float, *, element_bytes: int = 2) -> float:
-    """Bytes of the keys and values that one token looks back at, without windows. Latent attention is not counted here.
+    """Bytes of the keys and values that one token attends to, without windows. Latent attention is not counted here.
 
     Raises ValueError for latent attention.
     """

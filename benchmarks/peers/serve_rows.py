@@ -180,7 +180,7 @@ def _name(found: Measured, task: str, contender: str) -> str:
 
 
 def _own_rows(found: Measured, name: str) -> list[Row]:
-    """Of our engine alone: what a shared prefix saves, and what of a step is not the executor's."""
+    """Rows of our engine alone: the saving of a shared prefix, and the part of a step outside the executor."""
     rows = []
     if pairs := found.prefix[name]:
         shares = [rates.first_token_s(hit) / rates.first_token_s(miss) for miss, hit in pairs]

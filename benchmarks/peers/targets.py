@@ -48,7 +48,7 @@ def ratio_row(
 
 
 def best_peer(names: Sequence[str], rates: Mapping[str, Sequence[float]]) -> str:
-    """Of one engine's formats of equal width, the one with the best median. Raises ValueError where there is none."""
+    """Choose the format with the best median among one engine's formats of equal width. Raises ValueError where there is none."""
     return max(names, key=lambda name: Quartiles.of(rates[name]).median)
 
 

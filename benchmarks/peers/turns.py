@@ -26,7 +26,7 @@ class Frozen(Protocol):
 
 @dataclass(frozen=True)
 class Budget:
-    """At least `least` rounds, at most `most`, no new one that would end after `seconds` from the first one's start."""
+    """Run at least `least` rounds, at most `most`, and no new one that would end after `seconds` from the first one's start."""
 
     seconds: float
     least: int

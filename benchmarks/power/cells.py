@@ -69,13 +69,15 @@ class Submissions:
         return self.paid > 0
 
 
-def submissions(cell: Cell, runs: int, seed: int, effect: float = 0.0, *, go_on: bool = False) -> Submissions:
+def submissions(
+    cell: Cell, runs: int, seed: int, effect: float = 0.0, *, add_ids: bool = False
+) -> Submissions:
     """`runs` submissions of a true effect of ln(1 + effect), each judged to the end.
 
-    With `go_on` each is resubmitted, and pooled, until it passes or its looks are used up.
+    With `add_ids` each is resubmitted, and pooled, until it passes or its looks are used up.
     """
     rng = np.random.default_rng(seed)
-    parts = [_judged(rng, cell, count, effect, go_on) for count in _chunks(runs)]
+    parts = [_judged(rng, cell, count, effect, add_ids) for count in _chunks(runs)]
     gated = [part[0] for part in parts]
     return Submissions(
         np.concatenate([each.outcome for each in gated]),
@@ -85,9 +87,9 @@ def submissions(cell: Cell, runs: int, seed: int, effect: float = 0.0, *, go_on:
 
 
 def _judged(
-    rng: np.random.Generator, cell: Cell, runs: int, effect: float, go_on: bool
+    rng: np.random.Generator, cell: Cell, runs: int, effect: float, add_ids: bool
 ) -> tuple[Gated, Values]:
-    gated = gate(cell.draw(rng, runs, PLAN.most_pairs, effect), PLAN, go_on=go_on)
+    gated = gate(cell.draw(rng, runs, PLAN.most_pairs, effect), PLAN, add_ids=add_ids)
     paid = np.zeros(runs)
     if winners := int(gated.passed.sum()):
         bounds = confirm(cell.draw(rng, winners, CONFIRMATION_PAIRS, effect))

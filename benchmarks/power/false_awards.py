@@ -26,7 +26,7 @@ def alpha_row() -> Row:
 
 
 def false_award_rows(runs: int) -> Iterator[Row]:
-    """For every null cell: the gate alone, the whole chain, and the chain after resubmitting until all looks are used.
+    """Rows of every null cell: the gate alone, the whole chain, and the chain after resubmitting until all looks are used.
 
     Then the possible win of a person with many different patches without effect, in the worst cell.
     """
@@ -58,7 +58,7 @@ def false_award_rows(runs: int) -> Iterator[Row]:
 
 
 def _pooled_row(cell: Cell, runs: int, seed: int) -> Row:
-    again = submissions(cell, runs, seed, go_on=True)
+    again = submissions(cell, runs, seed, add_ids=True)
     pairs = float(np.mean(again.look))
     return _row(
         f"false award, resubmitted until no look is left: {cell.name}",

@@ -17,7 +17,7 @@ MISS_TARGET = 0.05
 
 
 def found_rows(runs: int) -> Iterator[Row]:
-    """For every noise and effect: how often the gate finds the gain, and how much of it is paid in the end."""
+    """Rows of every noise and effect: the rate at which the gate finds the gain, and the share of it that is paid."""
     found_rows, paid_rows = [], []
     for effect, target in EFFECTS:
         for seed, cell in enumerate(noise_cells()):

@@ -102,7 +102,7 @@ class Bench:
             yield folders
 
     def judge(self, patch: RedTeamPatch, *, say: Callable[[str], None] = QUIET_LOG) -> Outcome:
-        """Every run up to an award, as far as each passes. Raises what the judge raises where nothing can be measured."""
+        """Judge every run up to an award, as far as each passes. Raises what the judge raises where nothing can be measured."""
         started = time.monotonic()
         try:
             candidate = self.take_in(patch)

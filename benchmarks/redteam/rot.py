@@ -29,7 +29,7 @@ class Stale:
 
 
 def stale() -> list[Stale]:
-    """Everything that has to be cut again, red team first. Raises PatchFileError for headers that cannot be read."""
+    """List everything that has to be cut again, red team first. Raises PatchFileError for headers that cannot be read."""
     with tempfile.TemporaryDirectory(prefix="gainshare-redteam-") as folder:
         store = BlobStore(Path(folder))
         shipped = shipped_tree(store)

@@ -26,7 +26,7 @@ class PlatformError(RuntimeError):
 
 
 class NotLeasable(PlatformError):
-    """There is nothing to do for this runner now."""
+    """The platform has no work for this runner now."""
 
 
 class LeaseLost(PlatformError):

@@ -23,7 +23,7 @@ class _EndOnLostAck(logging.Handler):
 
 
 def end_worker_on_lost_ack() -> None:
-    """From now on, a lost acknowledgement ends this process at once. Calling it again changes nothing."""
+    """Make a lost acknowledgement end this process at once. Calling it again changes nothing."""
     logger = logging.getLogger(ACK_LOGGER)
     if not any(isinstance(handler, _EndOnLostAck) for handler in logger.handlers):
         logger.addHandler(_EndOnLostAck(logging.CRITICAL))

@@ -96,7 +96,7 @@ class LogCapture:
             return bytes(self._head) + self._end()
 
     def take(self) -> str:
-        """Whole lines that were not taken before, readable. The end of a long log comes once the writers are gone.
+        """Take the whole lines that were not taken before, readable. The end of a long log comes once the writers are gone.
 
         All that is ever taken is what `kept` has at last. From any thread, one at a time.
         """

@@ -113,5 +113,5 @@ def _asked_level(asked: str) -> SandboxLevel:
 
 
 def levels_here() -> dict[SandboxLevel, str | None]:
-    """Every level that confines: None where it works on this machine for this user, else why not and what to do."""
+    """Check every level that confines: None where it works on this machine for this user, else the reason and what to do."""
     return {level: _probed(level) for level in REAL_LEVELS}

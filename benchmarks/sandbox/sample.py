@@ -73,7 +73,7 @@ class Sample:
 
     @property
     def returncode(self) -> int | None:
-        """None while running. 128 + n when signal n ended the command, as bubblewrap reports it."""
+        """Exit status; None while running. 128 + n when signal n ended the command, as bubblewrap reports it."""
         return self._reaper.poll()
 
     def pids(self) -> list[int]:
@@ -117,7 +117,7 @@ class Sample:
         """Lines written to stderr since this was asked last, safe to print; call it while the sample runs, too.
 
         All answers together are at most `Limits.log_bytes` and a mark: the beginning as it is written, the end of a
-        long log once the sample has ended, however it did. Call it once more after `close`.
+        long log once the sample has ended, however it did. Call it again after `close`.
         """
         return self._log.take()
 

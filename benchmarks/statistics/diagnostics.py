@@ -33,7 +33,7 @@ class PairOrder:
 
 @dataclass(frozen=True, slots=True)
 class Diagnostics:
-    """In millionths of a nat. `noise` is the standard deviation of the pairs, `control_noise` that of control pairs.
+    """Noise figures in millionths of a nat. `noise` is the standard deviation of the pairs, `control_noise` that of control pairs.
 
     `control_offset` is the control pairs' median (base against itself: zero but for noise); `drift` the change over the
     whole run along the Theil-Sen line; `outliers` the positions of pairs beyond 5 robust standard deviations;

@@ -11,7 +11,7 @@ at every look is whether the pairs' median is above zero, at a total error of `a
   of the pairs: Student's 1 - 0.0001 quantile at 5 degrees of freedom, 9.678, times the median's relative
   efficiency 1.2533, over the root of 6.
 - Bounds are taken against `allowance_log`, half the minimum effect, instead of bare zero: a build may be faster by
-  luck of its memory layout, in all pairs of a run alike, and no number of pairs averages that out.
+  chance of its memory layout, in all pairs of a run alike, and no number of pairs averages that out.
 - A pass also needs an estimate of at least the minimum effect: the suite's, or 3 standard errors at the last look.
 - Two equal modes leave nothing near the median: there a 2 % gain needs more than 96 pairs to be found. So where the
   noise still hides the minimum effect at 96 there is one more look, at 144. It takes nothing from the earlier ones:
@@ -118,7 +118,7 @@ class GateDecision:
 
 @cache
 def boundaries(alpha: Fraction) -> dict[int, int]:
-    """For each look after the first: how many pairs must lie above the allowance. Exact."""
+    """Boundaries of each look after the first: the pairs that must be above the allowance. Exact."""
     return spending_boundaries({look: share * alpha for look, share in _SHARES.items() if look != LOOKS[0]})
 
 

@@ -84,7 +84,7 @@ class GuardDecision:
 
 @cache
 def guard_boundaries(error: Fraction = ERROR) -> dict[int, int]:
-    """For each look: how many pairs must lie above minus the margin (or, mirrored, below it)."""
+    """Boundaries of each look: the pairs that must be above minus the margin (or, mirrored, below it)."""
     return spending_boundaries({look: share * error for look, share in _SHARES.items()})
 
 

@@ -15,7 +15,7 @@ HALF = Fraction(1, 2)
 
 
 def spending_boundaries(errors: Mapping[int, Fraction]) -> dict[int, int]:
-    """For each look (a number of pairs, ascending) the least count above the mark that decides.
+    """Boundaries of each look (a number of pairs, ascending): the least count above the mark that decides.
 
     It is the smallest count whose probability of being reached at that look, and at none before, is at most that
     look's share in `errors`, when the mark is the median. A count of look + 1 cannot be reached.
@@ -34,7 +34,7 @@ def spending_boundaries(errors: Mapping[int, Fraction]) -> dict[int, int]:
 
 
 def reached_at(needed: Mapping[int, int], above: Fraction = HALF) -> dict[int, Fraction]:
-    """For each look: P(its boundary is reached there and none before), each pair above the mark with `above`."""
+    """Probabilities of each look: P(its boundary is reached there and none before), each pair above the mark with `above`."""
     walk, taken = {0: Fraction(1)}, 0
     found: dict[int, Fraction] = {}
     for look, count in needed.items():

@@ -1,6 +1,6 @@
 """Suites that a fix must leave right: all that guard others, in their quick presets, one pair of each case.
 
-Both sides of a pair run the candidate, so that only the oracle's answers count: a fix may rightly differ from base. The
+Both sides of a pair run the candidate, so that only the oracle's answers count: a fix may differ from base. The
 held-out loss of `quality` has no exact answer and is not among them. How fast anything is does not matter here.
 """
 

@@ -42,7 +42,7 @@ class DecodeProblem(DecoderProblem):
         self.floor_flops = decode_flops(shape, self.lengths)
 
     def draw_inputs(self, rng: np.random.Generator, turn: int) -> Tensors:
-        return self.begin(rng, turn, self.lengths) if turn == WARM_UP else self.go_on(rng, turn)
+        return self.begin(rng, turn, self.lengths) if turn == WARM_UP else self.add_ids(rng, turn)
 
 
 def decode_flops(shape: dict[str, int], contexts: list[int]) -> int:

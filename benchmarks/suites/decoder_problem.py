@@ -2,7 +2,7 @@
 
 A problem answers with the logits after the last id of each sequence. Ids are drawn so that no token's choice of experts
 depends on rounding, at any layer: else two right implementations could answer differently. Knows numpy and the oracle, no
-torch, and nothing of what is timed.
+torch, and not what is timed.
 """
 
 from typing import NamedTuple
@@ -92,7 +92,7 @@ class DecoderProblem(Problem):
         self._sequences = [np.empty(0, np.int64)] * self.places
         return self._extend(rng, turn, lengths, is_new=True)
 
-    def go_on(self, rng: np.random.Generator, turn: int) -> Tensors:
+    def add_ids(self, rng: np.random.Generator, turn: int) -> Tensors:
         """Inputs of a call that adds one fresh id to each sequence."""
         return self._extend(rng, turn, [1] * self.places, is_new=False)
 

@@ -74,7 +74,7 @@ class LanguageProblem(Problem):
         return changed, place_H
 
     def bigram_loss(self, ids: Ids) -> float:
-        """In nats per id, of guessing each id from the one before it as the training text has them."""
+        """Loss in nats per id of a bigram table, which predicts each id from the one before it."""
         return float(self._bigram[ids[:, :-1], ids[:, 1:]].mean())
 
     def draw_inputs(self, rng: np.random.Generator, turn: int) -> Tensors:
@@ -124,7 +124,7 @@ class Scoring:
         return Score(nats(logits, ids[:, 1:]), elapsed_ns)
 
     def proven(self, name: str, ids: Ids, rng: np.random.Generator, *, is_changed_first: bool) -> Score:
-        """Two calls, in either order: the batch, and the batch with another future.
+        """Score with two calls, in either order: the batch, and the batch with another future.
 
         Raises the sides' failure where logits of the common past differ: then they depended on the future. A side
         does not know which of the two it has before it, so it cannot be honest in one of them only.
@@ -159,7 +159,7 @@ def nats(logits_HSV: Array, next_HS: Ids) -> Array:
 def common_past_ppb(one_HSV: Array, two_HSV: Array, place_H: Ids) -> int:
     """Distance of two answers' logits before the place of each row, parts per billion of their size.
 
-    The larger of two figures: over all of them, and over the last ones alone, which a look at one id ahead moves most.
+    The larger of two figures: over all of them, and over the last ones alone, which attention to the next id moves most.
     """
     one, two = (value.astype(np.float64) for value in (one_HSV, two_HSV))
     one, two = one - one.mean(axis=-1, keepdims=True), two - two.mean(axis=-1, keepdims=True)
@@ -188,7 +188,7 @@ class LanguageSuite(Suite):
         return LanguageProblem(shape, rng)
 
     def describe(self) -> dict[str, Any]:
-        """With the text that pairs are drawn from: figures of different texts do not compare."""
+        """The suite with the text that pairs are drawn from: figures of different texts do not compare."""
         corpus = standard_library()
         return super().describe() | {
             "corpus": {

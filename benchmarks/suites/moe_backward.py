@@ -6,7 +6,7 @@ of all weights, whole. So nothing can be left out: every element is compared.
     sizes      `benchmarks/catalogue/layers.py`; imbalance over the experts and shapes are secret, as in `moe_forward`
     tolerance  against base 1e-5 rms and 2e-4 at the worst element, per tensor; see `TOLERANCE`
     unit       ns per call; ratios of alternating calls, the gate's test on the pairs' median log ratio
-    roofline   18 operations per active weight and token: three products on the way there, six on the way back
+    roofline   18 operations per active weight and token: three products in the forward pass, six in the backward pass
     cap        as `moe_forward`: from the textbook loop to the chosen experts alone
     power      as the kernel suites: calls of 20 ms or longer keep the noise of a pair below 2 %
     time       demo about 3 s a pair on one core, standard about 12 s
@@ -46,7 +46,7 @@ class MoEBackwardProblem(MoEForwardProblem):
                 for name, value in self.weights.items()
             ),
         )
-        self.floor_flops *= 3  # the way back has two products for each one on the way there
+        self.floor_flops *= 3  # the backward pass has two products for each one of the forward pass
 
     def draw_inputs(self, rng: np.random.Generator, turn: int) -> Tensors:
         inputs = super().draw_inputs(rng, turn)
@@ -59,7 +59,7 @@ class MoEBackwardProblem(MoEForwardProblem):
         return super().plain(inputs, turn) | self._gradients(inputs, self.weights)
 
     def _gradients(self, inputs: Tensors, weights: Tensors) -> Tensors:
-        """In the precision of `weights`."""
+        """Gradients in the precision of `weights`."""
         dtype = weights["router.weight"].dtype
         x_TD, grad_y_TD = (inputs[name][0].astype(dtype) for name in ("x", "grad_y"))
         grad_x_TD, of_weights = gradients_of(x_TD, grad_y_TD, weights, top_k=self.shape["top_k"])

@@ -39,7 +39,7 @@ class PrefillProblem(DecoderProblem):
         self.floor_flops = prefill_flops(shape, self.lengths)
 
     def before(self, rng: np.random.Generator, turn: int) -> Tensors | None:
-        return self.go_on(rng, turn) if turn >= 0 else None
+        return self.add_ids(rng, turn) if turn >= 0 else None
 
     def draw_inputs(self, rng: np.random.Generator, turn: int) -> Tensors:
         return self.begin(rng, turn, rng.permutation(self.lengths).tolist())

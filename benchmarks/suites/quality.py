@@ -10,7 +10,7 @@ included: where another suite's candidate changes numerics, this suite is its gu
                the common past may not move by more than 0.5 % of their size. Scoring may take 1.5 times base's time: what
                takes longer may be training
     unit       nano-nats per id; a pair's value is ln(base's / candidate's), the gate's test on the pairs' median
-    cap        a loss that is lower still may come from answers that were looked up
+    cap        a loss that is even lower may come from memorised answers
     power      identical code differs by as many steps as the clock's noise is worth, one in a hundred or two; near the end
                of base's steps the loss falls by 0.1 to 0.2 % a step
     time       demo about 10 s a pair on one core, standard about 90 s

@@ -6,7 +6,7 @@ everywhere by the same secret word made of secret syllables, and ids are a secre
 indentation, names that come back: what a model can learn stays. What it could look up does not.
 
 Other versions of Python have other texts: `Corpus.sha256` is in the evidence, and both sides of a pair always read the
-same. Knows numpy, no torch, and nothing of models.
+same. Knows numpy, no torch and no models.
 """
 
 import hashlib
@@ -105,7 +105,7 @@ class SecretText:
     """Training text and held-out text of one pair, as ids. Files are never in both."""
 
     def __init__(self, rng: np.random.Generator, *, training: int, held_out: int) -> None:
-        """At least so many ids of each. Raises ValueError where the corpus has fewer."""
+        """Read at least so many ids of each. Raises ValueError where the corpus has fewer."""
         self.language = SecretLanguage(rng)
         corpus = standard_library()
         order = [corpus.files[number] for number in rng.permutation(len(corpus.files))]

@@ -122,7 +122,7 @@ class TrainStepProblem(Problem):
             self._plain.step(given["tokens"])
             logits = forward(self._plain.parameters, given["probe"], self._oracle).logits_BSV
             exact = self._exact_answers[number]["loss"]
-            # The error of a single number may be next to nothing by luck, which no one is held to.
+            # The error of a single number may be close to zero by chance, which is not required of a candidate.
             self._plain_answers[number] = {"logits": logits, "loss": exact * (1 + LOSS_ROUNDING)}
         return self._plain_answers[turn]
 

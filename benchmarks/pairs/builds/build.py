@@ -68,7 +68,7 @@ def build_tree(
 def check_tree(
     name: str, tree: Path, *, level: SandboxLevel, slot: int, cancellation: Cancellation | None = None
 ) -> None:
-    """That all Python sources parse and there is no binary.
+    """Check that all Python sources parse and that there is no binary.
 
     Raises SideFailed at stage "build": build_failed, timeout, resource_limit, or infrastructure_error where other work
     kept the processor. Raises Cancelled.

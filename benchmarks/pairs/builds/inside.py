@@ -50,7 +50,7 @@ def compile_native(root: Path, command: list[str]) -> None:
 
 
 def run_compiler(command: list[str]) -> int:
-    """Its status. It reads nothing from our stdin and writes nothing to our stdout."""
+    """Run a command and return its status. It reads nothing from our stdin and writes nothing to our stdout."""
     return subprocess.run(
         command,
         stdin=subprocess.DEVNULL,

@@ -123,7 +123,7 @@ class _Run:
             self.engine.submit(generation, partial(self._hear, number))
 
     def _hear(self, number: int, event: Event) -> None:
-        """On the engine's thread; the other one is woken only in the end."""
+        """Run on the engine's thread; the other one is woken only in the end."""
         now_ns = time.monotonic_ns()
         with self.lock:
             if event.chosen is not None:

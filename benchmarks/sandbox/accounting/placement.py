@@ -36,7 +36,7 @@ def make_group(limits: Limits, overhead_pids: int) -> ProcessGroup:
 
 
 def accounting() -> str:
-    """By what sandboxes are counted here: "cgroup-v1", "cgroup-v2" or "polled"."""
+    """Mechanism that counts sandboxes here: "cgroup-v1", "cgroup-v2" or "polled"."""
     group = make_group(Limits(), 0)
     group.remove()
     return group.kind

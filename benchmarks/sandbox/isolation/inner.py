@@ -57,7 +57,7 @@ def drop_to(uid: int) -> None:
 
 
 def keep_descriptors(socket: int | None) -> None:
-    """Nothing but the three pipes and, where one was declared, `socket` as number 3."""
+    """Close every descriptor but the three pipes and, where one was declared, `socket` as number 3."""
     first = SOCKET_FD
     if socket is not None:
         if socket == SOCKET_FD:

@@ -51,7 +51,7 @@ class Interior:
 
     @property
     def uid(self) -> int:
-        """As seen inside: an unassigned one as root, else our own under another number."""
+        """The uid as seen inside: an unassigned one as root, else our own under another number."""
         return sandbox_uid(self.slot) if os.geteuid() == 0 else USER_UID
 
 

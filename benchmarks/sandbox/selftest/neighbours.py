@@ -34,7 +34,7 @@ def _start(level: SandboxLevel, stage: Stage, slot: int, **order: Any) -> Sample
 
 
 def _read_line(sample: Sample) -> bytes:
-    """Up to a newline or the end, byte by byte: the pipe is unbuffered and the lines are short."""
+    """Read up to a newline or the end, byte by byte: the pipe is unbuffered and the lines are short."""
     line = bytearray()
     while not line.endswith(b"\n") and (byte := sample.stdout.read(1)):
         line += byte

@@ -1,7 +1,7 @@
 """Attacks a sandbox of this machine for real and says what held.
 
 `attacks/` are the programs; what they cannot judge from inside (did the victim survive, how many processes were
-there) is looked at from outside, here. A worker refuses jobs while any attack is not contained.
+there) is checked from outside, here. A worker refuses jobs while any attack is not contained.
 """
 
 from __future__ import annotations

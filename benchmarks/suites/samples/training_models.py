@@ -12,7 +12,7 @@ import torch
 
 
 def start(threads: int, device: str) -> None:
-    """Before the tree is imported: what torch loads and starts with its first backward pass and optimiser."""
+    """Prepare torch before the tree is imported: what it loads with its first backward pass and optimiser."""
     tensors.start(threads, device)
     ones = torch.ones(8, 8, device=device, requires_grad=True)
     optimizer = torch.optim.AdamW([ones], fused=True)

@@ -47,7 +47,7 @@ class Prompts(DecoderProblem):
     """Three prompts at a time, then one id each."""
 
     def draw_inputs(self, rng: np.random.Generator, turn: int) -> Tensors:
-        return self.begin(rng, turn, [5, 30, 12]) if turn == WARM_UP else self.go_on(rng, turn)
+        return self.begin(rng, turn, [5, 30, 12]) if turn == WARM_UP else self.add_ids(rng, turn)
 
 
 def problem(seed: int = 0, **shape: int) -> Prompts:

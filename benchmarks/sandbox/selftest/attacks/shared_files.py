@@ -164,7 +164,7 @@ def replace_mounted_files(targets: Targets) -> str | None:
 
 
 def _reopen_for_writing(path: str) -> None:
-    """By way of the descriptor's link in /proc, which leads past names."""
+    """Reopen through the descriptor's link in /proc, which needs no name."""
     with _opened(path) as fd:
         os.close(os.open(f"/proc/self/fd/{fd}", os.O_RDWR))
 
