@@ -70,14 +70,14 @@ class Submissions:
 
 
 def submissions(
-    cell: Cell, runs: int, seed: int, effect: float = 0.0, *, add_ids: bool = False
+    cell: Cell, runs: int, seed: int, effect: float = 0.0, *, is_continued: bool = False
 ) -> Submissions:
     """`runs` submissions of a true effect of ln(1 + effect), each judged to the end.
 
-    With `add_ids` each is resubmitted, and pooled, until it passes or its looks are used up.
+    With `is_continued` each is resubmitted, and pooled, until it passes or its looks are used up.
     """
     rng = np.random.default_rng(seed)
-    parts = [_judged(rng, cell, count, effect, add_ids) for count in _chunks(runs)]
+    parts = [_judged(rng, cell, count, effect, is_continued) for count in _chunks(runs)]
     gated = [part[0] for part in parts]
     return Submissions(
         np.concatenate([each.outcome for each in gated]),
@@ -87,9 +87,9 @@ def submissions(
 
 
 def _judged(
-    rng: np.random.Generator, cell: Cell, runs: int, effect: float, add_ids: bool
+    rng: np.random.Generator, cell: Cell, runs: int, effect: float, is_continued: bool
 ) -> tuple[Gated, Values]:
-    gated = gate(cell.draw(rng, runs, PLAN.most_pairs, effect), PLAN, add_ids=add_ids)
+    gated = gate(cell.draw(rng, runs, PLAN.most_pairs, effect), PLAN, is_continued=is_continued)
     paid = np.zeros(runs)
     if winners := int(gated.passed.sum()):
         bounds = confirm(cell.draw(rng, winners, CONFIRMATION_PAIRS, effect))

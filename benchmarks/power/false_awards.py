@@ -58,7 +58,7 @@ def false_award_rows(runs: int) -> Iterator[Row]:
 
 
 def _pooled_row(cell: Cell, runs: int, seed: int) -> Row:
-    again = submissions(cell, runs, seed, add_ids=True)
+    again = submissions(cell, runs, seed, is_continued=True)
     pairs = float(np.mean(again.look))
     return _row(
         f"false award, resubmitted until no look is left: {cell.name}",

@@ -73,7 +73,7 @@ def _no_gain(noise: Cell, runs: int, seed: int) -> Iterator[Row]:
     """Patches without a gain that counts, again and again."""
     worth = Pay(PLAN.minimum_effect_log, 0.0)
     for gain in (0.0, 0.005):
-        pooled = Pay.of(submissions(noise, runs, seed, gain, add_ids=True).paid)
+        pooled = Pay.of(submissions(noise, runs, seed, gain, is_continued=True).paid)
         yield _row(
             f"a {gain:.1%} gain measured on until no look is left, over a 1% gain's award: {noise.name}",
             pooled.over(worth),
@@ -94,7 +94,7 @@ def _again(noise: Cell, runs: int, seed: int) -> Iterator[Row]:
         if once.mean <= 0.0:
             continue
         full = math.log1p(gain)
-        pooled = Pay.of(submissions(noise, runs, seed + 1, gain, add_ids=True).paid)
+        pooled = Pay.of(submissions(noise, runs, seed + 1, gain, is_continued=True).paid)
         yield _row(
             f"{gain:.0%}, the same patch measured on when resubmitted, pooled: {noise.name}",
             pooled.over(once),

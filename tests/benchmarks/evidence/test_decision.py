@@ -126,7 +126,7 @@ def test_cheating_outweighs_what_else_went_wrong() -> None:
     events = [
         {"kind": "infrastructure_error", "detail": "disk full"},
         {"kind": "timeout", "detail": "slow"},
-        {"kind": "protocol_violation", "detail": "bytes nobody asked for"},
+        {"kind": "protocol_violation", "detail": "bytes that were not asked for"},
     ]
     assert kind_of(undecided([], events=events)) is VerdictKind.POLICY_VIOLATION
     assert kind_of(undecided([], events=events[:2])) is VerdictKind.INFRASTRUCTURE_ERROR

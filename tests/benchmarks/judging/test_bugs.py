@@ -1,4 +1,4 @@
-"""Reproductions in real sandboxes: observed beside a tree, checked without one."""
+"""Reproductions in real sandboxes: observed on a tree, checked without one."""
 
 import json
 import threading

@@ -53,7 +53,7 @@ def turn_of(problem: CheckpointLoadProblem, turn: int) -> tuple[Tensors, Tensors
 
 @pytest.fixture
 def helpers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What lies beside the sample's half inside the sandbox."""
+    """What is next to the sample's half inside the sandbox."""
     monkeypatch.setitem(sys.modules, "decoder_sample", sample_half(prefill("tiny")))
     return
 

@@ -23,7 +23,7 @@ def rng(number: int = 0) -> np.random.Generator:
 
 
 def spelled(language: SecretLanguage, source: bytes) -> bytes:
-    """What stands there, for one who knows the secret permutation."""
+    """The original text, for a reader who knows the secret permutation."""
     return bytes(np.argsort(language._ids)[language.translate(source)].astype(np.uint8))
 
 
@@ -95,7 +95,7 @@ def test_text_is_as_long_as_asked_for_and_a_corpus_too_small_is_an_error_that_sa
         SecretText(rng(), training=10_000_000, held_out=1)
 
 
-def test_windows_are_stretches_of_the_text_drawn_anew() -> None:
+def test_windows_are_stretches_of_the_text_drawn_again() -> None:
     ids = np.arange(1_000)
     drawn = windows(ids, np.random.default_rng(0), 50, 7)
     assert drawn.shape == (50, 7)
