@@ -9,6 +9,8 @@ from types import MappingProxyType
 
 from benchmarks.catalogue.decoders import CHECKPOINT_LOAD, DECODE, DECODE_BATCHED, PEAK_MEMORY, PREFILL
 from benchmarks.catalogue.facts import (
+    GUARD_LOAD_MARGIN_LOG_PPM,
+    GUARD_MEMORY_MARGIN_LOG_PPM,
     Case,
     GuardInfo,
     PresetInfo,
@@ -48,8 +50,6 @@ __all__ = [
     "suite_of_case",
 ]
 
-GUARD_MEMORY_MARGIN_LOG_PPM = 19_802  # ln 1.02: peak memory hardly varies from run to run
-GUARD_LOAD_MARGIN_LOG_PPM = 95_310  # ln 1.10, of starting and loading: a tenth of a second
 CASE_SEPARATOR = "/"
 BUG_ATTEMPTS = 3
 
@@ -68,9 +68,7 @@ BUG = SuiteInfo(
             )
         }
     ),
-    minimum_effect_log_ppm=9_951,  # ln 1.01
     cap_log_ppm=3_688_880,  # ln 40, as moe_forward
-    worst_case_log_ppm=-51_293,  # ln 0.95
     sizes=MappingProxyType({}),
 )
 

@@ -1,14 +1,15 @@
 """Suites of inference: `prefill`, `decode`, `decode_batched`, `checkpoint_load` and `peak_memory`."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from benchmarks.catalogue.facts import (
     MIB,
+    TIME_GUARD,
     TIME_LIMITS,
     Case,
     Dimensions,
-    GuardInfo,
     Size,
     SuiteInfo,
     TimeLimits,
@@ -115,17 +116,70 @@ def lengths_text(longest: tuple[int, ...], sequences: tuple[int, ...]) -> str:
 
 
 def family(preset: str, name: str, call: str, **own: tuple[int, ...]) -> Case:
-    """Transformers of a preset's widths; `own` are the suite's dimensions, or widths that it wants otherwise.
-
-    `{count}` and `{lengths}` in `call` are replaced by how many prompts there are, and how long.
-    """
+    """Transformers of a preset's widths; `own` are the suite's dimensions, or widths that it wants otherwise."""
     dimensions = {**WIDTHS[preset], **own}
-    longest = dimensions["tokens"] if "tokens" in dimensions else dimensions["context"]
-    words = {
-        "count": span(dimensions["sequences"]),
-        "lengths": lengths_text(longest, dimensions["sequences"]),
-    }
-    return Case(name, dimensions, call.format(**words), model_text(dimensions))
+    return Case(name, dimensions, call, model_text(dimensions))
+
+
+def prompts(
+    preset: str, name: str, sequences: int, tokens: tuple[int, ...], max_context: int, **own: tuple[int, ...]
+) -> Case:
+    """Calls that read prompts, the longest of `tokens` ids."""
+    call = f"{count(sequences, 'prompt')} of {lengths_text(tokens, (sequences,))} ids"
+    return family(
+        preset, name, call, **own, sequences=(sequences,), tokens=tokens, max_context=(max_context,)
+    )
+
+
+def contexts(
+    preset: str,
+    name: str,
+    sequences: tuple[int, ...],
+    context: tuple[int, ...],
+    max_context: int,
+    call: str,
+    *,
+    is_together: bool,
+    **own: tuple[int, ...],
+) -> Case:
+    """Calls that add ids after prompts, the longest of `context` ids; `call` has places for {count} and {lengths}."""
+    return family(
+        preset,
+        name,
+        call.format(count=span(sequences), lengths=lengths_text(context, sequences)),
+        **own,
+        sequences=sequences,
+        context=context,
+        max_context=(max_context,),
+        together=(int(is_together),),
+    )
+
+
+def alone(preset: str, name: str, sequences: int, context: tuple[int, ...], max_context: int) -> Case:
+    """Calls of `decode`."""
+    call = "1 id for each of {count} sequences, one after the other, after prompts of {lengths} ids"
+    return contexts(preset, name, (sequences,), context, max_context, call, is_together=False)
+
+
+def batched(
+    preset: str, name: str, sequences: tuple[int, ...], context: tuple[int, ...], max_context: int
+) -> Case:
+    """Calls of `decode_batched`."""
+    call = "1 id for each of {count} sequences in one step, after prompts of {lengths} ids"
+    return contexts(preset, name, sequences, context, max_context, call, is_together=True)
+
+
+def peak(
+    preset: str,
+    name: str,
+    sequences: int,
+    context: tuple[int, ...],
+    max_context: int,
+    **own: tuple[int, ...],
+) -> Case:
+    """The trial of `peak_memory`."""
+    call = "{count} prompts of {lengths} ids at once, then " + count(PEAK_STEPS, "step")
+    return contexts(preset, name, (sequences,), context, max_context, call, is_together=True, **own)
 
 
 def sizes(
@@ -144,46 +198,13 @@ def sizes(
     )
 
 
-PREFILL_CALL = "{count} prompts of {lengths} ids"
 _PREFILL = sizes(
     {
-        "tiny": (
-            family(
-                "tiny",
-                "prompts-2x24",
-                PREFILL_CALL,
-                sequences=(2,),
-                tokens=around(24, 4),
-                max_context=(64,),
-            ),
-        ),
-        "demo": (
-            family(
-                "demo",
-                "prompts-2x200",
-                PREFILL_CALL,
-                sequences=(2,),
-                tokens=around(200, 20),
-                max_context=(512,),
-            ),
-        ),
+        "tiny": (prompts("tiny", "prompts-2x24", 2, around(24, 4), 64),),
+        "demo": (prompts("demo", "prompts-2x200", 2, around(200, 20), 512),),
         "standard": (
-            family(
-                "standard",
-                "prompts-4x150",
-                PREFILL_CALL,
-                sequences=(4,),
-                tokens=around(150, 15),
-                max_context=(1024,),
-            ),
-            family(
-                "standard",
-                "prompt-500",
-                "{count} prompt of {lengths} ids",
-                sequences=(1,),
-                tokens=around(500, 60),
-                max_context=(1024,),
-            ),
+            prompts("standard", "prompts-4x150", 4, around(150, 15), 1024),
+            prompts("standard", "prompt-500", 1, around(500, 60), 1024),
         ),
     },
     {"tiny": 4, "demo": 40, "standard": 12},
@@ -194,49 +215,16 @@ PREFILL = SuiteInfo(
     title="Prefill: reading prompts",
     unit="ns per call",
     presets=presets_of(_PREFILL),
-    minimum_effect_log_ppm=9_951,  # ln 1.01
     cap_log_ppm=1_386_295,  # ln 4, rounded up: products at half of what a core reaches, or a third
-    worst_case_log_ppm=-51_293,  # ln 0.95
     sizes=_PREFILL,
-    guard=GuardInfo("demo", margin_log_ppm=29_558),  # ln 1.03
+    guard=TIME_GUARD,
 )
 
-DECODE_CALL = "1 id for each of {count} sequences, one after the other, after prompts of {lengths} ids"
 _DECODE = sizes(
     {
-        "tiny": (
-            family(
-                "tiny",
-                "context-24",
-                DECODE_CALL,
-                sequences=(2,),
-                context=around(24, 4),
-                max_context=(64,),
-                together=(0,),
-            ),
-        ),
-        "demo": (
-            family(
-                "demo",
-                "context-200",
-                DECODE_CALL,
-                sequences=(4,),
-                context=around(200, 20),
-                max_context=(512,),
-                together=(0,),
-            ),
-        ),
-        "standard": (
-            family(
-                "standard",
-                "context-300",
-                DECODE_CALL,
-                sequences=(2,),
-                context=around(300, 30),
-                max_context=(1024,),
-                together=(0,),
-            ),
-        ),
+        "tiny": (alone("tiny", "context-24", 2, around(24, 4), 64),),
+        "demo": (alone("demo", "context-200", 4, around(200, 20), 512),),
+        "standard": (alone("standard", "context-300", 2, around(300, 30), 1024),),
     },
     {"tiny": 6, "demo": 96, "standard": 48},
 )
@@ -246,57 +234,18 @@ DECODE = SuiteInfo(
     title="Decode: one sequence, one id at a time",
     unit="ns per call",
     presets=presets_of(_DECODE),
-    minimum_effect_log_ppm=9_951,  # ln 1.01
     cap_log_ppm=2_079_442,  # ln 8, rounded up: reading the weights from a core's caches, and room to spare
-    worst_case_log_ppm=-51_293,  # ln 0.95
     sizes=_DECODE,
-    guard=GuardInfo("demo", margin_log_ppm=29_558),  # ln 1.03
+    guard=TIME_GUARD,
 )
 
-BATCHED_CALL = "1 id for each of {count} sequences in one step, after prompts of {lengths} ids"
 _DECODE_BATCHED = sizes(
     {
-        "tiny": (
-            family(
-                "tiny",
-                "contexts-5x24",
-                BATCHED_CALL,
-                sequences=(4, 5),
-                context=around(24, 4),
-                max_context=(64,),
-                together=(1,),
-            ),
-        ),
-        "demo": (
-            family(
-                "demo",
-                "contexts-8x200",
-                BATCHED_CALL,
-                sequences=(8,),
-                context=around(200, 20),
-                max_context=(512,),
-                together=(1,),
-            ),
-        ),
+        "tiny": (batched("tiny", "contexts-5x24", (4, 5), around(24, 4), 64),),
+        "demo": (batched("demo", "contexts-8x200", (8,), around(200, 20), 512),),
         "standard": (
-            family(
-                "standard",
-                "contexts-8x300",
-                BATCHED_CALL,
-                sequences=(8,),
-                context=around(300, 30),
-                max_context=(1024,),
-                together=(1,),
-            ),
-            family(
-                "standard",
-                "contexts-16x200",
-                BATCHED_CALL,
-                sequences=(16,),
-                context=around(200, 20),
-                max_context=(1024,),
-                together=(1,),
-            ),
+            batched("standard", "contexts-8x300", (8,), around(300, 30), 1024),
+            batched("standard", "contexts-16x200", (16,), around(200, 20), 1024),
         ),
     },
     {"tiny": 6, "demo": 96, "standard": 48},
@@ -307,43 +256,30 @@ DECODE_BATCHED = SuiteInfo(
     title="Decode: many sequences together",
     unit="ns per call",
     presets=presets_of(_DECODE_BATCHED),
-    minimum_effect_log_ppm=9_951,  # ln 1.01
     cap_log_ppm=1_791_760,  # ln 6, rounded up
-    worst_case_log_ppm=-51_293,  # ln 0.95
     sizes=_DECODE_BATCHED,
-    guard=GuardInfo("demo", margin_log_ppm=29_558),  # ln 1.03
+    guard=TIME_GUARD,
 )
 
 
-def checkpoints(preset: str, **own: tuple[int, ...]) -> tuple[Case, ...]:
-    """One case: short prompts, yet long enough that every expert gets tokens."""
+def checkpoint(preset: str, **own: tuple[int, ...]) -> tuple[Case, ...]:
+    """The one case of `checkpoint_load`: short prompts, yet long enough that every expert gets tokens."""
+    case = prompts(preset, "prompts-2x64", 2, around(64, 8), 128, **own)
     least, most = (
         f"{(WEIGHT_BYTES * parameters + HEADER_BYTES) / 1e6:.2g}"
-        for parameters in parameter_ends({**WIDTHS[preset], **own})
+        for parameters in parameter_ends(case.dimensions)
     )
-    return (
-        family(
-            preset,
-            "prompts-2x64",
-            f"a checkpoint of {least}-{most} MB, then {{count}} prompts of {{lengths}} ids",
-            sequences=(2,),
-            tokens=around(64, 8),
-            max_context=(128,),
-            **own,
-        ),
-    )
+    return (replace(case, call=f"a checkpoint of {least}-{most} MB, then {case.call}"),)
 
 
 # The first load of a process imports what torch builds modules without memory with: 1-2 s.
 _LOAD_LIMITS = TimeLimits(start_ms=60_000, load_ms=20_000, call_ms=30_000)
 _CHECKPOINT_LOAD = sizes(
     {
-        "tiny": checkpoints("tiny"),
-        "demo": checkpoints("demo"),
+        "tiny": checkpoint("tiny"),
+        "demo": checkpoint("demo"),
         # The served model's widths in two layers: what fits into the sample's /tmp.
-        "standard": checkpoints(
-            "standard", n_layers=(2,), vocab=(3968, 4096, 4224), d_expert=(224, 240, 256)
-        ),
+        "standard": checkpoint("standard", n_layers=(2,), vocab=(3968, 4096, 4224), d_expert=(224, 240, 256)),
     },
     {"tiny": 4, "demo": 12, "standard": 12},
     time_limits=dict.fromkeys(WIDTHS, _LOAD_LIMITS),
@@ -354,52 +290,16 @@ CHECKPOINT_LOAD = SuiteInfo(
     title="Checkpoint on disk to first logits",
     unit="ns per call",
     presets=presets_of(_CHECKPOINT_LOAD),
-    minimum_effect_log_ppm=9_951,  # ln 1.01
     cap_log_ppm=1_609_438,  # ln 5, rounded up: the bytes must be read and the prompts computed
-    worst_case_log_ppm=-51_293,  # ln 0.95
     sizes=_CHECKPOINT_LOAD,
 )
 
-PEAK_CALL = "{count} prompts of {lengths} ids at once, then " + count(PEAK_STEPS, "step")
 _SMALL: Dimensions = {"vocab": (480, 512, 544), "n_layers": (2,), "n_kv_heads": (8,)}
 _PEAK_MEMORY = sizes(
     {
-        "tiny": (
-            family(
-                "tiny",
-                "prompts-4x256",
-                PEAK_CALL,
-                sequences=(4,),
-                context=around(256, 16),
-                max_context=(512,),
-                together=(1,),
-            ),
-        ),
-        "demo": (
-            family(
-                "demo",
-                "prompts-8x1000",
-                PEAK_CALL,
-                **_SMALL,
-                n_experts=(8,),
-                sequences=(8,),
-                context=around(1000, 40),
-                max_context=(2048,),
-                together=(1,),
-            ),
-        ),
-        "standard": (
-            family(
-                "standard",
-                "prompts-16x1000",
-                PEAK_CALL,
-                **_SMALL,
-                sequences=(16,),
-                context=around(1000, 40),
-                max_context=(2048,),
-                together=(1,),
-            ),
-        ),
+        "tiny": (peak("tiny", "prompts-4x256", 4, around(256, 16), 512),),
+        "demo": (peak("demo", "prompts-8x1000", 8, around(1000, 40), 2048, **_SMALL, n_experts=(8,)),),
+        "standard": (peak("standard", "prompts-16x1000", 16, around(1000, 40), 2048, **_SMALL),),
     },
     {"tiny": 1, "demo": 1, "standard": 1},
     memory_bytes={"tiny": 768 * MIB, "demo": 1536 * MIB, "standard": 3072 * MIB},
@@ -410,7 +310,6 @@ PEAK_MEMORY = SuiteInfo(
     title="Peak memory of prompts and steps",
     unit="bytes",
     presets=presets_of(_PEAK_MEMORY),
-    minimum_effect_log_ppm=9_951,  # ln 1.01
     cap_log_ppm=1_386_295,  # ln 4, rounded up: the interpreter and torch remain
     worst_case_log_ppm=-19_803,  # ln 1/1.02: memory hardly varies from run to run
     sizes=_PEAK_MEMORY,

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 MIB = 1024 * 1024
+GUARD_TIME_MARGIN_LOG_PPM = 29_558  # ln 1.03
+GUARD_MEMORY_MARGIN_LOG_PPM = 19_802  # ln 1.02: peak memory hardly varies from run to run
+GUARD_LOAD_MARGIN_LOG_PPM = 95_310  # ln 1.10, of starting and loading: a tenth of a second
 Dimensions = Mapping[str, tuple[int, ...]]
 
 
@@ -100,6 +103,9 @@ class GuardInfo:
     only_if_numerics_changed: bool = False  # skipped while all outputs are equal to the bit
 
 
+TIME_GUARD = GuardInfo("demo", margin_log_ppm=GUARD_TIME_MARGIN_LOG_PPM)
+
+
 @dataclass(frozen=True, slots=True)
 class SuiteInfo:
     """All facts of a suite that are known without running it.
@@ -114,10 +120,10 @@ class SuiteInfo:
     title: str
     unit: str
     presets: Mapping[str, PresetInfo]  # those that a bounty can have
-    minimum_effect_log_ppm: int
-    cap_log_ppm: int
-    worst_case_log_ppm: int
     sizes: Mapping[str, Size]  # by preset, with `tiny`, which is for tests
+    cap_log_ppm: int
+    minimum_effect_log_ppm: int = 9_951  # ln 1.01, rounded up
+    worst_case_log_ppm: int = -51_293  # ln 0.95
     guard: GuardInfo | None = None  # None: it does not guard other suites' gains
 
     def size(self, preset: str) -> Size:

@@ -5,9 +5,9 @@ from types import MappingProxyType
 
 from benchmarks.catalogue.facts import (
     MIB,
+    TIME_GUARD,
     TIME_LIMITS,
     Case,
-    GuardInfo,
     PresetInfo,
     Size,
     SuiteInfo,
@@ -136,11 +136,9 @@ MOE_FORWARD = SuiteInfo(
             "standard": presets_of(_FORWARD)["standard"],
         }
     ),
-    minimum_effect_log_ppm=9_951,  # ln 1.01, rounded up
     cap_log_ppm=3_688_880,  # ln 40, rounded up: past what removing every idle expert can give
-    worst_case_log_ppm=-51_293,  # ln 0.95
     sizes=_FORWARD,
-    guard=GuardInfo("demo", margin_log_ppm=29_558),  # ln 1.03
+    guard=TIME_GUARD,
 )
 
 # As many tokens as keep what is computed large in comparison with what is sent.
@@ -149,13 +147,7 @@ _BACKWARD: Mapping[str, Size] = MappingProxyType(
         "tiny": Size(
             cases=(
                 family(
-                    "tiny",
-                    tokens=around(64, 8),
-                    d_model=64,
-                    d_expert=(64,),
-                    n_experts=8,
-                    top_k=2,
-                    n_shared=1,
+                    "tiny", tokens=around(64, 8), d_model=64, d_expert=(64,), n_experts=8, top_k=2, n_shared=1
                 ),
             ),
             calls_per_side=6,
@@ -214,9 +206,7 @@ MOE_BACKWARD = SuiteInfo(
     title="MoE layer, forward and backward",
     unit="ns per call",
     presets=presets_of(_BACKWARD),
-    minimum_effect_log_ppm=9_951,  # ln 1.01
     cap_log_ppm=3_688_880,  # ln 40, as moe_forward
-    worst_case_log_ppm=-51_293,  # ln 0.95
     sizes=_BACKWARD,
-    guard=GuardInfo("demo", margin_log_ppm=29_558),  # ln 1.03
+    guard=TIME_GUARD,
 )

@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 from benchmarks.catalogue.facts import (
     MIB,
+    TIME_GUARD,
     TIME_LIMITS,
     Case,
     Dimensions,
@@ -112,11 +113,9 @@ TRAIN_STEP = SuiteInfo(
     title="Training, one optimiser step",
     unit="ns per call",
     presets=presets_of(_TRAIN_STEP),
-    minimum_effect_log_ppm=9_951,  # ln 1.01
     cap_log_ppm=2_302_586,  # ln 10: past what the step's matrix products leave room for
-    worst_case_log_ppm=-51_293,  # ln 0.95
     sizes=_TRAIN_STEP,
-    guard=GuardInfo("demo", margin_log_ppm=29_558),  # ln 1.03
+    guard=TIME_GUARD,
 )
 
 # Widths per preset, and what a step and one scoring are made of.
@@ -251,7 +250,6 @@ TIME_TO_LOSS = SuiteInfo(
     presets=presets_of(_TIME_TO_LOSS),
     minimum_effect_log_ppm=19_803,  # ln 1.02
     cap_log_ppm=1_386_295,  # ln 4
-    worst_case_log_ppm=-51_293,  # ln 0.95
     sizes=_TIME_TO_LOSS,
 )
 
@@ -269,7 +267,6 @@ QUALITY = SuiteInfo(
     title="Held-out loss after equal training time",
     unit="nano-nats per id",
     presets=presets_of(_QUALITY),
-    minimum_effect_log_ppm=9_951,  # ln 1.01: loss, so 1 % is a lot
     cap_log_ppm=223_144,  # ln 1.25: what is above may have looked the answers up
     worst_case_log_ppm=-9_951,
     sizes=_QUALITY,

@@ -16,8 +16,6 @@ forward and makes all gradients again. Ratios are medians of the ratios within a
 
 from __future__ import annotations
 
-import argparse
-import os
 import random
 import statistics
 import sys
@@ -31,10 +29,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.commands import command_line, ends_plainly
-from benchmarks.report import MeasuringFailed, Report, Row, milliseconds
+from benchmarks.commands import ends_plainly
+from benchmarks.figures import one_core
+from benchmarks.report import MeasuringFailed, Row, milliseconds
 from model import native
-from model.command_errors import CommandParser
 from model.layers.ffn import SwiGLU
 from model.layers.moe import experts, experts_fused
 
@@ -231,22 +229,17 @@ def _read_bandwidth() -> float:
 
 @ends_plainly
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = CommandParser(
-        prog="python -m benchmarks.figures.experts",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    return one_core.run(
+        "python -m benchmarks.figures.experts",
+        __doc__,
+        arguments,
+        lambda is_quick: measure(
+            seconds=QUICK_SECONDS if is_quick else CELL_SECONDS,
+            tokens=tuple(n for n in TOKENS if n <= 512) if is_quick else TOKENS,
+        ),
+        quick="a sixth of the time, up to 512 tokens",
+        keeps_memory=False,
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
-    parser.add_argument(
-        "--quick", action="store_true", help="a sixth of the time, up to 512 tokens: a first look"
-    )
-    chosen = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    tokens = tuple(n for n in TOKENS if n <= 512) if chosen.quick else TOKENS
-    rows = measure(seconds=QUICK_SECONDS if chosen.quick else CELL_SECONDS, tokens=tokens)
-    Report.here(command_line(parser.prog, arguments), rows).show(as_json=chosen.json)
-    return 0
 
 
 if __name__ == "__main__":

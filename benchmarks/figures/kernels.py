@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import os
 import shutil
 import statistics
 import sys
@@ -22,13 +21,13 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.commands import ends_plainly
+from benchmarks.figures import one_core
 from benchmarks.peers.drivers.machine import bandwidth, gemm
 from benchmarks.peers.models import QWEN3_MOE_186M
 from benchmarks.peers.quartiles import Quartiles
 from benchmarks.peers.roofline import cache_read, prefill_flops, weights_read
-from benchmarks.report import Report, Row
+from benchmarks.report import Row
 from model.checkpoint import models_home
-from model.command_errors import CommandParser
 from model.config import ModelConfig
 from model.layers.unfilled import unfilled
 from model.serving.executors.base import Part
@@ -247,17 +246,14 @@ def timed_s(work: Callable[[], object], repeats: int) -> float:
 
 @ends_plainly
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = CommandParser(prog="python -m benchmarks.figures.kernels", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
-    parser.add_argument("--quick", action="store_true", help="fewer rounds and texts")
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    plan = QUICK if options.quick else FULL
-    command = f"python -m benchmarks.figures.kernels{' --quick' if options.quick else ''}"
-    Report.here(command, measure(plan)).show(as_json=options.json)
-    return 0
+    return one_core.run(
+        "python -m benchmarks.figures.kernels",
+        __doc__,
+        arguments,
+        lambda is_quick: measure(QUICK if is_quick else FULL),
+        quick="fewer rounds and texts",
+        keeps_memory=False,
+    )
 
 
 if __name__ == "__main__":

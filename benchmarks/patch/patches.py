@@ -49,19 +49,6 @@ class Patch:
         """SHA-256 in hex of the normalised text: equal for patches that say the same in another dress."""
         return sha256_hex(normalise(self).encode())
 
-    @property
-    def added_lines(self) -> int:
-        """Lines that begin with '+'."""
-        return self._count(b"+")
-
-    @property
-    def removed_lines(self) -> int:
-        """Lines that begin with '-'."""
-        return self._count(b"-")
-
-    def _count(self, sign: bytes) -> int:
-        return sum(line[:1] == sign for file in self.files for hunk in file.hunks for line in hunk.lines)
-
 
 def parse_patch(text: str | bytes) -> Patch:
     """Read a unified diff. Raises PatchError, and nothing else, for whatever is not exact."""

@@ -32,12 +32,6 @@ _SHARES = MappingProxyType(
     )
 )
 
-# Proposed margins, nats. Time: a pair's noise is 1-3 %. Peak memory hardly varies from run to run. The time to load
-# includes starting a process, whose noise is 6-8 %.
-TIME_MARGIN_LOG = math.log(1.03)
-MEMORY_MARGIN_LOG = math.log(1.02)
-LOAD_MARGIN_LOG = math.log(1.10)
-
 
 class GuardOutcome(StrEnum):
     """Outcome of a rail's pairs so far."""

@@ -13,8 +13,8 @@ from benchmarks.catalogue.decoders import (
     CHECKPOINT_CAP_BYTES,
     HEADER_BYTES,
     STEP_TOKENS,
-    family,
     parameter_ends,
+    prompts,
     transformer_parameters,
 )
 from benchmarks.catalogue.facts import MIB, around, span, spread
@@ -113,13 +113,8 @@ def test_a_checkpoint_s_text_has_the_bytes_that_are_sent() -> None:
 
 
 def test_a_changed_shape_changes_the_text() -> None:
-    def case(middle: int) -> str:
-        return family(
-            "demo", "a", "{count} of {lengths}", sequences=(2,), tokens=around(middle, 20), max_context=(512,)
-        ).call
-
-    assert case(200) == "2 of 90-220"
-    assert case(300) == "2 of 140-320"
+    assert prompts("demo", "a", 2, around(200, 20), 512).call == "2 prompts of 90-220 ids"
+    assert prompts("demo", "a", 1, around(300, 20), 512).call == "1 prompt of 280-320 ids"
 
 
 def test_spread_and_spans() -> None:
