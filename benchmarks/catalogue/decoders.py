@@ -2,20 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from types import MappingProxyType
 
 from benchmarks.catalogue.facts import (
     MIB,
     TIME_GUARD,
-    TIME_LIMITS,
     Case,
     Dimensions,
-    Size,
     SuiteInfo,
     TimeLimits,
     around,
     count,
+    dimensions,
     presets_of,
+    sizes,
     span,
     spread,
 )
@@ -23,52 +22,22 @@ from benchmarks.catalogue.facts import (
 # Widths per preset. Heads are powers of two wide: there all implementations' rotary frequencies round to the same numbers.
 WIDTHS: Mapping[str, Dimensions] = {
     "tiny": {
-        "vocab": (256, 320),
-        "d_model": (64,),
-        "n_layers": (2,),
-        "n_heads": (4,),
-        "n_kv_heads": (2,),
-        "d_head": (16,),
-        "d_ff": (96,),
-        "d_expert": (32, 48),
-        "n_experts": (8,),
-        "top_k": (2,),
-        "n_shared": (1,),
-        "first_moe_layer": (1,),
-        "tied": (0, 1),
+        **dimensions(vocab=(256, 320), d_model=64, n_layers=2, n_heads=4, n_kv_heads=2, d_head=16),
+        **dimensions(d_ff=96, d_expert=(32, 48), n_experts=8, top_k=2, n_shared=1, first_moe_layer=1),
+        **dimensions(tied=(0, 1)),
     },
     "demo": {
-        "vocab": (1920, 2048, 2176),
-        "d_model": (256,),
-        "n_layers": (4,),
-        "n_heads": (8,),
-        "n_kv_heads": (2,),
-        "d_head": (32,),
-        "d_ff": (480, 512, 544),
-        "d_expert": (112, 128, 144),
-        "n_experts": (16,),
-        "top_k": (2,),
-        "n_shared": (1,),
-        "first_moe_layer": (1,),
-        "tied": (0, 1),
+        **dimensions(vocab=(1920, 2048, 2176), d_model=256, n_layers=4, n_heads=8, n_kv_heads=2),
+        **dimensions(d_head=32, d_ff=(480, 512, 544), d_expert=(112, 128, 144), n_experts=16, top_k=2),
+        **dimensions(n_shared=1, first_moe_layer=1, tied=(0, 1)),
     },
     "standard": {
-        "vocab": (7936, 8192, 8448),
-        "d_model": (512,),
-        "n_layers": (6,),
-        "n_heads": (8,),
-        "n_kv_heads": (2, 4),
-        "d_head": (64,),
-        "d_ff": (1024, 1280),
-        "d_expert": (224, 256, 288),
-        "n_experts": (16,),
-        "top_k": (4,),
-        "n_shared": (1,),
-        "first_moe_layer": (1,),
-        "tied": (0, 1),
+        **dimensions(vocab=(7936, 8192, 8448), d_model=512, n_layers=6, n_heads=8, n_kv_heads=(2, 4)),
+        **dimensions(d_head=64, d_ff=(1024, 1280), d_expert=(224, 256, 288), n_experts=16, top_k=4),
+        **dimensions(n_shared=1, first_moe_layer=1, tied=(0, 1)),
     },
 }
-MEMORY_BYTES = {"tiny": 512 * MIB, "demo": 1024 * MIB, "standard": 2048 * MIB}
+MEMORY_MIB = {"tiny": 512, "demo": 1024, "standard": 2048}
 WEIGHT_BYTES = 4  # single precision
 
 CHECKPOINT_CAP_BYTES = 60 * MIB
@@ -92,19 +61,19 @@ def transformer_parameters(shape: Mapping[str, int]) -> int:
     return n_layers * attention + dense_layers * dense + (n_layers - dense_layers) * experts + tables
 
 
-def parameter_ends(dimensions: Dimensions) -> tuple[int, int]:
+def parameter_ends(drawn: Dimensions) -> tuple[int, int]:
     """The parameters of the smallest and of the largest transformer of a family."""
-    least = {name: min(choices) for name, choices in dimensions.items()} | {"tied": max(dimensions["tied"])}
-    most = {name: max(choices) for name, choices in dimensions.items()} | {"tied": min(dimensions["tied"])}
+    least = {name: min(choices) for name, choices in drawn.items()} | {"tied": max(drawn["tied"])}
+    most = {name: max(choices) for name, choices in drawn.items()} | {"tied": min(drawn["tied"])}
     return transformer_parameters(least), transformer_parameters(most)
 
 
-def model_text(dimensions: Dimensions) -> str:
+def model_text(drawn: Dimensions) -> str:
     """The size of a transformer in words."""
     layers, d_model, experts, top_k = (
-        span(dimensions[name]) for name in ("n_layers", "d_model", "n_experts", "top_k")
+        span(drawn[name]) for name in ("n_layers", "d_model", "n_experts", "top_k")
     )
-    least, most = (f"{parameters / 1e6:.2g}" for parameters in parameter_ends(dimensions))
+    least, most = (f"{parameters / 1e6:.2g}" for parameters in parameter_ends(drawn))
     millions = least if least == most else f"{least}-{most}"
     return f"{layers} layers, d_model {d_model}, {experts} experts, top-{top_k}; {millions}M parameters"
 
@@ -117,8 +86,8 @@ def lengths_text(longest: tuple[int, ...], sequences: tuple[int, ...]) -> str:
 
 def family(preset: str, name: str, call: str, **own: tuple[int, ...]) -> Case:
     """Transformers of a preset's widths; `own` are the suite's dimensions, or widths that it wants otherwise."""
-    dimensions = {**WIDTHS[preset], **own}
-    return Case(name, dimensions, call, model_text(dimensions))
+    drawn = {**WIDTHS[preset], **own}
+    return Case(name, drawn, call, model_text(drawn))
 
 
 def prompts(
@@ -182,22 +151,6 @@ def peak(
     return contexts(preset, name, (sequences,), context, max_context, call, is_together=True, **own)
 
 
-def sizes(
-    cases: Mapping[str, tuple[Case, ...]],
-    calls_per_side: Mapping[str, int],
-    *,
-    time_limits: Mapping[str, TimeLimits] = TIME_LIMITS,
-    memory_bytes: Mapping[str, int] = MEMORY_BYTES,
-) -> Mapping[str, Size]:
-    """The sizes of all presets."""
-    return MappingProxyType(
-        {
-            preset: Size(cases[preset], calls_per_side[preset], time_limits[preset], memory_bytes[preset])
-            for preset in cases
-        }
-    )
-
-
 _PREFILL = sizes(
     {
         "tiny": (prompts("tiny", "prompts-2x24", 2, around(24, 4), 64),),
@@ -208,6 +161,7 @@ _PREFILL = sizes(
         ),
     },
     {"tiny": 4, "demo": 40, "standard": 12},
+    MEMORY_MIB,
 )
 
 PREFILL = SuiteInfo(
@@ -227,6 +181,7 @@ _DECODE = sizes(
         "standard": (alone("standard", "context-300", 2, around(300, 30), 1024),),
     },
     {"tiny": 6, "demo": 96, "standard": 48},
+    MEMORY_MIB,
 )
 
 DECODE = SuiteInfo(
@@ -249,6 +204,7 @@ _DECODE_BATCHED = sizes(
         ),
     },
     {"tiny": 6, "demo": 96, "standard": 48},
+    MEMORY_MIB,
 )
 
 DECODE_BATCHED = SuiteInfo(
@@ -282,6 +238,7 @@ _CHECKPOINT_LOAD = sizes(
         "standard": checkpoint("standard", n_layers=(2,), vocab=(3968, 4096, 4224), d_expert=(224, 240, 256)),
     },
     {"tiny": 4, "demo": 12, "standard": 12},
+    MEMORY_MIB,
     time_limits=dict.fromkeys(WIDTHS, _LOAD_LIMITS),
 )
 
@@ -302,7 +259,7 @@ _PEAK_MEMORY = sizes(
         "standard": (peak("standard", "prompts-16x1000", 16, around(1000, 40), 2048, **_SMALL),),
     },
     {"tiny": 1, "demo": 1, "standard": 1},
-    memory_bytes={"tiny": 768 * MIB, "demo": 1536 * MIB, "standard": 3072 * MIB},
+    {"tiny": 768, "demo": 1536, "standard": 3072},
 )
 
 PEAK_MEMORY = SuiteInfo(

@@ -135,6 +135,11 @@ class SuiteInfo:
         return self.sizes[preset]
 
 
+def dimensions(**choices: int | tuple[int, ...]) -> Dimensions:
+    """The dimensions of a family, in the order in which they are drawn; one number is the only choice."""
+    return {name: (value,) if isinstance(value, int) else value for name, value in choices.items()}
+
+
 def around(middle: int, spread: int) -> tuple[int, ...]:
     """All whole numbers that are at most `spread` away from `middle`."""
     return tuple(range(middle - spread, middle + spread + 1))
@@ -157,6 +162,29 @@ def span(values: Iterable[int]) -> str:
 def count(number: int, noun: str) -> str:
     """A number with its noun: `1 probe`, `8 sequences`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def sizes(
+    cases: Mapping[str, tuple[Case, ...]],
+    calls_per_side: Mapping[str, int],
+    memory_mib: Mapping[str, int],
+    *,
+    time_limits: Mapping[str, TimeLimits] = TIME_LIMITS,
+    most_calls: Mapping[str, int] = MappingProxyType({}),
+) -> Mapping[str, Size]:
+    """The sizes of all presets."""
+    return MappingProxyType(
+        {
+            preset: Size(
+                cases[preset],
+                calls_per_side[preset],
+                time_limits[preset],
+                memory_mib[preset] * MIB,
+                most_calls.get(preset, 0),
+            )
+            for preset in cases
+        }
+    )
 
 
 def presets_of(sizes: Mapping[str, Size]) -> Mapping[str, PresetInfo]:

@@ -1,33 +1,32 @@
 """Suites of one MoE layer: `moe_forward` and `moe_backward`."""
 
-from collections.abc import Mapping
 from types import MappingProxyType
 
 from benchmarks.catalogue.facts import (
-    MIB,
     TIME_GUARD,
     TIME_LIMITS,
     Case,
     PresetInfo,
-    Size,
     SuiteInfo,
     TimeLimits,
     around,
     count,
+    dimensions,
     presets_of,
+    sizes,
     span,
 )
 
 
 def family(
     name: str,
-    *,
     tokens: tuple[int, ...],
     d_model: int,
     d_expert: tuple[int, ...],
-    n_experts: int,
+    *,
+    experts: int,
     top_k: int,
-    n_shared: int,
+    shared: int,
     block: int = 1,
 ) -> Case:
     """A family of MoE shapes, each dimension drawn from its choices. `block` batches of `tokens` make one call."""
@@ -35,89 +34,37 @@ def family(
     return Case(
         name,
         {
-            "block": (block,),
-            "tokens": tokens,
-            "d_model": (d_model,),
-            "d_expert": d_expert,
-            "n_experts": (n_experts,),
-            "top_k": (top_k,),
-            "n_shared": (n_shared,),
+            **dimensions(block=block, tokens=tokens, d_model=d_model, d_expert=d_expert),
+            **dimensions(n_experts=experts, top_k=top_k, n_shared=shared),
         },
         call=tokens_text if block == 1 else f"{block} batches of {tokens_text}",
-        model=f"d_model {d_model}, {n_experts} experts of width {span(d_expert)}, top-{top_k}, "
-        f"{count(n_shared, 'shared expert')}",
+        model=f"d_model {d_model}, {experts} experts of width {span(d_expert)}, top-{top_k}, "
+        f"{count(shared, 'shared expert')}",
     )
 
 
 # `demo` is the smallest that a pair can time well: 20 to 30 ms a call for the textbook loop, and some 7 ms for the stack's
 # own form, of which transport takes less than a twentieth. `tiny` is for tests of the machinery. `standard` has one family
 # per regime of the served model.
-_FORWARD_DEMO = Size(
-    cases=(
-        family(
-            "prompt-200",
-            tokens=around(200, 16),
-            d_model=256,
-            d_expert=(400, 416, 432),
-            n_experts=16,
-            top_k=2,
-            n_shared=1,
-        ),
-    ),
-    calls_per_side=20,
-    most_calls=60,
-    time_limits=TIME_LIMITS["demo"],
-    memory_bytes=1024 * MIB,
-)
-_FORWARD: Mapping[str, Size] = MappingProxyType(
+_FORWARD_DEMO = (family("prompt-200", around(200, 16), 256, (400, 416, 432), experts=16, top_k=2, shared=1),)
+_FORWARD = sizes(
     {
-        "tiny": Size(
-            cases=(
-                family(
-                    "tiny",
-                    tokens=around(64, 8),
-                    d_model=128,
-                    d_expert=(128,),
-                    n_experts=16,
-                    top_k=2,
-                    n_shared=1,
-                ),
-            ),
-            calls_per_side=12,
-            most_calls=12,
-            time_limits=TimeLimits(start_ms=60_000, load_ms=20_000, call_ms=3_000),
-            memory_bytes=512 * MIB,
-        ),
+        "tiny": (family("tiny", around(64, 8), 128, (128,), experts=16, top_k=2, shared=1),),
         "demo": _FORWARD_DEMO,
         "tour": _FORWARD_DEMO,
-        "standard": Size(
-            cases=(
-                family(
-                    "decode-16",
-                    block=2,
-                    tokens=around(16, 4),
-                    d_model=512,
-                    d_expert=(512,),
-                    n_experts=32,
-                    top_k=4,
-                    n_shared=2,
-                ),
-                family(
-                    "prompt-512",
-                    tokens=around(512, 32),
-                    d_model=512,
-                    d_expert=(480, 512, 544),
-                    n_experts=32,
-                    top_k=4,
-                    n_shared=2,
-                ),
-            ),
-            calls_per_side=20,
-            most_calls=60,
-            time_limits=TIME_LIMITS["standard"],
-            memory_bytes=2048 * MIB,
+        "standard": (
+            family("decode-16", around(16, 4), 512, (512,), experts=32, top_k=4, shared=2, block=2),
+            family("prompt-512", around(512, 32), 512, (480, 512, 544), experts=32, top_k=4, shared=2),
         ),
-    }
+    },
+    {"tiny": 12, "demo": 20, "tour": 20, "standard": 20},
+    {"tiny": 512, "demo": 1024, "tour": 1024, "standard": 2048},
+    most_calls={"tiny": 12, "demo": 60, "tour": 60, "standard": 60},
+    time_limits={
+        **TIME_LIMITS,
+        "tiny": TimeLimits(start_ms=60_000, load_ms=20_000, call_ms=3_000),
+        "tour": TIME_LIMITS["demo"],
+    },
 )
 _TOUR_GUARDS = ("prefill", "decode")
 
@@ -142,63 +89,18 @@ MOE_FORWARD = SuiteInfo(
 )
 
 # As many tokens as keep what is computed large in comparison with what is sent.
-_BACKWARD: Mapping[str, Size] = MappingProxyType(
+_BACKWARD = sizes(
     {
-        "tiny": Size(
-            cases=(
-                family(
-                    "tiny", tokens=around(64, 8), d_model=64, d_expert=(64,), n_experts=8, top_k=2, n_shared=1
-                ),
-            ),
-            calls_per_side=6,
-            most_calls=6,
-            time_limits=TIME_LIMITS["tiny"],
-            memory_bytes=768 * MIB,
+        "tiny": (family("tiny", around(64, 8), 64, (64,), experts=8, top_k=2, shared=1),),
+        "demo": (family("batch-512", around(512, 32), 128, (240, 256, 272), experts=8, top_k=4, shared=1),),
+        "standard": (
+            family("batch-1024", around(1024, 64), 256, (480, 512, 544), experts=8, top_k=4, shared=1),
+            family("narrow-2048", around(2048, 128), 256, (128, 144), experts=32, top_k=4, shared=2),
         ),
-        "demo": Size(
-            cases=(
-                family(
-                    "batch-512",
-                    tokens=around(512, 32),
-                    d_model=128,
-                    d_expert=(240, 256, 272),
-                    n_experts=8,
-                    top_k=4,
-                    n_shared=1,
-                ),
-            ),
-            calls_per_side=20,
-            most_calls=60,
-            time_limits=TIME_LIMITS["demo"],
-            memory_bytes=1024 * MIB,
-        ),
-        "standard": Size(
-            cases=(
-                family(
-                    "batch-1024",
-                    tokens=around(1024, 64),
-                    d_model=256,
-                    d_expert=(480, 512, 544),
-                    n_experts=8,
-                    top_k=4,
-                    n_shared=1,
-                ),
-                family(
-                    "narrow-2048",
-                    tokens=around(2048, 128),
-                    d_model=256,
-                    d_expert=(128, 144),
-                    n_experts=32,
-                    top_k=4,
-                    n_shared=2,
-                ),
-            ),
-            calls_per_side=12,
-            most_calls=36,
-            time_limits=TIME_LIMITS["standard"],
-            memory_bytes=2048 * MIB,
-        ),
-    }
+    },
+    {"tiny": 6, "demo": 20, "standard": 12},
+    {"tiny": 768, "demo": 1024, "standard": 2048},
+    most_calls={"tiny": 6, "demo": 60, "standard": 36},
 )
 
 MOE_BACKWARD = SuiteInfo(

@@ -2,110 +2,71 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from benchmarks.catalogue.facts import (
-    MIB,
     TIME_GUARD,
-    TIME_LIMITS,
     Case,
     Dimensions,
     GuardInfo,
-    Size,
     SuiteInfo,
     around,
     count,
+    dimensions,
     presets_of,
+    sizes,
     span,
 )
 
-MEMORY_BYTES = {"tiny": 768 * MIB, "demo": 1024 * MIB, "standard": 2048 * MIB}
+MEMORY_MIB = {"tiny": 768, "demo": 1024, "standard": 2048}
+ONE_TRIAL = {"tiny": 1, "demo": 1, "standard": 1}
 TEXT_VOCAB = 128  # of the suites that train on text: one id per ASCII character
 
 
-def model_text(dimensions: Dimensions) -> str:
+def model_text(drawn: Dimensions) -> str:
     """The size of a transformer in words."""
     layers, d_model, experts, top_k, vocab = (
-        span(dimensions[name]) for name in ("n_layers", "d_model", "n_experts", "top_k", "vocab")
+        span(drawn[name]) for name in ("n_layers", "d_model", "n_experts", "top_k", "vocab")
     )
     return f"{count(int(layers), 'layer')}, d_model {d_model}, {experts} experts, top-{top_k}, vocabulary {vocab}"
 
 
-def step_ids(dimensions: Dimensions) -> str:
+def step_ids(drawn: Dimensions) -> str:
     """The ids of one step's batch."""
-    (sequences,) = dimensions["sequences"]
-    return span(sequences * length for length in dimensions["tokens"])
+    (sequences,) = drawn["sequences"]
+    return span(sequences * length for length in drawn["tokens"])
 
 
-def step_family(name: str, **own: tuple[int, ...]) -> Case:
+def step_family(name: str, **own: tuple[int, ...]) -> tuple[Case, ...]:
     """Transformers and batches of `train_step`."""
-    dimensions: Dimensions = {"n_shared": (1,), "top_k": (2,), "first_moe_layer": (0,), **own}
-    (sequences,), (probes,) = dimensions["sequences"], dimensions["probes"]
-    batch = f"{count(sequences, 'sequence')} of {span(dimensions['tokens'])} ids"
-    return Case(
-        name, dimensions, f"a batch of {batch}, then {count(probes, 'probe')}", model_text(dimensions)
-    )
+    drawn: Dimensions = {**dimensions(n_shared=1, top_k=2, first_moe_layer=0), **own}
+    (sequences,), (probes,) = drawn["sequences"], drawn["probes"]
+    batch = f"{count(sequences, 'sequence')} of {span(drawn['tokens'])} ids"
+    return (Case(name, drawn, f"a batch of {batch}, then {count(probes, 'probe')}", model_text(drawn)),)
 
 
-_STEP_CASES = {
-    "tiny": step_family(
-        "tiny",
-        sequences=(4,),
-        probes=(2,),
-        tokens=around(16, 2),
-        vocab=(56, 64),
-        d_model=(32,),
-        n_layers=(2,),
-        n_heads=(4,),
-        n_kv_heads=(2,),
-        d_head=(8,),
-        d_ff=(48,),
-        d_expert=(32,),
-        n_experts=(4,),
-        tied=(0, 1),
-        max_context=(32,),
-    ),
-    "demo": step_family(
-        "batch-8x64",
-        sequences=(8,),
-        probes=(1,),
-        tokens=around(64, 4),
-        vocab=(240, 256, 272),
-        d_model=(64,),
-        n_layers=(2,),
-        n_heads=(4,),
-        n_kv_heads=(2,),
-        d_head=(16,),
-        d_ff=(128,),
-        d_expert=(48, 64, 80),
-        n_experts=(8,),
-        tied=(0, 1),
-        max_context=(128,),
-    ),
-    "standard": step_family(
-        "batch-8x128",
-        sequences=(8,),
-        probes=(1,),
-        tokens=around(128, 8),
-        vocab=(960, 1024, 1088),
-        d_model=(128,),
-        n_layers=(3,),
-        n_heads=(4,),
-        n_kv_heads=(2,),
-        d_head=(32,),
-        d_ff=(256,),
-        d_expert=(112, 128, 144),
-        n_experts=(8,),
-        tied=(0, 1),
-        max_context=(256,),
-    ),
-}
-_STEP_CALLS = {"tiny": 6, "demo": 20, "standard": 10}
-_TRAIN_STEP: Mapping[str, Size] = MappingProxyType(
+_TRAIN_STEP = sizes(
     {
-        preset: Size((case,), _STEP_CALLS[preset], TIME_LIMITS[preset], MEMORY_BYTES[preset])
-        for preset, case in _STEP_CASES.items()
-    }
+        "tiny": step_family(
+            "tiny",
+            **dimensions(sequences=4, probes=2, tokens=around(16, 2), vocab=(56, 64), d_model=32),
+            **dimensions(n_layers=2, n_heads=4, n_kv_heads=2, d_head=8, d_ff=48, d_expert=32),
+            **dimensions(n_experts=4, tied=(0, 1), max_context=32),
+        ),
+        "demo": step_family(
+            "batch-8x64",
+            **dimensions(sequences=8, probes=1, tokens=around(64, 4), vocab=(240, 256, 272), d_model=64),
+            **dimensions(n_layers=2, n_heads=4, n_kv_heads=2, d_head=16, d_ff=128, d_expert=(48, 64, 80)),
+            **dimensions(n_experts=8, tied=(0, 1), max_context=128),
+        ),
+        "standard": step_family(
+            "batch-8x128",
+            **dimensions(sequences=8, probes=1, tokens=around(128, 8), vocab=(960, 1024, 1088), d_model=128),
+            **dimensions(n_layers=3, n_heads=4, n_kv_heads=2, d_head=32, d_ff=256, d_expert=(112, 128, 144)),
+            **dimensions(n_experts=8, tied=(0, 1), max_context=256),
+        ),
+    },
+    {"tiny": 6, "demo": 20, "standard": 10},
+    MEMORY_MIB,
 )
 
 TRAIN_STEP = SuiteInfo(
@@ -121,52 +82,19 @@ TRAIN_STEP = SuiteInfo(
 # Widths per preset, and what a step and one scoring are made of.
 WIDTHS: Mapping[str, Dimensions] = {
     "tiny": {
-        "d_model": (32,),
-        "n_layers": (1,),
-        "n_heads": (2,),
-        "n_kv_heads": (1,),
-        "d_head": (16,),
-        "d_ff": (32,),
-        "d_expert": (32, 48),
-        "n_experts": (4,),
-        "max_context": (64,),
-        "sequences": (8,),
-        "tokens": (28, 30, 32, 34),
-        "held_out": (16,),
-        "training_ids": (100_000,),
-        "held_out_ids": (40_000,),
+        **dimensions(d_model=32, n_layers=1, n_heads=2, n_kv_heads=1, d_head=16, d_ff=32),
+        **dimensions(d_expert=(32, 48), n_experts=4, max_context=64, sequences=8),
+        **dimensions(tokens=(28, 30, 32, 34), held_out=16, training_ids=100_000, held_out_ids=40_000),
     },
     "demo": {
-        "d_model": (64,),
-        "n_layers": (2,),
-        "n_heads": (4,),
-        "n_kv_heads": (2,),
-        "d_head": (16,),
-        "d_ff": (64,),
-        "d_expert": (48, 64, 80),
-        "n_experts": (8,),
-        "max_context": (128,),
-        "sequences": (8,),
-        "tokens": (60, 64, 68),
-        "held_out": (32,),
-        "training_ids": (400_000,),
-        "held_out_ids": (100_000,),
+        **dimensions(d_model=64, n_layers=2, n_heads=4, n_kv_heads=2, d_head=16, d_ff=64),
+        **dimensions(d_expert=(48, 64, 80), n_experts=8, max_context=128, sequences=8),
+        **dimensions(tokens=(60, 64, 68), held_out=32, training_ids=400_000, held_out_ids=100_000),
     },
     "standard": {
-        "d_model": (128,),
-        "n_layers": (3,),
-        "n_heads": (4,),
-        "n_kv_heads": (2,),
-        "d_head": (32,),
-        "d_ff": (128,),
-        "d_expert": (96, 128, 160),
-        "n_experts": (8,),
-        "max_context": (256,),
-        "sequences": (12,),
-        "tokens": (92, 96, 100),
-        "held_out": (32,),
-        "training_ids": (1_000_000,),
-        "held_out_ids": (200_000,),
+        **dimensions(d_model=128, n_layers=3, n_heads=4, n_kv_heads=2, d_head=32, d_ff=128),
+        **dimensions(d_expert=(96, 128, 160), n_experts=8, max_context=256, sequences=12),
+        **dimensions(tokens=(92, 96, 100), held_out=32, training_ids=1_000_000, held_out_ids=200_000),
     },
 }
 
@@ -203,22 +131,11 @@ EQUAL_TIMES = {
 }
 
 
-def text_family(name: str, preset: str, call: str) -> Case:
+def text_family(name: str, preset: str, call: str) -> tuple[Case, ...]:
     """Transformers of a preset's widths and a secret language."""
-    dimensions: Dimensions = {
-        "vocab": (TEXT_VOCAB,),
-        "tied": (1,),
-        "first_moe_layer": (0,),
-        "top_k": (2,),
-        "n_shared": (1,),
-        **WIDTHS[preset],
-    }
-    return Case(name, dimensions, call, model_text(dimensions))
-
-
-def trial_size(case: Case, preset: str) -> Size:
-    """A pair of one trial."""
-    return Size((case,), 1, TIME_LIMITS[preset], MEMORY_BYTES[preset])
+    fixed = dimensions(vocab=TEXT_VOCAB, tied=1, first_moe_layer=0, top_k=2, n_shared=1)
+    drawn: Dimensions = {**fixed, **WIDTHS[preset]}
+    return (Case(name, drawn, call, model_text(drawn)),)
 
 
 def race_text(preset: str) -> str:
@@ -239,8 +156,8 @@ def equal_time_text(preset: str) -> str:
     )
 
 
-_TIME_TO_LOSS: Mapping[str, Size] = MappingProxyType(
-    {preset: trial_size(text_family("race", preset, race_text(preset)), preset) for preset in RACES}
+_TIME_TO_LOSS = sizes(
+    {preset: text_family("race", preset, race_text(preset)) for preset in RACES}, ONE_TRIAL, MEMORY_MIB
 )
 
 TIME_TO_LOSS = SuiteInfo(
@@ -253,13 +170,13 @@ TIME_TO_LOSS = SuiteInfo(
     sizes=_TIME_TO_LOSS,
 )
 
-_QUALITY: Mapping[str, Size] = MappingProxyType(
+_QUALITY = sizes(
     {
-        preset: trial_size(
-            text_family(f"{size.steps}-steps-of-base", preset, equal_time_text(preset)), preset
-        )
+        preset: text_family(f"{size.steps}-steps-of-base", preset, equal_time_text(preset))
         for preset, size in EQUAL_TIMES.items()
-    }
+    },
+    ONE_TRIAL,
+    MEMORY_MIB,
 )
 
 QUALITY = SuiteInfo(
