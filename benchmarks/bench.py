@@ -28,6 +28,7 @@ from benchmarks.pairs.side import SideFailed
 from benchmarks.patch.layout import missing_modules
 from benchmarks.patch.patches import MAX_PATCH_BYTES, PatchError, apply_patch, diff_trees, parse_patch
 from benchmarks.patch.policy import PolicyViolation, check_patch, load_policy
+from benchmarks.report import say
 from benchmarks.judging.profiling import ProfileFailed, profile_tree
 from benchmarks.judging.reproduction import MAX_REPRODUCTION_BYTES, NotAReproduction, read_reproduction
 from benchmarks.sandbox import SandboxError, best_level
@@ -47,17 +48,13 @@ class Terminal:
     """Callbacks that tell a person on stderr how far it is."""
 
     def on_commitment(self, commitment: str) -> None:
-        self._say(f"secrets committed: {commitment[:16]}...")
+        say(f"secrets committed: {commitment[:16]}...")
 
     def on_progress(self, stage: str, pairs_done: int, pairs_max: int) -> bool:
         return False
 
     def on_log(self, text: str) -> None:
-        self._say(text.rstrip("\n"))
-
-    @staticmethod
-    def _say(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        say(text.rstrip("\n"))
 
 
 def load_tree(source: str, base: Tree, store: BlobStore) -> Tree:
@@ -114,9 +111,9 @@ def measure(
         candidate_tree = (
             base_tree if kind in OF_ONE_TREE or candidate is None else load_tree(candidate, base_tree, store)
         )
-        say = callbacks or Terminal()
+        callbacks = callbacks or Terminal()
         if candidate_tree is not base_tree and (why := refusal(base_tree, candidate_tree, store)):
-            say.on_log(f"note: as a submission this would be refused. {why}")
+            callbacks.on_log(f"note: as a submission this would be refused. {why}")
         if trees is not None:
             _require(trees, {"base": base_tree, "candidate": candidate_tree})
         job = Job(
@@ -132,16 +129,18 @@ def measure(
         )
         suite_of(job)  # an unknown one is refused before anything is waited for
         options = JudgeOptions(level=best_level(allow_none=allow_none))
-        with device_lock(device, waiting=lambda: _told_of_the_wait(say)):
+        with device_lock(device, waiting=lambda: _told_of_the_wait(callbacks)):
             with tree_folders((base_tree, candidate_tree), store, Path(folder) / "trees") as tree_dirs:
-                return judge(job, tree_dirs=tree_dirs, key=generate_key(), callbacks=say, options=options)
+                return judge(
+                    job, tree_dirs=tree_dirs, key=generate_key(), callbacks=callbacks, options=options
+                )
 
 
 def _require(wanted: Mapping[str, str], given: Mapping[str, Tree]) -> None:
     for side, tree in given.items():
         if tree.hash != wanted[side]:
             raise TreeError(
-                "other_tree", f"the {side} tree is {tree.hash[:12]}, asked for is {wanted[side][:12]}"
+                "other_tree", f"the {side} tree is {tree.hash[:12]}, expected is {wanted[side][:12]}"
             )
         if missing := missing_modules(entry.path for entry in tree.entries):
             raise TreeError(
@@ -220,8 +219,8 @@ def write_evidence(sealed: dict[str, Any], path: Path, command: str) -> bool:
     return True
 
 
-def _told_of_the_wait(say: Callbacks) -> AbstractContextManager[None]:
-    say.on_log("waiting for another measurement to end")
+def _told_of_the_wait(callbacks: Callbacks) -> AbstractContextManager[None]:
+    callbacks.on_log("waiting for another measurement to end")
     return nullcontext()
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.claims.source import ROOT, source_sha256
 from benchmarks.pairs.cores import choose_cores
-from benchmarks.report import MeasuringFailed
+from benchmarks.report import MeasuringFailed, say
 
 Result = dict[str, Any]
 
@@ -55,7 +55,7 @@ class Bench:
 
     output: Path
     n_at_once: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
-    say: Callable[[str], None] = field(default_factory=lambda: _to_stderr)
+    say: Callable[[str], None] = field(default_factory=lambda: say)
     device_models: tuple[Path, ...] = ()  # measured elsewhere, for placement
     sources: dict[str, set[str]] = field(default_factory=dict)  # that results came from, by kind of job
     _running: set[subprocess.Popen[str]] = field(default_factory=set)
@@ -133,11 +133,6 @@ class Bench:
         partial.write_text(json.dumps(result) + "\n", encoding="utf-8")
         partial.replace(file)
         return result
-
-
-def _to_stderr(text: str) -> None:
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
 
 
 def _ask(job: Job, made: Path, running: set[subprocess.Popen[str]]) -> Result:

@@ -10,7 +10,6 @@ from benchmarks import blas as _blas  # noqa: F401, I001 - before numpy is impor
 
 import argparse
 import math
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +23,7 @@ from benchmarks.evidence.samples import PPB_PER_PPM, read_samples
 from benchmarks.power.measured import measured_rows
 from benchmarks.power.record import MeasuredRun, Record, RecordError
 from benchmarks.power.variants import no_op_folder, shipped_folder, slower_folder
-from benchmarks.report import MeasuringFailed, Report
+from benchmarks.report import MeasuringFailed, Report, say
 from benchmarks.sandbox import SandboxError
 from benchmarks.statistics.confirm import CONFIRMATION_PAIRS, LEAST_PAIRS
 from benchmarks.statistics.median import median
@@ -156,10 +155,6 @@ def columns_for(gain: float, calibration: MeasuredRun) -> int:
             f"{calibration.columns} more columns cost only {100 * cost:.1f} %: take a quieter machine or a larger preset"
         )
     return max(1, round(calibration.columns * math.log1p(gain) / cost))
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -17,7 +17,7 @@ from benchmarks.redteam.patch_file import PatchFileError, RedTeamPatch, read_all
 from benchmarks.redteam.recut import RecutFailed, recut
 from benchmarks.redteam.rot import stale
 from benchmarks.redteam.table import rows_of
-from benchmarks.report import Report
+from benchmarks.report import Report, say
 from benchmarks.sandbox import SandboxError
 from benchmarks.statistics.gate import LOOKS
 from benchmarks.suites import UnknownSuite
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
             return _recut(words[1:])
         return _judge(words)
     except (PatchFileError, PatchError, RecutFailed, UnknownSuite, SandboxError, OSError) as error:
-        _say(f"redteam: {error}")
+        say(f"redteam: {error}")
         return 2
 
 
@@ -81,7 +81,7 @@ def _attempts(patches: Sequence[RedTeamPatch], *, quick: bool, gate_only: bool, 
             done = attempt(bench, patch, say=_write if log else _nothing)
             won = f", control {done.control.ratio:.3g}x" if done.control else ""
             mark = "" if done.is_as_expected else "  <- not as expected"
-            _say(f"{number}/{len(patches)} {patch.path.name}: {done.outcome.verdict}{won}{mark}")
+            say(f"{number}/{len(patches)} {patch.path.name}: {done.outcome.verdict}{won}{mark}")
             attempts.append(done)
     return attempts
 
@@ -106,10 +106,6 @@ def _recut(words: list[str]) -> int:
     path = recut(chosen.name, against=chosen.against, folder=chosen.folder, resume=chosen.resume)
     print(f"{path} was cut again")
     return 0
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _write(text: str) -> None:
