@@ -141,9 +141,10 @@ def text_family(name: str, preset: str, call: str) -> tuple[Case, ...]:
 def race_text(preset: str) -> str:
     """The steps of `time_to_loss` in words."""
     race = RACES[preset]
+    side = "above" if race.target_nano >= 0 else "below"
     return (
-        f"steps of {step_ids(WIDTHS[preset])} ids until the target, at most {race.steps}; "
-        f"the shipped recipe takes {span(race.measured_steps)}"
+        f"steps of {step_ids(WIDTHS[preset])} ids until the held-out loss is {abs(race.target_nano) / 1e9:.2g} nats {side} "
+        f"a bigram table's, at most {race.steps}; the shipped recipe takes {span(race.measured_steps)}"
     )
 
 

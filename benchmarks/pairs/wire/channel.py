@@ -153,7 +153,7 @@ class Channel:
         self._receive(memoryview(rest), deadline)
         stated = decode_header((got + bytes(rest))[HEAD.size : HEAD.size + header_bytes])
         asked = decode_header(due[HEAD.size :])
-        raise WrongForm(f"the answer is {_form(stated)}, asked for was {_form(asked)}")
+        raise WrongForm(f"the answer is {_form(stated)}, expected is {_form(asked)}")
 
     def _raise_error(self, got: bytes, deadline: int) -> NoReturn:
         _, _, header_bytes, payload_bytes = parse_head(got[: HEAD.size])
