@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NoReturn
 
-from benchmarks.patch.paths import UnsafePathError, check_path
+from benchmarks.patch.paths import Refusal, UnsafePathError, check_path
+from benchmarks.patch.trees import EXECUTABLE, PLAIN
 
 MAX_FILES = 1_000
 _HUNK = re.compile(
@@ -29,17 +30,11 @@ _RENAMES = (
 )
 _COMBINED = (b"diff --cc ", b"diff --combined ", b"@@@ ")
 _BINARY = (b"GIT binary patch", b"Binary files ")
-PLAIN, EXECUTABLE = 0o644, 0o755  # the two modes that trees hold
 _MODES = {b"100644": PLAIN, b"100755": EXECUTABLE}
 
 
-class PatchError(ValueError):
+class PatchError(Refusal):
     """A patch that is refused. `code` names the rule that it breaks, `message` says what to do."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
 
 
 class Change(StrEnum):

@@ -10,19 +10,18 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from benchmarks.patch.patches import Patch
+from benchmarks.patch.paths import Refusal
 from benchmarks.patch.trees import PLAIN, TreeEntry, hash_entries, scan_files, sha256_hex
 
 POLICY_FILE = Path(__file__).parents[1] / "policy.toml"
 HARNESS_VERSION = "1"
 
 
-class PolicyViolation(ValueError):
+class PolicyViolation(Refusal):
     """A patch outside the policy. `code`: outside, protected, file_type, too_many_files or too_large."""
 
     def __init__(self, code: str, message: str, path: str | None = None) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
+        super().__init__(code, message)
         self.path = path
 
 

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from benchmarks.patch.paths import UnsafePathError, check_path
+from benchmarks.patch.paths import Refusal, UnsafePathError, check_path
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
 MAX_FILES = 5_000
@@ -24,13 +24,8 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SKIPPED_SUFFIXES = (".pyc", ".pyo")
 
 
-class TreeError(ValueError):
+class TreeError(Refusal):
     """A tree, manifest or blob that cannot be trusted. `code` names the rule, the message what to do."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
 
 
 @dataclass(frozen=True, slots=True, order=True)
