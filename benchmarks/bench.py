@@ -259,7 +259,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = CommandParser(prog="python -m benchmarks.bench", description=__doc__)
     timed = [name for name in SUITES if name != BUG.name]
     parser.add_argument(
-        "--suite", default="moe_forward", help=f"one of {', '.join(timed)}; a bug's kinds have their own"
+        "--suite",
+        default="moe_forward",
+        help=f"what is measured: one of {', '.join(timed)}; the kinds of a bug use suite bug",
     )
     parser.add_argument("--preset", default="demo", help="size of the suite: demo or standard")
     parser.add_argument(

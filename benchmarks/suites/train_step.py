@@ -44,7 +44,7 @@ from benchmarks.suites.decoder_problem import (
 )
 
 # A step this large moves the probes' logits by 2 to 10 % of their size, hundreds of times the tolerance: leaving one out,
-# taking half of a batch or yesterday's shows at once. No decay (1e-4 a step), no clipping and a learning rate that is 1 %
+# taking half of a batch or that of the step before shows at once. No decay (1e-4 a step), no clipping and a learning rate that is 1 %
 # off (4e-4) show within two steps, bfloat16 gradients (1e-5 a step) by the oracle. The large eps keeps AdamW from blowing
 # up the rounding of gradients that are next to nothing: with 1e-6 errors were ten times as large at four layers.
 RECIPE = Recipe(learning_rate=5e-4, beta1=0.9, beta2=0.95, eps=1e-5, weight_decay=0.1, clip_norm=1.0)
