@@ -30,7 +30,7 @@ SURE_COMPARISONS = (
 )
 
 # Events by weight: the first kind found decides. A cheat outweighs what it may have broken;
-# trouble of the runner outweighs what may have followed from it.
+# a failure of the runner outweighs what may have followed from it.
 _WEIGHT = (
     "policy_violation",
     "protocol_violation",

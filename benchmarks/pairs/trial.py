@@ -1,4 +1,4 @@
-"""Measures a pair by a trial: the suite decides which side is called how often, and says one value of each in the end.
+"""Measures a pair by a trial: the suite decides which side is called how often, and gives one value of each in the end.
 
 The calls themselves are made like all others, and whatever a side answers must be finite numbers.
 """

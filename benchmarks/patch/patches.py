@@ -46,7 +46,7 @@ class Patch:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 in hex of the normalised text: equal for patches that say the same in another dress."""
+        """SHA-256 in hex of the normalised text: equal for patches that make the same changes in another form."""
         return sha256_hex(normalise(self).encode())
 
 

@@ -1,7 +1,7 @@
 """`python -m benchmarks.peers serve`: this stack's engine compared with transformers, vLLM and llama.cpp.
 
 One model at a time: all contenders are loaded, each a process on the same core with one thread, and take turns in random
-order on workloads that are the same for all of a round and new in the next. A contender that fails is left out and said so.
+order on workloads that are the same for all of a round and new in the next. A contender that fails is left out, with a message.
 Answers of the first round are then read by transformers in fp32.
 """
 

@@ -62,7 +62,7 @@ class Measuring:
     confirmation_pairs: int = CONFIRMATION_PAIRS
 
     def run(self, what: str, kind: str, base: Path, candidate: Path, columns: int = 0) -> MeasuredRun:
-        """One run, recorded and told. What the machine's own trouble ended is measured again, and not recorded.
+        """One run, recorded and printed. What failed because of the machine is measured again, and not recorded.
 
         Raises MeasuringFailed when that happens so often that it will not stop.
         """
@@ -74,7 +74,9 @@ class Measuring:
                 self.record.save(self.path)
                 return run
             reasons.append(reason)
-        raise MeasuringFailed(f"{TRIES} runs in a row ended by the machine's own trouble: {reasons[-1]}")
+        raise MeasuringFailed(
+            f"{TRIES} runs in a row failed because of the machine, the last one so: {reasons[-1]}"
+        )
 
     def _judged(
         self, what: str, kind: str, base: Path, candidate: Path, columns: int

@@ -1,6 +1,6 @@
 """Ends a Celery worker that could not acknowledge a message, since it would never take another one.
 
-When the broker dies at that very moment, the loop of Celery 5.7 spins on the lost connection for good (known upstream:
+When the broker dies at that very moment, the loop of Celery 5.7 spins on the lost connection forever (known upstream:
 celery/celery#8030, #10302). Workers may die at any moment here, and messages are wake-ups that beat repeats: what
 supervises the worker starts a new one. Knows of Celery only the name of a logger and what it writes there.
 """

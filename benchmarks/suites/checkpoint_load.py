@@ -41,7 +41,7 @@ from benchmarks.suites.prefill import prefill_flops
 
 
 class Checkpoint(DecoderProblem):
-    """One checkpoint and the prompts that are asked of it."""
+    """One checkpoint and its prompts."""
 
     def draw_inputs(self, rng: np.random.Generator, turn: int) -> Tensors:
         return self.begin(rng, turn, spread(self.shape["tokens"], self.places))

@@ -96,7 +96,7 @@ def run(name: str, requests: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 class _Run:
-    """One workload on its way. What arrives later is submitted from the engine's thread, between two of its steps."""
+    """One workload that is being served. What arrives later is submitted from the engine's thread, between two of its steps."""
 
     def __init__(self, engine: Engine, requests: list[dict[str, Any]]) -> None:
         self.engine, self.record = engine, Record(requests)

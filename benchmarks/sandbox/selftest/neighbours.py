@@ -1,4 +1,4 @@
-"""Two live samples: one hunts for the other. Seen from the host, they must differ in identity too."""
+"""Two live samples: one searches for the other. Seen from the host, they must differ in identity too."""
 
 from __future__ import annotations
 
