@@ -1,13 +1,13 @@
 """The suites a submission can be measured on. This half runs in the judge and knows no torch.
 
-A suite is two files: `NAME.py` (judge's half: cases, secret inputs, exact answers, limits) and `NAME_sample.py` (the
-half that is mounted into the sandbox and calls the stack). What web pages show about a suite is in
-`benchmarks/catalogue.py`.
+A suite is two files: `NAME.py` (judge's half: secret inputs, exact answers, tolerances) and `NAME_sample.py` (the
+half that is mounted into the sandbox and calls the stack). The sizes and limits of all suites are in
+`benchmarks/catalogue`.
 """
 
 from benchmarks import blas as _blas  # noqa: F401 - before numpy is imported
-from benchmarks.catalogue import guarding_suites
-from benchmarks.suites.base import Case, Problem, Suite, TensorSpec, UnknownSuite
+from benchmarks.catalogue import Case, UnknownSuite, guarding_suites
+from benchmarks.suites.base import Problem, Suite, TensorSpec
 from benchmarks.suites.checkpoint_load import checkpoint_load
 from benchmarks.suites.decode import decode
 from benchmarks.suites.decode_batched import decode_batched
@@ -53,7 +53,7 @@ def get_suite(name: str, preset: str) -> Suite:
 
 
 def get_guard_suite(name: str, preset: str) -> Suite:
-    """What guards a gain in this suite: the others that say so, in their quick presets. Raises UnknownSuite.
+    """Make the suite that guards a gain in this one: the guarding suites, in their quick presets. Raises UnknownSuite.
 
     A preset for demos names fewer of them.
     """
