@@ -7,6 +7,7 @@ the pages and the tables of `docs/reference/suites.md` (`python -m benchmarks.ca
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from benchmarks.catalogue import decoders, layers, training
 from benchmarks.catalogue.decoders import CHECKPOINT_LOAD, DECODE, DECODE_BATCHED, PEAK_MEMORY, PREFILL
 from benchmarks.catalogue.facts import (
     GUARD_LOAD_MARGIN_LOG_PPM,
@@ -73,22 +74,7 @@ BUG = SuiteInfo(
 )
 
 SUITES: Mapping[str, SuiteInfo] = MappingProxyType(
-    {
-        suite.name: suite
-        for suite in (
-            MOE_FORWARD,
-            MOE_BACKWARD,
-            TRAIN_STEP,
-            TIME_TO_LOSS,
-            QUALITY,
-            PREFILL,
-            DECODE,
-            DECODE_BATCHED,
-            CHECKPOINT_LOAD,
-            PEAK_MEMORY,
-            BUG,
-        )
-    }
+    {suite.name: suite for suite in (*layers.SUITES, *training.SUITES, *decoders.SUITES, BUG)}
 )
 
 

@@ -271,3 +271,5 @@ PEAK_MEMORY = SuiteInfo(
     worst_case_log_ppm=-19_803,  # ln 1/1.02: memory hardly varies from run to run
     sizes=_PEAK_MEMORY,
 )
+
+SUITES = (PREFILL, DECODE, DECODE_BATCHED, CHECKPOINT_LOAD, PEAK_MEMORY)

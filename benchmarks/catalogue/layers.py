@@ -112,3 +112,5 @@ MOE_BACKWARD = SuiteInfo(
     sizes=_BACKWARD,
     guard=TIME_GUARD,
 )
+
+SUITES = (MOE_FORWARD, MOE_BACKWARD)

@@ -190,3 +190,5 @@ QUALITY = SuiteInfo(
     sizes=_QUALITY,
     guard=GuardInfo("demo", margin_log_ppm=9_951, only_if_numerics_changed=True),  # ln 1.01
 )
+
+SUITES = (TRAIN_STEP, TIME_TO_LOSS, QUALITY)

@@ -5,20 +5,15 @@ half that is mounted into the sandbox and calls the stack). The sizes and limits
 `benchmarks/catalogue`.
 """
 
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from types import MappingProxyType
+
 from benchmarks import blas as _blas  # noqa: F401 - before numpy is imported
-from benchmarks.catalogue import Case, UnknownSuite, guarding_suites
+from benchmarks import catalogue
+from benchmarks.catalogue import BUG, Case, UnknownSuite, guarding_suites
 from benchmarks.suites.base import Problem, Suite, TensorSpec
-from benchmarks.suites.checkpoint_load import checkpoint_load
-from benchmarks.suites.decode import decode
-from benchmarks.suites.decode_batched import decode_batched
 from benchmarks.suites.guard import guard_suite
-from benchmarks.suites.moe_backward import moe_backward
-from benchmarks.suites.moe_forward import moe_forward
-from benchmarks.suites.peak_memory import peak_memory
-from benchmarks.suites.prefill import prefill
-from benchmarks.suites.quality import quality
-from benchmarks.suites.time_to_loss import time_to_loss
-from benchmarks.suites.train_step import train_step
 
 __all__ = [
     "SUITES",
@@ -31,18 +26,14 @@ __all__ = [
     "get_suite",
 ]
 
-SUITES = {
-    "moe_forward": moe_forward,
-    "moe_backward": moe_backward,
-    "train_step": train_step,
-    "time_to_loss": time_to_loss,
-    "quality": quality,
-    "prefill": prefill,
-    "decode": decode,
-    "decode_batched": decode_batched,
-    "checkpoint_load": checkpoint_load,
-    "peak_memory": peak_memory,
-}
+# Name -> what makes the suite at one preset's sizes: the function of that name in the module of that name.
+SUITES: Mapping[str, Callable[[str], Suite]] = MappingProxyType(
+    {
+        name: getattr(import_module(f"{__name__}.{name}"), name)
+        for name in catalogue.SUITES
+        if name != BUG.name
+    }
+)
 
 
 def get_suite(name: str, preset: str) -> Suite:
