@@ -26,7 +26,7 @@ TRANSPORT_TARGET_PERCENT = 5.0
 
 
 def control_rows(sealed: dict[str, Any]) -> list[Row]:
-    """What the evidence of base against itself says of the machine."""
+    """Report the machine's noise from the evidence of base against itself."""
     document = sealed["document"]
     samples = read_samples(document)
     ratios = [nats(value) for values in samples.by_case.values() for value in values]
@@ -45,8 +45,8 @@ def control_rows(sealed: dict[str, Any]) -> list[Row]:
             noise <= NOISE_TARGET_PERCENT,
             f"standard deviation of ln(base/base), {found.pairs} pairs of {name}, {document['sandbox']['level']}",
         ),
-        Row("median of the pairs", round(middle, 2), "%", None, None, "zero but for noise"),
-        Row("remarks", len(found.words), "", None, None, " ".join(found.words) or "nothing stands out"),
+        Row("median of the pairs", round(middle, 2), "%", None, None, "zero, apart from noise"),
+        Row("remarks", len(found.words), "", None, None, " ".join(found.words) or "nothing unusual"),
         Row("one call of base", round(base_ms, 2), "ms", None, None, "median"),
         Row(
             "transport, share of a call",
@@ -80,7 +80,7 @@ def control_rows(sealed: dict[str, Any]) -> list[Row]:
 
 
 def pair_orders(samples: Samples) -> list[PairOrder]:
-    """How each measured pair was run, in the order of its log ratio: case by case."""
+    """List the orders in which the pairs were run, in the order of the log ratios: case by case."""
     return [_order(pair) for case in samples.by_case for pair in samples.complete if pair["case"] == case]
 
 

@@ -28,6 +28,7 @@ from benchmarks.pairs.side import SideFailed
 from benchmarks.patch.layout import missing_modules
 from benchmarks.patch.patches import MAX_PATCH_BYTES, PatchError, apply_patch, diff_trees, parse_patch
 from benchmarks.patch.policy import PolicyViolation, check_patch, load_policy
+from benchmarks.report import say
 from benchmarks.judging.profiling import ProfileFailed, profile_tree
 from benchmarks.judging.reproduction import MAX_REPRODUCTION_BYTES, NotAReproduction, read_reproduction
 from benchmarks.sandbox import SandboxError, best_level
@@ -47,17 +48,13 @@ class Terminal:
     """Callbacks that tell a person on stderr how far it is."""
 
     def on_commitment(self, commitment: str) -> None:
-        self._say(f"secrets committed: {commitment[:16]}...")
+        say(f"secrets committed: {commitment[:16]}...")
 
     def on_progress(self, stage: str, pairs_done: int, pairs_max: int) -> bool:
         return False
 
     def on_log(self, text: str) -> None:
-        self._say(text.rstrip("\n"))
-
-    @staticmethod
-    def _say(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        say(text.rstrip("\n"))
 
 
 def load_tree(source: str, base: Tree, store: BlobStore) -> Tree:
@@ -77,7 +74,7 @@ def read_at_most(path: Path, most: int) -> bytes:
 
 
 def refusal(base: Tree, candidate: Tree, store: BlobStore) -> str:
-    """Why the platform would not measure what turns `base` into `candidate`; empty where it would."""
+    """Reason for which the platform would refuse the patch from `base` to `candidate`; empty where it would not."""
     try:
         check_patch(load_policy(), parse_patch(diff_trees(base, candidate, store)))
     except (PatchError, PolicyViolation) as error:
@@ -102,21 +99,21 @@ def measure(
     """Judge locally; the sealed evidence. `plan` may hold `looks` or `confirmation_pairs` for something quicker.
 
     With `trees` (side to hash) other trees than these are refused: TreeError. A bug's kinds need the `reproduction`,
-    and have a suite and preset of their own. Raises NotAReproduction.
+    and have another suite and preset. Raises NotAReproduction.
     """
     text = read_reproduction(reproduction) if kind in BUG_KINDS else ""
     if kind in BUG_KINDS:
         suite, preset = BUG.name, next(iter(BUG.presets))
     with tempfile.TemporaryDirectory(prefix="gainshare-bench-") as folder:
-        Path(folder).chmod(0o755)  # as root the samples run under uids of their own
+        Path(folder).chmod(0o755)  # as root each sample runs under another uid
         store = BlobStore(Path(folder) / "blobs")
         base_tree = load_tree(base, shipped_tree(store), store)
         candidate_tree = (
             base_tree if kind in OF_ONE_TREE or candidate is None else load_tree(candidate, base_tree, store)
         )
-        say = callbacks or Terminal()
+        callbacks = callbacks or Terminal()
         if candidate_tree is not base_tree and (why := refusal(base_tree, candidate_tree, store)):
-            say.on_log(f"note: as a submission this would be refused. {why}")
+            callbacks.on_log(f"note: as a submission this would be refused. {why}")
         if trees is not None:
             _require(trees, {"base": base_tree, "candidate": candidate_tree})
         job = Job(
@@ -132,16 +129,18 @@ def measure(
         )
         suite_of(job)  # an unknown one is refused before anything is waited for
         options = JudgeOptions(level=best_level(allow_none=allow_none))
-        with device_lock(device, waiting=lambda: _told_of_the_wait(say)):
+        with device_lock(device, waiting=lambda: _told_of_the_wait(callbacks)):
             with tree_folders((base_tree, candidate_tree), store, Path(folder) / "trees") as tree_dirs:
-                return judge(job, tree_dirs=tree_dirs, key=generate_key(), callbacks=say, options=options)
+                return judge(
+                    job, tree_dirs=tree_dirs, key=generate_key(), callbacks=callbacks, options=options
+                )
 
 
 def _require(wanted: Mapping[str, str], given: Mapping[str, Tree]) -> None:
     for side, tree in given.items():
         if tree.hash != wanted[side]:
             raise TreeError(
-                "other_tree", f"the {side} tree is {tree.hash[:12]}, asked for is {wanted[side][:12]}"
+                "other_tree", f"the {side} tree is {tree.hash[:12]}, expected is {wanted[side][:12]}"
             )
         if missing := missing_modules(entry.path for entry in tree.entries):
             raise TreeError(
@@ -211,7 +210,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def write_evidence(sealed: dict[str, Any], path: Path, command: str) -> bool:
-    """Whether it could be written; else `command` says why not, and what was measured is on standard output only."""
+    """Write a document; False where that failed, and then `command` prints why and the document is on standard output only."""
     try:
         path.write_text(json.dumps(sealed, indent=1) + "\n")
     except OSError as error:
@@ -220,13 +219,13 @@ def write_evidence(sealed: dict[str, Any], path: Path, command: str) -> bool:
     return True
 
 
-def _told_of_the_wait(say: Callbacks) -> AbstractContextManager[None]:
-    say.on_log("waiting for another measurement to end")
+def _told_of_the_wait(callbacks: Callbacks) -> AbstractContextManager[None]:
+    callbacks.on_log("waiting for another measurement to end")
     return nullcontext()
 
 
 def _contradiction(options: argparse.Namespace) -> str:
-    """What in the arguments would be left out of account without a word; empty where all of it counts."""
+    """Message about arguments that would be ignored; empty where there are none."""
     kind, is_for_a_bug = options.kind, options.kind in BUG_KINDS
     if options.profile is not None:
         return "--profile judges nothing: leave out --out and --json" if options.out or options.json else ""
@@ -260,7 +259,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = CommandParser(prog="python -m benchmarks.bench", description=__doc__)
     timed = [name for name in SUITES if name != BUG.name]
     parser.add_argument(
-        "--suite", default="moe_forward", help=f"one of {', '.join(timed)}; a bug's kinds have their own"
+        "--suite",
+        default="moe_forward",
+        help=f"what is measured: one of {', '.join(timed)}; the kinds of a bug use suite bug",
     )
     parser.add_argument("--preset", default="demo", help="size of the suite: demo or standard")
     parser.add_argument(
@@ -283,12 +284,14 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=len(LOOKS),
         choices=range(1, len(LOOKS) + 1),
-        help="fewer looks are quicker",
+        help="fewer looks take less time",
     )
     parser.add_argument("--out", type=Path, help="write the evidence to this file")
     parser.add_argument("--json", action="store_true", help="print the evidence instead of a summary")
     parser.add_argument(
-        "--allow-none", action="store_true", help="without any sandbox where there is none: own code only"
+        "--allow-none",
+        action="store_true",
+        help="run without a sandbox where none works: for your own code only",
     )
     return parser
 

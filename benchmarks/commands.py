@@ -1,4 +1,4 @@
-"""What the benchmarks' commands share: their names in reports, where results may go, how they end without figures.
+"""Helpers of the benchmarks' commands: their names in reports, checks of output paths, their end without figures.
 
 Ended from outside, by Ctrl-C, SIGTERM or a terminal that closes, they end as Ctrl-C ends Python: what they opened is
 closed on the way, so that no temporary folder is left. Whatever that way missed, no cgroup and no sample is left,
@@ -36,13 +36,13 @@ JSON = "--json"  # changes how figures are printed, not which
 
 
 def command_line(program: str, arguments: Sequence[str] | None) -> str:
-    """What prints the same figures: `program` with the arguments that it was given; None stands for the process's own."""
+    """Command that prints the same figures: `program` with its arguments; None means the arguments of this process."""
     given = sys.argv[1:] if arguments is None else arguments
     return shlex.join([*program.split(), *(word for word in given if word != JSON)])
 
 
 def check_writable(folder: Path) -> None:
-    """Before long work whose results go there. Raises OSError that names the folder where no file can be made in it."""
+    """Check a folder before long work whose results go there. Raises OSError that names the folder where no file can be made in it."""
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
@@ -51,7 +51,7 @@ def check_writable(folder: Path) -> None:
 
 
 def check_output(path: Path) -> None:
-    """That results can be written to `path` later: a new file, or one that is there. Raises OSError that names what is not."""
+    """Check that results can be written to `path` later: a new file, or one that exists. Raises OSError with the reason."""
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "this is a folder: name a file in it", str(path))
     if not path.exists():
@@ -70,7 +70,7 @@ class Terminated(KeyboardInterrupt):
 
 @contextmanager
 def answering_signals() -> Iterator[None]:
-    """While the block runs, `SIGNALS` raise Terminated in this thread. One that is ignored or handled already stays so.
+    """Make `SIGNALS` raise Terminated in this thread while the block runs. One that is ignored or handled already stays so.
 
     Within `CLEANING_S` of the first, others change nothing. If one came, no sandbox of this process is left afterwards.
     Only the main thread gets signals: in another one this does nothing.
@@ -99,7 +99,7 @@ def answering_signals() -> Iterator[None]:
 
 @contextmanager
 def dying_of_signals() -> Iterator[None]:
-    """As `answering_signals`, for a process that others wait for: in the end it dies of the signal, as it would have."""
+    """Do as `answering_signals`, for a process that others wait for: in the end it dies of the signal, as it would have."""
     try:
         with answering_signals():
             yield

@@ -1,7 +1,7 @@
 """Named fault points: places where a test kills the process for real.
 
 `GAINSHARE_FAULT` holds a comma list of names, `GAINSHARE_FAULT_DIR` a folder. The first process that reaches a named
-point creates the marker file of that name and sends itself SIGKILL; every later pass finds the marker and goes on, so
+point creates the marker file of that name and sends itself SIGKILL; every later pass finds the marker and continues, so
 that each named fault fires exactly once, whatever restarts the process. Outside tests neither variable is set and a
 fault point is one dictionary look-up.
 """

@@ -25,6 +25,11 @@ from benchmarks.runner.fingerprint import cpu_name
 FILE_WIDTH = 180  # of a table that goes into a file or a log
 
 
+def say(text: str) -> None:
+    """Print one line of progress to standard error, at once."""
+    print(text, file=sys.stderr, flush=True)
+
+
 class MeasuringFailed(RuntimeError):
     """A figure could not be measured. The message says why and what to do."""
 

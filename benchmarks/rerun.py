@@ -122,7 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def summary(found: Rerun) -> str:
-    """For people."""
+    """Text for people."""
     return (
         f"stated:   {found.stated_kind}, {_sizes(found, found.stated_kind, found.stated_estimate, found.stated_bound)}\n"
         f"measured: {found.kind}, {_sizes(found, found.kind, found.estimate, found.bound)}\n"

@@ -44,7 +44,7 @@ app.conf.update(
         "visibility_timeout": VISIBILITY_TIMEOUT_S,
         "unacked_restore_interval": 2,
         "unacked_restore_throttle": 1,
-        # The broker lets this user touch keys of its own queue only.
+        # The broker lets this user touch keys of its queue only.
         "unacked_key": f"{QUEUE}.unacked",
         "unacked_index_key": f"{QUEUE}.unacked_index",
         "unacked_mutex_key": f"{QUEUE}.unacked_mutex",

@@ -1,6 +1,6 @@
 """Measure the stack's claims and print one report. See the package for what is measured.
 
-Progress is on standard error. Results are kept in the output folder, so that a run that was killed goes on where it was.
+Progress is on standard error. Results are kept in the output folder, so that a run that was killed continues where it was.
 Exit 0 where all that was asked for could be measured, whether it holds or not; 1 where something could not.
 """
 
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         measured = {claim: _measure(claim, bench, scale) for claim in chosen}
     except KeyboardInterrupt:
-        bench.say(f"what is done is kept in {options.output}: the same command goes on from there")
+        bench.say(f"results so far are kept in {options.output}: the same command continues from there")
         raise
     rows = [
         row
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _check_files(output: Path, docs: Path | None, device_models: Sequence[Path]) -> None:
-    """Before hours are spent. Raises OSError, RecordError or DeviceModelError for what could not be used after them."""
+    """Check outputs and device models before the hours of measuring. Raises OSError, RecordError or DeviceModelError."""
     folders = [output] if docs is None else [output, record_file(docs).parent]
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--docs",
         type=Path,
-        help=f"keep what was measured there and write claims.md and its plots anew ({DOCS} for a full run of all claims)",
+        help=f"keep what was measured there and write claims.md and its plots again ({DOCS} for a full run of all claims)",
     )
     parser.add_argument(
         "--device-model",

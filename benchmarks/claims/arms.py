@@ -63,7 +63,7 @@ def try_rates(
     score: Callable[[Result], float] = loss_of,
     seeds: Sequence[int] = (TUNING_SEED,),
 ) -> dict[str, dict[float, list[Result]]]:
-    """Every side at every rate and at those that its grid grows by, with each of the tuning seeds."""
+    """Train every side at every rate, and at those that its grid grows by, with each of the tuning seeds."""
     tried: dict[str, dict[float, list[Result]]] = {name: {} for name in arms}
     wanted = [(name, rate) for name in arms for rate in rates]
     while wanted:

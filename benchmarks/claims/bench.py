@@ -1,7 +1,7 @@
 """Runs jobs in fresh processes, several at once where nothing is timed, and keeps their results.
 
 A result is in `<output>/results/<key>.json`; the key is the sha256 of the job's kind and settings and of the source
-that it depends on, so that equal work is done once, a run that was killed goes on, and changed code is measured again.
+that it depends on, so that equal work is done once, a run that was killed continues, and changed code is measured again.
 What a job leaves behind for others (weights, data) is in `<output>/made/<key>`. Does not import torch.
 """
 
@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.claims.source import ROOT, source_sha256
 from benchmarks.pairs.cores import choose_cores
-from benchmarks.report import MeasuringFailed
+from benchmarks.report import MeasuringFailed, say
 
 Result = dict[str, Any]
 
@@ -34,7 +34,7 @@ EXACT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65
 class Job:
     """Work for one process: `kind` is a module of this package with a function `work(settings, made)`.
 
-    `is_alone`: nothing else of this run goes on meanwhile and the process stays on one core, because it is timed.
+    `is_alone`: nothing else of this run works meanwhile and the process stays on one core, because it is timed.
     `is_weighed`: its size is measured, so that freed memory must not stay in it.
     """
 
@@ -51,18 +51,18 @@ class Job:
 
 @dataclass
 class Bench:
-    """Where results are kept, and how many processes work at once."""
+    """Store of results, and the processes that make them."""
 
     output: Path
     n_at_once: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
-    say: Callable[[str], None] = field(default_factory=lambda: _to_stderr)
+    say: Callable[[str], None] = field(default_factory=lambda: say)
     device_models: tuple[Path, ...] = ()  # measured elsewhere, for placement
     sources: dict[str, set[str]] = field(default_factory=dict)  # that results came from, by kind of job
     _running: set[subprocess.Popen[str]] = field(default_factory=set)
 
     @property
     def has_changed(self) -> bool:
-        """Whether results of one kind came from different code."""
+        """True if results of one kind came from different code."""
         return any(len(found) > 1 for found in self.sources.values())
 
     def run(self, jobs: Sequence[Job], what: str) -> list[Result]:
@@ -105,7 +105,7 @@ class Bench:
             process.kill()
 
     def made(self, result: Result) -> Path:
-        """The folder of what a job left behind; jobs find those of others beside their own, by key."""
+        """The folder of what a job left behind; jobs find those of others next to their own, by key."""
         return self.output / "made" / str(result["key"])
 
     def _file(self, key: str) -> Path:
@@ -135,13 +135,8 @@ class Bench:
         return result
 
 
-def _to_stderr(text: str) -> None:
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
-
-
 def _ask(job: Job, made: Path, running: set[subprocess.Popen[str]]) -> Result:
-    """What the job's process answers on the last line of its standard output. It is in `running` meanwhile."""
+    """Run a job's process and return its last line of standard output. It is in `running` meanwhile."""
     request = {
         "kind": job.kind,
         "settings": job.settings,

@@ -1,4 +1,4 @@
-"""What a claim is: a name, what it says, and rows that it measures."""
+"""A claim: its name, its text, and the rows that it measures."""
 
 from __future__ import annotations
 

@@ -171,7 +171,7 @@ def _holds(change: Spread) -> bool:
 
 
 def _why_missed(baseline: float, staged: Mapping[float, float]) -> str:
-    """What the order is worth at equal tokens beside what the promised saving costs, at the slope of the last budgets."""
+    """Compare the order's worth at equal tokens with the cost of the promised saving, at the slope of the last budgets."""
     before, last = sorted(staged)[-2:]
     per_doubling = (staged[before] - staged[last]) / math.log2(last / before)
     cost = per_doubling * -math.log2(1 - LEAST_SAVED)

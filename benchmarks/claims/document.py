@@ -13,7 +13,7 @@ from model.training.report.line_chart import Line, Panel, draw
 
 DOCUMENT = "claims.md"
 FIGURES = "figures"
-RECORD = "claims.json"  # beside the plots
+RECORD = "claims.json"  # in the folder of the plots
 
 
 def write_document(folder: Path, claims: Sequence[Claim], entries: Mapping[str, Entry]) -> Path:
@@ -86,7 +86,7 @@ def _table(rows: Sequence[Row]) -> str:
 
 
 def _draw(file: Path, figure: Figure) -> bool:
-    """Whether there was anything to draw."""
+    """Draw the plots; False where there was nothing to draw."""
     lines = [Line(curve.name, curve.xs, curve.ys, has_markers=True) for curve in figure.curves if curve.xs]
     if not lines:
         return False

@@ -1,7 +1,7 @@
 """8-bit training: held-out accuracy that is kept against full precision, on a real language-model task.
 
 Both sides have the same model, batches, steps and grid of learning rates; one multiplies all linear maps and experts in
-int8, forward and for the gradient of the input, and in bf16 for that of the weight; the other in fp32. Accuracy is the share of held-out tokens that are the first guess, in full
+int8, forward and for the gradient of the input, and in bf16 for that of the weight; the other in fp32. Accuracy is the share of held-out tokens that are the first choice, in full
 precision on both sides. Such a task does not saturate: no model of this size gets near all of them right. The sides
 differ by less than a learning rate or a seed does, so that rates are chosen by the mean of several seeds.
 """

@@ -3,7 +3,7 @@
 Compute is operations: 6 x active parameters x tokens, the parent's and the child's together. The child starts from the
 parent's weights (one shared half, copies of the other half as experts) with a new optimiser. Both sides have one grid of
 learning rates; the grown side's rate holds for parent and child. The parent's rate stays constant, because its training
-goes on; the child's and the baseline's fall as a cosine.
+continues; the child's and the baseline's fall as a cosine.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def _train(
     scratch: Sequence[tuple[float, int]],
     what: str,
 ) -> tuple[list[tuple[Result, Result]], list[Result]]:
-    """Of each (rate, seed): parents with their children, and baselines."""
+    """Train parents with their children, and baselines, for each (rate, seed)."""
     first = [
         replace(runs[name], learning_rate=rate, seed=seed).job()
         for name, of_side in (("parent", grown), ("scratch", scratch))
@@ -141,7 +141,7 @@ def _train(
         if not parent["has_diverged"]
     ]
     children_of = iter(bench.run(growing, f"{what}: children"))
-    # a parent that diverged has no child: its own loss, which is infinite, stands for both
+    # a parent that diverged has no child: its loss, which is infinite, is used for both
     children = [parent if parent["has_diverged"] else next(children_of) for parent in parents]
     return list(zip(parents, children, strict=True)), scratches
 

@@ -1,4 +1,4 @@
-"""One job in a process of its own: a request as JSON on standard input, the answer as the last line of output.
+"""One job in a separate process: a request as JSON on standard input, the answer as the last line of output.
 
 {"kind": "training", "settings": {...}, "made": "/folder/for/what/stays", "core": null}
 """

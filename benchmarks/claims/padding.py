@@ -2,7 +2,7 @@
 
 The baseline is shuffled documents in batches of equal height, each as wide as its longest; bucketing sorts like lengths
 together under the same token budget; packing puts several documents into a sequence. Lengths are those of this machine's
-corpora, cut where they are longer than a sequence, alike for all three. What the stream really delivers is counted beside it.
+corpora, cut where they are longer than a sequence, alike for all three. What the stream really delivers is counted too.
 """
 
 from __future__ import annotations

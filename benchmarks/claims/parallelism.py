@@ -93,7 +93,7 @@ def curve_rows(curves: Mapping[str, Mapping[str, Any]], scale: Scale) -> list[Ro
 
 
 def plan_rows(plan: Mapping[str, Any]) -> list[Row]:
-    """Whether a layout fits, and whether the shards of some ranks have as many parameters as the formulas say."""
+    """Check that a layout fits, and that the shards of some ranks have as many parameters as the formulas say."""
     if not plan["rows"]:
         refused = "; ".join(entry["example"] for entry in plan["refused"][:3])
         return [_plan_row("no layout fits", "", False, f"computed, not measured; refused: {refused}")]

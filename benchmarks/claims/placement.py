@@ -67,7 +67,7 @@ def decide(
     devices = [*here, *elsewhere]
     if len(devices) < 2:
         how = (
-            f"not measured here: no second device beside {devices[0].name}; give a model that was measured on one "
+            f"not measured here: no second device in addition to {devices[0].name}; give a model that was measured on one "
             "(`python -m model.parallel.placement measure`) with --device-model"
         )
         return [_row(part, None, how) for part in TARGETS]

@@ -1,6 +1,6 @@
 """Gradient checkpointing: memory that a training pass holds for its activations.
 
-Measured twice for each mode, in processes of their own: by hooks on what autograd saves (bytes of distinct tensors that are
+Measured twice for each mode, in separate processes: by hooks on what autograd saves (bytes of distinct tensors that are
 no parameters, at the end of the forward pass), and by how far the process grows over one forward and backward pass, its
 gradients having been there before. The process's growth includes what is computed again and the logits.
 """
@@ -34,7 +34,7 @@ MODES = ("none", "selective", "full")
 VOCABULARY = 1024
 FIELDS = {
     "full": {"process_bytes": "peak of the process", "saved_bytes": "saved tensors"},
-    # what selective checkpointing keeps is in a store of its own, which hooks on saved tensors do not see
+    # what selective checkpointing keeps is in a separate store, which hooks on saved tensors do not see
     "selective": {"process_bytes": "peak of the process"},
 }
 RESET_PEAK = Path("/proc/self/clear_refs")
@@ -138,7 +138,7 @@ def _figure(results: Results) -> Figure:
 
 
 def decide(results: Mapping[str, Sequence[Result]], settings: Settings, scale: Scale) -> list[Row]:
-    """Full checkpointing is what the target is for; selective is reported beside it."""
+    """Rows of checkpointing: the target is for the full one; the selective one is reported in addition."""
     if min(result["process_bytes"] for result in results["none"]) <= 0:
         raise MeasuringFailed("a training pass did not make the process larger: its peak cannot be told here")
     rows = []

@@ -1,4 +1,4 @@
-"""What was measured of each claim, kept beside the page that shows it: when, where, of which commit, at which scale.
+"""Record of each claim's measurement, in the folder of the page that shows it: date, machine, commit, scale.
 
 Claims are measured one by one and at different times: a new measurement takes the place of an older one of the same
 claim and scale, and of nothing else.
@@ -57,7 +57,7 @@ def read_record(file: Path) -> dict[str, dict[Scale, Entry]]:
 
 
 def write_record(file: Path, record: Mapping[str, Mapping[Scale, Entry]]) -> None:
-    """Whole or not at all. Raises OSError."""
+    """Write the record, whole or not at all. Raises OSError."""
     document = {
         claim: {scale: asdict(entry) for scale, entry in of_scale.items()}
         for claim, of_scale in record.items()

@@ -1,6 +1,6 @@
 """Head sharing and cross-layer tying: fewer stored bytes at equal held-out loss.
 
-The plain model has key/value heads of its own for each head and weights of its own for each layer; both sides have tied
+The plain model has separate key/value heads for each head and separate weights for each layer; both sides have tied
 embeddings. Which way of sharing is reported is chosen on the tuning seed, never on the reported ones: of those that save
 enough the one of least loss, since one that is just within the margin there may be beyond it on other seeds. Shared layers
 are computed as often as others: bytes are saved, not operations.
@@ -103,7 +103,7 @@ def decide(compared: Compared, settings: Settings, scale: Scale) -> list[Row]:
 
 
 def chosen_sharing(results: Mapping[str, Result]) -> str:
-    """Of those that save LEAST_SAVED the one of least loss; where none does, the smallest."""
+    """Choose the variant of least loss among those that save LEAST_SAVED; where none does, the smallest."""
     shared = {name: result for name, result in results.items() if name != PLAIN}
     enough = [
         name for name, result in shared.items() if bytes_saved([result], [results[PLAIN]]) >= LEAST_SAVED
@@ -114,7 +114,7 @@ def chosen_sharing(results: Mapping[str, Result]) -> str:
 
 
 def loss_change(results: Sequence[Result], plain: Sequence[Result]) -> Spread:
-    """Of paired seeds, in per cent."""
+    """Change of the loss over paired seeds, in per cent."""
     pairs = zip(results, plain, strict=True)
     return Spread.of([100 * (loss_of(mine) / loss_of(other) - 1) for mine, other in pairs])
 

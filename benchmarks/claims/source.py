@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 MEASURED = ("model", "benchmarks.claims")  # other code decides no figure
 JOB = "benchmarks.claims.job"
-# Programs that a kind of job starts beside what it imports.
+# Programs that a kind of job starts in addition to what it imports.
 STARTS = {"parallelism": ("model.parallel.check", "model.plan.__main__")}
 # Files that are no Python, by the module that reads or builds them.
 READS = {"model.native": "model/csrc", "model.plan.cluster": "model/plan/clusters"}
@@ -22,7 +22,7 @@ SUFFIXES = frozenset({".cpp", ".h", ".toml"})
 
 
 def source_sha256(kind: str, root: Path = ROOT) -> str:
-    """Of all source files that a job of `kind` depends on, with their paths."""
+    """Hash of all source files that a job of `kind` depends on, with their paths."""
     digest = hashlib.sha256()
     for file in source_files((JOB, f"benchmarks.claims.{kind}", *STARTS.get(kind, ())), root):
         content = file.read_bytes()

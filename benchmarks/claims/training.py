@@ -35,7 +35,7 @@ from model.transformer import Transformer
 
 WEIGHTS = "weights.safetensors"
 EQUAL_MIX = {"general": 1.0, "domain": 1.0}
-# How much text a step and a score take, beside what claims choose.
+# Sizes of a step's and a score's text, in addition to what claims choose.
 SIZES: dict[Scale, dict[str, Any]] = {
     "quick": {"batch_tokens": 256, "scored_tokens": 8_192},
     "full": {"sequence_length": 256, "batch_tokens": 512, "scored_tokens": 32_768},
@@ -45,7 +45,7 @@ PLAIN: dict[str, Any] = {"schedule": "cosine", "final_share": 0.1}  # of claims 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """What is trained, on what and how long. `data`, `teacher` and `start` are keys of other jobs."""
+    """Model, data and length of a training run. `data`, `teacher` and `start` are keys of other jobs."""
 
     model: dict[str, Any]
     data: str
@@ -81,7 +81,7 @@ def loss_of(result: Result, kinds: tuple[str, ...] | None = None, at: int = -1) 
 
 
 def accuracy_of(result: Result) -> float:
-    """Share of held-out tokens that are the model's first guess at the end, each kind weighing the same."""
+    """Share of held-out tokens that are the model's first choice at the end, each kind weighing the same."""
     scores = result["points"][-1]["scores"]
     return sum(float(kind["accuracy"]) for kind in scores.values()) / len(scores)
 
@@ -197,7 +197,7 @@ def _held_out(run: TrainingRun, data: DataFolder) -> dict[str, list[Batch]]:
 
 @torch.no_grad()
 def _scores(model: Transformer, held_out: dict[str, list[Batch]]) -> dict[str, dict[str, float]]:
-    """Loss in nats a target and share of right first guesses, of each kind."""
+    """Loss in nats a target and share of right first choices, of each kind."""
     model.eval()
     scores = {kind: _score(model, batches) for kind, batches in held_out.items()}
     model.train()
@@ -221,7 +221,7 @@ def _score(model: Transformer, batches: list[Batch]) -> dict[str, float]:
 
 
 def _stored_bytes(model: Transformer) -> int:
-    """Of the parameters as a checkpoint stores them: shared ones once."""
+    """Bytes of the parameters as a checkpoint stores them: shared ones once."""
     return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
 
 

@@ -1,7 +1,7 @@
-"""The same small learning-rate grid for every side of a comparison, decided by held-out loss on seeds of its own.
+"""The same small learning-rate grid for every side of a comparison, decided by held-out loss on separate seeds.
 
 The seeds that rates are chosen on are none of those that are reported: else the side with more noise would look better.
-One seed is enough where sides differ by more than seeds do. A grid grows beyond the edge at which its best rate lies,
+One seed is enough where sides differ by more than seeds do. A grid grows beyond the edge at which its best rate is,
 by the same rule on every side: so no side is held back by where the grid happens to end.
 """
 
@@ -46,7 +46,7 @@ def best_rate(losses: Mapping[float, float]) -> Tuned:
 
 
 def next_rate(losses: Mapping[float, float], n_first: int) -> float | None:
-    """The rate to try beyond the edge at which the best one lies, in the grid's own ratio; below it where all diverged.
+    """The rate to try beyond the edge at which the best one is, in the grid's ratio; below it where all diverged.
 
     None where the best is inside, where `MOST_ADDED` were added to the first `n_first`, or where one rate is no grid.
     """
@@ -64,9 +64,9 @@ def next_rate(losses: Mapping[float, float], n_first: int) -> float | None:
 
 
 def grid_text(chosen: Mapping[str, Tuned], n_seeds: int = 1) -> str:
-    """For a row's `how`; `n_seeds` decided."""
+    """Text about the grid for a row's `how`; `n_seeds` decided."""
     listed = ", ".join(f"{name} {tuned.text()}" for name, tuned in chosen.items())
-    seeds = "a seed of its own" if n_seeds == 1 else f"{n_seeds} seeds of its own"
+    seeds = "a separate seed" if n_seeds == 1 else f"{n_seeds} separate seeds"
     return f"learning rates by one rule on every side, on {seeds}: {listed}"
 
 

@@ -59,7 +59,7 @@ def _check(value: Any, depth: int) -> None:
             raise NotCanonical("an integer has more than 63 bits")
     elif value is not None and type(value) not in (str, bool):
         raise NotCanonical(
-            f"a {type(value).__name__} stands where only text, whole numbers, booleans and null may"
+            f"a {type(value).__name__} is where only text, whole numbers, booleans and null may be"
         )
 
 
@@ -70,5 +70,5 @@ def _refuse_number(text: str) -> Any:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        raise NotCanonical("a key stands twice in one object")
+        raise NotCanonical("a key is repeated in one object")
     return result

@@ -22,7 +22,7 @@ def commit(secret: bytes, nonce: str) -> str:
 
 
 def opens(commitment: str, secret: bytes, nonce: str) -> bool:
-    """Whether `secret` and `nonce` are what was committed to."""
+    """True if `secret` and `nonce` are what was committed to."""
     try:
         return hmac.compare_digest(commit(secret, nonce).encode(), commitment.encode())
     except ValueError:

@@ -1,4 +1,4 @@
-"""The one place where samples and events become a verdict. The judge calls it, and so does whoever verifies.
+"""Decision of a run: samples and events become a verdict. The judge and every verification call this one place.
 
 Pure: the same document gives the same verdict on every machine. In order: events (what a sample did), the checks of
 outputs, the statistics of the pairs, and for a gain what would make it unbelievable.
@@ -26,11 +26,11 @@ from benchmarks.statistics.units import PPM, floor_ppm, nats, signed_percent
 ALPHA_PPM = 1_000
 UNITS_PER_CONTROL = 12
 SURE_COMPARISONS = (
-    3  # fewer control comparisons may look bad by chance: more are taken before anybody is suspected
+    3  # fewer control comparisons may look bad by chance: more are taken before a patch is suspected
 )
 
-# Events by weight: the first kind found decides. What a cheater did outweighs what he may have broken on the way;
-# trouble of the runner outweighs what may have followed from it.
+# Events by weight: the first kind found decides. A cheat outweighs what it may have broken;
+# a failure of the runner outweighs what may have followed from it.
 _WEIGHT = (
     "policy_violation",
     "protocol_violation",
@@ -51,52 +51,53 @@ _NOT_BASE_S_FAULT = ("cancelled", "infrastructure_error", "policy_violation")
 
 _BROKEN = (
     VerdictKind.BUILD_FAILED,
-    "The patch did not build or import: {detail}. Read the log, then try `gainshare bench` at home.",
+    "The patch did not build or import: {detail}. Read the run's log, then try it with `gainshare bench` on your machine.",
 )
 _CHEATED = (
     VerdictKind.POLICY_VIOLATION,
-    "The patch did more than answer: {detail}. Only the time that the judge's own clock measures and the outputs that it "
-    "checks count: remove whatever writes to standard output, to the clock or to a verdict.",
+    "The patch did something that a patch may not do: {detail}. Only the judge's own clock and the outputs that it checks "
+    "count. Remove the code that writes to standard output, changes a clock or makes a verdict, then submit again.",
 )
 # What a crash means depends on how far the sample had come.
 _CRASHES = {
     "start": (
         VerdictKind.INFRASTRUCTURE_ERROR,
-        "A sample ended before the patch was loaded: {detail}. It is queued again.",
+        "A sandbox ended before the patch was loaded: {detail}. The run is queued again.",
     ),
     "call": (
         VerdictKind.WRONG_OUTPUT,
-        "The patch crashed instead of answering: {detail}. Read the log, then try `gainshare bench` at home.",
+        "The patch crashed instead of answering: {detail}. Read the run's log, then try it with `gainshare bench` on your machine.",
     ),
 }
 _LATE_BUILD = (
     VerdictKind.TIMEOUT,
-    "The patch took too long to build: {detail}. Leave the compiler less to work out and nothing to wait for, then try "
-    "`gainshare bench` at home.",
+    "The patch took too long to build: {detail}. Give the compiler less to compute and nothing to wait for, then try it with "
+    "`gainshare bench` on your machine.",
 )
 _MEANINGS = {
     "cancelled": (
         VerdictKind.INFRASTRUCTURE_ERROR,
-        "The run was cancelled: {detail}. Submit again to measure it.",
+        "The run was cancelled: {detail}. Submit again to have the patch measured.",
     ),
     "infrastructure_error": (
         VerdictKind.INFRASTRUCTURE_ERROR,
-        "The runner failed, not the patch: {detail}. It is queued again.",
+        "The runner failed, not the patch: {detail}. The run is queued again.",
     ),
     "policy_violation": _CHEATED,
     "protocol_violation": _CHEATED,
     "resource_limit": (
         VerdictKind.RESOURCE_LIMIT,
-        "The patch went over a limit: {detail}. Use less, or ask for another limit in the bounty.",
+        "The patch went over a limit: {detail}. Use less, or ask a maintainer for a higher limit.",
     ),
     "timeout": (
         VerdictKind.TIMEOUT,
-        "The patch did not answer in time: {detail}. Look for an endless loop or a lock, then try `gainshare bench` at home.",
+        "The patch did not answer in time: {detail}. Look for an endless loop or a lock, then try it with `gainshare bench` on your "
+        "machine.",
     ),
     "build_failed": _BROKEN,
     "quality_loss": (
         VerdictKind.QUALITY_LOSS,
-        "Held-out quality is worse: {detail}. Keep more precision where it matters.",
+        "The loss on held-out text is worse: {detail}. Keep more precision where it matters, then submit again.",
     ),
 }
 
@@ -123,7 +124,7 @@ def gate_plan(document: dict[str, Any]) -> GatePlan:
 
 
 def next_pairs(document: dict[str, Any]) -> dict[str, int]:
-    """How many pairs of each case the run should have before it is decided again: up to the next look, or all."""
+    """Count the pairs that each case should have before the next decision: up to the next look, or all."""
     kind = document["run"]["kind"]
     if kind == "guard":
         return wanted_pairs(document)
@@ -138,9 +139,9 @@ def next_pairs(document: dict[str, Any]) -> dict[str, int]:
 
 
 def decide_so_far(document: dict[str, Any]) -> Verdict | None:
-    """The verdict of a document without one, or None while the run should measure on.
+    """Decide a document without a verdict; None while the run should measure more pairs.
 
-    On means up to `next_pairs` units, or where these are there, a control pair that a gain still needs. Raises
+    More means up to `next_pairs` units, or where these are there, a control pair that a gain still needs. Raises
     EvidenceError for a document that is not evidence.
     """
     validate(document, has_verdict=False)
@@ -153,7 +154,8 @@ def decide_so_far(document: dict[str, Any]) -> Verdict | None:
     if thawed := thawed_side(document):
         return Verdict(
             VerdictKind.SUSPICIOUS,
-            f"The {thawed[1]} used CPU time in pair {thawed[0]} while it was frozen. A maintainer looks at it.",
+            f"The {thawed[1]} used CPU time in pair {thawed[0]} while it was frozen, so the times of that pair cannot be trusted. "
+            "A maintainer will check the run.",
             pairs=pairs,
         )
     if document["run"]["kind"] == "guard":
@@ -166,9 +168,9 @@ def decide_so_far(document: dict[str, Any]) -> Verdict | None:
 
 
 def decide(document: dict[str, Any]) -> Verdict:
-    """The verdict of a document without one (a `verdict` key is ignored). Always gives one.
+    """Decide a document, whatever `verdict` it states. Always gives a verdict.
 
-    A run that ended before its numbers decided is an infrastructure error: it is measured again.
+    A run that ended before its figures decided is an infrastructure error: it is measured again.
     """
     bare = {key: value for key, value in document.items() if key != "verdict"}
     verdict = decide_so_far(bare)
@@ -177,7 +179,7 @@ def decide(document: dict[str, Any]) -> Verdict:
     pairs = read_samples(bare).unit_count
     return Verdict(
         VerdictKind.INFRASTRUCTURE_ERROR,
-        f"The run ended after {pairs} pairs, before they decided anything. It is queued again.",
+        f"The run ended after {pairs} pairs, too few for a decision. The run is queued again.",
         pairs=pairs,
     )
 
@@ -191,19 +193,21 @@ def _from_events(document: dict[str, Any], pairs: int) -> Verdict | None:
     if is_base and kind not in _NOT_BASE_S_FAULT:
         return Verdict(
             VerdictKind.INFRASTRUCTURE_ERROR,
-            f"The base tree failed, not the patch ({kind}: {detail}). A maintainer must look at the base tree.",
+            f"The base tree failed, not the patch ({kind}: {detail}). A maintainer must check the base tree.",
             pairs=pairs,
         )
     if kind == "wrong_output":
         return _wrong_output(detail, pairs)
     if kind == "suspicious":
-        return Verdict(VerdictKind.SUSPICIOUS, f"{_sentence(detail)} A maintainer looks at it.", pairs=pairs)
+        return Verdict(
+            VerdictKind.SUSPICIOUS, f"{_sentence(detail)} A maintainer will check the run.", pairs=pairs
+        )
     verdict_kind, reason = _meaning(kind, event.get("stage", ""))
     return Verdict(verdict_kind, reason.format(detail=detail), pairs=pairs)
 
 
 def _meaning(kind: str, stage: str) -> tuple[VerdictKind, str]:
-    """What an event of this kind says about the patch, by how far it had come; with a place for the event's detail."""
+    """Verdict and reason of an event of this kind at this stage; the reason has a place for the event's detail."""
     if kind == "crash":
         return _CRASHES.get(stage, _BROKEN)
     if (kind, stage) == ("timeout", "build"):
@@ -214,14 +218,14 @@ def _meaning(kind: str, stage: str) -> tuple[VerdictKind, str]:
 def _wrong_output(detail: str, pairs: int) -> Verdict:
     return Verdict(
         VerdictKind.WRONG_OUTPUT,
-        f"An output is wrong: {detail}. Compare with the reference form on random inputs and shapes before you "
-        "submit again.",
+        f"An output is wrong: {detail}. Compare your code with the reference form on random inputs and shapes, then submit "
+        "again.",
         pairs=pairs,
     )
 
 
 def _unchecked(document: dict[str, Any], pairs: int) -> Verdict | None:
-    """Every timed output of the candidate is compared, some with the oracle: else the judge did not do its work."""
+    """Find a judge that did not compare every timed output of the candidate, or none with the oracle."""
     timed = sum(side == "candidate" for pair in document["pairs"] for side, _ns in pair["calls"])
     checks = document["checks"]
     if checks["outputs_checked"] >= timed and checks["oracle_checked"] > 0:
@@ -229,7 +233,7 @@ def _unchecked(document: dict[str, Any], pairs: int) -> Verdict | None:
     return Verdict(
         VerdictKind.INFRASTRUCTURE_ERROR,
         f"Only {checks['outputs_checked']} of {timed} outputs were checked, {checks['oracle_checked']} against the "
-        "oracle. It is queued again.",
+        "oracle, so nothing is decided. The run is queued again.",
         pairs=pairs,
     )
 
@@ -246,8 +250,8 @@ def _gate(document: dict[str, Any], samples: Samples) -> Verdict | None:
     pairs, size = decision.look, signed_percent(estimate)
     if decision.outcome is GateOutcome.REGRESSION:
         reason = (
-            f"Slower than base: the median over {pairs} pairs is {size}. See the samples, find what costs, and "
-            "compare with `gainshare bench` at home."
+            f"Slower than base: the median over {pairs} pairs is {size}. Look for the slower part in this run's samples, or "
+            "compare both trees with `gainshare bench` on your machine."
         )
         return Verdict(VerdictKind.REGRESSION, reason, estimate, bound, pairs)
     if decision.outcome is GateOutcome.NO_GAIN:
@@ -256,16 +260,18 @@ def _gate(document: dict[str, Any], samples: Samples) -> Verdict | None:
         return None
     if doubt := _doubt(document, samples):
         return Verdict(doubt[0], doubt[1], estimate, bound, pairs)
-    reason = f"Faster than base: {size} over {pairs} pairs. A confirmation with new secrets sets the award."
+    reason = (
+        f"Faster than base: {size} over {pairs} pairs. Next, a confirmation with new secrets sets the award."
+    )
     return Verdict(VerdictKind.GAIN, reason, estimate, bound, pairs)
 
 
 def _no_gain_reason(decision: GateDecision) -> str:
     assert decision.estimate is not None
     return (
-        f"No gain of a size that counts: the median over {decision.look} pairs is "
-        f"{signed_percent(floor_ppm(decision.estimate))}, asked for are {signed_percent(floor_ppm(decision.minimum_effect))} "
-        "and a bound above chance. Find a larger effect; `gainshare bench` shows pairs at home."
+        f"No gain that is large enough: the median over {decision.look} pairs is "
+        f"{signed_percent(floor_ppm(decision.estimate))}. A gain must be {signed_percent(floor_ppm(decision.minimum_effect))} "
+        "at least, and clearer than chance. Find a larger effect; `gainshare bench` measures pairs on your machine."
     )
 
 
@@ -280,8 +286,8 @@ def _confirmation(document: dict[str, Any], samples: Samples) -> Verdict | None:
     estimate, bound = result.estimate_log_ppm, result.bound_log_ppm
     if not result.is_gain:
         reason = (
-            f"Not confirmed: over {wanted} fresh pairs the median is {signed_percent(estimate)}, its 95 % lower bound "
-            f"{signed_percent(bound)}. Find a larger effect and submit again."
+            f"Not confirmed: over {wanted} new pairs the median is {signed_percent(estimate)}, and its 95 % lower bound is "
+            f"{signed_percent(bound)}, not above zero. Find a larger effect and submit again."
         )
         return Verdict(VerdictKind.NO_GAIN, reason, estimate, bound, wanted)
     if _lacks_controls(document, samples, wanted):
@@ -289,8 +295,8 @@ def _confirmation(document: dict[str, Any], samples: Samples) -> Verdict | None:
     if doubt := _doubt(document, samples):
         return Verdict(doubt[0], doubt[1], estimate, bound, wanted)
     reason = (
-        f"Confirmed: {signed_percent(bound)} at least, with 95 % confidence ({wanted} fresh pairs, median "
-        f"{signed_percent(estimate)}). This bound sets the award; next, somebody else reviews the patch."
+        f"Confirmed: {signed_percent(bound)} at least, with 95 % confidence ({wanted} new pairs, median "
+        f"{signed_percent(estimate)}). This bound sets the award. Next, another person reviews the patch."
     )
     return Verdict(VerdictKind.GAIN, reason, estimate, bound, wanted)
 
@@ -300,12 +306,12 @@ def _units(document: dict[str, Any], samples: Samples) -> list[float]:
 
 
 def controls_needed(units: int) -> int:
-    """How many control pairs a gain over `units` units needs: one for every twelve begun."""
+    """Control pairs that a gain over `units` units needs: one for every twelve begun."""
     return -(-units // UNITS_PER_CONTROL)
 
 
 def _lacks_controls(document: dict[str, Any], samples: Samples, units: int) -> bool:
-    """Whether a gain needs more control pairs: there are too few, or too few to believe what they seem to show."""
+    """Say whether a gain needs more control pairs: there are too few, or too few to believe what they seem to show."""
     if document["run"]["kind"] == "aa":
         return False
     if len(samples.controls) < controls_needed(units):
@@ -315,28 +321,28 @@ def _lacks_controls(document: dict[str, Any], samples: Samples, units: int) -> b
 
 
 def _doubt(document: dict[str, Any], samples: Samples) -> tuple[VerdictKind, str] | None:
-    """What stands against a gain that the numbers show: one bad case, the cap, the control pairs."""
+    """Find what contradicts a measured gain: one bad case, the cap, the control pairs."""
     policy = document["suite"]["policy"]
     for case, values in sorted(samples.by_case.items()):
         middle = floor_ppm(median(list(map(nats, values))))
         if middle < policy["worst_case_log_ppm"]:
             return VerdictKind.NO_GAIN, (
                 f"Faster on the whole, but case {case} is at {signed_percent(middle)}, and no case may be below "
-                f"{signed_percent(policy['worst_case_log_ppm'])}. Mend that case and submit again."
+                f"{signed_percent(policy['worst_case_log_ppm'])}. Make that case faster, then submit again."
             )
         if middle >= policy["cap_log_ppm"]:
             return VerdictKind.SUSPICIOUS, (
-                f"Case {case} is at {signed_percent(middle)}, past the suite's cap of "
-                f"{signed_percent(policy['cap_log_ppm'])}. A maintainer looks at how."
+                f"Case {case} is at {signed_percent(middle)}, at or above the suite's cap of "
+                f"{signed_percent(policy['cap_log_ppm'])}. A maintainer will check how the patch does it."
             )
     if document["run"]["kind"] == "aa":
         return None
     control = control_check(samples.base_times)
     if not math.isinf(control.threshold_log) and control.is_suspicious:
         return VerdictKind.SUSPICIOUS, (
-            "Base is slower beside the patch than beside itself: "
-            f"{signed_percent(-floor_ppm(control.slowdown_log))} ({control.comparisons} control pairs). The patch may slow "
-            "its partner down. A maintainer looks at it."
+            "Base was slower when paired with the patch than when paired with itself: "
+            f"{signed_percent(-floor_ppm(control.slowdown_log))} ({control.comparisons} control pairs). The patch may slow the "
+            "other process down. A maintainer will check the run."
         )
     return None
 

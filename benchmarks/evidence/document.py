@@ -94,7 +94,7 @@ def digest(document: dict[str, Any]) -> str:
 
 
 def signed_bytes(document: dict[str, Any]) -> bytes:
-    """What a runner signs: the schema's name, a newline, the canonical bytes."""
+    """Bytes that a runner signs: the schema's name, a newline, the canonical document."""
     return SIGNING_CONTEXT + canonical_bytes(document)
 
 

@@ -1,4 +1,4 @@
-"""The verdict of a guard run: did a gain in one suite make anything else worse?
+"""Verdict of a guard run: a gain in one suite must not make anything else worse.
 
 One rail per case of the guard suite, one per case for its peak memory, and one for the time to load over all of them,
 on top of a second that any process takes to start.
@@ -54,7 +54,7 @@ def rails(document: dict[str, Any]) -> Iterator[Rail]:
 
 
 def guard_verdict(document: dict[str, Any]) -> Verdict | None:
-    """None while a rail needs more pairs. Violations first: one is enough."""
+    """Decide a guard run; None while a rail needs more pairs. One violated rail is enough."""
     found = [(rail, rail.decision) for rail in rails(document) if rail.is_needed]
     pairs = sum(len(rail.values) for rail, _ in found if rail.case == rail.name)
     violated = [(rail, decision) for rail, decision in found if decision.outcome is GuardOutcome.VIOLATED]
@@ -67,7 +67,7 @@ def guard_verdict(document: dict[str, Any]) -> Verdict | None:
 
 
 def wanted_pairs(document: dict[str, Any]) -> dict[str, int]:
-    """How many pairs of each case there should be before the rails are looked at again."""
+    """Count the pairs that each case should have before the next decision."""
     wanted = {case["name"]: 0 for case in document["suite"]["cases"]}
     for rail in rails(document):
         if not rail.is_needed or rail.decision.outcome is not GuardOutcome.MEASURE_ON:
@@ -84,16 +84,17 @@ def _violated(rail: Rail, decision: GuardDecision, pairs: int) -> Verdict:
     assert decision.estimate is not None
     estimate = floor_ppm(decision.estimate)
     allowed = signed_percent(-round(rail.plan.margin_log * PPM))
-    how = (
-        f"the median over {decision.look} pairs is {signed_percent(estimate)}"
+    what = (
+        f"The gain makes something else worse: for {rail.name} the median over {decision.look} pairs is "
+        f"{signed_percent(estimate)}"
         if decision.is_proven
-        else f"{decision.look} pairs could not show that it is not (median {signed_percent(estimate)})"
+        else f"The gain may make something else worse: for {rail.name} {decision.look} pairs could not rule out a larger loss "
+        f"than allowed (median {signed_percent(estimate)})"
     )
     kind = VerdictKind.QUALITY_LOSS if rail.name.startswith("quality/") else VerdictKind.REGRESSION
     return Verdict(
         kind,
-        f"A gain that costs elsewhere: {rail.name} may be at {allowed} at the worst; {how}. Keep the gain without that "
-        "cost, then submit again.",
+        f"{what}, and {allowed} is the most that is allowed. Keep the gain without that cost, then submit again.",
         estimate,
         None if decision.bound is None else floor_ppm(decision.bound),
         pairs,
@@ -109,5 +110,5 @@ def _margin(holder: dict[str, Any], key: str) -> GuardPlan:
 
 def _ratio(sides: dict[str, int]) -> float:
     if min(sides.values()) <= 0:
-        raise EvidenceError("a complete pair says nothing of its memory or load time")
+        raise EvidenceError("a complete pair has no memory or load time")
     return nats(log_ppb(Fraction(sides["base"], sides["candidate"])))

@@ -1,4 +1,4 @@
-"""From the raw samples of a document to the numbers that statistics take. Whole numbers until the last step.
+"""Log ratios of a document's raw samples, for the statistics. Whole numbers until the last step.
 
 A *unit* is the k-th complete pair of every case, combined: the mean of their log ratios, that is the logarithm of
 the geometric mean of the speed-ups, each capped. With one case a unit is a pair.
@@ -18,7 +18,7 @@ PPB_PER_PPM = 1000
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """What was measured, in the order measured. Log ratios are ln(base / candidate) in billionths of a nat."""
+    """Samples of a document, in the order measured. Log ratios are ln(base / candidate) in billionths of a nat."""
 
     by_case: dict[str, tuple[int, ...]]  # complete measured pairs
     controls: tuple[int, ...]  # complete control pairs
@@ -32,7 +32,7 @@ class Samples:
 
     @property
     def unit_count(self) -> int:
-        """How many units are complete."""
+        """Number of complete units."""
         return min(map(len, self.by_case.values()))
 
 
@@ -80,7 +80,7 @@ def _base_time(pair: dict[str, Any]) -> BaseTime:
 
 
 def frozen_cpu_limit_ns(pair: dict[str, Any]) -> int:
-    """How much CPU time a side may have used while frozen: 20 ms (two ticks of the clock that counts it) or 2 %."""
+    """CPU time that a side may have used while frozen: 20 ms (two ticks of the clock that counts it) or 2 %."""
     return max(20_000_000, int(pair["timed_ns"]) // 50)
 
 

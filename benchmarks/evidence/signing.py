@@ -65,7 +65,7 @@ def sign(key: Ed25519PrivateKey, message: bytes) -> str:
 
 
 def verify(public: str, signature: str, message: bytes) -> bool:
-    """Whether `signature` is that of `message` by `public`. False for anything malformed."""
+    """True if `signature` is that of `message` by `public`. False for anything malformed."""
     try:
         Ed25519PublicKey.from_public_bytes(_decode(public, 32)).verify(_decode(signature, 64), message)
     except (InvalidSignature, ValueError):

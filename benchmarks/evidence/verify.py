@@ -151,7 +151,7 @@ def _key_checks(signature: dict[str, str], trusted: Mapping[str, str] | None) ->
 
 
 def _rule_checks(document: dict[str, Any], is_required: bool) -> list[Check]:
-    """Whose rules the document was made by, and what they say of awards and of when to look."""
+    """Compare the document's policy, harness and claim to awards with the installed ones."""
     policy, harness = load_policy(), harness_hash()
     same_policy, same_harness = document["policy_hash"] == policy.hash, document["harness"]["hash"] == harness
     checks = [
@@ -188,10 +188,10 @@ def _sandbox(sandbox: dict[str, Any]) -> str:
 
 
 def _against_awards(document: dict[str, Any], policy: Policy | None, *, is_same_judge: bool) -> str | None:
-    """What contradicts the document's claim to be award-eligible, as far as this installation can tell."""
+    """Find what contradicts the document's claim to be award-eligible, as far as this installation can tell."""
     level, suite = document["sandbox"]["level"], document["suite"]
     if document["run"]["nonce"] == LOCAL_NONCE:
-        return "a run at home earns no awards"
+        return "a run on a contributor's own machine earns no awards"
     if policy is not None and level not in policy.award_sandbox_levels:
         return f"sandbox level {level} earns no awards"
     if is_same_judge and "counted_by" not in document["sandbox"]:
@@ -213,7 +213,7 @@ def _is_catalogued(suite: dict[str, Any]) -> bool:
 
 
 def _sample_checks(document: dict[str, Any], verdict: Verdict) -> list[Check]:
-    """What the raw samples show, for people to read: the verdict follows from these."""
+    """Report what the raw samples show, for people to read: the verdict follows from them."""
     samples = read_samples(document)
     thawed = thawed_side(document)
     expected_to_hold = verdict.kind in (VerdictKind.GAIN, VerdictKind.NO_GAIN, VerdictKind.REGRESSION)

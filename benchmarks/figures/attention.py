@@ -1,4 +1,4 @@
-"""How fast attention over whole sequences is: `python -m benchmarks.figures.attention [--json] [--quick]`, two minutes on one core.
+"""Speed of attention over whole sequences: `python -m benchmarks.figures.attention [--json] [--quick]`, two minutes on one core.
 
     ours      the compiled kernels of `model/layers/attention/gqa_fused.py`
     torch     `F.scaled_dot_product_attention`, plainly causal or, where documents are packed, under a mask
@@ -52,7 +52,7 @@ class Shape:
         return f"{self.n_rows} x {self.row_tokens} tokens{packed}"
 
     def first_seen(self) -> Tensor | None:
-        """As attention takes it, [1, S]."""
+        """First position that each query sees, as attention takes it, [1, S]."""
         if self.n_documents == 1:
             return None
         documents_1S = torch.arange(self.row_tokens)[None] * self.n_documents // self.row_tokens
@@ -122,7 +122,7 @@ def _cell(shape: Shape, dtype: str, rounds: int) -> Cell:
 def _seconds(
     form: Form, heads: tuple[Tensor, Tensor, Tensor], grad: Tensor, first: Tensor | None
 ) -> tuple[float, float]:
-    """Of a forward and of a backward pass."""
+    """Seconds of a forward and of a backward pass."""
     q, k, v = (part.detach().requires_grad_() for part in heads)
     with torch_instead() if form == "torch" else nullcontext():
         begun = time.perf_counter()

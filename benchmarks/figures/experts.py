@@ -1,4 +1,4 @@
-"""How fast the routed experts are: `python -m benchmarks.figures.experts [--json] [--quick]`, under 4 minutes on one core.
+"""Speed of the routed experts: `python -m benchmarks.figures.experts [--json] [--quick]`, under 4 minutes on one core.
 
 Where torch has no fast products of bf16 (a processor without AVX512_BF16) the whole takes more than a quarter of an hour:
 use `--quick`, which leaves the longest calls out.
@@ -8,7 +8,7 @@ use `--quick`, which leaves the longest calls out.
     grouped   torch: rows sorted by expert, `F.grouped_mm`
     floor     a dense feed-forward as wide as the experts that a token uses: the same products without any choice
 
-All run on one core in one process, one call each by turns in random order, each call with tokens and choices of its own,
+All run on one core in one process, one call each by turns in random order, each call with fresh tokens and choices,
 so that no form finds the weights that another one just read. Two shared experts are computed as one dense
 feed-forward in the first three and are part of the floor's width; routers are left out everywhere. Backward includes
 forward and makes all gradients again. Ratios are medians of the ratios within a round, which drift cannot tilt.
@@ -16,8 +16,6 @@ forward and makes all gradients again. Ratios are medians of the ratios within a
 
 from __future__ import annotations
 
-import argparse
-import os
 import random
 import statistics
 import sys
@@ -31,10 +29,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.commands import command_line, ends_plainly
-from benchmarks.report import MeasuringFailed, Report, Row, milliseconds
+from benchmarks.commands import ends_plainly
+from benchmarks.figures import one_core
+from benchmarks.report import MeasuringFailed, Row, milliseconds
 from model import native
-from model.command_errors import CommandParser
 from model.layers.ffn import SwiGLU
 from model.layers.moe import experts, experts_fused
 
@@ -169,7 +167,7 @@ def _cell(weights: Weights, n: int, dtype: str, *, backward: bool, seconds: floa
 
 
 def _seconds(form: str, tokens: Tokens, weights: Weights, *, backward: bool) -> float:
-    """Of one call; what the gradients of the last one took is given back before."""
+    """Seconds of one call; the memory of the last one's gradients is freed before."""
     weights.clear_gradients()
     for leaf in (tokens.x, tokens.weights):
         leaf.requires_grad_(backward)
@@ -201,7 +199,7 @@ def _rows(cell: Cell) -> list[Row]:
 
 
 def _bandwidth_row(cell: Cell, itemsize: int, bytes_per_s: float) -> Row:
-    """What share of the memory's speed the fused form reads the weights of the chosen and shared experts with."""
+    """Share of the memory's bandwidth at which the fused form reads the weights of the chosen and shared experts."""
     expert_bytes = 3 * D_MODEL * D_EXPERT * itemsize
     speeds = [
         (n + N_SHARED) * expert_bytes / seconds
@@ -231,22 +229,17 @@ def _read_bandwidth() -> float:
 
 @ends_plainly
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = CommandParser(
-        prog="python -m benchmarks.figures.experts",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    return one_core.run(
+        "python -m benchmarks.figures.experts",
+        __doc__,
+        arguments,
+        lambda is_quick: measure(
+            seconds=QUICK_SECONDS if is_quick else CELL_SECONDS,
+            tokens=tuple(n for n in TOKENS if n <= 512) if is_quick else TOKENS,
+        ),
+        quick="a sixth of the time, up to 512 tokens",
+        keeps_memory=False,
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
-    parser.add_argument(
-        "--quick", action="store_true", help="a sixth of the time, up to 512 tokens: a first look"
-    )
-    chosen = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    tokens = tuple(n for n in TOKENS if n <= 512) if chosen.quick else TOKENS
-    rows = measure(seconds=QUICK_SECONDS if chosen.quick else CELL_SECONDS, tokens=tokens)
-    Report.here(command_line(parser.prog, arguments), rows).show(as_json=chosen.json)
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""What the compiled executor reaches alone, without an engine around it: `python -m benchmarks.figures.kernels [--json] [--quick]`.
+"""Speed of the compiled executor alone, without an engine: `python -m benchmarks.figures.kernels [--json] [--quick]`.
 
-Steps of a Qwen3-MoE of 186M parameters (54M active, random weights) in each form of weights, in turns, beside the bandwidth
+Steps of a Qwen3-MoE of 186M parameters (54M active, random weights) in each form of weights, in turns, compared with the bandwidth
 and the matrix products of the same core in the same run; then what each form costs in held-out loss on SmolLM2, where that
 is fetched. One core, 3 minutes; `--quick` 1 minute. `python -m benchmarks.peers serve` compares whole engines.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import os
 import shutil
 import statistics
 import sys
@@ -22,13 +21,13 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.commands import ends_plainly
+from benchmarks.figures import one_core
 from benchmarks.peers.drivers.machine import bandwidth, gemm
 from benchmarks.peers.models import QWEN3_MOE_186M
 from benchmarks.peers.quartiles import Quartiles
 from benchmarks.peers.roofline import cache_read, prefill_flops, weights_read
-from benchmarks.report import Report, Row
+from benchmarks.report import Row
 from model.checkpoint import models_home
-from model.command_errors import CommandParser
 from model.config import ModelConfig
 from model.layers.unfilled import unfilled
 from model.serving.executors.base import Part
@@ -82,7 +81,7 @@ def speed_rows(plan: Plan, config: ModelConfig) -> Iterator[Row]:
         started = time.perf_counter()
         executors[weights] = NativeExecutor(transformer, n_blocks, weights=weights)
         packing_s = time.perf_counter() - started
-        how = f"{executors[weights].weights.n_bytes / 2**20:.0f} MiB, beside the {config.total_parameters * 4 / 2**20:.0f} MiB given"
+        how = f"{executors[weights].weights.n_bytes / 2**20:.0f} MiB, compared with the {config.total_parameters * 4 / 2**20:.0f} MiB given"
         yield Row(f"pack {weights}", packing_s, "s", None, None, how)
     for executor in executors.values():
         fill_cache(executor, max(BATCHES))
@@ -109,7 +108,7 @@ def speed_rows(plan: Plan, config: ModelConfig) -> Iterator[Row]:
 
 @dataclass(frozen=True)
 class CoreLimits:
-    """What the core reaches: reading what one token needs, and in large products."""
+    """Peak rates of the core: in reading what one token needs, and in large products."""
 
     bytes_per_s: float
     flops: float
@@ -247,17 +246,14 @@ def timed_s(work: Callable[[], object], repeats: int) -> float:
 
 @ends_plainly
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = CommandParser(prog="python -m benchmarks.figures.kernels", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
-    parser.add_argument("--quick", action="store_true", help="fewer rounds and texts")
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    plan = QUICK if options.quick else FULL
-    command = f"python -m benchmarks.figures.kernels{' --quick' if options.quick else ''}"
-    Report.here(command, measure(plan)).show(as_json=options.json)
-    return 0
+    return one_core.run(
+        "python -m benchmarks.figures.kernels",
+        __doc__,
+        arguments,
+        lambda is_quick: measure(QUICK if is_quick else FULL),
+        quick="fewer rounds and texts",
+        keeps_memory=False,
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""How fast linear maps of many rows are: `python -m benchmarks.figures.linear [--json] [--quick]`, two minutes on one core.
+"""Speed of linear maps of many rows: `python -m benchmarks.figures.linear [--json] [--quick]`, two minutes on one core.
 
     ours      the compiled kernels of `model/layers/linear_fused.py`
     torch     its products of the same tensors, by the library that it calls here
 
 Both run on one core in one process, one call each by turns in random order, on the same tensors: the answer, then both
-gradients. Ratios are medians of the ratios within a round; beside them stands what both reach in operations a second.
+gradients. Ratios are medians of the ratios within a round; the rows also have what both reach in operations a second.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _cell(shape: Shape, dtype: str, rounds: int) -> list[Row]:
 
 
 def _products(shape: Shape, dtype: torch.dtype) -> dict[str, Mapping[str, Call]]:
-    """Of the answer and of both gradients how each form computes it."""
+    """Calls by which each form computes the answer and both gradients."""
     rng = torch.Generator().manual_seed(0)
     x, weight, grad = (
         torch.randn(size, generator=rng).to(dtype)
@@ -113,7 +113,7 @@ def _products(shape: Shape, dtype: torch.dtype) -> dict[str, Mapping[str, Call]]
 
 
 def row_of(shape: Shape, name: str, seconds: Mapping[str, Sequence[float]]) -> Row:
-    """How many times torch's speed."""
+    """Speed as a multiple of torch's."""
     ratio = statistics.median(
         torchs / ours for ours, torchs in zip(seconds["ours"], seconds["torch"], strict=True)
     )

@@ -1,4 +1,4 @@
-"""The command line of what times kernels in its own process, on one core and with one thread. Knows no kernel."""
+"""Command line of programs that time kernels in their process, on one core and with one thread."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ def run(
     measure: Callable[[bool], Iterable[Row]],
     *,
     quick: str,
+    keeps_memory: bool = True,
 ) -> int:
-    """Shows what `measure(is_quick)` gives, 0. `quick` is for people: what `--quick` leaves out.
+    """Show the rows of `measure(is_quick)` and return 0. `quick` says what `--quick` leaves out.
 
-    The process keeps its last core, one thread and the memory that it frees.
+    The process keeps its last core and one thread, and with `keeps_memory` the memory that it frees.
     """
     parser = CommandParser(
         prog=program, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -32,7 +33,8 @@ def run(
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     parser.add_argument("--quick", action="store_true", help=f"{quick}: a first look")
     chosen = parser.parse_args(arguments)
-    keep_freed_memory()
+    if keeps_memory:
+        keep_freed_memory()
     torch.set_num_threads(1)
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     rows = measure(chosen.quick)

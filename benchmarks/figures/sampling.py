@@ -1,4 +1,4 @@
-"""What choosing tokens costs, and what lookups guess: `python -m benchmarks.figures.sampling [--json]`, 30 seconds on one core.
+"""Cost of choosing tokens, and the draft tokens of lookups: `python -m benchmarks.figures.sampling [--json]`, 30 seconds on one core.
 
 Draws are timed over a vocabulary of SmolLM2's size; lookups follow texts that are at hand on any machine, drafts
 verified by the text itself, so those figures are counts that no machine changes. What speculation saves in one is
@@ -43,7 +43,7 @@ VOCABULARY = 49_152
 REPEATS = 200
 MOST_DRAFTS, PROMPT_TOKENS, TEXT_TOKENS = 8, 64, 2500
 GREEDY_TARGET_MS, SAMPLED_TARGET_MS = 0.3, 1.0
-LEAST_SPEED_UP = 0.99  # where guesses fail, trying costs this much at most
+LEAST_SPEED_UP = 0.99  # where draft tokens are rejected, trying costs this much at most
 STOP_TOKEN = 2  # SmolLM2's
 SETTINGS: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0.0},
@@ -145,7 +145,7 @@ def _lookup_times(repeats: int) -> Iterator[Row]:
 
 
 def cost_rows(executor: Executor, vocab_size: int, rounds: int = 12) -> Iterator[Row]:
-    """What verifying drafts adds to a step of one answer; the least processor time of the rounds, which take turns."""
+    """Cost of verifying draft tokens in a step of one answer; the least processor time of the rounds, which take turns."""
     chooser = random.Random(1)
     blocks = range(-(-(PROMPT_TOKENS + 1 + MOST_DRAFTS) // executor.block_tokens))
 
@@ -166,7 +166,7 @@ def cost_rows(executor: Executor, vocab_size: int, rounds: int = 12) -> Iterator
 
 
 def follow(text: Sequence[int]) -> tuple[float, float]:
-    """Tokens per step, and tokens per time of one plain step, where lookups guess a text's tokens."""
+    """Tokens per step, and tokens per time of one plain step, where lookups propose a text's tokens."""
     proposer = proposers()(Sampler(SamplingSettings()), list, lambda: 1)
     length, steps, time_spent = PROMPT_TOKENS, 0, 0.0
     while length < len(text):

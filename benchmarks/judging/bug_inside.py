@@ -56,7 +56,7 @@ def said(error: BaseException) -> str:
 
 
 def observe(module: ModuleType) -> bytes:
-    """What the reproduction sees of the tree, as JSON. Raises Ends."""
+    """Run the reproduction's `observe` on the tree; its answer as JSON. Raises Ends."""
     sys.path.insert(0, TREE)
     try:
         seen = module.observe()

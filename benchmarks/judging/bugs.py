@@ -53,7 +53,7 @@ class Trials:
         self._on_log, self._cancellation = on_log, cancellation
 
     def read(self) -> None:
-        """Whether the file can be a reproduction at all, found out without a tree."""
+        """Check without a tree that the file can be a reproduction."""
         done = self._run("read", "none", 0, {"source": self._reproduction})
         reason = _failure(done) or (_reason(done) if done.returncode else "")
         self._add("read", "none", 0, "broken" if reason else "readable", reason)
@@ -143,11 +143,11 @@ def _observed(done: Completed) -> tuple[str, str, dict[str, Any]]:
 
 
 def parse_seen(data: bytes) -> dict[str, Any]:
-    """What `observe` wrote: one JSON object, no key twice, no number beyond JSON's. Raises ValueError."""
+    """Parse what `observe` wrote: one JSON object, no key twice, no non-finite number. Raises ValueError."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len({key for key, _ in pairs}) != len(pairs):
-            raise ValueError("a key stands twice in one object")
+            raise ValueError("a key is repeated in one object")
         return dict(pairs)
 
     def refuse(constant: str) -> Any:
@@ -167,7 +167,7 @@ def parse_seen(data: bytes) -> dict[str, Any]:
 
 
 def _failure(done: Completed) -> str:
-    """What ended a step without a tree from outside; empty where it ended by itself, as it does."""
+    """Reason for which a step without a tree was ended from outside; empty where it ended by itself."""
     if done.timed_out:
         return f"not done within {CHECK_S:.0f} s"
     if done.resource_limited:

@@ -1,4 +1,4 @@
-"""From the evidence of an A/A run to the figures that say whether its runner is healthy. Decides nothing itself."""
+"""Figures about a runner's health from the evidence of an A/A run. Decides nothing itself."""
 
 import math
 from typing import Any
@@ -13,7 +13,7 @@ from benchmarks.statistics.units import floor_ppm, nats
 
 
 def noise_of(document: dict[str, Any], verdict: VerdictKind) -> NoiseFigures:
-    """What a validated document of kind `aa` says of its runner. `verdict` is the recomputed one."""
+    """Read a runner's noise from a validated document of kind `aa`. `verdict` is the recomputed one."""
     samples = read_samples(document)
     ratios = [nats(value) for values in samples.by_case.values() for value in values]
     control = control_check(samples.base_times)

@@ -32,7 +32,7 @@ class Cancellation:
 
     @contextmanager
     def ends(self, end: Callable[[], object]) -> Iterator[None]:
-        """While the block runs, have `end` called when cancelled; at once if that has happened already.
+        """Have `end` called when the run is cancelled while the block runs; at once if it was cancelled already.
 
         Any number of threads may be in such blocks. `end` may still be called shortly after the block.
         """

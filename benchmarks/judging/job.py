@@ -1,4 +1,4 @@
-"""What a judge is asked to do, and how it reports back while it works. Plain values; no processes, no HTTP."""
+"""Job of a judge, and the callbacks by which it reports. Plain values; no processes, no HTTP."""
 
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -44,10 +44,10 @@ class Job:
 
 
 class Callbacks(Protocol):
-    """How a judge tells what it does. All are called from the judge's own thread, never while a clock runs."""
+    """Calls by which a judge reports. All come from the judge's thread, never while a clock runs."""
 
     def on_commitment(self, commitment: str) -> None:
-        """Before the first sample; an exception stops the run."""
+        """Called before the first sample; an exception stops the run."""
 
     def on_progress(self, stage: str, pairs_done: int, pairs_max: int) -> bool:
         """`stage` is preparing, gating or measuring. True stops the run."""

@@ -17,8 +17,8 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from benchmarks.catalogue import SUITES
-from benchmarks.evidence.bugs import ATTEMPTS, BUG_KINDS
+from benchmarks.catalogue import BUG_ATTEMPTS, SUITES
+from benchmarks.evidence.bugs import BUG_KINDS
 from benchmarks.evidence.commitment import commit
 from benchmarks.evidence.decision import decide_so_far, make_plan, next_pairs
 from benchmarks.evidence.document import build_document, seal
@@ -57,7 +57,7 @@ STAGES = {
 
 @dataclass(frozen=True)
 class JudgeOptions:
-    """What the machine's owner decides. `level` None takes the best sandbox there is and refuses to do without."""
+    """Choices of the machine's owner. `level` None takes the best sandbox there is and refuses to run without one."""
 
     level: SandboxLevel | None = None
     cores: Cores | None = None
@@ -151,7 +151,7 @@ class _Judgement:
         return sealed
 
     def _build(self) -> None:
-        """Both trees at once, each in a sandbox of its own: nothing is timed yet."""
+        """Both trees at once, each in a separate sandbox: nothing is timed yet."""
         with self._phases.spend("build"), ThreadPoolExecutor(len(self._trees)) as pool:
             try:
                 for build in [pool.submit(self._build_one, name) for name in self._trees]:
@@ -197,12 +197,12 @@ class _Judgement:
         sides = ["base"] if self._job.kind == "reproduction" else ["base", "candidate"]
         with self._phases.spend("measuring"):
             self._trials.read()
-            for side, number in product(sides, range(ATTEMPTS)):
+            for side, number in product(sides, range(BUG_ATTEMPTS)):
                 if decide_so_far(self._undecided()) is not None:
                     return
                 self._progress(0)
                 self._trials.attempt(side, number)
-                self._callbacks.on_log(f"attempt {number + 1} of {ATTEMPTS} on {side} done\n")
+                self._callbacks.on_log(f"attempt {number + 1} of {BUG_ATTEMPTS} on {side} done\n")
 
     def _measure(self) -> None:
         while decide_so_far(self._undecided()) is None:
@@ -217,7 +217,7 @@ class _Judgement:
         self._cancellation.check()
         if pairs_done > self._told:
             self._told = pairs_done
-            self._callbacks.on_log(f"{pairs_done} pairs done; next look at {self._wanted}\n")
+            self._callbacks.on_log(f"{pairs_done} pairs done; next decision at {self._wanted}\n")
 
     def _parts(self) -> dict[str, Any]:
         """The document's parts, as far as the run has come."""
@@ -273,12 +273,12 @@ class _Judgement:
 
 
 def planned_pairs(measured: Mapping[str, int], wanted: Mapping[str, int]) -> int:
-    """How many pairs there will be of all cases: a case that has enough already keeps what it has."""
+    """Count the pairs that all cases will have: a case that has enough already keeps what it has."""
     return sum(max(measured.get(case, 0), pairs) for case, pairs in wanted.items())
 
 
 def suite_of(job: Job) -> Suite:
-    """What the job's pairs are of. Raises UnknownSuite."""
+    """Return the suite that the job's pairs measure. Raises UnknownSuite."""
     if job.kind in BUG_KINDS:
         return bug_suite(job.preset)
     return (get_guard_suite if job.kind == "guard" else get_suite)(job.suite, job.preset)

@@ -105,7 +105,7 @@ def _ar1(rng: np.random.Generator, runs: int, pairs: int, correlation: float) ->
 
 
 def process_bias(rng: np.random.Generator, runs: int, pairs: int, bias: float) -> Noise:
-    """What layout does, in the unit of `bias` (its standard deviation): each process of each pair draws its own."""
+    """Effect of memory layout, in the unit of `bias` (its standard deviation): each process of each pair draws one."""
     first: Noise = rng.standard_normal((runs, pairs))
     return bias * (first - rng.standard_normal((runs, pairs)))
 

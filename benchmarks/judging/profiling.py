@@ -1,4 +1,4 @@
-"""Where a tree's time goes: a suite's calls under torch's profiler, in the sandbox in which the judge measures.
+"""Profile of a tree: a suite's calls under torch's profiler, in the sandbox in which the judge measures.
 
 Gives a table for people and a trace for chrome://tracing or ui.perfetto.dev. Nothing here is evidence: a profiler slows
 down what it looks at, small operators most.
@@ -66,7 +66,7 @@ def profile_tree(suite: Suite, tree: Path, *, level: SandboxLevel, device: str, 
 
 
 def _parsed(output: bytes) -> Profile:
-    """What the process wrote; it is the submitted code's word, for people to read."""
+    """Parse what the process wrote. The submitted code made it, so it is only for people to read."""
     if len(output) < 8 or (size := struct.unpack_from("<Q", output)[0]) > len(output) - 8:
         raise ProfileFailed("the profiled process wrote something else than a profile")
     return Profile(output[8 : 8 + size].decode(errors="replace"), output[8 + size :])

@@ -6,7 +6,7 @@ from typing import Literal
 
 
 class VerdictKind(StrEnum):
-    """How a run ended. Every verdict carries a reason that says what to do next."""
+    """Kinds of verdicts. Every verdict has a reason that says what to do next."""
 
     GAIN = "gain"  # faster, by more than chance and more than the minimum effect explain
     NO_GAIN = "no_gain"  # not shown to be faster
@@ -44,6 +44,6 @@ class Verdict:
 
 
 def bound_side(*, run_kind: str, verdict: str) -> Literal["lower", "upper"]:
-    """Which bound of the effect a verdict states: a gate that finds a regression says how little of it there is."""
+    """Name the bound of the effect that a verdict states: a gate that finds a regression states an upper bound."""
     is_upper = verdict == VerdictKind.REGRESSION and run_kind in ("gate", "aa")
     return "upper" if is_upper else "lower"

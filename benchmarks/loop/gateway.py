@@ -1,4 +1,4 @@
-"""What the gateway adds before the first token: the same request through it and straight to the node, interleaved."""
+"""Latency that the gateway adds before the first token: the same request through it and straight to the node, interleaved."""
 
 import statistics
 import time

@@ -4,7 +4,7 @@ In double precision it is the oracle of suite `train_step`; in single precision 
 implementation's rounding error. It imports nothing from `model/` and knows no automatic differentiation and no
 optimiser. Parameter names are the stack's; the decoder's definition is in `benchmarks/oracle/transformer.py`, whose
 forward pass keeps nothing and so cannot be walked back. The loss is the mean cross-entropy of each next token.
-Normalised inputs and expert activations are computed again on the way back.
+Normalised inputs and expert activations are computed again in the backward pass.
 
 Shape letters: B sequences, S positions, D width, H query heads, G key and value heads, C head width, V ids,
 N = H or G.
@@ -25,7 +25,7 @@ Parameters = dict[str, Array]
 
 @dataclass(frozen=True)
 class AttentionTape:
-    """What an attention's way back needs: heads after turning, probabilities, merged heads before w_o."""
+    """Values that attention's backward pass needs: rotated heads, probabilities, merged heads before w_o."""
 
     q_BHSC: Array
     k_BGSC: Array

@@ -37,7 +37,7 @@ QUERY_ROWS = 256  # queries of one product, so that long prompts do not need all
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """What the weights' shapes do not tell. Layers with a `router.weight` are MoE; without a `head` it is tied."""
+    """Settings that the weights' shapes do not show. Layers with a `router.weight` are MoE; without a `head` it is tied."""
 
     n_layers: int
     n_heads: int
@@ -75,7 +75,7 @@ class Past:
 
 
 class Reading(NamedTuple):
-    """What reading T tokens gives."""
+    """Result of reading T tokens."""
 
     hidden_TD: Array  # after the last norm: what the head multiplies with
     margin_T: (

@@ -1,4 +1,4 @@
-"""How many calls a pair should have on this machine, found out before the first pair that counts.
+"""Number of calls of a pair on this machine, measured before the first pair that counts.
 
 Starting a pair costs seconds, whatever is measured in it; more calls than a few make its number steadier until the
 machine's own drift takes over. So the calls of a pair should take about as long as a pair takes to start, and how many

@@ -1,4 +1,4 @@
-"""Is an answer right? Compares one call's answers with each other and with the oracle. Pure arithmetic on arrays."""
+"""Comparison of one call's answers with each other and with the oracle. Pure arithmetic on arrays."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ ToleranceOf = Callable[[str], Tolerance]  # by the name of an output
 
 @dataclass(frozen=True)
 class Distance:
-    """How far an answer is from another one, relative to the other's root mean square, in parts per billion."""
+    """Distance of an answer from another one, relative to the other's root mean square, in parts per billion."""
 
     rms_ppb: int
     peak_ppb: int
@@ -30,7 +30,7 @@ class WrongAnswer:
 
 
 def distance(answer: Array, other: Array) -> Distance:
-    """Of finite arrays of one shape. A zero `other` is compared absolutely."""
+    """Distance of finite arrays of one shape. A zero `other` is compared absolutely."""
     difference = answer.astype(np.float64) - other.astype(np.float64)
     scale = float(np.sqrt(np.mean(np.square(other, dtype=np.float64)))) or 1.0
     rms = float(np.sqrt(np.mean(np.square(difference)))) / scale
@@ -48,7 +48,7 @@ def percent(ppb: int) -> str:
 
 
 def not_finite(answer: Array) -> str | None:
-    """What is wrong with an answer that holds anything but finite numbers; None where nothing is."""
+    """Describe an answer with non-finite numbers; None where all are finite."""
     finite = np.isfinite(answer)
     if finite.all():
         return None
@@ -56,7 +56,7 @@ def not_finite(answer: Array) -> str | None:
 
 
 def are_equal(base: Tensors, candidate: Tensors) -> bool:
-    """Whether both answered the same to the bit: then the patch has not changed the numerics."""
+    """True if both answered the same to the bit: then the patch has not changed the numerics."""
     return all(answer.tobytes() == candidate[name].tobytes() for name, answer in base.items())
 
 
@@ -105,13 +105,15 @@ def compare_oracle(
     """Both answers against the exact ones: candidate's error against base's, both against a plain implementation's."""
     exact, plain = problem.exact(inputs, turn), problem.plain(inputs, turn)
     for name in base:
-        wrong = _beside_exact(name, base[name], candidate[name], exact[name], plain[name], tolerance_of(name))
+        wrong = _against_exact(
+            name, base[name], candidate[name], exact[name], plain[name], tolerance_of(name)
+        )
         if wrong is not None:
             return wrong
     return None
 
 
-def _beside_exact(
+def _against_exact(
     name: str, base: Array, candidate: Array, exact: Array, plain: Array, tolerance: Tolerance
 ) -> WrongAnswer | None:
     plain_off = distance(plain, exact).rms_ppb
@@ -127,6 +129,6 @@ def _beside_exact(
         return WrongAnswer(
             "candidate",
             f"{name}: candidate is off the exact answer by {percent(candidate_off)} rms, base by {percent(base_off)}; "
-            f"allowed {percent(allowed)}. Less exact numerics belong to the quality route",
+            f"allowed {percent(allowed)}. Keep the precision of base, or send the patch to a bounty on suite `quality`",
         )
     return None

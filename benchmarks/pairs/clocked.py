@@ -21,7 +21,7 @@ def _zeros() -> dict[str, int]:
 
 @dataclass
 class PairRecord:
-    """What was measured. `calls` are (side, value in the suite's unit) in the order made, one of each side by turns."""
+    """Measurements of one pair. `calls` are (side, value in the suite's unit) in the order made, one of each side by turns."""
 
     plan: PairPlan
     spawn_order: tuple[str, str]
@@ -36,7 +36,7 @@ class PairRecord:
     outputs_differing: int = 0  # answers of base and candidate that were not equal to the bit
 
     def as_dict(self) -> dict[str, Any]:
-        """As it is in the evidence."""
+        """The record as it is in the evidence."""
         return {
             "index": self.plan.index,
             "control": self.plan.is_control,

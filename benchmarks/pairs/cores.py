@@ -1,4 +1,4 @@
-"""Which core the samples run on and which one the judge keeps, and how processes are held there. Linux only."""
+"""Choice of the cores for the samples and for the judge, and how processes are held there. Linux only."""
 
 import os
 import threading

@@ -102,7 +102,7 @@ class Pair:
             raise SideFailed(failure.kind, "base", failure.stage, failure.detail) from failure
 
     def _pass_on_logs(self) -> None:
-        """What the sides have written since; never while a clock runs."""
+        """Pass on what the sides have written since the last time; never while a clock runs."""
         for name, side in self._sides.items():
             self._sample_log(f"{name}, pair {self.plan.index}", side.take_log())
 

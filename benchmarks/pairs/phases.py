@@ -1,4 +1,4 @@
-"""Where a run's time goes, in integer nanoseconds, by named phase. Never part of a verdict."""
+"""Durations of a run's phases, in integer nanoseconds. Never part of a verdict."""
 
 import time
 from collections.abc import Iterator

@@ -1,6 +1,6 @@
 """The program inside the sandbox when a tree is profiled: the suite's calls under torch's profiler.
 
-`profile_sample.py DEVICE`, mounted as /harness/profile_sample.py beside the same files as `sample.py`. It reads frames
+`profile_sample.py DEVICE`, mounted as /harness/profile_sample.py next to the same files as `sample.py`. It reads frames
 from stdin (one LOAD, then CALLs) and writes to stdout: the length of the table (8 bytes), the table, the Chrome trace.
 For people only; nothing here is timed for a verdict.
 """
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import protocol  # type: ignore[import-not-found]  # it lies beside this file inside the sandbox
+import protocol  # type: ignore[import-not-found]  # it is next to this file inside the sandbox
 from protocol import HEAD, Kind
 
 TREE = "/tree"
@@ -34,7 +34,7 @@ def frames(stream: BinaryIO) -> list[tuple[Kind, dict[str, Any], memoryview]]:
 def main() -> None:
     device, out = sys.argv[1], os.dup(1)
     os.dup2(2, 1)  # what the stack prints goes to the log
-    import suite_sample  # type: ignore[import-not-found]  # beside this file inside the sandbox
+    import suite_sample  # type: ignore[import-not-found]  # next to this file inside the sandbox
     import torch
     from torch.profiler import ProfilerActivity, profile
 

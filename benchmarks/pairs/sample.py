@@ -1,6 +1,6 @@
 """The program inside the sandbox: imports what the suite needs, says READY, then calls the stack as the judge asks.
 
-`sample.py DEVICE`, mounted read-only as /harness/sample.py beside `protocol.py`, `tensors.py` and the suite's half
+`sample.py DEVICE`, mounted read-only as /harness/sample.py next to `protocol.py`, `tensors.py` and the suite's half
 `suite_sample.py`. It shares its process with the submitted code, so nothing it sends is believed: clock, inputs, expected answers and verdict are with
 the judge.
 """
@@ -13,7 +13,7 @@ import sys
 import traceback
 from typing import Any
 
-import protocol  # type: ignore[import-not-found]  # they lie beside this file inside the sandbox
+import protocol  # type: ignore[import-not-found]  # they are next to this file inside the sandbox
 import sealed  # type: ignore[import-not-found]
 from protocol import HEAD, Kind, ProtocolError
 
@@ -50,7 +50,7 @@ class Pipe:
         return data
 
     def receive(self) -> tuple[Kind, int, dict[str, Any], memoryview]:
-        """The next frame; a large payload comes beside it, in sealed memory."""
+        """The next frame; a large payload comes separately, in sealed memory."""
         kind, sequence, header_bytes, payload_bytes = protocol.parse_head(bytes(self.read(HEAD.size)))
         fields = protocol.decode_header(bytes(self.read(header_bytes)))
         if "sealed" in fields:
@@ -75,7 +75,7 @@ class Pipe:
 def main() -> None:
     pipe = Pipe()
     # Imports torch: before any clock starts, and before the tree can be reached.
-    import suite_sample  # type: ignore[import-not-found]  # beside this file inside the sandbox
+    import suite_sample  # type: ignore[import-not-found]  # next to this file inside the sandbox
 
     device = sys.argv[1]
     suite_sample.prepare(int(os.environ["OMP_NUM_THREADS"]), device)

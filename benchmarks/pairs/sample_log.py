@@ -1,4 +1,4 @@
-"""What samples write, on its way to the run's log: labelled by line, bounded over all samples of a run.
+"""Output of samples for the run's log: each line labelled, bounded over all samples of a run.
 
 The words are those of the submitted code; the sandbox has made them safe to print.
 """
@@ -20,5 +20,5 @@ class SampleLog:
         lines = "".join(f"[{label}] {line}\n" for line in text.splitlines())[: self._room]
         self._room -= len(lines)
         if self._room <= 0:
-            lines += "\n[no more of the samples' output is kept]\n"
+            lines += "\n[the log is full: no more output is kept]\n"
         self._on_log(lines)

@@ -1,4 +1,4 @@
-"""Which pairs a run takes, in which order: cases by turns, and base/base control pairs at secret places.
+"""Order of a run's pairs: cases by turns, and base/base control pairs at secret places.
 
 Pure: everything follows from the run's seeds.
 """
@@ -6,15 +6,16 @@ Pure: everything follows from the run's seeds.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from benchmarks.catalogue import Case
 from benchmarks.pairs.seeds import Seeds
-from benchmarks.suites.base import Case, Suite
+from benchmarks.suites.base import Suite
 
 BLOCK = 6  # candidate pairs between two looks at the least; each block holds one control pair
 
 
 @dataclass(frozen=True)
 class PairPlan:
-    """What a pair is to be. In a control pair both sides run base's tree."""
+    """Plan of one pair. In a control pair both sides run base's tree."""
 
     index: int
     is_control: bool
@@ -41,7 +42,7 @@ def schedule(suite: Suite, seeds: Seeds, *, has_controls: bool = True) -> Iterat
 
 
 def _cases(suite: Suite, seeds: Seeds) -> Iterator[Case]:
-    """Every case once per round, in an order drawn again for each round."""
+    """Yield every case once per round, in an order drawn again for each round."""
     number = 0
     while True:
         yield from seeds.order("round", number, "cases").sample(suite.cases, len(suite.cases))

@@ -1,6 +1,6 @@
 """All of a run's randomness, derived from one secret that is committed to before the first sample.
 
-Each purpose gets a generator of its own, keyed by a hash: whoever recovers the state of one (weights and inputs are
+Each purpose gets a separate generator, keyed by a hash: a patch that recovers the state of one (weights and inputs are
 seen by the submitted code) learns nothing of the others, so later inputs cannot be predicted from earlier ones.
 """
 
@@ -35,9 +35,9 @@ class Seeds:
         return hashlib.sha256(self._secret + text.encode()).digest()
 
     def numbers(self, *label: str | int) -> np.random.Generator:
-        """For tensors and shapes."""
+        """Generator for tensors and shapes."""
         return np.random.Generator(np.random.Philox(key=int.from_bytes(self._key(label)[:16], "little")))
 
     def order(self, *label: str | int) -> random.Random:
-        """For orders and choices."""
+        """Generator for orders and choices."""
         return random.Random(self._key(label))

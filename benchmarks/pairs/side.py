@@ -1,7 +1,7 @@
 """One side of a pair: a fresh sandboxed process that answers calls, frozen whenever it is not asked.
 
 Turns everything that can go wrong with a sample into one SideFailed with a kind that a verdict can be made of. Knows
-nothing of the other side, of statistics or of verdicts.
+neither the other side nor statistics nor verdicts.
 """
 
 import mmap
@@ -39,7 +39,7 @@ class SideFailed(Exception):
 
 @dataclass(frozen=True)
 class SideSetup:
-    """What both sides of every pair share."""
+    """Settings that both sides of every pair share."""
 
     suite: Suite
     level: SandboxLevel
@@ -148,9 +148,7 @@ class Side:
 
     def _refuse_unread(self, stage: str) -> None:
         if self._channel.has_unread():
-            raise SideFailed(
-                "protocol_violation", self.name, stage, "bytes arrived that nobody had asked for"
-            )
+            raise SideFailed("protocol_violation", self.name, stage, "bytes arrived that were not asked for")
 
     # -- freezing -----------------------------------------------------------------------------------
 
@@ -169,22 +167,22 @@ class Side:
     # -- ending -------------------------------------------------------------------------------------
 
     def log(self) -> str:
-        """What it wrote to stdout and stderr, bounded."""
+        """Output of the process on stdout and stderr, bounded."""
         return self._sample.log().decode(errors="replace")
 
     def take_log(self) -> str:
-        """Whole lines that it wrote since this was asked last, safe to print; once more after `close`."""
+        """Take the whole lines written since the last call, safe to print; to be called again after `close`."""
         return self._sample.take_log()
 
     def pids(self) -> list[int]:
-        """Its live processes, as this machine numbers them."""
+        """Numbers of its live processes on this machine."""
         return self._sample.pids()
 
     def peak_memory_bytes(self) -> int:
         return self._sample.peak_memory_bytes()
 
     def kill(self) -> None:
-        """From any thread."""
+        """Kill the process; from any thread."""
         self._sample.kill()
 
     def close(self) -> None:
@@ -218,11 +216,11 @@ class Side:
         limit, returncode = self._sample.limit_hit(), self._sample.returncode
         self._sample.kill()
         if limit == "wall":
-            return SideFailed("timeout", self.name, stage, "the pair's whole time was used up")
+            return SideFailed("timeout", self.name, stage, "the time limit of the whole pair was reached")
         if limit is not None:
             return SideFailed("resource_limit", self.name, stage, f"the limit of {limit} was reached")
         lines = self.log().strip().splitlines()
-        words = f"; its last words: {lines[-1][:500]}" if lines else ""
+        words = f"; its last output: {lines[-1][:500]}" if lines else ""
         return SideFailed("crash", self.name, stage, f"the process ended with status {returncode}{words}")
 
 

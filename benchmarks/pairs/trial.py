@@ -1,4 +1,4 @@
-"""Measures a pair by a trial: the suite decides which side is called how often, and says one value of each in the end.
+"""Measures a pair by a trial: the suite decides which side is called how often, and gives one value of each in the end.
 
 The calls themselves are made like all others, and whatever a side answers must be finite numbers.
 """
@@ -15,7 +15,7 @@ from benchmarks.suites.base import Problem, Tensors, TensorSpec, Trial
 
 
 class PairTrial:
-    """What a trial may do with the sides of one pair: `benchmarks.suites.base.TrialSides`."""
+    """The sides of one pair as a trial sees them: `benchmarks.suites.base.TrialSides`."""
 
     def __init__(self, clocked: Clocked, seeds: Seeds, order: random.Random) -> None:
         self._clocked, self._seeds = clocked, seeds

@@ -76,7 +76,7 @@ class Turns:
             raise SideFailed("wrong_output", wrong.side, "call", wrong.detail)
 
     def _echo(self) -> None:
-        """How much of a call is transport, on base's side. Printed beside the figures, never subtracted."""
+        """Share of a call that is transport, on base's side. Printed with the figures, never subtracted."""
         base = self._clocked.sides["base"]
         with self._phases.spend("measuring"):
             self._clocked.record.transport_ns = min(base.echo(self._inputs) for _ in range(ECHOES))

@@ -1,6 +1,6 @@
 """The grammar of unified diffs, read strictly: bytes in, file changes out, or one PatchError.
 
-Source of the format: git's documentation "diff-generate-patch" and POSIX `diff -u`. Each refusal has a code of its own
+Source of the format: git's documentation "diff-generate-patch" and POSIX `diff -u`. Each refusal has another code
 and a message that says what to do.
 """
 
@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NoReturn
 
-from benchmarks.patch.paths import UnsafePathError, check_path
+from benchmarks.patch.paths import Refusal, UnsafePathError, check_path
+from benchmarks.patch.trees import EXECUTABLE, PLAIN
 
 MAX_FILES = 1_000
 _HUNK = re.compile(
@@ -29,21 +30,15 @@ _RENAMES = (
 )
 _COMBINED = (b"diff --cc ", b"diff --combined ", b"@@@ ")
 _BINARY = (b"GIT binary patch", b"Binary files ")
-PLAIN, EXECUTABLE = 0o644, 0o755  # the two modes that trees hold
 _MODES = {b"100644": PLAIN, b"100755": EXECUTABLE}
 
 
-class PatchError(ValueError):
+class PatchError(Refusal):
     """A patch that is refused. `code` names the rule that it breaks, `message` says what to do."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
 
 
 class Change(StrEnum):
-    """What a patch does to one file."""
+    """Change of one file by a patch."""
 
     ADD = "add"
     DELETE = "delete"
@@ -65,18 +60,18 @@ class Hunk:
 
     @property
     def old_index(self) -> int:
-        """How many lines of the old file stand before the hunk."""
+        """Number of lines of the old file before the hunk."""
         return self.old_start - 1 if self.old_count else self.old_start
 
     @property
     def new_index(self) -> int:
-        """How many lines of the new file stand before the hunk."""
+        """Number of lines of the new file before the hunk."""
         return self.new_start - 1 if self.new_count else self.new_start
 
 
 @dataclass(frozen=True, slots=True)
 class FilePatch:
-    """What happens to one file. `mode` is that of an added file; None for others, whose mode stays as it is."""
+    """Patch of one file. `mode` is that of an added file; None for others, whose mode stays as it is."""
 
     path: str
     change: Change
@@ -242,7 +237,7 @@ def _path(reader: _Reader, name: bytes) -> str:
 
 
 def _header_path(reader: _Reader, prefix: bytes, marker: bytes) -> str | None:
-    """The path of a `---` or `+++` line; None stands for /dev/null."""
+    """The path of a `---` or `+++` line; None means /dev/null."""
     line = reader.peek()
     _refuse_known(reader, line)
     if not line.startswith(marker):

@@ -46,21 +46,8 @@ class Patch:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 in hex of the normalised text: equal for patches that say the same in another dress."""
+        """SHA-256 in hex of the normalised text: equal for patches that make the same changes in another form."""
         return sha256_hex(normalise(self).encode())
-
-    @property
-    def added_lines(self) -> int:
-        """Lines that begin with '+'."""
-        return self._count(b"+")
-
-    @property
-    def removed_lines(self) -> int:
-        """Lines that begin with '-'."""
-        return self._count(b"-")
-
-    def _count(self, sign: bytes) -> int:
-        return sum(line[:1] == sign for file in self.files for hunk in file.hunks for line in hunk.lines)
 
 
 def parse_patch(text: str | bytes) -> Patch:
@@ -69,7 +56,7 @@ def parse_patch(text: str | bytes) -> Patch:
         try:
             data = text.encode()
         except UnicodeEncodeError:
-            raise PatchError("encoding", "The patch holds lone surrogates: send it as UTF-8.") from None
+            raise PatchError("encoding", "The patch contains lone surrogates: send it as UTF-8.") from None
     else:
         data = bytes(text)
     if len(data) > MAX_PATCH_BYTES:
@@ -86,7 +73,7 @@ def parse_patch(text: str | bytes) -> Patch:
             "`git diff --no-renames --output=FILE` and send it as it is.",
         )
     if b"\0" in data:
-        raise PatchError("binary", "The patch holds NUL bytes: only text files can be patched.")
+        raise PatchError("binary", "The patch contains NUL bytes: only text files can be patched.")
     try:
         data.decode()
     except UnicodeDecodeError:

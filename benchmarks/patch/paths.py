@@ -1,4 +1,4 @@
-"""Which strings may name a file in a tree or a patch. Pure.
+"""Rules for names of files in a tree or a patch. Pure.
 
 Only portable ASCII names pass: no other spelling of the same file can then exist on any file system, in any
 Unicode form, in any letter case.
@@ -13,13 +13,17 @@ _DRIVE = re.compile(r"[A-Za-z]:")
 _FORBIDDEN_NAMES = frozenset({".git", "__pycache__"})  # git's own folder; a cache that trees never hold
 
 
-class UnsafePathError(ValueError):
-    """A path that no tree may hold. `code` is `path_escape` (leaves the tree) or `unsafe_path` (ambiguous)."""
+class Refusal(ValueError):
+    """Input that is refused. `code` names the rule that it breaks, `message` says what to do."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+
+
+class UnsafePathError(Refusal):
+    """A path that no tree may hold. `code` is `path_escape` (leaves the tree) or `unsafe_path` (ambiguous)."""
 
 
 def check_path(path: str) -> str:

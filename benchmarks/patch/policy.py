@@ -1,6 +1,6 @@
 """The policy: what a patch may touch, how big it may be, which sandboxes earn awards. Read from `policy.toml`.
 
-Also the hash of the judge itself (`harness_hash`), which stands beside the policy's on every evidence.
+Also the hash of the judge itself (`harness_hash`), which every evidence has, next to the policy's.
 """
 
 import tomllib
@@ -10,19 +10,18 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from benchmarks.patch.patches import Patch
+from benchmarks.patch.paths import Refusal
 from benchmarks.patch.trees import PLAIN, TreeEntry, hash_entries, scan_files, sha256_hex
 
 POLICY_FILE = Path(__file__).parents[1] / "policy.toml"
 HARNESS_VERSION = "1"
 
 
-class PolicyViolation(ValueError):
+class PolicyViolation(Refusal):
     """A patch outside the policy. `code`: outside, protected, file_type, too_many_files or too_large."""
 
     def __init__(self, code: str, message: str, path: str | None = None) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
+        super().__init__(code, message)
         self.path = path
 
 
@@ -118,14 +117,14 @@ def check_patch(policy: Policy, patch: Patch) -> None:
 
 
 def _covers(pattern: str, path: str) -> bool:
-    """Whether `path` is what `pattern` names: a file, or with a final `/**` anything below a folder."""
+    """True if `pattern` names `path`: a file, or with a final `/**` anything below a folder."""
     if pattern.endswith("/**"):
         return path.startswith(pattern[:-2])
     return path == pattern
 
 
 def _shadows(pattern: str, path: str) -> bool:
-    """Whether `path`, in any letter case, is protected by `pattern` or could be loaded in its place."""
+    """True if `path`, in any letter case, is protected by `pattern` or could be loaded in its place."""
     pattern, path = pattern.lower(), path.lower()
     if _covers(pattern, path):
         return True

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from benchmarks.patch.paths import UnsafePathError, check_path
+from benchmarks.patch.paths import Refusal, UnsafePathError, check_path
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
 MAX_FILES = 5_000
@@ -24,13 +24,8 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SKIPPED_SUFFIXES = (".pyc", ".pyo")
 
 
-class TreeError(ValueError):
+class TreeError(Refusal):
     """A tree, manifest or blob that cannot be trusted. `code` names the rule, the message what to do."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -151,13 +146,13 @@ class BlobStore:
         self.root.mkdir(parents=True, exist_ok=True)
 
     def path(self, sha256: str) -> Path:
-        """Where a blob of that name lies or would lie."""
+        """Path of the blob with that name, stored or not."""
         if not _SHA256.fullmatch(sha256):
             raise TreeError("bad_blob_name", "A blob is named by 64 lower-case hex digits.")
         return self.root / sha256[:2] / sha256[2:]
 
     def has(self, sha256: str) -> bool:
-        """Whether the blob is stored (its bytes are verified when read)."""
+        """True if the blob is stored (its bytes are verified when read)."""
         return self.path(sha256).is_file()
 
     def put(self, data: bytes) -> str:

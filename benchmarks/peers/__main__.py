@@ -1,4 +1,4 @@
-"""Measure the stack beside its peers and print one report. See the package for how.
+"""Measure the stack and its peers, and print one report. See the package for how.
 
 Progress is on standard error. Exit 0 where measuring worked, whether targets are met or not; 1 where it did not.
 """
@@ -32,8 +32,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     commands = parser.add_subparsers(dest="what", required=True)
     for name, about in (
-        ("train", "optimiser steps beside transformers"),
-        ("serve", "the engine beside transformers, vLLM and llama.cpp"),
+        ("train", "optimiser steps, compared with transformers"),
+        ("serve", "the engine, compared with transformers, vLLM and llama.cpp"),
     ):
         command = commands.add_parser(name, help=about)
         command.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
         )
     for name, what, takes in (
         ("serve", "the peers", "about 4 GB, half an hour on two cores"),
-        ("train", "transformers, where it is not there,", "as `serve --setup` does"),
+        ("train", "transformers, where it is not installed,", "as `serve --setup` does"),
     ):
         commands.choices[name].add_argument(
             "--setup",

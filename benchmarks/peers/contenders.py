@@ -1,4 +1,4 @@
-"""Who is compared in serving, in which number format, and how each is started. Does not import torch."""
+"""Engines that are compared in serving, their number formats, and how each is started. Does not import torch."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def available(home: Path, say: Callable[[str], None]) -> dict[Contender, Path]:
 
 
 def start(contender: Contender, python: Path, *, core: int, home: Path) -> Side:
-    """Its process, not loaded yet."""
+    """Start its process, not loaded yet."""
     log = home / "logs" / f"serve-{contender.name.replace(' ', '-')}.log"
     env: Mapping[str, str] = {**dict(contender.env), "VLLM_CACHE_ROOT": str(home / "cache" / "vllm")}
     return Side(contender.name, argv=driver(contender.module, python), core=core, log=log, env=env)
@@ -83,7 +83,7 @@ def start(contender: Contender, python: Path, *, core: int, home: Path) -> Side:
 def load_first(
     contender: Contender, python: Path, model: PeerModel, *, core: int, home: Path
 ) -> dict[str, Any]:
-    """What the first load of a model says, which writes what later ones map, as GGUF files are written. Raises SideFailed."""
+    """Load a model for the first time, which writes the files that later loads map. Raises SideFailed."""
     shutil.rmtree(model.packed, ignore_errors=True)
     with start(contender, python, core=core, home=home) as side:
         return load(side, contender, model)
@@ -113,7 +113,7 @@ def compile_all(
 def load(
     side: Side, contender: Contender, model: PeerModel, *, timeout_s: float = LOAD_TIMEOUT_S
 ) -> dict[str, Any]:
-    """What the driver says of its engine: version, seconds, memory. Raises SideFailed."""
+    """Load the engine; the driver answers with version, seconds and memory. Raises SideFailed."""
     more: dict[str, Any] = {}
     if contender.engine != "transformers":
         more |= {"max_tokens": MAX_TOKENS, "max_batch": LARGEST_BATCH}

@@ -1,4 +1,4 @@
-"""Sets up peers in environments of their own below `HOME/peers`, with progress, going on where an earlier try stopped.
+"""Sets up peers in separate environments below `HOME/peers`, with progress, continuing where an earlier try stopped.
 
 A peer that the network refuses is left out with a clear message; the others are measured. Each environment is marked
 when it is complete, with what was asked for: another version makes it again.
@@ -38,7 +38,7 @@ class Peer:
     env: tuple[tuple[str, str], ...] = ()
 
     def marked(self) -> str:
-        """What a complete environment's mark says."""
+        """Read the mark of a complete environment."""
         return json.dumps([self.requirements, self.removed, self.env, sys.version_info[:2]])
 
 
@@ -63,7 +63,7 @@ class SetupFailed(MeasuringFailed):
 
 
 def interpreter(peer: Peer, home: Path) -> Path | None:
-    """The Python that has the peer, or None where it is not set up: this one where the peer is a library beside us."""
+    """The Python that has the peer, or None where it is not set up: this one where the peer is a library of this environment."""
     if peer.name == "transformers" and importlib.util.find_spec("transformers") is not None:
         return Path(sys.executable)
     folder = _folder(peer, home)
@@ -150,5 +150,5 @@ def _run(peer: Peer, command: list[str], say: Say) -> None:
     if process.returncode != 0:
         raise SetupFailed(
             f"{' '.join(command[:6])} ... ended with status {process.returncode}: {' | '.join(lines[-8:])}. Check the "
-            "network connection (or PIP_INDEX_URL), then run the same command again; it goes on where it stopped"
+            "network connection (or PIP_INDEX_URL), then run the same command again; it continues where it stopped"
         )

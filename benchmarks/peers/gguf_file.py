@@ -88,7 +88,7 @@ def write(
     copied_from: gguf.GGUFReader,
     copied: str,
 ) -> None:
-    """A GGUF file with the fields of `copied_from` whose names start with `copied` beside its own; whole or not at all.
+    """A GGUF file with the fields of `copied_from` whose names start with `copied` in addition to its own; whole or not at all.
 
     Raises KeyError for an unknown format of `weights`, OSError where the disk refuses.
     """

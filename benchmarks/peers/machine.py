@@ -1,4 +1,4 @@
-"""What this core reaches while it is not asked anything else: the peaks of the rooflines, measured in the same run.
+"""Peak rates of this core while it does nothing else, for the rooflines, measured in the same run.
 
 The same peak is asked for again and again in a run; the best counts.
 """
@@ -13,7 +13,7 @@ TIMEOUT_S = 300.0
 
 
 class Machine:
-    """A process that measures its core; use it as a context manager, and only while all sides stand still."""
+    """A process that measures its core; use it as a context manager, and only while all sides are stopped."""
 
     def __init__(self, *, core: int, home: Path) -> None:
         self._side = Side(

@@ -1,4 +1,4 @@
-"""Has the files of models made by a process of its own, so that this one needs no torch."""
+"""Makes the files of models in a separate process, so that this one needs no torch."""
 
 from __future__ import annotations
 

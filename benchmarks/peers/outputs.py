@@ -1,4 +1,4 @@
-"""Whether a side's answers are the model's: each token's logit must be the best one, or next to it, by a reference in fp32.
+"""Check of a side's answers: each token's logit must be the best one, or close to it, by a reference in fp32.
 
 The reference reads a side's own answer (so one close call does not spoil what follows it) and says by how many nats each
 token falls short of the best: its regret. Exact arithmetic has none; rounding makes close calls go the other way, with a
@@ -13,14 +13,14 @@ from dataclasses import dataclass
 
 from benchmarks.report import Row, shown
 
-#: Most of the mean regret in nats. Logits of the compared models spread by 1 nat and more, the best of 49,152 lies 4 above.
+#: Most of the mean regret in nats. Logits of the compared models spread by 1 nat and more, the best of 49,152 is 4 above.
 #: A single token may fall short by much more: rounding can choose another expert.
 TOLERANCE = {"fp32": 1e-4, "bf16": 0.02, "f16": 0.02, "int8": 0.06, "int8-dynamic": 0.06, "q8_0": 0.06}
 
 
 @dataclass(frozen=True)
 class Regrets:
-    """Over all tokens of a side's checked answers, in nats."""
+    """Regret over all tokens of a side's checked answers, in nats."""
 
     worst: float
     mean: float
@@ -37,7 +37,7 @@ class Regrets:
 
 
 def output_row(side: str, model: str, weights: str, regrets: Regrets) -> Row:
-    """Whether a side's tokens are the model's."""
+    """Row that says if a side's tokens are the model's."""
     allowed = TOLERANCE[weights]
     return Row(
         f"serve, answers of {side}: {model}",

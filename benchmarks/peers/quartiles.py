@@ -34,7 +34,7 @@ class Quartiles:
 
 
 def ratios(of: Sequence[float], to: Sequence[float]) -> Quartiles:
-    """Of paired values, turn by turn. Raises ValueError for unequal lengths and for a zero below the line."""
+    """Quartiles of the ratios of paired values, turn by turn. Raises ValueError for unequal lengths and for a zero below the line."""
     if len(of) != len(to):
         raise ValueError(f"{len(of)} values cannot be paired with {len(to)}")
     if not all(to):

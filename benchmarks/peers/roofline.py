@@ -20,7 +20,7 @@ WEIGHT_BYTES = {
     "q8_0": 34 / 32,
     "int4": 20 / 32,
 }
-HEAD_BYTES = {**WEIGHT_BYTES, "int4": 1.0}  # where the head has a format of its own
+HEAD_BYTES = {**WEIGHT_BYTES, "int4": 1.0}  # where the head has another format
 PASSES = 3  # a training step is counted as a forward and twice that for the backward pass
 
 
@@ -47,7 +47,7 @@ def weights_read(config: ModelConfig, weights: str) -> float:
 
 
 def cache_read(config: ModelConfig, context: float, *, element_bytes: int = 2) -> float:
-    """Bytes of the keys and values that one token looks back at, without windows. Latent attention is not counted here.
+    """Bytes of the keys and values that one token attends to, without windows. Latent attention is not counted here.
 
     Raises ValueError for latent attention.
     """

@@ -1,14 +1,13 @@
-"""`python -m benchmarks.peers serve`: this stack's engine beside transformers, vLLM and llama.cpp.
+"""`python -m benchmarks.peers serve`: this stack's engine compared with transformers, vLLM and llama.cpp.
 
 One model at a time: all contenders are loaded, each a process on the same core with one thread, and take turns in random
-order on workloads that are the same for all of a round and new in the next. A contender that fails is left out and said so.
+order on workloads that are the same for all of a round and new in the next. A contender that fails is left out, with a message.
 Answers of the first round are then read by transformers in fp32.
 """
 
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from benchmarks.peers.serve_rows import Measured, rows_of
 from benchmarks.peers.side import Side, driver
 from benchmarks.peers.turns import Answer, Budget, take_turns
 from benchmarks.peers.workloads import Workload
-from benchmarks.report import MeasuringFailed, Row
+from benchmarks.report import MeasuringFailed, Row, say
 
 RUN_TIMEOUT_S = 180.0
 REFERENCE_TIMEOUT_S = 300.0
@@ -36,7 +35,7 @@ CHECKED = {"prefill 512": 1, "decode B1": 1, "decode B8": 3}  # answers of each,
 
 @dataclass(frozen=True)
 class Plan:
-    """How long each model's rounds may take, and which workloads are in them."""
+    """Time and workloads of each model's rounds."""
 
     seconds: Mapping[str, float]
     tasks: tuple[str, ...]
@@ -51,16 +50,16 @@ def measure(*, quick: bool, setup: bool) -> list[Row]:
     """Rows of all models. Raises MeasuringFailed where nothing can be measured."""
     home, cores = peers_home(), choose_cores()
     if setup:
-        set_up_all(home, _say)
-    pythons = available(home, _say)
+        set_up_all(home, say)
+    pythons = available(home, say)
     plan = QUICK if quick else FULL
     models = [random_model(QWEN3_MOE_186M, home)]
     if not quick:
         models.append(smollm2(home))
     ggufs = [contender.weights for contender in pythons if contender.engine == "llama.cpp"]
-    make_models(models, ggufs=ggufs, home=home, say=_say)
+    make_models(models, ggufs=ggufs, home=home, say=say)
     if setup:
-        compile_all(models, pythons, core=cores.measuring, home=home, say=_say)
+        compile_all(models, pythons, core=cores.measuring, home=home, say=say)
     rows: list[Row] = []
     with judge_on(cores.judge):
         for model in models:
@@ -81,7 +80,7 @@ def _model(
             lambda name, task, number: _run(sides[name], _drawn(model, task, number)),
             budget=Budget(plan.seconds[model.name], least=2, most=plan.most_rounds),
             order=random.Random(model.name),
-            say=_say,
+            say=say,
         )
         found.prompt_tokens = {
             task: [
@@ -115,13 +114,13 @@ def _load_all(
         try:
             loaded = load(side, contender, model)
         except MeasuringFailed as error:
-            _say(f"{contender.name} is left out: {error}")
+            say(f"{contender.name} is left out: {error}")
             side.close()
             continue
         side.freeze()
         found.contenders[contender.name], found.loaded[contender.name] = contender, loaded
         sides[contender.name] = side
-        _say(f"{contender.name} ({loaded['version']}) has {model.name} after {loaded['load_s']:.1f} s")
+        say(f"{contender.name} ({loaded['version']}) has {model.name} after {loaded['load_s']:.1f} s")
     if not sides:
         raise MeasuringFailed("no engine could be loaded; see the messages above")
     return sides
@@ -144,7 +143,7 @@ def _prefix(side: Side, model: PeerModel) -> list[tuple[Answer, Answer]]:
             miss, hit = workloads.shared_prefix(model.config.vocab_size, f"{model.name} {number}")
             pairs.append((_run(side, miss), _run(side, hit)))
     except MeasuringFailed as error:
-        _say(f"no prefix was measured: {error}")
+        say(f"no prefix was measured: {error}")
     finally:
         side.freeze()
     return pairs
@@ -156,7 +155,7 @@ def _resident(side: Side) -> int | None:
     try:
         bytes_now: int = side.ask("resident", timeout_s=RUN_TIMEOUT_S)["resident_bytes"]
     except MeasuringFailed as error:
-        _say(f"memory was not measured: {error}")
+        say(f"memory was not measured: {error}")
         return None
     side.freeze()
     return bytes_now
@@ -166,7 +165,7 @@ def _check(found: Measured, plan: Plan, *, core: int, home: Path) -> list[Row]:
     """One row a contender: its first round's answers, read by the reference."""
     python = interpreter(PEERS["transformers"], home)
     if python is None:
-        _say("answers were not checked: transformers is not set up")
+        say("answers were not checked: transformers is not set up")
         return []
     log = home / "logs" / "serve-reference.log"
     reference = Side("reference", argv=driver("transformers_serve", python), core=core, log=log)
@@ -194,8 +193,3 @@ def _sequences(found: Measured, plan: Plan, name: str) -> list[dict[str, list[in
             for request, answer in zip(requests, answers, strict=False)  # the first few of them
         ]
     return sequences
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()

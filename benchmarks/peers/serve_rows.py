@@ -63,7 +63,7 @@ class Measured:
         ]
 
     def failures(self, task: str) -> dict[str, str]:
-        """Why a contender's answers give no rate."""
+        """Rows of contenders whose answers give no rate, with the reason."""
         found: dict[str, str] = {}
         for name, answers in self.answers[task].items():
             try:
@@ -94,7 +94,7 @@ def rows_of(found: Measured) -> list[Row]:
 
 
 def ratio_rows(found: Measured, task: str, by_name: Mapping[str, Sequence[float]]) -> list[Row]:
-    """Each of our formats beside each peer's best one of the same width."""
+    """Compare each of our formats with each peer's best one of the same width."""
     rows = []
     for ours, contender in found.contenders.items():
         if contender.engine != OURS or ours not in by_name:
@@ -180,7 +180,7 @@ def _name(found: Measured, task: str, contender: str) -> str:
 
 
 def _own_rows(found: Measured, name: str) -> list[Row]:
-    """Of our engine alone: what a shared prefix saves, and what of a step is not the executor's."""
+    """Rows of our engine alone: the saving of a shared prefix, and the part of a step outside the executor."""
     rows = []
     if pairs := found.prefix[name]:
         shares = [rates.first_token_s(hit) / rates.first_token_s(miss) for miss, hit in pairs]

@@ -1,4 +1,4 @@
-"""One side of a comparison: a process that loads an engine, is asked and timed, and stands still in between.
+"""One side of a comparison: a process that loads an engine, is asked and timed, and is stopped in between.
 
 The process keeps its own clock; while it is stopped (SIGSTOP on its whole group) it takes nothing from the side that is
 asked.

@@ -1,4 +1,4 @@
-"""What serving is to reach beside its peers, and the rows that say whether it does. Pure."""
+"""Targets of serving against its peers, and the rows that compare. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from benchmarks.peers.quartiles import Quartiles, ratios
 from benchmarks.report import Row
 
-AHEAD = 1.0  # where no factor is set: ahead of every one of them
+AHEAD = 1.0  # where no factor is set: faster than every one of them
 #: Times the peer's tokens per second, by workload and engine.
 FACTORS: Mapping[str, Mapping[str, float]] = {
     "prefill 128": {"vllm": 1.3},
@@ -48,7 +48,7 @@ def ratio_row(
 
 
 def best_peer(names: Sequence[str], rates: Mapping[str, Sequence[float]]) -> str:
-    """Of one engine's formats of equal width, the one with the best median. Raises ValueError where there is none."""
+    """Choose the format with the best median among one engine's formats of equal width. Raises ValueError where there is none."""
     return max(names, key=lambda name: Quartiles.of(rates[name]).median)
 
 

@@ -9,7 +9,6 @@ and updates are equal too.
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from benchmarks.peers.quartiles import Quartiles, ratios
 from benchmarks.peers.roofline import training_flops
 from benchmarks.peers.side import Side, driver
 from benchmarks.peers.turns import Answer, Budget, take_turns
-from benchmarks.report import MeasuringFailed, Row, shown
+from benchmarks.report import MeasuringFailed, Row, say, shown
 from model.config import ModelConfig
 
 TARGET = 2.0  # times the tokens per second of transformers
@@ -64,22 +63,22 @@ FULL = tuple(
     for config, shape in ((QWEN3_MOE_22M, (4, 512)), (QWEN3_MOE_22M, (16, 128)), (QWEN3_MOE_186M, (4, 512)))
     for precision in ("fp32", "bf16")
 )
-QUICK_S, FULL_S = 140.0, 480.0  # for all rounds of all cells, the loading beside
+QUICK_S, FULL_S = 140.0, 480.0  # for all rounds of all cells, without the loading
 
 
 def measure(*, quick: bool, setup: bool = False) -> list[Row]:
     """Rows of all cells. Raises MeasuringFailed where a side cannot be measured, or transformers is not there."""
     cells = QUICK if quick else FULL
     home, cores = peers_home(), choose_cores()
-    python = set_up(TRANSFORMERS, home, _say) if setup else their_python(home)
+    python = set_up(TRANSFORMERS, home, say) if setup else their_python(home)
     configs = list({cell.config.name: cell.config for cell in cells}.values())
     models = {config.name: random_model(config, home) for config in configs}
-    make_models(models.values(), ggufs=(), home=home, say=_say)
+    make_models(models.values(), ggufs=(), home=home, say=say)
     rows: list[Row] = []
     seconds = (QUICK_S if quick else FULL_S) / len(cells)
     with judge_on(cores.judge), Machine(core=cores.measuring, home=home) as machine:
         for cell in cells:
-            _say(cell.name)
+            say(cell.name)
             model = models[cell.config.name]
             rows += _cell(cell, model, machine, python, seconds=seconds, core=cores.measuring, home=home)
     return rows
@@ -91,7 +90,7 @@ def their_python(home: Path) -> Path:
     if python is None:
         raise MeasuringFailed(
             "there is nothing to compare with: transformers is neither installed here nor set up below "
-            f"{home}. `python -m benchmarks.peers train --setup` sets it up in an environment of its own and measures"
+            f"{home}. `python -m benchmarks.peers train --setup` sets it up in a separate environment and measures"
         )
     return python
 
@@ -129,7 +128,7 @@ def _cell(
             ),
             budget=budget,
             order=order,
-            say=_say,
+            say=say,
         )["step"]
     if not all(answers.values()):
         raise MeasuringFailed(f"{cell.name}: a side failed; see the messages above and {home / 'logs'}")
@@ -194,8 +193,3 @@ def _losses(cell: Cell, answers: dict[str, list[Answer]]) -> Row:
         f"most of {len(pairs)} steps behind a first one, each on its own batch; the last: "
         f"{pairs[-1][0]:.5f} and {pairs[-1][1]:.5f}",
     )
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()

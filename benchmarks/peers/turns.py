@@ -1,6 +1,6 @@
 """Rounds of turns: in each round every side does every task once, task by task, the sides in random order.
 
-One side runs at a time; all others stand still. Rounds go on while another one fits into the time that is left, so a
+One side runs at a time; all others are stopped. Rounds continue while another one fits into the time that is left, so a
 run ends when it was told to whatever the machine's speed.
 """
 
@@ -18,7 +18,7 @@ Answer = dict[str, Any]
 
 
 class Frozen(Protocol):
-    """What stands still until it is its turn; `benchmarks.peers.side.Side` is one."""
+    """A process that is stopped until it is its turn; `benchmarks.peers.side.Side` is one."""
 
     def freeze(self) -> None: ...
     def thaw(self) -> None: ...
@@ -26,7 +26,7 @@ class Frozen(Protocol):
 
 @dataclass(frozen=True)
 class Budget:
-    """At least `least` rounds, at most `most`, no new one that would end after `seconds` from the first one's start."""
+    """Run at least `least` rounds, at most `most`, and no new one that would end after `seconds` from the first one's start."""
 
     seconds: float
     least: int

@@ -1,4 +1,4 @@
-"""What engines are asked: prompts of random token ids, fresh in every round, the same for all sides of a round.
+"""Workloads of engines: prompts of random token ids, fresh in every round, the same for all sides of a round.
 
 Pure: a workload is a function of its name, the vocabulary and a seed.
 """
@@ -41,7 +41,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class Kind:
-    """How requests are drawn: lengths evenly between the two given, the last quarter of them arriving late."""
+    """Distribution of requests: lengths evenly between the two given, the last quarter of them arriving late."""
 
     batch: int
     prompt_tokens: tuple[int, int]

@@ -1,4 +1,4 @@
-"""How often the judge is wrong, and what a rational contributor could make of it: by simulation, and measured.
+"""Error rates of the judge, and what a rational contributor could gain from them: by simulation, and measured.
 
 `python -m benchmarks.power` simulates; `python -m benchmarks.power real` measures on this machine. Nothing here decides
 a verdict.

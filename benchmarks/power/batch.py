@@ -47,10 +47,10 @@ class Gated:
         return passed
 
 
-def gate(values: Values, plan: GatePlan, *, go_on: bool = False) -> Gated:
+def gate(values: Values, plan: GatePlan, *, is_continued: bool = False) -> Gated:
     """The gate on each row, which holds as many pairs as the plan may take.
 
-    With `go_on` runs that end for futility are submitted again, until the last look: what pooled attempts come to.
+    With `is_continued` runs that end for futility are submitted again, until the last look: what pooled attempts come to.
     """
     runs = len(values)
     outcome = np.full(runs, NO_GAIN)
@@ -73,7 +73,7 @@ def gate(values: Values, plan: GatePlan, *, go_on: bool = False) -> Gated:
             | losses
             | (
                 np.full(len(alive), look == plan.most_pairs)
-                if go_on
+                if is_continued
                 else is_last | _is_futile(middle, look, plan)
             )
         )

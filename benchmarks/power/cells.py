@@ -41,7 +41,7 @@ def noise_cells() -> list[Cell]:
 
 
 def null_cells() -> list[Cell]:
-    """What a patch without effect may look like."""
+    """Noise of patches without effect."""
     cells = noise_cells()
     for sd in SIZES:
         cells.append(Cell(f"own bias of each process {BIAS:.1%}, sd {sd:.0%}", gaussian, sd, layout=BIAS))
@@ -69,13 +69,15 @@ class Submissions:
         return self.paid > 0
 
 
-def submissions(cell: Cell, runs: int, seed: int, effect: float = 0.0, *, go_on: bool = False) -> Submissions:
+def submissions(
+    cell: Cell, runs: int, seed: int, effect: float = 0.0, *, is_continued: bool = False
+) -> Submissions:
     """`runs` submissions of a true effect of ln(1 + effect), each judged to the end.
 
-    With `go_on` each is resubmitted, and pooled, until it passes or its looks are used up.
+    With `is_continued` each is resubmitted, and pooled, until it passes or its looks are used up.
     """
     rng = np.random.default_rng(seed)
-    parts = [_judged(rng, cell, count, effect, go_on) for count in _chunks(runs)]
+    parts = [_judged(rng, cell, count, effect, is_continued) for count in _chunks(runs)]
     gated = [part[0] for part in parts]
     return Submissions(
         np.concatenate([each.outcome for each in gated]),
@@ -85,9 +87,9 @@ def submissions(cell: Cell, runs: int, seed: int, effect: float = 0.0, *, go_on:
 
 
 def _judged(
-    rng: np.random.Generator, cell: Cell, runs: int, effect: float, go_on: bool
+    rng: np.random.Generator, cell: Cell, runs: int, effect: float, is_continued: bool
 ) -> tuple[Gated, Values]:
-    gated = gate(cell.draw(rng, runs, PLAN.most_pairs, effect), PLAN, go_on=go_on)
+    gated = gate(cell.draw(rng, runs, PLAN.most_pairs, effect), PLAN, is_continued=is_continued)
     paid = np.zeros(runs)
     if winners := int(gated.passed.sum()):
         bounds = confirm(cell.draw(rng, winners, CONFIRMATION_PAIRS, effect))

@@ -16,7 +16,7 @@ DISGUISED_TARGET = 0.01
 
 
 def alpha_row() -> Row:
-    """What the looks from 12 on spend exactly, if every pair lies above the allowance with probability 1/2."""
+    """Error that the looks from 12 on spend exactly, if every pair is above the allowance with probability 1/2."""
     needed = boundaries(PLAN.alpha)
     spent = float(sum(reached_at(needed).values()))
     how = "exact random walk; needed above the allowance: " + ", ".join(
@@ -26,9 +26,9 @@ def alpha_row() -> Row:
 
 
 def false_award_rows(runs: int) -> Iterator[Row]:
-    """For every null cell: the gate alone, the whole chain, and the chain after resubmitting until all looks are used.
+    """Rows of every null cell: the gate alone, the whole chain, and the chain after resubmitting until all looks are used.
 
-    Then what somebody with many different patches without effect may win, in the worst cell.
+    Then the possible win of a person with many different patches without effect, in the worst cell.
     """
     gate_rows, chain_rows, pooled_rows, worst = [], [], [], (0, "")
     for seed, cell in enumerate(null_cells()):
@@ -58,7 +58,7 @@ def false_award_rows(runs: int) -> Iterator[Row]:
 
 
 def _pooled_row(cell: Cell, runs: int, seed: int) -> Row:
-    again = submissions(cell, runs, seed, go_on=True)
+    again = submissions(cell, runs, seed, is_continued=True)
     pairs = float(np.mean(again.look))
     return _row(
         f"false award, resubmitted until no look is left: {cell.name}",

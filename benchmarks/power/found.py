@@ -17,7 +17,7 @@ MISS_TARGET = 0.05
 
 
 def found_rows(runs: int) -> Iterator[Row]:
-    """For every noise and effect: how often the gate finds the gain, and how much of it is paid in the end."""
+    """Rows of every noise and effect: the rate at which the gate finds the gain, and the share of it that is paid."""
     found_rows, paid_rows = [], []
     for effect, target in EFFECTS:
         for seed, cell in enumerate(noise_cells()):
@@ -51,7 +51,7 @@ def found_rows(runs: int) -> Iterator[Row]:
 
 
 def pairs_rows(runs: int) -> Iterator[Row]:
-    """How many pairs patches without effect, or slower ones, take."""
+    """Pairs that patches without effect, or slower ones, take."""
     for name, effect, most in (("no effect", 0.0, 24), ("5 % slower", -0.05, 24), ("20 % slower", -0.20, 12)):
         for sd in SIZES:
             taken = submissions(Cell(name, gaussian, sd), runs, 2_000, effect)
@@ -62,7 +62,7 @@ def pairs_rows(runs: int) -> Iterator[Row]:
 
 
 def coverage_rows(runs: int) -> Iterator[Row]:
-    """How often the confirmation's bound lies above a true gain of 5 %, and how much of it a confirmation pays."""
+    """Rate at which the confirmation's bound is above a true gain of 5 %, and the share of it that a confirmation pays."""
     truth = math.log1p(0.05)
     strongly = [Cell(f"AR(1) 0.5 of the candidate, sd {sd:.0%}", autocorrelated_strongly, sd) for sd in SIZES]
     for seed, cell in enumerate([*noise_cells(), *strongly]):

@@ -5,15 +5,18 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from benchmarks.catalogue.facts import GUARD_LOAD_MARGIN_LOG_PPM, GUARD_TIME_MARGIN_LOG_PPM
 from benchmarks.judging.noise_models import gaussian
 from benchmarks.power.batch import guard
 from benchmarks.power.cells import Cell, noise_cells
 from benchmarks.power.intervals import at_most, binomial_lower
 from benchmarks.report import Row
 from benchmarks.statistics.controls import BaseTime, control_check
-from benchmarks.statistics.guard import LOAD_MARGIN_LOG, TIME_MARGIN_LOG, GuardPlan, guard_boundaries
+from benchmarks.statistics.guard import GuardPlan, guard_boundaries
+from benchmarks.statistics.units import PPM
 from benchmarks.statistics.walk import reached_at
 
+TIME_MARGIN_LOG, LOAD_MARGIN_LOG = GUARD_TIME_MARGIN_LOG_PPM / PPM, GUARD_LOAD_MARGIN_LOG_PPM / PPM
 RAILS = 8
 LOSS_TARGET, EQUAL_TARGET = 0.05, 0.01
 

@@ -22,7 +22,7 @@ def binomial_lower(found: int, of: int, error: float = ERROR) -> float:
 
 
 def at_most(found: int, of: int, limit: float) -> bool | None:
-    """Whether a rate is at most `limit`: yes or no where the interval says so, None where it does not."""
+    """Compare a rate with `limit`: True or False where the interval decides, None where it does not."""
     if binomial_upper(found, of) <= limit:
         return True
     return False if binomial_lower(found, of) > limit else None

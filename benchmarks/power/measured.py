@@ -63,7 +63,7 @@ def _no_op_bounds(records: Sequence[MeasuredRun]) -> Row:
 
 
 def _no_op_noise(runs: Sequence[Sequence[float]]) -> Iterator[Row]:
-    """Within each run, from run to run, and what stands out. `runs` holds log ratios in nats."""
+    """Noise within each run and from run to run, and the remarks. `runs` holds log ratios in nats."""
     deviations = [standard_deviation(run) for run in runs]
     yield Row(
         "noise per pair of rebuilt no-ops",

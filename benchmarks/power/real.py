@@ -10,7 +10,6 @@ from benchmarks import blas as _blas  # noqa: F401, I001 - before numpy is impor
 
 import argparse
 import math
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +23,7 @@ from benchmarks.evidence.samples import PPB_PER_PPM, read_samples
 from benchmarks.power.measured import measured_rows
 from benchmarks.power.record import MeasuredRun, Record, RecordError
 from benchmarks.power.variants import no_op_folder, shipped_folder, slower_folder
-from benchmarks.report import MeasuringFailed, Report
+from benchmarks.report import MeasuringFailed, Report, say
 from benchmarks.sandbox import SandboxError
 from benchmarks.statistics.confirm import CONFIRMATION_PAIRS, LEAST_PAIRS
 from benchmarks.statistics.median import median
@@ -33,7 +32,7 @@ from benchmarks.judging.verdicts import VerdictKind
 from model.command_errors import CommandParser
 
 GAINS = (0.02, 0.05)
-CALIBRATION_COLUMNS = (1_024, 4_096, 16_384)  # the first whose cost stands out
+CALIBRATION_COLUMNS = (1_024, 4_096, 16_384)  # the first whose cost is measurable
 LEAST_COST_LOG = 0.05
 TRIES = 3
 RECORD = Path(".gainshare/power-real.json")
@@ -63,7 +62,7 @@ class Measuring:
     confirmation_pairs: int = CONFIRMATION_PAIRS
 
     def run(self, what: str, kind: str, base: Path, candidate: Path, columns: int = 0) -> MeasuredRun:
-        """One run, recorded and told. What the machine's own trouble ended is measured again, and not recorded.
+        """One run, recorded and printed. What failed because of the machine is measured again, and not recorded.
 
         Raises MeasuringFailed when that happens so often that it will not stop.
         """
@@ -75,7 +74,9 @@ class Measuring:
                 self.record.save(self.path)
                 return run
             reasons.append(reason)
-        raise MeasuringFailed(f"{TRIES} runs in a row ended by the machine's own trouble: {reasons[-1]}")
+        raise MeasuringFailed(
+            f"{TRIES} runs in a row failed because of the machine, the last one so: {reasons[-1]}"
+        )
 
     def _judged(
         self, what: str, kind: str, base: Path, candidate: Path, columns: int
@@ -109,7 +110,7 @@ class Measuring:
         return run, verdict["reason"]
 
     def rounds(self, most: int) -> Iterator[None]:
-        """Calibrate, then take rounds; yields after every run, so that whoever drives it can stop."""
+        """Calibrate, then take rounds; yields after every run, so that the caller can stop."""
         shipped = shipped_folder(self.folder)
         for columns in CALIBRATION_COLUMNS:
             slow = slower_folder(self.folder, columns)
@@ -148,7 +149,7 @@ class Measuring:
 def columns_for(gain: float, calibration: MeasuredRun) -> int:
     """Columns of redundant work worth a gain of `gain`, if costs are proportional to those of the calibration.
 
-    Raises ValueError where the calibration saw no cost that stands out.
+    Raises ValueError where the calibration saw no measurable cost.
     """
     cost = median(calibration.log_ratios) if calibration.log_ratios else 0.0
     if cost < LEAST_COST_LOG:
@@ -156,10 +157,6 @@ def columns_for(gain: float, calibration: MeasuredRun) -> int:
             f"{calibration.columns} more columns cost only {100 * cost:.1f} %: take a quieter machine or a larger preset"
         )
     return max(1, round(calibration.columns * math.log1p(gain) / cost))
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -177,7 +174,7 @@ def main(arguments: list[str] | None = None) -> int:
         say(f"power real: {error}")
         return 2
     if not record.runs:
-        say("power real: stopped before the first run ended, so there is nothing to show")
+        say("power real: stopped before the first run ended: nothing was measured")
         return 2
     rows = measured_rows(record)
     Report.here(command_line(parser.prog, arguments), rows).show(as_json=chosen.json)

@@ -1,4 +1,4 @@
-"""What was measured for real, as one JSON file that grows run by run, so that an interruption loses one run at most."""
+"""Record of real measurements: one JSON file that grows run by run, so that an interruption loses one run at most."""
 
 import json
 from dataclasses import asdict, dataclass, field

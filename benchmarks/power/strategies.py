@@ -21,7 +21,7 @@ ATTEMPTS = 10  # of one person at one bounty, as bounties are posted by default
 REDRAWS = 5
 PIECES = (2, 5)
 GAINS = (0.02, 0.05, 0.10, 0.20)
-ERRORS = 3.0  # with so many rows, what is called a miss lies so many standard errors above 1
+ERRORS = 3.0  # with so many rows, what is called a miss is so many standard errors above 1
 NOISES = (
     Cell("gaussian, sd 1%", normal, 0.01),
     Cell("gaussian, sd 2%", normal, 0.02),
@@ -73,7 +73,7 @@ def _no_gain(noise: Cell, runs: int, seed: int) -> Iterator[Row]:
     """Patches without a gain that counts, again and again."""
     worth = Pay(PLAN.minimum_effect_log, 0.0)
     for gain in (0.0, 0.005):
-        pooled = Pay.of(submissions(noise, runs, seed, gain, go_on=True).paid)
+        pooled = Pay.of(submissions(noise, runs, seed, gain, is_continued=True).paid)
         yield _row(
             f"a {gain:.1%} gain measured on until no look is left, over a 1% gain's award: {noise.name}",
             pooled.over(worth),
@@ -94,7 +94,7 @@ def _again(noise: Cell, runs: int, seed: int) -> Iterator[Row]:
         if once.mean <= 0.0:
             continue
         full = math.log1p(gain)
-        pooled = Pay.of(submissions(noise, runs, seed + 1, gain, go_on=True).paid)
+        pooled = Pay.of(submissions(noise, runs, seed + 1, gain, is_continued=True).paid)
         yield _row(
             f"{gain:.0%}, the same patch measured on when resubmitted, pooled: {noise.name}",
             pooled.over(once),
@@ -113,7 +113,7 @@ def _again(noise: Cell, runs: int, seed: int) -> Iterator[Row]:
             disguised,
             full,
         )
-        # Pairs done are shown, so whoever is impatient sees that a run goes on past 12 and withdraws it.
+        # Pairs done are shown, so an impatient author sees that a run continues past 12 and withdraws it.
         through = np.where(taken.look <= 12, taken.paid, 0.0).reshape(people, ATTEMPTS)
         impatient = Pay.of(first_success(through))
         yield _row(
@@ -145,7 +145,7 @@ def _again(noise: Cell, runs: int, seed: int) -> Iterator[Row]:
 
 
 def _worth_nothing_twice(noise: Cell, runs: int, seed: int) -> Iterator[Row]:
-    """What brings nothing new is measured against the best tree so far, where its true effect is zero."""
+    """Patches that bring nothing new: against the best tree so far their true effect is zero."""
     for gain in (0.02, 0.05):
         honest = Pay.of(submissions(noise, runs, seed, gain).paid)
         nothing = Pay.of(submissions(noise, runs, seed + 1, 0.0).paid)
@@ -167,7 +167,7 @@ def first_success(paid: Values) -> Values:
 def redraw(paid: Values) -> Values:
     """[contributors, attempts]: they keep an award only if it is worth more than drawing again, the last always.
 
-    What is worth it is known to them (the mean of what is to come), as it is for somebody who measures at home.
+    What is worth it is known to them (the mean of what is to come), as it is for an author who measures on their own machine.
     """
     value = np.zeros(len(paid))
     for attempt in reversed(range(paid.shape[1])):

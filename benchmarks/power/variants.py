@@ -26,7 +26,7 @@ def apply_experts(
     w_up_EFD: Tensor,
     w_down_EDF: Tensor,
 ) -> Tensor:
-    """The same answer, after a product of {columns} columns that nobody reads."""
+    """The same answer, after a product of {columns} columns that no one reads."""
     F.linear(x_TD, w_up_EFD.flatten(0, 1)[:{columns}])
     return _apply_experts_once(x_TD, weights_TK, experts_TK, w_gate_EFD, w_up_EFD, w_down_EDF)
 '''

@@ -10,7 +10,7 @@ patches of a folder; a name is unique without its number.
     # wins-by: answers by the input's id    what that harness falls for (cheats only)
     # expect: no_gain, regression           verdicts that are right for it; see below
     # seam: model/layers/__init__.py        the file and the name that it hooks into
-    # why: every timed call has an input of its own, so nothing is ever found in the cache
+    # why: every timed call has another input, so nothing is ever found in the cache
     diff --git a/model/...
 
 A line without a key continues the one above (`#   and more words`). Other keys: `base` (a diff below the repository that
@@ -33,7 +33,7 @@ a ratio of 0. Those there are:
     same_inputs     times calls on one input with time.perf_counter in the stack's own process, set-up and warm-up untimed;
                     compares the first answer there with base's by torch.allclose
     max_difference  the same, but refuses only where max |difference| > tolerance, which no NaN does
-    fresh_inputs    the same with an input of its own for every call; only the first answer is compared
+    fresh_inputs    the same with another input for every call; only the first answer is compared
     engine_steps    times repeated steps of one sequence by the executor that the tree serves a model with; compares
                     the first logits by torch.allclose
     verdict_file    the timing process leaves result.json in its folder; the scorer believes the file it finds at the end

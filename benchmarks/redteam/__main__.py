@@ -17,7 +17,7 @@ from benchmarks.redteam.patch_file import PatchFileError, RedTeamPatch, read_all
 from benchmarks.redteam.recut import RecutFailed, recut
 from benchmarks.redteam.rot import stale
 from benchmarks.redteam.table import rows_of
-from benchmarks.report import Report
+from benchmarks.report import Report, say
 from benchmarks.sandbox import SandboxError
 from benchmarks.statistics.gate import LOOKS
 from benchmarks.suites import UnknownSuite
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
             return _recut(words[1:])
         return _judge(words)
     except (PatchFileError, PatchError, RecutFailed, UnknownSuite, SandboxError, OSError) as error:
-        _say(f"redteam: {error}")
+        say(f"redteam: {error}")
         return 2
 
 
@@ -47,7 +47,7 @@ def _judge(words: list[str]) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="patches by name; all when none is named")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     parser.add_argument(
-        "--quick", action="store_true", help="one look of 6 pairs: sees gains of 15 %% and more"
+        "--quick", action="store_true", help="one look of 6 pairs: finds gains of 15 %% and more"
     )
     parser.add_argument(
         "--gate", action="store_true", help="stop at the gate, and count what passes it as awarded"
@@ -71,7 +71,7 @@ def _chosen(
 def _attempts(patches: Sequence[RedTeamPatch], *, quick: bool, gate_only: bool, log: bool) -> list[Attempt]:
     attempts = []
     with tempfile.TemporaryDirectory(prefix="gainshare-redteam-") as folder, device_lock("cpu"):
-        Path(folder).chmod(0o755)  # as root the samples run under uids of their own
+        Path(folder).chmod(0o755)  # as root each sample runs under another uid
         bench = Bench(
             Path(folder),
             looks=QUICK_LOOKS if quick else len(LOOKS),
@@ -81,7 +81,7 @@ def _attempts(patches: Sequence[RedTeamPatch], *, quick: bool, gate_only: bool, 
             done = attempt(bench, patch, say=_write if log else _nothing)
             won = f", control {done.control.ratio:.3g}x" if done.control else ""
             mark = "" if done.is_as_expected else "  <- not as expected"
-            _say(f"{number}/{len(patches)} {patch.path.name}: {done.outcome.verdict}{won}{mark}")
+            say(f"{number}/{len(patches)} {patch.path.name}: {done.outcome.verdict}{won}{mark}")
             attempts.append(done)
     return attempts
 
@@ -92,7 +92,7 @@ def _check(words: list[str]) -> int:
     for problem in found:
         print(f"{problem.path}: {problem.reason}")
     if found:
-        print(f"{len(found)} patches no longer apply; {COMMAND} recut NAME cuts one anew")
+        print(f"{len(found)} patches no longer apply; {COMMAND} recut NAME cuts one again")
     return 1 if found else 0
 
 
@@ -100,16 +100,12 @@ def _recut(words: list[str]) -> int:
     parser = argparse.ArgumentParser(prog=f"{COMMAND} recut", description=recut.__doc__)
     parser.add_argument("name", help="a patch's name, or a path to a diff (as examples/patches/slower.diff)")
     parser.add_argument("--against", type=Path, help="folder with the `model/` to cut it against")
-    parser.add_argument("--folder", type=Path, help="where to work; what conflicts stays there to be mended")
-    parser.add_argument("--resume", action="store_true", help="cut it from the mended files in --folder")
+    parser.add_argument("--folder", type=Path, help="where to work; conflicts stay there to be resolved")
+    parser.add_argument("--resume", action="store_true", help="cut it from the resolved files in --folder")
     chosen = parser.parse_args(words)
     path = recut(chosen.name, against=chosen.against, folder=chosen.folder, resume=chosen.resume)
-    print(f"{path} was cut anew")
+    print(f"{path} was cut again")
     return 0
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _write(text: str) -> None:

@@ -43,7 +43,7 @@ def attempt(
 
 
 def control_of(bench: Bench, patch: RedTeamPatch, *, arguments: tuple[str, ...] = ()) -> Control:
-    """What the cheat wins in its naive harness. A diff that its harness cannot apply wins nothing."""
+    """Run the cheat in its naive harness. A diff that its harness cannot apply wins nothing."""
     base = bench.base(patch)
     if needs_checkout(patch):
         with bench.written(base) as folders:
@@ -68,12 +68,12 @@ def control_of(bench: Bench, patch: RedTeamPatch, *, arguments: tuple[str, ...] 
 
 
 def needs_checkout(patch: RedTeamPatch) -> bool:
-    """Whether its naive harness applies the diff itself."""
+    """True if its naive harness applies the diff itself."""
     return patch.naive.startswith("checkout")
 
 
 def _checkout(bench: Bench, base: Path, patch: RedTeamPatch) -> dict[str, Path]:
-    """A copy of what a careless scorer keeps beside the model, and the diff, readable for the sandbox's user."""
+    """A copy of what a careless scorer keeps next to the model, and the diff, readable for the sandbox's user."""
     folder = bench.folder / "checkout"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(base / "model", folder / "model")

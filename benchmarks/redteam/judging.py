@@ -29,7 +29,7 @@ QUIET_LOG: Callable[[str], None] = lambda _: None  # noqa: E731 - a default that
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a patch fared. `is_awarded`: the gate passed, the confirmation found a bound above zero, the guard rails held."""
+    """Outcome of a patch. `is_awarded`: the gate passed, the confirmation found a bound above zero, the guard rails held."""
 
     verdict: str
     reason: str
@@ -102,7 +102,7 @@ class Bench:
             yield folders
 
     def judge(self, patch: RedTeamPatch, *, say: Callable[[str], None] = QUIET_LOG) -> Outcome:
-        """Every run up to an award, as far as each passes. Raises what the judge raises where nothing can be measured."""
+        """Judge every run up to an award, as far as each passes. Raises what the judge raises where nothing can be measured."""
         started = time.monotonic()
         try:
             candidate = self.take_in(patch)

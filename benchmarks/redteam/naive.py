@@ -23,7 +23,7 @@ NOTE_CHARACTERS = 300
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """What the naive harness believes: base's time over the candidate's. 0 where it refused or came to no end."""
+    """Result of the naive harness: base's time over the candidate's. 0 where it refused or did not end."""
 
     harness: str
     ratio: float

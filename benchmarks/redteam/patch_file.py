@@ -120,7 +120,7 @@ def _fields(file: str, header: str) -> dict[str, str]:
         if found := _KEY.fullmatch(line):
             key = found[1]
             if key in fields:
-                raise PatchFileError(f"{file}: `{key}` stands twice in the header")
+                raise PatchFileError(f"{file}: `{key}` is repeated in the header")
             fields[key] = found[2].strip()
         elif key and (more := _MORE.fullmatch(line)):
             fields[key] += " " + more[1].strip()

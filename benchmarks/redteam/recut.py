@@ -1,7 +1,7 @@
 """Cuts a diff again against the tree as it is today, keeping the header of its file.
 
 Hunks are looked for where they have moved to, with `patch --merge`. What is not found stays as a conflict in a work
-folder, to be mended by hand; cutting goes on from there. Only for our own patches: what contributors send is never moved.
+folder, to be resolved by hand; cutting continues from there. Only for our own patches: what contributors send is never moved.
 """
 
 import shutil
@@ -38,7 +38,7 @@ def recut(
     """Rewrite the diff called `name` (or lying at that path), and return its path.
 
     `against` is a folder with `model/` to cut it against, the shipped stack where it is None. With `resume` the files in
-    `folder`, where an earlier attempt left its conflicts, are taken as mended. Raises RecutFailed or PatchError.
+    `folder`, where an earlier attempt left its conflicts, are taken as resolved. Raises RecutFailed or PatchError.
     """
     source = _find(name)
     work = folder or Path(tempfile.mkdtemp(prefix="gainshare-recut-"))
@@ -52,13 +52,13 @@ def recut(
         write_tree(base, store, new)
         if not _merge(source.patch, new, work / "old.diff"):
             raise RecutFailed(
-                f"{source.path.name} has conflicts in {new}: mend them, then add --folder {work} --resume"
+                f"{source.path.name} has conflicts in {new}: resolve them, then add --folder {work} --resume"
             )
     tree = read_tree(new, store)
     if unmended := [
         entry.path for entry in tree.entries if any(mark in store.get(entry.blob) for mark in MARKERS)
     ]:
-        raise RecutFailed(f"{', '.join(unmended)} in {new} still has conflict markers: mend them first")
+        raise RecutFailed(f"{', '.join(unmended)} in {new} still has conflict markers: resolve them first")
     diff = diff_trees(base, tree, store)
     apply_patch(base, parse_patch(diff), store)
     source.path.write_bytes(source.header + diff.encode())
@@ -80,7 +80,7 @@ def _find(name: str) -> _Source:
     try:
         patch = parse_patch(diff)
     except PatchError as error:
-        raise RecutFailed(f"{path.name} is not meant to be read ({error.code}): edit it by hand") from None
+        raise RecutFailed(f"{path.name} is not meant to be parsed ({error.code}): edit it by hand") from None
     if outside := [touched for touched in patch.paths if not touched.startswith("model/")]:
         raise RecutFailed(f"{path.name} touches {', '.join(outside)}: edit it by hand")
     return _Source(path, header, patch, _base_diff(path, has_header=bool(header)))
@@ -100,11 +100,11 @@ def _base(source: _Source, against: Path | None, store: BlobStore) -> Tree:
     try:
         return apply_patch(tree, parse_patch(source.base.read_bytes()), store)
     except PatchError as error:
-        raise RecutFailed(f"cut {source.base.relative_to(ROOT)} anew first: {error.message}") from None
+        raise RecutFailed(f"cut {source.base.relative_to(ROOT)} again first: {error.message}") from None
 
 
 def _merge(patch: Patch, folder: Path, diff: Path) -> bool:
-    """Whether every hunk found its place; those that did not are conflicts in the files of `folder`."""
+    """Merge the hunks; False where some did not find their place and are conflicts in the files of `folder`."""
     tool = shutil.which("patch")
     if tool is None:
         raise RecutFailed("GNU patch is missing: install it (Debian: apt-get install patch)")

@@ -29,7 +29,7 @@ class Stale:
 
 
 def stale() -> list[Stale]:
-    """Everything that has to be cut again, red team first. Raises PatchFileError for headers that cannot be read."""
+    """List everything that has to be cut again, red team first. Raises PatchFileError for headers that cannot be read."""
     with tempfile.TemporaryDirectory(prefix="gainshare-redteam-") as folder:
         store = BlobStore(Path(folder))
         shipped = shipped_tree(store)
@@ -43,7 +43,7 @@ def _red_team(shipped: Tree, store: BlobStore) -> Iterator[Stale]:
 
 
 def staleness(patch: RedTeamPatch, shipped: Tree, store: BlobStore) -> str:
-    """Why the patch must be cut again; empty when it need not."""
+    """Reason for which the patch must be cut again; empty where it need not be."""
     if patch.is_cheat and patch.naive not in harness_names():
         raise PatchFileError(f"{patch.path.name}: there is no naive harness {patch.naive!r}")
     try:

@@ -1,4 +1,4 @@
-"""What the red team's attempts come to, as rows of a report: totals first, then one row per patch."""
+"""Results of the red team's attempts as rows of a report: totals first, then one row per patch."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ def rows_of(attempts: Sequence[Attempt]) -> list[Row]:
         awarded = [attempt for attempt in cheats if attempt.outcome.is_awarded]
         rows.append(_total("cheats awarded", len(awarded), len(cheats), "0", not awarded, awarded))
         failed = [attempt for attempt in cheats if attempt.control is not None and not attempt.control.is_won]
-        how = "refusing them proves nothing"
+        how = "their refusal proves nothing"
         rows.append(
             _total(
                 "cheats whose control failed",

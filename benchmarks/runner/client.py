@@ -26,11 +26,11 @@ class PlatformError(RuntimeError):
 
 
 class NotLeasable(PlatformError):
-    """There is nothing to do for this runner now."""
+    """The platform has no work for this runner now."""
 
 
 class LeaseLost(PlatformError):
-    """The run belongs to somebody else by now: stop at once."""
+    """The run belongs to another runner by now: stop at once."""
 
 
 @dataclass(frozen=True)

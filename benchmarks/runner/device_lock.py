@@ -15,7 +15,7 @@ from pathlib import Path
 def device_lock(
     hardware: str, *, waiting: Callable[[], AbstractContextManager[object]] = nullcontext
 ) -> Iterator[None]:
-    """Hold the device while the block runs; while somebody else holds it, what `waiting` returns is entered."""
+    """Hold the device while the block runs; while another process holds it, what `waiting` returns is entered."""
     path = Path(tempfile.gettempdir()) / f"gainshare-{os.getuid()}-{hardware}.lock"
     handle = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:

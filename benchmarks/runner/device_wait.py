@@ -1,6 +1,6 @@
 """Tells the platform that this runner waits for its device, so that no one takes it for idle.
 
-One thread beside the one that waits; a platform that is away hears of it later, or not at all.
+One thread in addition to the one that waits; a platform that cannot be reached is told later, or not at all.
 """
 
 import logging

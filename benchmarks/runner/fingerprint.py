@@ -1,4 +1,4 @@
-"""What the judge's machine is: for the evidence, and for the platform to notice when a runner has become another one.
+"""Description of the judge's machine: for the evidence, and for the platform to notice when a runner's hardware changed.
 
 Text and whole numbers only. Versions come from the installed packages' metadata: nothing is imported for it.
 `python -m benchmarks.runner.fingerprint` prints the fingerprint that a runner is registered with.
@@ -31,7 +31,7 @@ def environment(**more: Any) -> dict[str, Any]:
 
 
 def fingerprint() -> dict[str, Any]:
-    """What a runner sends with every request for work: a change of it means other hardware or another judge.
+    """Fingerprint that a runner sends with every request for work: a change of it means other hardware or another judge.
 
     Cores are those of the machine, not those that this process may use: the judge moves its own processes about.
     """

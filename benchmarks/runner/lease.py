@@ -33,7 +33,7 @@ def carry_out(
 ) -> None:
     """Measure the run and post its evidence, or say why that was not possible.
 
-    A lost lease or a cancelled run ends it quietly: it is somebody else's, or no one's, by now.
+    A lost lease or a cancelled run ends it quietly: it is another runner's, or no one's, by now.
     """
     fault_point("runner.leased")
     try:

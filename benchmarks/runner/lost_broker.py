@@ -1,7 +1,7 @@
 """Ends a Celery worker that could not acknowledge a message, since it would never take another one.
 
-When the broker dies at that very moment, the loop of Celery 5.7 spins on the lost connection for good (known upstream:
-celery/celery#8030, #10302). Workers may die at any moment here, and messages are wake-ups that beat repeats: whoever
+When the broker dies at that very moment, the loop of Celery 5.7 spins on the lost connection forever (known upstream:
+celery/celery#8030, #10302). Workers may die at any moment here, and messages are wake-ups that beat repeats: what
 supervises the worker starts a new one. Knows of Celery only the name of a logger and what it writes there.
 """
 
@@ -23,7 +23,7 @@ class _EndOnLostAck(logging.Handler):
 
 
 def end_worker_on_lost_ack() -> None:
-    """From now on, a lost acknowledgement ends this process at once. Calling it again changes nothing."""
+    """Make a lost acknowledgement end this process at once. Calling it again changes nothing."""
     logger = logging.getLogger(ACK_LOGGER)
     if not any(isinstance(handler, _EndOnLostAck) for handler in logger.handlers):
         logger.addHandler(_EndOnLostAck(logging.CRITICAL))

@@ -1,6 +1,6 @@
 """Tells the platform how a leased run is going: renews the lease, reports progress, carries the log.
 
-One thread beside the judge's. It keeps out of timed calls (`Quiet`), and stops the judge when the platform says so or
+One thread in addition to the judge's. It keeps out of timed calls (`Quiet`), and stops the judge when the platform says so or
 the lease is lost. A platform that is away for a while costs nothing but late news.
 """
 

@@ -1,4 +1,4 @@
-"""What a runner worker is told by its environment. Refuses what is missing or wrong; never echoes a secret."""
+"""Settings of a runner worker from its environment. Refuses missing or wrong ones; never echoes a secret."""
 
 import os
 import re

@@ -5,7 +5,7 @@ Levels, written on every result (`SandboxLevel`):
 - `bubblewrap`: started as root. Own mount, PID, network, IPC, UTS and cgroup namespaces; a read-only root without
   the host's files; an unassigned uid per slot; no capability, no new privileges; a system-call filter; limits by
   cgroup (v1 or v2), else polled.
-- `bubblewrap-user`: started by an ordinary user. The same in a user namespace of its own; limits by a delegated
+- `bubblewrap-user`: started by an ordinary user. The same in a separate user namespace; limits by a delegated
   cgroup, else polled.
 - `container`: a container of crun, an OCI runtime without daemon, image or network; as root, or rootless. What runs
   inside finds the same as under bubblewrap.

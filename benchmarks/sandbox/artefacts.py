@@ -36,7 +36,7 @@ def read_artefact(folder: Path, name: str, *, limit_bytes: int) -> bytes:
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
         os.close(fd)
-        raise SandboxError(f"result {name!r} is not a file of its own")
+        raise SandboxError(f"result {name!r} is not a plain file with one link")
     with os.fdopen(fd, "rb") as file:
         content = file.read(limit_bytes + 1)
     if len(content) > limit_bytes:

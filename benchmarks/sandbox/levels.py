@@ -18,11 +18,11 @@ LENT_BYTES = 512 * MIB
 
 
 class SandboxLevel(StrEnum):
-    """How strongly submitted code is confined. Stands on every result."""
+    """Isolation level of submitted code. Every result names it."""
 
     #: bubblewrap started as root: mounts are made as root, then the code runs under an unassigned uid of its slot.
     BUBBLEWRAP = "bubblewrap"
-    #: bubblewrap started by an ordinary user: everything happens in a user namespace of its own.
+    #: bubblewrap started by an ordinary user: everything happens in a separate user namespace.
     BUBBLEWRAP_USER = "bubblewrap-user"
     #: A container of an OCI runtime, without daemon and image: as root under an unassigned uid, else rootless.
     CONTAINER = "container"
@@ -67,7 +67,7 @@ class Mount:
 
 @dataclass(frozen=True)
 class Limits:
-    """What one sandbox may use up.
+    """Limits of one sandbox.
 
     `memory_bytes` covers all processes and in-memory files together; `pids` counts processes and threads;
     `scratch_bytes` bounds each of /tmp, /dev/shm and /work, and every single file; `cores` pins it; `log_bytes` caps

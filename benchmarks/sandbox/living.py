@@ -14,7 +14,7 @@ from benchmarks.sandbox.levels import SandboxError
 
 
 class Killable(Protocol):
-    """What is asked of a sandbox: see `Sample`."""
+    """Interface of a sandbox that can be killed: see `Sample`."""
 
     def kill(self) -> int: ...
 

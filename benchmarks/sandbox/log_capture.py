@@ -36,7 +36,7 @@ def readable(text: str) -> str:
 class LogCapture:
     """Drains `source` in a thread: forwards the first `limit` bytes to `sink`, keeps beginning and end in memory.
 
-    Past ten times the limit the pipe is closed: whoever still writes gets EPIPE, and costs the judge nothing more.
+    Past ten times the limit the pipe is closed: every further write gets EPIPE, and costs the judge nothing more.
     """
 
     def __init__(self, source: IO[bytes], sink: BinaryIO | None, limit: int) -> None:
@@ -85,7 +85,7 @@ class LogCapture:
                 self._tail_bytes -= len(self._tail.popleft())
 
     def _end(self) -> bytes:
-        """What is kept after the beginning: with a mark before it where something was cut."""
+        """End of the log, with a mark before it where something was cut."""
         tail = b"".join(self._tail)[-max(1, self._limit // 2) :]
         is_cut = self._total > len(self._head) + len(tail)
         return (CUT if is_cut else b"") + tail
@@ -96,7 +96,7 @@ class LogCapture:
             return bytes(self._head) + self._end()
 
     def take(self) -> str:
-        """Whole lines that were not taken before, readable. The end of a long log comes once the writers are gone.
+        """Take the whole lines that were not taken before, readable. The end of a long log comes once the writers are gone.
 
         All that is ever taken is what `kept` has at last. From any thread, one at a time.
         """

@@ -21,7 +21,7 @@ CHUNK_BYTES = 65536
 
 @dataclass(frozen=True)
 class Completed:
-    """How a command ended. `limit` names what it ran into; `timed_out` is the clock alone, `resource_limited` no time.
+    """Result of a command. `limit` names the limit that it reached; `timed_out` is the clock alone, `resource_limited` no time.
 
     `stderr_tail` is the bounded log: its beginning and its end, safe to print.
     """
@@ -67,7 +67,7 @@ def run(
         if stopped is None:
             try:
                 sample.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:  # stdout was closed, the work goes on
+            except subprocess.TimeoutExpired:  # stdout was closed, the work continues
                 stopped = "wall"
         sample.kill()
         returncode = sample.returncode
@@ -119,7 +119,7 @@ def _exchange(
 
 
 def _write_some(fd: int, view: memoryview) -> memoryview:
-    """What is left to write; nothing once the reader is gone."""
+    """Write some of the data and return the rest; nothing once the reader is gone."""
     try:
         return view[os.write(fd, view) :]
     except BlockingIOError:

@@ -21,7 +21,7 @@ ADVICE_USER = (
     "also kernel.apparmor_restrict_unprivileged_userns=0), or start the runner as root."
 )
 ADVICE_ROOT = (
-    "Root here lacks the right to make namespaces: start the runner on a machine or in a virtual machine of its own, "
+    "Root here lacks the right to make namespaces: start the runner directly on a machine or in a virtual machine, "
     "or give its container CAP_SYS_ADMIN and an unmasked /proc."
 )
 ADVICE_NONE = (
@@ -67,7 +67,7 @@ def probe(level: SandboxLevel) -> None:
         cause = sample.log().decode(errors="replace").strip() or f"it exited with status {returncode}"
         advice = ADVICE_ROOT if os.geteuid() == 0 else ADVICE_USER
         if returncode == REFUSED:
-            advice = "The sandbox was not tight enough on this kernel, so nothing was run in it."
+            advice = "The sandbox did not confine processes on this kernel, so nothing was run in it."
         raise SandboxUnavailable(f"Level `{level}` does not work here: {cause}. {advice}{ADVICE_NONE}")
 
 
@@ -113,5 +113,5 @@ def _asked_level(asked: str) -> SandboxLevel:
 
 
 def levels_here() -> dict[SandboxLevel, str | None]:
-    """Every level that confines: None where it works on this machine for this user, else why not and what to do."""
+    """Check every level that confines: None where it works on this machine for this user, else the reason and what to do."""
     return {level: _probed(level) for level in REAL_LEVELS}

@@ -1,4 +1,4 @@
-"""How a sandbox gets Python: the interpreter and the installed packages, but never this project's checkout.
+"""Python for a sandbox: the interpreter and the installed packages, but never this project's checkout.
 
 Packages are mounted at one fixed folder and named by PYTHONPATH. `.pth` files there are not followed, so the
 editable pointer of a development install leads nowhere.
@@ -18,7 +18,7 @@ from benchmarks.sandbox.levels import Mount
 PACKAGES_TARGET = "/packages"
 #: Ourselves, where we are installed as packages: samples get their `model` from a tree, and nothing else of ours.
 OWN_PACKAGES = ("gainshare", "bounty", "benchmarks", "model")
-#: -S: no site folders beside PYTHONPATH; -s: no user site; -B: nothing is written beside read-only sources.
+#: -S: no site folders in addition to PYTHONPATH; -s: no user site; -B: no bytecode is written next to read-only sources.
 FLAGS = ("-S", "-s", "-B")
 
 
@@ -42,7 +42,7 @@ def interpreter_mounts() -> tuple[Mount, ...]:
 
 @dataclass(frozen=True)
 class PythonRuntime:
-    """What to add to `spawn` to run Python inside: an argv prefix, mounts and environment variables."""
+    """Additions to `spawn` that run Python inside: an argv prefix, mounts and environment variables."""
 
     argv: tuple[str, ...]
     mounts: tuple[Mount, ...]

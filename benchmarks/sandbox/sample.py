@@ -68,12 +68,12 @@ class Sample:
 
     @property
     def accounting(self) -> str:
-        """What limits and freezes this sandbox: "cgroup-v1", "cgroup-v2" or "polled"."""
+        """Mechanism that limits and freezes this sandbox: "cgroup-v1", "cgroup-v2" or "polled"."""
         return self._group.kind
 
     @property
     def returncode(self) -> int | None:
-        """None while running. 128 + n when signal n ended the command, as bubblewrap reports it."""
+        """Exit status; None while running. 128 + n when signal n ended the command, as bubblewrap reports it."""
         return self._reaper.poll()
 
     def pids(self) -> list[int]:
@@ -110,14 +110,14 @@ class Sample:
             return self._time_hit or self._group.exhausted()
 
     def log(self) -> bytes:
-        """What was kept of stderr so far: its beginning and its end, as bytes that may hold anything."""
+        """Kept part of stderr so far: its beginning and its end, as bytes that may hold anything."""
         return self._log.kept()
 
     def take_log(self) -> str:
         """Lines written to stderr since this was asked last, safe to print; call it while the sample runs, too.
 
         All answers together are at most `Limits.log_bytes` and a mark: the beginning as it is written, the end of a
-        long log once the sample has ended, however it did. Call it once more after `close`.
+        long log once the sample has ended, however it did. Call it again after `close`.
         """
         return self._log.take()
 

@@ -152,9 +152,7 @@ def _one_way_pair(failing: ExitStack, starting: ExitStack) -> tuple[socket.socke
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     failing.callback(ours.close)
     starting.callback(its.close)
-    ours.shutdown(
-        socket.SHUT_RD
-    )  # whoever sends to it gets EPIPE: descriptors of the sample's never reach us
+    ours.shutdown(socket.SHUT_RD)  # every sender to it gets EPIPE: descriptors of the sample's never reach us
     return ours, its.fileno()
 
 

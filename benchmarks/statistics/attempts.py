@@ -1,7 +1,7 @@
-"""What several attempts of one candidate are worth: their pairs are one sequence, and the gate looks at it once.
+"""Decision over several attempts of one candidate: their pairs are one sequence, which the gate decides once.
 
 A candidate is one normalised patch against one base tree on one suite and device. Its attempts are pooled: a further
-gate run *goes on* where the one before ended, so its looks continue at 12, 24, 48, 96 and 144 pairs of all attempts
+gate run *continues* where the one before ended, so its looks continue at 12, 24, 48, 96 and 144 pairs of all attempts
 together. The boundaries do not count early ends for futility or by withdrawal, so the error over any number of
 attempts is that of one gate: alpha. A gain or a regression that was found stays found. When the last look is taken the
 candidate is exhausted, and a resubmission is answered without measuring.
@@ -27,7 +27,7 @@ class PooledDecision:
 
     @property
     def is_open(self) -> bool:
-        """Whether more pairs could still change the answer: a further attempt would measure some."""
+        """True if more pairs could still change the answer: a further attempt would measure some."""
         return (
             self.decision.outcome in (GateOutcome.CONTINUE, GateOutcome.NO_GAIN)
             and self.next_look is not None

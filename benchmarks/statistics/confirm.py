@@ -1,6 +1,6 @@
 """The confirmation: a fixed number of fresh pairs, whose one-sided 95 % lower bound alone sets the award.
 
-The bound is the r-th smallest pair, r being the largest rank that lies above the true median with at most 5 %
+The bound is the r-th smallest pair, r being the largest rank that is above the true median with at most 5 %
 probability. That holds for every noise with independent pairs. The number of pairs is fixed beforehand, so nothing is
 gained by stopping at a lucky moment. At 30 pairs the rank is 11 and the exact confidence 95.06 %; at 24 it is 8 and
 96.8 %, which pays less for the same gain.
@@ -47,7 +47,7 @@ class ConfirmationResult:
 
     @property
     def is_gain(self) -> bool:
-        """Whether there is anything to award."""
+        """True if there is anything to award."""
         return self.bound_log_ppm > 0
 
 
@@ -75,7 +75,7 @@ def confirmation_bound(log_ratios: Sequence[float], error: Fraction = ERROR) -> 
 
 
 def bound_rank(count: int, correlation: Fraction, error: Fraction = ERROR) -> int:
-    """Which of `count` ordered pairs is the bound; the first at least. Raises ValueError where none can be."""
+    """Rank of the bound among `count` ordered pairs; the first at least. Raises ValueError where none can be."""
     rank = lower_bound_rank(count, error)
     if rank is None:
         raise ValueError(f"{count} pairs have no bound at an error of {error}")
@@ -86,7 +86,7 @@ def bound_rank(count: int, correlation: Fraction, error: Fraction = ERROR) -> in
 
 
 def repeated_confirmation(runs: Sequence[Sequence[float]]) -> ConfirmationResult:
-    """What all confirmations of one candidate are worth together: the pairs of each run, in the order measured.
+    """Bound over all confirmations of one candidate together: the pairs of each run, in the order measured.
 
     One run is the usual case. More are pooled, never chosen from: a bad one is not forgotten, a lucky one is diluted.
     """

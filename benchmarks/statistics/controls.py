@@ -1,4 +1,4 @@
-"""Control pairs: is base slower beside the candidate than beside itself?
+"""Control pairs: test that base is not slower next to the candidate than next to itself.
 
 A candidate that cannot be fast can still make its partner slow (thrash memory, fill caches, heat the core), and its
 ratio would look like a gain. In a control pair both sides run base's tree; base's times there are compared with its
@@ -29,7 +29,7 @@ class BaseTime:
 
 @dataclass(frozen=True, slots=True)
 class ControlResult:
-    """How much slower base was beside the candidate, in nats, and what would be suspicious."""
+    """Slow-down of base next to the candidate, in nats, and the threshold of suspicion."""
 
     comparisons: int
     slowdown_log: float
@@ -37,7 +37,7 @@ class ControlResult:
 
     @property
     def is_suspicious(self) -> bool:
-        """Whether the slow-down is beyond what noise explains."""
+        """True if the slow-down is beyond what noise explains."""
         return self.comparisons > 0 and self.slowdown_log > self.threshold_log
 
 

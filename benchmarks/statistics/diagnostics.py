@@ -1,4 +1,4 @@
-"""What the samples say about the machine: noise floor, drift, outliers, order effects. In numbers and in plain words.
+"""Diagnostics of the machine from the samples: noise floor, drift, outliers, order effects. In numbers and in words.
 
 For people and for runner health only: nothing here decides a verdict. Values are integers in millionths of a nat,
 rounded down, so that they can be in evidence.
@@ -15,14 +15,14 @@ from benchmarks.statistics.serial import LEAST_VALUES, serial_correlation
 from benchmarks.statistics.units import PPM, floor_ppm, signed_percent
 
 OUTLIER_DEVIATIONS = 5.0
-NOTABLE_ERRORS = 3.0  # what is mentioned lies so many standard errors from zero
+NOTABLE_ERRORS = 3.0  # what is mentioned is so many standard errors from zero
 LEAST_NOTABLE_LOG = 0.005  # effects smaller than this are no one's business
 _MAD_TO_SD = 1.4826  # for normal noise: Rousseeuw & Croux, JASA 88 (1993)
 
 
 @dataclass(frozen=True, slots=True)
 class PairOrder:
-    """How a pair was run: whether base's process was started first, and what its first turn differed from the rest.
+    """Order of a pair: if base's process was started first, and by how much its first turn differed from the rest.
 
     `first_turn_log` is the first turn's log ratio less the median of the later turns', in nats; None with one turn.
     """
@@ -33,7 +33,7 @@ class PairOrder:
 
 @dataclass(frozen=True, slots=True)
 class Diagnostics:
-    """In millionths of a nat. `noise` is the standard deviation of the pairs, `control_noise` that of control pairs.
+    """Noise figures in millionths of a nat. `noise` is the standard deviation of the pairs, `control_noise` that of control pairs.
 
     `control_offset` is the control pairs' median (base against itself: zero but for noise); `drift` the change over the
     whole run along the Theil-Sen line; `outliers` the positions of pairs beyond 5 robust standard deviations;
@@ -101,7 +101,7 @@ def theil_sen_slope(values: Sequence[float]) -> float:
 
 
 def has_trend(values: Sequence[float], errors: float = NOTABLE_ERRORS) -> bool:
-    """Whether rises among all pairs of values outnumber falls by more than chance: Mann, Econometrica 13 (1945)."""
+    """True if rises among all pairs of values outnumber falls by more than chance: Mann, Econometrica 13 (1945)."""
     count = len(values)
     if count < LEAST_VALUES:
         return False
@@ -114,7 +114,7 @@ def has_trend(values: Sequence[float], errors: float = NOTABLE_ERRORS) -> bool:
 
 
 def outlier_positions(values: Sequence[float]) -> tuple[int, ...]:
-    """Where values are beyond 5 robust standard deviations (median absolute deviation) of the median."""
+    """Positions of values beyond 5 robust standard deviations (median absolute deviation) of the median."""
     if not values:
         return ()
     middle = median(values)
@@ -144,20 +144,20 @@ def _words(
     spawn: tuple[float, float] | None,
     first: Sequence[float],
 ) -> list[str]:
-    """One sentence for each thing that stands out; none for a quiet run."""
+    """One sentence for each notable thing; none for a quiet run."""
     words = []
     if abs(drift) >= LEAST_NOTABLE_LOG and has_trend(values):
         words.append(f"The pairs drift: {_signed(drift)} from the first to the last.")
     if outliers:
         which = ", ".join(str(place + 1) for place in outliers[:5]) + (" ..." if len(outliers) > 5 else "")
         words.append(
-            f"{len(outliers)} of {len(values)} pairs lie far off the others (number {which}): something "
-            "disturbed them. The median does not mind."
+            f"{len(outliers)} of {len(values)} pairs are far from the others (number {which}): something "
+            "disturbed them. The median is hardly affected."
         )
     if correlation > NOTABLE_ERRORS / math.sqrt(max(1, len(values))):
         words.append(
-            f"Neighbouring pairs resemble each other (rank correlation {float(correlation):.2f}): the noise lasts "
-            "longer than a pair, so bounds are taken more carefully."
+            f"Neighbouring pairs are similar (rank correlation {float(correlation):.2f}): the noise lasts "
+            "longer than a pair, so bounds are more conservative."
         )
     if spawn is not None and abs(spawn[0]) >= max(LEAST_NOTABLE_LOG, NOTABLE_ERRORS * spawn[1]):
         words.append(

@@ -1,4 +1,4 @@
-"""The gate: does a candidate's gain stand out from the noise? Looks at 6, 12, 24, 48 pairs, 96 and 144 where noise needs it.
+"""The gate: tests if a candidate's gain exceeds the noise. Looks at 6, 12, 24, 48 pairs, 96 and 144 where noise needs it.
 
 One number per pair goes in, ln(base time / candidate time), above zero where the candidate is faster. The question
 at every look is whether the pairs' median is above zero, at a total error of `alpha` over all looks.
@@ -11,7 +11,7 @@ at every look is whether the pairs' median is above zero, at a total error of `a
   of the pairs: Student's 1 - 0.0001 quantile at 5 degrees of freedom, 9.678, times the median's relative
   efficiency 1.2533, over the root of 6.
 - Bounds are taken against `allowance_log`, half the minimum effect, instead of bare zero: a build may be faster by
-  luck of its memory layout, in all pairs of a run alike, and no number of pairs averages that out.
+  chance of its memory layout, in all pairs of a run alike, and no number of pairs averages that out.
 - A pass also needs an estimate of at least the minimum effect: the suite's, or 3 standard errors at the last look.
 - Two equal modes leave nothing near the median: there a 2 % gain needs more than 96 pairs to be found. So where the
   noise still hides the minimum effect at 96 there is one more look, at 144. It takes nothing from the earlier ones:
@@ -19,7 +19,7 @@ at every look is whether the pairs' median is above zero, at a total error of `a
 
 It stops early for a gain, for a regression (the mirror image) and for futility. `python -m benchmarks.power` prints
 error rates and power under many kinds of noise. An end for futility spends no error: later attempts of the same
-candidate may go on from it (`earlier_pairs`, `benchmarks.statistics.attempts`).
+candidate may continue from it (`earlier_pairs`, `benchmarks.statistics.attempts`).
 """
 
 import math
@@ -36,7 +36,9 @@ LOOKS = (6, 12, 24, 48)
 EXTENDED_LOOKS = (96, 144)
 CLEAR_EFFECT_LOG = 0.13976194237515868  # ln 1.15
 CLEAR_DEVIATIONS = 5.0
-EXTENSION_ERRORS = 4.0  # go on to an extended look when the minimum effect is within so many standard errors
+EXTENSION_ERRORS = (
+    4.0  # continue to an extended look when the minimum effect is within so many standard errors
+)
 EFFECT_ERRORS = 3.0
 MEDIAN_EFFICIENCY = (
     1.2533141373155003  # sqrt(pi / 2): the median's standard error over the mean's, normal noise
@@ -51,7 +53,7 @@ FUTILE = {6: 0.0, 12: 0.5, 24: 0.8, 48: 1.0, 96: 1.0}
 
 
 class GateOutcome(StrEnum):
-    """What a look decides."""
+    """Outcome of a look."""
 
     CONTINUE = "continue"  # measure on, up to the next look
     GAIN = "gain"
@@ -61,7 +63,7 @@ class GateOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class GatePlan:
-    """When to look and what to ask for.
+    """Looks and thresholds of a gate.
 
     `looks` is a leading part of `LOOKS`; effects are ln(base / candidate), in nats. Without `may_extend` the last
     look is final.
@@ -82,7 +84,7 @@ class GatePlan:
 
     @property
     def allowance_log(self) -> float:
-        """What a lucky build may be worth: bounds must exceed it."""
+        """Allowance for a lucky build: bounds must exceed it."""
         return self.minimum_effect_log / 2
 
     @property
@@ -116,7 +118,7 @@ class GateDecision:
 
 @cache
 def boundaries(alpha: Fraction) -> dict[int, int]:
-    """For each look after the first: how many pairs must lie above the allowance. Exact."""
+    """Boundaries of each look after the first: the pairs that must be above the allowance. Exact."""
     return spending_boundaries({look: share * alpha for look, share in _SHARES.items() if look != LOOKS[0]})
 
 
@@ -125,7 +127,7 @@ def gate_decision(log_ratios: Sequence[float], plan: GatePlan, *, earlier_pairs:
 
     Values are ln(base time / candidate time) of each pair. Pairs after a deciding look change nothing. The first
     `earlier_pairs` of them are from earlier attempts of the same candidate: looks among them still decide a gain or a
-    regression, but what ended for futility goes on, up to the plan's last look. Raises ValueError for values that are
+    regression, but what ended for futility continues, up to the plan's last look. Raises ValueError for values that are
     not finite.
     """
     if not all(map(math.isfinite, log_ratios)):
@@ -182,7 +184,7 @@ def _bound(values: Sequence[float], plan: GatePlan) -> float | None:
 
 
 def _is_futile(estimate: float, look: int, plan: GatePlan) -> bool:
-    """Whether measuring on is not worth its time: neither a gain nor a regression is in sight."""
+    """True if more pairs are not worth their time: neither a gain nor a regression is in sight."""
     if look == plan.most_pairs or estimate >= FUTILE[look] * plan.minimum_effect_log:
         return False
     may_be_regression = estimate <= -plan.minimum_effect_log and look < LOOKS[2]

@@ -32,15 +32,9 @@ _SHARES = MappingProxyType(
     )
 )
 
-# Proposed margins, nats. Time: a pair's noise is 1-3 %. Peak memory hardly varies from run to run. The time to load
-# includes starting a process, whose noise is 6-8 %.
-TIME_MARGIN_LOG = math.log(1.03)
-MEMORY_MARGIN_LOG = math.log(1.02)
-LOAD_MARGIN_LOG = math.log(1.10)
-
 
 class GuardOutcome(StrEnum):
-    """What a rail's pairs say so far."""
+    """Outcome of a rail's pairs so far."""
 
     HOLDS = "holds"  # a loss of the margin is refuted
     VIOLATED = "violated"  # it is worse by more than the margin, or could not be shown not to be
@@ -49,7 +43,7 @@ class GuardOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class GuardPlan:
-    """How much worse a candidate may be (nats, above zero), and the most pairs that are spent on showing it."""
+    """Margin by which a candidate may be worse (nats, above zero), and the most pairs that are spent on showing it."""
 
     margin_log: float
     most_pairs: int = LOOKS[-1]
@@ -84,7 +78,7 @@ class GuardDecision:
 
 @cache
 def guard_boundaries(error: Fraction = ERROR) -> dict[int, int]:
-    """For each look: how many pairs must lie above minus the margin (or, mirrored, below it)."""
+    """Boundaries of each look: the pairs that must be above minus the margin (or, mirrored, below it)."""
     return spending_boundaries({look: share * error for look, share in _SHARES.items()})
 
 

@@ -1,4 +1,4 @@
-"""How much a lineage of accepted patches may lose in all, where each alone stays within its margin.
+"""Budget of loss for a lineage of accepted patches, each of which stays within its margin.
 
 Ten patches that each lose a little less than is allowed lose ten times that. So losses are added up along the lineage,
 as a budget: what was accepted counts with its estimate, the new one with its bound. Whole numbers only, millionths of
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class LineageLoss:
-    """What is spent after the accepted patches, what it would be with the new one at its bound, and the budget."""
+    """Loss after the accepted patches, the loss with the new one at its bound, and the budget."""
 
     spent_ppm: int
     with_new_ppm: int
@@ -19,12 +19,12 @@ class LineageLoss:
 
     @property
     def is_exceeded(self) -> bool:
-        """Whether the new patch does not fit any more."""
+        """True if the new patch does not fit any more."""
         return self.with_new_ppm > self.budget_ppm
 
     @property
     def remaining_ppm(self) -> int:
-        """What a next patch's bound may be; never below zero."""
+        """Largest bound that a next patch may have; never below zero."""
         return max(0, self.budget_ppm - self.spent_ppm)
 
 

@@ -1,6 +1,6 @@
 """The median and what is exact about it: order statistics, binomial tails, its standard error.
 
-A bound from order statistics needs no assumption about the noise but independent pairs: each pair lies above the
+A bound from order statistics needs no assumption about the noise but independent pairs: each pair is above the
 median with probability one half, whatever the tails and skew (see David & Nagaraja, Order Statistics, 7.1).
 """
 

@@ -1,4 +1,4 @@
-"""Is a runner still fit to measure? Rules over its A/A runs and its failed attempts. Pure; knows no runner and no clock.
+"""Health of a runner: rules over its A/A runs and its failed attempts. Pure; no runner and no clock.
 
 An A/A run measures one tree against itself, so everything that it finds is the runner's own. One run is compared with
 the runner's own earlier ones: what is normal noise differs between machines, suites and sizes.
@@ -17,7 +17,7 @@ FLOOR_EFFECTS = 3  # noise below this many of the suite's minimum effects is nev
 
 @dataclass(frozen=True, slots=True)
 class NoiseFigures:
-    """What one A/A run found, in millionths of a nat. `slowdown` and its threshold are None without control pairs."""
+    """Figures of one A/A run, in millionths of a nat. `slowdown` and its threshold are None without control pairs."""
 
     verdict: VerdictKind
     pairs: int
@@ -30,7 +30,7 @@ class NoiseFigures:
 
 @dataclass(frozen=True, slots=True)
 class HealthLimits:
-    """When a runner is no longer believed, and when it is again."""
+    """Limits at which a runner is quarantined and released."""
 
     noise_factor: int = 3  # times the median of its own earlier runs
     least_history: int = 5  # good earlier runs before noise is compared with them
@@ -58,7 +58,7 @@ def noise_limit_log_ppm(
 
 
 def fault_of(figures: NoiseFigures, *, limit_log_ppm: int | None) -> str:
-    """What is wrong with the runner that measured this, in words; empty when nothing is."""
+    """Fault of the runner that measured this, in words; empty where there is none."""
     if figures.verdict in (VerdictKind.GAIN, VerdictKind.REGRESSION):
         return (
             f"a tree was judged a {figures.verdict.value} against itself: median "
@@ -76,18 +76,18 @@ def fault_of(figures: NoiseFigures, *, limit_log_ppm: int | None) -> str:
         return ""
     if slowdown > threshold:
         return (
-            f"a tree is slower beside its own copy in one place than in another: {signed_percent(-slowdown)}"
+            f"a tree is slower next to its own copy in one place than in another: {signed_percent(-slowdown)}"
         )
     return ""
 
 
 def failed_too_often(failed_runs: Sequence[Hashable], limits: HealthLimits = LIMITS) -> bool:
-    """Whether the runs that failed since the last finished one are too many, each counted once."""
+    """True if too many runs failed since the last finished one, each counted once."""
     return len(set(failed_runs)) >= limits.failures_in_a_row
 
 
 def may_come_back(good: Sequence[bool], limits: HealthLimits = LIMITS) -> bool:
-    """Whether the A/A runs since the quarantine, oldest first, end in enough good ones."""
+    """True if the A/A runs since the quarantine, oldest first, end in enough good ones."""
     newest = good[-limits.good_in_a_row :]
     return len(newest) == limits.good_in_a_row and all(newest)
 

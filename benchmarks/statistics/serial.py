@@ -1,4 +1,4 @@
-"""Does a pair resemble the one before it? Rank correlation of neighbours, exact, whatever the tails look like.
+"""Rank correlation of neighbouring pairs: an exact test, whatever the tails look like.
 
 Bounds on a median assume independent pairs. Noise that favours the candidate itself for several pairs in a row breaks
 that, and no random order of starting undoes it; this is how it is seen.

@@ -1,9 +1,9 @@
 """Sign counts as a random walk with looks: which counts decide, and what error that spends. Exact, in fractions.
 
-A pair lies above a mark with probability 1/2 where the mark is the true median, whatever the noise looks like; only
+A pair is above a mark with probability 1/2 where the mark is the true median, whatever the noise looks like; only
 independence of the pairs is assumed. Spending a total error over looks is Lan & DeMets, "Discrete sequential
 boundaries for clinical trials", Biometrika 70 (1983); here the walk is small enough to be enumerated. Because whatever
-a look cannot spend stays unspent and early ends without a decision are not counted, a run may go on after such an end
+a look cannot spend stays unspent and early ends without a decision are not counted, a run may continue after such an end
 without raising the error.
 """
 
@@ -15,7 +15,7 @@ HALF = Fraction(1, 2)
 
 
 def spending_boundaries(errors: Mapping[int, Fraction]) -> dict[int, int]:
-    """For each look (a number of pairs, ascending) the least count above the mark that decides.
+    """Boundaries of each look (a number of pairs, ascending): the least count above the mark that decides.
 
     It is the smallest count whose probability of being reached at that look, and at none before, is at most that
     look's share in `errors`, when the mark is the median. A count of look + 1 cannot be reached.
@@ -34,7 +34,7 @@ def spending_boundaries(errors: Mapping[int, Fraction]) -> dict[int, int]:
 
 
 def reached_at(needed: Mapping[int, int], above: Fraction = HALF) -> dict[int, Fraction]:
-    """For each look: P(its boundary is reached there and none before), each pair above the mark with `above`."""
+    """Probabilities of each look: P(its boundary is reached there and none before), each pair above the mark with `above`."""
     walk, taken = {0: Fraction(1)}, 0
     found: dict[int, Fraction] = {}
     for look, count in needed.items():

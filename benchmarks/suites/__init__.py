@@ -1,24 +1,19 @@
 """The suites a submission can be measured on. This half runs in the judge and knows no torch.
 
-A suite is two files: `NAME.py` (judge's half: cases, secret inputs, exact answers, limits) and `NAME_sample.py` (the
-half that is mounted into the sandbox and calls the stack). What web pages show about a suite is in
-`benchmarks/catalogue.py`.
+A suite is two files: `NAME.py` (judge's half: secret inputs, exact answers, tolerances) and `NAME_sample.py` (the
+half that is mounted into the sandbox and calls the stack). The sizes and limits of all suites are in
+`benchmarks/catalogue`.
 """
 
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from types import MappingProxyType
+
 from benchmarks import blas as _blas  # noqa: F401 - before numpy is imported
-from benchmarks.catalogue import guarding_suites
-from benchmarks.suites.base import Case, Problem, Suite, TensorSpec, UnknownSuite
-from benchmarks.suites.checkpoint_load import checkpoint_load
-from benchmarks.suites.decode import decode
-from benchmarks.suites.decode_batched import decode_batched
+from benchmarks import catalogue
+from benchmarks.catalogue import BUG, Case, UnknownSuite, guarding_suites
+from benchmarks.suites.base import Problem, Suite, TensorSpec
 from benchmarks.suites.guard import guard_suite
-from benchmarks.suites.moe_backward import moe_backward
-from benchmarks.suites.moe_forward import moe_forward
-from benchmarks.suites.peak_memory import peak_memory
-from benchmarks.suites.prefill import prefill
-from benchmarks.suites.quality import quality
-from benchmarks.suites.time_to_loss import time_to_loss
-from benchmarks.suites.train_step import train_step
 
 __all__ = [
     "SUITES",
@@ -31,18 +26,14 @@ __all__ = [
     "get_suite",
 ]
 
-SUITES = {
-    "moe_forward": moe_forward,
-    "moe_backward": moe_backward,
-    "train_step": train_step,
-    "time_to_loss": time_to_loss,
-    "quality": quality,
-    "prefill": prefill,
-    "decode": decode,
-    "decode_batched": decode_batched,
-    "checkpoint_load": checkpoint_load,
-    "peak_memory": peak_memory,
-}
+# Name -> what makes the suite at one preset's sizes: the function of that name in the module of that name.
+SUITES: Mapping[str, Callable[[str], Suite]] = MappingProxyType(
+    {
+        name: getattr(import_module(f"{__name__}.{name}"), name)
+        for name in catalogue.SUITES
+        if name != BUG.name
+    }
+)
 
 
 def get_suite(name: str, preset: str) -> Suite:
@@ -53,7 +44,7 @@ def get_suite(name: str, preset: str) -> Suite:
 
 
 def get_guard_suite(name: str, preset: str) -> Suite:
-    """What guards a gain in this suite: the others that say so, in their quick presets. Raises UnknownSuite.
+    """Make the suite that guards a gain in this one: the guarding suites, in their quick presets. Raises UnknownSuite.
 
     A preset for demos names fewer of them.
     """

@@ -1,4 +1,4 @@
-"""What a suite tells the judge: families of secret problems, their exact answers, tolerances and limits.
+"""Interface of a suite: families of secret problems, their exact answers, tolerances and limits.
 
 A suite measures in one of two ways. Most time *calls*: both sides answer the same fresh inputs by turns, and a pair's
 number is the median of the turns' ratios. The others hold a *trial*: each side ends a pair with one value in a unit of
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.catalogue import SuiteInfo
+from benchmarks.catalogue import Case, SuiteInfo, TimeLimits
 
 Array = NDArray[Any]
 Tensors = dict[str, Array]
@@ -28,13 +27,9 @@ WARM_UP = -1  # the turn before the first timed one
 SAMPLES = Path(__file__).with_name("samples")  # the sandboxed halves
 
 
-class UnknownSuite(ValueError):
-    """No suite, or no preset of the suite, has this name."""
-
-
 @dataclass(frozen=True)
 class TensorSpec:
-    """What one tensor must be, exactly."""
+    """Exact name, type and shape of one tensor."""
 
     name: str
     dtype: str  # a numpy name: float32, int64 ...
@@ -46,22 +41,8 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
-class Case:
-    """A declared family of shapes: every dimension is drawn secretly from its choices, again for each pair.
-
-    A control pair takes the shape of a measured pair beside it, so that base's times can be compared.
-    """
-
-    name: str
-    dimensions: Mapping[str, tuple[int, ...]]
-
-    def draw(self, rng: np.random.Generator) -> dict[str, int]:
-        return {name: int(rng.choice(choices)) for name, choices in self.dimensions.items()}
-
-
-@dataclass(frozen=True)
 class Tolerance:
-    """How far an answer may be off. Distances are relative to the root mean square of the right answer."""
+    """Tolerance of an answer. Distances are relative to the root mean square of the right answer."""
 
     rms_ppb: int  # candidate against base's answer to the same input: root mean square, parts per billion
     peak_ppb: int  # ... and the largest single element
@@ -69,15 +50,6 @@ class Tolerance:
     drift_ratio_ppm: int = (
         2_000_000  # ... and of a plain single-precision implementation's, so that gains cannot add up
     )
-
-
-@dataclass(frozen=True)
-class TimeLimits:
-    """Wall-clock limits of one side, in milliseconds; what takes longer is a timeout."""
-
-    start_ms: int  # sandbox, interpreter and torch
-    load_ms: int  # importing the stack and taking the weights
-    call_ms: int  # one call
 
 
 class Problem(ABC):
@@ -101,7 +73,7 @@ class Problem(ABC):
         return None
 
     def outputs_for(self, inputs: Tensors) -> tuple[TensorSpec, ...]:
-        """What the answer to `inputs` must be; differs from `outputs` only where there are untimed calls."""
+        """Tensors of the answer to `inputs`; they differ from `outputs` only where there are untimed calls."""
         return self.outputs
 
     @abstractmethod
@@ -114,7 +86,7 @@ class Problem(ABC):
 
 
 class TrialSides(Protocol):
-    """What a trial may do with the two sides of a pair: the core keeps clock, freezing and order."""
+    """The two sides of a pair as a trial sees them: the core keeps clock, freezing and order."""
 
     @property
     def names(self) -> tuple[str, str]:
@@ -139,7 +111,7 @@ class TrialSides(Protocol):
 
 
 class Trial(ABC):
-    """How a suite with a unit of its own comes to one value of each side. Holds no state."""
+    """Measurement of one value of each side, in the suite's unit. Holds no state."""
 
     @abstractmethod
     def run(self, problem: Problem, sides: TrialSides, order: random.Random) -> dict[str, int]:
@@ -172,12 +144,12 @@ class Suite(ABC):
 
     @property
     def sample_helpers(self) -> tuple[Path, ...]:
-        """More files that are mounted beside it, under their own names."""
+        """More files that are mounted next to it, under their own names."""
         return ()
 
     @property
     def trial(self) -> Trial | None:
-        """How a pair is measured where it is not by timed calls."""
+        """Trial that measures a pair, where timed calls do not."""
         return None
 
     @abstractmethod
@@ -189,7 +161,7 @@ class Suite(ABC):
         return self
 
     def tolerance_of(self, output: str) -> Tolerance:
-        """How far one output may be off."""
+        """Tolerance of one output."""
         return self.tolerance
 
     def describe(self) -> dict[str, Any]:
@@ -216,3 +188,17 @@ class Suite(ABC):
                 "time_limits": asdict(self.time_limits),
             },
         }
+
+
+def sized(info: SuiteInfo, preset: str) -> dict[str, Any]:
+    """The fields of a `Suite` that the catalogue has for a preset; raises UnknownSuite."""
+    size = info.size(preset)
+    return {
+        "info": info,
+        "preset": preset,
+        "cases": size.cases,
+        "calls_per_side": size.calls_per_side,
+        "most_calls": size.most_calls,
+        "time_limits": size.time_limits,
+        "memory_bytes": size.memory_bytes,
+    }

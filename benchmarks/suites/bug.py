@@ -1,15 +1,14 @@
-"""What a fix must leave right: every suite that guards others, in its quick preset, one pair of each case.
+"""Suites that a fix must leave right: all that guard others, in their quick presets, one pair of each case.
 
-Both sides of a pair run the candidate, so that only the oracle's answers count: a fix may rightly differ from base. The
+Both sides of a pair run the candidate, so that only the oracle's answers count: a fix may differ from base. The
 held-out loss of `quality` has no exact answer and is not among them. How fast anything is does not matter here.
 """
 
 from dataclasses import replace
 
-from benchmarks.catalogue import BUG
+from benchmarks.catalogue import BUG, UnknownSuite
 from benchmarks.catalogue import SUITES as CATALOGUE
 from benchmarks.suites import SUITES
-from benchmarks.suites.base import UnknownSuite
 from benchmarks.suites.guard import GuardSuite, guard_suite
 
 

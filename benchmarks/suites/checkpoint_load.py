@@ -6,13 +6,12 @@ which bytes are whose, comes only with the timed call. That call loads the folde
 loader (`model.checkpoint.load_transformer`) and the executor that takes the weights over, and answers fresh prompts, so
 that loading really happened. Weights that no token needs may stay unread: lazy loading is a gain like others.
 
-    family     widths of `decoder_suite.py`, a checkpoint of 0.3-0.6 (tiny), 22-31 (demo), 43-59 MB (standard)
-    size cap   CHECKPOINT_CAP_BYTES; the sample's /tmp holds 64 MiB
+    sizes      `benchmarks/catalogue/decoders.py`; at most CHECKPOINT_CAP_BYTES, because the sample's /tmp holds 64 MiB
     tolerance  `decoder_suite.TOLERANCES`: single precision; bfloat16 inside fails by a factor of 1,000
     unit       ns per call; ratios of alternating calls, the gate's test on the pairs' median log ratio
     roofline   the prompts' operations as in suite `prefill`; the honest bound is reading the file from memory once
-    cap        5x: reading the bytes and the prompts' pass remain
-    power      as the kernel suites: 12 turns of 30 ms or more
+    cap        reading the bytes and the prompts' pass remain
+    power      as the kernel suites: turns of 30 ms or more
     time       at most 20 s a pair (demo), 40 s (standard), most of it drawing weights and handing them over
 
 Knows numpy and the oracle, no torch.
@@ -25,41 +24,31 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.catalogue import CHECKPOINT_LOAD
+from benchmarks.catalogue.decoders import CHECKPOINT_CAP_BYTES, HEADER_BYTES, STEP_TOKENS
+from benchmarks.catalogue.facts import spread
 from benchmarks.suites.base import (
     SAMPLES,
     Array,
-    Case,
     Problem,
     Suite,
     Tensors,
     TensorSpec,
-    TimeLimits,
-    UnknownSuite,
+    sized,
 )
 from benchmarks.suites.decoder_problem import DecoderProblem, model_config
-from benchmarks.suites.decoder_suite import (
-    MEMORY_BYTES,
-    MIB,
-    STEP_TOKENS,
-    TOLERANCES,
-    family,
-    spread,
-)
+from benchmarks.suites.decoder_suite import TOLERANCES
 from benchmarks.suites.prefill import prefill_flops
-
-CHECKPOINT_CAP_BYTES = 60 * MIB
-HEADER_BYTES = 32 * 1024  # padded to this, so that the header's length tells nothing
 
 
 class Checkpoint(DecoderProblem):
-    """One checkpoint and the prompts that are asked of it."""
+    """One checkpoint and its prompts."""
 
     def draw_inputs(self, rng: np.random.Generator, turn: int) -> Tensors:
         return self.begin(rng, turn, spread(self.shape["tokens"], self.places))
 
 
 class CheckpointLoadProblem(Problem):
-    """A fresh checkpoint for each turn. Dimensions beside the widths: `sequences` prompts, the longest of `tokens` ids.
+    """A fresh checkpoint for each turn. Dimensions in addition to the widths: `sequences` prompts, the longest of `tokens` ids.
 
     Inputs of the untimed call: `data`, the tensors' bytes; it answers how many bytes were `stored`. Inputs of the
     timed call: `header`, the file's beginning, and `ids`, `lengths`, `is_new` as in suite `prefill`.
@@ -147,42 +136,6 @@ class CheckpointLoad(Suite):
         return CheckpointLoadProblem(shape, rng)
 
 
-def checkpoints(preset: str, **own: tuple[int, ...]) -> tuple[Case, ...]:
-    """One case: short prompts, yet long enough that every expert is asked something."""
-    return (
-        family(
-            preset,
-            "prompts-2x64",
-            sequences=(2,),
-            tokens=tuple(range(56, 73)),
-            max_context=(128,),
-            **own,
-        ),
-    )
-
-
-CASES = {
-    "tiny": checkpoints("tiny"),
-    "demo": checkpoints("demo"),
-    # The served model's widths in two layers: what fits into the sample's /tmp.
-    "standard": checkpoints("standard", n_layers=(2,), vocab=(3968, 4096, 4224), d_expert=(224, 240, 256)),
-}
-CALLS_PER_SIDE = {"tiny": 4, "demo": 12, "standard": 12}
-# The first load of a process imports what torch builds modules without memory with: 1-2 s.
-TIME_LIMITS = TimeLimits(start_ms=60_000, load_ms=20_000, call_ms=30_000)
-
-
 def checkpoint_load(preset: str) -> CheckpointLoad:
     """The suite at one preset's sizes; raises UnknownSuite."""
-    if preset not in CASES:
-        raise UnknownSuite(f"checkpoint_load has no preset {preset!r}; presets: {', '.join(sorted(CASES))}")
-    return CheckpointLoad(
-        info=CHECKPOINT_LOAD,
-        preset=preset,
-        cases=CASES[preset],
-        calls_per_side=CALLS_PER_SIDE[preset],
-        oracle_checks=2,
-        tolerance=TOLERANCES[preset],
-        time_limits=TIME_LIMITS,
-        memory_bytes=MEMORY_BYTES[preset],
-    )
+    return CheckpointLoad(**sized(CHECKPOINT_LOAD, preset), oracle_checks=2, tolerance=TOLERANCES[preset])

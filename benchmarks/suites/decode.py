@@ -3,18 +3,18 @@
 The warm-up turn, untimed, reads the prompts. Each timed turn sends one more id, drawn only then and not the likeliest
 one, so no step can be taken before it is asked for and none can be batched with the next; the stack's scheduler and the
 caches live in the sample. A step is so short that its transport would count: then one message carries one id for each of
-a few sequences of different lengths, which are stepped one after the other and do not know of each other's ids. What the ids before were is only
-in the caches: an answer that forgets them, or mixes them up, is wrong.
+a few sequences of different lengths, which are stepped one after the other. What the ids before were is only in the
+caches: an answer that forgets them, or mixes them up, is wrong.
 
-    family     widths of `decoder_suite.py`; contexts of 100-300 ids
+    sizes      `benchmarks/catalogue/decoders.py`
     tolerance  `decoder_suite.TOLERANCES`: single precision; bfloat16 inside fails by a factor of 1,000
     unit       ns per call (a step of each sequence); ratios of alternating calls, the gate's test on the pairs' median
     roofline   2 operations per active weight, head included, and id; attention over the context. What really bounds a
                step is reading the active weights once: 4 bytes each at one core's 22-27 GB/s. Nothing is refused by
                that bound, because small models may stay in a cache
-    cap        8x: a step of the shipped kernels reads its weights at a third of what a core's caches give (demo)
-    power      96 turns of 3-5 ms (demo), 48 of 10 ms: equal trees differ by 1.3 % a pair (standard deviation, a busy
-               machine); 24 turns left 3 %
+    cap        a step of the shipped kernels reads its weights at a third of what a core's caches give (demo)
+    power      turns of 3-5 ms (demo), of 10 ms (standard): equal trees differ by 1.3 % a pair (standard deviation, a busy
+               machine) after 96 turns, by 3 % after 24
     time       at most 10 s a pair (demo), 20 s (standard), most of it starting, drawing and checking
 
 Knows numpy and the oracle, no torch.
@@ -25,21 +25,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.catalogue import DECODE
-from benchmarks.suites.base import WARM_UP, Tensors, UnknownSuite
+from benchmarks.catalogue.decoders import STEP_TOKENS
+from benchmarks.catalogue.facts import spread
+from benchmarks.suites.base import WARM_UP, Tensors, sized
 from benchmarks.suites.decoder_problem import DecoderProblem, active_parameters, head_parameters
-from benchmarks.suites.decoder_suite import (
-    MEMORY_BYTES,
-    STEP_TOKENS,
-    TIME_LIMITS,
-    TOLERANCES,
-    DecoderSuite,
-    family,
-    spread,
-)
+from benchmarks.suites.decoder_suite import TOLERANCES, DecoderSuite
 
 
 class DecodeProblem(DecoderProblem):
-    """Dimensions beside the widths: `sequences`, the longest prompt of `context` ids, stepped `together` or alone (0)."""
+    """Dimensions in addition to the widths: `sequences`, the longest prompt of `context` ids, stepped `together` or alone (0)."""
 
     def __init__(self, shape: dict[str, int], rng: np.random.Generator) -> None:
         super().__init__(shape, rng, shape["sequences"])
@@ -48,7 +42,7 @@ class DecodeProblem(DecoderProblem):
         self.floor_flops = decode_flops(shape, self.lengths)
 
     def draw_inputs(self, rng: np.random.Generator, turn: int) -> Tensors:
-        return self.begin(rng, turn, self.lengths) if turn == WARM_UP else self.go_on(rng, turn)
+        return self.begin(rng, turn, self.lengths) if turn == WARM_UP else self.add_ids(rng, turn)
 
 
 def decode_flops(shape: dict[str, int], contexts: list[int]) -> int:
@@ -65,53 +59,6 @@ class Decode(DecoderSuite):
         return DecodeProblem(shape, rng)
 
 
-ALONE = {"together": (0,)}
-CASES = {
-    "tiny": (
-        family(
-            "tiny",
-            "context-24",
-            sequences=(2,),
-            context=tuple(range(20, 29)),
-            max_context=(64,),
-            **ALONE,
-        ),
-    ),
-    "demo": (
-        family(
-            "demo",
-            "context-200",
-            sequences=(4,),
-            context=tuple(range(180, 221)),
-            max_context=(512,),
-            **ALONE,
-        ),
-    ),
-    "standard": (
-        family(
-            "standard",
-            "context-300",
-            sequences=(2,),
-            context=tuple(range(270, 331)),
-            max_context=(1024,),
-            **ALONE,
-        ),
-    ),
-}
-CALLS_PER_SIDE = {"tiny": 6, "demo": 96, "standard": 48}
-
-
 def decode(preset: str) -> Decode:
     """The suite at one preset's sizes; raises UnknownSuite."""
-    if preset not in CASES:
-        raise UnknownSuite(f"decode has no preset {preset!r}; presets: {', '.join(sorted(CASES))}")
-    return Decode(
-        info=DECODE,
-        preset=preset,
-        cases=CASES[preset],
-        calls_per_side=CALLS_PER_SIDE[preset],
-        oracle_checks=3,
-        tolerance=TOLERANCES[preset],
-        time_limits=TIME_LIMITS[preset],
-        memory_bytes=MEMORY_BYTES[preset],
-    )
+    return Decode(**sized(DECODE, preset), oracle_checks=3, tolerance=TOLERANCES[preset])

@@ -1,8 +1,8 @@
 """Secret small transformers and secret token ids for them: what the inference suites have in common.
 
 A problem answers with the logits after the last id of each sequence. Ids are drawn so that no token's choice of experts
-hangs on rounding, at any layer: else two right implementations could answer differently. Knows numpy and the oracle, no
-torch, and nothing of what is timed.
+depends on rounding, at any layer: else two right implementations could answer differently. Knows numpy and the oracle, no
+torch, and not what is timed.
 """
 
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from benchmarks.suites.base import Array, Problem, Tensors, TensorSpec
 
 Ids = NDArray[np.int64]
 
-# Tokens whose choice of experts hangs on less than this, in any layer, are drawn again: rounding may decide them either
+# Tokens whose choice of experts depends on less than this, in any layer, are drawn again: rounding may decide them either
 # way. Single-precision margins were off by at most 1.3e-5 in 4 layers and 3.9e-5 in 8 (4,000 tokens each, of up to 1,000
 # positions). One token in 4,000 is drawn again with 4 layers, one in 500 with 8 and one in 200 with 32 experts, top-4.
 MIN_MARGIN = 1e-4
@@ -29,7 +29,7 @@ QUERY_SCALE = 3.0
 
 
 class Reading(NamedTuple):
-    """What reading sequences to their ends gives."""
+    """Result of reading sequences to their ends."""
 
     logits_BV: Array  # after each sequence's last id
     unclear: dict[int, int]  # sequence -> its first position whose choice of experts is not clear
@@ -61,7 +61,7 @@ class Reader:
 
 
 def _shared(first: Ids, second: Ids) -> int:
-    """How many ids two sequences have in common from their beginning on."""
+    """Number of ids that two sequences have in common from their beginning."""
     length = min(len(first), len(second))
     (differs,) = np.nonzero(first[:length] != second[:length])
     return int(differs[0]) if differs.size else length
@@ -71,7 +71,7 @@ class DecoderProblem(Problem):
     """One transformer and `places` sequences at a time. Subclasses say what a turn adds to which sequences.
 
     Inputs of a call: `ids` [T], the new ids of all sequences one after the other; `lengths` [B], how many are whose;
-    `is_new` [1], whether the sequences begin with them (1) or go on (0). The answer is `logits` [B, V].
+    `is_new` [1], whether the sequences begin with them (1) or continue (0). The answer is `logits` [B, V].
     """
 
     def __init__(self, shape: dict[str, int], rng: np.random.Generator, places: int) -> None:
@@ -92,7 +92,7 @@ class DecoderProblem(Problem):
         self._sequences = [np.empty(0, np.int64)] * self.places
         return self._extend(rng, turn, lengths, is_new=True)
 
-    def go_on(self, rng: np.random.Generator, turn: int) -> Tensors:
+    def add_ids(self, rng: np.random.Generator, turn: int) -> Tensors:
         """Inputs of a call that adds one fresh id to each sequence."""
         return self._extend(rng, turn, [1] * self.places, is_new=False)
 
@@ -140,7 +140,7 @@ def oracle_config(shape: dict[str, int]) -> oracle.DecoderConfig:
 
 
 def model_config(shape: dict[str, int]) -> dict[str, int | str]:
-    """What the sampled half makes the stack's configuration of: whole numbers and text only."""
+    """Values of which the sandboxed half makes the stack's configuration: whole numbers and text only."""
     names = (
         "n_layers",
         "n_heads",

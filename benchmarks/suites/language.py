@@ -1,11 +1,11 @@
-"""What the suites that train on text have in common: a pair's model and text, held-out scoring, and proof of causality.
+"""Base of the suites that train on text: a pair's model and text, held-out scoring, and proof of causality.
 
 The judge sends batches of training text and, apart from them, held-out sequences, for which a side answers with logits.
 Their loss is computed here, in double precision: nothing that a side says about its own loss counts. Held-out sequences
 are fresh every time, so none can be learnt by heart, and a model that looks at the future is found by changing the future:
 the logits of what came before must stay. The shipped stack may be patched in all of `model/`, its recipe included.
 
-Knows numpy and the oracle's arithmetic, no torch, and nothing of clocks.
+Knows numpy and the oracle's arithmetic, no torch and no clock.
 """
 
 from dataclasses import dataclass
@@ -14,25 +14,23 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.catalogue.training import TEXT_VOCAB
 from benchmarks.oracle.decoder_backward import log_softmax
 from benchmarks.oracle.transformer import Ids
 from benchmarks.suites.base import (
     SAMPLES,
     Array,
-    Case,
     Problem,
     Suite,
     Tensors,
     TensorSpec,
-    TimeLimits,
     Tolerance,
     TrialSides,
 )
 from benchmarks.suites.decoder_problem import model_config
-from benchmarks.suites.text import VOCAB, SecretText, standard_library, windows
+from benchmarks.suites.text import SecretText, standard_library, windows
 from benchmarks.suites.train_step import training_weights
 
-MIB = 1024 * 1024
 NANO = 1_000_000_000
 
 # How far the logits of a prefix may move when what follows it changes: root mean square of the difference over that of the
@@ -71,12 +69,12 @@ class LanguageProblem(Problem):
         other_HS = windows(self.text.held_out, rng, count, length)
         changed = np.where(np.arange(length) < place_H[:, None], ids_HS, other_HS)
         row = np.arange(count)
-        moved = rng.integers(1, VOCAB, size=count)  # the first one differs for certain
-        changed[row, place_H] = (ids_HS[row, place_H] + moved) % VOCAB
+        moved = rng.integers(1, TEXT_VOCAB, size=count)  # the first one differs for certain
+        changed[row, place_H] = (ids_HS[row, place_H] + moved) % TEXT_VOCAB
         return changed, place_H
 
     def bigram_loss(self, ids: Ids) -> float:
-        """In nats per id, of guessing each id from the one before it as the training text has them."""
+        """Loss in nats per id of a bigram table, which predicts each id from the one before it."""
         return float(self._bigram[ids[:, :-1], ids[:, 1:]].mean())
 
     def draw_inputs(self, rng: np.random.Generator, turn: int) -> Tensors:
@@ -90,9 +88,9 @@ class LanguageProblem(Problem):
 
 def bigram_surprise(text: Ids) -> Array:
     """-ln of each id's chance after each other one [V, V], smoothed towards the ids' own frequencies."""
-    single_V = np.bincount(text, minlength=VOCAB) + 0.5
+    single_V = np.bincount(text, minlength=TEXT_VOCAB) + 0.5
     single_V = single_V / single_V.sum()
-    pair_VV = np.zeros((VOCAB, VOCAB))
+    pair_VV = np.zeros((TEXT_VOCAB, TEXT_VOCAB))
     np.add.at(pair_VV, (text[:-1], text[1:]), 1)
     kinds_V1 = (pair_VV > 0).sum(axis=1, keepdims=True) + 1
     surprise: Array = -np.log(
@@ -103,7 +101,7 @@ def bigram_surprise(text: Ids) -> Array:
 
 @dataclass(frozen=True)
 class Score:
-    """What one side's logits are worth: nats [H, S] of each next id; nanoseconds of the calls that gave them."""
+    """Score of one side's logits: nats [H, S] of each next id; nanoseconds of the calls that gave them."""
 
     nats_HS: Array
     elapsed_ns: int
@@ -126,7 +124,7 @@ class Scoring:
         return Score(nats(logits, ids[:, 1:]), elapsed_ns)
 
     def proven(self, name: str, ids: Ids, rng: np.random.Generator, *, is_changed_first: bool) -> Score:
-        """Two calls, in either order: the batch, and the batch with another future.
+        """Score with two calls, in either order: the batch, and the batch with another future.
 
         Raises the sides' failure where logits of the common past differ: then they depended on the future. A side
         does not know which of the two it has before it, so it cannot be honest in one of them only.
@@ -140,7 +138,7 @@ class Scoring:
             raise self._sides.fail(
                 "wrong_output",
                 name,
-                f"uses future tokens: where only the text behind a place was changed, the logits before it moved by "
+                f"uses future tokens: where only the text after a position was changed, the logits before it moved by "
                 f"{off_ppb / 1e7:.2g} % of their size (allowed {CAUSAL_PPB / 1e7:.2g} %)",
             )
         return Score(nats(two if is_changed_first else one, ids[:, 1:]), one_ns + two_ns)
@@ -159,9 +157,9 @@ def nats(logits_HSV: Array, next_HS: Ids) -> Array:
 
 
 def common_past_ppb(one_HSV: Array, two_HSV: Array, place_H: Ids) -> int:
-    """How far two answers' logits before the place of each row are apart, parts per billion of their size.
+    """Distance of two answers' logits before the place of each row, parts per billion of their size.
 
-    The larger of two figures: over all of them, and over the last ones alone, which a look at one id ahead moves most.
+    The larger of two figures: over all of them, and over the last ones alone, which attention to the next id moves most.
     """
     one, two = (value.astype(np.float64) for value in (one_HSV, two_HSV))
     one, two = one - one.mean(axis=-1, keepdims=True), two - two.mean(axis=-1, keepdims=True)
@@ -190,7 +188,7 @@ class LanguageSuite(Suite):
         return LanguageProblem(shape, rng)
 
     def describe(self) -> dict[str, Any]:
-        """With the text that pairs are drawn from: figures of different texts do not compare."""
+        """The suite with the text that pairs are drawn from: figures of different texts do not compare."""
         corpus = standard_library()
         return super().describe() | {
             "corpus": {
@@ -200,67 +198,3 @@ class LanguageSuite(Suite):
                 "bytes": corpus.size_bytes,
             }
         }
-
-
-def family(name: str, **dimensions: tuple[int, ...]) -> Case:
-    fixed = {"vocab": (VOCAB,), "tied": (1,), "first_moe_layer": (0,), "top_k": (2,), "n_shared": (1,)}
-    return Case(name, {**fixed, **dimensions})
-
-
-# Widths per preset, and what a step and one scoring are made of.
-WIDTHS: dict[str, dict[str, tuple[int, ...]]] = {
-    "tiny": {
-        "d_model": (32,),
-        "n_layers": (1,),
-        "n_heads": (2,),
-        "n_kv_heads": (1,),
-        "d_head": (16,),
-        "d_ff": (32,),
-        "d_expert": (32, 48),
-        "n_experts": (4,),
-        "max_context": (64,),
-        "sequences": (8,),
-        "tokens": (28, 30, 32, 34),
-        "held_out": (16,),
-        "training_ids": (100_000,),
-        "held_out_ids": (40_000,),
-    },
-    "demo": {
-        "d_model": (64,),
-        "n_layers": (2,),
-        "n_heads": (4,),
-        "n_kv_heads": (2,),
-        "d_head": (16,),
-        "d_ff": (64,),
-        "d_expert": (48, 64, 80),
-        "n_experts": (8,),
-        "max_context": (128,),
-        "sequences": (8,),
-        "tokens": (60, 64, 68),
-        "held_out": (32,),
-        "training_ids": (400_000,),
-        "held_out_ids": (100_000,),
-    },
-    "standard": {
-        "d_model": (128,),
-        "n_layers": (3,),
-        "n_heads": (4,),
-        "n_kv_heads": (2,),
-        "d_head": (32,),
-        "d_ff": (128,),
-        "d_expert": (96, 128, 160),
-        "n_experts": (8,),
-        "max_context": (256,),
-        "sequences": (12,),
-        "tokens": (92, 96, 100),
-        "held_out": (32,),
-        "training_ids": (1_000_000,),
-        "held_out_ids": (200_000,),
-    },
-}
-TIME_LIMITS = {
-    "tiny": TimeLimits(start_ms=60_000, load_ms=20_000, call_ms=5_000),
-    "demo": TimeLimits(start_ms=60_000, load_ms=20_000, call_ms=10_000),
-    "standard": TimeLimits(start_ms=60_000, load_ms=60_000, call_ms=30_000),
-}
-MEMORY_BYTES = {"tiny": 768 * MIB, "demo": 1024 * MIB, "standard": 2048 * MIB}

@@ -3,11 +3,11 @@
 A call brings fresh secret tokens x and a fresh secret gradient of y; the answer is y, the gradient of x and the gradients
 of all weights, whole. So nothing can be left out: every element is compared.
 
-    family     widths below; imbalance over the experts and shapes are secret, as in `moe_forward`
+    sizes      `benchmarks/catalogue/layers.py`; imbalance over the experts and shapes are secret, as in `moe_forward`
     tolerance  against base 1e-5 rms and 2e-4 at the worst element, per tensor; see `TOLERANCE`
     unit       ns per call; ratios of alternating calls, the gate's test on the pairs' median log ratio
-    roofline   18 operations per active weight and token: three products on the way there, six on the way back
-    cap        40x, as `moe_forward`: from the textbook loop to the chosen experts alone
+    roofline   18 operations per active weight and token: three products in the forward pass, six in the backward pass
+    cap        as `moe_forward`: from the textbook loop to the chosen experts alone
     power      as the kernel suites: calls of 20 ms or longer keep the noise of a pair below 2 %
     time       demo about 3 s a pair on one core, standard about 12 s
 
@@ -23,15 +23,13 @@ from benchmarks.catalogue import MOE_BACKWARD
 from benchmarks.oracle.moe_backward import moe_backward as gradients_of
 from benchmarks.suites.base import (
     SAMPLES,
-    Case,
     Suite,
     Tensors,
     TensorSpec,
-    TimeLimits,
     Tolerance,
-    UnknownSuite,
+    sized,
 )
-from benchmarks.suites.moe_forward import MIB, MoEForwardProblem, family
+from benchmarks.suites.moe_forward import MoEForwardProblem
 
 GRADIENT = "grad."  # before the name of what it is a gradient of
 
@@ -48,7 +46,7 @@ class MoEBackwardProblem(MoEForwardProblem):
                 for name, value in self.weights.items()
             ),
         )
-        self.floor_flops *= 3  # the way back has two products for each one on the way there
+        self.floor_flops *= 3  # the backward pass has two products for each one of the forward pass
 
     def draw_inputs(self, rng: np.random.Generator, turn: int) -> Tensors:
         inputs = super().draw_inputs(rng, turn)
@@ -61,7 +59,7 @@ class MoEBackwardProblem(MoEForwardProblem):
         return super().plain(inputs, turn) | self._gradients(inputs, self.weights)
 
     def _gradients(self, inputs: Tensors, weights: Tensors) -> Tensors:
-        """In the precision of `weights`."""
+        """Gradients in the precision of `weights`."""
         dtype = weights["router.weight"].dtype
         x_TD, grad_y_TD = (inputs[name][0].astype(dtype) for name in ("x", "grad_y"))
         grad_x_TD, of_weights = gradients_of(x_TD, grad_y_TD, weights, top_k=self.shape["top_k"])
@@ -89,73 +87,11 @@ TINY_TOLERANCE = Tolerance(
     rms_ppb=10_000, peak_ppb=200_000, error_ratio_ppm=2_000_000, drift_ratio_ppm=4_000_000
 )
 
-# As many tokens as keep what is computed large beside what is sent.
-CASES: dict[str, tuple[Case, ...]] = {
-    "tiny": (
-        family(
-            "tiny",
-            tokens=tuple(range(56, 73)),
-            d_model=64,
-            d_expert=(64,),
-            n_experts=(8,),
-            top_k=2,
-            n_shared=1,
-        ),
-    ),
-    "demo": (
-        family(
-            "batch-512",
-            tokens=tuple(range(480, 545)),
-            d_model=128,
-            d_expert=(240, 256, 272),
-            n_experts=(8,),
-            top_k=4,
-            n_shared=1,
-        ),
-    ),
-    "standard": (
-        family(
-            "batch-1024",
-            tokens=tuple(range(960, 1089)),
-            d_model=256,
-            d_expert=(480, 512, 544),
-            n_experts=(8,),
-            top_k=4,
-            n_shared=1,
-        ),
-        family(
-            "narrow-2048",
-            tokens=tuple(range(1920, 2177)),
-            d_model=256,
-            d_expert=(128, 144),
-            n_experts=(32,),
-            top_k=4,
-            n_shared=2,
-        ),
-    ),
-}
-CALLS_PER_SIDE = {"tiny": 6, "demo": 20, "standard": 12}
-MOST_CALLS = {"tiny": 6, "demo": 60, "standard": 36}
-TIME_LIMITS = {
-    "tiny": TimeLimits(start_ms=60_000, load_ms=20_000, call_ms=5_000),
-    "demo": TimeLimits(start_ms=60_000, load_ms=20_000, call_ms=10_000),
-    "standard": TimeLimits(start_ms=60_000, load_ms=60_000, call_ms=30_000),
-}
-MEMORY_BYTES = {"tiny": 768 * MIB, "demo": 1024 * MIB, "standard": 2048 * MIB}
-
 
 def moe_backward(preset: str) -> MoEBackward:
     """The suite at one preset's sizes; raises UnknownSuite."""
-    if preset not in CASES:
-        raise UnknownSuite(f"moe_backward has no preset {preset!r}; presets: {', '.join(sorted(CASES))}")
     return MoEBackward(
-        info=MOE_BACKWARD,
-        preset=preset,
-        cases=CASES[preset],
-        calls_per_side=CALLS_PER_SIDE[preset],
+        **sized(MOE_BACKWARD, preset),
         oracle_checks=3,
         tolerance=TINY_TOLERANCE if preset == "tiny" else TOLERANCE,
-        time_limits=TIME_LIMITS[preset],
-        memory_bytes=MEMORY_BYTES[preset],
-        most_calls=MOST_CALLS[preset],
     )

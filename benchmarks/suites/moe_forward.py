@@ -1,7 +1,8 @@
 """Suite `moe_forward`: one forward pass of the Mixture-of-Experts layer, in single precision.
 
 Draws, per pair, secret shapes and weights, and per call secret tokens. How evenly the tokens spread over the experts
-is secret too: an implementation that counts on balance gives wrong answers. Knows numpy and the oracle, no torch.
+is secret too: an implementation that counts on balance gives wrong answers. Sizes are in
+`benchmarks/catalogue/layers.py`. Knows numpy and the oracle, no torch.
 """
 
 from dataclasses import dataclass
@@ -14,19 +15,15 @@ from benchmarks.oracle import moe
 from benchmarks.suites.base import (
     SAMPLES,
     Array,
-    Case,
     Problem,
     Suite,
     Tensors,
     TensorSpec,
-    TimeLimits,
     Tolerance,
-    UnknownSuite,
+    sized,
 )
 
-MIB = 1024 * 1024
-
-# Tokens whose choice of experts hangs on less than this are drawn again: rounding may decide them either way.
+# Tokens whose choice of experts depends on less than this are drawn again: rounding may decide them either way.
 # Single-precision logits of size one are off by about 1e-6.
 MIN_MARGIN = 1e-4
 
@@ -120,104 +117,6 @@ class MoEForward(Suite):
         return MoEForwardProblem(shape, rng)
 
 
-def family(
-    name: str,
-    *,
-    tokens: tuple[int, ...],
-    d_model: int,
-    d_expert: tuple[int, ...],
-    n_experts: tuple[int, ...],
-    top_k: int,
-    n_shared: int,
-    block: int = 1,
-) -> Case:
-    """A family of MoE shapes, each dimension drawn from its choices. `block` batches of `tokens` make one call."""
-    return Case(
-        name,
-        {
-            "block": (block,),
-            "tokens": tokens,
-            "d_model": (d_model,),
-            "d_expert": d_expert,
-            "n_experts": n_experts,
-            "top_k": (top_k,),
-            "n_shared": (n_shared,),
-        },
-    )
-
-
-# Sizes per preset. `demo` is the smallest that a pair can time well: 20 to 30 ms a call for the textbook loop, and some
-# 7 ms for the stack's own form, of which transport takes less than a twentieth.
-# `tiny` is for tests of the machinery. `standard` has one family per regime of the served model.
-CASES = {
-    "tiny": (
-        family(
-            "tiny",
-            tokens=tuple(range(56, 73)),
-            d_model=128,
-            d_expert=(128,),
-            n_experts=(16,),
-            top_k=2,
-            n_shared=1,
-        ),
-    ),
-    "demo": (
-        family(
-            "prompt-200",
-            tokens=tuple(range(184, 217)),
-            d_model=256,
-            d_expert=(400, 416, 432),
-            n_experts=(16,),
-            top_k=2,
-            n_shared=1,
-        ),
-    ),
-    "standard": (
-        family(
-            "decode-16",
-            block=2,
-            tokens=tuple(range(12, 21)),
-            d_model=512,
-            d_expert=(512,),
-            n_experts=(32,),
-            top_k=4,
-            n_shared=2,
-        ),
-        family(
-            "prompt-512",
-            tokens=tuple(range(480, 545)),
-            d_model=512,
-            d_expert=(480, 512, 544),
-            n_experts=(32,),
-            top_k=4,
-            n_shared=2,
-        ),
-    ),
-}
-CASES["tour"] = CASES["demo"]
-CALLS_PER_SIDE = {"tiny": 12, "demo": 20, "tour": 20, "standard": 20}
-MOST_CALLS = {"tiny": 12, "demo": 60, "tour": 60, "standard": 60}
-TIME_LIMITS = {
-    "tiny": TimeLimits(start_ms=60_000, load_ms=20_000, call_ms=3_000),
-    "demo": TimeLimits(start_ms=60_000, load_ms=20_000, call_ms=10_000),
-    "tour": TimeLimits(start_ms=60_000, load_ms=20_000, call_ms=10_000),
-    "standard": TimeLimits(start_ms=60_000, load_ms=60_000, call_ms=30_000),
-}
-MEMORY_BYTES = {"tiny": 512 * MIB, "demo": 1024 * MIB, "tour": 1024 * MIB, "standard": 2048 * MIB}
-
-
 def moe_forward(preset: str) -> MoEForward:
     """The suite at one preset's sizes; raises UnknownSuite."""
-    if preset not in CASES:
-        raise UnknownSuite(f"moe_forward has no preset {preset!r}; presets: {', '.join(sorted(CASES))}")
-    return MoEForward(
-        info=MOE_FORWARD,
-        preset=preset,
-        cases=CASES[preset],
-        calls_per_side=CALLS_PER_SIDE[preset],
-        oracle_checks=3,
-        tolerance=TOLERANCE,
-        time_limits=TIME_LIMITS[preset],
-        memory_bytes=MEMORY_BYTES[preset],
-        most_calls=MOST_CALLS[preset],
-    )
+    return MoEForward(**sized(MOE_FORWARD, preset), oracle_checks=3, tolerance=TOLERANCE)

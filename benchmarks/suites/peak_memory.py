@@ -2,14 +2,14 @@
 
 A trial: both sides read the same long prompts and then take the same decode steps, all checked as in suites `prefill` and
 `decode`; a side's value is the peak of its cgroup in bytes, the interpreter and torch included (about 150 MB, never
-subtracted). One value per side and pair. Weights are small and prompts long, so that the cache and a
-step's working memory decide the peak, not loading. Where no cgroup counts, the sandbox polls the tree's memory, and short peaks may be missed: the evidence says so.
-On CUDA the figure is still the host's memory.
+subtracted). One value per side and pair. Weights are small and prompts long, so that the cache and a step's working memory
+decide the peak, not loading. Where no cgroup counts, the sandbox polls the tree's memory, and short peaks may be missed:
+the evidence says so. On CUDA the figure is still the host's memory.
 
-    family     widths of `decoder_suite.py`; 8 prompts up to 1,000 ids (demo), 16 (standard), then 4 steps
+    sizes      `benchmarks/catalogue/decoders.py`
     tolerance  `decoder_suite.TOLERANCES`: single precision; bfloat16 inside fails by a factor of 1,000
-    unit       bytes; the pair's number is ln(base's / candidate's), the gate's test on the pairs' median
-    cap        4x: the interpreter and torch remain
+    unit       bytes; a pair's value is ln(base's / candidate's), the gate's test on the pairs' median
+    cap        the interpreter and torch remain
     power      8 pairs of equal trees (demo) differed by 0.05 % five times, else by 0.7, 1.4 and 2.6 %: a buffer more or
                less is alive at the peak. So a saving of a few per cent takes the median of several pairs
     time       at most 20 s a pair (demo), 60 s (standard), most of it checking
@@ -24,12 +24,10 @@ import numpy as np
 
 import benchmarks.pairs.checks as checks  # not `from`: it imports the suites' base itself
 from benchmarks.catalogue import PEAK_MEMORY
-from benchmarks.suites.base import WARM_UP, Problem, Tensors, Tolerance, Trial, TrialSides, UnknownSuite
+from benchmarks.catalogue.decoders import PEAK_STEP_TOKENS, PEAK_STEPS
+from benchmarks.suites.base import WARM_UP, Problem, Tensors, Tolerance, Trial, TrialSides, sized
 from benchmarks.suites.decode import DecodeProblem
-from benchmarks.suites.decoder_suite import MIB, TIME_LIMITS, TOLERANCES, DecoderSuite, family
-
-STEPS = 4  # decode steps after the prompts
-STEP_TOKENS = 2048  # as of a node that is set to read long prompts fast
+from benchmarks.suites.decoder_suite import TOLERANCES, DecoderSuite
 
 
 class PeakMemoryProblem(DecodeProblem):
@@ -37,7 +35,7 @@ class PeakMemoryProblem(DecodeProblem):
 
     def __init__(self, shape: dict[str, int], rng: np.random.Generator) -> None:
         super().__init__(shape, rng)
-        self.config |= {"step_tokens": STEP_TOKENS}
+        self.config |= {"step_tokens": PEAK_STEP_TOKENS}
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class PeakMemoryTrial(Trial):
     tolerance: Tolerance
 
     def run(self, problem: Problem, sides: TrialSides, order: random.Random) -> dict[str, int]:
-        for turn in range(WARM_UP, STEPS):
+        for turn in range(WARM_UP, PEAK_STEPS):
             inputs = problem.draw_inputs(sides.numbers("inputs", turn), turn)
             names = order.sample(sides.names, 2)
             answers = {name: sides.call(name, inputs, problem.outputs)[0] for name in names}
@@ -62,7 +60,7 @@ class PeakMemoryTrial(Trial):
     ) -> None:
         """The prompts' answers and the last step's are compared with the oracle as well."""
         base, candidate = answers["base"], answers["candidate"]
-        with_oracle = turn in (WARM_UP, STEPS - 1)
+        with_oracle = turn in (WARM_UP, PEAK_STEPS - 1)
         wrong = checks.compare_pair(base, candidate, problem, inputs, turn, self._tolerance_of)
         if wrong is None and with_oracle:
             wrong = checks.compare_oracle(base, candidate, problem, inputs, turn, self._tolerance_of)
@@ -83,56 +81,6 @@ class PeakMemory(DecoderSuite):
         return PeakMemoryProblem(shape, rng)
 
 
-SMALL = {"vocab": (480, 512, 544), "n_layers": (2,), "n_kv_heads": (8,)}
-CASES = {
-    "tiny": (
-        family(
-            "tiny",
-            "prompts-4x256",
-            sequences=(4,),
-            context=tuple(range(240, 273)),
-            max_context=(512,),
-            together=(1,),
-        ),
-    ),
-    "demo": (
-        family(
-            "demo",
-            "prompts-8x1000",
-            **SMALL,
-            n_experts=(8,),
-            sequences=(8,),
-            context=tuple(range(960, 1041)),
-            max_context=(2048,),
-            together=(1,),
-        ),
-    ),
-    "standard": (
-        family(
-            "standard",
-            "prompts-16x1000",
-            **SMALL,
-            sequences=(16,),
-            context=tuple(range(960, 1041)),
-            max_context=(2048,),
-            together=(1,),
-        ),
-    ),
-}
-MEMORY_BYTES = {"tiny": 768 * MIB, "demo": 1536 * MIB, "standard": 3072 * MIB}
-
-
 def peak_memory(preset: str) -> PeakMemory:
     """The suite at one preset's sizes; raises UnknownSuite."""
-    if preset not in CASES:
-        raise UnknownSuite(f"peak_memory has no preset {preset!r}; presets: {', '.join(sorted(CASES))}")
-    return PeakMemory(
-        info=PEAK_MEMORY,
-        preset=preset,
-        cases=CASES[preset],
-        calls_per_side=1,
-        oracle_checks=0,
-        tolerance=TOLERANCES[preset],
-        time_limits=TIME_LIMITS[preset],
-        memory_bytes=MEMORY_BYTES[preset],
-    )
+    return PeakMemory(**sized(PEAK_MEMORY, preset), oracle_checks=0, tolerance=TOLERANCES[preset])

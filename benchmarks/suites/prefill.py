@@ -1,17 +1,17 @@
 """Suite `prefill`: reading prompts, from ids to the logits after each prompt's last one, in single precision.
 
 One call begins sequences with fresh secret prompts, as the engine does: the stack's scheduler gives them blocks and plans
-steps of at most 256 tokens, its executor computes these. Prompts of one call are of different lengths, and their lengths
+steps of at most STEP_TOKENS tokens, its executor computes these. Prompts of one call are of different lengths, and their lengths
 change places from call to call. Before each timed call an untimed one adds one id to each prompt read last and is checked
 as well: caches that were not filled, or filled wrongly, show there. The answer after a prompt depends on every id before
 it through all layers, so what looks at the future or forgets the past is wrong.
 
-    family     widths of `decoder_suite.py`; 2 prompts of 90-220 ids (demo); 4 of 67-165, or one of 440-560 (standard)
+    sizes      `benchmarks/catalogue/decoders.py`
     tolerance  `decoder_suite.TOLERANCES`: single precision; bfloat16 inside fails by a factor of 1,000
     unit       ns per call; ratios of alternating calls, the gate's test on the pairs' median log ratio
     roofline   2 operations per active weight and id, the head once per prompt, attention scores and sums
-    cap        4x: the shipped kernels read the demo's prompts at half of what a core's matrix products reach
-    power      40 turns of 30 ms (demo), 12 of 250 ms (standard)
+    cap        the shipped kernels read the demo's prompts at half of what a core's matrix products reach
+    power      turns of 30 ms (demo), of 250 ms (standard)
     time       at most 10 s a pair (demo), 40 s (standard), most of it drawing prompts and checking
 
 Knows numpy and the oracle, no torch.
@@ -22,21 +22,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.catalogue import PREFILL
-from benchmarks.suites.base import Tensors, UnknownSuite
+from benchmarks.catalogue.decoders import STEP_TOKENS
+from benchmarks.catalogue.facts import spread
+from benchmarks.suites.base import Tensors, sized
 from benchmarks.suites.decoder_problem import DecoderProblem, active_parameters, head_parameters
-from benchmarks.suites.decoder_suite import (
-    MEMORY_BYTES,
-    STEP_TOKENS,
-    TIME_LIMITS,
-    TOLERANCES,
-    DecoderSuite,
-    family,
-    spread,
-)
+from benchmarks.suites.decoder_suite import TOLERANCES, DecoderSuite
 
 
 class PrefillProblem(DecoderProblem):
-    """Dimensions beside the widths: `sequences` prompts a call, the longest of `tokens` ids."""
+    """Dimensions in addition to the widths: `sequences` prompts a call, the longest of `tokens` ids."""
 
     def __init__(self, shape: dict[str, int], rng: np.random.Generator) -> None:
         super().__init__(shape, rng, shape["sequences"])
@@ -45,7 +39,7 @@ class PrefillProblem(DecoderProblem):
         self.floor_flops = prefill_flops(shape, self.lengths)
 
     def before(self, rng: np.random.Generator, turn: int) -> Tensors | None:
-        return self.go_on(rng, turn) if turn >= 0 else None
+        return self.add_ids(rng, turn) if turn >= 0 else None
 
     def draw_inputs(self, rng: np.random.Generator, turn: int) -> Tensors:
         return self.begin(rng, turn, rng.permutation(self.lengths).tolist())
@@ -70,56 +64,6 @@ class Prefill(DecoderSuite):
         return PrefillProblem(shape, rng)
 
 
-CASES = {
-    "tiny": (
-        family(
-            "tiny",
-            "prompts-2x24",
-            sequences=(2,),
-            tokens=tuple(range(20, 29)),
-            max_context=(64,),
-        ),
-    ),
-    "demo": (
-        family(
-            "demo",
-            "prompts-2x200",
-            sequences=(2,),
-            tokens=tuple(range(180, 221)),
-            max_context=(512,),
-        ),
-    ),
-    "standard": (
-        family(
-            "standard",
-            "prompts-4x150",
-            sequences=(4,),
-            tokens=tuple(range(135, 166)),
-            max_context=(1024,),
-        ),
-        family(
-            "standard",
-            "prompt-500",
-            sequences=(1,),
-            tokens=tuple(range(440, 561)),
-            max_context=(1024,),
-        ),
-    ),
-}
-CALLS_PER_SIDE = {"tiny": 4, "demo": 40, "standard": 12}
-
-
 def prefill(preset: str) -> Prefill:
     """The suite at one preset's sizes; raises UnknownSuite."""
-    if preset not in CASES:
-        raise UnknownSuite(f"prefill has no preset {preset!r}; presets: {', '.join(sorted(CASES))}")
-    return Prefill(
-        info=PREFILL,
-        preset=preset,
-        cases=CASES[preset],
-        calls_per_side=CALLS_PER_SIDE[preset],
-        oracle_checks=2,
-        tolerance=TOLERANCES[preset],
-        time_limits=TIME_LIMITS[preset],
-        memory_bytes=MEMORY_BYTES[preset],
-    )
+    return Prefill(**sized(PREFILL, preset), oracle_checks=2, tolerance=TOLERANCES[preset])

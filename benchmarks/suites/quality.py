@@ -1,16 +1,16 @@
 """Suite `quality`: how well a model predicts held-out text after training for the same time.
 
 A trial. Base takes a fixed number of steps on batches of one secret language; the candidate gets as many as fit into the
-time that base's took, call by call beside it. Then both answer for the same fresh held-out sequences. A side's value is
+time that base's took, call by call in turns with it. Then both answer for the same fresh held-out sequences. A side's value is
 its loss in nano-nats per id, computed by the judge in double precision. All of the trainer may be patched, numerics
 included: where another suite's candidate changes numerics, this suite is its guard.
 
-    family     widths of `language.py`; shapes, spelling, ids, split into training and held-out files are secret
+    sizes      `benchmarks/catalogue/training.py`; shapes, spelling, ids, split into training and held-out files are secret
     tolerance  none against base. Every batch is scored twice, once with its future changed, in a random order: logits of
                the common past may not move by more than 0.5 % of their size. Scoring may take 1.5 times base's time: what
                takes longer may be training
-    unit       nano-nats per id; the pair's number is ln(base's / candidate's), the gate's test on the pairs' median
-    cap        1.25x lower loss: what is above may have looked the answers up
+    unit       nano-nats per id; a pair's value is ln(base's / candidate's), the gate's test on the pairs' median
+    cap        a loss that is even lower may come from memorised answers
     power      identical code differs by as many steps as the clock's noise is worth, one in a hundred or two; near the end
                of base's steps the loss falls by 0.1 to 0.2 % a step
     time       demo about 10 s a pair on one core, standard about 90 s
@@ -24,18 +24,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from benchmarks.catalogue import QUALITY
-from benchmarks.suites.base import Problem, Trial, TrialSides, UnknownSuite
+from benchmarks.catalogue.training import EQUAL_TIMES
+from benchmarks.suites.base import Problem, Trial, TrialSides, sized
 from benchmarks.suites.language import (
-    MEMORY_BYTES,
     NANO,
     NO_TOLERANCE,
-    TIME_LIMITS,
-    WIDTHS,
     LanguageProblem,
     LanguageSuite,
     Score,
     Scoring,
-    family,
 )
 
 SIDES = BASE, CANDIDATE = "base", "candidate"
@@ -65,7 +62,7 @@ class QualityTrial(Trial):
         return {name: nano_nats(scores[name]) for name in SIDES}
 
     def _train(self, problem: LanguageProblem, sides: TrialSides) -> None:
-        """The candidate never has more than base's time, to half a step of its own."""
+        """The candidate never has more than base's time, to half of one of its steps."""
         clocks = {name: _Clock() for name in SIDES}
         base, candidate = clocks[BASE], clocks[CANDIDATE]
 
@@ -87,7 +84,7 @@ class QualityTrial(Trial):
                 "suspicious",
                 CANDIDATE,
                 f"scoring took {taken[CANDIDATE]} ns, base's {taken[BASE]} ns: more than {allowed} ns may be training "
-                "that went on while it was scored",
+                "that continued while it was scored",
             )
 
 
@@ -106,7 +103,7 @@ class _Clock:
 
     @property
     def usual_ns(self) -> int:
-        """What the next step will take, judging by the last ones; nothing before the first."""
+        """Expected time of the next step, by the last ones; 0 before the first."""
         return int(np.median(self._all_ns[-9:])) if self._all_ns else 0
 
 
@@ -126,25 +123,8 @@ class Quality(LanguageSuite):
         return self.training
 
 
-TRIALS = {
-    "tiny": QualityTrial(steps=16, batches=2),
-    "demo": QualityTrial(steps=100, batches=8),
-    "standard": QualityTrial(steps=200, batches=12),
-}
-
-
 def quality(preset: str) -> Quality:
     """The suite at one preset's sizes; raises UnknownSuite."""
-    if preset not in TRIALS:
-        raise UnknownSuite(f"quality has no preset {preset!r}; presets: {', '.join(sorted(TRIALS))}")
-    return Quality(
-        info=QUALITY,
-        preset=preset,
-        cases=(family(f"{TRIALS[preset].steps}-steps-of-base", **WIDTHS[preset]),),
-        calls_per_side=1,
-        oracle_checks=0,
-        tolerance=NO_TOLERANCE,
-        time_limits=TIME_LIMITS[preset],
-        memory_bytes=MEMORY_BYTES[preset],
-        training=TRIALS[preset],
-    )
+    fields, size = sized(QUALITY, preset), EQUAL_TIMES[preset]
+    trial = QualityTrial(size.steps, size.batches)
+    return Quality(**fields, oracle_checks=0, tolerance=NO_TOLERANCE, training=trial)

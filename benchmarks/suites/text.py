@@ -1,12 +1,12 @@
 """Secret text for the training suites: real text that every machine has, respelled so that no one has seen it.
 
 The text is Python's own standard library. Its sources are in every sandbox that runs Python, so a split into training
-and held-out files alone would keep nothing secret. Hence each pair reads a language of its own: every word is replaced,
+and held-out files alone would keep nothing secret. Hence each pair reads another language: every word is replaced,
 everywhere by the same secret word made of secret syllables, and ids are a secret permutation of the characters. Grammar,
 indentation, names that come back: what a model can learn stays. What it could look up does not.
 
 Other versions of Python have other texts: `Corpus.sha256` is in the evidence, and both sides of a pair always read the
-same. Knows numpy, no torch, and nothing of models.
+same. Knows numpy, no torch and no models.
 """
 
 import hashlib
@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.catalogue.training import TEXT_VOCAB
 from benchmarks.oracle.transformer import Ids
 
-VOCAB = 128  # one id per ASCII character
-UNKNOWN = 127  # stands for all others
+UNKNOWN = 127  # of all other characters
 HELD_OUT_SHARE = 8  # one file in so many is held out
 LEFT_OUT = frozenset(
     {"test", "tests", "idle_test", "encodings", "site-packages", "dist-packages", "__pycache__", "pydoc_data"}
@@ -70,7 +70,7 @@ class SecretLanguage:
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._key = rng.bytes(32)
-        self._ids = rng.permutation(VOCAB)
+        self._ids = rng.permutation(TEXT_VOCAB)
         vowels, consonants = b"aeiou", b"bcdfghjklmnpqrstvwxz"
         shapes = rng.integers(len(consonants), size=SYLLABLES), rng.integers(len(vowels), size=SYLLABLES)
         self._syllables = [consonants[c : c + 1] + vowels[v : v + 1] for c, v in zip(*shapes, strict=True)]
@@ -83,7 +83,7 @@ class SecretLanguage:
         return ids
 
     def is_held_out(self, name: str) -> bool:
-        """Which files those are is secret as well."""
+        """Say if a file is held out; which ones are is secret as well."""
         return hashlib.sha256(self._key + b"file" + name.encode()).digest()[0] % HELD_OUT_SHARE == 0
 
     def _word(self, word: bytes) -> bytes:
@@ -105,7 +105,7 @@ class SecretText:
     """Training text and held-out text of one pair, as ids. Files are never in both."""
 
     def __init__(self, rng: np.random.Generator, *, training: int, held_out: int) -> None:
-        """At least so many ids of each. Raises ValueError where the corpus has fewer."""
+        """Read at least so many ids of each. Raises ValueError where the corpus has fewer."""
         self.language = SecretLanguage(rng)
         corpus = standard_library()
         order = [corpus.files[number] for number in rng.permutation(len(corpus.files))]

@@ -5,13 +5,13 @@ schedule: all of it may be patched) and answer for the same fresh held-out seque
 A side's value is the nanoseconds of all its calls, scoring included so that nothing can be put off into it, until its loss
 is at most `target_nano` above that of a bigram table on the same sequences (or below it, where that is negative); between
 two scorings it is interpolated.
-The bigram takes three quarters of the luck of the draw out of a scoring, and holds for texts of any Python version.
+The bigram takes three quarters of the chance of the draw out of a scoring, and holds for texts of any Python version.
 
-    family     widths of `language.py`; shapes, spelling, ids, split into training and held-out files are secret
+    sizes      `benchmarks/catalogue/training.py`; shapes, spelling, ids, split into training and held-out files are secret
     tolerance  none against base: every way to the target is allowed. Logits must be finite and must not use the future,
                which the deciding scoring and every fourth one prove
-    unit       ns until the target; the pair's number is ln(base's / candidate's), the gate's test on the pairs' median
-    cap        4x; a side that does not reach the target within the cap of steps has lost quality
+    unit       ns until the target; a pair's value is ln(base's / candidate's), the gate's test on the pairs' median
+    cap        a side that does not reach the target within the cap of steps has lost quality
     power      a scoring errs by 0.03 nats where the curve falls by 0.003 to 0.01 a step: some per cent per pair where steps
                are taken otherwise, as little as a kernel suite where they are only faster
     time       demo about 10 s a pair on one core, standard about 90 s
@@ -23,20 +23,17 @@ import random
 from dataclasses import dataclass, field
 
 from benchmarks.catalogue import TIME_TO_LOSS
-from benchmarks.suites.base import Problem, Trial, TrialSides, UnknownSuite
+from benchmarks.catalogue.training import RACES
+from benchmarks.suites.base import Problem, Trial, TrialSides, sized
 from benchmarks.suites.language import (
-    MEMORY_BYTES,
     NANO,
     NO_TOLERANCE,
-    TIME_LIMITS,
-    WIDTHS,
     LanguageProblem,
     LanguageSuite,
     Scoring,
-    family,
 )
 
-PROVEN_SHARE = 4  # one scoring in so many proves causality beside those that decide
+PROVEN_SHARE = 4  # one scoring in so many proves causality, in addition to those that decide
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ class TimeToLossTrial(Trial):
 
 @dataclass
 class _Race:
-    """Where both sides are."""
+    """State of both sides."""
 
     problem: LanguageProblem
     sides: TrialSides
@@ -106,7 +103,7 @@ class _Race:
 
 
 def reached_ns(before: tuple[int, int] | None, now: tuple[int, int], target_nano: int) -> int:
-    """When the line between two scorings (ns, nano-nats) crosses the target; whole numbers only."""
+    """Time at which the line between two scorings (ns, nano-nats) crosses the target; whole numbers only."""
     if before is None:
         return now[0]
     ns, above = now[0] - before[0], before[1] - target_nano
@@ -124,27 +121,8 @@ class TimeToLoss(LanguageSuite):
         return self.race
 
 
-# Measured curves of the shipped recipe: tiny is 1 nat above the bigram table after 24 to 28 steps, demo 0.12 after 72 to
-# 80, standard 0.1 below it after 150 to 180. The caps leave about three times as many.
-TRIALS = {
-    "tiny": TimeToLossTrial(target_nano=1_000_000_000, every=4, steps=120),
-    "demo": TimeToLossTrial(target_nano=120_000_000, every=8, steps=320),
-    "standard": TimeToLossTrial(target_nano=-100_000_000, every=10, steps=500),
-}
-
-
 def time_to_loss(preset: str) -> TimeToLoss:
     """The suite at one preset's sizes; raises UnknownSuite."""
-    if preset not in TRIALS:
-        raise UnknownSuite(f"time_to_loss has no preset {preset!r}; presets: {', '.join(sorted(TRIALS))}")
-    return TimeToLoss(
-        info=TIME_TO_LOSS,
-        preset=preset,
-        cases=(family("race", **WIDTHS[preset]),),
-        calls_per_side=1,
-        oracle_checks=0,
-        tolerance=NO_TOLERANCE,
-        time_limits=TIME_LIMITS[preset],
-        memory_bytes=MEMORY_BYTES[preset],
-        race=TRIALS[preset],
-    )
+    fields, size = sized(TIME_TO_LOSS, preset), RACES[preset]
+    trial = TimeToLossTrial(size.target_nano, size.every, size.steps)
+    return TimeToLoss(**fields, oracle_checks=0, tolerance=NO_TOLERANCE, race=trial)

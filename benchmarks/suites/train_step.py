@@ -4,15 +4,15 @@ A call brings a fresh secret batch and fresh secret probe ids: the answer is the
 logits of the probes after it. The process keeps its state from call to call, so each answer depends on every update
 before it; and since the probes belong to the timed call, no part of an update can be put off until nothing is timed.
 
-    family     widths below; ids follow a secret, uneven distribution
+    sizes      `benchmarks/catalogue/training.py`; ids follow a secret, uneven distribution
     tolerance  logits against base 1e-4 rms and 2e-3 at the worst element, the loss 1e-5; see `TOLERANCE`
     unit       ns per call; ratios of alternating calls, the gate's test on the pairs' median log ratio
     roofline   6 operations per active weight and token of the batch, 2 per one of the probes, attention left out
-    cap        10x: a step is bound by matrix products that the shipped stack does at a tenth of the roofline or better
+    cap        a step is bound by matrix products that the shipped stack does at a tenth of the roofline or better
     power      as the kernel suites: calls of 20 ms or longer keep the noise of a pair below 2 %
     time       demo about 4 s a pair on one core, standard about 15 s
 
-The exact answers come from the same steps in double precision (`benchmarks/oracle/training.py`), taken beside the sides.
+The exact answers come from the same steps in double precision (`benchmarks/oracle/training.py`), taken in parallel with the sides.
 Knows numpy and the oracle, no torch.
 """
 
@@ -28,14 +28,12 @@ from benchmarks.oracle.transformer import Ids
 from benchmarks.suites.base import (
     SAMPLES,
     Array,
-    Case,
     Problem,
     Suite,
     Tensors,
     TensorSpec,
-    TimeLimits,
     Tolerance,
-    UnknownSuite,
+    sized,
 )
 from benchmarks.suites.decoder_problem import (
     active_parameters,
@@ -45,15 +43,13 @@ from benchmarks.suites.decoder_problem import (
     oracle_config,
 )
 
-MIB = 1024 * 1024
-
 # A step this large moves the probes' logits by 2 to 10 % of their size, hundreds of times the tolerance: leaving one out,
-# taking half of a batch or yesterday's shows at once. No decay (1e-4 a step), no clipping and a learning rate that is 1 %
+# taking half of a batch or that of the step before shows at once. No decay (1e-4 a step), no clipping and a learning rate that is 1 %
 # off (4e-4) show within two steps, bfloat16 gradients (1e-5 a step) by the oracle. The large eps keeps AdamW from blowing
 # up the rounding of gradients that are next to nothing: with 1e-6 errors were ten times as large at four layers.
 RECIPE = Recipe(learning_rate=5e-4, beta1=0.9, beta2=0.95, eps=1e-5, weight_decay=0.1, clip_norm=1.0)
 
-# Sequences in which a token's choice of experts hangs on less than this are drawn again: rounding, of this step and of
+# Sequences in which a token's choice of experts depends on less than this are drawn again: rounding, of this step and of
 # those before it, may decide it either way.
 MIN_MARGIN = 5e-4
 
@@ -104,7 +100,7 @@ class TrainStepProblem(Problem):
         return inputs
 
     def _clear(self, rng: np.random.Generator, count: int) -> Ids:
-        """Sequences without a choice of experts that hangs on rounding."""
+        """Sequences without a choice of experts that depends on rounding."""
         tokens = self._ids(rng, count)
         unclear = np.arange(count)
         while unclear.size:
@@ -126,7 +122,7 @@ class TrainStepProblem(Problem):
             self._plain.step(given["tokens"])
             logits = forward(self._plain.parameters, given["probe"], self._oracle).logits_BSV
             exact = self._exact_answers[number]["loss"]
-            # The error of a single number may be next to nothing by luck, which no one is held to.
+            # The error of a single number may be close to zero by chance, which is not required of a candidate.
             self._plain_answers[number] = {"logits": logits, "loss": exact * (1 + LOSS_ROUNDING)}
         return self._plain_answers[turn]
 
@@ -157,89 +153,6 @@ class TrainStep(Suite):
         return LOSS_TOLERANCE if output == "loss" else self.tolerance
 
 
-def family(name: str, **dimensions: tuple[int, ...]) -> Case:
-    return Case(name, {"n_shared": (1,), "top_k": (2,), "first_moe_layer": (0,), **dimensions})
-
-
-CASES = {
-    "tiny": (
-        family(
-            "tiny",
-            sequences=(4,),
-            probes=(2,),
-            tokens=tuple(range(14, 19)),
-            vocab=(56, 64),
-            d_model=(32,),
-            n_layers=(2,),
-            n_heads=(4,),
-            n_kv_heads=(2,),
-            d_head=(8,),
-            d_ff=(48,),
-            d_expert=(32,),
-            n_experts=(4,),
-            tied=(0, 1),
-            max_context=(32,),
-        ),
-    ),
-    "demo": (
-        family(
-            "batch-8x64",
-            sequences=(8,),
-            probes=(1,),
-            tokens=tuple(range(60, 69)),
-            vocab=(240, 256, 272),
-            d_model=(64,),
-            n_layers=(2,),
-            n_heads=(4,),
-            n_kv_heads=(2,),
-            d_head=(16,),
-            d_ff=(128,),
-            d_expert=(48, 64, 80),
-            n_experts=(8,),
-            tied=(0, 1),
-            max_context=(128,),
-        ),
-    ),
-    "standard": (
-        family(
-            "batch-8x128",
-            sequences=(8,),
-            probes=(1,),
-            tokens=tuple(range(120, 137)),
-            vocab=(960, 1024, 1088),
-            d_model=(128,),
-            n_layers=(3,),
-            n_heads=(4,),
-            n_kv_heads=(2,),
-            d_head=(32,),
-            d_ff=(256,),
-            d_expert=(112, 128, 144),
-            n_experts=(8,),
-            tied=(0, 1),
-            max_context=(256,),
-        ),
-    ),
-}
-CALLS_PER_SIDE = {"tiny": 6, "demo": 20, "standard": 10}
-TIME_LIMITS = {
-    "tiny": TimeLimits(start_ms=60_000, load_ms=20_000, call_ms=5_000),
-    "demo": TimeLimits(start_ms=60_000, load_ms=20_000, call_ms=10_000),
-    "standard": TimeLimits(start_ms=60_000, load_ms=60_000, call_ms=30_000),
-}
-MEMORY_BYTES = {"tiny": 768 * MIB, "demo": 1024 * MIB, "standard": 2048 * MIB}
-
-
 def train_step(preset: str) -> TrainStep:
     """The suite at one preset's sizes; raises UnknownSuite."""
-    if preset not in CASES:
-        raise UnknownSuite(f"train_step has no preset {preset!r}; presets: {', '.join(sorted(CASES))}")
-    return TrainStep(
-        info=TRAIN_STEP,
-        preset=preset,
-        cases=CASES[preset],
-        calls_per_side=CALLS_PER_SIDE[preset],
-        oracle_checks=4,
-        tolerance=TOLERANCE,
-        time_limits=TIME_LIMITS[preset],
-        memory_bytes=MEMORY_BYTES[preset],
-    )
+    return TrainStep(**sized(TRAIN_STEP, preset), oracle_checks=4, tolerance=TOLERANCE)

@@ -221,7 +221,7 @@ def test_no_sample_survives_a_judge_that_was_killed(plain: Path, open_folder: Pa
     judge = subprocess.Popen(
         [*argv, "--base", str(plain), "--candidate", str(plain)],
         cwd=ROOT,
-        env={**os.environ, "TMPDIR": str(open_folder)},  # a device lock of its own
+        env={**os.environ, "TMPDIR": str(open_folder)},  # another device lock
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -58,7 +58,7 @@ def test_other_trees_than_those_of_the_evidence_are_refused(
 ) -> None:
     file = evidence_file(open_folder)
     assert rerun.main([str(file), "--base", "shipped", "--candidate", "shipped"]) == 2
-    assert "asked for is 000000000000" in capsys.readouterr().err
+    assert "expected is 000000000000" in capsys.readouterr().err
 
 
 def test_trees_of_an_older_layout_are_not_measured_again(

@@ -19,7 +19,7 @@ from benchmarks.sandbox import Completed, Limits, Mount, SandboxLevel, python_ru
 PROGRAM = "/harness/build.py"
 INSIDE = "/tree/model"
 SOURCES = "csrc"  # below model/
-LIBRARY = "_native.so"  # beside model/native.py
+LIBRARY = "_native.so"  # next to model/native.py
 CPU_S = 120.0  # a minute of each of the two compilers that run at once
 IDLE_S = 60.0
 WALL_S = 600.0  # more than both together, so that only a runner which is busy with other work comes so far
@@ -56,7 +56,7 @@ def build_tree(
     on_log: Callable[[str], None] | None = None,
     cancellation: Cancellation | None = None,
 ) -> Path | None:
-    """Check the sources below `tree`/model and build its library; where that lies, or None for a tree of Python only.
+    """Check the sources below `tree`/model and build its library; its path, or None for a tree of Python only.
 
     Raises SideFailed as `check_tree` and `compile_native` do, and Cancelled.
     """
@@ -68,13 +68,15 @@ def build_tree(
 def check_tree(
     name: str, tree: Path, *, level: SandboxLevel, slot: int, cancellation: Cancellation | None = None
 ) -> None:
-    """That all Python sources parse and there is no binary.
+    """Check that all Python sources parse and that there is no binary.
 
     Raises SideFailed at stage "build": build_failed, timeout, resource_limit, or infrastructure_error where other work
     kept the processor. Raises Cancelled.
     """
     if (tree / "model" / LIBRARY).exists() and not has_native(tree):
-        raise SideFailed("build_failed", name, "build", f"a tree may not bring a model/{LIBRARY} of its own")
+        raise SideFailed(
+            "build_failed", name, "build", f"a tree may not contain model/{LIBRARY}: the runner builds it"
+        )
     _refuse_failure(name, _run(Mount(tree / "model", INSIDE), (), level, slot, cancellation))
 
 
@@ -105,7 +107,7 @@ def compile_native(
 
 
 def has_native(tree: Path) -> bool:
-    """Whether there is anything to compile."""
+    """True if there is anything to compile."""
     return any((tree / "model" / SOURCES).glob("*.cpp"))
 
 
@@ -150,15 +152,13 @@ def _run(
 def _compiler(name: str) -> tuple[str, ...]:
     found = next((path for path in map(shutil.which, COMPILERS) if path is not None), None)
     if found is None:
-        detail = (
-            "the tree has C++ sources and this runner no compiler: install g++ on it (apt-get install g++)"
-        )
+        detail = "the tree has C++ sources, and this runner has no compiler: install g++ on it (apt-get install g++)"
         raise SideFailed("infrastructure_error", name, "build", detail)
     return (found, *FLAGS)
 
 
 def _refuse_lateness(name: str, done: Completed) -> None:
-    """Who is to blame for a build that did not end is seen from outside the sandbox, and not by the clock alone."""
+    """Refuse a build that did not end: by what the sandbox's outside counted, not by the clock alone."""
     used = f"{done.cpu_ns / 1e9:.1f} s of processor time"
     if done.limit == "cpu":
         detail = f"the build used {used}, more than the {CPU_S:.0f} s that it may"
@@ -185,7 +185,7 @@ def _refuse_failure(name: str, done: Completed) -> None:
 
 
 def _refuse_other_files(name: str, library: bytes) -> None:
-    """A 64-bit ELF shared object by its head; what is in it is run in the sandbox of its own side only."""
+    """A 64-bit ELF shared object by its head; its code runs in the sandbox of its side only."""
     if library[:5] != b"\x7fELF\x02" or library[16:18] != b"\x03\x00":
         raise SideFailed("build_failed", name, "build", "the compiler's result is not a shared library")
 

@@ -32,7 +32,7 @@ def check_python(root: Path) -> None:
 
 
 def compile_native(root: Path, command: list[str]) -> None:
-    """One library of all sources, each compiled by a process of its own, side by side."""
+    """One library of all sources, each compiled by a separate process, in parallel."""
     sources = sorted((root / "csrc").glob("*.cpp"))
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(AT_ONCE) as pool:
         objects = [f"{folder}/{source.stem}.o" for source in sources]
@@ -50,7 +50,7 @@ def compile_native(root: Path, command: list[str]) -> None:
 
 
 def run_compiler(command: list[str]) -> int:
-    """Its status. It reads nothing from our stdin and writes nothing to our stdout."""
+    """Run a command and return its status. It reads nothing from our stdin and writes nothing to our stdout."""
     return subprocess.run(
         command,
         stdin=subprocess.DEVNULL,

@@ -36,7 +36,7 @@ class BuildMemory:
         on_log: Callable[[str], None] | None = None,
         cancellation: Cancellation | None = None,
     ) -> None:
-        """What `build_tree` does, with a library from memory where there is one. Raises what `build_tree` does."""
+        """Do as `build_tree`, with a library from memory where there is one. Raises what `build_tree` does."""
         check_tree(name, tree, level=level, slot=slot, cancellation=cancellation)
         key = (sources_digest(tree), level, compiler_identity())
         library = self._recall(key)

@@ -1,1 +1,1 @@
-"""What the judge and a sample send each other: frames, messages, sealed memory."""
+"""Transport between the judge and a sample: frames, messages, sealed memory."""

@@ -1,9 +1,9 @@
-"""The judge's end of a sample's two pipes: writes frames, reads exactly the frame that is due, keeps the clock.
+"""The judge's end of a sample's two pipes: writes frames, reads exactly the expected frame, keeps the clock.
 
-Large tensors go beside the pipes, through a socket that only the judge can send by.
+Large tensors do not go through the pipes, but through a socket that only the judge can send by.
 
 Everything that arrives is untrusted: sizes are fixed before reading, every wait has a deadline, and whatever is not the
-frame that is due ends the exchange. See `benchmarks.pairs.wire.protocol` for the format.
+expected frame ends the exchange. See `benchmarks.pairs.wire.protocol` for the format.
 """
 
 import fcntl
@@ -41,7 +41,7 @@ class SampleRaised(Exception):
 
 
 class WrongForm(Exception):
-    """The sample answered the call that was due, but with another dtype or shape than asked for."""
+    """The sample answered the expected call, but with another dtype or shape than asked for."""
 
 
 class Channel:
@@ -59,7 +59,7 @@ class Channel:
         self._readable.register(read_fd, select.POLLIN)
 
     def exchange(self, message: Message, answer: Answer, timeout_ms: int) -> int:
-        """Send `message`, read exactly the answer that is due into `answer`; the nanoseconds it took.
+        """Send `message`, read exactly the expected answer into `answer`; return the nanoseconds it took.
 
         The clock runs from before the first byte is sent until the last byte has arrived and none can change any
         more. Raises SampleClosed, SampleSilent, SampleRaised (with the sample's words), WrongForm or ProtocolError.
@@ -86,7 +86,7 @@ class Channel:
         if got is Kind.ERROR:
             self._raise_error(bytes(head), deadline)
         if (got, number, payload_bytes) != (kind, sequence, 0):
-            raise ProtocolError(f"{got.name} came where {kind.name} was due")
+            raise ProtocolError(f"{got.name} came where {kind.name} was expected")
         self._receive(memoryview(bytearray(header_bytes)), deadline)
 
     def send(self, message: Message, timeout_ms: int) -> None:
@@ -94,7 +94,7 @@ class Channel:
         self._send_message(message, time.perf_counter_ns() + timeout_ms * 1_000_000)
 
     def has_unread(self) -> bool:
-        """Whether bytes wait that no call asked for."""
+        """True if bytes wait that no call asked for."""
         return any(event & select.POLLIN for _, event in self._readable.poll(0))
 
     def _send_message(self, message: Message, deadline: int) -> None:
@@ -140,18 +140,20 @@ class Channel:
             self._refuse(bytes(view[: len(due)]), due, deadline)
 
     def _refuse(self, got: bytes, due: bytes, deadline: int) -> NoReturn:
-        """Say what came instead of the answer that was due."""
+        """Say what came instead of the expected answer."""
         kind, sequence, header_bytes, _ = parse_head(got[: HEAD.size])
         _, due_sequence, _, _ = parse_head(due[: HEAD.size])
         if kind is Kind.ERROR and sequence == due_sequence:
             self._raise_error(got, deadline)
         if kind is not Kind.RESULT or sequence != due_sequence:
-            raise ProtocolError(f"{kind.name} number {sequence} came where answer {due_sequence} was due")
+            raise ProtocolError(
+                f"{kind.name} number {sequence} came where answer {due_sequence} was expected"
+            )
         rest = bytearray(max(0, HEAD.size + header_bytes - len(got)))
         self._receive(memoryview(rest), deadline)
         stated = decode_header((got + bytes(rest))[HEAD.size : HEAD.size + header_bytes])
         asked = decode_header(due[HEAD.size :])
-        raise WrongForm(f"the answer is {_form(stated)}, asked for was {_form(asked)}")
+        raise WrongForm(f"the answer is {_form(stated)}, expected is {_form(asked)}")
 
     def _raise_error(self, got: bytes, deadline: int) -> NoReturn:
         _, _, header_bytes, payload_bytes = parse_head(got[: HEAD.size])

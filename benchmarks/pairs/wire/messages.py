@@ -1,4 +1,4 @@
-"""What the judge sends in one exchange and what it expects back: small tensors in the frame, large ones in sealed memory.
+"""Messages of one exchange, sent and expected: small tensors in the frame, large ones in sealed memory.
 
 A pipe copies 8 MB in 21 ms, sealed memory (`benchmarks.pairs.wire.sealed`) in a few. Everything that can be made ready
 before the clock runs is made here.
@@ -29,7 +29,7 @@ SEALED_LEAST_BYTES = 128 * 1024  # below this the pipe is as fast
 
 @dataclass
 class Message:
-    """A frame, and the payload beside it where that is large."""
+    """A frame, and its payload apart from it where that is large."""
 
     frame: list[Any]
     sealed: Sealed | None = None
@@ -54,7 +54,7 @@ def message(
 
 @dataclass
 class Answer:
-    """What is due: head and header to the bit, then so many bytes through the pipe or in memory that was lent."""
+    """Expected answer: head and header to the bit, then so many bytes through the pipe or in memory that was lent."""
 
     due: bytes
     pipe_bytes: int

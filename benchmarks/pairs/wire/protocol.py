@@ -1,6 +1,6 @@
 """Frames between the judge and a sandboxed sample: a fixed binary head, a small JSON header, raw tensor bytes.
 
-Used on both sides: the judge imports it from the installed platform, the sample gets this one file mounted beside its
+Used on both sides: the judge imports it from the installed platform, the sample gets this one file mounted next to its
 program. Standard library only. There is no pickle, and nothing is executed or allocated on the word of the other side
 beyond the stated caps.
 
@@ -37,7 +37,7 @@ TensorBytes = tuple[str, str, tuple[int, ...], Any]  # name, dtype, shape, a byt
 
 
 class Kind(IntEnum):
-    """What a frame says."""
+    """Kind of a frame."""
 
     READY = 1  # sample: the suite's libraries are imported, nothing of the tree is
     LOAD = 2  # judge: configuration and weights; import the tree and build

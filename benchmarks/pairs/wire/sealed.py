@@ -1,6 +1,6 @@
 """Large tensors between the judge and a sandboxed sample, through memory that no one can change once it counts.
 
-Beside its pipes a sample may hold one end of a SOCK_SEQPACKET pair (`spawn(has_socket=True)`). It is one-way: only the
+In addition to its pipes a sample may hold one end of a SOCK_SEQPACKET pair (`spawn(has_socket=True)`). It is one-way: only the
 judge sends, and what it sends is the descriptor of a memory file (memfd_create(2)). Nothing that a sample could make
 up (a descriptor, a size, a message) reaches the judge this way.
 
@@ -17,7 +17,7 @@ keeps of the judge's files is bounded by what it was sent.
 
 Both sides make fresh memory for every message: one file shown to two samples would be a channel between them. The same
 file is mounted into the sandbox, so: standard library only. Deadlines are `time.perf_counter_ns()` values. Knows
-nothing of tensors, frames or sandboxes.
+no tensors, frames or sandboxes.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ Part = Any  # whatever memoryview() takes, contiguous
 
 
 class SealedError(Exception):
-    """Memory or a message that is not exactly what was due, or none in time."""
+    """Memory or a message that is not exactly what was expected, or none in time."""
 
 
 def inherited_socket() -> socket.socket:
@@ -202,7 +202,7 @@ def _memory(size_bytes: int) -> int:
 
 
 def _write(fd: int, views: Sequence[memoryview]) -> None:
-    """By position: a descriptor that was sent shares its offset with the other side."""
+    """Write by position: a descriptor that was sent shares its offset with the other side."""
     offset = 0
     for view in views:
         end = offset + view.nbytes
@@ -216,7 +216,7 @@ def _write(fd: int, views: Sequence[memoryview]) -> None:
 def _seal(fd: int, size_bytes: int) -> None:
     """Everything.
 
-    The kernel refuses (EBUSY) while a writable shared mapping is left, or somebody holds a page; for a moment that may be
+    The kernel refuses (EBUSY) while a writable shared mapping is left, or another user holds a page; for a moment that may be
     the kernel itself, where it moves pages about. So the refusal counts once it has lasted `BUSY_S`.
     """
     until_s = time.monotonic() + BUSY_S
@@ -240,7 +240,7 @@ def _check_seals(fd: int, wanted: int) -> None:
     except OSError as error:
         raise SealedError("the descriptor is not of a memory file") from error
     if seals & wanted != wanted:
-        raise SealedError(f"the memory has the seals {seals:#x}, {wanted:#x} are due")
+        raise SealedError(f"the memory has the seals {seals:#x}, expected are {wanted:#x}")
 
 
 def _send(sock: socket.socket, purpose: bytes, size_bytes: int, fd: int, deadline_ns: int) -> None:
@@ -289,9 +289,9 @@ def _check_message(
     if not data:
         raise SealedError("the other side has closed its end")
     if len(data) != MESSAGE.size or MESSAGE.unpack(data) != (purpose, size_bytes):
-        raise SealedError(f"another message than the one that was due: {data[:32]!r}")
+        raise SealedError(f"another message than the expected one: {data[:32]!r}")
     if is_cut or len(fds) != 1:
-        raise SealedError(f"{len(fds)}{' or more' if is_cut else ''} descriptors came where one was due")
+        raise SealedError(f"{len(fds)}{' or more' if is_cut else ''} descriptors came where one was expected")
     status = os.fstat(fds[0])
     if not stat.S_ISREG(status.st_mode) or status.st_size != size_bytes:
         raise SealedError(f"the descriptor is not of a memory file of {size_bytes} bytes")
@@ -303,5 +303,7 @@ def _wait(sock: socket.socket, event: int, deadline_ns: int) -> None:
     poll.register(sock, event)
     if left_ms <= 0 or not poll.poll(min(left_ms, MOST_POLL_MS)):
         raise SealedError(
-            "nothing came within the time allowed" if event == select.POLLIN else "nobody took it in time"
+            "nothing came within the time allowed"
+            if event == select.POLLIN
+            else "it was not received in time"
         )

@@ -1,1 +1,1 @@
-"""What runs inside the processes that are compared. A peer's driver imports its engine and the standard library alone."""
+"""Programs of the processes that are compared. A peer's driver imports its engine and the standard library alone."""

@@ -2,7 +2,7 @@
 
     {"command": "load", "arguments": {...}}  ->  {"answer": {...}} or {"error": "what went wrong"}
 
-Whatever engines print goes to the log (standard error): answers have a file descriptor of their own. The standard
+Whatever engines print goes to the log (standard error): answers have a separate file descriptor. The standard
 library is all it needs, for it runs in peers' environments too.
 """
 

@@ -1,6 +1,6 @@
 """Serving with llama.cpp: continuous batching over its own batches of (token, position, sequence), greedy.
 
-A prompt that arrives joins the next batch whole, beside the tokens of those that decode, as llama.cpp's server does it.
+A prompt that arrives joins the next batch whole, with the tokens of those that decode, as llama.cpp's server does it.
 """
 
 from __future__ import annotations

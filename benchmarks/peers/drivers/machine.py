@@ -1,4 +1,4 @@
-"""What this core reaches now: bytes read a second from a working set, operations a second in large matrix products."""
+"""Peak rates of this core now: bytes read a second from a working set, operations a second in large matrix products."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Serving with this stack: requests are submitted to the engine as a node does it, a listener notes their tokens.
 
-Without speculation: peers guess nothing ahead either. A prompt may fill a step, as it may with the peers.
+Without speculation: peers use no draft tokens either. A prompt may fill a step, as it may with the peers.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def run(name: str, requests: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 class _Run:
-    """One workload on its way. What arrives later is submitted from the engine's thread, between two of its steps."""
+    """One workload that is being served. What arrives later is submitted from the engine's thread, between two of its steps."""
 
     def __init__(self, engine: Engine, requests: list[dict[str, Any]]) -> None:
         self.engine, self.record = engine, Record(requests)
@@ -123,7 +123,7 @@ class _Run:
             self.engine.submit(generation, partial(self._hear, number))
 
     def _hear(self, number: int, event: Event) -> None:
-        """On the engine's thread; the other one is woken only in the end."""
+        """Run on the engine's thread; the other one is woken only in the end."""
         now_ns = time.monotonic_ns()
         with self.lock:
             if event.chosen is not None:

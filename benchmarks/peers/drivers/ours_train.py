@@ -43,7 +43,7 @@ def step(n_rows: int, row_tokens: int, seed: str) -> dict[str, Any]:
 
 
 def profile(n_rows: int, row_tokens: int, seed: str, rows: int = 30) -> dict[str, Any]:
-    """Where a step's time goes, by operator, as torch's profiler says."""
+    """Profile of a step by operator, as torch's profiler gives it."""
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as profiled
 

@@ -52,7 +52,7 @@ class Record:
         return self.n_produced == self._n_wanted
 
     def answer(self) -> dict[str, Any]:
-        """What the parent computes rates from. Raises RuntimeError where the engine has ended early."""
+        """Times and tokens of which the parent computes rates. Raises RuntimeError where the engine has ended early."""
         if not self.is_done:
             raise RuntimeError(f"the engine stopped after {self.n_produced} tokens: {self._tokens}")
         rows = zip(self._submitted_ns, self._times_ns, self._tokens, strict=True)

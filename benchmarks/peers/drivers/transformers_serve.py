@@ -47,7 +47,7 @@ def run(name: str, requests: list[dict[str, Any]]) -> dict[str, Any]:
 
 @torch.inference_mode()
 def regrets(sequences: list[dict[str, list[int]]]) -> dict[str, Any]:
-    """For each token of each answer by how much its logit falls short of the best one, {"prompt", "tokens"} given."""
+    """Regret of each token of each answer: by how much its logit falls short of the best one, {"prompt", "tokens"} given."""
     found: list[list[float]] = []
     for sequence in sequences:
         prompt, answer = sequence["prompt"], sequence["tokens"]

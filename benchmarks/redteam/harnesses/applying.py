@@ -57,7 +57,7 @@ def apply_anyhow() -> str | None:
 
 
 def is_allowed() -> bool:
-    """Every `+++` line names a file that the checkout's policy allows."""
+    """Check that every `+++` line names a file that the checkout's policy allows."""
     patch = tomllib.loads((CHECKOUT / "benchmarks" / "policy.toml").read_text())["patch"]
     paths = [line[6:] for line in DIFF.read_bytes().decode().split("\n") if line.startswith("+++ b/")]
     return all(

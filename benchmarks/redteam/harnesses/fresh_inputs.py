@@ -1,4 +1,4 @@
-"""As `same_inputs`, with an input of its own for each call; still only the first answer is compared."""
+"""As `same_inputs`, with another input for each call; still only the first answer is compared."""
 
 from scoring import last, report, results, run_worker  # type: ignore[import-not-found]
 

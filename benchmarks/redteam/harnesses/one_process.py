@@ -12,7 +12,7 @@ from scoring import say  # type: ignore[import-not-found]
 
 
 def fresh_layer(tree: str) -> torch.nn.Module:
-    """Of a tree of its own: modules of the tree before are forgotten, not undone."""
+    """Import a tree's layer: modules of the tree before are forgotten, not undone."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "model"]:
         del sys.modules[name]
     layer: torch.nn.Module = load_layer(tree)

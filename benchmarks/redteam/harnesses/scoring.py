@@ -14,7 +14,7 @@ FOLDER = Path("/work/run")
 WORKER = str(Path(__file__).with_name("worker.py"))
 TIMEOUT_S = 60
 SMALLEST_S = 1e-9
-FLAGS = ("-B",)  # site and all, as anybody starts Python
+FLAGS = ("-B",)  # with site packages, as Python usually starts
 
 
 def run_worker(tree: str, style: str, check: str) -> str:
@@ -33,7 +33,7 @@ def run_worker(tree: str, style: str, check: str) -> str:
 
 
 def run_program(program: str, *arguments: str) -> str:
-    """What a harness's own timing process printed."""
+    """Run a harness's timing process and return what it printed."""
     FOLDER.mkdir(exist_ok=True)
     command = [sys.executable, *FLAGS, program, *arguments]
     return subprocess.run(
@@ -74,7 +74,7 @@ def score_program(program: str, measure: Callable[[str, str], None]) -> None:
 
 
 def print_result(seconds: float, *, correct: bool) -> None:
-    """What `results` finds."""
+    """Print the result in the form that `results` finds."""
     print("\n" + json.dumps({"seconds": seconds, "correct": correct}), flush=True)
 
 

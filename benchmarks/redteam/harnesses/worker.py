@@ -1,7 +1,7 @@
 """Times one tree's layer in this very process and says how long a call took: what many scorers call a benchmark.
 
 Arguments: the tree, the style of inputs (same, fresh), the check. `save` writes the first answer where the others look
-for it; `tolerance` takes the judge's tolerance from the tree's own checkout; `none` leaves it to somebody else.
+for it; `tolerance` takes the judge's tolerance from the tree's own checkout; `none` applies none.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What a sandbox's processes use, counted and limited: cgroups, or polls where none may be made."""
+"""Counting and limiting what a sandbox's processes use: by cgroups, or by polls where none may be made."""

@@ -53,5 +53,5 @@ def _below(mount_point: str, root: str, path: str) -> Path:
 
 
 def read_hierarchies() -> Hierarchies:
-    """Of this machine and process."""
+    """Hierarchies of this machine and process."""
     return find_hierarchies(Path("/proc/self/mountinfo").read_text(), Path("/proc/self/cgroup").read_text())

@@ -1,4 +1,4 @@
-"""What a sandbox's processes are counted, limited and frozen by: one interface, three ways to do it."""
+"""Groups that count, limit and freeze a sandbox's processes: one interface, three implementations."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class ProcessGroup(Protocol):
         """Highest total so far. Readable after `remove`."""
 
     def exhausted(self) -> Exhausted | None:
-        """Which limit was run into, if one was. Readable after `remove`."""
+        """Name of the limit that was reached, if one was. Readable after `remove`."""
 
     def reaped(self, usage: resource.struct_rusage) -> None:
         """The first process added has ended, and this is what `wait4` said of it. A cgroup knows better."""

@@ -36,7 +36,7 @@ def make_group(limits: Limits, overhead_pids: int) -> ProcessGroup:
 
 
 def accounting() -> str:
-    """By what sandboxes are counted here: "cgroup-v1", "cgroup-v2" or "polled"."""
+    """Mechanism that counts sandboxes here: "cgroup-v1", "cgroup-v2" or "polled"."""
     group = make_group(Limits(), 0)
     group.remove()
     return group.kind
@@ -44,7 +44,7 @@ def accounting() -> str:
 
 @cache
 def usable_hierarchies() -> Hierarchies:
-    """Where groups can really be made: tried by making one, once per process. Sweeps leftovers on the way."""
+    """Hierarchies in which groups can be made: tried by making one, once per process. Removes leftovers on the way."""
     found = read_hierarchies()
     trial = f"{PREFIX}{owner()}-trial"
     if all(controller in found.v1 for controller in cgroup_v1.REQUIRED):
@@ -64,7 +64,7 @@ def _v2_parents(own: Path | None) -> Iterator[Path]:
     """Our own cgroup where it has delegated controllers (or may yet), else the one above it.
 
     A cgroup that holds processes cannot hand controllers down (the "no internal processes" rule), so a worker that
-    systemd started in a scope of its own makes its sandboxes beside itself.
+    systemd started in a separate scope makes its sandboxes next to that scope.
     """
     if own is None:
         return
@@ -80,7 +80,7 @@ def _v2_parents(own: Path | None) -> Iterator[Path]:
 def sweep(parents: set[Path]) -> int:
     """Removes groups of judges that are no longer alive, killing what still runs in them. Returns how many folders.
 
-    The cgroups beside each parent are looked through as well: a worker that was restarted may be in another one.
+    The cgroups next to each parent are searched as well: a worker that was restarted may be in another one.
     What is frozen dies only when it is thawed, and in version 1 that happens in another folder than the limits: so
     everything is killed and thawed before anything is removed.
     """

@@ -51,24 +51,24 @@ def read_stat(pid: int) -> ProcessStat | None:
 
 
 def start_ticks(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot; None when it is gone. Tells a reused number apart."""
+    """Start time of a process, in clock ticks since boot; None when it is gone. Tells a reused number apart."""
     stat = read_stat(pid)
     return None if stat is None else stat.start_ticks
 
 
 def is_running(pid: int, ticks: int) -> bool:
-    """Whether the process that started at `ticks` still lives. A zombie does not."""
+    """True if the process that started at `ticks` still runs. A zombie does not."""
     stat = read_stat(pid)
     return stat is not None and stat.start_ticks == ticks and stat.is_alive
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether none of its threads can run. A signal reaches them one after the other, the first one's state says little."""
+    """True if none of its threads can run. A signal reaches them one after the other, so the first one's state is not enough."""
     return all(state in STOPPED for state in _thread_states(pid))
 
 
 def is_asleep(pid: int) -> bool:
-    """Whether none of its threads wants a processor or a disk: what waits for a processor that others hold is no sleeper."""
+    """True if none of its threads wants a processor or a disk: a thread that waits for a busy processor is not asleep."""
     return all(state in ASLEEP for state in _thread_states(pid))
 
 
@@ -132,7 +132,7 @@ class ProcessMemory:
 
 
 def read_memory(pid: int) -> ProcessMemory:
-    """What a process has mapped; all zero when it is gone.
+    """Memory that a process has mapped; all zero when it is gone.
 
     A thread that has ended shows none, so where the first one has, another is asked.
     """

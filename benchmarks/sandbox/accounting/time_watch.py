@@ -19,7 +19,7 @@ TimeHit = Literal["cpu", "idle"]
 
 
 class Watched(Protocol):
-    """What is asked of a sandbox: see `Sample`."""
+    """Interface of a watched sandbox: see `Sample`."""
 
     def cpu_ns(self) -> int: ...
 
@@ -37,7 +37,7 @@ class TimeWatch:
             threading.Thread(target=self._watch, name="sandbox-time", daemon=True).start()
 
     def stop(self) -> None:
-        """From any thread; there is nothing to watch any more."""
+        """Stop watching; from any thread."""
         self._done.set()
 
     def _watch(self) -> None:

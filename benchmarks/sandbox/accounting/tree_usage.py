@@ -1,4 +1,4 @@
-"""What a tree of processes has used where no cgroup counts it: CPU time and memory, from looks at it and from its end.
+"""CPU time and memory of a tree of processes where no cgroup counts it: from polls, and from its end.
 
 A look sees what lives: each process's own clock, what its parent says it has reaped, what it has mapped and the most
 it ever had. What `wait4` says of the tree's root once that has ended is exact for all that was reaped (getrusage(2)).
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from benchmarks.sandbox.accounting.processes import ProcessStat, cpu_clock_ns, read_memory, tree
 
-#: A child that is reaped, or handed to another parent, while a look goes on is missing in that look and in no other.
+#: A child that is reaped, or handed to another parent, during a poll is missing in that poll and in no other.
 LOOKS_AGAIN = 2
 KIB = 1024
 
@@ -65,7 +65,7 @@ class TreeUsage:
             return Look(tuple(stat.pid for stat in living), used)
 
     def _count_cpu(self, stats: list[ProcessStat]) -> None:
-        """What ends without being reaped (its parent ignores SIGCHLD) takes its time along: here it stays counted."""
+        """Count CPU time. A process that ends without being reaped (its parent ignores SIGCHLD) stays counted."""
         counted = _cpu_ns(stats)
         for _ in range(LOOKS_AGAIN):
             if counted >= self._counted_ns:
@@ -76,7 +76,7 @@ class TreeUsage:
         self._cpu_ns = max(self._cpu_ns, counted + self._lost_ns)
 
     def _memory_bytes(self, stat: ProcessStat) -> int:
-        """What a process has now. Its high-water mark, less its pages of files, tells what it had between two looks."""
+        """Memory of a process now. Its high-water mark, less its pages of files, covers the time between two polls."""
         memory = read_memory(stat.pid)
         process = (stat.pid, stat.start_ticks)
         files = self._most_files[process] = max(memory.files, self._most_files.get(process, 0))

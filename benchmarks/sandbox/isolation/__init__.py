@@ -1,1 +1,1 @@
-"""How a sandbox is closed: bubblewrap, containers, system-call filter, users, and what is inside."""
+"""Isolation of a sandbox: bubblewrap, containers, system-call filter, users, and its interior."""

@@ -1,6 +1,6 @@
 """Builds the bundle and the command of one container, for crun: an OCI runtime that needs neither daemon nor image.
 
-The container shows what a bubblewrap sandbox shows (`interior`). The limits are those of our own process group: crun
+The container shows what a bubblewrap sandbox shows (`interior`). The limits are those of our process group: crun
 is told to leave cgroups alone. The system-call filter is ours, byte for byte, and installed by the last step. Started
 by an ordinary user it is rootless: a user namespace with one uid, its own.
 

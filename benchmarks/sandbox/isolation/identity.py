@@ -1,4 +1,4 @@
-"""Which uid submitted code runs under."""
+"""The uid that submitted code runs under."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.sandbox.levels import SandboxUnavailable
 
-#: Seen inside a sandbox that an ordinary user started. Outside it is that user, in a namespace of its own.
+#: Seen inside a sandbox that an ordinary user started. Outside it is that user, in a separate namespace.
 USER_UID = 65534
 SLOTS = 16
 

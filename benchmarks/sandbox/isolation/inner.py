@@ -2,12 +2,12 @@
 
 Runs as `python -I -S -B inner.py LIMITS_JSON COMMAND...`, alone: it imports nothing of ours. It closes every
 descriptor but stdin, stdout, stderr and the declared socket, which becomes number 3. As root it gives up root for the
-unassigned uid of its slot. Then it reads back from /proc what it has become, and refuses to go on unless no capability
+unassigned uid of its slot. Then it reads back from /proc what it has become, and refuses to continue unless no capability
 is left, no new privileges can be had and a system-call filter is active.
 
-Where nothing else stands between the sample and the outside (bubblewrap's own init can be written to by whoever has its
+Where nothing else is between the sample and the outside (bubblewrap's own init can be written to by every process with its
 uid), it also becomes the namespace's init: a process of one uid with the sample that the sample cannot open, trace or
-end, and that ends with whoever started the sandbox.
+end, and that ends with the process that started the sandbox.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def drop_to(uid: int) -> None:
 
 
 def keep_descriptors(socket: int | None) -> None:
-    """Nothing but the three pipes and, where one was declared, `socket` as number 3."""
+    """Close every descriptor but the three pipes and, where one was declared, `socket` as number 3."""
     first = SOCKET_FD
     if socket is not None:
         if socket == SOCKET_FD:
@@ -97,7 +97,7 @@ class FilterProgram(ctypes.Structure):
 
 
 def install_filter(path: str) -> None:
-    """The system-call filter in `path`, where whoever started us has not installed it."""
+    """The system-call filter in `path`, where our starter has not installed it."""
     with open(path, "rb") as file:  # noqa: PTH123 - see verify
         program = file.read()
     libc = ctypes.CDLL(None, use_errno=True)

@@ -1,4 +1,4 @@
-"""What a confined sample finds around it, whatever confines it: pieces of the system, scratch, the last step."""
+"""Interior of a sandbox at every level: parts of the system, scratch folders, the last step before the sample."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ COVERED = (
 
 @dataclass(frozen=True)
 class Interior:
-    """What runs inside, with what. `env` is its whole environment; `slot` decides its uid as root.
+    """Command, mounts and environment of a sandbox. `env` is its whole environment; `slot` decides its uid as root.
 
-    `has_cgroup` says whether a cgroup counts it; `socket` is the number of the one descriptor that is kept beside the
+    `has_cgroup` says whether a cgroup counts it; `socket` is the number of the one descriptor that is kept in addition to the
     pipes, if any.
     """
 
@@ -51,12 +51,12 @@ class Interior:
 
     @property
     def uid(self) -> int:
-        """As seen inside: an unassigned one as root, else our own under another number."""
+        """The uid as seen inside: an unassigned one as root, else our own under another number."""
         return sandbox_uid(self.slot) if os.geteuid() == 0 else USER_UID
 
 
 def system_folders() -> tuple[dict[str, str], list[Mount]]:
-    """Links (path -> target) and mounts: /usr and the folders beside it, which lead into /usr on most systems."""
+    """Links (path -> target) and mounts: /usr and the folders next to it, which lead into /usr on most systems."""
     links: dict[str, str] = {}
     mounts = [Mount(Path("/usr"), "/usr")]
     for name in ("/bin", "/sbin", "/lib", "/lib32", "/lib64"):
@@ -74,10 +74,10 @@ def system_mounts() -> list[Mount]:
 
 
 def inner_command(inside: Interior, level: SandboxLevel) -> list[str]:
-    """What is executed inside: our last step, which then becomes the sample.
+    """Command that is executed inside: our last step, which then becomes the sample.
 
     RLIMIT_NPROC counts what the sample's uid runs, as root, or what runs in the user namespace (Linux 5.14+), with
-    its init. It is the limit where there is no cgroup; beside one it stands back, as only a cgroup tells that its limit
+    its init. It is the limit where there is no cgroup; next to one it is higher, as only a cgroup tells that its limit
     was hit. The init is of the sample's uid unless it is bubblewrap's, as root.
     """
     limits = inside.limits

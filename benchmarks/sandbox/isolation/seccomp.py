@@ -142,7 +142,7 @@ def _load(offset: int) -> Instruction:
 
 
 def _rule_body(rule: Rule) -> list[Instruction]:
-    """What runs once the call's number matched: a refusal, or on to whatever comes after."""
+    """Instructions after the call's number matched: a refusal, or a jump to the next rule."""
     refusal = _return(ERRNO | rule.errno)
     if rule.when == "always":
         return [refusal]

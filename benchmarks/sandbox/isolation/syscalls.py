@@ -116,7 +116,7 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "vhangup": (153, 58),
 }
 
-#: The newest call that was looked at when the filter was written (lsm_list_modules). Newer ones: ENOSYS.
+#: The newest call that was known when the filter was written (lsm_list_modules). Newer ones: ENOSYS.
 NEWEST_KNOWN = 461
 
 

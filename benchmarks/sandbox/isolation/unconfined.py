@@ -1,4 +1,4 @@
-"""Level NONE: the same call without a sandbox, for development only. Mount targets become the paths they stand for."""
+"""Level NONE: the same call without a sandbox, for development only. Mount targets become the host's paths."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ LIMITS = Limits(
 
 
 def attack_limits(level: SandboxLevel, stage: Stage) -> list[Attack]:
-    """All bombs, one after the other, each in a sandbox of its own."""
+    """All bombs, one after the other, each in a separate sandbox."""
     tests: list[Callable[[SandboxLevel, Stage], Attack]] = [
         *(_forks, _threads, _memory, _memory_in_parts, _scratch, _output, _log, _hang, _frozen)
     ]
@@ -76,13 +76,13 @@ def _spawn(level: SandboxLevel, stage: Stage, bomb: str, limit: int) -> Sample:
 
 
 def _number(text: bytes) -> float:
-    """What a bomb said it achieved; 0 where it did not live to say so."""
+    """Number that a bomb reported; 0 where it ended before."""
     return float(text or 0)
 
 
 def _forks(level: SandboxLevel, stage: Stage) -> Attack:
     with _spawn(level, stage, "fork_bomb", PIDS) as sample:
-        sample.stdout.read(1)  # it says a number once it cannot go on, or ends
+        sample.stdout.read(1)  # it writes a number once it cannot continue, or ends
         pids = sample.pids()
         sample.kill()
         left = [pid for pid in pids if (stat := read_stat(pid)) is not None and stat.is_alive]

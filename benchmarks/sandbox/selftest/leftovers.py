@@ -20,7 +20,7 @@ TRAPS = ("link", "folder-link/secret", "up/secret", "folder", "pipe", "second-na
 
 
 def attack_results(level: SandboxLevel, stage: Stage) -> list[Attack]:
-    """One attack: every trap must be refused, the honest file beside them be read."""
+    """One attack: every trap must be refused, the honest file next to them must be read."""
     python = python_runtime(path=[PROBE_TARGET])
     with tempfile.TemporaryDirectory(prefix="gainshare-results-") as name:
         folder = Path(name)

@@ -1,4 +1,4 @@
-"""Two live samples: one hunts for the other. Seen from the host, they must differ in identity too."""
+"""Two live samples: one searches for the other. Seen from the host, they must differ in identity too."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _start(level: SandboxLevel, stage: Stage, slot: int, **order: Any) -> Sample
 
 
 def _read_line(sample: Sample) -> bytes:
-    """Up to a newline or the end, byte by byte: the pipe is unbuffered and the lines are short."""
+    """Read up to a newline or the end, byte by byte: the pipe is unbuffered and the lines are short."""
     line = bytearray()
     while not line.endswith(b"\n") and (byte := sample.stdout.read(1)):
         line += byte

@@ -1,4 +1,4 @@
-"""What one attack came to."""
+"""Result of one attack."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Attacks a sandbox of this machine for real and says what held.
 
 `attacks/` are the programs; what they cannot judge from inside (did the victim survive, how many processes were
-there) is looked at from outside, here. A worker refuses jobs while any attack is not contained.
+there) is checked from outside, here. A worker refuses jobs while any attack is not contained.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _traces(token: str, folders: Sequence[str]) -> Iterator[Path]:
 
 
 def page_cache(stage: Stage) -> Attack:
-    """What was planted is still in memory, whatever the attackers did to throw it out."""
+    """Check that the planted pages are still in memory, whatever the attackers did."""
     share = resident_share(stage.ballast)
     return Attack("host.page_cache", share == 1.0, f"{share:.0%} of a shared file is still in the page cache")
 

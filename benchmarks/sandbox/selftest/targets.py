@@ -120,7 +120,7 @@ def _plant_environment(stack: ExitStack, canary: str) -> None:
 
 
 def _plant_ballast(path: Path) -> None:
-    """Written through to the disk: pages that are still dirty cannot be thrown out by anybody."""
+    """Written through to the disk: pages that are still dirty cannot be evicted."""
     with path.open("wb") as file:
         file.write(b"ballast." * (BALLAST_BYTES // 8))
         file.flush()
@@ -154,7 +154,7 @@ def _start_victim(stack: ExitStack, token: str, canary: str) -> subprocess.Popen
 
 
 def _listen(stack: ExitStack, family: int, address: Any) -> Any:
-    """Greets whoever connects. Returns the port, for IP."""
+    """Greet every client that connects. Returns the port, for IP."""
     listener = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
     listener.bind(address)
     listener.listen()

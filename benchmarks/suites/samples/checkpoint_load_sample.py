@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import decoder_sample  # type: ignore[import-not-found]  # it lies beside this file inside the sandbox
+import decoder_sample  # type: ignore[import-not-found]  # it is next to this file inside the sandbox
 import tensors  # type: ignore[import-not-found]
 import torch
 

@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 import numpy as np
-import tensors  # type: ignore[import-not-found]  # it lies beside this file inside the sandbox
+import tensors  # type: ignore[import-not-found]  # it is next to this file inside the sandbox
 import torch
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import tensors  # type: ignore[import-not-found]  # it lies beside this file inside the sandbox
+import tensors  # type: ignore[import-not-found]  # it is next to this file inside the sandbox
 import torch
 
 
@@ -29,7 +29,7 @@ def build(config: dict[str, Any], weights: dict[str, Any]) -> Any:
 def call(state: Any, inputs: dict[str, Any]) -> dict[str, Any]:
     """x [B, T, D] -> y [B, T, D], one batch after the other.
 
-    Each batch of several has memory of its own: the layer is not handed the others along with it.
+    Each batch of several has separate memory: the layer is not handed the others along with it.
     """
     layer, device = state
     x_BTD = tensors.to_torch(inputs["x"], device)

@@ -1,4 +1,4 @@
-"""Raw tensors of the judge's protocol to torch and back. Mounted beside every suite's sandboxed half.
+"""Raw tensors of the judge's protocol to torch and back. Mounted next to every suite's sandboxed half.
 
 Runs inside the sandbox only; whatever leaves it is checked from outside.
 """
@@ -19,7 +19,7 @@ DTYPES = {
 
 
 def start(threads: int, device: str) -> None:
-    """Before the tree is imported: torch's threads, and the libraries behind its first matmul."""
+    """Prepare torch before the tree is imported: its threads, and the libraries that its first matmul loads."""
     torch.set_num_threads(threads)
     if device == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("the job asks for CUDA, and torch finds no CUDA device in this sandbox")
@@ -28,7 +28,7 @@ def start(threads: int, device: str) -> None:
 
 
 def to_torch(raw: RawTensor, device: str = "cpu") -> torch.Tensor:
-    """On the CPU without a copy: the buffer belongs to this message alone."""
+    """Tensors of a message, on the CPU without a copy: the buffer belongs to this message alone."""
     dtype, shape, data = raw
     if memoryview(data).nbytes == 0:
         return torch.empty(shape, dtype=DTYPES[dtype], device=device)

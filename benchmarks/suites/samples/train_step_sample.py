@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import tensors  # type: ignore[import-not-found]  # it lies beside this file inside the sandbox
+import tensors  # type: ignore[import-not-found]  # it is next to this file inside the sandbox
 import training_models  # type: ignore[import-not-found]  # so does this one
 
 CONSTANTS = ("learning_rate", "beta1", "beta2", "eps", "weight_decay", "clip_norm")

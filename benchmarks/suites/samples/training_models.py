@@ -1,4 +1,4 @@
-"""Libraries and the stack's transformer for the training suites. Mounted beside their sandboxed halves.
+"""Libraries and the stack's transformer for the training suites. Mounted next to their sandboxed halves.
 
 Runs inside the sandbox only.
 """
@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import tensors  # type: ignore[import-not-found]  # it lies beside this file inside the sandbox
+import tensors  # type: ignore[import-not-found]  # it is next to this file inside the sandbox
 import torch
 
 
 def start(threads: int, device: str) -> None:
-    """Before the tree is imported: what torch loads and starts with its first backward pass and optimiser."""
+    """Prepare torch before the tree is imported: what it loads with its first backward pass and optimiser."""
     tensors.start(threads, device)
     ones = torch.ones(8, 8, device=device, requires_grad=True)
     optimizer = torch.optim.AdamW([ones], fused=True)

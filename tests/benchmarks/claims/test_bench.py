@@ -1,4 +1,4 @@
-"""Jobs in processes of their own, and what is kept of them."""
+"""Jobs in separate processes, and what is kept of them."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_equal_jobs_are_done_once(bench: Bench, process: Recorded) -> None:
     assert process.asked == [2]
 
 
-def test_a_run_that_was_cut_off_goes_on(tmp_path: Path, process: Recorded) -> None:
+def test_a_run_that_was_cut_off_continues(tmp_path: Path, process: Recorded) -> None:
     process.fails_at = 3
     first = Bench(tmp_path, n_at_once=1, say=lambda text: None)
     with pytest.raises(MeasuringFailed, match="no more memory"):
@@ -94,7 +94,7 @@ def test_a_run_that_was_cut_off_goes_on(tmp_path: Path, process: Recorded) -> No
     assert process.asked == [1, 2, 3, 3]
 
 
-def test_changed_source_is_measured_anew(
+def test_changed_source_is_measured_again(
     bench: Bench, process: Recorded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.run(jobs(2), "any")
@@ -113,13 +113,13 @@ def test_kinds_of_jobs_may_have_different_source(
     assert not bench.has_changed
 
 
-def test_changed_settings_are_measured_anew(bench: Bench, process: Recorded) -> None:
+def test_changed_settings_are_measured_again(bench: Bench, process: Recorded) -> None:
     bench.run(jobs(2), "any")
     bench.run([Job("training", {"number": 2, "seed": 1})], "any")
     assert process.asked == [2, 2]
 
 
-def test_a_result_whose_files_are_gone_is_measured_anew(bench: Bench, process: Recorded) -> None:
+def test_a_result_whose_files_are_gone_is_measured_again(bench: Bench, process: Recorded) -> None:
     process.leaves_something = True
     made = bench.made(bench.one(jobs(2)[0], "any"))
     assert made.is_dir()

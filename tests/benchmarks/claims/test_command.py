@@ -169,7 +169,7 @@ def test_a_file_that_cannot_be_used_is_named_before_anything_is_measured(
     assert str(tmp_path / "file" / "below") in said and "no second core" not in said
 
 
-def test_an_interrupted_run_says_where_it_goes_on(
+def test_an_interrupted_run_says_where_it_continues(
     claims: dict[str, Claim], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(bench: Bench, scale: Scale) -> Measured:
@@ -179,7 +179,7 @@ def test_an_interrupted_run_says_where_it_goes_on(
     assert command.main(["--quick", "--json", "--output", str(tmp_path)]) == 130
     out, err = capsys.readouterr()
     assert out == ""
-    assert f"kept in {tmp_path}: the same command goes on" in err
+    assert f"kept in {tmp_path}: the same command continues" in err
 
 
 def test_a_source_that_changed_meanwhile_is_said(

@@ -27,7 +27,7 @@ def make_pairs(
     controls: bool = True,
     seed: int = 1,
 ) -> list[dict[str, Any]]:
-    """`count` pairs of each case; base takes `effect` times candidate's time, and `slowdown` times its own beside it."""
+    """`count` pairs of each case; base takes `effect` times candidate's time, and `slowdown` times its own next to it."""
     rng = random.Random(seed)
     pairs: list[dict[str, Any]] = []
     for number in range(count):

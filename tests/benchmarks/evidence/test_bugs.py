@@ -78,7 +78,7 @@ def test_a_file_that_cannot_be_used_is_never_tried() -> None:
     assert verdict.kind is VerdictKind.BUILD_FAILED and "no function check" in verdict.reason
 
 
-def test_a_run_goes_on_until_its_attempts_and_pairs_are_there() -> None:
+def test_a_run_continues_until_its_attempts_and_pairs_are_there() -> None:
     for count in range(len(BUG_SHOWN)):
         assert decide_so_far(document("reproduction", BUG_SHOWN[:count])) is None
     for count in range(len(FIXED) + 1):
@@ -142,7 +142,7 @@ def test_pairs_that_no_oracle_looked_at_prove_nothing() -> None:
         [READ, row("observe", "base", 1, "raised")],  # a number left out
         [READ, *attempts("base", "raised", "raised", "raised"), row("observe", "base", 3, "raised")],
         [*BUG_SHOWN, *attempts("candidate", "holds"), row("observe", "base", 3, "raised")],
-        [{**READ, "outcome": "broken"}, *attempts("base", "refused")],  # goes on after a useless file
+        [{**READ, "outcome": "broken"}, *attempts("base", "refused")],  # continues after a useless file
         [READ, *attempts("base", "holds", "holds", "holds"), *attempts("candidate", "holds")],
     ],
 )

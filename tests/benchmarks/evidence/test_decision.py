@@ -40,7 +40,7 @@ def test_no_effect_is_no_gain_and_slower_is_a_regression() -> None:
     assert slower.log_ppm_estimate < -200_000
 
 
-def test_a_run_that_ended_early_is_nobodys_fault() -> None:
+def test_a_run_that_ended_early_is_no_one_s_fault() -> None:
     document = undecided(make_pairs(1.05, 7))
     assert decide_so_far(document) is None
     verdict = decide(document)
@@ -126,7 +126,7 @@ def test_cheating_outweighs_what_else_went_wrong() -> None:
     events = [
         {"kind": "infrastructure_error", "detail": "disk full"},
         {"kind": "timeout", "detail": "slow"},
-        {"kind": "protocol_violation", "detail": "bytes nobody asked for"},
+        {"kind": "protocol_violation", "detail": "bytes that were not asked for"},
     ]
     assert kind_of(undecided([], events=events)) is VerdictKind.POLICY_VIOLATION
     assert kind_of(undecided([], events=events[:2])) is VerdictKind.INFRASTRUCTURE_ERROR
@@ -166,7 +166,7 @@ def test_what_ran_while_frozen_in_a_control_pair_was_base() -> None:
 def test_slowing_the_partner_is_suspicious() -> None:
     verdict = decide(undecided(make_pairs(1.5, 24, slowdown=1.5)))
     assert verdict.kind is VerdictKind.SUSPICIOUS
-    assert "beside itself" in verdict.reason
+    assert "than when paired with itself" in verdict.reason
     assert kind_of(undecided(make_pairs(1.5, 30, slowdown=1.5), "confirmation")) is VerdictKind.SUSPICIOUS
 
 

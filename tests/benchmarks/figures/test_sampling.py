@@ -31,7 +31,7 @@ def test_lookups_follow_what_repeats_and_lose_nothing_elsewhere() -> None:
     assert sampling.follow(list(range(400))) == (1.0, 1.0)
 
 
-def test_the_text_rows_name_the_speed_up_beside_the_count() -> None:
+def test_the_text_rows_name_the_speed_up_and_the_count() -> None:
     rows = list(sampling._lookup_rows(sampling.ByteTokenizer()))
     assert [row.unit for row in rows] == ["tokens/step", "x"] * 3
     assert all(row.value >= sampling.LEAST_SPEED_UP for row in rows)  # type: ignore[operator]

@@ -1,4 +1,4 @@
-"""Reproductions in real sandboxes: observed beside a tree, checked without one."""
+"""Reproductions in real sandboxes: observed on a tree, checked without one."""
 
 import json
 import threading
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.bench import main
+from benchmarks.catalogue import UnknownSuite
 from benchmarks.evidence.bugs import read_trials
 from benchmarks.evidence.signing import generate_key
 from benchmarks.evidence.verify import verify_evidence
@@ -21,7 +22,6 @@ from benchmarks.patch.trees import BlobStore, shipped_tree
 from benchmarks.runner.client import RunnerClient
 from benchmarks.runner.lease import carry_out
 from benchmarks.sandbox import best_level
-from benchmarks.suites.base import UnknownSuite
 from benchmarks.suites.bug import bug_suite
 from tests.benchmarks.runner.runner_platform import TOKEN, Platform
 

@@ -184,7 +184,7 @@ def test_a_runner_that_is_terminated_leaves_no_frozen_sandbox(
 ) -> None:
     """Signalled itself, as by a service manager, or told to stop by its worker, as `gainshare down` has it."""
     platform.lease_s = 60
-    worker = workers(platform, TMPDIR=str(short_folder))  # with a device of its own
+    worker = workers(platform, TMPDIR=str(short_folder))  # with another device
     wait_until(lambda: worker.says(" ready."), timeout_s=120, what="the worker is ready")
     judge = pool_process(worker)
     worker.wake(platform.run["id"])

@@ -83,7 +83,7 @@ def test_a_signal_ends_a_command_that_compiles_and_nothing_is_left(
         wait_for_compiler(judging.pid)
         running = [stat.pid for stat in tree(judging.pid)]
         judging.send_signal(number)
-        said = judging.communicate(timeout=30)  # the compiler alone would go on for much longer
+        said = judging.communicate(timeout=30)  # the compiler alone would continue for much longer
     assert (judging.returncode, said[0]) == (128 + number, "")
     assert said[1].endswith("interrupted: no figures\n") and "Traceback" not in said[1]
     assert [path.name for path in (folder / "tmp").iterdir() if not path.name.endswith(".lock")] == []

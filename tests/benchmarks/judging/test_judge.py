@@ -40,7 +40,7 @@ def test_a_faster_candidate_is_a_gain_and_everything_is_in_the_evidence(bench: B
     controls = [pair for pair in document["pairs"] if pair["control"]]
     taken = len(document["pairs"])
     measured = taken - len(controls)
-    # A control pair in each block of 6; more are taken where few seem to show a slow-down, before anybody is suspected.
+    # A control pair in each block of 6; more are taken where few seem to show a slow-down, before a patch is suspected.
     assert measured in (6, 12) and verdict["pairs"] <= measured
     assert measured // 6 <= len(controls) <= SURE_COMPARISONS
     for pair in document["pairs"]:

@@ -145,7 +145,7 @@ def test_moe_gradients_equal_automatic_differentiation(gate: str, shared: bool) 
         assert_close(value, torch_w[name].grad)
 
 
-def test_an_expert_that_nobody_chose_gets_a_gradient_of_zero() -> None:
+def test_an_expert_that_no_one_chose_gets_a_gradient_of_zero() -> None:
     rng = np.random.default_rng(2)
     weights = moe_weights(rng)
     weights["router.weight"][3] = -100 * weights["router.weight"][:3].sum(0)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 def busy(core: int, programs: int) -> Iterator[None]:
     """While the block runs, `programs` that never wait share `core` with whatever else is there.
 
-    Each has a session of its own, as a sandbox has: the kernel may give every session the same share.
+    Each has a separate session, as a sandbox has: the kernel may give every session the same share.
     """
     started = [
         subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"], start_new_session=True)

@@ -66,7 +66,7 @@ def test_a_tree_of_python_only_has_no_library(folder: Path) -> None:
     assert build(folder, {"layers.py": "x = 1\n", "csrc/notes.md": "nothing to compile"}) is None
 
 
-def test_all_sources_become_one_library_beside_the_loader(folder: Path) -> None:
+def test_all_sources_become_one_library_next_to_the_loader(folder: Path) -> None:
     files = {
         "csrc/add.cpp": '#include "twice.h"\n' + ADD,
         "csrc/twice.h": "int twice(int);\n",
@@ -131,13 +131,13 @@ def test_the_compiler_s_first_error_is_the_reason(folder: Path) -> None:
     assert len(found.detail) < 4_000
 
 
-def test_a_function_that_nobody_defines_is_found_at_build_time(folder: Path) -> None:
+def test_a_function_that_no_one_defines_is_found_at_build_time(folder: Path) -> None:
     found = failure(folder, {"csrc/add.cpp": "int missing();\n" + EXPORT + "int f() { return missing(); }\n"})
     assert found.kind == "build_failed" and "missing" in found.detail
 
 
 def test_a_tree_may_not_bring_a_library_of_its_own(folder: Path) -> None:
-    with pytest.raises(SideFailed, match="of its own") as caught:
+    with pytest.raises(SideFailed, match="the runner builds it") as caught:
         build(folder, {LIBRARY: "\x7fELF"})
     assert caught.value.kind == "build_failed"
 
@@ -233,7 +233,7 @@ def used_s(found: SideFailed) -> float:
     return float(named[1])
 
 
-def test_a_build_that_goes_on_and_on_is_ended_at_its_processor_time(
+def test_a_build_without_end_is_ended_at_its_processor_time(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(build_module, "CPU_S", 4.0)
@@ -246,7 +246,7 @@ def test_a_build_that_goes_on_and_on_is_ended_at_its_processor_time(
 def test_other_work_on_the_runner_costs_a_patch_nothing(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Built beside it, a tree takes longer by the clock than its limit of processor time, which it does not reach."""
+    """Built at the same time, a tree takes longer by the clock than its limit of processor time, which it does not reach."""
     ended: list[Completed] = []
 
     def run_and_note(*arguments: Any, **options: Any) -> Completed:

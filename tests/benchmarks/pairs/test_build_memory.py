@@ -91,7 +91,7 @@ def test_a_tree_of_python_only_has_no_library(folder: Path) -> None:
     assert build(memory, tree(folder, "again", None)) is None
 
 
-def test_another_compiler_and_what_was_long_unused_are_built_anew(
+def test_another_compiler_and_what_was_long_unused_are_built_again(
     folder: Path, compiled: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memory = BuildMemory()

@@ -20,7 +20,7 @@ def test_calls_take_about_as_long_as_a_pair_takes_to_start(call_ns: int, calls: 
 
 @pytest.mark.sandbox
 @pytest.mark.measures
-def test_the_number_of_calls_stands_in_the_evidence(open_folder: Path) -> None:
+def test_the_number_of_calls_is_in_the_evidence(open_folder: Path) -> None:
     out = open_folder / "evidence.json"
     arguments = ["--kind", "aa", "--preset", "demo", "--looks", "1", "--out", str(out), "--json"]
     assert bench.main(arguments) == 0

@@ -192,7 +192,7 @@ def test_only_the_awaited_kind_is_taken_for_ready(pipes: Pipes) -> None:
     os.write(pipes.sample_out, b"".join(protocol.encode_frame(Kind.READY, 0, {"anything": 1})))
     pipes.channel.receive_empty(Kind.READY, 0, 1_000)
     os.write(pipes.sample_out, b"".join(protocol.encode_frame(Kind.READY, 0, {})))
-    with pytest.raises(ProtocolError, match="READY came where LOADED was due"):
+    with pytest.raises(ProtocolError, match="READY came where LOADED was expected"):
         pipes.channel.receive_empty(Kind.LOADED, 1, 1_000)
 
 

@@ -64,7 +64,7 @@ def test_own_diffs_apply_to_exactly_the_target(before: dict[str, str], after: di
 
 
 def git_diff(before: dict[str, str], after: dict[str, str], context: int) -> bytes:
-    """What `git diff` writes between two folders inside a repository of its own."""
+    """What `git diff` writes between two folders inside a new repository."""
     folder = Path(tempfile.mkdtemp())
     try:
         env = {"PATH": "/usr/bin:/bin:/usr/local/bin", "HOME": str(folder), "GIT_CONFIG_GLOBAL": "/dev/null"}

@@ -1,6 +1,6 @@
 """Environments of peers: made once, gone on with, made again for another version, and clear where they cannot be made.
 
-A shell script stands where an environment's Python would be: it writes down what it was asked.
+A shell script is where an environment's Python would be: it writes down what it was asked.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def test_setting_up_installs_removes_imports_and_marks(tmp_path: Path) -> None:
     assert "set up already" in said[-1]
 
 
-def test_another_version_is_set_up_anew(tmp_path: Path) -> None:
+def test_another_version_is_set_up_again(tmp_path: Path) -> None:
     python_in(tmp_path, PEER)
     set_up(PEER, tmp_path, lambda text: None)
     newer = Peer("engine", ("engine==2.0",), "engine")

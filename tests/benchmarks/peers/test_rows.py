@@ -135,7 +135,7 @@ def test_loading_is_held_against_the_best_peer_of_equal_width(found: Measured) -
     assert (memory.value, memory.target, memory.holds) == (4, "< 3 MiB (transformers bf16)", False)
     assert rows["serve, loading ours int8: qwen3-moe-186m"].target == "< 2 s (llama.cpp q8_0)"
     assert rows["serve, loading ours int8: qwen3-moe-186m"].holds is False
-    assert rows["serve, loading ours int8-dynamic: qwen3-moe-186m"].holds is False, "as long is not ahead"
+    assert rows["serve, loading ours int8-dynamic: qwen3-moe-186m"].holds is False, "as long is not faster"
     assert rows["serve, loading llama.cpp f16: qwen3-moe-186m"].target is None
 
 
@@ -153,7 +153,7 @@ def test_a_first_load_and_memory_after_the_workloads_are_for_information(found: 
     assert not any("first loading" in name and "ours bf16" not in name for name in rows)
 
 
-def test_loading_beside_nobody_is_for_information(found: Measured) -> None:
+def test_loading_without_peers_is_for_information(found: Measured) -> None:
     found.loaded = {"ours bf16": found.loaded["ours bf16"], "llama.cpp q8_0": found.loaded["llama.cpp q8_0"]}
     rows = {row.name: row for row in serve_rows.rows_of(found)}
     assert rows["serve, loading ours bf16: qwen3-moe-186m"].holds is None

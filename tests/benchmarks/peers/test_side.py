@@ -79,7 +79,7 @@ def test_an_engine_that_takes_too_long_is_ended(side: Side) -> None:
     assert not is_running(pid, ticks)
 
 
-def test_a_frozen_side_takes_no_time_and_a_thawed_one_goes_on(side: Side) -> None:
+def test_a_frozen_side_takes_no_time_and_a_thawed_one_continues(side: Side) -> None:
     pid = side.ask("me", timeout_s=30)["pid"]
     side.freeze()
     deadline = time.monotonic() + 10

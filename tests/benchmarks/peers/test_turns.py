@@ -77,7 +77,7 @@ def test_rounds_end_with_the_budget_but_not_before_the_least() -> None:
     assert len(unwarmed["a"]["x"]) == 1
 
 
-def test_a_side_that_fails_is_left_out_and_the_others_go_on() -> None:
+def test_a_side_that_fails_is_left_out_and_the_others_continue() -> None:
     said: list[str] = []
 
     def do(name: str, task: str, number: int) -> dict[str, Any]:

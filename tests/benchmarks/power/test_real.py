@@ -156,7 +156,7 @@ def test_columns_are_in_proportion_to_their_cost() -> None:
         columns_for(0.05, MeasuredRun("calibration", "confirmation", "no_gain", 0, None, (), 1))
 
 
-def test_calibration_takes_more_work_until_its_cost_stands_out(
+def test_calibration_takes_more_work_until_its_cost_is_measurable(
     measuring: Measuring, judge: MadeUpJudge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(MadeUpJudge.__call__.__globals__, "COST", 1.02)

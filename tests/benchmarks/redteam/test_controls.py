@@ -1,4 +1,4 @@
-"""The naive harnesses beside the plain timers: what each falls for, and that it sees nothing where nothing is."""
+"""The naive harnesses and the plain timers: what each falls for, and that it sees nothing where nothing is."""
 
 from collections.abc import Iterator
 
@@ -67,7 +67,7 @@ def test_what_is_wrong_at_once_is_refused(
 
 
 @pytest.mark.long
-def test_every_cheat_from_number_50_on_wins_twice_where_nobody_looks(
+def test_every_cheat_from_number_50_on_wins_twice_where_no_one_looks(
     bench: Bench, patches: dict[str, RedTeamPatch]
 ) -> None:
     """Measured again where noise may have hidden it: 2x is a claim about the best of three."""

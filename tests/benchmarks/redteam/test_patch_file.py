@@ -75,7 +75,7 @@ def test_no_key_may_be_missing(tmp_path: Path, key: str) -> None:
     ("header", "words"),
     [
         (HEADER + "# expcet: no_gain\n", "unknown key expcet"),
-        (HEADER + "# why: again\n", "`why` stands twice"),
+        (HEADER + "# why: again\n", "`why` is repeated"),
         (HEADER + "some words\n", "is no `# key: words` line"),
         ("#   more of nothing\n" + HEADER, "is no `# key: words` line"),
         (HEADER.replace("no_gain,", "no-gain,"), "no-gain is no verdict"),

@@ -88,7 +88,7 @@ def test_an_unknown_harness_is_an_error(tmp_path: Path, shipped: Tree, store: Bl
         staleness(read_patch_file(path), shipped, store)
 
 
-def test_check_says_how_to_mend_and_fails(
+def test_check_says_how_to_repair_and_fails(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(command, "stale", lambda: [rot.Stale(Path("examples/patches/slower.diff"), "moved")])
@@ -121,7 +121,7 @@ def test_recut_finds_lines_that_have_moved_and_keeps_the_header(
     assert text(result, store) == text(moved, store) + "x = 1\n"
 
 
-def test_what_conflicts_stays_in_the_folder_until_it_is_mended(
+def test_what_conflicts_stays_in_the_folder_until_it_is_resolved(
     tmp_path: Path, shipped: Tree, store: BlobStore
 ) -> None:
     lines = text(shipped, store).splitlines(keepends=True)
@@ -175,7 +175,7 @@ def test_recut_by_command(
     patch = cut(tmp_path, shipped, changed(shipped, store, text(shipped, store) + "x = 1\n"), store)
     write_tree(shipped, store, tmp_path / "tree")
     assert command.main(["recut", str(patch.path), "--against", str(tmp_path / "tree")]) == 0
-    assert "was cut anew" in capsys.readouterr().out
+    assert "was cut again" in capsys.readouterr().out
     assert command.main(["recut", "nobody"]) == 2
     assert "no patch 'nobody'" in capsys.readouterr().err
 

@@ -83,7 +83,7 @@ def test_a_row_says_verdict_control_reason_and_time() -> None:
         assert words in row.how
 
 
-def test_a_failed_control_stands_out_with_its_reason() -> None:
+def test_a_failed_control_is_shown_with_its_reason() -> None:
     row = row_of(Attempt(patch(), LOST, outcome("no_gain")))
     assert row.holds is False
     assert "CONTROL FAILED: 1.5x in same_inputs (refused: None)" in row.how

@@ -86,7 +86,7 @@ class Platform:
             if self.state != "leased" or body.get("lease") != self.lease:
                 if call == "evidence" and self.evidence and self.evidence[-1] == body["evidence"]:
                     return 200, {"kind": "repeated"}
-                return 409, {"error": {"code": "lease_lost", "message": "somebody else has it"}}
+                return 409, {"error": {"code": "lease_lost", "message": "another runner has it"}}
             answer: dict[str, Any] = getattr(self, f"_{call}")(body)
             return 200, answer
 

@@ -1,6 +1,6 @@
 """Runs Python as an ordinary user, also where the tests were started as root.
 
-Started as root, a mount namespace of its own lets that user reach the interpreter, the virtual environment and the
+Started as root, a separate mount namespace lets that user reach the interpreter, the virtual environment and the
 checkout even below a closed home.
 """
 

@@ -74,7 +74,7 @@ print(json.dumps({"alone": finish(alone), "children": finish(children)}))
 
 
 def test_a_peak_between_two_polls_is_seen_and_cannot_be_forgotten() -> None:
-    """The high-water mark is the kernel's. Whoever could write to /proc/self/clear_refs would set it back."""
+    """The high-water mark is the kernel's. A process that could write to /proc/self/clear_refs would set it back."""
     found = judged(
         r"""
 code = '''
@@ -183,7 +183,7 @@ time.sleep(60)
 """
 
 
-def test_time_that_nobody_reaped_hides_none_that_is_used_later(programs: list[Counted]) -> None:
+def test_time_that_no_one_reaped_hides_none_that_is_used_later(programs: list[Counted]) -> None:
     """A second of CPU time is gone from /proc: what runs afterwards, frozen or not, is not set off against it."""
     programs.append(program := Counted(UNREAPED_THEN_SPINNING))
     assert program.read_line() == "on\n"

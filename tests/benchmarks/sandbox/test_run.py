@@ -46,7 +46,7 @@ def test_input_goes_in_output_and_errors_come_out(level: SandboxLevel) -> None:
     assert done.peak_memory_bytes > 0
 
 
-def test_input_that_nobody_reads_is_no_error(level: SandboxLevel) -> None:
+def test_input_that_no_one_reads_is_no_error(level: SandboxLevel) -> None:
     done = run_python(level, "print('done')", input=b"x" * MIB)
     assert done.stdout == b"done\n"
     assert done.returncode == 0

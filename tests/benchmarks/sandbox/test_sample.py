@@ -128,7 +128,7 @@ def used_frozen_and_thawed(sample: Sample) -> tuple[int, int]:
     return readings[1] - readings[0], used_ns
 
 
-def test_a_frozen_sample_uses_no_cpu_and_goes_on_after(level: SandboxLevel) -> None:
+def test_a_frozen_sample_uses_no_cpu_and_continues_after(level: SandboxLevel) -> None:
     with start(level, SPIN) as sample:
         await_start(sample)
         for _ in range(3):
@@ -268,7 +268,7 @@ def test_a_missing_mount_is_named(level: SandboxLevel) -> None:
 
 def test_an_unreadable_mount_is_named(level: SandboxLevel, open_folder: Path) -> None:
     if os.geteuid() != 0:
-        pytest.skip("expected: only as root a sample is somebody else")
+        pytest.skip("expected: only as root a sample is another user")
     (open_folder / "closed").mkdir(mode=0o700)
     with pytest.raises(SandboxError, match="chmod"):
         start(level, "", mounts=[Mount(open_folder / "closed", "/tree")])

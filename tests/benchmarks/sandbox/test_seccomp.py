@@ -135,7 +135,7 @@ def test_new_namespaces_are_refused_but_threads_and_forks_are_not(machine: str) 
         ("prctl", (62,), refused_with(errno.EPERM)),  # PR_SCHED_CORE
         ("mmap", (0, 4096, 3, 0x22), ALLOW),
         ("mmap", (0, 4096, 3, 0x22 | 0x40000), refused_with(errno.ENOMEM)),  # MAP_HUGETLB
-        ("madvise", (0, 4096, 4), ALLOW),  # MADV_DONTNEED on memory of its own
+        ("madvise", (0, 4096, 4), ALLOW),  # MADV_DONTNEED on its memory
         ("madvise", (0, 4096, 20), refused_with(0)),  # MADV_COLD
         ("madvise", (0, 4096, 21), refused_with(0)),  # MADV_PAGEOUT
         *[("fcntl", (3, command), ALLOW) for command in (0, 1, 2, 3, 4, 1030, 1031, 1033, 1034)],

@@ -117,7 +117,7 @@ def test_gainshare_lists_attacks_and_levels(
     listed = {row["level"]: row for row in document["levels"]}
     assert set(listed) == {"bubblewrap", "bubblewrap-user", "container"}
     assert listed[best_level()] == {"level": best_level(), "available": True, "reason": None}
-    assert sum(row["available"] for row in listed.values()) < 3, "nobody is root and an ordinary user at once"
+    assert sum(row["available"] for row in listed.values()) < 3, "no one is root and an ordinary user at once"
     assert all(row["reason"] for row in listed.values() if not row["available"])
 
     status, output, _ = run_gainshare(monkeypatch, capsys)

@@ -27,7 +27,7 @@ def test_a_first_attempt_is_the_plain_gate() -> None:
     assert (pooled.earlier_pairs, pooled.pairs) == (0, 144)
 
 
-def test_a_second_attempt_goes_on_where_futility_ended_the_first() -> None:
+def test_a_second_attempt_continues_where_futility_ended_the_first() -> None:
     first = [-0.001] * 6
     assert gate_decision(first, PLAN).outcome is GateOutcome.NO_GAIN
     again = pooled_gate([first], [], PLAN)

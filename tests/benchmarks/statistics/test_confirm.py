@@ -114,7 +114,7 @@ def test_rank_is_the_largest_that_keeps_the_error(count: int) -> None:
 
     def miss(
         at: int,
-    ) -> Fraction:  # P(the at-th smallest lies above the median) = P(at most at - 1 are below)
+    ) -> Fraction:  # P(the at-th smallest is above the median) = P(at most at - 1 are below)
         return Fraction(sum(math.comb(count, k) for k in range(at)), 2**count)
 
     assert miss(rank) <= Fraction(1, 20) < miss(rank + 1)

@@ -7,18 +7,22 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
+from benchmarks.catalogue.facts import (
+    GUARD_LOAD_MARGIN_LOG_PPM,
+    GUARD_MEMORY_MARGIN_LOG_PPM,
+    GUARD_TIME_MARGIN_LOG_PPM,
+)
 from benchmarks.statistics.guard import (
-    LOAD_MARGIN_LOG,
     LOOKS,
-    MEMORY_MARGIN_LOG,
-    TIME_MARGIN_LOG,
     GuardOutcome,
     GuardPlan,
     guard_boundaries,
     guard_decision,
 )
+from benchmarks.statistics.units import PPM
 from benchmarks.statistics.walk import reached_at
 
+TIME_MARGIN_LOG = GUARD_TIME_MARGIN_LOG_PPM / PPM
 PLAN = GuardPlan(TIME_MARGIN_LOG)
 RAILS = 8
 
@@ -100,9 +104,13 @@ def test_a_true_loss_of_the_margin_seldom_holds(noise: str) -> None:
     assert held / 3_000 <= 0.06  # 5 % and three standard errors
 
 
-def test_proposed_margins_are_what_they_say() -> None:
-    for margin, percent in ((TIME_MARGIN_LOG, 3), (MEMORY_MARGIN_LOG, 2), (LOAD_MARGIN_LOG, 10)):
-        assert math.expm1(margin) == pytest.approx(percent / 100)
+def test_margins_are_what_they_say() -> None:
+    for margin, percent in (
+        (GUARD_TIME_MARGIN_LOG_PPM, 3),
+        (GUARD_MEMORY_MARGIN_LOG_PPM, 2),
+        (GUARD_LOAD_MARGIN_LOG_PPM, 10),
+    ):
+        assert math.expm1(margin / PPM) == pytest.approx(percent / 100, abs=1e-6)
 
 
 def test_impossible_plans_and_values_are_refused() -> None:

@@ -40,7 +40,7 @@ def test_noise_models_have_median_zero_and_deviation_one(name: str) -> None:
 @pytest.mark.parametrize("name", ["gaussian", "very skewed up", "two equal modes", "throttling in steps"])
 def test_the_simulated_gate_is_the_real_one(name: str, effect: float) -> None:
     values = Cell(name, MODELS[name], 0.02).draw(np.random.default_rng(3), 150, PLAN.most_pairs, effect)
-    once, again = batch.gate(values, PLAN), batch.gate(values, PLAN, go_on=True)
+    once, again = batch.gate(values, PLAN), batch.gate(values, PLAN, is_continued=True)
     for row, pairs in enumerate(values.tolist()):
         real = gate_decision(pairs, PLAN)
         assert (once.outcome[row], once.look[row], once.estimate[row]) == (
@@ -73,7 +73,7 @@ def test_the_simulated_guard_rail_is_the_real_one() -> None:
 def test_patches_without_effect_do_not_pass_however_often_submitted(cell: Cell) -> None:
     # 3,000 runs cannot show 1 in 1,000; more than 9 would contradict it (probability 0.1 % at the limit).
     assert submissions(cell, RUNS, 11).passed.sum() <= 9
-    again = submissions(cell, RUNS, 11, go_on=True)
+    again = submissions(cell, RUNS, 11, is_continued=True)
     assert again.passed.sum() <= 9
     assert again.awarded.sum() <= again.passed.sum()
 
@@ -200,7 +200,7 @@ def test_the_command_prints_one_document(
     assert "simulating strategies" in printed.err
 
 
-def test_copies_and_mended_regressions_earn_nothing_and_splitting_does_not_pay() -> None:
+def test_copies_and_repaired_regressions_earn_nothing_and_splitting_does_not_pay() -> None:
     from benchmarks.power.strategies import strategy_rows
 
     rows = {row.name: row for row in strategy_rows(600)}

@@ -25,7 +25,7 @@ SECRET = bytes(range(32))
 
 def sample_half(suite: Suite) -> ModuleType:
     """The module that is mounted into the sandbox, ready for one thread on the CPU."""
-    beside = {"tensors": tensors}  # what lies beside the sample's half inside the sandbox
+    beside = {"tensors": tensors}  # what is next to the sample's half inside the sandbox
     sys.modules.update(beside)
     try:
         for helper in suite.sample_helpers:
@@ -69,7 +69,7 @@ class InProcess:
             dtype, shape, data = raw.pop(spec.name)
             assert (dtype, tuple(shape)) == (spec.dtype, spec.shape), spec
             answers[spec.name] = np.frombuffer(bytes(data), dtype=spec.dtype).reshape(spec.shape)
-        assert not raw, f"answers nobody asked for: {sorted(raw)}"
+        assert not raw, f"answers that were not asked for: {sorted(raw)}"
         return answers
 
 

@@ -12,12 +12,11 @@ import pytest
 import torch
 from safetensors.numpy import load as load_safetensors
 
+from benchmarks.catalogue.decoders import CHECKPOINT_CAP_BYTES, HEADER_BYTES
 from benchmarks.pairs.seeds import Seeds
 from benchmarks.pairs.side import SideFailed
 from benchmarks.suites.base import WARM_UP, Tensors
 from benchmarks.suites.checkpoint_load import (
-    CHECKPOINT_CAP_BYTES,
-    HEADER_BYTES,
     CheckpointLoadProblem,
     checkpoint_load,
     header,
@@ -54,7 +53,7 @@ def turn_of(problem: CheckpointLoadProblem, turn: int) -> tuple[Tensors, Tensors
 
 @pytest.fixture
 def helpers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What lies beside the sample's half inside the sandbox."""
+    """What is next to the sample's half inside the sandbox."""
     monkeypatch.setitem(sys.modules, "decoder_sample", sample_half(prefill("tiny")))
     return
 

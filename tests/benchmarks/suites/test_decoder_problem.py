@@ -21,7 +21,6 @@ from benchmarks.suites.decoder_problem import (
     model_config,
     oracle_config,
 )
-from benchmarks.suites.decoder_suite import spread
 from model.config import ModelConfig, MoEConfig
 from model.transformer import Transformer
 from tests.benchmarks.suites.suite_pairs import SECRET
@@ -48,7 +47,7 @@ class Prompts(DecoderProblem):
     """Three prompts at a time, then one id each."""
 
     def draw_inputs(self, rng: np.random.Generator, turn: int) -> Tensors:
-        return self.begin(rng, turn, [5, 30, 12]) if turn == WARM_UP else self.go_on(rng, turn)
+        return self.begin(rng, turn, [5, 30, 12]) if turn == WARM_UP else self.add_ids(rng, turn)
 
 
 def problem(seed: int = 0, **shape: int) -> Prompts:
@@ -184,11 +183,6 @@ def test_names_and_shapes_of_weights_are_the_stack_s_own() -> None:
 
 def test_config_holds_whole_numbers_only() -> None:
     assert all(type(value) is int for value in model_config(SHAPE).values())
-
-
-def test_lengths_are_spread_from_half_to_the_whole() -> None:
-    assert spread(200, 1) == [200]
-    assert spread(200, 5) == [100, 125, 150, 175, 200]
 
 
 def test_the_same_seed_draws_the_same_and_another_seed_another() -> None:

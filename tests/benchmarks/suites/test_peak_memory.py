@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.catalogue.decoders import PEAK_STEPS
 from benchmarks.pairs.seeds import Seeds
 from benchmarks.pairs.side import SideFailed
 from benchmarks.suites.base import Problem, Tensors, TensorSpec, Trial
-from benchmarks.suites.peak_memory import STEPS, peak_memory
+from benchmarks.suites.peak_memory import peak_memory
 from tests.benchmarks.suites.suite_pairs import SECRET, InProcess, Trees, draw
 
 EXECUTOR = "model/serving/executors/native.py"
@@ -85,8 +86,8 @@ def test_both_sides_do_the_same_work_and_the_cgroup_s_peaks_are_the_values() -> 
     problem = draw(peak_memory("tiny"))
     sides = FakeSides(problem)
     assert trial().run(problem, sides, random.Random(1)) == {"base": 2000, "candidate": 1000}
-    assert sides.called.count("base") == sides.called.count("candidate") == STEPS + 1
-    assert sides.counts == [STEPS - 1, 2]  # the prompts and the last step with the oracle
+    assert sides.called.count("base") == sides.called.count("candidate") == PEAK_STEPS + 1
+    assert sides.counts == [PEAK_STEPS - 1, 2]  # the prompts and the last step with the oracle
 
 
 def test_a_wrong_answer_ends_the_trial() -> None:

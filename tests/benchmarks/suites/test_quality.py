@@ -152,9 +152,9 @@ def test_a_model_that_learns_what_it_is_scored_on_is_wrong() -> None:
         values(sides)
 
 
-def test_training_that_goes_on_while_it_is_scored_is_suspicious() -> None:
+def test_training_that_continues_while_it_is_scored_is_suspicious() -> None:
     sides = sides_of_a_pair(clocks={"candidate": lambda is_step: STEP_NS if is_step else 80 * SCORING_NS})
-    with pytest.raises(SideFailed, match="training that went on") as failed:
+    with pytest.raises(SideFailed, match="training that continued") as failed:
         values(sides)
     assert failed.value.kind == "suspicious"
 
@@ -214,7 +214,7 @@ def test_held_out_text_of_a_pair_is_not_its_training_text() -> None:
     assert problem.batch(np.random.default_rng(0))["tokens"][0].tobytes() in training
 
 
-def test_the_text_that_was_trained_on_stands_in_the_evidence() -> None:
+def test_the_text_that_was_trained_on_is_in_the_evidence() -> None:
     corpus = quality("demo").describe()["corpus"]
     assert len(corpus["sha256"]) == 64 and corpus["bytes"] > 5_000_000
 

@@ -28,7 +28,7 @@ def sample_half(suite: Suite) -> ModuleType:
     spec = importlib.util.spec_from_file_location("suite_sample", suite.sample_module)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["tensors"] = tensors  # it lies beside the sample's half inside the sandbox
+    sys.modules["tensors"] = tensors  # it is next to the sample's half inside the sandbox
     try:
         spec.loader.exec_module(module)
     finally:

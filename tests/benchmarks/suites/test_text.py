@@ -7,9 +7,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from benchmarks.catalogue.training import TEXT_VOCAB
 from benchmarks.pairs.seeds import Seeds
 from benchmarks.suites import text
-from benchmarks.suites.text import VOCAB, SecretLanguage, SecretText, standard_library, windows
+from benchmarks.suites.text import SecretLanguage, SecretText, standard_library, windows
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +23,7 @@ def rng(number: int = 0) -> np.random.Generator:
 
 
 def spelled(language: SecretLanguage, source: bytes) -> bytes:
-    """What stands there, for one who knows the secret permutation."""
+    """The original text, for a reader who knows the secret permutation."""
     return bytes(np.argsort(language._ids)[language.translate(source)].astype(np.uint8))
 
 
@@ -57,8 +58,8 @@ def test_two_pairs_read_different_languages_and_one_pair_always_the_same() -> No
 def test_ids_are_a_permutation_of_characters_and_foreign_ones_share_one() -> None:
     language = SecretLanguage(rng())
     ids = language.translate(bytes(range(256)))
-    assert ids.dtype == np.int64 and ids.min() >= 0 and ids.max() < VOCAB
-    assert sorted(np.unique(language._ids)) == list(range(VOCAB))
+    assert ids.dtype == np.int64 and ids.min() >= 0 and ids.max() < TEXT_VOCAB
+    assert sorted(np.unique(language._ids)) == list(range(TEXT_VOCAB))
     assert len(set(ids[-128:])) == 1
 
 
@@ -94,7 +95,7 @@ def test_text_is_as_long_as_asked_for_and_a_corpus_too_small_is_an_error_that_sa
         SecretText(rng(), training=10_000_000, held_out=1)
 
 
-def test_windows_are_stretches_of_the_text_drawn_anew() -> None:
+def test_windows_are_stretches_of_the_text_drawn_again() -> None:
     ids = np.arange(1_000)
     drawn = windows(ids, np.random.default_rng(0), 50, 7)
     assert drawn.shape == (50, 7)

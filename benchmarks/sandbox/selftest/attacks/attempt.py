@@ -1,6 +1,6 @@
-"""What every attack program shares: register attacks, try each, report one JSON line per attack.
+"""Base of every attack program: register attacks, try each, report one JSON line per attack.
 
-Runs inside a sandbox, where nothing of ours can be imported but the files beside it. An attack returns a text that
+Runs inside a sandbox, where nothing of ours can be imported but the files in the same folder. An attack returns a text that
 says what it got hold of, or None; being refused is an OSError. Anything else it raises is a fault of the attack,
 and is reported as not contained: an attack that did not run proves nothing.
 """

@@ -53,7 +53,7 @@ def inherited_descriptors(targets: Targets) -> str | None:
 
 @attack
 def descriptors_of_processes(targets: Targets) -> str | None:
-    """What other processes have open, memory files among it, through their links in /proc."""
+    """Reads what other processes have open, memory files included, through their links in /proc."""
     found = []
     for link in Path("/proc").glob("[0-9]*/fd/*"):
         if link.parts[2] == str(os.getpid()):

@@ -25,7 +25,7 @@ def _open(file: str, flags: int) -> None:
 
 
 def _each(attempt: Callable[..., object], names: Iterable[str], *arguments: object) -> str | None:
-    """What works of `attempt(name, *arguments)`."""
+    """Collect what works of `attempt(name, *arguments)`."""
     return first_that_works({name: partial(attempt, name, *arguments) for name in names})
 
 

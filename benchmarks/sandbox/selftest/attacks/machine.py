@@ -109,7 +109,7 @@ def locked_memory(targets: Targets) -> str | None:
 
 @attack
 def core_scheduling(targets: Targets) -> str | None:
-    """A cookie of our own keeps every other task off the core's second thread."""
+    """A core-scheduling cookie keeps every other task off the core's second thread."""
     call(targets, "prctl", PR_SCHED_CORE, SCHED_CORE_CREATE, 0, 0, 0)
     return "a cookie was made"
 
@@ -144,7 +144,7 @@ def message_queues(targets: Targets) -> str | None:
 
 @attack
 def performance_counters(targets: Targets) -> str | None:
-    """Counters of our own process, of the core and of the machine: they tell what a neighbour does."""
+    """Counters of this process, of the core and of the machine: they tell what a neighbour does."""
     software = struct.pack("IIQ", 1, 128, 0) + b"\0" * 112
     events = {"own": (0, -1), "core": (-1, 0)}
     return first_that_works(

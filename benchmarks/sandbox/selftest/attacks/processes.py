@@ -110,7 +110,7 @@ def leave_own_cores(targets: Targets) -> str | None:
 
 @attack
 def real_time_scheduling(targets: Targets) -> str | None:
-    """A policy that would starve or skew whoever shares the core."""
+    """A policy that would starve or skew the processes that share the core."""
     batch = 3
     call(targets, "sched_setscheduler", 0, batch, struct.pack("i", 0))
     return "changed our scheduling policy"
@@ -132,7 +132,7 @@ def belong_to_the_outside(targets: Targets) -> str | None:
 
 @attack
 def parent_processes(targets: Targets) -> str | None:
-    """What stands above us here: its memory, its root, its descriptors, its settings."""
+    """Attacks the parent processes: their memory, their root, their descriptors, their settings."""
     attempts: dict[str, Callable[[], object]] = {}
     for pid in {1, os.getppid()} - {os.getpid(), 0}:
         attempts |= {

@@ -43,7 +43,7 @@ def _shared(targets: Targets) -> list[str]:
 
 
 def _on_each(targets: Targets, act: Callable[[int], object]) -> str | None:
-    """What works of `act(descriptor)` on everything that is mounted."""
+    """Collect what works of `act(descriptor)` on everything that is mounted."""
 
     def attempt(path: str) -> None:
         with _opened(path) as fd:
@@ -60,7 +60,7 @@ def whole_file_locks(targets: Targets) -> str | None:
 
 @attack
 def record_locks(targets: Targets) -> str | None:
-    """A read lock needs no right to write; whoever asks for it sees it. That is a channel between two sandboxes."""
+    """A read lock needs no right to write; every process that asks for it sees it. That is a channel between two sandboxes."""
     return _on_each(
         targets,
         lambda fd: fcntl.fcntl(fd, fcntl.F_SETLK, WHOLE_FILE) and fcntl.fcntl(fd, fcntl.F_GETLK, ANY_LOCK),
@@ -81,7 +81,7 @@ def open_file_locks(targets: Targets) -> str | None:
 
 @attack
 def leases(targets: Targets) -> str | None:
-    """A lease delays whoever opens the file for writing, and tells its holder of it."""
+    """A lease delays every process that opens the file for writing, and tells its holder of it."""
     path = Path(targets["scratch"], targets["token"])
     path.touch()
 
@@ -125,7 +125,7 @@ def page_cache_statistics(targets: Targets) -> str | None:
 
 @attack
 def throw_out_of_page_cache(targets: Targets) -> str | None:
-    """Whoever reads the file next would wait for the disk. Judged from outside, as `host.page_cache`: some of these
+    """The next reader of the file would wait for the disk. Judged from outside, as `host.page_cache`: some of these
     calls only pretend to work.
     """
     size = Path(targets["ballast"]).stat().st_size
@@ -164,7 +164,7 @@ def replace_mounted_files(targets: Targets) -> str | None:
 
 
 def _reopen_for_writing(path: str) -> None:
-    """By way of the descriptor's link in /proc, which leads past names."""
+    """Reopen through the descriptor's link in /proc, which needs no name."""
     with _opened(path) as fd:
         os.close(os.open(f"/proc/self/fd/{fd}", os.O_RDWR))
 

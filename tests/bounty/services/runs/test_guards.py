@@ -55,7 +55,7 @@ def test_a_gain_that_costs_elsewhere_earns_nothing(world: World) -> None:
     assert run.submission is not None
     submission = world.guard(run.submission, -0.2)
     assert (submission.state, submission.verdict_kind) == (SubmissionState.JUDGED, "regression")
-    assert "costs elsewhere" in submission.verdict_reason
+    assert "makes something else worse" in submission.verdict_reason
     assert submission.verdict_run == guard_of(run)
     assert Award.objects.get().state == AwardState.VOID
     assert ledger.escrow_balance(world.bounty.escrow_reference).available == world.escrow
