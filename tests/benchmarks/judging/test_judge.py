@@ -120,6 +120,12 @@ def test_a_no_op_is_no_gain(bench: Bench) -> None:
         ("return _honest(self, x_TD)[1:]", "wrong_output", "wrong_output", "asked for"),
         ("return _honest(self, x_TD.bfloat16().float())", "wrong_output", "wrong_output", "differ by"),
         ("raise ValueError('not today')", "crash", "wrong_output", "not today"),
+        (
+            r"raise ValueError('a\ud800b\0c\x1b[31m\u202ed')",
+            "crash",
+            "wrong_output",
+            r"a\ud800b\x00c\x1b[31m\u202ed",
+        ),
         ("_os._exit(0)", "crash", "wrong_output", "status 0"),
         ("_os.kill(_os.getpid(), 11)", "crash", "wrong_output", "status 139"),
         ("while True: pass", "timeout", "timeout", "3000 ms"),
