@@ -117,9 +117,10 @@ def _print_result(result: Result, command: str, errors: Console) -> None:
         lines.append(f"  held out    {result.held_out_loss:.4f}")
     lines += [
         f"  {name:<11} {value}"
-        for name in ("checkpoint", "model", "log", "plot")
+        for name in ("checkpoint", "model", "log")
         if (value := getattr(result, name)) is not None
     ]
+    lines.append(f"  curves      tensorboard --logdir {shlex.quote(result.tensorboard)}")
     sys.stdout.write("\n".join(lines) + "\n")
     if result.model is None:
         errors.print(f"go on with: {escape(command)} --resume", highlight=False, soft_wrap=True)

@@ -34,10 +34,6 @@ class RunFolder:
         return self.root / "tensorboard"
 
     @property
-    def plot(self) -> Path:
-        return self.root / "plot.svg"
-
-    @property
     def model(self) -> Path:
         """The trained model, ready to serve."""
         return self.root / "model"

@@ -36,7 +36,6 @@ from model.training.report.gemm_peak import measure_gemm_peak
 from model.training.report.log import RunLog
 from model.training.report.memory import memory_use
 from model.training.report.pace import Pace
-from model.training.report.run_plot import draw_run
 from model.training.report.tensorboard import TensorBoardLog
 from model.training.report.throughput import Speedometer
 from model.training.run.checkpoints import Checkpoints, Loaded
@@ -73,7 +72,7 @@ class Result:
     checkpoint: str | None
     model: str | None  # the trained model's folder, once the budget is spent
     log: str
-    plot: str | None
+    tensorboard: str  # the folder of its event files
 
 
 def train(
@@ -301,14 +300,11 @@ class _Run:
         self._tell(Saved(self.progress.step, self.saved, time.perf_counter() - began))
 
     def _finish(self, reason: str, signals: StopSignals) -> Result:
-        """Where the budget is spent, leaves the trained model ready to serve; draws the run in any case."""
+        """Leave the trained model ready to serve if the budget is spent, and say what the run came to."""
         is_done = reason == BUDGET_SPENT
         if is_done:
             self.engine.export(self.folder.model, metadata=self._metadata(), files=self.data.files)
         self._tell(Finished(self.progress.step, self.progress.tokens, reason))
-        plot = draw_run(self.folder.log, self.config.name)
-        if plot is not None:
-            self.folder.plot.write_text(plot, encoding="utf-8")
         return Result(
             step=self.progress.step,
             tokens=self.progress.tokens,
@@ -319,7 +315,7 @@ class _Run:
             checkpoint=None if self.saved is None else str(self.saved),
             model=str(self.folder.model) if is_done else None,
             log=str(self.folder.log),
-            plot=None if plot is None else str(self.folder.plot),
+            tensorboard=str(self.folder.tensorboard),
         )
 
     def _reason_to_stop(self, signals: StopSignals, stop_at: int | None) -> str | None:
