@@ -1,4 +1,4 @@
-"""How the stack's commands say that they failed."""
+"""Error reporting of the stack's command lines."""
 
 from __future__ import annotations
 

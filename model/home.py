@@ -1,4 +1,4 @@
-"""The folder that a stack keeps its state in, and folders there that no one else may write into.
+"""The stack's state folder, and private folders in it.
 
 Imports nothing but the standard library.
 """

@@ -1,4 +1,4 @@
-"""Finds the stack's own compiled kernels: one library with a plain C interface, built from `model/csrc/*.cpp`.
+"""Find or build the library of compiled kernels (`model/csrc/*.cpp`, plain C interface).
 
     lib = native.library()      # ctypes.CDLL, or None: then use torch
     python -m model.native build

@@ -1,4 +1,4 @@
-"""Lets threads that wait for each other sleep soon. Import it before torch; importing it is all there is to do.
+"""Shorten how long OpenMP's threads spin while they wait. Import it before torch; the import alone has the effect.
 
 By default GNU's OpenMP spins for milliseconds at the end of each parallel part before it sleeps, several hundred times per
 step. Where anything else wants the core, that spinning keeps the very thread away that is waited for: beside two busy

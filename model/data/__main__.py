@@ -1,4 +1,4 @@
-"""Builds training data from this machine's corpora and looks at it.
+"""Build training data from this machine's corpora, and show it.
 
     python -m model.data build DATA                 from all corpora that are here
     python -m model.data corpora                    what they are, and how to get the absent ones

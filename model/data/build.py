@@ -1,4 +1,4 @@
-"""Corpora to a data folder: read, split, train the tokenizer, tokenise, write.
+"""Build a data folder from corpora: read, split, train the tokenizer, tokenise, write.
 
 Texts are held in memory meanwhile: limit a hub dataset that is larger than that.
 """

@@ -1,4 +1,4 @@
-"""A document or a training batch of a data folder as text to look at."""
+"""Show a document or a training batch of a data folder as text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which documents are trained on and which are held out, without the same text on both sides."""
+"""Split documents into training and held-out ones, without the same text on both sides."""
 
 from __future__ import annotations
 

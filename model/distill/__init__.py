@@ -1,4 +1,4 @@
-"""Distillation: a student learns what a teacher, another model over the same tokens, expects at each position.
+"""Distillation: a student is trained on the output distribution of a teacher, another model over the same tokens.
 
     teacher = CachedTeacher.open(folder)     # or LiveTeacher(model, tokenizer=...)
     distillation = Distillation(teacher, student.config, tokenizer=...)

@@ -1,4 +1,4 @@
-"""Keeps what a teacher says about a run's data, so that the run learns from it without the teacher.
+"""Cache a teacher's outputs on a run's data, so that the run learns from them without the teacher.
 
     python -m model.distill fill RUN.toml TEACHER     into the folder that RUN.toml names: [distillation] cache
     python -m model.distill show CACHE [--verify]     what a cache holds

@@ -1,4 +1,4 @@
-"""What a teacher said, kept on disk: the likeliest tokens behind each token of each piece of text.
+"""Cache of a teacher's outputs on disk: the likeliest next tokens at each position of each piece of text.
 
 A piece is what attends to itself alone: a row of a batch, or a packed document's part of one. A model's answers for it
 depend on its tokens only, so that pieces are found by a hash of their tokens, whatever they are packed or shuffled

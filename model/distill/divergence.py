@@ -1,4 +1,4 @@
-"""How far a student's expectation of the next token is from its teacher's (Hinton et al. 2015, arXiv:1503.02531).
+"""Divergence of a student's next-token distribution from its teacher's (Hinton et al. 2015, arXiv:1503.02531).
 
 Both distributions are softened by one temperature t; t^2 times the Kullback-Leibler divergence keeps the size of
 gradients about the same whatever t is. A teacher may be known by its k likeliest tokens alone: then all others are

@@ -1,4 +1,4 @@
-"""What can be wrong with a teacher."""
+"""Errors of a teacher and of its cache."""
 
 from __future__ import annotations
 

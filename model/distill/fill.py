@@ -1,4 +1,4 @@
-"""Fills the cache that a run's file names: with a teacher's answers on all that the run trains on.
+"""Fill the cache that a run's file names with a teacher's outputs on all data that the run trains on.
 
 The batches are the run's own, so that what it will ask for is there.
 """

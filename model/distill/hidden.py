@@ -1,4 +1,4 @@
-"""Hidden states as a second thing to learn from a teacher (FitNets, arXiv:1412.6550; TinyBERT, arXiv:1909.10351).
+"""Loss on hidden states against a teacher's (FitNets, arXiv:1412.6550; TinyBERT, arXiv:1909.10351).
 
 A learned projection takes each student layer's residual stream to the width of the teacher's layer that it is mapped
 to. The loss is relative to the teacher's mean square, so that layers of different size weigh the same and a projection

@@ -1,4 +1,4 @@
-"""Whether two models mean the same text by a token id, and which weights a cache was made with."""
+"""Hashes of tokenizers and weights, and the check that two models use the same token ids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a student minimises: its targets, its teacher's expectations and, where asked for, its hidden states.
+"""Distillation objective: targets, a teacher's output distribution and, if configured, its hidden states.
 
 Takes the place of `model.training.losses.objective.losses_on`.
 """

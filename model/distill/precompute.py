@@ -1,4 +1,4 @@
-"""Fills a teacher's cache from batches; goes on where an earlier run stopped, however it ended."""
+"""Fill a teacher's cache from batches; resume where an earlier run stopped, however it ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Teachers: what they expect behind each scored position of a batch."""
+"""Teachers: the next-token distribution at each scored position of a batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""More layers from the layers that are there.
+"""Grow the number of layers by repeating or inserting layers.
 
 - identity blocks: copies whose output projections are zero, so that they add nothing until they are trained
   (LLaMA Pro, arXiv:2401.02415); the function stays.

@@ -1,4 +1,4 @@
-"""A child model described by where each of its tensors comes from in its parent.
+"""Derivation of a child model: the parent tensor that each of its tensors is made from.
 
 One description moves weights and the optimiser's moments alike.
 """

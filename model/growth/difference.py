@@ -1,4 +1,4 @@
-"""How far two models' logits lie apart, measured on random tokens."""
+"""Measure the difference of two models' logits on random tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""More experts from the experts that are there, with the same outputs.
+"""Grow the number of experts by copying experts, with the same outputs.
 
 - duplicated: each expert n times, with its router row; a token takes all copies of what it took before.
 - split: each expert's neurons in n parts, which share its router row (He et al. 2024, arXiv:2410.07524); total and

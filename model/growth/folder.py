@@ -1,4 +1,4 @@
-"""A model folder grown into another one, with the files that accompany its weights and a record of where it came from."""
+"""Grow a model folder into another one, with tokenizer, chat template and a record of its origin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ways to grow by name, with the options that each takes; what is not given has the function's own default."""
+"""Growth methods by name, with their options; an option that is not given has the function's own default."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""AdamW's moments beside a model's weights: read from a run's checkpoint or a grown folder, written into a grown one.
+"""AdamW's moments next to a model's weights: read from a checkpoint or a grown folder, written into a grown one.
 
 A run that starts there takes them up where its file says so.
 """

@@ -1,4 +1,4 @@
-"""An optimiser's moments by parameter name, so that they can follow their parameters into a grown model.
+"""Optimiser moments by parameter name, so that they can follow their parameters into a grown model.
 
     moments = growth.moments(named_moments(parent, optimizer))
     set_named_moments(child, child_optimizer, moments)

@@ -1,4 +1,4 @@
-"""A dense model becomes a Mixture of Experts with the same outputs (sparse upcycling, arXiv:2212.05055).
+"""Upcycle a dense model into a Mixture of Experts with the same outputs (sparse upcycling, arXiv:2212.05055).
 
 Three ways, each exact because a token's normalised top-k weights sum to one:
 

@@ -1,4 +1,4 @@
-"""Whole folders, with tokenizer and stop tokens: Hugging Face's to one that nodes serve, and back.
+"""Convert whole folders with tokenizer and stop tokens, between Hugging Face's format and the one that nodes serve.
 
 What a node cannot serve is refused: another tokenizer than byte-level BPE, or one that is not the model's. Such a model
 comes in without its tokenizer, for training and evaluation.

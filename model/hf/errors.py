@@ -1,4 +1,4 @@
-"""What can go wrong between Hugging Face's format and ours. Imports nothing."""
+"""Errors of conversion between Hugging Face's format and ours. Imports nothing."""
 
 
 class UnsupportedModel(Exception):

@@ -1,4 +1,4 @@
-"""Hugging Face model folders: `config.json` and safetensors to a configuration and a state of ours, and back."""
+"""Read and write Hugging Face model folders: `config.json` and safetensors to and from a configuration and a state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Safetensors files of a model folder: one file, or several with an index that says which tensor is where.
+"""Safetensors files of a model folder: one file, or several with an index that maps tensors to files.
 
 Reads one tensor at a time and writes one file at a time.
 """

@@ -1,4 +1,4 @@
-"""The weights of a family, between their names and ours: renamed, and experts stacked or taken apart.
+"""Rename a family's weights to our names and back; stack experts and take them apart.
 
 Shapes and names on our side are those of `Transformer.state_dict`, so that what is read here always fits the model.
 """

@@ -1,4 +1,4 @@
-"""Which number format products are computed in: autocast's, or the operands' own."""
+"""Number format that products are computed in: autocast's, or the operands'."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The linear map of torch, by the kernels that fit."""
+"""Linear map of torch, computed by the fastest kernel that is available."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Multi-token prediction (DeepSeek-V3, arXiv:2412.19437, section 2.2): modules that look further than the next token.
+"""Multi-token prediction (DeepSeek-V3, arXiv:2412.19437, section 2.2): modules that predict tokens after the next one.
 
 Module i, counted from zero, joins what is known at position p with the embedding of token p + i + 1 and predicts token
 p + i + 2; it feeds the next module. Embedding and head are the transformer's. Training uses them, and serving where it

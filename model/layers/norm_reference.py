@@ -1,4 +1,4 @@
-"""Norms and rotations of heads, written for reading: what `model/layers/norm_fused.py` must equal, at any speed."""
+"""Reference for `model/layers/norm_fused.py`: norms and rotations of heads, written for reading and not for speed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Activation checkpointing (Chen et al. 2016, arXiv:1604.06174): what a layer keeps for its backward pass.
+"""Activation checkpointing (Chen et al. 2016, arXiv:1604.06174).
 
 Non-reentrant throughout, so that hooks, shared weights and unused gradients work as in plain training; values and
 gradients are those of plain training.

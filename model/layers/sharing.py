@@ -1,4 +1,4 @@
-"""Weights that several layers share (ALBERT, arXiv:1909.11942; MobileLLM's adjacent blocks, arXiv:2402.14905).
+"""Weight sharing between layers (ALBERT, arXiv:1909.11942; MobileLLM's adjacent blocks, arXiv:2402.14905).
 
 A module is registered with its owner only; the other layers hold a plain reference to it. So parameters, state dicts,
 optimisers and counts meet each weight once, and autograd adds up the gradients of all uses. Key/value caches stay per

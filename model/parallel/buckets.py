@@ -1,4 +1,4 @@
-"""Tensors that travel or are cast together: enough of them to be worth a message, few enough to cost little memory.
+"""Group tensors into buckets that are sent or cast together.
 
 Does not import torch.
 """

@@ -1,4 +1,4 @@
-"""Trains a small model on a mesh of ranks and in one process, and prints both loss curves: they must be equal.
+"""Train a small model on a mesh of ranks and in one process, and print both loss curves, which must be equal.
 
     torchrun --standalone --nproc-per-node 4 -m model.parallel.check --mesh tp=2,pp=2 --mesh ep=2,dp=2,pp=2
 

@@ -1,4 +1,4 @@
-"""Small models with all that a mesh may split, for checks: each trains in seconds."""
+"""Small models with everything that a mesh can split, for checks; each trains in seconds."""
 
 from __future__ import annotations
 

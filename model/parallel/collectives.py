@@ -1,4 +1,4 @@
-"""Collectives that autograd can pass through: the conjugate pairs of tensor and expert parallelism.
+"""Collectives with gradients: the conjugate pairs of tensor and expert parallelism.
 
 A `group` of None is an axis of degree one: nothing is sent and the tensor comes back as it is. The pair `copy_to` and
 `reduce_from` is f and g of Megatron-LM (Shoeybi et al. 2019, arXiv:1909.08053); the four that split and gather rows are

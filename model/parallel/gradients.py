@@ -1,4 +1,4 @@
-"""Adding up gradients over the ranks that hold copies of a parameter, and clipping by the norm over all ranks.
+"""All-reduce of gradients over the ranks that hold copies of a parameter, and clipping by the global norm.
 
 The loss is a sum over tokens divided by their number in the whole step, so every axis adds and none averages. What is
 added over which axis:

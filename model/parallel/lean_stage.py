@@ -1,4 +1,4 @@
-"""A pipeline stage whose receive buffers live from a micro-batch's arrival to the end of its backward pass.
+"""Pipeline stage whose receive buffers live from a micro-batch's arrival to the end of its backward pass.
 
 torch up to 2.14 keeps one buffer per micro-batch of the whole step and direction, which at 64 micro-batches is more than
 all activations in flight. From 2.15 on it makes a buffer when its receive starts, gives it up when it is used, and

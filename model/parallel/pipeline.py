@@ -1,4 +1,4 @@
-"""Runs the micro-batches of one step through the pipeline: forward, loss and backward on every rank's stages.
+"""Run the micro-batches of one step through the pipeline: forward, loss and backward on every rank's stages.
 
 The schedules are torch's (torch.distributed.pipelining): 1F1B (PipeDream-Flush, arXiv:2006.09503) with one stage per
 rank, interleaved 1F1B (Megatron-LM, arXiv:2104.04473) with several. Without a pipeline axis micro-batches are plain

@@ -1,4 +1,4 @@
-"""Where the residual stream is between the modules that tensor parallel ranks split: whole on each, or in parts.
+"""Layout of the residual stream between tensor parallel modules: whole on each rank, or split by positions.
 
 In parts it is sequence parallel (Korthikanti et al. 2022, arXiv:2205.05198): a rank has some positions of each row,
 which are gathered on the way into a split module, and of the sum that comes out it keeps its own. So norms, sums of the

@@ -1,4 +1,4 @@
-"""Rows of a tensor taken by index, and added up by index: each is the other's gradient.
+"""Gather rows of a tensor and scatter-add them: each is the other's gradient.
 
 Both sum in one order, so that a step gives the same bits each time: torch's own forms add rows of one index in any
 order, `x[rows]` backward on CPUs of several threads, `index_add` on CUDA.

@@ -1,4 +1,4 @@
-"""One optimiser step after another on a mesh of ranks; the parallel counterpart of `model/training/run/trainer.py`.
+"""Trainer on a mesh of ranks; the parallel counterpart of `model/training/run/trainer.py`.
 
 At equal weights and batches its losses are those of the single process up to rounding. What the MoE layers do with a
 whole batch (capacity, the switch loss) they do with the micro-batches of one data parallel rank, as in every engine: so

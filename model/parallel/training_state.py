@@ -1,4 +1,4 @@
-"""Moving a training run to another mesh: the ranks' training states merged to one of the whole model, and cut again.
+"""Merge the training states of a mesh's ranks into one state of the whole model, and cut it for another mesh.
 
 The kinds are those of `ParallelTrainer.training_state`: weights, master weights and moments, which all have the same
 shapes and so the same layouts.

@@ -1,4 +1,4 @@
-"""Compares the planner's formulas with a running job: bytes per axis, bytes kept for the backward pass, and all memory.
+"""Compare the planner's formulas with a running job: bytes per axis, bytes kept for the backward pass, and all memory.
 
     torchrun --standalone --nproc-per-node 2 -m model.plan.check --mesh tp=2 --mesh dp=2,ep=2 --mesh pp=2 --json
 

@@ -1,4 +1,4 @@
-"""Measures what the planner's formulas predict: shards on the meta device, live activations, counted messages.
+"""Measure what the planner's formulas predict: shards on the meta device, live activations, counted messages.
 
 The only file of this package that imports torch.
 """

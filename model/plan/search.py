@@ -1,4 +1,4 @@
-"""Tries every layout of a model on so many devices, and says why the others cannot be used. Does not import torch."""
+"""Search all layouts of a model on a number of devices, with a reason for each unusable one. Does not import torch."""
 
 from __future__ import annotations
 

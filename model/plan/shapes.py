@@ -1,4 +1,4 @@
-"""A model shape of about a given number of parameters, for planning before anybody has designed one.
+"""A model shape of about a given number of parameters, for planning before a model is designed.
 
 Proportions are those of large open MoE models (DeepSeek-V3, arXiv:2412.19437; Kimi K2, arXiv:2507.20534): 8 of 256
 fine-grained experts and one shared, grouped-query attention with heads of 128. All layers are MoE and their number is

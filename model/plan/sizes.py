@@ -1,4 +1,4 @@
-"""How many parameters a rank of a mesh holds, exactly. Does not import torch.
+"""Exact number of parameters on each rank of a mesh. Does not import torch.
 
 `measure.py` compares these counts with the real shards, made on the meta device.
 """

@@ -1,4 +1,4 @@
-"""What a sampler asks of something that rules tokens out, such as a JSON schema."""
+"""Interface of a constraint that rules tokens out, such as a JSON schema."""
 
 from __future__ import annotations
 

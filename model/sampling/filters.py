@@ -1,4 +1,4 @@
-"""Which tokens may be drawn: top-k, top-p and min-p, without sorting a vocabulary.
+"""Filters of the tokens that may be drawn: top-k, top-p and min-p, without sorting the vocabulary.
 
 Logits come relative to their maximum: at most 0, -inf for tokens that are ruled out. They are counted (top-k) or
 weighed (top-p) into a histogram; only the tokens of the bin in which the cut falls are sorted.

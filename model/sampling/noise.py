@@ -1,4 +1,4 @@
-"""The randomness of a draw: one Gumbel variate per token, a pure function of seed, output index and token.
+"""Random numbers of a draw: one Gumbel variate per token, a pure function of seed, output index and token.
 
 Adding independent Gumbel noise to logits and taking the maximum draws from their softmax (Gumbel-max; Maddison et al.
 2014, arXiv:1411.0030). Keyed by token instead of one number for an inverse distribution function, a draw changes only

@@ -1,4 +1,4 @@
-"""Changes logits by what a sequence has seen, and by a fixed bias.
+"""Adjust logits by the tokens of a sequence so far, and by a fixed bias.
 
 Repetition (Keskar et al. 2019, arXiv:1909.05858): positive logits of tokens in prompt or output are divided by the
 penalty, negative ones multiplied. Frequency and presence (OpenAI's formula): a token that the output holds c > 0

@@ -1,4 +1,4 @@
-"""Draws one sequence's tokens, one after the other or against drafts.
+"""Draw one sequence's tokens, one after the other or against draft tokens.
 
 A draw is a function of the logits, the settings, the tokens before it (penalties, constraint), the seed and the
 index of the output token. Nothing else enters: not the call order, not other sequences. So a seed gives the same

@@ -1,4 +1,4 @@
-"""What may be asked of a sampler, and the values at which it makes sense."""
+"""Sampling settings and their valid ranges."""
 
 from __future__ import annotations
 

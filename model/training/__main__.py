@@ -1,4 +1,4 @@
-"""`python -m model.training`: what `gainshare train` starts."""
+"""`python -m model.training`, the program behind `gainshare train`."""
 
 import signal
 import sys

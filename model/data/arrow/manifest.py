@@ -1,4 +1,4 @@
-"""What a folder of tokenised documents holds: its manifest and the columns of its Arrow files."""
+"""The manifest of a folder of tokenised documents, and the columns of its Arrow files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a file that is mapped into memory still has all its bytes.
+"""Check that a file that is mapped into memory still has all its bytes.
 
 The system ends a process that reads a mapped file behind its end, without a word: so its size is asked for first. By
 name, since a folder may have more shards than a process may have open files.

@@ -1,4 +1,4 @@
-"""Tokenised documents as streams see them, and an in-memory kind of them."""
+"""Interface of tokenised documents for streams, and an in-memory implementation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fills batches with the tokens of planned pieces.
+"""Fill batches with the tokens of planned pieces.
 
 Shape suffixes: B sequences, S positions.
 """

@@ -1,4 +1,4 @@
-"""Which data, how long and how it is scored, as pure functions of the tokens seen. Does not import torch.
+"""Curriculum: data mixture, sequence length and loss mask as pure functions of the tokens seen. Does not import torch.
 
 The three-stage curriculum trains on general text, then on domain text, then on instructions, 40 : 10 : 1 in tokens,
 each later stage with some of the earlier ones' data so that it is not forgotten. `one_mixture` is its baseline: as many

@@ -1,4 +1,4 @@
-"""Draws pieces of documents from several sources at given shares, in an order that a key decides.
+"""Draw pieces of documents from several sources at given shares, in an order that a key decides.
 
 A source is gone through in epochs, each in an order of its own.
 """

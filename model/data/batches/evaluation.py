@@ -1,4 +1,4 @@
-"""Each token of held-out documents once, in batches that are the same every time.
+"""Held-out batches: each token of the held-out documents once, in the same batches every time.
 
 A mean loss over them must divide by all `Batch.n_targets` together: batches hold different numbers.
 """

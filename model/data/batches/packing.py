@@ -1,4 +1,4 @@
-"""Best-fit packing of lengths into sequences. It plans with numbers only.
+"""Best-fit packing of lengths into sequences. Plans with numbers only.
 
 Best-fit decreasing as in Ding et al. 2024 (Fewer Truncations Improve Language Modeling, arXiv:2404.10830): the longest
 first, each into the fullest sequence that still has room; at most 11/9 of the least possible number of sequences.

@@ -1,4 +1,4 @@
-"""Prepares batches in a thread while the model computes.
+"""Prepare batches in a thread while the model computes.
 
 A thread suffices: filling a batch is copying in NumPy and reading mapped files, and torch's kernels hold no lock
 meanwhile. The state is always that behind the last batch handed out, whatever has been prepared beyond it.

@@ -1,4 +1,4 @@
-"""Endless training batches that go on exactly where they stopped.
+"""Endless stream of training batches that resumes exactly where it stopped.
 
 The batches are a function of the sources, the curriculum, the seed and a short state, never of how they were asked for.
 Documents are drawn into windows of about a million tokens; a window is packed and shuffled by a key; batches are cut

@@ -1,4 +1,4 @@
-"""The corpora that a machine can get without a hub, with their licences and what to do where one is absent.
+"""Registry of the corpora that need no hub, with licences and what to do where one is absent.
 
 Reading them imports none of the packages.
 """

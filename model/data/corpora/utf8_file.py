@@ -1,4 +1,4 @@
-"""Reads text files, and says of one that is not UTF-8 which file it is and where."""
+"""Read text files; errors name the file and the place of what is not UTF-8."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The choice of experts by groups, between DeepSeek's `config.json` and a `ModelConfig`. Does not import torch."""
+"""Group-limited routing: DeepSeek's `config.json` to and from a `ModelConfig`. Does not import torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How wide attention heads are and how many have keys and values, where families imply it. Does not import torch."""
+"""Head width and number of key/value heads where a family implies them. Does not import torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which layers have experts and which a sliding window, between `config.json` and a `ModelConfig`.
+"""Layers with experts and layers with a sliding window: `config.json` to and from a `ModelConfig`.
 
 Does not import torch.
 """

@@ -1,4 +1,4 @@
-"""What a configuration says about a trained model's outputs, in one form for all ways to say it.
+"""Canonical form of a configuration: equal for all spellings that give the same outputs.
 
 Two configurations with the same meaning compute the same from the same weights. Left out are the name, fields that
 only training reads, and fields that nothing in the model uses. Does not import torch.

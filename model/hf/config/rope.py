@@ -1,4 +1,4 @@
-"""Rotary embedding and context length between `config.json` and a `ModelConfig`.
+"""Rotary embedding and context length: `config.json` to and from a `ModelConfig`.
 
 transformers 4 keeps `rope_theta` beside `rope_scaling`, transformers 5 both in `rope_parameters`; both versions
 read the older form, so that is what is written. The formulas behind the kinds are in `model/layers/attention/rotary.py`,

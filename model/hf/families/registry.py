@@ -1,4 +1,4 @@
-"""The families that this stack reads and writes, and which one fits. Does not import torch."""
+"""Registry of the model families that can be read and written. Does not import torch."""
 
 from __future__ import annotations
 

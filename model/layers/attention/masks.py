@@ -1,4 +1,4 @@
-"""Which keys a query may look at: causal, within a sliding window, within its document, behind a cached past.
+"""Attention masks: causal, sliding window, within documents, and after a cached past.
 
 In whole sequences each position sees a span that ends with itself, so one number says it: the first position seen.
 Masks are boolean, true where a query may look. None means plainly causal, which attention kernels know without

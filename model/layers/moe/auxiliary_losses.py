@@ -1,4 +1,4 @@
-"""Losses on a router's scores, and how they enter training without a second output of every layer.
+"""Auxiliary losses on a router's scores, added in the backward pass without a second output of every layer.
 
 A layer's value passes through `attach` unchanged; in the backward pass `attach` hands its loss the gradient that it
 would have had as a term of the total loss. So forward signatures stay plain, and pipelines, activation checkpointing

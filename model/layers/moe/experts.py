@@ -1,4 +1,4 @@
-"""The routed experts' sum, fast: each token is computed by its chosen experts only.
+"""Sum of the routed experts' outputs: each token is computed by its chosen experts only.
 
 Kernels of our own (`experts_fused.py`, on CUDA `experts_triton.py`) compute it where they fit. Elsewhere rows of
 (token, choice) pairs are sorted by expert, so that each expert multiplies one contiguous block. All equal

@@ -1,4 +1,4 @@
-"""The routed experts' sum on CPU by compiled kernels, forward and backward (`model/csrc/experts_fused.cpp`).
+"""Sum of the routed experts on CPU by compiled kernels, forward and backward (`model/csrc/experts_fused.cpp`).
 
 Few tokens read each chosen expert's weights once, where they lie; many tokens share packed panels of them. Gate, up,
 activation, weighting and the sum over choices are one pass each way: no sorted copies of the tokens, and gradients of

@@ -1,4 +1,4 @@
-"""The routed experts' sum, written for reading: what `model/layers/moe/experts.py` must equal, at any speed.
+"""Reference for `model/layers/moe/experts.py`: the routed experts' sum, written for reading and not for speed.
 
 Every expert computes every token; tokens that did not choose it get weight zero.
 """

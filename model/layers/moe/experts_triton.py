@@ -1,4 +1,4 @@
-"""The routed experts' sum on CUDA by Triton kernels, forward and backward (`experts_triton_kernels.py`).
+"""Sum of the routed experts on CUDA by Triton kernels, forward and backward (`experts_triton_kernels.py`).
 
 The tokens are gathered inside the first product, which also applies the activation; the gradients of rows and of
 stacked weights are grouped products too, what is between them torch's own operations. The host never waits for the

@@ -1,4 +1,4 @@
-"""How many (token, choice) pairs each expert got."""
+"""Expert load: the number of (token, choice) pairs of each expert."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Counts what one MoE layer does in training, each pass once, without waiting for the device.
+"""Per-layer counters of an MoE layer in training: each pass is counted once, without waiting for the device.
 
 `model/layers/moe/metrics.py` reads it.
 """

@@ -1,4 +1,4 @@
-"""What the MoE layers of a model did in training: expert load, its evenness, drops, router logits and losses.
+"""Metrics of a model's MoE layers in training: expert load, its entropy, drops, router logits and losses.
 
 `watch(model)` once, then `collect(model)` whenever figures are wanted. Recording costs one count of the choices and one
 sum of squares per layer and pass; only `collect` waits for the device.

@@ -1,4 +1,4 @@
-"""Chooses each token's experts and their weights, in fp32.
+"""Router: choose each token's experts and their weights, in fp32.
 
 Group-limited choice (DeepSeek-V2, arXiv:2405.04434, section 2.2.2; DeepSeek-V3, arXiv:2412.19437, section 2.1.2): the
 experts are in equal groups, neighbours together, and a token's experts come from its best groups only.

@@ -1,4 +1,4 @@
-"""From a router's logits to chosen experts and their weights on CPU by a compiled kernel (`model/csrc/router_fused.cpp`).
+"""Router's choice of experts and weights on CPU by a compiled kernel (`model/csrc/router_fused.cpp`).
 
 torch sorts each token's scores in part, by pairs of score and place, and its gradients pass over zeros of all experts'
 size. Here a row of scores stays in the first cache from its exponentials to its weights, and a row's answer is the same

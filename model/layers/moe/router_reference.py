@@ -1,4 +1,4 @@
-"""A router's scores and weights, written for reading: what `model/layers/moe/router_fused.py` must equal, at any speed."""
+"""Reference for `model/layers/moe/router_fused.py`: scores and weights, written for reading and not for speed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Switches a model to 8-bit training and back, in place: how its weights are multiplied, never the weights.
+"""Switch a model to 8-bit training and back, in place: the products change, the weights do not.
 
 Parameters, their names and their dtype stay, so checkpoints, optimisers and growth do not notice. Eight bits serve
 all linear maps of attention and feed-forwards, shared and routed experts, and multi-token prediction's projection,

@@ -1,4 +1,4 @@
-"""A linear map whose products, forward and backward, run in few bits; its weight stays a full-precision master.
+"""Linear map with 8-bit products in forward and backward; its weight stays a full-precision master.
 
 Saves for the backward pass what a plain linear map saves: references to its input and weight. Which numbers 8 bits can
 hold is `int8.py`'s and `fp8.py`'s subject.

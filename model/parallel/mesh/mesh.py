@@ -1,4 +1,4 @@
-"""Which rank does what: the mesh of data, tensor, pipeline and expert parallel ranks, and what it cannot split.
+"""Mesh of data, tensor, pipeline and expert parallel ranks, and the checks that a model can be split over it.
 
 Ranks are numbered with tensor parallel fastest, then data parallel, then pipeline slowest (Megatron's order,
 arXiv:2104.04473), so that the ranks which talk most are neighbours on one node:

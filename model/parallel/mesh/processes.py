@@ -1,4 +1,4 @@
-"""The processes of a mesh: joining them, one process group per axis, and clear errors where a rank is missing or lost.
+"""Join the processes of a mesh: one process group per axis, and clear errors where a rank is missing or lost.
 
 Every wait has an end: joining and each collective raise after `timeout_s` instead of hanging.
 """

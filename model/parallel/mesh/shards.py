@@ -1,4 +1,4 @@
-"""Cutting a whole model's weights into the shards of a mesh, and putting shards together again.
+"""Cut a whole model's weights into the shards of a mesh, and merge shards again.
 
 Which dimension of a parameter is split follows from the shapes alone: those of the whole model beside those of the
 model that is built for 1 / tp of the heads and widths. So a checkpoint of one mesh can be continued on any other.

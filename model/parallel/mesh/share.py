@@ -1,4 +1,4 @@
-"""The share that one rank of a mesh has in a model's shape: heads, widths, vocabulary and experts. Does not import torch."""
+"""One rank's share of a model's shape: heads, widths, vocabulary and experts. Does not import torch."""
 
 from __future__ import annotations
 

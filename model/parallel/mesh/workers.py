@@ -1,4 +1,4 @@
-"""The processes of the ranks beside rank 0: started, watched and ended."""
+"""Start, watch and end the processes of all ranks but rank 0."""
 
 from __future__ import annotations
 

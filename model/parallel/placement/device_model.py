@@ -1,4 +1,4 @@
-"""What a device was measured to do, as a small JSON document, and times read off it. Does not import torch.
+"""Measured rates of a device as a JSON document, and times computed from them. Does not import torch.
 
 Each operation has samples of (size, rate): the rate is FLOP/s, or tokens/s for the data path, and the size is what it
 depends on most: rows of a matrix product, tokens of a context, rows per expert. Between samples the rate is

@@ -1,4 +1,4 @@
-"""Measures a device's rates for `device_model.py`: medians of timed calls after a warm-up, on synthetic inputs.
+"""Measure a device's rates for `device_model.py`: medians of timed calls after a warm-up, on synthetic inputs.
 
 The device is the host or whatever accelerator torch has (torch.accelerator: CUDA, ROCm, XPU, MPS, and NPUs through
 their plug-ins); nothing here is particular to one.

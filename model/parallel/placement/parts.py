@@ -1,4 +1,4 @@
-"""Which device computes which part of a step: data path, attention, dense products, hot and cold experts.
+"""Place the parts of a step on devices: data path, attention, dense products, hot and cold experts.
 
 Takes measured device models (`device_model.py`) and what each part costs (`work.py`), and tries every assignment; with one
 device there is one. A device must hold what is on it. Within a layer parts run one after the other and the stream is

@@ -1,4 +1,4 @@
-"""What each part of a step asks of the device that computes it: data path, attention, dense products, routed experts.
+"""Work of each part of a step: operations, bytes and messages of data path, attention, dense products and experts.
 
 Attention's projections cost what dense products do. What a part keeps are its weights, and in training gradients, states
 of AdamW and activations without checkpointing, in serving the cache of keys and values. Counted from a configuration.

@@ -1,4 +1,4 @@
-"""A training run on several processes of this machine, behind the interface that a single one has (training/run/engine.py).
+"""Training engine on several processes of this machine, with the interface of a single one (training/run/engine.py).
 
 This process is rank 0: it starts the others, draws batches, and announces each order before all ranks carry it out
 together. Ranks cannot step back, so one that is lost ends the run, which goes on from its newest checkpoint. Knows nothing

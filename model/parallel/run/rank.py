@@ -1,4 +1,4 @@
-"""One rank of a training run: builds its part of the trainer and does what rank 0 announces.
+"""One rank of a training run: build its part of the trainer and follow rank 0's commands.
 
 `python -m model.parallel.run.rank RANK JOB` is started by `engine.py`, never by hand. It ends with its parent, whose
 pipe it has as standard input. Exit status: 0 when told to stop or when the parent is gone, 3 where it lost another rank,

@@ -1,4 +1,4 @@
-"""A mesh's training state in the form that a single process saves: so a run may go on with any mesh, or with none.
+"""A mesh's training state in the form that a single process saves, so that a run may continue on any mesh or none.
 
 Weights are the fp32 masters, moments and their step counter are AdamW's, by parameter.
 """

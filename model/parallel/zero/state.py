@@ -1,4 +1,4 @@
-"""What a DeepSpeed engine trains on from, whole on every rank: master weights and moments, read and set, ZeRO 0 to 3.
+"""Training state of a DeepSpeed engine, whole on every rank: read and set master weights and moments, ZeRO 0 to 3.
 
 DeepSpeed cuts flattened groups of parameters over ranks; its accessors put one parameter together again. They know of
 no moments before the first update, have none of stage 0, cannot set what does not divide evenly under stage 3, and

@@ -1,4 +1,4 @@
-"""Writes answers in OpenAI's shapes: whole objects and the chunks of a stream."""
+"""Write answers in OpenAI's shapes: whole objects and the chunks of a stream."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chat messages to the prompt text that a model was trained on.
+"""Render chat messages to the prompt text that a model was trained on.
 
 Templates come with downloaded models, so they run in Jinja's sandbox.
 """

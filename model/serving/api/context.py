@@ -1,4 +1,4 @@
-"""How many tokens prompt and answer may have. Pure."""
+"""Limit the tokens of prompt and answer to the model's context. Pure."""
 
 from __future__ import annotations
 

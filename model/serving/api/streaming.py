@@ -1,4 +1,4 @@
-"""Work that ends the moment the client leaves, and answers as server-sent events that do."""
+"""Streaming: answers as server-sent events, and work that is cancelled when the client disconnects."""
 
 from __future__ import annotations
 

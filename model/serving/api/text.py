@@ -1,4 +1,4 @@
-"""Generated tokens to text, piece by piece: whole characters only, ended by stop strings."""
+"""Turn generated tokens into text, piece by piece: whole characters only, ended by stop strings."""
 
 from __future__ import annotations
 

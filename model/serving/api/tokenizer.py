@@ -1,4 +1,4 @@
-"""Text to token ids and token ids to bytes.
+"""Encode text to token ids, and decode token ids to bytes.
 
 Both tokenizers are byte-level, so each ordinary token stands for fixed bytes; whole characters are put together
 by `model/serving/api/text.py`.

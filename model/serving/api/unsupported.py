@@ -1,4 +1,4 @@
-"""Fields that would change an answer and that no backend of a node follows: refused by name, never ignored.
+"""Refuse, by name, fields that would change an answer and that no backend of a node implements.
 
 From OpenAI's reference and vLLM's protocol (0.32), and the grammars of SGLang and llama.cpp. Fields that only say how
 fast, for whom or in which order are not among them. Pure.

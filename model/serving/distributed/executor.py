@@ -1,4 +1,4 @@
-"""One model served by several processes on one machine: tensor and expert parallel behind the executor's interface.
+"""Executor over several processes of one machine: tensor and expert parallel.
 
 This process is rank 0: its engine schedules, and each step is announced to the other ranks before all compute their
 parts of it together. Ranks cannot step back, so a rank that is lost, or a step that fails on any of them, ends the

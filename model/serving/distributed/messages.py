@@ -1,4 +1,4 @@
-"""What rank 0 tells the other serving ranks: small integer messages, broadcast on the host.
+"""Messages from rank 0 to the other serving ranks: small integer tensors, broadcast on the host.
 
 A message is a command and integers. It goes out as one tensor of fixed size, which a decode step fits into, and a
 second one where there is more.

@@ -1,4 +1,4 @@
-"""What every rank of a serving job does alike: it joins the others and builds its part of the model and of the cache.
+"""Start of every rank of a serving job: join the others, build its part of the model and of the cache.
 
 Ranks are on one machine: they meet through a file, talk over the loopback interface (gloo), and over NCCL where each
 has a CUDA device of its own. Messages of `messages.py` always travel on the host.

@@ -1,4 +1,4 @@
-"""Who holds which block of the key/value cache, and which full blocks may be used again: the block pool.
+"""Block pool: which sequences hold which block of the key/value cache, and which full blocks can be reused.
 
 A block is a number; what it stores is the executor's business. A held block counts its holders, so that several
 sequences may share it. Full blocks are known by the hash of all tokens up to their end (Kwon et al. 2023,

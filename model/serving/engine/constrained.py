@@ -1,4 +1,4 @@
-"""Holds answers to a JSON schema, or to any JSON object, by ruling out tokens: `Constraint` of model/sampling.
+"""Constrain answers to a JSON schema, or to any JSON object, by ruling out tokens (`Constraint` of model/sampling).
 
 The grammar engine is llguidance (MIT; Rust wheels without dependencies), which works on tokens' bytes. What a schema
 may contain is its subset of JSON Schema (github.com/guidance-ai/llguidance, docs/json_schema.md); a keyword outside of

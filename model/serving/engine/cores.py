@@ -1,4 +1,4 @@
-"""Which cores a process may compute on: lists of them as Linux writes them, memory nodes, and settings worth trying.
+"""CPU cores for a process: core lists as Linux writes them, memory nodes, and settings worth trying.
 
 Linux only: `bind` raises ValueError elsewhere.
 """

@@ -1,4 +1,4 @@
-"""Runs many generations at once on one model: the engine's core on a worker thread, and a bounded queue before it."""
+"""Engine: the engine's core on a worker thread, with a bounded queue before it."""
 
 from __future__ import annotations
 

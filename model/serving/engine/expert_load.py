@@ -1,4 +1,4 @@
-"""Which experts the steps use: counted by executors that can without waiting, else by listening to the routers.
+"""Expert load of the engine's steps: counted by executors that can without waiting, else by hooks on the routers.
 
 Readers may be in any thread, and may miss what the step of this moment adds.
 """

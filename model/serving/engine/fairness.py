@@ -1,4 +1,4 @@
-"""Whose turn it is among owners: the one that was served the fewest tokens, as in a virtual token counter.
+"""Fairness among tenants: the one that was served the fewest tokens is next, as in a virtual token counter.
 
 Sheng et al. 2024, "Fairness in Serving Large Language Models" (arXiv:2401.00588). An owner that comes back after a
 pause does not bring saved-up turns along: it starts level with the least served of those that are active. Tokens of

@@ -1,4 +1,4 @@
-"""Holds an answer to a least length: what would end it is ruled out until then."""
+"""Minimum length of an answer: tokens that would end it are ruled out until then."""
 
 from __future__ import annotations
 

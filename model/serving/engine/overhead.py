@@ -1,4 +1,4 @@
-"""What a step costs beside computing it: `python -m model.serving.engine.overhead [--running 16] [--steps 400] [--json]`.
+"""Measure what a step costs in addition to its computation.
 
 Answers decode on an executor that computes nothing, so all time that passes is the engine's own: deciding what the
 step computes (scheduling), and everything else, namely choosing tokens, counters, text and events. Prints medians over

@@ -1,4 +1,4 @@
-"""Decides what the next step computes: continuous batching over a block pool, without a clock, threads or tensors.
+"""Scheduler: continuous batching over a block pool, without a clock, threads or tensors.
 
 Each step carries one token of every sequence that decodes; what is left of the token budget reads prompts in chunks,
 those of the least served owner first; what is still left verifies drafts. So a long prompt slows others down by one

@@ -1,4 +1,4 @@
-"""One sequence on its way through the scheduler: its tokens, how far they are computed, and the blocks it holds.
+"""One sequence of the scheduler: its tokens, how many are computed, and the blocks it holds.
 
 Plain state with one-row rules.
 """

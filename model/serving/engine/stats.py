@@ -1,4 +1,4 @@
-"""What the engine counts of itself, for metrics and benchmarks. Bills are made of `metering/usage.py`, not of this."""
+"""Statistics of the engine, for metrics and benchmarks. Bills are made of `metering/usage.py`, not of this."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""With how many threads, and on which cores, a model is served fastest here: `python -m model.serving.engine.tune --model NAME`.
+"""Find the fastest number of threads and cores for serving a model on this machine.
 
 Each setting is measured in a process of its own, which is bound to its cores before it loads the model, so that memory
 lies beside the cores that first touch it. Prints tokens per second of one answer and of several that decode together, and

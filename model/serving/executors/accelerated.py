@@ -1,4 +1,4 @@
-"""The executor of a model that is on a CUDA device: captured decode steps where they can be, else plain torch.
+"""Executor of a model on a CUDA device: captured decode steps if possible, else plain torch.
 
 No CUDA device has run it yet.
 """

@@ -1,4 +1,4 @@
-"""What the engine asks of whatever computes: one step over parts of many sequences whose past is in numbered blocks.
+"""Interface of an executor: compute one step over parts of many sequences whose past is in numbered blocks.
 
 An executor owns the model's weights and the memory of the key/value blocks; the engine owns which sequence holds which
 block. So the plain torch path, compiled kernels, several processes and split placements all serve the same scheduler.

@@ -1,4 +1,4 @@
-"""On what a node computes: one device, several ranks, or an accelerator and the host; its options and the loading.
+"""Hardware options of a node: one device, several ranks, or an accelerator and the host; and loading onto them.
 
 --device cuda                               everything on the accelerator, with CUDA graphs (`accelerated.py`)
 --tensor-parallel N --expert-parallel M     ranks on this machine (`distributed/executor.py`)

@@ -1,4 +1,4 @@
-"""Packed weights that outlive the process: the first load writes them to a file, later ones map it.
+"""Packed weights kept on disk: the first load writes them to a file, later ones map it.
 
     HOME/packed/<model folder>-<hash of its path>-<form>.packed
 

@@ -1,4 +1,4 @@
-"""Computes the engine's steps with the stack's own kernels (model/csrc/serve_*.cpp): one C call per step.
+"""Executor of the stack's own kernels (model/csrc/serve_*.cpp): one C call per step.
 
 Weights are packed once, in fp32, bf16 or int8; keys and values are in blocks of 16 tokens, in fp32 where the weights
 are and in bf16 otherwise. A sequence's logits are the same bits alone and in any batch, in one chunk or in many, and

@@ -1,4 +1,4 @@
-"""The structs that the compiled engine reads, field by field as in model/csrc/serve_model.h.
+"""C structs of the compiled engine, field by field as in model/csrc/serve_model.h.
 
 `check` compares their sizes with the library's: a library of other sources is refused, not misread.
 """

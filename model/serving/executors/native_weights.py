@@ -1,4 +1,4 @@
-"""A transformer's weights as the tables of the compiled engine: packed, with everything the kernels ask of a layer.
+"""A transformer's weights as the C structs of the compiled engine, packed for its kernels.
 
 Weights that layers share are packed once. The head of int4 has 8 bits, as its rows: 4 bits there cost most of what they
 cost at all (docs/lab/performance.md). Norms are kept in fp32, and an embedding whose numbers are not the packed head's.

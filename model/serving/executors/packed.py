@@ -1,4 +1,4 @@
-"""Weights as the compiled engine multiplies them: packed once at load, in fp32, bf16, int8 or int4.
+"""Packed weights of the compiled engine: packed once at load, in fp32, bf16, int8 or int4.
 
 A matrix [N, K] becomes strips of 32 outputs, [N/32][K/group][32][group], so that one product reads it from front to
 back; see model/csrc/serve_products.h; the kernels' library packs them. Int8 weights have one scale per output: the

@@ -1,4 +1,4 @@
-"""Where packed weights lie: in memory of their own, or in a file that is written once and mapped from then on.
+"""Memory of packed weights: anonymous, or a file that is written once and mapped afterwards.
 
 Each kind hands out pieces one after the other, aligned alike, so that what asks for the same sizes in the same order
 finds in a file what it has put there.

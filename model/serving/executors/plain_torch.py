@@ -1,4 +1,4 @@
-"""The executor of plain torch: a paged key/value cache under the transformer as it is, any attention kind, any device.
+"""Executor of plain torch: a paged key/value cache under the transformer, any attention kind, any device.
 
 Every layer's attention asks a `KeyValueStore` for its past; here that is a view where a sequence's blocks lie side by
 side, and a gathered copy where they do not. How many rows a step has decides which matrix kernels torch takes, so the

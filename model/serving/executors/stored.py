@@ -1,4 +1,4 @@
-"""A model's weights that stay in their files until the compiled executor packs them, a layer at a time.
+"""Weights that stay in their files until the compiled executor packs them, a layer at a time.
 
 Files are mapped for as long as a layer needs them and no longer: what was read of them counts as this process's memory
 meanwhile. Experts that a file has one by one are never stacked.

@@ -1,4 +1,4 @@
-"""The engine without its thread: jobs go in, each call of `step` moves them on, listeners hear of it.
+"""Engine core without a thread: it accepts jobs, and each call of `step` computes one step and notifies listeners.
 
 The scheduler decides what a step computes, an executor computes it, samplers choose tokens from its logits; this
 carries things between them and counts what each request used.

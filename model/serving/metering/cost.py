@@ -1,4 +1,4 @@
-"""How the time of a step is split over its sequences: the relative work of each, from the model's shape alone.
+"""Split a step's time over its sequences by their relative work, from the model's shape alone.
 
 The unit is one multiplication of one token with one weight. A sequence's work is that of its new tokens (weights of all
 blocks, attention over the past, and the head where logits are wanted) and its part in reading the weights once, which

@@ -1,4 +1,4 @@
-"""What is asked of the engine and what it answers: generations, events, limits, and the reasons for refusing.
+"""Requests and results of the engine: generations, events, limits, and the reasons for refusing.
 
 Plain values.
 """

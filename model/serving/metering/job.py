@@ -1,4 +1,4 @@
-"""One generation on its way through the engine, and each of its answers. State only; the engine moves it."""
+"""State of one generation in the engine, and of each of its answers. The engine moves it."""
 
 from __future__ import annotations
 

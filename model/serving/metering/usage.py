@@ -1,4 +1,4 @@
-"""What each request used, as the engine counts it: tokens, times and cache memory. Bills are made of this.
+"""Usage of each request, as the engine counts it: tokens, times and cache memory. Bills are made of this.
 
 Patches may not touch this file (benchmarks/policy.toml). Times come in as integer nanoseconds of one monotonic clock;
 nothing is lost to rounding before a reading is shown.

@@ -1,4 +1,4 @@
-"""What a node asks of whatever generates: the bundled engine (`service.py`) or another server (`upstream/backend.py`).
+"""Interface of a node's backend: the bundled engine (`service.py`) or another server (`upstream/backend.py`).
 
 Both take a request that was read, and give back pieces of text with counters.
 """

@@ -1,4 +1,4 @@
-"""What SIGTERM and SIGINT do to a node while it is still being imported, which takes seconds. Imports nothing heavy."""
+"""SIGTERM and SIGINT while a node is still being imported, which takes seconds. Imports nothing heavy."""
 
 from __future__ import annotations
 

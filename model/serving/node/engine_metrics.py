@@ -1,4 +1,4 @@
-"""What only the bundled engine can show: how long steps take, and which experts they use. For Prometheus.
+"""Metrics of the bundled engine alone, for Prometheus: duration of steps, and expert load.
 
 Step times are counted on the engine's thread, which costs far less than a step.
 """

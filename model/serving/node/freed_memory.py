@@ -1,4 +1,4 @@
-"""Returns memory that was freed to the system: glibc keeps it for the process where pieces around it are in use."""
+"""Return freed memory to the system, which glibc keeps where pieces around it are in use."""
 
 from __future__ import annotations
 

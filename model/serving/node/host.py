@@ -1,4 +1,4 @@
-"""Which model a node serves now: loading it, swapping it for another without a gap, and ending in good order.
+"""Host of the served model: load it, swap it for another without a gap, and shut down in order.
 
 At most one model is current. A swapped-out one answers what it has begun and is then stopped.
 """

@@ -1,4 +1,4 @@
-"""Loads a model for serving, and says in one word why that failed: not there, unusable, or too large for memory.
+"""Load a model for serving; a failure has one code: missing, unusable, or too large for memory.
 
 Memory is asked about first: a machine that overcommits would kill the node, and its answers, instead of failing the
 load.

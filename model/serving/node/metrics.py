@@ -1,4 +1,4 @@
-"""A node's figures for Prometheus: what was asked, answered and used, and the state of the engine at the scrape.
+"""Metrics of a node for Prometheus: requests, answers, usage, and the state of the engine at the scrape.
 
 Names begin with `gainshare_node_`; docs/reference/node.md lists them. No label names a person.
 """

@@ -1,4 +1,4 @@
-"""Numbers of a command line, within bounds: argparse names the option that is out of them and ends with status 2."""
+"""Bounded numbers for argparse: a value out of bounds ends the command with status 2 and the option's name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol with bounds on what stands before a request's body: bytes, header fields and time.
+"""uvicorn's HTTP protocol with limits on a request's head: bytes, header fields and time.
 
     uvicorn … --http model.serving.node.request_heads:BoundedHeads
 

@@ -1,4 +1,4 @@
-"""What a node serves: a model with its tokenizer, chat template and description, by name or folder."""
+"""A served model with its tokenizer, chat template and description, by name or folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Serves a model whose experts do not all fit the accelerator: hot ones are there, cold ones in the host's memory.
+"""Executor of a model whose experts do not all fit the accelerator: cold ones are computed on the host.
 
 Implements the executor's interface over another executor's steps: it counts which experts are used and lets them change
 places between steps. Answers do not depend on where an expert lies, but for rounding. With one device the same code

@@ -1,4 +1,4 @@
-"""A layer's experts on two devices that change places while they serve.
+"""A layer's experts on two devices; they are exchanged while the model serves.
 
 Memory stays what it was: an expert that enters takes the place of the one that leaves.
 """

@@ -1,4 +1,4 @@
-"""Which experts deserve the accelerator: counts of their use that fade, and exchanges that do not flutter.
+"""Choose the experts on the accelerator: decaying counts of their use, and exchanges with hysteresis.
 
 Pure: takes and returns plain numbers.
 """

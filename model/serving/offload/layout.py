@@ -1,4 +1,4 @@
-"""Spreads a model over an accelerator and the host as a placement says: which modules and which experts lie where.
+"""Place a model's modules and experts on an accelerator and the host.
 
 The residual stream, embedding, head, norms, attention and its cache are on one device; feed-forwards, routers and
 shared experts may be on another, and the routed experts on two.

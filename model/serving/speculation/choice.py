@@ -1,4 +1,4 @@
-"""Which guesses an engine verifies: those of the model's prediction modules where they are computed, else lookups."""
+"""Choose the draft proposer: the model's own MTP modules where they can be computed, else prompt lookup."""
 
 from __future__ import annotations
 

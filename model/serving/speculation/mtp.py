@@ -1,4 +1,4 @@
-"""Guesses next tokens with a model's own multi-token prediction modules (DeepSeek-V3, arXiv:2412.19437, section 2.2).
+"""Propose draft tokens with a model's own MTP modules (DeepSeek-V3, arXiv:2412.19437, section 2.2).
 
 Module i reads, at each position, what the module before it (the transformer, for the first) knew there and the token
 that lies i + 1 further; so n modules guess the n tokens behind the last known one. Their keys and values are in the

@@ -1,4 +1,4 @@
-"""Guesses that an answer goes on as the same words went on before, in prompt or answer: prompt lookup decoding.
+"""Propose draft tokens by prompt lookup: what followed the same tokens earlier in prompt or answer.
 
 (Saxena 2023, github.com/apoorvumang/prompt-lookup-decoding.) The index is that of LZ77 compressors, a chain of places
 per short run of tokens: it grows by one entry per token, and a lookup visits a bounded number of places, so both cost

@@ -1,4 +1,4 @@
-"""Guesses the next tokens of an answer, so that one step can check several: speculative decoding's first half.
+"""Interface of draft proposers for speculative decoding, and the number of draft tokens worth verifying.
 
 The engine computes the guesses (drafts) behind the known tokens in one step; `Sampler.verify` then draws what plain
 decoding would have drawn and keeps the drafts that were right (Leviathan et al. 2023, arXiv:2211.17192). Bad guesses

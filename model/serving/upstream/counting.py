@@ -1,4 +1,4 @@
-"""How many tokens a prompt or a text has, for answers that another server generates.
+"""Count the tokens of prompts and answers that another server generates.
 
 Prompts are counted by the server's own tokenizer where it offers that (vLLM's and SGLang's /tokenize, llama.cpp's
 /tokenize and /apply-template), else by a tokenizer folder on this machine. Texts are always counted here, and only

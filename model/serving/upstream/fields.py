@@ -1,4 +1,4 @@
-"""The settings of a request as another server takes them. Pure.
+"""Translate a request's settings into the fields of another server. Pure.
 
 What a server does not know it may ignore: only those of vLLM, SGLang, llama.cpp and our own nodes are known here.
 """

@@ -1,4 +1,4 @@
-"""Finds out what a server offers: its models, the length of its context, and who can count tokens.
+"""Probe another server: its models, its context length, and how its tokens can be counted.
 
 Refuses to stand before a server whose prompts no one can count: what cannot be counted cannot be metered. Knows
 nothing of requests.

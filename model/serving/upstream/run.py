@@ -1,4 +1,4 @@
-"""One answer of another server as pieces with counters that a meter can rely on.
+"""One answer of another server, as pieces with counters that a meter can rely on.
 
 Counters never go down, never exceed what was allowed, and grow only with a piece: what the server counts is taken where
 it counts all along; otherwise this node counts the text it passes on, and takes the server's total at the end. The ends

@@ -1,4 +1,4 @@
-"""What differs between the configuration that a run was started with and the one that it goes on with.
+"""Differences between the configuration that a run was started with and the one it is resumed with.
 
 Does not import torch.
 """

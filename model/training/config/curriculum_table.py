@@ -1,4 +1,4 @@
-"""The table of a run's file that says in which order data is learnt. Does not import torch."""
+"""The `[curriculum]` table of a run's file. Does not import torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of a run's file that says which model is trained: a preset, a checkpoint, or a shape of its own.
+"""The `[model]` table of a run's file: a preset, a checkpoint, or all fields of a shape.
 
 Does not import torch.
 """

@@ -1,4 +1,4 @@
-"""The constants of training, as one frozen dataclass. Does not import torch."""
+"""Hyperparameters of training, as one frozen dataclass. Does not import torch."""
 
 from __future__ import annotations
 

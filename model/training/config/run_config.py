@@ -1,4 +1,4 @@
-"""What one training run is, read from a TOML file. Does not import torch.
+"""Configuration of one training run, read from a TOML file. Does not import torch.
 
 Paths are relative to the folder that the command is started in. docs/reference/training.md describes every key.
 """

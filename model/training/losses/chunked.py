@@ -1,4 +1,4 @@
-"""Cross-entropy of the head's logits without the logits: projection, loss and gradient of some positions at a time.
+"""Chunked cross-entropy: projection, loss and gradient of some positions at a time, without all the logits.
 
 With a large vocabulary the fp32 logits [B, S, V] and their gradient are the largest tensors of training. Here never
 more than `chunk` rows of them exist. The gradients are computed in the forward pass, chunk by chunk, while the logits

@@ -1,4 +1,4 @@
-"""What a run's table [distillation] makes of its objective: a teacher's expectations beside the targets.
+"""Set a run's objective from its `[distillation]` table.
 
 The teacher is a model folder whose tokenizer is the data's, or a folder of its answers. Hidden states need the former;
 their projections are trained and saved with the student.

@@ -1,4 +1,4 @@
-"""What training minimises on one packed batch: next-token loss and, where the model has them, losses further ahead.
+"""Training objective on one packed batch: next-token loss and, if the model has MTP modules, theirs.
 
 Auxiliary losses of routers are not here: MoE layers attach them to their own output.
 """

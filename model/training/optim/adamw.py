@@ -1,4 +1,4 @@
-"""AdamW that clips as it moves, and that keeps working copies of weights; torch's own wherever there is no kernel for it.
+"""AdamW with fused clipping and bf16 working copies; torch's own where there is no kernel for it.
 
 Torch's clipping is a pass over all gradients before the optimiser's. Here the norm is one read, and the factor that
 follows from it is applied as each gradient is read to be used. The state is that of `torch.optim.AdamW`, key by key.

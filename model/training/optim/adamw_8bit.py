@@ -1,4 +1,4 @@
-"""AdamW whose moments take two bytes a parameter instead of eight.
+"""AdamW with two bytes of moments a parameter instead of eight.
 
 Dettmers et al. 2021, arXiv:2110.02861; the number format is model/training/optim/eight_bit_moments.py's subject. Each step
 decodes a chunk of moments to fp32, updates them, moves the parameters by the *unrounded* moments and encodes again.

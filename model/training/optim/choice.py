@@ -1,4 +1,4 @@
-"""The optimiser that a recipe names, over a model's parameters."""
+"""Build the optimiser that a recipe names, over a model's parameters."""
 
 from __future__ import annotations
 

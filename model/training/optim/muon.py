@@ -1,4 +1,4 @@
-"""Muon: momentum whose matrices are orthogonalised before they become updates, with AdamW for what is no matrix.
+"""Muon: momentum, orthogonalised for matrices before it becomes the update, with AdamW for all other parameters.
 
 K. Jordan 2024 (kellerjordan.github.io/posts/muon); scaled as in Liu et al. 2025 (arXiv:2502.16982), so that an update's
 root mean square is that of AdamW and one learning rate and weight decay serve both. Stacked experts are orthogonalised

@@ -1,4 +1,4 @@
-"""In which number format a model is multiplied while it trains; its parameters stay fp32 masters in all of them.
+"""Number formats of training: the products' format differs, parameters stay fp32 masters in all of them.
 
 `bf16` and `fp16` are autocast (Micikevicius et al. 2018, arXiv:1710.03740): matrix products in 16 bits, sums over
 layers, norms, router, softmax and loss in fp32. bf16 has fp32's range and needs nothing more. fp16 underflows: its loss

@@ -1,4 +1,4 @@
-"""Copies in bf16 of fp32 masters, which forward and backward passes compute with in the masters' place.
+"""bf16 copies of fp32 masters, which forward and backward passes use in the masters' place.
 
 Autocast casts each master again in each pass, and each gradient back to fp32. A copy is cast once, by the optimiser as
 it moves the master, and its gradient is read as it came. Outside of `in_place` no one meets a copy.

@@ -1,4 +1,4 @@
-"""A training run's events in words, one line each. Does not import torch."""
+"""Text of a training run's events, one line each. Does not import torch."""
 
 from __future__ import annotations
 

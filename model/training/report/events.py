@@ -1,4 +1,4 @@
-"""What happens in a training run, as plain values that observers are told of. Does not import torch."""
+"""Events of a training run, as plain values for observers. Does not import torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many floating-point operations a model's training takes, counted from its shape.
+"""Floating-point operations of a model's training, counted from its shape.
 
 The field's convention (Chowdhery et al. 2022, arXiv:2204.02311, appendix B): a parameter that multiplies a token costs two
 operations forward and four backward, attention the products of queries with keys and of weights with values; softmax,

@@ -1,4 +1,4 @@
-"""What a device reaches in matrix products at its best: the peak that utilisation is measured against.
+"""Measure a device's peak speed of matrix products, which utilisation (MFU) is measured against.
 
 Measured at the start of each run and not looked up, so that it holds for this machine, its clock and this number of
 threads. Other processes slow products down, never up: those that last longer than a turn on a core, and those whose

@@ -1,4 +1,4 @@
-"""A run's log: one JSON object per line and event, appended and flushed, readable while the run goes on.
+"""A run's log: one JSON object per line and event, appended and flushed, readable during the run.
 
 A resumed run goes on in the same file: what was logged of steps that are trained again is cut off first, so that each
 step stands there once. Does not import torch.

@@ -1,4 +1,4 @@
-"""How much memory a training process holds now and held at most."""
+"""Current and peak memory of a training process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a run still takes, from how long it took so far."""
+"""ETA of a run, from its pace so far."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person sees while a model trains: a live bar on a terminal, plain lines anywhere else.
+"""Progress display of a run: a live bar on a terminal, plain lines elsewhere.
 
 Does not import torch.
 """

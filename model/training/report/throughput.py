@@ -1,4 +1,4 @@
-"""How fast a step was: tokens per second, and the share of the device's peak that they amount to.
+"""Throughput of a step: tokens per second, and its share of the device's peak (MFU).
 
 Counts tokens and the pairs that attention looks at, not padding.
 """

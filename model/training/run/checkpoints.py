@@ -1,4 +1,4 @@
-"""The checkpoints of one training run on disk: a folder per saved step, whole or not there at all.
+"""Checkpoints of one training run on disk: a folder per saved step, whole or absent.
 
 Each is also a model folder (model/checkpoint.py), so a run's newest weights can be served or evaluated as they are. The
 other parts are in the same folder, without pickle: safetensors for tensors, state.json for the rest with every file's SHA-256.

@@ -1,4 +1,4 @@
-"""The command behind `gainshare train`: reads a run's file, trains, and says what came of it or what to do about it.
+"""Command line of `gainshare train`: read a run's file, train, and report the result or the error.
 
 Progress goes to standard error, the result to standard output.
 """

@@ -1,4 +1,4 @@
-"""The data of one run: its stream of batches, its held-out batches and what its tokenizer leaves beside the weights."""
+"""Data of one run: its stream of batches, its held-out batches, and the tokenizer's files for its checkpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What computes a run's updates, as the run asks for it: this process alone, or the ranks of a mesh."""
+"""Interface of a training engine, and the engine of one process; `model/parallel/run/engine.py` has that of a mesh."""
 
 from __future__ import annotations
 

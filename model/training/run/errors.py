@@ -1,4 +1,4 @@
-"""What can end a training run early. Does not import torch; `faults.py` says what to do about each."""
+"""Errors that end a training run early. Does not import torch; `faults.py` says what to do about each."""
 
 from __future__ import annotations
 

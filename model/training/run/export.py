@@ -1,4 +1,4 @@
-"""A trained model as a model folder: one safetensors file, its shape, its tokenizer."""
+"""Export a trained model as a model folder: one safetensors file, its shape, its tokenizer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ends a training run early, in words that name the next thing to do, with an exit status for each kind.
+"""Explain the errors that end a training run early: a message with the next step, and an exit status, for each kind.
 
 Does not import torch until it is asked about an error.
 """

@@ -1,4 +1,4 @@
-"""Whether weights are numbers, asked before they are written."""
+"""Check that weights are finite before they are saved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a training run keeps its things, and that one process at a time writes there. Does not import torch."""
+"""Paths in a run's output folder, and its lock: one process at a time writes there. Does not import torch."""
 
 from __future__ import annotations
 

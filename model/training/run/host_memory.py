@@ -1,4 +1,4 @@
-"""Lets a training process keep the memory that it frees, in large pages, for the next step asks for the same again.
+"""Keep the memory that a training process frees, in large pages, because the next step needs the same again.
 
 By default glibc gives every large block back to the system at once, and takes it again page by page, each filled with
 zeros: on one core about a sixth of a step of a small model. What a process holds at most is the same; it holds it from

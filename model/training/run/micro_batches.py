@@ -1,4 +1,4 @@
-"""Cuts a batch into parts that are computed one after the other, to need less memory."""
+"""Cut a batch into micro-batches that are computed one after the other, to need less memory."""
 
 from __future__ import annotations
 

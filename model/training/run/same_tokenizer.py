@@ -1,4 +1,4 @@
-"""Whether the model that a run begins with and the run's data mean the same text by a token id."""
+"""Check that a run's initial model and its data use the same token ids."""
 
 from __future__ import annotations
 

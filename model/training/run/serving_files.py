@@ -1,4 +1,4 @@
-"""What must lie beside trained weights so that they can be served: tokenizer, chat template, tokens that end an answer."""
+"""Files that a trained model needs to be served: tokenizer, chat template, tokens that end an answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Puts the parts of a run together: device, model and trainer, as its configuration says."""
+"""Build the parts of a run from its configuration: device, model and trainer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All that a training run is made of at one moment, as named tensors and plain JSON, and the way back.
+"""Training state: capture a run as named tensors and plain JSON, and restore it.
 
 What is not here is not needed: a run that is put together from the same configuration and restored goes on bit for bit
 as if it had not stopped, on the same machine with the same number of threads. A stream's state is carried along unread.

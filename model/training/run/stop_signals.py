@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish that the training loop reads between two steps. Does not import torch.
+"""Ctrl-C and SIGTERM as a request that the training loop reads between two steps. Does not import torch.
 
 The first signal asks to finish the step and save. A second Ctrl-C raises KeyboardInterrupt at once, for those who cannot
 wait. The handlers that were there before come back at the end.

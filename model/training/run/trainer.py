@@ -1,4 +1,4 @@
-"""One optimiser step after another on batches of token ids.
+"""Trainer: optimiser steps on batches of token ids.
 
 This is the seam that the judge's training suites measure: `Trainer(model)` and `step(tokens_BS)`. `update` is the same
 step for packed batches, in several micro-batches, in 16 bits, with a moving average.
