@@ -16,7 +16,7 @@ from model.presets import PRESETS
 from model.training.config.tables import convert, nearest, read_table, require_known
 
 FIELDS = tuple(name.name for name in fields(ModelConfig))
-SOURCE = ("preset", "checkpoint", "moments")  # keys beside those fields
+SOURCE = ("preset", "checkpoint", "moments")  # keys in addition to those fields
 ANY_VOCABULARY = 1 << 16  # stands for the tokenizer's size until it is known
 
 
@@ -26,7 +26,7 @@ class ModelTable:
 
     preset: str | None = None
     checkpoint: Path | None = None
-    moments: bool = False  # AdamW's come along from `checkpoint`
+    moments: bool = False  # AdamW's moments are loaded from `checkpoint` too
     values: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod

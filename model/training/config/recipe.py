@@ -14,7 +14,7 @@ OptimizerKind = Literal["adamw", "adamw_8bit", "muon"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How gradients become updates: by default AdamW, clipped gradients, a linear warm-up and then a constant rate.
+    """The optimiser and its settings: by default AdamW, clipped gradients, linear warm-up, then a constant rate.
 
     `adamw` is Loshchilov & Hutter 2019 (arXiv:1711.05101), `adamw_8bit` the same with its moments in eight bits
     (optim/adamw_8bit.py), `muon` orthogonalised momentum for matrices and AdamW for the rest (optim/muon.py).

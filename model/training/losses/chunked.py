@@ -55,14 +55,14 @@ def ahead_loss(
     documents_BS: Tensor | None = None,
     n_targets: int | Tensor | None = None,
 ) -> Tensor:
-    """The loss of multi-token prediction: the mean over its modules (arXiv:2412.19437, eq. 24-25); scalar.
+    """Loss of multi-token prediction (MTP): the mean over its modules (arXiv:2412.19437, eq. 24-25); scalar.
 
     `hidden`: [B, S, D] of each module, as `Transformer.ahead_hidden` gives them; that of module i at position p is for
     token p + i + 2. `targets_BS` are those of the next token, token p + 1 at position p (`next_token_targets`).
     Raises ValueError where there are no modules.
     """
     if not hidden:
-        raise ValueError("there is nothing to score: the model has no multi-token prediction (n_ahead is 0)")
+        raise ValueError("there is no MTP loss: the model has no MTP modules (n_ahead is 0)")
     losses = [
         chunked_target_loss(
             x_BSD, head_VD, ahead_targets(targets_BS, module + 1, documents_BS), n_targets=n_targets
@@ -73,7 +73,7 @@ def ahead_loss(
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """The sum over positions; C positions of a chunk."""
+    """Sum of the loss over positions; C positions of a chunk."""
 
     @staticmethod
     def forward(

@@ -61,10 +61,10 @@ def ahead_targets(targets_BS: Tensor, distance: int, documents_BS: Tensor | None
 
 
 def count_targets(targets_BS: Tensor) -> Tensor:
-    """How many positions are scored, at least 1; an integer scalar on the targets' device."""
+    """Number of scored positions, at least 1; an integer scalar on the targets' device."""
     return (targets_BS != IGNORED).sum().clamp(min=1)
 
 
 def wide(x: Tensor) -> Tensor:
-    """In fp32; double stays."""
+    """Cast to fp32; double stays."""
     return x if x.dtype is torch.float64 else x.float()

@@ -64,5 +64,5 @@ def score_(logits_NV: Tensor, targets_N: Tensor, *, z_weight: float, wants_gradi
 
 @cache
 def _kernel() -> Any:
-    """None without compiled kernels, or with those of a tree that has other ones."""
+    """The kernel; None if there is no library, or its kernels are of another tree."""
     return getattr(native.library(), "loss_fused_score", None)

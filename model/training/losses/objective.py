@@ -19,11 +19,11 @@ class Losses(NamedTuple):
     """fp32 scalars in nats, summed over a batch's scored positions and divided by the caller's number of targets."""
 
     next_token: Tensor
-    ahead: Tensor | None  # mean over multi-token prediction modules; None without them or outside of training
+    ahead: Tensor | None  # mean over the MTP modules; None without them or outside of training
 
 
 class Objective(Protocol):
-    """`losses_on`, or another function of a model and a batch in its place, such as `model.distill.Distillation`."""
+    """Interface of a training objective: `losses_on`, or another one such as `model.distill.Distillation`."""
 
     def __call__(self, model: Transformer, batch: Batch, *, n_targets: int) -> Losses: ...
 
@@ -40,7 +40,7 @@ def losses_on(model: Transformer, batch: Batch, *, n_targets: int) -> Losses:
 def ahead_on(
     model: Transformer, x_BSD: Tensor, batch: Batch, packing: Mapping[str, Tensor], *, n_targets: int
 ) -> Tensor | None:
-    """`Losses.ahead` from what `model.hidden` returned."""
+    """Compute `Losses.ahead`, the MTP loss, from what `model.hidden` returned."""
     if not model.training or not len(model.ahead):
         return None
     hidden = model.ahead_hidden(x_BSD, batch.tokens_BS, **packing)
@@ -50,10 +50,10 @@ def ahead_on(
 
 
 def packing_of(batch: Batch, model: Transformer, *, is_packed: bool) -> dict[str, Tensor]:
-    """What the model must be told of the batch beside its ids; nothing where each row is one piece.
+    """Arguments of the model that describe a batch's packing; none where each row is one document.
 
-    Nothing behind a piece is seen by it, so causal kernels need no mask. But rotations that depend on lengths must not
-    count the padding.
+    A document does not attend to the padding after it, so causal kernels need no mask. But rotations that depend on
+    lengths must not count the padding.
     """
     if not is_packed and not model.rotary.is_dynamic:
         return {}

@@ -32,7 +32,7 @@ def adamw_8bit(
     *,
     full_precision: Iterable[nn.Parameter] = (),
 ) -> AdamW8bit:
-    """As `adamw`: matrices and their stacks decay, vectors do not.
+    """Build AdamW8bit with weight decay on matrices and their stacks, not on vectors.
 
     Parameters among `full_precision` keep fp32 moments; the paper advises it for embeddings, whose rows see
     gradients of very different size and frequency.

@@ -16,7 +16,7 @@ TABLES = ("embedding", "head")  # their rows see gradients of very different siz
 def optimizer_for(
     model: nn.Module, recipe: Recipe, beside: Iterable[tuple[str, nn.Parameter]] = ()
 ) -> torch.optim.Optimizer:
-    """Over the parameters that require gradients, the model's and those named `beside`; `recipe.optimizer` chooses the kind."""
+    """Build the optimiser `recipe.optimizer` over the trainable parameters of the model and those in `beside`."""
     named = [*model.named_parameters(), *beside]
     parameters = [parameter for _, parameter in named]
     if recipe.optimizer == "muon":
@@ -34,9 +34,9 @@ def optimizer_for(
 def adamw(
     parameters: Iterable[nn.Parameter], recipe: Recipe, kind: type[torch.optim.AdamW] = torch.optim.AdamW
 ) -> torch.optim.AdamW:
-    """Matrices and their stacks decay, vectors do not.
+    """Build AdamW with weight decay on matrices and their stacks, not on vectors.
 
-    Fused, as torch calls it: on one core 2 to 6 times the speed of an operation per tensor and moment, by size.
+    It is torch's fused form: on one core 2 to 6 times as fast as an operation per tensor and moment, depending on size.
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     groups = [

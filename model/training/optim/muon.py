@@ -47,7 +47,7 @@ def orthogonalised(update: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Groups say by `rule` ("muon" or "adamw") how their parameters move; all share one learning rate."""
+    """Muon optimiser; each group's `rule` ("muon" or "adamw") selects its update, all share one learning rate."""
 
     def __init__(self, named_parameters: Iterable[tuple[str, nn.Parameter]], recipe: Recipe) -> None:
         trained = [(name, p) for name, p in named_parameters if p.requires_grad]

@@ -15,7 +15,7 @@ import torch
 
 @contextmanager
 def ordered_sums(device: torch.device) -> Iterator[None]:
-    """Within this context, on all threads of the process, where `device` is a CPU; nothing elsewhere."""
+    """Context in which all threads of the process sum in order, where `device` is a CPU; no effect elsewhere."""
     if device.type != "cpu":
         yield
         return

@@ -21,18 +21,18 @@ FORWARD_AND_BACKWARD = 6  # operations per multiplying parameter and token
 class TrainingCost:
     """Floating-point operations of one forward and backward pass."""
 
-    per_token: int  # all matrices that a token meets
+    per_token: int  # all matrices that multiply a token
     per_pair: int  # one query looking at one key in one layer
-    layers: Mapping[int | None, int]  # how many have each sliding window; None has no bound
+    layers: Mapping[int | None, int]  # number of layers with each sliding window; None: no window
 
     def flops(self, tokens: int, pairs: Mapping[int | None, int]) -> int:
-        """Of `tokens` tokens whose layers of each window have so many (query, key) pairs."""
+        """Operations of `tokens` tokens with so many (query, key) pairs in layers of each window."""
         attention = sum(count * pairs[window] for window, count in self.layers.items())
         return self.per_token * tokens + self.per_pair * attention
 
 
 def training_cost(config: ModelConfig) -> TrainingCost:
-    """Of a model in training, its multi-token prediction modules included."""
+    """Cost of a model in training, its MTP modules included."""
     lookup = 0 if config.tie_embeddings else config.vocab_size * config.d_model  # a read, no product
     ahead = config.n_ahead * _ahead_parameters(config)
     windows = [config.window(layer) for layer in range(config.n_layers)]
@@ -59,7 +59,7 @@ def _pair_width(config: ModelConfig) -> int:
 
 
 def _ahead_parameters(config: ModelConfig) -> int:
-    """What one multi-token prediction module multiplies a token with: its projection, a block and the head again."""
+    """Parameters by which one MTP module multiplies a token: its projection, a block and the head again."""
     if config.moe is not None and config.is_moe_layer(config.n_layers - 1):
         ffn = config.moe.active_parameters
     else:

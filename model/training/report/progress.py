@@ -23,7 +23,7 @@ BAR = 1000  # units of a full bar
 
 
 def progress_on(console: Console) -> Observer:
-    """The observer that fits the console."""
+    """Choose the observer for a console: a bar on a terminal, else lines."""
     return LiveProgress(console) if console.is_terminal else PlainProgress(console)
 
 

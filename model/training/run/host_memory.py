@@ -18,7 +18,7 @@ LARGE_PAGES = "THP_MEM_ALLOC_ENABLE"  # of torch's CPU allocator: asks for them 
 
 
 def keep_freed_memory() -> bool:
-    """For this process, from now on; whether the C library knows how. Call it before torch allocates its first tensor."""
+    """Keep freed memory in this process from now on; false if the C library cannot. Call it before the first tensor."""
     os.environ.setdefault(LARGE_PAGES, "1")
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:  # musl, macOS

@@ -1,4 +1,4 @@
-"""Moments from a run's checkpoint into a grown folder, and from there into the run that goes on with it."""
+"""Moments from a run's checkpoint into a grown folder, and from there into the run that continues with it."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_what_has_no_moments_is_named_and_nothing_is_written(
     (tmp_path / "parent" / "checkpoints" / "step-00000006" / "optimizer.safetensors").write_bytes(b"x")
     source = tmp_path / "parent" / "checkpoints" / "step-00000006"
     assert main(["upcycle", str(source), str(tmp_path / "grown"), "--moments"]) == 1
-    assert "is damaged: it is not what was written" in capsys.readouterr().err
+    assert "is damaged: its contents are not those that were written" in capsys.readouterr().err
     assert not (tmp_path / "grown").exists()
 
 

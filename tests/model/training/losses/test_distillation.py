@@ -302,7 +302,7 @@ def test_a_loss_on_hidden_states_may_be_dropped_or_weighed_otherwise_not_added(
     )
     assert "hidden_loss" not in steps[0].metrics and "objective" not in newest(tmp_path / "with")
     for again in (hidden(school, tmp_path / "with"), hidden(school, tmp_path / "other")):
-        with pytest.raises(SavedStateError, match="may be dropped or weighed otherwise, not added"):
+        with pytest.raises(SavedStateError, match="may be dropped or weighted differently, but not added"):
             if again.output.name == "other":
                 two = {"n_layers": 2, "d_model": 32}
                 steps_of(
@@ -380,5 +380,5 @@ def test_an_objective_is_chosen_before_the_first_update(school: Path, tmp_path: 
     trainer = trainer_for(config, data.vocabulary)
     trainer.update([next(data.stream)], progress=0.0)
     data.stream.close()
-    with pytest.raises(ValueError, match="before the optimiser has any moments"):
+    with pytest.raises(ValueError, match="the optimiser already has moments"):
         trainer.learn_by(losses_on)

@@ -194,18 +194,18 @@ def test_a_step_s_line_has_all_that_one_watches() -> None:
         "memory 1.00 GiB",
         "stage domain",
         "done 70%",
-        "left 1:02:05",
+        "ETA 1:02:05",
     ):
         assert part in text
     bare = describe(stepped(7, memory_bytes=None, eta_s=None, metrics={}))
-    assert "expert" not in bare and "memory" not in bare and "left" not in bare
+    assert "expert" not in bare and "memory" not in bare and "ETA" not in bare
 
 
 def test_the_other_events_in_words() -> None:
     assert describe(Noticed(3, "[x] was 1")) == "step 3  note: [x] was 1"
     assert describe(Saved(3, Path("a"), 1.0)) == "step 3  saved a"
     assert describe(Finished(3, 1200, "the budget is spent")) == "the budget is spent: 3 steps, 1,200 tokens"
-    assert describe(replace(STARTED, step=3)).startswith("going on behind step 3: ")
+    assert describe(replace(STARTED, step=3)).startswith("resuming after step 3: ")
 
 
 def test_a_terminal_gets_a_bar_and_keeps_the_lines_above_it() -> None:

@@ -208,7 +208,7 @@ def test_weights_of_several_processes_that_are_no_numbers_are_not_saved(tmp_path
     file = run_file(tmp_path, data, **tables, recipe={"learning_rate": 1e42})
     status, out, err = ended(start(file, "--json", "--resume"))
     assert status == 4, err
-    assert "step 2 left values that are no numbers" in json.loads(out)["error"]["message"]
+    assert "step 2 left values that are not finite" in json.loads(out)["error"]["message"]
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000001"]
 
 
