@@ -344,7 +344,7 @@ class ModelConfig:
         attentions = {self.attention_owner(layer) for layer in range(self.n_layers)}
         ffns = {self.ffn_owner(layer) for layer in range(self.n_layers)}
         blocks = len(attentions) * self.attention_parameters + sum(self._ffn(layer).total for layer in ffns)
-        return blocks + self._ahead_parameters + self._outside_blocks
+        return blocks + self._mtp_parameters + self._outside_blocks
 
     @property
     def active_parameters(self) -> int:
@@ -380,7 +380,7 @@ class ModelConfig:
         return norms + self.vocab_size * self.d_model * (1 if self.tie_embeddings else 2)
 
     @property
-    def _ahead_parameters(self) -> int:
+    def _mtp_parameters(self) -> int:
         """Each module: three norms of its own beside a block (two norms) and the projection of two inputs to one."""
         block = self.attention_parameters + self._ffn(self.n_layers - 1).total
         return self.n_ahead * (block + 5 * self.d_model + 2 * self.d_model**2)

@@ -19,7 +19,7 @@ from model.layers.attention.gqa import KeyValueStore, segment
 from model.layers.attention.masks import document_lengths, first_seen
 from model.layers.attention.rotary import Rotary, Rotation
 from model.layers.block import Block
-from model.layers.mtp import AheadModule, tokens_ahead
+from model.layers.mtp import MTPModule, tokens_after
 from model.layers.norm import RMSNorm
 from model.layers.recompute import Checkpointing, checked
 
@@ -39,7 +39,7 @@ class Transformer(nn.Module):
         self.norm = RMSNorm(config.d_model, config.norm_eps)
         tied = config.tie_embeddings
         self.head = None if tied else nn.Parameter(torch.empty(config.vocab_size, config.d_model))
-        self.ahead = nn.ModuleList(AheadModule(config) for _ in range(config.n_ahead))
+        self.ahead = nn.ModuleList(MTPModule(config) for _ in range(config.n_ahead))
         for weight in (self.embedding, self.head):
             if weight is not None:
                 nn.init.normal_(weight, std=config.d_model**-0.5)
@@ -47,7 +47,7 @@ class Transformer(nn.Module):
     def cast_blocks(self, dtype: torch.dtype) -> Transformer:
         """Casts the blocks in place; embedding, last norm and head keep their dtype."""
         self.layers.to(dtype)
-        for module in cast("Iterable[AheadModule]", self.ahead):
+        for module in cast("Iterable[MTPModule]", self.ahead):
             module.cast_block(dtype)
         return self
 
@@ -100,7 +100,7 @@ class Transformer(nn.Module):
         """fp32 logits [..., V] of residual streams [..., D]: last norm and head."""
         return self._head(self.norm(x))
 
-    def ahead_hidden(
+    def mtp_hidden(
         self,
         x_BSD: Tensor,
         tokens_BS: Tensor,
@@ -115,13 +115,13 @@ class Transformer(nn.Module):
         """
         rotation, spans = self.rotation_and_spans(tokens_BS, positions_BS, documents_BS)
         normed: list[Tensor] = []
-        for depth, module in enumerate(cast("Iterable[AheadModule]", self.ahead)):
-            embedded_BSD = F.embedding(tokens_ahead(tokens_BS, depth + 1), self.embedding)
+        for depth, module in enumerate(cast("Iterable[MTPModule]", self.ahead)):
+            embedded_BSD = F.embedding(tokens_after(tokens_BS, depth + 1), self.embedding)
             x_BSD = module(x_BSD, embedded_BSD, rotation, spans[module.block.window])
             normed.append(module.norm(x_BSD))
         return normed
 
-    def ahead_logits(
+    def mtp_logits(
         self,
         x_BSD: Tensor,
         tokens_BS: Tensor,
@@ -129,9 +129,9 @@ class Transformer(nn.Module):
         positions_BS: Tensor | None = None,
         documents_BS: Tensor | None = None,
     ) -> list[Tensor]:
-        """fp32 logits [B, S, V] of each multi-token prediction module, from the streams of `ahead_hidden`."""
+        """fp32 logits [B, S, V] of each multi-token prediction module, from the streams of `mtp_hidden`."""
         packing = {"positions_BS": positions_BS, "documents_BS": documents_BS}
-        return [self._head(x_BSD) for x_BSD in self.ahead_hidden(x_BSD, tokens_BS, **packing)]
+        return [self._head(x_BSD) for x_BSD in self.mtp_hidden(x_BSD, tokens_BS, **packing)]
 
     @torch.inference_mode()
     def step_hidden(
@@ -174,7 +174,7 @@ class Transformer(nn.Module):
         return self.logits(x_TD[rows])
 
     @torch.inference_mode()
-    def ahead_step(
+    def mtp_step(
         self, depth: int, x_TD: Tensor, tokens: Sequence[int], store: KeyValueStore
     ) -> tuple[Tensor, Tensor]:
         """Multi-token prediction module `depth` over consecutive positions of one sequence, behind its past there.
@@ -183,7 +183,7 @@ class Transformer(nn.Module):
         `depth` + 1 further. Returns the residual stream [T, D] for the module after it, and the logits [V] behind the
         last position, for the token that lies one further still.
         """
-        module = cast("AheadModule", self.ahead[depth])
+        module = cast("MTPModule", self.ahead[depth])
         positions_T = torch.arange(store.length, store.length + len(tokens), device=self.device)
         rotation = self._rotation_behind([(store, tokens)], positions_T)
         new = segment(store, len(tokens), self.device, module.block.window)

@@ -18,7 +18,7 @@ from model.distill.hidden import HiddenStateLoss, States, hidden_states
 from model.distill.identity import require_same_tokens
 from model.distill.teacher import LiveTeacher, Teacher, scored
 from model.training.config.temperature import require_temperature
-from model.training.losses.objective import Losses, ahead_on
+from model.training.losses.objective import Losses, mtp_loss_on
 from model.transformer import Transformer
 
 
@@ -99,7 +99,7 @@ class Distillation(nn.Module):
             total = total + self.hidden_weight * hidden
         self.last = Parts(target.detach(), divergence.detach(), None if hidden is None else hidden.detach())
         self._collected = _sum(self._collected, self.last)
-        return Losses(total, ahead_on(model, x_BSD, batch, packing, n_targets=n_targets))
+        return Losses(total, mtp_loss_on(model, x_BSD, batch, packing, n_targets=n_targets))
 
     def _ask(self, batch: Batch) -> tuple[Tensor | TopK, States]:
         if self.hidden is None:

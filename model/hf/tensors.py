@@ -89,7 +89,7 @@ def names_to_read(family: Family, shapes: Mapping[str, torch.Size], stored: Iter
     CheckpointError where tensors are missing or unknown, UnsupportedModel where experts are stored fused.
     """
     places, names = slots(family, shapes), set(stored)
-    ahead = {name for name in names if family.has_modules_ahead and _layer(name) >= _n_layers(shapes)}
+    ahead = {name for name in names if family.has_mtp_modules and _layer(name) >= _n_layers(shapes)}
     if ahead:
         _LOG.warning("modules for multi-token prediction are left out: %s", _some(ahead))
     unknown = {

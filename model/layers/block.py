@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from model.config import ModelConfig
 from model.layers.attention.gqa import Attention, Segment
-from model.layers.attention.mla import LatentAttention
+from model.layers.attention.mla import MLA
 from model.layers.attention.rotary import Rotation
 from model.layers.ffn import SwiGLU
 from model.layers.formats import autocast_dtype
@@ -25,7 +25,7 @@ class Block(nn.Module):
     `attention_of` and `ffn_of` are blocks whose attention or feed-forward this one uses instead of its own.
     """
 
-    attention: Attention | LatentAttention
+    attention: Attention | MLA
     ffn: SwiGLU | MoELayer
 
     def __init__(
@@ -44,7 +44,7 @@ class Block(nn.Module):
         if attention_of is not None:
             lend(self, "attention", attention_of.attention)
         else:
-            self.attention = Attention(config) if config.latent is None else LatentAttention(config)
+            self.attention = Attention(config) if config.latent is None else MLA(config)
         self.ffn_norm = RMSNorm(config.d_model, config.norm_eps)
         if ffn_of is not None:
             lend(self, "ffn", ffn_of.ffn)

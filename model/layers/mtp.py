@@ -17,7 +17,7 @@ from model.layers.block import Block
 from model.layers.norm import RMSNorm
 
 
-class AheadModule(nn.Module):
+class MTPModule(nn.Module):
     """One depth of prediction: norms of both inputs, their projection [D, 2D], a block, and the norm before the head.
 
     The block is of the kind of the transformer's last layer, with weights of its own.
@@ -54,7 +54,7 @@ class AheadModule(nn.Module):
         return y_BSD
 
 
-def tokens_ahead(tokens_BS: Tensor, distance: int) -> Tensor:
+def tokens_after(tokens_BS: Tensor, distance: int) -> Tensor:
     """For each position the token `distance` further; the row's beginning fills its end, where nothing follows.
 
     Those last positions' predictions mean nothing and no loss may use them: their targets do not exist either.

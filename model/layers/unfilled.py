@@ -17,11 +17,11 @@ from torch.overrides import TorchFunctionMode
 @contextmanager
 def unfilled() -> Iterator[None]:
     """Modules that are made within this context are on the meta device, and their weights are not drawn."""
-    with torch.device("meta"), _NothingDrawn():
+    with torch.device("meta"), _SkipInit():
         yield
 
 
-class _NothingDrawn(TorchFunctionMode):
+class _SkipInit(TorchFunctionMode):
     def __torch_function__(
         self,
         func: Callable[..., Any],

@@ -24,7 +24,7 @@ from model.parallel.tensor import IGNORED, cross_entropy_sum, embed, join_parts,
 from model.transformer import Transformer
 
 
-class Elsewhere(nn.Module):
+class RemoteBlock(nn.Module):
     """Stands where another stage's block would: it has no parameters and is not called."""
 
     checkpointing: Checkpointing = "none"
@@ -161,7 +161,7 @@ class Stage(Transformer):
 
     def _drop_other_stages(self) -> None:
         for layer in set(range(len(self.layers))) - set(self.own_layers):
-            self.layers[layer] = Elsewhere()
+            self.layers[layer] = RemoteBlock()
         keeps_embedding = self.is_first or (self.is_last and self.head is None)
         if not self.is_last:
             self.norm = nn.Identity()  # type: ignore[assignment]

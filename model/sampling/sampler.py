@@ -79,7 +79,7 @@ class Sampler:
                 break
         return chosen
 
-    def guess(self, logits_V: NDArray[np.float32], ahead: int) -> int:
+    def draft_token(self, logits_V: NDArray[np.float32], ahead: int) -> int:
         """What would be drawn `ahead` tokens from now if the model's logits were these; records nothing.
 
         A draft made so shares the draw's randomness, which makes it likelier to be accepted than the likeliest token.

@@ -94,5 +94,5 @@ DEEPSEEK_V3: Final = Family(
         Written("num_nextn_predict_layers", 0),
     ),
     names={**_NAMES, "ffn.router.bias": "mlp.gate.e_score_correction_bias"},
-    has_modules_ahead=True,
+    has_mtp_modules=True,
 )

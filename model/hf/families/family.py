@@ -31,7 +31,7 @@ class Family:
     """`model_type` and `architecture` as `config.json` has them.
 
     `names`: our names within a layer and theirs; a name of theirs with `{expert}` stands for one tensor per expert,
-    of which ours is the stack. `has_modules_ahead`: files may hold modules for multi-token prediction as further
+    of which ours is the stack. `has_mtp_modules`: files may hold modules for multi-token prediction as further
     layers.
     """
 
@@ -39,7 +39,7 @@ class Family:
     architecture: str
     rules: tuple[Rule, ...]
     names: Mapping[str, str]
-    has_modules_ahead: bool = False
+    has_mtp_modules: bool = False
 
     def read_config(self, theirs: Theirs, name: str) -> ModelConfig:
         """Raises UnsupportedModel, which names the field, where this stack cannot represent the model."""

@@ -28,7 +28,7 @@ from model.layers.norm import RMSNorm
 LATENT_NORM_EPS = 1e-6  # the source's, whatever the epsilon of the model's other norms
 
 
-class LatentAttention(nn.Module):
+class MLA(nn.Module):
     """Weights: w_kv_down [R + P, D], kv_norm [R], w_kv_up [H*(N + U), R], w_o [D, H*U].
 
     Queries come from w_q [H*(N + P), D], or with a latent of their own, of width Q, from w_q_down [Q, D], q_norm [Q]

@@ -1,6 +1,6 @@
 """Sum of the routed experts' outputs: each token is computed by its chosen experts only.
 
-Kernels of our own (`experts_fused.py`, on CUDA `experts_triton.py`) compute it where they fit. Elsewhere rows of
+Kernels of our own (`experts_fused.py`, on CUDA `experts_triton.py`) compute it where they fit. RemoteBlock rows of
 (token, choice) pairs are sorted by expert, so that each expert multiplies one contiguous block. All equal
 `experts_reference.apply_experts` forward and backward. Knows nothing of routers or shared experts.
 

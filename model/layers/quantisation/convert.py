@@ -16,11 +16,11 @@ from torch import Tensor, is_grad_enabled, nn
 from torch.overrides import TorchFunctionMode
 
 from model.layers.attention.gqa import Attention
-from model.layers.attention.mla import LatentAttention
+from model.layers.attention.mla import MLA
 from model.layers.ffn import SwiGLU
 from model.layers.moe.experts import apply_experts
 from model.layers.moe.layer import Experts
-from model.layers.mtp import AheadModule
+from model.layers.mtp import MTPModule
 from model.layers.quantisation.experts import EightBitExperts
 from model.layers.quantisation.linear import Arithmetic, EightBitMode, arithmetic_of, eight_bit_linear
 
@@ -98,7 +98,7 @@ class EightBitAttention(_EightBit, Attention):
     """Projections in 8 bits; attention itself stays as it is."""
 
 
-class EightBitLatentAttention(_EightBit, LatentAttention):
+class EightBitMLA(_EightBit, MLA):
     """Projections in 8 bits, those down to the latents and up from them too."""
 
 
@@ -106,7 +106,7 @@ class EightBitSwiGLU(_EightBit, SwiGLU):
     """All three products in 8 bits."""
 
 
-class EightBitAheadModule(AheadModule):
+class EightBitMTPModule(MTPModule):
     """The projection of two inputs to one in 8 bits; its block's parts are converted by themselves."""
 
     linears: LinearsIn
@@ -120,9 +120,9 @@ class EightBitAheadModule(AheadModule):
 
 _EIGHT_BIT_FORM: dict[type[nn.Module], type[nn.Module]] = {
     Attention: EightBitAttention,
-    LatentAttention: EightBitLatentAttention,
+    MLA: EightBitMLA,
     SwiGLU: EightBitSwiGLU,
-    AheadModule: EightBitAheadModule,
+    MTPModule: EightBitMTPModule,
 }
 
 

@@ -6,7 +6,7 @@ import ctypes
 
 
 def return_freed_memory() -> bool:
-    """Whether the C library can do that and had some to return. Takes milliseconds for each GiB of heap."""
+    """Return freed memory; true if the C library returned some. Takes milliseconds for each GiB of heap."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is None:  # musl, macOS
         return False

@@ -20,7 +20,7 @@ from model.layers import linear_fused
 from model.layers.formats import product_dtype
 from model.layers.linear import linear
 from model.training.losses import cross_entropy_fused
-from model.training.losses.cross_entropy import ahead_targets, count_targets, wide
+from model.training.losses.cross_entropy import count_targets, mtp_targets, wide
 
 CHUNK = 1024  # positions: long enough for a matrix product at full speed, 1/16 of a batch of 16,384 tokens
 
@@ -47,7 +47,7 @@ def chunked_target_loss(
     return apply(x_ND, head_VD, targets_N, z_weight, chunk, torch.is_grad_enabled()) / divisor
 
 
-def ahead_loss(
+def mtp_loss(
     hidden: Sequence[Tensor],
     head_VD: Tensor,
     targets_BS: Tensor,
@@ -57,7 +57,7 @@ def ahead_loss(
 ) -> Tensor:
     """Loss of multi-token prediction (MTP): the mean over its modules (arXiv:2412.19437, eq. 24-25); scalar.
 
-    `hidden`: [B, S, D] of each module, as `Transformer.ahead_hidden` gives them; that of module i at position p is for
+    `hidden`: [B, S, D] of each module, as `Transformer.mtp_hidden` gives them; that of module i at position p is for
     token p + i + 2. `targets_BS` are those of the next token, token p + 1 at position p (`next_token_targets`).
     Raises ValueError where there are no modules.
     """
@@ -65,7 +65,7 @@ def ahead_loss(
         raise ValueError("there is no MTP loss: the model has no MTP modules (n_ahead is 0)")
     losses = [
         chunked_target_loss(
-            x_BSD, head_VD, ahead_targets(targets_BS, module + 1, documents_BS), n_targets=n_targets
+            x_BSD, head_VD, mtp_targets(targets_BS, module + 1, documents_BS), n_targets=n_targets
         )
         for module, x_BSD in enumerate(hidden)
     ]

@@ -47,7 +47,7 @@ def target_loss(
     return summed / (count_targets(targets_BS) if n_targets is None else n_targets)
 
 
-def ahead_targets(targets_BS: Tensor, distance: int, documents_BS: Tensor | None = None) -> Tensor:
+def mtp_targets(targets_BS: Tensor, distance: int, documents_BS: Tensor | None = None) -> Tensor:
     """The targets of predictions `distance` tokens beyond the next one, from those of the next token.
 
     `IGNORED` where the row ends before, and where `documents_BS` (ids of packed documents) has another document

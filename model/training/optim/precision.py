@@ -18,11 +18,11 @@ from torch.amp.grad_scaler import GradScaler
 
 from model.config import ConfigError
 from model.layers.attention.gqa import Attention
-from model.layers.attention.mla import LatentAttention
+from model.layers.attention.mla import MLA
 from model.layers.ffn import SwiGLU
 from model.layers.moe.experts import apply_experts
 from model.layers.moe.layer import ApplyExperts, Experts
-from model.layers.mtp import AheadModule
+from model.layers.mtp import MTPModule
 from model.transformer import Transformer
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -65,7 +65,7 @@ def cast_experts(model: nn.Module) -> None:
 
 Place = tuple[nn.Module, str]  # a module and the name of one of its parameters
 
-_PROJECTING = (Attention, LatentAttention, SwiGLU, AheadModule)  # 8-bit forms, other classes, want masters
+_PROJECTING = (Attention, MLA, SwiGLU, MTPModule)  # 8-bit forms, other classes, want masters
 
 
 def cast_places(model: nn.Module) -> Iterator[Place]:

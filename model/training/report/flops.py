@@ -34,7 +34,7 @@ class TrainingCost:
 def training_cost(config: ModelConfig) -> TrainingCost:
     """Cost of a model in training, its MTP modules included."""
     lookup = 0 if config.tie_embeddings else config.vocab_size * config.d_model  # a read, no product
-    ahead = config.n_ahead * _ahead_parameters(config)
+    ahead = config.n_ahead * _mtp_parameters(config)
     windows = [config.window(layer) for layer in range(config.n_layers)]
     windows += [config.window(config.n_layers - 1)] * config.n_ahead
     return TrainingCost(
@@ -58,7 +58,7 @@ def _pair_width(config: ModelConfig) -> int:
     return config.n_heads * 2 * config.d_head
 
 
-def _ahead_parameters(config: ModelConfig) -> int:
+def _mtp_parameters(config: ModelConfig) -> int:
     """Parameters by which one MTP module multiplies a token: its projection, a block and the head again."""
     if config.moe is not None and config.is_moe_layer(config.n_layers - 1):
         ffn = config.moe.active_parameters

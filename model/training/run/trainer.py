@@ -113,7 +113,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         losses = self._backward_of_all(micro_batches, n_targets)
         loss = _sum([part.next_token for part in losses])
-        ahead = [part.ahead for part in losses if part.ahead is not None]
+        mtp = [part.mtp for part in losses if part.mtp is not None]
         self.scaler.unscale_(self.optimizer)
         norm = float(self._clip_grad_norm_())
         is_skipped = self._require_finite(loss, norm)
@@ -122,7 +122,7 @@ class Trainer:
         self._after_update(is_skipped=is_skipped)
         return Update(
             loss=loss,
-            ahead_loss=_sum(ahead) if ahead else None,
+            ahead_loss=_sum(mtp) if mtp else None,
             gradient_norm=norm,
             learning_rate=learning_rate,
             n_tokens=sum(batch.n_tokens for batch in micro_batches),
@@ -170,10 +170,10 @@ class Trainer:
             with autocast(self.precision, self.model.device):
                 losses = self.objective(self.model, batch, n_targets=n_targets)
             total = losses.next_token
-            if losses.ahead is not None:
-                total = total + self.recipe.ahead_weight * losses.ahead
+            if losses.mtp is not None:
+                total = total + self.recipe.ahead_weight * losses.mtp
             self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
-        return Losses(losses.next_token.detach(), None if losses.ahead is None else losses.ahead.detach())
+        return Losses(losses.next_token.detach(), None if losses.mtp is None else losses.mtp.detach())
 
     def _require_finite(self, loss: float, norm: float) -> bool:
         """Whether this update must be left out, which only fp16 may do."""

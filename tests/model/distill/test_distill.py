@@ -99,7 +99,7 @@ def test_the_objective_is_the_weighted_sum_of_its_parts() -> None:
     for found, wanted in zip(distillation.last, (target, divergence, hidden), strict=True):
         torch.testing.assert_close(found, wanted.detach())
     torch.testing.assert_close(losses.next_token, 0.7 * target + 0.3 * divergence + 0.7 * hidden)
-    assert losses.ahead is None
+    assert losses.mtp is None
 
 
 def test_without_weight_it_is_the_plain_objective_with_and_without_prediction_further_ahead() -> None:

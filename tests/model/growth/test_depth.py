@@ -46,7 +46,7 @@ def child_of(growth: Growth, parent: Transformer) -> Transformer:
 def logits(model: Transformer) -> Tensor:
     tokens = torch.randint(50, (2, 24), generator=torch.Generator().manual_seed(5))
     x = model.hidden(tokens)
-    return torch.stack([model.logits(x), *model.ahead_logits(x, tokens)])
+    return torch.stack([model.logits(x), *model.mtp_logits(x, tokens)])
 
 
 @pytest.mark.parametrize("after", [[0], [2], [0, 1, 2]], ids=str)

@@ -17,7 +17,7 @@ from model.config import LatentConfig, ModelConfig
 from model.layers.attention import gqa_fused
 from model.layers.attention.gqa import Attention
 from model.layers.attention.masks import first_seen
-from model.layers.attention.mla import LatentAttention
+from model.layers.attention.mla import MLA
 from model.layers.attention.rotary import Rotary
 from model.layers.watched import torch_instead
 from tests.model.random_models import SMALL
@@ -275,7 +275,7 @@ def test_attention_over_packed_rows_and_windows_uses_it(
     config: ModelConfig, window: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
-    attention = Attention(config) if config.latent is None else LatentAttention(config)
+    attention = Attention(config) if config.latent is None else MLA(config)
     x_BSD = torch.randn(2, 11, config.d_model, requires_grad=True)
     rotation = Rotary.of(config).at(torch.arange(11), torch.float32)
     documents_BS = torch.tensor([[0] * 4 + [1] * 7, [3] * 10 + [-1]])
