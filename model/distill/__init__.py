@@ -5,8 +5,8 @@
     losses = distillation(student, batch, n_targets=batch.n_targets)
 
 `divergence.py` compares distributions of tokens, `hidden.py` hidden states; `teacher.py` runs a teacher, `cache.py`
-keeps what it said on disk, `precompute.py` fills that; `identity.py` tells whether two models mean the same by a token
-id; `objective.py` adds the losses up. Teacher and student may differ in everything but their tokens.
+keeps its outputs on disk, `precompute.py` fills that; `identity.py` checks that two models share token ids;
+`objective.py` adds the losses up. Teacher and student may differ in everything but their tokens.
 `python -m model.distill` fills the cache that a run's file names (`fill.py`), see docs/how-to/distil-from-a-teacher.md.
 """
 

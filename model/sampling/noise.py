@@ -50,7 +50,7 @@ def gumbel(key: int, ids: NDArray[np.uint32]) -> NDArray[np.float32]:
     )  # the largest round to 1, whose logarithm is infinite
     np.log1p(
         uniform, out=uniform
-    )  # minus an exponential variate, exact where it is small: there draws are decided
+    )  # minus an exponential variate, exact where it is small, which decides draws
     np.negative(uniform, out=uniform)
     np.log(uniform, out=uniform)
     return np.negative(uniform, out=uniform)

@@ -26,7 +26,7 @@ PIP_TIMEOUT_S = 900
 
 
 def fetch_wheel(target: Path, progress: Progress) -> None:
-    """Downloads the pinned wheel to `target`, resuming an earlier try. Raises DownloadError."""
+    """Downloads the pinned wheel to `target`, resuming an earlier attempt. Raises DownloadError."""
     url = resolve_url()
     parts = urllib.parse.urlsplit(url)
     if parts.scheme == "file":

@@ -15,7 +15,7 @@ Span = tuple[int, int]  # start and end of a range of a document's tokens, the e
 
 
 class TokenDocuments(Protocol):
-    """Documents by number; `ShardedDocuments` are on disk, `MemoryDocuments` are not."""
+    """Interface of documents by number: `ShardedDocuments` on disk, `MemoryDocuments` in memory."""
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -44,7 +44,7 @@ class MemoryDocuments:
             raise ValueError("MemoryDocuments.spans needs one entry per document, or none at all")
         for ids, spans in zip(self.ids, self.spans, strict=False):
             if any(not 0 <= start < end <= len(ids) for start, end in spans):
-                raise ValueError(f"answers {spans} lie outside their document of {len(ids)} tokens")
+                raise ValueError(f"answers {spans} are outside of their document of {len(ids)} tokens")
 
     @property
     def lengths(self) -> NDArray[np.int64]:

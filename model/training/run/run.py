@@ -333,9 +333,7 @@ class _Run:
 
     def _require_same_shape(self, loaded: Loaded) -> None:
         if differing := shape_changes(loaded.model, self.engine.config):
-            raise SavedStateError(
-                f"{loaded.folder} is of a model of another shape (different: {', '.join(differing)})"
-            )
+            raise SavedStateError(f"{loaded.folder} is of a model of another shape ({', '.join(differing)})")
 
     def _facts(self) -> dict[str, Any]:
         """State of the run, for a resumed run to compare with and to continue from."""
