@@ -176,7 +176,7 @@ def _text(document: Mapping[str, Any]) -> str:
         lines.append(f"  {'moments':<20}of {document['moments']:,} parameters kept")
     if measured is not None and measured["largest"] is not None:
         lines.append(
-            f"  {'logits':<20}differ by at most {measured['largest']:.2g}, on {measured['tokens']} random tokens; the "
+            f"  {'logits':<20}differ by {measured['largest']:.2g} at most, on {measured['tokens']} random tokens; the "
             f"largest is {measured['largest_logit']:.3g}"
         )
     return "\n".join(lines) + "\n"

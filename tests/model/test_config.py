@@ -78,7 +78,7 @@ def test_whole_numbers_pass_for_fractions_and_a_part_must_be_one() -> None:
     with pytest.raises(ConfigError, match="moe must be a MoEConfig or None, not 3"):
         replace(PRESETS["tiny"], moe=3)  # type: ignore[arg-type]
     for values in (5, [1], None, "tiny"):
-        with pytest.raises(ConfigError, match="is no object with fields"):
+        with pytest.raises(ConfigError, match="is not an object with fields"):
             ModelConfig.from_dict(values)  # type: ignore[arg-type]
 
 
@@ -266,5 +266,5 @@ def test_impossible_parts_are_refused_by_name() -> None:
         RopeScaling("linear", 0.5, 8)
     with pytest.raises(ConfigError, match="high_frequency_factor"):
         RopeScaling("llama3", 2.0, 8, low_frequency_factor=4.0, high_frequency_factor=4.0)
-    with pytest.raises(ConfigError, match="qk_norm does not go with latent"):
+    with pytest.raises(ConfigError, match="qk_norm cannot be used with latent"):
         replace(PRESETS["smollm2"], latent=LatentConfig(4, 4, 4, 4), qk_norm="head")

@@ -150,7 +150,7 @@ def test_a_folder_that_others_may_write_to_is_refused(sources: Path, tmp_path: P
     folder = tmp_path / "home/native"
     folder.mkdir(parents=True)
     folder.chmod(0o777)
-    with pytest.raises(native.NativeBuildError, match="others may write"):
+    with pytest.raises(native.NativeBuildError, match="other users can write"):
         native.build()
 
 

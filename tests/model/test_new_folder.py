@@ -105,7 +105,7 @@ def test_a_folder_of_other_things_is_never_replaced(tmp_path: Path) -> None:
     with new_folder(target, is_ours=is_ours) as partial:  # empty: nothing is lost
         (partial / "new").write_text("new")
     (target / "precious").write_text("mine")
-    with pytest.raises(FolderTakenError, match=r"other things than a model, .* choose another folder"):
+    with pytest.raises(FolderTakenError, match=r"other content than a model, .* choose another folder"):
         with new_folder(target, is_ours=is_ours, name="model"):
             raise AssertionError("the block must not run")
     file = tmp_path / "file"

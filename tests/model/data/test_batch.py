@@ -102,7 +102,7 @@ def test_tensors_that_do_not_belong_together_are_refused(field: str) -> None:
 
 
 def test_memory_documents_check_their_answers() -> None:
-    with pytest.raises(ValueError, match="lie outside their document of 3 tokens"):
+    with pytest.raises(ValueError, match="are outside of their document of 3 tokens"):
         MemoryDocuments([[1, 2, 3]], [((1, 4),)])
     with pytest.raises(ValueError, match="one entry per document"):
         MemoryDocuments([[1, 2, 3], [1]], [((1, 2),)])

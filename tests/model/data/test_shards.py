@@ -259,7 +259,7 @@ def test_a_shard_of_other_data_is_refused(shards: ShardedDocuments, tmp_path: Pa
     manifest = json.loads((shards.folder / MANIFEST_FILE).read_text())
     manifest["shards"][0]["size_bytes"] = Path(file).stat().st_size
     (shards.folder / MANIFEST_FILE).write_text(json.dumps(manifest))
-    with pytest.raises(ShardError, match="its schema or tokenizer is not the manifest's"):
+    with pytest.raises(ShardError, match="its schema or tokenizer differs from the manifest's"):
         ShardedDocuments(shards.folder)
 
 
@@ -268,7 +268,7 @@ def test_a_shard_of_other_data_is_refused(shards: ShardedDocuments, tmp_path: Pa
     [
         ({"name": 3}, "name must be text"),
         ({"vocab_size": "many"}, "vocab_size must be a whole number"),
-        ({"shards": []}, "it names no shard"),
+        ({"shards": []}, "it lists no shard"),
         ({"shards": [{"file": 0}]}, "missing 4 required"),
         (
             {"shards": [dict.fromkeys(("file", "n_documents", "n_tokens", "size_bytes", "sha256"), "x")]},
@@ -292,7 +292,7 @@ def test_values_of_a_manifest_have_their_types(
 
 def test_a_folder_without_manifest_is_unfinished(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(ShardError, match=r"holds no finished data: manifest\.json is missing; build"):
+        with pytest.raises(ShardError, match=r"has no finished data: manifest\.json is missing; build"):
             ShardedDocuments(folder)
 
 
@@ -337,7 +337,7 @@ def test_a_killed_writer_leaves_no_shard(tmp_path: Path) -> None:
     writer.communicate()
     assert not target.exists()
     assert len(list(tmp_path.glob(".data.new-*/*.arrow"))) > 1  # it was in the middle of it
-    with pytest.raises(ShardError, match="holds no finished data"):
+    with pytest.raises(ShardError, match="has no finished data"):
         ShardedDocuments(target)
     assert read_all(write(target, DOCUMENTS)) == [list(each.ids) for each in DOCUMENTS]
     assert [path.name for path in tmp_path.iterdir()] == ["data"]

@@ -380,7 +380,7 @@ def test_a_state_behind_its_window_is_refused() -> None:
     take(batches, 3)
     state = json.loads(json.dumps(batches.state()))
     state["window"]["delivered"] = 10_000
-    with pytest.raises(StateError, match="behind its window's end: take an older checkpoint"):
+    with pytest.raises(StateError, match="beyond its window's end: take an older checkpoint"):
         batches.resume(state)
 
 

@@ -190,11 +190,11 @@ def test_copies_that_would_stay_equal_are_told(
         ("dense", ["experts"], "has no experts yet: upcycle it first"),
         ("moe", ["experts", "--factor", "1"], "at least 2"),
         ("moe", ["experts", "--factor", "3"], "cannot be split into 3"),
-        ("moe", ["experts", "--noise", "0.1", "--method", "split"], "--noise does not go with split"),
+        ("moe", ["experts", "--noise", "0.1", "--method", "split"], "--noise is not an option of split"),
         (
             "dense",
             ["upcycle", "--n-copies", "3"],
-            "--n-copies does not go with halves, which takes --n-experts",
+            "--n-copies is not an option of halves, which takes --n-experts",
         ),
         ("dense", ["upcycle", "--method", "slices", "--n-slices", "3"], "3 equal parts"),
         ("dense", ["upcycle", "--n-experts", "3", "--top-k", "4"], "top_k must not exceed the 3 experts"),
@@ -268,7 +268,7 @@ def test_folders_that_cannot_be_used_are_named(
     dense: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     child = tmp_path / "child"
-    assert "nowhere holds no model" in refused(capsys, "upcycle", str(tmp_path / "nowhere"), str(child))
+    assert "nowhere has no model" in refused(capsys, "upcycle", str(tmp_path / "nowhere"), str(child))
     hub = tmp_path / "hub"
     hub.mkdir()
     (hub / "config.json").write_text('{"model_type": "llama"}')

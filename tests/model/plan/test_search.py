@@ -198,8 +198,8 @@ def test_a_name_that_is_no_model_is_told_what_the_presets_are(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for text, message in (
-        (None, "neither a preset (tiny, smollm2) nor a file that can be read"),
-        ("{", "is no JSON"),
+        (None, "neither a preset (tiny, smollm2) nor a readable file"),
+        ("{", "is not JSON"),
         ("[1]", "holds no model configuration"),
     ):
         file = tmp_path / "nope"

@@ -285,7 +285,7 @@ def test_a_cache_too_small_for_all_answers_all_the_same(served: ServedModel) -> 
 def test_a_prompt_of_tokens_that_the_model_lacks_is_refused_before_any_step(
     engine: Engine, token: int
 ) -> None:
-    with pytest.raises(ValueError, match="token ids must lie between 0 and"):
+    with pytest.raises(ValueError, match="token ids must be between 0 and"):
         engine.submit(replace(asking("good"), prompt=(1, token)), Collected())
     assert engine.n_waiting == 0
 

@@ -281,7 +281,7 @@ def test_an_accelerators_model_that_cannot_be_captured_is_computed_plainly_and_s
     with caplog.at_level(logging.WARNING, "model.serving.executors.accelerated"):
         executor = accelerated_executor(random_transformer(LATENT).eval(), limits, capture=capture)
     assert type(executor) is TorchExecutor and capture.n_captured == 0
-    assert "without CUDA graphs: latent attention has no captured form" in caplog.text
+    assert "without CUDA graphs: MLA has no captured form" in caplog.text
 
 
 # -- what cannot be captured ------------------------------------------------------------------------
@@ -306,7 +306,7 @@ def test_models_that_cannot_be_captured_say_why() -> None:
             torch.float32,
             (9, 0),
             (512, 128),
-            "takes bf16, not torch.float32: serve the model with --weights bf16",
+            "needs bf16, not torch.float32: serve the model with --weights bf16",
         ),
         (torch.bfloat16, (8, 9), (512, 128), "this device has 8.9"),
         (torch.bfloat16, (12, 0), (512, 128), "this device has 12.0"),

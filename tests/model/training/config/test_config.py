@@ -173,7 +173,7 @@ def test_a_checkpoint_has_its_shape_already(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="leave the other keys out"):
         run_config_from(document, name="x")
     document["model"] = {"checkpoint": str(tmp_path)}
-    with pytest.raises(CheckpointError, match="holds no model"):
+    with pytest.raises(CheckpointError, match="has no model"):
         run_config_from(document, name="x").model.shape(10)
 
 

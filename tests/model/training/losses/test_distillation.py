@@ -144,7 +144,7 @@ def test_data_that_the_cache_does_not_know_ends_the_run_and_keeps_the_checkpoint
         train(config, open_data(config))
     fault = explain(raised.value, "gainshare train run.toml")
     assert fault is not None and (fault.code, fault.exit_status) == ("data", 6)
-    assert "knows nothing about a piece" in str(fault)
+    assert "has no entry for a piece" in str(fault)
     assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-00000001"]
 
 
@@ -326,7 +326,9 @@ def test_layers_are_mapped_evenly_or_as_the_file_says(school: Path, tmp_path: Pa
         moved = [parameter for group in trainer.optimizer.param_groups for parameter in group["params"]]
         assert any(parameter is trainer.objective.hidden.projections["0"] for parameter in moved)
     config = hidden(school, tmp_path / "run", distillation={"layer_map": [[0, 2]]})
-    with pytest.raises(ConfigError, match=r"\[distillation\] the layer map sends 0 to 2: the student has 1"):
+    with pytest.raises(
+        ConfigError, match=r"\[distillation\] the layer map maps layer 0 to 2: the student has 1"
+    ):
         train(config, open_data(config))
 
 

@@ -175,7 +175,7 @@ def test_a_run_whose_model_would_replace_other_things_does_not_start(
     (tmp_path / "run" / "model").mkdir(parents=True)
     (tmp_path / "run" / "model" / "code.py").write_text("mine")
     status, document = answer(run_file(tmp_path, data))
-    assert status == 2 and "other things than a model" in document["error"]["message"]
+    assert status == 2 and "other content than a model" in document["error"]["message"]
     assert [path.name for path in (tmp_path / "run").rglob("*")] == ["model", "code.py"]
 
 
