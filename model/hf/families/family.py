@@ -1,4 +1,4 @@
-"""A family: one of Hugging Face's model types, as rules for its configuration and names for its weights.
+"""Description of a family, one of Hugging Face's model types: rules for its configuration and names of its weights.
 
 Families are data; they are in `llama.py`, `mixtral.py`, `qwen.py`, `olmoe.py` and `deepseek.py`. Does not import torch.
 """
@@ -28,10 +28,10 @@ _OUTSIDE = {
 
 @dataclass(frozen=True)
 class Family:
-    """`model_type` and `architecture` as `config.json` has them.
+    """A family, with `model_type` and `architecture` as in `config.json`.
 
     `names`: our names within a layer and theirs; a name of theirs with `{expert}` stands for one tensor per expert,
-    of which ours is the stack. `has_mtp_modules`: files may hold modules for multi-token prediction as further
+    of which ours is the stack. `has_mtp_modules`: files may have MTP modules as further
     layers.
     """
 
@@ -42,21 +42,19 @@ class Family:
     has_mtp_modules: bool = False
 
     def read_config(self, theirs: Theirs, name: str) -> ModelConfig:
-        """Raises UnsupportedModel, which names the field, where this stack cannot represent the model."""
+        """Translate `config.json`. Raises UnsupportedModel, which names the field, for a model that we cannot represent."""
         ours: dict[str, Any] = {"name": name}
         for rule in self.rules:
             rule.read(theirs, ours)
         try:
             return ModelConfig.from_dict(ours)
         except ConfigError as error:
-            raise UnsupportedModel(
-                f"config.json describes a {self.model_type} that cannot be: {error}"
-            ) from error
+            raise UnsupportedModel(f"config.json describes an invalid {self.model_type}: {error}") from error
 
     def write_config(self, config: ModelConfig) -> dict[str, Any]:
         """The fields of `config.json`. Raises NoPlace where they would not mean the same model.
 
-        That is made sure of by reading them back: a field that this family has no place for cannot be lost unseen.
+        They are read back, so that a field which this family does not have is never lost without an error.
         """
         theirs: dict[str, Any] = {"architectures": [self.architecture], "model_type": self.model_type}
         refusals: list[str] = []
@@ -73,7 +71,7 @@ class Family:
         except UnsupportedModel as error:
             raise NoPlace(f"{self.model_type}: {error}", 1, is_complete=False) from error
         if lost:
-            message = f"{self.model_type} has no place for {', '.join(lost)}"
+            message = f"{self.model_type} cannot represent {', '.join(lost)}"
             raise NoPlace(message, len(lost), is_complete=True)
         return theirs
 
@@ -83,7 +81,7 @@ class Family:
             return _OUTSIDE[ours]
         found = _LAYER.fullmatch(ours)
         if found is None or found[2] not in self.names:
-            raise UnsupportedModel(f"{self.model_type} has no place for the tensor {ours}")
+            raise UnsupportedModel(f"{self.model_type} has no name for the tensor {ours}")
         return f"model.layers.{found[1]}.{self.names[found[2]]}"
 
 
@@ -106,7 +104,7 @@ SIZES: tuple[Rule, ...] = (
 
 
 def vocab_size(theirs: Theirs) -> int:
-    """Of a parsed `config.json`, before anything else of it is read. Raises UnsupportedModel."""
+    """Vocabulary size of a parsed `config.json`, before anything else is read. Raises UnsupportedModel."""
     ours: Ours = {}
     _VOCABULARY.read(theirs, ours)
     return int(ours["vocab_size"])

@@ -20,11 +20,13 @@ FAMILIES: Final[dict[str, Family]] = {
     for family in (LLAMA, MIXTRAL, QWEN2_MOE, QWEN3_MOE, OLMOE, DEEPSEEK_V2, DEEPSEEK_V3)
 }
 
-_UNSHARE: Final = "Export it with --unshare (in Python: model.layers.sharing.unshare), which gives each layer a copy of its own"
+_UNSHARE: Final = (
+    "Export it with --unshare (in Python: model.layers.sharing.unshare), which gives each layer its own copy"
+)
 
 
 def family_named(model_type: object) -> Family:
-    """Raises UnsupportedModel for a model type that is not among `FAMILIES`."""
+    """Find a family. Raises UnsupportedModel for a model type that is not in `FAMILIES`."""
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise UnsupportedModel(f"model_type = {model_type!r} is not supported: only {', '.join(FAMILIES)}")
     return FAMILIES[model_type]
@@ -39,7 +41,7 @@ def read_config(theirs: Theirs, name: str) -> tuple[Family, ModelConfig]:
 def write_config(config: ModelConfig, model_type: str | None = None) -> tuple[Family, dict[str, Any]]:
     """The fields of a `config.json` for `config`, in the named family, else in the first that can represent it.
 
-    Raises UnsupportedModel, which says of the families that come nearest why they cannot.
+    Raises UnsupportedModel with the reasons of the nearest families.
     """
     refused = f"{config.name} cannot be written for transformers"
     if config.shares_weights:
@@ -52,12 +54,16 @@ def write_config(config: ModelConfig, model_type: str | None = None) -> tuple[Fa
         except NoPlace as refusal:
             refusals.append(refusal)
     reasons = "; ".join(map(str, _nearest(refusals)))
-    others = "" if model_type is not None else ". These come nearest; --family NAME says why another cannot"
+    others = (
+        ""
+        if model_type is not None
+        else ". These families are nearest; --family NAME gives the reasons of another one"
+    )
     raise UnsupportedModel(f"{refused}. {reasons}{others}")
 
 
 def _nearest(refusals: list[NoPlace]) -> list[NoPlace]:
-    """Those with the fewest reasons, up to the first whose reasons are all known, and its equals."""
+    """Refusals with the fewest reasons, up to the first one with complete reasons, and those with as many."""
     complete = [refusal.n_reasons for refusal in refusals if refusal.is_complete]
     fewest = min(complete or [refusal.n_reasons for refusal in refusals])
     nearer = [refusal for refusal in refusals if refusal.n_reasons < fewest]
