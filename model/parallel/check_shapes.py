@@ -29,7 +29,7 @@ SHAPES: dict[str, ModelConfig] = {
         qk_norm="head",
         qkv_bias=True,
     ),
-    # Latent attention, sigmoid gate in groups with a balancing bias, untied head.
+    # MLA, sigmoid gate in groups with a balancing bias, untied head.
     "small-latent": replace(
         _PLAIN,
         name="small-latent",

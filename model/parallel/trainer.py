@@ -33,14 +33,14 @@ from model.training.run.errors import require_finite
 
 
 def next_token_targets(tokens_BS: Tensor) -> Tensor:
-    """Each position's next token; the last one of a row has none (-100)."""
+    """Target of each position, the next token; -100 at the last one of a row."""
     targets_BS = torch.full_like(tokens_BS, IGNORED)
     targets_BS[:, :-1] = tokens_BS[:, 1:]
     return targets_BS
 
 
 def tokens_of(documents_BS: Tensor | None) -> dict[str, Tensor]:
-    """What stages must be told of a batch beside its packing: where its tokens are, if there is padding among them."""
+    """Arguments of stages in addition to the packing: the mask of tokens, if the batch has padding."""
     if documents_BS is None:
         return {}
     is_token_BS = documents_BS != PADDING
@@ -48,7 +48,7 @@ def tokens_of(documents_BS: Tensor | None) -> dict[str, Tensor]:
 
 
 class ParallelTrainer:
-    """Trains this rank's shard of a model whose whole weights are `state`. All ranks make one, and step together.
+    """Trains this rank's shard of a model whose whole weights are `state`. All ranks must make one and step together.
 
     `n_micro_batches` cuts each batch; with a pipeline it must be at least `pp`. `n_chunks` above one gives each rank
     that many pipeline stages, interleaved. `device` is CUDA's of the local rank where there is CUDA, else the CPU; batches
@@ -96,7 +96,7 @@ class ParallelTrainer:
         positions_BS: Tensor | None = None,
         documents_BS: Tensor | None = None,
     ) -> Tensor:
-        """One update on this data parallel rank's rows; returns the mean loss of the whole step, fp32, on all ranks.
+        """Make one update on this data parallel rank's rows; returns the mean loss of the whole step, fp32, on all ranks.
 
         Ranks that differ only on tp and pp must be given the same rows. Raises RankMissingError where a rank is lost.
         """
@@ -123,7 +123,7 @@ class ParallelTrainer:
             return figures
 
     def summed_loss(self, batch: Batch, *, is_packed: bool) -> float:
-        """In nats over all scored positions of all ranks' rows, without an update; on all ranks."""
+        """Sum of the loss in nats over all scored positions of all ranks' rows, without an update; on all ranks."""
         with naming_lost_ranks():
             packing = packing_of(batch, self.stages[0], is_packed=is_packed)
             loss = summed_loss(self.stages, self.processes, batch.tokens_BS, batch.targets_BS, packing)
@@ -134,11 +134,11 @@ class ParallelTrainer:
         return {name: tensor for stage in self.stages for name, tensor in stage.state_dict().items()}
 
     def training_state(self) -> dict[str, Any]:
-        """All that training goes on from, of this rank; plain tensors, for `torch.save`. All ranks call it together."""
+        """This rank's training state, as plain tensors for `torch.save`. All ranks must call it together."""
         return {"steps": self.steps, "model": self.state_dict(), "optimiser": self.optimizer.state()}
 
     def load_training_state(self, state: Mapping[str, Any]) -> None:
-        """Goes on from what `training_state` returned on this rank, or was cut for it. All ranks call it together.
+        """Restore what `training_state` returned on this rank, or was cut for it. All ranks must call it together.
 
         Raises MeshError where a weight is missing or of another shape.
         """
@@ -147,7 +147,7 @@ class ParallelTrainer:
                 given = state["model"].get(name)
                 if given is None or given.shape != own.shape:
                     raise MeshError(
-                        f"the saved shard has no {name} of shape {tuple(own.shape)}: it is another mesh's"
+                        f"the saved shard has no {name} of shape {tuple(own.shape)}: it is of another mesh"
                     )
                 own.copy_(given)
         self.steps = state["steps"]
@@ -156,7 +156,7 @@ class ParallelTrainer:
     def _gradients(
         self, tokens_BS: Tensor, targets_BS: Tensor, packing: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Those of the mean loss of the whole step, clipped; returns that loss, and their norm before."""
+        """Compute clipped gradients of the mean loss of the whole step; returns that loss, and the norm before clipping."""
         n_scored = sum_over((targets_BS != IGNORED).sum(), self.processes.group("dp"))
         self.optimizer.zero_grad()
         loss = self.runner.run(tokens_BS, targets_BS, 1.0 / n_scored, packing)
@@ -172,7 +172,7 @@ class ParallelTrainer:
         self.steps += 1
 
     def _over_ranks(self, loss: Tensor) -> Tensor:
-        """The sum over rows and stages; tensor parallel ranks hold it all."""
+        """Sum over rows and stages; tensor parallel ranks have all of it."""
         return sum_over(sum_over(loss, self.processes.group("dp")), self.processes.group("pp"))
 
     def _stage(self, state: Mapping[str, Tensor], block_dtype: torch.dtype, **options: Any) -> Stage:
