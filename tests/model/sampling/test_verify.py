@@ -134,5 +134,5 @@ def test_a_guess_from_similar_logits_beats_the_likeliest_token() -> None:
 
 
 def test_rows_must_fit_the_drafts() -> None:
-    with pytest.raises(ValueError, match="2 drafts need 3 rows"):
+    with pytest.raises(ValueError, match="2 draft tokens need 3 rows"):
         Sampler(SamplingSettings(seed=1)).verify(np.zeros((2, 5), np.float32), [1, 2])

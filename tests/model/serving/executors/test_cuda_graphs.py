@@ -289,11 +289,11 @@ def test_an_accelerators_model_that_cannot_be_captured_is_computed_plainly_and_s
 
 def test_models_that_cannot_be_captured_say_why() -> None:
     assert refusal(random_transformer(QWEN)) is None
-    assert "latent" in str(refusal(random_transformer(LATENT)))
+    assert "MLA" in str(refusal(random_transformer(LATENT)))
     offloaded = random_transformer(QWEN)
     spread(offloaded, Layout(2, CPU))
     assert "several devices" in str(refusal(offloaded))
-    with pytest.raises(ValueError, match="cannot be served by CUDA graphs: latent"):
+    with pytest.raises(ValueError, match="cannot be served by CUDA graphs: MLA"):
         GraphedExecutor(random_transformer(LATENT), 4, capture=EachTime())
 
 

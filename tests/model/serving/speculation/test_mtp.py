@@ -201,7 +201,7 @@ def test_nothing_is_drafted_without_a_past_or_room() -> None:
 
 
 def test_a_model_without_modules_is_refused_and_memory_is_counted() -> None:
-    with pytest.raises(ValueError, match="no multi-token prediction"):
+    with pytest.raises(ValueError, match="no MTP modules"):
         MTPExecutor(random_transformer(SMALL), 10)
     executor = MTPExecutor(random_transformer(CONFIGS["dense"]), 10, block_tokens=BLOCK_TOKENS)
     per_token = 4 * 2 * 2 * 2 * SMALL.d_head * 2 + 4 * SMALL.d_model + 8 * 2  # 2 layers and 2 modules
