@@ -18,7 +18,7 @@ SHARED_PARTS = ("attention", "ffn")
 
 
 def lend(block: nn.Module, part: str, owned: nn.Module) -> None:
-    """Lets `block.part` be a module that another block owns, without registering it a second time."""
+    """Set `block.part` to a module that another block owns, without registering it a second time."""
     object.__setattr__(block, part, owned)
 
 
@@ -33,9 +33,9 @@ def owner(config: ModelConfig, part: str, layer: int) -> int:
 
 
 def unshare(config: ModelConfig, state: Mapping[str, Tensor]) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """The same function without sharing: configuration and state dict with a copy for each layer.
+    """Remove sharing: configuration and state dict with a copy for each layer and the same outputs.
 
-    For formats that know no sharing, and for training on with untied layers.
+    For formats without sharing, and for further training with untied layers.
     """
     copies = dict(state)
     for layer in range(config.n_layers):

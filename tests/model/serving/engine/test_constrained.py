@@ -224,7 +224,10 @@ def test_white_space_is_bounded() -> None:
         ({"const": {1, 2}}, "not JSON"),
         ({"const": "x" * MAX_SCHEMA_BYTES}, "bytes"),
         ({"$ref": "#"}, "because no answer matches it"),
-        ({"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}, "no answer matches"),
+        (
+            {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"},
+            "no answer matches",
+        ),
         ({"not": {"type": "null"}, "x-guidance": {"lenient": True}}, "x-guidance"),
         ({"enum": [[1, 2]], "x-guidance": {"item_separator": ";"}}, "x-guidance"),
     ],
