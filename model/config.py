@@ -80,7 +80,7 @@ def _require_choice(owner: str, field: str, value: str, choices: tuple[str, ...]
 
 
 def _require_positive(part: object, *fields: str, or_none: bool = False) -> None:
-    """Above 0 and finite, so not NaN either."""
+    """Raises ConfigError for values that are not above 0 and finite."""
     for field in fields:
         value = getattr(part, field)
         holds = (or_none and value is None) or 0 < value < math.inf
@@ -89,7 +89,7 @@ def _require_positive(part: object, *fields: str, or_none: bool = False) -> None
 
 
 def _require_not_negative(part: object, *fields: str, or_none: bool = False) -> None:
-    """At least 0 and finite, so not NaN either."""
+    """Raises ConfigError for values below 0 and non-finite ones."""
     for field in fields:
         value = getattr(part, field)
         holds = (or_none and value is None) or 0 <= value < math.inf

@@ -100,7 +100,7 @@ def _add_build(commands: argparse._SubParsersAction[CommandParser]) -> None:
         action="append",
         default=[],
         metavar="KIND:NAME,column=C,licence=L[,split=…][,limit=N][,called=…]",
-        help="a Hugging Face dataset beside them; needs the extra `datasets`",
+        help="a Hugging Face dataset in addition; needs the extra `datasets`",
     )
     command.add_argument(
         "--tokenizer", type=Path, help="folder with a tokenizer.json to use instead of training one"

@@ -24,7 +24,7 @@ from model.growth.moments_file import moments_of, write_moments
 from model.new_folder import new_folder
 from model.serving.api.chat import TEMPLATE_FILE
 
-BESIDE = (TOKENIZER_FILE, MARKUP_FILE, TEMPLATE_FILE)
+COPIED_FILES = (TOKENIZER_FILE, MARKUP_FILE, TEMPLATE_FILE)
 STILL_TRUE = ("stop_tokens", "licence", "source")  # of a parent's metadata; the rest is about its training
 DERIVATION = "derivation"  # metadata of a grown model: its growths, oldest first
 
@@ -84,7 +84,7 @@ def grow_folder(
 
 def _texts(folder: Path) -> dict[str, str]:
     texts = {}
-    for file in (folder / name for name in BESIDE):
+    for file in (folder / name for name in COPIED_FILES):
         try:
             texts[file.name] = file.read_text(encoding="utf-8")
         except FileNotFoundError:

@@ -47,7 +47,7 @@ def names_in(file: Path) -> list[str]:
 
 
 def read_tensors(files: Mapping[Path, list[str]], wanted: Container[str]) -> Iterator[tuple[str, Tensor]]:
-    """Each wanted tensor once, file by file, so that only one is held in addition to those that the caller keeps.
+    """Read each wanted tensor once, file by file, so that only one is held in addition to those that the caller keeps.
 
     A tensor keeps its whole file mapped, and pages that were read in memory. Raises CheckpointError for
     a file that is damaged or lacks a tensor.

@@ -44,8 +44,8 @@ def fits(x: Tensor, weight: Tensor | None = None, rotation: Rotation | None = No
     """
     if x.dtype not in FORMATS or (rotation is not None and rotation.is_interleaved):
         return False
-    beside = (weight, *(() if rotation is None else rotation[:2]))
-    exact = [t for t in beside if t is not None]
+    others = (weight, *(() if rotation is None else rotation[:2]))
+    exact = [t for t in others if t is not None]
     if any(type(t) not in PLAIN or t.device.type != "cpu" for t in (x, *exact)) or x.numel() == 0:
         return False
     return all(t.dtype is torch.float32 for t in exact) and not is_watched() and _has_kernels()

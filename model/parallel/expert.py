@@ -101,8 +101,8 @@ class ParallelExperts(Experts):
         missing = (0, self.n_choices - experts_TK.shape[1])
         if torch.is_grad_enabled() and not weights_TK.requires_grad:
             weights_TK = weights_TK.detach().requires_grad_()
-        nobodys = self.n_ranks * self.n_local
-        return F.pad(weights_TK, missing), F.pad(experts_TK, missing, value=nobodys)
+        no_expert = self.n_ranks * self.n_local
+        return F.pad(weights_TK, missing), F.pad(experts_TK, missing, value=no_expert)
 
     def _received(self, x_ND: Tensor, weights_NK: Tensor, experts_NK: Tensor) -> Tensor:
         """Sums of the received rows over their experts on this rank."""

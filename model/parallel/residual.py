@@ -52,7 +52,7 @@ class WholeResidual:
         """Do nothing."""
 
     def n_own(self, n_tokens: int) -> int:
-        """All."""
+        """All positions."""
         return n_tokens
 
     def enter(self, x_BSD: Tensor) -> Tensor:

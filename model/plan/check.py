@@ -88,7 +88,7 @@ def compare(
         _row(f"{axis} bytes", layout, counted, predicted_bytes)
         for axis, counted, predicted_bytes in _over_ranks(messages.bytes, predicted)
     ]
-    with torch_instead():  # the formulas count what torch's operations save; kernels of our own save less
+    with torch_instead():  # the formulas count what torch's operations save; our kernels save less
         rows.append(_row("activations", layout, *_activations(trainer, workload, layout, processes)))
         for name in DTYPES:
             in_precision = replace(workload, precision=PRECISIONS[name])

@@ -24,7 +24,7 @@ class Constraint(Protocol):
         """Whether this token may come next: its entry of `mask`, for less work."""
 
     def mask(self) -> NDArray[np.bool_]:
-        """Which tokens may come next, bool [V]. Tokens that end the answer are allowed once the text is complete."""
+        """Mask of the tokens that may come next, bool [V]. Tokens that end the answer are allowed once the text is complete."""
 
     def accept(self, token: int) -> None:
         """Advance by a token."""

@@ -31,7 +31,7 @@ def derived_seed(seed: int, i: int) -> int:
 
 @functools.lru_cache(maxsize=8)
 def all_tokens(vocab_size: int) -> NDArray[np.uint32]:
-    """0 ... V-1, for `gumbel`; shared, so not to be written."""
+    """The ids 0 ... V-1 for `gumbel`; shared, must not be changed."""
     ids_V = np.arange(vocab_size, dtype=np.uint32)
     ids_V.setflags(write=False)
     return ids_V

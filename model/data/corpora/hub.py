@@ -36,7 +36,7 @@ class HubDataset:
 
     @classmethod
     def parse(cls, text: str) -> HubDataset:
-        """From "name,column=text,licence=CC-BY-4.0,limit=1000". Raises CorpusError naming what is wrong."""
+        """Parse "name,column=text,licence=CC-BY-4.0,limit=1000". Raises CorpusError naming what is wrong."""
         name, *options = text.split(",")
         values: dict[str, Any] = {"name": name}
         known = {field.name for field in fields(cls)} - {"name"}

@@ -30,7 +30,7 @@ _OUTSIDE = {
 class Family:
     """A family, with `model_type` and `architecture` as in `config.json`.
 
-    `names`: our names within a layer and theirs; a name of theirs with `{expert}` stands for one tensor per expert,
+    `names`: our names within a layer and theirs; a name of theirs with `{expert}` is one tensor per expert,
     of which ours is the stack. `has_mtp_modules`: files may have MTP modules as further
     layers.
     """

@@ -116,7 +116,7 @@ def _forward(
 
 
 def _rows(a_NK: Tensor, b_EKM: Tensor, groups: Groups, *, gather: bool = False) -> Tensor:
-    """Each sorted row times its expert's matrix, fp32; with `gather` the rows are those of the pairs' tokens."""
+    """Multiply each sorted row with its expert's matrix, fp32; with `gather` the rows are those of the pairs' tokens."""
     from model.layers.moe import experts_triton_kernels as kernels
 
     width = b_EKM.shape[2]

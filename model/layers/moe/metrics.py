@@ -63,7 +63,7 @@ def collect(model: nn.Module, *, group: dist.ProcessGroup | None = None) -> dict
 def _read(
     layers: list[MoELayer], group: dist.ProcessGroup | None
 ) -> tuple[list[list[int]], list[list[float]]]:
-    """Each layer's counts and sums as packed by its meter, summed over the group; one transfer for each kind."""
+    """Read each layer's counts and sums as packed by its meter, summed over the group; one transfer for each kind."""
     device = layers[0].router.weight.device
     counts = torch.cat([layer.meter.counts(device) for layer in layers])
     sums = torch.cat([layer.meter.sums(device) for layer in layers])

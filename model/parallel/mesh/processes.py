@@ -24,7 +24,7 @@ MEETING_TIMEOUT_S = 300.0  # a busy machine may take minutes to import torch and
 
 
 class RankMissingError(RuntimeError):
-    """Not all ranks joined, or one of them was lost; the message says what to do."""
+    """A rank that did not join or was lost; the message says what to do."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ def hottest(load_E: Tensor, n_hot: int) -> list[int]:
 
 
 class _Side(nn.Module):
-    """Some of a layer's experts, on one device."""
+    """The experts of a layer on one device."""
 
     w_gate: nn.Parameter
     w_up: nn.Parameter

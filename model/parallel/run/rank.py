@@ -141,7 +141,7 @@ class RunRank:
         return self.trainer.summed_loss(rows.to(self._device), is_packed=batch.is_packed)
 
     def training_state(self) -> dict[int, dict[str, Any]]:
-        """On rank 0 the states of the ranks that together have everything, by rank; none on other ranks."""
+        """Gather the training states on rank 0, by rank, without ranks that only have copies; other ranks get none."""
         own: dict[str, Any] | None = _on_host(self.trainer.training_state())
         if self.processes.at.edp:
             own = None  # a copy of what another rank has

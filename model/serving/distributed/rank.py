@@ -1,7 +1,7 @@
 """Start of every rank of a serving job: join the others, build its part of the model and of the cache.
 
 Ranks are on one machine: they meet through a file, talk over the loopback interface (gloo), and over NCCL where each
-has a CUDA device of its own. Messages of `messages.py` always travel on the host.
+has its own CUDA device. Messages of `messages.py` always travel on the host.
 """
 
 from __future__ import annotations

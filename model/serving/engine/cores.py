@@ -82,7 +82,7 @@ def settings(usable: set[int], system: Path = SYSTEM) -> list[Setting]:
 
 
 def _counts(most: int) -> list[int]:
-    """1, 2, 4 ... and `most`."""
+    """Numbers of threads to try: 1, 2, 4 ... and `most`."""
     return [*(1 << i for i in range(most.bit_length()) if 1 << i < most), most]
 
 

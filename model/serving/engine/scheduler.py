@@ -3,7 +3,7 @@
 Each step carries one token of every sequence that decodes; what is left of the token budget reads prompts in chunks,
 those of the least served owner first; what is still left verifies draft tokens. So a long prompt slows others down by one
 chunk at most. A sequence starts when there are blocks for all of its known tokens; when a running one then needs
-another block and none is left, the lowest in rank releases all of its own and waits to be computed again. The
+another block and none is left, the lowest in rank releases all of its blocks and waits to be computed again. The
 highest in rank always advances and any sequence fits alone, so every one ends. Where every layer has a window, a sequence
 releases the blocks that all of them have passed.
 

@@ -193,12 +193,12 @@ def cuda_capture(device: torch.device) -> Capture:
     pool = torch.cuda.graph_pool_handle()
 
     def capture(compute: Compute) -> Compute:
-        beside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch ships no types for it
-        beside.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(beside):
+        side_stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch ships no types for it
+        side_stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(side_stream):
             for _ in range(WARM_UPS):
                 compute()
-        torch.cuda.current_stream(device).wait_stream(beside)
+        torch.cuda.current_stream(device).wait_stream(side_stream)
         graph = torch.cuda.CUDAGraph()
         # other threads may use the device meanwhile: one that serves another model, one that reads counters
         with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):

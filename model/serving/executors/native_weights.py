@@ -98,9 +98,9 @@ class NativeWeights:
         self,
         weight: Tensor | Sequence[Tensor],
         weights: Weights | None = None,
-        beside: Tensor | Sequence[Tensor] | None = None,
+        interleaved: Tensor | Sequence[Tensor] | None = None,
     ) -> PackedStack:
-        packed = pack(self._library, weight, weights or self.weights, self._memory, beside)
+        packed = pack(self._library, weight, weights or self.weights, self._memory, interleaved)
         self._kept.append(packed)
         return packed
 
@@ -190,7 +190,7 @@ class NativeWeights:
 
     def _feed_forward(self, ffn: SwiGLU) -> tables.FeedForward:
         return tables.FeedForward(
-            gate_up=tables.stack(self._pack(ffn.w_gate, beside=ffn.w_up)),
+            gate_up=tables.stack(self._pack(ffn.w_gate, interleaved=ffn.w_up)),
             down=tables.stack(self._pack(ffn.w_down)),
             b_gate=self._vector(ffn.b_gate),
             b_up=self._vector(ffn.b_up),
@@ -205,7 +205,7 @@ class NativeWeights:
             stacks.get(f"ffn.experts.{name}", getattr(experts, name)) for name in ("w_gate", "w_up", "w_down")
         )
         routed = tables.FeedForward(
-            gate_up=tables.stack(self._pack(w_gate, beside=w_up)),
+            gate_up=tables.stack(self._pack(w_gate, interleaved=w_up)),
             down=tables.stack(self._pack(w_down)),
             width=experts.w_gate.shape[1],
         )

@@ -45,22 +45,22 @@ def pack(
     weight: Tensor | Sequence[Tensor],
     weights: Weights,
     memory: Memory,
-    beside: Tensor | Sequence[Tensor] | None = None,
+    interleaved: Tensor | Sequence[Tensor] | None = None,
 ) -> PackedStack:
     """Pack [N, K], a stack [M, N, K], or M separate matrices [N, K], of any float dtype.
 
-    With `beside`, of the same shape, strips are 16 rows of `weight`, then the same 16 of `beside`: outputs 2 N', with N'
-    the next multiple of 16. With filled memory only the weights' shape is used. Raises MemoryError where there is no
+    With `interleaved`, of the same shape, strips are 16 rows of `weight`, then the same 16 of `interleaved`: outputs
+    2 N', with N' the next multiple of 16. With filled memory only the weights' shape is used. Raises MemoryError where there is no
     working memory.
     """
-    matrices = list(zip(*(_apart(part) for part in (weight, beside) if part is not None), strict=True))
+    matrices = list(zip(*(_apart(part) for part in (weight, interleaved) if part is not None), strict=True))
     n_rows, k = matrices[0][0].shape
-    n = n_rows if beside is None else 2 * -(-n_rows // HALF) * HALF
+    n = n_rows if interleaved is None else 2 * -(-n_rows // HALF) * HALF
     stack = _taken(memory, weights, len(matrices), n, k)
     for i, parts in enumerate(() if memory.is_filled else matrices):
         sources = _readable(parts)
         table = matrix(stack, i)
-        second = sources[1].data_ptr() if beside is not None else None
+        second = sources[1].data_ptr() if interleaved is not None else None
         is_bf16 = sources[0].dtype is torch.bfloat16
         if not library.serve_pack(ctypes.byref(table), sources[0].data_ptr(), second, n_rows, is_bf16):
             raise MemoryError(f"no memory to pack a matrix of {n} x {k}")

@@ -120,7 +120,7 @@ class FilledMemory:
 
 
 def huge_zeros(n_bytes: int) -> Tensor:
-    """Zeroed uint8 memory of its own mapping; pages that are never written take no memory."""
+    """Zeroed uint8 memory in a separate mapping; pages that are never written take no memory."""
     # Private: shared memory gets no huge pages.
     mapping = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     _ask_for_huge_pages(mapping)

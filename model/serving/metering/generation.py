@@ -45,7 +45,7 @@ class Finish(StrEnum):
 class Generation:
     """One request. `prompt` and `max_tokens` together must fit the model's context.
 
-    `n` answers are drawn, each with a seed of its own. Prompts share cached prefixes only under equal `salt`. Among
+    `n` answers are drawn, each with its own seed. Prompts share cached prefixes only under equal `salt`. Among
     `owner`s the one that was served the fewest tokens comes first, within the highest `priority`. `deadline_ms` counts
     from submission to the end of the answers. A `constraint` serves one generation only. `stop_token_ids` end an answer
     in addition to the model's own. Before `min_tokens` no stop token or stop string ends it; `min_tokens` cannot be

@@ -75,7 +75,7 @@ class MTPExecutor(TorchExecutor):
         self._joined[:, there] = self._joined[:, here]
 
     def draft(self, tokens: Sequence[int], blocks: Sequence[int], n: int, draw: DrawDraft) -> list[int]:
-        """At most `n` draft tokens after `tokens`, all but the last of which have been computed into `blocks`.
+        """Draft at most `n` tokens after `tokens`, all but the last of which have been computed into `blocks`.
 
         `draw` chooses each from its module's logits [V], on the CPU.
         """

@@ -27,7 +27,7 @@ class LookupProposer:
         self._earlier: list[int] = []  # at an index: the previous index after the same n-gram; -1: none
 
     def propose(self, tokens: Sequence[int], n: int) -> list[int]:
-        """At most `n` tokens. Raises ValueError where the tokens are fewer than before."""
+        """Propose at most `n` draft tokens. Raises ValueError where the tokens are fewer than before."""
         self._index(tokens)
         place = self._best_place(tokens) if n > 0 else None
         if place is None:

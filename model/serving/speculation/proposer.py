@@ -32,7 +32,7 @@ class Proposer(Protocol):
     """Interface of a draft proposer, which is for one answer."""
 
     def propose(self, tokens: Sequence[int], n: int) -> list[int]:
-        """At most `n` draft tokens after the prompt and answer so far; possibly none.
+        """Propose at most `n` draft tokens after the prompt and answer so far; possibly none.
 
         Each call gets the tokens of the previous call, unchanged, and the new ones.
         """

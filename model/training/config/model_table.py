@@ -17,7 +17,7 @@ from model.training.config.tables import convert, nearest, read_table, require_k
 
 FIELDS = tuple(name.name for name in fields(ModelConfig))
 SOURCE = ("preset", "checkpoint", "moments")  # keys in addition to those fields
-ANY_VOCABULARY = 1 << 16  # stands for the tokenizer's size until it is known
+ANY_VOCABULARY = 1 << 16  # in place of the tokenizer's size until it is known
 
 
 @dataclass(frozen=True)

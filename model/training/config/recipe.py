@@ -64,7 +64,7 @@ class Recipe:
             raise ConfigError("Recipe.ema_decay must be above 0 and below 1, or None")
 
     def learning_rate_at(self, step: int, progress: float | None = None) -> float:
-        """Of the update after `step` earlier ones, with the share `progress` of the run's budget behind it.
+        """Learning rate of the update after `step` earlier ones, at the share `progress` of the run's budget.
 
         Raises ConfigError where the schedule depends on the run's length and `progress` is not given.
         """

@@ -246,7 +246,7 @@ class RunConfig:
             _check_parallel(self, self.parallel)
 
     def curriculum(self, sources: tuple[str, ...]) -> Curriculum:
-        """Over the run's tokens, from the sources that the data folder has. Raises ConfigError."""
+        """The curriculum over the run's tokens, from the data folder's sources. Raises ConfigError."""
         return curriculum_from_table(
             self.curriculum_table,
             total_tokens=self._tokens(),
@@ -291,7 +291,7 @@ def read_run_config(file: Path) -> RunConfig:
 
 
 def run_config_from(document: Mapping[str, Any], *, name: str) -> RunConfig:
-    """The run that a TOML document describes; `name` unless it has one of its own. Raises ConfigError."""
+    """The run that a TOML document describes; `name` if it sets none. Raises ConfigError."""
     require_known(document, ("name", "output", "seed", *TABLES), "the file")
     for required in ("output", "model", "data", "budget"):
         if required not in document:

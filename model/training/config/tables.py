@@ -57,7 +57,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def convert(hint: Any, value: Any, where: str) -> Any:
-    """`value` as the type `hint`: an integer stands for a float, a string for a path, a list for a tuple.
+    """`value` as the type `hint`: an integer is accepted as a float, a string as a path, a list as a tuple.
 
     Raises ConfigError for values of another type, and for numbers that are not finite.
     """

@@ -37,7 +37,7 @@ def chunked_target_loss(
     """`target_loss(F.linear(x_BSD, head_VD), targets_BS, ...)`, equal in value and gradient; scalar.
 
     `x_BSD` is what the head multiplies (behind the last norm). Under autocast the projection is in its format, all
-    else in fp32. The gradient has no gradient of its own. Raises ValueError for a chunk below 1.
+    else in fp32. There is no second derivative. Raises ValueError for a chunk below 1.
     """
     if chunk < 1:
         raise ValueError(f"a chunk holds at least one position, not {chunk}")
@@ -159,7 +159,7 @@ def _summed_loss(logits_CV: Tensor, lse_C: Tensor, targets_C: Tensor, z_weight: 
 
 
 def _turn_into_gradient(logits_CV: Tensor, lse_C: Tensor, targets_C: Tensor, z_weight: float) -> Tensor:
-    """In place: d loss / d logits = (1 + 2 z lse) * softmax - one_hot(target), zero at ignored positions."""
+    """Turn logits into their gradient in place: d loss / d logits = (1 + 2 z lse) * softmax - one_hot(target), zero at ignored positions."""
     is_ignored_C = targets_C == IGNORED
     target_C1 = targets_C.masked_fill(is_ignored_C, 0)[:, None]
     grad_CV = logits_CV.sub_(lse_C[:, None]).exp_()

@@ -44,7 +44,7 @@ def fits(logits_NV: Tensor, targets_N: Tensor) -> bool:
 
 
 def score_(logits_NV: Tensor, targets_N: Tensor, *, z_weight: float, wants_gradient: bool) -> Tensor:
-    """Each row's loss in nats, fp32 [N], zero where the target is IGNORED: -log softmax + z_weight * (log of the sum)^2.
+    """Loss of each row in nats, fp32 [N]: -log softmax + z_weight * (log of the sum)^2, zero for IGNORED targets.
 
     With `wants_gradient` the logits are overwritten by the gradient of the losses' sum, in their format. For tensors that
     `fits` accepts. Raises IndexError where a target is no row of the vocabulary, and MemoryError; nothing has changed then.

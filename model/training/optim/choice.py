@@ -14,10 +14,10 @@ TABLES = ("embedding", "head")  # their rows see gradients of very different siz
 
 
 def optimizer_for(
-    model: nn.Module, recipe: Recipe, beside: Iterable[tuple[str, nn.Parameter]] = ()
+    model: nn.Module, recipe: Recipe, further: Iterable[tuple[str, nn.Parameter]] = ()
 ) -> torch.optim.Optimizer:
-    """Build the optimiser `recipe.optimizer` over the trainable parameters of the model and those in `beside`."""
-    named = [*model.named_parameters(), *beside]
+    """Build the optimiser `recipe.optimizer` over the trainable parameters of the model and those in `further`."""
+    named = [*model.named_parameters(), *further]
     parameters = [parameter for _, parameter in named]
     if recipe.optimizer == "muon":
         from model.training.optim.muon import Muon

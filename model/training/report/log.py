@@ -51,7 +51,7 @@ def read_log(file: Path, event: str | None = None) -> list[dict[str, Any]]:
 
 
 def _lines(file: Path) -> Iterator[tuple[str, dict[str, Any] | None]]:
-    """Each line with its row; None for one that a killed process left half-written."""
+    """Yield each line with its row; None for an incomplete one of a killed process."""
     for line in file.read_text(encoding="utf-8").splitlines(keepends=True):
         try:
             row = json.loads(line)

@@ -43,7 +43,7 @@ class PlainProgress:
         _print(self._console, event)
 
     def close(self) -> None:
-        """Nothing is left open."""
+        """Do nothing: there is nothing to close."""
 
 
 class LiveProgress:

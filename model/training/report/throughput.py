@@ -1,6 +1,6 @@
 """Throughput of a step: tokens per second, and its share of the device's peak (MFU).
 
-Counts tokens and the pairs that attention looks at, not padding.
+Counts tokens and attention's (query, key) pairs, not padding.
 """
 
 from __future__ import annotations

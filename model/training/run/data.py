@@ -56,14 +56,14 @@ def open_data(config: RunConfig, *, pin: bool = False) -> TrainingData:
     )
     if config.data.prefetch:
         stream = PrefetchedStream(stream, depth=config.data.prefetch, pin=pin)
-    beside = serving_files(folder.tokenizer)
+    serving = serving_files(folder.tokenizer)
     return TrainingData(
         stream=stream,
         curriculum=curriculum,
         held_out=_held_out(folder, config),
         vocabulary=folder.tokenizer.vocab_size,
-        files=beside.files,
-        stop_tokens=beside.stop_tokens,
+        files=serving.files,
+        stop_tokens=serving.stop_tokens,
     )
 
 

@@ -178,7 +178,7 @@ def _system_refused(cause: OSError, failed: RunFailedError | None, where: str, r
 
 
 def _usable_checkpoint(cause: BaseException) -> str:
-    """What to do about a checkpoint that cannot be used."""
+    """Advice about a checkpoint that cannot be used."""
     if isinstance(cause, SavedStateError):
         return OTHER_RUN
     if isinstance(cause, DamagedCheckpointError):
@@ -187,7 +187,7 @@ def _usable_checkpoint(cause: BaseException) -> str:
 
 
 def _less_memory(failed: RunFailedError | None) -> str:
-    """What to change after memory ran out: before the first step it is the model that does not fit."""
+    """Advice after memory ran out; before the first step it is the model that does not fit."""
     smaller = 'make [model] smaller or set [recipe] optimizer = "adamw_8bit"'
     if failed is None:
         return f"The model is too large for this machine: {smaller}"
