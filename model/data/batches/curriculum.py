@@ -93,7 +93,6 @@ class Moment:
 
     stage: Stage
     segment: Segment
-    stage_progress: float  # 0 at its start, 1 at its end and beyond
     learning_rate_scale: float
 
     @property
@@ -162,7 +161,7 @@ class Curriculum:
         stage, start, end = self.spans[segment.stage]
         progress = min(1.0, (tokens - start) / (end - start))
         first, last = stage.learning_rate
-        return Moment(stage, segment, progress, first + (last - first) * progress)
+        return Moment(stage, segment, first + (last - first) * progress)
 
     def source_tokens(self) -> dict[str, float]:
         """Number of tokens from each source over the whole training."""

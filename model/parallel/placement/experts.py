@@ -15,12 +15,6 @@ from model.config import ConfigError
 from model.layers.moe.layer import Experts
 
 
-def hottest(load_E: Tensor, n_hot: int) -> list[int]:
-    """The ids of the `n_hot` experts with the largest load, by load; lower ids first if equal."""
-    order = torch.argsort(load_E, descending=True, stable=True)
-    return [int(expert) for expert in order[:n_hot]]
-
-
 class _Side(nn.Module):
     """The experts of a layer on one device."""
 

@@ -34,10 +34,6 @@ class SequenceCache:
         """Bytes held, used or not."""
         return self._capacity * self._bytes_per_token
 
-    def bytes_for(self, n_tokens: int) -> int:
-        """Bytes that a sequence of this length will hold."""
-        return self._capacity_for(n_tokens) * self._bytes_per_token
-
     @property
     def _capacity(self) -> int:
         return self._keys.shape[2]
@@ -51,7 +47,7 @@ class SequenceCache:
         return min(-(-n_tokens // BLOCK_TOKENS) * BLOCK_TOKENS, self._max_context)
 
     def reserve(self, n_tokens: int) -> None:
-        """Makes room for `n_tokens` new ones. Raises ValueError beyond the model's context."""
+        """Make room for `n_tokens` new ones. Raises ValueError beyond the model's context."""
         needed = self._length + n_tokens
         if needed > self._max_context:
             raise ValueError(f"a sequence of {needed} tokens exceeds the context of {self._max_context}")
@@ -78,7 +74,7 @@ class SequenceCache:
         return keys[:, first:end], values[:, first:end]
 
     def advance(self, n_tokens: int) -> None:
-        """Counts written tokens as past."""
+        """Count written tokens as past."""
         end = self._length + n_tokens
         if end > self._capacity:
             raise ValueError("cannot advance over tokens that were never written")

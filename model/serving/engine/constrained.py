@@ -55,10 +55,6 @@ class JSONGrammars:
             slices=llguidance.LLTokenizer.json_slices(),
         )
 
-    def json_object(self) -> GrammarConstraint:
-        """Any JSON object."""
-        return self.json_schema({"type": "object"})
-
     def json_schema(self, schema: Mapping[str, Any]) -> GrammarConstraint:
         """JSON that validates against the schema.
 

@@ -34,10 +34,11 @@ def chunked_target_loss(
     z_weight: float = 0.0,
     chunk: int = CHUNK,
 ) -> Tensor:
-    """`target_loss(F.linear(x_BSD, head_VD), targets_BS, ...)`, equal in value and gradient; scalar.
+    """Cross-entropy in nats of the logits `F.linear(x_BSD, head_VD)` at `targets_BS`, over `n_targets`; scalar.
 
-    `x_BSD` is what the head multiplies (behind the last norm). Under autocast the projection is in its format, all
-    else in fp32. There is no second derivative. Raises ValueError for a chunk below 1.
+    `x_BSD` is the head's input (after the last norm). `z_weight` adds that much of the squared log-sum-exp of the logits,
+    which keeps them from drifting (PaLM, arXiv:2204.02311, section 5: 1e-4). Under autocast the projection is in its
+    format, all else in fp32. There is no second derivative. Raises ValueError for a chunk below 1.
     """
     if chunk < 1:
         raise ValueError(f"a chunk holds at least one position, not {chunk}")

@@ -180,9 +180,10 @@ def test_the_cache_keeps_only_the_latent_and_one_rotary_key() -> None:
     latent = SequenceCache(CONFIGS["direct queries"], torch.bfloat16, CPU)
     latent.reserve(1)
     per_token = SMALL.n_layers * (LATENT.kv_rank + LATENT.d_rope) * 2
-    assert latent.n_bytes == latent.bytes_for(1) == BLOCK_TOKENS * per_token
+    assert latent.n_bytes == BLOCK_TOKENS * per_token
     heads = SequenceCache(replace(SMALL, n_kv_heads=SMALL.n_heads), torch.bfloat16, CPU)
-    assert latent.bytes_for(9) / heads.bytes_for(9) == (12 + 4) / (2 * SMALL.n_heads * SMALL.d_head)
+    heads.reserve(1)
+    assert latent.n_bytes / heads.n_bytes == (12 + 4) / (2 * SMALL.n_heads * SMALL.d_head)
 
 
 DEEPSEEK_LIKE = LatentConfig(kv_rank=64, d_nope=16, d_rope=8, d_value=16)

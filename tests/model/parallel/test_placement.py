@@ -15,7 +15,7 @@ from model.config import ConfigError, LatentConfig, ModelConfig, MoEConfig
 from model.layers.moe.layer import Experts, MoELayer
 from model.parallel.mesh.mesh import Mesh
 from model.parallel.placement.device_model import DeviceModel, DeviceModelError, read_device_model, to_json
-from model.parallel.placement.experts import OffloadedExperts, hottest
+from model.parallel.placement.experts import OffloadedExperts
 from model.parallel.placement.measure_device import measure_device
 from model.parallel.placement.parts import (
     PlacementError,
@@ -415,11 +415,6 @@ def test_hot_experts_on_an_accelerator_equal_plain_ones() -> None:
     layer.experts = OffloadedExperts(layer.experts, [1, 6], torch.device("cuda"))  # type: ignore[assignment]
     y = layer(x)
     assert y.is_cuda and torch.allclose(y, expected, rtol=1e-3, atol=1e-4)
-
-
-def test_the_most_loaded_experts_are_the_hot_ones() -> None:
-    assert hottest(torch.tensor([3, 9, 9, 1]), 3) == [1, 2, 0]
-    assert hottest(torch.tensor([3, 9]), 0) == []
 
 
 @pytest.mark.parametrize("hot", [[1, 1], [8], [-1]])

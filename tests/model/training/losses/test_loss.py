@@ -16,8 +16,8 @@ from model.training.losses.cross_entropy import (
     mtp_targets,
     next_token_loss,
     next_token_targets,
-    target_loss,
 )
+from tests.model.training.losses.reference_loss import target_loss
 
 
 def nats(logits_V: Tensor, token: int) -> float:

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from model.data.batches.batch import IGNORED
 from model.training.losses.chunked import CHUNK, chunked_target_loss, mtp_loss
-from model.training.losses.cross_entropy import target_loss
+from tests.model.training.losses.reference_loss import target_loss
 
 N_TOKENS, D_MODEL = 37, 8
 
