@@ -78,7 +78,7 @@ class Transformer(nn.Module):
     def forward(
         self, tokens_BS: Tensor, *, positions_BS: Tensor | None = None, documents_BS: Tensor | None = None
     ) -> Tensor:
-        """Whole sequences without a cache: ids [B, S] -> fp32 logits [B, S, V]; other arguments as for `hidden`."""
+        """Whole sequences without a cache: ids [B, S] -> fp32 logits [B, S, V]; the rest is as for `hidden`."""
         return self.logits(self.hidden(tokens_BS, positions_BS=positions_BS, documents_BS=documents_BS))
 
     def hidden(

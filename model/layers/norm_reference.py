@@ -9,7 +9,7 @@ from model.layers.attention.rotary import Rotation, rotate
 
 
 def normed(x: Tensor, weight_D: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-    """RMS norm, x / sqrt(mean(x^2) + eps) * weight over the last dimension, computed in fp32: [..., D] in `dtype`."""
+    """x / sqrt(mean(x^2) + eps) * weight over the last dimension, computed in fp32: [..., D] in `dtype`."""
     x_fp32 = x.float()
     scale = torch.rsqrt(x_fp32.square().mean(-1, keepdim=True) + eps)
     return (weight_D * (x_fp32 * scale).to(weight_D.dtype)).to(dtype)

@@ -205,7 +205,7 @@ def test_active_parameters_count_each_use_of_a_token(config: ModelConfig) -> Non
         ({"attention_owners": (0,)}, "one owner per layer"),
         ({"attention_owners": (0, 2)}, "earlier owner"),
         ({"ffn_owners": (1, 1)}, "earlier owner"),
-        ({"first_moe_layer": 1, "ffn_owners": (0, 0)}, "one kind"),
+        ({"first_moe_layer": 1, "ffn_owners": (0, 0)}, "the same kind"),
         ({"dense_layers": (2,)}, "dense_layers"),
         ({"sliding_window": 0}, "sliding_window"),
         ({"qkv_clip": -1.0}, "qkv_clip"),

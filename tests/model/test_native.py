@@ -175,7 +175,7 @@ def test_the_command_builds_or_says_why_not(
         native.main([])
     with pytest.raises(SystemExit, match="0"):
         native.main(["--help"])
-    assert "compile them" in capsys.readouterr().out
+    assert "compile the kernels" in capsys.readouterr().out
 
 
 def test_importing_it_costs_no_torch() -> None:

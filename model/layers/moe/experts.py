@@ -1,11 +1,11 @@
-"""Sum of the routed experts' outputs: each token is computed by its chosen experts only.
+"""The routed experts' sum, fast: each token is computed by its chosen experts only.
 
-Our kernels (`experts_fused.py`, on CUDA `experts_triton.py`) compute it where they fit. RemoteBlock rows of
+Kernels of our own (`experts_fused.py`, on CUDA `experts_triton.py`) compute it where they fit. Elsewhere rows of
 (token, choice) pairs are sorted by expert, so that each expert multiplies one contiguous block. All equal
-`experts_reference.apply_experts` forward and backward.
+`experts_reference.apply_experts` forward and backward. Knows nothing of routers or shared experts.
 
 Of torch's forms, measured on one AVX512 core, the grouped matmul beats a loop of matmuls over experts by 1.3-1.5x
-where gradients are needed and by a few per cent in bf16; in fp32 inference with long blocks the loop is 10 % faster.
+where gradients are needed and by a few per cent in bf16; in fp32 inference with long blocks the loop is 10 % ahead.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from model.layers.moe import experts_fused, experts_triton
 from model.layers.moe.load import expert_load
 
-LONG_BLOCK = 32  # rows per expert from which on the fp32 loop is faster in inference
+LONG_BLOCK = 32  # rows per expert from which on the fp32 loop is ahead in inference
 
 
 def apply_experts(
@@ -77,7 +77,7 @@ def _grouped_is_better(x_ND: Tensor, w_gate_EFD: Tensor) -> bool:
         width * x_ND.element_size() % 16 for width in (d_model, d_expert)
     ):  # its kernels need aligned rows
         return False
-    if x_ND.dtype is torch.float32 and torch.compiler.is_compiling():  # its meta implementation refuses fp32
+    if x_ND.dtype is torch.float32 and torch.compiler.is_compiling():  # its shape-only form refuses fp32
         return False
     needs_grad = torch.is_grad_enabled() and (x_ND.requires_grad or w_gate_EFD.requires_grad)
     return needs_grad or x_ND.dtype is torch.bfloat16 or x_ND.shape[0] < LONG_BLOCK * n_experts

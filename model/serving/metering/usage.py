@@ -120,7 +120,7 @@ class DeviceMeter:
         self.busy_ns = 0
 
     def step(self, duration_ns: int, parts: Sequence[tuple[RequestMeter, int]]) -> None:
-        """Split one step's duration over its requests in proportion to the work (above 0) of each in it."""
+        """Splits one step's duration over its requests in proportion to the work (above 0) of each in it."""
         self.busy_ns += duration_ns
         left_ns, left_work = duration_ns, sum(work for _, work in parts)
         for meter, work in parts:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from model.sampling import Sampler
 from model.serving.executors.base import Executor
-from model.serving.speculation.mtp import MTPExecutor, MTPProposer
+from model.serving.speculation.mtp import AheadExecutor, MTPProposer
 from model.serving.speculation.prompt_lookup import LookupProposer
 from model.serving.speculation.proposer import AdaptiveProposer, ConstrainedProposer, Proposer
 
@@ -25,7 +25,7 @@ def proposers(executor: Executor | None = None) -> MakeProposer:
     ) -> Proposer:
         proposer: Proposer = (
             MTPProposer(executor, blocks, sampler.draft_token)
-            if isinstance(executor, MTPExecutor)
+            if isinstance(executor, AheadExecutor)
             else LookupProposer()
         )
         if sampler.constraint is not None:

@@ -30,7 +30,7 @@ DrawDraft = Callable[
 _NO_TOKEN = -1
 
 
-class MTPExecutor(TorchExecutor):
+class AheadExecutor(TorchExecutor):
     """A `TorchExecutor` that also drafts with the MTP modules; its cache takes some more memory."""
 
     def __init__(self, transformer: Transformer, n_blocks: int, *, block_tokens: int = BLOCK_TOKENS) -> None:
@@ -117,7 +117,7 @@ class MTPExecutor(TorchExecutor):
 
 
 def drafting_bytes(config: ModelConfig, itemsize: int, block_tokens: int) -> int:
-    """Bytes that an `MTPExecutor` keeps with each block in addition to the layers' keys and values."""
+    """Bytes that an `AheadExecutor` keeps with each block in addition to the layers' keys and values."""
     n_heads, d_key, d_value = kept_per_token(config)
     of_modules = config.n_ahead * (n_heads * (d_key + d_value) * itemsize + np.dtype(np.int64).itemsize)
     return block_tokens * (of_modules + config.d_model * max(itemsize, torch.float32.itemsize))
@@ -140,7 +140,7 @@ class _OneLayer:
 class MTPProposer:
     """Proposer of one answer with MTP modules."""
 
-    def __init__(self, executor: MTPExecutor, blocks: Callable[[], Sequence[int]], draw: DrawDraft) -> None:
+    def __init__(self, executor: AheadExecutor, blocks: Callable[[], Sequence[int]], draw: DrawDraft) -> None:
         """`blocks` returns the answer's current block table; `draw` is its sampler's `draft_token`."""
         self._executor, self._blocks, self._draw = executor, blocks, draw
 

@@ -118,7 +118,7 @@ def test_equal_documents_give_equal_files_wherever_they_are(tmp_path: Path) -> N
 
 def test_documents_outside_are_refused(shards: ShardedDocuments) -> None:
     for number in (-1, 20):
-        with pytest.raises(IndexError, match="of 20"):
+        with pytest.raises(IndexError, match="has 20"):
             shards.tokens(number)
 
 
@@ -128,8 +128,8 @@ def test_documents_outside_are_refused(shards: ShardedDocuments) -> None:
         (TokenisedDocument(record(1), []), "at least one"),
         (TokenisedDocument(record(1), [1, 1000]), r"ids must be 0\.\.999"),
         (TokenisedDocument(record(1), [-1]), r"ids must be 0\.\.999"),
-        (TokenisedDocument(record(1), [1, 2], ((1, 3),)), "lie outside 2 tokens"),
-        (TokenisedDocument(record(1), [1, 2], ((1, 1),)), "lie outside 2 tokens"),
+        (TokenisedDocument(record(1), [1, 2], ((1, 3),)), "are outside of 2 tokens"),
+        (TokenisedDocument(record(1), [1, 2], ((1, 1),)), "are outside of 2 tokens"),
     ],
 )
 def test_bad_documents_are_refused_and_leave_no_folder(
@@ -234,7 +234,7 @@ for read in (documents.tokens, documents.record):
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stderr
     file = shards.folder / shards.manifest.shards[-1].file
-    assert ended.stdout.count(f"{file} is damaged: it has 0 bytes of ") == 2
+    assert ended.stdout.count(f"{file} is damaged: it was truncated from ") == 2
 
 
 def test_a_file_of_the_right_size_that_is_no_shard_is_named(shards: ShardedDocuments) -> None:

@@ -215,7 +215,7 @@ except CacheError as error:
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stderr
     assert f"{cached.folder}/shard-00000" in ended.stdout
-    assert " is damaged (it has 100 bytes of " in ended.stdout and "remove it, then" in ended.stdout
+    assert " is damaged (it was truncated from " in ended.stdout and "remove it, then" in ended.stdout
 
 
 def test_folders_that_hold_no_cache_say_so(tmp_path: Path, cached: CachedTeacher) -> None:

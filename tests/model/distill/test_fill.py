@@ -201,7 +201,7 @@ def test_what_is_not_there_or_not_whole_is_named(
     )
     status, code, message = refused(capsys, "fill", file, tmp_path / "none")
     assert (status, code) == (1, "unusable") and "none has no model" in message
-    assert "holds no teacher's cache" in refused(capsys, "show", tmp_path / "none")[2]
+    assert "has no teacher's cache" in refused(capsys, "show", tmp_path / "none")[2]
     nowhere = run_file(school, tmp_path / "b", data={"folder": str(tmp_path), "batch_tokens": 256})
     assert "is no data folder" in refused(capsys, "fill", nowhere, teacher)[2]
     assert main(["fill", str(file), str(teacher), "--k", "4", "--steps", "1"]) == 0

@@ -153,7 +153,7 @@ def test_logits_that_are_no_numbers_are_told_and_leave_the_document_json(
     for target, options in (("a", ["--json"]), ("b", [])):
         assert main(["upcycle", str(dense), str(tmp_path / target), "--noise", "1e38", *options]) == 0
         out, err = capsys.readouterr()
-        assert err.startswith("note: some logits") and "choose less --noise" in err
+        assert err.startswith("note: some logits") and "reduce --noise" in err
         assert "nan" not in out.lower() and "differ by" not in out
         if options:
             assert json.loads(out)["logit_difference"]["largest"] is None
@@ -274,7 +274,7 @@ def test_folders_that_cannot_be_used_are_named(
     (hub / "config.json").write_text('{"model_type": "llama"}')
     assert f"gainshare model import {hub}" in refused(capsys, "upcycle", str(hub), str(child))
     (dense / "markup.json").write_bytes(b"\xff\xfe\xfd")
-    assert "markup.json is no text" in refused(capsys, "upcycle", str(dense), str(child))
+    assert "markup.json is not text" in refused(capsys, "upcycle", str(dense), str(child))
     (dense / "model.safetensors").write_bytes(b"short")
     assert "model.safetensors cannot be used" in refused(capsys, "upcycle", str(dense), str(child))
     assert not child.exists()
@@ -286,7 +286,7 @@ def test_a_target_that_is_there_is_left_alone(
     notes = tmp_path / "notes"
     notes.mkdir()
     (notes / "mine.txt").write_text("mine")
-    assert "is there already" in refused(capsys, "upcycle", str(dense), str(notes))
+    assert "exists already" in refused(capsys, "upcycle", str(dense), str(notes))
     assert (notes / "mine.txt").read_text() == "mine"
     assert "mine.txt" in refused(capsys, "upcycle", str(dense), str(notes / "mine.txt" / "child"))
     assert [file.name for file in notes.iterdir()] == ["mine.txt"]

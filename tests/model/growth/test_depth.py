@@ -151,5 +151,5 @@ def test_what_cannot_be_grown_is_refused_with_its_reason() -> None:
             insert_identity_blocks(TINY, after)
     with pytest.raises(ConfigError, match="at least once"):
         stack_layers(TINY, [0, 1, 1])
-    with pytest.raises(ConfigError, match="multi-token"):
+    with pytest.raises(ConfigError, match="MTP modules"):
         stack_layers(CONFIGS["ahead"], [0, 2, 1])

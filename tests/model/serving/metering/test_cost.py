@@ -20,7 +20,7 @@ from model.serving.executors.choice import blocks_within, default_executor
 from model.serving.executors.plain_torch import TorchExecutor
 from model.serving.metering.cost import PASS_TOKENS, StepCost
 from model.serving.metering.generation import EngineLimits
-from model.serving.speculation.mtp import MTPExecutor
+from model.serving.speculation.mtp import AheadExecutor
 from tests.model.random_models import SMALL, random_transformer
 from tests.model.serving.executors.executor_steps import logits_of
 
@@ -94,7 +94,7 @@ def test_plain_torch_drafts_with_prediction_modules_within_the_memory_given(
     model = random_transformer(replace(SMALL, n_ahead=2))
     limits = EngineLimits(max_cache_bytes=100_000)
     drafting = default_executor(model, limits)
-    assert isinstance(drafting, MTPExecutor)
+    assert isinstance(drafting, AheadExecutor)
     assert (
         0 <= limits.max_cache_bytes - drafting.n_blocks * drafting.bytes_per_block < drafting.bytes_per_block
     )

@@ -388,7 +388,7 @@ def test_start_up_problems_say_what_to_do(tmp_path: Path, capsys: pytest.Capture
         (["--cache-gib", "0"], "argument --cache-gib: must be a number above 0, not '0'"),
         (
             ["--cache-gib", "1e-6"],
-            "is too small for one block of 16 tokens of this model (4096 bytes): give the node more",
+            "holds no block of 16 tokens of this model (4096 bytes): give the node more",
         ),
         (["--tensor-parallel", "0"], "argument --tensor-parallel: must be a whole number, at least 1"),
         (["--tensor-parallel", "3"], "n_heads (4) is not a multiple of tp (3)"),

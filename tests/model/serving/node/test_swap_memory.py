@@ -30,7 +30,7 @@ from model.serving.node.host import Host, OnDeath
 from model.serving.node.loading import load
 from model.serving.node.served import ServedModel
 from model.serving.node.service import Service
-from model.serving.speculation.mtp import MTPExecutor
+from model.serving.speculation.mtp import AheadExecutor
 from model.transformer import Transformer
 from tests.model.random_models import SMALL, random_transformer
 from tests.model.serving.executors.captured_each_time import EachTime
@@ -66,7 +66,7 @@ def plain(served: ServedModel) -> tuple[ServedModel, Executor | None]:
 
 def drafting(served: ServedModel) -> tuple[ServedModel, Executor | None]:
     transformer = _random(replace(PRESETS["tiny"], n_ahead=2))
-    return replace(served, transformer=transformer), MTPExecutor(transformer, N_BLOCKS)
+    return replace(served, transformer=transformer), AheadExecutor(transformer, N_BLOCKS)
 
 
 def graphed(served: ServedModel) -> tuple[ServedModel, Executor | None]:

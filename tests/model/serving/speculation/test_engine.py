@@ -22,7 +22,7 @@ from model.serving.metering.core import MakeProposer
 from model.serving.node.served import ServedModel, tiny
 from model.serving.node.service import Service
 from model.serving.speculation.choice import proposers
-from model.serving.speculation.mtp import MTPExecutor
+from model.serving.speculation.mtp import AheadExecutor
 from tests.model.random_models import random_transformer
 
 pytestmark = pytest.mark.slow
@@ -111,7 +111,7 @@ def compared(served: ServedModel, ask: Ask) -> Engine:
         expected = [answered(plain, generation)[0] for generation in ask()]
     with running(served, TorchExecutor(transformer, N_BLOCKS), proposers()) as looking:
         assert answered(looking, *ask()) == expected
-    executor = MTPExecutor(transformer, N_BLOCKS)
+    executor = AheadExecutor(transformer, N_BLOCKS)
     with running(served, executor, proposers(executor)) as guessing:
         assert answered(guessing, *ask()) == expected
     return guessing

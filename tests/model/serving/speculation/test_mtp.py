@@ -17,7 +17,7 @@ from model.sampling import Sampler, SamplingSettings
 from model.serving.executors.base import Part
 from model.serving.executors.plain_torch import TorchExecutor
 from model.serving.speculation.choice import proposers
-from model.serving.speculation.mtp import MTPExecutor, MTPProposer
+from model.serving.speculation.mtp import AheadExecutor, MTPProposer
 from model.transformer import Transformer
 from tests.model.random_models import SMALL, random_transformer, relative_error
 from tests.model.serving.executors.executor_steps import logits_of
@@ -52,7 +52,7 @@ class Recorder:
 
 
 def drafted(
-    executor: MTPExecutor, tokens: Sequence[int], n: int, blocks: Sequence[int] = BLOCKS
+    executor: AheadExecutor, tokens: Sequence[int], n: int, blocks: Sequence[int] = BLOCKS
 ) -> tuple[list[int], list[Tensor]]:
     recorder = Recorder()
     return executor.draft(tokens, blocks, n, recorder), recorder.logits
@@ -74,7 +74,7 @@ def random_ids(n: int, seed: int = 1) -> list[int]:
 
 def test_drafts_equal_the_definition_through_steps_and_rejections(config: ModelConfig) -> None:
     model = random_transformer(config).eval()
-    executor = MTPExecutor(model, 10, block_tokens=BLOCK_TOKENS)
+    executor = AheadExecutor(model, 10, block_tokens=BLOCK_TOKENS)
     tokens = random_ids(24)
     executor.step([Part(tokens[:5], 0, BLOCKS, 0), Part(random_ids(3, 9), 0, [1], 1)])
     executor.step([Part(tokens[5:7], 5, BLOCKS, 1)])
@@ -94,7 +94,7 @@ def test_drafts_equal_the_definition_through_steps_and_rejections(config: ModelC
 
 def test_only_what_has_changed_is_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     model = random_transformer(CONFIGS["dense"]).eval()
-    executor = MTPExecutor(model, 10, block_tokens=BLOCK_TOKENS)
+    executor = AheadExecutor(model, 10, block_tokens=BLOCK_TOKENS)
     tokens = random_ids(20)
     executor.step([Part(tokens[:16], 0, BLOCKS, 1)])
     lengths: list[int] = []
@@ -114,7 +114,7 @@ def test_only_what_has_changed_is_computed_again(monkeypatch: pytest.MonkeyPatch
 
 def test_an_answer_that_shares_blocks_gets_drafts_of_its_own() -> None:
     model = random_transformer(CONFIGS["dense"]).eval()
-    executor = MTPExecutor(model, 10, block_tokens=BLOCK_TOKENS)
+    executor = AheadExecutor(model, 10, block_tokens=BLOCK_TOKENS)
     shared = random_ids(8)
     executor.step([Part(shared, 0, BLOCKS, 1)])
     one, other = [*shared, 3], [*shared, 11]
@@ -126,7 +126,7 @@ def test_an_answer_that_shares_blocks_gets_drafts_of_its_own() -> None:
 
 def test_a_copied_block_carries_its_entries() -> None:
     model = random_transformer(CONFIGS["dense"]).eval()
-    executor = MTPExecutor(model, 10, block_tokens=BLOCK_TOKENS)
+    executor = AheadExecutor(model, 10, block_tokens=BLOCK_TOKENS)
     tokens = random_ids(7)
     executor.step([Part(tokens[:6], 0, BLOCKS, 1)])
     before, _ = drafted(executor, tokens, 2)
@@ -143,7 +143,7 @@ def test_decoding_with_modules_leaves_the_answer_as_it_is() -> None:
     for settings in (SamplingSettings(temperature=0), SamplingSettings(seed=3, temperature=0.8)):
         answers = []
         for n_drafts in (0, 2):
-            executor = MTPExecutor(model, 10, block_tokens=BLOCK_TOKENS)
+            executor = AheadExecutor(model, 10, block_tokens=BLOCK_TOKENS)
             sampler = Sampler(settings)
             proposer = MTPProposer(executor, lambda: BLOCKS, sampler.draft_token)
             tokens = random_ids(6)
@@ -160,7 +160,7 @@ def test_decoding_with_modules_leaves_the_answer_as_it_is() -> None:
 
 
 def test_an_engine_uses_the_modules_where_they_are_computed() -> None:
-    executor = MTPExecutor(random_transformer(CONFIGS["dense"]).eval(), 10, block_tokens=BLOCK_TOKENS)
+    executor = AheadExecutor(random_transformer(CONFIGS["dense"]).eval(), 10, block_tokens=BLOCK_TOKENS)
     tokens = list(range(10))  # nothing to look up
     executor.step([Part(tokens[:9], 0, BLOCKS, 1)])
     sampler = Sampler(SamplingSettings(temperature=0))
@@ -171,7 +171,7 @@ def test_an_engine_uses_the_modules_where_they_are_computed() -> None:
 
 def test_steps_compute_what_the_plain_executor_computes(config: ModelConfig) -> None:
     model = random_transformer(config).eval()
-    executor = MTPExecutor(model, 10, block_tokens=BLOCK_TOKENS)
+    executor = AheadExecutor(model, 10, block_tokens=BLOCK_TOKENS)
     tokens = random_ids(12)
     rows = logits_of(executor, [Part(tokens[:9], 0, BLOCKS, 2), Part(tokens[:3], 0, [1], 0)])
     with torch.no_grad():
@@ -183,7 +183,7 @@ def test_models_of_one_other_precision_are_stepped_and_drafted(
     cast: Callable[[Transformer], Transformer],
 ) -> None:
     model = cast(random_transformer(CONFIGS["dense"])).eval()
-    executor, plain = MTPExecutor(model, 4), TorchExecutor(model, 4)
+    executor, plain = AheadExecutor(model, 4), TorchExecutor(model, 4)
     part = Part([1, 2, 3, 4], 0, [2])
     assert torch.equal(logits_of(executor, [part]), logits_of(plain, [part]))
     assert len(drafted(executor, [1, 2, 3, 4, 5], 2, [2])[0]) == 2
@@ -193,7 +193,7 @@ def test_models_of_one_other_precision_are_stepped_and_drafted(
 
 
 def test_nothing_is_drafted_without_a_past_or_room() -> None:
-    executor = MTPExecutor(random_transformer(CONFIGS["dense"]), 10, block_tokens=BLOCK_TOKENS)
+    executor = AheadExecutor(random_transformer(CONFIGS["dense"]), 10, block_tokens=BLOCK_TOKENS)
     assert drafted(executor, [3], 2)[0] == []
     executor.step([Part([3], 0, BLOCKS, 1)])
     assert drafted(executor, [3, 4], 0)[0] == []
@@ -202,7 +202,7 @@ def test_nothing_is_drafted_without_a_past_or_room() -> None:
 
 def test_a_model_without_modules_is_refused_and_memory_is_counted() -> None:
     with pytest.raises(ValueError, match="no MTP modules"):
-        MTPExecutor(random_transformer(SMALL), 10)
-    executor = MTPExecutor(random_transformer(CONFIGS["dense"]), 10, block_tokens=BLOCK_TOKENS)
+        AheadExecutor(random_transformer(SMALL), 10)
+    executor = AheadExecutor(random_transformer(CONFIGS["dense"]), 10, block_tokens=BLOCK_TOKENS)
     per_token = 4 * 2 * 2 * 2 * SMALL.d_head * 2 + 4 * SMALL.d_model + 8 * 2  # 2 layers and 2 modules
     assert executor.bytes_per_block == BLOCK_TOKENS * per_token
