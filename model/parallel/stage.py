@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import ModelConfig
+from model.data.batches.batch import IGNORED
 from model.layers.block import Block
 from model.layers.moe.layer import MoELayer, count_tokens_only, set_loss_scale
 from model.layers.recompute import Checkpointing
@@ -20,7 +21,7 @@ from model.parallel.expert import ParallelExperts
 from model.parallel.mesh.mesh import Coordinates, Mesh, split_layers
 from model.parallel.mesh.share import local_config
 from model.parallel.residual import Residual, SplitResidual, WholeResidual
-from model.parallel.tensor import IGNORED, cross_entropy_sum, embed, join_parts, split_modules
+from model.parallel.tensor import cross_entropy_sum, embed, join_parts, split_modules
 from model.transformer import Transformer
 
 

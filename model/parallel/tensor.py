@@ -14,13 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.data.batches.batch import IGNORED
 from model.layers.block import Block
 from model.layers.moe.layer import MoELayer
 from model.parallel.collectives import Group, maximum_over, sum_over
 from model.parallel.expert import ParallelExperts
 from model.parallel.residual import Residual
-
-IGNORED = -100  # a target that is not scored
 
 
 def split_modules(block: Block, *, splits_sequence: bool = False) -> Iterator[nn.Module]:

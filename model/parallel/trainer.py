@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.data.batches.batch import PADDING, Batch
+from model.data.batches.batch import IGNORED, PADDING, Batch
 from model.layers.moe.balance import balance_experts
 from model.layers.recompute import Checkpointing
 from model.parallel.collectives import sum_over
@@ -25,18 +25,11 @@ from model.parallel.mesh.shards import load
 from model.parallel.pipeline import runner, summed_loss
 from model.parallel.sharded_adamw import ShardedAdamW
 from model.parallel.stage import Stage
-from model.parallel.tensor import IGNORED
 from model.training.config.recipe import Recipe
+from model.training.losses.cross_entropy import next_token_targets
 from model.training.losses.objective import packing_of
 from model.training.optim.choice import set_learning_rate
 from model.training.run.errors import require_finite
-
-
-def next_token_targets(tokens_BS: Tensor) -> Tensor:
-    """Target of each position, the next token; -100 at the last one of a row."""
-    targets_BS = torch.full_like(tokens_BS, IGNORED)
-    targets_BS[:, :-1] = tokens_BS[:, 1:]
-    return targets_BS
 
 
 def tokens_of(documents_BS: Tensor | None) -> dict[str, Tensor]:

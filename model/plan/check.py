@@ -27,12 +27,13 @@ from model.layers.watched import torch_instead
 from model.parallel.lean_stage import KEEPS_OUTPUTS
 from model.parallel.mesh.mesh import Mesh, MeshError
 from model.parallel.mesh.processes import Processes, RankMissingError, connect, disconnect, join
-from model.parallel.trainer import ParallelTrainer, next_token_targets
+from model.parallel.trainer import ParallelTrainer
 from model.plan.activations import stage_activations
 from model.plan.costs import rank_memory
 from model.plan.layout import PRECISIONS, Checkpointing, Layout, Workload
 from model.plan.measure import LiveBytes, counted_messages, kept_by
 from model.plan.traffic import step_traffic
+from model.training.losses.cross_entropy import next_token_targets
 from model.transformer import Transformer
 
 TOKENS = 64

@@ -20,11 +20,8 @@ ATTEMPTS = 4
 
 
 def file_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def download(url: str, target: Path, *, sha256: str, progress: Progress, retry_wait_s: float = 1.0) -> None:

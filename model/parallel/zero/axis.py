@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.data.batches.batch import Batch
+from model.data.batches.batch import IGNORED, Batch
 from model.layers.moe.balance import balance_experts
 from model.layers.recompute import Checkpointing
 from model.parallel.collectives import sum_over
@@ -24,11 +24,11 @@ from model.parallel.mesh.processes import Processes, naming_lost_ranks, own_devi
 from model.parallel.mesh.shards import layouts_of_stage, load
 from model.parallel.pipeline import require_even, summed_loss
 from model.parallel.stage import Stage
-from model.parallel.tensor import IGNORED
-from model.parallel.trainer import next_token_targets, tokens_of
+from model.parallel.trainer import tokens_of
 from model.parallel.zero.engine import ZeroConfig, make_engine
 from model.parallel.zero.state import ZeroState
 from model.training.config.recipe import Recipe
+from model.training.losses.cross_entropy import next_token_targets
 from model.training.losses.objective import packing_of
 from model.training.optim.choice import set_learning_rate
 from model.training.run.errors import require_finite

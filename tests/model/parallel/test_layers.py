@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.config import ModelConfig, MoEConfig
+from model.data.batches.batch import IGNORED
 from model.layers.moe.layer import Experts, MoELayer
 from model.layers.watched import torch_instead
 from model.parallel import buckets as parallel_buckets
@@ -26,11 +27,11 @@ from model.parallel.mesh.shards import layouts, load, merge
 from model.parallel.pipeline import Pipeline, require_even, runner
 from model.parallel.residual import WholeResidual
 from model.parallel.stage import Stage
-from model.parallel.tensor import IGNORED, cross_entropy_sum, embed
-from model.parallel.trainer import ParallelTrainer, next_token_targets
+from model.parallel.tensor import cross_entropy_sum, embed
+from model.parallel.trainer import ParallelTrainer
 from model.plan.measure import LiveBytes
 from model.training.config.recipe import Recipe
-from model.training.losses.cross_entropy import next_token_loss
+from model.training.losses.cross_entropy import next_token_loss, next_token_targets
 from model.training.run.errors import NotFiniteError
 from model.training.run.trainer import Trainer
 from model.transformer import Transformer
