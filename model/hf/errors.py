@@ -5,7 +5,7 @@ class UnsupportedModel(Exception):
     """A model that the other format cannot represent; the message names the field and says what to do."""
 
 
-class NoPlace(UnsupportedModel):
+class UnsupportedByFamily(UnsupportedModel):
     """A model of ours that a family cannot represent, for `n_reasons` reasons.
 
     If `is_complete` is false there may be more reasons: fields that could not be written were not compared.

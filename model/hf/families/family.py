@@ -14,7 +14,7 @@ from model.config import MOST_LAYERS, ConfigError, ModelConfig
 from model.hf.config.fields import MOST_VOCABULARY, Field, Fixed, Ours, Rule, Theirs, TrainingOnly
 from model.hf.config.meaning import differences
 from model.hf.config.token_ids import TokenIds
-from model.hf.errors import NoPlace, UnsupportedModel
+from model.hf.errors import UnsupportedByFamily, UnsupportedModel
 
 EXPERT = "{expert}"
 _LAYER = re.compile(r"layers\.(\d+)\.(.+)")
@@ -52,7 +52,7 @@ class Family:
             raise UnsupportedModel(f"config.json describes an invalid {self.model_type}: {error}") from error
 
     def write_config(self, config: ModelConfig) -> dict[str, Any]:
-        """The fields of `config.json`. Raises NoPlace where they would not mean the same model.
+        """The fields of `config.json`. Raises UnsupportedByFamily where they would not mean the same model.
 
         They are read back, so that a field which this family does not have is never lost without an error.
         """
@@ -65,14 +65,14 @@ class Family:
                 refusals.append(str(error))
         if refusals:
             message = f"{self.model_type}: {', '.join(dict.fromkeys(refusals))}"
-            raise NoPlace(message, len(refusals), is_complete=False)
+            raise UnsupportedByFamily(message, len(refusals), is_complete=False)
         try:
             lost = differences(config, self.read_config(theirs, config.name))
         except UnsupportedModel as error:
-            raise NoPlace(f"{self.model_type}: {error}", 1, is_complete=False) from error
+            raise UnsupportedByFamily(f"{self.model_type}: {error}", 1, is_complete=False) from error
         if lost:
             message = f"{self.model_type} cannot represent {', '.join(lost)}"
-            raise NoPlace(message, len(lost), is_complete=True)
+            raise UnsupportedByFamily(message, len(lost), is_complete=True)
         return theirs
 
     def their_name(self, ours: str) -> str:

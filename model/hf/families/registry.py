@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from model.config import ModelConfig
 from model.hf.config.fields import Theirs
-from model.hf.errors import NoPlace, UnsupportedModel
+from model.hf.errors import UnsupportedByFamily, UnsupportedModel
 from model.hf.families.deepseek import DEEPSEEK_V2, DEEPSEEK_V3
 from model.hf.families.family import Family
 from model.hf.families.llama import LLAMA
@@ -47,11 +47,11 @@ def write_config(config: ModelConfig, model_type: str | None = None) -> tuple[Fa
     if config.shares_weights:
         write_config(dataclasses.replace(config, attention_owners=(), ffn_owners=()), model_type)
         raise UnsupportedModel(f"{refused} as it is: its layers share weights. {_UNSHARE}")
-    refusals: list[NoPlace] = []
+    refusals: list[UnsupportedByFamily] = []
     for family in FAMILIES.values() if model_type is None else (family_named(model_type),):
         try:
             return family, family.write_config(config)
-        except NoPlace as refusal:
+        except UnsupportedByFamily as refusal:
             refusals.append(refusal)
     reasons = "; ".join(map(str, _nearest(refusals)))
     others = (
@@ -62,7 +62,7 @@ def write_config(config: ModelConfig, model_type: str | None = None) -> tuple[Fa
     raise UnsupportedModel(f"{refused}. {reasons}{others}")
 
 
-def _nearest(refusals: list[NoPlace]) -> list[NoPlace]:
+def _nearest(refusals: list[UnsupportedByFamily]) -> list[UnsupportedByFamily]:
     """Refusals with the fewest reasons, up to the first one with complete reasons, and those with as many."""
     complete = [refusal.n_reasons for refusal in refusals if refusal.is_complete]
     fewest = min(complete or [refusal.n_reasons for refusal in refusals])

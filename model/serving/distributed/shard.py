@@ -81,7 +81,7 @@ class Groups:
 
 def check_degrees(config: ModelConfig, degrees: Degrees) -> None:
     """Raises MeshError with the first reason why the model cannot be split so."""
-    even = _evenly_worded(config, degrees.tensor)
+    even = _evenly_split(config, degrees.tensor)
     for mesh in (degrees.heads, degrees.experts):
         for reason in refusals(even, mesh):
             raise MeshError(
@@ -119,7 +119,7 @@ class ModelShard(Transformer):
 
     def __init__(self, config: ModelConfig, degrees: Degrees, rank: int, groups: Groups) -> None:
         check_degrees(config, degrees)
-        self_config = _evenly_worded(config, degrees.tensor)
+        self_config = _evenly_split(config, degrees.tensor)
         with unfilled():
             super().__init__(local_config(self_config, degrees.tensor))
             self.whole_config, self.degrees, self.rank, self.groups = config, degrees, rank, groups
@@ -184,7 +184,7 @@ def _cut(shard: ModelShard, name: str, state: Mapping[str, Tensor]) -> Tensor:
         n_ids = shard.config.vocab_size
         part_VD = state[name][shard.first_id : shard.first_id + n_ids]
         return F.pad(part_VD, (0, 0, 0, n_ids - len(part_VD)))
-    whole = _evenly_worded(shard.whole_config, degrees.tensor)
+    whole = _evenly_split(shard.whole_config, degrees.tensor)
     if ".experts." in name:
         return layouts(whole, degrees.experts)[name].cut(
             state[name], degrees.experts, degrees.experts.coordinates(shard.rank)
@@ -238,6 +238,6 @@ def _local_experts(config: MoEConfig, degrees: Degrees, rank: int) -> LocalExper
     )
 
 
-def _evenly_worded(config: ModelConfig, n_parts: int) -> ModelConfig:
+def _evenly_split(config: ModelConfig, n_parts: int) -> ModelConfig:
     """The configuration with a vocabulary that divides evenly, and without MTP modules."""
     return dataclasses.replace(config, vocab_size=-(-config.vocab_size // n_parts) * n_parts, n_ahead=0)
