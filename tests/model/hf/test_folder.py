@@ -231,7 +231,7 @@ def test_damaged_folders_say_what_to_do(mixtral: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"neither model\.safetensors nor"):
         hf.load(mixtral)
     (mixtral / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(CheckpointError, match="pickled: save it anew"):
+    with pytest.raises(CheckpointError, match="pickled: save it again"):
         hf.load(mixtral)
     for index, message in [
         ("{", "cannot be read"),

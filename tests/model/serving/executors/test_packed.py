@@ -39,9 +39,9 @@ def library() -> ctypes.CDLL:
 
 
 def packed(
-    library: ctypes.CDLL, weight: Tensor, weights: Weights, beside: Tensor | None = None
+    library: ctypes.CDLL, weight: Tensor, weights: Weights, interleaved: Tensor | None = None
 ) -> PackedStack:
-    return pack(library, weight, weights, OwnMemory(), beside)
+    return pack(library, weight, weights, OwnMemory(), interleaved)
 
 
 def quantised(weight_NK: Tensor) -> tuple[Tensor, Tensor]:
