@@ -1,8 +1,9 @@
 """Cache of a teacher's outputs on disk: the likeliest next tokens at each position of each piece of text.
 
-A piece attends to itself alone: a row of a batch, or a packed document's part of one. A model's outputs for it depend on
-its tokens only, so pieces are found by a hash of their tokens, in any packing and order; a document cut at other places
-(another sequence length) gives other pieces. `manifest.json` names the teacher, tokenizer, temperature and k; shards are safetensors files that appear whole or not at all.
+A piece attends to itself alone: a row of a batch, or a packed document's part of one. A model's outputs for it depend
+on its tokens only, so pieces are found by a hash of their tokens, in any packing and order; a document cut at other
+places (another sequence length) gives other pieces. `manifest.json` names the teacher, tokenizer, temperature and k;
+shards are safetensors files that appear whole or not at all.
 
 Shapes: P pieces and N tokens of a shard, K likeliest tokens.
 """

@@ -51,9 +51,9 @@ def grow_folder(
     """Grow the model of `source` with `grow` into the new folder `target`, which gives it its name.
 
     `method` and `arguments` (plain JSON) are recorded. Weights keep their dtype; `with_moments` grows AdamW's moments
-    too. Raises ConfigError where the method does not support the model or its moments, CheckpointError for a folder without a usable
-    model, or without moments with `with_moments`, FileExistsError where `target` exists, and OSError with nothing left
-    behind.
+    too. Raises ConfigError where the method does not support the model or its moments, CheckpointError for a folder
+    without a usable model, or without moments with `with_moments`, FileExistsError where `target` exists, and OSError
+    with nothing left behind.
     """
     if target.exists():
         raise FileExistsError(f"{target} exists already: choose another name, or remove it first")

@@ -1,7 +1,7 @@
 """Linear maps of many rows on CPU by compiled kernels, forward and backward (`model/csrc/linear_fused.cpp`).
 
-torch's libraries multiply fp32 on AMD processors without AVX-512, and on some shapes spend a tenth of the time on packing.
-Sums are fp32 in both formats, in an order that depends on neither other rows nor threads.
+torch's libraries multiply fp32 on AMD processors without AVX-512, and on some shapes spend a tenth of the time on
+packing. Sums are fp32 in both formats, in an order that depends on neither other rows nor threads.
 
 Callers must check `fits` first, as `model/layers/linear.py` does.
 """

@@ -1,8 +1,9 @@
 """Tensor parallelism: heads, feed-forward widths and the vocabulary are split over the ranks of the `tp` axis.
 
-Attention and feed-forwards are split by columns going in and by rows coming out (Megatron-LM, arXiv:1909.08053), so
-the same modules are built for 1 / tp of the heads and widths, with stacked and plain parameters, between `enter` and
-`leave` of the residual stream. torch's `parallelize_module` splits `nn.Linear`s only, which this model does not have. Norms and routers are whole on each rank.
+Attention and feed-forwards are split by columns going in and by rows coming out (Megatron-LM, arXiv:1909.08053), so the
+same modules are built for 1 / tp of the heads and widths, with stacked and plain parameters, between `enter` and
+`leave` of the residual stream. torch's `parallelize_module` splits `nn.Linear`s only, which this model does not have.
+Norms and routers are whole on each rank.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from model.parallel.residual import Residual
 def split_modules(block: Block, *, splits_sequence: bool = False) -> Iterator[nn.Module]:
     """The modules of a block whose outputs must be summed over the tensor parallel ranks.
 
-    Where the stream's positions are split an MoE layer is one of them as a whole, so that its tokens are gathered once: all
-    ranks route all tokens, and capacity, auxiliary losses and counted load are those of whole rows.
+    Where the stream's positions are split an MoE layer is one of them as a whole, so that its tokens are gathered once:
+    all ranks route all tokens, and capacity, auxiliary losses and counted load are those of whole rows.
     """
     yield block.attention
     if isinstance(block.ffn, MoELayer) and not splits_sequence:

@@ -44,9 +44,9 @@ class ParallelTrainer:
     """Trains this rank's shard of a model whose whole weights are `state`. All ranks must make one and step together.
 
     `n_micro_batches` cuts each batch; with a pipeline it must be at least `pp`. `n_chunks` above one gives each rank
-    that many pipeline stages, interleaved. `device` is CUDA's of the local rank where there is CUDA, else the CPU; batches
-    must be there. `shards_states` spreads the optimiser's states over dp (ZeRO 1). `splits_sequence` splits the residual
-    stream over tp by positions. Raises MeshError where the mesh does not fit the model.
+    that many pipeline stages, interleaved. `device` is CUDA's of the local rank where there is CUDA, else the CPU;
+    batches must be there. `shards_states` spreads the optimiser's states over dp (ZeRO 1). `splits_sequence` splits the
+    residual stream over tp by positions. Raises MeshError where the mesh does not fit the model.
     """
 
     def __init__(

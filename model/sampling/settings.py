@@ -22,8 +22,8 @@ class SamplingError(ValueError):
 class SamplingSettings:
     """Sampling settings: greedy at temperature 0, else a draw from the tokens that top-k, top-p and min-p keep.
 
-    Penalties and bias change the logits first, at every temperature; docs/concepts/sampling.md says how and in which order.
-    `top_k` 0 keeps all tokens. `logprobs` None: none; n: of the chosen token and the n likeliest ones. With a
+    Penalties and bias change the logits first, at every temperature; docs/concepts/sampling.md says how and in which
+    order. `top_k` 0 keeps all tokens. `logprobs` None: none; n: of the chosen token and the n likeliest ones. With a
     seed the same model on the same machine gives the same answer. Raises SamplingError where a value is out of range.
     """
 

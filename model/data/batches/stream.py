@@ -1,9 +1,9 @@
 """Endless stream of training batches that resumes exactly where it stopped.
 
-The batches are a function of the sources, the curriculum, the seed and a short state, and of nothing else.
-Documents are drawn into windows of about a million tokens; a window is packed and shuffled by a key; batches are cut
-off its front. So a state is a window's start and the part of it that is delivered. All ranks plan the same global batch and fill
-their part of it.
+The batches are a function of the sources, the curriculum, the seed and a short state, and of nothing else. Documents
+are drawn into windows of about a million tokens; a window is packed and shuffled by a key; batches are cut off its
+front. So a state is a window's start and the part of it that is delivered. All ranks plan the same global batch and
+fill their part of it.
 """
 
 from __future__ import annotations

@@ -60,9 +60,9 @@ def attend(
 ) -> Tensor:
     """Causal attention, [B, S, H, U]; G divides H, and groups of heads share keys.
 
-    For tensors that `fits` accepts. `scale` of the scores is C ** -0.5 unless given; `first_BS`, int32 [B, S] or [1, S], is
-    the first position that each one sees, never falling along a row: packed documents, sliding windows. There are no
-    second derivatives. Raises ValueError for shapes or first positions that do not match, and MemoryError.
+    For tensors that `fits` accepts. `scale` of the scores is C ** -0.5 unless given; `first_BS`, int32 [B, S] or [1,
+    S], is the first position that each one sees, never falling along a row: packed documents, sliding windows. There
+    are no second derivatives. Raises ValueError for shapes or first positions that do not match, and MemoryError.
     """
     heads, width = q_BSHC.shape[2:]
     groups = k_BSGC.shape[2]

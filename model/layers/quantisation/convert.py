@@ -1,9 +1,9 @@
 """Switch a model to 8-bit training and back, in place: the products change, the weights do not.
 
 Parameters, their names and their dtype stay the same, so checkpoints, optimisers and growth are not affected. 8-bit
-products are used in all linear maps of attention and feed-forwards, shared and routed experts, and the MTP modules' projection,
-and only where gradients are recorded: evaluation, serving and export use the masters. Routers, embedding, head and norms
-are not changed.
+products are used in all linear maps of attention and feed-forwards, shared and routed experts, and the MTP modules'
+projection, and only where gradients are recorded: evaluation, serving and export use the masters. Routers, embedding,
+head and norms are not changed.
 """
 
 from __future__ import annotations

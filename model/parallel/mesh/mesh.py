@@ -5,12 +5,12 @@ arXiv:2104.04473), so that the ranks which communicate most are neighbours on on
 
     rank = (pipeline * dp + data) * tp + tensor
 
-Expert parallel ranks are data parallel ranks: each run of `ep` neighbours along the data axis holds one whole set
-of experts and exchanges tokens, so `ep` divides `dp` (DeepSpeed-MoE, arXiv:2201.05596). Everything else of the model
-is replicated over `dp`; experts are replicated over the `dp / ep` ranks of the expert-data axis. Inside an expert
-the feed-forward width is split over `tp` as in a dense feed-forward, unless the mesh is folded (`etp` 1, arXiv:2504.14960):
-then experts are whole, and the runs of `ep` ranks go along data and tensor parallel ranks as if these were one axis,
-so `ep` divides `dp * tp`, and neighbours on one node exchange tokens.
+Expert parallel ranks are data parallel ranks: each run of `ep` neighbours along the data axis holds one whole set of
+experts and exchanges tokens, so `ep` divides `dp` (DeepSpeed-MoE, arXiv:2201.05596). Everything else of the model is
+replicated over `dp`; experts are replicated over the `dp / ep` ranks of the expert-data axis. Inside an expert the
+feed-forward width is split over `tp` as in a dense feed-forward, unless the mesh is folded (`etp` 1, arXiv:2504.14960):
+then experts are whole, and the runs of `ep` ranks go along data and tensor parallel ranks as if these were one axis, so
+`ep` divides `dp * tp`, and neighbours on one node exchange tokens.
 
 Importing this module does not import torch.
 """

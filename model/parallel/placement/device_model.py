@@ -1,7 +1,7 @@
 """Measured rates of a device as a JSON document, and times computed from them. Does not import torch.
 
-Each operation has samples of (size, rate): the rate is FLOP/s, or tokens/s for the data path, and the size is the one that
-it depends on most: rows of a matrix product, tokens of a context, rows per expert. Between samples the rate is
+Each operation has samples of (size, rate): the rate is FLOP/s, or tokens/s for the data path, and the size is the one
+that it depends on most: rows of a matrix product, tokens of a context, rows per expert. Between samples the rate is
 interpolated on logarithmic axes, beyond them it is constant. `measure_device.py` makes the documents.
 """
 

@@ -1,10 +1,10 @@
 """Block pool: which sequences hold which block of the key/value cache, and which full blocks can be reused.
 
-A block is a number; the executor owns its content. A held block counts its holders, so that several
-sequences may share it. Full blocks are known by the hash of all tokens up to their end (Kwon et al. 2023,
-arXiv:2309.06180); when no sequence holds such a block any more it can still be found until its space is needed, the
-least recently used first. Where all layers have a window, a table begins with `GONE` for blocks that all of them have passed. Has
-no requests, tensors, threads or clock.
+A block is a number; the executor owns its content. A held block counts its holders, so that several sequences may share
+it. Full blocks are known by the hash of all tokens up to their end (Kwon et al. 2023, arXiv:2309.06180); when no
+sequence holds such a block any more it can still be found until its space is needed, the least recently used first.
+Where all layers have a window, a table begins with `GONE` for blocks that all of them have passed. Has no requests,
+tensors, threads or clock.
 """
 
 from __future__ import annotations

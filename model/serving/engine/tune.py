@@ -1,10 +1,10 @@
 """Find the fastest number of threads and cores for serving a model on this machine.
 
-Each setting is measured in a separate process, which is bound to its cores before it loads the model, so that memory
-is on the node of the cores that first touch it. Prints tokens per second of one answer and of several that decode together, and
-of a prompt, and the options for `python -m model.serving.node`: the fewest threads that come within 3 % of the best
-rate of several answers. With --json the lines go to stderr as they come. Nothing else should run meanwhile. Run it again for
-other weights or another machine.
+Each setting is measured in a separate process, which is bound to its cores before it loads the model, so that memory is
+on the node of the cores that first touch it. Prints tokens per second of one answer and of several that decode
+together, and of a prompt, and the options for `python -m model.serving.node`: the fewest threads that come within 3 %
+of the best rate of several answers. With --json the lines go to stderr as they come. Nothing else should run meanwhile.
+Run it again for other weights or another machine.
 """
 
 from __future__ import annotations

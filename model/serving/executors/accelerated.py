@@ -21,8 +21,8 @@ def accelerated_executor(
 ) -> TorchExecutor:
     """Build the executor, in the transformer's precision. The log says why if steps are not captured.
 
-    Everything that steps within `limits` need is captured at once, so that no answer waits for a capture; `capture` is as for
-    `GraphedExecutor`. Raises ValueError where the cache is too small for one block, torch.OutOfMemoryError.
+    Everything that steps within `limits` need is captured at once, so that no answer waits for a capture; `capture` is
+    as for `GraphedExecutor`. Raises ValueError where the cache is too small for one block, torch.OutOfMemoryError.
     """
     config = transformer.config
     n_blocks = blocks_within(config, transformer.dtype.itemsize, limits)

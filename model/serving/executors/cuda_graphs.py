@@ -116,8 +116,9 @@ def product_refusal(dtype: torch.dtype, capability: tuple[int, int], widths: Seq
 class GraphedExecutor(TorchExecutor):
     """A `TorchExecutor` with captured decode steps. `capture` is CUDA's unless another is given.
 
-    `expert_load_LE`: of each mixture, from the first on, how many (token, choice) pairs each expert got in all `n_steps`
-    steps, int64 on the device. Raises ValueError for a model that cannot be captured, and RuntimeError where there is no CUDA device.
+    `expert_load_LE`: of each mixture, from the first on, how many (token, choice) pairs each expert got in all
+    `n_steps` steps, int64 on the device. Raises ValueError for a model that cannot be captured, and RuntimeError where
+    there is no CUDA device.
     """
 
     def __init__(

@@ -2,7 +2,8 @@
 
 Runs on any device, also uncaptured. `cuda_graphs.py` has the sizes and the capture.
 
-Shape suffixes in addition to those of model/layers: B rows of the graph, J blocks of each, S slots of each (J * block_tokens).
+Shape suffixes in addition to those of model/layers: B rows of the graph, J blocks of each, S slots of each (J *
+block_tokens).
 """
 
 from __future__ import annotations

@@ -49,9 +49,9 @@ def pack(
 ) -> PackedStack:
     """Pack [N, K], a stack [M, N, K], or M separate matrices [N, K], of any float dtype.
 
-    With `interleaved`, of the same shape, strips are 16 rows of `weight`, then the same 16 of `interleaved`: outputs
-    2 N', with N' the next multiple of 16. With filled memory only the weights' shape is used. Raises MemoryError where there is no
-    working memory.
+    With `interleaved`, of the same shape, strips are 16 rows of `weight`, then the same 16 of `interleaved`: outputs 2
+    N', with N' the next multiple of 16. With filled memory only the weights' shape is used. Raises MemoryError where
+    there is no working memory.
     """
     matrices = list(zip(*(_apart(part) for part in (weight, interleaved) if part is not None), strict=True))
     n_rows, k = matrices[0][0].shape

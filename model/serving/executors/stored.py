@@ -1,6 +1,7 @@
 """Weights that stay in their files until the compiled executor packs them, a layer at a time.
 
-Files are mapped only while a layer needs them, because pages that were read count as this process's memory. Experts that a file has one by one are never stacked.
+Files are mapped only while a layer needs them, because pages that were read count as this process's memory. Experts
+that a file has one by one are never stacked.
 """
 
 from __future__ import annotations
@@ -58,9 +59,9 @@ class StoredWeights:
     def filled(self, module: nn.Module, prefix: str = "") -> Iterator[Mapping[str, Sequence[Tensor]]]:
         """Context in which `module`, whose names begin with `prefix`, has its weights; afterwards they are freed.
 
-        An empty prefix means the transformer's own weights, without its layers'. It yields experts
-        that files have one by one, by their stack's name in the module, which stays unfilled. A weight keeps the dtype that it has in
-        the file where the model's is wider. Raises CheckpointError for files that were damaged or replaced meanwhile.
+        An empty prefix means the transformer's own weights, without its layers'. It yields experts that files have one
+        by one, by their stack's name in the module, which stays unfilled. A weight keeps the dtype that it has in the
+        file where the model's is wider. Raises CheckpointError for files that were damaged or replaced meanwhile.
         """
         stacks, whole = self._read(module, prefix)
         shapes = {name: _weight(module, name) for name in whole}

@@ -62,7 +62,8 @@ class Layout:
     ) -> Layout:
         """The fastest layout for steps of so many tokens on this machine's devices, each by its measured model.
 
-        `cache_bytes` of keys and values are on attention's device. Raises PlacementError where the model fits on no assignment.
+        `cache_bytes` of keys and values are on attention's device. Raises PlacementError where the model fits on no
+        assignment.
         """
         placement = place(config, models, n_tokens, is_training=False, cache_bytes=cache_bytes)
         devices = {model.name: HOST if model.is_host else torch.device(model.kind) for model in models}

@@ -46,8 +46,9 @@ def fits(logits_NV: Tensor, targets_N: Tensor) -> bool:
 def score_(logits_NV: Tensor, targets_N: Tensor, *, z_weight: float, wants_gradient: bool) -> Tensor:
     """Loss of each row in nats, fp32 [N]: -log softmax + z_weight * (log of the sum)^2, zero for IGNORED targets.
 
-    With `wants_gradient` the logits are overwritten by the gradient of the losses' sum, in their format. For tensors that
-    `fits` accepts. Raises IndexError where a target is no row of the vocabulary, and MemoryError; nothing has changed then.
+    With `wants_gradient` the logits are overwritten by the gradient of the losses' sum, in their format. For tensors
+    that `fits` accepts. Raises IndexError where a target is no row of the vocabulary, and MemoryError; nothing has
+    changed then.
     """
     losses_N = torch.empty(len(logits_NV))
     call = _Call(

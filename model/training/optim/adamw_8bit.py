@@ -1,10 +1,10 @@
 """AdamW with two bytes of moments a parameter instead of eight.
 
-Dettmers et al. 2021, arXiv:2110.02861; the number format is model/training/optim/eight_bit_moments.py's subject. Each step
-decodes a chunk of moments to fp32, updates them, moves the parameters by the *unrounded* moments and encodes again.
-torchao's AdamW8bit 0.18 is not used, because it compiles its step for every shape at run time, needs learning rates as
-tensors and stores a tensor subclass in checkpoints; nor is bitsandbytes, which is 60 MB of CUDA libraries. This one has
-plain tensors and stock operations: its state is kept bit by bit in any checkpoint format.
+Dettmers et al. 2021, arXiv:2110.02861; the number format is model/training/optim/eight_bit_moments.py's subject. Each
+step decodes a chunk of moments to fp32, updates them, moves the parameters by the *unrounded* moments and encodes
+again. torchao's AdamW8bit 0.18 is not used, because it compiles its step for every shape at run time, needs learning
+rates as tensors and stores a tensor subclass in checkpoints; nor is bitsandbytes, which is 60 MB of CUDA libraries.
+This one has plain tensors and stock operations: its state is kept bit by bit in any checkpoint format.
 """
 
 from __future__ import annotations

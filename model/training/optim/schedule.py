@@ -1,7 +1,7 @@
 """Shapes of a learning rate over a run, as pure functions. Does not import torch.
 
-`progress` is the share of a run's budget (steps, tokens or seconds) that is spent before an update: 0 at the first one, below
-1 at the last. Budgets in tokens therefore keep their shape when sequences grow in the middle of a run.
+`progress` is the share of a run's budget (steps, tokens or seconds) that is spent before an update: 0 at the first one,
+below 1 at the last. Budgets in tokens therefore keep their shape when sequences grow in the middle of a run.
 """
 
 from __future__ import annotations

@@ -32,7 +32,8 @@ class WorkingCopies:
         """Context in which modules compute with copies of the given parameters, which start without gradients.
 
         `adds_up`: a copy's gradient is added to its master's at once, in fp32; without it there is a single backward
-        pass, and the gradient stays with the copy. Both passes belong within: a backward pass that computes a layer again reads its weights again.
+        pass, and the gradient stays with the copy. Both passes belong within: a backward pass that computes a layer
+        again reads its weights again.
         """
         masters = [(place, _parameter(place)) for place in places]
         known = self._copies

@@ -1,9 +1,9 @@
 """Floating-point operations of a model's training, counted from its shape.
 
-The field's convention (Chowdhery et al. 2022, arXiv:2204.02311, appendix B): a parameter that multiplies a token costs two
-operations forward and four backward, attention the products of queries with keys and of weights with values; softmax,
-norms and what activation checkpointing computes twice do not count. So the ratio to a device's peak is MFU, not hardware
-utilisation. Does not import torch.
+The field's convention (Chowdhery et al. 2022, arXiv:2204.02311, appendix B): a parameter that multiplies a token costs
+two operations forward and four backward, attention the products of queries with keys and of weights with values;
+softmax, norms and what activation checkpointing computes twice do not count. So the ratio to a device's peak is MFU,
+not hardware utilisation. Does not import torch.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Checkpoints of one training run on disk: a folder per saved step, whole or absent.
 
 Each is also a model folder (model/checkpoint.py), so a run's newest weights can be served or evaluated as they are. The
-other parts are in the same folder, without pickle: safetensors for tensors, state.json for the rest with every file's SHA-256.
-An older checkpoint is removed only after a newer one is safely on disk and a step was made from it.
+other parts are in the same folder, without pickle: safetensors for tensors, state.json for the rest with every file's
+SHA-256. An older checkpoint is removed only after a newer one is safely on disk and a step was made from it.
 """
 
 from __future__ import annotations
