@@ -49,7 +49,10 @@ def upcycle_halves(
     seed: int = 0,
     **routing: Unpack[Routing],
 ) -> Growth:
-    """Upcycle by halves: the active feed-forward is (1 + k) / 2 of the dense one. Raises ConfigError where d_ff is odd or it has experts."""
+    """Upcycle by halves: the active feed-forward is (1 + k) / 2 of the dense one.
+
+    Raises ConfigError where d_ff is odd or the parent has experts.
+    """
     _require_dense(config)
     half = _equal_parts(config, 2)
     moe = MoEConfig(config.d_model, half, n_experts, top_k, n_shared=1, **routing)
@@ -72,7 +75,7 @@ def upcycle_copies(
     seed: int = 0,
     **routing: Unpack[Routing],
 ) -> Growth:
-    """Upcycle by copies: the active feed-forward is k times the dense one. Raises ConfigError where the parent has experts."""
+    """Upcycle by copies: the active feed-forward is k times the dense one. Raises ConfigError if it has experts."""
     _require_dense(config)
     moe = MoEConfig(config.d_model, config.d_ff, n_experts, top_k, **routing)
     return _upcycled(

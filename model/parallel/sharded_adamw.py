@@ -117,7 +117,7 @@ class ShardedAdamW:
 
     @torch.no_grad()
     def state(self) -> dict[str, dict[str, Tensor]]:
-        """Master weights and both moments by kind and name, fp32, in the shapes of this rank's shard; all ranks must call it.
+        """Master weights and moments by kind and name, fp32, in this rank's shapes; all ranks must call it.
 
         `shards.merge` merges each kind into the whole model's, so that training can continue on any other mesh.
         """

@@ -183,7 +183,7 @@ def model_flops_per_token(config: ModelConfig, tokens: int) -> float:
 
 @dataclass(frozen=True)
 class StageFlops:
-    """Matrix products of one rank's forward pass through a stage, per token; `ffn` are feed-forwards except routed experts."""
+    """FLOPs of one rank's forward pass through a stage, per token; `ffn` are feed-forwards except routed experts."""
 
     attention: float
     ffn: float

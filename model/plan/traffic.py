@@ -132,7 +132,7 @@ def _sums(mesh: Mesh, stream: float, parts: int, again: int) -> list[Message]:
 def _split_layer_messages(
     layout: Layout, config: ModelConfig, layer: int, tokens: int, stream: float
 ) -> list[Message]:
-    """Messages with a split sequence: rows are gathered before both halves of a layer and sums scattered after them, each way.
+    """Messages with a split sequence: a gather before and a scatter after both halves of a layer, each way.
 
     Recomputation gathers both again, and scatters attention's sum again where it computes that.
     """

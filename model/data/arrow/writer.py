@@ -62,7 +62,7 @@ class ShardWriter:
         self._shards: list[Shard] = []
 
     def add(self, document: TokenisedDocument) -> None:
-        """Add a document. Raises ValueError for an empty one, ids outside the vocabulary, or answers outside the document."""
+        """Add a document. Raises ValueError for an empty one, ids outside the vocabulary, or answers outside of it."""
         ids = np.asarray(document.ids, dtype=np.int64)
         vocab_size, path = self._manifest.vocab_size, document.record.path
         if not ids.size or ids.min() < 0 or ids.max() >= vocab_size:

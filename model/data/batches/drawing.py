@@ -81,7 +81,7 @@ class Drawer:
     def draw(
         self, drawn: Drawn, mixture: Mapping[str, float], n_tokens: int, max_length: int
     ) -> tuple[list[Piece], Drawn]:
-        """Draw pieces of at most `max_length` tokens with `n_tokens` tokens or up to one piece more; returns the cursors too.
+        """Draw pieces of at most `max_length` tokens, `n_tokens` in all or up to one piece more; returns cursors too.
 
         Each piece comes from the source that is furthest behind its share. Documents are split only where they are
         longer than `max_length`. Raises DataError where no answer of a source begins within `max_length`.

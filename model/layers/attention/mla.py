@@ -119,7 +119,7 @@ class MLA(nn.Module):
         return torch.cat((q_nope, rotate(q_rope, rotation)), dim=-1)
 
     def _kept(self, x: Tensor, rotation: Rotation) -> Tensor:
-        """[..., D] -> [..., A]: the normed latent and the rotated shared key, everything that attention needs of a token."""
+        """[..., D] -> [..., A]: the normed latent and the rotated shared key, which attention needs of a token."""
         down = linear(x, self.w_kv_down, self.b_kv_down)
         latent, k_rope = torch.split(down, [self.latent.kv_rank, self.latent.d_rope], dim=-1)
         turned = rotate(k_rope[..., None, :], rotation)[..., 0, :]

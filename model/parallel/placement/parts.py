@@ -66,7 +66,7 @@ def place(
     is_training: bool = True,
     cache_bytes: float = 0.0,
 ) -> Placement:
-    """The fastest placement; `load` are the experts' shares of the pairs, None for even ones; `cache_bytes` as in `work_of`.
+    """The fastest placement; `load`: the experts' shares of pairs, None for even ones; `cache_bytes` as in `work_of`.
 
     Raises PlacementError where a part fits no device or was measured on none, the devices were measured in different
     dtypes, or there is no token.
@@ -240,7 +240,7 @@ def _copies_s(
     split: ExpertSplit | None,
     is_training: bool,
 ) -> float:
-    """Seconds of copies of the stream between attention, dense parts and experts of each layer, and of cold experts' rows."""
+    """Seconds of copies of the stream between the parts of each layer, and of cold experts' rows."""
     directions = 2 if is_training else 1  # gradients are copied back
     stream = tokens * config.d_model * PRECISION[chosen["attention"].dtype].block_bytes
     seconds = 0.0

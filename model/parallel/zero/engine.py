@@ -26,7 +26,7 @@ from model.training.config.recipe import Recipe
 
 @dataclass(frozen=True)
 class ZeroConfig:
-    """ZeRO's settings. `stage`: 1 shards optimiser states, 2 gradients too, 3 weights too. `offload` keeps states on the host.
+    """Settings of ZeRO. `stage` 1 shards optimiser states, 2 gradients too, 3 weights too; `offload`: states on the host.
 
     `is_bf16` trains bf16 weights with an fp32 master copy; embedding, head and norms are bf16 as well then.
     """

@@ -116,7 +116,7 @@ class Scheduler:
         self.waiting.append(sequence)
 
     def fork(self, sequence: SequenceState, now_ns: int) -> SequenceState:
-        """Start another answer to a running sequence's prompt; it shares all blocks, or waits if `max_running` is reached."""
+        """Start another answer to a running sequence's prompt: it shares all blocks, or waits at `max_running`."""
         twin = sequence.twin()
         self.add(twin, now_ns)
         if len(self.running) < self.max_running:

@@ -36,7 +36,7 @@ Outcome = list[Chosen] | None  # an answer's next tokens; None if its logits or 
 
 @dataclass
 class EngineCore:
-    """The engine's core; one thread calls it. `on_step` is called after each step; `make_proposer` makes draft proposers."""
+    """The engine's core, called by one thread; `on_step` is called after each step, `make_proposer` for each answer."""
 
     served: ServedModel
     limits: EngineLimits

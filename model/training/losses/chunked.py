@@ -160,7 +160,7 @@ def _summed_loss(logits_CV: Tensor, lse_C: Tensor, targets_C: Tensor, z_weight: 
 
 
 def _turn_into_gradient(logits_CV: Tensor, lse_C: Tensor, targets_C: Tensor, z_weight: float) -> Tensor:
-    """Turn logits into their gradient in place: d loss / d logits = (1 + 2 z lse) * softmax - one_hot(target), zero at ignored positions."""
+    """Turn logits into their gradient in place: (1 + 2 z lse) * softmax - one_hot(target), 0 at ignored positions."""
     is_ignored_C = targets_C == IGNORED
     target_C1 = targets_C.masked_fill(is_ignored_C, 0)[:, None]
     grad_CV = logits_CV.sub_(lse_C[:, None]).exp_()

@@ -49,7 +49,7 @@ class AdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def clip_grad_norm_(self, parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
-        """Return the norm of all gradients, an fp32 scalar; the next step clips them to `max_norm`, as torch's function does.
+        """Return the norm of all gradients, an fp32 scalar; the next step clips them to `max_norm`.
 
         Gradients themselves stay as they are where the kernel reads them.
         """

@@ -138,7 +138,7 @@ def _explain(error: Exception, command: str, options: argparse.Namespace, errors
 
 
 def _interrupted(options: argparse.Namespace, command: str, errors: Console) -> int:
-    """Report the checkpoint to resume from after a Ctrl-C that ended the run at once: before its first step, or a second one."""
+    """Report the checkpoint to resume from after a Ctrl-C that ended the run at once."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         saved = RunFolder(read_run_config(options.config).output).saved()

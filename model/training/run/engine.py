@@ -67,7 +67,7 @@ class Engine(Protocol):
 
 
 def engine_for(config: RunConfig, data: TrainingData) -> Engine:
-    """Build the engine of a run. Raises ConfigError, CheckpointError, and with several ranks MeshError and RankMissingError."""
+    """Build a run's engine. Raises ConfigError, CheckpointError, and with several ranks MeshError, RankMissingError."""
     if config.parallel is None:
         return OneProcess(config, data)
     from model.parallel.run.engine import ManyProcesses  # imports this package's other modules

@@ -257,7 +257,7 @@ class _Run:
         )
 
     def _evaluate(self) -> None:
-        """Compute the held-out loss, if there is held-out data; of the averaged weights too, whose loss is then the result's.
+        """Compute the held-out loss, if there is data; of the averaged weights too, whose loss is then the result's.
 
         Raises NotFiniteWeightsError where the loss is not finite.
         """
