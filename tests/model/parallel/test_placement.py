@@ -372,7 +372,7 @@ def test_unusable_input_ends_with_code_two(tmp_path: Path, capsys: pytest.Captur
     accelerator.write_text(to_json(ACCELERATOR))
     for arguments, message in (
         ([str(tmp_path / "none.json"), "--config", "tiny"], "is not a device model"),
-        ([str(host), "--config", "nope"], "'nope' is neither a preset (tiny, smollm2) nor a file"),
+        ([str(host), "--config", "nope"], "'nope' is neither a preset (tiny, smollm2) nor a readable file"),
         ([str(host), "--config", "tiny", "--tokens", "0"], "at least 1 token, not 0"),
         ([str(host), "--config", "tiny", "--tokens", "-5"], "at least 1 token, not -5"),
         ([str(accelerator), "--config", "smollm2"], "was measured on data"),

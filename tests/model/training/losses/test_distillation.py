@@ -198,7 +198,7 @@ def test_a_cache_of_another_temperature_or_none_is_refused(school: Path, tmp_pat
     fill(school, tmp_path / "answers", student(school, tmp_path / "any"), 1, temperature=4.0)
     for folder, message in (
         (tmp_path / "answers", "temperature 4.0"),
-        (tmp_path / "none", "holds no teacher's"),
+        (tmp_path / "none", "has no teacher's"),
     ):
         config = student(school, tmp_path / "run", distillation={"cache": str(folder)})
         with pytest.raises(ConfigError, match=message):
