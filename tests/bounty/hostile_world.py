@@ -27,7 +27,7 @@ from bounty.services.disputes import answer_dispute, file_dispute
 from bounty.services.emergency import lift, stop
 from bounty.services.reproductions import decline
 from bounty.services.reviews import review
-from bounty.services.runners.care import calibrate, quarantine
+from bounty.services.runners.maintenance import calibrate, quarantine
 from bounty.services.trees import create_lineage
 from gainshare.accounts.models import ApiKey, User
 from gainshare.accounts.services import create_api_key

@@ -170,12 +170,12 @@ def test_a_runner_is_given_the_reproduction_by_its_hash(world: BugWorld) -> None
 def test_the_bountys_page_says_that_it_is_a_bug_and_how_it_is_shared(world: BugWorld) -> None:
     path = f"/bounties/{world.bug.pk}/"
     html = page(path, world.bob)
-    assert "Nobody has shown this bug yet" in html and "gainshare reproduce" in html
+    assert "No one has reproduced this bug yet" in html and "gainshare reproduce" in html
     assert "High" in html and "3.0000" not in html and "3 credits for the reproduction" in html
     assert "Submit a patch" not in html and "10 % faster" not in html
     world.adopted()
     html = page(path, world.bob)
-    assert "Every fix is tried with it" in html and "def observe():" in html and "Submit a patch" in html
+    assert "Every fix is tested with it" in html and "def observe():" in html and "Submit a patch" in html
     decline(actor=world.ruth, reproduction_id=Reproduction.objects.get().pk, reason="it always fails")
     assert "declined" in page(path)
 

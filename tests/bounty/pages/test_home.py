@@ -149,10 +149,10 @@ def test_a_contributor_sees_balance_and_own_patches(world: World) -> None:
 
 
 def test_a_maintainer_sees_how_much_waits(world: World) -> None:
-    assert "Decide what waits" not in home(world.mira)
+    assert "Decide about open tasks" not in home(world.mira)
     world.confirmed(world.ann, DIFF)
-    assert '<a href="/desk/">Decide what waits for you: 1 on your list.' in home(world.ruth)
-    assert "Decide what waits" not in home(world.ann)
+    assert '<a href="/desk/">Decide about open tasks: 1 on your to-do page.' in home(world.ruth)
+    assert "Decide about open tasks" not in home(world.ann)
 
 
 def test_an_empty_treasury_is_pointed_out_to_maintainers(db: None) -> None:

@@ -41,7 +41,7 @@ def test_a_bountys_form_sent_twice_opens_and_funds_one(world: World) -> None:
     assert before - ledger.totals().treasury == 12_500_000
     other = client.post("/bounties/new/", {**sent, "escrow": "13"})
     html = other.content.decode()
-    assert other.status_code == 400 and "sent before, with something else" in html
+    assert other.status_code == 400 and "already sent with other content" in html
     again = ID.search(html)
     assert again is not None and again[1] != sent["call_id"]
     client.post("/bounties/new/", {**sent, "escrow": "13", "call_id": again[1]})

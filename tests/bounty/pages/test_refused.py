@@ -41,7 +41,7 @@ def test_a_refused_dispute_stays_in_its_open_form_beside_the_reason(world: World
     form = html[html.index('id="disputes"') :]
     assert re.search(r"<details[^>]* open>", form)
     assert 'aria-invalid="true" aria-describedby="dispute-text_error"' in form
-    assert "in at most 10000 characters" in form and words.strip() in form
+    assert "at most 10000 characters" in form and words.strip() in form
 
 
 def test_a_refused_switch_and_a_refused_runner_keep_their_reason(world: World) -> None:
@@ -82,7 +82,7 @@ def test_whoever_was_logged_out_hears_that_nothing_was_done(world: World) -> Non
     submission = world.confirmed(world.ann, diff_of_line(1, "fast = 1"))
     response = client_of().post(f"/submissions/{submission.pk}/accept/", {"text": "fine"}, follow=True)
     assert response.redirect_chain == [(f"/login/?next=/submissions/{submission.pk}/accept/", 302)]
-    assert "You were logged out, so nothing was done" in response.content.decode()
+    assert "You were logged out, so nothing was changed" in response.content.decode()
     assert "logged out" not in client_of().get("/account/", follow=True).content.decode()
 
 

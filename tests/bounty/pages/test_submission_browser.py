@@ -94,7 +94,9 @@ def test_a_submission_follows_its_run_and_shows_the_stages_when_it_is_decided(
         Run.objects.filter(pk=run.pk).update(state="gating", pairs_done=4, pairs_max=12)
 
     beside_the_browser(measures)
-    expect(page.locator("#progress-pairs")).to_have_text("4 pairs; the next look is at 12", timeout=15_000)
+    expect(page.locator("#progress-pairs")).to_have_text(
+        "4 pairs; the next interim check is at 12", timeout=15_000
+    )
     expect(page.locator("#progress-bar")).to_be_visible()
 
     def ends() -> None:

@@ -158,7 +158,7 @@ def test_a_copy_of_somebody_elses_submission_earns_nothing(world: World) -> None
     dressed = "Faster, I promise\n\n" + diff_of_line(3, "step_3 = 33").replace("diff --git", "diff --git", 1)
     copy = world.submit(world.bob, diff_of_line(3, "step_3 = 33"))
     assert (copy.state, copy.verdict_kind, copy.copy_of_id) == ("rejected", "patch_rejected", first.pk)
-    assert "copy of an earlier submission" in copy.verdict_reason
+    assert "submitted earlier by another person" in copy.verdict_reason
     assert dressed != diff_of_line(3, "step_3 = 33")
     again = world.submit(world.bob, dressed)
     assert again.state == SubmissionState.REJECTED

@@ -406,7 +406,7 @@ def test_nobody_orders_a_measurement_of_an_older_tree() -> None:
         Submission.objects.filter(pk=suspicious.pk).update(state="judged", verdict_kind="suspicious")
         suspicious.runs.update(state=RunState.LOST)
     renew(world)
-    with pytest.raises(OldLayout, match="award stands"):
+    with pytest.raises(OldLayout, match="award is kept"):
         remeasure(actor=world.ann, submission_id=booked.pk)
     with pytest.raises(OldLayout):
         rejudge(actor=world.mira, submission_id=suspicious.pk)

@@ -24,8 +24,8 @@ from bounty.models import (
 from bounty.services.runners.calibration import noise_limit
 from bounty.services.runners.calibration_schedule import calibrations_of as calibrations
 from bounty.services.runners.calibration_schedule import order_calibration, schedule_calibrations
-from bounty.services.runners.care import calibrate, quarantine, release
 from bounty.services.runners.doubts import runs_in_doubt
+from bounty.services.runners.maintenance import calibrate, quarantine, release
 from tests.bounty.bounty_world import World, diff_of_line
 
 DIFF = diff_of_line(3, "step_3 = 33")

@@ -43,8 +43,8 @@ def test_a_queue_says_that_its_runner_waits_instead_of_a_time_that_never_comes(w
         1,
     )
     assert progress_of(submission).detail == (
-        "It is next. The runner waits for its device: other work on the same machine holds it, and no one knows for "
-        "how long."
+        "It is next. The runner waits for its device: other work on the same machine uses it. The start cannot be "
+        "estimated."
     )
     queue = APIClient().get(f"/api/v1/submissions/{submission.pk}/").json()["queue"]
     assert (queue["ends_in_s"], queue["waiting_for_device"]) == (None, 1)

@@ -17,7 +17,7 @@ from bounty.errors import EvidenceConflict, EvidenceRefused, LeaseLost
 from bounty.models import Evidence, Run, Runner, RunState, RunVerdict, StateChange
 from bounty.services.advance import advance_submission
 from bounty.services.runners import calls as runner_calls
-from bounty.services.runners.care import set_runner_state
+from bounty.services.runners.maintenance import set_runner_state
 from bounty.services.trees import blob_store
 from tests.bounty.bounty_world import World, diff_of_line, job_of
 from tests.bounty.synthetic import SECRET, invented_document, invented_evidence

@@ -145,7 +145,7 @@ def test_many_workers_order_one_guard_run() -> None:
     [
         ("confirming", "guard", "confirming: guard rails"),
         ("confirming", "confirmation", "confirming: price"),
-        ("confirming", "recheck", "confirming: price, measured anew"),
+        ("confirming", "recheck", "confirming: price, measured again"),
         ("confirmed", "recheck", "confirmed: random re-measurement"),
         ("queued", "gate", "queued"),
         ("confirmed", None, "confirmed"),

@@ -14,7 +14,7 @@ from bounty.models import LogChunk, Run, Runner, RunState, RunVerdict, Submissio
 from bounty.services.advance import advance_submission
 from bounty.services.reconcile import reconcile_runs
 from bounty.services.runners import calls as runner_calls
-from bounty.services.runners.care import set_runner_state
+from bounty.services.runners.maintenance import set_runner_state
 from bounty.services.runs.logs import append_log, submission_log
 from bounty.services.runs.queues import queue_place
 from bounty.services.submissions import withdraw
@@ -130,7 +130,7 @@ def test_after_three_lost_attempts_the_verdict_is_an_infrastructure_error(world:
         reconcile_runs()
     verdict = RunVerdict.objects.get()
     assert (verdict.kind, verdict.evidence) == ("infrastructure_error", None)
-    assert "submit again" in verdict.reason
+    assert "Submit again" in verdict.reason
     submission.refresh_from_db()
     assert (submission.state, submission.verdict_kind) == ("judged", "infrastructure_error")
     with pytest.raises(NotLeasable):
