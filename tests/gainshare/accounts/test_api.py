@@ -229,9 +229,12 @@ def test_an_unforeseen_error_is_logged_and_tells_nothing(caplog: pytest.LogCaptu
     answer = Boom.as_view()(APIRequestFactory().get("/"))
     assert answer.status_code == 500
     assert answer.data == {
-        "error": {"code": "internal_error", "message": "The platform failed; the failure is logged."}
+        "error": {
+            "code": "internal_error",
+            "message": "The platform failed, and the failure was logged. Try again later.",
+        }
     }
-    assert "unforeseen error in Boom" in caplog.text
+    assert "unexpected error in Boom" in caplog.text
 
 
 def test_errors_are_importable_without_django_being_set_up() -> None:

@@ -260,7 +260,7 @@ def test_a_person_asks_without_a_key_and_sees_the_balance_go_down(stack: Gateway
         watch = Watch(page, stack.base_url)
         page.goto("/playground/")
         expect(page.locator("#balance")).to_have_text("10")
-        page.get_by_label("Longest answer").fill("5")
+        page.get_by_label("Maximum answer length").fill("5")
         page.get_by_label("Your message").fill("Hello")
         page.get_by_role("button", name="Send").click()
         expect(page.locator(".bubble-assistant .meta")).to_contain_text("tokens", timeout=60_000)
