@@ -52,7 +52,7 @@ def test_nothing_typed_is_an_unforeseen_error_or_negative(text: str) -> None:
     try:
         assert parse_credits(text) >= 0
     except ValueError as refusal:
-        assert "Write" in str(refusal) or "Leave out" in str(refusal)
+        assert "Write" in str(refusal) or "Do not use" in str(refusal)
 
 
 @pytest.mark.parametrize(

@@ -211,4 +211,4 @@ def test_no_query_makes_a_page_fail(path: str) -> None:
             asked(client, "GET", f"{path}?{name}={value}")
     answer = asked(client, "POST", f"/keys/{NUL}/revoke/")
     assert answer.status_code == 400
-    assert "This cannot be read" in answer.content.decode()
+    assert "The request cannot be used" in answer.content.decode()

@@ -55,7 +55,7 @@ def test_a_form_sent_twice_makes_one_key(client: Client) -> None:
     assert ApiKey.objects.count() == 1
     other = client.post("/keys/", {**FORM, "name": "desktop", "call_id": found[1]})
     html = other.content.decode()
-    assert other.status_code == 400 and "sent before, with something else" in html
+    assert other.status_code == 400 and "already sent with other content" in html
     assert html.count(" checked") == 2 and found[1] not in html  # what was chosen stays, under a new id
 
 

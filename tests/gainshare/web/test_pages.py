@@ -121,7 +121,7 @@ def test_logging_in_and_out(user: User) -> None:
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"scopes": []}, "at least one thing"),
+        ({"scopes": []}, "at least one permission"),
         ({"scopes": ["maintain"]}, "not one of the available choices"),
         ({"name": ""}, "required"),
         ({"lifetime": "9999"}, "valid choice"),
@@ -156,7 +156,7 @@ def test_credits_show_balance_lots_holds_and_movements(client: Client, user: Use
     assert "No credits yet" in html_of(client, "/credits/")
     world = World(funded=1_000_000_000)
     world.grant(user, 2_500_000, source="starter", memo="Welcome")
-    world.grant(world.ann, 777_000_000, memo="somebody else's")
+    world.grant(world.ann, 777_000_000, memo="another user's")
     ledger.open_hold(
         hold_id=uuid4(),
         user=user,
@@ -168,7 +168,7 @@ def test_credits_show_balance_lots_holds_and_movements(client: Client, user: Use
     assert "<dd>2<" in html and "<dd>0.5<" in html
     assert "Starter" in html and "Welcome" in html
     assert "+2.5" in html and "(\N{MINUS SIGN}0.5)" in html
-    assert "somebody else" not in html
+    assert "another user" not in html
 
 
 @pytest.fixture

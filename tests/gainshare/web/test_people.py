@@ -52,7 +52,7 @@ def test_nobody_else_sees_or_uses_the_page() -> None:
 def test_nobody_promotes_themselves() -> None:
     root = User.objects.create_superuser("root", password="correct horse battery")
     html = client_of(root).post(PATH, {"username": "root", "role": "maintainer"}).content.decode()
-    assert "No one gives themselves more rights" in html and role_of(root) == "contributor"
+    assert "You cannot give yourself more rights" in html and role_of(root) == "contributor"
 
 
 def test_the_last_maintainer_stays_and_another_one_may_step_down() -> None:
@@ -67,7 +67,7 @@ def test_the_last_maintainer_stays_and_another_one_may_step_down() -> None:
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"username": "nobody"}, "There is no user of this name"),
+        ({"username": "nobody"}, "There is no user with this name"),
         ({"role": "king"}, "valid choice"),
         ({"reason": "x" * 301}, "at most 300 characters"),
     ],
