@@ -34,7 +34,7 @@ def require_running(switch: Switch) -> None:
     row = StopSwitch.objects.select_related("actor").get(name=switch)
     by = f" by {row.actor.username}" if row.actor is not None else ""
     raise Stopped(
-        f"{row.get_name_display()} is stopped{by}: {row.reason} It continues when a maintainer lifts the stop."
+        f"{row.get_name_display()} is stopped{by}: {row.reason.rstrip('.')}. It continues when a maintainer lifts the stop."
     )
 
 

@@ -34,7 +34,7 @@ def world(stack: Stack) -> BountyWorld:
 
 
 def desk_window(browser: Browser, url: str) -> tuple[Page, Watch]:
-    """A page of a visitor of its own, and what it complains about."""
+    """A page in a new browser context, and its errors."""
     page = new_page(browser, url)
     return page, Watch(page, url)
 

@@ -1,4 +1,4 @@
-"""What a gain is worth: exact, monotone, never more for a gain that is split."""
+"""Awards of gains: exact, monotone, and never higher for a gain that is split."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""A bounty for hardware that no one has takes escrow only from somebody who says that this is known."""
+"""Opening a bounty for hardware without a runner needs an explicit confirmation."""
 
 import re
 from typing import Any

@@ -1,4 +1,4 @@
-"""Runners, runs and switches over REST: who may do what, and what the answers look like."""
+"""Runners, runs and switches over REST: permissions and answers."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Pages about bugs: opening a bounty for one, sending a reproduction in, declining one."""
+"""Pages of bugs: open a bug bounty, submit a reproduction, decline one."""
 
 from typing import Any
 

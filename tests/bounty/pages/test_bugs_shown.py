@@ -1,4 +1,4 @@
-"""Bugs as people meet them: over REST, from the command line, on pages, and through the runner's own client."""
+"""Bugs over REST, on the command line, on pages, and through the runner's client."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The maintainer's desk: what waits is there until it is decided, and only for whoever may decide it."""
+"""The to-do page: tasks are listed until they are decided, and only for users who may decide them."""
 
 import pytest
 from django.test import Client

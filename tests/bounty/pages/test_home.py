@@ -1,4 +1,4 @@
-"""The home page: what goes on, for everybody; balance and next steps, for the person who is signed in; nothing sealed."""
+"""The home page: public activity, the user's balance and next steps, and no undecided results."""
 
 import re
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""Pages after the layout changed: what ended says why, and no one is offered what cannot be done any more."""
+"""Pages after a change of layout: ended submissions say why, and impossible actions are not offered."""
 
 import pytest
 from django.test import Client

@@ -1,4 +1,4 @@
-"""What a form makes, it makes once: sent twice, one after the other or at once, on the site and over REST."""
+"""Forms and REST requests take effect once, also when they are sent twice or concurrently."""
 
 import re
 from typing import Any

@@ -1,4 +1,4 @@
-"""Actions that are refused, or sent too late: what was typed stays, and no one ends on an empty page."""
+"""Actions that are refused or sent too late: the typed text is kept, and no one gets an empty page."""
 
 import re
 

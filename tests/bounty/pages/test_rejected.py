@@ -1,4 +1,4 @@
-"""Rejected diffs: folded on the bounty's page, and so many of one person in an hour."""
+"""Rejected diffs: folded on the bounty's page, and limited per person and hour."""
 
 import re
 from datetime import timedelta

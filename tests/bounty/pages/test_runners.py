@@ -1,4 +1,4 @@
-"""The runners' pages and the emergency stop's: what they show to whom, and what their buttons do."""
+"""Pages of runners and of the emergency stop: content, permissions and buttons."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -1,4 +1,4 @@
-"""Ranks of a series' gains: speeds add up, and what cannot be told apart shares a rank. Pure."""
+"""Ranks of a series' gains: log speeds add up, and overlapping intervals share a rank. Pure."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""A submission's page in a real browser: short at both widths, in both themes, and it follows the judge by itself."""
+"""A submission's page in a real browser: short at both widths, in both themes, and updated automatically."""
 
 import shutil
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Sending a diff in through the page, following it, reading the verdict, and the buttons that decide about it."""
+"""Pages of submissions: submit a diff, follow it, read the verdict, and decide about it."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Reproductions of a bug: which is the bounty's, what shows nothing, and what a maintainer declines."""
+"""Reproductions of a bug: adoption, failures, and declined ones."""
 
 import pytest
 from django.db import IntegrityError, connection, transaction

@@ -1,4 +1,4 @@
-"""Disputes: who may object and answer, what an answer does, and that all of it stays on record."""
+"""Disputes: permissions, effects of the answers, and the permanent record."""
 
 from typing import Any
 from uuid import uuid4

@@ -1,4 +1,4 @@
-"""What is taken in, and what is refused with which words."""
+"""Intake of submissions: accepted and refused diffs, with the reasons."""
 
 import uuid
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""The draw of random re-measurements, and what one says about the confirmed gain. Pure."""
+"""The draw of random re-measurements, and the evaluation of their results. Pure."""
 
 from uuid import UUID, uuid4
 

@@ -1,4 +1,4 @@
-"""When the best tree moves: open gains follow it, are priced again, or go back to their authors."""
+"""Open gains after the best tree moved: applied again, priced again, or returned to their authors."""
 
 import pytest
 

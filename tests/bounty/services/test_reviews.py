@@ -1,4 +1,4 @@
-"""Reviews, merges, judging again and reversals: who may, when, and where the money is afterwards."""
+"""Reviews, merges, repeated judging and reversals: permissions, states, and balances."""
 
 from datetime import timedelta
 

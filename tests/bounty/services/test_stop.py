@@ -1,4 +1,4 @@
-"""The emergency stop: what is stopped waits where it is, and goes on by itself when the stop is lifted."""
+"""The emergency stop: stopped work waits in its state and continues automatically when the stop is lifted."""
 
 import threading
 from collections.abc import Callable

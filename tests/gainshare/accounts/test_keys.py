@@ -1,4 +1,4 @@
-"""API keys: hashed, shown once, scoped, expiring, revocable; and never in a text that anybody reads."""
+"""API keys: hashed, shown once, scoped, expiring, revocable; and never in any log or message."""
 
 import hashlib
 from datetime import timedelta

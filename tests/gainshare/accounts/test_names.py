@@ -1,4 +1,4 @@
-"""User names: no new one can be taken for one that is there, and those from before stay as they are."""
+"""User names: a new name cannot look like an existing one, and older names stay."""
 
 from importlib import import_module
 from uuid import uuid4

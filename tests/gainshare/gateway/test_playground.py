@@ -1,4 +1,4 @@
-"""Asking models as the person who is signed in: a real web process, a real node, a real ledger, and who is kept out."""
+"""Playground requests of a logged-in user, with real web process, node and ledger; and refused callers."""
 
 import os
 import signal

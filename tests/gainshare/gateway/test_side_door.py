@@ -1,4 +1,4 @@
-"""The ASGI side door for /v1/, and the memory of keys that were good a moment ago. No node, no database."""
+"""The ASGI handler of /v1/, and the cache of recently valid keys. No node, no database."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Holds over lots: the order in which lots burn, settlement, release, expiry of holds and of lots."""
+"""Holds over lots: the order in which lots are spent, settlement, release, expiry of holds and of lots."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -232,7 +232,7 @@ def test_starter_credits_cannot_be_transferred(world: World) -> None:
 
 
 def test_a_sweep_that_comes_late_leaves_what_was_resolved_meanwhile(world: World) -> None:
-    """A sweep lists what is due, then locks one after another: by then somebody may have been faster."""
+    """A sweep lists what is due, then locks one after another: by then another caller may have resolved one."""
     lot = world.grant(world.ann, 30, expires_at=in_days(1))
     hold = world.hold(world.ann, 30)
     assert _expire_lot(lot.pk) is False  # all of it is held

@@ -1,4 +1,4 @@
-"""Credits come into being by funding only; escrow takes them from the treasury and gives the rest back."""
+"""Credits are created only by funding; escrow takes them from the treasury and returns the rest."""
 
 from typing import Any
 from uuid import uuid4

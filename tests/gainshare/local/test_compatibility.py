@@ -51,7 +51,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def refusal(home: Home) -> str:
-    """What `gainshare up` says before it has changed anything."""
+    """The message of `gainshare up` before it has changed anything."""
     before = contents(home.root)
     with pytest.raises(Incompatible, match="Nothing was changed") as error:
         LocalStack.create(home, OPTIONS, "tag")
@@ -106,7 +106,7 @@ def test_a_lost_password_of_the_database_is_not_replaced_by_another(home: Home, 
     assert "database-password is missing" in refusal(home)
 
 
-def test_a_database_without_the_mark_of_initdb_is_never_made_anew(
+def test_a_database_without_the_mark_of_initdb_is_never_initialised_again(
     home: Home, used: Cluster, open_folder: Path
 ) -> None:
     """A folder that was copied without its mark looks like one of a killed initdb, which is deleted."""

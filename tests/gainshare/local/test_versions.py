@@ -1,4 +1,4 @@
-"""The versions that pyproject.toml allows: what was tested is allowed and installed, what was not is refused."""
+"""The versions that pyproject.toml allows: tested ones are allowed and installed, others are refused."""
 
 import platform
 import re

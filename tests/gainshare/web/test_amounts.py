@@ -1,4 +1,4 @@
-"""Amounts as people type them: read without doubt, or refused with what to write instead. No database."""
+"""Typed amounts: parsed unambiguously, or refused with a suggestion. No database."""
 
 import re
 
@@ -27,7 +27,7 @@ def test_an_amount_as_pages_show_it_reads_back_exactly_or_not_at_all(microcredit
 
 
 def readings(text: str) -> set[int]:
-    """Every amount that somebody may mean: with a point before decimals, and with a comma."""
+    """Every possible meaning of an amount: with a decimal point, and with a decimal comma."""
     found = set()
     for decimal, group in ((".", ","), (",", ".")):
         groups = rf"[1-9][0-9]{{0,2}}(?:\{group}[0-9]{{3}})+|[0-9]+|"

@@ -1,6 +1,6 @@
 """REST and pages against requests that no one sends by accident: none of them makes the platform fail.
 
-And who may knock where: for every endpoint there is, found in the URLs, and every kind of caller.
+Also the permissions of every endpoint in the URLs, for every kind of caller.
 """
 
 import json

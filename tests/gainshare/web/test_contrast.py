@@ -1,4 +1,4 @@
-"""The stylesheet's colours can be told apart by everybody: WCAG 2.2 AA, light and dark."""
+"""The stylesheet's colours have enough contrast: WCAG 2.2 AA, light and dark."""
 
 import re
 from pathlib import Path

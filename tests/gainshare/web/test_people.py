@@ -1,4 +1,5 @@
-"""Roles on the site: maintainers give and take them, never to themselves, never the last one, and it is noted."""
+"""Roles on the site: maintainers change them, except their own rights and the last maintainer's, and each
+change is recorded."""
 
 import pytest
 from django.test import Client

@@ -1,4 +1,4 @@
-"""The treasury's page: who may see it, issuing credits once, and what moved."""
+"""The treasury's page: permissions, issuing credits once, and movements."""
 
 import re
 from uuid import uuid4
@@ -33,7 +33,7 @@ def html_of(user: User, path: str = "/treasury/", status: int = 200) -> str:
 
 
 def confirmed(client: Client, sent: dict[str, str]) -> dict[str, str]:
-    """What is sent after a large sum was asked about; nothing has moved by then."""
+    """The form that confirms a large amount; nothing has moved by then."""
     before = ledger.totals().issued
     html = client.post("/treasury/", sent).content.decode()
     found = re.search(r'name="confirmed" value="([0-9,]+)"', html)

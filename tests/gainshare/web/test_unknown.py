@@ -1,4 +1,4 @@
-"""Addresses that no one serves: programs get JSON in the shape that they know, people a page."""
+"""Unknown addresses: programs get JSON in the API's shape, people get a page."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A/A runs: what they leave on record, what they do to their runner, and when they are ordered."""
+"""A/A runs: their records, their effect on the runner, and their schedule."""
 
 from datetime import timedelta
 from typing import Any

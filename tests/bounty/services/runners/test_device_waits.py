@@ -1,4 +1,4 @@
-"""A runner that waits for its device: what queue, pages and REST say meanwhile."""
+"""A runner that waits for its device, in the queue, on pages and over REST."""
 
 from datetime import timedelta
 

@@ -1,4 +1,4 @@
-"""What a runner says of its machine with every request for work, and what a change of it does."""
+"""Fingerprints of runners, and the effect of a change."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What maintainers do with runners, and what runners' own failures do to them."""
+"""Maintainers' actions on runners, and the effect of failed runs."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Evidence counts only if all of it holds; everything else is refused, and the run is judged again."""
+"""Evidence is accepted only if all checks pass; otherwise it is refused and the run is queued again."""
 
 import copy
 from collections.abc import Callable
@@ -63,7 +63,7 @@ def test_other_evidence_for_a_finished_run_is_refused(world: World, leased: Run)
 
 
 def resealed(world: World, run: Run, change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """What a runner with the right key would post if it had changed its document before sealing it."""
+    """Evidence from a runner with the right key that changed its document before sealing it."""
     document = invented_document(run=job_of(run))
     change(document)
     return seal(document, world.key)

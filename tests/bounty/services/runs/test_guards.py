@@ -1,4 +1,4 @@
-"""Guard rails: between the price and the award, one run that shows that nothing else got worse."""
+"""Guard rails: between the price and the award, one run that shows that nothing else became worse."""
 
 import threading
 

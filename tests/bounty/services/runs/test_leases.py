@@ -1,4 +1,4 @@
-"""Leases: who holds a run, what becomes of a lost one, and the log that survives both."""
+"""Leases: the holder of a run, lost runs, and the log across leases."""
 
 from datetime import timedelta
 from uuid import uuid4

@@ -1,4 +1,4 @@
-"""The fair order: people take turns, whoever sends a hundred runs first."""
+"""The fair order: people take turns, also if one of them submits a hundred runs first."""
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta

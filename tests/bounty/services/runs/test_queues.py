@@ -1,4 +1,4 @@
-"""A run's place in the queue, and when it starts and ends as far as earlier runs of its sort tell."""
+"""A run's place in the queue, and the estimates of its start and end."""
 
 from datetime import timedelta
 
@@ -15,7 +15,7 @@ from tests.bounty.bounty_world import World, diff_of_line
 
 
 def took(run: Run, seconds: float) -> None:
-    """Make as if the run had been judged in so many seconds, just now."""
+    """Mark the run as just judged in this many seconds."""
     end = timezone.now()
     Run.objects.filter(pk=run.pk).update(leased_at=end - timedelta(seconds=seconds), finished_at=end)
 
