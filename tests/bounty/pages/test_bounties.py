@@ -106,7 +106,7 @@ def test_a_maintainer_opens_a_bounty_with_credits_in_escrow(world: World) -> Non
         ({"escrow": "0"}, "more than 0"),
         ({"escrow": "9" * 40}, "at most 1,000,000,000,000 credits"),
         ({"rate": "9" * 40}, "at most 1,000,000,000,000 credits"),
-        ({"escrow": "1000000000"}, "fund it first"),
+        ({"escrow": "1000000000"}, "Fund the treasury first"),
         ({"rate": "1.1234567"}, "at most six decimals"),
         ({"title": ""}, "required"),
         ({"deadline_at": "2020-01-01T00:00"}, "in the past"),

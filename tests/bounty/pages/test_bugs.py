@@ -84,7 +84,7 @@ def test_a_reproduction_of_ones_own_comes_with_it(world: BugWorld) -> None:
         ({"award": ""}, "required"),
         ({"award": "0"}, "more than 0"),
         ({"escrow": "12"}, "below the award"),
-        ({"escrow": "1000000"}, "fund it first"),
+        ({"escrow": "1000000"}, "Fund the treasury first"),
         ({"share": "100"}, "less than 100 %"),
         ({"share": "-1"}, "greater than or equal to 0"),
         ({"severity": "dreadful"}, "valid choice"),

@@ -51,7 +51,11 @@ def test_what_cannot_be_added_is_refused_beside_the_field(world: World) -> None:
         (world.mira, "some", "at most six decimals"),
         (world.mira, "2,5", "2.5 instead"),
         (world.mira, "1.500", "in two ways"),
-        (world.mira, "100000", "The treasury has 900 credits and this needs 100,000 credits: fund it first"),
+        (
+            world.mira,
+            "100000",
+            "The treasury has only 900 credits, and this needs 100,000 credits. Fund the treasury first",
+        ),
         (world.ann, "1", None),
     ):
         response = client_of(who).post(path, {**sent, "amount": amount})

@@ -71,7 +71,7 @@ def test_a_home_is_marked_with_its_format_and_one_without_a_mark_is_taken(home: 
 @pytest.mark.parametrize(
     ("mark", "said"),
     [
-        (b"2\n", "format 2 and this installation reads up to 1"),
+        (b"2\n", "format 2, and this installation reads formats up to 1"),
         (b"99999999999999999999", "newer"),
         (b"", "no number"),
         (b"one", "'one' and no number"),
@@ -117,7 +117,7 @@ def test_a_database_without_the_mark_of_initdb_is_never_initialised_again(
     used.stop(server)
     mark = used.data / "gainshare.complete"
     mark.unlink()
-    with pytest.raises(PostgresError, match=r"Nothing was changed. To use it: touch .*gainshare.complete"):
+    with pytest.raises(PostgresError, match=r"Nothing was changed. To use it, run: touch .*gainshare.complete"):
         used.initialise()
     mark.touch()
     used.initialise()

@@ -57,7 +57,7 @@ def test_a_maintainer_grants_credits_once_however_often_the_form_is_sent(world: 
         ({"username": "nobody"}, "There is no user with this name"),
         ({"username": ""}, "required"),
         ({"amount": "12,5"}, "12.5 instead"),
-        ({"amount": "101"}, "The treasury has 100 credits and this needs 101 credits"),
+        ({"amount": "101"}, "The treasury has only 100 credits, and this needs 101 credits"),
         ({"expires_on": "2020-01-01"}, "in the past"),
         ({"expires_on": "soon"}, "valid date"),
     ],

@@ -224,7 +224,7 @@ def test_long_lists_have_pages(client: Client, record: UsageRecord) -> None:
         record.save(force_insert=True)
     assert "Page 1 of 2" in html_of(client, "/usage/")
     assert "Page 2 of 2" in html_of(client, "/usage/?page=2")
-    assert "This list has 2 pages; it has no page 99." in html_of(client, "/usage/?page=99", 404)
+    assert "This list has only 2 pages, so there is no page 99." in html_of(client, "/usage/?page=99", 404)
 
 
 def test_keys_that_work_come_first_and_a_new_one_comes_with_an_example(client: Client, user: User) -> None:
