@@ -63,7 +63,7 @@ def test_the_demos_bounty_is_made_from_the_site_alone(
     founder.get_by_label("User name").fill("mira")
     founder.get_by_label("Reason").fill("She knows the kernels.")
     send(founder, "Change the role")
-    expect(founder.get_by_role("status")).to_contain_text("mira is a maintainer now")
+    expect(founder.get_by_role("status")).to_contain_text("mira is now a maintainer")
     mira = User.objects.get(username="mira")
     assert mira.is_maintainer and not mira.is_staff and not mira.is_superuser
     assert RoleChange.objects.get(user=mira).reason == "She knows the kernels."

@@ -92,7 +92,10 @@ def test_a_database_of_another_postgresql_is_refused(home: Home, used: Cluster) 
     major = stated.read_text().strip()
     stated.write_text("15\n")
     said = refusal(home)
-    assert f"made by PostgreSQL 15 and PostgreSQL {major} is installed" in said and "pg_dump" in said
+    assert (
+        f"made by PostgreSQL 15, and the installed PostgreSQL {major} cannot open it" in said
+        and "pg_dump" in said
+    )
 
 
 @pytest.mark.parametrize("part", ["PG_VERSION", "global/pg_control"])
@@ -117,7 +120,9 @@ def test_a_database_without_the_mark_of_initdb_is_never_initialised_again(
     used.stop(server)
     mark = used.data / "gainshare.complete"
     mark.unlink()
-    with pytest.raises(PostgresError, match=r"Nothing was changed. To use it, run: touch .*gainshare.complete"):
+    with pytest.raises(
+        PostgresError, match=r"Nothing was changed. To use it, run: touch .*gainshare.complete"
+    ):
         used.initialise()
     mark.touch()
     used.initialise()

@@ -28,7 +28,7 @@ def test_a_maintainer_who_is_not_staff_appoints_and_dismisses_and_it_is_noted() 
     html = client.post(
         PATH, {"username": ann.username, "role": "maintainer", "reason": "<b>good</b> reviews"}, follow=True
     ).content.decode()
-    assert f"{ann.username} is a maintainer now" in html and role_of(ann) == "maintainer"
+    assert f"{ann.username} is now a maintainer" in html and role_of(ann) == "maintainer"
     assert "&lt;b&gt;good&lt;/b&gt; reviews" in html
     for _ in range(2):  # sent twice, noted once
         client.post(PATH, {"username": ann.username, "role": "contributor"})

@@ -185,5 +185,5 @@ def test_rest_takes_whole_numbers_only(world: World) -> None:
         answer = client_of(world.maintainer).post(
             "/api/v1/treasury/fund/", sent, content_type="application/json"
         )
-        assert answer.status_code == 400 and "whole number of micro-credits" in answer.content.decode()
+        assert answer.status_code == 400 and "micro-credits as a whole number" in answer.content.decode()
     assert ledger.totals().issued == 3_000_000
