@@ -1,8 +1,7 @@
 """REST for runners, under /api/v1/runner/: lease, trees, progress, log, commitment, evidence.
 
-A runner authenticates with `Authorization: Bearer gsr_…`. Every call about a run carries the run's lease. If
-another runner has the lease now, the answer is 409 `lease_lost` and the runner stops. Every call may be
-repeated.
+A runner authenticates with `Authorization: Bearer gsr_…`. Every call about a run carries the run's lease. If another
+runner has the lease now, the answer is 409 `lease_lost` and the runner stops. Every call may be repeated.
 """
 
 import re

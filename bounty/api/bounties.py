@@ -60,8 +60,7 @@ class BountyIn(serializers.Serializer[Any]):
     accept_no_runner = serializers.BooleanField(
         default=False,
         help_text=(
-            "Open it although no runner has this hardware. Otherwise the request is refused with 409 "
-            "`no_runner`."
+            "Open it although no runner has this hardware. Otherwise the request is refused with 409 `no_runner`."
         ),
     )
 

@@ -176,8 +176,7 @@ def opening(request: SignedInRequest, form_class: type[TermsForm]) -> HttpRespon
     if form.is_valid() and not form.must_ask(available=treasury) and (made := opened(form, request.user)):
         messages.success(
             request,
-            f"The bounty is open; its {format_credits(form.moved())} credits ({form.moved():,} "
-            "micro-credits) are in "
+            f"The bounty is open; its {format_credits(form.moved())} credits ({form.moved():,} micro-credits) are in "
             "escrow.",
         )
         return redirect("bounty", bounty_id=made)

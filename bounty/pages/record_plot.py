@@ -55,8 +55,7 @@ def plot_record(points: Sequence[RecordPoint]) -> SafeString:
     return picture(
         height=HEIGHT,
         summary=(
-            f"The record over time: {gains}, {speed_text(points[-1].reached_log_ppm)} over the series' "
-            "origin."
+            f"The record over time: {gains}, {speed_text(points[-1].reached_log_ppm)} over the series' origin."
         ),
         parts=[
             grid([(tick, f"{math.exp(tick):g}\N{MULTIPLICATION SIGN}") for tick in ticks], y),

@@ -28,7 +28,7 @@ from bounty.services.bounties import available_escrow, follow_funds, step_id
 from bounty.services.emergency import is_stopped
 from bounty.services.runs.lifecycle import queue_run
 from bounty.services.series import measured_base, wake_left_behind
-from bounty.services.transitions import move, note
+from bounty.services.transitions import move, must_move, note
 from gainshare.accounts.models import User
 from gainshare.ledger import services as ledger
 from gainshare.ledger.errors import EscrowClosed, EscrowExhausted
@@ -197,8 +197,7 @@ def reverse(*, actor: User, submission: Submission, reason: str) -> Submission:
         submission.refresh_from_db()
         taken = list(standing_awards(submission))
         assert taken, "a vested submission has its award"
-        if not move(submission, to=SubmissionState.REVERSED, reason=reason, actor=actor):
-            raise WrongState("The submission changed while you acted on it. Reload it and try again.")
+        must_move(submission, to=SubmissionState.REVERSED, reason=reason, actor=actor)
         for award in taken:
             assert award.transfer_id is not None, "a vested award was booked"
             ledger.reverse_award(

@@ -8,7 +8,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from benchmarks.catalogue import BUG, SUITES
-from bounty.errors import BadRequest, NoRunner, NotAllowed, NotFound
+from bounty.errors import BadRequest, NoRunner, NotFound
 from bounty.models import (
     AwardState,
     Bounty,
@@ -22,6 +22,7 @@ from bounty.models import (
     SubmissionState,
 )
 from bounty.rewards import PPM
+from bounty.services.permissions import require_maintainer
 from bounty.services.transitions import move, note
 from gainshare.accounts.models import User
 from gainshare.ledger import services as ledger
@@ -81,8 +82,7 @@ def open_bounty(
     Raises NoRunner if no runner has its hardware, unless ``accept_no_runner`` is set.
     A bug bounty has a severity, a fixed award and the reproduction's share of it; any other has a rate.
     """
-    if not actor.is_maintainer:
-        raise NotAllowed("Only maintainers can open a bounty. Ask a maintainer to give you that role.")
+    require_maintainer(actor, "open a bounty")
     known = SUITES.get(suite)
     if known is None:
         raise BadRequest(f"There is no such suite; choose one of {', '.join(SUITES)}.")
@@ -156,9 +156,8 @@ def _require_runner(hardware: str) -> None:
     known = sorted(set(registered.values_list("hardware", flat=True)))
     there = f"The hardware of registered runners: {', '.join(known)}" if known else "No runner is registered"
     raise NoRunner(
-        f"No runner has the hardware {hardware}, so submissions could not be judged. {there}. Register a "
-        "runner first, or confirm that the bounty is to be opened without one (over REST: "
-        "accept_no_runner)."
+        f"No runner has the hardware {hardware}, so submissions could not be judged. {there}. Register a runner "
+        "first, or confirm that the bounty is to be opened without one (over REST: accept_no_runner)."
     )
 
 
@@ -188,8 +187,7 @@ def _require_terms_of_a_bug(
 
 def add_funds(*, actor: User, bounty_id: UUID, transfer_id: UUID, amount_microcredits: int) -> Bounty:
     """Add escrow from the treasury; an exhausted bounty opens again. Repeating the id moves nothing."""
-    if not actor.is_maintainer:
-        raise NotAllowed("Only maintainers can add to a bounty's escrow.")
+    require_maintainer(actor, "add to a bounty's escrow")
     bounty = find_bounty(bounty_id)
     if bounty.state == BountyState.CLOSED:
         raise BadRequest(
@@ -225,8 +223,8 @@ def follow_funds(*, bounty: Bounty) -> None:
 
 def close_bounty(*, bounty_id: UUID, reason: str, actor: User | None = None) -> Bounty:
     """Close a bounty to submissions. Open ones are still judged and paid; then the rest of the escrow returns."""
-    if actor is not None and not actor.is_maintainer:
-        raise NotAllowed("Only maintainers can close a bounty.")
+    if actor is not None:
+        require_maintainer(actor, "close a bounty")
     with transaction.atomic():
         bounty = find_bounty(bounty_id)
         if bounty.state != BountyState.CLOSED:

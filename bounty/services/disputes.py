@@ -1,11 +1,9 @@
 """Disputes: a submission's author objects to its verdict, and another maintainer answers.
 
-An answer never creates an award, because that needs evidence. It keeps the verdict, orders another
-measurement (with new secrets, and on another host if there is one), or overturns the verdict. Everything
-stays on record.
+An answer never creates an award, because that needs evidence. It keeps the verdict, orders another measurement (with
+new secrets, and on another host if there is one), or overturns the verdict. Everything stays on record.
 """
 
-from typing import Any
 from uuid import UUID
 
 from django.db import IntegrityError, transaction
@@ -29,11 +27,12 @@ from bounty.models import (
     SubmissionState,
 )
 from bounty.services.awards import standing_award
+from bounty.services.permissions import require_maintainer
 from bounty.services.remeasure import order_price
 from bounty.services.runs.lifecycle import queue_run
 from bounty.services.series import measured_base
 from bounty.services.submissions import find_submission
-from bounty.services.transitions import move, note
+from bounty.services.transitions import move, must_move, note
 from bounty.services.trees import AGAINST_TIP, has_present_layout, require_present_layout
 from bounty.services.wakeups import wake_control
 from gainshare.accounts.models import User
@@ -104,9 +103,8 @@ def file_dispute(*, actor: User, submission_id: UUID, text: str) -> Dispute:
             or submission.merged_at is not None
         ):
             raise WrongState(
-                f"This submission is {submission.state} and has no verdict to dispute. You can dispute a "
-                "verdict when it is decided, and before the submission is declined, withdrawn, merged or "
-                "paid."
+                f"This submission is {submission.state} and has no verdict to dispute. You can dispute a verdict "
+                "when it is decided, and before the submission is declined, withdrawn, merged or paid."
             )
         made = Dispute.objects.filter(author=actor, submission__bounty=submission.bounty_id).count()
         if made >= MAX_DISPUTES:
@@ -177,8 +175,7 @@ def answer_dispute(*, actor: User, dispute_id: UUID, answer: str, text: str) -> 
 def _require_another_maintainer(actor: User, dispute: Dispute) -> None:
     if dispute.author_id == actor.pk:
         raise NotAllowed("You cannot answer your own dispute. Another maintainer has to answer it.")
-    if not actor.is_maintainer:
-        raise NotAllowed("Only maintainers can answer a dispute.")
+    require_maintainer(actor, "answer a dispute")
 
 
 def _require_same_verdict(dispute: Dispute, submission: Submission) -> None:
@@ -201,17 +198,17 @@ def _measure_again(submission: Submission, actor: User) -> Run:
     if award is not None and award.state == AwardState.UNVESTED:
         for run in submission.runs.filter(state__in=[RunState.QUEUED, *OPEN_RUN_STATES]):
             move(run, to=RunState.LOST, reason="a dispute ordered another measurement")
-        _must_move(submission, SubmissionState.CONFIRMING, "a dispute: priced again", actor)
+        must_move(submission, to=SubmissionState.CONFIRMING, reason="a dispute: priced again", actor=actor)
         return order_price(submission=submission)
     if submission.candidate_tree_id is None:
         raise WrongState(
             "The diff was rejected before it ran, so there is nothing to measure. Uphold or overturn the verdict."
         )
-    _must_move(
+    must_move(
         submission,
-        SubmissionState.QUEUED,
-        f"a dispute: judged again after {submission.verdict_kind}",
-        actor,
+        to=SubmissionState.QUEUED,
+        reason=f"a dispute: judged again after {submission.verdict_kind}",
+        actor=actor,
         verdict_kind="",
         verdict_reason="",
         verdict_run=None,
@@ -223,18 +220,17 @@ def _measure_again(submission: Submission, actor: User) -> Run:
 
 
 def _overturn(submission: Submission, actor: User) -> None:
-    """Overturn the verdict. A doubted gain is restored as confirmed. A gain that was suspicious at the gate
-    continues to its confirmation. Anything else no longer counts, neither as an attempt nor against the same
-    patch."""
+    """Overturn the verdict. A doubted gain is restored as confirmed. A gain that was suspicious at the gate continues
+    to its confirmation. Anything else no longer counts, neither as an attempt nor against the same patch."""
     is_suspicious = submission.verdict_kind == VerdictKind.SUSPICIOUS
     award, run = standing_award(submission), submission.verdict_run
     if is_suspicious and award is not None and award.confirmation_run is not None:
         verdict = award.confirmation_run.verdict
-        _must_move(
+        must_move(
             submission,
-            SubmissionState.CONFIRMED,
-            "a dispute: the confirmation is valid again",
-            actor,
+            to=SubmissionState.CONFIRMED,
+            reason="a dispute: the confirmation is valid again",
+            actor=actor,
             verdict_kind=verdict.kind,
             verdict_reason=verdict.reason,
             verdict_run=award.confirmation_run,
@@ -261,8 +257,3 @@ def _may_earn(run: Run) -> bool:
     if not has_present_layout(run.candidate_tree_id):
         return False  # it can no longer be confirmed
     return evidence is not None and evidence.is_award_eligible and (verdict.log_ppm_estimate or 0) > 0
-
-
-def _must_move(submission: Submission, to: str, reason: str, actor: User, **fields: Any) -> None:
-    if not move(submission, to=to, reason=reason, actor=actor, **fields):
-        raise WrongState("The submission changed while you acted on it. Reload it and try again.")

@@ -8,8 +8,9 @@ transaction that began before it is still open.
 from django.db import connection, transaction
 from django.utils import timezone
 
-from bounty.errors import BadRequest, NotAllowed, Stopped
+from bounty.errors import BadRequest, Stopped
 from bounty.models import Run, RunState, StopSwitch, Switch
+from bounty.services.permissions import require_maintainer
 from bounty.services.runs.lifecycle import recall_all
 from bounty.services.transitions import note
 from gainshare.accounts.models import User
@@ -74,8 +75,7 @@ def lift(*, actor: User, switch: str, reason: str = "") -> StopSwitch:
 
 
 def _press(actor: User, switch: str, *, is_stopped: bool, reason: str) -> StopSwitch:
-    if not actor.is_maintainer:
-        raise NotAllowed("Only maintainers can change the emergency stop.")
+    require_maintainer(actor, "change the emergency stop")
     if switch not in Switch.values:
         raise BadRequest(f"The switch must be one of {', '.join(Switch.values)}.")
     with transaction.atomic():

@@ -30,8 +30,7 @@ def _reserve(submission: Submission) -> bool:
 
 
 def _confirm(submission: Submission) -> bool:
-    """Take the next step of a confirmation: price, guard rails, award; the price again if the best tree has
-    moved."""
+    """Take the next step of a confirmation: price, guard rails, award; the price again if the best tree has moved."""
     priced, award = pricing_run(submission), standing_award(submission)
     verdict = verdict_of(priced)
     if priced is None or award is None:

@@ -8,11 +8,12 @@ from django.db import transaction
 from django.utils import timezone
 
 from benchmarks.faults import fault_point
-from bounty.errors import BountyError, NotAllowed, TipMoved, WrongBase, WrongState
+from bounty.errors import BountyError, TipMoved, WrongBase, WrongState
 from bounty.models import Lineage, Submission, SubmissionState, Switch, WaitingMerge
 from bounty.services.advance import advance_submission
 from bounty.services.awards import standing_award
 from bounty.services.emergency import is_stopped
+from bounty.services.permissions import require_maintainer
 from bounty.services.remeasure import applied_to
 from bounty.services.runs.rechecks import blocks_payment
 from bounty.services.series import wake_left_behind
@@ -32,8 +33,7 @@ def merge(*, actor: User, submission_id: UUID) -> Submission:
     be the measured one. A candidate of an older layout never becomes the tip: its award vests as it was measured,
     and one that is paid already raises OldLayout.
     """
-    if not actor.is_maintainer:
-        raise NotAllowed("Only maintainers can merge.")
+    require_maintainer(actor, "merge")
     submission = find_submission(submission_id)
     with transaction.atomic():
         if _has_to_wait(actor=actor, submission=submission):

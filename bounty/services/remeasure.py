@@ -49,8 +49,7 @@ WHY = "the best tree moved"
 
 
 def applied_to(base: StoredTree, submission: Submission) -> StoredTree:
-    """Apply the submission's diff to ``base`` and return the tree. Raises WrongBase if it does not apply
-    exactly."""
+    """Apply the submission's diff to ``base`` and return the tree. Raises WrongBase if it does not apply exactly."""
     store = blob_store()
     try:
         tree = apply_patch(load_tree(base), parse_patch(store.get(submission.diff_blob)), store)

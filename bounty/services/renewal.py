@@ -13,7 +13,6 @@ from django.db import transaction
 from django.db.models import Q
 
 from benchmarks.faults import fault_point
-from bounty.errors import NotAllowed
 from bounty.models import (
     OPEN_RUN_STATES,
     Award,
@@ -34,6 +33,7 @@ from bounty.services.advance import advance_submission
 from bounty.services.awards import standing_award
 from bounty.services.bounties import follow_funds
 from bounty.services.emergency import require_running
+from bounty.services.permissions import require_maintainer
 from bounty.services.remeasure import end_runs, end_uncounted
 from bounty.services.reproductions import settle
 from bounty.services.runs.lifecycle import end_lost
@@ -57,10 +57,7 @@ MOVED = (
     "A new version of the platform moved modules of model/. This was made for a tree with the older "
     "layout, which can no longer be measured."
 )
-SUBMIT_AGAIN = (
-    "Make the diff against the bounty's current tree and submit it again. This one does not count as an "
-    "attempt."
-)
+SUBMIT_AGAIN = "Make the diff against the bounty's current tree and submit it again. This one does not count as an attempt."
 SEND_AGAIN = (
     "Submit the reproduction again, so that it is run on the bounty's current tree. This one does not "
     "count as an attempt."
@@ -106,8 +103,7 @@ def renew_lineages(*, actor: User) -> Renewal:
     Raises NotAllowed; Stopped while awards are stopped, because completely measured gains are booked first;
     OldLayout if the installed stack lacks modules that the judge imports. Repeating changes nothing.
     """
-    if not actor.is_maintainer:
-        raise NotAllowed("Only maintainers can renew lineages.")
+    require_maintainer(actor, "renew lineages")
     require_running(Switch.AWARDS)
     shipped = find_tree(SHIPPED)
     require_present_layout(
@@ -233,10 +229,7 @@ def _move_tip(lineage_id: int, shipped: StoredTree, actor: User) -> str:
             return old
         is_moved = Lineage.objects.filter(pk=lineage_id, tip=old).update(tip=shipped, origin=shipped)
         assert is_moved, "the lineage's row is locked"
-        reason = (
-            f"renewed: {WHY}, so the lineage begins again at the shipped tree (it began at "
-            f"{lineage.origin_id})"
-        )
+        reason = f"renewed: {WHY}, so the lineage begins again at the shipped tree (it began at {lineage.origin_id})"
         note(lineage, old=old, new=shipped.pk, reason=reason, actor=actor)
         wake_left_behind(lineage_id=lineage_id)
     return shipped.pk

@@ -20,10 +20,11 @@ from bounty.models import (
 )
 from bounty.services.awards import has_enough_acceptances, void_award
 from bounty.services.bounties import follow_funds
+from bounty.services.permissions import require_maintainer
 from bounty.services.runs.lifecycle import queue_run
 from bounty.services.series import measured_base, wake_left_behind
 from bounty.services.submissions import find_submission
-from bounty.services.transitions import move
+from bounty.services.transitions import move, must_move
 from bounty.services.trees import AGAINST_TIP, has_present_layout, require_present_layout
 from bounty.services.wakeups import wake_control
 from gainshare.accounts.models import User
@@ -44,8 +45,7 @@ def review(*, actor: User, submission_id: UUID, decision: str, comment: str = ""
             "You cannot review this fix, because you are paid for reproducing its bug. Another "
             "maintainer has to review it."
         )
-    if not actor.is_maintainer:
-        raise NotAllowed("Only maintainers can review submissions.")
+    require_maintainer(actor, "review submissions")
     with transaction.atomic():
         # The lock serialises the count of acceptances.
         Submission.objects.select_for_update(no_key=True).get(pk=submission_id)
@@ -84,8 +84,7 @@ def _decline(submission: Submission, actor: User, comment: str) -> None:
     if submission.merged_at is not None:
         raise WrongState("The submission is already merged. Reverse its award instead.")
     reason = f"declined: {comment}" if comment else "declined"
-    if not move(submission, to=SubmissionState.DECLINED, reason=reason, actor=actor):
-        raise WrongState("The submission changed while you acted on it. Reload it and try again.")
+    must_move(submission, to=SubmissionState.DECLINED, reason=reason, actor=actor)
     void_award(submission=submission, reason=reason)
     for run in submission.runs.filter(state__in=[RunState.QUEUED, *OPEN_RUN_STATES]):
         move(run, to=RunState.LOST, reason="the submission was declined")
@@ -94,8 +93,7 @@ def _decline(submission: Submission, actor: User, comment: str) -> None:
 
 def rejudge(*, actor: User, submission_id: UUID) -> Submission:
     """Order the gate again after a suspicious verdict or the platform's own failure."""
-    if not actor.is_maintainer:
-        raise NotAllowed("Only maintainers can have a submission judged again.")
+    require_maintainer(actor, "have a submission judged again")
     submission = find_submission(submission_id)
     if submission.submitter_id == actor.pk:
         raise NotAllowed("You cannot have your own submission judged again. Ask another maintainer.")
@@ -115,7 +113,7 @@ def judge_from_the_gate(*, submission: Submission, actor: User, reason: str) -> 
     require_present_layout(submission.base_tree_id, instead=AGAINST_TIP)
     before = submission.verdict_run
     with transaction.atomic():
-        is_moved = move(
+        must_move(
             submission,
             to=SubmissionState.QUEUED,
             reason=reason,
@@ -125,8 +123,6 @@ def judge_from_the_gate(*, submission: Submission, actor: User, reason: str) -> 
             verdict_run=None,
             next_step=NextStep.NONE,
         )
-        if not is_moved:
-            raise WrongState("The submission changed while you acted on it. Reload it and try again.")
         void_award(submission=submission, reason="judged again")  # a suspicious gain may still have an award
         against = measured_base(bounty=submission.bounty, of=submission)
         run = queue_run(submission=submission, kind=RunKind.GATE, base=against, avoid_host_of=before)

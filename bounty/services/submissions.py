@@ -46,7 +46,7 @@ from bounty.services.copies import earlier_copy
 from bounty.services.reproductions import require_adopted
 from bounty.services.runs.lifecycle import queue_run
 from bounty.services.series import measured_base, patch_base
-from bounty.services.transitions import move, note
+from bounty.services.transitions import move, must_move, note
 from bounty.services.trees import WAIT_FOR_RENEWAL, blob_store, load_tree, require_present_layout, store_tree
 from gainshare.accounts.models import User
 from gainshare.accounts.rate_limits import Rate, take
@@ -243,8 +243,7 @@ def _rejected(submission: Submission, reason: str) -> Submission:
 
 
 def withdraw(*, actor: User, submission_id: UUID) -> Submission:
-    """Withdraw the actor's own submission, until its bound is known. After the first sample it counts as an
-    attempt.
+    """Withdraw the actor's own submission, until its bound is known. After the first sample it counts as an attempt.
 
     A confirmed one cannot be withdrawn: else an author could give a low bound back and draw another one.
     """
@@ -258,15 +257,13 @@ def withdraw(*, actor: User, submission_id: UUID) -> Submission:
             return submission
         if submission.merged_at is not None or not _can_withdraw(submission):
             raise WrongState(f"A submission that is {submission.state} cannot be withdrawn.")
-        is_moved = move(
+        must_move(
             submission,
             to=SubmissionState.WITHDRAWN,
             reason="withdrawn by its author",
             actor=actor,
             next_step=NextStep.NONE,
         )
-        if not is_moved:
-            raise WrongState("The submission changed while you acted on it. Reload it and try again.")
         for run in submission.runs.filter(state__in=[RunState.QUEUED, *OPEN_RUN_STATES]):
             move(run, to=RunState.LOST, reason="the submission was withdrawn")
         void_award(submission=submission, reason="withdrawn by its author")

@@ -9,6 +9,7 @@ from typing import Any
 from django.db import transaction
 from django.db.models import Q
 
+from bounty.errors import WrongState
 from bounty.models import (
     Award,
     AwardState,
@@ -118,9 +119,8 @@ def move(
 ) -> bool:
     """Change ``row`` from the state it was read in to ``to``, writing ``fields`` with it.
 
-    False if the row has another state meanwhile, or ``where`` does not hold: then nothing was written and the
-    caller reads again. On True the row in memory is up to date. Raises ValueError for a change that no state
-    machine allows.
+    False if the row has another state meanwhile, or ``where`` does not hold: then nothing was written and the caller
+    reads again. On True the row in memory is up to date. Raises ValueError for a change that no state machine allows.
     """
     model = type(row)
     old = str(row.state)
@@ -135,6 +135,12 @@ def move(
     for name, value in fields.items():
         setattr(row, name, value)
     return True
+
+
+def must_move(row: StatefulRow, *, to: str, reason: str, actor: User | None = None, **fields: Any) -> None:
+    """Like `move`, but raises WrongState if the row has changed meanwhile."""
+    if not move(row, to=to, reason=reason, actor=actor, **fields):
+        raise WrongState("The submission changed while you acted on it. Reload it and try again.")
 
 
 def note(row: Any, *, old: str, new: str, reason: str, actor: User | None = None) -> None:

@@ -14,8 +14,9 @@ from benchmarks.patch import layout
 from benchmarks.patch.patches import PatchError, apply_patch, parse_patch
 from benchmarks.patch.policy import PolicyViolation, check_patch, load_policy
 from benchmarks.patch.trees import BlobStore, Tree, TreeError, shipped_tree
-from bounty.errors import BadRequest, BountyError, NotAllowed, NotFound, OldLayout
+from bounty.errors import BadRequest, BountyError, NotFound, OldLayout
 from bounty.models import Lineage, StoredTree
+from bounty.services.permissions import require_maintainer
 from bounty.services.transitions import note
 from gainshare.accounts.models import User
 
@@ -81,8 +82,7 @@ def create_tree(*, actor: User, base: str, diff: str) -> StoredTree:
 
 def create_lineage(*, actor: User, name: str, base_tree: str, is_demo: bool = False) -> Lineage:
     """Start a lineage at ``base_tree`` (a hash, or ``shipped``)."""
-    if not actor.is_maintainer:
-        raise NotAllowed("Only maintainers can start a lineage. Ask a maintainer to give you that role.")
+    require_maintainer(actor, "start a lineage")
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,59}", name):
         raise BadRequest(
             "A lineage's name may have lower-case letters, digits, - and _, at most 60 characters."
@@ -106,8 +106,7 @@ def create_lineage(*, actor: User, name: str, base_tree: str, is_demo: bool = Fa
 
 def start_lineage(*, actor: User, name: str, base_tree: str, diff: str, is_demo: bool) -> Lineage:
     """Start a lineage at ``base_tree`` with ``diff`` applied; tree and lineage are made together or not at all."""
-    if not actor.is_maintainer:
-        raise NotAllowed("Only maintainers can start a lineage. Ask a maintainer to give you that role.")
+    require_maintainer(actor, "start a lineage")
     with transaction.atomic():
         origin = create_tree(actor=actor, base=base_tree, diff=diff)
         return create_lineage(actor=actor, name=name, base_tree=origin.pk, is_demo=is_demo)

@@ -34,7 +34,7 @@ from bounty.models import (
 from bounty.services.emergency import is_stopped, require_running
 from bounty.services.runners.device_waits import end_device_wait
 from bounty.services.runners.fingerprints import follow_fingerprint
-from bounty.services.runs.leases import holds, require_lease
+from bounty.services.runs.leases import NOT_HELD, holds, require_lease
 from bounty.services.runs.lifecycle import lose_run
 from bounty.services.runs.logs import say
 from bounty.services.runs.queues import order_for
@@ -200,7 +200,7 @@ def report_failure(*, runner: Runner, run_id: UUID, lease: UUID, code: str, deta
         if run is None:
             raise NotFound("There is no such run.")
         if not holds(run, lease=lease, runner_id=runner.pk):
-            raise LeaseLost("This lease is no longer valid: another runner has the run, or it has ended.")
+            raise LeaseLost(NOT_HELD)
         if run.state in OPEN_RUN_STATES:
             lose_run(run=run, reason=f"the runner reports {code[:60]}: {detail[:1000]}")
     return run

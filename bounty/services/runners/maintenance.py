@@ -2,7 +2,7 @@
 
 from django.db import transaction
 
-from bounty.errors import BadRequest, NotAllowed, NotFound, WrongState
+from bounty.errors import BadRequest, NotFound, WrongState
 from bounty.models import (
     OPEN_RUN_STATES,
     QuarantineCause,
@@ -11,6 +11,7 @@ from bounty.models import (
     RunnerState,
     RunState,
 )
+from bounty.services.permissions import require_maintainer
 from bounty.services.runners.calibration_schedule import Calibration, calibrations_of, order_calibration
 from bounty.services.runners.quarantine import end_quarantine
 from bounty.services.runners.quarantine import quarantine as begin_quarantine
@@ -145,8 +146,7 @@ def _settle(runner: Runner) -> bool:
 
 
 def _allowed(actor: User, name: str, reason: str) -> Runner:
-    if not actor.is_maintainer:
-        raise NotAllowed("Only maintainers can manage runners.")
+    require_maintainer(actor, "manage runners")
     if not reason.strip():
         raise BadRequest("Give a reason; it is recorded in the runner's history.")
     return find_runner(name)

@@ -10,8 +10,9 @@ from typing import Any
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
-from bounty.errors import BadRequest, BountyError, NotAllowed
+from bounty.errors import BadRequest, BountyError
 from bounty.models import Runner, RunnerState
+from bounty.services.permissions import require_maintainer
 from bounty.services.runners.fingerprints import checked
 from bounty.services.transitions import note
 from gainshare.accounts.models import User
@@ -40,8 +41,8 @@ def register_runner(
     benchmarks.runner.fingerprint` there; without it, the runner's first request for work sends it. ``actor``
     is a maintainer, or None when the machine's own supervisor registers its local runner.
     """
-    if actor is not None and not actor.is_maintainer:
-        raise NotAllowed("Only maintainers can register a runner.")
+    if actor is not None:
+        require_maintainer(actor, "register a runner")
     try:
         raw = base64.b64decode(public_key, validate=True)
     except (binascii.Error, ValueError):

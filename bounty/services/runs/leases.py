@@ -5,6 +5,8 @@ from uuid import UUID
 from bounty.errors import LeaseLost, NotFound
 from bounty.models import OPEN_RUN_STATES, Run
 
+NOT_HELD = "This lease is no longer valid: another runner has the run, or it has ended. Stop and wait for the next wake-up."
+
 
 def require_lease(*, run_id: UUID, lease: UUID, runner_id: UUID) -> Run:
     """Lock and return the run if this runner holds it under this lease. Raises NotFound, LeaseLost.
@@ -15,10 +17,7 @@ def require_lease(*, run_id: UUID, lease: UUID, runner_id: UUID) -> Run:
     if run is None:
         raise NotFound("There is no such run.")
     if not holds(run, lease=lease, runner_id=runner_id) or run.state not in OPEN_RUN_STATES:
-        raise LeaseLost(
-            "This lease is no longer valid: another runner has the run, or it has ended. Stop and wait "
-            "for the next wake-up."
-        )
+        raise LeaseLost(NOT_HELD)
     return run
 
 

@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from benchmarks.catalogue import BUG, SUITES
 from benchmarks.judging.verdicts import VerdictKind
-from bounty.errors import BadRequest, NotAllowed, NotFound
+from bounty.errors import BadRequest, NotFound
 from bounty.models import (
     OPEN_RUN_STATES,
     QuarantineCause,
@@ -22,6 +22,7 @@ from bounty.models import (
     Submission,
     SubmissionState,
 )
+from bounty.services.permissions import require_maintainer
 from bounty.services.reproductions import require_adopted
 from bounty.services.runners.failures import note_failure
 from bounty.services.runs.logs import say
@@ -83,8 +84,7 @@ def queue_run(
 
 def order_aa_run(*, actor: User, suite: str, preset: str, hardware: str, tree: str) -> Run:
     """Order a run of one tree against itself as a maintainer, which shows a runner's noise."""
-    if not actor.is_maintainer:
-        raise NotAllowed("Only maintainers can order an A/A run.")
+    require_maintainer(actor, "order an A/A run")
     return queue_aa_run(
         suite=suite, preset=preset, hardware=hardware, tree=find_tree(tree), reason="A/A ordered", actor=actor
     )
@@ -153,9 +153,8 @@ def lose_run(*, run: Run, reason: str, is_forgiven: bool = False) -> bool:
 def end_without_evidence(*, run: Run, reason: str) -> None:
     """Record the verdict ``infrastructure_error`` for a run whose last attempt was lost."""
     text = (
-        f"{run.attempt - run.forgiven} attempts were lost, the last one because: {reason}. The platform "
-        "failed, so this does not count as an attempt. Submit again, or ask a maintainer to have it judged "
-        "again."
+        f"{run.attempt - run.forgiven} attempts were lost, the last one because: {reason}. The platform failed, so "
+        "this does not count as an attempt. Submit again, or ask a maintainer to have it judged again."
     )
     end_lost(run=run, reason="no attempt is left", text=text)
 

@@ -14,6 +14,7 @@ from bounty.models import (
     Submission,
     SubmissionState,
 )
+from bounty.services.permissions import require_maintainer
 from bounty.services.reviews import judge_from_the_gate
 from bounty.services.runs.lifecycle import end_lost, find_run, queue_aa_run
 from bounty.services.submissions import find_submission
@@ -59,8 +60,7 @@ def rerun(*, actor: User, run_id: UUID, reason: str) -> Run:
         raise WrongState("The run has not ended. Cancel it first.")
     if run.kind == RunKind.REPRODUCTION:
         raise WrongState(
-            "A reproduction's run cannot be repeated. After a failure of the platform its author submits "
-            "it again."
+            "A reproduction's run cannot be repeated. After a failure of the platform its author submits it again."
         )
     if run.submission is None:
         return _again_for_runner(run, actor, reason)
@@ -96,8 +96,7 @@ def _again_for_runner(run: Run, actor: User, reason: str) -> Run:
 
 
 def _allowed(actor: User, run_id: UUID, reason: str) -> Run:
-    if not actor.is_maintainer:
-        raise NotAllowed("Only maintainers can cancel runs and order them again.")
+    require_maintainer(actor, "cancel runs and order them again")
     if not reason.strip():
         raise BadRequest("Give a reason; it is recorded in the run's history.")
     run = find_run(run_id)

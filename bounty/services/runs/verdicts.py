@@ -19,7 +19,7 @@ from benchmarks.statistics.units import pair_log_ppb
 from bounty.errors import EvidenceConflict, EvidenceRefused, LeaseLost, NotFound
 from bounty.models import OPEN_RUN_STATES, Evidence, Run, Runner, RunState, RunVerdict
 from bounty.services.runners.calibration import note_outcome
-from bounty.services.runs.leases import holds, require_lease
+from bounty.services.runs.leases import NOT_HELD, holds, require_lease
 from bounty.services.runs.lifecycle import lose_run, wake_after
 from bounty.services.runs.logs import say
 from bounty.services.transitions import move
@@ -29,9 +29,8 @@ from bounty.services.trees import blob_store
 def record_evidence(*, runner: Runner, run_id: UUID, lease: UUID, sealed: Any) -> RunVerdict | Verdict:
     """Verify sealed evidence and record its verdict; the same document again returns the recorded one.
 
-    Evidence of the runner's own failure queues the run again while attempts are left. Raises NotFound,
-    LeaseLost, EvidenceConflict (another document gave the run its verdict), EvidenceRefused (and the run is
-    queued again).
+    Evidence of the runner's own failure queues the run again while attempts are left. Raises NotFound, LeaseLost,
+    EvidenceConflict (another document gave the run its verdict), EvidenceRefused (and the run is queued again).
     """
     run = Run.objects.select_related("submission").filter(pk=run_id).first()
     if run is None:
@@ -39,10 +38,7 @@ def record_evidence(*, runner: Runner, run_id: UUID, lease: UUID, sealed: Any) -
     if run.state == RunState.FINISHED and run.runner_id == runner.pk:
         return _recorded(run, sealed)
     if not holds(run, lease=lease, runner_id=runner.pk) or run.state not in OPEN_RUN_STATES:
-        raise LeaseLost(
-            "This lease is no longer valid: another runner has the run, or it has ended. Stop and wait "
-            "for the next wake-up."
-        )
+        raise LeaseLost(NOT_HELD)
     report = verify_evidence(
         sealed,
         trusted_keys={runner.key_id: runner.public_key},
@@ -62,7 +58,7 @@ def record_evidence(*, runner: Runner, run_id: UUID, lease: UUID, sealed: Any) -
     is_failure = report.verdict.kind == VerdictKind.INFRASTRUCTURE_ERROR
     if is_failure and run.attempts_left > 0:
         if not lose_run(run=run, reason=report.verdict.reason):
-            raise LeaseLost("This lease is no longer valid: another runner has the run, or it has ended.")
+            raise LeaseLost(NOT_HELD)
         return report.verdict
     return _record(run, runner, lease, sealed, report)
 

@@ -107,8 +107,7 @@ class KeysView(ListAPIView[ApiKey]):
         operation_id="keys_create",
         summary="Make an API key",
         description=(
-            "A key that is made with another key gets at most that key's scopes and expiry, and is "
-            "revoked with it."
+            "A key that is made with another key gets at most that key's scopes and expiry, and is revoked with it."
         ),
         request=NewApiKeySerializer,
         responses={201: MadeApiKeySerializer},

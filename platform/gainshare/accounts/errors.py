@@ -1,8 +1,7 @@
 """Domain errors of the whole platform, and the handler that renders REST errors.
 
 Every app's own errors derive from :class:`DomainError`. The handler gives each of them, and each of DRF's and
-Django's, the shape ``{"error": {"code", "message", "details"?}}``. It never repeats a credential
-that a caller sent.
+Django's, the shape ``{"error": {"code", "message", "details"?}}``. It never repeats a credential that a caller sent.
 """
 
 import logging

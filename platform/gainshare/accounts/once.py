@@ -28,9 +28,8 @@ def once(
 ) -> str:
     """Call ``make`` unless this id was used before; return the name of the object made, then or now.
 
-    ``make`` runs in one transaction with the record of its id; if it raises, the id stays free. Without an
-    id, ``make`` always runs. Raises IdConflict if the id belongs to another user, another kind of object or
-    other terms.
+    ``make`` runs in one transaction with the record of its id; if it raises, the id stays free. Without an id,
+    ``make`` always runs. Raises IdConflict if the id belongs to another user, another kind of object or other terms.
     """
     if call_id is None:
         return make()

@@ -28,8 +28,7 @@ def measure_again(
     as_json: bool,
     reproduction: str = "",
 ) -> int:
-    """Measure again and return `benchmarks.rerun`'s exit status: 0 for the same conclusion, else 1. Raises
-    CliError.
+    """Measure again and return `benchmarks.rerun`'s exit status: 0 for the same conclusion, else 1. Raises CliError.
 
     `trees` maps each side to its tree's hash; a side without a source is fetched from the site.
     `reproduction` is the bug's file, if the evidence is about a bug.

@@ -1,5 +1,4 @@
-"""Checks the fields that describe the wanted answers: number, format, log-probabilities and urgency. Pure
-functions.
+"""Checks the fields that describe the wanted answers: number, format, log-probabilities and urgency. Pure functions.
 
 Numbers are bounded here, because holds depend on them. The node decides whether a model can follow a schema.
 """

@@ -151,10 +151,7 @@ class Generation:
 
     def _broken_off(self, what: str) -> str:
         if self._request.is_stream and (tokens := self.metered.completion_tokens):
-            return (
-                f"{what}; only the {tokens} tokens you received are charged (request "
-                f"{self.admission.request_id})."
-            )
+            return f"{what}; only the {tokens} tokens you received are charged (request {self.admission.request_id})."
         return (
             f"{what} before an answer was complete; nothing is charged (request {self.admission.request_id})."
         )
@@ -212,8 +209,7 @@ class Generation:
 
 
 async def record_and_settle(admission: Admission, outcome: dict[str, Any]) -> None:
-    """Record the outcome, with retries until the request's deadline, then settle. Beat repeats a failed
-    settling."""
+    """Record the outcome, with retries until the request's deadline, then settle. Beat repeats a failed settling."""
     attempt = 0
     while True:
         try:

@@ -1,8 +1,7 @@
 """Meters a generation chunk by chunk, and checks the node's counters. Pure functions.
 
-The node puts its counters on every chunk. The meter keeps the newest ones. It refuses counters that decrease,
-exceed the limit, or grow without a token's text or end. So the usage is known at any moment, however the
-stream ends.
+The node puts its counters on every chunk. The meter keeps the newest ones. It refuses counters that decrease, exceed
+the limit, or grow without a token's text or end. So the usage is known at any moment, however the stream ends.
 """
 
 import math

@@ -79,9 +79,8 @@ def _generation(name: str, summary: str, shape: str) -> dict[str, Any]:
     answer |= {"description": STREAM_TEXT, "headers": ANSWER_HEADERS}
     body = {"required": True, "content": {"application/json": {"schema": ref(f"{shape}Request")}}}
     description = (
-        "Credits for the upper bound are held before the first token. Unused credits return at the end, "
-        "also when the client disconnects. OpenAI parameters that the models here do not support are "
-        "refused by name."
+        "Credits for the upper bound are held before the first token. Unused credits return at the end, also when "
+        "the client disconnects. OpenAI parameters that the models here do not support are refused by name."
     )
     return _operation(f"{name}_create", summary, answer, (*ALWAYS, *GENERATING)) | {
         "description": description,

@@ -111,10 +111,7 @@ SHARED: Shape = {
     ),
     **{name: {"description": "Accepted and ignored."} for name in sorted(IGNORED)},
 }
-LIMIT_TEXT = (
-    "Lowered to what the wallet covers; the answer's header X-Gainshare-Max-Tokens has the limit that "
-    "applied."
-)
+LIMIT_TEXT = "Lowered to what the wallet covers; the answer's header X-Gainshare-Max-Tokens has the limit that applied."
 MODEL = text("The id of a model that GET /v1/models lists.", minLength=1)
 PART = thing({"type": text(enum=["text"]), "text": text()})
 MESSAGE = thing(

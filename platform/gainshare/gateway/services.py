@@ -83,9 +83,8 @@ def room_for_completion(
         )
     if wanted is not None and wanted > room:
         raise ContextTooLong(
-            f"This model's maximum context length is {max_context} tokens. You requested "
-            f"{prompt_tokens + wanted} ({prompt_tokens} in the prompt, {wanted} in the completion). "
-            "Shorten the prompt or the completion.",
+            f"This model's maximum context length is {max_context} tokens. You requested {prompt_tokens + wanted} "
+            f"({prompt_tokens} in the prompt, {wanted} in the completion). Shorten the prompt or the completion.",
             param="max_tokens",
         )
     if wanted is not None:
@@ -263,8 +262,7 @@ def record_outcome(
 
 
 def record_progress(*, request_id: UUID, metered: Metered) -> bool:
-    """Record the tokens that a running request has delivered, in case its process is killed. True if the
-    count rose.
+    """Record the tokens that a running request has delivered, in case its process is killed. True if the count rose.
 
     Does nothing if the request has an outcome, or if the count is not higher than the recorded one.
     """

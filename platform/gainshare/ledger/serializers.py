@@ -72,8 +72,7 @@ class CreditsSerializer(serializers.Serializer[None]):
 
 
 class AmountField(serializers.IntegerField):
-    """Field for micro-credits: a JSON integer above zero. Text is refused, because "1.000" could mean two
-    amounts."""
+    """Field for micro-credits: a JSON integer above zero. Text is refused, because "1.000" could mean two amounts."""
 
     def __init__(self, *, min_value: int = 1, **more: Any) -> None:
         super().__init__(min_value=min_value, max_value=MAX_MICROCREDITS, **more)

@@ -19,10 +19,9 @@ CONTROL_USER = "control"
 RUNNER_USER = "runner"
 # kombu's commands for one consumer of one queue, its lock included (a Lua script of redis-py).
 RUNNER_COMMANDS = (
-    "+ping +hello +auth +select +client|setinfo +client|setname +info "
-    "+multi +exec +discard +watch +unwatch "
-    "+lpush +rpush +brpop +rpop +llen +exists +sadd +smembers "
-    "+hset +hget +hdel +zadd +zrem +zrange +set +get +del +evalsha +eval +script|load"
+    "+ping +hello +auth +select +client|setinfo +client|setname +info +multi +exec +discard +watch +unwatch +lpush "
+    "+rpush +brpop +rpop +llen +exists +sadd +smembers +hset +hget +hdel +zadd +zrem +zrange +set +get +del "
+    "+evalsha +eval +script|load"
 )
 
 

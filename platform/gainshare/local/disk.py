@@ -17,7 +17,6 @@ def free_space_problem(home: Home, needed_bytes: int) -> str | None:
     if free >= needed_bytes:
         return None
     return (
-        f"only {free / 2**20:.0f} MiB are free in {home.root}, but local mode needs "
-        f"{needed_bytes / 2**20:.0f} MiB: "
+        f"only {free / 2**20:.0f} MiB are free in {home.root}, but local mode needs {needed_bytes / 2**20:.0f} MiB: "
         "free some, or set GAINSHARE_HOME to a folder on another disk"
     )

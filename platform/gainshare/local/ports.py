@@ -22,8 +22,7 @@ def require_free(port: int) -> None:
             ) from None
         except OSError:
             raise LocalModeError(
-                f"port {port} on {HOST} is taken by another program: stop that program, or choose another "
-                "port with "
+                f"port {port} on {HOST} is taken by another program: stop that program, or choose another port with "
                 f"`gainshare up --port {port + 1 if port < 65535 else 8000}` or GAINSHARE_PORT",
                 code="port_taken",
             ) from None

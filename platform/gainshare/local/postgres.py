@@ -158,8 +158,7 @@ class Cluster:
             self._own_folder(self.data)
         if self.account.user is not None and not reaches(self.data, self.account.user):
             raise PostgresError(
-                "PostgreSQL runs as 'nobody', who cannot enter "
-                f"{unreachable_part(self.data, self.account.user)}: "
+                f"PostgreSQL runs as 'nobody', who cannot enter {unreachable_part(self.data, self.account.user)}: "
                 "open that folder (chmod o+x), set GAINSHARE_HOME to another one, or run as an ordinary user"
             )
         if is_complete:

@@ -125,8 +125,7 @@ def require_not_running(home: Home) -> None:
     state = read_state(home)
     if state is not None and state.is_current():
         raise AlreadyRunning(
-            f"a local stack already runs in {home.root} at {state.url} (pid {state.supervisor.pid}): use "
-            "it, or stop "
+            f"a local stack already runs in {home.root} at {state.url} (pid {state.supervisor.pid}): use it, or stop "
             "it with `gainshare down`",
             code="already_running",
         )

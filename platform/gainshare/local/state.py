@@ -123,8 +123,7 @@ def held_home(home: Home) -> Iterator[None]:
             state = read_state(home)
             where = f" at {state.url}" if state is not None else ""
             raise AlreadyRunning(
-                f"a local stack already runs in {home.root}{where}: use it, stop it with `gainshare "
-                "down`, or set "
+                f"a local stack already runs in {home.root}{where}: use it, stop it with `gainshare down`, or set "
                 "GAINSHARE_HOME to another folder and choose another --port",
                 code="already_running",
             ) from None

@@ -196,7 +196,4 @@ def _verify(stage: Stage, submissions: dict[str, str]) -> None:
                 )
         bad = [row["file"] for row in stage.record.evidence if not row["ok"]]
         step.ok = bool(stage.record.evidence) and not bad
-        step.actual = (
-            f"{len(stage.record.evidence)} files in {stage.evidence_dir.name}/, bad: "
-            f"{', '.join(bad) or 'none'}"
-        )
+        step.actual = f"{len(stage.record.evidence)} files in {stage.evidence_dir.name}/, bad: {', '.join(bad) or 'none'}"

@@ -73,9 +73,8 @@ def _written(hold: Hold) -> bool:
     """
     with connection.cursor() as cursor:
         cursor.execute(
-            "INSERT INTO ledger_hold (id, user_id, amount, settled, state, reference, memo, created_at, "
-            "expires_at)"
-            " VALUES (%s, %s, %s, 0, %s, %s, '', %s, %s) ON CONFLICT (id) DO NOTHING",
+            "INSERT INTO ledger_hold (id, user_id, amount, settled, state, reference, memo, created_at, expires_at) "
+            "VALUES (%s, %s, %s, 0, %s, %s, '', %s, %s) ON CONFLICT (id) DO NOTHING",
             [
                 hold.pk, hold.user_id, hold.amount, HoldState.OPEN, hold.reference, hold.created_at, hold.expires_at,
             ],

@@ -153,8 +153,7 @@ def write_transfer(
 
 
 def post_pending(transfer: Transfer, *, payer: Account, payee: Account, amount: int) -> None:
-    """Post ``amount`` of a locked pending transfer (all of it, or less for a leg of a hold), and release the
-    rest."""
+    """Post ``amount`` of a locked pending transfer (all of it, or less for a leg of a hold), and release the rest."""
     assert 0 < amount <= transfer.amount_microcredits
     _resolve(transfer, TransferState.POSTED, amount)
     fault_point("ledger.transfer_resolved")

@@ -1,7 +1,6 @@
 """Data of the API reference page: groups of operations, and their shapes.
 
-Pure functions over an OpenAPI 3.0 document. Types are written in words: `integer`, `list of RunOut`, `string
-(uuid)`.
+Pure functions over an OpenAPI 3.0 document. Types are written in words: `integer`, `list of RunOut`, `string (uuid)`.
 """
 
 from collections.abc import Iterator, Mapping
