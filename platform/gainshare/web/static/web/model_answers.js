@@ -4,7 +4,7 @@
 export class Failed extends Error {}
 
 const UNREACHABLE = "The site could not be reached: the network is down, or the site is restarting. Try again in a moment.";
-const BROKEN_OFF = "The connection broke before the answer was complete. Only the tokens that you received are billed.";
+const BROKEN_OFF = "The connection broke off before the answer was complete. Only the tokens that you received are billed.";
 
 export async function request(url, options = {}) {
   const response = await orFailed(fetch(url, options), UNREACHABLE);
