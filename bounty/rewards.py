@@ -54,8 +54,7 @@ class BugShares:
 
 
 def bug_shares(*, award_microcredits: int, reproduction_ppm: int, is_reproduction_paid: bool) -> BugShares:
-    """Split a bug's award: the reproduction's share is floored, the fix gets the rest, or all if no
-    reproduction is paid."""
+    """Split a bug's award: the reproduction's share is floored, the fix gets the rest."""
     if award_microcredits <= 0 or not 0 <= reproduction_ppm < PPM:
         raise ValueError("the award must be above zero, and a part of it must be left for the fix")
     reproduction = award_microcredits * reproduction_ppm // PPM if is_reproduction_paid else 0

@@ -231,8 +231,7 @@ class RunCommitment(RunnerView):
 
 
 class RunLogAppend(RunnerView):
-    """Append to a run's log. Text that was received before is not written twice; a gap is refused with 409
-    and the right offset."""
+    """Append to a run's log. Repeated text is written once; a gap is refused with 409 and the right offset."""
 
     @extend_schema(request=LogIn, responses=LogAnswer)
     def post(self, request: Request, pk: UUID) -> Response:

@@ -25,8 +25,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A gain's speed over the origin of its series (lower bound and upper end of the interval) and its rank,
-    from 1."""
+    """A gain's rank, and its speed over the series' origin: lower bound and upper end of the interval."""
 
     rank: int
     reached_log_ppm: int

@@ -50,8 +50,7 @@ class AwardQuery(ListQuery):
 
 
 class AwardList(generics.ListAPIView[Award]):
-    """Priced awards, the newest first. Reservations are not listed, because their size reveals the gate's
-    estimate."""
+    """Priced awards, the newest first. Reservations are hidden, because they reveal the gate's estimate."""
 
     serializer_class = AwardOut
     permission_classes = [AllowAny]

@@ -207,8 +207,7 @@ class BountyDetail(generics.RetrieveAPIView[Bounty]):
 
 
 class BountyClose(APIView):
-    """Close a bounty. Open submissions are still judged and paid; the rest of the escrow returns to the
-    treasury after the last one."""
+    """Close a bounty. Open submissions are still judged and paid; then the rest of the escrow returns."""
 
     permission_classes = [IsMaintainer]
 

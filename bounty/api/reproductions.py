@@ -125,8 +125,7 @@ class ReproductionText(APIView):
 
 
 class ReproductionDecline(APIView):
-    """Decline a reproduction that shows no bug (maintainers). The next one in the order of submission takes
-    its place."""
+    """Decline a reproduction that shows no bug (maintainers). The next one in order takes its place."""
 
     permission_classes = [IsMaintainer]
 

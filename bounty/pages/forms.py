@@ -202,8 +202,7 @@ class BountyForm(TermsForm):
 
 
 class LineageForm(SentOnceForm):
-    """A new lineage that starts at the installed stack, at another stored tree, or at one of these with a
-    diff applied."""
+    """A new lineage that starts at the installed stack or another stored tree, with or without a diff."""
 
     name = forms.CharField(max_length=60, label="Name", help_text="Lower-case letters, digits, - and _.")
     base_tree = forms.CharField(

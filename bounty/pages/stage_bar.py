@@ -85,8 +85,7 @@ def _check(submission: Submission, changes: Sequence[StateChange]) -> Stage:
 
 
 def _gain(views: Sequence[RunView], awards: Sequence[Award]) -> list[Stage]:
-    """Gate, confirmation and guard stages: those behind the award, if there is one; a re-measurement changes
-    nothing."""
+    """Gate, confirmation and guard stages of the award, if there is one; re-measurements change nothing."""
     prices = {award.confirmation_run_id for award in awards if award.confirmation_run_id is not None}
     gate = _newest(views, (RunKind.GATE,))
     priced = _newest([view for view in views if not prices or view.run.pk in prices], PRICING_KINDS)
@@ -181,8 +180,7 @@ def _up_to_the_failure(stages: list[Stage]) -> list[Stage]:
 
 
 def _ended(submission: Submission, stages: list[Stage]) -> list[Stage]:
-    """Mark the stage at which a final verdict ended the submission, also when no run did (a diff that no
-    longer applies)."""
+    """Mark the stage at which a final verdict ended the submission, also if no run did."""
     if all(stage.state != FAILED for stage in stages):
         place = next(place for place, stage in enumerate(stages) if stage.state == LATER)
         is_gain = submission.verdict_kind == VerdictKind.GAIN

@@ -61,8 +61,7 @@ class Lot:
 
 
 def _confirm(submission: Submission) -> bool:
-    """Decide again by the newest run, after the tip moved or a dispute; booked awards return to escrow if it
-    fails."""
+    """Decide again by the newest run; if it fails, booked awards return to escrow."""
     if follow_tip(submission):
         return True
     verdict = verdict_of(judged_run(submission, RunKind.FIX))

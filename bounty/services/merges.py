@@ -1,5 +1,4 @@
-"""Merges: a measured candidate becomes the lineage's tip. While merges are stopped they wait, and beat does
-them later."""
+"""Merges: a measured candidate becomes the lineage's tip. While merges are stopped they wait for beat."""
 
 import logging
 from uuid import UUID

@@ -176,8 +176,7 @@ def _send_back(submission: Submission, base: StoredTree, why: str) -> None:
 
 
 def end_uncounted(submission: Submission, *, reason: str, void: str, actor: User | None = None) -> None:
-    """End a locked submission for a ``reason`` that is not its author's fault; its award is voided with the
-    reason ``void``.
+    """End a locked submission through no fault of its author; its award is voided with the reason ``void``.
 
     It is judged `patch_rejected` without a run, which does not count as an attempt.
     """

@@ -108,8 +108,7 @@ def rejudge(*, actor: User, submission_id: UUID) -> Submission:
 
 
 def judge_from_the_gate(*, submission: Submission, actor: User, reason: str) -> Run:
-    """Reset a judged submission's verdict and order its gate again, on another host if there is one. Raises
-    WrongState, OldLayout."""
+    """Reset a verdict and order the gate again, elsewhere if possible. Raises WrongState, OldLayout."""
     require_present_layout(submission.base_tree_id, instead=AGAINST_TIP)
     before = submission.verdict_run
     with transaction.atomic():

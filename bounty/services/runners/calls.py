@@ -125,8 +125,7 @@ def _locked_submission(run: Run) -> Submission | None:
 
 
 def _leave_to_other_host(run: Run, runner: Runner) -> bool:
-    """Whether a run should wait for another host than its predecessor's: there is one, and the wait is not
-    too long."""
+    """Whether a run should wait for another host than its predecessor's, within a time limit."""
     if not run.avoid_host or run.avoid_host != runner.host:
         return False
     if run.queued_at < timezone.now() - OTHER_HOST_WAIT:
@@ -142,8 +141,7 @@ def _leave_to_other_host(run: Run, runner: Runner) -> bool:
 def heartbeat(
     *, runner: Runner, run_id: UUID, lease: UUID, stage: str, pairs_done: int, pairs_max: int
 ) -> Heartbeat:
-    """Renew the lease and record the progress. ``cancel`` tells the runner to stop, because the run was
-    recalled or ended."""
+    """Renew the lease and record the progress. ``cancel`` tells the runner to stop."""
     if stage not in STAGES:
         raise BadRequest(f"The stage must be one of {', '.join(STAGES)}.")
     if not 0 <= pairs_done <= 100_000 or not 0 <= pairs_max <= 100_000:

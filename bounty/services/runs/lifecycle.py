@@ -122,8 +122,7 @@ def queue_aa_run(
 
 
 def lose_run(*, run: Run, reason: str, is_forgiven: bool = False) -> bool:
-    """Take an open run from its runner. It is queued again, or ended as an infrastructure error after the
-    last attempt.
+    """Take an open run from its runner. It is queued again, or ended after its last attempt.
 
     An attempt that the platform itself ended is forgiven: it counts neither against the run nor against its
     runner. False if the run has changed meanwhile. The log stays.

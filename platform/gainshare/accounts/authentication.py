@@ -13,8 +13,7 @@ from gainshare.accounts.services import InvalidKey, authenticate_key
 
 
 class ApiKeyAuthentication(BaseAuthentication):
-    """Authentication by API key: sets ``request.user`` to the key's owner and ``request.auth`` to the
-    :class:`ApiKey`."""
+    """Authentication by API key: ``request.user`` is its owner, ``request.auth`` the :class:`ApiKey`."""
 
     def authenticate(self, request: Request) -> tuple[User, ApiKey] | None:
         parts = get_authorization_header(request).split()

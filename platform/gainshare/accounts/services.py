@@ -63,8 +63,7 @@ class LastMaintainer(DomainError):
 
 
 def create_user(*, username: str, password: str, email: str = "", role: str = Role.CONTRIBUTOR.value) -> User:
-    """Create an active user. Raises BadAccountData (with the validators' reasons) or UsernameTaken (also for
-    a look-alike)."""
+    """Create an active user. Raises BadAccountData or UsernameTaken (also for a look-alike)."""
     if role not in Role.values:
         raise BadAccountData(f"There is no such role; choose one of {', '.join(Role.values)}.")
     user = User(username=username, email=User.objects.normalize_email(email), role=role)
@@ -192,8 +191,7 @@ def _new_key(
 
 
 def authenticate_key(raw: str) -> ApiKey:
-    """Authenticate ``raw`` and return its key with the user. Raises InvalidKey; records the use at most once
-    a minute."""
+    """Return the key of ``raw`` with its user. Raises InvalidKey; records the use once a minute."""
     parsed = RawKey.parse(raw)
     if parsed is None:
         raise InvalidKey("This is not an API key: a key begins with gs_. Check that you copied it whole.")

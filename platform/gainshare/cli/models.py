@@ -83,8 +83,7 @@ def grow_model(
         ),
     ],
 ) -> None:
-    """Make a larger model from a trained one, with the same outputs if the method allows it; see
-    docs/reference/growth.md."""
+    """Make a larger model from a trained one; docs/reference/growth.md compares the methods."""
     argv = [sys.executable, "-P", "-m", "model.growth", method, *arguments]
     status = subprocess.run(argv, check=False).returncode
     if status != 0:
@@ -93,8 +92,7 @@ def grow_model(
 
 @model.command("list")
 def list_models(as_json: JsonOption = False) -> None:
-    """List the models that `gainshare up --model` accepts (imported ones by their folder), and which are
-    downloaded."""
+    """List the models that `gainshare up --model` accepts (imported ones by folder), and their state."""
     store = _store()
     rows = [{"name": name, "is_here": True, "folder": None} for name in BUILT_IN]
     imported = sorted({file.parent.name for file in store.glob("[!.]*/config.json")} - set(FETCHED))

@@ -13,8 +13,7 @@ from gainshare.accounts.errors import DomainError
 
 
 class GatewayError(DomainError):
-    """An error with OpenAI's four fields. `code` and `message` are this platform's, `type` and `param` are
-    OpenAI's."""
+    """An error with OpenAI's four fields. `code` and `message` are ours, `type` and `param` are OpenAI's."""
 
     status = 500
     code = "internal_error"

@@ -160,8 +160,7 @@ class Generation:
         await asyncio.wait({settling}, timeout=WAIT_FOR_SETTLING_S)
 
     async def _end_at_deadline(self) -> None:
-        """End a generation whose client stopped reading, because its task waits to send and cannot check the
-        deadline."""
+        """End a generation at its deadline even if its client stopped reading."""
         await asyncio.sleep(self._deadline + self._margin_s / 2 - asyncio.get_running_loop().time())
         self.finish(RequestStatus.FAILED, TookTooLong.code)
 

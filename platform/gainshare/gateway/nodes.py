@@ -124,8 +124,7 @@ class NodePool:
     async def generate(
         self, node: ModelNode, request: GenerationRequest, max_tokens: int, *, owner: str = ""
     ) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
-        """Start a generation and yield the iterator of its chunks; leaving the block cancels it at the node.
-        `owner` is the tenant.
+        """Start a generation of the tenant `owner` and yield its chunks' iterator; leaving the block cancels it.
 
         Raises `GatewayError` if the node refuses; the iterator raises `NodeStreamError`.
         """

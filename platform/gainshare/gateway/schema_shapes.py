@@ -1,5 +1,4 @@
 """JSON shapes of the OpenAI-compatible API for the OpenAPI document, with the limits that the code checks.
-Pure functions.
 
 `requests`, `sampling` and `answers` check requests; a test compares their limits with these.
 """

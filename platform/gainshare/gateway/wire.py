@@ -1,5 +1,4 @@
-"""Output shapes of the gateway: chunks without the node's internals, whole answers, server-sent events. Pure
-functions."""
+"""Output shapes of the gateway: chunks without the node's internals, whole answers, server-sent events. Pure."""
 
 import json
 from collections.abc import Mapping

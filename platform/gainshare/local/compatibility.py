@@ -25,8 +25,7 @@ class Incompatible(LocalModeError):
 
 
 def check_format(home: Path) -> None:
-    """Raises Incompatible for a home whose files this code cannot read. A home without a mark has the first
-    format."""
+    """Raises Incompatible for a home in a newer format. A home without a mark has the first format."""
     mark = home / FORMAT_FILE
     try:
         text = mark.read_text().strip()

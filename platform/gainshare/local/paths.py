@@ -94,8 +94,7 @@ class Home:
 
     @property
     def postgres_data(self) -> Path:
-        """Data folder: in the home, or outside it if the server's user cannot enter. Existing data stay where
-        they are."""
+        """Data folder: in the home, or outside if the server's user cannot enter. Existing data are not moved."""
         for existing in (self.root / "postgres", self.outside / "postgres"):
             if existing.exists():
                 return existing

@@ -49,8 +49,7 @@ class Record:
 
     @contextmanager
     def step(self, name: str, expected: str) -> Iterator[Step]:
-        """Time one step and print its outcome. A step that raises is recorded as failed, and the error is
-        raised again."""
+        """Time one step and print its outcome. A step that raises is recorded as failed."""
         step = Step(name, expected)
         self.steps.append(step)
         begun = time.monotonic()

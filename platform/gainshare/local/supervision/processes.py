@@ -1,5 +1,4 @@
-"""Process control for the supervisor: start processes that die with their parent, find them, end them with
-their children.
+"""Process control for the supervisor: start processes that die with their parent, find and end them.
 
 A service is started in its own session, so `stop` reaches its children too. All processes of a stack have a
 tag in their environment, by which leftovers of a killed supervisor are found. psutil lists processes. A pid

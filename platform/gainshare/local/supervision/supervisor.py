@@ -39,8 +39,7 @@ class Stopped(Exception):
 
 
 class Supervisor:
-    """Supervisor of one stack on one home. `say` gets lines of text; `on_ready` is called when all services
-    are ready."""
+    """Supervisor of one stack on one home. `say` gets lines of text; `on_ready` is called when all is ready."""
 
     def __init__(
         self,

@@ -15,8 +15,7 @@ class _TooLong(Exception):
 
 
 def with_body_limit(site: Any, limits: Mapping[str, int]) -> Any:
-    """Wrap `site` with a limit on bodies: ``limits`` in bytes by prefix of the address, of which the longest
-    applies."""
+    """Wrap `site` with a limit on bodies: ``limits`` in bytes by the longest matching prefix of the address."""
     by_length = sorted(limits.items(), key=lambda entry: -len(entry[0]))
 
     async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:

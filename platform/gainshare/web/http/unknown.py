@@ -17,8 +17,7 @@ def is_for_programs(request: HttpRequest) -> bool:
 
 @csrf_exempt
 def unknown_address(request: HttpRequest, rest: str = "") -> HttpResponse:
-    """404 in the API's shape. Only a read is redirected to the address with a slash, because a body would get
-    lost."""
+    """404 in the API's shape. Only a read is redirected to the address with a slash."""
     lacks_slash = not request.path.endswith("/") and is_valid_path(f"{request.path_info}/")
     if lacks_slash and request.method in ("GET", "HEAD"):
         return HttpResponsePermanentRedirect(request.get_full_path(force_append_slash=True))
