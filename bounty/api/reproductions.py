@@ -104,7 +104,7 @@ class ReproductionList(generics.ListAPIView[Reproduction]):
 
 
 class ReproductionDetail(APIView):
-    """One reproduction, with state, verdict, run, and every change with its reason."""
+    """One reproduction. State, verdict, run, and every change with its reason."""
 
     permission_classes = [AllowAny]
 

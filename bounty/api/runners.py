@@ -136,7 +136,7 @@ class RunnerList(generics.ListAPIView[Runner]):
 
 
 class RunnerDetail(generics.RetrieveAPIView[Runner]):
-    """One runner, with its history and the public key that verifies the signatures on its evidence."""
+    """One runner with its history. Its public key verifies the signatures on its evidence."""
 
     queryset = Runner.objects.all()
     serializer_class = RunnerDetailOut
@@ -155,7 +155,7 @@ class RunnerNoise(generics.ListAPIView[NoiseSample]):
 
 
 class RunnerDoubts(APIView):
-    """Runs in doubt after a runner's quarantine for drift: award-relevant runs since its last good A/A run."""
+    """Runs in doubt after a quarantine for drift. These are award-relevant runs since the last good A/A run."""
 
     permission_classes = [AllowAny]
 

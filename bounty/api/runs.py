@@ -261,7 +261,7 @@ class RunList(generics.ListAPIView[Run]):
 
 
 class RunDetail(APIView):
-    """One run; its samples are included when it has its verdict."""
+    """One run. Its samples are included when it has its verdict."""
 
     permission_classes = [AllowAny]
 

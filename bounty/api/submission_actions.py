@@ -71,7 +71,7 @@ class SubmissionRemeasure(APIView):
 
 
 class SubmissionRejudge(APIView):
-    """Order the gate again after a suspicious verdict or an infrastructure error (maintainers)."""
+    """Order the gate again (maintainers). Possible after a suspicious verdict or an infrastructure error."""
 
     permission_classes = [IsMaintainer]
 

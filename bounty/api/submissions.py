@@ -222,7 +222,7 @@ class SubmissionList(generics.ListAPIView[Submission]):
 
 
 class SubmissionDetail(APIView):
-    """One submission, with state, verdict, award, runs, reviews, and every change with its reason."""
+    """One submission. State, verdict, award, runs, reviews, and every change with its reason."""
 
     permission_classes = [AllowAny]
 

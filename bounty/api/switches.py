@@ -28,7 +28,7 @@ class LiftIn(serializers.Serializer[Any]):
 
 
 class SwitchList(APIView):
-    """The state of the three emergency stops, with who changed each last, when and why."""
+    """The state of the three emergency stops. Each with who changed it last, when and why."""
 
     permission_classes = [AllowAny]
 

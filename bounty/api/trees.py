@@ -132,7 +132,7 @@ class TreeArchive(APIView):
 
 
 class LineageList(generics.ListAPIView[Lineage]):
-    """All lineages, which are lines of trees that grow by merges."""
+    """All lineages. They are lines of trees that grow by merges."""
 
     queryset = Lineage.objects.all()
     serializer_class = LineageOut
