@@ -45,7 +45,7 @@ def fair_order(waiting: Sequence[Waiting], load: Mapping[int | None, int]) -> li
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """When a run starts and ends, in seconds from now; None if it cannot be estimated."""
+    """Estimated start and end of a run, in seconds from now; None if unknown."""
 
     starts_in_s: int | None
     ends_in_s: int | None

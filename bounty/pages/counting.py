@@ -1,4 +1,4 @@
-"""How CPU time and memory were counted, read from a run's evidence."""
+"""Methods by which CPU time and memory were counted, from a run's evidence."""
 
 import json
 from collections.abc import Mapping

@@ -129,10 +129,10 @@ def _advance(repairs: Repairs, now: datetime) -> None:
         has_new_verdict | to_reserve | merged | in_window | checked | MAY_BE_LEFT_BEHIND
     )
     for submission in waiting.order_by("sealed_at").distinct():
-        repairs.advanced += repairs.attempt(f"submission {submission.pk}", partial(_go_on, submission))
+        repairs.advanced += repairs.attempt(f"submission {submission.pk}", partial(_advance_one, submission))
 
 
-def _go_on(before: Submission) -> bool:
+def _advance_one(before: Submission) -> bool:
     after = advance_submission(submission_id=before.pk)
     return (after.state, after.next_step) != (before.state, before.next_step)
 

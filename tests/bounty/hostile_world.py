@@ -64,7 +64,7 @@ class HostileWorld(BugWorld):
             long_name(user)
         User.objects.filter(pk=self.mira.pk).update(is_staff=True, email=f"{'w' * 60}@example.org")
         self.mira.refresh_from_db()
-        self._look_after_runners()
+        self._manage_runners()
         self._judge()
         self._object()
         self._show_bugs()
@@ -74,7 +74,7 @@ class HostileWorld(BugWorld):
         self._stop()
         self._rewrite()
 
-    def _look_after_runners(self) -> None:
+    def _manage_runners(self) -> None:
         calibrate(actor=self.mira, name=self.runner.name)
         aa = self.judge(0.3, units=12)  # a bad A/A run: quarantined, with a doubt
         self.key = generate_key()

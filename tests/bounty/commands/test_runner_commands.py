@@ -40,7 +40,7 @@ def result(gainshare: Command, *arguments: str) -> Any:
     return json.loads(out)
 
 
-def test_a_maintainer_looks_after_runners_and_stops_the_platform(
+def test_a_maintainer_manages_runners_and_stops_the_platform(
     world: World, gainshare: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = world.runner.name

@@ -68,7 +68,7 @@ def test_a_maintainer_opens_a_bounty_for_a_bug(world: BugWorld) -> None:
     assert "5 credits for the reproduction" in html and "No one has reproduced this bug yet" in html
 
 
-def test_a_reproduction_of_ones_own_comes_with_it(world: BugWorld) -> None:
+def test_a_bug_bounty_may_come_with_a_reproduction(world: BugWorld) -> None:
     pasted = terms(world, reproduction=TEXT.replace("\n", "\r\n"), escrow="20")
     assert client_of(world.mira).post("/bounties/new/bug/", pasted).status_code == 302
     bug = Bounty.objects.get(title="Wrong in batches")
@@ -106,7 +106,7 @@ def test_impossible_terms_are_refused_and_stay_in_the_form(
     assert Bounty.objects.filter(title="Wrong in batches").count() == 0
 
 
-def test_what_is_wrong_with_the_escrow_stands_beside_it(world: BugWorld) -> None:
+def test_an_error_in_the_escrow_is_shown_at_its_field(world: BugWorld) -> None:
     html = client_of(world.mira).post("/bounties/new/bug/", terms(world, escrow="1000000")).content.decode()
     field = html[html.index('name="escrow"') :]
     assert 'aria-invalid="true"' in field[: field.index(">")]

@@ -219,7 +219,7 @@ def gainshare(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 
 
 @pytest.mark.django_db(transaction=True)
-def test_the_command_sends_a_reproduction_and_says_where_it_stands(
+def test_the_command_submits_a_reproduction_and_prints_its_state(
     live_server: Any, gainshare: Command, tmp_path: Path
 ) -> None:
     world = BugWorld()

@@ -38,7 +38,7 @@ def test_a_confirmed_gain_waits_for_its_review_and_then_for_its_merge(world: Wor
     assert "Nothing to do" in desk(world.mira)
 
 
-def test_one_does_not_find_ones_own_patch_to_review(world: World) -> None:
+def test_own_patches_are_not_listed_for_review(world: World) -> None:
     world.confirmed(world.ruth, diff_of_line(1, "fast = 1"))
     assert "To review" in desk(world.mira) and "To review" not in desk(world.ruth)
 

@@ -45,7 +45,7 @@ def test_an_exhausted_bounty_opens_again(world: World) -> None:
     assert world.bounty.state == "open"
 
 
-def test_what_cannot_be_added_is_refused_beside_the_field(world: World) -> None:
+def test_an_impossible_amount_is_refused_at_its_field(world: World) -> None:
     path, sent = f"/bounties/{world.bounty.pk}/escrow/", {"transfer_id": str(uuid4())}
     for who, amount, complaint in (
         (world.mira, "some", "at most six decimals"),

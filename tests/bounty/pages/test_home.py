@@ -100,7 +100,7 @@ def test_what_is_not_decided_stays_sealed(world: World) -> None:
     assert figure(home(), "Confirmed gains") == "1"
 
 
-def test_a_gain_that_is_priced_anew_is_sealed_again(world: World) -> None:
+def test_a_gain_that_is_priced_again_is_sealed_again(world: World) -> None:
     submission = world.confirmed(world.ann, DIFF)
     assert latest_gain() is not None
     Submission.objects.filter(pk=submission.pk).update(state=SubmissionState.CONFIRMING)

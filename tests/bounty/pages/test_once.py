@@ -48,7 +48,7 @@ def test_a_bountys_form_sent_twice_opens_and_funds_one(world: World) -> None:
     assert Bounty.objects.filter(title="Quicker routing").count() == 2
 
 
-def test_an_id_of_somebody_else_shows_nothing_of_theirs(world: World) -> None:
+def test_an_id_of_another_person_shows_nothing_of_theirs(world: World) -> None:
     sent = new_terms(world, call_id=str(uuid4()))
     client_of(world.mira).post("/bounties/new/", sent)
     answer = client_of(world.ruth).post("/bounties/new/", sent)
@@ -56,7 +56,7 @@ def test_an_id_of_somebody_else_shows_nothing_of_theirs(world: World) -> None:
     assert Bounty.objects.filter(title="Quicker routing").count() == 1
 
 
-def test_what_was_refused_may_be_mended_and_sent_with_the_same_id(world: World) -> None:
+def test_a_refused_form_may_be_corrected_and_sent_with_the_same_id(world: World) -> None:
     sent = new_terms(world, call_id=str(uuid4()))
     assert client_of(world.mira).post("/bounties/new/", {**sent, "escrow": "9999"}).status_code == 400
     assert client_of(world.mira).post("/bounties/new/", sent).status_code == 302

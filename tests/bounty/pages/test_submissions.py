@@ -141,7 +141,7 @@ def test_a_confirmed_gain_shows_plot_bound_evidence_and_award(world: World) -> N
             assert counted_by(Evidence(blob=blob)) == {}
 
 
-def test_nobody_but_the_author_withdraws(world: World) -> None:
+def test_no_one_but_the_author_withdraws(world: World) -> None:
     submission = world.submit(world.ann, DIFF)
     assert "withdraw" not in allowed_actions(submission, world.bob)
     assert "Only the author" in press(world.bob, submission, "withdraw")
@@ -195,7 +195,7 @@ def test_buttons_need_the_forms_token(world: World) -> None:
     assert strict.post(url(submission, "withdraw/")).status_code == 403
 
 
-def test_ones_own_submissions_are_listed(world: World) -> None:
+def test_own_submissions_are_listed(world: World) -> None:
     assert "No submissions yet" in page("/submissions/", world.ann)
     submission = world.submit(world.ann, DIFF)
     assert str(submission.pk) in page("/submissions/", world.ann)

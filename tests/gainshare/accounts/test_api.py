@@ -72,7 +72,7 @@ def test_sign_up_can_be_closed(settings: Any) -> None:
     assert maintainer.post("/api/v1/users/", body, format="json").status_code == 201
 
 
-def test_nobody_signs_up_with_a_role(ann: User) -> None:
+def test_no_one_signs_up_with_a_role(ann: User) -> None:
     body = {"username": "eve", "password": PASSWORD, "role": "maintainer", "is_superuser": True}
     assert APIClient().post("/api/v1/users/", body, format="json").status_code == 201
     assert not User.objects.get(username="eve").is_maintainer

@@ -58,7 +58,7 @@ def test_names_that_only_resemble_each_other_are_free() -> None:
 
 
 @pytest.mark.django_db
-def test_somebody_from_before_the_rule_goes_on_as_ever() -> None:
+def test_a_user_from_before_the_rule_keeps_the_name() -> None:
     old = User(username=CYRILLIC)
     old.set_password(PASSWORD)
     old.save()

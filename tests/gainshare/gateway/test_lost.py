@@ -101,7 +101,7 @@ def test_nothing_delivered_costs_nothing(world: World, is_stream: bool) -> None:
     assert ledger.balance(world.ann).available == GRANTED
 
 
-def test_an_answer_goes_on_while_its_key_stands(world: World) -> None:
+def test_an_answer_continues_while_its_key_is_valid(world: World) -> None:
     request_id = running(world)
     assert services.follow(request_id=request_id, metered=delivered(3))
     key = ApiKey.objects.get(user=world.ann)

@@ -247,7 +247,7 @@ def test_a_receivable_is_never_repaid_beyond_what_is_owed(world: World) -> None:
         Entry.objects.create(transfer_id=transfer_id, account=receivable, amount=amount)
 
 
-def test_nobody_repays_with_another_persons_lot(world: World) -> None:
+def test_no_one_repays_with_another_persons_lot(world: World) -> None:
     lot = world.grant(world.bob, 10)
     with pytest.raises(IntegrityError, match="another person owes"), transaction.atomic():
         insert_transfer("repayment", lot.pk, receivable_of(world.ann.pk).pk, 1, "posted")

@@ -96,7 +96,7 @@ def test_holding_more_than_there_is_says_how_much_there_is(world: World) -> None
     world.hold(world.ann, 18)
 
 
-def test_nobody_holds_another_persons_credits(world: World) -> None:
+def test_no_one_holds_another_persons_credits(world: World) -> None:
     world.grant(world.ann, 30)
     with pytest.raises(InsufficientCredits):
         world.hold(world.bob, 1)
@@ -170,7 +170,7 @@ def test_only_overdue_holds_expire(world: World) -> None:
     assert violations() == []
 
 
-def test_an_overdue_hold_that_nobody_expired_yet_still_settles(world: World) -> None:
+def test_an_overdue_hold_that_no_one_expired_yet_still_settles(world: World) -> None:
     world.grant(world.ann, 100)
     hold = world.hold(world.ann, 10, expires_at=timezone.now() - timedelta(seconds=5))
     assert services.settle_hold(hold_id=hold.pk, amount_microcredits=7).state == HoldState.SETTLED

@@ -31,7 +31,7 @@ def test_ranges_end_where_tests_did(name: str, tested: list[str], others: list[s
     assert [one for one in others if one in RANGES[name]] == []
 
 
-def test_this_environment_lies_in_the_ranges() -> None:
+def test_this_environment_is_in_the_ranges() -> None:
     assert len(REQUIREMENTS) > 20
     outside = {
         name: found

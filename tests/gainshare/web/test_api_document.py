@@ -37,7 +37,7 @@ def test_it_is_made_without_a_warning() -> None:
     assert not GENERATOR_STATS
 
 
-def test_it_is_served_to_everybody(db: None) -> None:
+def test_it_is_served_to_everyone(db: None) -> None:
     served = Client().get("/api/schema/", headers={"accept": "application/json"})
     assert served.status_code == 200
     assert set(served.json()["paths"]) == set(document()["paths"])

@@ -95,7 +95,7 @@ def asked(client: Client, method: str, target: str, body: bytes = b"", kind: str
 
 
 def let_in(client: APIClient) -> set[str]:
-    """Which changing requests get beyond the permissions; with a body that nothing can be done with."""
+    """Changing requests that pass the permissions, sent with an unusable body."""
     found = set()
     for method, route in CHANGING:
         answer = asked(client, method, address(route), b"[]")

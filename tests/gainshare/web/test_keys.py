@@ -79,7 +79,7 @@ def test_a_revoked_or_expired_key_gets_no_secret(user: User) -> None:
     assert [draw_secret(user=user, prefix=key.prefix) for key in (revoked, late)] == [None, None]
 
 
-def test_a_key_without_its_secret_lets_nobody_in(user: User, client: Client) -> None:
+def test_a_key_without_its_secret_lets_no_one_in(user: User, client: Client) -> None:
     key = order_api_key(user=user, name="waits", scopes=["read"])
     for secret in ("", "0" * 64):
         answer = Client().get("/api/v1/users/me/", HTTP_AUTHORIZATION=f"Bearer gs_{key.prefix}_{secret}")

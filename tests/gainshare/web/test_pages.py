@@ -51,7 +51,7 @@ def test_private_pages_send_visitors_to_the_login_page(path: str) -> None:
 @pytest.mark.parametrize(
     "path", ["/", "/account/", "/account/password/", "/keys/", "/credits/", "/usage/", "/playground/"]
 )
-def test_every_page_is_complete_and_asks_nobody_else_for_anything(client: Client, path: str) -> None:
+def test_every_page_is_complete_and_asks_no_one_else_for_anything(client: Client, path: str) -> None:
     html = html_of(client, path)
     assert html.startswith("<!doctype html>") and html.rstrip().endswith("</html>")
     assert html.count("<h1") == 1
@@ -97,7 +97,7 @@ def test_a_sign_up_that_cannot_be_says_why(user: User, changes: dict[str, str], 
     assert User.objects.count() == 1
 
 
-def test_a_closed_site_takes_nobody_in(settings: Settings) -> None:
+def test_a_closed_site_takes_no_one_in(settings: Settings) -> None:
     settings.OPEN_SIGNUP = False
     assert "Sign-up is closed" in html_of(Client(), "/signup/", 403)
     form = {"username": "ada", "password": PASSWORD, "password_again": PASSWORD}
@@ -138,7 +138,7 @@ def test_a_key_that_cannot_be_says_why(client: Client, changes: dict[str, Any], 
     assert not ApiKey.objects.exists()
 
 
-def test_one_revokes_ones_own_keys_only(client: Client, user: User) -> None:
+def test_users_revoke_only_their_own_keys(client: Client, user: User) -> None:
     client.post("/keys/", {"name": "laptop", "scopes": ["read"], "lifetime": ""})
     key = ApiKey.objects.get()
     stranger = Client()

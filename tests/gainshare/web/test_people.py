@@ -40,7 +40,7 @@ def test_a_maintainer_who_is_not_staff_appoints_and_dismisses_and_it_is_noted() 
     ]
 
 
-def test_nobody_else_sees_or_uses_the_page() -> None:
+def test_no_one_else_sees_or_uses_the_page() -> None:
     ann = make_user()
     client = client_of(ann)
     assert f'href="{PATH}"' not in client.get("/").content.decode()
@@ -50,7 +50,7 @@ def test_nobody_else_sees_or_uses_the_page() -> None:
     assert role_of(ann) == "contributor" and not RoleChange.objects.exists()
 
 
-def test_nobody_promotes_themselves() -> None:
+def test_no_one_promotes_themselves() -> None:
     root = User.objects.create_superuser("root", password="correct horse battery")
     html = client_of(root).post(PATH, {"username": "root", "role": "maintainer"}).content.decode()
     assert "You cannot give yourself more rights" in html and role_of(root) == "contributor"
@@ -73,7 +73,7 @@ def test_the_last_maintainer_stays_and_another_one_may_step_down() -> None:
         ({"reason": "x" * 301}, "at most 300 characters"),
     ],
 )
-def test_what_cannot_be_is_refused_beside_the_field(changes: dict[str, str], complaint: str) -> None:
+def test_impossible_changes_are_refused_at_their_field(changes: dict[str, str], complaint: str) -> None:
     boss = make_user("maintainer")
     answer = client_of(boss).post(PATH, {"username": boss.username, "role": "maintainer", **changes})
     assert answer.status_code == 400 and complaint in answer.content.decode()

@@ -111,7 +111,7 @@ def test_only_a_runner_with_its_token_says_that_it_waits(world: World) -> None:
     assert not Runner.objects.filter(waits_for_device_since__isnull=False).exists()
 
 
-def test_a_run_that_takes_longer_than_usual_gives_no_time_that_stands_still(world: World) -> None:
+def test_a_run_that_takes_longer_than_usual_has_no_estimate(world: World) -> None:
     judged_in(world, 7)
     at_work(world.runner)
     world.submit(world.ann, DIFF)

@@ -72,7 +72,7 @@ def test_another_version_of_the_judge_gets_no_work_but_no_quarantine_either(worl
     assert ask(world, machine()).runner_id == world.runner.pk
 
 
-def test_a_new_version_of_the_judge_starts_the_noise_history_anew(world: World) -> None:
+def test_a_new_version_of_the_judge_starts_the_noise_history_again(world: World) -> None:
     with pytest.raises(NotLeasable):
         ask(world, machine(harness="0" * 64))
     since = Runner.objects.get(pk=world.runner.pk).history_since

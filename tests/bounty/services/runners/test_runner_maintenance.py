@@ -129,7 +129,7 @@ def test_the_state_endpoint_leads_to_the_same_actions(world: World) -> None:
         )
 
 
-def test_only_maintainers_look_after_runners_and_each_action_says_why(world: World) -> None:
+def test_only_maintainers_manage_runners_and_each_action_says_why(world: World) -> None:
     for action in ("drain", "resume", "quarantine", "release", "retire"):
         with pytest.raises(NotAllowed):
             getattr(runner_maintenance, action)(actor=world.ann, name=world.runner.name, reason="x")

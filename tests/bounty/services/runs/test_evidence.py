@@ -264,7 +264,7 @@ def test_a_run_is_taken_from_a_runner_that_is_quarantined_while_it_judges(world:
     assert not Evidence.objects.exists()
 
 
-def test_evidence_that_comes_before_its_quarantined_runner_lost_the_run_earns_nobody_an_award(
+def test_evidence_that_comes_before_its_quarantined_runner_lost_the_run_earns_no_one_an_award(
     world: World, leased: Run
 ) -> None:
     # Between the quarantine's two steps: the runner is not trusted any more, the run is not taken back yet.

@@ -200,7 +200,7 @@ def test_a_log_is_written_once_however_often_it_is_sent(world: World) -> None:
     assert text.count("one\n") == text.count("two\n") == 1
 
 
-def test_a_log_goes_on_over_attempts_and_is_read_from_any_place(world: World) -> None:
+def test_a_log_continues_over_attempts_and_is_read_from_any_place(world: World) -> None:
     submission = world.submit(world.ann, DIFF)
     run = world.lease()
     write(run, world.runner, 0, "first attempt é\n")

@@ -73,7 +73,7 @@ def test_a_cancelled_aa_run_ends_without_a_verdict(world: World) -> None:
     assert not RunVerdict.objects.exists()
 
 
-def test_nobody_cancels_a_run_of_their_own_submission(world: World) -> None:
+def test_no_one_cancels_a_run_of_their_own_submission(world: World) -> None:
     submission = submit(actor=world.mira, bounty_id=world.bounty.pk, diff=DIFF)
     run = submission.runs.get()
     with pytest.raises(NotAllowed, match="Withdraw"):
