@@ -77,4 +77,4 @@ def test_a_large_sum_is_asked_about_in_the_open_form(world: World) -> None:
     client.post(path, {**sent, "confirmed": found[1]})
     assert available_escrow(world.bounty) == 600_000_000
     other = client.post(path, {**sent, "amount": "1"})
-    assert other.status_code == 409 and "sent before" in other.content.decode()
+    assert other.status_code == 409 and "already sent" in other.content.decode()
