@@ -161,7 +161,7 @@ class LineageRenewalOut(serializers.Serializer[Any]):
     old_tip = serializers.CharField()
     tip = serializers.CharField(help_text="Equal to the old tip if only submissions had to end.")
     ended = serializers.ListField(
-        child=serializers.UUIDField(), help_text="Submissions that ended without an attempt."
+        child=serializers.UUIDField(), help_text="Submissions that ended; they do not count as attempts."
     )
     kept = serializers.ListField(
         child=serializers.UUIDField(),
