@@ -128,11 +128,11 @@ def test_a_newcomer_is_led_to_the_first_steps(world: World) -> None:
     for words, path in (
         ("submit your first patch", "/bounties/"),
         ("in the playground", "/playground/"),
-        ("Make an API key", "/keys/"),
+        ("Make an API key for your programs", "/keys/"),
     ):
         assert re.search(rf'<li><a href="{path}">[^<]*{words}', html), words
     create_api_key(user=world.ann, name="x", scopes=["read"])
-    assert "Make an API key" not in home(world.ann)
+    assert "Make an API key for your programs" not in home(world.ann)
 
 
 def test_a_contributor_sees_balance_and_own_patches(world: World) -> None:
