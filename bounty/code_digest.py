@@ -1,8 +1,8 @@
-"""What a tree's code says, apart from comments and layout: two trees with one digest compute the same.
+"""Digest of a tree's code without comments and layout. Trees with the same digest compute the same.
 
 Python files are read as tokens, without comments, blank lines and the width of spaces and indents; docstrings stay,
 since code can read them. Anything else, and Python that cannot be read as tokens, counts byte for byte. Nothing is
-parsed further, compiled or imported. Knows no database.
+parsed further, compiled or imported.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ def code_digest(tree: Tree, store: BlobStore) -> str:
 
 @lru_cache(maxsize=1024)  # most files of a tree are those of the tree before
 def _of_python(source: bytes) -> bytes:
-    """SHA-256 of the file's tokens; of its bytes where it has none."""
+    """SHA-256 of the file's tokens, or of its bytes if it cannot be read as tokens."""
     if len(source) > MAX_BYTES:
         return hashlib.sha256(source).digest()
     tokens = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""Trees that say the same apart from comments and layout have one digest; anything that could compute has its own."""
+"""Trees that differ only in comments and layout have the same digest; any other difference changes it."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A run's log: written once, in pieces, whatever becomes of the run; bounded; read from any place on."""
+"""Logs of runs: bounded, append-only, and readable from any offset."""
 
 from dataclasses import dataclass
 from uuid import UUID
@@ -12,13 +12,13 @@ from bounty.models import LogChunk, Run, RunState, Submission, SubmissionState
 from bounty.services.runs.leases import require_lease
 
 CUT_NOTE = f"\n[the log is longer than {MAX_LOG_CHARS} characters; the rest was not kept]\n"
-# Room above the bound for the platform's own short lines, so that they are there to the end.
+# Room above the bound for the platform's own short lines.
 OWN_ROOM = 20_000
 
 
 @dataclass(frozen=True, slots=True)
 class LogPage:
-    """``text`` from ``offset`` on. Ask again from ``next_offset``; nothing more comes once ``is_final``."""
+    """Part of a log: ``text`` from ``offset``. The next part starts at ``next_offset``, unless ``is_final``."""
 
     offset: int
     next_offset: int
@@ -27,17 +27,19 @@ class LogPage:
 
 
 def append_log(*, run_id: UUID, lease: UUID, runner_id: UUID, offset: int, text: str) -> int:
-    """Add what the current lease's holder says. Returns the next offset, counted in characters of this lease.
+    """Append text from the lease's holder. Returns the next offset, in characters of this lease.
 
-    A piece that was received before is not written twice. Raises LeaseLost; LogGap (with the offset to go on
-    from) when a piece is missing.
+    Text that was received before is not written twice. Raises LeaseLost; LogGap (with the offset to continue
+    from) if a part is missing.
     """
     if len(text) > MAX_LOG_POST_CHARS:
-        raise BadRequest(f"Send at most {MAX_LOG_POST_CHARS} characters of log at a time.")
+        raise BadRequest(
+            f"The part is too long. Send at most {MAX_LOG_POST_CHARS} characters of log at a time."
+        )
     with transaction.atomic():
         run = require_lease(run_id=run_id, lease=lease, runner_id=runner_id)
         if offset > run.log_lease_chars:
-            raise LogGap(f"The log continues at offset {run.log_lease_chars}.")
+            raise LogGap(f"A part of the log is missing. Send it again from offset {run.log_lease_chars}.")
         fresh = text[run.log_lease_chars - offset :]
         if fresh:
             run.log_lease_chars += len(fresh)
@@ -46,14 +48,14 @@ def append_log(*, run_id: UUID, lease: UUID, runner_id: UUID, offset: int, text:
 
 
 def say(run: Run, text: str) -> None:
-    """A line of the platform itself in the run's log. The caller's transaction has changed the run's row."""
+    """Write a line of the platform into the run's log. The caller's transaction has changed the run's row."""
     locked = Run.objects.select_for_update().get(pk=run.pk)
     _write(locked, f"[gainshare] {text}\n", MAX_LOG_CHARS + OWN_ROOM)
     run.log_chars = locked.log_chars
 
 
 def _write(run: Run, text: str, bound: int) -> None:
-    """Append to the locked run, as far as the bound allows, and store its counters."""
+    """Append to the locked run's log up to the bound, and store its counters."""
     clean = _storable(text)
     room = bound - run.log_chars
     if len(clean) > room:
@@ -65,12 +67,12 @@ def _write(run: Run, text: str, bound: int) -> None:
 
 
 def _storable(text: str) -> str:
-    """Same length, without what PostgreSQL cannot store: NUL and lone surrogates."""
+    """Replace characters that PostgreSQL cannot store (NUL and lone surrogates), keeping the length."""
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
 def read_log(*, runs: QuerySet[Run], offset: int, limit: int = LOG_PAGE_CHARS) -> LogPage:
-    """The logs of ``runs``, one after the other by age, from character ``offset`` on."""
+    """The logs of ``runs``, oldest first, from character ``offset``."""
     ordered = list(runs.order_by("queued_at", "pk"))
     parts: list[str] = []
     before, wanted = 0, limit
@@ -98,7 +100,7 @@ def _slice(run: Run, start: int, limit: int) -> str:
 
 
 def submission_log(*, submission: Submission, offset: int) -> LogPage:
-    """The logs of all runs of a submission, gate first. Final once the submission's verdict is."""
+    """The logs of all runs of a submission, gate first. Final when the submission's verdict is."""
     page = read_log(runs=Run.objects.filter(submission=submission), offset=offset)
     is_final = page.is_final and (submission.is_decided or submission.state == SubmissionState.WITHDRAWN)
     return LogPage(page.offset, page.next_offset, page.text, is_final)
