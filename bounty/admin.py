@@ -1,4 +1,4 @@
-"""Django's admin of the bounty app: to look, not to change. Every change goes through a service."""
+"""Read-only Django admin of the bounty app. Every change goes through a service."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ else:
 
 
 class ReadOnlyAdmin(ModelAdmin):
-    """Shows rows. Adding, changing and deleting are refused to everybody."""
+    """Shows rows; no one can add, change or delete them."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -63,7 +63,7 @@ class ReproductionAdmin(ReadOnlyAdmin):
 class RunAdmin(ReadOnlyAdmin):
     list_display = ["id", "kind", "submission", "state", "attempt", "runner", "pairs_done", "queued_at"]
     list_filter = ["state", "kind", "hardware"]
-    exclude = ["lease", "nonce"]  # what a runner proves itself with
+    exclude = ["lease", "nonce"]  # the runner's credential
 
 
 @admin.register(RunVerdict)

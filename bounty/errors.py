@@ -1,10 +1,10 @@
-"""What the bounty app refuses, each with a stable code, an HTTP status and a message that says what to do."""
+"""Errors of the bounty app, each with a stable code, an HTTP status and a message that says what to do."""
 
 from gainshare.accounts.errors import DomainError
 
 
 class BountyError(DomainError):
-    """Base of this app's refusals; nothing was changed."""
+    """Base of this app's errors. When one is raised, nothing was changed."""
 
     code = "bounty_refused"
     status = 409
@@ -47,7 +47,7 @@ class BountyClosed(BountyError):
 
 
 class NoRunner(BountyError):
-    """No runner has the bounty's hardware, so its escrow would wait for nothing; may be accepted."""
+    """No runner has the bounty's hardware, so nothing could be judged; the caller may accept that."""
 
     code = "no_runner"
 
@@ -93,7 +93,7 @@ class AlreadySubmitted(BountyError):
 
 
 class AlreadyJudged(BountyError):
-    """The same candidate was judged against the same base; there are no second tickets."""
+    """The same candidate was already judged against the same base."""
 
     code = "already_judged"
 
@@ -131,13 +131,13 @@ class Stopped(BountyError):
 
 
 class LogGap(BountyError):
-    """A piece of log does not start where the received log ends."""
+    """A part of a log does not start where the received log ends."""
 
     code = "log_gap"
 
 
 class EvidenceRefused(BountyError):
-    """The evidence does not hold; the run is queued again."""
+    """The evidence is not valid; the run is queued again."""
 
     code = "evidence_refused"
     status = 422

@@ -1,7 +1,7 @@
-"""The order in which waiting runs get a runner: fair between people. Pure; knows no database and no clock.
+"""Fair order in which waiting runs get a runner. Pure functions.
 
-The next run is the oldest one of the person who has had the least: runs that are being judged now, or were
-within the recent past. Each run placed in the order counts at once, so people take turns.
+The next run is the oldest run of the person with the fewest runs now or in the recent past. Each run that is
+placed in the order counts at once, so people take turns.
 """
 
 import heapq
@@ -15,7 +15,7 @@ from uuid import UUID
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """One queued run. ``person`` is None for the platform's own runs (A/A), which wait behind everybody."""
+    """One queued run. ``person`` is None for the platform's own A/A runs, which come after all others."""
 
     run_id: UUID
     person: int | None
@@ -45,7 +45,7 @@ def fair_order(waiting: Sequence[Waiting], load: Mapping[int | None, int]) -> li
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """When a run starts and ends, in seconds from now; None where nothing is known to go by."""
+    """Estimated start and end of a run, in seconds from now; None if unknown."""
 
     starts_in_s: int | None
     ends_in_s: int | None
@@ -61,7 +61,7 @@ def estimate(
     busy_s: Sequence[float | None],
     idle: int,
 ) -> Estimate:
-    """Let every runner take the next run as soon as it is free, and see when ours is taken.
+    """Simulate the queue: each runner takes the next run as soon as it is free.
 
     ``ahead_s`` is how long each run before ours takes, in order, ``busy_s`` what the running ones still need. A
     runner whose run no one can tell the end of is not counted on.

@@ -1,7 +1,7 @@
-"""Which confirmed gains are measured once more while they are reviewed, and what that says. Pure; no database, no clock.
+"""Random re-measurement of confirmed gains: the draw and its result. Pure functions.
 
-The draw is a keyed hash of the submission's id: whoever does not have the platform's secret cannot foresee it, and
-no one can draw again.
+The draw is a keyed hash of the submission's id. Without the platform's secret it cannot be predicted, and it
+cannot be repeated.
 """
 
 import hashlib
@@ -15,18 +15,19 @@ _LABEL = b"gainshare.recheck/1\n"
 
 
 def is_drawn(*, secret: str, submission_id: UUID, percent: int) -> bool:
-    """Whether this submission is among the ``percent`` of a hundred that are measured again."""
+    """Whether this submission is among the ``percent`` per cent that are measured again."""
     if not 0 <= percent <= 100:
-        raise ValueError("a share is 0 to 100 per cent")
+        raise ValueError("percent must be from 0 to 100 per cent")
     drawn = hmac.new(secret.encode(), _LABEL + submission_id.bytes, hashlib.sha256).digest()
     return int.from_bytes(drawn[:8]) % 100 < percent
 
 
 def doubt(*, confirmed_bound_log_ppm: int, kind: str, estimate_log_ppm: int | None, reason: str) -> str:
-    """What speaks against the confirmed gain, or nothing: the re-measurement should find at least half of its bound.
+    """Reason to doubt the confirmed gain, or an empty text: the re-measurement should find at least half of
+    its bound.
 
-    The confirmed figure is a lower bound, so an honest gain lies above it in 19 of 20 cases; half of it leaves room
-    for noise and for another host. The platform's own failure says nothing either way.
+    The confirmed figure is a lower bound, so an honest gain is above it in 19 of 20 cases. Half of it leaves
+    room for noise and for another host. The platform's own failure is no reason.
     """
     if kind == VerdictKind.INFRASTRUCTURE_ERROR:
         return ""

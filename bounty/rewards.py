@@ -1,4 +1,4 @@
-"""What a measured gain is worth, in whole micro-credits. Pure integer arithmetic; knows no database and no clock.
+"""Award of a measured gain, in whole micro-credits. Pure integer arithmetic.
 
 A gain is ``log_ppm``: ln(base time / candidate time) in millionths of a nat. Awards are linear in it, so a gain
 split into several patches never pays more than in one piece: ``award(a) + award(b) <= award(a + b)``.
@@ -8,22 +8,22 @@ from dataclasses import dataclass
 
 PPM = 1_000_000
 TEN_PER_CENT = 95_310  # log_ppm of an example gain: a million times ln 1.1, floored
-# The gate's estimate is what is set aside; a quarter more, since the confirmation may find more than the gate.
+# A quarter more than the gate's estimate is reserved, because the confirmation may find more than the gate.
 RESERVE_NUMERATOR, RESERVE_DENOMINATOR = 5, 4
 
 
 @dataclass(frozen=True, slots=True)
 class AwardAmount:
-    """What is paid, and whether the reservation cut it."""
+    """The amount paid, and whether the reservation limited it."""
 
     microcredits: int
     is_partial: bool
 
 
 def award_microcredits(*, rate_microcredits_per_nat: int, log_ppm: int) -> int:
-    """``rate x log_ppm / 1e6``, floored once; nothing for a bound that is not above zero."""
+    """``rate x log_ppm / 1e6``, floored once; 0 for a bound at or below zero."""
     if rate_microcredits_per_nat <= 0:
-        raise ValueError("a rate is a positive number of micro-credits per nat")
+        raise ValueError("the rate must be a positive number of micro-credits per nat")
     return max(0, rate_microcredits_per_nat * log_ppm // PPM)
 
 
@@ -32,31 +32,31 @@ def confirmed_award(
 ) -> AwardAmount:
     """The award for the confirmation's lower bound, at most what was reserved for it."""
     if reserved_microcredits < 0:
-        raise ValueError("a reservation is not negative")
+        raise ValueError("the reservation must not be negative")
     due = award_microcredits(rate_microcredits_per_nat=rate_microcredits_per_nat, log_ppm=bound_log_ppm)
     return AwardAmount(min(due, reserved_microcredits), due > reserved_microcredits)
 
 
 def wanted_reservation(*, rate_microcredits_per_nat: int, estimate_log_ppm: int) -> int:
-    """What to set aside when the gate has passed with this estimate: a quarter above its worth, rounded up."""
+    """The amount to reserve after a gate with this estimate: a quarter above its value, rounded up."""
     if estimate_log_ppm <= 0:
-        raise ValueError("only a gain is worth a reservation")
+        raise ValueError("only an estimate above zero can be reserved for")
     numerator = rate_microcredits_per_nat * estimate_log_ppm * RESERVE_NUMERATOR
     return -(-numerator // (PPM * RESERVE_DENOMINATOR))
 
 
 @dataclass(frozen=True, slots=True)
 class BugShares:
-    """How a bug's award is shared. Together they are the award, to the micro-credit."""
+    """The shares of a bug's award. Their sum is exactly the award."""
 
     reproduction_microcredits: int
     fix_microcredits: int
 
 
 def bug_shares(*, award_microcredits: int, reproduction_ppm: int, is_reproduction_paid: bool) -> BugShares:
-    """The reproduction's share is floored, the rest is the fix's; all of it where no one is paid for reproducing."""
+    """Split a bug's award: the reproduction's share is floored, the fix gets the rest."""
     if award_microcredits <= 0 or not 0 <= reproduction_ppm < PPM:
-        raise ValueError("an award is above zero, and a part of it is left for the fix")
+        raise ValueError("the award must be above zero, and a part of it must be left for the fix")
     reproduction = award_microcredits * reproduction_ppm // PPM if is_reproduction_paid else 0
     return BugShares(reproduction, award_microcredits - reproduction)
 
@@ -64,6 +64,6 @@ def bug_shares(*, award_microcredits: int, reproduction_ppm: int, is_reproductio
 def required_reviewers(
     *, amount_microcredits: int, min_reviewers: int, two_above_microcredits: int | None
 ) -> int:
-    """How many other people must accept before an award of this size may vest."""
+    """Number of other people who must accept before an award of this size may vest."""
     is_large = two_above_microcredits is not None and amount_microcredits > two_above_microcredits
     return max(min_reviewers, 2) if is_large else min_reviewers

@@ -1,7 +1,7 @@
 """REST for runners, under /api/v1/runner/: lease, trees, progress, log, commitment, evidence.
 
-A runner proves itself with `Authorization: Bearer gsr_…`. Everything it sends about a run carries its lease; when
-that was given to another runner the answer is 409 `lease_lost` and the runner stops. Every call may be repeated.
+A runner authenticates with `Authorization: Bearer gsr_…`. Every call about a run carries the run's lease. If another
+runner has the lease now, the answer is 409 `lease_lost` and the runner stops. Every call may be repeated.
 """
 
 import re
@@ -36,7 +36,7 @@ from gainshare.accounts.schema import refused
 
 
 class RunnerTokenAuthentication(BaseAuthentication):
-    """Puts the :class:`Runner` into ``request.auth``; ``request.user`` is the runner as well, never a person."""
+    """Authentication by runner token: sets ``request.auth`` and ``request.user`` to the :class:`Runner`."""
 
     def authenticate(self, request: Request) -> tuple[Runner, Runner] | None:
         parts = get_authorization_header(request).split()
@@ -82,7 +82,7 @@ def calling_runner(request: Request) -> Runner:
 class LeaseIn(serializers.Serializer[Any]):
     run_id = serializers.UUIDField()
     fingerprint = serializers.DictField(
-        help_text="What the machine is now, as `python -m benchmarks.runner.fingerprint` prints it."
+        help_text="The machine's present fingerprint, as `python -m benchmarks.runner.fingerprint` prints it."
     )
 
 
@@ -96,7 +96,7 @@ class JobOut(serializers.Serializer[Any]):
     reproduction = serializers.CharField(
         source="reproduction.blob",
         default="",
-        help_text="Of a bug's runs: the hash of the file to try, a blob.",
+        help_text="Only for a bug's runs: hash of the reproduction's blob.",
     )
     nonce = serializers.CharField()
     attempt = serializers.IntegerField()
@@ -128,7 +128,9 @@ class CommitmentIn(serializers.Serializer[Any]):
 
 class LogIn(serializers.Serializer[Any]):
     lease = serializers.UUIDField()
-    offset = serializers.IntegerField(min_value=0, help_text="Characters sent before under this lease.")
+    offset = serializers.IntegerField(
+        min_value=0, help_text="Number of characters already sent under this lease."
+    )
     text = RawTextField()
 
 
@@ -162,7 +164,7 @@ class MeOut(serializers.ModelSerializer[Runner]):
 
 
 class Lease(RunnerView):
-    """Lease the next run. `run_id` only says which wake-up is being answered. 409 when there is none."""
+    """Lease the next run. `run_id` only says which wake-up is being answered. 409 when no run waits."""
 
     @extend_schema(request=LeaseIn, responses=LeaseOut)
     def post(self, request: Request) -> Response:
@@ -180,13 +182,13 @@ def _bundle(run: Run) -> dict[str, Any]:
 
 
 class WaitingIn(serializers.Serializer[Any]):
-    """Nothing is sent."""
+    """An empty body."""
 
 
 class Waiting(RunnerView):
-    """Say that other work holds the device.
+    """Report that other work uses the device.
 
-    The runner asks for no run yet. It repeats this while that is so.
+    The runner repeats this until the device is free, and asks for no run meanwhile.
     """
 
     @extend_schema(request=None, responses={204: None, **refused(400, 413, 415)})
@@ -203,7 +205,7 @@ class Blob(RunnerView):
     def get(self, request: Request, sha256: str) -> HttpResponse:
         try:
             if not re.fullmatch(r"[0-9a-f]{64}", sha256):
-                raise NotFound("A blob is named by 64 hex digits.")
+                raise NotFound("A blob's name has 64 hex digits.")
             data = blob_store().get(sha256)
         except TreeError as error:
             raise NotFound(error.message) from None
@@ -220,7 +222,7 @@ class RunHeartbeat(RunnerView):
 
 
 class RunCommitment(RunnerView):
-    """Commit to an attempt's secrets, before the first sample."""
+    """Record the commitment to an attempt's secrets, before the first sample."""
 
     @extend_schema(request=CommitmentIn, responses={204: None})
     def post(self, request: Request, pk: UUID) -> Response:
@@ -229,7 +231,7 @@ class RunCommitment(RunnerView):
 
 
 class RunLogAppend(RunnerView):
-    """Add to a run's log. What was received before is not written twice; a gap is 409 with the right offset."""
+    """Append to a run's log. Repeated text is written once; a gap is refused with 409 and the right offset."""
 
     @extend_schema(request=LogIn, responses=LogAnswer)
     def post(self, request: Request, pk: UUID) -> Response:
@@ -239,7 +241,7 @@ class RunLogAppend(RunnerView):
 
 
 class RunEvidenceRecord(RunnerView):
-    """Record the sealed evidence of a run. Its verdict is recorded once; the same document again gets the same answer."""
+    """Record the sealed evidence of a run and its verdict, once. The same document again gets the same answer."""
 
     parser_classes = [LargeJSONParser]
 
@@ -253,7 +255,7 @@ class RunEvidenceRecord(RunnerView):
 
 
 class RunFailed(RunnerView):
-    """Give a run up, through no fault of the candidate. The run is queued again, at most twice."""
+    """Report that the runner failed, not the candidate. The run is queued again, at most twice."""
 
     @extend_schema(request=FailureIn, responses={204: None})
     def post(self, request: Request, pk: UUID) -> Response:
@@ -262,7 +264,7 @@ class RunFailed(RunnerView):
 
 
 class Me(RunnerView):
-    """What the platform knows of the calling runner."""
+    """The calling runner."""
 
     @extend_schema(responses=MeOut)
     def get(self, request: Request) -> Response:

@@ -1,13 +1,13 @@
-"""What a submission is doing now, in the words that people read. Pure."""
+"""Display names of a submission's stages and runs. Pure functions."""
 
 from benchmarks.catalogue import guarding_suites
 from bounty.models import RunKind, SubmissionState
 
 _WHEN_CONFIRMING = {
     RunKind.CONFIRMATION: "price",
-    RunKind.RECHECK: "price, measured anew",
+    RunKind.RECHECK: "price, measured again",
     RunKind.GUARD: "guard rails",
-    RunKind.FIX: "tried once more",
+    RunKind.FIX: "tested again",
 }
 _RUNS = {
     RunKind.GATE: "Gate run",
@@ -15,19 +15,19 @@ _RUNS = {
     RunKind.GUARD: "Confirming: guard rails",
     RunKind.RECHECK: "Re-measurement",
     RunKind.REPRODUCTION: "Reproduction",
-    RunKind.FIX: "Trying the fix",
+    RunKind.FIX: "Testing the fix",
 }
 _WHAT = {
-    RunKind.GATE: "It stops as soon as the pairs decide. Results stay hidden until the verdict.",
-    RunKind.CONFIRMATION: "A fixed number of fresh pairs; their lower bound alone sets the award.",
-    RunKind.GUARD: "The other suites, peak memory and load time: nothing else may become worse.",
-    RunKind.RECHECK: "The gain is measured once more, with fresh secrets; elsewhere, if there is another host.",
-    RunKind.FIX: "Three attempts of the reproduction on each tree, then one pair of every quick suite.",
+    RunKind.GATE: "The run ends as soon as the result is clear. Results stay hidden until the verdict.",
+    RunKind.CONFIRMATION: "A fixed number of fresh pairs. Only their lower bound sets the award.",
+    RunKind.GUARD: "The other suites, peak memory and load time are measured: nothing else may become worse.",
+    RunKind.RECHECK: "The gain is measured again, with new secret inputs and on another host if there is one.",
+    RunKind.FIX: "The reproduction is run three times on each tree, then one pair of every quick suite is measured.",
 }
 
 
 def stage(state: str, kind: str | None) -> str:
-    """The submission's state, with what is being confirmed or checked: "confirming: guard rails".
+    """The submission's state, with the measurement in progress: "confirming: guard rails".
 
     ``kind`` is that of its unfinished run, None where there is none.
     """
@@ -46,17 +46,18 @@ def run_title(kind: str) -> str:
 
 
 def measuring_words(kind: str) -> str:
-    """What it means that this kind of run is being measured."""
+    """Explanation of a kind of run, for the time that it is measured."""
     return _WHAT.get(RunKind(kind), "")
 
 
 def pairs_words(*, kind: str, suite: str, preset: str, done: int, most: int) -> str:
-    """How far a measuring run is, without a word about results; empty while nothing is measured."""
+    """Progress of a measuring run, without results; empty while nothing is measured."""
     if not most:
         return ""
     if kind in (RunKind.GATE, RunKind.AA):
-        return f"{done} pairs; the next look is at {most}"
+        return f"{done} pairs; the next interim check is at {most}"
     if kind == RunKind.GUARD:
         n_suites = len(guarding_suites(suite, preset))
-        return f"{done} of {most} pairs over the rails of {n_suites} other suites; more where a rail is not clear yet"
+        rails = f"{done} of {most} pairs over the rails of {n_suites} other suites"
+        return f"{rails}; more for rails that are not clear yet"
     return f"{done} of {most} pairs"

@@ -1,4 +1,4 @@
-"""Where the gains of one series stand: the speed that each reached over the series' origin, and its rank. Pure.
+"""Standings of a series' gains: the speed of each over the series' origin, and its rank. Pure functions.
 
 A gain's confirmed bound and estimate are about the tree before it, so the speed over the origin is the sum of the
 steps, in millionths of a nat. Whole numbers only.
@@ -19,13 +19,13 @@ class Step:
 
     @property
     def most_log_ppm(self) -> int:
-        """As far above the estimate as the bound is below it: the interval's upper end."""
+        """Upper end of the interval: as far above the estimate as the bound is below it."""
         return max(2 * self.estimate_log_ppm - self.bound_log_ppm, self.bound_log_ppm)
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What a gain reached over the origin of its series: at least, and the upper end of the interval. Rank 1 is first."""
+    """A gain's rank, and its speed over the series' origin: lower bound and upper end of the interval."""
 
     rank: int
     reached_log_ppm: int
@@ -41,9 +41,10 @@ def standings(steps: Sequence[Step]) -> list[Standing]:
 
 
 def shared_ranks(intervals: Sequence[tuple[int, int]]) -> list[int]:
-    """The rank of each (low, high), the highest first. Intervals that overlap share one, also by way of a third.
+    """The rank of each (low, high), the highest first. Intervals that overlap share one, also through a third.
 
-    A rank is one more than the number of intervals that lie wholly above, so after two first ones comes the third.
+    A rank is one more than the number of intervals that lie wholly above, so two entries of rank 1 are
+    followed by rank 3.
     """
     ranks = [0] * len(intervals)
     by_height = sorted(range(len(intervals)), key=lambda place: intervals[place][1], reverse=True)

@@ -1,4 +1,4 @@
-"""The control worker's tasks: thin, idempotent, with ids as arguments. All truth is in the database."""
+"""Tasks of the control worker: thin, idempotent, with ids as arguments. All state is in the database."""
 
 from uuid import UUID
 
@@ -15,19 +15,19 @@ end_worker_on_lost_ack()  # this module is loaded by every control worker
 
 @shared_task(name="bounty.tasks.advance_submission")
 def advance_submission(submission_id: str) -> None:
-    """Do what can be done now for one submission."""
+    """Do every step that can be done now for one submission."""
     advance(submission_id=UUID(submission_id))
 
 
 @shared_task(name="bounty.tasks.settle_reproduction")
 def settle_reproduction(reproduction_id: str) -> None:
-    """Go on with a reproduction whose run has its verdict."""
+    """Process a reproduction whose run has its verdict."""
     settle(reproduction_id=UUID(reproduction_id))
 
 
 @shared_task(name="bounty.tasks.reconcile_runs")
 def reconcile_runs() -> None:
-    """Repair what a lost process or message has left behind."""
+    """Repair what a lost process or message left unfinished."""
     reconcile()
 
 

@@ -31,7 +31,7 @@ class CheckpointError(Exception):
 
 
 def models_home(home: Path | None = None) -> Path:
-    """`HOME/models`; HOME as `home_folder` has it."""
+    """The local model store, `HOME/models`; HOME is that of `home_folder`."""
     return home_folder(home) / "models"
 
 
@@ -40,12 +40,12 @@ def is_complete(folder: Path) -> bool:
 
 
 def is_model_folder(folder: Path) -> bool:
-    """Whether `folder` holds a model of ours, of any version, and no folder besides: saving replaces such a one."""
+    """Whether `folder` is a model folder of ours, of any version, without subfolders: saving replaces such a folder."""
     return has_format(folder / CONFIG_FILE, KIND) and all(path.is_file() for path in folder.iterdir())
 
 
 def require_place(folder: Path) -> None:
-    """Raises FolderTakenError where `save_checkpoint` would: long before, for whoever has much to do until then."""
+    """Raises FolderTakenError where `save_checkpoint` would, to be called before long work."""
     require_free(folder, is_model_folder, name="model")
 
 
@@ -57,9 +57,9 @@ def save_checkpoint(
     metadata: Mapping[str, Any],
     files: Mapping[str, str],
 ) -> None:
-    """Writes a model folder with extra text `files`, atomically: it is there whole or not at all.
+    """Write a model folder with extra text `files`, atomically: whole or not at all.
 
-    A model that is there already is replaced. Raises FolderTakenError where `folder` holds anything else, and OSError
+    An existing model is replaced. Raises FolderTakenError where `folder` holds anything else, and OSError
     (disk full, no permission), with nothing left behind.
     """
     with new_folder(folder, is_ours=is_model_folder, name="model") as partial:
@@ -74,7 +74,7 @@ def write_model(
     metadata: Mapping[str, Any],
     files: Mapping[str, str],
 ) -> None:
-    """The files of `save_checkpoint` into a folder that is there. Raises OSError."""
+    """Write the files of `save_checkpoint` into an existing folder. Raises OSError."""
     from safetensors.torch import save_file
 
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / WEIGHTS_FILE)
@@ -94,10 +94,10 @@ def load_config(folder: Path) -> tuple[ModelConfig, dict[str, Any]]:
                 f"{folder} has format {document['format']!r}; this version reads {FORMAT!r}"
             )
         if not isinstance(document["metadata"], dict):
-            raise TypeError("its metadata is no table")
+            raise TypeError("its metadata is not an object")
         return ModelConfig.from_dict(document["model"]), document["metadata"]
     except (FileNotFoundError, NotADirectoryError):
-        raise CheckpointError(f"{folder} holds no model: {CONFIG_FILE} is missing") from None
+        raise CheckpointError(f"{folder} has no model: {CONFIG_FILE} is missing") from None
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{folder / CONFIG_FILE} cannot be read: {error}; fetch the model again"
@@ -124,7 +124,7 @@ def load_transformer(folder: Path, dtype: torch.dtype | None = None) -> Transfor
 def transformer_of(
     folder: Path, state: Mapping[str, Tensor], dtype: torch.dtype | None = None
 ) -> Transformer:
-    """The model of `state`, which is of that folder's shape, as `load_transformer` returns it; without a copy.
+    """The model of `state`, which has that folder's shape, as `load_transformer` returns it; without a copy.
 
     Raises CheckpointError where `state` lacks tensors or has others.
     """
@@ -147,7 +147,7 @@ def _unusable(folder: Path, error: Exception) -> CheckpointError:
 
 
 def _start_counters(model: Transformer, state: Container[str]) -> None:
-    """What is counted and never stored, such as expert load, starts at zero."""
+    """Start counters that are not stored, such as expert load, at zero."""
     import torch
 
     for prefix, module in model.named_modules():

@@ -1,7 +1,7 @@
 """Shapes of the stack's models, as frozen dataclasses.
 
-Importing this module does not import torch, so that web processes, the judge's control side and tests may read shapes
-cheaply. Named models are in `model/presets.py`.
+Importing this module does not import torch, so that web processes, the judge's control side and tests can read shapes
+quickly. Named models are in `model/presets.py`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MOST_LAYERS = 10_000  # far beyond any model: a damaged file must not make a lis
 
 
 class ConfigError(ValueError):
-    """A shape that no model can have; the message names the field and the rule."""
+    """An invalid shape or setting; the message names the field and the rule."""
 
 
 def _require(holds: bool, message: str) -> None:
@@ -33,7 +33,7 @@ def _require(holds: bool, message: str) -> None:
 def require_types(part: object) -> None:
     """Raises ConfigError where a dataclass has a field of another type than declared: files may say anything.
 
-    Whole numbers pass for fractions. What a field has a choice of is not looked at.
+    Whole numbers are accepted as fractions. Literals are not checked.
     """
     kind: Any = type(part)  # mypy takes type[object] for unhashable
     for field, hint in _hints(kind).items():
@@ -80,7 +80,7 @@ def _require_choice(owner: str, field: str, value: str, choices: tuple[str, ...]
 
 
 def _require_positive(part: object, *fields: str, or_none: bool = False) -> None:
-    """Above 0 and finite, so not NaN either."""
+    """Raises ConfigError for values that are not above 0 and finite."""
     for field in fields:
         value = getattr(part, field)
         holds = (or_none and value is None) or 0 < value < math.inf
@@ -89,7 +89,7 @@ def _require_positive(part: object, *fields: str, or_none: bool = False) -> None
 
 
 def _require_not_negative(part: object, *fields: str, or_none: bool = False) -> None:
-    """At least 0 and finite, so not NaN either."""
+    """Raises ConfigError for values below 0 and non-finite ones."""
     for field in fields:
         value = getattr(part, field)
         holds = (or_none and value is None) or 0 <= value < math.inf
@@ -99,11 +99,11 @@ def _require_not_negative(part: object, *fields: str, or_none: bool = False) -> 
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """How rotary angles are stretched beyond the context of pre-training; the formulas are in layers/attention/rotary.py.
+    """Scaling of rotary angles beyond the context of pre-training; the formulas are in layers/attention/rotary.py.
 
     `linear` divides positions by `factor` (Chen et al. 2023, arXiv:2306.15595); `dynamic` raises theta with the
     sequence (NTK-aware); `llama3` stretches long wave lengths only; `yarn` blends by wave length and scales
-    attention (Peng et al. 2023, arXiv:2309.00071). Fields that a kind does not name are unused by it.
+    attention (Peng et al. 2023, arXiv:2309.00071). A kind uses only the fields that name it.
     """
 
     kind: RopeKind
@@ -117,7 +117,7 @@ class RopeScaling:
         None  # yarn: on cosines and sines; None: derived from factor and the mscales
     )
     mscale: float | None = None  # yarn, as DeepSeek uses it
-    mscale_all_dims: float | None = None  # yarn, as DeepSeek uses it: also scales latent attention's softmax
+    mscale_all_dims: float | None = None  # yarn, as DeepSeek uses it: also scales MLA's softmax
     truncate: bool = True  # yarn: round the blend's limits to whole dimensions
 
     def __post_init__(self) -> None:
@@ -137,7 +137,7 @@ class RopeScaling:
 
 @dataclass(frozen=True)
 class LatentConfig:
-    """Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434): keys and values come from one small latent.
+    """Multi-head latent attention (MLA; DeepSeek-V2, arXiv:2405.04434): keys and values come from one small latent vector.
 
     A head's queries and keys are `d_nope` dimensions without position and `d_rope` rotary ones; the rotary part of
     the keys is shared by all heads. `q_rank` None projects queries directly.
@@ -200,7 +200,7 @@ class MoEConfig:
         reachable = self.n_experts // self.n_groups * self.top_groups
         _require(
             self.top_k <= reachable,
-            f"MoEConfig.top_k must not exceed the {reachable} experts in reach (n_experts)",
+            f"MoEConfig.top_k must not exceed the {reachable} experts that a token can reach (n_experts, n_groups)",
         )
         _require(
             self.shared_width is None or self.n_shared >= 1, "MoEConfig.shared_width needs n_shared >= 1"
@@ -265,10 +265,12 @@ class ModelConfig:
     ffn_bias: bool = False  # of dense feed-forwards
     qkv_clip: float | None = None  # queries, keys and values are clamped to +- this (OLMoE)
     sliding_window: int | None = None  # tokens that a query sees, itself included
-    full_attention_layers: tuple[int, ...] = ()  # layers that the sliding window does not bind
+    full_attention_layers: tuple[int, ...] = ()  # layers without the sliding window
     attention_owners: tuple[int, ...] = ()
     ffn_owners: tuple[int, ...] = ()
-    n_ahead: int = 0  # multi-token prediction modules (DeepSeek-V3): module i predicts the token i + 2 ahead
+    n_ahead: int = (
+        0  # multi-token prediction modules (DeepSeek-V3): module i predicts the token i + 2 positions later
+    )
 
     def __post_init__(self) -> None:
         require_types(self)
@@ -295,8 +297,8 @@ class ModelConfig:
         if self.moe is not None:
             _require(self.moe.d_model == self.d_model, "ModelConfig.moe.d_model must equal d_model")
         if self.latent is not None:
-            _require(self.qk_norm == "none", "ModelConfig.qk_norm does not go with latent attention")
-            _require(self.qkv_clip is None, "ModelConfig.qkv_clip does not go with latent attention")
+            _require(self.qk_norm == "none", "ModelConfig.qk_norm cannot be used with latent (MLA)")
+            _require(self.qkv_clip is None, "ModelConfig.qkv_clip cannot be used with latent (MLA)")
         for field in ("dense_layers", "full_attention_layers"):
             inside = all(0 <= layer < self.n_layers for layer in getattr(self, field))
             _require(inside, f"ModelConfig.{field} names a layer that the model does not have")
@@ -313,7 +315,10 @@ class ModelConfig:
             _require(owned, f"ModelConfig.{field}: layer {layer} must name itself or an earlier owner")
             if field == "ffn_owners":
                 alike = self.is_moe_layer(layer) == self.is_moe_layer(owner)
-                _require(alike, f"ModelConfig.ffn_owners: layers {layer} and {owner} are not of one kind")
+                _require(
+                    alike,
+                    f"ModelConfig.ffn_owners: layers {layer} and {owner} are not of the same kind, dense or MoE",
+                )
 
     def is_moe_layer(self, layer: int) -> bool:
         return self.moe is not None and layer >= self.first_moe_layer and layer not in self.dense_layers
@@ -331,7 +336,7 @@ class ModelConfig:
         return self.ffn_owners[layer] if self.ffn_owners else layer
 
     def window(self, layer: int) -> int | None:
-        """The sliding window of a layer in tokens; None where it sees all."""
+        """The sliding window of a layer in tokens; None for full attention."""
         return None if layer in self.full_attention_layers else self.sliding_window
 
     @property
@@ -340,24 +345,24 @@ class ModelConfig:
 
     @property
     def total_parameters(self) -> int:
-        """Stored parameters: shared ones count once."""
+        """Number of stored parameters: shared ones count once."""
         attentions = {self.attention_owner(layer) for layer in range(self.n_layers)}
         ffns = {self.ffn_owner(layer) for layer in range(self.n_layers)}
         blocks = len(attentions) * self.attention_parameters + sum(self._ffn(layer).total for layer in ffns)
-        return blocks + self._ahead_parameters + self._outside_blocks
+        return blocks + self._mtp_parameters + self._outside_blocks
 
     @property
     def active_parameters(self) -> int:
-        """Parameters that one token's forward pass multiplies with; shared ones as often as they are used.
+        """Number of parameters that one token's forward pass multiplies with; shared ones as often as they are used.
 
-        The embedding counts once when tied. Multi-token prediction is training's and does not count.
+        The embedding counts once when tied. MTP modules do not count.
         """
         ffns = sum(self._ffn(layer).active for layer in range(self.n_layers))
         return self.n_layers * self.attention_parameters + ffns + self._outside_blocks
 
     @property
     def attention_parameters(self) -> int:
-        """Of one layer, biases and norms on queries and keys included."""
+        """Attention's parameters in one layer, biases and norms on queries and keys included."""
         d_model, n_heads = self.d_model, self.n_heads
         output_bias = d_model if self.output_bias else 0
         if self.latent is not None:
@@ -380,8 +385,8 @@ class ModelConfig:
         return norms + self.vocab_size * self.d_model * (1 if self.tie_embeddings else 2)
 
     @property
-    def _ahead_parameters(self) -> int:
-        """Each module: three norms of its own beside a block (two norms) and the projection of two inputs to one."""
+    def _mtp_parameters(self) -> int:
+        """Parameters of the MTP modules; each has three norms, a block with two more, and the projection of two inputs."""
         block = self.attention_parameters + self._ffn(self.n_layers - 1).total
         return self.n_ahead * (block + 5 * self.d_model + 2 * self.d_model**2)
 
@@ -398,7 +403,7 @@ class ModelConfig:
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
         """The inverse of `to_dict`, also through JSON. Raises ConfigError for unknown, missing or mistyped fields."""
         if not isinstance(values, dict):
-            raise ConfigError(f"not a model configuration: {values!r} is no object with fields")
+            raise ConfigError(f"not a model configuration: {values!r} is not an object with fields")
         nested = {"moe": MoEConfig, "latent": LatentConfig, "rope_scaling": RopeScaling}
         try:
             parts = {

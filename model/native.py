@@ -1,13 +1,13 @@
-"""Finds the stack's own compiled kernels: one library with a plain C interface, built from `model/csrc/*.cpp`.
+"""Find or build the library of compiled kernels (`model/csrc/*.cpp`, plain C interface).
 
     lib = native.library()      # ctypes.CDLL, or None: then use torch
     python -m model.native build
 
-A judge builds the library itself and lays it beside this file. A served stack builds it once, by the command above
-(which `make` runs after the install) or when a kernel is first asked for, under a name made of sources, flags, compiler
-and processor, into the `native` folder of its home or into GAINSHARE_KERNELS, which several homes of one user may
-share. Without sources, without a compiler, or where the build fails there is none: `available()` and `state()` say so,
-and the log does once. Does not import torch.
+A judge builds the library itself and puts it next to this file. A served stack builds it once, by the command above
+(which `make` runs after the install) or when a kernel is first used, under a name made of sources, flags, compiler and
+processor, in the `native` folder of its home or in GAINSHARE_KERNELS, which several homes of one user may share.
+Without sources, without a compiler, or if the build fails there is none: `available()` and `state()` report it, and
+the log does once. Does not import torch.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ FLAGS = (
     "-fvisibility=hidden",
     "-frandom-seed=gainshare",
     "-s",
-    "-Wno-psabi",  # vectors wider than the processor's are handed to inlined functions only
+    "-Wno-psabi",  # vectors wider than the processor's are passed to inlined functions only
     "-Wl,--no-undefined",
     "-Wl,-z,noexecstack",
 )
 
 
 class NativeBuildError(Exception):
-    """There is no library, and the message says why and what to do."""
+    """The library cannot be built; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def available() -> bool:
 
 
 def state() -> str:
-    """For people: which library is used, or why there is none."""
+    """Text for users: the library that is used, or why there is none."""
     return _load().state
 
 
@@ -93,7 +93,7 @@ def build(home: Path | None = None) -> Path:
 
 @cache
 def _load() -> _Native:
-    """Says once which it is: a stack that silently serves slower is a fault no one finds."""
+    """Load the library, and log once which one: without it the stack would be slow without a message."""
     try:
         path = BUILT_BY_JUDGE if BUILT_BY_JUDGE.is_file() else build()
         found = _Native(ctypes.CDLL(str(path)), f"native kernels: {path}")
@@ -105,13 +105,13 @@ def _load() -> _Native:
 
 
 def _own_folder(home: Path | None) -> Path:
-    """Where no one else may write: what is there is executed."""
+    """The folder of builds, private to this user because its files are executed."""
     folder = _folder(home)
     try:
         make_own(folder)
     except OSError as error:
         raise NativeBuildError(
-            f"{folder} cannot be made ({error.strerror}): set GAINSHARE_HOME or GAINSHARE_KERNELS to a folder of yours"
+            f"{folder} cannot be made ({error.strerror}): set GAINSHARE_HOME or GAINSHARE_KERNELS to a folder that you can write to"
         ) from error
     except FolderNotOwnError as error:
         raise NativeBuildError(str(error)) from error
@@ -119,13 +119,13 @@ def _own_folder(home: Path | None) -> Path:
 
 
 def _folder(home: Path | None) -> Path:
-    """`HOME/native`, HOME as `home_folder` has it; without an argument GAINSHARE_KERNELS goes first."""
+    """GAINSHARE_KERNELS if `home` is not given, else `HOME/native`."""
     shared = os.environ.get("GAINSHARE_KERNELS")
     return Path(shared) if home is None and shared else home_folder(home) / "native"
 
 
 def _key(compiler: str) -> str:
-    """Names a build: other sources, flags, compiler or processor make another file."""
+    """Name of a build, a hash of sources, flags, compiler and processor."""
     digest = hashlib.sha256()
     version = subprocess.run([compiler, "--version"], capture_output=True, check=False, timeout=30).stdout
     for part in (*FLAGS, compiler, version.decode(errors="replace"), platform.machine(), *processor()):
@@ -138,7 +138,7 @@ def _key(compiler: str) -> str:
 
 
 def processor() -> list[str]:
-    """Model and instruction sets of the first core, which `-march=native` asks too."""
+    """Model and instruction sets of the first core, as `-march=native` reads them."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -148,7 +148,7 @@ def processor() -> list[str]:
 
 
 def _compile(command: list[str], sources: list[Path], target: Path) -> None:
-    """Each source by a process of its own. Into place whole or not at all, so that processes starting together may all try."""
+    """Compile each source in its own process. The target appears whole, so that several processes may build at once."""
     with tempfile.TemporaryDirectory(prefix=".build-", dir=target.parent) as folder:
         objects = [f"{folder}/{source.stem}.o" for source in sources]
         commands = [
@@ -180,12 +180,12 @@ def _run(command: list[str]) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """0 when the library is there, 1 when it cannot be built; a wrong command line ends with 2."""
+    """Run the command; status 0 if the library is there, 1 if it cannot be built, 2 for a wrong command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m model.native", description="The stack's own compiled kernels."
+        prog="python -m model.native", description="Compile the stack's own kernels."
     )
     parser.add_argument(
-        "command", choices=["build"], help="compile them, unless it was done, and print where they lie"
+        "command", choices=["build"], help="compile the kernels if needed and print the library's path"
     )
     parser.parse_args(arguments)
     try:

@@ -1,4 +1,4 @@
-"""A folder that appears whole or not at all, whatever kills its writer, and takes no place that holds other things.
+"""Write a folder atomically: it appears whole or not at all, and never replaces a folder with other content.
 
 Does not import torch.
 """
@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-IsOurs = Callable[[Path], bool]  # whether an existing folder is one that its writer's next one replaces
+IsOurs = Callable[[Path], bool]  # whether an existing folder may be replaced by the writer's next one
 
 
 class FolderTakenError(FileExistsError):
-    """A folder that would be lost if it were written; the message says what to do."""
+    """A folder whose content would be lost by writing; the message says what to do."""
 
 
 def has_format(file: Path, kind: str) -> bool:
@@ -32,11 +32,11 @@ def has_format(file: Path, kind: str) -> bool:
 
 
 def require_free(target: Path, is_ours: IsOurs | None = None, *, name: str = "folder") -> None:
-    """Raises FolderTakenError unless `target` is not there, an empty folder, or ours; `name` says what ours is."""
+    """Raises FolderTakenError unless `target` is missing, an empty folder, or ours; `name` is the kind of ours."""
     if not target.exists():
         return
     if Path.cwd().is_relative_to(target.resolve()):
-        raise FolderTakenError(f"{target} holds the current folder: choose another one")
+        raise FolderTakenError(f"{target} contains the current folder: choose another one")
     if not target.is_dir():
         raise FolderTakenError(f"{target} is a file: choose another folder")
     if not any(target.iterdir()):
@@ -45,20 +45,20 @@ def require_free(target: Path, is_ours: IsOurs | None = None, *, name: str = "fo
         raise FolderTakenError(f"{target} is not empty: choose another folder, or empty it first")
     if not is_ours(target):
         raise FolderTakenError(
-            f"{target} holds other things than a {name}, which would be lost: choose another folder, or empty it first"
+            f"{target} has other content than a {name}, which would be lost: choose another folder, or empty it first"
         )
 
 
 @contextmanager
 def new_folder(target: Path, *, is_ours: IsOurs | None = None, name: str = "folder") -> Iterator[Path]:
-    """Gives a hidden folder beside `target`, which becomes `target` when the block ends without an error.
+    """Context with a hidden folder next to `target`, which becomes `target` when the block ends without an error.
 
-    Files directly in it are on the disk by then. What killed writers of the same target left is removed first; living
-    ones hold a lock on theirs. An existing target is removed at the end, just before the new one takes its name. Raises
-    FolderTakenError as `require_free`, before the block and again after it, and OSError where the disk refuses.
+    Files directly in it are synced to disk by then. Leftovers of killed writers of the same target are removed first;
+    running writers hold a lock on theirs. An existing target is removed at the end, just before the new one takes its
+    name. Raises FolderTakenError as `require_free`, before the block and again after it, and OSError of the disk.
     """
     require_free(target, is_ours, name=name)
-    target = target.resolve()  # a link stays, and what it leads to is replaced
+    target = target.resolve()  # a link stays, and its target is replaced
     target.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(target)
     partial, lock = _locked_folder(target)
@@ -101,7 +101,7 @@ def _remove_leftovers(target: Path) -> None:
 
 
 def _lock(folder: Path) -> int | None:
-    """A descriptor that locks `folder` until it is closed; None where somebody else does or has removed it."""
+    """A descriptor that locks `folder` until it is closed; None if another process has locked or removed it."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -21,7 +21,7 @@ _SMOLLM2 = ModelConfig(
 )
 
 PRESETS: dict[str, ModelConfig] = {
-    # Random weights over bytes: for tests of everything around a model. Its answers mean nothing.
+    # Random weights over bytes, for tests of everything but a model's answers.
     "tiny": ModelConfig(
         name="tiny",
         vocab_size=261,
@@ -40,7 +40,7 @@ PRESETS: dict[str, ModelConfig] = {
 
 
 def named_config(name_or_file: str) -> ModelConfig:
-    """A preset, or what a JSON file of a model configuration or a model folder's says.
+    """A preset, or the configuration in a JSON file, as of a model folder.
 
     Raises ConfigError where there is neither, or the file holds no model.
     """
@@ -50,11 +50,11 @@ def named_config(name_or_file: str) -> ModelConfig:
         values = json.loads(Path(name_or_file).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(
-            f"{name_or_file!r} is neither a preset ({', '.join(PRESETS)}) nor a file that can be read "
+            f"{name_or_file!r} is neither a preset ({', '.join(PRESETS)}) nor a readable file "
             f"({error.strerror}): give one of them"
         ) from error
     except ValueError as error:
-        raise ConfigError(f"{name_or_file} is no JSON: {error}") from error
+        raise ConfigError(f"{name_or_file} is not JSON: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{name_or_file} holds no model configuration: it must be a JSON object")
     return ModelConfig.from_dict(values.get("model", values))

@@ -10,9 +10,9 @@ Describe = Callable[[str, int, int | None], str]
 
 
 class ProgressLines:
-    """At most one line a second and stage, plus the first of each stage and the last of one whose end is known.
+    """Prints at most one line a second and stage, plus the first of each stage and the last if the total is known.
 
-    `describe` makes the line of a stage, how much is done, and of how much where that is known.
+    `describe` makes the line from the stage, the amount done, and the total if known.
     """
 
     def __init__(self, describe: Describe) -> None:

@@ -1,9 +1,9 @@
-"""Lets threads that wait for each other sleep soon. Import it before torch; importing it is all there is to do.
+"""Shorten how long OpenMP's threads spin while they wait. Import it before torch; the import alone has the effect.
 
-By default GNU's OpenMP spins for milliseconds at the end of each parallel part before it sleeps, several hundred times per
-step. Where anything else wants the core, that spinning keeps the very thread away that is waited for: beside two busy
-processes on two cores a node answered 0.6 tokens per second, with this 19 (docs/lab/engine-log.md). It sleeps after half a
-millisecond of waiting where a turn takes 28 ns, as on an EPYC of family 25.
+By default GNU's OpenMP spins for milliseconds at the end of each parallel region before it sleeps, several hundred times
+per step. If another process needs the core, spinning delays the very thread that is waited for: next to two busy
+processes on two cores a node generated 0.6 tokens per second, with this setting 19 (docs/lab/engine-log.md). The setting
+is half a millisecond where a turn takes 28 ns, as on an EPYC of family 25.
 """
 
 import os

@@ -19,15 +19,15 @@ from model.layers.attention.gqa import KeyValueStore, segment
 from model.layers.attention.masks import document_lengths, first_seen
 from model.layers.attention.rotary import Rotary, Rotation
 from model.layers.block import Block
-from model.layers.mtp import AheadModule, tokens_ahead
+from model.layers.mtp import MTPModule, tokens_after
 from model.layers.norm import RMSNorm
 from model.layers.recompute import Checkpointing, checked
 
-Spans = dict[int | None, Tensor | None]  # of each sliding window what `first_seen` says; None: plainly causal
+Spans = dict[int | None, Tensor | None]  # by sliding window, the result of `first_seen`; None: plainly causal
 
 
 class Transformer(nn.Module):
-    """Token ids to next-token logits (fp32). Parameters are random until a state dict is loaded."""
+    """The model: token ids to next-token logits (fp32). Parameters are random until a state dict is loaded."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -39,21 +39,21 @@ class Transformer(nn.Module):
         self.norm = RMSNorm(config.d_model, config.norm_eps)
         tied = config.tie_embeddings
         self.head = None if tied else nn.Parameter(torch.empty(config.vocab_size, config.d_model))
-        self.ahead = nn.ModuleList(AheadModule(config) for _ in range(config.n_ahead))
+        self.ahead = nn.ModuleList(MTPModule(config) for _ in range(config.n_ahead))
         for weight in (self.embedding, self.head):
             if weight is not None:
                 nn.init.normal_(weight, std=config.d_model**-0.5)
 
     def cast_blocks(self, dtype: torch.dtype) -> Transformer:
-        """Casts the blocks in place; embedding, last norm and head keep their dtype."""
+        """Cast the blocks in place; embedding, last norm and head keep their dtype."""
         self.layers.to(dtype)
-        for module in cast("Iterable[AheadModule]", self.ahead):
+        for module in cast("Iterable[MTPModule]", self.ahead):
             module.cast_block(dtype)
         return self
 
     @property
     def checkpointing(self) -> Checkpointing:
-        """What the blocks keep for their backward pass, see layers/recompute.py; to be set: none, full, selective."""
+        """Activation checkpointing of the blocks, see layers/recompute.py; settable: none, full, selective."""
         return cast("Block", self.layers[0]).checkpointing
 
     @checkpointing.setter
@@ -72,7 +72,7 @@ class Transformer(nn.Module):
 
     @property
     def head_weight(self) -> nn.Parameter:
-        """What turns the normed residual stream into logits, [V, D]: the embedding where the two are tied."""
+        """Weight of the head [V, D]: the embedding if they are tied."""
         return self.embedding if self.head is None else self.head
 
     def forward(
@@ -86,7 +86,7 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """The residual stream [B, S, D] after the last block, before the last norm.
 
-        `documents_BS`: integer ids of the documents that lie one behind the other in a row; a token attends within its own.
+        `documents_BS`: integer ids of the documents that are packed one after the other in a row; a token attends within its own.
         `positions_BS`: rotary positions, each below `max_context`, starting again with each document; 0, 1 ... S-1
         where None.
         """
@@ -100,7 +100,7 @@ class Transformer(nn.Module):
         """fp32 logits [..., V] of residual streams [..., D]: last norm and head."""
         return self._head(self.norm(x))
 
-    def ahead_hidden(
+    def mtp_hidden(
         self,
         x_BSD: Tensor,
         tokens_BS: Tensor,
@@ -108,20 +108,20 @@ class Transformer(nn.Module):
         positions_BS: Tensor | None = None,
         documents_BS: Tensor | None = None,
     ) -> list[Tensor]:
-        """What the head multiplies for each multi-token prediction module, [B, S, D], from what `hidden` returned.
+        """Input of the head for each MTP module, [B, S, D], from what `hidden` returned.
 
-        For training. What module i says at position p is about token p + i + 2. At the last i + 2 positions of a row,
-        or of a document where rows are packed, it means nothing and belongs in no loss: nothing follows there.
+        For training. Module i predicts token p + i + 2 at position p. At the last i + 2 positions of a row, or of a
+        document in packed rows, there is no such token, so its output must enter no loss.
         """
         rotation, spans = self.rotation_and_spans(tokens_BS, positions_BS, documents_BS)
         normed: list[Tensor] = []
-        for depth, module in enumerate(cast("Iterable[AheadModule]", self.ahead)):
-            embedded_BSD = F.embedding(tokens_ahead(tokens_BS, depth + 1), self.embedding)
+        for depth, module in enumerate(cast("Iterable[MTPModule]", self.ahead)):
+            embedded_BSD = F.embedding(tokens_after(tokens_BS, depth + 1), self.embedding)
             x_BSD = module(x_BSD, embedded_BSD, rotation, spans[module.block.window])
             normed.append(module.norm(x_BSD))
         return normed
 
-    def ahead_logits(
+    def mtp_logits(
         self,
         x_BSD: Tensor,
         tokens_BS: Tensor,
@@ -129,18 +129,18 @@ class Transformer(nn.Module):
         positions_BS: Tensor | None = None,
         documents_BS: Tensor | None = None,
     ) -> list[Tensor]:
-        """fp32 logits [B, S, V] of each multi-token prediction module, from the streams of `ahead_hidden`."""
+        """fp32 logits [B, S, V] of each MTP module, from the streams of `mtp_hidden`."""
         packing = {"positions_BS": positions_BS, "documents_BS": documents_BS}
-        return [self._head(x_BSD) for x_BSD in self.ahead_hidden(x_BSD, tokens_BS, **packing)]
+        return [self._head(x_BSD) for x_BSD in self.mtp_hidden(x_BSD, tokens_BS, **packing)]
 
     @torch.inference_mode()
     def step_hidden(
         self, parts: Sequence[tuple[KeyValueStore, Sequence[int]]], n_logits: Sequence[int] | None = None
     ) -> tuple[Tensor, list[int]]:
-        """One pass over the new token ids of N sequences, each behind the past in its store.
+        """One pass over the new token ids of N sequences, each after the past in its store.
 
-        Returns the residual stream [T, D] of all new tokens, and which of its rows are each sequence's last, or, one
-        part's after the other's, the last `n_logits` of each. The stores hold the new keys and values at once; their
+        Returns the residual stream [T, D] of all new tokens, and the rows of each sequence's last token, or, part by part,
+        of the last `n_logits` of each. The stores hold the new keys and values at once; their
         owner advances their length when the step has succeeded, so a failed step leaves no trace.
         Raises ValueError for a part without tokens or one that ends beyond `max_context`.
         """
@@ -169,21 +169,21 @@ class Transformer(nn.Module):
     def step(
         self, parts: Sequence[tuple[KeyValueStore, Sequence[int]]], n_logits: Sequence[int] | None = None
     ) -> Tensor:
-        """The logits [N, V] behind the rows that `step_hidden` names."""
+        """As `step_hidden`, returning the logits [N, V] of the rows that it names."""
         x_TD, rows = self.step_hidden(parts, n_logits)
         return self.logits(x_TD[rows])
 
     @torch.inference_mode()
-    def ahead_step(
+    def mtp_step(
         self, depth: int, x_TD: Tensor, tokens: Sequence[int], store: KeyValueStore
     ) -> tuple[Tensor, Tensor]:
-        """Multi-token prediction module `depth` over consecutive positions of one sequence, behind its past there.
+        """MTP module `depth` over consecutive positions of one sequence, after its past there.
 
-        `x_TD` is what `step_hidden`, or the module before, returned for those positions; `tokens` are those that lie
-        `depth` + 1 further. Returns the residual stream [T, D] for the module after it, and the logits [V] behind the
-        last position, for the token that lies one further still.
+        `x_TD` is what `step_hidden`, or the module before, returned for those positions; `tokens` are those
+        `depth` + 1 positions later. Returns the residual stream [T, D] for the next module, and the logits [V] of the
+        last position, for the token one position later still.
         """
-        module = cast("AheadModule", self.ahead[depth])
+        module = cast("MTPModule", self.ahead[depth])
         positions_T = torch.arange(store.length, store.length + len(tokens), device=self.device)
         rotation = self._rotation_behind([(store, tokens)], positions_T)
         new = segment(store, len(tokens), self.device, module.block.window)
@@ -192,13 +192,13 @@ class Transformer(nn.Module):
         return x_TD, self._head(module.norm(x_TD[-1]))
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """The residual stream's beginning [..., D] for ids [...]."""
+        """The input of the first block [..., D] for ids [...]."""
         return F.embedding(tokens, self.embedding)
 
     def rotation_and_spans(
         self, tokens_BS: Tensor, positions_BS: Tensor | None = None, documents_BS: Tensor | None = None
     ) -> tuple[Rotation, Spans]:
-        """What blocks need beside the residual stream: `block(x_BSD, rotation, spans[block.window])`.
+        """Further inputs of the blocks: `block(x_BSD, rotation, spans[block.window])`.
 
         Raises ValueError where rows without positions exceed the context.
         """
@@ -233,7 +233,7 @@ class Transformer(nn.Module):
 
 
 def _blocks(config: ModelConfig) -> list[Block]:
-    """All layers; those that share weights use their owners'."""
+    """Make all layers; those that share weights use their owners'."""
     blocks: list[Block] = []
     for layer in range(config.n_layers):
         attention, ffn = config.attention_owner(layer), config.ffn_owner(layer)

@@ -18,6 +18,7 @@ from benchmarks.pairs.devices import CPU, device_mounts
 from benchmarks.pairs.seeds import Seeds
 from benchmarks.patch.trees import sha256_hex
 from benchmarks.sandbox import Completed, Limits, Mount, SandboxLevel, python_runtime, run
+from benchmarks.sandbox.log_capture import readable
 
 MAX_SEEN_BYTES = 256 * 1024
 OBSERVE_S = 60.0
@@ -111,7 +112,7 @@ class Trials:
                 "side": side,
                 "attempt": number,
                 "outcome": outcome,
-                "detail": detail[:MAX_DETAIL_CHARACTERS],
+                "detail": readable(detail)[:MAX_DETAIL_CHARACTERS],
             }
         )
 

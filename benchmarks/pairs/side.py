@@ -21,6 +21,7 @@ from benchmarks.pairs.wire.channel import Channel, SampleClosed, SampleRaised, S
 from benchmarks.pairs.wire.messages import answer_for, message
 from benchmarks.pairs.wire.protocol import Kind, ProtocolError, TensorBytes
 from benchmarks.sandbox import Limits, Mount, Sample, SandboxLevel, python_runtime, spawn
+from benchmarks.sandbox.log_capture import readable
 from benchmarks.suites.base import Array, Problem, Suite, Tensors, TensorSpec
 
 HARNESS = "/harness"
@@ -30,9 +31,10 @@ MAX_PIDS = 64
 
 
 class SideFailed(Exception):
-    """A sample did not do its part. `kind` is one of the evidence's event kinds."""
+    """A sample did not do its part. `kind` is one of the evidence's event kinds; `detail` can be stored and printed."""
 
     def __init__(self, kind: str, side: str, stage: str, detail: str) -> None:
+        detail = readable(detail)  # the words may be the sample's
         super().__init__(f"{side} at {stage}: {detail}")
         self.kind, self.side, self.stage, self.detail = kind, side, stage, detail
 

@@ -12,7 +12,8 @@ class AwardOut(serializers.ModelSerializer[Award]):
     submission = serializers.UUIDField(source="submission_id")
     submitter = serializers.CharField(source="submission.submitter.username")
     recipient = serializers.CharField(
-        source="recipient.username", help_text="Whom it pays: for a reproduction not the submission's author."
+        source="recipient.username",
+        help_text="The user who is paid. For a reproduction that is not the submission's author.",
     )
     bounty = serializers.UUIDField(source="submission.bounty_id")
 
@@ -44,12 +45,12 @@ class AwardQuery(ListQuery):
     bounty = serializers.UUIDField(required=False, help_text="A bounty's id.")
     state = OneOf(
         [state.value for state in AwardState if state != AwardState.RESERVED],
-        help_text="Where an award stands; what is only reserved is never listed.",
+        help_text="The award's state. Reservations are never listed.",
     )
 
 
 class AwardList(generics.ListAPIView[Award]):
-    """Priced awards, the newest first. What is only reserved is not shown: it would tell the gate's estimate."""
+    """Priced awards, the newest first. Reservations are hidden, because they reveal the gate's estimate."""
 
     serializer_class = AwardOut
     permission_classes = [AllowAny]

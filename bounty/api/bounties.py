@@ -31,23 +31,23 @@ class BountyIn(serializers.Serializer[Any]):
     preset = serializers.CharField(default="standard")
     hardware = serializers.SlugField(default="cpu", max_length=60)
     escrow_microcredits = AmountField()
-    rate_microcredits_per_nat = AmountField(min_value=0, default=0, help_text="Not for a bug.")
+    rate_microcredits_per_nat = AmountField(min_value=0, default=0, help_text="Not for a bug bounty.")
     severity = serializers.ChoiceField(
-        choices=Severity.choices, allow_blank=True, default="", help_text="Of a bug (suite bug)."
+        choices=Severity.choices, allow_blank=True, default="", help_text="Only for a bug bounty (suite bug)."
     )
     award_microcredits = AmountField(
-        allow_null=True, default=None, help_text="Of a bug: for reproduction and fix together."
+        allow_null=True, default=None, help_text="Only for a bug bounty: for reproduction and fix together."
     )
     reproduction_ppm = serializers.IntegerField(
         min_value=0,
         max_value=999_999,
         allow_null=True,
         default=None,
-        help_text="The reproduction's share of it in millionths; 300000 where nothing is said.",
+        help_text="The reproduction's share of it in millionths; 300000 by default.",
     )
     reproduction = RawTextField(
         default="",
-        help_text="A bug's reproduction, where you have one: all of the award is then for the fix.",
+        help_text="A reproduction of the bug, if you have one. All of the award is then for the fix.",
     )
     min_reviewers = serializers.IntegerField(min_value=1, max_value=10, default=1)
     two_reviews_above_microcredits = AmountField(min_value=0, allow_null=True, default=None)
@@ -58,7 +58,9 @@ class BountyIn(serializers.Serializer[Any]):
     deadline_at = serializers.DateTimeField(allow_null=True, default=None)
     accept_no_runner = serializers.BooleanField(
         default=False,
-        help_text="Open it although no runner has this hardware; without it that is refused (409 `no_runner`).",
+        help_text=(
+            "Open it although no runner has this hardware. Otherwise the request is refused with 409 `no_runner`."
+        ),
     )
 
 
@@ -108,9 +110,9 @@ class BountyDetailOut(BountyOut):
         help_text="The id of the bug's reproduction, once it has one."
     )
     escrow = serializers.SerializerMethodField()
-    patch_base = serializers.SerializerMethodField(help_text="The tree that a diff must be made against now.")
+    patch_base = serializers.SerializerMethodField(help_text="The tree that diffs must be made against now.")
     measured_base = serializers.SerializerMethodField(
-        help_text="The best tree so far: what it is timed against."
+        help_text="The best tree so far, which candidates are measured against."
     )
 
     class Meta(BountyOut.Meta):
@@ -132,7 +134,9 @@ class BountyDetailOut(BountyOut):
 
 
 class FundIn(serializers.Serializer[Any]):
-    transfer_id = serializers.UUIDField(help_text="Made by the caller; repeating it moves nothing.")
+    transfer_id = serializers.UUIDField(
+        help_text="A UUID that you make. Repeating a request with the same id moves nothing."
+    )
     amount_microcredits = AmountField()
 
 
@@ -144,13 +148,13 @@ class PlaceOut(serializers.Serializer[Any]):
     rank = serializers.IntegerField(help_text="1 is first; gains whose intervals overlap share a rank.")
     submitter = serializers.CharField()
     submission = serializers.UUIDField()
-    bounty = serializers.UUIDField(help_text="Which of the series' bounties paid it.")
+    bounty = serializers.UUIDField(help_text="The bounty of the series that paid it.")
     log_ppm_bound = serializers.IntegerField(
-        help_text="Its own step: the confirmed lower bound, millionths of a nat."
+        help_text="Its own gain: the confirmed lower bound, in millionths of a nat."
     )
-    log_ppm_estimate = serializers.IntegerField(help_text="Its own step: the confirmation's median.")
+    log_ppm_estimate = serializers.IntegerField(help_text="Its own gain: the confirmation's median.")
     log_ppm_reached = serializers.IntegerField(
-        help_text="Over the series' origin: the sum of the bounds up to this gain."
+        help_text="Speed over the series' origin: the sum of the bounds up to this gain."
     )
     log_ppm_most = serializers.IntegerField(help_text="The upper end of that interval.")
     speed_up = serializers.SerializerMethodField(help_text="log_ppm_bound as a factor, for people to read.")
@@ -167,12 +171,12 @@ class PlaceOut(serializers.Serializer[Any]):
 
 
 def _factor(log_ppm: int) -> float:
-    """For people only; no verdict, price or rank is made of it."""
+    """Factor of a log ratio, for display only: no verdict, price or rank depends on it."""
     return round(math.exp(log_ppm / 1e6), 4)
 
 
 class BountyQuery(ListQuery):
-    state = OneOf(BountyState.values, help_text="Whether it takes submissions.")
+    state = OneOf(BountyState.values, help_text="The bounty's state.")
 
 
 class BountyList(generics.ListAPIView[Bounty]):
@@ -189,14 +193,14 @@ class BountyList(generics.ListAPIView[Bounty]):
         request=BountyIn, responses={201: BountyDetailOut, **refused(404)}, parameters=[IDEMPOTENCY_KEY]
     )
     def post(self, request: Request) -> Response:
-        """Open a bounty, whose escrow is taken from the treasury (maintainers)."""
+        """Open a bounty (maintainers). Its escrow is taken from the treasury."""
         terms, actor = validated(BountyIn, request), caller(request)
         made = once_for(request, "bounty", terms, lambda: str(open_by_terms(actor=actor, **terms).pk))
         return Response(BountyDetailOut(find_bounty(UUID(made))).data, status=201)
 
 
 class BountyDetail(generics.RetrieveAPIView[Bounty]):
-    """One bounty, with its escrow and the trees that count now."""
+    """One bounty, with its escrow and its present base trees."""
 
     queryset = Bounty.objects.select_related("lineage", "created_by")
     serializer_class = BountyDetailOut
@@ -204,7 +208,7 @@ class BountyDetail(generics.RetrieveAPIView[Bounty]):
 
 
 class BountyClose(APIView):
-    """Close a bounty. What is judged is still judged and paid; what is left of the escrow goes back when the last one is settled."""
+    """Close a bounty. Open submissions are still judged and paid; then the rest of the escrow returns."""
 
     permission_classes = [IsMaintainer]
 
@@ -229,7 +233,7 @@ class BountyFund(APIView):
 class BountyLeaderboard(APIView):
     """The confirmed gains of a bounty's series, the fastest first.
 
-    Across all bounties of that series; each with the speed that it reached and its own step.
+    Includes all bounties of that series. Each entry has the speed that it reached and its own gain.
     """
 
     permission_classes = [AllowAny]

@@ -1,4 +1,4 @@
-"""REST: disputes. Authors file them, maintainers answer them, everybody reads them."""
+"""REST: disputes. Authors file them, maintainers answer them, anyone can read them."""
 
 from typing import Any
 from uuid import UUID
@@ -62,11 +62,11 @@ class DisputeIn(serializers.Serializer[Any]):
 
 class AnswerIn(serializers.Serializer[Any]):
     answer = serializers.ChoiceField(choices=sorted(ANSWERS))
-    text = serializers.CharField(max_length=MAX_DISPUTE_CHARS, help_text="Why; the author reads it.")
+    text = serializers.CharField(max_length=MAX_DISPUTE_CHARS, help_text="The reason; the author reads it.")
 
 
 class SubmissionDispute(APIView):
-    """Object to the verdict of one's own submission; a maintainer answers."""
+    """Dispute the verdict of your own submission. A maintainer answers."""
 
     permission_classes = [HasScope("submit")]
 
@@ -80,8 +80,8 @@ class SubmissionDispute(APIView):
 class DisputeQuery(ListQuery):
     lookups = {"author": "author__username"}
 
-    state = OneOf(DisputeState.values, help_text="Whether it was answered, and how.")
-    author = Person(help_text='Who objects: a user name, or "me".')
+    state = OneOf(DisputeState.values, help_text="The dispute's state.")
+    author = Person(help_text='The author: a user name, or "me".')
     submission = serializers.UUIDField(required=False, help_text="A submission's id.")
 
 
@@ -107,7 +107,7 @@ class DisputeDetail(APIView):
 
 
 class DisputeAnswer(APIView):
-    """Uphold the verdict, order a re-measurement, or overturn it. Never one's own."""
+    """Uphold the verdict, order a re-measurement, or overturn it. You cannot answer your own dispute."""
 
     permission_classes = [IsMaintainer]
 

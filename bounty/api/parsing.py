@@ -1,4 +1,4 @@
-"""Reading request bodies: JSON up to a bound, and fields that take text as it is."""
+"""Parsing of request bodies: JSON up to a size limit, and text fields that are taken verbatim."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,14 +18,14 @@ LARGE_BYTES = 96 * 1024 * 1024
 
 
 class LargeJSONParser(BoundedJSONParser):
-    """For evidence, whose raw samples are the largest body."""
+    """JSON parser for evidence, which is the largest body because of its raw samples."""
 
     max_bytes = LARGE_BYTES
 
 
 @extend_schema_field({"type": "string"})
 class RawTextField(serializers.Field[str, str, str, Any]):
-    """A string exactly as sent: nothing is trimmed, and odd characters are somebody else's to judge."""
+    """A string exactly as sent: it is neither trimmed nor checked for odd characters."""
 
     def to_internal_value(self, data: Any) -> str:
         if not isinstance(data, str):
@@ -37,7 +37,7 @@ class RawTextField(serializers.Field[str, str, str, Any]):
 
 
 class StatedReason(serializers.Serializer[Any]):
-    """The body of an action whose reason goes into somebody's history."""
+    """The body of an action whose reason is recorded in a history."""
 
     reason = serializers.CharField(max_length=1000)
 
@@ -50,7 +50,7 @@ def validated(serializer: type[serializers.Serializer[Any]], request: Request) -
 
 
 def caller(request: Request) -> User:
-    """The signed-in user. Views that call this have a permission class that lets no one else in."""
+    """The logged-in user. Views that call this have a permission class that requires one."""
     assert isinstance(request.user, User)
     return request.user
 
@@ -59,20 +59,23 @@ IDEMPOTENCY_KEY = OpenApiParameter(
     "Idempotency-Key",
     {"type": "string", "format": "uuid"},
     OpenApiParameter.HEADER,
-    description="A UUID that you make: repeating the request with it makes nothing new and answers the same thing.",
+    description=(
+        "A UUID that you make. Repeating the request with the same UUID creates nothing and returns the "
+        "first result."
+    ),
 )
 
 
 def once_for(request: Request, what: str, terms: Mapping[str, object], make: Callable[[], str]) -> str:
-    """Call ``make`` once for the request's Idempotency-Key; returns what the thing is found by.
+    """Call ``make`` once for the request's Idempotency-Key; return the key of the object that it made.
 
-    Raises BadRequest for a key that is no UUID, and IdConflict for one that was used for something else.
+    Raises BadRequest if the key is not a UUID, and IdConflict if it was used for something else.
     """
     key = request.headers.get("Idempotency-Key")
     try:
         call_id = UUID(key) if key is not None else None
     except ValueError:
-        raise BadRequest("The header Idempotency-Key is a UUID, such as uuidgen prints.") from None
+        raise BadRequest("The header Idempotency-Key must be a UUID, such as uuidgen prints.") from None
     return once(call_id=call_id, user=caller(request), what=f"REST {what}", terms=terms, make=make)
 
 

@@ -36,8 +36,8 @@ class ReproductionVerdictOut(serializers.Serializer[Any]):
 class ReproductionOut(serializers.ModelSerializer[Reproduction]):
     bounty = serializers.UUIDField(source="bounty_id")
     author = serializers.CharField(source="author.username")
-    tree = serializers.CharField(source="tree_id", help_text="The tree that it was tried on.")
-    sha256 = serializers.CharField(source="blob", help_text="Of the file; stands in the evidence.")
+    tree = serializers.CharField(source="tree_id", help_text="The tree that it was run on.")
+    sha256 = serializers.CharField(source="blob", help_text="Digest of the file, as in the evidence.")
     verdict = serializers.SerializerMethodField()
 
     class Meta:
@@ -73,7 +73,7 @@ class ReproductionDetailOut(ReproductionOut):
 
 
 def rendered(reproduction: Reproduction, status: int = 200) -> Response:
-    """The detail of a reproduction, read again."""
+    """The detail of a reproduction, reloaded from the database."""
     return Response(ReproductionDetailOut(find_reproduction(reproduction.pk)).data, status=status)
 
 
@@ -81,12 +81,12 @@ class ReproductionQuery(ListQuery):
     lookups = {"author": "author__username"}
 
     bounty = serializers.UUIDField(required=False, help_text="A bounty's id.")
-    state = OneOf(ReproductionState.values, help_text="Where a reproduction stands.")
-    author = Person(help_text='Who sent it: a user name, or "me".')
+    state = OneOf(ReproductionState.values, help_text="The reproduction's state.")
+    author = Person(help_text='The author: a user name, or "me".')
 
 
 class ReproductionList(generics.ListAPIView[Reproduction]):
-    """All reproductions, in the order of sealing."""
+    """All reproductions, in the order in which they were submitted."""
 
     queryset = Reproduction.objects.select_related("author")
     serializer_class = ReproductionOut
@@ -97,14 +97,14 @@ class ReproductionList(generics.ListAPIView[Reproduction]):
 
     @extend_schema(request=ReproductionIn, responses={201: ReproductionDetailOut, **refused(404, 429)})
     def post(self, request: Request) -> Response:
-        """Send in a file that shows a bug."""
+        """Submit a file that shows a bug."""
         values = validated(ReproductionIn, request)
         made = reproduce(actor=caller(request), bounty_id=values["bounty"], text=values["text"])
         return rendered(made, 201)
 
 
 class ReproductionDetail(APIView):
-    """One reproduction. State, verdict, its run, and every change with its reason."""
+    """One reproduction. State, verdict, run, and every change with its reason."""
 
     permission_classes = [AllowAny]
 
@@ -114,7 +114,7 @@ class ReproductionDetail(APIView):
 
 
 class ReproductionText(APIView):
-    """The file of a reproduction, as it was sent."""
+    """The file of a reproduction, as it was submitted."""
 
     permission_classes = [AllowAny]
 

@@ -1,4 +1,4 @@
-"""REST: what maintainers do with runners. Each action may be repeated and is in the runner's history."""
+"""REST: maintainers' actions on runners. Each action may be repeated and is recorded in the runner's history."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ from bounty.api.parsing import StatedReason, caller, validated
 from bounty.api.runners import RunnerDetailOut, RunnerOut
 from bounty.api.runs import RunOut
 from bounty.models import Runner, RunnerState
-from bounty.services.runners import care as runner_care
+from bounty.services.runners import maintenance as runner_maintenance
 from gainshare.accounts.permissions import IsMaintainer
 
 
@@ -27,16 +27,16 @@ class CalibrateIn(serializers.Serializer[Any]):
         max_length=60,
         allow_blank=True,
         default="",
-        help_text="With `preset`; else all that bounties pay for.",
+        help_text="Together with `preset`. Without both, all suites and presets that bounties pay for.",
     )
     preset = serializers.CharField(max_length=60, allow_blank=True, default="")
     tree = serializers.CharField(
-        max_length=64, default="shipped", help_text="What is measured against itself."
+        max_length=64, default="shipped", help_text="The tree that is measured against itself."
     )
 
 
 class RunnerStateView(APIView):
-    """Bring a runner into a state (maintainers). The same as the action of that name."""
+    """Set a runner's state (maintainers). The same as the action of that name."""
 
     permission_classes = [IsMaintainer]
 
@@ -44,12 +44,12 @@ class RunnerStateView(APIView):
     def post(self, request: Request, name: str) -> Response:
         values = validated(StateIn, request)
         return Response(
-            RunnerOut(runner_care.set_runner_state(actor=caller(request), name=name, **values)).data
+            RunnerOut(runner_maintenance.set_runner_state(actor=caller(request), name=name, **values)).data
         )
 
 
 class _Action(APIView):
-    """POST a reason; the answer is the runner as it is then."""
+    """An action that takes a reason and returns the runner in its new state."""
 
     permission_classes = [IsMaintainer]
     act: Callable[..., Runner]
@@ -61,35 +61,37 @@ class _Action(APIView):
 
 
 class RunnerDrain(_Action):
-    """Let a runner finish what it has and give it nothing more."""
+    """Let a runner finish its run and give it no more runs."""
 
-    act = staticmethod(runner_care.drain)
+    act = staticmethod(runner_maintenance.drain)
 
 
 class RunnerResume(_Action):
-    """Give a drained runner work again."""
+    """Give a drained runner runs again."""
 
-    act = staticmethod(runner_care.resume)
+    act = staticmethod(runner_maintenance.resume)
 
 
 class RunnerQuarantine(_Action):
-    """Trust a runner no more. It gets only A/A runs, and a submission's run that it has goes elsewhere."""
+    """Quarantine a runner. It then gets only A/A runs, and a submission's run that it has goes to another runner."""
 
-    act = staticmethod(runner_care.quarantine)
+    act = staticmethod(runner_maintenance.quarantine)
 
 
 class RunnerRelease(_Action):
-    """Trust a quarantined runner again."""
+    """Release a runner from quarantine."""
 
-    act = staticmethod(runner_care.release)
+    act = staticmethod(runner_maintenance.release)
 
 
 class RunnerCalibrate(APIView):
-    """Order A/A runs that only one runner may take. Those that it has before it already are not ordered twice."""
+    """Order A/A runs for this runner. A/A runs that already wait for it are not ordered twice."""
 
     permission_classes = [IsMaintainer]
 
     @extend_schema(request=CalibrateIn, responses={201: RunOut(many=True)})
     def post(self, request: Request, name: str) -> Response:
-        _, runs = runner_care.calibrate(actor=caller(request), name=name, **validated(CalibrateIn, request))
+        _, runs = runner_maintenance.calibrate(
+            actor=caller(request), name=name, **validated(CalibrateIn, request)
+        )
         return Response(RunOut(runs, many=True).data, status=201)

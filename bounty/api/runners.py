@@ -1,4 +1,4 @@
-"""REST: registering runners and seeing how they are. What maintainers do with them is in `runner_actions`."""
+"""REST: registering and listing runners. Maintainers' actions are in `runner_actions`."""
 
 from typing import Any
 
@@ -12,9 +12,9 @@ from rest_framework.views import APIView
 from bounty.api.parsing import caller, validated
 from bounty.api.runs import ChangeOut, RunOut
 from bounty.models import OPEN_RUN_STATES, NoiseSample, Runner, RunnerFailure
-from bounty.services.runners.care import find_runner
 from bounty.services.runners.device_waits import is_waiting
 from bounty.services.runners.doubts import runs_in_doubt
+from bounty.services.runners.maintenance import find_runner
 from bounty.services.runners.registration import register_runner
 from bounty.services.transitions import history
 from gainshare.accounts.permissions import IsMaintainer
@@ -27,7 +27,7 @@ class RunnerIn(serializers.Serializer[Any]):
     hardware = serializers.SlugField(max_length=60, default="cpu")
     public_key = serializers.CharField(max_length=64, help_text="Raw Ed25519 public key in base64.")
     fingerprint = serializers.DictField(
-        default=dict, help_text="What `python -m benchmarks.runner.fingerprint` prints on that machine."
+        default=dict, help_text="The output of `python -m benchmarks.runner.fingerprint` on that machine."
     )
     host = serializers.CharField(max_length=120, allow_blank=True, default="")
 
@@ -35,7 +35,7 @@ class RunnerIn(serializers.Serializer[Any]):
 class RunnerOut(serializers.ModelSerializer[Runner]):
     current_run = serializers.SerializerMethodField()
     is_waiting_for_device = serializers.SerializerMethodField(
-        help_text="Other work on its machine holds the device; it takes no run until that ends."
+        help_text="True while other work on its machine uses the device. The runner takes no run until that ends."
     )
 
     class Meta:
@@ -68,7 +68,7 @@ class RunnerOut(serializers.ModelSerializer[Runner]):
 
 
 class RunnerMade(RunnerOut):
-    token = serializers.CharField(help_text="Shown only now.")
+    token = serializers.CharField(help_text="Shown only in this answer.")
 
     class Meta(RunnerOut.Meta):
         fields = [*RunnerOut.Meta.fields, "token"]
@@ -136,7 +136,7 @@ class RunnerList(generics.ListAPIView[Runner]):
 
 
 class RunnerDetail(generics.RetrieveAPIView[Runner]):
-    """One runner, with its history. Its public key checks the signatures on its evidence."""
+    """One runner with its history. Its public key verifies the signatures on its evidence."""
 
     queryset = Runner.objects.all()
     serializer_class = RunnerDetailOut
@@ -145,7 +145,7 @@ class RunnerDetail(generics.RetrieveAPIView[Runner]):
 
 
 class RunnerNoise(generics.ListAPIView[NoiseSample]):
-    """What a runner's A/A runs found, the newest first."""
+    """Results of a runner's A/A runs, the newest first."""
 
     serializer_class = NoiseSampleOut
     permission_classes = [AllowAny]
@@ -155,7 +155,7 @@ class RunnerNoise(generics.ListAPIView[NoiseSample]):
 
 
 class RunnerDoubts(APIView):
-    """Runs in doubt since a runner's quarantine for drift. Those that matter for awards, from its last good A/A run on."""
+    """Runs in doubt after a quarantine for drift. These are award-relevant runs since the last good A/A run."""
 
     permission_classes = [AllowAny]
 

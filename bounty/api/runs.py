@@ -1,4 +1,4 @@
-"""REST: runs, their logs and their evidence. Figures of a run are hidden until it has its verdict."""
+"""REST: runs, their logs and their evidence. A run's figures are hidden until it has its verdict."""
 
 from typing import Any
 from uuid import UUID
@@ -16,10 +16,10 @@ from bounty.api.parsing import StatedReason, asked_by, asking, caller, validated
 from bounty.errors import BadRequest, NotFound
 from bounty.models import Run, RunKind, RunState, RunVerdict, StateChange
 from bounty.services.access import require_sight, sees_run
-from bounty.services.runs.care import cancel_run, rerun
 from bounty.services.runs.guard_rails import rails_of
 from bounty.services.runs.lifecycle import find_run, order_aa_run
 from bounty.services.runs.logs import LogPage, read_log
+from bounty.services.runs.maintenance import cancel_run, rerun
 from bounty.services.runs.queues import queue_place
 from bounty.services.transitions import history
 from bounty.services.trees import blob_store
@@ -34,10 +34,10 @@ class VerdictOut(serializers.Serializer[Any]):
     reason = serializers.CharField()
     log_ppm_estimate = serializers.IntegerField(allow_null=True, help_text="ln(base/candidate), millionths.")
     log_ppm_bound = serializers.IntegerField(
-        allow_null=True, help_text="A one-sided bound of it; bound_side says which."
+        allow_null=True, help_text="One-sided bound of the estimate; bound_side says which side."
     )
     bound_side = serializers.CharField(
-        help_text='"lower", of a gate\'s regression "upper"; empty without a bound.'
+        help_text='"lower"; "upper" for a regression of a gate or an A/A run; empty without a bound.'
     )
     pairs = serializers.IntegerField()
 
@@ -50,22 +50,24 @@ class ChangeOut(serializers.Serializer[Any]):
 
 
 class QueueOut(serializers.Serializer[Any]):
-    """Where an unfinished run stands. Estimates are medians of earlier runs of its sort, None without any."""
+    """Place of an unfinished run in the queue. Estimates are medians of earlier similar runs, null without any."""
 
-    position = serializers.IntegerField(allow_null=True, help_text="0 is next; null while it runs.")
-    runners = serializers.IntegerField(help_text="That are at work on this hardware, or that it may run on.")
+    position = serializers.IntegerField(
+        allow_null=True, help_text="Runs before this one: 0 is next, null while it runs."
+    )
+    runners = serializers.IntegerField(help_text="Runners that may take it.")
     starts_in_s = serializers.IntegerField(allow_null=True)
     ends_in_s = serializers.IntegerField(
-        allow_null=True, help_text="null also once it takes longer than runs of its sort usually do."
+        allow_null=True, help_text="Also null when it takes longer than similar runs usually do."
     )
     waiting_for_device = serializers.IntegerField(
-        help_text="How many of these runners wait for their device: other work on their machine holds it."
+        help_text="Number of these runners that wait for their device because other work on the machine uses it."
     )
 
 
 class SampleOut(serializers.Serializer[Any]):
     index = serializers.IntegerField()
-    control = serializers.BooleanField(help_text="A base/base pair.")
+    control = serializers.BooleanField(help_text="True for a pair that runs base on both sides.")
     case = serializers.CharField()
     log_ratio_ppb = serializers.IntegerField(help_text="ln(base/candidate) of the pair, billionths.")
 
@@ -83,7 +85,7 @@ def verdict_of(run: Run) -> RunVerdict | None:
 
 
 class RunOut(serializers.ModelSerializer[Run]):
-    """A run as it is in a list: progress, and the verdict once there is one."""
+    """A run in a list: progress, and the verdict when there is one."""
 
     submission = serializers.UUIDField(source="submission_id", allow_null=True)
     base_tree = serializers.CharField(source="base_tree_id")
@@ -128,7 +130,7 @@ class RunOut(serializers.ModelSerializer[Run]):
 
 
 class TrialOut(serializers.Serializer[Any]):
-    """One step of an attempt at a bug's reproduction, as it is in the evidence."""
+    """One step of an attempt to reproduce a bug, as recorded in the evidence."""
 
     step = serializers.CharField(help_text="read, observe or check.")
     side = serializers.CharField(help_text="base, candidate, or none: without a tree.")
@@ -141,17 +143,17 @@ class RailOut(serializers.Serializer[Any]):
     """One guard rail of a guard run. Effects are ln(base/candidate) in millionths."""
 
     name = serializers.CharField()
-    suite = serializers.CharField(help_text="Empty for what is measured over all suites.")
-    margin_log_ppm = serializers.IntegerField(help_text="Below zero: so much worse it may be.")
+    suite = serializers.CharField(help_text="Empty for a rail over all suites.")
+    margin_log_ppm = serializers.IntegerField(help_text="Largest allowed loss, below zero.")
     log_ppm_estimate = serializers.IntegerField(allow_null=True)
-    log_ppm_bound = serializers.IntegerField(allow_null=True, help_text="Its one-sided lower bound.")
+    log_ppm_bound = serializers.IntegerField(allow_null=True, help_text="One-sided lower bound.")
     pairs = serializers.IntegerField()
     result = serializers.CharField(help_text="holds, violated, undecided or not_needed.")
 
 
 class RunDetailOut(RunOut):
-    rails = serializers.SerializerMethodField(help_text="Of a guard run, once it has its verdict.")
-    trials = serializers.SerializerMethodField(help_text="Of a bug's runs.")
+    rails = serializers.SerializerMethodField(help_text="Only of a guard run that has its verdict.")
+    trials = serializers.SerializerMethodField(help_text="Only of a bug's runs.")
     queue = serializers.SerializerMethodField()
     commitment = serializers.CharField()
     evidence = serializers.SerializerMethodField()
@@ -206,9 +208,9 @@ class RunDetailOut(RunOut):
 
 class LogOut(serializers.Serializer[Any]):
     offset = serializers.IntegerField()
-    next_offset = serializers.IntegerField(help_text="Ask again from here.")
+    next_offset = serializers.IntegerField(help_text="Offset for the next request.")
     text = serializers.CharField()
-    is_final = serializers.BooleanField(help_text="Nothing more will come.")
+    is_final = serializers.BooleanField(help_text="True when the log is complete.")
 
 
 class AaIn(serializers.Serializer[Any]):
@@ -218,14 +220,14 @@ class AaIn(serializers.Serializer[Any]):
     tree = serializers.CharField(default="shipped")
 
 
-LOG_OFFSET = OpenApiParameter("offset", int, description="First character wanted; 0 when left out.")
+LOG_OFFSET = OpenApiParameter("offset", int, description="First character to return; 0 by default.")
 
 
 def offset_of(request: Request) -> int:
-    """The query's ``offset``; raises BadRequest unless it is a whole number from 0 on."""
+    """The query's ``offset``; raises BadRequest unless it is a non-negative whole number."""
     raw = request.query_params.get("offset", "0")
     if not raw.isascii() or not raw.isdigit() or len(raw) > 10:
-        raise BadRequest("offset is a whole number from 0 on.")
+        raise BadRequest("offset must be a non-negative whole number.")
     return int(raw)
 
 
@@ -240,18 +242,18 @@ def shown_changes(changes: list[StateChange], *, has_reasons: bool) -> list[dict
 
 
 def sealed_evidence(run: Run) -> HttpResponse:
-    """The sealed document of a run that has its verdict, to the byte. Raises NotFound."""
+    """The bytes of a run's sealed evidence. Raises NotFound until the run has its verdict."""
     verdict = verdict_of(run)
     if verdict is None or verdict.evidence is None:
-        raise NotFound("This run has no evidence (yet).")
+        raise NotFound("This run has no evidence, or not yet. Evidence is stored together with the verdict.")
     response = HttpResponse(blob_store().get(verdict.evidence.blob), content_type="application/json")
     response["Content-Disposition"] = f'attachment; filename="{run.pk}.json"'
     return response
 
 
 class RunQuery(ListQuery):
-    state = OneOf(RunState.values, help_text="Where a run stands.")
-    kind = OneOf(RunKind.values, help_text="What a run is for.")
+    state = OneOf(RunState.values, help_text="The run's state.")
+    kind = OneOf(RunKind.values, help_text="The run's kind.")
 
 
 class RunList(generics.ListAPIView[Run]):
@@ -270,13 +272,13 @@ class RunList(generics.ListAPIView[Run]):
 
     @extend_schema(request=AaIn, responses={201: RunDetailOut, **refused(404)})
     def post(self, request: Request) -> Response:
-        """Order an A/A run (maintainers). It measures a tree against itself, so it shows the machine's noise."""
+        """Order an A/A run (maintainers). It measures a tree against itself to show the machine's noise."""
         run = order_aa_run(actor=caller(request), **validated(AaIn, request))
         return Response(RunDetailOut(run, context={"request": request}).data, status=201)
 
 
 class RunDetail(APIView):
-    """One run. With its samples, once it has its verdict."""
+    """One run. Its samples are included when it has its verdict."""
 
     permission_classes = [AllowAny]
 
@@ -297,7 +299,7 @@ class RunCancel(APIView):
 
 
 class RunRerun(APIView):
-    """Order a failed or doubted run again (maintainers). The answer is the new run; the old verdict stays."""
+    """Order a failed or doubted run again (maintainers). Returns the new run; the old verdict stays."""
 
     permission_classes = [IsMaintainer]
 
@@ -308,7 +310,7 @@ class RunRerun(APIView):
 
 
 class RunLog(APIView):
-    """A run's log, from a character on. Poll it to follow a run."""
+    """A run's log from a given character. Poll it to follow a run."""
 
     permission_classes = [AllowAny]
 
@@ -326,7 +328,7 @@ class RunLog(APIView):
 
 
 class RunEvidence(APIView):
-    """The sealed evidence of a run. To be checked offline with `gainshare verify`."""
+    """The sealed evidence of a run. Verify it offline with `gainshare verify`."""
 
     permission_classes = [AllowAny]
 

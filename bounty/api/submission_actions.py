@@ -1,4 +1,4 @@
-"""REST: what people decide about a submission."""
+"""REST: people's decisions about a submission."""
 
 from typing import Any
 from uuid import UUID
@@ -30,7 +30,7 @@ class ReasonIn(serializers.Serializer[Any]):
 
 
 class SubmissionWithdraw(APIView):
-    """Withdraw one's own submission. After a first sample it still counts as an attempt."""
+    """Withdraw your own submission. After its first sample it still counts as an attempt."""
 
     permission_classes = [HasScope("submit")]
 
@@ -40,7 +40,7 @@ class SubmissionWithdraw(APIView):
 
 
 class SubmissionReview(APIView):
-    """Accept or decline a confirmed gain. A suspicious one can be declined. Never one's own."""
+    """Accept or decline a confirmed gain, or decline a suspicious one. You cannot review your own submission."""
 
     permission_classes = [HasScope("submit")]
 
@@ -61,7 +61,7 @@ class SubmissionMerge(APIView):
 
 
 class SubmissionRemeasure(APIView):
-    """Measure again after the lineage's tip has moved. The diff is applied to the new tip and judged from the gate on."""
+    """Measure again after the lineage's tip has moved. The diff is applied to the current tree and measured there."""
 
     permission_classes = [HasScope("submit")]
 
@@ -71,7 +71,7 @@ class SubmissionRemeasure(APIView):
 
 
 class SubmissionRejudge(APIView):
-    """Order the gate again (maintainers). After a suspicious verdict or an infrastructure error."""
+    """Order the gate again (maintainers). Possible after a suspicious verdict or an infrastructure error."""
 
     permission_classes = [IsMaintainer]
 
@@ -81,7 +81,7 @@ class SubmissionRejudge(APIView):
 
 
 class SubmissionReverse(APIView):
-    """Take a vested award back (maintainers). From its lot what is unspent, the rest as a debt."""
+    """Take a vested award back (maintainers). Unspent credits are taken from its lot; the rest becomes a debt."""
 
     permission_classes = [IsMaintainer]
 

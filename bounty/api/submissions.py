@@ -1,4 +1,4 @@
-"""REST: submissions, to read and to send in. What people decide about them is in `submission_actions`."""
+"""REST: submissions. Decisions about them are in `submission_actions`."""
 
 from typing import Any
 from uuid import UUID
@@ -53,7 +53,7 @@ class SubmissionIn(serializers.Serializer[Any]):
     base_tree = serializers.CharField(
         allow_null=True,
         default=None,
-        help_text="The tree that the diff is against; refused when it has moved.",
+        help_text="The tree that the diff was made against. Refused if the bounty now uses another tree.",
     )
 
 
@@ -88,7 +88,7 @@ class CheckOut(serializers.Serializer[Any]):
 
     run = serializers.UUIDField(source="run.pk")
     outcome = serializers.ChoiceField(choices=[(outcome.value, outcome.value) for outcome in CheckOutcome])
-    doubt = serializers.CharField(help_text="What speaks against the gain; empty where nothing does.")
+    doubt = serializers.CharField(help_text="The reason to doubt the gain; empty without one.")
 
 
 class SubmissionOut(serializers.ModelSerializer[Submission]):
@@ -126,13 +126,13 @@ class SubmissionOut(serializers.ModelSerializer[Submission]):
 
 class SubmissionDetailOut(SubmissionOut):
     stage = serializers.SerializerMethodField(
-        help_text='The state, with what is being measured: "confirming: guard rails".'
+        help_text='The state, with the measurement in progress: "confirming: guard rails".'
     )
     check = serializers.SerializerMethodField()
     disputes = DisputeOut(many=True)
     is_waiting_for_escrow = serializers.SerializerMethodField()
     award = serializers.SerializerMethodField()
-    shares = serializers.SerializerMethodField(help_text="Of a bug's fix: every part of the award.")
+    shares = serializers.SerializerMethodField(help_text="Only of a bug's fix: the parts of the award.")
     queue = serializers.SerializerMethodField()
     runs = RunOut(many=True)
     reviews = ReviewOut(many=True)
@@ -206,7 +206,7 @@ class SubmissionQuery(ListQuery):
     lookups = {"submitter": "submitter__username"}
 
     bounty = serializers.UUIDField(required=False, help_text="A bounty's id.")
-    state = OneOf(SubmissionState.values, help_text="Where a submission stands.")
+    state = OneOf(SubmissionState.values, help_text="The submission's state.")
     submitter = Person(help_text='A user name, or "me".')
 
 
@@ -224,7 +224,7 @@ class SubmissionList(generics.ListAPIView[Submission]):
 
     @extend_schema(request=SubmissionIn, responses={201: SubmissionDetailOut, **refused(404, 429)})
     def post(self, request: Request) -> Response:
-        """Send a diff in to be judged."""
+        """Submit a diff to be judged."""
         values = validated(SubmissionIn, request)
         submission = submit(
             actor=caller(request),
@@ -246,7 +246,7 @@ class SubmissionDetail(APIView):
 
 
 class SubmissionDiff(APIView):
-    """The diff of a submission, as it was sent."""
+    """The diff of a submission, as it was submitted."""
 
     permission_classes = [AllowAny]
 
@@ -257,12 +257,12 @@ class SubmissionDiff(APIView):
         try:
             data = blob_store().get(submission.diff_blob)
         except TreeError:
-            raise NotFound("This diff was too large to be kept.") from None
+            raise NotFound("This diff was too large to be stored.") from None
         return HttpResponse(data, content_type="text/x-diff; charset=utf-8")
 
 
 class SubmissionLog(APIView):
-    """The log of all of a submission's runs, from a character on. Poll it to follow them."""
+    """The log of all runs of a submission from a given character. Poll it to follow them."""
 
     permission_classes = [AllowAny]
 
@@ -276,7 +276,7 @@ class SubmissionLog(APIView):
 
 
 class SubmissionEvidence(APIView):
-    """The sealed evidence behind a submission's verdict. Each run has its own under runs/."""
+    """The sealed evidence of a submission's verdict. Each run's own evidence is under runs/."""
 
     permission_classes = [AllowAny]
 

@@ -28,7 +28,7 @@ class LiftIn(serializers.Serializer[Any]):
 
 
 class SwitchList(APIView):
-    """The three emergency stops as they stand. Who pressed or lifted them last, when and why."""
+    """The state of the three emergency stops. Each with who changed it last, when and why."""
 
     permission_classes = [AllowAny]
 
@@ -38,7 +38,7 @@ class SwitchList(APIView):
 
 
 class SwitchStop(APIView):
-    """Stop judging, awards or merges (maintainers). Stopping what is stopped changes nothing."""
+    """Stop judging, awards or merges (maintainers). Repeating changes nothing."""
 
     permission_classes = [IsMaintainer]
 
@@ -50,7 +50,7 @@ class SwitchStop(APIView):
 
 
 class SwitchLift(APIView):
-    """Lift an emergency stop (maintainers). What waited goes on by itself."""
+    """Lift an emergency stop (maintainers). Whatever waited continues automatically."""
 
     permission_classes = [IsMaintainer]
 

@@ -34,7 +34,7 @@ from gainshare.accounts.schema import refused
 
 class TreeIn(serializers.Serializer[Any]):
     base = serializers.CharField(default="shipped", help_text='A tree\'s hash, or "shipped".')
-    diff = RawTextField(default="", help_text="A unified diff against that tree; empty: the tree itself.")
+    diff = RawTextField(default="", help_text="A unified diff against that tree. Empty for the tree itself.")
 
 
 class TreeOut(serializers.ModelSerializer[StoredTree]):
@@ -59,7 +59,7 @@ class LineageOut(serializers.ModelSerializer[Lineage]):
     origin = serializers.CharField(source="origin_id")
     tip = serializers.CharField(source="tip_id")
     is_outdated = serializers.SerializerMethodField(
-        help_text="The tip has an older layout: nothing is judged here until the lineage is renewed."
+        help_text="True when the tip has an older layout. Nothing is judged in the lineage until it is renewed."
     )
 
     class Meta:
@@ -97,7 +97,7 @@ class TreeList(APIView):
     def post(self, request: Request) -> Response:
         values, actor = validated(TreeIn, request), caller(request)
         if not actor.is_maintainer:
-            take(what="trees made by this account", who=str(actor.pk), rate=Rate(TREES_PER_HOUR))
+            take(what="new trees from this account", who=str(actor.pk), rate=Rate(TREES_PER_HOUR))
         tree = create_tree(actor=actor, **values)
         return Response({"hash": tree.hash}, status=201)
 
@@ -115,7 +115,7 @@ class TreeDetail(APIView):
 
 
 class TreeArchive(APIView):
-    """A tree's files as an uncompressed tar. Unpack it, change it, send the diff."""
+    """A tree's files as an uncompressed tar archive."""
 
     permission_classes = [AllowAny]
 
@@ -136,7 +136,7 @@ class TreeArchive(APIView):
 
 
 class LineageList(generics.ListAPIView[Lineage]):
-    """Lines of trees that grow by merges."""
+    """All lineages. They are lines of trees that grow by merges."""
 
     queryset = Lineage.objects.all()
     serializer_class = LineageOut
@@ -163,30 +163,31 @@ class LineageDetail(generics.RetrieveAPIView[Lineage]):
 class LineageRenewalOut(serializers.Serializer[Any]):
     lineage = serializers.CharField()
     old_tip = serializers.CharField()
-    tip = serializers.CharField(help_text="Equal to the old one where only submissions had to end.")
+    tip = serializers.CharField(help_text="Equal to the old tip if only submissions had to end.")
     ended = serializers.ListField(
-        child=serializers.UUIDField(), help_text="Submissions that ended without an attempt."
+        child=serializers.UUIDField(), help_text="Submissions that ended; they do not count as attempts."
     )
     kept = serializers.ListField(
-        child=serializers.UUIDField(), help_text="Submissions whose run was cancelled and whose award stands."
+        child=serializers.UUIDField(),
+        help_text="Submissions whose run was cancelled and whose award is unchanged.",
     )
     reproductions = serializers.ListField(
         child=serializers.UUIDField(),
-        help_text="Reproductions that could not be tried; they count for nothing.",
+        help_text="Reproductions that could not be run; they do not count as attempts.",
     )
 
 
 class RenewalOut(serializers.Serializer[Any]):
     shipped_tree = serializers.CharField()
     cancelled_calibrations = serializers.IntegerField()
-    lineages = LineageRenewalOut(many=True, help_text="Those that were changed; none when repeated.")
+    lineages = LineageRenewalOut(many=True, help_text="Lineages that were changed; none when repeated.")
 
 
 class LineageRenew(APIView):
     """Begin lineages of an older layout again at the shipped tree (maintainers).
 
-    What is open on older trees ends without an attempt, and its reservation returns to escrow. Booked awards stand.
-    Repeating changes nothing.
+    Open submissions on older trees end without counting as an attempt, and their reservations return to
+    escrow. Booked awards are unchanged. Repeating changes nothing.
     """
 
     permission_classes = [IsMaintainer]

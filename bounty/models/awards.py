@@ -1,6 +1,6 @@
-"""Awards: what one submission earns. The money itself moves in the ledger, by the transfers named here.
+"""Awards of submissions. The money itself moves in the ledger, by the transfers that a row names.
 
-A booked award keeps its amount for ever. Where a gain is priced again, its award is voided and another one booked.
+A booked award keeps its amount. When a gain is priced again, its award is voided and another one is booked.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from gainshare.accounts.models import User
 
 
 class AwardState(models.TextChoices):
-    """Where an award stands."""
+    """State of an award."""
 
     RESERVED = "reserved", "Reserved"  # escrow is set aside since the gate passed; no amount yet
     UNVESTED = "unvested", "Unvested"  # the confirmation priced it; unspendable
     VESTED = "vested", "Vested"  # a lot in the contributor's wallet
     REVERSED = "reversed", "Reversed"  # vested, then taken back
-    VOID = "void", "Void"  # set aside or booked, but never paid: the escrow has it back
+    VOID = "void", "Void"  # reserved or booked, but never paid: returned to the escrow
 
 
 class AwardRole(models.TextChoices):
-    """What an award is for."""
+    """Contribution that an award pays."""
 
-    GAIN = "gain", "Gain"  # what the confirmed bound is worth
+    GAIN = "gain", "Gain"  # priced from the confirmed bound
     FIX = "fix", "Fix"  # of a bug
     REPRODUCTION = "reproduction", "Reproduction"  # of the bug that the submission fixes
 
@@ -39,9 +39,9 @@ COUNTING = (AwardState.RESERVED, AwardState.UNVESTED, AwardState.VESTED)
 
 
 class Award(models.Model):
-    """At most one award per submission and role counts; void ones were never paid and stay as history.
+    """One award of a submission. At most one per submission and role is not void; void ones stay as history.
 
-    A fix brings two: its author's own, and that of whoever reproduced the bug. They rise and fall together.
+    A fix has two awards: its author's, and that of the person who reproduced the bug. They change state together.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
@@ -122,7 +122,7 @@ class Award(models.Model):
 
     @property
     def recipient(self) -> User:
-        """Whom it pays."""
+        """User who is paid."""
         return self.submission.submitter if self.reproduction is None else self.reproduction.author
 
     def __str__(self) -> str:

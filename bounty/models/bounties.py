@@ -1,7 +1,7 @@
-"""Bounties: what is measured, in which lineage, and what a nat of speed-up is worth.
+"""Bounties: suite, lineage, hardware, and the price of a nat of speed-up.
 
 The escrow itself is an account of the ledger, named by :attr:`Bounty.escrow_reference`. A bounty's rate never
-falls (a trigger of the database holds that).
+falls, which a database trigger enforces.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ class BountyState(models.TextChoices):
     """Whether a bounty takes submissions."""
 
     OPEN = "open", "Open"  # takes submissions
-    EXHAUSTED = "exhausted", "Exhausted"  # all escrow is reserved or paid; opens again if some comes back
-    CLOSED = "closed", "Closed"  # takes none, ever again; what is being judged is still judged and paid
+    EXHAUSTED = "exhausted", "Exhausted"  # all escrow is reserved or paid; opens again if some of it returns
+    CLOSED = "closed", "Closed"  # takes no more; open submissions are still judged and paid
 
 
 class Severity(models.TextChoices):
-    """How bad a bug is. What each is worth is for the bounty to say."""
+    """Severity of a bug. Each bounty sets its own award for it."""
 
-    LOW = "low", "Low"  # wrong in a corner that few reach
-    MEDIUM = "medium", "Medium"  # wrong for some, with a way around it
-    HIGH = "high", "High"  # wrong for many, or without a way around it
+    LOW = "low", "Low"  # wrong in a rare case
+    MEDIUM = "medium", "Medium"  # wrong for some users, with a workaround
+    HIGH = "high", "High"  # wrong for many users, or without a workaround
     CRITICAL = "critical", "Critical"  # wrong answers or lost work that no one notices
 
 
 class Bounty(models.Model):
-    """One posted bounty. An award is ``rate x ln(base time / candidate time)``, at most what is in escrow.
+    """One bounty. An award is ``rate x ln(base time / candidate time)``, at most the escrow's balance.
 
     A bounty for a bug has a severity and a fixed award instead of a rate; the first reproduction earns a share of it.
     """
@@ -92,7 +92,7 @@ class Bounty(models.Model):
                     reproduction_ppm__lt=PPM,
                     rate_microcredits_per_nat=0,
                     review_window_s__isnull=True,
-                    # Stated, since a comparison with null holds in a check.
+                    # Explicit, because a check constraint passes when a comparison is null.
                     award_microcredits__isnull=False,
                     reproduction_ppm__isnull=False,
                 )

@@ -1,4 +1,4 @@
-"""What A/A runs and failed attempts tell of a runner. Written once, never changed (a trigger refuses it)."""
+"""Results of A/A runs and failed attempts, per runner. Rows are append-only, which a trigger enforces."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bounty.models.submissions import VERDICT_CHOICES
 
 
 class NoiseSample(models.Model):
-    """One finished A/A run: how far a tree seems to be from itself on this runner. All in millionths of a nat."""
+    """One finished A/A run: the difference of a tree from itself on this runner, in millionths of a nat."""
 
     run = models.OneToOneField(Run, on_delete=models.PROTECT, related_name="noise_sample")
     runner = models.ForeignKey(Runner, on_delete=models.PROTECT, related_name="noise_samples")
@@ -36,7 +36,7 @@ class NoiseSample(models.Model):
 
 
 class RunnerFailure(models.Model):
-    """One attempt at a run that this runner did not bring to an end, through its own fault as far as is known."""
+    """One attempt at a run that failed on this runner, as far as is known through the runner's fault."""
 
     runner = models.ForeignKey(Runner, on_delete=models.PROTECT, related_name="failures")
     run = models.ForeignKey(Run, on_delete=models.PROTECT, related_name="+")

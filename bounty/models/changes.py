@@ -1,4 +1,4 @@
-"""Every change of state of a bounty, submission, run or award: from what, to what, when and why. Append-only."""
+"""History of state changes: old and new state, time, reason and actor. Append-only."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SUBJECTS = [
 
 
 class StateChange(models.Model):
-    """Written in the transaction that made the change. Empty ``old`` means the subject was made."""
+    """One change of state, written in the same transaction. ``old`` is empty for a new subject."""
 
     subject = models.CharField(max_length=12, choices=SUBJECTS)
     subject_id = models.CharField(max_length=36)

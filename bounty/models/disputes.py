@@ -1,6 +1,6 @@
-"""Disputes: what a contributor says against a verdict, and what a maintainer answers.
+"""Disputes: a contributor's objection to a verdict, and a maintainer's answer.
 
-The question never changes, and an answer is given once (a trigger of the database holds both).
+The objection never changes, and it is answered once; a database trigger enforces both.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from bounty.models.submissions import VERDICT_CHOICES, Submission
 
 
 class DisputeState(models.TextChoices):
-    """Whether a dispute was answered, and how."""
+    """State of a dispute."""
 
-    OPEN = "open", "Open"  # waits for a maintainer who is not the author
+    OPEN = "open", "Open"  # waits for a maintainer other than the author
     UPHELD = "upheld", "Upheld"  # the verdict stays
     REMEASURED = (
         "remeasured",
         "Measured again",
-    )  # another run was ordered, with other secrets; its verdict counts
-    OVERTURNED = "overturned", "Overturned"  # the verdict was wrong and counts no more
+    )  # another run was ordered, with new secrets; its verdict counts
+    OVERTURNED = "overturned", "Overturned"  # the verdict was wrong and no longer counts
 
 
 class Dispute(models.Model):
-    """One objection to one verdict of one's own submission. ``run`` is what the verdict rests on, if anything ran."""
+    """One objection of an author to one verdict. ``run`` is the run behind the verdict, if there was one."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     submission = models.ForeignKey(Submission, on_delete=models.PROTECT, related_name="disputes")

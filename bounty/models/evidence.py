@@ -1,4 +1,4 @@
-"""Evidence and verdicts: written once, never changed (triggers of the database refuse UPDATE and DELETE)."""
+"""Evidence and verdicts: append-only (database triggers refuse UPDATE and DELETE)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bounty.models.submissions import VERDICT_CHOICES
 
 
 class Evidence(models.Model):
-    """The sealed document behind a verdict. Its bytes are a blob; ``digest`` is the document's own."""
+    """Sealed document of a run. Its bytes are a blob; ``digest`` is the digest that the document names."""
 
     run = models.OneToOneField(Run, on_delete=models.PROTECT, related_name="evidence")
     digest = models.CharField(max_length=80, unique=True)
@@ -34,7 +34,7 @@ class Evidence(models.Model):
 
 
 class RunVerdict(models.Model):
-    """How a run ended. Without evidence only where the infrastructure failed."""
+    """Verdict of a run. Only an infrastructure error has no evidence."""
 
     run = models.OneToOneField(Run, on_delete=models.PROTECT, primary_key=True, related_name="verdict")
     kind = models.CharField(max_length=24, choices=VERDICT_CHOICES)
@@ -61,5 +61,5 @@ class RunVerdict(models.Model):
 
     @property
     def bound_side(self) -> str:
-        """`lower` or `upper`: which bound of the effect `log_ppm_bound` is; empty where there is none."""
+        """Side of `log_ppm_bound`: `lower`, `upper`, or empty without a bound."""
         return "" if self.log_ppm_bound is None else bound_side(run_kind=self.run.kind, verdict=self.kind)

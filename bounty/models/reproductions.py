@@ -1,4 +1,4 @@
-"""Reproductions of bugs: one Python file that shows the bug on the bounty's tree. The first one is the bounty's."""
+"""Reproductions of bugs: Python files that show a bug on the bounty's tree. The bounty adopts the first one."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ from bounty.models.trees import StoredTree
 
 
 class ReproductionState(models.TextChoices):
-    """Where a reproduction stands."""
+    """State of a reproduction."""
 
     QUEUED = "queued", "Queued"  # its run waits for a runner, or is judged
-    REPRODUCED = "reproduced", "Reproduced"  # it shows the bug, and is not (yet) the bounty's
-    ADOPTED = "adopted", "Adopted"  # the bounty's: fixes are judged with it, and its author has a share
-    REFUSED = "refused", "Refused"  # it shows nothing, or does not work
-    DECLINED = "declined", "Declined"  # a maintainer says that what it shows is no bug
+    REPRODUCED = "reproduced", "Reproduced"  # it shows the bug, and the bounty has not adopted it, or not yet
+    ADOPTED = (
+        "adopted",
+        "Adopted",
+    )  # adopted: fixes are judged with it, and its author has a share of the award
+    REFUSED = "refused", "Refused"  # it shows no bug, or does not work
+    DECLINED = "declined", "Declined"  # a maintainer decided that what it shows is no bug
 
 
 class Reproduction(models.Model):
-    """One file of one person for one bug. Sealed order decides which of several is the first."""
+    """One person's file for one bug. The sealed order decides which of several is the first."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     bounty = models.ForeignKey(Bounty, on_delete=models.PROTECT, related_name="reproductions")

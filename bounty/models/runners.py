@@ -1,4 +1,4 @@
-"""Runners: machines that judge. Each has a token (only its hash is kept) and a registered Ed25519 key."""
+"""Runners, the machines that judge. Each has a token (only its hash is stored) and an Ed25519 key."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from django.utils import timezone
 
 
 class RunnerState(models.TextChoices):
-    """Whether a runner gets work."""
+    """State of a runner, which decides whether it gets runs."""
 
     ACTIVE = "active", "Active"  # may lease runs
     DRAINING = "draining", "Draining"  # finishes the run it has, gets no new one
     DRAINED = "drained", "Drained"  # has no run and gets none, until a maintainer resumes it
-    QUARANTINED = "quarantined", "Quarantined"  # drifting or suspected: gets only A/A runs
+    QUARANTINED = "quarantined", "Quarantined"  # its measurements are not trusted: gets only A/A runs
     RETIRED = "retired", "Retired"  # its token no longer works
 
 
 class QuarantineCause(models.TextChoices):
-    """Why a runner's measurements are not trusted. Kept while it is drained: it comes back quarantined."""
+    """Cause of a quarantine. A drained runner keeps it, and is still quarantined when it is resumed."""
 
     NONE = "", "None"
     FINGERPRINT = "fingerprint", "Changed hardware"  # only a maintainer releases it
     DRIFT = "drift", "A/A run failed"  # released by a maintainer, or by good A/A runs in a row
-    FAILURES = "failures", "Failed runs in a row"  # likewise
+    FAILURES = "failures", "Failed runs in a row"  # the same
     MAINTAINER = "maintainer", "By a maintainer"  # only a maintainer releases it
 
 
@@ -80,13 +80,13 @@ class Runner(models.Model):
 
     @property
     def is_trusted(self) -> bool:
-        """Whether its measurements may earn awards: at work, and not suspected of anything."""
+        """Whether its measurements may earn awards: it is active or draining, and not in quarantine."""
         return (
             self.state in (RunnerState.ACTIVE, RunnerState.DRAINING)
             and self.quarantine_cause == QuarantineCause.NONE
         )
 
-    # DRF's permission classes and throttles ask these of whatever is in ``request.user``.
+    # DRF's permission classes and throttles read these from ``request.user``.
     @property
     def is_authenticated(self) -> bool:
         return True

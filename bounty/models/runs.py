@@ -18,20 +18,20 @@ from bounty.models.trees import StoredTree
 
 
 class RunKind(models.TextChoices):
-    """What a run is for."""
+    """Purpose of a run."""
 
-    GATE = "gate", "Gate"  # is there a gain at all?
-    CONFIRMATION = "confirmation", "Confirmation"  # how large is it at least? Prices the award
-    GUARD = "guard", "Guard rails"  # did anything else get worse? Every priced gain needs one
+    GATE = "gate", "Gate"  # tests whether there is a gain
+    CONFIRMATION = "confirmation", "Confirmation"  # measures the gain's lower bound, which prices the award
+    GUARD = "guard", "Guard rails"  # checks that nothing else became worse; every priced gain needs one
     # A confirmation once more: at random while it is reviewed, against a best tree that moved, or after a dispute
     RECHECK = "recheck", "Re-measurement"
-    REPRODUCTION = "reproduction", "Reproduction"  # does a reproduction show its bug?
-    FIX = "fix", "Fix"  # does a patch mend the bug, and leave everything else right?
-    AA = "aa", "A/A"  # the same tree on both sides: how noisy is this runner?
+    REPRODUCTION = "reproduction", "Reproduction"  # tests whether a reproduction shows its bug
+    FIX = "fix", "Fix"  # tests whether a patch fixes the bug and keeps all other outputs right
+    AA = "aa", "A/A"  # the same tree on both sides, which measures the runner's noise
 
 
 class RunState(models.TextChoices):
-    """Where a run stands."""
+    """State of a run."""
 
     QUEUED = "queued", "Queued"  # waits for a runner
     LEASED = "leased", "Leased"  # a runner has taken it
@@ -39,11 +39,11 @@ class RunState(models.TextChoices):
     GATING = "gating", "Gating"  # pairs are measured, with looks
     MEASURING = "measuring", "Measuring"  # a fixed number of pairs is measured
     FINISHED = "finished", "Finished"  # has its verdict
-    LOST = "lost", "Lost"  # the runner went away: queued again, unless no one waits for it any more
+    LOST = "lost", "Lost"  # the runner disappeared: queued again if it is still needed
 
 
 OPEN_RUN_STATES = (RunState.LEASED, RunState.PREPARING, RunState.GATING, RunState.MEASURING)
-PRICING_KINDS = (RunKind.CONFIRMATION, RunKind.RECHECK)  # their lower bound is what an award is made of
+PRICING_KINDS = (RunKind.CONFIRMATION, RunKind.RECHECK)  # their lower bound prices an award
 
 
 class Run(models.Model):
@@ -161,7 +161,7 @@ class Run(models.Model):
 
     @property
     def attempts_left(self) -> int:
-        """How many leases it may still have; those that the platform itself ended do not count."""
+        """Number of leases that it may still have. Leases that the platform itself ended do not count."""
         return int(settings.RUN_MAX_ATTEMPTS) - (self.attempt - self.forgiven)
 
     def __str__(self) -> str:
@@ -169,12 +169,12 @@ class Run(models.Model):
 
     @property
     def judged_as(self) -> str:
-        """The kind under which the judge knows it: a re-measurement is a confirmation to the judge."""
+        """The judge's kind for this run: a re-measurement is measured as a confirmation."""
         return RunKind.CONFIRMATION.value if self.kind == RunKind.RECHECK else self.kind
 
 
 class LogChunk(models.Model):
-    """A piece of a run's log. ``start`` is its first character's place in the whole log of the run."""
+    """A part of a run's log. ``start`` is the position of its first character in the whole log."""
 
     run = models.ForeignKey(Run, on_delete=models.PROTECT, related_name="log_chunks")
     start = models.PositiveIntegerField()

@@ -14,14 +14,14 @@ from bounty.models.trees import StoredTree
 
 
 class SubmissionState(models.TextChoices):
-    """Where a submission stands. Changes are listed in `bounty.services.transitions`."""
+    """State of a submission. `bounty.services.transitions` lists the allowed changes."""
 
-    RECEIVED = "received", "Received"  # the diff is stored; nothing was looked at
+    RECEIVED = "received", "Received"  # the diff is stored, not checked yet
     CHECKED = "checked", "Checked"  # parsed, within the policy, applies, is no copy
     REJECTED = "rejected", "Rejected"  # one of these failed; it is never run
     QUEUED = "queued", "Queued"  # its gate run waits for a runner
     JUDGING = "judging", "Judging"  # a runner has its gate run
-    JUDGED = "judged", "Judged"  # has a verdict: the gate's, or of a later run that did not hold
+    JUDGED = "judged", "Judged"  # has a verdict: the gate's, or that of a later run that failed
     # The gate passed, escrow is reserved: a second run prices it, then its guard rails are measured. Also while a
     # booked award is priced again, since the best tree moved or a maintainer ordered it
     CONFIRMING = "confirming", "Confirming"
@@ -30,19 +30,19 @@ class SubmissionState(models.TextChoices):
     DECLINED = "declined", "Declined"  # a reviewer declined; a booked award went back to escrow
     VESTED = "vested", "Vested"  # the award is spendable
     REVERSED = "reversed", "Reversed"  # the award was taken back
-    WITHDRAWN = "withdrawn", "Withdrawn"  # its author took it back
+    WITHDRAWN = "withdrawn", "Withdrawn"  # its author withdrew it
 
 
 class NextStep(models.TextChoices):
-    """What the control plane still has to do for a judged submission by itself."""
+    """Next automatic step of a judged submission."""
 
-    NONE = "", "None"  # the verdict is all there is
-    RESERVE = "reserve", "Reserve"  # set escrow aside and order the confirmation, now
-    AWAIT_ESCROW = "await_escrow", "Await escrow"  # the same, as soon as the escrow has something again
+    NONE = "", "None"  # nothing more to do
+    RESERVE = "reserve", "Reserve"  # reserve escrow and order the confirmation now
+    AWAIT_ESCROW = "await_escrow", "Await escrow"  # the same, as soon as the escrow has credits again
 
 
 class ReviewDecision(models.TextChoices):
-    """What a reviewer says."""
+    """Decision of a reviewer."""
 
     ACCEPT = "accept", "Accept"
     DECLINE = "decline", "Decline"

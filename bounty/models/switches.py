@@ -10,15 +10,15 @@ from bounty.models.submissions import Submission
 
 
 class Switch(models.TextChoices):
-    """What can be stopped, each by itself."""
+    """Parts of the platform that can be stopped separately."""
 
     JUDGING = "judging", "Judging"  # no lease is granted, running jobs stop and wait in the queue
     AWARDS = "awards", "Awards"  # nothing is booked, nothing vests
-    MERGES = "merges", "Merges"  # nothing is merged: what is asked for waits
+    MERGES = "merges", "Merges"  # nothing is merged; requested merges wait
 
 
 class StopSwitch(models.Model):
-    """One switch as it stands; one that was never pressed has no row. Who pressed it before is in the history."""
+    """Present state of a switch. One that was never pressed has no row; earlier changes are in the history."""
 
     name = models.CharField(max_length=8, primary_key=True, choices=Switch.choices)
     is_stopped = models.BooleanField(default=False)
@@ -45,7 +45,7 @@ class StopSwitch(models.Model):
 
 
 class WaitingMerge(models.Model):
-    """A merge that a maintainer asked for while merges were stopped; done when they are lifted, then deleted."""
+    """A merge that was requested while merges were stopped. It is done when the stop is lifted, then deleted."""
 
     submission = models.OneToOneField(Submission, on_delete=models.PROTECT, related_name="waiting_merge")
     actor = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+")

@@ -1,4 +1,4 @@
-"""Content-addressed trees that the platform knows, and lineages: named lines of merged trees.
+"""Stored content-addressed trees, and lineages, which are named lines of merged trees.
 
 File contents live in the blob store (`settings.BLOB_ROOT`); a row holds the manifest, which is immutable.
 """

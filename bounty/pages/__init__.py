@@ -1,4 +1,4 @@
-"""The bounty app's pages: bounties, submissions, lineages, runners. Plugs its entries into the shell's navigation."""
+"""The bounty app's pages: bounties, submissions, lineages, runners. Registers its entries in the navigation."""
 
 from django.urls import path
 

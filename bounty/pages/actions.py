@@ -1,4 +1,4 @@
-"""The buttons on a submission's page: which of them somebody may press, and what they do."""
+"""Actions on a submission's page: which ones a user is offered, and their effects."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from bounty.errors import NotFound
 from bounty.models import Dispute, DisputeState, Submission, SubmissionState
 from bounty.services import awards, merges, remeasure, reviews
 from bounty.services.disputes import ANSWERS, answer_dispute, file_dispute, may_dispute
-from bounty.services.runs.rechecks import holds_up
+from bounty.services.runs.rechecks import blocks_payment
 from bounty.services.submissions import find_submission, may_withdraw, withdraw
 from bounty.services.trees import has_present_layout
 from gainshare.accounts.models import User
@@ -21,12 +21,12 @@ S = SubmissionState
 OPEN_FOR_REVIEW = (S.CONFIRMED, S.ACCEPTED)
 
 
-MERGE_WAITS = "Merges are stopped: it waits, and is merged by itself when the stop is lifted."
+MERGE_WAITS = "Merges are stopped, so this merge waits. It is done automatically when the stop is lifted."
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One thing that can be done. `text` is the reviewer's comment or the reason."""
+    """One action: the message after it, and its function. `text` is the reviewer's comment or the reason."""
 
     done: str
     run: Callable[[User, UUID, str], Submission]
@@ -37,10 +37,12 @@ def disputed(dispute: Dispute) -> Submission:
 
 
 def answer_open_dispute(user: User, submission_id: UUID, text: str, *, answer: str) -> Submission:
-    """Answer the oldest open dispute of the submission: its page shows them in this order."""
+    """Answer the oldest open dispute of the submission, which its page shows first."""
     dispute = find_submission(submission_id).disputes.filter(state=DisputeState.OPEN).first()
     if dispute is None:
-        raise NotFound("This submission has no open dispute (any more).")
+        raise NotFound(
+            "This submission has no open dispute. It may have been answered already: reload the page."
+        )
     return disputed(answer_dispute(actor=user, dispute_id=dispute.pk, answer=answer, text=text))
 
 
@@ -61,7 +63,7 @@ ACTIONS: Mapping[str, Action] = {
         lambda user, pk, text: merges.merge(actor=user, submission_id=pk),
     ),
     "remeasure": Action(
-        "It is measured again against the new tip.",
+        "The submission is being measured again against the new tip.",
         lambda user, pk, text: remeasure.remeasure(actor=user, submission_id=pk),
     ),
     "rejudge": Action(
@@ -69,11 +71,11 @@ ACTIONS: Mapping[str, Action] = {
         lambda user, pk, text: reviews.rejudge(actor=user, submission_id=pk),
     ),
     "dispute": Action(
-        "Your dispute is on record; a maintainer answers it.",
+        "Your dispute was recorded. A maintainer will answer it.",
         lambda user, pk, text: disputed(file_dispute(actor=user, submission_id=pk, text=text)),
     ),
     **{
-        f"answer-{answer}": Action("Your answer is on record.", partial(answer_open_dispute, answer=answer))
+        f"answer-{answer}": Action("Your answer was recorded.", partial(answer_open_dispute, answer=answer))
         for answer in ANSWERS
     },
     "reverse": Action(
@@ -84,7 +86,7 @@ ACTIONS: Mapping[str, Action] = {
 
 
 def allowed_actions(submission: Submission, user: User | AnonymousUser) -> set[str]:
-    """The actions to offer. The services decide again when one is pressed."""
+    """Actions to offer on the page. The services check the permission again."""
     if not isinstance(user, User):
         return set()
     state, offered = submission.state, set()
@@ -94,7 +96,7 @@ def allowed_actions(submission: Submission, user: User | AnonymousUser) -> set[s
     if is_author and may_withdraw(submission):
         offered.add("withdraw")
     has_moved = submission.bounty.lineage.tip_id != submission.base_tree_id
-    is_old = not has_present_layout(submission.base_tree_id)  # neither measured nor merged any more
+    is_old = not has_present_layout(submission.base_tree_id)  # cannot be measured or merged
     if (
         state in OPEN_FOR_REVIEW
         and has_moved
@@ -106,7 +108,7 @@ def allowed_actions(submission: Submission, user: User | AnonymousUser) -> set[s
     if not user.is_maintainer:
         return offered
     may_merge = state in (S.ACCEPTED, S.VESTED) and not is_merged and not has_moved and not is_old
-    if may_merge and not holds_up(awards.standing_award(submission)):
+    if may_merge and not blocks_payment(awards.standing_award(submission)):
         offered.add("merge")
     if is_author:
         return offered
@@ -126,7 +128,7 @@ def allowed_actions(submission: Submission, user: User | AnonymousUser) -> set[s
 
 
 def perform(user: User, submission_id: UUID, action: str, text: str) -> str:
-    """Do one of `ACTIONS`; returns what to tell the user. Raises Http404 and what the services raise."""
+    """Do one of `ACTIONS` and return the message for the user. Raises Http404 and the services' errors."""
     chosen = ACTIONS[action]
     try:
         after = chosen.run(user, submission_id, text)

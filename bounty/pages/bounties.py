@@ -83,12 +83,12 @@ def bounty_list(request: HttpRequest) -> HttpResponse:
 
 
 def suite_title(name: str) -> str:
-    """A suite's title; its name where the suite is no longer in the catalogue."""
+    """Title of a suite, or its name if the suite is no longer in the catalogue."""
     return SUITES[name].title if name in SUITES else name
 
 
 def example_award(bounty: Bounty) -> int:
-    """What a confirmed gain of 10 % earns, escrow permitting; of a bug all that it pays."""
+    """Award for a confirmed gain of 10 %, at most the escrow; for a bug its whole award."""
     if bounty.award_microcredits is not None:
         return bounty.award_microcredits
     return award_microcredits(
@@ -98,7 +98,7 @@ def example_award(bounty: Bounty) -> int:
 
 @require_GET
 def bounty_detail(request: HttpRequest, bounty_id: UUID) -> HttpResponse:
-    """What is measured and paid, who leads, and every submission."""
+    """Page of a bounty: terms, leaderboard and submissions."""
     return bounty_page(request, bounty_id)
 
 
@@ -108,7 +108,7 @@ def bounty_page(
     refused: Refused | None = None,
     more: MoreEscrowForm | None = None,
 ) -> HttpResponse:
-    """A bounty's page; with what was typed into the form of an action, when that was refused."""
+    """Page of a bounty, with the typed text of an action that was refused."""
     bounty = get_object_or_404(Bounty.objects.select_related("lineage", "created_by"), pk=bounty_id)
     submissions = (
         Submission.objects.filter(bounty=bounty)
@@ -159,14 +159,14 @@ def new_bounty(request: SignedInRequest) -> HttpResponse:
 @signed_in
 @require_http_methods(["GET", "POST"])
 def new_bug(request: SignedInRequest) -> HttpResponse:
-    """Open a bounty for a bug, with or without a reproduction of one's own."""
+    """Open a bounty for a bug, with or without a reproduction."""
     return opening(request, BugForm)
 
 
 def opening(request: SignedInRequest, form_class: type[TermsForm]) -> HttpResponse:
-    """The page with this form for a new bounty, and what happens when it is sent."""
+    """Show and process the form for a new bounty."""
     if not request.user.is_maintainer:
-        raise PermissionDenied("Only a maintainer opens a bounty. Ask one to give you that role.")
+        raise PermissionDenied("Only maintainers can open a bounty. Ask a maintainer to give you that role.")
     form = form_class(request.POST, request.FILES) if request.method == "POST" else form_class()
     treasury = totals().treasury
     if form.is_valid() and not form.must_ask(available=treasury) and (made := opened(form, request.user)):
@@ -186,7 +186,7 @@ def opening(request: SignedInRequest, form_class: type[TermsForm]) -> HttpRespon
 
 
 def opened(form: TermsForm, actor: User) -> str | None:
-    """The id of the bounty that a valid form describes, opened once. None, with the reason in the form, if refused."""
+    """Open the bounty of a valid form, once, and return its id. If refused: None, with the reason in the form."""
     try:
         return form.made_once(
             user=actor, what="bounty", make=lambda: str(open_by_terms(actor=actor, **form.terms()).pk)
@@ -204,7 +204,7 @@ def opened(form: TermsForm, actor: User) -> str | None:
 
 @signed_in
 def add_escrow(request: SignedInRequest, bounty_id: UUID) -> HttpResponse:
-    """Put more credits into a bounty's escrow; an exhausted one opens again."""
+    """Add credits to a bounty's escrow; an exhausted bounty opens again."""
     if request.method != "POST":
         return redirect("bounty", bounty_id=bounty_id)
     form = MoreEscrowForm(request.POST)
@@ -239,5 +239,5 @@ def close(request: SignedInRequest, bounty_id: UUID) -> HttpResponse:
         close_bounty(bounty_id=bounty_id, reason=reason or "closed by a maintainer", actor=request.user)
     except DomainError as error:
         return bounty_page(request, bounty_id, Refused("close", reason, error.message))
-    messages.success(request, "The bounty takes no more submissions.")
+    messages.success(request, "The bounty is closed and takes no more submissions.")
     return redirect("bounty", bounty_id=bounty_id)

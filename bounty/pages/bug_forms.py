@@ -1,4 +1,4 @@
-"""The forms about bugs: a bounty for one, and a file that shows it."""
+"""Forms for bugs: a bug bounty, and a reproduction."""
 
 from typing import Any
 
@@ -16,26 +16,26 @@ from gainshare.web.forms.typed import pasted_or_chosen, set_field
 
 PPM_PER_CENT = PPM // 100
 SEVERITIES = {
-    Severity.LOW: "Low: wrong in a corner that few reach",
-    Severity.MEDIUM: "Medium: wrong for some, with a way around it",
-    Severity.HIGH: "High: wrong for many, or without a way around it",
-    Severity.CRITICAL: "Critical: wrong answers or lost work that nobody notices",
+    Severity.LOW: "Low: wrong in a rare case",
+    Severity.MEDIUM: "Medium: wrong for some users, with a workaround",
+    Severity.HIGH: "High: wrong for many users, or without a workaround",
+    Severity.CRITICAL: "Critical: wrong answers or lost work that no one notices",
 }
 
 
 def reproduction_text(cleaned: dict[str, Any]) -> str:
-    """The reproduction that was pasted or chosen; empty where none was. Raises ValidationError."""
+    """Text of the pasted or uploaded reproduction; empty without one. Raises ValidationError."""
     return pasted_or_chosen(
         pasted=cleaned.get("reproduction") or "",
         chosen=cleaned.get("file"),
         max_bytes=MAX_REPRODUCTION_BYTES,
-        too_large=f"The file is too large; a reproduction has at most {MAX_REPRODUCTION_BYTES} bytes.",
-        no_text="The file is not text in UTF-8. A reproduction is a Python file.",
+        too_large=f"The file is too large: a reproduction may have at most {MAX_REPRODUCTION_BYTES} bytes.",
+        no_text="The file is not UTF-8 text. Choose a Python file.",
     )
 
 
 def reproduction_file() -> forms.FileField:
-    """The field for a reproduction that is not pasted."""
+    """Upload field for a reproduction."""
     return forms.FileField(
         required=False,
         label="Or choose a file",
@@ -50,8 +50,8 @@ class ReproductionForm(SentOnceForm):
         required=False,
         strip=False,
         label="Paste the file",
-        help_text="Python with <code>observe()</code>, which runs the stack and returns what it saw, and "
-        "<code>check(seen)</code>, which raises <code>AssertionError</code> where that shows the bug.",
+        help_text="Python with <code>observe()</code>, which runs the stack and returns what it observed, and "
+        "<code>check(seen)</code>, which raises <code>AssertionError</code> if that shows the bug.",
         widget=forms.Textarea(attrs=CODE),
     )
     file = reproduction_file()
@@ -68,7 +68,9 @@ class BugForm(TermsForm):
     """A new bounty for a bug."""
 
     severity = forms.ChoiceField(label="Severity", choices=list(SEVERITIES.items()), initial=Severity.MEDIUM)
-    award = CreditsField(label="The bug pays", help_text="Credits, once: for reproduction and fix together.")
+    award = CreditsField(
+        label="The bug pays", help_text="In credits, paid once, for reproduction and fix together."
+    )
     share = forms.DecimalField(
         min_value=0,
         max_value=100,
@@ -76,17 +78,20 @@ class BugForm(TermsForm):
         initial=REPRODUCTION_PPM // PPM_PER_CENT,
         label="Reproduction's share, %",
         widget=forms.TextInput(attrs={"inputmode": "decimal", "autocomplete": "off"}),
-        error_messages={
-            "invalid": "Write a number from 0 to below 100, with a point before decimals: 30 or 12.5."
-        },
-        help_text="Of the award; the rest is for the fix. With a reproduction of your own, all of it is for the fix.",
+        error_messages={"invalid": "Enter a number from 0 to below 100, with a decimal point: 30 or 12.5."},
+        help_text=(
+            "Per cent of the award; the rest is for the fix. If you add your own reproduction, all of it "
+            "is for the fix."
+        ),
     )
     reproduction = forms.CharField(
         required=False,
         strip=False,
         label="Your own reproduction",
-        help_text="A Python file with <code>observe()</code> and <code>check(seen)</code>, if you have one. Without "
-        "it, the first contributor who shows the bug earns the reproduction's share.",
+        help_text=(
+            "A Python file with <code>observe()</code> and <code>check(seen)</code>, if you have one. "
+            "Without it, the first contributor who reproduces the bug earns the reproduction's share."
+        ),
         widget=forms.Textarea(attrs=CODE | {"rows": 8}),
     )
     file = reproduction_file()
@@ -96,25 +101,25 @@ class BugForm(TermsForm):
         escrow = self.fields["escrow"]
         escrow.required = False
         escrow.label = "Escrow"
-        escrow.help_text = (
-            "At least the award; left empty, as much as the award. Taken from the treasury now."
-        )
+        escrow.help_text = "At least the award. If empty, the same as the award. Taken from the treasury now."
 
     def wide_fields(self) -> list[forms.BoundField]:
-        """The fields that take the form's whole width."""
+        """Fields of full width."""
         names = ("title", "description", "lineage", "hardware", "severity", "reproduction", "file")
         return [self[name] for name in names]
 
     def short_fields(self) -> list[forms.BoundField]:
-        """The fields that stand side by side."""
+        """Fields that are shown side by side."""
         names = ("award", "escrow", "share", "min_reviewers", "max_attempts", "deadline_at")
         return [self[name] for name in names]
 
     def clean_share(self) -> int:
-        """Per cent to millionths."""
+        """Convert per cent to millionths."""
         ppm = int(self.cleaned_data["share"] * PPM_PER_CENT)
         if ppm >= PPM:
-            raise forms.ValidationError("Leave something for the fix: less than 100 %.")
+            raise forms.ValidationError(
+                "Enter less than 100 %: a part of the award must be left for the fix."
+            )
         return ppm
 
     def clean(self) -> dict[str, Any]:
@@ -123,19 +128,22 @@ class BugForm(TermsForm):
         if award and not self.has_error("escrow"):
             cleaned["escrow"] = cleaned.get("escrow") or award
             if cleaned["escrow"] < award:
-                self.add_error("escrow", "The escrow must cover the award.")
+                self.add_error(
+                    "escrow",
+                    "The escrow is below the award. Enter at least the award, or leave the field empty.",
+                )
         cleaned["reproduction"] = reproduction_text(cleaned)
         return cleaned
 
     def must_ask(self, *, available: int) -> bool:
-        """Also keeps the text of a chosen file: no browser sends a file again that it sent before."""
+        """Also keep the text of an uploaded file, because a browser does not send a file again."""
         is_asking = super().must_ask(available=available)
         if is_asking:
             set_field(self, "reproduction", self.cleaned_data["reproduction"])
         return is_asking
 
     def terms(self) -> dict[str, Any]:
-        """The cleaned form as `open_bounty` takes it, and the reproduction, which may be empty."""
+        """Arguments for `open_bounty`, and the reproduction, which may be empty."""
         data = self.cleaned_data
         (preset,) = BUG.presets
         return super().terms() | {

@@ -1,4 +1,4 @@
-"""What pages show of a bug: its reproduction, how its award is shared, and the attempts of a run."""
+"""Views of a bug for pages: reproductions, shares of the award, and the attempts of a run."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -31,7 +31,7 @@ WORDS = {
     "crashed": "crashed",
     "timeout": "ran out of time",
     "resource_limit": "went over a limit",
-    "malformed": "returned no plain data",
+    "malformed": "did not return plain data",
 }
 GOOD, BAD, NEITHER = "good", "bad", "warn"
 DECLINABLE = (ReproductionState.REPRODUCED, ReproductionState.ADOPTED)
@@ -39,7 +39,7 @@ DECLINABLE = (ReproductionState.REPRODUCED, ReproductionState.ADOPTED)
 
 @dataclass(frozen=True, slots=True)
 class ReproductionRow:
-    """One reproduction as a bug's page shows it; the service decides again when it is declined."""
+    """One reproduction on a bug's page. The service checks the permission to decline it again."""
 
     reproduction: Reproduction
     may_decline: bool
@@ -47,13 +47,13 @@ class ReproductionRow:
 
     @property
     def action(self) -> str:
-        """What the form to decline it is called."""
+        """Name of the form that declines it."""
         return f"decline-{self.reproduction.pk}"
 
 
 @dataclass(frozen=True, slots=True)
 class BugView:
-    """A bug's bounty. `first` is its reproduction, `others` are those that are not, or not yet."""
+    """A bug bounty's reproductions: `first` is the adopted one, `others` are all others."""
 
     reproduction_microcredits: int
     fix_microcredits: int
@@ -63,7 +63,7 @@ class BugView:
 
 
 def bug_view(bounty: Bounty, viewer: User | AnonymousUser) -> BugView:
-    """What the bounty's page shows of its bug to this viewer."""
+    """Reproductions of the bounty as this user may see them."""
     assert bounty.award_microcredits is not None and bounty.reproduction_ppm is not None
     first = adopted(bounty=bounty)
     shares = bug_shares(
@@ -82,7 +82,7 @@ def bug_view(bounty: Bounty, viewer: User | AnonymousUser) -> BugView:
 
 
 def reproduction_rows(bounty: Bounty, viewer: User | AnonymousUser) -> list[ReproductionRow]:
-    """Every reproduction of the bug in the order of sealing, with the reason where one was declined."""
+    """Every reproduction of the bug in sealed order; a declined one has its reason."""
     found = list(Reproduction.objects.filter(bounty=bounty).select_related("author"))
     changes = StateChange.objects.filter(
         subject="reproduction",
@@ -105,11 +105,11 @@ def _text_of(reproduction: Reproduction) -> str:
     try:
         return blob_store().get(reproduction.blob).decode("utf-8", "replace")
     except TreeError:
-        return "The file is damaged in the store."
+        return "The stored file is damaged and cannot be shown."
 
 
 def shares_of(submission: Submission) -> list[Award]:
-    """A bug's awards that this fix brought, the author's own first; empty for gains."""
+    """Awards of a bug's fix, its author's first; empty for gains."""
     return list(standing_awards(submission).exclude(role=AwardRole.GAIN))
 
 
@@ -122,14 +122,14 @@ class AttemptRow:
 
 
 def trials_of(run: Run) -> list[AttemptRow]:
-    """The run's attempts by tree, once it has its verdict; empty for runs that try nothing."""
+    """Attempts of a finished run by tree; empty for runs without attempts."""
     verdict = getattr(run, "verdict", None)
     evidence = verdict.evidence if verdict is not None else None
     return attempt_rows(evidence.trials) if evidence is not None else []
 
 
 def attempt_rows(trials: Iterable[dict[str, Any]]) -> list[AttemptRow]:
-    """The evidence's rows as people read them: an observation that was checked is shown by its check."""
+    """Attempts from the evidence's rows. An observation that was checked is shown by its check."""
     rows: dict[str, AttemptRow] = {}
     for trial in trials:
         if trial["side"] == "none" or trial["outcome"] == "answered":
@@ -140,7 +140,7 @@ def attempt_rows(trials: Iterable[dict[str, Any]]) -> list[AttemptRow]:
 
 
 def _tone(trial: dict[str, Any]) -> str:
-    """Good is what a fix needs: the bug on base, none on the patched tree."""
+    """Tone of a result: good if it is what a fix needs, which is the bug on base and no bug on the patched tree."""
     if trial["outcome"] in ("broken", "malformed"):
         return NEITHER
     return GOOD if (trial["outcome"] == "holds") == (trial["side"] == "candidate") else BAD

@@ -1,4 +1,4 @@
-"""How a run's evidence says that CPU time and memory were counted, for the run's page."""
+"""Methods by which CPU time and memory were counted, from a run's evidence."""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from bounty.services.trees import blob_store
 
 
 def counted_by(evidence: Evidence) -> Mapping[str, str]:
-    """`cpu` and `memory` as in docs/reference/evidence.md; empty for a document from before evidence said it, or one that is lost."""
+    """`cpu` and `memory` as in docs/reference/evidence.md; empty for a lost document or one of an older version."""
     try:
         return _counted_by_blob(evidence.blob)
     except TreeError:
@@ -20,6 +20,6 @@ def counted_by(evidence: Evidence) -> Mapping[str, str]:
 
 @lru_cache(maxsize=256)
 def _counted_by_blob(blob: str) -> Mapping[str, str]:
-    """A blob is named by its content, so what was read once stays true."""
+    """Cached by blob, which never changes."""
     sealed = json.loads(blob_store().get(blob))
     return MappingProxyType(dict(sealed["document"]["sandbox"].get("counted_by", {})))

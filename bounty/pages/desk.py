@@ -1,4 +1,4 @@
-"""What waits for a maintainer: reviews, merges, doubtful verdicts, disputes, runners in quarantine."""
+"""The maintainer's to-do page: reviews, merges, doubtful verdicts, disputes, quarantined runners."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ from bounty.services.trees import of_older_layout
 from gainshare.accounts.models import User
 from gainshare.web.signed_in import SignedInRequest, signed_in
 
-SHOWN = 50  # of each kind; whoever decides about the oldest ones sees the next
+SHOWN = 50  # rows of each kind, the oldest first
 S = SubmissionState
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """One thing that waits. `state` is shown as a badge."""
+    """One row of a list. `state` is shown as a badge."""
 
     url: str
     title: str
@@ -37,7 +37,7 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Things of one kind that may wait: the rows of the database, the oldest first, and how one is shown."""
+    """One kind of task: its query, the oldest first, and the function that makes a row of the page."""
 
     title: str
     what_to_do: str
@@ -46,8 +46,8 @@ class Kind:
 
 
 @dataclass(frozen=True, slots=True)
-class Pile:
-    """Things of one kind that wait, the oldest first; at most `SHOWN` of `total` are in `rows`."""
+class TaskList:
+    """Open tasks of one kind, the oldest first; `rows` has at most `SHOWN` of `total`."""
 
     title: str
     what_to_do: str
@@ -58,26 +58,26 @@ class Pile:
 @signed_in
 @require_GET
 def desk(request: SignedInRequest) -> HttpResponse:
-    """Everything that waits for this maintainer, in piles; empty piles are left out."""
+    """Page of all open tasks of this maintainer, one list per kind; empty lists are left out."""
     if not request.user.is_maintainer:
-        raise PermissionDenied("Only maintainers have a desk. Ask one to give you that role.")
-    piles = [pile for pile in map(_pile, kinds_for(request.user)) if pile.total]
-    return render(request, "bounty/desk.html", {"piles": piles, "shown": SHOWN})
+        raise PermissionDenied("Only maintainers have a to-do page. Ask a maintainer to give you that role.")
+    lists = [tasks for tasks in map(_task_list, kinds_for(request.user)) if tasks.total]
+    return render(request, "bounty/desk.html", {"lists": lists, "shown": SHOWN})
 
 
 def n_waiting(user: User) -> int:
-    """How many things are on the maintainer's desk."""
+    """Number of open tasks of this maintainer."""
     return sum(kind.found.count() for kind in kinds_for(user))
 
 
 def kinds_for(user: User) -> list[Kind]:
-    """Every kind of thing that may wait. What a person may not decide alone, such as their own patch, stays out."""
+    """All kinds of tasks. A person's own patches and disputes are left out, because others decide about them."""
     submissions = Submission.objects.select_related("bounty", "submitter").order_by("sealed_at", "pk")
     others = submissions.exclude(submitter=user)
     unreviewed = others.filter(state=S.CONFIRMED).exclude(reviews__reviewer=user)
     ready = submissions.filter(Q(state=S.ACCEPTED) | Q(state=S.VESTED, merged_at=None))
     doubtful = others.filter(state=S.JUDGED, verdict_kind__in=JUDGED_AGAIN)
-    # Nothing of an older layout is merged, since its award vests once it is accepted, and nothing is judged again.
+    # Trees of an older layout are neither merged (their awards vest on acceptance) nor judged again.
     ready = ready.exclude(base_tree__in=_old_bases(ready))
     failed = Q(verdict_kind=VerdictKind.INFRASTRUCTURE_ERROR.value)
     doubtful = doubtful.exclude(failed & Q(base_tree__in=_old_bases(doubtful)))
@@ -85,10 +85,10 @@ def kinds_for(user: User) -> list[Kind]:
     ill = Runner.objects.exclude(quarantine_cause=QuarantineCause.NONE).order_by("quarantined_at", "name")
     return [
         Kind("To review", "Read the patch, then accept or decline it.", unreviewed, _submission),
-        Kind("To merge", "Accepted: merging it pays the award.", ready, _submission),
+        Kind("To merge", "Merge it: this pays the award.", ready, _submission),
         Kind("Open disputes", "Answer the author: uphold, measure again, or overturn.", objections, _dispute),
-        Kind("Verdicts that need a look", "Judge it again, or decline it.", doubtful, _submission),
-        Kind("Runners in quarantine", "Look what changed, then release it.", ill, _runner),
+        Kind("Verdicts to check", "Judge it again, or decline it.", doubtful, _submission),
+        Kind("Runners in quarantine", "Find out what changed, then release the runner.", ill, _runner),
     ]
 
 
@@ -96,9 +96,9 @@ def _old_bases(found: QuerySet[Submission]) -> list[str]:
     return of_older_layout(found.order_by().values_list("base_tree", flat=True))
 
 
-def _pile(kind: Kind) -> Pile:
+def _task_list(kind: Kind) -> TaskList:
     rows = [kind.as_waiting(row) for row in kind.found[:SHOWN]]
-    return Pile(kind.title, kind.what_to_do, rows, kind.found.count())
+    return TaskList(kind.title, kind.what_to_do, rows, kind.found.count())
 
 
 def _submission(row: Submission) -> Waiting:

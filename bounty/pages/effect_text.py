@@ -1,6 +1,6 @@
-"""Measured effects in the one form that pages use: a change as signed per cent, a speed as a factor. Pure.
+"""Formats measured effects for pages: a change as signed per cent, a speed as a factor. Pure functions.
 
-The figures are those of `benchmarks.statistics.units`, so a page and a verdict's reason never differ in a digit.
+The figures come from `benchmarks.statistics.units`, so a page and a verdict's reason show the same digits.
 """
 
 import re
@@ -11,7 +11,7 @@ _PER_CENT = re.compile(r"(?<![\w.-])(-?)(\d[\d,]*(?:\.\d+)?) %")
 
 
 def typeset(text: str) -> str:
-    """`-24.8 %` in a text with a minus sign and a space that does not break: a reason as the page writes figures."""
+    """Replace `-24.8 %` in a text by the same figure with a minus sign and a non-breaking space."""
     return _PER_CENT.sub(
         lambda found: ("\N{MINUS SIGN}" if found[1] else "") + found[2] + "\N{NO-BREAK SPACE}%",
         text,

@@ -1,4 +1,4 @@
-"""The bounty pages' forms: they read what people type; the services decide whether it can be done."""
+"""Forms of the bounty pages. They validate input; the services check the rules."""
 
 from typing import Any
 from uuid import uuid4
@@ -22,25 +22,25 @@ SHORT_CODE = CODE | {"class": "code code-short", "rows": 6}
 
 
 def diff_field(label: str, help_text: str, *, is_long: bool = True) -> forms.CharField:
-    """The field for a diff that is pasted."""
+    """Text field for a diff."""
     widget = forms.Textarea(attrs=CODE if is_long else SHORT_CODE)
     return forms.CharField(required=False, strip=False, label=label, help_text=help_text, widget=widget)
 
 
 def diff_file() -> forms.FileField:
-    """The field for a diff that is not pasted."""
+    """Upload field for a diff."""
     widget = forms.FileInput(attrs={"accept": ".diff,.patch,text/plain"})
     return forms.FileField(required=False, label="Or choose a file", widget=widget)
 
 
 def diff_text(cleaned: dict[str, Any]) -> str:
-    """The diff that was pasted or chosen; empty where none was. Raises ValidationError."""
+    """Text of the pasted or uploaded diff; empty without one. Raises ValidationError."""
     return pasted_or_chosen(
         pasted=cleaned.get("diff") or "",
         chosen=cleaned.get("file"),
         max_bytes=4 * MAX_DIFF_CHARS,
-        too_large=f"The file is too large; a diff has at most {MAX_DIFF_CHARS} characters.",
-        no_text="The file is not text in UTF-8. Make the diff with git diff.",
+        too_large=f"The file is too large: a diff may have at most {MAX_DIFF_CHARS} characters.",
+        no_text="The file is not UTF-8 text. Make the diff with git diff.",
     )
 
 
@@ -62,20 +62,20 @@ class DiffForm(SentOnceForm):
 
 
 class MoreEscrowForm(CreditsForm):
-    """More credits for a bounty. The id goes out with the form, so that sending it twice adds once."""
+    """More credits for a bounty. The form carries an id, so that sending it twice adds once."""
 
     transfer_id = forms.UUIDField(initial=uuid4, widget=forms.HiddenInput)
     amount = CreditsField(label="Credits", help_text="Taken from the treasury now.")
 
 
 class TermsForm(SentOnceForm, CreditsForm):
-    """What every new bounty says, for a gain or for a bug."""
+    """Fields of every new bounty, for gains or for a bug."""
 
     title = forms.CharField(max_length=200, label="Title")
     description = forms.CharField(
         required=False,
         label="Description",
-        help_text="What you hope for, and where to start.",
+        help_text="What you want to be improved, and where to start.",
         widget=forms.Textarea(attrs={"rows": 5}),
     )
     lineage = forms.ModelChoiceField(
@@ -87,7 +87,8 @@ class TermsForm(SentOnceForm, CreditsForm):
     )
     hardware = forms.ChoiceField(label="Hardware")
     escrow = CreditsField(
-        label="Credits in escrow", help_text="Taken from the treasury now; what is not paid comes back."
+        label="Credits in escrow",
+        help_text="Taken from the treasury now. Credits that are not paid return there.",
     )
     min_reviewers = forms.IntegerField(
         min_value=1, max_value=20, initial=1, label="Reviewers needed", widget=forms.NumberInput
@@ -99,7 +100,9 @@ class TermsForm(SentOnceForm, CreditsForm):
         widget=forms.DateTimeInput(attrs={"type": "datetime-local"}, format="%Y-%m-%dT%H:%M"),
     )
 
-    accept_no_runner = forms.BooleanField(required=False, label="Open it although nothing can be judged yet")
+    accept_no_runner = forms.BooleanField(
+        required=False, label="Open it anyway: nothing can be judged until a runner is registered"
+    )
     is_asking_about_runner = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -114,11 +117,11 @@ class TermsForm(SentOnceForm, CreditsForm):
     def clean_deadline_at(self) -> Any:
         deadline = self.cleaned_data["deadline_at"]
         if deadline is not None and deadline <= timezone.now():
-            raise forms.ValidationError("The deadline has passed already.")
+            raise forms.ValidationError("The deadline is in the past. Enter a later time.")
         return deadline
 
     def ask_about_runner(self, refusal: str) -> None:
-        """Say that no runner has the hardware, and offer to open the bounty all the same."""
+        """Report that no runner has the hardware, and offer to open the bounty anyway."""
         self.add_error("hardware", refusal)
         self.is_asking_about_runner = True
 
@@ -126,7 +129,7 @@ class TermsForm(SentOnceForm, CreditsForm):
         return int(self.cleaned_data["escrow"])
 
     def terms(self) -> dict[str, Any]:
-        """The cleaned form as `open_bounty` takes it, without what differs between gains and bugs."""
+        """Arguments for `open_bounty` that gains and bugs share."""
         data = self.cleaned_data
         alike = (
             "title",
@@ -148,15 +151,20 @@ class BountyForm(TermsForm):
 
     suite = forms.ChoiceField(label="What is measured")
     rate = CreditsField(
-        label="Credits for e-fold speed",
-        help_text="An award is this rate times ln(speed-up): 1 % faster earns about a hundredth of it.",
+        label="Credits per e-fold speed-up",
+        help_text=(
+            "An award is this rate times ln(speed-up). A patch that is 1 % faster earns about a "
+            "hundredth of the rate."
+        ),
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         suites = self.fields["suite"]
         assert isinstance(suites, forms.ChoiceField)
-        timed = [suite for suite in SUITES.values() if suite is not BUG]  # a bug's terms are others
+        timed = [
+            suite for suite in SUITES.values() if suite is not BUG
+        ]  # bug bounties have a form of their own
         presets = [(suite, preset) for suite in timed for preset in suite.presets.values()]
         suites.choices = [
             (f"{suite.name}/{preset.name}", f"{suite.title}, size {preset.name}") for suite, preset in presets
@@ -168,33 +176,33 @@ class BountyForm(TermsForm):
         )
 
     def doubts(self, *, existing: int) -> list[str]:
-        """Also about a rate at which one ordinary gain would take all of the escrow."""
+        """Also ask about a rate at which one ordinary gain would take all of the escrow."""
         found, rate, escrow = super().doubts(existing=existing), self.cleaned_data["rate"], self.moved()
         example = award_microcredits(rate_microcredits_per_nat=rate, log_ppm=TEN_PER_CENT)
         if example >= escrow:
             found.append(
-                f"A gain of 10 % would earn {format_credits(example)} credits and the escrow has "
-                f"{format_credits(escrow)}: the first one takes all of it."
+                f"A gain of 10 % would earn {format_credits(example)} credits, but the escrow has "
+                f"{format_credits(escrow)}. The first such gain would take all of it."
             )
         return found
 
     def wide_fields(self) -> list[forms.BoundField]:
-        """The fields that take the form's whole width."""
+        """Fields of full width."""
         return [self[name] for name in ("title", "description", "lineage", "suite", "hardware")]
 
     def short_fields(self) -> list[forms.BoundField]:
-        """The fields that stand side by side."""
+        """Fields that are shown side by side."""
         return [self[name] for name in ("escrow", "rate", "min_reviewers", "max_attempts", "deadline_at")]
 
     def terms(self) -> dict[str, Any]:
-        """The cleaned form as `open_bounty` takes it."""
+        """Arguments for `open_bounty`."""
         suite, preset = self.cleaned_data["suite"].split("/")
         rate = self.cleaned_data["rate"]
         return super().terms() | {"suite": suite, "preset": preset, "rate_microcredits_per_nat": rate}
 
 
 class LineageForm(SentOnceForm):
-    """A new lineage that starts at the installed stack, at another known tree, or at what a diff makes of it."""
+    """A new lineage that starts at the installed stack or another stored tree, with or without a diff."""
 
     name = forms.CharField(max_length=60, label="Name", help_text="Lower-case letters, digits, - and _.")
     base_tree = forms.CharField(
@@ -205,12 +213,12 @@ class LineageForm(SentOnceForm):
     )
     diff = diff_field(
         "Changed by this diff",
-        "Leave it empty to start at the tree itself. A unified diff, as <code>git diff</code> prints it.",
+        "A unified diff, as <code>git diff</code> prints it. Leave it empty to start at the tree itself.",
         is_long=False,
     )
     file = diff_file()
     is_demo = forms.BooleanField(
-        required=False, label="It is a demo", help_text="Its bounties are marked as such."
+        required=False, label="It is a demo", help_text="Its bounties are marked as demos."
     )
 
     def clean(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The bounty app's part of the home page: open bounties, credits paid, the latest gain; and next steps."""
+"""The bounty app's part of the home page: open bounties, credits paid, latest gain, next steps."""
 
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ AWAIT_OTHERS = (S.CONFIRMED, S.ACCEPTED)
 
 @dataclass(frozen=True, slots=True)
 class OpenBounty:
-    """One bounty in the list. A bug pays `pays_microcredits` once, another bounty for 10 % of speed."""
+    """One bounty in the list. `pays_microcredits` is the award for a bug, else for a gain of 10 %."""
 
     bounty: Bounty
     suite_title: str
@@ -33,7 +33,7 @@ class OpenBounty:
 
 
 def home_part(viewer: User | AnonymousUser) -> HomePart:
-    """The same for everybody."""
+    """The part of the home page that is the same for all users."""
     seen = overview(now=timezone.now(), shown=SHOWN)
     return HomePart(
         "bounty/home.html",
@@ -50,7 +50,7 @@ def open_bounties(seen: Overview) -> list[OpenBounty]:
 
 
 def plot_of(gain: Award | None) -> RunPlot | None:
-    """The pairs of the run that priced the gain; None without a gain, or without evidence."""
+    """Plot of the run that priced the gain; None without a gain or without evidence."""
     run = gain.confirmation_run if gain is not None else None
     if run is None or run.verdict.evidence is None:
         return None
@@ -58,10 +58,10 @@ def plot_of(gain: Award | None) -> RunPlot | None:
 
 
 def next_steps(user: User) -> list[Suggestion]:
-    """What waits for this person, and what one may do who has nothing running."""
+    """Next steps for this user: open tasks, running patches, or a first patch."""
     steps = []
     if user.is_maintainer and (waiting := n_waiting(user)):
-        steps.append(Suggestion(f"Decide what waits for you: {waiting} on your list.", reverse("desk")))
+        steps.append(Suggestion(f"Decide about open tasks: {waiting} on your to-do page.", reverse("desk")))
     counts = Submission.objects.filter(submitter=user).values_list("state").annotate(n=Count("pk"))
     by_state: dict[str, int] = dict(counts)
     own = reverse("submissions")

@@ -1,4 +1,4 @@
-"""A page that explains the judging and the words of the other pages."""
+"""Page that explains judging and the terms of the other pages."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,24 +11,24 @@ from benchmarks.judging.verdicts import VerdictKind
 
 V = VerdictKind
 MEANINGS: Mapping[VerdictKind, str] = {
-    V.GAIN: "Faster by more than the smallest gain that is paid, or a bug that is mended.",
-    V.NO_GAIN: "No difference of a size worth paying was seen. Find a bigger one.",
+    V.GAIN: "Faster by more than the smallest gain that is paid, or a bug that is fixed.",
+    V.NO_GAIN: "No gain was found that is large enough to be paid. Look for a larger one.",
     V.REGRESSION: "Slower than before. The plot on the submission's page shows each pair.",
-    V.WRONG_OUTPUT: "An answer differed from the old code's. The reason names the case and the error.",
-    V.QUALITY_LOSS: "The model answers held-out text worse than before.",
-    V.BUILD_FAILED: "The patched tree did not import or build. Read the log.",
-    V.PATCH_REJECTED: "The diff cannot be read, does not apply, or touches what a patch may not. Nothing was run.",
-    V.POLICY_VIOLATION: "While it ran, it did what no patch may do, such as opening a network connection.",
-    V.TIMEOUT: "It ran out of the suite's time, or of what a build may take.",
-    V.RESOURCE_LIMIT: "It went over the suite's memory or another limit.",
-    V.SUSPICIOUS: "A control failed or the rules of measuring were broken. A maintainer looks at it.",
-    V.INFRASTRUCTURE_ERROR: "The platform failed, not the patch. It is tried again and costs no attempt.",
+    V.WRONG_OUTPUT: "An output differed from the old code's output. The reason names the case and the error.",
+    V.QUALITY_LOSS: "The model's loss on held-out text became worse.",
+    V.BUILD_FAILED: "The patched tree did not build or import. Read the log.",
+    V.PATCH_REJECTED: "The diff cannot be parsed, does not apply, or changes a forbidden file. Nothing was run.",
+    V.POLICY_VIOLATION: "While it ran, it did something that is forbidden, such as opening a network connection.",
+    V.TIMEOUT: "It took longer than the time limit of the suite or of a build.",
+    V.RESOURCE_LIMIT: "It exceeded the suite's memory limit or another limit.",
+    V.SUSPICIOUS: "The result cannot be trusted: a control failed or a rule was broken. A maintainer decides.",
+    V.INFRASTRUCTURE_ERROR: "The platform failed, not the patch. The run is repeated and does not count as an attempt.",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class NamedVerdict:
-    """A verdict with its name as badges show it."""
+    """A verdict and its display name."""
 
     value: str
     words: str
@@ -36,6 +36,6 @@ class NamedVerdict:
 
 @require_GET
 def how(request: HttpRequest) -> HttpResponse:
-    """From a diff to credits, every verdict, and a glossary."""
+    """Page with the way from a diff to credits, all verdicts, and a glossary."""
     verdicts = [(NamedVerdict(kind.value, kind.value.replace("_", " ")), MEANINGS[kind]) for kind in V]
     return render(request, "bounty/how.html", {"verdicts": verdicts})

@@ -27,26 +27,29 @@ SUBMISSION_ID = re.compile(r"submission ([0-9a-f-]{36})")
 
 
 def outdated_banners() -> list[Banner]:
-    """One line while lineages wait to be renewed: what is not judged, why, and what a maintainer does about it."""
+    """Banner while lineages wait to be renewed: what is not judged, why, and what a maintainer has to do."""
     names = [lineage.name for lineage in outdated_lineages()]
     if not names:
         return []
     more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
     text = (
-        f"Nothing is judged in the lineages {', '.join(names[:SHOWN_NAMES])}{more}: their trees have the layout of an "
-        "older version. A maintainer renews them with `gainshare lineages renew`."
+        f"Nothing is judged in the lineages {', '.join(names[:SHOWN_NAMES])}{more}: their trees have the "
+        "file layout of an older version, which the judge cannot measure. A maintainer has to renew them "
+        "with `gainshare lineages renew`."
     )
     return [Banner(text, reverse("lineages"))]
 
 
 @require_http_methods(["GET", "POST"])
 def lineage_list(request: HttpRequest) -> HttpResponse:
-    """Every lineage; maintainers start new ones here, and derive the trees that they start at."""
+    """Page of all lineages, with a form for maintainers that starts a new one."""
     maintainer = request.user if isinstance(request.user, User) and request.user.is_maintainer else None
     form = None
     if request.method == "POST":
         if maintainer is None:
-            raise PermissionDenied("Only a maintainer starts a lineage.")
+            raise PermissionDenied(
+                "Only maintainers can start a lineage. Ask a maintainer to give you that role."
+            )
         form = LineageForm(request.POST, request.FILES)
         if form.is_valid() and (name := started(form, maintainer)):
             messages.success(request, f"The lineage {name} has started.")
@@ -60,7 +63,7 @@ def lineage_list(request: HttpRequest) -> HttpResponse:
 
 
 def started(form: LineageForm, actor: User) -> str | None:
-    """The name of the lineage that a valid form describes. None, with the reason in the form, when that is refused."""
+    """Start the lineage of a valid form and return its name. If refused: None, with the reason in the form."""
     data = form.cleaned_data
     try:
         return form.made_once(
@@ -85,7 +88,7 @@ def started(form: LineageForm, actor: User) -> str | None:
 
 @require_GET
 def lineage_detail(request: HttpRequest, name: str) -> HttpResponse:
-    """One lineage: its tip, and every move that led there, each with the submission behind it."""
+    """Page of a lineage: its tip, and every move of the tip with its submission."""
     lineage = get_object_or_404(Lineage, name=name)
     moves = sorted(history(lineage), key=lambda move: move.pk, reverse=True)
     page = page_of(request, moves, PER_PAGE)

@@ -1,6 +1,6 @@
-"""Draws a runner's noise history as an inline SVG: one dot per A/A run, and the limit above which it is not believed.
+"""Draws a runner's noise history as an inline SVG: one dot per A/A run, and the limit for quarantine.
 
-Pure: takes figures, returns markup. One unit of the vertical axis is a per cent of time a pair.
+Pure functions. The vertical axis is in per cent of time per pair.
 """
 
 from collections.abc import Sequence
@@ -36,8 +36,10 @@ def plot_noise(points: Sequence[NoisePoint], *, limit_log_ppm: int | None, title
     allowed = "" if limit is None else f", {limit:.1f} % allowed"
     return picture(
         height=HEIGHT,
-        summary=f"{title}: {len(points)} A/A runs, {bad} of them bad, the last one at {values[-1]:.2f} % noise a pair"
-        f"{allowed}.",
+        summary=(
+            f"{title}: {len(points)} A/A runs, {bad} of them bad, the last one at {values[-1]:.2f} % "
+            f"noise per pair{allowed}."
+        ),
         parts=[
             grid(_ticks(top), y),
             *([] if limit is None else [line("bound", y(limit))]),

@@ -1,7 +1,7 @@
 """Draws a run's pairs as an inline SVG: one dot per pair, the zero line, the median, the bound.
 
-Pure: takes log ratios, returns markup. The vertical axis is linear in ln(base time / candidate time), where gains
-add up, and is labelled in what people read: per cent of change.
+Pure functions. The vertical axis is linear in ln(base time / candidate time), in which gains add up, and
+labelled in per cent of change.
 """
 
 import math
@@ -39,10 +39,10 @@ def plot_pairs(
     title: str = "Pairs",
     height: int = HEIGHT,
 ) -> SafeString:
-    """The SVG element; an empty string where no pair was measured.
+    """The SVG element; an empty string if no pair was measured.
 
-    The estimate is that of the run's verdict, the median of the pairs where there is none; `bound_side` says which
-    bound is drawn.
+    The estimate is the verdict's, or the median of the pairs without a verdict. `bound_side` says which bound
+    is drawn.
     """
     finite = [point for point in points if math.isfinite(point.log_ratio)]
     middle = median_log_ppm(finite) if estimate_log_ppm is None else estimate_log_ppm
@@ -93,7 +93,7 @@ def axis_ticks(low: float, high: float) -> list[float]:
 
 
 def tick_labels(ticks: Sequence[float]) -> list[str]:
-    """The ticks as per cent, with as many decimals as tell neighbours apart."""
+    """Labels of the ticks in per cent, with enough decimals to differ from each other."""
     per_cents = [100 * math.expm1(tick) for tick in ticks]
     step = min(after - before for before, after in pairwise(per_cents))
     decimals = 0 if step >= 1 else 1 if step >= 0.1 else 2

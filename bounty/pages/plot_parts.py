@@ -1,6 +1,6 @@
-"""What the server's plots are made of: SVG as wide as its place, in which text keeps its size. Pure.
+"""SVG parts of the plots: as wide as their container, with text of constant size. Pure functions.
 
-Horizontal places are shares of the width, vertical ones pixels. So one picture serves a telephone and a wide screen.
+Horizontal positions are shares of the width, vertical ones are pixels, so a plot fits phones and wide screens.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -10,13 +10,13 @@ from django.utils.safestring import SafeString
 
 Scale = Callable[[float], float]  # a value to pixels from the top, or to a share of the width
 
-LEFT, RIGHT = 0.15, 0.97  # where marks begin and end; the axis' labels are to the left of them
+LEFT, RIGHT = 0.15, 0.97  # horizontal range of the marks; the axis labels are left of it
 TOP, BOTTOM = 24, 30  # pixels above the highest and below the lowest value
-LABEL_LIFT = -4  # a label is on its line
+LABEL_LIFT = -4  # vertical offset that centres a label on its line
 
 
 def picture(*, height: int, summary: str, parts: Iterable[SafeString]) -> SafeString:
-    """The SVG element. `summary` says in words what the picture shows."""
+    """The SVG element. `summary` describes the plot in words."""
     return format_html(
         '<svg class="plot" height="{}" role="img" aria-label="{}"><title>{}</title>{}</svg>',
         height,
@@ -37,17 +37,17 @@ def down(pixels: float) -> str:
 
 
 def along(count: int) -> Scale:
-    """Places 0 to `count` - 1 at equal distances; a single one in the middle."""
+    """Horizontal positions of `count` points at equal distances; a single one in the middle."""
     return lambda place: LEFT + (RIGHT - LEFT) * (place / (count - 1) if count > 1 else 0.5)
 
 
 def upwards(low: float, high: float, height: int) -> Scale:
-    """Values from `low` to `high`, which must differ, from the bottom to the top."""
+    """Map values from `low` to `high`, which must differ, to vertical positions."""
     return lambda value: TOP + (height - TOP - BOTTOM) * (high - value) / (high - low)
 
 
 def grid(ticks: Sequence[tuple[float, str]], y: Scale, *, zero: float | None = None) -> SafeString:
-    """A line across for each (value, label); that at `zero` stands out."""
+    """A horizontal line for each (value, label); the line at `zero` is highlighted."""
     rows = [
         (
             "zero" if zero is not None and abs(value - zero) < 1e-12 else "grid-line",
@@ -65,14 +65,14 @@ def grid(ticks: Sequence[tuple[float, str]], y: Scale, *, zero: float | None = N
 
 
 def line(name: str, height: float) -> SafeString:
-    """A line across at so many pixels."""
+    """A horizontal line at a position in pixels."""
     return format_html(
         '<line class="{0}" x1="{1}" x2="100%" y1="{2}" y2="{2}"/>', name, across(LEFT), down(height)
     )
 
 
 def dots(rows: Iterable[tuple[str, float, float, str]]) -> SafeString:
-    """Circles: class, share of the width, pixels from the top, what a pointer is told."""
+    """Circles from (class, share of the width, pixels from the top, tooltip)."""
     return format_html_join(
         "",
         '<circle class="{}" cx="{}" cy="{}" r="4.5"><title>{}</title></circle>',
@@ -81,7 +81,7 @@ def dots(rows: Iterable[tuple[str, float, float, str]]) -> SafeString:
 
 
 def axis(labels: Iterable[tuple[float, str, str]], *, height: int) -> SafeString:
-    """The line below with its labels: share of the width, anchor, text."""
+    """The horizontal axis with labels from (share of the width, anchor, text)."""
     base = height - BOTTOM + 6
     return format_html(
         '<line class="axis" x1="0" x2="100%" y1="{0}" y2="{0}"/>{1}',

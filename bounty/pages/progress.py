@@ -1,4 +1,4 @@
-"""Where a submission is, as its page shows it while the judge works: stage, pairs, place in the queue."""
+"""Progress of a submission while it is judged: stage, pairs, place in the queue."""
 
 from dataclasses import dataclass
 
@@ -28,7 +28,7 @@ STAGES = {
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What is going on now. `pairs_max` is 0 while nothing is being measured, `counted` is the pairs in words.
+    """Present progress. `pairs_max` is 0 while nothing is being measured; `counted` is the pairs in words.
 
     JSON of the live view.
     """
@@ -60,26 +60,27 @@ def progress_of(submission: Submission) -> Progress:
 
 
 def counted(run: Run) -> str:
-    """How far a run is that measures pairs."""
+    """Number of measured pairs in words."""
     return pairs_words(
         kind=run.kind, suite=run.suite, preset=run.preset, done=run.pairs_done, most=run.pairs_max
     )
 
 
 def describe(submission: Submission, run: Run | None) -> tuple[str, str]:
-    """A headline and what it means for the reader."""
+    """Headline and explanation of the present progress."""
     if run is None:
         if submission.next_step == NextStep.AWAIT_ESCROW:
             return (
                 "Waiting for escrow",
-                "The gate passed, but the bounty's escrow is used up. It goes on if some comes back.",
+                "The gate passed, but the bounty's escrow is used up. Judging continues when credits "
+                "return to the escrow.",
             )
         return submission.get_state_display(), "The next step is being prepared."
     stage = run_title(run.kind)
     if run.state == RunState.QUEUED:
         place = queue_place(run)
         if place is None:
-            return f"{stage}: waiting for a runner", "It is about to be taken."
+            return f"{stage}: waiting for a runner", "A runner is about to take it."
         return f"{stage}: waiting for a runner", waiting_text(place)
     if run.state in (RunState.GATING, RunState.MEASURING) and run.kind == RunKind.FIX and not run.pairs_done:
         return f"{stage}: the reproduction", measuring_words(run.kind) + _ends_text(run)
@@ -92,14 +93,14 @@ def _ends_text(run: Run) -> str:
     place = queue_place(run)
     if place is None or not place.ends_in_s:
         return ""
-    return f" Runs like it end in about {duration(place.ends_in_s)} from now."
+    return f" It ends in about {duration(place.ends_in_s)}, judging by earlier runs."
 
 
 def waiting_text(place: QueuePlace) -> str:
-    """Its place in the queue, and about when it starts and ends as far as earlier runs tell."""
-    ahead = "It is next." if not place.position else f"{place.position} ahead of it."
+    """Place in the queue, with the estimated start and end if earlier runs allow an estimate."""
+    ahead = "It is next." if not place.position else f"{place.position} ahead of it in the queue."
     if place.runners == 0:
-        return f"{ahead} No runner of this hardware is at work now."
+        return f"{ahead} No runner with this hardware is active now."
     if place.waiting_for_device == place.runners:
         return f"{ahead} {device_wait_text(place.runners)}"
     if place.starts_in_s is None:
@@ -110,13 +111,13 @@ def waiting_text(place: QueuePlace) -> str:
 
 
 def device_wait_text(runners: int) -> str:
-    """Why nothing starts, where every runner waits for its device."""
+    """Explanation for the case that every runner waits for its device."""
     who = (
         "The runner waits for its device" if runners == 1 else f"All {runners} runners wait for their devices"
     )
-    return f"{who}: other work on the same machine holds it, and no one knows for how long."
+    return f"{who}: other work on the same machine uses it. The start cannot be estimated."
 
 
 def duration(seconds: int) -> str:
-    """A rough time to wait: `40 s`, `3 min`."""
+    """A rounded duration: `40 s`, `3 min`."""
     return f"{seconds} s" if seconds < 90 else f"{round(seconds / 60)} min"

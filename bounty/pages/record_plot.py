@@ -1,7 +1,7 @@
 """Draws a series' record over time as an inline SVG: the confirmed speed over the origin, one dot for each gain.
 
-Pure: takes figures, returns markup. The vertical axis is linear in ln(origin's time / present time), so equal steps
-are equally high, and is labelled in speeds.
+Pure functions. The vertical axis is linear in ln(origin's time / present time), so equal gains have equal
+heights, and labelled in speeds.
 """
 
 import math
@@ -17,14 +17,14 @@ from bounty.pages.plot_parts import LEFT, RIGHT, Scale, across, axis, dots, down
 from bounty.services.leaderboards import Place
 
 HEIGHT = 240
-FIRST = LEFT + 0.06  # where the first gain is drawn: the origin's speed is to the left of it
+FIRST = LEFT + 0.06  # position of the first gain; the origin's speed is drawn left of it
 MOST_TICKS = 6
 STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # between two ticks, in speed
 
 
 @dataclass(frozen=True, slots=True)
 class RecordPoint:
-    """One gain: what is confirmed over the origin, the upper end of that interval, its own step; log_ppm."""
+    """One gain, in log_ppm: confirmed speed over the origin, upper end of that interval, own gain."""
 
     at: datetime
     reached_log_ppm: int
@@ -54,7 +54,9 @@ def plot_record(points: Sequence[RecordPoint]) -> SafeString:
     gains = f"{len(points)} confirmed gain{'' if len(points) == 1 else 's'}"
     return picture(
         height=HEIGHT,
-        summary=f"The record over time: {gains}, {speed_text(points[-1].reached_log_ppm)} over the series' origin.",
+        summary=(
+            f"The record over time: {gains}, {speed_text(points[-1].reached_log_ppm)} over the series' origin."
+        ),
         parts=[
             grid([(tick, f"{math.exp(tick):g}\N{MULTIPLICATION SIGN}") for tick in ticks], y),
             _staircase(points, x, y),
@@ -114,7 +116,7 @@ def _spreads(points: Sequence[RecordPoint], x: Scale, y: Scale) -> SafeString:
 def _dot_rows(points: Sequence[RecordPoint], x: Scale, y: Scale) -> Iterable[tuple[str, float, float, str]]:
     for place, point in enumerate(points):
         title = (
-            f"{point.who}, {point.at:%d %b %Y, %H:%M} UTC: {speed_text(point.reached_log_ppm)}, own step "
+            f"{point.who}, {point.at:%d %b %Y, %H:%M} UTC: {speed_text(point.reached_log_ppm)}, own gain "
             f"{change_text(point.step_log_ppm)}"
         )
         yield "pair", x(place), y(point.reached_log_ppm / 1e6), title

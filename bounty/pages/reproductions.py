@@ -1,4 +1,4 @@
-"""Pages of reproductions: sending one in, and a maintainer's word that what one shows is no bug."""
+"""Pages of reproductions: submitting one, and declining one."""
 
 from uuid import UUID
 
@@ -23,13 +23,13 @@ from gainshare.web.signed_in import SignedInRequest, signed_in
 @signed_in
 @require_http_methods(["GET", "POST"])
 def new_reproduction(request: SignedInRequest, bounty_id: UUID) -> HttpResponse:
-    """Paste or upload a file that shows the bug; it is tried on the bounty's tree."""
+    """Page to paste or upload a file that shows the bug."""
     bounty = get_object_or_404(Bounty.objects.select_related("lineage"), pk=bounty_id)
     if not bounty.is_for_a_bug:
-        raise Http404("This bounty is for a gain.")
+        raise Http404("This bounty is for a gain, not for a bug.")
     form = ReproductionForm(request.POST, request.FILES) if request.method == "POST" else ReproductionForm()
     if form.is_valid() and sent_in(form, request.user, bounty):
-        messages.success(request, "Your reproduction is sealed; it is tried as soon as a runner is free.")
+        messages.success(request, "Your reproduction was received. It is run as soon as a runner is free.")
         return redirect(f"{reverse('bounty', args=[bounty.pk])}#reproduction")
     context = {
         "form": form,
@@ -41,7 +41,7 @@ def new_reproduction(request: SignedInRequest, bounty_id: UUID) -> HttpResponse:
 
 
 def sent_in(form: ReproductionForm, author: User, bounty: Bounty) -> bool:
-    """Send in what a valid form holds, once. False, with the reason in the form, when that is refused."""
+    """Submit the reproduction of a valid form, once. If refused: False, with the reason in the form."""
     text = form.cleaned_data["reproduction"]
     try:
         form.made_once(
@@ -59,7 +59,7 @@ def sent_in(form: ReproductionForm, author: User, bounty: Bounty) -> bool:
 
 @signed_in
 def decline_reproduction(request: SignedInRequest, bounty_id: UUID, reproduction_id: UUID) -> HttpResponse:
-    """Say that what a reproduction shows is no bug, and go back to the bounty."""
+    """Decline a reproduction and redirect to the bounty."""
     if request.method == "POST":
         reason = typed_text(request)
         try:
@@ -72,5 +72,5 @@ def decline_reproduction(request: SignedInRequest, bounty_id: UUID, reproduction
             return bounty_page(
                 request, bounty_id, Refused(f"decline-{reproduction_id}", reason, error.message)
             )
-        messages.success(request, "The reproduction is declined; its author reads your reason.")
+        messages.success(request, "The reproduction was declined. Its author can read your reason.")
     return redirect(f"{reverse('bounty', args=[bounty_id])}#reproduction")

@@ -1,4 +1,4 @@
-"""What a submission's page shows of its runs: plots, rails, attempts, evidence. Nothing before the verdict."""
+"""Views of a submission's finished runs: plots, rails, attempts, evidence."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ RAIL_WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class RunPlot:
-    """One picture of pairs. ``suite`` is empty where all pairs are of the run's own."""
+    """Plot of a run's pairs. ``suite`` is empty if all pairs are of the run's own suite."""
 
     suite: str
     svg: SafeString
@@ -36,7 +36,7 @@ class RunPlot:
 
 @dataclass(frozen=True, slots=True)
 class RailView:
-    """A rail and its result in words, with the tone of a badge."""
+    """A rail with its result in words and its badge's tone."""
 
     rail: RailRow
     words: str
@@ -45,7 +45,7 @@ class RailView:
 
 @dataclass(frozen=True, slots=True)
 class RunView:
-    """A run as its submission's page shows it. ``is_the_verdict``: the submission's verdict rests on it."""
+    """A run on its submission's page. ``is_the_verdict``: the submission's verdict comes from this run."""
 
     run: Run
     is_the_verdict: bool
@@ -60,7 +60,7 @@ class RunView:
 
     @property
     def rails_held(self) -> str:
-        """`13 of 13`: how many rails hold of those that were needed; empty without any."""
+        """`13 of 13`: number of rails that hold, of those that were needed; empty without any."""
         needed = [view for view in self.rails if view.rail.result != RailResult.NOT_NEEDED]
         held = sum(view.rail.result == RailResult.HOLDS for view in needed)
         return f"{held} of {len(needed)}" if needed else ""
@@ -92,18 +92,18 @@ def run_view(run: Run, submission: Submission) -> RunView:
 
 
 def verdict_words(run_kind: str, verdict: str) -> str:
-    """A run's verdict on its badge: a guard run finds no gain, its rails hold or they do not."""
+    """Text of a run's badge. A guard run's badge says whether its rails hold."""
     if run_kind == RunKind.GUARD and verdict == VerdictKind.GAIN:
         return "guard rails hold"
     if run_kind == RunKind.GUARD and verdict in (VerdictKind.REGRESSION, VerdictKind.QUALITY_LOSS):
         return "a guard rail does not hold"
     if run_kind == RunKind.FIX and verdict == VerdictKind.GAIN:
-        return "mends the bug"
+        return "fixes the bug"
     return verdict.replace("_", " ")
 
 
 def plots_of(run: Run, verdict: RunVerdict, samples: Sequence[dict[str, Any]]) -> list[RunPlot]:
-    """The run's pairs: one picture, or of a guard run one for each suite, since each measures something else."""
+    """Plots of the run's pairs: one, or one per suite for a guard run."""
     if run.kind == RunKind.FIX:
         return []
     if run.kind != RunKind.GUARD:
@@ -128,7 +128,7 @@ def _suite_plot(suite: str, points: list[PairPoint]) -> RunPlot:
 
 
 def points_of(samples: Sequence[dict[str, Any]]) -> list[PairPoint]:
-    """The evidence's samples as points of the plot."""
+    """Points of the plot from the evidence's samples."""
     return [
         PairPoint(int(row["index"]), int(row["log_ratio_ppb"]) / 1e9, bool(row["control"])) for row in samples
     ]

@@ -1,4 +1,4 @@
-"""Pages of runners: how each of them is and has been, and what maintainers do with it."""
+"""Pages of runners: state, history, and maintainers' actions."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from django.views.decorators.http import require_GET
 from bounty.models import OPEN_RUN_STATES, NoiseSample, QuarantineCause, Run, Runner, RunnerState
 from bounty.pages.noise_plot import NoisePoint, plot_noise
 from bounty.pages.progress import counted
-from bounty.services.runners import care as runner_care
+from bounty.services.runners import maintenance as runner_maintenance
 from bounty.services.runners.calibration import noise_limit
 from bounty.services.runners.device_waits import is_waiting
 from bounty.services.runners.doubts import runs_in_doubt
@@ -39,7 +39,7 @@ FINGERPRINT_LABELS = {
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One thing that a maintainer can do. `text` is the reason."""
+    """One action of a maintainer. `text` is the reason."""
 
     label: str
     done: str
@@ -49,35 +49,35 @@ class Action:
 ACTIONS: Mapping[str, Action] = {
     "drain": Action(
         "Drain",
-        "It gets no new run.",
-        lambda user, name, text: runner_care.drain(actor=user, name=name, reason=text),
+        "The runner gets no new runs.",
+        lambda user, name, text: runner_maintenance.drain(actor=user, name=name, reason=text),
     ),
     "resume": Action(
         "Resume",
-        "It is at work again.",
-        lambda user, name, text: runner_care.resume(actor=user, name=name, reason=text),
+        "The runner gets runs again.",
+        lambda user, name, text: runner_maintenance.resume(actor=user, name=name, reason=text),
     ),
     "quarantine": Action(
         "Quarantine",
-        "It gets only A/A runs now.",
-        lambda user, name, text: runner_care.quarantine(actor=user, name=name, reason=text),
+        "The runner gets only A/A runs now.",
+        lambda user, name, text: runner_maintenance.quarantine(actor=user, name=name, reason=text),
     ),
     "release": Action(
         "Release",
-        "Its measurements are trusted again.",
-        lambda user, name, text: runner_care.release(actor=user, name=name, reason=text),
+        "The runner is released: its measurements are trusted again.",
+        lambda user, name, text: runner_maintenance.release(actor=user, name=name, reason=text),
     ),
     "calibrate": Action(
         "Calibrate",
-        "Its A/A runs are ordered.",
-        lambda user, name, text: runner_care.calibrate(actor=user, name=name),
+        "The runner's A/A runs were ordered.",
+        lambda user, name, text: runner_maintenance.calibrate(actor=user, name=name),
     ),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A runner's noise in one suite and preset."""
+    """Noise history of a runner for one suite and preset."""
 
     suite: str
     preset: str
@@ -87,7 +87,7 @@ class Series:
 
 
 def offered_actions(runner: Runner) -> list[tuple[str, Action]]:
-    """What a maintainer is offered; the services decide again when one is pressed."""
+    """Actions to offer on the page. The services check the permission again."""
     if runner.state == RunnerState.RETIRED:
         return []
     is_draining = runner.state in (RunnerState.DRAINING, RunnerState.DRAINED)
@@ -98,7 +98,7 @@ def offered_actions(runner: Runner) -> list[tuple[str, Action]]:
 
 @require_GET
 def runner_list(request: HttpRequest) -> HttpResponse:
-    """Every runner: state, hardware, when it was last seen, what it does now, how noisy it was last."""
+    """Page of all runners: state, hardware, last seen, present run, latest noise."""
     page = page_of(request, Runner.objects.order_by("hardware", "name"), PER_PAGE)
     shown = list(page.object_list)
     open_runs = Run.objects.filter(runner__in=shown, state__in=OPEN_RUN_STATES)
@@ -123,12 +123,12 @@ def runner_list(request: HttpRequest) -> HttpResponse:
 
 @require_GET
 def runner_detail(request: HttpRequest, name: str) -> HttpResponse:
-    """One runner: its machine, its noise, its failures, its history, and the runs that are in doubt for it."""
+    """Page of a runner: machine, noise, failures, history, and runs in doubt."""
     return runner_page(request, name)
 
 
 def runner_page(request: HttpRequest, name: str, refused: Refused | None = None) -> HttpResponse:
-    """A runner's page; with what was typed as the reason of an action, when that was refused."""
+    """Page of a runner, with the typed reason of an action that was refused."""
     runner = get_object_or_404(Runner, name=name)
     is_maintainer = isinstance(request.user, User) and request.user.is_maintainer
     run = current_run(runner)
@@ -151,7 +151,7 @@ def runner_page(request: HttpRequest, name: str, refused: Refused | None = None)
 
 
 def current_run(runner: Runner) -> Run | None:
-    """The run that it has now."""
+    """The runner's present run."""
     return runner.runs.filter(state__in=OPEN_RUN_STATES).select_related("submission__bounty").first()
 
 
@@ -170,7 +170,7 @@ def noise_series(runner: Runner) -> list[Series]:
 
 
 def machine_facts(fingerprint: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The fingerprint as people read it."""
+    """Labelled values of the fingerprint."""
     return [
         (FINGERPRINT_LABELS.get(name, name.replace("_", " ").capitalize()), _fact(name, value))
         for name, value in fingerprint.items()
@@ -187,7 +187,7 @@ def _fact(name: str, value: Any) -> str:
 
 @signed_in
 def act(request: SignedInRequest, name: str, action: str) -> HttpResponse:
-    """Do one action, say how it went, go back to the runner."""
+    """Do one action, add a message, and redirect to the runner."""
     chosen = ACTIONS.get(action)
     if chosen is None:
         raise Http404("There is no such action.")

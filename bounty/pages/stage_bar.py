@@ -1,7 +1,7 @@
-"""A submission's way from its check to its pay-out, as a bar of stages with time and figure; one stage until decided.
+"""Bar of a submission's stages from check to payment, each with time and figure; one stage until it is decided.
 
-What is being judged is one stage, "being judged": which run it is in, and what the earlier ones found, is told by the
-bar only once nothing can be drawn again.
+Before the decision there is only the stage "being judged". Runs and their results are shown afterwards, when
+nothing can be measured again.
 """
 
 from collections.abc import Iterable, Sequence
@@ -32,7 +32,7 @@ DONE, FAILED, NOW, LATER = "done", "failed", "now", "later"
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One stage. ``state`` is done, failed, now or later; ``figure`` and ``note`` are empty where there is none."""
+    """One stage. ``state`` is done, failed, now or later; ``figure`` and ``note`` may be empty."""
 
     name: str
     state: str = LATER
@@ -48,11 +48,11 @@ def stage_bar(
     awards: Sequence[Award],
     changes: Sequence[StateChange],
 ) -> list[Stage]:
-    """The stages as far as they may be told."""
+    """The stages that may be shown."""
     if submission.state == S.WITHDRAWN:
         return [Stage("Withdrawn", FAILED, _change(changes, S.WITHDRAWN))]
     if not is_decided(submission):
-        return [Stage("Being judged", NOW, submission.sealed_at, note="since it was sealed")]
+        return [Stage("Being judged", NOW, submission.sealed_at, note="since it was submitted")]
     measured = _fix(views) if submission.bounty.is_for_a_bug else _gain(views, awards)
     stages = [
         _check(submission, changes),
@@ -72,7 +72,7 @@ def _check(submission: Submission, changes: Sequence[StateChange]) -> Stage:
 
 
 def _gain(views: Sequence[RunView], awards: Sequence[Award]) -> list[Stage]:
-    """Gate, price and guard rails: those behind the award where there is one, a re-measurement changes nothing."""
+    """Gate, confirmation and guard stages of the award, if there is one; re-measurements change nothing."""
     prices = {award.confirmation_run_id for award in awards if award.confirmation_run_id is not None}
     gate = _newest(views, (RunKind.GATE,))
     priced = _newest([view for view in views if not prices or view.run.pk in prices], PRICING_KINDS)
@@ -95,7 +95,7 @@ def _newest(views: Sequence[RunView], kinds: Iterable[str]) -> RunView | None:
 
 
 def _measured(name: str, view: RunView | None, figure: str, note: str) -> Stage:
-    """A stage that a run decided: its figure where it has one, else its verdict."""
+    """Stage of a run, with its figure if it has one, else its verdict."""
     if view is None:
         return Stage(name)
     is_good = view.verdict is not None and view.verdict.kind == VerdictKind.GAIN
@@ -161,13 +161,13 @@ def _part_note(awards: Sequence[Award]) -> str:
 
 
 def _up_to_the_failure(stages: list[Stage]) -> list[Stage]:
-    """What comes after a stage that failed was not reached, whatever an earlier round of it had found."""
+    """Mark all stages after a failed one as not reached, whatever an earlier round of them found."""
     failed = next((place for place, stage in enumerate(stages) if stage.state == FAILED), len(stages))
     return [*stages[: failed + 1], *(Stage(stage.name) for stage in stages[failed + 1 :])]
 
 
 def _ended(submission: Submission, stages: list[Stage]) -> list[Stage]:
-    """A final verdict always shows where the way ended, also where no run did: a diff that no longer applies."""
+    """Mark the stage at which a final verdict ended the submission, also if no run did."""
     if all(stage.state != FAILED for stage in stages):
         place = next(place for place, stage in enumerate(stages) if stage.state == LATER)
         is_gain = submission.verdict_kind == VerdictKind.GAIN
@@ -177,5 +177,5 @@ def _ended(submission: Submission, stages: list[Stage]) -> list[Stage]:
 
 
 def _change(changes: Iterable[StateChange], state: str) -> datetime | None:
-    """When it came into this state last."""
+    """Time of the last change into this state."""
     return max((change.created_at for change in changes if change.new == state), default=None)

@@ -1,4 +1,4 @@
-"""Pages of submissions: sending a diff in, following it while it is judged, reading its verdict."""
+"""Pages of submissions: submitting a diff, following its judging, reading its verdict."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -42,7 +42,7 @@ SHOWN_DIFF_LINES = 400
 @signed_in
 @require_http_methods(["GET", "POST"])
 def new_submission(request: SignedInRequest, bounty_id: UUID) -> HttpResponse:
-    """Paste or upload a diff. What is wrong with it is a verdict on the page that follows."""
+    """Page to paste or upload a diff. Errors in the diff become a verdict on the submission's page."""
     bounty = get_object_or_404(Bounty.objects.select_related("lineage"), pk=bounty_id)
     form = DiffForm(request.POST, request.FILES) if request.method == "POST" else DiffForm()
     refusal: DomainError | None = None
@@ -98,13 +98,13 @@ def submission_or_404(submission_id: UUID) -> Submission:
 
 @require_GET
 def submission_detail(request: HttpRequest, submission_id: UUID) -> HttpResponse:
-    """State and progress, verdict with its reason, samples, evidence, log, history, diff."""
+    """Page of a submission: progress, verdict, samples, evidence, log, history, diff."""
     return submission_page(request, submission_id)
 
 
 @signed_in
 def act(request: SignedInRequest, submission_id: UUID, action: str) -> HttpResponse:
-    """Do one action, say how it went, go back to the submission."""
+    """Do one action, add a message, and redirect to the submission."""
     if action not in ACTIONS:
         raise Http404("There is no such action.")
     if request.method == "POST":
@@ -121,7 +121,7 @@ def act(request: SignedInRequest, submission_id: UUID, action: str) -> HttpRespo
 def submission_page(
     request: HttpRequest, submission_id: UUID, refused: Refused | None = None
 ) -> HttpResponse:
-    """A submission's page; with what was typed into the form of an action, when that was refused."""
+    """Page of a submission, with the typed text of an action that was refused."""
     submission = submission_or_404(submission_id)
     changes = list(history(submission))
     seen = {part: sees(request.user, part, submission) for part in Part}
@@ -161,7 +161,7 @@ def shown_reason(submission: Submission, seen: Mapping[Part, bool]) -> str:
 
 
 def shown_check(submission: Submission, award: Award | None) -> Check | None:
-    """The random re-measurement that reviewers should know of; while it is priced again there is none."""
+    """The random re-measurement, for reviewers; None while the gain is priced again."""
     if award is None or submission.state == SubmissionState.CONFIRMING:
         return None
     check = check_of(award)
@@ -172,12 +172,13 @@ def shown_check(submission: Submission, award: Award | None) -> Check | None:
 @never_cache
 @require_GET
 def live(request: HttpRequest, submission_id: UUID) -> HttpResponse:
-    """What changes while the judge works, as JSON: progress, and the log from `offset` on."""
+    """JSON for the live view: progress, and the log from `offset`."""
     submission = submission_or_404(submission_id)
     raw = request.GET.get("offset", "0")
     if not raw.isascii() or not raw.isdigit() or len(raw) > 10:
         return JsonResponse(
-            {"error": {"code": "invalid", "message": "offset is a whole number from 0 on."}}, status=400
+            {"error": {"code": "invalid", "message": "offset must be a non-negative whole number."}},
+            status=400,
         )
     log = None
     if sees(request.user, Part.SOURCE, submission):
@@ -187,7 +188,7 @@ def live(request: HttpRequest, submission_id: UUID) -> HttpResponse:
 
 
 def shown_diff(submission: Submission) -> list[tuple[str, str]] | None:
-    """The diff's first lines, each with what it is; None where it was too large to be kept."""
+    """First lines of the diff with their kinds; None if the diff was too large to be stored."""
     try:
         text = blob_store().get(submission.diff_blob).decode("utf-8", "replace")
     except TreeError:

@@ -1,4 +1,4 @@
-"""The page of the emergency stop, and the banner that every page shows while something is stopped."""
+"""Page of the emergency stop, and the banner on every page while something is stopped."""
 
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
@@ -16,14 +16,14 @@ from gainshare.web.signed_in import SignedInRequest, signed_in
 
 SHOWN_CHANGES = 50
 EFFECTS = {
-    Switch.JUDGING: "No runner gets a run. What was running is back in the queue, and its attempt does not count.",
-    Switch.AWARDS: "Nothing is booked and nothing vests. Submissions wait where they are.",
+    Switch.JUDGING: "No runner gets a run. Running runs return to the queue, and their attempts do not count.",
+    Switch.AWARDS: "No award is booked and none vests. Submissions wait in their present state.",
     Switch.MERGES: "Submissions are still accepted; their merges wait.",
 }
 
 
 def stop_banners() -> list[Banner]:
-    """One line for everything that is stopped now, with the reason."""
+    """One banner for each active stop, with its reason."""
     return [
         Banner(f"{row.get_name_display()} stopped: {row.reason}", reverse("stop"))
         for row in switches()
@@ -33,12 +33,12 @@ def stop_banners() -> list[Banner]:
 
 @require_GET
 def stop_page(request: HttpRequest) -> HttpResponse:
-    """The three switches and who pressed them when; buttons for maintainers."""
+    """Page of the three switches and their history, with buttons for maintainers."""
     return switches_page(request)
 
 
 def switches_page(request: HttpRequest, refused: Refused | None = None) -> HttpResponse:
-    """The page of the switches; with what was typed as a reason, when pressing one was refused."""
+    """Page of the switches, with the typed reason of a change that was refused."""
     context = {
         "rows": [(row, EFFECTS[Switch(row.name)]) for row in switches()],
         "changes": StateChange.objects.filter(subject="stopswitch")
@@ -52,7 +52,7 @@ def switches_page(request: HttpRequest, refused: Refused | None = None) -> HttpR
 
 @signed_in
 def press(request: SignedInRequest, name: str) -> HttpResponse:
-    """Stop or lift one switch, say how it went, go back to the page."""
+    """Stop or lift one switch, add a message, and redirect to the page."""
     if request.method != "POST":
         return redirect("stop")
     reason, is_lift = typed_text(request), request.POST.get("action") == "lift"
@@ -60,6 +60,6 @@ def press(request: SignedInRequest, name: str) -> HttpResponse:
         row = (lift if is_lift else stop)(actor=request.user, switch=name, reason=reason)
     except DomainError as error:
         return switches_page(request, Refused(name, reason, error.message))
-    state = "goes on" if is_lift else "is stopped"
+    state = "continues" if is_lift else "is stopped"
     messages.success(request, f"{row.get_name_display()} {state}.")
     return redirect("stop")

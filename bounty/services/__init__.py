@@ -1,1 +1,1 @@
-"""What changes the bounty app's rows, the ledger and the queues. Keyword-only; each opens its own transaction."""
+"""Services: every change of the bounty app's rows, the ledger and the queues. Each opens its own transaction."""

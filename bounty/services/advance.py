@@ -1,4 +1,4 @@
-"""Do every step that a submission is due, one after the other."""
+"""Runs a submission's due steps, one after another."""
 
 from uuid import UUID
 
@@ -8,7 +8,7 @@ from bounty.services.gains import GAIN
 from bounty.services.steps import take_step
 from bounty.services.submissions import find_submission
 
-MAX_STEPS = 12  # more than any submission has; a loop that does not end is a bug
+MAX_STEPS = 12  # more than any submission has; reaching it is a bug
 
 
 def advance_submission(*, submission_id: UUID) -> Submission:

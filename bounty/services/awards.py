@@ -1,4 +1,4 @@
-"""Awards and the ledger: reserve, book, vest, give back. Money and state change in one transaction.
+"""Awards and the ledger: reserve, vest, void, reverse. Money and state change in one transaction.
 
 The ledger's ids are derived from the award's subject and step, so that repeating a step cannot move money twice.
 """
@@ -28,30 +28,30 @@ from bounty.services.bounties import available_escrow, follow_funds, step_id
 from bounty.services.emergency import is_stopped
 from bounty.services.runs.lifecycle import queue_run
 from bounty.services.series import measured_base, wake_left_behind
-from bounty.services.transitions import move, note
+from bounty.services.transitions import move, must_move, note
 from gainshare.accounts.models import User
 from gainshare.ledger import services as ledger
 from gainshare.ledger.errors import EscrowClosed, EscrowExhausted
 
 
 def standing_award(submission: Submission) -> Award | None:
-    """The submission's own award that is not void: its author's."""
+    """The author's award of the submission, unless it is void."""
     return standing_awards(submission).exclude(role=AwardRole.REPRODUCTION).first()
 
 
 def standing_awards(submission: Submission) -> QuerySet[Award]:
-    """Every award of the submission that is not void: its author's, and for a bug that for the reproduction."""
+    """Every award of the submission that is not void: its author's, and for a bug the reproduction's."""
     return submission.awards.exclude(state=AwardState.VOID).order_by("role")
 
 
 def reserve(*, submission: Submission, gate: RunVerdict) -> bool:
-    """Set escrow aside for a passed gate and order the confirmation; a short escrow reserves what it has.
+    """Reserve escrow for a passed gate and order the confirmation. If the escrow is too small, reserve all of it.
 
-    False when nothing could be done now: the escrow is empty (the submission then awaits escrow) or gone.
+    False if nothing could be done now: the escrow is empty (the submission then awaits escrow) or closed.
     """
     bounty = Bounty.objects.select_related("lineage").get(pk=submission.bounty_id)
     if bounty.escrow_returned_at is not None:
-        _stop_waiting(submission, "the bounty was closed and its escrow had been returned")
+        _stop_waiting(submission, "the bounty was closed and its escrow was returned")
         return False
     wanted = wanted_reservation(
         rate_microcredits_per_nat=bounty.rate_microcredits_per_nat,
@@ -69,7 +69,7 @@ def reserve(*, submission: Submission, gate: RunVerdict) -> bool:
                 submission,
                 to=SubmissionState.CONFIRMING,
                 reason=f"the gate passed; {amount} micro-credits are reserved",
-                where=~Q(next_step=NextStep.NONE),  # meanwhile ended
+                where=~Q(next_step=NextStep.NONE),  # it ended meanwhile
                 next_step=NextStep.NONE,
             )
             if not is_moved:
@@ -89,9 +89,9 @@ def reserve(*, submission: Submission, gate: RunVerdict) -> bool:
             )
             note(award, old="", new=award.state, reason=f"{amount} micro-credits reserved")
             base = measured_base(bounty=bounty, of=submission)
-            queue_run(submission=submission, kind=RunKind.CONFIRMATION, base=base, elsewhere_than=gate.run)
+            queue_run(submission=submission, kind=RunKind.CONFIRMATION, base=base, avoid_host_of=gate.run)
     except (EscrowExhausted, EscrowClosed):
-        submission.refresh_from_db()  # another gate took it between the look and the lock: look again
+        submission.refresh_from_db()  # another gate reserved it before the lock: read again
         return True
     follow_funds(bounty=bounty)
     fault_point("control.reserved")
@@ -103,7 +103,12 @@ def _await_escrow(submission: Submission) -> None:
         pk=submission.pk, state=SubmissionState.JUDGED, next_step=NextStep.RESERVE
     ).update(next_step=NextStep.AWAIT_ESCROW)
     if changed:
-        note(submission, old=submission.state, new=submission.state, reason="waits for escrow")
+        note(
+            submission,
+            old=submission.state,
+            new=submission.state,
+            reason="waits until the escrow has credits again",
+        )
 
 
 def _stop_waiting(submission: Submission, reason: str) -> None:
@@ -117,7 +122,7 @@ def _stop_waiting(submission: Submission, reason: str) -> None:
 
 
 def void_award(*, submission: Submission, reason: str) -> None:
-    """Give what is reserved or unvested back to escrow. Inside the caller's transaction, after its own change."""
+    """Return a reserved or unvested award to escrow. Inside the caller's transaction, after its own change."""
     for award in standing_awards(submission):
         _void(award, reason)
 
@@ -136,13 +141,13 @@ def _void(award: Award, reason: str) -> None:
 
 
 def has_enough_acceptances(submission: Submission) -> bool:
-    """Whether as many people have accepted this very candidate as an award of this size needs."""
+    """Whether enough people have accepted this candidate for an award of this size."""
     given, needed = acceptances(submission)
     return given >= needed
 
 
 def acceptances(submission: Submission) -> tuple[int, int]:
-    """How many people have accepted this very candidate, and how many an award of this size needs."""
+    """Number of people who have accepted this candidate, and number that an award of this size needs."""
     amounts = [award.amount_microcredits for award in standing_awards(submission)]
     assert amounts and None not in amounts, "a confirmed submission has its award"
     needed = required_reviewers(
@@ -157,8 +162,8 @@ def acceptances(submission: Submission) -> tuple[int, int]:
 
 
 def vest(*, submission: Submission, reason: str) -> bool:
-    """Make an accepted submission's award spendable. False when another caller has just done so, or awards are
-    stopped: then it waits."""
+    """Make an accepted submission's award spendable. False if another caller has just done so, or while
+    awards are stopped."""
     with transaction.atomic():
         if is_stopped(Switch.AWARDS):
             return False
@@ -177,23 +182,22 @@ def vest(*, submission: Submission, reason: str) -> bool:
 
 
 def reverse(*, actor: User, submission: Submission, reason: str) -> Submission:
-    """Take a vested award back: what is unspent from its lot, the rest as a debt. A merge at the tip is undone."""
+    """Take a vested award back: unspent credits from its lot, the rest as a debt. A merge at the tip is undone."""
     if not actor.is_maintainer or submission.submitter_id == actor.pk:
-        raise NotAllowed("A maintainer other than the author reverses an award.")
+        raise NotAllowed("Only a maintainer other than the author can reverse an award.")
     if submission.state == SubmissionState.REVERSED:
         return submission
     if submission.state != SubmissionState.VESTED:
-        raise WrongState(f"Only a vested award is reversed; this submission is {submission.state}.")
+        raise WrongState(f"Only a vested award can be reversed; this submission is {submission.state}.")
     if not reason.strip():
-        raise BadRequest("Say why the award is reversed; its author will read it.")
+        raise BadRequest("Give a reason for the reversal; the author will read it.")
     with transaction.atomic():
-        # As in merging and booking, the lineage's lock comes first.
+        # The lineage's lock is taken first, as in merging and booking.
         Lineage.objects.select_for_update(no_key=True).get(pk=submission.bounty.lineage_id)
         submission.refresh_from_db()
         taken = list(standing_awards(submission))
         assert taken, "a vested submission has its award"
-        if not move(submission, to=SubmissionState.REVERSED, reason=reason, actor=actor):
-            raise WrongState("The submission has just changed; look at it again.")
+        must_move(submission, to=SubmissionState.REVERSED, reason=reason, actor=actor)
         for award in taken:
             assert award.transfer_id is not None, "a vested award was booked"
             ledger.reverse_award(

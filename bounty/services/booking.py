@@ -1,6 +1,6 @@
-"""A confirmed gain becomes an award, unvested; or its confirmation did not hold and the money goes back.
+"""Booking of confirmed gains as unvested awards, or return of the money if the confirmation failed.
 
-Money and state change in one transaction, under the lineage's lock: it decides which of two gains is the best tree.
+Money and state change in one transaction under the lineage's lock, which orders the gains of a series.
 """
 
 from uuid import UUID
@@ -28,28 +28,28 @@ from bounty.services.bounties import available_escrow, follow_funds, step_id
 from bounty.services.emergency import is_stopped
 from bounty.services.runs.guard_rails import pricing_run
 from bounty.services.runs.rechecks import order_if_drawn
-from bounty.services.series import is_about_now, wake_left_behind
+from bounty.services.series import measured_present_trees, wake_left_behind
 from bounty.services.transitions import move, note
 from gainshare.ledger import services as ledger
 
 
 def book(*, submission: Submission, verdict: RunVerdict) -> bool:
-    """Book the confirmed award, unvested; its candidate is the series' best tree from then on.
+    """Book the confirmed award as unvested; its candidate becomes the series' best tree.
 
-    An award that was booked before is voided and booked again at the new price, in its old place in the series.
-    False when the best tree has moved since the run was leased: nothing was booked, another price is due.
+    An award that was booked before is voided and booked again at the new price; it keeps its place in the series.
+    False if the best tree has moved since the run was leased: nothing was booked, and another price is due.
     """
     run = verdict.run
     with transaction.atomic():
         if is_stopped(Switch.AWARDS):
-            return True  # pressed just now: looked at again, it waits
-        # The lock decides between two confirmations of one series.
+            return True  # stopped just now: the next look finds the switch and waits
+        # The lock orders two confirmations of one series.
         Lineage.objects.select_for_update(no_key=True).get(pk=submission.bounty.lineage_id)
         submission = Submission.objects.select_related("bounty__lineage", "submitter").get(pk=submission.pk)
         newest, award = pricing_run(submission), standing_award(submission)
         if submission.state != SubmissionState.CONFIRMING or newest != run or award is None:
-            return True  # another worker has gone on meanwhile
-        if not is_about_now(run, submission):
+            return True  # another worker has continued meanwhile
+        if not measured_present_trees(run, submission):
             return False
         is_booked_before = award.state == AwardState.UNVESTED
         amount = _price_of(award, submission.bounty, verdict)
@@ -98,7 +98,7 @@ def book(*, submission: Submission, verdict: RunVerdict) -> bool:
 
 
 def _price_of(award: Award, bounty: Bounty, verdict: RunVerdict) -> AwardAmount:
-    """What the verdict's bound is worth: at most what was reserved, and for a new price what escrow still has."""
+    """Award for the verdict's bound: at most the reservation; a new price is also limited by the escrow's balance."""
     ceiling = award.reserved_microcredits
     if award.state == AwardState.UNVESTED:
         ceiling = min(ceiling, available_escrow(bounty) + (award.amount_microcredits or 0))
@@ -113,7 +113,7 @@ def _price_of(award: Award, bounty: Bounty, verdict: RunVerdict) -> AwardAmount:
 
 def _voided_for_a_new_price(old: Award, submission: Submission, run: Run, amount: int) -> Award:
     """Void a booked award and reserve its successor's amount from the same escrow, in one transaction."""
-    void_award(submission=submission, reason=f"priced anew by {run.kind} run {run.pk}")
+    void_award(submission=submission, reason=f"priced again by {run.kind} run {run.pk}")
     reservation_id = step_id(run.pk, "reserve")
     ledger.reserve_award(
         transfer_id=reservation_id,
@@ -141,7 +141,7 @@ def _close_after_partial(bounty_id: UUID) -> None:
 
 
 def refuse(*, submission: Submission, run: Run, verdict_kind: str, reason: str) -> bool:
-    """A confirmation or its guard rails did not hold: judged with that verdict, and the money back to escrow."""
+    """Judge a submission whose confirmation or guard rails failed, and return its money to escrow."""
     with transaction.atomic():
         is_moved = move(
             submission,

@@ -1,4 +1,4 @@
-"""Opening, funding and closing bounties. The money itself stays in the ledger's escrow accounts."""
+"""Opening, funding and closing bounties. The money is in the ledger's escrow accounts."""
 
 import uuid
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from django.db.models import Sum
 from django.utils import timezone
 
 from benchmarks.catalogue import BUG, SUITES
-from bounty.errors import BadRequest, NoRunner, NotAllowed, NotFound
+from bounty.errors import BadRequest, NoRunner, NotFound
 from bounty.models import (
     Award,
     AwardState,
@@ -25,14 +25,15 @@ from bounty.models import (
     SubmissionState,
 )
 from bounty.rewards import PPM
+from bounty.services.permissions import require_maintainer
 from bounty.services.transitions import move, note
 from gainshare.accounts.models import User
 from gainshare.ledger import services as ledger
 
-# Steps of one subject get their ledger ids from this, so that repeating a step repeats the id.
+# Namespace of the ledger ids of steps, so that repeating a step repeats the id.
 STEPS = uuid.UUID("5b0e3f0c-7a0d-4d0b-9a64-1f3f6d1a8c11")
 
-REPRODUCTION_PPM = 300_000  # of a bug's award, where its bounty says nothing else
+REPRODUCTION_PPM = 300_000  # of a bug's award, by default
 
 UNSETTLED = (
     SubmissionState.RECEIVED,
@@ -46,7 +47,7 @@ UNSETTLED = (
 
 
 def step_id(subject: UUID, step: str) -> UUID:
-    """The ledger's id for one step of one subject: the same whenever the step is repeated."""
+    """Ledger id of one step of one subject; the same for every repetition."""
     return uuid.uuid5(STEPS, f"{subject}:{step}")
 
 
@@ -79,13 +80,12 @@ def open_bounty(
     reproduction_ppm: int | None = None,
     accept_no_runner: bool = False,
 ) -> Bounty:
-    """A new bounty whose escrow is taken from the treasury in the same transaction.
+    """Open a bounty whose escrow is taken from the treasury in the same transaction.
 
-    Raises NoRunner where nothing could be judged on its hardware, unless ``accept_no_runner`` says that this is known.
-    One for a bug has a severity, a fixed award and the reproduction's share of it; any other has a rate.
+    Raises NoRunner if no runner has its hardware, unless ``accept_no_runner`` is set.
+    A bug bounty has a severity, a fixed award and the reproduction's share of it; any other has a rate.
     """
-    if not actor.is_maintainer:
-        raise NotAllowed("Only a maintainer opens a bounty.")
+    require_maintainer(actor, "open a bounty")
     known = SUITES.get(suite)
     if known is None:
         raise BadRequest(f"There is no such suite; choose one of {', '.join(SUITES)}.")
@@ -93,11 +93,13 @@ def open_bounty(
         raise BadRequest(f"The suite has no such preset; choose one of {', '.join(known.presets)}.")
     line = Lineage.objects.filter(name=lineage).first()
     if line is None:
-        raise NotFound("There is no lineage of this name; start it with POST lineages/.")
+        raise NotFound(
+            "There is no lineage with this name. Start it on the page Lineages or with POST lineages/."
+        )
     if known.presets[preset].is_for_demos and not line.is_demo:
         raise BadRequest(
-            f"The preset {preset} guards a gain by fewer suites and is for demo lineages only: "
-            f"choose another preset, or a demo lineage."
+            f"The preset {preset} is for demo lineages only, because its guard runs have fewer suites. "
+            "Choose another preset, or a demo lineage."
         )
     if known is BUG:
         reproduction_ppm = REPRODUCTION_PPM if reproduction_ppm is None else reproduction_ppm
@@ -110,11 +112,14 @@ def open_bounty(
             has_window=review_window_s is not None,
         )
     elif severity or award_microcredits is not None or reproduction_ppm is not None:
-        raise BadRequest("Severity, award and the reproduction's share belong to bounties for a bug.")
+        raise BadRequest(
+            "Severity, award and the reproduction's share are only for bug bounties. Leave them out, or "
+            "choose the suite bug."
+        )
     elif escrow_microcredits <= 0 or rate_microcredits_per_nat <= 0:
-        raise BadRequest("Escrow and rate are positive numbers of micro-credits.")
+        raise BadRequest("Escrow and rate must be positive numbers of micro-credits.")
     if deadline_at is not None and deadline_at <= timezone.now():
-        raise BadRequest("The deadline has passed already.")
+        raise BadRequest("The deadline is in the past. Choose a later time.")
     if not accept_no_runner:
         _require_runner(hardware)
     with transaction.atomic():
@@ -147,16 +152,15 @@ def open_bounty(
 
 
 def _require_runner(hardware: str) -> None:
-    """A runner that is drained or quarantined counts: it is expected back."""
+    """Raises NoRunner. A drained or quarantined runner counts, because it is expected back."""
     registered = Runner.objects.exclude(state=RunnerState.RETIRED)
     if registered.filter(hardware=hardware).exists():
         return
     known = sorted(set(registered.values_list("hardware", flat=True)))
-    there = f"Runners have: {', '.join(known)}" if known else "No runner is registered at all"
+    there = f"The hardware of registered runners: {', '.join(known)}" if known else "No runner is registered"
     raise NoRunner(
-        f"No runner has the hardware {hardware}, so nothing that is submitted could be judged, and the escrow would "
-        f"wait. {there}. Register a runner first, or confirm that the bounty is to be opened without one "
-        "(over REST: accept_no_runner)."
+        f"No runner has the hardware {hardware}, so submissions could not be judged. {there}. Register a runner "
+        "first, or confirm that the bounty is to be opened without one (over REST: accept_no_runner)."
     )
 
 
@@ -170,26 +174,30 @@ def _require_terms_of_a_bug(
     has_window: bool,
 ) -> None:
     if severity not in Severity.values:
-        raise BadRequest(f"A bug's severity is one of {', '.join(Severity.values)}.")
+        raise BadRequest(f"A bug's severity must be one of {', '.join(Severity.values)}.")
     if award_microcredits is None or not 0 < award_microcredits <= escrow_microcredits:
-        raise BadRequest("A bug's award is a positive number of micro-credits that the escrow covers.")
+        raise BadRequest("A bug's award must be above zero and at most the escrow.")
     if not 0 <= reproduction_ppm < PPM:
-        raise BadRequest("The reproduction's share is from 0 to below 1000000 millionths of the award.")
+        raise BadRequest("The reproduction's share must be from 0 to below 1000000 millionths of the award.")
     if is_by_rate:
-        raise BadRequest("A bounty for a bug has an award for its severity, and no rate.")
+        raise BadRequest("A bug bounty has a fixed award and no rate. Leave the rate out.")
     if has_window:
         raise BadRequest(
-            "A fix is paid when somebody else has accepted it and it is merged: no review window."
+            "A bug bounty has no review window, because a fix is paid only after a maintainer accepted "
+            "it and it was merged. Leave the window out."
         )
 
 
 def add_funds(*, actor: User, bounty_id: UUID, transfer_id: UUID, amount_microcredits: int) -> Bounty:
-    """More escrow from the treasury; an exhausted bounty opens again. Repeating the id moves nothing."""
-    if not actor.is_maintainer:
-        raise NotAllowed("Only a maintainer adds to a bounty's escrow.")
+    """Add escrow from the treasury; an exhausted bounty opens again. Repeating the id moves nothing."""
+    require_maintainer(actor, "add to a bounty's escrow")
     bounty = find_bounty(bounty_id)
     if bounty.state == BountyState.CLOSED:
-        raise BadRequest("The bounty is closed; open another one.", code="bounty_closed", status=409)
+        raise BadRequest(
+            "The bounty is closed and takes no more credits. Open another one.",
+            code="bounty_closed",
+            status=409,
+        )
     ledger.add_to_escrow(
         transfer_id=transfer_id, reference=bounty.escrow_reference, amount_microcredits=amount_microcredits
     )
@@ -198,7 +206,7 @@ def add_funds(*, actor: User, bounty_id: UUID, transfer_id: UUID, amount_microcr
 
 
 def available_escrow(bounty: Bounty) -> int:
-    """Micro-credits of the escrow that are neither paid nor reserved."""
+    """Micro-credits in the escrow that are neither paid nor reserved."""
     if bounty.escrow_returned_at is not None:
         return 0
     return ledger.escrow_balance(bounty.escrow_reference).available
@@ -225,7 +233,7 @@ def shown_escrow(bounties: Iterable[Bounty]) -> dict[UUID, ledger.EscrowBalance]
 
 
 def follow_funds(*, bounty: Bounty) -> None:
-    """Exhaust an open bounty whose escrow is used up; open an exhausted one whose escrow has something again."""
+    """Set a bounty to exhausted if its escrow is used up, or to open if its escrow has credits again."""
     bounty.refresh_from_db(fields=["state", "escrow_returned_at"])
     if bounty.state == BountyState.CLOSED:
         return
@@ -237,9 +245,9 @@ def follow_funds(*, bounty: Bounty) -> None:
 
 
 def close_bounty(*, bounty_id: UUID, reason: str, actor: User | None = None) -> Bounty:
-    """Take no more submissions. What is being judged is still judged and paid; the rest goes back after that."""
-    if actor is not None and not actor.is_maintainer:
-        raise NotAllowed("Only a maintainer closes a bounty.")
+    """Close a bounty to submissions. Open ones are still judged and paid; then the rest of the escrow returns."""
+    if actor is not None:
+        require_maintainer(actor, "close a bounty")
     with transaction.atomic():
         bounty = find_bounty(bounty_id)
         if bounty.state != BountyState.CLOSED:
@@ -255,7 +263,7 @@ def _awaits_escrow(bounty: Bounty) -> bool:
 
 
 def return_leftover(*, bounty_id: UUID) -> bool:
-    """Give a closed bounty's leftover escrow back to the treasury, once nothing can claim it any more."""
+    """Return a closed bounty's leftover escrow to the treasury when no submission can claim it any more."""
     with transaction.atomic():
         bounty = Bounty.objects.select_for_update(no_key=True).get(pk=bounty_id)
         if bounty.state != BountyState.CLOSED or bounty.escrow_returned_at is not None:
@@ -263,9 +271,11 @@ def return_leftover(*, bounty_id: UUID) -> bool:
         submissions = Submission.objects.filter(bounty=bounty)
         if (
             submissions.filter(state__in=UNSETTLED).exists()
-            or submissions.filter(awards__state=AwardState.UNVESTED).exists()  # waits for somebody's decision
+            or submissions.filter(awards__state=AwardState.UNVESTED).exists()  # waits for a person's decision
             or submissions.filter(state=SubmissionState.JUDGED, next_step=NextStep.RESERVE).exists()
-            or (_awaits_escrow(bounty) and available_escrow(bounty) > 0)  # these come first, beat serves them
+            or (
+                _awaits_escrow(bounty) and available_escrow(bounty) > 0
+            )  # submissions that wait for escrow come first; beat advances them
         ):
             return False
         ledger.close_escrow(transfer_id=step_id(bounty.pk, "close"), reference=bounty.escrow_reference)

@@ -1,9 +1,9 @@
-"""No lottery tickets: what happens to a candidate that was submitted before.
+"""Detection of copies, and refusal of a second measurement of the same candidate.
 
-The same candidate is: the same normalised diff, the same tree by another diff, or the same code in other comments
-and layout. Somebody else's earlier submission of it makes this one a copy, which earns nothing. One's own is refused
-while it is judged, where it was judged against the same base, and where it has its award; each one that is taken
-counts as an attempt.
+Two submissions are the same candidate if they have the same normalised diff, the same tree, or the same code
+apart from comments and layout. If another person submitted it earlier, this one is a copy and earns nothing.
+A person's own candidate is refused while it is being judged, after it was judged against the same base, and
+after it got its award. Each one that is taken counts as an attempt.
 """
 
 from django.db.models import Q
@@ -43,7 +43,7 @@ def earlier_copy(
 ) -> Submission | None:
     """The other person's submission that this one copies, or None.
 
-    ``base`` is the tree that the candidate would be timed against. Raises AlreadySubmitted or AlreadyJudged for
+    ``base`` is the tree that the candidate would be measured against. Raises AlreadySubmitted or AlreadyJudged for
     the submitter's own earlier ones. The caller holds the lineage's lock, so the sealing order is exact.
     """
     earlier = (
@@ -63,13 +63,13 @@ def earlier_copy(
         if _may_be_sent_again(old):
             continue
         if old.state == SubmissionState.DECLINED and old.patch_digest != patch_digest:
-            continue  # a reviewer may have asked for other comments or layout; it counts as another attempt
+            continue  # a reviewer may have asked for other comments or layout
         _refuse_own(old, bounty, base)
     return None
 
 
 def _may_be_sent_again(old: Submission) -> bool:
-    """Whether its verdict says nothing about the candidate: the platform failed, or a maintainer struck it out."""
+    """Whether the earlier verdict says nothing about the candidate: the platform failed, or it was overturned."""
     if old.state != SubmissionState.JUDGED:
         return False
     return (
@@ -85,12 +85,14 @@ def _refuse_own(old: Submission, bounty: Bounty, base: StoredTree) -> None:
         bounty.hardware,
     )
     if same_series and old.state in IN_FLIGHT:
-        raise AlreadySubmitted(f"This candidate is being judged already: see submission {old.pk}.")
+        raise AlreadySubmitted(f"This candidate is already being judged: see submission {old.pk}.")
     if old.state in AWARDED:
-        raise AlreadyJudged(f"This change has its award: see submission {old.pk}. One gain is paid once.")
+        raise AlreadyJudged(
+            f"This change already has its award, and a gain is paid only once: see submission {old.pk}."
+        )
     if same_series and old.runs.filter(kind__in=[RunKind.GATE, RunKind.FIX], base_tree=base).exists():
         verdict = f"{old.verdict_kind}: {old.verdict_reason}" if old.has_verdict else old.get_state_display()
         raise AlreadyJudged(
             f"This candidate was judged against the same base in submission {old.pk} ({verdict}). "
-            "All runs of one candidate are pooled, so it is not judged again: change the patch."
+            "A candidate is judged only once against a base. Change the patch and submit it again."
         )

@@ -1,10 +1,9 @@
-"""Disputes: the author of a submission objects to its verdict, a maintainer who is not the author answers.
+"""Disputes: a submission's author objects to its verdict, and another maintainer answers.
 
-An answer never makes an award: that needs evidence. It leaves the verdict, has the patch measured again with other
-secrets (elsewhere, if there is another host), or strikes the verdict out. Everything stays on record.
+An answer never creates an award, because that needs evidence. It keeps the verdict, orders another measurement (with
+new secrets, and on another host if there is one), or overturns the verdict. Everything stays on record.
 """
 
-from typing import Any
 from uuid import UUID
 
 from django.db import IntegrityError, transaction
@@ -28,11 +27,12 @@ from bounty.models import (
     SubmissionState,
 )
 from bounty.services.awards import standing_award
+from bounty.services.permissions import require_maintainer
 from bounty.services.remeasure import order_price
 from bounty.services.runs.lifecycle import queue_run
 from bounty.services.series import measured_base
 from bounty.services.submissions import find_submission
-from bounty.services.transitions import move, note
+from bounty.services.transitions import move, must_move, note
 from bounty.services.trees import AGAINST_TIP, has_present_layout, require_present_layout
 from bounty.services.wakeups import wake_control
 from gainshare.accounts.models import User
@@ -70,7 +70,7 @@ def disputes(*, state: str = "", author: User | None = None) -> QuerySet[Dispute
 
 
 def may_dispute(submission: Submission) -> bool:
-    """Whether the present verdict can be objected to: it is final for now, and nothing was merged or paid for it."""
+    """Whether the verdict can be disputed: it is decided, and nothing was merged or paid for it."""
     return (
         submission.has_verdict
         and submission.state in DISPUTABLE
@@ -80,20 +80,20 @@ def may_dispute(submission: Submission) -> bool:
 
 
 def file_dispute(*, actor: User, submission_id: UUID, text: str) -> Dispute:
-    """Object to the present verdict of one's own submission.
+    """Dispute the present verdict of the actor's own submission.
 
-    Raises NotFound, NotAllowed, BadRequest (without words), WrongState (nothing to dispute), AlreadyDisputed,
-    TooManyDisputes.
+    Raises NotFound, NotAllowed, BadRequest (empty or too long text), WrongState (nothing to dispute),
+    AlreadyDisputed, TooManyDisputes.
     """
     text = text.strip()
     if not text:
-        raise BadRequest("Say what is wrong with the verdict; a maintainer reads it.")
+        raise BadRequest("Write what is wrong with the verdict; a maintainer will read it.")
     if len(text) > MAX_DISPUTE_CHARS:
-        raise BadRequest(f"Say it in at most {MAX_DISPUTE_CHARS} characters.")
+        raise BadRequest(f"The text is too long. Write at most {MAX_DISPUTE_CHARS} characters.")
     with transaction.atomic():
         if find_submission(submission_id).submitter_id != actor.pk:
-            raise NotAllowed("Only its author disputes a submission's verdict.")
-        # Two at once are counted one after the other, over all of the person's submissions to the bounty.
+            raise NotAllowed("Only the author of a submission can dispute its verdict.")
+        # The lock serialises the count over all of the person's submissions to the bounty.
         User.objects.select_for_update(no_key=True).get(pk=actor.pk)
         Submission.objects.select_for_update(no_key=True).get(pk=submission_id)
         submission = find_submission(submission_id)
@@ -103,12 +103,14 @@ def file_dispute(*, actor: User, submission_id: UUID, text: str) -> Dispute:
             or submission.merged_at is not None
         ):
             raise WrongState(
-                f"A submission that is {submission.state} has no verdict to dispute (any more): only one that is "
-                "decided, and not declined, withdrawn, merged or paid."
+                f"This submission is {submission.state} and has no verdict to dispute. You can dispute a verdict "
+                "when it is decided, and before the submission is declined, withdrawn, merged or paid."
             )
         made = Dispute.objects.filter(author=actor, submission__bounty=submission.bounty_id).count()
         if made >= MAX_DISPUTES:
-            raise TooManyDisputes(f"You have disputed {made} verdicts of this bounty; no more are taken.")
+            raise TooManyDisputes(
+                f"You have already disputed {made} verdicts of this bounty, which is the limit."
+            )
         try:
             with transaction.atomic():
                 dispute = Dispute.objects.create(
@@ -120,7 +122,7 @@ def file_dispute(*, actor: User, submission_id: UUID, text: str) -> Dispute:
                     text=text,
                 )
         except IntegrityError:
-            raise AlreadyDisputed("This verdict is disputed already; wait for the answer.") from None
+            raise AlreadyDisputed("This verdict already has an open dispute. Wait for the answer.") from None
         note(dispute, old="", new=dispute.state, reason=text[:1000], actor=actor)
     return dispute
 
@@ -131,24 +133,24 @@ def answer_dispute(*, actor: User, dispute_id: UUID, answer: str, text: str) -> 
     Raises NotFound, NotAllowed, BadRequest, WrongState (answered already, or the verdict is no longer this one).
     """
     if answer not in ANSWERS:
-        raise BadRequest(f"The answer is one of {', '.join(ANSWERS)}.")
+        raise BadRequest(f"The answer must be one of {', '.join(ANSWERS)}.")
     text = text.strip()
     if not text:
-        raise BadRequest("Say why; the author reads it.")
+        raise BadRequest("Give a reason; the author will read it.")
     if len(text) > MAX_DISPUTE_CHARS:
-        raise BadRequest(f"Say it in at most {MAX_DISPUTE_CHARS} characters.")
+        raise BadRequest(f"The text is too long. Write at most {MAX_DISPUTE_CHARS} characters.")
     to = ANSWERS[answer]
     with transaction.atomic():
         dispute = find_dispute(dispute_id)
         _require_another_maintainer(actor, dispute)
-        # As in merging and booking, the lineage's lock comes first.
+        # The lineage's lock is taken first, as in merging and booking.
         Lineage.objects.select_for_update(no_key=True).get(pk=dispute.submission.bounty.lineage_id)
         Submission.objects.select_for_update(no_key=True).get(pk=dispute.submission_id)
         dispute = find_dispute(dispute_id)
         if dispute.state == to and dispute.answered_by_id == actor.pk:
             return dispute
         if dispute.state != DisputeState.OPEN:
-            raise WrongState(f"This dispute was answered already: {dispute.get_state_display().lower()}.")
+            raise WrongState(f"This dispute was already answered: {dispute.get_state_display().lower()}.")
         submission = find_submission(dispute.submission_id)
         ordered = None
         if to != DisputeState.UPHELD:
@@ -172,41 +174,41 @@ def answer_dispute(*, actor: User, dispute_id: UUID, answer: str, text: str) -> 
 
 def _require_another_maintainer(actor: User, dispute: Dispute) -> None:
     if dispute.author_id == actor.pk:
-        raise NotAllowed("Nobody answers their own dispute.")
-    if not actor.is_maintainer:
-        raise NotAllowed("Only a maintainer answers a dispute.")
+        raise NotAllowed("You cannot answer your own dispute. Another maintainer has to answer it.")
+    require_maintainer(actor, "answer a dispute")
 
 
 def _require_same_verdict(dispute: Dispute, submission: Submission) -> None:
     is_same = submission.has_verdict and submission.verdict_run_id == dispute.run_id
     if not is_same or submission.state not in DISPUTABLE or submission.merged_at is not None:
         raise WrongState(
-            f"The submission is {submission.state} and has another verdict by now: uphold the dispute, saying so."
+            f"The submission is now {submission.state} and has another verdict. Uphold the disputed "
+            "verdict, and say so in the answer."
         )
 
 
 def _measure_again(submission: Submission, actor: User) -> Run:
-    """A booked gain is priced again; anything else is judged again from its gate on. Never where it was measured.
+    """Order another measurement: a booked gain is priced again, anything else is judged again from the gate on.
 
     Raises OldLayout for trees that cannot be measured any more.
     """
-    require_present_layout(submission.base_tree_id, instead=f"Uphold or overturn. {AGAINST_TIP}")
+    require_present_layout(submission.base_tree_id, instead=f"Uphold or overturn the verdict. {AGAINST_TIP}")
     before = submission.verdict_run
     award = standing_award(submission)
     if award is not None and award.state == AwardState.UNVESTED:
         for run in submission.runs.filter(state__in=[RunState.QUEUED, *OPEN_RUN_STATES]):
             move(run, to=RunState.LOST, reason="a dispute ordered another measurement")
-        _must_move(submission, SubmissionState.CONFIRMING, "a dispute: priced again", actor)
+        must_move(submission, to=SubmissionState.CONFIRMING, reason="a dispute: priced again", actor=actor)
         return order_price(submission=submission)
     if submission.candidate_tree_id is None:
         raise WrongState(
-            "The diff was refused before it ran: there is nothing to measure. Uphold or overturn."
+            "The diff was rejected before it ran, so there is nothing to measure. Uphold or overturn the verdict."
         )
-    _must_move(
+    must_move(
         submission,
-        SubmissionState.QUEUED,
-        f"a dispute: judged again after {submission.verdict_kind}",
-        actor,
+        to=SubmissionState.QUEUED,
+        reason=f"a dispute: judged again after {submission.verdict_kind}",
+        actor=actor,
         verdict_kind="",
         verdict_reason="",
         verdict_run=None,
@@ -214,21 +216,21 @@ def _measure_again(submission: Submission, actor: User) -> Run:
         next_step=NextStep.NONE,
     )
     against = measured_base(bounty=submission.bounty, of=submission)
-    return queue_run(submission=submission, kind=RunKind.GATE, base=against, elsewhere_than=before)
+    return queue_run(submission=submission, kind=RunKind.GATE, base=against, avoid_host_of=before)
 
 
 def _overturn(submission: Submission, actor: User) -> None:
-    """Strike the verdict out. A doubted gain is confirmed again; one that looked too good at the gate goes on to be
-    confirmed; anything else only counts no more, neither as an attempt nor against the same patch."""
+    """Overturn the verdict. A doubted gain is restored as confirmed. A gain that was suspicious at the gate continues
+    to its confirmation. Anything else no longer counts, neither as an attempt nor against the same patch."""
     is_suspicious = submission.verdict_kind == VerdictKind.SUSPICIOUS
     award, run = standing_award(submission), submission.verdict_run
     if is_suspicious and award is not None and award.confirmation_run is not None:
         verdict = award.confirmation_run.verdict
-        _must_move(
+        must_move(
             submission,
-            SubmissionState.CONFIRMED,
-            "a dispute: the confirmation stands",
-            actor,
+            to=SubmissionState.CONFIRMED,
+            reason="a dispute: the confirmation is valid again",
+            actor=actor,
             verdict_kind=verdict.kind,
             verdict_reason=verdict.reason,
             verdict_run=award.confirmation_run,
@@ -244,7 +246,8 @@ def _overturn(submission: Submission, actor: User) -> None:
         )
     elif submission.state in (SubmissionState.CONFIRMED, SubmissionState.ACCEPTED):
         raise WrongState(
-            "A confirmed gain has its price from evidence: uphold it, or have it measured again."
+            "A confirmed gain cannot be overturned, because its price comes from evidence. Uphold it, or "
+            "have it measured again."
         )
 
 
@@ -252,10 +255,5 @@ def _may_earn(run: Run) -> bool:
     verdict = run.verdict
     evidence = verdict.evidence
     if not has_present_layout(run.candidate_tree_id):
-        return False  # it cannot be confirmed any more
+        return False  # it can no longer be confirmed
     return evidence is not None and evidence.is_award_eligible and (verdict.log_ppm_estimate or 0) > 0
-
-
-def _must_move(submission: Submission, to: str, reason: str, actor: User, **fields: Any) -> None:
-    if not move(submission, to=to, reason=reason, actor=actor, **fields):
-        raise WrongState("The submission has just changed; look at it again.")

@@ -1,8 +1,8 @@
-"""The control plane's own steps with the fix of a bug: judged, booked as two awards, reviewed, vested.
+"""Steps of a bug's fix: judged, booked as two awards, reviewed, vested.
 
-There is one run: the reproduction fails on base, passes on the patched tree, and the suites are right. It prices
-nothing, so there is neither confirmation nor price. One bug is paid once: another fix that passes waits, and is paid
-where the first one falls through.
+A fix has one run: the reproduction shows the bug on base and not on the patched tree, and the suites are
+right. The award is fixed, so there is no confirmation. A bug is paid once: another fix that passes waits, and
+is paid if the first one is not.
 """
 
 from dataclasses import dataclass
@@ -45,7 +45,9 @@ from bounty.services.trees import has_present_layout
 from gainshare.accounts.models import User
 from gainshare.ledger import services as ledger
 
-AS_JUDGED = "accepted as it was judged; its tree has an older layout, so it is not merged and the tip stays"
+AS_JUDGED = (
+    "accepted as it was judged; its tree has an older layout, so it is not merged and the tip does not move"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class Lot:
 
 
 def _confirm(submission: Submission) -> bool:
-    """The tip moved, or somebody disputed: the newest run decides again, and what was booked goes back if it fails."""
+    """Decide again by the newest run; if it fails, booked awards return to escrow."""
     if follow_tip(submission):
         return True
     verdict = verdict_of(judged_run(submission, RunKind.FIX))
@@ -74,8 +76,8 @@ def _pay(submission: Submission) -> bool:
     verdict = verdict_of(judged_run(submission, RunKind.FIX))
     if verdict is None or is_stopped(Switch.AWARDS):
         return False
-    if not _is_about_now(verdict.run, submission):
-        # No runner's time for a fix that could not be paid now anyway.
+    if not _measured_present_trees(verdict.run, submission):
+        # A fix that could not be paid now takes no runner's time.
         return not _is_paid_to_another(submission) and _try_again(submission.pk)
     return book_fix(submission_id=submission.pk, verdict=verdict)
 
@@ -86,7 +88,7 @@ def _is_paid_to_another(submission: Submission) -> bool:
     return counting.exclude(submission=submission).exists()
 
 
-def _is_about_now(run: Run, submission: Submission) -> bool:
+def _measured_present_trees(run: Run, submission: Submission) -> bool:
     return (
         run.candidate_tree_id == submission.candidate_tree_id
         and run.base_tree_id == measured_base(bounty=submission.bounty).pk
@@ -94,40 +96,44 @@ def _is_about_now(run: Run, submission: Submission) -> bool:
 
 
 def _try_again(submission_id: UUID) -> bool:
-    """Order another run for a fix that has followed the tip since it was tried. False when one waits already."""
+    """Order another run for a fix that has followed the tip since its last run. False if one waits already."""
     with transaction.atomic():
         Submission.objects.select_for_update(no_key=True).get(pk=submission_id)
         submission = find_submission(submission_id)
         unfinished = submission.runs.filter(state__in=[RunState.QUEUED, *OPEN_RUN_STATES])
         before = judged_run(submission, RunKind.FIX)
-        if unfinished.exists() or before is None or _is_about_now(before, submission):
+        if unfinished.exists() or before is None or _measured_present_trees(before, submission):
             return False
         if submission.state == SubmissionState.JUDGED:
-            reason = "the tip moved: tried again on the tree that counts now"
+            reason = "the tip moved: tested again on the current tree"
             move(submission, to=SubmissionState.QUEUED, reason=reason, next_step=NextStep.NONE)
         base = measured_base(bounty=submission.bounty)
-        queue_run(submission=submission, kind=RunKind.FIX, base=base, elsewhere_than=before)
+        queue_run(submission=submission, kind=RunKind.FIX, base=base, avoid_host_of=before)
     return True
 
 
 def book_fix(*, submission_id: UUID, verdict: RunVerdict) -> bool:
-    """Book the bug's award, unvested: the reproduction's share and the rest, from one escrow, in one transaction.
+    """Book the bug's award as unvested, in one transaction: the reproduction's share, and the rest for the fix.
 
-    False when the bug is being paid to somebody else, or the escrow is short: the fix then waits.
+    False if the bug is being paid for another fix, or the escrow is too small: the fix then waits.
     """
     run = verdict.run
     with transaction.atomic():
-        # As in every booking, the lineage's lock comes first; the bounty's decides between two fixes.
+        # The lineage's lock is taken first, as in every booking; the bounty's lock orders two fixes.
         lineage_id = find_submission(submission_id).bounty.lineage_id
         Lineage.objects.select_for_update(no_key=True).get(pk=lineage_id)
         Submission.objects.select_for_update(no_key=True).get(pk=submission_id)
         submission = find_submission(submission_id)
         bounty = Bounty.objects.select_for_update(no_key=True).get(pk=submission.bounty_id)
         may_book = submission.next_step != NextStep.NONE or submission.state == SubmissionState.CONFIRMING
-        if not may_book or judged_run(submission, RunKind.FIX) != run or not _is_about_now(run, submission):
-            return True  # another worker has gone on meanwhile
-        # Priced before: given back and booked again, for a booked award keeps its run.
-        void_award(submission=submission, reason=f"tried again by {run.kind} run {run.pk}")
+        if (
+            not may_book
+            or judged_run(submission, RunKind.FIX) != run
+            or not _measured_present_trees(run, submission)
+        ):
+            return True  # another worker has continued meanwhile
+        # Booked before: voided and booked again, because a booked award keeps its run.
+        void_award(submission=submission, reason=f"tested again by {run.kind} run {run.pk}")
         assert bounty.award_microcredits is not None
         if _is_paid_to_another(submission) or available_escrow(bounty) < bounty.award_microcredits:
             return _await_escrow(submission)
@@ -150,7 +156,7 @@ def book_fix(*, submission_id: UUID, verdict: RunVerdict) -> bool:
 
 
 def lots_of(*, bounty: Bounty, submission: Submission, run: Run) -> list[Lot]:
-    """Who gets how much of the bug's award. Both lots are the same person's who did both."""
+    """Parts of the bug's award with their recipients, who may be the same person."""
     assert bounty.award_microcredits is not None and bounty.reproduction_ppm is not None
     tried = run.reproduction
     assert tried is not None, "a fix is judged with a reproduction"
@@ -166,7 +172,7 @@ def lots_of(*, bounty: Bounty, submission: Submission, run: Run) -> list[Lot]:
 
 
 def _book_lot(lot: Lot, submission: Submission, bounty: Bounty, run: Run) -> None:
-    """Reserve and book one lot; its ids follow from the run and the role, so that no repetition pays twice."""
+    """Reserve and book one lot. Its ids are derived from the run and the role, so a repetition pays nothing."""
     reservation_id, transfer_id = step_id(run.pk, f"reserve:{lot.role}"), step_id(run.pk, f"award:{lot.role}")
     ledger.reserve_award(
         transfer_id=reservation_id,
@@ -204,18 +210,23 @@ def _book_lot(lot: Lot, submission: Submission, bounty: Bounty, run: Run) -> Non
 
 def _await_escrow(submission: Submission) -> bool:
     assert submission.state == SubmissionState.JUDGED, (
-        "what was booked before has just come back to its escrow"
+        "what was booked before has just returned to its escrow"
     )
     changed = Submission.objects.filter(pk=submission.pk, next_step=NextStep.RESERVE).update(
         next_step=NextStep.AWAIT_ESCROW
     )
     if changed:
-        note(submission, old=submission.state, new=submission.state, reason="waits: another fix was first")
+        note(
+            submission,
+            old=submission.state,
+            new=submission.state,
+            reason="waits, because another fix was first",
+        )
     return False
 
 
 def _vest_if_merged(submission: Submission) -> bool:
-    """Vest both awards and close the bounty, once the accepted fix is merged or can no longer be."""
+    """Vest both awards and close the bounty when the accepted fix is merged, or can no longer be merged."""
     is_old = not has_present_layout(submission.base_tree_id)
     if submission.state != SubmissionState.ACCEPTED or (submission.merged_at is None and not is_old):
         return False

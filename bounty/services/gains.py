@@ -9,7 +9,7 @@ from bounty.rewards import award_microcredits
 from bounty.services.awards import reserve, standing_award, vest
 from bounty.services.booking import book, refuse
 from bounty.services.emergency import is_stopped
-from bounty.services.remeasure import follow_best, measure_anew
+from bounty.services.remeasure import follow_best, order_price_again
 from bounty.services.runs.guard_rails import guard_of, order_guard, pricing_run
 from bounty.services.series import is_left_behind
 from bounty.services.steps import Path, judged_run, refusal_of, verdict_of
@@ -17,9 +17,9 @@ from bounty.services.transitions import move
 from bounty.services.trees import has_present_layout
 
 AS_MEASURED = (
-    "accepted as it was measured; its tree has an older layout, so it is not merged and the tip stays"
+    "accepted as it was measured; its tree has an older layout, so it is not merged and the tip does not move"
 )
-# What another base could have changed; anything else is the patch's own doing.
+# Verdicts that another base could change; all others are due to the patch itself.
 COMPARED = (VerdictKind.GAIN, VerdictKind.NO_GAIN, VerdictKind.REGRESSION)
 
 
@@ -30,7 +30,7 @@ def _reserve(submission: Submission) -> bool:
 
 
 def _confirm(submission: Submission) -> bool:
-    """Price, then guard rails, then the award; back to the price when the best tree has moved meanwhile."""
+    """Take the next step of a confirmation: price, guard rails, award; the price again if the best tree has moved."""
     priced, award = pricing_run(submission), standing_award(submission)
     verdict = verdict_of(priced)
     if priced is None or award is None:
@@ -38,14 +38,17 @@ def _confirm(submission: Submission) -> bool:
     if verdict is None:
         return is_left_behind(submission) and follow_best(submission_id=submission.pk)
     if verdict.kind in COMPARED and is_left_behind(submission):
-        return measure_anew(submission_id=submission.pk)
+        return order_price_again(submission_id=submission.pk)
     if refusal := refusal_of(verdict):
         return refuse(submission=submission, run=priced, verdict_kind=verdict.kind, reason=refusal)
     due = award_microcredits(
         rate_microcredits_per_nat=award.rate_microcredits_per_nat, log_ppm=verdict.log_ppm_bound or 0
     )
     if due <= 0:
-        reason = "The confirmed lower bound is not worth one micro-credit at this bounty's rate."
+        reason = (
+            "The confirmed lower bound is worth less than one micro-credit at this bounty's rate, so "
+            "there is no award."
+        )
         return refuse(
             submission=submission, run=priced, verdict_kind=VerdictKind.NO_GAIN.value, reason=reason
         )
@@ -63,7 +66,7 @@ def _confirm(submission: Submission) -> bool:
         return False
     if book(submission=submission, verdict=verdict):
         return True
-    return measure_anew(submission_id=submission.pk)
+    return order_price_again(submission_id=submission.pk)
 
 
 def _vest_if_due(submission: Submission) -> bool:

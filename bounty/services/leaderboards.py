@@ -1,4 +1,4 @@
-"""Who has made a series how much faster: every gain with its own step and the speed that it reached."""
+"""Leaderboard of a series: every gain with its own step and the speed that it reached."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class Place:
 
 
 def leaderboard(*, bounty: Bounty) -> list[Place]:
-    """The standing gains of the bounty's series, across all its bounties: the fastest first, at most 100."""
+    """The booked gains of the bounty's series, across all its bounties, the fastest first, at most 100."""
     if bounty.is_for_a_bug:
         return []
     awards = list(
@@ -55,7 +55,7 @@ def leaderboard(*, bounty: Bounty) -> list[Place]:
             award.series_at,
         )
         assert amount is not None and booked_at is not None and series_at is not None, (
-            "a booked award is whole"
+            "a booked award has all its fields"
         )
         places.append(
             Place(
@@ -77,7 +77,7 @@ def leaderboard(*, bounty: Bounty) -> list[Place]:
 
 
 def series_speeds(bounties: Iterable[Bounty]) -> dict[UUID, int | None]:
-    """Bounty -> the confirmed speed of its series over the origin, None without any gain; one query for all."""
+    """Confirmed speed of each bounty's series over its origin, None without a gain; one query for all."""
     sums = (
         Award.objects.filter(state__in=STANDING, role=AwardRole.GAIN)
         .order_by()
@@ -91,7 +91,7 @@ def series_speeds(bounties: Iterable[Bounty]) -> dict[UUID, int | None]:
 
 
 def _step(award: Award) -> Step:
-    """The step as its confirmation found it. An award keeps its bound; the estimate is its run's."""
+    """Step of an award: the bound is the award's, the estimate its confirmation's."""
     run, bound = award.confirmation_run, award.log_ppm_bound
     assert run is not None and bound is not None, "a booked award is confirmed"
     estimate = run.verdict.log_ppm_estimate

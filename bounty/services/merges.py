@@ -1,4 +1,4 @@
-"""Merges: a measured candidate becomes the lineage's tip. While merges are stopped, they wait; beat does them later."""
+"""Merges: a measured candidate becomes the lineage's tip. While merges are stopped they wait for beat."""
 
 import logging
 from uuid import UUID
@@ -7,13 +7,14 @@ from django.db import transaction
 from django.utils import timezone
 
 from benchmarks.faults import fault_point
-from bounty.errors import BountyError, NotAllowed, TipMoved, WrongBase, WrongState
+from bounty.errors import BountyError, TipMoved, WrongBase, WrongState
 from bounty.models import Lineage, Submission, SubmissionState, Switch, WaitingMerge
 from bounty.services.advance import advance_submission
 from bounty.services.awards import standing_award
 from bounty.services.emergency import is_stopped
+from bounty.services.permissions import require_maintainer
 from bounty.services.remeasure import applied_to
-from bounty.services.runs.rechecks import holds_up
+from bounty.services.runs.rechecks import blocks_payment
 from bounty.services.series import wake_left_behind
 from bounty.services.submissions import find_submission
 from bounty.services.transitions import note
@@ -31,8 +32,7 @@ def merge(*, actor: User, submission_id: UUID) -> Submission:
     be the measured one. A candidate of an older layout never becomes the tip: its award vests as it was measured,
     and one that is paid already raises OldLayout.
     """
-    if not actor.is_maintainer:
-        raise NotAllowed("Only a maintainer merges.")
+    require_maintainer(actor, "merge")
     submission = find_submission(submission_id)
     with transaction.atomic():
         if _has_to_wait(actor=actor, submission=submission):
@@ -41,7 +41,9 @@ def merge(*, actor: User, submission_id: UUID) -> Submission:
         submission = find_submission(submission_id)
         if submission.merged_at is None:
             if submission.state not in (SubmissionState.ACCEPTED, SubmissionState.VESTED):
-                raise WrongState(f"Only an accepted submission is merged; this one is {submission.state}.")
+                raise WrongState(
+                    f"Only an accepted submission can be merged; this one is {submission.state}."
+                )
             if submission.state == SubmissionState.VESTED:
                 require_present_layout(submission.base_tree_id, instead=AGAINST_TIP)
             if has_present_layout(submission.base_tree_id):
@@ -55,21 +57,27 @@ def _merge(submission: Submission, lineage: Lineage, actor: User) -> None:
     award = standing_award(submission)
     assert award is not None and award.confirmation_run is not None, "an accepted submission has its award"
     if lineage.tip_id != submission.base_tree_id and submission.state == SubmissionState.VESTED:
-        raise TipMoved("The tip has moved on since this gain was paid: its author submits the change again.")
+        raise TipMoved(
+            "The tip has moved since this gain was paid, so the measured tree can no longer be merged. "
+            "Its author can submit the change again."
+        )
     if lineage.tip_id != submission.base_tree_id:
         raise TipMoved(
-            f"The lineage's tip is {lineage.tip_id[:12]} and this diff is against {submission.base_tree_id[:12]}. "
-            "It is applied to the new tip and measured again by itself; "
-            f"POST submissions/{submission.pk}/remeasure/ starts that at once."
+            f"The lineage's tip moved to {lineage.tip_id[:12]}, and this diff is against "
+            f"{submission.base_tree_id[:12]}. It will be applied to the new tip and measured again "
+            f"automatically; POST submissions/{submission.pk}/remeasure/ starts that now."
         )
-    if holds_up(award):
-        raise WrongState("A random re-measurement of this gain has not ended well (yet): wait for it.")
+    if blocks_payment(award):
+        raise WrongState(
+            "The random re-measurement of this gain has not ended, or did not find the gain again. Wait "
+            "for it, or for a maintainer's decision."
+        )
     try:
         merged = applied_to(lineage.tip, submission)
     except WrongBase as refusal:
-        raise TipMoved(f"The diff does not apply to the tip ({refusal.message}).") from None
+        raise TipMoved(f"The diff does not apply to the tip: {refusal.message}") from None
     if merged.pk != award.confirmation_run.candidate_tree_id:
-        raise TipMoved("The merged tree is not the measured one; have it measured again.")
+        raise TipMoved("The merged tree would not be the measured one. Have the submission measured again.")
     changed = Lineage.objects.filter(pk=lineage.pk, tip=submission.base_tree_id).update(tip=merged)
     assert changed, "the lineage's row is locked"
     note(
@@ -83,25 +91,25 @@ def _merge(submission: Submission, lineage: Lineage, actor: User) -> None:
 
 
 def _has_to_wait(*, actor: User, submission: Submission) -> bool:
-    """Whether merges are stopped; then the wish is on record. First thing of the merge's transaction.
+    """Whether merges are stopped; if so, the requested merge is recorded. Called first in the merge's transaction.
 
     Raises WrongState for what could not be merged anyway.
     """
     if not is_stopped(Switch.MERGES) or submission.merged_at is not None:
         return False
     if submission.state not in (SubmissionState.ACCEPTED, SubmissionState.VESTED):
-        raise WrongState(f"Only an accepted submission is merged; this one is {submission.state}.")
+        raise WrongState(f"Only an accepted submission can be merged; this one is {submission.state}.")
     _, is_new = WaitingMerge.objects.get_or_create(submission=submission, defaults={"actor": actor})
     if is_new:
-        reason = "its merge waits: merges are stopped"
+        reason = "the merge waits, because merges are stopped"
         note(submission, old=submission.state, new=submission.state, reason=reason, actor=actor)
     return True
 
 
 def merge_waiting() -> int:
-    """Do what waited, in the order asked for, once merges are not stopped. How many were merged.
+    """Do the waiting merges in their order, unless merges are stopped; return the number merged.
 
-    One that cannot be merged any more waits no longer; its history says why.
+    A merge that is no longer possible is dropped; the submission's history says why.
     """
     merged = 0
     for waiting in WaitingMerge.objects.select_related("submission", "actor"):
@@ -110,7 +118,7 @@ def merge_waiting() -> int:
         try:
             done = merge(actor=waiting.actor, submission_id=waiting.submission_id)
         except BountyError as error:
-            logger.warning("the merge of %s that waited is refused: %s", waiting.submission_id, error.message)
+            logger.warning("the waiting merge of %s was refused: %s", waiting.submission_id, error.message)
             row = waiting.submission
             note(
                 row, old=row.state, new=row.state, reason=f"not merged: {error.message}", actor=waiting.actor

@@ -1,6 +1,6 @@
-"""What everybody may know of the whole platform at a glance: open bounties, credits paid, the latest confirmed gain.
+"""Public overview of the platform: open bounties, credits paid, latest confirmed gain.
 
-Read only. What is not decided has no part in it: neither gains whose price is being measured, nor reserved awards.
+Read-only. Undecided submissions and reserved awards are left out.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from django.db.models import Count, Q, Sum
 
 from bounty.models import Award, AwardRole, AwardState, Bounty, BountyState, SubmissionState
 
-# A confirmed award is being priced again while its submission is in another state than these: sealed until decided.
+# In other states a confirmed award is being priced again, and is hidden until that is decided.
 DECIDED = (SubmissionState.CONFIRMED, SubmissionState.ACCEPTED, SubmissionState.VESTED)
 CONFIRMED_GAIN = Q(
     role=AwardRole.GAIN, state__in=[AwardState.UNVESTED, AwardState.VESTED], submission__state__in=DECIDED
@@ -29,7 +29,7 @@ class Overview:
 
 
 def overview(*, now: datetime, shown: int) -> Overview:
-    """At most `shown` open bounties; in a fixed number of queries."""
+    """The overview, with at most `shown` open bounties, in a fixed number of queries."""
     taking = Q(deadline_at=None) | Q(deadline_at__gt=now)
     still_open = Bounty.objects.filter(taking, state=BountyState.OPEN)
     totals = Award.objects.aggregate(

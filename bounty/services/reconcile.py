@@ -1,6 +1,6 @@
-"""What beat repairs from the database: lost leases, lost messages, half-done steps, windows and deadlines.
+"""Periodic repair from the database: lost leases and messages, unfinished steps, review windows and deadlines.
 
-Each repair stands alone: one that fails is logged, and the rest still happens.
+Repairs are independent: one that fails is logged, and the others still run.
 """
 
 import logging
@@ -33,7 +33,7 @@ from bounty.services.bounties import close_bounty, follow_funds, return_leftover
 from bounty.services.emergency import is_stopped
 from bounty.services.merges import merge_waiting
 from bounty.services.reproductions import settle, unsettled_reproductions
-from bounty.services.runners.care import settle_drains
+from bounty.services.runners.maintenance import settle_drains
 from bounty.services.runs.lifecycle import lose_run, recall_all, recall_untrusted
 from bounty.services.runs.queues import own_order, waiting_order
 from bounty.services.series import MAY_BE_LEFT_BEHIND
@@ -46,7 +46,7 @@ WAKE_AT_LEAST_EVERY = timedelta(seconds=30)
 
 @dataclass
 class Repairs:
-    """How many of each were done."""
+    """Number of repairs of each kind."""
 
     lost: int = 0
     recalled: int = 0
@@ -60,14 +60,14 @@ class Repairs:
     def attempt(self, what: str, action: Callable[[], object]) -> bool:
         try:
             return bool(action())
-        except Exception:  # one broken row must not keep beat from all others; it is logged and tried again
+        except Exception:  # one broken row must not block the others; it is logged and tried again
             logger.exception("could not repair %s", what)
             self.failed.append(what)
             return False
 
 
 def reconcile_runs() -> Repairs:
-    """One pass over everything that may have been left behind."""
+    """Repair everything that may have been left unfinished, once."""
     repairs = Repairs()
     now = timezone.now()
     _lose_expired(repairs, now)
@@ -87,7 +87,7 @@ def _lose_expired(repairs: Repairs, now: datetime) -> None:
 
 
 def _settle(repairs: Repairs) -> None:
-    """What somebody asked for and could not be done at once, or was left half done."""
+    """Finish what was requested and could not be done at once, or was left unfinished."""
 
     def counted(name: str, action: Callable[[], int]) -> None:
         def act() -> bool:
@@ -102,20 +102,20 @@ def _settle(repairs: Repairs) -> None:
 
 
 def _recall_forgotten() -> int:
-    """What a process that died in the middle of a stop or a quarantine has left with runners."""
+    """Take back runs that a process left with runners when it died during a stop or a quarantine."""
     if is_stopped(Switch.JUDGING):
         return recall_all(reason="judging was stopped")
     return recall_untrusted()
 
 
 def _reproduce(repairs: Repairs) -> None:
-    """Reproductions whose run has its verdict, and bugs that may have their first one."""
+    """Process reproductions whose run has its verdict, and bugs that may adopt their first one."""
     for reproduction_id in unsettled_reproductions():
         repairs.attempt(f"reproduction {reproduction_id}", partial(settle, reproduction_id=reproduction_id))
 
 
 def _advance(repairs: Repairs, now: datetime) -> None:
-    """Submissions with a step to do, in the order in which they were sealed."""
+    """Advance submissions with a due step, in sealed order."""
     has_new_verdict = Q(
         state__in=[SubmissionState.QUEUED, SubmissionState.JUDGING, SubmissionState.CONFIRMING]
     ) & ~Q(runs__state__in=[RunState.QUEUED, *OPEN_RUN_STATES])
@@ -129,10 +129,10 @@ def _advance(repairs: Repairs, now: datetime) -> None:
         has_new_verdict | to_reserve | merged | in_window | checked | MAY_BE_LEFT_BEHIND
     )
     for submission in waiting.order_by("sealed_at").distinct():
-        repairs.advanced += repairs.attempt(f"submission {submission.pk}", partial(_go_on, submission))
+        repairs.advanced += repairs.attempt(f"submission {submission.pk}", partial(_advance_one, submission))
 
 
-def _go_on(before: Submission) -> bool:
+def _advance_one(before: Submission) -> bool:
     after = advance_submission(submission_id=before.pk)
     return (after.state, after.next_step) != (before.state, before.next_step)
 
@@ -150,7 +150,7 @@ def _close(repairs: Repairs, now: datetime) -> None:
 
 
 def _wake(repairs: Repairs, now: datetime) -> None:
-    """Send wake-ups again for the heads of the queues, as many as there are idle runners to take them."""
+    """Send wake-ups again for the first runs of each queue, as many as there are idle runners."""
     if is_stopped(Switch.JUDGING):
         return
     busy = Run.objects.filter(state__in=OPEN_RUN_STATES).values("runner")

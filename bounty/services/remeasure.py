@@ -1,7 +1,7 @@
-"""When the best tree moves: open gains are applied to the tree that counts now and priced again, or sent back.
+"""Re-measurement after the best tree moved: open gains are applied to the current tree and priced again, or ended.
 
-A diff is applied exactly or not at all. What was judged before stays judged: no second gate, only another
-confirmation, whose bound replaces the price (never above what was reserved for it).
+A diff is applied exactly or not at all. There is no second gate, only another confirmation, whose bound
+replaces the price. The new price is at most the reservation.
 """
 
 from typing import Any
@@ -32,7 +32,13 @@ from bounty.services.bounties import follow_funds
 from bounty.services.runs.guard_rails import pricing_run
 from bounty.services.runs.lifecycle import queue_run
 from bounty.services.runs.logs import say
-from bounty.services.series import is_about_now, is_left_behind, measured_base, patch_base, wake_left_behind
+from bounty.services.series import (
+    is_left_behind,
+    measured_base,
+    measured_present_trees,
+    patch_base,
+    wake_left_behind,
+)
 from bounty.services.submissions import find_submission
 from bounty.services.transitions import move, note
 from bounty.services.trees import AGAINST_TIP, blob_store, load_tree, require_present_layout, store_tree
@@ -43,35 +49,37 @@ WHY = "the best tree moved"
 
 
 def applied_to(base: StoredTree, submission: Submission) -> StoredTree:
-    """The tree that the submission's diff makes of ``base``. Raises WrongBase where it does not apply exactly."""
+    """Apply the submission's diff to ``base`` and return the tree. Raises WrongBase if it does not apply exactly."""
     store = blob_store()
     try:
         tree = apply_patch(load_tree(base), parse_patch(store.get(submission.diff_blob)), store)
     except PatchError as error:
         raise WrongBase(error.message) from None
-    except TreeError as error:  # the platform's own tree or blob is damaged: not the diff's fault
+    except TreeError as error:  # the platform's own tree or blob is damaged, which is not the diff's fault
         raise BadRequest(error.message, code=error.code, status=500) from None
     return store_tree(tree=tree, parent=base, created_by=submission.submitter)
 
 
 def remeasure(*, actor: User, submission_id: UUID) -> Submission:
-    """Have an open gain follow the moved tip now; the control plane does the same by itself."""
+    """Apply an open gain to the moved tip now; the control plane does the same automatically."""
     submission = find_submission(submission_id)
     if not actor.is_maintainer and submission.submitter_id != actor.pk:
-        raise NotAllowed("Only a maintainer or the author has a submission measured again.")
+        raise NotAllowed("Only a maintainer or the author can have a submission measured again.")
     if submission.state not in OPEN_GAIN or submission.merged_at is not None:
-        raise WrongState(f"A submission that is {submission.state} is not measured again.")
-    require_present_layout(submission.base_tree_id, instead=f"Its award stands as measured. {AGAINST_TIP}")
+        raise WrongState(f"A submission that is {submission.state} cannot be measured again.")
+    require_present_layout(submission.base_tree_id, instead=f"Its award is kept as measured. {AGAINST_TIP}")
     if not follow_best(submission_id=submission_id, actor=actor):
-        raise WrongState("The tip is still the tree that this was measured from: merge it.")
+        raise WrongState(
+            "The tip has not moved since this was measured, so nothing has to be measured again: merge it."
+        )
     return find_submission(submission_id)
 
 
 def follow_best(*, submission_id: UUID, actor: User | None = None) -> bool:
-    """Apply a diff that was left behind to the tree that counts now. False when there is nothing to do now.
+    """Apply a diff that was left behind to the current tree. False if there is nothing to do now.
 
-    A submission whose run is being measured waits for that run's verdict. Where the diff does not apply, its author
-    is asked to submit it again, and whatever was reserved or booked goes back to escrow.
+    A submission whose run is being measured waits for that run's verdict. If the diff does not apply, the
+    author is asked to submit it again, and reserved or booked credits return to escrow.
     """
     with transaction.atomic():
         lineage_id = find_submission(submission_id).bounty.lineage_id
@@ -103,14 +111,14 @@ def _may_follow(submission: Submission) -> bool:
 
 
 def _follow(submission: Submission, base: StoredTree, candidate: StoredTree, actor: User | None) -> None:
-    """The locked submission's new trees, and the run that measures them."""
+    """Give the locked submission its new trees, and order or redirect the run that measures them."""
     why = f"{WHY}: applied to {base.pk[:12]}"
     if submission.state in OPEN_GAIN:
-        end_runs(submission, WHY)  # a random check of what does not count any more
+        end_runs(submission, WHY)  # a random re-measurement of the old candidate
         move(
             submission,
             to=SubmissionState.CONFIRMING,
-            reason=f"{why}, to be priced anew",
+            reason=f"{why}, to be priced again",
             actor=actor,
             base_tree=base,
             candidate_tree=candidate,
@@ -125,7 +133,7 @@ def _follow(submission: Submission, base: StoredTree, candidate: StoredTree, act
 
 
 def _redirect(submission: Submission) -> None:
-    """Point the waiting run at the new trees, in its place in the queue; where none waits, order a price."""
+    """Point the waiting run at the new trees, keeping its place in the queue; order a price if no run waits."""
     waiting = submission.runs.filter(state=RunState.QUEUED).exclude(kind=RunKind.GUARD).first()
     if waiting is None:
         end_runs(submission, WHY)
@@ -140,37 +148,37 @@ def _redirect(submission: Submission) -> None:
 
 
 def order_price(*, submission: Submission) -> Run:
-    """Another pricing run of a confirming submission: elsewhere, if there is another host."""
+    """Order another pricing run of a confirming submission, on another host if there is one."""
     award = standing_award(submission)
     is_booked = award is not None and award.state == AwardState.UNVESTED
     return queue_run(
         submission=submission,
         kind=RunKind.RECHECK if is_booked else RunKind.CONFIRMATION,
         base=measured_base(bounty=submission.bounty, of=submission),
-        elsewhere_than=pricing_run(submission),
+        avoid_host_of=pricing_run(submission),
     )
 
 
 def end_runs(submission: Submission, reason: str, actor: User | None = None) -> None:
-    """Cancel what waits or is measured; a runner learns of it with its next heartbeat."""
+    """Cancel queued and open runs; a runner learns of it with its next heartbeat."""
     for run in submission.runs.filter(state__in=[RunState.QUEUED, *OPEN_RUN_STATES]):
         move(run, to=RunState.LOST, reason=reason, actor=actor)
 
 
 def _send_back(submission: Submission, base: StoredTree, why: str) -> None:
-    """End a locked submission whose diff does not apply any more: no attempt is counted, no money stays."""
+    """End a locked submission whose diff no longer applies; no attempt is counted, and its money returns."""
     reason = (
-        f"The lineage moved on, and the diff does not apply to its tree any more ({why}). Make it against "
-        f"{base.pk} and submit it again; this does not count as an attempt."
+        f"The lineage's tree changed, and the diff no longer applies to it ({why}). Make the diff against "
+        f"{base.pk} and submit it again. This one does not count as an attempt."
     )
     end_runs(submission, WHY)
     end_uncounted(submission, reason=reason, void="the diff does not apply to the moved tip")
 
 
 def end_uncounted(submission: Submission, *, reason: str, void: str, actor: User | None = None) -> None:
-    """End a locked submission for a ``reason`` that is not its author's fault; its award is voided, saying ``void``.
+    """End a locked submission through no fault of its author; its award is voided with the reason ``void``.
 
-    It is judged `patch_rejected` without a run, which is no attempt.
+    It is judged `patch_rejected` without a run, which does not count as an attempt.
     """
     fields: dict[str, Any] = {
         "verdict_kind": VerdictKind.PATCH_REJECTED.value,
@@ -187,10 +195,10 @@ def end_uncounted(submission: Submission, *, reason: str, void: str, actor: User
     void_award(submission=submission, reason=void)
 
 
-def measure_anew(*, submission_id: UUID) -> bool:
-    """Order another price for a confirming submission whose run was about trees that do not count any more.
+def order_price_again(*, submission_id: UUID) -> bool:
+    """Order another price for a confirming submission whose run measured trees that no longer count.
 
-    False when nothing had to be ordered: another worker has done it.
+    False if another worker has already done it.
     """
     if follow_best(submission_id=submission_id):
         return True
@@ -204,7 +212,7 @@ def measure_anew(*, submission_id: UUID) -> bool:
             return False
         if submission.runs.filter(state__in=[RunState.QUEUED, *OPEN_RUN_STATES]).exists():
             return False
-        if is_about_now(run, submission):
+        if measured_present_trees(run, submission):
             return False
         order_price(submission=submission)
     return True

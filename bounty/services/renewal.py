@@ -1,8 +1,8 @@
-"""After the stack's layout changed: lineages begin again at the shipped tree, and what was open on older trees ends.
+"""Renewal after a change of layout: lineages begin again at the shipped tree, and open work on older trees ends.
 
-Trees of an older layout cannot be measured. An open submission ends without an attempt and its reservation returns;
-a booked award stands and vests as it was measured. Everything is a step of its own that can be repeated, and the tip
-moves last: a renewal that was interrupted is finished by the next one.
+Trees of an older layout cannot be measured. An open submission ends without counting as an attempt, and its
+reservation returns. A booked award stays and vests as it was measured. Each step can be repeated and the tip
+moves last, so the next renewal finishes an interrupted one.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,6 @@ from django.db import transaction
 from django.db.models import Q
 
 from benchmarks.faults import fault_point
-from bounty.errors import NotAllowed
 from bounty.models import (
     OPEN_RUN_STATES,
     Award,
@@ -34,6 +33,7 @@ from bounty.services.advance import advance_submission
 from bounty.services.awards import standing_award
 from bounty.services.bounties import follow_funds
 from bounty.services.emergency import require_running
+from bounty.services.permissions import require_maintainer
 from bounty.services.remeasure import end_runs, end_uncounted
 from bounty.services.reproductions import settle
 from bounty.services.runs.lifecycle import end_lost
@@ -54,33 +54,34 @@ UNDECIDED = (SubmissionState.QUEUED, SubmissionState.JUDGING, SubmissionState.CO
 WHY = "the layout of model/ changed"
 
 MOVED = (
-    "A new version of the platform moved modules of model/, and this was made for a tree of the layout before, which "
-    "cannot be measured any more."
+    "A new version of the platform moved modules of model/. This was made for a tree with the older "
+    "layout, which can no longer be measured."
 )
-SUBMIT_AGAIN = (
-    "Make the diff against the bounty's current tree and submit it again; this does not count as an attempt."
+SUBMIT_AGAIN = "Make the diff against the bounty's current tree and submit it again. This one does not count as an attempt."
+SEND_AGAIN = (
+    "Submit the reproduction again, so that it is run on the bounty's current tree. This one does not "
+    "count as an attempt."
 )
-SEND_AGAIN = "Send the reproduction again, to be tried on the bounty's current tree; this does not count as an attempt."
 
 
 class Outcome(StrEnum):
-    """What became of one submission on an older tree."""
+    """Result of a renewal for one submission."""
 
-    ENDED = "ended"  # without an attempt; its reservation went back to escrow
-    KEPT = "kept"  # a run was cancelled, the booked award stands
-    DECIDED = "decided"  # all that it waited for had been measured already
+    ENDED = "ended"  # ended, not counted as an attempt; its reservation returned to escrow
+    KEPT = "kept"  # a run was cancelled; the booked award is unchanged
+    DECIDED = "decided"  # everything was already measured
 
 
 @dataclass(frozen=True, slots=True)
 class LineageRenewal:
-    """What was done for one lineage. ``old_tip`` and ``tip`` are equal where the tip did not move."""
+    """Changes of one lineage. ``old_tip`` and ``tip`` are equal if the tip did not move."""
 
     lineage: str
     old_tip: str
     tip: str
-    ended: tuple[UUID, ...]  # submissions that ended without an attempt
-    kept: tuple[UUID, ...]  # submissions whose booked award stands, though a run of theirs was cancelled
-    reproductions: tuple[UUID, ...]  # that could not be tried any more
+    ended: tuple[UUID, ...]  # submissions that ended and do not count as attempts
+    kept: tuple[UUID, ...]  # submissions whose run was cancelled and whose booked award is unchanged
+    reproductions: tuple[UUID, ...]  # reproductions that could no longer be run
 
     @property
     def has_changes(self) -> bool:
@@ -89,7 +90,7 @@ class LineageRenewal:
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """What one call did. Lineages that needed nothing are left out."""
+    """Result of one call. Unchanged lineages are left out."""
 
     shipped_tree: str
     cancelled_calibrations: int
@@ -97,17 +98,17 @@ class Renewal:
 
 
 def renew_lineages(*, actor: User) -> Renewal:
-    """Begin every lineage of an older layout again at the shipped tree, and end what is open on older trees.
+    """Begin every lineage of an older layout again at the shipped tree, and end open work on older trees.
 
-    Raises NotAllowed; Stopped while awards are stopped, since a gain that was measured completely is booked first;
-    OldLayout where the installed stack itself lacks what the judge imports. Repeating changes nothing.
+    Raises NotAllowed; Stopped while awards are stopped, because completely measured gains are booked first;
+    OldLayout if the installed stack lacks modules that the judge imports. Repeating changes nothing.
     """
-    if not actor.is_maintainer:
-        raise NotAllowed("Only a maintainer renews lineages.")
+    require_maintainer(actor, "renew lineages")
     require_running(Switch.AWARDS)
     shipped = find_tree(SHIPPED)
     require_present_layout(
-        shipped.pk, instead="It is the installed stack's: the installation is not complete."
+        shipped.pk,
+        instead="This tree is the installed stack, so the installation is not complete: install it again.",
     )
     cancelled = _cancel_calibrations(actor)
     renewals = [_renew(lineage, shipped, actor) for lineage in Lineage.objects.order_by("name")]
@@ -115,12 +116,12 @@ def renew_lineages(*, actor: User) -> Renewal:
 
 
 def outdated_lineages() -> list[Lineage]:
-    """Lineages whose tip has an older layout: nothing is judged in them until they are renewed."""
+    """Lineages whose tip has an older layout, in which nothing is judged until they are renewed."""
     return [lineage for lineage in Lineage.objects.order_by("name") if not has_present_layout(lineage.tip_id)]
 
 
 def _cancel_calibrations(actor: User) -> int:
-    """Take back A/A runs of older trees. They do not count as tried: the next ones are due at once."""
+    """Cancel A/A runs of older trees. They do not count as calibrations, so the next ones are due at once."""
     runs = Run.objects.filter(kind=RunKind.AA, state__in=UNFINISHED)
     old = of_older_layout(runs.values_list("base_tree", flat=True))
     return sum(move(run, to=RunState.LOST, reason=WHY, actor=actor) for run in runs.filter(base_tree__in=old))
@@ -141,13 +142,13 @@ def _renew(lineage: Lineage, shipped: StoredTree, actor: User) -> LineageRenewal
 
 
 def _is_open() -> Q:
-    """What still waits for a measurement: undecided, or with a run that has not ended."""
+    """Whether the submission waits for a measurement: it is undecided, or a run has not ended."""
     to_reserve = Q(state=SubmissionState.JUDGED) & ~Q(next_step=NextStep.NONE)
     return Q(state__in=UNDECIDED) | to_reserve | Q(runs__state__in=UNFINISHED)
 
 
 def _open_on_old_trees(lineage: Lineage) -> list[UUID]:
-    """Open submissions whose base has an older layout, in the order in which they were sealed."""
+    """Open submissions whose base has an older layout, in sealed order."""
     found = Submission.objects.filter(_is_open(), bounty__lineage=lineage).order_by("sealed_at").distinct()
     rows = found.values_list("pk", "base_tree", "sealed_at")
     return [pk for pk, tree, _ in rows if not has_present_layout(tree)]
@@ -157,11 +158,11 @@ def _end(submission_id: UUID, actor: User) -> Outcome:
     """End one open submission on an older tree, or keep its booked award."""
     with transaction.atomic():
         require_running(Switch.AWARDS)
-        # As in merging and booking, the lineage's lock comes first.
+        # The lineage's lock is taken first, as in merging and booking.
         lineage_id = find_submission(submission_id).bounty.lineage_id
         Lineage.objects.select_for_update(no_key=True).get(pk=lineage_id)
         Submission.objects.select_for_update(no_key=True).get(pk=submission_id)
-        advance_submission(submission_id=submission_id)  # what was measured in time counts
+        advance_submission(submission_id=submission_id)  # completed measurements count
         submission = find_submission(submission_id)
         if not Submission.objects.filter(_is_open(), pk=submission_id).exists():
             return Outcome.DECIDED
@@ -174,20 +175,20 @@ def _end(submission_id: UUID, actor: User) -> Outcome:
         elif is_undecided and award is not None:
             _confirm_as_measured(submission, award, actor)
         else:
-            reason = f"{WHY}: its open run was cancelled, and what was decided stands"
+            reason = f"{WHY}: its open run was cancelled; the decision is unchanged"
             note(submission, old=submission.state, new=submission.state, reason=reason, actor=actor)
     follow_funds(bounty=submission.bounty)
     return Outcome.ENDED if is_undecided and not is_booked else Outcome.KEPT
 
 
 def _confirm_as_measured(submission: Submission, award: Award, actor: User) -> None:
-    """Undo the order of a new price: the booked award stands, for the candidate that it was measured with."""
+    """Cancel the order of a new price: the booked award stays, for its measured candidate."""
     priced = award.confirmation_run
     assert priced is not None, "a booked award is confirmed"
     move(
         submission,
         to=SubmissionState.CONFIRMED,
-        reason=f"{WHY}: the new price was cancelled, the award stands as it was measured",
+        reason=f"{WHY}: the new price was cancelled; the award is kept as it was measured",
         actor=actor,
         verdict_kind=priced.verdict.kind,
         verdict_reason=priced.verdict.reason,
@@ -204,7 +205,7 @@ def _reproductions_on_old_trees(lineage: Lineage) -> list[UUID]:
 
 
 def _end_reproduction(reproduction_id: UUID, actor: User) -> bool:
-    """Cancel the run of a reproduction that cannot be tried any more; it is no attempt. False if it has its verdict."""
+    """Cancel a reproduction's run, without counting an attempt. False if it already has its verdict."""
     with transaction.atomic():
         run = (
             Run.objects.select_for_update(of=("self",))

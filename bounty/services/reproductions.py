@@ -1,7 +1,7 @@
-"""Reproductions: sent in, judged on the bounty's tree, and the first that shows the bug is adopted by the bounty.
+"""Reproductions: submitted, run on the bounty's tree; the bounty adopts the first one that shows the bug.
 
-The order of sealing decides which one is the first, not whose run ends sooner: a reproduction waits for the verdicts
-of those that were sealed before it. The bug's fixes are judged with the adopted one.
+The sealed order decides which one is the first, not the end of its run, so a reproduction waits for the
+verdicts of earlier ones. The bug's fixes are judged with the adopted one.
 """
 
 from typing import Any
@@ -48,18 +48,18 @@ from gainshare.accounts.models import User
 
 
 def adopted(*, bounty: Bounty) -> Reproduction | None:
-    """The bounty's own reproduction, if it has one."""
+    """The bounty's adopted reproduction, if it has one."""
     found = Reproduction.objects.filter(bounty=bounty, state=ReproductionState.ADOPTED)
     return found.select_related("author").first()
 
 
 def require_adopted(*, bounty: Bounty) -> Reproduction:
-    """Raises NotReproduced while a fix could not be judged."""
+    """Raises NotReproduced unless the bounty has adopted a reproduction."""
     found = adopted(bounty=bounty)
     if found is None:
         raise NotReproduced(
-            "This bug has no reproduction yet, so no fix of it can be judged: send one in first, with "
-            "`gainshare reproduce` or POST reproductions/."
+            "This bug has no reproduction yet, so no fix of it can be judged. Submit a reproduction first, "
+            "with `gainshare reproduce` or POST reproductions/."
         )
     return found
 
@@ -77,7 +77,7 @@ def find_reproduction(reproduction_id: UUID) -> Reproduction:
 
 
 def open_bug(*, actor: User, reproduction: str, **terms: Any) -> Bounty:
-    """A bounty for a bug that comes with its own reproduction: all of the award is then for the fix."""
+    """Open a bug bounty together with a reproduction; all of the award is then for the fix."""
     with transaction.atomic():
         bounty = open_bounty(actor=actor, **terms)
         reproduce(actor=actor, bounty_id=bounty.pk, text=reproduction)
@@ -85,14 +85,14 @@ def open_bug(*, actor: User, reproduction: str, **terms: Any) -> Bounty:
 
 
 def open_by_terms(*, actor: User, reproduction: str = "", **terms: Any) -> Bounty:
-    """A bounty for gains or for a bug, which may come with its own reproduction."""
+    """Open a bounty for gains, or for a bug with or without a reproduction."""
     if reproduction:
         return open_bug(actor=actor, reproduction=reproduction, **terms)
     return open_bounty(actor=actor, **terms)
 
 
 def reproduce(*, actor: User, bounty_id: UUID, text: str) -> Reproduction:
-    """A new reproduction, queued to be tried on the bounty's tree.
+    """Submit a reproduction and queue its run on the bounty's tree.
 
     Raises NotFound, BadRequest, BountyClosed, AlreadyReproduced, AlreadyJudged (the same file), TooManyAttempts,
     OldLayout.
@@ -104,7 +104,7 @@ def reproduce(*, actor: User, bounty_id: UUID, text: str) -> Reproduction:
         raise BadRequest(f"{str(refusal)[:1].upper()}{str(refusal)[1:]}.") from None
     blob = blob_store().put(data)
     with transaction.atomic():
-        # One at a time per bounty: the order of sealing is decided under this lock.
+        # The lock decides the sealed order: one reproduction at a time per bounty.
         find_bounty(bounty_id)
         bounty = Bounty.objects.select_for_update(no_key=True).get(pk=bounty_id)
         _require_wanted(bounty, actor, blob)
@@ -124,16 +124,18 @@ def _require_wanted(bounty: Bounty, actor: User, blob: str) -> None:
     if bounty.state == BountyState.CLOSED or bounty.is_past_deadline(timezone.now()):
         raise BountyClosed("The bounty is closed and takes no reproductions.")
     if (first := adopted(bounty=bounty)) is not None:
-        raise AlreadyReproduced(f"This bug has its reproduction ({first.pk}): fix it, and submit the diff.")
+        raise AlreadyReproduced(
+            f"This bug already has its reproduction ({first.pk}). Fix the bug and submit the diff."
+        )
     same = Reproduction.objects.filter(bounty=bounty, blob=blob).exclude(
         verdict_kind=VerdictKind.INFRASTRUCTURE_ERROR.value
     )
     if (old := same.first()) is not None:
-        raise AlreadyJudged(f"This very file was sent in before: see reproduction {old.pk}.")
+        raise AlreadyJudged(f"The same file was submitted before: see reproduction {old.pk}.")
     mine = Reproduction.objects.filter(bounty=bounty, author=actor)
     used = mine.exclude(verdict_kind=VerdictKind.INFRASTRUCTURE_ERROR.value).count()
     if used >= bounty.max_attempts:
-        raise TooManyAttempts(f"You have sent in {used} reproductions of this bug; no more are tried.")
+        raise TooManyAttempts(f"You have submitted {used} reproductions of this bug, which is the limit.")
 
 
 def _queue(reproduction: Reproduction) -> None:
@@ -154,7 +156,7 @@ def _queue(reproduction: Reproduction) -> None:
 
 
 def settle(*, reproduction_id: UUID) -> Reproduction:
-    """Read the verdict of the reproduction's run, and let the bug have its first one. Repeatable."""
+    """Process the verdict of the reproduction's run, and adopt the bug's first reproduction. Repeatable."""
     reproduction = find_reproduction(reproduction_id)
     if reproduction.state == S.QUEUED:
         verdict = (
@@ -174,7 +176,9 @@ def _read(reproduction: Reproduction, verdict: RunVerdict) -> None:
     shows = verdict.kind == VerdictKind.GAIN and is_trusted
     reason = verdict.reason
     if verdict.kind == VerdictKind.GAIN and not is_trusted:
-        reason += " It does not count: the evidence was made in a sandbox that the policy does not trust."
+        reason += (
+            " It does not count, because the evidence was made in a sandbox that the policy does not trust."
+        )
     move(
         reproduction,
         to=S.REPRODUCED if shows else S.REFUSED,
@@ -186,7 +190,7 @@ def _read(reproduction: Reproduction, verdict: RunVerdict) -> None:
 
 
 def adopt_first(*, bounty_id: UUID) -> Reproduction | None:
-    """Make the first reproduction the bounty's, unless it has one, or an earlier one waits for its verdict."""
+    """Adopt the first reproduction, unless the bounty has one or an earlier one waits for its verdict."""
     with transaction.atomic():
         bounty = Bounty.objects.select_for_update(no_key=True).get(pk=bounty_id)
         if bounty.state == BountyState.CLOSED or adopted(bounty=bounty) is not None:
@@ -198,13 +202,13 @@ def adopt_first(*, bounty_id: UUID) -> Reproduction | None:
         )
         if first is None or first.state != S.REPRODUCED:
             return None
-        move(first, to=S.ADOPTED, reason="the first that shows the bug")
+        move(first, to=S.ADOPTED, reason="the first reproduction that shows the bug")
     fault_point("control.adopted")
     return first
 
 
 def unsettled_reproductions() -> list[UUID]:
-    """Those with a verdict that no one has read, and those that wait to be the first."""
+    """Reproductions with an unprocessed verdict, and those that wait to be the first."""
     finished = Run.objects.filter(
         reproduction=OuterRef("pk"), kind=RunKind.REPRODUCTION, state=RunState.FINISHED
     )
@@ -215,26 +219,28 @@ def unsettled_reproductions() -> list[UUID]:
 
 
 def decline(*, actor: User, reproduction_id: UUID, reason: str) -> Reproduction:
-    """A maintainer says that what it shows is no bug. The next one in order takes its place.
+    """Decline a reproduction that shows no bug. The next one in order takes its place.
 
     Raises NotFound, NotAllowed, BadRequest, WrongState (fixes are being judged with it, or were paid).
     """
     if not reason.strip():
-        raise BadRequest("Say why it shows no bug; its author will read it.")
+        raise BadRequest("Write why it shows no bug; the author will read it.")
     reproduction = find_reproduction(reproduction_id)
     if not actor.is_maintainer or reproduction.author_id == actor.pk:
-        raise NotAllowed("A maintainer other than its author declines a reproduction.")
+        raise NotAllowed("Only a maintainer other than its author can decline a reproduction.")
     with transaction.atomic():
         Bounty.objects.select_for_update(no_key=True).get(pk=reproduction.bounty_id)
         reproduction = find_reproduction(reproduction_id)
         if reproduction.state == S.DECLINED:
             return reproduction
         if reproduction.state not in (S.REPRODUCED, S.ADOPTED):
-            raise WrongState(f"A reproduction that is {reproduction.state} is not declined.")
+            raise WrongState(f"A reproduction that is {reproduction.state} cannot be declined.")
         fixes = Submission.objects.filter(bounty=reproduction.bounty_id)
         is_open = Q(state__in=UNSETTLED) | ~Q(next_step=NextStep.NONE)
         if fixes.filter(is_open | Q(awards__state__in=COUNTING)).exists():
-            raise WrongState("A fix is being judged with it, or was paid: decide about that one first.")
+            raise WrongState(
+                "A fix is being judged with this reproduction, or was paid. Decide about that fix first."
+            )
         move(reproduction, to=S.DECLINED, reason=reason, actor=actor)
     adopt_first(bounty_id=reproduction.bounty_id)
     return reproduction

@@ -1,4 +1,4 @@
-"""Reviews: a maintainer accepts or declines a judged submission, or has it judged again."""
+"""Reviews: accept or decline a judged submission, or have it judged again."""
 
 from uuid import UUID
 
@@ -20,10 +20,11 @@ from bounty.models import (
 )
 from bounty.services.awards import has_enough_acceptances, void_award
 from bounty.services.bounties import follow_funds
+from bounty.services.permissions import require_maintainer
 from bounty.services.runs.lifecycle import queue_run
 from bounty.services.series import measured_base, wake_left_behind
 from bounty.services.submissions import find_submission
-from bounty.services.transitions import move
+from bounty.services.transitions import move, must_move
 from bounty.services.trees import AGAINST_TIP, has_present_layout, require_present_layout
 from bounty.services.wakeups import wake_control
 from gainshare.accounts.models import User
@@ -33,18 +34,20 @@ JUDGED_AGAIN = (VerdictKind.SUSPICIOUS.value, VerdictKind.INFRASTRUCTURE_ERROR.v
 
 
 def review(*, actor: User, submission_id: UUID, decision: str, comment: str = "") -> Submission:
-    """A maintainer other than the author accepts or declines. Enough acceptances make it accepted; one decline
-    ends it and gives the award back to escrow."""
+    """Accept or decline a submission as a maintainer other than its author. Enough acceptances accept it; one
+    decline ends it and returns the award to escrow."""
     if decision not in ReviewDecision.values:
-        raise BadRequest("The decision is accept or decline.")
+        raise BadRequest("The decision must be accept or decline.")
     if find_submission(submission_id).submitter_id == actor.pk:
-        raise NotAllowed("Nobody reviews their own submission.")
+        raise NotAllowed("You cannot review your own submission. Another maintainer has to review it.")
     if Award.objects.filter(submission=submission_id, reproduction__author=actor).exists():
-        raise NotAllowed("Nobody reviews the fix of a bug that they are paid for reproducing.")
-    if not actor.is_maintainer:
-        raise NotAllowed("Only a maintainer reviews submissions.")
+        raise NotAllowed(
+            "You cannot review this fix, because you are paid for reproducing its bug. Another "
+            "maintainer has to review it."
+        )
+    require_maintainer(actor, "review submissions")
     with transaction.atomic():
-        # Two acceptances at once are counted one after the other.
+        # The lock serialises the count of acceptances.
         Submission.objects.select_for_update(no_key=True).get(pk=submission_id)
         submission = find_submission(submission_id)
         state = submission.state
@@ -53,8 +56,8 @@ def review(*, actor: User, submission_id: UUID, decision: str, comment: str = ""
         )
         if state not in OPEN_FOR_REVIEW and not (is_suspicious and decision == ReviewDecision.DECLINE):
             raise WrongState(
-                f"A submission that is {state} is not open for this review: only a confirmed gain is accepted, "
-                "only that or a suspicious one declined."
+                f"A submission that is {state} cannot be reviewed so. You can accept or decline a confirmed "
+                "gain, and decline a suspicious one."
             )
         made, is_new = Review.objects.get_or_create(
             submission=submission,
@@ -63,13 +66,15 @@ def review(*, actor: User, submission_id: UUID, decision: str, comment: str = ""
             defaults={"decision": decision, "comment": comment},
         )
         if not is_new and made.decision != decision:
-            raise WrongState(f"You have decided to {made.decision} this candidate already.")
+            raise WrongState(
+                f"You have already decided to {made.decision} this candidate. A decision cannot be changed."
+            )
         if decision == ReviewDecision.DECLINE:
             _decline(submission, actor, comment)
         elif state == SubmissionState.CONFIRMED and has_enough_acceptances(submission):
             move(submission, to=SubmissionState.ACCEPTED, reason="enough people accepted", actor=actor)
             if not has_present_layout(submission.base_tree_id):
-                wake_control(submission_id=submission.pk)  # there is nothing to merge: its award vests now
+                wake_control(submission_id=submission.pk)  # nothing is merged, so its award vests now
     if decision == ReviewDecision.DECLINE:
         follow_funds(bounty=submission.bounty)
     return submission
@@ -77,10 +82,9 @@ def review(*, actor: User, submission_id: UUID, decision: str, comment: str = ""
 
 def _decline(submission: Submission, actor: User, comment: str) -> None:
     if submission.merged_at is not None:
-        raise WrongState("The submission is merged; reverse its award instead.")
+        raise WrongState("The submission is already merged. Reverse its award instead.")
     reason = f"declined: {comment}" if comment else "declined"
-    if not move(submission, to=SubmissionState.DECLINED, reason=reason, actor=actor):
-        raise WrongState("The submission has just changed; look at it again.")
+    must_move(submission, to=SubmissionState.DECLINED, reason=reason, actor=actor)
     void_award(submission=submission, reason=reason)
     for run in submission.runs.filter(state__in=[RunState.QUEUED, *OPEN_RUN_STATES]):
         move(run, to=RunState.LOST, reason="the submission was declined")
@@ -89,13 +93,14 @@ def _decline(submission: Submission, actor: User, comment: str) -> None:
 
 def rejudge(*, actor: User, submission_id: UUID) -> Submission:
     """Order the gate again after a suspicious verdict or the platform's own failure."""
-    if not actor.is_maintainer:
-        raise NotAllowed("Only a maintainer has a submission judged again.")
+    require_maintainer(actor, "have a submission judged again")
     submission = find_submission(submission_id)
     if submission.submitter_id == actor.pk:
-        raise NotAllowed("Nobody has their own submission judged again.")
+        raise NotAllowed("You cannot have your own submission judged again. Ask another maintainer.")
     if submission.state != SubmissionState.JUDGED or submission.verdict_kind not in JUDGED_AGAIN:
-        raise WrongState("Only a suspicious verdict or an infrastructure error is judged again.")
+        raise WrongState(
+            "Only a submission with a suspicious verdict or an infrastructure error can be judged again."
+        )
     judge_from_the_gate(
         submission=submission, actor=actor, reason=f"judged again after {submission.verdict_kind}"
     )
@@ -103,11 +108,11 @@ def rejudge(*, actor: User, submission_id: UUID) -> Submission:
 
 
 def judge_from_the_gate(*, submission: Submission, actor: User, reason: str) -> Run:
-    """Forget a judged submission's verdict and order its gate again, elsewhere. Raises WrongState, OldLayout."""
+    """Reset a verdict and order the gate again, elsewhere if possible. Raises WrongState, OldLayout."""
     require_present_layout(submission.base_tree_id, instead=AGAINST_TIP)
     before = submission.verdict_run
     with transaction.atomic():
-        is_moved = move(
+        must_move(
             submission,
             to=SubmissionState.QUEUED,
             reason=reason,
@@ -117,11 +122,9 @@ def judge_from_the_gate(*, submission: Submission, actor: User, reason: str) -> 
             verdict_run=None,
             next_step=NextStep.NONE,
         )
-        if not is_moved:
-            raise WrongState("The submission has just changed; look at it again.")
-        void_award(submission=submission, reason="judged again")  # a suspicious gain still had its own
+        void_award(submission=submission, reason="judged again")  # a suspicious gain may still have an award
         against = measured_base(bounty=submission.bounty, of=submission)
-        run = queue_run(submission=submission, kind=RunKind.GATE, base=against, elsewhere_than=before)
+        run = queue_run(submission=submission, kind=RunKind.GATE, base=against, avoid_host_of=before)
         wake_left_behind(lineage_id=submission.bounty.lineage_id)
     follow_funds(bounty=submission.bounty)
     return run

@@ -1,9 +1,9 @@
-"""The best tree so far of one series (lineage, suite, hardware): what candidates must be measured against.
+"""Best tree of a series (lineage, suite, hardware), which candidates are measured against.
 
-The best tree is the candidate of the newest booked award that stands, across all bounties of the series; a new
-series begins at the lineage's tip. It is read from the awards each time, so an award that is taken back takes
-its tree with it. A submission is never measured against its own award, nor against those booked after it.
-In a renewed lineage, awards for trees of an older layout do not count: the series begins again at the tip.
+The best tree is the candidate of the newest booked award that was not taken back, across all bounties of the
+series; a new series begins at the lineage's tip. It is read from the awards each time, so a reversed award no
+longer counts. A submission is never measured against its own award, nor against later ones. In a renewed
+lineage, awards for trees of an older layout do not count: the series begins again at the tip.
 """
 
 from django.db.models import F, Q, QuerySet
@@ -23,7 +23,7 @@ from bounty.services.trees import has_present_layout
 from bounty.services.wakeups import wake_control
 
 STANDING = (AwardState.UNVESTED, AwardState.VESTED)
-# Whose base may have been overtaken, and who then follow the best tree. `is_left_behind` decides.
+# States in which a submission follows the best tree. `is_left_behind` decides.
 MAY_BE_LEFT_BEHIND = (
     Q(merged_at=None)
     & ~Q(base_tree=F("bounty__lineage__tip"))
@@ -42,7 +42,7 @@ MAY_BE_LEFT_BEHIND = (
 
 
 def series_awards(bounty: Bounty) -> QuerySet[Award]:
-    """The standing awards of the bounty's series, across all its bounties."""
+    """Booked awards of the bounty's series that were not taken back, across all its bounties."""
     return Award.objects.filter(
         state__in=STANDING,
         submission__bounty__lineage=bounty.lineage_id,
@@ -52,9 +52,9 @@ def series_awards(bounty: Bounty) -> QuerySet[Award]:
 
 
 def best_award(*, bounty: Bounty, of: Submission | None = None) -> Award | None:
-    """The newest standing award of the bounty's series; for the submission ``of`` that before its own.
+    """The newest award of the bounty's series; for the submission ``of`` the newest one before its own.
 
-    Fixes of bugs make no series: each is judged against the lineage's tip.
+    Fixes of bugs are not in a series: each is judged against the lineage's tip.
     """
     if bounty.is_for_a_bug:
         return None
@@ -68,13 +68,13 @@ def best_award(*, bounty: Bounty, of: Submission | None = None) -> Award | None:
     trees = list(newest_first.values_list("pk", "confirmation_run__candidate_tree"))
     counting = [pk for pk, tree in trees if has_present_layout(tree)]
     if not counting and trees and not has_present_layout(_tip(bounty).pk):
-        counting = [trees[0][0]]  # not renewed yet: everything in this lineage has the older layout
+        counting = [trees[0][0]]  # not renewed yet: all trees of this lineage have the older layout
     found = Award.objects.select_related("submission", "confirmation_run__candidate_tree")
     return found.get(pk=counting[0]) if counting else None
 
 
 def measured_base(*, bounty: Bounty, of: Submission | None = None) -> StoredTree:
-    """The tree that a candidate is timed against now."""
+    """The tree that a candidate is measured against now."""
     best = best_award(bounty=bounty, of=of)
     if best is None or best.confirmation_run is None:
         return _tip(bounty)
@@ -90,10 +90,10 @@ def patch_base(*, bounty: Bounty, of: Submission | None = None) -> StoredTree:
 
 
 def is_left_behind(submission: Submission) -> bool:
-    """Whether the tree that the diff was applied to is neither the tip nor an unmerged best tree any more.
+    """Whether the diff's base is no longer the tip or an unmerged best tree.
 
-    What was measured could then never be merged as measured. A submission on a tree of an older layout is never left
-    behind: it cannot be measured again, so `renewal` ends it, or its award vests as it was measured.
+    The measured tree could then never be merged. A submission on a tree of an older layout is never left
+    behind, because it cannot be measured again: `renewal` ends it, or its award vests as it was measured.
     """
     bounty = submission.bounty
     if not has_present_layout(submission.base_tree_id):
@@ -103,8 +103,8 @@ def is_left_behind(submission: Submission) -> bool:
     return submission.base_tree_id != patch_base(bounty=bounty, of=submission).pk
 
 
-def is_about_now(run: Run, submission: Submission) -> bool:
-    """Whether a pricing run measured the submission's present candidate against the tree that counts now."""
+def measured_present_trees(run: Run, submission: Submission) -> bool:
+    """Whether a pricing run measured the submission's present candidate against the present base."""
     against = measured_base(bounty=submission.bounty, of=submission)
     return (
         run.candidate_tree_id == submission.candidate_tree_id
@@ -114,7 +114,7 @@ def is_about_now(run: Run, submission: Submission) -> bool:
 
 
 def wake_left_behind(*, lineage_id: int) -> None:
-    """After a tip or a best tree moved: have control workers look at the open submissions of the lineage."""
+    """Wake control workers for the lineage's open submissions, after a tip or a best tree moved."""
     waiting = Submission.objects.filter(MAY_BE_LEFT_BEHIND, bounty__lineage=lineage_id)
     for submission_id in waiting.values_list("pk", flat=True):
         wake_control(submission_id=submission_id)

@@ -1,7 +1,7 @@
-"""The table of steps: what the control plane does by itself with a submission in each state.
+"""Table of the control plane's automatic steps for a submission in each state.
 
-Gains and fixes share it. Where they differ, each names its own functions in a `Path`. A worker may die between any
-two steps, so each starts from the database and can be repeated.
+Gains and fixes share the table; where they differ, each has its own functions in a `Path`. A worker may die
+between any two steps, so each step reads the database and can be repeated.
 """
 
 from collections.abc import Callable
@@ -14,28 +14,28 @@ from benchmarks.judging.verdicts import VerdictKind
 from bounty.models import NextStep, Run, RunKind, RunVerdict, Submission, SubmissionState
 from bounty.services.awards import has_enough_acceptances, standing_award
 from bounty.services.remeasure import follow_best
-from bounty.services.runs.rechecks import CheckOutcome, check_of, holds_up
+from bounty.services.runs.rechecks import CheckOutcome, blocks_payment, check_of
 from bounty.services.series import is_left_behind
 from bounty.services.transitions import move
 
-UNTRUSTED = "No award: the evidence was made in a sandbox that the policy does not trust."
+UNTRUSTED = "No award, because the evidence was made in a sandbox that the policy does not trust."
 
-Step = Callable[[Submission], bool]  # False when there is nothing to do now
+Step = Callable[[Submission], bool]  # False if there is nothing to do now
 
 
 @dataclass(frozen=True, slots=True)
 class Path:
     """The steps that differ between a gain and the fix of a bug, in the order in which they come."""
 
-    judged_by: RunKind  # the run that decides whether the submission goes on
-    passed: str  # the fault point after that run has passed
-    pay: Step  # a passed submission: set money aside for it, or book its award
-    confirm: Step  # until its award is booked
-    vest: Step  # a booked award whose review has ended
+    judged_by: RunKind  # the run that decides whether the submission continues
+    passed: str  # the fault point after that run passed
+    pay: Step  # after it passed: reserve money, or book the award
+    confirm: Step  # while confirming: measure until the award is booked
+    vest: Step  # after the review: vest the award
 
 
 def take_step(submission: Submission, path: Path) -> bool:
-    """One step; False when there is nothing to do now."""
+    """Take one step; False if there is nothing to do now."""
     match submission.state:
         case SubmissionState.QUEUED if is_left_behind(submission):
             return follow_best(submission_id=submission.pk)
@@ -51,7 +51,7 @@ def take_step(submission: Submission, path: Path) -> bool:
 
 
 def follow_tip(submission: Submission) -> bool:
-    """Apply the submission to the tree that counts now, if that has moved; False where nothing changed."""
+    """Apply the submission to the current tree, if that has moved; False if nothing changed."""
     return is_left_behind(submission) and follow_best(submission_id=submission.pk)
 
 
@@ -68,7 +68,7 @@ def verdict_of(run: Run | None) -> RunVerdict | None:
 
 
 def refusal_of(verdict: RunVerdict) -> str:
-    """Why a run earns nothing; empty where it has passed."""
+    """Reason why a run earns nothing; empty if it passed."""
     if verdict.kind != VerdictKind.GAIN:
         return verdict.reason
     is_trusted = verdict.evidence is not None and verdict.evidence.is_award_eligible
@@ -76,7 +76,7 @@ def refusal_of(verdict: RunVerdict) -> str:
 
 
 def _judge(submission: Submission, path: Path) -> bool:
-    """Record what the judging run found."""
+    """Record the verdict of the judging run."""
     verdict = verdict_of(judged_run(submission, path.judged_by))
     if verdict is None:
         return False
@@ -97,7 +97,7 @@ def _judge(submission: Submission, path: Path) -> bool:
 
 
 def _review(submission: Submission, path: Path) -> bool:
-    """What the control plane does while people review: follow the tip, suspect, accept, vest."""
+    """Take a step during review: follow the tip, mark as suspicious, accept, vest."""
     if submission.merged_at is None and is_left_behind(submission):
         return follow_best(submission_id=submission.pk)
     award = standing_award(submission)
@@ -106,12 +106,15 @@ def _review(submission: Submission, path: Path) -> bool:
         return _suspect(submission, check.run, check.doubt)
     if submission.state == SubmissionState.CONFIRMED and has_enough_acceptances(submission):
         return move(submission, to=SubmissionState.ACCEPTED, reason="enough people have accepted this tree")
-    return not holds_up(award) and path.vest(submission)
+    return not blocks_payment(award) and path.vest(submission)
 
 
 def _suspect(submission: Submission, run: Run, doubt: str) -> bool:
-    """The gain was not found again. The award stays unvested until a maintainer decides."""
-    reason = f"{doubt} The award waits: a maintainer looks at it, declines it or has it measured again."
+    """Mark a gain that was not found again as suspicious. The award stays unvested until a maintainer decides."""
+    reason = (
+        f"{doubt} The award waits until a maintainer declines the submission or has it judged again. You "
+        "can dispute this verdict."
+    )
     move(
         submission,
         to=SubmissionState.JUDGED,

@@ -1,4 +1,4 @@
-"""Taking in submissions: read, check, apply, compare with earlier ones, queue. And taking them back."""
+"""Intake of submissions: parse, check, apply, compare with earlier ones, queue. And withdrawal."""
 
 from dataclasses import dataclass
 from uuid import UUID
@@ -46,7 +46,7 @@ from bounty.services.copies import earlier_copy
 from bounty.services.reproductions import require_adopted
 from bounty.services.runs.lifecycle import queue_run
 from bounty.services.series import measured_base, patch_base
-from bounty.services.transitions import move, note
+from bounty.services.transitions import move, must_move, note
 from bounty.services.trees import WAIT_FOR_RENEWAL, blob_store, load_tree, require_present_layout, store_tree
 from gainshare.accounts.models import User
 from gainshare.accounts.rate_limits import Rate, take
@@ -57,7 +57,7 @@ NOT_THEIR_FAULT = (VerdictKind.INFRASTRUCTURE_ERROR, VerdictKind.PATCH_REJECTED)
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a diff turned out to be: a candidate tree, or the reason why there is none."""
+    """Result of reading a diff: a candidate tree, or the reason for rejecting it."""
 
     patch_digest: str = ""
     candidate: Tree | None = None
@@ -76,11 +76,11 @@ def find_submission(submission_id: UUID) -> Submission:
 
 
 def submit(*, actor: User, bounty_id: UUID, diff: str, base_tree: str | None = None) -> Submission:
-    """A new submission: queued for its gate run, or rejected with a verdict that says why.
+    """Submit a diff: it is queued for its gate run, or rejected with a verdict that says why.
 
     Raises NotFound, BountyClosed, EscrowUsedUp, TooManyAttempts, WrongBase, OldLayout, AlreadySubmitted, AlreadyJudged,
-    NotReproduced, and RateLimited for a diff that would be one rejection too many; these leave no submission behind. A diff that cannot be read, allowed or applied, and a copy, stay visible as
-    rejected submissions.
+    NotReproduced, and RateLimited for one rejected diff too many; these store no submission. A copy, and a
+    diff that cannot be parsed, allowed or applied, is stored as a rejected submission.
     """
     bounty = find_bounty(bounty_id)
     _require_open(bounty)
@@ -91,7 +91,7 @@ def submit(*, actor: User, bounty_id: UUID, diff: str, base_tree: str | None = N
     reading = read_diff(diff=diff, base=load_tree(base))
     diff_blob = sha256_hex(data) if len(data) > MAX_DIFF_CHARS else blob_store().put(data)
     with transaction.atomic():
-        # One at a time per lineage: sealing order, attempts and the best tree are decided under this lock.
+        # The lock decides sealed order, attempts and best tree: one submission at a time per lineage.
         Lineage.objects.select_for_update(no_key=True).get(pk=bounty.lineage_id)
         bounty = Bounty.objects.select_for_update(no_key=True).select_related("lineage").get(pk=bounty.pk)
         _require_open(bounty)
@@ -123,13 +123,15 @@ def submit(*, actor: User, bounty_id: UUID, diff: str, base_tree: str | None = N
             submission.copy_of = original
             return _rejected(
                 submission,
-                f"This is a copy of an earlier submission ({original.pk}), which was sealed first: "
-                "copies earn nothing.",
+                f"This is a copy of submission {original.pk}, which was submitted earlier by another "
+                "person. Copies earn nothing. Submit a change of your own.",
             )
         submission.save(force_insert=True)
         note(submission, old="", new=submission.state, reason="diff received", actor=actor)
         move(
-            submission, to=SubmissionState.CHECKED, reason="reads, is within the policy, applies, is no copy"
+            submission,
+            to=SubmissionState.CHECKED,
+            reason="the diff parses, obeys the policy, applies, and is not a copy",
         )
         move(submission, to=SubmissionState.QUEUED, reason="waits for a runner")
         queue_run(submission=submission, kind=RunKind.GATE, base=against)
@@ -137,7 +139,7 @@ def submit(*, actor: User, bounty_id: UUID, diff: str, base_tree: str | None = N
 
 
 def read_diff(*, diff: str, base: Tree) -> Reading:
-    """Parse, check against the policy and apply. Pure but for the blobs that it stores."""
+    """Parse a diff, check it against the policy and apply it. Stores the new blobs."""
     digest = ""
     try:
         patch = parse_patch(diff)
@@ -150,22 +152,25 @@ def read_diff(*, diff: str, base: Tree) -> Reading:
         return Reading(digest, candidate, code_digest=code_digest(candidate, store))
     except (PatchError, PolicyViolation) as error:
         return Reading(digest, None, f"{error.code}: {error.message}")
-    except TreeError as error:  # the platform's own tree or blob is damaged: not the diff's fault
+    except TreeError as error:  # the platform's own tree or blob is damaged, which is not the diff's fault
         raise BadRequest(error.message, code=error.code, status=500) from None
 
 
 def _removes(modules: tuple[str, ...]) -> str:
     return (
-        f"missing_module: The patched tree has no {', '.join(modules)}, which the judge imports: nothing could be "
-        "measured. Keep each of these modules where it is."
+        f"missing_module: The patched tree has no {', '.join(modules)}, which the judge imports, so it "
+        "could not be measured. Keep each of these modules where it is."
     )
 
 
 def _require_open(bounty: Bounty) -> None:
     if bounty.state == BountyState.CLOSED or bounty.is_past_deadline(timezone.now()):
-        raise BountyClosed("The bounty is closed and takes no more submissions.")
+        raise BountyClosed("The bounty is closed and takes no more submissions. Choose another bounty.")
     if bounty.state == BountyState.EXHAUSTED or available_escrow(bounty) <= 0:
-        raise EscrowUsedUp("All of the bounty's escrow is paid or reserved; it may open again.")
+        raise EscrowUsedUp(
+            "All of the bounty's escrow is paid or reserved. Wait until some of it returns, or choose "
+            "another bounty."
+        )
 
 
 def _named_base(bounty: Bounty, name: str | None) -> StoredTree:
@@ -181,8 +186,8 @@ def _named_base(bounty: Bounty, name: str | None) -> StoredTree:
 
 def _rebase(bounty: Bounty) -> WrongBase:
     return WrongBase(
-        f"Diffs for this bounty are now against tree {patch_base(bounty=bounty).pk}: "
-        "fetch it, make the diff against it and submit again."
+        f"The bounty's tree changed. Fetch tree {patch_base(bounty=bounty).pk}, make the diff against it "
+        "and submit again."
     )
 
 
@@ -190,14 +195,17 @@ def _require_attempts(bounty: Bounty, actor: User) -> None:
     mine = Submission.objects.filter(bounty=bounty, submitter=actor)
     if mine.filter(state=SubmissionState.REJECTED).count() >= MAX_REJECTIONS:
         raise TooManyAttempts(
-            f"{MAX_REJECTIONS} of your diffs for this bounty were rejected; no more are read."
+            f"{MAX_REJECTIONS} of your diffs for this bounty were rejected, which is the limit. You "
+            "cannot submit more to it."
         )
     if attempts_used(bounty=bounty, person=actor) >= bounty.max_attempts:
-        raise TooManyAttempts(f"You have used your {bounty.max_attempts} attempts at this bounty.")
+        raise TooManyAttempts(
+            f"You have used all {bounty.max_attempts} attempts at this bounty. Choose another bounty."
+        )
 
 
 def attempts_used(*, bounty: Bounty, person: User) -> int:
-    """How many submissions count.
+    """Number of the person's submissions that count as attempts.
 
     Not: the rejected, those withdrawn unsampled, the platform's failures, those that a moved tip left behind, and
     those whose verdict was overturned.
@@ -215,12 +223,12 @@ def attempts_used(*, bounty: Bounty, person: User) -> int:
 
 
 def _rejected(submission: Submission, reason: str) -> Submission:
-    """Keep a diff that is never run, with the reason; past the person's hourly limit it is refused instead."""
+    """Store a rejected diff with the reason; above the person's hourly limit it is refused instead."""
     try:
         rate = Rate(settings.REJECTIONS_PER_HOUR)
         take(what="rejected diffs in an hour", who=str(submission.submitter_id), rate=rate)
     except RateLimited as limited:
-        raise limited.because(f"This diff is not taken: {reason}") from None
+        raise limited.because(f"This diff was rejected and not stored: {reason}") from None
     submission.save(force_insert=True)
     note(submission, old="", new=submission.state, reason="diff received", actor=submission.submitter)
     move(
@@ -240,9 +248,9 @@ def withdraw(*, actor: User, submission_id: UUID) -> Submission:
     Raises NotAllowed for another person's, WrongState for one that `may_withdraw` does not let go.
     """
     if find_submission(submission_id).submitter_id != actor.pk:
-        raise NotAllowed("Only its author can withdraw a submission.")
+        raise NotAllowed("Only the author can withdraw a submission.")
     with transaction.atomic():
-        # Locked before its run is: a runner that takes the run waits here, or is waited for.
+        # Locked before its run, which serialises with a runner that leases the run.
         Submission.objects.select_for_update(no_key=True).get(pk=submission_id)
         submission = find_submission(submission_id)
         if submission.state == SubmissionState.WITHDRAWN:
@@ -252,15 +260,13 @@ def withdraw(*, actor: User, submission_id: UUID) -> Submission:
                 "Only a submission that waits for its first verdict is withdrawn, and none whose gate has passed: "
                 f"this one is {submission.state}."
             )
-        is_moved = move(
+        must_move(
             submission,
             to=SubmissionState.WITHDRAWN,
             reason="withdrawn by its author",
             actor=actor,
             next_step=NextStep.NONE,
         )
-        if not is_moved:
-            raise WrongState("The submission has just changed; look at it again.")
         for run in submission.runs.filter(state__in=[RunState.QUEUED, *OPEN_RUN_STATES]):
             move(run, to=RunState.LOST, reason="the submission was withdrawn")
         void_award(submission=submission, reason="withdrawn by its author")

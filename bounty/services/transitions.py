@@ -1,6 +1,6 @@
-"""Changes of state. Each is one conditional UPDATE, and one row of history in the same transaction.
+"""State changes: one conditional UPDATE and one row of history in the same transaction.
 
-Two callers that race for the same change: one of them gets True, the other False, and nothing happens twice.
+If two callers make the same change at once, one gets True and the other False, and it happens once.
 """
 
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ from typing import Any
 from django.db import transaction
 from django.db.models import Q
 
+from bounty.errors import WrongState
 from bounty.models import (
     Award,
     AwardState,
@@ -33,14 +34,15 @@ S, R, A, B, D = SubmissionState, RunState, AwardState, BountyState, DisputeState
 SUBMISSION_MOVES: Mapping[str, frozenset[str]] = {
     S.RECEIVED: frozenset({S.CHECKED, S.REJECTED}),
     S.CHECKED: frozenset({S.QUEUED, S.WITHDRAWN}),
-    S.REJECTED: frozenset({S.QUEUED}),  # a maintainer has a supposed copy judged after all
+    S.REJECTED: frozenset({S.QUEUED}),  # a maintainer has a supposed copy judged
     S.QUEUED: frozenset({S.JUDGING, S.JUDGED, S.WITHDRAWN}),
     S.JUDGING: frozenset({S.JUDGED, S.WITHDRAWN}),
     # queued: a maintainer orders the gate again after a suspicious or failed run
-    # confirmed: a maintainer waives a doubt about a booked gain
+    # confirmed: a maintainer overturns a doubt about a booked gain
     S.JUDGED: frozenset({S.CONFIRMING, S.CONFIRMED, S.DECLINED, S.QUEUED, S.WITHDRAWN}),
     S.CONFIRMING: frozenset({S.CONFIRMED, S.JUDGED, S.WITHDRAWN}),
-    # confirming: priced again, since the best tree moved or a maintainer ordered it. judged: the diff does not apply
+    # confirming: priced again, because the best tree moved or a maintainer ordered it. judged: the diff does
+    # not apply
     # to the new tip, or a random re-measurement did not find the gain again
     S.CONFIRMED: frozenset({S.ACCEPTED, S.CONFIRMING, S.JUDGED, S.DECLINED}),
     S.ACCEPTED: frozenset({S.VESTED, S.CONFIRMING, S.JUDGED, S.DECLINED}),
@@ -85,7 +87,7 @@ REPRODUCTION_MOVES: Mapping[str, frozenset[str]] = {
 }
 RUNNER_MOVES: Mapping[str, frozenset[str]] = {
     RunnerState.ACTIVE: frozenset({RunnerState.DRAINING, RunnerState.QUARANTINED, RunnerState.RETIRED}),
-    # A runner that is quarantined when it drains comes back quarantined.
+    # A runner that was quarantined while it drained is still quarantined when it is resumed.
     RunnerState.DRAINING: frozenset(
         {RunnerState.DRAINED, RunnerState.ACTIVE, RunnerState.QUARANTINED, RunnerState.RETIRED}
     ),
@@ -117,9 +119,8 @@ def move(
 ) -> bool:
     """Change ``row`` from the state it was read in to ``to``, writing ``fields`` with it.
 
-    False when the row has meanwhile another state, or ``where`` does not hold: then nothing was written and the
-    caller reads again. On True the row in memory is up to date. Raises ValueError for a change that no state
-    machine has.
+    False if the row has another state meanwhile, or ``where`` does not hold: then nothing was written and the caller
+    reads again. On True the row in memory is up to date. Raises ValueError for a change that no state machine allows.
     """
     model = type(row)
     old = str(row.state)
@@ -136,8 +137,14 @@ def move(
     return True
 
 
+def must_move(row: StatefulRow, *, to: str, reason: str, actor: User | None = None, **fields: Any) -> None:
+    """Like `move`, but raises WrongState if the row has changed meanwhile."""
+    if not move(row, to=to, reason=reason, actor=actor, **fields):
+        raise WrongState("The submission changed while you acted on it. Reload it and try again.")
+
+
 def note(row: Any, *, old: str, new: str, reason: str, actor: User | None = None) -> None:
-    """One row of history, for changes that have no state machine of their own and for what is made new."""
+    """Write one row of history, for changes without a state machine and for new rows."""
     StateChange.objects.create(
         subject=type(row).__name__.lower(),
         subject_id=str(row.pk),

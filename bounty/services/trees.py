@@ -1,6 +1,6 @@
-"""Trees in the database and the blob store, and lineages. Trees are stored once and never changed.
+"""Trees in the database and the blob store, and lineages. Trees are immutable.
 
-A tree of an older layout lacks modules that the suites' samples import: it is kept, but never measured again.
+A tree of an older layout lacks modules that the suites' samples import. It is kept, but cannot be measured.
 """
 
 import re
@@ -14,14 +14,15 @@ from benchmarks.patch import layout
 from benchmarks.patch.patches import PatchError, apply_patch, parse_patch
 from benchmarks.patch.policy import PolicyViolation, check_patch, load_policy
 from benchmarks.patch.trees import BlobStore, Tree, TreeError, shipped_tree
-from bounty.errors import BadRequest, BountyError, NotAllowed, NotFound, OldLayout
+from bounty.errors import BadRequest, BountyError, NotFound, OldLayout
 from bounty.models import Lineage, StoredTree
 from bounty.services.access import require_tree_sight
+from bounty.services.permissions import require_maintainer
 from bounty.services.transitions import note
 from gainshare.accounts.models import User
 
 SHIPPED = "shipped"
-RENEW = "renew"  # no name for a lineage: `lineages/renew/` is an operation
+RENEW = "renew"  # reserved, because `lineages/renew/` is an operation
 
 
 def blob_store() -> BlobStore:
@@ -30,7 +31,7 @@ def blob_store() -> BlobStore:
 
 
 def store_tree(*, tree: Tree, parent: StoredTree | None = None, created_by: User | None = None) -> StoredTree:
-    """The row of ``tree``, made if it is new. Its blobs are in the store already."""
+    """Get or create the row of ``tree``, whose blobs are already in the store."""
     stored, _ = StoredTree.objects.get_or_create(
         hash=tree.hash,
         defaults={"manifest": tree.to_manifest(), "parent": parent, "created_by": created_by},
@@ -39,7 +40,7 @@ def store_tree(*, tree: Tree, parent: StoredTree | None = None, created_by: User
 
 
 def load_tree(stored: StoredTree) -> Tree:
-    """The tree of a row; its hash is checked again."""
+    """Load the tree of a row and check its hash."""
     tree = Tree.from_manifest(stored.manifest)
     if tree.hash != stored.hash:
         raise BountyError(
@@ -56,12 +57,12 @@ def find_tree(name: str) -> StoredTree:
         raise BadRequest('Name a tree by its 64 hex digits, or say "shipped".')
     stored = StoredTree.objects.filter(hash=name).first()
     if stored is None:
-        raise NotFound("There is no tree of this hash; make it with POST trees/.")
+        raise NotFound("There is no tree with this hash. Make it with POST trees/.")
     return stored
 
 
 def create_tree(*, actor: User, base: str, diff: str) -> StoredTree:
-    """The tree that ``diff`` makes of ``base``; without a diff, ``base`` itself.
+    """Apply ``diff`` to ``base`` and store the tree; without a diff, return ``base``.
 
     Only a maintainer's diff may go beyond the policy (a lineage's base tree may need it). Raises BadRequest with
     the reason why a diff cannot be read, applied or allowed, and Sealed for a base that the actor may not see.
@@ -82,13 +83,14 @@ def create_tree(*, actor: User, base: str, diff: str) -> StoredTree:
 
 
 def create_lineage(*, actor: User, name: str, base_tree: str, is_demo: bool = False) -> Lineage:
-    """A new line of trees that starts at ``base_tree`` (a hash, or ``shipped``)."""
-    if not actor.is_maintainer:
-        raise NotAllowed("Only a maintainer starts a lineage.")
+    """Start a lineage at ``base_tree`` (a hash, or ``shipped``)."""
+    require_maintainer(actor, "start a lineage")
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,59}", name):
-        raise BadRequest("Name the lineage with lower-case letters, digits, - and _, at most 60.")
+        raise BadRequest(
+            "A lineage's name may have lower-case letters, digits, - and _, at most 60 characters."
+        )
     if name == RENEW:
-        raise BadRequest(f"{RENEW} is the name of an operation on lineages: choose another name.")
+        raise BadRequest(f"{RENEW} is reserved for an operation on lineages. Choose another name.")
     tree = find_tree(base_tree)
     require_present_layout(tree.pk, instead='Start the lineage at the installed stack\'s tree, "shipped".')
     try:
@@ -98,23 +100,24 @@ def create_lineage(*, actor: User, name: str, base_tree: str, is_demo: bool = Fa
             )
             note(lineage, old="", new=tree.hash, reason="lineage started", actor=actor)
     except IntegrityError:
-        raise BountyError("There is a lineage of this name.", code="lineage_exists") from None
+        raise BountyError(
+            "A lineage with this name already exists. Choose another name.", code="lineage_exists"
+        ) from None
     return lineage
 
 
 def start_lineage(*, actor: User, name: str, base_tree: str, diff: str, is_demo: bool) -> Lineage:
-    """A new line of trees that starts at what ``diff`` makes of ``base_tree``: both are made, or neither."""
-    if not actor.is_maintainer:
-        raise NotAllowed("Only a maintainer starts a lineage.")
+    """Start a lineage at ``base_tree`` with ``diff`` applied; tree and lineage are made together or not at all."""
+    require_maintainer(actor, "start a lineage")
     with transaction.atomic():
         origin = create_tree(actor=actor, base=base_tree, diff=diff)
         return create_lineage(actor=actor, name=name, base_tree=origin.pk, is_demo=is_demo)
 
 
 WAIT_FOR_RENEWAL = (
-    "Wait until a maintainer has renewed the lineage (`gainshare lineages renew`), then send it again."
+    "Wait until a maintainer has renewed the lineage (`gainshare lineages renew`), then submit it again."
 )
-AGAINST_TIP = "Its author makes the diff against the lineage's tip and submits it again."
+AGAINST_TIP = "Its author can make the diff against the lineage's tip and submit it again."
 
 
 def has_present_layout(tree_hash: str) -> bool:
@@ -122,21 +125,21 @@ def has_present_layout(tree_hash: str) -> bool:
     return _has_modules(tree_hash, layout.SAMPLE_MODULES)
 
 
-@lru_cache(maxsize=4096)  # a tree never changes, and the modules only with a new version
+@lru_cache(maxsize=4096)  # trees are immutable, and the modules change only with a new version
 def _has_modules(tree_hash: str, _modules: tuple[str, ...]) -> bool:
     manifest = StoredTree.objects.values_list("manifest", flat=True).get(pk=tree_hash)
     return not layout.missing_modules(entry["path"] for entry in manifest["entries"])
 
 
 def of_older_layout(hashes: Iterable[str]) -> list[str]:
-    """Those of these trees that cannot be measured any more, each once."""
+    """The distinct trees among these that have an older layout."""
     return [tree_hash for tree_hash in dict.fromkeys(hashes) if not has_present_layout(tree_hash)]
 
 
 def require_present_layout(tree_hash: str, *, instead: str) -> None:
-    """Raises OldLayout, which says why and ``instead`` what to do, for a tree that cannot be measured."""
+    """Raises OldLayout for a tree of an older layout; ``instead`` tells the user what to do."""
     if not has_present_layout(tree_hash):
         raise OldLayout(
-            f"The tree {tree_hash[:12]} has an older layout: modules of model/ have moved since, and the judge "
-            f"imports them from their new places, so the tree cannot be measured any more. {instead}"
+            f"The tree {tree_hash[:12]} has an older layout: modules of model/ have moved since, and the "
+            f"judge imports them from their new places. So the tree can no longer be measured. {instead}"
         )

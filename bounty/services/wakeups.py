@@ -1,6 +1,6 @@
-"""Messages to workers, sent when the transaction commits. They only wake: all truth is in the database.
+"""Messages that wake workers, sent when the transaction commits. All state is in the database.
 
-The broker may be away. Then nothing fails here; beat finds the same work in the database and sends again.
+If the broker is down, nothing fails here: beat finds the same work in the database and sends again.
 """
 
 import logging
@@ -25,12 +25,12 @@ def _send(name: str, args: list[str], **options: Any) -> None:
         app.send_task(name, args=args, retry=False, ignore_result=True, **options)
     except (
         Exception
-    ):  # whatever the broker's client raises: beat repeats the message, the request must not fail
+    ):  # the broker's client may raise anything; the request must not fail, and beat repeats the message
         logger.warning("the broker did not take %s%s; beat will send it again", name, tuple(args))
 
 
 def wake_runner(*, run_id: UUID, hardware: str, resent_at: datetime | None = None) -> None:
-    """Tell the runners of ``hardware`` that there is work. A resent message expires, so they cannot pile up."""
+    """Wake the runners of ``hardware``. A resent message expires, so that messages cannot accumulate."""
     options: dict[str, Any] = {"queue": f"runner.{hardware}"}
     if resent_at is not None:
         options["expires"] = RESENT_EXPIRES_S
@@ -38,10 +38,10 @@ def wake_runner(*, run_id: UUID, hardware: str, resent_at: datetime | None = Non
 
 
 def wake_control(*, submission_id: UUID) -> None:
-    """Have a control worker do the submission's next step."""
+    """Wake a control worker to do the submission's next step."""
     transaction.on_commit(lambda: _send(ADVANCE, [str(submission_id)], queue="control"))
 
 
 def wake_reproduction(*, reproduction_id: UUID) -> None:
-    """Have a control worker read what the reproduction's run said."""
+    """Wake a control worker to process the verdict of the reproduction's run."""
     transaction.on_commit(lambda: _send(SETTLE, [str(reproduction_id)], queue="control"))

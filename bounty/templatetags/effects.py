@@ -22,13 +22,13 @@ def speed_up(log_ppm: int | None) -> str:
 
 @register.filter
 def speed(log_ppm: int | None) -> str:
-    """What a series has reached, in millionths of a nat over its origin, as a speed: `3.00×`; `none` without one."""
+    """A series' speed over its origin, given in millionths of a nat: `3.00×`; `none` without one."""
     return "none" if log_ppm is None else speed_text(log_ppm)
 
 
 @register.filter
 def figures(text: str) -> str:
-    """A verdict's reason with its figures written as everywhere on the page."""
+    """A verdict's reason, with its figures formatted as on the rest of the page."""
     return typeset(text)
 
 
@@ -40,7 +40,7 @@ def ppm_as_per_cent(log_ppm: int | None) -> str:
 
 @register.filter
 def utc_short(moment: datetime) -> SafeString:
-    """A time where there is little room, with the whole of it for machines and pointers: `28 Nov, 16:36`."""
+    """A short time, with the full time as attribute and tooltip: `28 Nov, 16:36`."""
     at = moment.astimezone(UTC)
     whole = f"{at.day} {at:%b %Y, %H:%M:%S} UTC"
     return format_html(

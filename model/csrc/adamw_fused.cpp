@@ -1,7 +1,7 @@
 // One step of AdamW on one parameter, and the size of its gradient, for `model/training/optim/adamw_fused.py`.
 //
-// What memory holds of a parameter is read and written once: weights, gradient (fp32 or bf16), moments and, where one is
-// kept, the weights' copy in bf16. No number depends on how many threads there are.
+// A parameter's memory is read and written once: weights, gradient (fp32 or bf16), moments and, if there is one, the
+// weights' copy in bf16. Results do not depend on the number of threads.
 
 #include "lanes.h"
 

@@ -1,7 +1,7 @@
 // The gradients of `forward` by q, k and v, each written once and whole.
 //
-// Scores are computed again and become shares by the sums that were kept. What keys and values get is summed in fp32 over a
-// block of queries at a time, long enough that adding to the sums costs little beside the products.
+// Scores are computed again and normalised with the kept sums. Gradients of keys and values are summed in fp32 over a block
+// of queries at a time, large enough that adding to the sums costs little compared with the products.
 
 #pragma once
 

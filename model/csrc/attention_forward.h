@@ -1,7 +1,7 @@
 // y[q] = sum over the keys that q sees of softmax(scale * q . k) v, and what the backward pass needs of the softmax.
 //
-// The scores of a tile of queries with all their keys stay in the first cache: no sums have to be corrected later, and
-// no number depends on how many threads there are.
+// The scores of a tile of queries with all their keys stay in the L1 cache: no sums have to be corrected later, and
+// results do not depend on the number of threads.
 
 #pragma once
 

@@ -1,4 +1,4 @@
-// What one call of attention is given, a head's rows, and how they are packed for products.
+// Arguments of one call of attention, a head's rows, and their packing for products.
 //
 // A tile is ROWS queries; its scores with COLUMNS keys are one panel of [ROWS][COLUMNS] numbers. Which keys a query sees
 // is a span that ends with itself, so a tile needs the panels from its first query's first key to its last query.
@@ -126,7 +126,7 @@ LANES_INLINE void for_vectors(const Tile &tile, int64_t r, const Each &each) {
             each(p * ROWS * COLUMNS + r * COLUMNS + v * LANES, p * COLUMNS + v * LANES);
 }
 
-// 0, or 1 where a first key lies behind its query, falls, or is negative.
+// 0, or 1 where a first key is after its query, decreases, or is negative.
 inline int check(const Call &call) {
     for (int64_t i = 0; call.first && i < call.batch * call.length; ++i) {
         const int64_t position = i % call.length;

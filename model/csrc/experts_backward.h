@@ -1,6 +1,6 @@
 // The gradients of `forward`: of x, of the pairs' weights and of the three stacks, each written once and whole.
 //
-// The hidden rows are computed again from what the activation got. Sums are fp32 and in the same order for any number
+// The hidden rows are computed again from the activation's inputs. Sums are fp32 and in the same order for any number
 // of threads; the gradients of gate and up are rounded to the call's format once, as products of them need it.
 
 #pragma once

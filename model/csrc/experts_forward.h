@@ -1,8 +1,8 @@
 // y[t] = sum over k of weight[t, k] * w_down (silu(w_gate x) * (w_up x)) of expert chosen[t, k], by increasing expert.
 //
-// Two passes, each over panels of columns that threads take one after the other: all hidden rows, then y. No number of y
-// depends on how many threads there are, and with `few` at no less than the rows of any expert none depends on the
-// other tokens of the call.
+// Two passes, each over panels of columns that threads take one after the other: all hidden rows, then y. y does not depend
+// on the number of threads, and if `few` is at least the rows of every expert, a token's row does not depend on the other
+// tokens of the call.
 
 #pragma once
 
@@ -12,7 +12,7 @@ namespace experts {
 
 constexpr int GATED = COLUMNS / 2;  // columns of w_gate and as many of w_up make a panel
 
-// Columns first .. of an expert's w_gate and w_up; past the last one it stands again.
+// Columns first .. of an expert's w_gate and w_up; the last one is repeated beyond the end.
 template <typename T>
 Columns<T> gated_columns(const Call &call, int64_t expert, int64_t first) {
     Columns<T> columns;

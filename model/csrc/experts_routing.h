@@ -1,4 +1,4 @@
-// Which rows each expert computes.
+// The rows of each expert.
 
 #pragma once
 
@@ -13,7 +13,7 @@ using namespace scratch;
 // Sizes and arrays of one call. Arrays are whole and in C order; what is not wanted is null.
 struct Call {
     int64_t tokens, choices, d, f, experts, threads;
-    int64_t few;           // rows per expert up to which columns are read where they lie
+    int64_t few;           // rows per expert up to which columns are read in place
     const void *x;         // [T, D]
     const float *weights;  // [T, K]
     const int64_t *chosen; // [T, K]

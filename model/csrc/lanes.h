@@ -1,8 +1,8 @@
 // Vectors of fp32 and bf16 numbers: loads, stores, sums, conversions, dot products, exp and silu.
 //
-// One vector is LANES fp32 numbers: 16 with AVX-512, 8 with AVX, else 4 (SSE, NEON). What the compiler can do with
-// vector types is written that way, and only what it cannot with intrinsics; so every kernel on top has one source for
-// all processors, and `+ - * /` work on vectors. A bf16 number is its 16 bits. Knows nothing of tensors or threads.
+// One vector is LANES fp32 numbers: 16 with AVX-512, 8 with AVX, else 4 (SSE, NEON). Code uses the compiler's
+// vector types where possible, and intrinsics elsewhere; so every kernel on top has one source for all processors, and
+// `+ - * /` work on vectors. A bf16 number is its 16 bits.
 
 #pragma once
 

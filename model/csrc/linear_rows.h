@@ -35,7 +35,7 @@ template <typename T>
 constexpr int64_t BLOCK = PANEL_BYTES / (COLUMNS * static_cast<int64_t>(sizeof(T)));
 constexpr int64_t PART = 1024;  // rows that share a packed panel
 
-// What rows are multiplied with, [summed, columns]: weight^T, whose columns lie side by side in memory ...
+// The right factor [summed, columns]: weight^T, whose columns are contiguous in memory ...
 template <typename T>
 struct Transposed {
     const T *weight;
@@ -43,7 +43,7 @@ struct Transposed {
 
     void pack(int64_t at, int64_t count, int64_t column, uint32_t *panel) const {
         const T *begin[COLUMNS];
-        for (int64_t c = 0; c < COLUMNS; ++c)  // past the last one it stands again
+        for (int64_t c = 0; c < COLUMNS; ++c)  // the last one is repeated beyond the end
             begin[c] = weight + least(column + c, columns - 1) * summed + at;
         pack_columns(begin, count, panel);
     }

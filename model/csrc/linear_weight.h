@@ -1,6 +1,6 @@
 // grad_weight = grad_y^T x: panels are columns of grad_y, and what multiplies them is x^T, packed once.
 //
-// A panel gives COLUMNS rows of the gradient, transposed; they are turned as they are written.
+// A panel gives COLUMNS rows of the gradient, transposed; they are transposed back when written.
 
 #pragma once
 

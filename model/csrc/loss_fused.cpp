@@ -1,7 +1,7 @@
 // Cross-entropy of rows of logits, and in their place the gradient by them, for `model/training/losses/cross_entropy_fused.py`.
 //
-// A row is read twice while it lies in the cache: for its largest number and for its exponentials, which the gradient is a
-// multiple of. All numbers of a row are summed in one order, whatever rows come with it and however many threads there are.
+// A row is read twice while it is in the cache: for its largest number and for its exponentials, which the gradient is a
+// multiple of. A row is summed in a fixed order, which depends on neither the other rows nor the number of threads.
 
 #include <cmath>
 
@@ -75,7 +75,7 @@ float score(const Call &call, T *row, int64_t target, float *powers) {
     return loss;
 }
 
-// 0, or 1 where a target is no number of the vocabulary, or 2 without memory: nothing has been changed then.
+// 0, or 1 where a target is not in the vocabulary, or 2 without memory; nothing has been changed then.
 template <typename T>
 int score_rows(const Call &call) {
     for (int64_t i = 0; i < call.rows; ++i)

@@ -1,7 +1,7 @@
 // Rows normed by their root mean square and turned by their position, forward and backward, for `model/layers/norm_fused.py`.
 //
-// Either may be left out. All is computed in fp32 and rounded once, to the format of what is written. Rows go in blocks
-// whose weights' gradients are summed one block after the other: no number depends on how many threads there are.
+// Either may be left out. Everything is computed in fp32 and rounded once, to the output's format. Rows are computed in
+// blocks whose weights' gradients are summed one after the other: results do not depend on the number of threads.
 
 #include <cmath>
 

@@ -1,6 +1,6 @@
-// Products of many rows with a panel of columns, a tile of rows at a time, while memory brings what comes next.
+// Products of many rows with a panel of columns, a tile of rows at a time, while the next data is prefetched.
 //
-// Knows nothing of what the rows are: callers say where each one begins and take what it gives.
+// Callers pass where each row begins, and receive its results.
 
 #pragma once
 
@@ -53,8 +53,8 @@ struct Columns {
     const T *begin[COLUMNS];
 };
 
-// As `with_panel` for columns that lie side by side in memory: packed into `panel` where the rows are many, else read
-// where they lie. `next` are the columns that will be asked for after these.
+// As `with_panel` for columns that are contiguous in memory: packed into `panel` if the rows are many, else read in place.
+// `next` are the columns that are needed after these.
 template <typename T, typename Row, typename Sink>
 void with_columns(int64_t n, Row row, int64_t k, const Columns<T> &columns, const Columns<T> &next, bool is_few,
                   uint32_t *panel, Sink sink) {

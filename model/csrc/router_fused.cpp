@@ -1,7 +1,7 @@
 // From a router's logits to each token's experts and their weights, forward and backward, for `model/layers/moe/router_fused.py`.
 //
-// All is fp32, and a row's answer depends on no other row. Of equal scores the lower expert's counts as better; a score that
-// is no number is the best, as in torch.
+// Everything is fp32, and a row's result depends on no other row. Of equal scores the lower expert id wins; a NaN is the
+// best score, as in torch.
 
 #include <cmath>
 
@@ -50,7 +50,7 @@ inline float peak_of(const float *logits, int64_t n) {
     return peak;
 }
 
-// A logit that is no number leaves no score that is one.
+// With a NaN among the logits all scores are NaN.
 inline void softmax(const float *logits, int64_t n, float *scores) {
     const float peak = peak_of(logits, n);
     Floats sums = zeros();
@@ -70,7 +70,7 @@ inline void sigmoids(const float *logits, int64_t n, float *scores) {
     });
 }
 
-// What experts are chosen by, in whole vectors; what is taken, or lies behind the last expert, is no number.
+// The scores that experts are chosen by, in whole vectors; NaN for experts that are taken and after the last expert.
 inline void choice(const Call &call, const float *scores, float *own) {
     for_vectors(call.experts, [&](int64_t e, int64_t count) {
         Floats values = load(scores + e, count);

@@ -1,4 +1,4 @@
-// Memory for one call and the thread that uses it. Knows nothing of what is computed.
+// Memory for one call and the thread that uses it.
 
 #pragma once
 
@@ -43,8 +43,7 @@ inline int64_t thread_number() { return omp_get_thread_num(); }
 
 constexpr int64_t aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
-// Hands out parts of an allocation; without one it only counts, so that one piece of code says both how much is needed and
-// what lies where.
+// Hands out parts of an allocation; without one it only counts, so that the same code gives both the size and the places.
 class Parts {
   public:
     explicit Parts(char *base = nullptr) : base_(base) {}

@@ -1,5 +1,5 @@
-// Products of rows that have one scale per 32 numbers, with weights of 8 or of 4 bits. Within a group whole numbers are
-// multiplied and summed, exactly; what the groups add is summed in fp32 in order of k, whatever the number of rows.
+// Products of rows that have one scale per 32 numbers, with weights of 8 or of 4 bits. Within a group integers are
+// multiplied and summed exactly; the groups' sums are added in fp32 in order of k, for any number of rows.
 
 #include "serve_tiles.h"
 
@@ -27,7 +27,7 @@ struct ByBytes {
 };
 
 // Numbers from 0 to 15, to be scaled and added to the least one; a group is [4][32 outputs][4 bytes], a byte's low half
-// stands 4 numbers before its high half; then 32 scales and 32 least numbers, bf16.
+// is 4 numbers before its high half; then 32 scales and 32 least numbers, bf16.
 struct ByNibbles {
     static constexpr int32_t KIND = INT4;
     static constexpr int PER_WORD = 2;

@@ -1,8 +1,8 @@
-// Latent attention in its absorbed form (model/layers/attention/mla.py): queries are mapped into the space of the latents, and
+// MLA in its absorbed form (model/layers/attention/mla.py): queries are mapped into the space of the latents, and
 // attention is that of many heads over one head whose keys are latent and rotary key, and whose values are the latent.
 //
-// The same form serves prompts too: it multiplies more than expanding the latents would, but a token's result does not
-// depend on how many come with it.
+// The same form is used for prompts: it multiplies more than expanding the latents would, but a token's result does not
+// depend on the number of tokens.
 
 #pragma once
 

@@ -1,7 +1,7 @@
-// What one step of the compiled engine works on: weights, caches and working memory, as plain structs.
+// Data of one step of the compiled engine: weights, caches and working memory, as plain structs.
 //
 // model/serving/executors/native_tables.py mirrors these structs field by field; `serve_sizes` lets it check their sizes. Shape
-// suffixes as in model/layers/__init__.py. Knows nothing of how a step is computed.
+// suffixes as in model/layers/__init__.py.
 
 #pragma once
 
@@ -30,12 +30,12 @@ struct Stack {
 
 enum HeadNorm : int32_t { NO_NORM = 0, EACH_HEAD = 1, ALL_HEADS = 2 };
 
-// Grouped attention: `down` gives queries, keys and values. Latent attention (q_up.n or absorb.first.n are not 0): `down`
+// Grouped attention: `down` gives queries, keys and values. MLA (q_up.n or absorb.first.n are not 0): `down`
 // gives the queries or their latent, then the latent and the rotary key.
 struct AttentionWeights {
     Matrix down, out;
     Matrix q_up;            // latent queries only; n is 0 where there are none
-    Stack absorb, restore;  // latent attention, of each head: [R, N] and [U, R]
+    Stack absorb, restore;  // MLA, of each head: [R, N] and [U, R]
     const float *norm, *b_down, *q_norm, *k_norm, *b_out;  // null where there is none; k_norm is also that of the latent
     int32_t head_norm;
     int32_t window;  // tokens that a query sees; 0: all
@@ -78,7 +78,7 @@ struct Model {
     char *cache;  // [layers][G][blocks] of keys [d_key][BLOCK] and values [BLOCK][d_value], packed as Panel reads them
     int32_t n_layers, n_blocks, n_threads;
     int32_t d_model, n_heads, n_kv_heads, d_key, d_value, d_rotary, is_interleaved;
-    int32_t d_nope, d_out;  // latent attention: of a query's head without rotation, of a head's output; else 0, d_value
+    int32_t d_nope, d_out;  // MLA: of a query's head without rotation, of a head's output; else 0, d_value
     int32_t kind, cache_kind;  // of weights and their rows; of keys and values: FP32 or BF16
     int32_t embedding_kind;    // FP32 or BF16
     float eps, latent_eps;
@@ -91,7 +91,7 @@ struct Part {
 };
 
 struct Step {
-    const int32_t *ids, *turns, *wanted;  // turns: rows of cos and sin; wanted: rows whose logits are asked for
+    const int32_t *ids, *turns, *wanted;  // turns: rows of cos and sin; wanted: rows with logits
     const Part *parts;
     float *logits;  // [n_wanted, V]
     char *memory;   // what serve_step works in
@@ -115,7 +115,7 @@ struct Memory {
     int64_t d_x, d_down, d_heads, d_router;                                // their widths
     Packed in, hidden;  // rows for weights; those within feed-forwards are as wide as the feed-forward at hand
     Packed queries;     // [T, H] rows for keys
-    float *queries_TN, *mapped_TN;  // latent attention: queries from their latent; heads mapped to latents and back
+    float *queries_TN, *mapped_TN;  // MLA: queries from their latent; heads mapped to latents and back
     Packed latent;                  // of [T, H] heads, to be mapped
     float *weights_N;   // of each pair of token and expert, sorted by expert
     int32_t *tokens_N, *choices_TK, *offsets_E;

@@ -84,7 +84,7 @@ LANES_INLINE void sum_units(const char *const *from, const Panel &panel, int fir
         const char *w = panel.segments[s] + (first ? panel.second : 0);
         for (int step = 0; step < panel.steps; ++step, w += panel.stride, at += By::ROW) {
             const auto unit_at = [&](int unit) { return w + unit / UNITS * panel.beside + unit % UNITS * second; };
-            // Into the second cache: hardware prefetching stops at pages, and the first one is too small for so far ahead.
+            // Into the L2 cache: hardware prefetching stops at pages, and the L1 cache is too small for this distance.
             for (int unit = 0; PANELS == 1 && unit < UNITS; ++unit) __builtin_prefetch(unit_at(unit) + panel.ahead, 0, 2);
 #pragma GCC unroll 2
             for (int product = 0; product < By::PRODUCTS; ++product) {
@@ -136,7 +136,7 @@ static void scale_outputs(const Matrix &matrix, int strip, float of_row, float *
     for (int column = 0; column < STRIP; ++column) outputs[column] *= of_row * scales[column];
 }
 
-// They lie far from the weights: by the time that sums are to be scaled they should be here.
+// Prefetch scales, which are far from the weights in memory, before the sums are scaled.
 static void ask_for_scales(const Matrix &matrix, int strip) {
     for (int column = 0; column < STRIP; column += HALF) __builtin_prefetch(matrix.scales + strip * STRIP + column);
 }

@@ -3,7 +3,7 @@
 // A matrix [N, K] is packed into strips of 32 outputs: [N/32][K/group][32][group], so that a product reads it once from
 // front to back. Each output is summed by one lane in order of k, whatever number of rows is multiplied together: a
 // row's result depends neither on its neighbours nor on the number of threads. Keys and values of attention are packed
-// the same way, see serve_attention.cpp. Knows nothing of layers.
+// the same way, see serve_attention.cpp.
 
 #pragma once
 
@@ -14,7 +14,7 @@ namespace serve {
 constexpr int STRIP = 32;      // outputs that one tile computes
 constexpr int HALF = 16;       // outputs of one vector
 constexpr int TILE_ROWS = 12;  // 12 x 2 sums fill 24 of 32 registers
-constexpr int AHEAD = 3072;    // bytes of weights asked for ahead of their use
+constexpr int AHEAD = 3072;    // bytes; distance of prefetching weights
 constexpr int UNIT = 64;       // bytes of a vector of weights: HALF outputs of one group of k
 
 // How weights are kept, and rows for them.
@@ -68,7 +68,7 @@ constexpr int64_t row_bytes(int32_t kind, int64_t width) {
     return up_to(width, HALF) * number_bytes_of(kind);
 }
 
-// Rows to be multiplied: row i lies at `first + index[i] * stride`, `index` null: one after the other.
+// Rows to be multiplied: row i is at `first + index[i] * stride`, `index` null: one after the other.
 struct Rows {
     const char *first;
     int64_t stride;
@@ -91,8 +91,8 @@ struct Matrix {
 };
 
 // Weights in memory as a tile reads them: two vectors per group of k, at `segment + step * stride` and `second` bytes
-// behind. The segments follow each other in k; `ahead` is how far in front to ask memory for more. For a single row
-// other panels may be read beside it, `beside` bytes behind each other: their sums are the tile's next rows.
+// behind. The segments follow each other in k; `ahead` is the distance of prefetching. For a single row other
+// panels may be read at the same time, `beside` bytes after each other: their sums are the tile's next rows.
 struct Panel {
     const char *const *segments;
     int n_segments;
@@ -117,8 +117,8 @@ void multiply_group_streams(const Matrix &matrix, int strip, int apart, const ch
 // The same for one strip of a matrix and rows first .. first + n_rows - 1, scales applied.
 void multiply_strip(const Matrix &matrix, int strip, const Rows &rows, int first, int n_rows, Tile tile);
 
-// How many parts of a matrix one row reads side by side. Without AVX-512 processors foresee several streams further than one,
-// and further than what is asked for ahead.
+// Number of parts of a matrix that one row reads at the same time. Without AVX-512, hardware prefetches several streams
+// further than one, and further than the prefetch instructions do.
 #if defined(LANES_AVX512)
 constexpr int STREAMS = 1;
 #elif defined(__AVX2__)
@@ -127,7 +127,7 @@ constexpr int STREAMS = 4;
 constexpr int STREAMS = 2;
 #endif
 
-// One row with STREAMS strips that lie `apart` strips apart, as the rows of a tile.
+// One row with STREAMS strips at a distance of `apart` strips, as the rows of a tile.
 void multiply_streams(const Matrix &matrix, int strip, int apart, const Rows &rows, Tile tile);
 
 // Calls each(row, strip, outputs[STRIP]) for every row with its products with the strips first .. first + n_strips - 1.

@@ -1,4 +1,4 @@
-// Which experts a token goes to, as model/layers/moe/router.py defines it: softmax or sigmoid gates, a bias of the choice,
+// Choice of a token's experts, as model/layers/moe/router.py defines it: softmax or sigmoid gates, a bias of the choice,
 // group-limited choice, normalised and scaled weights. Ties go to the expert with the lower number.
 
 #pragma once

@@ -1,5 +1,5 @@
-// What is done to single rows: root-mean-square norms, the form that weights multiply, rotation. All in fp32, in an
-// order that depends on the row's width alone. Knows nothing of layers.
+// Operations on single rows: root-mean-square norms, conversion for products, rotation. All in fp32, in an order that
+// depends on the row's width alone.
 
 #pragma once
 
@@ -145,7 +145,7 @@ LANES_INLINE void fill_row(const float *x, int64_t n, const Put &put) {
     for (const int64_t end = up_to(n, HALF); i < end; i += LANES) put(lanes::load_part(x + i, n - i < 0 ? 0 : n - i), i);
 }
 
-// Writes numbers as weights of FP32 or BF16 lie in memory, zeros behind them up to a multiple of 16.
+// Writes numbers in the memory format of FP32 or BF16 weights, with zeros after them up to a multiple of 16.
 SERVE_ONCE void pack_floats(int32_t kind, const float *x, int64_t n, char *to) {
     fill_row(x, n, [&](Floats v, int64_t i) {
         if (kind == BF16) lanes::store(reinterpret_cast<lanes::bf16 *>(to) + i, v);

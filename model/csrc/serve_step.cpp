@@ -1,8 +1,7 @@
 // One step of the compiled engine, from token ids to logits: the entry points that Python calls.
 //
 // The residual stream is fp32; rows for weights are narrowed once per product. A row's results do not depend on the
-// other rows of the step nor on the number of threads, see serve_products.h. Knows nothing of which sequence owns which
-// block, nor of sampling.
+// other rows of the step nor on the number of threads, see serve_products.h.
 
 #include "serve_attention.h"
 #include "serve_experts.h"

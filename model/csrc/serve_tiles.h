@@ -1,4 +1,4 @@
-// How tiles of rows are shared out over a processor's registers, for every kind of product. Knows nothing of weights.
+// Distribution of tiles of rows over a processor's registers, for every kind of product.
 
 #pragma once
 

@@ -4,7 +4,7 @@
 // [units][COLUMNS] words in both formats, and packing and transposing are the same code. Sums are fp32. Two ways lead
 // to the same tile of results:
 //   product_tile  columns packed into a panel, rows broadcast: no sums over lanes, pays from a few rows on
-//   dot_tile      columns read where they lie, sums over lanes at the end: every number is read once, nothing is copied
+//   dot_tile      columns read in place, sums over lanes at the end: every number is read once, nothing is copied
 // In both, what one row and one column give does not depend on the other rows and columns of the tile.
 
 #pragma once
@@ -63,8 +63,8 @@ LANES_INLINE Floats add(const float *, Floats sum, Words a, Words b) {
 }
 LANES_INLINE Floats add(const bf16 *, Floats sum, Words a, Words b) { return add_products(sum, a, b); }
 
-// out[r][c] = rows[r] . column c of the panel, over k numbers and TOGETHER * LANES columns; `step` units lie between a
-// row's units. A row whose k ends within a unit is not read beyond its end.
+// out[r][c] = rows[r] . column c of the panel, over k numbers and TOGETHER * LANES columns; a row's units are `step`
+// units apart. A row whose k ends within a unit is not read beyond its end.
 template <typename T, int R>
 __attribute__((noinline)) void product_tile(const T *const *rows, int64_t step, int64_t k, const uint32_t *panel,
                                             float *out) {
@@ -109,9 +109,9 @@ __attribute__((noinline)) void product_tile(const T *const *rows, int64_t step, 
         for (int v = 0; v < TOGETHER; ++v) store(out + r * COLUMNS + v * LANES, sums[r][v]);
 }
 
-// out[r][c] = rows[r] . columns[c] over k numbers, for R <= DOT_ROWS rows and DOT_COLUMNS columns. Meanwhile as much
-// memory is fetched from `ahead` on into the second cache, in its own order: four streams at once are more than processors
-// foresee, and into the first cache it comes more slowly.
+// out[r][c] = rows[r] . columns[c] over k numbers, for R <= DOT_ROWS rows and DOT_COLUMNS columns. As much memory
+// is prefetched from `ahead` on into the L2 cache, in its own order: hardware does not prefetch four streams at once, and
+// prefetching into the L1 cache is slower.
 template <typename T, int R>
 __attribute__((noinline)) void dots(const T *const *rows, const T *const *columns, int64_t k, const T *ahead,
                                     float *out) {

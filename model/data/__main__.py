@@ -1,12 +1,12 @@
-"""Builds training data from this machine's corpora and looks at it.
+"""Build training data from this machine's corpora, and show it.
 
     python -m model.data build DATA                 from all corpora that are here
     python -m model.data corpora                    what they are, and how to get the absent ones
     python -m model.data stats DATA [--json]        sizes, lengths, padding
     python -m model.data show DATA KIND [--document N]
 
-Progress is on stderr, results on stdout; with --json an error too, as {"error": {"code", "message"}}. Exit status 0 when it
-worked, 1 when it could not, 2 for a wrong command line, 130 when Ctrl-C ended it.
+Progress is on stderr, results on stdout; with --json errors too, as {"error": {"code", "message"}}. Exit status: 0 done,
+1 failed, 2 wrong command line, 130 interrupted by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
         message = f"{error.filename or options.folder}: {error.strerror or error}"
         return failed(message, "os_error", as_json=options.json)
     except KeyboardInterrupt:
-        message = "interrupted: what was not built to its end is gone, the same command starts again"
+        message = "interrupted: the unfinished folder was removed; run the same command to start again"
         return failed(message, "interrupted", INTERRUPTED, as_json=options.json)
     sys.stdout.write(text + "\n")
     return 0
@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("corpora", help="list the corpora and whether they are on this machine")
     command.set_defaults(run=_list, folder=None, json=False)
     command.add_argument(
-        "--root", type=Path, default=ROOT, help="where Debian's packages are unpacked (default: /)"
+        "--root", type=Path, default=ROOT, help="root folder of Debian's packages (default: /)"
     )
     command = commands.add_parser("stats", help="sizes, lengths and padding of a data folder")
     command.set_defaults(run=_stats)
@@ -100,7 +100,7 @@ def _add_build(commands: argparse._SubParsersAction[CommandParser]) -> None:
         action="append",
         default=[],
         metavar="KIND:NAME,column=C,licence=L[,split=…][,limit=N][,called=…]",
-        help="a Hugging Face dataset beside them; needs the extra `datasets`",
+        help="a Hugging Face dataset in addition; needs the extra `datasets`",
     )
     command.add_argument(
         "--tokenizer", type=Path, help="folder with a tokenizer.json to use instead of training one"
@@ -124,7 +124,7 @@ def _add_build(commands: argparse._SubParsersAction[CommandParser]) -> None:
         help=f"tokens; longer ones are left out (default: {default.longest_instruction})",
     )
     command.add_argument(
-        "--root", type=Path, default=ROOT, help="where Debian's packages are unpacked (default: /)"
+        "--root", type=Path, default=ROOT, help="root folder of Debian's packages (default: /)"
     )
     command.add_argument("--replace", action="store_true", help="replace the folder if it exists")
     command.add_argument("--json", action="store_true", help="print build.json instead of a sentence")

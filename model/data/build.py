@@ -1,6 +1,6 @@
-"""Corpora to a data folder: read, split, train the tokenizer, tokenise, write.
+"""Build a data folder from corpora: read, split, train the tokenizer, tokenise, write.
 
-Texts are held in memory meanwhile: limit a hub dataset that is larger than that.
+All texts are held in memory: limit a hub dataset that does not fit.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Report = Callable[[str, int, int | None], None]  # stage, documents done, of how
 
 @dataclass(frozen=True)
 class Settings:
-    """`held_out_share` is of origins (modules, pages), `tokenizer_bytes` what a new tokenizer is trained on at most.
+    """Settings of a build: `held_out_share` of origins (modules, pages), `tokenizer_bytes` of text for a new tokenizer.
 
     `longest_instruction` in tokens: longer questions and answers together are left out rather than cut.
     """
@@ -45,7 +45,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class _Read:
-    """Documents with the kind of each one's corpus, and the corpora that were not there."""
+    """Documents with the kind of each one's corpus, and the absent corpora."""
 
     documents: tuple[TextDocument, ...]
     kinds: dict[str, Kind]
@@ -62,16 +62,16 @@ def build(
     replace: bool = False,
     report: Report = lambda stage, done, total: None,
 ) -> DataFolder:
-    """Builds `folder`, whole or not at all, with a new tokenizer unless one is given.
+    """Build `folder`, whole or not at all, with a new tokenizer unless one is given.
 
-    Equal corpora and settings give equal files. Corpora have different names. A corpus that is not on this machine is
-    noted in `build.json`, or an error where all `are_required`. `replace` takes the place of an older data folder.
+    Equal corpora and settings give equal files. Corpora must have different names. An absent corpus is
+    noted in `build.json`, or an error if all `are_required`. `replace` replaces an older data folder.
     Raises CorpusError, TokenizerError, FolderTakenError where the folder holds anything else, and OSError where the disk
     refuses.
     """
     settings = settings or Settings()
     if folder.exists() and not replace:
-        raise FolderTakenError(f"{folder} exists already: choose another folder, or replace it")
+        raise FolderTakenError(f"{folder} exists already: choose another folder, or use --replace")
     if tokenizer is None:
         check_vocab_size(settings.vocab_size, Markup())
     with new_folder(folder, is_ours=is_data_folder, name="data folder") as partial:
@@ -87,8 +87,8 @@ def build(
         too_long = _write(partial, sides, read.kinds, tokenizer, settings, report)
         if too_long == len(sides.train) + len(sides.held_out):
             raise CorpusError(
-                f"no document is left: all are instructions of more than {settings.longest_instruction:,} tokens: "
-                "raise the longest instruction"
+                f"no document is left: all are instructions of more than {settings.longest_instruction:,} tokens; "
+                "raise --longest-instruction"
             )
         record = _record(corpora, read, sides, tokenizer, settings, too_long)
         (partial / BUILD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -99,8 +99,8 @@ def _read(corpora: Sequence[Corpus], are_required: bool, report: Report) -> _Rea
     name, n_corpora = Counter(corpus.name for corpus in corpora).most_common(1)[0] if corpora else ("", 0)
     if n_corpora > 1:
         raise CorpusError(
-            f"the corpus {name} is named {n_corpora} times: name it once, and tell hub datasets of one name apart by "
-            "called=…"
+            f"the corpus {name} is named {n_corpora} times: name it once, and give hub datasets of the same name "
+            "different called=…"
         )
     documents: list[TextDocument] = []
     kinds: dict[str, Kind] = {}
@@ -117,12 +117,12 @@ def _read(corpora: Sequence[Corpus], are_required: bool, report: Report) -> _Rea
         wanted = "; ".join(f"{corpus.name}: {corpus.remedy}" for corpus in absent)
         raise CorpusError(f"these corpora are not on this machine: {wanted}")
     if not documents:
-        raise CorpusError("no corpus was named")
+        raise CorpusError("no corpus was chosen: name at least one")
     return _Read(tuple(documents), kinds, tuple(absent))
 
 
 def _sample(documents: Sequence[TextDocument], n_bytes: int) -> Iterator[str]:
-    """Texts in an order that does not depend on corpora, until they have `n_bytes`; a longer one is cut to that."""
+    """Texts with `n_bytes` in all, in an order that does not depend on corpora; a text that is longer is cut."""
     most = n_bytes
     for index in keyed_order(len(documents), ("tokenizer",)).tolist():
         if n_bytes <= 0:
@@ -140,7 +140,7 @@ def _write(
     settings: Settings,
     report: Report,
 ) -> int:
-    """Writes every kind and side that has documents; returns how many instructions were too long."""
+    """Write every kind and side that has documents; returns the number of instructions that were too long."""
     n_documents = len(sides.train) + len(sides.held_out)
     done, too_long = 0, 0
     for kind in KINDS:

@@ -1,4 +1,4 @@
-"""What can go wrong with training data. Every message says what to do."""
+"""Errors of training data. Every message says what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A document or a training batch of a data folder as text to look at."""
+"""Show a document or a training batch of a data folder as text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from model.data.errors import DataError
 
 
 def show_document(data: DataFolder, kind: str, side: Side, document: int) -> str:
-    """Provenance and text; the scored part of an instruction stands between marks. Raises DataError."""
+    """Provenance and text; the scored part of an instruction is between marks. Raises DataError."""
     documents = data.documents(kind, side)
     if not 0 <= document < len(documents):
         raise DataError(f"{kind}/{side} has documents 0 to {len(documents) - 1}, not {document}")

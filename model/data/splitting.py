@@ -1,4 +1,4 @@
-"""Which documents are trained on and which are held out, without the same text on both sides."""
+"""Split documents into training and held-out ones, without the same text on both sides."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ Progress = Callable[[int, int], None]  # documents done, of how many
 
 @dataclass(frozen=True)
 class Split:
-    """Documents of both sides in the given order, and how many were left out."""
+    """Documents of both sides in the given order, and the number of documents left out."""
 
     train: tuple[TextDocument, ...]
     held_out: tuple[TextDocument, ...]
-    n_duplicates: int  # equal to an earlier document but for case and blanks
-    n_copies: int  # held-out documents that are mostly to be read in training
+    n_duplicates: int  # equal to an earlier document except for case and white space
+    n_copies: int  # held-out documents whose text is mostly in training documents
 
 
 def split(
     documents: Sequence[TextDocument], held_out_share: float, progress: Progress = lambda done, total: None
 ) -> Split:
-    """Puts an origin's documents on one side, by the hash of its name: more documents never move the others.
+    """Split documents by the hash of their origin's name, so that further documents never move others.
 
-    Of documents that are equal but for case and blanks the first stays. A held-out document goes where half of its runs
-    of `SHINGLE_WORDS` words or more are also in training documents; one shorter than that, where it is there whole.
+    Of documents that are equal except for case and white space the first one stays. A held-out document is dropped if
+    half or more of its runs of `SHINGLE_WORDS` words are also in training documents; a shorter one, if it is there whole.
     Raises ValueError for a share that is not between 0 and 1.
     """
     if not 0 <= held_out_share <= 1:
-        raise ValueError(f"held_out_share must lie between 0 and 1, not {held_out_share}")
+        raise ValueError(f"held_out_share must be between 0 and 1, not {held_out_share}")
     kept = _without_duplicates(documents)
     sides: tuple[list[TextDocument], list[TextDocument]] = ([], [])
     for document in kept:
@@ -59,7 +59,7 @@ def copied_shares(
     others: Sequence[TextDocument],
     progress: Progress = lambda done, total: None,
 ) -> list[float]:
-    """Of each document, the share of its shingles that occur in `others`. Memory grows with `documents` alone."""
+    """Share of each document's shingles that occur in `others`. Memory grows with `documents` alone."""
     hashes: dict[str, int] = {}
     shingles = [_shingles(document.whole, hashes) for document in documents]
     if not shingles:

@@ -1,4 +1,4 @@
-"""Figures of a data folder, as rows for tables and JSON."""
+"""Statistics of a data folder, as rows for tables and JSON."""
 
 from __future__ import annotations
 

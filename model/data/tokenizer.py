@@ -1,8 +1,8 @@
 """Byte-level BPE: training, files, and the ids of documents and instructions.
 
-Every byte has a token of its own, so no text is unknown (Radford et al. 2019, Language Models are Unsupervised
-Multitask Learners). Text is first split as in OpenAI's cl100k_base: words with the blank before them, runs of
-punctuation, at most three digits, runs of blanks (Python's indentation).
+Every byte has its own token, so no text is unknown (Radford et al. 2019, Language Models are Unsupervised
+Multitask Learners). Text is first split as in OpenAI's cl100k_base: words with the space before them, runs of
+punctuation, at most three digits, runs of spaces (Python's indentation).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from model.data.errors import TokenizerError
 
 TOKENIZER_FILE = "tokenizer.json"
 MARKUP_FILE = "markup.json"
-MINIMUM_COUNT = 2  # a merge seen once teaches nothing
+MINIMUM_COUNT = 2  # of a merge in the texts
 MOST_VOCABULARY = (
     1 << 20
 )  # beyond any model; the trainer reserves memory for all of it and aborts where there is none
@@ -38,7 +38,7 @@ SPLIT = (
 
 @dataclass(frozen=True)
 class Markup:
-    """What stands around texts, spelt with special tokens: behind a document, and before and behind a question."""
+    """Special tokens around texts: after a document, and before and after a question."""
 
     document_end: str = "<|end|>"
     user: str = "<|user|>"
@@ -55,7 +55,7 @@ CHATML = Markup(
 
 
 class TextTokenizer:
-    """Text to ids and back. Special tokens that are spelt out in a text are text: only `markup` makes them.
+    """Tokenizer of training data. Special tokens that are spelt out in a text are text: only `markup` makes them.
 
     Raises TokenizerError where `markup` does not begin with a special token of the tokenizer.
     """
@@ -69,7 +69,7 @@ class TextTokenizer:
         for text in self.markup.strings:
             if not any(text.startswith(token) for token in special):
                 raise TokenizerError(
-                    f"the markup {text!r} begins with no special token of this tokenizer, which has "
+                    f"the markup {text!r} does not begin with a special token of this tokenizer, which has "
                     f"{', '.join(sorted(special)) or 'none'}: give its own markup"
                 )
         self._end, self._user, self._assistant = (self._raw(text) for text in self.markup.strings)
@@ -77,10 +77,10 @@ class TextTokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int, markup: Markup | None = None) -> TextTokenizer:
-        """At most `vocab_size` tokens: the markup's, 256 bytes, and merges that occur twice or more, commonest first.
+        """Train a tokenizer of at most `vocab_size` tokens: the markup's, 256 bytes, and merges that occur twice or more.
 
-        A piece of more than `LONGEST_TAUGHT` characters (a word, a run of blanks) is learnt from in parts of that length;
-        ids are of whole pieces everywhere, also here. Raises TokenizerError for a size without room for a merge or beyond
+        A piece of more than `LONGEST_TAUGHT` characters (a word, a run of spaces) is cut into parts of that length for
+        training; encoding always uses whole pieces. Raises TokenizerError for a size without a merge or beyond
         `MOST_VOCABULARY`, or where no text has a merge.
         """
         markup = markup or Markup()
@@ -101,12 +101,12 @@ class TextTokenizer:
         tokenizer.train_from_iterator((_utf8(text) for text in texts), trainer)
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
         if tokenizer.get_vocab_size() <= without_merges(markup):
-            raise TokenizerError("the texts hold no two bytes that occur together twice: give more text")
+            raise TokenizerError("no pair of bytes occurs twice in the texts: give more text")
         return cls(tokenizer, markup)
 
     @classmethod
     def load(cls, folder: Path, markup: Markup | None = None) -> TextTokenizer:
-        """From a folder's `tokenizer.json` and, unless given, `markup.json`. Raises TokenizerError."""
+        """Load a folder's `tokenizer.json` and, unless given, `markup.json`. Raises TokenizerError."""
         file = folder / TOKENIZER_FILE
         try:
             if markup is None:
@@ -122,7 +122,7 @@ class TextTokenizer:
             raise
         except Exception as error:  # tokenizers raises bare Exceptions
             raise TokenizerError(
-                f"{folder} holds no usable tokenizer: {error}; build the data again"
+                f"{folder} has no usable tokenizer: {error}; build the data again"
             ) from error
 
     def save(self, folder: Path) -> None:
@@ -137,15 +137,15 @@ class TextTokenizer:
 
     @property
     def sha256(self) -> str:
-        """Equal for tokenizers that give every document the same ids."""
+        """SHA-256 that is equal for tokenizers that give every document the same ids."""
         return hashlib.sha256((self._document() + json.dumps(asdict(self.markup))).encode()).hexdigest()
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text alone, without a document's end."""
+        """Ids of a text, without the document's end."""
         return self._raw(text)
 
     def encode_documents(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text with the document's end behind it."""
+        """Ids of each text, with the document's end after it."""
         encodings = self._tokenizer.encode_batch_fast(
             [_utf8(text) for text in texts], add_special_tokens=False
         )
@@ -172,17 +172,17 @@ class TextTokenizer:
 
 
 def check_vocab_size(vocab_size: int, markup: Markup) -> None:
-    """Raises TokenizerError where no tokenizer of so many tokens can be trained."""
+    """Raises TokenizerError for a vocabulary size that cannot be trained."""
     least = without_merges(markup)
     if not least < vocab_size <= MOST_VOCABULARY:
         raise TokenizerError(
-            f"vocab_size must be above {least}, which the bytes and special tokens take, and at most "
+            f"vocab_size must be above {least}, the number of bytes and special tokens, and at most "
             f"{MOST_VOCABULARY:,}, not {vocab_size:,}"
         )
 
 
 def without_merges(markup: Markup) -> int:
-    """Tokens that a vocabulary has before its first merge: the bytes and the markup's."""
+    """Number of tokens before the first merge: the bytes and the markup's."""
     return 256 + len(set(markup.strings))
 
 

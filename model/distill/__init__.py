@@ -1,12 +1,12 @@
-"""Distillation: a student learns what a teacher, another model over the same tokens, expects at each position.
+"""Distillation: a student is trained on the output distribution of a teacher, another model over the same tokens.
 
     teacher = CachedTeacher.open(folder)     # or LiveTeacher(model, tokenizer=...)
     distillation = Distillation(teacher, student.config, tokenizer=...)
     losses = distillation(student, batch, n_targets=batch.n_targets)
 
 `divergence.py` compares distributions of tokens, `hidden.py` hidden states; `teacher.py` runs a teacher, `cache.py`
-keeps what it said on disk, `precompute.py` fills that; `identity.py` tells whether two models mean the same by a token
-id; `objective.py` adds the losses up. Teacher and student may differ in everything but their tokens.
+keeps its outputs on disk, `precompute.py` fills that; `identity.py` checks that two models share token ids;
+`objective.py` adds the losses up. Teacher and student may differ in everything but their tokens.
 `python -m model.distill` fills the cache that a run's file names (`fill.py`), see docs/how-to/distil-from-a-teacher.md.
 """
 

@@ -1,11 +1,11 @@
-"""Keeps what a teacher says about a run's data, so that the run learns from it without the teacher.
+"""Cache a teacher's outputs on a run's data, so that the run learns from them without the teacher.
 
     python -m model.distill fill RUN.toml TEACHER     into the folder that RUN.toml names: [distillation] cache
     python -m model.distill show CACHE [--verify]     what a cache holds
 
-A cache that is partly filled is filled up; one serves all runs with the same data, tokenizer, sequence length and
-temperature. Progress is on stderr, results on stdout. Exit status 0 when it worked, 1 when it could not, 2 for a wrong
-command line or run, 130 when it was interrupted.
+A partly filled cache is completed; it can be used by all runs with the same data, tokenizer, sequence length and
+temperature. Progress is on stderr, results on stdout. Exit status: 0 done, 1 failed, 2 wrong command line or run,
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ def main(arguments: list[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        message = "out of memory: raise [compute] micro_batches, then the same command goes on"
+        message = "out of memory: raise [compute] micro_batches, then run the same command to continue"
         return failed(message, "out_of_memory", 1, as_json=options.json)
     except KeyboardInterrupt:
-        message = "interrupted: finished shards are kept, the same command goes on"
+        message = "interrupted: finished shards are kept; run the same command to continue"
         return failed(message, "interrupted", INTERRUPTED, as_json=options.json)
     sys.stdout.write(json.dumps(document) + "\n" if options.json else options.text(document))
     return 0
@@ -64,7 +64,7 @@ def _fill(options: argparse.Namespace) -> dict[str, Any]:
         options.teacher,
         k=options.k,
         steps=options.steps,
-        report=lambda done, total: lines("asked the teacher", done, total),
+        report=lambda done, total: lines("teacher", done, total),
     )
     return {
         "cache": str(filled.folder),
@@ -82,8 +82,8 @@ def tokens_line(stage: str, done: int, total: int | None) -> str:
 
 def _filled_text(document: Mapping[str, Any]) -> str:
     return (
-        f"{document['cache']} is ready after {document['seconds']:.0f} s: {document['tokens_computed']:,} tokens answered, "
-        f"{document['tokens_known']:,} known already; it holds {document['tokens']:,} ({document['bytes'] / 1e6:.1f} MB)\n"
+        f"{document['cache']} is ready after {document['seconds']:.0f} s: {document['tokens_computed']:,} tokens computed, "
+        f"{document['tokens_known']:,} cached before; it has {document['tokens']:,} ({document['bytes'] / 1e6:.1f} MB)\n"
     )
 
 
@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    filling = commands.add_parser("fill", help="run the teacher over what a run trains on")
+    filling = commands.add_parser("fill", help="run the teacher on the data of a run")
     filling.set_defaults(run=_fill, text=_filled_text)
     filling.add_argument(
         "config", type=Path, metavar="RUN.toml", help="the student's run, as for gainshare train"
@@ -120,12 +120,12 @@ def _parser() -> argparse.ArgumentParser:
         "teacher", type=Path, metavar="TEACHER", help="a model folder with the data's tokenizer"
     )
     filling.add_argument(
-        "--k", type=_count, default=32, help="likeliest tokens kept of each position (default: 32)"
+        "--k", type=_count, default=32, help="likeliest tokens to keep at each position (default: 32)"
     )
     filling.add_argument(
-        "--steps", type=_count, help="answer these first steps only (default: the run's budget)"
+        "--steps", type=_count, help="compute the first steps only (default: the run's budget)"
     )
-    showing = commands.add_parser("show", help="what a cache holds, and whether its files are whole")
+    showing = commands.add_parser("show", help="print a cache's content, and check its files")
     showing.set_defaults(run=_show, text=_shown_text)
     showing.add_argument("cache", type=Path, metavar="CACHE")
     showing.add_argument(
@@ -138,7 +138,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
 
 

@@ -1,9 +1,9 @@
-"""What a teacher said, kept on disk: the likeliest tokens behind each token of each piece of text.
+"""Cache of a teacher's outputs on disk: the likeliest next tokens at each position of each piece of text.
 
-A piece is what attends to itself alone: a row of a batch, or a packed document's part of one. A model's answers for it
-depend on its tokens only, so that pieces are found by a hash of their tokens, whatever they are packed or shuffled
-with; a document cut elsewhere (another sequence length) is another piece. `manifest.json` says which teacher,
-tokenizer, temperature and k; shards are safetensors files that appear whole or not at all.
+A piece attends to itself alone: a row of a batch, or a packed document's part of one. A model's outputs for it depend
+on its tokens only, so pieces are found by a hash of their tokens, in any packing and order; a document cut at other
+places (another sequence length) gives other pieces. `manifest.json` names the teacher, tokenizer, temperature and k;
+shards are safetensors files that appear whole or not at all.
 
 Shapes: P pieces and N tokens of a shard, K likeliest tokens.
 """
@@ -43,7 +43,7 @@ DIGEST_BYTES = 16
 
 @dataclass(frozen=True)
 class Manifest:
-    """What all shards of a cache have in common."""
+    """Properties of all shards of a cache."""
 
     teacher: str  # identity.model_sha256
     tokenizer: str  # identity.tokenizer_sha256
@@ -61,7 +61,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Piece:
-    """A run of tokens of one row that attend to each other alone."""
+    """A run of tokens of one row that attend to each other only."""
 
     row: int
     start: int
@@ -71,7 +71,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class _Shard:
-    """An open file of answers, which is mapped into memory."""
+    """An open shard, mapped into memory."""
 
     file: Any
     size: MappedSize
@@ -85,7 +85,7 @@ class _Place:
 
 
 class CachedTeacher:
-    """Answers from a cache; see `teacher.Teacher`. Shards are memory-mapped and read where asked for."""
+    """A `teacher.Teacher` that reads a cache. Shards are memory-mapped and read when needed."""
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder, self.manifest = folder, manifest
@@ -96,13 +96,13 @@ class CachedTeacher:
 
     @classmethod
     def open(cls, folder: Path) -> CachedTeacher:
-        """Raises CacheError where there is none or a shard is damaged."""
+        """Open a cache. Raises CacheError where there is none or a shard is damaged."""
         try:
             document = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             manifest = Manifest(**document)
         except FileNotFoundError:
             raise CacheError(
-                f"{folder} holds no teacher's cache: fill it with `python -m model.distill fill`"
+                f"{folder} has no teacher's cache: fill it with `python -m model.distill fill`"
             ) from None
         except (json.JSONDecodeError, UnicodeDecodeError, TypeError, ConfigError) as error:
             raise CacheError(f"{folder / MANIFEST} cannot be read ({error}): {REBUILD}") from error
@@ -130,14 +130,14 @@ class CachedTeacher:
 
     @property
     def n_bytes(self) -> int:
-        """Of all shards on disk."""
+        """Bytes of all shards on disk."""
         return sum(shard.stat().st_size for shard in self._shards)
 
     def __contains__(self, digest: bytes) -> bool:
         return digest in self._places
 
     def distributions(self, batch: Batch) -> TopK:
-        """Raises CacheError for a piece that was never computed."""
+        """The top tokens at a batch's scored positions. Raises CacheError for a piece that is not in the cache."""
         B, S, k = *batch.tokens_BS.shape, self.manifest.k
         ids_BSK = torch.zeros(B, S, k, dtype=torch.int64)
         log_p_BSX = torch.zeros(B, S, k + 1)
@@ -159,7 +159,7 @@ class CachedTeacher:
         )
 
     def verify(self) -> int:
-        """Reads every shard and compares it with its checksum; returns their number. Raises CacheError."""
+        """Read every shard and compare it with its checksum; returns their number. Raises CacheError."""
         for shard in self._shards:
             file = _opened(shard).file
             expected = file.metadata()["sha256"]
@@ -168,7 +168,7 @@ class CachedTeacher:
         return len(self._shards)
 
     def add(self, shard: Path) -> None:
-        """Takes up a shard that was just written."""
+        """Add a shard that was just written."""
         self._add(shard)
 
     def _add(self, shard: Path) -> None:
@@ -178,10 +178,12 @@ class CachedTeacher:
             digests, ends = file.get_tensor("digests"), file.get_tensor("ends").tolist()
             widths = [file.get_slice(name).get_shape() for name in ("ids", "log_p")]
         except SafetensorError as error:
-            raise CacheError(f"{shard} is no part of a cache ({error}): remove it") from error
+            raise CacheError(f"{shard} is not a shard of a cache ({error}): remove it") from error
         k, n_tokens = self.manifest.k, ends[-1] if ends else 0
         if widths != [[n_tokens, k], [n_tokens, k + 1]]:
-            raise CacheError(f"{shard} does not hold {k} likeliest tokens of {n_tokens}: {REBUILD}")
+            raise CacheError(
+                f"{shard} does not have {k} likeliest tokens for {n_tokens} positions: {REBUILD}"
+            )
         self._shards[shard] = opened
         starts = [0, *ends[:-1]]
         for digest, start, end in zip(digests, starts, ends, strict=True):
@@ -191,7 +193,7 @@ class CachedTeacher:
         place = self._places.get(piece.digest)
         if place is None:
             raise CacheError(
-                f"{self.folder} knows nothing about a piece of {piece.stop - piece.start} tokens: compute the cache for "
+                f"{self.folder} has no entry for a piece of {piece.stop - piece.start} tokens: compute the cache for "
                 "the same documents, tokenizer and sequence length that the student trains on"
             )
         shard, part = self._shards[place.shard], slice(place.start, place.start + place.length)
@@ -219,14 +221,14 @@ def digest_of(tokens: NDArray[np.int64]) -> bytes:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Raises OSError."""
+    """Write a cache's manifest. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(asdict(manifest), indent=2) + "\n"
     _write_whole(folder / MANIFEST, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def write_shard(folder: Path, number: int, pieces: Iterable[tuple[bytes, TopK]], vocab_size: int) -> Path:
-    """Pieces with their answers as a new file. Raises OSError with nothing left behind."""
+    """Write pieces with the teacher's outputs as a new shard. Raises OSError with nothing left behind."""
     digests, answers = zip(*pieces, strict=True)
     id_type = np.uint16 if vocab_size <= 2**16 else np.int32
     log_p = torch.cat([torch.cat((a.log_p_NK, a.log_rest_N[:, None]), dim=-1) for a in answers])
@@ -240,7 +242,7 @@ def write_shard(folder: Path, number: int, pieces: Iterable[tuple[bytes, TopK]],
     path = folder / f"shard-{number:06d}.safetensors"
     try:
         _write_whole(path, lambda partial: save_file(tensors, partial, metadata))
-    except SafetensorError as error:  # how the library says that the disk is full
+    except SafetensorError as error:  # the library's error when the disk is full
         raise OSError(f"{path} cannot be written: {error}") from error
     return path
 
@@ -255,7 +257,7 @@ def _content_sha256(tensors: dict[str, NDArray[Any]]) -> str:
 
 def _opened(shard: Path) -> _Shard:
     try:
-        size = MappedSize(shard)  # before it is mapped: what is mapped has as many bytes
+        size = MappedSize(shard)  # read before the file is mapped
         return _Shard(safe_open(shard, framework="numpy"), size)
     except (OSError, SafetensorError) as error:
         raise CacheError(

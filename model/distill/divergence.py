@@ -1,9 +1,9 @@
-"""How far a student's expectation of the next token is from its teacher's (Hinton et al. 2015, arXiv:1503.02531).
+"""Divergence of a student's next-token distribution from its teacher's (Hinton et al. 2015, arXiv:1503.02531).
 
 Both distributions are softened by one temperature t; t^2 times the Kullback-Leibler divergence keeps the size of
-gradients about the same whatever t is. A teacher may be known by its k likeliest tokens alone: then all others are
-one more outcome, whose probability is compared as a whole. Merging outcomes never raises a divergence, so that the
-result is a lower bound of the full one. Leaving the rest out instead would teach that it never happens.
+gradients about the same for every t. A teacher may be given by its k likeliest tokens alone: then all others are
+one more outcome, whose probability is compared as a whole. Merging outcomes never raises a divergence, so the result is
+a lower bound of the full one. Leaving the rest out would train the student to give it no probability.
 
 Shapes: N positions, V vocabulary, K likeliest tokens.
 """
@@ -24,7 +24,7 @@ class TopK:
 
     ids_NK: Tensor  # int64, all different within a row
     log_p_NK: Tensor  # fp32
-    log_rest_N: Tensor  # fp32, of all other tokens together; minus infinity where there are none
+    log_rest_N: Tensor  # fp32, of all other tokens together; minus infinity if there are none
     temperature: float
 
     def __len__(self) -> int:
@@ -46,7 +46,7 @@ def top_k_of(logits_NV: Tensor, k: int, temperature: float) -> TopK:
 def kl_divergence(student_NV: Tensor, teacher: Tensor | TopK, temperature: float) -> Tensor:
     """temperature^2 * KL(teacher || student) of each position in nats, fp32 [N]; `teacher`: logits [N, V] or TopK.
 
-    No gradient reaches the teacher. Raises ValueError where the two do not belong together.
+    No gradient reaches the teacher. Raises ValueError where the two do not match.
     """
     require_temperature(temperature)
     softened_NV = student_NV.float() / temperature
@@ -66,7 +66,7 @@ def kl_divergence(student_NV: Tensor, teacher: Tensor | TopK, temperature: float
 def _top_k_divergence(softened_NV: Tensor, teacher: TopK) -> Tensor:
     log_total_N1 = softened_NV.logsumexp(-1, keepdim=True)
     log_q_NK = softened_NV.gather(-1, teacher.ids_NK) - log_total_N1
-    # not log(1 - sum of q): where the top tokens have nearly all, nothing would be left of the difference
+    # not log(1 - sum of q), which loses all digits where the top tokens have nearly all of the probability
     log_q_rest_N = _log_rest(softened_NV, teacher.ids_NK) - log_total_N1[:, 0]
     log_p_NX = torch.cat((teacher.log_p_NK, teacher.log_rest_N[:, None]), dim=-1)
     log_q_NX = torch.cat((log_q_NK, log_q_rest_N[:, None]), dim=-1)
@@ -74,7 +74,7 @@ def _top_k_divergence(softened_NV: Tensor, teacher: TopK) -> Tensor:
 
 
 def _summed(log_p_NX: Tensor, log_q_NX: Tensor) -> Tensor:
-    """What has no probability adds nothing, also where the student gives it none (0 * log 0)."""
+    """Sum of p (log p - log q); an outcome without probability adds 0, also if q is 0."""
     p_NX = log_p_NX.exp()
     terms_NX = p_NX * (log_p_NX - torch.where(p_NX > 0, log_q_NX, 0.0))
     return torch.where(p_NX > 0, terms_NX, 0.0).sum(-1)
@@ -89,7 +89,7 @@ def _log_rest(x_NV: Tensor, ids_NK: Tensor) -> Tensor:
 
 def _check(student_NV: Tensor, teacher: TopK, temperature: float) -> None:
     if len(teacher) != student_NV.shape[0]:
-        raise ValueError(f"the teacher knows {len(teacher)} positions, the student {student_NV.shape[0]}")
+        raise ValueError(f"the teacher has {len(teacher)} positions, the student {student_NV.shape[0]}")
     if teacher.temperature != temperature:
         raise ValueError(
             f"these top tokens were softened by a temperature of {teacher.temperature}, not {temperature}: use the "

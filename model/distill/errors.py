@@ -1,11 +1,11 @@
-"""What can be wrong with a teacher."""
+"""Errors of a teacher and of its cache."""
 
 from __future__ import annotations
 
 
 class IncompatibleError(ValueError):
-    """Teacher and student cannot go together; the message says why and what to do."""
+    """A teacher and a student that cannot be combined; the message says why and what to do."""
 
 
 class CacheError(Exception):
-    """A teacher's cache cannot be used as asked; the message says what to do."""
+    """A teacher's cache that cannot be used; the message says what to do."""

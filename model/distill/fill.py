@@ -1,6 +1,6 @@
-"""Fills the cache that a run's file names: with a teacher's answers on all that the run trains on.
+"""Fill the cache that a run's file names with a teacher's outputs on all data that the run trains on.
 
-The batches are the run's own, so that what it will ask for is there.
+The batches are the run's own, so that the cache has every piece that it needs.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from model.training.run.data import TrainingData, open_data
 from model.training.run.micro_batches import split
 from model.training.run.setup import device_of, shape_for
 
-Report = Callable[[int, int], None]  # tokens that are in the cache by now, of about how many
+Report = Callable[[int, int], None]  # tokens in the cache, approximate total
 
 
 @dataclass(frozen=True)
 class Filled:
-    """`n_computed` tokens were answered now, `n_known` were there; `n_tokens` and `n_bytes` are the whole cache's."""
+    """Result: `n_computed` tokens computed now, `n_known` cached before; `n_tokens` and `n_bytes` of the whole cache."""
 
     folder: Path
     n_computed: int
@@ -43,11 +43,11 @@ class Filled:
 def fill(
     config: RunConfig, teacher: Path, *, k: int = 32, steps: int | None = None, report: Report
 ) -> Filled:
-    """Answers of the model in `teacher` for the first `steps` steps of the run, or all of its budget.
+    """Compute the outputs of the model in `teacher` for the first `steps` steps of the run, or all of its budget.
 
     The teacher runs on the run's device, in its precision and micro-batches. Raises ConfigError and IncompatibleError
     where run, teacher and k do not go together, CheckpointError for a folder without a model, DataError for data and
-    CacheError for a cache that cannot be used, and OSError; finished shards stay whatever happens.
+    CacheError for a cache that cannot be used, and OSError; finished shards stay in any case.
     """
     folder, temperature = _cache_of(config)
     total = _tokens(config, steps)
@@ -75,21 +75,19 @@ def fill(
 def _cache_of(config: RunConfig) -> tuple[Path, float]:
     if config.distillation is None or config.distillation.cache is None:
         raise ConfigError(
-            "the run's file names no cache to fill: write [distillation] and cache, a folder, into it"
+            "the run's file names no cache to fill: set cache, a folder, in its table [distillation]"
         )
     return config.distillation.cache, config.distillation.temperature
 
 
 def _tokens(config: RunConfig, steps: int | None) -> int:
-    """Of all batches, padding included where steps end the run first."""
+    """Number of tokens of all batches, padding included if steps end the run first."""
     budget = config.budget
     counted = [n * config.data.batch_tokens for n in (steps, budget.steps) if n is not None]
     if budget.tokens is not None:
         counted.append(budget.tokens)
     if not counted:
-        raise ConfigError(
-            "[budget] has seconds only, so nobody knows how far the run will come: say how many --steps to answer"
-        )
+        raise ConfigError("[budget] has seconds only, so the number of steps is unknown: give --steps")
     return min(counted)
 
 
@@ -112,7 +110,7 @@ def _teacher(config: RunConfig, data: TrainingData, folder: Path) -> LiveTeacher
 
 
 def _batches(config: RunConfig, data: TrainingData, steps: int | None) -> Iterator[Batch]:
-    """Those of a run that ends as this one's budget does, in its micro-batches."""
+    """The batches of the run up to its budget, in its micro-batches."""
     step = 0
     while (
         step != steps and config.budget.share_done(steps=step, tokens=data.stream.tokens_seen, seconds=0) < 1

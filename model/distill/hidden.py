@@ -1,8 +1,7 @@
-"""Hidden states as a second thing to learn from a teacher (FitNets, arXiv:1412.6550; TinyBERT, arXiv:1909.10351).
+"""Loss on hidden states against a teacher's (FitNets, arXiv:1412.6550; TinyBERT, arXiv:1909.10351).
 
-A learned projection takes each student layer's residual stream to the width of the teacher's layer that it is mapped
-to. The loss is relative to the teacher's mean square, so that layers of different size weigh the same and a projection
-to zero costs one.
+A trained projection maps each student layer's residual stream to the width of its teacher's layer. The loss is relative
+to the teacher's mean square, so that layers of different magnitude weigh the same and a projection to zero costs one.
 """
 
 from __future__ import annotations
@@ -18,17 +17,17 @@ from torch import Tensor, nn
 from model.config import ConfigError, ModelConfig
 from model.transformer import Transformer
 
-States = dict[int, Tensor]  # by layer: the residual stream [B, S, D] behind it
+States = dict[int, Tensor]  # by layer: its output, the residual stream [B, S, D]
 
 
 def even_layer_map(n_student: int, n_teacher: int) -> dict[int, int]:
-    """Each student layer to the teacher's layer at the same relative depth, or its first; the last to the last."""
+    """Map each student layer to the teacher's layer at the same relative depth, at least its first; the last to the last."""
     return {layer: max(round((layer + 1) * n_teacher / n_student), 1) - 1 for layer in range(n_student)}
 
 
 @contextmanager
 def hidden_states(model: Transformer, layers: Iterable[int]) -> Iterator[States]:
-    """Collects what the given layers put out while the model runs in the context, with gradients where it has them."""
+    """Context that collects the outputs of the given layers while the model runs, with gradients if it has them."""
     found: States = {}
     is_open = True  # recomputation in the backward pass runs layers again
 
@@ -50,7 +49,7 @@ def hidden_states(model: Transformer, layers: Iterable[int]) -> Iterator[States]
 
 @contextmanager
 def _watched(block: nn.Module, keep: Callable[[Tensor], None]) -> Iterator[None]:
-    """`keep` gets what the block puts out. A compiled block is watched from outside: a new hook would compile it again."""
+    """Pass the block's output to `keep`. A compiled block's call is wrapped: a new hook would compile it again."""
     compiled = block._compiled_call_impl
     if compiled is None:
         handle = block.register_forward_hook(lambda _module, _inputs, output: keep(output))
@@ -84,7 +83,7 @@ class HiddenStateLoss(nn.Module):
         for layer, target in layer_map.items():
             if not (0 <= layer < student.n_layers and 0 <= target < teacher.n_layers):
                 raise ConfigError(
-                    f"the layer map sends {layer} to {target}: the student has {student.n_layers} layers, the teacher "
+                    f"the layer map maps layer {layer} to {target}: the student has {student.n_layers} layers, the teacher "
                     f"{teacher.n_layers}"
                 )
         if not layer_map:

@@ -1,4 +1,4 @@
-"""Whether two models mean the same text by a token id, and which weights a cache was made with."""
+"""Hashes of tokenizers and weights, and the check that two models use the same token ids."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from torch import nn
 from model.config import ModelConfig
 from model.distill.errors import IncompatibleError
 
-# What decides the ids of a text; the rest of a tokenizer.json (padding, truncation, templates) does not.
+# The parts that decide a text's ids; padding, truncation and templates do not.
 TOKENIZER_PARTS = ("model", "added_tokens", "normalizer", "pre_tokenizer")
 
 
 def tokenizer_sha256(document: str) -> str:
-    """Of the content of a `tokenizer.json`: equal for tokenizers that give every text the same ids.
+    """SHA-256 of a `tokenizer.json`'s content, equal for tokenizers that give every text the same ids.
 
-    Raises IncompatibleError for a text that is no such document.
+    Raises IncompatibleError for a text that is not such a document.
     """
     try:
-        content = json.loads(tokenizers.Tokenizer.from_str(document).to_str())  # as one version spells it
+        content = json.loads(tokenizers.Tokenizer.from_str(document).to_str())  # in this version's format
         parts = {name: content[name] for name in TOKENIZER_PARTS}
     except Exception as error:  # tokenizers raises bare Exceptions
         raise IncompatibleError(
-            f"this is no tokenizer.json of the tokenizers library ({error}): export it with Tokenizer.save"
+            f"this is not a tokenizer.json of the tokenizers library ({error}): export it with Tokenizer.save"
         ) from error
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def model_sha256(model: nn.Module, config: ModelConfig) -> str:
-    """Of a model's shape and of all its weights, bit by bit. Reads them once: about a second per gigabyte."""
+    """SHA-256 of a model's shape and all its weights. Reads them once: about a second per gigabyte."""
     digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"\0{name} {tensor.dtype} {list(tensor.shape)}\0".encode())
@@ -44,7 +44,7 @@ def model_sha256(model: nn.Module, config: ModelConfig) -> str:
 def require_same_tokens(
     *, student_vocabulary: int, student_tokenizer: str, teacher_vocabulary: int, teacher_tokenizer: str
 ) -> None:
-    """`..._tokenizer`: as `tokenizer_sha256` gives it. Raises IncompatibleError."""
+    """Raises IncompatibleError where token ids differ; `..._tokenizer` are results of `tokenizer_sha256`."""
     if student_vocabulary != teacher_vocabulary:
         raise IncompatibleError(
             f"the student has a vocabulary of {student_vocabulary} tokens and the teacher one of {teacher_vocabulary}: "

@@ -1,6 +1,6 @@
-"""What a student minimises: its targets, its teacher's expectations and, where asked for, its hidden states.
+"""Distillation objective: targets, a teacher's output distribution and, if configured, its hidden states.
 
-Takes the place of `model.training.losses.objective.losses_on`.
+Replaces `model.training.losses.objective.losses_on`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from model.distill.hidden import HiddenStateLoss, States, hidden_states
 from model.distill.identity import require_same_tokens
 from model.distill.teacher import LiveTeacher, Teacher, scored
 from model.training.config.temperature import require_temperature
-from model.training.losses.objective import Losses, ahead_on
+from model.training.losses.objective import Losses, mtp_loss_on
 from model.transformer import Transformer
 
 
 class Parts(NamedTuple):
-    """Of the last batch, for logs: sums over its scored positions divided by `n_targets`, in nats, and unweighted."""
+    """The parts of the loss, for logs: sums over scored positions divided by `n_targets`, in nats, unweighted."""
 
     target: Tensor
     divergence: Tensor
@@ -33,9 +33,9 @@ class Parts(NamedTuple):
 class Distillation(nn.Module):
     """(1 - weight) * cross-entropy + weight * t^2 KL(teacher || student) + hidden_weight * hidden-state loss.
 
-    Its own parameters, if any, are `hidden.projections`, no part of the student: `Trainer.learn_by` trains them and
-    `model.training.run.state` saves them. Hidden states need a live teacher. Raises IncompatibleError where a token id does
-    not mean the same to both, and ConfigError or ValueError for weights and temperatures that make no sense.
+    Its own parameters, if any, are `hidden.projections`, not a part of the student: `Trainer.learn_by` trains them and
+    `model.training.run.state` saves them. Hidden states need a live teacher. Raises IncompatibleError where token ids
+    differ, and ConfigError or ValueError for invalid weights and temperatures.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Distillation(nn.Module):
         require_temperature(temperature)
         if teacher.temperature not in (None, temperature):
             raise IncompatibleError(
-                f"the teacher's cache holds a temperature of {teacher.temperature}, not {temperature}: use that one or "
+                f"the teacher's cache is of temperature {teacher.temperature}, not {temperature}: use that one or "
                 "compute the cache again"
             )
         if not 0 <= weight <= 1 or not hidden_weight >= 0:
@@ -75,7 +75,7 @@ class Distillation(nn.Module):
         self._collected: Parts | None = None
 
     def collect(self) -> Parts | None:
-        """The sums of the parts of all batches since this was last asked for: a whole update's; None without any."""
+        """Sums of the parts of all batches since the last call, as of an update; None without any."""
         collected, self._collected = self._collected, None
         return collected
 
@@ -99,7 +99,7 @@ class Distillation(nn.Module):
             total = total + self.hidden_weight * hidden
         self.last = Parts(target.detach(), divergence.detach(), None if hidden is None else hidden.detach())
         self._collected = _sum(self._collected, self.last)
-        return Losses(total, ahead_on(model, x_BSD, batch, packing, n_targets=n_targets))
+        return Losses(total, mtp_loss_on(model, x_BSD, batch, packing, n_targets=n_targets))
 
     def _ask(self, batch: Batch) -> tuple[Tensor | TopK, States]:
         if self.hidden is None:

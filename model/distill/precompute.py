@@ -1,4 +1,4 @@
-"""Fills a teacher's cache from batches; goes on where an earlier run stopped, however it ended."""
+"""Fill a teacher's cache from batches; resume where an earlier run stopped, however it ended."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SHARD_TOKENS = 1 << 16  # at most this much work is lost with a killed run; 12 M
 
 @dataclass(frozen=True)
 class Precomputed:
-    """What a run did. Tokens in pieces that were there already were not computed again."""
+    """Result of a run. Tokens of pieces in the cache were not computed again."""
 
     n_computed: int
     n_known: int
@@ -51,10 +51,10 @@ def precompute(
     report: Report = lambda _computed, _known: None,
     shard_tokens: int = SHARD_TOKENS,
 ) -> Precomputed:
-    """Runs the teacher over all pieces of the batches that the cache does not hold yet.
+    """Run the teacher on all pieces of the batches that the cache does not have yet.
 
-    The rest of the tokens keeps its probability as a whole, see `divergence.py`. Raises CacheError where the folder holds
-    another teacher's cache or another process fills it, ValueError for a k or a temperature that makes no sense, and
+    The probability of all other tokens is kept as a whole, see `divergence.py`. Raises CacheError where the folder has
+    another teacher's cache or another process fills it, ValueError for an invalid k or temperature, and
     OSError (full disk) with all finished shards kept.
     """
     require_temperature(temperature)
@@ -79,7 +79,7 @@ def precompute(
 
 
 class _Writer:
-    """Collects answers and writes them a shard at a time."""
+    """Collects the teacher's outputs and writes them a shard at a time."""
 
     def __init__(self, cache: CachedTeacher, shard_tokens: int) -> None:
         self._cache, self._shard_tokens = cache, shard_tokens
@@ -109,7 +109,7 @@ class _Writer:
 def _compute(
     teacher: LiveTeacher, batch: Batch, new: list[Piece], manifest: Manifest, writer: _Writer
 ) -> None:
-    """Only rows with something new; every position of a piece is answered, scored or not: masks may change."""
+    """Compute rows with new pieces, at every position, scored or not, since masks may change."""
     rows = sorted({piece.row for piece in new})
     chosen = torch.tensor(rows, device=batch.tokens_BS.device)
     part = Batch(

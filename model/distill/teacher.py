@@ -1,4 +1,4 @@
-"""Teachers: what they expect behind each scored position of a batch."""
+"""Teachers: the next-token distribution at each scored position of a batch."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from model.transformer import Transformer
 
 
 class Teacher(Protocol):
-    """Positions are those of `scored(batch)`, in its order: row by row."""
+    """Interface of a teacher. Positions are those of `scored(batch)`, row by row."""
 
     @property
     def vocab_size(self) -> int: ...
 
     @property
     def tokenizer(self) -> str:
-        """As `identity.tokenizer_sha256` gives it."""
+        """The result of `identity.tokenizer_sha256`."""
 
     @property
     def temperature(self) -> float | None:
-        """The only one that its answers serve; None where any does."""
+        """The temperature that its outputs are limited to; None for any."""
 
     def distributions(self, batch: Batch) -> Tensor | TopK:
         """Logits [N, V] or their top tokens, N = batch.n_targets."""
@@ -37,9 +37,9 @@ class Observation(NamedTuple):
 
 
 class LiveTeacher:
-    """A model that answers while the student trains. It is put into evaluation mode and its gradients are switched off.
+    """A model that runs while the student trains. It is put into evaluation mode and its gradients are switched off.
 
-    `tokenizer`: as `identity.tokenizer_sha256` gives it.
+    `tokenizer` is the result of `identity.tokenizer_sha256`.
     """
 
     temperature: float | None = None
@@ -69,5 +69,5 @@ class LiveTeacher:
 
 
 def scored(batch: Batch) -> Tensor:
-    """Which positions are scored, bool [B, S]."""
+    """Mask of the scored positions, bool [B, S]."""
     return batch.targets_BS != IGNORED

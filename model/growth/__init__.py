@@ -5,7 +5,7 @@
     child.load_state_dict(growth.state(parent.state_dict()))
 
 Dense to experts is in `upcycling.py`, more experts in `expert_count.py`, more layers in `depth.py`, moments of the
-optimiser in `optimiser.py`; `derivation.py` describes a growth. These know nothing of files or tokenizers.
+optimiser in `optimiser.py`; `derivation.py` describes a growth. None of these reads files or tokenizers.
 `python -m model.growth` grows whole model folders (`folder.py`), see docs/reference/growth.md.
 """
 

@@ -1,11 +1,11 @@
-"""Grows a model folder into a larger one; docs/reference/growth.md says what each method does and keeps.
+"""Grow a model folder into a larger one; docs/reference/growth.md describes each method.
 
     python -m model.growth upcycle SOURCE TARGET [--method halves|copies|slices]   dense to experts
     python -m model.growth experts SOURCE TARGET [--method split|duplicate]        more experts
     python -m model.growth depth SOURCE TARGET --after 3,7 | --stack 0-7,4-11      more layers
 
-The result goes to stdout, notes and errors to stderr. Exit status 0 when the folder was written, 1 when it could not be,
-2 for a wrong command line and for a growth that this model cannot have.
+The result goes to stdout, notes and errors to stderr. Exit status: 0 done, 1 failed, 2 wrong command line or a growth
+that this model does not support.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from model.growth.methods import DEPTH, EXPERTS, UPCYCLING, Method
 from model.training.run.faults import is_out_of_memory
 
 ROUNDING = 1e-3  # of the largest logit; fp32 stays far below, another choice of experts far above
-DIGITS = 4  # of a layer's number: a slip of the finger makes no list of a billion
+DIGITS = 4  # of a layer's number: a typing error must not make a list of a billion
 OURS = (
     "command",
     "source",
@@ -39,7 +39,7 @@ OURS = (
     "moments",
     "method",
     "methods",
-)  # the rest is the method's
+)  # all other options are the method's
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         return failed(message, "os_error", 1, as_json=options.json)
-    except SafetensorError as error:  # how the library says that the disk is full
+    except SafetensorError as error:  # the library's error when the disk is full
         return failed(f"{options.target} cannot be written: {error}", "os_error", 1, as_json=options.json)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
@@ -93,8 +93,8 @@ def _notes(
         return
     if not math.isfinite(difference.largest):
         yield (
-            "some logits of the parent or of the grown model are no finite numbers, so they could not be compared: check "
-            "the parent's weights, and choose less --noise where there is any"
+            "some logits of the parent or of the grown model are not finite, so they could not be compared: check "
+            "the parent's weights, and reduce --noise if it is used"
         )
     if grown.preserves and difference.relative > ROUNDING:
         yield (
@@ -110,13 +110,13 @@ def _method(options: argparse.Namespace) -> str:
 
 
 def _source(name: str) -> Path:
-    """A model of the store, else a folder. Raises CheckpointError for one in another format."""
+    """Find a model in the store, else a folder. Raises CheckpointError for one in another format."""
     stored, folder = models_home() / name, Path(name)
     if is_complete(stored):
         return stored
     if _is_hugging_face(folder / CONFIG_FILE):
         raise CheckpointError(
-            f"{folder} is in Hugging Face's format: `gainshare model import {folder}` makes a model of ours of it"
+            f"{folder} is in Hugging Face's format: import it first with `gainshare model import {folder}`"
         )
     return folder
 
@@ -125,7 +125,7 @@ def _is_hugging_face(file: Path) -> bool:
     try:
         return "model_type" in json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError):
-        return False  # what is wrong with it is said when it is loaded
+        return False  # loading reports the error
 
 
 def _document(method: str, target: Path, grown: Grown, difference: Difference | None) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def _document(method: str, target: Path, grown: Grown, difference: Difference | 
 
 
 def _finite(number: float) -> float | None:
-    """JSON has no other numbers."""
+    """None for a number that is not finite, which JSON does not have."""
     return number if math.isfinite(number) else None
 
 
@@ -173,7 +173,7 @@ def _text(document: Mapping[str, Any]) -> str:
             lines.append(f"  {name.replace('_', ' '):<20}{before} -> {after}")
     lines.append(f"  {'function':<20}{'kept, up to rounding' if document['preserves'] else 'changed'}")
     if document["moments"] is not None:
-        lines.append(f"  {'moments':<20}of {document['moments']:,} parameters came along")
+        lines.append(f"  {'moments':<20}of {document['moments']:,} parameters kept")
     if measured is not None and measured["largest"] is not None:
         lines.append(
             f"  {'logits':<20}differ by {measured['largest']:.2g} at most, on {measured['tokens']} random tokens; the "
@@ -189,45 +189,56 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    upcycle = _command(commands, "upcycle", "a dense model, to experts with the same outputs", UPCYCLING)
-    upcycle.add_argument(
-        "--method", choices=UPCYCLING, default="halves", help="what an expert is (default: halves)"
+    upcycle = _command(
+        commands, "upcycle", "turn a dense model into a Mixture of Experts with the same outputs", UPCYCLING
     )
     upcycle.add_argument(
-        "--n-experts", type=_count, help="of halves and copies (default: 7 halves, 8 copies)"
+        "--method", choices=UPCYCLING, default="halves", help="content of an expert (default: halves)"
     )
-    upcycle.add_argument("--n-copies", type=_count, help="of slices: copies of the feed-forward (default: 4)")
-    upcycle.add_argument("--n-slices", type=_count, help="of slices: experts a copy (default: 4)")
     upcycle.add_argument(
-        "--top-k", type=_count, help="experts of a token; of slices: copies (default: 2; of slices 1)"
+        "--n-experts",
+        type=_count,
+        help="number of experts, for halves and copies (default: 7 halves, 8 copies)",
+    )
+    upcycle.add_argument(
+        "--n-copies", type=_count, help="copies of the feed-forward, for slices (default: 4)"
+    )
+    upcycle.add_argument("--n-slices", type=_count, help="experts per copy, for slices (default: 4)")
+    upcycle.add_argument(
+        "--top-k",
+        type=_count,
+        help="experts per token; copies per token for slices (default: 2; for slices 1)",
     )
     _add_noise(upcycle)
     _add_routing(upcycle)
-    experts = _command(commands, "experts", "more experts from those that are there", EXPERTS)
+    experts = _command(commands, "experts", "grow the number of experts", EXPERTS)
     experts.add_argument(
         "--method",
         choices=EXPERTS,
         default="split",
-        help="each expert in parts, or as a whole several times (default: split)",
+        help="split each expert into parts, or duplicate it (default: split)",
     )
     experts.add_argument(
-        "--factor", type=_count, default=2, help="times as many experts, and as many active (default: 2)"
+        "--factor",
+        type=_count,
+        default=2,
+        help="factor on the number of experts and of active experts (default: 2)",
     )
     _add_noise(experts)
-    depth = _command(commands, "depth", "more layers from those that are there", DEPTH)
+    depth = _command(commands, "depth", "grow the number of layers", DEPTH)
     how = depth.add_mutually_exclusive_group(required=True)
     how.add_argument(
         "--after",
         type=_layers,
         metavar="LAYERS",
-        help="add a block that changes nothing yet after each of these layers, counted from 0: 3,7 or 0-5",
+        help="insert an identity block after each of these layers, counted from 0: 3,7 or 0-5",
     )
     how.add_argument(
         "--stack",
         type=_layers,
         dest="sources",
         metavar="LAYERS",
-        help="the new model's layers, as numbers of the old one's: 0-7,4-11. Changes the function",
+        help="layers of the new model, as numbers of the old one's layers: 0-7,4-11; changes the outputs",
     )
     return parser
 
@@ -238,11 +249,11 @@ def _command(
     what: str,
     methods: Mapping[str, Method],
 ) -> argparse.ArgumentParser:
-    """An option that is not given is not there, so that each method has its own defaults."""
+    """Add a command. Options that are not given are absent, so that each method has its own defaults."""
     command = commands.add_parser(name, help=what, description=what, argument_default=argparse.SUPPRESS)
     command.set_defaults(methods=methods)
     command.add_argument("source", help="a model folder, or the name of a model in the local store")
-    command.add_argument("target", help="the folder to write; it must not be there yet")
+    command.add_argument("target", help="the folder to write; it must not exist yet")
     command.add_argument(
         "--json", action="store_true", default=False, help="print one JSON document instead of text"
     )
@@ -251,13 +262,13 @@ def _command(
         dest="measure",
         action="store_false",
         default=True,
-        help="do not compare logits, which computes both models in fp32",
+        help="do not compare logits (comparing computes both models in fp32)",
     )
     command.add_argument(
         "--moments",
         action="store_true",
         default=False,
-        help="AdamW's moments follow their weights; SOURCE must be a run's checkpoint, OUTPUT/checkpoints/step-N",
+        help="grow AdamW's moments with their weights; SOURCE must be a run's checkpoint, OUTPUT/checkpoints/step-N",
     )
     return command
 
@@ -266,20 +277,22 @@ def _add_noise(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--noise",
         type=_weight,
-        help="on experts' weights, as a share of their root mean square, so that copies part at once; changes the "
-        "function (default: 0)",
+        help="noise on experts' weights, as a share of their root mean square, so that copies differ; changes the "
+        "outputs (default: 0)",
     )
-    command.add_argument("--seed", type=_seed, help="of routers and noise (default: 0)")
+    command.add_argument("--seed", type=_seed, help="seed of routers and noise (default: 0)")
 
 
 def _add_routing(command: argparse.ArgumentParser) -> None:
-    routing = command.add_argument_group(
-        "routing", "fields of MoEConfig that the function does not depend on"
-    )
+    routing = command.add_argument_group("routing", "fields of MoEConfig that do not change the outputs")
     routing.add_argument("--gate", choices=get_args(Gate), help="default: softmax")
-    routing.add_argument("--bias-balancing", action="store_true", help="balance by a bias on the scores")
-    routing.add_argument("--n-groups", type=_count, help="of experts (default: 1)")
-    routing.add_argument("--top-groups", type=_count, help="that a token's experts come from (default: 1)")
+    routing.add_argument(
+        "--bias-balancing", action="store_true", help="balance the load by a bias on the scores"
+    )
+    routing.add_argument("--n-groups", type=_count, help="groups of experts (default: 1)")
+    routing.add_argument(
+        "--top-groups", type=_count, help="groups that a token's experts come from (default: 1)"
+    )
     routing.add_argument("--group-score", choices=get_args(GroupScore), help="default: max")
     for name, what in (
         ("--switch-loss", "of the load-balance loss over a batch"),
@@ -291,13 +304,13 @@ def _add_routing(command: argparse.ArgumentParser) -> None:
 
 def _count(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) < 2**31:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to 2^31 - 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 2^31 - 1")
     return int(text)
 
 
 def _seed(text: str) -> int:
     if not text.isdecimal() or int(text) >= 2**63 - 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to 2^63 - 2")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2^63 - 2")
     return int(text)
 
 
@@ -307,7 +320,7 @@ def _weight(text: str) -> float:
     except ValueError:
         weight = math.nan
     if not 0 <= weight < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
     return weight
 
 
@@ -319,7 +332,7 @@ def _layers(text: str) -> list[int]:
         last = last if dash else first
         if not first.isdecimal() or not last.isdecimal() or len(last) > DIGITS:
             raise argparse.ArgumentTypeError(
-                f"{text!r} is no list of layers: write them as 3,7 or 0-5, counted from 0"
+                f"{text!r} is not a list of layers: write them as 3,7 or 0-5, counted from 0"
             )
         layers += range(int(first), int(last) + 1)
     return layers

@@ -1,11 +1,11 @@
-"""More layers from the layers that are there.
+"""Grow the number of layers by repeating or inserting layers.
 
 - identity blocks: copies whose output projections are zero, so that they add nothing until they are trained
-  (LLaMA Pro, arXiv:2401.02415); the function stays.
+  (LLaMA Pro, arXiv:2401.02415); outputs stay the same.
 - stacked layers: copies as they are, in a given order (SOLAR's depth up-scaling, arXiv:2312.15166; G_stack,
-  arXiv:2405.15319); the function does not stay.
+  arXiv:2405.15319); outputs change.
 
-A layer that is new has weights of its own, also where its source shares them.
+A new layer has its own weights, also where its source shares them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from model.growth.derivation import Copied, Growth
 from model.growth.names import shapes_of
 from model.layers.sharing import SHARED_PARTS, owner
 
-OUTPUTS = ("w_o", "b_o", "w_down", "b_down")  # what a block adds to the residual stream is linear in these
+OUTPUTS = ("w_o", "b_o", "w_down", "b_down")  # a block's output is linear in these
 
 
 @dataclass(frozen=True)
@@ -27,17 +27,17 @@ class _Layer:
     """A child's layer: a copy of the parent's layer `source`."""
 
     source: int
-    is_new: bool  # no place in the parent: its weights are its own
+    is_new: bool  # not a layer of the parent: it has its own weights
 
 
 def insert_identity_blocks(config: ModelConfig, after: Sequence[int]) -> Growth:
-    """A new block, a copy of its predecessor with zero output projections, after each of the layers `after`.
+    """Insert a new block, a copy of its predecessor with zero output projections, after each of the layers `after`.
 
     Preserves the function. Raises ConfigError for a layer that the parent does not have or that is named twice.
     """
     if sorted(set(after)) != sorted(after) or not all(0 <= layer < config.n_layers for layer in after):
         raise ConfigError(
-            f"identity blocks go after different layers from 0 to {config.n_layers - 1}, not after {list(after)}"
+            f"identity blocks need different layers from 0 to {config.n_layers - 1}, not {list(after)}"
         )
     layers: list[_Layer] = []
     for layer in range(config.n_layers):
@@ -48,15 +48,15 @@ def insert_identity_blocks(config: ModelConfig, after: Sequence[int]) -> Growth:
 
 
 def stack_layers(config: ModelConfig, sources: Sequence[int]) -> Growth:
-    """Layer i of the child is a copy of the parent's layer `sources[i]`; each must occur. `list(range(n)) * 2` is G_stack.
+    """Stack layers: layer i of the child is a copy of the parent's layer `sources[i]`; each must occur.
 
-    Does not preserve the function. Moments come along for a layer's first occurrence. Raises ConfigError where a layer
-    is left out, or where the last layer of a model with multi-token prediction is not the parent's last.
+    `list(range(n)) * 2` is G_stack. Does not preserve the function. A layer's first occurrence keeps its moments. Raises
+    ConfigError where a layer is left out, or where the last layer of a model with MTP modules is not the parent's last.
     """
     if set(sources) != set(range(config.n_layers)):
-        raise ConfigError(f"a stack has each of the layers 0 to {config.n_layers - 1} at least once")
+        raise ConfigError(f"a stack must have each of the layers 0 to {config.n_layers - 1} at least once")
     if config.n_ahead and sources[-1] != config.n_layers - 1:
-        raise ConfigError("multi-token prediction continues the parent's last layer: end the stack with it")
+        raise ConfigError("MTP modules read the parent's last layer: end the stack with it")
     layers = [_Layer(source, is_new=source in sources[:i]) for i, source in enumerate(sources)]
     return _deepened(config, layers, is_identity=False)
 
@@ -84,7 +84,7 @@ def _source(name: str, layer: _Layer, is_identity: bool) -> Copied:
 def _own_copies(
     config: ModelConfig, names: list[str], place: int, layer: _Layer, is_identity: bool
 ) -> dict[str, Copied]:
-    """What the source uses of another layer: the new layer has it for itself."""
+    """Copies of weights that the source shares with another layer, for the new layer alone."""
     copies = {}
     for part in SHARED_PARTS:
         owned_by = owner(config, part, layer.source)

@@ -1,6 +1,6 @@
-"""A child model described by where each of its tensors comes from in its parent.
+"""Derivation of a child model: the parent tensor that each of its tensors is made from.
 
-One description moves weights and the optimiser's moments alike.
+The same description applies to weights and to the optimiser's moments.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def whole(tensor: Tensor) -> Tensor:
 class Copied:
     """A child's tensor is `pick` of the parent's tensor `name`, times `factor`.
 
-    `pick` copies elements and computes nothing. `noise` is the deviation of what is added to weights, as a share of
-    the tensor's root mean square. A parent's moments come along, unless `is_new`: what is used in another place than
-    its source has another gradient.
+    `pick` copies elements and computes nothing. `noise` is the deviation of noise on weights, as a share of the tensor's
+    root mean square. The parent's moments are copied too, unless `is_new`: a tensor in another place than its source
+    has another gradient.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Copied:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A child's tensor is `pick` of normal numbers of deviation `std` in `shape`; of zeros where it is 0.
+    """A child's tensor is `pick` of normal random numbers of deviation `std` in `shape`; zeros if `std` is 0.
 
     Its dtype and device are those of the parent's tensor `like`, or fp32 where `is_fp32`.
     """
@@ -52,7 +52,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Growth:
-    """How a parent's tensors become a child's of another shape.
+    """Derivation of all of a child's tensors from its parent's.
 
     `preserves` says that the child computes its parent's function: logits differ by rounding alone, in evaluation.
     """
@@ -63,7 +63,7 @@ class Growth:
     seed: int = 0
 
     def state(self, parent: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The child's state dict. Tensors that do not change are the parent's own, but no two of the child's share memory.
+        """The child's state dict. Unchanged tensors are the parent's own, but no two of the child's share memory.
 
         Raises ConfigError where `parent` is not the state of the model that this growth was made for.
         """
@@ -86,9 +86,9 @@ class Growth:
         return child
 
     def moments(self, parent: Mapping[str, Moments]) -> dict[str, Moments]:
-        """The child's moments by parameter name; what is new in the child has none and starts like any parameter.
+        """The child's moments by parameter name; new parameters have none and start without.
 
-        AdamW divides a moment by another's root, so that copies serve copied weights as they are.
+        AdamW divides a moment by another's root, so copied weights can use copied moments unchanged.
         """
         return {
             name: {key: _moved(value, source) for key, value in parent[source.name].items()}
@@ -105,7 +105,7 @@ def _copied(source: Copied, tensor: Tensor, disturbing: torch.Generator) -> Tens
         rms = tensor.float().square().mean().sqrt().cpu()
         noise = torch.randn(picked.shape, generator=disturbing) * (source.noise * rms)
         picked = (picked.float() + noise.to(picked.device)).to(picked.dtype)
-    # what is new lies beside its source, which may be in the child as well
+    # a new tensor must not share memory with its source, which may be in the child as well
     return picked.clone(memory_format=torch.contiguous_format) if source.is_new else picked.contiguous()
 
 

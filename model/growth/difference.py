@@ -1,4 +1,4 @@
-"""How far two models' logits lie apart, measured on random tokens."""
+"""Measure the difference of two models' logits on random tokens."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROWS, LONGEST = 2, 64
 
 @dataclass(frozen=True)
 class Difference:
-    """The largest difference of two logits, and the largest logit of the first model without its sign."""
+    """The largest absolute difference of logits, and the first model's largest absolute logit."""
 
     largest: float
     largest_logit: float
@@ -27,7 +27,7 @@ class Difference:
 
 
 def logit_difference(one: Path, other: Path) -> Difference:
-    """Of two model folders over one vocabulary. One after the other is computed in fp32, whatever it is stored in.
+    """Compare two model folders with one vocabulary, computed one after the other in fp32.
 
     Raises CheckpointError for a folder without a usable model.
     """

@@ -1,13 +1,12 @@
-"""More experts from the experts that are there, with the same outputs.
+"""Grow the number of experts by copying experts, with the same outputs.
 
 - duplicated: each expert n times, with its router row; a token takes all copies of what it took before.
 - split: each expert's neurons in n parts, which share its router row (He et al. 2024, arXiv:2410.07524); total and
-  active sizes stay.
+  active sizes stay the same.
 
 Either way a token takes n times as many experts. Why it is exact: equal router rows make equal scores, so a choice of
 n * k takes whole sets of n; a softmax over n times as many experts gives each a share of 1/n, and so does normalising.
-Expects top-k to break ties only between equals, which holds while no two different experts have equal scores. Knows
-nothing of files.
+Expects top-k to break ties only between equals, which holds while no two different experts have equal scores.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ from model.growth.names import shapes_of, split
 
 
 def duplicate_experts(config: ModelConfig, factor: int, *, noise: float = 0.0, seed: int = 0) -> Growth:
-    """`factor` times as many experts and as many active ones. `noise` on their weights parts the copies, inexactly.
+    """Duplicate experts: `factor` times as many, and as many active ones. With `noise` copies differ and so do the outputs.
 
-    Copies of a group of experts form groups of their own, so that group scores stay. Copy c of expert e is expert
+    Copies of a group of experts form their own groups, so that group scores stay the same. Copy c of expert e is expert
     c * E + e where there is one group. Raises ConfigError for a dense parent or a factor below 2.
     """
     moe = _require_experts(config, factor)
@@ -51,7 +50,7 @@ def duplicate_experts(config: ModelConfig, factor: int, *, noise: float = 0.0, s
 
 
 def split_experts(config: ModelConfig, factor: int) -> Growth:
-    """`factor` times as many experts, each of a `factor`-th of the width; part s of expert e is e * factor + s.
+    """Split experts: `factor` times as many, each of a `factor`-th of the width; part s of expert e is e * factor + s.
 
     Raises ConfigError for a dense parent, a factor below 2 or one that does not divide d_expert, and where groups are
     scored by their two best experts: the best one's parts would count twice.
@@ -61,7 +60,7 @@ def split_experts(config: ModelConfig, factor: int) -> Growth:
         raise ConfigError(f"MoEConfig.d_expert ({moe.d_expert}) cannot be split into {factor} equal parts")
     if moe.group_score == "top2" and moe.top_groups < moe.n_groups:
         raise ConfigError(
-            "a group's two best experts would be parts of one: split_experts needs group_score max"
+            "a group's two best experts would be parts of the same expert: splitting needs group_score max"
         )
     width = moe.d_expert // factor
     child = dataclasses.replace(
@@ -114,12 +113,12 @@ def _require_experts(config: ModelConfig, factor: int) -> MoEConfig:
     if config.moe is None:
         raise ConfigError(f"{config.name} has no experts yet: upcycle it first")
     if factor < 2:
-        raise ConfigError(f"the number of experts grows by a whole factor of at least 2, not {factor}")
+        raise ConfigError(f"the factor on the number of experts must be at least 2, not {factor}")
     return config.moe
 
 
 def _scores_shrink(moe: MoEConfig) -> bool:
-    """Whether the weights of n times as many equal experts are an n-th of what they were."""
+    """Whether the weights of n times as many equal experts become an n-th."""
     return moe.normalise_top_k or moe.gate == "softmax"
 
 

@@ -1,4 +1,4 @@
-"""A model folder grown into another one, with the files that accompany its weights and a record of where it came from."""
+"""Grow a model folder into another one, with tokenizer, chat template and a record of its origin."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from model.growth.moments_file import moments_of, write_moments
 from model.new_folder import new_folder
 from model.serving.api.chat import TEMPLATE_FILE
 
-BESIDE = (TOKENIZER_FILE, MARKUP_FILE, TEMPLATE_FILE)
-STILL_TRUE = ("stop_tokens", "licence", "source")  # of a parent's metadata; the rest tells of its training
+COPIED_FILES = (TOKENIZER_FILE, MARKUP_FILE, TEMPLATE_FILE)
+STILL_TRUE = ("stop_tokens", "licence", "source")  # of a parent's metadata; the rest is about its training
 DERIVATION = "derivation"  # metadata of a grown model: its growths, oldest first
 
 
 @dataclass(frozen=True)
 class Grown:
-    """What was made. `preserves` is the method's promise, see `Growth`; `n_moments` counts parameters that have some."""
+    """Result of a growth. `preserves` is that of `Growth`; `n_moments` is the number of parameters with moments."""
 
     parent: ModelConfig
     child: ModelConfig
     preserves: bool
-    n_moments: int | None = None  # None where they were not asked for
+    n_moments: int | None = None  # None without moments
 
 
 def grow_folder(
@@ -48,15 +48,15 @@ def grow_folder(
     arguments: Mapping[str, Any],
     with_moments: bool = False,
 ) -> Grown:
-    """Writes the model of `source`, grown as `grow` says, into the new folder `target`, which names it.
+    """Grow the model of `source` with `grow` into the new folder `target`, which gives it its name.
 
-    `method` and `arguments` (plain JSON) are recorded. Weights keep their dtype; `with_moments` AdamW's moments follow
-    them. Raises ConfigError where the model or its moments cannot grow so, CheckpointError for a folder without a usable
-    model or without moments that were asked for, FileExistsError where `target` is there, and OSError with nothing left
-    behind.
+    `method` and `arguments` (plain JSON) are recorded. Weights keep their dtype; `with_moments` grows AdamW's moments
+    too. Raises ConfigError where the method does not support the model or its moments, CheckpointError for a folder
+    without a usable model, or without moments with `with_moments`, FileExistsError where `target` exists, and OSError
+    with nothing left behind.
     """
     if target.exists():
-        raise FileExistsError(f"{target} is there already: choose another name, or remove it first")
+        raise FileExistsError(f"{target} exists already: choose another name, or remove it first")
     config, metadata = load_config(source)
     growth = grow(config)
     child = dataclasses.replace(growth.config, name=target.name)
@@ -84,13 +84,13 @@ def grow_folder(
 
 def _texts(folder: Path) -> dict[str, str]:
     texts = {}
-    for file in (folder / name for name in BESIDE):
+    for file in (folder / name for name in COPIED_FILES):
         try:
             texts[file.name] = file.read_text(encoding="utf-8")
         except FileNotFoundError:
             continue
         except UnicodeDecodeError as error:
-            raise CheckpointError(f"{file} is no text ({error}): fetch the model again") from error
+            raise CheckpointError(f"{file} is not text ({error}): fetch the model again") from error
     return texts
 
 

@@ -1,4 +1,4 @@
-"""The ways to grow by name, with the options that each takes; what is not given has the function's own default."""
+"""Growth methods by name, with their options; an option that is not given has the function's own default."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from model.growth.derivation import Growth
 from model.growth.expert_count import duplicate_experts, split_experts
 from model.growth.upcycling import Routing, upcycle_copies, upcycle_halves, upcycle_slices
 
-SHARED = ("top_k", "noise", "seed", *Routing.__annotations__)  # by all ways to upcycle
+SHARED = ("top_k", "noise", "seed", *Routing.__annotations__)  # options of all upcycling methods
 
 
 @dataclass(frozen=True)
 class Method:
-    """`grow` takes a configuration and `options` by name."""
+    """A growth method: `grow` takes a configuration and `options` by name."""
 
     name: str
     grow: Callable[..., Growth]
     options: tuple[str, ...]
 
     def on(self, config: ModelConfig, arguments: Mapping[str, Any]) -> Growth:
-        """Raises ConfigError for an argument that is none of the method's, and as the method does."""
+        """Make the growth of a model. Raises ConfigError for an unknown option, and as the method does."""
         for name in arguments:
             if name not in self.options:
                 takes = ", ".join(map(option, self.options))
-                raise ConfigError(f"{option(name)} does not go with {self.name}, which takes {takes}")
+                raise ConfigError(f"{option(name)} is not an option of {self.name}, which takes {takes}")
         return self.grow(config, **arguments)
 
 

@@ -1,6 +1,6 @@
-"""AdamW's moments beside a model's weights: read from a run's checkpoint or a grown folder, written into a grown one.
+"""AdamW's moments next to a model's weights: read from a checkpoint or a grown folder, written into a grown one.
 
-A run that starts there takes them up where its file says so.
+A run that starts from there loads them with `[model] moments = true`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MOMENTS_FILE = "moments.safetensors"
 
 
 def moments_of(folder: Path) -> dict[str, Moments]:
-    """By parameter name, fp32: of the checkpoint of a run, or what came along into a grown folder.
+    """Read moments by parameter name, fp32, from a run's checkpoint or a grown folder.
 
     Raises CheckpointError where the folder has none, and ConfigError for those of an optimiser other than AdamW.
     """
@@ -37,7 +37,7 @@ def moments_of(folder: Path) -> dict[str, Moments]:
         tensors = load_file(folder / MOMENTS_FILE)
     except FileNotFoundError:
         raise CheckpointError(
-            f"{folder} holds no moments of an optimiser: name a run's checkpoint (OUTPUT/checkpoints/step-N) or a folder "
+            f"{folder} has no moments of an optimiser: name a run's checkpoint (OUTPUT/checkpoints/step-N) or a folder "
             "that was grown from one with --moments"
         ) from None
     except (OSError, SafetensorError) as error:
@@ -52,16 +52,16 @@ def moments_of(folder: Path) -> dict[str, Moments]:
 
 
 def write_moments(folder: Path, moments: Mapping[str, Moments]) -> None:
-    """Raises OSError and SafetensorError."""
+    """Write the file of moments. Raises OSError and SafetensorError."""
     file = folder / MOMENTS_FILE
     save_file({f"{name}:{key}": value for name, own in moments.items() for key, value in own.items()}, file)
     file.chmod(0o644)  # safetensors makes it private, the other files are not
 
 
 def take_moments(trainer: Trainer, folder: Path) -> None:
-    """Gives a trainer, which has made no update yet, the moments in the folder that its model's weights come from.
+    """Load moments into a trainer that has made no update yet, from the folder of its model's weights.
 
-    Parameters without any start again. Raises CheckpointError where they are not of this model, and as `moments_of`.
+    Parameters without moments start without. Raises CheckpointError where they are of another model, and as `moments_of`.
     """
     moments = moments_of(folder)
     try:
@@ -76,9 +76,11 @@ def _of_run(folder: Path) -> dict[str, Moments]:
         kind = snapshot.facts["optimizer"]["kind"]
         if kind == "muon":
             raise ConfigError(
-                f"{folder} is of a run by Muon, whose moments cannot be taken up elsewhere: leave moments out"
+                f"{folder} is of a run with Muon, whose moments cannot be loaded: leave [model] moments out"
             )
-        with torch.random.fork_rng():  # restoring a run sets its random numbers, which are not asked for
+        with (
+            torch.random.fork_rng()
+        ):  # restoring a run also restores its random numbers, which must not change
             parent = Trainer(Transformer(config), Recipe(optimizer=kind))
             restore(parent, snapshot)
     except (DamagedCheckpointError, SavedStateError) as error:

@@ -1,4 +1,4 @@
-"""The names of a model's tensors, from its configuration alone: nothing is allocated."""
+"""Names of a model's tensors, from its configuration alone: nothing is allocated."""
 
 from __future__ import annotations
 

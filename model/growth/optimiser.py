@@ -1,9 +1,9 @@
-"""An optimiser's moments by parameter name, so that they can follow their parameters into a grown model.
+"""Optimiser moments by parameter name, so that they can follow their parameters into a grown model.
 
     moments = growth.moments(named_moments(parent, optimizer))
     set_named_moments(child, child_optimizer, moments)
 
-Knows AdamW, with fp32 or 8-bit moments, and nothing of how models grow.
+Supports AdamW with fp32 or 8-bit moments.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from model.training.optim.adamw_8bit import AdamW8bit
 
 
 def named_moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Moments]:
-    """`step`, `exp_avg` and `exp_avg_sq` of each parameter that the optimiser has moved. Copies, fp32.
+    """Copies of `step`, `exp_avg` and `exp_avg_sq` of each parameter that the optimiser has updated, fp32.
 
     Raises TypeError for an optimiser other than AdamW.
     """
@@ -37,7 +37,7 @@ def named_moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[st
 def set_named_moments(
     model: nn.Module, optimizer: torch.optim.Optimizer, moments: Mapping[str, Moments]
 ) -> None:
-    """Gives parameters the moments of their name; parameters without any start again.
+    """Set parameters' moments by name; parameters without any start without.
 
     Raises KeyError for a name that the model does not have, ValueError for a shape that does not fit, and TypeError
     for an optimiser other than AdamW.

@@ -1,4 +1,4 @@
-"""A dense model becomes a Mixture of Experts with the same outputs (sparse upcycling, arXiv:2212.05055).
+"""Upcycle a dense model into a Mixture of Experts with the same outputs (sparse upcycling, arXiv:2212.05055).
 
 Three ways, each exact because a token's normalised top-k weights sum to one:
 
@@ -7,10 +7,10 @@ Three ways, each exact because a token's normalised top-k weights sum to one:
 - slices: an expert is a slice of the neurons; experts that together are one copy share their router row, so that they
   are chosen together (virtual groups, He et al. 2024, arXiv:2410.07524).
 
-Equal experts part in training: their router rows differ. `noise` on the experts' weights parts them at once and is no
-longer exact. While the copies are equal, halves and copies give the router no gradient through the output, with `top_k`
-1 they never do: auxiliary losses are all it then learns from. Slices of a copy differ, so that their router rows part
-as well.
+Equal experts become different in training, because their router rows differ. `noise` on the experts' weights makes them
+different at once, but is not exact. While the copies are equal, halves and copies give the router no gradient through
+the output, and with `top_k` 1 they never do: it then learns from auxiliary losses alone. Slices of a copy differ, so
+that their router rows become different as well.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from model.growth.names import shapes_of, split
 
 
 class Routing(TypedDict, total=False):
-    """Fields of MoEConfig that growth leaves to its caller: the function does not depend on them."""
+    """Fields of MoEConfig that the caller may choose, since they do not change the outputs."""
 
     gate: Gate
     bias_balancing: bool
@@ -49,7 +49,10 @@ def upcycle_halves(
     seed: int = 0,
     **routing: Unpack[Routing],
 ) -> Growth:
-    """The active feed-forward is (1 + k) / 2 of the dense one. Raises ConfigError where d_ff is odd or it has experts."""
+    """Upcycle by halves: the active feed-forward is (1 + k) / 2 of the dense one.
+
+    Raises ConfigError where d_ff is odd or the parent has experts.
+    """
     _require_dense(config)
     half = _equal_parts(config, 2)
     moe = MoEConfig(config.d_model, half, n_experts, top_k, n_shared=1, **routing)
@@ -72,7 +75,7 @@ def upcycle_copies(
     seed: int = 0,
     **routing: Unpack[Routing],
 ) -> Growth:
-    """The active feed-forward is k times the dense one. Raises ConfigError where the parent has experts."""
+    """Upcycle by copies: the active feed-forward is k times the dense one. Raises ConfigError if it has experts."""
     _require_dense(config)
     moe = MoEConfig(config.d_model, config.d_ff, n_experts, top_k, **routing)
     return _upcycled(
@@ -90,7 +93,7 @@ def upcycle_slices(
     seed: int = 0,
     **routing: Unpack[Routing],
 ) -> Growth:
-    """Fine-grained experts: `n_copies * n_slices` of them, of which a token takes `top_k` whole copies.
+    """Upcycle by slices: `n_copies * n_slices` fine-grained experts, of which a token takes `top_k` whole copies.
 
     With `top_k` 1 the active feed-forward is the dense one. Slice s of copy c is expert c * n_slices + s.
     Raises ConfigError where the slices are not equal, a group of experts would split a copy, or the parent has experts.
@@ -158,7 +161,9 @@ def _require_dense(config: ModelConfig) -> None:
     if config.moe is not None:
         raise ConfigError(f"{config.name} already has experts: growth starts from a dense model")
     if config.ffn_bias:
-        raise ConfigError(f"{config.name} has biases in its feed-forwards (ffn_bias), which experts have not")
+        raise ConfigError(
+            f"{config.name} has biases in its feed-forwards (ffn_bias), which experts do not have"
+        )
 
 
 def _equal_parts(config: ModelConfig, n_parts: int) -> int:

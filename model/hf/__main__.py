@@ -53,24 +53,30 @@ def _convert(options: argparse.Namespace) -> dict[str, str]:
 def _parser() -> argparse.ArgumentParser:
     parser = CommandParser(prog="python -m model.hf", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    importing = commands.add_parser("import", help="a folder that save_pretrained wrote, to one of ours")
-    importing.add_argument("--dtype", choices=DTYPES, help="convert the weights (default: as they are)")
+    importing = commands.add_parser(
+        "import", help="convert a folder that save_pretrained wrote to one of ours"
+    )
+    importing.add_argument(
+        "--dtype", choices=DTYPES, help="convert the weights to this format (default: keep theirs)"
+    )
     importing.add_argument(
         "--without-tokenizer",
         action="store_true",
-        help="for training and evaluation only: leave the tokenizer, its template and stop tokens behind",
+        help="import without tokenizer, template and stop tokens, for training and evaluation only",
     )
-    exporting = commands.add_parser("export", help="a folder of ours, to one that from_pretrained reads")
+    exporting = commands.add_parser(
+        "export", help="convert a folder of ours to one that from_pretrained reads"
+    )
     exporting.add_argument("--family", choices=FAMILIES, help="the model type (default: the first that fits)")
     exporting.add_argument(
-        "--unshare", action="store_true", help="give layers that share weights a copy each: the same model"
+        "--unshare",
+        action="store_true",
+        help="give layers that share weights a copy each; outputs stay the same",
     )
     for command in (importing, exporting):
         command.add_argument("source", type=Path, help="the folder to read")
-        command.add_argument("target", type=Path, help="the folder to write; it must not be there yet")
-        command.add_argument(
-            "--json", action="store_true", help="print one JSON document instead of a sentence"
-        )
+        command.add_argument("target", type=Path, help="the folder to write; it must not exist yet")
+        command.add_argument("--json", action="store_true", help="print one JSON document instead of text")
     return parser
 
 

@@ -1,7 +1,7 @@
-"""Whole folders, with tokenizer and stop tokens: Hugging Face's to one that nodes serve, and back.
+"""Convert whole folders with tokenizer and stop tokens, between Hugging Face's format and the one that nodes serve.
 
-What a node cannot serve is refused: another tokenizer than byte-level BPE, or one that is not the model's. Such a model
-comes in without its tokenizer, for training and evaluation.
+A tokenizer that a node cannot serve is refused: another one than byte-level BPE, or one of another model. Such a model
+can be imported without its tokenizer, for training and evaluation.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from model.serving.api.tokenizer import TOKENIZER_FILE, BPETokenizer, UnservedTo
 TEMPLATE_FILE = "chat_template.jinja"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 GENERATION_CONFIG_FILE = "generation_config.json"
-SPECIAL_TOKENS_FILE = "special_tokens_map.json"  # of older models, beside the tokenizer's configuration
+SPECIAL_TOKENS_FILE = "special_tokens_map.json"  # of older models, next to the tokenizer's configuration
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")  # as chat templates name them
 
 
 def import_folder(
     source: Path, target: Path, *, dtype: torch.dtype | None = None, with_tokenizer: bool = True
 ) -> None:
-    """Writes the Hugging Face model in `source` as a model folder of ours, named as `target`.
+    """Import the Hugging Face model in `source` as a model folder of ours, named as `target`.
 
-    Without its tokenizer the chat template and the stop tokens stay behind too: they are of no use alone.
+    Without its tokenizer the chat template and the stop tokens are left out too.
     Raises UnsupportedModel, CheckpointError, FileExistsError where `target` is there, or OSError.
     """
     if target.exists():
-        raise FileExistsError(f"{target} is there already: choose another name, or remove it first")
+        raise FileExistsError(f"{target} exists already: choose another name, or remove it first")
     document = their_json(source)
     family_named(document.get("model_type"))
     stop = stop_tokens(source, document) if with_tokenizer else []
@@ -60,13 +60,14 @@ def import_folder(
 def export_folder(
     source: Path, target: Path, *, model_type: str | None = None, is_unshared: bool = False
 ) -> str:
-    """Writes our model folder `source` for transformers, and returns the architecture that was chosen.
+    """Export our model folder `source` for transformers; returns the chosen architecture.
 
-    `is_unshared` gives layers that share weights a copy each, which computes the same. Raises UnsupportedModel, CheckpointError, FileExistsError where `target` is there and not empty, or OSError.
+    `is_unshared` gives layers that share weights a copy each, with the same outputs. Raises UnsupportedModel,
+    CheckpointError, FileExistsError where `target` exists and is not empty, or OSError.
     """
     if "model_type" in load_json(source):
         raise UnsupportedModel(
-            f"{source} is a Hugging Face folder already: to read it use `gainshare model import`, or "
+            f"{source} is already a Hugging Face folder: to import it use `gainshare model import`, or "
             "`python -m model.hf import`"
         )
     config, metadata = load_config(source)
@@ -86,8 +87,8 @@ def export_folder(
 
 
 def stop_tokens(source: Path, document: dict[str, Any]) -> list[int]:
-    """The ids that end an answer of the model described by `document`; those of generation come first, as in
-    transformers. Raises UnsupportedModel where these or other special tokens of generation are no ids of the model's."""
+    """The ids that end an answer of the model of `document`; those of generation come first, as in transformers.
+    Raises UnsupportedModel for special tokens of generation outside of the vocabulary."""
     generation = source / GENERATION_CONFIG_FILE
     asked, n_tokens = _json(generation) if generation.is_file() else {}, vocab_size(document)
     of_generation = {
@@ -98,19 +99,19 @@ def stop_tokens(source: Path, document: dict[str, Any]) -> list[int]:
 
 
 def _check_served(source: Path, stop: list[int], n_tokens: int) -> None:
-    """Raises UnsupportedModel for a tokenizer that no node would serve, CheckpointError for a damaged one."""
+    """Raises UnsupportedModel for a tokenizer that a node cannot serve, CheckpointError for a damaged one."""
     try:
         BPETokenizer(source / TOKENIZER_FILE, stop).check_vocabulary(n_tokens)
     except UnservedTokenizerError as error:
         raise UnsupportedModel(
-            f"{error}. For training and evaluation the model comes in without it: --without-tokenizer"
+            f"{error}. For training and evaluation import the model without it: --without-tokenizer"
         ) from error
     except ValueError as error:
         raise CheckpointError(f"{source} has no usable tokenizer: {error}; fetch it again") from error
 
 
 def special_tokens(folder: Path) -> dict[str, str]:
-    """The texts of a tokenizer's special tokens, by their names, which chat templates write. Raises CheckpointError."""
+    """The texts of a tokenizer's special tokens by name, for chat templates. Raises CheckpointError."""
     found: dict[str, str] = {}
     for file in (folder / SPECIAL_TOKENS_FILE, folder / TOKENIZER_CONFIG_FILE):
         given = _json(file) if file.is_file() else {}
@@ -123,9 +124,9 @@ def special_tokens(folder: Path) -> dict[str, str]:
 
 
 def texts(folder: Path) -> dict[str, str]:
-    """Tokenizer and chat template of a folder, by the files where nodes and transformers look for them.
+    """Tokenizer and chat template of a folder, by the file names that nodes and transformers read.
 
-    Raises CheckpointError for a file that is no text.
+    Raises CheckpointError for a file that is not text.
     """
     found = {
         name: _text(folder / name) for name in (TOKENIZER_FILE, TEMPLATE_FILE) if (folder / name).is_file()
@@ -133,9 +134,7 @@ def texts(folder: Path) -> dict[str, str]:
     settings = folder / TOKENIZER_CONFIG_FILE
     if TEMPLATE_FILE not in found and settings.is_file():
         template = _json(settings).get("chat_template")
-        if isinstance(
-            template, str
-        ):  # older models keep it here; several named ones are not for us to choose from
+        if isinstance(template, str):  # older models have it here; a list of named templates is not supported
             found[TEMPLATE_FILE] = template
     return found
 
@@ -148,7 +147,7 @@ def _tokenizer_config(tokenizer: str, stop: list[int]) -> dict[str, Any]:
         settings["eos_token"] = tokenizers.Tokenizer.from_str(tokenizer).id_to_token(stop[0])
     except Exception as error:  # tokenizers raises bare Exceptions
         raise CheckpointError(
-            f"{TOKENIZER_FILE} is none of the tokenizers library ({error}): export it with Tokenizer.save"
+            f"{TOKENIZER_FILE} is not a file of the tokenizers library ({error}): export it with Tokenizer.save"
         ) from error
     return settings
 
@@ -157,9 +156,9 @@ def _json(file: Path) -> dict[str, Any]:
     try:
         document = json.loads(_text(file))
     except ValueError as error:
-        raise CheckpointError(f"{file} cannot be read: {error}; fetch it anew") from error
+        raise CheckpointError(f"{file} cannot be read: {error}; fetch it again") from error
     if not isinstance(document, dict):
-        raise CheckpointError(f"{file} holds no JSON object; fetch it anew")
+        raise CheckpointError(f"{file} is not a JSON object; fetch it again")
     return document
 
 
@@ -167,4 +166,4 @@ def _text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise CheckpointError(f"{file} is no text ({error}): fetch it anew") from error
+        raise CheckpointError(f"{file} is not text ({error}): fetch it again") from error

@@ -1,14 +1,14 @@
-"""What can go wrong between Hugging Face's format and ours. Imports nothing."""
+"""Errors of conversion between Hugging Face's format and ours. Imports nothing."""
 
 
 class UnsupportedModel(Exception):
-    """A model that the other side cannot represent; the message names the field and says what to do."""
+    """A model that the other format cannot represent; the message names the field and says what to do."""
 
 
-class NoPlace(UnsupportedModel):
-    """A family has no place for a model of ours, for `n_reasons` reasons.
+class UnsupportedByFamily(UnsupportedModel):
+    """A model of ours that a family cannot represent, for `n_reasons` reasons.
 
-    Where `is_complete` is false there may be more of them: what could not be written could not be compared.
+    If `is_complete` is false there may be more reasons: fields that could not be written were not compared.
     """
 
     def __init__(self, message: str, n_reasons: int, *, is_complete: bool) -> None:

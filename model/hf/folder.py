@@ -1,4 +1,4 @@
-"""Hugging Face model folders: `config.json` and safetensors to a configuration and a state of ours, and back."""
+"""Read and write Hugging Face model folders: `config.json` and safetensors to and from a configuration and a state."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ from model.new_folder import new_folder
 from model.transformer import Transformer
 
 SHARD_BYTES = 5_000_000_000
-# What generation may ask for; null is better than a family's default, which belongs to another vocabulary.
+# Token ids of generation; null is better than a family's default, which is of another vocabulary.
 _TOKENS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
 
 
 def load(folder: Path, *, dtype: torch.dtype | None = None) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """A folder that `save_pretrained` wrote, as our configuration (named as the folder) and state, on the CPU.
+    """Load a folder that `save_pretrained` wrote as our configuration (named as the folder) and state, on the CPU.
 
-    Tensors are read one at a time; they keep their dtype unless `dtype` is given. Fields that only act in training
-    are left out with a warning to the log. Raises UnsupportedModel, which names the field, where this stack cannot
+    Tensors are read one at a time; they keep their dtype unless `dtype` is given. Fields of training only
+    are left out with a warning in the log. Raises UnsupportedModel, which names the field, where this stack cannot
     represent the model, and CheckpointError where the folder is incomplete or damaged.
     """
     opened = _open(folder)
@@ -50,7 +50,7 @@ def load(folder: Path, *, dtype: torch.dtype | None = None) -> tuple[ModelConfig
 
 
 def locate(folder: Path) -> tuple[ModelConfig, dict[str, Located], dict[Path, list[str]]]:
-    """The configuration, where each tensor of our state is to be read, and which names each of the files has.
+    """The configuration, the location of each tensor of our state, and the names in each file.
 
     Only the files' headers are read, and a head that must equal the embedding. Raises as `load` does.
     """
@@ -65,7 +65,7 @@ def locate(folder: Path) -> tuple[ModelConfig, dict[str, Located], dict[Path, li
 
 @dataclass(frozen=True)
 class _Opened:
-    """A folder whose files have all the tensors that its configuration asks for."""
+    """An opened folder whose files have all tensors of its configuration."""
 
     family: Family
     config: ModelConfig
@@ -107,12 +107,12 @@ def save(
     files: Mapping[str, str] | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Writes a folder that `AutoModelForCausalLM.from_pretrained` loads as the same model.
+    """Write a folder that `AutoModelForCausalLM.from_pretrained` loads as the same model.
 
-    `model_type` picks the family, None the first that can represent the model; `extra` is added to `config.json`
-    (token ids, say), `files` are texts to write beside it (a tokenizer). The folder is there whole or not at all. Raises UnsupportedModel where no family, or not that
-    one, can represent the model; CheckpointError where `state` is not one of `config`; FolderTakenError where the
-    folder is there and not empty; OSError with nothing left behind.
+    `model_type` selects the family, None the first that can represent the model; `extra` is added to `config.json`
+    (such as token ids), `files` are further texts to write (such as a tokenizer). The folder appears whole or not at all.
+    Raises UnsupportedModel where no family, or not that one, can represent the model; CheckpointError where `state` is
+    not of `config`; FolderTakenError where the folder exists and is not empty; OSError with nothing left behind.
     """
     family, theirs = write_config(config, model_type)
     _check_state(config, state)
@@ -130,20 +130,20 @@ def load_json(folder: Path) -> dict[str, Any]:
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"{folder} holds no model: {CONFIG_FILE} is missing") from None
+        raise CheckpointError(f"{folder} has no model: {CONFIG_FILE} is missing") from None
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file} cannot be read: {error}; fetch it anew") from error
+        raise CheckpointError(f"{file} cannot be read: {error}; fetch it again") from error
     if not isinstance(document, dict):
-        raise CheckpointError(f"{file} holds no JSON object; fetch it anew")
+        raise CheckpointError(f"{file} is not a JSON object; fetch it again")
     return document
 
 
 def their_json(folder: Path) -> dict[str, Any]:
-    """The same of a folder that is Hugging Face's. Raises CheckpointError, UnsupportedModel for one of ours."""
+    """As `load_json`, of a Hugging Face folder. Raises CheckpointError, UnsupportedModel for one of ours."""
     theirs = load_json(folder)
     if theirs.get("format") == FORMAT:
         raise UnsupportedModel(
-            f"{folder} is a model folder of ours, not Hugging Face's: to write it for transformers use "
+            f"{folder} is a model folder of ours, not Hugging Face's: to export it use "
             "`gainshare model export`, or `python -m model.hf export`"
         )
     return theirs
@@ -158,7 +158,7 @@ def _check_state(config: ModelConfig, state: Mapping[str, Tensor]) -> None:
 
 
 def _dtype_name(state: Mapping[str, Tensor]) -> str:
-    """The widest dtype: transformers loads all weights in one, and must not narrow any."""
+    """The widest dtype: transformers loads all weights in one dtype, which must not narrow any."""
     dtypes = {tensor.dtype for name, tensor in state.items() if not name.endswith("router.bias")}
     widest = dtypes.pop()
     for dtype in dtypes:
@@ -167,7 +167,7 @@ def _dtype_name(state: Mapping[str, Tensor]) -> str:
 
 
 def _materialise_counters(model: Transformer, state: Container[str]) -> None:
-    """Buffers that are not part of the state count what training did; they begin at zero."""
+    """Start the counters of training, which are buffers outside of the state, at zero."""
     for prefix, module in model.named_modules():
         for name, buffer in list(module.named_buffers(recurse=False)):
             if f"{prefix}.{name}" not in state:

@@ -1,4 +1,4 @@
-"""Safetensors files of a model folder: one file, or several with an index that says which tensor is where.
+"""Safetensors files of a model folder: one file, or several with an index that maps tensors to files.
 
 Reads one tensor at a time and writes one file at a time.
 """
@@ -20,21 +20,21 @@ from model.checkpoint import CheckpointError
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
-#: By their names in files; those of other dtypes are torch's business.
+#: Dtypes by their names in files; torch reads all others.
 FLOATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
 
 
 def tensor_files(folder: Path) -> dict[Path, list[str]]:
-    """The weight files of a folder, and which tensors to read from each. Raises CheckpointError."""
+    """The weight files of a folder, and the tensors to read from each. Raises CheckpointError."""
     if (folder / INDEX_FILE).is_file():
         return _indexed(folder)
     file = folder / WEIGHTS_FILE
     if not file.is_file():
         pickled = any(folder.glob("pytorch_model*.bin"))
         hint = (
-            "its weights are pickled: save it anew with transformers' save_pretrained"
+            "its weights are pickled: save it again with transformers' save_pretrained"
             if pickled
-            else "fetch it anew"
+            else "fetch it again"
         )
         raise CheckpointError(f"{folder} has neither {WEIGHTS_FILE} nor {INDEX_FILE}; {hint}")
     return {file: names_in(file)}
@@ -47,9 +47,9 @@ def names_in(file: Path) -> list[str]:
 
 
 def read_tensors(files: Mapping[Path, list[str]], wanted: Container[str]) -> Iterator[tuple[str, Tensor]]:
-    """Each wanted tensor once, file by file, so that no more than one is held beside what the caller keeps.
+    """Read each wanted tensor once, file by file, so that only one is held in addition to those that the caller keeps.
 
-    A tensor is in the mapped file and keeps all of it mapped, what was read of it in memory. Raises CheckpointError for
+    A tensor keeps its whole file mapped, and pages that were read in memory. Raises CheckpointError for
     a file that is damaged or lacks a tensor.
     """
     for file, names in files.items():
@@ -59,7 +59,7 @@ def read_tensors(files: Mapping[Path, list[str]], wanted: Container[str]) -> Ite
 
 
 def describe_tensors(files: Mapping[Path, list[str]], wanted: Container[str]) -> Iterator[tuple[str, Tensor]]:
-    """As `read_tensors`, with shapes and dtypes on the meta device: mapping a tensor reads some of it already."""
+    """As `read_tensors`, but with shapes and dtypes on the meta device, without reading any data."""
     for file, names in files.items():
         with _opened(file) as opened:
             for name in filter(wanted.__contains__, names):
@@ -74,13 +74,13 @@ def _opened(file: Path) -> Iterator[Any]:
         with safe_open(file, framework="pt") as opened:
             yield opened
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{file} cannot be read: {error}; fetch it anew") from error
+        raise CheckpointError(f"{file} cannot be read: {error}; fetch it again") from error
 
 
 def write_tensors(folder: Path, tensors: Mapping[str, Tensor], shard_bytes: int) -> None:
-    """Writes tensors in their order, starting a new file before one grows beyond `shard_bytes`.
+    """Write tensors in their order, starting a new file before one grows beyond `shard_bytes`.
 
-    Views of one tensor that do not overlap may be written side by side. Raises OSError (disk full, no permission).
+    Views of one tensor may be written if they do not overlap. Raises OSError (disk full, no permission).
     """
     shards = _shards(tensors, shard_bytes)
     if len(shards) == 1:
@@ -105,10 +105,10 @@ def _indexed(folder: Path) -> dict[Path, list[str]]:
                 raise CheckpointError(f"{folder / INDEX_FILE} names {file!r}, which is not in its own folder")
             files.setdefault(folder / file, []).append(name)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{folder / INDEX_FILE} cannot be read: {error}; fetch it anew") from error
+        raise CheckpointError(f"{folder / INDEX_FILE} cannot be read: {error}; fetch it again") from error
     missing = [file.name for file in files if not file.is_file()]
     if missing:
-        raise CheckpointError(f"{folder} lacks {', '.join(missing)}, which its index names; fetch it anew")
+        raise CheckpointError(f"{folder} has no {', '.join(missing)}, which its index names; fetch it again")
     return files
 
 

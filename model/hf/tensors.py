@@ -1,4 +1,4 @@
-"""The weights of a family, between their names and ours: renamed, and experts stacked or taken apart.
+"""Rename a family's weights to our names and back; stack experts and take them apart.
 
 Shapes and names on our side are those of `Transformer.state_dict`, so that what is read here always fits the model.
 """
@@ -24,7 +24,7 @@ from model.transformer import Transformer
 HEAD = "lm_head.weight"
 _RECOMPUTED = ".rotary_emb.inv_freq"  # stored by transformers before 4.32, a function of the configuration
 _FUSED = ".mlp.experts.gate_up_proj"
-_AHEAD = "ahead."  # our modules for multi-token prediction; theirs are further layers
+_AHEAD = "ahead."  # our MTP modules; theirs are further layers
 _THEIR_LAYER = re.compile(r"model\.layers\.(\d+)\.")
 _SHOWN = 5  # names in an error
 _LOG = logging.getLogger("model.hf")
@@ -32,7 +32,7 @@ _LOG = logging.getLogger("model.hf")
 
 @dataclass(frozen=True)
 class Slot:
-    """Where a tensor of theirs goes: the whole of one of ours, or one expert of the stack."""
+    """Place of a tensor of theirs: the whole of one of ours, or one expert of the stack."""
 
     ours: str
     expert: int | None
@@ -41,7 +41,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Located:
-    """One of our tensors in files: its shape here, its names there, one, or one per expert of the stack, and their dtype."""
+    """Location of one of our tensors in files: its shape, its names there (one, or one per expert), and their dtype."""
 
     shape: torch.Size
     names: tuple[str, ...]
@@ -55,7 +55,7 @@ def our_shapes(config: ModelConfig) -> dict[str, torch.Size]:
 
 
 def slots(family: Family, shapes: Mapping[str, torch.Size]) -> dict[str, Slot]:
-    """Their name of each tensor, in our order, and its place. Raises UnsupportedModel for what they have no name for."""
+    """Their name of each tensor, in our order, and its place. Raises UnsupportedModel for a tensor without a name."""
     found: dict[str, Slot] = {}
     for ours, shape in shapes.items():
         theirs = family.their_name(ours)
@@ -70,10 +70,10 @@ def slots(family: Family, shapes: Mapping[str, torch.Size]) -> dict[str, Slot]:
 def take_apart(family: Family, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our state under their names; experts are views of our stacks. Raises UnsupportedModel.
 
-    Modules for multi-token prediction are left out with a warning to the log.
+    MTP modules are left out with a warning in the log.
     """
     if any(name.startswith(_AHEAD) for name in state):
-        _LOG.warning("modules for multi-token prediction act in training only and are left out")
+        _LOG.warning("MTP modules are used in training only and are left out")
         state = {name: tensor for name, tensor in state.items() if not name.startswith(_AHEAD)}
     places = slots(family, {name: tensor.shape for name, tensor in state.items()})
     return {
@@ -83,15 +83,15 @@ def take_apart(family: Family, state: Mapping[str, Tensor]) -> dict[str, Tensor]
 
 
 def names_to_read(family: Family, shapes: Mapping[str, torch.Size], stored: Iterable[str]) -> set[str]:
-    """Those of the stored tensors that a model of ours needs, before any of them is read.
+    """The stored tensors that a model of ours needs, before any of them is read.
 
-    Layers behind the last are modules for multi-token prediction, and left out with a warning to the log. Raises
+    Layers after the last one are MTP modules, and are left out with a warning in the log. Raises
     CheckpointError where tensors are missing or unknown, UnsupportedModel where experts are stored fused.
     """
     places, names = slots(family, shapes), set(stored)
-    ahead = {name for name in names if family.has_modules_ahead and _layer(name) >= _n_layers(shapes)}
+    ahead = {name for name in names if family.has_mtp_modules and _layer(name) >= _n_layers(shapes)}
     if ahead:
-        _LOG.warning("modules for multi-token prediction are left out: %s", _some(ahead))
+        _LOG.warning("MTP modules are left out: %s", _some(ahead))
     unknown = {
         name for name in names - places.keys() - ahead if name != HEAD and not name.endswith(_RECOMPUTED)
     }
@@ -99,10 +99,10 @@ def names_to_read(family: Family, shapes: Mapping[str, torch.Size], stored: Iter
         raise UnsupportedModel("experts are stored fused: save the model with save_original_format=True")
     if unknown:
         raise CheckpointError(
-            f"a {family.model_type} has no {_some(unknown)}: does config.json belong to the weights?"
+            f"a {family.model_type} has no {_some(unknown)}: check that config.json belongs to the weights"
         )
     if missing := places.keys() - names:
-        raise CheckpointError(f"the weights lack {_some(missing)}; fetch them anew")
+        raise CheckpointError(f"the weights lack {_some(missing)}; fetch them again")
     return names & (places.keys() | {HEAD})
 
 
@@ -112,7 +112,7 @@ def put_together(
     tensors: Iterable[tuple[str, Tensor]],
     dtype: torch.dtype | None = None,
 ) -> dict[str, Tensor]:
-    """Our state from their tensors in any order, each taken once; in their dtype where `dtype` is None.
+    """Our state from their tensors in any order, each read once; in their dtype if `dtype` is None.
 
     `tensors` are those of `names_to_read`. The balancing bias of a router keeps its dtype: its steps are finer than
     bf16. Raises CheckpointError for tensors of another shape than config.json's, UnsupportedModel for quantised ones.
@@ -135,10 +135,10 @@ def put_together(
 def located(
     family: Family, shapes: Mapping[str, torch.Size], tensors: Iterable[tuple[str, Tensor]]
 ) -> dict[str, Located]:
-    """Where each of our tensors is to be read, in our order.
+    """The location of each of our tensors, in our order.
 
-    `tensors` are those of `names_to_read`, in any order, of which only shapes and dtypes are looked at. Raises what
-    `put_together` raises without a dtype, but for a head that must equal the embedding; see `check_tied`.
+    `tensors` are those of `names_to_read`, in any order, of which only shapes and dtypes are read. Raises what
+    `put_together` raises without a dtype, except for a head that must equal the embedding; see `check_tied`.
     """
     places = slots(family, shapes)
     dtypes: dict[str, torch.dtype] = {}
@@ -148,7 +148,7 @@ def located(
             _check(theirs, tensor, slot)
             _check_alike(slot, dtypes.setdefault(slot.ours, tensor.dtype), tensor.dtype)
     names: dict[str, list[str]] = {}
-    for theirs, slot in places.items():  # of a stack from its first expert on
+    for theirs, slot in places.items():  # of a stack, starting with its first expert
         names.setdefault(slot.ours, []).append(theirs)
     return {ours: Located(shape, tuple(names[ours]), dtypes[ours]) for ours, shape in shapes.items()}
 
@@ -161,7 +161,7 @@ def check_tied(head: Tensor, embedding: Tensor) -> None:
 
 def _check_alike(slot: Slot, stack: torch.dtype, expert: torch.dtype) -> None:
     if stack != expert:
-        raise CheckpointError(f"the experts of {slot.ours} differ in dtype: give one to convert them to")
+        raise CheckpointError(f"the experts of {slot.ours} differ in dtype: choose one with --dtype")
 
 
 def _check(theirs: str, tensor: Tensor, slot: Slot) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from model.config import ModelConfig
 from model.layers.attention.gqa import Attention, Segment
-from model.layers.attention.mla import LatentAttention
+from model.layers.attention.mla import MLA
 from model.layers.attention.rotary import Rotation
 from model.layers.ffn import SwiGLU
 from model.layers.formats import autocast_dtype
@@ -20,12 +20,12 @@ from model.layers.sharing import lend
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + ffn(norm(x)); `layer` decides whether the feed-forward is MoE.
+    """A block: x + attention(norm(x)), then x + ffn(norm(x)); `layer` decides whether the feed-forward is MoE.
 
     `attention_of` and `ffn_of` are blocks whose attention or feed-forward this one uses instead of its own.
     """
 
-    attention: Attention | LatentAttention
+    attention: Attention | MLA
     ffn: SwiGLU | MoELayer
 
     def __init__(
@@ -44,7 +44,7 @@ class Block(nn.Module):
         if attention_of is not None:
             lend(self, "attention", attention_of.attention)
         else:
-            self.attention = Attention(config) if config.latent is None else LatentAttention(config)
+            self.attention = Attention(config) if config.latent is None else MLA(config)
         self.ffn_norm = RMSNorm(config.d_model, config.norm_eps)
         if ffn_of is not None:
             lend(self, "ffn", ffn_of.ffn)
@@ -55,7 +55,7 @@ class Block(nn.Module):
 
     def forward(self, x_BSD: Tensor, rotation: Rotation, first_BS: Tensor | None = None) -> Tensor:
         """Whole sequences; `first_BS` as `layers/attention/masks.py` makes it for this block's window, None: plainly causal."""
-        # an input like the others: when it is computed again, in a pipeline, the layer has another batch's
+        # passed as an input: when a pipeline recomputes, the layer has another batch's mask
         is_token_BS = self.ffn.is_token if isinstance(self.ffn, MoELayer) else None
         if self.checkpointing == "none" or not torch.is_grad_enabled():
             return self._whole(x_BSD, rotation, first_BS, is_token_BS)
@@ -81,7 +81,7 @@ class Block(nn.Module):
         return x + y
 
     def forward_cached(self, x_TD: Tensor, rotation: Rotation, segments: Sequence[Segment]) -> Tensor:
-        """New tokens of several sequences; the segments are made for this block's window."""
+        """New tokens of several sequences; the segments must be made for this block's window."""
         normed_TD = self.attention_norm(x_TD)
         x_TD = x_TD + self.attention.forward_cached(normed_TD, rotation, self.layer, segments)
         return self._feed(x_TD)

@@ -10,7 +10,7 @@ from model.layers.linear import linear
 
 
 class SwiGLU(nn.Module):
-    """w_down(silu(w_gate x) * w_up x). Weights: w_gate, w_up [F, D], w_down [D, F].
+    """SwiGLU: w_down(silu(w_gate x) * w_up x). Weights: w_gate, w_up [F, D], w_down [D, F].
 
     With `bias` also b_gate, b_up [F] and b_down [D].
     """

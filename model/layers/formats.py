@@ -1,4 +1,4 @@
-"""Which number format products are computed in: autocast's, or the operands' own."""
+"""Number format that products are computed in: autocast's, or the operands'."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
-    """What the autocast that is on for x's device casts x to; None where none is on, and for double, which it leaves."""
+    """The dtype that autocast casts x to; None if it is off, and for double, which it does not cast."""
     device = x.device.type
     if x.dtype is torch.float64 or not torch.is_autocast_enabled(device):
         return None
@@ -15,5 +15,5 @@ def autocast_dtype(x: Tensor) -> torch.dtype | None:
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
-    """What a linear map of x multiplies in."""
+    """The dtype of a linear map's products on x."""
     return autocast_dtype(x) or x.dtype

@@ -1,4 +1,4 @@
-"""The linear map of torch, by the kernels that fit."""
+"""Linear map of torch, computed by the fastest kernel that is available."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from model.layers import linear_fused
 
 
 def linear(x: Tensor, weight_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
-    """`F.linear`: [..., K] -> [..., N], in autocast's format where one is on."""
+    """`F.linear`: [..., K] -> [..., N], in autocast's format if it is on."""
     if bias_N is None and linear_fused.fits(x, weight_NK):
         return linear_fused.linear(x, weight_NK)
     return F.linear(x, weight_NK, bias_N)

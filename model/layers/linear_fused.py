@@ -1,9 +1,9 @@
 """Linear maps of many rows on CPU by compiled kernels, forward and backward (`model/csrc/linear_fused.cpp`).
 
-torch's libraries multiply fp32 on AMD processors without AVX-512, and spend on some shapes a tenth of the time on packing.
-Sums are fp32 in both formats, in an order that depends on neither other rows nor threads.
+torch's libraries multiply fp32 on AMD processors without AVX-512, and on some shapes spend a tenth of the time on
+packing. Sums are fp32 in both formats, in an order that depends on neither other rows nor threads.
 
-Whether it may be used is `fits`' answer; `model/layers/linear.py` asks it.
+Callers must check `fits` first, as `model/layers/linear.py` does.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from model import native
 from model.layers.watched import PLAIN, is_watched
 
-#: Fewer rows torch multiplies about as fast, and in bf16 their weight's gradient faster.
+#: With fewer rows torch is about as fast, and in bf16 faster at the weight's gradient.
 LEAST_ROWS = 512
 
 _DTYPES = (torch.float32, torch.bfloat16)
@@ -37,9 +37,9 @@ class _Call(ctypes.Structure):
 
 
 def fits(x: Tensor, weight_NK: Tensor) -> bool:
-    """Whether `linear` here may be used: many rows, plain CPU tensors of one format that this processor multiplies fast.
+    """Whether this `linear` supports the tensors: many rows, on CPU, of one format that this processor multiplies fast.
 
-    Not while something watches torch's operations or replaces its functions, nor where autocast would choose another format.
+    Not while torch's operations are traced or its functions replaced, nor if autocast would choose another format.
     """
     dtype = x.dtype
     if dtype not in _DTYPES or weight_NK.dtype is not dtype or not weight_NK.numel():
@@ -63,7 +63,7 @@ def is_fast(dtype: torch.dtype) -> bool:
 def linear(x: Tensor, weight_NK: Tensor) -> Tensor:
     """x weight^T: [..., K] -> [..., N] in their format. For tensors that `fits` accepts.
 
-    Gradients' own gradients are torch's. Raises MemoryError.
+    Second derivatives are torch's. Raises MemoryError.
     """
     apply: Callable[..., Tensor] = _Linear.apply
     return apply(x.contiguous(), weight_NK)
@@ -80,7 +80,7 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight_NK = ctx.saved_tensors
         needs_x, needs_weight = ctx.needs_input_grad
-        if torch.is_grad_enabled():  # somebody wants the gradients' own gradients
+        if torch.is_grad_enabled():  # for second derivatives
             grad_MN, x_MK = grad_y.flatten(0, -2), x.flatten(0, -2)
             return grad_y @ weight_NK if needs_x else None, grad_MN.mT @ x_MK if needs_weight else None
         grad_y = grad_y.contiguous()
@@ -91,7 +91,7 @@ class _Linear(torch.autograd.Function):
 
 
 def project(x: Tensor, weight_NK: Tensor, out: Tensor | None = None) -> Tensor:
-    """As `linear`, of contiguous tensors, without a gradient; into `out` where that is given."""
+    """As `linear`, of contiguous tensors, without a gradient; into `out` if given."""
     y = x.new_empty(*x.shape[:-1], len(weight_NK)) if out is None else out
     _run("forward", x, weight_NK.shape, x=x, weight=weight_NK, y=y)
     return y
@@ -102,7 +102,7 @@ def _forward(x: Tensor, weight_NK: Tensor) -> Tensor:
     return project(x, weight_NK)
 
 
-#: For torch, which sees one operation of its own: selective checkpoints keep what it returns.
+#: Registered as one torch operation, so that selective checkpointing keeps its output.
 OPERATION = torch.ops.gainshare.linear.default
 
 
@@ -121,7 +121,7 @@ def grad_weight(grad_y: Tensor, x: Tensor) -> Tensor:
 
 
 def add_grad_weight(grad_y: Tensor, x: Tensor, to_NK: Tensor | None) -> Tensor:
-    """`grad_weight` in fp32, unrounded; in place of `to_NK`, which it is added to, unless that is None."""
+    """`grad_weight` in fp32, unrounded; added to `to_NK` in place unless that is None."""
     grad_NK = x.new_empty(grad_y.shape[-1], x.shape[-1], dtype=torch.float32) if to_NK is None else to_NK
     adds = int(to_NK is not None)
     _run("grad_weight", x, grad_NK.shape, x=x, grad_y=grad_y, grad_weight=grad_NK, is_wide=1, adds=adds)
@@ -131,7 +131,7 @@ def add_grad_weight(grad_y: Tensor, x: Tensor, to_NK: Tensor | None) -> Tensor:
 def _run(
     name: str, rows: Tensor, shape: torch.Size, *, is_wide: int = 0, adds: int = 0, **arrays: Tensor
 ) -> None:
-    """Calls the kernel; all tensors are contiguous and outlive the call. `shape` is the weight's, `rows` tells how many."""
+    """Call the kernel; all tensors must be contiguous and outlive the call. `shape` is the weight's."""
     n_rows = rows.numel() // rows.shape[-1]
     call = _Call(
         *(n_rows, *shape, torch.get_num_threads()),
@@ -142,12 +142,12 @@ def _run(
     kernel = getattr(native.library(), f"linear_fused_{name}")
     if kernel(ctypes.byref(call), int(rows.dtype is torch.bfloat16)):
         raise MemoryError(
-            f"no memory for the panels of a product of {n_rows:,} rows with a weight {tuple(shape)}"
+            f"no memory for the packed panels of a product of {n_rows:,} rows with a weight {tuple(shape)}"
         )
 
 
 @cache
 def _fast_formats() -> int:
-    """Of each format whether it is fast here: 1 for fp32, 2 for bf16; 0 without kernels, or with those of an older tree."""
+    """Fast formats: bit 0 for fp32, bit 1 for bf16; 0 without kernels, or with those of another tree."""
     kernel = getattr(native.library(), "linear_fused_is_fast", None)
     return 0 if kernel is None else int(kernel())

@@ -1,8 +1,8 @@
-"""Multi-token prediction (DeepSeek-V3, arXiv:2412.19437, section 2.2): modules that look further than the next token.
+"""Multi-token prediction (DeepSeek-V3, arXiv:2412.19437, section 2.2): modules that predict tokens after the next one.
 
-Module i, counted from zero, joins what is known at position p with the embedding of token p + i + 1 and predicts token
-p + i + 2; it feeds the next module. Embedding and head are the transformer's. Training uses them, and serving where it
-guesses ahead.
+Module i, counted from zero, joins the residual stream at position p with the embedding of token p + i + 1 and predicts
+token p + i + 2; its output is the next module's input. Embedding and head are the transformer's. Training uses the
+modules, and serving uses them for draft tokens.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from model.layers.block import Block
 from model.layers.norm import RMSNorm
 
 
-class AheadModule(nn.Module):
-    """One depth of prediction: norms of both inputs, their projection [D, 2D], a block, and the norm before the head.
+class MTPModule(nn.Module):
+    """One MTP module: norms of both inputs, their projection [D, 2D], a block, and the norm before the head.
 
-    The block is of the kind of the transformer's last layer, with weights of its own.
+    The block is of the kind of the transformer's last layer, with its own weights.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -36,7 +36,7 @@ class AheadModule(nn.Module):
         nn.init.normal_(self.w_join, std=self.w_join.shape[-1] ** -0.5)
 
     def cast_block(self, dtype: torch.dtype) -> None:
-        """Casts all but the norm before the head, as `Transformer.cast_blocks` does."""
+        """Cast everything but the norm before the head, as `Transformer.cast_blocks` does."""
         for part in (self.hidden_norm, self.embedding_norm, self.block):
             part.to(dtype)
         self.w_join.data = self.w_join.data.to(dtype)
@@ -49,15 +49,15 @@ class AheadModule(nn.Module):
     def forward(
         self, x_BSD: Tensor, embedded_BSD: Tensor, rotation: Rotation, first_BS: Tensor | None = None
     ) -> Tensor:
-        """Residual stream [B, S, D] and embeddings of the tokens ahead -> the residual stream one token further."""
+        """Residual stream [B, S, D] and embeddings of later tokens -> the residual stream for the next depth."""
         y_BSD: Tensor = self.block(self.join(x_BSD, embedded_BSD), rotation, first_BS)
         return y_BSD
 
 
-def tokens_ahead(tokens_BS: Tensor, distance: int) -> Tensor:
-    """For each position the token `distance` further; the row's beginning fills its end, where nothing follows.
+def tokens_after(tokens_BS: Tensor, distance: int) -> Tensor:
+    """The token `distance` positions after each one; the row's end is filled with its beginning.
 
-    Those last positions' predictions mean nothing and no loss may use them: their targets do not exist either.
+    The predictions of those last positions are meaningless and must enter no loss: they have no targets.
     Attention is causal, so nothing of them reaches earlier positions.
     """
     return tokens_BS.roll(-distance, dims=1)

@@ -9,7 +9,7 @@ from model.layers import norm_fused, norm_reference
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * weight over the last dimension, computed in fp32."""
+    """RMS norm: x / sqrt(mean(x^2) + eps) * weight over the last dimension, computed in fp32."""
 
     def __init__(self, d_model: int, eps: float) -> None:
         super().__init__()
@@ -17,7 +17,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(d_model))
 
     def forward(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """In `dtype`, weight's where it is None."""
+        """The norm of x in `dtype`, None for the weight's."""
         dtype = dtype or self.weight.dtype
         if dtype in norm_fused.FORMATS and norm_fused.fits(x, self.weight):
             return norm_fused.normed(x, self.weight, self.eps, dtype)

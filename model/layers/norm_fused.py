@@ -1,10 +1,10 @@
 """Root-mean-square norms and rotations of heads on CPU by a compiled kernel, forward and backward (`model/csrc/norm_fused.cpp`).
 
-torch's operations take some ten passes over the rows each way, each a temporary of their size. Here a row is read once
-for its norm and once for the answer, and nothing but the input is kept for the backward pass. All is fp32, rounded once
-to the answer's format.
+torch's operations take some ten passes over the rows each way, each with a temporary of their size. Here a row is read
+once for its norm and once for the output, and only the input is kept for the backward pass. Everything is fp32, rounded
+once to the output's format.
 
-Whether it may be used is `fits`' answer; modules ask it.
+Callers must check `fits` first.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ class _Call(ctypes.Structure):
 
 
 def fits(x: Tensor, weight: Tensor | None = None, rotation: Rotation | None = None) -> bool:
-    """Whether `normed` or `turned` may be used: plain CPU tensors, x in fp32 or bf16, all else in fp32.
+    """Whether `normed` and `turned` support the tensors: on CPU, x in fp32 or bf16, all others in fp32.
 
-    Not for interleaved rotations, nor while something watches torch's operations.
+    Not for interleaved rotations, nor while torch's operations are watched.
     """
     if x.dtype not in FORMATS or (rotation is not None and rotation.is_interleaved):
         return False
-    beside = (weight, *(() if rotation is None else rotation[:2]))
-    exact = [t for t in beside if t is not None]
+    others = (weight, *(() if rotation is None else rotation[:2]))
+    exact = [t for t in others if t is not None]
     if any(type(t) not in PLAIN or t.device.type != "cpu" for t in (x, *exact)) or x.numel() == 0:
         return False
     return all(t.dtype is torch.float32 for t in exact) and not is_watched() and _has_kernels()
 
 
 def normed(x: Tensor, weight_D: Tensor, eps: float, dtype: torch.dtype = torch.float32) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) * weight over the last dimension: [..., D] in `dtype`, one of FORMATS.
+    """RMS norm, x / sqrt(mean(x^2) + eps) * weight over the last dimension: [..., D] in `dtype`, one of FORMATS.
 
-    For tensors that `fits` accepts. Gradients' own gradients are torch's. Raises MemoryError.
+    For tensors that `fits` accepts. Second derivatives are torch's. Raises MemoryError.
     """
     apply: Callable[..., Tensor] = _Rows.apply
     return apply(x.contiguous(), weight_D, None, None, eps, dtype)
@@ -63,10 +63,10 @@ def normed(x: Tensor, weight_D: Tensor, eps: float, dtype: torch.dtype = torch.f
 def turned(
     x: Tensor, rotation: Rotation, dtype: torch.dtype, weight_C: Tensor | None = None, eps: float = 0.0
 ) -> Tensor:
-    """Heads [..., H, C], normed each by itself where there is a weight, turned by their positions' rotation [..., C].
+    """Heads [..., H, C], normed per head if there is a weight, rotated by their positions' rotation [..., C].
 
     In `dtype`, one of FORMATS. For tensors that `fits` accepts, with rotations of the last positions of x: [S, C] serves
-    [B, S, H, C] too. Gradients' own gradients are torch's. Raises MemoryError.
+    [B, S, H, C] too. Second derivatives are torch's. Raises MemoryError.
     """
     cos, sin = rotation.cos.contiguous(), rotation.sin.contiguous()
     apply: Callable[..., Tensor] = _Rows.apply
@@ -93,7 +93,7 @@ class _Rows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, *turn = ctx.saved_tensors
-        if torch.is_grad_enabled():  # somebody wants the gradients' own gradients
+        if torch.is_grad_enabled():  # for second derivatives
             rotation = None if turn[0] is None else Rotation(*turn)
             needed = ctx.needs_input_grad[:2]
             return *norm_reference.gradients(x, weight, rotation, ctx.eps, grad_y, needed), *(4 * [None])
@@ -111,7 +111,7 @@ def _run(
     dtype: torch.dtype,
     **arrays: Tensor | None,
 ) -> None:
-    """Calls the kernel; all tensors are contiguous and outlive the call. `dtype` is the answer's."""
+    """Call the kernel; all tensors must be contiguous and outlive the call. `dtype` is the output's."""
     x, weight, cos, sin = arguments
     assert x is not None
     width = x.shape[-1]
@@ -124,10 +124,10 @@ def _run(
     )
     formats = (int(format_ is torch.bfloat16) for format_ in (x.dtype, dtype))
     if getattr(native.library(), f"norm_fused_{direction}")(ctypes.byref(call), *formats):
-        raise MemoryError(f"no memory for the norms of {call.rows} rows: take fewer tokens at a time")
+        raise MemoryError(f"no memory for the norms of {call.rows} rows: pass fewer tokens at a time")
 
 
 @cache
 def _has_kernels() -> bool:
-    """Not without compiled kernels, or with those of a tree that has other ones."""
+    """Whether there are compiled kernels, of this tree."""
     return hasattr(native.library(), "norm_fused_backward")

@@ -1,4 +1,4 @@
-"""Norms and rotations of heads, written for reading: what `model/layers/norm_fused.py` must equal, at any speed."""
+"""Reference for `model/layers/norm_fused.py`: norms and rotations of heads, written for reading and not for speed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def normed(x: Tensor, weight_D: Tensor, eps: float, dtype: torch.dtype) -> Tenso
 def normed_and_turned(
     x: Tensor, weight: Tensor | None, rotation: Rotation | None, eps: float, dtype: torch.dtype
 ) -> Tensor:
-    """Rows [..., D], or heads [..., H, C] where they turn: normed where there is a weight, then turned by a rotation."""
+    """Rows [..., D], or heads [..., H, C] with a rotation: normed if there is a weight, then rotated."""
     y = x.float() if weight is None else normed(x, weight, eps, torch.float32)
     return (y if rotation is None else rotate(y, rotation)).to(dtype)
 
@@ -31,7 +31,7 @@ def gradients(
     grad_y: Tensor,
     is_needed: tuple[bool, bool],
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Those of `normed_and_turned` in grad_y's format with regard to x and weight, if needed; they have gradients themselves."""
+    """Gradients of `normed_and_turned` in grad_y's format with regard to x and weight, if needed; differentiable."""
     inputs = [tensor for tensor, needed in zip((x, weight), is_needed, strict=True) if needed]
     y = normed_and_turned(x, weight, rotation, eps, grad_y.dtype)
     found = iter(torch.autograd.grad(y, inputs, grad_y, create_graph=True))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Activation checkpointing (Chen et al. 2016, arXiv:1604.06174): what a layer keeps for its backward pass.
+"""Activation checkpointing (Chen et al. 2016, arXiv:1604.06174).
 
 Non-reentrant throughout, so that hooks, shared weights and unused gradients work as in plain training; values and
 gradients are those of plain training.
@@ -23,8 +23,8 @@ from model.layers import linear_fused
 from model.layers.attention import gqa_fused
 from model.layers.watched import Unwatching
 
-# none: everything; full: a block's input alone; selective: beside the inputs of a block's halves what the products
-# before attention's fused kernel and the kernel itself return, so that norms, rotations and the feed-forward, whose
+# Kept with none: everything; full: a block's input alone; selective: the inputs of a block's halves, and the outputs of
+# the products before attention's fused kernel and of the kernel, so that norms, rotations and the feed-forward, whose
 # activations are the widest, are computed again (Korthikanti et al. 2022, arXiv:2205.05198).
 Checkpointing = Literal["none", "full", "selective"]
 
@@ -40,20 +40,20 @@ _KERNELS = {
 
 
 def checked(value: str) -> Checkpointing:
-    """The mode of that name. Raises ConfigError for any other."""
+    """Check the name of a mode. Raises ConfigError."""
     if value not in get_args(Checkpointing):
         raise ConfigError(f"checkpointing must be one of {', '.join(get_args(Checkpointing))}, not {value!r}")
     return value  # type: ignore[return-value]  # just checked
 
 
 def recomputed(compute: Callable[..., Tensor], *args: Any) -> Tensor:
-    """`compute(*args)`, keeping its inputs alone. It must draw no random numbers."""
+    """`compute(*args)`, keeping only its inputs. It must not draw random numbers."""
     y: Tensor = checkpoint(compute, *args, use_reentrant=False, preserve_rng_state=False)
     return y
 
 
 def recomputed_but_products(compute: Callable[..., Tensor], *args: Any) -> Tensor:
-    """`compute(*args)`, an attention, keeping its inputs and what its products and its kernel return."""
+    """`compute(*args)`, an attention, keeping its inputs and the outputs of its products and its kernel."""
     y: Tensor = checkpoint(
         compute,
         *args,
@@ -65,13 +65,13 @@ def recomputed_but_products(compute: Callable[..., Tensor], *args: Any) -> Tenso
 
 
 def _keeping_products() -> tuple[Unwatching, Unwatching]:
-    """The contexts of the forward pass and of computing again."""
+    """The contexts of the forward pass and of the recomputation."""
     modes = create_selective_checkpoint_contexts(_KeepProducts())  # type: ignore[no-untyped-call]
     return Unwatching(modes[0]), Unwatching(modes[1])
 
 
 class _KeepProducts:
-    """Keeps products up to the attention kernel: no gradient asks for what the output projection behind it returns."""
+    """Policy that keeps products up to the attention kernel: no gradient needs the output projection's result."""
 
     def __init__(self) -> None:
         self.has_attended = {False: False, True: False}  # in the forward pass, and when computing again

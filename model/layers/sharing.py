@@ -1,4 +1,4 @@
-"""Weights that several layers share (ALBERT, arXiv:1909.11942; MobileLLM's adjacent blocks, arXiv:2402.14905).
+"""Weight sharing between layers (ALBERT, arXiv:1909.11942; MobileLLM's adjacent blocks, arXiv:2402.14905).
 
 A module is registered with its owner only; the other layers hold a plain reference to it. So parameters, state dicts,
 optimisers and counts meet each weight once, and autograd adds up the gradients of all uses. Key/value caches stay per
@@ -18,7 +18,7 @@ SHARED_PARTS = ("attention", "ffn")
 
 
 def lend(block: nn.Module, part: str, owned: nn.Module) -> None:
-    """Lets `block.part` be a module that another block owns, without registering it a second time."""
+    """Set `block.part` to a module that another block owns, without registering it a second time."""
     object.__setattr__(block, part, owned)
 
 
@@ -33,9 +33,9 @@ def owner(config: ModelConfig, part: str, layer: int) -> int:
 
 
 def unshare(config: ModelConfig, state: Mapping[str, Tensor]) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """The same function without sharing: configuration and state dict with a copy for each layer.
+    """Remove sharing: configuration and state dict with a copy for each layer and the same outputs.
 
-    For formats that know no sharing, and for training on with untied layers.
+    For formats without sharing, and for further training with untied layers.
     """
     copies = dict(state)
     for layer in range(config.n_layers):

@@ -1,6 +1,6 @@
 """Modules without memory: shapes and dtypes on the meta device, to read them or to assign a state to.
 
-Random numbers for no one cost nothing there but the import of torch's compiler: a second, and some 90 MiB that stay.
+Initialisation on the meta device would import torch's compiler, which takes a second and some 90 MiB, so it is skipped.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch.overrides import TorchFunctionMode
 
 @contextmanager
 def unfilled() -> Iterator[None]:
-    """Modules that are made within this context are on the meta device, and their weights are not drawn."""
-    with torch.device("meta"), _NothingDrawn():
+    """Context in which modules are made on the meta device, without random initialisation."""
+    with torch.device("meta"), _SkipInit():
         yield
 
 
-class _NothingDrawn(TorchFunctionMode):
+class _SkipInit(TorchFunctionMode):
     def __torch_function__(
         self,
         func: Callable[..., Any],

@@ -1,6 +1,4 @@
-"""Whether torch's operations are being watched, so that kernels of our own would go unseen: tracing, compiling,
-counting, transforming.
-"""
+"""Detect that torch's operations are watched (traced, compiled, counted, transformed), which would miss our kernels."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-PLAIN = (Tensor, nn.Parameter)  # any subclass of them may be watching
+PLAIN = (Tensor, nn.Parameter)  # any other subclass may watch operations
 
 _n_off = 0  # contexts of `torch_instead` that are open, of all threads
 _changing = threading.Lock()
@@ -22,9 +20,9 @@ _own_modes = threading.local()  # as dispatch modes are
 
 @contextmanager
 def torch_instead() -> Iterator[None]:
-    """Within it no kernels of our own are used, in any thread: for what counts torch's operations and their memory.
+    """Context without our kernels, in all threads, for counting torch's operations and their memory.
 
-    A forward pass that something watches and its recomputation that nothing does must both be within it.
+    A watched forward pass and its unwatched recomputation must both be within it.
     """
     global _n_off
     with _changing:
@@ -37,7 +35,7 @@ def torch_instead() -> Iterator[None]:
 
 
 class Unwatching(AbstractContextManager[None]):
-    """Enters a dispatch mode that calls every operation again where it was called before, and so misses no kernel of ours."""
+    """Enters a dispatch mode that calls every operation unchanged, and so does not need to see our kernels."""
 
     def __init__(self, mode: AbstractContextManager[object]) -> None:
         self.mode = mode
@@ -56,15 +54,15 @@ def _own_mode_count() -> int:
 
 
 def is_torch_wanted() -> bool:
-    """Whether also kernels that torch knows as its operations must stay away: asked for, or while functions are transformed.
+    """Whether even our kernels that are torch operations must not be used: under `torch_instead` or a transformation.
 
-    Forward-mode derivatives count as a transformation: a kernel of ours would lose them without a word.
+    Forward-mode derivatives count as a transformation: our kernels would lose them without an error.
     """
     return _n_off > 0 or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def is_watched() -> bool:
-    """Whether calls of torch's operations are being recorded, or tensors stand for others."""
+    """Whether torch's operations are being recorded, or tensors are stand-ins such as fake tensors."""
     return (
         is_torch_wanted()
         or torch.compiler.is_compiling()

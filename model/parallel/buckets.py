@@ -1,4 +1,4 @@
-"""Tensors that travel or are cast together: enough of them to be worth a message, few enough to cost little memory.
+"""Group tensors into buckets that are sent or cast together.
 
 Does not import torch.
 """
@@ -15,7 +15,7 @@ BUCKET_ELEMENTS = 2**23
 
 
 def buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Neighbours of one dtype together, up to BUCKET_ELEMENTS; larger ones alone."""
+    """Group neighbours of one dtype up to BUCKET_ELEMENTS; larger tensors are alone."""
     bucket: list[Tensor] = []
     for tensor in tensors:
         full = sum(other.numel() for other in bucket) + tensor.numel() > BUCKET_ELEMENTS

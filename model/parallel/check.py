@@ -1,4 +1,4 @@
-"""Trains a small model on a mesh of ranks and in one process, and prints both loss curves: they must be equal.
+"""Train a small model on a mesh of ranks and in one process, and print both loss curves, which must be equal.
 
     torchrun --standalone --nproc-per-node 4 -m model.parallel.check --mesh tp=2,pp=2 --mesh ep=2,dp=2,pp=2
 
@@ -40,7 +40,7 @@ Trained = ParallelTrainer | ZeroTrainer
 
 @dataclass(frozen=True)
 class Job:
-    """What is trained: `rows` random sequences per step, the same for every mesh."""
+    """The training job: `rows` random sequences per step, the same for every mesh."""
 
     config: ModelConfig
     steps: int
@@ -56,11 +56,11 @@ class Job:
     splits_sequence: bool = False
 
     def chunks_on(self, mesh: Mesh) -> int:
-        """Stages per rank: meshes without a pipeline have one."""
+        """Stages per rank; one on meshes without a pipeline."""
         return self.n_chunks if mesh.pp > 1 else 1
 
     def splits_on(self, mesh: Mesh) -> bool:
-        """Whether the stream is split by positions: meshes without tensor parallel ranks have it whole."""
+        """Whether the stream is split by positions, which needs tensor parallel ranks."""
         return self.splits_sequence and mesh.tp > 1
 
     def batch(self, step: int) -> Tensor:
@@ -72,7 +72,7 @@ class Job:
         return (start_B1 + stride_B1 * torch.arange(self.tokens) + noise_BS) % self.config.vocab_size
 
     def packing(self) -> dict[str, Tensor]:
-        """Two documents in each row, where that is asked for."""
+        """Two documents in each row, with --packed."""
         if not self.is_packed:
             return {}
         first = self.tokens // 3
@@ -98,13 +98,13 @@ def single_process(job: Job, recipe: Recipe) -> list[float]:
 
 
 def on_mesh(job: Job, mesh: Mesh, recipe: Recipe, timeout_s: float) -> list[float]:
-    """The loss curve of a parallel trainer; every rank of the world calls it."""
+    """The loss curve of a parallel trainer; every rank of the world must call it."""
     processes = connect(mesh, timeout_s=timeout_s)
     return _losses(job, trainer_of(job, processes, recipe), processes, range(job.steps))
 
 
 def moved(job: Job, first: Mesh, second: Mesh, recipe: Recipe, timeout_s: float) -> list[float]:
-    """The loss curve of a run whose second half goes on from the merged state of the first, on another mesh."""
+    """The loss curve of a run whose second half continues from the merged state of the first, on another mesh."""
     half = job.steps // 2
     whole: dict[str, Any] = {}
     losses: list[float] = []
@@ -124,7 +124,7 @@ def moved(job: Job, first: Mesh, second: Mesh, recipe: Recipe, timeout_s: float)
 
 
 def trainer_of(job: Job, processes: Processes, recipe: Recipe) -> Trained:
-    """Of the job's first weights, by DeepSpeed where the job says so."""
+    """A trainer with the job's initial weights, DeepSpeed's if the job uses it."""
     if job.zero is not None:
         return ZeroTrainer(
             job.config,
@@ -149,7 +149,7 @@ def trainer_of(job: Job, processes: Processes, recipe: Recipe) -> Trained:
 
 
 def _losses(job: Job, trainer: Trained, processes: Processes, steps: range) -> list[float]:
-    """Of the job's steps with these numbers, each on this rank's rows."""
+    """Losses of the steps with these numbers, each on this rank's rows."""
     mesh, place, device = processes.mesh, processes.at.dp, own_device()
     packing = {name: own_rows(tensor, mesh, place).to(device) for name, tensor in job.packing().items()}
     return [
@@ -158,7 +158,7 @@ def _losses(job: Job, trainer: Trained, processes: Processes, steps: range) -> l
 
 
 def own_rows(batch_BS: Tensor, mesh: Mesh, place: int) -> Tensor:
-    """The rows of one data parallel rank. Raises MeshError where they do not divide."""
+    """The rows of one data parallel rank. Raises MeshError where they do not divide evenly."""
     if batch_BS.shape[0] % mesh.dp:
         raise MeshError(f"{batch_BS.shape[0]} rows cannot be spread over dp={mesh.dp}: change --rows")
     return batch_BS.chunk(mesh.dp)[place]
@@ -252,7 +252,7 @@ def _job(options: argparse.Namespace) -> Job:
 
 
 def _require_possible(options: argparse.Namespace, job: Job, meshes: list[Mesh]) -> None:
-    """Raises ValueError and MeshError for options that do not go together, before any rank is waited for."""
+    """Raises ValueError and MeshError for options that cannot be combined, before any rank is waited for."""
     for reason in _refusals(options, meshes):
         raise ValueError(reason)
     for mesh in meshes:
@@ -269,23 +269,23 @@ def _refusals(options: argparse.Namespace, meshes: list[Mesh]) -> Iterator[str]:
         yield f"--micro-batches must be at least 1, it is {options.micro_batches}"
     yield from _zero_refusals(options)
     if options.zero is not None and any(mesh.pp > 1 for mesh in meshes):
-        yield "--zero goes with no pipeline: leave it out, or use pp=1"
+        yield "--zero cannot be used with a pipeline: leave it out, or use pp=1"
     if options.chunks > 1 and all(mesh.pp == 1 for mesh in meshes):
-        yield "--chunks are stages of a pipeline: give a --mesh with pp of at least 2"
+        yield "--chunks needs a pipeline: give a --mesh with pp of at least 2"
     if options.sequence and all(mesh.tp == 1 for mesh in meshes):
-        yield "--sequence splits rows over tp: give a --mesh with tp of at least 2"
+        yield "--sequence needs tensor parallelism: give a --mesh with tp of at least 2"
     if options.move and len(meshes) != 2:
-        yield f"--move goes from one --mesh to another: give two, not {len(meshes)}"
+        yield f"--move needs two --mesh options, not {len(meshes)}"
     if options.move and options.steps < 2:
         yield "--move trains on both meshes: give at least 2 --steps"
 
 
 def _zero_refusals(options: argparse.Namespace) -> Iterator[str]:
-    """DeepSpeed's options without DeepSpeed, and those that it is not given."""
+    """Refusals of DeepSpeed's options without --zero, and of unsupported ones with it."""
     if options.zero is None:
-        why, given = "is DeepSpeed's: give --zero as well", {"offload": options.offload, "bf16": options.bf16}
+        why, given = "needs --zero: it is DeepSpeed's", {"offload": options.offload, "bf16": options.bf16}
     else:
-        why = "does not go with --zero: leave one of them out"
+        why = "cannot be used with --zero: leave one of them out"
         given = {
             "chunks": options.chunks > 1,
             "shard-states": options.shard_states,
@@ -300,31 +300,41 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--mesh", action="append", required=True, help="for example dp=2,tp=2,ep=4,etp=1")
     parser.add_argument("--model", default="small-moe", help=f"{', '.join(SHAPES)}, a preset, or a JSON file")
     parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--rows", type=int, default=8, help="sequences per step, over all ranks")
-    parser.add_argument("--tokens", type=int, default=16, help="tokens per sequence")
+    parser.add_argument("--rows", type=int, default=8, help="sequences per step, over all ranks (default: 8)")
+    parser.add_argument("--tokens", type=int, default=16, help="tokens per sequence (default: 16)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--micro-batches", type=int, default=None, help="default: pp")
-    parser.add_argument("--chunks", type=int, default=1, help="stages per rank, interleaved, where pp > 1")
+    parser.add_argument(
+        "--micro-batches", type=int, default=None, help="micro-batches per step (default: pp)"
+    )
+    parser.add_argument(
+        "--chunks", type=int, default=1, help="interleaved stages per rank, with pp > 1 (default: 1)"
+    )
     parser.add_argument("--checkpointing", choices=("none", "full", "selective"), default="none")
     parser.add_argument("--packed", action="store_true", help="two documents in each row")
-    parser.add_argument("--shard-states", action="store_true", help="optimiser states over dp (ZeRO 1)")
+    parser.add_argument("--shard-states", action="store_true", help="shard optimiser states over dp (ZeRO 1)")
     parser.add_argument(
-        "--sequence", action="store_true", help="where tp > 1, the stream's positions over tp"
+        "--sequence", action="store_true", help="split the stream's positions over tp, with tp > 1"
     )
     parser.add_argument("--zero", type=int, help="train dp and ep through DeepSpeed, with this ZeRO stage")
     parser.add_argument("--offload", action="store_true", help="with --zero: optimiser states in host memory")
     parser.add_argument("--bf16", action="store_true", help="with --zero: bf16 weights, fp32 master copy")
-    parser.add_argument("--clip", type=float, default=1.0, help="largest norm of the gradients")
+    parser.add_argument("--clip", type=float, default=1.0, help="largest norm of the gradients (default: 1)")
     parser.add_argument("--learning-rate", type=float, default=3e-3)
-    parser.add_argument("--tolerance", type=float, default=1e-4, help="relative difference of losses")
-    parser.add_argument("--timeout", type=float, default=120.0, help="seconds that any wait may take")
     parser.add_argument(
-        "--announce", action="store_true", help="rank 0 says when the first mesh starts to train"
+        "--tolerance", type=float, default=1e-4, help="largest relative difference of losses (default: 1e-4)"
     )
     parser.add_argument(
-        "--move", action="store_true", help="train half of the steps on the first mesh, go on on the second"
+        "--timeout", type=float, default=120.0, help="seconds that a wait may take (default: 120)"
     )
-    parser.add_argument("--json", action="store_true", help="one JSON document on rank 0")
+    parser.add_argument(
+        "--announce", action="store_true", help="print a line on rank 0 when the first mesh starts to train"
+    )
+    parser.add_argument(
+        "--move",
+        action="store_true",
+        help="train half of the steps on the first mesh and the rest on the second",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document on rank 0")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Small models with all that a mesh may split, for checks: each trains in seconds."""
+"""Small models with everything that a mesh can split, for checks; each trains in seconds."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SHAPES: dict[str, ModelConfig] = {
         qk_norm="head",
         qkv_bias=True,
     ),
-    # Latent attention, sigmoid gate in groups with a balancing bias, untied head.
+    # MLA, sigmoid gate in groups with a balancing bias, untied head.
     "small-latent": replace(
         _PLAIN,
         name="small-latent",

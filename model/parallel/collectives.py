@@ -1,6 +1,6 @@
-"""Collectives that autograd can pass through: the conjugate pairs of tensor and expert parallelism.
+"""Collectives with gradients: the conjugate pairs of tensor and expert parallelism.
 
-A `group` of None is an axis of degree one: nothing is sent and the tensor comes back as it is. The pair `copy_to` and
+A `group` of None is an axis of degree one: nothing is sent and the tensor is returned unchanged. The pair `copy_to` and
 `reduce_from` is f and g of Megatron-LM (Shoeybi et al. 2019, arXiv:1909.08053); the four that split and gather rows are
 those of its sequence parallelism (Korthikanti et al. 2022, arXiv:2205.05198). Their `sizes` are the rows of each rank's
 part, the first rank's first: they may differ and be 0.
@@ -54,7 +54,7 @@ class _Exchange(torch.autograd.Function):
 
 
 class _Parts(torch.autograd.Function):
-    """One of the movements of rows below; gradients take `back`, its conjugate."""
+    """One of the row operations below; its gradient is the conjugate operation `back`."""
 
     @staticmethod
     def forward(
@@ -69,47 +69,47 @@ class _Parts(torch.autograd.Function):
 
 
 def copy_to(x: Tensor, group: Group) -> Tensor:
-    """Into a region where each rank of `group` computes a part: x as it is; gradients are summed over the ranks."""
+    """Enter a region where each rank of `group` computes a part: x unchanged; gradients are summed over the ranks."""
     apply: Callable[..., Tensor] = _CopyTo.apply
     return x if group is None else apply(x, group)
 
 
 def reduce_from(x: Tensor, group: Group) -> Tensor:
-    """Out of such a region: the sum of the ranks' parts; gradients pass as they are."""
+    """Leave such a region: the sum of the ranks' parts; gradients are unchanged."""
     apply: Callable[..., Tensor] = _ReduceFrom.apply
     return x if group is None else apply(x, group)
 
 
 def split_to(x_ND: Tensor, sizes: Sequence[int], group: Group) -> Tensor:
-    """Rows that all ranks have to this rank's part of them; gradients are gathered."""
+    """Split rows that all ranks have: returns this rank's part; gradients are gathered."""
     return _moved(x_ND, sizes, group, _own_part, _gathered)
 
 
 def gather_from(x_ND: Tensor, sizes: Sequence[int], group: Group) -> Tensor:
-    """The ranks' parts to all rows on each, which all ranks use alike; of the gradient a rank takes its part."""
+    """Gather the ranks' parts, for the same computation on all ranks; each rank takes its part of the gradient."""
     return _moved(x_ND, sizes, group, _gathered, _own_part)
 
 
 def gather_to(x_ND: Tensor, sizes: Sequence[int], group: Group) -> Tensor:
-    """As `gather_from`, into a region where each rank computes a part: gradients are summed and scattered."""
+    """As `gather_from`, but into a region where each rank computes a part: gradients are reduce-scattered."""
     return _moved(x_ND, sizes, group, _gathered, _sum_scattered)
 
 
 def reduce_scatter_from(x_ND: Tensor, sizes: Sequence[int], group: Group) -> Tensor:
-    """Out of such a region: this rank's rows of the sum of the ranks' parts; gradients are gathered."""
+    """Leave such a region: this rank's rows of the sum of the ranks' parts; gradients are gathered."""
     return _moved(x_ND, sizes, group, _sum_scattered, _gathered)
 
 
 def even_sizes(n_rows: int, group: Group) -> list[int]:
-    """Rows of each rank's part where `n_rows` are split; the first ranks have those that are left over."""
+    """Sizes of the ranks' parts of `n_rows` rows; the first ranks have one more if they do not divide evenly."""
     n_ranks = 1 if group is None else group.size()
     return [(n_rows + n_ranks - 1 - rank) // n_ranks for rank in range(n_ranks)]
 
 
 def exchange_rows(x_ND: Tensor, sent: Sequence[int], received: Sequence[int], group: Group) -> Tensor:
-    """Sends the first `sent[0]` rows to the group's first rank, the next to the second and so on.
+    """Send the first `sent[0]` rows to the group's first rank, the next to the second and so on (all-to-all).
 
-    Returns the received rows [sum(received), D], the first rank's first. Gradients take the way back.
+    Returns the received rows [sum(received), D], the first rank's first. Gradients are sent back.
     """
     if group is None:
         return x_ND
@@ -118,7 +118,7 @@ def exchange_rows(x_ND: Tensor, sent: Sequence[int], received: Sequence[int], gr
 
 
 def exchange_counts(counts_RE: Tensor, group: Group) -> Tensor:
-    """Row r goes to the group's rank r; returns what the ranks sent here, one row per rank. Integers, no gradient."""
+    """Send row r to the group's rank r; returns one row from each rank. Integers, no gradient."""
     if group is None:
         return counts_RE
     received_RE = torch.empty_like(counts_RE)
@@ -127,14 +127,14 @@ def exchange_counts(counts_RE: Tensor, group: Group) -> Tensor:
 
 
 def gather_counts(counts: Tensor, group: Group) -> Tensor:
-    """What each rank of the group has, [ranks, *counts.shape], the first rank's first. Integers, no gradient."""
+    """All-gather: [ranks, *counts.shape], the first rank's first. Integers, no gradient."""
     if group is None:
         return counts[None]
     return _gathered(counts[None], [1] * group.size(), group)
 
 
 def sum_over(x: Tensor, group: Group) -> Tensor:
-    """Adds `x` up over the ranks in place, without gradient; returns it."""
+    """Sum `x` over the ranks in place, without gradient; returns it."""
     if group is not None:
         dist.all_reduce(x, group=group)
     return x

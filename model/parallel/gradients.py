@@ -1,12 +1,12 @@
-"""Adding up gradients over the ranks that hold copies of a parameter, and clipping by the norm over all ranks.
+"""All-reduce of gradients over the ranks that hold copies of a parameter, and clipping by the global norm.
 
-The loss is a sum over tokens divided by their number in the whole step, so every axis adds and none averages. What is
-added over which axis:
+The loss is a sum over tokens divided by their number in the whole step, so every axis sums and none averages. Summed
+over each axis:
 
-- parameters that are whole on each tensor parallel rank but see its heads only, or with a split sequence its part of the
-  positions or of a sum: over `tp`;
+- parameters that are whole on each tensor parallel rank but used on its heads only, or with a split sequence on its part
+  of the positions or of a sum: over `tp`;
 - the embedding that is tied to the head and is on the first and the last pipeline stage: over these two;
-- routed experts that are spread over ranks: over `edp`, the ranks that hold copies of them; all else: over `dp`.
+- routed experts that are spread over ranks: over `edp`, the ranks that hold copies of them; all others: over `dp`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from model.parallel.stage import Stage
 
 @dataclass(frozen=True)
 class Trained:
-    """One trained parameter of this rank, how it is spread, and how many ranks hold the same values."""
+    """One trained parameter of this rank, its layout, and the number of ranks with the same values."""
 
     name: str
     parameter: nn.Parameter
@@ -45,8 +45,8 @@ class Gradients:
         self.trained = list(_trained(stages, processes))
 
     def add_up(self) -> None:
-        """After the last backward pass of a step: every copy of a parameter gets the gradient of the whole step."""
-        for item in self.trained:  # an expert that saw no token has none, but its copies elsewhere may
+        """All-reduce gradients after the last backward pass of a step: each copy gets the gradient of the whole step."""
+        for item in self.trained:  # an expert without tokens has none, but its copies on other ranks may
             if item.parameter.grad is None:
                 item.parameter.grad = torch.zeros_like(item.parameter)
         self._add(self.processes.group("tp"), [item for item in self.trained if item.is_partial])
@@ -55,7 +55,7 @@ class Gradients:
         self._add(self.processes.group("edp"), [item for item in self.trained if item.layout.is_expert])
 
     def clip(self, max_norm: float) -> Tensor:
-        """Scales all gradients so that their norm over the whole model is at most `max_norm`; returns it before."""
+        """Clip all gradients to a norm of `max_norm` over the whole model; returns the norm before."""
         norm = self.norm()
         scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)  # as torch's clip_grad_norm_ does
         for item in self.trained:

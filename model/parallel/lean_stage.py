@@ -1,8 +1,8 @@
-"""A pipeline stage whose receive buffers live from a micro-batch's arrival to the end of its backward pass.
+"""Pipeline stage whose receive buffers live from a micro-batch's arrival to the end of its backward pass.
 
 torch up to 2.14 keeps one buffer per micro-batch of the whole step and direction, which at 64 micro-batches is more than
-all activations in flight. From 2.15 on it makes a buffer when its receive starts, gives it up when it is used, and
-raises where one is there before: its own stage is used as it is.
+all activations in flight. From 2.15 on torch makes a buffer when its receive starts, frees it after use, and raises if
+one exists before: its own stage is used then.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.distributed.pipelining import PipelineStage
 
 
 class LeanStage(PipelineStage):
-    """The stage of torch up to 2.14, without the buffers that no micro-batch in flight needs."""
+    """The stage of torch up to 2.14 with buffers for micro-batches in flight only."""
 
     def _setup_forward_recv_info(self, num_microbatches: int, has_backward: bool) -> None:
         super()._setup_forward_recv_info(num_microbatches, has_backward)

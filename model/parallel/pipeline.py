@@ -1,9 +1,9 @@
-"""Runs the micro-batches of one step through the pipeline: forward, loss and backward on every rank's stages.
+"""Run the micro-batches of one step through the pipeline: forward, loss and backward on every rank's stages.
 
 The schedules are torch's (torch.distributed.pipelining): 1F1B (PipeDream-Flush, arXiv:2006.09503) with one stage per
 rank, interleaved 1F1B (Megatron-LM, arXiv:2104.04473) with several. Without a pipeline axis micro-batches are plain
-gradient accumulation. Shapes are given to the stages beforehand, so that no extra forward pass infers them. Knows
-nothing of optimisers or of gradients' sums over ranks.
+gradient accumulation. Shapes are given to the stages beforehand, so that no extra forward pass infers them. Optimiser
+steps and gradients' sums over ranks are made elsewhere.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from model.parallel.stage import Stage
 
 
 class Runner(Protocol):
-    """Forward and backward of one step on this rank."""
+    """Interface of a runner: forward and backward of one step on this rank."""
 
     def run(self, tokens_BS: Tensor, targets_BS: Tensor, scale: Tensor, packing: dict[str, Tensor]) -> Tensor:
-        """Adds the gradients of `scale` * summed loss; returns that loss on the last stage's rank and 0 elsewhere.
+        """Accumulate the gradients of `scale` * summed loss; returns that loss on the last stage's rank and 0 elsewhere.
 
-        `packing` holds positions_BS and documents_BS where rows hold packed documents.
+        `packing` has positions_BS and documents_BS if rows are packed documents.
         """
 
 
 def runner(stages: Sequence[Stage], processes: Processes, n_micro_batches: int) -> Runner:
-    """Raises MeshError where a pipeline has too few micro-batches, or there is none for several stages."""
+    """Choose the runner. Raises MeshError for too few micro-batches, or for several stages without a pipeline."""
     if processes.mesh.pp == 1:
         check_schedule(processes.mesh, n_micro_batches=n_micro_batches, n_chunks=len(stages))
         return Accumulation(stages[0], n_micro_batches)
@@ -49,7 +49,7 @@ def require_even(n_rows: int, n_micro_batches: int) -> None:
 
 
 class Accumulation:
-    """No pipeline: one micro-batch after the other on one stage that has all layers."""
+    """Runner without a pipeline: one micro-batch after the other on one stage that has all layers."""
 
     def __init__(self, stage: Stage, n_micro_batches: int) -> None:
         self.stage, self.n_micro_batches = stage, n_micro_batches
@@ -101,7 +101,7 @@ def summed_loss(
 
 
 class Neighbours:
-    """The ranks that hold the stages before and behind this rank's, in a circle where there are several per rank."""
+    """The ranks of the previous and the next stage, in a ring if there are several stages per rank."""
 
     def __init__(self, processes: Processes) -> None:
         self._group = processes.group("pp")
@@ -118,7 +118,7 @@ class Neighbours:
 
 
 class Pipeline:
-    """torch's schedule over this rank's stages; made again for each shape of micro-batches."""
+    """Runner of torch's schedule over this rank's stages; made again for each shape of micro-batches."""
 
     def __init__(self, stages: Sequence[Stage], processes: Processes, n_micro_batches: int) -> None:
         check_schedule(processes.mesh, n_micro_batches=n_micro_batches, n_chunks=len(stages))

@@ -1,9 +1,9 @@
-"""Where the residual stream is between the modules that tensor parallel ranks split: whole on each, or in parts.
+"""Layout of the residual stream between tensor parallel modules: whole on each rank, or split by positions.
 
-In parts it is sequence parallel (Korthikanti et al. 2022, arXiv:2205.05198): a rank has some positions of each row,
+Split, it is sequence parallel (Korthikanti et al. 2022, arXiv:2205.05198): a rank has some positions of each row,
 which are gathered on the way into a split module, and of the sum that comes out it keeps its own. So norms, sums of the
-stream and what a layer keeps of it are 1 / tp on each rank, for as many bytes on the way: an all-reduce is a gather and
-a scatter. Positions, rotations and targets stay those of whole rows.
+stream and a layer's saved copies are 1 / tp on each rank, with the same communication: an all-reduce is a gather and a
+scatter. Positions, rotations and targets stay those of whole rows.
 
 Shape suffix of this file: P positions that one rank has, of S.
 """
@@ -25,15 +25,15 @@ from model.parallel.collectives import (
 
 
 class Residual(Protocol):
-    """One rank's stream: `enter` takes it into a region where each rank computes a part of a sum, `leave` out of it."""
+    """Interface of one rank's stream: `enter` a region where each rank computes a part of a sum, and `leave` it."""
 
     group: Group
 
     def begin(self, n_tokens: int) -> None:
-        """Rows have so many positions until the next call, backward passes included."""
+        """Set the number of positions of rows until the next call, backward passes included."""
 
     def n_own(self, n_tokens: int) -> int:
-        """How many positions of such rows this rank has."""
+        """Number of positions of such rows on this rank."""
 
     def enter(self, x_BPD: Tensor) -> Tensor:
         """[B, P, D] -> [B, S, D]; gradients are summed over the ranks."""
@@ -43,40 +43,40 @@ class Residual(Protocol):
 
 
 class WholeResidual:
-    """All positions on each rank."""
+    """The whole stream on each rank."""
 
     def __init__(self, group: Group) -> None:
         self.group = group
 
     def begin(self, n_tokens: int) -> None:
-        """Nothing depends on it."""
+        """Do nothing."""
 
     def n_own(self, n_tokens: int) -> int:
-        """All."""
+        """All positions."""
         return n_tokens
 
     def enter(self, x_BSD: Tensor) -> Tensor:
-        """As it is."""
+        """The stream unchanged."""
         return copy_to(x_BSD, self.group)
 
     def leave(self, y_BSD: Tensor) -> Tensor:
-        """All of the sum."""
+        """The whole sum."""
         return reduce_from(y_BSD, self.group)
 
 
 class SplitResidual:
-    """Neighbouring positions on each rank; the first ranks have one more where they do not divide."""
+    """The stream split by positions; the first ranks have one more if they do not divide evenly."""
 
     def __init__(self, group: Group) -> None:
         self.group = group
         self._sizes: list[int] = []
 
     def begin(self, n_tokens: int) -> None:
-        """Recomputation in a backward pass reads it again."""
+        """Set the number of positions, which recomputation in a backward pass reads again."""
         self._sizes = even_sizes(n_tokens, self.group)
 
     def n_own(self, n_tokens: int) -> int:
-        """May be none, of rows that are shorter than there are ranks."""
+        """Number of positions on this rank; may be 0 for short rows."""
         return even_sizes(n_tokens, self.group)[0 if self.group is None else self.group.rank()]
 
     def enter(self, x_BPD: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Rows of a tensor taken by index, and added up by index: each is the other's gradient.
+"""Gather rows of a tensor and scatter-add them: each is the other's gradient.
 
-Both sum in one order, so that a step gives the same bits each time: torch's own forms add rows of one index in any
-order, `x[rows]` backward on CPUs of several threads, `index_add` on CUDA.
+Both sum in a fixed order, so that a step gives the same bits each time: torch's own forms add rows of one index in any
+order (the backward pass of `x[rows]` on CPUs with several threads, `index_add` on CUDA).
 
 Shape suffixes: N rows that are taken, of R. Indices come in `parts`, none of which has the same index twice.
 """
@@ -42,13 +42,13 @@ class _Add(torch.autograd.Function):
 
 
 def take_rows(x_RD: Tensor, parts: Sequence[Tensor]) -> Tensor:
-    """The rows [N, D] that the indices of the parts name, one part after the other; gradients are summed in their dtype."""
+    """Gather the rows [N, D] of the parts' indices, one part after the other; gradients are summed in their dtype."""
     apply: Callable[..., Tensor] = _Take.apply
     return apply(x_RD, *parts)
 
 
 def add_rows(y_ND: Tensor, parts: Sequence[Tensor], n_rows: int, dtype: torch.dtype) -> Tensor:
-    """[N, D] to [n_rows, D] of `dtype`: the sum in fp32 of the rows of each index, zeros where there is none."""
+    """Scatter-add [N, D] to [n_rows, D] of `dtype`: the fp32 sum of the rows of each index, zero without any."""
     apply: Callable[..., Tensor] = _Add.apply
     return apply(y_ND, n_rows, dtype, *parts)
 

@@ -1,9 +1,9 @@
 """AdamW whose states are spread over the ranks that hold copies of a parameter (ZeRO 1, arXiv:1910.02054).
 
-Each rank updates its slice of every flattened parameter and hands it out to the others; AdamW works on each element by
-itself, so the result is that of every rank updating all. Parameters of less than fp32 get an fp32 master copy, of the
-slice only; their gradients are cast, and updated weights handed out, in buckets of at most BUCKET_ELEMENTS, so that
-little memory comes and goes. Goes with all axes: experts are spread over `edp`, all else over `dp`.
+Each rank updates its slice of every flattened parameter and broadcasts it to the others; AdamW is element-wise, so the
+result is that of every rank updating all. Parameters narrower than fp32 get an fp32 master copy of the slice; their
+gradients are cast, and updated weights broadcast, in buckets of at most BUCKET_ELEMENTS, which bounds temporary memory.
+Works with all axes: experts are spread over `edp`, all others over `dp`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")  # as torch's AdamW names them
 
 @dataclass(frozen=True)
 class _Part:
-    """A parameter, flattened, its slices by rank, and what the optimiser updates of it here."""
+    """A flattened parameter, its slices by rank, and this rank's pieces for the optimiser."""
 
     name: str  # in the whole model
     parameter: nn.Parameter
@@ -44,13 +44,13 @@ class _Part:
         return self.slices[self.place]
 
     def cut(self, values: Tensor) -> tuple[Tensor, ...]:
-        """This rank's share of what has the parameter's shape, in runs as long as the pieces; views."""
+        """This rank's slice of a tensor of the parameter's shape, cut like the pieces; views."""
         own = values.reshape(-1).tensor_split(len(self.slices))[self.place]
         return torch.split(own, BUCKET_ELEMENTS) if own.numel() else ()
 
 
 class ShardedAdamW:
-    """Decays matrices and their stacks, not vectors, as model/training/optim/choice.py does. All ranks step together."""
+    """Sharded AdamW with weight decay as in model/training/optim/choice.py. All ranks must step together."""
 
     def __init__(
         self, trained: Sequence[Trained], processes: Processes, recipe: Recipe, *, is_sharded: bool = True
@@ -92,7 +92,7 @@ class ShardedAdamW:
             updated = list(islice(left, len(bucket)))
             for piece, gradient in zip(updated, bucket, strict=True):
                 piece.grad = gradient.to(piece.dtype)
-            self.optimizer.step()  # of what has a gradient
+            self.optimizer.step()  # updates pieces with a gradient
             for piece in updated:
                 piece.grad = None
         for part in self.parts:
@@ -101,7 +101,7 @@ class ShardedAdamW:
         self._hand_out()
 
     def state_bytes(self) -> int:
-        """What this rank keeps beside weights and gradients: moments and master copies."""
+        """Bytes that this rank keeps in addition to weights and gradients: moments and master copies."""
         moments = sum(
             tensor.numel() * tensor.element_size()
             for state in self.optimizer.state.values()
@@ -117,9 +117,9 @@ class ShardedAdamW:
 
     @torch.no_grad()
     def state(self) -> dict[str, dict[str, Tensor]]:
-        """Master weights and both moments by kind and name, fp32, in the shapes of this rank's shard; all ranks call.
+        """Master weights and moments by kind and name, fp32, in this rank's shapes; all ranks must call it.
 
-        `shards.merge` makes each kind one of the whole model, so that training goes on with any other mesh.
+        `shards.merge` merges each kind into the whole model's, so that training can continue on any other mesh.
         """
         return {
             kind: {part.name: self._whole(part, kind) for part in self.parts} for kind in ("master", *MOMENTS)
@@ -127,7 +127,7 @@ class ShardedAdamW:
 
     @torch.no_grad()
     def load_state(self, state: Mapping[str, Mapping[str, Tensor]], steps: int) -> None:
-        """Continues from what `state` returned after `steps` steps; each rank keeps its slices."""
+        """Restore what `state` returned after `steps` steps; each rank keeps its slices."""
         for part in self.parts:
             own = {kind: part.cut(values[part.name]) for kind, values in state.items()}
             for at, piece in enumerate(part.pieces):
@@ -141,7 +141,7 @@ class ShardedAdamW:
         self._hand_out()
 
     def _whole(self, part: _Part, kind: str) -> Tensor:
-        """One kind of state of a parameter, put together from all ranks' slices."""
+        """One kind of state of a parameter, gathered from all ranks' slices."""
         whole = torch.empty(part.parameter.numel(), dtype=part.master.dtype, device=part.master.device)
         for run, piece in zip(part.cut(whole), part.pieces, strict=True):
             moments = self.optimizer.state.get(piece, {})
@@ -154,7 +154,7 @@ class ShardedAdamW:
         return whole.view_as(part.parameter)
 
     def _hand_out(self) -> None:
-        """Each rank's slices travel together with their neighbours', bucket by bucket."""
+        """Broadcast each rank's slices, bucket by bucket."""
         together: dict[dist.ProcessGroup, list[_Part]] = defaultdict(list)
         for part in self.parts:
             if part.group is not None:
@@ -166,7 +166,7 @@ class ShardedAdamW:
 
 
 def _broadcast(slices: Sequence[Tensor], group: dist.ProcessGroup, source: int) -> None:
-    """The values of the rank at place `source` of the group, into all others' `slices`, in one message."""
+    """Broadcast the `slices` of the rank at place `source` of the group, in one message."""
     if len(slices) == 1:
         dist.broadcast(slices[0], group=group, group_src=source)
         return

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import ModelConfig
+from model.data.batches.batch import IGNORED
 from model.layers.block import Block
 from model.layers.moe.layer import MoELayer, count_tokens_only, set_loss_scale
 from model.layers.recompute import Checkpointing
@@ -20,21 +21,21 @@ from model.parallel.expert import ParallelExperts
 from model.parallel.mesh.mesh import Coordinates, Mesh, split_layers
 from model.parallel.mesh.share import local_config
 from model.parallel.residual import Residual, SplitResidual, WholeResidual
-from model.parallel.tensor import IGNORED, cross_entropy_sum, embed, join_parts, split_modules
+from model.parallel.tensor import cross_entropy_sum, embed, join_parts, split_modules
 from model.transformer import Transformer
 
 
-class Elsewhere(nn.Module):
-    """Stands where another stage's block would: it has no parameters and is not called."""
+class RemoteBlock(nn.Module):
+    """Placeholder for a block of another stage, without parameters; it is never called."""
 
     checkpointing: Checkpointing = "none"
 
 
 class Stage(Transformer):
-    """Token ids, or the residual stream of the stage before, to the residual stream or, on the last stage, the loss.
+    """A pipeline stage: token ids or the previous stage's residual stream to the residual stream or, at the end, the loss.
 
     Made on the meta device: `shards.load` gives it weights. `tp_group` and `ep_group` are None for an axis of degree
-    one, and also where a shard is only to be looked at. `splits_sequence` leaves each tensor parallel rank P of the stream's
+    one, and for a shard that is only inspected. `splits_sequence` leaves each tensor parallel rank P of the stream's
     S positions; without, P is S.
     """
 
@@ -57,8 +58,8 @@ class Stage(Transformer):
             self.own_layers = split_layers(config.n_layers, self.n_stages)[self.index]
             self.tp_group, self.first_id = tp_group, at.tp * self.config.vocab_size
             self.splits_sequence = splits_sequence
-            self.target_share: float | Tensor = 1.0  # what the caller multiplies the summed loss with
-            # with a split sequence all ranks route all tokens, and the gradients of their routers are added up
+            self.target_share: float | Tensor = 1.0  # the caller's factor on the summed loss
+            # with a split sequence all ranks route all tokens, and the gradients of their routers are summed
             self._n_routing = mesh.tp if splits_sequence else 1
             self.residual: Residual = (SplitResidual if splits_sequence else WholeResidual)(tp_group)
             self._spread_experts(mesh, ep_group)
@@ -80,11 +81,11 @@ class Stage(Transformer):
 
     @property
     def stream_dtype(self) -> torch.dtype:
-        """Of the residual stream that goes from stage to stage: that of the embedding, fp32."""
+        """Dtype of the residual stream between stages: the embedding's, fp32."""
         return torch.float32
 
     def stream_shape(self, n_rows: int, n_tokens: int) -> tuple[int, int, int]:
-        """Of what goes from stage to stage for rows of so many positions, [B, P, D]."""
+        """Shape [B, P, D] of the stream between stages, for rows of so many positions."""
         return n_rows, self.residual.n_own(n_tokens), self.config.d_model
 
     @property
@@ -103,8 +104,8 @@ class Stage(Transformer):
     ) -> Tensor:
         """Ids [B, S] (first stage) or stream [B, P, D] to stream [B, P, D] or (last stage) the summed loss, scalar.
 
-        Targets are ids, or -100 where a position is not scored; the last stage alone uses their values. Of a batch with
-        padding each micro-batch must be given `is_token_BS`, see `count_tokens_only`. Auxiliary losses weigh as much as the
+        Targets are ids, or -100 where a position is not scored; the last stage alone uses their values. For a batch with
+        padding each micro-batch needs `is_token_BS`, see `count_tokens_only`. Auxiliary losses weigh as much as the
         micro-batch's targets, as in one process.
         """
         if self.training:
@@ -134,7 +135,7 @@ class Stage(Transformer):
     def stream(
         self, x: Tensor, *, rows: Tensor, positions_BS: Tensor | None, documents_BS: Tensor | None
     ) -> Tensor:
-        """Ids [B, S] (first stage) or stream [B, P, D] to the stream behind this stage's blocks, [B, P, D].
+        """Ids [B, S] (first stage) or stream [B, P, D] to the stream after this stage's blocks, [B, P, D].
 
         `rows` is any tensor [B, S, ...] of whole rows.
         """
@@ -161,7 +162,7 @@ class Stage(Transformer):
 
     def _drop_other_stages(self) -> None:
         for layer in set(range(len(self.layers))) - set(self.own_layers):
-            self.layers[layer] = Elsewhere()
+            self.layers[layer] = RemoteBlock()
         keeps_embedding = self.is_first or (self.is_last and self.head is None)
         if not self.is_last:
             self.norm = nn.Identity()  # type: ignore[assignment]
@@ -170,6 +171,6 @@ class Stage(Transformer):
             self.embedding = None  # type: ignore[assignment]
 
     def _split_modules(self) -> list[nn.Module]:
-        """Each once, however many layers share it."""
+        """Split modules, each once however many layers share it."""
         split = (split_modules(block, splits_sequence=self.splits_sequence) for block in self.blocks)
         return list(dict.fromkeys(module for modules in split for module in modules))

@@ -1,9 +1,9 @@
 """Tensor parallelism: heads, feed-forward widths and the vocabulary are split over the ranks of the `tp` axis.
 
-Attention and feed-forwards are split by columns going in and by rows coming out (Megatron-LM, arXiv:1909.08053), which
-for stacked and plain parameters alike means: the same modules, built for 1 / tp of the heads and widths, between
-`enter` and `leave` of the residual stream. `parallelize_module` of torch splits `nn.Linear`s only, which this model has
-none of. Norms and routers are whole on each rank.
+Attention and feed-forwards are split by columns going in and by rows coming out (Megatron-LM, arXiv:1909.08053), so the
+same modules are built for 1 / tp of the heads and widths, with stacked and plain parameters, between `enter` and
+`leave` of the residual stream. torch's `parallelize_module` splits `nn.Linear`s only, which this model does not have.
+Norms and routers are whole on each rank.
 """
 
 from __future__ import annotations
@@ -15,24 +15,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.data.batches.batch import IGNORED
 from model.layers.block import Block
 from model.layers.moe.layer import MoELayer
 from model.parallel.collectives import Group, maximum_over, sum_over
 from model.parallel.expert import ParallelExperts
 from model.parallel.residual import Residual
 
-IGNORED = -100  # a target that is not scored
-
 
 def split_modules(block: Block, *, splits_sequence: bool = False) -> Iterator[nn.Module]:
-    """The modules of a block whose outputs are yet to be added up over the tensor parallel ranks.
+    """The modules of a block whose outputs must be summed over the tensor parallel ranks.
 
-    Where the stream's positions are split an MoE layer is one of them as a whole, so that its tokens are gathered once: all
-    ranks route all tokens, and capacity, auxiliary losses and counted load are those of whole rows.
+    Where the stream's positions are split an MoE layer is one of them as a whole, so that its tokens are gathered once:
+    all ranks route all tokens, and capacity, auxiliary losses and counted load are those of whole rows.
     """
     yield block.attention
     if isinstance(block.ffn, MoELayer) and not splits_sequence:
-        if not isinstance(block.ffn.experts, ParallelExperts):  # which add up by themselves
+        if not isinstance(block.ffn.experts, ParallelExperts):  # which sum by themselves
             yield block.ffn.experts
         if block.ffn.shared is not None:
             yield block.ffn.shared
@@ -41,9 +40,9 @@ def split_modules(block: Block, *, splits_sequence: bool = False) -> Iterator[nn
 
 
 def join_parts(module: nn.Module, residual: Residual) -> None:
-    """From now on `module` is one rank's part of a sum: its output is added up over the ranks of `residual`.
+    """Make `module` one rank's part of a sum: its output is summed over the ranks of `residual`.
 
-    Its floating-point positional arguments are what the parts share; gradients for them are summed too.
+    Its floating-point positional arguments are the same on all ranks; gradients for them are summed too.
     """
     if residual.group is None:
         return
@@ -63,7 +62,7 @@ def _is_shared(argument: Any) -> bool:
 
 
 def embed(tokens_BS: Tensor, embedding_VD: Tensor, first_id: int, residual: Residual) -> Tensor:
-    """Rows of a vocabulary of which this rank holds the ids from `first_id` on: [B, S] -> the stream's [B, P, D]."""
+    """Embed ids with a vocabulary split over ranks, from `first_id` on this one: [B, S] -> the stream's [B, P, D]."""
     if residual.group is None:
         return F.embedding(tokens_BS, embedding_VD)
     local_BS = tokens_BS - first_id
@@ -73,7 +72,7 @@ def embed(tokens_BS: Tensor, embedding_VD: Tensor, first_id: int, residual: Resi
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """Saves the probabilities of this rank's part of the vocabulary; the largest logit and the sum go over the wire."""
+    """Saves the probabilities of this rank's part of the vocabulary; communicates the largest logit and the sum."""
 
     @staticmethod
     def forward(ctx: Any, logits_TV: Tensor, targets_T: Tensor, first_id: int, group: Group) -> Tensor:
@@ -102,7 +101,7 @@ def cross_entropy_sum(logits_TV: Tensor, targets_T: Tensor, first_id: int, group
     """Sum over the scored targets of their cross-entropy in nats, where this rank holds V of the vocabulary's logits.
 
     Targets are ids of the whole vocabulary, or -100 for those that are not scored. Every rank of the group gets the
-    sum; logits are fp32 and go through no collective, only two numbers per token do.
+    sum; logits are fp32, and only two numbers per token are communicated.
     """
     apply: Callable[..., Tensor] = _CrossEntropy.apply
     return apply(logits_TV, targets_T, first_id, group)

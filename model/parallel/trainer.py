@@ -1,4 +1,4 @@
-"""One optimiser step after another on a mesh of ranks; the parallel counterpart of `model/training/run/trainer.py`.
+"""Trainer on a mesh of ranks; the parallel counterpart of `model/training/run/trainer.py`.
 
 At equal weights and batches its losses are those of the single process up to rounding. What the MoE layers do with a
 whole batch (capacity, the switch loss) they do with the micro-batches of one data parallel rank, as in every engine: so
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.data.batches.batch import PADDING, Batch
+from model.data.batches.batch import IGNORED, PADDING, Batch
 from model.layers.moe.balance import balance_experts
 from model.layers.recompute import Checkpointing
 from model.parallel.collectives import sum_over
@@ -25,22 +25,15 @@ from model.parallel.mesh.shards import load
 from model.parallel.pipeline import runner, summed_loss
 from model.parallel.sharded_adamw import ShardedAdamW
 from model.parallel.stage import Stage
-from model.parallel.tensor import IGNORED
 from model.training.config.recipe import Recipe
+from model.training.losses.cross_entropy import next_token_targets
 from model.training.losses.objective import packing_of
 from model.training.optim.choice import set_learning_rate
 from model.training.run.errors import require_finite
 
 
-def next_token_targets(tokens_BS: Tensor) -> Tensor:
-    """Each position's next token; the last one of a row has none (-100)."""
-    targets_BS = torch.full_like(tokens_BS, IGNORED)
-    targets_BS[:, :-1] = tokens_BS[:, 1:]
-    return targets_BS
-
-
 def tokens_of(documents_BS: Tensor | None) -> dict[str, Tensor]:
-    """What stages must be told of a batch beside its packing: where its tokens are, if there is padding among them."""
+    """Arguments of stages in addition to the packing: the mask of tokens, if the batch has padding."""
     if documents_BS is None:
         return {}
     is_token_BS = documents_BS != PADDING
@@ -48,12 +41,12 @@ def tokens_of(documents_BS: Tensor | None) -> dict[str, Tensor]:
 
 
 class ParallelTrainer:
-    """Trains this rank's shard of a model whose whole weights are `state`. All ranks make one, and step together.
+    """Trains this rank's shard of a model whose whole weights are `state`. All ranks must make one and step together.
 
     `n_micro_batches` cuts each batch; with a pipeline it must be at least `pp`. `n_chunks` above one gives each rank
-    that many pipeline stages, interleaved. `device` is CUDA's of the local rank where there is CUDA, else the CPU; batches
-    must be there. `shards_states` spreads the optimiser's states over dp (ZeRO 1). `splits_sequence` splits the residual
-    stream over tp by positions. Raises MeshError where the mesh does not fit the model.
+    that many pipeline stages, interleaved. `device` is CUDA's of the local rank where there is CUDA, else the CPU;
+    batches must be there. `shards_states` spreads the optimiser's states over dp (ZeRO 1). `splits_sequence` splits the
+    residual stream over tp by positions. Raises MeshError where the mesh does not fit the model.
     """
 
     def __init__(
@@ -96,7 +89,7 @@ class ParallelTrainer:
         positions_BS: Tensor | None = None,
         documents_BS: Tensor | None = None,
     ) -> Tensor:
-        """One update on this data parallel rank's rows; returns the mean loss of the whole step, fp32, on all ranks.
+        """Make one update on this data parallel rank's rows; returns the mean loss of the whole step, fp32, on all ranks.
 
         Ranks that differ only on tp and pp must be given the same rows. Raises RankMissingError where a rank is lost.
         """
@@ -123,7 +116,7 @@ class ParallelTrainer:
             return figures
 
     def summed_loss(self, batch: Batch, *, is_packed: bool) -> float:
-        """In nats over all scored positions of all ranks' rows, without an update; on all ranks."""
+        """Sum of the loss in nats over all scored positions of all ranks' rows, without an update; on all ranks."""
         with naming_lost_ranks():
             packing = packing_of(batch, self.stages[0], is_packed=is_packed)
             loss = summed_loss(self.stages, self.processes, batch.tokens_BS, batch.targets_BS, packing)
@@ -134,11 +127,11 @@ class ParallelTrainer:
         return {name: tensor for stage in self.stages for name, tensor in stage.state_dict().items()}
 
     def training_state(self) -> dict[str, Any]:
-        """All that training goes on from, of this rank; plain tensors, for `torch.save`. All ranks call it together."""
+        """This rank's training state, as plain tensors for `torch.save`. All ranks must call it together."""
         return {"steps": self.steps, "model": self.state_dict(), "optimiser": self.optimizer.state()}
 
     def load_training_state(self, state: Mapping[str, Any]) -> None:
-        """Goes on from what `training_state` returned on this rank, or was cut for it. All ranks call it together.
+        """Restore what `training_state` returned on this rank, or was cut for it. All ranks must call it together.
 
         Raises MeshError where a weight is missing or of another shape.
         """
@@ -147,7 +140,7 @@ class ParallelTrainer:
                 given = state["model"].get(name)
                 if given is None or given.shape != own.shape:
                     raise MeshError(
-                        f"the saved shard has no {name} of shape {tuple(own.shape)}: it is another mesh's"
+                        f"the saved shard has no {name} of shape {tuple(own.shape)}: it is of another mesh"
                     )
                 own.copy_(given)
         self.steps = state["steps"]
@@ -156,7 +149,7 @@ class ParallelTrainer:
     def _gradients(
         self, tokens_BS: Tensor, targets_BS: Tensor, packing: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Those of the mean loss of the whole step, clipped; returns that loss, and their norm before."""
+        """Compute clipped gradients of the mean loss of the whole step; returns that loss, and the norm before clipping."""
         n_scored = sum_over((targets_BS != IGNORED).sum(), self.processes.group("dp"))
         self.optimizer.zero_grad()
         loss = self.runner.run(tokens_BS, targets_BS, 1.0 / n_scored, packing)
@@ -172,7 +165,7 @@ class ParallelTrainer:
         self.steps += 1
 
     def _over_ranks(self, loss: Tensor) -> Tensor:
-        """The sum over rows and stages; tensor parallel ranks hold it all."""
+        """Sum over rows and stages; tensor parallel ranks have all of it."""
         return sum_over(sum_over(loss, self.processes.group("dp")), self.processes.group("pp"))
 
     def _stage(self, state: Mapping[str, Tensor], block_dtype: torch.dtype, **options: Any) -> Stage:

@@ -1,4 +1,4 @@
-"""Moving a training run to another mesh: the ranks' training states merged to one of the whole model, and cut again.
+"""Merge the training states of a mesh's ranks into one state of the whole model, and cut it for another mesh.
 
 The kinds are those of `ParallelTrainer.training_state`: weights, master weights and moments, which all have the same
 shapes and so the same layouts.
@@ -20,7 +20,7 @@ from model.parallel.stage import Stage
 def merge_training(
     config: ModelConfig, mesh: Mesh, states: Mapping[int, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """The training state of the whole model, from those of all ranks. Raises MeshError where a part is missing."""
+    """Merge the training states of all ranks into the whole model's. Raises MeshError where a part is missing."""
     some = next(iter(states.values()))
     return {
         "steps": some["steps"],
@@ -35,7 +35,7 @@ def merge_training(
 def cut_training(
     config: ModelConfig, whole: Mapping[str, Any], mesh: Mesh, rank: int, *, n_chunks: int = 1
 ) -> dict[str, Any]:
-    """What `ParallelTrainer.load_training_state` takes on `rank` of `mesh`. Raises MeshError for a mesh that cannot be."""
+    """Cut the input of `ParallelTrainer.load_training_state` for `rank` of `mesh`. Raises MeshError for an invalid mesh."""
     check(config, mesh, n_chunks=n_chunks)
     at, layout_of = mesh.coordinates(rank), layouts(config, mesh)
     names = [

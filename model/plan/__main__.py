@@ -3,8 +3,8 @@
     python -m model.plan --params 1e12 --devices 256
     python -m model.plan --config shape.json --devices 64 --cluster my-cluster.toml --json
 
-A layout with etp 1 has whole experts, which lie over the ranks of tp as well as of dp; else etp is tp, and the ranks of
-tp have a part of each expert's width. With seq the residual stream's positions are split over tp.
+A layout with etp 1 has whole experts, spread over the ranks of tp and dp; else etp is tp, and the ranks of tp have a
+part of each expert's width. With seq the residual stream's positions are split over tp.
 
 Every figure is computed from the cluster's description, not measured, except with `--verify`, which makes the shards of
 a few ranks on torch's meta device and compares their parameters with the formulas. Exit 0 where a layout fits, 1 where
@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def row_of(found: Estimate) -> dict[str, Any]:
-    """One layout as a flat JSON object: sizes in bytes, times in seconds, shares of one."""
+    """A layout as a flat JSON object: sizes in bytes, times in seconds, shares between 0 and 1."""
     layout, memory, times = found.layout, found.memory, found.times
     return {
         **asdict(layout.mesh),
@@ -105,7 +105,7 @@ def _workload(options: argparse.Namespace) -> Workload:
 
 
 def _verify(workload: Workload, plan: Plan) -> list[dict[str, Any]]:
-    """First, middle and last rank of the best layout: counted parameters beside the formula's."""
+    """Compare counted parameters with the formula's, for the first, middle and last rank of the best layout."""
     from model.plan.measure import shard_parameters
 
     layout = plan.estimates[0].layout
@@ -213,20 +213,30 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     shape = parser.add_mutually_exclusive_group(required=True)
-    shape.add_argument("--params", type=float, help="take a shape of about so many parameters, 1e9 or more")
+    shape.add_argument(
+        "--params", type=float, help="plan a shape of about this many parameters, at least 1e9"
+    )
     shape.add_argument(
         "--config", help=f"{', '.join(PRESETS)}, or a JSON file of a model configuration or a model folder's"
     )
     parser.add_argument("--devices", type=int, required=True)
     parser.add_argument("--cluster", default="h100-80gb", help=f"{', '.join(shipped())}, or a TOML file")
-    parser.add_argument("--tokens", type=int, default=4096, help="per sequence")
-    parser.add_argument("--batch", type=int, default=1024, help="sequences per optimiser step")
+    parser.add_argument("--tokens", type=int, default=4096, help="tokens per sequence (default: 4096)")
+    parser.add_argument(
+        "--batch", type=int, default=1024, help="sequences per optimiser step (default: 1024)"
+    )
     parser.add_argument("--precision", choices=tuple(PRECISIONS), default="bf16")
     parser.add_argument(
-        "--zero", type=int, action="append", choices=(0, 1, 2, 3), help="ZeRO stages to try; default 1"
+        "--zero",
+        type=int,
+        action="append",
+        choices=(0, 1, 2, 3),
+        help="ZeRO stage to try; may be repeated (default: 1)",
     )
-    parser.add_argument("--top", type=int, default=10, help="layouts to print")
-    parser.add_argument("--verify", action="store_true", help="count the parameters of real shards (torch)")
+    parser.add_argument("--top", type=int, default=10, help="number of layouts to print (default: 10)")
+    parser.add_argument(
+        "--verify", action="store_true", help="compare with the parameters of real shards (imports torch)"
+    )
     parser.add_argument("--json", action="store_true")
     return parser
 

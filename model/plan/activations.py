@@ -1,7 +1,7 @@
 """Bytes that a pipeline stage keeps for the backward pass of one micro-batch. Does not import torch.
 
-Each entry is a tensor that autograd saves in model/layers and model/parallel, in elements per token; `measure.py` adds
-up what is really alive after a forward pass. T tokens of a micro-batch, D stream, F feed-forward width, H heads of C,
+Each entry is a tensor that autograd saves in model/layers and model/parallel, in elements per token; `measure.py`
+measures what is alive after a forward pass. T tokens of a micro-batch, D stream, F feed-forward width, H heads of C,
 G key/value heads, E experts, K chosen, V vocabulary; all widths are one rank's. With a split sequence the stream and its
 norms are kept of a rank's own tokens, all else of the gathered ones. Kernels that save less than stock operations make
 the sums an upper bound.
@@ -21,14 +21,14 @@ FP32_BYTES = 4
 
 
 def stage_activations(workload: Workload, layout: Layout, stage: int) -> float:
-    """Of one micro-batch in flight on one rank's share of a stage, its input included, and its output where it is kept."""
+    """Bytes of one micro-batch in flight on one rank's share of a stage, with its input, and its output if it is kept."""
     config = local_config(workload.config, layout.mesh.tp, layout.mesh.etp)
     tokens = layout.rows * workload.tokens
     width = workload.precision.block_bytes
     layers = split_layers(config.n_layers, layout.n_stages)[stage]
     per_token = sum(_layer(config, layer, width, layout) for layer in layers)
     if stage == 0:
-        per_token += INDEX_BYTES + (1 if layout.mesh.tp > 1 else 0)  # ids; whether they are this rank's
+        per_token += INDEX_BYTES + (1 if layout.mesh.tp > 1 else 0)  # ids; mask of this rank's ids
     if stage == layout.n_stages - 1:
         per_token += head_saved(config, layout.stream_share)
     elif layout.keeps_outputs:
@@ -37,9 +37,9 @@ def stage_activations(workload: Workload, layout: Layout, stage: int) -> float:
 
 
 def working_set(workload: Workload, layout: Layout, stage: int) -> float:
-    """What comes and goes within one micro-batch on top: a recomputed layer or the head's logits, and new gradients.
+    """Temporary bytes of one micro-batch: a recomputed layer or the head's logits, and new gradients.
 
-    A parameter's gradient of this micro-batch lies beside those of the micro-batches before until it is added to them.
+    A parameter's gradient of this micro-batch exists next to the accumulated one until it is added to it.
     """
     config = local_config(workload.config, layout.mesh.tp, layout.mesh.etp)
     tokens = layout.rows * workload.tokens
@@ -50,10 +50,10 @@ def working_set(workload: Workload, layout: Layout, stage: int) -> float:
         for layer in split_layers(config.n_layers, layout.n_stages)[stage]
     )
     if layout.mesh.pp > 1:
-        working += 2 * tokens * _stream(config, layout)  # the gradients that arrive and that leave
+        working += 2 * tokens * _stream(config, layout)  # received and sent gradients
     table = STREAM_BYTES * config.vocab_size * config.d_model
     if stage == layout.n_stages - 1:
-        # the head's part is gone when layers have their turn
+        # the head's part is freed before the layers' backward pass
         working -= tokens * head_saved(config, layout.stream_share)
         working = max(working, 2 * FP32_BYTES * tokens * config.vocab_size + table)
     return max(working, table) if stage == 0 else working
@@ -77,18 +77,18 @@ def largest_parameter(config: ModelConfig, layer: int, layout: Layout) -> int:
 
 
 def _in_backward(config: ModelConfig, layer: int, width: int, layout: Layout) -> float:
-    """Bytes per token of what a layer computes again, and of the gradients of its activations.
+    """Bytes per token of a layer's recomputed activations and of the gradients of its activations.
 
-    These and what need not be computed again are fitted to peaks of small models (`check.py`), not derived.
+    These, and what need not be recomputed, are fitted to peaks of small models (`check.py`), not derived.
     """
     gradients = 0.3 * saved_plainly(config, layer, FP32_BYTES, layout)  # in bf16 some are fp32 too
     if layout.mesh.tp > 1:
-        gradients += STREAM_BYTES * config.d_model  # what is being summed over tp
+        gradients += STREAM_BYTES * config.d_model  # the sum over tp in progress
     if layout.mesh.ep > 1 and config.moe is not None and config.is_moe_layer(layer):
         mesh = layout.mesh
         rows = ranks_per_token(config.moe, mesh.ep) * config.d_model
         gathered = rows / mesh.tp if mesh.is_folded else rows
-        gradients += (2 * width + FP32_BYTES) * gathered  # that leave and that arrive, and their sums
+        gradients += (2 * width + FP32_BYTES) * gathered  # sent and received ones, and their sums
         if mesh.tp > 1 and not mesh.is_folded:
             gradients += 2 * width * rows / mesh.tp  # over ep; those above are over tp
     if layout.checkpointing == "none":
@@ -101,7 +101,7 @@ def _in_backward(config: ModelConfig, layer: int, width: int, layout: Layout) ->
 
 
 def _gradients_at_once(config: ModelConfig, layer: int, layout: Layout) -> int:
-    """Elements of a layer's gradients that are there before the first of them is added up."""
+    """Elements of a layer's gradients that exist before the first of them is accumulated."""
     largest = largest_parameter(config, layer, layout)
     if config.moe is None or not config.is_moe_layer(layer) or not layout.has_kernels:
         return largest
@@ -143,7 +143,7 @@ def saved_plainly(config: ModelConfig, layer: int, width: int, layout: Layout) -
 
 
 def halves(config: ModelConfig, layer: int, width: int, layout: Layout) -> tuple[float, float]:
-    """Of attention and of the feed-forward, each with its norm, as `saved_plainly`."""
+    """As `saved_plainly`, of attention and of the feed-forward, each with its norm."""
     norm = layout.stream_share * _norm(config, width)
     attention = norm + _attention(config, width)
     ffn = norm + width * config.d_model
@@ -153,7 +153,7 @@ def halves(config: ModelConfig, layer: int, width: int, layout: Layout) -> tuple
 
 
 def _norm(config: ModelConfig, width: int) -> float:
-    """The stream, its scale, and the scaled stream that multiplies the norm's weight; the result is its user's."""
+    """Bytes of a norm: the stream, its scale, and the scaled stream; the output counts for its user."""
     return (STREAM_BYTES + width) * config.d_model + FP32_BYTES
 
 
@@ -184,12 +184,12 @@ def _latent(config: ModelConfig, latent: LatentConfig, width: int) -> float:
 
 
 def _normed_in_fp32(elements: int, width: int) -> float:
-    """What a norm adds to its input and output where the input is not fp32: a copy of it; and the scale."""
+    """Bytes of a norm in addition to its input and output: an fp32 copy of the input if it is narrower, and the scale."""
     return (FP32_BYTES * elements if width < FP32_BYTES else 0) + FP32_BYTES
 
 
 def _attention_products(config: ModelConfig, width: int) -> float:
-    """What selective checkpointing keeps: attention's products but the last, which nothing asks for, and its kernel's."""
+    """Elements that selective checkpointing keeps: outputs of attention's products but the last, and of its kernel."""
     if config.latent is not None:
         latent = config.latent
         d_query, d_kv = latent.d_nope + latent.d_rope, latent.d_nope + latent.d_value
@@ -215,17 +215,17 @@ def _moe(moe: MoEConfig, width: int, layout: Layout) -> float:
 
 
 def routed_rows(moe: MoEConfig, width: int, layout: Layout) -> float:
-    """Bytes per token that the routed experts' rows keep; part of `halves`' second."""
+    """Bytes per token that the routed experts' rows keep; part of `halves`' second value."""
     row = width * (2 * moe.d_model + 4 * moe.d_expert) + 2 * INDEX_BYTES  # x, y; gate, up, silu, product
     if layout.mesh.ep == 1:
         return moe.top_k * row
-    row += 2 * INDEX_BYTES + 2 * FP32_BYTES  # a pair's place among the rows that came, its weight and a one
+    row += 2 * INDEX_BYTES + 2 * FP32_BYTES  # a pair's index among the received rows, its weight and a one
     mesh = layout.mesh
     left = ranks_per_token(moe, mesh.ep) / mesh.tp  # rows that this rank sends
     return moe.top_k * row / (mesh.tp if mesh.is_folded else 1) + left * INDEX_BYTES
 
 
 def ranks_per_token(moe: MoEConfig, ep: int) -> float:
-    """How many of the `ep` ranks have an expert that a token chose, where all choices are alike likely."""
+    """Expected number of `ep` ranks with an expert that a token chose, if all choices are equally likely."""
     n_elsewhere = moe.n_experts - moe.n_experts // ep
     return ep * (1 - math.comb(n_elsewhere, moe.top_k) / math.comb(moe.n_experts, moe.top_k))

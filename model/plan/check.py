@@ -1,11 +1,11 @@
-"""Compares the planner's formulas with a running job: bytes per axis, bytes kept for the backward pass, and all memory.
+"""Compare the planner's formulas with a running job: bytes per axis, bytes kept for the backward pass, and all memory.
 
     torchrun --standalone --nproc-per-node 2 -m model.plan.check --mesh tp=2 --mesh dp=2,ep=2 --mesh pp=2 --json
 
 Each mesh trains a small model for two steps; the messages of the second are counted on every rank and added up. With
 `--sequence` the stream's positions are split over tp. Activations are measured in one forward pass of each rank's stages;
-the peak of all tensors in a second step, in fp32 and in bf16, of all ranks of the pipeline stage that is furthest from its
-plan. Exit 0 where all are within the tolerance, 1 where one is not, 2 for input that cannot be run, 3 where a rank is missing
+the peak of all tensors in a second step, in fp32 and in bf16, on the pipeline stage that is furthest from its plan.
+Exit 0 where all are within the tolerance, 1 where one is not, 2 for input that cannot be run, 3 where a rank is missing
 or lost.
 """
 
@@ -27,12 +27,13 @@ from model.layers.watched import torch_instead
 from model.parallel.lean_stage import KEEPS_OUTPUTS
 from model.parallel.mesh.mesh import Mesh, MeshError
 from model.parallel.mesh.processes import Processes, RankMissingError, connect, disconnect, join
-from model.parallel.trainer import ParallelTrainer, next_token_targets
+from model.parallel.trainer import ParallelTrainer
 from model.plan.activations import stage_activations
 from model.plan.costs import rank_memory
 from model.plan.layout import PRECISIONS, Checkpointing, Layout, Workload
 from model.plan.measure import LiveBytes, counted_messages, kept_by
 from model.plan.traffic import step_traffic
+from model.training.losses.cross_entropy import next_token_targets
 from model.transformer import Transformer
 
 TOKENS = 64
@@ -58,7 +59,7 @@ def compare(
 ) -> list[dict[str, Any]]:
     """One row per axis with its bytes, counted and predicted, over all ranks; one for activations; two of peaks."""
     processes = connect(mesh, timeout_s=timeout_s)
-    n_micro = 2 * mesh.pp  # while the first ones warm a pipeline up, there are no gradients yet
+    n_micro = 2 * mesh.pp  # no gradients exist while the first micro-batches fill the pipeline
     workload = Workload(MODEL, TOKENS, mesh.dp * n_micro * ROWS, PRECISIONS["fp32"])
     layout = Layout(
         mesh,
@@ -85,10 +86,10 @@ def compare(
         trainer.step(tokens_BS)
     predicted = step_traffic(workload, layout, processes.at.pp)
     rows = [
-        _row(f"{axis} bytes", layout, counted, guessed)
-        for axis, counted, guessed in _over_ranks(messages.bytes, predicted)
+        _row(f"{axis} bytes", layout, counted, predicted_bytes)
+        for axis, counted, predicted_bytes in _over_ranks(messages.bytes, predicted)
     ]
-    with torch_instead():  # the formulas count what torch's operations save; kernels of our own save less
+    with torch_instead():  # the formulas count what torch's operations save; our kernels save less
         rows.append(_row("activations", layout, *_activations(trainer, workload, layout, processes)))
         for name in DTYPES:
             in_precision = replace(workload, precision=PRECISIONS[name])
@@ -100,7 +101,7 @@ def compare(
 def step_peak(
     workload: Workload, layout: Layout, processes: Processes, state: Mapping[str, torch.Tensor]
 ) -> int:
-    """Bytes of all tensors of a rank at the fullest moment of a training step, states included; all ranks call it."""
+    """Peak bytes of all tensors of a rank in a training step, states included; all ranks must call it."""
     n_micro = layout.micro_batches(workload)
     tokens_BS = _batch(n_micro * layout.rows, seed=processes.at.dp)
     with LiveBytes() as live:
@@ -123,7 +124,7 @@ def step_peak(
 def _peaks(
     workload: Workload, layout: Layout, processes: Processes, state: Mapping[str, torch.Tensor]
 ) -> tuple[float, float]:
-    """Of all ranks of the pipeline's place whose two sums differ most: over ep, load is even only in the sum."""
+    """Peaks, summed over the ranks of the pipeline stage where they differ most: over ep only the sum is even."""
     measured = step_peak(workload, layout, processes, state)
     figures: list[Any] = [None] * dist.get_world_size()
     pp = processes.at.pp
@@ -139,7 +140,7 @@ def _peaks(
 def _activations(
     trainer: ParallelTrainer, workload: Workload, layout: Layout, processes: Processes
 ) -> tuple[float, float]:
-    """Bytes that the stages of all ranks keep of one micro-batch, measured and predicted."""
+    """Bytes that the stages of all ranks keep for one micro-batch, measured and predicted."""
     totals = torch.zeros(2, dtype=torch.float64)
     for stage in trainer.stages:
         tokens_BS = _batch(ROWS, seed=7)
@@ -147,9 +148,9 @@ def _activations(
         if not stage.is_first:
             x = torch.randn(stage.stream_shape(ROWS, TOKENS), requires_grad=True)
         targets_BS = next_token_targets(tokens_BS)
-        stage(x, targets_BS=targets_BS)  # tables of rotations are made once
+        stage(x, targets_BS=targets_BS)  # caches the rotation tables
         y, kept = kept_by(lambda x=x, stage=stage, targets=targets_BS: stage(x, targets_BS=targets))  # type: ignore[misc]
-        # what comes in is kept too: ids, or the stream that another stage sent
+        # the input is kept too: ids, or another stage's stream
         totals[0] += kept + x.numel() * x.element_size()
         if not (stage.is_last or layout.keeps_outputs):
             totals[0] -= y.numel() * y.element_size()
@@ -163,11 +164,12 @@ def _activations(
 def _over_ranks(counted: Counter[str], predicted: Counter[str]) -> list[tuple[str, int, int]]:
     gathered: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(gathered, (counted, predicted))
-    measured, guessed = Counter[str](), Counter[str]()
+    measured, predicted_bytes = Counter[str](), Counter[str]()
     for one, other in gathered:
-        measured, guessed = measured + one, guessed + other
+        measured, predicted_bytes = measured + one, predicted_bytes + other
     return [
-        (axis, measured[axis], guessed[axis]) for axis in sorted(set(guessed) | (set(measured) - {"world"}))
+        (axis, measured[axis], predicted_bytes[axis])
+        for axis in sorted(set(predicted_bytes) | (set(measured) - {"world"}))
     ]
 
 
@@ -235,9 +237,13 @@ def _parser() -> argparse.ArgumentParser:
         "--mesh", action="append", required=True, help="for example dp=2,ep=2, or dp=2,tp=2,ep=4,etp=1"
     )
     parser.add_argument("--checkpointing", action="append", choices=("none", "full", "selective"))
-    parser.add_argument("--sequence", action="store_true", help="the stream's positions over tp")
-    parser.add_argument("--tolerance", type=float, default=0.05, help="relative difference")
-    parser.add_argument("--timeout", type=float, default=120.0, help="seconds that any wait may take")
+    parser.add_argument("--sequence", action="store_true", help="split the stream's positions over tp")
+    parser.add_argument(
+        "--tolerance", type=float, default=0.05, help="largest relative difference (default: 0.05)"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=120.0, help="seconds that a wait may take (default: 120)"
+    )
     parser.add_argument("--json", action="store_true")
     return parser
 

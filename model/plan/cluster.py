@@ -17,10 +17,10 @@ class ClusterError(ValueError):
 
 @dataclass(frozen=True)
 class Network:
-    """What one rank sees of the network among the ranks of one group."""
+    """The network between the ranks of one group, as seen by one rank."""
 
     n_ranks: int
-    n_local: int  # of them on one node, itself included
+    n_local: int  # ranks of the group on one node, itself included
     gb_s: float  # per rank and direction in a ring over all of them
     latency_us: float  # of one message
 
@@ -65,10 +65,10 @@ class Cluster:
         return (self.memory_gib - self.reserved_gib) * 2**30
 
     def network(self, stride: int, n_ranks: int) -> Network:
-        """Among `n_ranks` ranks that lie `stride` apart.
+        """The network between `n_ranks` ranks at distance `stride`.
 
         A ring that leaves the node has an adapter per local member, so its bandwidth grows with their number until
-        the links within the node bound it.
+        the links within the node are the limit.
         """
         n_local = min(n_ranks, max(1, self.devices_per_node // stride))
         if n_local == n_ranks:
@@ -79,7 +79,7 @@ class Cluster:
 
 
 def read_cluster(name_or_file: str) -> Cluster:
-    """A cluster that ships here, by name, or a TOML file. Raises ClusterError."""
+    """Read a shipped cluster, by name, or a TOML file. Raises ClusterError."""
     path = CLUSTERS / f"{name_or_file}.toml"
     if not path.is_file():
         path = Path(name_or_file)
@@ -87,7 +87,7 @@ def read_cluster(name_or_file: str) -> Cluster:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ClusterError(
-            f"no cluster {name_or_file!r}: name one of {', '.join(shipped())} or a TOML file with the same keys"
+            f"there is no cluster {name_or_file!r}: use one of {', '.join(shipped())}, or a TOML file with the same keys"
         ) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ClusterError(f"{path} cannot be read: {error}") from error
@@ -99,7 +99,7 @@ def shipped() -> list[str]:
 
 
 def cluster_from(values: dict[str, Any], where: str) -> Cluster:
-    """Raises ClusterError for a key that is unknown, missing or of the wrong type."""
+    """Make a cluster from a table. Raises ClusterError for a key that is unknown, missing or of the wrong type."""
     known = {field.name: str(field.type) for field in fields(Cluster)}
     for key, value in values.items():
         if key not in known:

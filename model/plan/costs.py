@@ -20,7 +20,7 @@ from model.plan.layout import Checkpointing, Layout, Workload
 from model.plan.sizes import rank_parameters
 from model.plan.traffic import Message, gradient_messages, micro_batch_messages
 
-FP32_STATE_BYTES = 8  # AdamW's two moments; what is fp32 is its own master copy
+FP32_STATE_BYTES = 8  # AdamW's two moments; fp32 parameters need no master copy
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Memory:
     gradients: float
     optimiser: float
     activations: float  # of all micro-batches in flight
-    working: float  # what comes and goes on top, where the sum is largest
+    working: float  # temporary tensors at the peak
 
     @property
     def total(self) -> float:
@@ -40,7 +40,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of one optimiser step: those of the busy stage, by what it does, and the pipeline's idle share."""
+    """Seconds of one optimiser step: the busiest stage's, by kind of work, and the pipeline's idle share."""
 
     compute: float
     tp: float
@@ -57,7 +57,7 @@ class Times:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a layout costs; `mfu` is model FLOP/s over the cluster's peak, recomputation not counted."""
+    """Memory and time of a layout; `mfu` is model FLOP/s over the cluster's peak, recomputation not counted."""
 
     layout: Layout
     memory: Memory
@@ -67,7 +67,7 @@ class Estimate:
 
 
 def estimate(workload: Workload, layout: Layout, cluster: Cluster) -> Estimate:
-    """Of a layout that `mesh.check` accepts and whose micro-batches divide the batch."""
+    """Estimate a layout that `mesh.check` accepts and whose micro-batches divide the batch."""
     memory, times = fullest_memory(workload, layout), step_times(workload, layout, cluster)
     tokens_per_s = workload.tokens_per_step / times.step
     flops = tokens_per_s * model_flops_per_token(workload.config, workload.tokens)
@@ -75,13 +75,13 @@ def estimate(workload: Workload, layout: Layout, cluster: Cluster) -> Estimate:
 
 
 def fullest_memory(workload: Workload, layout: Layout) -> Memory:
-    """Of the rank that needs most."""
+    """Memory of the rank that needs most."""
     ranks = range(layout.mesh.pp)
     return max((rank_memory(workload, layout, pp) for pp in ranks), key=lambda held: held.total)
 
 
 def rank_memory(workload: Workload, layout: Layout, pp: int) -> Memory:
-    """Of a rank at place `pp` of the pipeline axis."""
+    """Memory of a rank at place `pp` of the pipeline axis."""
     mesh, precision = layout.mesh, workload.precision
     held = rank_parameters(workload.config, mesh, pp, layout.n_chunks)
 
@@ -106,10 +106,10 @@ def rank_memory(workload: Workload, layout: Layout, pp: int) -> Memory:
 
 
 def update_working_set(workload: Workload, layout: Layout, pp: int) -> float:
-    """What comes and goes behind the last backward pass of a step, when no activations are left.
+    """Temporary bytes after the last backward pass of a step, without activations.
 
-    Gradients that travel in one message; or one parameter's squares in fp32, for the norm over all, and a copy of it
-    in fp32 where it is not; or the gradients in fp32 that are cast at once for the optimiser.
+    The largest of: gradients in one message; one parameter's squares in fp32, for the global norm, and an fp32 copy of
+    it if it is narrower; the fp32 gradients that are cast at once for the optimiser.
     """
     precision, mesh = workload.precision, layout.mesh
     held = rank_parameters(workload.config, mesh, pp, layout.n_chunks)
@@ -124,7 +124,7 @@ def update_working_set(workload: Workload, layout: Layout, pp: int) -> float:
 
 
 def _largest_parameter(workload: Workload, layout: Layout, pp: int) -> int:
-    """Elements, of a rank at place `pp` of the pipeline axis."""
+    """Elements of the largest parameter of a rank at place `pp` of the pipeline axis."""
     config = local_config(workload.config, layout.mesh.tp, layout.mesh.etp)
     layers = [
         layer
@@ -145,7 +145,7 @@ def micro_batches_in_flight(layout: Layout, pp: int, n_micro: int) -> int:
 
 
 def step_times(workload: Workload, layout: Layout, cluster: Cluster) -> Times:
-    """Of the rank that is busiest per micro-batch; all others wait for it."""
+    """Times of the rank that is busiest per micro-batch; all others wait for it."""
     busiest = max(
         range(layout.mesh.pp), key=lambda pp: sum(_micro_batch(workload, layout, cluster, pp).values())
     )
@@ -172,7 +172,7 @@ def bubble_share(times: Times) -> float:
 
 
 def model_flops_per_token(config: ModelConfig, tokens: int) -> float:
-    """Forward and backward, recomputation not counted: 6 per parameter that multiplies, and attention's products."""
+    """FLOPs of forward and backward without recomputation: 6 per multiplying parameter, and attention's products."""
     multiplied = config.active_parameters - (
         0 if config.tie_embeddings else config.vocab_size * config.d_model
     )
@@ -183,7 +183,7 @@ def model_flops_per_token(config: ModelConfig, tokens: int) -> float:
 
 @dataclass(frozen=True)
 class StageFlops:
-    """Matrix products of one rank's forward pass through a stage, per token; `ffn` are feed-forwards but routed experts."""
+    """FLOPs of one rank's forward pass through a stage, per token; `ffn` are feed-forwards except routed experts."""
 
     attention: float
     ffn: float
@@ -195,12 +195,12 @@ class StageFlops:
         return self.attention + self.ffn + self.head
 
     def plain_again(self, checkpointing: Checkpointing) -> float:
-        """What the backward pass computes once more of `plain`: never the head, which keeps its probabilities."""
+        """Recomputed part of `plain`: never the head, which keeps its probabilities."""
         return {"none": 0.0, "selective": self.ffn, "full": self.attention + self.ffn}[checkpointing]
 
 
 def stage_flops(config: ModelConfig, layout: Layout, stage: int, tokens: int) -> StageFlops:
-    """Of rows of `tokens` tokens."""
+    """FLOPs of a stage for rows of `tokens` tokens."""
     local = local_config(config, layout.mesh.tp, layout.mesh.etp)
     attention, ffn, expert = 0.0, 0.0, 0.0
     for layer in split_layers(config.n_layers, layout.n_stages)[stage]:
@@ -216,7 +216,7 @@ def stage_flops(config: ModelConfig, layout: Layout, stage: int, tokens: int) ->
 
 
 def attention_flops(config: ModelConfig, layer: int, tokens: int) -> float:
-    """Scores and weighted sum per token, forward: a query sees half of the row on average, or its window."""
+    """Forward FLOPs of scores and weighted sum per token: a query sees half of the row on average, or its window."""
     window = config.window(layer)
     seen = tokens / 2 if window is None else min(window, tokens / 2)
     if config.latent is not None:
@@ -227,7 +227,7 @@ def attention_flops(config: ModelConfig, layer: int, tokens: int) -> float:
 
 
 def _micro_batch(workload: Workload, layout: Layout, cluster: Cluster, pp: int) -> dict[str, float]:
-    """Seconds of one micro-batch on one rank, by what takes them."""
+    """Seconds of one micro-batch on one rank, by kind of work."""
     again = 0 if layout.checkpointing == "none" else 1
     tokens = layout.rows * workload.tokens
     seconds = dict.fromkeys(("compute", "tp", "ep", "pp"), 0.0)
@@ -245,7 +245,7 @@ def _micro_batch(workload: Workload, layout: Layout, cluster: Cluster, pp: int) 
 
 
 def _expert_read_seconds(workload: Workload, layout: Layout, cluster: Cluster, stage: int) -> float:
-    """Reading a stage's experts from memory once: the floor where few tokens reach each of them."""
+    """Seconds to read a stage's experts from memory once: the lower bound if each gets few tokens."""
     local = local_config(workload.config, layout.mesh.tp, layout.mesh.etp)
     if local.moe is None:
         return 0.0
@@ -256,7 +256,7 @@ def _expert_read_seconds(workload: Workload, layout: Layout, cluster: Cluster, s
 
 
 def _optimiser_seconds(workload: Workload, layout: Layout, cluster: Cluster) -> float:
-    """Reading and writing states, gradients and weights of the rank that has most of them."""
+    """Seconds to read and write states, gradients and weights of the rank that has most of them."""
     touched = 0.0
     for pp in range(layout.mesh.pp):
         held = rank_memory(workload, layout, pp)
@@ -275,13 +275,13 @@ def _seconds(message: Message, layout: Layout, cluster: Cluster) -> float:
         each = (n - 1) * (message.size / (network.gb_s * 1e9) + network.latency_us * 1e-6)
     elif message.kind == "reduce_scatter":
         each = (n - 1) / n * message.size / (network.gb_s * 1e9) + (n - 1) * network.latency_us * 1e-6
-    else:  # a ring passes the data around twice, once adding up and once handing out
+    else:  # a ring sends the data around twice: reduce-scatter and all-gather
         each = 2 * (n - 1) / n * message.size / (network.gb_s * 1e9) + 2 * (n - 1) * network.latency_us * 1e-6
     return each * message.count
 
 
 def _all_to_all_seconds(size: float, network: Network, cluster: Cluster) -> float:
-    """What leaves the node and what stays travel at once; each rank sends to each other one message."""
+    """Seconds of an all-to-all: messages within and between nodes overlap; each rank sends one to each other."""
     n, n_local = network.n_ranks, network.n_local
     outside = size * (n - n_local) / n / (cluster.inter_gb_s * 1e9)
     inside = size * (n_local - 1) / n / (cluster.intra_gb_s * 1e9)

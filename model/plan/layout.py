@@ -13,7 +13,7 @@ Checkpointing = Literal["none", "selective", "full"]
 
 @dataclass(frozen=True)
 class Precision:
-    """Bytes per parameter. Norms, embedding and head stay fp32, as model/transformer.py has it.
+    """Bytes per parameter. Norms, embedding and head stay fp32, as in model/transformer.py.
 
     `block_bytes` are those of a block's weights and of its activations; `state_bytes` are the optimiser's per
     parameter of a block, master copy included; `gradient_bytes` those of accumulated gradients.
@@ -35,7 +35,7 @@ STREAM_BYTES = 4  # per element of the residual stream, the embedding, the head 
 
 @dataclass(frozen=True)
 class Workload:
-    """What is trained: `batch` sequences of `tokens` tokens per optimiser step."""
+    """The training job: a model and `batch` sequences of `tokens` tokens per optimiser step."""
 
     config: ModelConfig
     tokens: int
@@ -49,10 +49,10 @@ class Workload:
 
 @dataclass(frozen=True)
 class Layout:
-    """`rows` sequences per micro-batch and data parallel rank; `zero` is the stage of arXiv:1910.02054, 0 to 3.
+    """A layout: `rows` sequences per micro-batch and data parallel rank; `zero` is ZeRO's stage, 0 to 3.
 
     `n_chunks` pipeline stages per rank, interleaved where above one. `has_kernels` says that experts are computed by
-    kernels of our own, which need more memory at once in the backward pass than torch's operations. `keeps_outputs` says
+    our kernels, which need more memory at once in the backward pass than torch's operations. `keeps_outputs` says
     that a pipeline stage keeps its output until the gradient comes, as with torch up to 2.14, and not only until it is
     sent. `splits_sequence` splits the residual stream's positions over tp.
     """
@@ -67,12 +67,12 @@ class Layout:
     splits_sequence: bool = False
 
     def micro_batches(self, workload: Workload) -> int:
-        """Per step; the search only makes layouts that divide."""
+        """Number of micro-batches per step; the search makes only layouts that divide evenly."""
         return workload.batch // (self.mesh.dp * self.rows)
 
     @property
     def stream_share(self) -> float:
-        """Of the residual stream's positions, what one rank has."""
+        """One rank's share of the residual stream's positions."""
         return 1 / self.mesh.tp if self.splits_sequence else 1.0
 
     @property
@@ -80,5 +80,5 @@ class Layout:
         return self.mesh.pp * self.n_chunks
 
     def stages(self, rank: int) -> tuple[int, ...]:
-        """Pipeline stages that the rank at this place on the pipeline axis has."""
+        """Pipeline stages of the rank at this place on the pipeline axis."""
         return tuple(chunk * self.mesh.pp + rank for chunk in range(self.n_chunks))

@@ -1,4 +1,4 @@
-"""Measures what the planner's formulas predict: shards on the meta device, live activations, counted messages.
+"""Measure what the planner's formulas predict: shards on the meta device, live activations, counted messages.
 
 The only file of this package that imports torch.
 """
@@ -29,7 +29,7 @@ SETTLING_S, SETTLING_LOOKS = 0.2, 40
 
 
 def shard_parameters(config: ModelConfig, mesh: Mesh, rank: int, n_chunks: int = 1) -> Parameters:
-    """The parameters of the real shard of a rank, instantiated without memory on the meta device."""
+    """Number of parameters of a rank's real shard, made on the meta device."""
     counted = Parameters()
     for chunk in range(n_chunks):
         stage = Stage(config, mesh, mesh.coordinates(rank), chunk=chunk, n_chunks=n_chunks)
@@ -43,7 +43,7 @@ def shard_parameters(config: ModelConfig, mesh: Mesh, rank: int, n_chunks: int =
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ships no types for it
     """Counts the bytes of storages that operations make while it is on and that are still alive.
 
-    A collective's own thread lets go of tensors too, so sizes come and go one by one; no sum is written from two threads.
+    A collective's own thread frees tensors too, so sizes are kept one by one: no sum is written from two threads.
     """
 
     def __init__(self) -> None:
@@ -80,12 +80,12 @@ def kept_by(forward: Callable[[], Tensor]) -> tuple[Tensor, int]:
     """A forward pass's output and the bytes that it keeps alive for its backward pass, output included."""
     with LiveBytes() as live:
         y = forward()
-        gc.collect()  # checkpointing's circles of references, which keep nothing for the backward pass
+        gc.collect()  # checkpointing's reference cycles, which keep nothing for the backward pass
     return y, _settled(live)
 
 
 def _settled(live: LiveBytes) -> int:
-    """The bytes once they fall no more: a collective's thread may hold its tensors for a moment after the wait for it."""
+    """The bytes once they are stable: a collective's thread may hold its tensors for a moment after its wait."""
     seen = live.now
     for _ in range(SETTLING_LOOKS):
         time.sleep(SETTLING_S / SETTLING_LOOKS)
@@ -96,7 +96,7 @@ def _settled(live: LiveBytes) -> int:
 
 
 class Messages(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of tensors that this rank hands to collectives and sends, by axis of the mesh."""
+    """Counts the bytes of tensors that this rank passes to collectives and sends, by axis of the mesh."""
 
     def __init__(self, processes: Processes) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -130,7 +130,7 @@ def _group(args: Any) -> dist.ProcessGroup | None:
 
 
 def _payload(name: str, args: Any) -> Iterator[int]:
-    # all-to-all and gathers name their output first; what this rank hands over is the input behind it
+    # all-to-all and gathers have their output first; the input follows
     position = (
         1 if name.startswith(("alltoall", "allgather", "_allgather", "reduce_scatter", "_reduce")) else 0
     )

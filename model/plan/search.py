@@ -1,4 +1,4 @@
-"""Tries every layout of a model on so many devices, and says why the others cannot be used. Does not import torch."""
+"""Search all layouts of a model on a number of devices, with a reason for each unusable one. Does not import torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CHECKPOINTING: tuple[Checkpointing, ...] = ("none", "selective", "full")
 
 @dataclass
 class Refused:
-    """One reason, how many layouts it ruled out, and one of them with its own numbers."""
+    """One reason, the number of layouts that it rules out, and one of them with its numbers."""
 
     reason: str
     count: int = 0
@@ -45,7 +45,7 @@ class Plan:
 def search(workload: Workload, cluster: Cluster, devices: int, zero_stages: tuple[int, ...] = (1,)) -> Plan:
     """All meshes of exactly `devices` ranks, with all micro-batch sizes, schedules and kinds of checkpointing.
 
-    Where tp is above one, with the sequence split over it and whole.
+    With tp above one the sequence is tried both split and whole.
     """
     plan = Plan()
     for mesh in meshes(workload.config, devices, cluster.devices_per_node):
@@ -61,7 +61,7 @@ def search(workload: Workload, cluster: Cluster, devices: int, zero_stages: tupl
             needed = fullest_memory(workload, layout).total
             if needed > cluster.usable_bytes:
                 gib, usable = needed / 2**30, cluster.usable_bytes / 2**30
-                plan.refuse(f"needs {gib:.1f} GiB on a device that has {usable:.1f} for it", _named(layout))
+                plan.refuse(f"needs {gib:.1f} GiB on a device with {usable:.1f} GiB usable", _named(layout))
             else:
                 plan.estimates.append(estimate(workload, layout, cluster))
     plan.estimates.sort(key=lambda found: found.times.step)
@@ -69,7 +69,7 @@ def search(workload: Workload, cluster: Cluster, devices: int, zero_stages: tupl
 
 
 def meshes(config: ModelConfig, devices: int, devices_per_node: int) -> Iterator[Mesh]:
-    """All of `devices` ranks; tensor parallel stays on a node, where alone its messages are fast enough."""
+    """All meshes of `devices` ranks; tensor parallelism stays within a node, where messages are fast enough."""
     for tp in _divisors(devices):
         if tp > devices_per_node:
             break
@@ -86,7 +86,7 @@ def meshes(config: ModelConfig, devices: int, devices_per_node: int) -> Iterator
 
 
 def refusal(workload: Workload, layout: Layout) -> str | None:
-    """Why a layout on a possible mesh cannot be run; None where it can."""
+    """The reason why a layout on a valid mesh cannot be run; None if it can."""
     mesh = layout.mesh
     if workload.batch % (mesh.dp * layout.rows):
         return f"a batch of {workload.batch} sequences cannot be cut into micro-batches of {layout.rows} on dp={mesh.dp}"
@@ -101,7 +101,7 @@ def refusal(workload: Workload, layout: Layout) -> str | None:
     if layout.n_chunks == 1:
         return None
     if workload.config.n_layers % layout.n_stages:
-        return f"{workload.config.n_layers} layers do not make {layout.n_stages} equal interleaved stages"
+        return f"{workload.config.n_layers} layers cannot be split into {layout.n_stages} equal interleaved stages"
     return next(refusals(workload.config, mesh, n_chunks=layout.n_chunks), None)
 
 

@@ -1,4 +1,4 @@
-"""A model shape of about a given number of parameters, for planning before anybody has designed one.
+"""A model shape of about a given number of parameters, for planning before a model is designed.
 
 Proportions are those of large open MoE models (DeepSeek-V3, arXiv:2412.19437; Kimi K2, arXiv:2507.20534): 8 of 256
 fine-grained experts and one shared, grouped-query attention with heads of 128. All layers are MoE and their number is
@@ -14,8 +14,8 @@ from model.config import ConfigError, ModelConfig, MoEConfig
 
 VOCABULARY = 131_072
 MAX_CONTEXT = 131_072
-# Parameters from which on a row is used: d_model, layers, heads, key/value heads, experts, chosen, and what an expert's
-# width is a multiple of.
+# Least number of parameters of a row: d_model, layers, heads, key/value heads, experts, chosen experts, and the divisor
+# of an expert's width.
 _ROWS = (
     (5e11, 7168, 64, 64, 8, 256, 8, 64),
     (1e11, 5120, 48, 40, 8, 256, 8, 16),
@@ -26,12 +26,14 @@ _ROWS = (
 
 
 def model_of(parameters: float) -> ModelConfig:
-    """A shape whose total is within 3 % of `parameters`. Raises ConfigError below 1e9 and for what is not finite."""
+    """A shape whose total is within 3 % of `parameters`. Raises ConfigError below 1e9 and for non-finite numbers."""
     if not math.isfinite(parameters):
-        raise ConfigError(f"no shape for {parameters} parameters: give a number, at least 1e9")
+        raise ConfigError(f"there is no shape for {parameters} parameters: give a number of at least 1e9")
     row = next((row for row in _ROWS if parameters >= row[0]), None)
     if row is None:
-        raise ConfigError(f"no shape for {parameters:.3g} parameters: at least 1e9, or give --config")
+        raise ConfigError(
+            f"there is no shape for {parameters:.3g} parameters: give at least 1e9, or use --config"
+        )
     _, d_model, n_layers, n_heads, n_kv_heads, n_experts, top_k, multiple = row
 
     def shape(d_expert: int) -> ModelConfig:

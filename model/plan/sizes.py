@@ -1,4 +1,4 @@
-"""How many parameters a rank of a mesh holds, exactly. Does not import torch.
+"""Exact number of parameters on each rank of a mesh. Does not import torch.
 
 `measure.py` compares these counts with the real shards, made on the meta device.
 """
@@ -14,7 +14,7 @@ from model.parallel.mesh.share import local_config
 
 @dataclass(frozen=True)
 class Parameters:
-    """Of one rank: `block` are replicated over dp, `expert` over edp only; `outside` are embedding, head, last norm."""
+    """Parameters of one rank: `block` (replicated over dp), `expert` (over edp), `outside` (embedding, head, last norm)."""
 
     block: int = 0
     expert: int = 0
@@ -29,7 +29,7 @@ class Parameters:
 
 
 def stage_parameters(config: ModelConfig, mesh: Mesh, stage: int, n_stages: int) -> Parameters:
-    """Of one rank's share of a pipeline stage; weights that layers share count once."""
+    """Parameters of one rank's share of a pipeline stage; weights that layers share count once."""
     local = local_config(config, mesh.tp, mesh.etp)
     layers = split_layers(config.n_layers, n_stages)[stage]
     block = len({local.attention_owner(layer) for layer in layers}) * local.attention_parameters
@@ -51,12 +51,12 @@ def _outside(local: ModelConfig, stage: int, n_stages: int) -> int:
     is_first, is_last = stage == 0, stage == n_stages - 1
     tables = int(is_first) + int(is_last) * int(not local.tie_embeddings)
     if local.tie_embeddings and is_last and not is_first:
-        tables += 1  # the embedding's copy that serves as head
+        tables += 1  # the embedding's copy that is used as head
     return tables * vocabulary + (local.d_model if is_last else 0)
 
 
 def partial_parameters(config: ModelConfig, mesh: Mesh, pp: int, n_chunks: int = 1) -> Parameters:
-    """Of those of a rank that each rank of tp has whole: norms, routers and the like; `mesh.tp` is above one.
+    """Parameters of a rank that each rank of tp has whole, such as norms and routers; `mesh.tp` is above one.
 
     tp ranks together hold them tp - 1 times more than the unsplit model.
     """
@@ -70,7 +70,7 @@ def partial_parameters(config: ModelConfig, mesh: Mesh, pp: int, n_chunks: int =
 
 
 def rank_parameters(config: ModelConfig, mesh: Mesh, pp: int, n_chunks: int = 1) -> Parameters:
-    """Of a rank at place `pp` of the pipeline axis, all its stages together."""
+    """Parameters of a rank at place `pp` of the pipeline axis, over all its stages."""
     stages = range(pp, mesh.pp * n_chunks, mesh.pp)
     return sum(
         (stage_parameters(config, mesh, stage, mesh.pp * n_chunks) for stage in stages), start=Parameters()

@@ -20,7 +20,7 @@ from model.plan.sizes import partial_parameters, rank_parameters
 
 @dataclass(frozen=True)
 class Message:
-    """`count` messages of `size` bytes each on an axis; `kind` says how they travel."""
+    """`count` messages of `size` bytes each on an axis; `kind` is the collective."""
 
     axis: str
     kind: str  # all_reduce, reduce_scatter, hand_out (of a rank's part to all others), all_to_all, send
@@ -47,7 +47,7 @@ def step_traffic(workload: Workload, layout: Layout, pp: int) -> Counter[str]:
 
 
 def micro_batch_messages(workload: Workload, layout: Layout, pp: int) -> list[Message]:
-    """Of forward and backward of one micro-batch through all stages of one rank, recomputation included."""
+    """Messages of forward and backward of one micro-batch on one rank, recomputation included."""
     config = local_config(workload.config, layout.mesh.tp, layout.mesh.etp)
     tokens = layout.rows * workload.tokens
     messages: list[Message] = []
@@ -60,7 +60,7 @@ def micro_batch_messages(workload: Workload, layout: Layout, pp: int) -> list[Me
 
 
 def gradient_messages(workload: Workload, layout: Layout, pp: int) -> list[Message]:
-    """Once per step: adding up gradients, and with sharded states handing out the updated weights.
+    """Messages of a step: all-reduce of gradients, and with sharded states the all-gather of updated weights.
 
     ZeRO 2 and 3 are DeepSpeed's: gradients are reduced to their owners only, weights gathered once, or for each forward
     and backward pass.
@@ -106,7 +106,7 @@ def _layer_messages(
     parts = 3 if moe.n_shared else 2  # attention, routed experts, shared experts
     again = _sums_again(layout, parts)
     if moe.gate_shared and layout.checkpointing != "none":
-        again += 1  # the gate multiplies the last output, and so asks for it
+        again += 1  # the gate multiplies the last output, and so needs it
     if mesh.ep == 1:
         weights = Message("tp", "all_reduce", tokens * moe.top_k * FP32_BYTES, 1)
         return [*_sums(mesh, stream, parts, again), *([weights] if mesh.tp > 1 else [])]
@@ -118,21 +118,21 @@ def _layer_messages(
 
 
 def _sums_again(layout: Layout, parts: int) -> int:
-    """Outputs that recomputation adds up over tp once more: it stops before the last one."""
+    """Outputs that recomputation sums over tp again: it stops before the last one."""
     if layout.checkpointing == "none":
         return 0
     return parts - 2 if layout.checkpointing == "selective" else parts - 1  # attention's half stops early too
 
 
 def _sums(mesh: Mesh, stream: float, parts: int, again: int) -> list[Message]:
-    """Over tp: forward of outputs, backward of the gradients of inputs."""
+    """All-reduces over tp: outputs forward, gradients of inputs backward."""
     return [Message("tp", "all_reduce", stream, 2 * parts + again)] if mesh.tp > 1 else []
 
 
 def _split_layer_messages(
     layout: Layout, config: ModelConfig, layer: int, tokens: int, stream: float
 ) -> list[Message]:
-    """With a split sequence: rows gathered before both halves of a layer and sums scattered behind them, each way.
+    """Messages with a split sequence: a gather before and a scatter after both halves of a layer, each way.
 
     Recomputation gathers both again, and scatters attention's sum again where it computes that.
     """
@@ -146,7 +146,7 @@ def _split_layer_messages(
 def _routed_messages(
     layout: Layout, moe: MoEConfig, tokens: int, stream: float, gathered_again: int
 ) -> list[Message]:
-    """Of experts that are spread over ep, where tp ranks gather the outputs of the tokens that each sent."""
+    """Messages of experts over ep, where tp ranks gather the outputs of the tokens that each sent."""
     messages = _exchanged_messages(layout, moe, tokens, stream)
     if layout.mesh.tp > 1:
         messages += [
@@ -157,13 +157,13 @@ def _routed_messages(
 
 
 def _exchanged_messages(layout: Layout, moe: MoEConfig, tokens: int, stream: float) -> list[Message]:
-    """Of experts that are spread over ep, to which each tp rank sends its share of the tokens.
+    """Messages of experts over ep, to which each tp rank sends its share of the tokens.
 
     Where tp ranks hold parts of the same experts they gather the rows that arrive.
     """
     mesh, per_token = layout.mesh, ranks_per_token(moe, layout.mesh.ep)
     weights, choices = tokens * moe.top_k * FP32_BYTES, tokens * moe.top_k * INDEX_BYTES
-    forward = 1 if layout.checkpointing == "none" else 2  # passes; the one backward takes the same ways back
+    forward = 1 if layout.checkpointing == "none" else 2  # passes; the backward pass takes the same ways back
     messages = []
     shares: dict[Axis, float] = {"ep": per_token / mesh.tp}
     if mesh.tp > 1 and not mesh.is_folded:
@@ -187,7 +187,7 @@ def _stage_messages(layout: Layout, config: ModelConfig, stage: int, tokens: int
         messages.append(Message("pp", "send", stream * layout.stream_share, neighbours))
     if layout.mesh.tp == 1:
         return messages
-    # both ends: the embedding's sum and what the head's input asks for, or a gather and a scatter for each of the two
+    # both ends: the sums of the embedding and of the head's input gradients, or a gather and a scatter for each of the two
     kind, each = ("all_to_all", 2) if layout.splits_sequence else ("all_reduce", 1)
     messages.append(Message("tp", kind, stream, each * (is_first + is_last)))
     if is_last:

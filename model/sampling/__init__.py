@@ -1,4 +1,4 @@
-"""Chooses next tokens from logits: settings, penalties, filters, draws, log probabilities, verification of drafts.
+"""Sampling: settings, penalties, filters, draws, log probabilities, verification of draft tokens.
 
 A draw depends on the seed, the index of the output token and the logits, on nothing else: see `sampler.py`. Knows
 nothing of text, requests or engines.

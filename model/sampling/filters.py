@@ -1,4 +1,4 @@
-"""Which tokens may be drawn: top-k, top-p and min-p, without sorting a vocabulary.
+"""Filters of the tokens that may be drawn: top-k, top-p and min-p, without sorting the vocabulary.
 
 Logits come relative to their maximum: at most 0, -inf for tokens that are ruled out. They are counted (top-k) or
 weighed (top-p) into a histogram; only the tokens of the bin in which the cut falls are sorted.
@@ -17,11 +17,11 @@ Floats = NDArray[np.float32]
 Ids = NDArray[np.intp]
 
 _N_BINS = 2048
-_DEEPEST = 128.0  # logits further below the maximum share the last bin: exp(-128) counts for nothing
+_DEEPEST = 128.0  # logits further below the maximum share the last bin: exp(-128) is negligible
 
 
 def kept_tokens(relative_V: Floats, settings: SamplingSettings) -> Ids | None:
-    """Ids of the tokens that top-k, then top-p among those, then min-p leave, in any order; None: all are kept."""
+    """Ids of the tokens that top-k, then top-p, then min-p keep, in any order; None: all are kept."""
     ids: Ids | None = None
     if 0 < settings.top_k < relative_V.size:
         ids = top_k(relative_V, settings.top_k)

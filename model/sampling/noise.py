@@ -1,4 +1,4 @@
-"""The randomness of a draw: one Gumbel variate per token, a pure function of seed, output index and token.
+"""Random numbers of a draw: one Gumbel variate per token, a pure function of seed, output index and token.
 
 Adding independent Gumbel noise to logits and taking the maximum draws from their softmax (Gumbel-max; Maddison et al.
 2014, arXiv:1411.0030). Keyed by token instead of one number for an inverse distribution function, a draw changes only
@@ -31,7 +31,7 @@ def derived_seed(seed: int, i: int) -> int:
 
 @functools.lru_cache(maxsize=8)
 def all_tokens(vocab_size: int) -> NDArray[np.uint32]:
-    """0 ... V-1, for `gumbel`; shared, so not to be written."""
+    """The ids 0 ... V-1 for `gumbel`; shared, must not be changed."""
     ids_V = np.arange(vocab_size, dtype=np.uint32)
     ids_V.setflags(write=False)
     return ids_V
@@ -50,7 +50,7 @@ def gumbel(key: int, ids: NDArray[np.uint32]) -> NDArray[np.float32]:
     )  # the largest round to 1, whose logarithm is infinite
     np.log1p(
         uniform, out=uniform
-    )  # minus an exponential variate, exact where it is small: there draws are decided
+    )  # minus an exponential variate, exact where it is small, which decides draws
     np.negative(uniform, out=uniform)
     np.log(uniform, out=uniform)
     return np.negative(uniform, out=uniform)

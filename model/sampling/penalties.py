@@ -1,9 +1,9 @@
-"""Changes logits by what a sequence has seen, and by a fixed bias.
+"""Adjust logits by the tokens of a sequence so far, and by a fixed bias.
 
 Repetition (Keskar et al. 2019, arXiv:1909.05858): positive logits of tokens in prompt or output are divided by the
 penalty, negative ones multiplied. Frequency and presence (OpenAI's formula): a token that the output holds c > 0
-times loses c x frequency + presence. The bias is added. In this order. What grows beyond fp32 stays its largest number:
-draws are made of differences, which infinite logits do not have.
+times loses c x frequency + presence. The bias is added. In this order. Overflows are clamped to fp32's largest number:
+draws use differences, which infinite logits do not have.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LARGEST = np.finfo(np.float32).max
 
 
 class Penalties:
-    """One sequence's counts. Work per token grows with the number of distinct tokens seen, not with the text."""
+    """One sequence's token counts. Work per token grows with the number of distinct tokens, not with the text."""
 
     def __init__(self, settings: SamplingSettings, prompt: Sequence[int]) -> None:
         self._settings = settings
@@ -35,13 +35,13 @@ class Penalties:
                 self._slot(token)
 
     def record(self, token: int) -> None:
-        """Counts one token of the output."""
+        """Count one token of the output."""
         if self._is_counting:
             slot = self._slot(token)  # which may replace the arrays
             self._counts[slot] += 1
 
     def applied(self, logits_V: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The changed logits: a copy, or the same array where nothing changes."""
+        """Apply the penalties and the bias: returns a copy, or the same array if nothing changes."""
         n_seen = len(self._slots)
         if n_seen == 0 and self._biased.size == 0:
             return logits_V
@@ -53,7 +53,7 @@ class Penalties:
         return changed_V
 
     def fork(self) -> Penalties:
-        """The same counts, to go on by themselves."""
+        """An independent copy of the counts."""
         other = copy.copy(self)
         other._slots = dict(self._slots)
         other._ids, other._counts = self._ids.copy(), self._counts.copy()

@@ -1,4 +1,4 @@
-"""Draws one sequence's tokens, one after the other or against drafts.
+"""Draw one sequence's tokens, one after the other or against draft tokens.
 
 A draw is a function of the logits, the settings, the tokens before it (penalties, constraint), the seed and the
 index of the output token. Nothing else enters: not the call order, not other sequences. So a seed gives the same
@@ -27,12 +27,12 @@ _LEAST_TEMPERATURE = 1e-5
 
 
 class Sampler:
-    """One answer's state: what it has drawn, and what may follow."""
+    """Sampler of one answer, with its drawn tokens and its constraint."""
 
     def __init__(
         self, settings: SamplingSettings, *, prompt: Sequence[int] = (), constraint: Constraint | None = None
     ) -> None:
-        """`prompt` matters to the repetition penalty alone."""
+        """`prompt` is used by the repetition penalty alone."""
         self.settings = settings
         self.constraint = constraint
         self.seed = secrets.randbelow(MAX_SEED + 1) if settings.seed is None else settings.seed
@@ -40,12 +40,12 @@ class Sampler:
         self._penalties = Penalties(settings, prompt)
 
     def __call__(self, logits_V: NDArray[np.float32]) -> Chosen:
-        """Draws the next token and records it.
+        """Draw the next token and record it.
 
         Raises FloatingPointError where the logits, or those of the tokens that the constraint allows, hold no finite
-        maximum, and ConstraintError where the constraint cannot go on.
+        maximum, and ConstraintError where the constraint cannot continue.
         """
-        likeliest = int(logits_V.argmax())  # a nan, where there is one
+        likeliest = int(logits_V.argmax())  # a NaN if there is one
         best = float(logits_V[likeliest])
         if not math.isfinite(best):
             raise FloatingPointError("the model's logits are not finite")
@@ -61,16 +61,16 @@ class Sampler:
         return with_logprobs(token, logits_V, best, self.settings.logprobs)
 
     def verify(self, logits_MV: NDArray[np.float32], drafts: Sequence[int]) -> list[Chosen]:
-        """The tokens that plain decoding would draw, up to and with the first that differs from its draft.
+        """Verify draft tokens: returns the tokens of plain decoding, up to and with the first that differs from its draft.
 
-        Row i of the logits stands behind i drafts, so M is one more than there are drafts. All tokens returned are
-        recorded; where all drafts were drawn, the last row gives one more token, unless a draft ended a constrained
-        answer. A draft that was chosen without knowing the seed is accepted with exactly the probability that sampling
-        would draw it: the greatest that keeps the distribution (Leviathan et al. 2023, arXiv:2211.17192).
+        Row i of the logits follows i draft tokens, so M is their number plus one. All returned tokens are recorded; if
+        all draft tokens were drawn, the last row gives one more token, unless a draft token ended a constrained answer.
+        A draft token that was chosen without the seed is accepted with exactly the probability of sampling it: the
+        greatest that keeps the distribution (Leviathan et al. 2023, arXiv:2211.17192).
         """
         if logits_MV.shape[0] != len(drafts) + 1:
             raise ValueError(
-                f"{len(drafts)} drafts need {len(drafts) + 1} rows of logits, not {logits_MV.shape[0]}"
+                f"{len(drafts)} draft tokens need {len(drafts) + 1} rows of logits, not {logits_MV.shape[0]}"
             )
         chosen: list[Chosen] = []
         for logits_V, draft in zip(logits_MV, (*drafts, None), strict=True):
@@ -79,16 +79,16 @@ class Sampler:
                 break
         return chosen
 
-    def guess(self, logits_V: NDArray[np.float32], ahead: int) -> int:
-        """What would be drawn `ahead` tokens from now if the model's logits were these; records nothing.
+    def draft_token(self, logits_V: NDArray[np.float32], distance: int) -> int:
+        """Choose a draft token: the draw of `distance` tokens from now if its logits were these; records nothing.
 
-        A draft made so shares the draw's randomness, which makes it likelier to be accepted than the likeliest token.
-        Penalties are those of now, and a constraint is left out: a guess may be wrong.
+        It uses the random numbers of the later draw, so it is accepted more often than the likeliest token.
+        Penalties are the current ones, and a constraint is left out: a draft token may be wrong.
         """
-        return self._free(self._penalties.applied(logits_V), self.n_drawn + ahead)
+        return self._free(self._penalties.applied(logits_V), self.n_drawn + distance)
 
     def fork(self, i: int) -> Sampler:
-        """The sampler of the i-th of n answers, behind the same past; the 0-th goes on as this one would."""
+        """The sampler of the i-th of n answers after the same past; the 0-th draws as this one would."""
         other = copy.copy(self)
         if i > 0:
             other.seed = derived_seed(self.seed, i)
@@ -98,14 +98,14 @@ class Sampler:
         return other
 
     def _drawn(self, logits_V: NDArray[np.float32], index: int) -> int:
-        """The token that is drawn from the changed logits, within the constraint."""
+        """Draw a token from the changed logits, within the constraint."""
         constraint = self.constraint
         if constraint is None:
             return self._free(logits_V, index)
         if self._ignores_ruled_out_tokens:
             token = self._free(logits_V, index)
             if constraint.allows(token):
-                return token  # the winner among all tokens is the winner among those allowed
+                return token  # an allowed token that wins among all tokens also wins among the allowed ones
         logits_V = np.where(constraint.mask(), logits_V, np.float32(-np.inf))
         if not np.isfinite(logits_V.max()):
             raise FloatingPointError("no token that the constraint allows has a finite logit")
@@ -113,14 +113,14 @@ class Sampler:
 
     @property
     def _ignores_ruled_out_tokens(self) -> bool:
-        """Whether ruling out tokens changes nothing for the others: filters count and weigh them all."""
+        """Whether ruling out tokens leaves the others' draws unchanged, as without filters, which count all tokens."""
         settings = self.settings
         return settings.temperature == 0 or (
             settings.top_k == 0 and settings.top_p == 1 and settings.min_p == 0
         )
 
     def _free(self, logits_V: NDArray[np.float32], index: int) -> int:
-        """The token that is drawn where nothing is ruled out but by -inf; of even ones the lowest id."""
+        """Draw a token without a constraint; of equal ones the lowest id."""
         settings = self.settings
         best = int(logits_V.argmax())
         if settings.temperature == 0:

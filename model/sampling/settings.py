@@ -1,4 +1,4 @@
-"""What may be asked of a sampler, and the values at which it makes sense."""
+"""Sampling settings and their valid ranges."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MAX_REPETITION_PENALTY = 10.0
 
 
 class SamplingError(ValueError):
-    """Settings that no sampler can follow; `parameter` names the one at fault."""
+    """Invalid sampling settings; `parameter` names the one at fault."""
 
     def __init__(self, parameter: str, message: str) -> None:
         super().__init__(message)
@@ -20,11 +20,11 @@ class SamplingError(ValueError):
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """Greedy at temperature 0; otherwise a draw from what top-k, then top-p, then min-p leave.
+    """Sampling settings: greedy at temperature 0, else a draw from the tokens that top-k, top-p and min-p keep.
 
-    Penalties and bias change the logits first, at every temperature; docs/concepts/sampling.md says how and in which order.
-    `top_k` 0 keeps all tokens. `logprobs` None: none; n: of the chosen token and the n likeliest ones. A seed makes
-    the same model on the same machine answer the same. Raises SamplingError where a value is out of range.
+    Penalties and bias change the logits first, at every temperature; docs/concepts/sampling.md says how and in which
+    order. `top_k` 0 keeps all tokens. `logprobs` None: none; n: of the chosen token and the n likeliest ones. With a
+    seed the same model on the same machine gives the same answer. Raises SamplingError where a value is out of range.
     """
 
     temperature: float = 1.0
@@ -63,7 +63,7 @@ class SamplingSettings:
 
     @property
     def is_penalising(self) -> bool:
-        """Whether what was seen before changes the logits."""
+        """Whether earlier tokens change the logits."""
         return self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
 
     def check_vocabulary(self, vocab_size: int) -> None:
@@ -77,4 +77,4 @@ class SamplingSettings:
 
 def _within(parameter: str, value: float, least: float, most: float) -> None:
     if not least <= value <= most:  # false for nan too
-        raise SamplingError(parameter, f"{parameter} must lie between {least} and {most}")
+        raise SamplingError(parameter, f"{parameter} must be between {least} and {most}")

@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = CommandParser(prog="python -m model.smollm2", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("fetch", help="download SmolLM2-135M-Instruct and upcycle it")
-    command.add_argument("--json", action="store_true", help="print one JSON document instead of a sentence")
+    command.add_argument("--json", action="store_true", help="print one JSON document instead of text")
     command.add_argument("--home", type=Path, help="state folder (default: GAINSHARE_HOME, else .gainshare)")
     options = parser.parse_args(arguments)
     started = time.monotonic()

@@ -1,4 +1,4 @@
-"""GGUF to our weights and tokenizer.
+"""Convert GGUF to our weights and tokenizer.
 
 llama.cpp stores the rows of q and k so that rotary turns neighbours (2i, 2i + 1); ours turns (i, i + C/2), so the
 rows of each head are put back in that order.

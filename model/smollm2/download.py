@@ -20,19 +20,16 @@ ATTEMPTS = 4
 
 
 def file_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def download(url: str, target: Path, *, sha256: str, progress: Progress, retry_wait_s: float = 1.0) -> None:
-    """Writes `url` to `target`, which appears only when its sha256 is right.
+    """Download `url` to `target`, which appears only if its sha256 is right.
 
-    Bytes gather in `target` + ".part"; a later call goes on where an earlier one stopped, if the server answers
-    Range requests. Raises DownloadError after several failed attempts or for a wrong checksum (the bytes are
-    then thrown away), OSError where the disk refuses.
+    Bytes are written to `target` + ".part"; a later call continues where an earlier one stopped, if the server supports
+        Range requests. Raises DownloadError after several failed attempts or for a wrong checksum (the bytes are
+        then deleted), OSError where the disk refuses.
     """
     part = target.with_name(target.name + ".part")
     part.parent.mkdir(parents=True, exist_ok=True)
@@ -46,21 +43,21 @@ def download(url: str, target: Path, *, sha256: str, progress: Progress, retry_w
                 kept = part.stat().st_size if part.exists() else 0
                 raise DownloadError(
                     f"cannot download {url}: {reason}. Check the network connection and run the same command "
-                    f"again; it goes on after the {kept:,} bytes that are already here"
+                    f"again; it continues after the {kept:,} bytes that are already here"
                 ) from error
             time.sleep(retry_wait_s * 2**attempt)
     actual = file_sha256(part)
     if actual != sha256:
         part.unlink()
         raise DownloadError(
-            f"{url} has sha256 {actual} instead of {sha256}: it was damaged on the way or is not the published "
-            "file. Run the same command again; if it stays so, do not use this package index"
+            f"{url} has sha256 {actual} instead of {sha256}: it was damaged in transit or is not the published "
+            "file. Run the same command again; if the error repeats, do not use this package index"
         )
     part.rename(target)
 
 
 def _is_final(error: Exception) -> bool:
-    """Client errors do not get better by asking again, except for time-outs and rate limits."""
+    """Whether a retry cannot help: HTTP client errors, except for time-outs and rate limits."""
     return (
         isinstance(error, urllib.error.HTTPError) and 400 <= error.code < 500 and error.code not in (408, 429)
     )

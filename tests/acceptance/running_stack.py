@@ -1,4 +1,4 @@
-"""A running local stack as the tests see it: where it is, what it stores, and ways to hurt it.
+"""A running local stack for tests: its address, its data, and ways to damage it.
 
 Fault points are all armed from the start but disarmed by their marker files, so a test arms one on the running
 stack with `stack.arm("runner.leased")` and sees with `stack.has_fired(...)` that the process was killed there.
@@ -49,7 +49,7 @@ def every_fault_point() -> set[str]:
 
 
 class Stack:
-    """A running stack: where it is, the administrator's key, and ways to hurt it.
+    """A running stack: its address, the administrator's key, and ways to damage it.
 
     `prepare` gets the home before the first start, to put something into it.
     """
@@ -130,7 +130,7 @@ class Stack:
         return httpx.Client(base_url=f"{self.url}/api/v1/", headers=headers, timeout=60, trust_env=False)
 
     def database(self) -> "psycopg.Connection[Any]":
-        """A connection of one's own to the stack's database, to look at what is stored."""
+        """A separate connection to the stack's database."""
         password = read_secret(Secrets(self.home.secrets).database_password)
         cluster = Cluster(data=self.home.postgres_data, sockets=self.home.postgres_sockets, password=password)
         return psycopg.connect(cluster.url(), autocommit=True)

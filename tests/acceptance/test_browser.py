@@ -34,7 +34,7 @@ def world(stack: Stack) -> BountyWorld:
 
 
 def desk_window(browser: Browser, url: str) -> tuple[Page, Watch]:
-    """A page of a visitor of its own, and what it complains about."""
+    """A page in a new browser context, and its errors."""
     page = new_page(browser, url)
     return page, Watch(page, url)
 
@@ -116,7 +116,7 @@ def test_a_maintainer_funds_the_treasury_and_opens_a_bounty_for_a_bug(
     expect(page.locator("tbody tr").first).to_contain_text("for bugs")
 
     page.get_by_role("link", name="Open a bounty").click()
-    page.get_by_role("link", name="open a bounty for a bug").click()
+    page.get_by_role("link", name="open a bug bounty").click()
     page.get_by_label("Title").fill("Wrong in batches")
     page.get_by_label("Lineage").select_option(world.lineage)
     page.get_by_label("The bug pays").fill("10")
@@ -171,7 +171,7 @@ def _spend_in_the_playground(stack: Stack, page: Page, name: str) -> None:
         admin.post("grants/", json=grant).raise_for_status()
     page.get_by_role("link", name="Playground", exact=True).click()
     expect(page.get_by_label("Model")).to_be_enabled()
-    page.get_by_label("Longest answer").fill("24")
+    page.get_by_label("Maximum answer length").fill("24")
     page.get_by_label("Your message").fill("What is the capital of France?")
     page.get_by_role("button", name="Send").click()
     expect(page.locator(".bubble-assistant .meta")).to_contain_text("tokens", timeout=60_000)

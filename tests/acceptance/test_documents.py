@@ -1,4 +1,5 @@
-"""The documents hold together: links and anchors resolve, the index is complete, and code names documents that exist."""
+"""Consistency of the documents: links and anchors resolve, the index is complete, and code names existing
+documents."""
 
 import re
 from collections.abc import Iterator

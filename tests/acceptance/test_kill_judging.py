@@ -108,7 +108,7 @@ def arm(stack: Any, stage: str) -> None:
 
 
 def fired(stack: Any, stage: str) -> int:
-    """How many faults of a stage killed a process: all of them."""
+    """Number of faults of a stage that killed a process: all of them."""
     for fault in STAGES[stage]:
         assert stack.has_fired(fault), f"{fault} was never reached in stage {stage}"
     return len(STAGES[stage])

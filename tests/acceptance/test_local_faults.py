@@ -1,4 +1,4 @@
-"""A machine that is not as one would like it: each time a clear error, or a weaker form that says so."""
+"""Machines with something missing: a clear error, or a reduced mode that says so."""
 
 import json
 import os

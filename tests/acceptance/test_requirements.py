@@ -55,7 +55,7 @@ def pins(name: str, environment: Environment) -> dict[str, str]:
 
 
 def wanted(group: str) -> list[Requirement]:
-    """What pyproject.toml asks for, of one file of the lock."""
+    """Requirements of pyproject.toml for one file of the lock."""
     project = PROJECT["project"]
     listed = {
         "build": PROJECT["dependency-groups"]["build"],

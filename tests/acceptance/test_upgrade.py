@@ -1,4 +1,4 @@
-"""A home that an earlier version left comes up with all that is in it; one of a later version is left as it is."""
+"""A home of an earlier version starts with all its data; a home of a later version is refused and not changed."""
 
 import re
 from collections.abc import Callable

@@ -25,7 +25,7 @@ OTHER_FIX = diff_of_line(3, "step_3 = 34")
 
 
 def attempts(side: str, outcome: str) -> list[dict[str, Any]]:
-    """Three attempts on one tree that all end like this."""
+    """Three attempts on one tree with the same result."""
     rows = []
     for number in range(3):
         rows.append(
@@ -38,7 +38,7 @@ def attempts(side: str, outcome: str) -> list[dict[str, Any]]:
 
 
 def trials_of(kind: str, *, base: str, candidate: str) -> list[dict[str, Any]]:
-    """The rows of a run whose attempts end so on base and on the candidate."""
+    """Rows of a run with these results on base and on the candidate."""
     read = {"step": "read", "side": "none", "attempt": 0, "outcome": "readable", "detail": ""}
     rows = [read, *attempts("base", base)]
     return rows + attempts("candidate", candidate) if kind == "fix" and base == "refused" else rows
@@ -74,7 +74,7 @@ class BugWorld(World):
         return self.open(**{**asked, **terms})
 
     def try_out(self, *, base: str = "refused", candidate: str = "holds", **how: Any) -> Run:
-        """Lease the next run about a bug and post evidence of what its attempts came to."""
+        """Lease the next run of a bug and post evidence with these results."""
         run = self.lease()
         assert run.kind in (RunKind.REPRODUCTION, RunKind.FIX) and run.reproduction is not None
         self.commit(run)
@@ -97,24 +97,24 @@ class BugWorld(World):
     def adopted(
         self, who: User | None = None, text: str = TEXT, bounty: Bounty | None = None
     ) -> Reproduction:
-        """Sent in, tried, and the bounty's."""
+        """Submit and run a reproduction that the bounty adopts."""
         made = self.reproduce(who or self.ann, text, bounty)
         self.try_out()
         return settle(reproduction_id=made.pk)
 
     def fix(self, who: User | None = None, diff: str = FIX, **outcomes: Any) -> Submission:
-        """Submitted and judged."""
+        """Submit a fix and judge it."""
         submission = self.submit(who or self.bob, diff, self.bug)
         self.try_out(**outcomes)
         return advance_submission(submission_id=submission.pk)
 
     def paid(self, submission: Submission) -> Submission:
-        """Accepted by Ruth, merged by Mira."""
+        """Have Ruth accept the fix and Mira merge it."""
         review(actor=self.ruth, submission_id=submission.pk, decision="accept")
         return merge(actor=self.mira, submission_id=submission.pk)
 
     def two_fixes(self) -> tuple[Submission, Submission]:
-        """Bob's and Ann's of one bug, both tried out and good, Bob's first."""
+        """Submit two passing fixes of one bug, Bob's before Ann's."""
         self.add_more()
         self.adopted()
         first, second = self.submit(self.bob, FIX, self.bug), self.submit(self.ann, OTHER_FIX, self.bug)
@@ -125,5 +125,5 @@ class BugWorld(World):
         return first, second
 
     def add_more(self) -> None:
-        """Escrow for more than one award: not the money is what keeps a second fix from being paid."""
+        """Add escrow for more than one award, so that money is not what stops a second fix."""
         add_funds(actor=self.mira, bounty_id=self.bug.pk, transfer_id=uuid4(), amount_microcredits=5 * AWARD)

@@ -1,4 +1,4 @@
-"""Fixtures of the bounty app's tests: a blob store of their own, and messages that are noted instead of sent."""
+"""Fixtures of the bounty app's tests: a separate blob store, and messages that are recorded instead of sent."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ def blob_root(tmp_path: Path, settings: Settings) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_random_checks(settings: Settings) -> None:
-    """Which gains are drawn depends on their random ids; tests of the draw turn it on."""
+    """Switch off random re-measurements, which depend on random ids; tests of the draw switch them on."""
     settings.RECHECK_PERCENT = 0
 
 

@@ -1,4 +1,4 @@
-"""A site whose every free text is as long as it may be, without a space in it; and balances with many digits."""
+"""A site in which every free text has the maximum length without spaces, and balances have many digits."""
 
 from contextlib import suppress
 from datetime import timedelta
@@ -27,7 +27,7 @@ from bounty.services.disputes import answer_dispute, file_dispute
 from bounty.services.emergency import lift, stop
 from bounty.services.reproductions import decline
 from bounty.services.reviews import review
-from bounty.services.runners.care import calibrate, quarantine
+from bounty.services.runners.maintenance import calibrate, quarantine
 from bounty.services.trees import create_lineage
 from gainshare.accounts.models import ApiKey, User
 from gainshare.accounts.services import create_api_key
@@ -47,14 +47,14 @@ FORTUNE = 9_223_372_036_854_775_807 // 1000
 
 
 def long_name(user: User, length: int = NAME) -> User:
-    """The user, with a name of so many letters."""
+    """Give the user a name of this many letters."""
     user.username = f"{user.username}{'w' * length}"[:length]
     user.save(update_fields=["username"])
     return user
 
 
 class HostileWorld(BugWorld):
-    """`mira` maintains and is staff; everything that a page may show of her and of others is there, and long."""
+    """A site with something on every page, always with long texts; `mira` is a maintainer and staff."""
 
     gain: Submission
 
@@ -64,7 +64,7 @@ class HostileWorld(BugWorld):
             long_name(user)
         User.objects.filter(pk=self.mira.pk).update(is_staff=True, email=f"{'w' * 60}@example.org")
         self.mira.refresh_from_db()
-        self._look_after_runners()
+        self._manage_runners()
         self._judge()
         self._object()
         self._show_bugs()
@@ -74,7 +74,7 @@ class HostileWorld(BugWorld):
         self._stop()
         self._rewrite()
 
-    def _look_after_runners(self) -> None:
+    def _manage_runners(self) -> None:
         calibrate(actor=self.mira, name=self.runner.name)
         aa = self.judge(0.3, units=12)  # a bad A/A run: quarantined, with a doubt
         self.key = generate_key()
@@ -168,7 +168,7 @@ class HostileWorld(BugWorld):
         stop(actor=self.mira, switch=Switch.MERGES, reason=LONG)
 
     def _rewrite(self) -> None:
-        """Names and words that the platform itself gives, or never changes: long ones, past its own triggers."""
+        """Make generated and immutable texts long as well, with triggers disabled."""
         with connection.cursor() as cursor:
             cursor.execute("SET session_replication_role = replica")
         Submission.objects.exclude(verdict_kind="").update(verdict_reason=LONG)
@@ -185,7 +185,7 @@ class HostileWorld(BugWorld):
 
 
 def page_paths() -> list[str]:
-    """The address of every page that the site's and the bounty app's URLconf have, once for each thing that it is about."""
+    """Addresses of every page in the URLconfs of the site and the bounty app, once per object."""
     things: dict[str, list[Any]] = {
         "bounty_id": list(Bounty.objects.values_list("pk", flat=True)),
         "submission_id": list(Submission.objects.values_list("pk", flat=True)),

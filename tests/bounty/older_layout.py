@@ -1,4 +1,4 @@
-"""A time before the stack's layout changed: while it lasts, trees with `OLD_MODULES` are what the judge measures."""
+"""Simulates an older layout: within it the judge measures trees with `OLD_MODULES`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ OLD_MODULES = ("model.checkpoint", "model.layers.layer")
 
 @contextmanager
 def older_version() -> Iterator[None]:
-    """Within it the platform has the layout from before; after it a new version is installed."""
+    """Context in which the platform has the older layout; on exit the new version is installed."""
     present = layout.SAMPLE_MODULES
     layout.SAMPLE_MODULES = OLD_MODULES
     try:

@@ -1,4 +1,4 @@
-"""Evidence for tests: really sealed, really signed, but over invented samples. No verdict outside a test rests on it."""
+"""Evidence for tests, properly sealed and signed, but over invented samples."""
 
 import math
 import random

@@ -1,4 +1,4 @@
-"""What a gain is worth: exact, monotone, never more for a gain that is split."""
+"""Awards of gains: exact, monotone, and never higher for a gain that is split."""
 
 import pytest
 from hypothesis import given
@@ -66,7 +66,7 @@ def test_a_rate_must_be_positive() -> None:
 
 
 def test_nothing_is_reserved_for_what_is_no_gain() -> None:
-    with pytest.raises(ValueError, match="gain"):
+    with pytest.raises(ValueError, match="above zero"):
         wanted_reservation(rate_microcredits_per_nat=1, estimate_log_ppm=0)
 
 

@@ -1,4 +1,4 @@
-"""Guards of the house: `platform/` stays a plain folder, and light processes stay light."""
+"""Import rules: `platform/` stays a plain folder, and light processes import no heavy packages."""
 
 import os
 import subprocess

@@ -91,13 +91,13 @@ def test_only_a_model_of_ours_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "published" / "config.json").write_text('{"model_type": "llama"}')
     for name in ("tiny", "other", "published"):
         before = sorted((tmp_path / name).iterdir())
-        with pytest.raises(FolderTakenError, match="other things than a model"):
+        with pytest.raises(FolderTakenError, match="other content than a model"):
             save_tiny(tmp_path / name)
         assert sorted((tmp_path / name).iterdir()) == before
 
 
 def test_damaged_folders_say_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="holds no model"):
+    with pytest.raises(CheckpointError, match="has no model"):
         load_config(tmp_path)
     save_tiny(tmp_path / "tiny")
     weights = tmp_path / "tiny" / checkpoint.WEIGHTS_FILE
@@ -126,7 +126,7 @@ def test_a_configuration_that_is_none_says_what_to_do(tmp_path: Path, content: b
     (tmp_path / checkpoint.CONFIG_FILE).write_bytes(content)
     with pytest.raises(CheckpointError, match=r"config.json cannot be read: .*; fetch the model again"):
         load_config(tmp_path)
-    with pytest.raises(CheckpointError, match="holds no model"):
+    with pytest.raises(CheckpointError, match="has no model"):
         load_config(tmp_path / checkpoint.CONFIG_FILE)
 
 
@@ -134,7 +134,7 @@ def test_metadata_are_a_table(tmp_path: Path) -> None:
     save_tiny(tmp_path / "m")
     document = json.loads((tmp_path / "m" / checkpoint.CONFIG_FILE).read_text())
     (tmp_path / "m" / checkpoint.CONFIG_FILE).write_text(json.dumps({**document, "metadata": [1]}))
-    with pytest.raises(CheckpointError, match="its metadata is no table"):
+    with pytest.raises(CheckpointError, match="its metadata is not an object"):
         load_config(tmp_path / "m")
 
 

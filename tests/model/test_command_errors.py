@@ -32,11 +32,11 @@ Main = Callable[[list[str]], int]
         (
             distill,
             ["fill", "--json", "a.toml", "b", "--k", "0"],
-            "argument --k: '0' is no whole number from 1 on",
+            "argument --k: '0' is not a whole number of at least 1",
         ),
         (distill, ["--json"], "the following arguments are required: command"),
         (growth, ["depth", "a", "b", "--json"], "one of the arguments --after --stack is required"),
-        (growth, ["upcycle", "a", "b", "--nois", "x", "--json"], "'x' is no number from 0 on"),
+        (growth, ["upcycle", "a", "b", "--nois", "x", "--json"], "'x' is not a number of at least 0"),
         (growth, ["upcycle", "a", "b", "--json", "--depth"], "unrecognized arguments: --depth"),
         (hf, ["import", "a", "b", "--dtype", "int9", "--json"], "argument --dtype: invalid choice: 'int9'"),
         (smollm2, ["fetch", "--json", "more"], "unrecognized arguments: more"),

@@ -78,7 +78,7 @@ def test_whole_numbers_pass_for_fractions_and_a_part_must_be_one() -> None:
     with pytest.raises(ConfigError, match="moe must be a MoEConfig or None, not 3"):
         replace(PRESETS["tiny"], moe=3)  # type: ignore[arg-type]
     for values in (5, [1], None, "tiny"):
-        with pytest.raises(ConfigError, match="is no object with fields"):
+        with pytest.raises(ConfigError, match="is not an object with fields"):
             ModelConfig.from_dict(values)  # type: ignore[arg-type]
 
 
@@ -205,7 +205,7 @@ def test_active_parameters_count_each_use_of_a_token(config: ModelConfig) -> Non
         ({"attention_owners": (0,)}, "one owner per layer"),
         ({"attention_owners": (0, 2)}, "earlier owner"),
         ({"ffn_owners": (1, 1)}, "earlier owner"),
-        ({"first_moe_layer": 1, "ffn_owners": (0, 0)}, "one kind"),
+        ({"first_moe_layer": 1, "ffn_owners": (0, 0)}, "the same kind"),
         ({"dense_layers": (2,)}, "dense_layers"),
         ({"sliding_window": 0}, "sliding_window"),
         ({"qkv_clip": -1.0}, "qkv_clip"),
@@ -266,5 +266,5 @@ def test_impossible_parts_are_refused_by_name() -> None:
         RopeScaling("linear", 0.5, 8)
     with pytest.raises(ConfigError, match="high_frequency_factor"):
         RopeScaling("llama3", 2.0, 8, low_frequency_factor=4.0, high_frequency_factor=4.0)
-    with pytest.raises(ConfigError, match="qk_norm does not go with latent"):
+    with pytest.raises(ConfigError, match="qk_norm cannot be used with latent"):
         replace(PRESETS["smollm2"], latent=LatentConfig(4, 4, 4, 4), qk_norm="head")

@@ -150,7 +150,7 @@ def test_a_folder_that_others_may_write_to_is_refused(sources: Path, tmp_path: P
     folder = tmp_path / "home/native"
     folder.mkdir(parents=True)
     folder.chmod(0o777)
-    with pytest.raises(native.NativeBuildError, match="others may write"):
+    with pytest.raises(native.NativeBuildError, match="other users can write"):
         native.build()
 
 
@@ -175,7 +175,7 @@ def test_the_command_builds_or_says_why_not(
         native.main([])
     with pytest.raises(SystemExit, match="0"):
         native.main(["--help"])
-    assert "compile them" in capsys.readouterr().out
+    assert "compile the kernels" in capsys.readouterr().out
 
 
 def test_importing_it_costs_no_torch() -> None:

@@ -105,7 +105,7 @@ def test_a_folder_of_other_things_is_never_replaced(tmp_path: Path) -> None:
     with new_folder(target, is_ours=is_ours) as partial:  # empty: nothing is lost
         (partial / "new").write_text("new")
     (target / "precious").write_text("mine")
-    with pytest.raises(FolderTakenError, match=r"other things than a model, .* choose another folder"):
+    with pytest.raises(FolderTakenError, match=r"other content than a model, .* choose another folder"):
         with new_folder(target, is_ours=is_ours, name="model"):
             raise AssertionError("the block must not run")
     file = tmp_path / "file"
@@ -117,7 +117,7 @@ def test_a_folder_of_other_things_is_never_replaced(tmp_path: Path) -> None:
 
 def test_what_came_into_the_folder_meanwhile_is_kept(tmp_path: Path) -> None:
     target = tmp_path / "data"
-    with pytest.raises(FolderTakenError, match="other things"), new_folder(target, is_ours=is_ours):
+    with pytest.raises(FolderTakenError, match="other content"), new_folder(target, is_ours=is_ours):
         target.mkdir()
         (target / "precious").write_text("mine")
     assert names(target) == ["precious"] and names(tmp_path) == ["data"]
@@ -130,7 +130,7 @@ def test_the_current_folder_and_those_around_it_are_never_replaced(
     here = tmp_path / "deep" / "here"
     here.mkdir(parents=True)
     monkeypatch.chdir(here)
-    with pytest.raises(FolderTakenError, match="holds the current folder"):
+    with pytest.raises(FolderTakenError, match="contains the current folder"):
         with new_folder(Path(target), is_ours=lambda _folder: True):
             raise AssertionError("the block must not run")
     assert here.is_dir()

@@ -74,7 +74,7 @@ def decode_header(data: bytes) -> dict[str, Any]:
 
     try:
         fields = json.loads(data.decode("ascii"), object_pairs_hook=unique, parse_constant=refuse)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # no ASCII, no JSON, or a number of thousands of digits
         raise ProtocolError(f"the header is not JSON: {error}") from None
     if not isinstance(fields, dict):
         raise ProtocolError("the header is not a JSON object")

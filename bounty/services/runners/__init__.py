@@ -1,1 +1,1 @@
-"""Runners: registration, what they ask of the platform, their noise, quarantine, and what maintainers do."""
+"""Runners: registration, calls, noise, quarantine, and maintainers' actions."""

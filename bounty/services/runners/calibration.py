@@ -1,7 +1,6 @@
-"""What an A/A run says of its runner: a noise sample, and quarantine or release where the rules say so.
+"""Processing of A/A runs: a noise sample, and quarantine or release of the runner.
 
-The rules themselves are in `benchmarks.statistics.runner_health`. When A/A runs are ordered is in
-`calibration_schedule`.
+The rules are in `benchmarks.statistics.runner_health`. `calibration_schedule` orders A/A runs.
 """
 
 from typing import Any
@@ -20,11 +19,11 @@ from bounty.models import NoiseSample, QuarantineCause, Run, RunKind, Runner
 from bounty.services.runners.failures import note_failure
 from bounty.services.runners.quarantine import end_quarantine, quarantine
 
-COMES_BACK_BY_ITSELF = (QuarantineCause.DRIFT, QuarantineCause.FAILURES)
+RELEASED_AUTOMATICALLY = (QuarantineCause.DRIFT, QuarantineCause.FAILURES)
 
 
 def note_outcome(*, run: Run, document: dict[str, Any], verdict: Verdict) -> None:
-    """Learn from a finished run what it says of its runner. Inside the transaction that records its verdict."""
+    """Record what a finished run says about its runner. Inside the transaction that records the verdict."""
     assert run.runner is not None, "evidence comes from a runner"
     if verdict.kind is VerdictKind.INFRASTRUCTURE_ERROR:
         note_failure(run=run, reason=verdict.reason)
@@ -53,7 +52,7 @@ def _noise_sample(run: Run, runner: Runner, document: dict[str, Any], verdict: V
 
 
 def noise_limit(*, runner: Runner, suite: str, preset: str) -> int | None:
-    """The most noise that is believed of this runner now, in millionths of a nat; None while it is too new."""
+    """Limit of this runner's noise, in millionths of a nat; None while its history is too short."""
     earlier = NoiseSample.objects.filter(
         runner=runner, suite=suite, preset=preset, is_good=True, created_at__gte=runner.history_since
     )
@@ -67,7 +66,7 @@ def _follow(runner: Runner, sample: NoiseSample) -> None:
     what = f"A/A run {sample.run_id} of {sample.suite}/{sample.preset}"
     if not sample.is_good:
         quarantine(runner=runner, cause=QuarantineCause.DRIFT, reason=f"{what}: {sample.fault}")
-    elif runner.quarantine_cause in COMES_BACK_BY_ITSELF and runner.quarantined_at is not None:
+    elif runner.quarantine_cause in RELEASED_AUTOMATICALLY and runner.quarantined_at is not None:
         since = NoiseSample.objects.filter(runner=runner, created_at__gt=runner.quarantined_at)
         if may_come_back(list(since.order_by("created_at").values_list("is_good", flat=True))):
             end_quarantine(runner=runner, reason=f"{LIMITS.good_in_a_row} good A/A runs in a row")

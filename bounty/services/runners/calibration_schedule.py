@@ -1,7 +1,7 @@
-"""When A/A runs are ordered: each runner measures itself on a schedule, for every suite that bounties pay for.
+"""Schedule of A/A runs: each runner measures a tree against itself, for every suite that bounties pay for.
 
-A runner that has other work is left to it until the calibration is overdue; from then on it comes first. One in
-quarantine has no other work and is measured more often, so that it can come back.
+A runner with other work is calibrated only when the calibration is overdue; then it comes first. A
+quarantined runner is calibrated more often, so that it can be released.
 """
 
 from dataclasses import dataclass
@@ -33,12 +33,12 @@ from bounty.services.trees import has_present_layout
 from gainshare.accounts.models import User
 
 OVERDUE_FACTOR = 2
-QUARANTINE_FACTOR = 12  # so many times as often
+QUARANTINE_FACTOR = 12  # times as often as an active runner
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What a runner of some hardware measures against itself: the newest open bounty's lineage tip."""
+    """One calibration: suite, preset, and the tip of the newest open bounty's lineage."""
 
     suite: str
     preset: str
@@ -46,16 +46,16 @@ class Calibration:
 
 
 def calibrations_of(hardware: str) -> list[Calibration]:
-    """One for each suite and preset that open bounties of this hardware pay for."""
+    """Calibrations for this hardware: one per suite and preset that open bounties pay for."""
     bounties = Bounty.objects.filter(state=BountyState.OPEN, hardware=hardware).select_related("lineage__tip")
-    bounties = bounties.exclude(suite=BUG.name)  # whose runs time nothing
+    bounties = bounties.exclude(suite=BUG.name)  # its runs time nothing
     measurable = [b for b in bounties.order_by("created_at") if has_present_layout(b.lineage.tip_id)]
     newest = {(bounty.suite, bounty.preset): bounty for bounty in measurable}
     return [Calibration(*key, bounty.lineage.tip) for key, bounty in sorted(newest.items())]
 
 
 def schedule_calibrations() -> list[Run]:
-    """Order every A/A run that is due now. Ordering again changes nothing while the first one is unfinished."""
+    """Order every A/A run that is due now. Repeating changes nothing while the first one is unfinished."""
     if is_stopped(Switch.JUDGING):
         return []
     ordered: list[Run] = []
@@ -70,7 +70,7 @@ def schedule_calibrations() -> list[Run]:
 def order_calibration(
     *, runner: Runner, what: Calibration, reason: str, actor: User | None = None
 ) -> Run | None:
-    """An A/A run that only this runner may take; None when one is queued or running already."""
+    """Order an A/A run for this runner; None if one is queued or running already."""
     try:
         with transaction.atomic():
             return queue_aa_run(
@@ -87,7 +87,7 @@ def order_calibration(
 
 
 def _why_now(runner: Runner, what: Calibration) -> str:
-    """Why the calibration is due; empty while it is not."""
+    """Reason why the calibration is due; empty if it is not."""
     now = timezone.now()
     age = now - last_calibrated_at(runner, what.suite, what.preset)
     interval = timedelta(seconds=settings.AA_INTERVAL_S)
@@ -103,7 +103,7 @@ def _why_now(runner: Runner, what: Calibration) -> str:
 
 
 def last_calibrated_at(runner: Runner, suite: str, preset: str) -> datetime:
-    """When this runner last measured itself, in vain or not; for a new one, when its history began."""
+    """Time of this runner's last A/A run, good or bad; for a new runner, the start of its history."""
     samples = NoiseSample.objects.filter(runner=runner, suite=suite, preset=preset)
     tries = Run.objects.filter(
         kind=RunKind.AA, bound_to=runner, suite=suite, preset=preset, finished_at__isnull=False

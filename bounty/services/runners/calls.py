@@ -1,6 +1,6 @@
-"""What a runner asks of the platform while it judges: a lease, its renewal, its commitment, its failure.
+"""Calls of a runner while it judges: lease, heartbeat, commitment, failure.
 
-Everything a runner sends carries its lease; a lease that was given to another runner is refused (LeaseLost).
+Every call carries the run's lease. If another runner has the lease now, the call is refused (LeaseLost).
 Evidence is in `verdicts`, the log in `logs`.
 """
 
@@ -34,7 +34,7 @@ from bounty.models import (
 from bounty.services.emergency import is_stopped, require_running
 from bounty.services.runners.device_waits import end_device_wait
 from bounty.services.runners.fingerprints import follow_fingerprint
-from bounty.services.runs.leases import holds, require_lease
+from bounty.services.runs.leases import NOT_HELD, holds, require_lease
 from bounty.services.runs.lifecycle import lose_run
 from bounty.services.runs.logs import say
 from bounty.services.runs.queues import order_for
@@ -54,10 +54,10 @@ class Heartbeat:
 
 
 def lease_run(*, runner: Runner, run_id: UUID, fingerprint: Mapping[str, Any] | None = None) -> Run:
-    """Give the runner the run that is next in the fair order; ``run_id`` only says which wake-up it answers.
+    """Lease the next run in the fair order to the runner. ``run_id`` only says which wake-up it answers.
 
-    A run that this runner still holds is lost by asking again: it runs one job at a time, so it was restarted.
-    Raises NotLeasable when nothing waits for this runner, or it may have nothing.
+    A run that this runner still holds is lost, because it runs one job at a time and must have been restarted.
+    Raises NotLeasable if no run waits for this runner, or it may not get one.
     """
     end_device_wait(runner=runner)
     for held in Run.objects.filter(runner=runner, state__in=OPEN_RUN_STATES):
@@ -70,13 +70,13 @@ def lease_run(*, runner: Runner, run_id: UUID, fingerprint: Mapping[str, Any] | 
         run = Run.objects.select_related("submission__bounty").get(pk=waiting_id)
         if run.state == RunState.QUEUED and not _leave_to_other_host(run, runner) and _take(run, runner):
             return run
-    raise NotLeasable("Nothing waits for this runner now.")
+    raise NotLeasable("No run waits for this runner now.")
 
 
 def _require_at_work(runner: Runner) -> None:
-    """Raises NotLeasable where this runner gets no run at all."""
+    """Raises NotLeasable if this runner's state does not allow any run."""
     if runner.state not in (RunnerState.ACTIVE, RunnerState.QUARANTINED):
-        raise NotLeasable(f"This runner is {runner.state} and gets no work; ask a maintainer.")
+        raise NotLeasable(f"This runner is {runner.state} and gets no runs. Ask a maintainer.")
 
 
 def _take(run: Run, runner: Runner) -> bool:
@@ -94,16 +94,16 @@ def _take(run: Run, runner: Runner) -> bool:
         "leased_at": now,
     }
     if run.kind == RunKind.CONFIRMATION and run.submission is not None:
-        # The award is for beating the best tree of this moment, not that of the submission's.
+        # A gain is measured against the best tree now, not the one at the time of the submission.
         fields["base_tree"] = measured_base(bounty=run.submission.bounty, of=run.submission)
     try:
         with transaction.atomic():
             require_running(Switch.JUDGING)
-            # Waits for whoever changes the runner's state, and is waited for: what it is now counts.
+            # Serialises with changes of the runner's state: the present state counts.
             at_work = Runner.objects.select_for_update(no_key=True).get(pk=runner.pk)
             _require_at_work(at_work)
             if at_work.state == RunnerState.QUARANTINED and run.kind != RunKind.AA:
-                raise NotLeasable("This runner is quarantined and gets only A/A runs; ask a maintainer.")
+                raise NotLeasable("This runner is quarantined and gets only A/A runs. Ask a maintainer.")
             submission = _locked_submission(run)
             if not move(run, to=RunState.LEASED, reason=f"leased by {runner.name}", **fields):
                 return False
@@ -112,20 +112,20 @@ def _take(run: Run, runner: Runner) -> bool:
                 move(submission, to=SubmissionState.JUDGING, reason=f"{run.kind} run started")
     except Stopped as stop:
         raise NotLeasable(stop.message) from None
-    except IntegrityError:  # one open lease per runner: two requests with one token at once
+    except IntegrityError:  # one open lease per runner, violated by two concurrent requests with one token
         raise NotLeasable("This runner has just leased another run.") from None
     return True
 
 
 def _locked_submission(run: Run) -> Submission | None:
-    """The run's submission, locked before the run is: a withdrawal takes the two in this order."""
+    """The run's submission, locked before the run, which is the lock order of a withdrawal."""
     if run.submission_id is None:
         return None
     return Submission.objects.select_for_update(no_key=True).get(pk=run.submission_id)
 
 
 def _leave_to_other_host(run: Run, runner: Runner) -> bool:
-    """Whether a run should wait for another host than the one before it: one is there, and not for too long."""
+    """Whether a run should wait for another host than its predecessor's, within a time limit."""
     if not run.avoid_host or run.avoid_host != runner.host:
         return False
     if run.queued_at < timezone.now() - OTHER_HOST_WAIT:
@@ -141,11 +141,11 @@ def _leave_to_other_host(run: Run, runner: Runner) -> bool:
 def heartbeat(
     *, runner: Runner, run_id: UUID, lease: UUID, stage: str, pairs_done: int, pairs_max: int
 ) -> Heartbeat:
-    """Renew the lease and note the progress. ``cancel`` tells the runner to stop: the run was taken back or ended."""
+    """Renew the lease and record the progress. ``cancel`` tells the runner to stop."""
     if stage not in STAGES:
-        raise BadRequest(f"The stage is one of {', '.join(STAGES)}.")
+        raise BadRequest(f"The stage must be one of {', '.join(STAGES)}.")
     if not 0 <= pairs_done <= 100_000 or not 0 <= pairs_max <= 100_000:
-        raise BadRequest("Pairs are counted from 0 to 100000.")
+        raise BadRequest("Numbers of pairs must be from 0 to 100000.")
     expires_at = timezone.now() + timedelta(seconds=settings.RUN_LEASE_S)
     with transaction.atomic():
         try:
@@ -167,7 +167,7 @@ def heartbeat(
 
 
 def _is_taken_back(run_id: UUID, lease: UUID, runner: Runner) -> bool:
-    """Whether this was the run's last lease and people ended it: withdrawn, cancelled, stopped, quarantined."""
+    """Whether people ended the run under this lease: withdrawn, cancelled, stopped or quarantined."""
     run = Run.objects.filter(pk=run_id).first()
     if run is None or not holds(run, lease=lease, runner_id=runner.pk):
         return False
@@ -179,26 +179,26 @@ def _is_taken_back(run_id: UUID, lease: UUID, runner: Runner) -> bool:
 
 
 def commit(*, runner: Runner, run_id: UUID, lease: UUID, commitment: str) -> None:
-    """Note what the runner commits to before its first sample. Once per attempt; the same again is no change."""
+    """Record the runner's commitment before its first sample, once per attempt. Repeating it changes nothing."""
     if not re.fullmatch(r"[0-9a-f]{64}", commitment):
-        raise BadRequest("A commitment is 64 lower-case hex digits.")
+        raise BadRequest("A commitment must be 64 lower-case hex digits.")
     with transaction.atomic():
         run = require_lease(run_id=run_id, lease=lease, runner_id=runner.pk)
         if run.commitment and run.commitment != commitment:
-            raise CommitmentConflict("This attempt has committed to other secrets already.")
+            raise CommitmentConflict("This attempt has already committed to other secrets.")
         Run.objects.filter(pk=run.pk, lease=lease, commitment__in=["", commitment]).update(
             commitment=commitment, was_sampled=True
         )
 
 
 def report_failure(*, runner: Runner, run_id: UUID, lease: UUID, code: str, detail: str) -> Run:
-    """The runner cannot go on, through no fault of the candidate. Repeating the report changes nothing."""
+    """Record that the runner failed, through no fault of the candidate. Repeating the report changes nothing."""
     with transaction.atomic():
         run = Run.objects.select_for_update().filter(pk=run_id).first()
         if run is None:
             raise NotFound("There is no such run.")
         if not holds(run, lease=lease, runner_id=runner.pk):
-            raise LeaseLost("This lease no longer holds the run.")
+            raise LeaseLost(NOT_HELD)
         if run.state in OPEN_RUN_STATES:
             lose_run(run=run, reason=f"the runner reports {code[:60]}: {detail[:1000]}")
     return run

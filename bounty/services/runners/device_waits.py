@@ -1,6 +1,7 @@
-"""Runners that wait for their device: other work on the same machine holds it, so they ask for no run yet.
+"""Runners that wait for their device because other work on the same machine uses it.
 
-A runner says so again and again, which also is when it was last seen; its next request for work ends the wait.
+A waiting runner repeats its report, which also updates when it was last seen. Its next request for work ends
+the wait.
 """
 
 from django.utils import timezone
@@ -10,7 +11,7 @@ from bounty.models import Runner
 
 
 def note_device_wait(*, runner: Runner) -> None:
-    """The runner waits for its device now; since when stays as it is while it says so again."""
+    """Record that the runner waits for its device; a repeated report keeps the start of the wait."""
     now = timezone.now()
     if not is_waiting(runner):
         runner.waits_for_device_since = now
@@ -21,14 +22,14 @@ def note_device_wait(*, runner: Runner) -> None:
 
 
 def end_device_wait(*, runner: Runner) -> None:
-    """The runner has its device."""
+    """Record that the runner has its device."""
     if runner.waits_for_device_since is not None:
         runner.waits_for_device_since = None
         Runner.objects.filter(pk=runner.pk).update(waits_for_device_since=None)
 
 
 def is_waiting(runner: Runner) -> bool:
-    """Whether it waits for its device. What a runner said that is silent since then is not believed for long."""
+    """Whether the runner waits for its device. A report expires if the runner does not repeat it."""
     return (
         runner.waits_for_device_since is not None
         and runner.last_seen_at is not None

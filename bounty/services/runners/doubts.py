@@ -1,4 +1,4 @@
-"""Runs that a runner finished before it was found out: what was decided on figures that may be wrong."""
+"""Runs in doubt: finished before their runner's drift was found, so their figures may be wrong."""
 
 from datetime import datetime
 
@@ -7,8 +7,8 @@ from django.db.models import Q
 from benchmarks.judging.verdicts import VerdictKind
 from bounty.models import PRICING_KINDS, NoiseSample, Run, RunKind, Runner, RunState, SubmissionState
 
-# Nothing is paid, or to be paid, for these.
-BEYOND_DOUBT = (
+# Submissions in these states are not paid.
+UNPAID_STATES = (
     SubmissionState.REJECTED,
     SubmissionState.DECLINED,
     SubmissionState.WITHDRAWN,
@@ -19,8 +19,8 @@ BEYOND_DOUBT = (
 def runs_in_doubt(runner: Runner) -> list[Run]:
     """Award-relevant runs between the runner's last good A/A run and its quarantine for drift, oldest first.
 
-    Award-relevant are gains, and whatever a run said that prices or guards one. The list stays after the runner is released; it is
-    empty for a runner that was never in quarantine, or in quarantine for something else.
+    Award-relevant are gains, and all runs that price or guard one. The list stays after the runner is
+    released. It is empty for a runner that was never in quarantine for drift.
     """
     until = runner.quarantined_at
     if until is None or not _drifted(runner, until):
@@ -36,14 +36,14 @@ def runs_in_doubt(runner: Runner) -> list[Run]:
         finished_at__lte=until,
     )
     return list(
-        runs.exclude(submission__state__in=BEYOND_DOUBT)
+        runs.exclude(submission__state__in=UNPAID_STATES)
         .select_related("submission__bounty", "submission__submitter", "verdict", "runner")
         .order_by("finished_at")
     )
 
 
 def last_good_before(runner: Runner, until: datetime) -> datetime:
-    """When the runner last measured a tree against itself well; else when its history began."""
+    """Time of the runner's last good A/A run, else the start of its history."""
     start = runner.history_since if runner.history_since <= until else runner.created_at
     good = NoiseSample.objects.filter(runner=runner, is_good=True, created_at__lte=until)
     at = good.order_by("-created_at").values_list("created_at", flat=True).first()
@@ -51,6 +51,6 @@ def last_good_before(runner: Runner, until: datetime) -> datetime:
 
 
 def _drifted(runner: Runner, until: datetime) -> bool:
-    """Whether its last A/A run before the quarantine was a bad one."""
+    """Whether its last A/A run before the quarantine was bad."""
     newest = NoiseSample.objects.filter(runner=runner, created_at__lte=until).order_by("-created_at").first()
     return newest is not None and not newest.is_good

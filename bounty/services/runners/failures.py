@@ -1,4 +1,4 @@
-"""Attempts that a runner did not bring to an end. Too many in a row, and it is quarantined."""
+"""Failed attempts of runners. Too many in a row quarantine the runner."""
 
 from datetime import datetime
 
@@ -9,7 +9,7 @@ from bounty.services.runners.quarantine import quarantine
 
 
 def note_failure(*, run: Run, reason: str) -> None:
-    """Put the failed attempt on record. Inside the transaction that takes the run from its runner."""
+    """Record a failed attempt. Inside the transaction that takes the run from its runner."""
     if run.runner is None:
         return
     RunnerFailure.objects.get_or_create(
@@ -27,7 +27,7 @@ def note_failure(*, run: Run, reason: str) -> None:
 
 
 def last_finished_at(runner: Runner) -> datetime:
-    """When a row of failures may begin: after the last run that it finished, or after its own last change of state."""
+    """Earliest time of a row of failures: the runner's last finished run, or its last change of state."""
     finished = (
         RunVerdict.objects.filter(run__runner=runner, evidence__isnull=False)
         .exclude(kind=VerdictKind.INFRASTRUCTURE_ERROR.value)

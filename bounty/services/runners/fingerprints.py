@@ -1,6 +1,6 @@
-"""What a runner says its machine is, each time it asks for work. Another machine behind the same token is not trusted.
+"""Fingerprints that runners send with each request for work. Other hardware behind the same token is quarantined.
 
-Its noise history starts again with the change, because old figures are of other hardware.
+Its noise history starts again with the change, because earlier figures are of other hardware.
 """
 
 import json
@@ -16,37 +16,38 @@ from bounty.models import QuarantineCause, Runner
 from bounty.services.runners.quarantine import quarantine
 from bounty.services.transitions import note
 
-HARNESS = "harness"  # the key of the judge's own hash
+HARNESS = "harness"  # the fingerprint's key of the harness hash
 MAX_CHARS = 4000
 
 
 def checked(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
-    """The fingerprint as it is stored. Raises BadRequest unless it is small and flat."""
+    """Check a fingerprint before it is stored. Raises BadRequest unless it is small and flat."""
     plain = (str, int, bool, type(None))
     for name, value in fingerprint.items():
         parts = value if isinstance(value, list) else [value]
         if not all(isinstance(part, plain) for part in parts):
             raise BadRequest(
-                f"A fingerprint is texts, whole numbers and lists of these; {name!r} is neither."
+                f"A fingerprint may hold texts, whole numbers and lists of these; {name!r} is something else."
             )
     if len(json.dumps(dict(fingerprint))) > MAX_CHARS:
-        raise BadRequest(f"A fingerprint has at most {MAX_CHARS} characters.")
+        raise BadRequest(f"A fingerprint may have at most {MAX_CHARS} characters.")
     return dict(fingerprint)
 
 
 def follow_fingerprint(*, runner: Runner, fingerprint: Mapping[str, Any]) -> None:
-    """Take note of what the runner is now; quarantine it when its hardware is not what it was.
+    """Store the runner's fingerprint, and quarantine the runner if its hardware changed.
 
-    A new version of the judge is no other machine: noise starts again, nothing else. Raises NotLeasable when it is
-    not the platform's own version, whose evidence alone is taken.
+    A new version of the judge only starts the noise history again. Raises NotLeasable if it is not the
+    platform's version, because evidence of other versions is not accepted.
     """
     sent = checked(fingerprint)
     if sent != runner.fingerprint:
         _change(runner, sent)
     if HARNESS in sent and sent[HARNESS] != harness_hash():
         raise NotLeasable(
-            f"This runner has version {str(sent[HARNESS])[:12]} of the judge, the platform {harness_hash()[:12]}: "
-            "install the same one and start the runner again."
+            f"This runner has version {str(sent[HARNESS])[:12]} of the judge, but the platform has "
+            f"{harness_hash()[:12]}, so its evidence would not be accepted. Install the same version and "
+            "start the runner again."
         )
 
 
@@ -71,7 +72,7 @@ def _change(runner: Runner, sent: dict[str, Any]) -> None:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What changed, in words: ``cores 2 -> 4``."""
+    """Changed values in words: ``cores 2 -> 4``."""
     return [
         f"{name} {_text(old.get(name))} -> {_text(new.get(name))}"
         for name in sorted({*old, *new})

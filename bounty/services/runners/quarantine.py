@@ -1,6 +1,6 @@
-"""A runner's quarantine: who or what began it and why, and its end. Gives and takes no runs.
+"""Begin and end of a runner's quarantine. Runs are not moved here.
 
-A runner that drains or is drained stays so; it comes back quarantined.
+A draining or drained runner keeps that state, and is quarantined when it is resumed.
 """
 
 from django.db import transaction
@@ -12,7 +12,7 @@ from gainshare.accounts.models import User
 
 
 def quarantine(*, runner: Runner, cause: QuarantineCause, reason: str, actor: User | None = None) -> bool:
-    """Trust this runner's measurements no more. False when it was quarantined, or retired, already."""
+    """Quarantine a runner. False if it was already quarantined or retired."""
     with transaction.atomic():
         fresh = Runner.objects.select_for_update(no_key=True).get(pk=runner.pk)
         if fresh.state == RunnerState.RETIRED or fresh.quarantine_cause != QuarantineCause.NONE:
@@ -37,13 +37,13 @@ def quarantine(*, runner: Runner, cause: QuarantineCause, reason: str, actor: Us
 
 
 def end_quarantine(*, runner: Runner, reason: str, actor: User | None = None) -> bool:
-    """Trust it again. False when it was not quarantined."""
+    """End a runner's quarantine. False if it was not quarantined."""
     with transaction.atomic():
         fresh = Runner.objects.select_for_update(no_key=True).get(pk=runner.pk)
         if fresh.quarantine_cause == QuarantineCause.NONE:
             _reread(runner, fresh)
             return False
-        # `quarantined_at` stays: it says which runs were measured before the doubt arose.
+        # `quarantined_at` is kept, because it separates the runs in doubt from later ones.
         if fresh.state == RunnerState.QUARANTINED:
             move(
                 fresh,

@@ -1,4 +1,4 @@
-"""Registering runners and what they prove themselves with. Maintainers look after them in `care`."""
+"""Registration and authentication of runners. Maintainers' actions are in `maintenance`."""
 
 import base64
 import binascii
@@ -10,8 +10,9 @@ from typing import Any
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
-from bounty.errors import BadRequest, BountyError, NotAllowed
+from bounty.errors import BadRequest, BountyError
 from bounty.models import Runner, RunnerState
+from bounty.services.permissions import require_maintainer
 from bounty.services.runners.fingerprints import checked
 from bounty.services.transitions import note
 from gainshare.accounts.models import User
@@ -34,20 +35,20 @@ def register_runner(
     fingerprint: dict[str, Any] | None = None,
     host: str = "",
 ) -> tuple[Runner, str]:
-    """A new runner and its token, which is shown only here.
+    """Register a runner and return its token, which is shown only here.
 
-    ``public_key`` is the raw Ed25519 key in base64, ``fingerprint`` what `python -m benchmarks.runner.fingerprint` prints
-    there; left out, the runner's first request for work tells it. ``actor`` is a maintainer, or None when the machine's own
-    supervisor registers its local runner.
+    ``public_key`` is the raw Ed25519 key in base64. ``fingerprint`` is the output of `python -m
+    benchmarks.runner.fingerprint` there; without it, the runner's first request for work sends it. ``actor``
+    is a maintainer, or None when the machine's own supervisor registers its local runner.
     """
-    if actor is not None and not actor.is_maintainer:
-        raise NotAllowed("Only a maintainer registers a runner.")
+    if actor is not None:
+        require_maintainer(actor, "register a runner")
     try:
         raw = base64.b64decode(public_key, validate=True)
     except (binascii.Error, ValueError):
         raw = b""
     if len(raw) != 32:
-        raise BadRequest("The public key is a raw Ed25519 key of 32 bytes, in base64.")
+        raise BadRequest("The public key must be a raw Ed25519 key of 32 bytes in base64.")
     machine = checked(fingerprint or {})
     token = TOKEN_MARK + secrets.token_hex(32)
     try:
@@ -65,13 +66,14 @@ def register_runner(
             note(runner, old="", new=runner.state, reason="registered", actor=actor)
     except IntegrityError:
         raise BountyError(
-            "A runner of this name or with this key is registered already.", code="runner_exists"
+            "A runner with this name or this key is already registered. Choose another name and make a new key.",
+            code="runner_exists",
         ) from None
     return runner, token
 
 
 def authenticate_runner(token: str) -> Runner | None:
-    """The runner of this token, unless it is unknown or retired; notes that it was seen."""
+    """The runner with this token, or None if it is unknown or retired; records that it was seen."""
     runner = Runner.objects.filter(token_hash=token_hash(token)).exclude(state=RunnerState.RETIRED).first()
     now = timezone.now()
     if runner is not None and (runner.last_seen_at is None or runner.last_seen_at < now - SEEN_EVERY):

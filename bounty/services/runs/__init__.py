@@ -1,1 +1,1 @@
-"""Runs: their order in the queues, leases, logs, verdicts, and the runs that follow a price."""
+"""Runs: queues, leases, logs, verdicts, guard runs and re-measurements."""

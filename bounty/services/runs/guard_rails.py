@@ -1,8 +1,8 @@
-"""Guard rails before an award: one run after each price, which shows that nothing else got worse.
+"""Guard rails before an award: one run after each price, which shows that nothing else became worse.
 
-The judge takes the other suites, peak memory and load time from its own list. This orders the run, and reads each
-rail's margin and result from the signed document, for pages and REST alone: the verdict was recomputed from the same
-samples when the evidence was recorded.
+The judge takes the other suites, peak memory and load time from its own list. This module orders the run, and
+reads each rail's margin and result from the signed document for pages and REST. The verdict itself was
+recomputed from the samples when the evidence was recorded.
 """
 
 import json
@@ -30,14 +30,14 @@ def pricing_run(submission: Submission) -> Run | None:
 
 
 def guard_of(priced: Run) -> Run | None:
-    """The guard run of this price, if it was ordered."""
+    """The guard run of this pricing run, if it was ordered."""
     return Run.objects.filter(after=priced).first()
 
 
 def order_guard(*, submission: Submission, priced: Run) -> bool:
-    """Order the guard run of a confirmed price, once. False when it waits already, or no one waits for it."""
+    """Order the guard run of a confirmed price, once. False if it was ordered already or is no longer needed."""
     with transaction.atomic():
-        # Two workers that look at once: the second one waits here and then finds the run.
+        # A second worker waits here, and then finds the run.
         locked = Submission.objects.select_for_update(no_key=True).get(pk=submission.pk)
         newest = pricing_run(locked)
         if locked.state != SubmissionState.CONFIRMING or newest is None or newest.pk != priced.pk:
@@ -50,18 +50,18 @@ def order_guard(*, submission: Submission, priced: Run) -> bool:
 
 
 class RailResult(StrEnum):
-    """How one rail ended."""
+    """Result of one rail."""
 
-    HOLDS = "holds"  # a loss of the margin is refuted
-    VIOLATED = "violated"  # it is worse by more than the margin, or could not be shown not to be
-    UNDECIDED = "undecided"  # the run ended before this rail did
-    NOT_NEEDED = "not_needed"  # every output was equal to the bit, so this cannot have changed
+    HOLDS = "holds"  # a loss above the margin is ruled out
+    VIOLATED = "violated"  # it is worse by more than the margin, or this could not be ruled out
+    UNDECIDED = "undecided"  # the run ended before this rail was decided
+    NOT_NEEDED = "not_needed"  # all outputs are bit-identical, so it cannot have changed
 
 
 @dataclass(frozen=True, slots=True)
 class RailRow:
-    """One rail. Effects are log_ppm; ``margin_log_ppm`` is below zero: so much worse it may be. ``suite`` is empty
-    for what is measured over all of them."""
+    """One rail. Effects are log_ppm; ``margin_log_ppm``, below zero, is the largest allowed loss. ``suite``
+    is empty for a rail over all suites."""
 
     name: str
     suite: str
@@ -73,7 +73,7 @@ class RailRow:
 
 
 def rails_of(evidence: Evidence) -> tuple[RailRow, ...]:
-    """The rails of a guard run's evidence; none of another run's, or where the document is not in the store."""
+    """The rails of a guard run's evidence; empty for other runs, or if the document is not in the store."""
     if evidence.run.kind != RunKind.GUARD:
         return ()
     try:
@@ -84,7 +84,7 @@ def rails_of(evidence: Evidence) -> tuple[RailRow, ...]:
 
 @lru_cache(maxsize=64)
 def _rails_of_blob(blob: str) -> tuple[RailRow, ...]:
-    """A blob is named by its content, so what was read once stays true."""
+    """Rails from a blob; cached, because a blob never changes."""
     sealed = json.loads(blob_store().get(blob))
     return tuple(_row(rail) for rail in rails(sealed["document"]))
 

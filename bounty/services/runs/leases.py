@@ -1,21 +1,23 @@
-"""Who holds a run now. A lease is a UUID that its runner repeats with everything it sends."""
+"""Leases of runs. A lease is a UUID that its runner sends with every call."""
 
 from uuid import UUID
 
 from bounty.errors import LeaseLost, NotFound
 from bounty.models import OPEN_RUN_STATES, Run
 
+NOT_HELD = "This lease is no longer valid: another runner has the run, or it has ended. Stop and wait for the next wake-up."
+
 
 def require_lease(*, run_id: UUID, lease: UUID, runner_id: UUID) -> Run:
-    """The run, locked, if this runner holds it under this lease. Raises NotFound, LeaseLost.
+    """Lock and return the run if this runner holds it under this lease. Raises NotFound, LeaseLost.
 
-    A lease that has run out but was not given to anybody yet still counts.
+    An expired lease is valid until the run is taken from its runner.
     """
     run = Run.objects.select_for_update().filter(pk=run_id).first()
     if run is None:
         raise NotFound("There is no such run.")
     if not holds(run, lease=lease, runner_id=runner_id) or run.state not in OPEN_RUN_STATES:
-        raise LeaseLost("This lease no longer holds the run: stop, and wait for the next wake-up.")
+        raise LeaseLost(NOT_HELD)
     return run
 
 

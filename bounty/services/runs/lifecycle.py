@@ -1,4 +1,4 @@
-"""The life of a run: ordered, queued, lost and queued again, recalled from its runner, or ended without evidence."""
+"""Life cycle of a run: ordered, queued, lost and queued again, recalled, or ended without evidence."""
 
 from uuid import UUID
 
@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from benchmarks.catalogue import BUG, SUITES
 from benchmarks.judging.verdicts import VerdictKind
-from bounty.errors import BadRequest, NotAllowed, NotFound
+from bounty.errors import BadRequest, NotFound
 from bounty.models import (
     OPEN_RUN_STATES,
     QuarantineCause,
@@ -22,6 +22,7 @@ from bounty.models import (
     Submission,
     SubmissionState,
 )
+from bounty.services.permissions import require_maintainer
 from bounty.services.reproductions import require_adopted
 from bounty.services.runners.failures import note_failure
 from bounty.services.runs.logs import say
@@ -44,19 +45,19 @@ def queue_run(
     submission: Submission,
     kind: RunKind,
     base: StoredTree,
-    elsewhere_than: Run | None = None,
+    avoid_host_of: Run | None = None,
     after: Run | None = None,
 ) -> Run:
-    """A new run of the submission's candidate, and a wake-up for the runners of its hardware.
+    """Queue a run of the submission's candidate, and wake the runners of its hardware.
 
-    ``elsewhere_than`` is an earlier run whose host is avoided if there is another; ``after`` is what a guard run
-    guards. A patch of a bug has runs of one kind only, whatever is asked for: with the bug's reproduction
-    (raises NotReproduced where a maintainer has declined it).
+    ``avoid_host_of`` is an earlier run whose host is avoided if there is another. ``after`` is the pricing
+    run that a guard run guards. A fix of a bug always gets a run with the bug's reproduction, whatever
+    ``kind`` is (raises NotReproduced if a maintainer has declined it).
     """
     reproduction = None
     if submission.bounty.is_for_a_bug:
         kind, reproduction = RunKind.FIX, require_adopted(bounty=submission.bounty)
-    measured_by = elsewhere_than.runner if elsewhere_than is not None else None
+    measured_by = avoid_host_of.runner if avoid_host_of is not None else None
     bounty, candidate = submission.bounty, submission.candidate_tree
     assert candidate is not None, "only a checked submission is run"
     with transaction.atomic():
@@ -82,9 +83,8 @@ def queue_run(
 
 
 def order_aa_run(*, actor: User, suite: str, preset: str, hardware: str, tree: str) -> Run:
-    """A run of one tree against itself: shows a runner's noise. Earns no one anything."""
-    if not actor.is_maintainer:
-        raise NotAllowed("Only a maintainer orders an A/A run.")
+    """Order a run of one tree against itself as a maintainer, which shows a runner's noise."""
+    require_maintainer(actor, "order an A/A run")
     return queue_aa_run(
         suite=suite, preset=preset, hardware=hardware, tree=find_tree(tree), reason="A/A ordered", actor=actor
     )
@@ -100,11 +100,11 @@ def queue_aa_run(
     runner: Runner | None = None,
     actor: User | None = None,
 ) -> Run:
-    """A new A/A run, for one runner or for any of this hardware. Raises IntegrityError when that runner has one
-    of this suite and preset before it already."""
+    """Queue an A/A run for one runner, or for any runner of this hardware. Raises IntegrityError if one of
+    this suite and preset already waits for that runner."""
     if suite == BUG.name or suite not in SUITES or preset not in SUITES[suite].presets:
         raise BadRequest("There is no such suite or preset to measure noise with.")
-    require_present_layout(tree.pk, instead="Order the run with a lineage's tip.")
+    require_present_layout(tree.pk, instead="Order the run with a lineage's tip, or with shipped.")
     with transaction.atomic():
         run = Run.objects.create(
             kind=RunKind.AA,
@@ -122,10 +122,10 @@ def queue_aa_run(
 
 
 def lose_run(*, run: Run, reason: str, is_forgiven: bool = False) -> bool:
-    """Take an open run from its runner: queued again, or after the last attempt ended as an infrastructure error.
+    """Take an open run from its runner. It is queued again, or ended after its last attempt.
 
-    An attempt that the platform itself ended is forgiven: it does not count, neither against the run nor against
-    its runner. False when the run has moved on meanwhile. The log stays.
+    An attempt that the platform itself ended is forgiven: it counts neither against the run nor against its
+    runner. False if the run has changed meanwhile. The log stays.
     """
     with transaction.atomic():
         if not move(run, to=RunState.LOST, reason=reason, forgiven=run.forgiven + is_forgiven):
@@ -150,16 +150,16 @@ def lose_run(*, run: Run, reason: str, is_forgiven: bool = False) -> bool:
 
 
 def end_without_evidence(*, run: Run, reason: str) -> None:
-    """The verdict ``infrastructure_error`` for a run whose last attempt was lost."""
+    """Record the verdict ``infrastructure_error`` for a run whose last attempt was lost."""
     text = (
-        f"{run.attempt - run.forgiven} attempts were lost, the last one because: {reason}. This is the platform's "
-        "failure and does not count as an attempt: submit again, or ask a maintainer to have it judged again."
+        f"{run.attempt - run.forgiven} attempts were lost, the last one because: {reason}. The platform failed, so "
+        "this does not count as an attempt. Submit again, or ask a maintainer to have it judged again."
     )
     end_lost(run=run, reason="no attempt is left", text=text)
 
 
 def end_lost(*, run: Run, reason: str, text: str, actor: User | None = None) -> None:
-    """End a lost run with the verdict ``infrastructure_error``, which says ``text``."""
+    """End a lost run with the verdict ``infrastructure_error`` and ``text`` as its reason."""
     with transaction.atomic():
         if not move(run, to=RunState.FINISHED, reason=reason, actor=actor, finished_at=timezone.now()):
             return
@@ -169,7 +169,7 @@ def end_lost(*, run: Run, reason: str, text: str, actor: User | None = None) -> 
 
 
 def wake_after(run: Run) -> None:
-    """Have a control worker go on with what a finished run was for."""
+    """Wake a control worker to continue with a finished run's submission or reproduction."""
     if run.submission_id is not None:
         wake_control(submission_id=run.submission_id)
     elif run.reproduction_id is not None:
@@ -181,12 +181,12 @@ def _is_unwanted(submission_id: UUID) -> bool:
 
 
 def recall_all(*, reason: str) -> int:
-    """Every run that a runner has. How many there were."""
+    """Recall every open run from its runner; return their number."""
     return _recall(Q(), reason)
 
 
 def recall_untrusted() -> int:
-    """Runs at runners whose measurements are not trusted any more; an A/A run is what they are to do."""
+    """Recall runs from quarantined runners, except A/A runs; return their number."""
     suspect = ~Q(runner__quarantine_cause=QuarantineCause.NONE) & ~Q(kind=RunKind.AA)
     return _recall(suspect, "its runner was quarantined")
 

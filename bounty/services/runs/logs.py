@@ -1,4 +1,4 @@
-"""A run's log: written once, in pieces, whatever becomes of the run; bounded; read from any place on."""
+"""Logs of runs: bounded, append-only, and readable from any offset."""
 
 from dataclasses import dataclass
 from uuid import UUID
@@ -12,13 +12,13 @@ from bounty.models import LogChunk, Run, RunState, Submission, SubmissionState
 from bounty.services.runs.leases import require_lease
 
 CUT_NOTE = f"\n[the log is longer than {MAX_LOG_CHARS} characters; the rest was not kept]\n"
-# Room above the bound for the platform's own short lines, so that they are there to the end.
+# Room above the bound for the platform's own short lines.
 OWN_ROOM = 20_000
 
 
 @dataclass(frozen=True, slots=True)
 class LogPage:
-    """``text`` from ``offset`` on. Ask again from ``next_offset``; nothing more comes once ``is_final``."""
+    """Part of a log: ``text`` from ``offset``. The next part starts at ``next_offset``, unless ``is_final``."""
 
     offset: int
     next_offset: int
@@ -27,17 +27,19 @@ class LogPage:
 
 
 def append_log(*, run_id: UUID, lease: UUID, runner_id: UUID, offset: int, text: str) -> int:
-    """Add what the current lease's holder says. Returns the next offset, counted in characters of this lease.
+    """Append text from the lease's holder. Returns the next offset, in characters of this lease.
 
-    A piece that was received before is not written twice. Raises LeaseLost; LogGap (with the offset to go on
-    from) when a piece is missing.
+    Text that was received before is not written twice. Raises LeaseLost; LogGap (with the offset to continue
+    from) if a part is missing.
     """
     if len(text) > MAX_LOG_POST_CHARS:
-        raise BadRequest(f"Send at most {MAX_LOG_POST_CHARS} characters of log at a time.")
+        raise BadRequest(
+            f"The part is too long. Send at most {MAX_LOG_POST_CHARS} characters of log at a time."
+        )
     with transaction.atomic():
         run = require_lease(run_id=run_id, lease=lease, runner_id=runner_id)
         if offset > run.log_lease_chars:
-            raise LogGap(f"The log continues at offset {run.log_lease_chars}.")
+            raise LogGap(f"A part of the log is missing. Send it again from offset {run.log_lease_chars}.")
         fresh = text[run.log_lease_chars - offset :]
         if fresh:
             run.log_lease_chars += len(fresh)
@@ -68,7 +70,7 @@ def _write(run: Run, text: str, bound: int, *, is_sealed: bool) -> None:
 
 
 def _storable(text: str) -> str:
-    """Same length, without what PostgreSQL cannot store: NUL and lone surrogates."""
+    """Replace characters that PostgreSQL cannot store (NUL and lone surrogates), keeping the length."""
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 

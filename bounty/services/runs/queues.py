@@ -1,4 +1,4 @@
-"""What is waiting for each kind of hardware, in what order, and for about how long."""
+"""Queues per hardware: order of waiting runs, and estimates of their start and end."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -28,17 +28,18 @@ from bounty.services.emergency import is_stopped
 from bounty.services.runners.device_waits import is_waiting
 from bounty.services.trees import has_present_layout
 
-TYPICAL_OF = 20  # finished runs
-# Whose turn a run takes: no one's for an A/A run.
+TYPICAL_OF = 20  # number of finished runs behind an estimate
+# Field of the person whose turn a run takes; null for an A/A run.
 PERSON = Coalesce("submission__submitter_id", "reproduction__author_id")
-Sort = tuple[str, str, str]  # kind, suite, preset: what decides how long a run takes on one kind of hardware
+Sort = tuple[
+    str, str, str
+]  # kind, suite and preset, which determine a run's duration on one kind of hardware
 
 
 @dataclass(frozen=True, slots=True)
 class QueuePlace:
-    """Where an unfinished run stands. ``position`` 0 is next, None is running; ``runners`` are those at work.
-
-    ``waiting_for_device`` of them can take nothing now: other work on their machines holds the device.
+    """Place of an unfinished run. ``position`` 0 is next, None is running; ``runners`` is the number of
+    active ones. ``waiting_for_device`` of them cannot take a run now, because other work uses their device.
     """
 
     position: int | None
@@ -49,9 +50,9 @@ class QueuePlace:
 
 
 def waiting_order(*, hardware: str) -> list[UUID]:
-    """Queued runs that any runner of this hardware may take, in the order in which they would be leased now.
+    """Queued runs that any runner of this hardware may take, in the order of leasing.
 
-    Runs of trees of an older layout are left out, as in `own_order`: they cannot be measured.
+    Runs of trees of an older layout are left out, as in `own_order`, because they cannot be measured.
     """
     queued = Run.objects.filter(state=RunState.QUEUED, hardware=hardware, bound_to=None)
     rows = queued.values_list("pk", PERSON, "queued_at", "base_tree", "candidate_tree")
@@ -71,8 +72,8 @@ def own_order(runner: Runner) -> list[UUID]:
 
 
 def order_for(runner: Runner) -> list[UUID]:
-    """What this runner would be given, the first one first: its own runs, then the fair order. In quarantine A/A
-    runs only."""
+    """Runs for this runner in the order of leasing: its own runs, then the fair order. In quarantine only A/A
+    runs."""
     if runner.quarantine_cause == QuarantineCause.NONE:
         return own_order(runner) + waiting_order(hardware=runner.hardware)
     order = own_order(runner) + waiting_order(hardware=runner.hardware)
@@ -81,7 +82,7 @@ def order_for(runner: Runner) -> list[UUID]:
 
 
 def _load(hardware: str) -> Counter[int | None]:
-    """Per person: runs being judged, and runs finished within the recent past."""
+    """Load per person: number of runs that are being judged or finished recently."""
     counted = Q(state__in=OPEN_RUN_STATES) | Q(
         state=RunState.FINISHED, finished_at__gte=timezone.now() - RECENT
     )
@@ -90,7 +91,7 @@ def _load(hardware: str) -> Counter[int | None]:
 
 
 def queue_place(run: Run) -> QueuePlace | None:
-    """Where an unfinished run stands and about when it starts and ends; None for any other."""
+    """Place of an unfinished run with its estimated start and end; None for any other run."""
     now = timezone.now()
     if run.state in OPEN_RUN_STATES:
         left = _left_s(run, now, _typical_s(run.hardware, _sort(run)))
@@ -108,7 +109,7 @@ def queue_place(run: Run) -> QueuePlace | None:
 
 
 def _runners(run: Run) -> list[Runner]:
-    """Who may take it: the runner that it is bound to, or those of its hardware that are at work."""
+    """Runners that may take the run: the one that it is bound to, or the active ones of its hardware."""
     if run.bound_to is not None:
         return [run.bound_to]
     return list(
@@ -121,8 +122,8 @@ def _runners(run: Run) -> list[Runner]:
 
 
 def _estimate(run: Run, ahead: list[UUID], runners: list[Runner], now: datetime) -> Estimate:
-    """What the fair order and the usual durations say; runs that are bound to a runner are not foreseen. Nothing
-    while judging is stopped, and no runner is counted on that waits for its device: no one knows for how long."""
+    """Estimate from the fair order and usual durations; runs that are bound to a runner are left out. There
+    is no estimate while judging is stopped, and runners that wait for their device are not counted."""
     if not runners or is_stopped(Switch.JUDGING):
         return UNKNOWN
 
@@ -147,7 +148,7 @@ def _sort(run: Run) -> Sort:
 
 
 def _left_s(run: Run, now: datetime, typical_s: float | None) -> float | None:
-    """What a running run still needs; None where no one knows, also once it takes longer than usual."""
+    """Estimated remaining seconds of a running run; None if unknown, or if it takes longer than usual."""
     if typical_s is None or run.leased_at is None:
         return None
     left = typical_s - (now - run.leased_at).total_seconds()
@@ -155,7 +156,7 @@ def _left_s(run: Run, now: datetime, typical_s: float | None) -> float | None:
 
 
 def _typical_s(hardware: str, sort: Sort) -> float | None:
-    """Median seconds from lease to verdict of the last runs of this sort that came to an end of their own."""
+    """Median seconds from lease to verdict of the last similar runs that finished by themselves."""
     kind, suite, preset = sort
     finished = (
         Run.objects.filter(

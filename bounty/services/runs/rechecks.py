@@ -1,6 +1,6 @@
-"""Random re-measurement while a gain is reviewed: ordered with the booking, read from its run ever after.
+"""Random re-measurement during review: ordered with the booking, its result read from its run.
 
-What a check says is derived from the stored verdicts each time, so looking twice changes nothing.
+The result is derived from the stored verdicts each time, so reading it changes nothing.
 """
 
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ from bounty.services.runs.lifecycle import queue_run
 
 
 class CheckOutcome(StrEnum):
-    """What a random re-measurement says so far."""
+    """Outcome of a random re-measurement."""
 
-    RUNNING = "running"  # nothing yet
+    RUNNING = "running"  # not finished
     CONSISTENT = "consistent"  # the gain was found again
-    INCONSISTENT = "inconsistent"  # it was not: a maintainer looks
-    WAIVED = "waived"  # it was not, and a maintainer has decided that the confirmation stands
+    INCONSISTENT = "inconsistent"  # it was not; a maintainer has to decide
+    WAIVED = "waived"  # it was not, and a maintainer has upheld the confirmation
     FAILED = "failed"  # the platform could not measure
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A random re-measurement of an award's gain. ``doubt`` is what speaks against it."""
+    """A random re-measurement of an award's gain. ``doubt`` is the reason to doubt it, or empty."""
 
     run: Run
     outcome: CheckOutcome
@@ -33,17 +33,15 @@ class Check:
 
 
 def order_if_drawn(*, submission: Submission, priced: Run) -> Run | None:
-    """Queue the random re-measurement of a gain that was just booked, if it is drawn: elsewhere, with other secrets."""
+    """Queue the random re-measurement of a gain that was just booked, if it is drawn."""
     percent = settings.RECHECK_PERCENT
     if not is_drawn(secret=settings.SECRET_KEY, submission_id=submission.pk, percent=percent):
         return None
-    return queue_run(
-        submission=submission, kind=RunKind.RECHECK, base=priced.base_tree, elsewhere_than=priced
-    )
+    return queue_run(submission=submission, kind=RunKind.RECHECK, base=priced.base_tree, avoid_host_of=priced)
 
 
 def check_of(award: Award) -> Check | None:
-    """The random re-measurement of this award's price, if there is one."""
+    """The random re-measurement of this award's price, or None."""
     priced = award.confirmation_run
     if priced is None or award.log_ppm_bound is None:
         return None
@@ -79,7 +77,8 @@ def check_of(award: Award) -> Check | None:
     return Check(run, CheckOutcome.WAIVED if is_waived else CheckOutcome.INCONSISTENT, against)
 
 
-def holds_up(award: Award | None) -> bool:
-    """Whether a merge or a pay-out must wait: the check has not ended, or a maintainer must look at it first."""
+def blocks_payment(award: Award | None) -> bool:
+    """Whether the random re-measurement blocks merging and vesting: it has not ended, or a maintainer must
+    decide first."""
     check = check_of(award) if award is not None else None
     return check is not None and check.outcome in (CheckOutcome.RUNNING, CheckOutcome.INCONSISTENT)

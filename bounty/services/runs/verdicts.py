@@ -1,8 +1,8 @@
-"""Recording evidence and its verdict: once per run, and only if all of it holds.
+"""Recording of evidence and its verdict, once per run, and only if all of it is valid.
 
-The verdict that counts is the one recomputed here from the raw samples. It is taken only from the runner that holds
-the lease, signed with the key that was registered for it, for the nonce and after the commitment of this attempt,
-about the trees and the suite that were ordered, by this very version of the judge.
+The verdict that counts is recomputed here from the raw samples. Evidence is accepted only from the runner
+that holds the lease, signed with its registered key, for this attempt's nonce and commitment, about the
+ordered trees and suite, and from the platform's version of the judge.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ from benchmarks.statistics.units import pair_log_ppb
 from bounty.errors import EvidenceConflict, EvidenceRefused, LeaseLost, NotFound
 from bounty.models import OPEN_RUN_STATES, Evidence, Run, Runner, RunState, RunVerdict
 from bounty.services.runners.calibration import note_outcome
-from bounty.services.runs.leases import holds, require_lease
+from bounty.services.runs.leases import NOT_HELD, holds, require_lease
 from bounty.services.runs.lifecycle import lose_run, wake_after
 from bounty.services.runs.logs import say
 from bounty.services.transitions import move
@@ -27,10 +27,10 @@ from bounty.services.trees import blob_store
 
 
 def record_evidence(*, runner: Runner, run_id: UUID, lease: UUID, sealed: Any) -> RunVerdict | Verdict:
-    """Verify the sealed evidence and record its verdict; the same document again gets the recorded one.
+    """Verify sealed evidence and record its verdict; the same document again returns the recorded one.
 
     Evidence of the runner's own failure queues the run again while attempts are left. Raises NotFound, LeaseLost,
-    EvidenceConflict (the run has its verdict from another document), EvidenceRefused (and the run is queued again).
+    EvidenceConflict (another document gave the run its verdict), EvidenceRefused (and the run is queued again).
     """
     run = Run.objects.select_related("submission").filter(pk=run_id).first()
     if run is None:
@@ -38,7 +38,7 @@ def record_evidence(*, runner: Runner, run_id: UUID, lease: UUID, sealed: Any) -
     if run.state == RunState.FINISHED and run.runner_id == runner.pk:
         return _recorded(run, sealed)
     if not holds(run, lease=lease, runner_id=runner.pk) or run.state not in OPEN_RUN_STATES:
-        raise LeaseLost("This lease no longer holds the run: stop, and wait for the next wake-up.")
+        raise LeaseLost(NOT_HELD)
     report = verify_evidence(
         sealed,
         trusted_keys={runner.key_id: runner.public_key},
@@ -52,17 +52,19 @@ def record_evidence(*, runner: Runner, run_id: UUID, lease: UUID, sealed: Any) -
     if wrong:
         reason = f"its evidence was refused: {'; '.join(wrong)}"[:2000]
         lose_run(run=run, reason=reason)
-        raise EvidenceRefused(f"The evidence does not hold: {'; '.join(wrong)}"[:2000])
+        raise EvidenceRefused(
+            f"The evidence is not valid, and the run is queued again: {'; '.join(wrong)}"[:2000]
+        )
     is_failure = report.verdict.kind == VerdictKind.INFRASTRUCTURE_ERROR
     if is_failure and run.attempts_left > 0:
         if not lose_run(run=run, reason=report.verdict.reason):
-            raise LeaseLost("This lease no longer holds the run.")
+            raise LeaseLost(NOT_HELD)
         return report.verdict
     return _record(run, runner, lease, sealed, report)
 
 
 def mismatches(run: Run, document: dict[str, Any]) -> list[str]:
-    """Where a verified document is not about what was ordered: ``name (stated, ordered)`` each."""
+    """Differences between a verified document and the order: ``name (stated, ordered)`` each."""
     stated_and_ordered = {
         "run": (document["run"]["id"], str(run.pk)),
         "kind": (document["run"]["kind"], run.judged_as),
@@ -83,7 +85,7 @@ def mismatches(run: Run, document: dict[str, Any]) -> list[str]:
 
 
 def plot_samples(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """Per complete pair its log ratio in billionths of a nat, for people to look at; no verdict is made of these."""
+    """Log ratio of each complete pair in billionths of a nat. For plots only; no verdict depends on it."""
     complete = {case["name"]: 2 * case["calls"] for case in document["suite"]["cases"]}
     return [
         {
@@ -101,7 +103,9 @@ def _recorded(run: Run, sealed: Any) -> RunVerdict:
     verdict = RunVerdict.objects.select_related("evidence").get(run=run)
     stated = sealed.get("digest") if isinstance(sealed, dict) else None
     if verdict.evidence is None or verdict.evidence.digest != stated:
-        raise EvidenceConflict("This run has its verdict; it is never judged twice.")
+        raise EvidenceConflict(
+            "This run already has its verdict from other evidence, and a run is judged only once."
+        )
     return verdict
 
 
@@ -113,7 +117,7 @@ def _record(
     verdict = report.verdict
     with transaction.atomic():
         run = require_lease(run_id=run.pk, lease=lease, runner_id=runner.pk)
-        # Read again under the lock: a runner that was quarantined meanwhile earns no one an award.
+        # Read again under the lock: evidence of a runner that was quarantined meanwhile earns no award.
         is_trusted = Runner.objects.get(pk=runner.pk).is_trusted
         evidence = Evidence.objects.create(
             run=run,

@@ -26,7 +26,7 @@ BUILD_FILE = "build.json"
 
 @dataclass(frozen=True)
 class DataFolder:
-    """Use `open_data_folder`. `build` is what `build.json` says."""
+    """A data folder, opened by `open_data_folder`. `build` is the content of `build.json`."""
 
     path: Path
     tokenizer: TextTokenizer
@@ -36,7 +36,7 @@ class DataFolder:
         return tuple(kind for kind in KINDS if (self.path / kind / side / MANIFEST_FILE).is_file())
 
     def documents(self, kind: str, side: Side = "train") -> ShardedDocuments:
-        """Raises ShardError where they are missing, damaged or of another tokenizer."""
+        """The documents of a kind and side. Raises ShardError where they are missing, damaged or of another tokenizer."""
         documents = ShardedDocuments(self.path / kind / side)
         if documents.manifest.tokenizer_sha256 != self.tokenizer.sha256:
             raise ShardError(
@@ -50,13 +50,13 @@ class DataFolder:
 
 
 def is_data_folder(path: Path) -> bool:
-    """Whether `path` was built by any version and holds nothing besides: a new one may take its place."""
+    """Whether `path` is a data folder of any version without other content, so that a new one may replace it."""
     names = {BUILD_FILE, TOKENIZER_FILE, MARKUP_FILE, *KINDS}
     return has_format(path / BUILD_FILE, KIND) and names.issuperset(entry.name for entry in path.iterdir())
 
 
 def open_data_folder(path: Path) -> DataFolder:
-    """Raises ShardError where the folder was not built to its end, TokenizerError for a damaged tokenizer."""
+    """Open a data folder. Raises ShardError where it is unfinished, TokenizerError for a damaged tokenizer."""
     file = path / BUILD_FILE
     try:
         build = json.loads(file.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What a folder of tokenised documents holds: its manifest and the columns of its Arrow files."""
+"""The manifest of a folder of tokenised documents, and the columns of its Arrow files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ AGAIN = "build the data again with `python -m model.data build`"
 
 @dataclass(frozen=True)
 class Record:
-    """A document's provenance: the corpus it comes from, where in it, its licence, its text's sha256 and size."""
+    """A document's provenance: its corpus, its path in it, its licence, its text's sha256 and size."""
 
     source: str
     licence: str
@@ -33,7 +33,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Shard:
-    """A manifest's line."""
+    """A shard's entry in the manifest."""
 
     file: str
     n_documents: int
@@ -44,7 +44,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class CorpusTotals:
-    """What one source gave to a folder."""
+    """Totals of one source in a folder."""
 
     licence: str
     n_documents: int
@@ -70,7 +70,7 @@ class Manifest:
 
     @property
     def n_bytes(self) -> int:
-        """Of the texts in UTF-8."""
+        """Bytes of the texts in UTF-8."""
         return sum(corpus.n_bytes for corpus in self.corpora.values())
 
     @property
@@ -79,7 +79,7 @@ class Manifest:
 
 
 def load_manifest(folder: Path) -> Manifest:
-    """Raises ShardError where a folder holds no finished data or those of another version."""
+    """Read a folder's manifest. Raises ShardError where the data is unfinished or of another version."""
     file = folder / MANIFEST_FILE
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
@@ -87,17 +87,17 @@ def load_manifest(folder: Path) -> Manifest:
             raise ShardError(f"{file} is of another version than {FORMAT!r}: {AGAIN}")
         shards = tuple(_typed(Shard, shard) for shard in document.pop("shards"))
         if not shards:
-            raise ValueError("it names no shard")
+            raise ValueError("it lists no shard")
         corpora = {name: _typed(CorpusTotals, corpus) for name, corpus in document.pop("corpora").items()}
         return _typed(Manifest, {"shards": shards, "corpora": corpora, **document})
     except (FileNotFoundError, NotADirectoryError):
-        raise ShardError(f"{folder} holds no finished data: {MANIFEST_FILE} is missing; {AGAIN}") from None
+        raise ShardError(f"{folder} has no finished data: {MANIFEST_FILE} is missing; {AGAIN}") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise damaged(file, str(error)) from error
 
 
 def _typed(kind: type[T], values: Mapping[str, Any]) -> T:
-    """`values` as the dataclass `kind`. Raises TypeError for other names, and for text where a number belongs or so."""
+    """`values` as the dataclass `kind`. Raises TypeError for other names and for values of another type."""
     made = kind(**values)
     for name, hint in get_type_hints(kind).items():
         if hint in (int, str) and type(getattr(made, name)) is not hint:
@@ -121,7 +121,7 @@ def schema_of(manifest: Manifest) -> Any:
 
 
 def file_sha256(file: Path) -> str:
-    """Raises ShardError where the file is missing."""
+    """SHA-256 of a file. Raises ShardError where it is missing."""
     try:
         with file.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()

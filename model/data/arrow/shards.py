@@ -34,8 +34,8 @@ from model.data.errors import ShardError
 class ShardedDocuments:
     """The documents of a folder, mapped into memory. Safe to read from several threads.
 
-    Opening reads the manifest and each shard's columns but not its tokens. Raises ShardError for what is missing,
-    unfinished or damaged, also later, when a document is first read.
+    Opening reads the manifest and each shard's columns but not its tokens. Raises ShardError for missing,
+    unfinished or damaged data, also later, when a document is first read.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -61,7 +61,7 @@ class ShardedDocuments:
         return hashlib.sha256("".join(parts).encode()).hexdigest()
 
     def tokens(self, document: int) -> Ids:
-        """A read-only view of the mapped file. Raises IndexError, ShardError."""
+        """All ids of one document, a read-only view of the mapped file. Raises IndexError, ShardError."""
         shard, row = self._locate(document)
         return shard.tokens(row)
 
@@ -74,14 +74,14 @@ class ShardedDocuments:
         return shard.record(row)
 
     def verify(self) -> None:
-        """Reads every byte and compares it with the manifest. Raises ShardError."""
+        """Read every byte and compare it with the manifest. Raises ShardError."""
         for shard in self.manifest.shards:
             if file_sha256(self.folder / shard.file) != shard.sha256:
-                raise damaged(self.folder / shard.file, "its sha256 is not the manifest's")
+                raise damaged(self.folder / shard.file, "its sha256 differs from the manifest's")
 
     def _locate(self, document: int) -> tuple[_MappedShard, int]:
         if not 0 <= document < len(self):
-            raise IndexError(f"document {document} of {len(self)}")
+            raise IndexError(f"there is no document {document}: the folder has {len(self)}")
         index = int(np.searchsorted(self._ends, document, side="right"))
         before = int(self._ends[index - 1]) if index else 0
         return self._shards[index], document - before
@@ -132,7 +132,7 @@ class _MappedShard:
             raise damaged(self._file, lost)
 
     def _read(self, shard: Shard, manifest: Manifest) -> Any:
-        """The record batch, checked for all that its size, schema and offsets can tell."""
+        """Read the record batch and check its size, schema and offsets."""
         file = self._file
         try:
             self._mapped = MappedSize(file)
@@ -142,7 +142,7 @@ class _MappedShard:
                 )
             reader = pa.ipc.open_file(pa.memory_map(str(file), "r"))
             if not reader.schema.equals(schema_of(manifest), check_metadata=True):
-                raise damaged(file, "its schema or tokenizer is not the manifest's")
+                raise damaged(file, "its schema or tokenizer differs from the manifest's")
             batch = reader.get_batch(0)
             batch.validate(full=True)
         except FileNotFoundError:
@@ -150,5 +150,5 @@ class _MappedShard:
         except (pa.ArrowException, OSError) as error:
             raise damaged(file, str(error)) from error
         if reader.num_record_batches != 1 or batch.num_rows != shard.n_documents:
-            raise damaged(file, f"it does not hold the {shard.n_documents:,} documents of the manifest")
+            raise damaged(file, f"it does not have the {shard.n_documents:,} documents of the manifest")
         return batch

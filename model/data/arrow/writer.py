@@ -1,4 +1,4 @@
-"""Writes tokenised documents as Arrow IPC shards with a manifest."""
+"""Write tokenised documents as Arrow IPC shards with a manifest."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class TokenisedDocument:
 
 @dataclass(frozen=True)
 class _Open:
-    """A document of the shard that is not written yet, in the few bytes that its file will take."""
+    """A document of the unwritten shard, with ids in the width of its file."""
 
     record: Record
     ids: Ids
@@ -62,13 +62,13 @@ class ShardWriter:
         self._shards: list[Shard] = []
 
     def add(self, document: TokenisedDocument) -> None:
-        """Raises ValueError for an empty document, ids outside the vocabulary, or answers outside the document."""
+        """Add a document. Raises ValueError for an empty one, ids outside the vocabulary, or answers outside of it."""
         ids = np.asarray(document.ids, dtype=np.int64)
         vocab_size, path = self._manifest.vocab_size, document.record.path
         if not ids.size or ids.min() < 0 or ids.max() >= vocab_size:
             raise ValueError(f"{path}: ids must be 0..{vocab_size - 1}, at least one")
         if any(not 0 <= start < end <= ids.size for start, end in document.answers):
-            raise ValueError(f"{path}: answers {document.answers} lie outside {ids.size} tokens")
+            raise ValueError(f"{path}: answers {document.answers} are outside of {ids.size} tokens")
         record = document.record
         if self._licences.setdefault(record.source, record.licence) != record.licence:
             raise ValueError(f"source {record.source} has two licences: give each its own source name")
@@ -80,7 +80,7 @@ class ShardWriter:
             self._write()
 
     def finish(self) -> Manifest:
-        """Writes what is left and the manifest. Raises DataError where nothing was added."""
+        """Write the last shard and the manifest. Raises DataError where nothing was added."""
         if self._open:
             self._write()
         if not self._shards:
@@ -112,7 +112,7 @@ def write_shards(
     vocab_size: int,
     shard_tokens: int = SHARD_TOKENS,
 ) -> Iterator[ShardWriter]:
-    """A writer whose folder is there, whole, when the block has ended without an error, and not at all otherwise.
+    """Context with a writer whose folder appears, whole, when the block ends without an error.
 
     Raises FolderTakenError where the folder holds something, DataError where no document came, and OSError where the
     disk refuses.

@@ -1,1 +1,1 @@
-"""From tokenised documents to batches: order, packing, padding, curriculum, streams."""
+"""Batches of tokenised documents: order, packing, padding, curriculum, streams."""

@@ -1,4 +1,4 @@
-"""Fills batches with the tokens of planned pieces.
+"""Fill batches with the tokens of planned pieces.
 
 Shape suffixes: B sequences, S positions.
 """
@@ -20,7 +20,7 @@ Row = list[Piece]
 
 
 def assemble(rows: Sequence[Row], sources: Mapping[str, TokenDocuments], width: int, mask: Mask) -> Batch:
-    """A batch [len(rows), width]; padding has token 0, position 0 and a document and target of its own.
+    """Make a batch [len(rows), width]; padding has token 0, position 0, document `PADDING` and target `IGNORED`.
 
     Raises ValueError where a row does not fit the width, and what the sources raise.
     """

@@ -18,7 +18,7 @@ PADDING = -1  # the document of a position that holds no token
 class Batch:
     """Sequences of packed documents: int64 [B, S] each, on one device.
 
-    `documents_BS` numbers the pieces of documents within a sequence from 0, in order, and is `PADDING` behind the last;
+    `documents_BS` numbers the pieces of documents within a sequence from 0, in order, and is `PADDING` after the last;
     a token must attend only to its own number. `positions_BS` counts from 0 within each piece. `targets_BS` is the
     token that follows in the same document, also where it is no longer in this sequence, and `IGNORED` where it is not
     scored: on padding, and outside the answers of instruction data. The loss is
@@ -44,22 +44,22 @@ class Batch:
 
     @property
     def n_cells(self) -> int:
-        """Positions of the batch, padding included: what a forward pass computes."""
+        """Number of positions, padding included, that a forward pass computes."""
         return self.tokens_BS.numel()
 
     @property
     def n_tokens(self) -> int:
-        """Positions that hold a token."""
+        """Number of positions with a token."""
         return int((self.documents_BS != PADDING).sum())
 
     @property
     def n_targets(self) -> int:
-        """Positions that are scored: what a mean loss divides by."""
+        """Number of scored positions, which a mean loss divides by."""
         return int((self.targets_BS != IGNORED).sum())
 
     @property
     def is_packed(self) -> bool:
-        """Whether a sequence holds more than one piece: otherwise it needs no mask but the causal one."""
+        """Whether a sequence has several pieces and so needs more than the causal mask."""
         return bool((self.documents_BS > 0).any())
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:

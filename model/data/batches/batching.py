@@ -1,6 +1,6 @@
 """Length-bucketed batches under a token budget, for training and evaluation without packing.
 
-Plans with numbers only. Sequences of like length share a batch, which is as wide as its longest and holds as many
+Plans with numbers only. Sequences of similar length share a batch, which is as wide as its longest and holds as many
 sequences as fit the budget: short ones make tall batches.
 """
 
@@ -21,7 +21,7 @@ def bucket(lengths: Sequence[int] | NDArray[np.int64], budget: int, *, multiple:
     lengths_N = np.asarray(lengths, dtype=np.int64)
     widths_N = -(-lengths_N // multiple) * multiple
     if lengths_N.size and (lengths_N.min() < 1 or widths_N.max() > budget):
-        raise ValueError(f"lengths must lie between 1 and the budget of {budget} tokens: cut documents first")
+        raise ValueError(f"lengths must be between 1 and the budget of {budget} tokens: cut documents first")
     batches: list[list[int]] = []
     shortest_first = np.argsort(lengths_N, kind="stable")
     for index, width in zip(shortest_first.tolist(), widths_N[shortest_first].tolist(), strict=True):
@@ -34,6 +34,6 @@ def bucket(lengths: Sequence[int] | NDArray[np.int64], budget: int, *, multiple:
 def cells(
     lengths: Sequence[int] | NDArray[np.int64], batches: Sequence[Sequence[int]], multiple: int = 1
 ) -> int:
-    """Positions that padded batches compute: each as wide as its longest, rounded up to `multiple`."""
+    """Number of positions of padded batches: each is as wide as its longest sequence, rounded up to `multiple`."""
     lengths_N = np.asarray(lengths, dtype=np.int64)
     return sum(-(-int(lengths_N[list(batch)].max()) // multiple) * multiple * len(batch) for batch in batches)

@@ -1,4 +1,4 @@
-"""Which data, how long and how it is scored, as pure functions of the tokens seen. Does not import torch.
+"""Curriculum: data mixture, sequence length and loss mask as pure functions of the tokens seen. Does not import torch.
 
 The three-stage curriculum trains on general text, then on domain text, then on instructions, 40 : 10 : 1 in tokens,
 each later stage with some of the earlier ones' data so that it is not forgotten. `one_mixture` is its baseline: as many
@@ -28,7 +28,7 @@ def _require(holds: bool, message: str) -> None:
 
 @dataclass(frozen=True)
 class Stage:
-    """One stretch of training. `mixture` weighs sources by tokens; weights need not sum to one."""
+    """One stage of training. `mixture` weighs sources by tokens; weights need not sum to one."""
 
     name: str
     share: float  # of all tokens, relative to the other stages' shares
@@ -70,7 +70,7 @@ class LengthWarmup:
         _require(self.start >= 2, "LengthWarmup.start must be at least 2 tokens")
 
     def lengths(self, full: int) -> list[int]:
-        """Of each step; the full length comes after the last one."""
+        """Length of each step; the full length follows the last one."""
         grown = [self.start + (full - self.start) * step / self.steps for step in range(self.steps)]
         rounded = [int(length) // self.multiple * self.multiple for length in grown]
         return [min(max(length, self.start), full) for length in rounded]
@@ -89,11 +89,10 @@ class Segment:
 
 @dataclass(frozen=True)
 class Moment:
-    """What holds at one point of training."""
+    """State of the curriculum at one point of training."""
 
     stage: Stage
     segment: Segment
-    stage_progress: float  # 0 at its start, 1 at its end and beyond
     learning_rate_scale: float
 
     @property
@@ -103,7 +102,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class Curriculum:
-    """Stages over `total_tokens` tokens of training; the last one goes on where training does."""
+    """Stages over `total_tokens` tokens of training; the last one continues if training does."""
 
     stages: tuple[Stage, ...]
     total_tokens: int
@@ -139,7 +138,7 @@ class Curriculum:
 
     @cached_property
     def segments(self) -> tuple[Segment, ...]:
-        """Stretches of one stage and one sequence length, in order and without gaps."""
+        """Segments of one stage and one sequence length, in order and without gaps."""
         cuts: list[tuple[int, int, int]] = []  # start, stage, sequence length
         for index, (stage, start, _) in enumerate(self.spans):
             if index == 0 and self.warmup is not None:
@@ -155,17 +154,17 @@ class Curriculum:
         )
 
     def at(self, tokens: int) -> Moment:
-        """What holds after `tokens` tokens. Raises ValueError for a negative number."""
+        """The state after `tokens` tokens. Raises ValueError for a negative number."""
         if tokens < 0:
-            raise ValueError("tokens seen cannot be negative")
+            raise ValueError("the number of tokens seen must not be negative")
         segment = self.segments[bisect.bisect([part.start for part in self.segments], tokens) - 1]
         stage, start, end = self.spans[segment.stage]
         progress = min(1.0, (tokens - start) / (end - start))
         first, last = stage.learning_rate
-        return Moment(stage, segment, progress, first + (last - first) * progress)
+        return Moment(stage, segment, first + (last - first) * progress)
 
     def source_tokens(self) -> dict[str, float]:
-        """Tokens that each source gives over the whole training."""
+        """Number of tokens from each source over the whole training."""
         tokens = dict.fromkeys(sorted(self.sources), 0.0)
         for stage, start, end in self.spans:
             for name, weight in stage.mixture.items():
@@ -225,7 +224,7 @@ def three_stages(
 def one_mixture(curriculum: Curriculum) -> Curriculum:
     """The baseline of `curriculum`: as many tokens of every source, all mixed evenly from the first to the last.
 
-    Lengths, masks and learning rates stay where they were, so that only the order of the data differs.
+    Lengths, masks and learning rates stay the same, so that only the order of the data differs.
     """
     mixture = curriculum.source_tokens()
     stages = tuple(replace(stage, mixture=mixture) for stage in curriculum.stages)

@@ -1,6 +1,6 @@
-"""Draws pieces of documents from several sources at given shares, in an order that a key decides.
+"""Draw pieces of documents from several sources at given shares, in an order that a key decides.
 
-A source is gone through in epochs, each in an order of its own.
+A source is read in epochs, each with its own order.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from model.data.errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Tokens start..start + length - 1 of a document, each scored on the one that follows it: the next piece's
-    first, or the document's last, which is no input. So a document of n tokens has n - 1 of these."""
+    """Tokens start..start + length - 1 of a document, each scored on the next one: the next piece's first, or the
+    document's last, which is never an input. So the pieces of a document of n tokens have n - 1."""
 
     source: str
     document: int
@@ -34,9 +34,9 @@ class Piece:
 def piece_at(
     source: str, document: int, n_tokens: int, answers: Sequence[Span], start: int, max_length: int
 ) -> Piece | None:
-    """The piece of a document of `n_tokens` that begins at `start`; None where nothing is left to score.
+    """The piece of a document of `n_tokens` that begins at `start`; None if no position is left to score.
 
-    A document with answers has one piece only: an answer without its question is no instruction.
+    A document with answers has one piece only, so that no answer is separated from its question.
     """
     length = min(n_tokens - 1 - start, max_length)
     if length < 1 or (answers and (start > 0 or answers[0][0] > length)):
@@ -46,7 +46,7 @@ def piece_at(
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """How far a source has been drawn: `place` counts documents in the epoch's order, `token` within the next."""
+    """Position in a source: `place` counts documents in the epoch's order, `token` the tokens within the next one."""
 
     epoch: int = 0
     place: int = 0
@@ -55,14 +55,14 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """Cursors of all sources, and the tokens that each gave since the shares last changed."""
+    """Cursors of all sources, and the tokens drawn from each since the shares last changed."""
 
     cursors: Mapping[str, Cursor]
     tokens: Mapping[str, int]
 
 
 class Drawer:
-    """Draws from `sources`; keeps no state but a cache. Raises DataError for a source without two tokens in a row."""
+    """Draws from `sources`; keeps no state but a cache. Raises DataError for a source without a document of two tokens."""
 
     def __init__(self, sources: Mapping[str, TokenDocuments], seed: int) -> None:
         self._sources = dict(sources)
@@ -81,7 +81,7 @@ class Drawer:
     def draw(
         self, drawn: Drawn, mixture: Mapping[str, float], n_tokens: int, max_length: int
     ) -> tuple[list[Piece], Drawn]:
-        """Pieces of at most `max_length` tokens that hold `n_tokens` or up to one piece more, and where they end.
+        """Draw pieces of at most `max_length` tokens, `n_tokens` in all or up to one piece more; returns cursors too.
 
         Each piece comes from the source that is furthest behind its share. Documents are split only where they are
         longer than `max_length`. Raises DataError where no answer of a source begins within `max_length`.
@@ -100,7 +100,7 @@ class Drawer:
         return pieces, Drawn(cursors, tokens)
 
     def epochs(self, drawn: Drawn) -> dict[str, float]:
-        """How often each source has been gone through."""
+        """Number of epochs of each source so far."""
         return {
             name: cursor.epoch + cursor.place / len(self._lengths[name])
             for name, cursor in drawn.cursors.items()

@@ -1,4 +1,4 @@
-"""Each token of held-out documents once, in batches that are the same every time.
+"""Held-out batches: each token of the held-out documents once, in the same batches every time.
 
 A mean loss over them must divide by all `Batch.n_targets` together: batches hold different numbers.
 """
@@ -30,10 +30,10 @@ def evaluation_batches(
     rank: int = 0,
     n_ranks: int = 1,
 ) -> Iterator[Batch]:
-    """Packed sequences of `sequence_length`, or one piece a row in batches of like lengths; the ranks share them.
+    """Packed sequences of `sequence_length`, or one piece a row in batches of similar lengths; the ranks share them.
 
-    With `max_tokens` whole documents, chosen alike every time, until they hold as many. Every rank gets as many
-    batches of as many rows, filled up with rows of padding. Raises ValueError where a batch cannot hold a sequence,
+    With `max_tokens` only so many whole documents, the same every time. Every rank gets the same number of batches and
+    rows, filled up with rows of padding. Raises ValueError where a batch cannot hold a sequence,
     and what the source raises.
     """
     if batch_tokens < sequence_length:

@@ -1,7 +1,7 @@
 """Permutations that depend on a key alone.
 
-NumPy does not promise that its generators shuffle alike in every version (NEP 19), and a resumed run must: so the
-order is that of a hash, in 64-bit integers.
+NumPy does not promise the same shuffles in every version (NEP 19), which a resumed run needs. So the order is that of
+a hash, in 64-bit integers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Best-fit packing of lengths into sequences. It plans with numbers only.
+"""Best-fit packing of lengths into sequences. Plans with numbers only.
 
 Best-fit decreasing as in Ding et al. 2024 (Fewer Truncations Improve Language Modeling, arXiv:2404.10830): the longest
 first, each into the fullest sequence that still has room; at most 11/9 of the least possible number of sequences.
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 
 def cut(length: int, capacity: int) -> list[int]:
-    """Lengths of the pieces of one document: it is whole unless longer than a sequence."""
+    """Lengths of the pieces of one document: one, unless it is longer than a sequence."""
     whole, rest = divmod(length, capacity)
     return [capacity] * whole + [rest] * (rest > 0)
 
@@ -25,13 +25,9 @@ def pack(lengths: Sequence[int] | NDArray[np.int64], capacity: int) -> list[list
     """
     lengths_N = np.asarray(lengths, dtype=np.int64)
     if lengths_N.size and not 1 <= lengths_N.min() <= lengths_N.max() <= capacity:
-        raise ValueError(
-            f"lengths must lie between 1 and the sequence length {capacity}: cut documents first"
-        )
+        raise ValueError(f"lengths must be between 1 and the sequence length {capacity}: cut documents first")
     sequences: list[list[int]] = []
-    open_by_room: list[list[int]] = [
-        [] for _ in range(capacity + 1)
-    ]  # sequences by the tokens they still take
+    open_by_room: list[list[int]] = [[] for _ in range(capacity + 1)]  # sequences by their free tokens
     rooms = _Rooms(capacity)
     longest_first = np.argsort(-lengths_N, kind="stable")
     for index, length in zip(longest_first.tolist(), lengths_N[longest_first].tolist(), strict=True):
@@ -52,7 +48,7 @@ def pack(lengths: Sequence[int] | NDArray[np.int64], capacity: int) -> list[list
 
 
 def padding_share(lengths: Sequence[int] | NDArray[np.int64], n_cells: int) -> float:
-    """Share of `n_cells` positions that hold none of the tokens in `lengths`."""
+    """Share of padding in `n_cells` positions with sequences of these `lengths`."""
     return 1 - int(np.sum(lengths)) / n_cells if n_cells else 0.0
 
 

@@ -15,17 +15,17 @@ from model.data.batches.packing import cut, pack, padding_share
 
 @dataclass(frozen=True)
 class PaddingShares:
-    """Positions without a token over all positions computed."""
+    """Share of padding in all computed positions."""
 
     padded: float  # batches of equal height in shuffled order, each as wide as its longest
-    bucketed: float  # batches of like lengths under the same token budget
+    bucketed: float  # batches of similar lengths under the same token budget
     packed: float  # several pieces a sequence, best fit
 
 
 def padding_shares(
     lengths: Sequence[int] | NDArray[np.int64], sequence_length: int, batch_tokens: int, seed: int = 0
 ) -> PaddingShares:
-    """Of documents with these lengths, cut where they are longer than a sequence.
+    """Shares of padding for documents with these lengths, cut where they are longer than a sequence.
 
     All three have `batch_tokens` positions a batch at most. Raises ValueError where that is below the sequence length,
     and for lengths below 1.

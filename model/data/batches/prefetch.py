@@ -1,7 +1,7 @@
-"""Prepares batches in a thread while the model computes.
+"""Prepare batches in a thread while the model computes.
 
 A thread suffices: filling a batch is copying in NumPy and reading mapped files, and torch's kernels hold no lock
-meanwhile. The state is always that behind the last batch handed out, whatever has been prepared beyond it.
+meanwhile. The state is always that after the last batch handed out, without the batches that are prepared.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Self
 from model.data.batches.batch import Batch
 from model.data.batches.stream import BatchStream, State
 
-POLL_S = 0.1  # how often a waiting thread looks whether it should end
+POLL_S = 0.1  # how often a waiting thread checks whether it should end
 
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A batch with what its stream says behind it, or the error that came instead, behind which nothing is known."""
+    """A batch with its stream's state after it, or the error that was raised instead."""
 
     batch: Batch | None
     state: State
@@ -33,10 +33,10 @@ class _Prepared:
 
 
 class PrefetchedStream:
-    """`stream` with up to `depth` batches prepared ahead, in page-locked memory where `pin` is set.
+    """`stream` with up to `depth` batches prepared in advance, in page-locked memory with `pin`.
 
-    Owns `stream`: use it no more, except through this. The thread starts with the first batch and ends with `close`,
-    with the object, or with an error, which is raised where its batch is asked for; asking again tries again.
+    Owns `stream`, which must not be used otherwise. The thread starts with the first batch and ends with `close`, with
+    the object, or with an error, which is raised in place of its batch; the next call tries again.
     Raises ValueError for a depth below 1.
     """
 
@@ -91,7 +91,7 @@ class PrefetchedStream:
         self.close()
 
     def _end(self) -> None:
-        """Ends the thread and puts the stream back to the last batch handed out."""
+        """End the thread and reset the stream to the last batch handed out."""
         if self._worker is not None:
             self._worker.stop()
             self._worker = None
@@ -115,7 +115,7 @@ class _Worker:
         self._stopping.set()
         with contextlib.suppress(queue.Empty):
             while True:
-                self._prepared.get_nowait()  # wakes a thread that waits for room
+                self._prepared.get_nowait()  # wakes a thread that waits for space
         if self._thread is not threading.current_thread():  # a finaliser may run anywhere
             self._thread.join()
 
@@ -139,5 +139,5 @@ class _Worker:
             return _Prepared(batch, stream.state(), stream.tokens_seen, stream.epochs)
         except (
             BaseException
-        ) as raised:  # whatever it is: a thread that ended without a word would be waited for forever
+        ) as raised:  # any error: the consumer would wait for ever for a thread that ended without one
             return _Prepared(None, {}, 0, {}, raised)

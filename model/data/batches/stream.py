@@ -1,9 +1,9 @@
-"""Endless training batches that go on exactly where they stopped.
+"""Endless stream of training batches that resumes exactly where it stopped.
 
-The batches are a function of the sources, the curriculum, the seed and a short state, never of how they were asked for.
-Documents are drawn into windows of about a million tokens; a window is packed and shuffled by a key; batches are cut
-off its front. So a state is a window's start and the part that is behind. All ranks plan the same global batch and fill
-their part of it.
+The batches are a function of the sources, the curriculum, the seed and a short state, and of nothing else. Documents
+are drawn into windows of about a million tokens; a window is packed and shuffled by a key; batches are cut off its
+front. So a state is a window's start and the part of it that is delivered. All ranks plan the same global batch and
+fill their part of it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ WIDTH_MULTIPLE = 8  # bucketed batches are a multiple of it wide, or as a sequen
 
 
 class BatchStream(Protocol):
-    """What a trainer sees of a stream; `DataStream` and `PrefetchedStream` are ones.
+    """Interface of a stream of batches: `DataStream`, `PrefetchedStream`.
 
     A state is the same on all ranks, so that one of them may store it; it also fits another number of ranks.
     """
@@ -43,7 +43,7 @@ class BatchStream(Protocol):
     def __iter__(self) -> Iterator[Batch]: ...
 
     def __next__(self) -> Batch:
-        """This rank's part of the next global batch; never ends. Raises DataError where data cannot be used."""
+        """This rank's part of the next global batch; the stream is endless. Raises DataError for unusable data."""
 
     @property
     def tokens_seen(self) -> int:
@@ -51,16 +51,16 @@ class BatchStream(Protocol):
 
     @property
     def epochs(self) -> dict[str, float]:
-        """About how often each source has been gone through."""
+        """Approximate number of epochs of each source so far."""
 
     def state(self) -> State:
-        """Where the stream stands behind the last delivered batch."""
+        """State of the stream after the last delivered batch."""
 
     def resume(self, state: State) -> None:
-        """Goes to a stored state: the following batches are bit-equal. Raises StateError for another stream's state."""
+        """Restore a state: the following batches are bit-equal. Raises StateError for another stream's state."""
 
     def close(self) -> None:
-        """Ends threads, if any; repeatable."""
+        """End threads, if any; may be called again."""
 
     def __enter__(self) -> Self: ...
 
@@ -71,7 +71,7 @@ class BatchStream(Protocol):
 
 @dataclass(frozen=True)
 class _Window:
-    """Where a window of documents begins and how far it has been delivered."""
+    """A window of documents: its start and its delivered part."""
 
     number: int
     segment: int
@@ -84,10 +84,10 @@ class DataStream:
     """Batches of `batch_tokens` positions over all ranks, from `sources` by name, as `curriculum` says.
 
     `packed`: documents share sequences of the curriculum's length, `batch_tokens // length` of them a batch.
-    `bucketed`: a sequence is one piece of a document, with others of like length and padding behind; the batches of a
-    window come in shuffled order. Sequences are dealt out to the ranks in turn; where they do not go round, the last
-    ranks' batches end with a sequence of padding. A curriculum's segment ends with the first batch that reaches its end;
-    what is left of the window, two batches at most, is passed over.
+    `bucketed`: a sequence is one piece of a document, batched with others of similar length, with padding after it; the
+    batches of a window are shuffled. Sequences are dealt out to the ranks in turn; if they do not divide evenly, the
+    last ranks' batches end with a sequence of padding. A curriculum's segment ends with the first batch that reaches its
+    end; the rest of the window, two batches at most, is skipped.
 
     Raises ConfigError for sizes that do not fit and for a curriculum whose sources are not given, DataError for a
     source without usable documents.
@@ -173,10 +173,10 @@ class DataStream:
         if window is not None:
             self._open(window)
             if not 0 <= window.delivered <= len(self._units):
-                raise StateError("the state is behind its window's end: take an older checkpoint")
+                raise StateError("the state is beyond its window's end: take an older checkpoint")
 
     def close(self) -> None:
-        """Nothing to end."""
+        """Do nothing: there is no thread."""
 
     def __enter__(self) -> Self:
         return self
@@ -187,13 +187,13 @@ class DataStream:
         self.close()
 
     def _next_rows(self) -> list[Row]:
-        """The next global batch's."""
+        """Rows of the next global batch."""
         moment = self.moment
         n_units = self._batch_tokens // moment.sequence_length if self._layout == "packed" else 1
         return list(chain.from_iterable(self._take(moment.segment) for _ in range(n_units)))
 
     def _fill(self, rows: list[Row]) -> Batch:
-        """This rank's share of a global batch, filled up with a row of padding where it is short of one."""
+        """This rank's share of a global batch, with a row of padding if it has one row less."""
         mine = rows[self._rank :: self._n_ranks]
         mine += [[]] * (-(-len(rows) // self._n_ranks) - len(mine))
         width = self.moment.sequence_length
@@ -203,7 +203,7 @@ class DataStream:
         return assemble(mine, self._sources, width, self.moment.stage.mask)
 
     def _take(self, segment: Segment) -> list[Row]:
-        """The next unit of the open window, or of a new one where that is used up or of an earlier segment."""
+        """The next unit of the open window, or of a new one if that is used up or of an earlier segment."""
         window = self._window
         if window is None or window.segment != segment.number or window.delivered == len(self._units):
             window = self._open(self._plan_window(segment))
@@ -223,7 +223,7 @@ class DataStream:
         return _Window(number, segment.number, n_tokens, start)
 
     def _open(self, window: _Window) -> _Window:
-        """Draws, arranges and shuffles a window; what is in it depends on nothing but `window` and the stream."""
+        """Draw, arrange and shuffle a window; its content depends on `window` and the stream alone."""
         segment = self.curriculum.segments[window.segment]
         mixture = self.curriculum.stages[segment.stage].mixture
         pieces, self._next_draw = self._drawer.draw(
@@ -243,7 +243,7 @@ class DataStream:
         return [[[pieces[index]] for index in batch] for batch in batches]
 
     def _describe(self) -> dict[str, Any]:
-        """All that decides the batches; the ranks do not."""
+        """Everything that decides the batches, which the ranks do not."""
         description = {
             "seed": self._seed,
             "layout": self._layout,
@@ -263,7 +263,7 @@ class DataStream:
         if differing:
             raise StateError(
                 f"the state belongs to a stream with other {', '.join(differing)}: resume with the settings and data "
-                "that it was stored with, or start anew"
+                "that it was stored with, or start again"
             )
 
 

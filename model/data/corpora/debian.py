@@ -1,6 +1,6 @@
 """Prose from Debian's documentation packages, where they are installed.
 
-Each reader takes the root of the file system, so that an unpacked package serves as well as an installed one.
+Each reader takes the root of the file system, so that an unpacked package can be used like an installed one.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def wordnet_glosses(root: Path, corpus: str, licence: str) -> Iterator[TextDocum
 
 
 def _text(file: Path, corpus: str) -> str:
-    """Raises CorpusError for a file that is not UTF-8, which these packages do not have."""
+    """Read a file. Raises CorpusError if it is not UTF-8, which these packages should not have."""
     try:
         return read_utf8(file)
     except NotUTF8Error as error:
@@ -60,7 +60,7 @@ def _text(file: Path, corpus: str) -> str:
 
 
 def html_text(html: str) -> str:
-    """What a page says, without scripts, styles and navigation; blocks are on lines of their own."""
+    """Text of a page, without scripts, styles and navigation; each block is on a separate line."""
     reader = _Text()
     reader.feed(html)
     reader.close()
@@ -69,7 +69,7 @@ def html_text(html: str) -> str:
 
 
 class _Text(HTMLParser):
-    """Gathers text; what is inside a skipped element is dropped."""
+    """Collects text outside of skipped elements."""
 
     BLOCKS = frozenset(
         {

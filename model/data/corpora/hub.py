@@ -18,10 +18,10 @@ COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".zip")
 
 @dataclass(frozen=True)
 class HubDataset:
-    """Which texts to take: `column` of `name` (a hub id, or "json", "csv", "parquet" or "text" with `data_files`).
+    """Texts of a hub dataset: `column` of `name` (a hub id, or "json", "csv", "parquet" or "text" with `data_files`).
 
-    With `answer_column` they are questions. `called` tells datasets of one `name` apart. `licence` is the user's word:
-    hubs do not always know it.
+    With `answer_column` they are questions. `called` distinguishes datasets of one `name`. `licence` is the user's
+    statement, since hubs do not always have it.
     """
 
     name: str
@@ -36,7 +36,7 @@ class HubDataset:
 
     @classmethod
     def parse(cls, text: str) -> HubDataset:
-        """From "name,column=text,licence=CC-BY-4.0,limit=1000". Raises CorpusError naming what is wrong."""
+        """Parse "name,column=text,licence=CC-BY-4.0,limit=1000". Raises CorpusError naming what is wrong."""
         name, *options = text.split(",")
         values: dict[str, Any] = {"name": name}
         known = {field.name for field in fields(cls)} - {"name"}
@@ -51,17 +51,19 @@ class HubDataset:
             )
         if "limit" in values:
             if not values["limit"].isdecimal():
-                raise CorpusError(f"limit={values['limit']} is not a number of documents")
+                raise CorpusError(
+                    f"limit={values['limit']} is not a number of documents: write a whole number"
+                )
             values["limit"] = int(values["limit"])
         return cls(**values)
 
     @property
     def corpus(self) -> str:
-        """What its documents say that they are of."""
+        """Name of the corpus in the documents' provenance."""
         return f"hub:{self.called or self.name}"
 
     def read(self) -> Iterator[TextDocument]:
-        """Streams the dataset. Raises CorpusError without the `datasets` package, the dataset or its column."""
+        """Stream the dataset. Raises CorpusError without the `datasets` package, the dataset or its column."""
         try:
             import datasets
         except ImportError:
@@ -78,7 +80,7 @@ class HubDataset:
                 yield self._document(number, row)
         except CorpusError:
             raise
-        except Exception as error:  # what `datasets` raises is open-ended: network, hub, file formats
+        except Exception as error:  # `datasets` raises many kinds of errors: network, hub, file formats
             self._check_files()
             raise CorpusError(
                 f"cannot read the dataset {self.name!r}: {error}. Check the name and the network, or name local "
@@ -86,7 +88,7 @@ class HubDataset:
             ) from error
 
     def _check_files(self) -> None:
-        """`datasets` names no file. Raises CorpusError for one of `data_files` on this machine that is not UTF-8."""
+        """Raises CorpusError for a local file of `data_files` that is not UTF-8; `datasets` would not name it."""
         if self.name not in TEXT_FORMATS:
             return
         for file in sorted(map(Path, glob(self.data_files or "", recursive=True))):  # noqa: PTH207 (Path.glob refuses absolute patterns)
@@ -96,7 +98,7 @@ class HubDataset:
                 check_utf8(file)
             except NotUTF8Error as error:
                 raise CorpusError(
-                    f"{error}: write the file again as UTF-8 (`iconv -f latin1 -t utf-8`, say), or leave it out"
+                    f"{error}: convert the file to UTF-8 (for example with `iconv -f latin1 -t utf-8`), or leave it out"
                 ) from error
 
     def _document(self, number: int, row: dict[str, Any]) -> TextDocument:

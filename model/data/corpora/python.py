@@ -17,7 +17,7 @@ from model.data.corpora.text_documents import TextDocument
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
-# Tests, other people's packages, tables of character codes, wheels: no prose and hardly a program.
+# Tests, bundled packages, tables of character codes and wheels have little prose and code.
 SKIPPED_FOLDERS = frozenset(
     {
         "test",
@@ -45,7 +45,7 @@ class SourceTree:
     skipped_files: frozenset[str] = frozenset()  # relative to root
 
     def paths(self) -> list[str]:
-        """Relative to the root, in order."""
+        """Paths of the files relative to the root, in order."""
         found: list[str] = []
         for folder, folders, files in os.walk(self.root):
             folders[:] = [name for name in folders if name not in SKIPPED_FOLDERS]
@@ -54,7 +54,7 @@ class SourceTree:
         return sorted(path for path in found if path not in self.skipped_files)
 
     def files(self) -> Iterator[tuple[str, str]]:
-        """(name and path, text) of each file that is UTF-8 and not empty."""
+        """Yield (name and path, text) of each file that is UTF-8 and not empty."""
         for path in self.paths():
             try:
                 text = (self.root / path).read_text(encoding="utf-8")
@@ -89,7 +89,7 @@ def docstrings(tree: SourceTree, corpus: str, licence: str) -> Iterator[TextDocu
 def instructions(tree: SourceTree, corpus: str, licence: str) -> Iterator[TextDocument]:
     """One question and answer per documented function: signature and docstring, and its code without the docstring.
 
-    Left out: functions without a body of their own, and those longer than `LONGEST_ANSWER` characters.
+    Left out: functions without a body, and those longer than `LONGEST_ANSWER` characters.
     """
     for path, text in tree.files():
         module = _parse(text)
@@ -130,7 +130,7 @@ def literal_strings(
 def _parse(text: str) -> ast.Module | None:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about invalid escapes in other people's strings
+            warnings.simplefilter("ignore")  # about invalid escapes in the files
             return ast.parse(text)
     except (SyntaxError, ValueError, RecursionError):
         return None  # another version's syntax, or a file that is a test of the parser
@@ -156,7 +156,7 @@ def _arguments(definition: Definition) -> str:
 def _without_docstring(
     definition: ast.FunctionDef | ast.AsyncFunctionDef, lines: Sequence[str]
 ) -> str | None:
-    """Its source from the first decorator on, not indented; None where nothing but the docstring is in it."""
+    """Source of a function without its docstring, not indented; None if it has nothing else."""
     documentation, *body = definition.body
     if not body or all(_is_empty(statement) for statement in body):
         return None

@@ -1,4 +1,4 @@
-"""The corpora that a machine can get without a hub, with their licences and what to do where one is absent.
+"""Registry of the corpora that need no hub, with licences and what to do where one is absent.
 
 Reading them imports none of the packages.
 """
@@ -30,7 +30,7 @@ DOCUMENTED_PACKAGES = ("numpy", "sympy", "networkx", "torch")
 
 @dataclass(frozen=True)
 class Corpus:
-    """`read` yields nothing where the corpus is not on this machine; `remedy` then says how it gets there."""
+    """A corpus. `read` yields nothing if it is not on this machine; `remedy` says how to install it."""
 
     name: str
     kind: Kind
@@ -57,7 +57,7 @@ def package(name: str) -> SourceTree | None:
 
 
 def built_in_corpora(root: Path = ROOT) -> tuple[Corpus, ...]:
-    """All of them, whether present or not; `root` is where Debian's packages are looked for."""
+    """All built-in corpora, present or not; `root` is the root folder of Debian's packages."""
     python = "PSF-2.0"
     always = "it comes with every full installation of Python: reinstall Python"
     debian = "on Debian and Ubuntu: apt-get install "

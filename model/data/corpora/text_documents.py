@@ -11,8 +11,8 @@ from functools import cached_property
 class TextDocument:
     """A text, or a question in `text` and its `answer`.
 
-    `path` names it within its corpus, the same on every machine. `origin` names what it was made from: documents of one
-    origin belong on one side of the split, say a module's source, its docstrings and the instructions made from them.
+    `path` names it within its corpus, the same on every machine. `origin` names its source: documents of one origin
+    stay on one side of the split, for example a module's source, its docstrings and the instructions made from them.
     """
 
     corpus: str
@@ -31,7 +31,7 @@ class TextDocument:
         return len(self._encoded)
 
     def first_bytes(self, n_bytes: int) -> str:
-        """As many whole characters as so many bytes of UTF-8 hold."""
+        """The first whole characters within `n_bytes` of UTF-8."""
         return self._encoded[:n_bytes].decode("utf-8", errors="ignore")
 
     @property
@@ -40,7 +40,7 @@ class TextDocument:
 
     @property
     def normalised_sha256(self) -> str:
-        """Equal for texts that differ in case and blanks only."""
+        """SHA-256 that is equal for texts that differ in case and white space only."""
         return hashlib.sha256(" ".join(self.whole.casefold().split()).encode("utf-8", "replace")).hexdigest()
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Reads text files, and says of one that is not UTF-8 which file it is and where."""
+"""Read text files; errors name the file and the place of what is not UTF-8."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ CHUNK_BYTES = 1 << 20
 
 
 class NotUTF8Error(Exception):
-    """The message names the file, the byte and its offset; what to do is the caller's to add."""
+    """A file that is not UTF-8; the message names it, the byte and its offset. The caller adds what to do."""
 
 
 def read_utf8(file: Path) -> str:
-    """The text of a file, line ends as `Path.read_text` has them. Raises NotUTF8Error, OSError."""
+    """Read a text file, with line ends as `Path.read_text`. Raises NotUTF8Error, OSError."""
     try:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError:
@@ -22,7 +22,7 @@ def read_utf8(file: Path) -> str:
 
 
 def check_utf8(file: Path) -> None:
-    """Reads a file of any size in pieces. Raises NotUTF8Error at the first byte that is not UTF-8, and OSError."""
+    """Check a file of any size in chunks. Raises NotUTF8Error at the first byte that is not UTF-8, and OSError."""
     decoder = getincrementaldecoder("utf-8")()
     with file.open("rb") as stream:
         n_before = 0  # bytes of earlier chunks

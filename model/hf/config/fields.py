@@ -16,7 +16,7 @@ from model.config import ModelConfig
 from model.hf.errors import UnsupportedModel
 
 CONFIG_FILE = "config.json"
-# Far beyond any model: their products still fit the sizes of tensors, and their counts the memory.
+# Far beyond any model; products still fit the sizes of tensors, and counts the memory.
 MOST_WIDTH = 1 << 20
 MOST_VOCABULARY = 1 << 24
 MOST_EXPERTS = 1 << 16
@@ -33,13 +33,13 @@ _LOG = logging.getLogger("model.hf")
 
 
 class Rule(Protocol):
-    """One part of a configuration, translated both ways. Both methods raise UnsupportedModel."""
+    """Interface of a rule: one part of a configuration, translated both ways. Both methods raise UnsupportedModel."""
 
     def read(self, theirs: Theirs, ours: Ours) -> None:
-        """Adds this part to `ours`; rules before it have added theirs."""
+        """Add this part to `ours`, after the rules before it."""
 
     def write(self, config: ModelConfig, theirs: dict[str, Any]) -> None:
-        """Adds this part of `config` to `theirs`."""
+        """Add this part of `config` to `theirs`."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Field:
     kind: type[int] | type[float] | type[bool] = int
     default: Any = REQUIRED
     same_as: str | None = None
-    is_optional: bool = False  # null is a value of its own
+    is_optional: bool = False  # null is a valid value
     most: int = MOST_WIDTH  # of whole numbers, which are at least 1
 
     def read(self, theirs: Theirs, ours: Ours) -> None:
@@ -71,7 +71,7 @@ class Field:
         theirs[_names(self.theirs)[0]] = pick(config, _names(self.ours)[0])
 
     def _typed(self, name: str, value: Any) -> Any:
-        """The value as `kind`; null has been dealt with before."""
+        """The value as `kind`; it is not null."""
         if value is None:
             return None
         if self.kind is bool:
@@ -82,13 +82,13 @@ class Field:
         if self.same_as is not None:
             return ours[self.same_as]
         if self.default is REQUIRED:
-            raise UnsupportedModel(f"config.json lacks {name}: is it complete?")
+            raise UnsupportedModel(f"config.json has no {name}: fetch it again")
         return self.default
 
 
 @dataclass(frozen=True)
 class Fixed:
-    """A field of theirs that may only have `values`, which all mean the same; the first is what a missing one means."""
+    """A field of theirs that may only have `values` of equal meaning; the first is the default of a missing one."""
 
     theirs: str
     values: tuple[Any, ...]
@@ -107,9 +107,9 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Always:
-    """A field of ours that has one value in the whole family; they have no field for it.
+    """A field of ours with one value in the whole family, without a field of theirs.
 
-    Another value is found when what was written is read back, see `Family.write_config`.
+    Another value is detected when the written configuration is read back, see `Family.write_config`.
     """
 
     ours: str
@@ -119,18 +119,18 @@ class Always:
         put(ours, self.ours, self.value)
 
     def write(self, config: ModelConfig, theirs: dict[str, Any]) -> None:
-        """Nothing to write."""
+        """Write nothing: they have no such field."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """A field of theirs that says nothing to us, with the value that is true of what we write."""
+    """A field of theirs without meaning for us, with the value that holds for the models that we write."""
 
     theirs: str
     value: Any
 
     def read(self, theirs: Theirs, ours: Ours) -> None:
-        """Nothing to read."""
+        """Read nothing: we have no such field."""
 
     def write(self, config: ModelConfig, theirs: dict[str, Any]) -> None:
         theirs[self.theirs] = self.value
@@ -144,7 +144,7 @@ class Divisible:
     part: str
 
     def read(self, theirs: Theirs, ours: Ours) -> None:
-        """Their side has been checked by whoever wrote it; nothing follows for ours."""
+        """Read nothing: the writer of the file has checked this."""
 
     def write(self, config: ModelConfig, theirs: dict[str, Any]) -> None:
         if pick(config, self.whole) % pick(config, self.part):
@@ -153,20 +153,20 @@ class Divisible:
 
 @dataclass(frozen=True)
 class TrainingOnly:
-    """A field that acts in training alone and has no counterpart here: noted where it is set, never an error."""
+    """A field that affects training alone and has no counterpart here: logged if it is set, never an error."""
 
     theirs: str
 
     def read(self, theirs: Theirs, ours: Ours) -> None:
         if theirs.get(self.theirs):
-            _LOG.warning("%s = %r acts in training only and is left out", self.theirs, theirs[self.theirs])
+            _LOG.warning("%s = %r affects training only and is left out", self.theirs, theirs[self.theirs])
 
     def write(self, config: ModelConfig, theirs: dict[str, Any]) -> None:
-        """Their default, which is 0, is what we do."""
+        """Write nothing: their default of 0 is our behaviour."""
 
 
 def put(ours: Ours, path: str, value: Any) -> None:
-    """Sets a field of a nested dict; `moe.top_k` is `ours["moe"]["top_k"]`."""
+    """Set a field of a nested dict; `moe.top_k` is `ours["moe"]["top_k"]`."""
     *parents, field = path.split(".")
     for parent in parents:
         ours = ours.setdefault(parent, {})
@@ -185,14 +185,14 @@ def pick(config: ModelConfig, path: str) -> Any:
 
 
 def number(name: str, value: Any) -> float:
-    """A finite number; whole ones pass for fractions. Raises UnsupportedModel."""
+    """Check a finite number; whole ones are accepted as fractions. Raises UnsupportedModel."""
     if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
         raise UnsupportedModel(f"{name} must be a number, not {shown(value)}: {_REMEDY}")
     return float(value)
 
 
 def whole(name: str, value: Any, *, least: int = 1, most: int = MOST_WIDTH) -> int:
-    """An integer within bounds, both included; 128.0, true and "128" are none. Raises UnsupportedModel."""
+    """Check an integer within bounds, both included; 128.0, true and "128" are refused. Raises UnsupportedModel."""
     if type(value) is not int:
         raise UnsupportedModel(f"{name} must be a whole number, not {shown(value)}: {_REMEDY}")
     if value < least:
@@ -203,14 +203,14 @@ def whole(name: str, value: Any, *, least: int = 1, most: int = MOST_WIDTH) -> i
 
 
 def flag(name: str, value: Any) -> bool:
-    """Raises UnsupportedModel for what is neither true nor false."""
+    """Check a value for true or false. Raises UnsupportedModel."""
     if type(value) is not bool:
         raise UnsupportedModel(f"{name} must be true or false, not {shown(value)}: {_REMEDY}")
     return value
 
 
 def shown(value: object) -> str:
-    """A value of a file in an error, no longer than fits there."""
+    """A value of a file as text for errors, shortened if it is long."""
     if type(value) is int and abs(value) >= _LONGEST_SHOWN:
         return "a number of more than 30 digits"  # Python refuses to write very long ones
     text = repr(value)

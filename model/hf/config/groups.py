@@ -1,4 +1,4 @@
-"""The choice of experts by groups, between DeepSeek's `config.json` and a `ModelConfig`. Does not import torch."""
+"""Group-limited routing: DeepSeek's `config.json` to and from a `ModelConfig`. Does not import torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GREEDY, LIMITED = "greedy", "group_limited_greedy"
 
 @dataclass(frozen=True)
 class BestExpertGroups:
-    """DeepSeek-V2: `topk_method` says whether groups limit the choice; a group's score is that of its best expert."""
+    """DeepSeek-V2's rule: `topk_method` switches groups on; a group's score is that of its best expert."""
 
     def read(self, theirs: Theirs, ours: Ours) -> None:
         method = theirs.get("topk_method") or GREEDY
@@ -35,7 +35,7 @@ class BestExpertGroups:
 
 @dataclass(frozen=True)
 class TopTwoGroups:
-    """DeepSeek-V3: a group's score is the sum of its two best experts'."""
+    """DeepSeek-V3's rule: a group's score is the sum of its two best experts'."""
 
     def read(self, theirs: Theirs, ours: Ours) -> None:
         put(ours, "moe.n_groups", _count(theirs, "n_group"))

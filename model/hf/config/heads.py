@@ -1,4 +1,4 @@
-"""How wide attention heads are and how many have keys and values, where families imply it. Does not import torch."""
+"""Head width and number of key/value heads where a family implies them. Does not import torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from model.hf.errors import UnsupportedModel
 
 @dataclass(frozen=True)
 class HeadWidth:
-    """`head_dim`, or the hidden size shared out among the heads where it is missing; `is_free` lets it be another."""
+    """Head width: `head_dim`, or if it is missing the hidden size over the heads; `is_free` allows other widths."""
 
     is_free: bool = True
 
@@ -33,12 +33,12 @@ class HeadWidth:
 
 @dataclass(frozen=True)
 class AllHeads:
-    """Latent attention gives each head keys and values of its own: `num_key_value_heads` must count them all."""
+    """MLA's rule: each head has its own keys and values, so `num_key_value_heads` must be the number of heads."""
 
     def read(self, theirs: Theirs, ours: Ours) -> None:
         if ours["n_kv_heads"] != ours["n_heads"]:
             raise UnsupportedModel(
-                f"num_key_value_heads = {ours['n_kv_heads']} is not supported: with latent attention it must equal "
+                f"num_key_value_heads = {ours['n_kv_heads']} is not supported: with MLA it must equal "
                 f"num_attention_heads ({ours['n_heads']})"
             )
 

@@ -1,4 +1,4 @@
-"""Which layers have experts and which a sliding window, between `config.json` and a `ModelConfig`.
+"""Layers with experts and layers with a sliding window: `config.json` to and from a `ModelConfig`.
 
 Does not import torch.
 """
@@ -19,7 +19,7 @@ SLIDING, FULL = "sliding_attention", "full_attention"
 class SparseStep:
     """Qwen's rule: every `decoder_sparse_step`-th layer has experts, except those in `mlp_only_layers`.
 
-    Written as a step of 1 with all dense layers listed, which says the same.
+    It is written as an equivalent step of 1 with all dense layers listed.
     """
 
     def read(self, theirs: Theirs, ours: Ours) -> None:
@@ -60,7 +60,7 @@ class LeadingDense:
 
 @dataclass(frozen=True)
 class OneWindow:
-    """`sliding_window` binds all layers (Mixtral), where `switch` is true if the family has one (Qwen3-MoE)."""
+    """One `sliding_window` for all layers (Mixtral), if the family's `switch` is true where it has one (Qwen3-MoE)."""
 
     switch: str | None = None
 
@@ -77,9 +77,9 @@ class OneWindow:
 
 @dataclass(frozen=True)
 class WindowPerLayer:
-    """Qwen2-MoE: `layer_types` names the layers that the window binds, where `use_sliding_window` is true.
+    """Qwen2-MoE's rule: `layer_types` lists the layers with the window, if `use_sliding_window` is true.
 
-    Files without `layer_types` mean transformers' own: each second layer from the first on, below
+    Files without `layer_types` mean transformers' default: each second layer from the first on, below
     `max_window_layers` (28 where missing).
     """
 
@@ -116,6 +116,6 @@ class WindowPerLayer:
 
 
 def _window(theirs: Theirs, *, is_on: bool) -> int | None:
-    """What `sliding_window` says; transformers writes 0 where it is off."""
+    """Value of `sliding_window`; transformers writes 0 if it is off."""
     window = theirs.get("sliding_window")
     return None if window is None else whole("sliding_window", window, least=int(is_on), most=MOST_CONTEXT)

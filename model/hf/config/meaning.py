@@ -1,7 +1,7 @@
-"""What a configuration says about a trained model's outputs, in one form for all ways to say it.
+"""Canonical form of a configuration: equal for all spellings that give the same outputs.
 
-Two configurations with the same meaning compute the same from the same weights. Left out are the name, fields that
-only training reads, and fields that nothing in the model uses. Does not import torch.
+Two configurations with the same canonical form compute the same outputs from the same weights. The name, fields of
+training only, and unused fields are left out. Does not import torch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _TRAINING_ONLY = ("capacity_factor", "switch_loss", "sequence_loss", "z_loss")
 
 
 def meaning(config: ModelConfig) -> dict[str, Any]:
-    """Flat fields, `moe.top_k` style; equal dicts mean equal models."""
+    """The canonical form as flat fields such as `moe.top_k`; equal dicts mean equal models."""
     said = config.to_dict()
     layers = range(config.n_layers)
     sparse = tuple(layer for layer in layers if config.is_moe_layer(layer))
@@ -49,7 +49,7 @@ def _experts(moe: MoEConfig) -> dict[str, Any]:
     said = {name: value for name, value in moe.__dict__.items() if name not in _TRAINING_ONLY}
     del said["n_shared"], said["shared_width"]
     said["d_shared"] = moe.d_shared
-    if moe.top_groups == moe.n_groups:  # all groups are in reach: no limit
+    if moe.top_groups == moe.n_groups:  # all groups are allowed: no limit
         said["n_groups"] = said["top_groups"] = 1
         said["group_score"] = None
     return said

@@ -1,7 +1,7 @@
-"""Rotary embedding and context length between `config.json` and a `ModelConfig`.
+"""Rotary embedding and context length: `config.json` to and from a `ModelConfig`.
 
-transformers 4 keeps `rope_theta` beside `rope_scaling`, transformers 5 both in `rope_parameters`; both versions
-read the older form, so that is what is written. The formulas behind the kinds are in `model/layers/attention/rotary.py`,
+transformers 4 keeps `rope_theta` next to `rope_scaling`, transformers 5 both in `rope_parameters`; both versions
+read the older form, which is written. The formulas behind the kinds are in `model/layers/attention/rotary.py`,
 which derives YaRN's factors as transformers does. Does not import torch.
 """
 
@@ -15,7 +15,7 @@ from model.config import ModelConfig, RopeScaling
 from model.hf.config.fields import MOST_CONTEXT, Ours, Theirs, number, whole
 from model.hf.errors import UnsupportedModel
 
-# Per kind: their names of numbers and ours, beside `factor`; and what those numbers are that may be missing.
+# Per kind: their names of numbers and ours, in addition to `factor`; and the defaults of optional ones.
 _NUMBERS: Mapping[str, Mapping[str, str]] = {
     "linear": {},
     "dynamic": {},
@@ -44,8 +44,8 @@ _HAS_ORIGINAL = ("llama3", "yarn")
 class Rope:
     """`max_context`, `rope_theta` and `rope_scaling`.
 
-    `scales_softmax`: the family multiplies the softmax's scale by the `mscale_all_dim` of any kind (DeepSeek), which
-    we do for YaRN.
+    `scales_softmax`: the family multiplies the softmax's scale by the `mscale_all_dim` of any kind (DeepSeek); we do
+    that for YaRN only.
     """
 
     default_theta: float = 10_000.0
@@ -62,7 +62,7 @@ class Rope:
         ours["rope_scaling"] = scaling
         ours["max_context"] = max_positions
         if scaling is not None and scaling["kind"] == "dynamic":
-            # It begins where the context of pre-training ends, and is made to reach `factor` times as far.
+            # Scaling starts beyond the context of pre-training and extends it `factor` times.
             reach = max_positions * scaling["factor"]
             if not reach <= MOST_CONTEXT:
                 raise UnsupportedModel(
@@ -117,7 +117,7 @@ def _written(scaling: RopeScaling) -> dict[str, Any]:
 
 
 def _parameters(theirs: Theirs) -> Theirs:
-    """The dict of rotary parameters, whichever name it has. Raises UnsupportedModel for what no kind explains."""
+    """The dict of rotary parameters under either name. Raises UnsupportedModel for unknown forms."""
     parameters = theirs.get("rope_scaling") or theirs.get("rope_parameters") or {}
     if not isinstance(parameters, Mapping) or any(
         isinstance(value, Mapping) for value in parameters.values()
@@ -127,7 +127,9 @@ def _parameters(theirs: Theirs) -> Theirs:
         )
     partial = parameters.get("partial_rotary_factor", theirs.get("partial_rotary_factor"))
     if partial not in (None, 1):
-        raise UnsupportedModel(f"partial_rotary_factor = {partial!r} is not supported: whole heads turn here")
+        raise UnsupportedModel(
+            f"partial_rotary_factor = {partial!r} is not supported: rotary embedding is applied to whole heads here"
+        )
     return parameters
 
 

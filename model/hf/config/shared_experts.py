@@ -1,4 +1,4 @@
-"""The shared experts, whose merged width families give as such (Qwen) or as a number of experts (DeepSeek).
+"""Shared experts, given as a merged width (Qwen) or as a number of experts (DeepSeek).
 
 Does not import torch.
 """

@@ -15,18 +15,18 @@ _LISTED = ("eos_token_id", "stop_tokens")  # fields that may name several
 
 @dataclass(frozen=True)
 class TokenIds:
-    """The special tokens of `config.json`: nothing of ours follows from them, but they must be tokens of the model."""
+    """Rule for the special tokens of `config.json`: they are not used, but must be in the vocabulary."""
 
     def read(self, theirs: Theirs, ours: Ours) -> None:
         for name in TOKEN_FIELDS:
             token_ids(name, theirs.get(name), ours["vocab_size"])
 
     def write(self, config: ModelConfig, theirs: dict[str, Any]) -> None:
-        """Whoever writes a folder knows its tokens; see `model/hf/folder.py`."""
+        """Write nothing: `model/hf/folder.py` writes the tokens."""
 
 
 def token_ids(name: str, given: object, vocab_size: int, *, file: str = CONFIG_FILE) -> list[int]:
-    """The ids that a field names, none where it is null. Raises UnsupportedModel where one is none of the model's."""
+    """The ids of a field, none if it is null. Raises UnsupportedModel for an id outside of the vocabulary."""
     if given is None:
         return []
     named: list[object] = given if isinstance(given, list) and name in _LISTED else [given]
@@ -39,7 +39,7 @@ def token_ids(name: str, given: object, vocab_size: int, *, file: str = CONFIG_F
     for token in ids:
         if not 0 <= token < vocab_size:
             raise UnsupportedModel(
-                f"{name} = {shown(given)} names a token that the model does not have, whose ids are 0 to {vocab_size - 1:,}: "
+                f"{name} = {shown(given)} names a token outside of the model's vocabulary, 0 to {vocab_size - 1:,}: "
                 f"correct it in {file}, or set it to null"
             )
     return ids

@@ -1,9 +1,9 @@
 """DeepSeek-V2 (softmax gate, best-expert groups) and DeepSeek-V3 (sigmoid gate, bias balancing, top-two groups).
 
-Both have latent attention, leading dense layers and shared experts. The published V2 code can normalise the chosen
+Both have MLA, leading dense layers and shared experts. The published V2 code can normalise the chosen
 weights (`norm_topk_prob`) and transformers' cannot, so a V2 that asks for it is refused; no published one does.
-Published V3 weights end with a module for multi-token prediction, as a further layer; it is left out, as transformers
-leaves it out: it takes the hidden state behind the last norm, and ours the one before.
+Published V3 weights end with an MTP module, as a further layer; it is left out, as in transformers: it reads the hidden
+state after the last norm, and ours the one before.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _COMMON: tuple[Rule, ...] = (
     Field("v_head_dim", "latent.d_value"),
     Field("attention_bias", ("qkv_bias", "output_bias"), bool, default=False),
     Field("intermediate_size", "d_ff"),
-    Fixed("moe_layer_freq", (1,), "all layers behind the leading dense ones have experts", is_written=False),
+    Fixed("moe_layer_freq", (1,), "all layers after the leading dense ones have experts", is_written=False),
     Field("hidden_size", "moe.d_model"),
     Field("moe_intermediate_size", "moe.d_expert"),
     Field("num_experts_per_tok", "moe.top_k"),
@@ -94,5 +94,5 @@ DEEPSEEK_V3: Final = Family(
         Written("num_nextn_predict_layers", 0),
     ),
     names={**_NAMES, "ffn.router.bias": "mlp.gate.e_score_correction_bias"},
-    has_modules_ahead=True,
+    has_mtp_modules=True,
 )

@@ -1,4 +1,4 @@
-"""A family: one of Hugging Face's model types, as rules for its configuration and names for its weights.
+"""Description of a family, one of Hugging Face's model types: rules for its configuration and names of its weights.
 
 Families are data; they are in `llama.py`, `mixtral.py`, `qwen.py`, `olmoe.py` and `deepseek.py`. Does not import torch.
 """
@@ -14,7 +14,7 @@ from model.config import MOST_LAYERS, ConfigError, ModelConfig
 from model.hf.config.fields import MOST_VOCABULARY, Field, Fixed, Ours, Rule, Theirs, TrainingOnly
 from model.hf.config.meaning import differences
 from model.hf.config.token_ids import TokenIds
-from model.hf.errors import NoPlace, UnsupportedModel
+from model.hf.errors import UnsupportedByFamily, UnsupportedModel
 
 EXPERT = "{expert}"
 _LAYER = re.compile(r"layers\.(\d+)\.(.+)")
@@ -28,10 +28,10 @@ _OUTSIDE = {
 
 @dataclass(frozen=True)
 class Family:
-    """`model_type` and `architecture` as `config.json` has them.
+    """A family, with `model_type` and `architecture` as in `config.json`.
 
-    `names`: our names within a layer and theirs; a name of theirs with `{expert}` stands for one tensor per expert,
-    of which ours is the stack. `has_modules_ahead`: files may hold modules for multi-token prediction as further
+    `names`: our names within a layer and theirs; a name of theirs with `{expert}` is one tensor per expert,
+    of which ours is the stack. `has_mtp_modules`: files may have MTP modules as further
     layers.
     """
 
@@ -39,24 +39,22 @@ class Family:
     architecture: str
     rules: tuple[Rule, ...]
     names: Mapping[str, str]
-    has_modules_ahead: bool = False
+    has_mtp_modules: bool = False
 
     def read_config(self, theirs: Theirs, name: str) -> ModelConfig:
-        """Raises UnsupportedModel, which names the field, where this stack cannot represent the model."""
+        """Translate `config.json`. Raises UnsupportedModel, which names the field, for a model that we cannot represent."""
         ours: dict[str, Any] = {"name": name}
         for rule in self.rules:
             rule.read(theirs, ours)
         try:
             return ModelConfig.from_dict(ours)
         except ConfigError as error:
-            raise UnsupportedModel(
-                f"config.json describes a {self.model_type} that cannot be: {error}"
-            ) from error
+            raise UnsupportedModel(f"config.json describes an invalid {self.model_type}: {error}") from error
 
     def write_config(self, config: ModelConfig) -> dict[str, Any]:
-        """The fields of `config.json`. Raises NoPlace where they would not mean the same model.
+        """The fields of `config.json`. Raises UnsupportedByFamily where they would not mean the same model.
 
-        That is made sure of by reading them back: a field that this family has no place for cannot be lost unseen.
+        They are read back, so that a field which this family does not have is never lost without an error.
         """
         theirs: dict[str, Any] = {"architectures": [self.architecture], "model_type": self.model_type}
         refusals: list[str] = []
@@ -67,14 +65,14 @@ class Family:
                 refusals.append(str(error))
         if refusals:
             message = f"{self.model_type}: {', '.join(dict.fromkeys(refusals))}"
-            raise NoPlace(message, len(refusals), is_complete=False)
+            raise UnsupportedByFamily(message, len(refusals), is_complete=False)
         try:
             lost = differences(config, self.read_config(theirs, config.name))
         except UnsupportedModel as error:
-            raise NoPlace(f"{self.model_type}: {error}", 1, is_complete=False) from error
+            raise UnsupportedByFamily(f"{self.model_type}: {error}", 1, is_complete=False) from error
         if lost:
-            message = f"{self.model_type} has no place for {', '.join(lost)}"
-            raise NoPlace(message, len(lost), is_complete=True)
+            message = f"{self.model_type} cannot represent {', '.join(lost)}"
+            raise UnsupportedByFamily(message, len(lost), is_complete=True)
         return theirs
 
     def their_name(self, ours: str) -> str:
@@ -83,7 +81,7 @@ class Family:
             return _OUTSIDE[ours]
         found = _LAYER.fullmatch(ours)
         if found is None or found[2] not in self.names:
-            raise UnsupportedModel(f"{self.model_type} has no place for the tensor {ours}")
+            raise UnsupportedModel(f"{self.model_type} has no name for the tensor {ours}")
         return f"model.layers.{found[1]}.{self.names[found[2]]}"
 
 
@@ -106,7 +104,7 @@ SIZES: tuple[Rule, ...] = (
 
 
 def vocab_size(theirs: Theirs) -> int:
-    """Of a parsed `config.json`, before anything else of it is read. Raises UnsupportedModel."""
+    """Vocabulary size of a parsed `config.json`, before anything else is read. Raises UnsupportedModel."""
     ours: Ours = {}
     _VOCABULARY.read(theirs, ours)
     return int(ours["vocab_size"])

@@ -1,4 +1,4 @@
-"""The families that this stack reads and writes, and which one fits. Does not import torch."""
+"""Registry of the model families that can be read and written. Does not import torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from model.config import ModelConfig
 from model.hf.config.fields import Theirs
-from model.hf.errors import NoPlace, UnsupportedModel
+from model.hf.errors import UnsupportedByFamily, UnsupportedModel
 from model.hf.families.deepseek import DEEPSEEK_V2, DEEPSEEK_V3
 from model.hf.families.family import Family
 from model.hf.families.llama import LLAMA
@@ -20,11 +20,13 @@ FAMILIES: Final[dict[str, Family]] = {
     for family in (LLAMA, MIXTRAL, QWEN2_MOE, QWEN3_MOE, OLMOE, DEEPSEEK_V2, DEEPSEEK_V3)
 }
 
-_UNSHARE: Final = "Export it with --unshare (in Python: model.layers.sharing.unshare), which gives each layer a copy of its own"
+_UNSHARE: Final = (
+    "Export it with --unshare (in Python: model.layers.sharing.unshare), which gives each layer its own copy"
+)
 
 
 def family_named(model_type: object) -> Family:
-    """Raises UnsupportedModel for a model type that is not among `FAMILIES`."""
+    """Find a family. Raises UnsupportedModel for a model type that is not in `FAMILIES`."""
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise UnsupportedModel(f"model_type = {model_type!r} is not supported: only {', '.join(FAMILIES)}")
     return FAMILIES[model_type]
@@ -39,25 +41,29 @@ def read_config(theirs: Theirs, name: str) -> tuple[Family, ModelConfig]:
 def write_config(config: ModelConfig, model_type: str | None = None) -> tuple[Family, dict[str, Any]]:
     """The fields of a `config.json` for `config`, in the named family, else in the first that can represent it.
 
-    Raises UnsupportedModel, which says of the families that come nearest why they cannot.
+    Raises UnsupportedModel with the reasons of the nearest families.
     """
     refused = f"{config.name} cannot be written for transformers"
     if config.shares_weights:
         write_config(dataclasses.replace(config, attention_owners=(), ffn_owners=()), model_type)
         raise UnsupportedModel(f"{refused} as it is: its layers share weights. {_UNSHARE}")
-    refusals: list[NoPlace] = []
+    refusals: list[UnsupportedByFamily] = []
     for family in FAMILIES.values() if model_type is None else (family_named(model_type),):
         try:
             return family, family.write_config(config)
-        except NoPlace as refusal:
+        except UnsupportedByFamily as refusal:
             refusals.append(refusal)
     reasons = "; ".join(map(str, _nearest(refusals)))
-    others = "" if model_type is not None else ". These come nearest; --family NAME says why another cannot"
+    others = (
+        ""
+        if model_type is not None
+        else ". These families are nearest; --family NAME gives the reasons of another one"
+    )
     raise UnsupportedModel(f"{refused}. {reasons}{others}")
 
 
-def _nearest(refusals: list[NoPlace]) -> list[NoPlace]:
-    """Those with the fewest reasons, up to the first whose reasons are all known, and its equals."""
+def _nearest(refusals: list[UnsupportedByFamily]) -> list[UnsupportedByFamily]:
+    """Refusals with the fewest reasons, up to the first one with complete reasons, and those with as many."""
     complete = [refusal.n_reasons for refusal in refusals if refusal.is_complete]
     fewest = min(complete or [refusal.n_reasons for refusal in refusals])
     nearer = [refusal for refusal in refusals if refusal.n_reasons < fewest]

@@ -1,8 +1,8 @@
 """Causal grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245), with and without a cache of the past.
 
-As many key/value heads as heads give multi-head attention, one gives multi-query attention (arXiv:1911.02150). The
+With as many key/value heads as heads it is multi-head attention, with one multi-query attention (arXiv:1911.02150). The
 cached form takes a *ragged* batch: the new tokens of several sequences one after the other in one [T, D] tensor, so
-that projections run once for all of them and nothing is padded; only the attention itself goes sequence by sequence.
+that projections run once for all of them and nothing is padded; only the attention itself is computed per sequence.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from model.layers.norm import RMSNorm
 
 
 class KeyValueStore(Protocol):
-    """The past of one sequence, all layers."""
+    """Interface of the past of one sequence, in all layers."""
 
     @property
     def length(self) -> int:
-        """Tokens of the past, the same for each layer; it grows once a whole step is done."""
+        """Number of past tokens, the same for each layer; it grows after a whole step."""
 
     def extend(self, layer: int, k_TGC: Tensor, v_TGC: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
-        """Writes new keys and values behind the past; returns those from position `first` on, each [G, S, C].
+        """Write new keys and values after the past; returns those from position `first` on, each [G, S, C].
 
-        Keys and values may differ in width; latent attention keeps no values at all (width 0).
+        Keys and values may differ in width; MLA keeps no values (width 0).
         """
 
 
@@ -47,12 +47,12 @@ class Segment:
     n_tokens: int
     mask: (
         Tensor | None
-    )  # [n_tokens, past + n_tokens - first], true where a query may look; None where no mask is needed
-    first: int = 0  # keys before this one are out of reach of all new tokens
+    )  # [n_tokens, past + n_tokens - first], true where a query may attend; None if no mask is needed
+    first: int = 0  # no new token attends to keys before this one
 
 
 def segment(store: KeyValueStore, n_tokens: int, device: torch.device, window: int | None = None) -> Segment:
-    """A segment with the mask it needs: one that continues a past by several tokens is not plainly causal."""
+    """Make a segment with its mask, which several tokens after a past need."""
     first = 0 if window is None else max(store.length - window + 1, 0)
     if n_tokens == 1 or (store.length == 0 and (window is None or window >= n_tokens)):
         return Segment(store, n_tokens, None, first)
@@ -62,7 +62,7 @@ def segment(store: KeyValueStore, n_tokens: int, device: torch.device, window: i
 
 
 class Attention(nn.Module):
-    """Weights: w_q [H*C, D], w_k and w_v [G*C, D], w_o [D, H*C].
+    """Grouped-query attention. Weights: w_q [H*C, D], w_k and w_v [G*C, D], w_o [D, H*C].
 
     Where the configuration asks for them: biases b_q, b_k, b_v, b_o of the same rows, and norms q_norm and k_norm
     over each head (Qwen3) or over all heads at once (OLMoE), before the rotation.
@@ -101,7 +101,7 @@ class Attention(nn.Module):
     def forward_cached(
         self, x_TD: Tensor, rotation: Rotation, layer: int, segments: Sequence[Segment]
     ) -> Tensor:
-        """New tokens of several sequences, each looking at its own past: [T, D] -> [T, D]."""
+        """New tokens of several sequences, each with its own past: [T, D] -> [T, D]."""
         q_THC, k_TGC, v_TGC = self._project(x_TD, rotation)
         outputs: list[Tensor] = []
         start = 0
@@ -127,14 +127,14 @@ class Attention(nn.Module):
         v = linear(x, self.w_v, self.b_v)
         if self.q_norm is not None and self.k_norm is not None and not self.norms_heads:
             q, k = self.q_norm(q), self.k_norm(k)
-        # The heads are counted from the weights at hand: tensor parallelism leaves a rank only some of them.
+        # The number of heads follows from the weights: a tensor parallel rank has only some of them.
         q, k, v = (in_heads(x_of, self.d_head) for x_of in (q, k, v))
         if self.clip is not None:
             v = v.clamp(-self.clip, self.clip)
         return self._turned(q, self.q_norm, rotation), self._turned(k, self.k_norm, rotation), v
 
     def _turned(self, heads: Tensor, norm: RMSNorm | None, rotation: Rotation) -> Tensor:
-        """[..., C], normed where each head is by itself, clipped and turned."""
+        """[..., C], normed per head, clipped and rotated."""
         norm = norm if self.norms_heads else None
         weight_C = None if norm is None else norm.weight
         dtype = product_dtype(rotation.cos)
@@ -146,7 +146,7 @@ class Attention(nn.Module):
 
 
 def in_heads(x: Tensor, width: int) -> Tensor:
-    """[..., H * width] -> [..., H, width], of no rows too."""
+    """[..., H * width] -> [..., H, width], also without rows."""
     return x.view(*x.shape[:-1], x.shape[-1] // width, width)
 
 

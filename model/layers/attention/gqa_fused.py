@@ -1,10 +1,10 @@
 """Causal attention of whole sequences on CPU by compiled kernels, forward and backward (`model/csrc/attention_*`).
 
 Keys and values are packed once for all heads that share them; the scores of a few queries with all their keys stay in the
-first cache, and none above the diagonal are made. What is kept for the backward pass is the answer and a number per query
+L1 cache, and none above the diagonal are computed. The backward pass needs the output and a number per query
 (Dao 2023, arXiv:2307.08691). Products are in the inputs' format, sums and softmax in fp32.
 
-Whether it may be used is `fits`' answer; modules ask it.
+Callers must check `fits` first.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class _Call(ctypes.Structure):
 
 
 def fits(*heads: Tensor) -> bool:
-    """Whether `attend` may be used on them: plain CPU tensors in a format that this processor multiplies fast.
+    """Whether `attend` supports these heads: plain CPU tensors in a format that this processor multiplies fast.
 
-    Under autocast that format counts which it would choose. Not under `torch_instead`, nor while functions are transformed.
+    Under autocast its format counts. Not under `torch_instead`, nor while functions are transformed.
     """
     if any(type(t) not in PLAIN or t.device.type != "cpu" or t.numel() == 0 for t in heads):
         return False
@@ -58,11 +58,11 @@ def attend(
     scale: float | None = None,
     first_BS: Tensor | None = None,
 ) -> Tensor:
-    """[B, S, H, U]: each position looks at itself and those before it; G divides H, groups of heads share keys.
+    """Causal attention, [B, S, H, U]; G divides H, and groups of heads share keys.
 
-    For tensors that `fits` accepts. `scale` of the scores is C ** -0.5 unless given; `first_BS`, int32 [B, S] or [1, S], is
-    the first position that each one sees, never falling along a row: packed documents, sliding windows. Gradients have
-    none of their own. Raises ValueError for shapes that do not go together and such positions, and MemoryError.
+    For tensors that `fits` accepts. `scale` of the scores is C ** -0.5 unless given; `first_BS`, int32 [B, S] or [1,
+    S], is the first position that each one sees, never falling along a row: packed documents, sliding windows. There
+    are no second derivatives. Raises ValueError for shapes or first positions that do not match, and MemoryError.
     """
     heads, width = q_BSHC.shape[2:]
     groups = k_BSGC.shape[2]
@@ -72,7 +72,7 @@ def attend(
         or k_BSGC.shape[3] != width
     ):
         shapes = ", ".join(str(tuple(t.shape)) for t in (q_BSHC, k_BSGC, v_BSGU))
-        raise ValueError(f"queries, keys and values do not go together: {shapes}")
+        raise ValueError(f"the shapes of queries, keys and values do not match: {shapes}")
     if heads % groups:
         raise ValueError(f"{groups} heads of keys cannot be shared evenly by {heads} heads of queries")
     if first_BS is not None:
@@ -96,7 +96,7 @@ def _empty_answer(q_BSHC: Tensor, v_BSGU: Tensor) -> tuple[Tensor, Tensor]:
 def _forward(
     q_BSHC: Tensor, k_BSGC: Tensor, v_BSGU: Tensor, scale: float, first_BS: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """The answer, and of each query the logarithm of its sum of exponentials [B, H, S]."""
+    """The output, and each query's log-sum-exp [B, H, S]."""
     y_BSHU, lse_BHS = _empty_answer(q_BSHC, v_BSGU)
     _run("forward", (q_BSHC, k_BSGC, v_BSGU), scale, first=first_BS, y=y_BSHU, lse=lse_BHS)
     return y_BSHU, lse_BHS
@@ -153,14 +153,14 @@ def _differentiate(ctx: Any, grad_BSHU: Tensor, _: Tensor) -> tuple[Tensor | Non
 
 _forward.register_autograd(_differentiate, setup_context=_keep)
 
-#: For torch, which sees one operation of its own: what is kept, compiled and counted can be chosen by it.
+#: Registered as one torch operation, so that checkpointing, compiling and counting can select it.
 OPERATION = torch.ops.gainshare.causal_attention.default
 
 
 def _run(
     direction: str, arguments: tuple[Tensor, Tensor, Tensor], scale: float, **arrays: Tensor | None
 ) -> None:
-    """Calls the kernel; all tensors are contiguous and outlive the call."""
+    """Call the kernel; all tensors must be contiguous and outlive the call."""
     q_BSHC, k_BSGC, v_BSGU = arguments
     batch, length, heads, d_key = q_BSHC.shape
     call = _Call(
@@ -171,18 +171,20 @@ def _run(
     kernel = getattr(native.library(), f"attention_fused_{direction}")
     error = kernel(ctypes.byref(call), int(q_BSHC.dtype is torch.bfloat16))
     if error == 1:
-        raise ValueError("the first position that each one sees must not fall, be negative or lie behind it")
+        raise ValueError(
+            "the first position that each one sees must not decrease, be negative or be after it"
+        )
     if error:
         raise MemoryError(f"no memory for attention over {length} positions: take shorter or fewer sequences")
 
 
-_formats: int | None = None  # of this process's library, once somebody has asked
+_formats: int | None = None  # of this process's library, once known
 
 
 def _fast_formats() -> int:
-    """Bit 0 for fp32, bit 1 for bf16; 0 without compiled kernels, or with those of a tree that has other ones.
+    """Fast formats: bit 0 for fp32, bit 1 for bf16; 0 without compiled kernels, or with those of another tree.
 
-    While compiling nothing is loaded: compiled blocks use what was known before, see `load`.
+    While torch compiles nothing is loaded: compiled blocks use what was known before, see `load`.
     """
     if _formats is None and not torch.compiler.is_compiling():
         load()
@@ -190,7 +192,7 @@ def _fast_formats() -> int:
 
 
 def load() -> None:
-    """Loads the kernels now rather than at their first use; to be called before blocks are compiled."""
+    """Load the kernels before their first use, which must be done before blocks are compiled."""
     global _formats
     kernel = getattr(native.library(), "attention_fused_is_fast", None)
     _formats = 0 if kernel is None else int(kernel())

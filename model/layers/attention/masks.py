@@ -1,8 +1,8 @@
-"""Which keys a query may look at: causal, within a sliding window, within its document, behind a cached past.
+"""Attention masks: causal, sliding window, within documents, and after a cached past.
 
-In whole sequences each position sees a span that ends with itself, so one number says it: the first position seen.
-Masks are boolean, true where a query may look. None means plainly causal, which attention kernels know without
-either.
+In whole sequences each position sees a span that ends with itself, so one number describes it: the first position seen.
+Masks are boolean, true where a query may attend. None means plainly causal, which attention kernels support without a
+mask.
 
 Shape suffixes: B sequences, S positions, Q queries, K keys.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 def causal_mask(n_queries: int, n_keys: int, *, window: int | None = None, device: torch.device) -> Tensor:
-    """Mask [Q, K] of queries that sit at the last `n_queries` of `n_keys` positions.
+    """Mask [Q, K] of queries at the last `n_queries` of `n_keys` positions.
 
     With `window` a query sees that many keys at most, its own included (Beltagy et al. 2020, arXiv:2004.05150;
     the causal form of Mistral, arXiv:2310.06825).
@@ -28,11 +28,11 @@ def causal_mask(n_queries: int, n_keys: int, *, window: int | None = None, devic
 def first_seen(
     n_tokens: int, *, documents_BS: Tensor | None = None, window: int | None = None, device: torch.device
 ) -> Tensor | None:
-    """The first position that each one of whole sequences sees, int32 [B, S], or [1, S] where rows do not differ.
+    """The first position that each position of whole sequences sees, int32 [B, S], or [1, S] if rows are equal.
 
-    None where plainly causal. `documents_BS` are integer ids of documents that lie one behind the other: an id that comes
-    again later in its row is another document. Padding is one too: every token sees at least itself, so no row of the
-    softmax is empty.
+    None if plainly causal. `documents_BS` are integer ids of documents, one after the other: an id that occurs again
+    later in its row is another document. Padding is a document too: every position sees at least itself, so no row of
+    the softmax is empty.
     """
     window = None if window is None or window >= n_tokens else window
     if documents_BS is None and window is None:
@@ -46,16 +46,16 @@ def first_seen(
 
 
 def span_mask(first_BS: Tensor) -> Tensor:
-    """Mask [B, 1, S, S] of the spans that begin at `first_BS`, for kernels that know none."""
+    """Mask [B, 1, S, S] of the spans that begin at `first_BS`, for kernels without spans."""
     position_S = torch.arange(first_BS.shape[1], device=first_BS.device)
     is_behind_BSS = position_S >= first_BS[:, :, None]
     return (is_behind_BSS & (position_S <= position_S[:, None]))[:, None]
 
 
 def document_lengths(documents_BS: Tensor, positions_BS: Tensor) -> Tensor:
-    """How many positions the document of each token reaches, its largest one plus one, [B, S].
+    """Length of each token's document, its largest position plus one, [B, S].
 
-    Documents are as `first_seen` takes them; `positions_BS` is [B, S] or [S].
+    Documents are as for `first_seen`; `positions_BS` is [B, S] or [S].
     """
     first_BS = first_seen(documents_BS.shape[1], documents_BS=documents_BS, device=documents_BS.device)
     assert first_BS is not None

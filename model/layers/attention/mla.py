@@ -5,8 +5,8 @@ and the rotary key that the heads share. Cached attention takes whichever of two
 plain one expands the latents to keys and values; the absorbed one folds these maps into queries and outputs and
 attends to the latents themselves, as multi-query attention with one wide head would.
 
-Shape suffixes beside those of model/layers/__init__.py: R width of the key/value latent, P rotary width, N width
-without position, U width of a value, A = R + P what the cache keeps of a token.
+Shape suffixes in addition to those of model/layers/__init__.py: R width of the key/value latent, P rotary width, N width
+without position, U width of a value, A = R + P the cached width of a token.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from model.layers.attention.rotary import Rotation, rotate, softmax_factor
 from model.layers.linear import linear
 from model.layers.norm import RMSNorm
 
-LATENT_NORM_EPS = 1e-6  # the source's, whatever the epsilon of the model's other norms
+LATENT_NORM_EPS = 1e-6  # as in DeepSeek's code, independent of the model's other norms
 
 
-class LatentAttention(nn.Module):
-    """Weights: w_kv_down [R + P, D], kv_norm [R], w_kv_up [H*(N + U), R], w_o [D, H*U].
+class MLA(nn.Module):
+    """Multi-head latent attention. Weights: w_kv_down [R + P, D], kv_norm [R], w_kv_up [H*(N + U), R], w_o [D, H*U].
 
-    Queries come from w_q [H*(N + P), D], or with a latent of their own, of width Q, from w_q_down [Q, D], q_norm [Q]
+    Queries come from w_q [H*(N + P), D], or with a query latent of width Q from w_q_down [Q, D], q_norm [Q]
     and w_q_up [H*(N + P), Q]. Where the configuration asks for them: b_q_down, b_kv_down and b_o.
     """
 
@@ -89,7 +89,7 @@ class LatentAttention(nn.Module):
     def forward_cached(
         self, x_TD: Tensor, rotation: Rotation, layer: int, segments: Sequence[Segment]
     ) -> Tensor:
-        """New tokens of several sequences, each looking at its own past: [T, D] -> [T, D]."""
+        """New tokens of several sequences, each with its own past: [T, D] -> [T, D]."""
         q_THC, kept_TA = self._queries(x_TD, rotation), self._kept(x_TD, rotation)
         outputs: list[Tensor] = []
         start = 0
@@ -107,19 +107,19 @@ class LatentAttention(nn.Module):
         return linear(y_THU.flatten(1), self.w_o, self.b_o)
 
     def _queries(self, x: Tensor, rotation: Rotation) -> Tensor:
-        """[..., D] -> [..., H, N + P], the rotary part turned."""
+        """[..., D] -> [..., H, N + P], the rotary part rotated."""
         if self.w_q is not None:
             q = linear(x, self.w_q)
         else:
             assert self.w_q_down is not None and self.q_norm is not None and self.w_q_up is not None
             q = linear(self.q_norm(linear(x, self.w_q_down, self.b_q_down)), self.w_q_up)
-        # The heads are counted from the weights at hand: tensor parallelism leaves a rank only some of them.
+        # The number of heads follows from the weights: a tensor parallel rank has only some of them.
         q = in_heads(q, self.d_query)
         q_nope, q_rope = torch.split(q, [self.latent.d_nope, self.latent.d_rope], dim=-1)
         return torch.cat((q_nope, rotate(q_rope, rotation)), dim=-1)
 
     def _kept(self, x: Tensor, rotation: Rotation) -> Tensor:
-        """[..., D] -> [..., A]: the normed latent and the turned shared key, all that attention asks of a token."""
+        """[..., D] -> [..., A]: the normed latent and the rotated shared key, which attention needs of a token."""
         down = linear(x, self.w_kv_down, self.b_kv_down)
         latent, k_rope = torch.split(down, [self.latent.kv_rank, self.latent.d_rope], dim=-1)
         turned = rotate(k_rope[..., None, :], rotation)[..., 0, :]
@@ -136,7 +136,7 @@ class LatentAttention(nn.Module):
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, is_causal: bool) -> Tensor:
         """Attention of [..., S, C] with values [..., S, U]."""
-        # Fused kernels want one width: zeros add nothing to scores, and nothing to what is kept of the values.
+        # Fused kernels need one width: zeros add nothing to scores, and the values' padding is cut off.
         d_value = v.shape[-1]
         if d_value != q.shape[-1]:
             d_padded = max(q.shape[-1], d_value)
@@ -156,7 +156,7 @@ class LatentAttention(nn.Module):
         w_uk_HNR, w_uv_HUR = torch.split(up_HXR, [latent.d_nope, latent.d_value], dim=1)
         q_nope, q_rope = torch.split(q_HtC, [latent.d_nope, latent.d_rope], dim=-1)
         q_HtA = torch.cat((q_nope @ w_uk_HNR, q_rope), dim=-1)
-        # What is kept serves as keys and values; the values' rotary part is dropped.
+        # The cached vectors are keys and values; the values' rotary part is dropped.
         past_HSA = past_SA.expand(len(q_HtA), -1, -1)
         is_causal = part.mask is None and part.n_tokens > 1
         y_HtA = self._attend(q_HtA[None], past_HSA[None], past_HSA[None], part.mask, is_causal=is_causal)[0]

@@ -1,7 +1,7 @@
 """Rotary position embedding (Su et al. 2021, arXiv:2104.09864) and its usual stretches to longer contexts.
 
-Dimension i of a head turns together with dimension i + C/2 (Llama on Hugging Face), or its neighbours 2i and 2i + 1
-together where the rotation is interleaved (the paper's and DeepSeek's layout). Frequencies and angles are computed in
+Dimension i of a head is rotated with dimension i + C/2 (Llama on Hugging Face), or neighbours 2i and 2i + 1 are
+if the rotation is interleaved (the paper's and DeepSeek's layout). Frequencies and angles are computed in
 fp32. `softmax_factor` is for attention to multiply its scale with.
 """
 
@@ -19,7 +19,7 @@ from model.config import ConfigError, ModelConfig, RopeScaling
 
 
 class Rotation(NamedTuple):
-    """Cosines and sines per position, [..., C], in the dtype of the heads that they turn."""
+    """Cosines and sines per position, [..., C], in the dtype of the rotated heads."""
 
     cos: Tensor
     sin: Tensor
@@ -28,7 +28,7 @@ class Rotation(NamedTuple):
 
 @dataclass(frozen=True)
 class Rotary:
-    """How positions become rotations: all that decides the angles of `d_rotary` dimensions."""
+    """Maps positions to rotations: everything that decides the angles of `d_rotary` dimensions."""
 
     d_rotary: int
     theta: float
@@ -49,21 +49,21 @@ class Rotary:
 
     @property
     def is_dynamic(self) -> bool:
-        """Whether rotations depend on how long a sequence is."""
+        """Whether rotations depend on the sequence's length."""
         return self.scaling is not None and self.scaling.kind == "dynamic"
 
     def at(self, positions: Tensor, dtype: torch.dtype, lengths: Tensor | None = None) -> Rotation:
         """Rotation [..., C] of integer positions [...], each below `max_positions`.
 
         `lengths`, broadcastable to `positions`, counts the tokens of each position's sequence so far; only `dynamic`
-        scaling asks for it, and takes the largest position of each row plus one where it is None.
+        scaling uses it, and takes the largest position of each row plus one if it is None.
         """
         if self.scaling is not None and self.is_dynamic:
             if lengths is None:
                 lengths = positions.amax(-1, keepdim=True) + 1
             angles = positions[..., None].float() * self._dynamic_frequencies(lengths, self.scaling)
             return Rotation(*_turns(angles, 1.0, dtype, self.is_interleaved), self.is_interleaved)
-        # Fake tensors (planning without memory) and other subclasses must not be kept for real ones.
+        # Fake tensors (planning without memory) and other subclasses must not be cached for real ones.
         table = _table if type(positions) is Tensor else _table.__wrapped__
         cos, sin = table(self, dtype, positions.device)
         return Rotation(cos[positions], sin[positions], self.is_interleaved)
@@ -86,7 +86,7 @@ class Rotary:
     def _dynamic_frequencies(self, lengths: Tensor, scaling: RopeScaling) -> Tensor:
         """NTK-aware: theta grows with a sequence beyond the original context, [..., C/2].
 
-        A key keeps the turn of the moment when it entered a cache, as in Hugging Face's implementation: beyond the
+        A cached key keeps the rotation of the time when it was cached, as in Hugging Face's implementation: beyond the
         original context, decoding through a cache is therefore not quite the forward pass of the whole sequence.
         """
         stretch = (lengths.float() / scaling.original_context).clamp(min=1)
@@ -96,7 +96,7 @@ class Rotary:
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Turns heads [..., n_heads, C] by the rotation [..., C] of their positions."""
+    """Rotate heads [..., n_heads, C] by the rotation [..., C] of their positions."""
     cos, sin, is_interleaved = rotation
     if is_interleaved:
         across = torch.stack((-x[..., 1::2], x[..., ::2]), dim=-1).flatten(-2)
@@ -121,7 +121,7 @@ def amplitude(scaling: RopeScaling | None) -> float:
 
 
 def softmax_factor(scaling: RopeScaling | None) -> float:
-    """DeepSeek's factor on the softmax scale of latent attention, `mscale_all_dims`; 1 where it is not given."""
+    """DeepSeek's factor on the softmax scale of MLA, `mscale_all_dims`; 1 if it is not given."""
     if scaling is None or scaling.kind != "yarn" or not scaling.mscale_all_dims:
         return 1.0
     return _mscale(scaling.factor, scaling.mscale_all_dims) ** 2
@@ -132,7 +132,7 @@ def _mscale(factor: float, weight: float) -> float:
 
 
 def _llama3(plain: Tensor, scaling: RopeScaling) -> Tensor:
-    """Long waves are stretched by the factor, short ones stay, those between are blended (Llama 3.1)."""
+    """Llama 3.1's scaling: long waves are stretched by the factor, short ones are kept, those between are blended."""
     waves_per_context = scaling.original_context * plain / (2 * math.pi)
     low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
     kept = ((waves_per_context - low) / (high - low)).clamp(0, 1)
@@ -140,7 +140,7 @@ def _llama3(plain: Tensor, scaling: RopeScaling) -> Tensor:
 
 
 def _yarn(plain: Tensor, scaling: RopeScaling, theta: float) -> Tensor:
-    """Pairs that turn often within the original context stay, those that turn seldom are stretched (YaRN)."""
+    """YaRN's scaling: pairs that turn often within the original context are kept, those that turn seldom are stretched."""
     d_rotary = 2 * plain.shape[0]
 
     def pair_that_turns(times: float) -> float:
@@ -152,7 +152,7 @@ def _yarn(plain: Tensor, scaling: RopeScaling, theta: float) -> Tensor:
         first, last = math.floor(first), math.ceil(last)
     first, last = max(first, 0), min(last, d_rotary - 1)
     pairs = torch.arange(d_rotary // 2, device=plain.device, dtype=torch.float32)
-    # Limits that fall together make a step; the width keeps it from dividing by zero.
+    # Equal limits make a step; the minimum width avoids a division by zero.
     stretched = ((pairs - first) / (last - first or 1e-3)).clamp(0, 1)
     return plain / scaling.factor * stretched + plain * (1 - stretched)
 
@@ -169,7 +169,7 @@ def _turns(angles: Tensor, factor: float, dtype: torch.dtype, is_interleaved: bo
 
 @lru_cache(maxsize=8)
 def _table(rotary: Rotary, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    with torch.inference_mode(False):  # the table outlives the call that made it, and training uses it too
+    with torch.inference_mode(False):  # the table outlives this call, and training uses it too
         positions = torch.arange(rotary.max_positions, device=device, dtype=torch.float32)
         angles = positions[:, None] * rotary.frequencies(device)
         return _turns(angles, amplitude(rotary.scaling), dtype, rotary.is_interleaved)

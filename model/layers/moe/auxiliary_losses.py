@@ -1,8 +1,8 @@
-"""Losses on a router's scores, and how they enter training without a second output of every layer.
+"""Auxiliary losses on a router's scores, added in the backward pass without a second output of every layer.
 
 A layer's value passes through `attach` unchanged; in the backward pass `attach` hands its loss the gradient that it
-would have had as a term of the total loss. So forward signatures stay plain, and pipelines, activation checkpointing
-and shared layers need to know nothing of auxiliary losses.
+would have had as a term of the total loss. So forward signatures stay simple, and pipelines, activation checkpointing
+and shared layers need no code for auxiliary losses.
 
 The losses are means over the tokens of one forward pass on one rank.
 """
@@ -35,11 +35,11 @@ def auxiliary_losses(
     n_sequences: int,
     is_token_T: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Those of `LOSSES` that have a weight in `config`, themselves unweighted scalars.
+    """The losses of `LOSSES` that have a weight in `config`, as unweighted scalars.
 
-    `experts_TK` is the choice by the scores alone, without a balancing bias: so DeepSeek-V3's formulas count it.
-    The T positions are `n_sequences` of equal length, one after the other; those that bool `is_token_T` names hold a
-    token, the others padding, which is left out of every mean.
+    `experts_TK` is the choice by the scores alone, without a balancing bias, as in DeepSeek-V3's formulas.
+    The T positions are `n_sequences` of equal length, one after the other; bool `is_token_T` is true for
+    tokens; padding is left out of every mean.
     """
     weights = loss_weights(config)
     losses: dict[str, Tensor] = {}
@@ -57,7 +57,7 @@ def auxiliary_losses(
 
 
 def weighted_sum(config: MoEConfig, losses: dict[str, Tensor]) -> Tensor:
-    """The one term that `losses`, as `auxiliary_losses` gives them, add to the training loss; a scalar."""
+    """Weighted sum of the results of `auxiliary_losses`, their term of the training loss; a scalar."""
     weights = loss_weights(config)
     return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
 
@@ -65,12 +65,12 @@ def weighted_sum(config: MoEConfig, losses: dict[str, Tensor]) -> Tensor:
 def balance_loss(
     share_TE: Tensor, experts_TK: Tensor, n_sequences: int, is_token_T: Tensor | None = None
 ) -> Tensor:
-    """E * sum over experts of (share of choices * mean score): 1 where both are even. A scalar.
+    """Load-balance loss, E * sum over experts of (share of choices * mean score): 1 if both are even. A scalar.
 
     Over the whole batch (`n_sequences` 1) Switch Transformer's loss (arXiv:2101.03961, eq. 4), for K choices as in
     GShard's descendants divided by K; as the mean over sequences DeepSeek-V3's (arXiv:2412.19437, eq. 17-20).
-    `share_TE` are scores that sum to one for each token. Only they get a gradient. Positions that are no token count
-    nowhere, and a sequence of padding alone is none.
+    `share_TE` are scores that sum to one for each token. Only they get a gradient. Padding does not count,
+    nor does a sequence of padding alone.
     """
     (n_positions, n_experts), n_sequences = share_TE.shape, max(n_sequences, 1)
     n_choices = max(experts_TK.shape[1], 1)
@@ -99,9 +99,9 @@ def router_z_loss(logits_TE: Tensor, is_token_T: Tensor | None = None) -> Tensor
 
 
 def attach(carrier: Tensor, loss: Tensor, scale: float | Tensor = 1.0) -> Tensor:
-    """`carrier` unchanged. When its gradient is computed, `loss` (a scalar) gets the gradient `scale`.
+    """Return `carrier` unchanged. When its gradient is computed, `loss` (a scalar) gets the gradient `scale`.
 
-    Gradients have none of their own (a second pass would add the loss again): asking for them raises RuntimeError.
+    Second derivatives raise RuntimeError, since a second pass would add the loss again.
     """
     apply: Callable[..., Tensor] = _Attach.apply
     return apply(carrier, loss, scale)

@@ -17,11 +17,11 @@ from model.layers.moe.layer import moe_layers
 
 @torch.no_grad()
 def balance_experts(model: nn.Module, rate: float = 1e-3, *, group: dist.ProcessGroup | None = None) -> None:
-    """One step of bias balancing of each layer that has a bias, over the load counted since the last one.
+    """Make one step of bias balancing in each layer with a bias, over the load counted since the last one.
 
     Call it once per optimiser step. The loads are summed over `group`: the ranks that hold copies of these layers and
-    see different data (a mesh's dp axis), which must all call. None is this rank alone, whatever torch.distributed
-    knows of: other ranks may hold other layers, and copies that are balanced apart drift apart.
+    see different data (a mesh's dp axis), which must all call. None is this rank alone, even with
+    torch.distributed: other ranks may have other layers. Copies that are balanced separately drift apart.
     """
     layers = [layer for layer in moe_layers(model).values() if layer.load_E is not None]
     if not layers:

@@ -20,7 +20,7 @@ from torch import Tensor
 from model.config import MoEConfig
 from model.layers.moe.load import expert_load
 
-ROUNDING = 1e-9  # 1.1 * 10 is 11.000000000000002: no reason for a twelfth place
+ROUNDING = 1e-9  # 1.1 * 10 is 11.000000000000002, which must not be rounded up to 12
 
 
 def expert_capacity(n_tokens: int, config: MoEConfig) -> int:
@@ -31,7 +31,7 @@ def expert_capacity(n_tokens: int, config: MoEConfig) -> int:
 
 
 def within_capacity(experts_TK: Tensor, n_experts: int, capacity: int) -> Tensor:
-    """Which pairs stay, bool [T, K]: of each expert the first `capacity` in the order of tokens."""
+    """Mask of the kept pairs, bool [T, K]: of each expert the first `capacity` in the order of tokens."""
     expert_N, order_N = experts_TK.flatten().sort(stable=True)
     rows_E = expert_load(expert_N, n_experts)
     first_E = rows_E.cumsum(0) - rows_E
@@ -48,7 +48,7 @@ def apply_within_capacity(
     experts_TK: Tensor,
     kept_TK: Tensor,
 ) -> tuple[Tensor, int]:
-    """The weighted sum over the kept pairs, [T, D] in x's dtype, summed in fp32; and how many pairs were dropped.
+    """The weighted sum over the kept pairs, [T, D] in x's dtype, summed in fp32; and the number of dropped pairs.
 
     `experts(x_TD, weights_TK, experts_TK)` gives each token's weighted sum; here it sees one row per kept pair.
     """
@@ -57,7 +57,7 @@ def apply_within_capacity(
     n_dropped = experts_TK.numel() - len(pair_N)
     if n_dropped == 0:
         return experts(x_TD, weights_TK, experts_TK), 0
-    # The experts' own weights are one here, so that a bf16 pair is not rounded once more than without capacity.
+    # The experts get weights of one, so that a bf16 pair is not rounded once more than without capacity.
     ones_N1 = weights_TK.new_ones(len(pair_N), 1)
     y_ND = experts(x_TD[pair_N // n_choices], ones_N1, experts_TK.flatten()[pair_N, None])
     weighted_ND = y_ND * weights_TK.flatten()[pair_N, None]

@@ -1,11 +1,11 @@
-"""The routed experts' sum on CPU by compiled kernels, forward and backward (`model/csrc/experts_fused.cpp`).
+"""Sum of the routed experts on CPU by compiled kernels, forward and backward (`model/csrc/experts_fused.cpp`).
 
-Few tokens read each chosen expert's weights once, where they lie; many tokens share packed panels of them. Gate, up,
+For few tokens each chosen expert's weights are read once in place; for many they are packed into panels. Gate, up,
 activation, weighting and the sum over choices are one pass each way: no sorted copies of the tokens, and gradients of
-the stacked weights are written in place, each expert's once. What is kept for the backward pass is what the activation
-got, two numbers per pair and hidden column. Sums are fp32 in both formats.
+the stacked weights are written in place, each expert's once. The backward pass needs the activation's inputs, two
+numbers per pair and hidden column. Sums are fp32 in both formats.
 
-Whether it may be used is `fits`' answer; `model/layers/moe/experts.py` asks it.
+Callers must check `fits` first, as `model/layers/moe/experts.py` does.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from model import native
 from model.layers.moe import experts_reference
 from model.layers.watched import PLAIN, is_watched
 
-#: Up to so many tokens each one's answer is the same whatever other tokens come with it.
+#: Up to so many tokens each one's output does not depend on the others.
 FEW_TOKENS = 256
-#: In larger calls experts with at most so many rows read their weights where they lie: packing them costs more there.
+#: In larger calls weights of experts with at most so many rows are read in place, because packing them costs more.
 FEW_ROWS = 32
 
 _DTYPES = (torch.float32, torch.bfloat16)
@@ -43,10 +43,10 @@ class _Call(ctypes.Structure):
 
 
 def fits(x_TD: Tensor, weights_TK: Tensor, experts_TK: Tensor, *stacks: Tensor) -> bool:
-    """Whether `apply_experts` here may be used: plain CPU tensors of one format that this processor multiplies fast.
+    """Whether this `apply_experts` supports the tensors: on CPU, of one format that this processor multiplies fast.
 
-    Not while something watches torch's operations (tracing, compiling, counting, transforming), nor where autocast
-    would choose another format.
+    Not while torch's operations are watched (tracing, compiling, counting, transforming), nor if autocast would choose
+    another format.
     """
     dtype = x_TD.dtype
     if dtype not in _DTYPES or x_TD.device.type != "cpu" or x_TD.numel() == 0 or experts_TK.numel() == 0:
@@ -104,7 +104,7 @@ class _FusedExperts(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         *tensors, gate_up_N2F = ctx.saved_tensors
-        if torch.is_grad_enabled():  # somebody wants the gradients' own gradients
+        if torch.is_grad_enabled():  # for second derivatives
             return experts_reference.gradients(tuple(tensors), grads[0], ctx.needs_input_grad)
         needs_x, needs_weights, _, *needs_stacks = ctx.needs_input_grad
         x_TD, weights_TK, _, w_gate_EFD, w_up_EFD, w_down_EDF = tensors
@@ -131,7 +131,7 @@ def _run(
     few: int,
     **arrays: Tensor | None,
 ) -> None:
-    """Calls the kernel; all tensors are contiguous and outlive the call."""
+    """Call the kernel; all tensors must be contiguous and outlive the call."""
     x_TD, _, experts_TK = arguments
     n_experts, d_expert, d_model = stacks[0].shape
     call = _Call(
@@ -149,6 +149,6 @@ def _run(
 
 @cache
 def _fast_formats() -> int:
-    """Bit 0 for fp32, bit 1 for bf16; 0 without compiled kernels, or with those of a tree that has other ones."""
+    """Fast formats: bit 0 for fp32, bit 1 for bf16; 0 without compiled kernels, or with those of another tree."""
     kernel = getattr(native.library(), "experts_fused_is_fast", None)
     return 0 if kernel is None else int(kernel())

@@ -1,4 +1,4 @@
-"""The routed experts' sum, written for reading: what `model/layers/moe/experts.py` must equal, at any speed.
+"""Reference for `model/layers/moe/experts.py`: the routed experts' sum, written for reading and not for speed.
 
 Every expert computes every token; tokens that did not choose it get weight zero.
 """
@@ -30,7 +30,7 @@ def apply_experts(
 def gradients(
     tensors: tuple[Tensor, ...], grad_y_TD: Tensor, is_needed: tuple[bool, ...]
 ) -> tuple[Tensor | None, ...]:
-    """The gradients of `apply_experts(*tensors)` with regard to those that need one; they have gradients themselves."""
+    """The gradients of `apply_experts(*tensors)` with regard to those that need one; they are differentiable."""
     inputs = [tensor for tensor, needed in zip(tensors, is_needed, strict=True) if needed]
     found = iter(torch.autograd.grad(apply_experts(*tensors), inputs, grad_y_TD, create_graph=True))
     return tuple(next(found) if needed else None for needed in is_needed)

@@ -1,8 +1,8 @@
-"""The routed experts' sum on CUDA by Triton kernels, forward and backward (`experts_triton_kernels.py`).
+"""Sum of the routed experts on CUDA by Triton kernels, forward and backward (`experts_triton_kernels.py`).
 
 The tokens are gathered inside the first product, which also applies the activation; the gradients of rows and of
-stacked weights are grouped products too, what is between them torch's own operations. The host never waits for the
-device. Whether it may be used is `fits`' answer. Importable without triton and without CUDA; it has run on no CUDA
+stacked weights are grouped products too, with torch's operations between them. The host never waits for the device.
+Callers must check `fits` first. Importable without triton and without CUDA; it has run on no CUDA
 device yet, only in Triton's interpreter.
 """
 
@@ -27,7 +27,7 @@ _DTYPES = (torch.float32, torch.bfloat16)
 
 
 def fits(x_TD: Tensor, weights_TK: Tensor, experts_TK: Tensor, *stacks: Tensor) -> bool:
-    """Whether `apply_experts` here may be used: plain CUDA tensors of one format, and triton is installed."""
+    """Whether this `apply_experts` supports the tensors: on CUDA, of one format, with triton installed."""
     if not x_TD.is_cuda or x_TD.dtype not in _DTYPES or x_TD.numel() == 0 or experts_TK.numel() == 0:
         return False
     tensors = (x_TD, weights_TK, experts_TK, *stacks)
@@ -48,7 +48,7 @@ def apply_experts(
     w_up_EFD: Tensor,
     w_down_EDF: Tensor,
 ) -> Tensor:
-    """As `model.layers.moe.experts.apply_experts`, for tensors that `fits` accepts; experts' numbers are not checked."""
+    """As `model.layers.moe.experts.apply_experts`, for tensors that `fits` accepts; expert ids are not checked."""
     arguments = (x_TD.contiguous(), weights_TK.float().contiguous(), experts_TK)
     stacks = (w_gate_EFD, w_up_EFD, w_down_EDF)
     if torch.is_grad_enabled() and any(t.requires_grad for t in (*arguments[:2], *stacks)):
@@ -59,7 +59,7 @@ def apply_experts(
 
 @dataclass(frozen=True)
 class Groups:
-    """Pairs sorted by expert, and the tiles of BLOCK_M rows that they are computed in. N pairs, L tiles at most."""
+    """Pairs sorted by expert, and their tiles of BLOCK_M rows. N pairs, L tiles at most."""
 
     order_N: Tensor  # the sorted pairs' places in [T, K]
     token_N: Tensor
@@ -99,7 +99,7 @@ class Groups:
 def _forward(
     arguments: tuple[Tensor, ...], stacks: tuple[Tensor, ...], groups: Groups, *, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y, and with `keep` what the activation gets, [N, F] each."""
+    """y, and with `keep` the activation's inputs, [N, F] each."""
     from model.layers.moe import experts_triton_kernels as kernels
 
     x_TD, weights_TK, experts_TK = arguments
@@ -116,7 +116,7 @@ def _forward(
 
 
 def _rows(a_NK: Tensor, b_EKM: Tensor, groups: Groups, *, gather: bool = False) -> Tensor:
-    """Each sorted row times its expert's matrix, fp32; with `gather` the rows are those of the pairs' tokens."""
+    """Multiply each sorted row with its expert's matrix, fp32; with `gather` the rows are those of the pairs' tokens."""
     from model.layers.moe import experts_triton_kernels as kernels
 
     width = b_EKM.shape[2]
@@ -151,7 +151,7 @@ class _TritonExperts(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         *tensors, gate_NF, up_NF = ctx.saved_tensors
-        if torch.is_grad_enabled():  # somebody wants the gradients' own gradients
+        if torch.is_grad_enabled():  # for second derivatives
             return experts_reference.gradients(tuple(tensors), grads[0], ctx.needs_input_grad)
         x_TD, weights_TK, experts_TK, w_gate_EFD, w_up_EFD, w_down_EDF = tensors
         groups = Groups.of(experts_TK, len(w_gate_EFD))

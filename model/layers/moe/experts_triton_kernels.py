@@ -1,10 +1,10 @@
 """Grouped products of sorted rows with stacked matrices, as Triton kernels. Imports triton: only `experts_triton` does.
 
-Rows of one expert lie together. A tile is BLOCK_M rows of one expert; which expert and which rows are in a table made
-on the device, so that the host never waits for counts. Sums are fp32; fp32 inputs are multiplied as fp32, not as TF32.
+Rows are sorted by expert. A tile is BLOCK_M rows of one expert; a table on the device has each tile's expert and rows,
+so that the host never waits for counts. Sums are fp32; fp32 inputs are multiplied as fp32, not as TF32.
 """
 
-# Kernels are typed by what they are launched with, and triton is no dependency: CUDA builds of torch bring it.
+# Kernels get their types when launched, and triton is not a dependency: CUDA builds of torch include it.
 # ruff: noqa: ANN001, ANN201
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-calls=False, disallow-untyped-decorators=False
 
@@ -33,7 +33,7 @@ def gated_rows(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """hidden[n] = silu(gate_e x) * (up_e x) of x[source[n]]; gate, up [E, F, D]; with KEEP what the activation gets too."""
+    """hidden[n] = silu(gate_e x) * (up_e x) of x[source[n]]; gate, up [E, F, D]; with KEEP the activation's inputs too."""
     tile = tl.program_id(0)
     first, last = tl.load(tile_first + tile), tl.load(tile_last + tile)
     if first < last:

@@ -4,8 +4,8 @@ This is the seam that the judge's `moe_forward` suite measures; its parameter na
 `router.weight [E, D]`, `experts.w_gate/.w_up [E, F, D]`, `experts.w_down [E, D, F]` and, with shared experts,
 `shared.w_gate/.w_up [F_shared, D]`, `shared.w_down [D, F_shared]`, with their gate `shared_gate [1, D]`.
 
-What only training asks for (auxiliary losses, counted load, capacity, metrics) is done in training mode only: the
-answer of a served token does not depend on its neighbours.
+Auxiliary losses, counted load, capacity and metrics exist in training mode only, so a served token's output does not
+depend on its neighbours.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ ApplyExperts = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor
 
 
 class Experts(nn.Module):
-    """The routed experts' weights, stacked; how they are applied is `model/layers/moe/experts.py`'s subject.
+    """The stacked weights of the routed experts; `model/layers/moe/experts.py` applies them.
 
-    `apply_experts` is the function that multiplies them; another one of the same meaning may be set in its place.
+    `apply_experts` is the function that multiplies them; an equivalent one may be set instead.
     """
 
     def __init__(self, config: MoEConfig) -> None:
@@ -56,7 +56,7 @@ class MoELayer(nn.Module):
     """y = shared(x) + sum over the chosen experts of weight * expert(x).
 
     `loss_scale` is the factor on the auxiliary losses' gradients, see `set_loss_scale`; `is_token` leaves padding out of
-    what training counts, see `count_tokens_only`; `meter` records what the layer does in training once it is switched on,
+    training's counts, see `count_tokens_only`; `meter` records the layer's metrics in training once it is switched on,
     see `model/layers/moe/metrics.py`.
     """
 
@@ -79,14 +79,14 @@ class MoELayer(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """The gate of the shared experts; the other parameters are their modules'."""
+        """Reset the gate of the shared experts; submodules reset their own parameters."""
         if self.shared_gate is not None:
             nn.init.normal_(self.shared_gate, std=self.config.d_model**-0.5)
 
     def forward(self, x: Tensor, is_token: Tensor | None = None) -> Tensor:
         """[..., D] -> the same shape and dtype. In [B, S, D] each of the B is a sequence to the sequence-wise loss.
 
-        `is_token` [...] is in for the layer's own, see `count_tokens_only`.
+        `is_token` [...] replaces the layer's own, see `count_tokens_only`.
         """
         x_TD = x if x.dim() == 2 else x.flatten(0, -2)
         if self._needs_scores():
@@ -102,12 +102,12 @@ class MoELayer(nn.Module):
         return y_TD if x.dim() == 2 else y_TD.view(x.shape)
 
     def _needs_scores(self) -> bool:
-        """Whether more than the layer's output is asked for."""
+        """Whether training needs more than the layer's output."""
         bounded = self.config.capacity_factor is not None
         return self.training and (self.load_E is not None or self._has_losses or bounded or self.meter.is_on)
 
     def _train_routed(self, x_TD: Tensor, is_token: Tensor | None, n_sequences: int) -> Tensor:
-        """The routed experts' sum, with the auxiliary losses attached; counts load and metrics once per pass."""
+        """Sum of the routed experts, with the auxiliary losses attached; counts load and metrics once per pass."""
         config, router = self.config, self.router
         (weights_TK, experts_TK), scores = router(x_TD, return_scores=True)
         is_token_T = None if is_token is None else is_token.flatten()
@@ -148,7 +148,7 @@ class MoELayer(nn.Module):
             self.meter.record(load_E, n_dropped, logits_TE, losses)
 
     def balance(self, rate: float = 1e-3) -> None:
-        """One step of bias balancing over the tokens seen since the last one; then starts counting again.
+        """Make one step of bias balancing over the tokens since the last one, and reset the counts.
 
         Over several ranks call `balance.balance_experts`, which sums their loads first.
         """
@@ -165,11 +165,11 @@ def moe_layers(model: nn.Module) -> dict[str, MoELayer]:
 
 @contextmanager
 def count_tokens_only(model: nn.Module, is_token: Tensor | None) -> Iterator[None]:
-    """Within this context expert load, metrics and auxiliary losses of all MoE layers leave padding out.
+    """Context in which expert load, metrics and auxiliary losses of all MoE layers leave padding out.
 
-    `is_token`, bool [B, S], says which positions hold a token; None: all do. The forward pass of one batch of that shape
-    belongs into it, and the backward pass too where a layer is checkpointed otherwise than by its block, which keeps the mask
-    of each forward pass. Padding is routed and computed all the same; where there is a capacity it takes its share of it.
+    `is_token`, bool [B, S], is true for tokens; None: all positions. The forward pass of one batch of that shape must be
+    inside, and the backward pass too if a layer is checkpointed otherwise than by its block, which keeps the mask of each
+    forward pass. Padding is routed and computed like tokens, and takes its share of a capacity.
     """
     layers = moe_layers(model).values()
     for layer in layers:
@@ -182,7 +182,7 @@ def count_tokens_only(model: nn.Module, is_token: Tensor | None) -> Iterator[Non
 
 
 def set_loss_scale(model: nn.Module, scale: float | Tensor) -> None:
-    """Sets the factor on the gradients of all auxiliary losses: what the caller multiplies its own loss with.
+    """Set the factor on the gradients of all auxiliary losses, which is the caller's factor on its own loss.
 
     With n accumulated micro-batches 1 / n; with a gradient scaler its scale too. Set it before a forward pass and leave
     it until the backward pass is done: reentrant checkpoints read it there.

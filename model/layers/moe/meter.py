@@ -1,4 +1,4 @@
-"""Counts what one MoE layer does in training, each pass once, without waiting for the device.
+"""Per-layer counters of an MoE layer in training: each pass is counted once, without waiting for the device.
 
 `model/layers/moe/metrics.py` reads it.
 """
@@ -16,19 +16,19 @@ N_SUMS = 1 + len(LOSSES)
 def is_recomputing() -> bool:
     """Whether this forward pass runs inside a backward pass: activation checkpointing repeats one that was counted.
 
-    Holds for reentrant and non-reentrant checkpoints: neither marks its second run, but autograd knows that it is at
-    work in this thread.
+    Works for reentrant and non-reentrant checkpoints: neither marks its second run, but autograd knows that it is
+    active in this thread.
     """
     return torch._C._current_graph_task_id() != -1
 
 
-# What `torch.compiler.assume_constant_result` sets, for a compiled region's Python runs in the first pass only. The
-# decorator itself would import the compiler: most of a second for every process that only computes.
+# The mark of `torch.compiler.assume_constant_result`, since a compiled region's Python runs in the first pass only. The
+# decorator itself would import the compiler, which takes most of a second in every process.
 is_recomputing._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 class ExpertMeter:
-    """Counts and sums since the last `reset`. Off until `is_on` is set, and then free of charge."""
+    """Counts and sums since the last `reset`. It is off, without any cost, until `is_on` is set."""
 
     def __init__(self, n_experts: int) -> None:
         self.n_experts = n_experts
@@ -42,7 +42,7 @@ class ExpertMeter:
 
     @torch.no_grad()
     def record(self, load_E: Tensor, n_dropped: int, logits_TE: Tensor, losses: dict[str, Tensor]) -> None:
-        """One pass, of its tokens: pairs per expert, how many of them were dropped, the router's logits, the unweighted losses."""
+        """Record one pass over its tokens: pairs per expert, dropped pairs, the router's logits, the unweighted losses."""
         squares = logits_TE.detach().float().square().sum()
         values = [
             losses[name].detach().float() if name in losses else torch.zeros_like(squares) for name in LOSSES
@@ -52,7 +52,9 @@ class ExpertMeter:
         self._sums = sums if self._sums is None else self._sums + sums
         self._n_tokens += len(logits_TE)
         self._n_dropped += n_dropped
-        self._n_passes += bool(len(logits_TE))  # padding alone has no losses: it would pull their means down
+        self._n_passes += bool(
+            len(logits_TE)
+        )  # a pass of padding alone has no losses and would lower their means
 
     @property
     def n_counts(self) -> int:

@@ -1,6 +1,6 @@
-"""What the MoE layers of a model did in training: expert load, its evenness, drops, router logits and losses.
+"""Metrics of a model's MoE layers in training: expert load, its entropy, drops, router logits and losses.
 
-`watch(model)` once, then `collect(model)` whenever figures are wanted. Recording costs one count of the choices and one
+Call `watch(model)` once, then `collect(model)` for figures. Recording costs one count of the choices and one
 sum of squares per layer and pass; only `collect` waits for the device.
 """
 
@@ -20,7 +20,7 @@ from model.layers.moe.meter import N_SUMS
 
 @dataclass(frozen=True)
 class ExpertMetrics:
-    """One layer over the passes since the last `collect`; `dataclasses.asdict` makes it JSON."""
+    """Metrics of one layer over the passes since the last `collect`; `dataclasses.asdict` makes them JSON."""
 
     load: list[int]  # (token, choice) pairs per expert, dropped ones included
     load_entropy: float  # of the load, over that of an even one: 1 is even, 0 is one expert alone
@@ -32,14 +32,14 @@ class ExpertMetrics:
 
 
 def watch(model: nn.Module, *, on: bool = True) -> None:
-    """Switches the recording of all MoE layers on or off and forgets what was recorded."""
+    """Switch the recording of all MoE layers on or off and drop recorded figures."""
     for layer in moe_layers(model).values():
         layer.meter.is_on = on
         layer.meter.reset()
 
 
 def collect(model: nn.Module, *, group: dist.ProcessGroup | None = None) -> dict[str, ExpertMetrics]:
-    """The metrics of each MoE layer by module name, and starts again; layers that no pass went through are left out.
+    """Return the metrics of each MoE layer by module name, and reset them; layers without a pass are left out.
 
     With `group` they are summed over its ranks, which must all call and hold the same layers; without, they are this
     rank's. Raises RuntimeError where the model has MoE layers and none is watched.
@@ -63,7 +63,7 @@ def collect(model: nn.Module, *, group: dist.ProcessGroup | None = None) -> dict
 def _read(
     layers: list[MoELayer], group: dist.ProcessGroup | None
 ) -> tuple[list[list[int]], list[list[float]]]:
-    """Each layer's counts and sums as its meter packs them, summed over the group; one transfer for each kind."""
+    """Read each layer's counts and sums as packed by its meter, summed over the group; one transfer for each kind."""
     device = layers[0].router.weight.device
     counts = torch.cat([layer.meter.counts(device) for layer in layers])
     sums = torch.cat([layer.meter.sums(device) for layer in layers])
@@ -82,7 +82,7 @@ def _metrics(layer: MoELayer, counts: list[int], sums: list[float]) -> ExpertMet
     weights = loss_weights(layer.config)
     return ExpertMetrics(
         load=load,
-        load_entropy=_evenness(load),
+        load_entropy=_load_entropy(load),
         max_over_mean_load=max(load) * n_experts / n_pairs,
         dropped_share=n_dropped / n_pairs,
         logit_rms=math.sqrt(squares / max(n_tokens * n_experts, 1)),
@@ -91,8 +91,8 @@ def _metrics(layer: MoELayer, counts: list[int], sums: list[float]) -> ExpertMet
     )
 
 
-def _evenness(load: list[int]) -> float:
-    """Entropy of the load over that of an even one; 1 where there is one expert or no load."""
+def _load_entropy(load: list[int]) -> float:
+    """Entropy of the load over that of an even one; 1 with one expert or without load."""
     total = sum(load)
     if total == 0 or len(load) == 1:
         return 1.0

@@ -1,4 +1,4 @@
-"""Chooses each token's experts and their weights, in fp32.
+"""Router: choose each token's experts and their weights, in fp32.
 
 Group-limited choice (DeepSeek-V2, arXiv:2405.04434, section 2.2.2; DeepSeek-V3, arXiv:2412.19437, section 2.1.2): the
 experts are in equal groups, neighbours together, and a token's experts come from its best groups only.
@@ -24,14 +24,14 @@ from model.layers.moe import router_fused, router_reference
 
 
 class Routing(NamedTuple):
-    """For each token its chosen experts, best first, and the weights of their outputs."""
+    """Each token's chosen experts, best first, and the weights of their outputs."""
 
     weights_TK: Tensor  # fp32
     experts_TK: Tensor  # int64, all different within a row
 
 
 class Scores(NamedTuple):
-    """What a routing was made from; the auxiliary losses are functions of it."""
+    """Scores of a routing, which the auxiliary losses are functions of."""
 
     logits_TE: Tensor  # fp32
     scores_TE: Tensor  # fp32: softmax or sigmoid of the logits, without the balancing bias
@@ -40,8 +40,8 @@ class Scores(NamedTuple):
 class Router(nn.Module):
     """Parameter `weight` [E, D]; buffer `bias` [E] only where the configuration balances by bias.
 
-    All is computed in fp32, under autocast too. The bias stays fp32 when the module is cast to less: its steps are
-    finer than bf16. (In a double module everything is double.)
+    Everything is computed in fp32, under autocast too. The bias stays fp32 when the module is cast to a narrower format:
+    its steps are finer than bf16. (In a double module everything is double.)
     """
 
     bias: Tensor | None
@@ -57,7 +57,7 @@ class Router(nn.Module):
         nn.init.normal_(self.weight, std=self.config.d_model**-0.5)
 
     def forward(self, x_TD: Tensor, *, return_scores: bool = False) -> Routing | tuple[Routing, Scores]:
-        """[T, D] -> `Routing`, with `return_scores` also the `Scores` behind it."""
+        """[T, D] -> `Routing`, with `return_scores` also its `Scores`."""
         config = self.config
         logits_TE = self._logits(x_TD)
         if router_fused.fits(logits_TE, config, self.bias):
@@ -71,7 +71,7 @@ class Router(nn.Module):
         return (routing, Scores(logits_TE, scores_TE)) if return_scores else routing
 
     def choose(self, chosen_by_TE: Tensor) -> Tensor:
-        """The experts [T, K] that are best by the given scores, best first; from the best groups where there are."""
+        """The experts [T, K] with the best scores, best first; from the best groups only, if there are groups."""
         config = self.config
         if config.top_groups < config.n_groups:
             chosen_by_TE = _within_best_groups(chosen_by_TE, config)
@@ -79,7 +79,7 @@ class Router(nn.Module):
 
     @torch.no_grad()
     def balance(self, load_E: Tensor, rate: float = 1e-3) -> None:
-        """Moves the bias by `rate` towards experts whose load [E] (token counts) is below the mean.
+        """Move the bias by `rate` towards experts whose load [E] (token counts) is below the mean.
 
         Raises RuntimeError where the configuration does not balance by bias.
         """
@@ -95,7 +95,7 @@ class Router(nn.Module):
             return F.linear(wide(x_TD), wide(self.weight))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Router:
-        """As every module's: moves and casts; but the bias keeps fp32."""
+        """Move and cast as every module, but keep the bias in fp32."""
         bias, self.bias = self.bias, None
         try:
             super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch ships no types for it
@@ -108,12 +108,12 @@ class Router(nn.Module):
 
 
 def wide(x: Tensor) -> Tensor:
-    """In fp32; double stays."""
+    """Cast to fp32; double stays."""
     return x if x.dtype is torch.float64 else x.float()
 
 
 def _within_best_groups(chosen_by_TE: Tensor, config: MoEConfig) -> Tensor:
-    """Minus infinity for experts outside a token's best groups: with a negative bias a zero could still win."""
+    """Scores with minus infinity for experts outside a token's best groups; a zero could win over negative scores."""
     chosen_by_TML = chosen_by_TE.view(-1, config.n_groups, config.n_experts // config.n_groups)
     if config.group_score == "max":
         groups_TM = chosen_by_TML.amax(-1)

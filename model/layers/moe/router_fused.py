@@ -1,10 +1,10 @@
-"""From a router's logits to chosen experts and their weights on CPU by a compiled kernel (`model/csrc/router_fused.cpp`).
+"""Router's choice of experts and weights on CPU by a compiled kernel (`model/csrc/router_fused.cpp`).
 
-torch sorts each token's scores in part, by pairs of score and place, and its gradients pass over zeros of all experts'
-size. Here a row of scores stays in the first cache from its exponentials to its weights, and a row's answer is the same
-in any batch.
+torch sorts each token's scores partially, as pairs of score and index, and its gradients include all experts' zeros.
+Here a row of scores stays in the L1 cache from its exponentials to its weights, and a row's result is the same in any
+batch.
 
-Whether it may be used is `fits`' answer; the router asks it.
+Callers must check `fits` first, as the router does.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _POINTER = ctypes.c_void_p
 
 
 class Routed(NamedTuple):
-    """Each token's experts, best first, the weights of their outputs, and the scores of all."""
+    """Each token's experts, best first, the weights of their outputs, and all experts' scores."""
 
     weights_TK: Tensor  # fp32
     experts_TK: Tensor  # int64, all different within a row
@@ -48,7 +48,7 @@ class _Call(ctypes.Structure):
 
 
 def fits(logits_TE: Tensor, config: MoEConfig, bias_E: Tensor | None = None) -> bool:
-    """Whether `route` may be used: plain fp32 tensors on CPU, a choice among all experts, nothing that watches."""
+    """Whether `route` supports the tensors: fp32 on CPU, a choice among all experts, no watched operations."""
     for tensor in (logits_TE,) if bias_E is None else (logits_TE, bias_E):
         if tensor.dtype is not torch.float32 or tensor.device.type != "cpu" or type(tensor) not in PLAIN:
             return False
@@ -58,9 +58,9 @@ def fits(logits_TE: Tensor, config: MoEConfig, bias_E: Tensor | None = None) -> 
 
 
 def route(logits_TE: Tensor, config: MoEConfig, bias_E: Tensor | None = None) -> Routed:
-    """The top K by score, plus `bias_E` (fp32) where there is one; the bias is part of no weight.
+    """Choose the top K by score plus `bias_E` (fp32), if given; the bias does not enter the weights.
 
-    For logits that `fits` accepts. Of equal scores the lower expert's is better. Gradients' own gradients are torch's.
+    For logits that `fits` accepts. Of equal scores the lower expert id wins. Second derivatives are torch's.
     Raises MemoryError.
     """
     apply: Callable[..., Iterable[Tensor]] = _Route.apply
@@ -92,7 +92,7 @@ class _Route(torch.autograd.Function):
     ) -> tuple[Tensor | None, None, None]:
         logits_TE, experts_TK, scores_TE = ctx.saved_tensors
         grads = (grad_weights_TK, grad_scores_TE)
-        if torch.is_grad_enabled():  # somebody wants the gradients' own gradients
+        if torch.is_grad_enabled():  # for second derivatives
             return _gradient(ctx.config, logits_TE, experts_TK, *grads), None, None
         if grads == (None, None):
             return None, None, None
@@ -110,7 +110,7 @@ def _gradient(
     grad_weights_TK: Tensor | None,
     grad_scores_TE: Tensor | None,
 ) -> Tensor:
-    """That of the logits, by operations that have gradients themselves."""
+    """Gradient of the logits, by differentiable operations."""
     scores_TE = router_reference.scores(logits_TE, config)
     weights_TK = router_reference.weights(scores_TE.gather(-1, experts_TK), config)
     pairs = ((weights_TK, grad_weights_TK), (scores_TE, grad_scores_TE))
@@ -119,7 +119,7 @@ def _gradient(
 
 
 def _run(direction: str, config: MoEConfig, like_TE: Tensor, **arrays: Tensor | None) -> None:
-    """Calls the kernel on [T, E] as of `like_TE`; all tensors are contiguous and outlive the call."""
+    """Call the kernel on [T, E] as `like_TE`; all tensors must be contiguous and outlive the call."""
     rows, experts = like_TE.shape
     call = _Call(
         *(rows, experts, config.top_k, torch.get_num_threads()),
@@ -132,10 +132,10 @@ def _run(direction: str, config: MoEConfig, like_TE: Tensor, **arrays: Tensor | 
         **{name: None if tensor is None else tensor.data_ptr() for name, tensor in arrays.items()},
     )
     if getattr(native.library(), f"router_fused_{direction}")(ctypes.byref(call)):
-        raise MemoryError(f"no memory to route {rows} tokens: take fewer at a time")
+        raise MemoryError(f"no memory to route {rows} tokens: pass fewer at a time")
 
 
 @cache
 def _has_kernels() -> bool:
-    """Not without compiled kernels, or with those of a tree that has other ones."""
+    """Whether there are compiled kernels, of this tree."""
     return hasattr(native.library(), "router_fused_backward")

@@ -1,4 +1,4 @@
-"""A router's scores and weights, written for reading: what `model/layers/moe/router_fused.py` must equal, at any speed."""
+"""Reference for `model/layers/moe/router_fused.py`: scores and weights, written for reading and not for speed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 from model.config import MoEConfig
 
-TINY = 1e-20  # DeepSeek-V3's guard of the division: far from any score, all sigmoids of a token may underflow
+TINY = 1e-20  # DeepSeek-V3's guard against a division by zero: all sigmoids of a token may underflow
 
 
 def scores(logits_TE: Tensor, config: MoEConfig) -> Tensor:
@@ -15,12 +15,12 @@ def scores(logits_TE: Tensor, config: MoEConfig) -> Tensor:
 
 
 def weights(chosen_TK: Tensor, config: MoEConfig) -> Tensor:
-    """What the chosen experts' outputs are multiplied with, from their scores [T, K]."""
+    """Weights of the chosen experts' outputs, from their scores [T, K]."""
     if config.normalise_top_k:
         chosen_TK = chosen_TK / (chosen_TK.sum(-1, keepdim=True) + guard(config))
     return chosen_TK if config.routed_scale == 1 else chosen_TK * config.routed_scale
 
 
 def guard(config: MoEConfig) -> float:
-    """What keeps the weights' division from zero; the largest of softmax's scores does so itself."""
+    """Guard against a division by zero in the weights, which softmax's scores do not need."""
     return 0.0 if config.gate == "softmax" else TINY

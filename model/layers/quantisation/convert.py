@@ -1,9 +1,9 @@
-"""Switches a model to 8-bit training and back, in place: how its weights are multiplied, never the weights.
+"""Switch a model to 8-bit training and back, in place: the products change, the weights do not.
 
-Parameters, their names and their dtype stay, so checkpoints, optimisers and growth do not notice. Eight bits serve
-all linear maps of attention and feed-forwards, shared and routed experts, and multi-token prediction's projection,
-and only where gradients are recorded: what is evaluated, served and exported are the masters. Routers, embedding,
-head and norms are never touched.
+Parameters, their names and their dtype stay the same, so checkpoints, optimisers and growth are not affected. 8-bit
+products are used in all linear maps of attention and feed-forwards, shared and routed experts, and the MTP modules'
+projection, and only where gradients are recorded: evaluation, serving and export use the masters. Routers, embedding,
+head and norms are not changed.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from torch import Tensor, is_grad_enabled, nn
 from torch.overrides import TorchFunctionMode
 
 from model.layers.attention.gqa import Attention
-from model.layers.attention.mla import LatentAttention
+from model.layers.attention.mla import MLA
 from model.layers.ffn import SwiGLU
 from model.layers.moe.experts import apply_experts
 from model.layers.moe.layer import Experts
-from model.layers.mtp import AheadModule
+from model.layers.mtp import MTPModule
 from model.layers.quantisation.experts import EightBitExperts
 from model.layers.quantisation.linear import Arithmetic, EightBitMode, arithmetic_of, eight_bit_linear
 
 
 def quantise_training(model: nn.Module, mode: EightBitMode | None) -> nn.Module:
-    """Converts `model` in place to train in `mode`, or back to plain products with None; returns it.
+    """Convert `model` in place to train in `mode`, or back to plain products with None; returns it.
 
     Raises ConfigError for an unknown mode and RuntimeError where the model's device cannot do it, or where something
     else has already replaced how experts are applied (expert parallelism: convert first).
@@ -42,7 +42,7 @@ def quantise_training(model: nn.Module, mode: EightBitMode | None) -> nn.Module:
 
 
 def _check(model: nn.Module, arithmetic: Arithmetic | None) -> None:
-    """Before anything is changed."""
+    """Raises errors before anything is changed."""
     if arithmetic is not None:
         for device in {parameter.device for parameter in model.parameters()}:
             if refusal := arithmetic.refusal(device):
@@ -83,9 +83,11 @@ class LinearsIn(TorchFunctionMode):
 
 
 class _EightBit(nn.Module):
-    """Lets a module's `forward` run with its linear maps in 8 bits."""
+    """Runs a module's `forward` with its linear maps in 8 bits."""
 
-    linears: LinearsIn  # kept, not made anew for each call: torch.compile traces modes that it can find again
+    linears: (
+        LinearsIn  # kept, not made again for each call: torch.compile traces modes that it can find again
+    )
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if not is_grad_enabled():
@@ -95,19 +97,19 @@ class _EightBit(nn.Module):
 
 
 class EightBitAttention(_EightBit, Attention):
-    """Projections in 8 bits; attention itself stays as it is."""
+    """Projections in 8 bits; attention itself is unchanged."""
 
 
-class EightBitLatentAttention(_EightBit, LatentAttention):
-    """Projections in 8 bits, those down to the latents and up from them too."""
+class EightBitMLA(_EightBit, MLA):
+    """Projections in 8 bits, down to the latents and up from them too."""
 
 
 class EightBitSwiGLU(_EightBit, SwiGLU):
     """All three products in 8 bits."""
 
 
-class EightBitAheadModule(AheadModule):
-    """The projection of two inputs to one in 8 bits; its block's parts are converted by themselves."""
+class EightBitMTPModule(MTPModule):
+    """The projection of two inputs to one in 8 bits; its block's parts are converted separately."""
 
     linears: LinearsIn
 
@@ -120,9 +122,9 @@ class EightBitAheadModule(AheadModule):
 
 _EIGHT_BIT_FORM: dict[type[nn.Module], type[nn.Module]] = {
     Attention: EightBitAttention,
-    LatentAttention: EightBitLatentAttention,
+    MLA: EightBitMLA,
     SwiGLU: EightBitSwiGLU,
-    AheadModule: EightBitAheadModule,
+    MTPModule: EightBitMTPModule,
 }
 
 
@@ -130,13 +132,13 @@ _PLAIN_FORM = {eight_bit: plain for plain, eight_bit in _EIGHT_BIT_FORM.items()}
 
 
 def _plain_class(module: nn.Module) -> type[nn.Module] | None:
-    """The class that a module has or had before it was converted; None for a module that is none of ours."""
+    """The class of a module before its conversion; None for other kinds of modules."""
     kind = type(module)
     return kind if kind in _EIGHT_BIT_FORM else _PLAIN_FORM.get(kind)
 
 
 def _convert(module: nn.Module, plain: type[nn.Module], arithmetic: Arithmetic | None) -> None:
-    """Gives a module its 8-bit or its plain class. Its state is untouched: only `forward` differs."""
+    """Give a module its 8-bit or its plain class. Its state is unchanged: only `forward` differs."""
     if arithmetic is None:
         module.__class__ = plain
         module.__dict__.pop("linears", None)

@@ -1,7 +1,7 @@
-"""The routed experts' sum with each expert's products in 8 bits; takes the place of `experts.apply_experts`.
+"""Sum of the routed experts with 8-bit products; replaces `experts.apply_experts`.
 
-Rows of (token, choice) pairs are sorted by expert; each expert's block has scales of its own, so that an outlier in one
-expert costs the others nothing.
+Rows of (token, choice) pairs are sorted by expert; each expert's block has its own scales, so that an outlier in one
+expert does not affect the others.
 """
 
 from __future__ import annotations

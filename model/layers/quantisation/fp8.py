@@ -1,13 +1,12 @@
 """Matrix products in 8-bit floats: e4m3 for activations and weights, e5m2 for gradients (arXiv:2209.05433).
 
 Scales are dynamic, one for each tensor: its largest magnitude becomes the format's. Delayed scaling (from the
-history of earlier steps) would save a pass over each operand, but keep state beside the parameters: a model would
+history of earlier steps) would save a pass over each operand, but add state to the parameters: a model would
 resume exactly only with it, and overflow after a sudden growth. Rounding is to nearest: a float's step shrinks with
 the number, so that small gradients survive as they do not in int8.
 
 Operands are laid out and padded for CUDA (compute capability 8.9 and later) on every device, so that tests on a CPU,
-where `torch._scaled_mm` is a slow emulation, run the same path. Shapes: M rows, K summed over, N columns. Knows
-nothing of layers.
+where `torch._scaled_mm` is a slow emulation, run the same path. Shapes: M rows, K summed over, N columns.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ LEAST_CAPABILITY = (8, 9)
 
 @dataclass(frozen=True)
 class FP8:
-    """`model/layers/quantisation/linear.py`'s arithmetic in 8-bit floats."""
+    """`Arithmetic` of `model/layers/quantisation/linear.py` in 8-bit floats."""
 
     def forward_product(self, x_TK: Tensor, w_NK: Tensor, out_dtype: torch.dtype) -> Tensor:
         return multiply(x_TK, w_NK.T, out_dtype=out_dtype, fast=True)
@@ -53,8 +52,8 @@ def multiply(
 ) -> Tensor:
     """a @ b with `a` in `a_dtype` and `b` in e4m3, [M, N] in `out_dtype`: fp32 or bf16.
 
-    `fast` lets the hardware sum in fewer bits, which is enough for activations and not for gradients. Numbers that
-    are not finite make the product not finite. Both factors may have any strides.
+    `fast` lets the hardware sum in fewer bits, which is enough for activations and not for gradients. Non-finite
+    numbers make the product non-finite. Both factors may have any strides.
     """
     if 0 in (*a_MK.shape, *b_KN.shape):
         return a_MK.new_zeros(a_MK.shape[0], b_KN.shape[1], dtype=out_dtype)
@@ -68,7 +67,7 @@ def multiply(
 
 
 def quantise(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """x in an 8-bit float format, and the fp32 scalar that it is to be multiplied with.
+    """Quantise x to an 8-bit float format; returns it and the fp32 scale to multiply it with.
 
     Off by at most a 16th (e4m3) or an 8th (e5m2) of each number, near zero by half the format's least step.
     """
@@ -78,5 +77,5 @@ def quantise(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def _padded(x: Tensor, rows: int, columns: int) -> Tensor:
-    """Contiguous, with rows and columns of zeros behind it. (Padding knows no 8-bit floats: zeros are zero bytes.)"""
+    """Pad with rows and columns of zeros, contiguous. (torch cannot pad 8-bit floats; their zeros are zero bytes.)"""
     return F.pad(x.contiguous().view(torch.int8), (0, columns, 0, rows)).view(x.dtype)

@@ -20,12 +20,12 @@ from torch import Tensor
 
 LARGEST = 127
 MAX_TERMS = (2**31 - 1) // LARGEST**2 // 8 * 8  # of a sum of products of int8 that fits int32
-CUDA_MULTIPLE, CUDA_MIN_ROWS = 8, 24  # cuBLAS wants K and N in eights and more than 16 rows
+CUDA_MULTIPLE, CUDA_MIN_ROWS = 8, 24  # cuBLAS needs multiples of 8 in K and N, and more than 16 rows
 
 
 @dataclass(frozen=True)
 class Int8:
-    """`model/layers/quantisation/linear.py`'s arithmetic in int8."""
+    """`Arithmetic` of `model/layers/quantisation/linear.py` in int8."""
 
     stochastic: bool = True  # rounding of gradients; off: to nearest
 
@@ -47,7 +47,7 @@ class Int8:
 def multiply(a_MK: Tensor, b_KN: Tensor, noise_MK: Tensor | None = None) -> Tensor:
     """a @ b in int8, summed exactly in int32 and scaled back to fp32 [M, N]; with noise, `a` rounds stochastically.
 
-    Numbers that are not finite make their row or column not finite. Both factors may have any strides.
+    Non-finite numbers make their row or column non-finite. Both factors may have any strides.
     """
     if 0 in (*a_MK.shape, *b_KN.shape):
         return a_MK.new_zeros(a_MK.shape[0], b_KN.shape[1], dtype=torch.float32)
@@ -66,7 +66,7 @@ def multiply_bf16(a_MK: Tensor, b_KN: Tensor) -> Tensor:
 
 
 def quantise(x: Tensor, dim: int, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """int8 in x's shape, and fp32 scales with size 1 at `dim`: x is near int8 * scale.
+    """Quantise x to int8; returns it and fp32 scales with size 1 at `dim`: x is about int8 * scale.
 
     Off by at most half a scale; with noise, uniform in [0, 1), by less than a scale and right on average.
     """
@@ -77,7 +77,7 @@ def quantise(x: Tensor, dim: int, noise: Tensor | None = None) -> tuple[Tensor, 
 
 
 def exact_product(a_MK: Tensor, b_KN: Tensor, *, strict: bool) -> Tensor:
-    """int8 [M, K] @ int8 [K, N] as fp32; `strict` pads to the sizes that CUDA takes. Zeros add nothing to a sum."""
+    """int8 [M, K] @ int8 [K, N] as fp32; `strict` pads to sizes that CUDA supports. Zeros add nothing to a sum."""
     n_rows, n_terms = a_MK.shape
     n_columns = b_KN.shape[1]
     if strict:

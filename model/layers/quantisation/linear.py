@@ -1,7 +1,7 @@
-"""A linear map whose products, forward and backward, run in few bits; its weight stays a full-precision master.
+"""Linear map with 8-bit products in forward and backward; its weight stays a full-precision master.
 
-Saves for the backward pass what a plain linear map saves: references to its input and weight. Which numbers 8 bits can
-hold is `int8.py`'s and `fp8.py`'s subject.
+It saves references to its input and weight for the backward pass, as a plain linear map does. `int8.py` and `fp8.py` are
+the formats.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ EightBitMode = Literal["int8", "fp8"]
 
 
 class Arithmetic(Protocol):
-    """The products of a linear map y = x w^T with x [T, K], w [N, K] and the gradient g [T, N] of y."""
+    """Interface of the products of a linear map y = x w^T with x [T, K], w [N, K] and the gradient g [T, N] of y."""
 
     def forward_product(self, x_TK: Tensor, w_NK: Tensor, out_dtype: torch.dtype) -> Tensor:
         """x w^T, [T, N]."""
 
     def input_gradient(self, g_TN: Tensor, w_NK: Tensor) -> Tensor:
-        """g w, [T, K], fp32; what stochastic rounding needs is drawn from the default random generator."""
+        """g w, [T, K], fp32; stochastic rounding uses the default random generator."""
 
     def weight_gradient(self, g_TN: Tensor, x_TK: Tensor) -> Tensor:
         """g^T x, [N, K], fp32."""
 
     def refusal(self, device: torch.device) -> str | None:
-        """Why a device cannot do it, and what to do; None where it can."""
+        """The reason why a device cannot compute it, and what to do; None if it can."""
 
 
 def arithmetic_of(mode: str) -> Arithmetic:
-    """Raises ConfigError for an unknown mode."""
+    """The arithmetic of a mode. Raises ConfigError for an unknown mode."""
     if mode not in get_args(EightBitMode):
         raise ConfigError(f"8-bit training has the modes {', '.join(get_args(EightBitMode))}, not {mode!r}")
     return Int8() if mode == "int8" else FP8()
 
 
 def eight_bit_linear(x: Tensor, w_NK: Tensor, bias_N: Tensor | None, arithmetic: Arithmetic) -> Tensor:
-    """As F.linear: [..., K] -> [..., N], in autocast's dtype where it is on, else in x's; biases add unquantised.
+    """As F.linear: [..., K] -> [..., N], in autocast's dtype if it is on, else in x's; biases are added unquantised.
 
     Raises NotImplementedError for weights that are spread over ranks as DTensors.
     """

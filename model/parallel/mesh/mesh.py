@@ -1,16 +1,16 @@
-"""Which rank does what: the mesh of data, tensor, pipeline and expert parallel ranks, and what it cannot split.
+"""Mesh of data, tensor, pipeline and expert parallel ranks, and the checks that a model can be split over it.
 
 Ranks are numbered with tensor parallel fastest, then data parallel, then pipeline slowest (Megatron's order,
-arXiv:2104.04473), so that the ranks which talk most are neighbours on one node:
+arXiv:2104.04473), so that the ranks which communicate most are neighbours on one node:
 
     rank = (pipeline * dp + data) * tp + tensor
 
-Expert parallel ranks are data parallel ranks: each run of `ep` neighbours along the data axis holds one whole set
-of experts and exchanges tokens, so `ep` divides `dp` (DeepSpeed-MoE, arXiv:2201.05596). Everything else of the model
-is replicated over `dp`; experts are replicated over the `dp / ep` ranks of the expert-data axis. Inside an expert
-the feed-forward width is split over `tp` as in a dense feed-forward, unless the mesh is folded (`etp` 1, arXiv:2504.14960):
-then experts are whole, and the runs of `ep` ranks go along data and tensor parallel ranks as if these were one axis,
-so `ep` divides `dp * tp`, and neighbours on one node exchange tokens.
+Expert parallel ranks are data parallel ranks: each run of `ep` neighbours along the data axis holds one whole set of
+experts and exchanges tokens, so `ep` divides `dp` (DeepSpeed-MoE, arXiv:2201.05596). Everything else of the model is
+replicated over `dp`; experts are replicated over the `dp / ep` ranks of the expert-data axis. Inside an expert the
+feed-forward width is split over `tp` as in a dense feed-forward, unless the mesh is folded (`etp` 1, arXiv:2504.14960):
+then experts are whole, and the runs of `ep` ranks go along data and tensor parallel ranks as if these were one axis, so
+`ep` divides `dp * tp`, and neighbours on one node exchange tokens.
 
 Importing this module does not import torch.
 """
@@ -28,12 +28,12 @@ Axis = Literal["dp", "tp", "pp", "ep", "edp"]
 
 
 class MeshError(ValueError):
-    """A mesh that no such model or world can have; the message names the rule and what to change."""
+    """An invalid mesh for a model or number of processes; the message names the rule and what to change."""
 
 
 @dataclass(frozen=True)
 class Coordinates:
-    """Where one rank is on each axis; `ep` and `edp` are its place along the data axis, read in two ways.
+    """Place of a rank on each axis; `ep` and `edp` are both derived from its place on the data axis.
 
     On a folded mesh they are its place along the data and the tensor axis together.
     """
@@ -83,18 +83,18 @@ class Mesh:
                 "tensor-parallel ranks"
             )
         if self.ep == 1:
-            raise MeshError("etp=1 spreads whole experts over the ranks of tp too: give ep of at least 2")
+            raise MeshError("etp=1 spreads whole experts over the ranks of dp and tp: give ep of at least 2")
 
     @classmethod
     def parse(cls, text: str) -> Mesh:
-        """Reads `dp=2,tp=2,pp=2,ep=2`; axes that are not named are 1. Raises MeshError."""
+        """Parse `dp=2,tp=2,pp=2,ep=2`; axes that are not named are 1. Raises MeshError."""
         degrees: dict[str, int] = {}
         for part in filter(None, (part.strip() for part in text.split(","))):
             axis, _, degree = part.partition("=")
             if axis not in ("dp", "tp", "pp", "ep", "etp"):
                 raise MeshError(f"unknown axis {axis!r} in {text!r}: write for example dp=2,tp=2,pp=1,ep=2")
             if axis in degrees:
-                raise MeshError(f"axis {axis} stands twice in {text!r}")
+                raise MeshError(f"axis {axis} is given twice in {text!r}")
             try:
                 degrees[axis] = int(degree)
             except ValueError:
@@ -106,7 +106,7 @@ class Mesh:
 
     @property
     def is_folded(self) -> bool:
-        """Whether experts are whole and lie over the ranks of dp and tp alike."""
+        """Whether experts are whole and spread over the ranks of both dp and tp."""
         return self.etp is not None
 
     @property
@@ -115,7 +115,7 @@ class Mesh:
 
     @property
     def edp(self) -> int:
-        """Copies of each expert."""
+        """Number of copies of each expert."""
         return (self.dp * self.tp if self.is_folded else self.dp) // self.ep
 
     def degree(self, axis: Axis) -> int:
@@ -123,7 +123,7 @@ class Mesh:
         return degree
 
     def coordinates(self, rank: int) -> Coordinates:
-        """Raises MeshError for a rank outside of the mesh."""
+        """Place of a rank. Raises MeshError for a rank outside of the mesh."""
         if not 0 <= rank < self.world_size:
             raise MeshError(f"rank {rank} is outside of {self}, which has {self.world_size} ranks")
         rest, tensor = divmod(rank, self.tp)
@@ -151,7 +151,7 @@ class Mesh:
         return self._expert_group(axis, here)
 
     def _expert_group(self, axis: Axis, here: Coordinates) -> tuple[int, ...]:
-        """Along the axis that experts are spread over: neighbours (ep), or every ep-th (edp)."""
+        """The group along the axis that experts are spread over: neighbours (ep), or every ep-th (edp)."""
         start = here.edp * self.ep
         along = range(start, start + self.ep) if axis == "ep" else range(here.ep, self.ep * self.edp, self.ep)
         if self.is_folded:
@@ -166,13 +166,15 @@ class Mesh:
 
 @lru_cache(maxsize=256)
 def split_layers(n_layers: int, n_stages: int) -> tuple[range, ...]:
-    """Which layers each pipeline stage has: neighbours, as even as can be.
+    """Split layers into pipeline stages of neighbours, as evenly as possible.
 
-    Layers that are left over go one each to the stages in the middle, then to the first, then to the last, since
-    the ends have the embedding and the head as well. Raises MeshError where a stage would stay empty.
+    Remaining layers are given one each to the stages in the middle, then to the first, then to the last, since the ends
+    also have the embedding and the head. Raises MeshError where a stage would be empty.
     """
     if not 1 <= n_stages <= n_layers:
-        raise MeshError(f"{n_layers} layers cannot make {n_stages} pipeline stages: each needs at least one")
+        raise MeshError(
+            f"{n_layers} layers cannot be split into {n_stages} pipeline stages: each needs at least one"
+        )
     sizes = [n_layers // n_stages] * n_stages
     middle_first = [*range(1, n_stages - 1), 0, n_stages - 1]
     for stage in middle_first[: n_layers % n_stages]:
@@ -189,7 +191,7 @@ def check(
     n_chunks: int = 1,
     splits_sequence: bool = False,
 ) -> None:
-    """Raises MeshError with the first reason why `config` cannot be trained on `mesh`, else returns.
+    """Raises MeshError with the first reason why `config` cannot be trained on `mesh`.
 
     `world_size` is the number of processes that there are, where known; `n_chunks` is the number of pipeline stages
     per rank in an interleaved schedule; `splits_sequence` says that tensor parallel ranks split the stream's positions.
@@ -201,7 +203,7 @@ def check(
 
 
 def check_sequence(mesh: Mesh) -> None:
-    """Raises MeshError where there are no tensor parallel ranks to split the stream's positions."""
+    """Raises MeshError if there are no tensor parallel ranks to split the stream's positions over."""
     if mesh.tp == 1:
         raise MeshError(
             f"sequence parallelism splits rows over the ranks of tp, and {mesh} has one: use tp of at least 2, or leave it out"
@@ -209,7 +211,7 @@ def check_sequence(mesh: Mesh) -> None:
 
 
 def check_schedule(mesh: Mesh, *, n_micro_batches: int, n_chunks: int) -> None:
-    """Raises MeshError where micro-batches cannot be run through the mesh's pipeline, of `n_chunks` stages per rank."""
+    """Raises MeshError if micro-batches cannot be run through the mesh's pipeline of `n_chunks` stages per rank."""
     if n_chunks > 1 and mesh.pp == 1:
         raise MeshError(
             f"interleaved stages need a pipeline: use pp of at least 2, or chunks=1 instead of {n_chunks}"
@@ -234,7 +236,7 @@ def check_zero(mesh: Mesh, stage: int, *, offload: bool = False) -> None:
         raise MeshError("offload needs ZeRO 1, 2 or 3: without sharding there is nothing to offload")
     if mesh.tp > 1 or mesh.pp > 1:
         raise MeshError(
-            f"ZeRO by DeepSpeed splits dp, with ep, and goes with no tp or pp, not {mesh}: leave it out beside them, where "
+            f"ZeRO by DeepSpeed works with dp and ep only, not with tp or pp as in {mesh}: leave it out with these, where "
             "ParallelTrainer shards the optimiser's states (ZeRO 1)"
         )
     if stage == 3 and mesh.ep > 1:
@@ -248,7 +250,7 @@ def refusals(
     if world_size is not None and world_size != mesh.world_size:
         yield f"it needs {mesh.world_size} ranks (dp * tp * pp) and there are {world_size}"
     if config.n_ahead:
-        yield "multi-token prediction is trained by the single process only; set n_ahead=0"
+        yield "multi-token prediction is trained in a single process only; set n_ahead=0"
     if mesh.tp > 1:
         yield from _tensor_refusals(config, mesh)
     if mesh.ep > 1:
@@ -273,7 +275,7 @@ def _tensor_refusals(config: ModelConfig, mesh: Mesh) -> Iterator[str]:
         if width % tp:
             yield f"{name} ({width}) is not a multiple of tp ({tp})"
     if config.qk_norm == "all":
-        yield "qk_norm 'all' normalises over all heads at once, which tensor parallel ranks do not see; use tp=1"
+        yield "qk_norm 'all' normalises over all heads at once, which tensor parallel ranks do not have; use tp=1"
     if config.output_bias or config.ffn_bias:
         yield "output_bias and ffn_bias would be added once per tensor parallel rank; use tp=1"
 
@@ -287,7 +289,7 @@ def _expert_refusals(config: ModelConfig, ep: int) -> Iterator[str]:
 
 def _pipeline_refusals(config: ModelConfig, n_stages: int) -> Iterator[str]:
     if n_stages > config.n_layers:
-        yield f"{config.n_layers} layers cannot make {n_stages} pipeline stages: each needs at least one"
+        yield f"{config.n_layers} layers cannot be split into {n_stages} pipeline stages: each needs at least one"
         return
     stage_of = {
         layer: stage
@@ -298,4 +300,4 @@ def _pipeline_refusals(config: ModelConfig, n_stages: int) -> Iterator[str]:
     for field, owner_of in owners:
         apart = next((layer for layer in stage_of if stage_of[layer] != stage_of[owner_of(layer)]), None)
         if apart is not None:
-            yield f"{field} ties layers {owner_of(apart)} and {apart}, which lie on different pipeline stages"
+            yield f"{field} ties layers {owner_of(apart)} and {apart}, which are on different pipeline stages"

@@ -1,6 +1,6 @@
-"""The processes of a mesh: joining them, one process group per axis, and clear errors where a rank is missing or lost.
+"""Join the processes of a mesh: one process group per axis, and clear errors where a rank is missing or lost.
 
-Every wait has an end: joining and each collective raise after `timeout_s` instead of hanging.
+Every wait is limited: joining and each collective raise after `timeout_s` instead of hanging.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ MEETING_TIMEOUT_S = 300.0  # a busy machine may take minutes to import torch and
 
 
 class RankMissingError(RuntimeError):
-    """Not all ranks came, or one of them went away; the message says what to do."""
+    """A rank that did not join or was lost; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """One rank's view of the running mesh: its coordinates and its group on each axis.
+    """The running mesh as seen by one rank: its coordinates and its group on each axis.
 
     A group is None where the axis has degree one, so that nothing is communicated on it. `ends` joins the first and
     the last pipeline stage, which share a tied embedding; None on all other ranks. A collective raises after `timeout_s`.
@@ -53,7 +53,7 @@ def alone() -> Processes:
 
 
 def environment_rank() -> tuple[int, int]:
-    """Rank and world size that `torchrun` gave this process. Raises RankMissingError outside of torchrun."""
+    """Rank and world size from `torchrun`. Raises RankMissingError outside of torchrun."""
     try:
         return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     except KeyError as error:
@@ -63,16 +63,16 @@ def environment_rank() -> tuple[int, int]:
 
 
 def own_device() -> torch.device:
-    """The CUDA device that torchrun's LOCAL_RANK names where there is CUDA, else the CPU."""
+    """The CUDA device of torchrun's LOCAL_RANK if there is CUDA, else the CPU."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
 def join(*, timeout_s: float = JOIN_TIMEOUT_S, backend: str | None = None) -> tuple[int, int]:
-    """Joins the default process group of `torchrun`'s environment; returns rank and world size.
+    """Join the default process group of `torchrun`'s environment; returns rank and world size.
 
-    The backend is NCCL where there is CUDA, else gloo. Raises RankMissingError where some ranks do not come in time.
+    The backend is NCCL where there is CUDA, else gloo. Raises RankMissingError where some ranks do not join in time.
     """
     rank, world_size = environment_rank()
     chosen = backend or ("nccl" if torch.cuda.is_available() else "gloo")
@@ -86,14 +86,14 @@ def join(*, timeout_s: float = JOIN_TIMEOUT_S, backend: str | None = None) -> tu
         dist.barrier()
     except (dist.DistError, RuntimeError) as error:
         raise RankMissingError(
-            f"rank {rank} waited {timeout_s:.0f} s for the {world_size} ranks of this job and not all came: see "
+            f"rank {rank} waited {timeout_s:.0f} s for the {world_size} ranks of this job, and not all joined: see "
             f"the other ranks' output for why one ended, and start all {world_size} together ({_first_line(error)})"
         ) from error
     return rank, world_size
 
 
 def has_device_each(n_ranks: int) -> bool:
-    """Whether every rank of this machine can have a CUDA device of its own."""
+    """Whether every rank of this machine can have its own CUDA device."""
     return torch.cuda.is_available() and torch.cuda.device_count() >= n_ranks
 
 
@@ -105,10 +105,10 @@ def meet(
     is_cuda: bool | None = None,
     timeout_s: float = STEP_TIMEOUT_S,
 ) -> torch.device:
-    """Joins the default process group of ranks on one machine, which meet through a file; returns this rank's device.
+    """Join the default process group of ranks on one machine, which meet through a file; returns this rank's device.
 
-    They talk over the loopback interface (gloo), with `is_cuda` over NCCL; None: where each has a device of its own. A
-    collective that waits longer than `timeout_s` raises. Raises RankMissingError where some ranks do not come.
+    They communicate over the loopback interface (gloo), with `is_cuda` over NCCL; None: if each has its own device. A
+    collective that waits longer than `timeout_s` raises. Raises RankMissingError where some ranks do not join.
     """
     device, backend = torch.device("cpu"), "gloo"
     if has_device_each(n_ranks) if is_cuda is None else is_cuda:
@@ -128,7 +128,7 @@ def meet(
 
 
 def _talk_over_loopback() -> None:
-    """Else gloo takes the address of the host's name, which other machines may reach."""
+    """Make gloo use the loopback interface instead of the address of the host's name, which other machines can reach."""
     names = {name for _, name in socket.if_nameindex()}
     for name in ("lo", "lo0"):
         if name in names:
@@ -137,7 +137,7 @@ def _talk_over_loopback() -> None:
 
 
 def connect(mesh: Mesh, *, timeout_s: float = STEP_TIMEOUT_S) -> Processes:
-    """Makes the groups of `mesh` within the joined world; every rank must call it, with the same mesh.
+    """Make the groups of `mesh` within the joined world; every rank must call it, with the same mesh.
 
     A collective that waits longer than `timeout_s` raises. Raises MeshError where the world has another size.
     """
@@ -158,21 +158,21 @@ def connect(mesh: Mesh, *, timeout_s: float = STEP_TIMEOUT_S) -> Processes:
 
 
 def disconnect() -> None:
-    """Leaves the world; afterwards `join` may be called again."""
+    """Leave the world; afterwards `join` may be called again."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def all_ranks_on_host(timeout: timedelta) -> dist.ProcessGroup:
-    """A group of all ranks for objects and other data in the host's memory. All ranks make it together."""
+    """Make a group of all ranks for objects and other data in the host's memory. All ranks must call it."""
     group = dist.new_group(backend="gloo", timeout=timeout)
-    assert isinstance(group, dist.ProcessGroup)  # and not torch's mark of ranks outside of it
+    assert isinstance(group, dist.ProcessGroup)  # not torch's marker for ranks outside of the group
     return group
 
 
 @contextmanager
 def naming_lost_ranks() -> Iterator[None]:
-    """Turns a backend's error about a lost or silent peer into a RankMissingError; one that is named already passes."""
+    """Context that turns a backend's error about a lost or silent peer into a RankMissingError."""
     try:
         yield
     except RankMissingError:
@@ -190,19 +190,21 @@ def naming_lost_ranks() -> Iterator[None]:
 def _own_group(
     members_of_all: tuple[tuple[int, ...], ...], rank: int, timeout_s: float
 ) -> dist.ProcessGroup | None:
-    """Every rank takes part in making every group, in the same order, and keeps its own."""
+    """Make all groups of an axis, which every rank must do in the same order; returns this rank's."""
     own: dist.ProcessGroup | None = None
     for members in members_of_all:
         if len(members) > 1:
             group = dist.new_group(list(members), timeout=timedelta(seconds=timeout_s))
             if rank in members:
-                assert isinstance(group, dist.ProcessGroup)  # and not torch's mark of ranks outside of it
+                assert isinstance(
+                    group, dist.ProcessGroup
+                )  # not torch's marker for ranks outside of the group
                 own = group
     return own
 
 
 def _is_about_a_peer(error: Exception) -> bool:
-    # the backends raise plain RuntimeErrors for most of this; these are gloo's, NCCL's and the store's words
+    # most of these are plain RuntimeErrors, known by the messages of gloo, NCCL and the store
     signs = (
         "timed out",
         "timeout",

@@ -1,4 +1,4 @@
-"""The processes of the ranks beside rank 0: started, watched and ended."""
+"""Start, watch and end the processes of all ranks but rank 0."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from model.parallel.mesh.processes import RankMissingError
 
 POLL_S = 0.1
 LOST_ANOTHER = 3  # exit status of a rank that ends only because it lost another one
-HERE = "here"  # the line on a worker's standard output that says: I am about to join
+HERE = "here"  # the line on a worker's standard output before it joins
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A rank whose process is gone."""
+    """A rank whose process has ended."""
 
     rank: int
     status: int
@@ -39,8 +39,7 @@ class Ended:
 class Workers:
     """Ranks 1 ... n of a job, each `python -m MODULE RANK JOB` with its output on our standard error.
 
-    They hold the reading end of a pipe and end when its writing end, ours, closes: so none outlives this process,
-    however it ends.
+    They end when the writing end of their pipe, which is ours, closes: so none outlives this process, however it ends.
     """
 
     def __init__(self, module: str, job: str, n_workers: int) -> None:
@@ -65,7 +64,7 @@ class Workers:
         return [process.pid for process in self._processes.values()]
 
     def wait_for_line(self, timeout_s: float) -> None:
-        """Returns when each has written a line. Raises RankMissingError where one ends first, or takes longer."""
+        """Wait until each has written a line. Raises RankMissingError where one ends first, or takes longer."""
         deadline = time.monotonic() + timeout_s
         for rank, process in self._processes.items():
             assert process.stdout is not None
@@ -73,13 +72,15 @@ class Workers:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(POLL_S)
                 ended = self.first_ended()
-                why = f"{ended}: see its output above" if ended else f"it was silent for {timeout_s:.0f} s"
+                why = (
+                    f"{ended}: see its output above" if ended else f"it did not respond for {timeout_s:.0f} s"
+                )
                 raise RankMissingError(f"rank {rank} of {len(self._processes) + 1} did not start: {why}")
 
     def first_ended(self, wait_s: float = 0.0, *, by_itself: bool = False) -> Ended | None:
-        """A rank whose process is gone, once one is, but waits no longer than `wait_s`.
+        """Wait at most `wait_s` for a rank whose process has ended.
 
-        `by_itself` passes over ranks that ended only because they lost another one.
+        `by_itself` skips ranks that ended only because they lost another one.
         """
         deadline = time.monotonic() + wait_s
         while True:
@@ -92,7 +93,7 @@ class Workers:
             time.sleep(POLL_S)
 
     def watch(self, on_end: Callable[[Ended], None]) -> None:
-        """From now on calls `on_end` once, on a thread of its own, when a rank is gone that was not to be."""
+        """Call `on_end` once, on a separate thread, when a rank ends unexpectedly."""
 
         def watch() -> None:
             while not self._closing.wait(POLL_S):
@@ -105,11 +106,11 @@ class Workers:
         self._watching.start()
 
     def running(self) -> list[int]:
-        """The ranks whose processes are there, whether or not they do anything."""
+        """The ranks whose processes are running, hanging ones included."""
         return [rank for rank, process in self._processes.items() if process.poll() is None]
 
     def end(self, grace_s: float) -> list[int]:
-        """Gives them time to end by themselves, then kills the others, whose ranks it returns. May be called again."""
+        """Wait for the ranks to end, then kill the others and return them. May be called again."""
         self._closing.set()
         deadline = time.monotonic() + grace_s
         for process in self._processes.values():
@@ -120,7 +121,7 @@ class Workers:
         return late
 
     def kill(self) -> None:
-        """Ends all at once."""
+        """Kill all ranks."""
         for process in self._processes.values():
             process.kill()
         for process in self._processes.values():
@@ -131,16 +132,16 @@ class Workers:
 
 
 def attach() -> None:
-    """The first thing that a worker does: says that it is here, ends with its parent, and leaves Ctrl-C to it."""
+    """Start a worker: report that it runs, make it end with its parent, and leave Ctrl-C to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all ranks; rank 0 tells us to stop
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     sys.stdout.write(f"{HERE}\n")
     sys.stdout.flush()
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # no one reads the pipe any further
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # the pipe is not read any further
 
 
 def _end_with_parent() -> None:
-    """Nothing is ever written to this pipe: its end is the parent's. A collective may hold the main thread."""
+    """Exit when the parent's end of the pipe closes; on a thread, since a collective may block the main one."""
     os.read(sys.stdin.fileno(), 1)  # not sys.stdin: its lock would be held when the interpreter ends
     os._exit(0)
 

@@ -1,1 +1,1 @@
-"""Which device computes which part of a step, from measured rates."""
+"""Placement of the parts of a step on devices, from measured rates."""

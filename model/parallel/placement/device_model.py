@@ -1,8 +1,8 @@
-"""What a device was measured to do, as a small JSON document, and times read off it. Does not import torch.
+"""Measured rates of a device as a JSON document, and times computed from them. Does not import torch.
 
-Each operation has samples of (size, rate): the rate is FLOP/s, or tokens/s for the data path, and the size is what it
-depends on most: rows of a matrix product, tokens of a context, rows per expert. Between samples the rate is
-interpolated on logarithmic axes, beyond them it stays. `measure_device.py` makes the documents.
+Each operation has samples of (size, rate): the rate is FLOP/s, or tokens/s for the data path, and the size is the one
+that it depends on most: rows of a matrix product, tokens of a context, rows per expert. Between samples the rate is
+interpolated on logarithmic axes, beyond them it is constant. `measure_device.py` makes the documents.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Samples = tuple[tuple[float, float], ...]
 
 
 class DeviceModelError(ValueError):
-    """A document that is no device model; the message says what is wrong with it."""
+    """An invalid device model; the message says what is wrong with it."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class DeviceModel:
     """Measured rates of one device.
 
     `link_gb_s` and `link_latency_us` are of copies between the host's memory and the device's, and infinite and 0 for
-    the host itself. `memory_gb_s` is what streaming reads of weights reach.
+    the host itself. `memory_gb_s` is the bandwidth of streaming reads of weights.
     """
 
-    name: str  # what the machine calls it
+    name: str  # the machine's name of the device
     kind: str  # cpu, cuda, npu ...
     measured_at: str  # ISO date, UTC
     dtype: str
@@ -44,7 +44,7 @@ class DeviceModel:
     def __post_init__(self) -> None:
         for operation, samples in self.rates.items():
             if operation not in get_args(Operation):
-                raise DeviceModelError(f"{self.name}: unknown operation {operation!r}")
+                raise DeviceModelError(f"{self.name} has an unknown operation {operation!r}")
             sizes = [size for size, _ in samples]
             if not samples or sizes != sorted(set(sizes)) or min(min(pair) for pair in samples) <= 0:
                 raise DeviceModelError(
@@ -62,7 +62,7 @@ class DeviceModel:
         return operation in self.rates
 
     def rate(self, operation: Operation, size: float) -> float:
-        """FLOP/s (tokens/s for data) at a size. Raises DeviceModelError where it was not measured."""
+        """Rate at a size in FLOP/s (tokens/s for data). Raises DeviceModelError if it was not measured."""
         if operation not in self.rates:
             raise DeviceModelError(f"{self.name} was not measured on {operation}")
         samples = self.rates[operation]
@@ -79,7 +79,7 @@ class DeviceModel:
         return work / self.rate(operation, size) if work else 0.0
 
     def copy_seconds(self, n_bytes: float) -> float:
-        """From the host's memory or to it."""
+        """Seconds of a copy from or to the host's memory."""
         return (
             0.0
             if self.is_host or not n_bytes
@@ -92,7 +92,7 @@ def to_json(model: DeviceModel) -> str:
 
 
 def read_device_model(path: Path) -> DeviceModel:
-    """Raises DeviceModelError where the file is no device model."""
+    """Read a device model. Raises DeviceModelError for an invalid file."""
     try:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if document.pop("format") != FORMAT:
@@ -106,5 +106,5 @@ def read_device_model(path: Path) -> DeviceModel:
         raise DeviceModelError(f"{path}: {error}") from None
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise DeviceModelError(
-            f"{path} is no device model ({error}): make one with `python -m model.parallel.placement measure`"
+            f"{path} is not a device model ({error}): make one with `python -m model.parallel.placement measure`"
         ) from error

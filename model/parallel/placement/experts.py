@@ -1,8 +1,7 @@
 """Experts on two devices: hot ones on an accelerator, cold ones in the host's memory and computed there.
 
-Rows of (token, choice) pairs go to where their expert lies and come back weighted; with one device both sides are the
-same and the result is that of plain `Experts`. Which experts are hot is `placement.split_experts`' answer to a counted
-load.
+Rows of (token, choice) pairs are sent to their expert's device and returned weighted; with one device both sides are the
+same and the result is that of plain `Experts`. `placement.split_experts` chooses the hot experts from a counted load.
 """
 
 from __future__ import annotations
@@ -16,14 +15,8 @@ from model.config import ConfigError
 from model.layers.moe.layer import Experts
 
 
-def hottest(load_E: Tensor, n_hot: int) -> list[int]:
-    """The ids of the `n_hot` experts with the largest load, by load; earlier ids first where equal."""
-    order = torch.argsort(load_E, descending=True, stable=True)
-    return [int(expert) for expert in order[:n_hot]]
-
-
 class _Side(nn.Module):
-    """Some of a layer's experts, on one device."""
+    """The experts of a layer on one device."""
 
     w_gate: nn.Parameter
     w_up: nn.Parameter
@@ -50,9 +43,9 @@ class _Side(nn.Module):
 
 
 class OffloadedExperts(nn.Module):
-    """Takes the place of a layer's `Experts`: same call. Its parameters are copies, cut into the two sides.
+    """Replaces a layer's `Experts`: same call. Its parameters are copies, split over the two devices.
 
-    Raises ConfigError where `hot` names an expert twice or one that there is not.
+    Raises ConfigError where `hot` names an expert twice or an unknown one.
     """
 
     local_E: Tensor

@@ -1,7 +1,7 @@
-"""Measures a device's rates for `device_model.py`: medians of timed calls after a warm-up, on synthetic inputs.
+"""Measure a device's rates for `device_model.py`: medians of timed calls after a warm-up, on synthetic inputs.
 
-The device is the host or whatever accelerator torch has (torch.accelerator: CUDA, ROCm, XPU, MPS, and NPUs through
-their plug-ins); nothing here is particular to one.
+The device is the host or any accelerator of torch (torch.accelerator: CUDA, ROCm, XPU, MPS, and NPUs with their
+plug-ins); nothing here depends on its kind.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ STREAM_BYTES = 2**27  # several times any cache
 
 
 def measure_device(name: str, dtype_name: str, *, seconds: float = 0.2) -> DeviceModel:
-    """The model of device `name`, cpu or an accelerator that torch has. Raises DeviceModelError where it has not."""
+    """Measure the device `name`, cpu or an accelerator of torch. Raises DeviceModelError for a missing one."""
     device, dtype = _device(name), getattr(torch, dtype_name)
     rates: dict[Operation, Samples] = {
         "dense": tuple((rows, _dense(rows, device, dtype, seconds)) for rows in ROWS),
@@ -60,7 +60,7 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise DeviceModelError(f"torch knows no device {name!r}: {str(error).splitlines()[0]}") from error
+        raise DeviceModelError(f"torch has no device {name!r}: {str(error).splitlines()[0]}") from error
     if device.type == "cpu":
         return device
     available = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
@@ -70,7 +70,7 @@ def _device(name: str) -> torch.device:
 
 
 def _seconds_of(call: Callable[[], object], device: torch.device, seconds: float) -> float:
-    """Median of one call, the device's queue emptied before and after each."""
+    """Median time of one call, with a synchronised device before and after each."""
 
     def timed() -> float:
         _synchronise(device)
@@ -116,7 +116,7 @@ def _experts(rows_per_expert: int, device: torch.device, dtype: torch.dtype, sec
 
 
 def _data_path(seconds: float) -> float:
-    """Tokens per second of packing documents of a shard into rows of ids, as training's data path does."""
+    """Tokens per second of the training data path: packing documents of a shard into rows of ids."""
     rng = torch.Generator().manual_seed(0)
     lengths = torch.randint(8, ROW_TOKENS, (400,), generator=rng).tolist()
     documents = [torch.randint(2**15, (length,), generator=rng).to(torch.int32) for length in lengths]
@@ -154,7 +154,7 @@ def _memory_bytes(device: torch.device) -> int:
         return int(torch.cuda.get_device_properties(device).total_memory)
     free_and_total = getattr(torch.get_device_module(device.type), "mem_get_info", None)
     if free_and_total is None:
-        raise DeviceModelError(f"torch does not tell how much memory {device} has")
+        raise DeviceModelError(f"torch cannot report the memory of {device}")
     return int(free_and_total()[1])
 
 

@@ -1,10 +1,10 @@
-"""Which device computes which part of a step: data path, attention, dense products, hot and cold experts.
+"""Place the parts of a step on devices: data path, attention, dense products, hot and cold experts.
 
-Takes measured device models (`device_model.py`) and what each part costs (`work.py`), and tries every assignment; with one
-device there is one. A device must hold what is on it. Within a layer parts run one after the other and the stream is
-copied where neighbours lie apart; the data path runs ahead of the step and costs only what it takes longer, unless it
-shares its device. Hot experts on an accelerator and cold ones on the host run at once. What comes out is a simulation
-and says so. Does not import torch, except to measure.
+Takes measured device models (`device_model.py`) and the cost of each part (`work.py`), and tries every assignment; with
+one device there is one. A device must have memory for its parts. Within a layer parts run one after the other and the
+stream is copied between devices; the data path overlaps with the step and costs only the time that exceeds it, unless
+it shares its device. Hot experts on an accelerator and cold ones on the host run at the same time. The result is a
+simulation, and is labelled so. Does not import torch, except to measure.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PARTS: tuple[Operation, ...] = ("data", "attention", "dense", "experts")
 
 
 class PlacementError(ValueError):
-    """Devices on which the model cannot be placed; the message names the part."""
+    """A model that cannot be placed on the devices; the message names the part."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class ExpertSplit:
 
 @dataclass(frozen=True)
 class Placement:
-    """A device for each part, the seconds that each part takes there, and those of the whole step."""
+    """A placement: a device for each part, the seconds of each part there, and those of the whole step."""
 
     devices: dict[Operation, str]
     seconds: dict[Operation, float]
@@ -66,9 +66,9 @@ def place(
     is_training: bool = True,
     cache_bytes: float = 0.0,
 ) -> Placement:
-    """The fastest assignment; `load` are the experts' shares of the pairs, even where None; `cache_bytes` as `work_of`'s.
+    """The fastest placement; `load`: the experts' shares of pairs, None for even ones; `cache_bytes` as in `work_of`.
 
-    Raises PlacementError where some part fits nowhere or was measured nowhere, the devices were measured in different
+    Raises PlacementError where a part fits no device or was measured on none, the devices were measured in different
     dtypes, or there is no token.
     """
     work = _work_on(config, devices, tokens, is_training, cache_bytes)
@@ -83,7 +83,7 @@ def place(
     ]
     if not found:
         raise PlacementError(
-            f"{config.name} fits on no assignment to {', '.join(d.name for d in devices)}: {_needs(work)}"
+            f"{config.name} does not fit on {', '.join(d.name for d in devices)} in any placement: {_needs(work)}"
         )
     return min(found, key=lambda placement: placement.step_s)
 
@@ -93,7 +93,7 @@ def best_single(
 ) -> Placement:
     """The fastest placement of all parts on one device, the baseline of `gains`.
 
-    Where that device cannot do the data path the host does it, as with any accelerator.
+    If that device cannot compute the data path the host does it, as with any accelerator.
     """
     work = _work_on(config, devices, tokens, is_training)
     host = next((device for device in devices if device.is_host and device.can("data")), None)
@@ -113,7 +113,7 @@ def best_single(
 
 
 def gains(placed: Placement, single: Placement) -> dict[str, float]:
-    """Each part's throughput where it was placed over that of the single device; and of the whole step."""
+    """Throughput of each part and of the whole step, relative to the single device."""
     parts: dict[str, float] = {
         part: single.seconds[part] / placed.seconds[part] for part in PARTS if placed.seconds[part] > 0
     }
@@ -129,10 +129,10 @@ def split_experts(
     free_bytes: float,
     host_free_bytes: float = math.inf,
 ) -> ExpertSplit | None:
-    """How many of the hottest experts to keep on the accelerator so that both sides together finish first.
+    """Choose how many of the hottest experts are on the accelerator, for the shortest time of both sides together.
 
     `load` are the experts' shares of the pairs; `free_bytes` and `host_free_bytes` are what each side has for experts.
-    Rates are read at each side's own rows per expert. None where the experts do not fit.
+    Rates are read at each side's own rows per expert. None if the experts do not fit.
     """
     ordered = sorted(load, reverse=True)
     splits = [_split(work, ordered, n_hot, accelerator, host) for n_hot in range(n_experts + 1)]
@@ -146,7 +146,7 @@ def split_experts(
 
 
 def _held(work: Work, experts_share: float, rows_share: float) -> float:
-    """Bytes of so much of the experts' weights and states, and of the rows that they are asked for."""
+    """Bytes of these shares of the experts' weights and states, and of their rows."""
     return (work.weight_bytes + work.state_bytes) * experts_share + work.kept_bytes * rows_share
 
 
@@ -179,7 +179,7 @@ def _simulate(
     load: Sequence[float] | None,
     is_training: bool,
 ) -> Placement | None:
-    """None where a part cannot run on its device or does not fit there."""
+    """Simulate an assignment; None if a part cannot run on its device or does not fit there."""
     if not all(
         device.can(needed) for part, device in chosen.items() for needed in work[part].operations(part)
     ):
@@ -226,7 +226,7 @@ def _place_experts(
 def _free_bytes(
     device: DeviceModel, chosen: dict[Operation, DeviceModel], work: dict[Operation, Work]
 ) -> float:
-    """What is left for experts beside the other parts; below 0 where these do not fit."""
+    """Bytes left for experts after the other parts; below 0 if these do not fit."""
     taken = sum(
         work[part].held_bytes for part, place in chosen.items() if place is device and part != "experts"
     )
@@ -240,8 +240,8 @@ def _copies_s(
     split: ExpertSplit | None,
     is_training: bool,
 ) -> float:
-    """Copies of the stream between attention, dense parts and experts of each layer, and of cold experts' rows."""
-    directions = 2 if is_training else 1  # gradients take the way back
+    """Seconds of copies of the stream between the parts of each layer, and of cold experts' rows."""
+    directions = 2 if is_training else 1  # gradients are copied back
     stream = tokens * config.d_model * PRECISION[chosen["attention"].dtype].block_bytes
     seconds = 0.0
     ffn = chosen["experts"] if config.n_moe_layers else chosen["dense"]
@@ -266,7 +266,7 @@ def _work_on(
     is_training: bool,
     cache_bytes: float = 0.0,
 ) -> dict[Operation, Work]:
-    """`work_of`, where these devices can be compared and together were measured on all of it."""
+    """`work_of`. Raises PlacementError if the devices cannot be compared or an operation was measured on none of them."""
     _require_comparable(devices)
     if tokens < 1:
         raise PlacementError(f"a step needs at least 1 token, not {tokens}")
@@ -284,16 +284,16 @@ def _work_on(
 
 def _needs(work: dict[Operation, Work]) -> str:
     parts = ", ".join(f"{part} {work[part].held_bytes / 1e9:.3g}" for part in PARTS if work[part].held_bytes)
-    return f"it needs GB of {parts}"
+    return f"it needs, in GB: {parts}"
 
 
 def _require_comparable(devices: Sequence[DeviceModel]) -> None:
     if not devices:
         raise PlacementError("no device model was given")
     if len({device.dtype for device in devices}) > 1:
-        raise PlacementError("device models were measured in different dtypes: measure them alike")
+        raise PlacementError("device models were measured in different dtypes: measure them in the same one")
     if len({device.name for device in devices}) < len(devices):
-        raise PlacementError("two device models have one name: each needs its own")
+        raise PlacementError("two device models have the same name: give each a different one")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -357,8 +357,8 @@ def _parser() -> argparse.ArgumentParser:
         "--device", default="cpu", help="cpu, or the accelerator's name as torch has it: cuda, npu"
     )
     measure.add_argument("--dtype", choices=tuple(PRECISION), default="float32")
-    measure.add_argument("--seconds", type=float, default=0.2, help="for each sample")
-    measure.add_argument("--out", help="file to write; else it is printed")
+    measure.add_argument("--seconds", type=float, default=0.2, help="seconds per sample (default: 0.2)")
+    measure.add_argument("--out", help="file to write (default: print it)")
     simulate = commands.add_parser("simulate", help="place a model on measured devices")
     simulate.add_argument("device_models", nargs="+", help="JSON files that `measure` wrote")
     simulate.add_argument(

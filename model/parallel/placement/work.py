@@ -1,7 +1,7 @@
-"""What each part of a step asks of the device that computes it: data path, attention, dense products, routed experts.
+"""Work of each part of a step: operations, bytes and messages of data path, attention, dense products and experts.
 
-Attention's projections cost what dense products do. What a part keeps are its weights, and in training gradients, states
-of AdamW and activations without checkpointing, in serving the cache of keys and values. Counted from a configuration.
+Attention's projections cost as much as dense products. A part keeps its weights, and in training gradients, states of
+AdamW and activations without checkpointing, in serving the cache of keys and values. Counted from a configuration.
 Does not import torch.
 """
 
@@ -21,7 +21,7 @@ PRECISION = {"float32": PRECISIONS["fp32"], "bfloat16": PRECISIONS["bf16"]}
 
 @dataclass(frozen=True)
 class Work:
-    """What one step asks of a part: FLOPs (tokens for the data path), the size that rates depend on, memory.
+    """Work of a part in one step: FLOPs (tokens for the data path), the size that rates depend on, memory.
 
     `product_flops` are those of plain products within the part, which run at the rate of dense ones.
     """
@@ -38,7 +38,7 @@ class Work:
         return self.weight_bytes + self.state_bytes + self.kept_bytes
 
     def operations(self, part: Operation) -> tuple[Operation, ...]:
-        """The rates that it needs."""
+        """Operations whose rates it needs."""
         own: tuple[Operation, ...] = (part,) if self.flops else ()
         return (*own, "dense") if self.product_flops else own
 
@@ -51,9 +51,9 @@ class Work:
 def work_of(
     config: ModelConfig, tokens: int, *, dtype: str, is_training: bool = True, cache_bytes: float = 0.0
 ) -> dict[Operation, Work]:
-    """One step over `tokens` tokens in one sequence; training counts three forward passes and keeps all activations.
+    """Work of one step over `tokens` tokens in one sequence; training counts as three forward passes with all activations.
 
-    `cache_bytes` are those of serving's keys and values, where they are more than of these tokens.
+    `cache_bytes` are those of serving's keys and values, if they are more than of these tokens.
     """
     passes, precision = (3 if is_training else 1), PRECISION[dtype]
     width = precision.block_bytes
@@ -109,7 +109,7 @@ def _activations(config: ModelConfig, tokens: int, width: int) -> tuple[float, f
 
 
 def _cached_per_token(config: ModelConfig) -> int:
-    """Elements of keys and values, or of latents, that serving keeps of one token."""
+    """Elements of keys and values, or of MLA's latents, that serving caches for one token."""
     if config.latent is not None:
         return config.n_layers * (config.latent.kv_rank + config.latent.d_rope)
     return config.n_layers * 2 * config.n_kv_heads * config.d_head

@@ -1,8 +1,7 @@
-"""A training run on several processes of this machine, behind the interface that a single one has (training/run/engine.py).
+"""Training engine on several processes of this machine, with the interface of a single one (training/run/engine.py).
 
-This process is rank 0: it starts the others, draws batches, and announces each order before all ranks carry it out
-together. Ranks cannot step back, so one that is lost ends the run, which goes on from its newest checkpoint. Knows nothing
-of budgets or logs.
+This process is rank 0: it starts the others, draws batches, and announces each order before all ranks execute it
+together. Ranks cannot undo a step, so a lost one ends the run, which can be resumed from its newest checkpoint.
 """
 
 from __future__ import annotations
@@ -46,13 +45,13 @@ from model.training.run.state import MODEL, Progress, Snapshot
 from model.training.run.trainer import Update
 
 STOP_GRACE_S = 10.0
-END_GRACE_S = 2.0  # ranks that lost another one end at about the same time; what is there afterwards may hang
+END_GRACE_S = 2.0  # ranks that lost another one end at about the same time; those that remain may hang
 
 log = logging.getLogger(__name__)
 
 
 class ManyProcesses:
-    """Implements `training.engine.Engine` over the ranks of a mesh, which it starts and ends."""
+    """Engine over the ranks of a mesh, which it starts and ends."""
 
     has_average = False
 
@@ -69,7 +68,7 @@ class ManyProcesses:
         self._recipe = config.recipe
         self._steps = 0
         threads = config.compute.threads or max(1, len(os.sched_getaffinity(0)) // self.n_processes)
-        self._folder = Path(tempfile.mkdtemp(prefix="gainshare-ranks-"))  # NCCL meets there again later
+        self._folder = Path(tempfile.mkdtemp(prefix="gainshare-ranks-"))  # NCCL uses it again later
         meeting_file = str(self._folder / "meeting")
         job = RankJob(meeting_file, self.n_processes, threads, is_cuda, self._timeout_s)
         self._workers = Workers(run_rank.__name__, job.to_json(), self.n_processes - 1)
@@ -90,7 +89,7 @@ class ManyProcesses:
     def update(self, batch: Batch, *, progress: float, learning_rate_scale: float) -> Update:
         n_targets = batch.n_targets
         if n_targets == 0:
-            raise ValueError("no position of this batch is scored: there is nothing to learn from it")
+            raise ValueError("no position of this batch is scored, so it has no loss")
         learning_rate = self._recipe.learning_rate_at(self._steps, progress) * learning_rate_scale
         loss, norm = self._together("update", batch=batch.to("cpu"), learning_rate=learning_rate)
         self._steps += 1
@@ -105,7 +104,7 @@ class ManyProcesses:
         )
 
     def measured(self) -> dict[str, float]:
-        """Of the layers on rank 0's pipeline stages."""
+        """Metrics of the layers on rank 0's pipeline stages."""
         figures: dict[str, float] = self._together("measured")
         return figures
 
@@ -113,7 +112,7 @@ class ManyProcesses:
         assert not of_average
         targets = sum(batch.n_targets for batch in batches)
         if targets == 0:
-            raise ValueError("the held-out batches score no position: give evaluation other data")
+            raise ValueError("the held-out batches score no position: use other evaluation data")
         total: float = sum(self._together("summed_loss", batch=batch) for batch in batches)
         return Score(total / targets, targets)
 
@@ -135,7 +134,7 @@ class ManyProcesses:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """In good order the ranks are told to stop; after an error one of them may be stuck, so all are killed."""
+        """Tell the ranks to stop; after an error one of them may hang, so all are killed."""
         if error is not None:
             self._kill()
             return
@@ -151,14 +150,14 @@ class ManyProcesses:
         return merge_training(self.config, self.mesh, self._together("training_state"))
 
     def _together(self, order: Order, **arguments: Any) -> Any:
-        """What this rank comes to when all do it. Raises RankMissingError where one of them is gone or hangs."""
+        """Execute an order on all ranks; returns this rank's result. Raises RankMissingError where one is lost or hangs."""
         with self._naming_the_lost():
             self._orders.send((order, arguments))
             return getattr(self._own, order)(**arguments)
 
     @contextmanager
     def _naming_the_lost(self) -> Iterator[None]:
-        """Turns the error that comes of a lost rank into a RankMissingError that says which one is gone or hangs."""
+        """Context that turns the error of a lost rank into a RankMissingError that names the lost or hanging one."""
         try:
             with naming_lost_ranks():
                 yield
@@ -166,7 +165,7 @@ class ManyProcesses:
             ended = self._workers.first_ended(END_GRACE_S, by_itself=True)
             if ended is not None:
                 raise RankMissingError(
-                    f"{ended}, and the others cannot go on without it: see its output above"
+                    f"{ended}, and the others cannot continue without it: see its output above"
                 ) from error
             if isinstance(error, RankMissingError):
                 raise RankMissingError(hanging(self._workers.running(), self._timeout_s)) from error
@@ -174,7 +173,7 @@ class ManyProcesses:
 
 
 def hanging(ranks: Sequence[int], timeout_s: float) -> str:
-    """What to say of silent ranks, of which at least one hangs: the others may wait for it or for an order."""
+    """Error text for ranks that do not respond, of which at least one hangs; the others may wait for it."""
     late = f"an answer takes more than the {timeout_s:g} s of [parallel] timeout_s"
     if not ranks:
         return f"the other ranks lost one another, since {late}: see their output above"
@@ -184,13 +183,13 @@ def hanging(ranks: Sequence[int], timeout_s: float) -> str:
 
 
 def stop(orders: Orders, workers: Workers, grace_s: float) -> None:
-    """Tells the ranks to stop and ends those that have not after `grace_s`, which loses nothing: all work is done."""
+    """Tell the ranks to stop and kill those that run after `grace_s`; all work is done by then."""
 
     def tell() -> None:
-        with suppress(RuntimeError):  # a rank is gone or hangs: it is ended below
+        with suppress(RuntimeError):  # a rank is lost or hangs: it is ended below
             orders.send(None)
 
-    telling = threading.Thread(target=tell, name="stop", daemon=True)  # a rank that hangs takes no order
+    telling = threading.Thread(target=tell, name="stop", daemon=True)  # a hanging rank receives no order
     telling.start()
     if late := workers.end(grace_s):
         log.warning("ranks %s did not stop within %.0f s: they were killed", late, grace_s)
@@ -198,7 +197,7 @@ def stop(orders: Orders, workers: Workers, grace_s: float) -> None:
 
 
 def _is_on_cuda(config: RunConfig, n_ranks: int) -> bool:
-    """Raises ConfigError where CUDA is asked for by name and not every rank can have a device."""
+    """Whether ranks use CUDA. Raises ConfigError where it is configured and not every rank can have a device."""
     if device_of(config).type == "cpu" or has_device_each(n_ranks):
         return device_of(config).type == "cuda"
     if config.compute.device == "cuda":
@@ -207,7 +206,7 @@ def _is_on_cuda(config: RunConfig, n_ranks: int) -> bool:
 
 
 def _notices(config: RunConfig, n_ranks: int, *, is_cuda: bool) -> list[str]:
-    """Says where the CPU computes though this machine has CUDA and the file does not ask for the CPU."""
+    """A notice if the CPU computes although this machine has CUDA and the file does not choose the CPU."""
     if is_cuda or device_of(config).type == "cpu":
         return []
     return [f"{_too_few_devices(n_ranks)}: all compute on the CPU; use fewer processes for CUDA"]

@@ -1,8 +1,8 @@
-"""One rank of a training run: builds its part of the trainer and does what rank 0 announces.
+"""One rank of a training run: build its part of the trainer and follow rank 0's commands.
 
 `python -m model.parallel.run.rank RANK JOB` is started by `engine.py`, never by hand. It ends with its parent, whose
-pipe it has as standard input. Exit status: 0 when told to stop or when the parent is gone, 3 where it lost another rank,
-1 where it failed itself; the traceback on standard error then says why.
+pipe it has as standard input. Exit status: 0 when told to stop or when the parent has ended, 3 if it lost another rank,
+1 if it failed itself, with a traceback on standard error.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from model.transformer import Transformer
 
 FOREVER = timedelta(
     days=365
-)  # ranks wait for an order as long as rank 0 evaluates, saves or draws: they end with it
+)  # ranks wait for an order while rank 0 evaluates, saves or draws; they end with it
 Order = Literal["update", "measured", "summed_loss", "training_state", "restore"]
 
 log = logging.getLogger(__name__)
@@ -57,13 +57,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RankJob:
-    """What a process must know to join the others; all else it is told then."""
+    """Description of a job for joining it; everything else is sent afterwards."""
 
     meeting_file: str  # in a folder that only this user may enter
     n_ranks: int
     threads: int
     is_cuda: bool
-    timeout_s: float  # that one rank waits for another
+    timeout_s: float  # how long one rank waits for another
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -74,9 +74,9 @@ class RankJob:
 
 
 class Orders:
-    """Objects from rank 0 to all other ranks, on the host, in the sender's order.
+    """Ordered channel of objects from rank 0 to all other ranks, on the host.
 
-    Rank 0 waits at most `timeout_s` for any other rank; those wait for rank 0 as long as it is there.
+    Rank 0 waits at most `timeout_s` for any other rank; those wait for rank 0 as long as it runs.
     """
 
     def __init__(self, timeout_s: float) -> None:
@@ -84,25 +84,25 @@ class Orders:
         self.group = all_ranks_on_host(timeout)
 
     def send(self, message: object) -> None:
-        """From rank 0. Raises the backend's error where a receiver is gone or takes nothing for `timeout_s`."""
+        """Send from rank 0. Raises the backend's error where a receiver is lost or does not receive for `timeout_s`."""
         dist.broadcast_object_list([message], src=0, group=self.group)
 
     def receive(self) -> Any:
-        """Waits for the next one. Raises the backend's error where rank 0 is gone."""
+        """Wait for the next object. Raises the backend's error where rank 0 has ended."""
         message: list[Any] = [None]
         dist.broadcast_object_list(message, src=0, group=self.group)
         return message[0]
 
 
 def join(job: RankJob, rank: int) -> tuple[torch.device, Orders]:
-    """Joins the others; every rank calls it. Raises RankMissingError where some do not come."""
+    """Join the others; every rank must call it. Raises RankMissingError where some do not join."""
     torch.set_num_threads(job.threads)
     device = meet(job.meeting_file, rank, job.n_ranks, is_cuda=job.is_cuda, timeout_s=job.timeout_s)
     return device, Orders(job.timeout_s)
 
 
 class RunRank:
-    """This rank's part of a run. All ranks make one, and call the same methods with the same arguments."""
+    """This rank's part of a run. All ranks must make one and call the same methods with the same arguments."""
 
     def __init__(
         self,
@@ -122,13 +122,13 @@ class RunRank:
             metrics.watch(stage)
 
     def update(self, batch: Batch, learning_rate: float) -> tuple[float, float]:
-        """Loss and gradient norm of an update on the whole batch, of which this rank takes its rows."""
+        """Update on the whole batch, of which this rank takes its rows; returns loss and gradient norm."""
         rows = own_rows(batch, self.mesh, self.processes.at.dp, self._n_micro_batches)
         with ordered_sums(self._device):
             return self.trainer.update(rows.to(self._device), learning_rate, is_packed=batch.is_packed)
 
     def measured(self) -> dict[str, float]:
-        """Of the MoE layers on this rank's stages, over the rows of all data parallel ranks."""
+        """Metrics of the MoE layers on this rank's stages, over the rows of all data parallel ranks."""
         group = self.processes.group("dp")
         layers = {}
         for stage in self.trainer.stages:
@@ -136,12 +136,12 @@ class RunRank:
         return summary(layers)
 
     def summed_loss(self, batch: Batch) -> float:
-        """Over all scored positions of the batch, without an update."""
+        """Sum of the loss over all scored positions of the batch, without an update."""
         rows = own_rows(batch, self.mesh, self.processes.at.dp, 1)
         return self.trainer.summed_loss(rows.to(self._device), is_packed=batch.is_packed)
 
     def training_state(self) -> dict[int, dict[str, Any]]:
-        """On rank 0 the states of ranks that together hold everything, by rank; elsewhere nothing."""
+        """Gather the training states on rank 0, by rank, without ranks that only have copies; other ranks get none."""
         own: dict[str, Any] | None = _on_host(self.trainer.training_state())
         if self.processes.at.edp:
             own = None  # a copy of what another rank has
@@ -150,7 +150,7 @@ class RunRank:
         return {rank: state for rank, state in enumerate(gathered or []) if state is not None}
 
     def restore(self, folder: Path) -> None:
-        """Goes on from a checkpoint of this model. Raises SavedStateError, MeshError and DamagedCheckpointError."""
+        """Restore a checkpoint of this model. Raises SavedStateError, MeshError and DamagedCheckpointError."""
         snapshot, config = load(folder)
         whole = from_snapshot(snapshot)
         rank = self.processes.rank
@@ -166,7 +166,7 @@ def _trainer(
     processes: Processes,
     device: torch.device,
 ) -> ParallelTrainer | ZeroTrainer:
-    """DeepSpeed's where the file has `zero`. Which precisions there are is the file's check's subject."""
+    """Make the trainer: DeepSpeed's if the file has `zero`, else ours."""
     dtype, compute = DTYPES[config.compute.precision], config.compute
     if parallel.zero is not None:
         is_bf16 = dtype is torch.bfloat16
@@ -196,9 +196,9 @@ def _trainer(
 
 
 def own_rows(batch: Batch, mesh: Mesh, place: int, n_micro_batches: int) -> Batch:
-    """The rows of one data parallel rank: as many for each, a multiple of the micro-batches.
+    """The rows of one data parallel rank: the same number on each, a multiple of the micro-batches.
 
-    Where the batch has too few rows, rows of padding fill it up: they are computed and score nothing.
+    A batch with too few rows is filled up with rows of padding, which are computed and not scored.
     """
     n_rows, n_parts = len(batch.tokens_BS), mesh.dp * n_micro_batches
     whole = _with_padding(batch, -n_rows % n_parts)
@@ -234,7 +234,9 @@ def main(arguments: list[str]) -> int:
         level=logging.WARNING, format=f"%(asctime)s rank {rank} %(name)s %(levelname)s %(message)s"
     )
     attach()
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a group's goes to all ranks; rank 0 saves, then tells us
+    signal.signal(
+        signal.SIGTERM, signal.SIG_IGN
+    )  # sent to all ranks of the process group; rank 0 saves, then tells us to stop
     try:
         with naming_lost_ranks():
             device, orders = join(job, rank)
@@ -243,20 +245,20 @@ def main(arguments: list[str]) -> int:
     except Exception as error:
         log.exception("this rank ends")
         sys.stderr.flush()
-        # leaving the others in order would wait for a rank that may be lost
+        # an orderly leave would wait for a rank that may be lost
         os._exit(LOST_ANOTHER if isinstance(error, RankMissingError) else 1)
     disconnect()
     return 0
 
 
 def _serve(own: RunRank, orders: Orders) -> None:
-    """Does what rank 0 announces until told to stop. Raises what an order raises: a rank cannot step back."""
+    """Execute rank 0's orders until told to stop. Raises what an order raises: a rank cannot undo a step."""
     while (order := orders.receive()) is not None:
         name, arguments = order
         try:
             getattr(own, name)(**arguments)
         except NotFiniteError:
-            log.debug("the update was left out")  # by all ranks: rank 0 tells
+            log.debug("the update was skipped")  # by all ranks; rank 0 reports it
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A mesh's training state in the form that a single process saves: so a run may go on with any mesh, or with none.
+"""A mesh's training state in the form that a single process saves, so that a run may continue on any mesh or none.
 
 Weights are the fp32 masters, moments and their step counter are AdamW's, by parameter.
 """
@@ -21,7 +21,7 @@ OPTIMIZER_KIND = "adamw"
 def to_snapshot(
     whole: Mapping[str, Any], progress: Progress, stream: dict[str, Any], *, run: dict[str, Any]
 ) -> Snapshot:
-    """Of what `training_state.merge_training` returned."""
+    """Convert the result of `training_state.merge_training` to a snapshot."""
     optimiser: Mapping[str, Mapping[str, Tensor]] = whole["optimiser"]
     tensors = {
         MODEL: {**whole["model"], **optimiser["master"]},
@@ -40,11 +40,11 @@ def to_snapshot(
 
 
 def from_snapshot(snapshot: Snapshot) -> dict[str, Any]:
-    """What `training_state.cut_training` takes. Raises SavedStateError for the state of another optimiser."""
+    """Convert a snapshot to the input of `training_state.cut_training`. Raises SavedStateError for another optimiser's."""
     kind = snapshot.facts["optimizer"]["kind"]
     if kind != OPTIMIZER_KIND:
         raise SavedStateError(
-            f"the saved state is of optimizer {kind!r}: several processes train by {OPTIMIZER_KIND!r}"
+            f"the saved state is of optimizer {kind!r}: several processes train with {OPTIMIZER_KIND!r}"
         )
     weights, moments = snapshot.tensors[MODEL], snapshot.tensors[OPTIMIZER]
     return {

@@ -1,9 +1,9 @@
 """DeepSpeed as the engine of the data parallel axis: ZeRO 0 to 3, bf16, offload, with this package's experts.
 
 DeepSpeed (arXiv:1910.02054, arXiv:2101.06840) shards optimiser states, gradients and weights over dp; expert
-parallelism is `expert.py`'s, whose parameters DeepSpeed is told to reduce over the expert-data axis (ZeRO 0 to 2; it
-refuses experts under ZeRO 3). Tensor and pipeline axes are `trainer.py`'s. What else DeepSpeed refuses is in
-docs/concepts/parallel.md.
+parallelism is that of `expert.py`, whose parameters DeepSpeed reduces over the expert-data axis (ZeRO 0 to 2; it
+refuses experts under ZeRO 3). Tensor and pipeline axes need `trainer.py`. docs/concepts/parallel.md lists further limits
+of DeepSpeed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.data.batches.batch import Batch
+from model.data.batches.batch import IGNORED, Batch
 from model.layers.moe.balance import balance_experts
 from model.layers.recompute import Checkpointing
 from model.parallel.collectives import sum_over
@@ -24,18 +24,19 @@ from model.parallel.mesh.processes import Processes, naming_lost_ranks, own_devi
 from model.parallel.mesh.shards import layouts_of_stage, load
 from model.parallel.pipeline import require_even, summed_loss
 from model.parallel.stage import Stage
-from model.parallel.tensor import IGNORED
-from model.parallel.trainer import next_token_targets, tokens_of
+from model.parallel.trainer import tokens_of
 from model.parallel.zero.engine import ZeroConfig, make_engine
 from model.parallel.zero.state import ZeroState
 from model.training.config.recipe import Recipe
+from model.training.losses.cross_entropy import next_token_targets
 from model.training.losses.objective import packing_of
 from model.training.optim.choice import set_learning_rate
 from model.training.run.errors import require_finite
 
 
 class ZeroTrainer:
-    """Trains a model whose whole weights are `state` through a DeepSpeed engine. All dp ranks make one and step together.
+    """Trains a model whose whole weights are `state` through a DeepSpeed engine. All dp ranks must make one
+    and step together.
 
     `n_micro_batches` cuts each batch; `device` is `ParallelTrainer`'s. Raises MeshError for meshes with tp or pp, which
     DeepSpeed is not given here, and for experts under ZeRO 3.
@@ -75,7 +76,7 @@ class ZeroTrainer:
         positions_BS: Tensor | None = None,
         documents_BS: Tensor | None = None,
     ) -> Tensor:
-        """One update on this rank's rows; returns the mean loss of the whole step, fp32, on all ranks."""
+        """Make one update on this rank's rows; returns the mean loss of the whole step, fp32, on all ranks."""
         given = {"positions_BS": positions_BS, "documents_BS": documents_BS}
         packing = {name: tensor for name, tensor in given.items() if tensor is not None}
         packing |= tokens_of(documents_BS)
@@ -88,12 +89,12 @@ class ZeroTrainer:
     def update(self, batch: Batch, learning_rate: float, *, is_packed: bool) -> tuple[float, float]:
         """As `ParallelTrainer.update`: loss and gradient norm, before clipping. Raises MeshError under stage 0.
 
-        `is_packed` must be that of the whole batch. Raises NotFiniteError on all ranks, and nothing has moved then:
-        gradients of a loss that is not finite are none either, and DeepSpeed leaves an update by such out.
+        `is_packed` must be that of the whole batch. Raises NotFiniteError on all ranks before anything was updated: a
+        non-finite loss has non-finite gradients, and DeepSpeed skips such an update.
         """
         if self.zero.stage == 0:
             raise MeshError(
-                "DeepSpeed tells no norm of the gradients under ZeRO 0: use 1, 2 or 3, or ParallelTrainer"
+                "DeepSpeed does not report the gradients' norm under ZeRO 0: use 1, 2 or 3, or ParallelTrainer"
             )
         packing = packing_of(batch, self.stages[0], is_packed=is_packed) | tokens_of(batch.documents_BS)
         with naming_lost_ranks():
@@ -104,7 +105,7 @@ class ZeroTrainer:
             return loss, norm
 
     def summed_loss(self, batch: Batch, *, is_packed: bool) -> float:
-        """In nats over all scored positions of all ranks' rows, without an update; on all ranks."""
+        """Sum of the loss in nats over all scored positions of all ranks' rows, without an update; on all ranks."""
         packing = packing_of(batch, self.stages[0], is_packed=is_packed)
         with naming_lost_ranks():
             loss = summed_loss(self.stages, self.processes, batch.tokens_BS, batch.targets_BS, packing)
@@ -119,11 +120,11 @@ class ZeroTrainer:
             return {name: tensor.detach().clone() for name, tensor in stage.state_dict().items()}
 
     def training_state(self) -> dict[str, Any]:
-        """As `ParallelTrainer.training_state`, in the same form: either goes on from the other's. All ranks call it."""
+        """As `ParallelTrainer.training_state`, in the same form: either can load the other's. All ranks must call it."""
         return {"steps": self.steps, "model": self.state_dict(), "optimiser": self._state.read()}
 
     def load_training_state(self, state: Mapping[str, Any]) -> None:
-        """Goes on from what `training_state` returned on this rank, or was cut for it. All ranks call it together.
+        """Restore what `training_state` returned on this rank, or was cut for it. All ranks must call it together.
 
         Raises MeshError where a weight is missing or of another shape.
         """
@@ -131,7 +132,7 @@ class ZeroTrainer:
         for name, layout in layouts_of_stage(self.engine.module, mesh).items():
             given, shape = state["model"].get(name), layout.local_shape(mesh)
             if given is None or given.shape != shape:
-                raise MeshError(f"the saved shard has no {name} of shape {shape}: it is another mesh's")
+                raise MeshError(f"the saved shard has no {name} of shape {shape}: it is of another mesh")
         for name, buffer in self.engine.module.named_buffers():
             if name in state["model"]:
                 buffer.copy_(state["model"][name])
@@ -141,7 +142,7 @@ class ZeroTrainer:
     def _engine_step(
         self, tokens_BS: Tensor, targets_BS: Tensor, packing: dict[str, Tensor], learning_rate: float
     ) -> Tensor:
-        """Gradients of the mean loss of the whole step, clipped, and the update by them; returns that loss."""
+        """Compute clipped gradients of the mean loss of the whole step and update; returns that loss."""
         dp, n = self.processes.group("dp"), self.n_micro_batches
         require_even(tokens_BS.shape[0], n)
         n_scored = sum_over((targets_BS != IGNORED).sum(), dp)

@@ -1,7 +1,7 @@
 """A DeepSpeed engine over one rank's part of the model: ZeRO 0 to 3, bf16 and offload over torch's AdamW.
 
-DeepSpeed (arXiv:1910.02054, arXiv:2101.06840) shards optimiser states, gradients and weights over dp; it is told which
-parameters are experts, which it reduces over the expert-data axis.
+DeepSpeed (arXiv:1910.02054, arXiv:2101.06840) shards optimiser states, gradients and weights over dp; parameters
+that are marked as experts are reduced over the expert-data axis.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from model.training.config.recipe import Recipe
 
 @dataclass(frozen=True)
 class ZeroConfig:
-    """`stage`: 1 shards optimiser states, 2 gradients too, 3 weights too. `offload` keeps states in the host's memory.
+    """Settings of ZeRO. `stage` 1 shards optimiser states, 2 gradients too, 3 weights too; `offload`: states on the host.
 
     `is_bf16` trains bf16 weights with an fp32 master copy; embedding, head and norms are bf16 as well then.
     """
@@ -38,13 +38,13 @@ class ZeroConfig:
     def __post_init__(self) -> None:
         check_zero(Mesh(), self.stage, offload=self.offload)
         if self.is_bf16 and self.stage == 0:
-            raise MeshError("bf16 needs ZeRO 1, 2 or 3: stage 0 keeps no master weights that could be saved")
+            raise MeshError("bf16 needs ZeRO 1, 2 or 3: stage 0 has no master weights to save")
 
 
 def make_engine(
     stage: Stage, processes: Processes, recipe: Recipe, zero: ZeroConfig, n_micro_batches: int
 ) -> Any:
-    """A DeepSpeed engine over torch's AdamW, whose rule for decay is that of model/training/optim/choice.py."""
+    """Make a DeepSpeed engine over torch's AdamW, with weight decay as in model/training/optim/choice.py."""
     deepspeed = import_deepspeed(stage.device)
     experts = _mark_experts(stage, processes)
     if experts:
@@ -59,7 +59,7 @@ def make_engine(
             fused=True,
         ),
         config={
-            "train_micro_batch_size_per_gpu": 1,  # counts nothing here: the loss is scaled by targets
+            "train_micro_batch_size_per_gpu": 1,  # unused: the loss is scaled by targets
             "gradient_accumulation_steps": n_micro_batches,
             "gradient_clipping": recipe.clip_norm,
             "bf16": {"enabled": zero.is_bf16},
@@ -77,25 +77,25 @@ def make_engine(
 
 
 def import_deepspeed(device: torch.device) -> Any:
-    """The module, within the joined world. It is told its device by variables, and its log goes to standard error."""
+    """Import DeepSpeed within the joined world, with its device in variables and its log on standard error."""
     # torchrun sets both; without torchrun all ranks are on one machine
     os.environ.setdefault("LOCAL_RANK", str(dist.get_rank()))
     n_local = os.environ.get("LOCAL_WORLD_SIZE", str(dist.get_world_size()))
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        # without it DeepSpeed asks `numactl`, which raises PermissionError where PATH has a folder that is closed to us
+        # without it DeepSpeed runs `numactl`, which raises PermissionError if PATH has a folder without permission
         os.environ.setdefault("LOCAL_SIZE", n_local)
-    with redirect_stdout(sys.stderr):  # the logger keeps the stream that it finds
+    with redirect_stdout(sys.stderr):  # the logger keeps the stream of the import
         import deepspeed
-    # DeepSpeed would compile a shared-memory extension for the CPU here, minutes long, and a killed build's lock makes the
-    # next run wait for ever: collectives stay torch's
+    # DeepSpeed would compile a shared-memory extension for the CPU here, which takes minutes, and the lock of a killed
+    # build makes the next run wait for ever: use torch's collectives
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False)
     return deepspeed
 
 
 def _limit_waits(engine: Any, timeout: timedelta) -> None:
-    """DeepSpeed makes groups of its own, in which a rank would wait 30 minutes for one that hangs."""
+    """Limit the waits of DeepSpeed's own groups, where a rank would wait 30 minutes for one that hangs."""
     groups = [engine.seq_data_parallel_group]
     if engine.has_moe_layers:
         groups += [*engine.expert_parallel_group.values(), *engine.expert_data_parallel_group.values()]
@@ -104,7 +104,7 @@ def _limit_waits(engine: Any, timeout: timedelta) -> None:
 
 
 def _mark_experts(stage: Stage, processes: Processes) -> list[nn.Parameter]:
-    """Tells DeepSpeed which parameters are experts: they are reduced over the expert-data axis only."""
+    """Mark experts for DeepSpeed: they are reduced over the expert-data axis only."""
     if processes.mesh.ep == 1:
         return []
     name = _expert_groups(processes)
@@ -116,7 +116,7 @@ def _mark_experts(stage: Stage, processes: Processes) -> list[nn.Parameter]:
 
 
 def _expert_groups(processes: Processes) -> str:
-    """The name of DeepSpeed's own groups along ep and edp, which it keeps by ep alone: those of another mesh are replaced."""
+    """Name of DeepSpeed's groups along ep and edp, which it keeps by ep alone; those of another mesh are replaced."""
     from deepspeed.utils import groups
 
     mesh, rank = processes.mesh, processes.rank
@@ -131,7 +131,7 @@ def _expert_groups(processes: Processes) -> str:
 
 
 def _declare_moe(stage: Stage) -> None:
-    """DeepSpeed looks for modules of its own MoE class; experts of this package are made such, by name only."""
+    """Make our experts appear as modules of DeepSpeed's MoE class, which it searches for by name."""
     from deepspeed.moe.layer import MoE
 
     declared = type("DeclaredExperts", (ParallelExperts, MoE), {})
@@ -143,7 +143,7 @@ def _declare_moe(stage: Stage) -> None:
 
 
 def _parameter_groups(stage: Stage, experts: set[nn.Parameter], recipe: Recipe) -> list[dict[str, Any]]:
-    """Matrices and their stacks decay, vectors do not; experts are a group of their own, as ZeRO asks."""
+    """Parameter groups: weight decay on matrices and their stacks, not on vectors; experts are separate, as ZeRO needs."""
     trained = [parameter for parameter in stage.parameters() if parameter.requires_grad]
     dense = [parameter for parameter in trained if parameter not in experts]
     parts: list[dict[str, Any]] = [

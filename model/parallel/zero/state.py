@@ -1,8 +1,8 @@
-"""What a DeepSpeed engine trains on from, whole on every rank: master weights and moments, read and set, ZeRO 0 to 3.
+"""Training state of a DeepSpeed engine, whole on every rank: read and set master weights and moments, ZeRO 0 to 3.
 
-DeepSpeed cuts flattened groups of parameters over ranks; its accessors put one parameter together again. They know of
-no moments before the first update, have none of stage 0, cannot set what does not divide evenly under stage 3, and
-leave the weights that are computed with as they are: that is added here.
+DeepSpeed cuts flattened groups of parameters over ranks; its accessors reassemble one parameter. They have no moments
+before the first update and none of stage 0, cannot set parameters that do not divide evenly under stage 3, and do not
+update the weights of the forward pass: that is added here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MASTER = "master"
 
 
 class ZeroState:
-    """The states of an engine whose optimiser is torch's AdamW. All ranks call its methods together."""
+    """The states of an engine whose optimiser is torch's AdamW. All ranks must call its methods together."""
 
     def __init__(self, engine: Any, stage: int) -> None:
         self._engine, self._stage = engine, stage
@@ -46,7 +46,7 @@ class ZeroState:
 
     @torch.no_grad()
     def write(self, states: Mapping[str, Mapping[str, Tensor]], steps: int) -> None:
-        """Goes on from what `read` returned after `steps` steps, and computes with the masters' weights."""
+        """Restore what `read` returned after `steps` steps, and set the weights of the forward pass to the masters'."""
         for kind in (MASTER, *MOMENTS):
             for name, parameter in self._trained.items():
                 self._write(parameter, kind, states[kind][name])
@@ -55,14 +55,14 @@ class ZeroState:
         self._compute_with_masters(states[MASTER])
 
     def _flat_masters(self) -> list[Tensor]:
-        """The tensors that AdamW works on; stage 3 hands them to it one by one, and only during a step."""
+        """The tensors that AdamW updates; stage 3 passes them to it one by one, and only during a step."""
         if self._stage == 3:
             flat: list[Tensor] = self._engine.optimizer.fp32_partitioned_groups_flat
             return flat
         return [tensor for group in self._adamw.param_groups for tensor in group["params"]]
 
     def _make_moments(self) -> None:
-        """Zeros, as AdamW starts with.
+        """Make zero moments, as AdamW starts with.
 
         DeepSpeed links moments to parameters when the first of its groups has been stepped, so those of the others, which
         come later, would never be found.
@@ -121,7 +121,7 @@ class ZeroState:
 
 
 def _own_part(parameter: nn.Parameter, whole: Tensor) -> Tensor:
-    """What this rank keeps of a parameter under stage 3: equal parts, the last filled up with zeros."""
+    """This rank's part of a parameter under stage 3: equal parts, the last filled up with zeros."""
     size, group = parameter.ds_tensor.numel(), parameter.ds_process_group  # type: ignore[attr-defined]
     filled = F.pad(whole.flatten(), (0, size * dist.get_world_size(group) - whole.numel()))
     return filled.narrow(0, size * dist.get_rank(group), size)

@@ -1,4 +1,4 @@
-"""Writes answers in OpenAI's shapes: whole objects and the chunks of a stream."""
+"""Write answers in OpenAI's shapes: whole objects and the chunks of a stream."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def server_sent(document: Mapping[str, Any]) -> str:
 
 @dataclass
 class Answer:
-    """The shape of one request's answers, chat or completion."""
+    """Writes one request's answers in OpenAI's shape, chat or completion."""
 
     model: str
     is_chat: bool
@@ -35,7 +35,7 @@ class Answer:
         self._opened: set[int] = set()
 
     def whole(self, pieces: Sequence[Piece]) -> dict[str, Any]:
-        """Everything at once, from the pieces of complete answers."""
+        """The whole response object, from the pieces of complete answers."""
         indices = sorted({piece.index for piece in pieces})
         choices = [self._choice(index, [p for p in pieces if p.index == index]) for index in indices]
         kind = "chat.completion" if self.is_chat else "text_completion"
@@ -51,9 +51,9 @@ class Answer:
         return {**choice, "text": text}
 
     def chunks(self, piece: Piece, *, with_usage: bool) -> Iterator[dict[str, Any]]:
-        """The chunks that a piece becomes, often none: nothing is sent that says nothing.
+        """The chunks of a piece, often none: empty chunks are not sent.
 
-        The first chunk of each chat answer names the role; completions have none of that kind.
+        The first chunk of each chat answer names the role; completions have no such chunk.
         """
         usage = piece.usage if with_usage else None
         if self.is_chat and piece.index not in self._opened:

@@ -1,4 +1,4 @@
-"""Chat messages to the prompt text that a model was trained on.
+"""Render chat messages to the prompt text that a model was trained on.
 
 Templates come with downloaded models, so they run in Jinja's sandbox.
 """
@@ -15,7 +15,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 TEMPLATE_FILE = "chat_template.jinja"
 
-# The tiny random model was trained on nothing; this only marks who speaks.
+# The tiny random model is untrained; this template only marks the roles.
 TINY_TEMPLATE = (
     "<|bos|>{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|eos|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -23,13 +23,13 @@ TINY_TEMPLATE = (
 NOT_USED: Mapping[str, None] = {
     "tools": None,
     "documents": None,
-}  # some templates ask whether they are `none`
-# For models that were trained on no chats.
+}  # some templates test whether they are `none`
+# For models that were not trained on chats.
 NO_TEMPLATE = "{{ raise_exception('this model has no chat template: use /v1/completions') }}"
 
 
 class ChatError(ValueError):
-    """The template refuses these messages, or is broken."""
+    """A chat template that refuses these messages, or is broken."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class ChatTemplate:
     """A compiled template with the variables, functions and filters that templates of Hugging Face expect.
 
     `special_tokens` are the tokenizer's, by the names that templates know them under: `bos_token`, `eos_token`.
-    Today's date (`strftime_now`) is not among what they find: templates ask whether it is there, and a prompt with a
-    date would be another one each day. Raises ChatError.
+    Today's date (`strftime_now`) is not among them: a template that finds it writes it into the prompt, which would
+    then change each day. Raises ChatError.
     """
 
     def __init__(self, source: str, special_tokens: Mapping[str, str] | None = None) -> None:
@@ -65,7 +65,7 @@ class ChatTemplate:
             return self._template.render(
                 messages=values, add_generation_prompt=True, **NOT_USED, **self._special_tokens
             )
-        except Exception as error:  # a template is somebody else's program
+        except Exception as error:  # a template is a program of the model's author
             what = str(error) or type(error).__name__
             raise ChatError(f"the model's chat template refuses these messages: {what}") from error
 
@@ -75,5 +75,5 @@ def _refuse(message: str) -> None:
 
 
 def _as_json(value: object, **options: Any) -> str:
-    """As transformers has it: `indent` and the other options of `json.dumps`, characters as they are."""
+    """transformers' `tojson` filter: `indent` and the other options of `json.dumps`, non-ASCII characters unescaped."""
     return json.dumps(value, **{"ensure_ascii": False, **options})

@@ -1,4 +1,4 @@
-"""How many tokens prompt and answer may have. Pure."""
+"""Limit the tokens of prompt and answer to the model's context. Pure."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ def check_length(tokenizer: Tokenizer, text: str, max_context: int, *, is_chat: 
     if least > max_context:
         raise bad_value(
             "messages" if is_chat else "prompt",
-            f"this model's context is {max_context} tokens here; the prompt has {len(text):,} characters, which are at "
+            f"this model has a context of {max_context} tokens on this node; the prompt has {len(text):,} characters, at "
             f"least {least} tokens. Shorten the prompt",
             "context_length_exceeded",
         )
 
 
 def room_for(n_prompt: int, max_context: int, options: Options, *, is_chat: bool) -> int:
-    """The most tokens of each answer. Raises ApiError (400) where prompt and answer cannot fit the context.
+    """Maximum tokens of each answer. Raises ApiError (400) where prompt and answer cannot fit the context.
 
-    A chat that says nothing may fill the context, a completion gets OpenAI's sixteen tokens.
+    Without `max_tokens` a chat may fill the context, and a completion gets OpenAI's sixteen tokens.
     """
     room = max_context - n_prompt
     default = room if is_chat else min(COMPLETION_DEFAULT_TOKENS, room)
@@ -30,8 +30,8 @@ def room_for(n_prompt: int, max_context: int, options: Options, *, is_chat: bool
     if room < 1 or wanted > room:
         raise bad_value(
             "messages" if is_chat else "prompt",
-            f"this model's context is {max_context} tokens here; the prompt has {n_prompt} and {max(wanted, 0)} more were "
-            "asked for. Shorten the prompt or lower max_tokens",
+            f"this model has a context of {max_context} tokens on this node; the prompt has {n_prompt} and {max(wanted, 0)} more "
+            "were asked for. Shorten the prompt or lower max_tokens",
             "context_length_exceeded",
         )
     return wanted

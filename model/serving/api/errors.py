@@ -6,7 +6,7 @@ from typing import Any
 
 
 class ApiError(Exception):
-    """An answer other than success. `param` names the request's field at fault."""
+    """An error response. `param` names the request's field at fault."""
 
     def __init__(
         self,
@@ -28,29 +28,29 @@ class ApiError(Exception):
 
 
 def bad_value(param: str | None, message: str, code: str = "invalid_value") -> ApiError:
-    """A 400 that names the field, if it is one field's fault, and says what it may be."""
+    """An error 400 that names the field, if one is at fault, and its valid values."""
     return ApiError(400, code, message, param=param)
 
 
 def not_now(code: str, message: str, *, retry_s: int = 1, status: int = 503) -> ApiError:
-    """A refusal that the same request may not meet a moment later."""
+    """A temporary refusal: the same request may succeed a moment later."""
     kind = "rate_limit_error" if status == 429 else "server_error"
     return ApiError(status, code, message, kind=kind, headers={"Retry-After": str(retry_s)})
 
 
 def too_late() -> ApiError:
-    """A deadline that ends a request before there is anything to answer."""
+    """A deadline that passed before the answer began."""
     message = "the deadline of this request passed, or could not be met any more, before its answer began"
     return ApiError(504, "deadline_exceeded", message, kind="server_error")
 
 
 def upstream_failed(why: str) -> ApiError:
-    """The server behind this node broke off or contradicted itself."""
+    """A failure of the upstream server: it broke off or sent contradictions."""
     return ApiError(502, "upstream_failed", f"the server behind this node failed: {why}", kind="server_error")
 
 
 class LoadError(Exception):
-    """A model that cannot be served; `status` is HTTP's word for why."""
+    """A model that cannot be served; `status` is the HTTP status of the reason."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)

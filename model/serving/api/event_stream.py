@@ -10,7 +10,7 @@ DONE = b"[DONE]"
 
 
 class BrokenStreamError(Exception):
-    """The stream ended before its [DONE], or holds what is no JSON object."""
+    """A stream that ended before its [DONE], or has an event that is not a JSON object."""
 
 
 async def lines(pieces: AsyncIterable[bytes]) -> AsyncGenerator[bytes]:
@@ -24,7 +24,7 @@ async def lines(pieces: AsyncIterable[bytes]) -> AsyncGenerator[bytes]:
 
 
 async def documents(pieces: AsyncIterable[bytes]) -> AsyncGenerator[dict[str, Any]]:
-    """The objects of a stream up to and without [DONE]. Raises BrokenStreamError."""
+    """The JSON objects of a stream before its [DONE]. Raises BrokenStreamError."""
     async for line in lines(pieces):
         if not line.startswith(b"data:"):
             continue
@@ -36,6 +36,6 @@ async def documents(pieces: AsyncIterable[bytes]) -> AsyncGenerator[dict[str, An
         except (ValueError, RecursionError) as error:
             raise BrokenStreamError(f"an event is not JSON: {error}") from error
         if not isinstance(document, dict):
-            raise BrokenStreamError("an event is no JSON object")
+            raise BrokenStreamError("an event is not a JSON object")
         yield document
     raise BrokenStreamError("the stream ended without [DONE]")

@@ -12,7 +12,7 @@ LARGE = 1e9  # beyond any setting; an integer of JSON may be too large for a flo
 
 
 def whole(body: Body, name: str, *, lowest: int | None = None, highest: int | None = None) -> int | None:
-    """A whole number, None where there is none. Raises ApiError (400)."""
+    """Read a whole number; None if it is missing. Raises ApiError (400)."""
     value = body.get(name)
     if value is None:
         return None
@@ -26,7 +26,7 @@ def whole(body: Body, name: str, *, lowest: int | None = None, highest: int | No
 
 
 def real(body: Body, name: str, default: float) -> float:
-    """A number; its range is checked by whoever knows it. Raises ApiError (400)."""
+    """Read a number; the caller checks its range. Raises ApiError (400)."""
     value = body.get(name)
     if value is None:
         return default
@@ -45,7 +45,7 @@ def flag(body: Body, name: str) -> bool:
 
 
 def section(body: Body, name: str) -> Body:
-    """An object within the object, empty where there is none. Raises ApiError (400)."""
+    """Read a nested object, empty if it is missing. Raises ApiError (400)."""
     value = body.get(name)
     if value is None:
         return {}
@@ -59,5 +59,5 @@ def is_whole(value: Any) -> bool:
 
 
 def is_real(value: Any) -> bool:
-    """A JSON number that can be compared; `NaN`, which Python's reader takes, cannot."""
+    """Whether a value is a JSON number other than `NaN`, which Python's reader accepts."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value

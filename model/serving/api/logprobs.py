@@ -1,7 +1,7 @@
 """Log-probabilities of chosen tokens in OpenAI's two shapes. Does not import torch.
 
-Chat answers carry one entry per token; completions carry parallel lists. JSON has no infinities: what could not be
-chosen at all is shown as -9999, as OpenAI does.
+Chat answers have one entry per token, completions parallel lists. JSON has no infinities: a token that could not be
+chosen is shown as -9999, as OpenAI does.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class ChosenToken(Protocol):
 
 
 class LogprobWriter:
-    """Writes one answer's log-probabilities, token by token; keeps how much text the tokens before made."""
+    """Writes one answer's log-probabilities, token by token, with offsets into its text."""
 
     def __init__(self, token_bytes: Callable[[int], bytes], *, is_chat: bool) -> None:
         self._token_bytes, self._is_chat = token_bytes, is_chat
@@ -65,7 +65,7 @@ class LogprobWriter:
         }
 
     def _distinct(self, token: int) -> str:
-        """A text that no other token has: parts of characters are spelt out, as OpenAI spells them."""
+        """A unique text of a token: bytes of unfinished characters are escaped as OpenAI does."""
         given = self._token_bytes(token)
         try:
             return given.decode("utf-8") or _name(token)
@@ -78,7 +78,7 @@ def shown(logprob: float) -> float:
 
 
 def joined(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The log-probabilities of an answer from those of its pieces; None where there were none."""
+    """Join the log-probabilities of an answer's pieces; None if there are none."""
     whole: dict[str, Any] | None = None
     for part in parts:
         if whole is None:
@@ -91,5 +91,5 @@ def joined(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
 
 
 def _name(token: int) -> str:
-    """For special tokens, which stand for no text."""
+    """Name of a special token, which has no text."""
     return f"token_id:{token}"

@@ -34,7 +34,7 @@ _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant"
 
 @dataclass(frozen=True)
 class Options:
-    """What both kinds of request may ask for; `max_tokens` None means the endpoint's default, for each answer."""
+    """Options of chats and completions; `max_tokens` None means the endpoint's default, for each answer."""
 
     model: str
     max_tokens: int | None
@@ -48,7 +48,7 @@ class Options:
     schema: Mapping[str, Any] | None = None  # of the JSON that each answer must be
     priority: int = 0
     deadline_ms: int | None = None
-    stop_token_ids: frozenset[int] = frozenset()  # beside the model's own
+    stop_token_ids: frozenset[int] = frozenset()  # in addition to the model's own
     min_tokens: int = 0  # of each answer, before anything but `max_tokens` may end it
 
 
@@ -91,7 +91,10 @@ def _read_message(i: int, message: Any) -> Message:
             isinstance(p, dict) and p.get("type") == "text" and isinstance(p.get("text"), str)
             for p in content
         ):
-            raise bad_value(f"{where}.content", f"{where}.content may hold text parts only")
+            raise bad_value(
+                f"{where}.content",
+                f"{where}.content may have text parts only: this model reads no images or audio",
+            )
         content = "".join(part["text"] for part in content)
     if not isinstance(content, str):
         raise bad_value(f"{where}.content", f"{where}.content must be text")
@@ -111,14 +114,16 @@ def read_prompt(body: Body) -> str | tuple[int, ...]:
 
 
 def read_options(body: Body, *, is_chat: bool) -> Options:
-    """Everything but the prompt. Raises ApiError (400) that names the field."""
+    """Read everything but the prompt. Raises ApiError (400) that names the field."""
     refuse_unsupported(body)
     streaming, extension = section(body, "stream_options"), section(body, EXTENSION)
     schema = read_schema(body)
     min_tokens = whole(body, "min_tokens", lowest=0) or 0
     for name, is_set in (("ignore_eos", flag(body, "ignore_eos")), ("min_tokens", min_tokens > 0)):
         if schema is not None and is_set:
-            raise bad_value(name, f"{name} cannot go with a response_format: such an answer has its own end")
+            raise bad_value(
+                name, f"{name} cannot be used with response_format: such an answer ends where its JSON ends"
+            )
     max_name = "max_completion_tokens" if body.get("max_completion_tokens") is not None else "max_tokens"
     return Options(
         model=read_model(body),

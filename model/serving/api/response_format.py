@@ -1,6 +1,6 @@
-"""Which form the answer must have: a `response_format` of OpenAI's, as a JSON schema. Pure.
+"""Read OpenAI's `response_format` as a JSON schema. Pure.
 
-Whether the schema itself can be followed is found out where the constraint is built.
+Building the constraint checks that the schema itself can be followed.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""The fields of a request that decide how tokens are chosen, and how many answers are. Pure; OpenAI's names, and
-`top_k`, `min_p` and `repetition_penalty` as vLLM's users know them.
+"""Read a request's sampling fields and its number of answers. Pure.
+
+Names are OpenAI's, and vLLM's for `top_k`, `min_p` and `repetition_penalty`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ MAX_BIASES = 1024
 
 
 def read_settings(body: Body, *, is_chat: bool) -> SamplingSettings:
-    """Raises ApiError (400) that names the field at fault."""
+    """Read the sampling settings. Raises ApiError (400) that names the field at fault."""
     try:
         return SamplingSettings(
             temperature=real(body, "temperature", 1.0),
@@ -32,19 +33,19 @@ def read_settings(body: Body, *, is_chat: bool) -> SamplingSettings:
 
 
 def read_seed(body: Body) -> int | None:
-    """A seed of 64 bits with sign, as OpenAI's and vLLM's users know it; samplers take no negative ones."""
+    """Read a signed 64-bit seed, as OpenAI and vLLM take it; samplers need one that is not negative."""
     seed = whole(body, "seed", lowest=-MAX_SEED - 1, highest=MAX_SEED)
     return None if seed is None else seed & MAX_SEED
 
 
 def read_top_k(body: Body) -> int:
-    """How many of the likeliest tokens are kept; 0 for all, which vLLM's users also write as -1."""
+    """Read `top_k`; 0 keeps all tokens, which vLLM also writes as -1."""
     top_k = whole(body, "top_k") or 0
     return 0 if top_k == -1 else top_k
 
 
 def read_answers(body: Body) -> int:
-    """How many answers are wanted; `best_of` may not ask for more, since none would be thrown away here."""
+    """Read the number of answers. `best_of` must not be larger: this node returns every answer that it computes."""
     n = whole(body, "n", lowest=1, highest=MAX_ANSWERS) or 1
     best_of = whole(body, "best_of")
     if best_of is not None and best_of != n:
@@ -53,7 +54,7 @@ def read_answers(body: Body) -> int:
 
 
 def read_logprobs(body: Body, *, is_chat: bool) -> int | None:
-    """How many alternatives are wanted beside each token's log-probability; None for no log-probabilities.
+    """Read the number of alternatives per token's log-probability; None for no log-probabilities.
 
     Chats ask with a flag and `top_logprobs`, completions with one number.
     """
@@ -68,12 +69,12 @@ def read_logprobs(body: Body, *, is_chat: bool) -> int | None:
 
 
 def _is_number(body: Body) -> bool:
-    """False says as much as leaving it out, in completions too."""
+    """Whether `logprobs` is a number; `false` counts as missing, in completions too."""
     return body.get("logprobs") is not False
 
 
 def read_logit_bias(body: Body) -> dict[int, float]:
-    """Token id -> what is added to its logit. JSON's names are texts, so ids come as texts of digits."""
+    """Read `logit_bias`: token id -> number added to its logit. JSON's keys are strings, so ids are strings of digits."""
     given = section(body, "logit_bias")
     if len(given) > MAX_BIASES:
         raise bad_value("logit_bias", f"logit_bias may name at most {MAX_BIASES} tokens")

@@ -1,4 +1,4 @@
-"""Work that ends the moment the client leaves, and answers as server-sent events that do."""
+"""Streaming: answers as server-sent events, and work that is cancelled when the client disconnects."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 
 
 async def stream_answer(running: Running, options: Options, answer: Answer) -> AsyncGenerator[str, None]:
-    """Chunks, then the closing usage where asked for, then [DONE]. A failure is told in the stream, without [DONE]."""
+    """Yield chunks, then the usage if asked for, then [DONE]. A failure is sent in the stream, without [DONE]."""
     last: Piece | None = None
     try:
         async for piece in running.pieces():
@@ -34,7 +34,7 @@ async def stream_answer(running: Running, options: Options, answer: Answer) -> A
 
 
 class EventStream(StreamingResponse):
-    """A stream that watches for the client's leaving itself, whatever version of ASGI the server speaks.
+    """A streaming response that itself detects the client's disconnect, in any ASGI version of the server.
 
     The generation is cancelled however the stream ends, even if it never began.
     """
@@ -55,13 +55,13 @@ class EventStream(StreamingResponse):
             results = await asyncio.gather(sending, leaving, return_exceptions=True)
             await self._chunks.aclose()
         for result in results:
-            # a client that has left makes sending fail, which is no one's fault
+            # sending fails when the client has disconnected, which is not an error
             if isinstance(result, Exception) and not isinstance(result, OSError):
                 raise result
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result | None:
-    """What `work` returns or raises; None where the client leaves first, which cancels it."""
+    """The result of `work`; None if the client disconnects first, which cancels it."""
     working = asyncio.create_task(work)
     leaving = asyncio.create_task(disconnected(receive))
     try:

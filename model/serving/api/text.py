@@ -1,4 +1,4 @@
-"""Generated tokens to text, piece by piece: whole characters only, ended by stop strings."""
+"""Turn generated tokens into text, piece by piece: whole characters only, ended by stop strings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class TextStream:
         self.is_stopped = False
 
     def push(self, token: int, *, may_stop: bool = True) -> str:
-        """The text that is settled by one more token, often none; without `may_stop` no stop string begins in it."""
+        """Add a token and return the text that is final, often none; without `may_stop` no stop string begins in it."""
         if self.is_stopped:
             return ""
         self._held += self._decoder.decode(self._token_bytes(token))
@@ -35,7 +35,7 @@ class TextStream:
         return self._release(len(self._held) - self._unsettled())
 
     def finish(self) -> str:
-        """What was held back; no more tokens will come."""
+        """Return the text that was held back; no more tokens follow."""
         return "" if self.is_stopped else self._release(len(self._held))
 
     def _release(self, end: int) -> str:
@@ -43,7 +43,7 @@ class TextStream:
         return text
 
     def _unsettled(self) -> int:
-        """Length of the longest end of the held text that begins some stop string."""
+        """Length of the longest suffix of the held text that is a prefix of a stop string."""
         longest = max((len(stop) - 1 for stop in self._stop), default=0)
         for length in range(min(longest, len(self._held)), 0, -1):
             if any(stop.startswith(self._held[-length:]) for stop in self._stop):

@@ -1,6 +1,6 @@
-"""Text to token ids and token ids to bytes.
+"""Encode text to token ids, and decode token ids to bytes.
 
-Both tokenizers are byte-level, so each ordinary token stands for fixed bytes; whole characters are put together
+Both tokenizers are byte-level, so each ordinary token has fixed bytes; whole characters are put together
 by `model/serving/api/text.py`.
 """
 
@@ -19,16 +19,16 @@ TOKENIZER_FILE = "tokenizer.json"
 SPACE = "\u2581"  # what SentencePiece writes for a space
 MOST_SHOWN = 20  # characters of a token in an error
 CHARACTERS_PER_NFC_BYTE = 2  # at most, as a test shows: no character of n bytes is composed of more than 2 n
-_KEEP_TEXT = frozenset({"Sequence", "ByteLevel", "Digits", "Split", "NFC"})  # steps that leave nothing out
+_KEEP_TEXT = frozenset({"Sequence", "ByteLevel", "Digits", "Split", "NFC"})  # steps that drop no text
 _KINDS = {
     models.Unigram: f"SentencePiece (Unigram, {SPACE!r} for a space)",
-    models.WordPiece: "WordPiece (pieces of words, '##' where one goes on)",
+    models.WordPiece: "WordPiece (pieces of words, '##' where one continues)",
     models.WordLevel: "WordLevel (whole words)",
 }
 
 
 class UnservedTokenizerError(ValueError):
-    """A tokenizer that a node would serve with wrong text; the message says what it is and what to do."""
+    """A tokenizer of a kind that a node cannot decode correctly; the message names it and says what to do."""
 
 
 class Tokenizer(Protocol):
@@ -40,14 +40,14 @@ class Tokenizer(Protocol):
         """Ids of a text in which special tokens may be spelt out."""
 
     def encode_prompt(self, text: str) -> list[int]:
-        """The same of a text that begins a sequence: with the start token of tokenizers that set one before each."""
+        """As `encode`, with the start token of tokenizers that put one before each sequence."""
 
     def token_bytes(self, token: int) -> bytes:
-        """The bytes that a token stands for; none for a special token. Runs of spaces, or `<think>`, are often added
-        to a vocabulary without being special: they are text."""
+        """The bytes of a token; none for a special token. Tokens that are added and not special, such as runs of
+        spaces or `<think>`, are text."""
 
     def least_tokens(self, text: str) -> int:
-        """No text has fewer tokens than this, which takes no encoding to know; 0 where nothing is known."""
+        """A lower bound of a text's number of tokens, without encoding it; 0 if none is known."""
 
 
 class ByteTokenizer:
@@ -80,7 +80,7 @@ class ByteTokenizer:
 
 
 class BPETokenizer:
-    """A byte-level BPE tokenizer from the file of a model folder. Nothing is cut or filled up, whatever the file says.
+    """A byte-level BPE tokenizer from the file of a model folder. The file's truncation and padding are ignored.
 
     Raises ValueError that names an unusable file, UnservedTokenizerError for one of another kind.
     """
@@ -88,14 +88,14 @@ class BPETokenizer:
     def __init__(self, file: Path, stop_tokens: Sequence[int]) -> None:
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
-        except Exception as error:  # tokenizers raises bare Exception, which names no file
+        except Exception as error:  # tokenizers raises bare Exception without the file's name
             raise ValueError(f"{file.name}: {error}") from error
         _check_byte_level(self._tokenizer)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._stop_tokens = frozenset(stop_tokens)
         byte_of = {character: byte for byte, character in enumerate(byte_alphabet())}
-        added = self._tokenizer.get_added_tokens_decoder()  # whose texts are spelt as they are
+        added = self._tokenizer.get_added_tokens_decoder()  # added tokens are spelt as they are
         self._bytes = {
             token: bytes(byte_of[character] for character in text)
             for text, token in self._tokenizer.get_vocab(with_added_tokens=True).items()
@@ -117,7 +117,7 @@ class BPETokenizer:
 
     def _encoded(self, text: str, *, add_special_tokens: bool) -> list[int]:
         clean = text.encode("utf-8", errors="replace").decode("utf-8")
-        # A batch, since `encode` keeps Python's lock: all other threads would stand still for a long text.
+        # As a batch, since `encode` keeps Python's lock: other threads would wait while a long text is encoded.
         (encoding,) = self._tokenizer.encode_batch_fast([clean], add_special_tokens=add_special_tokens)
         ids: list[int] = encoding.ids
         return ids
@@ -129,23 +129,23 @@ class BPETokenizer:
         return 0 if self._most_characters is None else -(-len(text) // self._most_characters)
 
     def check_vocabulary(self, vocab_size: int) -> None:
-        """Raises UnservedTokenizerError where an id, one that ends answers among them, is none of the model's."""
+        """Raises UnservedTokenizerError where a token id, stop tokens included, is not in the model's vocabulary."""
         last = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
         if last >= vocab_size:
             raise UnservedTokenizerError(
-                f"{TOKENIZER_FILE} has token ids up to {last:,} and the model knows {vocab_size:,} tokens, 0 to "
-                f"{vocab_size - 1:,}: prompts with the others could not be computed. Fetch the tokenizer that belongs to "
+                f"{TOKENIZER_FILE} has token ids up to {last:,} and the model has {vocab_size:,} tokens, 0 to "
+                f"{vocab_size - 1:,}: prompts with higher ids could not be computed. Fetch the tokenizer that belongs to "
                 "these weights"
             )
         if beyond := sorted(token for token in self._stop_tokens if not 0 <= token < vocab_size):
             raise UnservedTokenizerError(
-                f"token {beyond[0]:,} is said to end an answer and the model knows {vocab_size:,} tokens, 0 to "
+                f"the stop token {beyond[0]:,} is not in the model's vocabulary of {vocab_size:,} tokens, 0 to "
                 f"{vocab_size - 1:,}: answers would not end there. Correct eos_token_id or stop_tokens"
             )
 
 
 def _check_byte_level(tokenizer: tokenizers.Tokenizer) -> None:
-    """Raises UnservedTokenizerError where tokens do not stand for the bytes that `byte_alphabet` spells."""
+    """Raises UnservedTokenizerError where tokens are not spelt in the alphabet of `byte_alphabet`."""
     model = tokenizer.model
     steps = {
         step["type"] for part in (tokenizer.normalizer, tokenizer.pre_tokenizer) for step in _steps(part)
@@ -160,12 +160,12 @@ def _check_byte_level(tokenizer: tokenizers.Tokenizer) -> None:
     if kind is None and (model.byte_fallback or any(SPACE in text for text in unknown)):
         kind = f"SentencePiece (BPE, {SPACE!r} for a space)"
     elif kind is None and (model.continuing_subword_prefix or model.end_of_word_suffix):
-        kind = "BPE with marks where words go on or end"
+        kind = "BPE with marks where words continue or end"
     elif kind is None and ("ByteLevel" not in steps or unknown):
         kind = "BPE of characters" + (f", as {min(unknown)[:MOST_SHOWN]!r}" if unknown else "")
     if kind is not None:
         raise UnservedTokenizerError(
-            f"{TOKENIZER_FILE} is {kind}, and a node serves byte-level BPE only, as Llama 3, Qwen and SmolLM2 have it: "
+            f"{TOKENIZER_FILE} is {kind}, and a node serves byte-level BPE only, as in Llama 3, Qwen and SmolLM2: "
             "answers would come out as wrong text. Choose a model with such a tokenizer, or have a server that reads this "
             "one (vLLM, llama.cpp) answer behind a node with --upstream"
         )
@@ -180,7 +180,7 @@ def _steps(part: Any) -> Iterator[dict[str, Any]]:
 
 
 def _most_characters(tokenizer: tokenizers.Tokenizer, spelt: Collection[bytes]) -> int | None:
-    """Of a text, that one token stands for; None where some of a text may get no token."""
+    """Most characters of text in one token; None if some text may get no token."""
     added = tokenizer.get_added_tokens_decoder().values()
     if not {bytes([byte]) for byte in range(256)}.issubset(spelt) or any(
         token.lstrip or token.rstrip for token in added

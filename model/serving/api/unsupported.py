@@ -1,7 +1,7 @@
-"""Fields that would change an answer and that no backend of a node follows: refused by name, never ignored.
+"""Refuse, by name, fields that would change an answer and that no backend of a node implements.
 
-From OpenAI's reference and vLLM's protocol (0.32), and the grammars of SGLang and llama.cpp. Fields that only say how
-fast, for whom or in which order are not among them. Pure.
+From OpenAI's reference and vLLM's protocol (0.32), and the grammars of SGLang and llama.cpp. Fields of speed, user or
+order alone are not among them. Pure.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 from model.serving.api.errors import ApiError, bad_value
 from model.serving.api.fields import Body
 
-# Field -> the values, beside null, that mean "not used".
+# Field -> the values, in addition to null, that mean "not used".
 _FIELDS: Mapping[str, tuple[Any, ...]] = {
     # OpenAI
     "tools": ([],),
-    "tool_choice": ("none", "auto"),  # without tools the same
+    "tool_choice": ("none", "auto"),  # the same without tools
     "functions": ([],),
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
@@ -69,7 +69,7 @@ _MESSAGE_FIELDS = ("tool_calls", "function_call", "audio")
 
 
 def refuse_unsupported(body: Body) -> None:
-    """Raises ApiError (400) that names the first field of a request which cannot be followed."""
+    """Raises ApiError (400) that names a request's first unsupported field."""
     for name, unused in _FIELDS.items():
         value = body.get(name)
         if value is not None and value not in unused:
@@ -77,12 +77,12 @@ def refuse_unsupported(body: Body) -> None:
 
 
 def refuse_unsupported_message(message: Body, where: str) -> None:
-    """The same of one chat message, found at `where`."""
+    """Raises ApiError (400) that names the first unsupported field of the chat message at `where`."""
     for name in _MESSAGE_FIELDS:
         if message.get(name):
             raise unsupported(f"{where}.{name}")
 
 
 def unsupported(name: str) -> ApiError:
-    """A 400 that names the field."""
+    """An error 400 that names the field."""
     return bad_value(name, f"{name} is not supported by this model node", "unsupported_parameter")

@@ -1,8 +1,8 @@
-"""One model served by several processes on one machine: tensor and expert parallel behind the executor's interface.
+"""Executor over several processes of one machine: tensor and expert parallel.
 
 This process is rank 0: its engine schedules, and each step is announced to the other ranks before all compute their
-parts of it together. Ranks cannot step back, so a rank that is lost, or a step that fails on any of them, ends the
-executor for good: every later step raises, and `on_loss` is told, once, so that the node can end.
+parts of it together. Ranks cannot undo a step, so a lost rank, or a step that fails on any of them, ends the
+executor: every later step raises, and `on_loss` is called once, so that the node can end.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 
 class DistributedExecutor:
-    """Rank 0 of a job: implements `Executor` over its own part and the other ranks'. Made by `start`."""
+    """Executor of rank 0 over its own part and the other ranks'. `start` makes it."""
 
     def __init__(
         self,
@@ -66,17 +66,17 @@ class DistributedExecutor:
 
     @property
     def part(self) -> Transformer:
-        """This rank's part of the model; its routers, which every rank has whole, see all tokens."""
+        """This rank's part of the model; routers are whole on every rank and see all tokens."""
         return self._own.transformer
 
     @property
     def process_ids(self) -> list[int]:
-        """Of the other ranks."""
+        """Process ids of the other ranks."""
         return self._workers.process_ids
 
     def step(self, parts: Sequence[Part]) -> NDArray[np.float32]:
-        """As `Executor.step`. Raises ValueError for parts that no executor could compute, before any rank sees them,
-        and RankMissingError from the moment on when the job is lost."""
+        """As `Executor.step`. Raises ValueError for invalid parts before any rank gets them, and RankMissingError
+        once a rank was lost."""
         self._shape.check(parts, self)
         return self._together(Command.STEP, encode_parts(parts), lambda: self._own.step(parts))
 
@@ -84,7 +84,7 @@ class DistributedExecutor:
         self._together(Command.COPY_BLOCK, (source, target), lambda: self._own.copy_block(source, target))
 
     def close(self) -> None:
-        """Ends the other ranks; harmless when they are gone. Afterwards this process may start another job."""
+        """End the other ranks; harmless if they are gone. Afterwards this process may start another job."""
         with self._lock:
             if self._is_closed:
                 return
@@ -125,14 +125,14 @@ class DistributedExecutor:
                 return
             self.failure = failure
         log.error("%s", failure)
-        self._workers.kill()  # whoever waits for a part of the lost rank, waits in vain
+        self._workers.kill()  # a rank that waits for the lost one would wait for ever
         if self._on_loss is not None:
             self._on_loss(failure)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Shape:
-    """What parts are checked against: on several ranks a wrong id would be no one's, and no error."""
+    """Limits that parts are checked against: on several ranks a wrong id would not raise an error."""
 
     vocab_size: int
     max_context: int
@@ -145,7 +145,7 @@ class _Shape:
             if not part.tokens or part.past < 0 or end > self.max_context:
                 raise ValueError(f"each part needs new tokens that end within {self.max_context}")
             if min(part.tokens) < 0 or max(part.tokens) >= self.vocab_size:
-                raise ValueError(f"token ids must lie in the vocabulary of {self.vocab_size}")
+                raise ValueError(f"token ids must be in the vocabulary of {self.vocab_size}")
             if not 0 <= part.n_logits <= len(part.tokens):
                 raise ValueError("a part has logits after its own new tokens only")
             if len(part.blocks) * executor.block_tokens < end:
@@ -165,13 +165,13 @@ def start(
     on_loss: OnLoss | None = None,
     step_timeout_s: float = STEP_TIMEOUT_S,
 ) -> tuple[ServedModel, DistributedExecutor]:
-    """Starts the other ranks, loads each one's part, and returns when all are ready.
+    """Start the other ranks, load each one's part, and return when all are ready.
 
     `model` and `home` are those of `load_served`; `max_cache_bytes` of the limits counts the caches of ranks with
     different heads together. The served model's transformer has shapes and no weights: they are in the executor.
     One such job at a time in a process. Raises MeshError where the model cannot be split so, CheckpointError where it
-    cannot be loaded, and RankMissingError where a rank does not come or this process has such a job already; nothing
-    new is left running then.
+    cannot be loaded, and RankMissingError where a rank does not start or this process has such a job already; no
+    started process is left then.
     """
     if dist.is_initialized():
         raise RankMissingError("this process is a rank of another job: close that first")
@@ -223,5 +223,5 @@ def _ready(
 
 def _explained(ended: Ended | None, error: Exception | None) -> RankMissingError:
     if ended is not None:
-        return RankMissingError(f"{ended}, and the others cannot go on without it: see its output above")
+        return RankMissingError(f"{ended}, and the others cannot continue without it: see its output above")
     return RankMissingError(f"a step of several ranks failed and cannot be repeated: {error}")

@@ -1,4 +1,4 @@
-"""What rank 0 tells the other serving ranks: small integer messages, broadcast on the host.
+"""Messages from rank 0 to the other serving ranks: small integer tensors, broadcast on the host.
 
 A message is a command and integers. It goes out as one tensor of fixed size, which a decode step fits into, and a
 second one where there is more.
@@ -27,13 +27,13 @@ class Command(IntEnum):
 
 
 class Channel:
-    """One sender, rank 0, and all other ranks of a gloo group as receivers; in the sender's order, nothing is lost."""
+    """Ordered, reliable channel from rank 0 to all other ranks of a gloo group."""
 
     def __init__(self, group: Group) -> None:
         self._group = group
 
     def send(self, command: Command, integers: Sequence[int] = ()) -> None:
-        """From rank 0. Integers of 32 bits. Raises the backend's error where a receiver is gone."""
+        """Send from rank 0. Integers have 32 bits. Raises the backend's error where a receiver is gone."""
         whole = torch.zeros(max(_HEADER_INTS + len(integers), FIRST_INTS), dtype=torch.int32)
         whole[: _HEADER_INTS + len(integers)] = torch.tensor(
             [command, len(integers), *integers], dtype=torch.int32
@@ -65,7 +65,7 @@ class Channel:
 
 
 def encode_parts(parts: Sequence[Part]) -> list[int]:
-    """For each part: how many tokens, past, how many blocks, how many logits; then its tokens and blocks."""
+    """Encode parts: for each its numbers of tokens, past, blocks and logits, then its tokens and blocks."""
     integers: list[int] = []
     for part in parts:
         integers += (len(part.tokens), part.past, len(part.blocks), part.n_logits)

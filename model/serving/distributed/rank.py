@@ -1,7 +1,7 @@
-"""What every rank of a serving job does alike: it joins the others and builds its part of the model and of the cache.
+"""Start of every rank of a serving job: join the others, build its part of the model and of the cache.
 
 Ranks are on one machine: they meet through a file, talk over the loopback interface (gloo), and over NCCL where each
-has a CUDA device of its own. Messages of `messages.py` always travel on the host.
+has its own CUDA device. Messages of `messages.py` always travel on the host.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from model.serving.distributed.shard import Degrees, Groups, shard_of
 from model.serving.executors.plain_torch import TorchExecutor
 from model.serving.node.served import ServedModel, load_served
 
-STEP_TIMEOUT_S = 120.0  # of one collective: a rank that is silent for longer is lost
+STEP_TIMEOUT_S = 120.0  # of one collective: a rank that does not answer for longer is lost
 _FOREVER = timedelta(days=365)  # receivers wait for work as long as there is none
 
 
 @dataclass(frozen=True)
 class RankJob:
-    """Everything that a rank must know; rank 0 writes it, the others read it."""
+    """Description of a serving job; rank 0 writes it, the others read it."""
 
     model: str
     home: str | None
@@ -67,7 +67,7 @@ class Rank:
 
 
 def join(job: RankJob, rank: int) -> Rank:
-    """Joins the default process group and makes the groups of the job. Raises RankMissingError where they do not come."""
+    """Join the default process group and make the groups of the job. Raises RankMissingError where a rank is missing."""
     if job.threads:
         torch.set_num_threads(job.threads)
     n_ranks, timeout = job.degrees.n_ranks, timedelta(seconds=job.step_timeout_s)
@@ -84,7 +84,7 @@ def join(job: RankJob, rank: int) -> Rank:
 def build(rank: Rank, served: ServedModel) -> TorchExecutor:
     """This rank's part of the model over its part of the cache, ready to compute. Raises MeshError.
 
-    Kernels that layers would build when they are first used are built here: others would wait within a step.
+    Kernels that layers would build at first use are built here, where no other rank waits in a step.
     """
     if rank.device.type == "cpu":
         native.available()
@@ -108,7 +108,7 @@ def leave() -> None:
 
 
 def _tensor_group(degrees: Degrees, rank: int, timeout: timedelta) -> dist.ProcessGroup | None:
-    """Every rank takes part in making every group."""
+    """Make all tensor parallel groups, which every rank must take part in; returns this rank's."""
     if degrees.tensor == 1:
         return None
     own: dist.ProcessGroup | None = None
@@ -116,6 +116,6 @@ def _tensor_group(degrees: Degrees, rank: int, timeout: timedelta) -> dist.Proce
         members = list(range(first, first + degrees.tensor))
         group = dist.new_group(members, timeout=timeout)
         if rank in members:
-            assert isinstance(group, dist.ProcessGroup)  # and not torch's mark of ranks outside of it
+            assert isinstance(group, dist.ProcessGroup)  # not torch's marker for ranks outside of the group
             own = group
     return own

@@ -1,7 +1,7 @@
 """One rank's part of a model that several ranks serve: its heads, feed-forward widths, vocabulary and experts.
 
 Tensor parallel ranks split heads, dense and shared feed-forwards and the vocabulary (Megatron-LM, arXiv:1909.08053);
-expert parallel ranks split the routed experts. Both axes lie over the *same* ranks, `max(tensor, expert)` of them
+expert parallel ranks split the routed experts. Both axes use the *same* ranks, `max(tensor, expert)` of them
 (parallel folding, arXiv:2504.14960), since a served step has one residual stream that all ranks hold whole: rows
 for a rank's experts are picked from it and sums are added up again, with one all-reduce and no all-to-all. Where
 there are fewer expert parallel ranks than tensor parallel ones, experts are split by width too; where there are
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from model.config import ModelConfig, MoEConfig
 from model.layers.attention.gqa import Attention
-from model.layers.attention.mla import LatentAttention
+from model.layers.attention.mla import MLA
 from model.layers.block import Block
 from model.layers.moe.layer import Experts, MoELayer
 from model.layers.sharing import is_lent
@@ -43,7 +43,7 @@ VOCABULARY = ("embedding", "head")
 
 @dataclass(frozen=True)
 class Degrees:
-    """Over how many ranks tensors and experts are split. One must divide the other; `MeshError` says so."""
+    """Degrees of tensor and expert parallelism. One must divide the other, else MeshError."""
 
     tensor: int = 1
     expert: int = 1
@@ -52,7 +52,7 @@ class Degrees:
         low, high = sorted((self.tensor, self.expert))
         if low < 1 or high % low:
             raise MeshError(
-                f"tensor parallel {self.tensor} and expert parallel {self.expert} lie over the same ranks: both must be "
+                f"tensor parallel {self.tensor} and expert parallel {self.expert} use the same ranks: both must be "
                 "at least 1, and one a multiple of the other"
             )
 
@@ -62,12 +62,12 @@ class Degrees:
 
     @property
     def heads(self) -> Mesh:
-        """How everything but routed experts is cut; ranks are at `rank % tensor` on it."""
+        """Mesh of everything but routed experts; a rank is at `rank % tensor` on it."""
         return Mesh(tp=self.tensor)
 
     @property
     def experts(self) -> Mesh:
-        """How routed experts are cut."""
+        """Mesh of routed experts."""
         return Mesh(dp=self.expert, ep=self.expert, tp=self.n_ranks // self.expert)
 
 
@@ -81,7 +81,7 @@ class Groups:
 
 def check_degrees(config: ModelConfig, degrees: Degrees) -> None:
     """Raises MeshError with the first reason why the model cannot be split so."""
-    even = _evenly_worded(config, degrees.tensor)
+    even = _evenly_split(config, degrees.tensor)
     for mesh in (degrees.heads, degrees.experts):
         for reason in refusals(even, mesh):
             raise MeshError(
@@ -91,7 +91,7 @@ def check_degrees(config: ModelConfig, degrees: Degrees) -> None:
 
 
 class LocalExperts(Experts):
-    """Takes the place of a layer's `Experts`: the part of their sum that this rank's experts, from `first` on, make."""
+    """Replaces a layer's `Experts`: the part of the sum that this rank's experts, from `first` on, contribute."""
 
     def __init__(self, config: MoEConfig, first: int) -> None:
         super().__init__(config)
@@ -114,12 +114,12 @@ class ModelShard(Transformer):
     """A rank's part, made on the meta device by `shard_of`, whose `step` all ranks call together with the same parts.
 
     Keys and values are those of this rank's heads (`config` is the part's shape). Rank 0 gets all logits [N, V];
-    what the others get means nothing.
+    the others' return values are meaningless.
     """
 
     def __init__(self, config: ModelConfig, degrees: Degrees, rank: int, groups: Groups) -> None:
         check_degrees(config, degrees)
-        self_config = _evenly_worded(config, degrees.tensor)
+        self_config = _evenly_split(config, degrees.tensor)
         with unfilled():
             super().__init__(local_config(self_config, degrees.tensor))
             self.whole_config, self.degrees, self.rank, self.groups = config, degrees, rank, groups
@@ -128,7 +128,7 @@ class ModelShard(Transformer):
 
     @property
     def first_id(self) -> int:
-        """The first token id whose embedding lies here."""
+        """The first token id of this rank's part of the embedding."""
         return self.rank % self.degrees.tensor * self.config.vocab_size
 
     def embed(self, tokens: Tensor) -> Tensor:
@@ -169,7 +169,7 @@ def shard_of(
     shard = ModelShard(config, degrees, rank, groups)
     shard.cast_blocks(dtype)
     shard.to_empty(device=device)
-    for buffer in shard.buffers():  # what is counted in training; what is stored follows
+    for buffer in shard.buffers():  # counters of training; stored values follow
         buffer.zero_()
     shard.load_state_dict({name: _cut(shard, name, state) for name in shard.state_dict()})
     _add_up(shard)
@@ -184,7 +184,7 @@ def _cut(shard: ModelShard, name: str, state: Mapping[str, Tensor]) -> Tensor:
         n_ids = shard.config.vocab_size
         part_VD = state[name][shard.first_id : shard.first_id + n_ids]
         return F.pad(part_VD, (0, 0, 0, n_ids - len(part_VD)))
-    whole = _evenly_worded(shard.whole_config, degrees.tensor)
+    whole = _evenly_split(shard.whole_config, degrees.tensor)
     if ".experts." in name:
         return layouts(whole, degrees.experts)[name].cut(
             state[name], degrees.experts, degrees.experts.coordinates(shard.rank)
@@ -194,10 +194,10 @@ def _cut(shard: ModelShard, name: str, state: Mapping[str, Tensor]) -> Tensor:
 
 
 def _add_up(shard: ModelShard) -> None:
-    """Lets the outputs of all split modules be summed over the ranks that have parts of them."""
+    """Sum the outputs of all split modules over the ranks that have parts of them."""
     groups, is_one_group = shard.groups, shard.degrees.tensor == shard.degrees.n_ranks
     for block in cast("list[Block]", list(shard.layers)):
-        if not is_lent(block, "attention"):  # else it is another block's, and met there
+        if not is_lent(block, "attention"):  # else it is another block's and visited there
             _sum_cached(block.attention, groups.tensor)
         if is_lent(block, "ffn"):
             continue
@@ -219,8 +219,8 @@ def _sum_output(module: nn.Module, group: Group) -> None:
         module.register_forward_hook(add_up)
 
 
-def _sum_cached(attention: Attention | LatentAttention, group: Group) -> None:
-    """As `_sum_output`; hooks see a module's call only, and attention to a cache is a method beside it."""
+def _sum_cached(attention: Attention | MLA, group: Group) -> None:
+    """As `_sum_output`, for attention to a cache, which is a method that hooks do not see."""
     compute = attention.forward_cached
 
     def forward_cached(*arguments: Any, **named: Any) -> Tensor:
@@ -238,6 +238,6 @@ def _local_experts(config: MoEConfig, degrees: Degrees, rank: int) -> LocalExper
     )
 
 
-def _evenly_worded(config: ModelConfig, n_parts: int) -> ModelConfig:
-    """With as many ids as make equal parts, and without what only training asks for."""
+def _evenly_split(config: ModelConfig, n_parts: int) -> ModelConfig:
+    """The configuration with a vocabulary that divides evenly, and without MTP modules."""
     return dataclasses.replace(config, vocab_size=-(-config.vocab_size // n_parts) * n_parts, n_ahead=0)

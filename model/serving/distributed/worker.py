@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
 
 
 def serve(rank: Rank, executor: Executor) -> None:
-    """Says that it is ready, then computes until told to stop. Raises what a step raises: a rank cannot step back."""
+    """Report readiness, then compute until told to stop. Raises what a step raises: a rank cannot undo a step."""
     with naming_lost_ranks():
         rank.channel.meet()
         while True:

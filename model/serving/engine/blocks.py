@@ -1,10 +1,10 @@
-"""Who holds which block of the key/value cache, and which full blocks may be used again: the block pool.
+"""Block pool: which sequences hold which block of the key/value cache, and which full blocks can be reused.
 
-A block is a number; what it stores is the executor's business. A held block counts its holders, so that several
-sequences may share it. Full blocks are known by the hash of all tokens up to their end (Kwon et al. 2023,
-arXiv:2309.06180); when no one holds such a block any more it stays findable until its room is needed, the longest
-unused first. Where all layers have a window, a table begins with `GONE` for blocks that lie behind all of them. Knows
-nothing of requests, tensors, threads or time.
+A block is a number; the executor owns its content. A held block counts its holders, so that several sequences may share
+it. Full blocks are known by the hash of all tokens up to their end (Kwon et al. 2023, arXiv:2309.06180); when no
+sequence holds such a block any more it can still be found until its space is needed, the least recently used first.
+Where all layers have a window, a table begins with `GONE` for blocks that all of them have passed. Has no requests,
+tensors, threads or clock.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
 KEY_BYTES = (
-    16  # no one finds two prefixes of one 128-bit hash; a salt keeps others' prefixes unknown beside that
+    16  # collisions of a 128-bit hash cannot be found; a salt also hides the prefixes of other tenants
 )
 
-GONE = -1  # in a block table: no token to come looks at what lay here
+GONE = -1  # in a block table: no later token attends to this block
 
 
 class NoBlockError(Exception):
-    """Every block is held: somebody has to give some back first."""
+    """All blocks are held: a sequence must release some first."""
 
 
 def root_key(salt: str) -> bytes:
-    """Where a chain of block keys starts. Chains of different salts never meet, so no prefix is shared over them."""
+    """The start of a chain of block keys. Chains of different salts never meet, so they share no prefix."""
     return blake2b(salt.encode(), digest_size=KEY_BYTES).digest()
 
 
@@ -35,23 +35,23 @@ def next_key(key: bytes, tokens: Sequence[int]) -> bytes:
 
 
 def first_seen_block(n_tokens: int, window: int | None, block_tokens: int) -> int:
-    """Which block of a table is the first that tokens behind the first `n_tokens` look at.
+    """Index of the first block that tokens after the first `n_tokens` attend to.
 
-    Each sees `window` tokens, its own included, or all where None. The answer is the past's end where none is seen.
+    Each sees `window` tokens, itself included, or all if None. If no past token is seen, the result is the past's end.
     """
     return 0 if window is None else max(n_tokens - window + 1, 0) // block_tokens
 
 
 class BlockPool:
-    """`n_blocks` blocks of `block_tokens` tokens; each is free, held by somebody, or idle: kept for its content only."""
+    """`n_blocks` blocks of `block_tokens` tokens; each is free, held by a sequence, or idle: kept for its content only."""
 
     def __init__(self, n_blocks: int, block_tokens: int) -> None:
         if n_blocks < 1 or block_tokens < 1:
             raise ValueError(
-                f"a pool needs blocks and room in them, not {n_blocks} blocks of {block_tokens} tokens"
+                f"a pool needs at least one block of one token, not {n_blocks} blocks of {block_tokens} tokens"
             )
         self.n_blocks, self.block_tokens = n_blocks, block_tokens
-        self.n_evicted = 0  # blocks whose content was given up for room
+        self.n_evicted = 0  # blocks whose content was dropped for space
         self.changes = 0  # grows whenever a block gets or loses a holder
         self.sharing_changes = 0  # grows whenever a block gets its second holder or loses the last but one
         self._holders = [0] * n_blocks
@@ -78,11 +78,11 @@ class BlockPool:
         return self._holders[block]
 
     def blocks_for(self, n_tokens: int) -> int:
-        """Blocks that so many tokens fill or begin."""
+        """Number of blocks for so many tokens, the last one possibly not full."""
         return -(-n_tokens // self.block_tokens)
 
     def allocate(self, after: int | None = None) -> int:
-        """A block for one holder, its content undefined; the one behind `after` where that is free.
+        """Allocate a block for one holder, its content undefined; the one after `after` if that is free.
 
         Neighbours let an executor read a sequence's past in one piece. Raises NoBlockError.
         """
@@ -115,7 +115,7 @@ class BlockPool:
         return self._n_touched - 1
 
     def share(self, block: int) -> None:
-        """One more holder, of a held or an idle block."""
+        """Add a holder to a held or an idle block."""
         holders = self._holders[block]
         if holders == 0:
             del self._idle[block]  # KeyError: a free block has nothing to share
@@ -125,9 +125,9 @@ class BlockPool:
         self.changes += 1
 
     def release(self, block: int) -> None:
-        """One holder less; no one may hold a block that it has released."""
+        """Remove a holder."""
         holders = self._holders[block]
-        assert holders > 0, f"block {block} is released but nobody holds it"
+        assert holders > 0, f"block {block} is released but has no holder"
         self._holders[block] = holders - 1
         self.changes += 1
         if holders > 1:
@@ -138,21 +138,21 @@ class BlockPool:
             self._free[block] = None
 
     def release_all(self, blocks: Sequence[int]) -> None:
-        """Releases a sequence's blocks, the last first: what begins a prefix is given up after what continues it."""
+        """Release a sequence's blocks, the last first, so that the start of a prefix is evicted after its continuation."""
         for block in reversed(blocks):
             self.release(block)
 
     def register(self, block: int, key: bytes) -> None:
-        """Makes a held, full block findable. Where the same content is findable already, that one stays."""
-        assert self._holders[block] > 0, f"block {block} is registered but nobody holds it"
+        """Enter a held, full block under its key. A block with the same key that is entered already stays."""
+        assert self._holders[block] > 0, f"block {block} is registered but has no holder"
         if key not in self._block_of and block not in self._key_of:
             self._block_of[key] = block
             self._key_of[block] = key
 
     def find(self, keys: Iterable[bytes], window: int | None = None) -> list[int]:
-        """The blocks of the longest usable beginning of a chain; no one holds them by that.
+        """Find the blocks of the longest usable prefix of a chain, without holding them.
 
-        Usable is one whose blocks are all known but those that no token behind it looks at, which are `GONE` in it.
+        A prefix is usable if all its blocks are known except those that no later token attends to, which are `GONE`.
         """
         found: list[int] = []
         n_usable, last_unknown = 0, -1
@@ -175,13 +175,13 @@ class BlockPool:
         return sum(self._holders[block] == 0 for block in blocks)
 
     def forget(self, blocks: Iterable[int]) -> None:
-        """Makes held blocks impossible to find: their content is not to be trusted."""
+        """Remove held blocks from the index: their content is not valid."""
         for block in blocks:
-            assert self._holders[block] > 0, f"block {block} is forgotten but nobody holds it"
+            assert self._holders[block] > 0, f"block {block} is forgotten but has no holder"
             self._forget(block)
 
     def forget_content(self, keys: Iterable[bytes]) -> None:
-        """Makes contents impossible to find, wherever they lie; what was kept for them alone is free."""
+        """Remove keys from the index; blocks that were kept for them alone become free."""
         for key in keys:
             block = self._block_of.get(key)
             if block is not None:

@@ -8,14 +8,14 @@ from torch import Tensor
 from model.config import ModelConfig
 
 BLOCK_TOKENS = (
-    256  # capacity grows by whole blocks, so that a long answer is not paid for before it is written
+    256  # capacity grows by whole blocks, so that memory of a long answer is taken as it is written
 )
 
 
 class SequenceCache:
     """Keys [layers, G, capacity, C] and values of one sequence; implements attention's KeyValueStore.
 
-    Latent attention keeps one vector of latent and rotary key per token and layer, as a key without a value.
+    MLA keeps one vector of latent and rotary key per token and layer, as a key without a value.
     """
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
@@ -34,10 +34,6 @@ class SequenceCache:
         """Bytes held, used or not."""
         return self._capacity * self._bytes_per_token
 
-    def bytes_for(self, n_tokens: int) -> int:
-        """Bytes that a sequence of this length will hold."""
-        return self._capacity_for(n_tokens) * self._bytes_per_token
-
     @property
     def _capacity(self) -> int:
         return self._keys.shape[2]
@@ -51,7 +47,7 @@ class SequenceCache:
         return min(-(-n_tokens // BLOCK_TOKENS) * BLOCK_TOKENS, self._max_context)
 
     def reserve(self, n_tokens: int) -> None:
-        """Makes room for `n_tokens` new ones. Raises ValueError beyond the model's context."""
+        """Make room for `n_tokens` new ones. Raises ValueError beyond the model's context."""
         needed = self._length + n_tokens
         if needed > self._max_context:
             raise ValueError(f"a sequence of {needed} tokens exceeds the context of {self._max_context}")
@@ -62,13 +58,13 @@ class SequenceCache:
         self._values = self._grown(self._values, capacity)
 
     def _grown(self, memory: Tensor, capacity: int) -> Tensor:
-        """A copy of the past in more room."""
+        """Copy the past into larger memory."""
         grown = memory.new_empty((*memory.shape[:2], capacity, memory.shape[3]))
         grown[:, :, : self._length] = memory[:, :, : self._length]
         return grown
 
     def extend(self, layer: int, k_TGC: Tensor, v_TGC: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
-        """Writes behind the past without moving `length`; returns keys and values from `first` on, each [G, S, C]."""
+        """Write after the past without changing `length`; returns keys and values from `first` on, each [G, S, C]."""
         n_tokens = k_TGC.shape[0]
         self.reserve(n_tokens)
         end = self._length + n_tokens
@@ -78,7 +74,7 @@ class SequenceCache:
         return keys[:, first:end], values[:, first:end]
 
     def advance(self, n_tokens: int) -> None:
-        """Counts written tokens as past."""
+        """Count written tokens as past."""
         end = self._length + n_tokens
         if end > self._capacity:
             raise ValueError("cannot advance over tokens that were never written")
@@ -86,9 +82,9 @@ class SequenceCache:
 
 
 def widest_window(config: ModelConfig) -> int | None:
-    """How many tokens the layers of a served model look at, a query's own included; None where one looks at all.
+    """The widest sliding window of a served model's layers, the query included; None if one layer has no window.
 
-    None too for a model with prediction modules: they read a past of their own, which is in the same blocks.
+    Also None for a model with MTP modules: these read their own past, which is in the same blocks.
     """
     windows = [config.window(layer) for layer in range(config.n_layers)]
     if config.n_ahead or None in windows:
@@ -97,7 +93,7 @@ def widest_window(config: ModelConfig) -> int | None:
 
 
 def kept_per_token(config: ModelConfig) -> tuple[int, int, int]:
-    """Heads, width of keys and width of values that each layer keeps of a token."""
+    """Number of heads, width of keys and width of values that each layer caches of a token."""
     if config.latent is not None:
         return 1, config.latent.kv_rank + config.latent.d_rope, 0
     return config.n_kv_heads, config.d_head, config.d_head

@@ -1,4 +1,4 @@
-"""Holds answers to a JSON schema, or to any JSON object, by ruling out tokens: `Constraint` of model/sampling.
+"""Constrain answers to a JSON schema, or to any JSON object, by ruling out tokens (`Constraint` of model/sampling).
 
 The grammar engine is llguidance (MIT; Rust wheels without dependencies), which works on tokens' bytes. What a schema
 may contain is its subset of JSON Schema (github.com/guidance-ai/llguidance, docs/json_schema.md); a keyword outside of
@@ -20,21 +20,21 @@ from model.sampling import ConstraintError
 from model.serving.api.tokenizer import Tokenizer
 
 MAX_SCHEMA_BYTES = 64 * 1024
-# A weak model would fill its answer with white space for ever; this is enough to indent six levels by four.
+# Bounds white space, with which a weak model might fill its answer; this is enough to indent six levels by four.
 _WHITESPACE = r"[ \n\t]{1,25}"
 _LIMITS = llguidance.LLParserLimits(verbose_errors=False)  # errors reach clients: they quote no parser states
 
 
-# llguidance reads settings from this field of a schema: with them it would ignore keywords, or write what is not JSON.
+# llguidance reads settings from this field of a schema; they could make it ignore keywords or write invalid JSON.
 _SETTINGS = "x-guidance"
 
 
 class SchemaError(ValueError):
-    """A schema that no answer can be held to; the message says why, for the client."""
+    """A schema that cannot be used; the message says why, for the client."""
 
 
 class JSONGrammars:
-    """Makes constraints for one tokenizer. Building one takes 0.2 s for 49k tokens: keep it beside the model.
+    """Makes constraints for one tokenizer. Building one takes 0.2 s for 49k tokens: keep it with the model.
 
     `vocab_size` is the model's: ids beyond the tokenizer's are never allowed. Special tokens are never allowed inside
     an answer; stop tokens end it. Safe to use from several threads.
@@ -43,7 +43,9 @@ class JSONGrammars:
     def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
         stops = sorted(token for token in tokenizer.stop_tokens if token < vocab_size)
         if not stops:
-            raise ValueError("constrained answers need a tokenizer with a stop token, or they could not end")
+            raise ValueError(
+                "constrained answers need a tokenizer with a stop token: without it they could not end"
+            )
         self._vocab_size = vocab_size
         self._stop_tokens = frozenset(stops)
         self._tokens = llguidance.LLTokenizer(
@@ -52,10 +54,6 @@ class JSONGrammars:
             eos_token=stops,
             slices=llguidance.LLTokenizer.json_slices(),
         )
-
-    def json_object(self) -> GrammarConstraint:
-        """Any JSON object."""
-        return self.json_schema({"type": "object"})
 
     def json_schema(self, schema: Mapping[str, Any]) -> GrammarConstraint:
         """JSON that validates against the schema.
@@ -66,14 +64,16 @@ class JSONGrammars:
             raise SchemaError("the schema must be a JSON object")
         if _SETTINGS in schema:
             raise SchemaError(
-                f"the schema may not have {_SETTINGS}: how JSON is written is not the schema's to say"
+                f"the schema must not contain {_SETTINGS}: requests cannot change how JSON is written"
             )
         try:
             text = json.dumps(schema, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
             raise SchemaError(f"the schema is not JSON: {error}") from error
         if len(text) > MAX_SCHEMA_BYTES:
-            raise SchemaError(f"the schema has {len(text)} bytes; {MAX_SCHEMA_BYTES} are the most")
+            raise SchemaError(
+                f"the schema has {len(text)} bytes, more than the maximum of {MAX_SCHEMA_BYTES}"
+            )
         try:
             grammar = llguidance.LLMatcher.grammar_from_json_schema(
                 text, overrides={"whitespace_pattern": _WHITESPACE}
@@ -87,12 +87,12 @@ class JSONGrammars:
         try:
             constraint.mask()  # some schemas, such as endless references, fail only here
         except ConstraintError as error:
-            raise SchemaError(f"the schema cannot be used, no answer can begin: {error}") from error
+            raise SchemaError(f"the schema cannot be used, because no answer matches it: {error}") from error
         return constraint
 
 
 class GrammarConstraint:
-    """One answer's place in a grammar."""
+    """One answer's state in a grammar."""
 
     def __init__(self, matcher: llguidance.LLMatcher, vocab_size: int, stop_tokens: frozenset[int]) -> None:
         self._matcher = matcher
@@ -118,13 +118,13 @@ class GrammarConstraint:
 
     def mask(self) -> NDArray[np.bool_]:
         if self._is_finished:
-            raise ConstraintError("the constrained answer has ended; nothing may follow")
+            raise ConstraintError("the constrained answer has ended; no token may follow")
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         self._check()
         return np.unpackbits(bits, count=self._vocab_size, bitorder="little").view(np.bool_)
 
     def accept(self, token: int) -> None:
-        if not self.allows(token):  # asked first: the matcher would be of no use after a refusal
+        if not self.allows(token):  # checked first: the matcher cannot be used after a refusal
             raise ConstraintError(f"token {token} is ruled out here")
         if token in self._stop_tokens:
             self._is_finished = True
@@ -133,14 +133,14 @@ class GrammarConstraint:
             self._check()
 
     def allowed_prefix(self, tokens: Sequence[int]) -> int:
-        """As the protocol says; a stop token among them counts as not allowed."""
+        """As `Constraint.allowed_prefix`; a stop token counts as not allowed."""
         if self._is_finished:
             return 0
         known = itertools.takewhile(lambda token: token < self._vocab_size, tokens)
         return self._matcher.validate_tokens(list(known))
 
     def forced_tokens(self) -> list[int]:
-        """Tokens that spell what the grammar leaves no choice about, such as a required key; often none."""
+        """Tokens that the grammar forces next, such as those of a required key; often none."""
         return [] if self._is_finished else self._matcher.compute_ff_tokens()
 
     def fork(self) -> GrammarConstraint:
@@ -150,7 +150,9 @@ class GrammarConstraint:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise ConstraintError(f"the constraint cannot go on: {_in_one_line(self._matcher.get_error())}")
+            raise ConstraintError(
+                f"the constraint cannot continue: {_in_one_line(self._matcher.get_error())}"
+            )
 
 
 class _TokenBytes:
@@ -165,7 +167,7 @@ class _TokenBytes:
 
     def __call__(self, text: str) -> list[int]:
         if not isinstance(text, str):
-            raise TypeError("texts only")  # how llguidance asks whether bytes are taken
+            raise TypeError("texts only")  # llguidance tests this way whether bytes are accepted
         return self._tokenizer.encode(text)
 
 

@@ -1,4 +1,4 @@
-"""Which cores a process may compute on: lists of them as Linux writes them, memory nodes, and settings worth trying.
+"""CPU cores for a process: core lists as Linux writes them, memory nodes, and settings worth trying.
 
 Linux only: `bind` raises ValueError elsewhere.
 """
@@ -15,7 +15,7 @@ SYSTEM = Path("/sys/devices/system")
 
 @dataclass(frozen=True)
 class Setting:
-    """So many threads, each with a core for itself."""
+    """A number of threads, each with its own core."""
 
     cores: tuple[int, ...]
 
@@ -25,12 +25,12 @@ class Setting:
 
     @property
     def options(self) -> str:
-        """Of the node's command line."""
+        """The setting as options of the node's command line."""
         return f"--threads {self.n_threads} --cores {shown(self.cores)}"
 
 
 def parsed(text: str) -> tuple[int, ...]:
-    """The cores of a list like `0-3,8`. Raises ValueError for text that is none."""
+    """Parse a core list like `0-3,8`. Raises ValueError for other text."""
     cores: list[int] = []
     try:
         for part in text.strip().split(","):
@@ -39,12 +39,12 @@ def parsed(text: str) -> tuple[int, ...]:
     except ValueError:
         cores = []
     if not cores or len(set(cores)) < len(cores):
-        raise ValueError(f"cores are a list like 0-3,8, each named once, not {text!r}")
+        raise ValueError(f"cores must be a list like 0-3,8 with each core once, not {text!r}")
     return tuple(cores)
 
 
 def shown(cores: Iterable[int]) -> str:
-    """The list that `parsed` reads, in order."""
+    """Write a core list as `parsed` reads it, in order."""
     runs: list[list[int]] = []
     for core in sorted(cores):
         if runs and core == runs[-1][1] + 1:
@@ -62,9 +62,9 @@ def allowed() -> set[int]:
 
 
 def bind(cores: Sequence[int]) -> None:
-    """Keeps this process, and the threads it starts from now on, to these cores. Raises ValueError where it may not."""
+    """Bind this process, and the threads that it starts later, to these cores. Raises ValueError where it may not."""
     if not hasattr(os, "sched_setaffinity"):
-        raise ValueError("this system does not bind processes to cores: leave --cores out")
+        raise ValueError("this system cannot bind processes to cores: leave --cores out")
     if missing := set(cores) - allowed():
         raise ValueError(
             f"core {shown(missing)} is not among those this process may use ({shown(allowed())}): change --cores"
@@ -73,7 +73,7 @@ def bind(cores: Sequence[int]) -> None:
 
 
 def settings(usable: set[int], system: Path = SYSTEM) -> list[Setting]:
-    """1, 2, 4 ... and all cores of one memory node, then more than that over all nodes; a core's second thread comes last."""
+    """Settings of 1, 2, 4 ... and all cores of one memory node, then of more over all nodes; hyper-threads come last."""
     nodes = [_spread(node, system) for node in _nodes(usable, system)]
     first, everywhere = nodes[0], [core for node in nodes for core in node]
     found = [Setting(tuple(first[:n])) for n in _counts(len(first))]
@@ -82,12 +82,12 @@ def settings(usable: set[int], system: Path = SYSTEM) -> list[Setting]:
 
 
 def _counts(most: int) -> list[int]:
-    """1, 2, 4 ... and `most`."""
+    """Numbers of threads to try: 1, 2, 4 ... and `most`."""
     return [*(1 << i for i in range(most.bit_length()) if 1 << i < most), most]
 
 
 def _nodes(usable: set[int], system: Path) -> list[list[int]]:
-    """The usable cores of each memory node, the largest node first; one node where the system does not say."""
+    """The usable cores of each memory node, the largest node first; one node if the system has no information."""
     lists = sorted((system / "node").glob("node[0-9]*/cpulist"))
     texts = [text for file in lists if (text := file.read_text(encoding="ascii").strip())]
     nodes = [sorted(set(parsed(text)) & usable) for text in texts]
@@ -95,7 +95,7 @@ def _nodes(usable: set[int], system: Path) -> list[list[int]]:
 
 
 def _spread(cores: Sequence[int], system: Path) -> list[int]:
-    """First one thread of each physical core, then the others."""
+    """Order cores: first one thread of each physical core, then the others."""
 
     def rank(core: int) -> int:
         siblings = system / "cpu" / f"cpu{core}" / "topology" / "thread_siblings_list"

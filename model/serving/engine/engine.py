@@ -1,4 +1,4 @@
-"""Runs many generations at once on one model: the engine's core on a worker thread, and a bounded queue before it."""
+"""Engine: the engine's core on a worker thread, with a bounded queue before it."""
 
 from __future__ import annotations
 
@@ -50,14 +50,10 @@ class Engine:
 
     served: ServedModel
     limits: EngineLimits = field(default_factory=EngineLimits)
-    on_death: Callable[[Exception], None] | None = (
-        None  # told when the thread ends by a bug; nothing runs then
-    )
-    executor: Executor | None = None  # the fastest that there is for the model where None
-    on_step: Callable[[StepReport], None] | None = None  # told after each step, on the engine's thread
-    make_proposer: MakeProposer | None = (
-        None  # speculates with one for each answer; plain decoding where None
-    )
+    on_death: Callable[[Exception], None] | None = None  # called when the thread ends by a bug
+    executor: Executor | None = None  # None: the fastest one for the model
+    on_step: Callable[[StepReport], None] | None = None  # called after each step, on the engine's thread
+    make_proposer: MakeProposer | None = None  # makes each answer's draft proposer; None: no speculation
     clock_ns: Callable[[], int] = time.monotonic_ns
 
     def __post_init__(self) -> None:
@@ -75,7 +71,7 @@ class Engine:
         self._thread.start()
 
     def stop(self, timeout_s: float = 10.0) -> None:
-        """Ends all generations as cancelled and the thread with them."""
+        """Cancel all generations and end the thread."""
         with self._changed:
             self._is_stopping = True
             self._changed.notify()
@@ -108,7 +104,7 @@ class Engine:
 
     @property
     def pool(self) -> BlockPool:
-        """To look at, not to change: blocks held, idle and evicted."""
+        """The block pool, to read only: blocks held, idle and evicted."""
         return self._core.pool
 
     def submit(self, generation: Generation, listener: Listener) -> Job:
@@ -121,8 +117,8 @@ class Engine:
         generation.settings.check_vocabulary(vocab_size)
         if (
             min(generation.prompt) < 0 or max(generation.prompt) >= vocab_size
-        ):  # a step would fail for all in it
-            raise ValueError(f"the prompt's token ids must lie between 0 and {vocab_size - 1}")
+        ):  # one invalid id would fail the step for all sequences in it
+            raise ValueError(f"the prompt's token ids must be between 0 and {vocab_size - 1}")
         length = len(generation.prompt) + generation.max_tokens
         if length > self.served.max_context:
             raise ValueError(f"prompt and max_tokens exceed the context of {self.served.max_context} tokens")
@@ -138,12 +134,14 @@ class Engine:
 
     def _check_room(self, owner: str) -> None:
         if self.n_waiting >= self.limits.max_waiting:
-            raise QueueFullError(f"{self.n_waiting} requests are waiting already")
+            raise QueueFullError(f"{self.n_waiting} requests are already waiting: try again later")
         if not owner:
             return
         owners = [job.generation.owner for job in (*self._arrived, *self._core.queued)]
         if owners.count(owner) >= self.limits.max_waiting_per_owner:
-            raise QueueFullError(f"{owners.count(owner)} requests of the same owner are waiting already")
+            raise QueueFullError(
+                f"{owners.count(owner)} requests of the same owner are already waiting: try again later"
+            )
 
     def cancel(self, job: Job) -> None:
         """Ends a generation before the next step; harmless when it has already ended."""
@@ -156,7 +154,7 @@ class Engine:
     def _run(self) -> None:
         try:
             self._loop()
-        except Exception as error:  # no one may wait for a thread that is gone
+        except Exception as error:  # no caller may wait for a thread that has ended
             log.exception("the engine's thread failed")
             with self._changed:
                 self._is_stopping = True
@@ -169,7 +167,7 @@ class Engine:
         while not self._is_stopping:
             if (
                 self._arrived or self._leaving or not self._core.has_work
-            ):  # a lock costs what is seldom needed
+            ):  # checked without the lock, which is seldom needed
                 self._take_in()
             if not self._is_stopping:
                 self._core.step()
@@ -178,7 +176,7 @@ class Engine:
             self._core.end(job, Finish.CANCELLED)
 
     def _take_in(self) -> None:
-        """What has come from other threads, waiting for it where there is nothing to compute."""
+        """Take jobs and cancellations from other threads; waits for them if there is nothing to compute."""
         with self._changed:
             while not (self._arrived or self._leaving or self._core.has_work or self._is_stopping):
                 self._changed.wait()

@@ -1,6 +1,6 @@
-"""Which experts the steps use: counted by executors that can without waiting, else by listening to the routers.
+"""Expert load of the engine's steps: counted by executors that can without waiting, else by hooks on the routers.
 
-Readers may be in any thread, and may miss what the step of this moment adds.
+Any thread may read; a reading may miss the current step.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ SAMPLE_EVERY = 32
 
 
 class ExpertLoad(Protocol):
-    """(Token, choice) pairs per expert, in the steps that were counted: one in `every`."""
+    """Expert load: (token, choice) pairs per expert in the counted steps, one in `every`."""
 
     every: int
 
     @property
     def n_counted(self) -> int:
-        """Steps so far whose pairs are in `load`."""
+        """Number of steps whose pairs are in `load`."""
 
     def load(self) -> list[list[int]]:
         """Pairs per expert of each mixture, from the first on; empty for a dense model."""
 
     def close(self) -> None:
-        """Counts no more."""
+        """Stop counting."""
 
 
 def expert_load_of(executor: Executor, transformer: Transformer) -> ExpertLoad:
-    """What counts for this executor of the transformer."""
+    """Choose the counter for this executor of the transformer."""
     if isinstance(executor, (NativeExecutor, GraphedExecutor)):
         return ExecutorLoad(executor)
     if isinstance(executor, DistributedExecutor):
@@ -50,7 +50,7 @@ def expert_load_of(executor: Executor, transformer: Transformer) -> ExpertLoad:
 
 
 class ExecutorLoad:
-    """Compiled kernels sort their pairs by expert, and captured steps add on the device: each step is counted."""
+    """Counts of an executor that counts each step: compiled kernels, and captured steps on the device."""
 
     every = 1
 
@@ -65,11 +65,11 @@ class ExecutorLoad:
         return [load_E.tolist() for load_E in self._executor.expert_load_LE]
 
     def close(self) -> None:
-        """There is nothing to end: the counters are the executor's own."""
+        """Do nothing: the counters are the executor's."""
 
 
 class RouterListener:
-    """Counts in some steps, by hooks, what runs through `Transformer`; an executor that routes elsewhere shows nothing."""
+    """Counts some steps by hooks on the transformer's routers; routing outside of `Transformer` is not counted."""
 
     def __init__(self, transformer: Transformer, every: int = SAMPLE_EVERY) -> None:
         self.every, self.n_counted = every, 0
@@ -101,5 +101,5 @@ class RouterListener:
 
 
 def _uses_in_a_step(transformer: Transformer, mixture: MoELayer) -> int:
-    """How many blocks have this mixture: layers may share one. One for those of prediction modules."""
+    """Number of blocks that use this MoE layer, which layers may share; one for those of MTP modules."""
     return max(1, sum(cast("Block", block).ffn is mixture for block in transformer.layers))

@@ -1,15 +1,15 @@
-"""Whose turn it is among owners: the one that was served the fewest tokens, as in a virtual token counter.
+"""Fairness among tenants: the one that was served the fewest tokens is next, as in a virtual token counter.
 
-Sheng et al. 2024, "Fairness in Serving Large Language Models" (arXiv:2401.00588). An owner that comes back after a
-pause does not bring saved-up turns along: it starts level with the least served of those that are active. Tokens of
+Sheng et al. 2024, "Fairness in Serving Large Language Models" (arXiv:2401.00588). An owner that returns after a
+pause has no saved credit: its count is raised to that of the least served active owner. Tokens of
 prompts and answers count alike, those from the prefix cache and those computed again after a preemption not at all.
 """
 
 from __future__ import annotations
 
 
-class OwnerTurns:
-    """Tokens served per owner, as far as they still decide anything."""
+class VirtualTokenCounter:
+    """Counts the tokens served per owner, as long as they matter."""
 
     def __init__(self) -> None:
         self._served: dict[str, int] = {}
@@ -19,7 +19,7 @@ class OwnerTurns:
         return self._served.get(owner, 0)
 
     def entered(self, owner: str) -> None:
-        """One more of this owner's sequences waits or runs."""
+        """Count one more of this owner's sequences, waiting or running."""
         if owner not in self._active:
             least = min((self._served[other] for other in self._active), default=0)
             self._served[owner] = max(self.served(owner), least)
@@ -36,7 +36,7 @@ class OwnerTurns:
         self._served[owner] += n_tokens
 
     def _forget_settled(self) -> None:
-        """Drops who would start level anyway; with no one left, everybody would."""
+        """Drop owners whose count would be raised anyway; without active owners, all of them."""
         if not self._active:
             self._served.clear()
             return

@@ -1,8 +1,8 @@
-"""What a step costs beside computing it: `python -m model.serving.engine.overhead [--running 16] [--steps 400] [--json]`.
+"""Measure what a step costs in addition to its computation.
 
-Answers decode on an executor that computes nothing, so all time that passes is the engine's own: deciding what the
-step computes (scheduling), and everything else, namely choosing tokens, counters, text and events. Prints medians over
-steps, one after the other on one thread. Says nothing of any model's speed.
+Answers decode on an executor that computes nothing, so all time is the engine's: scheduling, and everything
+else, namely choosing tokens, counters, text and events. Prints medians over steps on one thread. It is independent of
+any model's speed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PROMPT_TOKENS = 64
 
 
 class NoExecutor:
-    """Answers each step with the same logits [N, V] at once."""
+    """An executor that computes nothing: it returns the same logits [N, V] for each step."""
 
     block_tokens = 16
     bytes_per_block = 1024
@@ -58,7 +58,7 @@ class Overhead:
 
 
 def measured(n_running: int, n_steps: int) -> Overhead:
-    """Of `n_steps` steps in which `n_running` answers decode. Raises ValueError where there would be nothing to time."""
+    """Measure `n_steps` steps in which `n_running` answers decode. Raises ValueError for numbers below 1."""
     if n_running < 1 or n_steps < 1:
         raise ValueError("n_running and n_steps must be at least 1")
     served = tiny()
@@ -88,7 +88,7 @@ def measured(n_running: int, n_steps: int) -> Overhead:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m model.serving.engine.overhead", description=__doc__)
-    parser.add_argument("--running", type=int, default=16, help="answers that decode at once")
+    parser.add_argument("--running", type=int, default=16, help="answers that decode at once (default: 16)")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
@@ -102,7 +102,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     sys.stdout.write(
         f"{found.n_running} answers, {found.n_steps} steps, median per step: "
-        f"scheduling {found.scheduling_us:.0f} us, all that is not computing {found.whole_us:.0f} us\n"
+        f"scheduling {found.scheduling_us:.0f} us, everything but computing {found.whole_us:.0f} us\n"
     )
 
 

@@ -1,15 +1,15 @@
-"""Decides what the next step computes: continuous batching over a block pool, without a clock, threads or tensors.
+"""Scheduler: continuous batching over a block pool, without a clock, threads or tensors.
 
 Each step carries one token of every sequence that decodes; what is left of the token budget reads prompts in chunks,
-those of the least served owner first; what is still left verifies drafts. So a long prompt slows others down by one
-chunk at most. A sequence starts when blocks for all of its known tokens are there; when a running one then needs
-another block and none is left, the lowest in rank gives all of its own back and waits to be computed again. The
+those of the least served owner first; what is still left verifies draft tokens. So a long prompt slows others down by one
+chunk at most. A sequence starts when there are blocks for all of its known tokens; when a running one then needs
+another block and none is left, the lowest in rank releases all of its blocks and waits to be computed again. The
 highest in rank always advances and any sequence fits alone, so every one ends. Where every layer has a window, a sequence
-gives back the blocks that all of them have passed.
+releases the blocks that all of them have passed.
 
 Who starts next: the highest priority, where each grows by one for every `AGEING_NS` that its oldest sequence waits;
-within it the owner that was served the fewest tokens; within that the first to come. No one overtakes the next one
-for being smaller.
+within it the owner that was served the fewest tokens; within that the first to arrive. No sequence is
+overtaken because of its size.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from model.serving.engine.blocks import GONE, BlockPool, first_seen_block
-from model.serving.engine.fairness import OwnerTurns
+from model.serving.engine.fairness import VirtualTokenCounter
 from model.serving.engine.sequence import Phase, SequenceState
 
 AGEING_NS = 10_000_000_000
 
-Draft = Callable[[SequenceState, int], Sequence[int]]  # up to so many guesses of a sequence's next tokens
+Draft = Callable[[SequenceState, int], Sequence[int]]  # up to so many draft tokens of a sequence
 
 
 class NeverFitsError(ValueError):
@@ -33,7 +33,7 @@ class NeverFitsError(ValueError):
 
 @dataclass(eq=False)
 class Work:
-    """What one sequence contributes to a step: its next `n_tokens` known tokens, then `drafts`."""
+    """One sequence's part of a step: its next `n_tokens` known tokens, then `drafts`."""
 
     sequence: SequenceState
     n_tokens: int
@@ -41,12 +41,12 @@ class Work:
 
     @property
     def n_new(self) -> int:
-        """Tokens that are computed: known ones and drafts."""
+        """Number of computed tokens: known ones and draft tokens."""
         return self.n_tokens + len(self.drafts)
 
     @property
     def n_logits(self) -> int:
-        """Rows of logits wanted: none within a prompt, one at the end of what is known, one more for each draft."""
+        """Number of rows of logits: none within a prompt, one at the end of the known tokens, one more per draft token."""
         return 1 + len(self.drafts) if self.n_tokens == self.sequence.n_left else 0
 
     @property
@@ -66,9 +66,9 @@ class Plan:
 
 
 class Scheduler:
-    """Owns the sequences that wait or run, and their blocks. Its caller says what time it is.
+    """Owns the waiting and running sequences, and their blocks. The caller passes the time.
 
-    `window`: how many tokens the model's layers look at, a query's own included; None where one looks at all.
+    `window`: the widest sliding window of the model's layers, the query included; None if one layer has no window.
     """
 
     def __init__(
@@ -83,11 +83,11 @@ class Scheduler:
         if not 1 <= max_running < step_tokens:
             raise ValueError(
                 f"step_tokens ({step_tokens}) must exceed max_running ({max_running}), which must be at least 1: "
-                "a step carries a token of each answer and some of a prompt"
+                "a step computes a token of each answer and some of a prompt"
             )
         self.pool, self.window = pool, window
         self.max_running, self.step_tokens, self.max_drafts = max_running, step_tokens, max_drafts
-        self.turns = OwnerTurns()
+        self.turns = VirtualTokenCounter()
         self.waiting: list[SequenceState] = []
         self.running: list[SequenceState] = []  # in order of rank
         self.n_preemptions = 0
@@ -103,12 +103,12 @@ class Scheduler:
         needed = self.pool.blocks_for(max_length)
         if needed > self.pool.n_blocks:
             raise NeverFitsError(
-                f"{max_length} tokens of prompt and answer need {needed} blocks of cache and there are "
+                f"{max_length} tokens of prompt and answer need {needed} blocks of cache, and there are "
                 f"{self.pool.n_blocks}: shorten the prompt, lower max_tokens, or give the node more cache"
             )
 
     def add(self, sequence: SequenceState, now_ns: int) -> None:
-        """A new sequence, to wait for its turn. Raises NeverFitsError."""
+        """Add a new sequence to the waiting ones. Raises NeverFitsError."""
         self.check_fits(sequence.max_length)
         sequence.arrival, self._n_arrived = self._n_arrived, self._n_arrived + 1
         sequence.arrived_ns = now_ns
@@ -116,7 +116,7 @@ class Scheduler:
         self.waiting.append(sequence)
 
     def fork(self, sequence: SequenceState, now_ns: int) -> SequenceState:
-        """Another answer to a running sequence's prompt; shares all of its blocks, or waits where no place is free."""
+        """Start another answer to a running sequence's prompt: it shares all blocks, or waits at `max_running`."""
         twin = sequence.twin()
         self.add(twin, now_ns)
         if len(self.running) < self.max_running:
@@ -129,7 +129,7 @@ class Scheduler:
         return twin
 
     def end(self, sequence: SequenceState, *, is_sound: bool = True) -> None:
-        """Takes a sequence out, at any time. Unless it `is_sound` its blocks' content is not used again."""
+        """Remove a sequence, at any time. Unless it `is_sound` its blocks' content is not used again."""
         if sequence.phase is Phase.ENDED:
             return
         (self.running if sequence.phase is Phase.RUNNING else self.waiting).remove(sequence)
@@ -141,7 +141,7 @@ class Scheduler:
         self.turns.left(sequence.owner)
 
     def computed(self, sequence: SequenceState, n_tokens: int) -> None:
-        """Keys and values of its next `n_tokens` tokens, all known by now, are in its blocks."""
+        """Note that keys and values of its next `n_tokens` tokens, all known by now, are in its blocks."""
         block_tokens = self.pool.block_tokens
         end = sequence.n_computed + n_tokens
         assert end <= len(sequence.tokens), "only known tokens can have been computed"
@@ -155,7 +155,7 @@ class Scheduler:
             sequence.n_served = end
 
     def _give_back_unseen(self, sequence: SequenceState) -> None:
-        """The blocks that lie behind every layer's window for all tokens to come."""
+        """Release the blocks that every layer's window has passed for all later tokens."""
         first = first_seen_block(sequence.n_computed, self.window, self.pool.block_tokens)
         for index in range(sequence.n_gone, first):
             self.pool.release(sequence.blocks[index])
@@ -167,9 +167,9 @@ class Scheduler:
         sequence.blocks, sequence.n_gone = [], 0
 
     def overdue(self, now_ns: int, ns_per_token: float = 0.0) -> list[SequenceState]:
-        """Sequences that have a deadline and have missed it, or cannot even have their prompt read in time.
+        """Sequences whose deadline has passed, or comes before their prompt could be read.
 
-        `ns_per_token` is the fastest that prompts were ever read; tokens in the prefix cache take no time.
+        `ns_per_token` is the fastest observed rate of reading prompts; tokens in the prefix cache take no time.
         """
         late: list[SequenceState] = []
         for sequence in (*self.waiting, *self.running):
@@ -183,14 +183,14 @@ class Scheduler:
         return late
 
     def _n_fresh(self, sequence: SequenceState) -> int:
-        """Known tokens that will have to be computed before the next new one."""
+        """Number of known tokens to compute before the next new one."""
         if sequence.phase is Phase.RUNNING:
             return sequence.n_left
         found = self.pool.find(sequence.keys_to_find(self.pool.block_tokens), self.window)
         return sequence.n_left - len(found) * self.pool.block_tokens
 
     def schedule(self, now_ns: int, draft: Draft | None = None) -> Plan:
-        """The next step. Where anything waits or runs it computes something."""
+        """Plan the next step. It is not empty if a sequence waits or runs."""
         plan = Plan()
         self._start_waiting(now_ns, plan)
         decodes = self._decodes(plan)
@@ -216,7 +216,7 @@ class Scheduler:
             plan.started.append(sequence)
 
     def _next(self, now_ns: int) -> tuple[SequenceState, int]:
-        """Whose turn it is, and the priority that this had grown to."""
+        """The next sequence to start, and its priority with ageing."""
         first: dict[int, SequenceState] = {}  # of each priority
         oldest_ns: dict[int, int] = {}
         for waiting in self.waiting:
@@ -231,7 +231,7 @@ class Scheduler:
         return self.turns.served(sequence.owner), sequence.arrival
 
     def _hold_known(self, sequence: SequenceState) -> bool:
-        """Blocks for all of its known tokens, found ones first; one for each running sequence stays free beside."""
+        """Hold blocks for all known tokens, cached ones first; leaves one free block for each running sequence."""
         pool = self.pool
         found = pool.find(sequence.keys_to_find(pool.block_tokens), self.window)
         n_fresh = pool.blocks_for(len(sequence.tokens)) - len(found)
@@ -257,7 +257,7 @@ class Scheduler:
         insort(self.running, sequence, key=lambda running: running.rank)
 
     def _decodes(self, plan: Plan) -> list[Work]:
-        """One token of each sequence that has just one left, those in front taking blocks from those behind."""
+        """Plan one token of each decoding sequence; higher ranks take blocks from lower ones."""
         return [
             Work(sequence, 1)
             for sequence in tuple(self.running)
@@ -265,7 +265,7 @@ class Scheduler:
         ]
 
     def _make_room(self, sequence: SequenceState, plan: Plan) -> bool:
-        """A block of its own for the next token; false where it had to give up all that it has instead."""
+        """Get a block for the sequence's next token; false if the sequence was preempted instead."""
         pool = self.pool
         index = sequence.n_computed // pool.block_tokens
         while True:
@@ -306,7 +306,7 @@ class Scheduler:
         for work in decodes:
             sequence = work.sequence
             room = min(self.max_drafts, budget, sequence.max_length - len(sequence.tokens) - 1)
-            if room < 1 or len(sequence.tokens) == sequence.n_prompt:  # the first token may yet be forked
+            if room < 1 or len(sequence.tokens) == sequence.n_prompt:  # the first token may still be forked
                 continue
             drafts = list(draft(sequence, room))[:room]
             needed = self.pool.blocks_for(len(sequence.tokens) + len(drafts)) - len(sequence.blocks)

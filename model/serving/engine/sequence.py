@@ -1,6 +1,6 @@
-"""One sequence on its way through the scheduler: its tokens, how far they are computed, and the blocks it holds.
+"""One sequence of the scheduler: its tokens, how many are computed, and the blocks it holds.
 
-Plain state with one-row rules.
+Plain state without rules about other sequences.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from model.serving.engine.blocks import next_key, root_key
 class Phase(StrEnum):
     WAITING = "waiting"  # holds no blocks; not started yet, or preempted
     RUNNING = "running"  # holds blocks and takes part in steps
-    ENDED = "ended"  # holds nothing; the scheduler has forgotten it
+    ENDED = "ended"  # holds nothing; the scheduler has removed it
 
 
 @dataclass(eq=False)
 class SequenceState:
     """Token ids so far (prompt, then answer); keys and values of the first `n_computed` of them are in `blocks`.
 
-    The first `n_gone` places of that table are `GONE`: their blocks were given back, since no layer looks at them again.
+    The first `n_gone` entries of that table are `GONE`: their blocks were released, since no layer needs them again.
 
-    A sequence that was preempted starts again at zero, its answer's tokens read like a prompt's. `max_length` bounds
+    A preempted sequence starts again at zero, its answer's tokens computed like a prompt's. `max_length` bounds
     prompt and answer together. A higher `priority` goes first; sequences of one `owner` share that owner's turn.
     """
 
@@ -36,7 +36,7 @@ class SequenceState:
     priority: int = 0
     deadline_ns: int | None = None
     phase: Phase = Phase.WAITING
-    arrival: int = 0  # the scheduler's count of sequences that came before it
+    arrival: int = 0  # the number of sequences that arrived before it
     rank: tuple[int, int] = (0, 0)  # among the running: lower ones are served first and preempted last
     arrived_ns: int = 0
     n_computed: int = 0
@@ -49,7 +49,7 @@ class SequenceState:
 
     @property
     def n_left(self) -> int:
-        """Known tokens that are not computed yet; one for a sequence that decodes."""
+        """Number of known tokens not computed yet; one for a sequence that decodes."""
         return len(self.tokens) - self.n_computed
 
     @property
@@ -71,14 +71,14 @@ class SequenceState:
         return self._keys[index]
 
     def keys_to_find(self, block_tokens: int) -> Sequence[bytes]:
-        """Keys of the full blocks that need not be computed: the last token always is, for its logits."""
+        """Keys of the full blocks that may be cached; the last token is always computed, for its logits."""
         n_blocks = (len(self.tokens) - 1) // block_tokens
         if n_blocks:
             self.key(n_blocks - 1, block_tokens)
         return self._keys[:n_blocks]
 
     def twin(self) -> SequenceState:
-        """Another answer to the same prompt, that waits and holds nothing yet."""
+        """Another answer to the same prompt, which waits and holds no block yet."""
         return SequenceState(
             tokens=list(self.tokens),
             n_prompt=self.n_prompt,

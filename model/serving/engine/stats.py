@@ -1,4 +1,4 @@
-"""What the engine counts of itself, for metrics and benchmarks. Bills are made of `metering/usage.py`, not of this."""
+"""Statistics of the engine, for metrics and benchmarks. Bills are made of `metering/usage.py`, not of this."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ class EngineStats:
     """Totals since the start; written by the engine's thread, to be read from any."""
 
     n_steps: int = 0
-    scheduling_ns: int = 0  # spent on deciding what steps compute, not on computing them
+    scheduling_ns: int = 0  # time of planning the steps, not of computing them
     prompt_tokens: int = 0  # of requests that have started
     cached_tokens: int = 0  # of those, found in the prefix cache
     completion_tokens: int = 0
-    n_drafted: int = 0  # tokens that were guessed ahead
-    n_accepted: int = 0  # of those, the ones that turned out right
+    n_drafted: int = 0  # draft tokens
+    n_accepted: int = 0  # of those, accepted ones
     finished: Counter[Finish] = field(default_factory=Counter)  # answers by their reason
 
 

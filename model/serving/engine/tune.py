@@ -1,9 +1,10 @@
-"""With how many threads, and on which cores, a model is served fastest here: `python -m model.serving.engine.tune --model NAME`.
+"""Find the fastest number of threads and cores for serving a model on this machine.
 
-Each setting is measured in a process of its own, which is bound to its cores before it loads the model, so that memory
-lies beside the cores that first touch it. Prints tokens per second of one answer and of several that decode together, and
-of a prompt, and the options for `python -m model.serving.node`: the fewest threads that come within 3 % of the best
-rate of several answers. With --json the lines go to stderr as they come. Nothing else should run meanwhile. A model with other weights, or another machine, wants another run.
+Each setting is measured in a separate process, which is bound to its cores before it loads the model, so that memory is
+on the node of the cores that first touch it. Prints tokens per second of one answer and of several that decode
+together, and of a prompt, and the options for `python -m model.serving.node`: the fewest threads that come within 3 %
+of the best rate of several answers. With --json the lines go to stderr as they come. Nothing else should run meanwhile.
+Run it again for other weights or another machine.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ from model.serving.node.options import above, whole
 from model.serving.node.served import open_served
 
 CONTEXT = 128  # tokens behind each answer, and of the prompt
-WITHIN = 0.03  # of the best rate: fewer threads are preferred then
+WITHIN = 0.03  # of the best rate: within it fewer threads are preferred
 LEAST_STEPS, MEASURE_S = 5, 2.0  # of each figure
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Tokens per second of one setting."""
+    """Measured tokens per second of one setting."""
 
     setting: Setting
     one: float
@@ -51,7 +52,7 @@ class Trial:
 def measured(
     model: str, home: Path | None, weights: Weights | None, batch: int, seconds: float, setting: Setting
 ) -> Trial:
-    """For a fresh process: binds it, loads the model and times steps, each figure for so many seconds.
+    """Measure a setting in a fresh process: bind it, load the model and time steps, so many seconds per figure.
 
     Raises what `open_served` and `with_executor` raise, and ValueError.
     """
@@ -77,7 +78,7 @@ def measured(
 
 
 def step_s(executor: Executor, parts: Sequence[Part], seconds: float) -> float:
-    """Seconds of the median step, of as many as fit."""
+    """Median time of the steps that fit into so many seconds."""
     taken: list[float] = []
     while len(taken) < LEAST_STEPS or sum(taken) < seconds:
         begun = time.perf_counter()
@@ -87,7 +88,7 @@ def step_s(executor: Executor, parts: Sequence[Part], seconds: float) -> float:
 
 
 def best(trials: Sequence[Trial]) -> Trial:
-    """The fewest threads whose rate of several answers is near the best one. Raises ValueError where there are none."""
+    """The fewest threads whose rate of several answers is within 3 % of the best. Raises ValueError without trials."""
     enough = (1 - WITHIN) * max(trial.several for trial in trials)
     return min(
         (trial for trial in trials if trial.several >= enough), key=lambda trial: trial.setting.n_threads
@@ -135,17 +136,19 @@ def _line(trial: Trial, batch: int) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m model.serving.engine.tune", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--model", required=True, help="as python -m model.serving.node names it")
+    parser.add_argument("--model", required=True, help="the model, as for python -m model.serving.node")
     parser.add_argument("--home", type=Path, help="state folder (default: GAINSHARE_HOME, else .gainshare)")
-    parser.add_argument("--weights", choices=get_args(Weights), help="as the node's option")
+    parser.add_argument(
+        "--weights", choices=get_args(Weights), help="form of the weights, as the node's option"
+    )
     parser.add_argument("--batch", type=whole(1), default=8, help="answers that decode together (default: 8)")
     parser.add_argument(
         "--seconds",
         type=above(0),
         default=MEASURE_S,
-        help=f"that each figure takes (default: {MEASURE_S:g})",
+        help=f"time of each measurement (default: {MEASURE_S:g})",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--json", action="store_true", help="print one JSON document on stdout")
     return parser
 
 

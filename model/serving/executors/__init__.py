@@ -1,1 +1,1 @@
-"""What computes an engine's step: compiled kernels, plain torch, CUDA graphs, and their weights."""
+"""Executors of the engine's steps: compiled kernels, plain torch, CUDA graphs, and their weights."""

@@ -1,7 +1,7 @@
-"""What the engine asks of whatever computes: one step over parts of many sequences whose past is in numbered blocks.
+"""Interface of an executor: compute one step over parts of many sequences whose past is in numbered blocks.
 
-An executor owns the model's weights and the memory of the key/value blocks; the engine owns which sequence holds which
-block. So the plain torch path, compiled kernels, several processes and split placements all serve the same scheduler.
+An executor owns the model's weights and the memory of the key/value blocks; the engine decides which sequence holds
+which block. So plain torch, compiled kernels, several processes and offloading all serve the same scheduler.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Part:
 
     `tokens` are written at positions `past`, `past` + 1 ...; `blocks` is the sequence's block table and has room for
     them: position p is in `blocks[p // block_tokens]` at offset `p % block_tokens`. It may begin with `GONE` for blocks
-    that no new token looks at, since every layer has a window: those are never read. Logits are wanted after each of
-    the last `n_logits` tokens: 0 within a prompt, 1 for a plain step, more where drafts are to be verified.
+    that no new token attends to, since every layer has a window: those are never read. Logits are returned after each of
+    the last `n_logits` tokens: 0 within a prompt, 1 for a plain step, more to verify draft tokens.
     """
 
     tokens: Sequence[int]
@@ -34,13 +34,13 @@ class Part:
     n_logits: int = 1
 
     def seen_blocks(self, window: int | None, block_tokens: int) -> tuple[int, Sequence[int]]:
-        """Where in the table the blocks begin that new tokens of so wide a window look at, and these."""
+        """The blocks that new tokens with this window attend to, and the table's index of the first one."""
         first = first_seen_block(self.past, window, block_tokens)
         return first, self.blocks[first:]
 
 
 class Executor(Protocol):
-    """Computes steps. Not thread-safe: one thread drives it."""
+    """Interface of an executor of steps. Not thread-safe: one thread calls it."""
 
     block_tokens: int
     n_blocks: int
@@ -50,21 +50,21 @@ class Executor(Protocol):
         """Logits [sum of n_logits, V], in order of the parts, in the host's memory, where samplers work.
 
         Writes keys and values of the new tokens into their blocks. A step that raised may be repeated: nothing but
-        those positions has changed. The logits of a part do not depend on which other parts ride along.
+        those positions has changed. The logits of a part do not depend on the other parts of the step.
         """
 
     def copy_block(self, source: int, target: int) -> None:
-        """Copies one block's keys and values in all layers: a shared block is about to be written."""
+        """Copy one block's keys and values in all layers, before a shared block is written."""
 
 
 def on_host(logits: Tensor) -> NDArray[np.float32]:
-    """A device's logits as executors return them; those of a CPU in fp32 are not copied."""
+    """Copy logits to the host as executors return them; fp32 ones of a CPU are not copied."""
     found: NDArray[np.float32] = logits.detach().float().cpu().numpy()
     return found
 
 
 def compute(executor: Executor, plan: Plan) -> NDArray[np.float32]:
-    """The plan's copies, then its step: logits [sum of the works' n_logits, V], in order of the works."""
+    """Make the plan's copies and compute its step: logits [sum of the works' n_logits, V], in order of the works."""
     for source, target in plan.copies:
         executor.copy_block(source, target)
     return executor.step(

@@ -1,8 +1,8 @@
 """Decode steps as CUDA graphs: a step of few rows is bound by launching kernels, a captured one launches once.
 
-A graph has fixed shapes, so a step is padded to the next size of a ladder: rows, and blocks of the longest sequence.
-Padded rows write to a block that belongs to no one, and nothing of them reaches other rows. Steps that are no plain
-decoding (prompts, drafts, more rows or longer sequences than the ladder) go the plain way of `TorchExecutor`.
+A graph has fixed shapes, so a step is padded to the next captured size: rows, and blocks of the longest sequence.
+Padded rows write to a spare block, and nothing of them reaches other rows. Steps that are no plain
+decoding (prompts, draft tokens, more rows or longer sequences than the largest size) are computed by `TorchExecutor`.
 Capturing needs a CUDA device; the computation that is captured, and everything around it, runs anywhere.
 
 No CUDA device has run it yet.
@@ -32,21 +32,21 @@ ALIGNED_BYTES = 16  # of rows, as the grouped product's kernel asks
 WARM_UPS = 3  # lazy initialisations (cuBLAS workspaces, autotuning) must not happen while capturing
 
 
-def next_size(n: int, ladder: Sequence[int]) -> int | None:
-    """The smallest of the ascending sizes that holds `n`; None where none does."""
-    return next((size for size in ladder if n <= size), None)
+def next_size(n: int, sizes: Sequence[int]) -> int | None:
+    """The smallest of the ascending `sizes` that holds `n`; None if none does."""
+    return next((size for size in sizes if n <= size), None)
 
 
-def _cut(ladder: Sequence[int], most: int) -> tuple[int, ...]:
-    """The sizes below `most`, then `most` itself, but none above the ladder's last."""
-    return (*(size for size in ladder[:-1] if size < most), min(most, ladder[-1]))
+def _cut(sizes: Sequence[int], most: int) -> tuple[int, ...]:
+    """The sizes below `most`, then `most` itself, but none above the last of `sizes`."""
+    return (*(size for size in sizes[:-1] if size < most), min(most, sizes[-1]))
 
 
 @dataclass(frozen=True)
-class Ladder:
+class CaptureSizes:
     """Sizes that graphs are made for: rows of a step, and tokens of its longest sequence.
 
-    A step copies keys and values of rows times tokens positions: of no more than `most_slots`, where that is given.
+    A step copies the keys and values of rows x tokens positions: at most `most_slots`, where that is given.
     """
 
     rows: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
@@ -56,22 +56,22 @@ class Ladder:
     def __post_init__(self) -> None:
         for sizes in (self.rows, self.tokens):
             if not sizes or list(sizes) != sorted(set(sizes)) or sizes[0] < 1:
-                raise ValueError(f"a ladder needs ascending sizes above 0, not {sizes}")
+                raise ValueError(f"capture sizes must be ascending and above 0, not {sizes}")
 
     @classmethod
-    def within(cls, most_rows: int, most_tokens: int, most_slots: int) -> Ladder:
-        """The usual sizes below these, and the usual largest ones at most."""
+    def within(cls, most_rows: int, most_tokens: int, most_slots: int) -> CaptureSizes:
+        """The default sizes up to these numbers."""
         usual = cls()
         return cls(_cut(usual.rows, most_rows), _cut(usual.tokens, most_tokens), most_slots)
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
-        """All of them, rows and tokens, the largest first."""
+        """All pairs of rows and tokens, the largest first."""
         every = [(rows, tokens) for tokens in self.tokens[::-1] for rows in self.rows[::-1]]
         return [size for size in every if self._is_small(*size)]
 
     def size(self, parts: Sequence[Part]) -> tuple[int, int] | None:
-        """Rows and tokens that hold these parts; None where they are no plain decode step, or too many or too long."""
+        """The size that holds these parts; None if they are not a plain decode step, or too many or too long."""
         if not parts or any(len(part.tokens) != 1 or part.n_logits != 1 for part in parts):
             return None
         rows = next_size(len(parts), self.rows)
@@ -83,14 +83,14 @@ class Ladder:
 
 
 def refusal(model: Transformer) -> str | None:
-    """Why this model's decode steps cannot be captured; None where they can."""
+    """The reason why this model's decode steps cannot be captured; None if they can."""
     if model.config.latent is not None:
-        return "latent attention has no captured form yet"
+        return "MLA has no captured form yet"
     moe = model.config.moe
     if moe is None:
         return None
     if any(type(layer.experts) is not Experts for layer in moe_layers(model).values()):
-        return "experts that lie on several devices or ranks wait for the host within a step"
+        return "experts on several devices or ranks wait for the host within a step"
     if model.device.type != "cuda":
         return None
     major, minor = torch.cuda.get_device_capability(model.device)
@@ -98,13 +98,13 @@ def refusal(model: Transformer) -> str | None:
 
 
 def product_refusal(dtype: torch.dtype, capability: tuple[int, int], widths: Sequence[int]) -> str | None:
-    """Why torch's grouped product, the only one of experts that can be captured, waits for the host on a CUDA device.
+    """The reason why torch's grouped product, the one for experts that can be captured, would wait for the host.
 
-    Everywhere but where its own kernel runs it asks the host for each expert's rows. None where it does not.
+    Unless its own kernel runs it asks the host for each expert's rows. None if that kernel runs.
     """
     product = "torch's grouped product, the one for experts that can be captured,"
     if dtype is not torch.bfloat16:
-        return f"{product} takes bf16, not {dtype}: serve the model with --weights bf16"
+        return f"{product} needs bf16, not {dtype}: serve the model with --weights bf16"
     if capability[0] not in GROUPED_CAPABILITIES:
         major, minor = capability
         return f"{product} needs compute capability 9 or 10, and this device has {major}.{minor}"
@@ -114,10 +114,11 @@ def product_refusal(dtype: torch.dtype, capability: tuple[int, int], widths: Seq
 
 
 class GraphedExecutor(TorchExecutor):
-    """As `TorchExecutor`, with captured decode steps. `capture` is CUDA's unless another is given.
+    """A `TorchExecutor` with captured decode steps. `capture` is CUDA's unless another is given.
 
-    `expert_load_LE`: of each mixture, from the first on, how many (token, choice) pairs each expert got in all `n_steps`
-    steps, int64 on the device. Raises ValueError for a model that cannot be captured, and RuntimeError where there is no CUDA device.
+    `expert_load_LE`: of each mixture, from the first on, how many (token, choice) pairs each expert got in all
+    `n_steps` steps, int64 on the device. Raises ValueError for a model that cannot be captured, and RuntimeError where
+    there is no CUDA device.
     """
 
     def __init__(
@@ -126,7 +127,7 @@ class GraphedExecutor(TorchExecutor):
         n_blocks: int,
         *,
         block_tokens: int = BLOCK_TOKENS,
-        ladder: Ladder | None = None,
+        capture_sizes: CaptureSizes | None = None,
         capture: Capture | None = None,
     ) -> None:
         if reason := refusal(transformer):
@@ -136,11 +137,13 @@ class GraphedExecutor(TorchExecutor):
                 "CUDA graphs need the model on a CUDA device: move it there, or use TorchExecutor"
             )
         super().__init__(transformer, n_blocks + 1, block_tokens=block_tokens)
-        self.n_blocks = n_blocks  # the last one, which the engine does not know of, is the padded rows'
-        self._ladder = ladder or Ladder()
+        self.n_blocks = n_blocks  # the last block, which the engine does not know, is for padded rows
+        self._capture_sizes = capture_sizes or CaptureSizes()
         self._capture = capture or cuda_capture(transformer.device)
         self._graphs: dict[tuple[int, int], _Graph] = {}
-        self.expert_load_LE = count_experts(transformer)  # before anything is captured: replays count too
+        self.expert_load_LE = count_experts(
+            transformer
+        )  # before the first capture, so that replays count too
         self.n_steps = 0
 
     @property
@@ -149,7 +152,7 @@ class GraphedExecutor(TorchExecutor):
 
     def step(self, parts: Sequence[Part]) -> NDArray[np.float32]:
         """As `TorchExecutor.step`. The first step of each size captures its graph."""
-        size = self._ladder.size(parts)
+        size = self._capture_sizes.size(parts)
         if size is None:
             logits = super().step(parts)
         else:
@@ -160,10 +163,10 @@ class GraphedExecutor(TorchExecutor):
         return logits
 
     def prepare(self, sizes: Iterable[tuple[int, int]] | None = None) -> None:
-        """Captures these sizes (rows, tokens), all of the ladder by default, so that no step has to wait for it."""
+        """Capture these sizes (rows, tokens), by default all, so that no step has to wait for a capture."""
         for size in (
-            self._ladder.sizes if sizes is None else sizes
-        ):  # smaller ones find room in a larger one's memory
+            self._capture_sizes.sizes if sizes is None else sizes
+        ):  # smaller graphs fit into a larger one's memory
             self._graph(size)
 
     def _graph(self, size: tuple[int, int]) -> _Graph:
@@ -191,14 +194,14 @@ def cuda_capture(device: torch.device) -> Capture:
     pool = torch.cuda.graph_pool_handle()
 
     def capture(compute: Compute) -> Compute:
-        beside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch ships no types for it
-        beside.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(beside):
+        side_stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch ships no types for it
+        side_stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(side_stream):
             for _ in range(WARM_UPS):
                 compute()
-        torch.cuda.current_stream(device).wait_stream(beside)
+        torch.cuda.current_stream(device).wait_stream(side_stream)
         graph = torch.cuda.CUDAGraph()
-        # other threads may go on with the device: one that answers with another model, one that reads counters
+        # other threads may use the device meanwhile: one that serves another model, one that reads counters
         with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             logits_BV = compute()
 

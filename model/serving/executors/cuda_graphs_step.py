@@ -1,8 +1,9 @@
 """The decode step that a CUDA graph captures: fixed shapes, always the same tensors, no wait for the host.
 
-Runs anywhere, also uncaptured. Which sizes there are, and capturing, is `cuda_graphs.py`'s subject.
+Runs on any device, also uncaptured. `cuda_graphs.py` has the sizes and the capture.
 
-Shape suffixes beside those of model/layers: B rows of the graph, J blocks of each, S slots of each (J * block_tokens).
+Shape suffixes in addition to those of model/layers: B rows of the graph, J blocks of each, S slots of each (J *
+block_tokens).
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from model.transformer import Transformer
 
 
 class DecodeInputs:
-    """The tensors that a graph reads, always the same ones: what differs from step to step is copied into them.
+    """The fixed tensors that a graph reads; each step's inputs are copied into them.
 
-    Rows that no part fills are padding: a first token in `spare_block`.
+    Rows without a part are padding: a first token in `spare_block`.
     """
 
     def __init__(self, n_rows: int, n_blocks: int, spare_block: int, device: torch.device) -> None:
@@ -54,7 +55,7 @@ class DecodeInputs:
 
 
 class DecodeStep:
-    """What a graph captures: one token per row, fixed shapes, no wait for the host. fp32 logits [B, V]."""
+    """The computation that a graph captures: one token per row, fixed shapes, no wait for the host; fp32 logits [B, V]."""
 
     def __init__(
         self, model: Transformer, keys: Tensor, values: Tensor, block_tokens: int, inputs: DecodeInputs
@@ -74,8 +75,8 @@ class DecodeStep:
         slots_BS = self._slots()
         own_B = slots_BS.gather(1, past_B[:, None]).squeeze(1)
         positions_S = torch.arange(slots_BS.shape[1], device=past_B.device)
-        # what lies behind a sequence's end or before all windows is unwritten or another's, or nowhere: not even times
-        # zero may it come in
+        # slots after a sequence's end or before all windows are unwritten, another sequence's, or invalid: they must
+        # not enter even times zero
         slots_BS = slots_BS.where(_visible(positions_S, past_B, self._window)[:, 0, 0], own_B[:, None])
         masks = {window: _visible(positions_S, past_B, window) for window in model.windows}
         rotation = model.rotary.at(past_B, model.dtype, past_B + 1 if model.rotary.is_dynamic else None)
@@ -87,7 +88,7 @@ class DecodeStep:
         return model.logits(x_BD)
 
     def _slots(self) -> Tensor:
-        """Where the positions of each row's sequence lie, [B, J * block_tokens]."""
+        """Slots of the positions of each row's sequence, [B, J * block_tokens]."""
         offsets = torch.arange(self._block_tokens, device=self._keys.device)
         return (self._inputs.blocks_BJ[..., None] * self._block_tokens + offsets).flatten(1)
 
@@ -111,13 +112,13 @@ class DecodeStep:
 
     @staticmethod
     def _written(memory_GSC: Tensor, new_BGC: Tensor, own_B: Tensor, slots_BS: Tensor) -> Tensor:
-        """Writes each row's new heads into its slot; all that the rows see, [B, G, S, C]."""
+        """Write each row's new heads into its slot; returns all that the rows see, [B, G, S, C]."""
         memory_GSC.index_copy_(1, own_B, new_BGC.transpose(0, 1))
         return memory_GSC[:, slots_BS].transpose(0, 1)
 
 
 def _visible(positions_S: Tensor, past_B: Tensor, window: int | None) -> Tensor:
-    """Which keys a row's token sees, [B, 1, 1, S]: those up to its own, within the window."""
+    """Mask of the keys that a row's token sees, [B, 1, 1, S]: up to its own, within the window."""
     is_seen_BS = positions_S <= past_B[:, None]
     if window is not None:
         is_seen_BS &= positions_S > past_B[:, None] - window
@@ -132,7 +133,7 @@ def capturable_experts(
     w_up_EFD: Tensor,
     w_down_EDF: Tensor,
 ) -> Tensor:
-    """As `layers.experts.apply_experts`, without its counts on the host: rows per expert stay on the device."""
+    """As `layers.experts.apply_experts`, but the numbers of rows per expert stay on the device."""
     n_choices, n_experts = experts_TK.shape[1], w_gate_EFD.shape[0]
     expert_N, order_N = experts_TK.flatten().sort(stable=True)
     ids_E = torch.arange(n_experts, device=x_TD.device)
@@ -146,7 +147,7 @@ def capturable_experts(
 
 
 def count_experts(model: Transformer) -> list[Tensor]:
-    """Counts of (token, choice) pairs per expert, int64 [E] of each mixture, that every step from now on adds to.
+    """Count (token, choice) pairs per expert in every later step: int64 [E] of each MoE layer.
 
     The host never waits for them, so captured steps add to them too; rows that are padding do not count.
     """
@@ -158,9 +159,7 @@ def count_experts(model: Transformer) -> list[Tensor]:
 
 
 def _counting(layer: MoELayer, load_E: Tensor) -> Callable[[nn.Module, object, Routing], None]:
-    counted = weakref.ref(
-        layer
-    )  # whose router has this hook: together they would never be freed by themselves
+    counted = weakref.ref(layer)  # the router has this hook: the two would be a reference cycle
 
     def count(_: nn.Module, __: object, routing: Routing) -> None:
         experts_TK, layer = routing.experts_TK, counted()
@@ -174,7 +173,7 @@ def _counting(layer: MoELayer, load_E: Tensor) -> Callable[[nn.Module, object, R
 
 @contextmanager
 def _capturable(model: Transformer) -> Iterator[None]:
-    """Prompts keep the functions that the layers have: those may be faster where the host may be asked."""
+    """Context in which the layers have capturable functions; prompts keep the others, which may be faster."""
     experts = [layer.experts for layer in moe_layers(model).values()]
     usual = [module.apply_experts for module in experts]
     try:

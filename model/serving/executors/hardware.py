@@ -1,4 +1,4 @@
-"""On what a node computes: one device, several ranks, or an accelerator and the host; its options and the loading.
+"""Hardware options of a node: one device, several ranks, or an accelerator and the host; and loading onto them.
 
 --device cuda                               everything on the accelerator, with CUDA graphs (`accelerated.py`)
 --tensor-parallel N --expert-parallel M     ranks on this machine (`distributed/executor.py`)
@@ -43,7 +43,7 @@ PLANNED_TOKENS = 16  # of the steps that a layout is planned for: decoding
 
 @dataclass(frozen=True)
 class Hardware:
-    """What the options say. Without any, the engine's own choice on one device."""
+    """The hardware options. The default is the engine's own choice on one device."""
 
     degrees: Degrees = dataclasses.field(default_factory=Degrees)
     device: torch.device = HOST
@@ -59,13 +59,13 @@ class Hardware:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options above."""
-    group = parser.add_argument_group("hardware", "what computes; by default one device")
+    """Add the options above."""
+    group = parser.add_argument_group("hardware", "the devices that compute; by default one")
     group.add_argument(
         "--device",
         choices=DEVICES,
         default=AUTO,
-        help="the one that computes everything (default: auto, cuda where torch sees one and nothing else is asked for)",
+        help="device that computes everything (default: auto: cuda if torch sees one and no other hardware option is given)",
     )
     group.add_argument(
         "--tensor-parallel",
@@ -79,38 +79,38 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=whole(1),
         default=1,
         metavar="N",
-        help="spread experts over N (of the same) processes",
+        help="spread experts over N of the same processes",
     )
     group.add_argument(
         "--hot-experts",
         type=whole(0),
         metavar="N",
-        help="keep N experts of each layer on the accelerator, others here",
+        help="keep N experts of each layer on the accelerator, the others on the host",
     )
-    group.add_argument("--accelerator", help="of the hot experts, as torch names it (default: cuda)")
+    group.add_argument("--accelerator", help="device of the hot experts, as torch names it (default: cuda)")
     group.add_argument(
         "--device-models",
         type=Path,
         nargs="+",
         default=[],
         metavar="FILE",
-        help="place parts and experts by what `model.parallel.placement measure` measured",
+        help="place parts and experts by these device models, written by `model.parallel.placement measure`",
     )
     group.add_argument(
         "--weights",
         choices=get_args(Weights),
-        help="form of the weights (default: bf16 or fp32, as the model is loaded); on cuda these two only",
+        help="form of the weights (default: bf16 or fp32, as in the model's file); on cuda only these two",
     )
     group.add_argument(
         "--keep-packed",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="what the compiled kernels pack stays in HOME/packed, where the next load of the same model maps it",
+        help="keep packed weights of the compiled kernels in HOME/packed, so that the next load of the same model is faster",
     )
 
 
 def read_options(options: argparse.Namespace) -> Hardware:
-    """Raises ValueError for options that do not go together, or a device that is not there."""
+    """Read the options. Raises ValueError for options that cannot be combined, or a missing device."""
     _check_together(options)
     hardware = Hardware(
         Degrees(options.tensor_parallel, options.expert_parallel),
@@ -137,41 +137,47 @@ def _check_together(options: argparse.Namespace) -> None:
     is_offloaded = options.hot_experts is not None or bool(options.device_models)
     has_ranks = max(options.tensor_parallel, options.expert_parallel) > 1
     if options.weights is not None and (is_offloaded or has_ranks):
-        raise ValueError("--weights know neither several ranks nor offloading: leave one of them out")
+        raise ValueError(
+            "--weights cannot be combined with several ranks or offloading: leave one of them out"
+        )
     if options.hot_experts is not None and options.device_models:
-        raise ValueError("--device-models say how many experts are hot: leave --hot-experts out")
+        raise ValueError("--device-models decide how many experts are hot: leave --hot-experts out")
     if is_offloaded and has_ranks:
-        raise ValueError("experts are offloaded by a single process: use either that or several ranks")
+        raise ValueError("offloading works in a single process: use either offloading or several ranks")
     if options.accelerator is not None and options.hot_experts is None:
         raise ValueError(
-            "--accelerator is where the experts of --hot-experts lie (--device-models name theirs): leave it out, or "
+            "--accelerator is the device of --hot-experts (--device-models name theirs): leave it out, or "
             "use --device to compute everything there"
         )
 
 
 def _device(options: argparse.Namespace) -> torch.device:
-    """What computes everything. `auto` leaves CUDA to those who ask for nothing that only the host has."""
+    """The device that computes everything. `auto` is the host if another option needs it."""
     asked, others = options.device, _not_one_device(options)
     if asked != AUTO and others is not None:
-        raise ValueError(f"--device is the one that computes everything, and {others}: leave it out")
+        raise ValueError(
+            f"--device names the one device that computes everything, but {others}: leave it out"
+        )
     on_host_only = others is not None or options.weights not in (None, *BLOCKS)
     if asked == "cpu" or (asked == AUTO and (on_host_only or not torch.cuda.is_available())):
         return HOST
     if on_host_only:
         raise ValueError(
-            f"--weights {options.weights} are the compiled kernels', on the host: use {' or '.join(BLOCKS)} on cuda"
+            f"--weights {options.weights} needs the compiled kernels, on the host: use {' or '.join(BLOCKS)} on cuda"
         )
     if not torch.cuda.is_available():
         reason = "it was built without CUDA" if torch.version.cuda is None else "no driver or no device"
-        raise ValueError(f"torch sees no CUDA device here ({reason}): leave --device out, or mend that first")
+        raise ValueError(
+            f"torch sees no CUDA device here ({reason}): leave --device out, or repair that first"
+        )
     return torch.device("cuda")
 
 
 def _not_one_device(options: argparse.Namespace) -> str | None:
     if max(options.tensor_parallel, options.expert_parallel) > 1:
-        return "several ranks find their own"
+        return "several ranks choose their own"
     if options.hot_experts is not None:
-        return "--hot-experts compute on --accelerator and the host"
+        return "--hot-experts uses --accelerator and the host"
     return "--device-models name theirs" if options.device_models else None
 
 
@@ -184,11 +190,11 @@ def load_on(
     threads: int | None = None,
     on_loss: Callable[[Exception], None] | None = None,
 ) -> ServedModel:
-    """The model, with the executor that the hardware asks for, or the fastest that there is for it on one device.
+    """Load a model with the executor that the hardware options ask for, or the fastest one for it on one device.
 
     Raises CheckpointError, UnsupportedModel, ConfigError, MeshError, PlacementError, DeviceModelError, RankMissingError,
-    ValueError, or LoadError where it certainly does not fit into memory, each with what to change. `on_loss` is told when
-    a rank is lost later: nothing can be served then.
+    ValueError, or LoadError where it certainly does not fit into memory, each with what to change. `on_loss` is called
+    when a rank is lost later: the model cannot be served any more then.
     """
     if hardware.degrees.n_ranks == 1 and hardware.device.type == "cpu" and not hardware.is_offloaded:
         kept_in = packed_home(home) if hardware.keeps_packed else None

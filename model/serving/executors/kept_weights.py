@@ -1,10 +1,10 @@
-"""Packed weights that outlive the process: the first load writes them to a file, later ones map it.
+"""Packed weights kept on disk: the first load writes them to a file, later ones map it.
 
     HOME/packed/<model folder>-<hash of its path>-<form>.packed
 
 A file holds the weights of one model folder in one form. Its key is made of the folder's files (their sizes and times),
-the model's shape and dtype, this stack's code and the processor: whatever of them changes, the file is written again in
-its place. Processes that map the old one keep it. Files whose model is gone are removed when another is written; all
+the model's shape and dtype, this stack's code and the processor: if any of them changes, the file is
+replaced. Processes that map the old one keep it. Files whose model is gone are removed when another is written; all
 may be deleted at any time.
 """
 
@@ -44,8 +44,8 @@ FORMAT = "gainshare packed weights, 1"
 SUFFIX = ".packed"
 WRITING = ".writing"
 LOCK = ".lock"
-MOST_NAME = 80  # characters of the model folder's
-HEADER_BYTES = HUGE_BYTES  # JSON, a line feed, and nothing up to here: data begins on a huge page
+MOST_NAME = 80  # characters of the model folder's name
+HEADER_BYTES = HUGE_BYTES  # JSON, a line feed and padding: data begins on a huge page
 CODE = Path(__file__).resolve().parents[2]
 CODE_SUFFIXES = (".py", ".cpp", ".h")
 log = logging.getLogger(__name__)
@@ -59,17 +59,17 @@ def packed_home(home: Path | None = None) -> Path:
 def kept_weights(
     library: ctypes.CDLL, stored: StoredWeights, weights: Weights, folder: Path
 ) -> NativeWeights:
-    """`stored` in form `weights`, from a file in `folder`, which is written first where it is not there.
+    """Pack `stored` in form `weights`, or map it from a file in `folder`, which is written first if it is missing.
 
-    Where it cannot be written or read, or would take more than half of what the disk has left, the log says why, and weights are packed into memory as without a folder. Raises
-    what `NativeWeights` raises.
+    Where the file cannot be written or read, or would take more than half of the disk's free space, the log says why and
+    weights are packed into memory, as without a folder. Raises what `NativeWeights` raises.
     """
     place = _Place(folder, stored, weights)
     try:
         make_own(folder)
         data = place.opened()
         if data is None:
-            with _locked(folder):  # somebody else may have written it meanwhile
+            with _locked(folder):  # another process may have written it meanwhile
                 data = place.opened()
                 if data is None:
                     data = _written(library, stored, weights, place)
@@ -84,8 +84,8 @@ def kept_weights(
 
 def _written(library: ctypes.CDLL, stored: StoredWeights, weights: Weights, place: _Place) -> Tensor:
     needed = least_bytes(stored.transformer, weights)
-    if needed > shutil.disk_usage(place.file.parent).free // 2:  # others' writes must not fail for this one
-        raise OSError(errno.ENOSPC, f"{needed >> 20} MiB are more than half of what the disk has left")
+    if needed > shutil.disk_usage(place.file.parent).free // 2:  # leaves space for other writers
+        raise OSError(errno.ENOSPC, f"{needed >> 20} MiB are more than half of the disk's free space")
     log.info("packed weights, %d MiB, are kept in %s for the next load", needed >> 20, place.file)
     with place.writing() as memory:
         NativeWeights(library, stored.transformer, weights, stored=stored, memory=memory)
@@ -103,7 +103,7 @@ def _filled(library: ctypes.CDLL, stored: StoredWeights, weights: Weights, data:
 
 
 class _Place:
-    """The file of one model folder in one form."""
+    """Path and key of the file of one model folder in one form."""
 
     def __init__(self, folder: Path, stored: StoredWeights, weights: Weights) -> None:
         self._stored, self._weights = stored, weights
@@ -113,7 +113,7 @@ class _Place:
         self.file = folder / f"{name}-{path}-{weights}{SUFFIX}"
 
     def opened(self) -> Tensor | None:
-        """The packed weights; None where there is no such file, or one of another key. Raises OSError."""
+        """Map the packed weights; None if there is no such file, or one of another key. Raises OSError."""
         try:
             with self.file.open("rb") as file:
                 header = _header(file)
@@ -126,10 +126,10 @@ class _Place:
 
     @contextmanager
     def writing(self) -> Iterator[WrittenMemory]:
-        """Memory that is in the file afterwards, whole, or else not at all. Under `_locked`. Raises OSError."""
+        """Memory that is written to the file, whole or not at all. Under `_locked`. Raises OSError."""
         _remove_leftovers(self.file.parent)
         partial = self.file.with_suffix(WRITING)
-        key = self._key()  # of the files as they were before they were read
+        key = self._key()  # of the files before they are read
         try:
             with partial.open("wb") as file:
                 file.seek(HEADER_BYTES)
@@ -154,7 +154,7 @@ class _Place:
 
 
 def _header(file: BinaryIO) -> dict[str, Any]:
-    """Empty where a file has none of ours."""
+    """The header of a file; empty if it has none of ours."""
     try:
         header = json.loads(file.readline(HEADER_BYTES))
     except ValueError:
@@ -164,7 +164,7 @@ def _header(file: BinaryIO) -> dict[str, Any]:
 
 @cache
 def _code() -> str:
-    """Of all that may have a part in what is packed."""
+    """Hash of all code that packing depends on."""
     digest = hashlib.sha256()
     for file in sorted(CODE.rglob("*")):
         if file.suffix in CODE_SUFFIXES:
@@ -174,7 +174,7 @@ def _code() -> str:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """What a killed process was writing, and files of models that are gone."""
+    """Remove what killed processes left, and files of removed models."""
     for partial in folder.glob(f"*{WRITING}"):
         partial.unlink(missing_ok=True)
     for kept in folder.glob(f"*{SUFFIX}"):
@@ -186,7 +186,7 @@ def _remove_leftovers(folder: Path) -> None:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time writes into the folder; the lock goes with the process, however it ends."""
+    """Lock the folder for writing; the system unlocks it when the process ends."""
     with (folder / LOCK).open("wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

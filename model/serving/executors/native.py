@@ -1,4 +1,4 @@
-"""Computes the engine's steps with the stack's own kernels (model/csrc/serve_*.cpp): one C call per step.
+"""Executor of the stack's own kernels (model/csrc/serve_*.cpp): one C call per step.
 
 Weights are packed once, in fp32, bf16 or int8; keys and values are in blocks of 16 tokens, in fp32 where the weights
 are and in bf16 otherwise. A sequence's logits are the same bits alone and in any batch, in one chunk or in many, and
@@ -32,13 +32,13 @@ from model.serving.executors.stored import StoredWeights
 from model.transformer import Transformer
 
 BLOCK_TOKENS = 16  # BLOCK of serve_model.h
-MOST_EXPERTS = 1024  # of a layer, and MOST_WIDTH of a key: also of serve_model.h
+MOST_EXPERTS = 1024  # of a layer; as MOST_WIDTH of a key from serve_model.h
 MOST_WIDTH = 2048
 INT32 = "i"  # of arrays
 
 
 def supports(config: ModelConfig) -> str | None:
-    """Why a model cannot be computed here; None where it can. The torch executor computes all."""
+    """The reason why this executor cannot compute a model; None if it can. `TorchExecutor` computes all."""
     library = native.library()
     if library is None:
         return native.state()
@@ -49,22 +49,22 @@ def supports(config: ModelConfig) -> str | None:
     if config.moe is not None and config.moe.n_experts > MOST_EXPERTS:
         return f"more than {MOST_EXPERTS} experts"
     if _key_width(config) > MOST_WIDTH:
-        return f"keys of more than {MOST_WIDTH} numbers"
+        return f"keys wider than {MOST_WIDTH}"
     return None
 
 
 def _key_width(config: ModelConfig) -> int:
-    """Of what the cache keeps; absorbed latent attention keeps latent and rotary key as the key of one head."""
+    """Width of a cached key; absorbed MLA caches latent and rotary key as the key of one head."""
     return config.d_head if config.latent is None else config.latent.kv_rank + config.latent.d_rope
 
 
 class NativeExecutor:
-    """Implements `executor.Executor`. Raises ValueError for a model that `supports` refuses.
+    """Executor of the compiled kernels. Raises ValueError for a model that `supports` refuses.
 
-    `n_threads` is torch's own number where None. Memory of the cache is taken as blocks are written. With `consume` the
-    transformer gives up its weights as they are packed: it can compute nothing then, and a model is in memory once. With
-    `stored`, the weights in their files, the transformer is the one from there and has none at any time; a folder
-    `kept_in` has them packed for the next load then, see kept_weights.py.
+    `n_threads` None means torch's number. Memory of the cache is taken as blocks are written. With `consume` the
+    transformer's weights are freed as they are packed: it cannot compute afterwards, and a model is in memory once. With
+    `stored`, the weights in their files, the transformer is the one from there and never has any; a folder `kept_in`
+    then keeps them packed for the next load, see kept_weights.py.
     """
 
     def __init__(
@@ -115,12 +115,12 @@ class NativeExecutor:
 
     def step(self, parts: Sequence[Part]) -> NDArray[np.float32]:
         """Logits [sum of n_logits, V], see `Executor.step`. Raises ValueError for a part that cannot be computed."""
-        # At one row each line of code here is fetched from memory again, behind the weights: few of them, none of torch.
+        # At one row the weights evict this code from the caches each step: few lines, none of torch.
         ids: list[int] = []
         positions: list[int] = []
         wanted: list[int] = []
         blocks: list[int] = []
-        # of each part: where its table begins in `blocks`, then first, n and past of a PartRow
+        # per part: the start of its table in `blocks`, then first, n and past of a PartRow
         rows: list[tuple[int, int, int, int]] = []
         most_keys = 0
         for part in parts:
@@ -134,9 +134,9 @@ class NativeExecutor:
             blocks.extend(seen)
             most_keys = max(most_keys, n_keys)
         if not parts or min(blocks) < 0 or max(blocks) >= self.n_blocks:
-            raise ValueError(f"a step needs parts whose blocks lie in 0 .. {self.n_blocks - 1}")
+            raise ValueError(f"a step needs parts whose blocks are in 0 .. {self.n_blocks - 1}")
         if min(ids) < 0 or max(ids) >= self.config.vocab_size:
-            raise ValueError(f"token ids must lie in 0 .. {self.config.vocab_size - 1}")
+            raise ValueError(f"token ids must be in 0 .. {self.config.vocab_size - 1}")
         turns: Sequence[int] = positions
         if self._rotary.is_dynamic:
             lengths = [part.past + len(part.tokens) for part in parts for _ in part.tokens]
@@ -173,16 +173,16 @@ class NativeExecutor:
         self._cache[:, target] = self._cache[:, source]
 
     def _check(self, part: Part, n_keys: int) -> None:
-        """What would make the kernels read or write where they must not."""
+        """Raises ValueError for a part that would make the kernels read or write out of bounds."""
         if not part.tokens or part.past < 0 or n_keys > self.config.max_context:
             raise ValueError("each part needs new tokens that end within max_context")
         if len(part.blocks) * BLOCK_TOKENS < n_keys:
             raise ValueError(f"{n_keys} tokens do not fit into {len(part.blocks)} blocks of {BLOCK_TOKENS}")
         if not 0 <= part.n_logits <= len(part.tokens):
-            raise ValueError("logits can be had after new tokens only")
+            raise ValueError("a part has logits after its own new tokens only")
 
     def _grow_memory(self, needed: int) -> tuple[int, int]:
-        """Address and size of more working memory than so many bytes, which stays for the steps to come."""
+        """Grow the working memory, which later steps reuse, beyond so many bytes; returns its address and size."""
         self._memory = huge_zeros(needed + needed // 4)
         self._memory_at, self._memory_bytes = self._memory.data_ptr(), self._memory.numel()
         return self._memory_at, self._memory_bytes

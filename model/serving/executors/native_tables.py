@@ -1,6 +1,6 @@
-"""The structs that the compiled engine reads, field by field as in model/csrc/serve_model.h.
+"""C structs of the compiled engine, field by field as in model/csrc/serve_model.h.
 
-`check` compares their sizes with the library's: a library of other sources is refused, not misread.
+`check` compares their sizes with the library's and refuses a library that was built from other sources.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def stack(packed: PackedStack) -> Stack:
 
 
 def check(library: ctypes.CDLL) -> None:
-    """Declares the library's functions. Raises TablesError where it has others, or other structs."""
+    """Declare the library's functions. Raises TablesError where its functions or structs differ."""
     try:
         library.serve_sizes.restype = c_int32
         library.serve_block_bytes.restype = c_int64
@@ -154,7 +154,7 @@ def check(library: ctypes.CDLL) -> None:
         n_sizes = library.serve_sizes(sizes)
     except AttributeError as error:
         raise TablesError(
-            f"the native library has no compiled engine ({error}): build this tree's"
+            f"the native library has no compiled engine ({error}): rebuild it from this tree"
         ) from error
     expected = [ctypes.sizeof(kind) for kind in MIRRORED]
     if list(sizes[:n_sizes]) != expected:

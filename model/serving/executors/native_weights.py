@@ -1,8 +1,8 @@
-"""A transformer's weights as the tables of the compiled engine: packed, with everything the kernels ask of a layer.
+"""A transformer's weights as the C structs of the compiled engine, packed for its kernels.
 
-Weights that layers share are packed once. The head of int4 has 8 bits, as its rows: 4 bits there cost most of what they
-cost at all (docs/lab/performance.md). Norms are kept in fp32, and an embedding whose numbers are not the packed head's.
-All of it is a copy, so the transformer's own weights may be given up.
+Weights that layers share are packed once. With int4 the head and its rows have 8 bits: 4 bits there cost most of the
+accuracy that int4 costs (docs/lab/performance.md). Norms are kept in fp32, and so is an embedding that is not the packed
+head's. Everything is a copy, so the transformer's own weights may be freed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from model.config import ModelConfig
 from model.layers.attention.gqa import Attention
-from model.layers.attention.mla import LatentAttention
+from model.layers.attention.mla import MLA
 from model.layers.block import Block
 from model.layers.ffn import SwiGLU
 from model.layers.moe.layer import MoELayer
@@ -35,9 +35,9 @@ HEAD_NORMS = {"none": 0, "head": 1, "all": 2}
 
 
 class NativeWeights:
-    """`layers`, `head`, `norm` and `embedding` for a `tables.Model`; keeps all memory that they point to.
+    """Packed `layers`, `head`, `norm` and `embedding` for a `tables.Model`, with all memory that they point to.
 
-    `expert_load_LE`: of each mixture, from the first on, how many (token, choice) pairs each expert has got, int64;
+    `expert_load_LE`: of each MoE layer, from the first on, how many (token, choice) pairs each expert has got, int64;
     the kernels count.
     """
 
@@ -51,10 +51,10 @@ class NativeWeights:
         stored: StoredWeights | None = None,
         memory: Memory | None = None,
     ) -> None:
-        """With `consume` each of the transformer's layers gives up its weights once they are packed; see `give_up`.
+        """With `consume` each layer's weights are freed once they are packed; see `give_up`.
 
-        With `stored` the transformer has none: each layer gets its own from there until they are packed. All is put into
-        `memory`, in the same order and sizes for the same model; of filled memory it is read. Raises what that raises.
+        With `stored` the transformer has no weights: each layer is loaded until it is packed. All is written into
+        `memory`, in the same order and sizes for the same model, or read from filled memory. Raises what that raises.
         """
         self._library = library
         self.weights = weights
@@ -67,7 +67,9 @@ class NativeWeights:
         self.expert_load_LE: list[Tensor] = []
         blocks = list(cast("Iterable[Block]", transformer.layers))
         self.layers = (tables.Layer * len(blocks))()
-        for i, block in enumerate(blocks):  # layers that share weights with an earlier one find them packed
+        for i, block in enumerate(
+            blocks
+        ):  # layers that share weights with an earlier one use its packed ones
             with self._filled(block, f"layers.{i}.") as stacks:
                 self.layers[i] = self._layer(block, stacks)
         with self._filled(transformer):
@@ -78,7 +80,7 @@ class NativeWeights:
 
     @contextmanager
     def _filled(self, module: nn.Module, prefix: str = "") -> Iterator[Mapping[str, Sequence[Tensor]]]:
-        """Within this context `module` has its weights, but for the stacks that it yields; they may go afterwards."""
+        """Context in which `module` has its weights, except the stacks that it yields; they may be freed afterwards."""
         if self._stored is not None:
             with self._stored.filled(module, prefix) as stacks:
                 yield stacks
@@ -89,16 +91,16 @@ class NativeWeights:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of packed matrices, without their scales, norms, biases and the embedding."""
+        """Bytes of packed matrices, without scales, norms, biases and the embedding."""
         return sum(each.data.nbytes for each in self._kept if isinstance(each, PackedStack))
 
     def _pack(
         self,
         weight: Tensor | Sequence[Tensor],
         weights: Weights | None = None,
-        beside: Tensor | Sequence[Tensor] | None = None,
+        interleaved: Tensor | Sequence[Tensor] | None = None,
     ) -> PackedStack:
-        packed = pack(self._library, weight, weights or self.weights, self._memory, beside)
+        packed = pack(self._library, weight, weights or self.weights, self._memory, interleaved)
         self._kept.append(packed)
         return packed
 
@@ -115,7 +117,7 @@ class NativeWeights:
         return pointer(kept)
 
     def _embedding(self, transformer: Transformer) -> tuple[c_void_p, Weights]:
-        """The address of its rows, and their form; null where the head has the same ones in a form that loses nothing."""
+        """The address of the embedding's rows, and their form; null if the packed head has the same rows without loss."""
         embedding = transformer.embedding.detach()
         kind = embedding_kind(transformer)
         if reads_head(transformer, self.weights):
@@ -129,9 +131,7 @@ class NativeWeights:
         attention, ffn = block.attention, block.ffn
         if id(attention) not in self._attentions:
             self._attentions[id(attention)] = (
-                self._latent(attention)
-                if isinstance(attention, LatentAttention)
-                else self._grouped(attention)
+                self._latent(attention) if isinstance(attention, MLA) else self._grouped(attention)
             )
         if id(ffn) not in self._ffns:
             self._ffns[id(ffn)] = (
@@ -140,7 +140,7 @@ class NativeWeights:
         layer = tables.Layer.from_buffer_copy(self._ffns[id(ffn)])
         layer.attention = self._attentions[id(attention)]
         layer.attention.norm = self._norm(block.attention_norm)
-        # a window over the whole context binds nothing; larger ones would not fit the table's 32 bits
+        # a window over the whole context has no effect; larger ones would not fit the table's 32 bits
         layer.attention.window = min(block.window or 0, self.config.max_context)
         layer.ffn_norm = self._norm(block.ffn_norm)
         return layer
@@ -159,7 +159,7 @@ class NativeWeights:
             scale=attention.d_head**-0.5,
         )
 
-    def _latent(self, attention: LatentAttention) -> tables.AttentionWeights:
+    def _latent(self, attention: MLA) -> tables.AttentionWeights:
         """The maps from latents to keys and values, [H, N + U, R], move into queries and outputs (absorbed form)."""
         latent = attention.latent
         first = attention.w_q if attention.w_q_down is None else attention.w_q_down
@@ -190,7 +190,7 @@ class NativeWeights:
 
     def _feed_forward(self, ffn: SwiGLU) -> tables.FeedForward:
         return tables.FeedForward(
-            gate_up=tables.stack(self._pack(ffn.w_gate, beside=ffn.w_up)),
+            gate_up=tables.stack(self._pack(ffn.w_gate, interleaved=ffn.w_up)),
             down=tables.stack(self._pack(ffn.w_down)),
             b_gate=self._vector(ffn.b_gate),
             b_up=self._vector(ffn.b_up),
@@ -199,13 +199,13 @@ class NativeWeights:
         )
 
     def _mixture(self, moe: MoELayer, stacks: Mapping[str, Sequence[Tensor]]) -> tables.Layer:
-        """`stacks` are the experts that lie apart, by their stack's name in the block."""
+        """`stacks` are experts that are stored one by one, by their stack's name in the block."""
         experts = moe.experts
         w_gate, w_up, w_down = (
             stacks.get(f"ffn.experts.{name}", getattr(experts, name)) for name in ("w_gate", "w_up", "w_down")
         )
         routed = tables.FeedForward(
-            gate_up=tables.stack(self._pack(w_gate, beside=w_up)),
+            gate_up=tables.stack(self._pack(w_gate, interleaved=w_up)),
             down=tables.stack(self._pack(w_down)),
             width=experts.w_gate.shape[1],
         )
@@ -216,7 +216,7 @@ class NativeWeights:
         return layer
 
     def _router(self, router: Router) -> tables.Router:
-        """In fp32 always, as the router computes."""
+        """The router's table, always in fp32, as it computes."""
         config = router.config
         load_E = torch.zeros(config.n_experts, dtype=torch.int64)
         self.expert_load_LE.append(load_E)
@@ -235,12 +235,12 @@ class NativeWeights:
 
 
 def head_form(weights: Weights) -> Weights:
-    """Of the head's weights where the layers have `weights`: 4 bits there cost most of what they cost at all."""
+    """Form of the head's weights for layers in `weights`: int8 for int4, where 4 bits would cost too much accuracy."""
     return "int8-dynamic" if weights == "int4" else weights
 
 
 def least_bytes(transformer: Transformer, weights: Weights) -> int:
-    """Bytes that `NativeWeights` keeps at the least, from shapes and dtypes alone: without padding, norms and biases."""
+    """A lower bound of the bytes of `NativeWeights`, from shapes and dtypes alone: without padding, norms and biases."""
     head, embedding = transformer.head_weight, transformer.embedding
     n_bytes = _packed_bytes(head, head_form(weights))
     if not reads_head(transformer, weights):
@@ -256,18 +256,18 @@ def _packed_bytes(weight: Tensor, weights: Weights) -> int:
 
 
 def reads_head(transformer: Transformer, weights: Weights) -> bool:
-    """Whether rows of the embedding are read from the packed head: it has the same ones in a form that loses nothing."""
+    """Whether rows of the embedding are read from the packed head: it has the same rows without loss."""
     kind = embedding_kind(transformer)
     return transformer.head is None and weights in ("fp32", kind)
 
 
 def embedding_kind(transformer: Transformer) -> Weights:
-    """The form in which rows of the embedding are kept."""
+    """Form of the embedding's rows."""
     return "bf16" if transformer.embedding.dtype is torch.bfloat16 else "fp32"
 
 
 def give_up(module: nn.Module) -> None:
-    """Frees a module's weights: shapes and dtypes stay, on the meta device, where computing with them is an error."""
+    """Free a module's weights; shapes and dtypes stay on the meta device, where computing raises."""
     for part in module.modules():
         for name, weight in list(part.named_parameters(recurse=False)):
             # not empty_like: for another device it imports torch's symbolic shapes, a quarter of a second and 30 MiB

@@ -1,4 +1,4 @@
-"""Weights as the compiled engine multiplies them: packed once at load, in fp32, bf16, int8 or int4.
+"""Packed weights of the compiled engine: packed once at load, in fp32, bf16, int8 or int4.
 
 A matrix [N, K] becomes strips of 32 outputs, [N/32][K/group][32][group], so that one product reads it from front to
 back; see model/csrc/serve_products.h; the kernels' library packs them. Int8 weights have one scale per output: the
@@ -20,7 +20,7 @@ from model.serving.executors.packed_memory import Memory
 Weights = Literal["fp32", "bf16", "int8", "int8-dynamic", "int4"]
 KINDS: dict[str, int] = {kind: number for number, kind in enumerate(get_args(Weights))}
 GROUP: dict[str, int] = {"fp32": 1, "bf16": 2, "int8": 4, "int8-dynamic": 32, "int4": 32}
-#: Of one output's group; int4's has two numbers of bf16 beside its weights.
+#: Of one output's group; int4 has two bf16 numbers in addition to its weights.
 GROUP_BYTES: dict[str, int] = {"fp32": 4, "bf16": 4, "int8": 4, "int8-dynamic": 32, "int4": 20}
 
 STRIP = 32
@@ -29,7 +29,7 @@ HALF = 16
 
 @dataclass(frozen=True)
 class PackedStack:
-    """Matrices [N, K] of one shape, one behind the other; an ordinary matrix is a stack of one."""
+    """Packed matrices [N, K] of one shape, one after the other; an ordinary matrix is a stack of one."""
 
     weights: Weights
     n: int
@@ -45,30 +45,30 @@ def pack(
     weight: Tensor | Sequence[Tensor],
     weights: Weights,
     memory: Memory,
-    beside: Tensor | Sequence[Tensor] | None = None,
+    interleaved: Tensor | Sequence[Tensor] | None = None,
 ) -> PackedStack:
-    """Packs [N, K], a stack [M, N, K], or M matrices [N, K] that lie apart, of any float dtype.
+    """Pack [N, K], a stack [M, N, K], or M separate matrices [N, K], of any float dtype.
 
-    With `beside`, of the same shape, strips are 16 rows of `weight`, then the same 16 of `beside`: outputs 2 N', with N'
-    the next multiple of 16. Of filled memory's weights nothing but the shape is asked. Raises MemoryError where there is
-    none to work in.
+    With `interleaved`, of the same shape, strips are 16 rows of `weight`, then the same 16 of `interleaved`: outputs 2
+    N', with N' the next multiple of 16. With filled memory only the weights' shape is used. Raises MemoryError where
+    there is no working memory.
     """
-    matrices = list(zip(*(_apart(part) for part in (weight, beside) if part is not None), strict=True))
+    matrices = list(zip(*(_apart(part) for part in (weight, interleaved) if part is not None), strict=True))
     n_rows, k = matrices[0][0].shape
-    n = n_rows if beside is None else 2 * -(-n_rows // HALF) * HALF
+    n = n_rows if interleaved is None else 2 * -(-n_rows // HALF) * HALF
     stack = _taken(memory, weights, len(matrices), n, k)
     for i, parts in enumerate(() if memory.is_filled else matrices):
         sources = _readable(parts)
         table = matrix(stack, i)
-        second = sources[1].data_ptr() if beside is not None else None
+        second = sources[1].data_ptr() if interleaved is not None else None
         is_bf16 = sources[0].dtype is torch.bfloat16
         if not library.serve_pack(ctypes.byref(table), sources[0].data_ptr(), second, n_rows, is_bf16):
-            raise MemoryError(f"no memory to pack a matrix of {n} x {k} in")
+            raise MemoryError(f"no memory to pack a matrix of {n} x {k}")
     return stack
 
 
 def _taken(memory: Memory, weights: Weights, n_matrices: int, n: int, k: int) -> PackedStack:
-    """One piece of memory: the matrices, all multiples of 128 bytes, and their scales and starts behind them."""
+    """Take one piece of memory: the matrices, all multiples of 128 bytes, then their scales and starts."""
     n_outputs = -(-n // STRIP) * STRIP
     bytes_each = n_outputs * -(-k // GROUP[weights]) * GROUP_BYTES[weights]
     data_bytes, rest_bytes = n_matrices * bytes_each, n_matrices * n_outputs * 4
@@ -81,14 +81,14 @@ def _taken(memory: Memory, weights: Weights, n_matrices: int, n: int, k: int) ->
 
 
 def _apart(weight: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
-    """The matrices of one, a stack, or several."""
+    """The separate matrices of a matrix, a stack, or a sequence."""
     if not isinstance(weight, Tensor):
         return weight
     return [weight] if weight.dim() == 2 else weight.unbind()
 
 
 def _readable(matrices: Sequence[Tensor]) -> list[Tensor]:
-    """Contiguous, all in bf16, or else all in fp32."""
+    """The matrices contiguous, all in bf16 or else all in fp32."""
     is_bf16 = all(each.dtype is torch.bfloat16 for each in matrices)
     return [(each.detach() if is_bf16 else each.detach().float()).contiguous() for each in matrices]
 
@@ -108,12 +108,12 @@ class Matrix(ctypes.Structure):
 
 
 def matrix(packed: PackedStack, index: int = 0) -> Matrix:
-    """One matrix of a stack; whoever keeps it keeps the stack."""
+    """One matrix of a stack; the caller must keep the stack alive."""
     data = packed.data[index * packed.bytes_each :]
     rest = [pointer(None if tensor is None else tensor[index]) for tensor in (packed.scales, packed.starts)]
     return Matrix(pointer(data), *rest, packed.n, packed.k, KINDS[packed.weights], 0)
 
 
 def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
-    """Its address; null for None. Whoever keeps the address keeps the tensor."""
+    """A tensor's address; null for None. The caller must keep the tensor alive."""
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())

@@ -1,7 +1,7 @@
-"""Where packed weights lie: in memory of their own, or in a file that is written once and mapped from then on.
+"""Memory of packed weights: anonymous, or a file that is written once and mapped afterwards.
 
-Each kind hands out pieces one after the other, aligned alike, so that what asks for the same sizes in the same order
-finds in a file what it has put there.
+Each kind hands out pieces one after the other with the same alignment, so that the same sizes in the same order
+give the same places in a file.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor
 
 CHUNK_BYTES = 64 << 20
 ALIGNMENT = 64
-READ_AHEAD_BYTES = 4096  # kernels ask for a little more than there is; asking never faults
-#: A huge page. Written and read in such pieces, a file is in huge pages where its file system can do that.
+READ_AHEAD_BYTES = 4096  # kernels prefetch a little beyond the end; a prefetch never faults
+#: A huge page. A file that is written and read in such pieces is in huge pages if its file system supports them.
 HUGE_BYTES = 2 << 20
 WRITE_BYTES = 8 << 20
 SAMPLES = 8
@@ -25,11 +25,11 @@ SMAPS = Path("/proc/self/smaps_rollup")
 
 
 class PackedFileError(Exception):
-    """A file of packed weights does not hold what is asked of it."""
+    """A file of packed weights that lacks some of them, or is damaged."""
 
 
 class Memory(Protocol):
-    """Gives pieces of uint8. `is_filled` says that they hold the packed weights already, else they are zeros to fill.
+    """Interface of memory for packed weights, in pieces of uint8: filled already if `is_filled`, else zeros to fill.
 
     A piece must be filled before the next one is asked for.
     """
@@ -40,7 +40,7 @@ class Memory(Protocol):
 
 
 class OwnMemory:
-    """Of this process, in huge pages where the system gives them: products read it at full bandwidth.
+    """Anonymous memory, in huge pages if the system has them: products read it at full bandwidth.
 
     A piece lives as long as any tensor over it.
     """
@@ -61,7 +61,7 @@ class OwnMemory:
 
 
 class WrittenMemory:
-    """Writes each piece to the end of a file once it is filled; it is no one's afterwards. `finish` comes last.
+    """Writes each filled piece to the end of a file; the piece is invalid afterwards. `finish` must be called last.
 
     Raises OSError where the disk is full.
     """
@@ -85,7 +85,7 @@ class WrittenMemory:
         return taken
 
     def finish(self) -> None:
-        """Writes what is left, up to the end of a huge page."""
+        """Write the last piece, up to the end of a huge page."""
         self.take(-self._used % HUGE_BYTES)
         self._write(self._used)
 
@@ -109,18 +109,18 @@ class FilledMemory:
     def take(self, n_bytes: int) -> Tensor:
         taken = self._data[self._used : self._used + n_bytes]
         if taken.numel() < n_bytes:
-            raise PackedFileError("it ends before the weights do")
+            raise PackedFileError("the file is too short for the weights")
         self._used += _aligned(n_bytes)
         return taken
 
     def check_end(self) -> None:
         """Raises PackedFileError where more is left than `WrittenMemory.finish` leaves."""
         if -(-self._used // HUGE_BYTES) * HUGE_BYTES != self._data.numel():
-            raise PackedFileError("it goes on behind the weights")
+            raise PackedFileError("the file is longer than the weights")
 
 
 def huge_zeros(n_bytes: int) -> Tensor:
-    """Zeroed uint8 memory of its own mapping; pages that are never written take no room."""
+    """Zeroed uint8 memory in a separate mapping; pages that are never written take no memory."""
     # Private: shared memory gets no huge pages.
     mapping = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     _ask_for_huge_pages(mapping)
@@ -128,12 +128,14 @@ def huge_zeros(n_bytes: int) -> Tensor:
 
 
 def mapped(file: BufferedReader, start: int) -> Tensor:
-    """The rest of a file from `start`, uint8, a multiple of HUGE_BYTES as the file's size is.
+    """Map the rest of a file from `start`, uint8; `start` and the file's size are multiples of HUGE_BYTES.
 
-    Mapped, so that processes share it and nothing is read before it is used, where the system maps files in huge pages;
-    elsewhere products would read it at 0.8 of the bandwidth, and it is read into memory of this process.
+    Where the system maps files in huge pages it is mapped: processes share it and it is read when used. Elsewhere
+    products would read it at 0.8 of the bandwidth, so it is read into this process's memory.
     """
-    mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # what is not written is the file's
+    mapping = mmap.mmap(
+        file.fileno(), 0, access=mmap.ACCESS_COPY
+    )  # pages that are not written are the file's
     _ask_for_huge_pages(mapping)
     data = torch.frombuffer(mapping, dtype=torch.uint8)[start:]
     if _is_in_huge_pages(data):
@@ -141,12 +143,12 @@ def mapped(file: BufferedReader, start: int) -> Tensor:
     own = huge_zeros(data.numel())
     file.seek(start)
     if file.readinto(own.numpy().data) != own.numel():
-        raise PackedFileError("it is shorter than it was")
+        raise PackedFileError("the file was truncated")
     return own
 
 
 def _is_in_huge_pages(data: Tensor) -> bool:
-    """Whether places of it that are far apart come in huge pages when they are first read."""
+    """Whether distant places of it are in huge pages after a first read."""
     n_pages = data.numel() // HUGE_BYTES
     samples = range(0, n_pages, max(1, n_pages // SAMPLES))
     before = _huge_file_bytes()
@@ -156,7 +158,7 @@ def _is_in_huge_pages(data: Tensor) -> bool:
 
 
 def _huge_file_bytes() -> int:
-    """Of this process's mapped files, what is in huge pages; 0 where the system does not say."""
+    """Bytes of this process's mapped files in huge pages; 0 where the system has no figure."""
     try:
         lines = SMAPS.read_text().splitlines()
     except OSError:

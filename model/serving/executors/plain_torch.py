@@ -1,9 +1,9 @@
-"""The executor of plain torch: a paged key/value cache under the transformer as it is, any attention kind, any device.
+"""Executor of plain torch: a paged key/value cache under the transformer, any attention kind, any device.
 
-Every layer's attention asks a `KeyValueStore` for its past; here that is a view where a sequence's blocks lie side by
-side, and a gathered copy where they do not. How many rows a step has decides which matrix kernels torch takes, so the
-last bits of a sequence's logits may depend on what rides along; executors with kernels of their own promise more. Of a
-past that lies behind every layer's window nothing is read.
+Every layer's attention reads its past from a `KeyValueStore`; here that is a view if a sequence's blocks are adjacent,
+else a gathered copy. torch chooses matrix kernels by the number of rows, so the last bits of a sequence's logits may
+depend on the rest of the step; executors with their own kernels do not have that effect. Blocks that every layer's
+window has passed are not read.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ BLOCK_TOKENS = 16
 
 
 def bytes_per_block(transformer: Transformer, block_tokens: int = BLOCK_TOKENS) -> int:
-    """Keys and values of all layers, in the blocks' dtype."""
+    """Bytes of a block: keys and values of all layers, in the blocks' dtype."""
     n_heads, d_key, d_value = kept_per_token(transformer.config)
     per_token = transformer.config.n_layers * n_heads * (d_key + d_value) * transformer.dtype.itemsize
     return block_tokens * per_token
 
 
 class TorchExecutor:
-    """Implements `Executor` over a `Transformer`; its cache is allocated at once, touched as it is used."""
+    """Executor over a `Transformer`; its cache is allocated at once, and its pages are touched as they are used."""
 
     def __init__(self, transformer: Transformer, n_blocks: int, *, block_tokens: int = BLOCK_TOKENS) -> None:
         self._transformer = transformer
@@ -69,9 +69,9 @@ class TorchExecutor:
         if end > len(part.blocks) * self.block_tokens:
             raise ValueError(f"{end} tokens do not fit into {len(part.blocks)} blocks of {self.block_tokens}")
         if min(part.seen_blocks(self._window, self.block_tokens)[1]) < 0:
-            raise ValueError("a part's table lacks a block that its new tokens look at")
+            raise ValueError("a part's table lacks a block that its new tokens attend to")
         if not 0 <= part.n_logits <= len(part.tokens):
-            raise ValueError(f"{part.n_logits} logits are wanted of {len(part.tokens)} new tokens")
+            raise ValueError(f"{part.n_logits} logits are asked for after {len(part.tokens)} new tokens")
 
     def copy_block(self, source: int, target: int) -> None:
         size = self.block_tokens
@@ -84,7 +84,7 @@ class TorchExecutor:
 class PagedStore:
     """One part's past within the paged memory [layers, G, slots, C]; implements attention's KeyValueStore.
 
-    With a `window` what lies behind it is not there.
+    With a `window` the past before it is missing.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class PagedStore:
         self._keys, self._values = keys, values
         self._n_new = len(part.tokens)
         n_gone, blocks = part.seen_blocks(window, block_tokens)
-        self._first = n_gone * block_tokens  # the first position that is there
+        self._first = n_gone * block_tokens  # the first position that is kept
         n_kept = self.length + self._n_new - self._first
         blocks = blocks[: -(-n_kept // block_tokens)]
         start = blocks[0] * block_tokens
@@ -106,7 +106,7 @@ class PagedStore:
             self._slots = (table[:, None] * block_tokens + offsets).flatten()[:n_kept]
 
     def extend(self, layer: int, k_TGC: Tensor, v_TGC: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
-        """As `KeyValueStore.extend`. Raises ValueError for a `first` that lies behind the window."""
+        """As `KeyValueStore.extend`. Raises ValueError for a `first` before the window."""
         if first < self._first:
             raise ValueError(f"position {first} was given back: the past begins at {self._first}")
         return (

@@ -1,7 +1,7 @@
-"""A model's weights that stay in their files until the compiled executor packs them, a layer at a time.
+"""Weights that stay in their files until the compiled executor packs them, a layer at a time.
 
-Files are mapped for as long as a layer needs them and no longer: what was read of them counts as this process's memory
-meanwhile. Experts that a file has one by one are never stacked.
+Files are mapped only while a layer needs them, because pages that were read count as this process's memory. Experts
+that a file has one by one are never stacked.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from model.hf.shards import describe_tensors, names_in, read_tensors
 from model.hf.tensors import Located
 from model.transformer import Transformer
 
-LAYERS = ("layers.", "ahead.")  # how names of weights begin that are not the transformer's own
+LAYERS = ("layers.", "ahead.")  # prefixes of weights that are not the transformer's own
 
 
 class StoredWeights:
-    """`transformer` has the model's shapes and dtypes on the meta device; `whole` loads it with its weights.
+    """Weights in their files: `transformer` has shapes and dtypes on the meta device, `whole` loads it with weights.
 
-    Weights in the files are as complete and of such shapes as the configuration asks for. `whole` raises CheckpointError,
+    The files were checked to have all weights with the configuration's shapes. `whole` raises CheckpointError,
     and UnsupportedModel for a folder of Hugging Face's.
     """
 
@@ -46,22 +46,22 @@ class StoredWeights:
 
     @property
     def file_bytes(self) -> int:
-        """Of the weights' files."""
+        """Bytes of the weights' files."""
         return sum(file.stat().st_size for file in self.files)
 
     def described(self) -> StoredWeights:
-        """The same with nothing read: `filled` gives zeros of the files' shapes and dtypes, which take no memory."""
+        """The same without reading: `filled` gives zeros of the files' shapes and dtypes, which take no memory."""
         found = copy(self)
         found._is_described = True
         return found
 
     @contextmanager
     def filled(self, module: nn.Module, prefix: str = "") -> Iterator[Mapping[str, Sequence[Tensor]]]:
-        """Within this context `module`, whose names begin with `prefix`, has its weights; afterwards they are gone.
+        """Context in which `module`, whose names begin with `prefix`, has its weights; afterwards they are freed.
 
-        An empty prefix means the transformer's own weights, without its layers'. Experts that files have one by one are
-        what it yields, by their stack's name in the module, which has no numbers. A weight keeps the dtype that it has in
-        the file where the model's is wider. Raises CheckpointError for files that were damaged or replaced meanwhile.
+        An empty prefix means the transformer's own weights, without its layers'. It yields experts that files have one
+        by one, by their stack's name in the module, which stays unfilled. A weight keeps the dtype that it has in the
+        file where the model's is wider. Raises CheckpointError for files that were damaged or replaced meanwhile.
         """
         stacks, whole = self._read(module, prefix)
         shapes = {name: _weight(module, name) for name in whole}
@@ -75,7 +75,7 @@ class StoredWeights:
                 _set_weight(module, name, shape)
 
     def _read(self, module: nn.Module, prefix: str) -> tuple[dict[str, list[Tensor]], dict[str, Tensor]]:
-        """Mapped weights by their name in the module: stacks whose experts lie apart, and all others."""
+        """Mapped weights by their name in the module: stacks of separate experts, and all others."""
         names = [name for name in self._located if name.startswith(prefix)]
         if not prefix:
             names = [name for name in names if not name.startswith(LAYERS)]
@@ -98,7 +98,7 @@ class StoredWeights:
         return stacks, whole
 
     def _mapped(self, places: Iterable[Located]) -> dict[str, Tensor]:
-        """By their names in the files."""
+        """Mapped tensors by their names in the files."""
         names = {name for place in places for name in place.names}
         files: dict[Path, list[str]] = {}
         for name in names:
@@ -117,7 +117,7 @@ class StoredWeights:
 
 
 def open_ours(folder: Path, dtype: torch.dtype | None) -> StoredWeights:
-    """Of a model folder of ours, its blocks in `dtype`, the stored one where None. Raises CheckpointError."""
+    """Open a model folder of ours, its blocks in `dtype`, None for the stored one. Raises CheckpointError."""
     file = folder / WEIGHTS_FILE
     files = {file: names_in(file)}
     state = dict(describe_tensors(files, files[file]))
@@ -127,7 +127,7 @@ def open_ours(folder: Path, dtype: torch.dtype | None) -> StoredWeights:
 
 
 def open_hugging_face(folder: Path, dtype: torch.dtype | None) -> StoredWeights:
-    """The same of a folder of Hugging Face's. Raises CheckpointError or UnsupportedModel."""
+    """Open a Hugging Face folder in the same way. Raises CheckpointError or UnsupportedModel."""
     config, located, files = hf.locate(folder)
 
     def of(state: Mapping[str, Tensor]) -> Transformer:
@@ -144,7 +144,7 @@ def _without_numbers(located: Mapping[str, Located]) -> dict[str, Tensor]:
 
 
 def _narrowed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """In `dtype` where that changes numbers: widening does not, and packing does it where it has to."""
+    """Cast to `dtype` if it is narrower; widening changes no values, and packing does it if needed."""
     return tensor if torch.promote_types(tensor.dtype, dtype) == dtype else tensor.to(dtype)
 
 

@@ -1,6 +1,4 @@
-"""A served model with its default executor, in no more memory than that needs: weights that the compiled one packs are
-never all in memory as their files have them.
-"""
+"""Load a served model's default executor without holding all of its unpacked weights in memory."""
 
 from __future__ import annotations
 
@@ -19,12 +17,11 @@ from model.serving.node.served import ServedModel
 def with_executor(
     opened: ServedModel, limits: EngineLimits, weights: Weights | None = None, *, kept_in: Path | None = None
 ) -> ServedModel:
-    """A model that `open_served` returned, with the executor that `default_executor` would choose for it.
+    """Give a model that `open_served` returned the executor that `default_executor` would choose for it.
 
-    Into the compiled one weights go from their files a layer at a time: nothing else is held but that layer. A folder
-    `kept_in` has them packed for the next load. Raises what
-    `default_executor` raises; LoadError where memory is certainly too small, before any is taken; CheckpointError or
-    UnsupportedModel.
+    The compiled one packs weights from their files a layer at a time and holds only that layer unpacked. A folder
+    `kept_in` keeps them packed for the next load. Raises what `default_executor` raises; LoadError where memory is
+    certainly too small, before any is taken; CheckpointError or UnsupportedModel.
     """
     stored, transformer = opened.stored, opened.transformer
     form = weights or WEIGHTS.get(transformer.dtype)

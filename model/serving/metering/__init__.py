@@ -1,1 +1,1 @@
-"""What bills are made of: the engine's core, the jobs in it, and what each of them used. Protected."""
+"""Metering: the engine's core, its jobs, and the usage that bills are made of. Protected."""

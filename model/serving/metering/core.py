@@ -1,7 +1,7 @@
-"""The engine without its thread: jobs go in, each call of `step` moves them on, listeners hear of it.
+"""Engine core without a thread: it accepts jobs, and each call of `step` computes one step and notifies listeners.
 
-The scheduler decides what a step computes, an executor computes it, samplers choose tokens from its logits; this
-carries things between them and counts what each request used.
+The scheduler plans a step, an executor computes it, samplers choose tokens from its logits; the core connects them
+and counts what each request used.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from model.serving.node.served import ServedModel
 from model.serving.speculation.choice import MakeProposer
 
 log = logging.getLogger(__name__)
-LEAST_TOKENS_TIMED = 32  # a step's pace says how fast prompts are read only if it reads some
+LEAST_TOKENS_TIMED = 32  # a step with fewer prompt tokens does not show the rate of reading prompts
 
-Outcome = list[Chosen] | None  # an answer's next tokens; None where its logits or constraint are of no use
+Outcome = list[Chosen] | None  # an answer's next tokens; None if its logits or constraint are unusable
 
 
 @dataclass
 class EngineCore:
-    """One thread drives it. `on_step` is told after each step; with `make_proposer` each answer speculates."""
+    """The engine's core, called by one thread; `on_step` is called after each step, `make_proposer` for each answer."""
 
     served: ServedModel
     limits: EngineLimits
@@ -59,8 +59,8 @@ class EngineCore:
         self._cost = StepCost.of(self.served.transformer.config)
         self._answer_of: dict[SequenceState, Answer] = {}
         self._queued: dict[Job, None] = {}  # those that have not started, in order of arrival
-        self._unheard: list[Job] = []  # their listeners failed
-        self._holding_changes = 0  # those of the pool that requests are metered for
+        self._unheard: list[Job] = []  # jobs whose listener failed
+        self._holding_changes = 0  # the pool's count of changes when requests were last metered
         self._drafting_ns = 0  # within the last call of the scheduler
         self._least_ns_per_token = 0.0  # the fastest that a prompt was read
 
@@ -70,27 +70,27 @@ class EngineCore:
 
     @property
     def jobs(self) -> list[Job]:
-        """Those that have not ended."""
+        """Jobs that have not ended."""
         return list(dict.fromkeys(answer.job for answer in self._answer_of.values()))
 
     @property
     def queued(self) -> list[Job]:
-        """Those that have not started; what has started and waits again, or forks, is no longer queued. For any thread."""
+        """Jobs that have not started; preempted or forked ones are not queued. Any thread may call it."""
         return list(self._queued)
 
     def add(self, job: Job) -> None:
-        """Raises NeverFitsError."""
+        """Add a job. Raises NeverFitsError."""
         self.scheduler.add(job.sequence, self.clock_ns())
         self._answer_of[job.sequence] = job.answers[0]
         self._queued[job] = None
 
     def end(self, job: Job, finish: Finish) -> None:
-        """Ends what has not ended of a job that was added."""
+        """End the unended answers of a job."""
         for answer in job.open_answers:
             self._end(answer, finish)
 
     def step(self) -> None:
-        """Moves on whatever may run; needs work to do."""
+        """Compute one step; there must be work."""
         for job in self._unheard:
             self.end(job, Finish.CANCELLED)
         self._unheard.clear()
@@ -106,7 +106,7 @@ class EngineCore:
         self._meter_plan(plan, started_ns)
         try:
             outcomes = self._compute(plan)
-        except Exception:  # whatever a patched stack raises must not end the node
+        except Exception:  # no error of a patched stack may end the node
             log.exception("a step with %d sequences failed", len(plan.works))
             self._fail(plan)
             return
@@ -127,7 +127,7 @@ class EngineCore:
             self._take(work, outcome, now_ns)
 
     def _draft(self, sequence: SequenceState, n: int) -> Sequence[int]:
-        """Guesses of an answer's next tokens; none for good where its proposer has failed once."""
+        """Draft tokens of an answer; none any more after its proposer failed once."""
         answer = self._answer_of[sequence]
         begun_ns = self.clock_ns()
         try:
@@ -137,8 +137,8 @@ class EngineCore:
                     answer.sampler, lambda: sequence.blocks, lambda: len(running)
                 )
             return [] if answer.proposer is None else answer.proposer.propose(sequence.tokens, n)
-        except Exception:  # guesses are never needed
-            log.exception("a proposer failed; its answer goes on without")
+        except Exception:  # draft tokens are never required
+            log.exception("a draft proposer failed; its answer continues without draft tokens")
             answer.proposer, answer.may_draft = None, False
             return []
         finally:
@@ -152,7 +152,7 @@ class EngineCore:
                     self._end(late, Finish.DEADLINE)
 
     def _compute(self, plan: Plan) -> list[list[Outcome]]:
-        """For each work the outcomes of its answers: none within a prompt, several where it is about to be forked."""
+        """Compute a plan: for each work its answers' outcomes, none within a prompt, several if it will be forked."""
         logits_NV = compute(self.executor, plan)
         outcomes: list[list[Outcome]] = []
         row = 0
@@ -166,13 +166,13 @@ class EngineCore:
         return outcomes
 
     def _choose(self, answer: Answer, logits_MV: NDArray[np.float32], drafts: Sequence[int]) -> Outcome:
-        """An answer's next tokens; logits that are not finite end only the sequence that they belong to."""
+        """Choose an answer's next tokens; non-finite logits end only their own sequence."""
         try:
             if drafts:
                 return answer.sampler.verify(logits_MV, drafts)
             return [answer.sampler(logits_MV[0])]
         except (FloatingPointError, ConstraintError):
-            log.exception("an answer cannot go on")
+            log.exception("an answer cannot continue")
             return None
 
     def _fail(self, plan: Plan) -> None:
@@ -197,7 +197,7 @@ class EngineCore:
             self._take_tokens(each, 0, outcome, now_ns)
 
     def _fork(self, answer: Answer, now_ns: int) -> list[Answer]:
-        """The prompt is read: its other answers begin."""
+        """Start a job's other answers after its prompt was read."""
         others = answer.job.unforked
         for other in others:
             assert answer.sequence is not None
@@ -206,9 +206,9 @@ class EngineCore:
         return others
 
     def _take_tokens(self, answer: Answer, n_computed: int, outcome: Outcome, now_ns: int) -> None:
-        """Appends an answer's new tokens, up to the one that ends it.
+        """Append an answer's new tokens, up to the one that ends it.
 
-        Of those, all but the last were drafts, so that with the `n_computed` known tokens they are computed as well.
+        All of them but the last were draft tokens, so that they are computed too, after the `n_computed` known tokens.
         """
         sequence = answer.sequence
         assert sequence is not None
@@ -233,9 +233,11 @@ class EngineCore:
             self._end(answer, finish, text, chosen)
 
     def _read_token(self, answer: Answer, token: int) -> tuple[str, Finish | None]:
-        """The text that a new token settles, and whether the answer ends with it."""
+        """The text that is final with a new token, and the reason if the answer ends with it."""
         generation = answer.job.generation
-        may_stop = not generation.ignore_stop_tokens or generation.constraint is not None  # which ends by one
+        may_stop = (
+            not generation.ignore_stop_tokens or generation.constraint is not None
+        )  # a constraint ends by a stop token
         is_stop_token = may_stop and token in self.served.tokenizer.stop_tokens
         if is_stop_token or token in generation.stop_token_ids:
             return "", Finish.STOP
@@ -247,12 +249,12 @@ class EngineCore:
     # -- ends, counters, listeners ------------------------------------------------------------------
 
     def abandon(self, job: Job) -> None:
-        """Tells the listener of a job that nothing can be done for any more; counts on nothing else to work."""
+        """End a job after the engine failed: only its listener is called."""
         for answer in job.open_answers:
             self._settle(answer, Finish.ERROR)
 
     def _end(self, answer: Answer, finish: Finish, text: str = "", chosen: Chosen | None = None) -> None:
-        """Ends an answer and gives back what it holds; harmless when it has ended."""
+        """End an answer and release what it holds; harmless if it has ended."""
         if answer.finish is not None:
             return
         if answer.sequence is not None:
@@ -261,7 +263,7 @@ class EngineCore:
         self._settle(answer, finish, text, chosen)
 
     def _settle(self, answer: Answer, finish: Finish, text: str = "", chosen: Chosen | None = None) -> None:
-        """Settles an answer's counters and tells of its end."""
+        """Finish an answer's counters and report its end."""
         answer.finish = finish
         job, now_ns = answer.job, self.clock_ns()
         is_last = not job.open_answers
@@ -278,7 +280,7 @@ class EngineCore:
             job.forget_answers()
 
     def _meter_plan(self, plan: Plan, now_ns: int) -> None:
-        """Who started, who gave way, and how much cache each request holds from now on."""
+        """Meter a plan: started and preempted requests, and the cache that each request holds."""
         for sequence in plan.started:
             job = self._answer_of[sequence].job
             job.meter.started(now_ns)
@@ -307,7 +309,7 @@ class EngineCore:
         job.holding = None
 
     def _held_bytes(self, job: Job) -> int:
-        """Its blocks' bytes; of a block with several holders an equal share, rounded down."""
+        """Bytes of a job's blocks; of a block with several holders an equal share, rounded down."""
         size, holders = self.executor.bytes_per_block, self.pool.holders
         return sum(size // holders(block) for sequence in job.running for block in sequence.held)
 
@@ -324,12 +326,12 @@ class EngineCore:
             return
         try:
             self.on_step(StepReport(duration_ns, scheduling_ns, len(plan.works), n_tokens))
-        except Exception:  # whoever watches must not end what is watched
+        except Exception:  # an observer's error must not end the engine
             log.exception("the step's observer failed")
 
     def _tell(self, job: Job, event: Event) -> None:
         try:
             job.listener(event)
-        except Exception:  # a listener whose event loop is gone must not end the others' generations
+        except Exception:  # a listener whose event loop has ended must not end other generations
             log.exception("a listener failed; its generation is cancelled")
             self._unheard.append(job)

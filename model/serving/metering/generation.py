@@ -1,4 +1,4 @@
-"""What is asked of the engine and what it answers: generations, events, limits, and the reasons for refusing.
+"""Requests and results of the engine: generations, events, limits, and the reasons for refusing.
 
 Plain values.
 """
@@ -30,7 +30,7 @@ class QueueFullError(Exception):
 
 
 class EngineStoppedError(Exception):
-    """The engine is shutting down and takes nothing new."""
+    """The engine is shutting down and accepts no new requests."""
 
 
 class Finish(StrEnum):
@@ -43,13 +43,13 @@ class Finish(StrEnum):
 
 @dataclass(frozen=True)
 class Generation:
-    """What is asked for. `prompt` and `max_tokens` together must fit the model's context.
+    """One request. `prompt` and `max_tokens` together must fit the model's context.
 
-    `n` answers are drawn, each with a seed of its own. Prompts share cached prefixes only under equal `salt`. Among
+    `n` answers are drawn, each with its own seed. Prompts share cached prefixes only under equal `salt`. Among
     `owner`s the one that was served the fewest tokens comes first, within the highest `priority`. `deadline_ms` counts
-    from submission to the end of the answers. A `constraint` is used up: it serves one generation. `stop_token_ids` end
-    an answer beside the model's own, and none of them, nor a stop string, before it has `min_tokens`; that goes without a
-    `constraint` only.
+    from submission to the end of the answers. A `constraint` serves one generation only. `stop_token_ids` end an answer
+    in addition to the model's own. Before `min_tokens` no stop token or stop string ends it; `min_tokens` cannot be
+    combined with a `constraint`.
     """
 
     prompt: tuple[int, ...]
@@ -72,14 +72,16 @@ class Generation:
         if self.deadline_ms is not None and self.deadline_ms < 1:
             raise ValueError("deadline_ms must be at least 1: it counts from submission")
         if not 0 <= self.min_tokens <= self.max_tokens:
-            raise ValueError("min_tokens must lie between 0 and max_tokens")
+            raise ValueError("min_tokens must be between 0 and max_tokens")
         if self.min_tokens and self.constraint is not None:
-            raise ValueError("min_tokens cannot go with a constraint: its answer ends where it is complete")
+            raise ValueError(
+                "min_tokens cannot be used with a constraint: such an answer ends where it is complete"
+            )
 
 
 @dataclass(frozen=True)
 class Event:
-    """One more token of an answer with the text that it settles (often none), or an answer's end.
+    """One more token of an answer with the text that is final with it (often none), or an answer's end.
 
     `usage` is the whole request's. `chosen` is None where an end brings no token.
     """
@@ -99,7 +101,7 @@ Listener = Callable[[Event], None]  # called on the engine's thread; must not bl
 class EngineLimits:
     """`step_tokens` is the budget of one step, decoding and prompts together; it must exceed `max_running`.
 
-    A named owner may fill half of the queue: so one that floods it does not shut the others out. The queue holds
+    A named owner may fill half of the queue, so that one that floods it leaves room for others. The queue holds
     requests that have not started, each counted once, however many answers it asks for.
     """
 
@@ -107,7 +109,7 @@ class EngineLimits:
     max_waiting: int = 64  # requests
     step_tokens: int = 256
     max_cache_bytes: int = 2 << 30
-    max_drafts: int = 4  # per answer and step, where a proposer makes any; 0: plain decoding
+    max_drafts: int = 4  # draft tokens per answer and step; 0: plain decoding
 
     @property
     def max_waiting_per_owner(self) -> int:

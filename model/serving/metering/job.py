@@ -1,4 +1,4 @@
-"""One generation on its way through the engine, and each of its answers. State only; the engine moves it."""
+"""State of one generation in the engine, and of each of its answers. The engine moves it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from model.sampling import Sampler
 from model.serving.api.text import TextStream
-from model.serving.engine.least_length import LeastLength
+from model.serving.engine.min_tokens import MinTokens
 from model.serving.engine.sequence import Phase, SequenceState
 from model.serving.metering.generation import Finish, Generation, Listener
 from model.serving.metering.usage import RequestMeter
@@ -37,9 +37,9 @@ class Job:
     def __init__(self, served: ServedModel, generation: Generation, listener: Listener, now_ns: int) -> None:
         self.generation, self.listener = generation, listener
         self.meter = RequestMeter(len(generation.prompt), now_ns)
-        constraint = generation.constraint or _least_length(served, generation)
+        constraint = generation.constraint or _min_tokens(served, generation)
         sampler = Sampler(generation.settings, prompt=generation.prompt, constraint=constraint)
-        # The first answer draws as an only one would.
+        # The first answer is drawn as if it were the only one.
         samplers = [sampler] if generation.n == 1 else [sampler.fork(i) for i in range(generation.n)]
         self.answers = [
             Answer(self, i, each, TextStream(served.tokenizer.token_bytes, generation.stop))
@@ -48,7 +48,7 @@ class Job:
         self.answers[0].sequence = self._sequence(now_ns)
         self.is_started = False
         self.holding: tuple[int, int] | None = (
-            None  # what its cache was last counted from: blocks, state of sharing
+            None  # the pool's changes of blocks and of sharing at the last count of its cache
         )
 
     def _sequence(self, now_ns: int) -> SequenceState:
@@ -66,13 +66,13 @@ class Job:
 
     @property
     def sequence(self) -> SequenceState:
-        """That of the first answer, which reads the prompt."""
+        """The first answer's sequence, which reads the prompt."""
         sequence = self.answers[0].sequence
         assert sequence is not None
         return sequence
 
     def forget_answers(self) -> None:
-        """Once all have ended: a client that still holds the job must not keep proposers, and with them the model."""
+        """Drop the answers after all ended: a client that still holds the job must not keep proposers, and so the model."""
         self.answers.clear()
 
     @property
@@ -89,16 +89,16 @@ class Job:
 
     @property
     def unforked(self) -> list[Answer]:
-        """Answers that begin when the first one's prompt is read."""
+        """Answers that start after the first one has read the prompt."""
         if len(self.answers) == 1:
             return []
         return [answer for answer in self.answers if answer.sequence is None and answer.finish is None]
 
 
-def _least_length(served: ServedModel, generation: Generation) -> LeastLength | None:
+def _min_tokens(served: ServedModel, generation: Generation) -> MinTokens | None:
     ends = generation.stop_token_ids
     if not generation.ignore_stop_tokens:
         ends |= served.tokenizer.stop_tokens
     vocab_size = served.transformer.config.vocab_size
     ends = frozenset(token for token in ends if token < vocab_size)
-    return LeastLength(generation.min_tokens, ends, vocab_size) if generation.min_tokens and ends else None
+    return MinTokens(generation.min_tokens, ends, vocab_size) if generation.min_tokens and ends else None

@@ -1,4 +1,4 @@
-"""What each request used, as the engine counts it: tokens, times and cache memory. Bills are made of this.
+"""Usage of each request, as the engine counts it: tokens, times and cache memory. Bills are made of this.
 
 Patches may not touch this file (benchmarks/policy.toml). Times come in as integer nanoseconds of one monotonic clock;
 nothing is lost to rounding before a reading is shown.
@@ -19,8 +19,8 @@ class Usage:
 
     prompt_tokens: int
     cached_tokens: int  # of the prompt, taken from a prefix cache
-    completion_tokens: int  # every sampled token, the stop token included
-    queued_ns: int  # until the first step, and while preempted: nothing of it ran
+    completion_tokens: int  # all sampled tokens, the stop token included
+    queued_ns: int  # until the first step, and while preempted
     prefill_ns: int  # the rest of the time until the first token
     decode_ns: int  # the rest of the time from the first token to the end
     device_ns: int  # this request's share of the steps that it took part in
@@ -28,11 +28,11 @@ class Usage:
 
     @property
     def fresh_tokens(self) -> int:
-        """Of the prompt, those that had to be computed."""
+        """Tokens of the prompt that had to be computed."""
         return self.prompt_tokens - self.cached_tokens
 
     def to_openai(self) -> dict[str, object]:
-        """OpenAI's `usage` object with our counters beside it; milliseconds are whole, rounded down."""
+        """OpenAI's `usage` object with our counters added; milliseconds are whole, rounded down."""
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
@@ -69,12 +69,12 @@ class RequestMeter:
         self._kv_since_ns = now_ns
 
     def started(self, now_ns: int) -> None:
-        """Something of it runs from now on; harmless where something did already."""
+        """The request runs from now on; harmless if it did already."""
         if self._phase == _QUEUED:
             self._enter(_DECODE if self.completion_tokens else _PREFILL, now_ns)
 
     def preempted(self, now_ns: int) -> None:
-        """Nothing of it runs from now on, and it holds no cache."""
+        """The request does not run from now on and holds no cache."""
         self.holds_cache(0, now_ns)
         self._enter(_QUEUED, now_ns)
 
@@ -84,7 +84,7 @@ class RequestMeter:
         self.completion_tokens += 1
 
     def holds_cache(self, n_bytes: int, now_ns: int) -> None:
-        """From now on the request holds this much cache."""
+        """The request holds this much cache from now on."""
         self._kv_byte_ns += self._kv_bytes * (now_ns - self._kv_since_ns)
         self._kv_bytes, self._kv_since_ns = n_bytes, now_ns
 

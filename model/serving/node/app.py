@@ -1,7 +1,7 @@
 """The node's HTTP routes: one model behind OpenAI-shaped addresses, for the gateway to talk to.
 
 `python -m model.serving.node --model NAME_OR_DIR --host 127.0.0.1 --port N [--token-file FILE]`
-`python -m model.serving.node --upstream URL …` stands before another OpenAI-compatible server.
+`python -m model.serving.node --upstream URL …` serves the model of another OpenAI-compatible server.
 
 Answers GET /health and /ready (no token), /v1/models, /stats, /metrics, POST /tokenize, /v1/chat/completions,
 /v1/completions and /admin/swap; docs/reference/node.md describes them.
@@ -32,8 +32,8 @@ from model.serving.node.metrics import CONTENT_TYPE, NodeMetrics
 from model.serving.node.served import MAX_NAME_SHOWN
 
 MAX_BODY_BYTES = 4 << 20
-CLIENT_CLOSED = 499  # no one reads this answer; the number is nginx's, for the access log
-OWNER_HEADER = "x-gainshare-owner"  # set by the gateway: an opaque name of the account that asks
+CLIENT_CLOSED = 499  # nginx's status for the access log: the client has disconnected
+OWNER_HEADER = "x-gainshare-owner"  # set by the gateway: an opaque name of the account
 MAX_OWNER_CHARACTERS = 128
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -64,7 +64,7 @@ class Node:
             exception_handlers={
                 ApiError: self._answer_error,
                 HTTPException: self._answer_http_error,
-                ClientDisconnect: _answer_nobody,
+                ClientDisconnect: _client_closed,
                 Exception: self._answer_bug,
             },
             lifespan=self._lifespan,
@@ -74,14 +74,14 @@ class Node:
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         loading = asyncio.create_task(self.host.start())
         yield
-        loading.cancel()  # what a thread of its loads on is no one's any more: `process.serve`
+        loading.cancel()  # a model that its thread still loads is dropped, see `process.serve`
         await self.host.stop()
 
     def _checked(self, handler: Handler) -> Handler:
         async def check(request: Request) -> Response:
             given = request.headers.get("authorization", "")
             if self._token and not hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
-                message = "this node needs its bearer token"
+                message = "this node requires its bearer token: send it as Authorization: Bearer TOKEN"
                 raise ApiError(401, "invalid_token", message, headers={"WWW-Authenticate": "Bearer"})
             return await handler(request)
 
@@ -90,7 +90,7 @@ class Node:
     # -- state ----------------------------------------------------------------------------------------
 
     async def health(self, _: Request) -> Response:
-        """Whether the process works: 503 while it loads and where its engine has ended by itself."""
+        """GET /health: 503 while the model loads, and after its engine ended by itself."""
         deployment = self.host.deployment
         if deployment is None:
             return JSONResponse({"status": "loading"}, 503)
@@ -101,7 +101,7 @@ class Node:
         return JSONResponse({"status": "draining" if self.host.is_draining else "ok", **state})
 
     async def ready(self, _: Request) -> Response:
-        """Whether requests should be sent here; a full queue, which passes, is told by 429 alone."""
+        """GET /ready: whether requests should be sent here; a full queue is temporary and answered 429 only."""
         try:
             deployment = self.host.accepting()
             await deployment.backend.check_ready()
@@ -125,9 +125,9 @@ class Node:
         return JSONResponse(_described(deployment))
 
     async def swap(self, request: Request) -> Response:
-        """Another model, loaded beside the current one: {"model": NAME_OR_DIR}."""
+        """POST /admin/swap {"model": NAME_OR_DIR}: load another model while the current one serves, then switch."""
         if not self._token:
-            message = "swapping models needs a node with a token: start it with --token-file"
+            message = "models can be swapped on a node with a token only: start it with --token-file"
             raise ApiError(403, "token_needed", message)
         swapped = await self.host.swap(read_model(read_object(await _json(request))))
         return JSONResponse(
@@ -210,7 +210,7 @@ def _owner(request: Request) -> str:
 
 
 async def _whole(request: Request, running: Running, answer: Answer) -> Response:
-    """Waits for the answer, but not for longer than the client does."""
+    """The whole answer; ends when the client disconnects."""
     try:
         pieces = await while_connected(request.receive, _gathered(running))
         return Response(status_code=CLIENT_CLOSED) if pieces is None else JSONResponse(answer.whole(pieces))
@@ -223,18 +223,20 @@ async def _gathered(running: Running) -> list[Piece]:
 
 
 async def _json(request: Request) -> Any:
-    """The body, no larger than allowed. Raises ApiError."""
+    """Read a JSON body of at most `MAX_BODY_BYTES`. Raises ApiError."""
     body = bytearray()
     try:
         async for chunk in request.stream():
             body += chunk
             if len(body) > MAX_BODY_BYTES:
-                raise ApiError(413, "request_too_large", f"a request may have {MAX_BODY_BYTES:,} bytes")
+                raise ApiError(
+                    413, "request_too_large", f"the request is too large: at most {MAX_BODY_BYTES:,} bytes"
+                )
         return json.loads(body)
     except (ValueError, RecursionError) as error:
         raise bad_value(None, f"the request body is not JSON: {error}", "invalid_json") from error
 
 
-def _answer_nobody(_: Request, __: Exception) -> Response:
-    """The client left while it sent its body."""
+def _client_closed(_: Request, __: Exception) -> Response:
+    """Response to a client that disconnected while it sent its body."""
     return Response(status_code=CLIENT_CLOSED)

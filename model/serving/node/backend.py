@@ -1,6 +1,6 @@
-"""What a node asks of whatever generates: the bundled engine (`service.py`) or another server (`upstream/backend.py`).
+"""Interface of a node's backend: the bundled engine (`service.py`) or another server (`upstream/backend.py`).
 
-Both take a request that was read, and give back pieces of text with counters.
+Both take a parsed request and return pieces of text with counters.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from model.serving.api.requests import Options, Prompt
 
 
 class Counters(Protocol):
-    """What a request has used so far."""
+    """Interface of the counters of a request's usage so far."""
 
     def to_openai(self) -> dict[str, Any]:
-        """OpenAI's `usage` object with our counters beside it."""
+        """OpenAI's `usage` object with our counters added."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Some more of one answer: settled text (often none), log-probabilities in the endpoint's shape, or the end."""
+    """A piece of one answer: final text (often none), log-probabilities in the endpoint's shape, or the end."""
 
     text: str
     usage: Counters  # of all answers of the request
@@ -34,7 +34,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Ask:
-    """One request. `owner` names, opaquely, whose it is: fairness and the prefix cache go by it."""
+    """One request. `owner` is the opaque name of its tenant, for fairness and the prefix cache."""
 
     prompt: Prompt
     options: Options
@@ -52,42 +52,42 @@ class TokenCount:
 
 
 class Running(Protocol):
-    """An accepted request. Whoever holds it must cancel it in the end."""
+    """Interface of an accepted request. Its holder must cancel it in the end."""
 
     def pieces(self) -> AsyncIterator[Piece]:
-        """To be iterated once; ends when each answer has ended. Raises ApiError where an answer breaks off."""
+        """The pieces, to be iterated once, until each answer has ended. Raises ApiError where an answer breaks off."""
 
     def cancel(self) -> None:
-        """Ends the work at once; harmless when it has ended."""
+        """End the work at once; harmless if it has ended."""
 
 
 class Backend(Protocol):
-    """One served model."""
+    """Interface of a backend, which serves one model."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def is_alive(self) -> bool:
-        """False when it can never answer again."""
+        """Whether it can still answer."""
 
     def describe(self) -> dict[str, Any]:
-        """What /v1/models says beside id, object and date."""
+        """Fields of /v1/models in addition to id, object and date."""
 
     def stats(self) -> dict[str, int]:
-        """`running` and `waiting` requests, and what else it counts."""
+        """Counters: `running` and `waiting` requests, and others."""
 
     def collect(self) -> Iterable[Metric]:
-        """Families for Prometheus beyond `stats`."""
+        """Prometheus metrics in addition to `stats`."""
 
     async def check_ready(self) -> None:
         """Raises ApiError (503) while it cannot take requests."""
 
     async def count(self, prompt: Prompt) -> TokenCount:
-        """Raises ApiError (400) for prompts that the model cannot read."""
+        """Count a prompt's tokens. Raises ApiError (400) for prompts that the model cannot read."""
 
     async def start(self, ask: Ask) -> Running:
-        """Raises ApiError: 400 for what cannot be, 429 and 503 for what cannot be now."""
+        """Start a request. Raises ApiError: 400 for an invalid one, 429 and 503 if it cannot start now."""
 
     async def stop(self) -> None:
-        """Breaks off whatever runs and frees everything. Nothing can be started afterwards."""
+        """End all requests and free everything. Nothing can be started afterwards."""

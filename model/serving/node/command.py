@@ -34,7 +34,7 @@ from model.serving.upstream.probe import upstream_loader
 
 DRAIN_S = 10.0
 GIB = 1 << 30
-LEAST_ITEMSIZE = 2  # of keys and values: which it is, loading tells
+LEAST_ITEMSIZE = 2  # of keys and values: a lower bound, known exactly after loading
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     host = Host(loader, drain_s=options.drain_s, on_failure=give_up)
     server = DrainingServer(Node(host, token=token).app(), host)
-    # until the server listens for signals itself; it may raise one again when it has ended in good order
+    # until the server handles signals itself; it may raise one again after an orderly end
     for number in SIGNALS:
         signal.signal(number, give_up)
     address, port = listener.getsockname()[:2]
@@ -66,10 +66,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _bundled(options: argparse.Namespace) -> Load:
-    """Loads models for the bundled engine. Raises CheckpointError where the first one is not there, or ValueError."""
+    """Make the loader of the bundled engine's models. Raises CheckpointError if the first one is missing, or ValueError."""
     if not options.model:
         raise ValueError("choose a model with --model, or another server with --upstream")
-    find_folder(options.model, options.home)  # a missing model should not take until after start-up
+    find_folder(options.model, options.home)  # report a missing model before start-up
     limits = _limits(options)
     hardware = read_options(options)
     _check_model(options, hardware, limits)
@@ -80,9 +80,7 @@ def _bundled(options: argparse.Namespace) -> Load:
 
     def load_service(name: str | None, on_death: OnDeath) -> Service:
         if name is not None and hardware.degrees.n_ranks > 1:
-            message = (
-                "a node of several ranks cannot load a second model: start another node, and end this one"
-            )
+            message = "a node of several ranks cannot swap its model: start another node with the new model, then end this one"
             raise LoadError(409, "swap_unsupported", message)
         model = name or options.model
         check_found(model, options.home)
@@ -98,7 +96,7 @@ def _limits(options: argparse.Namespace) -> EngineLimits:
     """Raises ValueError where a step could not carry all answers."""
     if options.max_running >= options.step_tokens:
         raise ValueError(
-            f"--max-running {options.max_running} must be below --step-tokens {options.step_tokens}: a step carries a "
+            f"--max-running {options.max_running} must be below --step-tokens {options.step_tokens}: a step computes a "
             "token of each answer and some of a prompt"
         )
     return EngineLimits(
@@ -115,13 +113,13 @@ def _check_model(options: argparse.Namespace, hardware: Hardware, limits: Engine
     try:
         config = served_config(options.model, options.home)
     except (CheckpointError, UnsupportedModel):
-        return  # not the options' fault: the loading says what is wrong
+        return  # not an error of the options: loading reports it
     check_shape(hardware, config)
     blocks_within(config, LEAST_ITEMSIZE, limits)
 
 
 def _upstream(options: argparse.Namespace) -> Load:
-    """Finds models of another server."""
+    """Make the loader of an upstream server's models."""
     return upstream_loader(
         options.upstream,
         _read_secret(options.upstream_key_file),
@@ -133,18 +131,18 @@ def _upstream(options: argparse.Namespace) -> Load:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m model.serving.node", description="Serves one model over HTTP."
+        prog="python -m model.serving.node", description="Serve one model over HTTP."
     )
     parser.add_argument(
         "--model",
-        help="smollm2-moe, tiny (random weights) or a model folder, ours or Hugging Face's; the model's name with --upstream",
+        help="smollm2-moe, tiny (random weights) or a model folder, ours or Hugging Face's; with --upstream the server's model name",
     )
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument(
-        "--port", type=whole(0, 65535), default=8100, help="0 takes a free one; it is printed on stderr"
+        "--port", type=whole(0, 65535), default=8100, help="0: a free one, printed on stderr (default: 8100)"
     )
     parser.add_argument(
-        "--token-file", type=Path, help="requests must carry this file's content as bearer token"
+        "--token-file", type=Path, help="requests must send this file's content as bearer token"
     )
     parser.add_argument("--home", type=Path, help="state folder (default: GAINSHARE_HOME, else .gainshare)")
     parser.add_argument(
@@ -155,26 +153,28 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--cores",
         metavar="LIST",
-        help="keep the node to these cores, as 0-3,8 (default: all that it may use)",
+        help="bind the node to these cores, as 0-3,8 (default: all that it may use)",
     )
     _add_limits(parser)
     parser.add_argument(
         "--drain-s",
         type=at_least(0),
         default=DRAIN_S,
-        help="after SIGTERM, running answers may take this long",
+        help="how long running answers may take after SIGTERM",
     )
     add_options(parser)
-    upstream = parser.add_argument_group("another server behind this node")
+    upstream = parser.add_argument_group("upstream server")
     upstream.add_argument(
         "--upstream", metavar="URL", help="an OpenAI-compatible server, as http://host:8000/v1"
     )
     upstream.add_argument("--upstream-key-file", type=Path, help="its API key")
     upstream.add_argument(
-        "--tokenizer", type=Path, help="folder with its tokenizer.json and chat_template.jinja, to count with"
+        "--tokenizer",
+        type=Path,
+        help="folder with its tokenizer.json and chat_template.jinja, to count tokens",
     )
     upstream.add_argument(
-        "--max-context", type=whole(1), help="its context, where the server does not say it"
+        "--max-context", type=whole(1), help="its context length, if the server does not report it"
     )
     return parser
 
@@ -196,21 +196,21 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         "--step-tokens",
         type=whole(2),
         default=EngineLimits.step_tokens,
-        help="of answers and prompts that one step computes; more read prompts faster and let answers wait longer "
-        f"for their next token (default: {EngineLimits.step_tokens})",
+        help="tokens of answers and prompts in one step; more read prompts faster but delay the next tokens of answers "
+        f"(default: {EngineLimits.step_tokens})",
     )
     parser.add_argument(
         "--cache-gib",
         type=above(0),
         default=EngineLimits.max_cache_bytes / GIB,
-        help="keys and values take so many GiB at most; less where a few whole contexts for each running answer need "
+        help="maximum size of the key/value cache in GiB; it is smaller if a few whole contexts per running answer need "
         f"less (default: {EngineLimits.max_cache_bytes / GIB:g})",
     )
     parser.add_argument(
         "--max-drafts",
         type=whole(0),
         default=EngineLimits.max_drafts,
-        help="guessed tokens that a step may verify for each answer; 0 decodes plainly "
+        help="draft tokens that a step may verify for each answer; 0: no speculation "
         f"(default: {EngineLimits.max_drafts})",
     )
 
@@ -220,14 +220,14 @@ def _read_secret(file: Path | None) -> str | None:
         return None
     token = file.read_text(encoding="utf-8").strip()
     if not token:
-        raise ValueError(f"{file} holds no token")
+        raise ValueError(f"{file} contains no token")
     return token
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Binds before anything is loaded, so that a taken port is told at once."""
+    """Bind the port before anything is loaded, so that a taken port is reported at once."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # With the protocol named, asyncio switches Nagle's delay off: each streamed token leaves at once.
+    # With an explicit protocol asyncio sets TCP_NODELAY: each streamed token is sent at once.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -236,6 +236,6 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise OSError(
-            f"cannot listen on {host}:{port} ({error.strerror}): choose another with --port"
+            f"cannot listen on {host}:{port} ({error.strerror}): choose another port with --port"
         ) from error
     return listener

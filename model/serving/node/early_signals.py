@@ -1,4 +1,4 @@
-"""What SIGTERM and SIGINT do to a node while it is still being imported, which takes seconds. Imports nothing heavy."""
+"""SIGTERM and SIGINT while a node is still being imported, which takes seconds. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def end_at_once() -> None:
-    """From now on either signal ends the process with status 0: nothing was begun that would have to be ended in order."""
+    """From now on either signal ends the process with status 0: nothing needs an orderly end yet."""
     for number in SIGNALS:
         signal.signal(number, _end)
 
 
 def _end(*_: object) -> None:
-    os._exit(0)  # an exception might be caught by whatever is being imported
+    os._exit(0)  # an exception might be caught by the module that is being imported

@@ -1,4 +1,4 @@
-"""What only the bundled engine can show: how long steps take, and which experts they use. For Prometheus.
+"""Metrics of the bundled engine alone, for Prometheus: duration of steps, and expert load.
 
 Step times are counted on the engine's thread, which costs far less than a step.
 """
@@ -20,11 +20,11 @@ from model.serving.engine.stats import StepReport
 
 PREFIX = "gainshare_node_"
 STEP_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
-MAX_SERIES = 4096  # one series per expert up to here; the evenness of each layer is always shown
+MAX_SERIES = 4096  # at most so many series per expert; each layer's load balance is always shown
 
 
 class StepTimes:
-    """A histogram that one thread fills and others read; a reading may miss the step of this moment."""
+    """Histogram of step times that one thread fills and others read; a reading may miss the current step."""
 
     def __init__(self, bounds_s: Sequence[float] = STEP_S) -> None:
         self._bounds_s = bounds_s
@@ -47,7 +47,7 @@ class StepTimes:
 
 
 def expert_metrics(experts: ExpertLoad) -> Iterator[Metric]:
-    """Nothing of a dense model; evenness only once a step was counted."""
+    """Expert metrics; none of a dense model, and no load balance before a step was counted."""
     load = experts.load()
     if not load:
         return

@@ -1,4 +1,4 @@
-"""Returns memory that was freed to the system: glibc keeps it for the process where pieces around it are in use."""
+"""Return freed memory to the system, which glibc keeps where pieces around it are in use."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ctypes
 
 
 def return_freed_memory() -> bool:
-    """Whether the C library can do that and had some to return. Takes milliseconds for each GiB of heap."""
+    """Return freed memory; true if the C library returned some. Takes milliseconds for each GiB of heap."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is None:  # musl, macOS
         return False

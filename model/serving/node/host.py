@@ -1,6 +1,6 @@
-"""Which model a node serves now: loading it, swapping it for another without a gap, and ending in good order.
+"""Host of the served model: load it, swap it for another without a gap, and shut down in order.
 
-At most one model is current. A swapped-out one answers what it has begun and is then stopped.
+At most one model is current. A swapped-out one finishes its requests and is then stopped.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ DRAIN_RETRY_S = 2
 OnDeath = Callable[[Exception], None]  # called from any thread when a backend can never answer again
 Load = Callable[
     [str | None, OnDeath], Backend
-]  # on a worker thread; None: the model the node was started with
+]  # on a worker thread; None: the model that the node was started with
 
 
-class Answering:
-    """How many requests of one model are being answered. Requests hold it, and not the model."""
+class InFlight:
+    """Number of one model's requests in progress. Requests hold this object and not the model."""
 
     def __init__(self) -> None:
         self.n = 0
@@ -41,7 +41,7 @@ class Answering:
         self._ended.set()
 
     async def idle(self, timeout_s: float) -> bool:
-        """Waits until nothing is answered any more; False when that took too long."""
+        """Wait until no request is in progress; False after `timeout_s`."""
         try:
             async with asyncio.timeout(timeout_s):
                 while self.n:
@@ -53,19 +53,19 @@ class Answering:
 
 
 class Deployment:
-    """One loaded model and how many of its requests are being answered."""
+    """One loaded model and its number of requests in progress."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.created = int(time.time())
-        self.answering = Answering()
+        self.answering = InFlight()
 
     @property
     def n_answering(self) -> int:
         return self.answering.n
 
     async def start(self, ask: Ask) -> Running:
-        """As `Backend.start`; the request counts as being answered until its last piece is taken or it is cancelled."""
+        """As `Backend.start`; the request is in progress until its last piece is taken or it is cancelled."""
         self.answering.begin()
         try:
             return _Counted(await self.backend.start(ask), self.answering)
@@ -75,15 +75,15 @@ class Deployment:
 
 
 class _Counted:
-    """A running request that tells once that it has ended: given out whole, or cancelled."""
+    """A running request that reports its end once: complete or cancelled."""
 
-    def __init__(self, running: Running, answering: Answering) -> None:
+    def __init__(self, running: Running, answering: InFlight) -> None:
         self._running, self._answering, self._has_ended = running, answering, False
 
     async def pieces(self) -> AsyncIterator[Piece]:
         async for piece in self._running.pieces():
             yield piece
-        self._end()  # before the caller closes its answer: who has read that to its end finds the model free
+        self._end()  # before the caller closes the answer: a client that has read it to its end finds the model idle
 
     def cancel(self) -> None:
         self._running.cancel()
@@ -97,7 +97,7 @@ class _Counted:
 
 @dataclass(frozen=True)
 class Swapped:
-    """A swap that took place."""
+    """Result of a swap."""
 
     model: str
     previous: str
@@ -105,7 +105,7 @@ class Swapped:
 
 
 class Host:
-    """Loads, swaps and stops. Everything but `load` happens on one event loop."""
+    """Loads, swaps and stops models. Everything but `load` runs on one event loop."""
 
     def __init__(self, load: Load, *, drain_s: float, on_failure: Callable[[], None]) -> None:
         self._load, self._drain_s, self._on_failure = load, drain_s, on_failure
@@ -113,13 +113,13 @@ class Host:
         self._retiring: dict[asyncio.Task[None], Deployment] = {}
         self._swapping = asyncio.Lock()
         self.is_draining = False
-        self.is_loading = False  # on a thread that nothing can break off
+        self.is_loading = False  # on a thread, which cannot be interrupted
         self.failure: Exception | None = None
         self.n_swaps = 0
 
     @property
     def current(self) -> Deployment:
-        """Raises ApiError (503) before the model is loaded."""
+        """The current model. Raises ApiError (503) before one is loaded."""
         if self.deployment is None:
             raise not_now("loading", "the model is loading")
         return self.deployment
@@ -127,23 +127,23 @@ class Host:
     def accepting(self) -> Deployment:
         """The model that takes a new request. Raises ApiError (503) while there is none."""
         if self.is_draining:
-            message = "this node is shutting down and takes no new requests"
+            message = "this node is shutting down and accepts no new requests"
             raise not_now("shutting_down", message, retry_s=DRAIN_RETRY_S)
         return self.current
 
     async def start(self) -> None:
-        """Loads the first model. What goes wrong is kept in `failure` and told to `on_failure`."""
+        """Load the first model. An error is kept in `failure` and passed to `on_failure`."""
         try:
             self.deployment = await self._loaded(None)
         except Exception as error:
             self._fail(error)
 
     async def swap(self, model: str) -> Swapped:
-        """Loads `model` beside the current one and switches when it is ready.
+        """Load `model` while the current one serves, and switch when it is ready.
 
         Raises ApiError with the current one still serving: 404 where there is no such model, 422 where it cannot be
         used, 507 where it does not fit into memory, 409 during another swap, 503 before the first model is loaded and
-        once the node was told to end, 500 for what no one foresaw.
+        once the node was told to end, 500 for an unforeseen error.
         """
         self._check_no_swap()
         async with self._swapping:
@@ -154,17 +154,17 @@ class Host:
                 deployment = await self._loaded(model)
             except LoadError as error:
                 raise ApiError(
-                    error.status, error.code, f"{error}; {previous.backend.name} serves on"
+                    error.status, error.code, f"{error}; {previous.backend.name} still serves"
                 ) from error
             except Exception as error:
                 log.exception("%s could not be loaded", model)
                 message = (
-                    f"{model} could not be loaded, see the node's log; {previous.backend.name} serves on"
+                    f"{model} could not be loaded, see the node's log; {previous.backend.name} still serves"
                 )
                 raise ApiError(500, "swap_failed", message, kind="server_error") from error
             if self.is_draining:  # the node was told to end while the model loaded
                 await deployment.backend.stop()
-                self.accepting()  # says why
+                self.accepting()  # raises the reason
             self.deployment = deployment
             self.n_swaps += 1
             self._retire(previous)
@@ -173,10 +173,12 @@ class Host:
         return Swapped(deployment.backend.name, previous.backend.name, load_ms)
 
     def _check_no_swap(self) -> None:
-        """Three models at once would be one too many for memory. Raises ApiError."""
+        """Raises ApiError during another swap: three models at once would be too much for memory."""
         is_answering = any(deployment.n_answering for deployment in self._retiring.values())
         if self._swapping.locked() or is_answering:
-            what = "the last model still answers" if is_answering else "another swap is going on"
+            what = (
+                "the previous model still answers requests" if is_answering else "another swap is in progress"
+            )
             raise ApiError(409, "swap_in_progress", f"{what}: try again when it has ended", kind="conflict")
 
     async def _loaded(self, model: str | None) -> Deployment:
@@ -199,7 +201,7 @@ class Host:
         return deployment
 
     def _died(self, made: list[weakref.ref[Deployment]], error: Exception) -> None:
-        """A backend ended by itself: fatal where it is the current one."""
+        """Handle a backend that ended by itself: fatal if it is the current one."""
         if made and self.deployment is not None and made[0]() is self.deployment:
             self._fail(error)
 
@@ -213,7 +215,7 @@ class Host:
         task.add_done_callback(self._forget)
 
     def _forget(self, task: asyncio.Task[None]) -> None:
-        """Frees a model that was swapped out: nothing else may refer to its backend by now."""
+        """Free a swapped-out model, whose backend must have no other references."""
         del self._retiring[task]
         return_freed_memory()
 
@@ -224,13 +226,13 @@ class Host:
         await deployment.backend.stop()
 
     async def drain(self) -> None:
-        """Takes nothing new, lets running answers end for at most `drain_s`, then breaks the rest off."""
+        """Accept nothing new, let running answers end for at most `drain_s`, then end the rest."""
         self.is_draining = True
         ending = [self._end(self.deployment)] if self.deployment is not None else []
         await asyncio.gather(*ending, *self._retiring, return_exceptions=True)
 
     async def stop(self) -> None:
-        """Ends at once."""
+        """End at once."""
         self.is_draining = True
         for task in self._retiring:
             task.cancel()

@@ -1,7 +1,6 @@
-"""Loads a model for serving, and says in one word why that failed: not there, unusable, or too large for memory.
+"""Load a model for serving; a failure has one code: missing, unusable, or too large for memory.
 
-Memory is asked about first: a machine that overcommits would kill the node, and its answers, instead of failing the
-load.
+Memory is checked first: a machine that overcommits would kill the node, and its answers, instead of failing the load.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _OUT_OF_MEMORY = ("out of memory", "cannot allocate memory", "can't allocate mem
 
 
 def load(name: str, home: Path | None = None) -> ServedModel:
-    """The model of that name or folder, with all of its weights. Raises LoadError."""
+    """Load the model of that name or folder, with all of its weights. Raises LoadError."""
     check_found(name, home)
     check_files_fit(name, home)
     return without_running_out(lambda: load_served(name, home))
@@ -53,27 +52,27 @@ def check_files_fit(name: str, home: Path | None = None) -> None:
 
 
 def check_fits(needed: int) -> None:
-    """Raises LoadError where this process certainly cannot get so many bytes."""
+    """Raises LoadError if this process certainly cannot get so many bytes."""
     check_memory(needed, available_memory())
 
 
 def check_answers(executor: Executor, config: ModelConfig, name: str) -> None:
-    """One step over tokens from all of the vocabulary, a block of them or the context; it writes into the cache's first block.
+    """Check one step over tokens from all of the vocabulary; it writes into the cache's first block.
 
-    Raises LoadError where a token's logits have no finite maximum: such a model can choose nothing.
+    Raises LoadError where a token's logits have no finite maximum: no token could be chosen.
     """
     n_tokens = min(executor.block_tokens, config.max_context)
     tokens = [i * config.vocab_size // n_tokens for i in range(n_tokens)]
     logits_NV = executor.step([Part(tokens, past=0, blocks=[0], n_logits=n_tokens)])
     if not np.isfinite(logits_NV.max(axis=-1)).all():
         message = (
-            f"{name} computes numbers that are not finite: its weights are damaged, fetch or save it again"
+            f"{name} computes values that are not finite: its weights are damaged, fetch or save it again"
         )
         raise LoadError(422, "model_not_usable", message)
 
 
 def without_running_out(make: Callable[[], T]) -> T:
-    """What `make` returns. Raises LoadError for what loading raises when files or memory fail it."""
+    """The result of `make`. Raises LoadError for errors of files and memory."""
     try:
         return make()
     except (CheckpointError, UnsupportedModel, MemoryError, OSError, RuntimeError, ValueError) as error:
@@ -86,7 +85,7 @@ def without_running_out(make: Callable[[], T]) -> T:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error, or what led to it, is a lack of memory: torch has no class of its own for it on the CPU."""
+    """Whether an error or its cause is a lack of memory, for which torch has no error class on the CPU."""
     for cause in _causes(error):
         if isinstance(cause, (MemoryError, torch.OutOfMemoryError)):
             return True
@@ -110,7 +109,7 @@ def weight_bytes(folder: Path) -> int:
 
 
 def check_memory(needed: int, available: int | None) -> None:
-    """Raises LoadError where so many bytes are certainly not to be had. None: no one knows."""
+    """Raises LoadError if `available` bytes are too few. None: unknown."""
     if available is not None and needed > available:
         gib = f"{needed / 2**30:.1f} GiB are needed, {available / 2**30:.1f} GiB are available"
         message = f"the model does not fit into memory ({gib}): choose a smaller one, or free memory first"
@@ -129,7 +128,7 @@ def available_memory() -> int | None:
 
 
 def _group_memory() -> int | None:
-    """What the version-2 control group of this process leaves; None where it sets no limit."""
+    """Bytes that are left in this process's control group (version 2); None without a limit."""
     try:
         path = next(
             line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::")

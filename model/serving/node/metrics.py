@@ -1,4 +1,4 @@
-"""A node's figures for Prometheus: what was asked, answered and used, and the state of the engine at the scrape.
+"""Metrics of a node for Prometheus: requests, answers, usage, and the state of the engine at the scrape.
 
 Names begin with `gainshare_node_`; docs/reference/node.md lists them. No label names a person.
 """
@@ -22,7 +22,7 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 FAST_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 SLOW_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 
-# What a backend counts (`Backend.stats`) -> how it is shown. Nanoseconds are shown as seconds.
+# Counter of a backend (`Backend.stats`) -> help text of its metric. Nanoseconds are shown as seconds.
 GAUGES = {
     "running": "Sequences that take part in steps.",
     "waiting": "Requests in the queue.",
@@ -32,18 +32,18 @@ GAUGES = {
 }
 COUNTERS = {
     "busy_ns": "Time the device spent in steps.",
-    "scheduling_ns": "Time spent on deciding what steps compute.",
+    "scheduling_ns": "Time of scheduling the steps.",
     "steps": "Steps of the engine.",
-    "preemptions": "Sequences that gave their blocks back and were computed anew.",
-    "kv_blocks_evicted": "Blocks of the prefix cache that were given up for room.",
-    "drafted_tokens": "Tokens proposed by speculation.",
-    "accepted_tokens": "Proposed tokens that plain decoding would have drawn too.",
+    "preemptions": "Preemptions: sequences that released their blocks and were computed again.",
+    "kv_blocks_evicted": "Blocks of the prefix cache that were evicted.",
+    "drafted_tokens": "Draft tokens of speculation.",
+    "accepted_tokens": "Accepted draft tokens: plain decoding would have drawn them too.",
     "miscounted": "Answers whose upstream counted another number of tokens than this node.",
 }
 
 
 class NodeMetrics:
-    """Counts as requests end, and asks the host for the rest when scraped."""
+    """Counts requests when they end, and collects the host's metrics at each scrape."""
 
     def __init__(self, host: Host) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each is of no use
@@ -87,7 +87,7 @@ class NodeMetrics:
         return _Watched(self, endpoint, running)
 
     def left(self, endpoint: str) -> None:
-        """A client left before its request was accepted."""
+        """Count a client that disconnected before its request was accepted."""
         self._requests.labels(endpoint, "cancelled").inc()
 
     def refused(self, code: str) -> None:
@@ -115,7 +115,7 @@ class NodeMetrics:
 
 
 class _Watched:
-    """A running request on its way past the counters."""
+    """A running request that is counted when it ends."""
 
     def __init__(self, metrics: NodeMetrics, endpoint: str, running: Running) -> None:
         self._metrics, self.endpoint, self._running = metrics, endpoint, running
@@ -147,7 +147,7 @@ class _Watched:
 
 
 class HostCollector(Collector):
-    """The state of a node and its engine when asked."""
+    """Collects the state of a node and its engine at a scrape."""
 
     def __init__(self, host: Host) -> None:
         self._host = host

@@ -1,4 +1,4 @@
-"""Numbers of a command line, within bounds: argparse names the option that is out of them and ends with status 2."""
+"""Bounded numbers for argparse: a value out of bounds ends the command with status 2 and the option's name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 
 def whole(least: int, most: int | None = None) -> Callable[[str], int]:
-    """For argparse's `type`: a whole number within bounds, both included."""
+    """A `type` for argparse: a whole number within bounds, both included."""
     bounds = f"at least {least}" if most is None else f"{least} to {most}"
 
     def read(text: str) -> int:
@@ -24,12 +24,12 @@ def whole(least: int, most: int | None = None) -> Callable[[str], int]:
 
 
 def at_least(least: float) -> Callable[[str], float]:
-    """For argparse's `type`: a finite number that is not below `least`."""
+    """A `type` for argparse: a finite number of at least `least`."""
     return _real(lambda number: number >= least, f"a number of at least {least:g}")
 
 
 def above(bound: float) -> Callable[[str], float]:
-    """For argparse's `type`: a finite number above `bound`."""
+    """A `type` for argparse: a finite number above `bound`."""
     return _real(lambda number: number > bound, f"a number above {bound:g}")
 
 

@@ -1,7 +1,7 @@
 """A node's process: the HTTP server that drains before it ends.
 
-The first SIGTERM or SIGINT drains: the port stays open and says 503 to what is new while running answers end, for at
-most the host's drain time. The second one ends at once. A model that still loads is not waited for.
+The first SIGTERM or SIGINT drains: the port stays open and answers new requests with 503 while running answers end, for
+at most the host's drain time. The second one ends at once. A model that is still loading is not waited for.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from starlette.applications import Starlette
 from model.serving.node.host import Host
 from model.serving.node.request_heads import BoundedHeads
 
-CLOSE_S = 3  # for connections that are still open once everything was answered or broken off
+CLOSE_S = 3  # for connections that are still open after all answers ended
 
 
 class DrainingServer(uvicorn.Server):
-    """uvicorn's, with another answer to signals."""
+    """uvicorn's server with other signal handlers."""
 
     def __init__(self, app: Starlette, host: Host) -> None:
         super().__init__(
@@ -57,8 +57,8 @@ class DrainingServer(uvicorn.Server):
 
 
 def serve(server: DrainingServer, host: Host, listener: socket.socket) -> None:
-    """Serves until the server has ended. Ends the process, with status 0, where a model is loading then: its thread
-    cannot be broken off, and Python would wait for it."""
+    """Serve until the server has ended. If a model is loading then, exit with status 0 at once: its thread cannot be
+    interrupted, and Python would wait for it."""
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
         runner.run(server.serve(sockets=[listener]))
         if host.is_loading:

@@ -1,9 +1,9 @@
-"""uvicorn's HTTP protocol with bounds on what stands before a request's body: bytes, header fields and time.
+"""uvicorn's HTTP protocol with limits on a request's head: bytes, header fields and time.
 
     uvicorn … --http model.serving.node.request_heads:BoundedHeads
 
-httptools has no bounds of its own, and everything here comes before any authentication. What is too large is answered
-431, what is late 408, in OpenAI's shape. Trailers and chunk extensions are bounded alike. Does not import torch.
+httptools has no limits, and everything here comes before authentication. A head that is too large is answered 431, a
+late one 408, in OpenAI's shape. Trailers and chunk extensions are bounded alike. Does not import torch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from model.serving.api.errors import ApiError
 
-MAX_HEAD_BYTES = 64 << 10  # of address, names and values, and of anything that is yet to become one of them
+MAX_HEAD_BYTES = 64 << 10  # of address, names and values, unparsed bytes included
 MAX_FIELDS = 128
 HEAD_TIMEOUT_S = 20.0  # from the connection, or a request's first byte, to the end of its headers
 LINGER_BYTES = 4 << 20  # that a refused client may still send while it reads the answer
@@ -25,11 +25,11 @@ LINGER_S = 2.0
 
 
 class _RefusedError(Exception):
-    """Ends parsing; the answer is in `_refusal`."""
+    """Ends parsing; the response is in `_refusal`."""
 
 
 class BoundedHeads(HttpToolsProtocol):
-    """One connection. Refused ones are closed, and what still comes of them is thrown away."""
+    """One connection. A refused one is closed, and its further bytes are dropped."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -37,7 +37,7 @@ class BoundedHeads(HttpToolsProtocol):
         self._is_refused = False
         self._has_begun = False  # a request's first byte has come, and its headers have not ended
         self._n_bytes = self._n_fields = 0  # of this request's address, headers and trailers
-        self._n_silent = 0  # bytes since the parser last told of anything: a line that does not end
+        self._n_silent = 0  # bytes since the parser's last callback: an unfinished line
         self._n_ignored = 0
         self._timer: TimerHandle | None = None
 
@@ -63,7 +63,7 @@ class BoundedHeads(HttpToolsProtocol):
             self._refuse(_too_large(f"a line of more than {MAX_HEAD_BYTES:,} bytes"))
         elif (
             self._timer is None and self._is_idle
-        ):  # what came was no request, or the rest of one: uvicorn forgets
+        ):  # the bytes were no request, or the rest of one: uvicorn does not close it
             self._start_timer()
 
     def eof_received(self) -> None:
@@ -71,7 +71,7 @@ class BoundedHeads(HttpToolsProtocol):
             self.transport.close()
         super().eof_received()
 
-    # -- what the parser tells of ---------------------------------------------------------------------
+    # -- callbacks of the parser -----------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
         self._n_bytes = self._n_fields = 0
@@ -85,7 +85,7 @@ class BoundedHeads(HttpToolsProtocol):
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header, or a trailer behind a body in chunks."""
+        """A header, or a trailer after a chunked body."""
         self._n_fields += 1
         if self._n_fields > MAX_FIELDS:
             self._stop_parsing(_too_large(f"more than {MAX_FIELDS} header fields"))
@@ -115,7 +115,7 @@ class BoundedHeads(HttpToolsProtocol):
     # -- refusing -------------------------------------------------------------------------------------
 
     def send_400_response(self, msg: str) -> None:
-        """uvicorn's answer to what cannot be parsed, or ours where parsing was stopped."""
+        """uvicorn's response to a request that cannot be parsed, or ours if we stopped parsing."""
         if self._refusal is not None:
             self._refuse(self._refusal)
         elif self._is_idle:
@@ -128,7 +128,7 @@ class BoundedHeads(HttpToolsProtocol):
         raise _RefusedError
 
     def _refuse(self, refusal: ApiError) -> None:
-        """Answers, unless an answer is under way on this connection, and closes."""
+        """Respond, unless a response is in progress on this connection, and close."""
         self._stop_timer()
         self._is_refused = True
         if not self._is_idle or (self.cycle is not None and not self._has_begun):
@@ -144,7 +144,7 @@ class BoundedHeads(HttpToolsProtocol):
 
     @property
     def _is_idle(self) -> bool:
-        """Whether no answer is under way, into which another one would be written."""
+        """Whether no response is in progress on this connection."""
         return self.cycle is None or self.cycle.response_complete
 
     def _ignore(self, n_bytes: int) -> None:
@@ -166,10 +166,12 @@ class BoundedHeads(HttpToolsProtocol):
         self._timer = None
         if self.transport.is_closing():
             return
-        if not self._has_begun:  # a connection that was opened and not used
+        if not self._has_begun:  # an idle connection
             self.transport.close()
             return
-        message = f"the headers of this request did not end within {HEAD_TIMEOUT_S:g} s: send them at once"
+        message = (
+            f"the headers of this request did not end within {HEAD_TIMEOUT_S:g} s: send them without a pause"
+        )
         self._refuse(ApiError(408, "headers_too_slow", message))
 
 

@@ -1,4 +1,4 @@
-"""What a node serves: a model with its tokenizer, chat template and description, by name or folder."""
+"""A served model with its tokenizer, chat template and description, by name or folder."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ FETCH_HINT = "run `gainshare model fetch smollm2` (or `python -m model.smollm2 f
 @dataclass(frozen=True)
 class ServedModel:
     name: str
-    transformer: Transformer  # only described by it where `executor` has consumed its weights
+    transformer: Transformer  # shapes and dtypes only, if `executor` has consumed its weights
     tokenizer: Tokenizer
     chat: ChatTemplate
     metadata: Mapping[str, Any]  # shown by /v1/models
-    executor: Executor | None = None  # that was loaded with it: of several ranks or devices
+    executor: Executor | None = None  # loaded with the model, of several ranks or devices
     stored: StoredWeights | None = None  # the weights, where the transformer is on the meta device
 
     @property
@@ -50,7 +50,7 @@ class ServedModel:
         return self.transformer.config.max_context
 
     def with_weights(self) -> ServedModel:
-        """The same, with weights that were still in their files. Raises CheckpointError or UnsupportedModel."""
+        """The same model with its weights loaded from their files. Raises CheckpointError or UnsupportedModel."""
         if self.stored is None:
             return self
         return dataclasses.replace(self, transformer=self.stored.whole(), stored=None)
@@ -67,14 +67,14 @@ def find_folder(name: str, home: Path | None = None) -> Path | None:
         for folder in (models_home(home) / name, Path(name)):
             if is_complete(folder) or is_hugging_face(folder):
                 return folder
-    except OSError as error:  # no file can have such a name, or its folder is closed to this process
-        message = f"no model can be looked for under {name[:MAX_NAME_SHOWN]!r}: {error.strerror}"
+    except OSError as error:  # an invalid file name, or a folder without permission
+        message = f"the model {name[:MAX_NAME_SHOWN]!r} cannot be looked up: {error.strerror}"
         raise CheckpointError(message) from error
     raise CheckpointError(f"there is no model {name!r} in {models_home(home)} or as a folder: {FETCH_HINT}")
 
 
 def served_config(name: str, home: Path | None = None) -> ModelConfig:
-    """The shape of what `load_served` loads, without its weights. Raises CheckpointError or UnsupportedModel."""
+    """The shape of the model that `load_served` loads, without weights. Raises CheckpointError or UnsupportedModel."""
     folder = find_folder(name, home)
     if folder is None:
         return PRESETS[TINY]
@@ -84,9 +84,9 @@ def served_config(name: str, home: Path | None = None) -> ModelConfig:
 
 
 def load_served(name: str, home: Path | None = None, device: torch.device | None = None) -> ServedModel:
-    """Loads weights, tokenizer and template, the weights onto `device`, the host where None. Raises CheckpointError.
+    """Load weights, tokenizer and template, the weights onto `device`, None for the host. Raises CheckpointError.
 
-    Blocks keep their dtype, but bf16 becomes fp32 on a processor that does not multiply it.
+    Blocks keep their dtype, but bf16 becomes fp32 on a processor without bf16 products.
     """
     on_host = device is None or device.type == "cpu"
     served = _opened(name, home, keeps_dtype=not on_host or bf16_is_fast()).with_weights()
@@ -95,9 +95,9 @@ def load_served(name: str, home: Path | None = None, device: torch.device | None
 
 
 def open_served(name: str, home: Path | None = None) -> ServedModel:
-    """What `load_served` loads onto the host, with weights that stay in their files; see `ServedModel.stored`.
+    """As `load_served` onto the host, but the weights stay in their files; see `ServedModel.stored`.
 
-    That they are all there and of the right shapes is known then. Raises CheckpointError or UnsupportedModel.
+    Checks that all weights are there with the right shapes. Raises CheckpointError or UnsupportedModel.
     """
     return _opened(name, home, keeps_dtype=bf16_is_fast())
 
@@ -132,7 +132,7 @@ def is_hugging_face(folder: Path) -> bool:
     weights = (folder / WEIGHTS_FILE).is_file() or (folder / INDEX_FILE).is_file()
     try:
         document = load_json(folder) if weights else {}
-    except CheckpointError:  # whoever loads the folder says what is wrong
+    except CheckpointError:  # loading the folder reports the error
         return False
     return "model_type" in document and "format" not in document
 
@@ -154,7 +154,7 @@ def _open_hugging_face(folder: Path, dtype: torch.dtype | None) -> ServedModel:
 
 
 def tiny() -> ServedModel:
-    """The test model: random weights, one token per byte. Its answers mean nothing, and its metadata says so."""
+    """The test model: random weights, one token per byte. Its answers are random, as its metadata says."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(TINY_SEED)
         transformer = Transformer(PRESETS[TINY]).requires_grad_(False).eval()
@@ -164,6 +164,6 @@ def tiny() -> ServedModel:
 
 
 def bf16_is_fast() -> bool:
-    """Whether this processor multiplies bf16 itself; elsewhere emulation is several times slower than fp32."""
+    """Whether this processor has bf16 products; emulated ones are several times slower than fp32."""
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return bool(supported and supported())

@@ -43,9 +43,9 @@ BUSY_RETRY_S = 2
 
 
 class Service:
-    """One served model and its running engine, asked from an event loop.
+    """Backend of the bundled engine: one served model, called from an event loop.
 
-    Raises LoadError for a model that computes numbers that are not finite.
+    Raises LoadError for a model that computes non-finite values.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Service:
         self._experts = expert_load_of(computing, served.transformer)
         if self.max_context < served.max_context:
             log.warning(
-                "the cache holds %d tokens, the context of %s %d: prompt and answer may have no more than the cache",
+                "the cache has %d tokens, fewer than the context of %s (%d): it limits prompt and answer",
                 *(self.max_context, served.name, served.max_context),
             )
         self.engine.start()
@@ -75,7 +75,7 @@ class Service:
 
     @property
     def max_context(self) -> int:
-        """Tokens that prompt and answer may have: the model's context, or the whole cache where that holds less."""
+        """Maximum tokens of prompt and answer: the model's context, or the whole cache if it is smaller."""
         pool = self.engine.pool
         return min(self.served.max_context, pool.n_blocks * pool.block_tokens)
 
@@ -143,11 +143,11 @@ class Service:
             return tuple(tokenizer.encode(text))
         ids = tuple(item for item in prompt if isinstance(item, int))
         if not all(0 <= token < self._vocab_size for token in ids):
-            raise bad_value("prompt", f"token ids must lie between 0 and {self._vocab_size - 1}")
+            raise bad_value("prompt", f"token ids must be between 0 and {self._vocab_size - 1}")
         return ids
 
     def _generation(self, tokens: tuple[int, ...], ask: Ask) -> Generation:
-        """What the engine is asked for. Raises ApiError (400) for what cannot fit the context or the vocabulary."""
+        """The engine's request. Raises ApiError (400) for one that does not fit the context or the vocabulary."""
         options = ask.options
         max_tokens = room_for(len(tokens), self.max_context, options, is_chat=ask.is_chat)
         try:
@@ -172,7 +172,7 @@ class Service:
         )
 
     def _check_ends(self, options: Options, max_tokens: int) -> None:
-        """Raises ApiError (400) for ends of answers that cannot be."""
+        """Raises ApiError (400) for unusable `min_tokens` and `stop_token_ids`."""
         if options.min_tokens > max_tokens:
             raise bad_value(
                 "min_tokens", f"min_tokens must be at most max_tokens, which is {max_tokens} here"
@@ -183,10 +183,10 @@ class Service:
             raise bad_value("stop_token_ids", message)
         own = frozenset[int]() if options.ignore_stop_tokens else self.served.tokenizer.stop_tokens
         if options.min_tokens and len(options.stop_token_ids | own) >= self._vocab_size:
-            raise bad_value("min_tokens", "stop_token_ids leave no token that could come before min_tokens")
+            raise bad_value("min_tokens", "stop_token_ids leave no token to generate before min_tokens")
 
     def _constraint(self, options: Options) -> Constraint | None:
-        """What holds each answer to its schema. Raises ApiError (400) for schemas that cannot be used."""
+        """The constraint of a request's schema. Raises ApiError (400) for schemas that cannot be used."""
         if options.schema is None:
             return None
         try:
@@ -196,7 +196,7 @@ class Service:
 
     @cached_property
     def _grammars(self) -> JSONGrammars:
-        """Made when first needed. Raises ValueError where the tokenizer has no stop token."""
+        """The grammars, made when first needed. Raises ValueError where the tokenizer has no stop token."""
         return JSONGrammars(self.served.tokenizer, self._vocab_size)
 
     @property
@@ -209,7 +209,7 @@ class Service:
 
 
 class EngineRun:
-    """A submitted generation's events as pieces, to be iterated once. Whoever holds it must cancel it in the end.
+    """A submitted generation's events as pieces, to be iterated once. Its holder must cancel it in the end.
 
     It does not keep the engine, nor so the model, alive: a client that stops reading may hold it for long after a swap.
     """
@@ -246,7 +246,7 @@ class EngineRun:
 
 
 def _passing_to(queue: asyncio.Queue[Event]) -> Listener:
-    """Puts events into the queue from the engine's thread."""
+    """A listener that puts events into the queue from the engine's thread."""
     loop = asyncio.get_running_loop()
 
     def pass_on(event: Event) -> None:
@@ -256,7 +256,7 @@ def _passing_to(queue: asyncio.Queue[Event]) -> Listener:
 
 
 def _check(event: Event) -> None:
-    """Raises ApiError where an answer broke off. A late one that has begun ends as it is, its reason "deadline"."""
+    """Raises ApiError if an answer broke off. A late one that has begun ends with the reason "deadline"."""
     if event.finish is Finish.ERROR:
         raise ApiError(500, "model_failed", "the model failed on this request", kind="server_error")
     if event.finish is Finish.CANCELLED:

@@ -1,8 +1,7 @@
-"""Serves a model whose experts do not all fit the accelerator: hot ones are there, cold ones in the host's memory.
+"""Executor of a model whose experts do not all fit the accelerator: cold ones are computed on the host.
 
-Implements the executor's interface over another executor's steps: it counts which experts are used and lets them change
-places between steps. Answers do not depend on where an expert lies, but for rounding. With one device the same code
-runs and nothing moves.
+It wraps another executor's steps, counts the use of experts and exchanges experts between steps. Answers do not depend
+on an expert's device, except for rounding. With one device the same code runs and nothing moves.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from model.transformer import Transformer
 
 
 class OffloadExecutor:
-    """`over` makes the executor that computes steps, of a model that is spread already: `TorchExecutor`, say."""
+    """`over` makes the executor that computes the steps of a spread model, such as `TorchExecutor`."""
 
     def __init__(
         self,
@@ -35,12 +34,12 @@ class OffloadExecutor:
         self.block_tokens, self.n_blocks = self._steps.block_tokens, self._steps.n_blocks
         self.bytes_per_block = self._steps.bytes_per_block
         self._heat = [[0.0] * len(experts.load_E) for experts in self.experts]
-        self._n_tokens = 0  # since experts were last looked at
+        self._n_tokens = 0  # since experts were last exchanged
         self.n_moved = 0
-        self.n_pairs = self.n_hot_pairs = 0  # (token, expert) pairs so far; those computed on the accelerator
+        self.n_pairs = self.n_hot_pairs = 0  # (token, expert) pairs so far; of those, on the accelerator
 
     def step(self, parts: Sequence[Part]) -> NDArray[np.float32]:
-        """As `Executor.step`; now and then experts change places behind it."""
+        """As `Executor.step`; from time to time experts are exchanged after it."""
         logits = self._steps.step(parts)
         self._n_tokens += sum(len(part.tokens) for part in parts)
         if self._n_tokens >= self.rules.every_tokens:

@@ -1,6 +1,6 @@
-"""A layer's experts on two devices that change places while they serve.
+"""A layer's experts on two devices; they are exchanged while the model serves.
 
-Memory stays what it was: an expert that enters takes the place of the one that leaves.
+Memory stays constant: an expert that enters the accelerator takes the place of the one that leaves.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ WEIGHTS = ("w_gate", "w_up", "w_down")
 
 
 class MovableExperts(OffloadedExperts):
-    """Takes the place of a layer's `Experts`; counts the (token, expert) pairs of each, and lets experts change sides."""
+    """Replaces a layer's `Experts`; counts each one's (token, expert) pairs, and moves experts between the devices."""
 
     load_E: Tensor  # int64, pairs since the last `take_load`
 
@@ -35,7 +35,7 @@ class MovableExperts(OffloadedExperts):
         return super().forward(x_TD, weights_TK, experts_TK)
 
     def index_on(self, device: torch.device) -> Self:
-        """Keeps counts, and what says where an expert lies, where the router decides; returns itself."""
+        """Put the counts and the experts' index on the router's device; returns itself."""
         for name, buffer in dict(self.named_buffers(recurse=False)).items():
             setattr(self, name, buffer.to(device))
         return self
@@ -54,9 +54,9 @@ class MovableExperts(OffloadedExperts):
 
     @torch.no_grad()
     def exchange(self, leaving: int, entering: int) -> None:
-        """Puts `entering` on the accelerator in the place of `leaving`, which goes to the host.
+        """Put `entering` on the accelerator in the place of `leaving`, which moves to the host.
 
-        Raises ValueError where they do not lie so. Nothing has changed where memory for the copies was missing.
+        Raises ValueError if they are not on these devices. Nothing has changed if memory for the copies was missing.
         """
         if self.hot is None or self.cold is None or not self.is_hot_E[leaving] or self.is_hot_E[entering]:
             raise ValueError(f"expert {leaving} is not on the accelerator, or {entering} not on the host")

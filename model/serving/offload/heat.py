@@ -1,4 +1,4 @@
-"""Which experts deserve the accelerator: counts of their use that fade, and exchanges that do not flutter.
+"""Choose the experts on the accelerator: decaying counts of their use, and exchanges with hysteresis.
 
 Pure: takes and returns plain numbers.
 """
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class HeatRules:
-    """When an expert moves.
+    """Rules for moving an expert.
 
-    An expert enters for another when its heat is above the other's by the share `margin` and by `least_pairs`
+    An expert replaces another when its heat is above the other's by the share `margin` and by `least_pairs`
     (token, expert) pairs, so that chance alone moves nothing; at most `at_most` of a layer move at a time, since a
-    move holds up the step behind it. Heat is counted pairs; what was counted `half_life_tokens` ago counts half.
+    move delays the next step. Heat is the number of pairs, which decays by half in `half_life_tokens`.
     """
 
     margin: float = 0.25
@@ -33,13 +33,13 @@ class HeatRules:
 
 
 def faded(heat: Sequence[float], pairs: Sequence[int], n_tokens: int, rules: HeatRules) -> list[float]:
-    """The heat of each expert after `n_tokens` more tokens, of which `pairs` went to it."""
+    """Each expert's decayed heat after `n_tokens` more tokens, of which `pairs` went to it."""
     keep = 0.5 ** (n_tokens / rules.half_life_tokens)
     return [keep * before + new for before, new in zip(heat, pairs, strict=True)]
 
 
 def exchanges(heat: Sequence[float], hot: Sequence[int], rules: HeatRules) -> list[tuple[int, int]]:
-    """Pairs (leaving, entering): the hottest of the cold for the coldest of the hot, while it is worth it."""
+    """Pairs (leaving, entering): the hottest cold expert for the coldest hot one, as long as the rules allow."""
     on_accelerator = set(hot)
     leaving = sorted(on_accelerator, key=lambda expert: (heat[expert], expert))
     cold = [expert for expert in range(len(heat)) if expert not in on_accelerator]

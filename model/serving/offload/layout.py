@@ -1,4 +1,4 @@
-"""Spreads a model over an accelerator and the host as a placement says: which modules and which experts lie where.
+"""Place a model's modules and experts on an accelerator and the host.
 
 The residual stream, embedding, head, norms, attention and its cache are on one device; feed-forwards, routers and
 shared experts may be on another, and the routed experts on two.
@@ -37,7 +37,7 @@ class Layout:
 
     @classmethod
     def of(cls, placement: Placement, devices: Mapping[str, torch.device], n_experts: int) -> Layout:
-        """What `placement.place` decided; `devices` are those of the device models, by name.
+        """The layout of `placement.place`; `devices` are those of the device models, by name.
 
         Raises ConfigError for a device model that no device was given for.
         """
@@ -62,7 +62,8 @@ class Layout:
     ) -> Layout:
         """The fastest layout for steps of so many tokens on this machine's devices, each by its measured model.
 
-        `cache_bytes` of keys and values lie with attention. Raises PlacementError where the model fits on no assignment.
+        `cache_bytes` of keys and values are on attention's device. Raises PlacementError where the model fits on no
+        assignment.
         """
         placement = place(config, models, n_tokens, is_training=False, cache_bytes=cache_bytes)
         devices = {model.name: HOST if model.is_host else torch.device(model.kind) for model in models}
@@ -73,19 +74,21 @@ def check_hot(config: ModelConfig, n_hot: int) -> None:
     """Raises ConfigError where a layer has not so many experts."""
     n_experts = 0 if config.moe is None else config.moe.n_experts
     if not 0 <= n_hot <= n_experts:
-        raise ConfigError(f"{n_hot} experts cannot be hot: {config.name} has {n_experts} per layer")
+        raise ConfigError(
+            f"--hot-experts {n_hot} is not possible: {config.name} has {n_experts} experts per layer"
+        )
 
 
 def spread(model: Transformer, layout: Layout) -> list[MovableExperts]:
-    """Moves the model's modules in place and returns its MoE layers' experts, in the order of their layers.
+    """Move the model's modules in place and return its MoE layers' experts, in the order of their layers.
 
-    The first `n_hot` experts of a layer begin on the accelerator: no one has counted yet. Raises ConfigError where
-    there are not so many.
+    The first `n_hot` experts of a layer start on the accelerator, before any counts. Raises ConfigError where there
+    are not so many.
     """
     check_hot(model.config, layout.n_hot)
     movable: list[MovableExperts] = []
     for block in cast("list[Block]", list(model.layers)):
-        if not is_lent(block, "ffn"):  # else it is another block's, and met there
+        if not is_lent(block, "ffn"):  # else it is another block's and visited there
             if isinstance(block.ffn, MoELayer):
                 movable.append(_spread_experts(block.ffn, layout))
             else:
@@ -112,7 +115,7 @@ def _spread_experts(layer: MoELayer, layout: Layout) -> MovableExperts:
 
 
 def _visit(module: nn.Module, there: torch.device, home: torch.device) -> None:
-    """Lets a module that lies elsewhere take the stream from `home` and give it back there."""
+    """Move the stream from `home` to a module's device and its output back."""
 
     def go(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(x.to(there) if isinstance(x, Tensor) else x for x in arguments)

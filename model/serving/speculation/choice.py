@@ -1,4 +1,4 @@
-"""Which guesses an engine verifies: those of the model's prediction modules where they are computed, else lookups."""
+"""Choose the draft proposer: the model's own MTP modules where they can be computed, else prompt lookup."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from model.sampling import Sampler
 from model.serving.executors.base import Executor
-from model.serving.speculation.mtp import AheadExecutor, AheadProposer
+from model.serving.speculation.mtp import AheadExecutor, MTPProposer
 from model.serving.speculation.prompt_lookup import LookupProposer
 from model.serving.speculation.proposer import AdaptiveProposer, ConstrainedProposer, Proposer
 
@@ -15,16 +15,16 @@ MakeProposer = Callable[[Sampler, Callable[[], Sequence[int]], CountRunning], Pr
 
 
 def proposers(executor: Executor | None = None) -> MakeProposer:
-    """Makes a proposer for each answer, from its sampler and a function that returns its block table of the moment.
+    """Make a function that makes each answer's proposer from its sampler and a function that returns its block table.
 
-    A third function tells how many answers share the next step; the more they are, the less is drafted.
+    A third function returns how many answers share the next step; with more of them fewer tokens are drafted.
     """
 
     def make(
         sampler: Sampler, blocks: Callable[[], Sequence[int]], n_running: CountRunning = lambda: 1
     ) -> Proposer:
         proposer: Proposer = (
-            AheadProposer(executor, blocks, sampler.guess)
+            MTPProposer(executor, blocks, sampler.draft_token)
             if isinstance(executor, AheadExecutor)
             else LookupProposer()
         )

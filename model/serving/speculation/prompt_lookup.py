@@ -1,8 +1,8 @@
-"""Guesses that an answer goes on as the same words went on before, in prompt or answer: prompt lookup decoding.
+"""Propose draft tokens by prompt lookup: what followed the same tokens earlier in prompt or answer.
 
-(Saxena 2023, github.com/apoorvumang/prompt-lookup-decoding.) The index is that of LZ77 compressors, a chain of places
-per short run of tokens: it grows by one entry per token, and a lookup visits a bounded number of places, so both cost
-the same in long answers.
+Saxena 2023, github.com/apoorvumang/prompt-lookup-decoding. The index is that of LZ77 compressors, a chain of places per
+n-gram: it grows by one entry per token, and a lookup visits a bounded number of places, so both cost the same in long
+answers.
 """
 
 from __future__ import annotations
@@ -11,35 +11,39 @@ from collections.abc import Sequence
 
 
 class LookupProposer:
-    """Follows one growing answer. Proposes what followed the place whose past matches the present the furthest.
+    """Proposer of one answer by prompt lookup: the tokens after the earlier place with the longest match.
 
-    Matches are of `least_match` to `most_match` tokens; among the last `most_places` where the last `least_match`
-    tokens stood, the longest wins, of even ones the latest.
+    Matches are of `least_match` to `most_match` tokens. Among the latest `most_places` with the last `least_match`
+    tokens the longest match wins, of equal ones the latest.
     """
 
     def __init__(self, least_match: int = 2, most_match: int = 16, most_places: int = 8) -> None:
         if not 1 <= least_match <= most_match or most_places < 1:
-            raise ValueError("a lookup needs 1 <= least_match <= most_match and at least one place")
+            raise ValueError(
+                "prompt lookup needs 1 <= least_match <= most_match and most_places of at least 1"
+            )
         self._least, self._most, self._most_places = least_match, most_match, most_places
-        self._latest: dict[tuple[int, ...], int] = {}  # run of tokens -> the latest index behind it
-        self._earlier: list[int] = []  # at an index: the index before it behind the same run; -1: none
+        self._latest: dict[tuple[int, ...], int] = {}  # n-gram -> the latest index after it
+        self._earlier: list[int] = []  # at an index: the previous index after the same n-gram; -1: none
 
     def propose(self, tokens: Sequence[int], n: int) -> list[int]:
-        """At most `n` tokens. Raises ValueError where the tokens are fewer than before."""
+        """Propose at most `n` draft tokens. Raises ValueError where the tokens are fewer than before."""
         self._index(tokens)
         place = self._best_place(tokens) if n > 0 else None
         if place is None:
             return []
         drafts: list[int] = []
-        for i in range(place, place + n):  # behind the end the drafts themselves go on: a loop repeats
+        for i in range(
+            place, place + n
+        ):  # after the end the draft tokens themselves are read: a loop repeats
             drafts.append(tokens[i] if i < len(tokens) else drafts[i - len(tokens)])
         return drafts
 
     def _index(self, tokens: Sequence[int]) -> None:
-        """Enters all places but the end: nothing has followed there yet."""
+        """Index all places but the end, which no token follows yet."""
         if len(tokens) < len(self._earlier):
             raise ValueError(
-                "a proposer follows one answer, whose tokens only grow: make another for another answer"
+                "a proposer is for one answer, whose tokens only grow: make another one for another answer"
             )
         for place in range(len(self._earlier), len(tokens)):
             run = tuple(tokens[max(0, place - self._least) : place])
@@ -61,7 +65,7 @@ class LookupProposer:
         return best
 
     def _matching_past(self, tokens: Sequence[int], place: int) -> int:
-        """How many tokens before `place` equal those at the end, at most `most_match`."""
+        """Number of tokens before `place` that equal those at the end, at most `most_match`."""
         end = len(tokens)
         length = self._least
         most = min(self._most, place)

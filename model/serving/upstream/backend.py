@@ -1,8 +1,8 @@
 """Another OpenAI-compatible server (vLLM, SGLang, llama.cpp's, another node) as a node's backend.
 
-Requests are checked as for the bundled engine, sent on under the server's own model name, and its stream is translated
-and counted (`run.py`). Which settings are sent, `fields.py` says. Priorities are not passed on: servers disagree on
-what they mean.
+Requests are checked as for the bundled engine and sent on under the server's own model name; its stream is translated
+and counted (`run.py`). `fields.py` chooses the settings that are sent. Priorities are not passed on, because their
+meaning differs among servers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from model.serving.upstream.run import LateError, Translation
 CONNECT_S = 5.0
 SHORT_S = 10.0
 SILENCE_S = 120.0  # between two pieces of one stream
-READY_AGE_S = 2.0  # how long "the server answers" is believed
+READY_AGE_S = 2.0  # how long a successful check of the server is reused
 UNREACHABLE = (aiohttp.ClientError, TimeoutError)
 
 
@@ -44,7 +44,7 @@ class UpstreamServer:
 
     @property
     def http(self) -> aiohttp.ClientSession:
-        if self._session is None:  # sessions belong to the loop that they are made on
+        if self._session is None:  # a session belongs to the loop that it was made on
             self._session = aiohttp.ClientSession(
                 headers=self._headers,
                 connector=aiohttp.TCPConnector(limit=0),
@@ -72,9 +72,9 @@ class UpstreamServer:
         try:
             document = json.loads(content)
         except ValueError as error:
-            raise upstream_failed(f"{path} answers with what is not JSON") from error
+            raise upstream_failed(f"{path} returned invalid JSON") from error
         if not isinstance(document, dict):
-            raise upstream_failed(f"{path} answers with no JSON object")
+            raise upstream_failed(f"{path} did not return a JSON object")
         return document
 
     async def stream(self, path: str, body: dict[str, Any]) -> aiohttp.ClientResponse:
@@ -96,7 +96,7 @@ class UpstreamServer:
 
 
 class Upstream:
-    """One model of such a server."""
+    """Backend of one model of an upstream server."""
 
     def __init__(
         self,
@@ -195,7 +195,7 @@ class Upstream:
 
 
 class UpstreamRun:
-    """One stream of the server, until it ends or the loop's clock says `deadline`."""
+    """One stream of the server, until its end or `deadline` on the loop's clock."""
 
     def __init__(
         self,
@@ -229,7 +229,7 @@ class UpstreamRun:
                 except TimeoutError as error:
                     if allowed.expired():
                         raise LateError from error
-                    raise upstream_failed(f"it said nothing for {SILENCE_S:g} s") from error
+                    raise upstream_failed(f"it sent nothing for {SILENCE_S:g} s") from error
                 except (aiohttp.ClientError, BrokenStreamError, OSError) as error:
                     if self._is_broken_off:
                         raise not_now("shutting_down", "the node ended this answer early") from error
@@ -237,7 +237,7 @@ class UpstreamRun:
                 yield chunk
 
     def cancel(self) -> None:
-        """Closing an unfinished response closes its connection, which tells the server to stop."""
+        """Close an unfinished response and so its connection, which makes the server stop."""
         self._response.close()
         self._on_end(self)
 
@@ -247,7 +247,7 @@ class UpstreamRun:
 
 
 def _deadline(after_ms: int | None) -> float | None:
-    """The time of the running loop's clock so long from now; None for no deadline."""
+    """The time of the running loop's clock in `after_ms`; None for no deadline."""
     return None if after_ms is None else asyncio.get_running_loop().time() + after_ms / 1000
 
 
@@ -258,11 +258,11 @@ def unreachable(error: Exception) -> ApiError:
 
 
 def refusal(status: int, content: bytes) -> ApiError:
-    """The server's refusal as this node's: what the caller can change stays the caller's."""
+    """Translate the server's error into this node's; errors of the request stay errors of the request."""
     message, param, code = f"HTTP {status}", None, None
     try:
         document = json.loads(content)
-        error = document.get("error", document)  # vLLM had the fields on top once
+        error = document.get("error", document)  # older vLLM has the fields at the top level
         message, param, code = str(error["message"])[:500], error.get("param"), error.get("code")
     except (ValueError, KeyError, TypeError, AttributeError):
         pass

@@ -1,4 +1,4 @@
-"""How many tokens a prompt or a text has, for answers that another server generates.
+"""Count the tokens of prompts and answers that another server generates.
 
 Prompts are counted by the server's own tokenizer where it offers that (vLLM's and SGLang's /tokenize, llama.cpp's
 /tokenize and /apply-template), else by a tokenizer folder on this machine. Texts are always counted here, and only
@@ -18,27 +18,25 @@ from model.serving.api.fields import is_whole
 from model.serving.api.requests import Prompt
 from model.serving.api.tokenizer import TOKENIZER_FILE, BPETokenizer, Tokenizer
 
-SETTLE_CHARACTERS = (
-    512  # of a growing text: what lies before the last white space in them is not counted again
-)
-MOST_UNSETTLED = 4096  # without white space: then half of them are settled wherever they end
+SETTLE_CHARACTERS = 512  # of a growing text: the part before their last white space is not counted again
+MOST_UNSETTLED = 4096  # without white space: then half of them are settled at any place
 
 
 class Ask(Protocol):
-    """Posts JSON to a path of the server and returns the answer. Raises ApiError."""
+    """Interface to post JSON to a path of the server; returns the response. Raises ApiError."""
 
     async def __call__(self, path: str, body: dict[str, Any]) -> dict[str, Any]: ...
 
 
 class PromptCounter(Protocol):
-    source: str  # who counts, as usage names it
+    source: str  # who counts, as shown in the usage
 
     async def count(self, prompt: Prompt) -> int:
-        """Raises ApiError."""
+        """Count a prompt's tokens. Raises ApiError."""
 
 
 class TokenizeCounter:
-    """Asks a server that counts texts and chats: vLLM, SGLang, or another node of ours. Ids need no counting."""
+    """Counts with a server that tokenizes texts and chats: vLLM, SGLang, or another node of ours."""
 
     source = "upstream"
 
@@ -54,7 +52,7 @@ class TokenizeCounter:
 
 
 class LlamaCppCounter:
-    """Asks llama.cpp's server, which writes a chat out as text first."""
+    """Counts with llama.cpp's server, which renders a chat as text first."""
 
     source = "upstream"
 
@@ -90,7 +88,7 @@ class LocalCounter:
             raise LoadError(422, "tokenizer_not_usable", message) from error
 
     async def count(self, prompt: Prompt) -> int:
-        return await asyncio.to_thread(self._count, prompt)  # a long text takes seconds
+        return await asyncio.to_thread(self._count, prompt)  # long texts take seconds
 
     def _count(self, prompt: Prompt) -> int:
         if isinstance(prompt, str):
@@ -111,9 +109,9 @@ class LocalCounter:
 class TextCount:
     """Tokens of a text that grows: the end is counted again with each piece, the rest once.
 
-    What is settled ends at white space, where byte-level tokenizers cut in any case, so that cutting there changes
-    nothing in ordinary text. A longer run without any is cut too, which may count a token more for each 2,048 characters;
-    or the time would grow with the square of the text.
+    The settled part ends at white space, where byte-level tokenizers cut in any case, so that cutting there changes
+    nothing in ordinary text. A longer run without white space is cut too, which may count a token more for each 2,048
+    characters; otherwise the time would grow with the square of the text.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -136,9 +134,9 @@ class TextCount:
 
 
 def _whole(count: Any) -> int:
-    """Raises ApiError (502) for what is no number of tokens."""
+    """Check a number of tokens. Raises ApiError (502)."""
     if not is_whole(count) or count < 0:
-        raise upstream_failed("it was asked to count a prompt and tells no number of tokens")
+        raise upstream_failed("its answer to counting a prompt has no number of tokens")
     return int(count)
 
 

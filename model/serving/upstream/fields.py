@@ -1,6 +1,6 @@
-"""The settings of a request as another server takes them. Pure.
+"""Translate a request's settings into the fields of another server. Pure.
 
-What a server does not know it may ignore: only those of vLLM, SGLang, llama.cpp and our own nodes are known here.
+A server may ignore fields that it does not support: only vLLM, SGLang, llama.cpp and our own nodes are known here.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 from model.serving.api.fields import Body
 from model.serving.api.unsupported import unsupported
 
-# What is sent on as it came, once it was checked.
+# Fields that are passed on unchanged after the checks.
 PASSED_ON = (
     "temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty", "repetition_penalty",
     "logit_bias", "logprobs", "top_logprobs", "stop", "stop_token_ids", "min_tokens", "n",
@@ -21,9 +21,9 @@ ALL_TOKENS = -1  # of the vocabulary for `top_k`, of prompt and answer for `repe
 
 
 def settings_for(body: Body, *, is_llama_cpp: bool) -> dict[str, Any]:
-    """The fields of a checked request, but those that say which model, prompt and stream.
+    """The fields of a checked request, without model, prompt and stream.
 
-    Raises ApiError (400) for one that the server is known not to follow.
+    Raises ApiError (400) for one that the server is known to ignore.
     """
     fields = {name: body[name] for name in PASSED_ON if body.get(name) is not None}
     if fields.get("top_k") == 0:
@@ -33,5 +33,5 @@ def settings_for(body: Body, *, is_llama_cpp: bool) -> dict[str, Any]:
             raise unsupported(name)
     if is_llama_cpp and "repetition_penalty" in fields:
         fields["repeat_penalty"] = fields.pop("repetition_penalty")
-        fields["repeat_last_n"] = ALL_TOKENS  # else the last 64
+        fields["repeat_last_n"] = ALL_TOKENS  # otherwise the last 64
     return fields

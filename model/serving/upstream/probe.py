@@ -1,7 +1,6 @@
-"""Finds out what a server offers: its models, the length of its context, and who can count tokens.
+"""Probe another server: its models, its context length, and how its tokens can be counted.
 
-Refuses to stand before a server whose prompts no one can count: what cannot be counted cannot be metered. Knows
-nothing of requests.
+Refuses a server whose prompts cannot be counted, since their usage could not be metered.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ HELLO = (Message("user", TEXT),)
 def upstream_loader(
     url: str, key: str | None, *, model: str | None, tokenizer_folder: Path | None, max_context: int | None
 ) -> Load:
-    """Finds a model of the server at `url` whenever a node is to serve one; without a name, `model` or its only one."""
+    """Make a loader that finds a model of the server at `url`; without a name it is `model`, or the only one."""
 
     def find(name: str | None, _: OnDeath) -> Upstream:
         server = UpstreamServer(url, key)
@@ -40,7 +39,7 @@ def upstream_loader(
                     server, name or model, tokenizer_folder=tokenizer_folder, max_context=max_context
                 )
             finally:
-                await server.close()  # its connections belong to this loop, which ends here
+                await server.close()  # its connections belong to this loop, which ends now
 
         return asyncio.run(asked())
 
@@ -50,7 +49,7 @@ def upstream_loader(
 async def probe(
     server: UpstreamServer, model: str | None, *, tokenizer_folder: Path | None, max_context: int | None
 ) -> Upstream:
-    """`model` of the server, or its only one, ready to be asked. Raises LoadError that says what to do."""
+    """The backend of the server's `model`, or of its only one. Raises LoadError that says what to do."""
     try:
         entry = await _entry(server, model)
         name = str(entry["id"])
@@ -90,7 +89,7 @@ async def _entry(server: UpstreamServer, model: str | None) -> Mapping[str, Any]
 async def _counter(
     server: UpstreamServer, model: str, local: LocalCounter | None
 ) -> tuple[PromptCounter, bool]:
-    """Who counts prompts, the server itself if it can, and whether the server tells its counters all along (those with vLLM's /tokenize do)."""
+    """The prompt counter, the server itself if it can, and whether each chunk has counters, as with vLLM's /tokenize."""
     asked = TokenizeCounter(server.post, model)
     if await _counts(asked, TEXT, HELLO):
         return asked, True
@@ -99,7 +98,7 @@ async def _counter(
         return llama, False
     if local is not None:
         return local, False
-    if await _counts(asked, TEXT):  # a model without a chat template: its server refuses chats itself
+    if await _counts(asked, TEXT):  # for a model without a chat template, whose server refuses chats itself
         return asked, True
     raise LoadError(
         422,
@@ -109,7 +108,7 @@ async def _counter(
 
 
 async def _counts(counter: PromptCounter, *prompts: Prompt) -> bool:
-    """Whether it counts all of these."""
+    """Whether the counter counts all of these prompts."""
     try:
         return all([await counter.count(prompt) > 0 for prompt in prompts])
     except ApiError:
@@ -123,5 +122,5 @@ async def _context(server: UpstreamServer, entry: Mapping[str, Any]) -> int:
     try:
         return int((await server.get("/props"))["default_generation_settings"]["n_ctx"])  # llama.cpp
     except (ApiError, KeyError, TypeError, ValueError):
-        message = f"{server.root} does not say how long its context is: give it with --max-context"
+        message = f"{server.root} does not report its context length: give it with --max-context"
         raise LoadError(422, "unknown_context", message) from None

@@ -1,8 +1,8 @@
-"""One answer of another server as pieces with counters that a meter can rely on.
+"""One answer of another server, as pieces with counters that a meter can rely on.
 
-Counters never go down, never exceed what was allowed, and grow only with a piece: what the server counts is taken where
-it counts all along; otherwise this node counts the text it passes on, and takes the server's total at the end. The ends
-of answers are held back until that total is known.
+Counters never go down, never exceed what was allowed, and grow only with a piece. The server's counters are used if
+each chunk has them; otherwise this node counts the text that it passes on, and takes the server's total at the end. The
+ends of answers are held back until that total is known.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class LateError(Exception):
 
 @dataclass(frozen=True)
 class UpstreamUsage:
-    """What is known of a request that another server computes; times and memory are not."""
+    """Usage of a request on another server, without times and memory, which are unknown."""
 
     prompt_tokens: int
     cached_tokens: int
@@ -51,7 +51,7 @@ class UpstreamUsage:
 
 
 class Translation:
-    """Follows one stream of chunks. `limit` is the most tokens that all answers together may have."""
+    """Translates one stream of chunks. `limit` is the maximum of all answers' tokens together."""
 
     def __init__(
         self, *, n_answers: int, n_prompt: int, prompt_source: str, limit: int, tokenizer: Tokenizer | None
@@ -59,16 +59,16 @@ class Translation:
         self._n_answers, self._limit = n_answers, limit
         self._texts = [TextCount(tokenizer) for _ in range(n_answers)] if tokenizer is not None else None
         self._ended: dict[int, Piece] = {}
-        self._told: dict[int, int] = {}  # tokens of each answer, where the server counts them one by one
-        self._total: int | None = None  # as the server counts, once it has said so
+        self._told: dict[int, int] = {}  # tokens of each answer, if the server counts them separately
+        self._total: int | None = None  # the server's total, once known
         self._has_begun = False
         self.miscounted = False
         self.usage = UpstreamUsage(n_prompt, 0, 0, prompt_source, "recount")
 
     async def pieces(self, chunks: AsyncIterator[Mapping[str, Any]]) -> AsyncIterator[Piece]:
-        """A late answer ends as it is, its reason "deadline".
+        """Yield the pieces. A late answer ends as it is, with the reason "deadline".
 
-        Raises ApiError: 502 for streams that break off or contradict themselves, 504 for those that are late with nothing.
+        Raises ApiError: 502 for streams that break off or contradict themselves, 504 for late ones without any piece.
         """
         try:
             async for chunk in chunks:
@@ -91,7 +91,7 @@ class Translation:
             yield piece
 
     def _piece(self, choice: Mapping[str, Any]) -> Piece | None:
-        """One choice of a chunk; None where it only ends its answer, which is told last."""
+        """The piece of one choice; None if it only ends its answer, which is reported last."""
         index = _index(choice)
         if not 0 <= index < self._n_answers or index in self._ended:
             raise upstream_failed(f"answer {index} was not asked for, or has ended already")
@@ -107,11 +107,11 @@ class Translation:
         return None
 
     def _take_usage(self, usage: Any, choices: Sequence[Mapping[str, Any]]) -> None:
-        """What a chunk tells of the request: vLLM and SGLang count only the chunk's own answer beside it."""
+        """Read the usage of a chunk: in a chunk with choices vLLM and SGLang count only its own answer."""
         if not isinstance(usage, Mapping):
             return
         self._total = int(usage.get("completion_tokens") or 0)
-        if choices and EXTENSION not in usage:  # a node of ours counts all answers together in each chunk
+        if choices and EXTENSION not in usage:  # a node of ours counts all answers in each chunk
             self._told.update({_index(choice): self._total for choice in choices})
             self._total = sum(self._told.values())
         cached = int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
@@ -120,7 +120,7 @@ class Translation:
         self.usage = replace(self.usage, cached_tokens=min(cached, self.usage.prompt_tokens))
 
     def _count(self) -> None:
-        """The newest number of tokens: the server's where it has one, else that of the texts so far."""
+        """Update the number of tokens: the server's if known, else that of the texts so far."""
         if self._total is not None:
             n_tokens, source = self._total, "upstream"
         elif self._texts is not None:
@@ -139,7 +139,7 @@ class Translation:
             raise upstream_failed("an answer has no finish reason")
         if self._total is None and self._texts is None:
             raise upstream_failed(
-                "it counts no tokens, and this node has no tokenizer to count them: give it --tokenizer"
+                "it reports no usage, and this node has no tokenizer to count tokens: start the node with --tokenizer"
             )
 
     def _end_late(self) -> None:

@@ -1,1 +1,1 @@
-"""What a training run is: its TOML file's tables, read and checked. Does not import torch."""
+"""Configuration of a training run: its TOML file's tables, read and checked. Does not import torch."""

@@ -1,4 +1,4 @@
-"""What differs between the configuration that a run was started with and the one that it goes on with.
+"""Differences between the configuration that a run was started with and the one it is resumed with.
 
 Does not import torch.
 """
@@ -10,20 +10,20 @@ from typing import Any
 
 from model.config import ModelConfig
 
-# Bits of sums depend on these; everything else on a machine may change without a trace.
+# The bits of sums depend on these and on nothing else of a machine.
 MACHINE = ("device", "precision", "threads", "torch")
 
 
 def shape_changes(saved: ModelConfig, wanted: ModelConfig) -> list[str]:
-    """The fields, but for the name, in which two shapes differ."""
+    """The fields in which two shapes differ, except the name."""
     before, after = flat(saved.to_dict()), flat(wanted.to_dict())
     return [name for name in sorted(before | after) if name != "name" and before.get(name) != after.get(name)]
 
 
 def changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Sentences for a person: changed settings, and a machine on which sums may round otherwise.
+    """Messages about changed settings, and about a machine on which sums may round differently.
 
-    A setting that the saved run did not know, since its version had none, has not changed while it is off.
+    A setting that the saved run's version did not have counts as unchanged while it is off.
     """
     before, after = flat(saved.get("config", {})), flat(now["config"])
     notices = [
@@ -35,8 +35,8 @@ def changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     differing = [name for name in MACHINE if machine_before.get(name) != machine_now.get(name)]
     if differing:
         notices.append(
-            f"this machine has another {', '.join(differing)} than the run so far: results go on equal in quality, "
-            "not in every bit"
+            f"this machine has another {', '.join(differing)} than the run so far: results stay equal in quality, "
+            "but not bit for bit"
         )
     return notices
 

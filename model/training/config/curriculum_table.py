@@ -1,4 +1,4 @@
-"""The table of a run's file that says in which order data is learnt. Does not import torch."""
+"""The `[curriculum]` table of a run's file. Does not import torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ONLY_OF = {"mixture": ("one_stage",), "replay": ("three_stages", "mixed_three_st
 def curriculum_from_table(
     table: Mapping[str, Any], *, total_tokens: int | None, sequence_length: int, sources: tuple[str, ...]
 ) -> Curriculum:
-    """`plan` names one of `PLANS`, or `stages` lists them.
+    """Build the curriculum of a run's table: `plan` names one of `PLANS`, or `stages` lists the stages.
 
     `one_stage`, the default, draws from all sources alike or as `mixture` says; `three_stages` is general, domain and
     instruction data one after the other; `mixed_three_stages` its baseline of equal tokens. All but `one_stage` need
@@ -45,7 +45,7 @@ def curriculum_from_table(
 
 
 def listed_lengths(table: Mapping[str, Any]) -> list[int]:
-    """The sequence lengths that listed stages have of their own; none of another plan. Raises ConfigError."""
+    """The sequence lengths that listed stages set; none for other plans. Raises ConfigError."""
     where = "[curriculum.stages {}] sequence_length"
     return [
         convert(int, stage["sequence_length"], where.format(number))
@@ -55,7 +55,7 @@ def listed_lengths(table: Mapping[str, Any]) -> list[int]:
 
 
 def _plan(table: Mapping[str, Any]) -> str:
-    """The table's, with no key beside it that it would not read."""
+    """The table's plan. Raises ConfigError for keys that this plan would not read."""
     where = "[curriculum]"
     has_stages = STAGES in table
     plan = table.get("plan", STAGES if has_stages else "one_stage")
@@ -64,7 +64,7 @@ def _plan(table: Mapping[str, Any]) -> str:
     if plan not in (*PLANS, STAGES):
         raise ConfigError(f"{where} plan cannot be {plan!r}{nearest(str(plan), PLANS)}")
     if has_stages and plan != STAGES:
-        raise ConfigError(f"{where} has stages of its own: leave plan out")
+        raise ConfigError(f"{where} lists its own stages: leave plan out")
     for key, plans in ONLY_OF.items():
         if key in table and plan not in plans:
             shown = "a list of stages" if plan == STAGES else f"plan {plan!r}"

@@ -1,4 +1,4 @@
-"""The table of a run's file that says which model is trained: a preset, a checkpoint, or a shape of its own.
+"""The `[model]` table of a run's file: a preset, a checkpoint, or all fields of a shape.
 
 Does not import torch.
 """
@@ -16,8 +16,8 @@ from model.presets import PRESETS
 from model.training.config.tables import convert, nearest, read_table, require_known
 
 FIELDS = tuple(name.name for name in fields(ModelConfig))
-SOURCE = ("preset", "checkpoint", "moments")  # keys beside those fields
-ANY_VOCABULARY = 1 << 16  # stands for the tokenizer's size until it is known
+SOURCE = ("preset", "checkpoint", "moments")  # keys in addition to those fields
+ANY_VOCABULARY = 1 << 16  # in place of the tokenizer's size until it is known
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class ModelTable:
 
     preset: str | None = None
     checkpoint: Path | None = None
-    moments: bool = False  # AdamW's come along from `checkpoint`
+    moments: bool = False  # AdamW's moments are loaded from `checkpoint` too
     values: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod

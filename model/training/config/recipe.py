@@ -1,4 +1,4 @@
-"""The constants of training, as one frozen dataclass. Does not import torch."""
+"""Hyperparameters of training, as one frozen dataclass. Does not import torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OptimizerKind = Literal["adamw", "adamw_8bit", "muon"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How gradients become updates: by default AdamW, clipped gradients, a linear warm-up and then a constant rate.
+    """The optimiser and its settings: by default AdamW, clipped gradients, linear warm-up, then a constant rate.
 
     `adamw` is Loshchilov & Hutter 2019 (arXiv:1711.05101), `adamw_8bit` the same with its moments in eight bits
     (optim/adamw_8bit.py), `muon` orthogonalised momentum for matrices and AdamW for the rest (optim/muon.py).
@@ -64,7 +64,7 @@ class Recipe:
             raise ConfigError("Recipe.ema_decay must be above 0 and below 1, or None")
 
     def learning_rate_at(self, step: int, progress: float | None = None) -> float:
-        """Of the update after `step` earlier ones, with the share `progress` of the run's budget behind it.
+        """Learning rate of the update after `step` earlier ones, at the share `progress` of the run's budget.
 
         Raises ConfigError where the schedule depends on the run's length and `progress` is not given.
         """

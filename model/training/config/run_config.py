@@ -1,4 +1,4 @@
-"""What one training run is, read from a TOML file. Does not import torch.
+"""Configuration of one training run, read from a TOML file. Does not import torch.
 
 Paths are relative to the folder that the command is started in. docs/reference/training.md describes every key.
 """
@@ -25,7 +25,7 @@ T = TypeVar("T")
 PrecisionName = Literal["fp32", "bf16", "fp16"]
 CheckpointingName = Literal["none", "full", "selective"]
 EightBitName = Literal["none", "int8", "fp8"]
-MOST_THREADS = 1024  # what OpenMP cannot start ends the process without a word
+MOST_THREADS = 1024  # OpenMP ends the process without a message when it cannot start a thread
 TABLES = (
     "model",
     "data",
@@ -42,13 +42,13 @@ TABLES = (
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where batches come from: a folder that `python -m model.data build` made."""
+    """Source of the batches: a folder that `python -m model.data build` made."""
 
     folder: Path
     batch_tokens: int  # positions of one update, padding included
     sequence_length: int = 512  # of curricula that do not say otherwise
     layout: Literal["packed", "bucketed"] = "packed"
-    prefetch: int = 2  # batches that are prepared ahead; 0 prepares them when they are wanted
+    prefetch: int = 2  # batches that are prepared in advance; 0 prepares each when it is needed
 
     def __post_init__(self) -> None:
         _at_least("data", self, batch_tokens=2, sequence_length=2, prefetch=0)
@@ -56,7 +56,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class Budget:
-    """When training is done: at the first of these that is reached."""
+    """End of training: the first of these that is reached."""
 
     tokens: int | None = None
     steps: int | None = None
@@ -70,25 +70,27 @@ class Budget:
             raise ConfigError("[budget] must be above 0")
 
     def share_done(self, *, steps: int, tokens: int, seconds: float) -> float:
-        """Of the budget that is nearest to its end; at least 1 where training is done."""
+        """Share of the budget that is nearest to its end; at least 1 when training is done."""
         limits = ((steps, self.steps), (tokens, self.tokens), (seconds, self.seconds))
         return max(spent / limit for spent, limit in limits if limit is not None)
 
 
 @dataclass(frozen=True)
 class DistillationConfig:
-    """A teacher, whose expectations are learnt beside the targets (Hinton et al. 2015, arXiv:1503.02531)."""
+    """A teacher whose output distribution is learnt in addition to the targets (Hinton et al. 2015, arXiv:1503.02531)."""
 
-    teacher: Path | None = None  # a model folder over the same tokens, which answers while the student trains
-    cache: Path | None = None  # or a folder of its answers, as model.distill.precompute leaves
+    teacher: Path | None = None  # a model folder over the same tokens, which runs while the student trains
+    cache: Path | None = None  # or a cache of its outputs, as model.distill.precompute writes it
     temperature: float = 2.0
     weight: float = 0.5  # of the teacher; the targets have the rest
-    hidden_weight: float = 0.0  # of the loss between hidden states, beside both; 0: there is none
+    hidden_weight: float = 0.0  # of the loss on hidden states, added to both; 0: none
     layer_map: tuple[tuple[int, int], ...] | None = None  # student's layer, teacher's; None: evenly
 
     def __post_init__(self) -> None:
         if (self.teacher is None) == (self.cache is None):
-            raise ConfigError("[distillation] needs either teacher, a model folder, or cache, its answers")
+            raise ConfigError(
+                "[distillation] needs either teacher, a model folder, or cache, a folder of its outputs"
+            )
         if not 0 < self.weight <= 1:
             raise ConfigError(
                 "[distillation] weight must be above 0 and at most 1: without a teacher leave it out"
@@ -125,13 +127,13 @@ class DistillationConfig:
 
 @dataclass(frozen=True)
 class ComputeConfig:
-    """Where and how the model is multiplied."""
+    """Device, number formats and execution of the model."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: PrecisionName = "bf16"
     eight_bit: EightBitName = "none"  # the blocks' matrix products in 8 bits, see docs/concepts/eight-bit.md
     checkpointing: CheckpointingName = "none"
-    micro_batches: int = 1  # that one update's batch is computed in, one after the other
+    micro_batches: int = 1  # of one update, computed one after the other
     compile: bool = False  # torch.compile of each block
     threads: int | None = None  # None: torch's own choice
 
@@ -208,7 +210,7 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class SavingConfig:
-    """Checkpoints to go on from."""
+    """Checkpoints for resuming."""
 
     every_steps: int = 200  # and at the end; 0: only there
     keep: int = 2  # the newest ones
@@ -219,7 +221,7 @@ class SavingConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run. `output` is the folder for checkpoints, log, plot and the trained model."""
+    """One run. `output` is the folder for checkpoints, log, curves and the trained model."""
 
     name: str
     output: Path
@@ -244,7 +246,7 @@ class RunConfig:
             _check_parallel(self, self.parallel)
 
     def curriculum(self, sources: tuple[str, ...]) -> Curriculum:
-        """Over the run's tokens, from the sources that the data folder has. Raises ConfigError."""
+        """The curriculum over the run's tokens, from the data folder's sources. Raises ConfigError."""
         return curriculum_from_table(
             self.curriculum_table,
             total_tokens=self._tokens(),
@@ -254,14 +256,14 @@ class RunConfig:
 
     @property
     def longest_sequence(self) -> tuple[str, int]:
-        """The key that asks for the longest, and how many positions: of training or evaluation. Raises ConfigError."""
+        """The longest sequence of training or evaluation: its key and its length. Raises ConfigError."""
         lengths = {"[data] sequence_length": self.data.sequence_length}
         if listed := listed_lengths(self.curriculum_table):
             lengths["[[curriculum.stages]] sequence_length"] = max(listed)
         return max(lengths.items(), key=lambda item: item[1])
 
     def _tokens(self) -> int | None:
-        """Of the whole run: those of the budget, or of as many full batches as it has steps."""
+        """Tokens of the whole run: the budget's, or those of as many full batches as it has steps."""
         if self.budget.tokens is not None or self.budget.steps is None:
             return self.budget.tokens
         return self.budget.steps * self.data.batch_tokens
@@ -289,7 +291,7 @@ def read_run_config(file: Path) -> RunConfig:
 
 
 def run_config_from(document: Mapping[str, Any], *, name: str) -> RunConfig:
-    """The run that a TOML document describes; `name` unless it has one of its own. Raises ConfigError."""
+    """The run that a TOML document describes; `name` if it sets none. Raises ConfigError."""
     require_known(document, ("name", "output", "seed", *TABLES), "the file")
     for required in ("output", "model", "data", "budget"):
         if required not in document:
@@ -342,7 +344,7 @@ def _check_parallel(config: RunConfig, parallel: ParallelConfig) -> None:
 
 @contextmanager
 def _said_of(where: str) -> Iterator[None]:
-    """Names the part of the file that an error is about."""
+    """Prefix ConfigErrors with the part of the file that they are about."""
     try:
         yield
     except (ConfigError, MeshError) as error:

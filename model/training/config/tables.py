@@ -50,16 +50,16 @@ def require_known(table: Mapping[str, Any], known: Iterable[str], where: str) ->
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """': did you mean ...?', or the whole choice where nothing is near."""
+    """': did you mean ...?', or the list of all choices if none is similar."""
     known = sorted(known)
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f": did you mean {near[0]!r}?" if near else f"; it takes {', '.join(known)}"
 
 
 def convert(hint: Any, value: Any, where: str) -> Any:
-    """`value` as the type `hint`: an integer stands for a float, a string for a path, a list for a tuple.
+    """`value` as the type `hint`: an integer is accepted as a float, a string as a path, a list as a tuple.
 
-    Raises ConfigError for values of another type, and for numbers that are infinite or none.
+    Raises ConfigError for values of another type, and for numbers that are not finite.
     """
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
@@ -99,7 +99,7 @@ def _plain(hint: Any, value: Any, where: str) -> Any:
     if hint is Path and isinstance(value, str | Path):
         return Path(value)
     if type(value) is int and not -LARGEST <= value <= LARGEST:
-        raise ConfigError(f"{where} must lie within 64 bits, which {_shown(value)} does not")
+        raise ConfigError(f"{where} must fit in 64 bits, which {_shown(value)} does not")
     if type(value) is float and not math.isfinite(value):
         raise ConfigError(f"{where} must be a finite number, not {value}")
     if hint is float and type(value) is int:

@@ -1,4 +1,4 @@
-"""Which temperatures soften a teacher's and a student's expectations. Does not import torch."""
+"""Valid range of a distillation temperature. Does not import torch."""
 
 from __future__ import annotations
 

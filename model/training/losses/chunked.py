@@ -1,4 +1,4 @@
-"""Cross-entropy of the head's logits without the logits: projection, loss and gradient of some positions at a time.
+"""Chunked cross-entropy: projection, loss and gradient of some positions at a time, without all the logits.
 
 With a large vocabulary the fp32 logits [B, S, V] and their gradient are the largest tensors of training. Here never
 more than `chunk` rows of them exist. The gradients are computed in the forward pass, chunk by chunk, while the logits
@@ -20,7 +20,7 @@ from model.layers import linear_fused
 from model.layers.formats import product_dtype
 from model.layers.linear import linear
 from model.training.losses import cross_entropy_fused
-from model.training.losses.cross_entropy import ahead_targets, count_targets, wide
+from model.training.losses.cross_entropy import count_targets, mtp_targets, wide
 
 CHUNK = 1024  # positions: long enough for a matrix product at full speed, 1/16 of a batch of 16,384 tokens
 
@@ -34,10 +34,11 @@ def chunked_target_loss(
     z_weight: float = 0.0,
     chunk: int = CHUNK,
 ) -> Tensor:
-    """`target_loss(F.linear(x_BSD, head_VD), targets_BS, ...)`, equal in value and gradient; scalar.
+    """Cross-entropy in nats of the logits `F.linear(x_BSD, head_VD)` at `targets_BS`, over `n_targets`; scalar.
 
-    `x_BSD` is what the head multiplies (behind the last norm). Under autocast the projection is in its format, all
-    else in fp32. The gradient has no gradient of its own. Raises ValueError for a chunk below 1.
+    `x_BSD` is the head's input (after the last norm). `z_weight` adds that much of the squared log-sum-exp of the logits,
+    which keeps them from drifting (PaLM, arXiv:2204.02311, section 5: 1e-4). Under autocast the projection is in its
+    format, all else in fp32. There is no second derivative. Raises ValueError for a chunk below 1.
     """
     if chunk < 1:
         raise ValueError(f"a chunk holds at least one position, not {chunk}")
@@ -47,7 +48,7 @@ def chunked_target_loss(
     return apply(x_ND, head_VD, targets_N, z_weight, chunk, torch.is_grad_enabled()) / divisor
 
 
-def ahead_loss(
+def mtp_loss(
     hidden: Sequence[Tensor],
     head_VD: Tensor,
     targets_BS: Tensor,
@@ -55,17 +56,17 @@ def ahead_loss(
     documents_BS: Tensor | None = None,
     n_targets: int | Tensor | None = None,
 ) -> Tensor:
-    """The loss of multi-token prediction: the mean over its modules (arXiv:2412.19437, eq. 24-25); scalar.
+    """Loss of multi-token prediction (MTP): the mean over its modules (arXiv:2412.19437, eq. 24-25); scalar.
 
-    `hidden`: [B, S, D] of each module, as `Transformer.ahead_hidden` gives them; that of module i at position p is for
+    `hidden`: [B, S, D] of each module, as `Transformer.mtp_hidden` gives them; that of module i at position p is for
     token p + i + 2. `targets_BS` are those of the next token, token p + 1 at position p (`next_token_targets`).
     Raises ValueError where there are no modules.
     """
     if not hidden:
-        raise ValueError("there is nothing to score: the model has no multi-token prediction (n_ahead is 0)")
+        raise ValueError("there is no MTP loss: the model has no MTP modules (n_ahead is 0)")
     losses = [
         chunked_target_loss(
-            x_BSD, head_VD, ahead_targets(targets_BS, module + 1, documents_BS), n_targets=n_targets
+            x_BSD, head_VD, mtp_targets(targets_BS, module + 1, documents_BS), n_targets=n_targets
         )
         for module, x_BSD in enumerate(hidden)
     ]
@@ -73,7 +74,7 @@ def ahead_loss(
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """The sum over positions; C positions of a chunk."""
+    """Sum of the loss over positions; C positions of a chunk."""
 
     @staticmethod
     def forward(
@@ -159,7 +160,7 @@ def _summed_loss(logits_CV: Tensor, lse_C: Tensor, targets_C: Tensor, z_weight: 
 
 
 def _turn_into_gradient(logits_CV: Tensor, lse_C: Tensor, targets_C: Tensor, z_weight: float) -> Tensor:
-    """In place: d loss / d logits = (1 + 2 z lse) * softmax - one_hot(target), zero at ignored positions."""
+    """Turn logits into their gradient in place: (1 + 2 z lse) * softmax - one_hot(target), 0 at ignored positions."""
     is_ignored_C = targets_C == IGNORED
     target_C1 = targets_C.masked_fill(is_ignored_C, 0)[:, None]
     grad_CV = logits_CV.sub_(lse_C[:, None]).exp_()

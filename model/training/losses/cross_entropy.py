@@ -1,4 +1,4 @@
-"""Training losses on logits, in fp32 or better.
+"""Targets of training losses, and the next-token loss on logits, in fp32 or better.
 
 Targets are token ids [B, S]; `IGNORED` marks a position that is not scored (padding, the end of a document, a prompt).
 Losses are means over the scored positions, or sums divided by `n_targets`: over several micro-batches the number of
@@ -27,27 +27,7 @@ def next_token_targets(tokens_BS: Tensor) -> Tensor:
     return F.pad(tokens_BS[:, 1:], (0, 1), value=IGNORED)
 
 
-def target_loss(
-    logits_BSV: Tensor,
-    targets_BS: Tensor,
-    *,
-    n_targets: int | Tensor | None = None,
-    z_weight: float = 0.0,
-) -> Tensor:
-    """Cross-entropy in nats of `targets_BS`, position by position without a shift; scalar.
-
-    `z_weight` adds that much of the squared log-sum-exp of the logits, which keeps them from drifting
-    (PaLM, arXiv:2204.02311, section 5: 1e-4).
-    """
-    logits_NV, targets_N = wide(logits_BSV).flatten(0, 1), targets_BS.flatten()
-    summed = F.cross_entropy(logits_NV, targets_N, ignore_index=IGNORED, reduction="sum")
-    if z_weight:
-        squares_N = logits_NV.logsumexp(-1).square()
-        summed = summed + z_weight * squares_N.masked_fill(targets_N == IGNORED, 0.0).sum()
-    return summed / (count_targets(targets_BS) if n_targets is None else n_targets)
-
-
-def ahead_targets(targets_BS: Tensor, distance: int, documents_BS: Tensor | None = None) -> Tensor:
+def mtp_targets(targets_BS: Tensor, distance: int, documents_BS: Tensor | None = None) -> Tensor:
     """The targets of predictions `distance` tokens beyond the next one, from those of the next token.
 
     `IGNORED` where the row ends before, and where `documents_BS` (ids of packed documents) has another document
@@ -61,10 +41,10 @@ def ahead_targets(targets_BS: Tensor, distance: int, documents_BS: Tensor | None
 
 
 def count_targets(targets_BS: Tensor) -> Tensor:
-    """How many positions are scored, at least 1; an integer scalar on the targets' device."""
+    """Number of scored positions, at least 1; an integer scalar on the targets' device."""
     return (targets_BS != IGNORED).sum().clamp(min=1)
 
 
 def wide(x: Tensor) -> Tensor:
-    """In fp32; double stays."""
+    """Cast to fp32; double stays."""
     return x if x.dtype is torch.float64 else x.float()

@@ -44,10 +44,11 @@ def fits(logits_NV: Tensor, targets_N: Tensor) -> bool:
 
 
 def score_(logits_NV: Tensor, targets_N: Tensor, *, z_weight: float, wants_gradient: bool) -> Tensor:
-    """Each row's loss in nats, fp32 [N], zero where the target is IGNORED: -log softmax + z_weight * (log of the sum)^2.
+    """Loss of each row in nats, fp32 [N]: -log softmax + z_weight * (log of the sum)^2, zero for IGNORED targets.
 
-    With `wants_gradient` the logits are overwritten by the gradient of the losses' sum, in their format. For tensors that
-    `fits` accepts. Raises IndexError where a target is no row of the vocabulary, and MemoryError; nothing has changed then.
+    With `wants_gradient` the logits are overwritten by the gradient of the losses' sum, in their format. For tensors
+    that `fits` accepts. Raises IndexError where a target is no row of the vocabulary, and MemoryError; nothing has
+    changed then.
     """
     losses_N = torch.empty(len(logits_NV))
     call = _Call(
@@ -64,5 +65,5 @@ def score_(logits_NV: Tensor, targets_N: Tensor, *, z_weight: float, wants_gradi
 
 @cache
 def _kernel() -> Any:
-    """None without compiled kernels, or with those of a tree that has other ones."""
+    """The kernel; None if there is no library, or its kernels are of another tree."""
     return getattr(native.library(), "loss_fused_score", None)

@@ -1,6 +1,6 @@
-"""What a run's table [distillation] makes of its objective: a teacher's expectations beside the targets.
+"""Set a run's objective from its `[distillation]` table.
 
-The teacher is a model folder whose tokenizer is the data's, or a folder of its answers. Hidden states need the former;
+The teacher is a model folder whose tokenizer is the data's, or a cache of its outputs. Hidden states need the former;
 their projections are trained and saved with the student.
 """
 
@@ -33,10 +33,10 @@ from model.training.run.trainer import Trainer
 def learn_from_teacher(
     trainer: Trainer, config: DistillationConfig, files: Mapping[str, str], *, longest: int
 ) -> None:
-    """Gives `trainer` the distillation's objective; `files` are those beside the student's data, its tokenizer among them.
+    """Set `trainer`'s objective to the distillation's; `files` are those of the student's data, with its tokenizer.
 
-    `longest` positions has a sequence at most. Raises ConfigError where teacher and data do not go together or the
-    folder of answers cannot be used, and CheckpointError for a folder without a model.
+    A sequence has at most `longest` positions. Raises ConfigError where teacher and data do not go together or the
+    cache cannot be used, and CheckpointError for a folder without a model.
     """
     if TOKENIZER_FILE not in files:
         raise ConfigError(
@@ -60,7 +60,7 @@ def learn_from_teacher(
 
 
 def parts(objective: Objective) -> dict[str, float]:
-    """A distillation's parts since they were last asked for, by the names of logs; nothing of another objective."""
+    """A distillation's losses since the last call, by their names in the log; none for another objective."""
     if not isinstance(objective, Distillation):
         return {}
     collected = objective.collect()
@@ -85,7 +85,7 @@ def _teacher(trainer: Trainer, config: DistillationConfig, longest: int) -> Teac
 
 
 def _layer_map(config: DistillationConfig, student: ModelConfig, teacher: Teacher) -> dict[int, int] | None:
-    """None where hidden states are not compared."""
+    """The student's layers mapped to the teacher's; None if hidden states are not compared."""
     if not config.hidden_weight:
         return None
     if config.layer_map is not None:
@@ -97,7 +97,7 @@ def _layer_map(config: DistillationConfig, student: ModelConfig, teacher: Teache
 def live_teacher(folder: Path, device: torch.device, precision: Precision) -> LiveTeacher:
     """The model in `folder`, for forward passes under `precision`'s autocast.
 
-    A copy: whatever becomes of the folder while a run learns from it, the teacher stays what it was.
+    The weights are copied, so that the teacher stays the same if the folder changes during the run.
 
     Raises CheckpointError, and IncompatibleError where the folder has no tokenizer to compare with a student's.
     """

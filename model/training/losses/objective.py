@@ -1,4 +1,4 @@
-"""What training minimises on one packed batch: next-token loss and, where the model has them, losses further ahead.
+"""Training objective on one packed batch: next-token loss and, if the model has MTP modules, theirs.
 
 Auxiliary losses of routers are not here: MoE layers attach them to their own output.
 """
@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from model.data.batches.batch import Batch
-from model.training.losses.chunked import ahead_loss, chunked_target_loss
+from model.training.losses.chunked import chunked_target_loss, mtp_loss
 from model.transformer import Transformer
 
 
@@ -19,11 +19,11 @@ class Losses(NamedTuple):
     """fp32 scalars in nats, summed over a batch's scored positions and divided by the caller's number of targets."""
 
     next_token: Tensor
-    ahead: Tensor | None  # mean over multi-token prediction modules; None without them or outside of training
+    mtp: Tensor | None  # mean over the MTP modules; None without them or outside of training
 
 
 class Objective(Protocol):
-    """`losses_on`, or another function of a model and a batch in its place, such as `model.distill.Distillation`."""
+    """Interface of a training objective: `losses_on`, or another one such as `model.distill.Distillation`."""
 
     def __call__(self, model: Transformer, batch: Batch, *, n_targets: int) -> Losses: ...
 
@@ -34,26 +34,26 @@ def losses_on(model: Transformer, batch: Batch, *, n_targets: int) -> Losses:
     x_BSD = model.hidden(batch.tokens_BS, **packing)
     head_VD = model.head_weight
     next_token = chunked_target_loss(model.norm(x_BSD), head_VD, batch.targets_BS, n_targets=n_targets)
-    return Losses(next_token, ahead_on(model, x_BSD, batch, packing, n_targets=n_targets))
+    return Losses(next_token, mtp_loss_on(model, x_BSD, batch, packing, n_targets=n_targets))
 
 
-def ahead_on(
+def mtp_loss_on(
     model: Transformer, x_BSD: Tensor, batch: Batch, packing: Mapping[str, Tensor], *, n_targets: int
 ) -> Tensor | None:
-    """`Losses.ahead` from what `model.hidden` returned."""
+    """Compute `Losses.mtp`, the MTP loss, from what `model.hidden` returned."""
     if not model.training or not len(model.ahead):
         return None
-    hidden = model.ahead_hidden(x_BSD, batch.tokens_BS, **packing)
-    return ahead_loss(
+    hidden = model.mtp_hidden(x_BSD, batch.tokens_BS, **packing)
+    return mtp_loss(
         hidden, model.head_weight, batch.targets_BS, documents_BS=batch.documents_BS, n_targets=n_targets
     )
 
 
 def packing_of(batch: Batch, model: Transformer, *, is_packed: bool) -> dict[str, Tensor]:
-    """What the model must be told of the batch beside its ids; nothing where each row is one piece.
+    """Arguments of the model that describe a batch's packing; none where each row is one document.
 
-    Nothing behind a piece is seen by it, so causal kernels need no mask. But rotations that depend on lengths must not
-    count the padding.
+    A document does not attend to the padding after it, so causal kernels need no mask. But rotations that depend on
+    lengths must not count the padding.
     """
     if not is_packed and not model.rotary.is_dynamic:
         return {}

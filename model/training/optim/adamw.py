@@ -1,7 +1,7 @@
-"""AdamW that clips as it moves, and that keeps working copies of weights; torch's own wherever there is no kernel for it.
+"""AdamW with fused clipping and bf16 working copies; torch's own where there is no kernel for it.
 
-Torch's clipping is a pass over all gradients before the optimiser's. Here the norm is one read, and the factor that
-follows from it is applied as each gradient is read to be used. The state is that of `torch.optim.AdamW`, key by key.
+torch's clipping is a pass over all gradients before the optimiser's. Here the norm is one read, and the clipping
+factor is applied when the update reads each gradient. The state is that of `torch.optim.AdamW`, key by key.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class AdamW(torch.optim.AdamW):
-    """`copies` are moved with their masters, and their gradients count as the masters'."""
+    """AdamW that also updates `copies` with their masters, and uses the copies' gradients as the masters'."""
 
     copies: WorkingCopies
 
@@ -31,7 +31,7 @@ class AdamW(torch.optim.AdamW):
     def __setstate__(self, state: dict[str, Any]) -> None:
         restore: Callable[[dict[str, Any]], None] = super().__setstate__
         restore(state)
-        if "copies" not in self.__dict__:  # what has been copied or unpickled has none of its own
+        if "copies" not in self.__dict__:  # a copied or unpickled optimiser has none
             self._begin()
 
     def _begin(self) -> None:
@@ -44,12 +44,12 @@ class AdamW(torch.optim.AdamW):
         self._factor = 1.0
 
     def gradient(self, parameter: nn.Parameter) -> Tensor | None:
-        """What the next step reads, before clipping: fp32, or bf16 where a working copy has it."""
+        """The gradient that the next step reads, before clipping: fp32, or bf16 where a working copy has it."""
         return self.copies.gradient(parameter)
 
     @torch.no_grad()
     def clip_grad_norm_(self, parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
-        """The norm of all their gradients, an fp32 scalar; the next step clips them to `max_norm`, as torch's function does.
+        """Return the norm of all gradients, an fp32 scalar; the next step clips them to `max_norm`.
 
         Gradients themselves stay as they are where the kernel reads them.
         """
@@ -61,7 +61,7 @@ class AdamW(torch.optim.AdamW):
             return nn.utils.clip_grad_norm_(chosen, max_norm)
         norm = math.sqrt(sum(map(adamw_fused.squares, found)))
         factor = max_norm / (norm + 1e-6)
-        self._factor = 1.0 if factor > 1 else factor  # of a norm that is not finite it is none
+        self._factor = 1.0 if factor > 1 else factor  # not finite if the norm is not
         return torch.tensor(norm)
 
     @overload
@@ -130,6 +130,6 @@ class AdamW(torch.optim.AdamW):
             state["step"] = torch.zeros((), device=parameter.device)
             state.update({name: torch.zeros_like(parameter) for name in MOMENTS})
         for name in MOMENTS:
-            if not adamw_fused.moves(state[name]):  # given from outside, laid out otherwise
+            if not adamw_fused.moves(state[name]):  # loaded state may have another memory layout
                 state[name] = state[name].to(parameter, copy=True).contiguous()
         return state

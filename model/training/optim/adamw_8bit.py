@@ -1,10 +1,10 @@
-"""AdamW whose moments take two bytes a parameter instead of eight.
+"""AdamW with two bytes of moments a parameter instead of eight.
 
-Dettmers et al. 2021, arXiv:2110.02861; the number format is model/training/optim/eight_bit_moments.py's subject. Each step
-decodes a chunk of moments to fp32, updates them, moves the parameters by the *unrounded* moments and encodes again.
-An own implementation because torchao's AdamW8bit 0.18 compiles its step for every shape at run time, wants learning
-rates to be tensors and keeps tensors of a class of its own in checkpoints, and bitsandbytes is 60 MB of CUDA
-libraries. This one is plain tensors and stock operations: its state survives any checkpoint format bit by bit.
+Dettmers et al. 2021, arXiv:2110.02861; the number format is model/training/optim/eight_bit_moments.py's subject. Each
+step decodes a chunk of moments to fp32, updates them, moves the parameters by the *unrounded* moments and encodes
+again. torchao's AdamW8bit 0.18 is not used, because it compiles its step for every shape at run time, needs learning
+rates as tensors and stores a tensor subclass in checkpoints; nor is bitsandbytes, which is 60 MB of CUDA libraries.
+This one has plain tensors and stock operations: its state is kept bit by bit in any checkpoint format.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def adamw_8bit(
     *,
     full_precision: Iterable[nn.Parameter] = (),
 ) -> AdamW8bit:
-    """As `adamw`: matrices and their stacks decay, vectors do not.
+    """Build AdamW8bit with weight decay on matrices and their stacks, not on vectors.
 
     Parameters among `full_precision` keep fp32 moments; the paper advises it for embeddings, whose rows see
     gradients of very different size and frequency.

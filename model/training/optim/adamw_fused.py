@@ -36,7 +36,7 @@ class _Call(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Rates:
-    """Of one step of one parameter: `step` counts from 1, `factor` multiplies the gradient before all else."""
+    """Rates of one step of one parameter: `step` counts from 1, `factor` multiplies the gradient before all else."""
 
     learning_rate: float
     beta1: float
@@ -48,7 +48,7 @@ class Rates:
 
 
 def is_usable() -> bool:
-    """Whether there is a kernel, and nothing watches torch's operations, for which it would go unseen."""
+    """Whether there is a kernel, and nothing traces torch's operations, which would miss it."""
     return _library() is not None and not is_watched()
 
 
@@ -91,7 +91,7 @@ def step_(
         None if copy is None else copy.data_ptr(),
     )
     _library().adamw_fused_step(ctypes.byref(call), int(gradient.dtype is torch.bfloat16))
-    # The kernel writes behind torch's back; a graph that saved these tensors must notice.
+    # torch does not see the kernel's writes: bump the versions, so that a graph which saved these tensors raises.
     torch.autograd.graph.increment_version([weights, *others[1:]])
 
 
@@ -112,7 +112,7 @@ def _is_plain(tensor: Tensor) -> bool:
 
 @cache
 def _library() -> Any:
-    """None without compiled kernels, or with those of a tree that has other ones."""
+    """The library; None if there is none, or its kernels are of another tree."""
     library: Any = native.library()
     if getattr(library, "adamw_fused_step", None) is None:
         return None

@@ -1,4 +1,4 @@
-"""The optimiser that a recipe names, over a model's parameters."""
+"""Build the optimiser that a recipe names, over a model's parameters."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ TABLES = ("embedding", "head")  # their rows see gradients of very different siz
 
 
 def optimizer_for(
-    model: nn.Module, recipe: Recipe, beside: Iterable[tuple[str, nn.Parameter]] = ()
+    model: nn.Module, recipe: Recipe, further: Iterable[tuple[str, nn.Parameter]] = ()
 ) -> torch.optim.Optimizer:
-    """Over the parameters that require gradients, the model's and those named `beside`; `recipe.optimizer` chooses the kind."""
-    named = [*model.named_parameters(), *beside]
+    """Build the optimiser `recipe.optimizer` over the trainable parameters of the model and those in `further`."""
+    named = [*model.named_parameters(), *further]
     parameters = [parameter for _, parameter in named]
     if recipe.optimizer == "muon":
         from model.training.optim.muon import Muon
@@ -34,9 +34,9 @@ def optimizer_for(
 def adamw(
     parameters: Iterable[nn.Parameter], recipe: Recipe, kind: type[torch.optim.AdamW] = torch.optim.AdamW
 ) -> torch.optim.AdamW:
-    """Matrices and their stacks decay, vectors do not.
+    """Build AdamW with weight decay on matrices and their stacks, not on vectors.
 
-    Fused, as torch calls it: on one core 2 to 6 times the speed of an operation per tensor and moment, by size.
+    It is torch's fused form: on one core 2 to 6 times as fast as an operation per tensor and moment, depending on size.
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     groups = [

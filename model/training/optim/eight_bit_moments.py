@@ -1,8 +1,8 @@
 """Optimiser moments in eight bits: 256 neighbours share a scale, each is one of 256 levels.
 
 Block-wise dynamic quantisation (Dettmers et al. 2021, arXiv:2110.02861): the levels cover seven decades below a
-block's largest magnitude, finest where most of a moment's mass lies. Signed levels serve first moments, unsigned
-ones second moments. One deviation from the paper: a second moment above zero never becomes zero. Divided by its
+block's largest magnitude, finest where most of a moment's values are. Signed levels are for first moments, unsigned
+ones for second moments. One deviation from the paper: a second moment above zero never becomes zero. Divided by its
 root, an element whose gradient then stays away for a step would otherwise move by learning rate x m / eps.
 
 Shapes: N elements, P blocks of `BLOCK` elements, the last one possibly shorter.

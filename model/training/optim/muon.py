@@ -1,4 +1,4 @@
-"""Muon: momentum whose matrices are orthogonalised before they become updates, with AdamW for what is no matrix.
+"""Muon: momentum, orthogonalised for matrices before it becomes the update, with AdamW for all other parameters.
 
 K. Jordan 2024 (kellerjordan.github.io/posts/muon); scaled as in Liu et al. 2025 (arXiv:2502.16982), so that an update's
 root mean square is that of AdamW and one learning rate and weight decay serve both. Stacked experts are orthogonalised
@@ -47,7 +47,7 @@ def orthogonalised(update: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Groups say by `rule` ("muon" or "adamw") how their parameters move; all share one learning rate."""
+    """Muon optimiser; each group's `rule` ("muon" or "adamw") selects its update, all share one learning rate."""
 
     def __init__(self, named_parameters: Iterable[tuple[str, nn.Parameter]], recipe: Recipe) -> None:
         trained = [(name, p) for name, p in named_parameters if p.requires_grad]

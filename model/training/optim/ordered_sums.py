@@ -1,4 +1,4 @@
-"""Sums in one order whatever threads compute them, so that the same update gives the same bits.
+"""Sums in a fixed order for any number of threads, so that the same update gives the same bits.
 
 Gradients of rows that were taken several times, as tokens are for their experts, are added up by torch's `x[rows]`
 backward. On a CPU several threads do that at once, in any order, unless torch is asked for its deterministic
@@ -15,7 +15,7 @@ import torch
 
 @contextmanager
 def ordered_sums(device: torch.device) -> Iterator[None]:
-    """Within this context, on all threads of the process, where `device` is a CPU; nothing elsewhere."""
+    """Context in which all threads of the process sum in order, where `device` is a CPU; no effect elsewhere."""
     if device.type != "cpu":
         yield
         return

@@ -1,4 +1,4 @@
-"""In which number format a model is multiplied while it trains; its parameters stay fp32 masters in all of them.
+"""Number formats of training: the products' format differs, parameters stay fp32 masters in all of them.
 
 `bf16` and `fp16` are autocast (Micikevicius et al. 2018, arXiv:1710.03740): matrix products in 16 bits, sums over
 layers, norms, router, softmax and loss in fp32. bf16 has fp32's range and needs nothing more. fp16 underflows: its loss
@@ -18,11 +18,11 @@ from torch.amp.grad_scaler import GradScaler
 
 from model.config import ConfigError
 from model.layers.attention.gqa import Attention
-from model.layers.attention.mla import LatentAttention
+from model.layers.attention.mla import MLA
 from model.layers.ffn import SwiGLU
 from model.layers.moe.experts import apply_experts
 from model.layers.moe.layer import ApplyExperts, Experts
-from model.layers.mtp import AheadModule
+from model.layers.mtp import MTPModule
 from model.transformer import Transformer
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -44,34 +44,34 @@ def check_precision(precision: str, device: torch.device) -> None:
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[None]:
-    """The context of forward passes."""
+    """The autocast context of forward passes."""
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, dtype=DTYPES[precision])
 
 
 def loss_scaler(precision: Precision, device: torch.device) -> GradScaler:
-    """Scales and unscales in fp16; does nothing at all in the other formats."""
+    """Loss scaler for fp16; disabled in the other formats."""
     return GradScaler(device.type, enabled=precision == "fp16")
 
 
 def cast_experts(model: nn.Module) -> None:
-    """Makes routed experts multiply in the autocast format too: autocast does not know grouped matrix products."""
+    """Make routed experts multiply in the autocast format too: autocast does not cover grouped matrix products."""
     for module in model.modules():
-        # What has been replaced already, for 8-bit training or other devices, chooses its own formats.
+        # Functions that were already replaced, for 8-bit training or other devices, choose their own formats.
         if isinstance(module, Experts) and module.apply_experts is apply_experts:
             module.apply_experts = _InAutocastFormat(apply_experts)
 
 
-Place = tuple[nn.Module, str]  # whose parameter of that name
+Place = tuple[nn.Module, str]  # a module and the name of one of its parameters
 
-_PROJECTING = (Attention, LatentAttention, SwiGLU, AheadModule)  # 8-bit forms, other classes, want masters
+_PROJECTING = (Attention, MLA, SwiGLU, MTPModule)  # 8-bit forms, other classes, want masters
 
 
 def cast_places(model: nn.Module) -> Iterator[Place]:
-    """Where the fp32 masters are that autocast casts whole in each pass, and that could as well be cast beforehand.
+    """The fp32 masters that autocast casts whole in each pass, and that could be cast beforehand instead.
 
-    None in a compiled model, which expects the parameters that it was compiled with, nor where something hangs on the
+    None in a compiled model, which needs the parameters that it was compiled with, and none with hooks on the
     parameter itself.
     """
     modules = list(model.modules())
@@ -98,7 +98,7 @@ def _is_plain_master(parameter: nn.Parameter) -> bool:
 
 
 class _InAutocastFormat:
-    """`apply` on operands in the format of the autocast that is on, if one is; the router's weights stay fp32."""
+    """Call `apply` on operands in autocast's format, if it is on; the router's weights stay fp32."""
 
     def __init__(self, apply: ApplyExperts) -> None:
         self.apply = apply

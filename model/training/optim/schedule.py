@@ -1,7 +1,7 @@
 """Shapes of a learning rate over a run, as pure functions. Does not import torch.
 
-`progress` is the share of a run's budget (steps, tokens or seconds) that lies behind an update: 0 at the first one, below 1
-at the last. Budgets in tokens therefore keep their shape when sequences grow in the middle of a run.
+`progress` is the share of a run's budget (steps, tokens or seconds) that is spent before an update: 0 at the first one,
+below 1 at the last. Budgets in tokens therefore keep their shape when sequences grow in the middle of a run.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ ScheduleKind = Literal["constant", "cosine", "wsd"]
 
 
 def warmup(step: int, warmup_steps: int) -> float:
-    """Rises linearly over the first `warmup_steps` updates and stays at one; 0 starts with all of it."""
+    """Linear warm-up factor over the first `warmup_steps` updates, then one; with 0 it is always one."""
     return min(1.0, (step + 1) / max(warmup_steps, 1))
 
 

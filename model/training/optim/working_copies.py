@@ -1,7 +1,7 @@
-"""Copies in bf16 of fp32 masters, which forward and backward passes compute with in the masters' place.
+"""bf16 copies of fp32 masters, which forward and backward passes use in the masters' place.
 
-Autocast casts each master again in each pass, and each gradient back to fp32. A copy is cast once, by the optimiser as
-it moves the master, and its gradient is read as it came. Outside of `in_place` no one meets a copy.
+Autocast casts each master again in each pass, and each gradient back to fp32. A copy is cast once, by the optimiser
+when it updates the master, and its bf16 gradient is read directly. Outside of `in_place` no module has a copy.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _Mark = tuple[int, int]
 
 
 class WorkingCopies:
-    """By master; made when they are first wanted, gone when they are no longer."""
+    """The copies by master; each is made when first needed and dropped when no longer needed."""
 
     def __init__(self) -> None:
         self._copies: dict[nn.Parameter, _Copy] = {}
@@ -29,10 +29,11 @@ class WorkingCopies:
 
     @contextmanager
     def in_place(self, places: Iterable[Place], *, adds_up: bool) -> Iterator[None]:
-        """Within it the modules compute with copies of their parameters of that name, which begin without gradients.
+        """Context in which modules compute with copies of the given parameters, which start without gradients.
 
-        `adds_up`: a copy's gradient goes to its master at once, in fp32; without it there is one backward pass alone, and
-        it stays where it is. Both passes belong within: a backward pass that computes a layer again reads its weights again.
+        `adds_up`: a copy's gradient is added to its master's at once, in fp32; without it there is a single backward
+        pass, and the gradient stays with the copy. Both passes belong within: a backward pass that computes a layer
+        again reads its weights again.
         """
         masters = [(place, _parameter(place)) for place in places]
         known = self._copies
@@ -47,25 +48,25 @@ class WorkingCopies:
                 module._parameters[name] = master
             for hook in hooks:
                 hook.remove()
-        # What somebody has used beside its copy has two gradients.
+        # A master that was used in addition to its copy has two gradients.
         self._add([master for master in self._copies if master.grad is not None])
 
     def weights(self, master: nn.Parameter) -> nn.Parameter | None:
-        """The copy of it, bf16, for whoever moves both; None where there is none."""
+        """The bf16 copy of a master, for an optimiser that updates both; None if there is none."""
         copy = self._copies.get(master)
         return None if copy is None else copy.weights
 
     def gradient(self, master: nn.Parameter) -> Tensor | None:
-        """What the last passes found for it: its copy's, in bf16, unless `add_gradients` has taken it; or its own."""
+        """A master's gradient: its copy's, in bf16, unless `add_gradients` has taken it; else its own."""
         copy = self.weights(master)
         return master.grad if copy is None or copy.grad is None else copy.grad
 
     def note_moved(self, master: nn.Parameter) -> None:
-        """Says that master and copy have been moved together."""
+        """Note that master and copy were updated together."""
         self._copies[master].seen = _mark(master)
 
     def note_masters_moved(self) -> None:
-        """Says that masters may have been moved alone, by what leaves no mark: torch's fused optimisers."""
+        """Note that masters may have been updated alone by torch's fused optimisers, which do not bump versions."""
         for copy in self._copies.values():
             copy.seen = None
 
@@ -74,12 +75,12 @@ class WorkingCopies:
         self._add(self._copies)
 
     def clear_gradients(self) -> None:
-        """Those of the copies alone."""
+        """Clear the gradients of the copies alone."""
         for copy in self._copies.values():
             copy.weights.grad = None
 
     def _add_as_it_comes(self, master: nn.Parameter) -> RemovableHandle:
-        """Which frees it before the next one comes."""
+        """Register the hook that adds a copy's gradient to its master's as soon as it exists, and frees it."""
         weights = self._copies[master].weights
         hook: RemovableHandle = weights.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
             lambda _: self._add([master])
@@ -100,7 +101,7 @@ class WorkingCopies:
 
 
 class _Copy:
-    """`weights` are the master's as of `seen`."""
+    """A copy: `weights` are the master's at its version `seen`."""
 
     def __init__(self, master: nn.Parameter) -> None:
         self.weights = nn.Parameter(master.detach().bfloat16())
@@ -108,7 +109,7 @@ class _Copy:
 
     @torch.no_grad()
     def fresh(self, master: nn.Parameter) -> nn.Parameter:
-        """Cast again where another than `note_moved`'s caller has changed the master: a restored state, an average."""
+        """The copy, cast again if the master was changed without `note_moved`, as by a restored state or an average."""
         self.weights.grad = None
         if self.seen != _mark(master):
             self.weights.copy_(master)
@@ -117,7 +118,7 @@ class _Copy:
 
 
 def _mark(master: nn.Parameter) -> _Mark:
-    """Differs once torch has changed the numbers, in place or by other memory. `master.data.mul_(2)` leaves no mark."""
+    """Version mark that differs after torch changed the values or the memory. `master.data.mul_(2)` leaves no mark."""
     return master._version, master.data_ptr()
 
 

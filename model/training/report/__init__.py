@@ -1,1 +1,1 @@
-"""What a run reports: events, progress, logs, charts, throughput and its peak."""
+"""Reports of a run: events, progress, logs, charts, throughput and its peak."""

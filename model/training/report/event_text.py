@@ -1,4 +1,4 @@
-"""A training run's events in words, one line each. Does not import torch."""
+"""Text of a training run's events, one line each. Does not import torch."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from model.training.report.events import Evaluated, Event, Noticed, Saved, Start
 
 
 def describe(event: Event) -> str:
-    """One line without its end."""
+    """Text of an event, one line without its newline."""
     if isinstance(event, Started):
         share = event.active_parameters / event.parameters
         return (
-            f"{'training' if event.step == 0 else f'going on behind step {event.step:,}'}: "
+            f"{'training' if event.step == 0 else f'resuming after step {event.step:,}'}: "
             f"{amount(event.parameters)} parameters, {amount(event.active_parameters)} active ({share:.0%}), "
             f"{event.machine['device']}, {event.machine['precision']} at most {event.peak_flops / 1e9:,.0f} GFLOP/s"
         )
@@ -30,7 +30,7 @@ def describe(event: Event) -> str:
 
 
 def figures(event: Stepped) -> dict[str, str]:
-    """What stands beside a step's number."""
+    """Figures of a step by name, as shown next to its number."""
     shown = {
         "loss": f"{event.loss:.4f}",
         "lr": f"{event.learning_rate:.2e}",
@@ -46,7 +46,7 @@ def figures(event: Stepped) -> dict[str, str]:
         shown["stage"] = event.stage
     shown["done"] = f"{min(event.progress, 1):.0%}"
     if event.eta_s is not None:
-        shown["left"] = duration(event.eta_s)
+        shown["ETA"] = duration(event.eta_s)
     return shown
 
 

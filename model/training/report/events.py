@@ -1,4 +1,4 @@
-"""What happens in a training run, as plain values that observers are told of. Does not import torch."""
+"""Events of a training run, as plain values for observers. Does not import torch."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class Started:
-    """Before the first step of a run, and again whenever it is resumed."""
+    """A run starts or resumes."""
 
-    step: int  # steps that lie behind it
-    machine: dict[str, Any]  # what the measured figures belong to
+    step: int  # steps done so far
+    machine: dict[str, Any]  # the machine that the measured figures are for
     config: dict[str, Any]
     parameters: int
     active_parameters: int
@@ -21,7 +21,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Stepped:
-    """One update is done. Losses are means in nats per target, from before the update."""
+    """One update was made. Losses are means in nats per target, from before the update."""
 
     step: int  # the number of updates done, this one included
     tokens: int  # of all steps so far, without padding
@@ -62,7 +62,7 @@ class Saved:
 
 @dataclass(frozen=True)
 class Noticed:
-    """Something that a person should know and that stops nothing."""
+    """A note for the user that does not end the run."""
 
     step: int
     message: str
@@ -70,7 +70,7 @@ class Noticed:
 
 @dataclass(frozen=True)
 class Finished:
-    """The run ends, for the reason that it gives: its budget is spent, or somebody asked it to stop."""
+    """The run ends, for the reason that it gives: its budget is spent, or it was asked to stop."""
 
     step: int
     tokens: int
@@ -81,7 +81,7 @@ Event = Started | Stepped | Evaluated | Saved | Noticed | Finished
 
 
 class Observer(Protocol):
-    """Is told of every event, in order. What it raises ends the run."""
+    """Interface of an observer, which gets every event in order. An error that it raises ends the run."""
 
     def on(self, event: Event) -> None: ...
 

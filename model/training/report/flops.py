@@ -1,9 +1,9 @@
-"""How many floating-point operations a model's training takes, counted from its shape.
+"""Floating-point operations of a model's training, counted from its shape.
 
-The field's convention (Chowdhery et al. 2022, arXiv:2204.02311, appendix B): a parameter that multiplies a token costs two
-operations forward and four backward, attention the products of queries with keys and of weights with values; softmax,
-norms and what activation checkpointing computes twice do not count. So the ratio to a device's peak is MFU, not hardware
-utilisation. Does not import torch.
+The field's convention (Chowdhery et al. 2022, arXiv:2204.02311, appendix B): a parameter that multiplies a token costs
+two operations forward and four backward, attention the products of queries with keys and of weights with values;
+softmax, norms and what activation checkpointing computes twice do not count. So the ratio to a device's peak is MFU,
+not hardware utilisation. Does not import torch.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ FORWARD_AND_BACKWARD = 6  # operations per multiplying parameter and token
 class TrainingCost:
     """Floating-point operations of one forward and backward pass."""
 
-    per_token: int  # all matrices that a token meets
+    per_token: int  # all matrices that multiply a token
     per_pair: int  # one query looking at one key in one layer
-    layers: Mapping[int | None, int]  # how many have each sliding window; None has no bound
+    layers: Mapping[int | None, int]  # number of layers with each sliding window; None: no window
 
     def flops(self, tokens: int, pairs: Mapping[int | None, int]) -> int:
-        """Of `tokens` tokens whose layers of each window have so many (query, key) pairs."""
+        """Operations of `tokens` tokens with so many (query, key) pairs in layers of each window."""
         attention = sum(count * pairs[window] for window, count in self.layers.items())
         return self.per_token * tokens + self.per_pair * attention
 
 
 def training_cost(config: ModelConfig) -> TrainingCost:
-    """Of a model in training, its multi-token prediction modules included."""
+    """Cost of a model in training, its MTP modules included."""
     lookup = 0 if config.tie_embeddings else config.vocab_size * config.d_model  # a read, no product
-    ahead = config.n_ahead * _ahead_parameters(config)
+    ahead = config.n_ahead * _mtp_parameters(config)
     windows = [config.window(layer) for layer in range(config.n_layers)]
     windows += [config.window(config.n_layers - 1)] * config.n_ahead
     return TrainingCost(
@@ -58,8 +58,8 @@ def _pair_width(config: ModelConfig) -> int:
     return config.n_heads * 2 * config.d_head
 
 
-def _ahead_parameters(config: ModelConfig) -> int:
-    """What one multi-token prediction module multiplies a token with: its projection, a block and the head again."""
+def _mtp_parameters(config: ModelConfig) -> int:
+    """Parameters by which one MTP module multiplies a token: its projection, a block and the head again."""
     if config.moe is not None and config.is_moe_layer(config.n_layers - 1):
         ffn = config.moe.active_parameters
     else:

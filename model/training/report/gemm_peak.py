@@ -1,4 +1,4 @@
-"""What a device reaches in matrix products at its best: the peak that utilisation is measured against.
+"""Measure a device's peak speed of matrix products, which utilisation (MFU) is measured against.
 
 Measured at the start of each run and not looked up, so that it holds for this machine, its clock and this number of
 threads. Other processes slow products down, never up: those that last longer than a turn on a core, and those whose
@@ -26,7 +26,7 @@ ROUNDS = 10
 def measure_gemm_peak(
     device: torch.device, dtype: torch.dtype, *, seconds: float = MEASURE_S, side: int | None = None
 ) -> float:
-    """FLOP/s of the fastest of the square products that fit into about `seconds`, half of which are pauses.
+    """Return the FLOP/s of the fastest square product among those run in about `seconds`, half of which are pauses.
 
     On a CPU as many as all of torch's threads reach if none waits for another. `side` of the matrices is CPU_SIDE or
     CUDA_SIDE unless given.
@@ -40,7 +40,7 @@ def measure_gemm_peak(
 def _one_peak(device: torch.device, dtype: torch.dtype, side: int, seconds: float) -> float:
     generator = torch.Generator(device).manual_seed(
         0
-    )  # of its own: a resumed run's random numbers go on untouched
+    )  # its own generator: a resumed run's random numbers stay untouched
     left, right = (torch.randn(side, side, device=device, generator=generator).to(dtype) for _ in range(2))
     ways = _ways(left, right, left @ right)  # which warms up: first calls load kernels
     pause_s = seconds / ROUNDS / 2
@@ -54,7 +54,7 @@ def _one_peak(device: torch.device, dtype: torch.dtype, side: int, seconds: floa
 
 
 def _ways(left: Tensor, right: Tensor, out: Tensor) -> list[Callable[[], Tensor]]:
-    """All that multiply here, into `out`."""
+    """Functions that multiply the two matrices into `out`: torch's and the stack's own."""
     ways: list[Callable[[], Tensor]] = [lambda: torch.mm(left, right, out=out)]
     if left.device.type == "cpu" and linear_fused.is_fast(left.dtype):
         ways.append(lambda: linear_fused.project(left, right, out))
@@ -63,7 +63,7 @@ def _ways(left: Tensor, right: Tensor, out: Tensor) -> list[Callable[[], Tensor]
 
 @contextmanager
 def _one_thread() -> Iterator[int]:
-    """Products of one thread inside the block; gives the number of threads, which comes back."""
+    """Context with one torch thread; yields the number of threads before, which is restored."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

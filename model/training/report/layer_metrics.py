@@ -1,4 +1,4 @@
-"""Many layers' figures as few: what a person watches of a Mixture-of-Experts model in training."""
+"""Summary of all MoE layers' metrics for the log."""
 
 from __future__ import annotations
 

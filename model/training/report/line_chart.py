@@ -26,11 +26,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Panel:
-    """One chart. `is_from_zero` makes the y axis begin at zero."""
+    """One chart."""
 
     title: str
     lines: Sequence[Line]
-    is_from_zero: bool = False
 
 
 def draw(
@@ -38,10 +37,9 @@ def draw(
     panels: Sequence[Panel],
     *,
     x_name: str,
-    marks: Sequence[tuple[float, str]] = (),
     is_x_log: bool = False,
 ) -> str:
-    """An SVG document of the panels below each other, with one x axis; `marks` are named vertical lines.
+    """An SVG document of the panels below each other, with one x axis.
 
     Panels without a point are left out. Raises ValueError where none has any, and on a logarithmic axis for an x that
     is not above zero.
@@ -64,7 +62,7 @@ def draw(
         _text(LEFT, 22, title, size=15, weight=600),
     ]
     for number, (panel, lines) in enumerate(drawn):
-        parts += _panel(panel, lines, x_axis, TOP + number * PANEL_HEIGHT, marks if number == 0 else ())
+        parts += _panel(panel, lines, x_axis, TOP + number * PANEL_HEIGHT)
     parts.append(_text(WIDTH - RIGHT, height - 8, x_name, anchor="end", fill=FAINT))
     return "\n".join([*parts, "</svg>"]) + "\n"
 
@@ -141,13 +139,12 @@ def _panel(
     lines: Sequence[Sequence[tuple[float, float]]],
     x_axis: _Axis,
     top: float,
-    marks: Sequence[tuple[float, str]],
 ) -> list[str]:
     ys = [y for points in lines for _, y in points]
-    low, high = (0.0 if panel.is_from_zero else min(ys)), max(ys)
+    low, high = min(ys), max(ys)
     margin = (high - low) * 0.06
     floor, ceiling = top + PANEL_HEIGHT - BOTTOM, top + 26
-    y_axis = _Axis.over(low if panel.is_from_zero else low - margin, high + margin, floor, ceiling)
+    y_axis = _Axis.over(low - margin, high + margin, floor, ceiling)
     parts = [_text(LEFT, top + 16, panel.title, weight=600)]
     for tick in y_axis.ticks(6):
         y = y_axis(tick)
@@ -156,12 +153,6 @@ def _panel(
     parts += [
         _text(x_axis(tick), floor + 16, short(tick), anchor="middle", fill=FAINT) for tick in x_axis.ticks(8)
     ]
-    for x, name in marks:
-        if x_axis.low < x < x_axis.high:
-            parts.append(
-                f'<path d="M{x_axis(x):.1f} {ceiling}V{floor}" stroke="{FAINT}" stroke-dasharray="3 3"/>'
-            )
-            parts.append(_text(x_axis(x) + 4, ceiling + 10, name, fill=FAINT, size=11))
     legend = WIDTH - RIGHT
     for number, (line, points) in enumerate(zip(panel.lines, lines, strict=True)):
         colour = COLOURS[number % len(COLOURS)]

@@ -1,7 +1,7 @@
-"""A run's log: one JSON object per line and event, appended and flushed, readable while the run goes on.
+"""A run's log: one JSON object per line and event, appended and flushed, readable during the run.
 
-A resumed run goes on in the same file: what was logged of steps that are trained again is cut off first, so that each
-step stands there once. Does not import torch.
+A resumed run continues the same file: lines of steps that are trained again are cut off first, so that each
+step is logged once. Does not import torch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from model.training.report.events import Event
 
 
 class RunLog:
-    """An observer that writes `file`. `step` is the number of steps behind the run that begins now."""
+    """An observer that writes `file`. `step` is the number of steps already done."""
 
     def __init__(self, file: Path, *, step: int) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -35,7 +35,7 @@ class RunLog:
 
 
 def cut_behind(file: Path, step: int) -> None:
-    """Leaves only what was logged up to `step`, in one atomic replacement; a torn last line goes too."""
+    """Remove what was logged after `step` in one atomic replacement; a torn last line is removed too."""
     if not file.exists():
         return
     kept = [line for line, row in _lines(file) if row is not None and row.get("step", 0) <= step]
@@ -51,7 +51,7 @@ def read_log(file: Path, event: str | None = None) -> list[dict[str, Any]]:
 
 
 def _lines(file: Path) -> Iterator[tuple[str, dict[str, Any] | None]]:
-    """Each line with its row; None for one that a killed process left half-written."""
+    """Yield each line with its row; None for an incomplete one of a killed process."""
     for line in file.read_text(encoding="utf-8").splitlines(keepends=True):
         try:
             row = json.loads(line)
@@ -61,7 +61,7 @@ def _lines(file: Path) -> Iterator[tuple[str, dict[str, Any] | None]]:
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no paths and no numbers that are none."""
+    """Convert paths and non-finite numbers, which JSON does not have, to text."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""How much memory a training process holds now and held at most."""
+"""Current and peak memory of a training process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class MemoryUse:
 
 
 def memory_use(device: torch.device) -> MemoryUse | None:
-    """None where the system does not tell: on a CPU it needs Linux's /proc."""
+    """Memory of the training process; None where it is unknown: on a CPU it needs Linux's /proc."""
     if device.type == "cuda":
         return MemoryUse(torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device))
     try:

@@ -1,4 +1,4 @@
-"""How long a run still takes, from how long it took so far."""
+"""ETA of a run, from its pace so far."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Pace:
-    """Measured from where this start of the run began: `share` of its budget done, `seconds` spent."""
+    """Pace since this start of the run, at which `share` of the budget and `seconds` were spent."""
 
     share: float
     seconds: float

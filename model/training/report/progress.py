@@ -1,4 +1,4 @@
-"""What a person sees while a model trains: a live bar on a terminal, plain lines anywhere else.
+"""Progress display of a run: a live bar on a terminal, plain lines elsewhere.
 
 Does not import torch.
 """
@@ -23,7 +23,7 @@ BAR = 1000  # units of a full bar
 
 
 def progress_on(console: Console) -> Observer:
-    """The observer that fits the console."""
+    """Choose the observer for a console: a bar on a terminal, else lines."""
     return LiveProgress(console) if console.is_terminal else PlainProgress(console)
 
 
@@ -43,7 +43,7 @@ class PlainProgress:
         _print(self._console, event)
 
     def close(self) -> None:
-        """Nothing is left open."""
+        """Do nothing: there is nothing to close."""
 
 
 class LiveProgress:

@@ -1,7 +1,7 @@
 """A run's curves as TensorBoard event files.
 
-Written by tensorboardX's synchronous event writer and not by its SummaryWriter: that one's thread dies of a full disk
-without a word, and the run would wait for it for ever.
+Written by tensorboardX's synchronous event writer and not by its SummaryWriter, whose thread ends without an error
+when the disk is full, and the run would wait for it for ever.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ FLUSH_EVERY_S = 10.0
 class TensorBoardLog:
     """An observer that writes below `folder`; x is the step.
 
-    `step` is the number of steps behind the run that begins now: TensorBoard is told to forget what an earlier start
-    wrote about later ones, also one that was killed before its first checkpoint. Raises OSError where the disk refuses.
+    `step` is the number of steps already done: TensorBoard is told to drop what an earlier start wrote about later
+    steps, also one that was killed before its first checkpoint. Raises OSError where the disk refuses.
     """
 
     def __init__(self, folder: Path, *, step: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         is_first = step == 0 and not any(folder.iterdir())
-        # Two starts within one second would have one name, and the second one would empty the first one's file.
+        # Without the process id, two starts within one second would write to the same file.
         self._writer = EventsWriter(str(folder / "events"), f".{step:08d}.{os.getpid()}")
         self._flushed_at = time.monotonic()
         if not is_first:

@@ -1,6 +1,6 @@
-"""How fast a step was: tokens per second, and the share of the device's peak that they amount to.
+"""Throughput of a step: tokens per second, and its share of the device's peak (MFU).
 
-Counts tokens and the pairs that attention looks at, not padding.
+Counts tokens and attention's (query, key) pairs, not padding.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ class Speed:
 
 
 class Speedometer:
-    """For one model on a device whose matrix products reach `peak_flops` a second."""
+    """Computes the speed of one model's steps on a device whose matrix products reach `peak_flops` a second."""
 
     def __init__(self, config: ModelConfig, peak_flops: float) -> None:
         self._cost, self._peak_flops = training_cost(config), peak_flops
 
     def of(self, batch: Batch, seconds: float) -> Speed:
-        """Of an update on `batch` that took `seconds`."""
+        """Speed of an update on `batch` that took `seconds`."""
         tokens = batch.n_tokens
         flops = self._cost.flops(tokens, {window: _pairs(batch, window) for window in self._cost.layers})
         return Speed(

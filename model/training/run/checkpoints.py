@@ -1,8 +1,8 @@
-"""The checkpoints of one training run on disk: a folder per saved step, whole or not there at all.
+"""Checkpoints of one training run on disk: a folder per saved step, whole or absent.
 
 Each is also a model folder (model/checkpoint.py), so a run's newest weights can be served or evaluated as they are. The
-other parts are in the same folder, without pickle: safetensors for tensors, state.json for the rest with every file's SHA-256.
-An older checkpoint goes only when a newer one is safely on disk and known to lead on.
+other parts are in the same folder, without pickle: safetensors for tensors, state.json for the rest with every file's
+SHA-256. An older checkpoint is removed only after a newer one is safely on disk and a step was made from it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Loaded:
 
 
 class Checkpoints:
-    """Below `root`, which is made when first saved to. One process at a time may save."""
+    """Checkpoints in the folder `root`, which the first save makes. One process at a time may save."""
 
     def __init__(self, root: Path, *, keep: int) -> None:
         if keep < 1:
@@ -73,12 +73,12 @@ class Checkpoints:
         except SafetensorError as error:
             raise _system_error(error, folder) from error
         for later in self.folders()[self._n_before(folder) + 1 :]:
-            shutil.rmtree(later)  # it is damaged, or this run would have gone on from it
+            shutil.rmtree(later)  # damaged, or this run would have resumed from it
         self._remove_oldest()
         return folder
 
     def mark_good(self, folder: Path) -> None:
-        """Says that the run has got on from `folder`, so that older ones may go."""
+        """Note that a step was made from `folder`, so that older checkpoints may be removed."""
         self._good = folder
         self._remove_oldest()
 
@@ -105,7 +105,7 @@ class Checkpoints:
         return None
 
     def remove_leftovers(self) -> None:
-        """What killed saves left behind; only while no one else saves here."""
+        """Remove what killed saves left behind; only while no other process saves here."""
         for partial in self.root.glob(".step-*.new-*"):
             shutil.rmtree(partial, ignore_errors=True)
 
@@ -142,7 +142,7 @@ def load(folder: Path) -> tuple[Snapshot, ModelConfig]:
 
 
 def _system_error(error: SafetensorError, folder: Path) -> OSError:
-    """What the system told the tensors' writer, which wraps it in words."""
+    """The system's error in the text of safetensors' own."""
     number = re.search(r"os error (\d+)", str(error))
     if number is None:
         return OSError(f"{folder} cannot be written: {error}")
@@ -188,4 +188,4 @@ def _require_hash(file: Path, expected: str) -> None:
     except OSError as error:
         raise DamagedCheckpointError(f"{file} cannot be read: {error.strerror}") from error
     if found != expected:
-        raise DamagedCheckpointError(f"{file} is damaged: it is not what was written")
+        raise DamagedCheckpointError(f"{file} is damaged: its contents are not those that were written")

@@ -1,4 +1,4 @@
-"""The command behind `gainshare train`: reads a run's file, trains, and says what came of it or what to do about it.
+"""Command line of `gainshare train`: read a run's file, train, and report the result or the error.
 
 Progress goes to standard error, the result to standard output.
 """
@@ -32,7 +32,7 @@ EPILOG = """exit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 out
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Returns the exit status that docs/reference/training.md lists."""
+    """Run the command; returns an exit status of docs/reference/training.md."""
     options = _parser().parse_args(arguments)
     errors = Console(stderr=True)
     command = f"gainshare train {shlex.quote(str(options.config))}"
@@ -73,9 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "config", type=Path, help="the run's file; docs/reference/training.md describes its keys"
     )
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
+    parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint")
     parser.add_argument(
-        "--steps", type=int, help="stop when so many steps are done in all; --resume goes on from there"
+        "--steps", type=int, help="stop when this many steps are done in all; --resume continues from there"
     )
     parser.add_argument(
         "--export", type=Path, help="train nothing: write the newest checkpoint's model into this folder"
@@ -117,16 +117,17 @@ def _print_result(result: Result, command: str, errors: Console) -> None:
         lines.append(f"  held out    {result.held_out_loss:.4f}")
     lines += [
         f"  {name:<11} {value}"
-        for name in ("checkpoint", "model", "log", "plot")
+        for name in ("checkpoint", "model", "log")
         if (value := getattr(result, name)) is not None
     ]
+    lines.append(f"  curves      tensorboard --logdir {shlex.quote(result.tensorboard)}")
     sys.stdout.write("\n".join(lines) + "\n")
     if result.model is None:
-        errors.print(f"go on with: {escape(command)} --resume", highlight=False, soft_wrap=True)
+        errors.print(f"continue with: {escape(command)} --resume", highlight=False, soft_wrap=True)
 
 
 def _explain(error: Exception, command: str, options: argparse.Namespace, errors: Console) -> int:
-    """Prints the fault behind an error; raises an error that no one foresaw."""
+    """Print the fault behind an error; raise an unforeseen error."""
     from model.training.run.faults import explain
 
     fault = explain(error, command, is_resumed=options.resume)
@@ -137,15 +138,15 @@ def _explain(error: Exception, command: str, options: argparse.Namespace, errors
 
 
 def _interrupted(options: argparse.Namespace, command: str, errors: Console) -> int:
-    """Says where a run stands that a Ctrl-C has ended at once: before its first step, or by the second one."""
+    """Report the checkpoint to resume from after a Ctrl-C that ended the run at once."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         saved = RunFolder(read_run_config(options.config).output).saved()
     except (ConfigError, OSError):
         saved = []
-    message = f"interrupted: `{command}` starts again, nothing has been saved"
+    message = f"interrupted: nothing was saved yet; start again with `{command}`"
     if saved:
-        message = f"interrupted: `{command} --resume` goes on from {saved[-1]}"
+        message = f"interrupted: `{command} --resume` continues from {saved[-1]}"
     _print_error("interrupted", message, as_json=options.json, errors=errors)
     signal.signal(signal.SIGINT, before)
     return 128 + signal.SIGINT

@@ -1,4 +1,4 @@
-"""The data of one run: its stream of batches, its held-out batches and what its tokenizer leaves beside the weights."""
+"""Data of one run: its stream of batches, its held-out batches, and the tokenizer's files for its checkpoints."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from model.training.run.serving_files import serving_files
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What `train` trains on. `held_out` by name; `vocabulary` counts the tokenizer's tokens."""
+    """Data of a run. `held_out` batches by kind; `vocabulary` is the number of the tokenizer's tokens."""
 
     stream: BatchStream
     curriculum: Curriculum
@@ -56,19 +56,19 @@ def open_data(config: RunConfig, *, pin: bool = False) -> TrainingData:
     )
     if config.data.prefetch:
         stream = PrefetchedStream(stream, depth=config.data.prefetch, pin=pin)
-    beside = serving_files(folder.tokenizer)
+    serving = serving_files(folder.tokenizer)
     return TrainingData(
         stream=stream,
         curriculum=curriculum,
         held_out=_held_out(folder, config),
         vocabulary=folder.tokenizer.vocab_size,
-        files=beside.files,
-        stop_tokens=beside.stop_tokens,
+        files=serving.files,
+        stop_tokens=serving.stop_tokens,
     )
 
 
 def _held_out(folder: DataFolder, config: RunConfig) -> dict[str, list[Batch]]:
-    """Raises ConfigError where a kind of documents would be asked for its loss and has no position to score."""
+    """Held-out batches by kind. Raises ConfigError where a kind has no position to score."""
     if not config.evaluation.every_steps:
         return {}
     batches = {
@@ -88,7 +88,7 @@ def _held_out(folder: DataFolder, config: RunConfig) -> dict[str, list[Batch]]:
     for kind, own in batches.items():
         if not any(batch.n_targets for batch in own):
             raise ConfigError(
-                f"[evaluation] scores no position of the held-out {kind} documents: raise its tokens or [data] "
+                f"[evaluation] scores no position of the held-out {kind} documents: raise [evaluation] tokens or [data] "
                 "sequence_length, or turn evaluation off with every_steps = 0"
             )
     return batches

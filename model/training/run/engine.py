@@ -1,4 +1,4 @@
-"""What computes a run's updates, as the run asks for it: this process alone, or the ranks of a mesh."""
+"""Interface of a training engine, and the engine of one process; `model/parallel/run/engine.py` has that of a mesh."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from model.training.run.trainer import Update
 
 
 class Engine(Protocol):
-    """A model in training. To be closed by leaving it as a context."""
+    """Interface of a model in training, a context manager."""
 
     config: ModelConfig
     precision: Precision
     n_processes: int
-    notices: Sequence[str]  # what a person should know of where and how it computes
+    notices: Sequence[str]  # messages for the user about where and how it computes
 
     @property
     def device(self) -> torch.device:
-        """Of this process."""
+        """Device of this process."""
 
     @property
     def has_average(self) -> bool:
@@ -53,10 +53,10 @@ class Engine(Protocol):
         """Mean nats per target. Raises ValueError where no target is scored."""
 
     def capture(self, progress: Progress, stream: dict[str, Any], *, run: dict[str, Any]) -> Snapshot:
-        """As `state.capture`: the same form, whatever computes."""
+        """As `state.capture`; the form is the same for every engine."""
 
     def restore(self, loaded: Loaded) -> Progress:
-        """Goes where the checkpoint was saved. Raises SavedStateError for another optimiser's or model's."""
+        """Restore a checkpoint. Raises SavedStateError for one of another optimiser or model."""
 
     def export(self, folder: Path, *, metadata: Mapping[str, Any], files: Mapping[str, str]) -> None:
         """Writes the model as trained so far, averaged where an average is kept. Replaces the folder as a whole."""
@@ -67,7 +67,7 @@ class Engine(Protocol):
 
 
 def engine_for(config: RunConfig, data: TrainingData) -> Engine:
-    """Raises ConfigError, CheckpointError, and where there are several ranks MeshError and RankMissingError."""
+    """Build a run's engine. Raises ConfigError, CheckpointError, and with several ranks MeshError, RankMissingError."""
     if config.parallel is None:
         return OneProcess(config, data)
     from model.parallel.run.engine import ManyProcesses  # imports this package's other modules
@@ -128,4 +128,4 @@ class OneProcess:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """There is nothing to end."""
+        """Do nothing: there is nothing to close."""

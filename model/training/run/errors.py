@@ -1,4 +1,4 @@
-"""What can end a training run early. Does not import torch; `faults.py` says what to do about each."""
+"""Errors that end a training run early. Does not import torch; `faults.py` says what to do about each."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ class NotFiniteError(ArithmeticError):
 
 
 class NotFiniteWeightsError(ArithmeticError):
-    """Weights, or what follows from them, that are not finite once an update is made: they are not to be kept."""
+    """Weights, or a loss computed from them, that are not finite after an update: they must not be saved."""
 
 
 def require_finite(n_done: int, loss: float, norm: float) -> None:
     """Raises NotFiniteError where the loss or the gradients' norm of the update after `n_done` others is not finite.
 
-    It names the step as the log would have: the first is step 1.
+    The message numbers steps as the log does: the first is step 1.
     """
     step = n_done + 1
     if not math.isfinite(loss):
@@ -39,14 +39,14 @@ class FolderInUseError(Exception):
 
 
 class RunExistsError(Exception):
-    """The output folder holds a run already, and no one asked to go on with it."""
+    """The output folder already holds a run, and resuming it was not asked for."""
 
 
 class RunFailedError(Exception):
-    """A run ended by the error that is its cause, after `step` updates.
+    """A run that ended after `step` updates; the error that ended it is this one's cause.
 
-    `saved` is its newest checkpoint, and `earlier` the one before that. `is_dead_end` says that already the first step
-    behind `saved` came to nothing. `batch_file` holds the batch that the run failed on, where it could be written.
+    `saved` is its newest checkpoint, and `earlier` the one before that. `is_dead_end` says that the first step
+    after `saved` failed. `batch_file` holds the batch that the run failed on, where it could be written.
     """
 
     def __init__(

@@ -29,13 +29,13 @@ def held_out_loss(
     precision: Precision = "fp32",
     average: WeightAverage | None = None,
 ) -> Score:
-    """Mean nats per target over all batches; of the averaged weights where given.
+    """Mean nats per target over all batches, of the averaged weights if given.
 
     The model is left as it was, in training mode if it was. Raises ValueError where no target is scored.
     """
     targets = sum(batch.n_targets for batch in batches)
     if targets == 0:
-        raise ValueError("the held-out batches score no position: give evaluation other data")
+        raise ValueError("the held-out batches score no position: use other evaluation data")
     was_training = model.training
     shares: list[Tensor] = []
     try:

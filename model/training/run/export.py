@@ -1,4 +1,4 @@
-"""A trained model as a model folder: one safetensors file, its shape, its tokenizer."""
+"""Export a trained model as a model folder: one safetensors file, its shape, its tokenizer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from model.training.run.trainer import Trainer
 def export_model(
     trainer: Trainer, folder: Path, *, metadata: Mapping[str, Any], files: Mapping[str, str]
 ) -> None:
-    """The weights as trained so far, or their moving average where one is kept. Replaces a model that is there.
+    """Write the trained weights, or their moving average if one is kept. Replaces an earlier model.
 
     Raises NotFiniteWeightsError, FolderTakenError and OSError with the folder as it was.
     """
@@ -39,14 +39,16 @@ def export_model(
 
 
 def export_newest(checkpoints: Path, folder: Path) -> int:
-    """The newest whole checkpoint below `checkpoints`, its averaged weights where it has some; returns its step.
+    """Write the newest whole checkpoint below `checkpoints`, its averaged weights if it has some; returns its step.
 
     Raises CheckpointError where there is none, DamagedCheckpointError where none is whole or the weights
     are not finite, and FolderTakenError where `folder` holds anything but a model that may be replaced.
     """
     require_place(folder)
     if (folder / STATE_FILE).exists():
-        raise FolderTakenError(f"{folder} is a checkpoint that a run can go on from: choose another folder")
+        raise FolderTakenError(
+            f"{folder} is a checkpoint that a run can be resumed from: choose another folder"
+        )
     loaded = Checkpoints(checkpoints, keep=1).newest()
     if loaded is None:
         raise CheckpointError(f"{checkpoints} holds no checkpoint: train first")
@@ -56,7 +58,7 @@ def export_newest(checkpoints: Path, folder: Path) -> int:
         state[name] = weight.to(state[name].dtype)
     if spoilt := not_finite([state]):
         raise DamagedCheckpointError(
-            f"{loaded.folder} holds values that are no numbers, in {spoilt[0]} first"
+            f"{loaded.folder} holds values that are not finite, in {spoilt[0]} first"
         )
     _, metadata = load_config(loaded.folder)
     files = {

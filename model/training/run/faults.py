@@ -1,4 +1,4 @@
-"""What ends a training run early, in words that name the next thing to do, with an exit status for each kind.
+"""Explain the errors that end a training run early: a message with the next step, and an exit status, for each kind.
 
 Does not import torch until it is asked about an error.
 """
@@ -48,9 +48,9 @@ class Fault:
 
 
 def explain(error: BaseException, command: str, *, is_resumed: bool = False) -> Fault | None:
-    """The fault behind `error`; None for one that no one foresaw.
+    """The fault behind `error`; None for an unforeseen one.
 
-    `command` is what starts this run again, `is_resumed` that it was asked to go on.
+    `command` starts this run again; `is_resumed` says that it was started with --resume.
     """
     failed = error if isinstance(error, RunFailedError) else None
     cause = error.__cause__ if failed is not None else error
@@ -58,9 +58,9 @@ def explain(error: BaseException, command: str, *, is_resumed: bool = False) -> 
     resume = _resume(failed, command, is_resumed=is_resumed)
     where = _where(failed)
     if isinstance(cause, ConfigError | MeshError):
-        return Fault("usage", USAGE, str(cause), "Mend that and start again")
+        return Fault("usage", USAGE, str(cause), "Correct that and start again")
     if isinstance(cause, RunExistsError):
-        action = f"`{command} --resume` goes on with it; else choose another output"
+        action = f"`{command} --resume` continues it; else choose another output"
         return Fault("run_exists", USAGE, str(cause), action)
     if isinstance(cause, FolderTakenError):
         return Fault("usage", USAGE, str(cause), "Then start again")
@@ -74,15 +74,15 @@ def explain(error: BaseException, command: str, *, is_resumed: bool = False) -> 
         return Fault(
             "data",
             DATA,
-            f"the run cannot go on with this data: {cause}",
-            "To start anew, choose another output",
+            f"the run cannot continue with this data: {cause}",
+            "To start again, choose another output",
         )
     if isinstance(cause, DataError) or _is_unanswered(cause):
         return Fault(
             "data", DATA, f"the data cannot be used {where}: {cause}", f"When that is done, {resume}"
         )
     if _is_lost_rank(cause):
-        return Fault("rank_lost", RANK_LOST, f"{cause} {where}", f"When that is mended, {resume}")
+        return Fault("rank_lost", RANK_LOST, f"{cause} {where}", f"When that is repaired, {resume}")
     if isinstance(cause, OSError):
         return _system_refused(cause, failed, where, resume)
     if _is_compiler(cause):
@@ -108,14 +108,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _is_lost_rank(cause: BaseException) -> bool:
-    """Whether one of several processes is gone, or did not come."""
+    """Whether one of several processes was lost or did not start."""
     from model.parallel.mesh.processes import RankMissingError
 
     return isinstance(cause, RankMissingError)
 
 
 def _is_compiler(cause: BaseException) -> bool:
-    """Whether torch.compile's back end failed; what a killed process left in its folder makes it fail each time."""
+    """Whether torch.compile's back end failed; files that a killed process left in its folder make it fail each time."""
     from torch._dynamo.exc import BackendCompilerFailed
 
     return isinstance(cause, BackendCompilerFailed) and not is_out_of_memory(cause)
@@ -129,7 +129,7 @@ def _compiled() -> str:
 
 
 def _is_unanswered(cause: BaseException) -> bool:
-    """Whether a teacher's cache does not know the data."""
+    """Whether a teacher's cache lacks some of the data."""
     from model.distill.errors import CacheError
 
     return isinstance(cause, CacheError)
@@ -146,7 +146,7 @@ def _not_finite(
     if failed is None or not failed.is_dead_end:
         return Fault("not_finite", NOT_FINITE, message, f"L{slower}; then {_resume(failed, command)}")
     after = (
-        f"`{command} --resume` goes on from {failed.earlier}"
+        f"`{command} --resume` continues from {failed.earlier}"
         if failed.earlier is not None
         else f"`{command}` starts again"
     )
@@ -154,7 +154,7 @@ def _not_finite(
         "not_finite",
         NOT_FINITE,
         message,
-        f"The weights of {failed.saved} lead there at any rate: remove that folder and l{slower}; then {after}",
+        f"The first step from {failed.saved} fails again each time: remove that folder and l{slower}; then {after}",
     )
 
 
@@ -163,7 +163,7 @@ def _system_refused(cause: OSError, failed: RunFailedError | None, where: str, r
     if cause.errno not in FULL:
         name = f"{cause.filename}: " if cause.filename else ""
         return Fault(
-            "os_error", 1, f"{name}{cause.strerror or cause} {where}", f"When that is mended, {resume}"
+            "os_error", 1, f"{name}{cause.strerror or cause} {where}", f"When that is repaired, {resume}"
         )
     try:
         free = f" ({shutil.disk_usage(place).free / 2**20:,.0f} MiB free)"
@@ -178,7 +178,7 @@ def _system_refused(cause: OSError, failed: RunFailedError | None, where: str, r
 
 
 def _usable_checkpoint(cause: BaseException) -> str:
-    """What to do about one that cannot be used."""
+    """Advice about a checkpoint that cannot be used."""
     if isinstance(cause, SavedStateError):
         return OTHER_RUN
     if isinstance(cause, DamagedCheckpointError):
@@ -187,7 +187,7 @@ def _usable_checkpoint(cause: BaseException) -> str:
 
 
 def _less_memory(failed: RunFailedError | None) -> str:
-    """What to change for the memory that ran out: before the first step it is the model that does not fit."""
+    """Advice after memory ran out; before the first step it is the model that does not fit."""
     smaller = 'make [model] smaller or set [recipe] optimizer = "adamw_8bit"'
     if failed is None:
         return f"The model is too large for this machine: {smaller}"
@@ -204,7 +204,7 @@ def _where(failed: RunFailedError | None) -> str:
 def _resume(failed: RunFailedError | None, command: str, *, is_resumed: bool = False) -> str:
     if failed is None or failed.saved is None:
         return f"`{command}{' --resume' if is_resumed else ''}` starts again"
-    return f"`{command} --resume` goes on from {failed.saved}"
+    return f"`{command} --resume` continues from {failed.saved}"
 
 
 def _first_line(error: BaseException) -> str:

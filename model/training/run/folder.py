@@ -1,4 +1,4 @@
-"""Where a training run keeps its things, and that one process at a time writes there. Does not import torch."""
+"""Paths in a run's output folder, and its lock: one process at a time writes there. Does not import torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STEP_FOLDER = re.compile(r"step-(\d{8,})")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The output folder of one run. Nothing is made before it is needed."""
+    """The output folder of one run. Folders are made when they are first needed."""
 
     root: Path
 
@@ -34,25 +34,21 @@ class RunFolder:
         return self.root / "tensorboard"
 
     @property
-    def plot(self) -> Path:
-        return self.root / "plot.svg"
-
-    @property
     def model(self) -> Path:
         """The trained model, ready to serve."""
         return self.root / "model"
 
     def bad_batch(self, step: int) -> Path:
-        """The batch on which a step came to nothing, of the number that the log would have given it."""
+        """File of the batch on which step `step`, counted as in the log, failed."""
         return self.root / f"bad-batch-step-{step}.safetensors"
 
     def saved(self) -> list[Path]:
-        """As `step_folders`, of this run."""
+        """The run's complete checkpoints, oldest first."""
         return step_folders(self.checkpoints)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Makes the folder and holds it. Raises FolderInUseError; the system lets go when the process dies."""
+        """Make the folder and lock it. Raises FolderInUseError; the system unlocks it when the process ends."""
         self.root.mkdir(parents=True, exist_ok=True)
         with (self.root / "lock").open("a+", encoding="utf-8") as lock:
             try:
@@ -78,10 +74,10 @@ def step_folders(checkpoints: Path) -> list[Path]:
 
 
 def is_step_folder(path: Path) -> bool:
-    """By its name alone, whatever is in it."""
+    """Whether a path is named like a checkpoint folder; its content is not checked."""
     return STEP_FOLDER.fullmatch(path.name) is not None
 
 
 def step_number(folder: Path) -> int:
-    """Of a folder that `is_step_folder`."""
+    """The step of a folder that `is_step_folder` accepts."""
     return int(folder.name.removeprefix("step-"))

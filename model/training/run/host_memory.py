@@ -1,4 +1,4 @@
-"""Lets a training process keep the memory that it frees, in large pages, for the next step asks for the same again.
+"""Keep the memory that a training process frees, in large pages, because the next step needs the same again.
 
 By default glibc gives every large block back to the system at once, and takes it again page by page, each filled with
 zeros: on one core about a sixth of a step of a small model. What a process holds at most is the same; it holds it from
@@ -18,7 +18,7 @@ LARGE_PAGES = "THP_MEM_ALLOC_ENABLE"  # of torch's CPU allocator: asks for them 
 
 
 def keep_freed_memory() -> bool:
-    """For this process, from now on; whether the C library knows how. Call it before torch allocates its first tensor."""
+    """Keep freed memory in this process from now on; false if the C library cannot. Call it before the first tensor."""
     os.environ.setdefault(LARGE_PAGES, "1")
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:  # musl, macOS

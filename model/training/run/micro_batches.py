@@ -1,4 +1,4 @@
-"""Cuts a batch into parts that are computed one after the other, to need less memory."""
+"""Cut a batch into micro-batches that are computed one after the other, to need less memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from model.data.batches.batch import Batch
 
 
 def split(batch: Batch, parts: int) -> list[Batch]:
-    """At most `parts` parts of nearly equal numbers of rows, as views; a part has at least one row.
+    """Split a batch into at most `parts` parts of nearly equal numbers of rows, as views; a part has at least one row.
 
     Raises ValueError for fewer than one part.
     """

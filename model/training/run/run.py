@@ -1,7 +1,7 @@
 """One training run from its first step, or from its newest checkpoint, to the end of its budget.
 
-Tells observers of everything that happens. Whatever ends a run early, the newest
-whole checkpoint stays; Ctrl-C and SIGTERM save a new one first.
+Observers get every event. The newest whole checkpoint stays however a run ends; Ctrl-C and SIGTERM save a new one
+first.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ from model.training.report.gemm_peak import measure_gemm_peak
 from model.training.report.log import RunLog
 from model.training.report.memory import memory_use
 from model.training.report.pace import Pace
-from model.training.report.run_plot import draw_run
 from model.training.report.tensorboard import TensorBoardLog
 from model.training.report.throughput import Speedometer
 from model.training.run.checkpoints import Checkpoints, Loaded
@@ -62,7 +61,7 @@ BUDGET_SPENT = "the budget is spent"
 
 @dataclass(frozen=True)
 class Result:
-    """What a run came to. `exit_status` is 0, or a signal's where one ended it."""
+    """Result of a run. `exit_status` is 0, or a signal's where one ended it."""
 
     step: int
     tokens: int
@@ -73,7 +72,7 @@ class Result:
     checkpoint: str | None
     model: str | None  # the trained model's folder, once the budget is spent
     log: str
-    plot: str | None
+    tensorboard: str  # the folder of its event files
 
 
 def train(
@@ -84,11 +83,11 @@ def train(
     stop_at: int | None = None,
     observers: Sequence[Observer] = (),
 ) -> Result:
-    """Trains to the end of the budget, to `stop_at` steps in all, or until a signal comes.
+    """Train to the end of the budget, to `stop_at` steps in all, or until a signal comes.
 
-    Owns `data` and closes it. Raises RunExistsError where the output holds a run and `is_resumed` is not said,
-    SavedStateError, DamagedCheckpointError, FolderInUseError, FolderTakenError, ConfigError and what `engine_for` raises before the first step, and
-    afterwards RunFailedError from whatever went wrong.
+    Owns `data` and closes it. Raises RunExistsError where the output holds a run and `is_resumed` is false,
+    SavedStateError, DamagedCheckpointError, FolderInUseError, FolderTakenError, ConfigError and what `engine_for` raises
+    before the first step; afterwards RunFailedError, with the error that ended the run as its cause.
     """
     folder = RunFolder(config.output)
     with contextlib.ExitStack() as stack:
@@ -111,13 +110,13 @@ def train(
         for observer in run.observers:
             stack.push(_closing(observer))
         try:
-            return run.to_the_end(notices, signals, stop_at)
+            return run.run(notices, signals, stop_at)
         except Exception as error:
             raise run.failure(error) from error
 
 
 class _Run:
-    """The parts of one run and how far it is."""
+    """One run: its parts and its progress."""
 
     def __init__(
         self,
@@ -132,14 +131,14 @@ class _Run:
         self.observers: list[Observer] = []
         self.progress = Progress()
         self.saved: Path | None = None
-        self.is_tried = False  # whether a step has been made from what was saved
+        self.is_tried = False  # whether a step was made from the newest checkpoint
         self.batch: Batch | None = None  # of the step that is being made
         self.loss: float | None = None
         self.held_out: float | None = None
         self._pace = Pace(0.0, 0.0)
 
     def begin(self, *, is_resumed: bool) -> list[str]:
-        """Goes to the newest checkpoint, or to step 0; returns what a person should know about it."""
+        """Restore the newest checkpoint, or start at step 0; returns notices for the user."""
         self.checkpoints.remove_leftovers()
         notices = list(self.engine.notices)
         loaded = self.checkpoints.newest()
@@ -154,11 +153,11 @@ class _Run:
         self.held_out = loaded.snapshot.facts["run"].get("held_out")
         return [
             *notices,
-            *(f"passed over a damaged checkpoint: {message}" for message in loaded.damaged),
+            *(f"skipped a damaged checkpoint: {message}" for message in loaded.damaged),
             *changes(loaded.snapshot.facts["run"], self._facts()),
         ]
 
-    def to_the_end(self, notices: Sequence[str], signals: StopSignals, stop_at: int | None) -> Result:
+    def run(self, notices: Sequence[str], signals: StopSignals, stop_at: int | None) -> Result:
         model = self.engine.config
         peak = measure_gemm_peak(self.engine.device, DTYPES[self.engine.precision])
         speedometer = Speedometer(model, peak * self.engine.n_processes)
@@ -189,7 +188,7 @@ class _Run:
         return self._finish(reason, signals)
 
     def failure(self, error: Exception) -> RunFailedError:
-        """The error to raise instead of `error`; leaves the batch of a step that came to nothing in a file."""
+        """The error to raise instead of `error`; writes the batch of a failed step to a file."""
         file = None
         if isinstance(error, NotFiniteError) and self.batch is not None:
             file = self.folder.bad_batch(self.progress.step + 1)
@@ -258,7 +257,7 @@ class _Run:
         )
 
     def _evaluate(self) -> None:
-        """On the held-out batches, if there are some; of the averaged weights too, which then count.
+        """Compute the held-out loss, if there is data; of the averaged weights too, whose loss is then the result's.
 
         Raises NotFiniteWeightsError where the loss is not finite.
         """
@@ -301,14 +300,11 @@ class _Run:
         self._tell(Saved(self.progress.step, self.saved, time.perf_counter() - began))
 
     def _finish(self, reason: str, signals: StopSignals) -> Result:
-        """Where the budget is spent, leaves the trained model ready to serve; draws the run in any case."""
+        """Leave the trained model ready to serve if the budget is spent, and say what the run came to."""
         is_done = reason == BUDGET_SPENT
         if is_done:
             self.engine.export(self.folder.model, metadata=self._metadata(), files=self.data.files)
         self._tell(Finished(self.progress.step, self.progress.tokens, reason))
-        plot = draw_run(self.folder.log, self.config.name)
-        if plot is not None:
-            self.folder.plot.write_text(plot, encoding="utf-8")
         return Result(
             step=self.progress.step,
             tokens=self.progress.tokens,
@@ -319,7 +315,7 @@ class _Run:
             checkpoint=None if self.saved is None else str(self.saved),
             model=str(self.folder.model) if is_done else None,
             log=str(self.folder.log),
-            plot=None if plot is None else str(self.folder.plot),
+            tensorboard=str(self.folder.tensorboard),
         )
 
     def _reason_to_stop(self, signals: StopSignals, stop_at: int | None) -> str | None:
@@ -328,7 +324,7 @@ class _Run:
         if signals.received is not None:
             return f"stopped by {signals.received.name}"
         if stop_at is not None and self.progress.step >= stop_at:
-            return f"stopped behind step {stop_at:,} as asked"
+            return f"stopped after step {stop_at:,} as asked"
         return None
 
     def _share_done(self) -> float:
@@ -340,7 +336,7 @@ class _Run:
             raise SavedStateError(f"{loaded.folder} is of a model of another shape ({', '.join(differing)})")
 
     def _facts(self) -> dict[str, Any]:
-        """What a resumed run compares itself with and goes on with."""
+        """State of the run, for a resumed run to compare with and to continue from."""
         return {
             "config": self.config.to_dict(),
             "machine": self._machine(),
@@ -367,13 +363,13 @@ class _Run:
 
 
 def _require_none(checkpoints: Checkpoints, folder: RunFolder) -> None:
-    """Raises RunExistsError where there are some: no one asked to go on with them."""
+    """Raises RunExistsError where there are checkpoints: resuming was not asked for."""
     if found := checkpoints.folders():
         raise RunExistsError(f"{folder.root} already holds a run ({found[-1].name})")
 
 
 def _closing(observer: Observer) -> Callable[..., None]:
-    """Closes at the end; what the disk refuses then does not hide the error that has ended the run already."""
+    """Close the observer at the end; its OSError does not hide the error that ended the run."""
 
     def close(_kind: object, error: BaseException | None, _trace: object) -> None:
         try:
@@ -386,5 +382,5 @@ def _closing(observer: Observer) -> Callable[..., None]:
 
 
 def _is_due(step: int, every_steps: int, *, is_last: bool = False) -> bool:
-    """0 is never, not even at the end."""
+    """Whether something is due at this step; with `every_steps` 0 never, not even at the end."""
     return every_steps > 0 and (is_last or step % every_steps == 0)

@@ -1,4 +1,4 @@
-"""Whether the model that a run begins with and the run's data mean the same text by a token id."""
+"""Check that a run's initial model and its data use the same token ids."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from model.distill import IncompatibleError, tokenizer_sha256
 
 
 def require_same_tokenizer(folder: Path, files: Mapping[str, str]) -> None:
-    """`files` are those beside the data, its tokenizer among them. A folder or data without one cannot be compared.
+    """Compare the tokenizers of a model folder and of the data's `files`. Without one of them nothing is compared.
 
     Raises ConfigError where the tokenizer in `folder` gives other ids than the data's.
     """

@@ -1,4 +1,4 @@
-"""What must lie beside trained weights so that they can be served: tokenizer, chat template, tokens that end an answer."""
+"""Files that a trained model needs to be served: tokenizer, chat template, tokens that end an answer."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from model.serving.api.chat import TEMPLATE_FILE
 
 @dataclass(frozen=True)
 class ServingFiles:
-    """Texts by file name, and the ids that the model folder's metadata names."""
+    """Texts of files by name, and the token ids that the model folder's metadata names."""
 
     files: dict[str, str]
     stop_tokens: list[int]
 
 
 def serving_files(tokenizer: TextTokenizer) -> ServingFiles:
-    """Those of a model that was trained on this tokenizer's documents and instructions."""
+    """Serving files of a model that was trained on this tokenizer's documents and instructions."""
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save(Path(folder))
         files = {path.name: path.read_text(encoding="utf-8") for path in Path(folder).iterdir()}
@@ -29,7 +29,7 @@ def serving_files(tokenizer: TextTokenizer) -> ServingFiles:
 
 
 def chat_template(markup: Markup) -> str:
-    """Questions and answers as the instructions that were trained on; whoever is no assistant asks."""
+    """Chat template with the format of the trained instructions; every role but the assistant's is a question."""
     end, user, assistant = (json.dumps(text, ensure_ascii=False) for text in markup.strings)
     return (
         "{% for message in messages %}"

@@ -1,4 +1,4 @@
-"""Puts the parts of a run together: device, model and trainer, as its configuration says."""
+"""Build the parts of a run from its configuration: device, model and trainer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from model.transformer import Transformer
 
 
 def device_of(config: RunConfig) -> torch.device:
-    """Raises ConfigError where the configuration wants what this machine does not have."""
+    """The configured device. Raises ConfigError where this machine does not have it."""
     wanted = config.compute.device
     if wanted == "cuda" and not torch.cuda.is_available():
         raise ConfigError("[compute] device is 'cuda', but torch sees no CUDA device: use 'auto' or 'cpu'")
@@ -49,7 +49,7 @@ def trainer_for(config: RunConfig, vocabulary: int) -> Trainer:
 
 
 def shape_for(config: RunConfig, vocabulary: int) -> ModelConfig:
-    """The configured model's. Raises ConfigError where it cannot read the data's sequences."""
+    """The configured model's shape. Raises ConfigError where its context is too short for the data's sequences."""
     shape = config.model.shape(vocabulary)
     key, longest = config.longest_sequence
     if longest > shape.max_context:
@@ -74,7 +74,7 @@ def model_for(config: RunConfig, vocabulary: int) -> Transformer:
 
 
 def machine_facts(device: torch.device, precision: Precision) -> dict[str, str | int]:
-    """What measured figures belong to."""
+    """Facts about the machine that measured figures depend on."""
     is_cuda = device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(device)
@@ -88,7 +88,7 @@ def machine_facts(device: torch.device, precision: Precision) -> dict[str, str |
 
 
 def _compile(model: Transformer) -> None:
-    """Each block for itself, around its routed experts, which have kernels of their own."""
+    """Compile each block separately, without its routed experts, which have their own kernels."""
     for module in model.modules():
         if isinstance(module, Experts):
             module.apply_experts = torch.compiler.disable(module.apply_experts)  # type: ignore[no-untyped-call]

@@ -1,7 +1,7 @@
-"""All that a training run is made of at one moment, as named tensors and plain JSON, and the way back.
+"""Training state: capture a run as named tensors and plain JSON, and restore it.
 
-What is not here is not needed: a run that is put together from the same configuration and restored goes on bit for bit
-as if it had not stopped, on the same machine with the same number of threads. A stream's state is carried along unread.
+The state is complete: a run that is built from the same configuration and restored continues bit for bit as if it
+had not stopped, on the same machine with the same number of threads. A stream's state is stored unread.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from model.training.run.errors import SavedStateError
 from model.training.run.trainer import Trainer
 
 MODEL, OPTIMIZER, AVERAGE, RANDOM = "model", "optimizer", "average", "random"
-OBJECTIVE = "objective"  # what is trained beside the model, such as projections of hidden states
+OBJECTIVE = "objective"  # parameters trained with the model, such as projections of hidden states
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is."""
+    """Progress of a run."""
 
     step: int = 0
     tokens: int = 0  # without padding
@@ -44,7 +44,7 @@ class Snapshot:
 def capture(
     trainer: Trainer, progress: Progress, stream: dict[str, Any], *, run: dict[str, Any] | None = None
 ) -> Snapshot:
-    """A view, not a copy: write it before the next update. `run` is carried along for whoever resumes."""
+    """Capture the state as a view, not a copy: write it before the next update. `run` is stored for a resumed run."""
     optimizer, scalars = _optimizer_state(trainer)
     tensors = {
         MODEL: {name: tensor.detach() for name, tensor in trainer.model.state_dict().items()},
@@ -66,9 +66,9 @@ def capture(
 
 
 def restore(trainer: Trainer, snapshot: Snapshot) -> Progress:
-    """Puts `trainer`, just built from the same shape and recipe, where the snapshot was taken.
+    """Restore a snapshot into `trainer`, just built from the same shape and recipe.
 
-    Raises SavedStateError for the state of another model or optimiser, with nothing of the trainer's to be used afterwards.
+    Raises SavedStateError for the state of another model or optimiser; the trainer must not be used afterwards.
     """
     kind = snapshot.facts["optimizer"]["kind"]
     if kind != trainer.recipe.optimizer:
@@ -76,7 +76,7 @@ def restore(trainer: Trainer, snapshot: Snapshot) -> Progress:
             f"the saved state is of optimizer {kind!r}, this recipe says {trainer.recipe.optimizer!r}"
         )
     try:
-        # Copied into the tensors that are there, never assigned: mapped memory may be aligned otherwise, and the order of
+        # Copied into the existing tensors, never assigned: mapped memory may be aligned otherwise, and the order of
         # sums in matrix products depends on alignment.
         trainer.model.load_state_dict(snapshot.tensors[MODEL])
         _restore_objective(trainer, snapshot.tensors.get(OBJECTIVE, {}))
@@ -94,7 +94,7 @@ def restore(trainer: Trainer, snapshot: Snapshot) -> Progress:
 
 
 def _optimizer_state(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Named by parameter and key, so that no order of parameters matters."""
+    """The optimiser's state, named by parameter and key, so that the order of parameters does not matter."""
     tensors: dict[str, Tensor] = {}
     scalars: dict[str, Any] = {}
     for name, parameter in trainer.named_parameters():
@@ -108,12 +108,12 @@ def _optimizer_state(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Any
 
 @torch.no_grad()
 def _restore_objective(trainer: Trainer, saved: dict[str, Tensor]) -> None:
-    """What the objective no longer trains is left out. Raises ValueError where it trains what was not saved."""
+    """Restore the objective's parameters. Raises ValueError for one that was not saved."""
     for name, parameter in trainer.objective_parameters.items():
         if name not in saved or saved[name].shape != parameter.shape:
             raise ValueError(
-                f"it does not hold {name} of this shape: a loss on hidden states may be dropped or weighed otherwise, "
-                "not added or given other layers"
+                f"it does not hold {name} of this shape: a loss on hidden states may be dropped or weighted differently, "
+                "but not added or given other layers"
             )
         parameter.copy_(saved[name])
 

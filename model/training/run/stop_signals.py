@@ -1,7 +1,7 @@
-"""Ctrl-C and SIGTERM as a wish that the training loop reads between two steps. Does not import torch.
+"""Ctrl-C and SIGTERM as a request that the training loop reads between two steps. Does not import torch.
 
-The first signal asks to finish the step and save. A second Ctrl-C raises KeyboardInterrupt at once, for those who cannot
-wait. The handlers that were there before come back at the end.
+The first signal asks to finish the step and save. A second Ctrl-C raises KeyboardInterrupt at once, without
+waiting. The previous handlers are restored at the end.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class StopSignals:
 
     @property
     def exit_status(self) -> int:
-        """What a shell expects of a process that a signal ended; 0 where none came."""
+        """The exit status of a process that a signal ended; 0 if none came."""
         return 0 if self.received is None else 128 + self.received
 
     def _on(self, number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""One optimiser step after another on batches of token ids.
+"""Trainer: optimiser steps on batches of token ids.
 
 This is the seam that the judge's training suites measure: `Trainer(model)` and `step(tokens_BS)`. `update` is the same
 step for packed batches, in several micro-batches, in 16 bits, with a moving average.
@@ -33,10 +33,10 @@ LEAST_LOSS_SCALE = 2.0**-4  # fp16: below it gradients overflow for another reas
 
 @dataclass(frozen=True)
 class Update:
-    """What one update saw and did. Losses are means in nats per target, before the update."""
+    """Result of one update. Losses are means in nats per target, before the update."""
 
     loss: float
-    ahead_loss: float | None  # of multi-token prediction, unweighted; None where the model has none
+    ahead_loss: float | None  # of multi-token prediction (MTP), unweighted; None if the model has none
     gradient_norm: float  # before clipping
     learning_rate: float
     n_tokens: int
@@ -45,7 +45,7 @@ class Update:
 
 
 class Trainer:
-    """Trains `model` in place and keeps its optimiser's state; `steps` updates are behind it."""
+    """Trains `model` in place and keeps its optimiser's state; `steps` is the number of updates made."""
 
     def __init__(
         self, model: Transformer, recipe: Recipe | None = None, *, precision: Precision = "fp32"
@@ -60,16 +60,16 @@ class Trainer:
         decay = self.recipe.ema_decay
         self.average = None if decay is None else WeightAverage(model, decay)
         self.objective: Objective = losses_on  # what `update` minimises; another one may be set
-        self.objective_parameters: dict[str, nn.Parameter] = {}  # trained beside the model's
+        self.objective_parameters: dict[str, nn.Parameter] = {}  # trained with the model's
         self.steps = 0
 
     def learn_by(self, objective: Objective) -> None:
-        """From the first update on: its parameters, where it has some, are moved on its device with the model's.
+        """Set the objective before the first update; its parameters, if any, are trained with the model's.
 
         Raises ValueError where the optimiser has moments already: they would be lost.
         """
         if self.optimizer.state:
-            raise ValueError("an objective is chosen before the optimiser has any moments")
+            raise ValueError("set the objective before the first update: the optimiser already has moments")
         self.objective = objective
         if isinstance(objective, nn.Module):
             own = objective.to(self.model.device).named_parameters(prefix="objective")
@@ -77,12 +77,12 @@ class Trainer:
         self.optimizer = optimizer_for(self.model, self.recipe, self.objective_parameters.items())
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """All that updates move: the model's parameters, and those of the objective behind `objective.`."""
+        """All trained parameters: the model's, and the objective's under the prefix `objective.`."""
         yield from self.model.named_parameters()
         yield from self.objective_parameters.items()
 
     def step(self, tokens_BS: Tensor) -> Tensor:
-        """One update on a batch [B, S] of at least two positions; returns its loss before it, an fp32 scalar."""
+        """Make one update on a batch [B, S] of at least two positions; returns the loss before it, an fp32 scalar."""
         set_learning_rate(self.optimizer, self.recipe.learning_rate_at(self.steps))
         loss = next_token_loss(self.model(tokens_BS), tokens_BS)
         self.optimizer.zero_grad(set_to_none=True)
@@ -99,21 +99,21 @@ class Trainer:
         progress: float | None = None,
         learning_rate_scale: float = 1.0,
     ) -> Update:
-        """One update on all micro-batches as if they were one batch: each target weighs the same.
+        """Make one update on all micro-batches as if they were one batch: each target weighs the same.
 
-        `progress` is the share of the run's budget behind it, for schedules that need it; `learning_rate_scale` a
+        `progress` is the share of the run's budget spent so far, for schedules that need it; `learning_rate_scale` a
         curriculum's factor on the recipe's rate. Raises NotFiniteError before anything has moved, and ValueError
         where no target is scored.
         """
         n_targets = sum(batch.n_targets for batch in micro_batches)
         if n_targets == 0:
-            raise ValueError("no position of this batch is scored: there is nothing to learn from it")
+            raise ValueError("no position of this batch is scored, so it has no loss")
         learning_rate = self.recipe.learning_rate_at(self.steps, progress) * learning_rate_scale
         set_learning_rate(self.optimizer, learning_rate)
         self.optimizer.zero_grad(set_to_none=True)
         losses = self._backward_of_all(micro_batches, n_targets)
         loss = _sum([part.next_token for part in losses])
-        ahead = [part.ahead for part in losses if part.ahead is not None]
+        mtp = [part.mtp for part in losses if part.mtp is not None]
         self.scaler.unscale_(self.optimizer)
         norm = float(self._clip_grad_norm_())
         is_skipped = self._require_finite(loss, norm)
@@ -122,7 +122,7 @@ class Trainer:
         self._after_update(is_skipped=is_skipped)
         return Update(
             loss=loss,
-            ahead_loss=_sum(ahead) if ahead else None,
+            ahead_loss=_sum(mtp) if mtp else None,
             gradient_norm=norm,
             learning_rate=learning_rate,
             n_tokens=sum(batch.n_tokens for batch in micro_batches),
@@ -132,7 +132,7 @@ class Trainer:
 
     @torch.no_grad()
     def logits(self, tokens_BS: Tensor) -> Tensor:
-        """The model as trained so far, on whole sequences: ids [B, S] -> fp32 logits [B, S, V]."""
+        """Logits of the model as trained so far, on whole sequences: ids [B, S] -> fp32 logits [B, S, V]."""
         self.model.eval()
         try:
             logits_BSV: Tensor = self.model(tokens_BS)
@@ -148,13 +148,13 @@ class Trainer:
             return [self._backward(batch, n_targets) for batch in micro_batches]
 
     def _working_copies(self) -> WorkingCopies | None:
-        """Those of the optimiser, where it moves them: on a CPU with the kernel."""
+        """The optimiser's working copies if it updates them: on a CPU with the kernel."""
         if self.precision != "bf16" or self.model.device.type != "cpu" or not adamw_fused.is_usable():
             return None
         return self.optimizer.copies if isinstance(self.optimizer, AdamW) else None
 
     def _clip_grad_norm_(self) -> Tensor:
-        """The norm of all gradients, which the next step of the optimiser clips."""
+        """Clip the gradients for the optimiser's next step; returns their norm before clipping."""
         moved = [parameter for _, parameter in self.named_parameters()]
         if isinstance(self.optimizer, AdamW):
             return self.optimizer.clip_grad_norm_(moved, self.recipe.clip_norm)
@@ -164,16 +164,16 @@ class Trainer:
         """Adds a micro-batch's share of the gradients; returns its share of the losses."""
         # A mean over this micro-batch weighs as much as its targets, and is scaled like the loss in fp16.
         set_loss_scale(self.model, batch.n_targets / n_targets * self.scaler.get_scale())
-        is_padded = batch.n_tokens < batch.n_cells  # asked of the host's copy
+        is_padded = batch.n_tokens < batch.n_cells  # computed on the host's copy
         batch = batch.to(self.model.device, non_blocking=True)
         with count_tokens_only(self.model, batch.documents_BS != PADDING if is_padded else None):
             with autocast(self.precision, self.model.device):
                 losses = self.objective(self.model, batch, n_targets=n_targets)
             total = losses.next_token
-            if losses.ahead is not None:
-                total = total + self.recipe.ahead_weight * losses.ahead
+            if losses.mtp is not None:
+                total = total + self.recipe.ahead_weight * losses.mtp
             self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
-        return Losses(losses.next_token.detach(), None if losses.ahead is None else losses.ahead.detach())
+        return Losses(losses.next_token.detach(), None if losses.mtp is None else losses.mtp.detach())
 
     def _require_finite(self, loss: float, norm: float) -> bool:
         """Whether this update must be left out, which only fp16 may do."""

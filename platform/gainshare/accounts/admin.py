@@ -1,4 +1,4 @@
-"""Users and keys in Django's admin. Keys can be looked at and revoked, never made or changed here."""
+"""Users and keys in Django's admin. Keys can be viewed and revoked, but not made or changed."""
 
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ else:
 class PlatformUserAdmin(UserAdminBase):
     list_display = ["username", "email", "role", "is_active", "date_joined"]
     list_filter = ["role", "is_active"]
-    readonly_fields = ["role"]  # changed on the page of people, which notes who did it
+    readonly_fields = ["role"]  # changed on the page People, which records who did it
     fieldsets = [*(UserAdmin.fieldsets or []), ("Gainshare", {"fields": ["role"]})]
 
 

@@ -1,4 +1,4 @@
-"""REST for users and their API keys: parses, calls one service, renders."""
+"""REST for users and their API keys."""
 
 from typing import Any
 
@@ -30,9 +30,9 @@ from gainshare.accounts.serializers import (
 
 
 class SignUpIsOpen(BasePermission):
-    """The platform lets anybody sign up, or the caller is a maintainer."""
+    """Permission to sign up: sign-up is open, or the caller is a maintainer."""
 
-    message = "Sign-up is closed here: ask a maintainer for an account."
+    message = "Sign-up is closed on this site. Ask a maintainer for an account."
 
     def has_permission(self, request: Request, view: Any) -> bool:
         return settings.OPEN_SIGNUP or IsMaintainer().has_permission(request, view)
@@ -63,7 +63,7 @@ class MeView(APIView):
 
     permission_classes = [HasScope("read")]
 
-    @extend_schema(operation_id="users_me", summary="Who am I", responses=UserSerializer)
+    @extend_schema(operation_id="users_me", summary="Your own account", responses=UserSerializer)
     def get(self, request: Request) -> Response:
         assert isinstance(request.user, User)
         return Response(UserSerializer(request.user).data)
@@ -89,7 +89,7 @@ class RoleView(APIView):
 
 
 class KeysView(ListAPIView[ApiKey]):
-    """The caller's keys. User name and password are accepted too, so that a new user can make a first key."""
+    """The caller's keys. User name and password are accepted too, so that a new user can make the first key."""
 
     authentication_classes = [ApiKeyAuthentication, BasicAuthentication, SessionAuthentication]
     permission_classes = [HasScope("read")]
@@ -99,14 +99,16 @@ class KeysView(ListAPIView[ApiKey]):
         assert isinstance(self.request.user, User)
         return ApiKey.objects.filter(user=self.request.user).select_related("made_with")
 
-    @extend_schema(operation_id="keys_list", summary="List one's API keys")
+    @extend_schema(operation_id="keys_list", summary="List your API keys")
     def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         return super().get(request, *args, **kwargs)
 
     @extend_schema(
         operation_id="keys_create",
         summary="Make an API key",
-        description="A key made with another key gets at most its scopes and life, and is revoked with it.",
+        description=(
+            "A key that is made with another key gets at most that key's scopes and expiry, and is revoked with it."
+        ),
         request=NewApiKeySerializer,
         responses={201: MadeApiKeySerializer},
     )
@@ -128,7 +130,7 @@ class KeyView(APIView):
     @extend_schema(
         operation_id="keys_revoke",
         summary="Revoke an API key",
-        description="With a key one revokes that key, and those that may do no more than it.",
+        description="With a key you can revoke that key and keys with no more permissions than it.",
         parameters=[OpenApiParameter("prefix", str, OpenApiParameter.PATH)],
         responses={204: None},
     )

@@ -1,6 +1,6 @@
-"""How a REST request proves who sends it: ``Authorization: Bearer gs_…``.
+"""Authentication of REST requests by API key: ``Authorization: Bearer gs_…``.
 
-Runner tokens (``gsr_…``) are somebody else's: they are passed over here, and the runner API has its own class.
+Runner tokens (``gsr_…``) are ignored here; the runner API has its own class.
 """
 
 from rest_framework.authentication import BaseAuthentication, get_authorization_header
@@ -13,7 +13,7 @@ from gainshare.accounts.services import InvalidKey, authenticate_key
 
 
 class ApiKeyAuthentication(BaseAuthentication):
-    """Sets ``request.user`` to the key's owner and ``request.auth`` to the :class:`ApiKey`."""
+    """Authentication by API key: ``request.user`` is its owner, ``request.auth`` the :class:`ApiKey`."""
 
     def authenticate(self, request: Request) -> tuple[User, ApiKey] | None:
         parts = get_authorization_header(request).split()
@@ -25,7 +25,10 @@ class ApiKeyAuthentication(BaseAuthentication):
         if token.startswith("gsr_"):
             return None
         if not token.startswith(MARK):
-            raise AuthenticationFailed("This does not have the form of an API key.", code="invalid_key")
+            raise AuthenticationFailed(
+                "This is not an API key: a key begins with gs_. Check that you copied it whole.",
+                code="invalid_key",
+            )
         try:
             key = authenticate_key(token)
         except InvalidKey as error:

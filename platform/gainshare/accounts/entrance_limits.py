@@ -1,9 +1,9 @@
-"""The limits on signing up and on signing in with a password, wherever that happens: REST, pages, Django's admin.
+"""Rate limits on sign-up and on password sign-in, for REST, pages and Django's admin together.
 
-By address: how many accounts are made, and how many passwords are tried. By account: how many wrong passwords are
-tried from addresses that it has not signed in from lately; each address that it has signed in from has an allowance of
-its own. So a stranger who uses up an account's allowance keeps its owner out neither where the owner usually is, nor
-anywhere for longer than the tries go on. API keys and sessions are not touched.
+By address: accounts made, and passwords tried. By account: wrong passwords from addresses that it has not
+signed in from recently. Each address that it has signed in from has its own allowance. So a stranger who uses
+up an account's allowance does not lock out its owner at a known address, nor elsewhere for longer than the
+attempts last. API keys and sessions are not limited.
 """
 
 from datetime import timedelta
@@ -21,17 +21,17 @@ from gainshare.accounts.rate_limits import Rate, give_back, network_of, take
 SIGN_UPS = "sign-ups from this address"
 SIGN_INS = "sign-ins from this address"
 WRONG_PASSWORDS = "wrong passwords for this account"
-PLACE_LIFE = timedelta(days=30)  # how long an account is known at an address
+PLACE_LIFE = timedelta(days=30)  # how long an address is known for an account
 PLACE_NOTED_EVERY = timedelta(hours=1)
 
 
 def allow_sign_up(request: HttpRequest) -> None:
-    """To be called before an account is made for a visitor. Raises TooManyAttempts."""
+    """Use one sign-up of the visitor's address. Raises TooManyAttempts."""
     take(what=SIGN_UPS, who=network_of(request), rate=Rate(settings.SIGN_UPS_PER_HOUR))
 
 
 class LimitedModelBackend(ModelBackend):
-    """Django's users and passwords, within limits; what comes without a request is the platform's own and has none."""
+    """Django's password backend with limits; calls without a request are the platform's own and not limited."""
 
     def authenticate(
         self,
@@ -40,7 +40,7 @@ class LimitedModelBackend(ModelBackend):
         password: str | None = None,
         **credentials: Any,
     ) -> User | None:
-        """As Django's. Raises TooManyAttempts, before the password is looked at."""
+        """As Django's. Raises TooManyAttempts before the password is checked."""
         if request is None or username is None or password is None:
             return super().authenticate(request, username, password, **credentials)
         network = network_of(request)
@@ -62,12 +62,12 @@ class LimitedModelBackend(ModelBackend):
         password: str | None = None,
         **credentials: Any,
     ) -> User | None:
-        """By way of `authenticate`, which Django's own would go around."""
+        """Call `authenticate`, which Django's own method would bypass."""
         return await sync_to_async(self.authenticate)(request, username, password, **credentials)
 
 
 def forget_old_places() -> int:
-    """Delete the addresses that accounts have not signed in from for long; how many."""
+    """Delete addresses that accounts have not signed in from for long; return their number."""
     return SignInPlace.objects.filter(last_at__lte=timezone.now() - PLACE_LIFE).delete()[0]
 
 

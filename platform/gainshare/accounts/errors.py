@@ -1,8 +1,7 @@
-"""Domain errors of the whole platform, and the one place where REST errors are rendered.
+"""Domain errors of the whole platform, and the handler that renders REST errors.
 
 Every app's own errors derive from :class:`DomainError`. The handler gives each of them, and each of DRF's and
-Django's, the shape ``{"error": {"code", "message", "details"?}}``. It never repeats a credential
-that a caller sent.
+Django's, the shape ``{"error": {"code", "message", "details"?}}``. It never repeats a credential that a caller sent.
 """
 
 import logging
@@ -23,7 +22,7 @@ CREDENTIAL = re.compile(r"\b(gsr?)_[A-Za-z0-9_\-]+")
 
 
 class DomainError(Exception):
-    """A rule of the platform refused the call. ``code`` is stable for programs, ``message`` says what to do.
+    """A rule of the platform refused the call. ``code`` is stable, for programs; ``message`` says what to do.
 
     ``status`` is the HTTP status that REST answers with, ``headers`` what it adds to the answer's.
     """
@@ -40,22 +39,22 @@ class DomainError(Exception):
 
 
 class UnusableValue(DomainError):
-    """The request names something that the database cannot even be asked for: a NUL character, a number beyond 64 bits."""
+    """The request holds a value that the database cannot take: a NUL character, or a number beyond 64 bits."""
 
     code = "invalid"
     status = 400
 
     @classmethod
     def of(cls, error: DataError) -> "UnusableValue":
-        """For what the database refused. It is logged, since a service that lets such values through may be at fault."""
+        """The error for a database error. It is logged, because a service should not let such values through."""
         logger.warning("the database cannot take a value: %s", error, exc_info=error)
         return cls(
-            "The request holds a character or a number that cannot be looked up or stored; leave it out."
+            "The request holds a NUL character or a number beyond 64 bits, which cannot be stored. Leave it out."
         )
 
 
 class IdConflict(DomainError):
-    """The caller-made id already belongs to another call."""
+    """The id that the caller made already belongs to another call."""
 
     code = "id_conflict"
     status = 409
@@ -75,7 +74,7 @@ def error_body(code: str, message: str, details: Any = None) -> dict[str, Any]:
 
 
 def exception_handler(exc: Exception, context: dict[str, Any]) -> Response:
-    """DRF's ``EXCEPTION_HANDLER``: every error leaves as one JSON shape, an unforeseen one as a logged 500."""
+    """DRF's ``EXCEPTION_HANDLER``: renders every error in one JSON shape, an unexpected one as a logged 500."""
     from rest_framework.views import set_rollback  # its import reads settings that name models
 
     set_rollback()
@@ -90,10 +89,13 @@ def exception_handler(exc: Exception, context: dict[str, Any]) -> Response:
         exc = exceptions.PermissionDenied()
     if isinstance(exc, exceptions.APIException):
         return _render_api_exception(exc)
-    logger.exception("unforeseen error in %s", type(context.get("view")).__name__, exc_info=exc)
+    logger.exception("unexpected error in %s", type(context.get("view")).__name__, exc_info=exc)
     # Django's own 500 path sends this signal; test clients and error trackers listen to it.
     got_request_exception.send(sender=None, request=context.get("request"))
-    return Response(error_body("internal_error", "The platform failed; the failure is logged."), status=500)
+    return Response(
+        error_body("internal_error", "The platform failed, and the failure was logged. Try again later."),
+        status=500,
+    )
 
 
 def _render_api_exception(exc: exceptions.APIException) -> Response:
@@ -103,7 +105,9 @@ def _render_api_exception(exc: exceptions.APIException) -> Response:
     if wait := getattr(exc, "wait", None):
         headers["Retry-After"] = str(int(wait))
     if isinstance(exc, exceptions.ValidationError):
-        body = error_body("invalid", "Some fields are not usable; see details.", exc.detail)
+        body = error_body(
+            "invalid", "Some fields are not valid. `details` names them and says why.", exc.detail
+        )
     else:
         code = exc.get_codes()
         body = error_body(code if isinstance(code, str) else exc.default_code, str(exc.detail))

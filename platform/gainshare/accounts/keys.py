@@ -1,4 +1,4 @@
-"""The form of an API key: ``gs_<prefix>_<secret>``. Pure: knows no database and no clock."""
+"""Format of API keys: ``gs_<prefix>_<secret>``. Pure functions."""
 
 import hashlib
 import hmac
@@ -12,7 +12,7 @@ SECRET_BYTES = 32
 
 @dataclass(frozen=True)
 class RawKey:
-    """A key's two halves. The secret stays out of ``repr``."""
+    """A key's prefix and secret. The secret is not in ``repr``."""
 
     prefix: str
     secret: str = field(repr=False)
@@ -24,12 +24,12 @@ class RawKey:
 
     @classmethod
     def with_prefix(cls, prefix: str) -> "RawKey":
-        """The same for a key that has its prefix already."""
+        """Like `generate`, for a key that already has its prefix."""
         return cls(prefix, secrets.token_hex(SECRET_BYTES))
 
     @classmethod
     def parse(cls, raw: str) -> "RawKey | None":
-        """The halves of ``raw``; None when it does not have the form of a key."""
+        """Parse ``raw``; None if it does not have the format of a key."""
         parts = raw.split("_")
         if len(parts) != 3 or parts[0] != "gs" or len(parts[1]) != PREFIX_CHARS:
             return None

@@ -1,4 +1,4 @@
-"""Users with a role, their API keys, what was made under which id, and how often passwords were tried.
+"""Users with a role, API keys, calls with caller-made ids, and counters of sign-in attempts.
 
 An API key is shown once, as ``gs_<prefix>_<secret>``; only the SHA-256 of its 256-bit secret is kept.
 """
@@ -16,27 +16,27 @@ from django.utils.crypto import salted_hmac
 
 from gainshare.accounts.names import MAX_KEY_CHARS, look_alike_key, refuse_new_name
 
-TAKEN = "This user name is taken, or looks like one that is; choose another one."
+TAKEN = "This user name is taken or looks like a name that is taken. Choose another one."
 
 
 class Role(models.TextChoices):
-    """What a person may do."""
+    """Role of a user."""
 
     CONTRIBUTOR = "contributor", "Contributor"  # submits, spends, reviews others
     MAINTAINER = "maintainer", "Maintainer"  # also funds, posts bounties, merges, runs runners
 
 
 class Scope(models.TextChoices):
-    """What an API key may be used for. A key never exceeds its owner's role."""
+    """Permission of an API key. A key never exceeds its owner's role."""
 
     INFERENCE = "inference", "Use models"
     SUBMIT = "submit", "Submit and review patches"
-    READ = "read", "Read one's own account"
+    READ = "read", "Read your own account"
     MAINTAIN = "maintain", "Everything a maintainer may do"
 
 
 class User(AbstractUser):
-    """A person. The role decides; Django's groups and permissions are only for the admin site."""
+    """A user. The role decides about permissions; Django's groups are only for the admin site."""
 
     role = models.CharField(max_length=16, choices=Role.choices, default=Role.CONTRIBUTOR)
     name_key = models.CharField(
@@ -60,7 +60,7 @@ class User(AbstractUser):
         super().save(*args, **kwargs)
 
     def clean(self) -> None:
-        """Django's, and a name that is new must be one that can be given: an old one stays as it is."""
+        """Validate as Django does; a new name must also obey the name rule, while an old name stays."""
         super().clean()
         before = type(self).objects.filter(pk=self.pk).values_list("username", flat=True).first()
         if before != self.username:
@@ -74,13 +74,13 @@ class User(AbstractUser):
 
     @property
     def allowed_scopes(self) -> frozenset[str]:
-        """The scopes that this person's keys, and this person's browser session, may have."""
+        """Scopes that this user's keys and browser session may have."""
         scopes = set(Scope.values)
         return frozenset(scopes if self.is_maintainer else scopes - {Scope.MAINTAIN.value})
 
 
 class RoleChange(models.Model):
-    """Who gave whom which role, when and why. Written in the transaction that changed it, and never changed."""
+    """A change of a user's role: by whom, when and why. Append-only, written in the transaction of the change."""
 
     user = models.ForeignKey(User, on_delete=models.PROTECT, related_name="role_changes")
     old = models.CharField(max_length=16, choices=Role.choices)
@@ -97,7 +97,7 @@ class RoleChange(models.Model):
 
 
 class MadeOnce(models.Model):
-    """What was made under an id that its caller made; see `once`."""
+    """The result of a call with a caller-made id; see `once`."""
 
     call_id = models.UUIDField(primary_key=True)
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="+")
@@ -111,7 +111,7 @@ class MadeOnce(models.Model):
 
 
 class ApiKey(models.Model):
-    """One key of one user. Revoking a key revokes the keys that were made with it.
+    """An API key of a user. Revoking a key revokes the keys that were made with it.
 
     A key made on a page has no secret (an empty hash) until that page has shown it.
     """
@@ -139,7 +139,7 @@ class ApiKey(models.Model):
         return scope in self.scopes and scope in self.user.allowed_scopes
 
     def refusal(self, now: datetime) -> str | None:
-        """Why the key cannot be used at ``now``; None when it can."""
+        """Reason why the key cannot be used at ``now``; None if it can."""
         if self.revoked_at is not None:
             return "The API key was revoked."
         if self.expires_at is not None and self.expires_at <= now:
@@ -150,7 +150,7 @@ class ApiKey(models.Model):
 
 
 class Allowance(models.Model):
-    """How much of a limited number of tries is used up; see `rate_limits`. Rows may go at any time after ``full_at``."""
+    """State of a rate limit; see `rate_limits`. A row may be deleted at any time after ``full_at``."""
 
     key = models.CharField(
         primary_key=True, max_length=64, help_text="Keyed hash of what is limited for whom."
@@ -176,5 +176,5 @@ class SignInPlace(models.Model):
 
     @staticmethod
     def hashed(network: str) -> str:
-        """What stands for ``network`` in the database."""
+        """Keyed hash of ``network``, as stored in the database."""
         return salted_hmac("gainshare.accounts.SignInPlace", network, algorithm="sha256").hexdigest()

@@ -1,8 +1,7 @@
-"""Which user names can be given, and when two of them look alike. Pure: knows no database.
+"""Rules for user names: allowed characters, and names that look alike. Pure functions.
 
-New names are ASCII, so that no letter of another script can pass for one of them. What is left are the pairs that
-ASCII itself has (Unicode Technical Standard 39 lists them): 0 and O, 1 and l and I, rn and m, vv and w. Names from before
-this rule stay as they are.
+New names are ASCII, so that letters of other scripts cannot imitate them. ASCII itself has look-alikes
+(Unicode Technical Standard 39): 0 and O, 1 and l and I, rn and m, vv and w. Names from before this rule stay.
 """
 
 import re
@@ -17,7 +16,7 @@ LOOKS_LIKE = str.maketrans({"0": "o", "1": "l", "i": "l"})
 
 
 def refuse_new_name(name: str) -> None:
-    """Raises ValidationError where no one new may be called this."""
+    """Raises ValidationError for a name that a new user may not have."""
     if not USABLE.fullmatch(name):
         raise ValidationError(
             {
@@ -26,10 +25,12 @@ def refuse_new_name(name: str) -> None:
             }
         )
     if len(name) > MAX_NAME_CHARS:
-        raise ValidationError({"username": f"A user name has at most {MAX_NAME_CHARS} characters."})
+        raise ValidationError(
+            {"username": f"The name is too long: a user name may have at most {MAX_NAME_CHARS} characters."}
+        )
 
 
 def look_alike_key(name: str) -> str:
-    """The same text for names that people would take for each other: `Admin`, `admin`, `adm1n`."""
+    """Key that is equal for names that look alike: `Admin`, `admin`, `adm1n`."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
     return folded.translate(LOOKS_LIKE).replace("rn", "m").replace("vv", "w")[:MAX_KEY_CHARS]

@@ -1,6 +1,6 @@
-"""Calls with an id that the caller makes: whatever is made under one id is made once, however often it is asked for.
+"""Idempotent calls: whatever is made under a caller-made id is made once, however often it is requested.
 
-The ledger's transfers keep their ids themselves; for everything else that a form or a request makes there is `once`.
+The ledger's transfers store their ids themselves; `once` is for everything else that a form or request makes.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from gainshare.accounts.models import MadeOnce, User
 
 
 def claim(call_id: UUID) -> None:
-    """Make every other transaction with this id wait until this one has ended."""
+    """Lock the id: other transactions with it wait until this one has ended."""
     key = int.from_bytes(call_id.bytes[:8], "big", signed=True) ^ int.from_bytes(
         call_id.bytes[8:], "big", signed=True
     )
@@ -26,10 +26,10 @@ def claim(call_id: UUID) -> None:
 def once(
     *, call_id: UUID | None, user: User, what: str, terms: Mapping[str, object], make: Callable[[], str]
 ) -> str:
-    """Call ``make`` unless this id has made something before; returns the name of what it made, then or now.
+    """Call ``make`` unless this id was used before; return the name of the object made, then or now.
 
-    ``make`` runs in a transaction with the note of its id; when it raises, the id stays free. Without an id it just
-    runs. Raises IdConflict where the id belongs to another user, another kind of thing or other terms.
+    ``make`` runs in one transaction with the record of its id; if it raises, the id stays free. Without an id,
+    ``make`` always runs. Raises IdConflict if the id belongs to another user, another kind of object or other terms.
     """
     if call_id is None:
         return make()
@@ -44,11 +44,11 @@ def once(
             )
             return name
         if (made.user_id, made.what, made.terms_digest) != (user.pk, what, digest):
-            raise IdConflict(f"The id {call_id} was used before, for something else: send a new one.")
+            raise IdConflict(f"The id {call_id} was already used for something else. Send a new one.")
         return made.name
 
 
 def terms_digest(terms: Mapping[str, object]) -> str:
-    """SHA-256 over the terms, whatever the order of their names."""
+    """SHA-256 over the terms, independent of their order."""
     text = json.dumps(dict(terms), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

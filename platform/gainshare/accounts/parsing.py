@@ -1,4 +1,4 @@
-"""How REST reads: JSON up to a bound, and lists in pages up to a bound."""
+"""Parsing and pagination of REST, both with limits."""
 
 import io
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ class BodyTooLarge(APIException):
 
 
 class BoundedJSONParser(JSONParser):
-    """JSON of at most ``max_bytes``, whatever Content-Length says."""
+    """JSON parser that reads at most ``max_bytes``, whatever Content-Length says."""
 
     max_bytes = SMALL_BYTES
 
@@ -29,7 +29,9 @@ class BoundedJSONParser(JSONParser):
     ) -> Any:
         body = stream.read(self.max_bytes + 1)
         if len(body) > self.max_bytes:
-            raise BodyTooLarge(f"The request's body may have at most {self.max_bytes} bytes.")
+            raise BodyTooLarge(
+                f"The request's body is too large: it may have at most {self.max_bytes} bytes."
+            )
         try:
             return super().parse(io.BytesIO(body), media_type, parser_context)
         except RecursionError:
@@ -37,6 +39,6 @@ class BoundedJSONParser(JSONParser):
 
 
 class BoundedPagination(LimitOffsetPagination):
-    """``?limit=&offset=``; a larger limit than ``max_limit`` counts as that."""
+    """Pagination by ``?limit=&offset=``; a limit above ``max_limit`` is lowered to it."""
 
     max_limit = MAX_PAGE

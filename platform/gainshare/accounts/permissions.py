@@ -1,4 +1,4 @@
-"""Who may call an endpoint: by scope of the API key, and by role. A browser session has all scopes of its role."""
+"""Permissions by scope of the API key and by role. A browser session has all scopes of its role."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ def HasScope(scope: str) -> type[BasePermission]:  # noqa: N802 - reads as the c
 class IsMaintainer(BasePermission):
     """The caller is a maintainer, and an API key has the scope maintain."""
 
-    message = "Only a maintainer may do this (with a key: one with the scope maintain)."
+    message = "Only maintainers may do this. An API key for it needs the scope maintain."
 
     def has_permission(self, request: Request, view: Any) -> bool:
         return granted(request, Scope.MAINTAIN.value)

@@ -1,7 +1,7 @@
-"""The query parameters of REST lists: each list says which it takes, anything else is refused with the names.
+"""Query parameters of REST lists: each list declares its own, and any other is refused.
 
 A view names its parameters with a :class:`ListQuery`; :class:`StatedFilters` checks them and filters, and
-`gainshare.accounts.schema` describes them. Knows no models.
+`gainshare.accounts.schema` describes them.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from gainshare.accounts.models import User
 
 
 class OneOf(serializers.ChoiceField):
-    """One of some values; the refusal names them."""
+    """A choice; the error names the allowed values."""
 
     def __init__(self, choices: Any, *, help_text: str) -> None:
         super().__init__(choices, help_text=help_text, required=False)
@@ -27,7 +27,7 @@ class OneOf(serializers.ChoiceField):
 
 
 class Person(serializers.CharField):
-    """A user name, or "me" for the caller. A name that no one has finds nothing."""
+    """A user name, or "me" for the caller. An unknown name finds nothing."""
 
     def __init__(self, *, help_text: str) -> None:
         super().__init__(max_length=150, help_text=help_text, required=False)
@@ -39,22 +39,22 @@ class Person(serializers.CharField):
         user = self.context["request"].user
         if not isinstance(user, User):
             raise NotAuthenticated(
-                f"{self.field_name}=me means the caller: send an API key, or a user's name."
+                f"{self.field_name}=me needs a logged-in caller. Send an API key, or a user's name instead of me."
             )
         return user.username
 
 
 class ListQuery(serializers.Serializer[Any]):
-    """What every list takes. Subclasses add filters; ``lookups`` names a filter's field where it differs."""
+    """Parameters of every list. Subclasses add filters; ``lookups`` names a filter's field if it differs."""
 
     lookups: Mapping[str, str] = {}
 
     limit = serializers.IntegerField(
-        min_value=1, required=False, help_text="Rows in one answer: 50 when left out, at most 500."
+        min_value=1,
+        required=False,
+        help_text="Maximum number of rows in the answer: 50 by default, at most 500.",
     )
-    offset = serializers.IntegerField(
-        min_value=0, required=False, help_text="Rows to leave out before the first."
-    )
+    offset = serializers.IntegerField(min_value=0, required=False, help_text="Number of rows to skip.")
 
 
 def checked(query_class: type[ListQuery], request: Request) -> dict[str, Any]:
@@ -64,14 +64,14 @@ def checked(query_class: type[ListQuery], request: Request) -> dict[str, Any]:
     names = ", ".join(sorted(query.fields))
     if unknown := sorted(set(request.query_params) - set(query.fields)):
         raise serializers.ValidationError(
-            {name: [f"This list has no such parameter. It takes: {names}."] for name in unknown}
+            {name: [f"This list has no such parameter. Its parameters are: {names}."] for name in unknown}
         )
     query.is_valid(raise_exception=True)
     return dict(query.validated_data)
 
 
 class StatedFilters(BaseFilterBackend):
-    """Refuses what a list does not take and filters by the rest. Limit and offset are the pagination's."""
+    """Refuse unknown parameters and filter by the others. Limit and offset are the pagination's."""
 
     def filter_queryset(self, request: Request, queryset: QuerySet[Any], view: APIView) -> QuerySet[Any]:
         if not isinstance(view, ListModelMixin):

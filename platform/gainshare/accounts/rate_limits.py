@@ -1,8 +1,8 @@
-"""How often somebody may try something: allowances in the database, shared by all web processes.
+"""Rate limits in the database, shared by all web processes.
 
-An allowance of `burst` tries fills up again evenly over its time (the "generic cell rate algorithm" of ATM, ITU-T
-I.371, as a leaky bucket: one row, one statement per try). A refused try takes nothing, so no one is kept out for longer
-than it takes until the next try is due. Names and addresses are stored as keyed hashes only.
+An allowance of `burst` tries refills evenly (the "generic cell rate algorithm" of ATM, ITU-T I.371, as a
+leaky bucket: one row, one statement per try). A refused try takes nothing, so no one waits longer than until
+the next try is due. Names and addresses are stored as keyed hashes only.
 """
 
 import ipaddress
@@ -19,7 +19,7 @@ from django.utils.crypto import salted_hmac
 from gainshare.accounts.errors import DomainError
 from gainshare.accounts.models import Allowance
 
-IPV6_NETWORK = 64  # bits: what one customer of a provider has at least
+IPV6_NETWORK = 64  # bits: the smallest block that one customer of a provider has
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,13 @@ class TooManyAttempts(DomainError):
         self.headers = {"Retry-After": str(retry_after_s)}
 
     def because(self, reason: str) -> "TooManyAttempts":
-        """The same refusal, which first says what was wrong with this try."""
+        """The same error, with the reason for this try in front."""
         self.message = f"{reason.rstrip('.')}. {self.message}"
         return self
 
 
 def take(*, what: str, who: str, rate: Rate) -> None:
-    """Use one try of ``who``. ``what`` names the kind of tries, in words for the refusal. Raises TooManyAttempts."""
+    """Use one try of ``who``. ``what`` names the kind of tries for the error message. Raises TooManyAttempts."""
     key, now, interval_s = _key(what, who), timezone.now(), rate.interval.total_seconds()
     with connection.cursor() as cursor:
         cursor.execute(
@@ -69,20 +69,20 @@ def take(*, what: str, who: str, rate: Rate) -> None:
 
 
 def give_back(*, what: str, who: str, rate: Rate) -> None:
-    """Undo one `take`: the try was not of the kind that is limited."""
+    """Undo one `take`, for a try that turned out not to be limited."""
     Allowance.objects.filter(pk=_key(what, who)).update(full_at=F("full_at") - rate.interval)
 
 
 def forget_full(*, now: datetime) -> int:
-    """Delete allowances that are full at ``now``, which say nothing any more; how many."""
+    """Delete allowances that are full at ``now``, because they hold no information; return their number."""
     return Allowance.objects.filter(full_at__lte=now).delete()[0]
 
 
 def network_of(request: HttpRequest) -> str:
-    """Whom the sender's address belongs to: an IPv4 address, or the first 64 bits of an IPv6 one.
+    """Network of the sender: an IPv4 address, or the first 64 bits of an IPv6 address.
 
-    It is the peer's address. Behind a proxy the server (uvicorn) puts the client's in its place, if it is told to
-    trust the proxy; headers are not looked at here, since anybody may send them.
+    It is the peer's address. Behind a trusted proxy the server (uvicorn) replaces it by the client's. Headers
+    are not read here, because any client can send them.
     """
     text = str(request.META.get("REMOTE_ADDR", ""))
     try:

@@ -1,4 +1,4 @@
-"""How the OpenAPI document describes authentication, lists, and what each operation can refuse.
+"""OpenAPI extensions: authentication, list parameters, and the errors of each operation.
 
 Summaries are the first sentences of docstrings: an operation's own, or its view's. Named by string in the settings.
 """
@@ -19,22 +19,22 @@ METHODS_THAT_CHANGE = ("post", "put", "patch", "delete")
 RETRY_AFTER = {
     "Retry-After": {"schema": {"type": "integer"}, "description": "Seconds until the next try is due."}
 }
-CHALLENGE = {"WWW-Authenticate": {"schema": {"type": "string"}, "description": "How to prove who you are."}}
-# By status: the name below components/responses, and what it means. Domain rules answer 409.
+CHALLENGE = {"WWW-Authenticate": {"schema": {"type": "string"}, "description": "How to authenticate."}}
+# By status: the name below components/responses, and its description. Domain rules answer 409.
 REFUSALS: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "400": ("Unusable", "A field, parameter or name that cannot be used; `details` says which and why.", {}),
+    "400": ("Unusable", "A field, parameter or name is not valid; `details` names it and says why.", {}),
     "401": (
         "Unauthenticated",
-        "No key where one is needed, or one that is wrong, revoked or expired.",
+        "The key is missing, wrong, revoked or expired.",
         CHALLENGE,
     ),
     "403": ("Denied", "The caller's role, or the key's scopes, do not allow this.", {}),
-    "404": ("NotFound", "There is no such thing, or it is somebody else's.", {}),
-    "409": ("Conflict", "A rule of the platform does not allow this now; `code` names it.", {}),
+    "404": ("NotFound", "It does not exist, or belongs to another user.", {}),
+    "409": ("Conflict", "A rule of the platform does not allow this now; `code` names the rule.", {}),
     "413": ("TooLarge", "The body is larger than this operation takes.", {}),
     "415": ("NotJson", "The body is not JSON: send `Content-Type: application/json`.", {}),
-    "422": ("NotHeld", "What was sent can be read, and does not hold; `message` says why.", {}),
-    "429": ("TooMany", "An allowance is used up.", RETRY_AFTER),
+    "422": ("NotHeld", "The body can be parsed, but its content is not valid; `message` says why.", {}),
+    "429": ("TooMany", "A rate limit was reached; `Retry-After` says when to try again.", RETRY_AFTER),
 }
 
 
@@ -86,17 +86,17 @@ class DocumentGenerator(SchemaGenerator):
 
 
 def openapi_document() -> dict[str, Any]:
-    """The OpenAPI document of the whole site, as everybody may see it."""
+    """The public OpenAPI document of the whole site."""
     return DocumentGenerator().get_schema()  # type: ignore[no-untyped-call]  # its constructor
 
 
 def refused(*statuses: int) -> dict[int, type[ErrorSerializer]]:
-    """For `extend_schema`: what an operation can refuse beside what follows from its form."""
+    """For `extend_schema`: errors of an operation that do not follow from its form."""
     return dict.fromkeys(statuses, ErrorSerializer)
 
 
 def add_refusals(result: dict[str, Any], **_: Any) -> dict[str, Any]:
-    """A hook of drf-spectacular's: every operation names the errors that it can answer with."""
+    """drf-spectacular hook that adds to every operation the errors that it can answer with."""
     responses = result["components"].setdefault("responses", {})
     for name, description, headers in REFUSALS.values():
         content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
@@ -112,7 +112,7 @@ def add_refusals(result: dict[str, Any], **_: Any) -> dict[str, Any]:
 
 
 def _refusals(method: str, operation: dict[str, Any]) -> Iterator[str]:
-    """What follows from an operation's form: parameters, a body, who may call it; and what its view names itself."""
+    """Errors that follow from an operation's parameters, body and permissions, and those that its view names."""
     parameters = operation.get("parameters", [])
     has_free_text = any(parameter["schema"].get("format") != "uuid" for parameter in parameters)
     if has_free_text or "requestBody" in operation:

@@ -1,4 +1,4 @@
-"""JSON shapes of users and keys. Secrets go in, and a raw key comes out once; nothing here reads either back."""
+"""JSON shapes of users and keys. Secrets are write-only; a raw key is shown once."""
 
 from rest_framework import serializers
 
@@ -6,7 +6,7 @@ from gainshare.accounts.models import ApiKey, Role, Scope, User
 
 
 class SignUpSerializer(serializers.Serializer[User]):
-    """What a new user sends."""
+    """Data of a new user."""
 
     username = serializers.CharField(max_length=150)
     password = serializers.CharField(max_length=1000, write_only=True, trim_whitespace=False)
@@ -54,7 +54,7 @@ class ApiKeySerializer(serializers.ModelSerializer[ApiKey]):
 
 
 class NewApiKeySerializer(serializers.Serializer[ApiKey]):
-    """What makes a key."""
+    """Data of a new key."""
 
     name = serializers.CharField(max_length=80)
     scopes = serializers.ListField(child=serializers.ChoiceField(choices=Scope.choices), allow_empty=False)
@@ -62,9 +62,9 @@ class NewApiKeySerializer(serializers.Serializer[ApiKey]):
 
 
 class MadeApiKeySerializer(ApiKeySerializer):
-    """A key just made, with the only sight of its raw text."""
+    """A new key with its raw text, which is shown only here."""
 
-    key = serializers.CharField(read_only=True, help_text="Shown once: keep it now.")
+    key = serializers.CharField(read_only=True, help_text="Shown only in this answer: store it now.")
 
     class Meta(ApiKeySerializer.Meta):
         fields = ["key", *ApiKeySerializer.Meta.fields]
@@ -72,10 +72,10 @@ class MadeApiKeySerializer(ApiKeySerializer):
 
 
 class ErrorDetailSerializer(serializers.Serializer[None]):
-    """The inside of an error."""
+    """Content of an error."""
 
     code = serializers.CharField(help_text="Stable, for programs.")
-    message = serializers.CharField(help_text="For people; says what to do.")
+    message = serializers.CharField(help_text="For people; says what happened and what to do.")
     details = serializers.JSONField(required=False, help_text="Per field, for invalid input.")
 
 

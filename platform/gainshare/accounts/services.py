@@ -1,4 +1,4 @@
-"""What changes users and keys. Each function opens its own transaction; views only parse, call and render."""
+"""Services for users and keys. Each function opens its own transaction."""
 
 from datetime import datetime, timedelta
 from uuid import UUID, uuid5
@@ -17,13 +17,13 @@ from gainshare.accounts.names import look_alike_key, refuse_new_name
 from gainshare.accounts.once import claim
 
 LAST_USED_EVERY = timedelta(minutes=1)
-# Compared with when no key has the prefix, so that the answer takes as long as for a known one.
+# Compared with if no key has the prefix, so that unknown and known prefixes take the same time.
 NO_SUCH_HASH = "0" * 64
-NAMES = UUID("4b8f0f5e-6a1d-4a52-8f3f-0f7f4c2f9d10")  # locks of names that are being given
+NAMES = UUID("4b8f0f5e-6a1d-4a52-8f3f-0f7f4c2f9d10")  # lock namespace for new names
 
 
 class InvalidKey(DomainError):
-    """The presented API key cannot be used; the reason never repeats it."""
+    """The presented API key cannot be used. The reason never repeats the key."""
 
     code = "invalid_key"
     status = 401
@@ -63,7 +63,7 @@ class LastMaintainer(DomainError):
 
 
 def create_user(*, username: str, password: str, email: str = "", role: str = Role.CONTRIBUTOR.value) -> User:
-    """A new active user. Raises BadAccountData (with the validators' reasons) or UsernameTaken (or a look-alike is)."""
+    """Create an active user. Raises BadAccountData or UsernameTaken (also for a look-alike)."""
     if role not in Role.values:
         raise BadAccountData(f"There is no such role; choose one of {', '.join(Role.values)}.")
     user = User(username=username, email=User.objects.normalize_email(email), role=role)
@@ -78,7 +78,7 @@ def create_user(*, username: str, password: str, email: str = "", role: str = Ro
     try:
         with transaction.atomic():
             key = look_alike_key(username)
-            claim(uuid5(NAMES, key))  # two that look alike wait for each other
+            claim(uuid5(NAMES, key))  # two names that look alike wait for each other
             if User.objects.filter(name_key=key).exists():
                 raise UsernameTaken(TAKEN)
             user.save()
@@ -88,12 +88,12 @@ def create_user(*, username: str, password: str, email: str = "", role: str = Ro
 
 
 def set_role(*, actor: User, username: str, role: str, reason: str = "") -> User:
-    """Gives ``username`` a role, and notes who did it and why.
+    """Give ``username`` a role, and record who did it and why.
 
-    Only a maintainer may, no one promotes themselves, and the last maintainer cannot be demoted.
+    Only maintainers may do this; you cannot promote yourself, and the last maintainer cannot be demoted.
     """
     if not actor.is_maintainer:
-        raise NotAllowed("Only a maintainer changes roles.")
+        raise NotAllowed("Only maintainers can change roles.")
     if role not in Role.values:
         raise BadAccountData(f"There is no such role; choose one of {', '.join(Role.values)}.")
     with transaction.atomic():
@@ -106,13 +106,15 @@ def set_role(*, actor: User, username: str, role: str, reason: str = "") -> User
         )
         user = User.objects.select_for_update().filter(username=username).first()
         if user is None:
-            raise NotFound("There is no user of this name.")
+            raise NotFound("There is no user with this name.")
         if user.role == role:
             return user
         if user.pk == actor.pk and role == Role.MAINTAINER:
-            raise NotAllowed("No one gives themselves more rights; ask another maintainer.")
+            raise NotAllowed("You cannot give yourself more rights. Ask another maintainer.")
         if role != Role.MAINTAINER and not user.is_superuser and maintainers == {user.pk}:
-            raise LastMaintainer("This is the last maintainer; appoint another one first.")
+            raise LastMaintainer(
+                "This is the last maintainer, and a site needs one. Appoint another maintainer first."
+            )
         RoleChange.objects.create(user=user, old=user.role, new=role, reason=reason[:300], actor=actor)
         user.role = role
         user.save(update_fields=["role"])
@@ -127,9 +129,9 @@ def create_api_key(
     expires_at: datetime | None = None,
     made_with: ApiKey | None = None,
 ) -> tuple[ApiKey, str]:
-    """A new key and its raw text, which nothing can show again.
+    """Create a key and return it with its raw text, which cannot be shown again.
 
-    A key made with another key (``made_with``) gets at most that key's scopes and life, and is revoked with it.
+    A key made with another key (``made_with``) gets at most that key's scopes and expiry, and is revoked with it.
     """
     raw = RawKey.generate()
     key = _new_key(user=user, name=name, scopes=scopes, expires_at=expires_at, made_with=made_with)
@@ -139,7 +141,7 @@ def create_api_key(
 
 
 def order_api_key(*, user: User, name: str, scopes: list[str], expires_at: datetime | None = None) -> ApiKey:
-    """A new key that has no secret yet, and so cannot be used: `draw_secret` gives it one, once."""
+    """Create a key without a secret, which cannot be used until `draw_secret` gives it one."""
     key = _new_key(user=user, name=name, scopes=scopes, expires_at=expires_at)
     key.prefix = RawKey.generate().prefix
     key.save(force_insert=True)
@@ -147,9 +149,9 @@ def order_api_key(*, user: User, name: str, scopes: list[str], expires_at: datet
 
 
 def draw_secret(*, user: User, prefix: str) -> str | None:
-    """The raw text of an ordered key, drawn now; None where it was drawn before or the key no longer works.
+    """Draw the secret of an ordered key and return its raw text; None if drawn before or the key is not valid.
 
-    Of two calls at once one gets it: nothing keeps the secret, so nothing can show it twice.
+    Only one of two concurrent calls gets it, because the secret is not stored.
     """
     raw = RawKey.with_prefix(prefix)
     alive = Q(expires_at=None) | Q(expires_at__gt=timezone.now())
@@ -167,29 +169,32 @@ def _new_key(
     expires_at: datetime | None = None,
     made_with: ApiKey | None = None,
 ) -> ApiKey:
-    """A key that may be made, not saved yet. Raises BadAccountData, NotAllowed."""
+    """Check and build a key without saving it. Raises BadAccountData, NotAllowed."""
     wanted = list(dict.fromkeys(scopes))
     if not name.strip() or len(name) > 80:
-        raise BadAccountData("Name the key, in at most 80 characters.")
+        raise BadAccountData("A key needs a name of at most 80 characters.")
     if not wanted or set(wanted) - set(Scope.values):
-        raise BadAccountData(f"Choose scopes from {', '.join(Scope.values)}.")
+        raise BadAccountData(f"Choose at least one scope from {', '.join(Scope.values)}.")
     if expires_at is not None and expires_at <= timezone.now():
-        raise BadAccountData("The key would be expired from the start.")
+        raise BadAccountData("The expiry is in the past, so the key could not be used. Choose a later time.")
     if set(wanted) - user.allowed_scopes:
-        raise NotAllowed("Only a maintainer's key has the scope maintain.")
+        raise NotAllowed("Only a maintainer's key can have the scope maintain. Leave it out.")
     if made_with is not None:
         if set(wanted) - set(made_with.scopes):
-            raise NotAllowed("A key cannot make a key that may do more than itself.")
+            raise NotAllowed(
+                "A key cannot make a key with more scopes or a later expiry than its own. Use your "
+                "password, or ask for less."
+            )
         if made_with.expires_at is not None:
             expires_at = min(expires_at or made_with.expires_at, made_with.expires_at)
     return ApiKey(user=user, name=name.strip(), scopes=wanted, expires_at=expires_at, made_with=made_with)
 
 
 def authenticate_key(raw: str) -> ApiKey:
-    """The key behind ``raw``, with its user loaded. Raises InvalidKey; notes the use at most once a minute."""
+    """Return the key of ``raw`` with its user. Raises InvalidKey; records the use once a minute."""
     parsed = RawKey.parse(raw)
     if parsed is None:
-        raise InvalidKey("This does not have the form of an API key.")
+        raise InvalidKey("This is not an API key: a key begins with gs_. Check that you copied it whole.")
     key = ApiKey.objects.select_related("user").filter(prefix=parsed.prefix).first()
     matches = parsed.matches(key.secret_hash if key is not None else NO_SUCH_HASH)
     if key is None or not matches:
@@ -205,16 +210,20 @@ def authenticate_key(raw: str) -> ApiKey:
 
 
 def revoke_api_key(*, user: User, prefix: str, asked_with: ApiKey | None = None) -> ApiKey:
-    """Revokes the user's key and every key made with it. Repeating changes nothing.
+    """Revoke the user's key and every key made with it. Repeating changes nothing.
 
-    A key that it is ``asked_with`` revokes itself, and what may do no more than itself. Raises NotFound, NotAllowed.
+    The key ``asked_with`` can revoke itself and keys with no more permissions. Raises NotFound, NotAllowed.
     """
     with transaction.atomic():
         key = ApiKey.objects.select_for_update().filter(user=user, prefix=prefix).first()
         if key is None:
-            raise NotFound("There is no such key of yours.")
+            raise NotFound(
+                "You have no such key. `gainshare keys list` and the page API keys list your keys."
+            )
         if asked_with is not None and set(key.scopes) - set(asked_with.scopes):
-            raise NotAllowed("A key cannot revoke a key that may do more than itself; use your password.")
+            raise NotAllowed(
+                "A key cannot revoke a key with more permissions than its own. Use your password instead."
+            )
         now = timezone.now()
         level = [key.pk]
         while level:

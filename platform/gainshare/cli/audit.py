@@ -1,4 +1,4 @@
-"""`gainshare audit`: every invariant of the ledger with its figure, straight from the database."""
+"""`gainshare audit`: checks every invariant of the ledger in the database."""
 
 import os
 from typing import Any
@@ -10,9 +10,9 @@ from gainshare.local.database import use_local_database
 
 
 def audit(as_json: JsonOption = False) -> None:
-    """Check every invariant of the ledger. Exit status 1 when one does not hold.
+    """Check every invariant of the ledger. Exit status 1 if one does not hold.
 
-    Uses DATABASE_URL when it is set, else the local stack that runs on this machine.
+    Uses DATABASE_URL if it is set, else the local stack on this machine.
     """
     if "DATABASE_URL" not in os.environ:
         use_local_database()
@@ -32,7 +32,7 @@ def audit(as_json: JsonOption = False) -> None:
 
 
 def _invariants() -> list[dict[str, Any]]:
-    # Django is set up here and not on top: no other command needs a database.
+    # Django is set up here, because no other command needs a database.
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gainshare.config.settings")
     import django
     from django.db import DatabaseError

@@ -1,4 +1,4 @@
-"""`gainshare bench`: the judge on your own machine. What it measures never earns an award."""
+"""`gainshare bench`: runs the judge on your own machine. Its measurements never earn an award."""
 
 import os
 import sys
@@ -10,7 +10,7 @@ from gainshare.cli.output import JsonOption
 
 
 def bench(
-    suite: Annotated[str, typer.Option("--suite", help="Which suite to run.")] = "moe_forward",
+    suite: Annotated[str, typer.Option("--suite", help="Suite to run.")] = "moe_forward",
     base: Annotated[
         str, typer.Option("--base", help="Folder or diff of the base tree; the shipped stack by default.")
     ] = "",
@@ -31,14 +31,14 @@ def bench(
     profile: Annotated[
         str,
         typer.Option(
-            "--profile", help="Instead of judging: torch's profile, with Chrome traces in this folder."
+            "--profile", help="Do not judge; write torch profiles with Chrome traces into this folder."
         ),
     ] = "",
     as_json: JsonOption = False,
 ) -> None:
     """Measure a candidate against a base with the platform's own judge, in the same sandbox.
 
-    The judge is a program of its own, since it loads torch; it takes this one's place.
+    The judge is a separate program, because it loads torch, and replaces this process.
     """
     options = {
         "--suite": suite,
@@ -51,10 +51,10 @@ def bench(
         "--device": device,
         "--profile": profile,
     }
-    # -P: folders `benchmarks` and `model` where the command is started must not be taken for ours.
+    # -P: folders `benchmarks` and `model` in the current directory must not be imported.
     argv = [sys.executable, "-P", "-m", "benchmarks.bench"]
     argv += [part for name, value in options.items() if value for part in (name, value)]
     argv += ["--json"] * as_json
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, argv)  # noqa: S606  # a list; a signal then reaches the judge, which has folders to remove
+    os.execv(sys.executable, argv)  # noqa: S606  # a list; signals reach the judge, which removes its temporary folders

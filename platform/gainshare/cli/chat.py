@@ -1,4 +1,4 @@
-"""`gainshare chat`: one question to a model of the site, through the unmodified `openai` client."""
+"""`gainshare chat`: sends one message to a model of the site, through the unmodified `openai` client."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,18 +12,20 @@ if TYPE_CHECKING:
 
 
 def chat(
-    question: Annotated[str, typer.Argument(help="What to ask.")],
-    model: Annotated[str, typer.Option("--model", help="Which model; the site's first by default.")] = "",
-    system: Annotated[
-        str, typer.Option("--system", help="Instructions that stand before the question.")
+    question: Annotated[str, typer.Argument(help="Message to the model.")],
+    model: Annotated[
+        str, typer.Option("--model", help="Model to ask; the site's first one by default.")
     ] = "",
-    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Longest answer.")] = 256,
+    system: Annotated[str, typer.Option("--system", help="System message, sent before the question.")] = "",
+    max_tokens: Annotated[
+        int, typer.Option("--max-tokens", min=1, help="Maximum tokens of the answer.")
+    ] = 256,
     temperature: Annotated[float, typer.Option("--temperature", min=0, max=2)] = 0.0,
     url: UrlOption = "",
     key: KeyOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Ask a model and stream its answer. It is paid from one's credits."""
+    """Ask a model and stream its answer. It is paid from your credits."""
     from openai import APIConnectionError, APIStatusError, OpenAI  # its import takes half a second
 
     where = site(url, key)
@@ -41,7 +43,8 @@ def chat(
         )
     except APIConnectionError as error:
         raise CliError(
-            f"{where.url} cannot be reached ({error}): is the site up?", code="unreachable"
+            f"{where.url} cannot be reached ({error}): check the address, and that the site is running",
+            code="unreachable",
         ) from None
     except APIStatusError as error:
         body = error.body if isinstance(error.body, dict) else {}
@@ -58,7 +61,10 @@ def chat(
 def _first_model(client: "OpenAI") -> str:
     for model in client.models.list():
         return model.id
-    raise CliError("the site serves no model at the moment", code="no_model")
+    raise CliError(
+        "the site serves no model at the moment: try again later, or ask a maintainer to publish a price",
+        code="no_model",
+    )
 
 
 def _stream(client: "OpenAI", *, show: bool, **request: Any) -> dict[str, Any]:

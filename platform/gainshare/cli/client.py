@@ -1,4 +1,4 @@
-"""The site as the commands reach it: its address, the API key, and REST with errors that say what to do.
+"""HTTP client of the commands: address, API key, and REST calls with clear errors.
 
 Address and key come from the command line, else from GAINSHARE_URL and GAINSHARE_KEY, else from the local stack
 that runs in GAINSHARE_HOME (its administrator's key).
@@ -17,7 +17,10 @@ from gainshare.local.secrets import read_secret
 from gainshare.local.state import NotRunning, running_state
 
 TIMEOUT_S = 60.0
-NO_SITE = "no site is named: give --url and --key, set GAINSHARE_URL and GAINSHARE_KEY, or start one with `gainshare up`"
+NO_SITE = (
+    "no site is configured: give --url and --key, set GAINSHARE_URL and GAINSHARE_KEY, or start a site "
+    "with `gainshare up`"
+)
 
 UrlOption = Annotated[str, typer.Option("--url", envvar="GAINSHARE_URL", help="Address of the site.")]
 KeyOption = Annotated[str, typer.Option("--key", envvar="GAINSHARE_KEY", help="API key.", show_envvar=True)]
@@ -29,7 +32,7 @@ class SiteError(CliError):
 
 @dataclass(frozen=True)
 class Site:
-    """Where the site is and which key to use."""
+    """Address of the site and API key."""
 
     url: str
     key: str
@@ -44,11 +47,12 @@ class Site:
         except httpx.HTTPError as error:
             reason = str(error) or type(error).__name__
             raise SiteError(
-                f"{self.url} cannot be reached ({reason}): is the site up?", code="unreachable"
+                f"{self.url} cannot be reached ({reason}): check the address, and that the site is running",
+                code="unreachable",
             ) from None
         except httpx.InvalidURL:
             raise SiteError(
-                f"{self.url!r} is not an address: it looks like http://HOST:PORT", code="bad_url"
+                f"{self.url!r} is not an address: write it as http://HOST:PORT", code="bad_url"
             ) from None
         if response.is_success:
             return response.json() if response.content else None
@@ -65,7 +69,7 @@ class Site:
 
 
 def site(url: str, key: str) -> Site:
-    """The site to talk to. An address without a key never gets the local administrator's. Raises CliError."""
+    """The configured site. The local administrator's key is never sent to another address. Raises CliError."""
     if url and key:
         return Site(url.rstrip("/"), key)
     home = home_from_environment()
@@ -87,7 +91,7 @@ def site(url: str, key: str) -> Site:
 
 
 def site_url(url: str) -> str:
-    """The site's address for what needs no key. Raises CliError."""
+    """The configured site's address, for calls without a key. Raises CliError."""
     if url:
         return url.rstrip("/")
     try:
@@ -97,7 +101,7 @@ def site_url(url: str) -> str:
 
 
 def refusal(response: httpx.Response) -> SiteError:
-    """The site's own words where it gave some, in the REST or the OpenAI error shape."""
+    """The site's error message, in the REST or the OpenAI error shape, or the status."""
     try:
         error = response.json()["error"]
         message, code = str(error["message"]), str(error.get("code") or response.status_code)

@@ -1,4 +1,4 @@
-"""`gainshare credits`: what one has, in which lots, and what moved."""
+"""`gainshare credits`: shows balance, lots and latest transfers."""
 
 from gainshare.cli.client import KeyOption, UrlOption, site
 from gainshare.cli.output import JsonOption, console, credits_text, print_json, table
@@ -7,7 +7,7 @@ SHOWN_TRANSFERS = 15
 
 
 def show_credits(url: UrlOption = "", key: KeyOption = "", as_json: JsonOption = False) -> None:
-    """Show one's balance, the lots in the order in which they burn, and the latest transfers."""
+    """Show your balance, your lots in the order in which they are spent, and the latest transfers."""
     account = site(url, key).get("credits/")
     if as_json:
         print_json(account)

@@ -1,4 +1,4 @@
-"""`gainshare dispute` objects to the verdict of one's own submission; `gainshare disputes` lists them."""
+"""`gainshare dispute` disputes the verdict of your own submission; `gainshare disputes` lists disputes."""
 
 from typing import Annotated, Any
 
@@ -19,7 +19,7 @@ def dispute(
 ) -> None:
     """Dispute the verdict of your submission; a maintainer answers."""
     if not text.strip():
-        raise CliError("say what is wrong with the verdict: --text may not be empty", code="usage")
+        raise CliError("--text is empty: write what is wrong with the verdict", code="usage")
     made = site(url, key).post(f"submissions/{submission}/dispute/", {"text": text})
     if as_json:
         print_json(made)

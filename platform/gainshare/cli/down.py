@@ -13,11 +13,11 @@ from gainshare.local.state import NotRunning
 def down(
     delete_data: Annotated[
         bool,
-        typer.Option("--delete-data", help="Then delete its database, logs, secrets and models for good."),
+        typer.Option("--delete-data", help="Also delete its database, logs, secrets and models permanently."),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Stop the site that runs on this machine. It is no error when none runs and --delete-data is given."""
+    """Stop the local site. With --delete-data it is no error if none runs."""
     home = home_from_environment()
     stopped = True
     try:

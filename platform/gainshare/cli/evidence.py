@@ -1,4 +1,4 @@
-"""Check one sealed evidence document offline and keep it as a file."""
+"""Checks one sealed evidence document offline and stores it as a file."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from benchmarks.evidence.verify import verify_evidence
 
 
 def check_evidence(sealed: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Write ``sealed`` to ``path``, read it back and verify it; returns the row that a report shows."""
+    """Write ``sealed`` to ``path``, read it back and verify it; returns a row for the report."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(sealed, indent=1) + "\n")
     report = verify_evidence(json.loads(path.read_text()))

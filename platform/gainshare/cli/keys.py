@@ -1,4 +1,4 @@
-"""`gainshare keys`: lists, makes and revokes one's API keys."""
+"""`gainshare keys`: lists, makes and revokes your API keys."""
 
 from datetime import UTC, datetime
 from typing import Annotated
@@ -13,7 +13,7 @@ keys = typer.Typer(no_args_is_help=True, help="List, make and revoke API keys.")
 
 @keys.command("list")
 def list_keys(url: UrlOption = "", key: KeyOption = "", as_json: JsonOption = False) -> None:
-    """List one's keys; the secrets cannot be shown again."""
+    """List your keys. Their secrets cannot be shown again."""
     found = site(url, key).get("keys/")["results"]
     if as_json:
         print_json(found)
@@ -38,7 +38,7 @@ def create_key(
     scope: Annotated[
         list[str], typer.Option("--scope", help="inference, submit, read or maintain; repeatable.")
     ],
-    expires: Annotated[str, typer.Option("--expires", help="When it ends, e.g. 2027-01-31 (UTC).")] = "",
+    expires: Annotated[str, typer.Option("--expires", help="Expiry, e.g. 2027-01-31 (UTC).")] = "",
     url: UrlOption = "",
     key: KeyOption = "",
     as_json: JsonOption = False,
@@ -50,7 +50,7 @@ def create_key(
         print_json(made)
         return
     console.print(made["key"], highlight=False, markup=False, soft_wrap=True)
-    typer.echo("Keep it now: it cannot be shown again.", err=True)
+    typer.echo("Store it now: it cannot be shown again.", err=True)
 
 
 @keys.command("revoke")

@@ -1,4 +1,4 @@
-"""`gainshare lineages`: the lines of trees, and their renewal after a new version changed the stack's layout."""
+"""`gainshare lineages`: lists lineages, and renews them after a new version changed the stack's layout."""
 
 from typing import Any
 
@@ -7,13 +7,13 @@ import typer
 from gainshare.cli.client import KeyOption, UrlOption, site
 from gainshare.cli.output import JsonOption, console, print_json, table
 
-lineages = typer.Typer(no_args_is_help=True, help="See lineages, and renew those of an older layout.")
+lineages = typer.Typer(no_args_is_help=True, help="List lineages, and renew those of an older layout.")
 SHOWN = 200
 
 
 @lineages.command("list")
 def list_lineages(url: UrlOption = "", key: KeyOption = "", as_json: JsonOption = False) -> None:
-    """List lineages with their tips, and which of them wait to be renewed."""
+    """List lineages with their tips, and whether they have to be renewed."""
     found = site(url, key).get("lineages/", limit=SHOWN)["results"]
     if as_json:
         print_json(found)
@@ -29,7 +29,8 @@ def list_lineages(url: UrlOption = "", key: KeyOption = "", as_json: JsonOption 
 def renew(url: UrlOption = "", key: KeyOption = "", as_json: JsonOption = False) -> None:
     """Begin lineages of an older layout again at the shipped tree (maintainers). Repeating changes nothing.
 
-    Open submissions on older trees end without an attempt and their reservations return; booked awards stand.
+    Open submissions on older trees end without counting as an attempt, and their reservations return. Booked
+    awards are unchanged.
     """
     done = site(url, key).post("lineages/renew/")
     if as_json:
@@ -50,8 +51,8 @@ def _print_lineage(row: dict[str, Any]) -> None:
     tip = f"{row['old_tip'][:16]} -> {row['tip'][:16]}" if is_moved else f"{row['tip'][:16]}, as before"
     console.print(f"{row['lineage']}: tip {tip}", highlight=False, markup=False)
     for what, text in (
-        ("ended", "ended without an attempt, its reservation returned"),
-        ("kept", "its run was cancelled, its award stands"),
+        ("ended", "ended without counting as an attempt, its reservation returned"),
+        ("kept", "its run was cancelled, its award is unchanged"),
     ):
         for submission in row[what]:
             console.print(f"  submission {submission}: {text}", highlight=False)

@@ -1,4 +1,4 @@
-"""The `gainshare` command. Each subcommand is one file; this one puts them together and reports errors.
+"""The `gainshare` command: registers the subcommands and reports errors.
 
 Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 """
@@ -74,13 +74,13 @@ def main() -> None:
 
 
 def _run(*, as_json: bool) -> None:
-    """The command line's command. Typer shows what is wrong with a command line itself; as a document we do."""
+    """Run the command. Typer prints usage errors itself, except with --json."""
     if not as_json:
         app()
     try:
         sys.exit(app(standalone_mode=False))
     except typer.Abort as error:
-        raise CliError("aborted: nothing was answered", code="aborted") from error
+        raise CliError("aborted: the question was not answered", code="aborted") from error
     except TyperException as error:
         raise CliError(error.format_message(), code="usage") from error
 

@@ -1,4 +1,4 @@
-"""`gainshare model`: fetches, converts or grows models, and lists those that are here."""
+"""`gainshare model`: fetches, converts, grows and lists models."""
 
 import subprocess
 import sys
@@ -11,9 +11,7 @@ from gainshare.cli.output import CliError, JsonOption, print_json, table
 from gainshare.local.model_cache import BUILT_IN, FETCHED
 from gainshare.local.paths import home_from_environment
 
-model = typer.Typer(
-    no_args_is_help=True, help="Fetch, import, export and grow models, and list those that are here."
-)
+model = typer.Typer(no_args_is_help=True, help="Fetch, import, export, grow and list models.")
 ALIASES = {"smollm2": "smollm2-moe"}
 
 
@@ -22,25 +20,29 @@ def fetch_model(
     name: Annotated[str, typer.Argument(help="smollm2")] = "smollm2",
     as_json: JsonOption = False,
 ) -> None:
-    """Download a model, check it and convert it. An interrupted download goes on where it stopped."""
+    """Download, verify and convert a model. An interrupted download is resumed."""
     known = ALIASES.get(name, name)
     if known not in FETCHED:
-        raise CliError(f"there is no model {name!r} to fetch: choose {', '.join(ALIASES)}", code="no_model")
+        raise CliError(
+            f"there is no model {name!r} to fetch: choose one of {', '.join(ALIASES)}", code="no_model"
+        )
     home = home_from_environment()
     argv = [sys.executable, "-m", *FETCHED[known], "--home", str(home.root), *(["--json"] if as_json else [])]
     if subprocess.run(argv, check=False).returncode != 0:
-        raise typer.Exit(1)  # the program has said why
+        raise typer.Exit(1)  # the program has printed the reason
 
 
 @model.command("import")
 def import_model(
     folder: Annotated[Path, typer.Argument(help="a folder that transformers' save_pretrained wrote")],
-    name: Annotated[str | None, typer.Option(help="its name here (default: the folder's)")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="its name in the local store (default: the folder's name)")
+    ] = None,
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16 (default: as stored)")] = None,
     without_tokenizer: Annotated[
         bool,
         typer.Option(
-            "--without-tokenizer", help="leave its tokenizer behind: for training and evaluation only"
+            "--without-tokenizer", help="do not import its tokenizer: for training and evaluation only"
         ),
     ] = False,
     as_json: JsonOption = False,
@@ -59,7 +61,7 @@ def export_model(
     folder: Annotated[Path, typer.Argument(help="the folder to write; it must not be there yet")],
     family: Annotated[str | None, typer.Option(help="model type (default: the first that fits)")] = None,
     unshare: Annotated[
-        bool, typer.Option("--unshare", help="give layers that share weights a copy each")
+        bool, typer.Option("--unshare", help="write a separate copy for layers that share weights")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -81,7 +83,7 @@ def grow_model(
         ),
     ],
 ) -> None:
-    """Make a larger model of a trained one, with the same outputs where the method allows; see docs/reference/growth.md."""
+    """Make a larger model from a trained one; docs/reference/growth.md compares the methods."""
     argv = [sys.executable, "-P", "-m", "model.growth", method, *arguments]
     status = subprocess.run(argv, check=False).returncode
     if status != 0:
@@ -90,7 +92,7 @@ def grow_model(
 
 @model.command("list")
 def list_models(as_json: JsonOption = False) -> None:
-    """List the models that `gainshare up --model` takes (imported ones by their folder), and which are here."""
+    """List the models that `gainshare up --model` accepts (imported ones by folder), and their state."""
     store = _store()
     rows = [{"name": name, "is_here": True, "folder": None} for name in BUILT_IN]
     imported = sorted({file.parent.name for file in store.glob("[!.]*/config.json")} - set(FETCHED))
@@ -113,7 +115,7 @@ def _store() -> Path:
 
 
 def _convert(*arguments: str, as_json: bool) -> None:
-    """Runs `python -m model.hf`, which says what it did or why it could not."""
+    """Run `python -m model.hf`, which prints its result or error."""
     argv = [sys.executable, "-m", "model.hf", *arguments, *(["--json"] if as_json else [])]
     if subprocess.run(argv, check=False).returncode != 0:
         raise typer.Exit(1)

@@ -1,6 +1,6 @@
-"""What every command prints: tables for people, one JSON document for programs, errors as one clear line.
+"""Output of the commands: tables for people, one JSON document for programs, errors in one line.
 
-With `--json` the only thing on standard output is one document: the result, or `{"error": {"code", "message"}}`.
+With `--json`, standard output has exactly one document: the result, or `{"error": {"code", "message"}}`.
 """
 
 import json
@@ -18,7 +18,7 @@ errors = Console(stderr=True)
 
 
 class CliError(Exception):
-    """The command could not do what was asked. `code` is for programs, the message says what to do."""
+    """The command failed. `code` is for programs; the message says what to do."""
 
     def __init__(self, message: str, *, code: str = "failed") -> None:
         super().__init__(message)
@@ -37,14 +37,14 @@ def print_error(message: str, *, code: str, as_json: bool) -> None:
 
 
 def say(text: str) -> None:
-    """A line of progress on standard error, so that standard output stays the result."""
+    """Print a line of progress on standard error."""
     errors.print(escape(text), highlight=False, soft_wrap=True)
 
 
 def table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[str] = ()
 ) -> None:
-    """Print rows, or that there are none; columns named in `right` are numbers."""
+    """Print rows as a table, or that there are none; columns named in `right` are right-aligned."""
     rows = list(rows)
     if not rows:
         console.print(f"{title}: none", highlight=False)

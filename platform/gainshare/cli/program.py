@@ -1,7 +1,7 @@
-"""Runs another program of ours in place of a command, on the same terminal, and lets it end as it likes to.
+"""Runs another program of this project on the same terminal, and lets it end by itself.
 
-`subprocess.run` would kill a program a quarter of a second after Ctrl-C, and leave it running after SIGTERM: a judge then
-leaves temporary folders behind, and samples that stand frozen until the next sweep.
+`subprocess.run` would kill the program a quarter of a second after Ctrl-C, and leave it running after
+SIGTERM. A judge would then leave temporary folders and frozen samples behind.
 """
 
 import signal
@@ -13,12 +13,12 @@ PASSED_ON = (signal.SIGTERM, signal.SIGHUP)
 
 
 def run_program(argv: Sequence[str]) -> int:
-    """The exit status of `argv`, as a shell has it: 128 and the signal's number where one ended it.
+    """Run `argv` and return its exit status as a shell does: 128 plus the signal's number if a signal ended it.
 
-    SIGTERM and SIGHUP are passed on. Ctrl-C is not, because a terminal sends it to the program as well. In all cases the
-    program decides when it ends. To be called in the main thread.
+    SIGTERM and SIGHUP are passed on; Ctrl-C is not, because a terminal sends it to the program as well. The
+    program decides when it ends. Call this in the main thread.
     """
-    came: list[int] = []  # before there is a program to pass it on to
+    came: list[int] = []  # the program has not been started yet
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
         came.append(number)
@@ -29,7 +29,7 @@ def run_program(argv: Sequence[str]) -> int:
     heard = [n for n in (signal.SIGINT, *PASSED_ON) if signal.getsignal(n) is not signal.SIG_IGN]
     before = {number: signal.signal(number, pass_on) for number in heard}
     try:
-        program = subprocess.Popen(argv)  # handlers are not inherited, what is ignored is
+        program = subprocess.Popen(argv)  # handlers are not inherited, but ignored signals are
         if came and came[0] in PASSED_ON:
             program.send_signal(came[0])
         status = program.wait()

@@ -1,6 +1,6 @@
-"""`gainshare verify --rerun`: gets the two trees, then lets the judge measure them again on this machine.
+"""`gainshare verify --rerun`: fetches the two trees and has the judge measure them again on this machine.
 
-The judge runs as a program of its own, since it loads numpy and starts sandboxes.
+The judge runs as a separate program, because it loads numpy and starts sandboxes.
 """
 
 import io
@@ -28,19 +28,17 @@ def measure_again(
     as_json: bool,
     reproduction: str = "",
 ) -> int:
-    """The exit status: 0 when this machine comes to the same conclusion, 1 when not, as of `benchmarks.rerun`.
+    """Measure again and return `benchmarks.rerun`'s exit status: 0 for the same conclusion, else 1. Raises CliError.
 
-    Raises CliError.
-
-    `trees` maps each side to its tree's hash; a side without a source is asked for at the site.
-    `reproduction` is a bug's file, where the evidence is about one.
+    `trees` maps each side to its tree's hash; a side without a source is fetched from the site.
+    `reproduction` is the bug's file, if the evidence is about a bug.
     """
     with tempfile.TemporaryDirectory(prefix="gainshare-rerun-") as folder:
         named = {
             side: sources[side] or str(fetch_tree(site_url(url), trees[side], Path(folder) / side))
             for side in ("base", "candidate")
         }
-        # -P: folders `benchmarks` and `model` where the command is started must not be taken for ours.
+        # -P: folders `benchmarks` and `model` in the current directory must not be imported.
         argv = [sys.executable, "-P", "-m", "benchmarks.rerun", str(file)]
         argv += [part for side, source in named.items() for part in (f"--{side}", source)]
         argv += ["--reproduction", reproduction] if reproduction else []
@@ -48,7 +46,7 @@ def measure_again(
 
 
 def fetch_tree(url: str, tree: str, folder: Path) -> Path:
-    """The tree's files below `folder`, as the site has them; whether they are the tree is for the judge to say."""
+    """Fetch the tree's files from the site into `folder`; the judge checks the tree's hash."""
     try:
         answer = httpx.get(f"{url}/api/v1/trees/{tree}/archive/", timeout=TIMEOUT_S)
     except httpx.HTTPError as error:
@@ -61,7 +59,10 @@ def fetch_tree(url: str, tree: str, folder: Path) -> Path:
             code="unknown_tree",
         )
     if len(answer.content) > MAX_ARCHIVE_BYTES:
-        raise CliError(f"the archive of {tree[:12]} is larger than any tree", code="too_large")
+        raise CliError(
+            f"the archive of {tree[:12]} is larger than a tree may be, so it was not unpacked",
+            code="too_large",
+        )
     try:
         with tarfile.open(fileobj=io.BytesIO(answer.content)) as archive:
             archive.extractall(folder, filter="data")

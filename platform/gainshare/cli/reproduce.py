@@ -1,4 +1,4 @@
-"""`gainshare reproduce`: sends the reproduction of a bug to its bounty."""
+"""`gainshare reproduce`: submits a reproduction to a bug bounty."""
 
 import time
 from pathlib import Path
@@ -19,9 +19,9 @@ def reproduce(
     key: KeyOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Send in a reproduction of a bug; the first that shows it has a share of the award.
+    """Submit a reproduction of a bug; the first one that shows the bug earns a share of the award.
 
-    Try it at home first: gainshare bench --kind reproduction --reproduction FILE.
+    Try it on your own machine first: gainshare bench --kind reproduction --reproduction FILE.
     """
     where = site(url, key)
     made: dict[str, Any] = where.post("reproductions/", {"bounty": bounty, "text": _read(file)})
@@ -34,7 +34,7 @@ def reproduce(
 
 
 def describe(reproduction: dict[str, Any]) -> str:
-    """State, and the verdict with its reason once there is one."""
+    """State, and the verdict with its reason when there is one."""
     verdict = reproduction["verdict"]
     return str(reproduction["state"]) + (f", {verdict['kind']}: {verdict['reason']}" if verdict else "")
 

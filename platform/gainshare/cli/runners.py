@@ -1,4 +1,4 @@
-"""`gainshare runners`: how the machines that judge are, and what a maintainer does with them."""
+"""`gainshare runners`: lists runners and manages them."""
 
 from typing import Annotated, Any
 
@@ -8,11 +8,11 @@ from gainshare.cli.client import KeyOption, UrlOption, site
 from gainshare.cli.output import JsonOption, console, print_json, table
 
 runners = typer.Typer(
-    no_args_is_help=True, help="See runners, drain them, quarantine them, have them calibrated."
+    no_args_is_help=True, help="List runners; drain, resume, quarantine, release and calibrate them."
 )
 
 NameArgument = Annotated[str, typer.Argument(help="The runner's name, from `gainshare runners list`.")]
-ReasonOption = Annotated[str, typer.Option("--reason", help="Stands in the runner's history.")]
+ReasonOption = Annotated[str, typer.Option("--reason", help="Reason, recorded in the runner's history.")]
 SHOWN_SAMPLES = 10
 SHOWN_CHANGES = 10
 
@@ -89,7 +89,7 @@ def drain_runner(
     key: KeyOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Let a runner finish what it has and give it nothing more."""
+    """Let a runner finish its run and give it no more runs."""
     _act(name, "drain", reason, url, key, as_json)
 
 
@@ -101,7 +101,7 @@ def resume_runner(
     key: KeyOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Give a drained runner work again."""
+    """Give a drained runner runs again."""
     _act(name, "resume", reason, url, key, as_json)
 
 
@@ -113,7 +113,7 @@ def quarantine_runner(
     key: KeyOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Trust a runner no more: it gets only A/A runs until it is released."""
+    """Quarantine a runner: it gets only A/A runs until it is released."""
     _act(name, "quarantine", reason, url, key, as_json)
 
 
@@ -125,7 +125,7 @@ def release_runner(
     key: KeyOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Trust a quarantined runner again."""
+    """Release a runner from quarantine."""
     _act(name, "release", reason, url, key, as_json)
 
 
@@ -133,9 +133,9 @@ def release_runner(
 def calibrate_runner(
     name: NameArgument,
     suite: Annotated[
-        str, typer.Option("--suite", help="With --preset; else all that bounties pay for.")
+        str, typer.Option("--suite", help="Together with --preset; by default all that bounties pay for.")
     ] = "",
-    preset: Annotated[str, typer.Option("--preset", help="With --suite.")] = "",
+    preset: Annotated[str, typer.Option("--preset", help="Together with --suite.")] = "",
     url: UrlOption = "",
     key: KeyOption = "",
     as_json: JsonOption = False,
@@ -145,7 +145,7 @@ def calibrate_runner(
     if as_json:
         print_json(ordered)
     elif not ordered:
-        console.print("nothing new: it has these A/A runs before it already", highlight=False)
+        console.print("nothing new: these A/A runs already wait for the runner", highlight=False)
     else:
         table(
             "Ordered", ("run", "suite"), [(row["id"], f"{row['suite']}/{row['preset']}") for row in ordered]

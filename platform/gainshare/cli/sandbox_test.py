@@ -1,4 +1,4 @@
-"""`gainshare sandbox-test`: attacks this machine's sandbox and shows what held."""
+"""`gainshare sandbox-test`: attacks this machine's sandbox and shows which attacks were contained."""
 
 import time
 from typing import Annotated
@@ -9,16 +9,14 @@ from gainshare.cli.output import CliError, JsonOption, console, print_json, tabl
 
 LevelOption = Annotated[
     str | None,
-    typer.Option(
-        "--level", help="Attack this level instead of the one that runs here by itself: a name listed below."
-    ),
+    typer.Option("--level", help="Attack this level instead of the default one of this machine."),
 ]
 
 
 def sandbox_test(level: LevelOption = None, as_json: JsonOption = False) -> None:
-    """Try to break out of the sandbox in every way we know. Exit status 1 when anything works.
+    """Try every known way to break out of the sandbox. Exit status 1 if one works.
 
-    Also lists every level of this machine, and what to do about those that do not work. Levels: bubblewrap (as root),
+    Also lists every level, and how to make those work that do not. Levels: bubblewrap (as root),
     bubblewrap-user (as an ordinary user), container.
     """
     from benchmarks.commands import dying_of_signals
@@ -32,9 +30,7 @@ def sandbox_test(level: LevelOption = None, as_json: JsonOption = False) -> None
             chosen = best_level()
         elif level not in levels:
             names = ", ".join(levels)
-            raise CliError(
-                f"there is no level {level!r} to attack: it is one of {names}", code="no_such_level"
-            )
+            raise CliError(f"there is no level {level!r}: choose one of {names}", code="no_such_level")
         else:
             chosen = next(known for known in levels if known == level)
             if problem := levels[chosen]:

@@ -1,4 +1,4 @@
-"""`gainshare status`: the processes of the local stack, or where one submission stands."""
+"""`gainshare status`: shows the processes of the local stack, or one submission."""
 
 from typing import Annotated, Any
 
@@ -13,8 +13,10 @@ from gainshare.local.state import StackState, running_state
 
 
 def status(
-    submission: Annotated[str, typer.Argument(help="Id of a submission; without it, the local stack.")] = "",
-    follow: Annotated[bool, typer.Option("--watch", help="Follow the submission until it rests.")] = False,
+    submission: Annotated[str, typer.Argument(help="Id of a submission; the local stack by default.")] = "",
+    follow: Annotated[
+        bool, typer.Option("--watch", help="Follow the submission until it needs a person or has ended.")
+    ] = False,
     url: UrlOption = "",
     key: KeyOption = "",
     as_json: JsonOption = False,
@@ -30,7 +32,7 @@ def status(
         return
     home = home_from_environment()
     state = running_state(home)
-    # Looked at here too: on a full disk the supervisor cannot write its own warning down.
+    # Checked here too, because the supervisor cannot record its warning on a full disk.
     state.warning = free_space_problem(home, LOW_FREE_BYTES) or state.warning
     if as_json:
         print_json(state.to_json())

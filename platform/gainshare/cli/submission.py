@@ -1,4 +1,4 @@
-"""A submission as the commands show it: one line that says where it stands, and the same line live."""
+"""Output of a submission: one line with its state, once or live."""
 
 import time
 from typing import Any
@@ -30,8 +30,8 @@ def describe(submission: dict[str, Any]) -> str:
 
 
 def is_resting(submission: dict[str, Any]) -> bool:
-    """Whether nothing more happens without a person: a passed gate is `judged` for a moment, without a verdict, and a
-    confirmed gain may be measured once more at random."""
+    """Whether nothing more happens without a person. A passed gate is `judged` for a moment, without a
+    verdict, and a confirmed gain may be measured again at random."""
     if any(run["state"] in OPEN_RUN for run in submission.get("runs") or ()):
         return False
     return submission["state"] in RESTING and submission["verdict"] is not None

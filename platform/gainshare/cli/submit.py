@@ -1,4 +1,4 @@
-"""`gainshare submit`: sends a diff to a bounty."""
+"""`gainshare submit`: submits a diff to a bounty."""
 
 from pathlib import Path
 from typing import Annotated

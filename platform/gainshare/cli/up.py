@@ -23,11 +23,11 @@ def up(
     port: PortOption = stack.DEFAULT_PORT,
     model: ModelOption = stack.DEFAULT_MODEL,
     detach: Annotated[
-        bool, typer.Option("--detach", help="Start in the background and return when ready.")
+        bool, typer.Option("--detach", help="Start in the background and return when the site is ready.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Start the whole site on this machine, print its address and a ready login, and keep it running."""
+    """Start the whole site on this machine, print its address and a login, and keep it running."""
     home = home_from_environment()
     if detach:
         announce(
@@ -36,7 +36,7 @@ def up(
             as_json,
         )
     elif as_json:
-        raise CliError("--json prints one document and ends: use it with --detach", code="usage")
+        raise CliError("--json prints one document and exits, so it needs --detach", code="usage")
     else:
         stack.run_foreground(
             home,
@@ -49,7 +49,7 @@ def up(
 
 
 def announce(state: StackState, home: Home, as_json: bool) -> None:
-    """Where the site is and how to get in. The password is shown, since it guards this machine's own site only."""
+    """Print the site's address and login. The password is shown, because it is for this machine's site only."""
     secrets = Secrets(home.secrets)
     login = {
         "url": state.url,

@@ -12,28 +12,33 @@ from gainshare.cli.remeasure import measure_again
 
 
 def verify(
-    file: Annotated[Path, typer.Argument(help="An evidence file, as the site gives it.")],
+    file: Annotated[Path, typer.Argument(help="An evidence file, as downloaded from the site.")],
     public_key: Annotated[
-        str, typer.Option("--public-key", help="Trust only this runner key (raw Ed25519, base64).")
+        str, typer.Option("--public-key", help="Accept only this runner's public key (raw Ed25519, base64).")
     ] = "",
     nonce: Annotated[str, typer.Option("--nonce", help="The nonce that the site gave to the run.")] = "",
     rerun: Annotated[
         bool,
-        typer.Option("--rerun", help="Then measure both trees again on this machine, with the same judge."),
+        typer.Option("--rerun", help="Also measure both trees again on this machine, with the same judge."),
     ] = False,
     base: Annotated[
         str,
-        typer.Option("--base", help="With --rerun: folder or diff of the base tree; else the site is asked."),
+        typer.Option(
+            "--base", help="With --rerun: folder or diff of the base tree; fetched from the site by default."
+        ),
     ] = "",
     candidate: Annotated[
         str,
         typer.Option(
-            "--candidate", help="With --rerun: folder or diff of the candidate; else the site is asked."
+            "--candidate",
+            help="With --rerun: folder or diff of the candidate; fetched from the site by default.",
         ),
     ] = "",
     reproduction: Annotated[
         str,
-        typer.Option("--reproduction", help="With --rerun, of a bug's evidence: the reproduction's file."),
+        typer.Option(
+            "--reproduction", help="With --rerun and evidence about a bug: the reproduction's file."
+        ),
     ] = "",
     url: UrlOption = "",
     as_json: JsonOption = False,
@@ -42,8 +47,8 @@ def verify(
 
     With --rerun the trees, which must have the hashes that the evidence names, are measured again.
 
-    Exit status 1 when anything does not hold. Without --public-key the key inside the file is used, which shows
-    that the file is whole but not who made it.
+    Exit status 1 if any check fails. Without --public-key the key in the file is used, which shows that the
+    file is unchanged, but not who made it.
     """
     from benchmarks.evidence.signing import key_id
     from benchmarks.evidence.verify import verify_evidence

@@ -12,4 +12,4 @@ site = import_string("gainshare.web.http.body_limit.with_body_limit")(
     get_asgi_application(), settings.BODY_LIMITS
 )
 # Model access goes past the site's middleware; named by string, as the settings name the apps.
-application = import_string("gainshare.gateway.asgi.with_side_door")(site)
+application = import_string("gainshare.gateway.asgi.with_gateway")(site)

@@ -1,6 +1,7 @@
-"""The control plane's Celery app: queue `control`, and the beat schedule that repairs state from the database.
+"""Celery app of the control plane: queue `control`, and the beat schedule that repairs state from the database.
 
-Tasks take ids, are idempotent, and may be lost with the broker at any time: beat re-queues from PostgreSQL.
+Tasks take ids and are idempotent. They may be lost with the broker at any time, because beat repeats them
+from PostgreSQL.
 """
 
 import os
@@ -10,7 +11,7 @@ from django.conf import settings
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gainshare.config.settings")
 
-CALIBRATION_LOOK_S = 60  # how often beat looks whether a runner's A/A run is due
+CALIBRATION_LOOK_S = 60  # how often beat checks whether a runner's A/A run is due
 FORGET_ATTEMPTS_S = 600
 
 app = Celery("gainshare")

@@ -18,7 +18,7 @@ class BadSetting(ValueError):
 
 
 class Env:
-    """Readers over one mapping of environment variables (``os.environ`` unless told otherwise)."""
+    """Typed readers over a mapping of environment variables (``os.environ`` by default)."""
 
     def __init__(self, source: Mapping[str, str] | None = None) -> None:
         self._source = os.environ if source is None else source
@@ -57,7 +57,7 @@ class Env:
         return Path(raw) if raw else default
 
     def secret(self, name: str, *, default: str | None = None) -> str:
-        """The secret itself, or the content of the file that ``NAME_FILE`` points to."""
+        """Value of the secret, or the content of the file that ``NAME_FILE`` names."""
         if value := self._source.get(name):
             return value
         if file := self._source.get(f"{name}_FILE"):

@@ -27,12 +27,13 @@ SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
 SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
-# A year; sent over https only. Sub-domains may be somebody else's, so they are left alone.
+# A year; sent over https only. Not for subdomains, which may belong to others.
 SECURE_HSTS_SECONDS = 365 * 24 * 3600 if PUBLIC_URL.startswith("https://") else 0
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = PUBLIC_URL.startswith("https://")
 AUTHENTICATION_BACKENDS = ["gainshare.accounts.entrance_limits.LimitedModelBackend"]
-# By address (IPv6: by /64): accounts made, and passwords tried. By account: wrong passwords from unfamiliar addresses,
-# and from each familiar one. Behind a proxy, FORWARDED_ALLOW_IPS must name it to uvicorn, else all share one address.
+# By address (IPv6: by /64): accounts made, and passwords tried. By account: wrong passwords from unknown
+# addresses, and from each known one. Behind a proxy, FORWARDED_ALLOW_IPS must name it to uvicorn, else all
+# share one address.
 SIGN_UPS_PER_HOUR = env.integer("GAINSHARE_SIGN_UPS_PER_HOUR", 60, minimum=1)
 SIGN_INS_PER_HOUR = env.integer("GAINSHARE_SIGN_INS_PER_HOUR", 120, minimum=1)
 WRONG_PASSWORDS_PER_HOUR = env.integer("GAINSHARE_WRONG_PASSWORDS_PER_HOUR", 20, minimum=1)
@@ -96,9 +97,7 @@ STORAGES = {
 }
 WHITENOISE_USE_FINDERS = True
 WHITENOISE_ALLOW_ALL_ORIGINS = False
-WHITENOISE_ROOT = (
-    Path(__file__).resolve().parents[1] / "web" / "root"
-)  # files that have their address by custom
+WHITENOISE_ROOT = Path(__file__).resolve().parents[1] / "web" / "root"  # files with conventional addresses
 
 # -- Data -------------------------------------------------------------------------------------------
 DATABASES = {"default": postgres_settings(env.text("DATABASE_URL", "postgresql:///gainshare"))}
@@ -150,28 +149,28 @@ SPECTACULAR_SETTINGS = {
             "name": "models",
             "description": "Model access, compatible with OpenAI's clients. Every call needs a key.",
         },
-        {"name": "users", "description": "Signing up, who one is, roles."},
-        {"name": "keys", "description": "API keys of one's own."},
-        {"name": "credits", "description": "One's own balance and transfers."},
-        {"name": "usage", "description": "One's own requests to models, each with its bill."},
-        {"name": "bounties", "description": "What improvements are wanted, and what they pay."},
+        {"name": "users", "description": "Sign-up, your account, roles."},
+        {"name": "keys", "description": "Your API keys."},
+        {"name": "credits", "description": "Your balance and transfers."},
+        {"name": "usage", "description": "Your requests to models, each with its bill."},
+        {"name": "bounties", "description": "Wanted improvements and what they pay."},
         {
             "name": "submissions",
-            "description": "Patches, what the judge says of them, and what people decide.",
+            "description": "Patches, their verdicts, and people's decisions.",
         },
         {"name": "reproductions", "description": "Files that show a bug."},
         {"name": "disputes", "description": "Objections to a verdict."},
         {"name": "runs", "description": "Measurements, their logs and their evidence."},
-        {"name": "awards", "description": "What was paid, or will be."},
+        {"name": "awards", "description": "Awards that were paid or will be."},
         {"name": "trees", "description": "Versions of the stack's files."},
         {"name": "lineages", "description": "Lines of trees that grow by merges."},
-        {"name": "runners", "description": "The machines that judge, and what maintainers do with them."},
+        {"name": "runners", "description": "The machines that judge, and maintainers' actions on them."},
         {"name": "switches", "description": "Emergency stops of judging, awards and merges."},
         {"name": "treasury", "description": "Credits that belong to the platform (maintainers)."},
         {"name": "grants", "description": "Credits given to people (maintainers)."},
-        {"name": "prices", "description": "What tokens cost; versions are immutable."},
+        {"name": "prices", "description": "Prices of tokens; versions are immutable."},
         {"name": "audit", "description": "The ledger's invariants (maintainers)."},
-        {"name": "runner", "description": "What runners call themselves, with a runner token."},
+        {"name": "runner", "description": "Calls of the runners themselves, with a runner token."},
     ],
     "ENUM_NAME_OVERRIDES": {
         "AwardRole": "bounty.models.awards.AwardRole",
@@ -192,7 +191,7 @@ SPECTACULAR_SETTINGS = {
 }
 
 # -- Credits ----------------------------------------------------------------------------------------
-# A page asks once more before a sum moves that is more than this share of all credits ever issued.
+# A page asks for confirmation before it moves more than this share of all credits ever issued.
 LARGE_SUM_PERCENT = env.integer("GAINSHARE_LARGE_SUM_PERCENT", 25, minimum=0)
 
 # -- Queues -----------------------------------------------------------------------------------------
@@ -202,11 +201,13 @@ CELERY_BEAT_INTERVAL_S = env.integer("GAINSHARE_BEAT_INTERVAL_S", 5, minimum=1)
 # -- Judging ----------------------------------------------------------------------------------------
 RUN_LEASE_S = env.integer("GAINSHARE_RUN_LEASE_S", 60, minimum=1)
 RUN_MAX_ATTEMPTS = env.integer("GAINSHARE_RUN_MAX_ATTEMPTS", 3, minimum=1)
-# Of a hundred confirmed gains so many are measured once more, at random, while they are reviewed.
+# Percentage of confirmed gains that are measured again, at random, during review.
 RECHECK_PERCENT = env.integer("GAINSHARE_RECHECK_PERCENT", 10, minimum=0, maximum=100)
-# Rejected diffs of one person that a bounty's list takes in an hour; what comes on top is refused until later.
+# Rejected diffs per person and hour that are stored; further ones are refused until later.
 REJECTIONS_PER_HOUR = env.integer("GAINSHARE_REJECTIONS_PER_HOUR", 10, minimum=1)
-AA_INTERVAL_S = env.integer("GAINSHARE_AA_INTERVAL_S", 6 * 3600, minimum=60)  # each runner measures itself
+AA_INTERVAL_S = env.integer(
+    "GAINSHARE_AA_INTERVAL_S", 6 * 3600, minimum=60
+)  # interval of each runner's A/A runs
 
 # -- Model access -----------------------------------------------------------------------------------
 MODEL_NODES = env.words("GAINSHARE_MODEL_NODES", [])
@@ -219,5 +220,7 @@ LOGGING = {
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["console"], "level": env.text("GAINSHARE_LOG_LEVEL", "INFO")},
-    "loggers": {"httpx": {"level": "WARNING"}},  # else two lines for every request that the gateway passes on
+    "loggers": {
+        "httpx": {"level": "WARNING"}
+    },  # otherwise two lines for each request that the gateway forwards
 }

@@ -1,4 +1,4 @@
-"""Every address of the site. Apps are named by string: the shell does not import what plugs into it."""
+"""Root URLconf of the site. Apps are named by string, because the shell does not import them."""
 
 from django.contrib import admin
 from django.urls import include, path

@@ -1,4 +1,4 @@
-"""Usage records in Django's admin: to look at, never to change."""
+"""Read-only Django admin of usage records."""
 
 from django.contrib import admin
 from django.http import HttpRequest

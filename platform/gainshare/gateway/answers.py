@@ -1,7 +1,6 @@
-"""What a request asks of its answers beside their text: how many, in which form, with which log-probabilities, and
-how urgently. Pure.
+"""Checks the fields that describe the wanted answers: number, format, log-probabilities and urgency. Pure functions.
 
-Numbers are bounded here, since holds are made of them; whether a model can follow a schema is the node's to say.
+Numbers are bounded here, because holds depend on them. The node decides whether a model can follow a schema.
 """
 
 from collections.abc import Mapping
@@ -13,19 +12,19 @@ from gainshare.gateway.sampling import whole
 MAX_ANSWERS = 16
 MAX_TOP_LOGPROBS = 20
 FORMATS = ("text", "json_object", "json_schema")
-# Ours: {"priority": …, "deadline_ms": …}. No one may step forward in the queue, only back.
+# Extension of this platform: {"priority": …, "deadline_ms": …}. Users can only lower their priority.
 EXTENSION = "gainshare"
 PRIORITIES = (-100, 0)
 MAX_DEADLINE_MS = 24 * 3600 * 1000
 
 
 def n_answers(body: Mapping[str, Any]) -> int:
-    """How many answers are wanted."""
+    """Number of requested answers."""
     return 1 if body.get("n") is None else whole("n", body["n"], 1, MAX_ANSWERS)
 
 
 def checked_answers(body: Mapping[str, Any], *, is_chat: bool) -> dict[str, Any]:
-    """The fields to pass on; raises `BadRequest` for what cannot be."""
+    """Check the fields and return those to pass on; raises `BadRequest`."""
     passed_on: dict[str, Any] = {}
     if (n := n_answers(body)) > 1:
         passed_on["n"] = n

@@ -1,8 +1,8 @@
-"""The OpenAI-compatible API below /v1/: async views that check the key, admit the request and pass the answer on.
+"""OpenAI-compatible API below /v1/: async views that check the key, admit the request and forward the answer.
 
-Keys are the only way in; a browser's session is not looked at, so there is nothing for a forged request to use.
-What the site's own playground asks comes through `gateway.playground`, and is answered by the same `serve`.
-Every answer that was admitted carries `X-Gainshare-Request-Id`, the id of its bill under /api/v1/usage/.
+Only keys are accepted. A browser's session is ignored, so a forged request cannot use it. The site's
+playground calls `gateway.playground`, which uses the same `serve`. Every admitted answer carries
+`X-Gainshare-Request-Id`, the id of its bill under /api/v1/usage/.
 """
 
 import asyncio
@@ -57,12 +57,12 @@ AsyncView = Callable[..., Coroutine[Any, Any, HttpResponseBase]]
 
 
 def openai_view(*methods: str) -> Callable[[AsyncView], AsyncView]:
-    """Make a view answer every failure in OpenAI's shape; without session and CSRF, they play no part here."""
+    """Decorator for views of /v1/: errors in OpenAI's shape, no CSRF check, because sessions are not used."""
     return lambda view: csrf_exempt(in_openai_shape(*methods)(view))
 
 
 def in_openai_shape(*methods: str) -> Callable[[AsyncView], AsyncView]:
-    """Make a view take these methods only, and answer every failure in OpenAI's shape."""
+    """Decorator that restricts a view to these methods and answers every error in OpenAI's shape."""
 
     def decorate(view: AsyncView) -> AsyncView:
         @functools.wraps(view)
@@ -75,10 +75,14 @@ def in_openai_shape(*methods: str) -> Callable[[AsyncView], AsyncView]:
                 return error_response(error)
             except (DatabaseError, InterfaceError):
                 logger.exception("the database failed a request")
-                return error_response(NodeUnavailable("The service is not available; try again shortly."))
+                return error_response(
+                    NodeUnavailable("The service is not available at the moment. Try again shortly.")
+                )
             except Exception:
-                logger.exception("unforeseen failure")
-                return error_response(GatewayError("The service failed; the failure is logged."))
+                logger.exception("unexpected error")
+                return error_response(
+                    GatewayError("The service failed, and the failure was logged. Try again later.")
+                )
 
         return answer
 
@@ -86,7 +90,7 @@ def in_openai_shape(*methods: str) -> Callable[[AsyncView], AsyncView]:
 
 
 def presented_key(request: HttpRequest) -> str:
-    """The key in the request's header, unchecked; raises `BadKey` where there is none."""
+    """Read the key from the request's header, unchecked; raises `BadKey` if there is none."""
     word, _, raw = request.headers.get("Authorization", "").partition(" ")
     if word.lower() != "bearer" or not raw.strip():
         raise BadKey("You didn't provide an API key. Send it as: Authorization: Bearer gs_…")
@@ -125,7 +129,9 @@ async def generate(http: HttpRequest, endpoint: Endpoint) -> HttpResponseBase:
     try:
         request = read_request(read_body(http), endpoint)
     except GatewayError:
-        await in_database(services.caller, raw_key=raw_key)  # what is wrong is told to customers only
+        await in_database(
+            services.caller, raw_key=raw_key
+        )  # errors in the request are only shown to callers with a valid key
         raise
     payer, price, (node, count) = await check_and_count(raw_key, request)
     return await serve(request, endpoint, payer, price, node, count)
@@ -139,10 +145,11 @@ async def serve(
     node: ModelNode,
     count: TokenCount,
 ) -> HttpResponseBase:
-    """Hold the credits, then hand the node's tokens on: for whoever was let in, and at whichever door."""
+    """Hold the credits and forward the node's tokens, for calls with a key and from the playground."""
     if price is None:
         raise UnpricedModel(
-            f"The model '{request.model}' has no price yet, so it cannot be used. Ask a maintainer to publish one.",
+            f"The model '{request.model}' has no price yet, so it cannot be used. Ask a maintainer to "
+            "publish a price.",
             param="model",
         )
     request_id = uuid4()
@@ -171,10 +178,10 @@ async def serve(
 async def check_and_count(
     raw_key: str, request: GenerationRequest
 ) -> tuple[services.Payer, PriceVersion | None, tuple[ModelNode, TokenCount]]:
-    """The caller, the price, and the prompt's length at a node.
+    """Return the caller, the price, and the prompt's length at a node.
 
-    A stranger's prompt is not looked at before the key was found good; for a key that was good a moment ago, the
-    node counts while the database checks.
+    The prompt is counted after the key was checked. For a key that was valid a moment ago, the node counts
+    while the database checks.
     """
     counting = asyncio.create_task(node_pool().tokenise(request)) if known_keys.has(raw_key) else None
     try:
@@ -191,15 +198,15 @@ async def check_and_count(
 
 
 def read_body(http: HttpRequest) -> bytes:
-    """The body, unless it is larger than any prompt could be."""
+    """Read the body; raises BodyTooLarge above the limit of any prompt."""
     if int(http.META.get("CONTENT_LENGTH") or 0) > MAX_BODY_BYTES:
-        raise BodyTooLarge(f"The body may have at most {MAX_BODY_BYTES} bytes.")
+        raise BodyTooLarge(f"The body is too large: it may have at most {MAX_BODY_BYTES} bytes.")
     try:
         body = http.body
     except RawPostDataException:
-        raise BadRequest("The body cannot be read; send JSON.", code="invalid_json") from None
+        raise BadRequest("The body cannot be read. Send JSON.", code="invalid_json") from None
     if len(body) > MAX_BODY_BYTES:
-        raise BodyTooLarge(f"The body may have at most {MAX_BODY_BYTES} bytes.")
+        raise BodyTooLarge(f"The body is too large: it may have at most {MAX_BODY_BYTES} bytes.")
     return body
 
 
@@ -210,7 +217,7 @@ async def admit(
     price: PriceVersion,
     count: TokenCount,
 ) -> services.Admission:
-    """`services.admit`, which no cancellation can leave with a hold that no one knows of."""
+    """Call `services.admit`; if the task is cancelled meanwhile, its hold is released."""
     admitting = in_background(
         in_database(
             services.admit,
@@ -231,7 +238,7 @@ async def admit(
 
 
 async def release(admitting: "asyncio.Task[services.Admission]") -> None:
-    """The client left while its credits were being held: let them go."""
+    """Release the hold of a client that disconnected during its admission."""
     await asyncio.wait({admitting})
     if admitting.cancelled() or admitting.exception() is not None:
         return
@@ -241,7 +248,7 @@ async def release(admitting: "asyncio.Task[services.Admission]") -> None:
 async def events(
     generation: Generation, request: GenerationRequest, envelope: Envelope
 ) -> AsyncIterator[bytes]:
-    """The stream of server-sent events; a failure is one event with an `error`, which OpenAI's clients raise."""
+    """Stream of server-sent events; a failure is one event with an `error`, which OpenAI's clients raise."""
     try:
         async for chunk in generation.chunks():
             if (public := envelope.chunk(chunk, wants_usage=request.wants_usage)) is not None:
@@ -260,12 +267,12 @@ class EventStream(StreamingHttpResponse):
     def __init__(self, generation: Generation, content: AsyncIterator[bytes]) -> None:
         super().__init__(content, content_type="text/event-stream")
         self["Cache-Control"] = "no-cache, no-transform"
-        self["X-Accel-Buffering"] = "no"  # nginx would hold tokens back
+        self["X-Accel-Buffering"] = "no"  # otherwise nginx buffers tokens
         self._generation = generation
         self._loop = asyncio.get_running_loop()
 
     def close(self) -> None:
-        """Called by Django in a thread once the response was sent or the client has gone."""
+        """Called by Django in a thread, after the response was sent or the client disconnected."""
         super().close()
         self._loop.call_soon_threadsafe(self._generation.finish, RequestStatus.CANCELLED)
 

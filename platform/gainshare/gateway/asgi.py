@@ -1,8 +1,8 @@
-"""The ASGI side door for /v1/: Django's request handling without the site's middleware.
+"""ASGI handler for /v1/ that skips the site's middleware.
 
-Sessions, CSRF tokens, messages and static files have no part in requests that carry a key. What is more, one
-synchronous middleware (static files) makes Django keep a thread for as long as a view runs, and a view here runs as
-long as a model writes. So requests below /v1/ go through a handler of their own, everything else through the site.
+Requests with a key need no sessions, CSRF tokens, messages or static files. A synchronous middleware (static
+files) also makes Django keep a thread for as long as a view runs, and a view here runs as long as a model
+generates. So requests below /v1/ have a separate handler.
 """
 
 from io import BytesIO
@@ -22,11 +22,11 @@ class BareHandler(ASGIHandler):
     """Django's ASGI handler with no middleware at all."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Without a thread of its own for each request: only signals and `close` need one, for a moment."""
+        """Handle a request without a dedicated thread: only signals and `close` need one, for a moment."""
         await self.handle(scope, receive, send)
 
     async def read_body(self, receive: Any) -> BinaryIO:
-        """The body, no more of it than shows that it is too large: it comes before its sender's key is looked at."""
+        """Read the body, at most one chunk beyond the limit, because the sender's key is not checked yet."""
         body, room = BytesIO(), MAX_BODY_BYTES + 1
         while True:
             message = await receive()
@@ -52,8 +52,8 @@ class BareHandler(ASGIHandler):
         return response
 
 
-def with_side_door(site: Any) -> Any:
-    """An ASGI application that sends requests below /v1/ to the gateway and all others to `site`."""
+def with_gateway(site: Any) -> Any:
+    """ASGI application that sends requests below /v1/ to the gateway and all others to `site`."""
     gateway = BareHandler()
 
     async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:

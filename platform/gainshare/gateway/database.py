@@ -1,8 +1,8 @@
-"""Runs the gateway's database work beside the event loop: a few threads, each keeping its connection.
+"""Runs the gateway's database work outside the event loop, in a few threads with persistent connections.
 
-Django would open a connection per request and close it at its end; one round trip to connect is most of what the
-gateway may add before the first token. A connection that a server restart has broken is replaced, and the call
-repeated once: every service of the ledger and of the gateway is idempotent by id.
+Django would open a connection per request, which would use most of the gateway's latency budget before the
+first token. A connection that a server restart has broken is replaced and the call repeated once; every
+service of the ledger and of the gateway is idempotent by id.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ _threads = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="gateway-d
 
 
 async def in_database(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """`function(*args, **kwargs)` in one of the gateway's threads."""
+    """Run `function(*args, **kwargs)` in one of the gateway's threads."""
 
     def call() -> T:
         try:
@@ -34,7 +34,7 @@ async def in_database(function: Callable[P, T], *args: P.args, **kwargs: P.kwarg
 
 
 def close_connections() -> None:
-    """Close the connection of every thread; a test database cannot be dropped before."""
+    """Close the connection of every thread, which dropping a test database requires."""
     barrier = Barrier(THREADS)
 
     def close() -> None:

@@ -1,7 +1,7 @@
-"""What the model-access API refuses, in OpenAI's error shape, so that their clients raise the class they know.
+"""Errors of the model-access API in OpenAI's shape, so that OpenAI's clients raise their own classes.
 
-One class per reason. `x-should-retry` tells the client whether the same request can succeed a moment later: it would
-otherwise repeat every 429.
+One class per reason. `x-should-retry` tells the client whether the same request can succeed a moment later;
+otherwise it would repeat every 429.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from gainshare.accounts.errors import DomainError
 
 
 class GatewayError(DomainError):
-    """A refusal with OpenAI's four fields; `code` and `message` are the platform's, `type` and `param` theirs."""
+    """An error with OpenAI's four fields. `code` and `message` are ours, `type` and `param` are OpenAI's."""
 
     status = 500
     code = "internal_error"
@@ -26,7 +26,7 @@ class GatewayError(DomainError):
 
 
 class BadRequest(GatewayError):
-    """The request can never be served as it stands."""
+    """The request is not valid."""
 
     status = 400
     code = "invalid_value"
@@ -55,7 +55,7 @@ class BadKey(GatewayError):
 
 
 class NotSignedIn(GatewayError):
-    """A page of the site asked, and its session has ended. As 403: 401 would have to name a way to send credentials."""
+    """The session of the page has ended. Status 403, because 401 would have to name a way to send credentials."""
 
     status = 403
     code = "not_signed_in"
@@ -63,7 +63,7 @@ class NotSignedIn(GatewayError):
 
 
 class MissingScope(GatewayError):
-    """The key is good, or the person signed in, but not for using models."""
+    """The key or the logged-in user has no permission to use models."""
 
     status = 403
     code = "insufficient_scope"
@@ -79,7 +79,7 @@ class UnknownModel(GatewayError):
 
 
 class UnpricedModel(GatewayError):
-    """The model is served but has no price: what cannot be billed is not sold."""
+    """The model is served but has no price, so it cannot be billed."""
 
     status = 404
     code = "model_not_priced"
@@ -87,7 +87,7 @@ class UnpricedModel(GatewayError):
 
 
 class UnknownEndpoint(GatewayError):
-    """No such address."""
+    """There is no such address."""
 
     status = 404
     code = "unknown_url"
@@ -107,7 +107,7 @@ class MethodNotAllowed(GatewayError):
 
 
 class NoCredits(GatewayError):
-    """The balance does not afford the prompt and one token."""
+    """The balance does not cover the prompt and one token."""
 
     status = 429
     code = "insufficient_quota"
@@ -123,7 +123,7 @@ class NodeUnavailable(GatewayError):
 
 
 class NodeFailed(GatewayError):
-    """The node broke off while it was answering."""
+    """The node failed while it was answering."""
 
     status = 502
     code = "node_failed"
@@ -165,5 +165,5 @@ def error_response(error: GatewayError, *, request_id: str = "") -> JsonResponse
 
 
 def unknown_endpoint(request: HttpRequest, rest: str = "") -> JsonResponse:
-    """Every address below /v1/ that is not one of ours answers in OpenAI's shape too."""
+    """View for unknown addresses below /v1/: 404 in OpenAI's shape."""
     return error_response(UnknownEndpoint(f"Unknown request URL: {request.method} {request.path}."))

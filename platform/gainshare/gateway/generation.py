@@ -1,9 +1,8 @@
-"""One admitted request from its first chunk to its settled hold, whatever happens in between.
+"""Life of an admitted request, from its first chunk to its settled hold.
 
-A generation ends exactly once: completed, cancelled (the client left) or failed (the node broke off, or the time
-for which credits are held ran out). Whoever sees the end first calls `finish`; what the meter had counted by then
-is recorded and settled in a task of its own, because the request's task may be the one being cancelled. Knows
-nothing of HTTP requests or responses.
+A generation ends exactly once: completed, cancelled (the client disconnected) or failed (the node failed, or
+the time of the hold ran out). The first caller of `finish` ends it. The metered usage is recorded and settled
+in a separate task, because the request's task may be cancelled.
 """
 
 import asyncio
@@ -29,17 +28,17 @@ from gainshare.gateway.services import Admission
 logger = logging.getLogger(__name__)
 
 SETTLE_BEFORE_END_S = (
-    2.0  # generation stops this long before the request's time is over (a tenth of it if that is less)
+    2.0  # generation stops this long before the request's deadline (a tenth of its time if that is less)
 )
-PROGRESS_S = 1.0  # how often an answer's count is noted: so much of it may be lost with a killed process
-WAIT_FOR_SETTLING_S = 2.0  # the client's last event waits at most this long for the settled bill
+PROGRESS_S = 1.0  # how often an answer's count is recorded, and so how much a killed process may lose
+WAIT_FOR_SETTLING_S = 2.0  # the client's last event waits at most this long for the bill to be settled
 RETRY_S = (0.1, 0.3, 1.0, 3.0)  # pauses between attempts to record an outcome; the last one repeats
 
 _tasks: set[asyncio.Task[Any]] = set()
 
 
 def in_background(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-    """Run `work` on, even when no one waits for it any more."""
+    """Run `work` to its end, even when no caller waits for it any more."""
     task = asyncio.create_task(work)
     _tasks.add(task)
     task.add_done_callback(_tasks.discard)
@@ -66,16 +65,16 @@ class Generation:
         self._margin_s = min(SETTLE_BEFORE_END_S, left_s / 10)
         self._deadline = asyncio.get_running_loop().time() + left_s - self._margin_s
         self._watch: asyncio.Task[Any] | None = None
-        self._delivered = Metered()  # what the client's connection has taken
+        self._delivered = Metered()  # chunks that the client's connection has taken
         self._noting: asyncio.Task[Any] | None = None
-        self._is_refused = False  # the key was revoked or the account disabled meanwhile
+        self._is_refused = False  # the key was revoked or the account disabled
 
     @property
     def metered(self) -> Metered:
         return self.meter.metered
 
     async def begin(self) -> None:
-        """Start generating at the node; raises `GatewayError` (and has ended) where the node refuses."""
+        """Start generating at the node; if the node refuses, the generation ends and `GatewayError` is raised."""
         self._watch = in_background(self._end_at_deadline())
         try:
             async with asyncio.timeout_at(self._deadline):
@@ -86,18 +85,20 @@ class Generation:
                 )
         except TimeoutError:
             await self.fail(TookTooLong.code)
-            raise TookTooLong("The model node did not start in time; nothing is charged.") from None
+            raise TookTooLong(
+                "The model node did not start in time. Nothing is charged; try again later."
+            ) from None
         except GatewayError as error:
             await self.fail(error.code)
             raise
-        except BaseException:  # the client left: asyncio cancels this task
+        except BaseException:  # the client disconnected: asyncio cancels this task
             self.finish(RequestStatus.CANCELLED)
             raise
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:
-        """The node's chunks, each counted before it is handed on. Raises `GatewayError` where the stream breaks.
+        """Yield the node's chunks, each metered before it is forwarded. Raises `GatewayError` if the stream breaks.
 
-        The generation has ended and, unless the database is away, is settled when the iterator ends.
+        When the iterator ends, the generation has ended and, unless the database is down, is settled.
         """
         assert self._stream is not None, "begin() comes first"
         passed_on = 0
@@ -134,13 +135,13 @@ class Generation:
         except TimeoutError:
             await self.fail(TookTooLong.code)
             raise TookTooLong(self._broken_off("The time for this request ran out")) from None
-        except BaseException:  # the client left: the task is cancelled or the generator closed
+        except BaseException:  # the client disconnected: the task is cancelled or the generator closed
             self.finish(RequestStatus.CANCELLED)
             raise
         await self._settled(self.finish(RequestStatus.COMPLETED))
 
     def finish(self, status: RequestStatus, error_code: str = "") -> asyncio.Task[Any]:
-        """End the generation as `status`, unless it has already ended; the task that records and settles it."""
+        """End the generation as `status`, unless it has ended; return the task that records and settles it."""
         if self._settling is None:
             self._settling = in_background(self._settle(status, error_code))
         return self._settling
@@ -159,14 +160,14 @@ class Generation:
         await asyncio.wait({settling}, timeout=WAIT_FOR_SETTLING_S)
 
     async def _end_at_deadline(self) -> None:
-        """End a generation whose client stopped reading: its task waits to send and cannot see the deadline."""
+        """End a generation at its deadline even if its client stopped reading."""
         await asyncio.sleep(self._deadline + self._margin_s / 2 - asyncio.get_running_loop().time())
         self.finish(RequestStatus.FAILED, TookTooLong.code)
 
     async def _note_progress(self) -> None:
-        """Keep the database's count of delivered tokens at most `PROGRESS_S` old, for beat to bill after a kill.
+        """Record the count of delivered tokens every `PROGRESS_S`, which beat bills if the process is killed.
 
-        On the way, learn whether the key was revoked or the account disabled.
+        Also check whether the key was revoked or the account disabled.
         """
         while True:
             await asyncio.sleep(PROGRESS_S)
@@ -176,7 +177,7 @@ class Generation:
                     services.follow, request_id=self.admission.request_id, metered=delivered
                 )
             except (DatabaseError, InterfaceError) as error:
-                logger.warning("request %s: progress was not noted: %s", self.admission.request_id, error)
+                logger.warning("request %s: progress was not recorded: %s", self.admission.request_id, error)
             else:
                 self._is_refused = not may_go_on
                 if delivered.completion_tokens:
@@ -198,7 +199,7 @@ class Generation:
         await asyncio.wait({closing})
 
     async def _close(self) -> None:
-        """Leave the node's stream, which makes the node stop generating."""
+        """Close the node's stream, which makes the node stop generating."""
         if self._watch is not None and self._watch is not asyncio.current_task():
             self._watch.cancel()
         if self._noting is not None:
@@ -207,7 +208,7 @@ class Generation:
 
 
 async def record_and_settle(admission: Admission, outcome: dict[str, Any]) -> None:
-    """Record the outcome, trying until the request's time is over, then settle; beat repeats a settling that fails."""
+    """Record the outcome, with retries until the request's deadline, then settle. Beat repeats a failed settling."""
     attempt = 0
     while True:
         try:
@@ -222,7 +223,7 @@ async def record_and_settle(admission: Admission, outcome: dict[str, Any]) -> No
             )
             if timezone.now() + timedelta(seconds=pause) > admission.expires_at:
                 logger.error(
-                    "request %s: not settled in time, beat bills what was noted", admission.request_id
+                    "request %s: not settled in time, beat will bill what was recorded", admission.request_id
                 )
                 return
             await asyncio.sleep(pause)

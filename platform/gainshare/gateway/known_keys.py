@@ -1,7 +1,7 @@
-"""Remembers which API keys were good a moment ago, so that work for them may begin while they are checked again.
+"""Cache of recently valid API keys, so that work for them can begin while they are checked again.
 
-It never decides anything: every request is authenticated by the database before credits are held. Only hashes are kept,
-in this process.
+It grants nothing: every request is authenticated by the database before credits are held. Only hashes are
+stored, in this process.
 """
 
 import hashlib
@@ -13,13 +13,13 @@ MOST = 10_000
 
 
 class KnownKeys:
-    """Keys by the time at which they were last good; the oldest go first when there are too many."""
+    """Times at which keys were last valid; the oldest are dropped when there are too many."""
 
     def __init__(self) -> None:
         self._good_at: OrderedDict[bytes, float] = OrderedDict()
 
     def has(self, raw_key: str) -> bool:
-        """Whether the key was good within the last minute."""
+        """Whether the key was valid within the last minute."""
         good_at = self._good_at.get(_digest(raw_key))
         return good_at is not None and time.monotonic() - good_at < REMEMBERED_S
 

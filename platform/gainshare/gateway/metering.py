@@ -1,8 +1,7 @@
-"""Counts what a generation used, chunk by chunk, and does not take the node's last word for it. Pure.
+"""Meters a generation chunk by chunk, and checks the node's counters. Pure functions.
 
-The node puts its counters on every chunk. The meter keeps the newest and refuses counters that run backwards, that
-exceed what was allowed, or that grow without a token's text or end having been sent: a total that was not seen
-growing cannot be billed. So the sum is known at any moment, however the stream ends.
+The node puts its counters on every chunk. The meter keeps the newest ones. It refuses counters that decrease, exceed
+the limit, or grow without a token's text or end. So the usage is known at any moment, however the stream ends.
 """
 
 import math
@@ -13,7 +12,7 @@ from typing import Any
 ENGINE_COUNTERS = ("queued_ms", "prefill_ms", "decode_ms", "device_ms", "kv_byte_ms")
 
 
-MAX_REASON_CHARACTERS = 32  # as the database keeps it
+MAX_REASON_CHARACTERS = 32  # as the database stores it
 
 
 class MeterError(Exception):
@@ -22,7 +21,7 @@ class MeterError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Metered:
-    """What was used. Tokens are exact; `engine` holds the engine's own times and is shown, never billed."""
+    """Metered usage. Tokens are exact; `engine` has the engine's times, which are shown and never billed."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -44,7 +43,7 @@ class Metered:
 
 
 class Meter:
-    """Follows one stream. `prompt_tokens` is the tokeniser's count, `max_tokens` what was paid for in advance, for all
+    """Meter of one stream. `prompt_tokens` is the tokeniser's count; `max_tokens` is the held limit for all
     `n_answers` together.
     """
 
@@ -57,11 +56,11 @@ class Meter:
 
     @property
     def finish_reason(self) -> str:
-        """Why the answers ended, each reason once; empty before the first end."""
+        """Finish reasons of the answers, each once; empty before the first end."""
         return ",".join(sorted(set(self._reasons.values())))[:MAX_REASON_CHARACTERS]
 
     def see(self, chunk: Mapping[str, Any]) -> None:
-        """Take the counters of one chunk; raises `MeterError`, and then keeps what was counted before."""
+        """Read the counters of one chunk; on `MeterError` the earlier counts are kept."""
         choices = _choices(chunk)
         for choice in choices:
             if reason := choice.get("finish_reason"):
@@ -98,7 +97,7 @@ class Meter:
         return index
 
     def check_complete(self) -> None:
-        """Raises `MeterError` where the stream ended without saying why each answer did, or before a first counter."""
+        """Raises `MeterError` if the stream ended without counters or without a finish reason for each answer."""
         if len(self._reasons) != self._n_answers:
             raise MeterError(
                 f"{self._n_answers} answers were asked for, {len(self._reasons)} have a finish reason"
@@ -108,7 +107,7 @@ class Meter:
 
 
 def _choices(chunk: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The parts of answers that a chunk brings, often none."""
+    """Parts of answers in a chunk, often none."""
     choices = chunk.get("choices") or []
     if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
         raise MeterError("choices are not a list of objects")
@@ -134,5 +133,5 @@ def _engine(counters: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _is_finite(value: Any) -> bool:
-    """Whether the database can keep it as a number of JSON."""
+    """Whether the database can store it as a JSON number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and -math.inf < value < math.inf

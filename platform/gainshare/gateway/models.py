@@ -1,7 +1,7 @@
-"""One row per request to a model: what was held, what was used, what it cost, and how it ended.
+"""Usage records: one row per request to a model, with hold, usage, bill and outcome.
 
-The row is written together with the hold and carries its id, so that after any crash the two are found together.
-Neither is stored.
+The row is written together with the hold and has its id, so that both exist after a crash. Prompts and
+answers are not stored.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from django.db.models import F, Q
 
 
 class RequestStatus(models.TextChoices):
-    """How far a request is. It leaves `running` once, and for good."""
+    """State of a request. It leaves `running` once."""
 
-    RUNNING = "running", "Running"  # credits are held, tokens may be on their way
+    RUNNING = "running", "Running"  # credits are held, tokens may be sent
     COMPLETED = "completed", "Completed"  # the model ended its answer
-    CANCELLED = "cancelled", "Cancelled"  # the client went away; what was generated until then is billed
+    CANCELLED = "cancelled", "Cancelled"  # the client disconnected; what was generated until then is billed
     FAILED = "failed", "Failed"  # node, time or gateway failed; only delivered tokens are billed
 
 
-# A request's key prefix where a signed-in person asked without a key. Keys' own prefixes are hexadecimal.
+# Key prefix of a request without a key, from the playground. Prefixes of keys are hexadecimal.
 PLAYGROUND = "playground"
 
 
 class UsageRecord(models.Model):
-    """The meter's reading of one request and its bill. `request_id` is also the id of the ledger's hold."""
+    """Metered usage and bill of one request. `request_id` is also the id of the ledger's hold."""
 
     request_id = models.UUIDField(primary_key=True, default=uuid.uuid4)
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="usage_records")

@@ -1,7 +1,7 @@
-"""Talks to model nodes over HTTP: which models they serve, how long a prompt is, and a stream of chunks.
+"""HTTP client for model nodes: served models, prompt lengths, and streams of chunks.
 
-One pool per event loop, with connections kept alive between requests (aiohttp: a call costs a third of httpx's time).
-Among the nodes that serve a model the one with the fewest requests of this process in flight is asked first.
+One pool per event loop, with persistent connections (aiohttp: a call takes a third of httpx's time). Of the
+nodes that serve a model, the one with the fewest requests of this process in flight is used first.
 """
 
 import asyncio
@@ -31,10 +31,10 @@ from model.serving.api.event_stream import BrokenStreamError, documents
 
 logger = logging.getLogger(__name__)
 
-CATALOGUE_S = 10.0  # how long a node's list of models is trusted
-UNREACHABLE_S = 1.0  # how long a node that refused a connection is passed over
-DRAIN_S = 1.0  # how long a node may take to end an answer after its last event
-KEEP_ALIVE_S = 30.0  # less than a node's own, so that this side closes idle connections first
+CATALOGUE_S = 10.0  # how long a node's list of models is cached
+UNREACHABLE_S = 1.0  # how long a node that refused a connection is skipped
+DRAIN_S = 1.0  # how long a node may take to close an answer after its last event
+KEEP_ALIVE_S = 30.0  # less than a node's timeout, so that this side closes idle connections first
 SHORT_TIMEOUT = aiohttp.ClientTimeout(total=10.0, sock_connect=2.0)
 # Between two chunks of one stream; the whole generation has its own deadline (`generation.py`).
 STREAM_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=2.0, sock_read=120.0)
@@ -43,7 +43,7 @@ UNREACHABLE = (aiohttp.ClientError, TimeoutError)
 
 
 class NodeStreamError(Exception):
-    """The node's stream ended before it was complete; the message is for the log."""
+    """The node's stream broke off; the message is for the log."""
 
 
 class DeadlinePassed(NodeStreamError):
@@ -52,7 +52,7 @@ class DeadlinePassed(NodeStreamError):
 
 @dataclass(frozen=True, slots=True)
 class TokenCount:
-    """The length of a prompt in tokens, and of the model's context."""
+    """Length of a prompt and of the model's context, in tokens."""
 
     prompt_tokens: int
     max_context: int
@@ -60,7 +60,7 @@ class TokenCount:
 
 @dataclass(eq=False, slots=True)
 class ModelNode:
-    """One node as this process knows it."""
+    """This process's state of one node."""
 
     url: str
     in_flight: int = 0
@@ -70,7 +70,7 @@ class ModelNode:
 
 
 class NodePool:
-    """The configured nodes and one HTTP client for all of them. Belongs to one event loop."""
+    """The configured nodes and their HTTP client. Belongs to one event loop."""
 
     def __init__(self, urls: list[str], token: str) -> None:
         self.nodes = [ModelNode(url.rstrip("/")) for url in urls]
@@ -82,27 +82,28 @@ class NodePool:
         )
 
     async def models(self) -> dict[str, dict[str, Any]]:
-        """Name -> OpenAI's model object of everything that a reachable node serves; raises `NodeUnavailable`."""
+        """Model objects in OpenAI's shape, by name, of all reachable nodes; raises `NodeUnavailable`."""
         reachable = await self._refresh(CATALOGUE_S)
         return {name: model for node in reachable for name, model in node.models.items()}
 
     async def serving(self, model: str) -> list[ModelNode]:
-        """The reachable nodes that serve `model`, least busy first; raises `UnknownModel`, `NodeUnavailable`."""
+        """Reachable nodes that serve `model`, least busy first; raises `UnknownModel`, `NodeUnavailable`."""
         reachable = await self._refresh(CATALOGUE_S)
         if not any(model in node.models for node in reachable):
-            reachable = await self._refresh(UNREACHABLE_S)  # a node may have been given a new model just now
+            reachable = await self._refresh(UNREACHABLE_S)  # a node may have loaded a new model meanwhile
         serving = [node for node in reachable if model in node.models]
         if not serving:
             if len(reachable) < len(self.nodes):
-                raise NodeUnavailable("A model node is not reachable at the moment; try again shortly.")
+                raise NodeUnavailable("A model node cannot be reached at the moment. Try again shortly.")
             known = ", ".join(sorted({name for node in reachable for name in node.models}))
             raise UnknownModel(
-                f"The model '{model[:100]}' does not exist. Served here: {known or 'none'}.", param="model"
+                f"The model '{model[:100]}' does not exist. Models served here: {known or 'none'}.",
+                param="model",
             )
         return sorted(serving, key=lambda node: node.in_flight)
 
     async def tokenise(self, request: GenerationRequest) -> tuple[ModelNode, TokenCount]:
-        """A node for `request` and the prompt's length there."""
+        """Choose a node for `request` and count the prompt there."""
         for node in await self.serving(request.model):
             prompt = {"model": request.model, **request.prompt}
             try:
@@ -111,21 +112,21 @@ class NodePool:
             except UNREACHABLE:
                 self._pass_over(node)
                 continue
-            if answer.status == 503:  # it loads or shuts down: another one may be ready
+            if answer.status == 503:  # it is loading or shutting down; another one may be ready
                 self._pass_over(node)
                 continue
             if answer.status != 200:
                 raise _refusal(answer.status, content)
             return node, _token_count(content)
-        raise NodeUnavailable("No model node can be reached at the moment; try again shortly.")
+        raise NodeUnavailable("No model node can be reached at the moment. Try again shortly.")
 
     @asynccontextmanager
     async def generate(
         self, node: ModelNode, request: GenerationRequest, max_tokens: int, *, owner: str = ""
     ) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
-        """Start a generation for the account that nodes know as `owner`, and yield the iterator of its chunks; leaving the block cancels it at the node.
+        """Start a generation of the tenant `owner` and yield its chunks' iterator; leaving the block cancels it.
 
-        Raises what the node refuses as `GatewayError`; the iterator raises `NodeStreamError`.
+        Raises `GatewayError` if the node refuses; the iterator raises `NodeStreamError`.
         """
         node.in_flight += 1
         try:
@@ -139,14 +140,14 @@ class NodePool:
                 )
             except UNREACHABLE:
                 self._pass_over(node)
-                raise NodeUnavailable("The model node cannot be reached; try again shortly.") from None
+                raise NodeUnavailable("The model node cannot be reached. Try again shortly.") from None
             try:
                 if response.status != 200:
                     raise _refusal(response.status, await response.read())
                 async with aclosing(_chunks(response.content)) as chunks:
                     yield chunks
             finally:
-                # Closing an unfinished response closes its connection: that is what tells the node to stop.
+                # Closing an unfinished response closes its connection, which tells the node to stop.
                 response.close()
         finally:
             node.in_flight -= 1
@@ -163,7 +164,7 @@ class NodePool:
         now = time.monotonic()
         reachable = [node for node in self.nodes if node.unreachable_until <= now]
         if not reachable:
-            raise NodeUnavailable("No model node can be reached at the moment; try again shortly.")
+            raise NodeUnavailable("No model node can be reached at the moment. Try again shortly.")
         return reachable
 
     async def _ask(self, node: ModelNode) -> None:
@@ -172,14 +173,14 @@ class NodePool:
                 listed = json.loads(await answer.read())["data"]
             node.models = {str(model["id"]): model for model in listed}
         except (*UNREACHABLE, ValueError, KeyError, TypeError) as error:
-            logger.warning("the node %s does not say what it serves: %s", node.url, error)
+            logger.warning("the node %s did not list its models: %s", node.url, error)
             self._pass_over(node)
         else:
             node.asked_at = time.monotonic()
             node.unreachable_until = float("-inf")
 
     def _pass_over(self, node: ModelNode) -> None:
-        """Leave `node` alone for a moment, then ask it again what it serves."""
+        """Skip `node` for a moment, then ask for its models again."""
         node.unreachable_until = time.monotonic() + UNREACHABLE_S
         node.asked_at = float("-inf")
 
@@ -198,13 +199,15 @@ async def _chunks(body: aiohttp.StreamReader) -> AsyncGenerator[dict[str, Any]]:
 
 
 def _token_count(content: bytes) -> TokenCount:
-    """What a node answers when it has counted a prompt. Raises `NodeFailed` where it is something else."""
+    """Parse a node's answer to a count of a prompt. Raises `NodeFailed` if it is malformed."""
     try:
         body = json.loads(content)
         return TokenCount(int(body["count"]), int(body["max_context"]))
     except (ValueError, KeyError, TypeError) as error:
         logger.warning("a node counts with %.200r", content)
-        raise NodeFailed("The model node did not count the prompt; nothing is charged.") from error
+        raise NodeFailed(
+            "The model node did not count the prompt. Nothing is charged; try again shortly."
+        ) from error
 
 
 def _reported(error: Any) -> NodeStreamError:
@@ -213,7 +216,7 @@ def _reported(error: Any) -> NodeStreamError:
 
 
 async def _drain(body: aiohttp.StreamReader) -> None:
-    """Read to the end of an answer that is complete, so that its connection can serve the next request."""
+    """Read a complete answer to its end, so that its connection can be reused."""
     with suppress(*UNREACHABLE):
         async with asyncio.timeout(DRAIN_S):
             while await body.readany():
@@ -221,7 +224,7 @@ async def _drain(body: aiohttp.StreamReader) -> None:
 
 
 def _refusal(status: int, content: bytes) -> GatewayError:
-    """The node's refusal in the gateway's terms: what the user can change stays, the rest is the node's fault."""
+    """Convert a node's error: errors that the user can fix are kept, all others become the node's failure."""
     try:
         error = json.loads(content)["error"]
         message, code, param = str(error["message"]), error.get("code"), error.get("param")
@@ -231,14 +234,14 @@ def _refusal(status: int, content: bytes) -> GatewayError:
         return ContextTooLong(message, param=param)
     if code == DeadlineMissed.code:
         return DeadlineMissed(
-            "The deadline of the request passed before its answer began; nothing is charged."
+            "The deadline of the request passed before its answer began. Nothing is charged."
         )
     if status == 404:
         return UnknownModel(message, param="model")
     if status in {400, 413, 422}:
         return BadRequest(message, param=param, code=code)
     if status in {429, 503}:
-        return NodeUnavailable("The model node is busy or still loading; try again shortly.")
+        return NodeUnavailable("The model node is busy or still loading. Try again shortly.")
     return NodeFailed(f"The model node failed (HTTP {status}).")
 
 
@@ -246,7 +249,7 @@ _pools: WeakKeyDictionary[asyncio.AbstractEventLoop, NodePool] = WeakKeyDictiona
 
 
 def node_pool() -> NodePool:
-    """The pool of the running event loop, made from the settings at first use."""
+    """The pool of the running event loop, created from the settings at first use."""
     loop = asyncio.get_running_loop()
     pool = _pools.get(loop)
     if pool is None:

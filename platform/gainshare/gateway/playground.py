@@ -1,8 +1,8 @@
-"""What the site's playground asks models for: chat below /playground/api/, paid by the person who is signed in.
+"""API of the site's playground: chat below /playground/api/, paid by the logged-in user.
 
-The way in is the browser's session, so these views stay behind the site's middleware, which /v1/ goes past: Django
-checks the CSRF token and the origin of every POST, and a disabled account has no session. An `Authorization` header
-means nothing here. From there on all is as with a key: the same checks, limits, holds and bills.
+These views authenticate by the browser's session, so unlike /v1/ they use the site's middleware: Django
+checks the CSRF token and the origin of every POST, and a disabled account has no session. An `Authorization`
+header is ignored. Checks, limits, holds and bills are the same as with a key.
 """
 
 from django.http import HttpRequest, HttpResponseBase, JsonResponse
@@ -20,7 +20,7 @@ from gainshare.gateway.services import Payer
 
 
 async def signed_in_payer(request: HttpRequest) -> Payer:
-    """The person whose session this is; raises `NotSignedIn` or `MissingScope`."""
+    """The user of the session; raises `NotSignedIn` or `MissingScope`."""
     user = await request.auser()
     if not isinstance(user, User):
         raise NotSignedIn("You are logged out. Log in again, then send the question again.")
@@ -38,7 +38,7 @@ async def list_models(request: HttpRequest) -> HttpResponseBase:
 @never_cache
 @in_openai_shape("POST")
 async def chat_completions(http: HttpRequest) -> HttpResponseBase:
-    """A streamed chat. An answer in one piece would keep a thread of the site for as long as the model writes."""
+    """Streamed chat. A whole answer would keep a thread of the site for as long as the model generates."""
     payer = await signed_in_payer(http)
     request = read_request(read_body(http), Endpoint.CHAT)
     if not request.is_stream:

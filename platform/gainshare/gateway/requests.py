@@ -1,7 +1,7 @@
-"""Reads and checks what a model user asks for: pure functions from a JSON body to a `GenerationRequest`.
+"""Parses and checks requests for generation: pure functions from a JSON body to a `GenerationRequest`.
 
-Follows OpenAI's reference for chat completions and completions: parameters they do not know are refused by name, those
-they know and this stack lacks are refused as unsupported unless they ask for nothing.
+Follows OpenAI's reference for chat completions and completions. Unknown parameters are refused by name.
+Parameters that this stack lacks are refused as unsupported, unless they have their neutral value.
 """
 
 import json
@@ -16,15 +16,15 @@ from gainshare.gateway.sampling import SAMPLING, checked_sampling
 
 MAX_BODY_BYTES = 4 << 20
 MAX_MESSAGES = 1024
-MAX_TOKENS = 2**31 - 1  # beyond any context
+MAX_TOKENS = 2**31 - 1  # longer than any context
 COMPLETION_TOKENS = 16  # OpenAI's default length of a completion; a chat may fill the context
 
-# Accepted and not passed on: they change nothing about the answer.
+# Accepted and ignored: they do not change the answer.
 IGNORED = {
     "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
     "prompt_cache_retention", "parallel_tool_calls",
 }  # fmt: skip
-# Known to OpenAI, absent here: refused unless the value is the neutral one.
+# Supported by OpenAI but not here: refused unless the value is the neutral one.
 UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "tools": (None, []),
     "tool_choice": (None, "none", "auto"),
@@ -46,7 +46,7 @@ ROLES = {"system": "system", "developer": "system", "user": "user", "assistant":
 
 
 class Endpoint(StrEnum):
-    """The two ways to ask for tokens; the value is the path below /v1/."""
+    """Endpoint of a generation; the value is the path below /v1/."""
 
     CHAT = "chat/completions"
     COMPLETIONS = "completions"
@@ -54,10 +54,10 @@ class Endpoint(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """A checked request. `prompt` holds `messages` or `prompt`, `sampling` what else goes to the node.
+    """A checked request. `prompt` has `messages` or `prompt`, `sampling` the other fields for the node.
 
-    `max_tokens` is what the user asked for, for each of `n_answers`; without it `default_tokens` applies, as far as
-    the context goes.
+    `max_tokens` is the user's limit for each of `n_answers`. Without it, `default_tokens` applies, limited by
+    the context.
     """
 
     endpoint: Endpoint
@@ -71,7 +71,7 @@ class GenerationRequest:
     n_answers: int = 1
 
     def node_body(self, max_tokens: int) -> dict[str, Any]:
-        """The body for the node: always streamed, always with counters on every chunk."""
+        """The body for the node, always streamed and with counters on every chunk."""
         return {
             "model": self.model,
             **self.prompt,
@@ -94,8 +94,8 @@ def read_request(raw: bytes, endpoint: Endpoint) -> GenerationRequest:
     model = body.get("model")
     if not isinstance(model, str) or not model:
         raise BadRequest("You must provide a model parameter.", param="model", code="missing_parameter")
-    if not model.isprintable():  # nor could a database be asked for it
-        raise BadRequest("'model' holds characters that no model's name has.", param="model")
+    if not model.isprintable():  # the database could not look it up either
+        raise BadRequest("'model' has characters that no model's name has.", param="model")
     is_stream = _flag(body, "stream")
     return GenerationRequest(
         endpoint=endpoint,

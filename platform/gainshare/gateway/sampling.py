@@ -1,4 +1,4 @@
-"""The sampling settings of a request and the values at which they make sense. Pure; see OpenAI's API reference."""
+"""Checks of a request's sampling settings. Pure functions; see OpenAI's API reference."""
 
 import math
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from typing import Any
 
 from gainshare.gateway.errors import BadRequest
 
-# name -> (lowest, highest) of the real-valued settings, both ends allowed.
+# (lowest, highest) of each real-valued setting, inclusive.
 RANGES: Mapping[str, tuple[float, float]] = {
     "temperature": (0.0, 2.0),
     "top_p": (0.0, 1.0),
@@ -23,12 +23,12 @@ SEED_RANGE = (-(2**63), 2**63 - 1)
 MAX_STOP_TOKENS = 1024
 MAX_TOKEN_ID = 2**31 - 1
 TOP_K_RANGE = (-1, 2**31 - 1)  # 0 and -1 both keep all tokens
-# OpenAI's, and more that vLLM's users know.
+# OpenAI's settings, and some of vLLM's.
 SAMPLING = {*RANGES, "stop", "stop_token_ids", "min_tokens", "seed", "top_k", "ignore_eos", "logit_bias"}
 
 
 def checked_sampling(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The sampling settings present in `body`; raises `BadRequest` for values no sampler can follow."""
+    """Return the sampling settings in `body`; raises `BadRequest` for invalid values."""
     sampling: dict[str, Any] = {}
     for name, (lowest, highest) in RANGES.items():
         if (value := body.get(name)) is not None:
@@ -76,16 +76,16 @@ def _real(name: str, value: Any, lowest: float, highest: float) -> float:
 
 
 def whole(name: str, value: Any, lowest: int, highest: int) -> int:
-    """`value`, if it is a whole number within the limits; raises `BadRequest` naming `name`."""
+    """Return `value` if it is a whole number within the limits; else raise `BadRequest` naming `name`."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise BadRequest(f"'{name}' must be a whole number.", param=name, code="invalid_type")
     if not lowest <= value <= highest:
-        raise BadRequest(f"'{name}' must lie between {lowest} and {highest}.", param=name)
+        raise BadRequest(f"'{name}' must be between {lowest} and {highest}.", param=name)
     return value
 
 
 def _biases(biases: Any) -> dict[str, float]:
-    """Token id -> what is added to its logit."""
+    """Biases that are added to logits, by token id."""
     if not isinstance(biases, dict):
         raise BadRequest("'logit_bias' must be an object.", param="logit_bias", code="invalid_type")
     if len(biases) > MAX_BIASES:

@@ -1,6 +1,6 @@
-"""Adds the OpenAI-compatible API to the OpenAPI document: its operations, streams, errors and headers.
+"""Adds the OpenAI-compatible API to the OpenAPI document: operations, streams, errors and headers.
 
-Its views are no REST framework views, so drf-spectacular cannot read them. Named by string in the settings.
+Its views are not REST framework views, so drf-spectacular cannot read them. Named by string in the settings.
 """
 
 from collections.abc import Iterator
@@ -13,8 +13,8 @@ TAG = "models"
 ALWAYS = (401, 403, 500, 503)
 GENERATING = (400, 404, 413, 429, 502, 504)
 STREAM_TEXT = (
-    "With `stream`: one `data:` line for each chunk, then `data: [DONE]`. A failure in the middle is one event with "
-    "an `error` object, and no `[DONE]`. Nothing is compressed or held back."
+    "With `stream`: one `data:` line for each chunk, then `data: [DONE]`. A failure in the middle is one "
+    "event with an `error` object, without `[DONE]`. Streams are never compressed or buffered."
 )
 BILL = {
     "X-Gainshare-Request-Id": {
@@ -25,7 +25,10 @@ BILL = {
 }
 ANSWER_HEADERS = {
     **BILL,
-    "X-Gainshare-Max-Tokens": {"description": "The limit that applied to each answer.", "schema": whole(1)},
+    "X-Gainshare-Max-Tokens": {
+        "description": "The token limit that applied to each answer.",
+        "schema": whole(1),
+    },
 }
 ERROR_HEADERS = {
     "x-should-retry": {
@@ -37,7 +40,7 @@ RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait.", "schema": whol
 
 
 def add_model_access(result: dict[str, Any], **_: Any) -> dict[str, Any]:
-    """A hook of drf-spectacular's: the document with the operations and shapes of /v1/."""
+    """drf-spectacular hook that adds the operations and shapes of /v1/ to the document."""
     clash = result["components"]["schemas"].keys() & SHAPES.keys()
     assert not clash, f"two shapes of one name: {clash}"
     result["components"]["schemas"] |= SHAPES
@@ -76,8 +79,8 @@ def _generation(name: str, summary: str, shape: str) -> dict[str, Any]:
     answer |= {"description": STREAM_TEXT, "headers": ANSWER_HEADERS}
     body = {"required": True, "content": {"application/json": {"schema": ref(f"{shape}Request")}}}
     description = (
-        "Credits for the upper bound are held before the first token; what was not used goes back at the end, also "
-        "when the client leaves. What OpenAI knows and the models here lack is refused by name."
+        "Credits for the upper bound are held before the first token. Unused credits return at the end, also when "
+        "the client disconnects. OpenAI parameters that the models here do not support are refused by name."
     )
     return _operation(f"{name}_create", summary, answer, (*ALWAYS, *GENERATING)) | {
         "description": description,
@@ -101,7 +104,7 @@ def _json(shape: str) -> dict[str, Any]:
 
 
 def _error(status: int) -> dict[str, Any]:
-    """What answers with this status, read from the errors themselves."""
+    """Description of an error status, read from the error classes."""
     reasons = [kind for kind in _kinds(GatewayError) if kind.status == status]
     said = [f"`{kind.code}`: {(kind.__doc__ or '').split(chr(10))[0]}" for kind in reasons]
     headers = dict(ERROR_HEADERS)

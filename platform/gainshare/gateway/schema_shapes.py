@@ -1,6 +1,6 @@
-"""The JSON shapes of the OpenAI-compatible API for the OpenAPI document, with the bounds that the code checks. Pure.
+"""JSON shapes of the OpenAI-compatible API for the OpenAPI document, with the limits that the code checks.
 
-What a request may hold is decided in `requests`, `sampling` and `answers`; a test sends the boundaries to them.
+`requests`, `sampling` and `answers` check requests; a test compares their limits with these.
 """
 
 from typing import Any
@@ -40,7 +40,7 @@ def whole(lowest: int | None = None, highest: int | None = None, description: st
 
 
 def thing(properties: Shape, *, required: list[str] | None = None, description: str = "") -> Shape:
-    """An object; all of its fields are always there unless ``required`` says which."""
+    """An object. All fields are required, unless ``required`` lists them."""
     names = list(properties) if required is None else required
     shape: Shape = {"type": "object", "properties": properties}
     return (
@@ -54,7 +54,7 @@ def listed(items: Shape, **more: Any) -> Shape:
 
 
 def _nullable(fields: Shape) -> Shape:
-    """Fields of a request, where null means the same as leaving the field out."""
+    """Fields of a request, in which null means the same as a missing field."""
     return {name: _or_null(shape) for name, shape in fields.items()}
 
 
@@ -62,7 +62,7 @@ def _or_null(shape: Shape) -> Shape:
     if "oneOf" in shape:
         first, *others = shape["oneOf"]
         return {**shape, "oneOf": [_or_null(first), *others]}
-    return {**shape, "nullable": True} if "type" in shape else shape  # without a type anything goes
+    return {**shape, "nullable": True} if "type" in shape else shape  # without a type any value is allowed
 
 
 SAMPLING: Shape = {
@@ -80,37 +80,37 @@ SAMPLING: Shape = {
         "type": "object",
         "maxProperties": MAX_BIASES,
         "additionalProperties": {"type": "number", "minimum": BIAS_RANGE[0], "maximum": BIAS_RANGE[1]},
-        "description": "By token id: what is added to its logit.",
+        "description": "Bias that is added to the logit, by token id.",
     },
 }
 SHARED: Shape = {
     **SAMPLING,
-    "n": whole(1, MAX_ANSWERS, "Answers; the hold covers all of them."),
+    "n": whole(1, MAX_ANSWERS, "Number of answers; the hold covers all of them."),
     "stream": {"type": "boolean", "description": "Answer in server-sent events, as tokens are generated."},
     "stream_options": thing(
-        {"include_usage": {"type": "boolean", "description": "A last chunk with the usage."}},
+        {"include_usage": {"type": "boolean", "description": "Adds a last chunk with the usage."}},
         required=[],
-        description="With `stream` only.",
+        description="Only with `stream`.",
     ),
     "response_format": {
         "type": "object",
         "properties": {"type": text(enum=list(FORMATS)), "json_schema": {"type": "object"}},
         "required": ["type"],
-        "description": "Holds the answer to JSON, or to a JSON schema.",
+        "description": "Constrains the answer to JSON, or to a JSON schema.",
     },
     "gainshare": thing(
         {
-            "priority": whole(*PRIORITIES, "Below 0 waits behind others."),
-            "deadline_ms": whole(1, MAX_DEADLINE_MS, "What cannot begin by then is refused, at no charge."),
+            "priority": whole(*PRIORITIES, "Requests below 0 wait behind others."),
+            "deadline_ms": whole(
+                1, MAX_DEADLINE_MS, "A request that cannot begin by then is refused at no charge."
+            ),
         },
         required=[],
-        description="This platform's own fields.",
+        description="Fields of this platform that OpenAI does not have.",
     ),
-    **{name: {"description": "Accepted; changes nothing about the answer."} for name in sorted(IGNORED)},
+    **{name: {"description": "Accepted and ignored."} for name in sorted(IGNORED)},
 }
-LIMIT_TEXT = (
-    "Lowered to what the wallet affords; the answer's header X-Gainshare-Max-Tokens says what applied."
-)
+LIMIT_TEXT = "Lowered to what the wallet covers; the answer's header X-Gainshare-Max-Tokens has the limit that applied."
 MODEL = text("The id of a model that GET /v1/models lists.", minLength=1)
 PART = thing({"type": text(enum=["text"]), "text": text()})
 MESSAGE = thing(
@@ -124,13 +124,13 @@ USAGE = thing(
         "total_tokens": whole(0),
         "prompt_tokens_details": thing({"cached_tokens": whole(0)}),
     },
-    description="What was metered, of all answers together.",
+    description="Metered usage of all answers together.",
 )
 REASON = text("stop, length, deadline; null until the answer ends.", nullable=True)
 LOGPROBS = {
     "type": "object",
     "nullable": True,
-    "description": "In OpenAI's shape, where they were asked for.",
+    "description": "In OpenAI's shape, if requested.",
 }
 ENVELOPE: Shape = {"id": text(), "created": whole(description="Seconds since 1970."), "model": text()}
 
@@ -140,7 +140,7 @@ def _answer(kind: str, choice: Shape, *, usage: Shape | None = None) -> Shape:
     fields["choices"] = listed(thing({"index": whole(0), **choice}, required=["index", *choice]))
     if usage is not None:
         return thing({**fields, "usage": usage})
-    last = {**USAGE, "nullable": True, "description": "In the last chunk, where it was asked for."}
+    last = {**USAGE, "nullable": True, "description": "In the last chunk, if requested."}
     return thing({**fields, "usage": last}, required=list(fields))
 
 
@@ -154,7 +154,7 @@ SHAPES: Shape = {
         {
             "error": thing(
                 {
-                    "message": text("For people; says what to do."),
+                    "message": text("For people; says what happened and what to do."),
                     "type": text(),
                     "param": text("The field at fault.", nullable=True),
                     "code": text("Stable, for programs."),
@@ -184,7 +184,7 @@ SHAPES: Shape = {
             "messages": listed(ref("ChatMessage"), minItems=1, maxItems=MAX_MESSAGES),
             **_nullable(
                 {
-                    "max_completion_tokens": whole(1, MAX_TOKENS, f"Left out: what the context allows. {LIMIT_TEXT}"),
+                    "max_completion_tokens": whole(1, MAX_TOKENS, f"By default as many as the context allows. {LIMIT_TEXT}"),
                     "max_tokens": whole(1, MAX_TOKENS, "The older name of max_completion_tokens; send one of the two."),
                     "logprobs": {"type": "boolean"},
                     "top_logprobs": whole(0, MAX_TOP_LOGPROBS, "Needs `logprobs`."),
@@ -217,7 +217,7 @@ SHAPES: Shape = {
             },
             **_nullable(
                 {
-                    "max_tokens": whole(1, MAX_TOKENS, f"{COMPLETION_TOKENS} when left out. {LIMIT_TEXT}"),
+                    "max_tokens": whole(1, MAX_TOKENS, f"{COMPLETION_TOKENS} by default. {LIMIT_TEXT}"),
                     "logprobs": whole(0, MAX_TOP_LOGPROBS),
                 }
             ),

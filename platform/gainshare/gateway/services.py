@@ -1,8 +1,8 @@
-"""What the gateway writes: the admission of a request with its hold, its outcome, and the settling of the two.
+"""Services of the gateway: admit a request with its hold, record its outcome, and settle.
 
-Each function opens its own transaction and is idempotent by request id. Settling has two steps, so that a crash between
-them loses nothing: first the outcome and its bill are recorded, then the ledger is asked to take the money.
-`settle_outstanding` finishes whatever a killed process left half-done.
+Each function opens its own transaction and is idempotent by request id. Settling has two steps, so that a
+crash between them loses nothing: the outcome and its bill are recorded, then the ledger takes the money.
+`settle_outstanding` finishes what a killed process left unfinished.
 """
 
 import logging
@@ -32,15 +32,15 @@ from gainshare.ledger.services import open_hold, settle_hold, void_hold
 
 logger = logging.getLogger(__name__)
 
-HOLD_ATTEMPTS = 3  # other requests of the same user may take credits between a refusal and the next try
-GRACE = timedelta(seconds=5)  # a web process that is alive settles within this time after a request's end
-# How long beat has to find the requests of a killed process and to settle them, before their holds lapse.
+HOLD_ATTEMPTS = 3  # retries, because other requests of the same user may take credits between two tries
+GRACE = timedelta(seconds=5)  # a live web process settles within this time after a request's end
+# Time for beat to find and settle the requests of a killed process, before their holds expire.
 REPAIR_TIME = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True)
 class Payer:
-    """Who pays for a request, and the prefix of the key that it came with; `PLAYGROUND` where it came without one."""
+    """Payer of a request, and the prefix of its key, or `PLAYGROUND`."""
 
     user: User
     key_prefix: str
@@ -50,7 +50,7 @@ class Payer:
 class Admission:
     """A request that may run until `expires_at`: its hold covers the prompt and `n_answers` of `max_tokens` tokens.
 
-    `owner` is what nodes know the account by: always the same, and nothing that anybody could trace back.
+    `owner` is the account's pseudonym at nodes: constant, and not traceable to the account.
     """
 
     request_id: UUID
@@ -63,29 +63,28 @@ class Admission:
 
     @property
     def output_tokens(self) -> int:
-        """The most tokens that all answers together may have."""
+        """Maximum number of tokens of all answers together."""
         return self.max_tokens * self.n_answers
 
 
 def room_for_completion(
     *, prompt_tokens: int, max_context: int, wanted: int | None, default: int | None = None
 ) -> int:
-    """Tokens that may be generated as far as the model's context goes; raises `ContextTooLong`.
+    """Number of tokens that the model's context allows to generate; raises `ContextTooLong`.
 
-    `default` limits a request that says nothing, and gives way to the context where that is shorter.
+    `default` limits a request without a limit of its own; the context may lower it.
     """
     room = max_context - prompt_tokens
     if room < 1:
         raise ContextTooLong(
-            f"This model's maximum context length is {max_context} tokens. Your prompt has {prompt_tokens} and "
-            "leaves no room for an answer. Shorten it.",
+            f"This model's maximum context length is {max_context} tokens. Your prompt has {prompt_tokens} "
+            "tokens, which leaves none for an answer. Shorten the prompt.",
             param="messages",
         )
     if wanted is not None and wanted > room:
         raise ContextTooLong(
-            f"This model's maximum context length is {max_context} tokens. You requested "
-            f"{prompt_tokens + wanted} ({prompt_tokens} in the prompt, {wanted} in the completion). "
-            "Shorten the prompt or the completion.",
+            f"This model's maximum context length is {max_context} tokens. You requested {prompt_tokens + wanted} "
+            f"({prompt_tokens} in the prompt, {wanted} in the completion). Shorten the prompt or the completion.",
             param="max_tokens",
         )
     if wanted is not None:
@@ -94,31 +93,33 @@ def room_for_completion(
 
 
 def caller(*, raw_key: str) -> ApiKey:
-    """The key that was presented, with its user; raises `BadKey` or `MissingScope`."""
+    """Authenticate the presented key and return it with its user; raises `BadKey` or `MissingScope`."""
     try:
         key = authenticate_key(raw_key)
     except InvalidKey as error:
-        raise BadKey(f"{error.reason} Make a new one on the Keys page.") from None
+        raise BadKey(f"{error.reason} You can make a new key on the page Keys.") from None
     if not key.has_scope(Scope.INFERENCE):
-        raise MissingScope("This API key lacks the scope 'inference', which using models needs.")
+        raise MissingScope(
+            "This API key lacks the scope 'inference', which is needed to use models. Make a key with this scope."
+        )
     return key
 
 
 def caller_and_price(*, raw_key: str, model: str) -> tuple[Payer, PriceVersion | None]:
-    """`caller`, and the model's price now, in one visit to the database."""
+    """`caller` and `price_of` in one database call."""
     key = caller(raw_key=raw_key)
     return Payer(key.user, key.prefix), price_of(model=model)
 
 
 def visitor(*, user: User) -> Payer:
-    """A signed-in person who asks from the playground, without a key; raises `MissingScope`."""
+    """The payer of a playground request without a key; raises `MissingScope`."""
     if Scope.INFERENCE not in user.allowed_scopes:
         raise MissingScope("Your account may not use models. Ask a maintainer for a role that may.")
     return Payer(user, PLAYGROUND)
 
 
 def price_of(*, model: str) -> PriceVersion | None:
-    """The model's price now; None where it has none."""
+    """The model's present price, or None."""
     try:
         return active_price(model, timezone.now())
     except Unpriced:
@@ -134,9 +135,9 @@ def admit(
     prompt_tokens: int,
     max_context: int,
 ) -> Admission:
-    """Hold the credits for `request`, with fewer tokens than asked for where the balance affords no more.
+    """Hold the credits for `request`, with fewer tokens than requested if the balance does not cover all.
 
-    Raises `ContextTooLong` or `NoCredits`, and then has written nothing.
+    Raises `ContextTooLong` or `NoCredits`; then nothing was written.
     """
     max_tokens = room_for_completion(
         prompt_tokens=prompt_tokens,
@@ -190,29 +191,29 @@ def admit(
                 owner_name(payer.user.pk),
             )
     raise NoCredits(
-        "You have too few credits for this request. Credits are earned with accepted improvements; "
-        "requests of yours that are still running hold theirs until they end."
+        "You have too few credits for this request. Your running requests hold credits until they end, so "
+        "wait for them. You earn credits with accepted patches."
     )
 
 
 def owner_name(user_id: int) -> str:
-    """The account's name at model nodes, which queue and cache prefixes by it: opaque, and the same every time."""
+    """The account's pseudonym at model nodes, which use it as tenant for queues and prefix caches."""
     return salted_hmac("gainshare.gateway.owner", str(user_id), algorithm="sha256").hexdigest()[:32]
 
 
 def _commit_without_waiting() -> None:
-    """Let this transaction's commit not wait for the disk, which is most of what an admission takes.
+    """Make this transaction's commit asynchronous, because waiting for the disk is most of an admission's time.
 
-    A crash of the whole database server may then lose a hold of the last moments together with its record. The
-    ledger stays whole: both go or stay together, later transactions depend on earlier ones, and a request whose
-    hold is gone is not charged.
+    A crash of the database server may lose a recent hold together with its record. The ledger stays
+    consistent: both are lost or kept together, later transactions depend on earlier ones, and a request
+    without its hold is not charged.
     """
     with connection.cursor() as cursor:
         cursor.execute("SET LOCAL synchronous_commit TO off")
 
 
 def price_bill(metered: Metered, price: PriceVersion) -> Bill:
-    """The bill of what was metered. Nothing generated and nothing read is an empty usage, and costs nothing."""
+    """Bill of the metered usage. Without any tokens the usage is empty and costs nothing."""
     usage = Usage(
         cached_tokens=metered.cached_tokens,
         fresh_tokens=metered.prompt_tokens - metered.cached_tokens,
@@ -229,9 +230,9 @@ def record_outcome(
     finish_reason: str = "",
     error_code: str = "",
 ) -> bool:
-    """Write how the request ended, and its bill. True when this call did it, False when another had.
+    """Record the request's outcome and bill. True if this call did it, False if it was recorded before.
 
-    False also when there is no such request: its admission was lost in a crash of the database server.
+    Also False if there is no such request, because its admission was lost in a crash of the database server.
     """
     record = UsageRecord.objects.select_related("price").filter(pk=request_id).first()
     if record is None:
@@ -261,9 +262,9 @@ def record_outcome(
 
 
 def record_progress(*, request_id: UUID, metered: Metered) -> bool:
-    """Note what a running request has delivered so far, in case its process is killed. True when that was news.
+    """Record the tokens that a running request has delivered, in case its process is killed. True if the count rose.
 
-    Does nothing once the request has an outcome, nor with a count that is no higher than the noted one.
+    Does nothing if the request has an outcome, or if the count is not higher than the recorded one.
     """
     with transaction.atomic():
         _commit_without_waiting()
@@ -278,11 +279,10 @@ def record_progress(*, request_id: UUID, metered: Metered) -> bool:
 
 
 def follow(*, request_id: UUID, metered: Metered) -> bool:
-    """`record_progress`, and whether the answer may go on: its key was not revoked, nor its account disabled.
+    """Call `record_progress` and return whether the answer may continue: key not revoked, account not disabled.
 
-    What came from the playground has no key, and goes on as long as its account is enabled.
-
-    A key that expires meanwhile was good when the request began, and the request ends soon enough by itself.
+    A playground request has no key and continues while its account is enabled. A key that expires meanwhile
+    does not end the request.
     """
     record_progress(request_id=request_id, metered=metered)
     good_key = Exists(ApiKey.objects.filter(prefix=OuterRef("key_prefix"), revoked_at=None))
@@ -291,7 +291,7 @@ def follow(*, request_id: UUID, metered: Metered) -> bool:
 
 
 def settle(*, request_id: UUID) -> bool:
-    """Let the ledger take what the recorded bill says and release the rest of the hold. True when this call did."""
+    """Settle the recorded bill from the hold and release the rest. True if this call did it."""
     with transaction.atomic():
         record = UsageRecord.objects.select_for_update().filter(pk=request_id).first()
         if record is None or record.settled_at is not None or record.finished_at is None:
@@ -303,7 +303,7 @@ def settle(*, request_id: UUID) -> bool:
 
 
 def _collect(record: UsageRecord) -> int:
-    """Resolve the hold; the micro-credits that were taken."""
+    """Resolve the hold and return the micro-credits taken."""
     amount = min(record.billed_microcredits, record.hold_microcredits)
     if amount < record.billed_microcredits:
         logger.error("request %s: bill above its hold, the difference is waived", record.pk)
@@ -318,7 +318,7 @@ def _collect(record: UsageRecord) -> int:
             else:
                 void_hold(hold_id=record.pk)
     except (HoldResolved, UnknownHold) as error:
-        # The hold lapsed before anyone could settle it: the user keeps the credits.
+        # The hold expired before it was settled: the user keeps the credits.
         if amount:
             logger.warning("request %s: %s not charged: %s", record.pk, amount, error)
         return 0
@@ -326,10 +326,10 @@ def _collect(record: UsageRecord) -> int:
 
 
 def settle_outstanding(*, now: datetime) -> int:
-    """Finish requests that their web process could not: the number of requests that were settled.
+    """Settle requests that their web process could not settle; return their number.
 
-    A request with an outcome only lacks the ledger's part. One that still runs after its time has lost its process:
-    it pays for what that had noted as delivered.
+    A request with an outcome only lacks the ledger's part. One that still runs after its deadline has lost
+    its process; it pays for the recorded tokens.
     """
     lost = UsageRecord.objects.filter(status=RequestStatus.RUNNING, expires_at__lt=now - GRACE)
     for request_id in lost.order_by("expires_at").values_list("pk", flat=True)[:500]:
@@ -358,7 +358,7 @@ def _record_lost(request_id: UUID) -> None:
 
 
 def priced_models(served: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """OpenAI's model objects of those served models that have a price, each with it (per million tokens)."""
+    """Model objects in OpenAI's shape of served models with a price, each with its prices per million tokens."""
     now = timezone.now()
     listed = []
     for name in sorted(served):

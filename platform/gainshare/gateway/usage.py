@@ -1,4 +1,4 @@
-"""REST for one's own usage: GET /api/v1/usage/ and /api/v1/usage/{request_id}/ with the bill line by line."""
+"""REST for the caller's usage: GET /api/v1/usage/ and /api/v1/usage/{request_id}/ with the bill."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ class BillLineSerializer(serializers.Serializer[Any]):
 
 
 class PriceSerializer(serializers.Serializer[Any]):
-    """The version of the price book that applied."""
+    """The price version that applied."""
 
     id = serializers.IntegerField()
     effective_at = serializers.DateTimeField()
@@ -70,7 +70,7 @@ class UsageList(generics.ListAPIView[UsageRecord], OwnUsage):
 
 
 class UsageDetail(generics.RetrieveAPIView[UsageRecord], OwnUsage):
-    """One request of yours with its bill, line by line. 404 for another's."""
+    """One of your requests with its bill, line by line. 404 for other users' requests."""
 
     serializer_class = UsageDetailSerializer
     lookup_field = "request_id"

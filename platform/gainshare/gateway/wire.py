@@ -1,4 +1,4 @@
-"""The shapes that leave the gateway: chunks without the node's internals, whole answers, server-sent events. Pure."""
+"""Output shapes of the gateway: chunks without the node's internals, whole answers, server-sent events. Pure."""
 
 import json
 from collections.abc import Mapping
@@ -16,12 +16,12 @@ ID_PREFIXES = {Endpoint.CHAT: "chatcmpl", Endpoint.COMPLETIONS: "cmpl"}
 
 
 def event(document: Mapping[str, Any]) -> bytes:
-    """One server-sent event, in ASCII: many clients end a line at every Unicode line break, as U+2028 or U+0085."""
+    """One server-sent event, in ASCII, because many clients end a line at Unicode line breaks such as U+2028."""
     return b"data: " + json.dumps(document, separators=(",", ":")).encode() + b"\n\n"
 
 
 class Envelope:
-    """What is the same on everything that one request answers with."""
+    """Fields that all chunks and the answer of one request share."""
 
     def __init__(self, *, request_id: UUID, endpoint: Endpoint, model: str, created: int) -> None:
         self._endpoint = endpoint
@@ -29,7 +29,7 @@ class Envelope:
         self._gathered: dict[int, _Choice] = {}
 
     def chunk(self, node_chunk: Mapping[str, Any], *, wants_usage: bool) -> dict[str, Any] | None:
-        """The node's chunk as the client may see it; None for a chunk that only carries counters."""
+        """Convert a node's chunk for the client; None for a chunk with only counters."""
         if not node_chunk.get("choices"):
             return None
         chunk = {**self._common, "object": CHUNK_OBJECTS[self._endpoint], "choices": node_chunk["choices"]}
@@ -38,7 +38,7 @@ class Envelope:
         return chunk
 
     def usage_chunk(self, metered: Metered) -> dict[str, Any]:
-        """The last chunk, which OpenAI's clients ask for with `stream_options.include_usage`."""
+        """The last chunk with the usage, as requested by `stream_options.include_usage`."""
         return {
             **self._common,
             "object": CHUNK_OBJECTS[self._endpoint],
@@ -52,7 +52,7 @@ class Envelope:
             self._gathered.setdefault(choice.get("index", 0), _Choice()).add(choice)
 
     def answer(self, metered: Metered) -> dict[str, Any]:
-        """Everything gathered, as the answer to a request without streaming."""
+        """The whole answer from all gathered chunks."""
         choices = [choice.whole(index, self._endpoint) for index, choice in sorted(self._gathered.items())]
         return {
             **self._common,
@@ -63,7 +63,7 @@ class Envelope:
 
 
 class _Choice:
-    """One of the answers, put together from its chunks."""
+    """One answer, assembled from its chunks."""
 
     def __init__(self) -> None:
         self._texts: list[str] = []

@@ -1,4 +1,4 @@
-"""The ledger in Django's admin: to look at, never to change."""
+"""Read-only Django admin of the ledger."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from gainshare.ledger.models import Account, Entry, Hold, PriceVersion, Reversal
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):
-    """Lists and shows; the database would refuse a change anyway."""
+    """Shows rows; the database refuses any change as well."""
 
     list_select_related = True
 

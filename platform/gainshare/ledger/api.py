@@ -1,4 +1,4 @@
-"""REST for credits, treasury, grants, prices and the audit: parses, calls one service, renders."""
+"""REST for credits, treasury, grants, prices and the audit."""
 
 from dataclasses import asdict
 from typing import Any
@@ -37,7 +37,7 @@ RECENT_TRANSFERS = 50
 
 
 def caller(request: Request) -> User:
-    """The signed-in user, whom the permission classes have made sure of."""
+    """The logged-in user, whom the permission classes require."""
     assert isinstance(request.user, User)
     return request.user
 
@@ -67,7 +67,7 @@ class CreditsView(APIView):
 
 
 class TreasuryView(APIView):
-    """Where all credits are."""
+    """Totals of all accounts."""
 
     permission_classes = [IsMaintainer]
 
@@ -111,13 +111,13 @@ class GrantsView(APIView):
         fields = dict(form.validated_data)
         user = User.objects.filter(username=fields.pop("username")).first()
         if user is None:
-            raise NotFound("There is no user of this name.")
+            raise NotFound("There is no user with this name.")
         lot = services.grant_credits(user=user, actor=caller(request), **fields)
         return Response(LotSerializer(lot).data, status=201)
 
 
 class PriceQuery(ListQuery):
-    """Which prices are listed."""
+    """Filters of the price list."""
 
     model = serializers.CharField(required=False, help_text="A model's name.")
 

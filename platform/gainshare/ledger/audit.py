@@ -1,7 +1,7 @@
-"""Checks every invariant of the ledger from its rows, at one moment, and gives each its figure.
+"""Checks every invariant of the ledger from its rows, in one snapshot, with a figure for each.
 
-The database refuses to break them (migration 0002); this is the second pair of eyes, for what a superuser, a
-restore or a faulty disk could do. ``value`` counts violations unless the name says otherwise.
+The database enforces them (migration 0002). The audit finds violations by a superuser, a restore or a faulty
+disk. ``value`` counts violations unless the name says otherwise.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Invariant:
 
 
 def audit() -> list[Invariant]:
-    """Every invariant, all read from one snapshot (unless the caller's own transaction has begun already)."""
+    """Check every invariant in one snapshot (unless the caller's transaction has already begun)."""
     is_own = not connection.in_atomic_block
     with transaction.atomic():
         if is_own:
@@ -271,13 +271,16 @@ def _chain() -> list[Invariant]:
             f"{broken} of {count} seals do not match their entries",
         ),
         Invariant(
-            "hash_chain_head", previous, True, f"keep it elsewhere; {waiting} entries wait for the next seal"
+            "hash_chain_head",
+            previous,
+            True,
+            f"store this hash outside the site; {waiting} entries wait for the next seal",
         ),
     ]
 
 
 def _guards() -> Invariant:
-    """Every trigger of migration 0002 is there and switched on."""
+    """Check that every trigger of migration 0002 exists and is enabled."""
     active = int(
         _value(
             """
@@ -286,7 +289,7 @@ def _guards() -> Invariant:
         )
     )
     return Invariant(
-        "database_guards_active", active, active == GUARDS, f"{active} of {GUARDS} triggers are switched on"
+        "database_guards_active", active, active == GUARDS, f"{active} of {GUARDS} triggers are enabled"
     )
 
 

@@ -1,6 +1,6 @@
-"""The hash chain over entries: pure. One link hashes the link before it and its entries, in order.
+"""Hash chain over entries. Each link hashes the previous link and its own entries, in order. Pure functions.
 
-An entry cannot be changed, dropped, added or moved to another link without every later hash being different.
+If an entry is changed, removed, added or moved to another link, every later hash differs.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ GENESIS = "0" * 64
 
 @dataclass(frozen=True)
 class SealedEntry:
-    """What the chain vouches for: an entry, and the kind and time of its transfer."""
+    """The hashed data: an entry, and the kind and time of its transfer."""
 
     entry_id: int
     transfer_id: UUID

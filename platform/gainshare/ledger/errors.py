@@ -1,11 +1,11 @@
-"""What the ledger refuses, each with a stable code and an HTTP status. Importable without models."""
+"""Errors of the ledger, each with a stable code and an HTTP status. Importable without models."""
 
 from gainshare.accounts import errors
 from gainshare.accounts.errors import DomainError
 
 
 class LedgerError(DomainError):
-    """Base of the ledger's refusals; nothing was moved."""
+    """Base of the ledger's errors. When one is raised, nothing was moved."""
 
     code = "ledger_refused"
     status = 409
@@ -19,7 +19,7 @@ class InvalidAmount(LedgerError):
 
 
 class IdConflict(errors.IdConflict, LedgerError):
-    """The caller-made id already belongs to another posting."""
+    """The id that the caller made already belongs to another posting."""
 
 
 class InsufficientCredits(LedgerError):
@@ -41,19 +41,22 @@ class InsufficientTreasury(LedgerError):
 
     def __init__(self, available: int, needed: int) -> None:
         super().__init__(
-            f"The treasury has {available} micro-credits and this needs {needed} micro-credits: fund it first."
+            f"The treasury has only {available} micro-credits, and this needs {needed} micro-credits. "
+            "Fund the treasury first."
         )
         self.available = available
         self.needed = needed
 
 
 class EscrowExhausted(LedgerError):
-    """What the escrow has left unreserved does not cover the amount."""
+    """The unreserved rest of the escrow does not cover the amount."""
 
     code = "escrow_exhausted"
 
     def __init__(self, available: int, needed: int) -> None:
-        super().__init__(f"The escrow has {available} micro-credits left and this needs {needed}.")
+        super().__init__(
+            f"The escrow has only {available} micro-credits left, and this needs {needed} micro-credits."
+        )
         self.available = available
         self.needed = needed
 

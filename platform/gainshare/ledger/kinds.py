@@ -1,32 +1,32 @@
-"""The ledger's vocabulary: kinds and states, and which money may move between which kinds of account.
+"""Kinds and states of the ledger, and the table of allowed flows between kinds of accounts.
 
-Pure: the database's triggers hold the same table of flows, and a test compares the two.
+The database's triggers have the same table of flows; a test compares the two.
 """
 
 from django.db import models
 
 
 class AccountKind(models.TextChoices):
-    """What an account stands for. Every account but issuance and receivable is never below zero."""
+    """Kind of an account. Only issuance and receivable can be below zero."""
 
-    ISSUANCE = "issuance", "Issuance"  # minus what was ever issued; only falls
+    ISSUANCE = "issuance", "Issuance"  # minus all credits ever issued; only falls
     TREASURY = "treasury", "Treasury"  # issued, not yet given out
     ESCROW = "escrow", "Escrow"  # set aside for one purpose, such as a bounty
     WALLET_LOT = "wallet_lot", "Wallet lot"  # one grant or award of one user
     REVENUE = "revenue", "Revenue"  # credits that users spent
     BREAKAGE = "breakage", "Breakage"  # credits that expired unused
-    RECEIVABLE = "receivable", "Receivable"  # minus what a user owes after a reversal
+    RECEIVABLE = "receivable", "Receivable"  # minus a user's debt after a reversal
 
 
 class TransferKind(models.TextChoices):
-    """Why money moves."""
+    """Kind of a transfer."""
 
     FUND = "fund", "Fund"  # issuance -> treasury
     ESCROW = "escrow", "Escrow"  # treasury -> escrow
-    ESCROW_RETURN = "escrow_return", "Escrow return"  # escrow -> treasury, what a closed escrow has left
-    RESERVATION = "reservation", "Reservation"  # holds escrow back; always voided, never posted
+    ESCROW_RETURN = "escrow_return", "Escrow return"  # escrow -> treasury, the rest of a closed escrow
+    RESERVATION = "reservation", "Reservation"  # reserves escrow; always voided, never posted
     AWARD = "award", "Award"  # escrow -> lot; pending while unvested
-    REPAYMENT = "repayment", "Repayment"  # lot -> receivable, what a user owed
+    REPAYMENT = "repayment", "Repayment"  # lot -> receivable, a user's debt
     REVERSAL = "reversal", "Reversal"  # lot or receivable -> escrow, of a vested award
     GRANT = "grant", "Grant"  # treasury -> lot
     USAGE = "usage", "Usage"  # lot -> revenue; one leg of a hold
@@ -34,36 +34,28 @@ class TransferKind(models.TextChoices):
 
 
 class TransferState(models.TextChoices):
-    """Where a transfer stands. It leaves ``pending`` once, and for good."""
+    """State of a transfer. It leaves ``pending`` once."""
 
     PENDING = "pending", "Pending"  # reserves the amount in the paying account
     POSTED = "posted", "Posted"  # has its two entries
-    VOIDED = "voided", "Voided"  # called off; no entries
-    EXPIRED = "expired", "Expired"  # its time ran out; no entries
+    VOIDED = "voided", "Voided"  # cancelled; no entries
+    EXPIRED = "expired", "Expired"  # expired; no entries
 
 
 class HoldState(models.TextChoices):
-    """Where a hold stands. It leaves ``open`` once, and for good."""
+    """State of a hold. It leaves ``open`` once."""
 
     OPEN = "open", "Open"  # its amount is reserved over the user's lots
-    SETTLED = "settled", "Settled"  # what was used is paid, the rest released
+    SETTLED = "settled", "Settled"  # the used part is paid, the rest released
     VOIDED = "voided", "Voided"  # released
-    EXPIRED = "expired", "Expired"  # released because no one settled it in time
+    EXPIRED = "expired", "Expired"  # released, because it was not settled in time
 
-
-SINGLETONS = (
-    AccountKind.ISSUANCE,
-    AccountKind.TREASURY,
-    AccountKind.REVENUE,
-    AccountKind.BREAKAGE,
-)
-"""Kinds of which there is one account."""
 
 OWNED = (AccountKind.WALLET_LOT, AccountKind.RECEIVABLE)
 """Kinds that belong to a user."""
 
 BELOW_ZERO = (AccountKind.ISSUANCE, AccountKind.RECEIVABLE)
-"""Kinds whose balance is zero or below; nothing can be reserved on them."""
+"""Kinds whose balance is at most zero; nothing can be reserved on them."""
 
 FLOWS: dict[TransferKind, frozenset[tuple[AccountKind, AccountKind | None]]] = {
     TransferKind.FUND: frozenset({(AccountKind.ISSUANCE, AccountKind.TREASURY)}),
@@ -79,4 +71,4 @@ FLOWS: dict[TransferKind, frozenset[tuple[AccountKind, AccountKind | None]]] = {
     TransferKind.USAGE: frozenset({(AccountKind.WALLET_LOT, AccountKind.REVENUE)}),
     TransferKind.LOT_EXPIRY: frozenset({(AccountKind.WALLET_LOT, AccountKind.BREAKAGE)}),
 }
-"""From which kind of account to which kind each kind of transfer moves."""
+"""Allowed (from, to) kinds of accounts for each kind of transfer."""

@@ -1,8 +1,8 @@
 """The ledger's tables: accounts, transfers, entries, holds, reversals, prices and seals. All money is micro-credits.
 
-Migration 0002 puts the invariants into the database itself: which money may flow where, two entries that
-sum to zero for each posted transfer, balances that only entries move, states that change once, rows that never
-change or vanish. What is written here is therefore checked twice; :mod:`gainshare.ledger.audit` checks it again.
+Migration 0002 puts the invariants into the database: the allowed flows, two entries that sum to zero for each
+posted transfer, balances that only entries move, states that change once, and append-only rows.
+:mod:`gainshare.ledger.audit` checks them again.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from gainshare.ledger.kinds import (
 
 
 class Account(models.Model):
-    """A place where credits are. Only the database's triggers move the two balances.
+    """An account of credits. Only the database's triggers move the two balances.
 
     ``posted_microcredits`` is the sum of its entries, ``pending_microcredits`` the sum of the pending transfers
-    that would leave it. The last four fields describe a wallet lot, which burns by priority (lowest first),
-    expiry (soonest first) and age.
+    that would leave it. The last four fields describe a wallet lot. Lots are spent by priority (lowest
+    first), expiry (soonest first) and age.
     """
 
     kind = models.CharField(max_length=16, choices=AccountKind.choices)
@@ -83,7 +83,7 @@ class Account(models.Model):
 
     @property
     def available_microcredits(self) -> int:
-        """What could leave the account now."""
+        """Micro-credits that are posted and not reserved."""
         return self.posted_microcredits - self.pending_microcredits
 
     def has_expired(self, now: datetime) -> bool:
@@ -91,9 +91,9 @@ class Account(models.Model):
 
 
 class Hold(models.Model):
-    """Credits of one user set aside over one or more lots, until what was used is known.
+    """Credits of a user that are reserved over one or more lots until the usage is known.
 
-    Its legs are pending transfers; a leg's ``position`` is the order in which the lots burn.
+    Its legs are pending transfers; a leg's ``position`` is the order in which the lots are spent.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
@@ -134,10 +134,10 @@ class Hold(models.Model):
 
 
 class Transfer(models.Model):
-    """One movement from one account to another, under an id that its caller made.
+    """A transfer between two accounts, under an id that its caller made.
 
-    ``terms`` are what the caller asked for: the same id with the same terms is the same posting, with other terms
-    a conflict. ``amount_microcredits`` is what was asked for, ``posted_amount`` what was paid.
+    ``terms`` are the caller's arguments: the same id with the same terms is the same posting, with other
+    terms a conflict. ``amount_microcredits`` is the requested amount, ``posted_amount`` the paid one.
     """
 
     id = models.UUIDField(primary_key=True)
@@ -253,7 +253,7 @@ class Reversal(models.Model):
 
 
 class PriceVersion(models.Model):
-    """What a model's tokens cost from ``effective_at`` on, in micro-credits per million tokens. Never changes."""
+    """Prices of a model's tokens from ``effective_at`` on, in micro-credits per million tokens. Immutable."""
 
     model = models.CharField(max_length=120)
     effective_at = models.DateTimeField()
@@ -277,7 +277,7 @@ class PriceVersion(models.Model):
 
 
 class Seal(models.Model):
-    """One link of the hash chain: the entries it covers, and the hash over the link before and all of them."""
+    """A link of the hash chain: its entries, and the hash over the previous link and them."""
 
     entry_ids = ArrayField(models.BigIntegerField())
     previous_hash = models.CharField(max_length=64)
@@ -294,7 +294,7 @@ class Seal(models.Model):
 
 
 class Unsealed(models.Model):
-    """An entry that waits for its seal; the database itself files it here when the entry is written."""
+    """An entry that waits for its seal; a database trigger adds it when the entry is written."""
 
     entry = models.OneToOneField(Entry, on_delete=models.PROTECT, primary_key=True)
 

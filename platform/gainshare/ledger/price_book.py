@@ -1,4 +1,4 @@
-"""The price book: immutable versions of each model's prices, and which one is in force. Unpriced is refused."""
+"""Price book: immutable versions of each model's prices. A model without a price is refused."""
 
 from datetime import datetime, timedelta
 from uuid import UUID, uuid5
@@ -14,7 +14,7 @@ from gainshare.ledger.services.posting import MAX_MICROCREDITS
 from gainshare.ledger.services.treasury import require_maintainer
 
 CLOCK_TOLERANCE = timedelta(seconds=60)
-"""How late a new version may be published for a time that has just passed."""
+"""How far in the past a new version may take effect."""
 
 NAMESPACE = UUID("6c9e9f0e-7f0a-4d39-9f64-0a4a53a5b4c1")
 
@@ -29,7 +29,9 @@ def active_price(model: str, at: datetime) -> PriceVersion:
         .first()
     )
     if found is None:
-        raise Unpriced(f"The model {model} has no price yet, so it cannot be used.")
+        raise Unpriced(
+            f"The model {model} has no price yet, so it cannot be used. Ask a maintainer to publish a price."
+        )
     return found
 
 
@@ -48,28 +50,30 @@ def publish_price(
     output: int,
     actor: User | None,
 ) -> PriceVersion:
-    """Adds a version: micro-credits per million tokens, from ``effective_at`` on. ``actor`` None is the platform.
+    """Publish a price version, in micro-credits per million tokens. ``actor`` None is the platform.
 
-    A model's first version may start at any time; later ones may not start in the past, which would change what
-    was in force. Publishing the same version again returns it. Raises MaintainerOnly, InvalidAmount,
-    RetroactivePrice, and IdConflict (other prices at the same time).
+    A model's first version may start at any time; later ones may not start in the past. Publishing the same
+    version again returns it. Raises MaintainerOnly, InvalidAmount, RetroactivePrice, and IdConflict (other
+    prices at the same time).
     """
     require_maintainer(actor)
     if not model or len(model) > 120:
-        raise LedgerError("Name the model, in at most 120 characters.", code="invalid", status=400)
+        raise LedgerError("A model's name is needed, of at most 120 characters.", code="invalid", status=400)
     prices = (cached_input, fresh_input, output)
     if any(type(price) is not int or not 0 <= price <= MAX_MICROCREDITS for price in prices):
-        raise InvalidAmount("Prices are whole micro-credits per million tokens, from zero up.")
+        raise InvalidAmount("Prices must be non-negative whole micro-credits per million tokens.")
     with transaction.atomic():
         claim(uuid5(NAMESPACE, model))
         same_time = PriceVersion.objects.filter(model=model, effective_at=effective_at).first()
         if same_time is not None:
             if (same_time.cached_input, same_time.fresh_input, same_time.output) != prices:
-                raise IdConflict(f"{model} already has another price from that time on.")
+                raise IdConflict(f"{model} already has another price from that time on. Choose another time.")
             return same_time
         has_versions = PriceVersion.objects.filter(model=model).exists()
         if has_versions and effective_at < timezone.now() - CLOCK_TOLERANCE:
-            raise RetroactivePrice("A new price cannot take effect in the past.")
+            raise RetroactivePrice(
+                "A new price cannot take effect in the past. Choose a later time, or leave it out for now."
+            )
         return PriceVersion.objects.create(
             model=model,
             effective_at=effective_at,

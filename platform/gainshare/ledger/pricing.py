@@ -1,4 +1,4 @@
-"""What a request costs: pure arithmetic on whole micro-credits. Knows no database, no clock and no model.
+"""Cost of a request: pure arithmetic on whole micro-credits.
 
 Prices are micro-credits per million tokens. Each line item is floored once, so a bill never exceeds the exact
 amount, and never depends on the order of its lines.
@@ -32,7 +32,7 @@ class Usage:
     def __post_init__(self) -> None:
         for count in (self.cached_tokens, self.fresh_tokens, self.output_tokens):
             if type(count) is not int or count < 0:
-                raise ValueError("token counts are whole numbers from zero up")
+                raise ValueError("token counts must be non-negative whole numbers")
 
 
 @dataclass(frozen=True)
@@ -69,16 +69,16 @@ def bill(usage: Usage, price: Prices) -> Bill:
 
 
 def upper_bound(prompt_tokens: int, max_tokens: int, price: Prices) -> int:
-    """Micro-credits that no bill with this prompt and at most ``max_tokens`` of output can exceed."""
+    """Upper bound, in micro-credits, of a bill with this prompt and at most ``max_tokens`` of output."""
     dearest_input = max(price.cached_input, price.fresh_input)
     prompt = line("input", prompt_tokens, dearest_input)
     return prompt.amount + line("output", max_tokens, price.output).amount
 
 
 def affordable_output(available: int, prompt_tokens: int, price: Prices) -> int | None:
-    """The most output tokens whose upper bound ``available`` micro-credits cover; None when output is free.
+    """Largest number of output tokens that ``available`` micro-credits cover; None if output is free.
 
-    Below zero when not even the prompt is affordable.
+    Below zero if the prompt alone is not covered.
     """
     left = available - upper_bound(prompt_tokens, 0, price)
     if left < 0:

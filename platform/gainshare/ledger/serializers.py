@@ -10,16 +10,16 @@ from gainshare.ledger.services.posting import MAX_MICROCREDITS
 
 
 class BalanceSerializer(serializers.Serializer[None]):
-    """What a user has."""
+    """Balance of a user."""
 
-    available = serializers.IntegerField(help_text="Spendable now.")
+    available = serializers.IntegerField(help_text="Spendable credits.")
     held = serializers.IntegerField(help_text="Set aside by open holds.")
     unvested = serializers.IntegerField(help_text="Awarded, not spendable yet.")
     owed = serializers.IntegerField(help_text="Repaid by later awards.")
 
 
 class LotSerializer(serializers.ModelSerializer[Account]):
-    """One grant or award with credits left, in the order in which lots burn."""
+    """A grant or award with credits left, in the order in which lots are spent."""
 
     available_microcredits = serializers.IntegerField(read_only=True)
 
@@ -72,7 +72,7 @@ class CreditsSerializer(serializers.Serializer[None]):
 
 
 class AmountField(serializers.IntegerField):
-    """Micro-credits, above zero: a whole number of JSON. Text such as "1.000" could mean two amounts."""
+    """Field for micro-credits: a JSON integer above zero. Text is refused, because "1.000" could mean two amounts."""
 
     def __init__(self, *, min_value: int = 1, **more: Any) -> None:
         super().__init__(min_value=min_value, max_value=MAX_MICROCREDITS, **more)
@@ -80,7 +80,8 @@ class AmountField(serializers.IntegerField):
     def to_internal_value(self, data: Any) -> int:
         if not isinstance(data, int) or isinstance(data, bool):
             raise serializers.ValidationError(
-                "Send a whole number of micro-credits without quotes, separators and decimals: 1500000 for 1.5 credits."
+                "Send micro-credits as a whole number without quotes, separators and decimals: 1500000 "
+                "for 1.5 credits."
             )
         return int(super().to_internal_value(data))
 
@@ -89,14 +90,14 @@ class FundSerializer(serializers.Serializer[None]):
     """Credits to issue into the treasury."""
 
     transfer_id = serializers.UUIDField(
-        default=uuid4, help_text="Make it yourself, so that a repeated request funds once."
+        default=uuid4, help_text="A UUID that you make, so that a repeated request funds once."
     )
     amount_microcredits = AmountField()
     memo = serializers.CharField(max_length=300, default="", allow_blank=True)
 
 
 class TreasurySerializer(serializers.Serializer[None]):
-    """Where all credits are. ``issued + owed`` equals the sum of the others."""
+    """Totals of all accounts. ``issued + owed`` equals the sum of the others."""
 
     issued = serializers.IntegerField()
     treasury = serializers.IntegerField()
@@ -111,7 +112,7 @@ class GrantSerializer(serializers.Serializer[None]):
     """A grant to a user, from the treasury."""
 
     transfer_id = serializers.UUIDField(
-        default=uuid4, help_text="Make it yourself, so that a repeated request grants once."
+        default=uuid4, help_text="A UUID that you make, so that a repeated request grants once."
     )
     username = serializers.CharField(max_length=150)
     amount_microcredits = AmountField()
@@ -124,7 +125,7 @@ class GrantSerializer(serializers.Serializer[None]):
 class PriceVersionSerializer(serializers.ModelSerializer[PriceVersion]):
     """One immutable version of a model's prices, in micro-credits per million tokens."""
 
-    effective_at = serializers.DateTimeField(required=False, help_text="Now when left out.")
+    effective_at = serializers.DateTimeField(required=False, help_text="Now by default.")
     cached_input = serializers.IntegerField(min_value=0, max_value=MAX_MICROCREDITS)
     fresh_input = serializers.IntegerField(min_value=0, max_value=MAX_MICROCREDITS)
     output = serializers.IntegerField(min_value=0, max_value=MAX_MICROCREDITS)
@@ -133,7 +134,7 @@ class PriceVersionSerializer(serializers.ModelSerializer[PriceVersion]):
         model = PriceVersion
         fields = ["model", "effective_at", "cached_input", "fresh_input", "output", "created_at"]
         read_only_fields = ["created_at"]
-        validators: list[object] = []  # the service decides what a version of the same time means
+        validators: list[object] = []  # the service handles a version of the same time
 
 
 class InvariantSerializer(serializers.Serializer[None]):
@@ -146,7 +147,7 @@ class InvariantSerializer(serializers.Serializer[None]):
 
 
 class AuditSerializer(serializers.Serializer[None]):
-    """Every invariant of the ledger, at one moment."""
+    """Every invariant of the ledger, in one snapshot."""
 
     holds = serializers.BooleanField()
     invariants = InvariantSerializer(many=True)

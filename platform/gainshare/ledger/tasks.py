@@ -1,4 +1,4 @@
-"""The ledger's periodic work. Every task may run at any time, twice, or not at all for a while."""
+"""Periodic tasks of the ledger. All are idempotent."""
 
 from celery import shared_task
 from django.utils import timezone
@@ -8,7 +8,7 @@ from gainshare.ledger import services
 
 @shared_task(name="gainshare.ledger.tasks.expire_holds")
 def expire_holds() -> None:
-    """Releases overdue holds, then moves what expired lots have left to breakage."""
+    """Release expired holds, then move the rest of expired lots to breakage."""
     now = timezone.now()
     services.expire_holds(now=now)
     services.expire_lots(now=now)
@@ -16,5 +16,5 @@ def expire_holds() -> None:
 
 @shared_task(name="gainshare.ledger.tasks.seal_entries")
 def seal_entries() -> None:
-    """Extends the hash chain over the entries that wait for it."""
+    """Extend the hash chain over the waiting entries."""
     services.seal_entries()

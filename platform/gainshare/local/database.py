@@ -1,4 +1,4 @@
-"""Gives this process the local stack's database, for the one command that works on it directly."""
+"""Configures this process for the local stack's database, for the command that reads it directly."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Which environment each process of the local stack gets: what it needs, and no secret that it does not.
+"""Environments of the local stack's processes: each gets only the secrets that it needs.
 
 The variables are those of `gainshare.config.settings`, `benchmarks.worker` and the model node.
 """
@@ -37,7 +37,7 @@ NODE_OVERRIDES = ("OMP_NUM_THREADS", "GAINSHARE_KERNELS")
 
 @dataclass(frozen=True)
 class Environments:
-    """The environments of one stack. `outer` is the supervisor's own, from which only named values are taken."""
+    """Environments of one stack. `outer` is the supervisor's own, from which only named values are taken."""
 
     home: Home
     secrets: Secrets
@@ -65,11 +65,11 @@ class Environments:
         }
 
     def web(self) -> dict[str, str]:
-        """The gateway lives in the web process, so that one alone has the node's token."""
+        """Environment of the web process, which has the node's token, because the gateway runs in it."""
         return self.platform() | {"GAINSHARE_NODE_TOKEN_FILE": str(self.secrets.node_token)}
 
     def runner(self) -> dict[str, str]:
-        """No database, no control queue: its own queue, its token and its signing key."""
+        """Environment of the runner: its queue, token and signing key, but no database and no control queue."""
         return {
             **self._base(RUNNER_OVERRIDES),
             "GAINSHARE_URL": self.url,
@@ -81,7 +81,7 @@ class Environments:
         }
 
     def node(self) -> dict[str, str]:
-        """Weights and a port on the loopback; the token comes as a file on the command line."""
+        """Environment of the model node; its token is a file on the command line."""
         return self._base(NODE_OVERRIDES) | {"GAINSHARE_HOME": str(self.home.root)}
 
     def server(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What goes wrong in local mode, said so that the reader knows what to do."""
+"""Errors of local mode, with messages that say what to do."""
 
 
 class LocalModeError(RuntimeError):

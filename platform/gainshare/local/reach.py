@@ -1,6 +1,6 @@
-"""Whether another system user could get to a file, from modes and owners alone.
+"""Checks whether another system user can reach a file, from modes and owners alone.
 
-Only root asks (for `nobody`, who has no groups): the answer comes from `stat`, nothing is opened as that user.
+Only used as root for `nobody`, who has no groups. It reads `stat` and opens nothing as that user.
 """
 
 from pathlib import Path

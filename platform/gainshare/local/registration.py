@@ -11,11 +11,11 @@ TIMEOUT_S = 20.0
 
 
 def register_runner(*, url: str, hardware: str, secrets: Secrets) -> None:
-    """Make sure that `secrets.runner_token` holds a token which the site takes.
+    """Make sure that `secrets.runner_token` has a token that the site accepts.
 
-    A token from an earlier start is kept while it works; else the administrator's key registers the runner again.
-    A token is shown only once: where it was lost, the runner comes back as a new one with a new key.
-    Raises LocalModeError.
+    A token from an earlier start is kept while it works; else the administrator's key registers the runner
+    again. A token is shown only once, so a runner with a lost token is registered as a new one with a new
+    key. Raises LocalModeError.
     """
     with httpx.Client(base_url=f"{url}/api/v1/", timeout=TIMEOUT_S, trust_env=False) as http:
         if secrets.runner_token.exists() and _is_known(http, read_secret(secrets.runner_token)):

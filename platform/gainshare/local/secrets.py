@@ -1,7 +1,7 @@
-"""The secrets of a local stack: random, made once, each in a file of its own that only this user may read.
+"""Secrets of a local stack: random, made once, each in a file that only this user may read.
 
-Processes get the *file names* or, where a URL must carry a password, the value in their environment; never more
-than they need. Nothing here is ever printed, but for the administrator's password when `gainshare up` is ready.
+Processes get the *file names* or, if a URL needs a password, the value in their environment; never more than
+they need. Only the administrator's password is printed, when `gainshare up` is ready.
 """
 
 import os
@@ -17,7 +17,7 @@ RANDOM_BYTES = 32
 
 @dataclass(frozen=True)
 class Secrets:
-    """The files in one 0700 folder. `ensure` makes those that can be made without the site."""
+    """Secret files in one 0700 folder. `ensure` makes those that do not need the site."""
 
     folder: Path
 
@@ -62,7 +62,7 @@ class Secrets:
         return self.folder / "runner-token"
 
     def ensure(self) -> None:
-        """Make every missing secret that needs no one else."""
+        """Make every missing secret that does not need the site."""
         for path in (
             self.django_key,
             self.node_token,
@@ -79,7 +79,7 @@ class Secrets:
 
 
 def write_secret(path: Path, text: str) -> None:
-    """Replace `path` as a whole; it is 0600 from its first byte on."""
+    """Replace `path` atomically, with mode 0600 from its first byte."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mkstemp makes it 0600
     try:
         with os.fdopen(descriptor, "w") as file:

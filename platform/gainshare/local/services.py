@@ -1,4 +1,4 @@
-"""The plan of the local stack: every process and every step between them, in the order in which they start."""
+"""Start plan of the local stack: all processes and the steps between them, in order."""
 
 import os
 import signal
@@ -34,14 +34,14 @@ QUIET_CELERY = ("--without-gossip", "--without-mingle", "--without-heartbeat")
 
 @dataclass(frozen=True)
 class StackOptions:
-    """What the caller of `gainshare up` may choose. `model`: smollm2-moe, tiny or none."""
+    """Options of `gainshare up`. `model`: smollm2-moe, tiny or none."""
 
     port: int
     model: str
     node_port: int
     sandbox_level: str = ""
     sandbox_problem: str = ""
-    """Why no sandbox works on this machine; the runner then stays out."""
+    """Reason why no sandbox works on this machine; the runner is then left out."""
 
     @property
     def url(self) -> str:
@@ -54,7 +54,7 @@ class StackOptions:
 
 @dataclass(frozen=True)
 class LocalStack:
-    """Everything the plan is made from; `plan` is what the supervisor works through."""
+    """A local stack and its start plan, which the supervisor executes."""
 
     home: Home
     secrets: Secrets
@@ -65,7 +65,7 @@ class LocalStack:
 
     @classmethod
     def create(cls, home: Home, options: StackOptions, tag: str) -> "LocalStack":
-        """Make folders and secrets, and bind everything to them; starts nothing. Raises Incompatible."""
+        """Make folders and secrets, without starting anything. Raises Incompatible."""
         binaries = reachable_binaries(server_account(), home.binaries_copy)
         secrets = Secrets(home.secrets)
         check_format(home.root)
@@ -191,7 +191,7 @@ class LocalStack:
             env=self.environments.runner(),
             is_ready=_celery_is_ready,
             ready_timeout_s=120,
-            # A run may take minutes and is repeated from the database: do not wait for it.
+            # A run may take minutes and is repeated from the database, so stopping does not wait for it.
             stop_signal=signal.SIGQUIT,
             unavailable=self.options.sandbox_problem,
         )
@@ -224,7 +224,7 @@ class LocalStack:
 def run_logged(
     argv: tuple[str, ...], env: dict[str, str], logs: Path, name: str, *, timeout_s: float = 300
 ) -> None:
-    """Run a command to its end with its output in `logs/NAME.log`. Raises LocalModeError with the log's end."""
+    """Run a command with its output in `logs/NAME.log`. Raises LocalModeError with the end of the log."""
     log = logs / f"{name}.log"
     with log.open("ab") as output:
         try:
@@ -238,13 +238,15 @@ def run_logged(
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            raise LocalModeError(f"{name} took longer than {timeout_s:.0f} s; its log is {log}") from None
+            raise LocalModeError(
+                f"{name} took longer than {timeout_s:.0f} s and was ended: see its log {log}"
+            ) from None
     if done.returncode != 0:
         raise LocalModeError(f"{name} failed (exit {done.returncode}); its log {log} ends with:\n{tail(log)}")
 
 
 def web_command(*flags: str) -> tuple[str, ...]:
-    """The site's server; what it reads before a request's body is bounded as in a model node."""
+    """Command line of the site's server; headers are limited as in a model node."""
     bounded = ("--http", "model.serving.node.request_heads:BoundedHeads", "--ws", "none")
     return _python("uvicorn", "gainshare.config.asgi:application", *bounded, *flags)
 

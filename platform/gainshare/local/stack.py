@@ -1,6 +1,6 @@
-"""The local stack as other programs use it: start it in the foreground or background, look at it, stop it.
+"""Interface of the local stack: start it in the foreground or background, and stop it.
 
-`gainshare up`, `down`, `status` and `demo` are thin layers over this file, and so are the acceptance tests.
+`gainshare up`, `down`, `status`, `demo` and the acceptance tests use this module.
 """
 
 import contextlib
@@ -56,7 +56,7 @@ def start_background(
     env: Mapping[str, str] | None = None,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> StackState:
-    """Start the stack in a process of its own and return when it is ready. Raises LocalModeError with the reason.
+    """Start the stack in a separate process and return when it is ready. Raises LocalModeError with the reason.
 
     `env` replaces the environment. `on_progress` gets the name of what is being started.
     """
@@ -65,7 +65,7 @@ def start_background(
     home.create_root()
     log = home.root / "supervisor.log"
     log.unlink(missing_ok=True)
-    log.touch(mode=0o600)  # it will hold the ready login
+    log.touch(mode=0o600)  # it will have the login
     outer = {**(os.environ if env is None else env), "GAINSHARE_HOME": str(home.root)}
     argv = [sys.executable, "-m", "gainshare.cli.main", "up", "--port", str(port), "--model", model]
     with log.open("wb") as output:
@@ -86,7 +86,7 @@ def start_background(
                 on_progress(shown)
         time.sleep(POLL_S)
     process.terminate()
-    raise LocalModeError(f"the local stack was not ready after {READY_TIMEOUT_S:.0f} s; see {log}")
+    raise LocalModeError(f"the local stack was not ready after {READY_TIMEOUT_S:.0f} s: see {log}")
 
 
 def stop(home: Home) -> StackState:
@@ -98,7 +98,7 @@ def stop(home: Home) -> StackState:
     while state.supervisor.is_alive():
         if time.monotonic() > deadline:
             raise LocalModeError(
-                f"the supervisor (pid {state.supervisor.pid}) has not ended after {STOP_TIMEOUT_S:.0f} s; "
+                f"the supervisor (pid {state.supervisor.pid}) has not ended after {STOP_TIMEOUT_S:.0f} s: "
                 f"see {home.root / 'supervisor.log'}, or end it with `kill -9 {state.supervisor.pid}`"
             )
         time.sleep(POLL_S)
@@ -106,17 +106,18 @@ def stop(home: Home) -> StackState:
 
 
 def delete_data(home: Home) -> None:
-    """Remove everything that the stack of this home keeps. It must not be running. Raises LocalModeError."""
+    """Delete all data of this home's stack, which must not be running. Raises LocalModeError."""
     require_not_running(home)
     if home.root.exists() and not home.lock_file.exists():
         raise LocalModeError(
-            f"{home.root} was not made by `gainshare up`: nothing is deleted", code="not_a_home"
+            f"{home.root} was not made by `gainshare up`, so nothing was deleted: check GAINSHARE_HOME",
+            code="not_a_home",
         )
     shutil.rmtree(home.run, ignore_errors=True)
     shutil.rmtree(home.root, ignore_errors=True)
     shutil.rmtree(home.outside, ignore_errors=True)
     if STATE_DIRECTORY.exists() and all(is_binaries_copy(entry) for entry in STATE_DIRECTORY.iterdir()):
-        shutil.rmtree(STATE_DIRECTORY, ignore_errors=True)  # no other home needs the copied binaries
+        shutil.rmtree(STATE_DIRECTORY, ignore_errors=True)  # no other home uses the copied binaries
 
 
 def require_not_running(home: Home) -> None:
@@ -131,7 +132,7 @@ def require_not_running(home: Home) -> None:
 
 
 def sandbox_level() -> tuple[str, str]:
-    """The sandbox level of this machine and "", or "" and why there is none."""
+    """The sandbox level of this machine and "", or "" and the reason why there is none."""
     try:
         with dying_of_signals():
             return best_level().value, ""
@@ -144,5 +145,5 @@ def pid_of(state: StackState, service: str) -> int:
     row = state.services.get(service)
     identity: ProcessId | None = row.process if row is not None else None
     if identity is None or not identity.is_alive():
-        raise LocalModeError(f"the service {service} does not run")
+        raise LocalModeError(f"the service {service} is not running: see `gainshare status`")
     return identity.pid

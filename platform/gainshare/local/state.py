@@ -1,6 +1,6 @@
-"""`state.json`: what the supervisor of one home tells everybody else, and how a dead one's state is recognised.
+"""`state.json`: state of a home's supervisor for other processes, and detection of a dead one.
 
-Schema `gainshare.local/1`. Holds no secret. Only the supervisor writes it, each time as a whole.
+Schema `gainshare.local/1`. It has no secrets. Only the supervisor writes it, always as a whole.
 """
 
 import fcntl
@@ -20,7 +20,7 @@ SCHEMA = "gainshare.local/1"
 
 
 class AlreadyRunning(LocalModeError):
-    """Another supervisor holds this home."""
+    """Another supervisor runs on this home."""
 
 
 class NotRunning(LocalModeError):
@@ -46,7 +46,7 @@ class ServiceState:
 
 @dataclass
 class StackState:
-    """The whole stack. `phase`: starting, ready, stopping, stopped or failed."""
+    """State of the whole stack. `phase`: starting, ready, stopping, stopped or failed."""
 
     url: str
     model: str
@@ -80,14 +80,14 @@ class StackState:
 
 
 def boot_id() -> str:
-    """Changes with every boot of the machine: pids from before it mean nothing."""
+    """Id of the machine's boot: pids from before a boot are not valid."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def read_state(home: Home) -> StackState | None:
-    """The last written state, of a live or dead supervisor; None when there is none that can be read.
+    """The last written state, of a live or dead supervisor; None if there is none that can be read.
 
-    Another version may have written more, or less, than this one knows.
+    Another version may have written other fields.
     """
     try:
         document = json.loads(home.state_file.read_text())
@@ -114,7 +114,7 @@ def write_state(home: Home, state: StackState) -> None:
 
 @contextmanager
 def held_home(home: Home) -> Iterator[None]:
-    """Hold the home for one supervisor. Raises AlreadyRunning; a killed holder lets go by itself."""
+    """Lock the home for one supervisor. Raises AlreadyRunning. The lock ends with its process."""
     descriptor = os.open(home.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:

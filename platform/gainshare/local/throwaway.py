@@ -1,7 +1,7 @@
-"""A PostgreSQL for one test session: in a temporary folder, started at first need, gone at the end.
+"""PostgreSQL for one test session: in a temporary folder, started when first needed, removed at the end.
 
-Durability is off: it must survive killed processes, not a lost machine. A session that was itself killed leaves
-its folder behind; the next one removes it.
+Durability is off: it survives killed processes, but not a failed machine. The folder of a killed session is
+removed by the next one.
 
 `python -m gainshare.local.throwaway COMMAND …` runs a command with such a database and random settings.
 """
@@ -22,7 +22,7 @@ PREFIX = "gainshare-test-"
 
 
 class ThrowawayPostgres:
-    """The cluster's URL is known before it runs; `start` may be called any number of times."""
+    """A throwaway cluster. Its URL is known before it runs; `start` may be called repeatedly."""
 
     def __init__(self) -> None:
         account = server_account()
@@ -61,14 +61,14 @@ class ThrowawayPostgres:
 
 
 def remove_leftovers(parent: Path) -> None:
-    """Remove folders in `parent` of test sessions of this user that are no longer alive."""
+    """Remove folders of this user's dead test sessions in `parent`."""
     for folder in parent.glob(f"{PREFIX}*"):
         try:
             if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
                 continue
             pid, ticks = (int(word) for word in (folder / "owner").read_text().split())
         except (OSError, ValueError):
-            continue  # being made by another session at this moment
+            continue  # another session is creating it now
         if not ProcessId(pid, ticks).is_alive():
             _end_server(folder / "data")
             shutil.rmtree(folder, ignore_errors=True)
@@ -79,7 +79,7 @@ def _end_server(data: Path) -> None:
 
 
 def main() -> int:
-    """Run the command of the command line; returns its exit status."""
+    """Run the given command and return its exit status."""
     postgres = ThrowawayPostgres()
     try:
         postgres.start()

@@ -1,1 +1,1 @@
-"""The shell of the site: layout, styles, and the pages of a person's own account, keys and credits."""
+"""Page shell of the site: layout, styles, and the pages of account, keys and credits."""

@@ -1,6 +1,6 @@
-"""What stands above every page while it is so: a list of questions that apps add themselves to.
+"""Banners above every page: a registry of providers.
 
-The shell does not import what plugs into it; `bounty.pages` registers its question when the URLconf loads it.
+The shell does not import the apps; `bounty.pages` registers its providers when the URLconf loads it.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Banner:
-    """One line for everybody, with a page that says more."""
+    """One line for all users, with a link to more."""
 
     text: str
     url: str = ""
@@ -21,10 +21,10 @@ _providers: dict[str, Provider] = {}
 
 
 def register(name: str, provider: Provider) -> None:
-    """Have `provider` asked on every page; it replaces the one of the same name."""
+    """Add a provider that is called for every page; it replaces the one with the same name."""
     _providers[name] = provider
 
 
 def banners() -> list[Banner]:
-    """What holds now."""
+    """All banners to show now."""
     return [banner for provider in _providers.values() for banner in provider()]

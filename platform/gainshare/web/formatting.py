@@ -1,4 +1,4 @@
-"""How figures are written on pages: credits, tokens, durations, effects. Pure; knows no models and no templates."""
+"""Formatting of figures on pages: credits, durations, sizes. Pure functions."""
 
 import re
 
@@ -16,12 +16,12 @@ def format_credits(microcredits: int) -> str:
 
 
 def format_signed_credits(microcredits: int) -> str:
-    """Like `format_credits`, with a plus sign before what was gained."""
+    """Like `format_credits`, with a plus sign before positive amounts."""
     return ("+" if microcredits > 0 else "") + format_credits(microcredits)
 
 
 def in_credits(text: str) -> str:
-    """A text of the platform with its amounts in credits: `26564500 micro-credits` as `26.5645 credits`."""
+    """Convert the amounts in a text to credits: `26564500 micro-credits` becomes `26.5645 credits`."""
     return MICROCREDITS_IN_TEXT.sub(_amounts_in_credits, text)
 
 
@@ -41,12 +41,3 @@ def format_milliseconds(milliseconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if rest else f"{minutes} min"
-
-
-def format_bytes(count: float) -> str:
-    """A size in binary units: `512 B`, `1.5 KiB`, `20.0 MiB`."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} GiB"

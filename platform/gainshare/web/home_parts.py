@@ -1,6 +1,6 @@
-"""What apps show on the home page: parts for everybody, and next steps for the person who is signed in.
+"""Registry of the home page: parts for all users, and next steps for the logged-in user.
 
-The shell does not import what plugs into it; `bounty.pages` registers its providers when the URLconf loads it.
+The shell does not import the apps; `bounty.pages` registers its providers when the URLconf loads it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ from gainshare.accounts.models import User
 
 @dataclass(frozen=True, slots=True)
 class HomePart:
-    """A piece of the page: a template, which finds `context` under the name `part`."""
+    """A part of the page: a template, which gets `context` under the name `part`."""
 
     template: str
     context: Mapping[str, Any]
@@ -22,7 +22,7 @@ class HomePart:
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
-    """Something that the person may want to do next, and the page for it."""
+    """A suggested next step with its page."""
 
     text: str
     url: str
@@ -36,21 +36,21 @@ _steps: dict[str, tuple[int, StepsProvider]] = {}
 
 
 def register_part(name: str, provider: PartProvider) -> None:
-    """Have `provider` asked for its part; it replaces the one of the same name."""
+    """Add a provider of a part; it replaces the one with the same name."""
     _parts[name] = provider
 
 
 def register_steps(name: str, provider: StepsProvider, *, position: int) -> None:
-    """Have `provider` asked for next steps, which are listed in the order of `position`."""
+    """Add a provider of next steps, which are listed in the order of `position`."""
     _steps[name] = (position, provider)
 
 
 def parts_for(viewer: User | AnonymousUser) -> list[HomePart]:
-    """Every app's part."""
+    """Parts of all apps."""
     return [provider(viewer) for provider in _parts.values()]
 
 
 def steps_for(user: User) -> list[Suggestion]:
-    """Every app's next steps for `user`."""
+    """Next steps of all apps for `user`."""
     ordered = sorted(_steps.values(), key=lambda entry: entry[0])
     return [step for _, provider in ordered for step in provider(user)]

@@ -1,6 +1,6 @@
-"""The site's navigation: a list that apps add themselves to, by the name of a URL.
+"""Navigation of the site: a registry of entries by URL name.
 
-The shell does not import what plugs into it; `bounty.pages` registers its entries when the URLconf loads it.
+The shell does not import the apps; `bounty.pages` registers its entries when the URLconf loads it.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from gainshare.accounts.models import User
 
 
 class Audience(StrEnum):
-    """Who sees an entry."""
+    """Users who see an entry."""
 
     EVERYONE = "everyone"
     SIGNED_IN = "signed_in"
@@ -33,7 +33,7 @@ class NavEntry:
 
 @dataclass(frozen=True, slots=True)
 class NavLink:
-    """An entry as one page shows it."""
+    """An entry as shown on one page."""
 
     label: str
     url: str

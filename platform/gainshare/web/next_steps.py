@@ -1,4 +1,4 @@
-"""What the shell suggests to a person on the home page: to try a model, to make a key, to fund the treasury."""
+"""Next steps of the shell on the home page: try a model, make a key, fund the treasury."""
 
 from django.urls import reverse
 
@@ -10,16 +10,18 @@ from gainshare.web.home_parts import Suggestion
 
 
 def own_steps(user: User) -> list[Suggestion]:
-    """Each is suggested until it was done once; an empty treasury as long as it is empty."""
+    """Next steps of `user`: each is suggested until done once; funding while the treasury is empty."""
     steps = []
     if user.is_maintainer and not _treasury_has_credits():
         steps.append(
-            Suggestion("The treasury is empty: issue credits, so that bounties can pay.", reverse("treasury"))
+            Suggestion(
+                "The treasury is empty: issue credits, so that bounties can be opened.", reverse("treasury")
+            )
         )
     if not UsageRecord.objects.filter(user=user).exists():
-        steps.append(Suggestion("Ask a model something in the playground.", reverse("playground")))
+        steps.append(Suggestion("Ask a model a question in the playground.", reverse("playground")))
     if not ApiKey.objects.filter(user=user).exists():
-        steps.append(Suggestion("Make a key for your own programs and the command line.", reverse("keys")))
+        steps.append(Suggestion("Make an API key for your programs and the command line.", reverse("keys")))
     return steps
 
 

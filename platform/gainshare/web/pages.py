@@ -1,4 +1,4 @@
-"""The addresses of the shell's pages, and what it puts into the navigation."""
+"""URLconf of the shell's pages, and its navigation entries."""
 
 from django.contrib.auth.views import LogoutView
 from django.urls import path

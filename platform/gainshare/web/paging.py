@@ -1,4 +1,4 @@
-"""Pages of a list: the one that the address asks for, or 404."""
+"""Pagination of lists on pages."""
 
 from typing import Any
 
@@ -7,11 +7,11 @@ from django.http import Http404, HttpRequest
 
 
 class NoSuchPage(Http404):
-    """The list has no page of this number."""
+    """The list has no page with this number."""
 
 
 def page_of(request: HttpRequest, rows: Any, per_page: int) -> Page[Any]:
-    """The page that `?page=` names, the first where it names none. Raises NoSuchPage."""
+    """The page that `?page=` names, by default the first. Raises NoSuchPage."""
     paginator = Paginator(rows, per_page)
     wanted = request.GET.get("page") or "1"
     try:
@@ -19,4 +19,4 @@ def page_of(request: HttpRequest, rows: Any, per_page: int) -> Page[Any]:
     except InvalidPage:
         last = paginator.num_pages
         has = "one page" if last == 1 else f"{last} pages"
-        raise NoSuchPage(f"This list has {has}; it has no page {wanted[:20]}.") from None
+        raise NoSuchPage(f"This list has only {has}, so there is no page {wanted[:20]}.") from None

@@ -1,4 +1,4 @@
-"""Views for people who are logged in, with the type of the user narrowed for the checker."""
+"""Decorator for views that need a logged-in user, with a narrowed type of the request."""
 
 import functools
 from collections.abc import Callable
@@ -15,7 +15,7 @@ R = TypeVar("R", bound=HttpResponse)
 
 
 class SignedInRequest(HttpRequest):
-    """A request whose user is known."""
+    """A request of a logged-in user."""
 
     user: User
 
@@ -23,7 +23,7 @@ class SignedInRequest(HttpRequest):
 def signed_in(
     view: Callable[Concatenate[SignedInRequest, P], R],
 ) -> Callable[Concatenate[HttpRequest, P], HttpResponse]:
-    """Send visitors to the login page first, and back afterwards; one who was sending a form hears that it is lost."""
+    """Redirect visitors to the login page and back. After a POST, a message says that nothing was done."""
 
     @login_required
     @functools.wraps(view)
@@ -34,7 +34,9 @@ def signed_in(
     @functools.wraps(view)
     def told(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponse:
         if request.method == "POST" and not request.user.is_authenticated:
-            messages.warning(request, "You were logged out, so nothing was done. Log in and do it again.")
+            messages.warning(
+                request, "You were logged out, so nothing was changed. Log in and send it again."
+            )
         return checked(request, *args, **kwargs)
 
     return told

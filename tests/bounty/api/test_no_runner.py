@@ -1,4 +1,4 @@
-"""A bounty for hardware that no one has takes escrow only from somebody who says that this is known."""
+"""Opening a bounty for hardware without a runner needs an explicit confirmation."""
 
 import re
 from typing import Any
@@ -46,7 +46,7 @@ def test_a_runner_that_is_expected_back_counts_and_a_retired_one_does_not(world:
     opened(world, 201)
     Runner.objects.update(state=RunnerState.RETIRED)
     error = opened(world, 409)["error"]
-    assert "No runner is registered at all" in error["message"]
+    assert "No runner is registered" in error["message"]
 
 
 def test_a_bug_with_a_reproduction_is_no_way_around_it(world: World) -> None:

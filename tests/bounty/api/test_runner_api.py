@@ -51,7 +51,7 @@ def job(run: LeasedRun) -> dict[str, str]:
 
 
 def measure(world: World, runner: RunnerClient, speed_up_log: float) -> LeasedRun:
-    """What a runner does from wake-up to evidence, with invented samples."""
+    """Act as a runner from wake-up to evidence, with invented samples."""
     run = runner.lease(str(uuid4()))
     for tree in run.trees.values():
         for entry in tree.entries:

@@ -1,4 +1,4 @@
-"""Runners, runs and switches over REST: who may do what, and what the answers look like."""
+"""Runners, runs and switches over REST: permissions and answers."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ def get(path: str, status: int = 200) -> Any:
     return answer.json()
 
 
-def test_everybody_sees_how_a_runner_is(world: World) -> None:
+def test_everyone_sees_how_a_runner_is(world: World) -> None:
     post(world.mira, f"runners/{world.runner.name}/calibrate/", {}, 201)
     run = world.judge(-0.3, units=12)
     seen = get(f"runners/{world.runner.name}/")

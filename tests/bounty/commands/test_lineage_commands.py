@@ -90,7 +90,7 @@ def test_the_command_renews_and_says_what_it_did(
     status, out, _ = gainshare("lineages", "renew")
     assert status == 0
     assert f"{world.lineage.name}: tip {world.tree.pk[:16]} -> " in out
-    assert f"submission {submission.pk}: ended without an attempt" in out
+    assert f"submission {submission.pk}: ended without counting as an attempt" in out
     status, out, _ = gainshare("lineages", "renew", "--json")
     assert (status, json.loads(out)["lineages"]) == (0, [])
     assert "nothing to do" in gainshare("lineages", "renew")[1]

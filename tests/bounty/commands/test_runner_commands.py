@@ -40,7 +40,7 @@ def result(gainshare: Command, *arguments: str) -> Any:
     return json.loads(out)
 
 
-def test_a_maintainer_looks_after_runners_and_stops_the_platform(
+def test_a_maintainer_manages_runners_and_stops_the_platform(
     world: World, gainshare: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = world.runner.name
@@ -61,7 +61,7 @@ def test_a_maintainer_looks_after_runners_and_stops_the_platform(
     quarantined = result(gainshare, "runners", "quarantine", name, "--reason", "clicks")
     assert [change["reason"] for change in quarantined["changes"]][-4:] == [
         "moves",
-        "it has no run any more",
+        "it has finished its run",
         "moved",
         "clicks",
     ]

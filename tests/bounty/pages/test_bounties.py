@@ -106,10 +106,10 @@ def test_a_maintainer_opens_a_bounty_with_credits_in_escrow(world: World) -> Non
         ({"escrow": "0"}, "more than 0"),
         ({"escrow": "9" * 40}, "at most 1,000,000,000,000 credits"),
         ({"rate": "9" * 40}, "at most 1,000,000,000,000 credits"),
-        ({"escrow": "1000000000"}, "fund it first"),
+        ({"escrow": "1000000000"}, "Fund the treasury first"),
         ({"rate": "1.1234567"}, "at most six decimals"),
         ({"title": ""}, "required"),
-        ({"deadline_at": "2020-01-01T00:00"}, "passed already"),
+        ({"deadline_at": "2020-01-01T00:00"}, "in the past"),
         ({"suite": "made_up/demo"}, "valid choice"),
     ],
 )
@@ -123,7 +123,7 @@ def test_impossible_terms_are_refused_with_the_reason(
 
 
 def test_opening_and_closing_is_for_maintainers(world: World) -> None:
-    assert "Only a maintainer opens a bounty" in page("/bounties/new/", world.ann, 403)
+    assert "Only maintainers can open a bounty" in page("/bounties/new/", world.ann, 403)
     assert client_of().get("/bounties/new/").headers["Location"] == "/login/?next=/bounties/new/"
     client_of(world.ann).post(f"/bounties/{world.bounty.pk}/close/")
     world.bounty.refresh_from_db()
@@ -147,7 +147,7 @@ def test_a_maintainer_starts_a_lineage(world: World) -> None:
     assert client_of(world.mira).post("/lineages/", terms).status_code == 302
     assert Lineage.objects.get(name="main").tip == world.tree
     again = client_of(world.mira).post("/lineages/", terms)
-    assert again.status_code == 400 and b"There is a lineage of this name" in again.content
+    assert again.status_code == 400 and b"A lineage with this name already exists" in again.content
 
 
 def test_a_maintainer_derives_the_tree_that_a_lineage_starts_at(world: World) -> None:
@@ -169,7 +169,7 @@ def test_a_maintainer_derives_the_tree_that_a_lineage_starts_at(world: World) ->
     [
         ({"diff": "no diff"}, "may be cut off"),
         ({"diff": diff_of_line(1, "x", old="not there")}, "model/layers/moe/experts.py:1"),
-        ({"base_tree": "0" * 64}, "no tree of this hash"),
+        ({"base_tree": "0" * 64}, "no tree with this hash"),
         ({"base_tree": "main"}, "64 hex digits"),
         ({"name": "Not A Name"}, "lower-case letters"),
     ],
@@ -193,7 +193,7 @@ def test_large_escrow_and_a_rate_that_takes_all_of_it_are_asked_about(world: Wor
     assert "600 credits = 600,000,000 micro-credits: 60 % of all 1,000 credits" in html
     greedy = new_terms(world, rate="1500", call_id=str(uuid4()))
     html = client.post("/bounties/new/", greedy).content.decode()
-    assert "A gain of 10 % would earn 142.965 credits and the escrow has 12.5" in html
+    assert "A gain of 10 % would earn 142.965 credits, but the escrow has 12.5" in html
     assert "Quicker routing" in html and "&lt;router.py&gt;" in html
     assert ledger.totals().treasury == before
     found = re.search(r'name="confirmed" value="([0-9,]+)"', html)

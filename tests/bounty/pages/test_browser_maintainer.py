@@ -63,7 +63,7 @@ def test_the_demos_bounty_is_made_from_the_site_alone(
     founder.get_by_label("User name").fill("mira")
     founder.get_by_label("Reason").fill("She knows the kernels.")
     send(founder, "Change the role")
-    expect(founder.get_by_role("status")).to_contain_text("mira is a maintainer now")
+    expect(founder.get_by_role("status")).to_contain_text("mira is now a maintainer")
     mira = User.objects.get(username="mira")
     assert mira.is_maintainer and not mira.is_staff and not mira.is_superuser
     assert RoleChange.objects.get(user=mira).reason == "She knows the kernels."
@@ -98,7 +98,7 @@ def test_the_demos_bounty_is_made_from_the_site_alone(
     page.get_by_label("Lineage").select_option("demo")
     page.get_by_label("What is measured").select_option(f"{BOUNTY['suite']}/{BOUNTY['preset']}")
     page.get_by_label("Credits in escrow").fill("100")
-    page.get_by_label("Credits for e-fold speed").fill("20")
+    page.get_by_label("Credits per e-fold speed-up").fill("20")
     send(page, "Open the bounty")
     expect(page.get_by_role("status")).to_contain_text(
         "100 credits (100,000,000 micro-credits) are in escrow"

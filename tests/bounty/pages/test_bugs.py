@@ -1,4 +1,4 @@
-"""Pages about bugs: opening a bounty for one, sending a reproduction in, declining one."""
+"""Pages of bugs: open a bug bounty, submit a reproduction, decline one."""
 
 from typing import Any
 
@@ -65,10 +65,10 @@ def test_a_maintainer_opens_a_bounty_for_a_bug(world: BugWorld) -> None:
     assert (bug.reproduction_ppm, bug.escrow_microcredits) == (400_000, 12_500_000)
     assert before - ledger.totals().treasury == 12_500_000
     html = response.content.decode()
-    assert "5 credits for the reproduction" in html and "Nobody has shown this bug yet" in html
+    assert "5 credits for the reproduction" in html and "No one has reproduced this bug yet" in html
 
 
-def test_a_reproduction_of_ones_own_comes_with_it(world: BugWorld) -> None:
+def test_a_bug_bounty_may_come_with_a_reproduction(world: BugWorld) -> None:
     pasted = terms(world, reproduction=TEXT.replace("\n", "\r\n"), escrow="20")
     assert client_of(world.mira).post("/bounties/new/bug/", pasted).status_code == 302
     bug = Bounty.objects.get(title="Wrong in batches")
@@ -83,14 +83,14 @@ def test_a_reproduction_of_ones_own_comes_with_it(world: BugWorld) -> None:
     [
         ({"award": ""}, "required"),
         ({"award": "0"}, "more than 0"),
-        ({"escrow": "12"}, "must cover the award"),
-        ({"escrow": "1000000"}, "fund it first"),
+        ({"escrow": "12"}, "below the award"),
+        ({"escrow": "1000000"}, "Fund the treasury first"),
         ({"share": "100"}, "less than 100 %"),
         ({"share": "-1"}, "greater than or equal to 0"),
         ({"severity": "dreadful"}, "valid choice"),
         ({"reproduction": "x" * 17_000}, "allowed are 16384"),
         ({"reproduction": TEXT, "file": b"def observe(): ..."}, "not both"),
-        ({"file": b"\xff\xfe"}, "not text in UTF-8"),
+        ({"file": b"\xff\xfe"}, "not UTF-8 text"),
         ({"file": b"#" * 17_000}, "at most 16384 bytes"),
     ],
 )
@@ -106,7 +106,7 @@ def test_impossible_terms_are_refused_and_stay_in_the_form(
     assert Bounty.objects.filter(title="Wrong in batches").count() == 0
 
 
-def test_what_is_wrong_with_the_escrow_stands_beside_it(world: BugWorld) -> None:
+def test_an_error_in_the_escrow_is_shown_at_its_field(world: BugWorld) -> None:
     html = client_of(world.mira).post("/bounties/new/bug/", terms(world, escrow="1000000")).content.decode()
     field = html[html.index('name="escrow"') :]
     assert 'aria-invalid="true"' in field[: field.index(">")]
@@ -114,7 +114,7 @@ def test_what_is_wrong_with_the_escrow_stands_beside_it(world: BugWorld) -> None
 
 
 def test_opening_one_is_for_maintainers_and_both_forms_lead_to_each_other(world: BugWorld) -> None:
-    assert "Only a maintainer opens a bounty" in page("/bounties/new/bug/", world.ann, 403)
+    assert "Only maintainers can open a bounty" in page("/bounties/new/bug/", world.ann, 403)
     assert client_of(world.ann).post("/bounties/new/bug/", terms(world)).status_code == 403
     assert 'href="/bounties/new/bug/"' in page("/bounties/new/", world.mira)
     assert 'href="/bounties/new/"' in page("/bounties/new/bug/", world.mira)
@@ -134,11 +134,11 @@ def test_a_contributor_shows_the_bug_on_a_page(world: BugWorld) -> None:
     made = Reproduction.objects.get()
     assert (made.author, made.earns) == (world.ann, True)
     again = client_of(world.bob).post(path, {"reproduction": TEXT})
-    assert again.status_code == 400 and "sent in before" in again.content.decode()
+    assert again.status_code == 400 and "submitted before" in again.content.decode()
     assert "def check(seen)" in again.content.decode()
     world.try_out()
     settle(reproduction_id=made.pk)
-    assert "shown already" in page(path, world.bob)
+    assert "already reproduced" in page(path, world.bob)
     assert f'href="{path}"' not in page(f"/bounties/{world.bug.pk}/", world.bob)
 
 
@@ -183,7 +183,7 @@ def test_declining_takes_a_reason_a_maintainer_and_not_its_author(world: BugWorl
     path = declining(world, reproduction)
     without = client_of(world.ruth).post(path, {"text": "  "})
     html = without.content.decode()
-    assert without.status_code == 409 and "Say why it shows no bug" in html
+    assert without.status_code == 409 and "Write why it shows no bug" in html
     assert f'aria-describedby="decline-{reproduction.pk}_error"' in html
     for stranger in (world.bob, world.ann):
         refused = client_of(stranger).post(path, {"text": "no bug"})
@@ -202,7 +202,7 @@ def test_a_refused_decline_keeps_what_was_typed(world: BugWorld) -> None:
     typed = "Two lines\r\nwith <odd> characters\x00"
     response = client_of(world.ruth).post(declining(world, reproduction), {"text": typed})
     html = response.content.decode()
-    assert response.status_code == 409 and "decide about that one first" in html
+    assert response.status_code == 409 and "Decide about that fix first" in html
     assert "Two lines\nwith &lt;odd&gt; characters</textarea>" in html
     reproduction.refresh_from_db()
     assert reproduction.state == "adopted"

@@ -1,4 +1,4 @@
-"""Bugs as people meet them: over REST, from the command line, on pages, and through the runner's own client."""
+"""Bugs over REST, on the command line, on pages, and through the runner's client."""
 
 import json
 import os
@@ -170,12 +170,12 @@ def test_a_runner_is_given_the_reproduction_by_its_hash(world: BugWorld) -> None
 def test_the_bountys_page_says_that_it_is_a_bug_and_how_it_is_shared(world: BugWorld) -> None:
     path = f"/bounties/{world.bug.pk}/"
     html = page(path, world.bob)
-    assert "Nobody has shown this bug yet" in html and "gainshare reproduce" in html
+    assert "No one has reproduced this bug yet" in html and "gainshare reproduce" in html
     assert "High" in html and "3.0000" not in html and "3 credits for the reproduction" in html
     assert "Submit a patch" not in html and "10 % faster" not in html
     world.adopted()
     html = page(path, world.bob)
-    assert "Every fix is tried with it" in html and "def observe():" in html and "Submit a patch" in html
+    assert "Every fix is tested with it" in html and "def observe():" in html and "Submit a patch" in html
     decline(actor=world.ruth, reproduction_id=Reproduction.objects.get().pk, reason="it always fails")
     assert "declined" in page(path)
 
@@ -219,7 +219,7 @@ def gainshare(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 
 
 @pytest.mark.django_db(transaction=True)
-def test_the_command_sends_a_reproduction_and_says_where_it_stands(
+def test_the_command_submits_a_reproduction_and_prints_its_state(
     live_server: Any, gainshare: Command, tmp_path: Path
 ) -> None:
     world = BugWorld()

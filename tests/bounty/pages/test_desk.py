@@ -1,4 +1,4 @@
-"""The maintainer's desk: what waits is there until it is decided, and only for whoever may decide it."""
+"""The to-do page: tasks are listed until they are decided, and only for users who may decide them."""
 
 import pytest
 from django.test import Client
@@ -7,7 +7,7 @@ from bounty.models import DisputeState
 from bounty.services.disputes import answer_dispute, file_dispute
 from bounty.services.merges import merge
 from bounty.services.reviews import review
-from bounty.services.runners import care as runner_care
+from bounty.services.runners import maintenance as runner_maintenance
 from gainshare.accounts.models import User
 from tests.bounty.bounty_world import World, diff_of_line
 
@@ -21,9 +21,9 @@ def desk(user: User, status: int = 200) -> str:
 
 
 def test_only_maintainers_have_one(world: World) -> None:
-    assert "Only maintainers have a desk" in desk(world.ann, 403)
+    assert "Only maintainers have a to-do page" in desk(world.ann, 403)
     assert Client().get("/desk/").headers["Location"] == "/login/?next=/desk/"
-    assert "Nothing waits for you" in desk(world.mira)
+    assert "Nothing to do" in desk(world.mira)
 
 
 def test_a_confirmed_gain_waits_for_its_review_and_then_for_its_merge(world: World) -> None:
@@ -35,10 +35,10 @@ def test_a_confirmed_gain_waits_for_its_review_and_then_for_its_merge(world: Wor
     html = desk(world.mira)
     assert "To review" not in html and "To merge" in html and address in html
     merge(actor=world.mira, submission_id=submission.pk)
-    assert "Nothing waits for you" in desk(world.mira)
+    assert "Nothing to do" in desk(world.mira)
 
 
-def test_one_does_not_find_ones_own_patch_to_review(world: World) -> None:
+def test_own_patches_are_not_listed_for_review(world: World) -> None:
     world.confirmed(world.ruth, diff_of_line(1, "fast = 1"))
     assert "To review" in desk(world.mira) and "To review" not in desk(world.ruth)
 
@@ -58,15 +58,15 @@ def test_an_open_dispute_waits_until_it_is_answered(world: World) -> None:
     answer_dispute(actor=world.mira, dispute_id=dispute.pk, answer="uphold", text="It is none.")
     dispute.refresh_from_db()
     assert dispute.state == DisputeState.UPHELD
-    assert "Nothing waits for you" in desk(world.mira)
+    assert "Nothing to do" in desk(world.mira)
 
 
 def test_a_runner_in_quarantine_waits_until_it_is_released(world: World) -> None:
-    runner_care.quarantine(actor=world.mira, name=world.runner.name, reason="clicks")
+    runner_maintenance.quarantine(actor=world.mira, name=world.runner.name, reason="clicks")
     html = desk(world.ruth)
     assert "Runners in quarantine" in html and f"/runners/{world.runner.name}/" in html
-    runner_care.release(actor=world.mira, name=world.runner.name, reason="quiet")
-    assert "Nothing waits for you" in desk(world.ruth)
+    runner_maintenance.release(actor=world.mira, name=world.runner.name, reason="quiet")
+    assert "Nothing to do" in desk(world.ruth)
 
 
 def test_a_long_pile_says_how_long_it_is(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,15 +88,15 @@ def test_an_author_disputes_and_a_maintainer_answers_on_the_page(world: World) -
     assert "Dispute this verdict" in page(submission, world.ann)
     for other in (None, world.bob, world.mira):
         assert "Dispute this verdict" not in page(submission, other)
-    assert "Say what is wrong" in press(world.ann, submission, "dispute", "  ")
+    assert "Write what is wrong" in press(world.ann, submission, "dispute", "  ")
     html = press(world.ann, submission, "dispute", "It is <b>faster</b>\nat home.")
-    assert "Your dispute is on record" in html and "It is &lt;b&gt;faster&lt;/b&gt;<br>at home." in html
+    assert "Your dispute was recorded" in html and "It is &lt;b&gt;faster&lt;/b&gt;<br>at home." in html
     assert "Dispute this verdict" not in html and "Your answer" not in html
     assert "dispute" not in allowed_actions(find_submission(submission.pk), world.ann)
     assert "Your answer" in page(submission, world.mira)
-    assert "Only a maintainer" in press(world.bob, submission, "answer-uphold", "I say so.")
+    assert "Only maintainers" in press(world.bob, submission, "answer-uphold", "I say so.")
     html = press(world.mira, submission, "answer-remeasure", "Once more, then.")
-    assert "Your answer is on record." in html and "Once more, then." in html
+    assert "Your answer was recorded." in html and "Once more, then." in html
     assert submission.state == SubmissionState.QUEUED
     html = page(submission, world.ann)
     assert "measured again" in html and world.mira.username in html
@@ -106,7 +106,7 @@ def test_an_author_disputes_and_a_maintainer_answers_on_the_page(world: World) -
 def test_a_dispute_can_be_upheld_or_overturned_on_the_page(world: World, answer: str) -> None:
     submission = world.gate(world.submit(world.ann, DIFF), 0.0)
     press(world.ann, submission, "dispute", "No.")
-    assert "Your answer is on record." in press(world.mira, submission, f"answer-{answer}", "So it is.")
+    assert "Your answer was recorded." in press(world.mira, submission, f"answer-{answer}", "So it is.")
     assert submission.disputes.get().state == {"uphold": "upheld", "overturn": "overturned"}[answer]
     assert submission.state == SubmissionState.JUDGED
     path = f"/submissions/{submission.pk}/answer-uphold/"

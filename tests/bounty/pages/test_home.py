@@ -1,4 +1,4 @@
-"""The home page: what goes on, for everybody; balance and next steps, for the person who is signed in; nothing sealed."""
+"""The home page: public activity, the user's balance and next steps, and no undecided results."""
 
 import re
 from datetime import timedelta
@@ -100,7 +100,7 @@ def test_what_is_not_decided_stays_sealed(world: World) -> None:
     assert figure(home(), "Confirmed gains") == "1"
 
 
-def test_a_gain_that_is_priced_anew_is_sealed_again(world: World) -> None:
+def test_a_gain_that_is_priced_again_is_sealed_again(world: World) -> None:
     submission = world.confirmed(world.ann, DIFF)
     assert latest_gain() is not None
     Submission.objects.filter(pk=submission.pk).update(state=SubmissionState.CONFIRMING)
@@ -128,11 +128,11 @@ def test_a_newcomer_is_led_to_the_first_steps(world: World) -> None:
     for words, path in (
         ("submit your first patch", "/bounties/"),
         ("in the playground", "/playground/"),
-        ("Make a key", "/keys/"),
+        ("Make an API key for your programs", "/keys/"),
     ):
         assert re.search(rf'<li><a href="{path}">[^<]*{words}', html), words
     create_api_key(user=world.ann, name="x", scopes=["read"])
-    assert "Make a key" not in home(world.ann)
+    assert "Make an API key for your programs" not in home(world.ann)
 
 
 def test_a_contributor_sees_balance_and_own_patches(world: World) -> None:
@@ -149,10 +149,10 @@ def test_a_contributor_sees_balance_and_own_patches(world: World) -> None:
 
 
 def test_a_maintainer_sees_how_much_waits(world: World) -> None:
-    assert "Decide what waits" not in home(world.mira)
+    assert "Decide about open tasks" not in home(world.mira)
     world.confirmed(world.ann, DIFF)
-    assert '<a href="/desk/">Decide what waits for you: 1 on your list.' in home(world.ruth)
-    assert "Decide what waits" not in home(world.ann)
+    assert '<a href="/desk/">Decide about open tasks: 1 on your to-do page.' in home(world.ruth)
+    assert "Decide about open tasks" not in home(world.ann)
 
 
 def test_an_empty_treasury_is_pointed_out_to_maintainers(db: None) -> None:

@@ -62,7 +62,7 @@ def world(browser: Browser, transactional_db: None) -> HostileWorld:
 
 
 def complaints(page: Page, paths: list[str]) -> dict[str, list[str]]:
-    """What is wrong with which of these pages."""
+    """Layout faults of these pages."""
     found = {}
     for path in paths:
         response = page.goto(path)

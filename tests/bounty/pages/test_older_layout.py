@@ -1,4 +1,4 @@
-"""Pages after the layout changed: what ended says why, and no one is offered what cannot be done any more."""
+"""Pages after a change of layout: ended submissions say why, and impossible actions are not offered."""
 
 import pytest
 from django.test import Client
@@ -61,7 +61,7 @@ def test_a_booked_gain_is_reviewed_paid_and_never_waits_for_a_merge() -> None:
     submission = advance_submission(submission_id=submission.pk)
     assert submission.state == "vested"
     assert merge_stage(submission) == ("later", "not merged")
-    assert "Nothing waits for you" in page("/desk/", world.mira)
+    assert "Nothing to do" in page("/desk/", world.mira)
 
 
 def test_a_failed_run_of_an_older_tree_waits_for_no_one() -> None:
@@ -70,6 +70,6 @@ def test_a_failed_run_of_an_older_tree_waits_for_no_one() -> None:
         submission = world.gate(world.submit(world.ann, DIFF), 0.0)
         Submission.objects.filter(pk=submission.pk).update(verdict_kind="infrastructure_error")
         assert "rejudge" in allowed_actions(find_submission(submission.pk), world.mira)
-        assert "Verdicts that need a look" in page("/desk/", world.mira)
+        assert "Verdicts to check" in page("/desk/", world.mira)
     assert "rejudge" not in allowed_actions(find_submission(submission.pk), world.mira)
-    assert "Nothing waits for you" in page("/desk/", world.mira)
+    assert "Nothing to do" in page("/desk/", world.mira)

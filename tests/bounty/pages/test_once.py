@@ -1,4 +1,4 @@
-"""What a form makes, it makes once: sent twice, one after the other or at once, on the site and over REST."""
+"""Forms and REST requests take effect once, also when they are sent twice or concurrently."""
 
 import re
 from typing import Any
@@ -41,14 +41,14 @@ def test_a_bountys_form_sent_twice_opens_and_funds_one(world: World) -> None:
     assert before - ledger.totals().treasury == 12_500_000
     other = client.post("/bounties/new/", {**sent, "escrow": "13"})
     html = other.content.decode()
-    assert other.status_code == 400 and "sent before, with something else" in html
+    assert other.status_code == 400 and "already sent with other content" in html
     again = ID.search(html)
     assert again is not None and again[1] != sent["call_id"]
     client.post("/bounties/new/", {**sent, "escrow": "13", "call_id": again[1]})
     assert Bounty.objects.filter(title="Quicker routing").count() == 2
 
 
-def test_an_id_of_somebody_else_shows_nothing_of_theirs(world: World) -> None:
+def test_an_id_of_another_person_shows_nothing_of_theirs(world: World) -> None:
     sent = new_terms(world, call_id=str(uuid4()))
     client_of(world.mira).post("/bounties/new/", sent)
     answer = client_of(world.ruth).post("/bounties/new/", sent)
@@ -56,7 +56,7 @@ def test_an_id_of_somebody_else_shows_nothing_of_theirs(world: World) -> None:
     assert Bounty.objects.filter(title="Quicker routing").count() == 1
 
 
-def test_what_was_refused_may_be_mended_and_sent_with_the_same_id(world: World) -> None:
+def test_a_refused_form_may_be_corrected_and_sent_with_the_same_id(world: World) -> None:
     sent = new_terms(world, call_id=str(uuid4()))
     assert client_of(world.mira).post("/bounties/new/", {**sent, "escrow": "9999"}).status_code == 400
     assert client_of(world.mira).post("/bounties/new/", sent).status_code == 302

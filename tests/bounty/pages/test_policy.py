@@ -58,7 +58,7 @@ def pages_of(world: BugWorld) -> list[str]:
 
 
 def crawl(page: Page, watch: Watch, starts: list[str]) -> tuple[set[str], dict[str, list[str]]]:
-    """The paths that were opened, and what each page complained about. One page of a kind stands for all."""
+    """Crawl the site; return the visited paths and each page's errors. One page of each kind is visited."""
     waiting, kinds, opened = list(starts), set(), set()
     asked: set[str] = set()
     complaints: dict[str, list[str]] = {}
@@ -157,7 +157,7 @@ def test_refusals_keep_the_policy(
 
 
 def test_what_an_attacker_brings_in_does_not_run(live_server: LiveServer, browser: Browser) -> None:
-    """Were a page to let a text through as HTML, the browser would still run none of it and send nothing out."""
+    """If a page did not escape a text, the browser would still not run it or send anything."""
     page = new_page(browser, live_server.url)
     watch = Watch(page, live_server.url)
     page.goto("/")

@@ -1,4 +1,4 @@
-"""Actions that are refused, or sent too late: what was typed stays, and no one ends on an empty page."""
+"""Actions that are refused or sent too late: the typed text is kept, and no one gets an empty page."""
 
 import re
 
@@ -32,7 +32,7 @@ def test_a_refused_review_keeps_its_comment(world: World) -> None:
     assert submission.reviews.get().comment == "Line one\nline <two>"
 
 
-def test_a_refused_dispute_stays_in_its_open_form_beside_the_reason(world: World) -> None:
+def test_a_refused_dispute_stays_in_its_open_form_with_the_reason(world: World) -> None:
     submission = world.submit(world.ann, "this is no diff")
     words = "much too long " * 800
     response = client_of(world.ann).post(f"/submissions/{submission.pk}/dispute/", {"text": words})
@@ -41,7 +41,7 @@ def test_a_refused_dispute_stays_in_its_open_form_beside_the_reason(world: World
     form = html[html.index('id="disputes"') :]
     assert re.search(r"<details[^>]* open>", form)
     assert 'aria-invalid="true" aria-describedby="dispute-text_error"' in form
-    assert "in at most 10000 characters" in form and words.strip() in form
+    assert "at most 10000 characters" in form and words.strip() in form
 
 
 def test_a_refused_switch_and_a_refused_runner_keep_their_reason(world: World) -> None:
@@ -61,7 +61,7 @@ def test_zero_bytes_do_no_harm(world: World) -> None:
     assert StopSwitch.objects.get(name="merges").reason == "fire"
 
 
-def test_a_mending_field_is_an_input_of_one_line(world: World) -> None:
+def test_a_reason_is_an_input_of_one_line(world: World) -> None:
     html = client_of(world.mira).get("/stop/").content.decode()
     assert html.count('<input id="judging" name="text"') == 1 and "<textarea" not in html
 
@@ -78,11 +78,11 @@ def test_the_address_of_an_action_leads_to_its_subject(world: World) -> None:
     assert not submission.reviews.exists()
 
 
-def test_whoever_was_logged_out_hears_that_nothing_was_done(world: World) -> None:
+def test_a_logged_out_user_is_told_that_nothing_was_changed(world: World) -> None:
     submission = world.confirmed(world.ann, diff_of_line(1, "fast = 1"))
     response = client_of().post(f"/submissions/{submission.pk}/accept/", {"text": "fine"}, follow=True)
     assert response.redirect_chain == [(f"/login/?next=/submissions/{submission.pk}/accept/", 302)]
-    assert "You were logged out, so nothing was done" in response.content.decode()
+    assert "You were logged out, so nothing was changed" in response.content.decode()
     assert "logged out" not in client_of().get("/account/", follow=True).content.decode()
 
 

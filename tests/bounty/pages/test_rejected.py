@@ -1,4 +1,4 @@
-"""Rejected diffs: folded on the bounty's page, and so many of one person in an hour."""
+"""Rejected diffs: folded on the bounty's page, and limited per person and hour."""
 
 import re
 from datetime import timedelta
@@ -65,7 +65,7 @@ def test_one_person_fills_no_list(world: World, settings: Settings) -> None:
     html = refused.content.decode()
     assert refused.status_code == 429 and 1100 <= int(refused.headers["Retry-After"]) <= 1200
     assert "Too many rejected diffs in an hour. Try again in 20 minutes" in html
-    assert "This diff is not taken" in html and junk(4) in html  # what was typed stays
+    assert "This diff was rejected and not stored" in html and junk(4) in html  # what was typed stays
     with pytest.raises(TooManyAttempts):
         world.submit(world.ann, junk(5), world.open(title="Another"))  # of a person, not of a bounty
     assert Submission.objects.count() == 3
@@ -89,4 +89,4 @@ def test_over_rest_the_refusal_says_when_to_come_back(world: World, settings: Se
     refused = send(junk(2))
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limited")
     assert 3500 <= int(refused.headers["Retry-After"]) <= 3600
-    assert "This diff is not taken" in refused.json()["error"]["message"]
+    assert "This diff was rejected and not stored" in refused.json()["error"]["message"]

@@ -1,4 +1,4 @@
-"""The runners' pages and the emergency stop's: what they show to whom, and what their buttons do."""
+"""Pages of runners and of the emergency stop: content, permissions and buttons."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -9,7 +9,7 @@ from bounty.models import NoiseSample, Run, Runner
 from bounty.pages.noise_plot import NoisePoint, plot_noise
 from bounty.services.emergency import stop
 from bounty.services.reviews import review
-from bounty.services.runners.care import calibrate
+from bounty.services.runners.maintenance import calibrate
 from gainshare.accounts.models import User
 from tests.bounty.bounty_world import World, diff_of_line
 
@@ -66,7 +66,7 @@ def test_a_runners_page_shows_machine_noise_failures_doubts_and_history(world: W
     assert '<svg class="plot"' in html and 'class="fault"' in html
     assert "Quarantined: A/A run failed" in html and "Runs in doubt" in html and "Bad A/A runs" in html
     assert "Some &lt;CPU&gt;" in html and "16.0 GiB" in html and "ab" * 8 + "<" in html
-    assert "Look after it" not in html
+    assert "Manage this runner" not in html
     assert page("/runners/nobody/", status=404)
 
 
@@ -74,14 +74,14 @@ def test_a_maintainers_buttons_do_what_they_say(world: World) -> None:
     path = f"/runners/{world.runner.name}/"
     html = page(path, world.mira)
     assert "Drain</button>" in html and "Quarantine</button>" in html and "Release</button>" not in html
-    assert "It gets no new run." in press(world.mira, f"{path}drain/", text="new fan")
+    assert "The runner gets no new runs." in press(world.mira, f"{path}drain/", text="new fan")
     html = page(path, world.mira)
     assert "Resume</button>" in html and "new fan" in html and world.mira.username in html
-    assert "Say why" in press(world.mira, f"{path}resume/")
-    assert "It is at work again." in press(world.mira, f"{path}resume/", text="mended")
+    assert "Give a reason" in press(world.mira, f"{path}resume/")
+    assert "The runner gets runs again." in press(world.mira, f"{path}resume/", text="mended")
     assert "gets only A/A runs" in press(world.mira, f"{path}quarantine/", text="clicks")
     assert "trusted again" in press(world.mira, f"{path}release/", text="quiet")
-    assert "A/A runs are ordered" in press(world.mira, f"{path}calibrate/")
+    assert "A/A runs were ordered" in press(world.mira, f"{path}calibrate/")
     assert Run.objects.filter(kind="aa").count() == 1
     assert client_of(world.mira).post(f"{path}explode/").status_code == 404
     assert client_of(world.mira).get(f"{path}drain/").headers["Location"] == path
@@ -90,7 +90,7 @@ def test_a_maintainers_buttons_do_what_they_say(world: World) -> None:
 
 def test_others_press_in_vain(world: World) -> None:
     path = f"/runners/{world.runner.name}/"
-    assert "Only a maintainer" in press(world.ann, f"{path}drain/", text="x")
+    assert "Only maintainers" in press(world.ann, f"{path}drain/", text="x")
     assert client_of().post(f"{path}drain/").headers["Location"].startswith("/login/")
     world.runner.refresh_from_db()
     assert world.runner.state == "active"
@@ -108,12 +108,12 @@ def test_every_page_says_what_is_stopped_and_why(world: World) -> None:
 def test_the_stop_is_pressed_and_lifted_on_its_page(world: World) -> None:
     assert "Stop judging" not in page("/stop/", world.ann)
     assert "Stop judging" in page("/stop/", world.mira)
-    assert "Say why" in press(world.mira, "/stop/judging/", action="stop")
+    assert "Give a reason" in press(world.mira, "/stop/judging/", action="stop")
     html = press(world.mira, "/stop/judging/", action="stop", text="a leak")
     assert "Judging is stopped." in html and "Judging stopped: a leak" in html
-    assert "Only a maintainer" in press(world.ann, "/stop/judging/", action="lift")
+    assert "Only maintainers" in press(world.ann, "/stop/judging/", action="lift")
     html = press(world.ruth, "/stop/judging/", action="lift")
-    assert "Judging goes on." in html and 'role="alert"' not in html
+    assert "Judging continues." in html and 'role="alert"' not in html
     assert html.count("Judging stopped") == 1  # in the history
     assert "one of" in press(world.mira, "/stop/coffee/", action="stop", text="x")
 
@@ -123,7 +123,7 @@ def test_the_merge_button_says_that_the_merge_waits(world: World) -> None:
     review(actor=world.ruth, submission_id=submission.pk, decision="accept")
     stop(actor=world.mira, switch="merges", reason="a bad tip")
     html = press(world.mira, f"/submissions/{submission.pk}/merge/")
-    assert "it waits, and is merged by itself" in html
+    assert "this merge waits. It is done automatically" in html
     assert "Merges stopped: a bad tip" in html
 
 

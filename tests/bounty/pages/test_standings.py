@@ -1,4 +1,4 @@
-"""Ranks of a series' gains: speeds add up, and what cannot be told apart shares a rank. Pure."""
+"""Ranks of a series' gains: log speeds add up, and overlapping intervals share a rank. Pure."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,7 +21,7 @@ def overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
     return one[0] <= other[1] and other[0] <= one[1]
 
 
-def test_a_series_stands_where_its_steps_add_up_to() -> None:
+def test_the_speed_of_a_series_is_the_sum_of_its_steps() -> None:
     found = standings([Step(900_161, 910_000), Step(198_451, 200_000)])  # 2.46x, then 1.2195x
     assert found == [Standing(2, 900_161, 919_839), Standing(1, 1_098_612, 1_121_388)]  # ln 3 in millionths
 
@@ -65,7 +65,7 @@ def test_the_order_of_asking_changes_no_rank(intervals: list[tuple[int, int]], c
 
 
 @given(STEPS)
-def test_each_gain_stands_above_the_one_before_and_the_last_one_has_rank_one(steps: list[Step]) -> None:
+def test_each_gain_ranks_above_the_one_before_and_the_last_one_is_first(steps: list[Step]) -> None:
     found = standings(steps)
     reached = [standing.reached_log_ppm for standing in found]
     assert reached == sorted(set(reached)) and all(one.most_log_ppm >= one.reached_log_ppm for one in found)

@@ -1,4 +1,4 @@
-"""A submission's page in a real browser: short at both widths, in both themes, and it follows the judge by itself."""
+"""A submission's page in a real browser: short at both widths, in both themes, and updated automatically."""
 
 import shutil
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ def browser() -> Iterator[Browser]:
         chromium.close()
 
 
-def beside_the_browser(work: Any, *arguments: Any) -> Any:
+def outside_the_event_loop(work: Any, *arguments: Any) -> Any:
     """Playwright keeps an event loop in this thread, in which Django refuses its ORM."""
 
     def run() -> Any:
@@ -59,8 +59,8 @@ def opened(
 def test_a_decided_submission_is_short_and_nothing_is_cut(
     live_server: LiveServer, browser: Browser, width: int, theme: str
 ) -> None:
-    world = beside_the_browser(World)
-    submission = beside_the_browser(world.confirmed, world.ann, diff_of_line(1, "fast = 1"), 0.3)
+    world = outside_the_event_loop(World)
+    submission = outside_the_event_loop(world.confirmed, world.ann, diff_of_line(1, "fast = 1"), 0.3)
     page = opened(browser, live_server, f"/submissions/{submission.pk}/", width=width, theme=theme)
     height, most = SCREENS[width]
     assert page.evaluate("document.documentElement.scrollHeight") <= most * height
@@ -83,9 +83,9 @@ def test_a_decided_submission_is_short_and_nothing_is_cut(
 def test_a_submission_follows_its_run_and_shows_the_stages_when_it_is_decided(
     live_server: LiveServer, browser: Browser
 ) -> None:
-    world = beside_the_browser(World)
-    submission = beside_the_browser(world.submit, world.ann, diff_of_line(1, "slow = 1"))
-    run = beside_the_browser(world.lease)
+    world = outside_the_event_loop(World)
+    submission = outside_the_event_loop(world.submit, world.ann, diff_of_line(1, "slow = 1"))
+    run = outside_the_event_loop(world.lease)
     page = opened(browser, live_server, f"/submissions/{submission.pk}/")
     expect(page.locator("#stages .stage")).to_have_count(1)
     expect(page.locator("#stages")).to_contain_text("Being judged")
@@ -93,8 +93,10 @@ def test_a_submission_follows_its_run_and_shows_the_stages_when_it_is_decided(
     def measures() -> None:
         Run.objects.filter(pk=run.pk).update(state="gating", pairs_done=4, pairs_max=12)
 
-    beside_the_browser(measures)
-    expect(page.locator("#progress-pairs")).to_have_text("4 pairs; the next look is at 12", timeout=15_000)
+    outside_the_event_loop(measures)
+    expect(page.locator("#progress-pairs")).to_have_text(
+        "4 pairs; the next interim check is at 12", timeout=15_000
+    )
     expect(page.locator("#progress-bar")).to_be_visible()
 
     def ends() -> None:
@@ -103,7 +105,7 @@ def test_a_submission_follows_its_run_and_shows_the_stages_when_it_is_decided(
         )
         world.gate(submission, -0.285)
 
-    beside_the_browser(ends)
+    outside_the_event_loop(ends)
     expect(page.locator("#verdict")).to_contain_text("Verdict: regression", timeout=15_000)
     expect(page.locator("#stages .stage")).to_have_count(7)
     expect(page.locator("#stages .stage-failed")).to_contain_text("Gate")
@@ -114,9 +116,9 @@ def test_a_submission_follows_its_run_and_shows_the_stages_when_it_is_decided(
 def test_the_record_is_whole_at_both_widths(
     live_server: LiveServer, browser: Browser, width: int, theme: str
 ) -> None:
-    world = beside_the_browser(World)
-    beside_the_browser(world.confirmed, world.ann, diff_of_line(1, "fast = 1"), 0.9)
-    beside_the_browser(world.confirmed, world.bob, diff_of_line(3, "fast = 3"), 0.2)
+    world = outside_the_event_loop(World)
+    outside_the_event_loop(world.confirmed, world.ann, diff_of_line(1, "fast = 1"), 0.9)
+    outside_the_event_loop(world.confirmed, world.bob, diff_of_line(3, "fast = 3"), 0.2)
     page = opened(browser, live_server, f"/bounties/{world.bounty.pk}/", width=width, theme=theme)
     plot = page.get_by_role("img", name="The record over time: 2 confirmed gains")
     box = plot.bounding_box()

@@ -1,4 +1,4 @@
-"""Sending a diff in through the page, following it, reading the verdict, and the buttons that decide about it."""
+"""Pages of submissions: submit a diff, follow it, read the verdict, and decide about it."""
 
 import json
 
@@ -63,7 +63,7 @@ def test_an_uploaded_diff_is_queued(world: World) -> None:
         ({}, "Paste a diff or choose a file."),
         ({"diff": "   "}, "Paste a diff or choose a file."),
         ({"diff": DIFF, "file": b"x"}, "not both"),
-        ({"file": b"\xff\xfe\x00"}, "not text in UTF-8"),
+        ({"file": b"\xff\xfe\x00"}, "not UTF-8 text"),
     ],
 )
 def test_a_form_without_one_diff_is_refused(
@@ -116,7 +116,7 @@ def test_progress_and_log_are_followed_without_results(world: World) -> None:
     submission.refresh_from_db()
     html = page(url(submission))
     assert "Gate run: measuring pairs" in html
-    assert "4 pairs; the next look is at 48" in html
+    assert "4 pairs; the next interim check is at 48" in html
     assert "Results stay hidden" in html
     assert '<svg class="plot"' not in html
 
@@ -143,10 +143,10 @@ def test_a_confirmed_gain_shows_plot_bound_evidence_and_award(world: World) -> N
             assert counted_by(Evidence(blob=blob)) == {}
 
 
-def test_nobody_but_the_author_withdraws(world: World) -> None:
+def test_no_one_but_the_author_withdraws(world: World) -> None:
     submission = world.submit(world.ann, DIFF)
     assert "withdraw" not in allowed_actions(submission, world.bob)
-    assert "Only its author" in press(world.bob, submission, "withdraw")
+    assert "Only the author" in press(world.bob, submission, "withdraw")
     assert submission.state == SubmissionState.QUEUED
     assert "The submission was withdrawn." in press(world.ann, submission, "withdraw")
     assert submission.state == SubmissionState.WITHDRAWN
@@ -175,7 +175,7 @@ def test_a_contributors_review_is_refused_by_the_service(world: World) -> None:
 
 def test_a_vested_award_is_reversed_with_a_reason(world: World) -> None:
     submission = world.vested(world.ann, DIFF)
-    assert "Say why" in press(world.ruth, submission, "reverse")
+    assert "Give a reason" in press(world.ruth, submission, "reverse")
     assert "The award was taken back." in press(world.ruth, submission, "reverse", "It cheated.")
     assert submission.state == SubmissionState.REVERSED
     assert "It cheated." in page(url(submission))
@@ -197,7 +197,7 @@ def test_buttons_need_the_forms_token(world: World) -> None:
     assert strict.post(url(submission, "withdraw/")).status_code == 403
 
 
-def test_ones_own_submissions_are_listed(world: World) -> None:
+def test_own_submissions_are_listed(world: World) -> None:
     assert "No submissions yet" in page("/submissions/", world.ann)
     submission = world.submit(world.ann, DIFF)
     assert str(submission.pk) in page("/submissions/", world.ann)

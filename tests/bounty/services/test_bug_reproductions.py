@@ -1,4 +1,4 @@
-"""Reproductions of a bug: which is the bounty's, what shows nothing, and what a maintainer declines."""
+"""Reproductions of a bug: adoption, failures, and declined ones."""
 
 import pytest
 from django.db import IntegrityError, connection, transaction
@@ -20,7 +20,7 @@ from bounty.services.advance import advance_submission
 from bounty.services.reconcile import reconcile_runs
 from bounty.services.reproductions import decline, settle
 from bounty.services.reviews import rejudge
-from bounty.services.runs.care import cancel_run, rerun
+from bounty.services.runs.maintenance import cancel_run, rerun
 from bounty.services.runs.queues import waiting_order
 from tests.bounty.bounty_world import job_of
 from tests.bounty.bug_world import FIX, OTHER_FIX, TEXT, BugWorld, trials_of
@@ -50,7 +50,7 @@ def test_the_first_reproduction_is_the_bountys_and_fixes_are_judged_with_it(worl
 
 
 def test_a_fix_before_the_bug_is_reproduced_is_refused(world: BugWorld) -> None:
-    with pytest.raises(NotReproduced, match="send one in first"):
+    with pytest.raises(NotReproduced, match="Submit a reproduction first"):
         world.submit(world.bob, FIX, world.bug)
     world.reproduce(world.ann)  # not tried yet
     with pytest.raises(NotReproduced):
@@ -159,7 +159,7 @@ def test_the_platforms_failure_is_no_attempt_and_the_file_may_come_again(world: 
     cancel_run(actor=world.mira, run_id=run.pk, reason="the runner is moved")
     made = settle(reproduction_id=made.pk)
     assert (made.state, made.verdict_kind) == (ReproductionState.REFUSED, "infrastructure_error")
-    with pytest.raises(WrongState, match="sends it in again"):
+    with pytest.raises(WrongState, match="submits it again"):
         rerun(actor=world.mira, run_id=run.pk, reason="again")
     assert world.adopted().state == ReproductionState.ADOPTED
 

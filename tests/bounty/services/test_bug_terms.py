@@ -35,7 +35,7 @@ def test_terms_that_no_bug_can_have_are_refused(terms: dict[str, Any], world: Bu
 
 
 def test_a_gains_bounty_has_no_severity(world: BugWorld) -> None:
-    with pytest.raises(BadRequest, match="belong to bounties for a bug"):
+    with pytest.raises(BadRequest, match="only for bug bounties"):
         world.open(severity="low")
 
 

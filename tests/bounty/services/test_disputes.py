@@ -1,4 +1,4 @@
-"""Disputes: who may object and answer, what an answer does, and that all of it stays on record."""
+"""Disputes: permissions, effects of the answers, and the permanent record."""
 
 from typing import Any
 from uuid import uuid4
@@ -89,7 +89,7 @@ def test_a_dispute_and_its_answer_need_words(world: World) -> None:
         answer_dispute(actor=world.mira, dispute_id=uuid4(), answer="uphold", text="What?")
 
 
-def test_only_a_verdict_that_stands_is_disputed(world: World) -> None:
+def test_only_a_current_verdict_is_disputed(world: World) -> None:
     submission = world.submit(world.ann, DIFF)
     with pytest.raises(WrongState):
         dispute(world, submission)  # queued
@@ -141,7 +141,7 @@ def test_a_dispute_is_answered_once(world: World) -> None:
     answer(world, made, "uphold")
     assert answer(world, made, "uphold").state == "upheld"  # the same again changes nothing
     assert len(history(made)) == 2
-    with pytest.raises(WrongState, match="answered already"):
+    with pytest.raises(WrongState, match="already answered"):
         answer(world, made, "overturn")
     with pytest.raises(WrongState):
         answer_dispute(actor=world.ruth, dispute_id=made.pk, answer="uphold", text="Me too.")
@@ -164,7 +164,7 @@ def test_the_database_keeps_disputes_as_they_were(world: World) -> None:
         rows.update(answer="other")
 
 
-def test_a_remeasurement_starts_from_the_gate_elsewhere_and_goes_on_to_the_award(world: World) -> None:
+def test_a_remeasurement_starts_from_the_gate_elsewhere_and_continues_to_the_award(world: World) -> None:
     submission = refused(world)
     other_key = generate_key()
     other, _ = world.add_runner(other_key, host="two")
@@ -203,7 +203,7 @@ def test_a_disputed_price_is_measured_again_and_replaced(world: World) -> None:
     assert [invariant.name for invariant in audit() if not invariant.holds] == []
 
 
-def test_a_doubted_gain_stands_again_when_the_doubt_is_overturned(world: World, settings: Settings) -> None:
+def test_a_doubted_gain_is_restored_when_the_doubt_is_overturned(world: World, settings: Settings) -> None:
     settings.RECHECK_PERCENT = 100
     submission = world.gate(world.confirmed(world.ann, DIFF, 0.3), 0.0)
     assert submission.verdict_kind == "suspicious"
@@ -248,7 +248,7 @@ def test_an_overturned_verdict_counts_neither_as_an_attempt_nor_against_the_patc
     assert world.submit(world.ann, DIFF).state == SubmissionState.QUEUED
 
 
-def test_nobody_overturns_a_confirmed_price(world: World) -> None:
+def test_no_one_overturns_a_confirmed_price(world: World) -> None:
     made = dispute(world, world.confirmed(world.ann, DIFF))
     with pytest.raises(WrongState, match="evidence"):
         answer(world, made, "overturn")
@@ -267,7 +267,7 @@ def test_a_verdict_that_was_replaced_meanwhile_is_only_upheld(world: World) -> N
     submission = world.gate(world.submit(world.ann, DIFF), 0.3, events=DOUBT)
     made = dispute(world, submission)
     review(actor=world.ruth, submission_id=submission.pk, decision="decline", comment="no")
-    with pytest.raises(WrongState, match="uphold"):
+    with pytest.raises(WrongState, match="Uphold"):
         answer(world, made, "remeasure")
     assert answer(world, made, "uphold", "It was declined.").state == "upheld"
 

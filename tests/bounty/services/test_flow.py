@@ -1,4 +1,4 @@
-"""The main road: a gain is judged, confirmed, accepted, merged and vested, and the credits are there."""
+"""The main path: a gain is judged, confirmed, accepted, merged and vested, and its credits can be spent."""
 
 import pytest
 from pytest_django import DjangoCaptureOnCommitCallbacks

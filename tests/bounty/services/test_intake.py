@@ -1,4 +1,4 @@
-"""What is taken in, and what is refused with which words."""
+"""Intake of submissions: accepted and refused diffs, with the reasons."""
 
 import uuid
 from datetime import timedelta
@@ -155,12 +155,12 @@ def test_an_unmerged_best_tree_is_what_diffs_must_build_on(world: World) -> None
     assert world.submit(world.bob, diff_of_line(5, "step_5 = 55")).base_tree_id == best.candidate_tree_id
 
 
-def test_a_copy_of_somebody_elses_submission_earns_nothing(world: World) -> None:
+def test_a_copy_of_another_persons_submission_earns_nothing(world: World) -> None:
     first = world.submit(world.ann, diff_of_line(3, "step_3 = 33"))
     dressed = "Faster, I promise\n\n" + diff_of_line(3, "step_3 = 33").replace("diff --git", "diff --git", 1)
     copy = world.submit(world.bob, diff_of_line(3, "step_3 = 33"))
     assert (copy.state, copy.verdict_kind, copy.copy_of_id) == ("rejected", "patch_rejected", first.pk)
-    assert "copy of an earlier submission" in copy.verdict_reason
+    assert "submitted earlier by another person" in copy.verdict_reason
     assert dressed != diff_of_line(3, "step_3 = 33")
     again = world.submit(world.bob, dressed)
     assert again.state == SubmissionState.REJECTED
@@ -264,7 +264,7 @@ def test_a_platforms_failure_opens_no_way_for_copies(world: World) -> None:
     assert world.submit(world.ann, diff_of_line(3, "step_3 = 33")).state == SubmissionState.QUEUED
 
 
-def test_a_candidate_gets_no_second_ticket(world: World) -> None:
+def test_a_candidate_is_not_judged_again(world: World) -> None:
     first = world.submit(world.ann, diff_of_line(3, "step_3 = 33"))
     with pytest.raises(AlreadySubmitted):
         world.submit(world.ann, diff_of_line(3, "step_3 = 33"))
@@ -273,14 +273,14 @@ def test_a_candidate_gets_no_second_ticket(world: World) -> None:
         world.submit(world.ann, diff_of_line(3, "step_3 = 33"))
 
 
-def test_a_second_bounty_on_the_same_series_is_no_second_ticket(world: World) -> None:
+def test_another_bounty_of_the_same_series_judges_no_candidate_again(world: World) -> None:
     other = world.open(title="The same again")
     world.gate(world.submit(world.ann, diff_of_line(3, "step_3 = 33")), 0.0)
     with pytest.raises(AlreadyJudged):
         world.submit(world.ann, diff_of_line(3, "step_3 = 33"), other)
 
 
-def test_making_it_slower_and_mending_it_is_timed_against_the_best_tree(world: World) -> None:
+def test_making_it_slower_and_undoing_that_is_measured_against_the_best_tree(world: World) -> None:
     other = world.open(title="The same again")
     best = world.vested(world.ann, diff_of_line(3, "step_3 = 33"))
     slower = world.submit(world.ann, diff_of_line(3, "step_3 = 3", old="step_3 = 33"), other)

@@ -19,7 +19,7 @@ SHARE = AWARD * 3 // 10
 
 
 def killed_once(fault: str, marks: Path, program: str = RECONCILE, *arguments: str) -> None:
-    """Run into the fault and die, then go on where the dead process stopped."""
+    """Die at the fault point, then continue where the dead process stopped."""
     assert in_a_worker(program, *arguments, fault=fault, marks=marks) == -signal.SIGKILL
     assert in_a_worker(RECONCILE, fault=fault, marks=marks) == 0
 

@@ -21,7 +21,7 @@ def page(path: str) -> str:
     return Client().get(path).content.decode()
 
 
-def test_the_best_so_far_is_where_the_series_stands_not_its_largest_step(world: World) -> None:
+def test_the_best_so_far_is_the_speed_of_the_series_not_its_largest_step(world: World) -> None:
     large = world.confirmed(world.ann, diff_of_line(1, "fast = 1"), 0.9)
     small = world.confirmed(world.bob, diff_of_line(3, "fast = 3"), 0.2)
     fastest, first = leaderboard(bounty=world.bounty)
@@ -69,7 +69,7 @@ def test_a_gain_that_is_taken_back_takes_its_step_with_it(world: World) -> None:
     assert leaderboard(bounty=world.bounty) == [replace(before, rank=1)]
 
 
-def test_nobody_is_on_the_board_before_the_award_is_booked(world: World) -> None:
+def test_no_one_is_on_the_board_before_the_award_is_booked(world: World) -> None:
     submission = world.submit(world.ann, diff_of_line(1, "fast = 1"))
     world.gate(submission, 0.9)
     world.gate(submission, 0.9)

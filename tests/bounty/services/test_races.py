@@ -1,4 +1,4 @@
-"""Two callers at once: each change happens once, whoever comes second finds it done."""
+"""Concurrent callers: each change happens once, and the second caller finds it done."""
 
 import threading
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""The draw of random re-measurements, and what one says about the confirmed gain. Pure."""
+"""The draw of random re-measurements, and the evaluation of their results. Pure."""
 
 from uuid import UUID, uuid4
 
@@ -20,7 +20,7 @@ def test_about_as_many_are_drawn_as_asked(percent: int) -> None:
     assert abs(len(drawn(percent)) - 40 * percent) < spread
 
 
-def test_nobody_is_drawn_at_zero_and_everybody_at_a_hundred() -> None:
+def test_none_is_drawn_at_zero_and_all_at_a_hundred() -> None:
     assert drawn(0) == [] and len(drawn(100)) == 4000
 
 

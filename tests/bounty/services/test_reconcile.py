@@ -1,4 +1,4 @@
-"""What beat repairs: lost messages, half-done steps, deadlines, and one broken row that stops nothing else."""
+"""Repairs by beat: lost messages, unfinished steps, deadlines, and isolation of a broken row."""
 
 from datetime import timedelta
 

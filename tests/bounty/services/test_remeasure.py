@@ -1,4 +1,4 @@
-"""When the best tree moves: open gains follow it, are priced again, or go back to their authors."""
+"""Open gains after the best tree moved: applied again, priced again, or returned to their authors."""
 
 import pytest
 
@@ -55,7 +55,7 @@ def in_order() -> bool:
     return [invariant.name for invariant in audit() if not invariant.holds] == []
 
 
-def test_a_merge_prices_an_open_gain_anew_against_the_new_tip(world: World) -> None:
+def test_a_merge_prices_an_open_gain_again_against_the_new_tip(world: World) -> None:
     first, second = merged_past(world)
     old = standing_award(second)
     assert old is not None and old.amount_microcredits is not None
@@ -155,7 +155,7 @@ def test_a_queued_gate_that_does_not_apply_any_more_is_no_attempt(world: World) 
     assert attempts_used(bounty=other, person=world.bob) == 0
 
 
-def test_a_gate_that_was_measured_meanwhile_goes_on_with_the_new_candidate(world: World) -> None:
+def test_a_gate_that_was_measured_meanwhile_continues_with_the_new_candidate(world: World) -> None:
     first = accept(world, world.confirmed(world.ann, DIFF))
     other = world.open(title="Elsewhere", hardware="other")
     second = world.submit(world.bob, OTHER, other)
@@ -169,7 +169,7 @@ def test_a_gate_that_was_measured_meanwhile_goes_on_with_the_new_candidate(world
     assert (run.base_tree_id, run.candidate_tree_id) == (first.candidate_tree_id, second.candidate_tree_id)
 
 
-def test_a_confirmation_of_the_old_candidate_is_measured_anew_not_refused(world: World) -> None:
+def test_a_confirmation_of_the_old_candidate_is_measured_again_not_refused(world: World) -> None:
     first = accept(world, world.confirmed(world.ann, DIFF))
     other = world.open(title="Elsewhere", hardware="other")
     second = world.submit(world.bob, OTHER, other)

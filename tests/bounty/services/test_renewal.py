@@ -268,7 +268,7 @@ def test_a_declined_older_gain_gives_its_award_back() -> None:
     assert free_escrow(world) == world.escrow and ledger.balance(world.ann).unvested == 0
 
 
-def test_a_random_re_measurement_is_cancelled_and_the_award_stands(settings: Settings) -> None:
+def test_a_random_re_measurement_is_cancelled_and_the_award_is_kept(settings: Settings) -> None:
     settings.RECHECK_PERCENT = 100
     with older_version():
         world = old_world()
@@ -280,7 +280,7 @@ def test_a_random_re_measurement_is_cancelled_and_the_award_stands(settings: Set
     assert advance_submission(submission_id=submission.pk).state == SubmissionState.VESTED
 
 
-def test_a_new_price_is_cancelled_and_the_old_one_stands() -> None:
+def test_a_new_price_is_cancelled_and_the_old_one_is_kept() -> None:
     with older_version():
         world = old_world()
         lower = world.confirmed(world.ann, DIFF)
@@ -397,7 +397,7 @@ def test_a_late_worker_does_not_revive_what_has_ended() -> None:
     assert free_escrow(world) == world.escrow and unfinished_runs() == 0
 
 
-def test_nobody_orders_a_measurement_of_an_older_tree() -> None:
+def test_no_one_orders_a_measurement_of_an_older_tree() -> None:
     with older_version():
         world = old_world()
         booked = world.confirmed(world.ann, DIFF)
@@ -406,7 +406,7 @@ def test_nobody_orders_a_measurement_of_an_older_tree() -> None:
         Submission.objects.filter(pk=suspicious.pk).update(state="judged", verdict_kind="suspicious")
         suspicious.runs.update(state=RunState.LOST)
     renew(world)
-    with pytest.raises(OldLayout, match="award stands"):
+    with pytest.raises(OldLayout, match="award is kept"):
         remeasure(actor=world.ann, submission_id=booked.pk)
     with pytest.raises(OldLayout):
         rejudge(actor=world.mira, submission_id=suspicious.pk)

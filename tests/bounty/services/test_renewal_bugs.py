@@ -91,7 +91,7 @@ def test_a_reproduction_that_was_not_tried_may_be_sent_again() -> None:
     assert done.lineages[0].reproductions == (waiting.pk,)
     waiting.refresh_from_db()
     assert (waiting.state, waiting.verdict_kind) == ("refused", "infrastructure_error")
-    assert "Send the reproduction again" in waiting.verdict_reason
+    assert "Submit the reproduction again" in waiting.verdict_reason
     again = world.reproduce(world.ann)
     assert again.tree_id == done.shipped_tree and unfinished_runs() == 1
 

@@ -1,4 +1,4 @@
-"""Reviews, merges, judging again and reversals: who may, when, and where the money is afterwards."""
+"""Reviews, merges, repeated judging and reversals: permissions, states, and balances."""
 
 from datetime import timedelta
 
@@ -31,7 +31,7 @@ def amount_of(submission: Submission) -> int:
     return award.amount_microcredits
 
 
-def test_nobody_reviews_their_own(world: World) -> None:
+def test_no_one_reviews_their_own(world: World) -> None:
     submission = world.confirmed(world.mira, DIFF)
     with pytest.raises(NotAllowed, match="own"):
         review(actor=world.mira, submission_id=submission.pk, decision="accept")
@@ -144,7 +144,7 @@ def test_an_unvested_award_is_declined_not_reversed(world: World) -> None:
         reverse(actor=world.mira, submission=submission, reason="because")
 
 
-def test_a_suspicious_verdict_is_judged_again_or_declined_by_somebody_else(world: World) -> None:
+def test_a_suspicious_verdict_is_judged_again_or_declined_by_another_person(world: World) -> None:
     submission = world.submit(world.ann, DIFF)
     event = [{"kind": "suspicious", "detail": "past the roofline", "side": "candidate"}]
     submission = world.gate(submission, 0.3, events=event)

@@ -1,4 +1,4 @@
-"""The emergency stop: what is stopped waits where it is, and goes on by itself when the stop is lifted."""
+"""The emergency stop: stopped work waits in its state and continues automatically when the stop is lifted."""
 
 import threading
 from collections.abc import Callable
@@ -152,7 +152,7 @@ def test_while_awards_are_stopped_nothing_vests_and_the_merge_is_made(world: Wor
     assert ledger.balance(world.ann).available > 0
 
 
-def test_a_review_window_that_passes_while_awards_are_stopped_vests_when_they_go_on(db: None) -> None:
+def test_a_review_window_that_passes_while_awards_are_stopped_vests_when_they_continue(db: None) -> None:
     world = World(terms={"review_window_s": 0})
     submission = world.gate(world.submit(world.ann, DIFF), 0.3)
     press(world, Switch.AWARDS)
@@ -253,7 +253,7 @@ def test_a_stop_waits_for_the_lease_that_is_being_granted_and_then_takes_it_back
 
 
 @pytest.mark.django_db(transaction=True)
-def test_many_runners_asking_while_it_is_stopped_leave_no_run_with_anybody() -> None:
+def test_many_runners_asking_while_it_is_stopped_leave_no_run_with_anyone() -> None:
     world = World()
     runners = [world.runner] + [world.add_runner(generate_key())[0] for _ in range(3)]
     for line in range(1, 5):

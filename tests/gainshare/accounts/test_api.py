@@ -72,7 +72,7 @@ def test_sign_up_can_be_closed(settings: Any) -> None:
     assert maintainer.post("/api/v1/users/", body, format="json").status_code == 201
 
 
-def test_nobody_signs_up_with_a_role(ann: User) -> None:
+def test_no_one_signs_up_with_a_role(ann: User) -> None:
     body = {"username": "eve", "password": PASSWORD, "role": "maintainer", "is_superuser": True}
     assert APIClient().post("/api/v1/users/", body, format="json").status_code == 201
     assert not User.objects.get(username="eve").is_maintainer
@@ -229,9 +229,12 @@ def test_an_unforeseen_error_is_logged_and_tells_nothing(caplog: pytest.LogCaptu
     answer = Boom.as_view()(APIRequestFactory().get("/"))
     assert answer.status_code == 500
     assert answer.data == {
-        "error": {"code": "internal_error", "message": "The platform failed; the failure is logged."}
+        "error": {
+            "code": "internal_error",
+            "message": "The platform failed, and the failure was logged. Try again later.",
+        }
     }
-    assert "unforeseen error in Boom" in caplog.text
+    assert "unexpected error in Boom" in caplog.text
 
 
 def test_errors_are_importable_without_django_being_set_up() -> None:

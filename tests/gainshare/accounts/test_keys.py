@@ -1,4 +1,4 @@
-"""API keys: hashed, shown once, scoped, expiring, revocable; and never in a text that anybody reads."""
+"""API keys: hashed, shown once, scoped, expiring, revocable; and never in any log or message."""
 
 import hashlib
 from datetime import timedelta
@@ -134,7 +134,7 @@ def test_revoking_ends_a_key_and_all_keys_made_with_it(ann: User) -> None:
     assert revoke_api_key(user=ann, prefix=parent.prefix).revoked_at == first.revoked_at
 
 
-def test_nobody_revokes_another_persons_key(ann: User) -> None:
+def test_no_one_revokes_another_persons_key(ann: User) -> None:
     key, raw = make(ann)
     with pytest.raises(NotFound):
         revoke_api_key(user=make_user(), prefix=key.prefix)

@@ -25,7 +25,7 @@ HOURLY = Rate(3)
 
 
 class Clock:
-    """Stands for Django's clock and goes on when told to."""
+    """Fake of Django's clock that advances when told to."""
 
     def __init__(self) -> None:
         self.now = timezone.now()
@@ -66,7 +66,7 @@ def signed_up(username: str, *, address: str = HOME, client: APIClient | None = 
 
 
 def tries(who: str, number: int = 10) -> int:
-    """How many of `number` tries are let through."""
+    """Number of allowed tries, of `number`."""
     allowed = 0
     for _ in range(number):
         try:

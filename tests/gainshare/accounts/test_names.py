@@ -1,4 +1,4 @@
-"""User names: no new one can be taken for one that is there, and those from before stay as they are."""
+"""User names: a new name cannot look like an existing one, and older names stay."""
 
 from importlib import import_module
 from uuid import uuid4
@@ -58,7 +58,7 @@ def test_names_that_only_resemble_each_other_are_free() -> None:
 
 
 @pytest.mark.django_db
-def test_somebody_from_before_the_rule_goes_on_as_ever() -> None:
+def test_a_user_from_before_the_rule_keeps_the_name() -> None:
     old = User(username=CYRILLIC)
     old.set_password(PASSWORD)
     old.save()

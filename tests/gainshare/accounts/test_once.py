@@ -1,4 +1,4 @@
-"""Calls with an id: made once, whoever repeats them, and never somebody else's."""
+"""Calls with an id take effect once, and ids of other users are refused."""
 
 from uuid import uuid4
 

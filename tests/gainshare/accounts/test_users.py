@@ -1,4 +1,4 @@
-"""Users and roles: who can be made, who may appoint whom."""
+"""Users and roles: valid names, and permissions to change roles."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""A program that a command runs: it ends as it likes to, whatever the command is sent."""
+"""A program that a command runs: it ends by itself, whatever signal the command gets."""
 
 import os
 import signal

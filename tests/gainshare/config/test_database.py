@@ -1,4 +1,4 @@
-"""What becomes of DATABASE_URL: the connection's parts, and statements that the server prepares."""
+"""Parsing of DATABASE_URL: the connection's parts, and prepared statements."""
 
 import pytest
 from django.db import connection

@@ -1,4 +1,4 @@
-"""What the gateway's live tests run against: a database of its own, a real model node and a real web process.
+"""Stack for the gateway's live tests: a separate database, a real model node and a real web process.
 
 The tests' own ORM is pointed at that database, so that they can look at holds and usage records. The model is the
 tiny one with random weights: its answers mean nothing, its counters everything.
@@ -163,7 +163,7 @@ def assert_ledger_holds() -> None:
 
 
 def bill_of(prompt_tokens: int, completion_tokens: int) -> int:
-    """What fresh input and output cost at `PRICES`, in micro-credits."""
+    """Cost of fresh input and output at `PRICES`, in micro-credits."""
     return prompt_tokens * PRICES["fresh_input"] // CREDIT + completion_tokens * PRICES["output"] // CREDIT
 
 
@@ -225,7 +225,7 @@ def _furnish(stack: GatewayStack) -> None:
 
 @contextmanager
 def own_database() -> Iterator[str]:
-    """A migrated database beside the test database, with the ORM pointed at it; yields its URL."""
+    """A migrated database in addition to the test database, with the ORM connected to it; yields its URL."""
     settings = connections.settings["default"]
     before, name = settings["NAME"], f"gateway_{uuid4().hex[:12]}"
     parts = urlsplit(os.environ["DATABASE_URL"])

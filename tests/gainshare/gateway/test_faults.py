@@ -84,7 +84,7 @@ class LongAnswer:
 
 
 def beat(now: datetime | None = None) -> None:
-    """What beat does every few seconds, the ledger's and the gateway's repair; at another time if told so."""
+    """Run beat's repairs of the ledger and the gateway, at another time if given."""
     at = now or timezone.now()
     ledger.expire_holds(now=at)
     services.settle_outstanding(now=at)
@@ -109,7 +109,7 @@ def web_with(stack: GatewayStack, **variables: str) -> Iterator[None]:
 
 @contextmanager
 def node_stopped(stack: GatewayStack) -> Iterator[None]:
-    """The node stands still, and goes on afterwards."""
+    """Freeze the node, and let it continue afterwards."""
     assert stack.node.child is not None
     os.kill(stack.node.child.pid, signal.SIGSTOP)
     try:
@@ -120,7 +120,7 @@ def node_stopped(stack: GatewayStack) -> Iterator[None]:
 
 @contextmanager
 def node_killed(stack: GatewayStack) -> Iterator[None]:
-    """The node is gone, and there is a new one afterwards."""
+    """Kill the node, and start a new one afterwards."""
     stack.node.kill()
     try:
         yield
@@ -295,7 +295,7 @@ def test_a_bill_that_was_recorded_is_settled_by_beat_after_a_kill(
 
 @contextmanager
 def database_away() -> Iterator[None]:
-    """No one can connect to the gateway's database, and whoever was connected is thrown out."""
+    """Refuse connections to the gateway's database, and end the existing ones."""
     settings = connection.settings_dict
     name = settings["NAME"]
     connection.close()

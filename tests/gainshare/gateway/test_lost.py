@@ -1,4 +1,4 @@
-"""Requests whose web process is gone: what it had noted is billed once, and whoever is late changes nothing."""
+"""Requests whose web process is gone: its recorded usage is billed once, and later calls change nothing."""
 
 from datetime import timedelta
 from uuid import UUID, uuid4
@@ -52,7 +52,7 @@ def delivered(tokens: int) -> Metered:
 
 
 def sweep(request_id: UUID, *, late: timedelta = services.GRACE + timedelta(seconds=1)) -> UsageRecord:
-    """What beat does so long after the request must have ended; the record afterwards."""
+    """Run beat's repair this long after the request's deadline; return the record."""
     now = UsageRecord.objects.get(pk=request_id).expires_at + late
     ledger.expire_holds(now=now)  # the worse order of the two
     services.settle_outstanding(now=now)
@@ -101,7 +101,7 @@ def test_nothing_delivered_costs_nothing(world: World, is_stream: bool) -> None:
     assert ledger.balance(world.ann).available == GRANTED
 
 
-def test_an_answer_goes_on_while_its_key_stands(world: World) -> None:
+def test_an_answer_continues_while_its_key_is_valid(world: World) -> None:
     request_id = running(world)
     assert services.follow(request_id=request_id, metered=delivered(3))
     key = ApiKey.objects.get(user=world.ann)

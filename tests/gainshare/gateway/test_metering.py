@@ -1,4 +1,4 @@
-"""The meter believes no counter that the stream contradicts. No database, no network."""
+"""The meter refuses counters that contradict the stream. No database, no network."""
 
 from typing import Any
 

@@ -158,7 +158,7 @@ async def test_the_less_busy_node_is_asked_first(nodes: Nodes) -> None:
 
 
 async def test_unknown_is_told_from_unreachable(nodes: Nodes) -> None:
-    with pytest.raises(UnknownModel, match="Served here: tiny"):
+    with pytest.raises(UnknownModel, match="Models served here: tiny"):
         await nodes.pool(lambda name, sent: serving("tiny")).serving("other")
     with pytest.raises(NodeUnavailable):
         await nodes.pool(lambda name, sent: None if name == "a" else serving("tiny")).serving("other")

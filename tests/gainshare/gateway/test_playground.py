@@ -1,4 +1,4 @@
-"""Asking models as the person who is signed in: a real web process, a real node, a real ledger, and who is kept out."""
+"""Playground requests of a logged-in user, with real web process, node and ledger; and refused callers."""
 
 import os
 import signal
@@ -132,7 +132,7 @@ def test_another_sites_page_cannot_spend_ones_credits(
     assert not Hold.objects.filter(user=user).exists()
 
 
-def test_nobody_else_is_let_in(stack: GatewayStack, user: User) -> None:
+def test_no_one_else_is_let_in(stack: GatewayStack, user: User) -> None:
     client = signed_in(stack, user)
     _, key = create_api_key(user=user, name="test", scopes=["inference", "read"])
     client.cookies.delete("sessionid")
@@ -240,7 +240,7 @@ def test_no_key_can_pass_for_the_playground() -> None:
 
 
 @pytest.mark.django_db
-def test_the_page_holds_no_secret_and_its_balance_is_ones_own() -> None:
+def test_the_page_has_no_secret_and_shows_the_users_own_balance() -> None:
     user = create_user(username="kim", password="a-long-enough-secret")
     client = Client()
     assert client.get("/playground/balance/").status_code == 302
@@ -260,7 +260,7 @@ def test_a_person_asks_without_a_key_and_sees_the_balance_go_down(stack: Gateway
         watch = Watch(page, stack.base_url)
         page.goto("/playground/")
         expect(page.locator("#balance")).to_have_text("10")
-        page.get_by_label("Longest answer").fill("5")
+        page.get_by_label("Maximum answer length").fill("5")
         page.get_by_label("Your message").fill("Hello")
         page.get_by_role("button", name="Send").click()
         expect(page.locator(".bubble-assistant .meta")).to_contain_text("tokens", timeout=60_000)

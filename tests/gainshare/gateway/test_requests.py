@@ -1,4 +1,4 @@
-"""What the gateway accepts and refuses before it asks a node or the ledger anything. No database, no network."""
+"""Requests that the gateway accepts or refuses before it calls a node or the ledger. No database, no network."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of /v1/ is what the code checks: the same fields, the same bounds, the same errors."""
+"""The OpenAPI document of /v1/ matches the code: the same fields, limits and errors."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""The ASGI side door for /v1/, and the memory of keys that were good a moment ago. No node, no database."""
+"""The ASGI handler of /v1/, and the cache of recently valid keys. No node, no database."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import pytest
 from django.core.exceptions import RequestAborted
 
 from gainshare.gateway import known_keys
-from gainshare.gateway.asgi import BareHandler, with_side_door
+from gainshare.gateway.asgi import BareHandler, with_gateway
 from gainshare.gateway.known_keys import KnownKeys
 from gainshare.gateway.requests import MAX_BODY_BYTES
 
@@ -19,7 +19,7 @@ async def site(scope: dict[str, Any], receive: Any, send: Any) -> None:
 
 
 async def asked(method: str, path: str, **options: Any) -> httpx.Response:
-    transport = httpx.ASGITransport(with_side_door(site))
+    transport = httpx.ASGITransport(with_gateway(site))
     async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as client:
         return await client.request(method, path, **options)
 

@@ -88,7 +88,7 @@ class World:
 
 
 def posted(account: Account) -> int:
-    """What the database has on the account now."""
+    """The account's posted balance in the database."""
     return Account.objects.get(pk=account.pk).posted_microcredits
 
 

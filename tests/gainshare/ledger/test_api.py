@@ -1,4 +1,4 @@
-"""REST of the ledger: what people see of their credits, and what only maintainers may do."""
+"""REST of the ledger: users' credits, and operations for maintainers only."""
 
 from datetime import timedelta
 from typing import Any

@@ -40,7 +40,7 @@ def world() -> World:
 
 @contextmanager
 def triggers_set_aside() -> Iterator[None]:
-    """What a superuser can do: every trigger sleeps in between."""
+    """Disable every trigger for a block, as a superuser can."""
     connection.cursor().execute("SET LOCAL session_replication_role = replica")
     yield
     connection.cursor().execute("SET LOCAL session_replication_role = origin")

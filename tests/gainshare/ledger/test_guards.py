@@ -13,7 +13,7 @@ from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
 
 from gainshare.ledger import services
-from gainshare.ledger.kinds import FLOWS, OWNED, SINGLETONS, AccountKind, TransferKind
+from gainshare.ledger.kinds import FLOWS, OWNED, AccountKind, TransferKind
 from gainshare.ledger.models import Account, Entry, Hold, Seal, Transfer
 from gainshare.ledger.price_book import publish_price
 from gainshare.ledger.services.posting import TWO_PHASE, receivable_of, single_account
@@ -247,7 +247,7 @@ def test_a_receivable_is_never_repaid_beyond_what_is_owed(world: World) -> None:
         Entry.objects.create(transfer_id=transfer_id, account=receivable, amount=amount)
 
 
-def test_nobody_repays_with_another_persons_lot(world: World) -> None:
+def test_no_one_repays_with_another_persons_lot(world: World) -> None:
     lot = world.grant(world.bob, 10)
     with pytest.raises(IntegrityError, match="another person owes"), transaction.atomic():
         insert_transfer("repayment", lot.pk, receivable_of(world.ann.pk).pk, 1, "posted")
@@ -325,10 +325,10 @@ def test_an_entry_is_sealed_once_and_the_chain_never_forks(world: World) -> None
 
 
 def account_of(world: World, kind: AccountKind) -> int:
-    if kind in SINGLETONS:
-        return single_account(kind).pk
     if kind == AccountKind.RECEIVABLE:
         return receivable_of(world.bob.pk).pk
+    if kind not in (AccountKind.ESCROW, *OWNED):
+        return single_account(kind).pk
     owner = world.bob if kind in OWNED else None
     return Account.objects.create(kind=kind, owner=owner, reference=f"test:{uuid4()}").pk
 

@@ -1,4 +1,4 @@
-"""Holds over lots: the order in which lots burn, settlement, release, expiry of holds and of lots."""
+"""Holds over lots: the order in which lots are spent, settlement, release, expiry of holds and of lots."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -96,7 +96,7 @@ def test_holding_more_than_there_is_says_how_much_there_is(world: World) -> None
     world.hold(world.ann, 18)
 
 
-def test_nobody_holds_another_persons_credits(world: World) -> None:
+def test_no_one_holds_another_persons_credits(world: World) -> None:
     world.grant(world.ann, 30)
     with pytest.raises(InsufficientCredits):
         world.hold(world.bob, 1)
@@ -170,7 +170,7 @@ def test_only_overdue_holds_expire(world: World) -> None:
     assert violations() == []
 
 
-def test_an_overdue_hold_that_nobody_expired_yet_still_settles(world: World) -> None:
+def test_an_overdue_hold_that_no_one_expired_yet_still_settles(world: World) -> None:
     world.grant(world.ann, 100)
     hold = world.hold(world.ann, 10, expires_at=timezone.now() - timedelta(seconds=5))
     assert services.settle_hold(hold_id=hold.pk, amount_microcredits=7).state == HoldState.SETTLED
@@ -219,7 +219,7 @@ def test_a_lot_with_an_open_hold_expires_only_in_the_part_not_held(world: World)
 def test_grants_need_a_treasury_a_source_and_a_future(world: World) -> None:
     with pytest.raises(InsufficientTreasury):
         world.grant(world.ann, 1_000_001)
-    with pytest.raises(LedgerError, match="expired from the start"):
+    with pytest.raises(LedgerError, match="in the past"):
         world.grant(world.ann, 1, expires_at=in_days(-1))
     with pytest.raises(LedgerError, match="source"):
         world.grant(world.ann, 1, source="")
@@ -232,7 +232,7 @@ def test_starter_credits_cannot_be_transferred(world: World) -> None:
 
 
 def test_a_sweep_that_comes_late_leaves_what_was_resolved_meanwhile(world: World) -> None:
-    """A sweep lists what is due, then locks one after another: by then somebody may have been faster."""
+    """A sweep lists what is due, then locks one after another: by then another caller may have resolved one."""
     lot = world.grant(world.ann, 30, expires_at=in_days(1))
     hold = world.hold(world.ann, 30)
     assert _expire_lot(lot.pk) is False  # all of it is held

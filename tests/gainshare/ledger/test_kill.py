@@ -62,7 +62,7 @@ def call_in_process(name: str, *, fault: str, folder: Path, **arguments: Any) ->
 
 
 def picture() -> tuple[Any, ...]:
-    """Everything a half-done call could have left behind."""
+    """All rows that an unfinished call could have left."""
     return (
         services.totals(),
         Entry.objects.count(),

@@ -82,7 +82,7 @@ class Award:
 
 @dataclass
 class Model:
-    """Where every micro-credit should be."""
+    """Independent model of all balances."""
 
     treasury: int = 0
     issued: int = 0
@@ -259,7 +259,7 @@ class Walk:
         return sum(lot.left - lot.held for lot in self.model.spendable(user))
 
     def spend(self, user: int, share: int) -> None:
-        """Most of what somebody has, so that a reversal soon after finds too little and books a debt."""
+        """Spend most of a user's credits, so that a later reversal books a debt."""
         amount = self.available(user) * share // 100
         self.hold(user, amount)
         made = self.model.holds[-1]

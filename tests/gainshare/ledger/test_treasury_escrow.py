@@ -1,4 +1,4 @@
-"""Credits come into being by funding only; escrow takes them from the treasury and gives the rest back."""
+"""Credits are created only by funding; escrow takes them from the treasury and returns the rest."""
 
 from typing import Any
 from uuid import uuid4
@@ -55,7 +55,7 @@ def test_amounts_are_whole_and_positive(world: World, amount: Any) -> None:
 
 def test_issuance_stops_at_the_most_that_64_bits_hold_safely(world: World) -> None:
     world.fund(MAX_MICROCREDITS - 1_000_000)
-    with pytest.raises(InvalidAmount, match="ever be issued"):
+    with pytest.raises(InvalidAmount, match="can be issued in total"):
         world.fund(1)
     assert services.totals().issued == MAX_MICROCREDITS
 

@@ -99,7 +99,7 @@ def test_url_carries_user_and_password_of_any_characters(running: RunningBroker)
     assert urlsplit(running.broker.url()).scheme == "redis+socket"
 
 
-def test_nobody_gets_in_without_a_password(running: RunningBroker) -> None:
+def test_no_one_gets_in_without_a_password(running: RunningBroker) -> None:
     stranger = redis.Redis(unix_socket_path=str(running.broker.socket))
     with pytest.raises(redis.exceptions.AuthenticationError):
         stranger.ping()

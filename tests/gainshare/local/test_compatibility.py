@@ -51,7 +51,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def refusal(home: Home) -> str:
-    """What `gainshare up` says before it has changed anything."""
+    """The message of `gainshare up` before it has changed anything."""
     before = contents(home.root)
     with pytest.raises(Incompatible, match="Nothing was changed") as error:
         LocalStack.create(home, OPTIONS, "tag")
@@ -71,7 +71,7 @@ def test_a_home_is_marked_with_its_format_and_one_without_a_mark_is_taken(home: 
 @pytest.mark.parametrize(
     ("mark", "said"),
     [
-        (b"2\n", "format 2 and this installation reads up to 1"),
+        (b"2\n", "format 2, and this installation reads formats up to 1"),
         (b"99999999999999999999", "newer"),
         (b"", "no number"),
         (b"one", "'one' and no number"),
@@ -92,7 +92,10 @@ def test_a_database_of_another_postgresql_is_refused(home: Home, used: Cluster) 
     major = stated.read_text().strip()
     stated.write_text("15\n")
     said = refusal(home)
-    assert f"made by PostgreSQL 15 and PostgreSQL {major} is installed" in said and "pg_dump" in said
+    assert (
+        f"made by PostgreSQL 15, and the installed PostgreSQL {major} cannot open it" in said
+        and "pg_dump" in said
+    )
 
 
 @pytest.mark.parametrize("part", ["PG_VERSION", "global/pg_control"])
@@ -106,7 +109,7 @@ def test_a_lost_password_of_the_database_is_not_replaced_by_another(home: Home, 
     assert "database-password is missing" in refusal(home)
 
 
-def test_a_database_without_the_mark_of_initdb_is_never_made_anew(
+def test_a_database_without_the_mark_of_initdb_is_never_initialised_again(
     home: Home, used: Cluster, open_folder: Path
 ) -> None:
     """A folder that was copied without its mark looks like one of a killed initdb, which is deleted."""
@@ -117,7 +120,9 @@ def test_a_database_without_the_mark_of_initdb_is_never_made_anew(
     used.stop(server)
     mark = used.data / "gainshare.complete"
     mark.unlink()
-    with pytest.raises(PostgresError, match=r"Nothing was changed. To use it: touch .*gainshare.complete"):
+    with pytest.raises(
+        PostgresError, match=r"Nothing was changed. To use it, run: touch .*gainshare.complete"
+    ):
         used.initialise()
     mark.touch()
     used.initialise()

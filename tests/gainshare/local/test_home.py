@@ -66,7 +66,7 @@ def test_a_long_temporary_folder_is_not_used_for_sockets(
     assert len(bytes(Home(tmp_path).postgres_sockets)) < 60
 
 
-def test_a_run_folder_made_by_somebody_else_is_refused(home: Home) -> None:
+def test_a_run_folder_made_by_another_person_is_refused(home: Home) -> None:
     home.broker_sockets.rmdir()
     home.run.rmdir()
     home.run.symlink_to(home.root)
@@ -84,7 +84,7 @@ def test_a_home_that_cannot_be_written_says_what_to_do(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not is_root, reason="expected: needs to be root")
-def test_as_root_below_a_private_folder_the_database_lies_outside_the_home(open_folder: Path) -> None:
+def test_as_root_below_a_private_folder_the_database_is_outside_the_home(open_folder: Path) -> None:
     private = open_folder / "root"
     private.mkdir(mode=0o700)
     home = Home(private / "checkout" / ".gainshare")
@@ -102,7 +102,7 @@ def test_as_root_below_a_private_folder_the_database_lies_outside_the_home(open_
 
 
 @pytest.mark.skipif(not is_root, reason="expected: needs to be root")
-def test_as_root_in_an_open_folder_the_database_lies_in_the_home(home: Home) -> None:
+def test_as_root_in_an_open_folder_the_database_is_in_the_home(home: Home) -> None:
     assert home.postgres_data == home.root / "postgres"
 
 
@@ -165,7 +165,7 @@ def test_a_secret_is_replaced_as_a_whole_and_stays_private(tmp_path: Path) -> No
     assert [file.name for file in tmp_path.iterdir()] == ["token"]
 
 
-def test_a_long_log_is_cut_while_its_writer_goes_on(tmp_path: Path) -> None:
+def test_a_long_log_is_cut_while_its_writer_continues(tmp_path: Path) -> None:
     log = tmp_path / "web.log"
     with log.open("ab") as writer:
         writer.write(b"old\n" * 100)

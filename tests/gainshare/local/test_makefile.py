@@ -184,7 +184,7 @@ def test_a_changed_lock_is_installed_by_the_next_make(
     assert LOCKED_RUNTIME[1] in pip_calls()
 
 
-def test_without_kernels_it_warns_and_goes_on(make: Make, tmp_path: Path) -> None:
+def test_without_kernels_it_warns_and_continues(make: Make, tmp_path: Path) -> None:
     bin_folder = tmp_path / "checkout" / ".venv" / "bin"
     bin_folder.mkdir(parents=True)
     (bin_folder / "python").write_text(

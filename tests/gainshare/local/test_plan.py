@@ -1,4 +1,4 @@
-"""What each process of the local stack is given: order of the plan, environments, ports, registration of the runner."""
+"""Start plan of the local stack: order, environments, ports, and registration of the runner."""
 
 import json
 import shutil

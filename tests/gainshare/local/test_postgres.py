@@ -103,7 +103,7 @@ def test_as_root_it_runs_as_nobody(cluster: Cluster, open_folder: Path) -> None:
     cluster.stop(server)
 
 
-def test_a_half_made_data_folder_is_made_anew(open_folder: Path) -> None:
+def test_a_half_made_data_folder_is_made_again(open_folder: Path) -> None:
     cluster = make_cluster(open_folder)
     cluster.data.mkdir(parents=True)
     (cluster.data / "PG_VERSION").write_text("18\n")

@@ -286,7 +286,7 @@ def test_unavailable_service_stays_out_and_says_why(launch: Callable[[str], Run]
     run = launch("[service('runner', unavailable='no user namespaces here'), service('one')]").wait_ready()
     row = run.service("runner")
     assert (row["state"], row["detail"], row["pid"]) == ("unavailable", "no user namespaces here", None)
-    assert "runner stays out: no user namespaces here" in run.text()
+    assert "runner is not started: no user namespaces here" in run.text()
     assert "runner started" not in run.events()
     run.stop()
 

@@ -1,4 +1,4 @@
-"""The versions that pyproject.toml allows: what was tested is allowed and installed, what was not is refused."""
+"""The versions that pyproject.toml allows: tested ones are allowed and installed, others are refused."""
 
 import platform
 import re
@@ -31,7 +31,7 @@ def test_ranges_end_where_tests_did(name: str, tested: list[str], others: list[s
     assert [one for one in others if one in RANGES[name]] == []
 
 
-def test_this_environment_lies_in_the_ranges() -> None:
+def test_this_environment_is_in_the_ranges() -> None:
     assert len(REQUIREMENTS) > 20
     outside = {
         name: found

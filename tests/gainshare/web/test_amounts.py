@@ -1,4 +1,4 @@
-"""Amounts as people type them: read without doubt, or refused with what to write instead. No database."""
+"""Typed amounts: parsed unambiguously, or refused with a suggestion. No database."""
 
 import re
 
@@ -27,7 +27,7 @@ def test_an_amount_as_pages_show_it_reads_back_exactly_or_not_at_all(microcredit
 
 
 def readings(text: str) -> set[int]:
-    """Every amount that somebody may mean: with a point before decimals, and with a comma."""
+    """Every possible meaning of an amount: with a decimal point, and with a decimal comma."""
     found = set()
     for decimal, group in ((".", ","), (",", ".")):
         groups = rf"[1-9][0-9]{{0,2}}(?:\{group}[0-9]{{3}})+|[0-9]+|"
@@ -52,7 +52,7 @@ def test_nothing_typed_is_an_unforeseen_error_or_negative(text: str) -> None:
     try:
         assert parse_credits(text) >= 0
     except ValueError as refusal:
-        assert "Write" in str(refusal) or "Leave out" in str(refusal)
+        assert "Enter" in str(refusal)
 
 
 @pytest.mark.parametrize(
@@ -82,10 +82,10 @@ def test_what_is_meant_in_one_way_is_read(text: str, microcredits: int) -> None:
         ("1.000,50", "1000.50 instead"),
         ("1.234.567", "1234567 instead"),
         ("1.234.567,5", "1234567.5 instead"),
-        ("1,500", "Write 1500 for 1,500 credits, or 1.5 for 1.5 credits"),
-        ("1.500", "Write 1500 for 1,500 credits, or 1.5 for 1.5 credits"),
-        ("2,000", "Write 2000 for 2,000 credits, or 2 for 2 credits"),
-        ("1.125", "Write 1125 for 1,125 credits, or 1.1250 for 1.125 credits"),
+        ("1,500", "Enter 1500 for 1,500 credits, or 1.5 for 1.5 credits"),
+        ("1.500", "Enter 1500 for 1,500 credits, or 1.5 for 1.5 credits"),
+        ("2,000", "Enter 2000 for 2,000 credits, or 2 for 2 credits"),
+        ("1.125", "Enter 1125 for 1,125 credits, or 1.1250 for 1.125 credits"),
         ("1,25,000", "at most six decimals"),
         ("1 500", "at most six decimals"),
         ("1'500", "at most six decimals"),

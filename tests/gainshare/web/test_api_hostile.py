@@ -1,6 +1,6 @@
 """REST and pages against requests that no one sends by accident: none of them makes the platform fail.
 
-And who may knock where: for every endpoint there is, found in the URLs, and every kind of caller.
+Also the permissions of every endpoint in the URLs, for every kind of caller.
 """
 
 import json
@@ -95,7 +95,7 @@ def asked(client: Client, method: str, target: str, body: bytes = b"", kind: str
 
 
 def let_in(client: APIClient) -> set[str]:
-    """Which changing requests get beyond the permissions; with a body that nothing can be done with."""
+    """Changing requests that pass the permissions, sent with an unusable body."""
     found = set()
     for method, route in CHANGING:
         answer = asked(client, method, address(route), b"[]")
@@ -211,4 +211,4 @@ def test_no_query_makes_a_page_fail(path: str) -> None:
             asked(client, "GET", f"{path}?{name}={value}")
     answer = asked(client, "POST", f"/keys/{NUL}/revoke/")
     assert answer.status_code == 400
-    assert "This cannot be read" in answer.content.decode()
+    assert "The request cannot be used" in answer.content.decode()

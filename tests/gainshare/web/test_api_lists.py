@@ -1,4 +1,4 @@
-"""REST lists refuse what they do not take: unknown parameters, and values that nothing can have."""
+"""REST lists refuse unknown parameters and impossible values."""
 
 from typing import Any
 

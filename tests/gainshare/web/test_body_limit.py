@@ -1,4 +1,4 @@
-"""Bodies of requests to the site: bounded before anything else is looked at, announced or not."""
+"""Limits on request bodies, applied before anything else, with and without Content-Length."""
 
 from collections.abc import AsyncIterator
 from typing import Any

@@ -48,17 +48,17 @@ def test_a_maintainer_grants_credits_once_however_often_the_form_is_sent(world: 
     assert Transfer.objects.get(pk=found[1]).actor == world.maintainer
     assert "Thank you" in client_of(world.ann).get("/credits/").content.decode()
     other = client.post(PATH, {**sent, "amount": "13"})
-    assert other.status_code == 400 and "sent before, for another grant" in other.content.decode()
+    assert other.status_code == 400 and "already sent for another grant" in other.content.decode()
 
 
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"username": "nobody"}, "There is no user of this name"),
+        ({"username": "nobody"}, "There is no user with this name"),
         ({"username": ""}, "required"),
         ({"amount": "12,5"}, "12.5 instead"),
-        ({"amount": "101"}, "The treasury has 100 credits and this needs 101 credits"),
-        ({"expires_on": "2020-01-01"}, "expired from the start"),
+        ({"amount": "101"}, "The treasury has only 100 credits, and this needs 101 credits"),
+        ({"expires_on": "2020-01-01"}, "in the past"),
         ({"expires_on": "soon"}, "valid date"),
     ],
 )

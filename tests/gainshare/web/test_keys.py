@@ -55,7 +55,7 @@ def test_a_form_sent_twice_makes_one_key(client: Client) -> None:
     assert ApiKey.objects.count() == 1
     other = client.post("/keys/", {**FORM, "name": "desktop", "call_id": found[1]})
     html = other.content.decode()
-    assert other.status_code == 400 and "sent before, with something else" in html
+    assert other.status_code == 400 and "already sent with other content" in html
     assert html.count(" checked") == 2 and found[1] not in html  # what was chosen stays, under a new id
 
 
@@ -79,7 +79,7 @@ def test_a_revoked_or_expired_key_gets_no_secret(user: User) -> None:
     assert [draw_secret(user=user, prefix=key.prefix) for key in (revoked, late)] == [None, None]
 
 
-def test_a_key_without_its_secret_lets_nobody_in(user: User, client: Client) -> None:
+def test_a_key_without_its_secret_lets_no_one_in(user: User, client: Client) -> None:
     key = order_api_key(user=user, name="waits", scopes=["read"])
     for secret in ("", "0" * 64):
         answer = Client().get("/api/v1/users/me/", HTTP_AUTHORIZATION=f"Bearer gs_{key.prefix}_{secret}")

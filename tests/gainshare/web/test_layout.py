@@ -1,4 +1,4 @@
-"""What people meet on the shell's pages in a real browser: keys in sight, figures in one piece, copying, contrast."""
+"""The shell's pages in a real browser: visible keys, unbroken figures, copying, contrast."""
 
 import re
 from collections.abc import Iterator

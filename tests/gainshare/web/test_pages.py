@@ -51,7 +51,7 @@ def test_private_pages_send_visitors_to_the_login_page(path: str) -> None:
 @pytest.mark.parametrize(
     "path", ["/", "/account/", "/account/password/", "/keys/", "/credits/", "/usage/", "/playground/"]
 )
-def test_every_page_is_complete_and_asks_nobody_else_for_anything(client: Client, path: str) -> None:
+def test_every_page_is_complete_and_asks_no_one_else_for_anything(client: Client, path: str) -> None:
     html = html_of(client, path)
     assert html.startswith("<!doctype html>") and html.rstrip().endswith("</html>")
     assert html.count("<h1") == 1
@@ -97,7 +97,7 @@ def test_a_sign_up_that_cannot_be_says_why(user: User, changes: dict[str, str], 
     assert User.objects.count() == 1
 
 
-def test_a_closed_site_takes_nobody_in(settings: Settings) -> None:
+def test_a_closed_site_takes_no_one_in(settings: Settings) -> None:
     settings.OPEN_SIGNUP = False
     assert "Sign-up is closed" in html_of(Client(), "/signup/", 403)
     form = {"username": "ada", "password": PASSWORD, "password_again": PASSWORD}
@@ -121,7 +121,7 @@ def test_logging_in_and_out(user: User) -> None:
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"scopes": []}, "at least one thing"),
+        ({"scopes": []}, "at least one permission"),
         ({"scopes": ["maintain"]}, "not one of the available choices"),
         ({"name": ""}, "required"),
         ({"lifetime": "9999"}, "valid choice"),
@@ -138,7 +138,7 @@ def test_a_key_that_cannot_be_says_why(client: Client, changes: dict[str, Any], 
     assert not ApiKey.objects.exists()
 
 
-def test_one_revokes_ones_own_keys_only(client: Client, user: User) -> None:
+def test_users_revoke_only_their_own_keys(client: Client, user: User) -> None:
     client.post("/keys/", {"name": "laptop", "scopes": ["read"], "lifetime": ""})
     key = ApiKey.objects.get()
     stranger = Client()
@@ -156,7 +156,7 @@ def test_credits_show_balance_lots_holds_and_movements(client: Client, user: Use
     assert "No credits yet" in html_of(client, "/credits/")
     world = World(funded=1_000_000_000)
     world.grant(user, 2_500_000, source="starter", memo="Welcome")
-    world.grant(world.ann, 777_000_000, memo="somebody else's")
+    world.grant(world.ann, 777_000_000, memo="another user's")
     ledger.open_hold(
         hold_id=uuid4(),
         user=user,
@@ -168,7 +168,7 @@ def test_credits_show_balance_lots_holds_and_movements(client: Client, user: Use
     assert "<dd>2<" in html and "<dd>0.5<" in html
     assert "Starter" in html and "Welcome" in html
     assert "+2.5" in html and "(\N{MINUS SIGN}0.5)" in html
-    assert "somebody else" not in html
+    assert "another user" not in html
 
 
 @pytest.fixture
@@ -224,7 +224,7 @@ def test_long_lists_have_pages(client: Client, record: UsageRecord) -> None:
         record.save(force_insert=True)
     assert "Page 1 of 2" in html_of(client, "/usage/")
     assert "Page 2 of 2" in html_of(client, "/usage/?page=2")
-    assert "This list has 2 pages; it has no page 99." in html_of(client, "/usage/?page=99", 404)
+    assert "This list has only 2 pages, so there is no page 99." in html_of(client, "/usage/?page=99", 404)
 
 
 def test_keys_that_work_come_first_and_a_new_one_comes_with_an_example(client: Client, user: User) -> None:

@@ -1,4 +1,5 @@
-"""Roles on the site: maintainers give and take them, never to themselves, never the last one, and it is noted."""
+"""Roles on the site: maintainers change them, except their own rights and the last maintainer's, and each
+change is recorded."""
 
 import pytest
 from django.test import Client
@@ -27,7 +28,7 @@ def test_a_maintainer_who_is_not_staff_appoints_and_dismisses_and_it_is_noted() 
     html = client.post(
         PATH, {"username": ann.username, "role": "maintainer", "reason": "<b>good</b> reviews"}, follow=True
     ).content.decode()
-    assert f"{ann.username} is a maintainer now" in html and role_of(ann) == "maintainer"
+    assert f"{ann.username} is now a maintainer" in html and role_of(ann) == "maintainer"
     assert "&lt;b&gt;good&lt;/b&gt; reviews" in html
     for _ in range(2):  # sent twice, noted once
         client.post(PATH, {"username": ann.username, "role": "contributor"})
@@ -39,7 +40,7 @@ def test_a_maintainer_who_is_not_staff_appoints_and_dismisses_and_it_is_noted() 
     ]
 
 
-def test_nobody_else_sees_or_uses_the_page() -> None:
+def test_no_one_else_sees_or_uses_the_page() -> None:
     ann = make_user()
     client = client_of(ann)
     assert f'href="{PATH}"' not in client.get("/").content.decode()
@@ -49,10 +50,10 @@ def test_nobody_else_sees_or_uses_the_page() -> None:
     assert role_of(ann) == "contributor" and not RoleChange.objects.exists()
 
 
-def test_nobody_promotes_themselves() -> None:
+def test_no_one_promotes_themselves() -> None:
     root = User.objects.create_superuser("root", password="correct horse battery")
     html = client_of(root).post(PATH, {"username": "root", "role": "maintainer"}).content.decode()
-    assert "No one gives themselves more rights" in html and role_of(root) == "contributor"
+    assert "You cannot give yourself more rights" in html and role_of(root) == "contributor"
 
 
 def test_the_last_maintainer_stays_and_another_one_may_step_down() -> None:
@@ -67,12 +68,12 @@ def test_the_last_maintainer_stays_and_another_one_may_step_down() -> None:
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"username": "nobody"}, "There is no user of this name"),
+        ({"username": "nobody"}, "There is no user with this name"),
         ({"role": "king"}, "valid choice"),
         ({"reason": "x" * 301}, "at most 300 characters"),
     ],
 )
-def test_what_cannot_be_is_refused_beside_the_field(changes: dict[str, str], complaint: str) -> None:
+def test_impossible_changes_are_refused_at_their_field(changes: dict[str, str], complaint: str) -> None:
     boss = make_user("maintainer")
     answer = client_of(boss).post(PATH, {"username": boss.username, "role": "maintainer", **changes})
     assert answer.status_code == 400 and complaint in answer.content.decode()

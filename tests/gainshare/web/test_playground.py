@@ -108,16 +108,16 @@ def test_the_first_try_is_exact_and_needs_nothing_but_the_question(playground: P
 
 def test_empty_number_fields_are_left_out(playground: Playground) -> None:
     playground.page.get_by_label("Temperature").fill("")
-    playground.page.get_by_label("Longest answer").fill("")
+    playground.page.get_by_label("Maximum answer length").fill("")
     playground.ask(FRANCE, WHOLE)
     expect(playground.answer).to_contain_text("Paris")
     assert not {"temperature", "max_tokens"} & set(playground.sent[0])
 
 
 def test_a_number_out_of_range_is_not_sent(playground: Playground) -> None:
-    playground.page.get_by_label("Longest answer").fill("0")
+    playground.page.get_by_label("Maximum answer length").fill("0")
     playground.ask(FRANCE)
-    expect(playground.page.get_by_label("Longest answer")).to_be_focused()
+    expect(playground.page.get_by_label("Maximum answer length")).to_be_focused()
     expect(playground.question).to_have_value(FRANCE)
     assert playground.sent == []
 
@@ -156,7 +156,10 @@ def test_what_was_typed_meanwhile_is_not_overwritten(playground: Playground) -> 
         ({"status": 502, "content_type": "application/json", "body": "<html>"}, "status 502"),
         ({"status": 403, "content_type": "text/html", "body": "<html>CSRF</html>"}, "Reload the page"),
         ({"status": 418, "content_type": "application/json", "body": '{"error": "no"}'}, "status 418"),
-        ({"status": 200, "content_type": "text/html", "body": "<html>Log in</html>"}, "no model's answer"),
+        (
+            {"status": 200, "content_type": "text/html", "body": "<html>Log in</html>"},
+            "did not come from a model",
+        ),
         (
             {"status": 429, "json": {"error": {"message": "You have too few credits."}}},
             "You have too few credits.",

@@ -1,4 +1,4 @@
-"""What every answer tells the browser: load nothing from elsewhere, run nothing inline, be framed by no one."""
+"""Security headers of every answer: nothing from other hosts, nothing inline, no framing."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The treasury's page: who may see it, issuing credits once, and what moved."""
+"""The treasury's page: permissions, issuing credits once, and movements."""
 
 import re
 from uuid import uuid4
@@ -33,7 +33,7 @@ def html_of(user: User, path: str = "/treasury/", status: int = 200) -> str:
 
 
 def confirmed(client: Client, sent: dict[str, str]) -> dict[str, str]:
-    """What is sent after a large sum was asked about; nothing has moved by then."""
+    """The form that confirms a large amount; nothing has moved by then."""
     before = ledger.totals().issued
     html = client.post("/treasury/", sent).content.decode()
     found = re.search(r'name="confirmed" value="([0-9,]+)"', html)
@@ -43,7 +43,7 @@ def confirmed(client: Client, sent: dict[str, str]) -> dict[str, str]:
 
 def test_only_maintainers_see_the_treasury(world: World) -> None:
     assert Client().get("/treasury/").headers["Location"] == "/login/?next=/treasury/"
-    assert "Only a maintainer" in html_of(world.ann, status=403)
+    assert "Only maintainers" in html_of(world.ann, status=403)
     assert 'href="/treasury/"' not in html_of(world.ann, "/")
     assert 'href="/treasury/"' in html_of(world.maintainer, "/")
     sent = {"transfer_id": str(uuid4()), "amount": "5"}
@@ -76,7 +76,7 @@ def test_the_same_form_with_another_amount_moves_nothing_and_says_so(world: Worl
     client.post("/treasury/", confirmed(client, sent))
     response = client.post("/treasury/", {**sent, "amount": "6"})
     html = response.content.decode()
-    assert response.status_code == 400 and "sent before, with another amount" in html
+    assert response.status_code == 400 and "already sent with another amount" in html
     assert ledger.totals().issued == 8_000_000
     assert 'value="6"' in html and sent["transfer_id"] not in html
     found = re.search(r'name="transfer_id" value="([0-9a-f-]{36})"', html)
@@ -98,9 +98,9 @@ def test_the_same_form_with_another_amount_moves_nothing_and_says_so(world: Worl
         ({"amount": "1.500"}, "in two ways"),
         ({"amount": "0.0000001"}, "at most six decimals"),
         ({"amount": "9" * 40}, "at most 1,000,000,000,000 credits"),
-        ({"amount": "1000000000000"}, "can ever be issued"),
+        ({"amount": "1000000000000"}, "can be issued in total"),
         ({"memo": "x" * 301}, "at most 300 characters"),
-        ({"transfer_id": "no id"}, "damaged on its way"),
+        ({"transfer_id": "no id"}, "damaged in transit"),
     ],
 )
 def test_what_cannot_be_issued_is_refused_with_the_reason(
@@ -185,5 +185,5 @@ def test_rest_takes_whole_numbers_only(world: World) -> None:
         answer = client_of(world.maintainer).post(
             "/api/v1/treasury/fund/", sent, content_type="application/json"
         )
-        assert answer.status_code == 400 and "whole number of micro-credits" in answer.content.decode()
+        assert answer.status_code == 400 and "micro-credits as a whole number" in answer.content.decode()
     assert ledger.totals().issued == 3_000_000

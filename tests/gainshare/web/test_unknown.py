@@ -1,4 +1,4 @@
-"""Addresses that no one serves: programs get JSON in the shape that they know, people a page."""
+"""Unknown addresses: programs get JSON in the API's shape, people get a page."""
 
 from typing import Any
 
@@ -98,6 +98,6 @@ def test_a_page_that_a_list_does_not_have_is_404(path: str, page: str) -> None:
     client.force_login(make_user("maintainer"))
     answer: Any = client.get(path, {"page": page})
     assert answer.status_code == 404
-    assert "This list has one page" in answer.content.decode()
+    assert "This list has only one page" in answer.content.decode()
     for good in ({"page": "1"}, {"page": ""}, {}):
         assert client.get(path, good).status_code == 200

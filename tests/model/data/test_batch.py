@@ -8,10 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model.data.arrow.token_documents import MemoryDocuments
 from model.data.batches.assembly import assemble
 from model.data.batches.batch import IGNORED, PADDING, Batch
 from model.data.batches.drawing import Piece
+from tests.model.data.memory_documents import MemoryDocuments
 
 PROSE = MemoryDocuments([[10, 11, 12, 13, 14, 15], [20, 21]])
 CHAT = MemoryDocuments([[30, 31, 32, 33, 34, 35]], [((2, 4), (5, 6))])
@@ -102,7 +102,7 @@ def test_tensors_that_do_not_belong_together_are_refused(field: str) -> None:
 
 
 def test_memory_documents_check_their_answers() -> None:
-    with pytest.raises(ValueError, match="lie outside their document of 3 tokens"):
+    with pytest.raises(ValueError, match="are outside of their document of 3 tokens"):
         MemoryDocuments([[1, 2, 3]], [((1, 4),)])
     with pytest.raises(ValueError, match="one entry per document"):
         MemoryDocuments([[1, 2, 3], [1]], [((1, 2),)])

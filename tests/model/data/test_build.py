@@ -132,7 +132,7 @@ def test_absent_corpora_are_noted_or_required(folder: Path, tmp_path: Path) -> N
         build(tmp_path / "data", [PROSE, ABSENT], settings=SETTINGS, are_required=True)
     with pytest.raises(CorpusError, match="install absent"):
         build(tmp_path / "data", [ABSENT], settings=SETTINGS)
-    with pytest.raises(CorpusError, match="no corpus was named"):
+    with pytest.raises(CorpusError, match="no corpus was chosen"):
         build(tmp_path / "data", [], settings=SETTINGS)
     assert list(tmp_path.iterdir()) == []
 
@@ -140,7 +140,7 @@ def test_absent_corpora_are_noted_or_required(folder: Path, tmp_path: Path) -> N
 def test_two_corpora_of_one_name_are_refused(tmp_path: Path) -> None:
     """Their documents would all be of the kind of the last one."""
     with pytest.raises(
-        CorpusError, match="the corpus prose is named 2 times: name it once, and tell hub datasets"
+        CorpusError, match="the corpus prose is named 2 times: name it once, and give hub datasets"
     ):
         build(tmp_path / "data", [PROSE, CODE, corpus("prose", "domain")], settings=SETTINGS)
     assert list(tmp_path.iterdir()) == []
@@ -252,7 +252,7 @@ def test_a_file_that_is_not_utf8_is_named_with_the_byte(
     assert main(["build", str(tmp_path / "data"), "--hub", hub]) == 1
     error = capsys.readouterr().err
     assert f"error: {bad} is not UTF-8 text: byte 0xc3 at offset {offset:,} (invalid continuation" in error
-    assert "write the file again as UTF-8" in error and not (tmp_path / "data").exists()
+    assert "convert the file to UTF-8" in error and not (tmp_path / "data").exists()
 
 
 @pytest.mark.parametrize(
@@ -291,7 +291,7 @@ def test_a_failing_build_leaves_nothing_and_keeps_the_old(folder: Path, tmp_path
     build(old, [CODE], settings=SETTINGS, replace=True)
     assert open_data_folder(old).kinds() == ("domain",)
     (old / "notes").write_text("mine")
-    with pytest.raises(FolderTakenError, match="other things than a data folder"):
+    with pytest.raises(FolderTakenError, match="other content than a data folder"):
         build(old, [CODE], settings=SETTINGS, replace=True)
     assert (old / "notes").read_text() == "mine"
 

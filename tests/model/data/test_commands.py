@@ -89,7 +89,7 @@ def test_ctrl_c_is_one_line_and_leaves_nothing(
     assert main(["build", str(tmp_path / "data"), "--corpus", "python-topics"]) == 130
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.splitlines()[-1].startswith(
-        "error: interrupted: what was not built"
+        "error: interrupted: the unfinished folder was removed"
     )
     assert list(tmp_path.iterdir()) == []
 

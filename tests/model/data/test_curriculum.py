@@ -45,7 +45,6 @@ def test_the_learning_rate_is_continuous_and_ends_at_a_tenth() -> None:
     assert curriculum.at(TOTAL).learning_rate_scale == pytest.approx(0.1)
     assert curriculum.at(2 * TOTAL).learning_rate_scale == pytest.approx(0.1)
     middle = curriculum.at(45_000)
-    assert middle.stage_progress == 0.5
     assert middle.learning_rate_scale == pytest.approx(1 - 0.9 * 5_000 / 11_000)
 
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.data.arrow.token_documents import MemoryDocuments
 from model.data.batches.batch import IGNORED, Batch
 from model.data.batches.evaluation import evaluation_batches
+from tests.model.data.memory_documents import MemoryDocuments
 
 LENGTHS = [2, 9, 40, 17, 1, 3, 25, 8, 61, 5, 12]
 DOCUMENTS = MemoryDocuments([range(100 * n, 100 * n + size) for n, size in enumerate(LENGTHS)])

@@ -21,7 +21,7 @@ def test_a_file_that_was_cut_off_says_by_how_much(file: Path) -> None:
     mapped = MappedSize(file)
     assert mapped.lost() is None
     os.truncate(file, 1999)
-    assert mapped.lost() == "it has 1,999 bytes of 2,000 since it was opened"
+    assert mapped.lost() == "it was truncated from 2,000 to 1,999 bytes since it was opened"
 
 
 def test_what_takes_its_place_or_follows_it_is_no_loss(file: Path) -> None:

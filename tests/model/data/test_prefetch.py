@@ -14,12 +14,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.data.arrow.token_documents import Ids, MemoryDocuments, Span
+from model.data.arrow.token_documents import Ids, Span
 from model.data.batches.batch import Batch
 from model.data.batches.curriculum import Curriculum, LengthWarmup, Stage
 from model.data.batches.prefetch import PrefetchedStream
 from model.data.batches.stream import DataStream
 from model.data.errors import DataError, StateError
+from tests.model.data.memory_documents import MemoryDocuments
 
 pytestmark = pytest.mark.slow
 

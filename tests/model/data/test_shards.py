@@ -118,7 +118,7 @@ def test_equal_documents_give_equal_files_wherever_they_are(tmp_path: Path) -> N
 
 def test_documents_outside_are_refused(shards: ShardedDocuments) -> None:
     for number in (-1, 20):
-        with pytest.raises(IndexError, match="of 20"):
+        with pytest.raises(IndexError, match="has 20"):
             shards.tokens(number)
 
 
@@ -128,8 +128,8 @@ def test_documents_outside_are_refused(shards: ShardedDocuments) -> None:
         (TokenisedDocument(record(1), []), "at least one"),
         (TokenisedDocument(record(1), [1, 1000]), r"ids must be 0\.\.999"),
         (TokenisedDocument(record(1), [-1]), r"ids must be 0\.\.999"),
-        (TokenisedDocument(record(1), [1, 2], ((1, 3),)), "lie outside 2 tokens"),
-        (TokenisedDocument(record(1), [1, 2], ((1, 1),)), "lie outside 2 tokens"),
+        (TokenisedDocument(record(1), [1, 2], ((1, 3),)), "are outside of 2 tokens"),
+        (TokenisedDocument(record(1), [1, 2], ((1, 1),)), "are outside of 2 tokens"),
     ],
 )
 def test_bad_documents_are_refused_and_leave_no_folder(
@@ -234,7 +234,7 @@ for read in (documents.tokens, documents.record):
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stderr
     file = shards.folder / shards.manifest.shards[-1].file
-    assert ended.stdout.count(f"{file} is damaged: it has 0 bytes of ") == 2
+    assert ended.stdout.count(f"{file} is damaged: it was truncated from ") == 2
 
 
 def test_a_file_of_the_right_size_that_is_no_shard_is_named(shards: ShardedDocuments) -> None:
@@ -259,7 +259,7 @@ def test_a_shard_of_other_data_is_refused(shards: ShardedDocuments, tmp_path: Pa
     manifest = json.loads((shards.folder / MANIFEST_FILE).read_text())
     manifest["shards"][0]["size_bytes"] = Path(file).stat().st_size
     (shards.folder / MANIFEST_FILE).write_text(json.dumps(manifest))
-    with pytest.raises(ShardError, match="its schema or tokenizer is not the manifest's"):
+    with pytest.raises(ShardError, match="its schema or tokenizer differs from the manifest's"):
         ShardedDocuments(shards.folder)
 
 
@@ -268,7 +268,7 @@ def test_a_shard_of_other_data_is_refused(shards: ShardedDocuments, tmp_path: Pa
     [
         ({"name": 3}, "name must be text"),
         ({"vocab_size": "many"}, "vocab_size must be a whole number"),
-        ({"shards": []}, "it names no shard"),
+        ({"shards": []}, "it lists no shard"),
         ({"shards": [{"file": 0}]}, "missing 4 required"),
         (
             {"shards": [dict.fromkeys(("file", "n_documents", "n_tokens", "size_bytes", "sha256"), "x")]},
@@ -292,7 +292,7 @@ def test_values_of_a_manifest_have_their_types(
 
 def test_a_folder_without_manifest_is_unfinished(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(ShardError, match=r"holds no finished data: manifest\.json is missing; build"):
+        with pytest.raises(ShardError, match=r"has no finished data: manifest\.json is missing; build"):
             ShardedDocuments(folder)
 
 
@@ -337,7 +337,7 @@ def test_a_killed_writer_leaves_no_shard(tmp_path: Path) -> None:
     writer.communicate()
     assert not target.exists()
     assert len(list(tmp_path.glob(".data.new-*/*.arrow"))) > 1  # it was in the middle of it
-    with pytest.raises(ShardError, match="holds no finished data"):
+    with pytest.raises(ShardError, match="has no finished data"):
         ShardedDocuments(target)
     assert read_all(write(target, DOCUMENTS)) == [list(each.ids) for each in DOCUMENTS]
     assert [path.name for path in tmp_path.iterdir()] == ["data"]

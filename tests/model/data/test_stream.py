@@ -13,12 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.config import ConfigError
-from model.data.arrow.token_documents import MemoryDocuments, Span
+from model.data.arrow.token_documents import Span
 from model.data.batches.batch import IGNORED, PADDING, Batch
 from model.data.batches.curriculum import Curriculum, LengthWarmup, Stage, three_stages
 from model.data.batches.drawing import Drawer, piece_at
 from model.data.batches.stream import DataStream
 from model.data.errors import DataError, StateError
+from tests.model.data.memory_documents import MemoryDocuments
 
 pytestmark = pytest.mark.slow
 
@@ -380,7 +381,7 @@ def test_a_state_behind_its_window_is_refused() -> None:
     take(batches, 3)
     state = json.loads(json.dumps(batches.state()))
     state["window"]["delivered"] = 10_000
-    with pytest.raises(StateError, match="behind its window's end: take an older checkpoint"):
+    with pytest.raises(StateError, match="beyond its window's end: take an older checkpoint"):
         batches.resume(state)
 
 

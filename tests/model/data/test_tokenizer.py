@@ -121,7 +121,9 @@ def test_a_model_s_own_markup_is_used(tmp_path: Path) -> None:
     expected = "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"
     assert loaded.decode(ids[:start]) == expected
     assert loaded.decode(ids[start:]) == "Because.<|im_end|>"
-    with pytest.raises(TokenizerError, match=r"'<\|end\|>' begins with no special token .*<\|im_end\|>"):
+    with pytest.raises(
+        TokenizerError, match=r"'<\|end\|>' does not begin with a special token .*<\|im_end\|>"
+    ):
         TextTokenizer.load(tmp_path, Markup())
 
 
@@ -176,11 +178,11 @@ def test_a_missing_or_damaged_file_is_named(tokenizer: TextTokenizer, tmp_path: 
         TextTokenizer.load(tmp_path)
     tokenizer.save(tmp_path)
     (tmp_path / TOKENIZER_FILE).write_text("{}")
-    with pytest.raises(TokenizerError, match="holds no usable tokenizer"):
+    with pytest.raises(TokenizerError, match="has no usable tokenizer"):
         TextTokenizer.load(tmp_path)
     tokenizer.save(tmp_path)
     (tmp_path / MARKUP_FILE).write_text(json.dumps({"begin": "x"}))
-    with pytest.raises(TokenizerError, match="holds no usable tokenizer"):
+    with pytest.raises(TokenizerError, match="has no usable tokenizer"):
         TextTokenizer.load(tmp_path)
     (tmp_path / TOKENIZER_FILE).write_bytes(b'{"model": "\xff"}')
     with pytest.raises(

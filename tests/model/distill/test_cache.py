@@ -215,7 +215,7 @@ except CacheError as error:
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stderr
     assert f"{cached.folder}/shard-00000" in ended.stdout
-    assert " is damaged (it has 100 bytes of " in ended.stdout and "remove it, then" in ended.stdout
+    assert " is damaged (it was truncated from " in ended.stdout and "remove it, then" in ended.stdout
 
 
 def test_folders_that_hold_no_cache_say_so(tmp_path: Path, cached: CachedTeacher) -> None:
@@ -237,7 +237,7 @@ def test_folders_that_hold_no_cache_say_so(tmp_path: Path, cached: CachedTeacher
         ("k", 0, r"Manifest\.k must be from 1 to vocab_size \(40\), not 0"),
         ("vocab_size", 40.0, r"Manifest\.vocab_size must be a whole number"),
         ("temperature", 1e9, "a temperature must be from"),
-        ("k", K - 1, r"shard-000000\.safetensors does not hold \d+ likeliest tokens"),
+        ("k", K - 1, r"shard-000000\.safetensors does not have \d+ likeliest tokens"),
     ],
 )
 def test_a_manifest_that_does_not_fit_is_refused(
@@ -251,7 +251,9 @@ def test_a_manifest_that_does_not_fit_is_refused(
 
 def test_another_file_among_the_shards_is_refused(cached: CachedTeacher) -> None:
     save_file({"weights": torch.zeros(2)}, cached.folder / "shard-000099.safetensors")
-    with pytest.raises(CacheError, match=r"shard-000099\.safetensors is no part of a cache .*: remove it"):
+    with pytest.raises(
+        CacheError, match=r"shard-000099\.safetensors is not a shard of a cache .*: remove it"
+    ):
         CachedTeacher.open(cached.folder)
 
 

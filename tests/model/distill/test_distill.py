@@ -99,7 +99,7 @@ def test_the_objective_is_the_weighted_sum_of_its_parts() -> None:
     for found, wanted in zip(distillation.last, (target, divergence, hidden), strict=True):
         torch.testing.assert_close(found, wanted.detach())
     torch.testing.assert_close(losses.next_token, 0.7 * target + 0.3 * divergence + 0.7 * hidden)
-    assert losses.ahead is None
+    assert losses.mtp is None
 
 
 def test_without_weight_it_is_the_plain_objective_with_and_without_prediction_further_ahead() -> None:
@@ -111,9 +111,9 @@ def test_without_weight_it_is_the_plain_objective_with_and_without_prediction_fu
         found = distillation(student, batch, n_targets=batch.n_targets)
         plain = losses_on(student, batch, n_targets=batch.n_targets)
         torch.testing.assert_close(found.next_token, plain.next_token)
-        assert (found.ahead is None) is (plain.ahead is None) is (not mode)
+        assert (found.mtp is None) is (plain.mtp is None) is (not mode)
         if mode:
-            torch.testing.assert_close(found.ahead, plain.ahead)
+            torch.testing.assert_close(found.mtp, plain.mtp)
 
 
 def test_gradients_reach_student_and_projections_but_not_the_teacher() -> None:
@@ -174,7 +174,7 @@ def test_a_cached_teacher_teaches_as_the_live_one(tmp_path: Path) -> None:
     torch.testing.assert_close(losses[1], losses[0], rtol=2e-3, atol=2e-3)
     with pytest.raises(IncompatibleError, match="not cached: use a LiveTeacher"):
         Distillation(CachedTeacher.open(tmp_path), STUDENT, tokenizer=TOKENIZER, layer_map={0: 0})
-    with pytest.raises(IncompatibleError, match=r"temperature of 2\.0, not 1\.0"):
+    with pytest.raises(IncompatibleError, match=r"temperature 2\.0, not 1\.0"):
         Distillation(CachedTeacher.open(tmp_path), STUDENT, tokenizer=TOKENIZER, temperature=1.0)
 
 
@@ -190,7 +190,7 @@ def test_weights_that_make_no_sense_are_refused() -> None:
     for weights in ({"weight": 1.5}, {"weight": -0.1}, {"hidden_weight": -1.0}):
         with pytest.raises(ConfigError, match="weight"):
             Distillation(teacher_of(), STUDENT, tokenizer=TOKENIZER, **weights)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="sends 0 to 4"):
+    with pytest.raises(ConfigError, match="layer 0 to 4"):
         HiddenStateLoss(STUDENT, TEACHER, {0: 4})
     with pytest.raises(ConfigError, match="at least one"):
         HiddenStateLoss(STUDENT, TEACHER, {})
@@ -218,7 +218,7 @@ def test_a_tokenizers_identity_is_its_ids() -> None:
     tokenizer.add_special_tokens(["<|end|>"])
     assert tokenizer_sha256(tokenizer.to_str()) != identity
     for broken in ("not json", json.dumps({"model": {}})):
-        with pytest.raises(IncompatibleError, match=r"no tokenizer\.json"):
+        with pytest.raises(IncompatibleError, match=r"not a tokenizer\.json"):
             tokenizer_sha256(broken)
 
 

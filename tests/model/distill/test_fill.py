@@ -104,8 +104,8 @@ def test_a_cache_is_filled_up_and_not_anew(
     assert second["bytes"] == shards
     assert main(["fill", str(file), teacher]) == 0
     out, err = capsys.readouterr()
-    assert out.startswith(f"{tmp_path / 'answers'} is ready after ") and ": 0 tokens answered, " in out
-    assert all(re.fullmatch(r"asked the teacher: \d+ of about 768 tokens", line) for line in err.splitlines())
+    assert out.startswith(f"{tmp_path / 'answers'} is ready after ") and ": 0 tokens computed, " in out
+    assert all(re.fullmatch(r"teacher: \d+ of about 768 tokens", line) for line in err.splitlines())
     assert 1 <= len(err.splitlines()) < 3  # not one for each of the batches
 
 
@@ -152,7 +152,11 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple
     ("tables", "options", "message"),
     [
         ({"distillation": {"teacher": "a"}}, [], "names no cache to fill"),
-        ({"budget": {"seconds": 5}, "curriculum": {"total_tokens": 900}}, [], "say how many --steps"),
+        (
+            {"budget": {"seconds": 5}, "curriculum": {"total_tokens": 900}},
+            [],
+            "so the number of steps is unknown: give --steps",
+        ),
         ({}, ["--k", "5000"], "k is 5000, but the teacher has"),
         ({"sequence_length": 128}, [], "max_context of 64"),
         ({"model": {"vocab_size": 400}}, [], "vocabulary of 400"),
@@ -196,8 +200,8 @@ def test_what_is_not_there_or_not_whole_is_named(
         f"{tmp_path / 'no.toml'}: No such file or directory",
     )
     status, code, message = refused(capsys, "fill", file, tmp_path / "none")
-    assert (status, code) == (1, "unusable") and "none holds no model" in message
-    assert "holds no teacher's cache" in refused(capsys, "show", tmp_path / "none")[2]
+    assert (status, code) == (1, "unusable") and "none has no model" in message
+    assert "has no teacher's cache" in refused(capsys, "show", tmp_path / "none")[2]
     nowhere = run_file(school, tmp_path / "b", data={"folder": str(tmp_path), "batch_tokens": 256})
     assert "is no data folder" in refused(capsys, "fill", nowhere, teacher)[2]
     assert main(["fill", str(file), str(teacher), "--k", "4", "--steps", "1"]) == 0
@@ -208,7 +212,7 @@ def test_what_is_not_there_or_not_whole_is_named(
 @pytest.mark.parametrize(
     ("error", "status", "message"),
     [
-        (KeyboardInterrupt(), 130, "the same command goes on"),
+        (KeyboardInterrupt(), 130, "run the same command to continue"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1, "raise [compute] micro_batches"),
     ],
 )

@@ -153,7 +153,7 @@ def test_logits_that_are_no_numbers_are_told_and_leave_the_document_json(
     for target, options in (("a", ["--json"]), ("b", [])):
         assert main(["upcycle", str(dense), str(tmp_path / target), "--noise", "1e38", *options]) == 0
         out, err = capsys.readouterr()
-        assert err.startswith("note: some logits") and "choose less --noise" in err
+        assert err.startswith("note: some logits") and "reduce --noise" in err
         assert "nan" not in out.lower() and "differ by" not in out
         if options:
             assert json.loads(out)["logit_difference"]["largest"] is None
@@ -190,11 +190,11 @@ def test_copies_that_would_stay_equal_are_told(
         ("dense", ["experts"], "has no experts yet: upcycle it first"),
         ("moe", ["experts", "--factor", "1"], "at least 2"),
         ("moe", ["experts", "--factor", "3"], "cannot be split into 3"),
-        ("moe", ["experts", "--noise", "0.1", "--method", "split"], "--noise does not go with split"),
+        ("moe", ["experts", "--noise", "0.1", "--method", "split"], "--noise is not an option of split"),
         (
             "dense",
             ["upcycle", "--n-copies", "3"],
-            "--n-copies does not go with halves, which takes --n-experts",
+            "--n-copies is not an option of halves, which takes --n-experts",
         ),
         ("dense", ["upcycle", "--method", "slices", "--n-slices", "3"], "3 equal parts"),
         ("dense", ["upcycle", "--n-experts", "3", "--top-k", "4"], "top_k must not exceed the 3 experts"),
@@ -268,13 +268,13 @@ def test_folders_that_cannot_be_used_are_named(
     dense: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     child = tmp_path / "child"
-    assert "nowhere holds no model" in refused(capsys, "upcycle", str(tmp_path / "nowhere"), str(child))
+    assert "nowhere has no model" in refused(capsys, "upcycle", str(tmp_path / "nowhere"), str(child))
     hub = tmp_path / "hub"
     hub.mkdir()
     (hub / "config.json").write_text('{"model_type": "llama"}')
     assert f"gainshare model import {hub}" in refused(capsys, "upcycle", str(hub), str(child))
     (dense / "markup.json").write_bytes(b"\xff\xfe\xfd")
-    assert "markup.json is no text" in refused(capsys, "upcycle", str(dense), str(child))
+    assert "markup.json is not text" in refused(capsys, "upcycle", str(dense), str(child))
     (dense / "model.safetensors").write_bytes(b"short")
     assert "model.safetensors cannot be used" in refused(capsys, "upcycle", str(dense), str(child))
     assert not child.exists()
@@ -286,7 +286,7 @@ def test_a_target_that_is_there_is_left_alone(
     notes = tmp_path / "notes"
     notes.mkdir()
     (notes / "mine.txt").write_text("mine")
-    assert "is there already" in refused(capsys, "upcycle", str(dense), str(notes))
+    assert "exists already" in refused(capsys, "upcycle", str(dense), str(notes))
     assert (notes / "mine.txt").read_text() == "mine"
     assert "mine.txt" in refused(capsys, "upcycle", str(dense), str(notes / "mine.txt" / "child"))
     assert [file.name for file in notes.iterdir()] == ["mine.txt"]

@@ -46,7 +46,7 @@ def child_of(growth: Growth, parent: Transformer) -> Transformer:
 def logits(model: Transformer) -> Tensor:
     tokens = torch.randint(50, (2, 24), generator=torch.Generator().manual_seed(5))
     x = model.hidden(tokens)
-    return torch.stack([model.logits(x), *model.ahead_logits(x, tokens)])
+    return torch.stack([model.logits(x), *model.mtp_logits(x, tokens)])
 
 
 @pytest.mark.parametrize("after", [[0], [2], [0, 1, 2]], ids=str)
@@ -151,5 +151,5 @@ def test_what_cannot_be_grown_is_refused_with_its_reason() -> None:
             insert_identity_blocks(TINY, after)
     with pytest.raises(ConfigError, match="at least once"):
         stack_layers(TINY, [0, 1, 1])
-    with pytest.raises(ConfigError, match="multi-token"):
+    with pytest.raises(ConfigError, match="MTP modules"):
         stack_layers(CONFIGS["ahead"], [0, 2, 1])

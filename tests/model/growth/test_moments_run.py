@@ -1,4 +1,4 @@
-"""Moments from a run's checkpoint into a grown folder, and from there into the run that goes on with it."""
+"""Moments from a run's checkpoint into a grown folder, and from there into the run that continues with it."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_moments_follow_through_several_growths(grown: Path, tmp_path: Path) -> 
 def test_people_read_how_many_came_along(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = parent_run(tmp_path / "parent")
     assert main(["depth", str(source), str(tmp_path / "deep"), "--after", "0", "--moments"]) == 0
-    assert f"of {len(moments_of(tmp_path / 'deep'))} parameters came along" in capsys.readouterr().out
+    assert f"of {len(moments_of(tmp_path / 'deep'))} parameters kept" in capsys.readouterr().out
 
 
 def test_what_has_no_moments_is_named_and_nothing_is_written(
@@ -130,15 +130,15 @@ def test_what_has_no_moments_is_named_and_nothing_is_written(
     assert main(["upcycle", str(model), str(tmp_path / "grown"), "--moments", "--json"]) == 1
     out, err = capsys.readouterr()
     assert (
-        json.loads(out)["error"]["code"] == "checkpoint" and "holds no moments of an optimiser: name a" in err
+        json.loads(out)["error"]["code"] == "checkpoint" and "has no moments of an optimiser: name a" in err
     )
     source = parent_run(tmp_path / "muon", "muon")
     assert main(["upcycle", str(source), str(tmp_path / "grown"), "--moments"]) == 2
-    assert "is of a run by Muon" in capsys.readouterr().err
+    assert "is of a run with Muon" in capsys.readouterr().err
     (tmp_path / "parent" / "checkpoints" / "step-00000006" / "optimizer.safetensors").write_bytes(b"x")
     source = tmp_path / "parent" / "checkpoints" / "step-00000006"
     assert main(["upcycle", str(source), str(tmp_path / "grown"), "--moments"]) == 1
-    assert "is damaged: it is not what was written" in capsys.readouterr().err
+    assert "is damaged: its contents are not those that were written" in capsys.readouterr().err
     assert not (tmp_path / "grown").exists()
 
 

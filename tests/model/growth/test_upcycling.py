@@ -181,8 +181,8 @@ def test_shared_feed_forwards_and_prediction_modules_grow_too() -> None:
     child, tokens = child_of(growth, parent), torch.arange(24).view(1, 24)
     assert difference(growth, parent) <= 2e-5
     with torch.no_grad():
-        (expected,) = parent.ahead_logits(parent.hidden(tokens), tokens)
-        (found,) = child.ahead_logits(child.hidden(tokens), tokens)
+        (expected,) = parent.mtp_logits(parent.hidden(tokens), tokens)
+        (found,) = child.mtp_logits(child.hidden(tokens), tokens)
     assert (found - expected).abs().max() <= 2e-5 * expected.abs().max()
 
 

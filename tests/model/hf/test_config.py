@@ -197,7 +197,7 @@ def _comparable(config: Any) -> dict[str, Any]:
         ({"hidden_act": "gelu"}, "hidden_act = 'gelu'"),
         ({"rope_parameters": {"rope_type": "longrope", "rope_theta": 1.0}}, "rope_type = 'longrope'"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
-        ({"vocab_size": None}, "lacks vocab_size"),
+        ({"vocab_size": None}, "has no vocab_size"),
         ({"num_hidden_layers": "3"}, "num_hidden_layers must be a whole number, not '3'"),
         ({"rms_norm_eps": True}, "rms_norm_eps must be a number, not True"),
         ({"tie_word_embeddings": 1}, "tie_word_embeddings must be true or false, not 1"),
@@ -345,7 +345,7 @@ def test_windows_without_layer_types_are_those_of_transformers() -> None:
 def test_what_acts_in_training_only_is_noted(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "model.hf"):
         ours("mixtral", attention_dropout=0.1, router_jitter_noise=0.01)
-    assert "attention_dropout = 0.1 acts in training only" in caplog.text
+    assert "attention_dropout = 0.1 affects training only" in caplog.text
     assert "router_jitter_noise = 0.01" in caplog.text
     caplog.clear()
     ours("mixtral")
@@ -398,8 +398,8 @@ def test_the_first_family_that_fits_is_chosen() -> None:
 
 
 NEAREST: list[tuple[ModelConfig, list[str], str]] = [
-    (PRESETS["tiny"], ["mixtral", "qwen2_moe"], "mixtral has no place for moe.d_shared = 32"),
-    (dataclasses.replace(DENSE, qk_norm="head"), ["llama"], "llama has no place for qk_norm = 'head'"),
+    (PRESETS["tiny"], ["mixtral", "qwen2_moe"], "mixtral cannot represent moe.d_shared = 32"),
+    (dataclasses.replace(DENSE, qk_norm="head"), ["llama"], "llama cannot represent qk_norm = 'head'"),
     (dataclasses.replace(DENSE, d_model=49), ["llama"], "d_model must be a multiple of n_heads"),
     # What lacks a part is not compared, so it is shown beside the nearest that was.
     (
@@ -418,7 +418,7 @@ def test_when_no_family_fits_the_nearest_say_why(
         write_config(config)
     said = str(refused.value)
     assert message in said
-    assert "--family NAME says why another cannot" in said
+    assert "--family NAME gives the reasons of another one" in said
     assert sorted(families) == sorted(name for name in FAMILIES if name in said)
     assert len(said) < 600
 

@@ -151,7 +151,7 @@ def test_files_that_are_no_text_are_refused(
     (published / name).write_bytes(b"\xff\xfe")
     assert main(["import", str(published), str(tmp_path / "home")]) == 1
     error = capsys.readouterr().err
-    assert error.startswith(f"error: {published / name} is no text") and error.endswith("fetch it anew\n")
+    assert error.startswith(f"error: {published / name} is not text") and error.endswith("fetch it again\n")
     assert not (tmp_path / "home").exists()
 
 
@@ -160,7 +160,11 @@ def test_files_that_are_no_text_are_refused(
     [
         ({"stop_tokens": "ab"}, {}, "stop_tokens must be a token id or a list of them, not 'ab'"),
         ({"stop_tokens": [1.5]}, {}, "stop_tokens must be a token id or a list of them"),
-        ({"stop_tokens": [7]}, {"tokenizer.json": "{}"}, "tokenizer.json is none of the tokenizers library"),
+        (
+            {"stop_tokens": [7]},
+            {"tokenizer.json": "{}"},
+            "tokenizer.json is not a file of the tokenizers library",
+        ),
     ],
 )
 def test_a_folder_of_ours_that_holds_something_else_is_not_exported(
@@ -208,7 +212,7 @@ def test_existing_folders_are_left_alone(
     assert main(["import", str(published), str(tmp_path / "mine")]) == 0
     before = (tmp_path / "mine" / "config.json").read_bytes()
     assert main(["import", str(published), str(tmp_path / "mine")]) == 1
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
     assert main(["export", str(tmp_path / "mine"), str(published)]) == 1
     assert "is not empty" in capsys.readouterr().err
     assert (tmp_path / "mine" / "config.json").read_bytes() == before
@@ -252,5 +256,5 @@ def test_a_family_that_cannot_represent_the_model_is_refused(
     main(["import", str(published), str(tmp_path / "mine")])
     capsys.readouterr()
     assert main(["export", str(tmp_path / "mine"), str(tmp_path / "out"), "--family", "olmoe"]) == 1
-    assert "olmoe has no place for" in capsys.readouterr().err
+    assert "olmoe cannot represent" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

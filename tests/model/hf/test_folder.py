@@ -175,7 +175,7 @@ def test_published_prediction_modules_are_left_out_with_a_note(
     )
     with caplog.at_level(logging.WARNING, "model.hf"):
         config, state = hf.load(tmp_path)
-    assert "multi-token prediction are left out: model.layers.3.eh_proj.weight" in caplog.text
+    assert "MTP modules are left out: model.layers.3.eh_proj.weight" in caplog.text
     assert_close(hf.to_transformer(config, state)(tokens(0)).detach(), theirs(tokens(0)).logits.detach())
 
 
@@ -187,7 +187,7 @@ def test_our_prediction_modules_are_left_out_with_a_note(
     trained = {**Transformer(ahead).state_dict(), **state}
     with caplog.at_level(logging.WARNING, "model.hf"):
         hf.save(tmp_path / "back", ahead, trained)
-    assert "multi-token prediction act in training only" in caplog.text
+    assert "MTP modules are used in training only" in caplog.text
     assert_equal_states(hf.load(tmp_path / "back")[1], state)
     load_theirs(tmp_path / "back")
 
@@ -225,25 +225,25 @@ def test_damaged_folders_say_what_to_do(mixtral: Path, tmp_path: Path) -> None:
         hf.load(tmp_path)
     weights = (mixtral / WEIGHTS_FILE).read_bytes()
     (mixtral / WEIGHTS_FILE).write_bytes(weights[:3000])
-    with pytest.raises(CheckpointError, match="fetch it anew"):
+    with pytest.raises(CheckpointError, match="fetch it again"):
         hf.load(mixtral)
     (mixtral / WEIGHTS_FILE).unlink()
     with pytest.raises(CheckpointError, match=r"neither model\.safetensors nor"):
         hf.load(mixtral)
     (mixtral / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(CheckpointError, match="pickled: save it anew"):
+    with pytest.raises(CheckpointError, match="pickled: save it again"):
         hf.load(mixtral)
     for index, message in [
         ("{", "cannot be read"),
         ("[]", "cannot be read"),
         ('{"weight_map": {"a": "../a.safetensors"}}', "not in its own folder"),
-        ('{"weight_map": {"a": "a.safetensors"}}', "lacks a.safetensors"),
+        ('{"weight_map": {"a": "a.safetensors"}}', "has no a.safetensors"),
     ]:
         (mixtral / INDEX_FILE).write_text(index)
         with pytest.raises(CheckpointError, match=message):
             hf.load(mixtral)
     (mixtral / "config.json").write_text("[1]")
-    with pytest.raises(CheckpointError, match="no JSON object"):
+    with pytest.raises(CheckpointError, match="not a JSON object"):
         hf.load(mixtral)
     (mixtral / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match="cannot be read"):

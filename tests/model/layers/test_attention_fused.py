@@ -17,7 +17,7 @@ from model.config import LatentConfig, ModelConfig
 from model.layers.attention import gqa_fused
 from model.layers.attention.gqa import Attention
 from model.layers.attention.masks import first_seen
-from model.layers.attention.mla import LatentAttention
+from model.layers.attention.mla import MLA
 from model.layers.attention.rotary import Rotary
 from model.layers.watched import torch_instead
 from tests.model.random_models import SMALL
@@ -191,7 +191,7 @@ def test_packed_documents(dtype: torch.dtype) -> None:
 def test_impossible_first_positions_are_refused(first: list[int]) -> None:
     heads = Problem(1, 3, 1, 1, 8, 8, torch.float32).heads
     first_BS = torch.tensor([first], dtype=torch.int32)
-    with pytest.raises(ValueError, match="must not fall, be negative or lie behind it"):
+    with pytest.raises(ValueError, match="must not decrease, be negative or be after it"):
         gqa_fused.attend(*heads, first_BS=first_BS)
 
 
@@ -246,9 +246,9 @@ def test_under_autocast_heads_take_its_format() -> None:
 
 def test_shapes_that_do_not_go_together_are_refused() -> None:
     q, k, v = Problem(1, 30, 2, 2, 16, 16, torch.float32).heads
-    with pytest.raises(ValueError, match="do not go together"):
+    with pytest.raises(ValueError, match="do not match"):
         gqa_fused.attend(q, k[:, :20], v)
-    with pytest.raises(ValueError, match="do not go together"):
+    with pytest.raises(ValueError, match="do not match"):
         gqa_fused.attend(q, k[..., :8], v)
     with pytest.raises(ValueError, match="2 heads of keys cannot be shared evenly by 3 heads of queries"):
         gqa_fused.attend(q[:, :, :3], k, v)
@@ -275,7 +275,7 @@ def test_attention_over_packed_rows_and_windows_uses_it(
     config: ModelConfig, window: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
-    attention = Attention(config) if config.latent is None else LatentAttention(config)
+    attention = Attention(config) if config.latent is None else MLA(config)
     x_BSD = torch.randn(2, 11, config.d_model, requires_grad=True)
     rotation = Rotary.of(config).at(torch.arange(11), torch.float32)
     documents_BS = torch.tensor([[0] * 4 + [1] * 7, [3] * 10 + [-1]])

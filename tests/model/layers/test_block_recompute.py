@@ -57,7 +57,7 @@ class Watch(TorchDispatchMode):
 
 def loss_of(model: Transformer, tokens: torch.Tensor) -> torch.Tensor:
     x_BSD = model.hidden(tokens)
-    logits = [model.logits(x_BSD), *model.ahead_logits(x_BSD, tokens)]
+    logits = [model.logits(x_BSD), *model.mtp_logits(x_BSD, tokens)]
     return sum(one.square().mean() for one in logits)
 
 

@@ -53,7 +53,7 @@ def tokens(seed: int = 0) -> Tensor:
 
 def loss_of(model: Transformer) -> Tensor:
     x_BSD = model.hidden(tokens())
-    ahead = model.ahead_logits(x_BSD, tokens())
+    ahead = model.mtp_logits(x_BSD, tokens())
     return next_token_loss(model.logits(x_BSD), tokens()) + sum(
         (next_token_loss(logits, tokens()) for logits in ahead), start=torch.zeros(())
     )

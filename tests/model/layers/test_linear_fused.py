@@ -23,8 +23,8 @@ from model.layers.attention.rotary import Rotary
 from model.layers.linear import linear
 from model.layers.watched import torch_instead
 from model.training.losses.chunked import chunked_target_loss
-from model.training.losses.cross_entropy import target_loss
 from tests.model.random_models import SMALL
+from tests.model.training.losses.reference_loss import target_loss
 
 pytestmark = [
     pytest.mark.skipif(not native.available(), reason=f"NO COMPILED KERNELS HERE: {native.state()}"),

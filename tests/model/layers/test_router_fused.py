@@ -151,7 +151,7 @@ def test_no_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         router_fused_forward = router_fused_backward = staticmethod(lambda call: 2)
 
     monkeypatch.setattr(native, "library", Library)
-    with pytest.raises(MemoryError, match="no memory to route 4 tokens: take fewer"):
+    with pytest.raises(MemoryError, match="no memory to route 4 tokens: pass fewer"):
         router_fused.route(logits(4, 5), moe(5, 1))
 
 

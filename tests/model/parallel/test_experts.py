@@ -34,8 +34,7 @@ from model.parallel.mesh.processes import alone
 from model.parallel.mesh.shards import load
 from model.parallel.rows import add_rows, take_rows
 from model.parallel.stage import Stage
-from model.parallel.trainer import next_token_targets
-from model.training.losses.cross_entropy import next_token_loss
+from model.training.losses.cross_entropy import next_token_loss, next_token_targets
 from model.transformer import Transformer
 from tests.model.parallel.mesh_threads import on_mesh
 

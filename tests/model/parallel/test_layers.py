@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.config import ModelConfig, MoEConfig
+from model.data.batches.batch import IGNORED
 from model.layers.moe.layer import Experts, MoELayer
 from model.layers.watched import torch_instead
 from model.parallel import buckets as parallel_buckets
@@ -26,11 +27,11 @@ from model.parallel.mesh.shards import layouts, load, merge
 from model.parallel.pipeline import Pipeline, require_even, runner
 from model.parallel.residual import WholeResidual
 from model.parallel.stage import Stage
-from model.parallel.tensor import IGNORED, cross_entropy_sum, embed
-from model.parallel.trainer import ParallelTrainer, next_token_targets
+from model.parallel.tensor import cross_entropy_sum, embed
+from model.parallel.trainer import ParallelTrainer
 from model.plan.measure import LiveBytes
 from model.training.config.recipe import Recipe
-from model.training.losses.cross_entropy import next_token_loss
+from model.training.losses.cross_entropy import next_token_loss, next_token_targets
 from model.training.run.errors import NotFiniteError
 from model.training.run.trainer import Trainer
 from model.transformer import Transformer
@@ -199,7 +200,7 @@ def test_missing_or_wrong_weights_are_refused() -> None:
     mesh = Mesh()
     state = random_state(SMALL)
     stage = Stage(SMALL, mesh, mesh.coordinates(0))
-    with pytest.raises(MeshError, match=r"lacks layers.2.attention.w_q"):
+    with pytest.raises(MeshError, match=r"has no layers.2.attention.w_q"):
         load(
             stage,
             {name: t for name, t in state.items() if name != "layers.2.attention.w_q"},
@@ -209,7 +210,7 @@ def test_missing_or_wrong_weights_are_refused() -> None:
         )
     with pytest.raises(MeshError, match="has shape"):
         load(stage, {**state, "embedding": torch.zeros(3, 32)}, mesh, mesh.coordinates(0), CPU)
-    with pytest.raises(MeshError, match="no shard holds"):
+    with pytest.raises(MeshError, match="no shard has"):
         merge(SMALL, Mesh(pp=2), {0: state_of_stage(SMALL, Mesh(pp=2), 0)})
 
 

@@ -179,7 +179,7 @@ def test_a_fitting_mesh_passes() -> None:
         ({}, Mesh(dp=8, ep=8), r"n_experts \(12\) is not a multiple of ep \(8\)"),
         ({}, Mesh(dp=4, tp=2, ep=8, etp=1), r"n_experts \(12\) is not a multiple of ep \(8\)"),
         ({"moe": None}, Mesh(tp=2, ep=2, etp=1), "no experts to spread"),
-        ({}, Mesh(pp=7), "6 layers cannot make 7"),
+        ({}, Mesh(pp=7), "6 layers cannot be split into 7"),
         ({"attention_owners": (0, 0, 2, 2, 2, 5)}, Mesh(pp=2), "attention_owners ties layers 2 and 3"),
         ({"ffn_owners": (0, 1, 1, 1, 4, 5)}, Mesh(pp=2), "ffn_owners ties layers 1 and 3"),
         ({"n_ahead": 1}, Mesh(), "multi-token prediction"),
@@ -202,7 +202,7 @@ def test_shared_layers_within_a_stage_and_latent_heads_are_no_reason() -> None:
 
 def test_interleaved_chunks_count_as_stages() -> None:
     check(MODEL, Mesh(pp=3), n_chunks=2)
-    with pytest.raises(MeshError, match="6 layers cannot make 8"):
+    with pytest.raises(MeshError, match="6 layers cannot be split into 8"):
         check(MODEL, Mesh(pp=2), n_chunks=4)
 
 

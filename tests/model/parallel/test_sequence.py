@@ -22,9 +22,10 @@ from model.parallel.mesh.mesh import Mesh
 from model.parallel.mesh.processes import Processes
 from model.parallel.residual import SplitResidual
 from model.parallel.tensor import cross_entropy_sum
-from model.parallel.trainer import ParallelTrainer, next_token_targets
+from model.parallel.trainer import ParallelTrainer
 from model.parallel.training_state import merge_training
 from model.plan.measure import counted_messages, kept_by
+from model.training.losses.cross_entropy import next_token_targets
 from model.transformer import Transformer
 from tests.model.parallel.mesh_threads import on_mesh, on_processes
 from tests.model.parallel.zero_ranks import unlike

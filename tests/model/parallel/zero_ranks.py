@@ -27,11 +27,12 @@ from model.parallel.check import (
 from model.parallel.check_shapes import SHAPES
 from model.parallel.mesh.mesh import Mesh, MeshError
 from model.parallel.mesh.processes import connect, join
-from model.parallel.trainer import ParallelTrainer, next_token_targets
+from model.parallel.trainer import ParallelTrainer
 from model.parallel.training_state import cut_training, merge_training
 from model.parallel.zero.axis import ZeroTrainer
 from model.parallel.zero.engine import ZeroConfig
 from model.training.config.recipe import Recipe
+from model.training.losses.cross_entropy import next_token_targets
 from model.training.run.errors import NotFiniteError
 
 TIMEOUT_S = 60.0

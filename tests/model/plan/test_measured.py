@@ -23,7 +23,6 @@ from model.parallel.mesh.mesh import Mesh
 from model.parallel.mesh.processes import alone
 from model.parallel.mesh.shards import load
 from model.parallel.stage import Stage
-from model.parallel.trainer import next_token_targets
 from model.plan.__main__ import main
 from model.plan.activations import stage_activations
 from model.plan.check import MODEL, step_peak
@@ -32,6 +31,7 @@ from model.plan.layout import PRECISIONS, Layout, Workload
 from model.plan.measure import LiveBytes, kept_by, shard_parameters
 from model.plan.shapes import model_of
 from model.plan.sizes import rank_parameters
+from model.training.losses.cross_entropy import next_token_targets
 from model.transformer import Transformer
 
 pytestmark = pytest.mark.slow

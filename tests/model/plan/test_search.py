@@ -80,15 +80,15 @@ def test_shipped_clusters_are_readable_and_say_where_their_figures_are_from() ->
     [
         (Layout(Mesh(dp=3), 1, "none"), "cannot be cut"),
         (Layout(Mesh(pp=8), 16, "none"), "4 micro-batches cannot fill 8"),
-        (Layout(Mesh(pp=2), 1, "none", zero=2), "no tp or pp"),
-        (Layout(Mesh(dp=2, tp=2), 1, "none", zero=2), "no tp or pp"),
-        (Layout(Mesh(tp=2), 1, "none", zero=3), "no tp or pp"),
+        (Layout(Mesh(pp=2), 1, "none", zero=2), "not with tp or pp"),
+        (Layout(Mesh(dp=2, tp=2), 1, "none", zero=2), "not with tp or pp"),
+        (Layout(Mesh(tp=2), 1, "none", zero=3), "not with tp or pp"),
         (Layout(Mesh(dp=2), 1, "full", zero=2), None),
         (Layout(Mesh(dp=2, ep=2), 1, "none", zero=3), "ZeRO 3"),
         (Layout(Mesh(dp=2, ep=2), 1, "none", zero=2), None),
         (Layout(Mesh(dp=2), 1, "none", zero=3), None),
         (Layout(Mesh(), 1, "none", n_chunks=2), "need a pipeline"),
-        (Layout(Mesh(pp=8), 1, "none", n_chunks=4), "8 layers do not make 32"),
+        (Layout(Mesh(pp=8), 1, "none", n_chunks=4), "8 layers cannot be split into 32"),
         (Layout(Mesh(pp=4), 8, "none", n_chunks=2), None),
         (Layout(Mesh(dp=2, tp=2, pp=2, ep=2), 1, "full"), None),
         (Layout(Mesh(dp=2, tp=2, pp=2, ep=2), 1, "full", splits_sequence=True), None),
@@ -198,8 +198,8 @@ def test_a_name_that_is_no_model_is_told_what_the_presets_are(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for text, message in (
-        (None, "neither a preset (tiny, smollm2) nor a file that can be read"),
-        ("{", "is no JSON"),
+        (None, "neither a preset (tiny, smollm2) nor a readable file"),
+        ("{", "is not JSON"),
         ("[1]", "holds no model configuration"),
     ):
         file = tmp_path / "nope"

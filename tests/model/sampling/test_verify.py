@@ -112,7 +112,7 @@ def test_a_guess_with_the_right_logits_is_always_right_and_records_nothing() -> 
         sampler = Sampler(SamplingSettings(seed=9, **KINDS[kind]))
         for ahead in range(4):
             logits = logits_behind([ahead])
-            guesses = [sampler.guess(logits, 2), sampler.guess(logits, 2)]
+            guesses = [sampler.draft_token(logits, 2), sampler.draft_token(logits, 2)]
             later = sampler.fork(0)
             later(logits_behind([50])), later(logits_behind([51]))
             assert guesses == [later(logits).token] * 2
@@ -126,7 +126,7 @@ def test_a_guess_from_similar_logits_beats_the_likeliest_token() -> None:
         logits = normal(generator, 50)
         similar = logits + 0.2 * normal(generator, 50)
         sampler = Sampler(SamplingSettings(seed=seed))
-        guess = sampler.guess(similar, 0)
+        guess = sampler.draft_token(similar, 0)
         token = sampler(logits).token
         by_guess += guess == token
         by_likeliest += int(similar.argmax()) == token
@@ -134,5 +134,5 @@ def test_a_guess_from_similar_logits_beats_the_likeliest_token() -> None:
 
 
 def test_rows_must_fit_the_drafts() -> None:
-    with pytest.raises(ValueError, match="2 drafts need 3 rows"):
+    with pytest.raises(ValueError, match="2 draft tokens need 3 rows"):
         Sampler(SamplingSettings(seed=1)).verify(np.zeros((2, 5), np.float32), [1, 2])

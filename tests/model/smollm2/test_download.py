@@ -86,7 +86,7 @@ def test_cut_connections_go_on_where_they_stopped(server: FileServer, tmp_path: 
 
 def test_a_later_call_resumes_an_interrupted_one(server: FileServer, tmp_path: Path) -> None:
     server.cut_after = 100_000
-    with pytest.raises(DownloadError, match=r"goes on after the 400,000 bytes"):
+    with pytest.raises(DownloadError, match=r"continues after the 400,000 bytes"):
         fetch_to(tmp_path / "file", server)
     server.cut_after = None
     fetch_to(tmp_path / "file", server)

@@ -40,7 +40,7 @@ def test_a_full_disk_is_told_before_anything_is_downloaded(
 
     monkeypatch.setattr(release, "fetch_wheel", never)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**6))
-    with pytest.raises(fetch.FetchError, match="make room or set GAINSHARE_HOME"):
+    with pytest.raises(fetch.FetchError, match="free space or set GAINSHARE_HOME"):
         fetch.fetch(silent, tmp_path)
 
 

@@ -8,7 +8,7 @@ TEXTBOOK_BASE = "base/textbook_moe.diff"
 
 @dataclass(frozen=True)
 class Case:
-    """One submission of the demo. ``verdicts`` are those that count as the expected outcome."""
+    """One submission of the demo. ``verdicts`` are the expected ones."""
 
     author: str
     diff: str
@@ -18,14 +18,19 @@ class Case:
 
 CASES = (
     Case("grace", "patches/honest_speedup.diff", frozenset({"gain"}), "an honest speed-up earns an award"),
-    Case("carol", "patches/comment_only.diff", frozenset({"no_gain"}), "a comment changes nothing"),
-    Case("walter", "patches/faster_but_wrong.diff", frozenset({"wrong_output"}), "faster but wrong is wrong"),
-    Case("sam", "patches/slower.diff", frozenset({"regression"}), "slower earns nothing"),
+    Case("carol", "patches/comment_only.diff", frozenset({"no_gain"}), "a changed comment earns nothing"),
+    Case(
+        "walter",
+        "patches/faster_but_wrong.diff",
+        frozenset({"wrong_output"}),
+        "a faster patch with wrong outputs earns nothing",
+    ),
+    Case("sam", "patches/slower.diff", frozenset({"regression"}), "a slower patch earns nothing"),
     Case(
         "mallory",
         "patches/clock_cheat.diff",
         frozenset({"policy_violation"}),
-        "patching the clock and writing one's own verdict earns nothing",
+        "a patch of the clock that writes its own verdict earns nothing",
     ),
     Case(
         "oscar",

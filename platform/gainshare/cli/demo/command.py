@@ -9,13 +9,13 @@ from gainshare.local.ports import free_port
 
 
 def demo(
-    port: Annotated[int, typer.Option(help="Port of the site; 0 takes a free one.")] = 0,
+    port: Annotated[int, typer.Option(help="Port of the site; 0 chooses a free one.")] = 0,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the stack running afterwards.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Play the main job end to end on a fresh stack: six diffs, their verdicts, an award, and what it buys.
+    """Run the main job end to end on a fresh stack: six diffs, their verdicts, an award, and a paid answer.
 
-    Exit status 0 only when every step had its expected outcome. Everything is kept in `.gainshare/demo.json`.
+    Exit status 0 only if every step had its expected outcome. The report is written to `.gainshare/demo.json`.
     """
     from gainshare.cli.demo.performance import (
         run_demo,

@@ -1,4 +1,4 @@
-"""The people of the demo: each signs up, makes an API key and talks to the site by HTTP, as a user would."""
+"""Users of the demo: each signs up, makes an API key and calls the site by HTTP."""
 
 import secrets
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ MAINTAINER_SCOPES = (*CONTRIBUTOR_SCOPES, "maintain")
 
 @dataclass(frozen=True)
 class Person(Site):
-    """One user of the site with an API key."""
+    """A user of the site with an API key."""
 
     name: str
 
@@ -30,7 +30,7 @@ def register(url: str, name: str) -> str:
 
 
 def log_in(url: str, name: str, password: str, scopes: Sequence[str]) -> Person:
-    """Make a first API key with HTTP Basic, as the API's documentation says, and go on with that key."""
+    """Make a first API key with HTTP Basic, as the API's documentation says, and use it from then on."""
     body = {"name": "demo", "scopes": list(scopes)}
     made = _answer(httpx.post(f"{url}/api/v1/keys/", json=body, auth=(name, password), timeout=TIMEOUT_S))
     return Person(url, made["key"], name)

@@ -1,4 +1,4 @@
-"""One performance of the demo: start a fresh stack, play the scenario on it, stop it, write `demo.json`."""
+"""Runs the demo: starts a fresh stack, plays the scenario, stops the stack, writes `demo.json`."""
 
 import os
 
@@ -20,13 +20,13 @@ from gainshare.local.state import NotRunning
 
 MODEL = "smollm2-moe"
 FAILURES = (CliError, LocalModeError, httpx.HTTPError, openai.OpenAIError, KeyError, OSError)
-"""What ends a demo early; anything else is a defect of the demo itself and is shown as a traceback."""
+"""Errors that end a demo early. Any other error is a defect of the demo and shown as a traceback."""
 
 
 def run_demo(*, port: int, keep: bool, console: Console) -> Record:
-    """Play the demo in `GAINSHARE_HOME/demo`, a home of its own that starts empty each time.
+    """Run the demo in `GAINSHARE_HOME/demo`, a separate home that starts empty each time.
 
-    `keep` leaves the stack running. The record is written to `GAINSHARE_HOME/demo.json` however the demo ends.
+    `keep` leaves the stack running. The record is always written to `GAINSHARE_HOME/demo.json`.
     """
     parent = home_from_environment()
     home = Home(parent.root / "demo")
@@ -45,7 +45,7 @@ def run_demo(*, port: int, keep: bool, console: Console) -> Record:
 
 
 def _start_afresh(home: Home, parent: Home, record: Record, progress: Progress, port: int) -> None:
-    with record.step("model", f"{MODEL} lies in the local store, checksum verified") as step:
+    with record.step("model", f"{MODEL} is in the local store, checksum verified") as step:
         ensure_model(MODEL, parent.root)
         step.ok, step.actual = True, f"{MODEL} ready"
     with record.step("start", "PostgreSQL, broker, workers, web and model node are ready") as step:
@@ -53,7 +53,7 @@ def _start_afresh(home: Home, parent: Home, record: Record, progress: Progress, 
         delete_data(home)
         home.root.mkdir(parents=True, mode=0o711 if os.geteuid() == 0 else 0o700)
         (home.root / "models").symlink_to(parent.root / "models", target_is_directory=True)
-        env = {"GAINSHARE_KERNELS": str(parent.root / "native"), **os.environ}  # kept from demo to demo
+        env = {"GAINSHARE_KERNELS": str(parent.root / "native"), **os.environ}  # shared by all demos
         state = start_background(home, port=port, model=MODEL, env=env, on_progress=progress.show)
         progress.stop()
         record.url = state.url
@@ -89,7 +89,7 @@ def _stop(home: Home, record: Record) -> None:
 
 
 def _stop_leftover(home: Home) -> None:
-    """A demo that was kept, or whose terminal was closed, may still run in this home."""
+    """Stop a demo that still runs in this home: it was kept, or its terminal was closed."""
     try:
         stop(home)
     except NotRunning:

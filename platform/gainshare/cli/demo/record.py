@@ -1,4 +1,4 @@
-"""What the demo writes down: its steps with expected and actual outcome, printed as they end and kept as JSON.
+"""Record of the demo: steps with expected and actual outcome, printed as they end and saved as JSON.
 
 Schema `gainshare.demo/1`, documented in docs/reference/demo.md.
 """
@@ -20,7 +20,7 @@ SCHEMA = "gainshare.demo/1"
 
 @dataclass
 class Step:
-    """One expectation and what became of it."""
+    """A step with its expected and actual outcome."""
 
     name: str
     expected: str
@@ -31,7 +31,7 @@ class Step:
 
 @dataclass
 class Record:
-    """Everything that one demo did; `save` writes it whole, `ok` is the demo's exit status."""
+    """Record of one demo. `save` writes it; `ok` decides the demo's exit status."""
 
     console: Console
     url: str = ""
@@ -49,7 +49,7 @@ class Record:
 
     @contextmanager
     def step(self, name: str, expected: str) -> Iterator[Step]:
-        """Time one step and print how it ended. A step that raises is written down as failed, then raises."""
+        """Time one step and print its outcome. A step that raises is recorded as failed."""
         step = Step(name, expected)
         self.steps.append(step)
         begun = time.monotonic()

@@ -17,8 +17,11 @@ TREASURY_MICROCREDITS = 500_000_000
 ESCROW_MICROCREDITS = 100_000_000
 RATE_MICROCREDITS_PER_NAT = 20_000_000
 BOUNTY = {
-    "title": "Make the MoE layer stop computing what it throws away",
-    "description": "The base tree runs every expert on every token. Equal outputs, less time.",
+    "title": "Compute only the experts that the router chose",
+    "description": (
+        "The base tree runs every expert on every token and discards most results. Produce equal outputs "
+        "in less time."
+    ),
     "suite": "moe_forward",
     "preset": "tour",
     "hardware": "cpu",
@@ -29,7 +32,7 @@ BOUNTY = {
 
 @dataclass
 class Stage:
-    """What a scene needs: where the site is, who is there, and where outcomes are written."""
+    """Context of the scenario: site, users, and record."""
 
     url: str
     admin: Site
@@ -42,7 +45,7 @@ class Stage:
 
 
 def play(stage: Stage) -> None:
-    """Run every scene. Raises SiteError when a later scene cannot be played without an earlier one."""
+    """Run every step of the scenario. Raises SiteError if a step fails that later ones need."""
     _invite(stage)
     bounty = _open_bounty(stage)
     submissions = _submit_all(stage, bounty)
@@ -72,7 +75,9 @@ def _open_bounty(stage: Stage) -> str:
             {"transfer_id": str(uuid.uuid4()), "amount_microcredits": TREASURY_MICROCREDITS, "memo": "demo"},
         )
         step.ok, step.actual = True, f"{credits_text(TREASURY_MICROCREDITS)} credits funded"
-    with stage.record.step("bounty", "an escrowed bounty on moe_forward over the textbook loop") as step:
+    with stage.record.step(
+        "bounty", "the maintainer opens a bounty on moe_forward, with escrow, over the textbook loop"
+    ) as step:
         base = mira.post("trees/", {"base": "shipped", "diff": (stage.examples / TEXTBOOK_BASE).read_text()})[
             "hash"
         ]
@@ -119,10 +124,10 @@ def _judge_all(stage: Stage, submissions: dict[str, str]) -> None:
 
 
 def _pay(stage: Stage, submission: str) -> None:
-    """Accept, merge and vest the honest gain, each by the person whose part it is."""
+    """Accept, merge and vest the honest gain, each step by the responsible user."""
     author, reviewer = stage.people[HONEST_AUTHOR], stage.people["ruth"]
     path = f"submissions/{submission}/"
-    with stage.record.step("confirmation", "the second run confirms a bound above zero") as step:
+    with stage.record.step("confirmation", "the second run confirms a lower bound above zero") as step:
         seen = author.get(path)
         step.ok = seen["state"] == "confirmed" and seen["award"] is not None
         step.actual = (
@@ -131,21 +136,22 @@ def _pay(stage: Stage, submission: str) -> None:
     with stage.record.step("no self-review", "the author cannot accept their own submission") as step:
         try:
             author.post(f"{path}review/", {"decision": "accept", "comment": "mine"})
-            step.actual = "the author's own review was taken"
+            step.actual = "the author's own review was accepted"
         except SiteError as refusal:
             step.ok, step.actual = True, str(refusal)
     with stage.record.step(
         "review and merge", "another person accepts; the merged tree is the measured one"
     ) as step:
         reviewer.post(
-            f"{path}review/", {"decision": "accept", "comment": "Equal outputs, and it reads well."}
+            f"{path}review/",
+            {"decision": "accept", "comment": "The outputs are equal, and the code is readable."},
         )
         reviewer.post(f"{path}merge/")
         seen = author.get(path)
         tip = author.get("lineages/demo/")["tip"]
         step.ok = tip == seen["candidate_tree"]
         step.actual = f"lineage tip {tip[:12]}, measured tree {seen['candidate_tree'][:12]}"
-    with stage.record.step("vesting", "the award becomes spendable credits") as step:
+    with stage.record.step("vesting", "the award vests as spendable credits") as step:
         seen = author.get(path)
         balance = author.get("credits/")["balance"]
         step.ok = (
@@ -158,7 +164,7 @@ def _pay(stage: Stage, submission: str) -> None:
 def _spend(stage: Stage) -> None:
     author = stage.people[HONEST_AUTHOR]
     with stage.record.step(
-        "chat", "a streamed completion through the openai client, billed line by line"
+        "chat", "a streamed answer through the openai client is billed line by line"
     ) as step:
         before = author.get("credits/")["balance"]["available"]
         chat = spend_on_chat(stage.url, author, stage.model, stage.record.console)
@@ -181,7 +187,7 @@ def _audit(stage: Stage) -> None:
 
 
 def _verify(stage: Stage, submissions: dict[str, str]) -> None:
-    with stage.record.step("verify", "every evidence file verifies offline") as step:
+    with stage.record.step("verify", "every evidence file is verified offline") as step:
         for name, submission in submissions.items():
             for run in stage.people[name].get(f"submissions/{submission}/")["runs"]:
                 document = stage.people[name].get(f"runs/{run['id']}/evidence/")

@@ -1,4 +1,4 @@
-"""Spend credits as any model user would: the unmodified `openai` client, streaming, then the bill."""
+"""Spends credits through the unmodified `openai` client, streaming, and shows the bill."""
 
 import time
 from typing import Any
@@ -17,7 +17,7 @@ POLL_S = 0.1
 
 
 def spend_on_chat(url: str, person: Person, model: str, console: Console) -> dict[str, Any]:
-    """Stream one answer, print it as it comes, then print the bill. Returns both, with the request's id."""
+    """Stream and print one answer, then print its bill. Returns both, with the request's id."""
     client = OpenAI(base_url=f"{url}/v1", api_key=person.key, max_retries=0)
     response = client.chat.completions.with_raw_response.create(
         model=model,
@@ -49,7 +49,7 @@ def spend_on_chat(url: str, person: Person, model: str, console: Console) -> dic
 
 
 def _settled_bill(person: Person, request_id: str) -> dict[str, Any]:
-    """The bill, once the hold is settled: that happens after the last byte of the stream. Raises CliError."""
+    """Wait for the bill, which is settled after the last byte of the stream. Raises CliError."""
     deadline = time.monotonic() + SETTLE_LIMIT_S
     while time.monotonic() < deadline:
         bill: dict[str, Any] = person.get(f"usage/{request_id}/")

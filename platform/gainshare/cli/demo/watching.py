@@ -1,4 +1,4 @@
-"""Follow a submission by polling the REST API, showing live progress, until it has its verdict."""
+"""Follows a submission by polling the REST API, with live progress, until it has its verdict."""
 
 import time
 from typing import Any
@@ -11,11 +11,11 @@ from gainshare.cli.output import CliError
 from gainshare.cli.submission import is_resting
 
 POLL_S = 0.5
-LIMIT_S = 1500.0  # of a gain with guard rails on a slow, noisy machine; 5 minutes as a rule
+LIMIT_S = 1500.0  # enough for a gain with guard rails on a slow, noisy machine; usually 5 minutes
 
 
 class Progress:
-    """A line for each new text, and on a terminal a line below it that changes in place."""
+    """Progress output: a line for each new text, and on a terminal a last line that changes in place."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -23,7 +23,7 @@ class Progress:
         self._last = ""
 
     def show(self, text: str, *, detail: str = "") -> None:
-        """Print `text` unless it was the last one; `detail` is only for a person who looks on."""
+        """Print `text` unless it was the last one; `detail` is only shown on a terminal."""
         if text != self._last:
             self._console.print(f"     [dim]{escape(text)}[/]", highlight=False)
             self._last = text
@@ -32,12 +32,12 @@ class Progress:
             self._status.start()
 
     def stop(self) -> None:
-        """Take the changing line away."""
+        """Remove the changing line."""
         self._status.stop()
 
 
 def wait_for_verdict(person: Person, submission: str, progress: Progress) -> dict[str, Any]:
-    """Poll until the submission rests (a passed gate goes on to its confirmation first).
+    """Poll until the submission rests (a passed gate continues to its confirmation first).
 
     Raises CliError after ``LIMIT_S`` seconds without a verdict.
     """

@@ -1,7 +1,7 @@
-"""Everything that moves credits. Each function is keyword-only, opens its own transaction, and may be repeated with
-the same caller-made id: the same id with the same content is the same posting, with other content IdConflict.
+"""Services that move credits. Each function is keyword-only, opens its own transaction, and may be repeated
+with the same caller-made id. The same id with other content raises IdConflict.
 
-Amounts are whole micro-credits (a credit is a million of them). The rules live in the modules of this package.
+Amounts are whole micro-credits (a credit is a million of them). The modules of this package implement them.
 """
 
 from gainshare.ledger.services.awards import (

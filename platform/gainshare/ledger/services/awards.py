@@ -1,4 +1,4 @@
-"""Awards: reserved from an escrow, booked to a user while unvested, vested into a wallet lot, or reversed.
+"""Awards: reserve from an escrow, book as unvested, vest into a wallet lot, or reverse.
 
 An unvested award is a pending transfer: the escrow still has the money, no one can spend it.
 """
@@ -39,10 +39,10 @@ AWARD_PRIORITY = 100
 def reserve_award(
     *, transfer_id: UUID, escrow_reference: str, amount_microcredits: int, reference: str
 ) -> Transfer:
-    """Holds escrow back for an award that is not decided yet, once per ``transfer_id``.
+    """Reserve escrow for an award that is not decided yet, once per ``transfer_id``.
 
     Raises UnknownEscrow, EscrowClosed, EscrowExhausted (with what is available), InvalidAmount, IdConflict.
-    Repeating the call after a release returns the voided transfer: look at its state.
+    Repeating the call after a release returns the voided transfer; check its state.
     """
     amount = positive(amount_microcredits)
     terms: Terms = {"escrow": escrow_reference, "amount": amount, "reference": reference}
@@ -67,7 +67,7 @@ def reserve_award(
 
 
 def release_reservation(*, transfer_id: UUID) -> Transfer:
-    """Gives a reservation back to its escrow. Repeating changes nothing. Raises UnknownTransfer."""
+    """Return a reservation to its escrow. Repeating changes nothing. Raises UnknownTransfer."""
     with transaction.atomic():
         reservation = lock_transfer(transfer_id, TransferKind.RESERVATION)
         if reservation.state == TransferState.PENDING:
@@ -80,9 +80,9 @@ def release_reservation(*, transfer_id: UUID) -> Transfer:
 def book_award(
     *, transfer_id: UUID, reservation_id: UUID, user: User, amount_microcredits: int, reference: str
 ) -> Transfer:
-    """Turns a reservation into an unvested award of at most its amount, in one step, once per ``transfer_id``.
+    """Turn a reservation into an unvested award of at most its amount, in one step, once per ``transfer_id``.
 
-    What the award does not need goes back to the escrow. Raises UnknownTransfer, TransferResolved (the
+    The rest of the reservation returns to the escrow. Raises UnknownTransfer, TransferResolved (the
     reservation was released or used), AboveReservation, InvalidAmount, IdConflict.
     """
     amount = positive(amount_microcredits)
@@ -126,7 +126,7 @@ def book_award(
 
 
 def vest_award(*, transfer_id: UUID) -> Account:
-    """Makes an award spendable: the user's new wallet lot, less what the user owed, which is repaid first.
+    """Make an award spendable as a new wallet lot; a debt of the user is repaid from it first.
 
     Repeating changes nothing. Raises UnknownTransfer, TransferResolved (the award was reversed).
     """
@@ -147,7 +147,7 @@ def vest_award(*, transfer_id: UUID) -> Account:
 
 
 def repay(lot: Account, receivable: Account, *, cause: UUID) -> int:
-    """Moves what a locked lot has available to its owner's locked receivable, at most what is owed."""
+    """Move available credits of a locked lot to its owner's locked receivable, at most the debt."""
     amount = min(lot.available_microcredits, -receivable.posted_microcredits)
     if amount > 0:
         write_transfer(
@@ -162,11 +162,11 @@ def repay(lot: Account, receivable: Account, *, cause: UUID) -> int:
 
 
 def reverse_award(*, transfer_id: UUID, reversal_id: UUID, reason: str) -> Reversal:
-    """Takes an award back, once: from escrow while unvested; else what its lot has left, the rest as a debt.
+    """Reverse an award, once: void it while unvested; else take what its lot has left, and book the rest as a debt.
 
-    The escrow is made whole at once; the user's receivable is repaid by the user's later awards, and by what a
-    hold still open on the lot releases. Raises UnknownTransfer, TransferResolved (reversed before under another
-    id), IdConflict (the id belongs to another reversal).
+    The escrow is refilled at once. The user's debt is repaid by later awards, and by what an open hold on the
+    lot releases. Raises UnknownTransfer, TransferResolved (reversed before under another id), IdConflict (the
+    id belongs to another reversal).
     """
     with transaction.atomic():
         claim(reversal_id)
@@ -197,7 +197,7 @@ def reverse_award(*, transfer_id: UUID, reversal_id: UUID, reason: str) -> Rever
 
 
 def _take_back(award: Transfer, reversal_id: UUID) -> tuple[int, int]:
-    """Refills the escrow of a vested award; what came from its lot, and what became a debt."""
+    """Refill the escrow of a vested award; return the amounts from its lot and as a debt."""
     lot = award.to_account
     assert lot is not None and lot.owner_id is not None
     receivable_id, treasury_id = receivable_of(lot.owner_id).pk, single_account(AccountKind.TREASURY).pk

@@ -1,7 +1,7 @@
-"""Money set aside for one purpose, named by a reference such as ``bounty:<uuid>``.
+"""Escrow accounts, named by a reference such as ``bounty:<uuid>``.
 
-A closed escrow takes no more money and no more reservations; what its open reservations and unvested awards
-release later goes back to the treasury at once.
+A closed escrow takes no more money and no more reservations. Credits that its open reservations and unvested
+awards release return to the treasury at once.
 """
 
 from collections.abc import Iterable
@@ -35,15 +35,15 @@ class EscrowBalance:
 
 
 def open_escrow(*, transfer_id: UUID, reference: str, amount_microcredits: int) -> Account:
-    """Opens the escrow ``reference`` with money from the treasury, once per ``transfer_id``.
+    """Open the escrow ``reference`` with credits from the treasury, once per ``transfer_id``.
 
-    Raises EscrowExists when another transfer opened it, InsufficientTreasury, InvalidAmount, IdConflict.
+    Raises EscrowExists if another transfer opened it, InsufficientTreasury, InvalidAmount, IdConflict.
     """
     return _pay_in(transfer_id, reference, positive(amount_microcredits), is_new=True)
 
 
 def add_to_escrow(*, transfer_id: UUID, reference: str, amount_microcredits: int) -> Account:
-    """Adds to an open escrow from the treasury, once per ``transfer_id``.
+    """Add credits from the treasury to an open escrow, once per ``transfer_id``.
 
     Raises UnknownEscrow, EscrowClosed, InsufficientTreasury, InvalidAmount, IdConflict.
     """
@@ -78,14 +78,14 @@ def _pay_in(transfer_id: UUID, reference: str, amount: int, *, is_new: bool) -> 
 
 def _opened(reference: str) -> Account:
     if not reference or len(reference) > 200:
-        raise UnknownEscrow("Name the escrow, in at most 200 characters.", status=400)
-    # The database waits here for a concurrent opening of the same reference, and then reports nothing made.
+        raise UnknownEscrow("An escrow needs a reference of at most 200 characters.", status=400)
+    # The database waits here for a concurrent opening of the same reference, and then inserts nothing.
     Account.objects.bulk_create(
         [Account(kind=AccountKind.ESCROW, reference=reference)], ignore_conflicts=True
     )
     escrow = find_escrow(reference)
     if Transfer.objects.filter(to_account=escrow, kind=TransferKind.ESCROW).exists():
-        raise EscrowExists(f"The escrow {reference} exists already; add to it instead.")
+        raise EscrowExists(f"The escrow {reference} already exists. Add to it instead.")
     return escrow
 
 
@@ -98,7 +98,7 @@ def find_escrow(reference: str) -> Account:
 
 
 def close_escrow(*, transfer_id: UUID, reference: str) -> Transfer | None:
-    """Closes the escrow and returns its unreserved rest to the treasury; None when there is no rest.
+    """Close the escrow and return its unreserved rest to the treasury; None if there is no rest.
 
     Closing again changes nothing. Raises UnknownEscrow, IdConflict.
     """
@@ -124,14 +124,14 @@ def close_escrow(*, transfer_id: UUID, reference: str) -> Transfer | None:
 
 
 def lock_escrow(escrow_id: int) -> tuple[Account, Account]:
-    """Locks an escrow together with the treasury, to which a closed escrow's rest goes."""
+    """Lock an escrow together with the treasury, to which a closed escrow's rest returns."""
     treasury_id = single_account(AccountKind.TREASURY).pk
     locked = lock_accounts([escrow_id, treasury_id])
     return locked[escrow_id], locked[treasury_id]
 
 
 def return_rest_if_closed(escrow: Account, treasury: Account, *, cause: UUID) -> None:
-    """After something was released into a locked escrow: a closed one passes it on to the treasury."""
+    """Move credits that were released into a locked, closed escrow to the treasury."""
     if escrow.closed_at is not None and escrow.available_microcredits > 0:
         write_transfer(
             transfer_id=derived_id(cause, "escrow_return"),

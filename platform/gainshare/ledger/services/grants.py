@@ -1,4 +1,4 @@
-"""Wallet lots that are given rather than earned, what a user has, and the expiry of lots."""
+"""Grants of wallet lots, balances of users, and the expiry of lots."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,7 +26,7 @@ UNTRANSFERABLE_SOURCES = frozenset({"starter"})
 
 @dataclass(frozen=True)
 class Balance:
-    """What a user has, in micro-credits: spendable, set aside by open holds, awarded but unvested, and owed."""
+    """Balance of a user in micro-credits: spendable, held, awarded but unvested, and owed."""
 
     available: int
     held: int
@@ -45,15 +45,13 @@ def grant_credits(
     memo: str = "",
     actor: User | None = None,
 ) -> Account:
-    """Gives ``user`` a lot from the treasury, once per ``transfer_id``. Lots of low priority burn first.
+    """Give ``user`` a lot from the treasury, once per ``transfer_id``. Lots of low priority are spent first.
 
     Raises InsufficientTreasury, InvalidAmount, IdConflict, and LedgerError ``invalid_expiry``.
     """
     amount = positive(amount_microcredits)
     if not source or len(source) > 40:
-        raise LedgerError(
-            "Name the source of the grant, in at most 40 characters.", code="invalid", status=400
-        )
+        raise LedgerError("A grant needs a source of at most 40 characters.", code="invalid", status=400)
     terms: Terms = {
         "user": user.pk,
         "amount": amount,
@@ -66,7 +64,11 @@ def grant_credits(
             assert made.to_account is not None
             return made.to_account
         if expires_at is not None and expires_at <= timezone.now():
-            raise LedgerError("The grant would be expired from the start.", code="invalid_expiry", status=400)
+            raise LedgerError(
+                "The expiry is in the past, so the grant could not be spent. Choose a later time.",
+                code="invalid_expiry",
+                status=400,
+            )
         treasury_id = single_account(AccountKind.TREASURY).pk
         treasury = lock_accounts([treasury_id])[treasury_id]
         if treasury.available_microcredits < amount:
@@ -94,19 +96,19 @@ def grant_credits(
 
 
 def lots_of(user: User) -> QuerySet[Account]:
-    """The user's lots that still have credits in them, in the order in which they burn."""
+    """The user's lots with credits, in the order in which they are spent."""
     return Account.objects.filter(
         owner=user, kind=AccountKind.WALLET_LOT, posted_microcredits__gt=0
     ).order_by("priority", F("expires_at").asc(nulls_last=True), "created_at", "pk")
 
 
-def burn_order(lot: Account) -> tuple[int, bool, datetime, datetime, int]:
-    """The key by which locked lots burn; the same order as that of :func:`lots_of`."""
+def spending_order(lot: Account) -> tuple[int, bool, datetime, datetime, int]:
+    """Sort key of locked lots, for the order of :func:`lots_of`."""
     return (lot.priority, lot.expires_at is None, lot.expires_at or lot.created_at, lot.created_at, lot.pk)
 
 
 def balance(user: User) -> Balance:
-    """What the user has now. An expired lot counts only for what open holds still keep of it."""
+    """Present balance of the user. An expired lot counts only as far as open holds reserve it."""
     now = timezone.now()
     fresh = Q(expires_at=None) | Q(expires_at__gt=now)
     lots = lots_of(user).aggregate(
@@ -128,9 +130,9 @@ def balance(user: User) -> Balance:
 
 
 def expire_lots(*, now: datetime) -> int:
-    """Moves what expired lots have unused and unheld to breakage; how many lots gave something.
+    """Move unused and unreserved credits of expired lots to breakage; return the number of lots.
 
-    What an open hold keeps of a lot stays until the hold is resolved; the next call then takes what is left.
+    Credits that an open hold reserves stay until the hold is resolved; the next call takes the rest.
     """
     due = Account.objects.filter(
         kind=AccountKind.WALLET_LOT,
@@ -147,7 +149,7 @@ def _expire_lot(lot_id: int) -> bool:
         lot = locked[lot_id]
         if lot.available_microcredits <= 0:
             return False
-        # The lock makes this happen once per unused part, so the id need not be the caller's.
+        # The lock makes this happen once per unused part, so no caller-made id is needed.
         write_transfer(
             transfer_id=uuid4(),
             kind=TransferKind.LOT_EXPIRY,

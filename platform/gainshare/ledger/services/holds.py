@@ -1,7 +1,7 @@
-"""Holds: credits set aside before use, settled to what was used, or released.
+"""Holds: credits reserved before use, then settled or released.
 
-A hold's legs are linked pending transfers from the user's lots to revenue. A hold is resolved once: whoever locks
-its row first decides, and everybody else is told.
+A hold's legs are linked pending transfers from the user's lots to revenue. A hold is resolved once: the first
+caller to lock its row decides, and later ones get an error.
 """
 
 from datetime import datetime
@@ -15,7 +15,7 @@ from gainshare.ledger.errors import AboveHold, HoldResolved, IdConflict, Insuffi
 from gainshare.ledger.kinds import AccountKind, HoldState, TransferKind, TransferState
 from gainshare.ledger.models import Account, Hold, Reversal
 from gainshare.ledger.services.awards import repay
-from gainshare.ledger.services.grants import burn_order, lots_of
+from gainshare.ledger.services.grants import lots_of, spending_order
 from gainshare.ledger.services.posting import (
     derived_id,
     lock_accounts,
@@ -31,7 +31,7 @@ from gainshare.ledger.services.posting import (
 def open_hold(
     *, hold_id: UUID, user: User, amount_microcredits: int, expires_at: datetime, reference: str
 ) -> Hold:
-    """Sets credits aside over the user's lots in the order in which they burn, once per ``hold_id``.
+    """Reserve credits over the user's lots in the order in which they are spent, once per ``hold_id``.
 
     A repetition must name the same user, amount and reference; its ``expires_at`` is not compared, since callers
     compute it from the clock. Raises InsufficientCredits(available, needed), InvalidAmount, IdConflict.
@@ -41,8 +41,8 @@ def open_hold(
     hold = Hold(
         id=hold_id, user=user, amount=amount, created_at=now, expires_at=expires_at, reference=reference
     )
-    # A refusal is raised after the block, with nothing written: so the block needs no savepoint of its own, and a
-    # caller that goes on in its transaction may still catch it.
+    # An error is raised after the block, when nothing was written. So the block needs no savepoint, and a
+    # caller may catch the error and continue its transaction.
     with transaction.atomic(savepoint=False):
         lots = _spendable(user, now)
         available = sum(lot.available_microcredits for lot in lots)
@@ -58,22 +58,23 @@ def open_hold(
 
 
 def _spendable(user: User, now: datetime) -> list[Account]:
-    """The user's lots, locked, that have something available now, in the order in which they burn."""
-    lots = lots_of(user).select_for_update(no_key=True).order_by("pk")  # the order of all locks
+    """Lock and return the user's lots with available credits, in the order in which they are spent."""
+    lots = lots_of(user).select_for_update(no_key=True).order_by("pk")  # the global lock order
     return sorted(
-        (lot for lot in lots if lot.available_microcredits > 0 and not lot.has_expired(now)), key=burn_order
+        (lot for lot in lots if lot.available_microcredits > 0 and not lot.has_expired(now)),
+        key=spending_order,
     )
 
 
 def _written(hold: Hold) -> bool:
-    """Writes the hold's row; False when its id is taken. Waits for whoever is just taking it.
+    """Insert the hold's row; False if its id is taken. Waits for a concurrent insert of the same id.
 
-    One statement both claims the id and writes, which the ORM cannot say: it does not tell a conflict from success.
+    Raw SQL, because the ORM cannot distinguish a conflict from success.
     """
     with connection.cursor() as cursor:
         cursor.execute(
-            "INSERT INTO ledger_hold (id, user_id, amount, settled, state, reference, memo, created_at, expires_at)"
-            " VALUES (%s, %s, %s, 0, %s, %s, '', %s, %s) ON CONFLICT (id) DO NOTHING",
+            "INSERT INTO ledger_hold (id, user_id, amount, settled, state, reference, memo, created_at, expires_at) "
+            "VALUES (%s, %s, %s, 0, %s, %s, '', %s, %s) ON CONFLICT (id) DO NOTHING",
             [
                 hold.pk, hold.user_id, hold.amount, HoldState.OPEN, hold.reference, hold.created_at, hold.expires_at,
             ],
@@ -82,7 +83,7 @@ def _written(hold: Hold) -> bool:
 
 
 def _write_legs(hold: Hold, lots: list[Account]) -> None:
-    """Sets the hold's amount aside on locked ``lots``, which have that much, in their order."""
+    """Reserve the hold's amount on locked ``lots``, which cover it, in their order."""
     revenue = single_account(AccountKind.REVENUE)
     missing = hold.amount
     for position, lot in enumerate(lots):
@@ -104,7 +105,7 @@ def _write_legs(hold: Hold, lots: list[Account]) -> None:
 
 
 def settle_hold(*, hold_id: UUID, amount_microcredits: int, memo: str = "") -> Hold:
-    """Pays what was used, at most what is held, and releases the rest. Lots burn in the hold's order.
+    """Pay the used amount, at most the held one, and release the rest. Lots are spent in the hold's order.
 
     Settling again with the same amount changes nothing. Raises UnknownHold, AboveHold, InvalidAmount, HoldResolved
     (voided or expired), IdConflict (settled before with another amount).
@@ -119,13 +120,13 @@ def settle_hold(*, hold_id: UUID, amount_microcredits: int, memo: str = "") -> H
         if hold.state != HoldState.OPEN:
             raise HoldResolved(hold.state)
         if amount > hold.amount:
-            raise AboveHold(f"The hold has {hold.amount} micro-credits; {amount} cannot be settled.")
+            raise AboveHold(f"The hold has only {hold.amount} micro-credits, so {amount} cannot be settled.")
         _resolve(hold, HoldState.SETTLED, amount=amount, memo=memo)
     return hold
 
 
 def void_hold(*, hold_id: UUID) -> Hold:
-    """Releases all of a hold. Voiding again changes nothing. Raises UnknownHold, HoldResolved."""
+    """Release all of a hold. Repeating changes nothing. Raises UnknownHold, HoldResolved."""
     with transaction.atomic():
         hold = _locked(hold_id)
         if hold.state == HoldState.VOIDED:
@@ -137,7 +138,7 @@ def void_hold(*, hold_id: UUID) -> Hold:
 
 
 def expire_holds(*, now: datetime) -> int:
-    """Releases every open hold whose time has run out by ``now``; how many. One that is being resolved is left."""
+    """Release every open hold that has expired by ``now``, except those being resolved; return their number."""
     due = Hold.objects.filter(state=HoldState.OPEN, expires_at__lte=now).order_by("expires_at")
     return sum(_expire(hold_id) for hold_id in due.values_list("pk", flat=True))
 
@@ -159,7 +160,7 @@ def _locked(hold_id: UUID) -> Hold:
 
 
 def _resolve(hold: Hold, state: HoldState, *, amount: int = 0, memo: str = "") -> None:
-    """Resolves a locked open hold: pays ``amount`` from its legs in their order, releases the rest."""
+    """Resolve a locked open hold: pay ``amount`` from its legs in their order, release the rest."""
     hold.state, hold.settled, hold.memo, hold.resolved_at = state, amount, memo[:300], timezone.now()
     hold.save(update_fields=["state", "settled", "memo", "resolved_at"])
     legs = list(hold.legs.order_by("position"))
@@ -182,7 +183,7 @@ def _resolve(hold: Hold, state: HoldState, *, amount: int = 0, memo: str = "") -
 
 
 def _collect_debt(lots: list[Account], receivable: Account, *, cause: UUID) -> None:
-    """What a hold releases into the lot of a reversed award repays that debt instead of staying spendable."""
+    """Repay the debt of a reversed award from what a hold released into its lot."""
     if receivable.posted_microcredits == 0:
         return
     reversed_ids = set(

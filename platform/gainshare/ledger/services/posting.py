@@ -1,11 +1,11 @@
-"""The one routine that writes a transfer with its entries, and the locks and checks around it.
+"""Writing of transfers with their entries, and the locks and checks around it.
 
-Everything here runs inside the caller's transaction. Locks are taken in one order everywhere, so that no two
-calls wait for each other: the caller-made id, then hold and transfer rows, then accounts by id. (Opening a hold claims
-its id last, with the row that it inserts: no one else can hold a lock on a row that is not there yet.) Account rows are
-locked ``FOR NO KEY UPDATE``: foreign keys that point at them do not wait.
+Everything here runs inside the caller's transaction. To avoid deadlocks, locks are always taken in one order:
+the caller-made id, then hold and transfer rows, then accounts by id. (Opening a hold claims its id last, by
+inserting its row, on which no other transaction can hold a lock.) Account rows are locked ``FOR NO KEY
+UPDATE``, so that foreign keys that point at them do not wait.
 
-The balances themselves are moved by the database's triggers; the locked objects are moved along in memory.
+The database's triggers move the balances; the locked objects are updated in memory.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gainshare.ledger.kinds import BELOW_ZERO, FLOWS, AccountKind, TransferKind,
 from gainshare.ledger.models import Account, Entry, Hold, Transfer
 
 MAX_MICROCREDITS = 10**18
-"""The most that may ever be issued (10^12 credits), far inside 64 bits: no balance can overflow."""
+"""Maximum of all credits ever issued (10^12 credits), so that no balance can overflow 64 bits."""
 
 TWO_PHASE = frozenset({TransferKind.RESERVATION, TransferKind.AWARD, TransferKind.USAGE})
 """Kinds that start pending; all others are posted at once."""
@@ -32,24 +32,26 @@ Terms = Mapping[str, int | str | None]
 
 
 def positive(amount: int) -> int:
-    """``amount`` if it is a whole number of micro-credits above zero; else raises InvalidAmount."""
+    """Return ``amount`` if it is a whole number of micro-credits above zero; else raise InvalidAmount."""
     if not isinstance(amount, int) or isinstance(amount, bool) or not 0 < amount <= MAX_MICROCREDITS:
-        raise InvalidAmount(f"An amount is a whole number of micro-credits from 1 to {MAX_MICROCREDITS}.")
+        raise InvalidAmount(
+            f"An amount must be a whole number of micro-credits from 1 to {MAX_MICROCREDITS}."
+        )
     return amount
 
 
 def not_negative(amount: int) -> int:
-    """Like :func:`positive`, and zero is allowed."""
+    """Like :func:`positive`, but zero is allowed."""
     return 0 if amount == 0 and type(amount) is int else positive(amount)
 
 
 def derived_id(base: UUID, step: str) -> UUID:
-    """The id of a transfer that follows from another call: the same for every repetition of that call."""
+    """Id of a transfer that follows from another call; the same for every repetition."""
     return uuid5(base, step)
 
 
 def made_before(transfer_id: UUID, kind: TransferKind, terms: Terms) -> Transfer | None:
-    """Claims the id; the transfer that already has it, or None. Raises IdConflict when that is another posting."""
+    """Lock the id and return its transfer, or None. Raises IdConflict if the transfer has other terms."""
     claim(transfer_id)
     made = Transfer.objects.select_related("from_account", "to_account").filter(pk=transfer_id).first()
     if made is None:
@@ -65,19 +67,19 @@ def made_before(transfer_id: UUID, kind: TransferKind, terms: Terms) -> Transfer
 
 
 def single_account(kind: AccountKind) -> Account:
-    """The one account of a kind that has one; made at its first use."""
+    """The single account of a kind, created at its first use."""
     return _found_or_made(kind, "", None)
 
 
 def receivable_of(user_id: int) -> Account:
-    """The account of what a user owes; made at its first use."""
+    """The account of a user's debt, created at its first use."""
     return _found_or_made(AccountKind.RECEIVABLE, f"user:{user_id}", user_id)
 
 
 def _found_or_made(kind: AccountKind, reference: str, owner_id: int | None) -> Account:
     found = Account.objects.filter(kind=kind, reference=reference).first()
     if found is None:
-        # Two first uses may meet here: both get the row that won.
+        # Two concurrent first uses get the same row.
         made = Account(kind=kind, reference=reference, owner_id=owner_id)
         Account.objects.bulk_create([made], ignore_conflicts=True)
         found = Account.objects.get(kind=kind, reference=reference)
@@ -85,13 +87,13 @@ def _found_or_made(kind: AccountKind, reference: str, owner_id: int | None) -> A
 
 
 def lock_accounts(ids: Iterable[int]) -> dict[int, Account]:
-    """Locks the accounts in the order of their ids, and reads them as they then are."""
+    """Lock the accounts in the order of their ids, and reload them."""
     rows = Account.objects.select_for_update(no_key=True).filter(pk__in=set(ids)).order_by("pk")
     return {account.pk: account for account in rows}
 
 
 def lock_transfer(transfer_id: UUID, kind: TransferKind) -> Transfer:
-    """Locks one two-phase transfer. Raises UnknownTransfer when there is none of this kind."""
+    """Lock a two-phase transfer. Raises UnknownTransfer if there is none of this kind."""
     found = (
         Transfer.objects.select_for_update(no_key=True, of=("self",))
         .select_related("from_account", "to_account")
@@ -117,9 +119,9 @@ def write_transfer(
     hold: Hold | None = None,
     position: int | None = None,
 ) -> Transfer:
-    """Writes one transfer between locked accounts: pending for a two-phase kind, else posted with its entries.
+    """Write a transfer between locked accounts: pending for a two-phase kind, else posted with its entries.
 
-    The caller has claimed the id and checked that the payer can pay; a mistake there is a bug, and stops here.
+    The caller has locked the id and checked that the payer can pay; assertions check this again.
     """
     assert (payer.kind, payee.kind if payee else None) in FLOWS[kind], f"{kind}: {payer} -> {payee}"
     assert payer.kind in BELOW_ZERO or payer.available_microcredits >= amount > 0, (
@@ -151,7 +153,7 @@ def write_transfer(
 
 
 def post_pending(transfer: Transfer, *, payer: Account, payee: Account, amount: int) -> None:
-    """Posts ``amount`` of a locked pending transfer (all of it, or less for a leg of a hold), releasing the rest."""
+    """Post ``amount`` of a locked pending transfer (all of it, or less for a leg of a hold), and release the rest."""
     assert 0 < amount <= transfer.amount_microcredits
     _resolve(transfer, TransferState.POSTED, amount)
     fault_point("ledger.transfer_resolved")
@@ -162,7 +164,7 @@ def post_pending(transfer: Transfer, *, payer: Account, payee: Account, amount: 
 def release_pending(
     transfer: Transfer, *, payer: Account, state: TransferState = TransferState.VOIDED
 ) -> None:
-    """Resolves a locked pending transfer without moving money: voided, or expired."""
+    """Resolve a locked pending transfer as voided or expired, without moving credits."""
     assert state in (TransferState.VOIDED, TransferState.EXPIRED)
     _resolve(transfer, state, None)
     payer.pending_microcredits -= transfer.amount_microcredits

@@ -1,4 +1,4 @@
-"""Seals waiting entries into the hash chain, in batches, off the path of requests."""
+"""Seals waiting entries into the hash chain, in batches, outside of requests."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -14,7 +14,7 @@ SEALER = UUID("7d1c3a53-54d4-4a6d-8d5e-0b6f7c1f2f4e")
 
 
 def seal_entries(*, batch: int = BATCH) -> int:
-    """Seals every entry that was committed and waits; how many. Two sealers take turns."""
+    """Seal every committed entry that waits; return their number. A lock serialises callers."""
     sealed = 0
     while True:
         with transaction.atomic():
@@ -34,7 +34,7 @@ def seal_entries(*, batch: int = BATCH) -> int:
 
 
 def sealed_entries(entry_ids: Sequence[int]) -> list[SealedEntry]:
-    """The entries of one link, in their order; fewer than asked for when rows are missing."""
+    """The entries of one link, in their order; fewer if rows are missing."""
     rows = Entry.objects.filter(pk__in=entry_ids).values_list(
         "pk", "transfer_id", "transfer__kind", "account_id", "amount", "created_at"
     )

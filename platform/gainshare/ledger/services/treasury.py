@@ -1,4 +1,4 @@
-"""Issuing credits into the treasury. The only way in which credits come into being."""
+"""Issuing of credits into the treasury, which is the only way to create credits."""
 
 from dataclasses import dataclass
 from uuid import UUID
@@ -22,7 +22,7 @@ from gainshare.ledger.services.posting import (
 
 @dataclass(frozen=True)
 class Totals:
-    """Where all credits are, in micro-credits. ``issued + owed`` equals the sum of the others."""
+    """Totals of all accounts in micro-credits. ``issued + owed`` equals the sum of the others."""
 
     issued: int
     treasury: int
@@ -34,7 +34,7 @@ class Totals:
 
 
 def fund_treasury(*, transfer_id: UUID, amount_microcredits: int, memo: str, actor: User | None) -> Transfer:
-    """Issues credits into the treasury, once per ``transfer_id``. ``actor`` None is the platform itself.
+    """Issue credits into the treasury, once per ``transfer_id``. ``actor`` None is the platform itself.
 
     Raises MaintainerOnly, InvalidAmount (also above the most that may ever be issued), IdConflict.
     """
@@ -47,7 +47,9 @@ def fund_treasury(*, transfer_id: UUID, amount_microcredits: int, memo: str, act
         issuance, treasury = single_account(AccountKind.ISSUANCE), single_account(AccountKind.TREASURY)
         locked = lock_accounts([issuance.pk, treasury.pk])
         if amount - locked[issuance.pk].posted_microcredits > MAX_MICROCREDITS:
-            raise InvalidAmount(f"At most {MAX_MICROCREDITS} micro-credits can ever be issued.")
+            raise InvalidAmount(
+                f"At most {MAX_MICROCREDITS} micro-credits can be issued in total. Issue less."
+            )
         return write_transfer(
             transfer_id=transfer_id,
             kind=TransferKind.FUND,
@@ -63,11 +65,11 @@ def fund_treasury(*, transfer_id: UUID, amount_microcredits: int, memo: str, act
 def require_maintainer(actor: User | None) -> None:
     """Raises MaintainerOnly unless ``actor`` is a maintainer, or None: the platform itself."""
     if actor is not None and not actor.is_maintainer:
-        raise MaintainerOnly("Only a maintainer may do this.")
+        raise MaintainerOnly("Only maintainers may do this. Ask a maintainer to give you that role.")
 
 
 def totals() -> Totals:
-    """Where all credits are now."""
+    """Present totals of all accounts."""
     rows = Account.objects.values_list("kind").annotate(total=Sum("posted_microcredits"))
     by_kind = {kind: int(total) for kind, total in rows}
     return Totals(

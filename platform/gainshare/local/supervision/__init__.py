@@ -1,1 +1,1 @@
-"""Processes on one machine: started, watched, started again when they die, ended with their supervisor."""
+"""Supervision of processes on one machine: start, watch, restart, and stop them."""

@@ -1,8 +1,8 @@
-"""The process that outlives a killed supervisor just long enough to end what the supervisor started.
+"""Guardian process, which ends the supervisor's processes if the supervisor is killed.
 
-`python -m gainshare.local.supervision.guardian TAG SECONDS`, with the read end of the supervisor's pipe as standard input. A
-line `done` means an orderly end. The pipe closing without it means that the supervisor is dead: every process
-with the tag gets that many seconds to follow its own death signal, then SIGKILL.
+`python -m gainshare.local.supervision.guardian TAG SECONDS`, with the read end of the supervisor's pipe as
+standard input. A line `done` means an orderly end. If the pipe closes without it, the supervisor is dead:
+every process with the tag gets that many seconds to follow its own death signal, then SIGKILL.
 """
 
 import subprocess
@@ -16,7 +16,7 @@ DONE = b"done\n"
 
 
 def start_guardian(tag: str, *, grace_s: float = GRACE_S) -> subprocess.Popen[bytes]:
-    """Start it; the caller keeps `stdin` open for as long as it lives, and ends with `dismiss`."""
+    """Start the guardian. The caller keeps `stdin` open while it lives, and ends with `dismiss`."""
     return subprocess.Popen(
         [sys.executable, "-m", "gainshare.local.supervision.guardian", tag, str(grace_s)],
         stdin=subprocess.PIPE,
@@ -27,7 +27,7 @@ def start_guardian(tag: str, *, grace_s: float = GRACE_S) -> subprocess.Popen[by
 
 
 def dismiss(guardian: subprocess.Popen[bytes]) -> None:
-    """Tell it that all ended in order; one that is no longer there is no loss."""
+    """Tell the guardian that everything ended in order. It is no error if the guardian has ended."""
     try:
         guardian.communicate(DONE, timeout=5)
     except (BrokenPipeError, subprocess.TimeoutExpired):

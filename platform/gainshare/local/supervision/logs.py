@@ -1,7 +1,7 @@
-"""Bounded log files: each service appends to one, and what grows too long is cut in place.
+"""Bounded log files: each service appends to one, and long ones are rotated in place.
 
-The services hold the files open in append mode, so copying a file away and emptying it loses at most the lines
-written between the two. A killed supervisor takes no one's log with it, since no pipe runs through it.
+The services keep the files open in append mode, so copying a file and truncating it loses at most the lines
+written in between. Logs do not go through the supervisor, so they survive its death.
 """
 
 import shutil
@@ -11,9 +11,9 @@ MAX_BYTES = 8 * 1024 * 1024
 
 
 def rotate(path: Path, *, max_bytes: int = MAX_BYTES) -> bool:
-    """Move a log longer than `max_bytes` to `NAME.log.1` (replacing it) and empty it. True when it did.
+    """Copy a log longer than `max_bytes` to `NAME.log.1` and truncate it. True if it did.
 
-    On a full disk the old lines are given up: the log is emptied all the same.
+    On a full disk the old lines are lost, and the log is truncated anyway.
     """
     try:
         if path.stat().st_size <= max_bytes:
@@ -31,7 +31,7 @@ def rotate(path: Path, *, max_bytes: int = MAX_BYTES) -> bool:
 
 
 def tail(path: Path, *, max_bytes: int = 1500) -> str:
-    """The end of a log, from a line's beginning where possible; empty when there is no such file."""
+    """The end of a log, from the beginning of a line if possible; empty if there is no such file."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, 2)
@@ -43,7 +43,7 @@ def tail(path: Path, *, max_bytes: int = 1500) -> str:
 
 
 def contains_after(path: Path, offset: int, text: str) -> bool:
-    """Whether `text` was written to the log after byte `offset` (from the start, when it was cut since)."""
+    """Whether `text` was written to the log after byte `offset` (from the start if it was rotated since)."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, 2)

@@ -1,6 +1,6 @@
-"""One supervised process over its whole life: started, awaited, started again when it dies, stopped.
+"""A supervised process: start it, wait for readiness, restart it when it dies, stop it.
 
-Nothing here waits: `tend` takes one step and comes back, so that the supervisor can tend all of them in turn.
+Nothing here blocks: `tend` takes one step and returns, so that the supervisor can handle all processes in turn.
 """
 
 import subprocess
@@ -15,16 +15,16 @@ from gainshare.local.supervision.logs import contains_after, rotate
 from gainshare.local.supervision.spec import ServiceSpec
 
 BACK_OFF_S = (0.2, 1.0, 2.0, 5.0, 10.0, 30.0)
-STEADY_AFTER_S = 60.0  # a process that lived this long starts over with the shortest wait
+STEADY_AFTER_S = 60.0  # a process that lived this long restarts with the shortest wait
 
 
 def back_off_s(failures: int) -> float:
-    """Seconds to wait before the next start after so many failures in a row (at least one)."""
+    """Seconds to wait before the next start, after this number of failures in a row (at least one)."""
     return BACK_OFF_S[min(failures, len(BACK_OFF_S)) - 1]
 
 
 class Managed:
-    """The process behind one spec. `say` gets a line for people whenever something notable happens."""
+    """Process of one spec. `say` gets a line of text for notable events."""
 
     def __init__(self, spec: ServiceSpec, logs: Path, say: Callable[[str], None]) -> None:
         self.spec = spec
@@ -65,7 +65,7 @@ class Managed:
         self.state.started_ticks = identity.started_ticks if identity else None
 
     def tend(self) -> None:
-        """One step: notice a death, start again when it is time, notice readiness or the lack of it."""
+        """Take one step: detect a death, restart when due, detect readiness or its timeout."""
         now = time.monotonic()
         if self.state.state == "restarting":
             if now >= self._next_start_at:
@@ -83,7 +83,7 @@ class Managed:
         rotate(self.log)
 
     def ask_to_stop(self) -> None:
-        """Send the stop signal and come back at once; `stop` does the rest."""
+        """Send the stop signal and return at once; `stop` does the rest."""
         if self._process is not None and not self._is_asked:
             self._process.send_signal(self.spec.stop_signal)
             self._is_asked = True

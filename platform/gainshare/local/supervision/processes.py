@@ -1,9 +1,9 @@
-"""Processes as the supervisor sees them: start so that none outlives its parent, find again, end as a whole.
+"""Process control for the supervisor: start processes that die with their parent, find and end them.
 
-A service is started in a session of its own, so `stop` reaches its pool children too. Everything that belongs to one
-stack also carries a tag in its environment, by which leftovers of a killed supervisor are found. psutil lists what
-runs. A pid alone is never trusted: it is compared with the start time that Linux keeps for it, in ticks since boot;
-psutil's is in seconds of a clock that may be set meanwhile.
+A service is started in its own session, so `stop` reaches its children too. All processes of a stack have a
+tag in their environment, by which leftovers of a killed supervisor are found. psutil lists processes. A pid
+is always compared with the process's start time in ticks since boot, because psutil's start time depends on a
+clock that may be set.
 """
 
 import contextlib
@@ -26,16 +26,16 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True)
 class ProcessId:
-    """A pid with the clock tick at which it started: together they name one process for good."""
+    """A pid with the clock tick of its start, which together identify a process."""
 
     pid: int
     started_ticks: int
 
     @classmethod
     def of(cls, pid: int) -> "ProcessId | None":
-        """The identity of a process that runs now (a zombie does not), else None."""
+        """Identity of a running process, or None; a zombie does not count."""
         try:
-            # Fields from the state on; the name before it may hold anything.
+            # Fields from the state on; the name before it may contain anything.
             fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
         except OSError:
             return None
@@ -55,7 +55,7 @@ def start(
     group: int | None = None,
     death_signal: signal.Signals = signal.SIGTERM,
 ) -> subprocess.Popen[bytes]:
-    """Start `argv` in a session of its own; it gets `death_signal` when the calling *thread* ends.
+    """Start `argv` in its own session; it gets `death_signal` when the calling *thread* ends.
 
     `user` and `group` are numeric ids to change to (root only). Output and errors go to `log`.
     """
@@ -76,9 +76,9 @@ def start(
 
 
 def stop(process: subprocess.Popen[bytes], *, first: signal.Signals | None, grace_s: float) -> None:
-    """Ask the leader with `first`, wait up to `grace_s` seconds, then kill whatever is left of its session.
+    """Send `first` to the leader, wait up to `grace_s` seconds, then kill the rest of its session.
 
-    Without `first` it was asked already.
+    Without `first` the signal was already sent.
     """
     if process.poll() is None:
         if first is not None:
@@ -91,7 +91,7 @@ def stop(process: subprocess.Popen[bytes], *, first: signal.Signals | None, grac
 
 
 def kill_all(find: Callable[[], list[int]]) -> list[int]:
-    """SIGKILL what `find` finds, again until it finds nothing (at most 5 s). Returns all pids that it found."""
+    """Send SIGKILL to the pids from `find` until it finds none (at most 5 s). Returns all pids found."""
     deadline = time.monotonic() + 5
     killed: list[int] = []
     while (pids := find()) and time.monotonic() < deadline:
@@ -119,7 +119,7 @@ def working_in(folder: Path) -> list[int]:
 
 
 def _living(is_wanted: Callable[[psutil.Process], bool]) -> list[int]:
-    """Pids of wanted processes; one that has ended, or that may not be read, is not wanted."""
+    """Pids of processes that match; ended and unreadable processes are left out."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
@@ -131,7 +131,7 @@ def _living(is_wanted: Callable[[psutil.Process], bool]) -> list[int]:
 def _die_with_parent(death_signal: signal.Signals, parent: int) -> Callable[[], None]:
     def in_child() -> None:
         _libc.prctl(PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)
-        if os.getppid() != parent:  # it died before the call above could tell
+        if os.getppid() != parent:  # the parent died before the call above
             os._exit(1)
 
     return in_child

@@ -1,4 +1,4 @@
-"""What a supervised service is, as plain data: `ServiceSpec` for a process, `Step` for work between two of them."""
+"""Plain data of a start plan: `ServiceSpec` for a process, `Step` for work between two of them."""
 
 import signal
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ LogSays = Callable[[str], bool]
 
 @dataclass(frozen=True)
 class ServiceSpec:
-    """One process. `env` is all of its environment; `is_ready` is asked again and again, for at most 2 s a time."""
+    """A process. `env` is its whole environment; `is_ready` is polled and may take at most 2 s per call."""
 
     name: str
     argv: tuple[str, ...]
@@ -25,19 +25,19 @@ class ServiceSpec:
     user: int | None = None
     group: int | None = None
     unavailable: str = ""
-    """Why this service cannot run on this machine; it is then left out and the reason shown."""
+    """Reason why this service cannot run on this machine; it is then left out, and the reason is shown."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """Something to do once, in order, while the stack starts. Raises LocalModeError."""
+    """A function that is called once, in order, while the stack starts. Raises LocalModeError."""
 
     name: str
     run: Callable[[], None] = field(repr=False)
 
 
 PlanItem = ServiceSpec | Step | tuple[ServiceSpec, ...]
-"""A tuple's services are started together: none of them needs another."""
+"""Plan. The services of a tuple are started together, because none of them needs another."""
 
 
 def services_of(plan: list[PlanItem]) -> list[ServiceSpec]:

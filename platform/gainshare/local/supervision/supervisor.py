@@ -1,8 +1,8 @@
-"""Works through the plan of the local stack, then keeps its processes alive until it is told to stop.
+"""Executes the start plan of the local stack, then keeps its processes running until it is told to stop.
 
-One thread, one loop: children are started from it (their death signal hangs on this thread), tended in turn, and
-stopped in reverse order. Whatever ends the supervisor ends them: an orderly stop does so here, a SIGKILL through
-their death signals and the guardian.
+One thread with one loop starts the children (their death signal depends on this thread), handles them in
+turn, and stops them in reverse order. They always end with the supervisor: by an orderly stop here, or after
+a SIGKILL by their death signals and the guardian.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from gainshare.local.supervision.spec import PlanItem, ServiceSpec, Step, servic
 
 TICK_S = 0.1
 DISK_LOOK_EVERY_S = 5.0
-FIRST_START_FAILURES = 3  # a service that dies this often before it was ever ready fails the whole start
+FIRST_START_FAILURES = 3  # a service that dies this often before it was ever ready makes the start fail
 
 Say = Callable[[str], None]
 
@@ -39,7 +39,7 @@ class Stopped(Exception):
 
 
 class Supervisor:
-    """Runs one stack on one home. `say` gets lines for people, `on_ready` is called once all is up."""
+    """Supervisor of one stack on one home. `say` gets lines of text; `on_ready` is called when all is ready."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Supervisor:
         self._looked_at_disk_at = 0.0
 
     def run(self) -> None:
-        """Start everything, keep it alive, return after SIGINT or SIGTERM. Raises LocalModeError."""
+        """Start all services, keep them running, and return after SIGINT or SIGTERM. Raises LocalModeError."""
         self._home.create_root()
         with held_home(self._home), self._signals():
             clean_up_after_dead(self._home)
@@ -105,14 +105,14 @@ class Supervisor:
         self._state.detail = ""
 
     def _bring_up_services(self, specs: tuple[ServiceSpec, ...]) -> None:
-        """Start them all, then wait until each is ready."""
+        """Start all services of a stage, then wait until each is ready."""
         waiting: list[Managed] = []
         self._groups.append([])
         for spec in specs:
             service = Managed(spec, self._home.logs, self._say)
             self._groups[-1].append(service)
             if spec.unavailable:
-                self._say(f"{spec.name} stays out: {spec.unavailable}")
+                self._say(f"{spec.name} is not started: {spec.unavailable}")
                 continue
             self._announce(spec.name)
             service.start()
@@ -125,11 +125,11 @@ class Supervisor:
                 waiting.remove(service)
             if waiting:
                 self._state.detail = waiting[0].spec.name
-                self._require_hope(waiting)
+                self._require_startable(waiting)
                 if self._stop.wait(TICK_S):
                     raise Stopped
 
-    def _require_hope(self, waiting: list[Managed]) -> None:
+    def _require_startable(self, waiting: list[Managed]) -> None:
         for service in waiting:
             if service.failures >= FIRST_START_FAILURES:
                 raise LocalModeError(
@@ -172,7 +172,7 @@ class Supervisor:
     def _first_state(self, stack: LocalStack) -> StackState:
         me = processes.ProcessId.of(os.getpid())
         if me is None:
-            raise LocalModeError("this machine has no /proc: local mode runs on Linux only")
+            raise LocalModeError("this machine has no /proc: local mode runs only on Linux")
         return StackState(
             url=self._options.url,
             model=self._options.model,
@@ -194,7 +194,7 @@ class Supervisor:
         )
 
     def _write(self) -> None:
-        """Write the state when it changed. A full disk must not bring the stack down: the next change tries again."""
+        """Write the state if it changed. On a full disk the error is ignored, and the next change tries again."""
         for service in self._services:
             self._state.services[service.spec.name] = service.state
         document = self._state.to_json()
@@ -220,7 +220,7 @@ class Supervisor:
 
 
 def _unfailing(say: Say) -> Say:
-    """Telling people about it must not end the stack: on a full disk the log cannot be written either."""
+    """Wrap `say` so that its errors do not end the stack: on a full disk the log cannot be written."""
 
     def say_if_possible(line: str) -> None:
         with contextlib.suppress(OSError):
@@ -230,7 +230,7 @@ def _unfailing(say: Say) -> Say:
 
 
 def clean_up_after_dead(home: Home) -> list[int]:
-    """End what a killed supervisor of this home left running, and drop its sockets. The home must be held.
+    """End processes that a killed supervisor of this home left, and remove its sockets. The home must be locked.
 
     Returns the pids that had to be killed.
     """

@@ -1,1 +1,1 @@
-"""What people type into forms: amounts, text, files; and forms that are sent once."""
+"""Form fields for amounts, text and files; and forms that take effect once."""

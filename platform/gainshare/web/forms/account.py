@@ -1,4 +1,4 @@
-"""The shell's forms. They check shape only; the rules are the services' of the accounts app and of the ledger."""
+"""Forms of the shell. They validate input; the services of the accounts app and the ledger check the rules."""
 
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
@@ -16,23 +16,21 @@ LIFETIMES = {"": "Never", "1": "In one day", "30": "In 30 days", "90": "In 90 da
 
 
 class FundForm(CreditsForm):
-    """Credits to issue into the treasury. The id goes out with the form, so that sending it twice funds once."""
+    """Credits to issue into the treasury. The form carries an id, so that sending it twice funds once."""
 
     transfer_id = forms.UUIDField(initial=uuid4, widget=forms.HiddenInput)
-    amount = CreditsField(
-        label="Credits", help_text="New credits: they come into being here, and nowhere else."
-    )
+    amount = CreditsField(label="Credits", help_text="New credits, which are created only here.")
     memo = forms.CharField(
         required=False,
         max_length=300,
         label="Note",
-        help_text="What they are for. It stays beside the movement for good.",
+        help_text="Purpose of the credits. It is recorded with the movement and cannot be changed.",
         widget=forms.TextInput(attrs={"autocomplete": "off"}),
     )
 
 
 class GrantForm(CreditsForm):
-    """Credits for a user. The id goes out with the form, so that sending it twice grants once."""
+    """Credits for a user. The form carries an id, so that sending it twice grants once."""
 
     transfer_id = forms.UUIDField(initial=uuid4, widget=forms.HiddenInput)
     username = forms.CharField(
@@ -44,25 +42,25 @@ class GrantForm(CreditsForm):
     expires_on = forms.DateField(
         required=False,
         label="Expires on",
-        help_text="At the start of that day (UTC). What is unused then is gone.",
+        help_text="At the start of that day (UTC). Unused credits are lost then.",
         widget=forms.DateInput(attrs={"type": "date"}),
     )
     memo = forms.CharField(
         required=False,
         max_length=300,
         label="Note",
-        help_text="Why. The user reads it.",
+        help_text="Reason for the grant. The user can read it.",
         widget=forms.TextInput(attrs={"autocomplete": "off"}),
     )
 
     def clean_username(self) -> User:
         user = User.objects.filter(username=self.cleaned_data["username"]).first()
         if user is None:
-            raise forms.ValidationError("There is no user of this name.")
+            raise forms.ValidationError("There is no user with this name.")
         return user
 
     def expires_at(self) -> datetime | None:
-        """When what is unused of the grant is gone; None for never."""
+        """Expiry of the grant; None for never."""
         day = self.cleaned_data["expires_on"]
         return datetime(day.year, day.month, day.day, tzinfo=UTC) if day else None
 
@@ -80,7 +78,7 @@ class RoleForm(forms.Form):
         required=False,
         max_length=300,
         label="Reason",
-        help_text="It stays in the history.",
+        help_text="Recorded in the history.",
         widget=forms.TextInput(attrs={"autocomplete": "off"}),
     )
 
@@ -91,7 +89,7 @@ class SignUpForm(forms.Form):
     username = forms.CharField(
         max_length=150,
         label="User name",
-        help_text="The letters a to z and A to Z, digits and @ . + - _ only. It is shown beside your submissions.",
+        help_text="The letters a to z and A to Z, digits and @ . + - _ only. It is shown with your submissions.",
         widget=forms.TextInput(
             attrs={"autocomplete": "username", "autofocus": True, "autocapitalize": "none"}
         ),
@@ -124,18 +122,18 @@ class KeyForm(SentOnceForm):
     name = forms.CharField(
         max_length=80,
         label="Name",
-        help_text="What it is for, such as “laptop” or “CI”.",
+        help_text="Purpose of the key, such as “laptop” or “CI”.",
         widget=forms.TextInput(attrs={"autocomplete": "off"}),
     )
     scopes = forms.MultipleChoiceField(
         label="May be used to",
         widget=forms.CheckboxSelectMultiple,
-        error_messages={"required": "Choose at least one thing that the key may be used for."},
+        error_messages={"required": "Choose at least one permission for the key."},
     )
     lifetime = forms.ChoiceField(label="Expires", required=False, choices=list(LIFETIMES.items()))
 
     def __init__(self, *args: object, user: User, **kwargs: object) -> None:
-        super().__init__(*args, **kwargs)  # type: ignore[arg-type]  # passed on as they came
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]  # passed on unchanged
         scopes = self.fields["scopes"]
         assert isinstance(scopes, forms.MultipleChoiceField)
         scopes.choices = [
@@ -143,6 +141,6 @@ class KeyForm(SentOnceForm):
         ]
 
     def expires_at(self) -> datetime | None:
-        """When the key ends; None for never."""
+        """Expiry of the key; None for never."""
         days = self.cleaned_data["lifetime"]
         return timezone.now() + timedelta(days=int(days)) if days else None

@@ -1,4 +1,4 @@
-"""Fields and forms for amounts of credits: read by one parser, spelled out, and asked about once more when large."""
+"""Fields and forms for amounts of credits; large amounts need a confirmation."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from gainshare.web.forms.typed import set_field
 
 
 class CreditsInput(forms.TextInput):
-    """Text, not type=number: what that sends depends on the browser's language. The script shows what is read."""
+    """Text input for credits. Not type=number, whose value depends on the browser's language."""
 
     def __init__(self) -> None:
         reads_at = reverse_lazy("credits-read")
@@ -35,29 +35,28 @@ class CreditsField(forms.CharField):
 
 
 def read_amount(text: str) -> int:
-    """The micro-credits of an amount that may be moved. Raises ValidationError."""
+    """Parse an amount to micro-credits and check its range. Raises ValidationError."""
     try:
         amount = parse_credits(text)
     except ValueError as error:
         raise forms.ValidationError(str(error)) from None
     if not 0 < amount <= MAX_MICROCREDITS:
         raise forms.ValidationError(
-            f"Write more than 0 and at most {format_credits(MAX_MICROCREDITS)} credits."
+            f"Enter more than 0 and at most {format_credits(MAX_MICROCREDITS)} credits."
         )
     return amount
 
 
 class CreditsForm(forms.Form):
-    """A form that moves credits. A large sum is sent twice: the second time with the amounts that were asked about."""
+    """A form that moves credits. A large amount must be sent twice, the second time with the confirmed amounts."""
 
     confirmed = forms.CharField(required=False, max_length=200, widget=forms.HiddenInput)
     question: str = ""
 
     def must_ask(self, *, available: int) -> bool:
-        """Whether a valid form still has to be confirmed; then ``question`` says why, and the page shows it.
+        """Whether a valid form must be confirmed first; then ``question`` says why, and the page shows it.
 
-        Not where it asks for more than ``available``: that is refused anyway. Nor where it was sent before and done:
-        then nothing moves.
+        Not if it needs more than ``available``, which is refused anyway, nor if it was already sent and processed.
         """
         is_idle = self.moved() > available or self._was_done()
         doubts = [] if is_idle else self.doubts(existing=totals().issued)
@@ -65,7 +64,7 @@ class CreditsForm(forms.Form):
         if not doubts or self.cleaned_data["confirmed"] == amounts:
             return False
         self.question = " ".join(doubts)
-        # What is confirmed are these amounts: another one, typed now, is asked about again.
+        # The confirmation is for these amounts only: changed amounts must be confirmed again.
         set_field(self, "confirmed", amounts)
         return True
 
@@ -74,7 +73,7 @@ class CreditsForm(forms.Form):
         return int(self.cleaned_data["amount"])
 
     def doubts(self, *, existing: int) -> list[str]:
-        """What to ask about before anything moves; nothing for an ordinary form."""
+        """Questions to ask before anything moves; empty for an ordinary form."""
         moved = self.moved()
         if not is_large(moved, existing=existing, percent=settings.LARGE_SUM_PERCENT):
             return []
@@ -93,7 +92,7 @@ class CreditsForm(forms.Form):
 
 def _share_of(amount: int, existing: int) -> str:
     if existing == 0:
-        return "the first credits that there will be"
+        return "the first credits on this site"
     if amount >= 2 * existing:
         return f"{amount // existing:,} times all {format_credits(existing)} credits that were ever issued"
     return f"{amount * 100 // existing} % of all {format_credits(existing)} credits that were ever issued"

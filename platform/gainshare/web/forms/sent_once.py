@@ -1,4 +1,4 @@
-"""Forms that make something once, however often they are sent: each goes out with an id of its own."""
+"""Forms that take effect once, however often they are sent, because each carries an id."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,17 +10,20 @@ from gainshare.accounts.models import User
 from gainshare.accounts.once import once
 from gainshare.web.forms.typed import set_field
 
-SENT_BEFORE = "This form was sent before, with something else in it. Nothing was made now; send it again if you want this as well."
+SENT_BEFORE = (
+    "This form was already sent with other content, so nothing was created now. If you want this as "
+    "well, send it again."
+)
 NOT_TERMS = ("call_id", "confirmed")
 
 
 class SentOnceForm(forms.Form):
-    """A form with an id. Two tabs, a second click and a reload send the same one; a page opened again has another."""
+    """A form with an id. A second click or a reload sends the same id; a newly opened page has a new one."""
 
     call_id = forms.UUIDField(required=False, initial=uuid4, widget=forms.HiddenInput)
 
     def made_once(self, *, user: User, what: str, make: Callable[[], str], of: object = "") -> str:
-        """Call ``make`` once for this form (``of``: what the form is about); returns what the thing is found by.
+        """Call ``make`` once for this form and return the key of its object. ``of`` is the subject of the form.
 
         Raises IdConflict, and what ``make`` raises.
         """
@@ -30,11 +33,11 @@ class SentOnceForm(forms.Form):
 
 
 def refuse_resent(form: forms.Form, field: str, message: str = SENT_BEFORE) -> None:
-    """Say that the form's id is used up, and give it a new one, so that sending it once more makes something new."""
+    """Report that the form's id was used, and give it a new one, so that sending it again takes effect."""
     form.add_error(None, message)
     set_field(form, field, str(uuid4()))
 
 
 def _plain(terms: dict[str, Any]) -> dict[str, Any]:
-    """Cleaned values as JSON can hold them. An uploaded file is in the text that the form read from it."""
+    """Cleaned values as JSON values. An uploaded file is left out, because the form has its text."""
     return {name: str(value) for name, value in terms.items() if not hasattr(value, "chunks")}

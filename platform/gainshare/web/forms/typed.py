@@ -1,4 +1,4 @@
-"""What people type into forms: free text as the database can keep it, and text that is pasted or comes as a file."""
+"""Text fields of forms: free text that the database can store, and text that is pasted or uploaded."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from django.http import HttpRequest, QueryDict
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """What was typed into the form of an action that was refused: the page shows it again, with the reason."""
+    """Typed text of a refused action, which the page shows again with the reason."""
 
     action: str
     text: str
@@ -17,15 +17,15 @@ class Refused:
 
 
 def typed_text(request: HttpRequest, name: str = "text") -> str:
-    """The field's text without white space around it, with line ends as they were typed.
+    """The field's text without surrounding white space and with normalised line ends.
 
-    Zero bytes are dropped: no keyboard makes them, and the database cannot keep them.
+    Zero bytes are dropped, because the database cannot store them.
     """
     return request.POST.get(name, "").replace("\r\n", "\n").replace("\x00", "").strip()
 
 
 def set_field(form: forms.Form, name: str, value: str) -> None:
-    """Have a bound form show another value in one field when it is shown again."""
+    """Change the value that a bound form shows in one field."""
     data = QueryDict(mutable=True)
     data.update(form.data)
     data[form.add_prefix(name)] = value
@@ -35,12 +35,12 @@ def set_field(form: forms.Form, name: str, value: str) -> None:
 def pasted_or_chosen(
     *, pasted: str, chosen: UploadedFile | None, max_bytes: int, too_large: str, no_text: str
 ) -> str:
-    """The text of two fields of which one may be used; empty where neither is.
+    """Text of a pasted field or an uploaded file; empty if neither is given.
 
-    Raises ValidationError for both at once, and with the given words for a file that is too large or no text.
+    Raises ValidationError if both are given, and with the given messages for a file that is too large or not text.
     """
     if chosen is None:
-        # Browsers send form text with CRLF line ends; it was typed with LF.
+        # Browsers send form text with CRLF line ends.
         return pasted.replace("\r\n", "\n") if pasted.strip() else ""
     if pasted.strip():
         raise forms.ValidationError("Paste the text or choose a file, not both.")

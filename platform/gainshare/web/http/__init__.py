@@ -1,1 +1,1 @@
-"""What every request and answer passes: limits, policies, compression, and pages for refusals."""
+"""Middleware and handlers of the site: limits, policies, compression, and error pages."""

@@ -1,7 +1,6 @@
-"""An ASGI layer that bounds what the site reads of a request, whoever sends it.
+"""ASGI middleware that limits the size of request bodies.
 
-Django takes a body in whole, on disk, before it looks at who sends it and what for. Model access has a bound of its
-own.
+Django stores a whole body on disk before it checks the sender. Model access has a separate limit.
 """
 
 import json
@@ -12,11 +11,11 @@ from gainshare.accounts.errors import error_body
 
 
 class _TooLong(Exception):
-    """More came than was announced, or nothing was announced."""
+    """The body is larger than the limit."""
 
 
 def with_body_limit(site: Any, limits: Mapping[str, int]) -> Any:
-    """`site`, with bodies of at most so many bytes: ``limits`` by the beginning of the address, the longest counts."""
+    """Wrap `site` with a limit on bodies: ``limits`` in bytes by the longest matching prefix of the address."""
     by_length = sorted(limits.items(), key=lambda entry: -len(entry[0]))
 
     async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -39,7 +38,7 @@ def with_body_limit(site: Any, limits: Mapping[str, int]) -> Any:
 
         try:
             await site(scope, counted, send)
-        except _TooLong:  # Django reads the body before it answers anything
+        except _TooLong:  # Django reads the whole body before it answers
             await _refuse(send, limit)
 
     return application
@@ -51,8 +50,10 @@ def _announced(scope: Mapping[str, Any]) -> int:
 
 
 async def _refuse(send: Any, limit: int) -> None:
-    """413, and the end of the connection: what is still to come would have to be read else."""
-    body = json.dumps(error_body("body_too_large", f"The body may have at most {limit} bytes here.")).encode()
+    """Answer 413 and close the connection, because the rest of the body would have to be read otherwise."""
+    body = json.dumps(
+        error_body("body_too_large", f"The body is too large: it may have at most {limit} bytes here.")
+    ).encode()
     headers = {
         b"content-type": b"application/json",
         b"content-length": b"%d" % len(body),

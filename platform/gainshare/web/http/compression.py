@@ -1,8 +1,8 @@
-"""Compresses what the site answers with, for clients that accept gzip: pages, JSON, and its own static files.
+"""Compression of answers for clients that accept gzip: pages, JSON, and static files.
 
-Pages and JSON go through Django's middleware, which adds a random number of bytes to each answer: an attacker who can
-bring text into a page cannot tell a form's token by the compressed length (BREACH). A static file holds no secret; it
-is compressed once and kept. Streams are never touched, so nothing of them is held back.
+Pages and JSON use Django's middleware, which adds a random number of bytes to each answer, so that the
+compressed length does not reveal a form's token (BREACH). A static file has no secret; it is compressed once
+and cached. Streams are not compressed, so they are not buffered.
 """
 
 import gzip
@@ -21,11 +21,11 @@ TEXT = (
 
 
 class CompressionMiddleware(GZipMiddleware):
-    """Django's, for text alone and never for streams; with static files in addition."""
+    """Django's middleware, for text and static files, but not for streams."""
 
     def __init__(self, get_response: Any) -> None:
         super().__init__(get_response)
-        self._files: dict[str, bytes] = {}  # at most one for each static file there is
+        self._files: dict[str, bytes] = {}  # at most one entry per static file
 
     def process_response(self, request: HttpRequest, response: Any) -> HttpResponseBase:
         if response.get("Content-Type", "").partition(";")[0] not in TEXT:
@@ -48,5 +48,5 @@ class CompressionMiddleware(GZipMiddleware):
         response.streaming_content = [compressed]
         response["Content-Encoding"] = "gzip"
         response["Content-Length"] = str(len(compressed))
-        # The tag names the uncompressed file. Without it browsers ask again by the date, which holds for both.
+        # The ETag is that of the uncompressed file. Without it, browsers revalidate by date, which fits both.
         del response["ETag"]

@@ -1,7 +1,7 @@
-"""The Content-Security-Policy of every answer: what a page may load, from where, and who may frame it.
+"""Content-Security-Policy of every answer.
 
-Nothing inline and nothing from other hosts. There are no nonces and no exceptions, so a script or style that an
-attacker brings into a page does not run, whatever page it is.
+Nothing inline and nothing from other hosts is allowed. There are no nonces and no exceptions, so a script or
+style that an attacker injects into any page does not run.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ DIRECTIVES = {
     "default-src": "'none'",
     "script-src": "'self'",
     "style-src": "'self'",
-    "img-src": "'self' data:",  # Swagger UI's style sheet has its icons as data
+    "img-src": "'self' data:",  # Swagger UI's style sheet has data: icons
     "font-src": "'self'",
     "connect-src": "'self'",
     "form-action": "'self'",
@@ -23,7 +23,7 @@ POLICY = "; ".join(f"{name} {sources}" for name, sources in DIRECTIVES.items())
 
 
 class ContentSecurityMiddleware:
-    """Sets the policy on every answer, also on errors, files and JSON."""
+    """Sets the policy on every answer, including errors, files and JSON."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self._get_response = get_response

@@ -1,6 +1,6 @@
-"""The answers to what is refused outside of a view: too many tries, values that no database can take, no such page.
+"""Answers for errors outside of REST views: rate limits, unusable values, 400, 403, 404, 500.
 
-People get pages, programs JSON. REST's views have their own answers, in `gainshare.accounts.errors`.
+People get pages, programs get JSON. `gainshare.accounts.errors` renders errors of REST views.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from gainshare.web.paging import NoSuchPage
 
 
 class RefusalsMiddleware:
-    """Answers 429 with Retry-After, or 400, wherever a page's view let the refusal through."""
+    """Converts rate limits and unusable values from page views to 429 (with Retry-After) and 400."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self._get_response = get_response
@@ -37,21 +37,25 @@ class RefusalsMiddleware:
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
-    """400: what came could not be read as a request at all."""
+    """400: the request could not be parsed."""
     if is_for_programs(request):
-        return _json("bad_request", "The request could not be read; nothing was done.", 400)
+        return _json(
+            "bad_request",
+            "The request could not be read, so nothing was changed. Check its form and encoding.",
+            400,
+        )
     return defaults.bad_request(request, exception)
 
 
 def denied(request: HttpRequest, exception: Exception) -> HttpResponse:
     """403, with the reason that the view gave."""
     if is_for_programs(request):
-        return _json("permission_denied", str(exception) or "This is not allowed.", 403)
+        return _json("permission_denied", str(exception) or "Your account is not allowed to do this.", 403)
     return defaults.permission_denied(request, exception)
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
-    """404; for a page of a list that it does not have, with how many it has."""
+    """404; for a missing page of a list, with the number of its pages."""
     if is_for_programs(request):
         return unknown_address(request)
     if isinstance(exception, NoSuchPage):
@@ -60,9 +64,11 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def failed(request: HttpRequest) -> HttpResponse:
-    """500: the failure is logged."""
+    """500; the failure was logged by Django."""
     if is_for_programs(request):
-        return _json("internal_error", "The platform failed; the failure is logged.", 500)
+        return _json(
+            "internal_error", "The platform failed, and the failure was logged. Try again later.", 500
+        )
     return defaults.server_error(request)
 
 

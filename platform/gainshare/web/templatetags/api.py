@@ -1,4 +1,4 @@
-"""Template filter of the API reference: descriptions mark code with back quotes, as the OpenAPI document has it."""
+"""Template filter of the API reference, which renders code in back quotes."""
 
 import re
 
@@ -13,6 +13,6 @@ CODE = re.compile(r"`([^`]+)`")
 
 @register.filter
 def with_code(text: str) -> SafeString:
-    """`text`, escaped, with what stands between back quotes as code and its line breaks kept."""
+    """Escape `text`, render text in back quotes as code, and keep line breaks."""
     marked = CODE.sub(r"<code>\1</code>", conditional_escape(text))
     return mark_safe(marked.replace("\n", "<br>"))  # noqa: S308 - escaped in the line above

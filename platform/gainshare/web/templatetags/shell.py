@@ -20,7 +20,7 @@ register = template.Library()
 
 NOTHING = "\N{EN DASH}"
 
-# What colour a state or verdict has: how it should make its reader feel.
+# Colour classes of states and verdicts.
 GOOD = {
     "completed", "settled", "posted", "gain", "vested", "accepted", "confirmed", "active", "open", "finished", "true",
     "adopted", "reproduced",
@@ -50,7 +50,7 @@ def signed_credits(microcredits: int | None) -> str:
 
 @register.filter
 def in_credits(text: Any) -> str:
-    """A reason or message with the amounts in it as credits."""
+    """A text with its amounts converted to credits."""
     return formatting.in_credits(str(text))
 
 
@@ -104,7 +104,7 @@ def words(identifier: Any) -> str:
 
 @register.simple_tag
 def control(field: BoundField) -> SafeString:
-    """A form field's input. In a form with errors the first wrong field has the focus, in no other way a refused form."""
+    """Input of a form field. In a form with errors, the first invalid field gets the focus."""
     wrong = next((other.name for other in field.form if other.errors and not other.is_hidden), None)
     if wrong is None:
         return field.as_widget()
@@ -113,7 +113,7 @@ def control(field: BoundField) -> SafeString:
 
 @register.simple_tag
 def understood(field: BoundField) -> str | None:
-    """How an amount was read: empty where there is none (yet), None for a field of another kind."""
+    """The parsed amount in words: empty if there is none yet, None for a field of another kind."""
     if not isinstance(field.field, CreditsField):
         return None
     cleaned = getattr(field.form, "cleaned_data", {}).get(field.name)
@@ -122,18 +122,18 @@ def understood(field: BoundField) -> str | None:
 
 @register.simple_tag
 def is_open_for_signup() -> bool:
-    """Whether visitors may make accounts themselves."""
+    """Whether visitors may sign up."""
     return bool(settings.OPEN_SIGNUP)
 
 
 @register.simple_tag
 def banners() -> list[Banner]:
-    """What stands above every page now."""
+    """Banners to show above the page."""
     return standing_banners()
 
 
 @register.simple_tag(takes_context=True)
 def navigation(context: template.Context) -> list[NavLink]:
-    """The links of the header for this page's viewer."""
+    """Navigation links for the user of this page."""
     request = context.get("request")
     return [] if request is None or not hasattr(request, "user") else links_for(request.user, request.path)

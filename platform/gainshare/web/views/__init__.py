@@ -1,1 +1,1 @@
-"""The shell's pages, one file each."""
+"""Pages of the shell, one file each."""

@@ -1,4 +1,4 @@
-"""What the forms' script asks while an amount is typed: how the site reads it."""
+"""JSON for the forms' script: an amount as the site parses it, while it is typed."""
 
 from django.core.exceptions import ValidationError
 from django.http import HttpRequest, JsonResponse
@@ -10,7 +10,7 @@ from gainshare.web.forms.credit_forms import read_amount
 
 @require_GET
 def read(request: HttpRequest) -> JsonResponse:
-    """The amount in both units, or why it cannot be read."""
+    """The amount in both units, or the reason why it cannot be parsed."""
     try:
         amount = read_amount(request.GET.get("text", ""))
     except ValidationError as refusal:

@@ -1,6 +1,6 @@
-"""The API's two pages: one to try requests on, and the reference to read, made from the same OpenAPI document.
+"""Pages of the API: Swagger UI to send requests, and the reference, both from the OpenAPI document.
 
-Both load this site's files alone and have nothing inline, as its Content-Security-Policy demands.
+Both load only this site's files and have nothing inline, as the Content-Security-Policy requires.
 """
 
 from django.http import HttpRequest, HttpResponse
@@ -13,13 +13,13 @@ from gainshare.web.views.api_reference import Reference
 
 @require_GET
 def api_docs(request: HttpRequest) -> HttpResponse:
-    """Swagger UI, for trying requests with a key or as the person who is signed in."""
+    """Page with Swagger UI, to send requests with a key or as the logged-in user."""
     return render(request, "web/api_docs.html")
 
 
 @require_GET
 def api_reference(request: HttpRequest) -> HttpResponse:
-    """Every operation and every shape, to read and to search with the browser's own means."""
+    """Page with every operation and every shape."""
     reference = Reference(openapi_document())
     return render(
         request, "web/api_reference.html", {"groups": reference.groups(), "shapes": reference.shapes()}

@@ -1,7 +1,6 @@
-"""The API reference as plain values for a page: groups of operations, and the shapes that they take and give.
+"""Data of the API reference page: groups of operations, and their shapes.
 
-Pure: reads an OpenAPI 3.0 document, knows no requests. Types are written as readers write them: `integer`,
-`list of RunOut`, `string (uuid)`.
+Pure functions over an OpenAPI 3.0 document. Types are written in words: `integer`, `list of RunOut`, `string (uuid)`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,7 @@ BOUNDS = {"minimum": "at least", "maximum": "at most", "minLength": "from", "max
 
 @dataclass(frozen=True, slots=True)
 class Type:
-    """A type in words; ``shape`` is the name of the shape that it links to, if it has one."""
+    """A type in words; ``shape`` is the name of the shape that it links to, if any."""
 
     before: str
     shape: str = ""
@@ -35,7 +34,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One status that an operation answers with."""
+    """One status of an operation's answers."""
 
     status: str
     description: str
@@ -78,7 +77,7 @@ class Shape:
 
 
 class Reference:
-    """Reads one document."""
+    """Reader of one OpenAPI document."""
 
     def __init__(self, document: Part) -> None:
         self._document = document

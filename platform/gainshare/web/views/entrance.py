@@ -1,4 +1,4 @@
-"""The home page, logging in and out, signing up, one's account."""
+"""Pages: home, login, sign-up, account, change of password."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ from gainshare.web.signed_in import SignedInRequest, signed_in
 
 @require_GET
 def home(request: HttpRequest) -> HttpResponse:
-    """What Gainshare is and what goes on, one's balance and next steps, and where each kind of people starts."""
+    """Home page: introduction, activity, and the user's balance and next steps."""
     context: dict[str, Any] = {
         "api_base": settings.PUBLIC_URL.rstrip("/") + "/v1",
         "parts": parts_for(request.user),
@@ -43,7 +43,7 @@ class LogIn(LoginView):
 @sensitive_post_parameters("password", "password_again")
 @require_http_methods(["GET", "POST"])
 def sign_up(request: HttpRequest) -> HttpResponse:
-    """Make an account and log in, where the site is open for everyone."""
+    """Sign-up page, if sign-up is open: make an account and log in."""
     if request.user.is_authenticated:
         return redirect("home")
     if not settings.OPEN_SIGNUP:
@@ -69,7 +69,7 @@ def sign_up(request: HttpRequest) -> HttpResponse:
 
 
 def safe_next(request: HttpRequest) -> str:
-    """Where the visitor wanted to go, if that is on this site."""
+    """The address to go to after login, if it is on this site."""
     target = request.POST.get("next") or request.GET.get("next") or ""
     allowed = url_has_allowed_host_and_scheme(
         target, allowed_hosts={request.get_host()}, require_https=request.is_secure()
@@ -80,7 +80,7 @@ def safe_next(request: HttpRequest) -> str:
 @signed_in
 @require_GET
 def account(request: SignedInRequest) -> HttpResponse:
-    """Who one is here."""
+    """Page of the user's account."""
     return render(
         request, "web/account.html", {"person": request.user, "scopes": sorted(request.user.allowed_scopes)}
     )

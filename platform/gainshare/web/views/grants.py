@@ -1,4 +1,4 @@
-"""Grants, for maintainers: credits from the treasury to a user, and the grants so far."""
+"""Page of grants, for maintainers."""
 
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
@@ -20,17 +20,17 @@ from gainshare.web.signed_in import SignedInRequest, signed_in
 
 PER_PAGE = 50
 SENT_BEFORE = (
-    "This form was sent before, for another grant. Nothing was moved now: see the grants below, and send it again if "
-    "you want to make this one as well."
+    "This form was already sent for another grant, so nothing was moved now. See the grants below. If you "
+    "want this grant as well, send the form again."
 )
 
 
 @signed_in
 @require_http_methods(["GET", "POST"])
 def grants(request: SignedInRequest) -> HttpResponse:
-    """A form that gives credits to a user, and every grant, newest first."""
+    """Page with a form that gives credits to a user, and every grant, newest first."""
     if not request.user.is_maintainer:
-        raise PermissionDenied("Only a maintainer grants credits. Ask one to give you that role.")
+        raise PermissionDenied("Only maintainers can grant credits. Ask a maintainer to give you that role.")
     treasury = totals().treasury
     form = GrantForm(request.POST if request.method == "POST" else None)
     if form.is_valid() and not form.must_ask(available=treasury) and grant(form, request.user):
@@ -47,7 +47,7 @@ def grants(request: SignedInRequest) -> HttpResponse:
 
 
 def grant(form: GrantForm, actor: User) -> bool:
-    """Grant what a valid form asks for. False, with the reason in the form, when that is refused."""
+    """Make the grant of a valid form. If refused: False, with the reason in the form."""
     data = form.cleaned_data
     try:
         grant_credits(

@@ -1,4 +1,4 @@
-"""One's API keys: make, show once, list, revoke."""
+"""Pages of the user's API keys: make, show once, list, revoke."""
 
 from django.conf import settings
 from django.contrib import messages
@@ -25,7 +25,7 @@ PER_PAGE = 50
 @never_cache
 @require_http_methods(["GET", "POST"])
 def keys(request: SignedInRequest) -> HttpResponse:
-    """The user's keys, and a form that makes one; its page then shows it."""
+    """Page with the user's keys, and a form that makes a key and redirects to its page."""
     initial = {"scopes": [Scope.INFERENCE.value, Scope.READ.value]}
     form = KeyForm(request.POST if request.method == "POST" else None, user=request.user, initial=initial)
     if form.is_valid() and (prefix := order(form, request.user)):
@@ -36,7 +36,7 @@ def keys(request: SignedInRequest) -> HttpResponse:
 
 
 def order(form: KeyForm, user: User) -> str | None:
-    """The prefix of the key that a valid form asks for. None, with the reason in the form, when that is refused."""
+    """Make the key of a valid form and return its prefix. If refused: None, with the reason in the form."""
     data = form.cleaned_data
 
     def make() -> str:
@@ -56,7 +56,7 @@ def order(form: KeyForm, user: User) -> str | None:
 @never_cache
 @require_GET
 def key_shown_once(request: SignedInRequest, prefix: str) -> HttpResponse:
-    """A key just made, with its secret: drawn for this answer, and in no other one."""
+    """Page of a new key, which shows its secret once."""
     key = get_object_or_404(ApiKey, user=request.user, prefix=prefix)
     raw = draw_secret(user=request.user, prefix=prefix)
     prices = current_prices(timezone.now())
@@ -71,8 +71,8 @@ def key_shown_once(request: SignedInRequest, prefix: str) -> HttpResponse:
 
 
 def keys_of(user: User) -> QuerySet[ApiKey]:
-    """The user's keys, newest first, and those that work before those that do not any more."""
-    # Without the second condition, keys that never expire would be neither over nor not: null sorts last.
+    """The user's keys, working ones first, then newest first."""
+    # Without the second condition the expression would be null for keys that never expire.
     has_expired = Q(expires_at__lte=timezone.now(), expires_at__isnull=False)
     is_over = Q(revoked_at__isnull=False) | has_expired
     return (
@@ -83,7 +83,7 @@ def keys_of(user: User) -> QuerySet[ApiKey]:
 
 
 def key_state(key: ApiKey) -> str:
-    """`active`, `expired`, `revoked`, or `not shown yet`: it has no secret until then."""
+    """`active`, `expired`, `revoked`, or `not shown yet` for a key without a secret."""
     if key.revoked_at is not None:
         return "revoked"
     if key.refusal(timezone.now()) is not None:

@@ -1,4 +1,4 @@
-"""People and their roles, for maintainers: who looks after this site, who may, and who decided that."""
+"""Page of users' roles, for maintainers."""
 
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
@@ -13,20 +13,20 @@ from gainshare.accounts.services import set_role
 from gainshare.web.forms.account import RoleForm
 from gainshare.web.signed_in import SignedInRequest, signed_in
 
-SHOWN = 100  # of maintainers, and of changes
+SHOWN = 100  # rows of maintainers, and of changes
 
 
 @signed_in
 @require_http_methods(["GET", "POST"])
 def people(request: SignedInRequest) -> HttpResponse:
-    """The maintainers, a form that changes a role, and every change so far, newest first."""
+    """Page with the maintainers, a form that changes a role, and the changes so far, newest first."""
     if not request.user.is_maintainer:
-        raise PermissionDenied("Only a maintainer changes roles. Ask one to give you that role.")
+        raise PermissionDenied("Only maintainers can change roles. Ask a maintainer to give you that role.")
     form = RoleForm(request.POST if request.method == "POST" else None)
     if form.is_valid() and change_role(form, request.user):
         user = User.objects.get(username=form.cleaned_data["username"])
-        messages.success(request, f"{user.username} is a {user.get_role_display().lower()} now.")
-        # Whoever gave up the role may not see this page any more.
+        messages.success(request, f"{user.username} is now a {user.get_role_display().lower()}.")
+        # A user who gave up the role may no longer see this page.
         return redirect("people" if User.objects.get(pk=request.user.pk).is_maintainer else "account")
     maintainers = User.objects.filter(Q(role=Role.MAINTAINER) | Q(is_superuser=True)).order_by("username")
     changes = RoleChange.objects.select_related("user", "actor")
@@ -40,7 +40,7 @@ def people(request: SignedInRequest) -> HttpResponse:
 
 
 def change_role(form: RoleForm, actor: User) -> bool:
-    """Change the role that a valid form names. False, with the reason in the form, when that is refused."""
+    """Make the change of a valid form. If refused: False, with the reason in the form."""
     data = form.cleaned_data
     try:
         set_role(actor=actor, username=data["username"], role=data["role"], reason=data["reason"])

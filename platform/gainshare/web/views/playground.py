@@ -1,4 +1,4 @@
-"""A page to try models from: it asks as the person who is signed in, so it needs no key and holds none."""
+"""Page of the playground, which sends requests as the logged-in user, without a key."""
 
 from django.http import HttpResponse, JsonResponse
 from django.shortcuts import render
@@ -15,7 +15,7 @@ from gainshare.web.signed_in import SignedInRequest, signed_in
 @signed_in
 @require_GET
 def playground(request: SignedInRequest) -> HttpResponse:
-    """The page; its script does the talking, with `gainshare.gateway.playground`."""
+    """The page; its script calls `gainshare.gateway.playground`."""
     return render(
         request,
         "web/playground.html",
@@ -27,6 +27,6 @@ def playground(request: SignedInRequest) -> HttpResponse:
 @never_cache
 @require_GET
 def playground_balance(request: SignedInRequest) -> HttpResponse:
-    """What is left, in words, for the page's script; and whether a running request still holds some of it."""
+    """JSON for the page's script: the balance, and whether running requests hold credits."""
     left = balance(request.user)
     return JsonResponse({"available": format_credits(left.available), "has_holds": left.held > 0})

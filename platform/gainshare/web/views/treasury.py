@@ -1,4 +1,4 @@
-"""The treasury, for maintainers: where all credits are, issuing new ones, and every movement in and out."""
+"""Page of the treasury, for maintainers: totals, issuing credits, and movements."""
 
 from dataclasses import dataclass
 
@@ -29,16 +29,16 @@ WORDS = {
     TransferKind.GRANT: "Granted",
 }
 SENT_BEFORE = (
-    "This form was sent before, with another amount. Nothing was moved now: see the movements below, and send it "
-    "again if you want to issue these credits as well."
+    "This form was already sent with another amount, so nothing was moved now. See the movements below. If "
+    "you want to issue these credits as well, send the form again."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class TreasuryMove:
-    """A transfer as the treasury sees it, with the user or the escrow at its other end.
+    """A transfer from the treasury's side, with the user or the escrow at its other end.
 
-    `bounty_id` is empty where the escrow is not a bounty's; the page makes a link of it.
+    `bounty_id` is empty if the escrow is not a bounty's; the page links it.
     """
 
     transfer: Transfer
@@ -51,9 +51,11 @@ class TreasuryMove:
 @signed_in
 @require_http_methods(["GET", "POST"])
 def treasury(request: SignedInRequest) -> HttpResponse:
-    """Where all credits are, a form that issues new ones, and what went in and out, newest first."""
+    """Page with the totals, a form that issues credits, and the treasury's movements, newest first."""
     if not request.user.is_maintainer:
-        raise PermissionDenied("Only a maintainer looks after the treasury. Ask one to give you that role.")
+        raise PermissionDenied(
+            "Only maintainers can manage the treasury. Ask a maintainer to give you that role."
+        )
     form = FundForm(request.POST if request.method == "POST" else None)
     issuable = MAX_MICROCREDITS - totals().issued
     if form.is_valid() and not form.must_ask(available=issuable) and fund(form, request.user):
@@ -74,7 +76,7 @@ def treasury(request: SignedInRequest) -> HttpResponse:
 
 
 def fund(form: FundForm, user: User) -> bool:
-    """Issue what a valid form asks for. False, with the reason in the form, when that is refused."""
+    """Issue the credits of a valid form. If refused: False, with the reason in the form."""
     data = form.cleaned_data
     try:
         fund_treasury(
@@ -101,9 +103,9 @@ def treasury_transfers() -> QuerySet[Transfer]:
 
 
 def treasury_move(transfer: Transfer) -> TreasuryMove:
-    """`transfer` seen from the treasury: what left is negative, what arrived positive."""
+    """Convert `transfer` to the treasury's view: outgoing amounts are negative, incoming ones positive."""
     source, target = transfer.from_account, transfer.to_account
-    assert target is not None, "what moves credits of the treasury has both ends"
+    assert target is not None, "a transfer of the treasury has two accounts"
     arrives = target.kind == AccountKind.TREASURY
     end = source if arrives else target
     other = end.owner.username if end.owner is not None else end.reference

@@ -1,4 +1,4 @@
-"""One's requests to models, each with its bill line by line."""
+"""Pages of the user's requests to models, with their bills."""
 
 from uuid import UUID
 
@@ -18,7 +18,7 @@ PER_PAGE = 50
 @signed_in
 @require_GET
 def usage(request: SignedInRequest) -> HttpResponse:
-    """The user's requests, newest first."""
+    """Page of the user's requests, newest first."""
     records = UsageRecord.objects.filter(user=request.user)
     page = page_of(request, records, PER_PAGE)
     return render(request, "web/usage.html", {"page": page, "prices": current_prices(timezone.now())})
@@ -27,14 +27,14 @@ def usage(request: SignedInRequest) -> HttpResponse:
 @signed_in
 @require_GET
 def usage_detail(request: SignedInRequest, request_id: UUID) -> HttpResponse:
-    """One request's tokens, times and bill; another user's does not exist."""
+    """Page of one request with tokens, times and bill; 404 for another user's request."""
     own = UsageRecord.objects.filter(user=request.user).select_related("price")
     record = get_object_or_404(own, pk=request_id)
     return render(request, "web/usage_detail.html", {"record": record, "engine": engine_times(record)})
 
 
 def engine_times(record: UsageRecord) -> list[tuple[str, float]]:
-    """The engine's counters in milliseconds that the record has, with the names that people read."""
+    """Labels and values in milliseconds of the record's engine counters."""
     names = {
         "queued_ms": "Waiting in the queue",
         "prefill_ms": "Reading the prompt",

@@ -1,4 +1,4 @@
-"""What one has, where it lies, and how it moved."""
+"""Page of the user's credits."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ PER_PAGE = 50
 
 @dataclass(frozen=True, slots=True)
 class Movement:
-    """A transfer as its owner sees it: signed amounts, None where they do not apply, and the request that it pays."""
+    """A transfer from the user's side: signed amounts (None if not applicable), and the request that it pays."""
 
     transfer: Transfer
     signed_microcredits: int | None
@@ -30,7 +30,7 @@ class Movement:
 @signed_in
 @require_GET
 def credits_page(request: SignedInRequest) -> HttpResponse:
-    """Balance, lots in the order in which they burn, open holds, movements newest first."""
+    """Page with balance, lots in the order in which they are spent, open holds, and movements, newest first."""
     page = page_of(request, transfers_of(request.user), PER_PAGE)
     lots = lots_of(request.user)
     context = {
@@ -55,7 +55,7 @@ def transfers_of(user: User) -> QuerySet[Transfer]:
 
 
 def movement(transfer: Transfer, user: User) -> Movement:
-    """`transfer` seen from the user: what left their lots is negative, what arrived positive."""
+    """Convert `transfer` to the user's view: outgoing amounts are negative, incoming ones positive."""
     leaves = (
         transfer.from_account.owner_id == user.pk and transfer.from_account.kind == AccountKind.WALLET_LOT
     )

@@ -1,4 +1,4 @@
-"""A/A runs: what they leave on record, what they do to their runner, and when they are ordered."""
+"""A/A runs: their records, their effect on the runner, and their schedule."""
 
 from datetime import timedelta
 from typing import Any
@@ -24,8 +24,8 @@ from bounty.models import (
 from bounty.services.runners.calibration import noise_limit
 from bounty.services.runners.calibration_schedule import calibrations_of as calibrations
 from bounty.services.runners.calibration_schedule import order_calibration, schedule_calibrations
-from bounty.services.runners.care import calibrate, quarantine, release
 from bounty.services.runners.doubts import runs_in_doubt
+from bounty.services.runners.maintenance import calibrate, quarantine, release
 from tests.bounty.bounty_world import World, diff_of_line
 
 DIFF = diff_of_line(3, "step_3 = 33")
@@ -96,7 +96,7 @@ def test_a_quarantined_runner_gets_only_aa_runs_and_comes_back_after_three_good_
     assert world.lease().kind == RunKind.GATE
 
 
-def test_a_bad_run_in_between_starts_the_count_anew(world: World) -> None:
+def test_a_bad_run_in_between_starts_the_count_again(world: World) -> None:
     aa_run(world, 0.3)
     for speed_up_log in (0.0, 0.0, 0.3, 0.0, 0.0):
         aa_run(world, speed_up_log)
@@ -179,7 +179,7 @@ def test_a_busy_runner_is_left_to_its_work_until_the_calibration_is_overdue(
     assert world.lease().pk == run.pk  # ahead of the person's run
 
 
-def test_a_finished_calibration_starts_the_interval_anew(world: World, settings: Settings) -> None:
+def test_a_finished_calibration_starts_the_interval_again(world: World, settings: Settings) -> None:
     settings.AA_INTERVAL_S = 3600
     age(world.runner, 1.1)
     schedule_calibrations()

@@ -1,4 +1,4 @@
-"""A runner that waits for its device: what queue, pages and REST say meanwhile."""
+"""A runner that waits for its device, in the queue, on pages and over REST."""
 
 from datetime import timedelta
 
@@ -43,8 +43,8 @@ def test_a_queue_says_that_its_runner_waits_instead_of_a_time_that_never_comes(w
         1,
     )
     assert progress_of(submission).detail == (
-        "It is next. The runner waits for its device: other work on the same machine holds it, and no one knows for "
-        "how long."
+        "It is next. The runner waits for its device: other work on the same machine uses it. The start cannot be "
+        "estimated."
     )
     queue = APIClient().get(f"/api/v1/submissions/{submission.pk}/").json()["queue"]
     assert (queue["ends_in_s"], queue["waiting_for_device"]) == (None, 1)
@@ -111,7 +111,7 @@ def test_only_a_runner_with_its_token_says_that_it_waits(world: World) -> None:
     assert not Runner.objects.filter(waits_for_device_since__isnull=False).exists()
 
 
-def test_a_run_that_takes_longer_than_usual_gives_no_time_that_stands_still(world: World) -> None:
+def test_a_run_that_takes_longer_than_usual_has_no_estimate(world: World) -> None:
     judged_in(world, 7)
     at_work(world.runner)
     world.submit(world.ann, DIFF)

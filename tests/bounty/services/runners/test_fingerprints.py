@@ -1,4 +1,4 @@
-"""What a runner says of its machine with every request for work, and what a change of it does."""
+"""Fingerprints of runners, and the effect of a change."""
 
 from typing import Any
 
@@ -9,8 +9,8 @@ from benchmarks.patch.policy import harness_hash
 from bounty.errors import BadRequest, NotLeasable
 from bounty.models import QuarantineCause, Run, Runner, RunnerState, StateChange
 from bounty.services.runners.calls import lease_run
-from bounty.services.runners.care import release
 from bounty.services.runners.fingerprints import differences
+from bounty.services.runners.maintenance import release
 from bounty.services.runners.registration import register_runner
 from tests.bounty.bounty_world import World, diff_of_line
 
@@ -66,17 +66,17 @@ def test_a_machine_that_goes_back_is_a_change_like_any_other(world: World) -> No
 def test_another_version_of_the_judge_gets_no_work_but_no_quarantine_either(world: World) -> None:
     world.submit(world.ann, DIFF)
     ask(world, machine())
-    with pytest.raises(NotLeasable, match="install the same one"):
+    with pytest.raises(NotLeasable, match="Install the same version"):
         ask(world, machine(harness="0" * 64))
     assert Runner.objects.get(pk=world.runner.pk).state == RunnerState.ACTIVE
     assert ask(world, machine()).runner_id == world.runner.pk
 
 
-def test_a_new_version_of_the_judge_starts_the_noise_history_anew(world: World) -> None:
+def test_a_new_version_of_the_judge_starts_the_noise_history_again(world: World) -> None:
     with pytest.raises(NotLeasable):
         ask(world, machine(harness="0" * 64))
     since = Runner.objects.get(pk=world.runner.pk).history_since
-    with pytest.raises(NotLeasable, match="Nothing waits"):
+    with pytest.raises(NotLeasable, match="No run waits"):
         ask(world, machine())
     assert Runner.objects.get(pk=world.runner.pk).history_since > since
 

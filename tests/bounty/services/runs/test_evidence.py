@@ -1,4 +1,4 @@
-"""Evidence counts only if all of it holds; everything else is refused, and the run is judged again."""
+"""Evidence is accepted only if all checks pass; otherwise it is refused and the run is queued again."""
 
 import copy
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from bounty.errors import EvidenceConflict, EvidenceRefused, LeaseLost
 from bounty.models import Evidence, Run, Runner, RunState, RunVerdict, StateChange
 from bounty.services.advance import advance_submission
 from bounty.services.runners import calls as runner_calls
-from bounty.services.runners.care import set_runner_state
+from bounty.services.runners.maintenance import set_runner_state
 from bounty.services.trees import blob_store
 from tests.bounty.bounty_world import World, diff_of_line, job_of
 from tests.bounty.synthetic import SECRET, invented_document, invented_evidence
@@ -63,7 +63,7 @@ def test_other_evidence_for_a_finished_run_is_refused(world: World, leased: Run)
 
 
 def resealed(world: World, run: Run, change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """What a runner with the right key would post if it had changed its document before sealing it."""
+    """Evidence from a runner with the right key that changed its document before sealing it."""
     document = invented_document(run=job_of(run))
     change(document)
     return seal(document, world.key)
@@ -264,7 +264,7 @@ def test_a_run_is_taken_from_a_runner_that_is_quarantined_while_it_judges(world:
     assert not Evidence.objects.exists()
 
 
-def test_evidence_that_comes_before_its_quarantined_runner_lost_the_run_earns_nobody_an_award(
+def test_evidence_that_comes_before_its_quarantined_runner_lost_the_run_earns_no_one_an_award(
     world: World, leased: Run
 ) -> None:
     # Between the quarantine's two steps: the runner is not trusted any more, the run is not taken back yet.

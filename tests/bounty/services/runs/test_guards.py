@@ -1,4 +1,4 @@
-"""Guard rails: between the price and the award, one run that shows that nothing else got worse."""
+"""Guard rails: between the price and the award, one run that shows that nothing else became worse."""
 
 import threading
 
@@ -146,7 +146,7 @@ def test_many_workers_order_one_guard_run() -> None:
     [
         ("confirming", "guard", "confirming: guard rails"),
         ("confirming", "confirmation", "confirming: price"),
-        ("confirming", "recheck", "confirming: price, measured anew"),
+        ("confirming", "recheck", "confirming: price, measured again"),
         ("confirmed", "recheck", "confirmed: random re-measurement"),
         ("queued", "gate", "queued"),
         ("confirmed", None, "confirmed"),

@@ -1,4 +1,4 @@
-"""Leases: who holds a run, what becomes of a lost one, and the log that survives both."""
+"""Leases: the holder of a run, lost runs, and the log across leases."""
 
 from datetime import timedelta
 from uuid import uuid4
@@ -14,7 +14,7 @@ from bounty.models import LogChunk, Run, Runner, RunState, RunVerdict, Submissio
 from bounty.services.advance import advance_submission
 from bounty.services.reconcile import reconcile_runs
 from bounty.services.runners import calls as runner_calls
-from bounty.services.runners.care import set_runner_state
+from bounty.services.runners.maintenance import set_runner_state
 from bounty.services.runs.logs import append_log, submission_log
 from bounty.services.runs.queues import queue_place
 from bounty.services.submissions import withdraw
@@ -130,7 +130,7 @@ def test_after_three_lost_attempts_the_verdict_is_an_infrastructure_error(world:
         reconcile_runs()
     verdict = RunVerdict.objects.get()
     assert (verdict.kind, verdict.evidence) == ("infrastructure_error", None)
-    assert "submit again" in verdict.reason
+    assert "Submit again" in verdict.reason
     submission.refresh_from_db()
     assert (submission.state, submission.verdict_kind) == ("judged", "infrastructure_error")
     with pytest.raises(NotLeasable):
@@ -200,7 +200,7 @@ def test_a_log_is_written_once_however_often_it_is_sent(world: World) -> None:
     assert text.count("one\n") == text.count("two\n") == 1
 
 
-def test_a_log_goes_on_over_attempts_and_is_read_from_any_place(world: World) -> None:
+def test_a_log_continues_over_attempts_and_is_read_from_any_place(world: World) -> None:
     submission = world.submit(world.ann, DIFF)
     run = world.lease()
     write(run, world.runner, 0, "first attempt é\n")

@@ -1,4 +1,4 @@
-"""The fair order: people take turns, whoever sends a hundred runs first."""
+"""The fair order: people take turns, also if one of them submits a hundred runs first."""
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -27,7 +27,7 @@ def test_recent_runs_count_against_a_person() -> None:
     assert order == [UUID(int=2), UUID(int=1)]
 
 
-def test_the_platforms_own_runs_wait_behind_everybody() -> None:
+def test_the_platforms_own_runs_wait_behind_everyone() -> None:
     order = fair_order([waiting(1, None, 0), waiting(2, 7, 5)], {7: 100})
     assert order == [UUID(int=2), UUID(int=1)]
 
@@ -80,7 +80,7 @@ def test_nothing_is_estimated_without_runners_or_where_a_run_ahead_is_unknown() 
     assert estimate(ahead_s=[], own_s=None, busy_s=[], idle=1) == Estimate(0, None)
 
 
-def test_a_runner_that_nobody_can_tell_the_end_of_is_not_counted_on() -> None:
+def test_a_runner_with_an_unknown_end_is_not_counted() -> None:
     assert estimate(ahead_s=[20.0], own_s=5.0, busy_s=[None], idle=1) == Estimate(20, 25)
     assert estimate(ahead_s=[], own_s=5.0, busy_s=[None], idle=0) == UNKNOWN
 

@@ -1,4 +1,4 @@
-"""A run's place in the queue, and when it starts and ends as far as earlier runs of its sort tell."""
+"""A run's place in the queue, and the estimates of its start and end."""
 
 from datetime import timedelta
 
@@ -9,13 +9,13 @@ from benchmarks.evidence.signing import generate_key
 from bounty.models import Run, Runner, RunState
 from bounty.pages.progress import progress_of
 from bounty.services.emergency import stop
-from bounty.services.runners.care import calibrate
+from bounty.services.runners.maintenance import calibrate
 from bounty.services.runs.queues import order_for, queue_place
 from tests.bounty.bounty_world import World, diff_of_line
 
 
 def took(run: Run, seconds: float) -> None:
-    """Make as if the run had been judged in so many seconds, just now."""
+    """Mark the run as just judged in this many seconds."""
     end = timezone.now()
     Run.objects.filter(pk=run.pk).update(leased_at=end - timedelta(seconds=seconds), finished_at=end)
 
@@ -111,10 +111,12 @@ def test_rest_and_the_page_tell_place_and_time(world: World) -> None:
     assert client.get(f"/api/v1/submissions/{later.pk}/").json()["queue"] == expected
     assert client.get(f"/api/v1/runs/{later.runs.get().pk}/").json()["queue"] == expected
     assert progress_of(submission).detail == "It is next. Starts now, ends in about 40 s."
-    assert progress_of(later).detail == "1 ahead of it. Starts in about 40 s, ends in about 80 s."
+    assert (
+        progress_of(later).detail == "1 ahead of it in the queue. Starts in about 40 s, ends in about 80 s."
+    )
     run = world.lease()
     assert run.state == RunState.LEASED
-    assert "end in about" in progress_of(submission).detail
+    assert "It ends in about" in progress_of(submission).detail
     assert client.get(f"/api/v1/submissions/{submission.pk}/").json()["queue"]["position"] is None
 
 

@@ -128,7 +128,7 @@ def test_a_guards_progress_counts_the_plans_pairs_over_its_rails() -> None:
     assert planned_pairs({}, {"decode/small": 6, "prefill/small": 6}) == 12
     n_suites = len(guarding_suites("moe_forward", "demo"))
     assert pairs_words(kind="guard", suite="moe_forward", preset="demo", done=28, most=36) == (
-        f"28 of 36 pairs over the rails of {n_suites} other suites; more where a rail is not clear yet"
+        f"28 of 36 pairs over the rails of {n_suites} other suites; more for rails that are not clear yet"
     )
     assert "the rails of 2 other suites" in pairs_words(
         kind="guard", suite="moe_forward", preset="tour", done=1, most=12

@@ -70,7 +70,7 @@ OTHERS: dict[str, tuple[Callable[[], Tokenizer], str]] = {
     "other letters": (lambda: byte_level({"a": 0, "\u4e2d" * 90: 1}), r"is BPE of characters, as '\u4e2d{20}', and"),
     "suffix": (
         lambda: byte_level({"a": 0, "a</w>": 1}, end_of_word_suffix="</w>"),
-        r"is BPE with marks where words go on or end",
+        r"is BPE with marks where words continue or end",
     ),
 }  # fmt: skip
 
@@ -130,10 +130,10 @@ def test_a_tokenizer_with_more_ids_than_the_model_is_refused_at_load_and_import(
     added = byte_level()
     added.add_tokens(["<think>"])
     folder = ours(tmp_path / "ours", added, [0], vocab_size=256)
-    with pytest.raises(LoadError, match="token ids up to 256 and the model knows 256 tokens, 0 to 255"):
+    with pytest.raises(LoadError, match="token ids up to 256 and the model has 256 tokens, 0 to 255"):
         load(str(folder))
     source = theirs(tmp_path / "theirs", added)
-    with pytest.raises(LoadError, match="token ids up to 256 and the model knows 256 tokens, 0 to 255"):
+    with pytest.raises(LoadError, match="token ids up to 256 and the model has 256 tokens, 0 to 255"):
         load(str(source))
     assert main(["import", str(source), str(tmp_path / "mine")]) == 1
     assert "Fetch the tokenizer that belongs to these weights" in capsys.readouterr().err
@@ -147,14 +147,14 @@ def test_a_tokenizer_with_more_ids_than_the_model_is_refused_at_load_and_import(
 def test_an_end_that_the_model_does_not_have_is_refused_at_load_and_import(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], stop: int
 ) -> None:
-    with pytest.raises(LoadError, match=f"token {stop:,} is said to end an answer"):
+    with pytest.raises(LoadError, match=f"the stop token {stop:,} is not in the model's vocabulary"):
         load(str(ours(tmp_path / "ours", byte_level(), [stop], vocab_size=256)))
     for name in ("eos_token_id", "bos_token_id", "pad_token_id"):
         source = theirs(tmp_path / name, byte_level(), **{name: stop})
         with pytest.raises(LoadError, match=rf"{name} = {stop} names a token .* in generation_config\.json"):
             load(str(source))
         assert main(["import", str(source), str(tmp_path / "mine")]) == 1
-        assert f"{name} = {stop} names a token that the model does not have" in capsys.readouterr().err
+        assert f"{name} = {stop} names a token outside of the model's vocabulary" in capsys.readouterr().err
 
 
 def test_a_swap_to_such_a_model_is_refused_and_the_old_one_serves_on(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_a_swap_to_such_a_model_is_refused_and_the_old_one_serves_on(tmp_path: P
             answer = http.post("/admin/swap", json={"model": folder})
             error = answer.json()["error"]
             assert (answer.status_code, error["code"]) == (422, "model_not_usable")
-            assert what in error["message"] and error["message"].endswith("tiny serves on")
+            assert what in error["message"] and error["message"].endswith("tiny still serves")
         body = {"model": "tiny", "prompt": "Hi", "max_tokens": 2}
         assert http.post("/v1/completions", json=body).status_code == 200
 

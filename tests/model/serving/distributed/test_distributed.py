@@ -165,7 +165,7 @@ def test_a_rank_that_is_killed_ends_the_job_at_once_and_says_which() -> None:
         os.kill(executor.process_ids[0], signal.SIGKILL)
         wait_until(lambda: lost, "the loss is told")
         assert str(lost[0]) == (
-            "rank 1 was ended by SIGKILL, and the others cannot go on without it: see its output above"
+            "rank 1 was ended by SIGKILL, and the others cannot continue without it: see its output above"
         )
         with pytest.raises(RankMissingError, match="rank 1 was ended by SIGKILL"):
             executor.step([Part([1], 0, [0])])

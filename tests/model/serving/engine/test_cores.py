@@ -31,7 +31,7 @@ def test_lists_are_linux_s() -> None:
 
 @pytest.mark.parametrize("text", ["", "a", "3-1", "0,0", "1-", "0-2,1", "-1"])
 def test_text_that_is_no_list_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="cores are a list like 0-3,8"):
+    with pytest.raises(ValueError, match="cores must be a list like 0-3,8"):
         parsed(text)
 
 

@@ -22,7 +22,7 @@ from model.serving.engine.engine import (
     NeverFitsError,
     QueueFullError,
 )
-from model.serving.engine.least_length import LeastLength
+from model.serving.engine.min_tokens import MinTokens
 from model.serving.executors.choice import blocks_within
 from model.serving.executors.plain_torch import TorchExecutor
 from model.serving.node.served import ServedModel, tiny
@@ -220,7 +220,7 @@ def test_the_models_own_stop_tokens_wait_for_it_too_unless_they_are_ignored(engi
 
 
 def test_a_least_length_rules_ends_out_until_it_is_reached() -> None:
-    constraint = LeastLength(2, frozenset({5}), 8)
+    constraint = MinTokens(2, frozenset({5}), 8)
     twin = constraint.fork()
     assert not constraint.allows(5) and constraint.allows(4) and not constraint.mask()[5]
     assert constraint.mask().sum() == 7 and constraint.allowed_prefix([1, 5, 5]) == 1
@@ -285,7 +285,7 @@ def test_a_cache_too_small_for_all_answers_all_the_same(served: ServedModel) -> 
 def test_a_prompt_of_tokens_that_the_model_lacks_is_refused_before_any_step(
     engine: Engine, token: int
 ) -> None:
-    with pytest.raises(ValueError, match="token ids must lie between 0 and"):
+    with pytest.raises(ValueError, match="token ids must be between 0 and"):
         engine.submit(replace(asking("good"), prompt=(1, token)), Collected())
     assert engine.n_waiting == 0
 

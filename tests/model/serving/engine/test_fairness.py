@@ -5,11 +5,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.serving.engine.fairness import OwnerTurns
+from model.serving.engine.fairness import VirtualTokenCounter
 
 
 def test_who_was_served_less_is_ahead() -> None:
-    turns = OwnerTurns()
+    turns = VirtualTokenCounter()
     for owner in ("a", "b"):
         turns.entered(owner)
     turns.charge("a", 10)
@@ -18,7 +18,7 @@ def test_who_was_served_less_is_ahead() -> None:
 
 
 def test_a_newcomer_starts_level_with_the_least_served() -> None:
-    turns = OwnerTurns()
+    turns = VirtualTokenCounter()
     turns.entered("a")
     turns.charge("a", 50)
     turns.entered("b")
@@ -28,7 +28,7 @@ def test_a_newcomer_starts_level_with_the_least_served() -> None:
 
 
 def test_a_pause_saves_no_turns_up_and_pays_no_debt_off() -> None:
-    turns = OwnerTurns()
+    turns = VirtualTokenCounter()
     for owner in ("pausing", "heavy", "steady"):
         turns.entered(owner)
     turns.charge("heavy", 100)
@@ -44,7 +44,7 @@ def test_a_pause_saves_no_turns_up_and_pays_no_debt_off() -> None:
 
 
 def test_an_owner_is_active_until_its_last_sequence_has_left() -> None:
-    turns = OwnerTurns()
+    turns = VirtualTokenCounter()
     turns.entered("other")
     turns.charge("other", 7)
     turns.entered("a")
@@ -57,7 +57,7 @@ def test_an_owner_is_active_until_its_last_sequence_has_left() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 9)), max_size=60))
 def test_with_nobody_left_nothing_is_remembered(visits: list[tuple[str, int]]) -> None:
-    turns = OwnerTurns()
+    turns = VirtualTokenCounter()
     for owner, n_tokens in visits:
         turns.entered(owner)
         turns.charge(owner, n_tokens)

@@ -23,8 +23,8 @@ from model.serving.executors.accelerated import accelerated_executor
 from model.serving.executors.base import Part
 from model.serving.executors.choice import BLOCK_TOKENS
 from model.serving.executors.cuda_graphs import (
+    CaptureSizes,
     GraphedExecutor,
-    Ladder,
     next_size,
     product_refusal,
     refusal,
@@ -60,12 +60,12 @@ DYNAMIC = dataclasses.replace(
     SMALL, name="dynamic", rope_scaling=RopeScaling("dynamic", factor=2.0, original_context=8)
 )
 LATENT = dataclasses.replace(SMALL, latent=LatentConfig(kv_rank=12, d_nope=8, d_rope=4, d_value=8))
-LADDER = Ladder(rows=(1, 4, 8), tokens=(8, 64))
+CAPTURE_SIZES = CaptureSizes(rows=(1, 4, 8), tokens=(8, 64))
 
 
 def graphed(config: ModelConfig, capture: EachTime, n_blocks: int = 24) -> GraphedExecutor:
     model = random_transformer(config).eval()
-    return GraphedExecutor(model, n_blocks, block_tokens=4, ladder=LADDER, capture=capture)
+    return GraphedExecutor(model, n_blocks, block_tokens=4, capture_sizes=CAPTURE_SIZES, capture=capture)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_each_size_is_captured_once_and_may_be_captured_before() -> None:
     assert (capture.n_captured, capture.n_replayed) == (6, 6)
 
 
-def test_longer_steps_and_sequences_than_the_ladder_go_the_plain_way() -> None:
+def test_longer_steps_and_sequences_than_the_largest_size_are_not_captured() -> None:
     capture = EachTime()
     executor = graphed(SMALL, capture, n_blocks=60)
     sequences = Sequences(executor, SMALL.vocab_size)
@@ -156,12 +156,12 @@ def test_a_step_that_does_not_fit_its_blocks_is_refused() -> None:
 
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=8, unique=True), st.integers(0, 120))
 def test_the_next_size_is_the_smallest_that_holds_all(sizes: list[int], n: int) -> None:
-    ladder = sorted(sizes)
-    found = next_size(n, ladder)
+    ascending = sorted(sizes)
+    found = next_size(n, ascending)
     if found is None:
-        assert n > ladder[-1]
+        assert n > ascending[-1]
     else:
-        assert n <= found and not any(n <= size < found for size in ladder)
+        assert n <= found and not any(n <= size < found for size in ascending)
 
 
 @pytest.mark.parametrize(
@@ -178,13 +178,13 @@ def test_the_next_size_is_the_smallest_that_holds_all(sizes: list[int], n: int) 
     ],
 )
 def test_only_plain_decoding_has_a_size(parts: list[Part], size: tuple[int, int] | None) -> None:
-    assert LADDER.size(parts) == size
+    assert CAPTURE_SIZES.size(parts) == size
 
 
 @pytest.mark.parametrize("sizes", [(), (2, 1), (1, 1), (0, 1)])
-def test_ladders_that_do_not_ascend_are_refused(sizes: tuple[int, ...]) -> None:
+def test_sizes_that_do_not_ascend_are_refused(sizes: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="ascending"):
-        Ladder(rows=sizes)
+        CaptureSizes(rows=sizes)
 
 
 def test_inputs_keep_their_memory() -> None:
@@ -206,17 +206,17 @@ def test_inputs_keep_their_memory() -> None:
         (300, 100_000, (1, 2, 4, 8, 16, 32, 64), (256, 1024, 4096, 16_384)),
     ],
 )
-def test_a_ladder_ends_where_no_step_reaches(
+def test_sizes_end_where_no_step_reaches(
     most_rows: int, most_tokens: int, rows: tuple[int, ...], tokens: tuple[int, ...]
 ) -> None:
-    assert Ladder.within(most_rows, most_tokens, 9) == Ladder(rows, tokens, 9)
+    assert CaptureSizes.within(most_rows, most_tokens, 9) == CaptureSizes(rows, tokens, 9)
 
 
-def test_a_ladder_has_no_size_whose_copy_is_larger_than_allowed() -> None:
-    ladder = Ladder(rows=(1, 4, 8), tokens=(8, 64), most_slots=64)
-    assert ladder.sizes == [(1, 64), (8, 8), (4, 8), (1, 8)]
-    assert ladder.size([Part([1], 7, [0])] * 8) == (8, 8)
-    assert ladder.size([Part([1], 8, [0])] * 2) is None
+def test_there_is_no_size_whose_copy_is_larger_than_allowed() -> None:
+    capture_sizes = CaptureSizes(rows=(1, 4, 8), tokens=(8, 64), most_slots=64)
+    assert capture_sizes.sizes == [(1, 64), (8, 8), (4, 8), (1, 8)]
+    assert capture_sizes.size([Part([1], 7, [0])] * 8) == (8, 8)
+    assert capture_sizes.size([Part([1], 8, [0])] * 2) is None
 
 
 # -- experts ----------------------------------------------------------------------------------------
@@ -281,7 +281,7 @@ def test_an_accelerators_model_that_cannot_be_captured_is_computed_plainly_and_s
     with caplog.at_level(logging.WARNING, "model.serving.executors.accelerated"):
         executor = accelerated_executor(random_transformer(LATENT).eval(), limits, capture=capture)
     assert type(executor) is TorchExecutor and capture.n_captured == 0
-    assert "without CUDA graphs: latent attention has no captured form" in caplog.text
+    assert "without CUDA graphs: MLA has no captured form" in caplog.text
 
 
 # -- what cannot be captured ------------------------------------------------------------------------
@@ -289,11 +289,11 @@ def test_an_accelerators_model_that_cannot_be_captured_is_computed_plainly_and_s
 
 def test_models_that_cannot_be_captured_say_why() -> None:
     assert refusal(random_transformer(QWEN)) is None
-    assert "latent" in str(refusal(random_transformer(LATENT)))
+    assert "MLA" in str(refusal(random_transformer(LATENT)))
     offloaded = random_transformer(QWEN)
     spread(offloaded, Layout(2, CPU))
     assert "several devices" in str(refusal(offloaded))
-    with pytest.raises(ValueError, match="cannot be served by CUDA graphs: latent"):
+    with pytest.raises(ValueError, match="cannot be served by CUDA graphs: MLA"):
         GraphedExecutor(random_transformer(LATENT), 4, capture=EachTime())
 
 
@@ -306,7 +306,7 @@ def test_models_that_cannot_be_captured_say_why() -> None:
             torch.float32,
             (9, 0),
             (512, 128),
-            "takes bf16, not torch.float32: serve the model with --weights bf16",
+            "needs bf16, not torch.float32: serve the model with --weights bf16",
         ),
         (torch.bfloat16, (8, 9), (512, 128), "this device has 8.9"),
         (torch.bfloat16, (12, 0), (512, 128), "this device has 12.0"),
@@ -335,7 +335,7 @@ def test_replayed_graphs_give_the_answers_of_plain_steps(config: ModelConfig) ->
 
     plain = TorchExecutor(model(), 24, block_tokens=4)  # type: ignore[arg-type]
     expected, _ = served_mix(plain, config.vocab_size)
-    executor = GraphedExecutor(model(), 24, block_tokens=4, ladder=LADDER)  # type: ignore[arg-type]
+    executor = GraphedExecutor(model(), 24, block_tokens=4, capture_sizes=CAPTURE_SIZES)  # type: ignore[arg-type]
     logits, _ = served_mix(executor, config.vocab_size)
     assert executor.n_graphs == 1
     assert relative_error(logits[4], expected[4]) < 0.05

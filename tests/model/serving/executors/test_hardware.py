@@ -75,12 +75,15 @@ def test_without_kernels_plain_torch_keeps_the_weights(monkeypatch: pytest.Monke
         (["--tensor-parallel", "2", "--expert-parallel", "3"], "one a multiple of the other"),
         (["--hot-experts", "2", "--device-models", "a.json"], "leave --hot-experts out"),
         (["--hot-experts", "2", "--accelerator", "cpu", "--tensor-parallel", "2"], "single process"),
-        (["--weights", "int8", "--tensor-parallel", "2"], "neither several ranks nor offloading"),
+        (
+            ["--weights", "int8", "--tensor-parallel", "2"],
+            "cannot be combined with several ranks or offloading",
+        ),
         (["--hot-experts", "2", "--accelerator", "abacus"], "no device 'abacus' here .* give another"),
         (["--accelerator", "cuda"], "leave it out, or use --device to compute everything there"),
         (["--accelerator", "cpu", "--device-models", "a.json"], "--device-models name theirs"),
-        (["--device", "cuda", "--tensor-parallel", "2"], "several ranks find their own: leave it out"),
-        (["--device", "cpu", "--hot-experts", "2"], "compute on --accelerator and the host: leave it out"),
+        (["--device", "cuda", "--tensor-parallel", "2"], "several ranks choose their own: leave it out"),
+        (["--device", "cpu", "--hot-experts", "2"], "uses --accelerator and the host: leave it out"),
         (["--device", "cpu", "--device-models", "a.json"], "name theirs: leave it out"),
         (["--device", "cuda", "--weights", "int8"], "on the host: use fp32 or bf16 on cuda"),
     ],
@@ -165,7 +168,7 @@ def test_device_models_decide_where_experts_lie(tmp_path: Path) -> None:
     assert [experts.hot for experts in served.executor.experts] == [None, None]
     weights = 4 * tiny().transformer.config.total_parameters
     file.write_text(to_json(dataclasses.replace(host, memory_bytes=weights + LIMITS.max_cache_bytes // 2)))
-    with pytest.raises(PlacementError, match="tiny fits on no assignment to host: it needs GB of attention"):
+    with pytest.raises(PlacementError, match="tiny does not fit on host in any placement: it needs, in GB: attention"):
         load_on(read("--device-models", str(file)), "tiny", None, LIMITS)  # the cache has no room
     file.write_text(to_json(dataclasses.replace(host, name="abacus", kind="abacus")))
     with pytest.raises(ValueError, match="no device 'abacus' here"):
@@ -195,7 +198,7 @@ def test_a_node_of_two_ranks_serves_and_ends_with_a_rank_that_is_killed(
     os.kill(rank, signal.SIGKILL)
     assert node.process.wait(WAIT_S) == 1
     errors = "".join(node.stderr)
-    assert "error: rank 1 was ended by SIGKILL, and the others cannot go on without it" in errors
+    assert "error: rank 1 was ended by SIGKILL, and the others cannot continue without it" in errors
 
 
 @pytest.mark.long

@@ -252,7 +252,7 @@ def test_where_nothing_can_be_kept_weights_are_packed_into_memory(
     folder.mkdir()
     folder.chmod(0o777)
     assert_same(load(opened, folder), expected)
-    assert "others may write" in caplog.text and list(folder.iterdir()) == []
+    assert "other users can write" in caplog.text and list(folder.iterdir()) == []
 
 
 def test_a_full_disk_costs_nothing_but_the_file(
@@ -281,7 +281,7 @@ def test_a_disk_that_others_need_is_left_alone(
     needed = least_bytes(opened.transformer, "int8")
     monkeypatch.setattr(kept_weights.shutil, "disk_usage", lambda _: room._replace(free=2 * needed - 1))
     assert_same(load(opened, folder), expected)
-    assert "more than half of what the disk has left" in caplog.text and files(folder) == []
+    assert "more than half of the disk's free space" in caplog.text and files(folder) == []
     monkeypatch.setattr(kept_weights.shutil, "disk_usage", lambda _: room._replace(free=2 * needed))
     load(opened, folder)
     assert len(files(folder)) == 1

@@ -327,10 +327,10 @@ GOOD = Part([1, 2, 3], 14, [0, 1])
         ([replace(GOOD, past=-1)], "needs new tokens"),
         ([replace(GOOD, past=SMALL.max_context - 2, blocks=list(range(20)))], "max_context"),
         ([replace(GOOD, blocks=[0])], "do not fit into 1 blocks"),
-        ([GOOD, replace(GOOD, blocks=[2, N_BLOCKS])], "blocks lie in"),
-        ([replace(GOOD, blocks=[-1, 0])], "blocks lie in"),
-        ([replace(GOOD, n_logits=4)], "after new tokens only"),
-        ([replace(GOOD, n_logits=-1)], "after new tokens only"),
+        ([GOOD, replace(GOOD, blocks=[2, N_BLOCKS])], "blocks are in"),
+        ([replace(GOOD, blocks=[-1, 0])], "blocks are in"),
+        ([replace(GOOD, n_logits=4)], "after its own new tokens only"),
+        ([replace(GOOD, n_logits=-1)], "after its own new tokens only"),
         ([replace(GOOD, tokens=[1, SMALL.vocab_size])], "token ids"),
         ([replace(GOOD, tokens=[-1])], "token ids"),
     ],
@@ -351,7 +351,7 @@ def test_a_step_without_wanted_logits_only_writes() -> None:
 def test_what_is_not_supported_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(SMALL, moe=replace(MOE, n_experts=2000))
     assert "more than 1024 experts" in (supports(config) or "")
-    assert "keys of more than 2048" in (supports(replace(SMALL, d_head=2050)) or "")
+    assert "keys wider than 2048" in (supports(replace(SMALL, d_head=2050)) or "")
     model = model_of("llama")
     with pytest.raises(ValueError, match="weights must be one of fp32, bf16"):
         NativeExecutor(model, N_BLOCKS, weights="int3")  # type: ignore[arg-type]

@@ -39,9 +39,9 @@ def library() -> ctypes.CDLL:
 
 
 def packed(
-    library: ctypes.CDLL, weight: Tensor, weights: Weights, beside: Tensor | None = None
+    library: ctypes.CDLL, weight: Tensor, weights: Weights, interleaved: Tensor | None = None
 ) -> PackedStack:
-    return pack(library, weight, weights, OwnMemory(), beside)
+    return pack(library, weight, weights, OwnMemory(), interleaved)
 
 
 def quantised(weight_NK: Tensor) -> tuple[Tensor, Tensor]:
@@ -233,7 +233,7 @@ def test_a_number_that_is_none_reaches_the_outputs(library: ctypes.CDLL, bad: fl
 def test_gate_and_up_take_turns_of_16_rows(library: ctypes.CDLL, weights: Weights) -> None:
     torch.manual_seed(0)
     gate_FD, up_FD, x_MD = torch.randn(20, 12), torch.randn(20, 12), torch.randn(3, 12)
-    found = product(library, packed(library, gate_FD, weights, beside=up_FD), x_MD).view(3, 2, 2, 16)
+    found = product(library, packed(library, gate_FD, weights, interleaved=up_FD), x_MD).view(3, 2, 2, 16)
     for half, weight_FD in enumerate((gate_FD, up_FD)):
         alone = product(library, packed(library, weight_FD, weights), x_MD)
         assert torch.equal(found[:, :, half].reshape(3, 32)[:, :20], alone)

@@ -154,7 +154,7 @@ def test_a_copied_block_goes_its_own_way() -> None:
     ("part", "message"),
     [
         (Part(TOKENS[:17], 0, [0]), "17 tokens do not fit into 1 blocks"),
-        (Part([1], 0, [0], 2), "2 logits are wanted of 1 new"),
+        (Part([1], 0, [0], 2), "2 logits are asked for after 1 new"),
         (Part([], 0, [0], 0), "new tokens"),
     ],
 )

@@ -253,7 +253,7 @@ def test_failed_swaps_leave_the_old_model_serving_and_sigterm_lets_it_end(
 
     def swap(model: object) -> tuple[int, str]:
         answer = client.post("/admin/swap", json={"model": str(model)})
-        assert "tiny serves on" in answer.json()["error"]["message"]
+        assert "tiny still serves" in answer.json()["error"]["message"]
         assert client.post("/v1/completions", json=body()).status_code == 200
         return answer.status_code, answer.json()["error"]["code"]
 

@@ -77,7 +77,7 @@ async def test_a_swap_switches_new_requests_and_lets_old_ones_end() -> None:
     swapped = await host.swap("b")
     assert (swapped.model, swapped.previous, host.n_swaps) == ("b", "a", 1)
     assert host.accepting().backend.name == "b" and not shelf.made["a"].is_stopped
-    with pytest.raises(ApiError, match="still answers"):
+    with pytest.raises(ApiError, match="still answers requests"):
         await host.swap("a")
     shelf.made["a"].gate.set()
     assert len(await answering) == 3
@@ -119,7 +119,7 @@ async def test_a_swap_that_fails_leaves_the_old_model_serving(status: int, code:
     with pytest.raises(ApiError) as caught:
         await host.swap("b")
     assert (caught.value.status, caught.value.code) == (status, code)
-    assert "why it failed" in caught.value.message and "a serves on" in caught.value.message
+    assert "why it failed" in caught.value.message and "a still serves" in caught.value.message
     shelf.made["a"].gate.set()
     assert len(await texts(await host.accepting().start(ask()))) == 3
     assert shelf.failures == 0
@@ -131,7 +131,7 @@ async def test_an_unforeseen_failure_of_a_swap_is_answered_too(caplog: pytest.Lo
     shelf = Shelf("a", "b")
     host = await started(shelf)
     shelf.errors["b"] = ZeroDivisionError("a bug")
-    with pytest.raises(ApiError, match="a serves on") as caught:
+    with pytest.raises(ApiError, match="a still serves") as caught:
         await host.swap("b")
     assert caught.value.code == "swap_failed" and "a bug" in caplog.text
     assert host.accepting().backend.name == "a"

@@ -144,7 +144,7 @@ def test_each_failure_has_its_own_code(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_model_that_computes_no_numbers_is_not_served(tmp_path: Path) -> None:
     served = load_served(str(spoilt(tmp_path / "spoilt")))
-    with pytest.raises(LoadError, match="spoilt computes numbers that are not finite") as damaged:
+    with pytest.raises(LoadError, match="spoilt computes values that are not finite") as damaged:
         Service(served, EngineLimits())
     assert (damaged.value.status, damaged.value.code) == (422, "model_not_usable")
 

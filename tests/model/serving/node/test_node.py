@@ -366,9 +366,9 @@ def test_start_up_problems_say_what_to_do(tmp_path: Path, capsys: pytest.Capture
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         busy = refused("--model", "tiny", "--port", str(taken.getsockname()[1]))
-    assert "choose another with --port" in busy
+    assert "choose another port with --port" in busy
     (tmp_path / "empty").write_text("\n")
-    assert "holds no token" in refused("--model", "tiny", "--token-file", str(tmp_path / "empty"))
+    assert "contains no token" in refused("--model", "tiny", "--token-file", str(tmp_path / "empty"))
     assert "--upstream" in refused("--port", "0")
 
 
@@ -392,8 +392,11 @@ def test_start_up_problems_say_what_to_do(tmp_path: Path, capsys: pytest.Capture
         ),
         (["--tensor-parallel", "0"], "argument --tensor-parallel: must be a whole number, at least 1"),
         (["--tensor-parallel", "3"], "n_heads (4) is not a multiple of tp (3)"),
-        (["--hot-experts", "99", "--accelerator", "cpu"], "99 experts cannot be hot: tiny has 8 per layer"),
-        (["--accelerator", "cuda"], "--accelerator is where the experts of --hot-experts lie"),
+        (
+            ["--hot-experts", "99", "--accelerator", "cpu"],
+            "--hot-experts 99 is not possible: tiny has 8 experts per layer",
+        ),
+        (["--accelerator", "cuda"], "--accelerator is the device of --hot-experts"),
         (["--upstream", "http://127.0.0.1:9/v1", "--max-context", "0"], "argument --max-context: must be"),
     ],
 )

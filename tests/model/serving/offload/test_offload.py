@@ -178,9 +178,9 @@ def test_a_block_that_was_copied_serves_as_the_first_one() -> None:
 
 
 def test_more_hot_experts_than_there_are_are_refused() -> None:
-    with pytest.raises(ConfigError, match="qwen3-moe has 8 per layer"):
+    with pytest.raises(ConfigError, match="qwen3-moe has 8 experts per layer"):
         spread(random_transformer(QWEN), Layout(9, CPU))
-    with pytest.raises(ConfigError, match="small has 0 per layer"):
+    with pytest.raises(ConfigError, match="small has 0 experts per layer"):
         spread(random_transformer(SMALL), Layout(1, CPU))
 
 

@@ -183,7 +183,7 @@ def logits(config: ModelConfig, state: State, x_SD: Tensor) -> Tensor:
     return linear(normed, state["embedding"] if config.tie_embeddings else state["head"])
 
 
-def ahead_logits(config: ModelConfig, state: State, x_SD: Tensor, tokens: list[int]) -> list[Tensor]:
+def mtp_logits(config: ModelConfig, state: State, x_SD: Tensor, tokens: list[int]) -> list[Tensor]:
     """Of module i at the positions p whose token p + i + 1 exists: [S - i - 1, V]."""
     results = []
     for depth in range(config.n_ahead):

@@ -17,7 +17,7 @@ from model.sampling import Sampler, SamplingSettings
 from model.serving.executors.base import Part
 from model.serving.executors.plain_torch import TorchExecutor
 from model.serving.speculation.choice import proposers
-from model.serving.speculation.mtp import AheadExecutor, AheadProposer
+from model.serving.speculation.mtp import AheadExecutor, MTPProposer
 from model.transformer import Transformer
 from tests.model.random_models import SMALL, random_transformer, relative_error
 from tests.model.serving.executors.executor_steps import logits_of
@@ -63,7 +63,7 @@ def expected_logits(model: Transformer, tokens: list[int], drafts: list[int]) ->
     computed = len(tokens) - 1
     rows = torch.tensor([[*tokens, *drafts]])
     with torch.no_grad():
-        all_logits = model.ahead_logits(model.hidden(rows), rows)
+        all_logits = model.mtp_logits(model.hidden(rows), rows)
     return [logits[0, computed - 1] for logits in all_logits]
 
 
@@ -98,13 +98,13 @@ def test_only_what_has_changed_is_computed_again(monkeypatch: pytest.MonkeyPatch
     tokens = random_ids(20)
     executor.step([Part(tokens[:16], 0, BLOCKS, 1)])
     lengths: list[int] = []
-    inner = model.ahead_step
+    inner = model.mtp_step
 
     def counted(depth: int, x_TD: Tensor, joined: Sequence[int], store: object) -> tuple[Tensor, Tensor]:
         lengths.append(len(joined))
         return inner(depth, x_TD, joined, store)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(model, "ahead_step", counted)
+    monkeypatch.setattr(model, "mtp_step", counted)
     drafted(executor, tokens[:17], 2)
     executor.step([Part(tokens[16:17], 16, BLOCKS, 1)])
     drafted(executor, tokens[:18], 2)
@@ -145,7 +145,7 @@ def test_decoding_with_modules_leaves_the_answer_as_it_is() -> None:
         for n_drafts in (0, 2):
             executor = AheadExecutor(model, 10, block_tokens=BLOCK_TOKENS)
             sampler = Sampler(settings)
-            proposer = AheadProposer(executor, lambda: BLOCKS, sampler.guess)
+            proposer = MTPProposer(executor, lambda: BLOCKS, sampler.draft_token)
             tokens = random_ids(6)
             executor.step([Part(tokens[:5], 0, BLOCKS, 0)])
             computed = 5
@@ -187,7 +187,7 @@ def test_models_of_one_other_precision_are_stepped_and_drafted(
     part = Part([1, 2, 3, 4], 0, [2])
     assert torch.equal(logits_of(executor, [part]), logits_of(plain, [part]))
     assert len(drafted(executor, [1, 2, 3, 4, 5], 2, [2])[0]) == 2
-    kept = (executor._keys, executor._values, executor._ahead_keys, executor._ahead_values, executor._joined)
+    kept = (executor._keys, executor._values, executor._mtp_keys, executor._mtp_values, executor._joined)
     streams_bytes = executor._streams_SD.nbytes
     assert executor.bytes_per_block * 4 == sum(memory.nbytes for memory in kept) + streams_bytes
 
@@ -201,7 +201,7 @@ def test_nothing_is_drafted_without_a_past_or_room() -> None:
 
 
 def test_a_model_without_modules_is_refused_and_memory_is_counted() -> None:
-    with pytest.raises(ValueError, match="no multi-token prediction"):
+    with pytest.raises(ValueError, match="no MTP modules"):
         AheadExecutor(random_transformer(SMALL), 10)
     executor = AheadExecutor(random_transformer(CONFIGS["dense"]), 10, block_tokens=BLOCK_TOKENS)
     per_token = 4 * 2 * 2 * 2 * SMALL.d_head * 2 + 4 * SMALL.d_model + 8 * 2  # 2 layers and 2 modules

@@ -272,7 +272,7 @@ async def test_choices_that_have_more_tokens_together_than_allowed_fail(found: F
         ([said("a", finish="stop")], "done", "--tokenizer"),
         ([{"error": {"message": "out of blocks"}}], "done", "out of blocks"),
         ([b"{"], "done", "not JSON"),
-        ([b"[1]"], "done", "no JSON object"),
+        ([b"[1]"], "done", "not a JSON object"),
         ([{"choices": [5]}], "done", "AttributeError"),
     ],
 )

@@ -79,7 +79,7 @@ def test_the_name_may_be_given() -> None:
             {"recipe": {"learning_rate": math.inf}},
             r"\[recipe\] learning_rate must be a finite number, not inf",
         ),
-        ({"recipe": {"learning_rate": 10**400}}, r"\[recipe\] learning_rate must lie within 64 bits"),
+        ({"recipe": {"learning_rate": 10**400}}, r"\[recipe\] learning_rate must fit in 64 bits"),
         ({"budget": {"seconds": math.nan}}, r"\[budget\] seconds must be a finite number, not nan"),
         (
             {"distillation": {"teacher": "x", "temperature": math.inf}},
@@ -87,7 +87,7 @@ def test_the_name_may_be_given() -> None:
         ),
         ({"model": {"norm_eps": math.nan}}, r"\[model\] norm_eps must be a finite number"),
         ({"parallel": {"dp": 2, "timeout_s": math.inf}}, r"\[parallel\] timeout_s must be a finite number"),
-        ({"seed": 2**63}, r"seed must lie within 64 bits"),
+        ({"seed": 2**63}, r"seed must fit in 64 bits"),
     ],
 )
 def test_what_is_wrong_is_named(tables: dict[str, Any], message: str) -> None:
@@ -173,7 +173,7 @@ def test_a_checkpoint_has_its_shape_already(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="leave the other keys out"):
         run_config_from(document, name="x")
     document["model"] = {"checkpoint": str(tmp_path)}
-    with pytest.raises(CheckpointError, match="holds no model"):
+    with pytest.raises(CheckpointError, match="has no model"):
         run_config_from(document, name="x").model.shape(10)
 
 
@@ -308,7 +308,7 @@ def test_a_configuration_survives_json_and_says_what_changed() -> None:
     other = {"config": after.to_dict(), "machine": {**machine, "threads": 4}}
     [changed, rounding] = changes(saved, other)
     assert changed == "recipe.learning_rate was 0.01 and is 0.02 from here on"
-    assert "another threads" in rounding and "not in every bit" in rounding
+    assert "another threads" in rounding and "but not bit for bit" in rounding
 
 
 def test_a_key_that_an_older_run_did_not_know_has_changed_where_it_is_on() -> None:

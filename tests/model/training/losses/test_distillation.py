@@ -144,7 +144,7 @@ def test_data_that_the_cache_does_not_know_ends_the_run_and_keeps_the_checkpoint
         train(config, open_data(config))
     fault = explain(raised.value, "gainshare train run.toml")
     assert fault is not None and (fault.code, fault.exit_status) == ("data", 6)
-    assert "knows nothing about a piece" in str(fault)
+    assert "has no entry for a piece" in str(fault)
     assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-00000001"]
 
 
@@ -197,8 +197,8 @@ def test_a_teacher_of_another_tokenizer_is_refused(school: Path, tmp_path: Path)
 def test_a_cache_of_another_temperature_or_none_is_refused(school: Path, tmp_path: Path) -> None:
     fill(school, tmp_path / "answers", student(school, tmp_path / "any"), 1, temperature=4.0)
     for folder, message in (
-        (tmp_path / "answers", "temperature of 4.0"),
-        (tmp_path / "none", "holds no teacher's"),
+        (tmp_path / "answers", "temperature 4.0"),
+        (tmp_path / "none", "has no teacher's"),
     ):
         config = student(school, tmp_path / "run", distillation={"cache": str(folder)})
         with pytest.raises(ConfigError, match=message):
@@ -302,7 +302,7 @@ def test_a_loss_on_hidden_states_may_be_dropped_or_weighed_otherwise_not_added(
     )
     assert "hidden_loss" not in steps[0].metrics and "objective" not in newest(tmp_path / "with")
     for again in (hidden(school, tmp_path / "with"), hidden(school, tmp_path / "other")):
-        with pytest.raises(SavedStateError, match="may be dropped or weighed otherwise, not added"):
+        with pytest.raises(SavedStateError, match="may be dropped or weighted differently, but not added"):
             if again.output.name == "other":
                 two = {"n_layers": 2, "d_model": 32}
                 steps_of(
@@ -326,7 +326,9 @@ def test_layers_are_mapped_evenly_or_as_the_file_says(school: Path, tmp_path: Pa
         moved = [parameter for group in trainer.optimizer.param_groups for parameter in group["params"]]
         assert any(parameter is trainer.objective.hidden.projections["0"] for parameter in moved)
     config = hidden(school, tmp_path / "run", distillation={"layer_map": [[0, 2]]})
-    with pytest.raises(ConfigError, match=r"\[distillation\] the layer map sends 0 to 2: the student has 1"):
+    with pytest.raises(
+        ConfigError, match=r"\[distillation\] the layer map maps layer 0 to 2: the student has 1"
+    ):
         train(config, open_data(config))
 
 
@@ -380,5 +382,5 @@ def test_an_objective_is_chosen_before_the_first_update(school: Path, tmp_path: 
     trainer = trainer_for(config, data.vocabulary)
     trainer.update([next(data.stream)], progress=0.0)
     data.stream.close()
-    with pytest.raises(ValueError, match="before the optimiser has any moments"):
+    with pytest.raises(ValueError, match="the optimiser already has moments"):
         trainer.learn_by(losses_on)

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from model.data.batches.batch import IGNORED
-from model.training.losses.chunked import ahead_loss
+from model.training.losses.chunked import mtp_loss
 from model.training.losses.cross_entropy import (
-    ahead_targets,
+    mtp_targets,
     next_token_loss,
     next_token_targets,
-    target_loss,
 )
+from tests.model.training.losses.reference_loss import target_loss
 
 
 def nats(logits_V: Tensor, token: int) -> float:
@@ -112,38 +112,38 @@ def test_ahead_targets_are_the_tokens_further_on_in_the_same_document(
         return tokens[at] if is_inside and at - 1 not in hidden else IGNORED
 
     next_targets = torch.tensor([[following(p, 1) for p in range(size)]])
-    found = ahead_targets(next_targets, distance, torch.tensor([documents]))
+    found = mtp_targets(next_targets, distance, torch.tensor([documents]))
     assert found.tolist() == [[following(p, 1 + distance) for p in range(size)]]
 
 
 def test_ahead_targets_without_documents_only_end_with_the_row() -> None:
     targets = torch.tensor([[1, 2, 3, 4]])
-    assert ahead_targets(targets, 1).tolist() == [[2, 3, 4, IGNORED]]
-    assert ahead_targets(targets, 9).tolist() == [[IGNORED] * 4]
+    assert mtp_targets(targets, 1).tolist() == [[2, 3, 4, IGNORED]]
+    assert mtp_targets(targets, 9).tolist() == [[IGNORED] * 4]
 
 
-def test_ahead_loss_scores_module_i_on_the_token_i_plus_two_ahead() -> None:
+def test_mtp_loss_scores_module_i_on_the_token_i_plus_two_ahead() -> None:
     tokens = torch.randint(11, (3, 6), generator=torch.Generator().manual_seed(3))
     modules = [make_logits(seed) for seed in (4, 5)]  # a head of ones on the diagonal leaves them as they are
     losses = []
     for i, logits in enumerate(modules):
         pairs = [nats(logits[b, p], int(tokens[b, p + i + 2])) for b in range(3) for p in range(6 - i - 2)]
         losses.append(sum(pairs) / len(pairs))
-    found = ahead_loss(modules, torch.eye(11), next_token_targets(tokens))
+    found = mtp_loss(modules, torch.eye(11), next_token_targets(tokens))
     assert found.item() == pytest.approx(sum(losses) / 2, rel=1e-6)
 
 
-def test_ahead_loss_does_not_look_into_the_next_document() -> None:
+def test_mtp_loss_does_not_look_into_the_next_document() -> None:
     documents = torch.tensor([[0, 0, 0, 1, 1, 1]] * 3)
     tokens = torch.randint(11, (3, 6))
     targets = next_token_targets(tokens).masked_fill(documents != documents.roll(-1, 1), IGNORED)
     logits = make_logits().requires_grad_()
-    ahead_loss([logits], torch.eye(11), targets, documents_BS=documents).backward()
+    mtp_loss([logits], torch.eye(11), targets, documents_BS=documents).backward()
     assert logits.grad is not None
     used = logits.grad.abs().sum(-1) > 0
     assert used.tolist() == [[True, False, False, True, False, False]] * 3
 
 
-def test_ahead_loss_without_modules_is_an_error() -> None:
+def test_mtp_loss_without_modules_is_an_error() -> None:
     with pytest.raises(ValueError, match="n_ahead"):
-        ahead_loss([], torch.eye(11), make_targets())
+        mtp_loss([], torch.eye(11), make_targets())

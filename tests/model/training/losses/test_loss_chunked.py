@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from model.data.batches.batch import IGNORED
-from model.training.losses.chunked import CHUNK, ahead_loss, chunked_target_loss
-from model.training.losses.cross_entropy import target_loss
+from model.training.losses.chunked import CHUNK, chunked_target_loss, mtp_loss
+from tests.model.training.losses.reference_loss import target_loss
 
 N_TOKENS, D_MODEL = 37, 8
 
@@ -153,7 +153,7 @@ def test_predictions_further_ahead_hold_no_more_than_a_chunk_either() -> None:
     x, head = torch.randn(1, CHUNK + 100, 4, requires_grad=True), torch.randn(50, 4, requires_grad=True)
     targets = torch.randint(50, (1, CHUNK + 100))
     with LargestTensor() as seen:
-        ahead_loss([x, x.detach()], head, targets).backward()
+        mtp_loss([x, x.detach()], head, targets).backward()
     assert seen.n_bytes == CHUNK * 50 * 4
 
 

@@ -1,4 +1,4 @@
-"""What a run leaves to look at: log, event files, plot, terminal lines; and the small figures that they show."""
+"""What a run leaves to look at: log, event files, terminal lines; and the small figures that they show."""
 
 from __future__ import annotations
 
@@ -37,7 +37,6 @@ from model.training.report.log import RunLog, cut_behind, read_log
 from model.training.report.memory import memory_use
 from model.training.report.pace import Pace
 from model.training.report.progress import LiveProgress, PlainProgress, progress_on
-from model.training.report.run_plot import draw_run
 from model.training.report.tensorboard import TensorBoardLog
 from model.training.report.throughput import Speedometer
 from model.transformer import Transformer
@@ -125,22 +124,6 @@ def test_numbers_that_are_none_are_words_in_the_log(tmp_path: Path) -> None:
     logged(file, [stepped(1, loss=math.nan, mfu=math.inf)])
     [row] = read_log(file)
     assert (row["loss"], row["mfu"]) == ("nan", "inf")
-    assert draw_run(file, "x") is None
-
-
-def test_the_picture_leaves_out_what_is_no_number(tmp_path: Path) -> None:
-    file, clean = tmp_path / "log.jsonl", tmp_path / "clean.jsonl"
-    logged(clean, [stepped(1), stepped(2), stepped(3), evaluated(2)])
-    metrics = {"max_over_mean_load": math.nan}
-    spoilt = stepped(
-        4, tokens=300, mfu=math.inf, metrics=metrics, tokens_per_s=math.inf, learning_rate=math.nan
-    )
-    events = [stepped(1), stepped(2), stepped(3), evaluated(2), evaluated(3, math.nan)]
-    logged(file, [*events, replace(spoilt, loss=math.nan)])
-    assert draw_run(file, "x") == draw_run(clean, "x")
-    logged(file, [spoilt], step=3)
-    text = draw_run(file, "x")
-    assert text is not None and "nan" not in text and "inf" not in text
 
 
 def records(folder: Path) -> list[bytes]:
@@ -211,18 +194,18 @@ def test_a_step_s_line_has_all_that_one_watches() -> None:
         "memory 1.00 GiB",
         "stage domain",
         "done 70%",
-        "left 1:02:05",
+        "ETA 1:02:05",
     ):
         assert part in text
     bare = describe(stepped(7, memory_bytes=None, eta_s=None, metrics={}))
-    assert "expert" not in bare and "memory" not in bare and "left" not in bare
+    assert "expert" not in bare and "memory" not in bare and "ETA" not in bare
 
 
 def test_the_other_events_in_words() -> None:
     assert describe(Noticed(3, "[x] was 1")) == "step 3  note: [x] was 1"
     assert describe(Saved(3, Path("a"), 1.0)) == "step 3  saved a"
     assert describe(Finished(3, 1200, "the budget is spent")) == "the budget is spent: 3 steps, 1,200 tokens"
-    assert describe(replace(STARTED, step=3)).startswith("going on behind step 3: ")
+    assert describe(replace(STARTED, step=3)).startswith("resuming after step 3: ")
 
 
 def test_a_terminal_gets_a_bar_and_keeps_the_lines_above_it() -> None:
@@ -243,22 +226,6 @@ def test_amounts_and_durations() -> None:
     assert [amount(n) for n in (999, 12_345_678, 1.5e9, 2e12)] == ["999", "12.3M", "1.5B", "2T"]
     assert [duration(s) for s in (0, 61, 3725, -3)] == ["0:00", "1:01", "1:02:05", "0:00"]
     assert [short(v) for v in (3_200_000, 0.001234, 1500, 2e9)] == ["3.2M", "0.00123", "1.5k", "2G"]
-
-
-def test_the_plot_shows_losses_speed_and_stages(tmp_path: Path) -> None:
-    file = tmp_path / "log.jsonl"
-    steps: list[Event] = [stepped(k, stage="general" if k < 5 else "domain") for k in range(1, 10)]
-    logged(file, [*steps, evaluated(4), evaluated(9, 1.5), evaluated(9, 1.4, is_average=True)])
-    text = draw_run(file, "a < b")
-    assert text is not None
-    root = ET.fromstring(text)
-    words = [node.text for node in root.iter() if node.text]
-    for expected in ("a < b: 9 steps, 900 tokens", "Loss, nats per target", "Tokens per second", "domain"):
-        assert expected in words
-    assert "Busiest expert's load over the mean" in words and "held out, averaged weights" in words
-    lines = [node for node in root.iter() if node.tag.endswith("polyline")]
-    assert len(lines) == 6
-    assert len(lines[0].attrib["points"].split()) == 9
 
 
 def test_points_lie_where_their_values_are() -> None:
@@ -299,7 +266,7 @@ def test_ticks_are_few_even_and_inside(low: float, span: float, most: int) -> No
 
 def test_a_flat_curve_and_a_single_point_can_be_drawn() -> None:
     ET.fromstring(draw("t", [Panel("p", [Line("l", [1, 2], [5.0, 5.0])])], x_name="x"))
-    assert "<circle" in draw("t", [Panel("p", [Line("l", [1], [0.0])], is_from_zero=True)], x_name="x")
+    assert "<circle" in draw("t", [Panel("p", [Line("l", [1], [0.0])])], x_name="x")
 
 
 def matrix_flops(model: Transformer, batch: Batch) -> float:

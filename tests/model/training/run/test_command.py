@@ -89,7 +89,7 @@ def test_a_second_ctrl_c_names_the_checkpoint_that_stays(
     checkpoint = tmp_path / "run" / "checkpoints" / "step-00000002"
     assert (status, document["error"]["code"]) == (130, "interrupted")
     assert document["error"]["message"] == (
-        f"interrupted: `gainshare train {file} --resume` goes on from {checkpoint}"
+        f"interrupted: `gainshare train {file} --resume` continues from {checkpoint}"
     )
     assert list(checkpoint.parent.iterdir()) == [checkpoint] and signal.getsignal(signal.SIGINT) is handler
 
@@ -103,7 +103,7 @@ def test_a_ctrl_c_before_the_first_step_is_one_line(
     monkeypatch.setattr("model.training.run.data.open_data", interrupted)
     assert main([str(run_file(tmp_path, data))]) == 130
     [line] = capsys.readouterr().err.splitlines()
-    assert "starts again, nothing has been saved" in line
+    assert "nothing was saved yet; start again with" in line
 
 
 class Interrupted:
@@ -165,7 +165,7 @@ def test_export_takes_no_options_of_training(
     tmp_path: Path, data: Path, answer: Callable[..., Answer], options: list[str]
 ) -> None:
     status, document = answer(run_file(tmp_path, data), "--export", str(tmp_path / "model"), *options)
-    message = "--export trains nothing: leave --steps and --resume out. Mend that and start again"
+    message = "--export trains nothing: leave --steps and --resume out. Correct that and start again"
     assert (status, document["error"]["message"]) == (2, message)
 
 
@@ -175,7 +175,7 @@ def test_a_run_whose_model_would_replace_other_things_does_not_start(
     (tmp_path / "run" / "model").mkdir(parents=True)
     (tmp_path / "run" / "model" / "code.py").write_text("mine")
     status, document = answer(run_file(tmp_path, data))
-    assert status == 2 and "other things than a model" in document["error"]["message"]
+    assert status == 2 and "other content than a model" in document["error"]["message"]
     assert [path.name for path in (tmp_path / "run").rglob("*")] == ["model", "code.py"]
 
 

@@ -140,7 +140,7 @@ def saved_steps(output: Path) -> list[str]:
 
 
 def failing(config: RunConfig, data: Any) -> Fault:
-    """The fault of a run that goes on."""
+    """The fault of a run that is resumed."""
     with pytest.raises(RunFailedError) as raised:
         train(config, data, is_resumed=True)
     fault = explain(raised.value, "gainshare train x.toml")
@@ -155,15 +155,15 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
     fault = failing(config, data_for(config))
     assert (fault.code, fault.exit_status) == ("not_finite", 4)
     assert (
-        "step 3 left values that are no numbers in " in fault.message and "nothing was saved" in fault.message
+        "step 3 left values that are not finite in " in fault.message and "nothing was saved" in fault.message
     )
-    assert f"--resume` goes on from {tmp_path}/checkpoints/step-00000002" in fault.action
+    assert f"--resume` continues from {tmp_path}/checkpoints/step-00000002" in fault.action
     assert saved_steps(tmp_path)[-1] == "step-00000002" in kept and not list(tmp_path.glob("bad-batch*"))
     assert run(run_config(tmp_path, **tables_of(0.01)), is_resumed=True)[0].step == 6  # as the message says
 
 
 def test_weights_that_lead_nowhere_do_not_push_the_good_ones_out(tmp_path: Path) -> None:
-    """They are numbers, but the next step's loss is none: so it is each time that the run goes on from them."""
+    """The weights are finite, but the next step's loss is not, each time that the run is resumed from them."""
     run(run_config(tmp_path, **tables_of(0.01)), stop_at=2)
     config = run_config(tmp_path, **tables_of(1e30))
     for _ in range(2):
@@ -172,7 +172,7 @@ def test_weights_that_lead_nowhere_do_not_push_the_good_ones_out(tmp_path: Path)
         assert saved_steps(tmp_path) == ["step-00000002", "step-00000003"]
         bad, good = (tmp_path / "checkpoints" / name for name in ("step-00000003", "step-00000002"))
         assert "remove that folder and lower [recipe] learning_rate" in fault.action
-        assert str(bad) in fault.action and f"--resume` goes on from {good}" in fault.action
+        assert str(bad) in fault.action and f"--resume` continues from {good}" in fault.action
     shutil.rmtree(bad)
     assert run(run_config(tmp_path, **tables_of(0.01)), is_resumed=True)[0].step == 6
 
@@ -199,7 +199,7 @@ def test_a_held_out_loss_that_is_no_number_ends_the_run_before_it_saves(
     fault, failed = fault_of(config, data_for(config))
     assert (fault.code, failed.step, saved_steps(tmp_path)) == ("not_finite", 3, ["step-00000002"])
     assert fault.message == "step 3 left weights whose held-out loss is nan; nothing was saved"
-    assert f"--resume` goes on from {tmp_path}/checkpoints/step-00000002" in fault.action
+    assert f"--resume` continues from {tmp_path}/checkpoints/step-00000002" in fault.action
     assert read_log(tmp_path / "log.jsonl", "evaluated")[-1]["loss"] == "nan"
 
 
@@ -210,7 +210,7 @@ def test_a_model_that_is_no_numbers_is_not_exported(tmp_path: Path, monkeypatch:
     config = run_config(tmp_path, **tables_of(1e42, budget={"steps": 1}))
     fault, _ = fault_of(config, data_for(config))
     assert fault.code == "not_finite" and not (tmp_path / "model").exists()
-    with pytest.raises(DamagedCheckpointError, match="step-00000001 holds values that are no numbers"):
+    with pytest.raises(DamagedCheckpointError, match="step-00000001 holds values that are not finite"):
         export_newest(tmp_path / "checkpoints", tmp_path / "exported")
     assert not (tmp_path / "exported").exists()
 
@@ -292,7 +292,7 @@ def test_faults_before_the_first_step(error: Exception, code: str, status: int) 
     [
         (
             StateError("other seed: start anew"),
-            ["start anew. To start anew, choose another output"],
+            ["start anew. To start again, choose another output"],
             "starts again",
         ),
         (ShardError("build it"), ["`gainshare train x.toml --resume` starts again"], "x.toml` starts"),
@@ -303,7 +303,7 @@ def test_faults_before_the_first_step(error: Exception, code: str, status: int) 
         ),
         (DamagedCheckpointError("a is damaged"), ["Remove what is damaged"], "configuration"),
         (CheckpointError("x is none: train first"), ["When that is done, start again"], "configuration"),
-        (ConfigError("did you mean 'n_layers'?"), ["'n_layers'? Mend that and start again"], "?."),
+        (ConfigError("did you mean 'n_layers'?"), ["'n_layers'? Correct that and start again"], "?."),
         (MemoryError(), ["before the first step", "make [model] smaller", "adamw_8bit"], "micro_batches"),
     ],
 )

@@ -49,7 +49,7 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, data: Path) -> None:
     assert document["step"] == 80 and document["held_out_loss"] > 0
     assert equal_states(tmp_path / "straight", tmp_path / "killed")
     assert steps_logged(tmp_path / "killed") == list(range(1, 81))
-    assert "going on behind step" in err and Path(document["plot"]).read_text().startswith("<svg")
+    assert "resuming after step" in err and any(Path(document["tensorboard"]).iterdir())
     served = load_served(document["model"])
     prompt = served.chat.render([Message("user", "3 times 3?")])
     ids, (answer_start, _) = TextTokenizer.load(data).encode_instruction("3 times 3?", "9")
@@ -92,7 +92,8 @@ def test_a_signal_saves_and_says_how_to_go_on(
     last = steps_logged(tmp_path / "run")[-1]
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == [f"step-{last:08d}"]
     assert f"stopped by {number.name}" in out
-    assert f"go on with: gainshare train {file} --resume" in err.replace("\n", "")
+    assert f"tensorboard --logdir {tmp_path / 'run' / 'tensorboard'}" in out
+    assert f"continue with: gainshare train {file} --resume" in err.replace("\n", "")
     status, out, err = ended(start(file, "--resume", "--steps", str(last + 1), "--json"))
     assert status == 0 and json.loads(out)["step"] == last + 1, err
 

@@ -55,7 +55,7 @@ def test_a_run_ends_with_its_budget_and_leaves_everything(tmp_path: Path) -> Non
     folder = RunFolder(config.output)
     names = [path.name for path in sorted(folder.checkpoints.iterdir())]
     assert names == ["step-00000004", "step-00000006"]
-    assert folder.plot.read_text().startswith("<svg") and any(folder.tensorboard.iterdir())
+    assert result.tensorboard == str(folder.tensorboard) and any(folder.tensorboard.iterdir())
     assert [row["loss"] for row in read_log(folder.log, "stepped")] == losses(seen.events)
     model = load_transformer(folder.model)
     assert same_state(model.state_dict(), final_state(config.output)["model"])

@@ -14,12 +14,12 @@ from model.data.batches.batch import IGNORED, PADDING, Batch
 from model.layers.moe.layer import Experts, count_tokens_only, moe_layers
 from model.training.config.recipe import Recipe
 from model.training.losses import objective
-from model.training.losses.cross_entropy import target_loss
 from model.training.optim.adamw import AdamW
 from model.training.optim.precision import autocast, check_precision, loss_scaler
 from model.training.run.errors import NotFiniteError
 from model.training.run.micro_batches import split
 from model.training.run.trainer import Trainer
+from tests.model.training.losses.reference_loss import target_loss
 from tests.model.training.run.training_runs import DENSE, MOE, model_of, packed_batch, same_state
 
 pytestmark = pytest.mark.slow

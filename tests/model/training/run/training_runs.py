@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from model.config import MoEConfig
-from model.data.arrow.token_documents import MemoryDocuments
 from model.data.batches.batch import IGNORED, Batch
 from model.data.batches.evaluation import evaluation_batches
 from model.data.batches.stream import DataStream
@@ -26,6 +25,7 @@ from model.training.run.checkpoints import load
 from model.training.run.data import TrainingData
 from model.training.run.run import Result, train
 from model.transformer import Transformer
+from tests.model.data.memory_documents import MemoryDocuments
 
 VOCABULARY = 32
 DENSE = replace(PRESETS["tiny"], vocab_size=VOCABULARY, d_model=32, moe=None, d_ff=48, tie_embeddings=True)

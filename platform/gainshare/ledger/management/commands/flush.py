@@ -1,7 +1,7 @@
-"""`manage.py flush`, which would empty the ledger: allowed for test databases only.
+"""`manage.py flush`, restricted to test databases, because it would empty the ledger.
 
-Tests that commit are cleaned up by Django through this command. The ledger's tables refuse TRUNCATE, so the
-triggers are set aside for that one transaction, which only a superuser of the database can do.
+Django cleans up after tests that commit with this command. The ledger's tables refuse TRUNCATE, so their
+triggers are disabled for that transaction, which only a database superuser can do.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
-"""`bootstrap_local`: what a new local site needs before anybody can log in. Repeating it changes nothing.
+"""`bootstrap_local`: prepares a new local site for its first login. Repeating it changes nothing.
 
-Makes the administrator `admin` (a maintainer who may also use Django's admin pages), an API key for it, and a first
-price for the model that is served, since what has no price is refused.
+Makes the administrator `admin` (a maintainer who may also use Django's admin pages), an API key for it, and a
+first price for the served model, because a model without a price is refused.
 """
 
 from argparse import ArgumentParser
@@ -28,12 +28,14 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(
-            "--password-file", type=Path, required=True, help="holds the administrator's password"
+            "--password-file", type=Path, required=True, help="file with the administrator's password"
         )
         parser.add_argument(
-            "--key-file", type=Path, required=True, help="gets the API key, unless its key works"
+            "--key-file", type=Path, required=True, help="file for the API key; kept if its key works"
         )
-        parser.add_argument("--price-model", default="", help="gets a first price, unless it has one")
+        parser.add_argument(
+            "--price-model", default="", help="model that gets a first price, unless it has one"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         admin = ensure_admin(read_secret(options["password_file"]))
@@ -45,7 +47,7 @@ class Command(BaseCommand):
 
 
 def ensure_admin(password: str) -> User:
-    """The user `admin`, made with this password if missing. A password changed on the site stays changed."""
+    """Get or create the user `admin` with this password. A password that was changed on the site is kept."""
     admin = User.objects.filter(username=ADMIN).first()
     if admin is None:
         admin = create_user(username=ADMIN, password=password, role=Role.MAINTAINER.value)
@@ -56,7 +58,7 @@ def ensure_admin(password: str) -> User:
 
 
 def key_works(file: Path) -> bool:
-    """Whether the file holds a key that the site takes now."""
+    """Whether the file has a key that the site accepts now."""
     try:
         authenticate_key(read_secret(file))
     except (FileNotFoundError, InvalidKey):
@@ -65,7 +67,7 @@ def key_works(file: Path) -> bool:
 
 
 def ensure_price(model: str) -> None:
-    """Publish the first price of `model`; one that a maintainer published stands."""
+    """Publish a first price of `model`, unless it has one."""
     now = timezone.now()
     try:
         active_price(model, now)

@@ -1,6 +1,6 @@
-"""`unknown_migrations`: which migrations of our apps a database has that this code does not. Changes nothing.
+"""`unknown_migrations`: lists migrations in the database that this code does not know. Changes nothing.
 
-Django's `migrate` takes no notice of them: older code would then work on tables that it does not know.
+Django's `migrate` ignores them, so older code would work on tables that it does not know.
 """
 
 import sys
@@ -15,7 +15,10 @@ OURS = ("gainshare", "bounty")
 
 
 class Command(BaseCommand):
-    help = "Name the database's migrations that this code does not know, one a line; exit status 1 if there are any"
+    help = (
+        "List the database's migrations that this code does not know, one per line; exit status 1 if "
+        "there are any"
+    )
     requires_system_checks: list[str] = []
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -27,7 +30,7 @@ class Command(BaseCommand):
 
 
 def unknown_migrations() -> list[str]:
-    """`app.name` of each, sorted. Those of other people's apps are theirs to judge: they drop old ones at times."""
+    """`app.name` of each unknown migration of our apps, sorted. Third-party apps sometimes drop old ones."""
     loader = MigrationLoader(connection)
     known = set(loader.disk_migrations)
     for migration in loader.disk_migrations.values():

@@ -3,8 +3,8 @@
 
 export class Failed extends Error {}
 
-const UNREACHABLE = "The site could not be reached: the network is down, or the site is starting again.";
-const BROKEN_OFF = "The connection broke off before the answer was complete. Only what had come is billed.";
+const UNREACHABLE = "The site could not be reached: the network is down, or the site is restarting. Try again in a moment.";
+const BROKEN_OFF = "The connection broke off before the answer was complete. Only the tokens that you received are billed.";
 
 export async function request(url, options = {}) {
   const response = await orFailed(fetch(url, options), UNREACHABLE);
@@ -14,14 +14,14 @@ export async function request(url, options = {}) {
 
 export async function requestJson(url) {
   const body = await json(await request(url));
-  if (body === null) throw new Failed("The site answered with something that this page cannot read. Reload the page.");
+  if (body === null) throw new Failed("The site's answer could not be read. Reload the page and try again.");
   return body;
 }
 
 // The chunks of a streamed answer; ends with it, and fails where the stream ends without saying so.
 export async function* chunks(response) {
   if (!response.headers.get("Content-Type")?.startsWith("text/event-stream")) {
-    throw new Failed("What came back is no model's answer: something between this browser and the site answered.");
+    throw new Failed("The answer did not come from a model; a proxy between this browser and the site may have sent it. Try again, or use another network.");
   }
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let buffer = "";
@@ -52,9 +52,9 @@ function chunk(data) {
 async function reason(response) {
   const message = (await json(response))?.error?.message;
   if (typeof message === "string") return message;
-  if (response.status === 403) return "The site took this for a forged request. Reload the page, then ask again.";
+  if (response.status === 403) return "The page is out of date, so the site refused the request. Reload the page, then ask again.";
   if (response.status >= 500) return `The site failed to answer (status ${response.status}). Try again in a moment.`;
-  return `The site refused without saying why (status ${response.status}). Reload the page, then ask again.`;
+  return `The site refused the request without a reason (status ${response.status}). Reload the page, then ask again.`;
 }
 
 // The body as JSON; null where it is none, as a proxy's page of HTML.

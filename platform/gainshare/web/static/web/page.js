@@ -1,7 +1,7 @@
 // Small helpers that pages opt into with data attributes: copy to the clipboard, ask before a form is sent.
 "use strict";
 
-const SELECTED = "This browser does not let the page copy. The text is selected: press Ctrl+C (\u2318C on a Mac).";
+const SELECTED = "This browser does not allow copying. The text is selected: press Ctrl+C (\u2318C on a Mac).";
 
 for (const button of document.querySelectorAll("[data-copy]")) {
   const note = document.createElement("p"); // there from the start: screen readers announce what changes in it

@@ -1,4 +1,4 @@
-"""Holds an answer to a least length: what would end it is ruled out until then."""
+"""Minimum length of an answer: tokens that would end it are ruled out until then."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class LeastLength:
-    """One answer's state; implements `model.sampling.Constraint`."""
+class MinTokens:
+    """Constraint of one answer to a minimum length; implements `model.sampling.Constraint`."""
 
     def __init__(self, n_tokens: int, ends: frozenset[int], vocab_size: int) -> None:
-        """None of `ends` is chosen before the answer has `n_tokens`."""
+        """`ends`: the tokens that are ruled out until the answer has `n_tokens`."""
         self._n_left, self._ends = n_tokens, ends
         self._vocab_size = vocab_size
 
@@ -40,5 +40,5 @@ class LeastLength:
     def forced_tokens(self) -> list[int]:
         return []
 
-    def fork(self) -> LeastLength:
+    def fork(self) -> MinTokens:
         return copy.copy(self)

@@ -21,7 +21,7 @@ from model.config import LatentConfig, ModelConfig, RopeScaling
 from model.layers.attention import mla
 from model.layers.attention.gqa import segment
 from model.layers.attention.masks import first_seen
-from model.layers.attention.mla import LatentAttention, absorbing_is_cheaper
+from model.layers.attention.mla import MLA, absorbing_is_cheaper
 from model.layers.attention.rotary import Rotary
 from model.serving.engine.cache import BLOCK_TOKENS, SequenceCache
 from tests.model.random_models import (
@@ -47,14 +47,14 @@ CONFIGS = {
 }
 
 
-def built(config: ModelConfig) -> LatentAttention:
+def built(config: ModelConfig) -> MLA:
     torch.manual_seed(5)
-    attention = LatentAttention(config)
+    attention = MLA(config)
     randomise(attention)
     return attention
 
 
-def whole(attention: LatentAttention, config: ModelConfig, x_BSD: torch.Tensor) -> torch.Tensor:
+def whole(attention: MLA, config: ModelConfig, x_BSD: torch.Tensor) -> torch.Tensor:
     n_tokens = x_BSD.shape[1]
     first = first_seen(n_tokens, window=config.window(0), device=CPU)
     return attention(x_BSD, Rotary.of(config).at(torch.arange(n_tokens), x_BSD.dtype), first)
@@ -180,9 +180,10 @@ def test_the_cache_keeps_only_the_latent_and_one_rotary_key() -> None:
     latent = SequenceCache(CONFIGS["direct queries"], torch.bfloat16, CPU)
     latent.reserve(1)
     per_token = SMALL.n_layers * (LATENT.kv_rank + LATENT.d_rope) * 2
-    assert latent.n_bytes == latent.bytes_for(1) == BLOCK_TOKENS * per_token
+    assert latent.n_bytes == BLOCK_TOKENS * per_token
     heads = SequenceCache(replace(SMALL, n_kv_heads=SMALL.n_heads), torch.bfloat16, CPU)
-    assert latent.bytes_for(9) / heads.bytes_for(9) == (12 + 4) / (2 * SMALL.n_heads * SMALL.d_head)
+    heads.reserve(1)
+    assert latent.n_bytes / heads.n_bytes == (12 + 4) / (2 * SMALL.n_heads * SMALL.d_head)
 
 
 DEEPSEEK_LIKE = LatentConfig(kv_rank=64, d_nope=16, d_rope=8, d_value=16)
@@ -235,4 +236,4 @@ def test_decode_absorbs_and_reading_a_prompt_does_not() -> None:
 
 def test_an_ordinary_model_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match=r"layers\.attention"):
-        LatentAttention(SMALL)
+        MLA(SMALL)

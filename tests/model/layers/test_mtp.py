@@ -34,12 +34,12 @@ def test_logits_equal_the_definition(config: ModelConfig) -> None:
     model = random_transformer(config)
     tokens_BS = random_tokens(config, 2, N_TOKENS)
     with torch.no_grad():
-        found = model.ahead_logits(model.hidden(tokens_BS), tokens_BS)
+        found = model.mtp_logits(model.hidden(tokens_BS), tokens_BS)
         state = {name: tensor.double() for name, tensor in model.state_dict().items()}
     assert [tuple(logits.shape) for logits in found] == [(2, N_TOKENS, config.vocab_size)] * config.n_ahead
     for row, tokens in enumerate(tokens_BS.tolist()):
         x_SD = plain_decoder.hidden(config, state, tokens)
-        expected = plain_decoder.ahead_logits(config, state, x_SD, tokens)
+        expected = plain_decoder.mtp_logits(config, state, x_SD, tokens)
         for depth, logits in enumerate(expected):
             assert relative_error(found[depth][row, : len(logits)], logits) < 2e-5, depth
 
@@ -51,7 +51,7 @@ def test_module_i_knows_the_tokens_up_to_i_plus_one_ahead_and_no_further(config:
     other = tokens.clone()
     other[0, changed_at] = (other[0, changed_at] + 1) % config.vocab_size
     with torch.no_grad():
-        before, after = (model.ahead_logits(model.hidden(row), row) for row in (tokens, other))
+        before, after = (model.mtp_logits(model.hidden(row), row) for row in (tokens, other))
     for depth in range(config.n_ahead):
         moved = (before[depth] - after[depth]).abs().amax(-1)[0]
         first_that_knows = changed_at - (depth + 1)
@@ -62,7 +62,7 @@ def test_module_i_knows_the_tokens_up_to_i_plus_one_ahead_and_no_further(config:
     wrapped[0, 0] = (wrapped[0, 0] + 1) % config.vocab_size
     hidden = model.hidden(tokens)
     with torch.no_grad():
-        kept, touched = model.ahead_logits(hidden, tokens), model.ahead_logits(hidden, wrapped)
+        kept, touched = model.mtp_logits(hidden, tokens), model.mtp_logits(hidden, wrapped)
     for depth in range(config.n_ahead):
         moved = (kept[depth] - touched[depth]).abs().amax(-1)[0]
         assert moved[: N_TOKENS - 1 - depth].max() <= 1e-5 < moved[N_TOKENS - 1 - depth]
@@ -78,10 +78,10 @@ def test_packed_documents_equal_each_document_alone() -> None:
         "positions_BS": torch.cat([torch.arange(n) for n in lengths])[None],
     }
     with torch.no_grad():
-        packed = model.ahead_logits(model.hidden(tokens, **places), tokens, **places)
+        packed = model.mtp_logits(model.hidden(tokens, **places), tokens, **places)
         start = 0
         for part in tokens.split(lengths, dim=1):
-            alone = model.ahead_logits(model.hidden(part), part)
+            alone = model.mtp_logits(model.hidden(part), part)
             for depth, logits in enumerate(alone):
                 valid = part.shape[1] - (depth + 2)
                 assert torch.allclose(
@@ -94,12 +94,12 @@ def test_gradients_reach_every_parameter_and_equal_the_definitions(config: Model
     model = random_transformer(config)
     tokens = random_tokens(config, 1, N_TOKENS)
     loss = torch.zeros(())
-    for depth, logits in enumerate(model.ahead_logits(model.hidden(tokens), tokens)):
+    for depth, logits in enumerate(model.mtp_logits(model.hidden(tokens), tokens)):
         loss = loss + logits[:, : N_TOKENS - 1 - depth].square().mean()
     loss.backward()
     state = plain_decoder.doubled(model.state_dict())
     x_SD = plain_decoder.hidden(config, state, tokens[0].tolist())
-    expected = plain_decoder.ahead_logits(config, state, x_SD, tokens[0].tolist())
+    expected = plain_decoder.mtp_logits(config, state, x_SD, tokens[0].tolist())
     sum(logits.square().mean() for logits in expected).backward()
     for name, parameter in model.named_parameters():
         if name == "norm.weight":  # the transformer's own last norm is not on the way
@@ -113,9 +113,9 @@ def test_blocks_are_cast_and_the_residual_stream_is_not(config: ModelConfig) -> 
     model = random_transformer(config)
     tokens = random_tokens(config, 1, N_TOKENS)
     with torch.no_grad():
-        expected = model.ahead_logits(model.hidden(tokens), tokens)
+        expected = model.mtp_logits(model.hidden(tokens), tokens)
         cast = copy.deepcopy(model).cast_blocks(torch.bfloat16)
-        found = cast.ahead_logits(cast.hidden(tokens), tokens)
+        found = cast.mtp_logits(cast.hidden(tokens), tokens)
     module = cast.ahead[0]
     assert module.w_join.dtype == module.block.attention.w_o.dtype == torch.bfloat16
     assert module.norm.weight.dtype == found[0].dtype == torch.float32

@@ -1,4 +1,4 @@
-"""What maintainers do with runners, and what runners' own failures do to them."""
+"""Maintainers' actions on runners, and the effect of failed runs."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from benchmarks.evidence.signing import generate_key
 from bounty.errors import BadRequest, NotAllowed, NotFound, NotLeasable, WrongState
 from bounty.models import Run, Runner, RunnerFailure, RunState, StateChange
 from bounty.services.reconcile import reconcile_runs
-from bounty.services.runners import care as runner_care
+from bounty.services.runners import maintenance as runner_maintenance
 from bounty.services.runners.calls import heartbeat, report_failure
 from tests.bounty.bounty_world import World, diff_of_line, job_of
 from tests.bounty.synthetic import invented_evidence
@@ -20,7 +20,9 @@ def state(world: World) -> str:
 
 
 def care(world: World, action: str, reason: str = "because") -> Runner:
-    runner: Runner = getattr(runner_care, action)(actor=world.mira, name=world.runner.name, reason=reason)
+    runner: Runner = getattr(runner_maintenance, action)(
+        actor=world.mira, name=world.runner.name, reason=reason
+    )
     return runner
 
 
@@ -97,14 +99,14 @@ def test_quarantine_takes_a_submissions_run_away_and_the_attempt_does_not_count(
 
 
 def test_a_retired_runner_never_comes_back_and_loses_its_own_aa_runs(world: World) -> None:
-    runner_care.calibrate(actor=world.mira, name=world.runner.name)
+    runner_maintenance.calibrate(actor=world.mira, name=world.runner.name)
     care(world, "retire", "sold")
     assert Run.objects.get(kind="aa").state == RunState.LOST
     for action in ("resume", "drain", "quarantine"):
         with pytest.raises(WrongState):
             care(world, action)
     with pytest.raises(WrongState):
-        runner_care.calibrate(actor=world.mira, name=world.runner.name)
+        runner_maintenance.calibrate(actor=world.mira, name=world.runner.name)
     assert care(world, "release").state == "retired"
 
 
@@ -117,34 +119,36 @@ def test_the_state_endpoint_leads_to_the_same_actions(world: World) -> None:
         ("active", "active"),
         ("retired", "retired"),
     ):
-        runner = runner_care.set_runner_state(
+        runner = runner_maintenance.set_runner_state(
             actor=world.mira, name=world.runner.name, state=wanted, reason="so"
         )
         assert runner.state == found
     with pytest.raises(BadRequest):
-        runner_care.set_runner_state(actor=world.mira, name=world.runner.name, state="asleep", reason="so")
+        runner_maintenance.set_runner_state(
+            actor=world.mira, name=world.runner.name, state="asleep", reason="so"
+        )
 
 
-def test_only_maintainers_look_after_runners_and_each_action_says_why(world: World) -> None:
+def test_only_maintainers_manage_runners_and_each_action_says_why(world: World) -> None:
     for action in ("drain", "resume", "quarantine", "release", "retire"):
         with pytest.raises(NotAllowed):
-            getattr(runner_care, action)(actor=world.ann, name=world.runner.name, reason="x")
+            getattr(runner_maintenance, action)(actor=world.ann, name=world.runner.name, reason="x")
         with pytest.raises(BadRequest):
             care(world, action, "  ")
         with pytest.raises(NotFound):
-            getattr(runner_care, action)(actor=world.mira, name="nobody", reason="x")
+            getattr(runner_maintenance, action)(actor=world.mira, name="nobody", reason="x")
     assert state(world) == "active"
 
 
 def test_a_calibration_names_suite_and_preset_or_neither(world: World) -> None:
     name = world.runner.name
     with pytest.raises(BadRequest):
-        runner_care.calibrate(actor=world.mira, name=name, suite="moe_forward")
+        runner_maintenance.calibrate(actor=world.mira, name=name, suite="moe_forward")
     with pytest.raises(BadRequest):
-        runner_care.calibrate(actor=world.mira, name=name, suite="nothing", preset="demo")
-    _, ordered = runner_care.calibrate(actor=world.mira, name=name)
+        runner_maintenance.calibrate(actor=world.mira, name=name, suite="nothing", preset="demo")
+    _, ordered = runner_maintenance.calibrate(actor=world.mira, name=name)
     assert [run.base_tree_id for run in ordered] == [world.tree.pk]
-    assert runner_care.calibrate(actor=world.mira, name=name)[1] == []
+    assert runner_maintenance.calibrate(actor=world.mira, name=name)[1] == []
 
 
 def test_three_different_runs_that_fail_in_a_row_quarantine_the_runner(world: World) -> None:

@@ -9,8 +9,8 @@ from bounty.models import Run, RunKind, RunState, RunVerdict, StateChange, Submi
 from bounty.services.advance import advance_submission
 from bounty.services.awards import standing_award
 from bounty.services.runners.calls import heartbeat
-from bounty.services.runners.care import calibrate
-from bounty.services.runs.care import cancel_run, rerun
+from bounty.services.runners.maintenance import calibrate
+from bounty.services.runs.maintenance import cancel_run, rerun
 from bounty.services.submissions import attempts_used, submit, withdraw
 from gainshare.ledger import services as ledger
 from tests.bounty.bounty_world import World, diff_of_line
@@ -73,10 +73,10 @@ def test_a_cancelled_aa_run_ends_without_a_verdict(world: World) -> None:
     assert not RunVerdict.objects.exists()
 
 
-def test_nobody_cancels_a_run_of_their_own_submission(world: World) -> None:
+def test_no_one_cancels_a_run_of_their_own_submission(world: World) -> None:
     submission = submit(actor=world.mira, bounty_id=world.bounty.pk, diff=DIFF)
     run = submission.runs.get()
-    with pytest.raises(NotAllowed, match="withdraw"):
+    with pytest.raises(NotAllowed, match="Withdraw"):
         cancel(world, run)
     with pytest.raises(NotAllowed):
         cancel_run(actor=world.ann, run_id=run.pk, reason="x")
@@ -109,7 +109,7 @@ def test_an_aa_run_is_ordered_again_for_the_same_runner(world: World) -> None:
         old.base_tree_id,
         RunState.QUEUED,
     )
-    with pytest.raises(WrongState, match="before it already"):
+    with pytest.raises(WrongState, match="already waits for the runner"):
         again(world, old)
 
 

@@ -1,4 +1,4 @@
-"""What maintainers do with single runs: cancel one, or order one again. The old verdict and the log stay on record."""
+"""Maintainers' actions on runs: cancel a run, or order it again. The old verdict and the log stay on record."""
 
 from uuid import UUID
 
@@ -14,6 +14,7 @@ from bounty.models import (
     Submission,
     SubmissionState,
 )
+from bounty.services.permissions import require_maintainer
 from bounty.services.reviews import judge_from_the_gate
 from bounty.services.runs.lifecycle import end_lost, find_run, queue_aa_run
 from bounty.services.submissions import find_submission
@@ -22,15 +23,15 @@ from gainshare.accounts.models import User
 
 
 def cancel_run(*, actor: User, run_id: UUID, reason: str) -> Run:
-    """End a waiting or running run for good; its runner is told by the answer to its next heartbeat.
+    """Cancel a queued or open run; the answer to its next heartbeat tells the runner.
 
-    A submission's run ends as an infrastructure error, which does not count as an attempt: whoever submitted it may
-    do so again. An A/A run ends without a verdict. Cancelling what is over changes nothing.
+    A submission's run ends as an infrastructure error, which does not count as an attempt, so the author may
+    submit again. An A/A run ends without a verdict. Cancelling an ended run changes nothing.
     """
     run = _allowed(actor, run_id, reason)
     with transaction.atomic():
         if run.submission_id is not None:
-            # Locked before its run is, as in leasing and withdrawing.
+            # Locked before its run, as in leasing and withdrawing.
             Submission.objects.select_for_update(no_key=True).get(pk=run.submission_id)
         run = Run.objects.select_for_update(of=("self",)).get(pk=run_id)
         if run.state not in (RunState.QUEUED, *OPEN_RUN_STATES):
@@ -40,23 +41,26 @@ def cancel_run(*, actor: User, run_id: UUID, reason: str) -> Run:
             move(run, to=RunState.LOST, reason=why, actor=actor, finished_at=timezone.now())
         else:
             move(run, to=RunState.LOST, reason=why, actor=actor)
-            text = f"The run was {why}. This does not count as an attempt: submit again, or ask for it to be judged again."
+            text = (
+                f"The run was {why}. This does not count as an attempt. Submit the diff again, or ask a "
+                "maintainer to have it judged again."
+            )
             end_lost(run=run, reason=why, text=text, actor=actor)
     return find_run(run_id)
 
 
 def rerun(*, actor: User, run_id: UUID, reason: str) -> Run:
-    """Order a run again, with new secrets and a new number: after an infrastructure error, or where it is doubted.
+    """Order a run again, with new secrets: after an infrastructure error, or if it is in doubt.
 
-    An A/A run goes to the same runner. A submission that rests on its verdict is judged from the gate on; what is
-    confirmed already is measured again by the submission's own actions (remeasure, dispute).
+    An A/A run goes to the same runner. A submission with this run's verdict is judged again from the gate on.
+    Confirmed gains are measured again by the submission's own actions (remeasure, dispute).
     """
     run = _allowed(actor, run_id, reason)
     if run.state not in (RunState.FINISHED, RunState.LOST):
-        raise WrongState("The run is not over: cancel it first.")
+        raise WrongState("The run has not ended. Cancel it first.")
     if run.kind == RunKind.REPRODUCTION:
         raise WrongState(
-            "A reproduction is judged once: its author sends it in again after the platform's failure."
+            "A reproduction's run cannot be repeated. After a failure of the platform its author submits it again."
         )
     if run.submission is None:
         return _again_for_runner(run, actor, reason)
@@ -65,13 +69,13 @@ def rerun(*, actor: User, run_id: UUID, reason: str) -> Run:
         submission = find_submission(run.submission.pk)
         if submission.state != SubmissionState.JUDGED:
             raise WrongState(
-                f"A submission that is {submission.state} is not judged from the gate on: a confirmed gain is "
-                "measured again with POST submissions/ID/remeasure/ or by answering a dispute."
+                f"A submission that is {submission.state} cannot be judged again from the gate on. Measure "
+                "a confirmed gain again with POST submissions/ID/remeasure/, or by the answer to a dispute."
             )
         return judge_from_the_gate(
             submission=submission,
             actor=actor,
-            reason=f"judged again, for {run.kind} run {run.pk} is doubted: {reason}",
+            reason=f"judged again, because {run.kind} run {run.pk} is in doubt: {reason}",
         )
 
 
@@ -88,15 +92,17 @@ def _again_for_runner(run: Run, actor: User, reason: str) -> Run:
                 actor=actor,
             )
     except IntegrityError:
-        raise WrongState("The runner has such an A/A run before it already.") from None
+        raise WrongState("An A/A run of this suite and preset already waits for the runner.") from None
 
 
 def _allowed(actor: User, run_id: UUID, reason: str) -> Run:
-    if not actor.is_maintainer:
-        raise NotAllowed("Only a maintainer cancels runs and orders them again.")
+    require_maintainer(actor, "cancel runs and order them again")
     if not reason.strip():
-        raise BadRequest("Say why; it stands in the run's history.")
+        raise BadRequest("Give a reason; it is recorded in the run's history.")
     run = find_run(run_id)
     if run.submission is not None and run.submission.submitter_id == actor.pk:
-        raise NotAllowed("Nobody cancels a run of their own submission, or orders one again: withdraw it.")
+        raise NotAllowed(
+            "You cannot cancel or repeat a run of your own submission. Withdraw the submission, or ask "
+            "another maintainer."
+        )
     return run

@@ -1,8 +1,8 @@
-"""What maintainers do with runners: drain, resume, quarantine, release, retire, calibrate. Each needs its reason."""
+"""Maintainers' actions on runners: drain, resume, quarantine, release, retire, calibrate. Each needs a reason."""
 
 from django.db import transaction
 
-from bounty.errors import BadRequest, NotAllowed, NotFound, WrongState
+from bounty.errors import BadRequest, NotFound, WrongState
 from bounty.models import (
     OPEN_RUN_STATES,
     QuarantineCause,
@@ -11,6 +11,7 @@ from bounty.models import (
     RunnerState,
     RunState,
 )
+from bounty.services.permissions import require_maintainer
 from bounty.services.runners.calibration_schedule import Calibration, calibrations_of, order_calibration
 from bounty.services.runners.quarantine import end_quarantine
 from bounty.services.runners.quarantine import quarantine as begin_quarantine
@@ -24,12 +25,14 @@ def find_runner(name: str) -> Runner:
     """The runner of this name; raises NotFound."""
     runner = Runner.objects.filter(name=name).first()
     if runner is None:
-        raise NotFound("There is no runner of this name.")
+        raise NotFound(
+            "There is no runner with this name. See the page Runners or GET runners/ for all names."
+        )
     return runner
 
 
 def set_runner_state(*, actor: User, name: str, state: str, reason: str) -> Runner:
-    """Bring a runner into a state by the action that leads there: quarantine, release or resume, drain, retire."""
+    """Set a runner's state through the action that leads there: quarantine, release or resume, drain, retire."""
     if state == RunnerState.ACTIVE:
         runner = resume(actor=actor, name=name, reason=reason)
         return (
@@ -42,31 +45,31 @@ def set_runner_state(*, actor: User, name: str, state: str, reason: str) -> Runn
         RunnerState.RETIRED.value: retire,
     }
     if state not in actions:
-        raise BadRequest(f"The state is one of {', '.join(RunnerState.values)}.")
+        raise BadRequest(f"The state must be one of {', '.join(RunnerState.values)}.")
     return actions[state](actor=actor, name=name, reason=reason)
 
 
 def drain(*, actor: User, name: str, reason: str) -> Runner:
-    """Let it finish what it has and give it nothing more. Draining again changes nothing."""
+    """Let a runner finish its run and give it no more runs. Repeating changes nothing."""
     with transaction.atomic():
         runner = _locked(actor, name, reason)
         if runner.state in (RunnerState.DRAINING, RunnerState.DRAINED):
             return runner
         if runner.state == RunnerState.RETIRED:
-            raise WrongState("A retired runner has nothing to drain.")
+            raise WrongState("A retired runner cannot be drained, because it gets no runs.")
         move(runner, to=RunnerState.DRAINING, reason=reason, actor=actor)
         _settle(runner)
     return runner
 
 
 def resume(*, actor: User, name: str, reason: str) -> Runner:
-    """Give a draining or drained runner work again; one that was quarantined meanwhile comes back quarantined."""
+    """Give a draining or drained runner runs again; one that was quarantined meanwhile is still quarantined."""
     with transaction.atomic():
         runner = _locked(actor, name, reason)
         if runner.state in (RunnerState.ACTIVE, RunnerState.QUARANTINED):
             return runner
         if runner.state == RunnerState.RETIRED:
-            raise WrongState("A retired runner never comes back; register it as a new one.")
+            raise WrongState("A retired runner cannot be resumed. Register it as a new one.")
         is_trusted = runner.quarantine_cause == QuarantineCause.NONE
         move(
             runner,
@@ -78,24 +81,24 @@ def resume(*, actor: User, name: str, reason: str) -> Runner:
 
 
 def quarantine(*, actor: User, name: str, reason: str) -> Runner:
-    """Trust it no more until a maintainer releases it. A submission's run that it has goes to another runner."""
+    """Quarantine a runner until a maintainer releases it. A submission's run that it has goes to another runner."""
     runner = _allowed(actor, name, reason)
     if runner.state == RunnerState.RETIRED:
-        raise WrongState("A retired runner measures nothing any more.")
+        raise WrongState("A retired runner gets no runs, so this action has no effect on it.")
     begin_quarantine(runner=runner, cause=QuarantineCause.MAINTAINER, reason=reason, actor=actor)
     recall_untrusted()
     return runner
 
 
 def release(*, actor: User, name: str, reason: str) -> Runner:
-    """Trust a quarantined runner again, whatever the quarantine's cause was."""
+    """Release a runner from quarantine, whatever its cause."""
     runner = _allowed(actor, name, reason)
     end_quarantine(runner=runner, reason=reason, actor=actor)
     return runner
 
 
 def retire(*, actor: User, name: str, reason: str) -> Runner:
-    """Its token works no longer, ever. What it has is queued again when its lease runs out."""
+    """Retire a runner: its token stops working for good. Its run is queued again when the lease expires."""
     with transaction.atomic():
         runner = _locked(actor, name, reason)
         if runner.state != RunnerState.RETIRED:
@@ -109,22 +112,24 @@ def retire(*, actor: User, name: str, reason: str) -> Runner:
 def calibrate(
     *, actor: User, name: str, suite: str = "", preset: str = "", tree: str = "shipped"
 ) -> tuple[Runner, list[Run]]:
-    """Order A/A runs now: of one suite and preset, or of all that open bounties of its hardware pay for."""
+    """Order A/A runs now: of one suite and preset, or of all that open bounties for its hardware pay for."""
     runner = _allowed(actor, name, "calibrate")
     if runner.state == RunnerState.RETIRED:
-        raise WrongState("A retired runner measures nothing any more.")
+        raise WrongState("A retired runner gets no runs, so this action has no effect on it.")
     if bool(suite) != bool(preset):
-        raise BadRequest("Name a suite and its preset, or neither.")
+        raise BadRequest("Name both a suite and its preset, or neither.")
     wanted = [Calibration(suite, preset, find_tree(tree))] if suite else calibrations_of(runner.hardware)
     if not wanted:
-        raise BadRequest("No open bounty pays for this hardware: name a suite and a preset.")
+        raise BadRequest(
+            "No open bounty uses this hardware, so there is nothing to choose from. Name a suite and a preset."
+        )
     reason = "ordered by a maintainer"
     made = [order_calibration(runner=runner, what=what, reason=reason, actor=actor) for what in wanted]
     return runner, [run for run in made if run is not None]
 
 
 def settle_drains() -> int:
-    """Draining runners that have nothing any more are drained. How many there were."""
+    """Set draining runners without a run to drained; return their number."""
     count = 0
     for runner in Runner.objects.filter(state=RunnerState.DRAINING):
         with transaction.atomic():
@@ -134,17 +139,16 @@ def settle_drains() -> int:
 
 
 def _settle(runner: Runner) -> bool:
-    """Drained, unless it has a run. The runner's row is locked: no lease is given meanwhile."""
+    """Set a draining runner to drained, unless it has a run. Its row is locked, so it gets no lease meanwhile."""
     if Run.objects.filter(runner=runner, state__in=OPEN_RUN_STATES).exists():
         return False
-    return move(runner, to=RunnerState.DRAINED, reason="it has no run any more")
+    return move(runner, to=RunnerState.DRAINED, reason="it has finished its run")
 
 
 def _allowed(actor: User, name: str, reason: str) -> Runner:
-    if not actor.is_maintainer:
-        raise NotAllowed("Only a maintainer looks after runners.")
+    require_maintainer(actor, "manage runners")
     if not reason.strip():
-        raise BadRequest("Say why; it stands in the runner's history.")
+        raise BadRequest("Give a reason; it is recorded in the runner's history.")
     return find_runner(name)
 
 
