@@ -4,11 +4,14 @@ Also the hash of the judge itself (`harness_hash`), which every evidence has, ne
 """
 
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from benchmarks.patch.diffs import FilePatch
+from benchmarks.patch.hidden_text import hidden_character
 from benchmarks.patch.patches import Patch
 from benchmarks.patch.paths import Refusal
 from benchmarks.patch.trees import PLAIN, TreeEntry, hash_entries, scan_files, sha256_hex
@@ -18,7 +21,7 @@ HARNESS_VERSION = "1"
 
 
 class PolicyViolation(Refusal):
-    """A patch outside the policy. `code`: outside, protected, file_type, too_many_files or too_large."""
+    """A patch outside the policy. `code`: outside, protected, file_type, hidden_character, too_many_files or too_large."""
 
     def __init__(self, code: str, message: str, path: str | None = None) -> None:
         super().__init__(code, message)
@@ -114,6 +117,21 @@ def check_patch(policy: Policy, patch: Patch) -> None:
                 f"{path} is of a kind that patches may not touch: use {' '.join(policy.file_types)}.",
                 path,
             )
+    for file in patch.files:
+        for number, line in _added(file):
+            if hidden := hidden_character(line.decode("utf-8", "replace")):
+                raise PolicyViolation(
+                    "hidden_character",
+                    f"{file.path}: added line {number} has the hidden character {hidden}, which a reviewer cannot see: "
+                    "write it as an escape, such as \\u202e.",
+                    file.path,
+                )
+
+
+def _added(file: FilePatch) -> Iterator[tuple[int, bytes]]:
+    """The lines that the patch adds to the file, numbered from one."""
+    added = (line[1:] for hunk in file.hunks for line in hunk.lines if line.startswith(b"+"))
+    return enumerate(added, start=1)
 
 
 def _covers(pattern: str, path: str) -> bool:

@@ -36,7 +36,6 @@ from gainshare.web.paging import page_of
 from gainshare.web.signed_in import SignedInRequest, signed_in
 
 PER_PAGE = 50
-SHOWN_DIFF_LINES = 400
 
 
 @signed_in
@@ -188,16 +187,12 @@ def live(request: HttpRequest, submission_id: UUID) -> HttpResponse:
 
 
 def shown_diff(submission: Submission) -> list[tuple[str, str]] | None:
-    """First lines of the diff with their kinds; None if the diff was too large to be stored."""
+    """All lines of the diff with their kinds, or None if it was too large to store."""
     try:
         text = blob_store().get(submission.diff_blob).decode("utf-8", "replace")
     except TreeError:
         return None
-    lines = text.splitlines()
-    shown = [(line_kind(line), line) for line in lines[:SHOWN_DIFF_LINES]]
-    if len(lines) > SHOWN_DIFF_LINES:
-        shown.append(("more", f"… {len(lines) - SHOWN_DIFF_LINES} more lines"))
-    return shown
+    return [(line_kind(line), line) for line in text.removesuffix("\n").split("\n")]
 
 
 def line_kind(line: str) -> str:

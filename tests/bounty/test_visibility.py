@@ -16,8 +16,8 @@ from bounty.models import Look, Run, Submission, SubmissionState
 from bounty.services.access import phase_of, viewer_of
 from bounty.services.disputes import file_dispute
 from bounty.services.reviews import review
-from bounty.services.runs.maintenance import cancel_run
 from bounty.services.runs.logs import append_log
+from bounty.services.runs.maintenance import cancel_run
 from bounty.services.submissions import find_submission, withdraw
 from bounty.visibility import SEEN_BY, Part, Phase, Viewer, is_logged, may_see, without_figures
 from gainshare.accounts.models import User

@@ -168,7 +168,9 @@ def test_device_models_decide_where_experts_lie(tmp_path: Path) -> None:
     assert [experts.hot for experts in served.executor.experts] == [None, None]
     weights = 4 * tiny().transformer.config.total_parameters
     file.write_text(to_json(dataclasses.replace(host, memory_bytes=weights + LIMITS.max_cache_bytes // 2)))
-    with pytest.raises(PlacementError, match="tiny does not fit on host in any placement: it needs, in GB: attention"):
+    with pytest.raises(
+        PlacementError, match="tiny does not fit on host in any placement: it needs, in GB: attention"
+    ):
         load_on(read("--device-models", str(file)), "tiny", None, LIMITS)  # the cache has no room
     file.write_text(to_json(dataclasses.replace(host, name="abacus", kind="abacus")))
     with pytest.raises(ValueError, match="no device 'abacus' here"):
