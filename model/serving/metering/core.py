@@ -24,6 +24,7 @@ from model.serving.executors.base import Executor, compute
 from model.serving.metering.cost import StepCost
 from model.serving.metering.generation import EngineLimits, Event, Finish
 from model.serving.metering.job import Answer, Job
+from model.serving.metering.prefixes import RECORDS_PER_BLOCK, PaidPrefixes
 from model.serving.metering.usage import DeviceMeter
 from model.serving.node.served import ServedModel
 from model.serving.speculation.choice import MakeProposer
@@ -56,6 +57,7 @@ class EngineCore:
             max_drafts=self.limits.max_drafts,
             window=widest_window(self.served.transformer.config),
         )
+        self._paid = PaidPrefixes(RECORDS_PER_BLOCK * self.pool.n_blocks, self.pool.block_tokens)
         self._cost = StepCost.of(self.served.transformer.config)
         self._answer_of: dict[SequenceState, Answer] = {}
         self._queued: dict[Job, None] = {}  # those that have not started, in order of arrival
@@ -218,7 +220,9 @@ class EngineCore:
         n_before = answer.n_tokens
         for chosen in outcome:
             answer.job.meter.token(now_ns)
-            answer.n_tokens += 1
+            answer.tokens.append(chosen.token)
+            if answer.n_tokens == 1:
+                self._paid.add(answer.job.generation.salt, answer.job.generation.prompt)
             sequence.tokens.append(chosen.token)
             text, finish = self._read_token(answer, chosen.token)
             if finish is not None:
@@ -266,6 +270,8 @@ class EngineCore:
         """Finish an answer's counters and report its end."""
         answer.finish = finish
         job, now_ns = answer.job, self.clock_ns()
+        if answer.tokens:
+            self._paid.add(job.generation.salt, [*job.generation.prompt, *answer.tokens])
         is_last = not job.open_answers
         if is_last:
             self._queued.pop(job, None)
@@ -287,9 +293,9 @@ class EngineCore:
             if not job.is_started:
                 job.is_started = True
                 del self._queued[job]
-                job.meter.cached_tokens = sequence.n_cached
+                job.meter.cached_tokens = self._cached_tokens(job)
                 self.stats.prompt_tokens += len(job.generation.prompt)
-                self.stats.cached_tokens += sequence.n_cached
+                self.stats.cached_tokens += job.meter.cached_tokens
         for sequence in plan.preempted:
             job = self._answer_of[sequence].job
             if not job.running:
@@ -303,6 +309,12 @@ class EngineCore:
             if job.holding != holding:
                 job.holding = holding
                 job.meter.holds_cache(self._held_bytes(job), now_ns)
+
+    def _cached_tokens(self, job: Job) -> int:
+        """The engine's count of a prompt's cached tokens, at most what this tenant has paid for."""
+        generation = job.generation
+        most = self._paid.most_cached(generation.salt, generation.prompt)
+        return max(0, min(job.sequence.n_cached, most))
 
     def _pause(self, job: Job, now_ns: int) -> None:
         job.meter.preempted(now_ns)

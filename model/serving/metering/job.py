@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from model.sampling import Sampler
 from model.serving.api.text import TextStream
@@ -27,8 +27,14 @@ class Answer:
     sequence: SequenceState | None = None
     proposer: Proposer | None = None  # made with the first drafts
     may_draft: bool = True
-    n_tokens: int = 0
+    tokens: list[int] = field(
+        default_factory=list
+    )  # chosen so far; the sequence's list belongs to the engine
     finish: Finish | None = None
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self.tokens)
 
 
 class Job:
