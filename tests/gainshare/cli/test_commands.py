@@ -285,7 +285,7 @@ def test_model_import_and_export_say_what_is_missing(gainshare: Command, tmp_pat
     assert "config.json is missing" in out
     status, _, err = gainshare("model", "export", "mine", str(tmp_path / "out"))
     assert status == 1
-    assert "mine holds no model" in err
+    assert "mine has no model" in err
     assert not (tmp_path / "out").exists()
 
 

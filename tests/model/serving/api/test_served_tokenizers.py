@@ -115,7 +115,7 @@ def test_another_kind_of_tokenizer_is_refused_at_import_unless_it_stays_behind(
     source = theirs(tmp_path / "theirs", make(), eos_token_id=2)
     assert main(["import", str(source), str(tmp_path / "mine")]) == 1
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "comes in without it: --without-tokenizer" in error
+    assert error.count("\n") == 1 and "import the model without it: --without-tokenizer" in error
     with pytest.raises(UnservedTokenizerError, match=what):
         BPETokenizer(source / TOKENIZER_FILE, ())
     assert not (tmp_path / "mine").exists()

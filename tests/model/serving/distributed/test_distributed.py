@@ -292,7 +292,7 @@ def test_a_rank_that_ends_before_it_is_here_is_named_with_its_status(module: str
 
 def test_a_rank_that_says_nothing_is_not_waited_for_for_ever(module: str) -> None:
     workers = Workers(module, job(speaks=False), 1)
-    with pytest.raises(RankMissingError, match="rank 1 of 2 did not start: it was silent for 0 s"):
+    with pytest.raises(RankMissingError, match="rank 1 of 2 did not start: it did not respond for 0 s"):
         workers.wait_for_line(0.3)
     workers.end(0.0)
     assert not is_running(workers.process_ids[0])
