@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from benchmarks.evidence.verify import verify_bytes
+from benchmarks.patch.trees import BlobStore
 from gainshare.local.errors import LocalModeError
 from tests.acceptance.archived_home import cluster_of, known, unpack
 from tests.acceptance.running_stack import ROOT, Stack
@@ -40,6 +41,14 @@ def holds(stack: Stack) -> bool:
     return len(rows) > 10 and all(row["holds"] for row in rows)
 
 
+def stored_evidence(stack: Stack, run: str) -> bytes:
+    """The sealed document of a run, from the home's store."""
+    with stack.database() as database:
+        row = database.execute("SELECT blob FROM bounty_evidence WHERE run_id = %s", [run]).fetchone()
+    assert row is not None
+    return BlobStore(stack.home.root / "blobs").get(row[0])
+
+
 def test_a_home_made_before_comes_up_with_all_that_is_in_it(start_stack: Callable[..., Stack]) -> None:
     stack, then = start_stack(prepare=unpack), known()
     assert {name: row.state for name, row in stack.state().services.items()}.items() >= {
@@ -62,9 +71,15 @@ def test_a_home_made_before_comes_up_with_all_that_is_in_it(start_stack: Callabl
             assert (now["state"], verdict) == (seen["state"], seen["verdict"])
             assert [run["id"] for run in now["runs"]] == seen["runs"]
         assert fiona.get("credits/").json()["balance"]["available"] == then["fiona_available"]
+        undecided = {
+            run for seen in then["submissions"].values() if not seen["verdict"] for run in seen["runs"]
+        }
         for run in then["evidence"]:
-            report = verify_bytes(admin.get(f"runs/{run}/evidence/").content)
+            answer = admin.get(f"runs/{run}/evidence/")
+            assert (answer.status_code == 403) == (run in undecided), answer.text[:300]
+            report = verify_bytes(stored_evidence(stack, run))
             assert report.ok, [check for check in report.checks if not check.holds]
+            assert answer.status_code == 403 or answer.content == stored_evidence(stack, run)
         message = {"role": "user", "content": "Still there?"}
         answer = fiona.post(
             f"{stack.url}/v1/chat/completions", json={"model": "tiny", "messages": [message], "max_tokens": 4}
