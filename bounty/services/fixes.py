@@ -244,7 +244,7 @@ def _vest_if_merged(submission: Submission) -> bool:
 
 FIX = Path(
     judged_by=RunKind.FIX,
-    passed="control.fix_passed",
+    passed=lambda: fault_point("control.fix_passed"),
     pay=_pay,
     confirm=_confirm,
     vest=_vest_if_merged,

@@ -84,5 +84,9 @@ def _vest_if_due(submission: Submission) -> bool:
 
 
 GAIN = Path(
-    judged_by=RunKind.GATE, passed="control.gate_passed", pay=_reserve, confirm=_confirm, vest=_vest_if_due
+    judged_by=RunKind.GATE,
+    passed=lambda: fault_point("control.gate_passed"),
+    pay=_reserve,
+    confirm=_confirm,
+    vest=_vest_if_due,
 )

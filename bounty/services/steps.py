@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from django.utils import timezone
 
-from benchmarks.faults import fault_point
 from benchmarks.judging.verdicts import VerdictKind
 from bounty.models import NextStep, Run, RunKind, RunVerdict, Submission, SubmissionState
 from bounty.services.awards import has_enough_acceptances, standing_award
@@ -28,7 +27,7 @@ class Path:
     """The steps that differ between a gain and the fix of a bug, in the order in which they come."""
 
     judged_by: RunKind  # the run that decides whether the submission continues
-    passed: str  # the fault point after that run passed
+    passed: Callable[[], None]  # the fault point after that run passed
     pay: Step  # after it passed: reserve money, or book the award
     confirm: Step  # while confirming: measure until the award is booked
     vest: Step  # after the review: vest the award
@@ -92,7 +91,7 @@ def _judge(submission: Submission, path: Path) -> bool:
         judged_at=timezone.now(),
     )
     if is_moved and not refusal:
-        fault_point(path.passed)
+        path.passed()
     return True
 
 
