@@ -11,6 +11,7 @@ from django.db.models import Q
 from benchmarks.judging.verdicts import VerdictKind
 from bounty.errors import AlreadyJudged, AlreadySubmitted
 from bounty.models import Bounty, DisputeState, RunKind, StoredTree, Submission, SubmissionState
+from bounty.services.access import is_decided
 from gainshare.accounts.models import User
 
 IN_FLIGHT = (
@@ -91,7 +92,7 @@ def _refuse_own(old: Submission, bounty: Bounty, base: StoredTree) -> None:
             f"This change already has its award, and a gain is paid only once: see submission {old.pk}."
         )
     if same_series and old.runs.filter(kind__in=[RunKind.GATE, RunKind.FIX], base_tree=base).exists():
-        verdict = f"{old.verdict_kind}: {old.verdict_reason}" if old.has_verdict else old.get_state_display()
+        verdict = f"{old.verdict_kind}: {old.verdict_reason}" if is_decided(old) else old.get_state_display()
         raise AlreadyJudged(
             f"This candidate was judged against the same base in submission {old.pk} ({verdict}). "
             "A candidate is judged only once against a base. Change the patch and submit it again."

@@ -12,6 +12,7 @@ import pytest
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 
+from bounty.errors import AlreadyJudged
 from bounty.models import Look, Run, Submission, SubmissionState
 from bounty.services.access import phase_of, viewer_of
 from bounty.services.disputes import file_dispute
@@ -365,3 +366,12 @@ def test_free_escrow_does_not_tell_what_a_gate_found(world: World) -> None:
     booked = shown()[0]
     assert booked["reserved"] == submission.awards.get().amount_microcredits
     assert booked["available"] == before[0]["available"] - booked["reserved"]
+
+
+def test_sending_a_suspicious_patch_again_tells_its_author_no_figure(world: World) -> None:
+    submission = suspicious(world)
+    with pytest.raises(AlreadyJudged) as refusal:
+        world.submit(world.ann, DIFF)
+    assert str(submission.pk) in refusal.value.message
+    told = refusal.value.message.replace(str(submission.pk), "")
+    assert submission.verdict_reason not in told and re.search(r"\d", told) is None
