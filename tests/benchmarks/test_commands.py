@@ -151,7 +151,9 @@ def test_a_loop_without_a_sandbox_ends_in_a_line(
 def test_the_suites_that_help_names_can_be_measured(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         importlib.import_module("benchmarks.bench").main(["--help"])
-    named = " ".join(capsys.readouterr().out.split()).partition("what is measured: one of ")[2].partition(";")[0]
+    named = (
+        " ".join(capsys.readouterr().out.split()).partition("what is measured: one of ")[2].partition(";")[0]
+    )
     assert set(named.split(", ")) == set(SUITES)
 
 
