@@ -322,7 +322,7 @@ def test_reasons_lose_the_sentences_that_have_figures(reason: str, told: str) ->
     assert without_figures(reason) == told
 
 
-def test_the_table_is_whole_and_nobody_sees_figures_while_it_is_judged() -> None:
+def test_the_table_is_whole_and_no_one_sees_figures_while_it_is_judged() -> None:
     assert set(SEEN_BY) == set(Phase) and all(set(parts) == set(Part) for parts in SEEN_BY.values())
     assert not any(may_see(viewer, Part.FIGURES, Phase.BEING_JUDGED) for viewer in Viewer)
 
