@@ -156,7 +156,7 @@ def shown_reason(submission: Submission, seen: Mapping[Part, bool]) -> str:
     if not submission.has_verdict or not seen[Part.VERDICT]:
         return ""
     reason = submission.verdict_reason
-    return reason if seen[Part.FIGURES] else without_figures(reason) or "A maintainer looks at it."
+    return reason if seen[Part.FIGURES] else without_figures(reason) or "A maintainer will check it."
 
 
 def shown_check(submission: Submission, award: Award | None) -> Check | None:

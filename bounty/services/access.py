@@ -115,6 +115,17 @@ def require_tree_sight(person: Person, tree_hash: str) -> None:
     require_sight(person, Part.SOURCE, candidates[0])
 
 
+def require_public_tree(tree_hash: str) -> None:
+    """Raises Sealed for a sealed candidate. What others build on is public, so it may not become a base."""
+    try:
+        require_tree_sight(AnonymousUser(), tree_hash)
+    except Sealed:
+        raise Sealed(
+            "This tree is the candidate of a submission that is not decided, so it cannot be a base yet: that would "
+            "make it public. Wait for the submission's verdict."
+        ) from None
+
+
 def _is_built_on(tree_hash: str) -> bool:
     """Whether others must have the tree: it is, or was, what diffs are made against or candidates measured against."""
     return (

@@ -277,7 +277,7 @@ def withdraw(*, actor: User, submission_id: UUID) -> Submission:
 def may_withdraw(submission: Submission) -> bool:
     """Whether its author may take it back: it waits for a verdict, and no gate has passed.
 
-    Whoever could give a low bound back and draw another would be paid the luckiest of several.
+    An author who could give a low bound back and draw another one would be paid for the luckiest of several.
     """
     waits = submission.state in (SubmissionState.CHECKED, SubmissionState.QUEUED, SubmissionState.JUDGING)
     passed = submission.runs.filter(

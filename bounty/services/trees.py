@@ -16,7 +16,7 @@ from benchmarks.patch.policy import PolicyViolation, check_patch, load_policy
 from benchmarks.patch.trees import BlobStore, Tree, TreeError, shipped_tree
 from bounty.errors import BadRequest, BountyError, NotFound, OldLayout
 from bounty.models import Lineage, StoredTree
-from bounty.services.access import require_tree_sight
+from bounty.services.access import require_public_tree, require_tree_sight
 from bounty.services.permissions import require_maintainer
 from bounty.services.transitions import note
 from gainshare.accounts.models import User
@@ -92,6 +92,7 @@ def create_lineage(*, actor: User, name: str, base_tree: str, is_demo: bool = Fa
     if name == RENEW:
         raise BadRequest(f"{RENEW} is reserved for an operation on lineages. Choose another name.")
     tree = find_tree(base_tree)
+    require_public_tree(tree.pk)
     require_present_layout(tree.pk, instead='Start the lineage at the installed stack\'s tree, "shipped".')
     try:
         with transaction.atomic():

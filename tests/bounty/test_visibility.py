@@ -12,14 +12,17 @@ import pytest
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 
-from bounty.errors import AlreadyJudged
+from bounty.errors import AlreadyJudged, Sealed
 from bounty.models import Look, Run, Submission, SubmissionState
 from bounty.services.access import phase_of, viewer_of
 from bounty.services.disputes import file_dispute
 from bounty.services.reviews import review
+from bounty.services.runners.maintenance import calibrate
+from bounty.services.runs.lifecycle import order_aa_run
 from bounty.services.runs.logs import append_log
 from bounty.services.runs.maintenance import cancel_run
 from bounty.services.submissions import find_submission, withdraw
+from bounty.services.trees import create_lineage
 from bounty.visibility import SEEN_BY, Part, Phase, Viewer, is_logged, may_see, without_figures
 from gainshare.accounts.models import User
 from tests.bounty.bounty_world import World, diff_of_line, make_user
@@ -274,6 +277,20 @@ def test_no_tree_is_made_of_a_sealed_one(world: World) -> None:
         assert (answer.status_code, answer.json()["error"]["code"]) == (403, "sealed")
 
 
+def test_no_sealed_tree_becomes_a_base_which_would_make_it_public(world: World) -> None:
+    submission = queued(world)
+    tree = submission.candidate_tree_id
+    assert tree is not None
+    for maintainer in (world.ruth, make_user("rita", "maintainer")):
+        with pytest.raises(Sealed):
+            create_lineage(actor=maintainer, name="mine", base_tree=tree)
+        with pytest.raises(Sealed):
+            order_aa_run(actor=maintainer, suite="moe_forward", preset="demo", hardware="cpu", tree=tree)
+        with pytest.raises(Sealed):
+            calibrate(actor=maintainer, name=world.runner.name, suite="moe_forward", preset="demo", tree=tree)
+    assert Client().get(f"/api/v1/trees/{tree}/archive/").status_code == 403
+
+
 def test_a_tree_that_others_build_on_stays_public(world: World) -> None:
     submission = confirmed(world)
     file = f"/api/v1/trees/{submission.candidate_tree_id}/archive/"
@@ -312,7 +329,10 @@ def test_the_log_of_code_is_shown_from_the_verdict_on(world: World) -> None:
 @pytest.mark.parametrize(
     ("reason", "told"),
     [
-        ("Odd. The median is 45 times base's. A maintainer looks at it.", "Odd. A maintainer looks at it."),
+        (
+            "Odd. The median is 45 times base's. A maintainer will check it.",
+            "Odd. A maintainer will check it.",
+        ),
         ("All of 3.", ""),
         ("", ""),
         ("No figure here", "No figure here"),

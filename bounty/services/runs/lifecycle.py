@@ -22,6 +22,7 @@ from bounty.models import (
     Submission,
     SubmissionState,
 )
+from bounty.services.access import require_public_tree
 from bounty.services.permissions import require_maintainer
 from bounty.services.reproductions import require_adopted
 from bounty.services.runners.failures import note_failure
@@ -105,6 +106,7 @@ def queue_aa_run(
     if suite == BUG.name or suite not in SUITES or preset not in SUITES[suite].presets:
         raise BadRequest("There is no such suite or preset to measure noise with.")
     require_present_layout(tree.pk, instead="Order the run with a lineage's tip, or with shipped.")
+    require_public_tree(tree.pk)
     with transaction.atomic():
         run = Run.objects.create(
             kind=RunKind.AA,

@@ -72,7 +72,7 @@ def publish_price(
         has_versions = PriceVersion.objects.filter(model=model).exists()
         if has_versions and effective_at < timezone.now() - CLOCK_TOLERANCE:
             raise RetroactivePrice(
-                "A new price cannot take effect in the past. Choose a later time, or leave it out for now."
+                "A new price cannot take effect in the past. Choose a later time, or give no time: the price then takes effect at once."
             )
         return PriceVersion.objects.create(
             model=model,

@@ -354,7 +354,7 @@ def test_a_confirmed_gain_is_not_given_back_to_draw_a_luckier_bound(world: World
 
 def test_a_passed_gate_is_not_given_back_either(world: World) -> None:
     submission = world.submit(world.ann, diff_of_line(3, "step_3 = 33"))
-    world.judge(0.3)  # its verdict is recorded; no worker has looked at it yet
+    world.judge(0.3)  # its verdict is recorded; no worker has read it yet
     for _ in range(2):
         with pytest.raises(WrongState, match="none whose gate has passed"):
             withdraw(actor=world.ann, submission_id=submission.pk)
