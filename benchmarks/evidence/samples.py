@@ -10,7 +10,7 @@ from math import prod
 from typing import Any
 
 from benchmarks.evidence.schema import SIDES
-from benchmarks.statistics.controls import BaseTime
+from benchmarks.statistics.controls_2 import BaseTime
 from benchmarks.statistics.median import standard_deviation
 from benchmarks.statistics.units import PPB, floor_ppm, log_ppb, nats, pair_log_ppb
 
@@ -23,8 +23,9 @@ class Samples:
 
     by_case: dict[str, tuple[int, ...]]  # complete measured pairs
     controls: tuple[int, ...]  # complete control pairs
-    base_times: tuple[BaseTime, ...]  # of both
+    base_times: tuple[BaseTime, ...]  # of both, for the rule of schema 2
     complete: tuple[dict[str, Any], ...]  # the measured pairs themselves
+    control_pairs: tuple[dict[str, Any], ...]  # and the control pairs
     old: dict[str, tuple[int, ...]]  # complete pairs of base and the old tree, ln(base / old) by case
 
     def units(self, cap_ppb: int) -> list[float]:
@@ -46,6 +47,7 @@ def read_samples(document: dict[str, Any]) -> Samples:
     controls: list[int] = []
     base_times: list[BaseTime] = []
     whole: list[dict[str, Any]] = []
+    whole_controls: list[dict[str, Any]] = []
     for pair in document["pairs"]:
         if len(pair["calls"]) != complete[pair["case"]]:
             continue
@@ -55,13 +57,13 @@ def read_samples(document: dict[str, Any]) -> Samples:
             continue
         (controls if pair["control"] else by_case[pair["case"]]).append(value)
         base_times.append(_base_time(pair))
-        if not pair["control"]:
-            whole.append(pair)
+        (whole_controls if pair["control"] else whole).append(pair)
     return Samples(
         {case: tuple(values) for case, values in by_case.items()},
         tuple(controls),
         tuple(base_times),
         tuple(whole),
+        tuple(whole_controls),
         {case: tuple(values) for case, values in old.items()},
     )
 
@@ -94,13 +96,21 @@ def _base_time(pair: dict[str, Any]) -> BaseTime:
 
     Work is taken as the product of the shape's dimensions. In a control pair both sides are base.
     """
-    times = sorted(ns for side, ns in pair["calls"] if side == SIDES[0] or pair["control"])
-    half = len(times) // 2
-    middle = Fraction(
-        times[half] if len(times) % 2 else times[half - 1] + times[half], 1 + (len(times) % 2 == 0)
-    )
+    middle = _middle([ns for side, ns in pair["calls"] if side == SIDES[0] or pair["control"]])
     work = prod(size for size in pair.get("shape", {}).values() if size)
     return BaseTime(key=pair["case"], is_control=pair["control"], log_ns=log_ppb(middle / work) / PPB)
+
+
+def middle_value(pair: dict[str, Any], side: str) -> Fraction:
+    """The median of one side's values of a complete pair, exactly."""
+    return _middle([value for name, value in pair["calls"] if name == side])
+
+
+def _middle(values: list[int]) -> Fraction:
+    ordered, half = sorted(values), len(values) // 2
+    return Fraction(
+        ordered[half] if len(ordered) % 2 else ordered[half - 1] + ordered[half], 2 - len(ordered) % 2
+    )
 
 
 def frozen_cpu_limit_ns(pair: dict[str, Any]) -> int:

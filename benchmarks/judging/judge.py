@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from benchmarks.catalogue import BUG_ATTEMPTS, SUITES
 from benchmarks.evidence.bugs import BUG_KINDS
 from benchmarks.evidence.commitment import commit
-from benchmarks.evidence.decision import decide_so_far, make_plan, next_pairs
+from benchmarks.evidence.decision import decide_so_far, make_plan, next_extras, next_pairs
 from benchmarks.evidence.document import build_document, seal
 from benchmarks.evidence.schema import SCHEMA
 from benchmarks.judging.bugs import Trials
@@ -126,7 +126,6 @@ class _Judgement:
             phases=self._phases,
             quiet=quiet,
             cancellation=cancellation,
-            has_controls=job.kind not in ("guard", *BUG_KINDS),
             on_log=callbacks.on_log,
             on_pair=self._progress,
         )
@@ -206,10 +205,11 @@ class _Judgement:
 
     def _measure(self) -> None:
         while decide_so_far(self._undecided()) is None:
-            wanted = next_pairs(self._undecided())
+            document = self._undecided()
+            wanted, extras = next_pairs(document), next_extras(document)
             self._wanted = planned_pairs(self._runner.measured, wanted)
             self._progress(self._runner.measured.total())
-            self._runner.run_until(wanted)
+            self._runner.take_block(wanted, controls=extras.controls, old=extras.old)
 
     def _progress(self, pairs_done: int) -> None:
         if self._callbacks.on_progress(self._stage, pairs_done, self._wanted):

@@ -1,4 +1,4 @@
-"""Takes pair after pair, as the schedule says, until it has as many as it was asked for.
+"""Takes a block of pairs after the other, as the schedule says.
 
 The next pair is prepared only when the one before is over, so nothing but the pair being measured runs while a clock
 does. What goes wrong with a sample is kept as an event.
@@ -15,7 +15,7 @@ from benchmarks.pairs.pair import Pair
 from benchmarks.pairs.phases import Phases
 from benchmarks.pairs.quiet import Quiet
 from benchmarks.pairs.sample_log import SampleLog
-from benchmarks.pairs.schedule import PairPlan, schedule
+from benchmarks.pairs.schedule import PairPlan, Schedule
 from benchmarks.pairs.seeds import Seeds
 from benchmarks.pairs.side import SideFailed, SideSetup
 from benchmarks.suites.base import Suite
@@ -35,7 +35,6 @@ class PairRunner:
         phases: Phases,
         quiet: Quiet,
         cancellation: Cancellation,
-        has_controls: bool,
         on_log: Callable[[str], None],
         on_pair: Callable[[int], None],
     ) -> None:
@@ -48,27 +47,26 @@ class PairRunner:
         self._trees, self._setup, self._seeds = dict(trees), setup, seeds
         self._phases, self._quiet, self._cancellation = phases, quiet, cancellation
         self._on_log, self._on_pair = on_log, on_pair
-        self._plans = schedule(setup.suite, seeds, has_controls=has_controls)
+        self._schedule = Schedule(setup.suite, seeds)
         self.sample_log = SampleLog(on_log)
 
     def measure_with(self, suite: Suite) -> None:
         """Take all pairs with this form of the suite, whose cases are the same. Before the first pair."""
         self._setup = replace(self._setup, suite=suite)
 
-    def run_until(self, wanted: Mapping[str, int]) -> None:
-        """Measure until so many pairs of each case count; where they do already, one more control pair.
+    def take_block(self, wanted: Mapping[str, int], *, controls: int, old: int) -> None:
+        """Measure the next block on the way to so many pairs of each case, with `controls` control pairs and `old` old ones.
 
         Or until an event ends the run. Raises Cancelled.
         """
-        if not self.events and not self._is_short_of(wanted):
-            self._take(next(plan for plan in self._plans if plan.is_control))
-        while not self.events and self._is_short_of(wanted):
-            plan = next(self._plans)
-            if self.measured[plan.case] < wanted[plan.case]:
-                self._take(plan)
-
-    def _is_short_of(self, wanted: Mapping[str, int]) -> bool:
-        return any(self.measured[case] < pairs for case, pairs in wanted.items())
+        short = {case: pairs - self.measured[case] for case, pairs in wanted.items()}
+        plans = self._schedule.block(short, controls=controls, old=old)
+        if not plans:
+            raise ValueError("no pair is left to measure, and the run is not decided")
+        for plan in plans:
+            if self.events:
+                return
+            self._take(plan)
 
     def _take(self, plan: PairPlan) -> None:
         self._cancellation.check()
@@ -91,7 +89,7 @@ class PairRunner:
             self._keep(pair)
         if failure is not None:
             self.add_event(failure, pair=pair.plan.index)
-        elif not pair.plan.is_control:
+        elif pair.plan.tree == "candidate":
             self.measured[pair.plan.case] += 1
 
     def _keep(self, pair: Pair) -> None:
