@@ -11,7 +11,7 @@ from benchmarks.power.batch import guard
 from benchmarks.power.cells import Cell, noise_cells
 from benchmarks.power.intervals import at_most, binomial_lower
 from benchmarks.report import Row
-from benchmarks.statistics.guard import GuardPlan, guard_boundaries
+from benchmarks.statistics.guard import BOUNDARIES, GuardPlan
 from benchmarks.statistics.units import PPM
 from benchmarks.statistics.walk import reached_at
 
@@ -22,8 +22,8 @@ LOSS_TARGET, EQUAL_TARGET = 0.05, 0.01
 
 def guard_rows(runs: int) -> Iterator[Row]:
     """A loss of exactly the margin that holds; an equal candidate that some of eight rails stop."""
-    spent = float(sum(reached_at(guard_boundaries()).values()))
-    needed = ", ".join(f"{count} of {look}" for look, count in guard_boundaries().items())
+    spent = float(sum(reached_at(BOUNDARIES).values()))
+    needed = ", ".join(f"{count} of {look}" for look, count in BOUNDARIES.items())
     yield Row(
         "guard rail: a loss of the margin holds, exactly",
         round(spent, 6),
