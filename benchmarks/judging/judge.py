@@ -249,6 +249,8 @@ class _Judgement:
             "phases_ns": self._phases.as_dict(),
             "events": runner.events,
             "trials": self._trials.rows,
+            "continues": [],
+            "old": None,
             "started_at": self._started_at,
             "finished_at": _now(),
         }

@@ -42,7 +42,7 @@ class Pair:
         self.plan, self._sample_log = plan, sample_log
         self._setup, self._seeds, self._phases, self._quiet = setup, seeds, phases, quiet
         self._suite = setup.suite.part(plan.case)
-        self._trees = {"base": trees["base"], "candidate": trees["base" if plan.is_control else "candidate"]}
+        self._trees = {"base": trees["base"], "candidate": trees[plan.tree]}
         first = seeds.order("pair", plan.index, "spawn").sample(SIDES, 2)
         self.record = PairRecord(plan, spawn_order=(first[0], first[1]))
         self._sides: dict[str, Side] = {}
@@ -97,9 +97,9 @@ class Pair:
         try:
             yield
         except SideFailed as failure:
-            if not self.plan.is_control:
+            if failure.side != "candidate" or self.plan.tree == "candidate":
                 raise
-            raise SideFailed(failure.kind, "base", failure.stage, failure.detail) from failure
+            raise SideFailed(failure.kind, self.plan.tree, failure.stage, failure.detail) from failure
 
     def _pass_on_logs(self) -> None:
         """Pass on what the sides have written since the last time; never while a clock runs."""
