@@ -1,6 +1,6 @@
 """A blob store that keeps what is put into it in memory, until it is known that it shall be kept."""
 
-from benchmarks.patch.trees import BlobStore, sha256_hex
+from benchmarks.patch.blobs import BlobStore, sha256_hex
 
 
 class StagedBlobs(BlobStore):
