@@ -12,7 +12,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods
 
 from benchmarks.patch.trees import TreeError
-from bounty.errors import NotFound
+from bounty.errors import AlreadyJudged, AlreadySubmitted, NotFound
 from bounty.models import Award, Bounty, BountyState, Submission, SubmissionState
 from bounty.pages.actions import ACTIONS, allowed_actions, perform
 from bounty.pages.bugs import shares_of
@@ -28,6 +28,7 @@ from bounty.services.runs.rechecks import Check, check_of
 from bounty.services.series import patch_base
 from bounty.services.submissions import attempts_used, find_submission, submit
 from bounty.services.trees import blob_store
+from bounty.services.tries import spend_again
 from bounty.visibility import Part, without_figures
 from gainshare.accounts.errors import DomainError, IdConflict
 from gainshare.web.forms.sent_once import refuse_resent
@@ -58,6 +59,8 @@ def new_submission(request: SignedInRequest, bounty_id: UUID) -> HttpResponse:
         except IdConflict:
             refuse_resent(form, "call_id")
         except DomainError as error:
+            if form.is_undone_by_errors and isinstance(error, AlreadySubmitted | AlreadyJudged):
+                spend_again(request.user)  # the try that the rolled-back transaction had spent
             refusal = error
             form.add_error(None, error.message)
     context = {
