@@ -14,10 +14,11 @@ from benchmarks.judging.cancellation import Cancellation
 from benchmarks.pairs.pair import Pair
 from benchmarks.pairs.phases import Phases
 from benchmarks.pairs.quiet import Quiet
+from benchmarks.pairs.runner import attempted
 from benchmarks.pairs.sample_log import SampleLog
 from benchmarks.pairs.schedule import PairPlan
 from benchmarks.pairs.seeds import Seeds
-from benchmarks.pairs.side import SideFailed, SideSetup
+from benchmarks.pairs.side import SideSetup
 from benchmarks.suites.base import Suite
 
 TIMED_NS = 1_200_000_000  # of both sides together; a pair starts in about two seconds
@@ -46,14 +47,8 @@ def calibrated(
     for index, case in enumerate(suite.cases):
         plan = PairPlan(index, case.name, case.draw(seeds.numbers("shape", index)), "base")
         pair = Pair(plan, trees, setup, seeds, phases, quiet, sample_log)
-        try:
-            with cancellation.ends(pair.kill):
-                pair.prepare()
-                pair.measure()
-        except SideFailed:
-            cancellation.check()  # what ends because we killed it has not failed
-            raise
-        finally:
-            pair.close()
+        with attempted(pair, cancellation):
+            pair.prepare()
+            pair.measure()
         slowest_ns = max(slowest_ns, statistics.median_low([ns for _, ns in pair.record.calls]))
     return replace(suite, calls_per_side=calls_for(slowest_ns, suite.calls_per_side, suite.most_calls))

@@ -6,7 +6,7 @@ Nothing is left of a pair when it is over, and nothing of it was there before. H
 
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from benchmarks.pairs import trial
@@ -19,6 +19,7 @@ from benchmarks.pairs.schedule import PairPlan
 from benchmarks.pairs.seeds import Seeds
 from benchmarks.pairs.side import Side, SideFailed, SideSetup
 from benchmarks.pairs.turns import Turns
+from benchmarks.sandbox import Unsteerable
 
 SLOTS = {"base": 0, "candidate": 1}
 
@@ -107,13 +108,22 @@ class Pair:
             self._sample_log(f"{name}, pair {self.plan.index}", side.take_log())
 
     def kill(self) -> None:
+        """What does not let itself be ended is tried again by `close`."""
         with self._lock:
             self._is_killed = True
             for side in self._sides.values():
-                side.kill()
+                with suppress(Unsteerable):
+                    side.kill()
 
     def close(self) -> None:
-        with self._phases.spend("setup"):
+        """End both sides, whatever one of them does against it. Raises SideFailed of the first that could not be ended."""
+        failure: SideFailed | None = None
+        with self._phases.spend("setup"), self._naming_the_tree():
             for side in self._sides.values():
-                side.close()
-        self._pass_on_logs()
+                try:
+                    side.close()
+                except SideFailed as error:
+                    failure = failure or error
+            self._pass_on_logs()
+            if failure is not None:
+                raise failure

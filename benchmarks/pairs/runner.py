@@ -4,8 +4,10 @@ The next pair is prepared only when the one before is over, so nothing but the p
 does. What goes wrong with a sample is kept as an event.
 """
 
+import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,50 @@ from benchmarks.pairs.seeds import Seeds
 from benchmarks.pairs.side import SideFailed, SideSetup
 from benchmarks.suites.base import Suite
 
-MAX_DETAIL_CHARACTERS = 4_000
+logger = logging.getLogger(__name__)
+
+#: What the judge's own code raises at data that it did not expect. The machine's faults are other exceptions.
+STUMBLES = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+
+
+@contextmanager
+def attempted(pair: Pair, cancellation: Cancellation) -> Iterator[None]:
+    """What happens to one pair in the block is a SideFailed, and the pair has ended afterwards. Raises Cancelled.
+
+    Where the judge stumbles over what a sample sent, no one knows yet whose it was: base is named, so that it is tried
+    beside itself.
+    """
+    try:
+        with closed(pair), cancellation.ends(pair.kill):
+            try:
+                yield
+            except STUMBLES as error:
+                logger.exception("pair %d", pair.plan.index)
+                words = f"the judge could not go on: {type(error).__name__}: {error}"
+                raise SideFailed("crash", "base", "call", words) from error
+    except SideFailed:
+        cancellation.check()  # what ends because we killed it has not failed
+        raise
+
+
+@contextmanager
+def closed(pair: Pair) -> Iterator[None]:
+    """Close the pair after the block; the block's failure goes before one of closing."""
+    try:
+        yield
+    except BaseException:
+        with suppress(SideFailed):
+            pair.close()
+        raise
+    pair.close()
 
 
 class PairRunner:
@@ -76,21 +121,24 @@ class PairRunner:
         self._on_pair(self.measured.total())
 
     def _one(self, pair: Pair) -> None:
-        failure: SideFailed | None = None
         try:
-            with self._cancellation.ends(pair.kill):
-                pair.prepare()
-                pair.measure()
-        except SideFailed as error:
-            self._cancellation.check()  # what ends because we killed it has not failed
-            failure = error
+            failure = self._measured(pair)
         finally:
-            pair.close()
             self._keep(pair)
         if failure is not None:
             self.add_event(failure, pair=pair.plan.index)
         elif pair.plan.tree == "candidate":
             self.measured[pair.plan.case] += 1
+
+    def _measured(self, pair: Pair) -> SideFailed | None:
+        """Measure a pair and end it; what went wrong with a sample, if something did."""
+        try:
+            with attempted(pair, self._cancellation):
+                pair.prepare()
+                pair.measure()
+        except SideFailed as failure:
+            return failure
+        return None
 
     def _keep(self, pair: Pair) -> None:
         record = pair.record
@@ -105,13 +153,11 @@ class PairRunner:
         """Note what ended the run, in the evidence and in the log."""
         event: dict[str, Any] = {
             "kind": failure.kind,
-            "detail": failure.detail[-MAX_DETAIL_CHARACTERS:],
+            "detail": failure.detail,
             "side": failure.side,
             "stage": failure.stage,
         }
         if pair is not None:
             event["pair"] = pair
         self.events.append(event)
-        self._on_log(
-            f"{failure.kind}: {failure.side} at {failure.stage}: {failure.detail[-MAX_DETAIL_CHARACTERS:]}\n"
-        )
+        self._on_log(f"{failure.kind}: {failure.side} at {failure.stage}: {failure.detail}\n")
