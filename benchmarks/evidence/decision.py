@@ -9,7 +9,7 @@ from fractions import Fraction
 from types import ModuleType
 from typing import Any
 
-from benchmarks.evidence import bugs, partner, partner_2
+from benchmarks.evidence import bugs, old, partner, partner_2
 from benchmarks.evidence.guard import guard_verdict, wanted_pairs
 from benchmarks.evidence.samples import PPB_PER_PPM, Samples, read_samples, thawed_side
 from benchmarks.evidence.schema import SCHEMA, SCHEMA_2, validate
@@ -19,8 +19,10 @@ from benchmarks.statistics.confirm import (
     ConfirmationResult,
     confirmation_bound,
 )
+from benchmarks.statistics.controls import BLOCK
 from benchmarks.statistics.gate import LOOKS, GateDecision, GateOutcome, GatePlan, gate_decision
 from benchmarks.statistics.median import median
+from benchmarks.statistics.old import OldOutcome
 from benchmarks.statistics.units import PPM, floor_ppm, nats, signed_percent
 
 ALPHA_PPM = 1_000
@@ -150,9 +152,17 @@ def next_extras(document: dict[str, Any]) -> Extras:
         return Extras(0)
     samples = read_samples(document)
     pairs_left = sum(next_pairs(document).values()) - sum(map(len, samples.by_case.values()))
-    if kind != "confirmation" or pairs_left <= 0:
+    if kind != "confirmation":
         return Extras(1)
-    return Extras(partner.wanted_controls(document, samples, pairs_left))
+    old_pairs = old.wanted_pairs(document, samples, blocks_left(pairs_left))
+    if pairs_left <= 0:
+        return Extras(0 if old_pairs else 1, old_pairs)
+    return Extras(partner.wanted_controls(document, samples, blocks_left(pairs_left)), old_pairs)
+
+
+def blocks_left(pairs_left: int) -> int:
+    """Blocks of measured pairs that are still to come."""
+    return -(-max(0, pairs_left) // BLOCK)
 
 
 def partner_rules(document: dict[str, Any]) -> ModuleType:
@@ -207,9 +217,10 @@ def decide(document: dict[str, Any]) -> Verdict:
 
 
 def _from_events(document: dict[str, Any], pairs: int) -> Verdict | None:
-    if not document["events"]:
+    events = [event for event in document["events"] if event.get("side") != "old"]
+    if not events:
         return None
-    event = min(document["events"], key=lambda each: _WEIGHT.index(each["kind"]))
+    event = min(events, key=lambda each: _WEIGHT.index(each["kind"]))
     kind, detail = event["kind"], event["detail"].strip() or "no detail"
     is_base = event.get("side") == "base" and not bugs.runs_the_patch(document, event)
     if is_base and kind not in _NOT_BASE_S_FAULT:
@@ -314,11 +325,19 @@ def _confirmation(document: dict[str, Any], samples: Samples) -> Verdict | None:
         return Verdict(VerdictKind.NO_GAIN, reason, estimate, bound, wanted)
     if _lacks_controls(document, samples, wanted):
         return None
+    before = old.decision(document, samples)
+    if before is not None and before.outcome is OldOutcome.MEASURE_ON:
+        return None
     if doubt := _doubt(document, samples):
         return Verdict(doubt[0], doubt[1], estimate, bound, wanted)
     rules = partner_rules(document)
     cut, said = rules.cut_log_ppm(document, samples), rules.said(document, samples, bound)
     estimate, bound = estimate - cut, bound - cut
+    if before is not None and before.outcome is OldOutcome.SLOW:
+        price = old.price_log_ppm(before, bound)
+        reason = old.doubt(document, before, price)
+        return Verdict(VerdictKind.SUSPICIOUS, reason, estimate + price - bound, price, wanted)
+    said += old.said(document)
     if bound <= 0:
         reason = (
             f"Not confirmed: nothing is left of the gain.{said} Find out what the patch does to the process next to it, or find "

@@ -10,7 +10,6 @@ from typing import Any
 
 from benchmarks.evidence.samples import PPB_PER_PPM, Samples, middle_value
 from benchmarks.statistics.controls import (
-    BLOCK,
     LEAST_COMPARISONS,
     TARGET_LOG_PPB,
     Difference,
@@ -89,9 +88,9 @@ def lacks_controls(document: dict[str, Any], samples: Samples, units: int) -> bo
     )
 
 
-def wanted_controls(document: dict[str, Any], samples: Samples, pairs_left: int) -> int:
-    """Control pairs in the next block of a confirmation that has `pairs_left` measured pairs to go."""
-    return next_controls(partner(samples).slowdown, -(-pairs_left // BLOCK))
+def wanted_controls(document: dict[str, Any], samples: Samples, blocks_left: int) -> int:
+    """Control pairs in the next block of a confirmation that has `blocks_left` blocks of measured pairs to go."""
+    return next_controls(partner(samples).slowdown, blocks_left)
 
 
 def doubt(document: dict[str, Any], samples: Samples) -> str | None:

@@ -8,7 +8,7 @@ alone.
 """
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import product
@@ -101,6 +101,8 @@ class _Judgement:
         self._level = options.level or best_level()
         self._cores = options.cores or choose_cores()
         self._trees = {"base": tree_dirs[job.base_tree], "candidate": tree_dirs[job.candidate_tree]}
+        if job.old_tree:
+            self._trees["old"] = tree_dirs[job.old_tree]
         self._secret, self._seeds = Seeds.fresh()
         self._phases, self._quiet = Phases(), quiet
         self._started_at = _now()
@@ -150,16 +152,20 @@ class _Judgement:
         return sealed
 
     def _build(self) -> None:
-        """Both trees at once, each in a separate sandbox: nothing is timed yet."""
+        """All trees at once, each in a separate sandbox: nothing is timed yet."""
         with self._phases.spend("build"), ThreadPoolExecutor(len(self._trees)) as pool:
             try:
                 for build in [pool.submit(self._build_one, name) for name in self._trees]:
-                    build.result()
-            except SideFailed as failure:
-                self._runner.add_event(failure)
+                    self._await_build(build)
             except BaseException:
                 self._cancellation.cancel("the judge was interrupted")  # or the pool would wait for compilers
                 raise
+
+    def _await_build(self, build: Future[None]) -> None:
+        try:
+            build.result()
+        except SideFailed as failure:
+            self._runner.add_event(failure)
 
     def _build_one(self, name: str) -> None:
         build = build_tree if self._job.kind == "confirmation" else REMEMBERED.build
@@ -174,7 +180,7 @@ class _Judgement:
 
     def _calibrate(self) -> None:
         """Settle how many calls a pair has; a guard's quick presets are what they are."""
-        if self._runner.events or self._job.kind in ("guard", *BUG_KINDS):
+        if self._runner.has_ended or self._job.kind in ("guard", *BUG_KINDS):
             return
         try:
             self._suite = calibrated(
@@ -244,13 +250,17 @@ class _Judgement:
                 "outputs_checked": runner.outputs_checked,
                 "oracle_checked": runner.oracle_checked,
                 "outputs_differing": runner.outputs_differing,
-                "failures": [event["detail"] for event in runner.events if event["kind"] == "wrong_output"],
+                "failures": [
+                    event["detail"]
+                    for event in runner.events
+                    if event["kind"] == "wrong_output" and event["side"] != "old"
+                ],
             },
             "phases_ns": self._phases.as_dict(),
             "events": runner.events,
             "trials": self._trials.rows,
             "continues": [],
-            "old": None,
+            "old": {"tree": job.old_tree, "paid_log_ppm": job.old_paid_log_ppm} if job.old_tree else None,
             "started_at": self._started_at,
             "finished_at": _now(),
         }

@@ -95,6 +95,16 @@ class PairRunner:
         self._schedule = Schedule(setup.suite, seeds)
         self.sample_log = SampleLog(on_log)
 
+    @property
+    def has_lost_old(self) -> bool:
+        """True once the old tree failed: it is measured no more, and the run goes on."""
+        return any(event["side"] == "old" for event in self.events)
+
+    @property
+    def has_ended(self) -> bool:
+        """True once anything else failed."""
+        return any(event["side"] != "old" for event in self.events)
+
     def measure_with(self, suite: Suite) -> None:
         """Take all pairs with this form of the suite, whose cases are the same. Before the first pair."""
         self._setup = replace(self._setup, suite=suite)
@@ -109,9 +119,10 @@ class PairRunner:
         if not plans:
             raise ValueError("no pair is left to measure, and the run is not decided")
         for plan in plans:
-            if self.events:
+            if self.has_ended:
                 return
-            self._take(plan)
+            if plan.tree != "old" or not self.has_lost_old:
+                self._take(plan)
 
     def _take(self, plan: PairPlan) -> None:
         self._cancellation.check()
