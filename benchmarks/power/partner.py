@@ -37,6 +37,7 @@ GAINS = (0.02, 0.05, 0.10)
 EARNED_TARGET, STEADY_SPREAD = 0.01, 0.01
 HONEST_TARGET, SUSPECTED_TARGET, FOUND_TARGET = 0.95, 0.001, 0.95
 TARGET_LOG = TARGET_LOG_PPB / PPB
+TINY = 1e-12  # instead of nothing, where no simulated submission was paid
 _AT_ONCE = 2_000
 
 
@@ -133,7 +134,7 @@ def _found_row(where: str, compared_: Compared, spread: float) -> Row:
 
 
 def _paid_row(where: str, gains: list[Submissions], controls: Controls) -> Row:
-    shares = [float(controls.paid(taken).mean() / taken.paid.mean()) for taken in gains]
+    shares = [float(controls.paid(taken).mean() / max(taken.paid.mean(), TINY)) for taken in gains]
     told = ", ".join(f"{share:.3f} of a {gain:.0%} gain" for share, gain in zip(shares, GAINS, strict=True))
     return Row(
         f"honest gain paid after the cut: {where}",

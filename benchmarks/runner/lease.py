@@ -70,6 +70,8 @@ def _measure(
                 candidate_tree=run.candidate_tree,
                 nonce=run.nonce,
                 reproduction=reproduction.decode(),
+                old_tree=run.old_tree,
+                old_paid_log_ppm=run.old_paid_log_ppm,
             )
             callbacks = _WithFault(reporter)
             sealed = judge(
