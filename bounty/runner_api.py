@@ -30,6 +30,7 @@ from bounty.services.runners.calls import commit, heartbeat, lease_run, report_f
 from bounty.services.runners.device_waits import note_device_wait
 from bounty.services.runners.registration import TOKEN_MARK, authenticate_runner
 from bounty.services.runs.logs import append_log
+from bounty.services.runs.pooling import continued_records, post_pair
 from bounty.services.runs.verdicts import record_evidence
 from bounty.services.trees import blob_store
 from gainshare.accounts.schema import refused
@@ -107,6 +108,10 @@ class LeaseOut(serializers.Serializer[Any]):
     lease = serializers.UUIDField()
     lease_s = serializers.IntegerField()
     trees = serializers.DictField(help_text="Manifests by tree hash.")
+    continues = serializers.ListField(
+        child=serializers.DictField(),
+        help_text="Signed records of earlier pairs of this candidate, from which the run continues.",
+    )
 
 
 class HeartbeatIn(serializers.Serializer[Any]):
@@ -136,6 +141,11 @@ class LogIn(serializers.Serializer[Any]):
 
 class LogAnswer(serializers.Serializer[Any]):
     next_offset = serializers.IntegerField()
+
+
+class PairIn(serializers.Serializer[Any]):
+    lease = serializers.UUIDField()
+    pair = serializers.JSONField(help_text="The signed record of one complete pair.")
 
 
 class EvidenceIn(serializers.Serializer[Any]):
@@ -177,6 +187,7 @@ def _bundle(run: Run) -> dict[str, Any]:
         "run": JobOut(run).data,
         "lease": str(run.lease),
         "lease_s": settings.RUN_LEASE_S,
+        "continues": continued_records(run),
         "trees": {tree.hash: tree.manifest for tree in (run.base_tree, run.candidate_tree)},
     }
 
@@ -230,6 +241,16 @@ class RunCommitment(RunnerView):
         return Response(status=204)
 
 
+class RunPair(RunnerView):
+    """Keep the signed record of a complete pair, before the next one begins. The same record again changes nothing."""
+
+    @extend_schema(request=PairIn, responses={204: None, **refused(422)})
+    def post(self, request: Request, pk: UUID) -> Response:
+        values = validated(PairIn, request)
+        post_pair(runner=calling_runner(request), run_id=pk, lease=values["lease"], sealed=values["pair"])
+        return Response(status=204)
+
+
 class RunLogAppend(RunnerView):
     """Append to a run's log. Repeated text is written once; a gap is refused with 409 and the right offset."""
 
@@ -277,6 +298,7 @@ urlpatterns = [
     path("blobs/<str:sha256>/", Blob.as_view()),
     path("runs/<uuid:pk>/heartbeat/", RunHeartbeat.as_view()),
     path("runs/<uuid:pk>/commitment/", RunCommitment.as_view()),
+    path("runs/<uuid:pk>/pairs/", RunPair.as_view()),
     path("runs/<uuid:pk>/log/", RunLogAppend.as_view()),
     path("runs/<uuid:pk>/evidence/", RunEvidenceRecord.as_view()),
     path("runs/<uuid:pk>/failed/", RunFailed.as_view()),

@@ -5,6 +5,7 @@ outputs, the statistics of the pairs, and for a gain what would make it unbeliev
 """
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -13,13 +14,14 @@ from benchmarks.evidence.guard import guard_verdict, wanted_pairs
 from benchmarks.evidence.samples import PPB_PER_PPM, Samples, read_samples, thawed_side
 from benchmarks.evidence.schema import validate
 from benchmarks.judging.verdicts import Verdict, VerdictKind
+from benchmarks.statistics.attempts import pooled_gate
 from benchmarks.statistics.confirm import (
     CONFIRMATION_PAIRS,
     ConfirmationResult,
-    confirmation_bound,
+    repeated_confirmation,
 )
 from benchmarks.statistics.controls import control_check
-from benchmarks.statistics.gate import LOOKS, GateDecision, GateOutcome, GatePlan, gate_decision
+from benchmarks.statistics.gate import LOOKS, GateDecision, GateOutcome, GatePlan
 from benchmarks.statistics.median import median
 from benchmarks.statistics.units import PPM, floor_ppm, nats, signed_percent
 
@@ -124,18 +126,25 @@ def gate_plan(document: dict[str, Any]) -> GatePlan:
 
 
 def next_pairs(document: dict[str, Any]) -> dict[str, int]:
-    """Count the pairs that each case should have before the next decision: up to the next look, or all."""
+    """Count the pairs of this run that each case should have before the next decision: up to the next look, or all."""
     kind = document["run"]["kind"]
     if kind == "guard":
         return wanted_pairs(document)
     if kind in bugs.BUG_KINDS:
         return bugs.wanted_pairs(document)
+    samples = read_samples(document)
     if kind == "confirmation":
-        units = int(document["plan"]["confirmation_pairs"])
+        units = confirmation_units(document, samples)
     else:
         plan = gate_plan(document)
-        units = plan.next_look(read_samples(document).unit_count) or plan.most_pairs
-    return {case["name"]: units for case in document["suite"]["cases"]}
+        units = plan.next_look(samples.unit_count) or plan.most_pairs
+    return {case: max(0, units - earlier) for case, earlier in samples.earlier.items()}
+
+
+def confirmation_units(document: dict[str, Any], samples: Samples) -> int:
+    """Units that a confirmation has in all: its plan's, and those of each whole confirmation that it continues."""
+    pairs = int(document["plan"]["confirmation_pairs"])
+    return pairs * (samples.earlier_units // pairs + 1)
 
 
 def decide_so_far(document: dict[str, Any]) -> Verdict | None:
@@ -226,20 +235,27 @@ def _wrong_output(detail: str, pairs: int) -> Verdict:
 
 def _unchecked(document: dict[str, Any], pairs: int) -> Verdict | None:
     """Find a judge that did not compare every timed output of the candidate, or none with the oracle."""
-    timed = sum(side == "candidate" for pair in document["pairs"] for side, _ns in pair["calls"])
-    checks = document["checks"]
-    if checks["outputs_checked"] >= timed and checks["oracle_checked"] > 0:
+    earlier = [sealed["document"] for sealed in document.get("continues", [])]
+    measured = [*(record["pair"] for record in earlier), *document["pairs"]]
+    timed = sum(side == "candidate" for pair in measured for side, _ns in pair["calls"])
+    checks = [*(record["checks"] for record in earlier), document["checks"]]
+    compared, with_oracle = (
+        sum(each[name] for each in checks) for name in ("outputs_checked", "oracle_checked")
+    )
+    if compared >= timed and with_oracle > 0:
         return None
     return Verdict(
         VerdictKind.INFRASTRUCTURE_ERROR,
-        f"Only {checks['outputs_checked']} of {timed} outputs were checked, {checks['oracle_checked']} against the "
-        "oracle, so nothing is decided. The run is queued again.",
+        f"Only {compared} of {timed} outputs were checked, {with_oracle} against the oracle, so nothing is decided. "
+        "The run is queued again.",
         pairs=pairs,
     )
 
 
 def _gate(document: dict[str, Any], samples: Samples) -> Verdict | None:
-    decision = gate_decision(_units(document, samples), gate_plan(document))
+    units = _units(document, samples)
+    earlier, fresh = units[: samples.earlier_units], units[samples.earlier_units :]
+    decision = pooled_gate([earlier], fresh, gate_plan(document)).decision
     if decision.outcome is GateOutcome.CONTINUE:
         return None
     if unchecked := _unchecked(document, decision.look):
@@ -276,13 +292,13 @@ def _no_gain_reason(decision: GateDecision) -> str:
 
 
 def _confirmation(document: dict[str, Any], samples: Samples) -> Verdict | None:
-    wanted = document["plan"]["confirmation_pairs"]
+    wanted = confirmation_units(document, samples)
     units = _units(document, samples)
     if len(units) < wanted:
         return None
     if unchecked := _unchecked(document, wanted):
         return unchecked
-    result: ConfirmationResult = confirmation_bound(units[:wanted])
+    result = confirmed(units[:wanted], document["plan"]["confirmation_pairs"])
     estimate, bound = result.estimate_log_ppm, result.bound_log_ppm
     if not result.is_gain:
         reason = (
@@ -299,6 +315,11 @@ def _confirmation(document: dict[str, Any], samples: Samples) -> Verdict | None:
         f"{signed_percent(estimate)}). This bound sets the award. Next, another person reviews the patch."
     )
     return Verdict(VerdictKind.GAIN, reason, estimate, bound, wanted)
+
+
+def confirmed(units: Sequence[float], pairs: int) -> ConfirmationResult:
+    """The bound over all confirmations of one candidate, `pairs` units each, in the order measured."""
+    return repeated_confirmation([units[start : start + pairs] for start in range(0, len(units), pairs)])
 
 
 def _units(document: dict[str, Any], samples: Samples) -> list[float]:

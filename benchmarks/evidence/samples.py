@@ -4,6 +4,7 @@ A *unit* is the k-th complete pair of every case, combined: the mean of their lo
 the geometric mean of the speed-ups, each capped. With one case a unit is a pair.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from math import prod
@@ -26,6 +27,7 @@ class Samples:
     base_times: tuple[BaseTime, ...]  # of both
     complete: tuple[dict[str, Any], ...]  # the measured pairs themselves
     old: dict[str, tuple[int, ...]]  # complete pairs of base and the old tree, ln(base / old) by case
+    earlier: dict[str, int]  # how many of `by_case` are from the earlier pairs that the document continues
 
     def units(self, cap_ppb: int) -> list[float]:
         """One log ratio in nats per unit, each case's held at `cap_ppb` before they are combined."""
@@ -37,23 +39,31 @@ class Samples:
         """Number of complete units."""
         return min(map(len, self.by_case.values()))
 
+    @property
+    def earlier_units(self) -> int:
+        """How many of the units are wholly of earlier pairs."""
+        return min(self.earlier.values())
+
 
 def read_samples(document: dict[str, Any]) -> Samples:
-    """The samples of a validated document. Interrupted pairs stay in the document and are left out here."""
-    complete = {case["name"]: 2 * case["calls"] for case in document["suite"]["cases"]}
-    by_case: dict[str, list[int]] = {name: [] for name in complete}
-    old: dict[str, list[int]] = {name: [] for name in complete}
+    """The samples of a validated document, those that it continues first.
+
+    Interrupted pairs stay in the document and are left out here.
+    """
+    cases = [case["name"] for case in document["suite"]["cases"]]
+    by_case: dict[str, list[int]] = {name: [] for name in cases}
+    old: dict[str, list[int]] = {name: [] for name in cases}
+    earlier = dict.fromkeys(cases, 0)
     controls: list[int] = []
     base_times: list[BaseTime] = []
     whole: list[dict[str, Any]] = []
-    for pair in document["pairs"]:
-        if len(pair["calls"]) != complete[pair["case"]]:
-            continue
+    for pair, is_earlier in complete_pairs(document):
         value = pair_log_ppb(turns(pair["calls"]))
         if _tree(pair) == "old":
             old[pair["case"]].append(value)
             continue
         (controls if pair["control"] else by_case[pair["case"]]).append(value)
+        earlier[pair["case"]] += is_earlier and not pair["control"]
         base_times.append(_base_time(pair))
         if not pair["control"]:
             whole.append(pair)
@@ -63,7 +73,23 @@ def read_samples(document: dict[str, Any]) -> Samples:
         tuple(base_times),
         tuple(whole),
         {case: tuple(values) for case, values in old.items()},
+        earlier,
     )
+
+
+def complete_pairs(document: dict[str, Any]) -> Iterator[tuple[dict[str, Any], bool]]:
+    """Each pair whose calls were all made, and whether it is an earlier one that the document continues."""
+    for sealed in document.get("continues", []):
+        yield sealed["document"]["pair"], True
+    calls = {case["name"]: case["calls"] for case in document["suite"]["cases"]}
+    for pair in document["pairs"]:
+        if is_complete(pair, calls[pair["case"]]):
+            yield pair, False
+
+
+def is_complete(pair: dict[str, Any], calls: int) -> bool:
+    """Whether all calls of both sides were made."""
+    return len(pair["calls"]) == 2 * calls
 
 
 def noise_floor_log_ppm(document: dict[str, Any]) -> int | None:
@@ -111,8 +137,15 @@ def frozen_cpu_limit_ns(pair: dict[str, Any]) -> int:
 def thawed_side(document: dict[str, Any]) -> tuple[int, str] | None:
     """(pair's index, whose tree it ran) of the first side that ran while it was frozen, or None."""
     for pair in document["pairs"]:
-        limit = frozen_cpu_limit_ns(pair)
-        for side in SIDES:
-            if pair["cpu_while_frozen_ns"][side] > limit:
-                return pair["index"], _tree(pair) if side == "candidate" else side
+        if (tree := thawed_tree(pair)) is not None:
+            return pair["index"], tree
+    return None
+
+
+def thawed_tree(pair: dict[str, Any]) -> str | None:
+    """Whose tree ran while it was frozen, or None."""
+    limit = frozen_cpu_limit_ns(pair)
+    for side in SIDES:
+        if pair["cpu_while_frozen_ns"][side] > limit:
+            return _tree(pair) if side == "candidate" else side
     return None

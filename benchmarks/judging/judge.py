@@ -22,6 +22,8 @@ from benchmarks.evidence.bugs import BUG_KINDS
 from benchmarks.evidence.commitment import commit
 from benchmarks.evidence.decision import decide_so_far, make_plan, next_pairs
 from benchmarks.evidence.document import build_document, seal
+from benchmarks.evidence.pair_record import POOLED_KINDS, pair_record, seal_pair
+from benchmarks.evidence.samples import thawed_tree
 from benchmarks.evidence.schema import SCHEMA
 from benchmarks.judging.bugs import Trials
 from benchmarks.judging.cancellation import Cancellation, Cancelled
@@ -105,6 +107,7 @@ class _Judgement:
         self._phases, self._quiet = Phases(), quiet
         self._started_at = _now()
         self._stage = "preparing"
+        self._key: Ed25519PrivateKey | None = None
         self._wanted = self._told = 0
         self._setup = SideSetup(self._suite, self._level, self._cores, job.device)
         self._trials = Trials(
@@ -129,10 +132,11 @@ class _Judgement:
             has_controls=job.kind not in ("guard", *BUG_KINDS),
             on_log=callbacks.on_log,
             on_pair=self._progress,
+            on_complete=self._post_pair,
         )
 
     def run(self, key: Ed25519PrivateKey) -> dict[str, Any]:
-        job = self._job
+        job, self._key = self._job, key
         self._callbacks.on_log(
             f"{job.kind} of {job.suite}/{job.preset}: candidate {job.candidate_tree[:12]} against base "
             f"{job.base_tree[:12]}, sandbox {self._level}, measuring on core {self._cores.measuring}\n"
@@ -211,6 +215,13 @@ class _Judgement:
             self._progress(self._runner.measured.total())
             self._runner.run_until(wanted)
 
+    def _post_pair(self, pair: dict[str, Any], checks: dict[str, int]) -> None:
+        """Post a complete pair, so that it counts whatever becomes of this run."""
+        if self._job.kind not in POOLED_KINDS or self._job.is_local or thawed_tree(pair) is not None:
+            return
+        assert self._key is not None, "pairs are measured after `run` began"
+        self._callbacks.on_pair(seal_pair(pair_record(self._parts(), pair, checks), self._key))
+
     def _progress(self, pairs_done: int) -> None:
         if self._callbacks.on_progress(self._stage, pairs_done, self._wanted):
             self._cancellation.cancel("the platform asked to stop")
@@ -249,7 +260,7 @@ class _Judgement:
             "phases_ns": self._phases.as_dict(),
             "events": runner.events,
             "trials": self._trials.rows,
-            "continues": [],
+            "continues": list(job.continues),
             "old": None,
             "started_at": self._started_at,
             "finished_at": _now(),

@@ -83,6 +83,7 @@ class PairRunner:
         has_controls: bool,
         on_log: Callable[[str], None],
         on_pair: Callable[[int], None],
+        on_complete: Callable[[dict[str, Any], dict[str, int]], None] = lambda pair, checks: None,
     ) -> None:
         self.pairs: list[dict[str, Any]] = []
         self.events: list[dict[str, Any]] = []
@@ -92,7 +93,7 @@ class PairRunner:
         self.measured: Counter[str] = Counter()  # pairs that count of each case, control pairs left out
         self._trees, self._setup, self._seeds = dict(trees), setup, seeds
         self._phases, self._quiet, self._cancellation = phases, quiet, cancellation
-        self._on_log, self._on_pair = on_log, on_pair
+        self._on_log, self._on_pair, self._on_complete = on_log, on_pair, on_complete
         self._plans = schedule(setup.suite, seeds, has_controls=has_controls)
         self.sample_log = SampleLog(on_log)
 
@@ -129,8 +130,14 @@ class PairRunner:
             self._keep(pair)
         if failure is not None:
             self.add_event(failure, pair=pair.plan.index)
-        elif not pair.plan.is_control:
+            return
+        if not pair.plan.is_control:
             self.measured[pair.plan.case] += 1
+        checks = {
+            "outputs_checked": pair.record.outputs_checked,
+            "oracle_checked": pair.record.oracle_checked,
+        }
+        self._on_complete(self.pairs[-1], checks)
 
     def _measured(self, pair: Pair) -> SideFailed | None:
         """Measure a pair and end it; what went wrong with a sample, if something did."""

@@ -76,6 +76,7 @@ def mismatches(run: Run, document: dict[str, Any]) -> list[str]:
         "preset": (document["suite"].get("preset"), run.preset),
         "base tree": (document["trees"]["base"], run.base_tree_id),
         "candidate tree": (document["trees"]["candidate"], run.candidate_tree_id),
+        "earlier pairs": ([sealed["digest"] for sealed in document["continues"]], run.continues),
     }
     return [
         f"{name} ({stated}, ordered {ordered})"
