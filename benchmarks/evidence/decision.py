@@ -4,15 +4,16 @@ Pure: the same document gives the same verdict on every machine. In order: event
 outputs, the statistics of the pairs, and for a gain what would make it unbelievable.
 """
 
-import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
+from types import ModuleType
 from typing import Any
 
-from benchmarks.evidence import bugs
+from benchmarks.evidence import bugs, old, partner, partner_2
 from benchmarks.evidence.guard import guard_verdict, wanted_pairs
 from benchmarks.evidence.samples import PPB_PER_PPM, Samples, read_samples, thawed_side
-from benchmarks.evidence.schema import validate
+from benchmarks.evidence.schema import SCHEMA, SCHEMA_2, validate
 from benchmarks.judging.verdicts import Verdict, VerdictKind
 from benchmarks.statistics.attempts import pooled_gate
 from benchmarks.statistics.confirm import (
@@ -20,16 +21,14 @@ from benchmarks.statistics.confirm import (
     ConfirmationResult,
     repeated_confirmation,
 )
-from benchmarks.statistics.controls import control_check
+from benchmarks.statistics.controls import BLOCK
 from benchmarks.statistics.gate import LOOKS, GateDecision, GateOutcome, GatePlan
 from benchmarks.statistics.median import median
+from benchmarks.statistics.old import OldOutcome
 from benchmarks.statistics.units import PPM, floor_ppm, nats, signed_percent
 
 ALPHA_PPM = 1_000
-UNITS_PER_CONTROL = 12
-SURE_COMPARISONS = (
-    3  # fewer control comparisons may look bad by chance: more are taken before a patch is suspected
-)
+_PARTNERS = {SCHEMA: partner, SCHEMA_2: partner_2}  # the rules about control pairs, by the document's schema
 
 # Events by weight: the first kind found decides. A cheat outweighs what it may have broken;
 # a failure of the runner outweighs what may have followed from it.
@@ -147,6 +146,40 @@ def confirmation_units(document: dict[str, Any], samples: Samples) -> int:
     return pairs * (samples.earlier_units // pairs + 1)
 
 
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """Pairs in the next block in addition to the measured ones: control pairs, and pairs of base and the old tree."""
+
+    controls: int
+    old: int = 0
+
+
+def next_extras(document: dict[str, Any]) -> Extras:
+    """Choose what goes with the next block of measured pairs, or alone where these are there."""
+    kind = document["run"]["kind"]
+    if kind == "guard" or kind in bugs.BUG_KINDS:
+        return Extras(0)
+    samples = read_samples(document)
+    measured = sum(map(len, samples.by_case.values())) - sum(samples.earlier.values())
+    pairs_left = sum(next_pairs(document).values()) - measured
+    if kind != "confirmation":
+        return Extras(1)
+    old_pairs = old.wanted_pairs(document, samples, blocks_left(pairs_left))
+    if pairs_left <= 0:
+        return Extras(0 if old_pairs else 1, old_pairs)
+    return Extras(partner.wanted_controls(document, samples, blocks_left(pairs_left)), old_pairs)
+
+
+def blocks_left(pairs_left: int) -> int:
+    """Blocks of measured pairs that are still to come."""
+    return -(-max(0, pairs_left) // BLOCK)
+
+
+def partner_rules(document: dict[str, Any]) -> ModuleType:
+    """The rules about control pairs that the document was signed under."""
+    return _PARTNERS[document["schema"]]
+
+
 def decide_so_far(document: dict[str, Any]) -> Verdict | None:
     """Decide a document without a verdict; None while the run should measure more pairs.
 
@@ -194,9 +227,10 @@ def decide(document: dict[str, Any]) -> Verdict:
 
 
 def _from_events(document: dict[str, Any], pairs: int) -> Verdict | None:
-    if not document["events"]:
+    events = [event for event in document["events"] if event.get("side") != "old"]
+    if not events:
         return None
-    event = min(document["events"], key=lambda each: _WEIGHT.index(each["kind"]))
+    event = min(events, key=lambda each: _WEIGHT.index(each["kind"]))
     kind, detail = event["kind"], event["detail"].strip() or "no detail"
     is_base = event.get("side") == "base" and not bugs.runs_the_patch(document, event)
     if is_base and kind not in _NOT_BASE_S_FAULT:
@@ -308,11 +342,28 @@ def _confirmation(document: dict[str, Any], samples: Samples) -> Verdict | None:
         return Verdict(VerdictKind.NO_GAIN, reason, estimate, bound, wanted)
     if _lacks_controls(document, samples, wanted):
         return None
+    before = old.decision(document, samples)
+    if before is not None and before.outcome is OldOutcome.MEASURE_ON:
+        return None
     if doubt := _doubt(document, samples):
         return Verdict(doubt[0], doubt[1], estimate, bound, wanted)
+    rules = partner_rules(document)
+    cut, said = rules.cut_log_ppm(document, samples), rules.said(document, samples, bound)
+    estimate, bound = estimate - cut, bound - cut
+    if before is not None and before.outcome is OldOutcome.SLOW:
+        price = old.price_log_ppm(before, bound)
+        reason = old.doubt(document, before, price)
+        return Verdict(VerdictKind.SUSPICIOUS, reason, estimate + price - bound, price, wanted)
+    said += old.said(document)
+    if bound <= 0:
+        reason = (
+            f"Not confirmed: nothing is left of the gain.{said} Find out what the patch does to the process next to it, or find "
+            "a larger effect, and submit again."
+        )
+        return Verdict(VerdictKind.NO_GAIN, reason, estimate, bound, wanted)
     reason = (
         f"Confirmed: {signed_percent(bound)} at least, with 95 % confidence ({wanted} new pairs, median "
-        f"{signed_percent(estimate)}). This bound sets the award. Next, another person reviews the patch."
+        f"{signed_percent(estimate)}).{said} This bound sets the award. Next, another person reviews the patch."
     )
     return Verdict(VerdictKind.GAIN, reason, estimate, bound, wanted)
 
@@ -326,19 +377,11 @@ def _units(document: dict[str, Any], samples: Samples) -> list[float]:
     return samples.units(document["suite"]["policy"]["cap_log_ppm"] * PPB_PER_PPM)
 
 
-def controls_needed(units: int) -> int:
-    """Control pairs that a gain over `units` units needs: one for every twelve begun."""
-    return -(-units // UNITS_PER_CONTROL)
-
-
 def _lacks_controls(document: dict[str, Any], samples: Samples, units: int) -> bool:
-    """Say whether a gain needs more control pairs: there are too few, or too few to believe what they seem to show."""
+    """Say whether a gain needs more control pairs. In an A/A run every pair is one."""
     if document["run"]["kind"] == "aa":
         return False
-    if len(samples.controls) < controls_needed(units):
-        return True
-    control = control_check(samples.base_times)
-    return control.is_suspicious and control.comparisons < SURE_COMPARISONS
+    return partner_rules(document).lacks_controls(document, samples, units)
 
 
 def _doubt(document: dict[str, Any], samples: Samples) -> tuple[VerdictKind, str] | None:
@@ -358,14 +401,8 @@ def _doubt(document: dict[str, Any], samples: Samples) -> tuple[VerdictKind, str
             )
     if document["run"]["kind"] == "aa":
         return None
-    control = control_check(samples.base_times)
-    if not math.isinf(control.threshold_log) and control.is_suspicious:
-        return VerdictKind.SUSPICIOUS, (
-            "Base was slower when paired with the patch than when paired with itself: "
-            f"{signed_percent(-floor_ppm(control.slowdown_log))} ({control.comparisons} control pairs). The patch may slow the "
-            "other process down. A maintainer will check the run."
-        )
-    return None
+    reason = partner_rules(document).doubt(document, samples)
+    return None if reason is None else (VerdictKind.SUSPICIOUS, reason)
 
 
 def _sentence(text: str) -> str:

@@ -11,7 +11,7 @@ from math import prod
 from typing import Any
 
 from benchmarks.evidence.schema import SIDES
-from benchmarks.statistics.controls import BaseTime
+from benchmarks.statistics.controls_2 import BaseTime
 from benchmarks.statistics.median import standard_deviation
 from benchmarks.statistics.units import PPB, floor_ppm, log_ppb, nats, pair_log_ppb
 
@@ -24,8 +24,9 @@ class Samples:
 
     by_case: dict[str, tuple[int, ...]]  # complete measured pairs
     controls: tuple[int, ...]  # complete control pairs
-    base_times: tuple[BaseTime, ...]  # of both
+    base_times: tuple[BaseTime, ...]  # of both, for the rule of schema 2
     complete: tuple[dict[str, Any], ...]  # the measured pairs themselves
+    control_pairs: tuple[dict[str, Any], ...]  # and the control pairs
     old: dict[str, tuple[int, ...]]  # complete pairs of base and the old tree, ln(base / old) by case
     earlier: dict[str, int]  # how many of `by_case` are from the earlier pairs that the document continues
 
@@ -57,6 +58,7 @@ def read_samples(document: dict[str, Any]) -> Samples:
     controls: list[int] = []
     base_times: list[BaseTime] = []
     whole: list[dict[str, Any]] = []
+    whole_controls: list[dict[str, Any]] = []
     for pair, is_earlier in complete_pairs(document):
         value = pair_log_ppb(turns(pair["calls"]))
         if _tree(pair) == "old":
@@ -65,26 +67,42 @@ def read_samples(document: dict[str, Any]) -> Samples:
         (controls if pair["control"] else by_case[pair["case"]]).append(value)
         earlier[pair["case"]] += is_earlier and not pair["control"]
         base_times.append(_base_time(pair))
-        if not pair["control"]:
-            whole.append(pair)
+        (whole_controls if pair["control"] else whole).append(pair)
     return Samples(
         {case: tuple(values) for case, values in by_case.items()},
         tuple(controls),
         tuple(base_times),
         tuple(whole),
+        tuple(whole_controls),
         {case: tuple(values) for case, values in old.items()},
         earlier,
     )
 
 
 def complete_pairs(document: dict[str, Any]) -> Iterator[tuple[dict[str, Any], bool]]:
-    """Each pair whose calls were all made, and whether it is an earlier one that the document continues."""
-    for sealed in document.get("continues", []):
-        yield sealed["document"]["pair"], True
+    """Each pair whose calls were all made, and whether it is an earlier one that the document continues.
+
+    Each attempt numbers its pairs from zero; here no two have the same number, as one sequence.
+    """
+    start, last, attempt = 0, -1, None
+    for record in (sealed["document"] for sealed in document.get("continues", [])):
+        if record["run"]["nonce"] != attempt:
+            start, attempt = last + 1, record["run"]["nonce"]
+        pair = _renumbered(record["pair"], start)
+        last = max(last, pair["index"])
+        yield pair, True
     calls = {case["name"]: case["calls"] for case in document["suite"]["cases"]}
     for pair in document["pairs"]:
         if is_complete(pair, calls[pair["case"]]):
-            yield pair, False
+            yield _renumbered(pair, last + 1), False
+
+
+def _renumbered(pair: dict[str, Any], start: int) -> dict[str, Any]:
+    """The pair as one of a longer sequence; its control pair, or the pair that it is beside, moves with it."""
+    if not start:
+        return pair
+    beside = pair.get("beside")
+    return {**pair, "index": start + pair["index"], "beside": None if beside is None else start + beside}
 
 
 def is_complete(pair: dict[str, Any], calls: int) -> bool:
@@ -120,13 +138,21 @@ def _base_time(pair: dict[str, Any]) -> BaseTime:
 
     Work is taken as the product of the shape's dimensions. In a control pair both sides are base.
     """
-    times = sorted(ns for side, ns in pair["calls"] if side == SIDES[0] or pair["control"])
-    half = len(times) // 2
-    middle = Fraction(
-        times[half] if len(times) % 2 else times[half - 1] + times[half], 1 + (len(times) % 2 == 0)
-    )
+    middle = _middle([ns for side, ns in pair["calls"] if side == SIDES[0] or pair["control"]])
     work = prod(size for size in pair.get("shape", {}).values() if size)
     return BaseTime(key=pair["case"], is_control=pair["control"], log_ns=log_ppb(middle / work) / PPB)
+
+
+def middle_value(pair: dict[str, Any], side: str) -> Fraction:
+    """The median of one side's values of a complete pair, exactly."""
+    return _middle([value for name, value in pair["calls"] if name == side])
+
+
+def _middle(values: list[int]) -> Fraction:
+    ordered, half = sorted(values), len(values) // 2
+    return Fraction(
+        ordered[half] if len(ordered) % 2 else ordered[half - 1] + ordered[half], 2 - len(ordered) % 2
+    )
 
 
 def frozen_cpu_limit_ns(pair: dict[str, Any]) -> int:

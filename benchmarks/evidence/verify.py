@@ -13,7 +13,7 @@ from benchmarks.catalogue import SUITES
 from benchmarks.evidence import commitment as commitments
 from benchmarks.evidence.bugs import BUG_KINDS
 from benchmarks.evidence.canonical import NotCanonical, parse
-from benchmarks.evidence.decision import controls_needed, decide, make_plan
+from benchmarks.evidence.decision import decide, make_plan, partner_rules
 from benchmarks.evidence.document import digest, signed_bytes, verdict_from_dict
 from benchmarks.evidence.pair_record import continues_faults
 from benchmarks.evidence.samples import noise_floor_log_ppm, read_samples, thawed_side
@@ -256,9 +256,9 @@ def _sample_checks(document: dict[str, Any], verdict: Verdict) -> list[Check]:
         ),
     ]
     if verdict.kind is VerdictKind.GAIN and document["run"]["kind"] not in ("aa", "guard", *BUG_KINDS):
-        needed = controls_needed(verdict.pairs)
-        enough = len(samples.controls) >= needed
-        checks.append(Check("controls", enough, f"{len(samples.controls)} control pairs, {needed} needed"))
+        rules = partner_rules(document)
+        enough = rules.has_enough(document, samples, verdict.pairs)
+        checks.append(Check("controls", enough, rules.counted(document, samples, verdict.pairs)))
     return checks
 
 

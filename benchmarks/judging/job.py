@@ -30,12 +30,20 @@ class Job:
     continues: tuple[
         dict[str, Any], ...
     ] = ()  # signed records of earlier pairs of this candidate, oldest first
+    old_tree: str = ""  # in a confirmation: the tree that base's own award was priced against
+    old_paid_log_ppm: int = 0  # and the bound that was paid
 
     def __post_init__(self) -> None:
         if self.kind == "aa" and self.base_tree != self.candidate_tree:
             raise ValueError("an A/A control measures one tree against itself")
         if self.kind == "reproduction" and self.base_tree != self.candidate_tree:
             raise ValueError("a reproduction is tried on one tree")
+        if bool(self.old_tree) != (self.old_paid_log_ppm > 0) or (
+            self.old_tree and self.kind != "confirmation"
+        ):
+            raise ValueError(
+                "a confirmation may name an old tree and what was paid for base; no other run does"
+            )
         if (self.kind in BUG_KINDS) != bool(self.reproduction):
             raise ValueError(
                 f"a run of kind {self.kind} {'needs a' if self.kind in BUG_KINDS else 'has no'} reproduction"

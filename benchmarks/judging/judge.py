@@ -8,7 +8,7 @@ alone.
 """
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import product
@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from benchmarks.catalogue import BUG_ATTEMPTS, SUITES
 from benchmarks.evidence.bugs import BUG_KINDS
 from benchmarks.evidence.commitment import commit
-from benchmarks.evidence.decision import decide_so_far, make_plan, next_pairs
+from benchmarks.evidence.decision import decide_so_far, make_plan, next_extras, next_pairs
 from benchmarks.evidence.document import build_document, seal
 from benchmarks.evidence.pair_record import POOLED_KINDS, pair_record, seal_pair
 from benchmarks.evidence.samples import thawed_tree
@@ -103,6 +103,8 @@ class _Judgement:
         self._level = options.level or best_level()
         self._cores = options.cores or choose_cores()
         self._trees = {"base": tree_dirs[job.base_tree], "candidate": tree_dirs[job.candidate_tree]}
+        if job.old_tree:
+            self._trees["old"] = tree_dirs[job.old_tree]
         self._secret, self._seeds = Seeds.fresh()
         self._phases, self._quiet = Phases(), quiet
         self._started_at = _now()
@@ -129,7 +131,6 @@ class _Judgement:
             phases=self._phases,
             quiet=quiet,
             cancellation=cancellation,
-            has_controls=job.kind not in ("guard", *BUG_KINDS),
             on_log=callbacks.on_log,
             on_pair=self._progress,
             on_complete=self._post_pair,
@@ -155,16 +156,20 @@ class _Judgement:
         return sealed
 
     def _build(self) -> None:
-        """Both trees at once, each in a separate sandbox: nothing is timed yet."""
+        """All trees at once, each in a separate sandbox: nothing is timed yet."""
         with self._phases.spend("build"), ThreadPoolExecutor(len(self._trees)) as pool:
             try:
                 for build in [pool.submit(self._build_one, name) for name in self._trees]:
-                    build.result()
-            except SideFailed as failure:
-                self._runner.add_event(failure)
+                    self._await_build(build)
             except BaseException:
                 self._cancellation.cancel("the judge was interrupted")  # or the pool would wait for compilers
                 raise
+
+    def _await_build(self, build: Future[None]) -> None:
+        try:
+            build.result()
+        except SideFailed as failure:
+            self._runner.add_event(failure)
 
     def _build_one(self, name: str) -> None:
         build = build_tree if self._job.kind == "confirmation" else REMEMBERED.build
@@ -179,7 +184,7 @@ class _Judgement:
 
     def _calibrate(self) -> None:
         """Settle how many calls a pair has; a guard's quick presets are what they are."""
-        if self._runner.events or self._job.kind in ("guard", *BUG_KINDS):
+        if self._runner.has_ended or self._job.kind in ("guard", *BUG_KINDS):
             return
         try:
             self._suite = calibrated(
@@ -210,10 +215,11 @@ class _Judgement:
 
     def _measure(self) -> None:
         while decide_so_far(self._undecided()) is None:
-            wanted = next_pairs(self._undecided())
+            document = self._undecided()
+            wanted, extras = next_pairs(document), next_extras(document)
             self._wanted = planned_pairs(self._runner.measured, wanted)
             self._progress(self._runner.measured.total())
-            self._runner.run_until(wanted)
+            self._runner.take_block(wanted, controls=extras.controls, old=extras.old)
 
     def _post_pair(self, pair: dict[str, Any], checks: dict[str, int]) -> None:
         """Post a complete pair, so that it counts whatever becomes of this run."""
@@ -255,13 +261,17 @@ class _Judgement:
                 "outputs_checked": runner.outputs_checked,
                 "oracle_checked": runner.oracle_checked,
                 "outputs_differing": runner.outputs_differing,
-                "failures": [event["detail"] for event in runner.events if event["kind"] == "wrong_output"],
+                "failures": [
+                    event["detail"]
+                    for event in runner.events
+                    if event["kind"] == "wrong_output" and event["side"] != "old"
+                ],
             },
             "phases_ns": self._phases.as_dict(),
             "events": runner.events,
             "trials": self._trials.rows,
             "continues": list(job.continues),
-            "old": None,
+            "old": {"tree": job.old_tree, "paid_log_ppm": job.old_paid_log_ppm} if job.old_tree else None,
             "started_at": self._started_at,
             "finished_at": _now(),
         }

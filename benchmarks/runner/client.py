@@ -35,7 +35,7 @@ class LeaseLost(PlatformError):
 
 @dataclass(frozen=True)
 class LeasedRun:
-    """One run that this runner holds, and the two trees it is about."""
+    """One run that this runner holds, and the trees it is about."""
 
     run_id: str
     kind: str
@@ -52,16 +52,21 @@ class LeasedRun:
     reproduction: str = (
         ""  # SHA-256 of a bug's reproduction, a blob like those of trees; empty for other kinds
     )
+    old_tree: str = (
+        ""  # in a confirmation: the tree that base's own award was priced against; empty where there is none
+    )
+    old_paid_log_ppm: int = 0
 
     @classmethod
     def from_answer(cls, answer: dict[str, Any]) -> "LeasedRun":
         """Raises PlatformError when the trees are not what their hashes say."""
         run = answer["run"]
+        old = run.get("old") or {}
         try:
             trees = {name: Tree.from_manifest(manifest) for name, manifest in answer["trees"].items()}
         except TreeError as error:
             raise PlatformError("bad_tree", error.message) from None
-        for name in (run["base_tree"], run["candidate_tree"]):
+        for name in (run["base_tree"], run["candidate_tree"], *([old["tree"]] if old else [])):
             if name not in trees or trees[name].hash != name:
                 raise PlatformError("bad_tree", f"the manifest of tree {name} does not have that hash")
         return cls(
@@ -78,6 +83,8 @@ class LeasedRun:
             trees=trees,
             reproduction=str(run.get("reproduction") or ""),
             continues=tuple(answer.get("continues") or ()),
+            old_tree=str(old.get("tree", "")),
+            old_paid_log_ppm=int(old.get("paid_log_ppm", 0)),
         )
 
 

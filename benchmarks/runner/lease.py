@@ -71,6 +71,8 @@ def _measure(
                 nonce=run.nonce,
                 reproduction=reproduction.decode(),
                 continues=run.continues,
+                old_tree=run.old_tree,
+                old_paid_log_ppm=run.old_paid_log_ppm,
             )
             callbacks = _WithFault(reporter)
             sealed = judge(

@@ -21,9 +21,9 @@ SECRET = bytes(range(32))
 
 
 def invented_pairs(
-    speed_up_log: float, *, units: int = 48, every: int = 6, seed: int = 1, noise_log: float = 0.004
+    speed_up_log: float, *, units: int = 48, every: int = 2, seed: int = 1, noise_log: float = 0.004
 ) -> list[dict[str, Any]]:
-    """`units` measured pairs whose candidate is faster by about `speed_up_log` nats, and a control after every 6th."""
+    """`units` measured pairs whose candidate is faster by about `speed_up_log` nats, and a control after every second."""
     noise = random.Random(seed)
     pairs: list[dict[str, Any]] = []
     for number in range(units):

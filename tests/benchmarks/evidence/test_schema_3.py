@@ -44,7 +44,7 @@ def test_a_false_noise_floor_is_found() -> None:
 
 
 def test_one_control_pair_has_no_noise_floor() -> None:
-    assert make_document(make_pairs(1.5, 6))["environment"]["noise_floor_log_ppm"] is None
+    assert make_document(make_pairs(1.5, 6, every=6))["environment"]["noise_floor_log_ppm"] is None
 
 
 def test_a_document_names_those_that_it_continues() -> None:
