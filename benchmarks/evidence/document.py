@@ -36,6 +36,7 @@ def build_document(
     started_at: str,
     finished_at: str,
     trials: list[dict[str, Any]] | None = None,
+    base_checks: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """The document of a run with its verdict. Every part has the shape of docs/reference/evidence.md; raises EvidenceError.
 
@@ -58,6 +59,7 @@ def build_document(
         "phases_ns": phases_ns,
         "events": events,
         "trials": trials or [],
+        "base_checks": base_checks or [],
         "started_at": started_at,
         "finished_at": finished_at,
     }

@@ -52,8 +52,9 @@ def validate(document: Any, *, has_verdict: bool = True) -> None:
     rules = dict(_DOCUMENT)
     if not has_verdict:
         del rules["verdict"]
-    if isinstance(document, dict) and "trials" not in document:
-        del rules["trials"]  # signed before there were any
+    for name in ("trials", "base_checks"):
+        if isinstance(document, dict) and name not in document:
+            del rules[name]  # signed before there were any
     _fields(document, rules, "document")
     if document["run"]["kind"] in TRIED_KINDS:
         _fields(document["suite"], {"reproduction": _sha256}, "document.suite", is_open=True)
@@ -63,7 +64,10 @@ def validate(document: Any, *, has_verdict: bool = True) -> None:
         raise EvidenceError("document.trials belongs to runs about a bug only")
     if "counted_by" in document["sandbox"]:  # documents signed before this was stated lack it
         _fields(document["sandbox"], {"counted_by": _COUNTED_BY}, "document.sandbox", is_open=True)
-    _pairs(document["pairs"], {case["name"] for case in document["suite"]["cases"]})
+    cases = {case["name"]: 2 * case["calls"] for case in document["suite"]["cases"]}
+    _pairs(document["pairs"], set(cases))
+    for number, attempt in enumerate(document.get("base_checks", [])):
+        _base_check(attempt, cases, f"document.base_checks[{number}]")
     if _time(document["finished_at"]) < _time(document["started_at"]):
         raise EvidenceError("document.finished_at is before started_at")
 
@@ -235,6 +239,33 @@ def _pairs(pairs: list[Any], cases: set[str]) -> None:
         previous = pair["index"]
 
 
+MOST_BASE_CHECKS = 2
+_FAILURE: dict[str, Any] = {
+    "kind": lambda value: isinstance(value, str) and value in EVENT_KINDS,
+    "stage": _name,
+    "detail": _text,
+}
+
+
+def _base_checks(value: Any) -> bool:
+    return isinstance(value, list) and len(value) <= MOST_BASE_CHECKS
+
+
+def _base_check(attempt: Any, cases: dict[str, int], where: str) -> None:
+    """One attempt at base alone: the pair's record, or None for a build, and what failed, or None. `cases` are complete calls."""
+    _fields(attempt, {"pair": lambda _: True, "failure": lambda _: True}, where)
+    pair, failure = attempt["pair"], attempt["failure"]
+    if failure is not None:
+        _fields(failure, _FAILURE, f"{where}.failure")
+    if pair is None:
+        return
+    _pairs([pair], set(cases))
+    if not pair["control"]:
+        raise EvidenceError(f"{where}.pair is not of base alone")
+    if failure is None and len(pair["calls"]) != cases[pair["case"]]:
+        raise EvidenceError(f"{where} did not fail, and its pair is not complete")
+
+
 _COUNTED_BY: dict[str, Any] = {
     "cpu": lambda value: isinstance(value, str) and value in (*CGROUPS, "clocks-and-rusage"),
     "memory": lambda value: isinstance(value, str) and value in (*CGROUPS, "polls-and-high-water-marks"),
@@ -276,6 +307,7 @@ _DOCUMENT: dict[str, Any] = {
     "phases_ns": _naturals,
     "events": _events,
     "trials": _trials,
+    "base_checks": _base_checks,
     "verdict": {
         "kind": lambda value: isinstance(value, str) and value in set(VerdictKind),
         "reason": lambda value: isinstance(value, str) and bool(value),
