@@ -49,13 +49,13 @@ def state_of_base(document: dict[str, Any]) -> BaseState:
 
 
 def ran_without_the_candidate(document: dict[str, Any], event: dict[str, Any]) -> bool:
-    """True if what failed was a pair of base alone: a control pair, one of a calibration, or any pair of a single tree."""
+    """True if no process of the candidate was in what failed: in a control pair, a calibration, or any pair of a single tree."""
     if document["trees"]["base"] == document["trees"]["candidate"]:
         return True
     if event.get("stage") == "build":
         return False  # both are built at once
-    controls = {pair["index"] for pair in document["pairs"] if pair["control"]}
-    return "pair" not in event or event["pair"] in controls
+    others = {pair["index"] for pair in document["pairs"] if pair["tree"] != "candidate"}
+    return "pair" not in event or event["pair"] in others
 
 
 def needs_attempt(document: dict[str, Any], event: dict[str, Any] | None) -> bool:

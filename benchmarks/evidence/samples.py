@@ -11,7 +11,8 @@ from typing import Any
 
 from benchmarks.evidence.schema import SIDES
 from benchmarks.statistics.controls import BaseTime
-from benchmarks.statistics.units import PPB, log_ppb, nats, pair_log_ppb
+from benchmarks.statistics.median import standard_deviation
+from benchmarks.statistics.units import PPB, floor_ppm, log_ppb, nats, pair_log_ppb
 
 PPB_PER_PPM = 1000
 
@@ -24,6 +25,7 @@ class Samples:
     controls: tuple[int, ...]  # complete control pairs
     base_times: tuple[BaseTime, ...]  # of both
     complete: tuple[dict[str, Any], ...]  # the measured pairs themselves
+    old: dict[str, tuple[int, ...]]  # complete pairs of base and the old tree, ln(base / old) by case
 
     def units(self, cap_ppb: int) -> list[float]:
         """One log ratio in nats per unit, each case's held at `cap_ppb` before they are combined."""
@@ -40,6 +42,7 @@ def read_samples(document: dict[str, Any]) -> Samples:
     """The samples of a validated document. Interrupted pairs stay in the document and are left out here."""
     complete = {case["name"]: 2 * case["calls"] for case in document["suite"]["cases"]}
     by_case: dict[str, list[int]] = {name: [] for name in complete}
+    old: dict[str, list[int]] = {name: [] for name in complete}
     controls: list[int] = []
     base_times: list[BaseTime] = []
     whole: list[dict[str, Any]] = []
@@ -47,6 +50,9 @@ def read_samples(document: dict[str, Any]) -> Samples:
         if len(pair["calls"]) != complete[pair["case"]]:
             continue
         value = pair_log_ppb(turns(pair["calls"]))
+        if _tree(pair) == "old":
+            old[pair["case"]].append(value)
+            continue
         (controls if pair["control"] else by_case[pair["case"]]).append(value)
         base_times.append(_base_time(pair))
         if not pair["control"]:
@@ -56,7 +62,25 @@ def read_samples(document: dict[str, Any]) -> Samples:
         tuple(controls),
         tuple(base_times),
         tuple(whole),
+        {case: tuple(values) for case, values in old.items()},
     )
+
+
+def noise_floor_log_ppm(document: dict[str, Any]) -> int | None:
+    """Standard deviation of a pair's log ratio where both sides run base, in millionths of a nat; None below two pairs.
+
+    In an A/A run that is every pair.
+    """
+    samples = read_samples(document)
+    is_aa = document["run"]["kind"] == "aa"
+    measured = [value for values in samples.by_case.values() for value in values] if is_aa else []
+    both_base = [nats(value) for value in (*samples.controls, *measured)]
+    return floor_ppm(standard_deviation(both_base)) if len(both_base) > 1 else None
+
+
+def _tree(pair: dict[str, Any]) -> str:
+    """Whose tree ran on the candidate's side."""
+    return str(pair.get("tree", "base" if pair["control"] else "candidate"))
 
 
 def turns(calls: list[list[Any]]) -> list[tuple[int, int]]:
@@ -90,5 +114,5 @@ def thawed_side(document: dict[str, Any]) -> tuple[int, str] | None:
         limit = frozen_cpu_limit_ns(pair)
         for side in SIDES:
             if pair["cpu_while_frozen_ns"][side] > limit:
-                return pair["index"], "base" if pair["control"] else side
+                return pair["index"], _tree(pair) if side == "candidate" else side
     return None

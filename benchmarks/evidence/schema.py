@@ -12,9 +12,12 @@ from benchmarks.judging.verdicts import VerdictKind
 from benchmarks.statistics.confirm import LEAST_PAIRS
 from benchmarks.statistics.gate import LOOKS
 
-SCHEMA = "gainshare.evidence/2"
+SCHEMA = "gainshare.evidence/3"
+SCHEMA_2 = "gainshare.evidence/2"  # its documents verify by the rules that they were signed under
+SCHEMAS = (SCHEMA, SCHEMA_2)
 RUN_KINDS = ("gate", "confirmation", "guard", "aa", "reproduction", "fix")
 SIDES = ("base", "candidate")
+TREES = ("base", "candidate", "old")  # what may run on the candidate's side of a pair
 EVENT_KINDS = (
     "protocol_violation",  # a sample did not speak the protocol: extra bytes, answers no one asked for
     "policy_violation",  # it did what the policy forbids
@@ -39,6 +42,7 @@ CGROUPS = ("cgroup-v1", "cgroup-v2")
 MOST_LOG_PPM = 40_000_000  # e^40: no ratio of times is beyond it
 MOST_ALPHA_PPM = 100_000
 _HEX = re.compile(r"[0-9a-f]+")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 Rule = Callable[[Any], bool]
 
@@ -49,12 +53,13 @@ class EvidenceError(ValueError):
 
 def validate(document: Any, *, has_verdict: bool = True) -> None:
     """Raise EvidenceError unless `document` has exactly the declared shape."""
-    rules = dict(_DOCUMENT)
+    schema = document.get("schema") if isinstance(document, dict) else None
+    is_second = schema == SCHEMA_2
+    rules = dict(_DOCUMENT if is_second else _DOCUMENT_3)
     if not has_verdict:
         del rules["verdict"]
-    for name in ("trials", "base_checks"):
-        if isinstance(document, dict) and name not in document:
-            del rules[name]  # signed before there were any
+    if is_second and "trials" not in document:
+        del rules["trials"]  # signed before there were any
     _fields(document, rules, "document")
     if document["run"]["kind"] in TRIED_KINDS:
         _fields(document["suite"], {"reproduction": _sha256}, "document.suite", is_open=True)
@@ -66,10 +71,32 @@ def validate(document: Any, *, has_verdict: bool = True) -> None:
         _fields(document["sandbox"], {"counted_by": _COUNTED_BY}, "document.sandbox", is_open=True)
     cases = {case["name"]: 2 * case["calls"] for case in document["suite"]["cases"]}
     _pairs(document["pairs"], set(cases))
-    for number, attempt in enumerate(document.get("base_checks", [])):
-        _base_check(attempt, cases, f"document.base_checks[{number}]")
+    if not is_second:
+        _third(document, has_verdict=has_verdict)
+        for number, attempt in enumerate(document["base_checks"]):
+            _base_check(attempt, cases, f"document.base_checks[{number}]")
     if _time(document["finished_at"]) < _time(document["started_at"]):
         raise EvidenceError("document.finished_at is before started_at")
+
+
+def _third(document: dict[str, Any], *, has_verdict: bool) -> None:
+    """What schema 3 asks for in addition to schema 2."""
+    if has_verdict:  # computed from the samples when the document is built
+        rule = {"noise_floor_log_ppm": lambda value: value is None or _natural(value)}
+        _fields(document["environment"], rule, "document.environment", is_open=True)
+    if document["old"] is not None:
+        if document["run"]["kind"] != "confirmation":
+            raise EvidenceError("document.old belongs to confirmations only")
+        _fields(document["old"], _OLD, "document.old")
+    for number, pair in enumerate(document["pairs"]):
+        where = f"document.pairs[{number}]"
+        _fields(pair, _PAIR_3, where, is_open=True)
+        if pair["control"] != (pair["tree"] == "base"):
+            raise EvidenceError(f"{where}.control does not fit its tree")
+        if pair["control"] != (pair["beside"] is not None):
+            raise EvidenceError(f"{where}.beside is for control pairs, and only for them")
+        if pair["tree"] == "old" and document["old"] is None:
+            raise EvidenceError(f"{where} has the old tree, and the document names none")
 
 
 def _fields(value: Any, rules: dict[str, Any], where: str, *, is_open: bool = False) -> None:
@@ -168,14 +195,30 @@ def _is_side(value: Any) -> bool:
     return isinstance(value, str) and value in SIDES
 
 
-def _events(value: Any) -> bool:
+def _is_tree(value: Any) -> bool:
+    return isinstance(value, str) and value in TREES
+
+
+def _digests(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and all(isinstance(name, str) and _DIGEST.fullmatch(name) for name in value)
+        and len(set(value)) == len(value)
+    )
+
+
+def _digest_or_none(value: Any) -> bool:
+    return value == "" or _sha256(value)
+
+
+def _events(value: Any, is_side: Rule = _is_side) -> bool:
     return isinstance(value, list) and all(
         isinstance(event, dict)
         and event.keys() <= {"kind", "detail", "side", "stage", "pair"}
         and isinstance(event.get("kind"), str)
         and event["kind"] in EVENT_KINDS
         and _text(event.get("detail"))
-        and _is_side(event.get("side", "candidate"))
+        and is_side(event.get("side", "candidate"))
         and _text(event.get("stage", ""))
         and _natural(event.get("pair", 0))
         for event in value
@@ -259,7 +302,9 @@ def _base_check(attempt: Any, cases: dict[str, int], where: str) -> None:
         _fields(failure, _FAILURE, f"{where}.failure")
     if pair is None:
         return
-    _pairs([pair], set(cases))
+    _fields(pair, {**_PAIR, **_PAIR_3}, f"{where}.pair", is_open=True)
+    if pair["case"] not in cases or not _naturals(pair.get("shape", {})):
+        raise EvidenceError(f"{where}.pair is not one of the suite's")
     if not pair["control"]:
         raise EvidenceError(f"{where}.pair is not of base alone")
     if failure is None and len(pair["calls"]) != cases[pair["case"]]:
@@ -272,7 +317,7 @@ _COUNTED_BY: dict[str, Any] = {
 }
 
 _DOCUMENT: dict[str, Any] = {
-    "schema": lambda value: value == SCHEMA,
+    "schema": lambda value: value == SCHEMA_2,
     "run": {"id": _name, "kind": lambda value: isinstance(value, str) and value in RUN_KINDS, "nonce": _name},
     "suite": _Open(
         name=_name,
@@ -307,7 +352,6 @@ _DOCUMENT: dict[str, Any] = {
     "phases_ns": _naturals,
     "events": _events,
     "trials": _trials,
-    "base_checks": _base_checks,
     "verdict": {
         "kind": lambda value: isinstance(value, str) and value in set(VerdictKind),
         "reason": lambda value: isinstance(value, str) and bool(value),
@@ -317,4 +361,26 @@ _DOCUMENT: dict[str, Any] = {
     },
     "started_at": _timestamp,
     "finished_at": _timestamp,
+}
+
+_VERSIONED = {"version": _name, "digest": _digest_or_none}
+_OLD: dict[str, Any] = {
+    "tree": _sha256,
+    "paid_log_ppm": lambda value: _positive(value) and value <= MOST_LOG_PPM,
+}
+_PAIR_3: dict[str, Any] = {
+    "tree": _is_tree,
+    "beside": lambda value: value is None or _natural(value),
+}
+_DOCUMENT_3: dict[str, Any] = {
+    **_DOCUMENT,
+    "schema": lambda value: value == SCHEMA,
+    "base_checks": _base_checks,
+    "continues": _digests,
+    "old": lambda value: value is None or isinstance(value, dict),
+    "events": lambda value: _events(value, _is_tree),
+    "environment": _Open(
+        packages=_Open(torch=_VERSIONED, numpy=_VERSIONED, cryptography=_VERSIONED),
+        compiler=_VERSIONED,
+    ),
 }

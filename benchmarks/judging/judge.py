@@ -283,6 +283,8 @@ class _Judgement:
             "phases_ns": self._phases.as_dict(),
             "events": runner.events,
             "trials": self._trials.rows,
+            "continues": [],
+            "old": None,
             "base_checks": self._base_checks,
             "started_at": self._started_at,
             "finished_at": _now(),

@@ -53,7 +53,7 @@ def calibrated(
         return suite
     slowest_ns = 1
     for index, case in enumerate(suite.cases):
-        plan = PairPlan(index, True, case.name, case.draw(seeds.numbers("shape", index)))
+        plan = PairPlan(index, case.name, case.draw(seeds.numbers("shape", index)), "base")
         pair = Pair(plan, trees, setup, seeds, phases, quiet, sample_log)
         try:
             measure(pair, cancellation)

@@ -40,6 +40,8 @@ class PairRecord:
         return {
             "index": self.plan.index,
             "control": self.plan.is_control,
+            "tree": self.plan.tree,
+            "beside": self.plan.beside,
             "case": self.plan.case,
             "shape": dict(self.plan.shape),
             "spawn_order": list(self.spawn_order),

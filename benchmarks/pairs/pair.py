@@ -48,7 +48,7 @@ class Pair:
         self._setup, self._seeds, self._phases, self._quiet = setup, seeds, phases, quiet
         suite = setup.suite.part(plan.case)
         self._suite = replace(suite, oracle_checks=suite.calls_per_side) if checks_all else suite
-        self._trees = {"base": trees["base"], "candidate": trees["base" if plan.is_control else "candidate"]}
+        self._trees = {"base": trees["base"], "candidate": trees[plan.tree]}
         first = seeds.order("pair", plan.index, "spawn").sample(SIDES, 2)
         self.record = PairRecord(plan, spawn_order=(first[0], first[1]))
         self._sides: dict[str, Side] = {}
@@ -58,7 +58,7 @@ class Pair:
     def of_base_alone(self) -> "Pair":
         """The same pair once more in fresh processes, with the same inputs and base on both sides."""
         return Pair(
-            replace(self.plan, is_control=True),
+            replace(self.plan, tree="base", beside=self.plan.index),
             self._trees,
             self._setup,
             self._seeds,
@@ -116,9 +116,9 @@ class Pair:
         try:
             yield
         except SideFailed as failure:
-            if not self.plan.is_control:
+            if failure.side != "candidate" or self.plan.tree == "candidate":
                 raise
-            raise SideFailed(failure.kind, "base", failure.stage, failure.detail) from failure
+            raise SideFailed(failure.kind, self.plan.tree, failure.stage, failure.detail) from failure
 
     def _pass_on_logs(self) -> None:
         """Pass on what the sides have written since the last time; never while a clock runs."""

@@ -15,12 +15,20 @@ BLOCK = 6  # candidate pairs between two looks at the least; each block holds on
 
 @dataclass(frozen=True)
 class PairPlan:
-    """Plan of one pair. In a control pair both sides run base's tree."""
+    """Plan of one pair. `tree` runs on the candidate's side: in a control pair both sides run base's tree.
+
+    A control pair is `beside` the measured pair of this index, with which it shares case and shape.
+    """
 
     index: int
-    is_control: bool
     case: str
     shape: dict[str, int]
+    tree: str = "candidate"
+    beside: int | None = None
+
+    @property
+    def is_control(self) -> bool:
+        return self.tree == "base"
 
 
 def schedule(suite: Suite, seeds: Seeds, *, has_controls: bool = True) -> Iterator[PairPlan]:
@@ -34,9 +42,9 @@ def schedule(suite: Suite, seeds: Seeds, *, has_controls: bool = True) -> Iterat
             case = next(cases)
             shape = case.draw(seeds.numbers("block", block, "shape", place))
             if has_controls and place == control_before:
-                yield PairPlan(index, True, case.name, shape)
+                yield PairPlan(index, case.name, shape, "base", beside=index + 1)
                 index += 1
-            yield PairPlan(index, False, case.name, shape)
+            yield PairPlan(index, case.name, shape)
             index += 1
         block += 1
 

@@ -9,9 +9,10 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from bounty.api.parsing import caller, validated
+from bounty.api.parsing import asked_by, caller, validated
 from bounty.api.runs import ChangeOut, RunOut
 from bounty.models import OPEN_RUN_STATES, NoiseSample, Runner, RunnerFailure
+from bounty.services.access import sees_course
 from bounty.services.runners.device_waits import is_waiting
 from bounty.services.runners.doubts import runs_in_doubt
 from bounty.services.runners.maintenance import find_runner
@@ -161,4 +162,6 @@ class RunnerDoubts(APIView):
 
     @extend_schema(responses=RunOut(many=True))
     def get(self, request: Request, name: str) -> Response:
-        return Response(RunOut(runs_in_doubt(find_runner(name)), many=True).data)
+        person = asked_by(request)
+        runs = [run for run in runs_in_doubt(find_runner(name)) if sees_course(person, run)]
+        return Response(RunOut(runs, many=True, context={"request": request}).data)

@@ -1,8 +1,10 @@
 """REST: submissions. Decisions about them are in `submission_actions`."""
 
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from django.db.models import QuerySet
 from django.http import HttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
@@ -34,14 +36,20 @@ from bounty.models import OPEN_RUN_STATES, AwardRole, NextStep, Review, RunState
 from bounty.services.access import Person as Asking
 from bounty.services.access import require_sight, sees
 from bounty.services.awards import standing_award, standing_awards
+from bounty.services.course import (
+    looks_done,
+    shown_history,
+    shown_place,
+    shown_runs,
+    shown_state,
+    with_shown_state,
+)
 from bounty.services.runs.logs import submission_log
-from bounty.services.runs.queues import queue_place
 from bounty.services.runs.rechecks import CheckOutcome, check_of
 from bounty.services.submissions import find_submission, submit
-from bounty.services.transitions import history
 from bounty.services.trees import blob_store
 from bounty.stages import stage
-from bounty.visibility import Part, without_figures
+from bounty.visibility import BEING_JUDGED, Part, without_figures
 from gainshare.accounts.permissions import HasScope
 from gainshare.accounts.queries import ListQuery, OneOf, Person
 from gainshare.accounts.schema import refused
@@ -98,6 +106,10 @@ class SubmissionOut(serializers.ModelSerializer[Submission]):
     base_tree = serializers.CharField(source="base_tree_id")
     candidate_tree = serializers.CharField(source="candidate_tree_id", allow_null=True)
     copy_of = serializers.UUIDField(source="copy_of_id", allow_null=True)
+    state = serializers.SerializerMethodField(
+        help_text='"being_judged" until it is decided, for those who may not see more yet.'
+    )
+    judged_at = serializers.SerializerMethodField()
     verdict = serializers.SerializerMethodField()
 
     class Meta:
@@ -119,6 +131,15 @@ class SubmissionOut(serializers.ModelSerializer[Submission]):
             "merged_at",
         ]
 
+    @extend_schema(responses=serializers.ChoiceField(choices=[BEING_JUDGED, *SubmissionState.values]))
+    def get_state(self, submission: Submission) -> str:
+        return shown_state(submission, asking(self))
+
+    @extend_schema(responses=serializers.DateTimeField(allow_null=True))
+    def get_judged_at(self, submission: Submission) -> datetime | None:
+        is_shown = sees(asking(self), Part.COURSE, submission)
+        return submission.judged_at if is_shown else None
+
     @extend_schema(responses=VerdictOut)
     def get_verdict(self, submission: Submission) -> dict[str, Any] | None:
         return shown_verdict(submission, asking(self))
@@ -134,7 +155,10 @@ class SubmissionDetailOut(SubmissionOut):
     award = serializers.SerializerMethodField()
     shares = serializers.SerializerMethodField(help_text="Only of a bug's fix: the parts of the award.")
     queue = serializers.SerializerMethodField()
-    runs = RunOut(many=True)
+    looks = serializers.SerializerMethodField(
+        help_text="How often a run reached 6, 12, 24 or 48 pairs: progress that does not tell which run it is."
+    )
+    runs = serializers.SerializerMethodField(help_text="Shown once the submission is decided.")
     reviews = ReviewOut(many=True)
     changes = serializers.SerializerMethodField()
 
@@ -148,6 +172,7 @@ class SubmissionDetailOut(SubmissionOut):
             "award",
             "shares",
             "queue",
+            "looks",
             "runs",
             "reviews",
             "changes",
@@ -155,8 +180,8 @@ class SubmissionDetailOut(SubmissionOut):
 
     def get_stage(self, submission: Submission) -> str:
         waiting = (RunState.QUEUED, *OPEN_RUN_STATES)
-        kinds = [run.kind for run in submission.runs.all() if run.state in waiting]
-        return stage(submission.state, kinds[-1] if kinds else None)
+        kinds = [run.kind for run in shown_runs(submission, asking(self)) if run.state in waiting]
+        return stage(shown_state(submission, asking(self)), kinds[-1] if kinds else None)
 
     @extend_schema(responses=CheckOut)
     def get_check(self, submission: Submission) -> dict[str, Any] | None:
@@ -168,7 +193,8 @@ class SubmissionDetailOut(SubmissionOut):
         return dict(CheckOut(check).data) if check is not None else None
 
     def get_is_waiting_for_escrow(self, submission: Submission) -> bool:
-        return submission.next_step == NextStep.AWAIT_ESCROW
+        is_shown = sees(asking(self), Part.COURSE, submission)
+        return is_shown and submission.next_step == NextStep.AWAIT_ESCROW
 
     @extend_schema(responses=AwardOut)
     def get_award(self, submission: Submission) -> dict[str, Any] | None:
@@ -185,15 +211,22 @@ class SubmissionDetailOut(SubmissionOut):
 
     @extend_schema(responses=QueueOut)
     def get_queue(self, submission: Submission) -> dict[str, Any] | None:
-        for run in submission.runs.all():
-            if (place := queue_place(run)) is not None:
-                return dict(QueueOut(place).data)
-        return None
+        place = shown_place(submission, asking(self))
+        return dict(QueueOut(place).data) if place is not None else None
+
+    def get_looks(self, submission: Submission) -> int:
+        return looks_done(submission)
+
+    @extend_schema(responses=RunOut(many=True))
+    def get_runs(self, submission: Submission) -> list[dict[str, Any]]:
+        runs = shown_runs(submission, asking(self))
+        return list(RunOut(runs, many=True, context=self.context).data)
 
     @extend_schema(responses=ChangeOut(many=True))
     def get_changes(self, submission: Submission) -> list[dict[str, Any]]:
-        has_reasons = sees(asking(self), Part.FIGURES, submission)
-        return shown_changes(history(submission), has_reasons=has_reasons)
+        person = asking(self)
+        has_reasons = sees(person, Part.FIGURES, submission)
+        return shown_changes(shown_history(submission, person), has_reasons=has_reasons)
 
 
 def rendered(submission: Submission, request: Request, status: int = 200) -> Response:
@@ -203,10 +236,12 @@ def rendered(submission: Submission, request: Request, status: int = 200) -> Res
 
 
 class SubmissionQuery(ListQuery):
-    lookups = {"submitter": "submitter__username"}
+    lookups = {"submitter": "submitter__username", "state": "shown_state"}
 
     bounty = serializers.UUIDField(required=False, help_text="A bounty's id.")
-    state = OneOf(SubmissionState.values, help_text="The submission's state.")
+    state = OneOf(
+        [BEING_JUDGED, *SubmissionState.values], help_text="The state as the caller sees it in the list."
+    )
     submitter = Person(help_text='A user name, or "me".')
 
 
@@ -221,6 +256,9 @@ class SubmissionList(generics.ListAPIView[Submission]):
 
     def get_permissions(self) -> list[BasePermission]:
         return [AllowAny()] if self.request.method != "POST" else [HasScope("submit")()]
+
+    def get_queryset(self) -> QuerySet[Submission]:
+        return with_shown_state(super().get_queryset(), asked_by(self.request))
 
     @extend_schema(request=SubmissionIn, responses={201: SubmissionDetailOut, **refused(404, 429)})
     def post(self, request: Request) -> Response:

@@ -11,6 +11,7 @@ from benchmarks.evidence.commitment import commit
 from benchmarks.evidence.decision import make_plan
 from benchmarks.evidence.document import build_document, seal
 from benchmarks.patch.policy import HARNESS_VERSION, harness_hash, load_policy
+from benchmarks.runner.toolchain import compiler, packages
 from benchmarks.sandbox.accounting.groups import COUNTED_BY
 
 CALLS_PER_SIDE = 4
@@ -42,6 +43,8 @@ def _pair(index: int, log_ratio: float, noise: random.Random, *, is_control: boo
     return {
         "index": index,
         "control": is_control,
+        "tree": "base" if is_control else "candidate",
+        "beside": index - 1 if is_control else None,
         "case": "small",
         "spawn_order": ["base", "candidate"],
         "calls": calls,
@@ -89,7 +92,7 @@ def invented_document(
         trees={"base": run["base_tree"], "candidate": run["candidate_tree"]},
         harness={"hash": harness_hash(), "version": HARNESS_VERSION},
         policy_hash=load_policy().hash,
-        environment={"note": "invented for a test"},
+        environment={"note": "invented for a test", "packages": packages(), "compiler": compiler()},
         sandbox={
             "level": level,
             "award_eligible": level in load_policy().award_sandbox_levels,

@@ -10,6 +10,7 @@ from benchmarks.evidence.decision import make_plan
 from benchmarks.evidence.document import build_document
 from benchmarks.evidence.schema import SCHEMA
 from benchmarks.patch.policy import harness_hash, load_policy
+from benchmarks.runner.toolchain import compiler, packages
 from benchmarks.sandbox.accounting.groups import COUNTED_BY
 
 CALLS = 5
@@ -48,6 +49,8 @@ def make_pairs(
                     {
                         "index": len(pairs),
                         "control": control,
+                        "tree": "base" if control else "candidate",
+                        "beside": len(pairs) + 1 if control else None,
                         "case": case,
                         "shape": {"tokens": 256},
                         "spawn_order": rng.sample(["base", "candidate"], 2),
@@ -83,7 +86,7 @@ def make_parts(pairs: list[dict[str, Any]], kind: str = "gate", **changed: Any) 
         "trees": {"base": "0" * 64, "candidate": "1" * 64},
         "harness": {"hash": harness_hash(), "version": "1"},
         "policy_hash": load_policy().hash,
-        "environment": {"cpu": "test"},
+        "environment": {"cpu": "test", "packages": packages(), "compiler": compiler()},
         "sandbox": {
             "level": "bubblewrap",
             "award_eligible": True,
@@ -95,6 +98,10 @@ def make_parts(pairs: list[dict[str, Any]], kind: str = "gate", **changed: Any) 
         "checks": {"outputs_checked": 10_000, "oracle_checked": 3, "outputs_differing": 0, "failures": []},
         "phases_ns": {"measuring": 1},
         "events": [],
+        "trials": [],
+        "base_checks": [],
+        "continues": [],
+        "old": None,
         "started_at": "2025-01-01T00:00:00+00:00",
         "finished_at": "2025-01-01T00:01:00+00:00",
     }

@@ -1,10 +1,12 @@
 """Seeds, the order of pairs, phases, quiet, cores: what surrounds a pair."""
 
+import importlib.metadata
 import itertools
 import os
 import threading
 import time
 from collections import Counter
+from hashlib import sha256
 from pathlib import Path
 from typing import Never
 
@@ -22,6 +24,13 @@ from benchmarks.suites import Suite, get_suite
 
 TINY = get_suite("moe_forward", "tiny")
 STANDARD = get_suite("moe_forward", "standard")
+
+
+def record_digest(package: str) -> str:
+    """SHA-256 of the list of files that the package's installer wrote."""
+    files = importlib.metadata.files(package) or []
+    record = next(file for file in files if file.name == "RECORD" and "dist-info" in str(file))
+    return sha256(record.read_binary()).hexdigest()
 
 
 def plans(suite: Suite, count: int, secret: bytes = bytes(32)) -> list[PairPlan]:
@@ -167,5 +176,10 @@ def test_the_roofline_is_generous_but_not_endless() -> None:
 def test_the_fingerprint_names_the_machine_in_text_and_whole_numbers() -> None:
     found = environment(extra=3)
     assert found["extra"] == 3 and found["cores"] >= 1
-    assert all(type(value) in (str, int) for value in found.values())
+    assert all(type(value) in (str, int, dict) for value in found.values())
+    assert set(found["packages"]) == {"torch", "numpy", "cryptography"}
+    for what in (*found["packages"].values(), found["compiler"]):
+        assert what["version"] and all(type(value) is str for value in what.values())
+        assert len(what["digest"]) in (0, 64)
+    assert found["packages"]["numpy"] == {"version": np.__version__, "digest": record_digest("numpy")}
     assert cpu_name("model name : Fast One\ncpu family : 6\nmodel : 1\nstepping : 2\n") == "Fast One (6/1/2)"

@@ -106,17 +106,21 @@ def test_rest_and_the_page_tell_place_and_time(world: World) -> None:
     at_work(world.runner)
     submission = world.submit(world.ann, diff_of_line(1, "step_1 = 0"))
     later = world.submit(world.ann, diff_of_line(2, "step_2 = 0"))
-    client = APIClient()
+    client, anybody = APIClient(), APIClient()
+    client.force_authenticate(world.mira)
     expected = {"position": 1, "runners": 1, "starts_in_s": 40, "ends_in_s": 80, "waiting_for_device": 0}
     assert client.get(f"/api/v1/submissions/{later.pk}/").json()["queue"] == expected
     assert client.get(f"/api/v1/runs/{later.runs.get().pk}/").json()["queue"] == expected
-    assert progress_of(submission).detail == "It is next. Starts now, ends in about 40 s."
+    shown = anybody.get(f"/api/v1/submissions/{later.pk}/").json()["queue"]
+    assert shown == {**expected, "ends_in_s": None}  # how long it takes would tell which run it is
+    assert progress_of(submission, world.mira).detail == "It is next. Starts now, ends in about 40 s."
     assert (
-        progress_of(later).detail == "1 ahead of it in the queue. Starts in about 40 s, ends in about 80 s."
+        progress_of(later, world.mira).detail
+        == "1 ahead of it in the queue. Starts in about 40 s, ends in about 80 s."
     )
     run = world.lease()
     assert run.state == RunState.LEASED
-    assert "It ends in about" in progress_of(submission).detail
+    assert "It ends in about" in progress_of(submission, world.mira).detail
     assert client.get(f"/api/v1/submissions/{submission.pk}/").json()["queue"]["position"] is None
 
 
