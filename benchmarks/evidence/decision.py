@@ -10,7 +10,8 @@ from fractions import Fraction
 from types import ModuleType
 from typing import Any
 
-from benchmarks.evidence import bugs, old, partner, partner_2
+from benchmarks.evidence import base_checks, bugs, old, partner, partner_2
+from benchmarks.evidence.base_checks import BaseState
 from benchmarks.evidence.guard import guard_verdict, wanted_pairs
 from benchmarks.evidence.samples import PPB_PER_PPM, Samples, read_samples, thawed_side
 from benchmarks.evidence.schema import SCHEMA, SCHEMA_2, validate
@@ -47,9 +48,6 @@ _WEIGHT = (
 )
 
 
-# Whichever side they name: the platform stopped, the runner failed, or the pair was tampered with.
-_NOT_BASE_S_FAULT = ("cancelled", "infrastructure_error", "policy_violation")
-
 _BROKEN = (
     VerdictKind.BUILD_FAILED,
     "The patch did not build or import: {detail}. Read the run's log, then try it with `gainshare bench` on your machine.",
@@ -70,6 +68,8 @@ _CRASHES = {
         "The patch crashed instead of answering: {detail}. Read the run's log, then try it with `gainshare bench` on your machine.",
     ),
 }
+_NOT_STARTED = "A sandbox failed before any tree was loaded: {detail}. The run is queued again."
+_CANDIDATE_S = {"wrong_output": VerdictKind.WRONG_OUTPUT, "suspicious": VerdictKind.SUSPICIOUS}
 _LATE_BUILD = (
     VerdictKind.TIMEOUT,
     "The patch took too long to build: {detail}. Give the compiler less to compute and nothing to wait for, then try it with "
@@ -189,8 +189,8 @@ def decide_so_far(document: dict[str, Any]) -> Verdict | None:
     validate(document, has_verdict=False)
     samples = read_samples(document)
     pairs = samples.unit_count
-    if found := _from_events(document, pairs):
-        return found
+    if event := deciding_event(document):
+        return _from_event(document, event, pairs)
     if document["checks"]["failures"]:
         return _wrong_output(str(document["checks"]["failures"][0]), pairs)
     if thawed := thawed_side(document):
@@ -226,14 +226,25 @@ def decide(document: dict[str, Any]) -> Verdict:
     )
 
 
-def _from_events(document: dict[str, Any], pairs: int) -> Verdict | None:
+def deciding_event(document: dict[str, Any]) -> dict[str, Any] | None:
+    """The most severe event; None where there is none. What the old tree did decides nothing."""
     events = [event for event in document["events"] if event.get("side") != "old"]
-    if not events:
-        return None
-    event = min(events, key=lambda each: _WEIGHT.index(each["kind"]))
-    kind, detail = event["kind"], event["detail"].strip() or "no detail"
-    is_base = event.get("side") == "base" and not bugs.runs_the_patch(document, event)
-    if is_base and kind not in _NOT_BASE_S_FAULT:
+    return min(events, key=lambda each: _WEIGHT.index(each["kind"]), default=None)
+
+
+def _from_event(document: dict[str, Any], event: dict[str, Any], pairs: int) -> Verdict | None:
+    """What the event means; None while base has to be tried again."""
+    kind, stage, detail = event["kind"], event.get("stage", ""), event["detail"].strip() or "no detail"
+    if base_checks.has_rules(document):
+        if base_checks.names_base(document, event):
+            return _from_base(document, event, detail, pairs)
+        if stage == base_checks.START and kind not in base_checks.NOT_BASE_S_FAULT:
+            return Verdict(VerdictKind.INFRASTRUCTURE_ERROR, _NOT_STARTED.format(detail=detail), pairs=pairs)
+    elif (
+        event.get("side") == "base"
+        and not bugs.runs_the_patch(document, event)
+        and kind not in base_checks.NOT_BASE_S_FAULT
+    ):
         return Verdict(
             VerdictKind.INFRASTRUCTURE_ERROR,
             f"The base tree failed, not the patch ({kind}: {detail}). A maintainer must check the base tree.",
@@ -245,8 +256,36 @@ def _from_events(document: dict[str, Any], pairs: int) -> Verdict | None:
         return Verdict(
             VerdictKind.SUSPICIOUS, f"{_sentence(detail)} A maintainer will check the run.", pairs=pairs
         )
-    verdict_kind, reason = _meaning(kind, event.get("stage", ""))
+    verdict_kind, reason = _meaning(kind, stage)
     return Verdict(verdict_kind, reason.format(detail=detail), pairs=pairs)
+
+
+def _from_base(document: dict[str, Any], event: dict[str, Any], detail: str, pairs: int) -> Verdict | None:
+    """Whose failure it was that an event names base, from the attempts at base without the candidate."""
+    kind, what = event["kind"], f"{event['kind']}: {detail}"
+    failed = VerdictKind.INFRASTRUCTURE_ERROR
+    match base_checks.state_of_base(document):
+        case BaseState.UNTRIED:
+            return None
+        case BaseState.FAILS:
+            reason = (
+                f"The base tree fails on its own, not the patch ({what}): it failed again in {base_checks.ATTEMPTS} "
+                "attempts without the patch. A maintainer must repair the base tree; then the run is queued again."
+            )
+        case BaseState.UNKNOWN:
+            reason = f"Base failed ({what}), and the runner could not try it again. The run is queued again."
+        case BaseState.WORKS if base_checks.ran_without_the_candidate(document, event):
+            reason = (
+                f"Base failed once in a pair without the patch ({what}) and worked when it was tried again. The run is "
+                "queued again."
+            )
+        case BaseState.WORKS:
+            failed = _CANDIDATE_S.get(kind) or _meaning(kind, event.get("stage", ""))[0]
+            reason = (
+                f"Base failed next to the patch ({what}) and works next to itself with the same inputs, so this counts as the "
+                "patch's failure. Remove what reaches the other process or uses up the machine, then submit again."
+            )
+    return Verdict(failed, reason, pairs=pairs)
 
 
 def _meaning(kind: str, stage: str) -> tuple[VerdictKind, str]:

@@ -37,6 +37,7 @@ def build_document(
     trials: list[dict[str, Any]] | None = None,
     continues: list[dict[str, Any]] | None = None,
     old: dict[str, Any] | None = None,
+    base_checks: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """The document of a run with its verdict. Every part has the shape of docs/reference/evidence.md; raises EvidenceError.
 
@@ -63,6 +64,7 @@ def build_document(
         "trials": trials or [],
         "continues": continues or [],
         "old": old,
+        "base_checks": base_checks or [],
         "started_at": started_at,
         "finished_at": finished_at,
     }

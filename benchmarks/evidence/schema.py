@@ -70,9 +70,12 @@ def validate(document: Any, *, has_verdict: bool = True) -> None:
         raise EvidenceError("document.trials belongs to runs about a bug only")
     if "counted_by" in document["sandbox"]:  # documents signed before this was stated lack it
         _fields(document["sandbox"], {"counted_by": _COUNTED_BY}, "document.sandbox", is_open=True)
-    _pairs(document["pairs"], {case["name"] for case in document["suite"]["cases"]})
+    cases = {case["name"]: 2 * case["calls"] for case in document["suite"]["cases"]}
+    _pairs(document["pairs"], set(cases))
     if not is_second:
         _third(document, has_verdict=has_verdict)
+        for number, attempt in enumerate(document["base_checks"]):
+            _base_check(attempt, cases, f"document.base_checks[{number}]")
     if _time(document["finished_at"]) < _time(document["started_at"]):
         raise EvidenceError("document.finished_at is before started_at")
 
@@ -297,6 +300,35 @@ def _pairs(pairs: list[Any], cases: set[str]) -> None:
         previous = pair["index"]
 
 
+MOST_BASE_CHECKS = 2
+_FAILURE: dict[str, Any] = {
+    "kind": lambda value: isinstance(value, str) and value in EVENT_KINDS,
+    "stage": _name,
+    "detail": _text,
+}
+
+
+def _base_checks(value: Any) -> bool:
+    return isinstance(value, list) and len(value) <= MOST_BASE_CHECKS
+
+
+def _base_check(attempt: Any, cases: dict[str, int], where: str) -> None:
+    """One attempt at base alone: the pair's record, or None for a build, and what failed, or None. `cases` are complete calls."""
+    _fields(attempt, {"pair": lambda _: True, "failure": lambda _: True}, where)
+    pair, failure = attempt["pair"], attempt["failure"]
+    if failure is not None:
+        _fields(failure, _FAILURE, f"{where}.failure")
+    if pair is None:
+        return
+    _fields(pair, {**_PAIR, **_PAIR_3}, f"{where}.pair", is_open=True)
+    if pair["case"] not in cases or not _naturals(pair.get("shape", {})):
+        raise EvidenceError(f"{where}.pair is not one of the suite's")
+    if not pair["control"]:
+        raise EvidenceError(f"{where}.pair is not of base alone")
+    if failure is None and len(pair["calls"]) != cases[pair["case"]]:
+        raise EvidenceError(f"{where} did not fail, and its pair is not complete")
+
+
 _COUNTED_BY: dict[str, Any] = {
     "cpu": lambda value: isinstance(value, str) and value in (*CGROUPS, "clocks-and-rusage"),
     "memory": lambda value: isinstance(value, str) and value in (*CGROUPS, "polls-and-high-water-marks"),
@@ -376,6 +408,7 @@ _RECORD: dict[str, Any] = {
 _DOCUMENT_3: dict[str, Any] = {
     **_DOCUMENT,
     "schema": lambda value: value == SCHEMA,
+    "base_checks": _base_checks,
     "continues": _records,
     "old": lambda value: value is None or isinstance(value, dict),
     "events": lambda value: _events(value, _is_tree),

@@ -108,10 +108,10 @@ def test_schema_2_keeps_its_shape() -> None:
 
 def test_this_judge_cannot_claim_an_award_with_the_rules_of_schema_2() -> None:
     parts = make_parts(make_pairs(1.5, 6))
-    for key in ("continues", "old"):
+    for key in ("base_checks", "continues", "old"):
         del parts[key]
     document = {**copy.deepcopy(build_document(**parts)), "schema": SCHEMA_2}
-    del document["continues"], document["old"]
+    del document["base_checks"], document["continues"], document["old"]
     assert document["harness"]["hash"] == harness_hash()
     report = verify_evidence(seal(document, KEY))
     assert {check.name for check in report.checks if not check.holds} == {"award_eligible"}

@@ -106,7 +106,7 @@ def hostile_pair(
     trees: Mapping[str, Path], suite: Suite, *, level: SandboxLevel | None = None, is_control: bool = False
 ) -> Iterator[Pair]:
     setup = SideSetup(suite, level or best_level(), choose_cores(), wall_s=120)
-    plan = PairPlan(0, is_control, suite.cases[0].name, {"numbers": 1})
+    plan = PairPlan(0, suite.cases[0].name, {"numbers": 1}, "base" if is_control else "candidate")
     pair = Pair(plan, trees, setup, Seeds.fresh()[1], Phases(), Quiet(), SampleLog(lambda _: None))
     try:
         pair.prepare()
