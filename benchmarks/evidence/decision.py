@@ -420,7 +420,7 @@ def _lacks_controls(document: dict[str, Any], samples: Samples, units: int) -> b
     """Say whether a gain needs more control pairs. In an A/A run every pair is one."""
     if document["run"]["kind"] == "aa":
         return False
-    return partner_rules(document).lacks_controls(document, samples, units)
+    return bool(partner_rules(document).lacks_controls(document, samples, units))
 
 
 def _doubt(document: dict[str, Any], samples: Samples) -> tuple[VerdictKind, str] | None:
