@@ -53,6 +53,9 @@ class Terminal:
     def on_progress(self, stage: str, pairs_done: int, pairs_max: int) -> bool:
         return False
 
+    def on_pair(self, sealed: dict[str, Any]) -> None:
+        """No platform keeps pairs of a local run."""
+
     def on_log(self, text: str) -> None:
         say(text.rstrip("\n"))
 

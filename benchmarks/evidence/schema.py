@@ -15,6 +15,7 @@ from benchmarks.statistics.gate import LOOKS
 SCHEMA = "gainshare.evidence/3"
 SCHEMA_2 = "gainshare.evidence/2"  # its documents verify by the rules that they were signed under
 SCHEMAS = (SCHEMA, SCHEMA_2)
+PAIR_SCHEMA = "gainshare.pair/1"  # of one pair's record: benchmarks.evidence.pair_record
 RUN_KINDS = ("gate", "confirmation", "guard", "aa", "reproduction", "fix")
 SIDES = ("base", "candidate")
 TREES = ("base", "candidate", "old")  # what may run on the candidate's side of a pair
@@ -69,11 +70,21 @@ def validate(document: Any, *, has_verdict: bool = True) -> None:
         raise EvidenceError("document.trials belongs to runs about a bug only")
     if "counted_by" in document["sandbox"]:  # documents signed before this was stated lack it
         _fields(document["sandbox"], {"counted_by": _COUNTED_BY}, "document.sandbox", is_open=True)
-    _pairs(document["pairs"], {case["name"] for case in document["suite"]["cases"]})
+    cases = {case["name"]: 2 * case["calls"] for case in document["suite"]["cases"]}
+    _pairs(document["pairs"], set(cases))
     if not is_second:
         _third(document, has_verdict=has_verdict)
+        for number, attempt in enumerate(document["base_checks"]):
+            _base_check(attempt, cases, f"document.base_checks[{number}]")
     if _time(document["finished_at"]) < _time(document["started_at"]):
         raise EvidenceError("document.finished_at is before started_at")
+
+
+def validate_record(record: Any) -> None:
+    """Raise EvidenceError unless `record` has exactly the shape of one pair's record."""
+    _fields(record, _RECORD, "record")
+    _pairs([record["pair"]], {record["pair"].get("case")})
+    _fields(record["pair"], _PAIR_3, "record.pair", is_open=True)
 
 
 def _third(document: dict[str, Any], *, has_verdict: bool) -> None:
@@ -85,6 +96,9 @@ def _third(document: dict[str, Any], *, has_verdict: bool) -> None:
         if document["run"]["kind"] != "confirmation":
             raise EvidenceError("document.old belongs to confirmations only")
         _fields(document["old"], _OLD, "document.old")
+    cases = {case["name"] for case in document["suite"]["cases"]}
+    if any(sealed["document"]["pair"]["case"] not in cases for sealed in document["continues"]):
+        raise EvidenceError("document.continues has a pair of another suite")
     for number, pair in enumerate(document["pairs"]):
         where = f"document.pairs[{number}]"
         _fields(pair, _PAIR_3, where, is_open=True)
@@ -196,12 +210,19 @@ def _is_tree(value: Any) -> bool:
     return isinstance(value, str) and value in TREES
 
 
-def _digests(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and all(isinstance(name, str) and _DIGEST.fullmatch(name) for name in value)
-        and len(set(value)) == len(value)
-    )
+def _records(value: Any) -> bool:
+    """A list of different signed records of pairs."""
+    try:
+        for sealed in value:
+            _fields(sealed, _SEALED, "record")
+            validate_record(sealed["document"])
+    except (EvidenceError, TypeError, KeyError):
+        return False
+    return isinstance(value, list) and len({sealed["digest"] for sealed in value}) == len(value)
+
+
+def _digest(value: Any) -> bool:
+    return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
 
 
 def _digest_or_none(value: Any) -> bool:
@@ -279,6 +300,35 @@ def _pairs(pairs: list[Any], cases: set[str]) -> None:
         previous = pair["index"]
 
 
+MOST_BASE_CHECKS = 2
+_FAILURE: dict[str, Any] = {
+    "kind": lambda value: isinstance(value, str) and value in EVENT_KINDS,
+    "stage": _name,
+    "detail": _text,
+}
+
+
+def _base_checks(value: Any) -> bool:
+    return isinstance(value, list) and len(value) <= MOST_BASE_CHECKS
+
+
+def _base_check(attempt: Any, cases: dict[str, int], where: str) -> None:
+    """One attempt at base alone: the pair's record, or None for a build, and what failed, or None. `cases` are complete calls."""
+    _fields(attempt, {"pair": lambda _: True, "failure": lambda _: True}, where)
+    pair, failure = attempt["pair"], attempt["failure"]
+    if failure is not None:
+        _fields(failure, _FAILURE, f"{where}.failure")
+    if pair is None:
+        return
+    _fields(pair, {**_PAIR, **_PAIR_3}, f"{where}.pair", is_open=True)
+    if pair["case"] not in cases or not _naturals(pair.get("shape", {})):
+        raise EvidenceError(f"{where}.pair is not one of the suite's")
+    if not pair["control"]:
+        raise EvidenceError(f"{where}.pair is not of base alone")
+    if failure is None and len(pair["calls"]) != cases[pair["case"]]:
+        raise EvidenceError(f"{where} did not fail, and its pair is not complete")
+
+
 _COUNTED_BY: dict[str, Any] = {
     "cpu": lambda value: isinstance(value, str) and value in (*CGROUPS, "clocks-and-rusage"),
     "memory": lambda value: isinstance(value, str) and value in (*CGROUPS, "polls-and-high-water-marks"),
@@ -340,10 +390,26 @@ _PAIR_3: dict[str, Any] = {
     "tree": _is_tree,
     "beside": lambda value: value is None or _natural(value),
 }
+_SEALED: dict[str, Any] = {
+    "document": lambda value: isinstance(value, dict),
+    "digest": _digest,
+    "signature": {"algorithm": _name, "key_id": _name, "public_key": _name, "value": _name},
+}
+_RECORD: dict[str, Any] = {
+    "schema": lambda value: value == PAIR_SCHEMA,
+    "run": _DOCUMENT["run"],
+    "suite": {"name": _name, "preset": _name},
+    "trees": _DOCUMENT["trees"],
+    "harness_hash": _sha256,
+    "calls": _positive,
+    "checks": {"outputs_checked": _natural, "oracle_checked": _natural},
+    "pair": lambda value: isinstance(value, dict),
+}
 _DOCUMENT_3: dict[str, Any] = {
     **_DOCUMENT,
     "schema": lambda value: value == SCHEMA,
-    "continues": _digests,
+    "base_checks": _base_checks,
+    "continues": _records,
     "old": lambda value: value is None or isinstance(value, dict),
     "events": lambda value: _events(value, _is_tree),
     "environment": _Open(

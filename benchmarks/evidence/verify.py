@@ -15,6 +15,7 @@ from benchmarks.evidence.bugs import BUG_KINDS
 from benchmarks.evidence.canonical import NotCanonical, parse
 from benchmarks.evidence.decision import decide, make_plan, partner_rules
 from benchmarks.evidence.document import digest, signed_bytes, verdict_from_dict
+from benchmarks.evidence.pair_record import continues_faults
 from benchmarks.evidence.samples import noise_floor_log_ppm, read_samples, thawed_side
 from benchmarks.evidence.schema import SCHEMA, EvidenceError, validate
 from benchmarks.evidence.signing import ALGORITHM, key_id, verify
@@ -98,6 +99,7 @@ def verify_evidence(
         _given("commitment_posted", document["commitment"], commitment),
         *_rule_checks(document, require_installed_harness),
         *_noise_checks(document),
+        *_continued_checks(document),
         *_sample_checks(document, recomputed),
         _verdict_check(document, recomputed),
     ]
@@ -186,6 +188,15 @@ def _noise_checks(document: dict[str, Any]) -> list[Check]:
         return []
     stated, computed = document["environment"]["noise_floor_log_ppm"], noise_floor_log_ppm(document)
     return [_equal("noise_floor", f"{stated} log_ppm", f"{computed} log_ppm")]
+
+
+def _continued_checks(document: dict[str, Any]) -> list[Check]:
+    """The signed records of earlier pairs: each whole, signed, and of the same base, suite and judge."""
+    records = document.get("continues", [])
+    if not records:
+        return []
+    faults = continues_faults(document)
+    return [Check("continues", not faults, "; ".join(faults) or f"{len(records)} earlier pairs, each signed")]
 
 
 def _sandbox(sandbox: dict[str, Any]) -> str:

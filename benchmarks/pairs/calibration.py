@@ -14,14 +14,22 @@ from benchmarks.judging.cancellation import Cancellation
 from benchmarks.pairs.pair import Pair
 from benchmarks.pairs.phases import Phases
 from benchmarks.pairs.quiet import Quiet
-from benchmarks.pairs.runner import attempted
+from benchmarks.pairs.runner import measure
 from benchmarks.pairs.sample_log import SampleLog
 from benchmarks.pairs.schedule import PairPlan
 from benchmarks.pairs.seeds import Seeds
-from benchmarks.pairs.side import SideSetup
+from benchmarks.pairs.side import SideFailed, SideSetup
 from benchmarks.suites.base import Suite
 
 TIMED_NS = 1_200_000_000  # of both sides together; a pair starts in about two seconds
+
+
+class CalibrationFailed(Exception):
+    """A pair of the calibration failed: both of its sides ran base."""
+
+    def __init__(self, pair: Pair, failure: SideFailed) -> None:
+        super().__init__(str(failure))
+        self.pair, self.failure = pair, failure
 
 
 def calls_for(call_ns: int, fewest: int, most: int) -> int:
@@ -39,7 +47,7 @@ def calibrated(
     cancellation: Cancellation,
     sample_log: SampleLog,
 ) -> Suite:
-    """The suite with a number of calls that suits its slowest case. Raises SideFailed (base's) and Cancelled."""
+    """The suite with a number of calls that suits its slowest case. Raises CalibrationFailed and Cancelled."""
     suite = setup.suite
     if suite.most_calls <= suite.calls_per_side:
         return suite
@@ -47,8 +55,9 @@ def calibrated(
     for index, case in enumerate(suite.cases):
         plan = PairPlan(index, case.name, case.draw(seeds.numbers("shape", index)), "base")
         pair = Pair(plan, trees, setup, seeds, phases, quiet, sample_log)
-        with attempted(pair, cancellation):
-            pair.prepare()
-            pair.measure()
+        try:
+            measure(pair, cancellation)
+        except SideFailed as failure:
+            raise CalibrationFailed(pair, failure) from failure
         slowest_ns = max(slowest_ns, statistics.median_low([ns for _, ns in pair.record.calls]))
     return replace(suite, calls_per_side=calls_for(slowest_ns, suite.calls_per_side, suite.most_calls))

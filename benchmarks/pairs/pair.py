@@ -7,6 +7,7 @@ Nothing is left of a pair when it is over, and nothing of it was there before. H
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.pairs import trial
@@ -39,16 +40,33 @@ class Pair:
         phases: Phases,
         quiet: Quiet,
         sample_log: SampleLog,
+        *,
+        checks_all: bool = False,
     ) -> None:
+        """With `checks_all` the oracle is asked for every turn."""
         self.plan, self._sample_log = plan, sample_log
         self._setup, self._seeds, self._phases, self._quiet = setup, seeds, phases, quiet
-        self._suite = setup.suite.part(plan.case)
+        suite = setup.suite.part(plan.case)
+        self._suite = replace(suite, oracle_checks=suite.calls_per_side) if checks_all else suite
         self._trees = {"base": trees["base"], "candidate": trees[plan.tree]}
         first = seeds.order("pair", plan.index, "spawn").sample(SIDES, 2)
         self.record = PairRecord(plan, spawn_order=(first[0], first[1]))
         self._sides: dict[str, Side] = {}
         self._lock = threading.Lock()
         self._is_killed = False
+
+    def of_base_alone(self) -> "Pair":
+        """The same pair once more in fresh processes, with the same inputs and base on both sides."""
+        return Pair(
+            replace(self.plan, tree="base", beside=self.plan.index),
+            self._trees,
+            self._setup,
+            self._seeds,
+            self._phases,
+            self._quiet,
+            self._sample_log,
+            checks_all=True,
+        )
 
     def prepare(self) -> None:
         """Start both sides at once, in random order, and wait until both have imported torch and stand frozen.

@@ -36,17 +36,26 @@ STUMBLES = (
 )
 
 
-@contextmanager
-def attempted(pair: Pair, cancellation: Cancellation) -> Iterator[None]:
-    """What happens to one pair in the block is a SideFailed, and the pair has ended afterwards. Raises Cancelled.
+def failure_of(act: Callable[[], object]) -> dict[str, str] | None:
+    """What failed while `act` ran, in the form of the evidence; None where nothing did."""
+    try:
+        act()
+    except SideFailed as failure:
+        return {"kind": failure.kind, "stage": failure.stage, "detail": failure.detail}
+    return None
+
+
+def measure(pair: Pair, cancellation: Cancellation) -> None:
+    """Measure a pair and end it. Raises SideFailed for whatever went wrong with a sample, and Cancelled.
 
     Where the judge stumbles over what a sample sent, no one knows yet whose it was: base is named, so that it is tried
-    beside itself.
+    without the candidate.
     """
     try:
         with closed(pair), cancellation.ends(pair.kill):
             try:
-                yield
+                pair.prepare()
+                pair.measure()
             except STUMBLES as error:
                 logger.exception("pair %d", pair.plan.index)
                 words = f"the judge could not go on: {type(error).__name__}: {error}"
@@ -82,16 +91,18 @@ class PairRunner:
         cancellation: Cancellation,
         on_log: Callable[[str], None],
         on_pair: Callable[[int], None],
+        on_complete: Callable[[dict[str, Any], dict[str, int]], None] = lambda pair, checks: None,
     ) -> None:
         self.pairs: list[dict[str, Any]] = []
         self.events: list[dict[str, Any]] = []
         self.outputs_checked = 0
         self.oracle_checked = 0
         self.outputs_differing = 0
+        self.failed_pair: Pair | None = None  # the one whose failure is the last event
         self.measured: Counter[str] = Counter()  # pairs that count of each case, control pairs left out
         self._trees, self._setup, self._seeds = dict(trees), setup, seeds
         self._phases, self._quiet, self._cancellation = phases, quiet, cancellation
-        self._on_log, self._on_pair = on_log, on_pair
+        self._on_log, self._on_pair, self._on_complete = on_log, on_pair, on_complete
         self._schedule = Schedule(setup.suite, seeds)
         self.sample_log = SampleLog(on_log)
 
@@ -116,8 +127,8 @@ class PairRunner:
         """
         short = {case: pairs - self.measured[case] for case, pairs in wanted.items()}
         plans = self._schedule.block(short, controls=controls, old=old)
-        if not plans:
-            raise ValueError("no pair is left to measure, and the run is not decided")
+        if not plans:  # all pairs are of earlier attempts: control pairs need a measured one to stand beside
+            plans = self._schedule.block(dict.fromkeys(wanted, 1), controls=max(1, controls))
         for plan in plans:
             if self.has_ended:
                 return
@@ -131,25 +142,31 @@ class PairRunner:
         )
         self._on_pair(self.measured.total())
 
+    def attempt_alone(self, pair: Pair) -> dict[str, Any]:
+        """Measure `pair` once more with base on both sides, in the form of the evidence's `base_checks`."""
+        again = pair.of_base_alone()
+        failure = failure_of(lambda: measure(again, self._cancellation))
+        record = again.record
+        if len(record.calls) % 2:
+            record.calls.pop()
+        return {"pair": record.as_dict(), "failure": failure}
+
     def _one(self, pair: Pair) -> None:
         try:
-            failure = self._measured(pair)
-        finally:
-            self._keep(pair)
-        if failure is not None:
-            self.add_event(failure, pair=pair.plan.index)
-        elif pair.plan.tree == "candidate":
-            self.measured[pair.plan.case] += 1
-
-    def _measured(self, pair: Pair) -> SideFailed | None:
-        """Measure a pair and end it; what went wrong with a sample, if something did."""
-        try:
-            with attempted(pair, self._cancellation):
-                pair.prepare()
-                pair.measure()
+            measure(pair, self._cancellation)
         except SideFailed as failure:
-            return failure
-        return None
+            self._keep(pair)
+            self.failed_pair = pair
+            self.add_event(failure, pair=pair.plan.index)
+            return
+        self._keep(pair)
+        if pair.plan.tree == "candidate":
+            self.measured[pair.plan.case] += 1
+        checks = {
+            "outputs_checked": pair.record.outputs_checked,
+            "oracle_checked": pair.record.oracle_checked,
+        }
+        self._on_complete(self.pairs[-1], checks)
 
     def _keep(self, pair: Pair) -> None:
         record = pair.record

@@ -65,7 +65,8 @@ class Schedule:
         return plans if measured else [*self._late_controls(controls), *plans]
 
     def _measured(self, short: Mapping[str, int]) -> list[tuple[Case, dict[str, int]]]:
-        left, drawn = Counter(short), []
+        left = Counter(short)
+        drawn: list[Case] = []
         for _ in range(MOST_DRAWN):
             if len(drawn) == BLOCK or left.total() <= 0:
                 break

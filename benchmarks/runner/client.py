@@ -48,6 +48,7 @@ class LeasedRun:
     lease: str
     lease_s: float
     trees: dict[str, Tree]
+    continues: tuple[dict[str, Any], ...] = ()  # signed records of earlier pairs of this candidate
     reproduction: str = (
         ""  # SHA-256 of a bug's reproduction, a blob like those of trees; empty for other kinds
     )
@@ -83,6 +84,7 @@ class LeasedRun:
             reproduction=str(run.get("reproduction") or ""),
             old_tree=old_tree,
             old_paid_log_ppm=int(run.get("old_paid_log_ppm") or 0),
+            continues=tuple(answer.get("continues") or ()),
         )
 
 
@@ -130,6 +132,12 @@ class RunnerClient:
     def commitment(self, run: LeasedRun, commitment: str) -> None:
         body = {"lease": run.lease, "commitment": commitment}
         self._request("POST", f"runs/{run.run_id}/commitment/", body, patience_s=60)
+
+    def pair(self, run: LeasedRun, sealed: dict[str, Any]) -> None:
+        """Post the signed record of a complete pair."""
+        self._request(
+            "POST", f"runs/{run.run_id}/pairs/", {"lease": run.lease, "pair": sealed}, patience_s=60
+        )
 
     def log(self, run: LeasedRun, offset: int, text: str, *, patience_s: float = 0) -> None:
         body = {"lease": run.lease, "offset": offset, "text": text}

@@ -78,6 +78,7 @@ def mismatches(run: Run, document: dict[str, Any]) -> list[str]:
         "base tree": (document["trees"]["base"], run.base_tree_id),
         "candidate tree": (document["trees"]["candidate"], run.candidate_tree_id),
         "old tree": (document.get("old"), run.old),
+        "earlier pairs": ([sealed["digest"] for sealed in document["continues"]], run.continues),
     }
     return [
         f"{name} ({stated}, ordered {ordered})"

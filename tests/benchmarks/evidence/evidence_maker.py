@@ -115,6 +115,7 @@ def make_parts(pairs: list[dict[str, Any]], kind: str = "gate", **changed: Any) 
         "phases_ns": {"measuring": 1},
         "events": [],
         "trials": [],
+        "base_checks": [],
         "continues": [],
         "old": None,
         "started_at": "2025-01-01T00:00:00+00:00",

@@ -87,7 +87,6 @@ def test_a_confirmation_of_few_pairs_is_refused() -> None:
         ({"kind": "wrong_output"}, VerdictKind.WRONG_OUTPUT),
         ({"kind": "timeout"}, VerdictKind.TIMEOUT),
         ({"kind": "timeout", "stage": "build"}, VerdictKind.TIMEOUT),
-        ({"kind": "timeout", "side": "base", "stage": "build"}, VerdictKind.INFRASTRUCTURE_ERROR),
         ({"kind": "resource_limit"}, VerdictKind.RESOURCE_LIMIT),
         ({"kind": "build_failed"}, VerdictKind.BUILD_FAILED),
         ({"kind": "crash", "stage": "load"}, VerdictKind.BUILD_FAILED),
@@ -99,8 +98,6 @@ def test_a_confirmation_of_few_pairs_is_refused() -> None:
         ({"kind": "suspicious"}, VerdictKind.SUSPICIOUS),
         ({"kind": "infrastructure_error"}, VerdictKind.INFRASTRUCTURE_ERROR),
         ({"kind": "cancelled"}, VerdictKind.INFRASTRUCTURE_ERROR),
-        ({"kind": "crash", "side": "base", "stage": "call"}, VerdictKind.INFRASTRUCTURE_ERROR),
-        ({"kind": "wrong_output", "side": "base"}, VerdictKind.INFRASTRUCTURE_ERROR),
     ],
 )
 def test_events_outweigh_any_speed(event: dict[str, Any], kind: VerdictKind) -> None:

@@ -24,7 +24,7 @@ def confirmed(effect: float, **how: Any) -> Verdict:
 def by_schema_2(document: dict[str, Any]) -> Verdict:
     """The verdict of the judge that did not see these tricks."""
     older = {**copy.deepcopy(document), "schema": SCHEMA_2}
-    for key in ("continues", "old"):
+    for key in ("base_checks", "continues", "old"):
         del older[key]
     return decide(older)
 

@@ -106,7 +106,7 @@ def hostile_pair(
     trees: Mapping[str, Path], suite: Suite, *, level: SandboxLevel | None = None, is_control: bool = False
 ) -> Iterator[Pair]:
     setup = SideSetup(suite, level or best_level(), choose_cores(), wall_s=120)
-    plan = PairPlan(0, is_control, suite.cases[0].name, {"numbers": 1})
+    plan = PairPlan(0, suite.cases[0].name, {"numbers": 1}, "base" if is_control else "candidate")
     pair = Pair(plan, trees, setup, Seeds.fresh()[1], Phases(), Quiet(), SampleLog(lambda _: None))
     try:
         pair.prepare()
@@ -132,9 +132,10 @@ def run_pairs(
         phases=Phases(),
         quiet=Quiet(),
         cancellation=Cancellation(),
-        has_controls=has_controls,
         on_log=log.append,
         on_pair=lambda _: None,
     )
-    runner.run_until({suite.cases[0].name: pairs})
+    case = suite.cases[0].name
+    while not runner.has_ended and runner.measured[case] < pairs:
+        runner.take_block({case: pairs}, controls=int(has_controls), old=0)
     return runner, "".join(log)
