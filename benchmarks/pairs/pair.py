@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.pairs import trial
 from benchmarks.pairs.clocked import SIDES, Clocked, PairRecord
-from benchmarks.pairs.cores import CacheScrubber, judge_on
+from benchmarks.pairs.cores import CacheScrubber, judge_on, scrubbed_bytes
 from benchmarks.pairs.phases import Phases
 from benchmarks.pairs.quiet import Quiet
 from benchmarks.pairs.sample_log import SampleLog
@@ -95,7 +95,9 @@ class Pair:
         suite, index, cores = self._suite, self.plan.index, self._setup.cores
         with self._phases.spend("setup"):
             problem = suite.problem(self.plan.shape, self._seeds.numbers("pair", index, "problem"))
-            scrubber = CacheScrubber(cores.measuring)
+            size = scrubbed_bytes(cores.measuring, suite.calls_per_side)
+            scrubber = CacheScrubber(cores.measuring, size)
+            self.record.scrubbed_bytes = scrubber.size_bytes
         order = self._seeds.order("pair", index, "calls")
         clocked = Clocked(self._sides, self.record, scrubber, self._phases, self._quiet, self._pass_on_logs)
         with judge_on(cores.judge):
