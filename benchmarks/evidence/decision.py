@@ -30,23 +30,6 @@ SURE_COMPARISONS = (
     3  # fewer control comparisons may look bad by chance: more are taken before a patch is suspected
 )
 
-# Events by weight: the first kind found decides. A cheat outweighs what it may have broken;
-# a failure of the runner outweighs what may have followed from it.
-_WEIGHT = (
-    "policy_violation",
-    "protocol_violation",
-    "wrong_output",
-    "infrastructure_error",
-    "resource_limit",
-    "timeout",
-    "build_failed",
-    "crash",
-    "quality_loss",
-    "suspicious",
-    "cancelled",
-)
-
-
 _BROKEN = (
     VerdictKind.BUILD_FAILED,
     "The patch did not build or import: {detail}. Read the run's log, then try it with `gainshare bench` on your machine.",
@@ -147,7 +130,7 @@ def decide_so_far(document: dict[str, Any]) -> Verdict | None:
     validate(document, has_verdict=False)
     samples = read_samples(document)
     pairs = samples.unit_count
-    if event := deciding_event(document):
+    if event := base_checks.deciding_event(document):
         return _from_event(document, event, pairs)
     if document["checks"]["failures"]:
         return _wrong_output(str(document["checks"]["failures"][0]), pairs)
@@ -182,11 +165,6 @@ def decide(document: dict[str, Any]) -> Verdict:
         f"The run ended after {pairs} pairs, too few for a decision. The run is queued again.",
         pairs=pairs,
     )
-
-
-def deciding_event(document: dict[str, Any]) -> dict[str, Any] | None:
-    """The most severe event; None where there is none."""
-    return min(document["events"], key=lambda each: _WEIGHT.index(each["kind"]), default=None)
 
 
 def _from_event(document: dict[str, Any], event: dict[str, Any], pairs: int) -> Verdict | None:
