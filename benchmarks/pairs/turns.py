@@ -35,7 +35,7 @@ class Turns:
         for turn in range(WARM_UP, self._suite.calls_per_side):
             self._turn(turn, order.sample(SIDES, 2), with_oracle=turn in with_oracle)
             if turn == WARM_UP:
-                self._echo()
+                self._echo(order.sample(SIDES, 2))
         self._refuse_impossible()
 
     def _turn(self, turn: int, names: list[str], *, with_oracle: bool) -> None:
@@ -75,11 +75,17 @@ class Turns:
         if wrong is not None:
             raise SideFailed("wrong_output", wrong.side, "call", wrong.detail)
 
-    def _echo(self) -> None:
-        """Share of a call that is transport, on base's side. Printed with the figures, never subtracted."""
-        base = self._clocked.sides["base"]
+    def _echo(self, names: list[str]) -> None:
+        """Share of a call that is transport, on base's side. Printed with the figures, never subtracted.
+
+        Both sides are sent the same frames: neither learns from them which one it is.
+        """
         with self._phases.spend("measuring"):
-            self._clocked.record.transport_ns = min(base.echo(self._inputs) for _ in range(ECHOES))
+            fastest = {
+                name: min(self._clocked.sides[name].echo(self._inputs) for _ in range(ECHOES))
+                for name in names
+            }
+        self._clocked.record.transport_ns = fastest["base"]
 
     def _refuse_impossible(self) -> None:
         floor = floor_ns(self._problem.floor_flops, self._device)
