@@ -18,16 +18,10 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from benchmarks.catalogue import BUG_ATTEMPTS, SUITES
-from benchmarks.evidence.base_checks import needs_attempt
+from benchmarks.evidence.base_checks import deciding_event, needs_attempt
 from benchmarks.evidence.bugs import BUG_KINDS
 from benchmarks.evidence.commitment import commit
-from benchmarks.evidence.decision import (
-    decide_so_far,
-    deciding_event,
-    make_plan,
-    next_extras,
-    next_pairs,
-)
+from benchmarks.evidence.decision import decide_so_far, make_plan, next_extras, next_pairs
 from benchmarks.evidence.document import build_document, seal
 from benchmarks.evidence.pair_record import POOLED_KINDS, pair_record, seal_pair
 from benchmarks.evidence.samples import thawed_tree

@@ -1,6 +1,7 @@
 """The bounty app's tables, one file per subject. Rows hold state and one-row rules; services do the rest."""
 
 from bounty.models.awards import COUNTING, Award, AwardRole, AwardState
+from bounty.models.base_stops import BaseStop
 from bounty.models.bounties import Bounty, BountyState, Severity
 from bounty.models.calibration import NoiseSample, RunnerFailure
 from bounty.models.changes import StateChange
@@ -22,6 +23,7 @@ __all__ = [
     "Award",
     "AwardRole",
     "AwardState",
+    "BaseStop",
     "Bounty",
     "BountyState",
     "Dispute",

@@ -45,6 +45,7 @@ from bounty.models import (
     SubmissionState,
 )
 from bounty.services.awards import void_award
+from bounty.services.base_stops import require_sound_base
 from bounty.services.bounties import available_escrow, find_bounty, follow_funds
 from bounty.services.copies import earlier_copy
 from bounty.services.reproductions import require_adopted
@@ -87,7 +88,7 @@ def find_submission(submission_id: UUID) -> Submission:
 def submit(*, actor: User, bounty_id: UUID, diff: str, base_tree: str | None = None) -> Submission:
     """Submit a diff: it is queued for its gate run, or rejected with a verdict that says why.
 
-    Raises NotFound, BountyClosed, EscrowUsedUp, TooManyAttempts, WrongBase, OldLayout, NotReproduced, and
+    Raises NotFound, BountyClosed, EscrowUsedUp, TooManyAttempts, WrongBase, OldLayout, BaseFailed, NotReproduced, and
     RateLimited after too many rejected diffs, before the diff is read; AlreadySubmitted and AlreadyJudged after it.
     These store nothing. A copy, and a diff that cannot be parsed, allowed or applied, is stored as a rejected
     submission.
@@ -105,6 +106,7 @@ def submit(*, actor: User, bounty_id: UUID, diff: str, base_tree: str | None = N
 def _admitted(bounty: Bounty, actor: User, base_tree: str | None) -> StoredTree:
     """The tree to patch, for an actor who may submit to the bounty now."""
     _require_open(bounty)
+    require_sound_base(bounty.lineage)
     _require_attempts(bounty, actor)
     if bounty.is_for_a_bug:
         require_adopted(bounty=bounty)
@@ -118,6 +120,7 @@ def _take_in(actor: User, bounty: Bounty, base: StoredTree, reading: Reading) ->
         Lineage.objects.select_for_update(no_key=True).get(pk=bounty.lineage_id)
         bounty = Bounty.objects.select_for_update(no_key=True).select_related("lineage").get(pk=bounty.pk)
         _require_open(bounty)
+        require_sound_base(bounty.lineage)
         _require_attempts(bounty, actor)
         if base.pk != patch_base(bounty=bounty).pk:
             raise _rebase(bounty)

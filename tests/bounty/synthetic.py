@@ -96,6 +96,7 @@ def invented_document(
     secret: bytes = SECRET,
     level: str = "bubblewrap",
     events: list[dict[str, Any]] | None = None,
+    base_checks: list[dict[str, Any]] | None = None,
     units: int = 48,
     noise_log: float = 0.004,
     trials: list[dict[str, Any]] | None = None,
@@ -115,6 +116,7 @@ def invented_document(
         checks={"outputs_checked": timed, "oracle_checked": units, "outputs_differing": 0, "failures": []},
         phases_ns={"measuring": 1},
         events=events or [],
+        base_checks=base_checks,
         started_at="2026-01-01T00:00:00+00:00",
         finished_at="2026-01-01T00:01:00+00:00",
     )

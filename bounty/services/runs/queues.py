@@ -7,7 +7,7 @@ from functools import cache
 from statistics import median
 from uuid import UUID
 
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
@@ -15,6 +15,7 @@ from benchmarks.judging.verdicts import VerdictKind
 from bounty.limits import RECENT, RUNNER_ALIVE
 from bounty.models import (
     OPEN_RUN_STATES,
+    BaseStop,
     QuarantineCause,
     Run,
     RunKind,
@@ -52,9 +53,10 @@ class QueuePlace:
 def waiting_order(*, hardware: str) -> list[UUID]:
     """Queued runs that any runner of this hardware may take, in the order of leasing.
 
-    Runs of trees of an older layout are left out, as in `own_order`, because they cannot be measured.
+    Runs of trees of an older layout, and of stopped lineages, are left out, as in `own_order`, because they cannot be
+    measured.
     """
-    queued = Run.objects.filter(state=RunState.QUEUED, hardware=hardware, bound_to=None)
+    queued = _unstopped(Run.objects.filter(state=RunState.QUEUED, hardware=hardware, bound_to=None))
     rows = queued.values_list("pk", PERSON, "queued_at", "base_tree", "candidate_tree")
     waiting = [Waiting(pk, person, at) for pk, person, at, *trees in rows if _can_be_measured(trees)]
     return fair_order(waiting, _load(hardware))
@@ -64,9 +66,19 @@ def _can_be_measured(trees: list[str]) -> bool:
     return all(map(has_present_layout, trees))
 
 
+def _unstopped(runs: QuerySet[Run]) -> QuerySet[Run]:
+    """The runs whose base tree is not known to fail on its own: see `base_stops`."""
+    standing = BaseStop.objects.filter(released_at=None)
+    of_lineage = standing.filter(
+        lineage=Coalesce(OuterRef("submission__bounty__lineage"), OuterRef("reproduction__bounty__lineage"))
+    )
+    of_tree = standing.filter(tree=OuterRef("base_tree"))
+    return runs.exclude(Exists(of_lineage)).exclude(Exists(of_tree), kind=RunKind.AA)
+
+
 def own_order(runner: Runner) -> list[UUID]:
     """Queued runs that only this runner may take, oldest first."""
-    own = Run.objects.filter(state=RunState.QUEUED, bound_to=runner)
+    own = _unstopped(Run.objects.filter(state=RunState.QUEUED, bound_to=runner))
     rows = own.order_by("queued_at", "pk").values_list("pk", "base_tree", "candidate_tree")
     return [pk for pk, *trees in rows if _can_be_measured(trees)]
 
